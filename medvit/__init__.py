@@ -1,0 +1,52 @@
+"""medvit: scans as they really come, results people can use.
+
+Importing the package loads neither torch nor Qt; the names below load what they need when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medvit.bundles import open_bundle
+    from medvit.errors import MedvitError
+    from medvit.io import open_source
+    from medvit.pipeline import RunSettings, run, segment
+    from medvit.progress import Progress
+    from medvit.result import Result
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MedvitError",
+    "Progress",
+    "Result",
+    "RunSettings",
+    "__version__",
+    "open_bundle",
+    "open_source",
+    "run",
+    "segment",
+]
+
+_HOMES = {
+    "MedvitError": "medvit.errors",
+    "Progress": "medvit.progress",
+    "Result": "medvit.result",
+    "RunSettings": "medvit.pipeline",
+    "open_bundle": "medvit.bundles",
+    "open_source": "medvit.io",
+    "run": "medvit.pipeline",
+    "segment": "medvit.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'medvit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

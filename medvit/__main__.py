@@ -1,0 +1,5 @@
+"""``python -m medvit``."""
+
+from medvit.cli.main import app
+
+app(prog_name="medvit")

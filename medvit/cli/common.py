@@ -1,0 +1,102 @@
+"""What every command shares: one clear line for an error, the pinned exit codes, the progress bar."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from medvit.progress import Progress
+
+__all__ = ["FLAGGED", "Debug", "Json", "Quiet", "Shown", "Verbose", "guarded", "watched"]
+
+FAILED, FLAGGED = 1, 3
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print notes and seconds per stage.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How much a command says."""
+
+    quiet: bool = False
+    verbose: bool = False
+    json: bool = False
+    debug: bool = False
+
+    def say(self, text: str) -> None:
+        """Print a line for people, unless quiet or speaking JSON."""
+        if not (self.quiet or self.json):
+            typer.echo(text)
+
+
+def _fail(text: str) -> NoReturn:
+    typer.echo(text, err=True)
+    raise typer.Exit(FAILED)
+
+
+@contextmanager
+def guarded(shown: Shown) -> Iterator[None]:
+    """Turn errors into one clear line and exit code 1; a termination signal counts as Ctrl-C."""
+    from medvit.errors import MedvitError
+
+    def interrupt(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except MedvitError as error:
+        if shown.debug:
+            raise
+        _fail(f"Error: {error}")
+    except KeyboardInterrupt:
+        _fail("Cancelled: nothing was written.")
+    except MemoryError:
+        if shown.debug:
+            raise
+        _fail("Error: Found too little memory for this image; close other programs or use a machine with more.")
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if shown.debug:
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        _fail(
+            f"Error: Found something unforeseen ({type(error).__name__}: {first}). Run again with --debug and report it."
+        )
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def watched(shown: Shown) -> Iterator[Progress]:
+    """A ``Progress`` drawn as a bar with the time left, where a person is watching."""
+    from medvit.progress import Progress
+
+    if shown.quiet or shown.json or not sys.stderr.isatty():
+        yield Progress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield Progress(show)

@@ -1,0 +1,116 @@
+"""``medvit doctor``: what this machine has, and whether each part works."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import typer
+
+from medvit.cli.common import FAILED, Debug, Json, Shown, guarded
+
+__all__ = ["doctor"]
+
+
+@dataclass(frozen=True)
+class _Finding:
+    what: str
+    ok: bool
+    detail: str
+
+
+def _python() -> str:
+    from medvit.reports.record import versions
+
+    return ", ".join(f"{name} {number}" for name, number in versions().items())
+
+
+def _devices() -> str:
+    import torch
+
+    cuda = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    gpus = ", ".join(cuda) if cuda else "no CUDA device"
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads), {gpus}; auto runs on {'gpu' if cuda else 'cpu'}"
+
+
+def _window_attention() -> str:
+    """The CPU path against the fp64 formula on a small shifted, padded case."""
+    import torch
+
+    from medvit.kernels import window_attention
+
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(1, 9, 8, 5, 36, generator=generator)
+    table = torch.randn(7 * 7 * 7, 3, generator=generator)
+    options = {"num_heads": 3, "window_size": (4, 4, 4), "shift": (2, 2, 2)}
+    fast = window_attention(qkv, table, **options)  # type: ignore[arg-type]
+    exact = window_attention(qkv.double(), table.double(), backend="reference", **options)  # type: ignore[arg-type]
+    error = float((fast - exact).norm() / exact.norm())
+    if error > 1e-5:
+        raise ArithmeticError(f"relative error {error:.1e} against the fp64 formula")
+    return f"float32 on the CPU takes the 'cpu' path (numba); relative error {error:.1e} against the fp64 formula"
+
+
+def _decoders() -> str:
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+
+    known = {
+        "RLE": RLELossless,
+        "JPEG 2000": JPEG2000Lossless,
+        "JPEG-LS": JPEGLSLossless,
+        "JPEG lossless": JPEGLosslessSV1,
+    }
+    states = [f"{name} {'yes' if get_decoder(uid).is_available else 'no'}" for name, uid in known.items()]
+    return "uncompressed yes, " + ", ".join(states)
+
+
+def _bundles() -> str:
+    from medvit.bundles import bundle_folders, open_bundle
+
+    states = []
+    for name in bundle_folders():
+        bundle = open_bundle(name)
+        if bundle.facts.state == "trained":
+            bundle.verify()
+        states.append(f"{name} {bundle.version} ({bundle.facts.state})")
+    return ", ".join(states) or "none installed"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(".").free / 2**30
+    if free < 1:
+        raise OSError(f"{free:.2f} GiB free here; a large result needs about 1 GiB")
+    return f"{free:.0f} GiB free here"
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "versions": _python,
+    "devices": _devices,
+    "window_attention": _window_attention,
+    "DICOM decoders": _decoders,
+    "bundles": _bundles,
+    "disk": _disk,
+}
+
+
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Check versions, devices, operators, decoders and bundles; exit 1 if a part does not work."""
+    shown = Shown(json=as_json, debug=debug)
+    findings = []
+    with guarded(shown):
+        for what, check in _CHECKS.items():
+            try:
+                findings.append(_Finding(what, True, check()))
+            except Exception as error:
+                if debug:
+                    raise
+                findings.append(_Finding(what, False, f"{type(error).__name__}: {error}"))
+            shown.say(f"{'ok  ' if findings[-1].ok else 'FAIL'}  {what}: {findings[-1].detail}")
+        if as_json:
+            typer.echo(json.dumps([asdict(f) for f in findings], indent=2))
+    if not all(f.ok for f in findings):
+        raise typer.Exit(FAILED)

@@ -1,0 +1,47 @@
+"""``medvit evaluate``: a bundle's scores on a data list, through the same path every door takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvit.cli.common import Debug, Json, Shown, guarded
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    bundle: Annotated[str, typer.Argument(help="Bundle: name or folder.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Data list (JSON); default: the bundle's own.", show_default=False)
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            help="Folder the list's paths start from; default: $MEDVIT_SHARED/data, ../shared/data or the list's own.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Which part of the list.")] = "validation",
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the scores into the bundle's metadata and docs.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Dice per label and case on images with reference labels."""
+    shown = Shown(json=as_json, debug=debug)
+    with guarded(shown):
+        from medvit.bundles import open_bundle
+        from medvit.training.evaluation import evaluate_bundle, record_scores, table
+
+        opened = open_bundle(bundle)
+        scores = evaluate_bundle(opened, data, root, split, shown.say)
+        if as_json:
+            typer.echo(json.dumps(scores, indent=2))
+        shown.say(table(opened, scores))
+        if record:
+            record_scores(opened, scores)

@@ -1,0 +1,51 @@
+"""The ``medvit`` command. Apps add theirs through the entry-point group ``medvit.commands``."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+
+from medvit.cli import bundles
+from medvit.cli.doctor import doctor
+from medvit.cli.evaluate import evaluate
+from medvit.cli.segment import segment
+from medvit.cli.train import train
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Medical images in, results people can use out. For research use, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import medvit
+
+        typer.echo(f"medvit {medvit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Medical images in, results people can use out. For research use, not for diagnosis."""
+
+
+app.command()(segment)
+app.command()(train)
+app.command()(evaluate)
+app.add_typer(bundles.app, name="bundles")
+app.command()(doctor)
+
+for _entry in entry_points(group="medvit.commands"):
+    app.add_typer(_entry.load(), name=_entry.name)

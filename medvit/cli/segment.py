@@ -1,0 +1,164 @@
+"""``medvit segment``: a scan in, labels out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medvit.cli.common import FLAGGED, Debug, Json, Quiet, Shown, Verbose, guarded, watched
+
+if TYPE_CHECKING:
+    from medvit.output import OutputSettings, Saved
+    from medvit.pipeline import RunSettings
+    from medvit.result import Result
+
+__all__ = ["segment"]
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: str
+    output: Path
+    bundle: str
+    types: tuple[str, ...]
+    run: RunSettings
+    write: OutputSettings
+
+
+def _split(values: list[str] | None) -> tuple[str, ...]:
+    return tuple(part.strip() for value in values or [] for part in value.split(",") if part.strip())
+
+
+def segment(
+    source: Annotated[
+        str, typer.Argument(help="DICOM folder or zip, NIfTI, NRRD, MHA, PNG or JPEG.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results; created.", show_default=False)
+    ],
+    bundle: Annotated[
+        str, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle: name or folder.")
+    ] = "headneck_ct_swin_unetr",
+    output_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output-type",
+            "-ot",
+            help="nifti, dicom-seg, rtstruct or png; repeatable. Default: dicom-seg and nifti for DICOM, nifti for volumes, png for pictures.",
+        ),
+    ] = None,
+    roi_subset: Annotated[
+        list[str] | None, typer.Option("--roi-subset", "-rs", help="Labels to keep, separated by commas.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
+    preview: Annotated[bool, typer.Option("--preview", "-p", help="Also write preview.png.")] = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", "-s", help="Also write statistics.csv and print the table.")
+    ] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", "-f", help="The bundle's lighter overlap: faster, slightly less exact.")
+    ] = False,
+    per_label: Annotated[bool, typer.Option("--per-label", help="Also one NIfTI for each label.")] = False,
+    series: Annotated[
+        str | None, typer.Option("--series", help="Number or UID, where the source holds several series.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run on a modality the bundle was not made for; recorded.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Label the anatomy in a scan. For research use, not for diagnosis."""
+    shown = Shown(quiet, verbose, as_json, debug)
+    with guarded(shown):
+        from medvit.output import OutputSettings
+        from medvit.pipeline import RunSettings
+
+        job = _Job(
+            source,
+            output,
+            bundle,
+            _split(output_type),
+            RunSettings(device, fast, force, _split(roi_subset), series),
+            OutputSettings(preview=preview, statistics=statistics, per_label=per_label, overwrite=overwrite),
+        )
+        saved = _segment(job, shown)
+    if saved.flagged:
+        raise typer.Exit(FLAGGED)
+
+
+def _segment(job: _Job, shown: Shown) -> Saved:
+    from dataclasses import replace
+
+    from medvit.bundles import open_bundle
+    from medvit.errors import BundleError
+    from medvit.io import open_source
+    from medvit.output import check_folder, check_types, save
+    from medvit.pipeline import run
+
+    bundle = open_bundle(job.bundle)
+    if bundle.facts.task != "segmentation":
+        raise BundleError(
+            f"Found {bundle.name}, a bundle for {bundle.facts.task}; segment needs one for segmentation. See: medvit bundles list."
+        )
+    bundle.require_trained()
+    check_folder(job.output, job.write.overwrite)
+    with watched(shown) as progress:
+        with progress.stage("read"):
+            scan = open_source(job.source, job.run.series, progress)
+        usual = {"dicom": ("dicom-seg", "nifti"), "picture": ("png",)}.get(scan.kind, ("nifti",))
+        write = replace(job.write, output_types=job.types or usual)
+        check_types(write.output_types, scan.kind)
+        result = run(bundle, scan, job.run, progress)
+        saved = save(result, job.output, write)
+    _report(result, saved, job, shown)
+    return saved
+
+
+def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
+    notes = [*result.notes, *saved.set_aside]
+    if shown.json:
+        outcome = {
+            "output": str(saved.folder),
+            "files": saved.files,
+            "quality": saved.quality,
+            "notes": notes,
+            "device": result.settings["device"],
+        }
+        typer.echo(json.dumps(outcome, indent=2))
+    if job.write.statistics and not (shown.quiet or shown.json):
+        _table(result)
+    for note in saved.set_aside:
+        typer.echo(f"Warning: {note}", err=True)
+    if saved.quality["word"] == "poor":
+        reasons = "; ".join(saved.quality["reasons"])
+        typer.echo(f"Warning: implausible anatomy, quality is poor: {reasons}.", err=True)
+    if shown.verbose:
+        for note in result.notes:
+            shown.say(f"Note: {note}")
+        for stage, seconds in result.progress.seconds.items():
+            shown.say(f"{stage:>12}  {seconds:7.2f} s")
+    found = sum(1 for row in result.statistics() if row.voxels)
+    shown.say(
+        f"{found} of {len(result.wanted)} labels found on {result.settings['device']}; quality {saved.quality['word']}. "
+        f"{result.bundle.intended_use}."
+    )
+    shown.say(f"Results: {saved.folder}  ({', '.join(saved.files)})")
+
+
+def _table(result: Result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("Label", "Volume (mL)", "Mean", "Std", "At border")
+    for row in result.statistics():
+        mean, std = (f"{v:.1f}" if v is not None else "-" for v in (row.mean, row.std))
+        table.add_row(row.title, f"{row.volume_ml:.2f}", mean, std, "yes" if row.touches_border else "no")
+    Console().print(table)

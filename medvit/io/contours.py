@@ -1,0 +1,66 @@
+"""Masks to closed polygons and back.
+
+Polygons run half-way between the centres of inside and outside pixels, so filling them by pixel centres gives the
+mask again exactly. A hole is joined to its outline by a channel of no width (a keyhole, PS3.3 C.8.8.6.3), since
+readers fill every CLOSED_PLANAR contour and a hole of its own would come out as tissue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["fill_polygons", "outline_mask"]
+
+Polygon = NDArray[np.float64]
+
+
+def outline_mask(mask: NDArray[np.bool_]) -> list[Polygon]:
+    """Closed outlines of a 2-D mask, (point, axis) in index coordinates; the first point is not repeated."""
+    from skimage.measure import find_contours
+
+    padded = np.pad(mask.astype(np.uint8), 1)
+    loops = [loop[:-1] - 1 for loop in find_contours(padded, 0.5)]
+    if not loops:
+        return []
+    areas = [_signed_area(loop) for loop in loops]
+    # find_contours winds outlines and holes in opposite senses; the largest loop is an outline
+    sign = np.sign(areas[int(np.argmax(np.abs(areas)))])
+    outer = [loop for loop, area in zip(loops, areas, strict=True) if np.sign(area) == sign]
+    sizes = [abs(_signed_area(loop)) for loop in outer]
+    for loop, area in zip(loops, areas, strict=True):
+        if np.sign(area) != sign:
+            around = [n for n, o in enumerate(outer) if _inside(loop[0], o)]
+            parent = min(around, key=lambda n: sizes[n])
+            outer[parent] = _join(outer[parent], loop)
+    return outer
+
+
+def fill_polygons(polygons: Sequence[Polygon], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels whose centres lie inside an odd number of polygons (union of disjoint outlines)."""
+    from skimage.draw import polygon2mask
+
+    mask = np.zeros(shape, dtype=bool)
+    for points in polygons:
+        mask ^= polygon2mask(shape, points)
+    return mask
+
+
+def _signed_area(loop: Polygon) -> float:
+    x, y = loop[:, 0], loop[:, 1]
+    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+
+
+def _inside(point: NDArray[np.float64], loop: Polygon) -> bool:
+    from skimage.measure import points_in_poly
+
+    return bool(points_in_poly(point[None], loop)[0])
+
+
+def _join(outline: Polygon, hole: Polygon) -> Polygon:
+    distance = ((outline[:, None] - hole[None]) ** 2).sum(-1)
+    a, b = np.unravel_index(int(distance.argmin()), distance.shape)
+    around = np.concatenate([hole[b:], hole[: b + 1]])
+    return np.concatenate([outline[: a + 1], around, outline[a:]])

@@ -1,0 +1,77 @@
+"""The one place where patient coordinates are converted and judged.
+
+Inside medvit the world is RAS+ millimetres (NIfTI's convention); DICOM and ITK speak LPS.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.errors import GeometryError
+
+__all__ = ["Affine", "axis_codes", "check_affine", "flip_lps_ras", "spacing_mm", "world"]
+
+Affine: TypeAlias = NDArray[np.float64]
+
+_SMALLEST_MM, _LARGEST_MM = 0.001, 100.0
+"""Voxel sides outside this range are a broken header: micro-CT is at 0.005 mm, the coarsest PET near 20 mm."""
+
+_SHEAR_COSINE = 0.02
+"""Largest cosine between two voxel axes; more than about 1.1 degrees off square is a sheared (tilted) volume."""
+
+
+def flip_lps_ras(affine: Affine) -> Affine:
+    """The same voxel-to-world map with x and y negated: LPS to RAS and, alike, RAS to LPS."""
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
+
+
+def spacing_mm(affine: Affine) -> tuple[float, float, float]:
+    """Voxel sides along i, j, k in millimetres."""
+    x, y, z = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def axis_codes(affine: Affine) -> str:
+    """Where i, j, k point, e.g. ``"RAS"`` or ``"PLI"``, nearest letters for an oblique volume."""
+    import nibabel as nib
+
+    return "".join(nib.orientations.aff2axcodes(affine))
+
+
+def world(affine: Affine, index: NDArray[np.float64]) -> NDArray[np.float64]:
+    """World positions (n, 3) in RAS+ millimetres of voxel indices (n, 3)."""
+    index = np.atleast_2d(index)
+    moved: NDArray[np.float64] = index @ affine[:3, :3].T + affine[:3, 3]
+    return moved
+
+
+def check_affine(affine: Affine) -> None:
+    """Refuse a geometry on which no measurement could be trusted.
+
+    Raises:
+        GeometryError: not finite, a zero or absurd spacing, or axes that are not square to each other.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise GeometryError(
+            "Found an affine that is not a finite 4x4 matrix; voxels need a place in the patient. "
+            "Repair the header (for NIfTI: its sform or qform)."
+        )
+    sides = spacing_mm(affine)
+    if not all(_SMALLEST_MM <= side <= _LARGEST_MM for side in sides):
+        shown = " x ".join(f"{side:g}" for side in sides)
+        raise GeometryError(
+            f"Found a voxel spacing of {shown} mm; each side must lie between {_SMALLEST_MM:g} and {_LARGEST_MM:g} mm. "
+            "Correct the spacing in the header and run again."
+        )
+    axes = affine[:3, :3] / np.array(sides)
+    cosines = np.abs(axes.T @ axes - np.eye(3))
+    if cosines.max() > _SHEAR_COSINE:
+        angle = np.degrees(np.arcsin(min(1.0, float(cosines.max()))))
+        raise GeometryError(
+            f"Found voxel axes {angle:.1f} degrees away from square (a sheared or tilted volume); they must be "
+            "perpendicular. Resample the volume to a straight grid first."
+        )

@@ -1,0 +1,96 @@
+"""Readers for single-file images: NIfTI, NRRD, MetaImage, PNG and JPEG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from medvit.errors import ImageError, SourceError
+from medvit.io.geometry import flip_lps_ras
+from medvit.io.scan import Scan
+
+__all__ = ["IMAGE_SUFFIXES", "read_image"]
+
+_NIFTI = (".nii", ".nii.gz")
+_ITK = {".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage"}
+_PICTURES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (*_NIFTI, *_ITK, *_PICTURES)
+
+
+def read_image(path: Path) -> Scan:
+    """One image file as a ``Scan``, its array order as stored.
+
+    Raises:
+        SourceError: the file is damaged or of an unknown kind.
+        ImageError: it holds a time series, a vector image or colours where one volume is needed.
+    """
+    name = path.name.lower()
+    try:
+        if name.endswith(_NIFTI):
+            return _read_nifti(path)
+        if path.suffix.lower() in _ITK:
+            return _read_itk(path)
+        return _read_picture(path)
+    except (ImageError, SourceError):
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"Found {path.name}, which cannot be read ({type(error).__name__}: {_first_line(error)}); "
+            "a complete image file is needed. Export or copy it again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no detail"])[0][:160]
+
+
+def _read_nifti(path: Path) -> Scan:
+    import nibabel as nib
+
+    image = nib.load(path)
+    if image.get_data_dtype().names:
+        raise ImageError("Found a colour NIfTI; one grey value per voxel is needed. Save one channel and run again.")
+    shape = image.shape
+    if len(shape) > 3 and int(np.prod(shape[3:])) > 1:
+        raise ImageError(
+            f"Found a {len(shape)}-D NIfTI of shape {'x'.join(map(str, shape))}; one 3-D volume is needed. "
+            "Extract one volume of the series (for example with nibabel's four_to_three) and run again."
+        )
+    if len(shape) < 3:
+        raise ImageError(f"Found a {len(shape)}-D NIfTI; a 3-D volume is needed. Save it as a volume or as PNG.")
+    array = np.asarray(image.get_fdata(dtype=np.float32)).reshape(shape[:3])
+    notes = []
+    header = image.header
+    if hasattr(header, "get_qform") and int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        notes.append("The NIfTI states no orientation (sform and qform codes are 0); left and right are assumed.")
+    if len(shape) > 3:
+        notes.append("The NIfTI's trailing axes of length 1 were dropped.")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    return Scan(array[None], affine, "nifti", header=header, notes=tuple(notes), name=path.name)
+
+
+def _read_itk(path: Path) -> Scan:
+    import SimpleITK as sitk
+
+    image = sitk.ReadImage(str(path))
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        count = image.GetNumberOfComponentsPerPixel()
+        raise ImageError(f"Found {count} components per voxel; one is needed. Save one channel and run again.")
+    if image.GetDimension() != 3:
+        raise ImageError(f"Found a {image.GetDimension()}-D image; a 3-D volume is needed. Extract one volume first.")
+    lps = np.eye(4)
+    lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    lps[:3, 3] = image.GetOrigin()
+    array = sitk.GetArrayFromImage(image).astype(np.float32).transpose(2, 1, 0)
+    return Scan(array[None], flip_lps_ras(lps), _ITK[path.suffix.lower()], name=path.name)
+
+
+def _read_picture(path: Path) -> Scan:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        deep = picture.mode in ("I", "I;16", "F", "L", "1")
+        pixels = np.asarray(picture if deep else picture.convert("RGB"), dtype=np.float32)
+    channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return Scan(channels, np.eye(4), "picture", name=path.name)

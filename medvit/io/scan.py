@@ -1,0 +1,90 @@
+"""What opening a source gives: one image, where it lies, and what is needed to write results beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.errors import ImageError
+from medvit.io.geometry import Affine, check_affine, spacing_mm
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+    from numpy.typing import NDArray
+    from pydicom import Dataset
+
+__all__ = ["Scan"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One image as stored, with its geometry.
+
+    Attributes:
+        array: (channel, i, j, k) or, for pictures, (channel, row, column); float32 in the image's own units.
+        affine: voxel index to RAS+ millimetres, 4x4. For pictures the identity.
+        kind: "dicom", "nifti", "nrrd", "metaimage", "picture" or "array".
+        modality: DICOM's Modality ("CT", "MR", ...) or None where the format does not say.
+        slices: for DICOM, the headers without pixels, in the order of k.
+        header: for NIfTI, the header, so that results keep its codes and units.
+        notes: what was set aside or assumed on the way, in plain words.
+        blockers: why DICOM objects cannot refer to this source; empty when they can.
+    """
+
+    array: NDArray[np.float32]
+    affine: Affine
+    kind: str
+    modality: str | None = None
+    slices: tuple[Dataset, ...] = ()
+    header: Any = None
+    notes: tuple[str, ...] = ()
+    blockers: tuple[str, ...] = ()
+    name: str = field(default="image", repr=False)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether this is a 2-D picture without a place in the world."""
+        return self.array.ndim == 3
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel sides along i, j, k."""
+        return spacing_mm(self.affine)
+
+    def check(self) -> Scan:
+        """Refuse pixels and geometry that no model could use; return self.
+
+        Raises:
+            ImageError: NaN or infinite values, or the same value everywhere.
+            GeometryError: see ``check_affine``.
+        """
+        if not self.is_picture:
+            check_affine(self.affine)
+        bad = self.array.size - int(np.isfinite(self.array).sum())
+        if bad:
+            raise ImageError(
+                f"Found {bad} NaN or infinite values among {self.array.size} voxels; all must be finite. "
+                "Replace them (for CT outside the field of view, -1024) and run again."
+            )
+        if self.array.size == 0 or self.array.min() == self.array.max():
+            value = f"the value {self.array.flat[0]:g} everywhere" if self.array.size else "no voxels"
+            raise ImageError(f"Found {value}; an image needs contrast. Check that the right file was exported.")
+        return self
+
+    def meta_tensor(self) -> MetaTensor:
+        """The image as a MetaTensor, (channel, *spatial), affine to RAS+."""
+        import torch
+        from monai.data import MetaTensor
+
+        affine = torch.from_numpy(np.array(self.affine, dtype=np.float64))
+        meta = {"filename_or_obj": self.name, "original_affine": affine.clone(), "space": "RAS"}
+        return MetaTensor(torch.from_numpy(np.ascontiguousarray(self.array)), affine=affine, meta=meta)
+
+    def fingerprint(self) -> str:
+        """sha256 over values, shape and geometry; says which image a result came from without naming anyone."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.array).tobytes())
+        digest.update(repr((self.array.shape, np.round(self.affine, 4).tolist())).encode())
+        return digest.hexdigest()

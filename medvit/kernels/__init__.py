@@ -1,0 +1,6 @@
+"""Operators that know nothing of medicine."""
+
+from medvit.kernels.resample_argmax import resample_argmax
+from medvit.kernels.window_attention import window_attention
+
+__all__ = ["resample_argmax", "window_attention"]

@@ -1,0 +1,145 @@
+"""A picture to judge a result at a glance: three planes, outlines, legend, the research-use line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvit.bundles import Bundle, Label
+from medvit.io.scan import Scan
+from medvit.reports.statistics import Measures
+
+__all__ = ["draw_preview"]
+
+_BACKGROUND = "#101418"
+_TEXT = "#e8ecf0"
+_MARGIN_MM = 45.0
+"""Surroundings shown around the labels."""
+
+_PLANES = (
+    # name, axis cut, axis drawn across, axis drawn upwards; radiological: the patient's right on the viewer's left
+    ("Axial", 2, 0, 1, "RL", "AP"),
+    ("Coronal", 1, 0, 2, "RL", "SI"),
+    ("Sagittal", 0, 1, 2, "AP", "SI"),
+)
+
+
+def draw_preview(
+    path: Path, array: np.ndarray, scan: Scan, bundle: Bundle, measures: Sequence[Measures], labels: Sequence[Label]
+) -> None:
+    """Write ``preview.png`` of an (i, j, k) label map over its scan."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    image, marks, sides = _upright(scan, array)
+    box = _region(image, marks, sides)
+    figure = Figure(figsize=(15, 6.4), dpi=100, facecolor=_BACKGROUND)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        1, 4, width_ratios=[1, 1, 1, 0.62], left=0.01, right=0.99, top=0.88, bottom=0.09, wspace=0.04
+    )
+    window = _window(bundle, image)
+    for column, plane in enumerate(_PLANES):
+        _draw_plane(figure.add_subplot(grid[0, column]), plane, image, marks, sides, box, window, labels)
+    _draw_legend(figure.add_subplot(grid[0, 3]), measures, labels)
+    figure.text(0.01, 0.945, f"{bundle.metadata.get('name', bundle.name)}", color=_TEXT, fontsize=15, weight="bold")
+    figure.text(0.01, 0.025, f"{bundle.intended_use}.  {bundle.name} {bundle.version}", color="#ffcc66", fontsize=12)
+    figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
+
+
+def _upright(scan: Scan, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, labels and voxel sides on the closest RAS axes."""
+    import nibabel as nib
+
+    turn = nib.io_orientation(scan.affine)
+    image = nib.orientations.apply_orientation(scan.array[0], turn)
+    marks = nib.orientations.apply_orientation(array, turn)
+    sides = np.empty(3)
+    sides[turn[:, 0].astype(int)] = scan.spacing_mm
+    return image, marks, sides
+
+
+def _region(image: np.ndarray, marks: np.ndarray, sides: np.ndarray) -> list[slice]:
+    """What to show: the labels with some of their surroundings, or the whole image where nothing was found."""
+    box = []
+    for axis in range(3):
+        at = np.flatnonzero((marks > 0).any(tuple(a for a in range(3) if a != axis)))
+        margin = round(_MARGIN_MM / sides[axis])
+        low = max(0, int(at[0]) - margin) if len(at) else 0
+        box.append(slice(low, int(at[-1]) + 1 + margin if len(at) else image.shape[axis]))
+    return box
+
+
+def _window(bundle: Bundle, image: np.ndarray) -> tuple[float, float]:
+    low, high = bundle.config.get("intensity_range") or np.percentile(image, (1, 99))
+    return float(low), float(high)
+
+
+def _slice_at(marks: np.ndarray, axis: int) -> int:
+    """The slice that shows most labels, then most of them."""
+    others = tuple(a for a in range(3) if a != axis)
+    ids = [i for i in np.unique(marks) if i]
+    if not ids:
+        return int(marks.shape[axis] // 2)
+    areas = np.stack([(marks == i).sum(others) for i in ids]).astype(float)
+    shares = areas / areas.max(1, keepdims=True)
+    best: int = int(np.sqrt(shares).sum(0).argmax())
+    return best
+
+
+def _draw_plane(
+    axes: Any, plane: tuple[Any, ...], image: np.ndarray, marks: np.ndarray, sides: np.ndarray, box: list[slice],
+    window: tuple[float, float], labels: Sequence[Label],
+) -> None:  # fmt: skip
+    name, cut, across, up, sideways, vertical = plane
+    at = _slice_at(marks, cut)
+
+    def view(volume: np.ndarray) -> np.ndarray:
+        flat = np.take(volume, at, axis=cut)[box[across], box[up]].T
+        # x grows to the patient's right, which is drawn on the left; y grows forward, drawn on the left of a sagittal
+        mirrored: np.ndarray = flat[:, ::-1]
+        return mirrored
+
+    picture, outlines = view(image), view(marks)
+    axes.imshow(
+        picture,
+        cmap="gray",
+        vmin=window[0],
+        vmax=window[1],
+        origin="lower",
+        aspect=sides[up] / sides[across],
+        interpolation="bilinear",
+    )
+    for label in labels:
+        mask = outlines == label.id
+        if mask.any():
+            color = tuple(c / 255 for c in label.color)
+            axes.contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=1.6)
+            axes.contourf(mask.astype(float), levels=[0.5, 1.5], colors=[color], alpha=0.25)
+    axes.set_title(name, color=_TEXT, fontsize=12)
+    axes.set_facecolor(_BACKGROUND)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for text, x, y in (
+        (sideways[0], 0.02, 0.5),
+        (sideways[1], 0.98, 0.5),
+        (vertical[0], 0.5, 0.97),
+        (vertical[1], 0.5, 0.03),
+    ):
+        axes.text(x, y, text, transform=axes.transAxes, color="#ffcc66", ha="center", va="center", fontsize=11)
+
+
+def _draw_legend(axes: Any, measures: Sequence[Measures], labels: Sequence[Label]) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.set_axis_off()
+    step = min(0.08, 0.9 / max(1, len(labels)))
+    for row, (found, label) in enumerate(zip(measures, labels, strict=True)):
+        y = 0.95 - row * step
+        axes.add_patch(Rectangle((0.0, y - step * 0.25), 0.08, step * 0.5, color=tuple(c / 255 for c in label.color)))
+        volume = f"{found.volume_ml:.1f} mL" if found.voxels else "not found"
+        axes.text(0.12, y, label.title, color=_TEXT, fontsize=11, va="center", transform=axes.transAxes)
+        axes.text(1.0, y, volume, color=_TEXT, fontsize=11, va="center", ha="right", transform=axes.transAxes)

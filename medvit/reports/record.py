@@ -1,0 +1,72 @@
+"""The record of a run: what ran on what, with which settings and how long. No patient data."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import medvit
+
+if TYPE_CHECKING:
+    from medvit.result import Result
+
+__all__ = ["run_record", "versions"]
+
+_PACKAGES = (
+    "torch",
+    "monai",
+    "numpy",
+    "nibabel",
+    "SimpleITK",
+    "pydicom",
+    "highdicom",
+    "numba",
+    "scipy",
+    "scikit-image",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, medvit and what it stands on."""
+    found = {"python": platform.python_version(), "medvit": medvit.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def run_record(result: Result, files: dict[str, str], notes: tuple[str, ...]) -> dict[str, Any]:
+    """What goes into ``run.json``.
+
+    The source is named by a fingerprint of its voxels alone: file names and tags can hold a patient's name.
+
+    Args:
+        result: the run.
+        files: sha256 of each file written.
+        notes: everything a reader must know.
+    """
+    bundle, scan = result.bundle, result.scan
+    return {
+        "intended_use": bundle.intended_use,
+        # when it ran, not when the patient was scanned
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "machine": {"system": platform.system(), "processor": platform.machine()},
+        "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.facts.weights.sha256},
+        "settings": result.settings,
+        "source": {
+            "kind": scan.kind,
+            "modality": scan.modality,
+            "shape": list(scan.array.shape),
+            "spacing_mm": [round(s, 4) for s in scan.spacing_mm],
+            "sha256": scan.fingerprint(),
+        },
+        "quality": result.quality(),
+        "notes": list(notes),
+        "seconds": {k: round(v, 3) for k, v in result.progress.seconds.items()},
+        "files": files,
+    }

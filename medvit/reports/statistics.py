@@ -1,0 +1,89 @@
+"""Measures of each label on the source's own grid."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medvit.bundles import Label
+from medvit.io.geometry import world
+from medvit.io.scan import Scan
+
+__all__ = ["Measures", "measure", "write_csv"]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """One label's numbers; those of an absent label are None.
+
+    Attributes:
+        id, name, title: as in the bundle.
+        voxels: how many voxels carry the label.
+        volume_ml: voxels times voxel volume, in millilitres.
+        mean, std: of the image's values inside, in the image's own units (HU for CT); population deviation.
+        centroid_mm: centre of mass, RAS+ millimetres.
+        extent_mm: side lengths along i, j, k of the smallest box, in millimetres.
+        touches_border: whether the label reaches the edge of the image, so that part may be missing.
+    """
+
+    id: int
+    name: str
+    title: str
+    voxels: int
+    volume_ml: float
+    mean: float | None
+    std: float | None
+    centroid_mm: tuple[float, ...] | None
+    extent_mm: tuple[float, ...] | None
+    touches_border: bool
+
+
+def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[Measures]:
+    """Measures of each label in an (i, j, k) label map (or (row, column) for pictures)."""
+    voxel_ml = float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000 if not scan.is_picture else 0.0
+    image = scan.array[0]
+    return [_measure(array == label.id, image, scan, label, voxel_ml) for label in labels]
+
+
+def _measure(mask: np.ndarray, image: np.ndarray, scan: Scan, label: Label, voxel_ml: float) -> Measures:
+    index = np.argwhere(mask)
+    if not len(index):
+        return Measures(label.id, label.name, label.title, 0, 0.0, None, None, None, None, False)
+    values = image[mask].astype(np.float64)
+    low, high = index.min(0), index.max(0)
+    border = bool((low == 0).any() or (high == np.array(mask.shape) - 1).any())
+    centroid = extent = None
+    if not scan.is_picture:
+        centroid = tuple(round(float(v), 2) for v in world(scan.affine, index.mean(0))[0])
+        extent = tuple(round(float(v), 2) for v in (high - low + 1) * np.array(scan.spacing_mm))
+    return Measures(
+        label.id,
+        label.name,
+        label.title,
+        len(index),
+        round(len(index) * voxel_ml, 3),
+        round(float(values.mean()), 2),
+        round(float(values.std()), 2),
+        centroid,
+        extent,
+        border,
+    )
+
+
+def write_csv(path: Path, rows: Sequence[Measures]) -> None:
+    """One line a label; vectors become one column an axis."""
+    with path.open("w", newline="") as file:
+        writer = None
+        for row in rows:
+            flat = asdict(row)
+            for key, axes in (("centroid_mm", "xyz"), ("extent_mm", "ijk")):
+                values = flat.pop(key) or (None, None, None)
+                flat |= {f"{key.removesuffix('_mm')}_{a}_mm": v for a, v in zip(axes, values, strict=True)}
+            if writer is None:
+                writer = csv.DictWriter(file, list(flat))
+                writer.writeheader()
+            writer.writerow(flat)

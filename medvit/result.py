@@ -1,0 +1,92 @@
+"""What a run gives back: labels on the source's own grid, and how to measure, judge and save them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.bundles import Bundle, Label
+from medvit.io.scan import Scan
+from medvit.progress import Progress
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+    from medvit.output import Saved
+    from medvit.reports.statistics import Measures
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Labels and everything needed to say where they came from.
+
+    Attributes:
+        labels: MetaTensor on the CPU, (1, i, j, k), integer, the source's own grid and affine; ids as in the bundle.
+        scan: the source.
+        bundle: the bundle that made them.
+        wanted: the labels asked for; all of the bundle's unless ``roi_subset`` was given.
+        settings: device, precision and switches of the run, as they go into ``run.json``.
+        notes: what a reader of the result must know, in plain words.
+        progress: holds the seconds of each stage.
+    """
+
+    labels: MetaTensor
+    scan: Scan
+    bundle: Bundle
+    wanted: tuple[Label, ...]
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+    progress: Progress = field(repr=False)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The labels as a plain (i, j, k) array."""
+        plain: np.ndarray = np.asarray(self.labels)[0]
+        return plain
+
+    def statistics(self) -> list[Measures]:
+        """Volume, intensity, extent and border contact of each wanted label."""
+        from medvit.reports.statistics import measure
+
+        return measure(self.array, self.scan, self.wanted)
+
+    def quality(self) -> dict[str, Any]:
+        """``{"word": "good" | "check" | "poor", "reasons": [...]}`` by plausible anatomy."""
+        from medvit.reports.quality import judge
+
+        return judge(self.statistics(), self.wanted)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        output_types: Sequence[str] = ("nifti",),
+        *,
+        preview: bool = False,
+        statistics: bool = False,
+        per_label: bool = False,
+        overwrite: bool = False,
+    ) -> Saved:
+        """Write the result into a folder: all of it, or nothing.
+
+        Args:
+            folder: where; created. An existing one with files in it is refused unless ``overwrite``.
+            output_types: any of "nifti", "dicom-seg", "rtstruct", "png".
+            preview: also ``preview.png``.
+            statistics: also ``statistics.csv`` (``statistics.json`` is always written).
+            per_label: also one NIfTI for each label.
+            overwrite: replace an earlier result.
+
+        Raises:
+            OutputError: the folder cannot be written or already holds something.
+            RoundTripError: a written object does not read back as what was meant.
+        """
+        from medvit.output import OutputSettings, save
+
+        settings = OutputSettings(tuple(output_types), preview, statistics, per_label, overwrite)
+        return save(self, folder, settings)

@@ -1,0 +1,97 @@
+"""Swin UNETR (Hatamizadeh et al., arXiv 2201.01266) on MONAI's class, with medvit's window attention.
+
+Parameters and their names are MONAI's, so state dicts move freely between the two. What differs: the block's
+pad, roll, partition, mask and reverse are one operator on the natural layout (``medvit.kernels``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from monai.networks.nets.swin_unetr import BasicLayer, SwinTransformerBlock
+from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
+from torch import Tensor
+
+from medvit.kernels import window_attention
+
+__all__ = ["SwinUNETR"]
+
+
+def _attend(block: Any, x: Tensor) -> Tensor:
+    """The attention half of a Swin block on (batch, *spatial, channel)."""
+    attention = block.attn
+    mixed = window_attention(
+        attention.qkv(block.norm1(x)),
+        attention.relative_position_bias_table,
+        num_heads=attention.num_heads,
+        window_size=attention.window_size,
+        shift=block.shift_size,
+        qkv_bias=attention.qkv.bias,
+    )
+    return block.drop_path(attention.proj(mixed))  # type: ignore[no-any-return]
+
+
+class _Block(SwinTransformerBlock):  # type: ignore[misc]
+    def forward(self, x: Tensor, mask_matrix: Tensor | None = None) -> Tensor:
+        x = x + _attend(self, x)
+        return x + self.forward_part2(x)  # type: ignore[no-any-return]
+
+
+class _Layer(BasicLayer):  # type: ignore[misc]
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, *spatial) through the stage's blocks and its downsampling."""
+        x = x.movedim(1, -1)
+        for block in self.blocks:
+            x = block(x)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return x.movedim(-1, 1)
+
+
+class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
+    """Swin UNETR: (batch, channel, depth, height, width) float in, logits (batch, class, depth, height, width) out.
+
+    Args:
+        in_channels: image channels.
+        out_channels: classes, background included.
+        feature_size: width of the first stage; 12, 24 and 48 are the published sizes.
+        spatial_dims: 2 or 3.
+        depths: blocks per stage.
+        num_heads: attention heads per stage.
+        window_size: side of the attention window, or one number per axis.
+        downsample: "merging" (the neighbour order of MONAI 1.5 and later) or "mergingv2".
+        use_v2: a residual convolution before each stage (Swin UNETR V2).
+
+    Every side of the input must divide by 32.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        feature_size: int = 24,
+        spatial_dims: int = 3,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: Sequence[int] | int = 7,
+        downsample: str = "merging",
+        use_v2: bool = False,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            feature_size=feature_size,
+            spatial_dims=spatial_dims,
+            depths=tuple(depths),
+            num_heads=tuple(num_heads),
+            window_size=window_size,
+            downsample=downsample,
+            use_v2=use_v2,
+        )
+        # the stages keep MONAI's parameters and buffers; only their forward is ours
+        for module in self.swinViT.modules():
+            if type(module) is BasicLayer:
+                module.__class__ = _Layer
+            elif type(module) is SwinTransformerBlock:
+                module.__class__ = _Block

@@ -1,0 +1,165 @@
+"""Random training patches cut straight from whole volumes kept in memory.
+
+One interpolation per patch: crop, rotation, scaling, flip and the change to the bundle's spacing are a
+single affine map from patch voxels to volume voxels, so nothing is resampled twice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Case", "PatchSampler", "PatchSettings"]
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """How patches are drawn.
+
+    Attributes:
+        roi_size: patch size in voxels, (i, j, k) in RAS order.
+        spacing_mm: voxel size of a patch before random scaling, in millimetres.
+        intensity_range: intensities mapped to 0..1 and clipped, in the image's units (HU for CT).
+        organ_fraction: share of patches centred near a voxel of a class drawn evenly from those present.
+        rotation_deg: largest rotation about each axis, in degrees.
+        scale: smallest and largest zoom factor.
+        swap_on_flip: pairs of class ids exchanged when left and right are flipped.
+    """
+
+    roi_size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    intensity_range: tuple[float, float]
+    organ_fraction: float = 0.75
+    rotation_deg: float = 12.0
+    scale: tuple[float, float] = (0.85, 1.2)
+    swap_on_flip: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient: image and labels on the same RAS-oriented grid.
+
+    Attributes:
+        name: the case's name in the data list.
+        image: (i, j, k), float32, in the image's own units.
+        labels: (i, j, k), uint8, class ids.
+        spacing_mm: voxel size along i, j, k.
+        voxels: for each class present, the indices of its voxels, (n, 3).
+        body: indices of some voxels brighter than the image's middle between air and tissue, (n, 3).
+    """
+
+    name: str
+    image: Tensor
+    labels: Tensor
+    spacing_mm: tuple[float, float, float]
+    voxels: dict[int, np.ndarray]
+    body: np.ndarray
+
+    @classmethod
+    def build(cls, name: str, image: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, ...]) -> Case:
+        """A case from arrays (i, j, k), with the voxels of every class listed once."""
+        voxels = {int(c): np.argwhere(labels == c) for c in np.unique(labels) if c > 0}
+        x, y, z = (float(s) for s in spacing_mm)
+        low, high = np.percentile(image, (1, 99))
+        body = np.argwhere(image > (low + high) / 2)[::7]
+        return cls(
+            name,
+            torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)),
+            torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8)),
+            (x, y, z),
+            voxels,
+            body,
+        )
+
+
+class PatchSampler:
+    """Draws augmented (image, labels) patches, every class as often as any other."""
+
+    def __init__(self, cases: list[Case], settings: PatchSettings, seed: int) -> None:
+        self.cases = cases
+        self.settings = settings
+        self.rng = np.random.default_rng(seed)
+        self._holders = {
+            c: [case for case in cases if c in case.voxels] for c in sorted({c for k in cases for c in k.voxels})
+        }
+
+    def reseed(self, seed: int) -> None:
+        """Start a new stream of patches."""
+        self.rng = np.random.default_rng(seed)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """One patch: image (channel, i, j, k) float32 in 0..1 and labels (channel, i, j, k) int64."""
+        case, centre = self._pick()
+        flip = bool(self.rng.random() < 0.5)
+        grid = self._grid(case, centre, flip)
+        image = F.grid_sample(case.image[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True)
+        labels = F.grid_sample(
+            case.labels[None, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=True
+        )
+        labels = labels[0].long()
+        if flip:
+            labels = self._swap(labels)
+        return self._intensity(image[0]), labels
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """A batch of patches: (batch, channel, i, j, k) images and labels."""
+        pairs = [self.draw() for _ in range(size)]
+        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+    def _pick(self) -> tuple[Case, np.ndarray]:
+        rng, s = self.rng, self.settings
+        if rng.random() < s.organ_fraction:
+            organ = int(rng.choice(list(self._holders)))
+            holders = self._holders[organ]
+            case = holders[int(rng.integers(len(holders)))]
+            voxels = case.voxels[organ]
+            centre = voxels[int(rng.integers(len(voxels)))].astype(float)
+            reach = np.array(s.roi_size) * np.array(s.spacing_mm) / np.array(case.spacing_mm) * 0.3
+            return case, centre + rng.uniform(-reach, reach)
+        # anywhere in the body: shoulders and skull must be learnt to be background
+        case = self.cases[int(rng.integers(len(self.cases)))]
+        return case, case.body[int(rng.integers(len(case.body)))].astype(float)
+
+    def _grid(self, case: Case, centre: np.ndarray, flip: bool) -> Tensor:
+        """Normalised sampling positions (1, i, j, k, 3) of the patch in the case's volume."""
+        rng, s = self.rng, self.settings
+        ax, ay, az = np.deg2rad(rng.uniform(-s.rotation_deg, s.rotation_deg, 3))
+        rx = np.array([[1, 0, 0], [0, math.cos(ax), -math.sin(ax)], [0, math.sin(ax), math.cos(ax)]])
+        ry = np.array([[math.cos(ay), 0, math.sin(ay)], [0, 1, 0], [-math.sin(ay), 0, math.cos(ay)]])
+        rz = np.array([[math.cos(az), -math.sin(az), 0], [math.sin(az), math.cos(az), 0], [0, 0, 1]])
+        zoom = rng.uniform(*s.scale) * rng.uniform(0.94, 1.06, 3)
+        sign = np.array([-1.0 if flip else 1.0, 1.0, 1.0])
+        to_mm = rx @ ry @ rz @ np.diag(np.array(s.spacing_mm) * sign / zoom)
+        to_voxel = np.diag(1.0 / np.array(case.spacing_mm)) @ to_mm
+        axes = [np.arange(n) - (n - 1) / 2 for n in s.roi_size]
+        offsets = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+        positions = offsets @ to_voxel.T + centre
+        normalised = positions / (np.array(case.image.shape) - 1) * 2 - 1
+        # grid_sample wants the last axis first (x = k, y = j, z = i)
+        return torch.from_numpy(normalised[..., ::-1].astype(np.float32))[None]
+
+    def _swap(self, labels: Tensor) -> Tensor:
+        table = torch.arange(256)
+        for a, b in self.settings.swap_on_flip:
+            table[a], table[b] = b, a
+        return table[labels]
+
+    def _intensity(self, image: Tensor) -> Tensor:
+        rng = self.rng
+        low, high = self.settings.intensity_range
+        image = image + float(rng.normal(0, 12))
+        if rng.random() < 0.25:
+            image = F.avg_pool3d(image[None], 3, stride=1, padding=1)[0]
+        if rng.random() < 0.5:
+            sigma = abs(float(rng.normal(0, 15)))
+            noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
+            image = image + sigma * noise
+        image = ((image - low) / (high - low)).clamp(0, 1)
+        if rng.random() < 0.3:
+            image = image ** float(rng.uniform(0.8, 1.25))
+        return image
