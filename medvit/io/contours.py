@@ -1,7 +1,7 @@
 """Masks to closed polygons and back.
 
-Polygons run half-way between the centres of inside and outside pixels, so filling them by pixel centres gives the
-mask again exactly. A hole is joined to its outline by a channel of no width (a keyhole, PS3.3 C.8.8.6.3), since
+Polygons run half-way between the centres of inside and outside pixels (a hair nearer to the inside), so filling them
+by pixel centres gives the mask again exactly, and so does a reader that rounds every point to its nearest pixel first. A hole is joined to its outline by a channel of no width (a keyhole, PS3.3 C.8.8.6.3), since
 readers fill every CLOSED_PLANAR contour and a hole of its own would come out as tissue.
 """
 
@@ -16,13 +16,16 @@ __all__ = ["fill_polygons", "outline_mask"]
 
 Polygon = NDArray[np.float64]
 
+_LEVEL = 0.52
+"""Where between outside (0) and inside (1) an outline runs; at 0.5 readers that round would fall to either side."""
+
 
 def outline_mask(mask: NDArray[np.bool_]) -> list[Polygon]:
     """Closed outlines of a 2-D mask, (point, axis) in index coordinates; the first point is not repeated."""
     from skimage.measure import find_contours
 
     padded = np.pad(mask.astype(np.uint8), 1)
-    loops = [loop[:-1] - 1 for loop in find_contours(padded, 0.5)]
+    loops = [loop[:-1] - 1 for loop in find_contours(padded, _LEVEL)]
     if not loops:
         return []
     areas = [_signed_area(loop) for loop in loops]

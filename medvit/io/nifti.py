@@ -14,8 +14,8 @@ from medvit.io.scan import Scan
 
 __all__ = ["write_label_names", "write_labels"]
 
-_CARET = 30
-"""NIfTI extension code of Caret, whose label table other viewers read as well."""
+_ANY_READER = 0
+"""NIfTI extension code under which label tables are read by TotalSegmentator's tools; nibabel cannot read 30, Caret's own."""
 
 
 def _label_table(labels: Sequence[Label]) -> bytes:
@@ -62,7 +62,7 @@ def write_labels(path: Path, array: np.ndarray, scan: Scan, labels: Sequence[Lab
         image.set_qform(scan.affine, 1)
         image.header.set_xyzt_units("mm")
         image.header.set_intent("label", name="")
-    image.header.extensions.append(nib.nifti1.Nifti1Extension(_CARET, _label_table(labels)))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(_ANY_READER, _label_table(labels)))
     nib.save(image, path)
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
-from medvit.bundles import Bundle
+from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError
 from medvit.training.data import load_case, read_list
 from medvit.training.loop import LoopSettings, TrainingLoop
 from medvit.training.patches import PatchSampler, PatchSettings
 from medvit.training.publish import publish
 
-__all__ = ["TrainSettings", "train_bundle"]
+__all__ = ["TrainSettings", "open_bundle", "train_bundle"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,235 @@
+"""Bundles are found, checked and refused with reasons; MONAI's own tools accept them and give the same voxels."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import medvit
+from medvit.bundles import DEFAULT_BUNDLE, bundle_folders, load_weights, open_bundle
+from medvit.errors import BundleError, ChecksumError
+from tests.bands import dice
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = sorted(p.parents[1] for p in (ROOT / "bundles").glob("*/configs/metadata.json"))
+
+
+def _edit(folder: Path, name: str, change) -> None:
+    path = folder / "configs" / name
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def copy(banded, tmp_path) -> Path:
+    return Path(shutil.copytree(banded, tmp_path / "copy"))
+
+
+def _monai(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "monai.bundle", *args], cwd=cwd, capture_output=True, text=True)
+
+
+def test_default_is_installed_trained_and_intact():
+    bundle = open_bundle(DEFAULT_BUNDLE)
+    assert DEFAULT_BUNDLE in bundle_folders()
+    assert bundle.verify() == bundle.facts.weights.sha256
+    assert bundle.weights.stat().st_size <= 16_000_000
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda p: p.name)
+def test_metadata_is_complete_and_consistent(folder):
+    bundle = open_bundle(folder)
+    data = bundle.metadata
+    assert data["version"] in data["changelog"]
+    output = data["network_data_format"]["outputs"]["pred"]
+    assert [output["channel_def"][str(label.id)] for label in bundle.facts.labels] == [
+        label.name for label in bundle.facts.labels
+    ]
+    assert output["num_channels"] == bundle.config["network_def"]["out_channels"] == len(bundle.facts.labels) + 1
+    assert (folder / "docs" / "README.md").is_file()
+    assert (folder / "LICENSE").is_file()
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda p: p.name)
+def test_monai_verifies_metadata_and_network(folder, tmp_path):
+    schema = shutil.copy(ROOT / "tests" / "bundles" / "metadata.schema.json", tmp_path / "schema.json")
+    outcome = _monai("verify_metadata", "--meta_file", "configs/metadata.json", "--filepath", str(schema), cwd=folder)
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    assert "metadata is verified with no error" in outcome.stdout + outcome.stderr
+    for config in ("inference.json", "inference_monai.json"):
+        outcome = _monai(
+            "verify_net_in_out", "network_def", "--meta_file", "configs/metadata.json", "--config_file", f"configs/{config}", cwd=folder
+        )  # fmt: skip
+        assert outcome.returncode == 0, outcome.stderr[-2000:]
+        assert "verified with no error" in outcome.stdout + outcome.stderr
+
+
+def test_the_schema_refuses_what_monai_would(tmp_path):
+    import jsonschema
+
+    schema = json.loads((ROOT / "tests" / "bundles" / "metadata.schema.json").read_text())
+    data = json.loads((ROOT / "bundles" / DEFAULT_BUNDLE / "configs" / "metadata.json").read_text())
+    jsonschema.validate(data, schema)
+    for broken in (
+        {k: v for k, v in data.items() if k != "task"},
+        {**data, "version": 1},
+        {**data, "network_data_format": {"inputs": {}}},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, schema)
+
+
+def test_monai_bundle_run_gives_identical_voxels_and_the_twin_the_same_labels(examples, tmp_path, example_result):
+    """One truth: our command, MONAI's command on the same config, and MONAI's own network and inferer."""
+    source = tmp_path / "data"
+    source.mkdir()
+    shutil.copy(examples / "headneck_ct_dicom.zip", source)
+    ours = np.asarray(example_result.array)
+    for config, tolerance in (("inference.json", 1.0), ("inference_monai.json", 0.999)):
+        out = tmp_path / config
+        outcome = _monai(
+            "run", "--config_file", f"configs/{config}", "--bundle_root", ".", "--dataset_dir", str(source), "--output_dir", str(out),
+            "--device", "cpu", cwd=ROOT / "bundles" / DEFAULT_BUNDLE,
+        )  # fmt: skip
+        assert outcome.returncode == 0, outcome.stderr[-3000:]
+        (written,) = list(out.rglob("*.nii.gz"))
+        image = nib.load(written)
+        assert np.allclose(image.affine, example_result.scan.affine, atol=1e-4)
+        theirs = np.asarray(image.dataobj).reshape(ours.shape)
+        if tolerance == 1.0:
+            assert np.array_equal(theirs, ours)
+        else:
+            assert min(dice(theirs == c, ours == c) for c in range(1, 8)) >= tolerance
+
+
+def test_twin_differs_only_in_network_and_inferer():
+    folder = ROOT / "bundles" / DEFAULT_BUNDLE / "configs"
+    ours, twin = (json.loads((folder / name).read_text()) for name in ("inference.json", "inference_monai.json"))
+    assert twin["network_def"].pop("_target_") == "monai.networks.nets.SwinUNETR"
+    assert ours["network_def"].pop("_target_") == "medvit.segmentation.SwinUNETR"
+    assert twin.pop("inferer")["_target_"] == "monai.inferers.SlidingWindowInferer"
+    assert ours.pop("inferer")["_target_"] == "medvit.inference.SlidingWindow"
+    assert ours == twin
+
+
+def test_weights_fit_monais_class_strictly():
+    """The shipped tensors are MONAI's, name for name; only index tables that follow from the size are left out."""
+    from monai.networks.nets import SwinUNETR
+    from safetensors.torch import load_file
+
+    bundle = open_bundle(DEFAULT_BUNDLE)
+    network = SwinUNETR(1, 8, feature_size=12, spatial_dims=3)
+    missing, unexpected = network.load_state_dict(load_file(bundle.weights), strict=False)
+    assert not unexpected
+    assert all(name.endswith("relative_position_index") for name in missing)
+
+
+def test_unknown_bundle_offers_the_nearest():
+    with pytest.raises(BundleError, match=f"no bundle named 'headneck_swin'. Did you mean {DEFAULT_BUNDLE}"):
+        open_bundle("headneck_swin")
+
+
+def test_wrong_checksum(copy, examples):
+    path = copy / "models" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ChecksumError, match=r"is recorded in the bundle's metadata; they must be equal"):
+        open_bundle(copy).verify()
+    with pytest.raises(ChecksumError, match="The file is damaged or was exchanged"):
+        medvit.segment(examples / "headneck_ct.nii.gz", bundle=copy)
+
+
+@pytest.mark.parametrize("protocol", ["zip", "legacy", "plain"])
+def test_a_pickle_where_safetensors_is_expected_never_runs(protocol, copy, examples, tmp_path):
+    witness = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (witness,))
+
+    path = copy / "models" / "model.safetensors"
+    if protocol == "plain":
+        path.write_bytes(pickle.dumps(Attack()))
+    else:
+        torch.save({"x": Attack()}, path, _use_new_zipfile_serialization=protocol == "zip")
+    with pytest.raises(BundleError, match="Found a pickle in model.safetensors"):
+        medvit.segment(examples / "headneck_ct.nii.gz", bundle=copy)
+    assert not witness.exists()
+
+
+def test_neither_safetensors_nor_pickle_and_other_networks(copy):
+    import hashlib
+
+    path = copy / "models" / "model.safetensors"
+
+    def put(content: bytes) -> None:
+        path.write_bytes(content)
+        _edit(
+            copy, "metadata.json", lambda m: m["medvit"]["weights"].update(sha256=hashlib.sha256(content).hexdigest())
+        )
+
+    put(b"something else entirely")
+    with pytest.raises(BundleError, match="which is not safetensors"):
+        load_weights(torch.nn.Linear(2, 2), path)
+    from safetensors.torch import save
+
+    put(save({"weight": torch.zeros(2, 2)}))
+    with pytest.raises(BundleError, match="1 tensors do not fit, the first is bias"):
+        load_weights(torch.nn.Linear(2, 2), path)
+
+
+def test_unknown_keys_are_errors_with_a_hint(copy):
+    _edit(copy, "inference.json", lambda c: c.update(overlapp=0.7))
+    with pytest.raises(BundleError, match=r"unknown key 'overlapp' in configs/inference.json; nothing uses it"):
+        open_bundle(copy).verify()
+    _edit(copy, "inference.json", lambda c: c.pop("overlapp"))
+    _edit(copy, "metadata.json", lambda m: m.update(licens="x"))
+    with pytest.raises(BundleError, match="unknown key 'licens' in configs/metadata.json"):
+        open_bundle(copy).verify()
+    _edit(copy, "metadata.json", lambda m: (m.pop("licens"), m["medvit"].update(spacing=[1, 1, 1])))
+    with pytest.raises(BundleError, match=r"medvit\.spacing in the metadata .*Extra inputs are not permitted"):
+        open_bundle(copy).verify()
+
+
+def test_an_unknown_argument_in_a_config_is_a_clear_error(copy, examples):
+    _edit(copy, "inference.json", lambda c: c["inferer"].update(overlapp=0.7))
+    with pytest.raises(BundleError, match=r"a config of copy that cannot be built.*overlapp"):
+        medvit.segment(examples / "headneck_ct.nii.gz", bundle=copy)
+
+
+def test_broken_json_and_missing_files(copy):
+    (copy / "configs" / "inference.json").write_text("{")
+    with pytest.raises(BundleError, match="inference.json of copy, which is not JSON"):
+        open_bundle(copy).verify()
+    (copy / "configs" / "inference.json").unlink()
+    with pytest.raises(BundleError, match="no readable inference.json in copy"):
+        open_bundle(copy).verify()
+
+
+def test_not_trained_is_listed_and_refuses(copy, examples, monkeypatch):
+    (copy / "models" / "model.safetensors").unlink()
+    _edit(copy, "metadata.json", lambda m: m["medvit"].update(state="not trained"))
+    monkeypatch.setenv("MEDVIT_BUNDLES", str(copy.parent))
+    assert "copy" in bundle_folders()
+    with pytest.raises(
+        BundleError, match=re.escape("no weights for copy (state: not trained); a bundle runs only with its own")
+    ):
+        medvit.segment(examples / "headneck_ct.nii.gz", bundle="copy")
+
+
+def test_a_bundle_for_another_task(copy, examples):
+    _edit(copy, "metadata.json", lambda m: m["medvit"].update(task="restoration"))
+    with pytest.raises(BundleError, match="segment needs one for segmentation"):
+        medvit.segment(examples / "headneck_ct.nii.gz", bundle=copy)

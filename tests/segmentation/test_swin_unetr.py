@@ -1,0 +1,71 @@
+"""Same weights, same input, same output as MONAI's class and as the reference tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
+
+from medvit.segmentation import SwinUNETR
+
+
+def _perturbed(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    for parameter in network.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("options", [{}, {"use_v2": True}, {"downsample": "mergingv2"}], ids=str)
+def test_equals_monai_with_the_same_weights(options):
+    theirs = MonaiSwinUNETR(1, 3, feature_size=12, spatial_dims=3, **options).eval()
+    ours = SwinUNETR(1, 3, feature_size=12, **options).eval()
+    ours.load_state_dict(_perturbed(theirs))
+    image = torch.rand(1, 1, 64, 32, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert (ours(image) - theirs(image)).abs().max() < 1e-4
+
+
+def test_two_dimensions():
+    theirs = MonaiSwinUNETR(3, 2, feature_size=12, spatial_dims=2).eval()
+    ours = SwinUNETR(3, 2, feature_size=12, spatial_dims=2).eval()
+    ours.load_state_dict(_perturbed(theirs))
+    image = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert (ours(image) - theirs(image)).abs().max() < 1e-4
+
+
+def test_published_parameter_count():
+    # models.md: 1 -> 14 channels at feature size 12
+    assert sum(p.numel() for p in SwinUNETR(1, 14, feature_size=12).parameters()) == 4_078_220
+
+
+@pytest.mark.parametrize(
+    ("downsample", "use_v2", "key"),
+    [
+        ("merging", False, "monai15plus"),
+        ("merging", True, "monai15plus_v2"),
+        ("mergingv2", False, "mergingv2"),
+        ("mergingv2", True, "mergingv2_v2"),
+    ],
+)
+def test_reference_tensors(shared, downsample, use_v2, key):
+    weights = np.load(shared / "parity" / "swin_unetr_f12_weights.npz")
+    tensors = np.load(shared / "parity" / "swin_unetr_f12_io.npz")
+    network = SwinUNETR(1, 2, feature_size=12, downsample=downsample, use_v2=use_v2).eval()
+    stored = {k.removeprefix("sd/"): weights[k] for k in weights.files if k.startswith("sd/")}
+    state = network.state_dict()
+    for name in state:
+        if name in stored:
+            state[name] = (
+                torch.from_numpy(stored[name].astype(np.float32)).to(state[name].dtype).reshape(state[name].shape)
+            )
+    missing = [k for k in state if k not in stored and not k.endswith("relative_position_index")]
+    assert not missing
+    network.load_state_dict(state)
+    wanted = [k for k in tensors.files if k.endswith(f"_{key}")]
+    assert wanted, tensors.files
+    with torch.inference_mode():
+        found = network(torch.from_numpy(tensors["in_a"].astype(np.float32)))
+    assert np.abs(found.numpy() - tensors[wanted[0]]).max() < 1e-4
