@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,10 +127,12 @@ def _explained(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the final one, gone in the end whatever happens."""
+    """A hidden folder beside the final one, gone in the end whatever happens; those of killed runs go as well."""
     made = [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".medvit-", dir=folder.parent))
+    _sweep(folder.parent)
+    prefix = f".medvit-{socket.gethostname()}-{os.getpid()}-"
+    staging = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         yield staging
     finally:
@@ -137,6 +140,24 @@ def _staging(folder: Path) -> Iterator[Path]:
         for parent in made:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
+
+
+def _sweep(parent: Path) -> None:
+    """Take away what a killed run of this machine left; a process that still runs keeps its folder."""
+    for stale in parent.glob(f".medvit-{socket.gethostname()}-*-*"):
+        pid = stale.name.split("-")[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def save(result: Result, folder: str | os.PathLike[str], settings: OutputSettings) -> Saved:
@@ -277,8 +298,9 @@ def _publish(staging: Path, final: Path, per_label: list[str]) -> None:
     if not final.exists() or not any(final.iterdir()):
         os.replace(staging, final)
         return
+    # run.json is the seal: gone while files change, back as the last with the hash of each
     written = {path.name for path in staging.iterdir()}
-    for path in sorted(staging.iterdir()):
-        os.replace(path, final / path.name)
-    for stale in {*_OURS, *per_label} - written:
+    for stale in {"run.json", *_OURS, *per_label} - (written - {"run.json"}):
         (final / stale).unlink(missing_ok=True)
+    for path in sorted(staging.iterdir(), key=lambda p: (p.name == "run.json", p.name)):
+        os.replace(path, final / path.name)

@@ -31,7 +31,7 @@ def _left_behind(folder: Path) -> list[str]:
 
 
 def test_nifti_keeps_the_source_header_and_drops_what_could_name_a_patient(banded, tmp_path):
-    values, labels = phantom()
+    values, _labels = phantom()
     image = nib.Nifti1Image(values, oblique_affine((0.7, 1.2, 2.5)))
     image.set_sform(image.affine, 2)
     image.set_qform(image.affine, 1)
@@ -70,7 +70,7 @@ def test_nifti_keeps_the_source_header_and_drops_what_could_name_a_patient(bande
 
 def test_statistics_equal_plain_numpy(result, tmp_path):
     saved = result.save(tmp_path / "out", statistics=True)
-    values, labels = phantom()
+    values, _labels = phantom()
     content = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert content["intended_use"] == "For research use, not for diagnosis"
     assert content["quality"] == saved.quality
@@ -184,9 +184,7 @@ def test_a_failed_check_publishes_nothing(banded, tmp_path, monkeypatch):
     with pytest.raises(RoundTripError, match=r"differing voxels.*Nothing was published"):
         result.save(tmp_path / "out", ("nifti", "dicom-seg"))
     assert not (tmp_path / "out").exists()
-    assert _left_behind(tmp_path) == _left_behind(tmp_path / "series") + ["series"] or not list(
-        tmp_path.glob(".medvit-*")
-    )
+    assert not list(tmp_path.glob(".medvit-*"))
 
 
 def test_without_uids_nifti_and_statistics_are_written_with_the_reason(banded, tmp_path):

@@ -112,7 +112,7 @@ def test_odd_anisotropic_sizes_keep_their_grid(shape, banded):
 
 
 def test_roi_subset_keeps_ids_and_drops_the_rest(banded):
-    values, labels = phantom()
+    values, _labels = phantom()
     tensor = MetaTensor(torch.from_numpy(values.astype(np.float32))[None], affine=torch.from_numpy(oblique_affine()))
     result = medvit.segment(tensor, bundle=banded, roi_subset=["mandible", "brainstem"])
     assert set(np.unique(result.array)) == {0, 1, 7}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from medvit.errors import GeometryError, ImageError, SelectionError, SourceError
+from medvit.errors import GeometryError, ImageError, MedvitError, SelectionError, SourceError
 from medvit.io.geometry import Affine, flip_lps_ras
 from medvit.io.scan import Scan
 from medvit.progress import Progress
@@ -25,6 +26,14 @@ _OFF_GRID = 0.05
 
 _TILT_DEGREES = 0.5
 """Largest angle between the stacking direction and the slice normal; scanners' gantry tilts start at about 1."""
+
+
+_CONSULTED = (
+    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID Modality Rows Columns "
+    "NumberOfFrames SamplesPerPixel ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness "
+    "SpacingBetweenSlices RescaleSlope RescaleIntercept"
+).split()
+"""Attributes that grouping and stacking read."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,8 @@ def _read_header(file: DicomFile) -> pydicom.Dataset | None:
         return None
     try:
         header = pydicom.dcmread(BytesIO(content), stop_before_pixels=True)
-        header.get("SOPInstanceUID")
+        for keyword in _CONSULTED:  # pydicom parses a value when it is asked for; ask here, where the file is known
+            header.get(keyword)
     except InvalidDicomError:
         return None
     except Exception as error:
@@ -132,10 +142,12 @@ def read_series(series: Series, progress: Progress) -> Scan:
         ImageError: pixels are not single-valued.
         SourceError: a slice is cut off or cannot be decoded.
     """
-    _check_consistent(series)
-    affine, order = _stack(series.headers)
-    headers = [series.headers[n] for n in order]
-    rows, columns = int(headers[0].Rows), int(headers[0].Columns)
+    with _sound_headers():
+        _check_consistent(series)
+        affine, order = _stack(series.headers)
+        headers = [series.headers[n] for n in order]
+        rows, columns = int(headers[0].Rows), int(headers[0].Columns)
+        blockers = _blockers(headers)
     array = np.empty((columns, rows, len(order)), np.float32)
     for k, n in enumerate(order):
         progress.report("read", k, len(order))
@@ -146,9 +158,23 @@ def read_series(series: Series, progress: Progress) -> Scan:
         "dicom",
         modality=series.modality or None,
         slices=tuple(headers),
-        blockers=_blockers(headers),
+        blockers=blockers,
         name="dicom",
     )
+
+
+@contextmanager
+def _sound_headers() -> Iterator[None]:
+    """A header value that cannot be read as what its tag promises becomes one of our errors."""
+    try:
+        yield
+    except MedvitError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"Found a slice with a damaged header value ({type(error).__name__}: {str(error)[:80]}); position, "
+            "orientation and spacing must be numbers. Export the series again."
+        ) from error
 
 
 def _check_consistent(series: Series) -> None:
@@ -199,6 +225,10 @@ def _stack(headers: tuple[pydicom.Dataset, ...]) -> tuple[Affine, list[int]]:
             "they must be. Repair the tag or convert the series to NIfTI."
         )
     positions = np.array([[float(v) for v in h.ImagePositionPatient] for h in headers])
+    if not np.isfinite(positions).all():
+        raise GeometryError(
+            "Found a slice position that is not a finite number; each must be. Export the series again."
+        )
     distance = positions @ normal
     order = [int(n) for n in np.argsort(distance, kind="stable")]
     positions, distance = positions[order], distance[order]
@@ -269,8 +299,9 @@ def _pixels(file: DicomFile, shape: tuple[int, int]) -> Any:
         raise ImageError(
             f"Found {file.name} with pixels of shape {stored.shape}; {shape} is stated in its header. Export it again."
         )
-    slope = float(dataset.get("RescaleSlope", 1) or 1)
-    intercept = float(dataset.get("RescaleIntercept", 0) or 0)
+    with _sound_headers():
+        slope = float(dataset.get("RescaleSlope", 1) or 1)
+        intercept = float(dataset.get("RescaleIntercept", 0) or 0)
     return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
 
 

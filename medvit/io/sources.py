@@ -6,12 +6,15 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medvit.errors import ImageError, SourceError
+from medvit.errors import ImageError, MedvitError, SourceError
 from medvit.io.dicom import DicomFile, choose_series, group_series, read_series
 from medvit.io.images import IMAGE_SUFFIXES, read_image
 from medvit.io.scan import Scan
@@ -54,7 +57,7 @@ def open_source(
         return _from_zip(path, series, progress).check()
     if path.name.lower().endswith(IMAGE_SUFFIXES):
         return read_image(path).check()
-    return _from_files([DicomFile(path.name, path.read_bytes)], path.name, series, progress).check()
+    return _from_files([DicomFile(path.name, partial(_read, path))], path.name, series, progress).check()
 
 
 def _from_tensor(image: MetaTensor) -> Scan:
@@ -71,13 +74,23 @@ def _from_tensor(image: MetaTensor) -> Scan:
     return Scan(array, np.asarray(affine, dtype=np.float64), "array")
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(
+            f"Found {path.name}, which cannot be opened ({error.strerror}); every file must be readable. "
+            "Check its permissions."
+        ) from error
+
+
 def _folder(path: Path) -> list[DicomFile]:
     files = []
     for folder, _, names in os.walk(path):
         for name in sorted(names):
             full = Path(folder) / name
             if full.is_file():
-                files.append(DicomFile(str(full.relative_to(path)), full.read_bytes))
+                files.append(DicomFile(str(full.relative_to(path)), partial(_read, full)))
     if not files:
         raise SourceError(f"Found no files in {path}; a folder with one DICOM series is needed. Check the export.")
     return files
@@ -95,21 +108,29 @@ def _from_files(files: list[DicomFile], where: str, wanted: str | None, progress
 
 def _from_zip(path: Path, wanted: str | None, progress: Progress) -> Scan:
     """Read a zip without unpacking it, except for a single image file."""
-    with zipfile.ZipFile(path) as archive:
+    with _sound_zip(path.name), zipfile.ZipFile(path) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         _check_entries(entries)
         if not entries:
             raise SourceError(f"Found an empty zip ({path.name}); a DICOM series or one image file is needed.")
-        images = [e for e in entries if e.filename.lower().endswith(IMAGE_SUFFIXES)]
-        if len(images) == 1 and len(entries) == 1:
-            return _image_from_zip(archive, images[0])
-        try:
-            files = [DicomFile(e.filename, lambda e=e: archive.read(e)) for e in entries]  # type: ignore[misc]
-            return _from_files(files, path.name, wanted, progress)
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise SourceError(
-                f"Found a damaged zip ({path.name}: {error}); all of it must be readable. Copy it again."
-            ) from error
+        if len(entries) == 1 and entries[0].filename.lower().endswith(IMAGE_SUFFIXES):
+            return _image_from_zip(archive, entries[0])
+        files = [DicomFile(entry.filename, partial(archive.read, entry)) for entry in entries]
+        return _from_files(files, path.name, wanted, progress)
+
+
+@contextmanager
+def _sound_zip(name: str) -> Iterator[None]:
+    """Whatever a damaged, encrypted or oddly packed zip raises becomes one of our errors."""
+    try:
+        yield
+    except (MedvitError, MemoryError):
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"Found a damaged or encrypted zip ({name}: {type(error).__name__}: {error}); all of it must be readable. "
+            "Copy it again, or unpack it first."
+        ) from error
 
 
 def _check_entries(entries: list[zipfile.ZipInfo]) -> None:

@@ -171,7 +171,7 @@ def test_empty_and_damaged_zip(tmp_path):
     content = bytearray((tmp_path / "b.zip").read_bytes())
     content[100:4000] = bytes(3900)
     (tmp_path / "b.zip").write_bytes(content)
-    with pytest.raises(SourceError, match="damaged zip"):
+    with pytest.raises(SourceError, match="damaged or encrypted zip"):
         open_source(tmp_path / "b.zip")
 
 

@@ -120,7 +120,7 @@ def test_equals_monai_block_by_block():
 
 
 def test_messages():
-    (qkv, table, bias), options = _inputs("2d, shifted, padded")
+    (qkv, table, _bias), options = _inputs("2d, shifted, padded")
     with pytest.raises(BackendError, match=r"torch\.float64, the loops are written for torch\.float32"):
         window_attention(qkv, table, backend="cpu", **options)
     with pytest.raises(BackendError, match="must be one of reference, cpu"):

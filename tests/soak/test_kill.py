@@ -1,0 +1,52 @@
+"""Killed at any moment, a run leaves either nothing under the final name or all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.soak
+
+
+def _whole(folder: Path) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    assert {p.name for p in folder.iterdir()} == {*record["files"], "run.json"}
+    for name, digest in record["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_twenty_kills(examples, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "medvit", "segment", str(examples / "headneck_ct_dicom.zip"), "-o", str(out), "-q"]
+    command += ["-ot", "nifti", "-ot", "dicom-seg", "-ot", "rtstruct", "-p", "-f", "--overwrite"]
+    start = time.monotonic()
+    assert subprocess.run(command).returncode in (0, 3)
+    usual = time.monotonic() - start
+    _whole(out)
+    rng = np.random.default_rng(5)
+    for n in range(20):
+        if n % 2 and out.exists():
+            for path in out.iterdir():
+                path.unlink()
+            out.rmdir()
+        process = subprocess.Popen(command)
+        # most kills fall into the last third, where files are written and renamed
+        time.sleep(float(usual * (rng.uniform(0.6, 1.05) if n % 3 else rng.uniform(0.05, 0.6))))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if out.exists() and (out / "run.json").exists():
+            _whole(out)
+        elif out.exists():
+            assert not any(out.iterdir()) or n % 2 == 0  # an earlier result was being replaced; no seal, so not a result
+    assert subprocess.run(command).returncode in (0, 3)
+    _whole(out)
+    # nothing of the killed runs is left
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
