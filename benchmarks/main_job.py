@@ -49,7 +49,23 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
     python = sys.executable
-    demo = [python, "-m", "medvit", "segment", str(EXAMPLE), "-ot", "nifti", "-ot", "dicom-seg", "-ot", "rtstruct", "-p", "-s", "-q", "-o"]
+    demo = [
+        python,
+        "-m",
+        "medvit",
+        "segment",
+        str(EXAMPLE),
+        "-ot",
+        "nifti",
+        "-ot",
+        "dicom-seg",
+        "-ot",
+        "rtstruct",
+        "-p",
+        "-s",
+        "-q",
+        "-o",
+    ]
 
     helps = [timed([python, "-m", "medvit", "--help"])[0] for _ in range(runs + 2)]
     seconds, memory, stages, twins, agreement = [], [], [], [], 0.0
@@ -82,7 +98,16 @@ def _twin(python: str, folder: Path) -> tuple[float, Path]:
     data = folder / "data"
     data.mkdir()
     (data / EXAMPLE.name).symlink_to(EXAMPLE)
-    command = [python, "-m", "monai.bundle", "run", "--config_file", "configs/inference_monai.json", "--bundle_root", "."]
+    command = [
+        python,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        "configs/inference_monai.json",
+        "--bundle_root",
+        ".",
+    ]
     command += ["--dataset_dir", str(data), "--output_dir", str(folder / "twin"), "--device", "cpu"]
     wall, _, code = timed(command, BUNDLE)
     assert code == 0, code
@@ -92,7 +117,9 @@ def _twin(python: str, folder: Path) -> tuple[float, Path]:
 def _agreement(ours: Path, theirs: Path) -> float:
     a = np.asarray(nib.load(ours).dataobj)
     b = np.asarray(nib.load(theirs).dataobj).reshape(a.shape)
-    return float(min(2 * ((a == c) & (b == c)).sum() / max(1, (a == c).sum() + (b == c).sum()) for c in np.unique(a) if c))
+    return float(
+        min(2 * ((a == c) & (b == c)).sum() / max(1, (a == c).sum() + (b == c).sum()) for c in np.unique(a) if c)
+    )
 
 
 if __name__ == "__main__":

@@ -201,9 +201,7 @@ def _write_all(result: Result, staging: Path, settings: OutputSettings) -> list[
     if settings.preview and not result.scan.is_picture:
         from medvit.reports.preview import draw_preview
 
-        draw_preview(
-            staging / "preview.png", result.array, result.scan, result.bundle, result.statistics(), result.wanted
-        )
+        draw_preview(staging / "preview.png", result)
     return set_aside
 
 
@@ -219,7 +217,7 @@ def _withheld(result: Result, types: list[str]) -> list[str]:
 
 
 def _present(result: Result) -> list[Label]:
-    return [label for label in result.wanted if (result.array == label.id).any()]
+    return [label for found, label in zip(result.statistics(), result.wanted, strict=True) if found.voxels]
 
 
 def _author(result: Result) -> Author:

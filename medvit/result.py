@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,10 @@ class Result:
 
     def statistics(self) -> list[Measures]:
         """Volume, intensity, extent and border contact of each wanted label."""
+        return self._measures
+
+    @cached_property
+    def _measures(self) -> list[Measures]:
         from medvit.reports.statistics import measure
 
         return measure(self.array, self.scan, self.wanted)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["segment"]
 
 
+_REASONS = 3
+"""Reasons shown on the terminal; all of them stand in statistics.json."""
+
+
 @dataclass(frozen=True)
 class _Job:
     source: str
@@ -138,7 +142,9 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
     for note in saved.set_aside:
         typer.echo(f"Warning: {note}", err=True)
     if saved.quality["word"] == "poor":
-        reasons = "; ".join(saved.quality["reasons"])
+        reasons = "; ".join(saved.quality["reasons"][:_REASONS])
+        more = len(saved.quality["reasons"]) - _REASONS
+        reasons += f"; {more} more in statistics.json" if more > 0 else ""
         typer.echo(f"Warning: implausible anatomy, quality is poor: {reasons}.", err=True)
     if shown.verbose:
         for note in result.notes:

@@ -259,8 +259,8 @@ def _step(first: pydicom.Dataset, positions: Any, distance: Any, normal: Any) ->
             "Two acquisitions or a copied file share the series: move the duplicates away."
         )
     wide = int(gaps.argmax())
-    if gaps[wide] > 1.5 * typical:
-        missing = round(gaps[wide] / typical) - 1
+    missing = round(gaps[wide] / typical) - 1
+    if missing and abs(gaps[wide] / typical - missing - 1) < _OFF_GRID:
         raise GeometryError(
             f"Found a gap of {gaps[wide]:.2f} mm between the slices at {distance[wide]:.2f} and {distance[wide + 1]:.2f} mm "
             f"where the spacing is {typical:.2f} mm: {missing} slice(s) missing. Export the complete series again."
@@ -316,7 +316,7 @@ def _decode_reason(error: Exception) -> str:
         return "the file is cut off. Every slice must be complete: export or copy the series again."
     if isinstance(error, AttributeError):
         return "it holds no pixel data. Every slice must be complete: export or copy the series again."
-    return f"{text} Install a decoder for its transfer syntax (pip install pylibjpeg pylibjpeg-openjpeg python-gdcm)."
+    return f"{text} Install a decoder for its transfer syntax (pip install pylibjpeg pylibjpeg-openjpeg)."
 
 
 def _blockers(headers: list[pydicom.Dataset]) -> tuple[str, ...]:

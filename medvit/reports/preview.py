@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.bundles import Bundle, Label
-from medvit.io.scan import Scan
+from medvit.bundles import Label
 from medvit.reports.statistics import Measures
+
+if TYPE_CHECKING:
+    from medvit.result import Result
 
 __all__ = ["draw_preview"]
 
 _BACKGROUND = "#101418"
 _TEXT = "#e8ecf0"
+_NOTE = "#ffcc66"
 _MARGIN_MM = 45.0
 """Surroundings shown around the labels."""
 
@@ -27,55 +31,55 @@ _PLANES = (
 )
 
 
-def draw_preview(
-    path: Path, array: np.ndarray, scan: Scan, bundle: Bundle, measures: Sequence[Measures], labels: Sequence[Label]
-) -> None:
-    """Write ``preview.png`` of an (i, j, k) label map over its scan."""
+@dataclass(frozen=True)
+class _View:
+    """What the three planes are drawn from, on the closest RAS axes, cut to what is worth showing."""
+
+    image: np.ndarray
+    marks: np.ndarray
+    sides_mm: np.ndarray
+    window: tuple[float, float]
+    labels: Sequence[Label]
+
+
+def draw_preview(path: Path, result: Result) -> None:
+    """Write ``preview.png`` of a result."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    image, marks, sides = _upright(scan, array)
-    box = _region(image, marks, sides)
+    bundle, view = result.bundle, _view(result)
     figure = Figure(figsize=(15, 6.4), dpi=100, facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         1, 4, width_ratios=[1, 1, 1, 0.62], left=0.01, right=0.99, top=0.88, bottom=0.09, wspace=0.04
     )
-    window = _window(bundle, image)
     for column, plane in enumerate(_PLANES):
-        _draw_plane(figure.add_subplot(grid[0, column]), plane, image, marks, sides, box, window, labels)
-    _draw_legend(figure.add_subplot(grid[0, 3]), measures, labels)
+        _draw_plane(figure.add_subplot(grid[0, column]), plane, view)
+    _draw_legend(figure.add_subplot(grid[0, 3]), result.statistics(), result.wanted)
     figure.text(0.01, 0.945, f"{bundle.metadata.get('name', bundle.name)}", color=_TEXT, fontsize=15, weight="bold")
-    figure.text(0.01, 0.025, f"{bundle.intended_use}.  {bundle.name} {bundle.version}", color="#ffcc66", fontsize=12)
+    figure.text(0.01, 0.025, f"{bundle.intended_use}.  {bundle.name} {bundle.version}", color=_NOTE, fontsize=12)
     figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
 
 
-def _upright(scan: Scan, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, labels and voxel sides on the closest RAS axes."""
+def _view(result: Result) -> _View:
+    """Image and labels turned to RAS and cut to the labels with some of their surroundings, or whole without any."""
     import nibabel as nib
 
+    scan = result.scan
     turn = nib.io_orientation(scan.affine)
     image = nib.orientations.apply_orientation(scan.array[0], turn)
-    marks = nib.orientations.apply_orientation(array, turn)
+    marks = nib.orientations.apply_orientation(result.array, turn)
     sides = np.empty(3)
     sides[turn[:, 0].astype(int)] = scan.spacing_mm
-    return image, marks, sides
-
-
-def _region(image: np.ndarray, marks: np.ndarray, sides: np.ndarray) -> list[slice]:
-    """What to show: the labels with some of their surroundings, or the whole image where nothing was found."""
     box = []
     for axis in range(3):
         at = np.flatnonzero((marks > 0).any(tuple(a for a in range(3) if a != axis)))
         margin = round(_MARGIN_MM / sides[axis])
         low = max(0, int(at[0]) - margin) if len(at) else 0
         box.append(slice(low, int(at[-1]) + 1 + margin if len(at) else image.shape[axis]))
-    return box
-
-
-def _window(bundle: Bundle, image: np.ndarray) -> tuple[float, float]:
-    low, high = bundle.config.get("intensity_range") or np.percentile(image, (1, 99))
-    return float(low), float(high)
+    image, marks = image[tuple(box)], marks[tuple(box)]
+    window = result.bundle.config.get("intensity_range") or np.percentile(image, (1, 99)).tolist()
+    return _View(image, marks, sides, (float(window[0]), float(window[1])), result.wanted)
 
 
 def _slice_at(marks: np.ndarray, axis: int) -> int:
@@ -90,30 +94,22 @@ def _slice_at(marks: np.ndarray, axis: int) -> int:
     return best
 
 
-def _draw_plane(
-    axes: Any, plane: tuple[Any, ...], image: np.ndarray, marks: np.ndarray, sides: np.ndarray, box: list[slice],
-    window: tuple[float, float], labels: Sequence[Label],
-) -> None:  # fmt: skip
+def _draw_plane(axes: Any, plane: tuple[Any, ...], view: _View) -> None:
     name, cut, across, up, sideways, vertical = plane
-    at = _slice_at(marks, cut)
+    at = _slice_at(view.marks, cut)
 
-    def view(volume: np.ndarray) -> np.ndarray:
-        flat = np.take(volume, at, axis=cut)[box[across], box[up]].T
+    def flat(volume: np.ndarray) -> np.ndarray:
         # x grows to the patient's right, which is drawn on the left; y grows forward, drawn on the left of a sagittal
-        mirrored: np.ndarray = flat[:, ::-1]
+        mirrored: np.ndarray = np.take(volume, at, axis=cut).T[:, ::-1]
         return mirrored
 
-    picture, outlines = view(image), view(marks)
+    low, high = view.window
+    aspect = view.sides_mm[up] / view.sides_mm[across]
     axes.imshow(
-        picture,
-        cmap="gray",
-        vmin=window[0],
-        vmax=window[1],
-        origin="lower",
-        aspect=sides[up] / sides[across],
-        interpolation="bilinear",
+        flat(view.image), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect, interpolation="bilinear"
     )
-    for label in labels:
+    outlines = flat(view.marks)
+    for label in view.labels:
         mask = outlines == label.id
         if mask.any():
             color = tuple(c / 255 for c in label.color)
@@ -123,13 +119,9 @@ def _draw_plane(
     axes.set_facecolor(_BACKGROUND)
     axes.set_xticks([])
     axes.set_yticks([])
-    for text, x, y in (
-        (sideways[0], 0.02, 0.5),
-        (sideways[1], 0.98, 0.5),
-        (vertical[0], 0.5, 0.97),
-        (vertical[1], 0.5, 0.03),
-    ):
-        axes.text(x, y, text, transform=axes.transAxes, color="#ffcc66", ha="center", va="center", fontsize=11)
+    corners = ((sideways[0], 0.02, 0.5), (sideways[1], 0.98, 0.5), (vertical[0], 0.5, 0.97), (vertical[1], 0.5, 0.03))
+    for text, x, y in corners:
+        axes.text(x, y, text, transform=axes.transAxes, color=_NOTE, ha="center", va="center", fontsize=11)
 
 
 def _draw_legend(axes: Any, measures: Sequence[Measures], labels: Sequence[Label]) -> None:

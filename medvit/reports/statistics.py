@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from medvit.bundles import Label
 from medvit.io.geometry import world
@@ -45,17 +46,20 @@ class Measures:
 def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[Measures]:
     """Measures of each label in an (i, j, k) label map (or (row, column) for pictures)."""
     voxel_ml = float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000 if not scan.is_picture else 0.0
-    image = scan.array[0]
-    return [_measure(array == label.id, image, scan, label, voxel_ml) for label in labels]
+    boxes = find_objects(array, max_label=max((label.id for label in labels), default=0))
+    return [_measure(array, boxes[label.id - 1], scan, label, voxel_ml) for label in labels]
 
 
-def _measure(mask: np.ndarray, image: np.ndarray, scan: Scan, label: Label, voxel_ml: float) -> Measures:
-    index = np.argwhere(mask)
-    if not len(index):
+def _measure(array: np.ndarray, box: tuple[slice, ...] | None, scan: Scan, label: Label, voxel_ml: float) -> Measures:
+    """One label's measures, looking only into the box that holds it."""
+    if box is None:
         return Measures(label.id, label.name, label.title, 0, 0.0, None, None, None, None, False)
-    values = image[mask].astype(np.float64)
-    low, high = index.min(0), index.max(0)
-    border = bool((low == 0).any() or (high == np.array(mask.shape) - 1).any())
+    inside = array[box] == label.id
+    values = scan.array[0][box][inside].astype(np.float64)
+    low = np.array([side.start for side in box])
+    high = np.array([side.stop - 1 for side in box])
+    index = np.argwhere(inside) + low
+    border = bool((low == 0).any() or (high == np.array(array.shape) - 1).any())
     centroid = extent = None
     if not scan.is_picture:
         centroid = tuple(round(float(v), 2) for v in world(scan.affine, index.mean(0))[0])

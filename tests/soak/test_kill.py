@@ -45,7 +45,9 @@ def test_twenty_kills(examples, tmp_path):
         if out.exists() and (out / "run.json").exists():
             _whole(out)
         elif out.exists():
-            assert not any(out.iterdir()) or n % 2 == 0  # an earlier result was being replaced; no seal, so not a result
+            assert (
+                not any(out.iterdir()) or n % 2 == 0
+            )  # an earlier result was being replaced; no seal, so not a result
     assert subprocess.run(command).returncode in (0, 3)
     _whole(out)
     # nothing of the killed runs is left

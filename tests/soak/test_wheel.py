@@ -17,7 +17,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_wheel_in_an_empty_environment_runs_the_demo(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("medvit-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
@@ -33,7 +44,16 @@ def test_wheel_in_an_empty_environment_runs_the_demo(tmp_path):
     job += ["-ot", "nifti", "-ot", "dicom-seg", "-ot", "rtstruct", "--preview", "--statistics"]
     outcome = subprocess.run(job, cwd=tmp_path, env=clean, capture_output=True, text=True)
     assert outcome.returncode in (0, 3), outcome.stderr
-    wanted = {"labels.nii.gz", "labels.json", "seg.dcm", "rtstruct.dcm", "statistics.json", "statistics.csv", "preview.png", "run.json"}
+    wanted = {
+        "labels.nii.gz",
+        "labels.json",
+        "seg.dcm",
+        "rtstruct.dcm",
+        "statistics.json",
+        "statistics.csv",
+        "preview.png",
+        "run.json",
+    }
     assert {p.name for p in (tmp_path / "out").iterdir()} == wanted
     check = subprocess.run([binary / "medvit", "doctor"], cwd=tmp_path, env=clean, capture_output=True, text=True)
     assert check.returncode == 0, check.stdout

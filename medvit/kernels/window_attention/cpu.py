@@ -7,13 +7,16 @@ log-sum-exp. Rows are padded to a multiple of 16 so that every inner loop is who
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import config, njit, prange, set_num_threads, types
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -31,6 +34,26 @@ _ZERO = np.float32(0.0)
 # 2^f on [0, 1): least-squares polynomial on Chebyshev nodes, relative error below 2e-7
 _P1, _P2, _P3 = np.float32(0.6931471706), np.float32(0.2402272151), np.float32(0.05549593611)
 _P4, _P5, _P6 = np.float32(0.009652440736), np.float32(0.001268935134), np.float32(0.0002082919572)
+
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Numba's plainest threading layer aborts the process when two threads enter it at once (a label server's would)."""
+
+
+def _compiled(function: Any) -> Any:
+    """Compile for parallel runs and keep the machine code between processes where some folder can be written."""
+    try:
+        return njit(parallel=True, fastmath=True, cache=True)(function)
+    except RuntimeError:  # read-only installation and home: compiled anew in each process
+        return njit(parallel=True, fastmath=True)(function)
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Run alone, on as many threads as torch was told to use."""
+    with _ONE_AT_A_TIME:
+        set_num_threads(max(1, min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)))
+        yield
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -78,7 +101,7 @@ def _scores(row, q, k, i, bias, region, masked, scale):  # type: ignore[no-untyp
             row[j] += _MASK if region[j] != own else _ZERO
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@_compiled
 def _forward(qkv, pad, bias, token, region, masked, scale, out, lse):  # type: ignore[no-untyped-def]
     batch, _, channels = out.shape
     windows, n = token.shape
@@ -116,7 +139,7 @@ def _forward(qkv, pad, bias, token, region, masked, scale, out, lse):  # type: i
                 lse[b, w, h, i] = top + np.log(total)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@_compiled
 def _backward(qkv, pad, bias, token, region, masked, scale, out, lse, grad, splits, dqkv, dbias, dpad):  # type: ignore[no-untyped-def]
     batch, _, channels = out.shape
     windows, n = token.shape
@@ -203,7 +226,8 @@ class _WindowAttention(torch.autograd.Function):
         out = torch.zeros(batch, tokens, triple // 3)
         lse = np.empty((batch, token.shape[0], heads, n), np.float32)
         scale = np.float32((triple // 3 // heads) ** -0.5)
-        _forward(_plain(qkv), _plain(pad), bias, token, region, masked, scale, out.numpy(), lse)
+        with _threads():
+            _forward(_plain(qkv), _plain(pad), bias, token, region, masked, scale, out.numpy(), lse)
         ctx.save_for_backward(qkv, pad, out)
         ctx.rest = (bias, token, region, masked, scale, lse, layout.relative, bias_table.shape)
         return out
@@ -217,10 +241,11 @@ class _WindowAttention(torch.autograd.Function):
         dqkv = torch.zeros_like(qkv, memory_format=torch.contiguous_format)
         dbias = np.zeros((splits, heads, n, width), np.float32)
         dpad = np.zeros((splits, qkv.shape[2]), np.float32)
-        _backward(
-            _plain(qkv), _plain(pad), bias, token, region, masked, scale, _plain(out), lse, _plain(grads[0]),
-            splits, dqkv.numpy(), dbias, dpad,
-        )  # fmt: skip
+        with _threads():
+            _backward(
+                _plain(qkv), _plain(pad), bias, token, region, masked, scale, _plain(out), lse, _plain(grads[0]),
+                splits, dqkv.numpy(), dbias, dpad,
+            )  # fmt: skip
         table = torch.zeros(table_shape)
         rows = torch.from_numpy(relative.reshape(-1))
         dense = torch.from_numpy(dbias.sum(0)[:, :, :n].reshape(heads, n * n).T.copy())
