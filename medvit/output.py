@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
-import socket
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import medvit
-from medvit.errors import MedvitError, OutputError
+from medvit.errors import OutputError
 from medvit.io.geometry import flip_lps_ras
+from medvit.io.staging import HIDDEN, explained, write_aside
 from medvit.reports.record import run_record
 from medvit.reports.statistics import write_csv
 from medvit.result import Result
@@ -101,63 +97,16 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"Found a file at {folder}, where the output folder should be. Choose another with -o.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if folder.is_dir() and _holds_something(folder) and not overwrite:
         raise OutputError(
             f"Found files in {folder}; results are never written over silently. Choose another folder or add --overwrite."
         )
-    with _explained(folder), _staging(folder):
+    with explained(folder), write_aside(folder):
         pass
 
 
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn the system's refusals into ours."""
-    try:
-        yield
-    except MedvitError:
-        raise
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "no space left" if full else f"{error.strerror or error}"
-        step = "Free some space" if full else "Check its permissions"
-        raise OutputError(
-            f"Found {what} when writing to {folder}; nothing was published. {step}, or choose another folder with -o."
-        ) from error
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the final one, gone in the end whatever happens; those of killed runs go as well."""
-    made = [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
-    prefix = f".medvit-{socket.gethostname()}-{os.getpid()}-"
-    staging = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for parent in made:
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
-
-
-def _sweep(parent: Path) -> None:
-    """Take away what a killed run of this machine left; a process that still runs keeps its folder."""
-    for stale in parent.glob(f".medvit-{socket.gethostname()}-*-*"):
-        pid = stale.name.split("-")[-2]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(stale, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _holds_something(folder: Path) -> bool:
+    return any(not path.name.startswith(HIDDEN) for path in folder.iterdir())
 
 
 def save(result: Result, folder: str | os.PathLike[str], settings: OutputSettings) -> Saved:
@@ -165,7 +114,7 @@ def save(result: Result, folder: str | os.PathLike[str], settings: OutputSetting
     final = Path(folder)
     check_types(settings.output_types, result.scan.kind)
     check_folder(final, settings.overwrite)
-    with _explained(final), _staging(final) as staging:
+    with explained(final), write_aside(final) as staging:
         with result.progress.stage("write"):
             set_aside = _write_all(result, staging, settings)
         files = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
@@ -293,7 +242,7 @@ def _publish(staging: Path, final: Path, per_label: list[str]) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     staging.chmod(0o755)
-    if not final.exists() or not any(final.iterdir()):
+    if not final.exists():
         os.replace(staging, final)
         return
     # run.json is the seal: gone while files change, back as the last with the hash of each

@@ -139,6 +139,14 @@ def test_existing_output_is_refused_then_replaced_and_strangers_stay(result, tmp
     assert _left_behind(out) == ["labels.json", "labels.nii.gz", "my notes.txt", "run.json", "statistics.json"]
 
 
+def test_an_empty_folder_that_is_there_is_filled(result, tmp_path):
+    (tmp_path / "out").mkdir()
+    inode = (tmp_path / "out").stat().st_ino
+    result.save(tmp_path / "out")
+    assert (tmp_path / "out").stat().st_ino == inode  # a mounted folder cannot be replaced, only filled
+    assert _left_behind(tmp_path / "out") == ["labels.json", "labels.nii.gz", "run.json", "statistics.json"]
+
+
 def test_a_file_in_the_way_and_unknown_types(result, tmp_path):
     (tmp_path / "out").write_text("x")
     with pytest.raises(OutputError, match="Found a file at"):

@@ -14,19 +14,13 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from medvit.errors import GeometryError, ImageError, MedvitError, SelectionError, SourceError
-from medvit.io.geometry import Affine, flip_lps_ras
+from medvit.errors import ImageError, MedvitError, SelectionError, SourceError
+from medvit.io.geometry import flip_lps_ras
 from medvit.io.scan import Scan
+from medvit.io.stack import check_consistent, stack
 from medvit.progress import Progress
 
 __all__ = ["DicomFile", "Series", "choose_series", "group_series", "read_series"]
-
-_OFF_GRID = 0.05
-"""How far a slice may lie from its place on the regular grid, as a share of the slice spacing."""
-
-_TILT_DEGREES = 0.5
-"""Largest angle between the stacking direction and the slice normal; scanners' gantry tilts start at about 1."""
-
 
 _CONSULTED = (
     "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID Modality Rows Columns "
@@ -143,8 +137,8 @@ def read_series(series: Series, progress: Progress) -> Scan:
         SourceError: a slice is cut off or cannot be decoded.
     """
     with _sound_headers():
-        _check_consistent(series)
-        affine, order = _stack(series.headers)
+        check_consistent(series.headers)
+        affine, order = stack(series.headers)
         headers = [series.headers[n] for n in order]
         rows, columns = int(headers[0].Rows), int(headers[0].Columns)
         blockers = _blockers(headers)
@@ -175,116 +169,6 @@ def _sound_headers() -> Iterator[None]:
             f"Found a slice with a damaged header value ({type(error).__name__}: {str(error)[:80]}); position, "
             "orientation and spacing must be numbers. Export the series again."
         ) from error
-
-
-def _check_consistent(series: Series) -> None:
-    first = series.headers[0]
-    if len({str(h.get("PatientID", "")) for h in series.headers}) > 1:
-        raise SelectionError(
-            "Found several patients under one SeriesInstanceUID; a series belongs to one. Separate the files first."
-        )
-    if any(int(h.get("NumberOfFrames", 1) or 1) > 1 for h in series.headers):
-        raise SourceError(
-            "Found a multi-frame DICOM file; single-frame slices are needed so far. "
-            "Convert it to NIfTI (for example with dcm2niix) and run again."
-        )
-    if int(first.get("SamplesPerPixel", 1) or 1) != 1:
-        raise ImageError(
-            "Found colour pixels (a photograph or screen capture); grey values are needed. Choose another series."
-        )
-    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        lacking = sum(1 for h in series.headers if not h.get(tag))
-        if lacking:
-            raise GeometryError(
-                f"Found {lacking} of {len(series.headers)} slices without {tag}; every slice needs its place in the "
-                "patient. Choose a cross-sectional series, or convert it to NIfTI with a known geometry."
-            )
-    for tag, tolerance in (("ImageOrientationPatient", 1e-3), ("PixelSpacing", 1e-3)):
-        values = np.array([[float(v) for v in h.get(tag)] for h in series.headers])
-        if np.ptp(values, axis=0).max() > tolerance:
-            raise GeometryError(
-                f"Found slices that differ in {tag}; one volume needs it equal. "
-                "The series mixes acquisitions (a localizer, say): move the odd slices away."
-            )
-    sizes = {(int(h.Rows), int(h.Columns)) for h in series.headers}
-    if len(sizes) > 1:
-        shown = ", ".join(f"{r}x{c}" for r, c in sorted(sizes))
-        raise GeometryError(
-            f"Found slices of different sizes ({shown}); one volume needs one. Move the odd slices away."
-        )
-
-
-def _stack(headers: tuple[pydicom.Dataset, ...]) -> tuple[Affine, list[int]]:
-    """Affine (LPS) of (column, row, slice) and the order of the files along the slice normal."""
-    cosines = np.array([float(v) for v in headers[0].ImageOrientationPatient])
-    along_row, along_column = cosines[:3], cosines[3:]
-    normal = np.cross(along_row, along_column)
-    if abs(np.linalg.norm(normal) - 1) > 0.01:
-        raise GeometryError(
-            "Found row and column directions that are not perpendicular unit vectors (ImageOrientationPatient); "
-            "they must be. Repair the tag or convert the series to NIfTI."
-        )
-    positions = np.array([[float(v) for v in h.ImagePositionPatient] for h in headers])
-    if not np.isfinite(positions).all():
-        raise GeometryError(
-            "Found a slice position that is not a finite number; each must be. Export the series again."
-        )
-    distance = positions @ normal
-    order = [int(n) for n in np.argsort(distance, kind="stable")]
-    positions, distance = positions[order], distance[order]
-    step = _step(headers[0], positions, distance, normal)
-    down, across = (float(v) for v in headers[0].PixelSpacing)
-    affine = np.eye(4)
-    affine[:3, 0] = along_row * across
-    affine[:3, 1] = along_column * down
-    affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
-    return affine, order
-
-
-def _step(first: pydicom.Dataset, positions: Any, distance: Any, normal: Any) -> Any:
-    """The vector from one slice to the next; refuses a stack that is not regular and straight."""
-    count = len(distance)
-    if count == 1:
-        thickness = float(first.get("SpacingBetweenSlices") or first.get("SliceThickness") or 0)
-        if thickness <= 0:
-            raise GeometryError("Found a single slice without SliceThickness; a volume needs one. Add it or use NIfTI.")
-        return normal * thickness
-    gaps = np.diff(distance)
-    typical = float(np.median(gaps))
-    if gaps.min() < 1e-3 or typical < 1e-3:
-        where = float(distance[int(gaps.argmin())])
-        raise GeometryError(
-            f"Found two slices at the same position ({where:.2f} mm along the normal); each position needs one slice. "
-            "Two acquisitions or a copied file share the series: move the duplicates away."
-        )
-    wide = int(gaps.argmax())
-    missing = round(gaps[wide] / typical) - 1
-    if missing and abs(gaps[wide] / typical - missing - 1) < _OFF_GRID:
-        raise GeometryError(
-            f"Found a gap of {gaps[wide]:.2f} mm between the slices at {distance[wide]:.2f} and {distance[wide + 1]:.2f} mm "
-            f"where the spacing is {typical:.2f} mm: {missing} slice(s) missing. Export the complete series again."
-        )
-    regular = distance[0] + np.arange(count) * (distance[-1] - distance[0]) / (count - 1)
-    off = float(np.abs(distance - regular).max())
-    if off > _OFF_GRID * typical:
-        raise GeometryError(
-            f"Found unevenly spaced slices (gaps from {gaps.min():.2f} to {gaps.max():.2f} mm, up to {off:.2f} mm off a "
-            "regular grid); even spacing is needed. Choose a reconstruction with even spacing."
-        )
-    step = (positions[-1] - positions[0]) / (count - 1)
-    tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
-    if tilt > _TILT_DEGREES:
-        raise GeometryError(
-            f"Found a gantry tilt of {tilt:.1f} degrees; slices must be stacked straight along their normal. "
-            "Choose a series reconstructed without tilt."
-        )
-    sideways = positions - (positions[0] + np.arange(count)[:, None] * step)
-    if float(np.linalg.norm(sideways, axis=1).max()) > max(0.5, typical) * 0.2:
-        raise GeometryError(
-            "Found slices shifted sideways against each other; one straight stack is needed. Choose another series."
-        )
-    return step
 
 
 def _pixels(file: DicomFile, shape: tuple[int, int]) -> Any:

@@ -163,7 +163,13 @@ def test_stopping_leaves_nothing_half_written(stop, examples, tmp_path):
     out = tmp_path / "deep" / "out"
     command = [sys.executable, "-m", "medvit", "segment", str(examples / "headneck_ct_dicom.zip"), "-o", str(out)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # a shell starts background jobs with Ctrl-C ignored; a user's terminal does not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(4.0)  # amid loading or inference: wherever it is, the promise is the same
     if process.poll() is not None:
