@@ -88,7 +88,7 @@ def choose_device(name: str) -> torch.device:
 
 
 @lru_cache(maxsize=4)
-def _load(root: str, stamp: float, device: str, fast: bool) -> Model:
+def _load(root: str, newest: float, device: str, fast: bool) -> Model:
     bundle = open_bundle(root)
     bundle.require_trained()
     config = {**bundle.config, "bundle_root": str(bundle.root), "device": device}
@@ -127,7 +127,9 @@ def load_model(bundle: str | os.PathLike[str] | Bundle, device: str = "auto", fa
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.require_trained()
-    return _load(str(opened.root), opened.weights.stat().st_mtime, str(choose_device(device)), fast)
+    files = [opened.weights, *(opened.root / "configs").glob("*.json")]
+    newest = max(path.stat().st_mtime for path in files)  # a bundle that changed is loaded anew
+    return _load(str(opened.root), newest, str(choose_device(device)), fast)
 
 
 def check_fit(scan: Scan, bundle: Bundle) -> str | None:

@@ -206,6 +206,16 @@ def test_without_uids_nifti_and_statistics_are_written_with_the_reason(banded, t
     assert saved.set_aside[0] in json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
 
 
+def test_nothing_found_still_gives_a_picture_and_says_why_there_is_no_seg(banded, tmp_path):
+    values, labels = phantom()
+    write_series(tmp_path / "series", np.where(labels == 7, values, -1000), oblique_affine())
+    result = medvit.segment(tmp_path / "series", bundle=banded, roi_subset=["larynx"])
+    saved = result.save(tmp_path / "out", ("dicom-seg", "rtstruct"), preview=True, statistics=True)
+    assert saved.set_aside == ("dicom-seg and rtstruct not written: no label was found. NIfTI was written instead.",)
+    assert saved.quality == {"word": "poor", "reasons": ["larynx was not found"]}
+    assert (tmp_path / "out" / "preview.png").stat().st_size > 10_000
+
+
 def test_implausible_anatomy_is_written_and_flagged(banded, tmp_path):
     values, _ = phantom()
     values[values == round(4 / 8 * 500 - 200)] = -1000  # the left parotid is gone

@@ -16,8 +16,9 @@ __all__ = ["Affine", "axis_codes", "check_affine", "flip_lps_ras", "spacing_mm",
 
 Affine: TypeAlias = NDArray[np.float64]
 
-_SMALLEST_MM, _LARGEST_MM = 0.001, 100.0
-"""Voxel sides outside this range are a broken header: micro-CT is at 0.005 mm, the coarsest PET near 20 mm."""
+_SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
+"""Voxel sides outside this range are a broken header, or one in metres or micrometres: clinical scanners go from about
+0.1 to 20 mm."""
 
 _SHEAR_COSINE = 0.02
 """Largest cosine between two voxel axes; more than about 1.1 degrees off square is a sheared (tilted) volume."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from monai.bundle import ConfigParser
+from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError
@@ -15,7 +15,7 @@ from medvit.training.loop import LoopSettings, TrainingLoop
 from medvit.training.patches import PatchSampler, PatchSettings
 from medvit.training.publish import publish
 
-__all__ = ["TrainSettings", "open_bundle", "train_bundle"]
+__all__ = ["Recipe", "TrainSettings", "fit", "open_bundle", "train_bundle"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,15 @@ class TrainSettings:
     publish: bool = False
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a bundle's train.json says: the network to train, how patches are drawn, how the loop runs."""
+
+    network: nn.Module
+    patches: PatchSettings
+    loop: LoopSettings
+
+
 def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
     """Train, or go on training, and return the checkpoint's path.
 
@@ -51,15 +60,20 @@ def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
     parser = ConfigParser()
     parser.read_config([str(path) for path in configs])
     parser["bundle_root"] = str(bundle.root)
-    loop: LoopSettings = parser.get_parsed_content("loop")
-    patches: PatchSettings = parser.get_parsed_content("patches")
+    parser.get_parsed_content("initialize")
+    recipe: Recipe = parser.get_parsed_content("recipe")
     if settings.steps is not None:
-        loop = replace(loop, steps=settings.steps, cooldown_steps=min(loop.cooldown_steps, settings.steps // 3))
-    torch.manual_seed(loop.seed)
-    network = parser.get_parsed_content("network_def")
+        cooldown = min(recipe.loop.cooldown_steps, settings.steps // 3)
+        recipe = replace(recipe, loop=replace(recipe.loop, steps=settings.steps, cooldown_steps=cooldown))
+    return fit(bundle, recipe, settings)
+
+
+def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
+    """Run a recipe on the cases of the list; ``python -m monai.bundle run training`` calls this as well."""
     pairs = read_list(bundle, settings.data, settings.root, "training")
     cases = [load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs]
-    run = TrainingLoop(network, PatchSampler(cases, patches, loop.seed), loop, settings.output / bundle.name)
+    sampler = PatchSampler(cases, recipe.patches, recipe.loop.seed)
+    run = TrainingLoop(recipe.network, sampler, recipe.loop, settings.output / bundle.name)
     average = run.run()
     if settings.publish:
         publish(bundle, average)

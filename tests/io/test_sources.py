@@ -111,7 +111,7 @@ def test_zero_or_absurd_spacing(sides, tmp_path):
     image.header.set_sform(affine, 1)
     nib.save(image, tmp_path / "a.nii.gz")
     with pytest.raises(
-        GeometryError, match=r"Found a voxel spacing of .* mm; each side must lie between 0.001 and 100 mm"
+        GeometryError, match=r"Found a voxel spacing of .* mm; each side must lie between 0.01 and 100 mm"
     ):
         open_source(tmp_path / "a.nii.gz")
 

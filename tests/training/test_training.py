@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -202,21 +205,43 @@ def test_publish_writes_half_precision_and_its_checksum(labelled):
     assert stored["centres"].dtype == torch.float16
 
 
-def test_train_command_runs_from_the_bundles_own_configs(labelled, tmp_path):
-    folder, data = labelled
-    with pytest.raises(BundleError, match="no configs/train.json"):
-        (folder / "configs" / "train.json").rename(tmp_path / "train.json")
-        train_bundle(open_bundle(folder), TrainSettings(data, tmp_path, tmp_path / "runs", 2))
-    shutil.move(tmp_path / "train.json", folder / "configs" / "train.json")
+def _small_network(folder: Path) -> None:
     config = json.loads((folder / "configs" / "inference.json").read_text())
     config["network_def"] = {
         "_target_": "medvit.segmentation.SwinUNETR",
         "in_channels": 1,
         "out_channels": 8,
         "feature_size": 12,
+        "window_size": 4,
     }
     (folder / "configs" / "inference.json").write_text(json.dumps(config))
+
+
+def test_train_command_runs_from_the_bundles_own_configs(labelled, tmp_path):
+    folder, data = labelled
+    _small_network(folder)
     checkpoint = train_bundle(open_bundle(folder), TrainSettings(data, tmp_path, tmp_path / "runs", 2, publish=True))
     assert torch.load(checkpoint, weights_only=True)["step"] == 2
-    assert (checkpoint.parent / "checkpoint.pt").is_file()
     assert open_bundle(folder).verify()
+    (folder / "configs" / "train.json").unlink()
+    with pytest.raises(BundleError, match="no configs/train.json"):
+        train_bundle(open_bundle(folder), TrainSettings(data, tmp_path, tmp_path / "runs", 2))
+
+
+def test_monai_bundle_run_training_is_the_same_run(labelled, tmp_path):
+    folder, data = labelled
+    _small_network(folder)
+    (tmp_path / "shared").mkdir()
+    shutil.copytree(data.parent, tmp_path / "shared" / "data", ignore=shutil.ignore_patterns("shared", "bundle"))
+    shutil.copy(data, folder / "configs" / "datalist.json")
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--bundle_root", ".", "--loop#steps", "2"]
+    command += ["--config_file", "['configs/inference.json','configs/train.json']"]
+    environment = {**os.environ, "MEDVIT_SHARED": str(tmp_path / "shared"), "PYTHONPATH": str(ROOT)}
+    outcome = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    theirs = torch.load(next(folder.rglob("checkpoint.pt")), weights_only=True)
+    ours = torch.load(
+        train_bundle(open_bundle(folder), TrainSettings(data, tmp_path, tmp_path / "runs", 2)), weights_only=True
+    )
+    assert theirs["step"] == ours["step"] == 2
+    assert all(theirs["average"][k].shape == v.shape for k, v in ours["average"].items())
