@@ -19,6 +19,7 @@ soak: dev system
 
 check: dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 setup: $(VENV)/.setup

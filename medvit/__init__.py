@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from medvit.bundles import open_bundle
     from medvit.errors import MedvitError
     from medvit.io import open_source
-    from medvit.pipeline import RunSettings, run, segment
+    from medvit.pipeline import run, segment
     from medvit.progress import Progress
     from medvit.result import Result
+    from medvit.settings import RunSettings
 
 __version__ = "0.1.0"
 
@@ -34,7 +35,7 @@ _HOMES = {
     "MedvitError": "medvit.errors",
     "Progress": "medvit.progress",
     "Result": "medvit.result",
-    "RunSettings": "medvit.pipeline",
+    "RunSettings": "medvit.settings",
     "open_bundle": "medvit.bundles",
     "open_source": "medvit.io",
     "run": "medvit.pipeline",

@@ -19,30 +19,12 @@ from medvit.inference import SlidingWindow
 from medvit.io import Scan, open_source
 from medvit.progress import Progress
 from medvit.result import Result
+from medvit.settings import RunSettings
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["Model", "RunSettings", "load_model", "run", "segment"]
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How to run a bundle.
-
-    Attributes:
-        device: "auto" (a GPU if there is one, said in the record), "cpu", "gpu", "gpu:N", "cuda:N" or "mps".
-        fast: the bundle's lighter overlap, where it states one.
-        force: run on a modality the bundle was not made for; recorded.
-        roi_subset: names of the labels to keep; empty keeps all.
-        series: number or UID, where the source holds several series.
-    """
-
-    device: str = "auto"
-    fast: bool = False
-    force: bool = False
-    roi_subset: tuple[str, ...] = ()
-    series: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

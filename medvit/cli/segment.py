@@ -13,8 +13,8 @@ from medvit.cli.common import FLAGGED, Debug, Json, Quiet, Shown, Verbose, guard
 
 if TYPE_CHECKING:
     from medvit.output import OutputSettings, Saved
-    from medvit.pipeline import RunSettings
     from medvit.result import Result
+    from medvit.settings import RunSettings
 
 __all__ = ["segment"]
 
@@ -83,7 +83,7 @@ def segment(
     shown = Shown(quiet, verbose, as_json, debug)
     with guarded(shown):
         from medvit.output import OutputSettings
-        from medvit.pipeline import RunSettings
+        from medvit.settings import RunSettings
 
         job = _Job(
             source,
@@ -105,7 +105,6 @@ def _segment(job: _Job, shown: Shown) -> Saved:
     from medvit.errors import BundleError
     from medvit.io import open_source
     from medvit.output import check_folder, check_types, save
-    from medvit.pipeline import run
 
     bundle = open_bundle(job.bundle)
     if bundle.facts.task != "segmentation":
@@ -120,6 +119,9 @@ def _segment(job: _Job, shown: Shown) -> Saved:
         usual = {"dicom": ("dicom-seg", "nifti"), "picture": ("png",)}.get(scan.kind, ("nifti",))
         write = replace(job.write, output_types=job.types or usual)
         check_types(write.output_types, scan.kind)
+        # torch and MONAI take seconds to load; mistakes are refused before
+        from medvit.pipeline import run
+
         result = run(bundle, scan, job.run, progress)
         saved = save(result, job.output, write)
     _report(result, saved, job, shown)

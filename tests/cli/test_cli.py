@@ -55,6 +55,16 @@ def test_every_command_explains_itself(command):
     assert "Usage" in outcome.output
 
 
+def test_a_mistake_is_refused_before_torch_is_loaded(tmp_path):
+    program = (
+        "import sys; from typer.testing import CliRunner; from medvit.cli.main import app; "
+        f"r = CliRunner().invoke(app, ['segment', 'absent.nii.gz', '-o', {str(tmp_path / 'out')!r}]); "
+        "print(r.exit_code, 'torch' in sys.modules, 'monai' in sys.modules)"
+    )
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert outcome.stdout.strip() == "1 False False"
+
+
 def test_version():
     import medvit
 

@@ -119,6 +119,21 @@ def test_equals_monai_block_by_block():
     assert torch.allclose(block.attn.proj(mixed), wanted, atol=1e-12)
 
 
+def test_many_threads_at_once_get_the_same():
+    """A label server calls from several threads; numba's plainest threading layer would abort the process."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    (qkv, table, bias), options = _inputs("3d, shifted, padded, odd", torch.float32)
+    tensors = [t.detach() for t in (qkv, table, bias)]
+    alone = window_attention(tensors[0], tensors[1], qkv_bias=tensors[2], **options)
+
+    def call(_: int) -> torch.Tensor:
+        return window_attention(tensors[0], tensors[1], qkv_bias=tensors[2], **options)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(torch.equal(result, alone) for result in pool.map(call, range(40)))
+
+
 def test_messages():
     (qkv, table, _bias), options = _inputs("2d, shifted, padded")
     with pytest.raises(BackendError, match=r"torch\.float64, the loops are written for torch\.float32"):
