@@ -58,7 +58,9 @@ class Label(_Strict):
     category: Code
     type: Code
     laterality: Code | None = None
-    volume_ml: tuple[float, float] = Field(description="smallest and largest volume in the training data, mL")
+    volume_ml: tuple[float, float] | None = Field(
+        default=None, description="smallest and largest volume in the training data, mL; none for pictures"
+    )
 
 
 class Weights(_Strict):

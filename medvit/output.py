@@ -162,7 +162,9 @@ def _withheld(result: Result, types: list[str]) -> list[str]:
     reasons = list(result.scan.blockers)
     if not reasons and not result.array.any():
         reasons = ["no label was found"]
-    return [f"{' and '.join(asked)} not written: {'; '.join(reasons)}. NIfTI was written instead."] if reasons else []
+    remedy = " To have them, add --repair-tags." if result.scan.blockers else ""
+    words = f"{' and '.join(asked)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
+    return [words] if reasons else []
 
 
 def _present(result: Result) -> list[Label]:

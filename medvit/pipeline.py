@@ -17,6 +17,7 @@ from medvit.bundles import DEFAULT_BUNDLE, Bundle, open_bundle
 from medvit.errors import BackendError, BundleError, ImageError, ModalityError
 from medvit.inference import SlidingWindow
 from medvit.io import Scan, open_source
+from medvit.io.repair import repair_uids
 from medvit.progress import Progress
 from medvit.result import Result
 from medvit.settings import RunSettings
@@ -182,6 +183,9 @@ def run(
     with progress.stage("read"):
         scan = open_source(source, settings.series, progress)
     forced = _require_fit(scan, opened, settings.force)
+    repaired: tuple[str, ...] = ()
+    if settings.repair_tags:
+        scan, repaired = repair_uids(scan)
     with progress.stage("load"):
         model = load_model(opened, settings.device, settings.fast)
     labels = _infer(model, scan, progress)
@@ -196,9 +200,10 @@ def run(
         "overlap": float(getattr(model.inferer, "overlap", 0)),
         "roi_subset": list(settings.roi_subset),
         "forced": bool(forced),
+        "repaired": list(repaired),
         "threads": torch.get_num_threads(),
     }
-    return Result(labels, scan, opened, wanted, record, (*scan.notes, *forced), progress)
+    return Result(labels, scan, opened, wanted, record, (*scan.notes, *forced, *repaired), progress)
 
 
 def _infer(model: Model, scan: Scan, progress: Progress) -> MetaTensor:
@@ -211,7 +216,10 @@ def _infer(model: Model, scan: Scan, progress: Progress) -> MetaTensor:
             logits = model.inferer(image, model.network, **extra)[0].cpu()
         with progress.stage("postprocess"):
             labels = model.postprocessing({"image": data["image"], "pred": logits})["pred"]
-    return MetaTensor(labels.as_tensor().clone(), affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"})
+    plain = labels.as_tensor().clone()
+    if plain.dtype not in (torch.uint8, torch.int16):
+        plain = plain.round().to(torch.int16)  # ids are whole numbers, whatever a bundle's last step makes of them
+    return MetaTensor(plain, affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"})
 
 
 def segment(
@@ -222,6 +230,7 @@ def segment(
     fast: bool = False,
     force: bool = False,
     roi_subset: Sequence[str] = (),
+    repair_tags: bool = False,
     series: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -238,4 +247,4 @@ def segment(
         raise BundleError(
             f"Found {opened.name}, a bundle for {opened.facts.task}; segment needs one for segmentation. See: medvit bundles list."
         )
-    return run(opened, source, RunSettings(device, fast, force, tuple(roi_subset), series), progress)
+    return run(opened, source, RunSettings(device, fast, force, tuple(roi_subset), repair_tags, series), progress)

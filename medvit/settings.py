@@ -16,6 +16,7 @@ class RunSettings:
         fast: the bundle's lighter overlap, where it states one.
         force: run on a modality the bundle was not made for; recorded.
         roi_subset: names of the labels to keep; empty keeps all.
+        repair_tags: give DICOM slices with missing or contradicting UIDs consistent ones; recorded.
         series: number or UID, where the source holds several series.
     """
 
@@ -23,4 +24,5 @@ class RunSettings:
     fast: bool = False
     force: bool = False
     roi_subset: tuple[str, ...] = ()
+    repair_tags: bool = False
     series: str | None = None

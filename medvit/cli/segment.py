@@ -73,6 +73,9 @@ def segment(
     force: Annotated[
         bool, typer.Option("--force", help="Run on a modality the bundle was not made for; recorded.")
     ] = False,
+    repair_tags: Annotated[
+        bool, typer.Option("--repair-tags", help="Give slices with missing or contradicting UIDs consistent ones.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -90,7 +93,7 @@ def segment(
             output,
             bundle,
             _split(output_type),
-            RunSettings(device, fast, force, _split(roi_subset), series),
+            RunSettings(device, fast, force, _split(roi_subset), repair_tags, series),
             OutputSettings(preview=preview, statistics=statistics, per_label=per_label, overwrite=overwrite),
         )
         saved = _segment(job, shown)
@@ -167,6 +170,6 @@ def _table(result: Result) -> None:
 
     table = Table("Label", "Volume (mL)", "Mean", "Std", "At border")
     for row in result.statistics():
-        mean, std = (f"{v:.1f}" if v is not None else "-" for v in (row.mean, row.std))
-        table.add_row(row.title, f"{row.volume_ml:.2f}", mean, std, "yes" if row.touches_border else "no")
+        volume, mean, std = (f"{v:.1f}" if v is not None else "-" for v in (row.volume_ml, row.mean, row.std))
+        table.add_row(row.title, volume, mean, std, "yes" if row.touches_border else "no")
     Console().print(table)

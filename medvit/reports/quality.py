@@ -23,10 +23,14 @@ def judge(measures: Sequence[Measures], labels: Sequence[Label]) -> dict[str, An
     poor: list[str] = []
     check: list[str] = []
     for found, label in zip(measures, labels, strict=True):
-        low, high = label.volume_ml
         if not found.voxels:
             poor.append(f"{label.name} was not found")
-        elif not _ABSURD[0] * low <= found.volume_ml <= _ABSURD[1] * high:
+        if found.touches_border:
+            check.append(f"{label.name} is cut by the edge of the image")
+        if not found.voxels or found.volume_ml is None or label.volume_ml is None:
+            continue
+        low, high = label.volume_ml
+        if not _ABSURD[0] * low <= found.volume_ml <= _ABSURD[1] * high:
             poor.append(
                 f"{label.name} measures {found.volume_ml:g} mL, where {low:g} to {high:g} mL were seen in training"
             )
@@ -34,8 +38,6 @@ def judge(measures: Sequence[Measures], labels: Sequence[Label]) -> dict[str, An
             check.append(
                 f"{label.name} measures {found.volume_ml:g} mL, where {low:g} to {high:g} mL were seen in training"
             )
-        if found.touches_border:
-            check.append(f"{label.name} is cut by the edge of the image")
     poor += _sides(measures, labels)
     word = "poor" if poor else "check" if check else "good"
     return {"word": word, "reasons": poor + check}

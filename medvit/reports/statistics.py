@@ -24,7 +24,7 @@ class Measures:
     Attributes:
         id, name, title: as in the bundle.
         voxels: how many voxels carry the label.
-        volume_ml: voxels times voxel volume, in millilitres.
+        volume_ml: voxels times voxel volume, in millilitres; None for pictures.
         mean, std: of the image's values inside, in the image's own units (HU for CT); population deviation.
         centroid_mm: centre of mass, RAS+ millimetres.
         extent_mm: side lengths along i, j, k of the smallest box, in millimetres.
@@ -35,7 +35,7 @@ class Measures:
     name: str
     title: str
     voxels: int
-    volume_ml: float
+    volume_ml: float | None
     mean: float | None
     std: float | None
     centroid_mm: tuple[float, ...] | None
@@ -45,15 +45,19 @@ class Measures:
 
 def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[Measures]:
     """Measures of each label in an (i, j, k) label map (or (row, column) for pictures)."""
-    voxel_ml = float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000 if not scan.is_picture else 0.0
+    voxel_ml = None if scan.is_picture else float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000
     boxes = find_objects(array, max_label=max((label.id for label in labels), default=0))
     return [_measure(array, boxes[label.id - 1], scan, label, voxel_ml) for label in labels]
 
 
-def _measure(array: np.ndarray, box: tuple[slice, ...] | None, scan: Scan, label: Label, voxel_ml: float) -> Measures:
+def _measure(
+    array: np.ndarray, box: tuple[slice, ...] | None, scan: Scan, label: Label, voxel_ml: float | None
+) -> Measures:
     """One label's measures, looking only into the box that holds it."""
     if box is None:
-        return Measures(label.id, label.name, label.title, 0, 0.0, None, None, None, None, False)
+        return Measures(
+            label.id, label.name, label.title, 0, None if voxel_ml is None else 0.0, None, None, None, None, False
+        )
     inside = array[box] == label.id
     values = scan.array[0][box][inside].astype(np.float64)
     low = np.array([side.start for side in box])
@@ -69,7 +73,7 @@ def _measure(array: np.ndarray, box: tuple[slice, ...] | None, scan: Scan, label
         label.name,
         label.title,
         len(index),
-        round(len(index) * voxel_ml, 3),
+        None if voxel_ml is None else round(len(index) * voxel_ml, 3),
         round(float(values.mean()), 2),
         round(float(values.std()), 2),
         centroid,
