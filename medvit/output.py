@@ -241,9 +241,8 @@ def _write_statistics(result: Result, staging: Path, as_csv: bool) -> None:
 def _publish(staging: Path, final: Path, per_label: list[str]) -> None:
     """Give everything its final name: the whole folder in one rename, or file by file into an existing one."""
     for path in staging.iterdir():
-        with path.open("rb") as file:
+        with path.open("r+b") as file:
             os.fsync(file.fileno())
-    staging.chmod(0o755)
     if not final.exists():
         os.replace(staging, final)
         return

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["open_source"]
 
+_LARGEST_ENTRY = 4 * 2**30
+"""Bytes one entry may unpack to; it is read in memory."""
+
 _LARGEST_ZIP = 32 * 2**30
 """Bytes a zip may unpack to; more is a damaged or hostile archive."""
 
@@ -141,6 +144,11 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
                 f"Found the entry {entry.filename!r} in the zip, which points outside of it; entries must stay inside. "
                 "Do not trust this archive: ask for another."
             )
+    largest = max((entry.file_size for entry in entries), default=0)
+    if largest > _LARGEST_ENTRY:
+        raise SourceError(
+            f"Found an entry of {largest / 2**30:.0f} GiB in the zip; at most {_LARGEST_ENTRY // 2**30} are taken. Unpack it first."
+        )
     total = sum(entry.file_size for entry in entries)
     if total > _LARGEST_ZIP:
         raise SourceError(

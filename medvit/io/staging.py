@@ -47,6 +47,9 @@ def write_aside(folder: Path) -> Iterator[Path]:
     home.mkdir(parents=True, exist_ok=True)
     _sweep(home)
     place = Path(tempfile.mkdtemp(prefix=f"{HIDDEN}{socket.gethostname()}-{os.getpid()}-", dir=home))
+    umask = os.umask(0)
+    os.umask(umask)
+    place.chmod(0o777 & ~umask)  # mkdtemp closes its folders to others; results are as open as the user's other files
     try:
         yield place
     finally:
@@ -65,6 +68,8 @@ def _sweep(parent: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # signal 0 is not a question there but an order
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

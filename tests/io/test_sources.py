@@ -162,6 +162,24 @@ def test_a_zip_that_points_outside_is_refused(name, tmp_path):
     assert not (tmp_path.parent / "evil.dcm").exists()
 
 
+def test_a_zip_that_claims_too_much_is_refused_unread(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for n in range(9):
+            archive.writestr(f"{n}.dcm", b"x")
+    content = (tmp_path / "a.zip").read_bytes()
+    for size, message in (
+        (2**32 - 2, "an entry of|unpacks to 36 GiB"),
+        (4 * 2**30 - 2**20, "unpacks to 36 GiB; at most 32"),
+    ):
+        at, spoiled = content.find(b"PK\x01\x02"), bytearray(content)
+        while at >= 0:  # the uncompressed size in every entry of the central directory
+            spoiled[at + 24 : at + 28] = size.to_bytes(4, "little")
+            at = content.find(b"PK\x01\x02", at + 4)
+        (tmp_path / "b.zip").write_bytes(spoiled)
+        with pytest.raises(SourceError, match=message):
+            open_source(tmp_path / "b.zip")
+
+
 def test_empty_and_damaged_zip(tmp_path):
     zipfile.ZipFile(tmp_path / "a.zip", "w").close()
     with pytest.raises(SourceError, match="empty zip"):
