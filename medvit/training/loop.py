@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class LoopSettings:
         batch_size: patches per step.
         learning_rate: AdamW's constant rate after 100 warm-up steps.
         weight_decay: AdamW's decoupled decay.
-        background_weight: cross-entropy weight of background.
+        background_weights: (first step, cross-entropy weight of background) pairs in order. Light at first, so that
+            small organs are found at all; heavier later, so that their outlines tighten.
         ema_decay: decay of the moving average of weights, which is what is kept in the end.
         deep_supervision: weight of the loss at half and quarter resolution.
         checkpoint_every: steps between checkpoints.
@@ -43,7 +44,7 @@ class LoopSettings:
     batch_size: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
-    background_weight: float = 0.3
+    background_weights: Sequence[tuple[int, float]] = ((0, 0.1), (1500, 0.3), (4100, 1.0))
     ema_decay: float = 0.998
     deep_supervision: float = 0.3
     checkpoint_every: int = 100
@@ -98,14 +99,18 @@ class TrainingLoop:
         left = (s.steps - step) / max(1, s.cooldown_steps)
         return s.learning_rate * min(1.0, (step + 1) / 100, max(0.0, left))
 
+    def background(self, step: int) -> float:
+        """Cross-entropy weight of background at a step."""
+        return [weight for first, weight in self.settings.background_weights if first <= step][-1]
+
     def loss(self, image: Tensor, labels: Tensor) -> Tensor:
         """Loss at full resolution plus the supervised stages."""
-        s = self.settings
-        total = weighted_dice_ce(self.network(image), labels, s.background_weight)
+        s, background = self.settings, self.background(self.step)
+        total = weighted_dice_ce(self.network(image), labels, background)
         for name, factor in (("decoder2", 2), ("decoder3", 4)):
             logits = self.heads[name](self.taps[name])
             coarse = F.interpolate(labels.float(), scale_factor=1 / factor, mode="nearest").long()
-            total = total + s.deep_supervision / (factor / 2) * weighted_dice_ce(logits, coarse, s.background_weight)
+            total = total + s.deep_supervision / (factor / 2) * weighted_dice_ce(logits, coarse, background)
         return total
 
     def run(self) -> dict[str, Tensor]:

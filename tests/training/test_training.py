@@ -122,6 +122,17 @@ def test_the_loop_learns_and_goes_on_after_a_kill(tmp_path):
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 
+def test_rate_and_background_follow_their_schedules(tmp_path):
+    loop = _loop(tmp_path, 1000)
+    settings = LoopSettings(1000, cooldown_steps=400, background_weights=((0, 0.1), (500, 1.0)))
+    loop.settings = settings
+    assert loop.rate(0) == pytest.approx(1e-5)
+    assert loop.rate(300) == loop.rate(599) == settings.learning_rate
+    assert loop.rate(800) == pytest.approx(settings.learning_rate / 2)
+    assert loop.rate(1000) == 0
+    assert [loop.background(step) for step in (0, 499, 500, 999)] == [0.1, 0.1, 1.0, 1.0]
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     loop = _loop(tmp_path / "run", 8)
     honest = loop.loss
