@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from monai.networks.nets.swin_unetr import BasicLayer, SwinTransformerBlock
+import torch
+from monai.networks.nets.swin_unetr import BasicLayer, PatchMergingV2, SwinTransformerBlock
 from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor
+from torch.nn import functional
 
 from medvit.kernels import window_attention
 
 __all__ = ["SwinUNETR"]
+
+_LEGACY_ORDER = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
+"""Offsets along depth, height and width of the eight neighbours gathered by MONAI up to 1.4."""
 
 
 def _attend(block: Any, x: Tensor) -> Tensor:
@@ -49,6 +54,22 @@ class _Layer(BasicLayer):  # type: ignore[misc]
         return x.movedim(-1, 1)
 
 
+class LegacyPatchMerging(PatchMergingV2):  # type: ignore[misc]
+    """Patch merging as MONAI had it up to 1.4, which checkpoints published before need.
+
+    It gathers neighbours 010 and 001 twice and never 110 and 011; the weights have learnt that order.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, *spatial, channel) to half of each side and twice the channels."""
+        if x.ndim != 5:
+            return super().forward(x)  # type: ignore[no-any-return]  # 2-D merging never changed
+        d, h, w = x.shape[1:4]
+        x = functional.pad(x, (0, 0, 0, w % 2, 0, h % 2, 0, d % 2))
+        neighbours = torch.cat([x[:, i::2, j::2, k::2] for i, j, k in _LEGACY_ORDER], -1)
+        return self.reduction(self.norm(neighbours))  # type: ignore[no-any-return]
+
+
 class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
     """Swin UNETR: (batch, channel, depth, height, width) float in, logits (batch, class, depth, height, width) out.
 
@@ -60,7 +81,8 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
         depths: blocks per stage.
         num_heads: attention heads per stage.
         window_size: side of the attention window, or one number per axis.
-        downsample: "merging" (the neighbour order of MONAI 1.5 and later) or "mergingv2".
+        downsample: "merging" (the neighbour order of MONAI 1.5 and later), "mergingv2", or "merging_legacy" (MONAI up
+            to 1.4). Weights fit all three and give outputs 10 to 16 % apart in the wrong one.
         use_v2: a residual convolution before each stage (Swin UNETR V2).
 
     Every side of the input must divide by 32.
@@ -86,7 +108,7 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
             depths=tuple(depths),
             num_heads=tuple(num_heads),
             window_size=window_size,
-            downsample=downsample,
+            downsample=LegacyPatchMerging if downsample == "merging_legacy" else downsample,
             use_v2=use_v2,
         )
         # the stages keep MONAI's parameters and buffers; only their forward is ours

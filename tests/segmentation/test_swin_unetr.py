@@ -36,6 +36,17 @@ def test_two_dimensions():
         assert (ours(image) - theirs(image)).abs().max() < 1e-4
 
 
+def test_legacy_merging_is_another_function_on_the_same_weights():
+    new, old = (
+        SwinUNETR(1, 2, feature_size=12).eval(),
+        SwinUNETR(1, 2, feature_size=12, downsample="merging_legacy").eval(),
+    )
+    old.load_state_dict(_perturbed(new))
+    image = torch.rand(1, 1, 64, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert (new(image) - old(image)).abs().max() > 1e-3
+
+
 def test_published_parameter_count():
     # models.md: 1 -> 14 channels at feature size 12
     assert sum(p.numel() for p in SwinUNETR(1, 14, feature_size=12).parameters()) == 4_078_220
@@ -44,6 +55,8 @@ def test_published_parameter_count():
 @pytest.mark.parametrize(
     ("downsample", "use_v2", "key"),
     [
+        ("merging_legacy", False, "legacy"),
+        ("merging_legacy", True, "legacy_v2"),
         ("merging", False, "monai15plus"),
         ("merging", True, "monai15plus_v2"),
         ("mergingv2", False, "mergingv2"),
