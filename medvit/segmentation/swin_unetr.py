@@ -15,9 +15,13 @@ from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor
 from torch.nn import functional
 
+from medvit.errors import ShapeError
 from medvit.kernels import window_attention
 
 __all__ = ["SwinUNETR"]
+
+_DIVISOR = 32
+"""Patch embedding and four mergings halve each side five times."""
 
 _LEGACY_ORDER = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
 """Offsets along depth, height and width of the eight neighbours gathered by MONAI up to 1.4."""
@@ -85,7 +89,12 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
             to 1.4). Weights fit all three and give outputs 10 to 16 % apart in the wrong one.
         use_v2: a residual convolution before each stage (Swin UNETR V2).
 
-    Every side of the input must divide by 32.
+    Any size is taken: sides that do not divide by 32 are padded with zeros at their end and the logits cropped back,
+    and an input of 32 along every side is padded to 64 along the first, since normalisation needs more than one voxel
+    at the bottleneck. Sizes that need no padding give exactly what MONAI's class gives.
+
+    Raises:
+        ShapeError: another rank or channel count than the network was made for.
     """
 
     def __init__(
@@ -117,3 +126,23 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
                 module.__class__ = _Layer
             elif type(module) is SwinTransformerBlock:
                 module.__class__ = _Block
+
+    def forward(self, x_in: Tensor) -> Tensor:
+        """Logits of the input's own size."""
+        expected = self.swinViT.patch_embed.proj.in_channels
+        rank = len(self.swinViT.window_size) + 2
+        if x_in.ndim != rank or x_in.shape[1] != expected:
+            axes = "batch, channel, depth, height, width" if rank == 5 else "batch, channel, height, width"
+            raise ShapeError(
+                f"Found an input of shape {tuple(x_in.shape)}; ({axes}) with {expected} channel(s) is needed. "
+                "Add the missing axes, or build the network for this many channels."
+            )
+        size = tuple(x_in.shape[2:])
+        padded = [-(-side // _DIVISOR) * _DIVISOR for side in size]
+        if all(side == _DIVISOR for side in padded):
+            padded[0] *= 2
+        if tuple(padded) == size:
+            return super().forward(x_in)  # type: ignore[no-any-return]
+        growth = [(0, p - s) for p, s in zip(padded, size, strict=True)]
+        logits = super().forward(functional.pad(x_in, [n for pair in reversed(growth) for n in pair]))
+        return logits[(..., *(slice(side) for side in size))]  # type: ignore[no-any-return]

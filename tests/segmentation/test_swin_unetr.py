@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 
+from medvit.errors import ShapeError
 from medvit.segmentation import SwinUNETR
 
 
@@ -45,6 +46,30 @@ def test_legacy_merging_is_another_function_on_the_same_weights():
     image = torch.rand(1, 1, 64, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert (new(image) - old(image)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(33, 40, 64), (32, 32, 32), (7, 70, 31)])
+def test_any_size_gives_logits_of_its_own_size(size):
+    network = SwinUNETR(1, 2, feature_size=12).eval()
+    image = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = network(image)
+        assert logits.shape == (1, 2, *size)
+        whole = [-(-s // 32) * 32 for s in size]
+        if whole == [32, 32, 32]:
+            whole[0] = 64
+        padded = torch.zeros(1, 1, *whole)
+        padded[..., : size[0], : size[1], : size[2]] = image
+        assert torch.equal(network(padded)[..., : size[0], : size[1], : size[2]], logits)
+
+
+def test_wrong_rank_and_channels_are_named():
+    with pytest.raises(
+        ShapeError, match=r"shape \(1, 2, 64, 64, 64\); \(batch, channel, depth, height, width\) with 1 channel"
+    ):
+        SwinUNETR(1, 2, feature_size=12)(torch.zeros(1, 2, 64, 64, 64))
+    with pytest.raises(ShapeError, match=r"\(batch, channel, height, width\) with 3 channel"):
+        SwinUNETR(3, 2, feature_size=12, spatial_dims=2)(torch.zeros(3, 64, 64))
 
 
 def test_published_parameter_count():
