@@ -19,7 +19,7 @@ __all__ = ["FLAGGED", "Debug", "Json", "Quiet", "Shown", "Verbose", "guarded", "
 FAILED, FLAGGED = 1, 3
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print notes and seconds per stage.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print the seconds of each stage.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

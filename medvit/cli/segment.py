@@ -151,9 +151,9 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
         more = len(saved.quality["reasons"]) - _REASONS
         reasons += f"; {more} more in statistics.json" if more > 0 else ""
         typer.echo(f"Warning: implausible anatomy, quality is poor: {reasons}.", err=True)
+    for note in result.notes:
+        shown.say(f"Note: {note}")
     if shown.verbose:
-        for note in result.notes:
-            shown.say(f"Note: {note}")
         for stage, seconds in result.progress.seconds.items():
             shown.say(f"{stage:>12}  {seconds:7.2f} s")
     found = sum(1 for row in result.statistics() if row.voxels)

@@ -84,6 +84,13 @@ def test_dicom_in_gives_seg_and_nifti_out(series, banded, tmp_path):
     assert "For research use, not for diagnosis" in outcome.output
 
 
+def test_what_was_set_aside_is_said(series, banded, tmp_path):
+    (series / "readme.txt").write_text("hello")
+    outcome = _run("segment", series, "-o", tmp_path / "out", "-b", banded)
+    assert outcome.exit_code == 0
+    assert "Note: 1 file(s) that are not DICOM were set aside." in outcome.output
+
+
 def test_nifti_in_gives_nifti_out_and_every_switch_works(scan, banded, tmp_path):
     outcome = _run(
         "segment", scan, "-o", tmp_path / "out", "-ta", banded, "-ot", "nifti", "-rs", "mandible,brainstem", "-p", "-s", "-f", "-v", "-d", "cpu",
