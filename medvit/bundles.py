@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medvit.errors import BundleError, ChecksumError
+from medvit.settings import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["DEFAULT_BUNDLE", "Bundle", "Code", "Facts", "Label", "bundle_folders", "load_weights", "open_bundle"]
-
-DEFAULT_BUNDLE = "headneck_ct_swin_unetr"
 
 _METADATA_KEYS = frozenset(
     "schema version changelog monai_version pytorch_version numpy_version required_packages_version "

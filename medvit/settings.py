@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["RunSettings"]
+__all__ = ["DEFAULT_BUNDLE", "RunSettings"]
+
+DEFAULT_BUNDLE = "headneck_ct_swin_unetr"
+"""What ``medvit segment`` runs when no bundle is named."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medvit.cli.common import FLAGGED, Debug, Json, Quiet, Shown, Verbose, guarded, watched
+from medvit.settings import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
     from medvit.output import OutputSettings, Saved
@@ -46,7 +47,7 @@ def segment(
     ],
     bundle: Annotated[
         str, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle: name or folder.")
-    ] = "headneck_ct_swin_unetr",
+    ] = DEFAULT_BUNDLE,
     output_type: Annotated[
         list[str] | None,
         typer.Option(
