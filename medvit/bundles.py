@@ -160,6 +160,13 @@ class Bundle:
             )
         return by_name[name]
 
+    def require_task(self, task: str) -> None:
+        """Refuse a bundle made for another task."""
+        if self.facts.task != task:
+            raise BundleError(
+                f"Found {self.name}, a bundle for {self.facts.task}; one for {task} is needed. Name another."
+            )
+
     def require_trained(self) -> None:
         """Refuse a bundle whose weights are not there; nothing ever runs on random weights."""
         if self.facts.state != "trained" or not self.weights.is_file():

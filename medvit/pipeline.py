@@ -243,8 +243,5 @@ def segment(
     Args and errors as ``run``; ``bundle`` must be one for segmentation.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    if opened.facts.task != "segmentation":
-        raise BundleError(
-            f"Found {opened.name}, a bundle for {opened.facts.task}; segment needs one for segmentation. See: medvit bundles list."
-        )
+    opened.require_task("segmentation")
     return run(opened, source, RunSettings(device, fast, force, tuple(roi_subset), repair_tags, series), progress)

@@ -106,15 +106,11 @@ def _segment(job: _Job, shown: Shown) -> Saved:
     from dataclasses import replace
 
     from medvit.bundles import open_bundle
-    from medvit.errors import BundleError
     from medvit.io import open_source
     from medvit.output import check_folder, check_types, save
 
     bundle = open_bundle(job.bundle)
-    if bundle.facts.task != "segmentation":
-        raise BundleError(
-            f"Found {bundle.name}, a bundle for {bundle.facts.task}; segment needs one for segmentation. See: medvit bundles list."
-        )
+    bundle.require_task("segmentation")
     bundle.require_trained()
     check_folder(job.output, job.write.overwrite)
     with watched(shown) as progress:

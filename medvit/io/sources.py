@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -106,7 +107,7 @@ def _from_files(files: list[DicomFile], where: str, wanted: str | None, progress
         hint = f" Give one of its image files instead, for example {images[0]}." if images else " Check the export."
         raise SourceError(f"Found no DICOM images among {len(files)} file(s) in {where}; one series is needed.{hint}")
     scan = read_series(choose_series(found, wanted), progress)
-    return Scan(**{**scan.__dict__, "notes": (*scan.notes, *notes)})
+    return replace(scan, notes=(*scan.notes, *notes))
 
 
 def _from_zip(path: Path, wanted: str | None, progress: Progress) -> Scan:

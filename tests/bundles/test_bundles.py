@@ -231,5 +231,5 @@ def test_not_trained_is_listed_and_refuses(copy, examples, monkeypatch):
 
 def test_a_bundle_for_another_task(copy, examples):
     _edit(copy, "metadata.json", lambda m: m["medvit"].update(task="restoration"))
-    with pytest.raises(BundleError, match="segment needs one for segmentation"):
+    with pytest.raises(BundleError, match="a bundle for restoration; one for segmentation is needed"):
         medvit.segment(examples / "headneck_ct.nii.gz", bundle=copy)

@@ -146,6 +146,38 @@ def test_gantry_tilt(tmp_path):
         open_source(tmp_path)
 
 
+def test_single_slice_needs_its_thickness(tmp_path):
+    array, _ = phantom()
+    write_series(tmp_path / "a", array[:, :, 10:11], oblique_affine())
+    assert open_source(tmp_path / "a").spacing_mm[2] == pytest.approx(2)
+    write_series(tmp_path / "b", array[:, :, 10:11], oblique_affine(), SliceThickness=None)
+    with pytest.raises(GeometryError, match="a single slice without SliceThickness"):
+        open_source(tmp_path / "b")
+
+
+def test_slices_shifted_sideways(tmp_path):
+    array, _ = phantom()
+    shifted = lambda k: [3 * (k % 2), 0, 2 * k]  # noqa: E731
+    write_series(tmp_path, array, np.diag([-1.0, -1.0, 2.0, 1.0]), ImagePositionPatient=shifted)
+    with pytest.raises(GeometryError, match="slices shifted sideways against each other"):
+        open_source(tmp_path)
+
+
+def test_directions_that_are_not_perpendicular(tmp_path):
+    write_series(tmp_path, phantom()[0], oblique_affine(), ImageOrientationPatient=[1, 0, 0, 1, 0, 0])
+    with pytest.raises(GeometryError, match="not perpendicular unit vectors"):
+        open_source(tmp_path)
+
+
+def test_a_header_value_that_is_no_number(tmp_path):
+    path = write_series(tmp_path, phantom()[0], oblique_affine(), ImagePositionPatient=[1.5, 2.5, 3.5])[4]
+    content = path.read_bytes()
+    assert content.count(b"1.5\\2.5\\3.5") == 1
+    path.write_bytes(content.replace(b"1.5\\2.5\\3.5", b"1.5\\x.5\\3.5"))
+    with pytest.raises(SourceError, match=r"damaged in its header|a damaged header value"):
+        open_source(tmp_path)
+
+
 def test_real_tilted_series_is_refused(shared):
     with pytest.raises(GeometryError):
         open_source(shared / "data/dicom/ct_head_GE_tilt18.5_variable_spacing.zip")
