@@ -7,19 +7,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
+from timing import seconds
 
 from medvit.segmentation import SwinUNETR
-
-
-def seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def main() -> None:

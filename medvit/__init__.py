@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medvit.bundles import open_bundle
+    from medvit.conversion import convert
     from medvit.errors import MedvitError
     from medvit.io import open_source
+    from medvit.io.labels import read_labels
     from medvit.pipeline import run, segment
     from medvit.progress import Progress
+    from medvit.published import load_published
     from medvit.result import Result
     from medvit.settings import RunSettings
 
@@ -25,8 +28,11 @@ __all__ = [
     "Result",
     "RunSettings",
     "__version__",
+    "convert",
+    "load_published",
     "open_bundle",
     "open_source",
+    "read_labels",
     "run",
     "segment",
 ]
@@ -36,8 +42,11 @@ _HOMES = {
     "Progress": "medvit.progress",
     "Result": "medvit.result",
     "RunSettings": "medvit.settings",
+    "convert": "medvit.conversion",
+    "load_published": "medvit.published",
     "open_bundle": "medvit.bundles",
     "open_source": "medvit.io",
+    "read_labels": "medvit.io.labels",
     "run": "medvit.pipeline",
     "segment": "medvit.pipeline",
 }

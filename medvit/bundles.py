@@ -2,92 +2,49 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from medvit.bundle_facts import (
+    CONFIG_KEYS,
+    METADATA_KEYS,
+    Code,
+    Facts,
+    Label,
+    Origin,
+    Weights,
+    nearest,
+    read_json,
+    refuse_unknown,
+)
 from medvit.errors import BundleError, ChecksumError
 from medvit.settings import DEFAULT_BUNDLE
+from medvit.store.manifest import Installed, read_manifest
+from medvit.store.places import bundles_home, home
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["DEFAULT_BUNDLE", "Bundle", "Code", "Facts", "Label", "bundle_folders", "load_weights", "open_bundle"]
-
-_METADATA_KEYS = frozenset(
-    "schema version changelog monai_version pytorch_version numpy_version required_packages_version "
-    "optional_packages_version supported_apps name task description authors copyright data_source data_type dataset "
-    "image_classes label_classes pred_classes eval_metrics intended_use references network_data_format medvit".split()
-)
-"""What MONAI's bundle specification and zoo put in metadata.json, and ours."""
-
-_CONFIG_KEYS = frozenset(
-    "imports bundle_root dataset_dir output_dir device datalist network_def network preprocessing dataset dataloader "
-    "inferer postprocessing handlers evaluator checkpointloader initialize run finalize fast_overlap".split()
-)
-"""Ids of inference.json that readers know; any other must at least be used by one of them."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Code(_Strict):
-    """A coded concept (DICOM PS3.3, 8.8)."""
-
-    value: str
-    scheme: str
-    meaning: str
-
-
-class Label(_Strict):
-    """One class a bundle marks."""
-
-    id: int = Field(ge=1, description="value in the label map")
-    name: str = Field(pattern=r"^[a-z0-9_]+$", description="name on the command line and in files")
-    title: str = Field(description="name for people")
-    color: tuple[int, int, int] = Field(description="display colour, RGB 0..255")
-    category: Code
-    type: Code
-    laterality: Code | None = None
-    volume_ml: tuple[float, float] | None = Field(
-        default=None, description="smallest and largest volume in the training data, mL; none for pictures"
-    )
-
-
-class Weights(_Strict):
-    """Where the weights lie and what they must be."""
-
-    file: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class Values(_Strict):
-    """What an image of the bundle's kind must reach, where its format states no modality."""
-
-    unit: str
-    lowest_at_most: float
-    highest_at_least: float
-
-
-class Facts(_Strict):
-    """The ``medvit`` section of metadata.json."""
-
-    task: Literal["segmentation", "restoration", "reconstruction"]
-    dimensions: Literal[2, 3]
-    modalities: tuple[str, ...]
-    licence: str
-    state: Literal["trained", "not trained"]
-    weights: Weights
-    values: Values | None = None
-    labels: tuple[Label, ...] = ()
+__all__ = [
+    "DEFAULT_BUNDLE",
+    "Bundle",
+    "Code",
+    "Facts",
+    "Label",
+    "Origin",
+    "Weights",
+    "bundle_folders",
+    "load_weights",
+    "open_bundle",
+    "shipped_folders",
+]
 
 
 @dataclass(frozen=True)
@@ -104,15 +61,15 @@ class Bundle:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """metadata.json, its keys checked."""
-        metadata = _read_json(self.root / "configs" / "metadata.json")
-        _refuse_unknown(metadata, _METADATA_KEYS, "configs/metadata.json", used="")
+        metadata = read_json(self.root / "configs" / "metadata.json")
+        refuse_unknown(metadata, METADATA_KEYS, "configs/metadata.json", used="")
         return metadata
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """inference.json, its ids checked."""
-        config = _read_json(self.root / "configs" / "inference.json")
-        _refuse_unknown(config, _CONFIG_KEYS, "configs/inference.json", used=json.dumps(config))
+        config = read_json(self.root / "configs" / "inference.json")
+        refuse_unknown(config, CONFIG_KEYS, "configs/inference.json", used=json.dumps(config))
         return config
 
     @cached_property
@@ -143,9 +100,53 @@ class Bundle:
         return str(self.metadata["intended_use"])
 
     @property
-    def weights(self) -> Path:
-        """The weights file."""
+    def own_weights(self) -> Path:
+        """Where the bundle's folder holds its weights, there or not."""
         return self.root / self.facts.weights.file
+
+    @property
+    def fetched(self) -> Installed | None:
+        """What the store holds for this bundle: weights of exactly the checksum that its metadata ask for.
+
+        Weights in the bundle's own folder go before, if its metadata state their sha256.
+        """
+        wanted = self.facts.weights
+        if wanted.origin is None or (wanted.sha256 and self.own_weights.is_file()):
+            return None
+        entry = read_manifest().bundles.get(self.name)
+        fits = entry is not None and entry.kind == "weights" and entry.download == wanted.origin.checksum
+        return entry if fits else None
+
+    @property
+    def weights(self) -> Path:
+        """The weights file: in the store if they were fetched, else in the bundle's folder."""
+        entry = self.fetched
+        return self.own_weights if entry is None else home() / entry.file
+
+    @property
+    def weights_sha256(self) -> str:
+        """What the weights file must hash to: as the store's manifest or the metadata say.
+
+        Raises:
+            BundleError: the weights have not been fetched, so that nothing is known about them.
+        """
+        entry = self.fetched
+        digest = self.facts.weights.sha256 if entry is None else entry.sha256
+        if digest is None:
+            self.require_trained()
+            raise BundleError(self._not_fetched())
+        return digest
+
+    @property
+    def state(self) -> str:
+        """ "trained", "not trained", or for weights that do not ship "fetched" or "not fetched"."""
+        if self.facts.state != "trained":
+            return "not trained"
+        if self.fetched is not None or self.root.parent == bundles_home():
+            return "fetched" if self.weights.is_file() else "not fetched"
+        if self.facts.weights.sha256 and self.weights.is_file():
+            return "trained"
+        return "not trained" if self.facts.weights.origin is None else "not fetched"
 
     def label(self, name: str) -> Label:
         """The label of that name.
@@ -156,7 +157,7 @@ class Bundle:
         by_name = {label.name: label for label in self.facts.labels}
         if name not in by_name:
             raise BundleError(
-                f"Found no label {name!r} in {self.name};{_nearest(name, list(by_name))} It has: {', '.join(by_name)}."
+                f"Found no label {name!r} in {self.name};{nearest(name, list(by_name))} It has: {', '.join(by_name)}."
             )
         return by_name[name]
 
@@ -168,11 +169,20 @@ class Bundle:
             )
 
     def require_trained(self) -> None:
-        """Refuse a bundle whose weights are not there; nothing ever runs on random weights."""
-        if self.facts.state != "trained" or not self.weights.is_file():
+        """Refuse a bundle whose weights are not there; nothing ever runs on random weights, nor fetches by itself."""
+        state = self.state
+        if state == "not fetched":
+            raise BundleError(self._not_fetched())
+        if state == "not trained":
             raise BundleError(
                 f"Found no weights for {self.name} (state: not trained); a bundle runs only with its own. Choose another: medvit bundles list."
             )
+
+    def _not_fetched(self) -> str:
+        return (
+            f"Found no weights for {self.name} (state: not fetched); a bundle runs only with its own. "
+            f"Fetch them once: medvit bundles fetch {self.name}."
+        )
 
     def verify(self) -> str:
         """Check configs and the weights' checksum; return the sha256.
@@ -182,52 +192,30 @@ class Bundle:
         """
         _ = self.config, self.facts
         self.require_trained()
-        return _checked(self.weights, self.facts.weights.sha256)
+        return _checked(self.weights, self.weights_sha256)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise BundleError(
-            f"Found no readable {path.name} in {path.parent.parent.name}; a bundle needs it. Install the bundle again."
-        ) from error
-    except ValueError as error:
-        raise BundleError(
-            f"Found {path.name} of {path.parent.parent.name}, which is not JSON ({error}). Correct it."
-        ) from error
-    return dict(content)
-
-
-def _refuse_unknown(content: dict[str, Any], known: frozenset[str], where: str, used: str) -> None:
-    for key in content:
-        if key not in known and f"@{key}" not in used:
-            raise BundleError(
-                f"Found the unknown key {key!r} in {where}; nothing uses it.{_nearest(key, sorted(known))} Correct or remove it."
-            )
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
-
-
-def _search_path() -> list[Path]:
-    here = Path(__file__).resolve().parent
-    given = [Path(p) for p in os.environ.get("MEDVIT_BUNDLES", "").split(os.pathsep) if p]
-    # a wheel carries the bundles inside the package, a checkout beside it
-    return [*given, here / "_bundles", here.parent / "bundles"]
-
-
-def bundle_folders() -> dict[str, Path]:
-    """Every bundle that can be found, by name: ``MEDVIT_BUNDLES`` first, then those shipped."""
+def _folders(places: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for place in _search_path():
+    for place in places:
         if place.is_dir():
             for folder in sorted(place.iterdir()):
                 if (folder / "configs" / "metadata.json").is_file():
                     found.setdefault(folder.name, folder)
     return found
+
+
+def shipped_folders() -> dict[str, Path]:
+    """The bundles that came with this installation, by name."""
+    here = Path(__file__).resolve().parent
+    # a wheel carries the bundles inside the package, a checkout beside it
+    return _folders([here / "_bundles", here.parent / "bundles"])
+
+
+def bundle_folders() -> dict[str, Path]:
+    """Every bundle that can be found, by name: ``MEDVIT_BUNDLES`` first, then those fetched, then those shipped."""
+    given = [Path(p) for p in os.environ.get("MEDVIT_BUNDLES", "").split(os.pathsep) if p]
+    return shipped_folders() | _folders([bundles_home()]) | _folders(given)
 
 
 def open_bundle(name: str | os.PathLike[str]) -> Bundle:
@@ -242,7 +230,7 @@ def open_bundle(name: str | os.PathLike[str]) -> Bundle:
     if (Path(name) / "configs" / "metadata.json").is_file():
         return Bundle(Path(name).resolve())
     raise BundleError(
-        f"Found no bundle named {str(name)!r}.{_nearest(str(name), list(folders))} "
+        f"Found no bundle named {str(name)!r}.{nearest(str(name), list(folders))} "
         f"Installed: {', '.join(folders) or 'none'}. See: medvit bundles list."
     )
 
@@ -279,12 +267,14 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     path = Path(path).resolve()
     bundle = Bundle(path.parents[1])
     bundle.require_trained()
+    if path == bundle.own_weights:
+        path = bundle.weights  # fetched weights lie in the store; the config need not know
     content = path.read_bytes()
     if content[:2] == b"PK" or content[:1] == b"\x80":
         raise BundleError(
             f"Found a pickle in {path.name}, where safetensors is expected; a pickle can run code. Convert it: see CONTRIBUTING.md."
         )
-    _checked(path, bundle.facts.weights.sha256)
+    _checked(path, bundle.weights_sha256)
     try:
         state = load(content)
     except Exception as error:
@@ -292,7 +282,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             f"Found {path.name}, which is not safetensors ({error}); it must be. Install the bundle again."
         ) from error
     wanted = network.state_dict()
-    state |= {k: v for k, v in wanted.items() if k.endswith("relative_position_index")}
+    # index tables follow from the network and step counters are not used: files of weights leave whole numbers out
+    state |= {k: v for k, v in wanted.items() if k not in state and not v.is_floating_point()}
     wrong = sorted(wanted.keys() ^ state.keys()) or [k for k in wanted if wanted[k].shape != state[k].shape]
     if wrong:
         raise BundleError(

@@ -5,10 +5,15 @@ Every message says what was found, what is needed and one step to take.
 
 from __future__ import annotations
 
+import errno
+
 __all__ = [
     "BackendError",
     "BundleError",
+    "CheckpointError",
     "ChecksumError",
+    "ExportError",
+    "FetchError",
     "GeometryError",
     "ImageError",
     "MedvitError",
@@ -18,6 +23,8 @@ __all__ = [
     "SelectionError",
     "ShapeError",
     "SourceError",
+    "StoreError",
+    "system_words",
 ]
 
 
@@ -61,9 +68,32 @@ class ChecksumError(BundleError):
     """A file is not the one that was recorded."""
 
 
+class CheckpointError(MedvitError, ValueError):
+    """A file of weights cannot be read, or holds other tensors than the network's."""
+
+
+class ExportError(MedvitError, RuntimeError):
+    """A network cannot be written in an exchange format, or the written one answers differently."""
+
+
+class StoreError(MedvitError, OSError):
+    """The store of fetched bundles cannot be read or written."""
+
+
+class FetchError(MedvitError, OSError):
+    """What was to be fetched did not arrive, is not what was published, or was not agreed to."""
+
+
 class OutputError(MedvitError, OSError):
     """Results cannot be written."""
 
 
 class RoundTripError(MedvitError, RuntimeError):
     """What was written does not read back as what was meant; nothing was published."""
+
+
+def system_words(error: OSError) -> tuple[str, str]:
+    """What the system refused to write for, and the first thing to try."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "no space left" if full else f"{error.strerror or error}"
+    return what, "Free some space" if full else "Check its permissions"

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import medvit
 from medvit.errors import OutputError
-from medvit.io.geometry import flip_lps_ras
-from medvit.io.staging import HIDDEN, explained, write_aside
+from medvit.io.staging import HIDDEN, explained, hashes_within, publish, write_aside
+from medvit.objects import DICOM_WRITERS, Draft, study_blockers
 from medvit.reports.record import run_record
 from medvit.reports.statistics import write_csv
 from medvit.result import Result
 
-if TYPE_CHECKING:
-    from medvit.bundles import Label
-    from medvit.io.seg import Author
+__all__ = ["OURS", "OUTPUT_TYPES", "OutputSettings", "Saved", "check_folder", "check_types", "save"]
 
-__all__ = ["OUTPUT_TYPES", "OutputSettings", "Saved", "check_folder", "check_types", "save"]
-
-OUTPUT_TYPES = ("nifti", "dicom-seg", "rtstruct", "png")
+OUTPUT_TYPES = ("nifti", "dicom-seg", "rtstruct", "sr", "sc", "png")
 """What a segmentation can be written as."""
 
-_NEEDS_DICOM = ("dicom-seg", "rtstruct")
+_NEEDS_DICOM = ("dicom-seg", "rtstruct", "sr", "sc")
 
-_OURS = (
-    "labels.nii.gz", "labels.json", "labels.png", "seg.dcm", "rtstruct.dcm", "statistics.json", "statistics.csv",
-    "preview.png", "run.json",
+OURS = (
+    "labels.nii.gz", "labels.json", "labels.png", "seg.dcm", "rtstruct.dcm", "sr.dcm", "statistics.json", "statistics.csv",
+    "preview.png", "run.json", "sc/[0-9]*.dcm",
 )  # fmt: skip
 """Files of an earlier result, which ``overwrite`` replaces or takes away; others in the folder stay."""
 
@@ -53,15 +47,17 @@ class Saved:
 
     Attributes:
         folder: where.
-        files: names within it.
+        files: paths within it.
         quality: as ``Result.quality()``.
         set_aside: what was asked for and could not be written, with the reason; empty when all was.
+        notes: what was done beyond what was asked, in plain words.
     """
 
     folder: Path
     files: tuple[str, ...]
     quality: dict[str, Any]
     set_aside: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def flagged(self) -> bool:
@@ -115,69 +111,75 @@ def save(result: Result, folder: str | os.PathLike[str], settings: OutputSetting
     check_types(settings.output_types, result.scan.kind)
     check_folder(final, settings.overwrite)
     with explained(final), write_aside(final) as staging:
+        plan = _plan(result, settings.output_types)
         with result.progress.stage("write"):
-            set_aside = _write_all(result, staging, settings)
-        files = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
-        notes = (*result.notes, *set_aside)
+            _write_all(result, staging, plan, settings)
+        files = hashes_within(staging)
+        notes = (*result.notes, *plan.notes, *plan.set_aside)
         (staging / "run.json").write_text(json.dumps(run_record(result, files, notes), indent=2) + "\n")
         result.progress.check()
-        _publish(staging, final, [f"{label.name}.nii.gz" for label in result.bundle.facts.labels])
-    return Saved(final, tuple(sorted([*files, "run.json"])), result.quality(), tuple(set_aside))
+        publish(staging, final, [*OURS, *(f"{label.name}.nii.gz" for label in result.bundle.facts.labels)])
+    return Saved(final, tuple(sorted([*files, "run.json"])), result.quality(), plan.set_aside, plan.notes)
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+@dataclass(frozen=True)
+class _Plan:
+    """What will be written, in the order of writing, and what a reader must know about the choice."""
+
+    types: tuple[str, ...]
+    set_aside: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _write_all(result: Result, staging: Path, settings: OutputSettings) -> list[str]:
-    types = list(settings.output_types)
-    set_aside = _withheld(result, types)
-    if set_aside and "nifti" not in types:
-        types.append("nifti")
-    writers: dict[str, Callable[[Result, Path], None]] = {
-        "nifti": _write_nifti,
-        "dicom-seg": _write_seg,
-        "rtstruct": _write_rtstruct,
-        "png": _write_png,
-    }
-    for name in dict.fromkeys(types):
+def _plan(result: Result, asked: Sequence[str]) -> _Plan:
+    types, notes = list(asked), []
+    reasons = _reasons(result) if result.scan.kind == "dicom" else []
+    withheld = [name for name in dict.fromkeys(asked) if name in _NEEDS_DICOM] if reasons else []
+    if "sc" in withheld and not study_blockers(result.scan.slices):
+        withheld.remove("sc")
+        if result.scan.blockers:
+            notes.append(
+                "The secondary capture was written: it needs only the study's UID. Where the source states no "
+                "consistent UIDs, it names no place in the patient and no source image."
+            )
+    set_aside: tuple[str, ...] = ()
+    if withheld:
+        remedy = " To have them, add --repair-tags." if result.scan.blockers else ""
+        words = f"{_listed(withheld)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
+        set_aside, types = (words,), [*(name for name in types if name not in withheld), "nifti"]
+    if "sr" in types and "dicom-seg" not in types:
+        types.append("dicom-seg")
+        notes.append("The segmentation was written as well: the measurement report refers to its segments.")
+    aside = (*result.scan.set_aside, *set_aside)
+    return _Plan(tuple(name for name in OUTPUT_TYPES if name in types), aside, tuple(notes))
+
+
+def _reasons(result: Result) -> list[str]:
+    """Why objects that refer to the source and to what was found cannot be written."""
+    return list(result.scan.blockers) or ([] if result.on_slices().any() else ["no label was found"])
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _write_all(result: Result, staging: Path, plan: _Plan, settings: OutputSettings) -> None:
+    draft = Draft(result, staging)
+    plain = {"nifti": _write_nifti, "png": _write_png}
+    for name in plan.types:
         result.progress.check()
-        if not (set_aside and name in _NEEDS_DICOM):
-            writers[name](result, staging)
+        if name in DICOM_WRITERS:
+            DICOM_WRITERS[name](draft)
+        else:
+            plain[name](result, staging)
     if settings.per_label:
         _write_each(result, staging)
     _write_statistics(result, staging, settings.statistics)
-    if settings.preview and not result.scan.is_picture:
+    if settings.preview:
         from medvit.reports.preview import draw_preview
 
         draw_preview(staging / "preview.png", result)
-    return set_aside
-
-
-def _withheld(result: Result, types: list[str]) -> list[str]:
-    """Why DICOM objects asked for cannot be written."""
-    asked = [name for name in types if name in _NEEDS_DICOM]
-    if not asked:
-        return []
-    reasons = list(result.scan.blockers)
-    if not reasons and not result.array.any():
-        reasons = ["no label was found"]
-    remedy = " To have them, add --repair-tags." if result.scan.blockers else ""
-    words = f"{' and '.join(asked)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
-    return [words] if reasons else []
-
-
-def _present(result: Result) -> list[Label]:
-    return [label for found, label in zip(result.statistics(), result.wanted, strict=True) if found.voxels]
-
-
-def _author(result: Result) -> Author:
-    from medvit.io.seg import Author
-
-    bundle = result.bundle
-    return Author(
-        f"{bundle.name} {bundle.version}", bundle.facts.weights.sha256, medvit.__version__, bundle.intended_use
-    )
 
 
 def _write_nifti(result: Result, staging: Path) -> None:
@@ -194,24 +196,6 @@ def _write_each(result: Result, staging: Path) -> None:
         write_labels(staging / f"{label.name}.nii.gz", (result.array == label.id).astype("uint8"), result.scan, [label])
 
 
-def _write_seg(result: Result, staging: Path) -> None:
-    from medvit.io.roundtrip import check_seg
-    from medvit.io.seg import write_seg
-
-    path, labels = staging / "seg.dcm", _present(result)
-    write_seg(path, result.array, result.scan.slices, labels, _author(result))
-    check_seg(path, result.array, flip_lps_ras(result.scan.affine), labels)
-
-
-def _write_rtstruct(result: Result, staging: Path) -> None:
-    from medvit.io.roundtrip import check_rtstruct
-    from medvit.io.rtstruct import write_rtstruct
-
-    path, labels, lps = staging / "rtstruct.dcm", _present(result), flip_lps_ras(result.scan.affine)
-    write_rtstruct(path, result.array, lps, result.scan.slices, labels, _author(result))
-    check_rtstruct(path, result.array, lps, labels)
-
-
 def _write_png(result: Result, staging: Path) -> None:
     from PIL import Image
 
@@ -225,30 +209,13 @@ def _write_png(result: Result, staging: Path) -> None:
 
 def _write_statistics(result: Result, staging: Path, as_csv: bool) -> None:
     rows = result.statistics()
-    values = result.bundle.facts.values
     content = {
         "intended_use": result.bundle.intended_use,
         "bundle": f"{result.bundle.name} {result.bundle.version}",
-        "intensity_unit": values.unit if values else "as stored",
+        "intensity_unit": result.intensity_unit,
         "quality": result.quality(),
         "labels": [asdict(row) for row in rows],
     }
     (staging / "statistics.json").write_text(json.dumps(content, indent=2) + "\n")
     if as_csv:
         write_csv(staging / "statistics.csv", rows)
-
-
-def _publish(staging: Path, final: Path, per_label: list[str]) -> None:
-    """Give everything its final name: the whole folder in one rename, or file by file into an existing one."""
-    for path in staging.iterdir():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
-    if not final.exists():
-        os.replace(staging, final)
-        return
-    # run.json is the seal: gone while files change, back as the last with the hash of each
-    written = {path.name for path in staging.iterdir()}
-    for stale in {"run.json", *_OURS, *per_label} - (written - {"run.json"}):
-        (final / stale).unlink(missing_ok=True)
-    for path in sorted(staging.iterdir(), key=lambda p: (p.name == "run.json", p.name)):
-        os.replace(path, final / path.name)

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 
 from medvit.bundles import DEFAULT_BUNDLE, Bundle, open_bundle
 from medvit.errors import BackendError, BundleError, ImageError, ModalityError
-from medvit.inference import SlidingWindow
+from medvit.inference import SliceWise, SlidingWindow
 from medvit.io import Scan, open_source
 from medvit.io.repair import repair_uids
 from medvit.progress import Progress
@@ -90,7 +90,7 @@ def _load(root: str, newest: float, device: str, fast: bool) -> Model:
             parser.get_parsed_content("inferer"),
             parser.get_parsed_content("preprocessing"),
             type(post)(kept),
-            bundle.facts.weights.sha256,
+            bundle.weights_sha256,
         )
     except (RuntimeError, TypeError, KeyError) as error:
         cause = error.__cause__ or error
@@ -181,7 +181,7 @@ def run(
     wanted = tuple(opened.label(name) for name in settings.roi_subset) or opened.facts.labels
     opened.require_trained()
     with progress.stage("read"):
-        scan = open_source(source, settings.series, progress)
+        scan = open_source(source, settings.series, progress, settings.on_irregular)
     forced = _require_fit(scan, opened, settings.force)
     repaired: tuple[str, ...] = ()
     if settings.repair_tags:
@@ -192,6 +192,8 @@ def run(
     if settings.roi_subset:
         ids = torch.tensor([label.id for label in wanted], dtype=labels.dtype)
         labels = labels * torch.isin(labels.as_tensor(), ids)
+    if scan.original is not None:  # nothing was measured there
+        labels = labels * torch.from_numpy(scan.original.covered)
     record = {
         "device": str(model.device),
         "device_asked": settings.device,
@@ -201,6 +203,7 @@ def run(
         "roi_subset": list(settings.roi_subset),
         "forced": bool(forced),
         "repaired": list(repaired),
+        "on_irregular": settings.on_irregular,
         "threads": torch.get_num_threads(),
     }
     return Result(labels, scan, opened, wanted, record, (*scan.notes, *forced, *repaired), progress)
@@ -212,10 +215,10 @@ def _infer(model: Model, scan: Scan, progress: Progress) -> MetaTensor:
             data = model.preprocessing({"image": scan.meta_tensor()})
         with progress.stage("infer"):
             image = data["image"].as_tensor()[None].to(model.device)
-            extra = {"progress": progress} if isinstance(model.inferer, SlidingWindow) else {}
+            extra = {"progress": progress} if isinstance(model.inferer, SlidingWindow | SliceWise) else {}
             logits = model.inferer(image, model.network, **extra)[0].cpu()
         with progress.stage("postprocess"):
-            labels = model.postprocessing({"image": data["image"], "pred": logits})["pred"]
+            labels = model.postprocessing({**data, "pred": logits})["pred"]
     plain = labels.as_tensor().clone()
     if plain.dtype not in (torch.uint8, torch.int16):
         plain = plain.round().to(torch.int16)  # ids are whole numbers, whatever a bundle's last step makes of them
@@ -232,6 +235,7 @@ def segment(
     roi_subset: Sequence[str] = (),
     repair_tags: bool = False,
     series: str | None = None,
+    on_irregular: str = "fail",
     progress: Progress | None = None,
 ) -> Result:
     """Label the anatomy in a scan.
@@ -244,4 +248,5 @@ def segment(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.require_task("segmentation")
-    return run(opened, source, RunSettings(device, fast, force, tuple(roi_subset), repair_tags, series), progress)
+    settings = RunSettings(device, fast, force, tuple(roi_subset), repair_tags, series, on_irregular)
+    return run(opened, source, settings, progress)

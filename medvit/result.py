@@ -51,9 +51,32 @@ class Result:
         plain: np.ndarray = np.asarray(self.labels)[0]
         return plain
 
+    def on_slices(self) -> np.ndarray:
+        """The labels on the source's own DICOM slices, (column, row, slice).
+
+        The same as ``array``, except for a tilted or uneven stack that was resampled: its labels are brought back from
+        the true grid.
+        """
+        return self.array if self.scan.original is None else self._brought_back
+
+    @property
+    def intensity_unit(self) -> str:
+        """What the image's values are measured in: the bundle's unit, or "as stored"."""
+        values = self.bundle.facts.values
+        return values.unit if values else "as stored"
+
     def statistics(self) -> list[Measures]:
         """Volume, intensity, extent and border contact of each wanted label."""
         return self._measures
+
+    @cached_property
+    def _brought_back(self) -> np.ndarray:
+        from medvit.io.regrid import to_slices
+
+        original = self.scan.original
+        assert original is not None
+        columns, rows = original.values.shape[:2]
+        return to_slices(self.array, original.grid, (columns, rows))
 
     @cached_property
     def _measures(self) -> list[Measures]:
@@ -81,7 +104,7 @@ class Result:
 
         Args:
             folder: where; created. An existing one with files in it is refused unless ``overwrite``.
-            output_types: any of "nifti", "dicom-seg", "rtstruct", "png".
+            output_types: any of "nifti", "dicom-seg", "rtstruct", "sr" (with "dicom-seg", which it refers to), "sc", "png".
             preview: also ``preview.png``.
             statistics: also ``statistics.csv`` (``statistics.json`` is always written).
             per_label: also one NIfTI for each label.

@@ -21,6 +21,7 @@ class RunSettings:
         roi_subset: names of the labels to keep; empty keeps all.
         repair_tags: give DICOM slices with missing or contradicting UIDs consistent ones; recorded.
         series: number or UID, where the source holds several series.
+        on_irregular: "fail", "resample" or "split" a tilted or uneven DICOM stack; recorded.
     """
 
     device: str = "auto"
@@ -29,3 +30,4 @@ class RunSettings:
     roi_subset: tuple[str, ...] = ()
     repair_tags: bool = False
     series: str | None = None
+    on_irregular: str = "fail"

@@ -77,12 +77,21 @@ class ToNetworkGridd(MapTransform):  # type: ignore[misc]
     Args:
         keys: images, MetaTensor (channel, i, j, k).
         spacing_mm: voxel sides along right, anterior, superior. The true spacing differs by less than half a voxel
-            over the whole side, so that a whole number of voxels spans exactly the source's extent.
+            over the whole side, so that a whole number of voxels spans exactly the source's extent. None keeps the
+            source's own: the voxels are turned, and no value changes.
+        smooth: False for weights that were trained on plainly interpolated images.
     """
 
-    def __init__(self, keys: KeysCollection, spacing_mm: Sequence[float], allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing_mm: Sequence[float] | None,
+        allow_missing_keys: bool = False,
+        smooth: bool = True,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.spacing_mm = tuple(float(s) for s in spacing_mm)
+        self.spacing_mm = None if spacing_mm is None else tuple(float(s) for s in spacing_mm)
+        self.smooth = smooth
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each image by its resampled self; its meta records the way back."""
@@ -101,10 +110,13 @@ class ToNetworkGridd(MapTransform):  # type: ignore[misc]
         straight = image.as_tensor().permute(0, *(a + 1 for a in axes))
         straight = straight.flip([d + 1 for d in range(3) if flips[d]]).float()
         source = tuple(straight.shape[1:])
+        if self.spacing_mm is None:
+            record = NetworkGrid(axes, flips, source, source, (0, 0, 0), source)
+            return _with_grid(straight.contiguous(), image, _grid_affine(affine, record), record)
         # headers round differently: whole thousandths of a millimetre decide the grid's size
         sides = [round(spacing_mm(affine)[a], 3) for a in axes]
         grid = tuple(max(1, round(n * s / t)) for n, s, t in zip(source, sides, self.spacing_mm, strict=True))
-        smooth = _smooth(straight, source, grid)
+        smooth = _smooth(straight, source, grid) if self.smooth else straight
         moved = F.interpolate(smooth[None], size=grid, mode="trilinear", align_corners=False)[0]
         record = NetworkGrid(axes, flips, source, grid, (0, 0, 0), grid)
         return _with_grid(moved, image, _grid_affine(affine, record), record)

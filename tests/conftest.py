@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ def shared() -> Path:
     if not (place / "data").is_dir():
         pytest.skip(f"no shared data at {place}; set MEDVIT_SHARED to run this test")
     return place
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_store_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What whoever runs the tests has fetched, or where from, must not change what they say."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDVIT_HOME", str(tmp_path_factory.mktemp("store") / "none"))
+        patch.delenv("MEDVIT_MIRROR", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

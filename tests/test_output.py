@@ -151,7 +151,7 @@ def test_a_file_in_the_way_and_unknown_types(result, tmp_path):
     (tmp_path / "out").write_text("x")
     with pytest.raises(OutputError, match="Found a file at"):
         result.save(tmp_path / "out")
-    with pytest.raises(OutputError, match="must be one of nifti, dicom-seg, rtstruct, png"):
+    with pytest.raises(OutputError, match="must be one of nifti, dicom-seg, rtstruct, sr, sc, png"):
         result.save(tmp_path / "new", ("dicom",))
     with pytest.raises(OutputError, match="DICOM objects refer to the original DICOM slices"):
         result.save(tmp_path / "new", ("dicom-seg",))

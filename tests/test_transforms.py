@@ -95,3 +95,18 @@ def test_logits_of_another_size_are_refused():
     data = ToNetworkGridd("image", (2.0, 2.0, 2.0))({"image": _image(*(phantom()[0], np.eye(4)))})
     with pytest.raises(ShapeError, match="they must match"):
         ArgmaxOnSourced("pred")({**data, "pred": torch.zeros(2, 3, 3, 3)})
+
+
+def test_without_smoothing_resampling_is_plain_interpolation():
+    """Published weights may have been trained so; detail finer than the grid then passes."""
+    stripes = np.where(np.arange(40)[:, None, None] % 2, 100.0, -100.0) * np.ones((1, 12, 12))
+    image = {"image": _image(stripes, np.diag([1.0, 1.0, 1.0, 1.0]))}
+    plain, smoothed = (
+        ToNetworkGridd("image", (3.0, 1.0, 1.0), smooth=smooth)(image)["image"].as_tensor() for smooth in (False, True)
+    )
+    assert plain.shape == smoothed.shape == (1, 13, 12, 12)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(stripes)[None, None].float(), size=(13, 12, 12), mode="trilinear"
+    )[0]
+    assert torch.equal(plain, expected)
+    assert float(smoothed.std()) < 0.5 * float(plain.std())

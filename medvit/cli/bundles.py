@@ -1,33 +1,42 @@
-"""``medvit bundles``: what is installed, what it is, whether it is intact."""
+"""``medvit bundles``: what is installed, what it is, whether it is intact; fetching and removing."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.common import Debug, Json, Shown, guarded
+from medvit.cli.common import Debug, Json, Shown, guarded, watched
+from medvit.cli.export import export
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
+    from medvit.store.fetching import Card
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, show and verify bundles.", no_args_is_help=True)
+app = typer.Typer(help="List, show, verify, fetch, export and remove bundles.", no_args_is_help=True)
+app.command()(export)
+
+_KEPT = (
+    "Found that the download was stopped; what has arrived is kept. Start the same command again to go on from there."
+)
 
 Name = Annotated[str, typer.Argument(help="Bundle: name or folder.", show_default=False)]
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:
     facts = bundle.facts
-    there = bundle.weights.is_file()
+    state = bundle.state
+    there = state in ("trained", "fetched")
     return {
         "name": bundle.name,
         "version": bundle.version,
         "task": facts.task,
         "modalities": list(facts.modalities),
-        "state": facts.state if there else "not trained",
+        "state": state,
         "scores": bundle.metadata.get("eval_metrics", {}),
         "licence": facts.licence,
         "size_mb": round(bundle.weights.stat().st_size / 1e6, 1) if there else 0.0,
@@ -77,6 +86,9 @@ def show(name: Name, as_json: Json = False, debug: Debug = False) -> None:
                 typer.echo(
                     f"{key.replace('_', ' ').capitalize()}: {', '.join(value) if isinstance(value, list) else value}"
                 )
+        origin = bundle.facts.weights.origin
+        if origin is not None:
+            typer.echo(f"Weights: from {origin.address} ({origin.checksum}), {origin.licence}")
         typer.echo(f"Data: {data.get('data_source', 'not stated')}")
         for key, value in data.get("eval_metrics", {}).items():
             typer.echo(f"Score: {key.replace('_', ' ')} {value}")
@@ -96,3 +108,75 @@ def verify(name: Name, as_json: Json = False, debug: Debug = False) -> None:
             typer.echo(json.dumps({"name": bundle.name, "version": bundle.version, "sha256": digest, "intact": True}))
         else:
             typer.echo(f"{bundle.name} {bundle.version} is intact (weights sha256 {digest}).")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Bundle: its name.", show_default=False)],
+    given: Annotated[
+        Path | None,
+        typer.Option("--from", help="A file that is there already: the published weights, or the bundle's zip."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to the licence that is shown.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also where it is installed and intact.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch a bundle, or the weights of one that ships without; its licence is shown and agreed to first.
+
+    Stopped or broken off, it goes on where it was when started again. MEDVIT_MIRROR, a folder or a base address, stands
+    for every address; MEDVIT_HOME is where it all goes.
+    """
+    shown = Shown(json=as_json, debug=debug)
+    with guarded(shown):
+        from medvit.errors import FetchError
+        from medvit.store.fetching import Request
+        from medvit.store.fetching import fetch as fetch_bundle
+
+        request = Request(name, given, overwrite, "--yes" if yes else "asked")
+        try:
+            outcome = fetch_bundle(request, lambda card: _agree(card, yes, as_json), lambda: watched(shown))
+        except KeyboardInterrupt:
+            raise FetchError(_KEPT) from None
+        bundle, entry = outcome.bundle, outcome.entry
+        if as_json:
+            row = {"name": bundle.name, "version": bundle.version, "state": bundle.state, "fetched": entry is not None}
+            typer.echo(json.dumps(row | {"sha256": bundle.weights_sha256}, indent=2))
+        elif entry is None:
+            shown.say(f"{bundle.name} {bundle.version} is installed and intact; nothing was fetched.")
+        else:
+            shown.say(f"{bundle.name} {bundle.version} is ready (weights sha256 {entry.sha256}).")
+
+
+def _agree(card: Card, yes: bool, as_json: bool) -> bool:
+    """Show what is to be fetched and ask; on standard error where standard output speaks JSON."""
+    from medvit.errors import FetchError
+
+    inside = "stated in the archive; shown and asked again before it is installed"
+    rows = {
+        "Fetch": f"{card.name} {card.version or ''}".strip()
+        + (" (weights)" if card.kind == "weights" else " (bundle)"),
+        "From": card.source,
+        "Size": f"{card.size / 1e6:.1f} MB" if card.size else "not stated by the publisher",
+        "Licence": card.licence or inside,
+        "Intended use": card.intended_use or inside,
+    }
+    for title, value in rows.items():
+        typer.echo(f"{title}: {value}", err=as_json)
+    if yes:
+        return True
+    if not typer.get_text_stream("stdin").isatty():
+        raise FetchError(
+            "Found no terminal to ask at; the licence above must be agreed to, and nothing was fetched. Run again with --yes to agree."
+        )
+    return typer.confirm("Agree to the licence and go on?", err=as_json)
+
+
+@app.command()
+def remove(name: Name, as_json: Json = False, debug: Debug = False) -> None:
+    """Take a fetched bundle or fetched weights away again; what shipped stays."""
+    with guarded(Shown(json=as_json, debug=debug)):
+        from medvit.store.fetching import remove as remove_bundle
+
+        remove_bundle(name)
+        typer.echo(json.dumps({"name": name, "removed": True}) if as_json else f"{name} was removed from the store.")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -14,9 +15,28 @@ import typer
 if TYPE_CHECKING:
     from medvit.progress import Progress
 
-__all__ = ["FLAGGED", "Debug", "Json", "Quiet", "Shown", "Verbose", "guarded", "watched"]
+__all__ = [
+    "FLAGGED",
+    "Debug",
+    "Json",
+    "Output",
+    "Overwrite",
+    "Quiet",
+    "RepairTags",
+    "Shown",
+    "Verbose",
+    "guarded",
+    "split_values",
+    "watched",
+]
 
 FAILED, FLAGGED = 1, 3
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; created.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
+RepairTags = Annotated[
+    bool, typer.Option("--repair-tags", help="Give slices with missing or contradicting UIDs consistent ones.")
+]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print the seconds of each stage.")]
@@ -33,10 +53,21 @@ class Shown:
     json: bool = False
     debug: bool = False
 
+    def say_seconds(self, progress: Progress) -> None:
+        """With --verbose, print what each stage took."""
+        if self.verbose:
+            for stage, seconds in progress.seconds.items():
+                self.say(f"{stage:>12}  {seconds:7.2f} s")
+
     def say(self, text: str) -> None:
         """Print a line for people, unless quiet or speaking JSON."""
         if not (self.quiet or self.json):
             typer.echo(text)
+
+
+def split_values(values: list[str] | None) -> tuple[str, ...]:
+    """The values of a repeatable option, each of which may hold several separated by commas."""
+    return tuple(part.strip() for value in values or [] for part in value.split(",") if part.strip())
 
 
 def _fail(text: str) -> NoReturn:
@@ -49,10 +80,13 @@ def guarded(shown: Shown) -> Iterator[None]:
     """Turn errors into one clear line and exit code 1; a termination signal counts as Ctrl-C."""
     from medvit.errors import MedvitError
 
-    def interrupt(*_: Any) -> NoReturn:
+    asked: list[int] = []
+
+    def interrupt(number: int, _: Any) -> NoReturn:
+        asked.append(number)
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     except MedvitError as error:
@@ -68,6 +102,8 @@ def guarded(shown: Shown) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
+        if asked:  # a library may wrap the interrupt in an error of its own, as MONAI does while it imports
+            _fail("Cancelled: nothing was written.")
         if shown.debug:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
@@ -75,7 +111,8 @@ def guarded(shown: Shown) -> Iterator[None]:
             f"Error: Found something unforeseen ({type(error).__name__}: {first}). Run again with --debug and report it."
         )
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -54,6 +54,29 @@ def _window_attention() -> str:
     return f"float32 on the CPU takes the 'cpu' path (numba); relative error {error:.1e} against the fp64 formula"
 
 
+def _bi_wkv() -> str:
+    """The default path, forwards and backwards, against the fp64 formula on a short sequence with far-apart keys."""
+    import torch
+
+    from medvit.kernels import bi_wkv
+
+    generator = torch.Generator().manual_seed(0)
+    w, u = torch.randn(2, 5, generator=generator)
+    k, v = torch.randn(2, 1, 70, 5, generator=generator)
+    k[:, ::9] *= 30
+    single = [x.clone().requires_grad_() for x in (w, u, k, v)]
+    double = [x.double().requires_grad_() for x in (w, u, k, v)]
+    fast, exact = bi_wkv(*single), bi_wkv(*double, backend="reference")
+    pairs = [(fast.detach(), exact.detach())]
+    pairs += zip(
+        torch.autograd.grad(fast.square().sum(), single), torch.autograd.grad(exact.square().sum(), double), strict=True
+    )
+    error = max(float((a - b).norm() / b.norm()) for a, b in pairs)
+    if not error <= 1e-5:
+        raise ArithmeticError(f"relative error {error:.1e} against the fp64 formula")
+    return f"float32 on the CPU takes the 'cpu' path (numba); relative error {error:.1e} against the fp64 formula, gradients included"
+
+
 def _decoders() -> str:
     from pydicom.pixels import get_decoder
     from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
@@ -74,9 +97,9 @@ def _bundles() -> str:
     states = []
     for name in bundle_folders():
         bundle = open_bundle(name)
-        if bundle.facts.state == "trained":
+        if bundle.state in ("trained", "fetched"):
             bundle.verify()
-        states.append(f"{name} {bundle.version} ({bundle.facts.state})")
+        states.append(f"{name} {bundle.version} ({bundle.state})")
     return ", ".join(states) or "none installed"
 
 
@@ -91,6 +114,7 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "versions": _python,
     "devices": _devices,
     "window_attention": _window_attention,
+    "bi_wkv": _bi_wkv,
     "DICOM decoders": _decoders,
     "bundles": _bundles,
     "disk": _disk,

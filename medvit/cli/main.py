@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from medvit.cli import bundles
+from medvit.cli.convert import convert
 from medvit.cli.doctor import doctor
+from medvit.cli.drr import drr
 from medvit.cli.evaluate import evaluate
+from medvit.cli.inspect import inspect
 from medvit.cli.segment import segment
 from medvit.cli.train import train
 
@@ -42,8 +45,11 @@ def main(
 
 
 app.command()(segment)
+app.command()(inspect)
+app.command()(convert)
 app.command()(train)
 app.command()(evaluate)
+app.command()(drr)
 app.add_typer(bundles.app, name="bundles")
 app.command()(doctor)
 

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Json, Quiet, Shown, Verbose, guarded, watched
+from medvit.cli.common import (
+    FLAGGED,
+    Debug,
+    Json,
+    Output,
+    Overwrite,
+    Quiet,
+    RepairTags,
+    Shown,
+    Verbose,
+    guarded,
+    split_values,
+    watched,
+)
 from medvit.settings import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
@@ -34,17 +48,11 @@ class _Job:
     write: OutputSettings
 
 
-def _split(values: list[str] | None) -> tuple[str, ...]:
-    return tuple(part.strip() for value in values or [] for part in value.split(",") if part.strip())
-
-
 def segment(
     source: Annotated[
         str, typer.Argument(help="DICOM folder or zip, NIfTI, NRRD, MHA, PNG or JPEG.", show_default=False)
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the results; created.", show_default=False)
-    ],
+    output: Output,
     bundle: Annotated[
         str, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle: name or folder.")
     ] = DEFAULT_BUNDLE,
@@ -53,7 +61,7 @@ def segment(
         typer.Option(
             "--output-type",
             "-ot",
-            help="nifti, dicom-seg, rtstruct or png; repeatable. Default: dicom-seg and nifti for DICOM, nifti for volumes, png for pictures.",
+            help="nifti, dicom-seg, rtstruct, sr (measurement report), sc (pictures with outlines) or png; repeatable. Default: dicom-seg and nifti for DICOM, nifti for volumes, png for pictures.",
         ),
     ] = None,
     roi_subset: Annotated[
@@ -74,10 +82,14 @@ def segment(
     force: Annotated[
         bool, typer.Option("--force", help="Run on a modality the bundle was not made for; recorded.")
     ] = False,
-    repair_tags: Annotated[
-        bool, typer.Option("--repair-tags", help="Give slices with missing or contradicting UIDs consistent ones.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
+    repair_tags: RepairTags = False,
+    on_irregular: Annotated[
+        str,
+        typer.Option(
+            "--on-irregular", help="fail, resample or split a tilted or uneven DICOM stack. See medvit inspect."
+        ),
+    ] = "fail",
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -93,8 +105,8 @@ def segment(
             source,
             output,
             bundle,
-            _split(output_type),
-            RunSettings(device, fast, force, _split(roi_subset), repair_tags, series),
+            split_values(output_type),
+            RunSettings(device, fast, force, split_values(roi_subset), repair_tags, series, on_irregular),
             OutputSettings(preview=preview, statistics=statistics, per_label=per_label, overwrite=overwrite),
         )
         saved = _segment(job, shown)
@@ -115,7 +127,7 @@ def _segment(job: _Job, shown: Shown) -> Saved:
     check_folder(job.output, job.write.overwrite)
     with watched(shown) as progress:
         with progress.stage("read"):
-            scan = open_source(job.source, job.run.series, progress)
+            scan = open_source(job.source, job.run.series, progress, job.run.on_irregular)
         usual = {"dicom": ("dicom-seg", "nifti"), "picture": ("png",)}.get(scan.kind, ("nifti",))
         write = replace(job.write, output_types=job.types or usual)
         check_types(write.output_types, scan.kind)
@@ -129,7 +141,7 @@ def _segment(job: _Job, shown: Shown) -> Saved:
 
 
 def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
-    notes = [*result.notes, *saved.set_aside]
+    notes = [*result.notes, *saved.notes, *saved.set_aside]
     if shown.json:
         outcome = {
             "output": str(saved.folder),
@@ -148,17 +160,22 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
         more = len(saved.quality["reasons"]) - _REASONS
         reasons += f"; {more} more in statistics.json" if more > 0 else ""
         typer.echo(f"Warning: implausible anatomy, quality is poor: {reasons}.", err=True)
-    for note in result.notes:
+    for note in (*result.notes, *saved.notes):
         shown.say(f"Note: {note}")
-    if shown.verbose:
-        for stage, seconds in result.progress.seconds.items():
-            shown.say(f"{stage:>12}  {seconds:7.2f} s")
+    shown.say_seconds(result.progress)
     found = sum(1 for row in result.statistics() if row.voxels)
     shown.say(
         f"{found} of {len(result.wanted)} labels found on {result.settings['device']}; quality {saved.quality['word']}. "
         f"{result.bundle.intended_use}."
     )
-    shown.say(f"Results: {saved.folder}  ({', '.join(saved.files)})")
+    shown.say(f"Results: {saved.folder}  ({', '.join(_names(saved.files))})")
+
+
+def _names(files: tuple[str, ...]) -> list[str]:
+    """File names for the eye: a folder in one word."""
+    flat = [name for name in files if "/" not in name]
+    folders = Counter(name.partition("/")[0] for name in files if "/" in name)
+    return [*flat, *(f"{folder}/ with {count} files" for folder, count in sorted(folders.items()))]
 
 
 def _table(result: Result) -> None:

@@ -20,6 +20,10 @@ _LEVEL = 0.52
 """Where between outside (0) and inside (1) an outline runs; at 0.5 readers that round would fall to either side."""
 
 
+_INSIDE = 1
+"""What scikit-image calls a strictly inner point; edges and corners are higher."""
+
+
 def outline_mask(mask: NDArray[np.bool_]) -> list[Polygon]:
     """Closed outlines of a 2-D mask, (point, axis) in index coordinates; the first point is not repeated."""
     from skimage.measure import find_contours
@@ -42,13 +46,28 @@ def outline_mask(mask: NDArray[np.bool_]) -> list[Polygon]:
 
 
 def fill_polygons(polygons: Sequence[Polygon], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels whose centres lie inside an odd number of polygons (union of disjoint outlines)."""
-    from skimage.draw import polygon2mask
+    """Pixels whose centres lie inside an odd number of polygons, or on the edge of one.
 
-    mask = np.zeros(shape, dtype=bool)
+    Holes may thus be contours of their own or joined to their outline. Edges count as inside since many planning
+    systems draw through the centres of the outermost pixels.
+
+    Args:
+        polygons: each (point, axis) in index coordinates.
+        shape: of the mask, along the same axes.
+    """
+    from skimage.measure import grid_points_in_poly
+
+    mask, edges = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for points in polygons:
-        mask ^= polygon2mask(shape, points)
-    return mask
+        low = np.clip(np.floor(points.min(0)).astype(int), 0, shape)
+        high = np.clip(np.ceil(points.max(0)).astype(int) + 1, 0, shape)
+        if (high <= low).any():
+            continue
+        box = (slice(low[0], high[0]), slice(low[1], high[1]))
+        places = grid_points_in_poly(tuple(high - low), points - low, binarize=False)
+        mask[box] ^= places == _INSIDE
+        edges[box] |= places > _INSIDE
+    return mask | edges
 
 
 def _signed_area(loop: Polygon) -> float:

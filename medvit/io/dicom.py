@@ -1,219 +1,171 @@
-"""Reading a DICOM series as one regular volume, or refusing it with the reason."""
+"""Reading one volume or picture of a DICOM source, or refusing it with the reason."""
 
 from __future__ import annotations
 
-import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BytesIO
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import pydicom
-from pydicom.errors import InvalidDicomError
+from numpy.typing import NDArray
+from pydicom import Dataset
 
-from medvit.errors import ImageError, MedvitError, SelectionError, SourceError
+from medvit.errors import SelectionError
 from medvit.io.geometry import flip_lps_ras
+from medvit.io.headers import Plane
+from medvit.io.pixels import AIR_HU, plane_values
+from medvit.io.regrid import Original, plan_grid, regular_runs, to_grid
 from medvit.io.scan import Scan
-from medvit.io.stack import check_consistent, stack
+from medvit.io.stack import Stack, stack_up
+from medvit.io.volumes import Volume
 from medvit.progress import Progress
 
-__all__ = ["DicomFile", "Series", "choose_series", "group_series", "read_series"]
+__all__ = ["ON_IRREGULAR", "read_dicom"]
 
-_CONSULTED = (
-    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID PatientID Modality Rows Columns "
-    "NumberOfFrames SamplesPerPixel ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness "
-    "SpacingBetweenSlices RescaleSlope RescaleIntercept"
-).split()
-"""Attributes that grouping and stacking read."""
+ON_IRREGULAR = ("fail", "resample", "split")
+"""What to do with a stack that is not regular and straight."""
 
 
-@dataclass(frozen=True)
-class DicomFile:
-    """One entry of a folder or zip: its name within it and how to get its bytes."""
+def read_dicom(volume: Volume, on_irregular: str = "fail", part: str = "", progress: Progress | None = None) -> Scan:
+    """Decode a volume (1, column, row, slice), slices sorted along their normal, or a picture (channel, row, column).
 
-    name: str
-    read: Callable[[], bytes]
-
-
-@dataclass(frozen=True, eq=False)
-class Series:
-    """The image files that share a SeriesInstanceUID."""
-
-    uid: str
-    headers: tuple[pydicom.Dataset, ...]
-    files: tuple[DicomFile, ...]
-
-    @property
-    def modality(self) -> str:
-        """DICOM's Modality of the first slice."""
-        return str(self.headers[0].get("Modality", "") or "")
-
-    def describe(self) -> str:
-        """A line without patient data: modality, matrix, slices, UID."""
-        first = self.headers[0]
-        matrix = f"{first.get('Rows', '?')}x{first.get('Columns', '?')}"
-        return f"{self.modality or 'unknown modality'}, {len(self.files)} slices of {matrix}, {self.uid or '(no UID)'}"
-
-
-def group_series(files: Iterable[DicomFile], progress: Progress) -> tuple[list[Series], list[str]]:
-    """Headers of all DICOM images among the files, by series, and notes on what was set aside.
+    Args:
+        volume: as preflight found it.
+        on_irregular: "fail" refuses a tilted or uneven stack; "resample" brings it onto a true grid and keeps its slices
+            for the way back; "split" takes the longest run of evenly spaced slices and sets the others aside (a tilted
+            run is resampled: it has no regular part).
+        part: number of the run to take under "split"; empty takes the longest.
+        progress: told how far decoding is.
 
     Raises:
-        SourceError: a DICOM file is cut off within its header.
+        MedvitError: the volume's gravest finding, or pixels that cannot be read.
     """
-    found: dict[str, list[tuple[pydicom.Dataset, DicomFile]]] = defaultdict(list)
-    other, objects = 0, 0
-    for file in files:
-        progress.check()
-        header = _read_header(file)
-        if header is None:
-            other += 1
-        elif "Rows" not in header or header.get("Modality") in ("SEG", "RTSTRUCT", "RTDOSE", "SR", "PR", "KO"):
-            objects += 1
-        else:
-            found[str(header.get("SeriesInstanceUID", "") or "")].append((header, file))
-    notes = []
-    if other:
-        notes.append(f"{other} file(s) that are not DICOM were set aside.")
-    if objects:
-        notes.append(f"{objects} DICOM object(s) that are not images were set aside.")
-    series = [Series(uid, tuple(h for h, _ in rows), tuple(f for _, f in rows)) for uid, rows in sorted(found.items())]
-    return series, notes
-
-
-def _read_header(file: DicomFile) -> pydicom.Dataset | None:
-    """The header without pixels, or None for a file that is not DICOM."""
-    content = file.read()
-    if len(content) < 132 or content[128:132] != b"DICM":
-        return None
-    try:
-        header = pydicom.dcmread(BytesIO(content), stop_before_pixels=True)
-        for keyword in _CONSULTED:  # pydicom parses a value when it is asked for; ask here, where the file is known
-            header.get(keyword)
-    except InvalidDicomError:
-        return None
-    except Exception as error:
-        raise SourceError(
-            f"Found {file.name}, a DICOM file damaged in its header ({type(error).__name__}); every file of a series "
-            "must be complete. Export the series again, or move this file away."
-        ) from error
-    return header
-
-
-def choose_series(series: list[Series], wanted: str | None) -> Series:
-    """The series asked for by UID or by its number in the listing, or the only one.
-
-    Raises:
-        SelectionError: several and none chosen, or no such series; the message lists what is there.
-    """
-    listing = "\n".join(f"  {n}: {s.describe()}" for n, s in enumerate(series, 1))
-    if wanted is not None:
-        by_number = {str(n): s for n, s in enumerate(series, 1)}
-        match = [s for s in series if s.uid == wanted] or [s for s in [by_number.get(wanted)] if s]
-        if not match:
-            raise SelectionError(f"Found no series {wanted!r}; give the number or UID of one of these:\n{listing}")
-        return match[0]
-    if len(series) > 1:
-        patients = {str(h.get("PatientID", "")) for s in series for h in s.headers}
-        who = f" of {len(patients)} patients" if len(patients) > 1 else ""
-        raise SelectionError(
-            f"Found {len(series)} series{who} in one source; one is needed. "
-            f"Choose with --series NUMBER or --series UID:\n{listing}"
-        )
-    return series[0]
-
-
-def read_series(series: Series, progress: Progress) -> Scan:
-    """Decode a series into a volume (1, column, row, slice), slices sorted along their normal.
-
-    Stored values become real ones slice by slice (RescaleSlope, RescaleIntercept; PS3.3 C.7.6.16.2.9).
-
-    Raises:
-        GeometryError: the slices do not make one regular, straight stack; the message says where.
-        ImageError: pixels are not single-valued.
-        SourceError: a slice is cut off or cannot be decoded.
-    """
-    with _sound_headers():
-        check_consistent(series.headers)
-        affine, order = stack(series.headers)
-        headers = [series.headers[n] for n in order]
-        rows, columns = int(headers[0].Rows), int(headers[0].Columns)
-        blockers = _blockers(headers)
-    array = np.empty((columns, rows, len(order)), np.float32)
-    for k, n in enumerate(order):
-        progress.report("read", k, len(order))
-        array[:, :, k] = _pixels(series.files[n], (rows, columns)).T
-    return Scan(
+    progress = progress or Progress()
+    aside: tuple[str, ...] = ()
+    _refuse(volume, "refused")
+    if volume.kind != "volume" or volume.stack is None:
+        return _picture(volume)
+    if volume.worst() == "irregular":
+        if on_irregular == "fail":
+            _refuse(volume, "irregular")
+        if on_irregular == "split":
+            volume, aside = _split(volume, part)
+    stack = volume.stack
+    assert stack is not None
+    headers, array, notes = _decode(stack.planes, progress)
+    said = tuple(f"{f.text[0].upper()}{f.text[1:]}" for f in volume.findings if f.severity == "note")
+    scan = Scan(
         array[None],
-        flip_lps_ras(affine),
+        flip_lps_ras(stack.affine),
         "dicom",
-        modality=series.modality or None,
-        slices=tuple(headers),
-        blockers=blockers,
+        modality=volume.first.modality or None,
+        slices=headers,
+        frames=tuple(p.frame for p in stack.planes if p.frame is not None),
+        notes=(*said, *notes),
+        blockers=tuple(f.found for f in volume.findings if f.severity == "tags"),
+        set_aside=aside,
         name="dicom",
+    )
+    odd = [f for f in stack.findings if f.severity == "irregular"]
+    return _regridded(scan, stack, [f.found for f in odd]) if odd else scan
+
+
+def _refuse(volume: Volume, severity: str) -> None:
+    for finding in volume.findings:
+        if finding.severity == severity:
+            raise finding.error()
+
+
+def _decode(
+    planes: tuple[Plane, ...], progress: Progress
+) -> tuple[tuple[Dataset, ...], NDArray[np.float32], list[str]]:
+    """Headers without pixels, values (column, row, slice), and what was done to the values."""
+    first = planes[0]
+    headers: list[Dataset] = []
+    array: NDArray[np.float32] | None = None
+    inverted = philips = False
+    for k, (header, values) in enumerate(plane_values(planes)):
+        progress.report("read", k, len(planes))
+        if array is None:  # not before the first plane is seen to exist: a header can state any size
+            array = np.empty((first.columns, first.rows, len(planes)), np.float32)
+        array[:, :, k] = values.array.T
+        inverted, philips = inverted or values.inverted, philips or values.philips
+        if not headers or headers[-1] is not header:
+            headers.append(header)
+    assert array is not None
+    for header in headers:
+        for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+            header.pop(keyword, None)
+    notes = ["Values were turned round (MONOCHROME1), so that brighter means more."] if inverted else []
+    notes += ["Values are Philips' floating-point signal (private MR Scale Slope)."] if philips else []
+    return tuple(headers), array, notes + _fill_padding(array, first.modality)
+
+
+def _fill_padding(array: NDArray[np.float32], modality: str) -> list[str]:
+    """Padding becomes air in CT and the lowest value elsewhere: what lies there was never measured."""
+    padding = np.isnan(array)
+    count = int(padding.sum())
+    if not count:
+        return []
+    fill = AIR_HU if modality == "CT" else float(np.nanmin(array))
+    array[padding] = fill
+    return [f"{count} padding pixels (PixelPaddingValue) were set to {fill:g}."]
+
+
+def _regridded(scan: Scan, stack: Stack, why: list[str]) -> Scan:
+    values = scan.array[0]
+    grid = plan_grid(stack, values.shape[1], values.shape[0])
+    array = to_grid(values, grid)
+    covered = ~np.isnan(array)
+    array[~covered] = AIR_HU if scan.modality == "CT" else float(values.min())
+    planes = np.repeat(stack.affine[None], len(stack.planes), 0)
+    planes[:, :3, 2] = stack.axes[:, 2] * stack.spacing_mm[2]
+    planes[:, :3, 3] = stack.positions
+    said = (
+        f"Resampled to a straight, even grid of {'x'.join(map(str, grid.shape))} voxels because of {'; '.join(why)}. "
+        "NIfTI labels lie on that grid, DICOM objects on the original slices."
+    )
+    original = Original(values, planes, grid, covered)
+    return replace(
+        scan, array=array[None], affine=flip_lps_ras(grid.affine), original=original, notes=(*scan.notes, said)
     )
 
 
-@contextmanager
-def _sound_headers() -> Iterator[None]:
-    """A header value that cannot be read as what its tag promises becomes one of our errors."""
-    try:
-        yield
-    except MedvitError:
-        raise
-    except Exception as error:
-        raise SourceError(
-            f"Found a slice with a damaged header value ({type(error).__name__}: {str(error)[:80]}); position, "
-            "orientation and spacing must be numbers. Export the series again."
-        ) from error
-
-
-def _pixels(file: DicomFile, shape: tuple[int, int]) -> Any:
-    try:
-        dataset = pydicom.dcmread(BytesIO(file.read()))
-        stored = dataset.pixel_array
-    except (MemoryError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        raise SourceError(f"Found {file.name}, whose pixels cannot be read: {_decode_reason(error)}") from error
-    if stored.shape != shape:
-        raise ImageError(
-            f"Found {file.name} with pixels of shape {stored.shape}; {shape} is stated in its header. Export it again."
+def _split(volume: Volume, part: str) -> tuple[Volume, tuple[str, ...]]:
+    """The run of evenly spaced slices to take, and what is said of the others."""
+    stack = volume.stack
+    assert stack is not None
+    runs = regular_runs(stack)
+    names = [
+        f"part {n}: {len(run)} slice(s) from {stack.distance[run[0]]:.2f} to {stack.distance[run[-1]]:.2f} mm"
+        for n, run in enumerate(runs, 1)
+    ]
+    if part and not (part.isdigit() and 1 <= int(part) <= len(runs)):
+        raise SelectionError(
+            f"Found no part {part!r} of volume {volume.number}; it has these: {'; '.join(names)}. "
+            f"Give one as --series {volume.number}.1"
         )
-    with _sound_headers():
-        slope = float(dataset.get("RescaleSlope", 1) or 1)
-        intercept = float(dataset.get("RescaleIntercept", 0) or 0)
-    return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    taken = int(part) - 1 if part else max(range(len(runs)), key=lambda n: len(runs[n]))
+    chosen = stack_up([stack.planes[n] for n in runs[taken]])
+    kept = [f for f in volume.findings if f.severity != "irregular"]
+    others = [name for n, name in enumerate(names) if n != taken]
+    aside = (
+        f"The volume was split and {names[taken]} was taken; set aside: {'; '.join(others)}. "
+        f"Run again with --series {volume.number}.N for part N.",
+    )
+    return replace(
+        volume, planes=chosen.planes, stack=chosen, findings=(*chosen.findings, *kept)
+    ), aside if others else ()
 
 
-def _decode_reason(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0][:200]
-    if (
-        isinstance(error, (EOFError, zlib.error))
-        or "less than expected" in text
-        or "less data" in text
-        or "length" in text
-    ):
-        return "the file is cut off. Every slice must be complete: export or copy the series again."
-    if isinstance(error, AttributeError):
-        return "it holds no pixel data. Every slice must be complete: export or copy the series again."
-    return f"{text} Install a decoder for its transfer syntax (pip install pylibjpeg pylibjpeg-openjpeg)."
-
-
-def _blockers(headers: list[pydicom.Dataset]) -> tuple[str, ...]:
-    """Why a SEG or RTSTRUCT could not refer to these images."""
-    found = []
-    for tag in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
-        lacking = sum(1 for h in headers if not h.get(tag))
-        if lacking:
-            found.append(f"{lacking} of {len(headers)} slices have no {tag}")
-    frames = {str(h.get("FrameOfReferenceUID", "")) for h in headers}
-    if len(frames) > 1:
-        found.append(f"the slices state {len(frames)} different FrameOfReferenceUIDs")
-    instances = [str(h.get("SOPInstanceUID", "")) for h in headers if h.get("SOPInstanceUID")]
-    if len(set(instances)) < len(instances):
-        found.append("several slices share one SOPInstanceUID")
-    return tuple(found)
+def _picture(volume: Volume) -> Scan:
+    """A projection, photograph or screen as (channel, row, column)."""
+    if len(volume.planes) > 1:
+        raise SelectionError(
+            f"Found {len(volume.planes)} {volume.kind} images of one series; a volume or a single picture is needed. "
+            "Give one of the files instead."
+        )
+    (_, values), = plane_values(volume.planes)  # fmt: skip
+    array = values.array if values.array.ndim == 3 else values.array[:, :, None]
+    array = np.ascontiguousarray(array.transpose(2, 0, 1))
+    notes = ["Values were turned round (MONOCHROME1), so that brighter means more."] if values.inverted else []
+    notes += _fill_padding(array, volume.first.modality)
+    return Scan(array, np.eye(4), "picture", modality=volume.first.modality or None, notes=tuple(notes), name="dicom")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medvit.errors import GeometryError
 
-__all__ = ["Affine", "axis_codes", "check_affine", "flip_lps_ras", "spacing_mm", "world"]
+__all__ = ["Affine", "axis_codes", "check_affine", "flip_lps_ras", "slice_planes", "spacing_mm", "world"]
 
 Affine: TypeAlias = NDArray[np.float64]
 
@@ -27,6 +27,13 @@ _SHEAR_COSINE = 0.02
 def flip_lps_ras(affine: Affine) -> Affine:
     """The same voxel-to-world map with x and y negated: LPS to RAS and, alike, RAS to LPS."""
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
+
+
+def slice_planes(affine: Affine, count: int) -> NDArray[np.float64]:
+    """(slice, 4, 4): (column, row, 0) of each slice of a regular stack to the affine's world."""
+    planes = np.repeat(np.asarray(affine, dtype=np.float64)[None], count, 0)
+    planes[:, :3, 3] += np.arange(count)[:, None] * planes[0, :3, 2]
+    return planes
 
 
 def spacing_mm(affine: Affine) -> tuple[float, float, float]:

@@ -67,12 +67,13 @@ def write_labels(path: Path, array: np.ndarray, scan: Scan, labels: Sequence[Lab
 
 
 def write_label_names(path: Path, labels: Sequence[Label]) -> None:
-    """Write the sidecar: id, name, title, colour and code of each label."""
+    """Write the sidecar: id, name, title, colour and codes of each label."""
     table = {
         str(item.id): {
             "name": item.name,
             "title": item.title,
             "color": list(item.color),
+            "category": item.category.model_dump(),
             "code": item.type.model_dump(),
             "laterality": item.laterality.model_dump() if item.laterality else None,
         }

@@ -10,54 +10,58 @@ import numpy as np
 import pydicom
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medvit.bundles import Code, Label
+from medvit.io.carried import carry_over
 from medvit.io.contours import outline_mask
-from medvit.io.geometry import Affine
-from medvit.io.seg import Author, tidy_headers
+from medvit.io.masks import mask_of
+from medvit.io.seg import Author, speak_utf8
+from medvit.io.slices import Slices
 
 __all__ = ["write_rtstruct"]
 
-_PATIENT_AND_STUDY = (
-    "PatientName PatientID PatientBirthDate PatientSex StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber "
-    "ReferringPhysicianName"
-).split()
+
+_EXPLICIT_LIMIT = 65534
+"""Bytes that an explicit length of a decimal string can state (PS3.5 7.1.2); a longer outline needs implicit VR."""
 
 
-def write_rtstruct(
-    path: Path, array: np.ndarray, lps: Affine, slices: Sequence[Dataset], labels: Sequence[Label], author: Author
-) -> None:
+def write_rtstruct(path: Path, array: np.ndarray, slices: Slices, labels: Sequence[Label], author: Author) -> None:
     """Write one ROI a label, one contour for each outline of each slice.
 
     Args:
         path: the file to write.
-        array: (column, row, slice) label ids; slice k belongs to ``slices[k]``.
-        lps: voxel index to LPS millimetres.
-        slices: the source's headers, in the order of k.
+        array: (column, row, slice) label ids, or (column, row, slice, label) masks, which may overlap.
+        slices: the source's slices, in the order of the array's.
         labels: those that occur in ``array``.
         author: what made it.
     """
-    headers = tidy_headers(slices)
-    dataset = _frame(headers[0], author)
-    dataset.ReferencedFrameOfReferenceSequence = [_references(headers)]
+    first = slices.tidy()[0]
+    dataset = _frame(first, author)
+    speak_utf8(dataset, labels)
+    dataset.ReferencedFrameOfReferenceSequence = [_references(slices)]
     dataset.StructureSetROISequence = []
     dataset.ROIContourSequence = []
     dataset.RTROIObservationsSequence = []
     for number, label in enumerate(labels, 1):
-        dataset.StructureSetROISequence.append(_roi(number, label, headers[0].FrameOfReferenceUID, author))
-        dataset.ROIContourSequence.append(_contours(number, label, array, lps, headers))
-        dataset.RTROIObservationsSequence.append(_observation(number, label))
+        dataset.StructureSetROISequence.append(_roi(number, label, first.FrameOfReferenceUID, author))
+        dataset.ROIContourSequence.append(_contours(number, label, array, slices))
+        dataset.RTROIObservationsSequence.append(_observation(number, label, author))
+    if _longest(dataset) > _EXPLICIT_LIMIT:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset.save_as(path, enforce_file_format=True)
+
+
+def _longest(dataset: Dataset) -> int:
+    """Characters of the longest contour."""
+    contours = [contour for item in dataset.ROIContourSequence for contour in item.ContourSequence]
+    return max((sum(len(str(v)) + 1 for v in contour.ContourData) for contour in contours), default=0)
 
 
 def _frame(first: Dataset, author: Author) -> Dataset:
     """Everything but the structures: patient, study, series, equipment, structure set."""
     dataset = Dataset()
-    for keyword in _PATIENT_AND_STUDY:
-        setattr(dataset, keyword, first.get(keyword))
-    if first.get("SpecificCharacterSet"):
-        dataset.SpecificCharacterSet = first.SpecificCharacterSet
+    carry_over(dataset, first)
     now = datetime.now()
     dataset.SOPClassUID = RTStructureSetStorage
     dataset.SOPInstanceUID = generate_uid(prefix=None)
@@ -84,23 +88,17 @@ def _frame(first: Dataset, author: Author) -> Dataset:
     return dataset
 
 
-def _image_reference(header: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = header.SOPClassUID
-    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    return item
-
-
-def _references(headers: Sequence[Dataset]) -> Dataset:
+def _references(slices: Slices) -> Dataset:
+    first = slices.first
     series = Dataset()
-    series.SeriesInstanceUID = headers[0].SeriesInstanceUID
-    series.ContourImageSequence = [_image_reference(h) for h in headers]
+    series.SeriesInstanceUID = first.SeriesInstanceUID
+    series.ContourImageSequence = [slices.reference(k) for k in range(len(slices.planes))]
     study = Dataset()
     study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as PS3.3 table C.8-41 asks
-    study.ReferencedSOPInstanceUID = headers[0].StudyInstanceUID
+    study.ReferencedSOPInstanceUID = first.StudyInstanceUID
     study.RTReferencedSeriesSequence = [series]
     frame = Dataset()
-    frame.FrameOfReferenceUID = headers[0].FrameOfReferenceUID
+    frame.FrameOfReferenceUID = first.FrameOfReferenceUID
     frame.RTReferencedStudySequence = [study]
     return frame
 
@@ -110,32 +108,34 @@ def _roi(number: int, label: Label, frame: str, author: Author) -> Dataset:
     item.ROINumber = number
     item.ReferencedFrameOfReferenceUID = frame
     item.ROIName = label.title
-    item.ROIGenerationAlgorithm = "AUTOMATIC"
-    item.ROIGenerationDescription = f"{author.bundle}, weights {author.weights[:12]}"[:64]
+    origin = author.origins.get(label.name)
+    item.ROIGenerationAlgorithm = origin.algorithm_type if origin else "AUTOMATIC"
+    made_by = f"{author.bundle}, weights {author.weights[:12]}" if author.weights else author.bundle
+    item.ROIGenerationDescription = made_by[:64]
     return item
 
 
-def _contours(number: int, label: Label, array: np.ndarray, lps: Affine, headers: Sequence[Dataset]) -> Dataset:
+def _contours(number: int, label: Label, array: np.ndarray, slices: Slices) -> Dataset:
     item = Dataset()
     item.ROIDisplayColor = list(label.color)
     item.ReferencedROINumber = number
     item.ContourSequence = []
-    mask = array == label.id
+    mask = mask_of(array, number - 1, label)
     for k in np.flatnonzero(mask.any((0, 1))).tolist():
         for points in outline_mask(mask[:, :, k]):
-            index = np.column_stack([points, np.full(len(points), k), np.ones(len(points))])
+            index = np.column_stack([points, np.zeros(len(points)), np.ones(len(points))])
             contour = Dataset()
-            contour.ContourImageSequence = [_image_reference(headers[k])]
+            contour.ContourImageSequence = [slices.reference(k)]
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(points)
             # a ten-thousandth of a millimetre fits the 16 characters of a decimal string
-            contour.ContourData = [f"{v:.4f}" for v in (index @ lps.T)[:, :3].ravel()]
+            contour.ContourData = [f"{v:.4f}" for v in (index @ slices.planes[k].T)[:, :3].ravel()]
             contour.ContourNumber = len(item.ContourSequence) + 1
             item.ContourSequence.append(contour)
     return item
 
 
-def _observation(number: int, label: Label) -> Dataset:
+def _observation(number: int, label: Label, author: Author) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
@@ -144,7 +144,8 @@ def _observation(number: int, label: Label) -> Dataset:
         item.RTROIIdentificationCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
             _code_item(label.laterality)
         ]
-    item.RTROIInterpretedType = "ORGAN"
+    origin = author.origins.get(label.name)
+    item.RTROIInterpretedType = origin.interpreted if origin else "ORGAN"
     item.ROIInterpreter = ""
     return item
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvit.errors import ImageError
-from medvit.io.geometry import Affine, check_affine, spacing_mm
+from medvit.io.geometry import Affine, check_affine, flip_lps_ras, slice_planes, spacing_mm
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
     from numpy.typing import NDArray
     from pydicom import Dataset
+
+    from medvit.io.regrid import Original
 
 __all__ = ["Scan"]
 
@@ -28,7 +30,10 @@ class Scan:
         affine: voxel index to RAS+ millimetres, 4x4. For pictures the identity.
         kind: "dicom", "nifti", "nrrd", "metaimage", "picture" or "array".
         modality: DICOM's Modality ("CT", "MR", ...) or None where the format does not say.
-        slices: for DICOM, the headers without pixels, in the order of k.
+        slices: for DICOM, the headers without pixels, in the order of the slices; one header for a multi-frame file.
+        frames: for a multi-frame file, the frame (from 0) of each slice.
+        original: for a resampled DICOM stack, its own slices; ``array`` then lies on a true grid.
+        set_aside: what was left out although it may matter; a person must look (exit code 3).
         header: for NIfTI, the header, so that results keep its codes and units.
         notes: what was set aside or assumed on the way, in plain words.
         blockers: why DICOM objects cannot refer to this source; empty when they can.
@@ -42,6 +47,9 @@ class Scan:
     header: Any = None
     notes: tuple[str, ...] = ()
     blockers: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
+    original: Original | None = None
+    set_aside: tuple[str, ...] = ()
     name: str = field(default="image", repr=False)
 
     @property
@@ -73,6 +81,12 @@ class Scan:
             value = f"the value {self.array.flat[0]:g} everywhere" if self.array.size else "no voxels"
             raise ImageError(f"Found {value}; an image needs contrast. Check that the right file was exported.")
         return self
+
+    def planes_lps(self) -> NDArray[np.float64]:
+        """(slice, 4, 4): (column, row, 0) of each original slice to LPS millimetres."""
+        if self.original is not None:
+            return self.original.planes
+        return slice_planes(flip_lps_ras(self.affine), self.array.shape[-1])
 
     def meta_tensor(self) -> MetaTensor:
         """The image as a MetaTensor, (channel, *spatial), affine to RAS+."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import highdicom as hd
 import numpy as np
@@ -14,14 +15,14 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code as DicomCode
 
 from medvit.bundles import Code, Label
+from medvit.io.carried import bare, carry_over
+from medvit.io.masks import mask_of
+from medvit.io.slices import Slices
 
-__all__ = ["Author", "tidy_headers", "write_seg"]
+if TYPE_CHECKING:
+    from medvit.io.labels import Origin
 
-_TYPE_2 = (
-    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName "
-    "StudyID SeriesNumber"
-).split()
-"""Attributes every object carries over from its study, empty where the source leaves them out (PS3.5 7.4.3)."""
+__all__ = ["Author", "coded", "speak_utf8", "tracking_uids", "write_seg"]
 
 
 @dataclass(frozen=True)
@@ -33,31 +34,42 @@ class Author:
         weights: sha256 of the weights.
         software: medvit's version.
         intended_use: the sentence every object carries.
+        origins: by label name, how labels came about that this author did not make but carries over.
     """
 
     bundle: str
     weights: str
     software: str
     intended_use: str
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    def equipment(self) -> dict[str, str]:
+        """The Enhanced General Equipment module (PS3.3 C.7.5.2) as highdicom takes it."""
+        return {
+            "manufacturer": "medvit",
+            "manufacturer_model_name": self.bundle,
+            "software_versions": self.software,
+            "device_serial_number": self.weights[:16] or self.software,
+        }
 
 
-def tidy_headers(slices: Sequence[Dataset]) -> list[Dataset]:
-    """Copies of the source headers with absent Type 2 attributes present and empty."""
-    tidy = []
-    for header in slices:
-        copy = deepcopy(header)
-        for keyword in _TYPE_2:
-            if keyword not in copy:
-                setattr(copy, keyword, None if keyword == "SeriesNumber" else "")
-        tidy.append(copy)
-    return tidy
+def speak_utf8(dataset: Dataset, labels: Sequence[Label]) -> None:
+    """State UTF-8 where a title needs it; the source's character set may not have its letters (PS3.3 C.12.1.1.2)."""
+    if not all(label.title.isascii() for label in labels):
+        dataset.SpecificCharacterSet = "ISO_IR 192"
 
 
-def _code(code: Code) -> DicomCode:
+def coded(code: Code) -> DicomCode:
+    """A bundle's code as highdicom takes it."""
     return DicomCode(code.value, code.scheme, code.meaning)
 
 
-def _segment(number: int, label: Label, author: Author) -> hd.seg.SegmentDescription:
+def tracking_uids(labels: Sequence[Label]) -> dict[str, str]:
+    """A new tracking UID for each label, by name: made once a save, so that all its objects speak of the same finding."""
+    return {label.name: str(hd.UID()) for label in labels}
+
+
+def _segment(number: int, label: Label, author: Author, uid: str) -> hd.seg.SegmentDescription:
     algorithm = hd.AlgorithmIdentificationSequence(
         name=author.bundle,
         family=DicomCode("123109", "DCM", "Artificial Intelligence"),
@@ -68,11 +80,11 @@ def _segment(number: int, label: Label, author: Author) -> hd.seg.SegmentDescrip
     description = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=label.title,
-        segmented_property_category=_code(label.category),
-        segmented_property_type=_code(label.type),
+        segmented_property_category=coded(label.category),
+        segmented_property_type=coded(label.type),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
-        tracking_uid=hd.UID(),
+        tracking_uid=uid,
         tracking_id=label.name,
         display_color=hd.color.CIELabColor.from_rgb(*label.color),
     )
@@ -82,37 +94,79 @@ def _segment(number: int, label: Label, author: Author) -> hd.seg.SegmentDescrip
     return description
 
 
+_UNKNOWN = "not stated in the source"
+
+
+def _carried_over(description: hd.seg.SegmentDescription, origin: Origin | None) -> hd.seg.SegmentDescription:
+    """A description that says how its segment came about, where that was not this run (PS3.3 C.8.20.2)."""
+    if origin is None:
+        return description
+    del description.SegmentationAlgorithmIdentificationSequence
+    description.SegmentAlgorithmType = origin.algorithm_type or "SEMIAUTOMATIC"
+    if origin.algorithm_type == "MANUAL":
+        del description.SegmentAlgorithmName
+    else:
+        description.SegmentAlgorithmName = (origin.algorithm_name or _UNKNOWN)[:64]
+    if origin.tracking_id and origin.tracking_uid:
+        description.TrackingID, description.TrackingUID = origin.tracking_id, origin.tracking_uid
+    return description
+
+
 def write_seg(
-    path: Path, array: np.ndarray, slices: Sequence[Dataset], labels: Sequence[Label], author: Author
+    path: Path,
+    array: np.ndarray,
+    slices: Slices,
+    labels: Sequence[Label],
+    author: Author,
+    tracking: Mapping[str, str] | None = None,
 ) -> None:
     """Write a BINARY segmentation, one segment a label, numbered 1..N in the order given.
 
     Args:
         path: the file to write.
-        array: (column, row, slice) label ids; slice k belongs to ``slices[k]``.
-        slices: the source's headers, in the order of k, with all UIDs and one frame of reference.
+        array: (column, row, slice) label ids, or (column, row, slice, label) masks, which may overlap.
+        slices: the source's slices, in the order of the array's, with all UIDs and one frame of reference.
         labels: those that occur in ``array``.
         author: what made it.
+        tracking: the tracking UID of each label, by name (``tracking_uids``); new ones without it.
     """
-    numbered = np.zeros(array.shape, np.uint8)
-    for number, label in enumerate(labels, 1):
-        numbered[array == label.id] = number
+    if array.ndim == 3:
+        numbered = np.zeros(array.shape, np.uint8 if len(labels) < 256 else np.uint16)
+        for number, label in enumerate(labels, 1):
+            numbered[mask_of(array, number - 1, label)] = number
+    else:
+        numbered = array.astype(np.uint8)
+    headers, tracking = slices.tidy(), tracking or tracking_uids(labels)
+    first = deepcopy(headers[0])
     segmentation = hd.seg.Segmentation(
-        source_images=tidy_headers(slices),
-        pixel_array=np.ascontiguousarray(numbered.transpose(2, 1, 0)),
+        source_images=bare(headers),
+        plane_positions=_positions(slices) if slices.frames else None,
+        pixel_array=np.ascontiguousarray(numbered.swapaxes(0, 2)),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_segment(n, label, author) for n, label in enumerate(labels, 1)],
+        segment_descriptions=[
+            _carried_over(_segment(n, label, author, tracking[label.name]), author.origins.get(label.name))
+            for n, label in enumerate(labels, 1)
+        ],
         series_instance_uid=hd.UID(),
         series_number=9001,
         sop_instance_uid=hd.UID(),
         instance_number=1,
-        manufacturer="medvit",
-        manufacturer_model_name=author.bundle,
-        software_versions=author.software,
-        device_serial_number=author.weights[:16],
+        **author.equipment(),
         content_label="MEDVIT",
         content_description=author.intended_use[:64],
         series_description=f"Segmentation; {author.intended_use}"[:64],
         omit_empty_frames=True,
     )
+    carry_over(segmentation, first)
+    speak_utf8(segmentation, labels)
     pydicom.dcmwrite(path, segmentation, enforce_file_format=True)
+
+
+def _positions(slices: Slices) -> list[hd.PlanePositionSequence]:
+    """Where each slice lies: a multi-frame source may hold more frames than are used, in any order."""
+    return [
+        hd.PlanePositionSequence(
+            coordinate_system=hd.CoordinateSystemNames.PATIENT, image_position=plane[:3, 3].tolist()
+        )
+        for plane in slices.planes
+    ]

@@ -1,4 +1,4 @@
-"""Opening a source: a DICOM folder or file, a zip, NIfTI, NRRD, MetaImage, PNG or JPEG."""
+"""Opening a source: a DICOM folder, file, zip or DICOMDIR, NIfTI, NRRD, MetaImage, PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -6,48 +6,60 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medvit.errors import ImageError, MedvitError, SourceError
-from medvit.io.dicom import DicomFile, choose_series, group_series, read_series
+from medvit.errors import GeometryError, ImageError, SourceError
+from medvit.io.dicom import ON_IRREGULAR, read_dicom
+from medvit.io.files import DicomFile, folder_files, listed_files, one_file, sound_zip, zip_files
 from medvit.io.images import IMAGE_SUFFIXES, read_image
+from medvit.io.preflight import Preflight, choose_volume, preflight
 from medvit.io.scan import Scan
 from medvit.progress import Progress
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["open_source"]
+__all__ = ["is_packed_image", "look", "open_source"]
 
-_LARGEST_ENTRY = 4 * 2**30
-"""Bytes one entry may unpack to; it is read in memory."""
 
-_LARGEST_ZIP = 32 * 2**30
-"""Bytes a zip may unpack to; more is a damaged or hostile archive."""
+@dataclass(frozen=True)
+class _Choice:
+    """Which volume of a source, and what to do if it is irregular."""
+
+    series: str | None
+    on_irregular: str
 
 
 def open_source(
-    source: str | os.PathLike[str] | MetaTensor | Scan, series: str | None = None, progress: Progress | None = None
+    source: str | os.PathLike[str] | MetaTensor | Scan,
+    series: str | None = None,
+    progress: Progress | None = None,
+    on_irregular: str = "fail",
 ) -> Scan:
     """Open anything medvit reads as one checked image.
 
     Args:
-        source: a folder with DICOM files (walked recursively), a DICOM file, a zip of either, an image file, or a
-            MetaTensor (channel, i, j, k) with its affine.
-        series: number or SeriesInstanceUID, where a source holds several series.
+        source: a folder with DICOM files (walked recursively), a DICOM file or DICOMDIR, a zip of either, an image file,
+            or a MetaTensor (channel, i, j, k) with its affine.
+        series: number of a volume as ``medvit inspect`` lists it, or SeriesInstanceUID, where a source holds several;
+            "2.1" means part 1 of volume 2 under "split".
         progress: told how far reading is.
+        on_irregular: "fail", "resample" or "split" a tilted or uneven stack; see ``medvit.io.dicom.read_dicom``.
 
     Raises:
         SourceError: nothing usable there; GeometryError, ImageError, SelectionError: why it cannot be used.
     """
     progress = progress or Progress()
+    if on_irregular not in ON_IRREGULAR:
+        raise SourceError(
+            f"Found on_irregular {on_irregular!r}; it must be one of {', '.join(ON_IRREGULAR)}. Leave it out to fail."
+        )
     if isinstance(source, Scan):
         return source.check()
     if not isinstance(source, (str, os.PathLike)):
@@ -55,13 +67,13 @@ def open_source(
     path = Path(source)
     if not path.exists():
         raise SourceError(f"Found nothing at {path}; a file or folder is needed. Check the path.")
-    if path.is_dir():
-        return _from_files(_folder(path), path.name or str(path), series, progress).check()
-    if zipfile.is_zipfile(path):
-        return _from_zip(path, series, progress).check()
-    if path.name.lower().endswith(IMAGE_SUFFIXES):
+    if path.is_file() and zipfile.is_zipfile(path):
+        packed = _packed_image(path)
+        if packed is not None:
+            return packed.check()
+    elif path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES):
         return read_image(path).check()
-    return _from_files([DicomFile(path.name, partial(_read, path))], path.name, series, progress).check()
+    return _from_dicom(path, _Choice(series, on_irregular), progress).check()
 
 
 def _from_tensor(image: MetaTensor) -> Scan:
@@ -71,90 +83,94 @@ def _from_tensor(image: MetaTensor) -> Scan:
             f"Found a {type(image).__name__}; a path or a MetaTensor with its affine is needed. Wrap the array in MetaTensor."
         )
     array = np.asarray(image, dtype=np.float32)
-    if array.ndim not in (3, 4) or array.shape[0] != 1:
+    if not ((array.ndim == 4 and array.shape[0] == 1) or (array.ndim == 3 and array.shape[0] in (1, 3))):
         raise ImageError(
-            f"Found a MetaTensor of shape {tuple(array.shape)}; (1, i, j, k) is needed. Add the channel axis first."
+            f"Found a MetaTensor of shape {tuple(array.shape)}; (1, i, j, k) is needed, or (1 or 3, row, column) for a picture. "
+            "Add the channel axis first."
         )
+    if array.ndim == 3:  # a picture has no place in the world, whatever affine it carries
+        return Scan(array, np.eye(4), "picture")
     return Scan(array, np.asarray(affine, dtype=np.float64), "array")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SourceError(
-            f"Found {path.name}, which cannot be opened ({error.strerror}); every file must be readable. "
-            "Check its permissions."
-        ) from error
+def is_packed_image(path: Path) -> bool:
+    """Whether a file is a zip that holds one image file and nothing else."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with sound_zip(path.name), zipfile.ZipFile(path) as archive:
+        names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    return len(names) == 1 and names[0].lower().endswith(IMAGE_SUFFIXES)
 
 
-def _folder(path: Path) -> list[DicomFile]:
-    files = []
-    for folder, _, names in os.walk(path):
-        for name in sorted(names):
-            full = Path(folder) / name
-            if full.is_file():
-                files.append(DicomFile(str(full.relative_to(path)), partial(_read, full)))
-    if not files:
-        raise SourceError(f"Found no files in {path}; a folder with one DICOM series is needed. Check the export.")
-    return files
+def _packed_image(path: Path) -> Scan | None:
+    """The image of a zip that holds one image file and nothing else."""
+    if not is_packed_image(path):
+        return None
+    with sound_zip(path.name), zipfile.ZipFile(path) as archive:
+        zip_files(archive)  # refuses an entry that no one should unpack
+        (entry,) = (entry for entry in archive.infolist() if not entry.is_dir())
+        return _image_from_zip(archive, entry)
 
 
-def _from_files(files: list[DicomFile], where: str, wanted: str | None, progress: Progress) -> Scan:
-    found, notes = group_series(files, progress)
-    if not found:
-        images = [f.name for f in files if f.name.lower().endswith(IMAGE_SUFFIXES)]
-        hint = f" Give one of its image files instead, for example {images[0]}." if images else " Check the export."
-        raise SourceError(f"Found no DICOM images among {len(files)} file(s) in {where}; one series is needed.{hint}")
-    scan = read_series(choose_series(found, wanted), progress)
-    return replace(scan, notes=(*scan.notes, *notes))
+def look(source: Path, progress: Progress | None = None) -> Preflight:
+    """Preflight of a DICOM folder, file, zip or DICOMDIR.
 
-
-def _from_zip(path: Path, wanted: str | None, progress: Progress) -> Scan:
-    """Read a zip without unpacking it, except for a single image file."""
-    with _sound_zip(path.name), zipfile.ZipFile(path) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        _check_entries(entries)
-        if not entries:
-            raise SourceError(f"Found an empty zip ({path.name}); a DICOM series or one image file is needed.")
-        if len(entries) == 1 and entries[0].filename.lower().endswith(IMAGE_SUFFIXES):
-            return _image_from_zip(archive, entries[0])
-        files = [DicomFile(entry.filename, partial(archive.read, entry)) for entry in entries]
-        return _from_files(files, path.name, wanted, progress)
+    Raises:
+        SourceError: the zip or the DICOMDIR cannot be read or points outside of itself.
+    """
+    with dicom_files(source) as (files, absent):
+        return preflight(files, progress, absent)
 
 
 @contextmanager
-def _sound_zip(name: str) -> Iterator[None]:
-    """Whatever a damaged, encrypted or oddly packed zip raises becomes one of our errors."""
-    try:
-        yield
-    except (MedvitError, MemoryError):
-        raise
-    except Exception as error:
-        raise SourceError(
-            f"Found a damaged or encrypted zip ({name}: {type(error).__name__}: {error}); all of it must be readable. "
-            "Copy it again, or unpack it first."
-        ) from error
+def dicom_files(path: Path) -> Iterator[tuple[Iterable[DicomFile], list[str]]]:
+    """The files of a source and the names of those that it lists and does not hold; open while in use."""
+    if path.is_dir():
+        yield folder_files(path), []
+    elif zipfile.is_zipfile(path):
+        with sound_zip(path.name), zipfile.ZipFile(path) as archive:
+            yield zip_files(archive), []
+    elif path.name.upper() == "DICOMDIR":
+        yield listed_files(path)
+    else:
+        yield [one_file(path)], []
 
 
-def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
-    for entry in entries:
-        parts = PurePosixPath(entry.filename.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
-            raise SourceError(
-                f"Found the entry {entry.filename!r} in the zip, which points outside of it; entries must stay inside. "
-                "Do not trust this archive: ask for another."
-            )
-    largest = max((entry.file_size for entry in entries), default=0)
-    if largest > _LARGEST_ENTRY:
-        raise SourceError(
-            f"Found an entry of {largest / 2**30:.0f} GiB in the zip; at most {_LARGEST_ENTRY // 2**30} are taken. Unpack it first."
-        )
-    total = sum(entry.file_size for entry in entries)
-    if total > _LARGEST_ZIP:
-        raise SourceError(
-            f"Found a zip that unpacks to {total / 2**30:.0f} GiB; at most {_LARGEST_ZIP // 2**30} are taken. Split it."
-        )
+def _from_dicom(path: Path, choice: _Choice, progress: Progress) -> Scan:
+    with dicom_files(path) as (files, absent):
+        found = preflight(files, progress, absent)
+        if not found.volumes and not found.damaged:
+            raise _nothing(found, path)
+        chosen = choose_volume(found, choice.series, path.name or str(path))
+        part = (choice.series or "").partition(".")[2] if str(choice.series) != chosen.volume.series else ""
+        try:
+            scan = read_dicom(chosen.volume, choice.on_irregular, part, progress)
+        except GeometryError as error:  # a slice that was set aside may be the one that is missed
+            raise GeometryError(" ".join([str(error), *chosen.set_aside])) from error
+    missing = (
+        (f"{len(absent)} file(s) that the DICOMDIR lists are not there, the first is {absent[0]}.",) if absent else ()
+    )
+    aside = (*chosen.set_aside, *missing, *scan.set_aside)
+    return replace(scan, notes=(*scan.notes, *chosen.notes), set_aside=aside)
+
+
+def _nothing(found: Preflight, path: Path) -> SourceError:
+    """Why there is nothing to run on."""
+    if not found.files:
+        kind = f"an empty zip ({path.name})" if path.is_file() else f"no files in {path.name}"
+        return SourceError(f"Found {kind}; a DICOM series or one image file is needed. Check the export.")
+    hint = "Check the export."
+    if set(found.objects) & {"SEG", "RTSTRUCT"}:
+        hint = "It holds results of a segmentation: read them with medvit convert, or give the images they belong to."
+    elif found.objects:
+        hint = "Give the images these objects belong to."
+    elif path.is_dir():
+        images = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(IMAGE_SUFFIXES))
+        hint = f"Give one of its image files instead, for example {images[0]}." if images else hint
+    kinds = f" ({', '.join(sorted(found.objects))})" if found.objects else ""
+    return SourceError(
+        f"Found no DICOM images among {found.files} file(s){kinds} in {path.name}; one series is needed. {hint}"
+    )
 
 
 def _image_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Scan:

@@ -1,17 +1,23 @@
-"""Slice positions to one regular, straight stack, or the reason why they are none (PS3.3 C.7.6.2)."""
+"""Slice positions to one regular, straight stack, or what is irregular about them (PS3.3 C.7.6.2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from pydicom import Dataset
+from numpy.typing import NDArray
 
-from medvit.errors import GeometryError, ImageError, SelectionError, SourceError
+from medvit.io.findings import Finding
 from medvit.io.geometry import Affine
+from medvit.io.headers import Plane
 
-__all__ = ["check_consistent", "stack"]
+__all__ = ["SAME_MM", "Stack", "along_normal", "stack_up"]
+
+Array = NDArray[np.float64]
+
+SAME_MM = 0.01
+"""Slices closer than this lie at the same position; headers round to a thousandth."""
 
 _OFF_GRID = 0.05
 """How far a slice may lie from its place on the regular grid, as a share of the slice spacing."""
@@ -19,121 +25,173 @@ _OFF_GRID = 0.05
 _TILT_DEGREES = 0.5
 """Largest angle between the stacking direction and the slice normal; scanners' gantry tilts start at about 1."""
 
+_REMEDY = "Add --on-irregular resample (or split), or"
 
-def check_consistent(headers: Sequence[Dataset]) -> None:
-    """Refuse slices that cannot be one volume.
 
-    Raises:
-        SelectionError, SourceError, ImageError, GeometryError: what differs or is lacking.
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Planes in the order of their positions.
+
+    Attributes:
+        planes: sorted along the normal.
+        positions: (slice, 3) centres of the first pixels, LPS millimetres.
+        distance: (slice,) along the normal, millimetres.
+        axes: (3, 3) unit vectors along a row, along a column and along the normal, as columns.
+        spacing_mm: across, down, and the usual distance between slices.
+        findings: what is irregular.
     """
-    first = headers[0]
-    if len({str(h.get("PatientID", "")) for h in headers}) > 1:
-        raise SelectionError(
-            "Found several patients under one SeriesInstanceUID; a series belongs to one. Separate the files first."
-        )
-    if any(int(h.get("NumberOfFrames", 1) or 1) > 1 for h in headers):
-        raise SourceError(
-            "Found a multi-frame DICOM file; single-frame slices are needed so far. "
-            "Convert it to NIfTI (for example with dcm2niix) and run again."
-        )
-    if int(first.get("SamplesPerPixel", 1) or 1) != 1:
-        raise ImageError(
-            "Found colour pixels (a photograph or screen capture); grey values are needed. Choose another series."
-        )
-    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        lacking = sum(1 for h in headers if not h.get(tag))
-        if lacking:
-            raise GeometryError(
-                f"Found {lacking} of {len(headers)} slices without {tag}; every slice needs its place in the "
-                "patient. Choose a cross-sectional series, or convert it to NIfTI with a known geometry."
-            )
-    for tag, tolerance in (("ImageOrientationPatient", 1e-3), ("PixelSpacing", 1e-3)):
-        values = np.array([[float(v) for v in h.get(tag)] for h in headers])
-        if np.ptp(values, axis=0).max() > tolerance:
-            raise GeometryError(
-                f"Found slices that differ in {tag}; one volume needs it equal. "
-                "The series mixes acquisitions (a localizer, say): move the odd slices away."
-            )
-    sizes = {(int(h.Rows), int(h.Columns)) for h in headers}
-    if len(sizes) > 1:
-        shown = ", ".join(f"{r}x{c}" for r, c in sorted(sizes))
-        raise GeometryError(
-            f"Found slices of different sizes ({shown}); one volume needs one. Move the odd slices away."
-        )
+
+    planes: tuple[Plane, ...]
+    positions: Array
+    distance: Array
+    axes: Array
+    spacing_mm: tuple[float, float, float]
+    findings: tuple[Finding, ...]
+
+    @property
+    def affine(self) -> Affine:
+        """LPS affine of (column, row, slice); exact for a regular stack, of the end points for any other."""
+        affine = np.eye(4)
+        affine[:3, 0] = self.axes[:, 0] * self.spacing_mm[0]
+        affine[:3, 1] = self.axes[:, 1] * self.spacing_mm[1]
+        count = len(self.planes)
+        one = self.axes[:, 2] * self.spacing_mm[2]
+        affine[:3, 2] = (self.positions[-1] - self.positions[0]) / (count - 1) if count > 1 else one
+        affine[:3, 3] = self.positions[0]
+        return affine
 
 
-def stack(headers: Sequence[Dataset]) -> tuple[Affine, list[int]]:
-    """Affine (LPS) of (column, row, slice) and the order of the files along the slice normal.
+def along_normal(planes: Sequence[Plane]) -> Array:
+    """Distance of each placed plane along the normal of the first, millimetres."""
+    cosines = np.array(planes[0].orientation)
+    return np.asarray(np.array([p.position for p in planes]) @ np.cross(cosines[:3], cosines[3:]))
 
-    Raises:
-        GeometryError: the slices are not one regular, straight stack; the message says where, in mm along the normal.
-    """
-    cosines = np.array([float(v) for v in headers[0].ImageOrientationPatient])
-    along_row, along_column = cosines[:3], cosines[3:]
-    normal = np.cross(along_row, along_column)
-    if abs(np.linalg.norm(normal) - 1) > 0.01:
-        raise GeometryError(
-            "Found row and column directions that are not perpendicular unit vectors (ImageOrientationPatient); "
-            "they must be. Repair the tag or convert the series to NIfTI."
-        )
-    positions = np.array([[float(v) for v in h.ImagePositionPatient] for h in headers])
-    if not np.isfinite(positions).all():
-        raise GeometryError(
-            "Found a slice position that is not a finite number; each must be. Export the series again."
-        )
+
+def stack_up(planes: Sequence[Plane]) -> Stack:
+    """Sort planes of one orientation, matrix and pixel spacing, and say what is irregular about their positions."""
+    cosines = np.array(planes[0].orientation)
+    across, down = cosines[:3], cosines[3:]
+    normal = np.cross(across, down)
+    positions = np.array([p.position for p in planes])
+    pixel = planes[0].spacing or (0.0, 0.0)
+    axes = np.column_stack([across, down, normal])
+    early = _senseless(axes, positions)
     distance = positions @ normal
-    order = [int(n) for n in np.argsort(distance, kind="stable")]
+    order = np.argsort(distance, kind="stable")
     positions, distance = positions[order], distance[order]
-    step = _step(headers[0], positions, distance, normal)
-    down, across = (float(v) for v in headers[0].PixelSpacing)
-    affine = np.eye(4)
-    affine[:3, 0] = along_row * across
-    affine[:3, 1] = along_column * down
-    affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
-    return affine, order
+    chosen = tuple(planes[int(n)] for n in order)
+    between, found = (1.0, [early]) if early else _look(chosen, positions, distance, normal)
+    return Stack(chosen, positions, distance, axes, (pixel[1], pixel[0], between), tuple(found))
 
 
-def _step(first: Dataset, positions: Any, distance: Any, normal: Any) -> Any:
-    """The vector from one slice to the next; refuses a stack that is not regular and straight."""
-    count = len(distance)
-    if count == 1:
-        thickness = float(first.get("SpacingBetweenSlices") or first.get("SliceThickness") or 0)
-        if thickness <= 0:
-            raise GeometryError("Found a single slice without SliceThickness; a volume needs one. Add it or use NIfTI.")
-        return normal * thickness
+def _senseless(axes: Array, positions: Array) -> Finding | None:
+    if not (np.isfinite(positions).all() and np.isfinite(axes).all()):
+        return Finding(
+            "not_finite",
+            "refused",
+            "a slice position that is not a finite number",
+            "each must be",
+            "Export the series again.",
+        )
+    lengths = np.linalg.norm(axes, axis=0)
+    if np.abs(lengths - 1).max() > 0.01 or abs(float(axes[:, 0] @ axes[:, 1])) > 0.01:
+        return Finding(
+            "not_perpendicular",
+            "refused",
+            "row and column directions that are not perpendicular unit vectors (ImageOrientationPatient)",
+            "they must be",
+            "Repair the tag or convert the series to NIfTI.",
+        )
+    return None
+
+
+def _look(planes: tuple[Plane, ...], positions: Array, distance: Array, normal: Array) -> tuple[float, list[Finding]]:
+    """The usual distance between slices, and all that is irregular."""
+    if len(planes) == 1:
+        thickness = planes[0].between or planes[0].thickness or 0.0
+        lacking = Finding(
+            "no_thickness",
+            "refused",
+            "a single slice without SliceThickness",
+            "a volume needs one",
+            "Add it or use NIfTI.",
+        )
+        return (thickness, []) if thickness > 0 else (1.0, [lacking])
     gaps = np.diff(distance)
-    typical = float(np.median(gaps))
-    if gaps.min() < 1e-3 or typical < 1e-3:
-        where = float(distance[int(gaps.argmin())])
-        raise GeometryError(
-            f"Found two slices at the same position ({where:.2f} mm along the normal); each position needs one slice. "
-            "Two acquisitions or a copied file share the series: move the duplicates away."
+    usual = float(np.median(gaps))
+    at = distance[1:][gaps < SAME_MM]
+    if len(at):
+        found = Finding(
+            "duplicate_positions",
+            "refused",
+            f"two slices at the same position ({at[0]:.2f} mm along the normal{_more(len(at), 'place')})",
+            "each position needs one slice",
+            "Two acquisitions or a copied file share the series: move the duplicates away.",
+            _mm(at),
         )
-    wide = int(gaps.argmax())
-    missing = round(gaps[wide] / typical) - 1
-    if missing and abs(gaps[wide] / typical - missing - 1) < _OFF_GRID:
-        raise GeometryError(
-            f"Found a gap of {gaps[wide]:.2f} mm between the slices at {distance[wide]:.2f} and {distance[wide + 1]:.2f} mm "
-            f"where the spacing is {typical:.2f} mm: {missing} slice(s) missing. Export the complete series again."
+        return max(usual, SAME_MM), [found]
+    return usual, [*_gaps(distance, gaps, usual), *_direction(positions, distance, normal, usual, planes[0])]
+
+
+def _more(count: int, what: str) -> str:
+    return f", and {count - 1} more {what}{'s' if count > 2 else ''}" if count > 1 else ""
+
+
+def _mm(values: Array) -> tuple[float, ...]:
+    return tuple(round(float(v), 3) for v in values)
+
+
+def _gaps(distance: Array, gaps: Array, usual: float) -> list[Finding]:
+    """Missing slices where gaps are multiples of the usual one, otherwise uneven spacing."""
+    count = len(distance)
+    even = distance[0] + np.arange(count) * (distance[-1] - distance[0]) / (count - 1)
+    off = float(np.abs(distance - even).max())
+    if off <= _OFF_GRID * usual:
+        return []
+    times = np.rint(gaps / usual)
+    if times.max() > 1 and times.min() >= 1 and np.abs(gaps / usual - times).max() < _OFF_GRID:
+        wide = np.flatnonzero(times > 1)
+        first, missing = int(wide[0]), int((times - 1).sum())
+        return [
+            Finding(
+                "missing_slices",
+                "irregular",
+                f"a gap of {gaps[first]:.2f} mm between the slices at {distance[first]:.2f} and {distance[first + 1]:.2f} mm "
+                f"where the spacing is {usual:.2f} mm{_more(len(wide), 'gap')}: {missing} slice(s) missing",
+                "every slice is needed",
+                f"{_REMEDY} export the complete series again.",
+                _mm(np.column_stack([distance[wide], distance[wide + 1]]).ravel()),
+            )
+        ]
+    odd = _mm(distance[:-1][np.abs(gaps - usual) > _OFF_GRID * usual])
+    begins = f"; the first odd gap follows {odd[0]:.2f} mm" if odd else ""
+    return [
+        Finding(
+            "uneven_spacing",
+            "irregular",
+            f"unevenly spaced slices (gaps from {gaps.min():.2f} to {gaps.max():.2f} mm, up to {off:.2f} mm off a regular "
+            f"grid{begins})",
+            "even spacing is needed",
+            f"{_REMEDY} choose a reconstruction with even spacing.",
+            odd,
         )
-    regular = distance[0] + np.arange(count) * (distance[-1] - distance[0]) / (count - 1)
-    off = float(np.abs(distance - regular).max())
-    if off > _OFF_GRID * typical:
-        raise GeometryError(
-            f"Found unevenly spaced slices (gaps from {gaps.min():.2f} to {gaps.max():.2f} mm, up to {off:.2f} mm off a "
-            "regular grid); even spacing is needed. Choose a reconstruction with even spacing."
-        )
-    step = (positions[-1] - positions[0]) / (count - 1)
-    tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
+    ]
+
+
+def _direction(positions: Array, distance: Array, normal: Array, usual: float, first: Plane) -> list[Finding]:
+    """Gantry tilt, and slices shifted sideways against the line of the others."""
+    path = (positions[-1] - positions[0]) / (distance[-1] - distance[0])
+    tilt = float(np.degrees(np.arccos(np.clip(path @ normal / np.linalg.norm(path), -1, 1))))
+    straight = positions[0] + (distance - distance[0])[:, None] * path
+    aside = np.linalg.norm(positions - straight, axis=1)
+    limit = min(0.2 * max(0.5, usual), max(0.1, 0.5 * min(first.spacing or (1.0,))))
+    if aside.max() > limit:
+        shifted = f"slices shifted sideways against each other (up to {aside.max():.2f} mm)"
+        step = "Add --on-irregular resample, or choose another series."
+        where = _mm(distance[aside > limit])
+        return [Finding("shifted_slices", "irregular", shifted, "one straight stack is needed", step, where)]
     if tilt > _TILT_DEGREES:
-        raise GeometryError(
-            f"Found a gantry tilt of {tilt:.1f} degrees; slices must be stacked straight along their normal. "
-            "Choose a series reconstructed without tilt."
-        )
-    sideways = positions - (positions[0] + np.arange(count)[:, None] * step)
-    if float(np.linalg.norm(sideways, axis=1).max()) > max(0.5, typical) * 0.2:
-        raise GeometryError(
-            "Found slices shifted sideways against each other; one straight stack is needed. Choose another series."
-        )
-    return step
+        step = "Add --on-irregular resample, or choose a series reconstructed without tilt."
+        needed = "slices must be stacked straight along their normal"
+        return [Finding("gantry_tilt", "irregular", f"a gantry tilt of {tilt:.1f} degrees", needed, step)]
+    return []

@@ -44,6 +44,11 @@ class _View:
 
 def draw_preview(path: Path, result: Result) -> None:
     """Write ``preview.png`` of a result."""
+    if result.scan.is_picture:
+        from medvit.reports.picture_preview import draw_picture_preview
+
+        draw_picture_preview(path, result)
+        return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -19,13 +19,13 @@ _UNUSUAL = (0.6, 1.5)
 
 def judge(measures: Sequence[Measures], labels: Sequence[Label]) -> dict[str, Any]:
     """``{"word", "reasons"}``: "poor" if an organ is missing, absurdly sized or on the other side; "check" if its size
-    is unusual or it is cut by the image's edge; otherwise "good"."""
+    is unusual or it is cut by a volume's edge; otherwise "good"."""
     poor: list[str] = []
     check: list[str] = []
     for found, label in zip(measures, labels, strict=True):
         if not found.voxels:
             poor.append(f"{label.name} was not found")
-        if found.touches_border:
+        if found.touches_border and found.volume_ml is not None:  # in a picture the edge cuts objects as a rule
             check.append(f"{label.name} is cut by the edge of the image")
         if not found.voxels or found.volume_ml is None or label.volume_ml is None:
             continue

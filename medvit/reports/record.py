@@ -56,7 +56,7 @@ def run_record(result: Result, files: dict[str, str], notes: tuple[str, ...]) ->
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "machine": {"system": platform.system(), "processor": platform.machine()},
-        "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.facts.weights.sha256},
+        "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256},
         "settings": result.settings,
         "source": {
             "kind": scan.kind,

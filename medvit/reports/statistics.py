@@ -13,6 +13,7 @@ from scipy.ndimage import find_objects
 from medvit.bundles import Label
 from medvit.io.geometry import world
 from medvit.io.scan import Scan
+from medvit.reports.diameter import longest_diameter
 
 __all__ = ["Measures", "measure", "write_csv"]
 
@@ -25,9 +26,11 @@ class Measures:
         id, name, title: as in the bundle.
         voxels: how many voxels carry the label.
         volume_ml: voxels times voxel volume, in millilitres; None for pictures.
-        mean, std: of the image's values inside, in the image's own units (HU for CT); population deviation.
+        mean, std: of the image's values inside, in the image's own units (HU for CT; for colours the mean of the
+            channels); population deviation.
         centroid_mm: centre of mass, RAS+ millimetres.
         extent_mm: side lengths along i, j, k of the smallest box, in millimetres.
+        longest_diameter_mm: largest distance across the label's surface (see ``longest_diameter``); None for pictures.
         touches_border: whether the label reaches the edge of the image, so that part may be missing.
     """
 
@@ -40,6 +43,7 @@ class Measures:
     std: float | None
     centroid_mm: tuple[float, ...] | None
     extent_mm: tuple[float, ...] | None
+    longest_diameter_mm: float | None
     touches_border: bool
 
 
@@ -55,19 +59,20 @@ def _measure(
 ) -> Measures:
     """One label's measures, looking only into the box that holds it."""
     if box is None:
-        return Measures(
-            label.id, label.name, label.title, 0, None if voxel_ml is None else 0.0, None, None, None, None, False
-        )
+        volume = None if voxel_ml is None else 0.0
+        return Measures(label.id, label.name, label.title, 0, volume, None, None, None, None, None, False)
     inside = array[box] == label.id
-    values = scan.array[0][box][inside].astype(np.float64)
+    # colours count as their mean, which is the value itself where there is one channel
+    values = scan.array[(slice(None), *box)][:, inside].mean(0, dtype=np.float64)
     low = np.array([side.start for side in box])
     high = np.array([side.stop - 1 for side in box])
     index = np.argwhere(inside) + low
     border = bool((low == 0).any() or (high == np.array(array.shape) - 1).any())
-    centroid = extent = None
+    centroid = extent = diameter = None
     if not scan.is_picture:
         centroid = tuple(round(float(v), 2) for v in world(scan.affine, index.mean(0))[0])
         extent = tuple(round(float(v), 2) for v in (high - low + 1) * np.array(scan.spacing_mm))
+        diameter = round(longest_diameter(inside, scan.affine[:3, :3]), 2)
     return Measures(
         label.id,
         label.name,
@@ -78,6 +83,7 @@ def _measure(
         round(float(values.std()), 2),
         centroid,
         extent,
+        diameter,
         border,
     )
 

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.networks.nets.swin_unetr import BasicLayer, PatchMergingV2, SwinTransformerBlock
+from monai.networks.nets.swin_unetr import BasicLayer, PatchMerging, PatchMergingV2, SwinTransformerBlock
 from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor
 from torch.nn import functional
 
 from medvit.errors import ShapeError
 from medvit.kernels import window_attention
+from medvit.segmentation.checks import check_input
 
 __all__ = ["SwinUNETR"]
 
@@ -74,6 +75,18 @@ class LegacyPatchMerging(PatchMergingV2):  # type: ignore[misc]
         return self.reduction(self.norm(neighbours))  # type: ignore[no-any-return]
 
 
+MERGINGS = {"merging": PatchMerging, "mergingv2": PatchMergingV2, "merging_legacy": LegacyPatchMerging}
+"""Patch merging by the name that bundles and ``downsample`` give it."""
+
+
+def _known_merging(name: str) -> str:
+    if name not in MERGINGS:
+        raise ShapeError(
+            f"Found patch merging {name!r}; it must be one of {', '.join(MERGINGS)}. Weights from MONAI up to 1.4 need merging_legacy."
+        )
+    return name
+
+
 class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
     """Swin UNETR: (batch, channel, depth, height, width) float in, logits (batch, class, depth, height, width) out.
 
@@ -94,7 +107,8 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
     at the bottleneck. Sizes that need no padding give exactly what MONAI's class gives.
 
     Raises:
-        ShapeError: another rank or channel count than the network was made for.
+        ShapeError: another rank or channel count than the network was made for, or an unknown ``downsample``.
+        ImageError: an input of whole numbers, or with NaN.
     """
 
     def __init__(
@@ -109,6 +123,7 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
         downsample: str = "merging",
         use_v2: bool = False,
     ) -> None:
+        _known_merging(downsample)
         super().__init__(
             in_channels,
             out_channels,
@@ -117,7 +132,7 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
             depths=tuple(depths),
             num_heads=tuple(num_heads),
             window_size=window_size,
-            downsample=LegacyPatchMerging if downsample == "merging_legacy" else downsample,
+            downsample=MERGINGS[downsample],
             use_v2=use_v2,
         )
         # the stages keep MONAI's parameters and buffers; only their forward is ours
@@ -127,16 +142,21 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
             elif type(module) is SwinTransformerBlock:
                 module.__class__ = _Block
 
+    @property
+    def merging(self) -> str:
+        """The order in which patch merging gathers neighbours; assigning another name changes it, weights untouched."""
+        kind = type(self.swinViT.layers1[0].downsample)
+        return next(name for name, known in MERGINGS.items() if known is kind)
+
+    @merging.setter
+    def merging(self, name: str) -> None:
+        kind = MERGINGS[_known_merging(name)]
+        for stage in (self.swinViT.layers1, self.swinViT.layers2, self.swinViT.layers3, self.swinViT.layers4):
+            stage[0].downsample.__class__ = kind  # the three differ in nothing but their forward
+
     def forward(self, x_in: Tensor) -> Tensor:
         """Logits of the input's own size."""
-        expected = self.swinViT.patch_embed.proj.in_channels
-        rank = len(self.swinViT.window_size) + 2
-        if x_in.ndim != rank or x_in.shape[1] != expected:
-            axes = "batch, channel, depth, height, width" if rank == 5 else "batch, channel, height, width"
-            raise ShapeError(
-                f"Found an input of shape {tuple(x_in.shape)}; ({axes}) with {expected} channel(s) is needed. "
-                "Add the missing axes, or build the network for this many channels."
-            )
+        check_input(x_in, len(self.swinViT.window_size) + 2, self.swinViT.patch_embed.proj.in_channels)
         size = tuple(x_in.shape[2:])
         padded = [-(-side // _DIVISOR) * _DIVISOR for side in size]
         if all(side == _DIVISOR for side in padded):

@@ -14,19 +14,28 @@ from medvit.bundles import Bundle
 from medvit.errors import SourceError
 from medvit.training.patches import Case
 
-__all__ = ["Pair", "load_case", "read_list"]
+__all__ = ["Pair", "data_root", "load_case", "load_labels", "read_list"]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its reference labels."""
+    """An image and its reference labels.
+
+    Attributes:
+        name: the image's file name without its ending.
+        image: the image.
+        label: its labels.
+        instances: whether the labels number single objects of the one class there is, rather than classes.
+    """
 
     name: str
     image: Path
     label: Path
+    instances: bool = False
 
 
-def _root(given: Path | None, data: Path) -> Path:
+def data_root(given: Path | None, data: Path) -> Path:
+    """Where a list's paths start: the folder given, the shared data beside the project, or the list's own folder."""
     if given is not None:
         return given
     shared = Path(os.environ.get("MEDVIT_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
@@ -56,11 +65,9 @@ def read_list(bundle: Bundle, data: Path | None, root: Path | None, split: str) 
         raise SourceError(
             f"Found {sorted(shared)[0]} in several parts of {path}; a case may train or judge, not both. Remove it from one."
         )
-    base = _root(root, path)
-    pairs = [
-        Pair(Path(e["image"]).name.removesuffix(".gz").removesuffix(".nii"), base / e["image"], base / e["label"])
-        for e in content[split]
-    ]
+    base = data_root(root, path)
+    instances = content.get("labels") == "instances"
+    pairs = [Pair(_plain_name(e["image"]), base / e["image"], base / e["label"], instances) for e in content[split]]
     for pair in pairs:
         for file in (pair.image, pair.label):
             if not file.is_file():
@@ -68,6 +75,34 @@ def read_list(bundle: Bundle, data: Path | None, root: Path | None, split: str) 
                     f"Found no {file}; every file of the list is needed. Set --root to the folder the list starts from."
                 )
     return pairs
+
+
+def _plain_name(path: str) -> str:
+    return Path(path).name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
+
+
+def load_labels(pair: Pair) -> np.ndarray:
+    """The class ids of a pair as stored, (i, j, k) or, for pictures, (row, column); numbered objects become 1.
+
+    Raises:
+        SourceError: a picture of labels in colour or damaged.
+    """
+    if pair.label.suffix.lower() != ".png":
+        return np.asarray(nib.load(pair.label).dataobj)
+    from PIL import Image
+
+    try:
+        with Image.open(pair.label) as picture:
+            ids = np.asarray(picture)
+    except OSError as error:
+        raise SourceError(
+            f"Found labels of {pair.name} that cannot be read ({error}); a complete PNG is needed. Copy it again."
+        ) from error
+    if ids.ndim != 2:
+        raise SourceError(
+            f"Found labels of {pair.name} in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
+        )
+    return (ids > 0).astype(np.uint8) if pair.instances else ids
 
 
 def load_case(pair: Pair, classes: int) -> Case:

@@ -8,12 +8,11 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from medvit.bundles import Bundle
 from medvit.pipeline import run
-from medvit.training.data import read_list
+from medvit.training.data import load_labels, read_list
 
 __all__ = ["dice", "evaluate_bundle", "record_scores", "table"]
 
@@ -31,7 +30,7 @@ def evaluate_bundle(
     cases = {}
     for pair in read_list(bundle, data, root, split):
         found = run(bundle, pair.image).array
-        truth = np.asarray(nib.load(pair.label).dataobj)
+        truth = load_labels(pair)
         cases[pair.name] = {label.name: dice(found == label.id, truth == label.id) for label in bundle.facts.labels}
         say(f"{pair.name}: mean Dice {mean(cases[pair.name].values()):.3f}")
     per_label = {label.name: [case[label.name] for case in cases.values()] for label in bundle.facts.labels}

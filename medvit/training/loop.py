@@ -8,16 +8,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.training.losses import weighted_dice_ce
-from medvit.training.patches import PatchSampler
 
-__all__ = ["LoopSettings", "TrainingLoop"]
+__all__ = ["LoopSettings", "Sampler", "TrainingLoop"]
+
+
+class Sampler(Protocol):
+    """What the loop draws batches from."""
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Images and labels, (batch, channel, *spatial) each."""
+        ...
+
+    def reseed(self, seed: int) -> None:
+        """Start a new stream."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class TrainingLoop:
     def __init__(
         self,
         network: nn.Module,
-        sampler: PatchSampler,
+        sampler: Sampler,
         settings: LoopSettings,
         folder: Path,
         validate: Callable[[nn.Module], dict[str, float]] | None = None,

@@ -1,4 +1,4 @@
-"""Losses for organs that fill a thousandth of the volume."""
+"""Losses: for organs that fill a thousandth of the volume, and for a binary head on pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["weighted_dice_ce"]
+from medvit.errors import ShapeError
+
+__all__ = ["bce_dice", "weighted_dice_ce"]
+
+_SMOOTH = 1e-6
+"""Keeps Dice defined where neither picture nor reference holds anything."""
+
+
+def bce_dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Half binary cross-entropy, half soft Dice over the whole batch (Barlow-Swin, arXiv 2509.06885).
+
+    Args:
+        logits: (batch, 1, height, width), float, before the sigmoid.
+        target: the same shape, 0 or 1.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ShapeError: target of another shape, which would broadcast silently.
+    """
+    if logits.shape != target.shape:
+        raise ShapeError(
+            f"Found logits of {tuple(logits.shape)} and a target of {tuple(target.shape)}; both must be (batch, 1, height, width). Add or drop axes."
+        )
+    truth = target.to(logits.dtype)
+    probability = logits.sigmoid()
+    dice = (2 * (probability * truth).sum() + _SMOOTH) / (probability.sum() + truth.sum() + _SMOOTH)
+    return 0.5 * F.binary_cross_entropy_with_logits(logits, truth) + 0.5 * (1 - dice)
 
 
 def weighted_dice_ce(logits: Tensor, labels: Tensor, background_weight: float = 0.1) -> Tensor:

@@ -24,7 +24,7 @@ def publish(bundle: Bundle, state: dict[str, Tensor]) -> str:
     kept = {k: v.detach().to(torch.float16).contiguous() for k, v in state.items() if v.is_floating_point()}
     content = save(kept)
     digest = hashlib.sha256(content).hexdigest()
-    _replace(bundle.weights, content)
+    _replace(bundle.own_weights, content)
     metadata_path = bundle.root / "configs" / "metadata.json"
     metadata = json.loads(metadata_path.read_text())
     metadata["medvit"]["weights"]["sha256"] = digest

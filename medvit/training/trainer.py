@@ -13,7 +13,9 @@ from medvit.errors import BundleError
 from medvit.training.data import load_case, read_list
 from medvit.training.loop import LoopSettings, TrainingLoop
 from medvit.training.patches import PatchSampler, PatchSettings
+from medvit.training.pictures import PictureLoop, PictureSampler, PictureSettings, load_picture
 from medvit.training.publish import publish
+from medvit.training.restoration import PairSampler, RestorationLoop, RestorationRecipe, read_images
 
 __all__ = ["Recipe", "TrainSettings", "fit", "open_bundle", "train_bundle"]
 
@@ -42,7 +44,7 @@ class Recipe:
     """What a bundle's train.json says: the network to train, how patches are drawn, how the loop runs."""
 
     network: nn.Module
-    patches: PatchSettings
+    patches: PatchSettings | PictureSettings
     loop: LoopSettings
 
 
@@ -59,22 +61,38 @@ def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
         )
     parser = ConfigParser()
     parser.read_config([str(path) for path in configs])
+    if "recipe" not in parser.get():
+        raise BundleError(
+            f"Found no 'recipe' in configs/train.json of {bundle.name}; medvit train runs one. Train it by MONAI's own command, "
+            "which its docs/README.md states."
+        )
     parser["bundle_root"] = str(bundle.root)
     parser.get_parsed_content("initialize")
-    recipe: Recipe = parser.get_parsed_content("recipe")
+    recipe: Recipe | RestorationRecipe = parser.get_parsed_content("recipe")
     if settings.steps is not None:
         cooldown = min(recipe.loop.cooldown_steps, settings.steps // 3)
         recipe = replace(recipe, loop=replace(recipe.loop, steps=settings.steps, cooldown_steps=cooldown))
     return fit(bundle, recipe, settings)
 
 
-def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
+def fit(bundle: Bundle, recipe: Recipe | RestorationRecipe, settings: TrainSettings) -> Path:
     """Run a recipe on the cases of the list; ``python -m monai.bundle run training`` calls this as well."""
-    pairs = read_list(bundle, settings.data, settings.root, "training")
-    cases = [load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs]
-    sampler = PatchSampler(cases, recipe.patches, recipe.loop.seed)
-    run = TrainingLoop(recipe.network, sampler, recipe.loop, settings.output / bundle.name)
+    run = _loop(bundle, recipe, settings)
     average = run.run()
     if settings.publish:
         publish(bundle, average)
     return run.checkpoint
+
+
+def _loop(bundle: Bundle, recipe: Recipe | RestorationRecipe, settings: TrainSettings) -> TrainingLoop:
+    """The loop of a recipe's kind, on the training cases."""
+    folder = settings.output / bundle.name
+    if isinstance(recipe, RestorationRecipe):
+        images = read_images(bundle, settings.data, settings.root, "training")
+        return RestorationLoop(recipe, PairSampler(images, recipe.pairs, recipe.loop.seed), folder)
+    pairs = read_list(bundle, settings.data, settings.root, "training")
+    if isinstance(recipe.patches, PictureSettings):
+        crops = PictureSampler([load_picture(pair) for pair in pairs], recipe.patches, recipe.loop.seed)
+        return PictureLoop(recipe.network, crops, recipe.loop, folder)
+    cases = [load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs]
+    return TrainingLoop(recipe.network, PatchSampler(cases, recipe.patches, recipe.loop.seed), recipe.loop, folder)

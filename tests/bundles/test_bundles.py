@@ -53,10 +53,14 @@ def test_metadata_is_complete_and_consistent(folder):
     data = bundle.metadata
     assert data["version"] in data["changelog"]
     output = data["network_data_format"]["outputs"]["pred"]
-    assert [output["channel_def"][str(label.id)] for label in bundle.facts.labels] == [
-        label.name for label in bundle.facts.labels
-    ]
-    assert output["num_channels"] == bundle.config["network_def"]["out_channels"] == len(bundle.facts.labels) + 1
+    names = [label.name for label in bundle.facts.labels]
+    channels = [output["channel_def"][str(c)] for c in range(output["num_channels"])]
+    if bundle.facts.task == "restoration":
+        assert (channels, names) == (["restored"], [])
+    else:  # one logit for the one label; otherwise background comes first
+        assert channels == (names if len(channels) == 1 else ["background", *names])
+    assert [label.id for label in bundle.facts.labels] == list(range(1, len(names) + 1))
+    assert output["num_channels"] == bundle.config["network_def"]["out_channels"]
     assert (folder / "docs" / "README.md").is_file()
     assert (folder / "LICENSE").is_file()
 
@@ -67,7 +71,7 @@ def test_monai_verifies_metadata_and_network(folder, tmp_path):
     outcome = _monai("verify_metadata", "--meta_file", "configs/metadata.json", "--filepath", str(schema), cwd=folder)
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     assert "metadata is verified with no error" in outcome.stdout + outcome.stderr
-    for config in ("inference.json", "inference_monai.json"):
+    for config in sorted(p.name for p in (folder / "configs").glob("inference*.json")):
         outcome = _monai(
             "verify_net_in_out", "network_def", "--meta_file", "configs/metadata.json", "--config_file", f"configs/{config}", cwd=folder
         )  # fmt: skip
@@ -113,14 +117,59 @@ def test_monai_bundle_run_gives_identical_voxels_and_the_twin_the_same_labels(ex
             assert min(dice(theirs == c, ours == c) for c in range(1, 8)) >= tolerance
 
 
-def test_twin_differs_only_in_network_and_inferer():
-    folder = ROOT / "bundles" / DEFAULT_BUNDLE / "configs"
-    ours, twin = (json.loads((folder / name).read_text()) for name in ("inference.json", "inference_monai.json"))
+@pytest.mark.parametrize("folder", [f for f in BUNDLES if "swin_unetr" in f.name], ids=lambda p: p.name)
+def test_twin_differs_only_in_network_and_inferer(folder):
+    """Where MONAI has the network (Swin UNETR), the bundle has a twin for it."""
+    ours, twin = (
+        json.loads((folder / "configs" / name).read_text()) for name in ("inference.json", "inference_monai.json")
+    )
     assert twin["network_def"].pop("_target_") == "monai.networks.nets.SwinUNETR"
     assert ours["network_def"].pop("_target_") == "medvit.segmentation.SwinUNETR"
-    assert twin.pop("inferer")["_target_"] == "monai.inferers.SlidingWindowInferer"
-    assert ours.pop("inferer")["_target_"] == "medvit.inference.SlidingWindow"
+    assert twin.pop("inferer").pop("_target_") == "monai.inferers.SlidingWindowInferer"
+    assert ours.pop("inferer").pop("_target_") == "medvit.inference.SlidingWindow"
+    if ours["network_def"]["downsample"] == "merging_legacy":
+        # MONAI has no word for its old merging, but takes it as a class
+        ours["network_def"].pop("downsample")
+        assert twin["network_def"].pop("downsample") == "$LegacyPatchMerging"
+        assert twin["imports"].pop() == "$from medvit.segmentation.swin_unetr import LegacyPatchMerging"
     assert ours == twin
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda p: p.name)
+def test_weights_ship_small_or_are_fetched(folder):
+    weights = open_bundle(folder).facts.weights
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 16_500_000
+    trained = open_bundle(folder).facts.state == "trained"
+    assert (folder / weights.file in files) == (trained and weights.sha256 is not None)
+    assert weights.sha256 or weights.origin.address.startswith("https://")
+
+
+def test_the_zoos_weights_are_named_as_the_zoo_names_them():
+    """Address and md5 of MONAI's model zoo, swin_unetr_btcv_segmentation, large_files.yml; grid and range of its inference.json."""
+    bundle = open_bundle(ROOT / "bundles" / "abdomen_ct_swin_unetr_btcv")
+    origin, config = bundle.facts.weights.origin, bundle.config
+    assert origin.file == "model_swin_unetr_btcv_segmentation_v1.pt"
+    assert origin.checksum == "md5:50dd67a01b28a1d5487fd9ac27e682fb"
+    assert (config["spacing_mm"], config["intensity_range"]) == ([1.5, 1.5, 2.0], [-175.0, 250.0])
+    assert (config["roi_size"], config["overlap"]) == ([96, 96, 96], 0.5)
+    assert (config["network_def"]["feature_size"], config["network_def"]["downsample"]) == (48, "merging_legacy")
+    names = [label.name for label in bundle.facts.labels]
+    assert names[:4] == ["spleen", "kidney_right", "kidney_left", "gallbladder"]
+    assert [bundle.label(name).laterality.meaning for name in names if name.endswith(("right", "left"))] == [
+        "Right",
+        "Left",
+    ] * 2
+
+
+def test_codes_mean_what_dicom_says():
+    """Value and meaning of each code are those of the standard's tables (PS3.16) as pydicom carries them."""
+    from pydicom.sr.codedict import codes
+
+    known = {(code.value, code.meaning) for code in (getattr(codes.SCT, name) for name in codes.SCT.dir())}
+    for label in open_bundle(ROOT / "bundles" / "abdomen_ct_swin_unetr_btcv").facts.labels:
+        for code in filter(None, (label.category, label.type, label.laterality)):
+            assert (code.value, code.meaning) in known
 
 
 def test_weights_fit_monais_class_strictly():
@@ -136,8 +185,8 @@ def test_weights_fit_monais_class_strictly():
 
 
 def test_unknown_bundle_offers_the_nearest():
-    with pytest.raises(BundleError, match=f"no bundle named 'headneck_swin'. Did you mean {DEFAULT_BUNDLE}"):
-        open_bundle("headneck_swin")
+    with pytest.raises(BundleError, match=f"no bundle named 'headneck_swin_unetr'. Did you mean {DEFAULT_BUNDLE}"):
+        open_bundle("headneck_swin_unetr")
 
 
 def test_wrong_checksum(copy, examples):

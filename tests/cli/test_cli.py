@@ -47,7 +47,19 @@ def test_help_loads_neither_torch_nor_qt_nor_monai():
 
 @pytest.mark.parametrize(
     "command",
-    ["", "segment", "bundles", "bundles list", "bundles show", "bundles verify", "doctor", "train", "evaluate"],
+    [
+        "",
+        "segment",
+        "convert",
+        "bundles",
+        "bundles list",
+        "bundles show",
+        "bundles verify",
+        "bundles export",
+        "doctor",
+        "train",
+        "evaluate",
+    ],
 )
 def test_every_command_explains_itself(command):
     outcome = _run(*command.split(), "--help")
@@ -84,6 +96,13 @@ def test_dicom_in_gives_seg_and_nifti_out(series, banded, tmp_path):
     assert "For research use, not for diagnosis" in outcome.output
 
 
+def test_report_and_pictures_are_named_in_one_line(series, banded, tmp_path):
+    outcome = _run("segment", series, "-o", tmp_path / "out", "-b", banded, "-ot", "sr,sc")
+    assert outcome.exit_code == 0
+    assert "Note: The segmentation was written as well" in outcome.stdout
+    assert "run.json, seg.dcm, sr.dcm, statistics.json, sc/ with 29 files" in " ".join(outcome.stdout.split())
+
+
 def test_what_was_set_aside_is_said(series, banded, tmp_path):
     (series / "readme.txt").write_text("hello")
     outcome = _run("segment", series, "-o", tmp_path / "out", "-b", banded)
@@ -117,7 +136,7 @@ def test_json_is_json_and_quiet_is_quiet(scan, banded, tmp_path):
         (("SCAN", "-b", "headneck_ct"), "Did you mean headneck_ct_swin_unetr"),
         (("SCAN", "-rs", "mandibel"), "Did you mean mandible"),
         (("SCAN", "-ot", "dicom-seg"), "DICOM objects refer to the original DICOM slices"),
-        (("SCAN", "-ot", "tiff"), "must be one of nifti, dicom-seg, rtstruct, png"),
+        (("SCAN", "-ot", "tiff"), "must be one of nifti, dicom-seg, rtstruct, sr, sc, png"),
         (("SCAN", "-d", "gpu:9"), "nothing else is used in its place"),
     ],
 )

@@ -123,11 +123,33 @@ def test_missing_slice(tmp_path):
         open_source(tmp_path)
 
 
-def test_duplicate_position(tmp_path):
+def test_copied_files_are_set_aside_and_said(tmp_path):
+    array, _ = phantom()
+    paths = write_series(tmp_path, array, oblique_affine())
+    once = open_source(tmp_path)
+    for path in paths[3:9]:
+        (tmp_path / f"copy-{path.name}").write_bytes(path.read_bytes())
+    twice = open_source(tmp_path)
+    assert np.array_equal(once.array, twice.array)
+    assert "Found 6 file(s) that are copies of others; they were set aside." in twice.notes
+
+
+def test_a_second_image_at_one_position_is_refused(tmp_path):
     array, _ = phantom()
     path = write_series(tmp_path, array, oblique_affine())[11]
-    (tmp_path / "copy.dcm").write_bytes(path.read_bytes())
-    with pytest.raises(GeometryError, match="two slices at the same position"):
+    content = path.read_bytes()
+    _resave(path, SOPInstanceUID="1.2.3.4")
+    (tmp_path / "other.dcm").write_bytes(content)
+    with pytest.raises(GeometryError, match=r"two slices at the same position \(-?[\d.]+ mm along the normal\)"):
+        open_source(tmp_path)
+
+
+def test_two_images_under_one_sop_instance_uid_are_refused(tmp_path):
+    array, _ = phantom()
+    path = write_series(tmp_path, array, oblique_affine())[11]
+    (tmp_path / "other.dcm").write_bytes(path.read_bytes())
+    _resave(path, PixelData=bytes(37 * 41 * 2))
+    with pytest.raises(SourceError, match="2 different images under one SOPInstanceUID; each image has its own"):
         open_source(tmp_path)
 
 
@@ -188,11 +210,12 @@ def test_mixed_sizes_orientations_and_missing_geometry(tmp_path):
     paths = write_series(tmp_path, array, oblique_affine())
     before = paths[3].read_bytes()
     _resave(paths[3], ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
-    with pytest.raises(GeometryError, match="slices that differ in ImageOrientationPatient"):
+    aside = r"1 slice\(s\) of 37x41, axial at .* mm, in the same series was set aside"
+    with pytest.raises(GeometryError, match=rf"a gap of 4.00 mm .* 1 slice\(s\) missing; .* {aside}"):
         open_source(tmp_path)
     paths[3].write_bytes(before)
     _resave(paths[3], Rows=36, PixelData=bytes(36 * 41 * 2))
-    with pytest.raises(GeometryError, match=r"slices of different sizes \(36x41, 37x41\)"):
+    with pytest.raises(GeometryError, match=r"a gap of 4.00 mm .* 1 slice\(s\) of 36x41, .* was set aside"):
         open_source(tmp_path)
     paths[3].write_bytes(before)
     _resave(paths[3], ImagePositionPatient=None)
@@ -231,11 +254,11 @@ def test_colour_and_multi_frame(tmp_path):
     kept = paths[0].read_bytes()
     for path in paths[1:]:
         path.unlink()
-    _resave(paths[0], NumberOfFrames=3)
-    with pytest.raises(SourceError, match="multi-frame DICOM"):
+    _resave(paths[0], NumberOfFrames=3, PixelData=bytes(3 * 37 * 41 * 2))
+    with pytest.raises(ImageError, match="a clip of 3 frames without a place; one volume or one picture is needed"):
         open_source(tmp_path)
     paths[0].write_bytes(kept)
-    _resave(paths[0], SamplesPerPixel=3)
+    _resave(paths[0], SamplesPerPixel=3, PixelData=bytes(3 * 37 * 41 * 2))
     with pytest.raises(ImageError, match="colour pixels"):
         open_source(tmp_path)
 

@@ -12,11 +12,17 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import ImplicitVRLittleEndian
 
 import medvit
+from medvit.bundles import open_bundle
 from medvit.errors import RoundTripError
+from medvit.io import open_source
 from medvit.io.geometry import flip_lps_ras
 from medvit.io.roundtrip import check_rtstruct, check_seg
+from medvit.io.rtstruct import write_rtstruct
+from medvit.io.seg import Author
+from medvit.io.slices import source_of
 from tests.bands import oblique_affine, phantom, write_series
 
 
@@ -212,3 +218,19 @@ def test_an_rtstruct_that_reads_back_differently_is_not_published(change, messag
     with pytest.raises(RoundTripError, match=message):
         check_rtstruct(spoiled, result.array, flip_lps_ras(result.scan.affine), result.wanted)
     spoiled.unlink()
+
+
+def test_an_outline_beyond_64_kib_is_written_in_implicit_vr(banded, tmp_path):
+    """An explicit length of a decimal string ends at 65,534 bytes; a comb's outline goes on."""
+    labels = np.zeros((120, 110, 3), np.uint8)
+    labels[::2, 10:100, 1] = 7
+    labels[:, 10, 1] = 7
+    write_series(tmp_path / "series", labels.astype(np.int16), oblique_affine())
+    scan, path = open_source(tmp_path / "series"), tmp_path / "rtstruct.dcm"
+    slices, label = source_of(scan), open_bundle(banded).label("mandible")
+    write_rtstruct(path, labels, slices, [label], Author("b 1", "0" * 64, "1", "For research use"))
+    check_rtstruct(path, labels, slices.planes, [label])
+    dataset = pydicom.dcmread(path)
+    assert dataset.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+    assert max(len(c.ContourData) for i in dataset.ROIContourSequence for c in i.ContourSequence) > 9000
+    _validate(path)

@@ -13,7 +13,7 @@ import torch
 from medvit.errors import GeometryError, ImageError, SourceError
 from medvit.io import open_source
 from medvit.io.geometry import flip_lps_ras
-from tests.bands import oblique_affine, phantom
+from tests.bands import oblique_affine, phantom, write_series
 
 
 def _nifti(path, array, affine=None):
@@ -184,10 +184,12 @@ def test_empty_and_damaged_zip(tmp_path):
     zipfile.ZipFile(tmp_path / "a.zip", "w").close()
     with pytest.raises(SourceError, match="empty zip"):
         open_source(tmp_path / "a.zip")
+    noise = np.random.default_rng(0).integers(-900, 900, (64, 64, 1)).astype(np.int16)
+    path = write_series(tmp_path / "s", noise, np.diag([-1.0, -1.0, 2.0, 1.0]))[0]
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.dcm", np.random.default_rng(0).bytes(9000))
+        archive.write(path, "a.dcm")
     content = bytearray((tmp_path / "b.zip").read_bytes())
-    content[100:4000] = bytes(3900)
+    content[4000:5000] = bytes(1000)
     (tmp_path / "b.zip").write_bytes(content)
     with pytest.raises(SourceError, match="damaged or encrypted zip"):
         open_source(tmp_path / "b.zip")

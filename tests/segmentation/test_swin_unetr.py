@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 
-from medvit.errors import ShapeError
+from medvit.errors import ImageError, ShapeError
 from medvit.segmentation import SwinUNETR
 
 
@@ -72,9 +72,48 @@ def test_wrong_rank_and_channels_are_named():
         SwinUNETR(3, 2, feature_size=12, spatial_dims=2)(torch.zeros(3, 64, 64))
 
 
-def test_published_parameter_count():
-    # models.md: 1 -> 14 channels at feature size 12
-    assert sum(p.numel() for p in SwinUNETR(1, 14, feature_size=12).parameters()) == 4_078_220
+@pytest.mark.parametrize(
+    ("channels", "feature_size", "parameters"),
+    # models.md: 1 -> 14 channels at each size, and 4 -> 3 for BraTS21
+    [((1, 14), 12, 4_078_220), ((1, 14), 24, 15_703_304), ((1, 14), 48, 62_187_296), ((4, 3), 48, 62_191_941)],
+)
+def test_published_parameter_counts(channels, feature_size, parameters):
+    network = SwinUNETR(*channels, feature_size=feature_size)
+    second = SwinUNETR(*channels, feature_size=feature_size, use_v2=True)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert len(network.state_dict()) == 159
+    added = second.state_dict().keys() - network.state_dict().keys()
+    assert len(added) == 8
+    assert all(".layers" in name and "c.0." in name for name in added)
+
+
+def test_the_merging_can_be_changed_and_a_wrong_one_is_named():
+    network = SwinUNETR(1, 2, feature_size=12, downsample="merging_legacy").eval()
+    assert network.merging == "merging_legacy"
+    fresh = SwinUNETR(1, 2, feature_size=12, downsample="mergingv2").eval()
+    fresh.load_state_dict(network.state_dict())
+    network.merging = "mergingv2"
+    image = torch.rand(1, 1, 64, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(network(image), fresh(image))
+    with pytest.raises(
+        ShapeError, match="Found patch merging 'old'; it must be one of merging, mergingv2, merging_legacy"
+    ):
+        network.merging = "old"
+    with pytest.raises(ShapeError, match="Found patch merging 'old'"):
+        SwinUNETR(1, 2, feature_size=12, downsample="old")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.full((1, 1, 32, 32, 32), float("nan")), "Found 32768 NaN or infinite values in the input"),
+        (torch.zeros(1, 1, 32, 32, 32, dtype=torch.int16), "an input of torch.int16; floating-point numbers"),
+    ],
+)
+def test_numbers_that_cannot_be_used_are_named(image, message):
+    with pytest.raises(ImageError, match=message):
+        SwinUNETR(1, 2, feature_size=12)(image)
 
 
 @pytest.mark.parametrize(

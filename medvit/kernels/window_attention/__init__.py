@@ -29,6 +29,8 @@ def refusal(backend: str, qkv: Tensor) -> str | None:
 
 
 def _choose(backend: str | None, qkv: Tensor) -> str:
+    if backend is None and torch.compiler.is_exporting():
+        return "reference"  # plain operators, which every runtime of an exported graph has
     if backend is None:
         return "cpu" if refusal("cpu", qkv) is None else "reference"
     if backend not in BACKENDS:
@@ -76,7 +78,8 @@ def window_attention(
         shift: cyclic shift along each spatial axis.
         qkv_bias: (3C,), what q, k and v are for padded tokens (the projection of zeros); None means zeros.
         windows: indices of the windows to compute, in row-major order; the others' tokens come back as zero.
-        backend: "reference", "cpu" or None to choose: "cpu" for float32 on the CPU, otherwise "reference".
+        backend: "reference", "cpu" or None to choose: "cpu" for float32 on the CPU, otherwise, and while ``torch.export``
+            records a graph, "reference".
 
     Returns:
         (batch, *spatial, C).

@@ -7,19 +7,17 @@ log-sum-exp. Rows are padded to a multiple of 16 so that every inner loop is who
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import config, njit, prange, set_num_threads, types
+from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from medvit.kernels.compiled import compiled, threads
 from medvit.kernels.window_attention.layout import WindowLayout
 
 __all__ = ["window_attention_cpu"]
@@ -34,26 +32,6 @@ _ZERO = np.float32(0.0)
 # 2^f on [0, 1): least-squares polynomial on Chebyshev nodes, relative error below 2e-7
 _P1, _P2, _P3 = np.float32(0.6931471706), np.float32(0.2402272151), np.float32(0.05549593611)
 _P4, _P5, _P6 = np.float32(0.009652440736), np.float32(0.001268935134), np.float32(0.0002082919572)
-
-
-_ONE_AT_A_TIME = threading.Lock()
-"""Numba's plainest threading layer aborts the process when two threads enter it at once (a label server's would)."""
-
-
-def _compiled(function: Any) -> Any:
-    """Compile for parallel runs and keep the machine code between processes where some folder can be written."""
-    try:
-        return njit(parallel=True, fastmath=True, cache=True)(function)
-    except RuntimeError:  # read-only installation and home: compiled anew in each process
-        return njit(parallel=True, fastmath=True)(function)
-
-
-@contextmanager
-def _threads() -> Iterator[None]:
-    """Run alone, on as many threads as torch was told to use."""
-    with _ONE_AT_A_TIME:
-        set_num_threads(max(1, min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)))
-        yield
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -101,7 +79,7 @@ def _scores(row, q, k, i, bias, region, masked, scale):  # type: ignore[no-untyp
             row[j] += _MASK if region[j] != own else _ZERO
 
 
-@_compiled
+@compiled()
 def _forward(qkv, pad, bias, token, region, masked, scale, out, lse):  # type: ignore[no-untyped-def]
     batch, _, channels = out.shape
     windows, n = token.shape
@@ -139,7 +117,7 @@ def _forward(qkv, pad, bias, token, region, masked, scale, out, lse):  # type: i
                 lse[b, w, h, i] = top + np.log(total)
 
 
-@_compiled
+@compiled()
 def _backward(qkv, pad, bias, token, region, masked, scale, out, lse, grad, splits, dqkv, dbias, dpad):  # type: ignore[no-untyped-def]
     batch, _, channels = out.shape
     windows, n = token.shape
@@ -226,7 +204,7 @@ class _WindowAttention(torch.autograd.Function):
         out = torch.zeros(batch, tokens, triple // 3)
         lse = np.empty((batch, token.shape[0], heads, n), np.float32)
         scale = np.float32((triple // 3 // heads) ** -0.5)
-        with _threads():
+        with threads():
             _forward(_plain(qkv), _plain(pad), bias, token, region, masked, scale, out.numpy(), lse)
         ctx.save_for_backward(qkv, pad, out)
         ctx.rest = (bias, token, region, masked, scale, lse, layout.relative, bias_table.shape)
@@ -241,7 +219,7 @@ class _WindowAttention(torch.autograd.Function):
         dqkv = torch.zeros_like(qkv, memory_format=torch.contiguous_format)
         dbias = np.zeros((splits, heads, n, width), np.float32)
         dpad = np.zeros((splits, qkv.shape[2]), np.float32)
-        with _threads():
+        with threads():
             _backward(
                 _plain(qkv), _plain(pad), bias, token, region, masked, scale, _plain(out), lse, _plain(grads[0]),
                 splits, dqkv.numpy(), dbias, dpad,

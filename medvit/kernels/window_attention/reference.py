@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,9 @@ def window_attention_reference(
     batch, tokens, width = qkv.shape
     channels = width // 3
     head_dim = channels // num_heads
-    index = torch.from_numpy(layout.token).to(qkv.device)  # (window, n), -1 picks the padding row
+    # indices are worked out before any tensor is touched, so that torch.export records them as constants
+    token = np.where(layout.token < 0, tokens, layout.token)  # (window, n), the last row of ``extended`` is padding
+    index = torch.from_numpy(token).to(qkv.device)
     extended = torch.cat([qkv, pad.expand(batch, 1, width)], 1)
     windows = extended[:, index]  # (batch, window, n, 3C)
     n = index.shape[1]
@@ -32,12 +35,12 @@ def window_attention_reference(
     relative = torch.from_numpy(layout.relative).to(qkv.device)
     bias = bias_table[relative.reshape(-1)].view(n, n, num_heads).permute(2, 0, 1)
     scores = (q * head_dim**-0.5) @ k.transpose(-2, -1) + bias  # (batch, window, head, n, n)
-    if layout.masked.any():
+    if bool(layout.masked.any()):
         region = torch.from_numpy(layout.region).to(qkv.device)
         apart = region[:, :, None] != region[:, None, :]
         scores = scores + apart[:, None].to(scores.dtype) * MASK
-    attended = (scores.softmax(-1) @ v).transpose(2, 3).reshape(batch, -1, n, channels)
-    real = index >= 0
-    out = qkv.new_zeros(batch, tokens, channels)
-    out[:, index[real]] = attended[:, real]
-    return out
+    attended = (scores.softmax(-1) @ v).transpose(2, 3).reshape(batch, -1, channels)  # (batch, window x n, C)
+    source = np.full(tokens + 1, token.size)  # where each token's result lies; the row after the last is zeros
+    source[token.reshape(-1)] = np.arange(token.size)
+    nothing = attended.new_zeros(batch, 1, channels)
+    return torch.cat([attended, nothing], 1)[:, torch.from_numpy(source[:tokens]).to(qkv.device)]

@@ -1,0 +1,160 @@
+"""The ``medvit`` section of a bundle's metadata.json: what a bundle states about itself, read and validated."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medvit.errors import BundleError
+
+__all__ = [
+    "CONFIG_KEYS",
+    "METADATA_KEYS",
+    "Code",
+    "Facts",
+    "Label",
+    "Origin",
+    "Values",
+    "Weights",
+    "nearest",
+    "read_json",
+    "refuse_unknown",
+]
+
+METADATA_KEYS = frozenset(
+    "schema version changelog monai_version pytorch_version numpy_version required_packages_version "
+    "optional_packages_version supported_apps name task description authors copyright data_source data_type dataset "
+    "image_classes label_classes pred_classes eval_metrics intended_use references network_data_format medvit".split()
+)
+"""What MONAI's bundle specification and zoo put in metadata.json, and ours."""
+
+CONFIG_KEYS = frozenset(
+    "imports bundle_root dataset_dir output_dir device datalist network_def network preprocessing dataset dataloader "
+    "inferer postprocessing handlers evaluator checkpointloader initialize run finalize fast_overlap".split()
+)
+"""Ids of inference.json that readers know; any other must at least be used by one of them."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Code(_Strict):
+    """A coded concept (DICOM PS3.3, 8.8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+class Label(_Strict):
+    """One class a bundle marks."""
+
+    id: int = Field(ge=1, description="value in the label map")
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="name on the command line and in files")
+    title: str = Field(description="name for people")
+    color: tuple[int, int, int] = Field(description="display colour, RGB 0..255")
+    category: Code
+    type: Code
+    laterality: Code | None = None
+    volume_ml: tuple[float, float] | None = Field(
+        default=None, description="smallest and largest volume in the training data, mL; none for pictures"
+    )
+
+
+class Origin(_Strict):
+    """Where weights that do not ship come from; ``medvit bundles fetch`` shows it before anything moves."""
+
+    address: str = Field(pattern=r"^https?://[^/@\s?#]+/[^\s?#]*[^/\s?#]$", description="of the published file")
+    size: int | None = Field(default=None, ge=1, description="bytes, where the publisher states them")
+    checksum: str = Field(
+        pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$",
+        description="of the published file, as its publisher gives it",
+    )
+    licence: str = Field(description="of the weights, and what their data ask for")
+    format: Literal["torch", "safetensors"] = Field(
+        description="torch: a checkpoint whose tensors are rewritten as safetensors, never run"
+    )
+
+    @property
+    def file(self) -> str:
+        """The published file's name, under which a mirror holds it."""
+        return self.address.rpartition("/")[2]
+
+
+class Weights(_Strict):
+    """Where the weights lie and what they must be."""
+
+    file: str
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="of the file in the bundle; none where weights are fetched"
+    )
+    origin: Origin | None = Field(default=None, description="where to fetch them, if the bundle ships without")
+
+    @model_validator(mode="after")
+    def _known(self) -> Weights:
+        path = PurePosixPath(self.file)
+        if path.is_absolute() or ".." in path.parts or "\\" in self.file or ":" in self.file:
+            raise ValueError("the file must lie in the bundle's folder")
+        if self.sha256 is None and self.origin is None:
+            raise ValueError("a sha256 is needed, or an origin to fetch the weights from")
+        return self
+
+
+class Values(_Strict):
+    """What an image of the bundle's kind must reach, where its format states no modality."""
+
+    unit: str
+    lowest_at_most: float
+    highest_at_least: float
+
+
+class Facts(_Strict):
+    """The ``medvit`` section of metadata.json."""
+
+    task: Literal["segmentation", "restoration", "reconstruction"]
+    dimensions: Literal[2, 3]
+    modalities: tuple[str, ...]
+    licence: str
+    state: Literal["trained", "not trained"]
+    weights: Weights
+    values: Values | None = None
+    labels: tuple[Label, ...] = ()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a bundle's config.
+
+    Raises:
+        BundleError: it is missing, unreadable or not JSON.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise BundleError(
+            f"Found no readable {path.name} in {path.parent.parent.name}; a bundle needs it. Install the bundle again."
+        ) from error
+    except ValueError as error:
+        raise BundleError(
+            f"Found {path.name} of {path.parent.parent.name}, which is not JSON ({error}). Correct it."
+        ) from error
+    return dict(content)
+
+
+def refuse_unknown(content: dict[str, Any], known: frozenset[str], where: str, used: str) -> None:
+    """Refuse keys that are neither known nor referred to in ``used``."""
+    for key in content:
+        if key not in known and f"@{key}" not in used:
+            raise BundleError(
+                f"Found the unknown key {key!r} in {where}; nothing uses it.{nearest(key, sorted(known))} Correct or remove it."
+            )
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """A question offering the names nearest to a mistyped one, or nothing."""
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

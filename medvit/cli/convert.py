@@ -1,0 +1,124 @@
+"""``medvit convert``: labels of one kind of file into another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medvit.cli.common import (
+    FLAGGED,
+    Debug,
+    Json,
+    Output,
+    Overwrite,
+    Quiet,
+    RepairTags,
+    Shown,
+    Verbose,
+    guarded,
+    split_values,
+    watched,
+)
+
+if TYPE_CHECKING:
+    from medvit.bundles import Label
+    from medvit.conversion import Converted
+
+__all__ = ["convert"]
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="DICOM SEG or RTSTRUCT, or a NIfTI, NRRD or MHA label map.", show_default=False)
+    ],
+    output: Output,
+    output_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output-type",
+            "-ot",
+            help="nifti, dicom-seg or rtstruct; repeatable. Default: nifti from SEG and RTSTRUCT, dicom-seg from label maps.",
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like",
+            help="Image on whose grid to put the labels; a DICOM series for dicom-seg and rtstruct. "
+            "Default: the series a SEG or RTSTRUCT names, if it lies beside it.",
+            show_default=False,
+        ),
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", help="Number or UID, where --like holds several series.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="JSON file with the labels' numbers, names, colours and codes.")
+    ] = None,
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle whose labels these are.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", help="Of a fractional SEG: share of its maximum from which a voxel belongs.")
+    ] = 0.5,
+    per_label: Annotated[
+        bool, typer.Option("--per-label", help="Also one NIfTI for each label; needed where labels overlap.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take positions as given in another frame of reference; recorded.")
+    ] = False,
+    repair_tags: RepairTags = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Convert labels between DICOM SEG, RTSTRUCT and NIfTI, voxel for voxel. For research use, not for diagnosis."""
+    shown = Shown(quiet, verbose, as_json, debug)
+    with guarded(shown):
+        from medvit.conversion import Writing, convert_labels
+        from medvit.io.labels.reading import Reading
+
+        reading = Reading(like, series, threshold, _table(labels, bundle), force)
+        with watched(shown) as progress:
+            done = convert_labels(
+                source, output, reading, Writing(split_values(output_type), per_label, overwrite, repair_tags), progress
+            )
+        _report(done, shown)
+        shown.say_seconds(progress)
+    if done.flags:
+        raise typer.Exit(FLAGGED)
+
+
+def _table(labels: Path | None, bundle: str | None) -> tuple[Label, ...]:
+    from medvit.bundles import open_bundle
+    from medvit.errors import SourceError
+    from medvit.io.labels.tables import read_table
+
+    if labels is not None and bundle is not None:
+        raise SourceError("Found both --labels and -b; one table of labels is needed. Leave one out.")
+    if bundle is not None:
+        return open_bundle(bundle).facts.labels
+    return read_table(labels) if labels is not None else ()
+
+
+def _report(done: Converted, shown: Shown) -> None:
+    if shown.json:
+        outcome = {
+            "output": str(done.folder),
+            "files": done.files,
+            "labels": {label.name: label.id for label in done.labels},
+            "notes": [*done.notes, *done.flags],
+            "flagged": bool(done.flags),
+        }
+        typer.echo(json.dumps(outcome, indent=2))
+    for flag in done.flags:
+        typer.echo(f"Warning: {flag}", err=True)
+    for note in done.notes:
+        shown.say(f"Note: {note}")
+    shown.say(f"{len(done.labels)} label(s). For research use, not for diagnosis.")
+    shown.say(f"Results: {done.folder}  ({', '.join(done.files)})")

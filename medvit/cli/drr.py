@@ -1,0 +1,102 @@
+"""``medvit drr``: a CT in, radiographs out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medvit.cli.common import Debug, Json, Overwrite, Quiet, Shown, Verbose, guarded, watched
+
+if TYPE_CHECKING:
+    from medvit.radiographs import Radiographs
+
+__all__ = ["drr"]
+
+
+def _angles(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise typer.BadParameter(f"found {text!r}; give angles in degrees separated by commas, such as 0,90") from None
+
+
+def drr(
+    source: Annotated[str, typer.Argument(help="CT: DICOM folder or zip, NIfTI, NRRD or MHA.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the radiographs; created.", show_default=False)
+    ],
+    views: Annotated[
+        str, typer.Option("--views", help="Angles in degrees: 0 is AP, 90 has the source on the patient's left.")
+    ] = "0,90",
+    output_type: Annotated[
+        list[str] | None,
+        typer.Option("--output-type", "-ot", help="png (16 bits) or nifti (line integrals); repeatable. Default: png."),
+    ] = None,
+    source_to_isocenter: Annotated[
+        float, typer.Option(help="From the focal spot to the axis of rotation (in millimetres).")
+    ] = 1000.0,
+    isocenter_to_detector: Annotated[
+        float, typer.Option(help="From the axis of rotation to the detector (in millimetres).")
+    ] = 500.0,
+    pixel_spacing: Annotated[float, typer.Option(help="Side of a detector pixel (in millimetres).")] = 1.0,
+    rows: Annotated[int | None, typer.Option(help="Detector rows; default: the whole shadow.")] = None,
+    columns: Annotated[int | None, typer.Option(help="Detector columns; default: the whole shadow.")] = None,
+    energy: Annotated[float, typer.Option(help="Photon energy for water's attenuation (in keV), 20 to 200.")] = 60.0,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="swin-x2s or swin-x2s-released: distances and detector of the published radiographs."),
+    ] = None,
+    as_published: Annotated[
+        bool, typer.Option("--as-published", help="With a preset: its faults too, for exact comparison; 8 bits.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take a source that does not look like CT; recorded.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make digitally reconstructed radiographs from a CT. For research use, not for diagnosis."""
+    if (rows is None) != (columns is None):
+        raise typer.BadParameter("found one of --rows and --columns; give both or neither")
+    angles = _angles(views)
+    shown = Shown(quiet, verbose, as_json, debug)
+    with guarded(shown):
+        from medvit.output import check_folder
+        from medvit.radiographs import DrrSettings, check_drr_settings, radiographs, save_radiographs
+
+        types = tuple(output_type or ["png"])
+        shape = None if rows is None or columns is None else (rows, columns)
+        settings = DrrSettings(
+            angles,
+            source_to_isocenter,
+            isocenter_to_detector,
+            pixel_spacing,
+            shape,
+            energy,
+            preset,
+            as_published,
+            force,
+        )
+        check_drr_settings(settings, types)
+        check_folder(output, overwrite)
+        with watched(shown) as progress:
+            pictures = radiographs(source, settings, progress)
+            files = save_radiographs(pictures, output, types)
+        _report(pictures, files, output, shown)
+
+
+def _report(pictures: Radiographs, files: list[str], output: Path, shown: Shown) -> None:
+    if shown.json:
+        typer.echo(json.dumps({"output": str(output), "files": files, "notes": list(pictures.notes)}, indent=2))
+    for note in pictures.notes:
+        shown.say(f"Note: {note}")
+    shown.say_seconds(pictures.progress)
+    detector = " x ".join(map(str, pictures.geometry.detector_shape))
+    shown.say(
+        f"{len(pictures.geometry.views_deg)} view(s) of {detector} pixels, magnification {pictures.geometry.magnification:.3f}."
+    )
+    shown.say(f"Results: {output}  ({', '.join(files)})")

@@ -1,0 +1,53 @@
+"""``medvit bundles export``: a bundle's network for other runtimes, with the check that it answers alike."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvit.cli.common import Debug, Json, Shown, guarded
+
+__all__ = ["export"]
+
+
+class _Format(StrEnum):
+    TORCH = "torch"
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+
+
+def export(
+    name: Annotated[str, typer.Argument(help="Bundle: name or folder.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file: .pt2, .onnx or .xml.", show_default=False)],
+    format_: Annotated[_Format, typer.Option("--format", help="What to write.")] = _Format.TORCH,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a trained bundle's network as torch.export, ONNX or OpenVINO and compare it with the original."""
+    shown = Shown(json=as_json, debug=debug)
+    with guarded(shown):
+        from medvit.bundles import open_bundle
+
+        bundle = open_bundle(name)
+        bundle.require_trained()
+        from medvit.export import export_bundle
+
+        done = export_bundle(bundle, output, format_.value, overwrite=overwrite)
+        if as_json:
+            outcome = {
+                "files": [str(file) for file in done.files],
+                "input_shapes": [list(shape) for shape in done.shapes],
+                "max_abs_difference": done.difference,
+                "max_abs_value": done.scale,
+            }
+            typer.echo(json.dumps(outcome, indent=2))
+        sizes = " and ".join(" x ".join(map(str, shape)) for shape in done.shapes)
+        shown.say(
+            f"Agreement with the network on an input of {sizes}: largest difference {done.difference:.2g}, largest value {done.scale:.2g}."
+        )
+        shown.say(f"Wrote {', '.join(str(file) for file in done.files)}. {bundle.intended_use}.")

@@ -1,0 +1,121 @@
+"""``medvit inspect``: what a source holds, what is odd about it, and what a run would do with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medvit.cli.common import FLAGGED, Debug, Json, Quiet, Shown, guarded, watched
+
+if TYPE_CHECKING:
+    from medvit.reports.inspection import Inspection
+
+__all__ = ["inspect"]
+
+_ROWS = 60
+"""Volumes shown to people; --json has them all."""
+
+_FILES = 5
+"""Names of damaged or absent files shown."""
+
+
+def inspect(
+    source: Annotated[
+        Path, typer.Argument(help="DICOM folder, file, zip or DICOMDIR, or an image file.", show_default=False)
+    ],
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Also draw the slice positions to this PNG.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Volumes in a source, slice by slice: what is missing, double, tilted or wrongly tagged. Exit 3 if anything is."""
+    shown = Shown(quiet=quiet, json=as_json, debug=debug)
+    with guarded(shown):
+        from medvit.reports.inspection import inspect_source
+
+        with watched(shown) as progress:
+            inspection = inspect_source(source, progress)
+        if picture is not None:
+            _draw(inspection, picture, overwrite)
+        if as_json:
+            typer.echo(json.dumps(inspection.content, indent=2))
+        elif not quiet:
+            _show(inspection.content)
+    if inspection.flagged:
+        raise typer.Exit(FLAGGED)
+
+
+def _draw(inspection: Inspection, path: Path, overwrite: bool) -> None:
+    from medvit.errors import OutputError
+    from medvit.io.staging import explained, replace_file
+    from medvit.reports.positions import draw_positions
+
+    if inspection.found is None or not any(v.stack for v in inspection.found.volumes):
+        raise OutputError("Found no slices with positions to draw; a DICOM volume has them. Leave --picture out.")
+    if path.exists() and not overwrite:
+        raise OutputError(f"Found {path}; pictures are never written over silently. Add --overwrite.")
+    volumes = inspection.found.volumes
+    with explained(path.parent), replace_file(path) as aside:
+        draw_positions(aside, volumes)
+
+
+def _show(content: dict[str, Any]) -> None:
+    if content["kind"] != "dicom":
+        for key, value in content.items():
+            typer.echo(f"{key.replace('_', ' ').capitalize()}: {_plain(value)}")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    volumes = content["volumes"]
+    table = Table("No.", "Kind", "Modality", "Slices", "Matrix", "Plane", "Spacing (mm)", "From .. to (mm)", "Outcome")
+    for volume in volumes[:_ROWS]:
+        spacing, at = volume["spacing_mm"], volume["positions_mm"]
+        table.add_row(
+            str(volume["number"]),
+            volume["kind"] + (f" ({volume['part']})" if volume["part"] else ""),
+            volume["modality"] or "-",
+            str(volume["slices"]),
+            f"{volume['rows']}x{volume['columns']}",
+            volume["plane"] or "-",
+            " x ".join(f"{s:.3g}" for s in spacing) if spacing else "-",
+            f"{at[0]:.1f} .. {at[-1]:.1f}" if at else "-",
+            volume["outcome"],
+        )
+    Console(width=None if typer.get_text_stream("stdout").isatty() else 160).print(table)
+    if len(volumes) > _ROWS:
+        typer.echo(f"and {len(volumes) - _ROWS} more volumes; --json lists them all.")
+    for volume in volumes[:_ROWS]:
+        for finding in volume["findings"]:
+            typer.echo(f"Volume {volume['number']}: {finding['text']}")
+    for item in content["damaged"][:_FILES]:
+        typer.echo(f"Damaged: {item['file']} ({item['reason']})")
+    for name in content["absent"][:_FILES]:
+        typer.echo(f"Listed by the DICOMDIR but not there: {name}")
+    _closing(content)
+
+
+def _closing(content: dict[str, Any]) -> None:
+    aside, run = content["set_aside"], content["run"]
+    counts = [f"{count} {kind}" for kind, count in aside["objects"].items()]
+    counts += [f"{aside['not_dicom']} not DICOM"] if aside["not_dicom"] else []
+    counts += [f"{aside['damaged']} damaged"] if aside["damaged"] else []
+    others = f"; set aside: {', '.join(counts)}" if counts else ""
+    typer.echo(f"{content['files']} files in {content['seconds']:.2f} s{others}.")
+    for words in run["set_aside"]:
+        typer.echo(words)
+    if run["volume"] is None:
+        typer.echo(f"A run says: {run['reason']}")
+        return
+    outcome = next(v["outcome"] for v in content["volumes"] if v["number"] == run["volume"])
+    typer.echo(f"A run takes volume {run['volume']}: {outcome}.")
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

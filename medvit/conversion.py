@@ -1,0 +1,219 @@
+"""Labels of one kind of file into another: SEG, RTSTRUCT and label maps. What ``medvit convert`` calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.bundles import Label
+from medvit.errors import OutputError
+from medvit.io.geometry import spacing_mm
+from medvit.io.labels import LabelSet
+from medvit.io.labels.reading import Reading, read
+from medvit.io.labels.writing import INTENDED_USE, write_dicom, write_each, write_nifti
+from medvit.io.repair import repair_uids
+from medvit.io.scan import Scan
+from medvit.io.staging import explained, hashes_within, publish, write_aside
+from medvit.output import OURS, check_folder
+from medvit.progress import Progress
+from medvit.reports.record import versions
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+__all__ = ["CONVERT_TYPES", "Converted", "Writing", "convert", "convert_labels"]
+
+CONVERT_TYPES = ("nifti", "dicom-seg", "rtstruct")
+"""What labels can be converted to."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What to write.
+
+    Attributes:
+        output_types: any of ``CONVERT_TYPES``; empty for "nifti" from DICOM objects and "dicom-seg" from label maps.
+        per_label: one NIfTI a label too; instead of the label map where labels overlap.
+        overwrite: replace an earlier result.
+        repair_tags: give the reference's slices consistent UIDs where theirs are missing or contradict each other.
+    """
+
+    output_types: tuple[str, ...] = ()
+    per_label: bool = False
+    overwrite: bool = False
+    repair_tags: bool = False
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was published.
+
+    Attributes:
+        folder: where.
+        files: names within it.
+        labels: the labels converted.
+        notes: what was assumed or resampled.
+        flags: what was set aside or does not fit; empty when all is well (else exit code 3).
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    labels: tuple[Label, ...]
+    notes: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+def convert(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    output_types: Sequence[str] = (),
+    *,
+    like: str | os.PathLike[str] | MetaTensor | Scan | None = None,
+    series: str | None = None,
+    threshold: float = 0.5,
+    table: Sequence[Label] = (),
+    per_label: bool = False,
+    overwrite: bool = False,
+    force: bool = False,
+) -> Converted:
+    """Write labels that any program made as NIfTI, DICOM SEG or RTSTRUCT.
+
+    Example:
+        >>> medvit.convert("rtstruct.dcm", "out", ("nifti",), like="series")  # doctest: +SKIP
+
+    Args:
+        source, like, series, threshold, table, force: as ``medvit.read_labels``. DICOM objects refer to the slices of
+            ``like``, which must then be a DICOM series; where it lies beside a DICOM source it is found by itself.
+        folder: where; created.
+        output_types: any of "nifti", "dicom-seg", "rtstruct".
+        per_label: also one NIfTI a label.
+        overwrite: replace an earlier result.
+
+    Raises:
+        MedvitError: as ``read_labels``; OutputError where an output cannot be; RoundTripError where what was written
+            does not read back as what was meant.
+    """
+    reading = Reading(like, series, threshold, tuple(table), force)
+    return convert_labels(source, folder, reading, Writing(tuple(output_types), per_label, overwrite))
+
+
+def convert_labels(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    reading: Reading,
+    writing: Writing,
+    progress: Progress | None = None,
+) -> Converted:
+    """``convert`` with its settings in two values, told of progress."""
+    progress = progress or Progress()
+    final, path = Path(folder), Path(source)
+    _check_names(writing.output_types)
+    check_folder(final, writing.overwrite)
+    asks_dicom = any(name != "nifti" for name in writing.output_types)
+    with progress.stage("read"):
+        found = read(path, replace(reading, search=asks_dicom), progress)
+    usual = ("nifti",) if found.kind in ("seg", "rtstruct") else ("dicom-seg",)
+    writing = replace(writing, output_types=writing.output_types or usual)
+    found, writing = _ready(found, writing)
+    with explained(final), write_aside(final) as staging:
+        with progress.stage("write"):
+            found = _write_all(found, staging, writing, progress)
+        files = hashes_within(staging)
+        record = _record(found, path, reading, writing, files, progress)
+        (staging / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        progress.check()
+        publish(staging, final, [*OURS, *(f"{label.name}.nii.gz" for label in found.labels)])
+    return Converted(final, tuple(sorted([*files, "run.json"])), found.labels, found.notes, found.flags)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_names(types: Sequence[str]) -> None:
+    for name in types:
+        if name not in CONVERT_TYPES:
+            raise OutputError(
+                f"Found output type {name!r}; labels can be converted to {', '.join(CONVERT_TYPES)}. Correct -ot."
+            )
+
+
+def _ready(found: LabelSet, writing: Writing) -> tuple[LabelSet, Writing]:
+    """The labels with what the asked outputs need, or a refusal; DICOM that cannot be is set aside for NIfTI."""
+    if "nifti" in writing.output_types and not writing.per_label and found.overlaps:
+        _ = found.array  # refuses, and says which labels share voxels
+    asked = [name for name in writing.output_types if name != "nifti"]
+    if not asked:
+        return found, writing
+    reference = found.reference
+    if reference is None or not reference.slices:
+        what = "no image" if reference is None else f"a {reference.kind} image"
+        raise OutputError(
+            f"Found {what} to refer to for {' and '.join(asked)}; DICOM objects refer to the original DICOM slices. "
+            "Give the series with --like, or use -ot nifti."
+        )
+    if writing.repair_tags:
+        reference, repaired = repair_uids(reference)
+        found = replace(found, reference=reference).noting(*repaired)
+    reasons = list(reference.blockers)
+    if not reasons and not found.present():
+        reasons = ["no label has any voxel"]
+    if not reasons:
+        return found, writing
+    remedy = " To have them, add --repair-tags." if reference.blockers else ""
+    flag = f"{' and '.join(asked)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
+    return found.noting(flags=[flag]), replace(writing, output_types=("nifti",))
+
+
+def _write_all(found: LabelSet, staging: Path, writing: Writing, progress: Progress) -> LabelSet:
+    """Write every output; return the labels with what a reader of the outputs must know."""
+    notes: list[str] = []
+    for name in dict.fromkeys(writing.output_types):
+        progress.check()
+        if name == "nifti":
+            write_nifti(found, staging)
+        else:
+            notes += write_dicom(found, staging, name)
+    if writing.per_label:
+        write_each(found, staging)
+        if found.overlaps and "nifti" in writing.output_types:
+            pairs = ", ".join(f"{a} and {b} ({count} voxels)" for a, b, count in found.overlaps)
+            notes.append(f"Labels overlap, so there is one file each and no label map: {pairs}.")
+    return found.noting(*dict.fromkeys(notes))
+
+
+def _record(
+    found: LabelSet, path: Path, reading: Reading, writing: Writing, files: dict[str, str], progress: Progress
+) -> dict[str, Any]:
+    """What goes into ``run.json``: files are named by their hash, since their names can hold a patient's."""
+    reference = found.reference
+    return {
+        "intended_use": INTENDED_USE,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "machine": {"system": platform.system(), "processor": platform.machine()},
+        "settings": {
+            "output_types": list(writing.output_types),
+            "threshold": reading.threshold,
+            "forced": reading.force,
+            "per_label": writing.per_label,
+            "repair_tags": writing.repair_tags,
+        },
+        "source": {"kind": found.kind, "sha256": _sha256(path) if path.is_file() else None},
+        "reference": {"kind": reference.kind, "sha256": reference.fingerprint()} if reference else None,
+        "grid": {"shape": list(found.shape), "spacing_mm": [round(s, 4) for s in spacing_mm(found.affine)]},
+        "labels": {
+            label.name: int(segment.voxels.sum()) for label, segment in zip(found.labels, found.segments, strict=True)
+        },
+        "notes": [*found.notes, *found.flags],
+        "seconds": {k: round(v, 3) for k, v in progress.seconds.items()},
+        "files": files,
+    }

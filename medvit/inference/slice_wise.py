@@ -1,0 +1,93 @@
+"""Running a 2-D network over a volume, slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch import Tensor
+
+from medvit.errors import ShapeError
+from medvit.progress import Progress
+
+__all__ = ["SliceWise"]
+
+
+class SliceWise(Inferer):  # type: ignore[misc]
+    """A MONAI inferer: each slice of a volume goes through a 2-D network, its neighbours beside it if wanted.
+
+    Args:
+        axis: the spatial axis across which slices lie: 0, 1 or 2 for i, j, k.
+        context: neighbours on either side that join a slice as further channels (2.5-D); at the ends of the volume
+            the last slice stands for those that are not there.
+        batch_size: slices per call of the network.
+
+    Raises:
+        ShapeError: an axis, context or batch size that means nothing; an input that is no volume.
+    """
+
+    def __init__(self, axis: int = 2, context: int = 0, batch_size: int = 1) -> None:
+        super().__init__()
+        if axis not in (0, 1, 2) or context < 0 or batch_size < 1:
+            raise ShapeError(
+                f"Found axis {axis}, context {context} and batch_size {batch_size}; axis must be 0, 1 or 2, context at least 0 and "
+                "batch_size at least 1. Axis 2 with context 0 is usual."
+            )
+        self.axis = axis
+        self.context = context
+        self.batch_size = batch_size
+        self.precision = "fp32"
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Tensor],
+        *args: Any,
+        progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The network's output on every slice, put together again.
+
+        Args:
+            inputs: (batch, channel, i, j, k).
+            network: takes (slice, channel · (2 · context + 1), height, width), neighbours in order, each with all its
+                channels; gives (slice, channel, height, width).
+            progress: told how many calls are done; can cancel between them.
+
+        Returns:
+            (batch, channel, i, j, k).
+        """
+        if inputs.ndim != 5 or 0 in inputs.shape:
+            raise ShapeError(
+                f"Found an input of shape {tuple(inputs.shape)}; (batch, channel, i, j, k) with at least one voxel is needed. "
+                "Add the missing axes."
+            )
+        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        volume = plain.movedim(self.axis + 2, 1)  # (batch, slice, channel, height, width)
+        batch, depth = volume.shape[:2]
+        calls = ceil(batch * depth / self.batch_size)
+        out: Tensor | None = None
+        for done, first in enumerate(range(0, batch * depth, self.batch_size)):
+            if progress is not None:
+                progress.report("infer", done, calls)
+            at = range(first, min(first + self.batch_size, batch * depth))
+            part = network(
+                torch.stack([self._with_neighbours(volume[n // depth], n % depth) for n in at]), *args, **kwargs
+            )
+            if out is None:
+                out = part.new_empty(batch * depth, *part.shape[1:])
+            out[first : first + len(part)] = part
+        if progress is not None:
+            progress.report("infer", calls, calls)
+        assert out is not None
+        return out.reshape(batch, depth, *out.shape[1:]).movedim(1, self.axis + 2)
+
+    def _with_neighbours(self, volume: Tensor, at: int) -> Tensor:
+        if not self.context:
+            return volume[at]
+        near = torch.arange(at - self.context, at + self.context + 1).clamp(0, len(volume) - 1)
+        return volume[near.to(volume.device)].flatten(0, 1)

@@ -1,0 +1,39 @@
+"""Inference on pictures: in one piece where that fits, in windows where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from medvit.inference.sliding_window import SlidingWindow
+from medvit.progress import Progress
+
+__all__ = ["WholePicture"]
+
+
+class WholePicture(SlidingWindow):
+    """A MONAI inferer: one call of the network for a picture up to ``roi_size``, blended windows beyond.
+
+    A network that takes any size needs no window around a small picture, and none of its edges; a window bounds the
+    memory that a large one takes. Arguments and errors as ``SlidingWindow``.
+    """
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Tensor],
+        *args: Any,
+        progress: Progress | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Logits (batch, class, row, column) for inputs (batch, channel, row, column)."""
+        if any(side > roi for side, roi in zip(inputs.shape[2:], self.roi_size, strict=True)):
+            return super().__call__(inputs, network, *args, progress=progress, **kwargs)
+        if progress is not None:
+            progress.report("infer", 0, 1)
+        logits = network(inputs, *args, **kwargs)
+        if progress is not None:
+            progress.report("infer", 1, 1)
+        return logits

@@ -1,0 +1,95 @@
+"""What every DICOM object carries over from its source: patient, study, and the character set their text is in."""
+
+from __future__ import annotations
+
+import re
+
+from pydicom import Dataset
+from pydicom.charset import python_encoding
+from pydicom.multival import MultiValue
+
+__all__ = ["bare", "carry_over", "character_set"]
+
+_PATIENT_AND_STUDY = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber "
+    "ReferringPhysicianName"
+).split()
+
+_ALSO = (
+    "IssuerOfPatientID PatientIdentityRemoved DeidentificationMethod PatientComments StudyDescription PatientAge "
+    "PatientSize PatientWeight"
+).split()
+"""Further ones, where the source has them: objects of one study are to say the same of patient and study."""
+
+_AGE = re.compile(r"\d{3}[DWMY]")
+"""What an age string may be (PS3.5 6.2, AS)."""
+
+_CHECKED = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName")
+"""Those that highdicom looks into."""
+
+_EXTENDED = "ISO 2022 "
+_MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58")
+"""Sets that only extend another (PS3.3 table C.12-4)."""
+
+_KNOWN = frozenset(term for term in python_encoding if term not in ("", "ISO_IR 6")) | {"ISO_IR 203", "ISO 2022 IR 203"}
+_TEXT = frozenset("LO LT PN SH ST UC UT".split())
+
+
+def bare(headers: list[Dataset]) -> list[Dataset]:
+    """Copies of headers (``Slices.tidy``) stripped of what highdicom would refuse, or print with a warning.
+
+    It refuses character sets that the standard allows (an empty first value, Korean) and dates and sexes as archives
+    have them, and it warns of odd names by quoting them. ``carry_over`` puts all of it into the finished object.
+    """
+    for header in headers:
+        header.pop("SpecificCharacterSet", None)
+        for keyword in _CHECKED:
+            setattr(header, keyword, "")
+    return headers
+
+
+def carry_over(dataset: Dataset, source: Dataset) -> None:
+    """Put a source's patient and study into an object, as they are, with the character set they are in."""
+    for keyword in _PATIENT_AND_STUDY:
+        setattr(dataset, keyword, source.get(keyword))
+    for keyword in _ALSO:
+        if keyword == "PatientAge" and not _AGE.fullmatch(str(source.get(keyword) or "")):
+            continue  # an age that is none would make the object invalid; nobody needs it
+        if keyword in source:
+            setattr(dataset, keyword, source.get(keyword))
+    terms = character_set(source)
+    if terms:
+        dataset.SpecificCharacterSet = terms if len(terms) > 1 else terms[0]
+    else:
+        dataset.pop("SpecificCharacterSet", None)
+
+
+def character_set(source: Dataset) -> list[str]:
+    """The terms of a source's SpecificCharacterSet as an object may state them (PS3.3 C.12.1.1.2); empty for ASCII.
+
+    The text's bytes stay the same. Terms that mean the same are written the way validators know: the default
+    repertoire by its name where the first of several is left empty, a set without code extensions where it stands
+    alone, GB18030 for its subset GBK, and this and UTF-8 without others after them. Where the source states none, or one that does not exist, and yet holds more
+    than ASCII, its bytes have been read as Latin 1, and that is stated.
+    """
+    found = source.get("SpecificCharacterSet")
+    terms = [str(t or "").strip() for t in (found if isinstance(found, MultiValue | list | tuple) else [found])]
+    named = [term for term in terms if term]
+    if not named or any(term not in _KNOWN for term in named):
+        return ["ISO_IR 100"] if _beyond_ascii(source) else []
+    if named[0] in ("GBK", "ISO 2022 GBK", "GB18030"):
+        return ["GB18030"]
+    if named[0] == "ISO_IR 192":
+        return named[:1]
+    if len(terms) > 1:
+        return [term or "ISO 2022 IR 6" for term in terms]
+    only = named[0]
+    if only in _MULTI_BYTE:
+        return ["ISO 2022 IR 6", only]
+    if only == "ISO 2022 IR 6":
+        return []
+    return [only.replace(_EXTENDED + "IR", "ISO_IR")]
+
+
+def _beyond_ascii(source: Dataset) -> bool:
+    return any(not str(element.value).isascii() for element in source if element.VR in _TEXT and element.value)

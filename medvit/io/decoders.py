@@ -1,0 +1,52 @@
+"""Which transfer syntaxes can be decoded here, by what, and what would help where none can (PS3.5 10, annex A)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pydicom.uid import UID
+
+__all__ = ["ITK_ONLY", "missing_decoder"]
+
+ITK_ONLY = (
+    "1.2.840.10008.1.2.4.51",  # JPEG extended, 12 bits
+    "1.2.840.10008.1.2.4.53",  # JPEG spectral selection, 12 bits
+    "1.2.840.10008.1.2.4.55",  # JPEG full progression, 12 bits
+)
+"""JPEG kinds that pydicom's permissively licensed decoders refuse and SimpleITK's reader takes."""
+
+_VIDEO = ("1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.101", "1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.103",
+          "1.2.840.10008.1.2.4.104", "1.2.840.10008.1.2.4.105", "1.2.840.10008.1.2.4.106", "1.2.840.10008.1.2.4.107",
+          "1.2.840.10008.1.2.4.108")  # fmt: skip
+
+_HELP = {
+    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+}
+
+
+@lru_cache(maxsize=64)
+def missing_decoder(syntax: str) -> tuple[str, str, str] | None:
+    """What was found, what is needed and the step to take, for a transfer syntax that cannot be decoded here; or None."""
+    from pydicom.pixels import get_decoder
+
+    uid = UID(syntax)
+    known = not uid.is_private and uid.name != str(uid) and uid.is_transfer_syntax
+    name = uid.name if known else "unknown"
+    if syntax in ITK_ONLY or (known and (not uid.is_compressed or uid.is_deflated)):
+        return None
+    try:
+        if known and get_decoder(uid).is_available:
+            return None
+    except NotImplementedError:
+        pass
+    found = f"pixels in the transfer syntax {name} ({syntax}), which cannot be decoded here"
+    if syntax in _VIDEO:
+        return found, "still images are needed", "Export the frames as single images."
+    package = _HELP.get(syntax, "python-gdcm") if known else None
+    if package:
+        return found, f"the package {package} helps", f"Install it (pip install {package}) and run again."
+    return found, "a standard transfer syntax is needed", "Export the series uncompressed and run again."

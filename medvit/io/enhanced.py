@@ -1,0 +1,106 @@
+"""Multi-frame images: one record a frame, from the functional groups (PS3.3 C.7.6.16)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydicom import Dataset
+
+if TYPE_CHECKING:
+    from medvit.io.headers import Plane
+
+__all__ = ["frame_planes", "frame_scaling"]
+
+
+def frame_planes(plane: Plane, header: Dataset) -> list[Plane]:
+    """A record for each frame, placed where its functional groups say; without such groups, frames have no place.
+
+    Args:
+        plane: what the top level of the header states.
+        header: all of it, without pixels.
+    """
+    per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
+    if not per_frame:
+        return [replace(plane, frame=n, position=None) for n in range(plane.frames)]
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    return [_frame(plane, n, shared, own) for n, own in enumerate(per_frame[: plane.frames])]
+
+
+def _group(shared: Dataset, own: Dataset, name: str) -> Dataset:
+    """A functional group of a frame: its own, else the shared one, else an empty one."""
+    for place in (own, shared):
+        if place.get(name):
+            group: Dataset = place[name].value[0]
+            return group
+    return Dataset()
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    return tuple(float(v) for v in value) if value is not None and len(value) else None
+
+
+def _number(value: Any) -> float | None:
+    return None if value in (None, "") else float(value)
+
+
+def _frame(plane: Plane, number: int, shared: Dataset, own: Dataset) -> Plane:
+    measures = _group(shared, own, "PixelMeasuresSequence")
+    content = _group(shared, own, "FrameContentSequence")
+    index = content.get("DimensionIndexValues")
+    order = [
+        ("TemporalPositionIndex", content.get("TemporalPositionIndex")),
+        ("EffectiveEchoTime", _group(shared, own, "MREchoSequence").get("EffectiveEchoTime")),
+        ("DiffusionBValue", _group(shared, own, "MRDiffusionSequence").get("DiffusionBValue")),
+        ("FrameType", "\\".join(_frame_type(shared, own))),
+        *((f"dimension {n}", v) for n, v in enumerate([] if index is None else _list(index), 1)),
+    ]
+    slope, intercept = _rescale(shared, own)
+    return replace(
+        plane,
+        frame=number,
+        position=_numbers(_group(shared, own, "PlanePositionSequence").get("ImagePositionPatient")) or plane.position,
+        orientation=_numbers(_group(shared, own, "PlaneOrientationSequence").get("ImageOrientationPatient"))
+        or plane.orientation,
+        spacing=_numbers(measures.get("PixelSpacing")) or plane.spacing,
+        thickness=_number(measures.get("SliceThickness")) or plane.thickness,
+        between=_number(measures.get("SpacingBetweenSlices")) or plane.between,
+        rescale=plane.rescale if slope is None else (slope, intercept or 0.0),
+        instance=number + 1,
+        order=tuple((k, str(v)) for k, v in order if v not in (None, "")),
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) or hasattr(value, "__iter__") else [value]
+
+
+def _frame_type(shared: Dataset, own: Dataset) -> tuple[str, ...]:
+    for name in ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence"):
+        found = _group(shared, own, name).get("FrameType")
+        if found:
+            return tuple(str(v) for v in _list(found))
+    return ()
+
+
+def _rescale(shared: Dataset, own: Dataset) -> tuple[float | None, float | None]:
+    """Slope and intercept of a frame (PixelValueTransformationSequence), or None where it states none."""
+    group = _group(shared, own, "PixelValueTransformationSequence")
+    return _number(group.get("RescaleSlope")), _number(group.get("RescaleIntercept"))
+
+
+def frame_scaling(dataset: Dataset, frame: int | None, tag: int) -> float | None:
+    """A private number that stands at the top of a single-frame header, or in the private groups of a frame's own."""
+    places = [dataset]
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    if frame is not None and per_frame is not None and frame < len(per_frame):
+        own = per_frame[frame]
+        places += [item for element in own if element.VR == "SQ" and element.tag.is_private for item in element.value]
+    for place in places:
+        if tag in place:
+            value = place[tag].value
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                return None
+    return None

@@ -1,0 +1,155 @@
+"""Where the frames of a SEG lie (PS3.3 C.7.6.16.2): one affine a frame, and the regular grid that all of them span."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from medvit.errors import GeometryError, SourceError
+from medvit.io.geometry import Affine
+
+__all__ = ["Frame", "native_grid", "read_frames"]
+
+_OFF_SLOT = 0.05
+"""How far a frame may lie from its place in an even stack, as a share of the slice spacing."""
+
+_SAME_MM = 1e-3
+"""Frames closer than this along their normal are one slice."""
+
+_MOST_SLICES = 10_000
+"""More slices than this between the first and the last frame is a stray frame, not a scan."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame's place.
+
+    Attributes:
+        affine: (column, row, slice) index to LPS millimetres; a slice step is the normal, one spacing long if stated.
+        shape: (columns, rows, 1).
+        segment: the number it belongs to, or None in a label map.
+        spacing: SpacingBetweenSlices in mm, 0 where not stated.
+        thickness: SliceThickness in mm, 0 where not stated.
+    """
+
+    affine: Affine
+    shape: tuple[int, int, int]
+    segment: int | None
+    spacing: float
+    thickness: float
+
+
+def read_frames(dataset: Dataset, name: str) -> list[Frame]:
+    """Every frame's place, in stored order.
+
+    Raises:
+        SourceError: frames and their descriptions differ in number, or no frame says where in the patient it lies.
+    """
+    count = int(dataset.get("NumberOfFrames", 1) or 1)
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    if len(per_frame) != count:
+        raise SourceError(
+            f"Found {name}, a SEG of {count} frames with {len(per_frame)} descriptions; each frame needs its place. Export it again."
+        )
+    if "PlanePositionSlideSequence" in shared or any("PlanePositionSlideSequence" in g for g in per_frame):
+        raise SourceError(
+            f"Found {name}, a SEG of a slide image; only labels with a place in the patient can be read. "
+            "Open it in a pathology viewer."
+        )
+    return [_frame(dataset, shared, groups, name) for groups in per_frame]
+
+
+def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Frame:
+    def group(keyword: str) -> Any:
+        sequence = groups.get(keyword) or shared.get(keyword)
+        return sequence[0] if sequence else None
+
+    position, orientation, measures = (
+        group(k) for k in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    )
+    if position is None or orientation is None or measures is None:
+        raise SourceError(
+            f"Found {name}, a SEG whose frames have no place in the patient, as of an X-ray or a photograph; a volume's is "
+            "needed. Open it beside its own image in a DICOM viewer."
+        )
+    identified = group("SegmentIdentificationSequence")
+    cosines = np.array([float(v) for v in orientation.ImageOrientationPatient])
+    along_row, along_column = cosines[:3], cosines[3:]
+    down, across = (float(v) for v in measures.PixelSpacing)
+    spacing = float(measures.get("SpacingBetweenSlices") or 0)
+    thickness = float(measures.get("SliceThickness") or 0)
+    affine = np.eye(4)
+    affine[:3, 0] = along_row * across
+    affine[:3, 1] = along_column * down
+    affine[:3, 2] = np.cross(along_row, along_column) * (abs(spacing) or thickness or 1.0)
+    affine[:3, 3] = [float(v) for v in position.ImagePositionPatient]
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise GeometryError(
+            f"Found {name}, a SEG with a frame whose position, orientation or spacing is no usable number; each must be. "
+            "Export it again."
+        )
+    number = int(identified.ReferencedSegmentNumber) if identified is not None else None
+    return Frame(affine, (int(dataset.Columns), int(dataset.Rows), 1), number, abs(spacing), thickness)
+
+
+def native_grid(frames: list[Frame]) -> tuple[Affine, tuple[int, int, int], list[str]]:
+    """The regular grid that frames span: (column, row, slice) index to LPS, its shape, and notes.
+
+    Raises:
+        GeometryError: frames of several orientations or pixel sizes, or positions without an even spacing.
+    """
+    first = frames[0]
+    planes = np.array([frame.affine[:3, :2].ravel() for frame in frames])
+    if np.ptp(planes, axis=0).max() > 1e-3:
+        raise GeometryError(
+            "Found SEG frames of several orientations or pixel sizes; without a reference they make no grid. "
+            "Give the series it was drawn on with --like."
+        )
+    normal = np.cross(first.affine[:3, 0], first.affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    distance = np.array([frame.affine[:3, 3] @ normal for frame in frames])
+    order = np.argsort(distance, kind="stable")
+    distinct = distance[order][np.append(True, np.diff(distance[order]) > _SAME_MM)]
+    step, notes = _step(distinct, first)
+    slots = np.rint((distinct - distinct[0]) / step).astype(int)
+    count = int(slots[-1]) + 1
+    lowest = frames[int(order[0])]
+    affine = np.array(lowest.affine)
+    # frames lie where they are stated, so the step is what leads from the first to the last
+    affine[:3, 2] = normal * ((distinct[-1] - distinct[0]) / (count - 1) if count > 1 else step)
+    empty = count - len(distinct)
+    if empty:
+        notes.append(
+            f"{empty} of {count} slices between the first and the last have no frame; they were read as empty."
+        )
+    return affine, (first.shape[0], first.shape[1], count), notes
+
+
+def _step(distinct: NDArray[np.float64], first: Frame) -> tuple[float, list[str]]:
+    """The slice spacing in mm: as stated, else the smallest gap, else the thickness, whichever all positions keep to."""
+    gaps = np.diff(distinct)
+    stated = first.spacing
+    candidates = [(stated, "")] if stated else []
+    if len(gaps):
+        candidates.append((float(gaps.min()), "the smallest distance between frames"))
+    if first.thickness:
+        candidates.append((first.thickness, "the slice thickness"))
+    for step, source in candidates:
+        slots = (distinct - distinct[0]) / step
+        if slots[-1] < _MOST_SLICES and np.abs(slots - np.rint(slots)).max() <= _OFF_SLOT * max(1.0, slots[-1] / 100):
+            unstated = source and len(gaps)
+            notes = [f"The SEG states no usable slice spacing; {step:g} mm, {source}, was taken."] if unstated else []
+            return step, notes
+    if not candidates:
+        raise GeometryError(
+            "Found a SEG of one slice without thickness or spacing; a grid needs one. Give the series it was drawn on with --like."
+        )
+    raise GeometryError(
+        f"Found SEG frames {gaps.min():.2f} to {gaps.max():.2f} mm apart, without an even spacing; without a reference they make "
+        "no grid. Give the series it was drawn on with --like."
+    )

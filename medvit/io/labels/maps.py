@@ -1,0 +1,109 @@
+"""Reading label maps: NIfTI, NRRD (3D Slicer's too) and MetaImage, one whole number a voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.bundles import Label
+from medvit.errors import ImageError, SourceError
+from medvit.io.geometry import check_affine
+from medvit.io.images import read_image
+from medvit.io.labels.model import Grid, LabelSet, Origin, Segment
+from medvit.io.labels.naming import make_label
+from medvit.io.labels.tables import from_header, from_sidecar, from_slicer
+from medvit.io.scan import Scan
+
+__all__ = ["read_map"]
+
+_LARGEST = 65535
+_MOST_UNNAMED = 256
+"""More different values than this, without names for them, are an image and not labels."""
+
+
+def read_map(path: Path, table: Sequence[Label] = ()) -> LabelSet:
+    """A label map as masks on its own grid.
+
+    Names come from ``table`` where it has the number, else from the file (our NIfTI extension with ``labels.json``
+    beside it, or 3D Slicer's fields), else they are ``label_N`` with generic codes, which the notes say.
+
+    Raises:
+        ImageError: fractions, negative or too many values: an image, not labels.
+        SourceError: damaged, or a picture. GeometryError: no usable place in the world.
+    """
+    scan = read_image(path)
+    if scan.is_picture:
+        raise SourceError(
+            f"Found {path.name}, a picture; labels need a place in the patient, which pictures lack. Give a NIfTI, NRRD, SEG or RTSTRUCT."
+        )
+    check_affine(scan.affine)
+    known = {**_own_names(path, scan), **{label.id: label for label in table}}
+    array, values = _whole(scan.array[0], path.name, set(known))
+    unnamed = [value for value in values if value not in known]
+    labels = [known.get(value) or make_label(value, "") for value in values]
+    labels += [label for number, label in known.items() if number not in values]
+    labels.sort(key=lambda label: label.id)
+    boxes = _boxes(array, max([*values, 0]))
+    segments = [Segment(label, *_cut(array, boxes, label.id), Origin()) for label in labels]
+    notes = list(scan.notes)
+    if unnamed:
+        named = ", ".join(map(str, unnamed[:8])) + (", ..." if len(unnamed) > 8 else "")
+        notes.append(
+            f"No name is known for {len(unnamed)} label(s) ({named}); they are called label_N with generic codes."
+        )
+    return LabelSet(tuple(segments), Grid.of(scan), scan.kind, header=scan.header, notes=tuple(notes))
+
+
+def _own_names(path: Path, scan: Scan) -> dict[int, Label]:
+    if scan.kind == "nifti":
+        return {**from_header(scan.header), **from_sidecar(path)}
+    if scan.kind == "nrrd":
+        import SimpleITK as sitk
+
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        return from_slicer({key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()})
+    return {}
+
+
+def _whole(values: NDArray[np.float32], name: str, known: set[int]) -> tuple[NDArray[Any], list[int]]:
+    """The voxels as whole numbers, (i, j, k) uint8 or uint16, and which occur."""
+    if not np.isfinite(values).all():
+        raise ImageError(
+            f"Found NaN or infinite values in {name}; labels are whole numbers. Replace them with 0 and run again."
+        )
+    if values.size == 0 or values.min() < 0 or values.max() > _LARGEST or (values != np.rint(values)).any():
+        shown = f"{values.min():g} to {values.max():g}" if values.size else "none"
+        raise ImageError(
+            f"Found values from {shown} in {name}; labels are whole numbers from 0 to {_LARGEST}. "
+            "Give the label map, not the image it belongs to."
+        )
+    array = values.astype(np.uint8 if values.max() < 256 else np.uint16)
+    found = [int(v) for v in np.flatnonzero(np.bincount(array.ravel())) if v]
+    stray = [v for v in found if v not in known]
+    if len(stray) > _MOST_UNNAMED:
+        raise ImageError(
+            f"Found {len(stray)} different values without a name in {name}; that is an image, not labels (at most {_MOST_UNNAMED} "
+            "unnamed ones). Give the label map, or name its values with --labels."
+        )
+    return array, found
+
+
+def _boxes(array: NDArray[Any], largest: int) -> list[Any]:
+    from scipy.ndimage import find_objects
+
+    found: list[Any] = find_objects(array.astype(np.int32), largest)
+    return found
+
+
+def _cut(array: NDArray[Any], boxes: list[Any], number: int) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+    box = boxes[number - 1] if number <= len(boxes) else None
+    if box is None:
+        return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
+    i, j, k = (int(part.start) for part in box)
+    return (i, j, k), array[box] == number

@@ -1,0 +1,236 @@
+"""Reading DICOM Segmentations (PS3.3 A.51 and A.88): BINARY, FRACTIONAL and LABELMAP, by the places stated in them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.pixels import iter_pixels
+
+from medvit.bundles import Label
+from medvit.errors import GeometryError, SourceError
+from medvit.io.geometry import Affine, check_affine, flip_lps_ras, spacing_mm
+from medvit.io.labels.frames import Frame, native_grid, read_frames
+from medvit.io.labels.model import Grid, LabelSet, Origin, Segment
+from medvit.io.labels.naming import code_of, make_label, unique
+from medvit.io.labels.objects import check_frame, drawn_on, open_object, sound
+from medvit.io.labels.placing import Lattice, Pieces, agree, cut_off, put_on
+from medvit.io.scan import Scan
+
+__all__ = ["read_seg"]
+
+_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation Storage and Label Map Segmentation Storage."""
+
+
+_SAME_DEPTH = 0.01
+"""How far, as a share, a frame's thickness may differ from a voxel's and be the same."""
+
+
+@dataclass(frozen=True)
+class _Described:
+    """The items of SegmentSequence that stand for something, by number."""
+
+    labels: dict[int, Label]
+    origins: dict[int, Origin]
+
+
+def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force: bool = False) -> LabelSet:
+    """Any Segmentation object as masks on a grid.
+
+    Frames lie where their Plane Position, Plane Orientation and Pixel Measures say, never in their order. Without a
+    reference the grid is the regular one that the frames span, slices left out as empty included.
+
+    Args:
+        path: the file.
+        like: the image on whose grid to put the labels.
+        threshold: of FRACTIONAL ones, the share of MaximumFractionalValue from which a voxel belongs, 0..1.
+        force: take the positions as given although the reference has another frame of reference.
+
+    Raises:
+        SourceError: not a Segmentation, damaged, or in 2-D image coordinates.
+        GeometryError: frames that make no regular grid, or nothing of it on the reference.
+    """
+    dataset = open_object(path)
+    with sound(path.name, "SEG"):
+        _require_seg(dataset, path.name)
+        described = _describe(dataset)
+        frames = read_frames(dataset, path.name)
+        series = tuple(str(item.SeriesInstanceUID) for item in dataset.get("ReferencedSeriesSequence", []) or [])
+        stated = (str(dataset.get("FrameOfReferenceUID", "") or ""), series)
+        flags = check_frame(stated, like, force)
+        grid, lattices, notes = _choose_grid(frames, like, series)
+        masks, more, strays = _gather(dataset, frames, lattices, grid, threshold)
+    segments = [
+        Segment(described.labels[n], *masks[n].gather(), described.origins[n])
+        if n in masks
+        else Segment(described.labels[n], (0, 0, 0), np.zeros((0, 0, 0), bool), described.origins[n])
+        for n in described.labels
+    ]
+    undescribed = sorted((set(masks) | strays) - set(described.labels))
+    if undescribed:
+        flags.append(
+            f"Segment numbers {', '.join(map(str, undescribed))} have pixels but no description; they were left out."
+        )
+    found = LabelSet(tuple(segments), grid, "seg", *stated, reference=like, notes=(*notes, *more), flags=tuple(flags))
+    if like is not None and grid.affine is not like.affine:
+        return put_on(found, Grid.of(like))
+    lost = {described.labels[n].name: m.lost for n, m in masks.items() if m.lost and n in described.labels}
+    if lost and not any(m.kept for m in masks.values()):
+        raise GeometryError(
+            "Found no frame of the SEG on the reference's grid; they lie elsewhere. "
+            "Give the series it was drawn on with --like."
+        )
+    return found.noting(flags=list(cut_off(lost)))
+
+
+def _require_seg(dataset: Dataset, name: str) -> None:
+    if str(dataset.get("SOPClassUID", "")) not in _SOP_CLASSES:
+        what = dataset.get("Modality", "") or "unknown"
+        raise SourceError(
+            f"Found {name}, a DICOM object of modality {what}; a Segmentation (SEG) is needed. "
+            "To give an image as the grid, use --like."
+        )
+    if not dataset.get("SegmentSequence"):
+        raise SourceError(
+            f"Found {name}, a SEG without SegmentSequence; it must say what its masks are. Export it again."
+        )
+    if "PixelData" not in dataset:
+        raise SourceError(f"Found {name}, a SEG without pixels; it holds no mask. Export it again.")
+
+
+def _describe(dataset: Dataset) -> _Described:
+    import highdicom as hd
+
+    numbers, labels, origins = [], [], {}
+    labelmap = dataset.SegmentationType == "LABELMAP"
+    for item in dataset.SegmentSequence:
+        number = int(item.SegmentNumber)
+        if number == 0 and labelmap:
+            continue  # the background, which Label Map Segmentations may describe (PS3.3 C.8.20.2.3.3)
+        color = None
+        if item.get("RecommendedDisplayCIELabValue"):
+            stored = [int(v) for v in item.RecommendedDisplayCIELabValue]
+            color = hd.color.CIELabColor.from_dicom_value(stored).to_rgb()
+        kinds = item.get("SegmentedPropertyTypeCodeSequence") or [Dataset()]
+        sides = kinds[0].get("SegmentedPropertyTypeModifierCodeSequence") or [Dataset()]
+        category = (item.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()])[0]
+        title = str(item.get("SegmentLabel") or item.get("SegmentDescription") or "")
+        labels.append(make_label(number, title, color, (code_of(category), code_of(kinds[0]), code_of(sides[0]))))
+        numbers.append(number)
+        origins[number] = Origin(
+            str(item.get("SegmentAlgorithmType") or ""),
+            str(item.get("SegmentAlgorithmName") or ""),
+            str(item.get("TrackingID") or ""),
+            str(item.get("TrackingUID") or ""),
+        )
+    return _Described(dict(zip(numbers, unique(labels), strict=True)), origins)
+
+
+def _choose_grid(
+    frames: list[Frame], like: Scan | None, series: tuple[str, ...]
+) -> tuple[Grid, list[Lattice], list[str]]:
+    """The reference's grid where every frame is one of its slices, else the frames' own."""
+    if like is not None:
+        grid = Grid.of(like)
+        placed = [
+            agree(np.linalg.inv(grid.affine) @ flip_lps_ras(frame.affine), frame.shape, flat=True) for frame in frames
+        ]
+        fitting = [lattice for lattice in placed if lattice is not None]
+        if len(fitting) == len(frames) and (drawn_on(like, series) or _as_deep(frames, fitting, grid)):
+            return grid, fitting, []
+    lps, shape, notes = native_grid(frames)
+    affine = flip_lps_ras(lps)
+    check_affine(affine)
+    lattices = [_own(lps, frame) for frame in frames]
+    return Grid(shape, affine), lattices, notes
+
+
+def _as_deep(frames: list[Frame], lattices: list[Lattice], grid: Grid) -> bool:
+    """Whether frames are as thick as the grid's voxels: on a finer grid one frame stands for several slices."""
+    sides = spacing_mm(grid.affine)
+    return all(
+        abs(sides[lattice.axes[2]] / (frame.spacing or frame.thickness or np.inf) - 1) < _SAME_DEPTH
+        for frame, lattice in zip(frames, lattices, strict=True)
+    )
+
+
+def _own(lps: Affine, frame: Frame) -> Lattice:
+    lattice = agree(np.linalg.inv(lps) @ frame.affine, frame.shape, flat=True)
+    if lattice is None:
+        raise GeometryError(
+            f"Found a SEG frame at {np.round(frame.affine[:3, 3], 2).tolist()} mm, off the regular grid of the others; "
+            "frames must be stacked straight. Give the series it was drawn on with --like."
+        )
+    return lattice
+
+
+def _gather(
+    dataset: Dataset, frames: list[Frame], lattices: list[Lattice], grid: Grid, threshold: float
+) -> tuple[dict[int, Pieces], list[str], set[int]]:
+    """Masks by segment number, notes, and numbers in a label map that are no segment."""
+    masks: dict[int, Pieces] = defaultdict(lambda: Pieces(grid.shape))
+    kind, notes, strays = str(dataset.SegmentationType), [], set[int]()
+    described = {int(item.SegmentNumber) for item in dataset.SegmentSequence}
+    background = {0}
+    padding = dataset.get("PixelPaddingValue")
+    if kind == "LABELMAP" and padding and int(padding) not in described:
+        background.add(int(padding))
+        notes.append(f"The pixel padding value {int(padding)} was read as no label.")
+    limit = 1.0
+    if kind == "FRACTIONAL":
+        limit = threshold * float(dataset.MaximumFractionalValue)
+        notes.append(
+            f"A fractional segmentation ({str(dataset.SegmentationFractionalType).lower()}): voxels from {threshold:g} of its "
+            "maximum on were taken."
+        )
+    for frame, lattice, pixels in zip(frames, lattices, _pixels(dataset, len(frames)), strict=True):
+        flat = pixels.T  # (row, column) as stored to (column, row)
+        if kind == "LABELMAP":
+            for number in np.unique(flat).tolist():
+                if number in background:
+                    continue
+                if number in described:
+                    masks[number].add(*lattice.move((0, 0, 0), (flat == number)[:, :, None]))
+                else:
+                    strays.add(number)
+        else:
+            if frame.segment is None:
+                raise SourceError("Found a SEG frame that names no segment; each must. Export it again.")
+            masks[frame.segment].add(*lattice.move((0, 0, 0), (flat >= limit)[:, :, None]))
+    return dict(masks), notes, strays
+
+
+def _pixels(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
+    """Frames, (row, column), one at a time: a whole SEG of a hundred segments does not fit in memory."""
+    given = 0
+    syntax = dataset.file_meta.TransferSyntaxUID
+    bits = int(dataset.BitsAllocated) == 1 and not syntax.is_compressed and syntax.is_little_endian
+    try:
+        for frame in _unpacked(dataset, count) if bits else iter_pixels(dataset):
+            yield frame
+            given += 1
+    except (ValueError, EOFError, RuntimeError, IndexError) as error:
+        raise SourceError(
+            f"Found a SEG whose pixels end or cannot be decoded after {given} of {count} frames "
+            f"({(str(error).splitlines() or [''])[0][:100]}); all are needed. Copy or export it again."
+        ) from error
+
+
+def _unpacked(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
+    """Frames of single bits, which follow each other without a gap, so that one may begin within a byte (PS3.5 8.2)."""
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    content = np.frombuffer(dataset.PixelData, np.uint8)
+    size = rows * columns
+    for place in range(count):
+        first, last = place * size, (place + 1) * size
+        if -(-last // 8) > len(content):
+            raise EOFError(f"{len(content)} bytes where {-(-count * size // 8)} are stated")
+        found = np.unpackbits(content[first // 8 : -(-last // 8)], bitorder="little")
+        yield found[first % 8 : first % 8 + size].reshape(rows, columns)

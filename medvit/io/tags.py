@@ -1,0 +1,139 @@
+"""What a volume's headers lack or contradict, beside its geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medvit.io.decoders import missing_decoder
+from medvit.io.findings import Finding
+from medvit.io.headers import TYPE_2, Plane
+from medvit.io.volumes import Volume
+
+__all__ = ["tag_findings"]
+
+_UIDS = {
+    "StudyInstanceUID": "study",
+    "SeriesInstanceUID": "series",
+    "SOPInstanceUID": "sop_instance",
+    "FrameOfReferenceUID": "frame_of_reference",
+}
+
+_LARGEST_PLANE = 2**28
+"""Pixels of one plane, 16384 x 16384; a header that states more is damaged or hostile."""
+
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+"""Transfer syntaxes whose pixels have a known length in the file."""
+
+
+def tag_findings(volume: Volume) -> list[Finding]:
+    """Everything about tags and pixels that can be seen without decoding."""
+    planes = volume.planes
+    found = [*_pixels(planes), *_patients(planes)]
+    if volume.kind == "volume":
+        found += [*_uids(planes), *_values(planes), *_empty(planes), *_spacing(volume)]
+    elif volume.kind == "clip":
+        needed = "one volume or one picture is needed"
+        step = "Export a single frame, or a cross-sectional series, and run again."
+        found.append(Finding("time_frames", "refused", f"a clip of {len(planes)} frames without a place", needed, step))
+    return found
+
+
+def _pixels(planes: Sequence[Plane]) -> list[Finding]:
+    found = []
+    largest = max(p.rows * p.columns for p in planes)
+    if largest > _LARGEST_PLANE:
+        first = next(p for p in planes if p.rows * p.columns == largest)
+        size = f"{first.file.name} with {first.rows} rows and {first.columns} columns"
+        step = "Its header is damaged: export the series again."
+        found.append(Finding("too_large", "refused", size, "at most 16384 x 16384 pixels are taken", step))
+    short = [p for p in planes if p.syntax in _NATIVE and p.space < _least_bytes(p)]
+    if short:
+        more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
+        least = min(p.space for p in short)
+        what = "it holds no pixel data" if least < 64 else "the file is cut off"
+        text = f"{short[0].file.name}{more}, whose pixels cannot be read: {what}"
+        step = "Export or copy the series again."
+        found.append(Finding("cut_off", "refused", text, "every slice must be complete", step))
+    for syntax in sorted({p.syntax for p in planes}):
+        lacking = missing_decoder(syntax)
+        if lacking:
+            found.append(Finding("undecodable", "refused", *lacking))
+    if any("MOSAIC" in p.image_type for p in planes):
+        text = "a Siemens mosaic, a picture with all slices of a time point side by side"
+        step = "Convert it with dcm2niix and give one volume of the NIfTI."
+        found.append(Finding("mosaic", "refused", text, "one slice an image is needed", step))
+    if planes[0].samples > 1 and planes[0].placed and planes[0].modality in ("CT", "MR", "PT"):
+        step = "Choose another series."
+        text = "colour pixels (a photograph or screen capture)"
+        found.append(Finding("colour", "refused", text, "grey values are needed", step))
+    return found
+
+
+def _least_bytes(plane: Plane) -> int:
+    """What the pixels of a plane take up at least: subsampled colours (YBR 4:2:2, 4:2:0) need less than whole ones."""
+    samples = 1 if plane.photometric.endswith(("_422", "_420")) else plane.samples
+    return plane.rows * plane.columns * samples * plane.bits // 8
+
+
+def _patients(planes: Sequence[Plane]) -> list[Finding]:
+    if len({p.patient for p in planes}) == 1:
+        return []
+    text = "several patients under one SeriesInstanceUID"
+    return [Finding("several_patients", "refused", text, "a series belongs to one", "Separate the files first.")]
+
+
+def _uids(planes: Sequence[Plane]) -> list[Finding]:
+    """What a SEG or RTSTRUCT needs to refer to these images."""
+    step = "To have DICOM objects, add --repair-tags."
+    found = []
+    for tag, field in _UIDS.items():
+        lacking = sum(1 for p in planes if not getattr(p, field))
+        if lacking:
+            found.append(Finding("missing_uid", "tags", f"{lacking} of {len(planes)} slices have no {tag}", step=step))
+    studies = {p.study for p in planes}
+    if len(studies) > 1:
+        text = f"the slices state {len(studies)} different StudyInstanceUIDs"
+        found.append(Finding("several_studies", "tags", text, step=step))
+    frames = {p.frame_of_reference for p in planes}
+    if len(frames) > 1:
+        text = f"the slices state {len(frames)} different FrameOfReferenceUIDs"
+        found.append(Finding("several_frames_of_reference", "tags", text, step=step))
+    instances = [(p.sop_instance, p.frame) for p in planes if p.sop_instance]
+    if len(set(instances)) < len(instances):
+        text = "several slices share one SOPInstanceUID"
+        found.append(Finding("shared_instance_uid", "tags", text, step=step))
+    return found
+
+
+def _values(planes: Sequence[Plane]) -> list[Finding]:
+    found = []
+    scales = {p.rescale for p in planes}
+    if len(scales) > 1:
+        text = f"{len(scales)} different pairs of RescaleSlope and RescaleIntercept; each slice's own is applied"
+        found.append(Finding("mixed_rescale", "note", text))
+    if any(p.lossy for p in planes):
+        text = "pixels that were compressed with loss (LossyImageCompression 01)"
+        found.append(Finding("lossy", "note", text))
+    return found
+
+
+def _empty(planes: Sequence[Plane]) -> list[Finding]:
+    absent = [tag for tag in TYPE_2 if any(tag in p.absent for p in planes)]
+    if not absent:
+        return []
+    text = f"no {', '.join(absent)} in the headers; DICOM objects carry them empty"
+    return [Finding("missing_tags", "note", text)]
+
+
+def _spacing(volume: Volume) -> list[Finding]:
+    """Positions decide; a stated spacing that differs is said, since other tools believe it."""
+    stated, stack = volume.first.between, volume.stack
+    if not stated or stack is None or len(volume.planes) < 2:
+        return []
+    actual = stack.spacing_mm[2]
+    if abs(abs(stated) - actual) <= 0.05 * actual:
+        return []
+    text = (
+        f"SpacingBetweenSlices of {stated:g} mm, where the positions are {actual:.3g} mm apart; positions are believed"
+    )
+    return [Finding("spacing_disagrees", "note", text)]

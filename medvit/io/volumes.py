@@ -1,0 +1,273 @@
+"""Planes to volumes: a SeriesInstanceUID is not a volume, so each series is split by what its planes show and where."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from medvit.io.findings import Finding
+from medvit.io.headers import Plane
+from medvit.io.stack import SAME_MM, Stack, along_normal, stack_up
+
+__all__ = ["Volume", "split_volumes"]
+
+_LOCALIZER = {"LOCALIZER", "SCOUT", "SURVIEW", "REF_SURVIEW", "TOPOGRAM", "SCANOGRAM", "SCANO"}
+"""Words of ImageType by which makers mark overview images."""
+
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+"""Secondary Capture Image Storage and, behind a further dot, its multi-frame kinds."""
+
+_CROSS_SECTIONAL = {"CT", "MR", "PT", "NM"}
+
+_SAME_COSINE = 1e-3
+_SAME_PIXEL_MM = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Planes that belong together.
+
+    Attributes:
+        kind: "volume" (slices with a place), "localizer", "screen" (captures and summaries), "picture" (a projection or
+            photograph), "clip" (frames in time).
+        planes: in the order of their positions.
+        stack: their geometry, for a volume.
+        findings: what is odd about them.
+        part: what tells this volume apart from others of its series, e.g. "EchoTime 4.6"; empty where it is alone.
+        number: its place in the listing, from 1.
+    """
+
+    kind: str
+    planes: tuple[Plane, ...]
+    stack: Stack | None = None
+    findings: tuple[Finding, ...] = ()
+    part: str = ""
+    number: int = 0
+
+    @property
+    def first(self) -> Plane:
+        """The first plane."""
+        return self.planes[0]
+
+    @property
+    def series(self) -> str:
+        """SeriesInstanceUID."""
+        return self.first.series
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Across, down, between slices."""
+        return self.stack.spacing_mm if self.stack else None
+
+    @property
+    def plane_name(self) -> str:
+        """axial, coronal, sagittal or oblique, by the slice normal; empty without a place."""
+        if self.stack is None:
+            return ""
+        normal = np.abs(self.stack.axes[:, 2])
+        near = ("sagittal", "coronal", "axial")[int(normal.argmax())]
+        return near if normal.max() > 0.999 else f"oblique {near}"
+
+    def describe(self) -> str:
+        """A line without patient data: what it is, its size, its UID."""
+        first, count = self.first, len(self.planes)
+        what = {"volume": "slices", "clip": "frames"}.get(self.kind, self.kind + ("s" if count > 1 else ""))
+        words = [first.modality or "unknown modality", f"{count} {what} of {first.rows}x{first.columns}"]
+        if self.stack is not None and self.kind == "volume":
+            words.append(f"{self.plane_name}, {self.stack.spacing_mm[2]:.3g} mm apart")
+        words += [self.part] if self.part else []
+        return ", ".join([*words, self.series or "(no UID)"])
+
+    def worst(self) -> str:
+        """The gravest severity among the findings."""
+        order = ("note", "tags", "irregular", "refused")
+        return max((f.severity for f in self.findings), key=order.index, default="note")
+
+
+def split_volumes(planes: Iterable[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
+    """All volumes among the planes, numbered in a stable order.
+
+    Args:
+        planes: of any number of series.
+        same_pixels: whether planes that share a position and a SOPInstanceUID are copies of one another.
+    """
+    series: dict[str, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        # without a UID, at least study and folder tell exports apart
+        series[plane.series or f"of {plane.study} in {plane.file.folder}"].append(plane)
+    volumes = [volume for key in sorted(series) for volume in _split_series(series[key], same_pixels)]
+    return [replace(volume, number=n) for n, volume in enumerate(volumes, 1)]
+
+
+def _kind(plane: Plane) -> str:
+    capture = plane.sop_class == _CAPTURE or plane.sop_class.startswith(_CAPTURE + ".")
+    if capture or (plane.samples > 1 and plane.modality in _CROSS_SECTIONAL):
+        return "screen"
+    if _LOCALIZER & {word.upper() for word in plane.image_type}:
+        return "localizer"
+    if plane.placed and plane.samples == 1:
+        return "volume"
+    if plane.frames > 1:
+        return "clip"
+    return "unplaced" if plane.modality in _CROSS_SECTIONAL else "picture"
+
+
+def _split_series(planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
+    kinds: dict[str, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        kinds[_kind(plane)].append(plane)
+    volumes = [
+        volume
+        for group in _alike(kinds.pop("volume", []))
+        for volume in _apart(group, same_pixels)
+    ]  # fmt: skip
+    volumes = _unplaced(volumes, kinds.pop("unplaced", []))
+    for kind in sorted(kinds):
+        together = kind in ("screen", "localizer")  # a picture or a clip is one file
+        groups = (
+            _by(kinds[kind], lambda p: (p.rows, p.columns)) if together else _by(kinds[kind], lambda p: p.file.name)
+        )
+        volumes += [Volume(kind, tuple(group)) for group in groups.values()]
+    return volumes
+
+
+def _by(planes: Iterable[Plane], key: Callable[[Plane], Any]) -> dict[Any, list[Plane]]:
+    groups: dict[Any, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        groups[key(plane)].append(plane)
+    return groups
+
+
+def _alike(planes: list[Plane]) -> list[list[Plane]]:
+    """Groups of one matrix, orientation and pixel spacing, the largest first."""
+    groups: list[list[Plane]] = []
+    for same in _by(planes, lambda p: (p.rows, p.columns)).values():
+        near: list[tuple[np.ndarray, list[Plane]]] = []
+        for exact, members in _by(same, lambda p: (p.orientation, p.spacing)).items():
+            values = np.array([*exact[0], *exact[1]])
+            tolerance = np.array([_SAME_COSINE] * 6 + [_SAME_PIXEL_MM] * 2)
+            home = next((group for centre, group in near if (np.abs(centre - values) <= tolerance).all()), None)
+            if home is None:
+                near.append((values, list(members)))
+            else:
+                home.extend(members)
+        groups += [group for _, group in near]
+    return sorted(groups, key=len, reverse=True)
+
+
+def _apart(planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
+    """Volumes among planes that lie on top of one another: echoes, time points, diffusion weightings, copies."""
+    planes, findings = _without_copies(planes, same_pixels)
+    multiplicity = _multiplicity(planes)
+    parts: dict[str, list[Plane]] = {"": planes}
+    if max(multiplicity) > 1:
+        parts = _told_apart(planes, len(multiplicity)) or _ranked(planes, multiplicity) or parts
+    volumes = []
+    for part, members in parts.items():
+        stack = stack_up(members)
+        volumes.append(Volume("volume", stack.planes, stack, (*findings, *stack.findings), part))
+    return volumes
+
+
+def _places(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """Planes by position along the normal."""
+    distance = along_normal(planes)
+    if not np.isfinite(distance).all():
+        return [[plane] for plane in planes]
+    order = np.argsort(distance, kind="stable")
+    starts = np.concatenate([[True], np.diff(distance[order]) >= SAME_MM])
+    places: list[list[Plane]] = []
+    for n, new in zip(order, starts, strict=True):
+        if new:
+            places.append([])
+        places[-1].append(planes[int(n)])
+    return places
+
+
+def _multiplicity(planes: Sequence[Plane]) -> list[int]:
+    return [len(place) for place in _places(planes)]
+
+
+def _without_copies(
+    planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]
+) -> tuple[list[Plane], list[Finding]]:
+    """Planes without files that were copied; different images under one SOPInstanceUID are a finding."""
+    kept: list[Plane] = []
+    copies: list[Plane] = []
+    for place in _places(planes):
+        for twins in _by(place, lambda p: (p.sop_instance or p.file.name, p.frame)).values():
+            if len(twins) > 1 and not same_pixels(twins):
+                found = f"{len(twins)} different images under one SOPInstanceUID"
+                step = "Export the series again, or move the wrong file away."
+                finding = Finding(
+                    "shared_instance", "refused", found, "each image has its own", step, _mm_of(place, planes)
+                )
+                return planes, [finding]
+            kept.append(twins[0])
+            copies += twins[1:]
+    if not copies:
+        return kept, []
+    said = f"{len(copies)} file(s) that are copies of others; they were set aside"
+    return kept, [Finding("copies", "note", said)]
+
+
+def _mm_of(place: Sequence[Plane], planes: Sequence[Plane]) -> tuple[float, ...]:
+    return (round(float(along_normal([planes[0], place[0]])[1]), 3),)
+
+
+def _told_apart(planes: list[Plane], places: int) -> dict[str, list[Plane]]:
+    """Split by the first attribute, or pair of them, that leaves no two planes of a part at one position."""
+    orders = [dict(p.order) for p in planes]
+    names = [n for n in dict.fromkeys(k for o in orders for k in o) if len({o.get(n) for o in orders}) > 1]
+    for chosen in (*((n,) for n in names), *itertools.combinations(names, 2)):
+        parts: dict[str, list[Plane]] = defaultdict(list)
+        for plane, order in zip(planes, orders, strict=True):
+            parts[", ".join(f"{n} {order.get(n, 'none')}" for n in chosen)].append(plane)
+        counts = [_multiplicity(part) for part in parts.values()]
+        if all(max(c) == 1 and 2 * len(c) >= places for c in counts):
+            return dict(parts)
+    return {}
+
+
+def _ranked(planes: list[Plane], multiplicity: list[int]) -> dict[str, list[Plane]]:
+    """Split by the order of instance numbers, where every position has the same number of planes."""
+    if len(multiplicity) < 2 or len(set(multiplicity)) > 1 or len({p.instance for p in planes}) < len(planes):
+        return {}
+    parts: dict[str, list[Plane]] = defaultdict(list)
+    for place in _places(planes):
+        for rank, plane in enumerate(sorted(place, key=lambda p: p.instance), 1):
+            parts[f"pass {rank} of {multiplicity[0]}"].append(plane)
+    return dict(parts)
+
+
+def _unplaced(volumes: list[Volume], planes: list[Plane]) -> list[Volume]:
+    """Slices without a place cannot be left out silently: they make their volume unusable."""
+    for group in _by(planes, lambda p: (p.rows, p.columns)).values():
+        at = next(
+            (n for n, v in enumerate(volumes) if (v.first.rows, v.first.columns) == (group[0].rows, group[0].columns)),
+            None,
+        )
+        total = len(group) + (len(volumes[at].planes) if at is not None else 0)
+        tags = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+        lacking = [
+            t
+            for t, k in zip(tags, ("position", "orientation", "spacing"), strict=True)
+            if any(getattr(p, k) is None for p in group)
+        ]
+        finding = Finding(
+            "no_position",
+            "refused",
+            f"{len(group)} of {total} slices without {' and '.join(lacking)}",
+            "every slice needs its place in the patient",
+            "Choose a cross-sectional series, or convert it to NIfTI with a known geometry.",
+        )
+        if at is None:
+            volumes.append(Volume("volume", tuple(group), None, (finding,)))
+        else:
+            volumes[at] = replace(volumes[at], findings=(finding, *volumes[at].findings))
+    return volumes

@@ -1,0 +1,102 @@
+"""Steps between a PNG or JPEG and a 2-D network; bundles name the transforms as ``_target_``.
+
+A picture states no unit, and its numbers depend on bit depth, camera and exposure. So the brightness of each picture is
+stretched by itself, the same in training and in use, and any of 8-bit, 16-bit, grey, palette or colour gives the same range.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from medvit.errors import ImageError
+
+__all__ = ["SaveImageAsPictured", "ToUnitRGBd", "unit_rgb"]
+
+_DARK, _BRIGHT = 0.1, 99.9
+"""Percentiles of brightness that become 0 and 1: a hot pixel does not darken the rest."""
+
+
+def unit_rgb(array: np.ndarray) -> np.ndarray:
+    """A picture as three channels in 0..1, its colours kept in proportion.
+
+    Args:
+        array: (1 or 3, row, column), any real numbers; a grey picture is repeated.
+
+    Returns:
+        (3, row, column) float32; the 0.1 and 99.9 % points over all channels lie at 0 and 1, what is beyond is clipped.
+
+    Raises:
+        ImageError: another number of channels or axes, NaN, or the same value everywhere.
+    """
+    if array.ndim != 3 or array.shape[0] not in (1, 3):
+        raise ImageError(
+            f"Found a picture of shape {array.shape}; (1 or 3, row, column) is needed: grey or red, green, blue. Convert it first."
+        )
+    values = np.asarray(array, dtype=np.float64)
+    values = np.repeat(values, 3, 0) if len(values) == 1 else values  # first, so that grey and grey as RGB are the same
+    if not np.isfinite(values).all():
+        raise ImageError("Found NaN or infinite values in a picture; all must be finite. Replace them first.")
+    low, high = np.percentile(values, (_DARK, _BRIGHT))
+    if high <= low:  # nearly all pixels are alike: a few bright spots on black
+        low, high = float(values.min()), float(values.max())
+    if high <= low:
+        raise ImageError(f"Found the value {low:g} everywhere in a picture; an image needs contrast. Check the file.")
+    scaled: np.ndarray = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+    return scaled
+
+
+class ToUnitRGBd(MapTransform):  # type: ignore[misc]
+    """Apply ``unit_rgb`` to the picture under each key, MetaTensor (1 or 3, row, column)."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each picture; its meta stays."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            picture = out[key]
+            out[key] = MetaTensor(torch.from_numpy(unit_rgb(np.asarray(picture))), meta=dict(picture.meta))
+        return out
+
+
+class SaveImageAsPictured(MapTransform):  # type: ignore[misc]
+    """Write labels as ``<name>_<postfix>.png``, rows and columns as in the source; for ``python -m monai.bundle run``.
+
+    Args:
+        keys: labels, (1, row, column), whole numbers up to 255.
+        output_dir: folder; made.
+        output_postfix: what is put after the source's name.
+        image_key: the picture, whose meta holds the name.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        output_postfix: str = "labels",
+        image_key: str = "image",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir, self.output_postfix, self.image_key = Path(output_dir), output_postfix, image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write and pass the data on."""
+        from PIL import Image
+
+        out = dict(data)
+        name = Path(str(out[self.image_key].meta.get("filename_or_obj", "picture"))).stem
+        for key in self.key_iterator(out):
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            final = self.output_dir / f"{name}_{self.output_postfix}.png"
+            temporary = final.with_suffix(".tmp")
+            Image.fromarray(np.asarray(out[key])[0].astype(np.uint8)).save(temporary, format="PNG")
+            os.replace(temporary, final)
+        return out

@@ -1,0 +1,120 @@
+"""What a source holds and what a run would do with it: for people, for programs and as a picture. No patient data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvit.errors import MedvitError, SourceError
+from medvit.io.geometry import axis_codes
+from medvit.io.images import IMAGE_SUFFIXES
+from medvit.io.preflight import Preflight, choose_volume
+from medvit.io.scan import Scan
+from medvit.io.sources import is_packed_image, look, open_source
+from medvit.io.volumes import Volume
+from medvit.progress import Progress
+
+__all__ = ["Inspection", "inspect_source"]
+
+_OUTCOMES = {
+    "note": "ready",
+    "tags": "ready for NIfTI; DICOM objects need --repair-tags",
+    "irregular": "irregular: choose --on-irregular resample or split",
+    "refused": "refused",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """The outcome of looking at a source.
+
+    Attributes:
+        content: as ``--json`` prints it.
+        flagged: whether something needs a person's decision (exit code 3).
+        found: the volumes, for a picture of their positions; None for an image file.
+    """
+
+    content: dict[str, Any]
+    flagged: bool
+    found: Preflight | None = None
+
+
+def inspect_source(source: Path, progress: Progress | None = None) -> Inspection:
+    """Look at a source without decoding more than is needed.
+
+    Raises:
+        SourceError: nothing there, or nothing that is an image.
+    """
+    progress = progress or Progress()
+    if not source.exists():
+        raise SourceError(f"Found nothing at {source}; a file or folder is needed. Check the path.")
+    if source.is_file() and (is_packed_image(source) or source.name.lower().endswith(IMAGE_SUFFIXES)):
+        return _image(open_source(source, progress=progress))
+    found = look(source, progress)
+    try:
+        chosen = choose_volume(found, None, source.name)
+        run = {"volume": chosen.volume.number, "set_aside": list(chosen.set_aside), "reason": None}
+    except MedvitError as error:
+        if not found.volumes and not found.damaged:
+            open_source(source, progress=progress)  # says better why there is nothing
+        run = {"volume": None, "set_aside": [], "reason": str(error).splitlines()[0]}
+    content = {
+        "kind": "dicom",
+        "files": found.files,
+        "seconds": round(progress.seconds.get("preflight", 0.0), 3),
+        "volumes": [_volume(v) for v in found.volumes],
+        "set_aside": {"objects": found.objects, "not_dicom": found.other, "damaged": len(found.damaged)},
+        "damaged": [{"file": name, "reason": why} for name, why in found.damaged],
+        "absent": list(found.absent),
+        "run": run,
+    }
+    worst = {v.worst() for v in found.volumes}
+    flagged = bool(worst - {"note"} or found.damaged or found.absent or run["set_aside"])
+    return Inspection(content, flagged, found)
+
+
+def _rounded(values: Any) -> list[float] | None:
+    return None if values is None else [round(float(v), 4) for v in values]
+
+
+def _volume(volume: Volume) -> dict[str, Any]:
+    first, stack = volume.first, volume.stack
+    outcome = _OUTCOMES[volume.worst()]
+    if volume.kind in ("localizer", "screen", "clip") and outcome == "ready":
+        outcome = "set aside beside a volume"
+    return {
+        "number": volume.number,
+        "series_instance_uid": volume.series,
+        "kind": volume.kind,
+        "part": volume.part,
+        "modality": first.modality,
+        "slices": len(volume.planes),
+        "rows": first.rows,
+        "columns": first.columns,
+        "plane": volume.plane_name,
+        "spacing_mm": _rounded(volume.spacing_mm),
+        "positions_mm": _rounded(stack.distance) if stack is not None else None,
+        "transfer_syntaxes": sorted({p.syntax for p in volume.planes}),
+        "multi_frame": first.frame is not None,
+        "outcome": outcome,
+        "findings": [{**asdict(f), "text": f.text} for f in volume.findings],
+    }
+
+
+def _image(scan: Scan) -> Inspection:
+    """An image file holds one image; what can be odd about it was refused on reading."""
+    low, high = float(scan.array.min()), float(scan.array.max())
+    content = {
+        "kind": scan.kind,
+        "shape": list(scan.array.shape),
+        "spacing_mm": None if scan.is_picture else _rounded(scan.spacing_mm),
+        "orientation": None if scan.is_picture else axis_codes(scan.affine),
+        "values": [round(low, 4), round(high, 4)],
+        "background_share": round(float(np.mean(scan.array == low)), 4),
+        "notes": list(scan.notes),
+        "outcome": "ready",
+    }
+    return Inspection(content, False)

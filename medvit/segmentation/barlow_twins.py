@@ -1,0 +1,263 @@
+"""Barlow Twins (arXiv 2103.03230) for the encoder of Barlow-Swin (arXiv 2509.06885): learning from pictures without labels.
+
+Two random views of each picture go through encoder and projector; the loss asks that each feature agrees between the
+views and differs from every other feature. What the published notebook got wrong is kept right by construction here:
+
+- pictures are divided by 255 once, wherever they come from (``to_unit``);
+- pictures are parted before anything is drawn from them, and copies of one picture stay together (``split_by_picture``);
+- the projector's weight penalty is part of the loss (``BarlowTwins.forward``);
+- relative-position tables are parameters of the encoder and so are trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medvit.errors import ImageError, ShapeError
+from medvit.segmentation.barlow_swin import BarlowSwin
+
+__all__ = [
+    "BarlowTwins",
+    "PretrainSettings",
+    "ViewSettings",
+    "barlow_twins_loss",
+    "pretrain",
+    "split_by_picture",
+    "to_unit",
+    "two_views",
+]
+
+
+def split_by_picture(
+    names: Iterable[str], held_out: float = 0.15, picture: Callable[[str], str] = str
+) -> tuple[list[str], list[str]]:
+    """Part names into training and held-out ones, all copies of a picture on the same side.
+
+    The side follows from the picture's name alone, so it never changes when pictures are added or reordered.
+
+    Args:
+        names: of pictures or of copies made from them.
+        held_out: share of pictures held out, in 0..1.
+        picture: the picture that a copy was made from; by default each name is one.
+    """
+    training: list[str] = []
+    held: list[str] = []
+    for name in names:
+        number = int.from_bytes(hashlib.sha256(picture(name).encode()).digest()[:8], "big") / 2**64
+        (held if number < held_out else training).append(name)
+    return training, held
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Pictures as float32 in 0..1: uint8 is divided by 255, floats must be there already and stay as they are.
+
+    Raises:
+        ImageError: another type, or floats outside 0..1.
+    """
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    if not images.is_floating_point():
+        raise ImageError(
+            f"Found pictures of {images.dtype}; uint8, or floats in 0..1, are needed. Say what their range is by scaling them."
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise ImageError(
+            f"Found pictures with floats from {low:g} to {high:g}; 0 to 1 is needed. Give uint8, or divide by 255 once."
+        )
+    return images.float()
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How a view is drawn.
+
+    Attributes:
+        crop: share of each side that is kept and enlarged to the whole (450 of 512 pixels as published).
+        rotation_deg: largest rotation either way, in degrees.
+        rotated: share of views that are rotated.
+    """
+
+    crop: float = 450 / 512
+    rotation_deg: float = 10.0
+    rotated: float = 0.5
+
+
+def two_views(
+    images: Tensor, settings: ViewSettings | None = None, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Two independent random views of each picture: left-right flip, crop and rotation in one interpolation.
+
+    Args:
+        images: (batch, channel, height, width), uint8 or float in 0..1.
+        settings: how views are drawn.
+        generator: makes the draw repeatable.
+
+    Returns:
+        Two of the same shape, float32 in 0..1, mirrored where a view reaches over the edge.
+    """
+    unit, settings = to_unit(images), settings or ViewSettings()
+    return _view(unit, settings, generator), _view(unit, settings, generator)
+
+
+def _view(images: Tensor, settings: ViewSettings, generator: torch.Generator | None) -> Tensor:
+    batch, _, height, width = images.shape
+
+    def draw() -> Tensor:
+        return torch.rand(batch, generator=generator)
+
+    angle = torch.deg2rad((2 * draw() - 1) * settings.rotation_deg) * (draw() < settings.rotated)
+    flip = torch.where(draw() < 0.5, -1.0, 1.0)
+    room = 1 - settings.crop
+    cos, sin, ratio = angle.cos() * settings.crop, angle.sin() * settings.crop, height / width
+    # rows: where across and down a view's pixel lies in the picture, both in -1..1 of its own side
+    across = torch.stack([cos * flip, -sin * ratio, (2 * draw() - 1) * room], 1)
+    down = torch.stack([sin * flip / ratio, cos, (2 * draw() - 1) * room], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    view = F.grid_sample(images, grid.to(images), mode="bilinear", padding_mode="reflection", align_corners=False)
+    return view.clamp(0, 1)
+
+
+def barlow_twins_loss(z_a: Tensor, z_b: Tensor, off_diagonal: float = 5e-3) -> Tensor:
+    """Σ(1 - C_ii)² + λ Σ C_ij², C the correlation of two views' features over the batch (arXiv 2103.03230, eq. 1).
+
+    Args:
+        z_a, z_b: (batch, feature), float, projections of the two views; at least two of each.
+        off_diagonal: λ.
+
+    Raises:
+        ShapeError: a batch of one, or views of different shapes.
+    """
+    if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
+        raise ShapeError(
+            f"Found projections of {tuple(z_a.shape)} and {tuple(z_b.shape)}; both must be (batch, feature) with a batch of at least 2, "
+            "since features are compared over the batch. Give larger batches."
+        )
+    correlation = _standard(z_a).T @ _standard(z_b) / len(z_a)
+    diagonal = torch.diagonal(correlation)
+    return (diagonal - 1).square().sum() + off_diagonal * (correlation.square().sum() - diagonal.square().sum())
+
+
+def _standard(z: Tensor) -> Tensor:
+    # a feature that is constant over the batch correlates with nothing, where dividing by zero would spoil all
+    return (z - z.mean(0)) / z.std(0, unbiased=False).clamp_min(1e-12)
+
+
+class BarlowTwins(nn.Module):
+    """The encoder of a ``BarlowSwin`` and a projector; ``forward`` is the loss of two views.
+
+    Args:
+        model: the network whose encoder is trained, in place.
+        hidden: width of the projector.
+        off_diagonal: λ of the loss.
+        weight_penalty: times the squared weights of the projector's hidden layers, added to the loss.
+    """
+
+    def __init__(
+        self, model: BarlowSwin, hidden: int = 256, off_diagonal: float = 5e-3, weight_penalty: float = 5e-4
+    ) -> None:
+        super().__init__()
+        self.encoder, self.divisor = model.encoder, model.divisor
+        self.off_diagonal, self.weight_penalty = off_diagonal, weight_penalty
+        width = model.encoder.width
+        self.projector = nn.Sequential(
+            nn.Linear(width, hidden), nn.BatchNorm1d(hidden, eps=1e-3, momentum=0.01), nn.ReLU(),
+            nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden, eps=1e-3, momentum=0.01), nn.ReLU(),
+            nn.Linear(hidden, hidden),
+        )  # fmt: skip
+
+    def project(self, images: Tensor) -> Tensor:
+        """(batch, channel, height, width) float in 0..1 to (batch, feature); sides are padded as ``BarlowSwin`` does."""
+        height, width = images.shape[2:]
+        padded = F.pad(images, (0, -width % self.divisor, 0, -height % self.divisor))
+        return self.projector(self.encoder(padded)[-1].mean((2, 3)))  # type: ignore[no-any-return]
+
+    def forward(self, view_a: Tensor, view_b: Tensor) -> Tensor:
+        """The loss of two views, each (batch, channel, height, width) float in 0..1; a scalar."""
+        loss = barlow_twins_loss(self.project(view_a), self.project(view_b), self.off_diagonal)
+        return loss + self.penalty()
+
+    def penalty(self) -> Tensor:
+        """What the weights of the projector's two hidden layers add to the loss."""
+        first, second = self.projector.get_parameter("0.weight"), self.projector.get_parameter("3.weight")
+        return self.weight_penalty * (first.square().sum() + second.square().sum())
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """How an encoder is trained without labels; defaults as published but for the rate.
+
+    Attributes:
+        epochs: passes over the pictures.
+        batch_size: pictures a step; a smaller last batch is left out, since features are compared over the batch.
+        learning_rate: SGD's rate after warm-up; the notebook's 5e-6 hardly moves the weights.
+        first_rate: rate of the first step.
+        momentum: of SGD.
+        warmup: share of steps over which the rate rises, before it falls along a cosine.
+        seed: seeds the order of pictures and the views.
+    """
+
+    epochs: int = 100
+    batch_size: int = 16
+    learning_rate: float = 1e-2
+    first_rate: float = 1e-6
+    momentum: float = 0.9
+    warmup: float = 0.15
+    seed: int = 0
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate at a step of so many."""
+        rising = int(self.warmup * steps)
+        if step < rising:
+            return self.first_rate + (self.learning_rate - self.first_rate) * step / rising
+        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def pretrain(
+    twins: BarlowTwins,
+    images: Sequence[Tensor] | Tensor,
+    settings: PretrainSettings | None = None,
+    views: ViewSettings | None = None,
+) -> Iterator[float]:
+    """Train in place, giving the loss of each step as it is made; stop asking to stop training.
+
+    Args:
+        twins: encoder and projector.
+        images: pictures of one size, each (channel, height, width), uint8 or float in 0..1; training pictures alone.
+        settings: how long and how fast.
+        views: how views are drawn.
+
+    Raises:
+        ShapeError: fewer pictures than a batch. ImageError: pictures in another range.
+        FloatingPointError: the loss is no longer finite.
+    """
+    settings = settings or PretrainSettings()
+    batches = len(images) // settings.batch_size
+    if batches == 0 or settings.batch_size < 2:
+        raise ShapeError(
+            f"Found {len(images)} pictures for batches of {settings.batch_size}; at least one batch of 2 or more is needed. Lower batch_size."
+        )
+    generator = torch.Generator().manual_seed(settings.seed)
+    optimizer = torch.optim.SGD(twins.parameters(), lr=settings.first_rate, momentum=settings.momentum)
+    twins.train()
+    for step in range(settings.epochs * batches):
+        if step % batches == 0:
+            order = torch.randperm(len(images), generator=generator).tolist()
+        at = step % batches * settings.batch_size
+        batch = torch.stack([images[i] for i in order[at : at + settings.batch_size]])
+        loss = twins(*two_views(batch, views, generator))
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError(f"The loss became {loss.item()} at step {step}. Lower the learning rate.")
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate(step, settings.epochs * batches)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        yield float(loss.detach())

@@ -1,0 +1,156 @@
+"""Asking a web server: what is final, what is worth another try, and no way out of http and https.
+
+Standard library alone; proxies and certificates are those of the environment.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import medvit
+from medvit.errors import FetchError, MedvitError
+
+__all__ = ["Again", "Patience", "ask", "in_words", "read_small"]
+
+_SMALL = 64 << 10
+"""Bytes a checksum file may have."""
+
+_FINAL = {
+    401: "asks for a login",
+    403: "refuses access",
+    404: "has no such file",
+    407: "lies behind a proxy that asks for a login",
+    410: "has no such file any more",
+}
+"""Answers that another try will not change."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to keep trying.
+
+    Attributes:
+        tries: connections in a row that bring nothing new before giving up.
+        wait_s: seconds before the second try, doubled for each further one.
+        timeout_s: seconds without a byte after which a connection counts as broken.
+    """
+
+    tries: int = 4
+    wait_s: float = 1.0
+    timeout_s: float = 30.0
+
+
+class Again(Exception):  # noqa: N818 - a reason to try again, never shown as it is
+    """The connection brought less than all; another may bring the rest."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects within http and https, and never from https down to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The request to follow with, or a refusal."""
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
+        if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
+            raise FetchError(
+                f"Found a redirect of {before.hostname} from {before.scheme} to {after.scheme}; a protected address must stay so. "
+                "Report it to who runs the server, or give the file with --from FILE."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.HTTPResponse:
+    """One request.
+
+    Raises:
+        Again: worth another try. FetchError: not. HTTPError: 416, the range asked for is not there.
+    """
+    # only what is named here: no file:, ftp: or data: addresses, also not by redirect; proxies as the environment says
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    request = urllib.request.Request(address, headers={"User-Agent": f"medvit/{medvit.__version__}", **headers})
+    try:
+        response: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
+    except MedvitError:
+        raise
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:
+            raise
+        _refuse(urlsplit(address).hostname or address, error.code)
+        raise Again(f"answered {error.code}") from error
+    except urllib.error.URLError as error:
+        reason = error.reason
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise FetchError(
+                f"Found a certificate of {urlsplit(address).hostname} that cannot be trusted ({reason.verify_message}); it must be. "
+                "Name your institution's certificates in SSL_CERT_FILE, or give the file with --from FILE."
+            ) from error
+        raise Again(f"could not be reached ({in_words(reason)})") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise Again(f"broke off ({in_words(error)})") from error
+    return response
+
+
+def _refuse(host: str, code: int) -> None:
+    if 300 <= code < 400:  # in a circle, or to what is no web address at all
+        raise FetchError(
+            f"Found a redirect of {host} that cannot be followed (HTTP {code}); it must end at a file on the web. "
+            "Report it to who runs the server, or give the file with --from FILE."
+        )
+    if code in _FINAL:
+        raise FetchError(
+            f"Found that {host} {_FINAL[code]} (HTTP {code}); the file must be there to be fetched. "
+            "Set MEDVIT_MIRROR to a place that has it, or give the file with --from FILE."
+        )
+
+
+def in_words(error: object) -> str:
+    """What the system said, short."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def read_small(address: str, patience: Patience) -> bytes:
+    """A file of a few bytes, such as a checksum.
+
+    Raises:
+        FetchError: it cannot be had, or is much longer than such a file is.
+    """
+    for number in range(patience.tries):
+        try:
+            with ask(address, {}, patience.timeout_s) as response:
+                content = response.read(_SMALL + 1)
+        except Again as error:
+            reason = str(error)
+        except MedvitError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            reason = f"broke off ({in_words(error)})"
+        else:
+            if len(content) > _SMALL:
+                raise FetchError(
+                    f"Found more than {_SMALL} bytes at {address}, where a checksum is needed. Correct the mirror."
+                )
+            return content
+        time.sleep(patience.wait_s * 2**number)
+    raise FetchError(
+        f"Found that {urlsplit(address).hostname} {reason}; a connection is needed. "
+        "Try again, set MEDVIT_MIRROR to another place, or give the file with --from FILE."
+    )

@@ -1,0 +1,95 @@
+"""Where the store lies, and one fetch at a time in it. Light: bundles are looked up here on every command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from medvit.errors import FetchError, MedvitError, StoreError, system_words
+
+__all__ = ["bundles_home", "cache_home", "explained", "home", "locked", "weights_home"]
+
+
+def home() -> Path:
+    """The store's folder: ``MEDVIT_HOME``, else the platform's folder for a user's data. It need not exist yet."""
+    given = os.environ.get("MEDVIT_HOME")
+    if given:
+        return Path(given).expanduser().absolute()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "medvit"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "medvit"
+    xdg = os.environ.get("XDG_DATA_HOME", "")
+    # the XDG specification asks to ignore a relative path
+    return (Path(xdg) if xdg.startswith("/") else Path.home() / ".local" / "share") / "medvit"
+
+
+def bundles_home() -> Path:
+    """Whole bundles, one folder each; part of the search path."""
+    return home() / "bundles"
+
+
+def weights_home() -> Path:
+    """Weights of bundles that ship without, one folder each."""
+    return home() / "weights"
+
+
+def cache_home() -> Path:
+    """Downloads under way."""
+    return home() / "cache"
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn the system's refusals within the store into ours."""
+    try:
+        yield
+    except MedvitError:
+        raise
+    except OSError as error:
+        what, step = system_words(error)
+        raise StoreError(
+            f"Found {what} in the bundle store {home()}; it must be writable. {step}, or set MEDVIT_HOME to another folder."
+        ) from error
+
+
+def _try_lock(file: IO[str], wait: bool) -> bool:
+    """Lock the file for this process; the system lets go of it when the process ends, however it ends."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def locked(name: str, wait: bool = False) -> Iterator[None]:
+    """Hold the store's lock of that name.
+
+    Raises:
+        FetchError: another process holds it and ``wait`` is not set. StoreError: the store cannot be written.
+    """
+    with explained():
+        folder = home() / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f"{name}.lock").open("a")
+    with file:
+        if not _try_lock(file, wait):
+            raise FetchError(
+                f"Found another process fetching or removing {name}; only one may. Wait until it has finished, then try again."
+            )
+        yield

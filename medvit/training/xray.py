@@ -1,0 +1,149 @@
+"""Training a two-view network from CTs: radiographs and labels made from the same volume, both views supervised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SimpleInferer
+from monai.transforms import Transform
+from torch import Tensor
+
+from medvit.bundles import Bundle
+from medvit.errors import ShapeError
+from medvit.io import open_source
+from medvit.reconstruction.drr import Geometry, Projector, attenuation_per_mm, volume_centre_mm
+from medvit.training.data import read_list
+from medvit.training.xray_losses import view_losses
+
+__all__ = ["EachView", "RadiographsAndLabels", "ViewLoss", "XrayField", "pairs"]
+
+
+@dataclass(frozen=True)
+class XrayField:
+    """What the two pictures show and how they are taken.
+
+    Attributes:
+        img_size: the network's grid, (x, y, z) voxels.
+        spacing_mm: its voxel sides; x and y alike.
+        source_to_isocenter_mm: from the focal spot to the middle of the field.
+        isocenter_to_detector_mm: from the middle of the field to the detector.
+        pixels_per_voxel: detector pixels along a voxel's side at the isocenter.
+        energy_kev: photon energy at which water's attenuation is taken.
+    """
+
+    img_size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    source_to_isocenter_mm: float = 1800.0
+    isocenter_to_detector_mm: float = 200.0
+    pixels_per_voxel: int = 2
+    energy_kev: float = 60.0
+
+    def geometry(self, isocenter_mm: tuple[float, float, float]) -> Geometry:
+        """AP and left lateral view of the field around a point, corrected for the magnification."""
+        fine = self.pixels_per_voxel
+        detector = self.img_size[2] * fine, self.img_size[0] * fine
+        larger = 1 + self.isocenter_to_detector_mm / self.source_to_isocenter_mm
+        pitch = self.spacing_mm[2] / fine * larger, self.spacing_mm[0] / fine * larger
+        return Geometry(
+            self.source_to_isocenter_mm, self.isocenter_to_detector_mm, detector, pitch, isocenter_mm=isocenter_mm
+        )
+
+
+class RadiographsAndLabels(Transform):  # type: ignore[misc]
+    """A CT with reference labels to ``coronal`` and ``sagittal`` pictures (1, row, column) and labels on the network's grid.
+
+    The field's middle is the volume's. Labels (1, x, y, z) int64: ``label_ids`` says what each reference id becomes; of
+    the rest, what is above ``bone_hu`` becomes ``bone_id``.
+
+    Args:
+        field: what the pictures show.
+        label_ids: (reference id, new id) pairs.
+        bone_hu: Hounsfield units above which a voxel is bone (or tooth or metal).
+        bone_id: id of such bone; 0 leaves it background.
+
+    Raises:
+        ShapeError: image and reference of different sizes.
+    """
+
+    def __init__(
+        self, field: XrayField, label_ids: Sequence[Sequence[int]] = (), bone_hu: float = 200.0, bone_id: int = 0
+    ) -> None:
+        self.field = field
+        self.label_ids = tuple((int(a), int(b)) for a, b in label_ids)
+        self.bone_hu = float(bone_hu)
+        self.bone_id = int(bone_id)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the paths under ``image`` and ``label``."""
+        scan = open_source(data["image"])
+        reference = open_source(data["label"])
+        shape = scan.array.shape[1:]
+        if reference.array.shape[1:] != shape or not np.allclose(reference.affine, scan.affine, atol=1e-3):
+            raise ShapeError(
+                f"Found an image of {shape} and labels of {reference.array.shape[1:]} on other grids; they must share one. "
+                "Resample the labels first."
+            )
+        middle = volume_centre_mm(scan.affine, shape)
+        hounsfield = torch.from_numpy(np.ascontiguousarray(scan.array[0]))
+        projector = Projector(self.field.geometry(middle), scan.affine, shape)
+        with torch.inference_mode():
+            pictures = projector(attenuation_per_mm(hounsfield, self.field.energy_kev))
+        out = {k: v for k, v in data.items() if k not in ("image", "label")}
+        labels = self._labels(scan.array[0], reference.array[0], self._voxels(scan.affine, middle))
+        return {
+            **out,
+            "coronal": MetaTensor(pictures[:1].clone()),
+            "sagittal": MetaTensor(pictures[1:].clone()),
+            "label": MetaTensor(torch.from_numpy(labels[None])),
+        }
+
+    def _voxels(self, affine: np.ndarray, middle: tuple[float, float, float]) -> np.ndarray:
+        """Where the network's voxels lie in the source's, (3, x, y, z)."""
+        axes = [
+            (np.arange(n) - (n - 1) / 2) * s for n, s in zip(self.field.img_size, self.field.spacing_mm, strict=True)
+        ]
+        place = np.stack(np.meshgrid(*axes, indexing="ij"), -1) + np.asarray(middle)
+        inverse = np.linalg.inv(affine)
+        return np.moveaxis(place @ inverse[:3, :3].T + inverse[:3, 3], -1, 0)
+
+    def _labels(self, image: np.ndarray, reference: np.ndarray, at: np.ndarray) -> np.ndarray:
+        from scipy.ndimage import map_coordinates
+
+        values = map_coordinates(image, at, order=1, mode="constant", cval=-1000.0)
+        ids = map_coordinates(reference, at, order=0, mode="constant", cval=0.0)
+        found = np.where(values > self.bone_hu, self.bone_id, 0).astype(np.int64)
+        for old, new in self.label_ids:
+            found[ids == old] = new
+        return found
+
+
+class EachView(SimpleInferer):  # type: ignore[misc]
+    """An inferer that asks the network for each view's logits, not their sum: what the loss needs."""
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Stacked views (batch, 2, side, z) to two volumes of logits."""
+        found: tuple[Tensor, Tensor] = network.each_view(inputs)  # type: ignore[attr-defined]
+        return found
+
+
+class ViewLoss:
+    """``view_losses`` as MONAI's trainer calls a loss."""
+
+    def __call__(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The total, a scalar."""
+        plain = labels.as_tensor() if isinstance(labels, MetaTensor) else labels
+        return view_losses([v.as_tensor() if isinstance(v, MetaTensor) else v for v in logits], plain).total
+
+
+def pairs(bundle: Bundle, split: str) -> list[dict[str, str]]:
+    """The cases of a split as MONAI's datasets take them: ``{"image": path, "label": path}``.
+
+    Raises:
+        SourceError: see ``medvit.training.data.read_list``.
+    """
+    return [{"image": str(p.image), "label": str(p.label)} for p in read_list(bundle, None, None, split)]

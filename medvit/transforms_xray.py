@@ -1,0 +1,136 @@
+"""The steps between two radiographs and a two-view network; bundles name them as ``_target_``."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.errors import ImageError, ShapeError
+
+__all__ = ["LabelsOnGridd", "ToViewsd"]
+
+_ASPECT = 0.02
+"""How far, relatively, a picture's shape may be from the field's before it would be distorted."""
+
+
+class ToViewsd(MapTransform):  # type: ignore[misc]
+    """Two pictures of one patient to the stacked views a network takes.
+
+    A picture is (1, row, column): rows from head to feet, columns from the patient's right to the left (coronal, AP) or
+    from front to back (sagittal, source on the left), bone bright, and shows exactly the network's field at the
+    isocenter. A view is (side, z) with x to the right or y to the front, and z up, as RAS volumes have it. Grey
+    values are stretched between two percentiles to 0..1, since their scale differs between machines.
+
+    Args:
+        keys: the coronal and the sagittal picture, tensors or arrays.
+        plane: the network's (side, z) in pixels.
+        output_key: where the stack goes, MetaTensor (2, side, z) float32.
+        percentiles: of the grey values, that become 0 and 1; those beyond are clipped.
+
+    Raises:
+        ShapeError: not one channel, or another shape than the field's. ImageError: NaN, or no contrast.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        plane: Sequence[int],
+        output_key: str = "image",
+        percentiles: tuple[float, float] = (0.5, 99.5),
+    ) -> None:
+        super().__init__(keys)
+        if len(self.keys) != 2:
+            raise ShapeError(
+                f"Found {len(self.keys)} key(s) for two views; name the coronal and the sagittal picture. Correct keys."
+            )
+        self.plane = int(plane[0]), int(plane[1])
+        self.output_key = output_key
+        self.percentiles = percentiles
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the stacked views; the pictures stay."""
+        out = dict(data)
+        for key in self.keys:
+            if key not in out:
+                raise ShapeError(
+                    f"Found no {key} view; both views are needed. Give {' and '.join(map(str, self.keys))}."
+                )
+        views = [self._view(str(key), torch.as_tensor(np.asarray(out[key]))) for key in self.keys]
+        first = out[self.keys[0]]
+        name = first.meta.get("filename_or_obj", "xray") if isinstance(first, MetaTensor) else "xray"
+        out[self.output_key] = MetaTensor(torch.cat(views), meta={"filename_or_obj": name})
+        return out
+
+    def _view(self, name: str, picture: Tensor) -> Tensor:
+        side, height = self.plane
+        if picture.ndim != 3 or picture.shape[0] != 1:
+            raise ShapeError(
+                f"Found a {name} view of shape {tuple(picture.shape)}; (1, row, column), one grey value per pixel, is needed. "
+                "Save it as a grey picture."
+            )
+        rows, columns = picture.shape[1:]
+        if abs(rows * side / (columns * height) - 1) > _ASPECT:
+            raise ShapeError(
+                f"Found a {name} view of {rows} rows and {columns} columns; rows to columns must be as {height} to {side}, or "
+                "the body would be distorted. Crop or pad it to the field the bundle states."
+            )
+        values = picture.double().numpy()
+        if not np.isfinite(values).all():
+            raise ImageError(f"Found NaN or infinite values in the {name} view; all must be finite. Replace them.")
+        low, high = np.percentile(values, self.percentiles)
+        if not high > low:
+            raise ImageError(
+                f"Found a {name} view without contrast; it must show a body. Check that the right file was given."
+            )
+        scaled = torch.from_numpy((values - low) / (high - low)).clamp(0, 1).float()
+        upright = scaled.flip(1, 2).transpose(1, 2)[None]  # feet first and right last, as z and x run
+        return F.interpolate(upright, size=self.plane, mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+class LabelsOnGridd(MapTransform):  # type: ignore[misc]
+    """Logits of a two-view network to labels on its own grid, which has its middle at the isocenter.
+
+    Args:
+        keys: logits, (class, x, y, z).
+        spacing_mm: voxel sides along right, anterior, superior.
+        image_key: the stacked views, after which the labels are named.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing_mm: Sequence[float],
+        image_key: str = "image",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spacing_mm = tuple(float(s) for s in spacing_mm)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace logits by labels, MetaTensor (1, x, y, z) uint8, affine to RAS+ mm around the isocenter."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            logits = out[key]
+            if logits.ndim != 4:
+                raise ShapeError(
+                    f"Found logits of shape {tuple(logits.shape)}; (class, x, y, z) is needed. Check the inferer."
+                )
+            plain = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
+            labels = plain.argmax(0, keepdim=True).to(torch.uint8).cpu()
+            affine = torch.diag(torch.tensor([*self.spacing_mm, 1.0], dtype=torch.float64))
+            middle = (torch.tensor(labels.shape[1:], dtype=torch.float64) - 1) / 2
+            affine[:3, 3] = -affine[:3, :3] @ middle
+            views = out.get(self.image_key)
+            name = views.meta.get("filename_or_obj", "xray") if isinstance(views, MetaTensor) else "xray"
+            meta = {"filename_or_obj": name, "original_affine": affine.clone(), "space": "RAS"}
+            out[key] = MetaTensor(labels, affine=affine, meta=meta)
+        return out

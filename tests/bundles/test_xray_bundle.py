@@ -1,0 +1,215 @@
+"""The two-view bundle: its chain from pictures to labels, with random weights in a copy, and one step of its training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.utils import set_determinism
+from PIL import Image
+from safetensors.torch import save
+
+from medvit.bundles import open_bundle
+from medvit.errors import BundleError, ImageError, ShapeError
+from medvit.pipeline import load_model
+from medvit.reconstruction import StackedSwinX2S, SwinX2S, fuse_views
+from medvit.training.trainer import TrainSettings, train_bundle
+from medvit.training.xray import RadiographsAndLabels, XrayField
+from medvit.transforms_xray import LabelsOnGridd, ToViewsd
+from tests.bands import oblique_affine
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = ROOT / "bundles" / "headneck_xray_swin_x2s"
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """The bundle on a smaller grid with random weights of its own network, fp16, checksum recorded."""
+    folder = Path(shutil.copytree(BUNDLE, tmp_path_factory.mktemp("xray") / BUNDLE.name))
+    config = folder / "configs" / "inference.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "img_size": [32, 32, 64]}))
+    torch.manual_seed(1)
+    network = ConfigParser(open_bundle(folder).config).get_parsed_content("network_def")
+    content = save({k: v.half().contiguous() for k, v in network.state_dict().items() if v.is_floating_point()})
+    assert len(content) <= 16_000_000
+    (folder / "models").mkdir()
+    (folder / "models" / "model.safetensors").write_bytes(content)
+    path = folder / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["medvit"]["weights"]["sha256"] = hashlib.sha256(content).hexdigest()
+    metadata["medvit"]["state"] = "trained"
+    path.write_text(json.dumps(metadata))
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path, rng) -> dict[str, Path]:
+    for name in ("coronal", "sagittal"):
+        values = (rng.random((96, 48)) * 60000).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / f"case_{name}.png")
+    return {name: tmp_path / f"case_{name}.png" for name in ("coronal", "sagittal")}
+
+
+def _ct(folder: Path, name: str, flesh: int = 0) -> dict[str, str]:
+    """A body with a bone and a marked mandible, on an oblique grid."""
+    hounsfield = np.full((30, 28, 40), -1000, np.int16)
+    hounsfield[5:25, 5:23] = flesh
+    hounsfield[12:16, 10:14] = 900
+    hounsfield[18:22, 8:20, 20:26] = 700
+    labels = np.zeros_like(hounsfield, dtype=np.uint8)
+    labels[18:22, 8:20, 20:26] = 7
+    affine = oblique_affine((8.0, 8.0, 8.0), 5.0)
+    nib.save(nib.Nifti1Image(hounsfield, affine), folder / f"{name}_ct.nii.gz")
+    nib.save(nib.Nifti1Image(labels, affine), folder / f"{name}_oar.nii.gz")
+    return {"image": str(folder / f"{name}_ct.nii.gz"), "label": str(folder / f"{name}_oar.nii.gz")}
+
+
+def test_not_trained_and_refuses():
+    bundle = open_bundle(BUNDLE)
+    assert bundle.facts.state == "not trained"
+    with pytest.raises(BundleError, match="no weights for headneck_xray_swin_x2s"):
+        bundle.verify()
+
+
+def test_the_chain_from_two_pictures_to_labels(copy, pictures):
+    model = load_model(copy, "cpu")
+    assert isinstance(model.network, StackedSwinX2S)
+    with torch.inference_mode():
+        data = model.preprocessing({name: str(path) for name, path in pictures.items()})
+        assert data["image"].shape == (2, 32, 64)
+        logits = model.inferer(data["image"].as_tensor()[None], model.network)[0]
+        labels = model.postprocessing({"image": data["image"], "pred": logits})["pred"]
+        both = SwinX2S.forward(model.network, data["image"][None, :1], data["image"][None, 1:])
+    assert torch.equal(logits, fuse_views(*both)[0].as_tensor())
+    assert labels.shape == (1, 32, 32, 64) and labels.dtype == torch.uint8
+    assert set(labels.unique().tolist()) <= {0, 1, 2}
+    middle = labels.affine.double() @ torch.tensor([15.5, 15.5, 31.5, 1], dtype=torch.float64)
+    assert middle[:3].abs().max() < 1e-9
+    assert torch.equal(labels.affine[:3, :3].double(), torch.eye(3, dtype=torch.float64) * 5)
+
+
+def test_monai_runs_it_and_gives_the_same_labels(copy, pictures, tmp_path):
+    """The config as ``monai.bundle run`` evaluates it, in this process."""
+    config = {
+        **open_bundle(copy).config,
+        "bundle_root": str(copy),
+        "dataset_dir": str(next(iter(pictures.values())).parent),
+        "output_dir": str(tmp_path / "out"),
+        "device": "cpu",
+    }
+    parser = ConfigParser(config)
+    parser.get_parsed_content("run")
+    (written,) = (tmp_path / "out").glob("*.nii.gz")
+    model = load_model(copy, "cpu")
+    data = model.preprocessing({name: str(path) for name, path in pictures.items()})
+    with torch.inference_mode():
+        logits = model.network(data["image"].as_tensor()[None])[0]
+    image = nib.load(written)
+    assert np.array_equal(np.asarray(image.dataobj), logits.argmax(0).numpy())
+    assert np.abs(image.affine[:3, 3] + np.array([15.5, 15.5, 31.5]) * 5).max() < 1e-4
+
+
+def test_pictures_and_labels_lie_on_each_other(tmp_path):
+    """What is bright in each view is where the labels, summed along what it does not see, are."""
+    field = XrayField((32, 32, 64), (10.0, 10.0, 6.0))
+    made = RadiographsAndLabels(field, [[7, 1]], 200.0, 2)(_ct(tmp_path, "a", flesh=-1000))
+    assert made["label"].shape == (1, 32, 32, 64)
+    assert set(made["label"].unique().tolist()) == {0, 1, 2}
+    views = ToViewsd(["coronal", "sagittal"], (32, 64))(made)["image"].as_tensor()
+    bones = (made["label"].as_tensor()[0] > 0).float()
+    for view, unseen in zip(views, (1, 0), strict=True):
+        shadow = bones.sum(unseen)
+        assert np.corrcoef(shadow.flatten(), view.flatten())[0, 1] > 0.9
+        for turn in ((0,), (1,), (0, 1)):
+            assert np.corrcoef(shadow.flatten(), view.flip(turn).flatten())[0, 1] < 0.8
+
+
+def test_one_step_of_training(tmp_path):
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", "train.json")])
+    parser.update(
+        {
+            "bundle_root": str(BUNDLE),
+            "output_dir": str(tmp_path / "out"),
+            "device": "cpu",
+            "epochs": 1,
+            "img_size": [32, 32, 64],
+            "spacing_mm": [10.0, 10.0, 6.0],
+            "network_def#feature_size": 4,
+            "network_def#num_heads": [1, 2, 4, 4],
+            "train_dataset#data": [_ct(tmp_path, "a"), _ct(tmp_path, "b")],
+        }
+    )
+    parser.get_parsed_content("initialize")
+    network = parser.get_parsed_content("trained")
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    try:
+        parser.get_parsed_content("training")
+    finally:
+        set_determinism(None)  # the config's, for this process alone
+    trainer = parser.get_parsed_content("trainer")
+    assert trainer.state.iteration == 2
+    assert np.isfinite(float(trainer.state.output["loss"].detach()))
+    changed = [k for k, v in network.named_parameters() if not torch.equal(v, before[k])]
+    # a bias or scale right before an instance norm has no effect, so not every tensor must move
+    assert "swinViT.layers.0.blocks.1.attn.qkv.weight" in changed and "out.conv.conv.bias" in changed
+    stored = torch.load(tmp_path / "out" / "final.pt", weights_only=True)
+    assert set(stored["network"]) == set(before)
+
+
+def test_medvit_train_says_how_it_is_trained():
+    with pytest.raises(BundleError, match="no 'recipe' in configs/train.json of headneck_xray_swin_x2s"):
+        train_bundle(open_bundle(BUNDLE), TrainSettings())
+
+
+def test_views_that_do_not_fit(rng):
+    make = ToViewsd(["coronal", "sagittal"], (64, 64))
+    good = torch.from_numpy(rng.random((1, 80, 80)))
+
+    def views(**changes):
+        return {"coronal": good, "sagittal": good, **changes}
+
+    with pytest.raises(ShapeError, match="no sagittal view; both views are needed"):
+        make({"coronal": good})
+    with pytest.raises(ShapeError, match=r"sagittal view of shape \(3, 80, 80\); \(1, row, column\)"):
+        make(views(sagittal=good.expand(3, 80, 80)))
+    with pytest.raises(ShapeError, match=r"coronal view of shape \(80, 80\)"):
+        make(views(coronal=good[0]))
+    with pytest.raises(ShapeError, match="80 rows and 60 columns; rows to columns must be as 64 to 64"):
+        make(views(coronal=good[..., :60]))
+    with pytest.raises(ImageError, match="NaN or infinite values in the sagittal view"):
+        make(views(sagittal=good * np.nan))
+    with pytest.raises(ImageError, match="coronal view without contrast"):
+        make(views(coronal=torch.zeros(1, 80, 80)))
+    with pytest.raises(ShapeError, match="1 key.s. for two views"):
+        ToViewsd("coronal", (64, 64))
+    with pytest.raises(ShapeError, match=r"logits of shape \(3, 4, 4\); \(class, x, y, z\) is needed"):
+        LabelsOnGridd("pred", (1, 1, 1))({"pred": torch.zeros(3, 4, 4)})
+    with pytest.raises(ShapeError, match=r"stacked views of shape \(1, 1, 32, 64\); \(batch, 2, side, z\)"):
+        StackedSwinX2S((32, 32, 64), 1, 2, 4, (1, 1, 1, 1), (1, 1, 1, 1))(torch.zeros(1, 1, 32, 64))
+
+
+def test_a_view_is_turned_as_a_volume_lies():
+    """Row 0 is the head and column 0 the right or front: the last indices of z, and of x or y."""
+    picture = torch.zeros(1, 64, 64)
+    picture[0, 5, 9] = 1
+    for percentiles in ((0, 100),):
+        made = ToViewsd(["coronal", "sagittal"], (64, 64), percentiles=percentiles)
+        view = made({"coronal": MetaTensor(picture), "sagittal": picture})["image"]
+        assert (view[0] == 1).nonzero().tolist() == [[63 - 9, 63 - 5]]
+
+
+def test_labels_of_another_grid(tmp_path):
+    case, other = _ct(tmp_path, "a"), _ct(tmp_path, "b")
+    image = nib.load(other["label"])
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), other["label"])
+    with pytest.raises(ShapeError, match="on other grids; they must share one"):
+        RadiographsAndLabels(XrayField((32, 32, 64), (10, 10, 6)))({"image": case["image"], "label": other["label"]})

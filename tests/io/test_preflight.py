@@ -1,0 +1,317 @@
+"""Sources are sorted into volumes: what belongs together, what is set aside, what is missing, double or damaged."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from medvit.errors import GeometryError, ImageError, SelectionError, SourceError
+from medvit.io import open_source
+from medvit.io.sources import look
+from tests.bands import oblique_affine, phantom, write_series
+
+SMALL = phantom((20, 18, 12))[0]
+
+
+def _resave(path: Path, **changes: object) -> None:
+    dataset = pydicom.dcmread(path)
+    for name, value in changes.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def _into(target: Path, source: Path, **changes: object) -> None:
+    """A copy of a slice under another name, changed, with a SOP instance UID of its own."""
+    shutil.copy(source, target)
+    _resave(target, SOPInstanceUID=pydicom.uid.generate_uid(), **changes)
+
+
+def _codes(volume) -> dict[str, str]:
+    return {f.code: f.severity for f in volume.findings}
+
+
+def test_a_localizer_and_a_screen_inside_the_series_never_touch_the_volume(tmp_path):
+    paths = write_series(tmp_path, SMALL, oblique_affine())
+    alone = open_source(tmp_path)
+    sideways = [0, 1, 0, 0, 0, -1]
+    _into(
+        tmp_path / "scout.dcm",
+        paths[0],
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        ImageOrientationPatient=sideways,
+    )
+    _into(tmp_path / "screen.dcm", paths[0], SOPClassUID=SecondaryCaptureImageStorage)
+    _into(tmp_path / "colour.dcm", paths[0], SamplesPerPixel=3, PixelData=bytes(20 * 18 * 6))
+    together = open_source(tmp_path)
+    assert np.array_equal(alone.array, together.array)
+    assert np.array_equal(alone.affine, together.affine)
+    assert any("localizer" in note and "screen" in note for note in together.notes)
+    assert not together.set_aside
+    kinds = sorted(v.kind for v in look(tmp_path).volumes)
+    assert kinds == ["localizer", "screen", "volume"]
+
+
+def test_an_unmarked_stray_is_set_aside_and_flagged(tmp_path):
+    paths = write_series(tmp_path, SMALL, oblique_affine())
+    alone = open_source(tmp_path)
+    _into(tmp_path / "stray.dcm", paths[0], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
+    scan = open_source(tmp_path)
+    assert np.array_equal(alone.array, scan.array)
+    assert scan.set_aside[0].startswith("1 slice(s) of 18x20, sagittal at")
+
+
+@pytest.mark.parametrize("tag", ["EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber"])
+def test_volumes_on_top_of_one_another_are_told_apart(tag, tmp_path):
+    paths = write_series(tmp_path, SMALL, oblique_affine(), **{tag: 1})
+    second = (SMALL // 2).astype(np.int16)
+    for k, path in enumerate(paths):
+        pixels = np.ascontiguousarray(second[:, :, k].T).tobytes()
+        _into(tmp_path / f"second-{k}.dcm", path, PixelData=pixels, **{tag: 2})
+    found = look(tmp_path).volumes
+    assert [len(v.planes) for v in found] == [12, 12]
+    assert {v.part for v in found} == {f"{tag} 1", f"{tag} 2"} or {v.part for v in found} == {
+        f"{tag} 1.0",
+        f"{tag} 2.0",
+    }
+    with pytest.raises(SelectionError, match=r"2 volumes in one source.*--series NUMBER"):
+        open_source(tmp_path)
+    lows = sorted(float(open_source(tmp_path, series=str(n)).array.min()) for n in (1, 2))
+    assert lows == [-1000, -500]
+
+
+def test_volumes_without_a_telling_tag_are_ranked_by_instance_number(tmp_path):
+    paths = write_series(tmp_path, SMALL, oblique_affine())
+    for k, path in enumerate(paths):
+        number = int(pydicom.dcmread(path).InstanceNumber) + 100
+        _into(tmp_path / f"second-{k}.dcm", path, InstanceNumber=number)
+    assert [v.part for v in look(tmp_path).volumes] == ["pass 1 of 2", "pass 2 of 2"]
+
+
+def test_findings_name_positions_in_mm(tmp_path):
+    paths = write_series(tmp_path, SMALL, np.diag([-1.0, -1.0, 2.5, 1.0]))
+    paths[4].unlink()
+    (volume,) = look(tmp_path).volumes
+    (finding,) = [f for f in volume.findings if f.severity == "irregular"]
+    assert finding.code == "missing_slices"
+    assert finding.positions_mm == (7.5, 12.5)
+
+
+def test_missing_tags_mixed_rescale_lossy_and_wrong_spacing_are_notes(tmp_path):
+    paths = write_series(
+        tmp_path,
+        SMALL,
+        oblique_affine(),
+        RescaleIntercept=lambda k: -k,
+        SpacingBetweenSlices="9",
+        LossyImageCompression="01",
+    )
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        del dataset.PatientSex, dataset.AccessionNumber
+        dataset.save_as(path, enforce_file_format=True)
+    (volume,) = look(tmp_path).volumes
+    assert _codes(volume) == dict.fromkeys(("missing_tags", "mixed_rescale", "lossy", "spacing_disagrees"), "note")
+    text = " ".join(f.text for f in volume.findings)
+    assert "no PatientSex, AccessionNumber in the headers" in text
+    assert "SpacingBetweenSlices of 9 mm, where the positions are 2 mm apart" in text
+    assert "12 different pairs of RescaleSlope and RescaleIntercept" in text
+
+
+def test_a_damaged_file_beside_the_slices_is_refused_and_elsewhere_is_not(tmp_path):
+    write_series(tmp_path / "a", SMALL, oblique_affine())
+    (tmp_path / "b").mkdir()
+    broken = bytes(128) + b"DICM" + bytes(range(200))
+    (tmp_path / "b" / "broken.dcm").write_bytes(broken)
+    assert open_source(tmp_path).array.shape[-1] == 12
+    assert look(tmp_path).damaged[0][0].endswith("broken.dcm")
+    (tmp_path / "a" / "broken.dcm").write_bytes(broken)
+    with pytest.raises(SourceError, match=r"broken\.dcm.*, a DICOM file damaged in its header"):
+        open_source(tmp_path)
+
+
+def test_sequences_nested_a_thousand_deep(tmp_path):
+    write_series(tmp_path, SMALL, oblique_affine())
+    deep = b""
+    for _ in range(1000):  # undefined lengths all the way down
+        deep = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" + deep
+    path = sorted(tmp_path.iterdir())[3]
+    content = path.read_bytes()
+    at = content.index(b"\x08\x00\x90\x00PN")
+    path.write_bytes(content[:at] + deep + content[at:])
+    with pytest.raises(SourceError, match="damaged in its header"):
+        open_source(tmp_path)
+
+
+def test_a_huge_matrix_without_pixels_is_refused_before_memory_is_taken(tmp_path):
+    path = write_series(tmp_path, SMALL[:, :, :1], oblique_affine())[0]
+    dataset = pydicom.dcmread(path)
+    dataset.Rows = dataset.Columns = 65535
+    del dataset.PixelData
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(SourceError, match="65535 rows and 65535 columns; at most 16384 x 16384 pixels are taken"):
+        open_source(tmp_path)
+    dataset.Rows = dataset.Columns = 4000
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(SourceError, match="whose pixels cannot be read: it holds no pixel data"):
+        open_source(tmp_path)
+
+
+def test_wrong_vrs_are_refused_with_the_file_named(tmp_path):
+    path = write_series(tmp_path, SMALL[:, :, :3], oblique_affine())[1]
+    content = path.read_bytes()
+    rows = content.index(b"\x28\x00\x10\x00US")
+    path.write_bytes(content[:rows] + b"\x28\x00\x10\x00DS\x02\x0018" + content[rows + 10 :])
+    with pytest.raises(SourceError, match=rf"Found {path.name}, whose pixels cannot be read"):
+        open_source(tmp_path)
+    path.write_bytes(content[:rows] + b"\x28\x00\x10\x00DS\x02\x00x8" + content[rows + 10 :])
+    with pytest.raises(SourceError, match="damaged in its header"):
+        open_source(tmp_path)
+
+
+def test_files_without_a_preamble_are_read(tmp_path):
+    for path in write_series(tmp_path, SMALL, oblique_affine()):
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta, dataset.preamble = FileMetaDataset(), None
+        with path.open("wb") as file:
+            pydicom.dcmwrite(file, dataset, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert path.read_bytes()[128:132] != b"DICM"
+    assert open_source(tmp_path).array.shape == (1, 20, 18, 12)
+
+
+def _dicomdir(folder: Path, names: list[list[str]]) -> Path:
+    directory = Dataset()
+    directory.FileSetID = "DISC"
+    records = []
+    for parts in names:
+        record = Dataset()
+        record.OffsetOfTheNextDirectoryRecord = record.OffsetOfReferencedLowerLevelDirectoryEntity = 0
+        record.RecordInUseFlag, record.DirectoryRecordType = 0xFFFF, "IMAGE"
+        record.ReferencedFileID = parts
+        records.append(record)
+    directory.DirectoryRecordSequence = Sequence(records)
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    directory.save_as(folder / "DICOMDIR", enforce_file_format=True)
+    return folder / "DICOMDIR"
+
+
+def test_a_dicomdir_lists_what_is_read_whatever_the_case_of_names(tmp_path):
+    paths = write_series(tmp_path / "images", SMALL, oblique_affine())
+    names = [["IMAGES", path.name.upper()] for path in paths]
+    whole = open_source(_dicomdir(tmp_path, names))
+    assert whole.array.shape == (1, 20, 18, 12)
+    assert np.array_equal(whole.array, open_source(tmp_path).array)
+    partly = open_source(_dicomdir(tmp_path, [*names, ["IMAGES", "GONE"]]))
+    assert partly.set_aside == ("1 file(s) that the DICOMDIR lists are not there, the first is IMAGES/GONE.",)
+
+
+def test_a_dicomdir_that_points_outside_or_cannot_be_read(tmp_path):
+    with pytest.raises(SourceError, match="a DICOMDIR that lists '../secret', outside of its folder"):
+        open_source(_dicomdir(tmp_path, [["..", "secret"]]))
+    (tmp_path / "DICOMDIR").write_bytes(b"nothing")
+    with pytest.raises(SourceError, match="a DICOMDIR that cannot be read"):
+        open_source(tmp_path / "DICOMDIR")
+
+
+def test_thirty_slices_among_many_other_images(tmp_path):
+    rng = np.random.default_rng(5)
+    write_series(tmp_path / "deep" / "er", phantom((20, 18, 30))[0], oblique_affine())
+    noise = rng.integers(0, 99, (8, 8, 1)).astype(np.int16)
+    for n in range(40):
+        write_series(tmp_path / f"other{n}", noise, oblique_affine(), SliceThickness="1")
+    with pytest.raises(SelectionError, match=r"(?s)41 series.*and 21 more: see medvit inspect"):
+        open_source(tmp_path)
+    uid = max(look(tmp_path).volumes, key=lambda v: len(v.planes)).series
+    assert open_source(tmp_path, series=uid).array.shape == (1, 20, 18, 30)
+
+
+def test_clips_pictures_and_results_are_told_apart(tmp_path, shared):
+    dicom = shared / "data" / "dicom"
+    picture = open_source(dicom / "pydicom_data" / "RG3_J2KR.dcm")
+    assert picture.is_picture
+    assert (picture.modality, picture.array.shape) == ("CR", (1, 1760, 1760))
+    for name, kind in (("seg_dcmqi/liver.dcm", "SEG"), ("rtstruct_dicompyler/rtss.dcm", "RTSTRUCT")):
+        with pytest.raises(SourceError, match=rf"no DICOM images among 1 file\(s\) \({kind}\).*medvit convert"):
+            open_source(dicom / name)
+    with pytest.raises(SourceError, match="RTDOSE.*Give the images these objects belong to"):
+        open_source(dicom / "pydicom_data" / "rtdose.dcm")
+    path = write_series(tmp_path, SMALL[:, :, :1], oblique_affine(), Modality="US")[0]
+    _resave(path, NumberOfFrames=4, PixelData=bytes(4 * 20 * 18 * 2))
+    with pytest.raises(ImageError, match="a clip of 4 frames without a place"):
+        open_source(path)
+
+
+def test_a_mosaic_is_not_taken_for_a_slice(tmp_path):
+    write_series(tmp_path, SMALL, oblique_affine(), ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    with pytest.raises(
+        GeometryError, match="a Siemens mosaic.*; one slice an image is needed. Convert it with dcm2niix"
+    ):
+        open_source(tmp_path)
+
+
+def test_an_ultrasound_picture_in_colour_is_a_picture(tmp_path):
+    path = write_series(tmp_path, SMALL[:, :, :1], oblique_affine())[0]
+    dataset = pydicom.dcmread(path)
+    del dataset.ImagePositionPatient, dataset.ImageOrientationPatient
+    dataset.Modality, dataset.SamplesPerPixel, dataset.PlanarConfiguration = "US", 3, 0
+    dataset.PhotometricInterpretation, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = "RGB", 8, 8, 7
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = np.arange(20 * 18 * 3, dtype=np.uint8).tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    scan = open_source(path)
+    assert (scan.kind, scan.modality, scan.array.shape) == ("picture", "US", (3, 18, 20))
+    assert scan.array[:, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_several_pictures_of_one_kind_are_asked_about(tmp_path):
+    for n in range(2):
+        path = write_series(tmp_path / f"{n}", SMALL[:, :, :1], oblique_affine(), SeriesInstanceUID="1.2.3")[0]
+        _resave(path, SOPClassUID=SecondaryCaptureImageStorage)
+    with pytest.raises(SelectionError, match="2 screen images of one series; a volume or a single picture is needed"):
+        open_source(tmp_path)
+
+
+def test_subsampled_colours_are_not_taken_for_a_file_cut_off(tmp_path):
+    path = write_series(tmp_path, SMALL[:, :, :1], oblique_affine())[0]
+    dataset = pydicom.dcmread(path)
+    del dataset.ImagePositionPatient, dataset.ImageOrientationPatient
+    dataset.Modality, dataset.SamplesPerPixel, dataset.PlanarConfiguration = "US", 3, 0
+    dataset.PhotometricInterpretation, dataset.PixelRepresentation = "YBR_FULL_422", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelData = np.arange(20 * 18 * 2, dtype=np.uint8).tobytes()  # two bytes a pixel
+    dataset.save_as(path, enforce_file_format=True)
+    assert open_source(path).array.shape == (3, 18, 20)
+
+
+def test_real_mixed_series(shared):
+    scan = open_source(shared / "data/dicom/ct_head_phantom_Philips_mixed_scout_summary.zip")
+    assert scan.array.shape == (1, 512, 512, 14)
+    assert scan.spacing_mm[2] == pytest.approx(5)
+    assert not scan.set_aside
+
+
+def test_real_diffusion_series_is_split_and_asked_about(shared):
+    folder = shared / "data/dicom/icometrix/ge/dti/001"
+    with pytest.raises(SelectionError, match="2 volumes"):
+        open_source(folder)
+    assert open_source(folder, series="1").array.shape == (1, 128, 128, 4)
+
+
+def test_a_zip_is_looked_at_like_its_folder(tmp_path):
+    paths = write_series(tmp_path / "s", SMALL, oblique_affine())
+    paths[3].unlink()
+    with zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted((tmp_path / "s").iterdir()):
+            archive.write(path, path.name)
+    folder, packed = look(tmp_path / "s").volumes[0], look(tmp_path / "s.zip").volumes[0]
+    assert folder.findings == packed.findings

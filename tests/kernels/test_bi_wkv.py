@@ -1,0 +1,256 @@
+"""Each path against the formula in fp64, forwards and every gradient, and the formula against the published tensors."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from medvit.errors import BackendError, ImageError, ShapeError
+from medvit.kernels import bi_wkv
+
+NAMES = ("w", "u", "k", "v")
+FAST = ("cpu", "torch")
+# batch, tokens, channels, decay's middle and spread, key's spread
+CASES = {
+    "one token": (2, 1, 5, 0.5, 1.0, 1.0),
+    "two tokens": (1, 2, 3, 0.5, 1.0, 1.0),
+    "odd": (2, 37, 11, 0.5, 1.0, 2.0),
+    "over a chunk, one channel": (1, 259, 1, 0.1, 0.0, 2.0),
+    "whole chunks and lanes": (1, 256, 16, 0.0, 0.01, 1.0),
+    "growing": (1, 300, 4, -1.0, 0.2, 1.0),
+    "no decay, no bonus": (1, 130, 9, 0.0, 0.0, 1.0),
+    "steep": (1, 200, 8, 30.0, 1.0, 3.0),
+    "keys to 60": (1, 400, 8, 0.01, 0.01, 30.0),
+}
+
+
+def _inputs(case: str, dtype: torch.dtype = torch.float64) -> tuple[list[torch.Tensor], torch.Tensor]:
+    b, t, c, middle, spread, wide = CASES[case]
+    g = torch.Generator().manual_seed(5)
+    w = middle + spread * torch.randn(c, generator=g, dtype=torch.float64)
+    u = spread * torch.randn(c, generator=g, dtype=torch.float64)
+    k = (wide * torch.randn(b, t, c, generator=g, dtype=torch.float64)).clamp(-60, 60)
+    v, weight = (torch.randn(b, t, c, generator=g, dtype=torch.float64) for _ in range(2))
+    # the same numbers in both types: what is compared is the arithmetic, not the rounding of the input
+    rounded = [x.float().to(dtype).requires_grad_() for x in (w, u, k, v)]
+    return rounded, weight.float().to(dtype)
+
+
+def _relative(found: torch.Tensor, exact: torch.Tensor) -> float:
+    found, exact = found.detach().double(), exact.detach().double()
+    return float((found - exact).norm() / exact.norm().clamp(min=1e-9))
+
+
+def _run(inputs: list[torch.Tensor], weight: torch.Tensor, backend: str | None):
+    y = bi_wkv(*inputs, backend=backend)
+    return y, torch.autograd.grad((y * weight).sum(), inputs)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """A path that forgets an element of fresh memory shows it as NaN."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("case", CASES)
+def test_float64_equals_the_formula_forward_and_every_gradient(case, backend, poisoned):
+    inputs, weight = _inputs(case)
+    exact, wanted = _run(inputs, weight, "reference")
+    found, got = _run(inputs, weight, backend)
+    assert found.dtype == torch.float64
+    assert _relative(found, exact) < 1e-9
+    for name, g, w in zip(NAMES, got, wanted, strict=True):
+        assert isinstance(g, torch.Tensor), name
+        assert _relative(g, w) < 1e-9, name
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("case", CASES)
+def test_float32_stays_close_to_fp64_even_for_keys_of_60(case, backend, poisoned):
+    exact, wanted = _run(*_inputs(case), "reference")
+    inputs, weight = _inputs(case, torch.float32)
+    found, got = _run(inputs, weight, backend)
+    assert found.dtype == torch.float32
+    # pinned is 1e-4, which a float32 recurrence misses; both sum in float64, so only the result is rounded
+    limit = 2e-7
+    assert _relative(found, exact) < limit
+    for name, g, w in zip(NAMES, got, wanted, strict=True):
+        assert torch.isfinite(g).all(), name
+        assert _relative(g, w) < limit, name
+
+
+def test_a_long_sequence_does_not_drift():
+    g = torch.Generator().manual_seed(0)
+    k, v = (torch.randn(1, 50_000, 2, generator=g) for _ in range(2))
+    k[0, ::7] += 50
+    w, u = torch.tensor([1e-4, -1e-5]), torch.tensor([0.3, -0.2])
+    doubled = [x.double() for x in (w, u, k, v)]
+    # two ways that share no arithmetic: a recurrence token by token, and prefix sums by doubling
+    exact = bi_wkv(*doubled, backend="torch")
+    assert _relative(bi_wkv(*doubled), exact) < 1e-9
+    assert _relative(bi_wkv(w, u, k, v), exact) < 2e-7
+
+
+@pytest.mark.parametrize("backend", ("reference", *FAST))
+def test_one_token_gives_its_value_and_zero_gradients_as_tensors(backend):
+    inputs, weight = _inputs("one token")
+    y, (gw, gu, gk, gv) = _run(inputs, weight, backend)
+    assert torch.equal(y, inputs[3])
+    for zero in (gw, gu, gk):
+        assert isinstance(zero, torch.Tensor)
+        assert not zero.any()
+    assert torch.equal(gv, weight)
+
+
+@pytest.mark.parametrize("backend", ("reference", *FAST))
+def test_a_constant_added_to_every_key_changes_nothing(backend):
+    (w, u, k, v), _ = _inputs("odd")
+    plain = bi_wkv(w, u, k, v, backend=backend)
+    for constant in (-500.0, 500.0):
+        assert _relative(bi_wkv(w, u, k + constant, v, backend=backend), plain) < 1e-11
+
+
+@pytest.mark.parametrize("backend", ("reference", *FAST))
+def test_time_reversed_input_gives_time_reversed_output(backend):
+    (w, u, k, v), _ = _inputs("odd")
+    assert _relative(bi_wkv(w, u, k.flip(1), v.flip(1), backend=backend).flip(1), bi_wkv(w, u, k, v)) < 1e-12
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_strides_do_not_matter(backend):
+    (w, u, k, v), weight = _inputs("odd")
+    wanted = _run([w, u, k, v], weight, backend)
+    views = [
+        torch.stack([w, w], -1)[:, 0],
+        u,
+        k.detach().movedim(1, 2).contiguous().movedim(2, 1).requires_grad_(),
+        torch.cat([v, v], -1)[..., : v.shape[-1]],
+    ]
+    assert not views[2].is_contiguous() and not views[3].is_contiguous()
+    found = _run(views, weight.expand_as(k), backend)
+    assert torch.equal(found[0], wanted[0])
+    for name, g, w_ in zip(NAMES, found[1], wanted[1], strict=True):
+        assert _relative(g, w_) < 1e-13, name
+
+
+def test_gradient_of_a_plain_sum_arrives_expanded():
+    inputs, _ = _inputs("odd", torch.float32)
+    grads = torch.autograd.grad(bi_wkv(*inputs).sum(), inputs)
+    wanted = torch.autograd.grad(bi_wkv(*inputs, backend="reference").sum(), inputs)
+    assert _relative(grads[3], wanted[3]) < 1e-5
+
+
+def test_is_deterministic():
+    inputs, weight = _inputs("odd", torch.float32)
+    first, second = (_run(inputs, weight, "cpu") for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert all(torch.equal(a, b) for a, b in zip(first[1], second[1], strict=True))
+
+
+def test_many_threads_at_once_get_the_same():
+    """A label server calls from several threads; numba's plainest threading layer would abort the process."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    inputs = [x.detach() for x in _inputs("odd", torch.float32)[0]]
+    alone = bi_wkv(*inputs)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(torch.equal(y, alone) for y in pool.map(lambda _: bi_wkv(*inputs), range(64)))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_operator_is_registered_as_pytorch_wants_it(backend, dtype):
+    inputs, weight = _inputs("two tokens", dtype)
+    torch.library.opcheck(torch.ops.medvit.bi_wkv.default, (*inputs, backend))
+    detached = [x.detach() for x in inputs]
+    # it has no gradient of its own, so the check that one is registered does not apply
+    torch.library.opcheck(
+        torch.ops.medvit.bi_wkv_backward.default,
+        (*detached, weight, backend),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_gradcheck_by_finite_differences():
+    g = torch.Generator().manual_seed(1)
+    tensors = [torch.randn(*s, generator=g, dtype=torch.float64).requires_grad_() for s in ((3,), (3,), (2, 9, 3), (2, 9, 3))]  # fmt: skip
+    assert torch.autograd.gradcheck(bi_wkv, tensors)
+
+
+def test_halves_are_computed_in_float32():
+    inputs = [x.detach().bfloat16() for x in _inputs("odd")[0]]
+    y = bi_wkv(*inputs)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, bi_wkv(*(x.float() for x in inputs)).bfloat16())
+
+
+def test_reference_tensors(shared):
+    stored = np.load(shared / "parity" / "biwkv_fp64.npz")
+    cases = sorted({name.split("/")[0] for name in stored.files})
+    assert len(cases) == 10
+    for case in cases:
+        for dtype, limit in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+            *inputs, weight = (torch.from_numpy(stored[f"{case}/{n}"]).to(dtype) for n in (*NAMES, "gy"))
+            y, grads = _run([x.requires_grad_() for x in inputs], weight, None)
+            assert _relative(y, torch.from_numpy(stored[f"{case}/y"])) < limit, case
+            for name, g in zip(NAMES, grads, strict=True):
+                assert _relative(g, torch.from_numpy(stored[f"{case}/g{name}"])) < limit, (case, name)
+
+
+def _ones(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    return [torch.ones(s) for s in shapes]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (_ones((3,), (3,), (2, 4, 3), (2, 5, 3)), r"Found w (3,), u (3,), k (2, 4, 3), v (2, 5, 3); (C,), (C,), (B, T, C)"),
+        (_ones((3,), (3,), (4, 3), (4, 3)), "Flatten an image to tokens"),
+        (_ones((1,), (3,), (2, 4, 3), (2, 4, 3)), "w (1,)"),
+        (_ones((3,), (3,), (0, 4, 3), (0, 4, 3)), "at least one sample, token and channel is needed"),
+        (_ones((3,), (3,), (2, 0, 3), (2, 0, 3)), "at least one sample, token and channel is needed"),
+        ([torch.ones(3, dtype=torch.float64), *_ones((3,), (1, 2, 3), (1, 2, 3))], "of types float64, float32, float32, float32"),
+        ([torch.ones(s, dtype=torch.int64) for s in ((3,), (3,), (1, 2, 3), (1, 2, 3))], "all must be one floating type"),
+        ([torch.ones(3, device="meta"), *_ones((3,), (1, 2, 3), (1, 2, 3))], "on meta, cpu, cpu, cpu; all must be on one device"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(inputs, message):
+    with pytest.raises(ShapeError, match=re.escape(message)):
+        bi_wkv(*inputs)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("which", range(4))
+def test_what_is_not_finite_is_refused_by_name(which, bad):
+    inputs = [x.detach().clone() for x in _inputs("odd")[0]]
+    inputs[which].view(-1)[-1] = bad
+    with pytest.raises(ImageError, match=f"NaN or infinite values in {NAMES[which]} of bi_wkv; all must be finite"):
+        bi_wkv(*inputs)
+
+
+def test_a_sum_that_overflows_is_not_taken_for_infinity():
+    w, u, v = torch.zeros(1), torch.zeros(1), torch.full((1, 4, 1), 3e38)
+    assert torch.allclose(bi_wkv(w, u, torch.zeros(1, 4, 1), v), v)
+
+
+def test_backends_say_why_they_decline():
+    inputs, _ = _inputs("odd", torch.float32)
+    with pytest.raises(BackendError, match="backend 'fast'; it must be one of reference, cpu, torch, triton"):
+        bi_wkv(*inputs, backend="fast")
+    with pytest.raises(
+        BackendError, match="The 'triton' backend of bi_wkv cannot run: the Triton kernel is not written"
+    ):
+        bi_wkv(*inputs, backend="triton")
+    meta = [x.to("meta") for x in inputs]
+    with pytest.raises(BackendError, match="cannot run: the tensor is on meta. Use backend='reference'"):
+        bi_wkv(*meta, backend="cpu")
+    long = torch.zeros(1, 20_000, 1)
+    with pytest.raises(
+        BackendError, match="all pairs of 20000 tokens at once, which is for short sequences. Use backend='cpu'"
+    ):
+        bi_wkv(torch.zeros(1), torch.zeros(1), long, long, backend="reference")

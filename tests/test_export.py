@@ -1,0 +1,154 @@
+"""Exported graphs answer like the network; what cannot be written is refused with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from medvit.bundles import DEFAULT_BUNDLE, open_bundle
+from medvit.cli.main import app
+from medvit.errors import BundleError, ExportError, OutputError
+from medvit.export import example_inputs, export_bundle, export_network
+from medvit.segmentation import BarlowSwin, SwinUNETR
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _perturbed(network: nn.Module) -> nn.Module:
+    torch.manual_seed(3)
+    for parameter in network.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+CASES = {
+    "barlow_swin": (lambda: BarlowSwin(embed_dim=16, image_size=(64, 64)), (1, 3, 128, 192)),
+    "barlow_swin, padded, several classes": (lambda: BarlowSwin(out_channels=3, embed_dim=16), (2, 3, 100, 61)),
+    "swin_unetr": (
+        lambda: SwinUNETR(1, 2, feature_size=12, downsample="merging_legacy", use_v2=True),
+        (1, 1, 64, 32, 40),
+    ),
+    "swin_unetr 2-D": (lambda: SwinUNETR(3, 2, feature_size=12, spatial_dims=2), (1, 3, 64, 96)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_torch_export_answers_alike_without_medvit(case, tmp_path):
+    build, shape = CASES[case]
+    network = _perturbed(build()).train()
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    done = export_network(network, (image,), tmp_path / "net.pt2", "torch")
+    assert network.training
+    assert done.files == (tmp_path / "net.pt2",)
+    assert done.shapes == (shape,)
+    assert done.difference < 1e-4 * max(1, done.scale)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.pt2"]
+    with torch.inference_mode():
+        torch.save((image, network.eval()(image)), tmp_path / "io.pt")
+    program = (
+        "import sys, torch; image, wanted = torch.load('io.pt'); found = torch.export.load('net.pt2').module()(image); "
+        "print(float((found - wanted).abs().max()), 'medvit' in sys.modules, 'monai' in sys.modules)"
+    )
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    difference, ours, monais = outcome.stdout.split()
+    assert float(difference) < 1e-4 * max(1, done.scale)
+    assert (ours, monais) == ("False", "False")
+    assert str(ROOT).encode() not in (tmp_path / "net.pt2").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("case", ["barlow_swin", "swin_unetr"])
+def test_onnx_and_openvino_answer_alike(kind, case, tmp_path):
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    pytest.importorskip("onnxscript", reason="the openvino extra is not installed")
+    build, shape = CASES[case]
+    path = tmp_path / f"net{'.onnx' if kind == 'onnx' else '.xml'}"
+    done = export_network(_perturbed(build()), (torch.rand(shape),), path, kind)
+    assert done.difference < 1e-3 * max(1, done.scale)
+    assert {p.name for p in tmp_path.iterdir()} == ({"net.onnx"} if kind == "onnx" else {"net.xml", "net.bin"})
+
+
+@pytest.mark.skipif(find_spec("onnxscript") is not None, reason="the openvino extra is installed")
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_missing_extra_is_explained(kind, tmp_path):
+    path = tmp_path / f"net{'.onnx' if kind == 'onnx' else '.xml'}"
+    with pytest.raises(
+        ExportError, match=rf"Found no package .*, which export to {kind} needs. .*pip install 'medvit\[openvino\]'"
+    ):
+        export_network(nn.Linear(2, 2), (torch.rand(1, 2),), path, kind)
+    assert not list(tmp_path.iterdir())
+
+
+class _Unsure(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand(())
+
+
+class _Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (_Unsure(), "a written graph that differs from the network by up to .* nothing was written"),
+        (_Branching(), "a _Branching that torch.export cannot record .* its forward must not depend on values"),
+    ],
+)
+def test_a_graph_that_is_not_the_network_is_not_written(network, message, tmp_path):
+    with pytest.raises(ExportError, match=message):
+        export_network(network, (torch.rand(1, 8),), tmp_path / "net.pt2", "torch")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_and_existing_files(tmp_path):
+    image = (torch.rand(1, 2),)
+    with pytest.raises(ExportError, match="the name net.onnx for torch; it must end in .pt2"):
+        export_network(nn.Linear(2, 2), image, tmp_path / "net.onnx", "torch")
+    with pytest.raises(ExportError, match="export format 'tensorrt'; it must be one of torch, onnx, openvino"):
+        export_network(nn.Linear(2, 2), image, tmp_path / "net.pt2", "tensorrt")
+    (tmp_path / "net.pt2").write_text("kept")
+    with pytest.raises(OutputError, match="Found net.pt2 in place; .*--overwrite"):
+        export_network(nn.Linear(2, 2), image, tmp_path / "net.pt2", "torch")
+    assert (tmp_path / "net.pt2").read_text() == "kept"
+    assert export_network(nn.Linear(2, 2), image, tmp_path / "net.pt2", "torch", overwrite=True).difference == 0
+
+
+def test_the_command_exports_a_bundle_and_prints_the_agreement(tmp_path):
+    path = tmp_path / "deep" / "net.pt2"
+    outcome = CliRunner().invoke(app, ["bundles", "export", DEFAULT_BUNDLE, "-o", str(path)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "on an input of 1 x 1 x 64 x 64 x 64: largest difference" in outcome.output
+    assert path.is_file()
+    (image,) = example_inputs(open_bundle(DEFAULT_BUNDLE))
+    assert torch.export.load(path).module()(image).shape == (1, 8, 64, 64, 64)
+
+
+def test_the_command_refuses_in_one_line(banded, tmp_path):
+    def run(*args: object):
+        return CliRunner().invoke(app, ["bundles", "export", *map(str, args)])
+
+    assert run(banded, "-o", tmp_path / "a.pt2", "--format", "tensorrt").exit_code == 2
+    wrong = run(banded, "-o", tmp_path / "a.onnx")
+    assert wrong.exit_code == 1
+    assert "must end in .pt2" in wrong.output
+    done = run(banded, "-o", tmp_path / "a.pt2", "--json")
+    assert json.loads(done.stdout)["max_abs_difference"] < 1e-5
+
+
+def test_an_untrained_bundle_is_refused(banded, tmp_path):
+    import shutil
+
+    copy = Path(shutil.copytree(banded, tmp_path / "copy"))
+    (copy / "models" / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match="no weights for copy"):
+        export_bundle(open_bundle(copy), tmp_path / "a.pt2", "torch")

@@ -1,0 +1,151 @@
+"""Crops that fit their masks, lists of pictures, and the bundle's training run from its own configs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from medvit.bundles import open_bundle
+from medvit.cli.main import app
+from medvit.errors import SourceError
+from medvit.training.data import Pair, load_labels, read_list
+from medvit.training.evaluation import evaluate_bundle
+from medvit.training.pictures import Picture, PictureSampler, PictureSettings, load_picture
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "nuclei_barlow_swin"
+
+
+def _discs(rows: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture (row, column, 3) uint8 and numbered discs (row, column) uint16."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:rows, :columns]
+    ids = np.zeros((rows, columns), np.uint16)
+    for number in range(1, 8):
+        ids[(y - rng.uniform(0, rows)) ** 2 + (x - rng.uniform(0, columns)) ** 2 < rng.uniform(5, 12) ** 2] = (
+            300 * number
+        )
+    grey = np.where(ids > 0, 200, 30).astype(np.uint8)
+    return np.dstack([grey, grey, grey // 2]), ids
+
+
+@pytest.fixture
+def listed(tmp_path) -> Path:
+    """A narrow copy of the bundle with a list of six pictures beside it."""
+    folder = Path(shutil.copytree(ROOT / "bundles" / NAME, tmp_path / "nuclei"))
+    rows = []
+    for n in range(6):
+        picture, ids = _discs(70 + n, 90, n)
+        Image.fromarray(picture).save(tmp_path / f"p{n}.png")
+        Image.fromarray(ids).save(tmp_path / f"p{n}_instances.png")
+        rows.append({"image": f"p{n}.png", "label": f"p{n}_instances.png"})
+    content = {"labels": "instances", "training": rows[:4], "validation": rows[4:]}
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    for name, change in (
+        ("inference.json", lambda c: c["network_def"].update(embed_dim=16)),
+        ("train.json", lambda c: (c["patches"].update(roi_size=[64, 64]), c["loop"].update(batch_size=2))),
+    ):
+        path = folder / "configs" / name
+        config = json.loads(path.read_text())
+        change(config)
+        path.write_text(json.dumps(config))
+    return folder
+
+
+def test_crops_keep_image_and_mask_together():
+    picture, ids = _discs(120, 90, 0)
+    image = torch.from_numpy(picture.transpose(2, 0, 1) / 255).float()
+    case = Picture("a", image, torch.from_numpy((ids > 0)[None].astype(np.float32)))
+    settings = PictureSettings((64, 48), gamma=(1.0, 1.0), inverted=0.0, noise=0.0)
+    sampler = PictureSampler([case], settings, seed=0)
+    shares = []
+    for _ in range(12):
+        crop, mask = sampler.draw()
+        assert crop.shape == (3, 64, 48)
+        assert mask.shape == (1, 64, 48)
+        assert set(mask.unique().tolist()) <= {0.0, 1.0}
+        assert 0 <= float(crop.min()) <= float(crop.max()) <= 1
+        bright = crop[0] > (crop[0].min() + crop[0].max()) / 2
+        shares.append(float((bright == (mask[0] > 0)).float().mean()))
+    assert min(shares) > 0.97
+
+
+def test_some_crops_are_inverted_and_streams_can_be_repeated():
+    picture, ids = _discs(64, 64, 1)
+    case = Picture(
+        "a", torch.from_numpy(picture.transpose(2, 0, 1) / 255).float(), torch.from_numpy((ids > 0)[None] * 1.0).float()
+    )
+    sampler = PictureSampler([case], PictureSettings((32, 32), inverted=0.5), seed=3)
+    first = [sampler.draw() for _ in range(20)]
+    brighter = [float(i[:, m[0] > 0].mean()) > float(i[:, m[0] == 0].mean()) for i, m in first if 0 < m.mean() < 1]
+    assert any(brighter)
+    assert not all(brighter)
+    sampler.reseed(3)
+    assert all(
+        torch.equal(a, b)
+        for pair, again in zip(first, (sampler.draw() for _ in range(20)), strict=True)
+        for a, b in zip(pair, again, strict=True)
+    )
+
+
+def test_instances_become_one_class(listed, tmp_path):
+    pair = read_list(open_bundle(listed), tmp_path / "list.json", tmp_path, "training")[0]
+    assert pair.name == "p0"
+    assert pair.instances
+    assert set(np.unique(load_labels(pair))) == {0, 1}
+    picture = load_picture(pair)
+    assert picture.image.shape == (3, 70, 90)
+    assert picture.mask.shape == (1, 70, 90)
+
+
+def test_pictures_that_do_not_fit_their_labels(tmp_path):
+    picture, ids = _discs(40, 50, 0)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(ids.T.copy()).save(tmp_path / "turned.png")
+    with pytest.raises(SourceError, match=r"Found a with a picture of \(40, 50\) and labels of \(50, 40\)"):
+        load_picture(Pair("a", tmp_path / "a.png", tmp_path / "turned.png", True))
+    with pytest.raises(SourceError, match="Found labels of a in colour"):
+        load_labels(Pair("a", tmp_path / "a.png", tmp_path / "a.png", True))
+    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.raises(SourceError, match="Found labels of a that cannot be read"):
+        load_labels(Pair("a", tmp_path / "a.png", tmp_path / "broken.png", True))
+
+
+def test_the_command_trains_from_the_bundles_configs_and_the_result_is_scored(listed, tmp_path):
+    arguments = [
+        "train",
+        str(listed),
+        "--data",
+        str(tmp_path / "list.json"),
+        "--root",
+        str(tmp_path),
+        "-o",
+        str(tmp_path / "runs"),
+    ]
+    outcome = CliRunner().invoke(app, [*arguments, "--steps", "2"])
+    assert outcome.exit_code == 0, outcome.output
+    assert open_bundle(listed).facts.state == "not trained"
+    outcome = CliRunner().invoke(app, [*arguments, "--steps", "3", "--publish"])
+    assert outcome.exit_code == 0, outcome.output
+    assert torch.load(tmp_path / "runs" / "nuclei" / "checkpoint.pt", weights_only=True)["step"] == 3
+    bundle = open_bundle(listed)
+    bundle.verify()
+    scores = evaluate_bundle(bundle, tmp_path / "list.json", tmp_path, "validation", lambda _: None)
+    assert set(scores["cases"]) == {"p4", "p5"}
+    assert 0 <= scores["mean_dice"] <= 1
+
+
+def test_the_shipped_list_is_whole_and_parted_by_picture(shared):
+    bundle = open_bundle(ROOT / "bundles" / NAME)
+    parts = {split: read_list(bundle, None, shared / "data", split) for split in ("training", "validation")}
+    assert [len(part) for part in parts.values()] == [319, 41]
+    assert not {p.image for p in parts["training"]} & {p.image for p in parts["validation"]}
+    picture = load_picture(parts["validation"][0])
+    assert 0 < float(picture.mask.mean()) < 1
