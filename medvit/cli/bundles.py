@@ -130,13 +130,14 @@ def fetch(
     shown = Shown(json=as_json, debug=debug)
     with guarded(shown):
         from medvit.errors import FetchError
+        from medvit.progress import Cancelled
         from medvit.store.fetching import Request
         from medvit.store.fetching import fetch as fetch_bundle
 
         request = Request(name, given, overwrite, "--yes" if yes else "asked")
         try:
             outcome = fetch_bundle(request, lambda card: _agree(card, yes, as_json), lambda: watched(shown))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Cancelled):
             raise FetchError(_KEPT) from None
         bundle, entry = outcome.bundle, outcome.entry
         if as_json:

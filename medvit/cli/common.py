@@ -32,6 +32,9 @@ __all__ = [
 
 FAILED, FLAGGED = 1, 3
 
+_RUNNING: list[Progress] = []
+"""What a signal cancels, in case a library swallows the interrupt itself (as some do while they import)."""
+
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; created.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 RepairTags = Annotated[
@@ -79,22 +82,25 @@ def _fail(text: str) -> NoReturn:
 def guarded(shown: Shown) -> Iterator[None]:
     """Turn errors into one clear line and exit code 1; a termination signal counts as Ctrl-C."""
     from medvit.errors import MedvitError
+    from medvit.progress import Cancelled
 
     asked: list[int] = []
 
     def interrupt(number: int, _: Any) -> NoReturn:
         asked.append(number)
+        for progress in _RUNNING:
+            progress.cancel()
         raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except (Cancelled, KeyboardInterrupt):
+        _fail("Cancelled: nothing was written.")
     except MedvitError as error:
         if shown.debug:
             raise
         _fail(f"Error: {error}")
-    except KeyboardInterrupt:
-        _fail("Cancelled: nothing was written.")
     except MemoryError:
         if shown.debug:
             raise
@@ -117,7 +123,17 @@ def guarded(shown: Shown) -> Iterator[None]:
 
 @contextmanager
 def watched(shown: Shown) -> Iterator[Progress]:
-    """A ``Progress`` drawn as a bar with the time left, where a person is watching."""
+    """A ``Progress`` that a signal cancels, drawn as a bar with the time left where a person is watching."""
+    with _drawn(shown) as progress:
+        _RUNNING.append(progress)
+        try:
+            yield progress
+        finally:
+            _RUNNING.remove(progress)
+
+
+@contextmanager
+def _drawn(shown: Shown) -> Iterator[Progress]:
     from medvit.progress import Progress
 
     if shown.quiet or shown.json or not sys.stderr.isatty():
