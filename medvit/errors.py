@@ -12,6 +12,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "ChecksumError",
+    "DivergedError",
     "ExportError",
     "FetchError",
     "GeometryError",
@@ -23,6 +24,7 @@ __all__ = [
     "SelectionError",
     "ShapeError",
     "SourceError",
+    "StoppedError",
     "StoreError",
     "system_words",
 ]
@@ -74,6 +76,14 @@ class CheckpointError(MedvitError, ValueError):
 
 class ExportError(MedvitError, RuntimeError):
     """A network cannot be written in an exchange format, or the written one answers differently."""
+
+
+class DivergedError(MedvitError, FloatingPointError):
+    """A training run's loss is no number any more."""
+
+
+class StoppedError(MedvitError, RuntimeError):
+    """A training run was interrupted; it can go on."""
 
 
 class StoreError(MedvitError, OSError):

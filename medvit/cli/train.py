@@ -27,13 +27,32 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for checkpoints and curves; an earlier run there is resumed.")
     ] = Path("runs"),
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps in all; default: the bundle's.")] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Which of the bundle's training configs, configs/<name>.json.")
+    ] = "train",
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Weights to start from: a checkpoint or a bundle's name.", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Optimiser steps in all; default: the bundle's.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, or mixed: bf16 or, on GPUs, fp16.")] = "fp32",
+    workers: Annotated[int, typer.Option("--workers", help="Processes that prepare samples.", min=0)] = 0,
     publish: Annotated[bool, typer.Option("--publish", help="Write the weights into the bundle when done.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Train a segmentation bundle; a killed run goes on where it was."""
+    """Train a bundle; a killed run goes on where it was.
+
+    On several GPUs: torchrun --nproc_per_node N -m medvit train BUNDLE.
+    """
     with guarded(Shown(debug=debug)):
         from medvit.bundles import open_bundle
+        from medvit.training.data import DataList
         from medvit.training.trainer import TrainSettings, train_bundle
 
-        train_bundle(open_bundle(bundle), TrainSettings(data, root, output, steps, publish))
+        opened = open_bundle(bundle)
+        images = DataList(data, root)
+        settings = TrainSettings(images, output, steps, publish, recipe, start, device, precision, workers)
+        train_bundle(opened, settings)

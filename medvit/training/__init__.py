@@ -1,6 +1,7 @@
-"""Training what the bundles ship: patches, losses, the loop."""
+"""Training what the bundles ship: samples, objectives, the one loop."""
 
 from medvit.training.loop import LoopSettings, TrainingLoop
 from medvit.training.patches import Case, PatchSampler, PatchSettings
+from medvit.training.recipe import Recipe
 
-__all__ = ["Case", "LoopSettings", "PatchSampler", "PatchSettings", "TrainingLoop"]
+__all__ = ["Case", "LoopSettings", "PatchSampler", "PatchSettings", "Recipe", "TrainingLoop"]

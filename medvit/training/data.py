@@ -4,17 +4,54 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import nibabel as nib
 import numpy as np
+from torch import Tensor
 
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
-from medvit.training.patches import Case
 
-__all__ = ["Pair", "data_root", "load_case", "load_labels", "read_list"]
+__all__ = ["DataList", "Draws", "Pair", "Sampler", "data_root", "load_labels", "read_list"]
+
+
+@dataclass(frozen=True)
+class DataList:
+    """Which images a run takes.
+
+    Attributes:
+        data: data list (JSON); None for the bundle's.
+        root: folder the list's paths start from; None for the shared data beside the project, or the list's folder.
+        split: the part of the list.
+    """
+
+    data: Path | None = None
+    root: Path | None = None
+    split: str = "training"
+
+
+class Sampler(Protocol):
+    """What the loop draws batches from."""
+
+    def batch(self, size: int) -> tuple[Tensor, ...]:
+        """What the objective takes, stacked along a first batch axis."""
+        ...
+
+    def reseed(self, seed: int | Sequence[int]) -> None:
+        """Start a new stream; the same seed gives the same batches."""
+        ...
+
+
+class Draws(Protocol):
+    """How samples are drawn: a recipe's settings, from which a sampler is made."""
+
+    def sampler(self, bundle: Bundle, data: DataList, seed: int) -> Sampler:
+        """Read the images of a list and draw from them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -103,22 +140,3 @@ def load_labels(pair: Pair) -> np.ndarray:
             f"Found labels of {pair.name} in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
         )
     return (ids > 0).astype(np.uint8) if pair.instances else ids
-
-
-def load_case(pair: Pair, classes: int) -> Case:
-    """A pair on the closest RAS axes, in memory.
-
-    Raises:
-        SourceError: image and labels on different grids, or ids the bundle does not know.
-    """
-    image, labels = (nib.as_closest_canonical(nib.load(p)) for p in (pair.image, pair.label))
-    if image.shape != labels.shape or not np.allclose(image.affine, labels.affine, atol=1e-3):
-        raise SourceError(
-            f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
-        )
-    ids = np.asarray(labels.dataobj)
-    if ids.max() >= classes:
-        raise SourceError(
-            f"Found label {int(ids.max())} in {pair.name}; the bundle knows 0..{classes - 1}. Correct the labels."
-        )
-    return Case.build(pair.name, image.get_fdata(dtype=np.float32), ids, image.header.get_zooms()[:3])

@@ -1,168 +1,207 @@
-"""The training loop: constant rate, moving average, deep supervision, safe to kill and resume."""
+"""The one training loop: whatever the network, killed and resumed at any step, on one process or on many.
+
+A step depends on its number and on nothing before it but the weights: crops, noise and dropout are seeded by (seed,
+step, rank). A run that was killed and resumed therefore ends with the very weights of one that was not.
+"""
 
 from __future__ import annotations
 
-import csv
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import ignite.distributed as idist
 import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
-from medvit.training.losses import weighted_dice_ce
+from medvit.errors import DivergedError, StoppedError
+from medvit.training.data import Sampler
+from medvit.training.logs import Log
+from medvit.training.machine import Machine
+from medvit.training.objectives import Objective
 
-__all__ = ["LoopSettings", "Sampler", "TrainingLoop"]
-
-
-class Sampler(Protocol):
-    """What the loop draws batches from."""
-
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Images and labels, (batch, channel, *spatial) each."""
-        ...
-
-    def reseed(self, seed: int) -> None:
-        """Start a new stream."""
-        ...
+__all__ = ["LoopSettings", "TrainingLoop"]
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long and how fast to train.
+    """How long and how fast to train; a bundle's train.json says it.
 
     Attributes:
         steps: optimiser steps in all.
         cooldown_steps: the last steps, over which the learning rate falls linearly to zero. The rate is
             constant before them, so a run can be resumed and lengthened without a schedule to redo.
-        batch_size: patches per step.
-        learning_rate: AdamW's constant rate after 100 warm-up steps.
+        warmup_steps: the first steps, over which the rate rises linearly.
+        batch_size: samples per step and process.
+        learning_rate: AdamW's constant rate.
         weight_decay: AdamW's decoupled decay.
-        background_weights: (first step, cross-entropy weight of background) pairs in order. Light at first, so that
-            small organs are found at all; heavier later, so that their outlines tighten.
+        clip_norm: the gradient is shortened to this length where it is longer.
         ema_decay: decay of the moving average of weights, which is what is kept in the end.
-        deep_supervision: weight of the loss at half and quarter resolution.
         checkpoint_every: steps between checkpoints.
-        seed: seeds patches and initial weights.
+        validate_every: steps between scores on the validation split; 0 for none. Where there are scores, the average
+            with the best one is what is kept in the end.
+        patience: stop after so many scores without a better one; 0 never stops early.
+        seed: seeds samples, dropout and initial weights.
     """
 
     steps: int
     cooldown_steps: int = 1000
+    warmup_steps: int = 100
     batch_size: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
-    background_weights: Sequence[tuple[int, float]] = ((0, 0.1), (1500, 0.3), (4100, 1.0))
+    clip_norm: float = 1.0
     ema_decay: float = 0.998
-    deep_supervision: float = 0.3
     checkpoint_every: int = 100
+    validate_every: int = 0
+    patience: int = 0
     seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step: rising, constant, linear to zero at the end."""
+        left = (self.steps - step) / max(1, self.cooldown_steps)
+        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps), max(0.0, left))
+
+
+class _Batches(Dataset[tuple[Tensor, ...]]):
+    """Item ``step`` is that step's batch, whoever asks for it and when."""
+
+    def __init__(self, sampler: Sampler, settings: LoopSettings, rank: int) -> None:
+        self.sampler, self.settings, self.rank = sampler, settings, rank
+
+    def __getitem__(self, step: int) -> tuple[Tensor, ...]:
+        self.sampler.reseed((self.settings.seed, step, self.rank))
+        return self.sampler.batch(self.settings.batch_size)
 
 
 class TrainingLoop:
-    """Trains one Swin UNETR from a sampler of patches and keeps everything needed to go on in ``folder``."""
+    """Trains an objective on what a sampler draws and keeps everything needed to go on in ``folder``.
+
+    Args:
+        objective: the network and its loss, on the CPU; moved to the machine's device.
+        sampler: draws batches.
+        settings: how long and how fast.
+        folder: ``checkpoint.pt``, ``best.pt``, ``curve.csv``, ``scores.csv`` and TensorBoard's files go there; a
+            checkpoint already there is resumed.
+        machine: device, precision, workers.
+        score: scores a network, higher is better, the first entry counts; None for no scores.
+    """
 
     def __init__(
         self,
-        network: nn.Module,
+        objective: Objective,
         sampler: Sampler,
         settings: LoopSettings,
         folder: Path,
-        validate: Callable[[nn.Module], dict[str, float]] | None = None,
-        validate_every: int = 1000,
+        machine: Machine | None = None,
+        score: Callable[[nn.Module], dict[str, float]] | None = None,
     ) -> None:
-        self.network = network
-        self.sampler = sampler
-        self.settings = settings
-        self.folder = folder
-        self.validate = validate
-        self.validate_every = validate_every
+        self.settings, self.sampler, self.folder, self.score = settings, sampler, folder, score
+        self.machine = machine or Machine()
         self.step = 0
-        self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        self.taps: dict[str, Tensor] = {}
-        self.heads = self._supervise(network)
+        self.best = -math.inf
+        self.objective = objective.to(self.machine.device)
+        self.network = objective.network
+        self.restart_average()
         self.optimizer = torch.optim.AdamW(
-            [*network.parameters(), *self.heads.parameters()],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+            objective.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        self.scaler = torch.amp.GradScaler(self.machine.device.type, enabled=self.machine.scaled)
+        self.stopping = self._early_stopping()
+        self.first = idist.get_rank() == 0
+        self.log = Log(folder, self.first)
+        self._wrapped: nn.Module = objective
+        self._mean = math.nan
 
     @property
     def checkpoint(self) -> Path:
         """Where the newest state lies."""
         return self.folder / "checkpoint.pt"
 
-    def _supervise(self, network: Any) -> nn.ModuleDict:
-        heads: dict[str, nn.Module] = {}
-        classes = network.out.conv.conv.out_channels
-        for name in ("decoder2", "decoder3"):
-            stage = getattr(network, name)
-            stage.register_forward_hook(lambda _m, _i, out, name=name: self.taps.__setitem__(name, out))
-            heads[name] = nn.Conv3d(stage.conv_block.conv3.conv.out_channels, classes, 1)
-        return nn.ModuleDict(heads)
-
-    def rate(self, step: int) -> float:
-        """Learning rate at a step: 100 steps of warm-up, constant, linear to zero at the end."""
-        s = self.settings
-        left = (s.steps - step) / max(1, s.cooldown_steps)
-        return s.learning_rate * min(1.0, (step + 1) / 100, max(0.0, left))
-
-    def background(self, step: int) -> float:
-        """Cross-entropy weight of background at a step."""
-        return [weight for first, weight in self.settings.background_weights if first <= step][-1]
-
-    def loss(self, image: Tensor, labels: Tensor) -> Tensor:
-        """Loss at full resolution plus the supervised stages."""
-        s, background = self.settings, self.background(self.step)
-        total = weighted_dice_ce(self.network(image), labels, background)
-        for name, factor in (("decoder2", 2), ("decoder3", 4)):
-            logits = self.heads[name](self.taps[name])
-            coarse = F.interpolate(labels.float(), scale_factor=1 / factor, mode="nearest").long()
-            total = total + s.deep_supervision / (factor / 2) * weighted_dice_ce(logits, coarse, background)
-        return total
+    def restart_average(self) -> None:
+        """Let the average be the network's present weights."""
+        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
 
     def run(self) -> dict[str, Tensor]:
-        """Train to the last step and return the averaged weights."""
+        """Train to the last step, or until scores stop rising, and return the averaged weights to keep, on the CPU.
+
+        Raises:
+            DivergedError: the loss is no longer finite. StoppedError: interrupted.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
-        mean, start = 0.0, time.perf_counter()
-        self.network.train()
-        while self.step < self.settings.steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate(self.step)
-            image, labels = self.sampler.batch(self.settings.batch_size)
-            loss = self.loss(image, labels)
-            if not bool(torch.isfinite(loss)):
-                raise FloatingPointError(
-                    f"The loss became {loss.item()} at step {self.step}; the last good weights are in {self.checkpoint}."
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-            self.optimizer.step()
-            self.step += 1
-            self._track()
-            mean = loss.item() if mean == 0.0 else 0.98 * mean + 0.02 * loss.item()
-            if self.step % 20 == 0:
-                self._log(
-                    {
-                        "step": self.step,
-                        "loss": round(mean, 4),
-                        "rate": self.rate(self.step),
-                        "seconds_per_step": round((time.perf_counter() - start) / 20, 2),
-                    }
-                )
-                start = time.perf_counter()
-            if self.step % self.settings.checkpoint_every == 0:
-                self.save()
-            if self.validate and self.step % self.validate_every == 0:
-                self._score()
-                start = time.perf_counter()
-        self.save()
-        return self.average
+        if self.step < self.settings.steps and not 0 < self.settings.patience <= self.stopping.counter:
+            if idist.get_world_size() > 1:
+                # some objectives leave parameters out of some steps
+                self._wrapped = idist.auto_model(self.objective, find_unused_parameters=True)
+            try:
+                self._engine().run(self._loader(), max_epochs=1)
+            except KeyboardInterrupt:
+                raise StoppedError(
+                    f"Stopped at step {self.step} of {self.settings.steps}; the newest checkpoint is in {self.folder}. Give the same "
+                    "command again to go on from it."
+                ) from None
+        self.log.close()
+        return self.objective.finish({k: v.cpu() for k, v in self._kept().items()})
+
+    def _loader(self) -> DataLoader[tuple[Tensor, ...]]:
+        batches = _Batches(self.sampler, self.settings, idist.get_rank())
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(self.step, self.settings.steps),
+            num_workers=self.machine.workers,
+            pin_memory=self.machine.device.type == "cuda",
+        )
+
+    def _engine(self) -> Engine:
+        """The loop itself; what happens beside a step is attached in the order in which it happens."""
+        s = self.settings
+        engine = Engine(self._train_one)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._track)
+        engine.add_event_handler(self._every(20), self._tell)
+        if self.score is not None and s.validate_every:
+            engine.add_event_handler(self._every(s.validate_every), self._validate)
+        engine.add_event_handler(self._every(s.checkpoint_every), self.save)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+        self.stopping.trainer = engine
+        self.objective.train()
+        self._since, self._from = time.perf_counter(), self.step
+        return engine
+
+    def _every(self, steps: int) -> Any:
+        return Events.ITERATION_COMPLETED(event_filter=lambda _engine, _event: self.step % steps == 0)
+
+    def _train_one(self, _: Engine, batch: tuple[Tensor, ...]) -> None:
+        s, m = self.settings, self.machine
+        torch.manual_seed(hash((s.seed, self.step, idist.get_rank())) & 0x7FFFFFFF)
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.rate(self.step)
+        self.objective.step = self.step
+        moved = [t.to(m.device, non_blocking=True) for t in batch]
+        with m.autocast():
+            loss = self._wrapped(*moved)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"Found a loss of {value} at step {self.step}; the last good weights are in {self.checkpoint}. Lower learning_rate "
+                "in train.json and give the same command again."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.objective.parameters(), s.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        self._mean = value if math.isnan(self._mean) else 0.98 * self._mean + 0.02 * value
 
     def _track(self) -> None:
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
@@ -173,49 +212,80 @@ class TrainingLoop:
             else:
                 kept.copy_(value)
 
-    def _score(self) -> None:
-        assert self.validate is not None
-        now = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self.network.load_state_dict(self.average)
-        self.network.eval()
-        with torch.inference_mode():
-            scores = self.validate(self.network)
-        self.network.load_state_dict(now)
-        self.network.train()
-        self._log({"step": self.step, **{k: round(v, 3) for k, v in scores.items()}}, "scores.csv")
+    def _tell(self) -> None:
+        seconds = (time.perf_counter() - self._since) / max(1, self.step - self._from)
+        row = {
+            "loss": round(self._mean, 4),
+            "rate": self.settings.rate(self.step),
+            "seconds_per_step": round(seconds, 2),
+        }
+        self.log.write("curve", self.step, row)
+        self._since, self._from = time.perf_counter(), self.step
 
-    def _log(self, row: dict[str, Any], name: str = "curve.csv") -> None:
-        path = self.folder / name
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(row, flush=True)
+    def _early_stopping(self) -> EarlyStopping:
+        return EarlyStopping(
+            patience=self.settings.patience or 1_000_000,
+            score_function=lambda _: self._latest,
+            trainer=Engine(lambda *_: None),  # the engine of a run takes its place
+        )
+
+    def _validate(self, engine: Engine) -> None:
+        assert self.score is not None
+        scores: dict[str, float] = {}
+        if self.first:
+            now = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            self.network.load_state_dict(self.average)
+            self.network.eval()
+            with torch.inference_mode():
+                scores = self.score(self.network)
+            self.network.load_state_dict(now)
+            self.network.train()
+            self.log.write("scores", self.step, {k: round(v, 4) for k, v in scores.items()})
+        # every process must come to the same decision
+        self._latest = float(idist.broadcast(next(iter(scores.values()), math.nan), src=0))
+        if self._latest > self.best:
+            self.best = self._latest
+            self._store(self.folder / "best.pt", {"step": self.step, "score": self.best, "average": self.average})
+        self.stopping(engine)
+        self._since, self._from = time.perf_counter(), self.step
+
+    def _kept(self) -> dict[str, Tensor]:
+        """The average that scored best where there are scores, else the last."""
+        if self.best == -math.inf:
+            return self.average
+        found: dict[str, Tensor] = torch.load(self.folder / "best.pt", weights_only=True, map_location="cpu")["average"]
+        return found
 
     def save(self) -> None:
         """Write the whole state under a temporary name, then rename it."""
         state = {
             "step": self.step,
-            "network": self.network.state_dict(),
-            "heads": self.heads.state_dict(),
+            "best": self.best,
+            "objective": self.objective.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "stopping": dict(self.stopping.state_dict()),
+            "mean": self._mean,
         }
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        self._store(self.checkpoint, state)
+
+    def _store(self, path: Path, state: dict[str, Any]) -> None:
+        if self.first:
+            temporary = path.with_suffix(".tmp")
+            torch.save(state, temporary)
+            os.replace(temporary, path)
+        idist.barrier()
 
     def resume(self) -> None:
         """Go on from the newest checkpoint of the folder, if there is one."""
         if not self.checkpoint.exists():
             return
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.step = state["step"]
-        self.network.load_state_dict(state["network"])
-        self.heads.load_state_dict(state["heads"])
+        state = torch.load(self.checkpoint, weights_only=True, map_location=self.machine.device)
+        self.step, self.best, self._mean = state["step"], state["best"], state["mean"]
+        self.objective.load_state_dict(state["objective"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
-        # patches drawn before the stop must not come again in the same order
-        self.sampler.reseed(self.settings.seed + self.step)
+        self.scaler.load_state_dict(state["scaler"])
+        self.stopping.load_state_dict(state["stopping"])
+        self.log.cut(self.step)

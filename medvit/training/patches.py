@@ -7,14 +7,20 @@ single affine map from patch voxels to volume voxels, so nothing is resampled tw
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Case", "PatchSampler", "PatchSettings"]
+from medvit.bundles import Bundle
+from medvit.errors import SourceError
+from medvit.training.data import DataList, Pair, read_list
+
+__all__ = ["Case", "PatchSampler", "PatchSettings", "load_case"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,11 @@ class PatchSettings:
     rotation_deg: float = 12.0
     scale: tuple[float, float] = (0.85, 1.2)
     swap_on_flip: tuple[tuple[int, int], ...] = ()
+
+    def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PatchSampler:
+        """Read the cases of a list and draw patches from them."""
+        pairs = read_list(bundle, data.data, data.root, data.split)
+        return PatchSampler([load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs], self, seed)
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,25 @@ class Case:
         )
 
 
+def load_case(pair: Pair, classes: int) -> Case:
+    """A pair on the closest RAS axes, in memory.
+
+    Raises:
+        SourceError: image and labels on different grids, or ids the bundle does not know.
+    """
+    image, labels = (nib.as_closest_canonical(nib.load(p)) for p in (pair.image, pair.label))
+    if image.shape != labels.shape or not np.allclose(image.affine, labels.affine, atol=1e-3):
+        raise SourceError(
+            f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
+        )
+    ids = np.asarray(labels.dataobj)
+    if ids.max() >= classes:
+        raise SourceError(
+            f"Found label {int(ids.max())} in {pair.name}; the bundle knows 0..{classes - 1}. Correct the labels."
+        )
+    return Case.build(pair.name, image.get_fdata(dtype=np.float32), ids, image.header.get_zooms()[:3])
+
+
 class PatchSampler:
     """Draws augmented (image, labels) patches, every class as often as any other."""
 
@@ -88,7 +118,7 @@ class PatchSampler:
             c: [case for case in cases if c in case.voxels] for c in sorted({c for k in cases for c in k.voxels})
         }
 
-    def reseed(self, seed: int) -> None:
+    def reseed(self, seed: int | Sequence[int]) -> None:
         """Start a new stream of patches."""
         self.rng = np.random.default_rng(seed)
 

@@ -1,4 +1,4 @@
-"""Training on pictures: random crops, turns and brightness, for a network with a binary head."""
+"""Random crops of pictures with their masks: turns, zoom and brightness in one interpolation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from medvit.bundles import Bundle
 from medvit.errors import SourceError
 from medvit.io.images import read_image
 from medvit.pictures import unit_rgb
-from medvit.training.data import Pair, load_labels
-from medvit.training.loop import TrainingLoop
-from medvit.training.losses import bce_dice
+from medvit.training.data import DataList, Pair, load_labels, read_list
 
-__all__ = ["Picture", "PictureLoop", "PictureSampler", "PictureSettings", "load_picture"]
+__all__ = ["Picture", "PictureSampler", "PictureSettings", "load_picture"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,11 @@ class PictureSettings:
     gamma: tuple[float, float] = (0.7, 1.4)
     inverted: float = 0.2
     noise: float = 0.05
+
+    def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PictureSampler:
+        """Read the pictures of a list and draw crops from them."""
+        pairs = read_list(bundle, data.data, data.root, data.split)
+        return PictureSampler([load_picture(pair) for pair in pairs], self, seed)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class PictureSampler:
         self.settings = settings
         self.rng = np.random.default_rng(seed)
 
-    def reseed(self, seed: int) -> None:
+    def reseed(self, seed: int | Sequence[int]) -> None:
         """Start a new stream of crops."""
         self.rng = np.random.default_rng(seed)
 
@@ -127,14 +131,3 @@ class PictureSampler:
         image = image * float(rng.uniform(0.8, 1.2)) + float(rng.uniform(-0.1, 0.1))
         noise = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
         return (image + float(rng.uniform(0, s.noise)) * noise).clamp(0, 1)
-
-
-class PictureLoop(TrainingLoop):
-    """The training loop with half cross-entropy, half Dice on the one logit; no deep supervision."""
-
-    def _supervise(self, network: Any) -> nn.ModuleDict:
-        return nn.ModuleDict()
-
-    def loss(self, image: Tensor, labels: Tensor) -> Tensor:
-        """Loss of a batch of crops."""
-        return bce_dice(self.network(image), labels)

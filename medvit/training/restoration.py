@@ -1,10 +1,10 @@
-"""Training a restoration network: clean slices, degraded on the fly, and the loop that all networks share."""
+"""Pairs of a degraded and a clean slice, degraded anew each time one is drawn."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,24 +12,15 @@ import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.bundles import Bundle
-from medvit.errors import BundleError, ShapeError, SourceError
-from medvit.restoration import RestoreRWKV
+from medvit.errors import ShapeError, SourceError
 from medvit.restoration.degradations import LowDoseCT
-from medvit.training.data import data_root
-from medvit.training.loop import LoopSettings, TrainingLoop
-from medvit.training.restoration_losses import charbonnier, l1, ssim_loss
+from medvit.training.data import DataList, data_root
 
-__all__ = ["PairSampler", "PairSettings", "RestorationLoop", "RestorationRecipe", "Slices", "read_images"]
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l1": l1,
-    "charbonnier": charbonnier,
-    "l1+ssim": lambda restored, clean: l1(restored, clean) + 0.1 * ssim_loss(restored, clean),
-}
+__all__ = ["PairSampler", "PairSettings", "Slices", "read_images"]
 
 
 @dataclass(frozen=True)
@@ -48,28 +39,9 @@ class PairSettings:
     dose: tuple[float, float] = (0.05, 0.5)
     crop: tuple[int, int] = (128, 128)
 
-
-@dataclass(frozen=True)
-class RestorationRecipe:
-    """What a restoration bundle's train.json says.
-
-    Attributes:
-        network: the network to train.
-        pairs: how pairs are drawn.
-        loop: how the loop runs; what it says about classes is not used.
-        loss: "l1", "charbonnier" or "l1+ssim".
-    """
-
-    network: nn.Module
-    pairs: PairSettings
-    loop: LoopSettings
-    loss: str = "charbonnier"
-
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise BundleError(
-                f"Found the loss {self.loss!r}; it must be one of {', '.join(LOSSES)}. Correct train.json."
-            )
+    def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PairSampler:
+        """Read the clean volumes of a list and draw pairs from them."""
+        return PairSampler(read_images(bundle, data.data, data.root, data.split), self, seed)
 
 
 @dataclass(frozen=True)
@@ -132,7 +104,7 @@ class PairSampler:
         self.settings = settings
         self.rng = np.random.default_rng(seed)
 
-    def reseed(self, seed: int) -> None:
+    def reseed(self, seed: int | Sequence[int]) -> None:
         """Start a new stream of pairs."""
         self.rng = np.random.default_rng(seed)
 
@@ -158,26 +130,3 @@ class PairSampler:
         """A batch of pairs: two (batch, channel, i, j)."""
         degraded, clean = zip(*(self.draw() for _ in range(size)), strict=True)
         return torch.stack(degraded), torch.stack(clean)
-
-
-class RestorationLoop(TrainingLoop):
-    """The shared loop with a restoration loss in place of the segmentation's."""
-
-    def __init__(self, recipe: RestorationRecipe, sampler: PairSampler, folder: Path) -> None:
-        self.difference = LOSSES[recipe.loss]
-        super().__init__(recipe.network, sampler, recipe.loop, folder)  # draws pairs alike
-
-    def _supervise(self, network: nn.Module) -> nn.ModuleDict:
-        return nn.ModuleDict()
-
-    def loss(self, image: Tensor, labels: Tensor) -> Tensor:
-        """Loss of the restored (batch, channel, i, j) against the clean one, given as ``labels``."""
-        return self.difference(self.network(image), labels)
-
-    def run(self) -> dict[str, Tensor]:
-        """Train to the last step and return the averaged weights, their fused kernels computed anew."""
-        average = super().run()
-        if not isinstance(self.network, RestoreRWKV):
-            return average
-        self.network.load_state_dict(average)
-        return dict(self.network.refresh().state_dict())

@@ -1,21 +1,22 @@
-"""From a bundle and a data list to weights: reads the bundle's train.json over its inference.json."""
+"""From a bundle and a data list to weights: ``medvit train`` and ``monai.bundle run training`` both end in ``fit``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from monai.bundle import ConfigParser
 from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError
-from medvit.training.data import load_case, read_list
-from medvit.training.loop import LoopSettings, TrainingLoop
-from medvit.training.patches import PatchSampler, PatchSettings
-from medvit.training.pictures import PictureLoop, PictureSampler, PictureSettings, load_picture
+from medvit.pipeline import choose_device
+from medvit.training.data import DataList
+from medvit.training.loop import TrainingLoop
+from medvit.training.machine import Machine, several_processes
 from medvit.training.publish import publish
-from medvit.training.restoration import PairSampler, RestorationLoop, RestorationRecipe, read_images
+from medvit.training.recipe import Recipe, read_recipe
+from medvit.training.start import start_from
 
 __all__ = ["Recipe", "TrainSettings", "fit", "open_bundle", "train_bundle"]
 
@@ -25,74 +26,64 @@ class TrainSettings:
     """What a user may say about a training run; everything else is the bundle's.
 
     Attributes:
-        data: data list; None for the bundle's.
-        root: folder the list's paths start from.
-        output: checkpoints go to ``output/<bundle name>``.
+        data: the images to train on.
+        output: checkpoints and curves go to ``output/<bundle name>``, or a folder of the recipe's name in there.
         steps: optimiser steps in all; None for the bundle's.
         publish: write the averaged weights into the bundle in the end.
+        recipe: which of the bundle's training configs.
+        start: weights to start from, a checkpoint or a bundle's name; None for new ones.
+        device: auto, cpu, gpu, gpu:N or mps.
+        precision: fp32, bf16 or fp16.
+        workers: processes that prepare samples.
     """
 
-    data: Path | None = None
-    root: Path | None = None
+    data: DataList = field(default_factory=DataList)
     output: Path = Path("runs")
     steps: int | None = None
     publish: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a bundle's train.json says: the network to train, how patches are drawn, how the loop runs."""
-
-    network: nn.Module
-    patches: PatchSettings | PictureSettings
-    loop: LoopSettings
+    recipe: str = "train"
+    start: str | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    workers: int = 0
 
 
 def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
     """Train, or go on training, and return the checkpoint's path.
 
     Raises:
-        BundleError: the bundle has no train.json. SourceError: the data list is wrong.
+        BundleError: no such recipe. SourceError: the data list is wrong. CheckpointError: nothing to start from.
+        BackendError: no such device or precision. DivergedError, StoppedError: see ``TrainingLoop``.
     """
-    configs = [bundle.root / "configs" / name for name in ("inference.json", "train.json")]
-    if not configs[1].is_file():
+    if settings.publish and settings.recipe != "train":
         raise BundleError(
-            f"Found no configs/train.json in {bundle.name}; it says how to train. Choose a bundle that has one."
+            f"Found --publish with the recipe {settings.recipe}; only 'train' makes the bundle's weights. Train from its checkpoint: --from."
         )
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in configs])
-    if "recipe" not in parser.get():
-        raise BundleError(
-            f"Found no 'recipe' in configs/train.json of {bundle.name}; medvit train runs one. Train it by MONAI's own command, "
-            "which its docs/README.md states."
-        )
-    parser["bundle_root"] = str(bundle.root)
-    parser.get_parsed_content("initialize")
-    recipe: Recipe | RestorationRecipe = parser.get_parsed_content("recipe")
-    if settings.steps is not None:
-        cooldown = min(recipe.loop.cooldown_steps, settings.steps // 3)
-        recipe = replace(recipe, loop=replace(recipe.loop, steps=settings.steps, cooldown_steps=cooldown))
-    return fit(bundle, recipe, settings)
+    return fit(bundle, read_recipe(bundle, settings.recipe).shortened(settings.steps), settings)
 
 
-def fit(bundle: Bundle, recipe: Recipe | RestorationRecipe, settings: TrainSettings) -> Path:
+def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
     """Run a recipe on the cases of the list; ``python -m monai.bundle run training`` calls this as well."""
-    run = _loop(bundle, recipe, settings)
-    average = run.run()
-    if settings.publish:
-        publish(bundle, average)
-    return run.checkpoint
+    with several_processes(choose_device(settings.device)) as device:
+        machine = Machine(device, settings.precision, settings.workers)
+        folder = settings.output / bundle.name
+        if recipe.name != "train":
+            folder = folder / recipe.name
+        sampler = recipe.draws.sampler(bundle, settings.data, recipe.loop.seed)
+        run = TrainingLoop(recipe.objective, sampler, recipe.loop, folder, machine, _score(bundle, recipe, settings))
+        if settings.start is not None and not run.checkpoint.exists():
+            print(start_from(run.network, settings.start), flush=True)
+            run.restart_average()
+        average = run.run()
+        if settings.publish and run.first:
+            publish(bundle, average)
+        return run.checkpoint
 
 
-def _loop(bundle: Bundle, recipe: Recipe | RestorationRecipe, settings: TrainSettings) -> TrainingLoop:
-    """The loop of a recipe's kind, on the training cases."""
-    folder = settings.output / bundle.name
-    if isinstance(recipe, RestorationRecipe):
-        images = read_images(bundle, settings.data, settings.root, "training")
-        return RestorationLoop(recipe, PairSampler(images, recipe.pairs, recipe.loop.seed), folder)
-    pairs = read_list(bundle, settings.data, settings.root, "training")
-    if isinstance(recipe.patches, PictureSettings):
-        crops = PictureSampler([load_picture(pair) for pair in pairs], recipe.patches, recipe.loop.seed)
-        return PictureLoop(recipe.network, crops, recipe.loop, folder)
-    cases = [load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs]
-    return TrainingLoop(recipe.network, PatchSampler(cases, recipe.patches, recipe.loop.seed), recipe.loop, folder)
+def _score(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Callable[[nn.Module], dict[str, float]] | None:
+    """What scores the network on the validation split as users will run it; None where a recipe has no scores."""
+    if recipe.name != "train" or not 0 < recipe.loop.validate_every <= recipe.loop.steps:
+        return None
+    from medvit.training.evaluation import scorer
+
+    return scorer(bundle, settings.data.data, settings.data.root, "validation")

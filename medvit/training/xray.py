@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.inferers import SimpleInferer
-from monai.transforms import Transform
+from monai.transforms import Compose, Transform
 from torch import Tensor
 
 from medvit.bundles import Bundle
 from medvit.errors import ShapeError
 from medvit.io import open_source
 from medvit.reconstruction.drr import Geometry, Projector, attenuation_per_mm, volume_centre_mm
-from medvit.training.data import read_list
-from medvit.training.xray_losses import view_losses
+from medvit.training.data import DataList, read_list
 
-__all__ = ["EachView", "RadiographsAndLabels", "ViewLoss", "XrayField", "pairs"]
+__all__ = ["RadiographsAndLabels", "XrayField", "XrayPairs", "XraySampler"]
 
 
 @dataclass(frozen=True)
@@ -122,28 +120,47 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
         return found
 
 
-class EachView(SimpleInferer):  # type: ignore[misc]
-    """An inferer that asks the network for each view's logits, not their sum: what the loss needs."""
+@dataclass(frozen=True)
+class XrayPairs:
+    """How radiographs and labels are drawn.
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Stacked views (batch, 2, side, z) to two volumes of logits."""
-        found: tuple[Tensor, Tensor] = network.each_view(inputs)  # type: ignore[attr-defined]
-        return found
-
-
-class ViewLoss:
-    """``view_losses`` as MONAI's trainer calls a loss."""
-
-    def __call__(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The total, a scalar."""
-        plain = labels.as_tensor() if isinstance(labels, MetaTensor) else labels
-        return view_losses([v.as_tensor() if isinstance(v, MetaTensor) else v for v in logits], plain).total
-
-
-def pairs(bundle: Bundle, split: str) -> list[dict[str, str]]:
-    """The cases of a split as MONAI's datasets take them: ``{"image": path, "label": path}``.
-
-    Raises:
-        SourceError: see ``medvit.training.data.read_list``.
+    Attributes:
+        preparation: a case's paths (``image``, ``label``) to stacked views (2, side, z) under ``image`` and labels
+            (1, x, y, z) under ``label``; done once for each case and kept.
+        augmentation: random changes of the pictures, drawn anew for every sample.
     """
-    return [{"image": str(p.image), "label": str(p.label)} for p in read_list(bundle, None, None, split)]
+
+    preparation: Callable[[Mapping[Hashable, Any]], Mapping[Hashable, Any]]
+    augmentation: Compose
+
+    def sampler(self, bundle: Bundle, data: DataList, seed: int) -> XraySampler:
+        """Project the CTs of a list and draw from them."""
+        pairs = read_list(bundle, data.data, data.root, data.split)
+        made = [self.preparation({"image": str(p.image), "label": str(p.label)}) for p in pairs]
+        kept = [{k: torch.as_tensor(np.asarray(case[k])) for k in ("image", "label")} for case in made]
+        return XraySampler(kept, self.augmentation, seed)
+
+
+class XraySampler:
+    """Draws (views, labels), every case as often as any other."""
+
+    def __init__(self, cases: Sequence[Mapping[str, Tensor]], augmentation: Compose, seed: int) -> None:
+        self.cases = list(cases)
+        self.augmentation = augmentation
+        self.reseed(seed)
+
+    def reseed(self, seed: int | Sequence[int]) -> None:
+        """Start a new stream of samples."""
+        self.rng = np.random.default_rng(seed)
+        self.augmentation.set_random_state(seed=int(self.rng.integers(2**31)))
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Views (2, side, z) float32 in 0..1 and labels (1, x, y, z) int64."""
+        case = self.cases[int(self.rng.integers(len(self.cases)))]
+        changed = self.augmentation({**case})
+        return torch.as_tensor(np.asarray(changed["image"])), torch.as_tensor(np.asarray(changed["label"]))
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """A batch of samples: (batch, 2, side, z) and (batch, 1, x, y, z)."""
+        views, labels = zip(*(self.draw() for _ in range(size)), strict=True)
+        return torch.stack(views), torch.stack(labels)

@@ -50,7 +50,7 @@ def listed(tmp_path) -> Path:
     (tmp_path / "list.json").write_text(json.dumps(content))
     for name, change in (
         ("inference.json", lambda c: c["network_def"].update(embed_dim=16)),
-        ("train.json", lambda c: (c["patches"].update(roi_size=[64, 64]), c["loop"].update(batch_size=2))),
+        ("train.json", lambda c: (c["draws"].update(roi_size=[64, 64]), c["loop"].update(batch_size=2))),
     ):
         path = folder / "configs" / name
         config = json.loads(path.read_text())

@@ -15,12 +15,12 @@ from medvit.bundles import load_weights, open_bundle
 from medvit.errors import BundleError, ShapeError, SourceError
 from medvit.restoration import RestoreRWKV
 from medvit.restoration.degradations import LowDoseCT, ParallelBeam
-from medvit.training import LoopSettings
+from medvit.training import LoopSettings, TrainingLoop
+from medvit.training.data import DataList
+from medvit.training.objectives import RestorationObjective
 from medvit.training.restoration import (
     PairSampler,
     PairSettings,
-    RestorationLoop,
-    RestorationRecipe,
     Slices,
     read_images,
 )
@@ -40,10 +40,11 @@ def _pairs(**changes) -> PairSettings:
     return PairSettings(**{"intensity_range": RANGE, "scanner": scanner, "crop": (16, 16), **changes})
 
 
-def _recipe(**changes) -> RestorationRecipe:
+def _loop(folder: Path, loss: str) -> TrainingLoop:
     torch.manual_seed(0)
-    network = RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)
-    return RestorationRecipe(network, _pairs(), LoopSettings(steps=4, cooldown_steps=1, checkpoint_every=2), **changes)
+    objective = RestorationObjective(RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1), loss)
+    sampler = PairSampler([_case()], _pairs(), 0)
+    return TrainingLoop(objective, sampler, LoopSettings(steps=4, cooldown_steps=1, checkpoint_every=2), folder)
 
 
 def test_pairs_lie_on_each_other_and_only_noise_differs():
@@ -72,12 +73,11 @@ def test_pairs_are_the_same_for_a_seed():
 
 @pytest.mark.parametrize("loss", ["l1", "charbonnier", "l1+ssim"])
 def test_the_loop_runs_resumes_and_gives_true_fused_kernels(loss, tmp_path):
-    recipe = _recipe(loss=loss)
-    average = RestorationLoop(recipe, PairSampler([_case()], recipe.pairs, 0), tmp_path).run()
+    average = _loop(tmp_path, loss).run()
     network = RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)
     network.load_state_dict(average)
     assert all(torch.allclose(s.conv5x5_reparam.weight, s.kernel()) for s in network.shifts())
-    again = RestorationLoop(_recipe(loss=loss), PairSampler([_case()], recipe.pairs, 0), tmp_path)
+    again = _loop(tmp_path, loss)
     again.resume()
     assert again.step == 4
 
@@ -89,14 +89,14 @@ def test_medvit_train_runs_the_bundles_recipe_and_publishes(tmp_path, monkeypatc
     config["network_def"].update(dim=4, num_blocks=[1, 1, 1, 1])
     (folder / "configs" / "inference.json").write_text(json.dumps(config))
     train = json.loads((folder / "configs" / "train.json").read_text())
-    train["pairs"]["crop"] = [16, 16]
-    train["loop"]["batch_size"] = 1
+    train["draws"]["crop"] = [16, 16]
+    train["loop"].update(batch_size=1, validate_every=0)
     train["scanner"]["beam"]["views"] = 8
     (folder / "configs" / "train.json").write_text(json.dumps(train))
     nib.save(nib.Nifti1Image(_case().image, np.diag([2.0, 2.0, 3.0, 1.0])), tmp_path / "a.nii.gz")
     listed = tmp_path / "list.json"
     listed.write_text(json.dumps({"training": [{"image": "a.nii.gz"}], "validation": []}))
-    settings = TrainSettings(listed, tmp_path, tmp_path / "runs", steps=3, publish=True)
+    settings = TrainSettings(DataList(listed, tmp_path), tmp_path / "runs", steps=3, publish=True)
     assert train_bundle(open_bundle(folder), settings).is_file()
     trained = open_bundle(folder)
     assert trained.facts.state == "trained"
@@ -125,7 +125,7 @@ def test_wrong_lists_are_named(tmp_path):
 
 def test_wrong_recipes_are_named():
     with pytest.raises(BundleError, match="the loss 'l2'; it must be one of l1, charbonnier, l1"):
-        _recipe(loss="l2")
+        RestorationObjective(RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1), "l2")
     for changes in ({"dose": (0.0, 1.0)}, {"dose": (0.5, 0.1)}, {"crop": (0, 8)}):
         with pytest.raises(
             ShapeError, match="positive doses in order, a crop of at least a pixel and a volume are needed"

@@ -148,6 +148,8 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str | None = 
         ImageError: NaN or infinite values (looked for on the CPU; a GPU is not made to wait, there they travel on).
         BackendError: the backend asked for cannot take these tensors; the message says why.
     """
+    if torch.amp.is_autocast_available(k.device.type) and torch.is_autocast_enabled(k.device.type):
+        w, u, v = (t.to(k.dtype) for t in (w, u, v))  # autocast leaves parameters in float32
     _check(w, u, k, v)
     chosen = _choose(backend, k)
     if k.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -71,7 +71,8 @@ def window_attention(
     Padding, roll, partition, mask and their reverse are done by index, exactly as MONAI's Swin has them.
 
     Args:
-        qkv: (batch, *spatial, 3C) float on the natural layout; last axis q, k, v, each heads x head_dim.
+        qkv: (batch, *spatial, 3C) float on the natural layout; last axis q, k, v, each heads x head_dim. Half precision
+            is computed in float32 and comes back in its own type.
         bias_table: (prod(2·window - 1), heads), relative position bias of the full window size.
         num_heads: heads; divides C.
         window_size: window along each spatial axis; sides at or below it shrink it and drop the shift.
@@ -102,6 +103,9 @@ def window_attention(
     if windows is not None:
         layout = _subset(layout, windows)
     pad = qkv_bias if qkv_bias is not None else qkv.new_zeros(width)
+    given = qkv.dtype
+    if given in (torch.float16, torch.bfloat16):  # as autocast's: the sums and the softmax want float32
+        qkv, bias_table, pad = qkv.float(), bias_table.float(), pad.float()
     flat = qkv.reshape(qkv.shape[0], -1, width)
     if _choose(backend, qkv) == "reference":
         out = window_attention_reference(flat, bias_table, pad, layout, num_heads)
@@ -109,4 +113,4 @@ def window_attention(
         from medvit.kernels.window_attention.cpu import window_attention_cpu
 
         out = window_attention_cpu(flat, bias_table, pad, layout, num_heads)
-    return out.view(qkv.shape[0], *spatial, width // 3)
+    return out.view(qkv.shape[0], *spatial, width // 3).to(given)

@@ -1,0 +1,70 @@
+"""Curves of a training run: CSV always, TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Log"]
+
+
+class Log:
+    """Writes rows of numbers to ``<name>.csv`` in a folder, to TensorBoard and to the screen.
+
+    Args:
+        folder: where the files go.
+        first: whether this process writes at all; of several, one does.
+    """
+
+    def __init__(self, folder: Path, first: bool = True) -> None:
+        self.folder, self.first = folder, first
+        self._board: Any = None
+
+    def write(self, name: str, step: int, row: dict[str, float]) -> None:
+        """Add a row; columns are those of the first row."""
+        if not self.first:
+            return
+        path = self.folder / f"{name}.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, ["step", *row])
+            if new:
+                writer.writeheader()
+            writer.writerow({"step": step, **row})
+        board = self._open_board()
+        for key, value in row.items():
+            if board:
+                board.add_scalar(f"{name}/{key}", value, step)
+        print(f"step {step}  " + "  ".join(f"{key} {value:g}" for key, value in row.items()), flush=True)
+
+    def cut(self, step: int) -> None:
+        """Drop rows after a step: a resumed run makes them again."""
+        if not self.first:
+            return
+        for path in (self.folder / "curve.csv", self.folder / "scores.csv"):
+            if path.exists():
+                head, *rows = path.read_text().splitlines(keepends=True)
+                kept = [row for row in rows if row.split(",")[0].isdigit() and int(row.split(",")[0]) <= step]
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text("".join([head, *kept]))
+                os.replace(temporary, path)
+
+    def close(self) -> None:
+        """Flush what TensorBoard holds back."""
+        if self._board:
+            self._board.close()
+
+    def _open_board(self) -> Any:
+        if self._board is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._board = False
+                print(
+                    "TensorBoard is not installed, so curves go to CSV alone: pip install 'medvit[train]'.", flush=True
+                )
+            else:
+                self._board = SummaryWriter(self.folder / "tensorboard")
+        return self._board

@@ -1,0 +1,66 @@
+"""What a training run uses of the machine it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import ignite.distributed as idist
+import torch
+
+from medvit.errors import BackendError
+
+__all__ = ["Machine", "several_processes"]
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Device, precision and helpers; nothing here changes what is learnt but for rounding.
+
+    Attributes:
+        device: where to train. Of several processes each takes its own GPU.
+        precision: "fp32", or mixed precision with "bf16" or, on GPUs, "fp16" with a scaled loss.
+        workers: processes that prepare samples beside the training; 0 prepares them in between.
+
+    Raises:
+        BackendError: another precision, or one that the device does not train in.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: str = "fp32"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in _TYPES:
+            raise BackendError(
+                f"Found precision {self.precision!r}; it must be one of {', '.join(_TYPES)}. Correct --precision."
+            )
+        if self.precision == "fp16" and self.device.type != "cuda":
+            raise BackendError(
+                f"Found precision fp16 on {self.device.type}; it needs a CUDA GPU to train. Take --precision bf16 or fp32."
+            )
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the loss must be scaled, since small gradients would vanish."""
+        return self.precision == "fp16"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision within, where it was asked for."""
+        return torch.autocast(self.device.type, _TYPES[self.precision], enabled=self.precision != "fp32")
+
+
+@contextmanager
+def several_processes(device: torch.device) -> Iterator[torch.device]:
+    """Join the other processes if ``torchrun`` started this one; gives the device of this process."""
+    if not torch.distributed.is_torchelastic_launched():
+        yield device
+        return
+    idist.initialize("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield idist.device()
+    finally:
+        idist.finalize()

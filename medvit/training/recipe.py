@@ -1,0 +1,74 @@
+"""A bundle's training config as one object: what is trained for, how samples are drawn, how the loop runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from monai.bundle import ConfigParser
+
+from medvit.bundles import Bundle
+from medvit.errors import BundleError
+from medvit.training.data import Draws
+from medvit.training.loop import LoopSettings
+from medvit.training.objectives import Objective
+
+__all__ = ["Recipe", "read_recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a bundle's train.json says.
+
+    Attributes:
+        objective: the network and its loss.
+        draws: how samples are drawn.
+        loop: how long and how fast.
+        name: the config's name; ``train`` makes weights that can be published.
+    """
+
+    objective: Objective
+    draws: Draws
+    loop: LoopSettings
+    name: str = "train"
+
+    def shortened(self, steps: int | None) -> Recipe:
+        """The same for another number of steps, of which at most a third are cooling down."""
+        if steps is None:
+            return self
+        return replace(
+            self, loop=replace(self.loop, steps=steps, cooldown_steps=min(self.loop.cooldown_steps, steps // 3))
+        )
+
+
+def read_recipe(bundle: Bundle, name: str = "train") -> Recipe:
+    """Build a recipe from ``configs/<name>.json`` over the bundle's inference.json.
+
+    Raises:
+        BundleError: no such config, one without a recipe, or one that cannot be built.
+    """
+    configs = [bundle.root / "configs" / f"{part}.json" for part in ("inference", name)]
+    if not configs[1].is_file():
+        others = sorted(p.stem for p in configs[1].parent.glob("*.json") if '"recipe"' in p.read_text())
+        raise BundleError(
+            f"Found no configs/{name}.json in {bundle.name}; it says how to train. Choose "
+            + (f"one that it has: --recipe {others[0]}." if others else "a bundle that has one.")
+        )
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in configs])
+    if "recipe" not in parser.get():
+        raise BundleError(
+            f"Found no 'recipe' in configs/{name}.json of {bundle.name}; medvit train runs one. Train it by MONAI's own command, "
+            "which its docs/README.md states."
+        )
+    parser["bundle_root"] = str(bundle.root)
+    try:
+        parser.get_parsed_content("initialize")
+        recipe: Recipe = parser.get_parsed_content("recipe")
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, BundleError):
+            raise cause from None
+        raise BundleError(
+            f"Found a configs/{name}.json of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}. Correct it."
+        ) from error
+    return replace(recipe, name=name)

@@ -1,0 +1,53 @@
+"""Starting a training run from weights that are there already: a checkpoint of ours, a bundle, a published file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from medvit.bundles import open_bundle
+from medvit.checkpoints import read_checkpoint, unwrap
+from medvit.errors import CheckpointError
+
+__all__ = ["start_from"]
+
+
+def start_from(network: nn.Module, given: str) -> str:
+    """Give a network, in place, every tensor of the same name and shape that the weights hold; say how many.
+
+    What has another shape (a head for other labels, say) stays as it was drawn.
+
+    Args:
+        network: the network.
+        given: a file of weights or a checkpoint of a run (its averaged weights are taken), or a bundle's name.
+
+    Raises:
+        CheckpointError: nothing fits. BundleError: no such bundle, or not trained.
+    """
+    stored = _weights(given)
+    own = network.state_dict()
+    fitting = {k: v.to(own[k].dtype) for k, v in stored.items() if k in own and own[k].shape == v.shape}
+    learnt = [k for k, v in own.items() if v.is_floating_point()]
+    if not set(fitting).intersection(learnt):
+        raise CheckpointError(
+            f"Found no tensor in {given} that fits {type(network).__name__} (it holds {', '.join(sorted(stored)[:3])}, …); weights of "
+            "the same architecture are needed. Published layouts are read by medvit.load_published."
+        )
+    network.load_state_dict(fitting, strict=False)
+    new = [k for k in learnt if k not in fitting]
+    left = f"; newly drawn: {', '.join(new[:4])}{', …' if len(new) > 4 else ''}" if new else ""
+    return f"Starting from {given}: {len(learnt) - len(new)} of {len(learnt)} tensors{left}."
+
+
+def _weights(given: str) -> Mapping[str, Tensor]:
+    path = Path(given)
+    if not path.is_file():
+        bundle = open_bundle(given)
+        bundle.require_trained()
+        bundle.verify()
+        path = bundle.weights
+    content = read_checkpoint(path)
+    average = content.get("average")
+    return average if isinstance(average, Mapping) else unwrap(content)
