@@ -136,8 +136,8 @@ def test_weights_weigh_and_one_seed_gives_one_loss():
 
 
 def test_the_three_tasks_are_learnt():
-    before, after = _learn(_objective(), _volumes(), 10, 1e-3)
-    assert after < before - 0.15
+    before, after = _learn(_objective(), _volumes(), 6, 1e-3)
+    assert after < before - 0.1
 
 
 def test_averaged_weights_fit_the_whole_network():
@@ -187,8 +187,8 @@ def test_twins_learn_in_the_encoder_alone_and_repeat():
     pictures = torch.rand(4, 3, 8, 8, generator=g).repeat_interleave(8, 2).repeat_interleave(8, 3)
     encoder = objective.network.encoder.embed.weight.detach().clone()
     head = objective.network.head[0].weight.detach().clone()
-    before, after = _learn(objective, pictures, 25, 2e-3)
-    assert after < 0.8 * before
+    before, after = _learn(objective, pictures, 12, 2e-3)
+    assert after < 0.9 * before
     assert not torch.equal(objective.network.encoder.embed.weight, encoder)
     assert torch.equal(objective.network.head[0].weight, head)
     losses = []
