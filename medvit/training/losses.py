@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from medvit.errors import ShapeError
 
-__all__ = ["bce_dice", "weighted_dice_ce"]
+__all__ = ["bce_dice", "focal_tversky", "focal_tversky_ce", "weighted_dice_ce"]
 
 _SMOOTH = 1e-6
 """Keeps Dice defined where neither picture nor reference holds anything."""
@@ -52,9 +52,7 @@ def weighted_dice_ce(logits: Tensor, labels: Tensor, background_weight: float = 
         A scalar.
     """
     classes = logits.shape[1]
-    weight = torch.ones(classes, dtype=logits.dtype, device=logits.device)
-    weight[0] = background_weight
-    cross_entropy = F.cross_entropy(logits, labels[:, 0], weight=weight)
+    cross_entropy = _cross_entropy(logits, labels, background_weight)
     probabilities = logits.softmax(1)[:, 1:]
     truth = F.one_hot(labels[:, 0], classes).movedim(-1, 1)[:, 1:].to(logits.dtype)
     axes = (0, 2, 3, 4)
@@ -65,3 +63,94 @@ def weighted_dice_ce(logits: Tensor, labels: Tensor, background_weight: float = 
         return cross_entropy
     dice = 1 - 2 * overlap[present] / (total[present] + 1e-5)
     return cross_entropy + dice.mean()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, background_weight: float) -> Tensor:
+    weight = torch.ones(logits.shape[1], dtype=logits.dtype, device=logits.device)
+    weight[0] = background_weight
+    return F.cross_entropy(logits, labels[:, 0], weight=weight)
+
+
+def focal_tversky(
+    logits: Tensor, labels: Tensor, alpha: float = 0.7, beta: float = 0.3, gamma: float = 4 / 3
+) -> Tensor:
+    """Mean of (1 - TI_c)^(1/γ) over the organs present in the batch (Abraham & Khan, arXiv 1810.07842, eq. 3 and 4).
+
+    TI_c = TP / (TP + α FN + β FP) from probabilities. α above β makes a missed voxel dearer than a spare one, which is
+    what an organ of a few voxels needs; γ above 1 raises the gradient of organs that are already mostly right. α = β =
+    0.5 and γ = 1 is one minus Dice. The paper sums over classes; the mean keeps the balance with other terms whatever
+    the number of organs in a patch.
+
+    Args:
+        logits: (batch, class, *spatial), float. Half precision is summed as float32: 65504 voxels overflow fp16.
+        labels: (batch, 1, *spatial), int64 class ids; class 0 is background and does not count.
+        alpha: weight of missed voxels.
+        beta: weight of spare voxels.
+        gamma: the exponent's inverse, 1 to 3 in the paper.
+
+    Returns:
+        A scalar, float32 or, for float64 logits, float64; 0 where the batch holds no organ.
+
+    Raises:
+        ShapeError: sizes that do not fit, ids beyond the classes, or parameters outside their range.
+    """
+    _check_classes(logits, labels)
+    if not (alpha > 0 and beta >= 0 and gamma >= 1):
+        raise ShapeError(
+            f"Found alpha = {alpha:g}, beta = {beta:g} and gamma = {gamma:g}; alpha above 0, beta of at least 0 and gamma of at least 1 "
+            "are needed. The paper has 0.7, 0.3 and 4/3."
+        )
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    probabilities = wide.softmax(1)[:, 1:]
+    truth = F.one_hot(labels[:, 0], logits.shape[1]).movedim(-1, 1)[:, 1:].to(wide.dtype)
+    axes = (0, *range(2, logits.ndim))
+    hit, missed = (probabilities * truth).sum(axes), ((1 - probabilities) * truth).sum(axes)
+    spare = (probabilities * (1 - truth)).sum(axes)
+    present = truth.sum(axes) > 0
+    if not bool(present.any()):
+        return probabilities.sum() * 0  # a gradient of zero, not none
+    # from what is wrong, not as 1 - TI, which would round a nearly perfect organ to zero
+    wrong = alpha * missed + beta * spare
+    error = (wrong / (hit + wrong + _SMOOTH))[present]
+    # error^(1/γ), but for a line of finite slope where the error is below a millionth and the root's slope is not
+    focal: Tensor = error * (error.square() + _SMOOTH**2) ** ((1 / gamma - 1) / 2)
+    return focal.mean()
+
+
+def focal_tversky_ce(
+    logits: Tensor,
+    labels: Tensor,
+    background_weight: float = 0.1,
+    alpha: float = 0.7,
+    beta: float = 0.3,
+    gamma: float = 4 / 3,
+) -> Tensor:
+    """Cross-entropy with a light background plus ``focal_tversky``; takes the place of ``weighted_dice_ce`` for small organs.
+
+    Args:
+        logits: (batch, class, *spatial), float.
+        labels: (batch, 1, *spatial), int64 class ids.
+        background_weight: cross-entropy weight of class 0; the organs weigh 1.
+        alpha, beta, gamma: as in ``focal_tversky``.
+
+    Returns:
+        A scalar, float32 or, for float64 logits, float64.
+
+    Raises:
+        ShapeError: as ``focal_tversky``.
+    """
+    tversky = focal_tversky(logits, labels, alpha, beta, gamma)
+    return _cross_entropy(logits.to(tversky.dtype), labels, background_weight) + tversky
+
+
+def _check_classes(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim < 3 or labels.shape != (logits.shape[0], 1, *logits.shape[2:]):
+        raise ShapeError(
+            f"Found labels of shape {tuple(labels.shape)} for logits of {tuple(logits.shape)}; (batch, 1, *spatial) for (batch, class, "
+            "*spatial) is needed. Add or drop axes."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise ShapeError(
+            f"Found label ids from {low} to {high}; the logits have classes 0..{logits.shape[1] - 1}. Correct the labels or the network."
+        )

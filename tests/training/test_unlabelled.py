@@ -1,0 +1,198 @@
+"""Crops of images without labels: where they come from, their grid and range, lists that cannot be used, the bundles' recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from PIL import Image
+
+from medvit.bundles import open_bundle
+from medvit.errors import ImageError, SourceError
+from medvit.segmentation import BarlowSwin, SwinUNETR
+from medvit.training.masked_modelling import MaskedModelling
+from medvit.training.self_supervised import SwinPretraining
+from medvit.training.twins import TwinsObjective
+from medvit.training.unlabelled import CropSampler, PictureCrops, Unlabelled, VolumeCrops, read_unlabelled
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _data(path: Path | None, root: Path | None = None, split: str = "training") -> Any:
+    return SimpleNamespace(data=path, root=root, split=split)
+
+
+def _listed(folder: Path, names: list[str]) -> Path:
+    """A list without any label: all but the last name to train."""
+    entries = [{"image": name} for name in names]
+    path = folder / "list.json"
+    path.write_text(json.dumps({"training": entries[:-1], "validation": entries[-1:]}))
+    return path
+
+
+@pytest.fixture
+def scans(tmp_path) -> Path:
+    """Three anisotropic scans stored right to left, HU = -1000 outside and a ramp along R inside, with a list."""
+    for n in range(3):
+        values = np.full((30, 28, 20), -1000, np.float32)
+        values[5:25, 5:23, 4:16] = np.linspace(500, -300, 20, dtype=np.float32)[:, None, None]
+        nib.save(nib.Nifti1Image(values, np.diag([-2.0, 2.0, 3.0, 1.0])), tmp_path / f"s{n}.nii.gz")
+    return _listed(tmp_path, [f"s{n}.nii.gz" for n in range(3)])
+
+
+@pytest.fixture
+def bundle(banded):
+    return open_bundle(banded)
+
+
+def test_volume_crops_lie_in_the_body_on_their_own_grid(scans, bundle):
+    crops = VolumeCrops((16, 16, 8), (2.0, 2.0, 3.0), scale=(1.0, 1.0))
+    sampler = crops.sampler(bundle, _data(scans, scans.parent), seed=0)
+    assert [image.name for image in sampler.images] == ["s0.nii.gz", "s1.nii.gz"]
+    (batch,) = sampler.batch(12)
+    assert batch.shape == (12, 1, 16, 16, 8)
+    assert 0 <= float(batch.min()) <= float(batch.max()) <= 1
+    assert (batch > 0.3).flatten(1).float().mean(1).min() > 0.1  # never air alone
+    # -300 HU is 0.35 and one voxel of the ramp is 800 / 19 HU, along i alone, rising or, flipped, falling
+    inner = batch[..., 4:12, :, :].diff(dim=2)
+    steps = inner[(batch[..., 4:12, :, :] > 0.34)[:, :, 1:] & (batch[..., 4:12, :, :] > 0.34)[:, :, :-1]].abs()
+    assert steps.median().item() == pytest.approx(800 / 19 / 2000, rel=1e-3)
+    signs = {int(crop.diff(dim=1)[crop[:, 1:] > 0.36].median().sign()) for crop in batch}
+    assert signs == {-1, 1}
+
+
+def test_zoom_and_spacing_set_what_a_crop_covers():
+    """A ramp of one a voxel: a crop's steps are spacing / zoom / own spacing."""
+    ramp = torch.arange(40.0)[None, :, None, None].expand(1, 40, 40, 40).contiguous()
+    image = Unlabelled("ramp", ramp, (2.0, 2.0, 2.0))
+    for spacing, zoom, step in ((2.0, 1.0, 1.0), (3.0, 1.0, 1.5), (2.0, 2.0, 0.5)):
+        settings = VolumeCrops((8, 8, 8), (spacing,) * 3, (0.0, 100.0), (zoom, zoom))
+        crop = CropSampler([image], settings, seed=0).draw()
+        assert torch.allclose(crop.diff(dim=1).abs() * 100, torch.tensor(step), atol=1e-3)
+
+
+def test_crops_stay_inside_and_larger_ones_are_centred():
+    image = Unlabelled("row", torch.linspace(0, 1, 20)[None, :, None].expand(1, 20, 20).contiguous(), (1.0, 1.0))
+    inside = CropSampler([image], PictureCrops((8, 8), (1.0, 1.0)), seed=0)
+    for _ in range(10):
+        assert inside.draw().diff(dim=1).abs().min() > 0.05  # nothing mirrored at an edge
+    whole = CropSampler([image], PictureCrops((20, 20), (1.0, 1.0)), seed=0).draw()
+    assert torch.allclose(whole.sort(dim=1).values, image.image, atol=1e-5)
+    beyond = CropSampler([image], PictureCrops((40, 20), (1.0, 1.0)), seed=0).draw()
+    middle = beyond[:, 10:30]
+    assert torch.allclose(middle.sort(dim=1).values, image.image, atol=1e-5)
+    assert torch.allclose(beyond[:, 30:39], middle.flip(1)[:, 1:10], atol=1e-5)  # mirrored about the last row
+
+
+def test_a_stream_is_repeated_by_its_seed(scans, bundle):
+    sampler = VolumeCrops((8, 8, 8), (2.0, 2.0, 2.0)).sampler(bundle, _data(scans, scans.parent), seed=0)
+    drawn = []
+    for seed in ((0, 5, 0), (0, 5, 0), (0, 6, 0), 3):
+        sampler.reseed(seed)
+        drawn.append(sampler.batch(2)[0])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[3])
+
+
+def test_picture_crops_are_stretched_as_in_use(tmp_path, bundle, rng):
+    for n in range(3):
+        Image.fromarray(rng.integers(40, 90, (50, 70), dtype=np.uint8)).save(tmp_path / f"p{n}.png")
+    data = _data(_listed(tmp_path, ["p0.png", "p1.png", "p2.png"]), tmp_path)
+    (batch,) = PictureCrops((32, 48)).sampler(bundle, data, 0).batch(8)
+    assert batch.shape == (8, 3, 32, 48)
+    assert torch.equal(batch[:, 0], batch[:, 1])
+    assert 0 <= float(batch.min()) < 0.1
+    assert 0.9 < float(batch.max()) <= 1
+
+
+def test_lists_and_files_that_cannot_be_used(scans, bundle, tmp_path):
+    with pytest.raises(SourceError, match="no readable data list.*whose parts list"):
+        read_unlabelled(bundle, _data(tmp_path / "absent.json"))
+    with pytest.raises(SourceError, match="no 'test' entries.*Its parts: training, validation"):
+        read_unlabelled(bundle, _data(scans, split="test"))
+    with pytest.raises(SourceError, match=r"every file of the list is needed. Set --root"):
+        read_unlabelled(bundle, _data(scans, tmp_path / "elsewhere"))
+    _listed(tmp_path, ["s0.nii.gz", "s1.nii.gz", "s1.nii.gz"])
+    with pytest.raises(SourceError, match=r"Found s1.nii.gz in several parts.*a case may train or judge, not both"):
+        read_unlabelled(bundle, _data(scans, tmp_path))
+    _listed(tmp_path, ["bad.nii.gz", "s1.nii.gz"])
+    crops = VolumeCrops((8, 8, 8), (2.0, 2.0, 2.0))
+
+    def store(values: np.ndarray) -> None:
+        nib.save(nib.Nifti1Image(values.astype(np.float32), np.eye(4)), tmp_path / "bad.nii.gz")
+
+    with pytest.raises(ImageError, match=r"axes \(4, 4, 4, 2\).*one finite volume"):
+        store(np.zeros((4, 4, 4, 2)))
+        crops.sampler(bundle, _data(scans, tmp_path), 0)
+    with pytest.raises(ImageError, match="values that are not finite"):
+        store(np.full((4, 4, 4), np.nan))
+        crops.sampler(bundle, _data(scans, tmp_path), 0)
+    with pytest.raises(ImageError, match="nothing brighter than its middle; a body is needed"):
+        store(np.zeros((4, 4, 4)))
+        crops.sampler(bundle, _data(scans, tmp_path), 0)
+    (tmp_path / "bad.nii.gz").write_bytes(b"no image")
+    with pytest.raises(SourceError, match="bad.nii.gz, which cannot be read"):
+        crops.sampler(bundle, _data(scans, tmp_path), 0)
+
+
+def test_settings_that_cannot_be_used():
+    image = Unlabelled("a", torch.zeros(1, 8, 8), (1.0, 1.0))
+    for images, settings in (([], PictureCrops((8, 8))), ([image], PictureCrops((8, 8), (1.2, 0.8))), ([image], PictureCrops((0, 8)))):  # fmt: skip
+        with pytest.raises(SourceError, match=r"Found \d images, a roi_size of .* Correct the recipe or the data list"):
+            CropSampler(images, settings, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "objective", "network"),
+    [
+        ("headneck_ct_swin_unetr", "pretrain", SwinPretraining, SwinUNETR),
+        ("headneck_ct_swin_unetr", "pretrain_simmim", MaskedModelling, SwinUNETR),
+        ("nuclei_barlow_swin", "pretrain", TwinsObjective, BarlowSwin),
+    ],
+)
+def test_the_bundles_recipes_take_what_their_crops_give(name, recipe, objective, network):
+    """Built from the shipped config; the crops have a size and range that the objective takes."""
+    configs = ROOT / "bundles" / name / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / f"{part}.json") for part in ("inference", recipe)])
+    built, draws = (parser.get_parsed_content(part) for part in ("objective", "draws"))
+    assert type(built) is objective
+    assert type(built.network) is network
+    assert parser["recipe"]["name"] == recipe
+    channels = 1 if isinstance(draws, VolumeCrops) else 3
+    image = Unlabelled("x", 100 * torch.rand(channels, *(40,) * len(draws.roi_size)), draws.spacing)
+    (batch,) = CropSampler([image], draws, 0).batch(2)
+    check = built._check if hasattr(built, "_check") else lambda x: built(x[..., :64, :64])
+    check(batch)
+    if isinstance(draws, VolumeCrops):
+        # what the encoder sees is what the bundle will show it
+        assert draws.spacing_mm == parser["spacing_mm"]
+        assert draws.intensity_range == parser["intensity_range"]
+
+
+def test_a_few_steps_from_a_list_to_weights_that_the_network_takes(scans, bundle):
+    """The contract of the loop by hand: reseed, seed, batch, loss; then the whole network's weights."""
+    sampler = VolumeCrops((32, 32, 32), (2.0, 2.0, 2.0)).sampler(bundle, _data(scans, scans.parent), 0)
+    ends = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        objective = MaskedModelling(SwinUNETR(1, 3, feature_size=12, window_size=4, depths=(1, 1, 1, 1)), 16)
+        optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
+        for step in range(2):
+            sampler.reseed((0, step, 0))
+            torch.manual_seed(step)
+            objective.step = step
+            optimizer.zero_grad()
+            objective(*sampler.batch(1)).backward()
+            optimizer.step()
+        ends.append(objective.finish({k: v.clone() for k, v in objective.network.state_dict().items()}))
+    assert all(torch.equal(ends[1][k], v) for k, v in ends[0].items())
+    SwinUNETR(1, 3, feature_size=12, window_size=4, depths=(1, 1, 1, 1)).load_state_dict(ends[0])
