@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -39,14 +38,15 @@ class _Scanned:
 class DoseRestoration:
     """PSNR and SSIM in a window, and bias in a range, of clean volumes taken again at lower doses.
 
-    Doses are judged on the same slices. PSNR is of all of a case's voxels together, SSIM the mean over its slices, both on
-    intensities clipped to the window. Bias is the mean difference to the clean volume where that lies in ``bias_range``.
+    Doses are judged on the same slices. PSNR and SSIM are of each slice, on intensities clipped to the window, and their mean
+    a case's: one slice through the shoulders, where few photons arrive, would otherwise decide. Bias is the mean difference to the clean volume where that lies in ``bias_range``.
 
     Attributes:
         scanner: the low-dose scanner at full dose; case n is taken with ``seed`` + n.
         doses: shares of the photons.
         seed: the first case's.
-        slice_stride: every how manyth slice is judged, from the middle of the first stride on.
+        slice_stride: every how manyth slice is judged, from the middle of the first stride on; those that show nothing above
+            the window's lower end are left out.
         window: intensities that PSNR and SSIM look at, in the image's unit.
         bias_range: clean intensities among which the bias is taken, in the image's unit.
     """
@@ -98,10 +98,11 @@ class DoseRestoration:
 
     def _scan(self, volume: Slices, number: int) -> _Scanned:
         chosen = np.ascontiguousarray(volume.image[..., (self.slice_stride - 1) // 2 :: self.slice_stride])
+        chosen = chosen[..., (chosen > self.window[0]).any((0, 1))]
         if not chosen.shape[2]:
             raise BundleError(
-                f"Found {volume.name} with {volume.image.shape[2]} slices and slice_stride {self.slice_stride}, which chooses none; "
-                "a smaller stride is needed. Correct configs/evaluate.json."
+                f"Found {volume.name} with {volume.image.shape[2]} slices, of which slice_stride {self.slice_stride} chooses none that "
+                f"shows anything above {self.window[0]:g}; a smaller stride is needed. Correct configs/evaluate.json."
             )
         # each slice is restored by itself, so that how far apart the chosen ones lie tells the network nothing
         clean = Slices(volume.name, chosen, volume.spacing_mm)
@@ -137,8 +138,7 @@ class DoseRestoration:
         """PSNR in dB, SSIM and bias of (i, j, k) against the clean one."""
         low, high = self.window
         a, b = (torch.from_numpy(np.clip(v, low, high)).double().movedim(2, 0)[:, None] for v in (image, clean))
-        error = float((a - b).square().mean())
-        psnr = 10 * math.log10((high - low) ** 2 / error) if error else math.inf
+        psnr = float((10 * ((high - low) ** 2 / (a - b).square().mean((1, 2, 3))).log10()).mean())
         inside = (clean >= self.bias_range[0]) & (clean <= self.bias_range[1])
         bias = float((image - clean)[inside].mean(dtype=np.float64)) if inside.any() else 0.0
         return psnr, float(ssim(a, b, high - low)), bias
