@@ -4,115 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from torch import Tensor
 
-from medvit.bundles import DEFAULT_BUNDLE, Bundle, open_bundle
-from medvit.errors import BackendError, BundleError, ImageError, ModalityError
-from medvit.inference import SliceWise, SlidingWindow
+from medvit.bundles import DEFAULT_BUNDLE, Bundle, Label, open_bundle
+from medvit.errors import BackendError, ImageError, ModalityError
 from medvit.io import Scan, open_source
 from medvit.io.repair import repair_uids
+from medvit.model import Model, apply, choose_device, load_model, model_around
 from medvit.progress import Progress
 from medvit.result import Result
 from medvit.settings import RunSettings
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = ["Model", "RunSettings", "load_model", "run", "segment"]
+__all__ = [
+    "Model",
+    "Ready",
+    "RunSettings",
+    "choose_device",
+    "load_model",
+    "model_around",
+    "open_for",
+    "run",
+    "run_model",
+    "segment",
+]
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """A bundle made ready on a device; kept between cases."""
+class Ready:
+    """A source opened and found fit for a bundle, and what had to be forced or repaired for it."""
 
-    bundle: Bundle
-    device: torch.device
-    network: nn.Module
-    inferer: Any
-    preprocessing: Any
-    postprocessing: Any
-    weights_sha256: str = field(default="")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; never another than asked for.
-
-    Raises:
-        BackendError: the device is not on this machine.
-    """
-    wanted = name.lower().replace("gpu", "cuda")
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = wanted.partition(":")[0]
-    if kind not in ("cpu", "cuda", "mps"):
-        raise BackendError(
-            f"Found device {name!r}; it must be auto, cpu, gpu, gpu:N or mps. Leave it out to choose automatically."
-        )
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise BackendError(f"Found device {name!r}, which is not a device name; use cpu, gpu, gpu:N or mps.") from error
-    count = torch.cuda.device_count() if kind == "cuda" else 0
-    absent = (kind == "cuda" and (device.index or 0) >= count) or (
-        kind == "mps" and not torch.backends.mps.is_available()
-    )
-    if absent:
-        raise BackendError(
-            f"Found no device {name!r} on this machine ({count} CUDA device(s)); nothing else is used in its place. Use --device cpu."
-        )
-    return device
-
-
-@lru_cache(maxsize=4)
-def _load(root: str, newest: float, device: str, fast: bool) -> Model:
-    bundle = open_bundle(root)
-    bundle.require_trained()
-    config = {**bundle.config, "bundle_root": str(bundle.root), "device": device}
-    if fast and "fast_overlap" in config:
-        config["overlap"] = config["fast_overlap"]
-    parser = ConfigParser(config)
-    try:
-        network = parser.get_parsed_content("network")
-        post = parser.get_parsed_content("postprocessing")
-        # a door decides where results go, so the saver that stands in the config for monai.bundle is left out
-        kept = [t for t in post.transforms if not type(t).__name__.startswith("SaveImage")]
-        return Model(
-            bundle,
-            torch.device(device),
-            network,
-            parser.get_parsed_content("inferer"),
-            parser.get_parsed_content("preprocessing"),
-            type(post)(kept),
-            bundle.weights_sha256,
-        )
-    except (RuntimeError, TypeError, KeyError) as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, BundleError):
-            raise cause from None
-        raise BundleError(
-            f"Found a config of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}. Correct configs/inference.json."
-        ) from error
-
-
-def load_model(bundle: str | os.PathLike[str] | Bundle, device: str = "auto", fast: bool = False) -> Model:
-    """A bundle's network, inferer and transforms on a device, with its weights checked; cached.
-
-    Raises:
-        BundleError: unknown, not trained or badly configured. ChecksumError: its weights are others.
-        BackendError: no such device.
-    """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    opened.require_trained()
-    files = [opened.weights, *(opened.root / "configs").glob("*.json")]
-    newest = max(path.stat().st_mtime for path in files)  # a bundle that changed is loaded anew
-    return _load(str(opened.root), newest, str(choose_device(device)), fast)
+    scan: Scan
+    forced: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
 
 
 def check_fit(scan: Scan, bundle: Bundle) -> str | None:
@@ -178,17 +106,67 @@ def run(
     settings = settings or RunSettings()
     progress = progress or Progress()
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    wanted = tuple(opened.label(name) for name in settings.roi_subset) or opened.facts.labels
+    wanted = _wanted(opened, settings)
     opened.require_trained()
+    ready = open_for(opened, source, settings, progress)
+    with progress.stage("load"):
+        model = load_model(opened, settings.device, settings.fast)
+    return _labelled(model, ready, wanted, settings, progress)
+
+
+def run_model(
+    model: Model,
+    source: str | os.PathLike[str] | MetaTensor | Scan,
+    settings: RunSettings | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """``run`` with a model that is there already: one kept between cases, or one around a network in training.
+
+    Args, result and errors as ``run``; device and overlap are the model's.
+
+    Raises:
+        BackendError: the settings ask for another device, or another overlap, than the model was made with.
+    """
+    settings = settings or RunSettings(fast=model.fast)
+    progress = progress or Progress()
+    asked = model.device if settings.device == "auto" else choose_device(settings.device)
+    if (asked.type, asked.index or 0) != (model.device.type, model.device.index or 0) or settings.fast != model.fast:
+        raise BackendError(
+            f"Found settings for {asked} (fast: {settings.fast}) and a model on {model.device} (fast: {model.fast}); nothing is "
+            "moved or replaced. Make the model with them: load_model(bundle, device, fast)."
+        )
+    wanted = _wanted(model.bundle, settings)
+    return _labelled(model, open_for(model.bundle, source, settings, progress), wanted, settings, progress)
+
+
+def _wanted(bundle: Bundle, settings: RunSettings) -> tuple[Label, ...]:
+    """The labels asked for, of a bundle that makes labels of one image."""
+    bundle.require_task("segmentation")
+    return tuple(bundle.label(name) for name in settings.roi_subset) or bundle.facts.labels
+
+
+def open_for(
+    bundle: Bundle, source: str | os.PathLike[str] | MetaTensor | Scan, settings: RunSettings, progress: Progress
+) -> Ready:
+    """Open a source and see that it is what a bundle was made for: the first step of every door, whatever its task.
+
+    Raises:
+        SourceError: it cannot be opened. ModalityError, ImageError: it is not what the bundle was made for.
+    """
     with progress.stage("read"):
         scan = open_source(source, settings.series, progress, settings.on_irregular)
-    forced = _require_fit(scan, opened, settings.force)
+    forced = _require_fit(scan, bundle, settings.force)
     repaired: tuple[str, ...] = ()
     if settings.repair_tags:
         scan, repaired = repair_uids(scan)
-    with progress.stage("load"):
-        model = load_model(opened, settings.device, settings.fast)
-    labels = _infer(model, scan, progress)
+    return Ready(scan, forced, repaired)
+
+
+def _labelled(
+    model: Model, ready: Ready, wanted: tuple[Label, ...], settings: RunSettings, progress: Progress
+) -> Result:
+    scan = ready.scan
+    labels = _as_labels(_infer(model, scan, progress), scan)
     if settings.roi_subset:
         ids = torch.tensor([label.id for label in wanted], dtype=labels.dtype)
         labels = labels * torch.isin(labels.as_tensor(), ids)
@@ -198,28 +176,27 @@ def run(
         "device": str(model.device),
         "device_asked": settings.device,
         "precision": getattr(model.inferer, "precision", "fp32"),
-        "fast": settings.fast,
+        "fast": model.fast,
         "overlap": float(getattr(model.inferer, "overlap", 0)),
         "roi_subset": list(settings.roi_subset),
-        "forced": bool(forced),
-        "repaired": list(repaired),
+        "forced": bool(ready.forced),
+        "repaired": list(ready.repaired),
         "on_irregular": settings.on_irregular,
         "threads": torch.get_num_threads(),
     }
-    return Result(labels, scan, opened, wanted, record, (*scan.notes, *forced, *repaired), progress)
+    own = () if model.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
+    notes = (*scan.notes, *ready.forced, *ready.repaired, *own)
+    return Result(labels, scan, model.bundle, wanted, record, notes, progress)
 
 
-def _infer(model: Model, scan: Scan, progress: Progress) -> MetaTensor:
-    with torch.inference_mode():
-        with progress.stage("preprocess"):
-            data = model.preprocessing({"image": scan.meta_tensor()})
-        with progress.stage("infer"):
-            image = data["image"].as_tensor()[None].to(model.device)
-            extra = {"progress": progress} if isinstance(model.inferer, SlidingWindow | SliceWise) else {}
-            logits = model.inferer(image, model.network, **extra)[0].cpu()
-        with progress.stage("postprocess"):
-            labels = model.postprocessing({**data, "pred": logits})["pred"]
-    plain = labels.as_tensor().clone()
+def _infer(model: Model, scan: Scan, progress: Progress) -> Tensor:
+    """What the bundle makes of an image, on the scan's own grid: ids for a segmentation, intensities for a restoration."""
+    return apply(model, {"image": scan.meta_tensor()}, progress)
+
+
+def _as_labels(made: Tensor, scan: Scan) -> MetaTensor:
+    """Ids as the integers they are; never for intensities, which rounding would spoil."""
+    plain = made.as_tensor().clone() if isinstance(made, MetaTensor) else made.clone()
     if plain.dtype not in (torch.uint8, torch.int16):
         plain = plain.round().to(torch.int16)  # ids are whole numbers, whatever a bundle's last step makes of them
     return MetaTensor(plain, affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"})

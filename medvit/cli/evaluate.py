@@ -26,20 +26,28 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Which part of the list.")] = "validation",
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps; never another than asked for.")
+    ] = "auto",
     record: Annotated[
         bool, typer.Option("--record", help="Write the scores into the bundle's metadata and docs.")
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Dice per label and case on images with reference labels."""
+    """Score a bundle on cases whose answer is known: Dice of labels, PSNR and SSIM of restored images.
+
+    What is measured, and how, stands in the bundle's configs/evaluate.json.
+    """
     shown = Shown(json=as_json, debug=debug)
     with guarded(shown):
         from medvit.bundles import open_bundle
-        from medvit.training.evaluation import evaluate_bundle, record_scores, table
+        from medvit.training.evaluation import evaluate_bundle, place_for_scores, record_scores, table
 
         opened = open_bundle(bundle)
-        scores = evaluate_bundle(opened, data, root, split, shown.say)
+        if record:
+            place_for_scores(opened)  # better known before the work than after it
+        scores = evaluate_bundle(opened, data, root, split, shown.say, device)
         if as_json:
             typer.echo(json.dumps(scores, indent=2))
         shown.say(table(opened, scores))

@@ -1,0 +1,81 @@
+"""What every evaluation is given and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, pstdev
+from typing import Any, ClassVar, Protocol
+
+from medvit.bundles import Bundle
+from medvit.errors import SourceError
+from medvit.model import Model
+from medvit.training.data import Pair, read_list
+
+__all__ = ["Evaluation", "Judge", "Part", "Say", "labelled_pairs", "per_label", "summary"]
+
+Say = Callable[[str], None]
+"""Takes a line for people as soon as a case is judged."""
+
+Judge = Callable[[Model, Say], dict[str, Any]]
+"""Scores a model on cases it holds ready, so that a training run can ask again and again.
+
+The scores are one JSON object: ``task``, ``split``, ``metric`` (the name of the number to watch), ``score`` (that number,
+higher is better), ``metrics`` (flat, as ``eval_metrics`` keeps them, the number to watch first), ``cases``, and what else
+the task's table shows.
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A bundle and the part of a data list that judges it.
+
+    Attributes:
+        bundle: the bundle.
+        data: data list; None for the bundle's own.
+        root: folder the list's paths start from; None as ``medvit.training.data.data_root`` says.
+        split: the part of the list.
+    """
+
+    bundle: Bundle
+    data: Path | None = None
+    root: Path | None = None
+    split: str = "validation"
+
+
+class Evaluation(Protocol):
+    """How the bundles of one task are judged: what ``evaluation`` in configs/evaluate.json builds."""
+
+    task: ClassVar[str]
+
+    def judge(self, part: Part) -> Judge:
+        """Read what judges, refuse what cannot, and give back what scores models by it."""
+        ...
+
+
+def labelled_pairs(part: Part, split: str | None = None) -> list[Pair]:
+    """The images and labels of a part, or of another split of its list.
+
+    Raises:
+        SourceError: as ``read_list``, or entries without an image or labels.
+    """
+    try:
+        return read_list(part.bundle, part.data, part.root, split or part.split)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise SourceError(
+            f"Found entries without {error} in the data list of {part.bundle.name}; each needs 'image' and 'label' to judge labels. "
+            "Give a list that has both: --data."
+        ) from error
+
+
+def summary(part: Part, task: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What stands at the top of all scores; the first metric is the one to watch."""
+    name, score = next(iter(metrics.items()))
+    return {"task": task, "split": part.split, "metric": name, "score": score, "metrics": dict(metrics)}
+
+
+def per_label(names: list[str], cases: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, spread and lowest Dice of each label over the cases."""
+    columns = {name: [case[name] for case in cases.values()] for name in names}
+    return {name: {"mean": mean(v), "std": pstdev(v), "lowest": min(v)} for name, v in columns.items()}

@@ -1,0 +1,67 @@
+"""Scores as people read them, and as a bundle keeps them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from medvit.bundles import Bundle
+from medvit.errors import BundleError
+from medvit.training.evaluation.labels import dice_table
+from medvit.training.evaluation.restoration import dose_table
+from medvit.training.evaluation.two_views import two_view_table
+
+__all__ = ["place_for_scores", "record_scores", "table"]
+
+_TABLES = {"segmentation": dice_table, "restoration": dose_table, "reconstruction": two_view_table}
+
+_START, _END = "<!-- scores: written by `medvit evaluate --record` -->", "<!-- end of scores -->"
+
+
+def table(bundle: Bundle, scores: dict[str, Any]) -> str:
+    """The scores as a Markdown table, as fits their task."""
+    return _TABLES[scores["task"]](bundle, scores)
+
+
+def _page(bundle: Bundle) -> Path:
+    return bundle.root / "docs" / "README.md"
+
+
+def place_for_scores(bundle: Bundle) -> tuple[str, str]:
+    """What stands before and after the marks in docs/README.md.
+
+    Raises:
+        BundleError: no docs/README.md with both marks.
+    """
+    text = _page(bundle).read_text() if _page(bundle).is_file() else ""
+    before, start, rest = text.partition(_START)
+    _, end, after = rest.partition(_END)
+    if not (start and end):
+        raise BundleError(
+            f"Found no place for scores in docs/README.md of {bundle.name}; put the two lines {_START!r} and {_END!r} where the "
+            "table belongs, then record again."
+        )
+    return before, after
+
+
+def record_scores(bundle: Bundle, scores: dict[str, Any]) -> None:
+    """Write the scores into metadata.json (eval_metrics) and between the marks in docs/README.md.
+
+    Raises:
+        BundleError: no docs/README.md with both marks; nothing is written then.
+    """
+    before, after = place_for_scores(bundle)
+    path = bundle.root / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["eval_metrics"] = {name: round(value, 4) for name, value in scores["metrics"].items()}
+    _replace(path, json.dumps(metadata, indent=2) + "\n")
+    _replace(_page(bundle), f"{before}{_START}\n{table(bundle, scores)}\n{_END}{after}")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Never half a file under its name, even after a kill."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

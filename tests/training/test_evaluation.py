@@ -1,0 +1,442 @@
+"""Every task is scored through the users' path, the same by every way in; a network in memory scores like its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from typer.testing import CliRunner
+
+from medvit.bundles import Bundle, open_bundle
+from medvit.cli.main import app
+from medvit.errors import BackendError, BundleError, ModalityError, ShapeError, SourceError
+from medvit.model import load_model, model_around
+from medvit.pipeline import run, run_model
+from medvit.restoration.degradations import LowDoseCT, ParallelBeam
+from medvit.settings import RunSettings
+from medvit.training.evaluation import (
+    DoseRestoration,
+    Part,
+    best_constant,
+    evaluate_bundle,
+    evaluation_of,
+    record_scores,
+    scorer,
+    table,
+)
+from medvit.training.publish import publish
+from medvit.transforms_xray import LabelsOnGridd
+from tests.bands import BandNetwork, oblique_affine, phantom
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "bundles"
+RESTORATION, TWO_VIEWS = "ct_denoise_restore_rwkv", "headneck_xray_swin_x2s"
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _edit(folder: Path, name: str, change) -> None:
+    path = folder / "configs" / name
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def _write_list(folder: Path, entry, label: bool = True) -> Path:
+    """A list of one training and one validation case, in ``folder``."""
+    keys = ("image", "label") if label else ("image",)
+    cases = {split: [{k: entry(split)[k] for k in keys}] for split in ("training", "validation")}
+    (folder / "list.json").write_text(json.dumps(cases))
+    return folder / "list.json"
+
+
+def _published(folder: Path) -> Bundle:
+    """The bundle with random weights of its own network."""
+    torch.manual_seed(0)
+    network = ConfigParser(dict(open_bundle(folder).config)).get_parsed_content("network_def")
+    publish(open_bundle(folder), network.state_dict())
+    return open_bundle(folder)
+
+
+def _ct(folder: Path, name: str, moved: int = 0) -> dict[str, str]:
+    """A body with a bone and a marked mandible, on an oblique grid."""
+    hounsfield = np.full((30, 28, 40), -1000, np.int16)
+    hounsfield[5:25, 5:23] = np.random.default_rng(moved).normal(40, 15, (20, 18, 40))
+    hounsfield[12:16, 10:14] = 900
+    hounsfield[18:22, 8:20, 20 + moved : 26 + moved] = 700
+    labels = np.zeros_like(hounsfield, dtype=np.uint8)
+    labels[18:22, 8:20, 20 + moved : 26 + moved] = 7
+    affine = oblique_affine((8.0, 8.0, 8.0), 5.0)
+    nib.save(nib.Nifti1Image(hounsfield, affine), folder / f"{name}_ct.nii.gz")
+    nib.save(nib.Nifti1Image(labels, affine), folder / f"{name}_oar.nii.gz")
+    return {"image": f"{name}_ct.nii.gz", "label": f"{name}_oar.nii.gz"}
+
+
+@pytest.fixture
+def bands(tmp_path, banded) -> tuple[Bundle, Path]:
+    """A segmentation bundle with a known answer, and a list of phantoms."""
+    values, labels = phantom()
+    for name in ("training", "validation"):
+        nib.save(nib.Nifti1Image(values, oblique_affine()), tmp_path / f"{name}_ct.nii.gz")
+        nib.save(nib.Nifti1Image(labels, oblique_affine()), tmp_path / f"{name}_oar.nii.gz")
+    data = _write_list(tmp_path, lambda s: {"image": f"{s}_ct.nii.gz", "label": f"{s}_oar.nii.gz"})
+    return open_bundle(shutil.copytree(banded, tmp_path / "bundle")), data
+
+
+@pytest.fixture
+def denoiser(tmp_path) -> tuple[Bundle, Path]:
+    """The restoration bundle with a tiny random network, and a list of two small CTs."""
+    folder = Path(shutil.copytree(SHIPPED / RESTORATION, tmp_path / "denoiser"))
+    small = {"dim": 4, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1}
+    _edit(folder, "inference.json", lambda c: c["network_def"].update(small))
+    _edit(folder, "evaluate.json", lambda c: c["scanner"]["beam"].update(views=24))
+    cases = {split: _ct(tmp_path, split, n) for n, split in enumerate(("training", "validation"))}
+    return _published(folder), _write_list(tmp_path, cases.__getitem__, label=False)
+
+
+@pytest.fixture
+def two_views(tmp_path) -> tuple[Bundle, Path]:
+    """The two-view bundle with a small random network, and a list of two small CTs."""
+    folder = Path(shutil.copytree(SHIPPED / TWO_VIEWS, tmp_path / "two_views"))
+
+    def shrink(config):
+        config.update(img_size=[32, 32, 64], spacing_mm=[10.0, 10.0, 6.0])
+        config["network_def"].update(feature_size=4, num_heads=[1, 2, 4, 4], depths=[1, 1, 1, 1])
+
+    _edit(folder, "inference.json", shrink)
+    cases = {split: _ct(tmp_path, split, n) for n, split in enumerate(("training", "validation"))}
+    return _published(folder), _write_list(tmp_path, cases.__getitem__)
+
+
+def _listed(bundle: Bundle, data: Path) -> tuple[str, ...]:
+    return (str(bundle.root), "--data", str(data), "--root", str(data.parent))
+
+
+def _as_monai(bundle: Bundle, data: Path, out: Path) -> dict:
+    """The scores that ``python -m monai.bundle run evaluating`` writes."""
+    command = [sys.executable, "-m", "monai.bundle", "run", "evaluating", "--bundle_root", ".", "--device", "cpu"]
+    command += ["--config_file", "['configs/inference.json','configs/evaluate.json']", "--output_dir", str(out)]
+    command += ["--cases#data", str(data), "--cases#root", str(data.parent)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    outcome = subprocess.run(command, cwd=bundle.root, env=environment, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert table(bundle, json.loads((out / "scores.json").read_text())) in outcome.stdout
+    return json.loads((out / "scores.json").read_text())
+
+
+@pytest.mark.parametrize("kind", ["bands", "denoiser", "two_views"])
+def test_medvit_evaluate_and_monai_bundle_run_give_the_same_numbers_and_record_them(kind, request, tmp_path):
+    bundle, data = request.getfixturevalue(kind)
+    (bundle.root / "docs").mkdir(exist_ok=True)
+    page = bundle.root / "docs" / "README.md"
+    if not page.exists():
+        page.write_text((SHIPPED / "headneck_ct_swin_unetr" / "docs" / "README.md").read_text())
+    kept = page.read_text().partition("<!-- scores")[0]
+    outcome = CliRunner().invoke(app, ["evaluate", *_listed(bundle, data), "--json", "--record", "--device", "cpu"])
+    assert outcome.exit_code == 0, outcome.output
+    ours = json.loads(outcome.output)
+    assert _as_monai(bundle, data, tmp_path / "out") == ours
+    assert ours["metrics"][ours["metric"]] == ours["score"]
+    assert next(iter(ours["metrics"])) == ours["metric"]
+    assert list(ours["cases"]) == ["validation_ct"]
+    assert open_bundle(bundle.root).metadata["eval_metrics"] == {k: round(v, 4) for k, v in ours["metrics"].items()}
+    assert page.read_text().startswith(kept)
+    assert page.read_text().count(table(bundle, ours)) == 1
+
+
+@pytest.mark.parametrize("kind", ["bands", "denoiser", "two_views"])
+def test_a_network_in_memory_scores_like_its_weights_and_is_left_as_it_was(kind, request):
+    bundle, data = request.getfixturevalue(kind)
+    wanted = evaluate_bundle(bundle, data, data.parent, "validation", _silent, "cpu")["metrics"]
+    network = load_model(bundle, "cpu").network
+    parts = list(network.modules())
+    network.train()
+    parts[-1].eval()  # frozen on purpose, say
+    _edit(bundle.root, "metadata.json", lambda m: m["medvit"].update(state="not trained"))
+    untrained = open_bundle(bundle.root)
+    with pytest.raises(BundleError, match=r"no weights for .* \(state: not trained\)"):
+        evaluate_bundle(untrained, data, data.parent, "validation", _silent)
+    score = scorer(untrained, data, data.parent)
+    assert score(network) == score(network) == wanted
+    assert [m.training for m in parts] == [m is not parts[-1] for m in parts]
+
+
+def test_dice_of_a_known_answer(bands):
+    bundle, data = bands
+    lines: list[str] = []
+    scores = evaluate_bundle(bundle, data, data.parent, "validation", lines.append)
+    assert scores["metric"] == "mean_dice"
+    assert scores["score"] == scores["mean_dice"] > 0.97
+    assert lines == [f"validation_ct: mean Dice {scores['mean_dice']:.3f}"]
+    assert set(scores["per_label"]["mandible"]) == {"mean", "std", "lowest"}
+    assert scores["metrics"]["dice_mandible"] == scores["cases"]["validation_ct"]["mandible"]
+
+
+class _Brighter(torch.nn.Module):
+    """Adds 10 HU: a restoration whose scores can be computed by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.tensor(10 / 4096))
+
+    def forward(self, x):
+        return x + self.shift
+
+
+def test_restoration_scores_are_what_their_words_say(denoiser):
+    bundle, data = denoiser
+    judge = evaluation_of(bundle).judge(Part(bundle, data, data.parent))
+    scores = judge(model_around(bundle, _Brighter()), _silent)
+    assert list(scores["per_dose"]) == ["10 %", "25 %"]
+    # by hand: the middle of each stride on RAS axes, the first case's seed, the stated scanner
+    image = nib.as_closest_canonical(nib.load(data.parent / "validation_ct.nii.gz"))
+    clean = np.ascontiguousarray(image.get_fdata(dtype=np.float32)[..., 7::16])
+    scanner = LowDoseCT(1e5, 10.0, beam=ParallelBeam(24, "ramp"))
+    for name, dose in (("10 %", 0.1), ("25 %", 0.25)):
+        poor = scanner.at_dose(dose, seed=0)(clean, (8.0, 8.0, 8.0))
+        row = scores["per_dose"][name]
+        for key, found in (("psnr_before_db", poor), ("psnr_db", poor + 10)):
+            error = np.square(found.clip(-160, 240) - clean.clip(-160, 240).astype(np.float64)).mean((0, 1))
+            assert row[key] == pytest.approx((10 * np.log10(400**2 / error)).mean(), abs=1e-3)
+        tissue = (clean >= -200) & (clean <= 200)
+        assert row["bias_before_hu"] == pytest.approx(float((poor - clean)[tissue].mean()), abs=1e-3)
+        assert row["bias_hu"] == pytest.approx(row["bias_before_hu"] + 10, abs=0.01)
+        assert row["psnr_gain_db"] == row["psnr_db"] - row["psnr_before_db"]
+        assert 0 < row["ssim_before"] < 1
+    assert scores["per_dose"]["25 %"]["psnr_before_db"] > scores["per_dose"]["10 %"]["psnr_before_db"] + 1
+    assert scores["score"] == np.mean([row["psnr_gain_db"] for row in scores["per_dose"].values()])
+    assert "| 10 % |" in table(bundle, scores)
+
+
+def test_slices_that_need_their_neighbours_are_not_taken_apart(denoiser):
+    bundle, data = denoiser
+    _edit(bundle.root, "inference.json", lambda c: c["inferer"].update(context=1))
+    with pytest.raises(
+        BundleError, match="slice_stride 16 for denoiser, whose network sees 1 neighbours.*Set slice_st"
+    ):
+        scorer(open_bundle(bundle.root), data, data.parent)(_Brighter())
+
+
+def test_a_stride_that_chooses_no_slice_of_the_body(denoiser):
+    bundle, data = denoiser
+    for change, words in (
+        ({"slice_stride": 500}, "slice_stride 500 chooses none"),
+        ({"slice_stride": 1, "window": [5000.0, 5400.0]}, "shows anything above 5000"),
+    ):
+        _edit(bundle.root, "evaluate.json", lambda c, change=change: c["evaluation"].update(change))
+        with pytest.raises(BundleError, match=rf"validation_ct with 40 slices, of which.*{words}"):
+            scorer(bundle, data, data.parent)
+
+
+def test_doses_that_cannot_be_judged():
+    good = {
+        "doses": [0.1],
+        "seed": 0,
+        "slice_stride": 1,
+        "window": [0, 1],
+        "bias_range": [0, 1],
+    }
+    DoseRestoration(LowDoseCT(), **good)
+    for wrong in ({"doses": []}, {"doses": [0.0]}, {"slice_stride": 0}, {"window": [1, 0]}, {"bias_range": [0, 0]}):
+        with pytest.raises(
+            BundleError, match=r"positive doses, a stride of at least 1 and ranges.*Correct configs/eval"
+        ):
+            DoseRestoration(LowDoseCT(), **{**good, **wrong})
+
+
+class _Told(torch.nn.Module):
+    """Answers with the labels it was told."""
+
+    def __init__(self, ids: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.nn.functional.one_hot(ids, 3).movedim(-1, 0)[None].float())
+
+    def forward(self, views):
+        assert views.shape == (1, 2, 32, 64)
+        return self.logits
+
+
+def test_two_views_are_scored_beside_the_best_guess_without_them(two_views):
+    bundle, data = two_views
+    evaluation = evaluation_of(bundle)
+    made = {
+        split: evaluation.preparation({k: str(data.parent / f"{split}_{v}.nii.gz") for k, v in (("image", "ct"), ("label", "oar"))})
+        for split in ("training", "validation")
+    }  # fmt: skip
+    truth, other = (made[split]["label"].as_tensor()[0] for split in ("validation", "training"))
+    judge = evaluation.judge(Part(bundle, data, data.parent))
+    lines: list[str] = []
+    scores = judge(model_around(bundle, _Told(truth)), lines.append)
+    assert scores["mean_dice"] == 1
+    # one training case: the best constant is that case itself
+    dice = 2 * float(((truth == 1) & (other == 1)).sum()) / float((truth == 1).sum() + (other == 1).sum())
+    assert 0 < dice < 1
+    assert scores["metrics"]["dice_mandible_without_xrays"] == pytest.approx(dice)
+    assert lines == [f"validation_ct: mean Dice 1.000, without the X-rays {scores['metrics']['mean_dice_without_xrays']:.3f}"]  # fmt: skip
+    assert judge(model_around(bundle, _Told(other)), _silent)["cases"] == scores["baseline_cases"]
+    assert "without the X-rays" in table(bundle, scores)
+
+
+def test_labels_of_another_size_than_the_field(two_views):
+    bundle, data = two_views
+    model = model_around(bundle, _Told(torch.zeros(32, 32, 32, dtype=torch.long)))
+    assert isinstance(model.postprocessing.transforms[-1], LabelsOnGridd)
+    with pytest.raises(ShapeError, match=r"labels of \(32, 32, 32\) for references of \(32, 32, 64\).*img_size"):
+        evaluation_of(bundle).judge(Part(bundle, data, data.parent))(model, _silent)
+
+
+def test_the_best_constant_is_the_best_threshold():
+    rng = np.random.default_rng(0)
+    masks = [np.zeros((12, 12), bool) for _ in range(5)]
+    for mask in masks:
+        i, j = rng.integers(0, 6, 2)
+        mask[i : i + 6, j : j + 6] = True
+
+    def score(guess):
+        return np.mean([2 * (guess & m).sum() / (guess.sum() + m.sum()) for m in masks])
+
+    every = [score(np.sum(masks, axis=0) >= level) for level in range(1, 6)]
+    assert score(best_constant(masks)) == max(every)
+    assert not best_constant([np.zeros((3, 3), bool)] * 2).any()
+
+
+def test_lists_of_images_that_cannot_judge(denoiser):
+    bundle, data = denoiser
+    with pytest.raises(SourceError, match="no readable data list"):
+        evaluate_bundle(bundle, data.with_name("absent.json"), None, "validation", _silent)
+    with pytest.raises(SourceError, match="no 'test' entries"):
+        evaluate_bundle(bundle, data, data.parent, "test", _silent)
+
+
+def test_lists_that_cannot_judge(bands):
+    bundle, data = bands
+
+    def score(**content):
+        listed = json.loads(data.read_text())
+        data.with_name("other.json").write_text(json.dumps({**listed, **content}))
+        return evaluate_bundle(bundle, data.with_name("other.json"), data.parent, "validation", _silent)
+
+    with pytest.raises(SourceError, match="entries without 'label' in the data list of bundle; each needs 'image' and"):
+        score(validation=[{"image": "validation_ct.nii.gz"}])
+    with pytest.raises(SourceError, match="a case may train or judge, not both"):
+        score(validation=json.loads(data.read_text())["training"])
+    image = nib.load(data.parent / "validation_oar.nii.gz")
+    ids = np.asarray(image.dataobj)
+
+    def relabelled(array, affine):
+        nib.save(nib.Nifti1Image(array, affine), data.parent / "wrong_oar.nii.gz")
+        score(validation=[{"image": "validation_ct.nii.gz", "label": "wrong_oar.nii.gz"}])
+
+    with pytest.raises(SourceError, match=r"image of \(41, 37, 29\) and labels of \(40, 37, 29\); they must share one"):
+        relabelled(ids[1:], image.affine)
+    with pytest.raises(SourceError, match="Found validation_ct with image and labels on different grids"):
+        relabelled(ids, np.diag([-1, 1, 1, 1]) @ image.affine)
+    with pytest.raises(SourceError, match=r"label 9 in validation_ct; bundle knows 0\.\.7. Correct the labels"):
+        relabelled(np.where(ids == 7, 9, ids).astype(np.uint8), image.affine)
+    with pytest.raises(ModalityError, match="values from 0 to 7, where bundle is made for CT"):
+        score(validation=[{"image": "validation_oar.nii.gz", "label": "validation_oar.nii.gz"}])
+
+
+def test_evaluation_configs_that_cannot_be_used(bands):
+    bundle, data = bands
+    path = bundle.root / "configs" / "evaluate.json"
+    shutil.copy(SHIPPED / RESTORATION / "configs" / "evaluate.json", path)
+    with pytest.raises(BundleError, match="bundle for segmentation; one for restoration is needed"):
+        scorer(bundle, data, data.parent)
+    _edit(bundle.root, "evaluate.json", lambda c: c["evaluation"].update(window=[5, 1]))
+    with pytest.raises(BundleError, match=r"evaluate\.json of bundle that cannot be built: .*window \[5, 1\]"):
+        scorer(bundle, data, data.parent)
+    _edit(bundle.root, "evaluate.json", lambda c: c.pop("evaluation"))
+    with pytest.raises(BundleError, match="cannot be built: it has no 'evaluation'"):
+        scorer(bundle, data, data.parent)
+    path.unlink()
+    with pytest.raises(BundleError, match=r"no configs/evaluate\.json in bundle; it says how to judge"):
+        scorer(bundle, data, data.parent)
+
+
+def test_scores_need_their_place_in_the_docs(bands):
+    bundle, data = bands
+    scores = evaluate_bundle(bundle, data, data.parent, "validation", _silent)
+    before = (bundle.root / "configs" / "metadata.json").read_text()
+    (bundle.root / "docs").mkdir()
+    for text in (None, "no marks\n", "<!-- scores: written by `medvit evaluate --record` -->\nprecious words\n"):
+        if text is not None:
+            (bundle.root / "docs" / "README.md").write_text(text)
+        with pytest.raises(BundleError, match=r"no place for scores in docs/README\.md of bundle; put the two lines"):
+            record_scores(bundle, scores)
+        assert (bundle.root / "configs" / "metadata.json").read_text() == before
+        outcome = CliRunner().invoke(app, ["evaluate", *_listed(bundle, data.with_name("absent.json")), "--record"])
+        assert "no place for scores" in outcome.output  # before anything else is done
+    assert (bundle.root / "docs" / "README.md").read_text().endswith("precious words\n")
+
+
+def test_the_command_refuses_what_is_not_trained():
+    for name in ("nuclei_barlow_swin", RESTORATION, TWO_VIEWS):
+        if open_bundle(name).state == "not trained":
+            outcome = CliRunner().invoke(app, ["evaluate", name])
+            assert outcome.exit_code == 1
+            assert f"no weights for {name} (state: not trained)" in outcome.output
+
+
+def _nodes(node, key: str) -> list[dict]:
+    """Every object in a config that has a key."""
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return [n for child in children for n in _nodes(child, key)] + (
+        [node] if isinstance(node, dict) and key in node else []
+    )
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(p.parents[1] for p in SHIPPED.glob("*/configs/metadata.json")), ids=lambda p: p.name
+)
+def test_every_bundle_says_how_it_is_judged_and_is_judged_on_what_it_learnt(folder):
+    bundle = open_bundle(folder)
+    assert evaluation_of(bundle).task == bundle.facts.task
+    configs = [
+        json.loads(p.read_text()) for n in ("train", "evaluate") if (p := folder / "configs" / f"{n}.json").exists()
+    ]
+    for key, facts in (
+        ("photons_per_ray", ("electronic_noise", "bowtie", "beam")),
+        ("source_to_isocenter_mm", ("isocenter_to_detector_mm", "pixels_per_voxel", "energy_kev", "img_size")),
+        ("label_ids", ("bone_hu", "bone_id")),
+    ):
+        stated = [{k: node[k] for k in (key, *facts)} for config in configs for node in _nodes(config, key)]
+        assert all(node == stated[0] for node in stated)
+        assert len(stated) != 1  # by both, or by neither
+
+
+def test_a_model_around_a_network_runs_as_the_bundle_would(bands):
+    bundle, data = bands
+    source = data.parent / "validation_ct.nii.gz"
+    network = BandNetwork(8)
+    network.centres.data = (torch.arange(8) / 8).half().float()
+    model = model_around(bundle, network, "cpu")
+    theirs, ours = run(bundle, source, RunSettings("cpu")), run_model(model, source)
+    assert np.array_equal(theirs.array, ours.array)
+    assert theirs.settings | {"device_asked": "auto"} == ours.settings
+    assert any("network was given in memory" in note for note in ours.notes)
+    assert not any("network was given in memory" in note for note in theirs.notes)
+    assert ours.labels.dtype in (torch.uint8, torch.int16)
+    fast = load_model(bundle, "cpu", fast=True)
+    assert run_model(fast, source).settings["overlap"] == 0.25
+    with pytest.raises(
+        BackendError, match=r"settings for cpu \(fast: True\) and a model on cpu \(fast: False\); nothing is"
+    ):
+        run_model(model, source, RunSettings("cpu", fast=True))
+
+
+def test_intensities_are_never_made_labels(denoiser):
+    bundle, data = denoiser
+    with pytest.raises(BundleError, match="a bundle for restoration; one for segmentation is needed"):
+        run(bundle, data.parent / "validation_ct.nii.gz")
