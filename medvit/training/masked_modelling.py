@@ -14,7 +14,8 @@ from medvit.errors import BundleError, ShapeError
 from medvit.segmentation.barlow_swin import BarlowSwin
 from medvit.segmentation.checks import check_input
 from medvit.segmentation.swin_unetr import SwinUNETR
-from medvit.training.self_supervised import SelfSupervised, check_unit
+from medvit.training.objectives import Objective
+from medvit.training.self_supervised import check_unit
 
 __all__ = ["MaskedModelling", "draw_masks", "masked_l1"]
 
@@ -71,7 +72,7 @@ def masked_l1(restored: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     return difference.sum() / (mask.sum() * image.shape[1])
 
 
-class MaskedModelling(SelfSupervised):
+class MaskedModelling(Objective):
     """SimMIM for the encoder of a ``SwinUNETR`` (pictures or volumes) or a ``BarlowSwin`` (pictures).
 
     Random patches are hidden: their tokens are exchanged for one learnt token after the embedding, before positions are
@@ -103,13 +104,14 @@ class MaskedModelling(SelfSupervised):
         convolution = nn.Conv3d if self.axes == 3 else nn.Conv2d
         self.head = convolution(encoder.width, self.channels * encoder.stride**self.axes, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """L1 on the hidden voxels of images (batch, channel, *spatial), float in 0..1; a scalar.
+    def forward(self, *batch: Tensor) -> Tensor:
+        """L1 on the hidden voxels of one tensor of images, (batch, channel, *spatial) float in 0..1; a scalar.
 
         Raises:
             ShapeError: sides that the encoder or the patches do not divide, or a single patch.
             ImageError: NaN, or values outside 0..1.
         """
+        (images,) = batch
         self._check(images)
         grid = tuple(side // self.mask_size for side in images.shape[2:])
         mask = draw_masks(len(images), grid, self.ratio)[:, None].to(images.device)

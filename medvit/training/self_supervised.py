@@ -1,7 +1,7 @@
 """Learning volumes without labels: the three tasks of Swin UNETR's pre-training as one objective of the loop.
 
 What is trained sits inside ``objective.network``, the whole segmentation network, so that its checkpoint is a start for
-training with labels. Everything random is drawn from torch's global generator, which the loop seeds for every step.
+training with labels; its decoder has no gradient and stays as it was. Everything random is drawn from torch's global generator, which the loop seeds for every step.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from medvit.errors import BundleError, ImageError, ShapeError
 from medvit.segmentation.checks import check_input
 from medvit.segmentation.swin_unetr import SwinUNETR
+from medvit.training.objectives import Objective
 
 __all__ = [
-    "SelfSupervised",
     "SwinPretraining",
     "SwinTasks",
     "TaskLosses",
@@ -34,24 +34,6 @@ _STRIDE = 32
 
 _THINNEST = 0.05
 """Shortest side of a cut-out as a share of the volume's."""
-
-
-class SelfSupervised(nn.Module):
-    """An objective of the training loop that needs no labels.
-
-    Attributes:
-        network: what is averaged and kept; its decoder is not trained and has no gradient.
-        step: the optimiser step that the next batch belongs to.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.step = 0
-
-    def finish(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The averaged weights as they are."""
-        return average
 
 
 def check_unit(images: Tensor) -> None:
@@ -185,7 +167,7 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
     return F.cross_entropy(cosines.masked_fill(itself, -torch.inf), partner)
 
 
-class SwinPretraining(SelfSupervised):
+class SwinPretraining(Objective):
     """Self-supervised pre-training of Swin UNETR's encoder (Tang et al., arXiv 2111.14791).
 
     Two views of each volume, each turned by a random quarter turn and with boxes cut out, go through the encoder. Three
@@ -218,13 +200,14 @@ class SwinPretraining(SelfSupervised):
         self.contrast = nn.Linear(width, self.tasks.features)
         self.inpainting = _rebuilding(width, self.channels)
 
-    def forward(self, volumes: Tensor) -> Tensor:
-        """The weighted sum of the three losses of volumes (batch, channel, i, j, k), float in 0..1; a scalar.
+    def forward(self, *batch: Tensor) -> Tensor:
+        """The weighted sum of the three losses of one tensor of volumes, (batch, channel, i, j, k) float in 0..1; a scalar.
 
         Raises:
             ShapeError: a batch of one, sides that do not divide by 32, or i unlike j.
             ImageError: NaN, or values outside 0..1.
         """
+        (volumes,) = batch
         losses, tasks = self.losses(volumes), self.tasks
         weighted = tasks.inpainting * losses.inpainting + tasks.rotation * losses.rotation
         return weighted + tasks.contrast * losses.contrast

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from medvit.segmentation.barlow_swin import BarlowSwin
 from medvit.segmentation.barlow_twins import BarlowTwins, ViewSettings, barlow_twins_loss, two_views
-from medvit.training.self_supervised import SelfSupervised
+from medvit.training.objectives import Objective
 
 __all__ = ["TwinsObjective"]
 
 
-class TwinsObjective(SelfSupervised):
+class TwinsObjective(Objective):
     """Barlow Twins of a ``BarlowSwin``'s encoder (arXiv 2103.03230, 2509.06885), with two views drawn of every picture.
 
     Args:
@@ -35,12 +35,13 @@ class TwinsObjective(SelfSupervised):
         self.views = views
         self.twins = BarlowTwins(network, hidden, off_diagonal, weight_penalty)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """The loss of pictures (batch, channel, row, column), float in 0..1 or uint8; a scalar.
+    def forward(self, *batch: Tensor) -> Tensor:
+        """The loss of one tensor of pictures, (batch, channel, row, column), float in 0..1 or uint8; a scalar.
 
         Raises:
             ShapeError: a batch of one. ImageError: another range.
         """
+        (pictures,) = batch
         first, second = (self.twins.project(view).float() for view in two_views(pictures, self.views))
         # correlations in half precision would drown what is asked of them in rounding
         with torch.autocast(pictures.device.type, enabled=False):

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -20,10 +19,7 @@ from medvit.bundles import Bundle
 from medvit.errors import ImageError, SourceError
 from medvit.io.images import read_image
 from medvit.pictures import unit_rgb
-from medvit.training.data import data_root
-
-if TYPE_CHECKING:
-    from medvit.training.data import DataList  # type: ignore[attr-defined]
+from medvit.training.data import DataList, data_root
 
 __all__ = ["CropSampler", "PictureCrops", "Unlabelled", "VolumeCrops", "read_unlabelled"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,16 +17,16 @@ from PIL import Image
 from medvit.bundles import open_bundle
 from medvit.errors import ImageError, SourceError
 from medvit.segmentation import BarlowSwin, SwinUNETR
+from medvit.training.data import DataList
 from medvit.training.masked_modelling import MaskedModelling
+from medvit.training.recipe import read_recipe
 from medvit.training.self_supervised import SwinPretraining
+from medvit.training.start import start_from
+from medvit.training.trainer import TrainSettings, train_bundle
 from medvit.training.twins import TwinsObjective
 from medvit.training.unlabelled import CropSampler, PictureCrops, Unlabelled, VolumeCrops, read_unlabelled
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _data(path: Path | None, root: Path | None = None, split: str = "training") -> Any:
-    return SimpleNamespace(data=path, root=root, split=split)
 
 
 def _listed(folder: Path, names: list[str]) -> Path:
@@ -54,7 +54,7 @@ def bundle(banded):
 
 def test_volume_crops_lie_in_the_body_on_their_own_grid(scans, bundle):
     crops = VolumeCrops((16, 16, 8), (2.0, 2.0, 3.0), scale=(1.0, 1.0))
-    sampler = crops.sampler(bundle, _data(scans, scans.parent), seed=0)
+    sampler = crops.sampler(bundle, DataList(scans, scans.parent), seed=0)
     assert [image.name for image in sampler.images] == ["s0.nii.gz", "s1.nii.gz"]
     (batch,) = sampler.batch(12)
     assert batch.shape == (12, 1, 16, 16, 8)
@@ -92,7 +92,7 @@ def test_crops_stay_inside_and_larger_ones_are_centred():
 
 
 def test_a_stream_is_repeated_by_its_seed(scans, bundle):
-    sampler = VolumeCrops((8, 8, 8), (2.0, 2.0, 2.0)).sampler(bundle, _data(scans, scans.parent), seed=0)
+    sampler = VolumeCrops((8, 8, 8), (2.0, 2.0, 2.0)).sampler(bundle, DataList(scans, scans.parent), seed=0)
     drawn = []
     for seed in ((0, 5, 0), (0, 5, 0), (0, 6, 0), 3):
         sampler.reseed(seed)
@@ -105,7 +105,7 @@ def test_a_stream_is_repeated_by_its_seed(scans, bundle):
 def test_picture_crops_are_stretched_as_in_use(tmp_path, bundle, rng):
     for n in range(3):
         Image.fromarray(rng.integers(40, 90, (50, 70), dtype=np.uint8)).save(tmp_path / f"p{n}.png")
-    data = _data(_listed(tmp_path, ["p0.png", "p1.png", "p2.png"]), tmp_path)
+    data = DataList(_listed(tmp_path, ["p0.png", "p1.png", "p2.png"]), tmp_path)
     (batch,) = PictureCrops((32, 48)).sampler(bundle, data, 0).batch(8)
     assert batch.shape == (8, 3, 32, 48)
     assert torch.equal(batch[:, 0], batch[:, 1])
@@ -115,14 +115,14 @@ def test_picture_crops_are_stretched_as_in_use(tmp_path, bundle, rng):
 
 def test_lists_and_files_that_cannot_be_used(scans, bundle, tmp_path):
     with pytest.raises(SourceError, match="no readable data list.*whose parts list"):
-        read_unlabelled(bundle, _data(tmp_path / "absent.json"))
+        read_unlabelled(bundle, DataList(tmp_path / "absent.json"))
     with pytest.raises(SourceError, match="no 'test' entries.*Its parts: training, validation"):
-        read_unlabelled(bundle, _data(scans, split="test"))
+        read_unlabelled(bundle, DataList(scans, split="test"))
     with pytest.raises(SourceError, match=r"every file of the list is needed. Set --root"):
-        read_unlabelled(bundle, _data(scans, tmp_path / "elsewhere"))
+        read_unlabelled(bundle, DataList(scans, tmp_path / "elsewhere"))
     _listed(tmp_path, ["s0.nii.gz", "s1.nii.gz", "s1.nii.gz"])
     with pytest.raises(SourceError, match=r"Found s1.nii.gz in several parts.*a case may train or judge, not both"):
-        read_unlabelled(bundle, _data(scans, tmp_path))
+        read_unlabelled(bundle, DataList(scans, tmp_path))
     _listed(tmp_path, ["bad.nii.gz", "s1.nii.gz"])
     crops = VolumeCrops((8, 8, 8), (2.0, 2.0, 2.0))
 
@@ -131,16 +131,16 @@ def test_lists_and_files_that_cannot_be_used(scans, bundle, tmp_path):
 
     with pytest.raises(ImageError, match=r"axes \(4, 4, 4, 2\).*one finite volume"):
         store(np.zeros((4, 4, 4, 2)))
-        crops.sampler(bundle, _data(scans, tmp_path), 0)
+        crops.sampler(bundle, DataList(scans, tmp_path), 0)
     with pytest.raises(ImageError, match="values that are not finite"):
         store(np.full((4, 4, 4), np.nan))
-        crops.sampler(bundle, _data(scans, tmp_path), 0)
+        crops.sampler(bundle, DataList(scans, tmp_path), 0)
     with pytest.raises(ImageError, match="nothing brighter than its middle; a body is needed"):
         store(np.zeros((4, 4, 4)))
-        crops.sampler(bundle, _data(scans, tmp_path), 0)
+        crops.sampler(bundle, DataList(scans, tmp_path), 0)
     (tmp_path / "bad.nii.gz").write_bytes(b"no image")
     with pytest.raises(SourceError, match="bad.nii.gz, which cannot be read"):
-        crops.sampler(bundle, _data(scans, tmp_path), 0)
+        crops.sampler(bundle, DataList(scans, tmp_path), 0)
 
 
 def test_settings_that_cannot_be_used():
@@ -178,21 +178,35 @@ def test_the_bundles_recipes_take_what_their_crops_give(name, recipe, objective,
         assert draws.intensity_range == parser["intensity_range"]
 
 
-def test_a_few_steps_from_a_list_to_weights_that_the_network_takes(scans, bundle):
-    """The contract of the loop by hand: reseed, seed, batch, loss; then the whole network's weights."""
-    sampler = VolumeCrops((32, 32, 32), (2.0, 2.0, 2.0)).sampler(bundle, _data(scans, scans.parent), 0)
-    ends = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        objective = MaskedModelling(SwinUNETR(1, 3, feature_size=12, window_size=4, depths=(1, 1, 1, 1)), 16)
-        optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
-        for step in range(2):
-            sampler.reseed((0, step, 0))
-            torch.manual_seed(step)
-            objective.step = step
-            optimizer.zero_grad()
-            objective(*sampler.batch(1)).backward()
-            optimizer.step()
-        ends.append(objective.finish({k: v.clone() for k, v in objective.network.state_dict().items()}))
-    assert all(torch.equal(ends[1][k], v) for k, v in ends[0].items())
-    SwinUNETR(1, 3, feature_size=12, window_size=4, depths=(1, 1, 1, 1)).load_state_dict(ends[0])
+@pytest.mark.parametrize("recipe", ["pretrain", "pretrain_simmim"])
+def test_pretraining_is_a_run_of_its_own_and_training_starts_from_it(recipe, tmp_path, banded, rng):
+    """The shipped recipes on a narrow network: killed and resumed as unbroken, the decoder untouched, then `--from`."""
+    folder = Path(shutil.copytree(banded, tmp_path / "bundle"))
+    config = json.loads((folder / "configs" / "inference.json").read_text())
+    network = {"_target_": "medvit.segmentation.SwinUNETR", "in_channels": 1, "out_channels": 8, "feature_size": 12}
+    config["network_def"] = network | {"window_size": 4, "depths": [1, 1, 1, 1]}
+    config |= {"roi_size": [32, 32, 32], "intensity_range": [-500, 500]}
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    shipped = ROOT / "bundles" / "headneck_ct_swin_unetr" / "configs" / f"{recipe}.json"
+    plan = json.loads(shipped.read_text())
+    plan["loop"].update(batch_size=2, checkpoint_every=1)
+    (folder / "configs" / f"{recipe}.json").write_text(json.dumps(plan))
+    values = (rng.random((40, 40, 40), dtype=np.float32) * 1000 - 500).astype(np.float32)
+    for n in range(2):
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"s{n}.nii.gz")
+    settings = TrainSettings(DataList(_listed(tmp_path, ["s0.nii.gz", "s1.nii.gz"]), tmp_path), tmp_path / "runs")
+    settings = replace(settings, recipe=recipe)
+    bundle = open_bundle(folder)
+    once = train_bundle(bundle, replace(settings, steps=2))
+    assert once == tmp_path / "runs" / "bundle" / recipe / "checkpoint.pt"
+    average = torch.load(once, weights_only=True)["average"]
+    fresh = read_recipe(bundle, recipe).objective.network
+    moved = {k.split(".")[0] for k, v in fresh.state_dict().items() if not torch.equal(v, average[k])}
+    assert moved == {"swinViT"}
+    broken = replace(settings, output=tmp_path / "again")
+    for steps in (1, 2):
+        resumed = train_bundle(bundle, replace(broken, steps=steps))
+    again = torch.load(resumed, weights_only=True)["average"]
+    assert all(torch.equal(again[k], v) for k, v in average.items())
+    assert "tensors." in start_from(fresh, str(once))
+    assert all(torch.equal(v, average[k]) for k, v in fresh.state_dict().items())
