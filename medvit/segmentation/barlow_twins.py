@@ -12,8 +12,7 @@ views and differs from every other feature. What the published notebook got wron
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +24,8 @@ from medvit.segmentation.barlow_swin import BarlowSwin
 
 __all__ = [
     "BarlowTwins",
-    "PretrainSettings",
     "ViewSettings",
     "barlow_twins_loss",
-    "pretrain",
     "split_by_picture",
     "to_unit",
     "two_views",
@@ -188,76 +185,3 @@ class BarlowTwins(nn.Module):
         """What the weights of the projector's two hidden layers add to the loss."""
         first, second = self.projector.get_parameter("0.weight"), self.projector.get_parameter("3.weight")
         return self.weight_penalty * (first.square().sum() + second.square().sum())
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """How an encoder is trained without labels; defaults as published but for the rate.
-
-    Attributes:
-        epochs: passes over the pictures.
-        batch_size: pictures a step; a smaller last batch is left out, since features are compared over the batch.
-        learning_rate: SGD's rate after warm-up; the notebook's 5e-6 hardly moves the weights.
-        first_rate: rate of the first step.
-        momentum: of SGD.
-        warmup: share of steps over which the rate rises, before it falls along a cosine.
-        seed: seeds the order of pictures and the views.
-    """
-
-    epochs: int = 100
-    batch_size: int = 16
-    learning_rate: float = 1e-2
-    first_rate: float = 1e-6
-    momentum: float = 0.9
-    warmup: float = 0.15
-    seed: int = 0
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate at a step of so many."""
-        rising = int(self.warmup * steps)
-        if step < rising:
-            return self.first_rate + (self.learning_rate - self.first_rate) * step / rising
-        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def pretrain(
-    twins: BarlowTwins,
-    images: Sequence[Tensor] | Tensor,
-    settings: PretrainSettings | None = None,
-    views: ViewSettings | None = None,
-) -> Iterator[float]:
-    """Train in place, giving the loss of each step as it is made; stop asking to stop training.
-
-    Args:
-        twins: encoder and projector.
-        images: pictures of one size, each (channel, height, width), uint8 or float in 0..1; training pictures alone.
-        settings: how long and how fast.
-        views: how views are drawn.
-
-    Raises:
-        ShapeError: fewer pictures than a batch. ImageError: pictures in another range.
-        FloatingPointError: the loss is no longer finite.
-    """
-    settings = settings or PretrainSettings()
-    batches = len(images) // settings.batch_size
-    if batches == 0 or settings.batch_size < 2:
-        raise ShapeError(
-            f"Found {len(images)} pictures for batches of {settings.batch_size}; at least one batch of 2 or more is needed. Lower batch_size."
-        )
-    generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.SGD(twins.parameters(), lr=settings.first_rate, momentum=settings.momentum)
-    twins.train()
-    for step in range(settings.epochs * batches):
-        if step % batches == 0:
-            order = torch.randperm(len(images), generator=generator).tolist()
-        at = step % batches * settings.batch_size
-        batch = torch.stack([images[i] for i in order[at : at + settings.batch_size]])
-        loss = twins(*two_views(batch, views, generator))
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"The loss became {loss.item()} at step {step}. Lower the learning rate.")
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate(step, settings.epochs * batches)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        yield float(loss.detach())

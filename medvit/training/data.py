@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +16,17 @@ from torch import Tensor
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
 
-__all__ = ["DataList", "Draws", "Pair", "Sampler", "data_root", "load_labels", "read_list"]
+__all__ = [
+    "DataList",
+    "Draws",
+    "Pair",
+    "Sampler",
+    "data_root",
+    "load_labels",
+    "plain_name",
+    "read_entries",
+    "read_list",
+]
 
 
 @dataclass(frozen=True)
@@ -79,43 +89,80 @@ def data_root(given: Path | None, data: Path) -> Path:
     return shared / "data" if (shared / "data").is_dir() else data.parent
 
 
-def read_list(bundle: Bundle, data: Path | None, root: Path | None, split: str) -> list[Pair]:
-    """The pairs of one split.
+def read_entries(bundle: Bundle, cases: DataList, keys: Sequence[str]) -> list[dict[str, Path]]:
+    """The files of one part of a data list, by key.
+
+    Args:
+        bundle: whose own list is read where none is given.
+        cases: the list, where its paths start, and the part.
+        keys: which files each entry must name; "image" among them.
 
     Raises:
-        SourceError: no such list or split, a missing file, or a file in two splits.
+        SourceError: no such list or part, an entry without a key, a missing file, or an image in this part and another.
     """
-    path = data or bundle.root / "configs" / "datalist.json"
+    path = _list_path(bundle, cases)
+    parts = {name: entries for name, entries in _content(path).items() if isinstance(entries, list)}
+    chosen = parts.get(cases.split)
+    if not chosen:
+        raise SourceError(
+            f"Found no {cases.split!r} entries in {path}; give a list with some. Its parts: {', '.join(parts)}."
+        )
+    # an encoder that has seen a validation image without its label has still seen it
+    elsewhere = {_named(entry, "image", path) for name, v in parts.items() if name != cases.split for entry in v}
+    twice = sorted(elsewhere.intersection(_named(entry, "image", path) for entry in chosen))
+    if twice:
+        raise SourceError(
+            f"Found {twice[0]} in several parts of {path}; a case may train or judge, not both. Remove it from one."
+        )
+    base = data_root(cases.root, path)
+    found = [{key: base / _named(entry, key, path) for key in keys} for entry in chosen]
+    absent = next((file for entry in found for file in entry.values() if not file.is_file()), None)
+    if absent is not None:
+        raise SourceError(
+            f"Found no {absent}; every file of the list is needed. Set --root to the folder the list starts from."
+        )
+    return found
+
+
+def _list_path(bundle: Bundle, cases: DataList) -> Path:
+    return cases.data or bundle.root / "configs" / "datalist.json"
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise SourceError(
             f"Found no readable data list at {path} ({error}); a JSON file with 'training' and 'validation' is needed."
         ) from error
-    if not content.get(split):
-        raise SourceError(
-            f"Found no {split!r} entries in {path}; give a list with some. Its parts: {', '.join(k for k, v in content.items() if isinstance(v, list))}."
-        )
-    seen = [{entry["image"] for entry in v} for v in content.values() if isinstance(v, list)]
-    shared = set.intersection(*seen) if len(seen) > 1 else set()
-    if shared:
-        raise SourceError(
-            f"Found {sorted(shared)[0]} in several parts of {path}; a case may train or judge, not both. Remove it from one."
-        )
-    base = data_root(root, path)
-    instances = content.get("labels") == "instances"
-    pairs = [Pair(_plain_name(e["image"]), base / e["image"], base / e["label"], instances) for e in content[split]]
-    for pair in pairs:
-        for file in (pair.image, pair.label):
-            if not file.is_file():
-                raise SourceError(
-                    f"Found no {file}; every file of the list is needed. Set --root to the folder the list starts from."
-                )
-    return pairs
+    return content
 
 
-def _plain_name(path: str) -> str:
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
+def _named(entry: Any, key: str, path: Path) -> str:
+    if not (isinstance(entry, dict) and isinstance(entry.get(key), str)):
+        raise SourceError(
+            f"Found an entry without {key!r} in {path}; each needs the path of its {key}. Give a list whose entries have it: --data."
+        )
+    return str(entry[key])
+
+
+def read_list(bundle: Bundle, data: Path | None, root: Path | None, split: str) -> list[Pair]:
+    """The pairs of one split.
+
+    Raises:
+        SourceError: as ``read_entries``; every entry needs an image and a label.
+    """
+    cases = DataList(data, root, split)
+    entries = read_entries(bundle, cases, ("image", "label"))
+    instances = _content(_list_path(bundle, cases)).get("labels") == "instances"
+    return [Pair(plain_name(e["image"]), e["image"], e["label"], instances) for e in entries]
+
+
+def plain_name(path: Path) -> str:
+    """A file's name without its ending."""
+    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
 
 
 def load_labels(pair: Pair) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.errors import BundleError, ShapeError
-from medvit.training.losses import bce_dice, weighted_dice_ce
+from medvit.training.losses import bce_dice, focal_tversky_ce, weighted_dice_ce
 from medvit.training.restoration_losses import charbonnier, l1, ssim_loss
 from medvit.training.xray_losses import view_losses
 
@@ -48,6 +48,12 @@ def _one_of(name: str, known: Sequence[str]) -> str:
     return name
 
 
+_ORGANS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "dice_ce": weighted_dice_ce,
+    "focal_tversky_ce": focal_tversky_ce,
+}
+
+
 class OrganObjective(Objective):
     """Swin UNETR on labels, its decoder supervised at half and quarter resolution too.
 
@@ -56,6 +62,10 @@ class OrganObjective(Objective):
         background_weights: (first step, cross-entropy weight of background) pairs in order. Light at first, so that
             small organs are found at all; heavier later, so that their outlines tighten.
         deep_supervision: weight of the loss at half resolution, and twice that of quarter resolution.
+        loss: "dice_ce" (cross-entropy and Dice) or "focal_tversky_ce", which weighs missed voxels of small organs more.
+
+    Raises:
+        BundleError: another loss.
     """
 
     def __init__(
@@ -63,8 +73,10 @@ class OrganObjective(Objective):
         network: nn.Module,
         background_weights: Sequence[tuple[int, float]] = ((0, 0.1), (1500, 0.3), (4100, 1.0)),
         deep_supervision: float = 0.3,
+        loss: str = "dice_ce",
     ) -> None:
         super().__init__(network)
+        self.loss = _ORGANS[_one_of(loss, list(_ORGANS))]
         self.background_weights = background_weights
         self.deep_supervision = deep_supervision
         self._taps: dict[str, Tensor] = {}
@@ -99,7 +111,7 @@ class OrganObjective(Objective):
         return total
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return weighted_dice_ce(logits.float(), labels, self.background())
+        return self.loss(logits.float(), labels, self.background())
 
 
 class PictureObjective(Objective):

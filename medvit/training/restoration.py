@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.bundles import Bundle
-from medvit.errors import ShapeError, SourceError
+from medvit.errors import ShapeError
 from medvit.restoration.degradations import LowDoseCT
-from medvit.training.data import DataList, data_root
+from medvit.training.data import DataList, plain_name, read_entries
 
 __all__ = ["PairSampler", "PairSettings", "Slices", "read_images"]
 
@@ -57,37 +56,15 @@ def read_images(bundle: Bundle, data: Path | None, root: Path | None, split: str
     """The clean volumes of one split of a data list, in memory.
 
     Raises:
-        SourceError: no such list or split, a missing file, or a file in two splits.
+        SourceError: as ``medvit.training.data.read_entries``; entries need an image alone.
     """
-    path = data or bundle.root / "configs" / "datalist.json"
-    try:
-        content = json.loads(path.read_text())
-        names = {part: [entry["image"] for entry in v] for part, v in content.items() if isinstance(v, list)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(
-            f"Found no readable data list at {path} ({error}); a JSON file whose parts list {{'image': path}} is needed."
-        ) from error
-    if not names.get(split):
-        raise SourceError(
-            f"Found no {split!r} entries in {path}; give a list with some. Its parts: {', '.join(names)}."
-        )
-    twice = set(names[split]).intersection(*[[n for part, v in names.items() if part != split for n in v]])
-    if twice:
-        raise SourceError(
-            f"Found {sorted(twice)[0]} in several parts of {path}; a case may train or judge, not both. Remove it from one."
-        )
-    base = data_root(root, path)
-    return [_read(base / name) for name in names[split]]
+    return [_read(entry["image"]) for entry in read_entries(bundle, DataList(data, root, split), ("image",))]
 
 
 def _read(path: Path) -> Slices:
-    if not path.is_file():
-        raise SourceError(
-            f"Found no {path}; every file of the list is needed. Set --root to the folder the list starts from."
-        )
     image = nib.as_closest_canonical(nib.load(path))
     x, y, z = (float(s) for s in image.header.get_zooms()[:3])
-    return Slices(path.name.removesuffix(".gz").removesuffix(".nii"), image.get_fdata(dtype=np.float32), (x, y, z))
+    return Slices(plain_name(path), image.get_fdata(dtype=np.float32), (x, y, z))
 
 
 class PairSampler:

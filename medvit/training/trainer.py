@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ignite.distributed as idist
 from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError
-from medvit.pipeline import choose_device
+from medvit.model import choose_device
 from medvit.training.data import DataList
+from medvit.training.evaluation import scorer
 from medvit.training.loop import TrainingLoop
 from medvit.training.machine import Machine, several_processes
 from medvit.training.publish import publish
@@ -84,6 +86,6 @@ def _score(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Callable[
     """What scores the network on the validation split as users will run it; None where a recipe has no scores."""
     if recipe.name != "train" or not 0 < recipe.loop.validate_every <= recipe.loop.steps:
         return None
-    from medvit.training.evaluation import scorer
-
+    if idist.get_rank() > 0:
+        return lambda _: {}  # the first process scores for all; the others need not hold its cases
     return scorer(bundle, settings.data.data, settings.data.root, "validation")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from medvit.bundles import Bundle
 from medvit.errors import ImageError, SourceError
 from medvit.io.images import read_image
 from medvit.pictures import unit_rgb
-from medvit.training.data import DataList, data_root
+from medvit.training.data import DataList, read_entries
 
-__all__ = ["CropSampler", "PictureCrops", "Unlabelled", "VolumeCrops", "read_unlabelled"]
+__all__ = ["CropSampler", "PictureCrops", "Unlabelled", "VolumeCrops"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class VolumeCrops:
         Raises:
             SourceError: the list is wrong or a file missing. ImageError: a file that is no volume.
         """
-        return CropSampler([_volume(path) for path in read_unlabelled(bundle, data)], self, seed)
+        return CropSampler([_volume(entry["image"]) for entry in read_entries(bundle, data, ("image",))], self, seed)
 
 
 @dataclass(frozen=True)
@@ -115,41 +114,7 @@ class PictureCrops:
         Raises:
             SourceError: the list is wrong or a file missing or unreadable. ImageError: a picture of one brightness.
         """
-        return CropSampler([_picture(path) for path in read_unlabelled(bundle, data)], self, seed)
-
-
-def read_unlabelled(bundle: Bundle, data: DataList) -> list[Path]:
-    """The image files of one split of a data list; entries may lack a label.
-
-    Raises:
-        SourceError: no such list or split, a missing file, or a file in two splits.
-    """
-    path = data.data or bundle.root / "configs" / "datalist.json"
-    try:
-        content = json.loads(path.read_text())
-        names = {part: [entry["image"] for entry in v] for part, v in content.items() if isinstance(v, list)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(
-            f"Found no readable data list at {path} ({error}); a JSON file whose parts list {{'image': path}} is needed."
-        ) from error
-    if not names.get(data.split):
-        raise SourceError(
-            f"Found no {data.split!r} entries in {path}; give a list with some. Its parts: {', '.join(names)}."
-        )
-    elsewhere = {name for part, listed in names.items() if part != data.split for name in listed}
-    twice = sorted(elsewhere.intersection(names[data.split]))
-    if twice:
-        # an encoder that has seen a validation image without its label has still seen it
-        raise SourceError(
-            f"Found {twice[0]} in several parts of {path}; a case may train or judge, not both. Remove it from one."
-        )
-    files = [data_root(data.root, path) / name for name in names[data.split]]
-    for file in files:
-        if not file.is_file():
-            raise SourceError(
-                f"Found no {file}; every file of the list is needed. Set --root to the folder the list starts from."
-            )
-    return files
+        return CropSampler([_picture(entry["image"]) for entry in read_entries(bundle, data, ("image",))], self, seed)
 
 
 def _volume(path: Path) -> Unlabelled:

@@ -327,7 +327,7 @@ def test_lists_that_cannot_judge(bands):
         data.with_name("other.json").write_text(json.dumps({**listed, **content}))
         return evaluate_bundle(bundle, data.with_name("other.json"), data.parent, "validation", _silent)
 
-    with pytest.raises(SourceError, match="entries without 'label' in the data list of bundle; each needs 'image' and"):
+    with pytest.raises(SourceError, match="an entry without 'label' in .*other.json; each needs the path of its label"):
         score(validation=[{"image": "validation_ct.nii.gz"}])
     with pytest.raises(SourceError, match="a case may train or judge, not both"):
         score(validation=json.loads(data.read_text())["training"])

@@ -195,6 +195,16 @@ def test_each_network_trains_in_mixed_precision(name, tmp_path):
     assert all(bool(torch.isfinite(v).all()) for v in average.values() if v.is_floating_point())
 
 
+def test_the_small_organ_loss_can_be_chosen():
+    network = SwinUNETR(1, 3, feature_size=12, window_size=4)
+    batch = torch.rand(1, 1, 64, 32, 32), torch.randint(0, 3, (1, 1, 64, 32, 32))
+    losses = {}
+    for name in ("dice_ce", "focal_tversky_ce"):
+        torch.manual_seed(0)
+        losses[name] = float(OrganObjective(network, loss=name)(*batch).detach())
+    assert losses["dice_ce"] != pytest.approx(losses["focal_tversky_ce"], rel=1e-3)
+
+
 def test_patches_that_the_network_would_pad_are_refused():
     with pytest.raises(ShapeError, match=r"patches of \(32, 32, 32\) voxels, which the network pads.*Correct roi_size"):
         _objectives()["swin_unetr"][0](torch.rand(1, 1, 32, 32, 32), torch.zeros(1, 1, 32, 32, 32, dtype=torch.long))

@@ -113,7 +113,10 @@ def test_wrong_lists_are_named(tmp_path):
         return read_images(bundle, listed, tmp_path, "training")
 
     for broken in ("{", {"training": [{"label": "a"}]}, {"training": ["a"]}):
-        with pytest.raises(SourceError, match="no readable data list at .*whose parts list"):
+        with pytest.raises(
+            SourceError,
+            match="no readable data list at|an entry without 'image' in .*Give a list whose entries have it",
+        ):
             read(broken)
     with pytest.raises(SourceError, match="no 'training' entries in .*Its parts: validation"):
         read({"validation": [{"image": "a"}]})

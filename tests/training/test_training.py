@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -183,6 +184,7 @@ def test_lists_that_cannot_be_used(labelled, tmp_path):
         read_list(bundle, data, tmp_path / "elsewhere", "training")
     content = json.loads(data.read_text())
     content["validation"] = content["training"]
+    content["test"] = []
     data.write_text(json.dumps(content))
     with pytest.raises(SourceError, match="a case may train or judge, not both"):
         read_list(bundle, data, tmp_path, "training")
@@ -233,6 +235,47 @@ def test_train_command_runs_from_the_bundles_own_configs(labelled, tmp_path):
     (folder / "configs" / "train.json").unlink()
     with pytest.raises(BundleError, match="no configs/train.json"):
         train_bundle(open_bundle(folder), TrainSettings(DataList(data, tmp_path), tmp_path / "runs", 2))
+
+
+def test_training_is_scored_on_the_validation_split_as_users_run_it(labelled, tmp_path):
+    folder, data = labelled
+    _small_network(folder)
+    path = folder / "configs" / "train.json"
+    config = json.loads(path.read_text())
+    config["loop"].update(validate_every=1)
+    path.write_text(json.dumps(config))
+    bundle = open_bundle(folder)
+    train_bundle(bundle, TrainSettings(DataList(data, tmp_path), tmp_path / "runs", 2, publish=True))
+    rows = (tmp_path / "runs" / "bundle" / "scores.csv").read_text().splitlines()
+    assert rows[0].startswith("step,mean_dice,dice_brainstem")
+    best = max(float(row.split(",")[1]) for row in rows[1:])
+    kept = evaluate_bundle(
+        bundle, data, tmp_path, "validation", lambda _: None
+    )  # the published weights, in half precision
+    assert kept["mean_dice"] == pytest.approx(best, abs=5e-3)
+
+
+def test_a_recipe_that_cannot_be_built_or_published(labelled, tmp_path):
+    folder, data = labelled
+    _small_network(folder)
+    settings = TrainSettings(DataList(data, tmp_path), tmp_path / "runs", 2)
+    with pytest.raises(BundleError, match="no configs/absent.json in bundle; .*one that it has: --recipe pretrain"):
+        train_bundle(open_bundle(folder), replace(settings, recipe="absent"))
+    with pytest.raises(
+        BundleError, match="--publish with the recipe pretrain; only 'train' makes the bundle's weights"
+    ):
+        train_bundle(open_bundle(folder), replace(settings, recipe="pretrain", publish=True))
+    path = folder / "configs" / "train.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "objective": {**config["objective"], "loss": "hinge"}}))
+    with pytest.raises(BundleError, match="the loss 'hinge'; it must be one of dice_ce, focal_tversky_ce"):
+        train_bundle(open_bundle(folder), settings)
+    path.write_text(json.dumps({**config, "loop": {"_target_": "medvit.training.LoopSettings", "stepz": 3}}))
+    with pytest.raises(BundleError, match="configs/train.json of bundle that cannot be built: .*stepz.*Correct it"):
+        train_bundle(open_bundle(folder), settings)
+    path.write_text(json.dumps({k: v for k, v in config.items() if k != "recipe"}))
+    with pytest.raises(BundleError, match="no 'recipe' in configs/train.json"):
+        train_bundle(open_bundle(folder), settings)
 
 
 def test_monai_bundle_run_training_is_the_same_run(labelled, tmp_path):

@@ -17,14 +17,14 @@ from PIL import Image
 from medvit.bundles import open_bundle
 from medvit.errors import ImageError, SourceError
 from medvit.segmentation import BarlowSwin, SwinUNETR
-from medvit.training.data import DataList
+from medvit.training.data import DataList, read_entries
 from medvit.training.masked_modelling import MaskedModelling
 from medvit.training.recipe import read_recipe
 from medvit.training.self_supervised import SwinPretraining
 from medvit.training.start import start_from
 from medvit.training.trainer import TrainSettings, train_bundle
 from medvit.training.twins import TwinsObjective
-from medvit.training.unlabelled import CropSampler, PictureCrops, Unlabelled, VolumeCrops, read_unlabelled
+from medvit.training.unlabelled import CropSampler, PictureCrops, Unlabelled, VolumeCrops
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,15 +114,15 @@ def test_picture_crops_are_stretched_as_in_use(tmp_path, bundle, rng):
 
 
 def test_lists_and_files_that_cannot_be_used(scans, bundle, tmp_path):
-    with pytest.raises(SourceError, match="no readable data list.*whose parts list"):
-        read_unlabelled(bundle, DataList(tmp_path / "absent.json"))
+    with pytest.raises(SourceError, match="no readable data list"):
+        read_entries(bundle, DataList(tmp_path / "absent.json"), ("image",))
     with pytest.raises(SourceError, match="no 'test' entries.*Its parts: training, validation"):
-        read_unlabelled(bundle, DataList(scans, split="test"))
+        read_entries(bundle, DataList(scans, split="test"), ("image",))
     with pytest.raises(SourceError, match=r"every file of the list is needed. Set --root"):
-        read_unlabelled(bundle, DataList(scans, tmp_path / "elsewhere"))
+        read_entries(bundle, DataList(scans, tmp_path / "elsewhere"), ("image",))
     _listed(tmp_path, ["s0.nii.gz", "s1.nii.gz", "s1.nii.gz"])
     with pytest.raises(SourceError, match=r"Found s1.nii.gz in several parts.*a case may train or judge, not both"):
-        read_unlabelled(bundle, DataList(scans, tmp_path))
+        read_entries(bundle, DataList(scans, tmp_path), ("image",))
     _listed(tmp_path, ["bad.nii.gz", "s1.nii.gz"])
     crops = VolumeCrops((8, 8, 8), (2.0, 2.0, 2.0))
 
