@@ -22,8 +22,8 @@ class Log:
         self.folder, self.first = folder, first
         self._board: Any = None
 
-    def write(self, name: str, step: int, row: dict[str, float]) -> None:
-        """Add a row; columns are those of the first row."""
+    def write(self, name: str, step: int, row: dict[str, float], beside: str = "") -> None:
+        """Add a row, whose columns are those of the first row; what stands beside it is for the screen alone."""
         if not self.first:
             return
         path = self.folder / f"{name}.csv"
@@ -37,7 +37,12 @@ class Log:
         for key, value in row.items():
             if board:
                 board.add_scalar(f"{name}/{key}", value, step)
-        print(f"step {step}  " + "  ".join(f"{key} {value:g}" for key, value in row.items()), flush=True)
+        self.say(f"step {step}  " + "  ".join(f"{key} {value:g}" for key, value in row.items()) + beside)
+
+    def say(self, text: str) -> None:
+        """Print a line, from the first process alone."""
+        if self.first:
+            print(text, flush=True)
 
     def cut(self, step: int) -> None:
         """Drop rows after a step: a resumed run makes them again."""
@@ -62,9 +67,7 @@ class Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 self._board = False
-                print(
-                    "TensorBoard is not installed, so curves go to CSV alone: pip install 'medvit[train]'.", flush=True
-                )
+                self.say("TensorBoard is not installed, so curves go to CSV alone: pip install 'medvit[train]'.")
             else:
                 self._board = SummaryWriter(self.folder / "tensorboard")
         return self._board

@@ -219,7 +219,8 @@ class TrainingLoop:
             "rate": self.settings.rate(self.step),
             "seconds_per_step": round(seconds, 2),
         }
-        self.log.write("curve", self.step, row)
+        minutes = seconds * (self.settings.steps - self.step) / 60
+        self.log.write("curve", self.step, row, f"  (about {minutes:.0f} min left)")
         self._since, self._from = time.perf_counter(), self.step
 
     def _early_stopping(self) -> EarlyStopping:

@@ -74,11 +74,16 @@ def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
         sampler = recipe.draws.sampler(bundle, settings.data, recipe.loop.seed)
         run = TrainingLoop(recipe.objective, sampler, recipe.loop, folder, machine, _score(bundle, recipe, settings))
         if settings.start is not None and not run.checkpoint.exists():
-            print(start_from(run.network, settings.start), flush=True)
+            run.log.say(start_from(run.network, settings.start))
             run.restart_average()
+        run.log.say(
+            f"{bundle.name}: {recipe.loop.steps} steps on {device} in {settings.precision}; checkpoints and curves in {folder}"
+        )
         average = run.run()
         if settings.publish and run.first:
             publish(bundle, average)
+        done = f"published to {bundle.root}" if settings.publish else f"its weights are in {run.checkpoint}"
+        run.log.say(f"{bundle.name}: step {run.step} of {recipe.loop.steps} reached; {done}.")
         return run.checkpoint
 
 
