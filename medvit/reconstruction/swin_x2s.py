@@ -17,6 +17,7 @@ from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
 
 from medvit.errors import ImageError, ShapeError
+from medvit.kernels.recording import values_known
 from medvit.reconstruction.swin_encoder import EncoderSettings, SwinEncoder
 
 __all__ = ["SWIN_X2S_SIZES", "StackedSwinX2S", "SwinX2S", "SwinX2SSize", "fuse_views", "swin_x2s"]
@@ -219,7 +220,7 @@ class SwinX2S(nn.Module):
                 "Pair them."
             )
         # a traced graph cannot look at values; eager calls can, and one NaN would spread over the whole volume
-        if not torch.compiler.is_compiling() and not all(bool(v.isfinite().all()) for v in (coronal, sagittal)):
+        if values_known() and not all(bool(v.isfinite().all()) for v in (coronal, sagittal)):
             raise ImageError("Found NaN or infinite values in a view; all must be finite. Replace them and run again.")
 
     def _lay_out(self, level: int, flat: Tensor, coronal: bool) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from medvit.errors import ImageError, ShapeError
 from medvit.kernels import bi_wkv
+from medvit.kernels.recording import values_known
 from medvit.restoration.omni_shift import FusedShift, OmniShift
 
 __all__ = ["LIGHT", "PUBLISHED", "ParameterCount", "RestoreRWKV", "RestoreRWKVSize"]
@@ -235,7 +236,7 @@ class RestoreRWKV(nn.Module):
                 f"Found pixels on {x.device} and weights on {self.patch_embed.weight.device}; they must be on one device. "
                 "Move the image with .to(device)."
             )
-        if x.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(x.isfinite().all()):
+        if x.device.type == "cpu" and values_known() and not bool(x.isfinite().all()):
             raise ImageError(
                 "Found NaN or infinite pixels; all must be finite. Replace them (for CT outside the field of view, -1024)."
             )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
+from medvit.kernels.recording import values_known
 
 __all__ = ["check_input"]
 
@@ -35,7 +36,7 @@ def check_input(x: Tensor, rank: int, channels: int) -> None:
             "Scale the image first, as the bundle's preprocessing does."
         )
     # a graph that is being recorded holds no numbers to look at
-    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
+    if values_known() and not bool(torch.isfinite(x).all()):
         raise ImageError(
             f"Found {int((~torch.isfinite(x)).sum())} NaN or infinite values in the input; all must be finite. "
             "Replace them before the network sees the image."
