@@ -13,9 +13,9 @@ def recording() -> bool:
     Operators then take a path of PyTorch's own operators: a loop of numba would be written down as the numbers it gave
     for the example, and an operator of medvit's would be missing wherever the graph is read.
     """
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or bool(torch._C._is_tracing())
 
 
 def values_known() -> bool:
     """Whether tensors hold numbers to look at; those of a graph that is being recorded or compiled do not."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return not (torch.compiler.is_compiling() or bool(torch._C._is_tracing()))

@@ -17,6 +17,7 @@ from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
 
 from medvit.errors import ImageError, ShapeError
+from medvit.inputs import require_numbers, require_tensor
 from medvit.kernels.recording import values_known
 from medvit.reconstruction.swin_encoder import EncoderSettings, SwinEncoder
 
@@ -209,11 +210,17 @@ class SwinX2S(nn.Module):
     def _check_views(self, coronal: Tensor, sagittal: Tensor) -> None:
         wanted = (self.in_channels, self.img_size[0], self.img_size[2])
         for name, axes, view in (("coronal", "x, z", coronal), ("sagittal", "y, z", sagittal)):
+            require_tensor(view, f"a {name} view")
             if view.ndim != 4 or tuple(view.shape[1:]) != wanted:
                 raise ShapeError(
                     f"Found a {name} view of shape {tuple(view.shape)}; (batch, channel, {axes}) = (batch, {wanted[0]}, "
                     f"{wanted[1]}, {wanted[2]}) is needed. Resample the view, or build the network for its size."
                 )
+            if not len(view):
+                raise ShapeError(
+                    f"Found an empty batch as {name} view, {tuple(view.shape)}; at least one is needed. Leave it out."
+                )
+            require_numbers(view, self.expand_[0].weight, f"a {name} view")  # type: ignore[arg-type]
         if coronal.shape[0] != sagittal.shape[0]:
             raise ShapeError(
                 f"Found {coronal.shape[0]} coronal and {sagittal.shape[0]} sagittal views; each patient needs one of both. "
@@ -266,6 +273,7 @@ class StackedSwinX2S(SwinX2S):
         Raises:
             ShapeError: not twice ``in_channels`` channels.
         """
+        require_tensor(image, "some stacked views")
         if image.ndim != 4 or image.shape[1] != 2 * self.in_channels:
             raise ShapeError(
                 f"Found stacked views of shape {tuple(image.shape)}; (batch, {2 * self.in_channels}, side, z) is needed, the "

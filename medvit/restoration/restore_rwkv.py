@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.errors import ImageError, ShapeError
+from medvit.inputs import require_tensor
 from medvit.kernels import bi_wkv
 from medvit.kernels.recording import values_known
 from medvit.restoration.omni_shift import FusedShift, OmniShift
@@ -216,6 +217,7 @@ class RestoreRWKV(nn.Module):
         return change + (x[:, middle : middle + 1] if change.shape[1] == 1 else x)
 
     def _check(self, x: Tensor) -> None:
+        require_tensor(x)
         channels = self.patch_embed.in_channels
         if x.ndim != 4 or x.shape[1] != channels:
             raise ShapeError(

@@ -156,7 +156,12 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
 
     def forward(self, x_in: Tensor) -> Tensor:
         """Logits of the input's own size."""
-        check_input(x_in, len(self.swinViT.window_size) + 2, self.swinViT.patch_embed.proj.in_channels)
+        check_input(
+            x_in,
+            len(self.swinViT.window_size) + 2,
+            self.swinViT.patch_embed.proj.in_channels,
+            self.swinViT.patch_embed.proj.weight,
+        )
         size = tuple(x_in.shape[2:])
         padded = [-(-side // _DIVISOR) * _DIVISOR for side in size]
         if all(side == _DIVISOR for side in padded):

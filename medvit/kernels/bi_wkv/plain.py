@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 __all__ = ["forward"]
 
@@ -12,9 +11,11 @@ _NOTHING = -1e30
 """The maximum of no keys at all."""
 
 
-def _later(values: Tensor, by: int, fill: float) -> Tensor:
-    """Each token gets what the token ``by`` before it had; tokens lie along the last axis but one."""
-    return functional.pad(values[..., :-by, :], (0, 0, by, 0), value=fill)
+def _later(values: Tensor, by: int, before: Tensor) -> Tensor:
+    """Each token gets what the token ``by`` before it had, the first ``by`` of them ``before``'s; tokens lie along axis -2."""
+    # padding would be one operator here but ten nodes in ONNX
+    tokens = values.shape[-2]
+    return torch.cat([before, values], -2)[..., tokens - by : 2 * tokens - by, :]
 
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -26,13 +27,14 @@ def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     top = torch.cat([k, k.flip(1)])  # (2B, T, C)
     values = torch.cat([v, v.flip(1)])
     sums = torch.stack([values, torch.ones_like(values)])  # (2, 2B, T, C), over exp(top)
+    nothing, zero = torch.full_like(top, _NOTHING), torch.zeros_like(sums)
     reach = 1
     while reach < k.shape[1]:  # sums over ``reach`` tokens become sums over twice as many
-        decayed = _later(top, reach, _NOTHING) - w * reach
+        decayed = _later(top, reach, nothing) - w * reach
         highest = torch.maximum(top, decayed)
-        sums = sums * (top - highest).exp() + _later(sums, reach, 0.0) * (decayed - highest).exp()
+        sums = sums * (top - highest).exp() + _later(sums, reach, zero) * (decayed - highest).exp()
         top, reach = highest, 2 * reach
-    (before_top, after_top), (before, after) = _later(top, 1, _NOTHING).chunk(2), _later(sums, 1, 0.0).chunk(2, 1)
+    (before_top, after_top), (before, after) = _later(top, 1, nothing).chunk(2), _later(sums, 1, zero).chunk(2, 1)
     after_top, after = after_top.flip(1), after.flip(2)
     own = u + k
     highest = torch.maximum(torch.maximum(before_top, after_top), own)
