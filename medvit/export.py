@@ -161,11 +161,11 @@ def _write_torch(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> 
     torch.export.save(_recorded(network, inputs), path)
 
 
-def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, optimize: bool = True) -> None:
+def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
     # it warns once for each operator of torchvision, which nothing here uses
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     program = _recorded(network, inputs)
-    options: dict[str, Any] = {"opset_version": 20, "external_data": False, "verbose": False, "optimize": optimize}
+    options: dict[str, Any] = {"opset_version": 20, "external_data": False, "verbose": False}
     torch.onnx.export(program, inputs, str(path), dynamo=True, **options)
 
 
@@ -173,8 +173,7 @@ def _write_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) 
     import openvino
 
     onnx = path.with_suffix(".onnx")
-    # OpenVINO's own tracer stumbles over the windows' reshapes; what it reads it simplifies itself
-    _write_onnx(network, inputs, onnx, optimize=False)
+    _write_onnx(network, inputs, onnx)  # OpenVINO's own tracer stumbles over the windows' reshapes
     openvino.save_model(openvino.convert_model(str(onnx)), str(path), compress_to_fp16=False)
     onnx.unlink()
 

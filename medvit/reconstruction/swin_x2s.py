@@ -16,6 +16,7 @@ import torch
 from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
 
+from medvit.checkpoints import fill_index_tables
 from medvit.errors import ImageError, ShapeError
 from medvit.inputs import require_numbers, require_tensor
 from medvit.kernels.recording import values_known
@@ -206,6 +207,10 @@ class SwinX2S(nn.Module):
         for expand in self.expand_:
             nn.init.ones_(expand.weight)  # type: ignore[arg-type]
             nn.init.zeros_(expand.bias)  # type: ignore[arg-type]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        fill_index_tables(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _check_views(self, coronal: Tensor, sagittal: Tensor) -> None:
         wanted = (self.in_channels, self.img_size[0], self.img_size[2])

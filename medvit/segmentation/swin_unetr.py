@@ -15,6 +15,7 @@ from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor
 from torch.nn import functional
 
+from medvit.checkpoints import fill_index_tables
 from medvit.errors import ShapeError
 from medvit.kernels import window_attention
 from medvit.segmentation.checks import check_input
@@ -141,6 +142,10 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
                 module.__class__ = _Layer
             elif type(module) is SwinTransformerBlock:
                 module.__class__ = _Block
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        fill_index_tables(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def merging(self) -> str:
