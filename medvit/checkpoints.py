@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvit.errors import CheckpointError
 
-__all__ = ["Stored", "read_checkpoint", "unwrap"]
+__all__ = ["Stored", "fill_index_tables", "read_checkpoint", "unwrap"]
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "params", "params_ema", "network")
 """Keys under which training code keeps the weights beside epoch, optimiser and the like."""
@@ -170,3 +170,13 @@ def _tensor(name: str, value: Any) -> Tensor:
             f"Found NaN or infinite values in {name}; weights must be finite. The training that made the file diverged: take an earlier one."
         )
     return value
+
+
+def fill_index_tables(network: nn.Module, state: dict[str, Any], prefix: str) -> None:
+    """Add the network's own index tables to a state dict that leaves them out.
+
+    They follow from the window, so bundles do not store them; MONAI's export commands load a bundle's file strictly.
+    """
+    for name, table in network.named_buffers():
+        if name.endswith("relative_position_index"):
+            state.setdefault(prefix + name, table)

@@ -1,11 +1,14 @@
 """Networks in exchange formats: ``torch.export``, ONNX and OpenVINO, each checked against the network it came from.
 
-While a graph is recorded, window attention takes its reference path, whose operators every runtime has. Sizes are fixed
-to those of the example: windows, masks and padding are worked out for them.
+While a graph is recorded, window attention and bi-WKV take paths of PyTorch's own operators, which every runtime has.
+Sizes are fixed to those of the example: windows, masks, padding and sweeps are worked out for them. A checkpoint is no
+graph but the network's whole state dict in float32, as MONAI's own export commands ask for it.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,10 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SUFFIXES", "Exported", "check_target", "example_inputs", "export_bundle", "export_network"]
 
-SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml", "checkpoint": ".pt"}
 """Formats, and how their files end; OpenVINO puts the numbers into a .bin beside the .xml."""
 
-_NEEDS = {"torch": (), "onnx": ("onnx", "onnxscript", "openvino"), "openvino": ("onnx", "onnxscript", "openvino")}
+_EXTRA = ("onnx", "onnxscript", "openvino")
+_NEEDS = {"torch": (), "onnx": _EXTRA, "openvino": _EXTRA, "checkpoint": ()}
 """Packages of the extra; OpenVINO is what runs an ONNX file for the check."""
 
 _TOLERANCE = 1e-3
@@ -84,8 +88,8 @@ def export_network(
     Args:
         network: any of medvit's networks, on the CPU; its mode is put back in the end.
         example: its inputs, (batch, channel, *spatial) float32 each, as large as in use.
-        path: the file; ends in .pt2, .onnx or .xml.
-        kind: "torch", "onnx" or "openvino".
+        path: the file; ends in .pt2, .onnx, .xml or .pt.
+        kind: "torch", "onnx", "openvino" or "checkpoint".
         overwrite: replace an existing file.
 
     Raises:
@@ -95,16 +99,15 @@ def export_network(
     final = Path(path)
     check_target(final, kind, overwrite)
     inputs, training = tuple(example), network.training
-    writers: dict[str, Callable[..., Any]] = {"torch": _write_torch, "onnx": _write_onnx, "openvino": _write_openvino}
-    readers = {"torch": _run_torch, "onnx": _run_openvino, "openvino": _run_openvino}
+    write, read = _PATHS[kind]
     final.parent.mkdir(parents=True, exist_ok=True)
     network.eval()
     try:
         with explained(final.parent), write_aside(final.parent) as staging, torch.inference_mode():
             wanted = _flat(network(*inputs))
             written = staging / final.name
-            writers[kind](_recorded(network, inputs), inputs, written)
-            difference, scale = _compare(readers[kind](written, inputs), wanted)
+            write(network, inputs, written)
+            difference, scale = _compare(read(network, inputs, written), wanted)
             files = sorted(staging.iterdir(), key=lambda p: p == written)
             for file in files:  # the file that was asked for comes last
                 os.replace(file, final.parent / file.name)
@@ -154,34 +157,59 @@ def _recorded(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     return program
 
 
-def _write_torch(program: Any, inputs: tuple[Tensor, ...], path: Path) -> None:
-    torch.export.save(program, path)
+def _write_torch(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
+    torch.export.save(_recorded(network, inputs), path)
 
 
-def _write_onnx(program: Any, inputs: tuple[Tensor, ...], path: Path) -> None:
-    torch.onnx.export(program, inputs, str(path), dynamo=True, opset_version=20, external_data=False, verbose=False)
+def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
+    # it warns once for each operator of torchvision, which nothing here uses
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    program = _recorded(network, inputs)
+    options: dict[str, Any] = {"opset_version": 20, "external_data": False, "verbose": False}
+    torch.onnx.export(program, inputs, str(path), dynamo=True, **options)
 
 
-def _write_openvino(program: Any, inputs: tuple[Tensor, ...], path: Path) -> None:
+def _write_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
     import openvino
 
     onnx = path.with_suffix(".onnx")
-    _write_onnx(program, inputs, onnx)  # OpenVINO's own tracer stumbles over the windows' reshapes
+    _write_onnx(network, inputs, onnx)  # OpenVINO's own tracer stumbles over the windows' reshapes
     openvino.save_model(openvino.convert_model(str(onnx)), str(path), compress_to_fp16=False)
     onnx.unlink()
 
 
-def _run_torch(path: Path, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def _write_checkpoint(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
+    torch.save({name: value.clone() for name, value in network.state_dict().items()}, path)
+
+
+def _run_torch(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> list[Tensor]:
     return _flat(torch.export.load(path).module()(*inputs))
 
 
-def _run_openvino(path: Path, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def _run_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> list[Tensor]:
     import openvino
 
     # processors with bf16 would otherwise take it unasked
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = compiled([x.numpy() for x in inputs])
     return [torch.from_numpy(results[output]) for output in compiled.outputs]
+
+
+def _run_checkpoint(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> list[Tensor]:
+    other = copy.deepcopy(network)
+    for value in other.state_dict().values():
+        value.zero_()  # nothing of the network may stand in for what the file lacks
+    other.load_state_dict(torch.load(path, weights_only=True))
+    return _flat(other(*inputs))
+
+
+_PATHS: dict[str, tuple[Callable[..., None], Callable[..., list[Tensor]]]] = {
+    "torch": (_write_torch, _run_torch),
+    "onnx": (_write_onnx, _run_openvino),
+    "openvino": (_write_openvino, _run_openvino),
+    "checkpoint": (_write_checkpoint, _run_checkpoint),
+}
+"""How each format is written, and how the written file is run for the check."""
 
 
 def _flat(output: Any) -> list[Tensor]:

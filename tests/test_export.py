@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from medvit.bundles import DEFAULT_BUNDLE, open_bundle
 from medvit.cli.main import app
 from medvit.errors import BundleError, ExportError, OutputError
 from medvit.export import example_inputs, export_bundle, export_network
+from medvit.reconstruction import StackedSwinX2S, SwinX2S
+from medvit.restoration import RestoreRWKV
 from medvit.segmentation import BarlowSwin, SwinUNETR
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,35 +32,61 @@ def _perturbed(network: nn.Module) -> nn.Module:
     return network
 
 
+def _small_rwkv() -> nn.Module:
+    return _perturbed(RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1))
+
+
+_X2S = {"img_size": (32, 32, 64), "in_channels": 1, "out_channels": 3, "feature_size": 4, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 4)}  # fmt: skip
+
+
 CASES = {
-    "barlow_swin": (lambda: BarlowSwin(embed_dim=16, image_size=(64, 64)), (1, 3, 128, 192)),
-    "barlow_swin, padded, several classes": (lambda: BarlowSwin(out_channels=3, embed_dim=16), (2, 3, 100, 61)),
+    "barlow_swin": (lambda: BarlowSwin(embed_dim=16, image_size=(64, 64)), [(1, 3, 128, 192)]),
+    "barlow_swin, padded, several classes": (lambda: BarlowSwin(out_channels=3, embed_dim=16), [(2, 3, 100, 61)]),
     "swin_unetr": (
         lambda: SwinUNETR(1, 2, feature_size=12, downsample="merging_legacy", use_v2=True),
-        (1, 1, 64, 32, 40),
+        [(1, 1, 64, 32, 40)],
     ),
-    "swin_unetr 2-D": (lambda: SwinUNETR(3, 2, feature_size=12, spatial_dims=2), (1, 3, 64, 96)),
+    "swin_unetr 2-D": (lambda: SwinUNETR(3, 2, feature_size=12, spatial_dims=2), [(1, 3, 64, 96)]),
+    "restore_rwkv, padded": (_small_rwkv, [(2, 1, 21, 16)]),
+    "restore_rwkv, fused": (lambda: _small_rwkv().fuse(), [(1, 1, 16, 24)]),
+    "swin_x2s": (lambda: SwinX2S(**_X2S), [(1, 1, 32, 64), (1, 1, 32, 64)]),
+    "swin_x2s, stacked": (lambda: StackedSwinX2S(**_X2S), [(1, 2, 32, 64)]),
 }
+"""A network, and the shapes of its inputs."""
 
 
-@pytest.mark.parametrize("case", CASES)
+def _case(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    build, shapes = CASES[name]
+    generator = torch.Generator().manual_seed(1)
+    return _perturbed(build()), tuple(torch.rand(shape, generator=generator) for shape in shapes)
+
+
+_ELSEWHERE = """
+import sys, torch
+inputs, wanted = torch.load('io.pt')
+found = torch.export.load('net.pt2').module()(*inputs)
+found = [found] if torch.is_tensor(found) else found
+difference = max(float((f - w).abs().max()) for f, w in zip(found, wanted, strict=True))
+print(difference, 'medvit' in sys.modules, 'monai' in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "stacked" not in case])
 def test_torch_export_answers_alike_without_medvit(case, tmp_path):
-    build, shape = CASES[case]
-    network = _perturbed(build()).train()
-    image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
-    done = export_network(network, (image,), tmp_path / "net.pt2", "torch")
-    assert network.training
+    network, inputs = _case(case)
+    network.train(training := "fused" not in case)
+    done = export_network(network, inputs, tmp_path / "net.pt2", "torch")
+    assert network.training == training
     assert done.files == (tmp_path / "net.pt2",)
-    assert done.shapes == (shape,)
+    assert done.shapes == tuple(CASES[case][1])
     assert done.difference < 1e-4 * max(1, done.scale)
     assert [p.name for p in tmp_path.iterdir()] == ["net.pt2"]
     with torch.inference_mode():
-        torch.save((image, network.eval()(image)), tmp_path / "io.pt")
-    program = (
-        "import sys, torch; image, wanted = torch.load('io.pt'); found = torch.export.load('net.pt2').module()(image); "
-        "print(float((found - wanted).abs().max()), 'medvit' in sys.modules, 'monai' in sys.modules)"
+        wanted = network.eval()(*inputs)
+    torch.save((inputs, [wanted] if isinstance(wanted, Tensor) else list(wanted)), tmp_path / "io.pt")
+    outcome = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     difference, ours, monais = outcome.stdout.split()
     assert float(difference) < 1e-4 * max(1, done.scale)
     assert (ours, monais) == ("False", "False")
@@ -65,15 +94,40 @@ def test_torch_export_answers_alike_without_medvit(case, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
-@pytest.mark.parametrize("case", ["barlow_swin", "swin_unetr"])
+@pytest.mark.parametrize(
+    "case", ["barlow_swin", "swin_unetr", "restore_rwkv, padded", "restore_rwkv, fused", "swin_x2s"]
+)
 def test_onnx_and_openvino_answer_alike(kind, case, tmp_path):
     pytest.importorskip("openvino", reason="the openvino extra is not installed")
     pytest.importorskip("onnxscript", reason="the openvino extra is not installed")
-    build, shape = CASES[case]
     path = tmp_path / f"net{'.onnx' if kind == 'onnx' else '.xml'}"
-    done = export_network(_perturbed(build()), (torch.rand(shape),), path, kind)
+    network, inputs = _case(case)
+    done = export_network(network, inputs, path, kind)
+    print(f"{case}, {kind}: largest difference {done.difference:.2g}, largest value {done.scale:.2g}")
     assert done.difference < 1e-3 * max(1, done.scale)
     assert {p.name for p in tmp_path.iterdir()} == ({"net.onnx"} if kind == "onnx" else {"net.xml", "net.bin"})
+
+
+@pytest.mark.parametrize("case", ["barlow_swin, padded, several classes", "swin_unetr 2-D", "restore_rwkv, padded", "swin_x2s, stacked"])  # fmt: skip
+def test_a_traced_graph_answers_alike(case):
+    """What MONAI's ckpt_export writes: plain operators alone, and no loop frozen into the numbers it gave for the example."""
+    network, inputs = _case(case)
+    others = tuple(1 - x for x in inputs)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        traced = torch.jit.trace(network.eval(), inputs, check_trace=False)
+        wanted = network(*others)
+        assert float((traced(*others) - wanted).abs().max()) < 1e-4 * max(1, float(wanted.abs().max()))
+    assert "medvit::" not in str(traced.inlined_graph)
+
+
+def test_a_checkpoint_is_the_whole_state_dict(banded, tmp_path):
+    done = export_bundle(open_bundle(banded), tmp_path / "model.pt", "checkpoint")
+    assert done.difference == 0
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert {name: value.dtype for name, value in state.items()} == {"centres": torch.float32}
+    assert torch.equal(state["centres"], torch.arange(8) / 8)
 
 
 @pytest.mark.skipif(find_spec("onnxscript") is not None, reason="the openvino extra is installed")
@@ -114,7 +168,9 @@ def test_names_and_existing_files(tmp_path):
     image = (torch.rand(1, 2),)
     with pytest.raises(ExportError, match="the name net.onnx for torch; it must end in .pt2"):
         export_network(nn.Linear(2, 2), image, tmp_path / "net.onnx", "torch")
-    with pytest.raises(ExportError, match="export format 'tensorrt'; it must be one of torch, onnx, openvino"):
+    with pytest.raises(
+        ExportError, match="export format 'tensorrt'; it must be one of torch, onnx, openvino, checkpoint"
+    ):
         export_network(nn.Linear(2, 2), image, tmp_path / "net.pt2", "tensorrt")
     (tmp_path / "net.pt2").write_text("kept")
     with pytest.raises(OutputError, match="Found net.pt2 in place; .*--overwrite"):

@@ -18,17 +18,22 @@ class _Format(StrEnum):
     TORCH = "torch"
     ONNX = "onnx"
     OPENVINO = "openvino"
+    CHECKPOINT = "checkpoint"
 
 
 def export(
     name: Annotated[str, typer.Argument(help="Bundle: name or folder.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file: .pt2, .onnx or .xml.", show_default=False)],
-    format_: Annotated[_Format, typer.Option("--format", help="What to write.")] = _Format.TORCH,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file: .pt2, .onnx, .xml or .pt.", show_default=False)
+    ],
+    format_: Annotated[
+        _Format, typer.Option("--format", help="What to write; checkpoint (.pt) is what MONAI's export commands read.")
+    ] = _Format.TORCH,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a trained bundle's network as torch.export, ONNX or OpenVINO and compare it with the original."""
+    """Write a trained bundle's network as torch.export, ONNX, OpenVINO or checkpoint and compare it with the original."""
     shown = Shown(json=as_json, debug=debug)
     with guarded(shown):
         from medvit.bundles import open_bundle

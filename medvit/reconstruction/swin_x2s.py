@@ -16,7 +16,10 @@ import torch
 from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
 
+from medvit.checkpoints import fill_index_tables
 from medvit.errors import ImageError, ShapeError
+from medvit.inputs import require_numbers, require_tensor
+from medvit.kernels.recording import values_known
 from medvit.reconstruction.swin_encoder import EncoderSettings, SwinEncoder
 
 __all__ = ["SWIN_X2S_SIZES", "StackedSwinX2S", "SwinX2S", "SwinX2SSize", "fuse_views", "swin_x2s"]
@@ -205,21 +208,31 @@ class SwinX2S(nn.Module):
             nn.init.ones_(expand.weight)  # type: ignore[arg-type]
             nn.init.zeros_(expand.bias)  # type: ignore[arg-type]
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        fill_index_tables(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _check_views(self, coronal: Tensor, sagittal: Tensor) -> None:
         wanted = (self.in_channels, self.img_size[0], self.img_size[2])
         for name, axes, view in (("coronal", "x, z", coronal), ("sagittal", "y, z", sagittal)):
+            require_tensor(view, f"a {name} view")
             if view.ndim != 4 or tuple(view.shape[1:]) != wanted:
                 raise ShapeError(
                     f"Found a {name} view of shape {tuple(view.shape)}; (batch, channel, {axes}) = (batch, {wanted[0]}, "
                     f"{wanted[1]}, {wanted[2]}) is needed. Resample the view, or build the network for its size."
                 )
+            if not len(view):
+                raise ShapeError(
+                    f"Found an empty batch as {name} view, {tuple(view.shape)}; at least one is needed. Leave it out."
+                )
+            require_numbers(view, self.expand_[0].weight, f"a {name} view")  # type: ignore[arg-type]
         if coronal.shape[0] != sagittal.shape[0]:
             raise ShapeError(
                 f"Found {coronal.shape[0]} coronal and {sagittal.shape[0]} sagittal views; each patient needs one of both. "
                 "Pair them."
             )
         # a traced graph cannot look at values; eager calls can, and one NaN would spread over the whole volume
-        if not torch.compiler.is_compiling() and not all(bool(v.isfinite().all()) for v in (coronal, sagittal)):
+        if values_known() and not all(bool(v.isfinite().all()) for v in (coronal, sagittal)):
             raise ImageError("Found NaN or infinite values in a view; all must be finite. Replace them and run again.")
 
     def _lay_out(self, level: int, flat: Tensor, coronal: bool) -> Tensor:
@@ -265,6 +278,7 @@ class StackedSwinX2S(SwinX2S):
         Raises:
             ShapeError: not twice ``in_channels`` channels.
         """
+        require_tensor(image, "some stacked views")
         if image.ndim != 4 or image.shape[1] != 2 * self.in_channels:
             raise ShapeError(
                 f"Found stacked views of shape {tuple(image.shape)}; (batch, {2 * self.in_channels}, side, z) is needed, the "

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.errors import ImageError, ShapeError
+from medvit.inputs import require_tensor
 from medvit.kernels import bi_wkv
+from medvit.kernels.recording import values_known
 from medvit.restoration.omni_shift import FusedShift, OmniShift
 
 __all__ = ["LIGHT", "PUBLISHED", "ParameterCount", "RestoreRWKV", "RestoreRWKVSize"]
@@ -215,6 +217,7 @@ class RestoreRWKV(nn.Module):
         return change + (x[:, middle : middle + 1] if change.shape[1] == 1 else x)
 
     def _check(self, x: Tensor) -> None:
+        require_tensor(x)
         channels = self.patch_embed.in_channels
         if x.ndim != 4 or x.shape[1] != channels:
             raise ShapeError(
@@ -235,7 +238,7 @@ class RestoreRWKV(nn.Module):
                 f"Found pixels on {x.device} and weights on {self.patch_embed.weight.device}; they must be on one device. "
                 "Move the image with .to(device)."
             )
-        if x.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(x.isfinite().all()):
+        if x.device.type == "cpu" and values_known() and not bool(x.isfinite().all()):
             raise ImageError(
                 "Found NaN or infinite pixels; all must be finite. Replace them (for CT outside the field of view, -1024)."
             )

@@ -239,7 +239,7 @@ class BarlowSwin(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the input's own size."""
-        check_input(x, 4, self.in_channels)
+        check_input(x, 4, self.in_channels, next(self.parameters()))
         height, width = x.shape[2:]
         growth = [-side % self.divisor for side in (height, width)]
         fine, middle, deep = self.encoder(F.pad(x, (0, growth[1], 0, growth[0])))

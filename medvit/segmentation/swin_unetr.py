@@ -15,6 +15,7 @@ from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor
 from torch.nn import functional
 
+from medvit.checkpoints import fill_index_tables
 from medvit.errors import ShapeError
 from medvit.kernels import window_attention
 from medvit.segmentation.checks import check_input
@@ -142,6 +143,10 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
             elif type(module) is SwinTransformerBlock:
                 module.__class__ = _Block
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        fill_index_tables(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @property
     def merging(self) -> str:
         """The order in which patch merging gathers neighbours; assigning another name changes it, weights untouched."""
@@ -156,7 +161,12 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
 
     def forward(self, x_in: Tensor) -> Tensor:
         """Logits of the input's own size."""
-        check_input(x_in, len(self.swinViT.window_size) + 2, self.swinViT.patch_embed.proj.in_channels)
+        check_input(
+            x_in,
+            len(self.swinViT.window_size) + 2,
+            self.swinViT.patch_embed.proj.in_channels,
+            self.swinViT.patch_embed.proj.weight,
+        )
         size = tuple(x_in.shape[2:])
         padded = [-(-side // _DIVISOR) * _DIVISOR for side in size]
         if all(side == _DIVISOR for side in padded):

@@ -10,6 +10,8 @@ import torch
 
 from medvit.errors import BackendError, ImageError, ShapeError
 from medvit.kernels import bi_wkv
+from medvit.kernels.bi_wkv import plain
+from medvit.kernels.bi_wkv.reference import bi_wkv_reference
 
 NAMES = ("w", "u", "k", "v")
 FAST = ("cpu", "torch")
@@ -254,3 +256,15 @@ def test_backends_say_why_they_decline():
         BackendError, match="all pairs of 20000 tokens at once, which is for short sequences. Use backend='cpu'"
     ):
         bi_wkv(torch.zeros(1), torch.zeros(1), long, long, backend="reference")
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 129])
+def test_the_path_of_exported_graphs_is_the_formula_in_float32(tokens):
+    generator = torch.Generator().manual_seed(tokens)
+    w, u = torch.randn(5, generator=generator) / tokens, torch.randn(5, generator=generator)
+    k, v = 120 * torch.rand(2, tokens, 5, generator=generator) - 60, torch.randn(2, tokens, 5, generator=generator)
+    wanted = bi_wkv_reference(*(x.double() for x in (w, u, k, v)))
+    found = plain.forward(w, u, k, v)
+    assert found.dtype == torch.float32
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+    assert torch.allclose(plain.forward(*(x.double() for x in (w, u, k, v))), wanted, rtol=1e-9, atol=1e-12)

@@ -146,3 +146,13 @@ def test_reference_tensors(shared, downsample, use_v2, key):
     with torch.inference_mode():
         found = network(torch.from_numpy(tensors["in_a"].astype(np.float32)))
     assert np.abs(found.numpy() - tensors[wanted[0]]).max() < 1e-4
+
+
+def test_index_tables_may_be_left_out_and_nothing_else():
+    network = SwinUNETR(1, 2, feature_size=12)
+    state = network.state_dict()
+    floats = {name: value for name, value in state.items() if value.is_floating_point()}
+    assert len(floats) < len(state)
+    assert SwinUNETR(1, 2, feature_size=12).load_state_dict(floats).missing_keys == []
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "out.conv.conv.bias"'):
+        network.load_state_dict({name: value for name, value in floats.items() if name != "out.conv.conv.bias"})

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from medvit.errors import BackendError, ImageError, ShapeError
-from medvit.kernels.bi_wkv import scan
+from medvit.kernels.bi_wkv import plain, scan
 from medvit.kernels.bi_wkv.reference import bi_wkv_reference
+from medvit.kernels.recording import recording, values_known
 
 __all__ = ["bi_wkv"]
 
@@ -135,7 +136,8 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str | None = 
         k: (B, T, C) keys, any strides.
         v: (B, T, C) values, any strides.
         backend: "cpu" (numba, O(T), sums in float64), "torch" (any device, O(T log T)), "reference" (the formula, all
-            pairs) or None to choose: "cpu" on the CPU, "torch" elsewhere. "triton" is not there yet.
+            pairs) or None to choose: "cpu" on the CPU, "torch" elsewhere. "triton" is not there yet. While a graph is
+            recorded (``torch.export``, ``torch.jit.trace``), all but the reference are written as plain operators.
 
     All four are float32 or float64 of one type on one device. float16 and bfloat16 are computed in float32 and come
     back in their own type. Gradients are there once, not twice, except with the reference.
@@ -152,11 +154,13 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str | None = 
         w, u, v = (t.to(k.dtype) for t in (w, u, v))  # autocast leaves parameters in float32
     _check(w, u, k, v)
     chosen = _choose(backend, k)
-    if k.device.type == "cpu" and not torch.compiler.is_compiling():
+    if k.device.type == "cpu" and values_known():
         _check_finite({"w": w, "u": u, "k": k, "v": v})
     if k.dtype in _HALVES:
         return bi_wkv(w.float(), u.float(), k.float(), v.float(), backend=chosen).to(k.dtype)
     if chosen == "reference":
         return bi_wkv_reference(w, u, k, v)
+    if recording():
+        return plain.forward(w, u, k, v)
     y: Tensor = _op(w, u, k, v, chosen)
     return y

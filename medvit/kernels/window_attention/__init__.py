@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medvit.errors import BackendError, ShapeError
+from medvit.kernels.recording import recording
 from medvit.kernels.window_attention.layout import WindowLayout, window_layout
 from medvit.kernels.window_attention.reference import window_attention_reference
 
@@ -29,7 +30,7 @@ def refusal(backend: str, qkv: Tensor) -> str | None:
 
 
 def _choose(backend: str | None, qkv: Tensor) -> str:
-    if backend is None and torch.compiler.is_exporting():
+    if backend is None and recording():
         return "reference"  # plain operators, which every runtime of an exported graph has
     if backend is None:
         return "cpu" if refusal("cpu", qkv) is None else "reference"
@@ -80,7 +81,7 @@ def window_attention(
         qkv_bias: (3C,), what q, k and v are for padded tokens (the projection of zeros); None means zeros.
         windows: indices of the windows to compute, in row-major order; the others' tokens come back as zero.
         backend: "reference", "cpu" or None to choose: "cpu" for float32 on the CPU, otherwise, and while ``torch.export``
-            records a graph, "reference".
+            or ``torch.jit.trace`` records a graph, "reference".
 
     Returns:
         (batch, *spatial, C).
@@ -89,8 +90,8 @@ def window_attention(
         ShapeError: sizes do not fit each other.
         BackendError: the backend asked for cannot take these tensors; the message says why.
     """
-    spatial = tuple(qkv.shape[1:-1])
-    width = qkv.shape[-1]
+    spatial = tuple(int(side) for side in qkv.shape[1:-1])  # a tracer gives tensors here
+    width = int(qkv.shape[-1])
     if not len(spatial) == len(window_size) == len(shift):
         raise ShapeError(
             f"Found {len(spatial)} spatial axes, a window of {len(window_size)} and a shift of {len(shift)}; give one number for each axis."

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.errors import ImageError, ShapeError
+from medvit.inputs import require_tensor
 from medvit.io.geometry import Affine
 from medvit.reconstruction.drr.geometry import Geometry
 
@@ -88,7 +89,7 @@ class Projector:
         """Line integrals (*batch, view, row, column) of a volume (*batch, i, j, k) in 1/mm; a pure number.
 
         Raises:
-            ShapeError: a volume of another shape. ImageError: NaN or infinite values.
+            ShapeError: a volume of another shape. ImageError: no tensor, NaN or infinite values.
         """
         flat = self._checked(attenuation, self.volume_shape, "volume", "i, j, k")
         out: Tensor = _Project.apply(flat, self)  # type: ignore[no-untyped-call]
@@ -98,7 +99,7 @@ class Projector:
         """The transpose: images (*batch, view, row, column) smeared back into volumes (*batch, i, j, k).
 
         Raises:
-            ShapeError: images of another shape. ImageError: NaN or infinite values.
+            ShapeError: images of another shape. ImageError: no tensor, NaN or infinite values.
         """
         flat = self._checked(images, self.images_shape, "set of images", "view, row, column")
         out: Tensor = _Smear.apply(flat, self)  # type: ignore[no-untyped-call]
@@ -106,6 +107,7 @@ class Projector:
 
     @staticmethod
     def _checked(values: Tensor, shape: tuple[int, ...], what: str, axes: str) -> Tensor:
+        require_tensor(values, f"a {what}")
         if values.ndim not in (3, 4) or tuple(values.shape[-3:]) != shape:
             raise ShapeError(
                 f"Found a {what} of shape {tuple(values.shape)}; ({axes}) = {shape}, or (batch, {axes}), is needed. Make a "

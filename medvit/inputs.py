@@ -1,0 +1,49 @@
+"""What every network asks of the numbers it is given; their shapes are each network's own matter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medvit.errors import ImageError, ShapeError
+
+__all__ = ["require_numbers", "require_tensor"]
+
+
+def require_tensor(x: object, what: str = "an input") -> None:
+    """Refuse what is no tensor.
+
+    Raises:
+        ImageError: with the type that was found.
+    """
+    if not isinstance(x, Tensor):
+        raise ImageError(
+            f"Found a {type(x).__name__} as {what.partition(' ')[2]}; a torch tensor is needed. Make one with torch.as_tensor(..., dtype=torch.float32), "
+            "or give the image to medvit.segment and the like, which prepare it."
+        )
+
+
+def require_numbers(x: Tensor, weight: Tensor, what: str = "an input") -> None:
+    """Refuse numbers of another type or place than a network's weights.
+
+    Args:
+        x: the network's input.
+        weight: any of its weights.
+        what: what the message calls the input, with its article.
+
+    Raises:
+        ImageError: whole or complex numbers. ShapeError: another floating type (outside of autocast) or device.
+    """
+    if not x.is_floating_point():
+        raise ImageError(
+            f"Found {what} of {x.dtype}; floating-point numbers in the range the network was trained on are needed. "
+            "Scale the image first, as the bundle's preprocessing does."
+        )
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ShapeError(
+            f"Found {what} of {x.dtype} for weights of {weight.dtype}; they must be one type. Convert it: .to({weight.dtype})."
+        )
+    if x.device != weight.device:
+        raise ShapeError(
+            f"Found {what} on {x.device} and weights on {weight.device}; they must be on one device. Move it with .to(device)."
+        )
