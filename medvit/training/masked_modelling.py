@@ -152,7 +152,7 @@ class MaskedModelling(Objective):
             handle.remove()
 
     def _check(self, images: Tensor) -> None:
-        check_input(images, self.axes + 2, self.channels)
+        check_input(images, self.axes + 2, self.channels, next(self.network.parameters()))
         check_unit(images)
         size, divisor = tuple(images.shape[2:]), math.lcm(self.mask_size, _encoder_of(self.network).divisor)
         if any(side % divisor for side in size) or math.prod(size) == self.mask_size**self.axes:

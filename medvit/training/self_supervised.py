@@ -238,7 +238,7 @@ class SwinPretraining(Objective):
         return maps[-1]
 
     def _check(self, volumes: Tensor) -> None:
-        check_input(volumes, 5, self.channels)
+        check_input(volumes, 5, self.channels, next(self.network.parameters()))
         check_unit(volumes)
         size = tuple(volumes.shape[2:])
         if len(volumes) < 2:
