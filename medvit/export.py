@@ -174,7 +174,15 @@ def _write_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) 
 
     onnx = path.with_suffix(".onnx")
     _write_onnx(network, inputs, onnx)  # OpenVINO's own tracer stumbles over the windows' reshapes
-    openvino.save_model(openvino.convert_model(str(onnx)), str(path), compress_to_fp16=False)
+    try:
+        graph = openvino.convert_model(str(onnx))
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(
+            f"Found a network that OpenVINO cannot take ({first}); a graph of operators it knows is needed. Export to onnx, or "
+            "install another version of OpenVINO."
+        ) from error
+    openvino.save_model(graph, str(path), compress_to_fp16=False)
     onnx.unlink()
 
 

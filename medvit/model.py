@@ -159,6 +159,9 @@ def apply(model: Model, data: Mapping[str, Any], progress: Progress | None = Non
 
     Returns:
         The postprocessed output, (channel, *spatial) on the CPU, a MetaTensor where the postprocessing gives one.
+
+    Raises:
+        BundleError: the network's output holds NaN or infinite values.
     """
     progress = progress or Progress()
     with torch.inference_mode():
@@ -168,6 +171,11 @@ def apply(model: Model, data: Mapping[str, Any], progress: Progress | None = Non
             image = ready["image"].as_tensor()[None].to(model.device)
             extra = {"progress": progress} if isinstance(model.inferer, SlidingWindow | SliceWise) else {}
             output = model.inferer(image, model.network, **extra)[0].cpu()
+        if not bool(torch.isfinite(output).all()):  # an argmax would make labels of them
+            raise BundleError(
+                f"Found values that are no numbers in what {model.bundle.name}'s network made on {model.device}; nothing was made of "
+                "them. Run it with --device cpu, and report it."
+            )
         with progress.stage("postprocess"):
             made: Tensor = model.postprocessing({**ready, "pred": output})["pred"]
     return made

@@ -440,3 +440,14 @@ def test_intensities_are_never_made_labels(denoiser):
     bundle, data = denoiser
     with pytest.raises(BundleError, match="a bundle for restoration; one for segmentation is needed"):
         run(bundle, data.parent / "validation_ct.nii.gz")
+
+
+def test_a_network_that_makes_no_numbers_makes_no_labels(bands):
+    bundle, data = bands
+
+    class Overflowing(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image.expand(-1, 8, -1, -1, -1) * float("inf")
+
+    with pytest.raises(BundleError, match="no numbers in what bundle's network made on cpu; nothing was made of them"):
+        run_model(model_around(bundle, Overflowing()), data.parent / "validation_ct.nii.gz")
