@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
@@ -54,6 +55,24 @@ class Sampler(Protocol):
     def reseed(self, seed: int | Sequence[int]) -> None:
         """Start a new stream; the same seed gives the same batches."""
         ...
+
+
+class Steps(Dataset[tuple[Tensor, ...]]):
+    """Item n is the batch of step n, whoever asks for it and when.
+
+    Args:
+        sampler: draws batches.
+        size: samples in a batch.
+        seed: the run's.
+        rank: the process's number among several; each draws its own.
+    """
+
+    def __init__(self, sampler: Sampler, size: int, seed: int, rank: int = 0) -> None:
+        self.sampler, self.size, self.seed, self.rank = sampler, size, seed, rank
+
+    def __getitem__(self, step: int) -> tuple[Tensor, ...]:
+        self.sampler.reseed((self.seed, step, self.rank))
+        return self.sampler.batch(self.size)
 
 
 class Draws(Protocol):

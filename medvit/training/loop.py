@@ -19,10 +19,11 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from medvit.errors import DivergedError, StoppedError
-from medvit.training.data import Sampler
+from medvit.checkpoints import read_checkpoint
+from medvit.errors import CheckpointError, DivergedError, StoppedError
+from medvit.training.data import Sampler, Steps
 from medvit.training.logs import Log
 from medvit.training.machine import Machine
 from medvit.training.objectives import Objective
@@ -68,17 +69,6 @@ class LoopSettings:
         """Learning rate at a step: rising, constant, linear to zero at the end."""
         left = (self.steps - step) / max(1, self.cooldown_steps)
         return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps), max(0.0, left))
-
-
-class _Batches(Dataset[tuple[Tensor, ...]]):
-    """Item ``step`` is that step's batch, whoever asks for it and when."""
-
-    def __init__(self, sampler: Sampler, settings: LoopSettings, rank: int) -> None:
-        self.sampler, self.settings, self.rank = sampler, settings, rank
-
-    def __getitem__(self, step: int) -> tuple[Tensor, ...]:
-        self.sampler.reseed((self.settings.seed, step, self.rank))
-        return self.sampler.batch(self.settings.batch_size)
 
 
 class TrainingLoop:
@@ -133,7 +123,7 @@ class TrainingLoop:
         """Train to the last step, or until scores stop rising, and return the averaged weights to keep, on the CPU.
 
         Raises:
-            DivergedError: the loss is no longer finite. StoppedError: interrupted.
+            DivergedError: the loss is no longer finite. StoppedError: interrupted. CheckpointError: as ``resume``.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
@@ -152,11 +142,11 @@ class TrainingLoop:
         return self.objective.finish({k: v.cpu() for k, v in self._kept().items()})
 
     def _loader(self) -> DataLoader[tuple[Tensor, ...]]:
-        batches = _Batches(self.sampler, self.settings, idist.get_rank())
+        s = self.settings
         return DataLoader(
-            batches,
+            Steps(self.sampler, s.batch_size, s.seed, idist.get_rank()),
             batch_size=None,
-            sampler=range(self.step, self.settings.steps),
+            sampler=range(self.step, s.steps),
             num_workers=self.machine.workers,
             pin_memory=self.machine.device.type == "cuda",
         )
@@ -279,14 +269,25 @@ class TrainingLoop:
         idist.barrier()
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint of the folder, if there is one."""
+        """Go on from the newest checkpoint of the folder, if there is one.
+
+        Raises:
+            CheckpointError: it is damaged, or of another network, recipe or version.
+        """
         if not self.checkpoint.exists():
             return
-        state = torch.load(self.checkpoint, weights_only=True, map_location=self.machine.device)
-        self.step, self.best, self._mean = state["step"], state["best"], state["mean"]
-        self.objective.load_state_dict(state["objective"])
-        self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.stopping.load_state_dict(state["stopping"])
+        state = read_checkpoint(self.checkpoint)
+        try:
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.stopping.load_state_dict(state["stopping"])
+            self.step, self.best, self._mean = state["step"], state["best"], state["mean"]
+            self.average = {k: v.to(self.machine.device) for k, v in state["average"].items()}
+        except (KeyError, RuntimeError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"Found a checkpoint of another run in {self.folder} ({first}); one of this recipe and version is needed to go on. Give "
+                "another --output; its weights can be started from: --from."
+            ) from error
         self.log.cut(self.step)

@@ -73,7 +73,10 @@ def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
             folder = folder / recipe.name
         sampler = recipe.draws.sampler(bundle, settings.data, recipe.loop.seed)
         run = TrainingLoop(recipe.objective, sampler, recipe.loop, folder, machine, _score(bundle, recipe, settings))
-        if settings.start is not None and not run.checkpoint.exists():
+        if run.checkpoint.exists():
+            unused = f"; {settings.start} is not used" if settings.start else ""
+            run.log.say(f"Going on from {run.checkpoint}{unused}.")
+        elif settings.start is not None:
             run.log.say(start_from(run.network, settings.start))
             run.restart_average()
         run.log.say(

@@ -150,6 +150,22 @@ def test_a_loss_that_is_no_number_is_named_and_keeps_the_last_checkpoint(tmp_pat
     assert torch.load(loop.checkpoint, weights_only=True)["step"] == 4
 
 
+def test_checkpoints_that_cannot_be_gone_on_from(tmp_path):
+    _run(tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    state = torch.load(path, weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != "best"}, path)
+    with pytest.raises(CheckpointError, match="checkpoint of another run in .*'best'.*another --output"):
+        _run(tmp_path)
+    torch.save({**state, "objective": {"network.0.weight": torch.zeros(5, 5)}}, path)
+    with pytest.raises(CheckpointError, match="checkpoint of another run in .*Missing key|checkpoint of another run"):
+        _run(tmp_path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="checkpoint.pt, which is damaged or incomplete"):
+        _run(tmp_path)
+
+
 def test_gradients_are_clipped(tmp_path):
     settings = replace(SHORT, steps=1, clip_norm=1e-3, warmup_steps=1, cooldown_steps=0)
     loop = TrainingLoop(Line(), Points(), settings, tmp_path)
