@@ -44,8 +44,8 @@ def weighted_dice_ce(logits: Tensor, labels: Tensor, background_weight: float = 
     classes that are absent from a patch punishes every attempt to find them.
 
     Args:
-        logits: (batch, class, depth, height, width), float.
-        labels: (batch, 1, depth, height, width), int64 class ids.
+        logits: (batch, class, *spatial), float.
+        labels: (batch, 1, *spatial), int64 class ids.
         background_weight: cross-entropy weight of class 0; the organs weigh 1.
 
     Returns:
@@ -55,7 +55,7 @@ def weighted_dice_ce(logits: Tensor, labels: Tensor, background_weight: float = 
     cross_entropy = _cross_entropy(logits, labels, background_weight)
     probabilities = logits.softmax(1)[:, 1:]
     truth = F.one_hot(labels[:, 0], classes).movedim(-1, 1)[:, 1:].to(logits.dtype)
-    axes = (0, 2, 3, 4)
+    axes = (0, *range(2, logits.ndim))
     overlap = (probabilities * truth).sum(axes)
     total = probabilities.sum(axes) + truth.sum(axes)
     present = truth.sum(axes) > 0

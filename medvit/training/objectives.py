@@ -115,12 +115,19 @@ class OrganObjective(Objective):
 
 
 class PictureObjective(Objective):
-    """A network with one logit a pixel, on pictures: half cross-entropy, half Dice (Barlow-Swin, arXiv 2509.06885)."""
+    """A network on pictures.
+
+    One logit a pixel: half cross-entropy, half Dice (Barlow-Swin, arXiv 2509.06885). Several: one for each class,
+    background first, cross-entropy plus the Dice of the classes present.
+    """
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Loss of pictures (batch, channel, row, column) and masks (batch, 1, row, column), 0 or 1."""
+        """Loss of pictures (batch, channel, row, column) and masks of class ids (batch, 1, row, column), float."""
         picture, mask = batch
-        return bce_dice(self.network(picture).float(), mask)
+        logits = self.network(picture).float()
+        if logits.shape[1] == 1:
+            return bce_dice(logits, mask)
+        return weighted_dice_ce(logits, mask.long(), background_weight=1.0)
 
 
 _RESTORATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -45,7 +45,8 @@ class PictureSettings:
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PictureSampler:
         """Read the pictures of a list and draw crops from them."""
         pairs = read_list(bundle, data.data, data.root, data.split)
-        return PictureSampler([load_picture(pair) for pair in pairs], self, seed)
+        classes = len(bundle.facts.labels) + 1
+        return PictureSampler([load_picture(pair, classes) for pair in pairs], self, seed)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Picture:
     Attributes:
         name: its name in the data list.
         image: (3, row, column) float32 in 0..1.
-        mask: (1, row, column) float32, 0 or 1.
+        mask: (1, row, column) float32, class ids; 0 or 1 where there is one class.
     """
 
     name: str
@@ -63,14 +64,24 @@ class Picture:
     mask: Tensor
 
 
-def load_picture(pair: Pair) -> Picture:
+def load_picture(pair: Pair, classes: int = 2) -> Picture:
     """A pair in memory, its brightness stretched as in use.
 
+    Args:
+        pair: the files.
+        classes: background and labels; with one label everything above 0 is it.
+
     Raises:
-        SourceError: picture and labels of different sizes.
+        SourceError: picture and labels of different sizes, or an id beyond the classes.
     """
     image = unit_rgb(read_image(pair.image).check().array)
-    mask = load_labels(pair) > 0
+    mask = load_labels(pair)
+    if classes == 2:
+        mask = mask > 0
+    if mask.max() >= classes:
+        raise SourceError(
+            f"Found label {int(mask.max())} in {pair.name}; the bundle knows 0..{classes - 1}. Correct the labels."
+        )
     if mask.shape != image.shape[1:]:
         raise SourceError(
             f"Found {pair.name} with a picture of {image.shape[1:]} and labels of {mask.shape} (rows, columns); both must be equal. "
@@ -92,7 +103,7 @@ class PictureSampler:
         self.rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """One crop: image (3, row, column) float32 in 0..1 and mask (1, row, column) float32."""
+        """One crop: image (3, row, column) float32 in 0..1 and mask (1, row, column) float32 ids."""
         picture = self.pictures[int(self.rng.integers(len(self.pictures)))]
         grid = self._grid(picture.image.shape[1], picture.image.shape[2])
         options: dict[str, Any] = {"padding_mode": "reflection", "align_corners": False}

@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 from medvit.bundles import open_bundle
 from medvit.cli.main import app
 from medvit.errors import SourceError
+from medvit.segmentation import BarlowSwin
+from medvit.training import LoopSettings, TrainingLoop
 from medvit.training.data import Pair, load_labels, read_list
 from medvit.training.evaluation import evaluate_bundle
+from medvit.training.objectives import PictureObjective
 from medvit.training.pictures import Picture, PictureSampler, PictureSettings, load_picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,6 +106,26 @@ def test_instances_become_one_class(listed, tmp_path):
     picture = load_picture(pair)
     assert picture.image.shape == (3, 70, 90)
     assert picture.mask.shape == (1, 70, 90)
+
+
+def test_several_classes_are_learnt(tmp_path):
+    picture, ids = _discs(70, 90, 0)
+    classes = np.where(ids > 0, 1 + (ids // 300) % 2, 0).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(classes).save(tmp_path / "a_ids.png")
+    case = load_picture(Pair("a", tmp_path / "a.png", tmp_path / "a_ids.png"), classes=3)
+    assert set(case.mask.unique().tolist()) == {0.0, 1.0, 2.0}
+    torch.manual_seed(0)
+    objective = PictureObjective(BarlowSwin(3, 3, embed_dim=16, num_heads=2))
+    sampler = PictureSampler([case], PictureSettings((64, 64)), 0)
+    run = TrainingLoop(objective, sampler, LoopSettings(12, 0, 2, batch_size=2, learning_rate=3e-3), tmp_path / "run")
+    batch = sampler.batch(4)
+    before = float(objective(*batch).detach())
+    run.run()
+    assert float(objective(*batch).detach()) < 0.8 * before
+    with pytest.raises(SourceError, match=r"Found label 5 in a; the bundle knows 0\.\.2"):
+        Image.fromarray(np.where(classes > 0, 5, 0).astype(np.uint8)).save(tmp_path / "a_ids.png")
+        load_picture(Pair("a", tmp_path / "a.png", tmp_path / "a_ids.png"), classes=3)
 
 
 def test_pictures_that_do_not_fit_their_labels(tmp_path):
