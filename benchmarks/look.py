@@ -99,7 +99,8 @@ def projected(bundle: Bundle, model: Model, paths: dict[str, str]) -> list[tuple
     for view, unseen in (("coronal", 1), ("sagittal", 0)):
         picture = np.asarray(made[view])[0]
         for title, labels in (("found", found), ("reference", truth)):
-            shadow = labels.max(unseen).T[::-1]
+            # radiographs show the patient's right, or face, on their left; labels run towards right and face
+            shadow = labels.max(unseen).T[::-1, ::-1]
             grown = np.kron(shadow, np.ones([a // b for a, b in zip(picture.shape, shadow.shape, strict=True)]))
             out.append((f"{view}: {title}", picture, grown))
     return out
