@@ -29,7 +29,7 @@ class WholePicture(SlidingWindow):
         **kwargs: Any,
     ) -> Tensor:
         """Logits (batch, class, row, column) for inputs (batch, channel, row, column)."""
-        if any(side > roi for side, roi in zip(inputs.shape[2:], self.roi_size, strict=True)):
+        if self.windows(inputs.shape[2:]) > 1:
             return super().__call__(inputs, network, *args, progress=progress, **kwargs)
         if progress is not None:
             progress.report("infer", 0, 1)
