@@ -16,7 +16,7 @@ from torch import Tensor
 from medvit.errors import BackendError, ShapeError
 from medvit.inference.tiling import Tiling, tile
 from medvit.kernels.occupied_windows import constant_groups, occupied_windows
-from medvit.kernels.overlap_add import Blend
+from medvit.kernels.overlap_add import Blend, LabelStream, argmax_of, sigmoid_above
 from medvit.progress import Progress
 
 __all__ = ["SlidingWindow"]
@@ -113,7 +113,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
 
     def windows(self, spatial: Sequence[int]) -> int:
         """How many windows cover an image of this size."""
-        return len(tile(spatial, self.roi_size, self.overlap).origins)
+        return len(self._tile(spatial).origins)
 
     def __call__(
         self,
@@ -148,6 +148,54 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         result = tiling.crop(blend.mean()).to(image.dtype)
         return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
 
+    def labels(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Tensor],
+        *args: Any,
+        progress: Progress | None = None,
+        threshold: float | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """What the logits of ``__call__`` come to, without ever holding them: memory does not grow with the first axis.
+
+        Voxels are decided from sums of weighted logits, which saves a division; where two classes differ by the last digit
+        only, dividing first may round them to a tie.
+
+        Args:
+            inputs: as for ``__call__``, and so are network, args, progress and kwargs.
+            threshold: None for the class with the largest logit; a number in (0, 1) for a mask of each channel, where its
+                sigmoid is above.
+
+        Returns:
+            (batch, 1, *spatial), or (batch, class, *spatial) with a threshold: uint8, int16 above 256 classes.
+
+        Raises:
+            ShapeError: as ``__call__``; one channel and no threshold.
+        """
+        choice = argmax_of if threshold is None else sigmoid_above(threshold)
+        image, tiling = self._prepared(inputs, kwargs)
+        weight = self._weight(tiling, image)
+        streams: list[LabelStream] = []
+        found: list[Tensor] = []
+        for at, window, logits in self._logits(image, tiling, network, progress, args, kwargs):
+            if threshold is None and len(logits) == 1:
+                raise ShapeError(
+                    "Found a network with one channel, whose largest logit is always the first; give labels() a threshold, as 0.5."
+                )
+            if at == len(found) + len(streams):
+                found += [stream.labels() for stream in streams]
+                streams = [
+                    LabelStream(tiling.padded, len(logits), weight, choice, 1 if threshold is None else len(logits))
+                ]
+            streams[0].add(logits, tiling.origins[window].tolist())
+        found.append(streams[0].labels())
+        result = tiling.crop(found[0][None] if len(found) == 1 else torch.stack(found)).to(self.device or image.device)
+        return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
+
+    def _tile(self, spatial: Sequence[int]) -> Tiling:
+        return tile(spatial, self.roi_size, self.overlap)
+
     def _prepared(self, inputs: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tiling]:
         """The padded image and its windows."""
         _refuse({name: kwargs[name] for name in (*_NOT_HERE, "device") if name in kwargs})
@@ -157,7 +205,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
                 "one voxel is needed. Add the missing axes, or convert with .float()."
             )
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        tiling = tile(image.shape[2:], self.roi_size, self.overlap)
+        tiling = self._tile(image.shape[2:])
         return tiling.pad(image, self.padding_mode, self.cval), tiling
 
     def _weight(self, tiling: Tiling, image: Tensor) -> Tensor:

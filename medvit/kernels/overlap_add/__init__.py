@@ -9,14 +9,15 @@ from torch import Tensor
 from medvit.errors import ShapeError
 from medvit.kernels.overlap_add.blend import Blend
 from medvit.kernels.overlap_add.reference import overlap_add_reference
+from medvit.kernels.overlap_add.stream import LabelStream, argmax_of, sigmoid_above
 
-__all__ = ["Blend", "overlap_add", "overlap_add_reference"]
+__all__ = ["Blend", "LabelStream", "argmax_of", "overlap_add", "overlap_add_reference", "sigmoid_above"]
 
 
 def overlap_add(windows: Tensor, origins: Tensor, size: Sequence[int], weight: Tensor) -> Tensor:
     """The weighted mean of overlapping windows at each voxel of an image.
 
-    Where windows come one after another, ``Blend`` takes them so.
+    Where windows come one after another, ``Blend`` takes them so; ``LabelStream`` too, and keeps labels in place of channels.
 
     Args:
         windows: (window, channel, *roi) float.
