@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from medvit.inference.sliding_window import SlidingWindow
+from medvit.inference.tiling import Tiling, tile
 from medvit.progress import Progress
 
 __all__ = ["WholePicture"]
@@ -29,7 +30,7 @@ class WholePicture(SlidingWindow):
         **kwargs: Any,
     ) -> Tensor:
         """Logits (batch, class, row, column) for inputs (batch, channel, row, column)."""
-        if any(side > roi for side, roi in zip(inputs.shape[2:], self.roi_size, strict=True)):
+        if self.windows(inputs.shape[2:]) > 1:
             return super().__call__(inputs, network, *args, progress=progress, **kwargs)
         if progress is not None:
             progress.report("infer", 0, 1)
@@ -37,3 +38,7 @@ class WholePicture(SlidingWindow):
         if progress is not None:
             progress.report("infer", 1, 1)
         return logits
+
+    def _tile(self, spatial: Sequence[int]) -> Tiling:
+        tiling = super()._tile(spatial)
+        return tile(spatial, spatial, 0) if len(tiling.origins) == 1 else tiling

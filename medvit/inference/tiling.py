@@ -1,0 +1,99 @@
+"""Where windows lie on an image: as MONAI 1.6's ``sliding_window_inference`` places and pads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from monai.data.utils import dense_patch_slices
+from monai.utils import ensure_tuple_rep, fall_back_tuple
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.errors import ShapeError
+
+__all__ = ["Tiling", "tile"]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Windows on an image of one size.
+
+    Attributes:
+        spatial: the image's size in voxels.
+        roi: the windows' size.
+        padded: the image's size after padding: at least a window along each axis.
+        before: voxels padded before the image along each axis; the rest of the padding comes after it.
+        origins: (window, axis), the first voxel of each window in the padded image, the last axis fastest.
+    """
+
+    spatial: tuple[int, ...]
+    roi: tuple[int, ...]
+    padded: tuple[int, ...]
+    before: tuple[int, ...]
+    origins: Tensor
+
+    def pad(self, image: Tensor, mode: str, value: float) -> Tensor:
+        """(batch, channel, *spatial) to (batch, channel, *padded).
+
+        Raises:
+            ShapeError: a padding that torch cannot make of so small an image.
+        """
+        if self.padded == self.spatial:
+            return image
+        sides = [
+            n for s, p, b in zip(self.spatial, self.padded, self.before, strict=True) for n in (p - s - b, b)
+        ]  # from the last axis to the first, its near side first, is what torch wants
+        try:
+            return F.pad(image, sides[::-1], mode=mode, value=value)
+        except (RuntimeError, NotImplementedError, ValueError) as error:
+            raise ShapeError(
+                f"Found an image of {self.spatial}, which padding_mode={mode!r} cannot make {self.padded}: {error}. "
+                "Use padding_mode='constant', or a smaller roi_size."
+            ) from error
+
+    def crop(self, result: Tensor) -> Tensor:
+        """(..., *padded) to (..., *spatial)."""
+        for axis, (size, first) in enumerate(
+            zip(self.spatial, self.before, strict=True), result.ndim - len(self.spatial)
+        ):
+            result = result.narrow(axis, first, size)
+        return result
+
+    def box(self, window: int) -> tuple[slice, ...]:
+        """The voxels of a window of the padded image."""
+        return tuple(slice(o, o + r) for o, r in zip(self.origins[window].tolist(), self.roi, strict=True))
+
+
+def tile(
+    spatial: Sequence[int], roi_size: Sequence[int | None] | int | None, overlap: Sequence[float] | float
+) -> Tiling:
+    """Windows that cover an image.
+
+    Args:
+        spatial: the image's size in voxels.
+        roi_size: a window's, one number for all axes or one for each; an axis of None or below 1 takes the image's own.
+        overlap: share of a window that the next one covers, for all axes or for each.
+
+    Raises:
+        ShapeError: sizes for another number of axes.
+    """
+    for name, given in (("roi_size", roi_size), ("overlap", overlap)):
+        if isinstance(given, Sequence) and len(given) != len(spatial):
+            raise ShapeError(
+                f"Found {name} {tuple(given)} for an image of {tuple(spatial)}; one number for each axis after batch and channel is "
+                f"needed. Give {len(spatial)} numbers, or add the image's missing axes."
+            )
+    roi = tuple(int(n) for n in fall_back_tuple(roi_size, spatial))
+    padded = tuple(max(s, r) for s, r in zip(spatial, roi, strict=True))
+    shares = ensure_tuple_rep(overlap, len(spatial))
+    steps = [r if r == p else max(1, int(r * (1 - o))) for r, p, o in zip(roi, padded, shares, strict=True)]
+    places = dense_patch_slices(padded, roi, steps, return_slice=False)
+    return Tiling(
+        spatial=tuple(spatial),
+        roi=roi,
+        padded=padded,
+        before=tuple((p - s) // 2 for s, p in zip(spatial, padded, strict=True)),
+        origins=torch.tensor([[int(start) for start, _ in place] for place in places]),
+    )
