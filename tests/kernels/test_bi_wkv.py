@@ -26,6 +26,9 @@ CASES = {
     "no decay, no bonus": (1, 130, 9, 0.0, 0.0, 1.0),
     "steep": (1, 200, 8, 30.0, 1.0, 3.0),
     "keys to 60": (1, 400, 8, 0.01, 0.01, 30.0),
+    "less than a chunk": (1, 63, 17, 0.02, 0.1, 2.0),
+    "one token over a span": (1, 1025, 9, 0.001, 0.01, 1.0),
+    "growing beyond a chunk": (1, 130, 9, -4.0, 0.5, 1.0),
 }
 
 
@@ -84,6 +87,77 @@ def test_float32_stays_close_to_fp64_even_for_keys_of_60(case, backend, poisoned
     for name, g, w in zip(NAMES, got, wanted, strict=True):
         assert torch.isfinite(g).all(), name
         assert _relative(g, w) < limit, name
+
+
+def _compare(w, u, k, v, limit=1e-9):
+    inputs = [x.detach().clone().requires_grad_() for x in (w, u, k, v)]
+    weight = torch.randn(v.shape, generator=torch.Generator().manual_seed(3), dtype=v.dtype)
+    exact, wanted = _run(inputs, weight, "reference")
+    found, got = _run(inputs, weight, "cpu")
+    assert _relative(found, exact) < limit
+    for name, g, w_ in zip(NAMES, got, wanted, strict=True):
+        assert _relative(g, w_) < limit, name
+
+
+@pytest.mark.parametrize("far", ["key", "bonus", "decay", "two chunks"])
+def test_what_no_common_scale_holds_is_still_exact_beside_what_it_does(far, poisoned, monkeypatch):
+    from medvit.kernels.bi_wkv import careful
+
+    taken = []
+    careful_forward = careful.forward
+    monkeypatch.setattr(careful, "forward", lambda which, *rest: (taken.append(which.tolist()), careful_forward(which, *rest)))  # fmt: skip
+    (w, u, k, v), _ = _inputs("odd")
+    k = torch.cat([k] * 4, 1).detach()
+    v = torch.cat([v, v.flip(1), v, v], 1).detach()
+    w, u = w.detach().clone(), u.detach().clone()
+    # in the channels of the second group of lanes only, so that both ways run in one call
+    if far == "key":
+        k[1, 70, 9] = 1000.0
+    elif far == "bonus":
+        u[9] = -300.0
+    elif far == "decay":
+        w[10] = -30.0
+    else:
+        k[1, :64, 8] -= 900.0
+    _compare(w, u, k, v)
+    pairs = [[1, 8]] if far in ("key", "two chunks") else [[0, 8], [1, 8]]
+    assert taken == [pairs]
+
+
+@pytest.mark.parametrize(("channels", "side"), [(8, 13), (11, 9)])
+def test_the_columns_of_an_image_are_read_where_they_lie(channels, side, poisoned):
+    g = torch.Generator().manual_seed(2)
+    image = torch.randn(2, 2, channels, side * side, generator=g, dtype=torch.float64)
+    # channels far apart, and tokens with a gap between them
+    k, v = image.movedim(2, 3).unbind(0)
+    w, u = torch.randn(2, channels, generator=g, dtype=torch.float64)
+    assert k.stride(2) != 1
+    wanted = bi_wkv(w, u, k.contiguous(), v.contiguous())
+    assert torch.equal(bi_wkv(w, u, k, v), wanted)
+    wide = torch.randn(2, side * side, 2 * channels + 3, generator=g, dtype=torch.float64)
+    k = wide[..., 1 : channels + 1]
+    assert torch.equal(bi_wkv(w, u, k, v), bi_wkv(w, u, k.contiguous(), v.contiguous()))
+    assert _relative(bi_wkv(w, u, k, v), bi_wkv(w, u, k, v, backend="reference")) < 1e-9
+
+
+def test_the_exponential_of_the_lanes_is_exact_to_its_stated_error():
+    from numba import njit
+
+    from medvit.kernels.bi_wkv.lanes import LANES, exp, get, put
+
+    @njit
+    def fill(x, y):
+        for row in range(x.shape[0]):
+            put(y, (row, 0), exp(get(x, (row, 0))))
+
+    x = np.concatenate([np.linspace(-708, 708, 40_000), np.linspace(-1, 1, 40_000)]).reshape(-1, LANES)
+    y = np.empty_like(x)
+    fill(x, y)
+    assert np.abs(y / np.exp(x) - 1).max() < 4e-16
+    far = np.full((1, LANES), -1e300)
+    y = np.empty_like(far)
+    fill(far, y)
+    assert (y < 1e-307).all() and (y >= 0).all()
 
 
 def test_a_long_sequence_does_not_drift():

@@ -1,257 +1,112 @@
-"""Bi-WKV on the CPU in O(T): two first-order recurrences, eight channels side by side, in numba.
+"""Bi-WKV on the CPU in O(T): chunks of tokens in parallel, eight channels side by side, sums in float64.
 
-For keys κ and values a, both operators below need, at each token t, the weighted sums over the tokens before it
-and after it. One state (maximum, sums) is carried along each way. The way up is run once to keep a state per chunk
-of tokens; the way down then repeats one chunk of it at a time, so that what both ways meet in stays in cache and
-memory does not grow with T. Sums are float64 whatever the input: a float32 recurrence of 10^5 steps would drift.
+Each chunk first says what it adds to all tokens after it and before it; these are added up over the chunks; then each
+chunk, knowing what lies around it, emits its outputs. Backwards the same is done once more for the gradients' sums.
+Exponentials are taken again rather than kept, so memory beyond input and output is a few numbers per chunk. Sums are
+float64 whatever the input: a float32 recurrence of 10^5 steps would drift.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import njit, prange, types
-from numba.extending import intrinsic
+from numba import prange
 from torch import Tensor
 
+from medvit.kernels.bi_wkv.chunks import (
+    CHUNK,
+    connect,
+    connect_gradients,
+    emit,
+    emit_gradients,
+    load,
+    quotients,
+    store,
+    summarise,
+    summarise_gradients,
+)
+from medvit.kernels.bi_wkv.lanes import LANES
 from medvit.kernels.compiled import compiled, threads
 
 __all__ = ["backward", "forward"]
 
-_LANES = 8
-_CHUNK = 128
-_NOTHING = -1e300
-"""The maximum of no keys at all: finite, since infinity minus infinity is not a number."""
+_SPAN = 16
+"""Chunks that one thread takes at a time: 1024 tokens."""
 
-_STRICT = {"contract", "nsz"}
-"""Fused multiply-add, but no licence to assume that there is no NaN: what goes in must come out."""
+_FURTHEST = 200.0
+"""How far below M a key may lie, its bonus included: what is lost under 1e-308 is then e^-500 of any denominator."""
 
-_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
-_FLOOR = -708.0
-_ROUND = 6755399441055744.0
-"""1.5 * 2^52: a double this large has no fraction, so adding it rounds, and leaves the whole number in the low bits."""
+_GROWTH = 100.0
+"""How much the sums may grow within a chunk, where the decay is negative."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _power_of_two(typingctx: Any, shifted: Any) -> Any:
-    """2^n as a float64 from the low bits of n + ``_ROUND``: n goes into the exponent, without a conversion."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = ir.IntType(64)
-        bits = builder.bitcast(args[0], word)
-        bits = builder.shl(builder.add(bits, ir.Constant(word, 1023)), ir.Constant(word, 52))
-        return builder.bitcast(bits, ir.DoubleType())
-
-    return types.float64(types.float64), codegen
-
-
-@njit(inline="always", fastmath=_STRICT)
-def _exp(x):  # type: ignore[no-untyped-def]
-    """exp for x <= 0, vectorisable: a whole power of two and the Taylor series on |r| <= ln 2 / 2 to 4e-18."""
-    x = x if x > _FLOOR else _FLOOR
-    shifted = x * _LOG2E + _ROUND
-    whole = shifted - _ROUND
-    r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
-    p = 1 / 6227020800 * r + 1 / 479001600
-    p = p * r + 1 / 39916800
-    p = p * r + 1 / 3628800
-    p = p * r + 1 / 362880
-    p = p * r + 1 / 40320
-    p = p * r + 1 / 5040
-    p = p * r + 1 / 720
-    p = p * r + 1 / 120
-    p = p * r + 1 / 24
-    p = p * r + 1 / 6
-    p = p * r + 0.5
-    p = p * r + 1.0
-    p = p * r + 1.0
-    return p * _power_of_two(shifted)
-
-
-@njit(fastmath=_STRICT)
-def _exp_all(block):  # type: ignore[no-untyped-def]
-    """In place: the one loop in which time goes, kept so plain that it becomes whole vectors."""
-    flat = block.reshape(-1)
-    for n in range(flat.shape[0]):
-        flat[n] = _exp(flat[n])
-
-
-@njit(fastmath=_STRICT)
-def _sweep(key, one, two, count, back, decay, state, met, gap, weight):  # type: ignore[no-untyped-def]
-    """Carry the sums over a chunk: with each token all that was decays by one step and the token joins undecayed.
-
-    Args:
-        key, one, two: (token, lane), of which the first ``count`` are used, last first if ``back``.
-        state: (5, lane): maximum m, sums of one and of two, and how far each falls per unit of decay; all over exp(m).
-        met: (5, token, lane), written: the state each token meets; with 3 rows, only the sums are carried.
-        gap, weight: (token, lane) scratch.
-    """
-    # the maxima do not need the sums, so all exponentials of the chunk can be taken at once in between
-    for n in range(count):
-        t = count - 1 - n if back else n
-        for c in range(_LANES):
-            met[0, t, c] = state[0, c]
-            old = state[0, c] - decay[c]
-            gap[t, c] = old - key[t, c]
-            weight[t, c] = -abs(gap[t, c])
-            state[0, c] = old if old > key[t, c] else key[t, c]
-    _exp_all(weight[:count])
-    for n in range(count):
-        t = count - 1 - n if back else n
-        for c in range(_LANES):
-            keep = 1.0 if gap[t, c] >= 0 else weight[t, c]
-            join = weight[t, c] if gap[t, c] >= 0 else 1.0
-            a, b = state[1, c], state[2, c]
-            met[1, t, c], met[2, t, c] = a, b
-            state[1, c] = keep * a + join * one[t, c]
-            state[2, c] = keep * b + join * two[t, c]
-    if met.shape[0] == 5:
-        for n in range(count):
-            t = count - 1 - n if back else n
-            for c in range(_LANES):
-                keep = 1.0 if gap[t, c] >= 0 else weight[t, c]
-                a, b = state[3, c], state[4, c]
-                met[3, t, c], met[4, t, c] = a, b
-                state[3, c] = keep * (a + met[1, t, c])
-                state[4, c] = keep * (b + met[2, t, c])
-
-
-@njit(inline="always")
-def _clear(state):  # type: ignore[no-untyped-def]
-    state[:] = 0.0
-    state[0, :] = _NOTHING
-
-
-@njit(inline="always")
-def _load(source, start, stop, first, block):  # type: ignore[no-untyped-def]
-    """Tokens start..stop of the lanes from channel ``first``, as float64; lanes past the last channel stay."""
-    lanes = min(_LANES, source.shape[1] - first)
-    for t in range(start, stop):
-        for c in range(lanes):
-            block[t - start, c] = source[t, first + c]
-
-
-@njit(fastmath=_STRICT)
-def _average(k, v, first, decay, bonus, y, at, rest):  # type: ignore[no-untyped-def]
-    """Write eight channels of y from column ``at``; with room in ``rest``, also its denominators as (maximum, sum)."""
-    tokens, lanes = k.shape[0], min(_LANES, y.shape[1] - at)
-    key, value, ones = np.zeros((_CHUNK, _LANES)), np.zeros((_CHUNK, _LANES)), np.ones((_CHUNK, _LANES))
-    gap, weight = np.empty((_CHUNK, _LANES)), np.empty((3, _CHUNK, _LANES))
-    before, after = np.empty((3, _CHUNK, _LANES)), np.empty((3, _CHUNK, _LANES))
-    low = np.empty(((tokens + _CHUNK - 1) // _CHUNK, 5, _LANES))  # the state each chunk begins with
-    state = np.empty((5, _LANES))
-    _clear(state)
-    for n in range(low.shape[0]):
-        start, stop = n * _CHUNK, min(tokens, (n + 1) * _CHUNK)
-        low[n] = state
-        _load(k, start, stop, first, key)
-        _load(v, start, stop, first, value)
-        _sweep(key, value, ones, stop - start, False, decay, state, before, gap, weight[0])
-    _clear(state)
-    for n in range(low.shape[0] - 1, -1, -1):
-        start, stop = n * _CHUNK, min(tokens, (n + 1) * _CHUNK)
-        _load(k, start, stop, first, key)
-        _load(v, start, stop, first, value)
-        _sweep(key, value, ones, stop - start, False, decay, low[n], before, gap, weight[0])
-        _sweep(key, value, ones, stop - start, True, decay, state, after, gap, weight[0])
-        for t in range(stop - start):
-            for c in range(_LANES):
-                own, a, b = bonus[c] + key[t, c], before[0, t, c], after[0, t, c]
-                top = max(own, max(a, b))
-                gap[t, c] = top
-                weight[0, t, c], weight[1, t, c], weight[2, t, c] = a - top, b - top, own - top
-        _exp_all(weight)
-        for t in range(stop - start):
-            for c in range(lanes):
-                a, b, e = weight[0, t, c], weight[1, t, c], weight[2, t, c]
-                under = a * before[2, t, c] + b * after[2, t, c] + e
-                y[start + t, at + c] = (a * before[1, t, c] + b * after[1, t, c] + e * value[t, c]) / under
-                if rest.shape[0]:
-                    rest[start + t, 0, c], rest[start + t, 1, c] = gap[t, c], under
-
-
-@compiled(_STRICT)
-def _forward(w, u, k, v, y):  # type: ignore[no-untyped-def]
-    batch, _, channels = k.shape
-    groups = (channels + _LANES - 1) // _LANES
+@compiled(False)
+def _surroundings(decay, k, v, sums, worst):  # type: ignore[no-untyped-def]
+    """What each chunk meets into ``sums`` (B, group, chunk, 7, lane), the furthest key into ``worst`` (B, group)."""
+    batch, groups, chunks = sums.shape[:3]
+    tokens, spans = k.shape[1], (chunks + _SPAN - 1) // _SPAN
+    for job in prange(batch * spans):
+        b, span = job // spans, job % spans
+        key, value = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES))
+        for n in range(span * _SPAN, min(chunks, (span + 1) * _SPAN)):
+            start, count = n * CHUNK, min(CHUNK, tokens - n * CHUNK)
+            for group in range(groups):
+                first = group * LANES
+                load(k, b, start, count, first, key)
+                load(v, b, start, count, first, value)
+                summarise(key, value, count, decay[first:], sums[b, group, n])
     for job in prange(batch * groups):
-        b, first = job // groups, job % groups * _LANES
-        lanes = min(_LANES, channels - first)
-        decay, bonus = np.zeros(_LANES), np.zeros(_LANES)
-        decay[:lanes], bonus[:lanes] = w[first : first + lanes], u[first : first + lanes]
-        _average(k[b], v[b], first, decay, bonus, y[b], first, np.empty((0, 2, _LANES)))
+        b, group = job // groups, job % groups
+        worst[b, group] = connect(sums[b, group], tokens, decay[group * LANES :])
 
 
-@njit(fastmath=_STRICT)
-def _adjoint(k, v, first, decay, bonus, own, one, two, dk, dv):  # type: ignore[no-untyped-def]
-    """Gradients of eight channels. Keys are the negated logarithms of the denominators, values their gradients.
-
-    own, one, two: (T, lane) minus the maximum of each denominator, g / D and g y / D over that maximum.
-    Returns (2, lane) gradients of w and u.
-    """
-    tokens, lanes = k.shape[0], min(_LANES, k.shape[1] - first)
-    key, value, shared = np.zeros((_CHUNK, _LANES)), np.zeros((_CHUNK, _LANES)), np.zeros((2, _LANES))
-    gap, weight = np.empty((_CHUNK, _LANES)), np.empty((3, _CHUNK, _LANES))
-    before, after = np.empty((5, _CHUNK, _LANES)), np.empty((5, _CHUNK, _LANES))
-    low = np.empty(((tokens + _CHUNK - 1) // _CHUNK, 5, _LANES))
-    state = np.empty((5, _LANES))
-    _clear(state)
-    for n in range(low.shape[0]):
-        start, stop = n * _CHUNK, min(tokens, (n + 1) * _CHUNK)
-        low[n] = state
-        _sweep(own[start:], one[start:], two[start:], stop - start, False, decay, state, before, gap, weight[0])
-    _clear(state)
-    for n in range(low.shape[0] - 1, -1, -1):
-        start, stop = n * _CHUNK, min(tokens, (n + 1) * _CHUNK)
-        _load(k, start, stop, first, key)
-        _load(v, start, stop, first, value)
-        _sweep(own[start:], one[start:], two[start:], stop - start, False, decay, low[n], before, gap, weight[0])
-        _sweep(own[start:], one[start:], two[start:], stop - start, True, decay, state, after, gap, weight[0])
-        for t in range(stop - start):
-            for c in range(_LANES):
-                # none of the three is above 0: every denominator holds the term of this key
-                weight[0, t, c], weight[1, t, c] = key[t, c] + before[0, t, c], key[t, c] + after[0, t, c]
-                weight[2, t, c] = key[t, c] + bonus[c] + own[start + t, c]
-        _exp_all(weight)
-        for t in range(stop - start):
-            s = start + t
-            for c in range(lanes):
-                a, b, e, x = weight[0, t, c], weight[1, t, c], weight[2, t, c], value[t, c]
-                da = a * before[1, t, c] + b * after[1, t, c] + e * one[s, c]
-                db = a * before[2, t, c] + b * after[2, t, c] + e * two[s, c]
-                dv[s, first + c] = da
-                dk[s, first + c] = x * da - db
-                fall = x * (a * before[3, t, c] + b * after[3, t, c]) - (a * before[4, t, c] + b * after[4, t, c])
-                shared[0, c] -= fall
-                shared[1, c] += e * (x * one[s, c] - two[s, c])
-    return shared
+@compiled(False)
+def _forward(decay, bonus, k, v, sums, y):  # type: ignore[no-untyped-def]
+    batch, groups, chunks = sums.shape[:3]
+    tokens, spans = k.shape[1], (chunks + _SPAN - 1) // _SPAN
+    for job in prange(batch * spans):
+        b, span = job // spans, job % spans
+        key, value, part = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES)), np.empty((2, CHUNK, LANES))
+        for n in range(span * _SPAN, min(chunks, (span + 1) * _SPAN)):
+            start, count = n * CHUNK, min(CHUNK, tokens - n * CHUNK)
+            for group in range(groups):
+                first = group * LANES
+                load(k, b, start, count, first, key)
+                load(v, b, start, count, first, value)
+                emit(key, value, count, decay[first:], bonus[first:], sums[b, group, n], part)
+                store(part[0], count, y, b, start, first)
 
 
-@compiled(_STRICT)
-def _backward(w, u, k, v, g, dw, du, dk, dv):  # type: ignore[no-untyped-def]
-    batch, tokens, channels = k.shape
-    groups = (channels + _LANES - 1) // _LANES
-    for job in prange(batch * groups):
-        b, first = job // groups, job % groups * _LANES
-        lanes = min(_LANES, channels - first)
-        decay, bonus = np.zeros(_LANES), np.zeros(_LANES)
-        decay[:lanes], bonus[:lanes] = w[first : first + lanes], u[first : first + lanes]
-        two, rest = np.zeros((tokens, _LANES)), np.empty((tokens, 2, _LANES))
-        # y anew in float64: cheaper than keeping it, and k's gradient is a difference from it
-        _average(k[b], v[b], first, decay, bonus, two, 0, rest)
-        own, one = np.empty((tokens, _LANES)), np.zeros((tokens, _LANES))
-        for t in range(tokens):
-            for c in range(lanes):
-                one[t, c] = g[b, t, first + c] / rest[t, 1, c]
-            for c in range(_LANES):
-                own[t, c] = -rest[t, 0, c]
-                two[t, c] *= one[t, c]
-        shared = _adjoint(k[b], v[b], first, decay, bonus, own, one, two, dk[b], dv[b])
-        dw[b, first : first + lanes] = shared[0, :lanes]
-        du[b, first : first + lanes] = shared[1, :lanes]
+@compiled(False)
+def _backward(decay, bonus, k, v, g, sums, rows, shared, dk, dv):  # type: ignore[no-untyped-def]
+    """dk and dv, and in ``shared`` (B, group, chunk, 2, lane) each chunk's dw and du; ``rows`` is scratch."""
+    batch, groups, chunks = sums.shape[:3]
+    tokens, spans = k.shape[1], (chunks + _SPAN - 1) // _SPAN
+    for second in range(2):
+        for job in prange(batch * spans):
+            b, span = job // spans, job % spans
+            key, value, grad = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES))
+            part = np.empty((4, CHUNK, LANES))
+            for n in range(span * _SPAN, min(chunks, (span + 1) * _SPAN)):
+                start, count = n * CHUNK, min(CHUNK, tokens - n * CHUNK)
+                for group in range(groups):
+                    first = group * LANES
+                    w, u, met = decay[first:], bonus[first:], rows[b, group, n]
+                    load(k, b, start, count, first, key)
+                    load(v, b, start, count, first, value)
+                    load(g, b, start, count, first, grad)
+                    # anew the second time: cheaper than a trip of three float64 per element through memory
+                    quotients(key, value, grad, count, w, u, sums[b, group, n], part)
+                    if second == 0:
+                        summarise_gradients(part, count, w, met)
+                    else:
+                        emit_gradients(key, value, count, w, u, met, part, shared[b, group, n])
+                        store(part[2], count, dk, b, start, first)
+                        store(part[3], count, dv, b, start, first)
+        if second == 0:
+            for job in prange(batch * groups):
+                b, group = job // groups, job % groups
+                connect_gradients(rows[b, group], sums[b, group], tokens, decay[group * LANES :])
 
 
 def _double(tensor: Tensor) -> np.ndarray:
@@ -259,23 +114,59 @@ def _double(tensor: Tensor) -> np.ndarray:
     return array
 
 
+def _padded(tensor: Tensor) -> np.ndarray:
+    """(C,) as float64, zeros up to whole groups of lanes."""
+    return np.pad(_double(tensor), (0, -tensor.shape[0] % LANES))
+
+
+def _prepare(
+    w: Tensor, u: Tensor, k: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Padded decay and bonus, what each chunk meets, and the (sample, first channel) pairs ``careful.py`` has to take."""
+    decay, bonus = _padded(w), _padded(u)
+    batch, tokens, _ = k.shape
+    sums = np.empty((batch, decay.size // LANES, -(-tokens // CHUNK), 7, LANES))
+    worst = np.empty(sums.shape[:2])
+    _surroundings(decay, k, v, sums, worst)
+    growth = (-decay * min(CHUNK, tokens)).reshape(-1, LANES).max(1)
+    wild = (worst + np.abs(bonus).reshape(-1, LANES).max(1) > _FURTHEST) | (growth > _GROWTH)
+    if tokens == 1:  # y = v to the last bit, which a product and a quotient are not
+        wild[:] = True
+    return decay, bonus, sums, np.argwhere(wild) * [1, LANES]
+
+
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Same arguments and result as the reference; float32 or float64 on the CPU, any strides."""
     y = torch.empty(k.shape, dtype=k.dtype)
+    keys, values, out = k.detach().numpy(), v.detach().numpy(), y.numpy()
     with threads():
-        _forward(_double(w), _double(u), k.detach().numpy(), v.detach().numpy(), y.numpy())
+        decay, bonus, sums, wild = _prepare(w, u, keys, values)
+        if len(wild) < sums.shape[0] * sums.shape[1]:
+            _forward(decay, bonus, keys, values, sums, out)
+        if len(wild):
+            from medvit.kernels.bi_wkv import careful
+
+            careful.forward(wild, _double(w), _double(u), keys, values, out)
     return y
 
 
 def backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of w, u, k and v for the gradient of y."""
-    dw, du = (torch.empty(k.shape[0], k.shape[2], dtype=torch.float64) for _ in range(2))
     dk, dv = (torch.empty(k.shape, dtype=k.dtype) for _ in range(2))
+    keys, values = k.detach().numpy(), v.detach().numpy()
     # sums hand down expanded gradients, of stride zero; one copy spares another compilation for them
     plain = grad.detach().contiguous().numpy()
+    channels = k.shape[2]
     with threads():
-        _backward(
-            _double(w), _double(u), k.detach().numpy(), v.detach().numpy(), plain,
-            dw.numpy(), du.numpy(), dk.numpy(), dv.numpy(),
-        )  # fmt: skip
-    return dw.sum(0).to(w.dtype), du.sum(0).to(u.dtype), dk, dv
+        decay, bonus, sums, wild = _prepare(w, u, keys, values)
+        both = np.zeros((2, k.shape[0], decay.size))
+        if len(wild) < sums.shape[0] * sums.shape[1]:
+            rows, shared = np.empty((*sums.shape[:3], 8, LANES)), np.empty((*sums.shape[:3], 2, LANES))
+            _backward(decay, bonus, keys, values, plain, sums, rows, shared, dk.numpy(), dv.numpy())
+            both[:] = shared.sum(2).transpose(2, 0, 1, 3).reshape(both.shape)
+        dw, du = (np.ascontiguousarray(x[:, :channels]) for x in both)
+        if len(wild):
+            from medvit.kernels.bi_wkv import careful
+
+            careful.backward(wild, _double(w), _double(u), keys, values, plain, dw, du, dk.numpy(), dv.numpy())
+    return torch.from_numpy(dw.sum(0)).to(w.dtype), torch.from_numpy(du.sum(0)).to(u.dtype), dk, dv

@@ -1,0 +1,199 @@
+"""Eight float64 side by side as one value that numba keeps in registers: ``Lanes``, with +, -, *, / and a few functions.
+
+Numba turns loops over arrays into vector instructions only where it can prove that no two arrays overlap, which it
+cannot for a recurrence with several sums. Here each operation is a vector instruction by construction; where the
+machine's registers are shorter (AVX2, NEON), LLVM splits it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+__all__ = ["LANES", "exp", "get", "greatest", "largest", "put", "smallest", "splat"]
+
+LANES = 8
+
+_FLAGS = ("contract", "nsz")
+"""Fused multiply-add, but no licence to assume that there is no NaN: what goes in must come out."""
+
+
+class _LanesType(types.Type):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+_LANES_TYPE = _LanesType()
+_DOUBLE, _WORD = ir.DoubleType(), ir.IntType(64)
+_VECTOR, _WORDS = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_WORD, LANES)
+
+
+@register_model(_LanesType)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _VECTOR)
+
+
+def _broadcast(builder: Any, value: Any) -> Any:
+    vector = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+
+def _binary(build: Callable[[Any, Any, Any], Any]) -> Any:
+    """An operation of two values of which one may be a single number."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def operation(typingctx: Any, a: Any, b: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            wide = []
+            for value, kind in zip(args, signature.args, strict=True):
+                wide.append(value if kind == _LANES_TYPE else _broadcast(builder, value))
+            return build(builder, *wide)
+
+        kinds = [t if t == _LANES_TYPE else types.float64 for t in (a, b)]
+        return _LANES_TYPE(*kinds), codegen
+
+    return operation
+
+
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _smaller(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
+
+
+_add = _binary(lambda builder, a, b: builder.fadd(a, b, flags=_FLAGS))
+_subtract = _binary(lambda builder, a, b: builder.fsub(a, b, flags=_FLAGS))
+_multiply = _binary(lambda builder, a, b: builder.fmul(a, b, flags=_FLAGS))
+_divide = _binary(lambda builder, a, b: builder.fdiv(a, b, flags=_FLAGS))
+largest = _binary(_larger)
+smallest = _binary(_smaller)
+
+
+def _one_is_lanes(a: Any, b: Any) -> bool:
+    return _LANES_TYPE in (a, b) and all(t == _LANES_TYPE or isinstance(t, types.Number) for t in (a, b))
+
+
+def _spell(sign: Any, operation: Any) -> None:
+    # numba compares the two signatures to the letter, annotations included
+    @overload(sign)
+    def _(a, b):  # type: ignore[no-untyped-def]
+        return (lambda a, b: operation(a, b)) if _one_is_lanes(a, b) else None
+
+
+_spell(operator.add, _add)
+_spell(operator.sub, _subtract)
+_spell(operator.mul, _multiply)
+_spell(operator.truediv, _divide)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def splat(typingctx: Any, value: Any) -> Any:
+    """One number in all lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _broadcast(builder, args[0])
+
+    return _LANES_TYPE(types.float64), codegen
+
+
+def _address(context: Any, builder: Any, kind: Any, value: Any, indices: list[Any], element: Any) -> Any:
+    """Pointer to eight numbers in a row, which the caller promises to lie side by side within the array."""
+    array = context.make_array(kind)(context, builder, value)
+    place = builder.ptrtoint(array.data, _WORD)
+    for index, stride in zip(indices, cgutils.unpack_tuple(builder, array.strides), strict=True):
+        place = builder.add(place, builder.mul(index, stride))
+    return builder.inttoptr(place, ir.VectorType(element, LANES).as_pointer())
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def get(typingctx: Any, array: Any, at: Any) -> Any:
+    """Lanes from ``array[at]``, a tuple with one index per axis, and the seven after it; nothing is checked."""
+    element = ir.FloatType() if array.dtype == types.float32 else _DOUBLE
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        indices = cgutils.unpack_tuple(builder, args[1])
+        where = _address(context, builder, signature.args[0], args[0], indices, element)
+        loaded = builder.load(where, align=element.get_abi_size(context.target_data))
+        return builder.fpext(loaded, _VECTOR) if element != _DOUBLE else loaded
+
+    return _LANES_TYPE(array, types.UniTuple(types.int64, array.ndim)), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def put(typingctx: Any, array: Any, at: Any, value: Any) -> Any:
+    """Write lanes to ``array[at]`` and the seven after it; nothing is checked."""
+    element = ir.FloatType() if array.dtype == types.float32 else _DOUBLE
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        indices = cgutils.unpack_tuple(builder, args[1])
+        where = _address(context, builder, signature.args[0], args[0], indices, element)
+        lanes = args[2] if element == _DOUBLE else builder.fptrunc(args[2], ir.VectorType(element, LANES))
+        builder.store(lanes, where, align=element.get_abi_size(context.target_data))
+        return context.get_dummy_value()
+
+    return types.void(array, types.UniTuple(types.int64, array.ndim), _LANES_TYPE), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def greatest(typingctx: Any, value: Any) -> Any:
+    """The largest of the eight numbers."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        top = builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
+        for lane in range(1, LANES):
+            top = _larger(builder, top, builder.extract_element(args[0], ir.Constant(ir.IntType(32), lane)))
+        return top
+
+    return types.float64(_LANES_TYPE), codegen
+
+
+_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_LIMIT = 708.0
+_ROUND = 6755399441055744.0
+"""1.5 * 2^52: a double this large has no fraction, so adding it rounds, and leaves the whole number in the low bits."""
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _powers_of_two(typingctx: Any, shifted: Any) -> Any:
+    """2^n from the low bits of n + ``_ROUND``: n goes into the exponent, without a conversion."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], _WORDS)
+        bits = builder.add(bits, ir.Constant(_WORDS, [1023] * LANES))
+        return builder.bitcast(builder.shl(bits, ir.Constant(_WORDS, [52] * LANES)), _VECTOR)
+
+    return _LANES_TYPE(_LANES_TYPE), codegen
+
+
+@njit(inline="always")
+def exp(x):  # type: ignore[no-untyped-def]
+    """exp of each lane to 4e-16, for |x| up to 708, beyond which it stays where it is there.
+
+    A whole power of two times the Taylor series to r^12 on |r| <= ln 2 / 2, whose rest is below 2e-16.
+    """
+    x = smallest(largest(x, -_LIMIT), _LIMIT)
+    shifted = x * _LOG2E + _ROUND
+    whole = shifted - _ROUND
+    r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
+    p = r * (1 / 479001600) + 1 / 39916800
+    p = p * r + 1 / 3628800
+    p = p * r + 1 / 362880
+    p = p * r + 1 / 40320
+    p = p * r + 1 / 5040
+    p = p * r + 1 / 720
+    p = p * r + 1 / 120
+    p = p * r + 1 / 24
+    p = p * r + 1 / 6
+    p = p * r + 0.5
+    p = p * r + 1.0
+    p = p * r + 1.0
+    return p * _powers_of_two(shifted)
