@@ -6,6 +6,7 @@ step, rank). A run that was killed and resumed therefore ends with the very weig
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -155,6 +156,7 @@ class TrainingLoop:
         """The loop itself; what happens beside a step is attached in the order in which it happens."""
         s = self.settings
         engine = Engine(self._train_one)
+        engine.logger.setLevel(logging.CRITICAL)  # it would print beside the one line that an error is
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._track)
         engine.add_event_handler(self._every(20), self._tell)
         if self.score is not None and s.validate_every:
