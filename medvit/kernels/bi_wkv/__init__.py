@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvit.errors import BackendError, ImageError, ShapeError
+from medvit.errors import ImageError, ShapeError
+from medvit.kernels.backends import asked_for
 from medvit.kernels.bi_wkv import plain, scan
 from medvit.kernels.bi_wkv.reference import bi_wkv_reference
 from medvit.kernels.recording import recording, values_known
@@ -80,17 +81,7 @@ def refusal(backend: str, k: Tensor) -> str | None:
 def _choose(backend: str | None, k: Tensor) -> str:
     if backend is None:
         return "cpu" if refusal("cpu", k) is None else "torch"
-    if backend not in BACKENDS:
-        raise BackendError(
-            f"Found bi_wkv backend {backend!r}; it must be one of {', '.join(BACKENDS)}. Leave it out to let medvit choose."
-        )
-    reason = refusal(backend, k)
-    if reason:
-        able = [name for name in BACKENDS if refusal(name, k) is None]
-        raise BackendError(
-            f"The {backend!r} backend of bi_wkv cannot run: {reason}. Use backend={able[0]!r} or leave it out."
-        )
-    return backend
+    return asked_for("bi_wkv", backend, BACKENDS, lambda name: refusal(name, k))
 
 
 def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from medvit.errors import BackendError, ShapeError
+from medvit.errors import ShapeError
+from medvit.kernels.backends import asked_for
 from medvit.kernels.recording import recording
 from medvit.kernels.window_attention.layout import WindowLayout, window_layout
 from medvit.kernels.window_attention.reference import window_attention_reference
@@ -34,16 +35,7 @@ def _choose(backend: str | None, qkv: Tensor) -> str:
         return "reference"  # plain operators, which every runtime of an exported graph has
     if backend is None:
         return "cpu" if refusal("cpu", qkv) is None else "reference"
-    if backend not in BACKENDS:
-        raise BackendError(
-            f"Found window_attention backend {backend!r}; it must be one of {', '.join(BACKENDS)}. Leave it out to let medvit choose."
-        )
-    reason = refusal(backend, qkv)
-    if reason:
-        raise BackendError(
-            f"The {backend!r} backend of window_attention cannot run: {reason}. Use backend='reference' or leave it out."
-        )
-    return backend
+    return asked_for("window_attention", backend, BACKENDS, lambda name: refusal(name, qkv))
 
 
 def _subset(layout: WindowLayout, windows: Sequence[int]) -> WindowLayout:
