@@ -120,7 +120,11 @@ def read_entries(bundle: Bundle, cases: DataList, keys: Sequence[str]) -> list[d
         SourceError: no such list or part, an entry without a key, a missing file, or an image in this part and another.
     """
     path = _list_path(bundle, cases)
-    parts = {name: entries for name, entries in _content(path).items() if isinstance(entries, list)}
+    return _entries(_content(path), path, cases, keys)
+
+
+def _entries(content: dict[str, Any], path: Path, cases: DataList, keys: Sequence[str]) -> list[dict[str, Path]]:
+    parts = {name: entries for name, entries in content.items() if isinstance(entries, list)}
     chosen = parts.get(cases.split)
     if not chosen:
         raise SourceError(
@@ -174,8 +178,10 @@ def read_list(bundle: Bundle, data: Path | None, root: Path | None, split: str) 
         SourceError: as ``read_entries``; every entry needs an image and a label.
     """
     cases = DataList(data, root, split)
-    entries = read_entries(bundle, cases, ("image", "label"))
-    instances = _content(_list_path(bundle, cases)).get("labels") == "instances"
+    path = _list_path(bundle, cases)
+    content = _content(path)
+    instances = content.get("labels") == "instances"
+    entries = _entries(content, path, cases, ("image", "label"))
     return [Pair(plain_name(e["image"]), e["image"], e["label"], instances) for e in entries]
 
 
