@@ -6,11 +6,10 @@ python benchmarks/bi_wkv.py [--side 128] [--channels 48] [--runs 5]
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 
 import torch
-from timing import seconds
+from timing import in_turn
 from torch import Tensor
 
 from medvit.kernels import bi_wkv
@@ -64,9 +63,7 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{e:.1e}" for e in errors) + " |")
     print("\n| work | logarithms | medvit | ratio (pair by pair, median) |\n|---|---|---|---|")
     for name, action in (("forward", forward), ("forward + backward", step)):
-        pairs = [(seconds(lambda: action(by_logarithms)), seconds(lambda: action(bi_wkv))) for _ in range(given.runs)]  # noqa: B023
-        a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(x / y for x, y in pairs)
+        a, b, ratio = in_turn(lambda: action(by_logarithms), lambda: action(bi_wkv), given.runs)  # noqa: B023
         print(f"| {name} | {a * 1e3:.0f} ms | {b * 1e3:.0f} ms | {ratio:.1f} |")
 
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from monai.inferers import SlidingWindowInferer
-from timing import seconds
+from timing import in_turn, seconds
 from torch import Tensor
 
 from medvit.inference import SlidingWindow
@@ -64,7 +63,7 @@ def time_both(case: Path, runs: int) -> None:
         a, b = theirs(image, network), ours(image, counted)
         agreement = float((a - b).abs().max() / a.abs().max())
         same = float((a.argmax(1) == ours.labels(image, network)[:, 0]).float().mean())
-        pairs = [(seconds(lambda: theirs(image, network)), seconds(lambda: ours(image, network))) for _ in range(runs)]
+        monai, mine, ratio = in_turn(lambda: theirs(image, network), lambda: ours(image, network), runs)
     find = seconds(lambda: occupied_windows(padded, tiling.roi, tiling.origins))
     threads = torch.get_num_threads()
     print(f"{case.name}, not cropped: {tuple(image.shape[2:])}, windows of {tiling.roi}; {threads} threads")
@@ -72,8 +71,6 @@ def time_both(case: Path, runs: int) -> None:
         f"largest difference of logits {agreement:.1e} of the largest; labels by the streaming path equal at {same:.6%}"
     )
     print(f"windows run: {sum(ran)} of {len(tiling.origins)}; finding them took {find * 1e3:.0f} ms\n")
-    monai, mine = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(x / y for x, y in pairs)
     print("| work | MONAI's inferer | medvit's | ratio (pair by pair, median) |\n|---|---|---|---|")
     print(f"| logits of one CT | {monai:.1f} s | {mine:.1f} s | {ratio:.2f} |\n")
 

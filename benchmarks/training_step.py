@@ -6,11 +6,10 @@ python benchmarks/training_step.py [--feature-size 12] [--side 64] [--runs 5]
 from __future__ import annotations
 
 import argparse
-import statistics
 
 import torch
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
-from timing import seconds
+from timing import in_turn
 
 from medvit.segmentation import SwinUNETR
 
@@ -41,9 +40,7 @@ def main() -> None:
     print(f"largest difference of logits {difference:.1e}\n")
     print("| work | MONAI | medvit | ratio (pair by pair, median) |\n|---|---|---|---|")
     for name, action in (("inference, one window", window), ("training step, forward + backward", step)):
-        pairs = [(seconds(lambda: action(theirs)), seconds(lambda: action(ours))) for _ in range(given.runs)]  # noqa: B023
-        a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(x / y for x, y in pairs)
+        a, b, ratio = in_turn(lambda: action(theirs), lambda: action(ours), given.runs)  # noqa: B023
         print(f"| {name} | {a:.2f} s | {b:.2f} s | {ratio:.2f} |")
 
 
