@@ -8,6 +8,7 @@ import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from medvit.bundles import DEFAULT_BUNDLE, open_bundle
 from medvit.cli.main import app
 from medvit.errors import BundleError, ExportError, OutputError
-from medvit.export import example_inputs, export_bundle, export_network
+from medvit.export import _write_openvino, example_inputs, export_bundle, export_network
 from medvit.reconstruction import StackedSwinX2S, SwinX2S
 from medvit.restoration import RestoreRWKV
 from medvit.segmentation import BarlowSwin, SwinUNETR
@@ -139,6 +140,18 @@ def test_a_missing_extra_is_explained(kind, tmp_path):
     ):
         export_network(nn.Linear(2, 2), (torch.rand(1, 2),), path, kind)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_openvino_cannot_take_is_explained(tmp_path, monkeypatch):
+    """A stand-in for the package, which refuses as it does: what is tested is what a user then reads."""
+
+    def refuse(_: str) -> None:
+        raise ValueError("no rule for an operator\nand forty lines more")
+
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(convert_model=refuse))
+    monkeypatch.setattr("medvit.export._write_onnx", lambda *_: None)
+    with pytest.raises(ExportError, match=r"OpenVINO cannot take \(no rule for an operator\); .*Export to onnx"):
+        _write_openvino(nn.Linear(2, 2), (torch.rand(1, 2),), tmp_path / "net.xml")
 
 
 class _Unsure(nn.Module):
