@@ -25,21 +25,25 @@ class SliceWise(Inferer):  # type: ignore[misc]
         context: neighbours on either side that join a slice as further channels (2.5-D); at the ends of the volume
             the last slice stands for those that are not there.
         batch_size: slices per call of the network.
+        views: 1, or 4 for a network that also sees each slice mirrored along its rows, its columns and both: its
+            answers, turned back, are averaged. Four times the work, and less error (the geometric self-ensemble of Lim et
+            al., arXiv 1707.02921, section 3.4; its transposed four gained nothing here).
 
     Raises:
         ShapeError: an axis, context or batch size that means nothing; an input that is no volume.
     """
 
-    def __init__(self, axis: int = 2, context: int = 0, batch_size: int = 1) -> None:
+    def __init__(self, axis: int = 2, context: int = 0, batch_size: int = 1, views: int = 1) -> None:
         super().__init__()
-        if axis not in (0, 1, 2) or context < 0 or batch_size < 1:
+        if axis not in (0, 1, 2) or context < 0 or batch_size < 1 or views not in (1, 4):
             raise ShapeError(
-                f"Found axis {axis}, context {context} and batch_size {batch_size}; axis must be 0, 1 or 2, context at least 0 and "
-                "batch_size at least 1. Axis 2 with context 0 is usual."
+                f"Found axis {axis}, context {context}, batch_size {batch_size} and views {views}; axis must be 0, 1 or 2, context at "
+                "least 0, batch_size at least 1, views 1 or 4. Axis 2 with context 0 and 1 view is usual."
             )
         self.axis = axis
         self.context = context
         self.batch_size = batch_size
+        self.views = views
         self.precision = "fp32"
 
     def __call__(
@@ -75,9 +79,8 @@ class SliceWise(Inferer):  # type: ignore[misc]
             if progress is not None:
                 progress.report("infer", done, calls)
             at = range(first, min(first + self.batch_size, batch * depth))
-            part = network(
-                torch.stack([self._with_neighbours(volume[n // depth], n % depth) for n in at]), *args, **kwargs
-            )
+            slices = torch.stack([self._with_neighbours(volume[n // depth], n % depth) for n in at])
+            part = self._answer(slices, lambda x: network(x, *args, **kwargs))
             if out is None:
                 out = part.new_empty(batch * depth, *part.shape[1:])
             out[first : first + len(part)] = part
@@ -85,6 +88,12 @@ class SliceWise(Inferer):  # type: ignore[misc]
             progress.report("infer", calls, calls)
         assert out is not None
         return out.reshape(batch, depth, *out.shape[1:]).movedim(1, self.axis + 2)
+
+    def _answer(self, slices: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.views == 1:
+            return network(slices)
+        axes: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+        return torch.stack([network(slices.flip(along)).flip(along) for along in axes]).mean(0)
 
     def _with_neighbours(self, volume: Tensor, at: int) -> Tensor:
         if not self.context:

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.data.utils import compute_importance_map
 from monai.inferers import Inferer
 from torch import Tensor
 
-from medvit.errors import BackendError, ShapeError
+from medvit.errors import ShapeError
+from medvit.inference.backends import Wanted, check_names, choose, may_convert
+from medvit.inference.checks import NOT_HERE, called, check_fits, check_image, check_settings, refuse_options
 from medvit.inference.tiling import Tiling, tile
+from medvit.inference.work import (
+    OCCUPIED,
+    UNTOUCHED,
+    Planes,
+    Work,
+    background_like,
+    importance,
+    only_where,
+    touched_windows,
+)
 from medvit.kernels.occupied_windows import constant_groups, occupied_windows
 from medvit.kernels.overlap_add import Blend, LabelStream, argmax_of, sigmoid_above
 from medvit.progress import Progress
 
 __all__ = ["SlidingWindow"]
 
-_PADDING = ("constant", "reflect", "replicate", "circular")
-_NOT_HERE = {
-    "progress": "pass progress=Progress(...) when calling the inferer",
-    "cache_roi_weight_map": "leave it out: the weights are always kept",
-    "cpu_thresh": "give device='cpu' to blend on the CPU",
-    "buffer_steps": "leave it out, or call labels(), whose memory does not grow with the volume",
-    "buffer_dim": "leave it out, or call labels(), whose memory does not grow with the volume",
-    "with_coord": "use monai.inferers.SlidingWindowInferer for networks that want to know where a window lies",
-    "condition": "concatenate it to the image's channels",
-}
-"""What MONAI's inferer takes and ours does not, with what to do."""
+Take = Callable[[Tensor], None]
+"""Takes finished planes of logits, (class, plane, *rest), in their order along the first axis."""
 
 
 class SlidingWindow(Inferer):  # type: ignore[misc]
@@ -47,8 +49,10 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         overlap: share of a window that the next one covers, in [0, 1); for all axes or for each.
         mode: "gaussian" or "constant" blending.
         sw_batch_size: windows per call of the network.
-        backend: "auto" or "eager": the network as it is.
-        precision: "fp32".
+        backend: "eager" (the network as it is), "compiled" (torch.compile), "openvino" (a graph on the CPU, converted once and
+            kept; an extra), "cuda" (a CUDA graph), or "auto": for a bundle's network on the CPU the OpenVINO graph where that is
+            installed and was measured to be faster, else eager. What was taken is in ``progress.facts``.
+        precision: "fp32", or "bf16" by openvino or cuda.
         sigma_scale: the Gaussian's standard deviation as a share of the window.
         padding_mode: "constant", "reflect", "replicate" or "circular", for images smaller than a window.
         cval: the value of constant padding.
@@ -58,7 +62,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
 
     Raises:
         ShapeError: an overlap outside [0, 1), a window size, batch size or Gaussian that means nothing.
-        BackendError: a backend, precision, mode or option that is not there.
+        BackendError: a backend, precision, mode or option that is not there. One that cannot run is refused when called.
     """
 
     def __init__(
@@ -79,25 +83,9 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__()
-        _refuse(options)
-        if not all(0 <= share < 1 for share in (overlap if isinstance(overlap, Sequence) else [overlap])):
-            raise ShapeError(f"Found an overlap of {overlap}; it must be at least 0 and below 1. 0.5 is usual.")
-        if sw_batch_size < 1 or not all(
-            s > 0 for s in (sigma_scale if isinstance(sigma_scale, Sequence) else [sigma_scale])
-        ):
-            raise ShapeError(
-                f"Found sw_batch_size {sw_batch_size} and sigma_scale {sigma_scale}; at least one window per call and a Gaussian "
-                "wider than 0 are needed. 1 and 0.125 are usual."
-            )
-        if backend not in ("auto", "eager"):
-            raise BackendError(f"Found inference backend {backend!r}; only 'eager' is there. Use backend='auto'.")
-        if precision != "fp32":
-            raise BackendError(f"Found precision {precision!r}; only 'fp32' is there. Leave it out.")
-        if mode not in ("gaussian", "constant") or padding_mode not in _PADDING:
-            raise BackendError(
-                f"Found mode {str(mode)!r} and padding_mode {str(padding_mode)!r}; mode is 'gaussian' or 'constant', padding_mode "
-                f"one of {', '.join(_PADDING)}. Use one of these."
-            )
+        refuse_options(options)
+        check_settings(overlap, sw_batch_size, sigma_scale, mode, padding_mode)
+        check_names(backend, precision)
         self.roi_size = roi_size
         self.overlap = overlap
         self.mode = str(mode)
@@ -121,6 +109,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         network: Callable[..., Tensor],
         *args: Any,
         progress: Progress | None = None,
+        where: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Logits (batch, class, *spatial) for inputs (batch, channel, *spatial).
@@ -129,23 +118,28 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
             inputs: floating-point; a MetaTensor gives a MetaTensor.
             network: takes (window, channel, *roi) and gives (window, class, *roi).
             args: further arguments of the network.
-            progress: told how many calls are done; can cancel between them.
+            progress: told how many calls are done and which backend runs them; can cancel between them.
+            where: (batch, 1, *spatial) bool: only windows that touch it are run. Within it nothing changes; elsewhere the first
+                class, background, is the largest.
             kwargs: further arguments of the network.
 
         Raises:
-            ShapeError: an image that is not (batch, channel, *spatial) of floating-point numbers, or a network whose output
-                is not one tensor as large as its window.
+            ShapeError: an image that is not (batch, channel, *spatial) of floating-point numbers, a network that cannot take its
+                windows, or whose output is not one tensor as large as its window. ImageError: values that are no numbers.
+            BackendError: a backend that cannot run, a network on another device or of another type than the image.
+            MemoryShortError: too little memory; the message says what to lower.
             Cancelled: if asked for.
         """
         image, tiling = self._prepared(inputs, kwargs)
         device = torch.device(self.device) if self.device is not None else image.device
         weight = self._weight(tiling, image)
         blend: Blend | None = None
-        for at, window, logits in self._logits(image, tiling, network, progress, args, kwargs):
+        work = Work(network, progress, where, args, kwargs)
+        for at, window, logits in self._logits(image, tiling, work):
             blend = blend or Blend(tiling.padded, len(logits), weight, len(image), device)
             blend.add(logits, tiling.origins[window].tolist(), at)
         assert blend is not None
-        result = tiling.crop(blend.mean()).to(image.dtype)
+        result = only_where(tiling.crop(blend.mean()), where).to(image.dtype)
         return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
 
     def labels(
@@ -155,6 +149,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         *args: Any,
         progress: Progress | None = None,
         threshold: float | None = None,
+        where: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """What the logits of ``__call__`` come to, without ever holding them: memory does not grow with the first axis.
@@ -163,7 +158,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         only, dividing first may round them to a tie.
 
         Args:
-            inputs: as for ``__call__``, and so are network, args, progress and kwargs.
+            inputs: as for ``__call__``, and so are network, args, progress, where and kwargs.
             threshold: None for the class with the largest logit; a number in (0, 1) for a mask of each channel, where its
                 sigmoid is above.
 
@@ -175,35 +170,59 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         """
         choice = argmax_of if threshold is None else sigmoid_above(threshold)
         image, tiling = self._prepared(inputs, kwargs)
+        work = Work(network, progress, where, args, kwargs)
+        result = tiling.crop(self._decided(image, tiling, work, choice, threshold is not None))
+        result = (result if where is None else result * where.to(result.device)).to(self.device or image.device)
+        return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
+
+    def stream(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Tensor],
+        take: Take,
+        progress: Progress | None = None,
+        where: Tensor | None = None,
+    ) -> Tensor:
+        """Give away the logits of ``__call__`` a few planes at a time, as they are finished; returns the labels.
+
+        Args:
+            inputs: (1, channel, *spatial); network, progress and where as for ``__call__``.
+            take: called with (class, plane, *rest) until all planes along the first axis have come.
+
+        Returns:
+            (1, 1, *spatial), the class with the largest logit.
+        """
+        image, tiling = self._prepared(inputs, {})
+        planes = Planes(tiling, take, where)
+        labels = tiling.crop(self._decided(image, tiling, Work(network, progress, where), planes, False))
+        return labels if where is None else labels * where.to(labels.device)
+
+    def _decided(
+        self, image: Tensor, tiling: Tiling, work: Work, choice: Callable[[Tensor, Tensor], Tensor], masks: bool
+    ) -> Tensor:
+        """(batch, 1 or class, *padded): what a choice makes of the weighted sums of each image."""
         weight = self._weight(tiling, image)
         streams: list[LabelStream] = []
         found: list[Tensor] = []
-        for at, window, logits in self._logits(image, tiling, network, progress, args, kwargs):
-            if threshold is None and len(logits) == 1:
+        for at, window, logits in self._logits(image, tiling, work):
+            if not masks and len(logits) == 1:
                 raise ShapeError(
                     "Found a network with one channel, whose largest logit is always the first; give labels() a threshold, as 0.5."
                 )
             if at == len(found) + len(streams):
                 found += [stream.labels() for stream in streams]
-                streams = [
-                    LabelStream(tiling.padded, len(logits), weight, choice, 1 if threshold is None else len(logits))
-                ]
+                streams = [LabelStream(tiling.padded, len(logits), weight, choice, len(logits) if masks else 1)]
             streams[0].add(logits, tiling.origins[window].tolist())
         found.append(streams[0].labels())
-        result = tiling.crop(found[0][None] if len(found) == 1 else torch.stack(found)).to(self.device or image.device)
-        return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
+        return found[0][None] if len(found) == 1 else torch.stack(found)
 
     def _tile(self, spatial: Sequence[int]) -> Tiling:
         return tile(spatial, self.roi_size, self.overlap)
 
     def _prepared(self, inputs: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tiling]:
         """The padded image and its windows."""
-        _refuse({name: kwargs[name] for name in (*_NOT_HERE, "device") if name in kwargs})
-        if inputs.ndim < 3 or 0 in inputs.shape or not inputs.is_floating_point():
-            raise ShapeError(
-                f"Found an image of {tuple(inputs.shape)}, {inputs.dtype}; (batch, channel, *spatial) floating-point with at least "
-                "one voxel is needed. Add the missing axes, or convert with .float()."
-            )
+        refuse_options({name: kwargs[name] for name in (*NOT_HERE, "device") if name in kwargs})
+        check_image(inputs)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         tiling = self._tile(image.shape[2:])
         return tiling.pad(image, self.padding_mode, self.cval), tiling
@@ -212,77 +231,71 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         """How much each voxel of a window counts, (*roi), in the type in which sums are kept: single precision at least."""
         sigma = tuple(self.sigma_scale) if isinstance(self.sigma_scale, Sequence) else self.sigma_scale
         dtype = torch.promote_types(image.dtype, torch.float32)
-        return _importance(tiling.roi, self.mode, sigma).to(torch.device(self.sw_device or image.device), dtype)
+        return importance(tiling.roi, self.mode, sigma).to(torch.device(self.sw_device or image.device), dtype)
 
-    def _logits(
-        self,
-        image: Tensor,
-        tiling: Tiling,
-        network: Callable[..., Tensor],
-        progress: Progress | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Iterator[tuple[int, int, Tensor]]:
+    def _logits(self, image: Tensor, tiling: Tiling, work: Work) -> Iterator[tuple[int, int, Tensor]]:
         """Number in the batch, window and logits (class, *roi) of every window, image by image in the windows' order.
 
         A window that is due goes through the network in a batch with the next ones that are; a constant window of a
-        value seen before is not due. Its logits are kept until their last use.
+        value seen before is not due, nor one that touches nothing. Logits are kept until their last use.
         """
-        groups = self._groups(image, tiling, network)
+        groups = self._groups(image, tiling, work)
         windows = len(tiling.origins)
         left = Counter(groups)
         firsts = {group: n for n, group in reversed(list(enumerate(groups)))}
-        due = [n for n, group in enumerate(groups) if group < 0 or firsts[group] == n]
+        due = [n for n, group in enumerate(groups) if group == OCCUPIED or (group >= 0 and firsts[group] == n)]
         calls = [due[first : first + self.sw_batch_size] for first in range(0, len(due), self.sw_batch_size)]
+
+        def gathered(call: list[int]) -> Tensor:
+            boxes = [(slice(n // windows, n // windows + 1), slice(None), *tiling.box(n % windows)) for n in call]
+            return torch.cat([image[box] for box in boxes]).to(self.sw_device or image.device, non_blocking=True)
+
+        batch = gathered(calls[0])
+        run = self._ready(work, batch, len(due))
         kept: dict[int, Tensor] = {}
         for done, call in enumerate(calls):
-            if progress is not None:
-                progress.report("infer", done, len(calls))
-            boxes = [(slice(n // windows, n // windows + 1), slice(None), *tiling.box(n % windows)) for n in call]
-            batch = torch.cat([image[box] for box in boxes]).to(self.sw_device or image.device)
-            fresh = dict(zip(call, _checked(network(batch, *args, **kwargs), batch), strict=True))
-            until = calls[done + 1][0] if done + 1 < len(calls) else len(groups)
-            for n in range(call[0], until):
+            if work.progress is not None:
+                work.progress.report("infer", done, len(calls))
+            fresh = dict(zip(call, called(run, batch, work.args, work.kwargs), strict=True))
+            last = done + 1 == len(calls)
+            if not last:
+                batch = gathered(calls[done + 1])  # a GPU computes meanwhile
+            for n in range(call[0] if done else 0, len(groups) if last else calls[done + 1][0]):
                 group = groups[n]
                 left[group] -= 1
+                if group == UNTOUCHED:
+                    yield n // windows, n % windows, background_like(fresh[call[0]])
+                    continue
                 logits = fresh[n] if n in fresh else kept[group]
                 if group >= 0 and n in fresh and left[group]:
                     kept[group] = logits = logits.clone()  # a network may use its output's memory again
                 elif group >= 0 and not left[group]:
                     kept.pop(group, None)
                 yield n // windows, n % windows, logits
-        if progress is not None:
-            progress.report("infer", len(calls), len(calls))
+        if work.progress is not None:
+            work.progress.report("infer", len(calls), len(calls))
 
-    def _groups(self, image: Tensor, tiling: Tiling, network: object) -> list[int]:
-        """For each window of each image: -1 if it has to run, else a number that equal constant windows share."""
-        if not self.reuse_constant or getattr(network, "training", False):
-            return [-1] * (len(image) * len(tiling.origins))
-        occupied = occupied_windows(image, tiling.roi, tiling.origins)
-        return constant_groups(image, tiling.origins, occupied).flatten().tolist()
+    def _ready(self, work: Work, batch: Tensor, windows: int) -> Callable[..., Tensor]:
+        """The network by the backend that suits or was asked for, which is told to the progress."""
+        check_fits(work.network, batch)
+        wanted = Wanted(self.backend, self.precision, windows, bool(work.args or work.kwargs))
+        if work.progress is None:
+            return choose(work.network, batch, wanted).run
+        with work.progress.stage("prepare") if may_convert(work.network, wanted) else nullcontext():
+            chosen = choose(work.network, batch, wanted)
+        work.progress.facts.update(backend=chosen.backend, precision=chosen.precision, backend_reason=chosen.reason)
+        return chosen.run
 
-
-@lru_cache(maxsize=8)
-def _importance(roi: tuple[int, ...], mode: str, sigma: tuple[float, ...] | float) -> Tensor:
-    weight: Tensor = compute_importance_map(roi, mode=mode, sigma_scale=sigma)
-    return weight
-
-
-def _refuse(options: dict[str, Any]) -> None:
-    for name in options:
-        step = _NOT_HERE.get(name, "give device to the constructor" if name == "device" else "leave it out")
-        raise BackendError(f"Found option {name!r}, which SlidingWindow does not take here. Instead, {step}.")
-
-
-def _checked(logits: object, batch: Tensor) -> Tensor:
-    """The network's output if it is one tensor of logits as large as the windows."""
-    if not isinstance(logits, Tensor):
-        raise ShapeError(
-            f"Found a network that returns {type(logits).__name__}; one tensor is needed. Wrap it so that it returns its logits."
-        )
-    if logits.ndim != batch.ndim or len(logits) != len(batch) or logits.shape[2:] != batch.shape[2:]:
-        raise ShapeError(
-            f"Found a network that makes {tuple(logits.shape)} of windows {tuple(batch.shape)}; (window, class, *roi) of the "
-            f"windows' size {tuple(batch.shape[2:])} is needed. Resize inside the network, or use MONAI's SlidingWindowInferer."
-        )
-    return logits.as_tensor() if isinstance(logits, MetaTensor) else logits
+    def _groups(self, image: Tensor, tiling: Tiling, work: Work) -> list[int]:
+        """For each window of each image: ``OCCUPIED`` if it has to run, ``UNTOUCHED`` if it need not, else a number that equal
+        constant windows share.
+        """
+        if not self.reuse_constant or getattr(work.network, "training", False):
+            groups = [OCCUPIED] * (len(image) * len(tiling.origins))
+        else:
+            occupied = occupied_windows(image, tiling.roi, tiling.origins)
+            groups = constant_groups(image, tiling.origins, occupied).flatten().tolist()
+        if work.where is None:
+            return groups
+        touched = touched_windows(image, tiling, work.where).flatten().tolist()
+        return [group if touches else UNTOUCHED for group, touches in zip(groups, touched, strict=True)]

@@ -1,4 +1,4 @@
-"""What every operator does with the backend that a caller asks for by name: take it, or say why not."""
+"""The one check that chooses an operator's backend and that explains why a backend asked for by name cannot run."""
 
 from __future__ import annotations
 
@@ -6,29 +6,39 @@ from collections.abc import Callable, Sequence
 
 from medvit.errors import BackendError
 
-__all__ = ["asked_for"]
+__all__ = ["chosen"]
 
 
-def asked_for(operator: str, backend: str, known: Sequence[str], refusal: Callable[[str], str | None]) -> str:
-    """The backend, if the operator has it and it can run.
+def chosen(operator: str, backend: str | None, known: Sequence[str], refusal: Callable[[str], str | None]) -> str:
+    """The backend asked for if it can run, the first that can if none is asked for.
 
     Args:
         operator: the operator's name, for the message.
-        backend: the backend's name.
-        known: all of the operator's, those that are proposed instead first.
+        backend: the backend's name, or None.
+        known: all of the operator's, the one to be preferred first.
         refusal: why a backend cannot take the tensors at hand, or None if it can.
 
     Raises:
         BackendError: an unknown backend, or one that cannot run.
     """
+    if backend is None:
+        return _able(operator, known, refusal)
     if backend not in known:
         raise BackendError(
             f"Found {operator} backend {backend!r}; it must be one of {', '.join(known)}. Leave it out to let medvit choose."
         )
     reason = refusal(backend)
     if reason:
-        able = next(name for name in known if refusal(name) is None)
+        able = _able(operator, known, refusal)
         raise BackendError(
             f"The {backend!r} backend of {operator} cannot run: {reason}. Use backend={able!r} or leave it out."
         )
     return backend
+
+
+def _able(operator: str, known: Sequence[str], refusal: Callable[[str], str | None]) -> str:
+    for name in known:
+        if refusal(name) is None:
+            return name
+    reasons = "; ".join(f"{name}: {refusal(name)}" for name in known)
+    raise BackendError(f"No backend of {operator} can run: {reasons}. Move the tensors to the CPU with .cpu().")

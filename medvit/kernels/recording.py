@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["recording", "values_known"]
+__all__ = ["plain", "recording", "values_known"]
 
 
 def recording() -> bool:
@@ -13,9 +15,24 @@ def recording() -> bool:
     Operators then take a path of PyTorch's own operators: a loop of numba would be written down as the numbers it gave
     for the example, and an operator of medvit's would be missing wherever the graph is read.
     """
-    return torch.compiler.is_exporting() or bool(torch._C._is_tracing())
+    if torch.compiler.is_compiling():  # which does not follow a question to the tracer
+        return torch.compiler.is_exporting()
+    return bool(torch._C._is_tracing())
 
 
 def values_known() -> bool:
     """Whether tensors hold numbers to look at; those of a graph that is being recorded or compiled do not."""
     return not (torch.compiler.is_compiling() or bool(torch._C._is_tracing()))
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether an operator without gradients may run on a tensor without PyTorch's dispatcher: numbers that nothing watches.
+
+    Its first call of an operator imports the compiler, a second that a command would wait for each time it starts.
+    """
+    return (
+        type(tensor) is Tensor
+        and values_known()
+        and not is_in_torch_dispatch_mode()
+        and not torch._C._are_functorch_transforms_active()
+    )

@@ -42,6 +42,25 @@ def test_neighbours_join_in_order_and_ends_repeat():
     assert torch.equal(SliceWise(2, context=1)(volume, lambda x: x[:, 1:2]), volume)
 
 
+def test_answers_to_every_view_are_averaged_where_they_belong():
+    volume = _volume()
+    calls = []
+
+    def leaning(x: torch.Tensor) -> torch.Tensor:
+        # the pixel, and how far from the first row and column it lies: what turning must turn back
+        calls.append(len(x))
+        rows, columns = torch.meshgrid(*(torch.arange(float(n)) for n in x.shape[2:]), indexing="ij")
+        return torch.cat([x, x * 0 + rows, x * 0 + columns], 1)
+
+    found = SliceWise(2, batch_size=3, views=4)(volume, leaning)
+    assert torch.allclose(found[:, :1], volume)
+    assert torch.allclose(found[:, 1], torch.full_like(found[:, 1], 2))
+    assert torch.allclose(found[:, 2], torch.full_like(found[:, 2], 2.5))
+    assert sum(calls) == 4 * 14
+    near = SliceWise(2, context=1, views=4)(volume, lambda x: x[:, 1:2] + 0.5 * x[:, :1])
+    assert torch.allclose(near, SliceWise(2, context=1)(volume, lambda x: x[:, 1:2] + 0.5 * x[:, :1]))
+
+
 def test_progress_counts_calls_and_cancels_between_them():
     seen = []
     progress = Progress(lambda stage, done, total: seen.append((stage, done, total)))
@@ -57,8 +76,10 @@ def test_progress_counts_calls_and_cancels_between_them():
 
 
 def test_what_means_nothing_is_refused():
-    for wrong in ({"axis": 3}, {"context": -1}, {"batch_size": 0}):
-        with pytest.raises(ShapeError, match="axis must be 0, 1 or 2, context at least 0 and batch_size at least 1"):
+    for wrong in ({"axis": 3}, {"context": -1}, {"batch_size": 0}, {"views": 2}):
+        with pytest.raises(
+            ShapeError, match="axis must be 0, 1 or 2, context at least 0, batch_size at least 1, views 1 or 4"
+        ):
             SliceWise(**wrong)
     for shape in ((1, 5, 6, 7), (1, 1, 5, 6, 0)):
         with pytest.raises(ShapeError, match=r"\(batch, channel, i, j, k\) with at least one voxel is needed"):

@@ -170,10 +170,14 @@ def test_messages_of_the_constructor():
     for overlap in (1.0, -0.1, (0.5, 1.0)):
         with pytest.raises(ShapeError, match="at least 0 and below 1"):
             SlidingWindow((32, 32), overlap=overlap)
-    with pytest.raises(BackendError, match="only 'eager' is there"):
-        SlidingWindow((32, 32, 32), backend="openvino")
-    with pytest.raises(BackendError, match="only 'fp32' is there"):
-        SlidingWindow((32, 32, 32), precision="bf16")
+    with pytest.raises(BackendError, match="it must be one of auto, eager, compiled, openvino, cuda"):
+        SlidingWindow((32, 32, 32), backend="tensorrt")
+    with pytest.raises(BackendError, match="it must be fp32 or bf16"):
+        SlidingWindow((32, 32, 32), precision="fp16")
+    with pytest.raises(
+        BackendError, match="'eager' backend, which computes in fp32; openvino .CPU. and cuda take bf16"
+    ):
+        SlidingWindow((32, 32, 32), backend="eager", precision="bf16")
     with pytest.raises(BackendError, match="mode is 'gaussian' or 'constant', padding_mode one of"):
         SlidingWindow((32, 32, 32), mode="linear")
     with pytest.raises(BackendError, match="and padding_mode 'edge'; mode is"):

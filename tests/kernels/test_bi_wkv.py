@@ -316,14 +316,14 @@ def test_a_sum_that_overflows_is_not_taken_for_infinity():
 
 def test_backends_say_why_they_decline():
     inputs, _ = _inputs("odd", torch.float32)
-    with pytest.raises(BackendError, match="backend 'fast'; it must be one of reference, cpu, torch, triton"):
+    with pytest.raises(BackendError, match="backend 'fast'; it must be one of triton, cpu, torch, reference"):
         bi_wkv(*inputs, backend="fast")
     with pytest.raises(
-        BackendError, match="The 'triton' backend of bi_wkv cannot run: the Triton kernel is not written"
+        BackendError, match="The 'triton' backend of bi_wkv cannot run: .*[Tt]riton.* Use backend='cpu'"
     ):
         bi_wkv(*inputs, backend="triton")
     meta = [x.to("meta") for x in inputs]
-    with pytest.raises(BackendError, match="cannot run: the tensor is on meta. Use backend='reference'"):
+    with pytest.raises(BackendError, match="cannot run: the tensor is on meta. Use backend='torch'"):
         bi_wkv(*meta, backend="cpu")
     long = torch.zeros(1, 20_000, 1)
     with pytest.raises(

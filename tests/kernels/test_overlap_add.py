@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medvit.errors import ShapeError
+from medvit.errors import BackendError, ShapeError
 from medvit.kernels import overlap_add
 from medvit.kernels.overlap_add import Blend, overlap_add_reference
 
@@ -72,3 +72,47 @@ def test_messages():
         blend.add(windows[0, :2], (0, 0))
     with pytest.raises(ShapeError, match=r"at \(7, 0\) in an image of \(9, 8\); it must lie within"):
         blend.add(windows[0], (7, 0))
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_the_operator_is_registered_as_pytorch_wants_it(backend):
+    windows, origins, weight = make((6, 5), (4, 3), 2, torch.float32, channels=2)
+    arguments = (windows.requires_grad_(), origins, weight, [6, 5], backend)
+    torch.library.opcheck(torch.ops.medvit.overlap_add.default, arguments)
+
+
+def test_its_backward_is_registered_as_pytorch_wants_it():
+    windows, origins, weight = make((6, 5), (4, 3), 2, torch.float32, channels=2)
+    arguments = (torch.randn(2, 6, 5), origins, weight, windows)
+    # it has no gradient of its own, so the check that one is registered does not apply
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.medvit.overlap_add_backward.default, arguments, test_utils=checks)
+
+
+def test_compile_and_export_see_one_operator():
+    windows, origins, weight = make((6, 5), (4, 3), 2, torch.float32, channels=2)
+
+    class Add(torch.nn.Module):
+        def forward(self, windows, origins, weight):
+            return overlap_add(windows, origins, (6, 5), weight)
+
+    wanted = Add()(windows, origins, weight)
+    assert torch.equal(torch.compile(Add(), fullgraph=True, backend="eager")(windows, origins, weight), wanted)
+    exported = torch.export.export(Add(), (windows, origins, weight))
+    assert torch.equal(exported.module()(windows, origins, weight), wanted)
+
+
+def test_bad_input_is_named():
+    windows, origins, weight = make((9, 8), (4, 5), 2, torch.float32)
+    with pytest.raises(ShapeError, match="at least one window and channel"):
+        overlap_add(windows[:0], origins[:0], (9, 8), weight)
+    with pytest.raises(ShapeError, match="it must lie within. Pad the image"):
+        overlap_add(windows, origins, (3, 8), weight)
+    with pytest.raises(ShapeError, match="the first two must be floating-point and the origins whole numbers"):
+        overlap_add(windows.int(), origins, (9, 8), weight)
+    with pytest.raises(ShapeError, match="windows on cpu and a weight on meta"):
+        overlap_add(windows, origins, (9, 8), weight.to("meta"))
+    with pytest.raises(BackendError, match="The 'triton' backend of overlap_add cannot run: .*[Tt]riton"):
+        overlap_add(windows, origins, (9, 8), weight, backend="triton")
+    with pytest.raises(BackendError, match="must be one of triton, torch, reference"):
+        overlap_add(windows, origins, (9, 8), weight, backend="cpu")

@@ -136,9 +136,9 @@ def test_many_threads_at_once_get_the_same():
 
 def test_messages():
     (qkv, table, _bias), options = _inputs("2d, shifted, padded")
-    with pytest.raises(BackendError, match=r"torch\.float64, the loops are written for torch\.float32"):
+    with pytest.raises(BackendError, match=r"torch\.float64, the loops are written for torch\.float32, torch\.float16"):
         window_attention(qkv, table, backend="cpu", **options)
-    with pytest.raises(BackendError, match="must be one of reference, cpu"):
+    with pytest.raises(BackendError, match="must be one of triton, cpu, reference"):
         window_attention(qkv, table, backend="cuda", **options)
     with pytest.raises(ShapeError, match="give one number for each axis"):
         window_attention(qkv, table, **{**options, "shift": (1,)})
@@ -146,3 +146,84 @@ def test_messages():
         window_attention(qkv, table, **{**options, "num_heads": 7})
     with pytest.raises(ShapeError, match=r"distinct and within 0\.\."):
         window_attention(qkv, table, windows=[0, 99], **options)
+
+
+def test_gradients_of_a_list_of_windows_are_those_of_the_formula():
+    (qkv, table, bias), options = _inputs("3d, shifted, padded, odd")
+    (qkv32, table32, bias32), _ = _inputs("3d, shifted, padded, odd", torch.float32)
+    listed = {**options, "windows": torch.tensor([11, 0, 7])}
+    exact = window_attention(qkv, table, qkv_bias=bias, backend="reference", **listed)
+    found = window_attention(qkv32, table32, qkv_bias=bias32, backend="cpu", **listed)
+    weight = torch.randn(exact.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    wanted = torch.autograd.grad((exact * weight).sum(), (qkv, table, bias))
+    got = torch.autograd.grad((found * weight.float()).sum(), (qkv32, table32, bias32))
+    assert _relative(found, exact) < 1e-5
+    for name, g, w in zip(("qkv", "bias_table", "qkv_bias"), got, wanted, strict=True):
+        assert _relative(g, w) < 2e-5, name
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_an_empty_list_computes_nothing(backend):
+    (qkv, table, bias), options = _inputs("2d, shifted, padded", torch.float32)
+    found = window_attention(qkv, table, qkv_bias=bias, windows=[], backend=backend, **options)
+    assert found.shape == (2, 13, 10, 24)
+    assert not found.any()
+
+
+def test_the_operator_is_registered_as_pytorch_wants_it():
+    (qkv, table, bias), options = _inputs("2d, shifted, padded", torch.float32)
+    for windows in (None, torch.tensor([3, 1])):
+        arguments = (
+            qkv,
+            table,
+            bias,
+            windows,
+            [*options["window_size"]],
+            [*options["shift"]],
+            options["num_heads"],
+            "cpu",
+        )
+        torch.library.opcheck(torch.ops.medvit.window_attention.default, arguments)
+        tensors = [t.detach() for t in (qkv, table, bias)]
+        out, lse = torch.ops.medvit.window_attention(*tensors, *arguments[3:])
+        # it has no gradient of its own, so the check that one is registered does not apply
+        torch.library.opcheck(
+            torch.ops.medvit.window_attention_backward.default,
+            (torch.randn_like(out), *tensors, out, lse, *arguments[3:]),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+
+
+def test_compile_sees_one_graph_and_export_plain_operators():
+    (qkv, table, bias), options = _inputs("2d, shifted, padded", torch.float32)
+    tensors = [t.detach() for t in (qkv, table, bias)]
+
+    class Attend(torch.nn.Module):
+        def forward(self, qkv, table, bias):
+            return window_attention(qkv, table, qkv_bias=bias, **options)
+
+    wanted = Attend()(*tensors)
+    assert torch.equal(torch.compile(Attend(), fullgraph=True, backend="eager")(*tensors), wanted)
+    exported = torch.export.export(Attend(), tuple(tensors))
+    assert not any("medvit" in str(node.target) for node in exported.graph.nodes)
+    assert _relative(exported.module()(*tensors), wanted) < 1e-5
+
+
+def test_bad_input_is_named():
+    (qkv, table, bias), options = _inputs("2d, shifted, padded", torch.float32)
+    with pytest.raises(ShapeError, match="at least one sample and token are needed"):
+        window_attention(qkv[:0], table, **options)
+    with pytest.raises(ShapeError, match="shifts within 0..window - 1"):
+        window_attention(qkv, table, **{**options, "shift": (4, 0)})
+    with pytest.raises(ShapeError, match=r"bias_table of shape \(48, 4\); \(49, 4\) is needed"):
+        window_attention(qkv, table[:-1], **options)
+    with pytest.raises(ShapeError, match="bias_table on meta and qkv on cpu; they must be on one device"):
+        window_attention(qkv, table.to("meta"), **options)
+    with pytest.raises(
+        ShapeError, match="qkv_bias of torch.float64 and qkv of torch.float32; both must be one floating"
+    ):
+        window_attention(qkv, table, qkv_bias=bias.double(), **options)
+    with pytest.raises(ShapeError, match="Give indices, not a mask"):
+        window_attention(qkv, table, windows=torch.ones(12, dtype=torch.bool), **options)
+    with pytest.raises(BackendError, match="The 'triton' backend of window_attention cannot run: .*[Tt]riton"):
+        window_attention(qkv, table, backend="triton", **options)

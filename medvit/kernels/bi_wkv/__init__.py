@@ -7,20 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvit.errors import ImageError, ShapeError
-from medvit.kernels.backends import asked_for
+from medvit.errors import ShapeError
+from medvit.kernels.backends import chosen
 from medvit.kernels.bi_wkv import plain, scan
+from medvit.kernels.bi_wkv.checks import BACKENDS, HALVES, check_finite, check_kinds, in_one_type, refusal
+from medvit.kernels.bi_wkv.image import bi_wkv_2d
 from medvit.kernels.bi_wkv.reference import bi_wkv_reference
 from medvit.kernels.recording import recording, values_known
 
-__all__ = ["bi_wkv"]
-
-BACKENDS = ("reference", "cpu", "torch", "triton")
-
-_TYPES = (torch.float32, torch.float64)
-_HALVES = (torch.float16, torch.bfloat16)
-_DENSE_LIMIT = 2**28
-"""Scores the reference may hold at once, B·T·T·C: 1 GiB in float32."""
+__all__ = ["bi_wkv", "bi_wkv_2d"]
 
 
 @torch.library.custom_op("medvit::bi_wkv", mutates_args=())
@@ -29,6 +24,10 @@ def _op(w: Tensor, u: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
         from medvit.kernels.bi_wkv import cpu
 
         return cpu.forward(w, u, k, v)
+    if backend == "triton":
+        from medvit.kernels.bi_wkv import triton
+
+        return triton.forward(w, u, k, v)
     return scan.forward(w, u, k, v)
 
 
@@ -45,6 +44,10 @@ def _op_backward(
         from medvit.kernels.bi_wkv import cpu
 
         return cpu.backward(w, u, k, v, grad)
+    if backend == "triton":
+        from medvit.kernels.bi_wkv import triton
+
+        return triton.backward(w, u, k, v, grad)
     return scan.backward(w, u, k, v, grad)
 
 
@@ -67,51 +70,14 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _op.register_autograd(_gradients, setup_context=_remember)
 
 
-def refusal(backend: str, k: Tensor) -> str | None:
-    """Why a backend cannot take these tensors, or None if it can. Chooses and explains alike."""
-    if backend == "triton":
-        return "the Triton kernel is not written yet"
-    if backend == "cpu" and k.device.type != "cpu":
-        return f"the tensor is on {k.device}"
-    if backend == "reference" and k.shape[0] * k.shape[1] ** 2 * k.shape[2] > _DENSE_LIMIT:
-        return f"it holds all pairs of {k.shape[1]} tokens at once, which is for short sequences"
-    return None
-
-
-def _choose(backend: str | None, k: Tensor) -> str:
-    if backend is None:
-        return "cpu" if refusal("cpu", k) is None else "torch"
-    return asked_for("bi_wkv", backend, BACKENDS, lambda name: refusal(name, k))
-
-
 def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
-    shapes = {"w": tuple(w.shape), "u": tuple(u.shape), "k": tuple(k.shape), "v": tuple(v.shape)}
-    shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    tensors = {"w": w, "u": u, "k": k, "v": v}
+    shown = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
     if k.ndim != 3 or k.shape != v.shape or w.shape != k.shape[2:] or u.shape != k.shape[2:]:
         raise ShapeError(
             f"Found {shown}; (C,), (C,), (B, T, C) and (B, T, C) are needed. Flatten an image to tokens and check C."
         )
-    if 0 in k.shape:
-        raise ShapeError(
-            f"Found {shown}; at least one sample, token and channel is needed. Leave empty batches out before the call."
-        )
-    if len({t.dtype for t in (w, u, k, v)}) > 1 or k.dtype not in (*_TYPES, *_HALVES):
-        found = ", ".join(str(t.dtype).removeprefix("torch.") for t in (w, u, k, v))
-        raise ShapeError(
-            f"Found w, u, k and v of types {found}; all must be one floating type. Convert them with .to(k.dtype)."
-        )
-    if len({t.device for t in (w, u, k, v)}) > 1:
-        found = ", ".join(str(t.device) for t in (w, u, k, v))
-        raise ShapeError(f"Found w, u, k and v on {found}; all must be on one device. Move them with .to(k.device).")
-
-
-def _check_finite(tensors: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        # the sum says it in one pass without a mask; where large numbers overflow it, all are looked at
-        if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
-            raise ImageError(
-                f"Found NaN or infinite values in {name} of bi_wkv; all must be finite. Check the weights and the input."
-            )
+    check_kinds(tensors, shown)
 
 
 def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str | None = None) -> Tensor:
@@ -126,12 +92,12 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str | None = 
         u: (C,) bonus of a token for itself.
         k: (B, T, C) keys, any strides.
         v: (B, T, C) values, any strides.
-        backend: "cpu" (numba, O(T), sums in float64), "torch" (any device, O(T log T)), "reference" (the formula, all
-            pairs) or None to choose: "cpu" on the CPU, "torch" elsewhere. "triton" is not there yet. While a graph is
-            recorded (``torch.export``, ``torch.jit.trace``), all but the reference are written as plain operators.
+        backend: "triton" (a GPU, O(T)), "cpu" (numba, O(T), sums in float64), "torch" (any device, O(T log T), sums in
+            float64), "reference" (the formula, all pairs) or None to choose the first of these that can run. While a graph
+            is recorded (``torch.export``, ``torch.jit.trace``), all but the reference are written as plain operators.
 
-    All four are float32 or float64 of one type on one device. float16 and bfloat16 are computed in float32 and come
-    back in their own type. Gradients are there once, not twice, except with the reference.
+    All four are float32 or float64 of one type on one device, or float16 or bfloat16 (w and u may then be float32), which
+    are computed in float32 and come back in their own type. Gradients are there once, not twice, except with the reference.
 
     Returns:
         (B, T, C), k's type.
@@ -141,17 +107,16 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str | None = 
         ImageError: NaN or infinite values (looked for on the CPU; a GPU is not made to wait, there they travel on).
         BackendError: the backend asked for cannot take these tensors; the message says why.
     """
-    if torch.amp.is_autocast_available(k.device.type) and torch.is_autocast_enabled(k.device.type):
-        w, u, v = (t.to(k.dtype) for t in (w, u, v))  # autocast leaves parameters in float32
+    w, u, v = in_one_type(k, {"w": w, "u": u, "v": v}).values()
     _check(w, u, k, v)
-    chosen = _choose(backend, k)
+    name = chosen("bi_wkv", backend, BACKENDS, lambda backend: refusal(backend, k, k.shape[1]))
     if k.device.type == "cpu" and values_known():
-        _check_finite({"w": w, "u": u, "k": k, "v": v})
-    if k.dtype in _HALVES:
-        return bi_wkv(w.float(), u.float(), k.float(), v.float(), backend=chosen).to(k.dtype)
-    if chosen == "reference":
+        check_finite({"w": w, "u": u, "k": k, "v": v})
+    if k.dtype in HALVES and (name != "triton" or recording()):
+        return bi_wkv(w.float(), u.float(), k.float(), v.float(), backend=name).to(k.dtype)
+    if name == "reference":
         return bi_wkv_reference(w, u, k, v)
     if recording():
         return plain.forward(w, u, k, v)
-    y: Tensor = _op(w, u, k, v, chosen)
+    y: Tensor = _op(w, u, k, v, name)
     return y

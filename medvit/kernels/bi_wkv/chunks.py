@@ -14,7 +14,7 @@ from medvit.kernels.bi_wkv.lanes import LANES, exp, get, greatest, largest, put,
 
 __all__ = [
     "CHUNK", "connect", "connect_gradients", "emit", "emit_gradients",
-    "load", "quotients", "store", "summarise", "summarise_gradients",
+    "load", "open_gate", "quotients", "store", "summarise", "summarise_gradients",
 ]  # fmt: skip
 
 CHUNK = 64
@@ -24,27 +24,47 @@ _NOTHING = -1e300
 
 @njit
 def load(source, b, start, count, first, block):  # type: ignore[no-untyped-def]
-    """Eight channels of ``source`` (B, T, C) as float64 into ``block`` (token, lane), zeros past the last channel."""
-    if source.strides[2] == source.itemsize and first + LANES <= source.shape[2]:
-        for t in range(count):
-            put(block, (t, 0), get(source, (b, start + t, first)))
-        return
-    lanes = min(LANES, source.shape[2] - first)
+    """Eight channels of ``source`` (B, outer, inner, C) as float64 into ``block`` (token, lane), zeros past the last channel.
+
+    Token t is the (t % inner)th of the (t // inner)th row: columns are rows of a transposed view.
+    """
+    inner = source.shape[2]
+    row, i = start // inner, start % inner
+    lanes = min(LANES, source.shape[3] - first)
+    whole = source.strides[3] == source.itemsize and lanes == LANES
     for t in range(count):
-        for c in range(LANES):
-            block[t, c] = source[b, start + t, first + c] if c < lanes else 0.0
+        if whole:
+            put(block, (t, 0), get(source, (b, row, i, first)))
+        else:
+            for c in range(LANES):
+                block[t, c] = source[b, row, i, first + c] if c < lanes else 0.0
+        i += 1
+        if i == inner:
+            row, i = row + 1, 0
 
 
 @njit
 def store(block, count, target, b, start, first):  # type: ignore[no-untyped-def]
     """The way back from ``load``; ``target``'s channels lie side by side."""
-    if first + LANES <= target.shape[2]:
-        for t in range(count):
-            put(target, (b, start + t, first), get(block, (t, 0)))
-        return
+    inner = target.shape[2]
+    row, i = start // inner, start % inner
+    lanes = min(LANES, target.shape[3] - first)
     for t in range(count):
-        for c in range(target.shape[2] - first):
-            target[b, start + t, first + c] = block[t, c]
+        if lanes == LANES:
+            put(target, (b, row, i, first), get(block, (t, 0)))
+        else:
+            for c in range(lanes):
+                target[b, row, i, first + c] = block[t, c]
+        i += 1
+        if i == inner:
+            row, i = row + 1, 0
+
+
+@njit
+def open_gate(block, gate, count):  # type: ignore[no-untyped-def]
+    """``block`` times the sigmoid of ``gate``, both (token, lane)."""
+    for t in range(count):
+        put(block, (t, 0), get(block, (t, 0)) / (exp(get(gate, (t, 0)) * -1.0) + 1.0))
 
 
 @njit
@@ -138,14 +158,22 @@ def emit(key, value, count, decay, bonus, rows, part):  # type: ignore[no-untype
 
 
 @njit
-def quotients(key, value, grad, count, decay, bonus, rows, part):  # type: ignore[no-untyped-def]
-    """a = g / D and b = g y / D over exp(-M) into ``part[0]`` and ``part[1]``; ``key`` becomes exp(key - M)."""
+def quotients(key, value, grad, gate, gated, count, decay, bonus, rows, part):  # type: ignore[no-untyped-def]
+    """a = g / D and b = g y / D over exp(-M) into ``part[0]`` and ``part[1]``; ``key`` becomes exp(key - M).
+
+    If ``gated``, g is the gradient of y times the sigmoid of ``gate``, which becomes the gradient of the gate.
+    """
     _meet(key, value, count, decay, bonus, rows, part)
     keep, one, two = exp(get(decay, (0,)) * -1.0), get(rows, (4, 0)), get(rows, (5, 0))
     for t in range(count - 1, -1, -1):
         e, turned = get(key, (t, 0)), splat(1.0) / (get(part, (1, t, 0)) + two)
-        a = get(grad, (t, 0)) * turned
-        put(part, (1, t, 0), a * ((get(part, (0, t, 0)) + one) * turned))
+        y, g = (get(part, (0, t, 0)) + one) * turned, get(grad, (t, 0))
+        if gated:
+            share = splat(1.0) / (exp(get(gate, (t, 0)) * -1.0) + 1.0)
+            put(gate, (t, 0), g * y * share * (splat(1.0) - share))
+            g = g * share
+        a = g * turned
+        put(part, (1, t, 0), a * y)
         put(part, (0, t, 0), a)
         one, two = one * keep + e * get(value, (t, 0)), two * keep + e
 

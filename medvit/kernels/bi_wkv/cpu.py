@@ -4,6 +4,9 @@ Each chunk first says what it adds to all tokens after it and before it; these a
 chunk, knowing what lies around it, emits its outputs. Backwards the same is done once more for the gradients' sums.
 Exponentials are taken again rather than kept, so memory beyond input and output is a few numbers per chunk. Sums are
 float64 whatever the input: a float32 recurrence of 10^5 steps would drift.
+
+Tokens are those of a (B, outer, inner, C) view read in order, so an image's columns are the rows of its transposed view and
+nothing is copied for them.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from medvit.kernels.bi_wkv.chunks import (
     emit,
     emit_gradients,
     load,
+    open_gate,
     quotients,
     store,
     summarise,
@@ -28,7 +32,7 @@ from medvit.kernels.bi_wkv.chunks import (
 from medvit.kernels.bi_wkv.lanes import LANES
 from medvit.kernels.compiled import compiled, threads
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "gradients", "run"]
 
 _SPAN = 16
 """Chunks that one thread takes at a time: 1024 tokens."""
@@ -44,7 +48,7 @@ _GROWTH = 100.0
 def _surroundings(decay, k, v, sums, worst):  # type: ignore[no-untyped-def]
     """What each chunk meets into ``sums`` (B, group, chunk, 7, lane), the furthest key into ``worst`` (B, group)."""
     batch, groups, chunks = sums.shape[:3]
-    tokens, spans = k.shape[1], (chunks + _SPAN - 1) // _SPAN
+    tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
     for job in prange(batch * spans):
         b, span = job // spans, job % spans
         key, value = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES))
@@ -61,9 +65,9 @@ def _surroundings(decay, k, v, sums, worst):  # type: ignore[no-untyped-def]
 
 
 @compiled(False)
-def _forward(decay, bonus, k, v, sums, y):  # type: ignore[no-untyped-def]
+def _forward(decay, bonus, k, v, r, gated, sums, y):  # type: ignore[no-untyped-def]
     batch, groups, chunks = sums.shape[:3]
-    tokens, spans = k.shape[1], (chunks + _SPAN - 1) // _SPAN
+    tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
     for job in prange(batch * spans):
         b, span = job // spans, job % spans
         key, value, part = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES)), np.empty((2, CHUNK, LANES))
@@ -74,19 +78,22 @@ def _forward(decay, bonus, k, v, sums, y):  # type: ignore[no-untyped-def]
                 load(k, b, start, count, first, key)
                 load(v, b, start, count, first, value)
                 emit(key, value, count, decay[first:], bonus[first:], sums[b, group, n], part)
+                if gated:
+                    load(r, b, start, count, first, value)
+                    open_gate(part[0], value, count)
                 store(part[0], count, y, b, start, first)
 
 
 @compiled(False)
-def _backward(decay, bonus, k, v, g, sums, rows, shared, dk, dv):  # type: ignore[no-untyped-def]
+def _backward(decay, bonus, k, v, r, gated, g, sums, rows, shared, dk, dv, dr):  # type: ignore[no-untyped-def]
     """dk and dv, and in ``shared`` (B, group, chunk, 2, lane) each chunk's dw and du; ``rows`` is scratch."""
     batch, groups, chunks = sums.shape[:3]
-    tokens, spans = k.shape[1], (chunks + _SPAN - 1) // _SPAN
+    tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
     for second in range(2):
         for job in prange(batch * spans):
             b, span = job // spans, job % spans
             key, value, grad = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES))
-            part = np.empty((4, CHUNK, LANES))
+            gate, part = np.empty((CHUNK, LANES)), np.empty((4, CHUNK, LANES))
             for n in range(span * _SPAN, min(chunks, (span + 1) * _SPAN)):
                 start, count = n * CHUNK, min(CHUNK, tokens - n * CHUNK)
                 for group in range(groups):
@@ -95,14 +102,18 @@ def _backward(decay, bonus, k, v, g, sums, rows, shared, dk, dv):  # type: ignor
                     load(k, b, start, count, first, key)
                     load(v, b, start, count, first, value)
                     load(g, b, start, count, first, grad)
+                    if gated:
+                        load(r, b, start, count, first, gate)
                     # anew the second time: cheaper than a trip of three float64 per element through memory
-                    quotients(key, value, grad, count, w, u, sums[b, group, n], part)
+                    quotients(key, value, grad, gate, gated, count, w, u, sums[b, group, n], part)
                     if second == 0:
                         summarise_gradients(part, count, w, met)
                     else:
                         emit_gradients(key, value, count, w, u, met, part, shared[b, group, n])
                         store(part[2], count, dk, b, start, first)
                         store(part[3], count, dv, b, start, first)
+                        if gated:
+                            store(gate, count, dr, b, start, first)
         if second == 0:
             for job in prange(batch * groups):
                 b, group = job // groups, job % groups
@@ -124,7 +135,7 @@ def _prepare(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Padded decay and bonus, what each chunk meets, and the (sample, first channel) pairs ``careful.py`` has to take."""
     decay, bonus = _padded(w), _padded(u)
-    batch, tokens, _ = k.shape
+    batch, tokens = k.shape[0], k.shape[1] * k.shape[2]
     sums = np.empty((batch, decay.size // LANES, -(-tokens // CHUNK), 7, LANES))
     worst = np.empty(sums.shape[:2])
     _surroundings(decay, k, v, sums, worst)
@@ -135,38 +146,99 @@ def _prepare(
     return decay, bonus, sums, np.argwhere(wild) * [1, LANES]
 
 
-def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Same arguments and result as the reference; float32 or float64 on the CPU, any strides."""
-    y = torch.empty(k.shape, dtype=k.dtype)
-    keys, values, out = k.detach().numpy(), v.detach().numpy(), y.numpy()
+def run(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor | None, y: Tensor) -> None:
+    """Write y, times the sigmoid of r if there is one; all (B, outer, inner, C), read and written in that order of tokens.
+
+    Any strides; the channels of ``y`` lie side by side.
+    """
+    keys, values = k.detach().numpy(), v.detach().numpy()
+    gate = r.detach().numpy() if r is not None else keys
     with threads():
         decay, bonus, sums, wild = _prepare(w, u, keys, values)
         if len(wild) < sums.shape[0] * sums.shape[1]:
-            _forward(decay, bonus, keys, values, sums, out)
+            _forward(decay, bonus, keys, values, gate, r is not None, sums, y.numpy())
         if len(wild):
-            from medvit.kernels.bi_wkv import careful
+            found = _carefully(wild, w, u, k, v)
+            for b, first in wild:
+                at = (b, ..., slice(first, first + LANES))
+                y[at] = found[at] if r is None else found[at] * r[at].sigmoid()
 
-            careful.forward(wild, _double(w), _double(u), keys, values, out)
+
+def _carefully(wild: np.ndarray, w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """y of the channels that no common scale holds; the others are not written. Copies, which the usual way does not."""
+    from medvit.kernels.bi_wkv import careful
+
+    y = torch.empty(k.shape, dtype=k.dtype)
+    keys, values = (x.detach().flatten(1, 2).numpy() for x in (k, v))
+    careful.forward(wild, _double(w), _double(u), keys, values, y.flatten(1, 2).numpy())
+    return y
+
+
+def gradients(
+    w: Tensor,
+    u: Tensor,
+    k: Tensor,
+    v: Tensor,
+    r: Tensor | None,
+    grad: Tensor,
+    out: tuple[Tensor, Tensor, Tensor | None],
+) -> tuple[Tensor, Tensor]:
+    """Gradients of w and u; those of k, v and r are written to ``out``, as ``run`` writes y."""
+    dk, dv, dr = out
+    keys, values, slope = k.detach().numpy(), v.detach().numpy(), grad.detach().numpy()
+    gate = r.detach().numpy() if r is not None else keys
+    channels = k.shape[3]
+    with threads():
+        decay, bonus, sums, wild = _prepare(w, u, keys, values)
+        both = np.zeros((2, k.shape[0], decay.size))
+        if len(wild) < sums.shape[0] * sums.shape[1]:
+            rows, shared = np.empty((*sums.shape[:3], 8, LANES)), np.empty((*sums.shape[:3], 2, LANES))
+            _backward(
+                decay, bonus, keys, values, gate, r is not None, slope, sums, rows, shared,
+                dk.numpy(), dv.numpy(), (dr if dr is not None else dv).numpy(),
+            )  # fmt: skip
+            both[:] = shared.sum(2).transpose(2, 0, 1, 3).reshape(both.shape)
+        dw, du = (np.ascontiguousarray(x[:, :channels]) for x in both)
+        if len(wild):
+            _careful_gradients(wild, (w, u, k, v, r), grad, (dw, du), out)
+    return torch.from_numpy(dw.sum(0)).to(w.dtype), torch.from_numpy(du.sum(0)).to(u.dtype)
+
+
+def _careful_gradients(
+    wild: np.ndarray,
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None],
+    grad: Tensor,
+    shared: tuple[np.ndarray, np.ndarray],
+    out: tuple[Tensor, Tensor, Tensor | None],
+) -> None:
+    from medvit.kernels.bi_wkv import careful
+
+    w, u, k, v, r = inputs
+    open_by = r.detach().sigmoid() if r is not None else None
+    slope = grad.detach() if open_by is None else grad.detach() * open_by
+    dk, dv = (torch.empty(k.shape, dtype=k.dtype) for _ in range(2))
+    flat = [x.detach().flatten(1, 2).contiguous().numpy() for x in (k, v, slope)]
+    written = [x.flatten(1, 2).numpy() for x in (dk, dv)]
+    careful.backward(wild, _double(w), _double(u), *flat, *shared, *written)
+    found = _carefully(wild, w, u, k, v) if open_by is not None else dk
+    for b, first in wild:
+        at = (b, ..., slice(first, first + LANES))
+        out[0][at], out[1][at] = dk[at], dv[at]
+        if out[2] is not None and open_by is not None:
+            out[2][at] = grad[at] * found[at] * open_by[at] * (1 - open_by[at])
+
+
+def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Same arguments and result as the reference; float32 or float64 on the CPU, any strides."""
+    y = torch.empty(k.shape, dtype=k.dtype)
+    run(w, u, k[:, None], v[:, None], None, y[:, None])
     return y
 
 
 def backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of w, u, k and v for the gradient of y."""
     dk, dv = (torch.empty(k.shape, dtype=k.dtype) for _ in range(2))
-    keys, values = k.detach().numpy(), v.detach().numpy()
     # sums hand down expanded gradients, of stride zero; one copy spares another compilation for them
-    plain = grad.detach().contiguous().numpy()
-    channels = k.shape[2]
-    with threads():
-        decay, bonus, sums, wild = _prepare(w, u, keys, values)
-        both = np.zeros((2, k.shape[0], decay.size))
-        if len(wild) < sums.shape[0] * sums.shape[1]:
-            rows, shared = np.empty((*sums.shape[:3], 8, LANES)), np.empty((*sums.shape[:3], 2, LANES))
-            _backward(decay, bonus, keys, values, plain, sums, rows, shared, dk.numpy(), dv.numpy())
-            both[:] = shared.sum(2).transpose(2, 0, 1, 3).reshape(both.shape)
-        dw, du = (np.ascontiguousarray(x[:, :channels]) for x in both)
-        if len(wild):
-            from medvit.kernels.bi_wkv import careful
-
-            careful.backward(wild, _double(w), _double(u), keys, values, plain, dw, du, dk.numpy(), dv.numpy())
-    return torch.from_numpy(dw.sum(0)).to(w.dtype), torch.from_numpy(du.sum(0)).to(u.dtype), dk, dv
+    plain = grad.contiguous()
+    dw, du = gradients(w, u, k[:, None], v[:, None], None, plain[:, None], (dk[:, None], dv[:, None], None))
+    return dw, du, dk, dv

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
+from medvit.kernels.launching import no_triton
 
-__all__ = ["Blend"]
+__all__ = ["Blend", "box", "check_window", "fused"]
 
 
 class Blend:
@@ -50,6 +51,11 @@ class Blend:
                 f"Found a window of {tuple(self._weight.shape)} at {tuple(origin)} in an image of {tuple(self._weights.shape)}; "
                 "it must lie within. Pad the image, or correct the origin."
             )
+        if fused(place, window, self._weight):
+            from medvit.kernels.overlap_add import triton
+
+            triton.accumulate(place, self._weights[at] if image == 0 else None, window, self._weight)
+            return
         # product, then sum, each rounded, as MONAI does it: a fused multiply-add gives other last digits
         place.add_((window * self._weight).to(place.device))
         if image == 0:
@@ -69,6 +75,13 @@ class Blend:
         return self._sums.div_(self._weights)
 
 
+def fused(sums: Tensor, window: Tensor, weight: Tensor) -> bool:
+    """Whether one kernel can add the window: all on one GPU, no gradient asked for, up to three axes."""
+    together = sums.device == window.device == weight.device
+    wanted = torch.is_grad_enabled() and (window.requires_grad or weight.requires_grad)
+    return together and not wanted and weight.ndim <= 3 and no_triton(sums) is None
+
+
 def check_window(window: Tensor, channels: int, weight: Tensor) -> None:
     """Refuse a window that is not (channels, *weight's size)."""
     if window.shape != (channels, *weight.shape):
@@ -79,4 +92,5 @@ def check_window(window: Tensor, channels: int, weight: Tensor) -> None:
 
 
 def box(origin: Sequence[int], roi: Sequence[int]) -> tuple[slice, ...]:
+    """Where a window of this size lies."""
     return tuple(slice(start, start + length) for start, length in zip(origin, roi, strict=True))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.kernels.overlap_add.blend import box, check_window
+from medvit.kernels.overlap_add.blend import box, check_window, fused
 
 __all__ = ["LabelStream", "argmax_of", "sigmoid_above"]
 
@@ -82,9 +82,15 @@ class LabelStream:
                 "windows must lie within and come in the order of their first axis. Sort them by it."
             )
         self._finish(first)
-        weighted = window * self._weight
         turn = first % roi[0]
         rest = box(origin[1:], roi[1:])
+        if fused(self._sums, window, self._weight):
+            from medvit.kernels.overlap_add import triton
+
+            whole = (slice(None), *rest)
+            triton.accumulate(self._sums[(slice(None), *whole)], self._weights[whole], window, self._weight, turn)
+            return
+        weighted = window * self._weight
         for ring, part in (
             (slice(turn, None), slice(None, roi[0] - turn)),
             (slice(0, turn), slice(roi[0] - turn, None)),

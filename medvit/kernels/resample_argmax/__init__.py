@@ -7,30 +7,99 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medvit.errors import ShapeError
+from medvit.errors import ImageError, ShapeError
+from medvit.kernels.backends import chosen
+from medvit.kernels.launching import no_triton
+from medvit.kernels.recording import plain, values_known
+from medvit.kernels.resample_argmax import slabs
+from medvit.kernels.resample_argmax.axes import axes
+from medvit.kernels.resample_argmax.reference import resample_argmax_reference
 
 __all__ = ["resample_argmax"]
 
-_SLAB = 8
-"""Output planes worked on at a time; bounds memory at classes x 8 planes whatever the volume's length."""
+BACKENDS = ("triton", "cpu", "torch", "reference")
+
+_REFERENCE_LIMIT = 2**27
+"""Interpolated logits the reference may hold at once: 1 GiB."""
 
 
-def _axis(length: int, grid: int, start: int, out: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For one axis: output indices that fall in the box, their two neighbours within it and the upper weight."""
-    position = (torch.arange(out, dtype=torch.float64) + 0.5) * (grid / out) - 0.5
-    # the half voxel at the grid's own edge is covered by its first and last voxel
-    position = position.clamp(0, grid - 1) - start
-    inside = torch.nonzero((position >= -0.5) & (position <= length - 0.5))[:, 0]
-    position = position[inside].clamp(0, length - 1)
-    low = position.floor().long()
-    high = (low + 1).clamp(max=length - 1)
-    return inside, low, high, (position - low).float()
+def _choose(
+    logits: Tensor, out_shape: list[int], grid_shape: list[int], start: list[int], background: int, backend: str
+) -> Tensor:
+    kind = _label_type(logits.shape[0])
+    out = torch.full(out_shape, background, dtype=kind, device=logits.device)
+    x, y, z = axes(logits.shape[1:], grid_shape, start, out_shape)
+    if not (len(x.low) and len(y.low) and len(z.low)):
+        return out
+    if backend == "reference":
+        out[x.inside, y.inside, z.inside] = resample_argmax_reference(logits, x, y, z).to(kind)
+    elif backend == "torch":
+        slabs.choose(logits, x, y, z, out)
+    elif backend == "triton":
+        from medvit.kernels.resample_argmax import triton
+
+        triton.choose(logits, x, y, z, out)
+    else:
+        from medvit.kernels.resample_argmax import cpu
+
+        cpu.choose(logits, x, y, z, out)
+    return out
 
 
-def _along(values: Tensor, axis: int, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    return torch.lerp(values.index_select(axis, low), values.index_select(axis, high), weight.view(shape))
+_op = torch.library.custom_op("medvit::resample_argmax", _choose, mutates_args=())
+
+
+@_op.register_fake
+def _(
+    logits: Tensor, out_shape: list[int], grid_shape: list[int], start: list[int], background: int, backend: str
+) -> Tensor:
+    return torch.empty(out_shape, dtype=_label_type(logits.shape[0]), device=logits.device)
+
+
+def _label_type(classes: int) -> torch.dtype:
+    return torch.uint8 if classes <= 256 else torch.int16
+
+
+def refusal(backend: str, logits: Tensor, out_shape: Sequence[int]) -> str | None:
+    """Why a backend cannot take these logits, or None if it can. Chooses and explains alike."""
+    if backend == "triton":
+        if logits.dtype == torch.float64:
+            return "the logits are torch.float64, the kernel interpolates in torch.float32"
+        return no_triton(logits)
+    if backend == "cpu" and logits.device.type != "cpu":
+        return f"the tensor is on {logits.device}"
+    size = logits.shape[0] * out_shape[0] * out_shape[1] * out_shape[2]
+    if backend == "reference" and size > _REFERENCE_LIMIT:
+        return f"it holds all {size} interpolated logits at once, which is for small images"
+    return None
+
+
+def _check(
+    logits: Tensor, out_shape: Sequence[int], grid: Sequence[int], start: Sequence[int], background: int
+) -> None:
+    box = tuple(logits.shape[1:])
+    fits = len(box) == 3 == len(grid) == len(start) == len(out_shape)
+    if not fits or any(s < 0 or s + b > g for s, b, g in zip(start, box, grid, strict=True)):
+        raise ShapeError(
+            f"Found logits of {box} starting at {tuple(start)} on a grid of {tuple(grid)}; the box must lie within. Check the crop."
+        )
+    if 0 in logits.shape or min(out_shape) < 1 or not logits.is_floating_point():
+        raise ShapeError(
+            f"Found logits of {tuple(logits.shape)}, {logits.dtype}, for an output of {tuple(out_shape)}; floating-point numbers of at "
+            "least one class and voxel are needed. Leave empty images out, and give logits, not labels."
+        )
+    most = torch.iinfo(_label_type(logits.shape[0])).max
+    if not 0 <= background <= most or logits.shape[0] > 2**15:
+        raise ShapeError(
+            f"Found a background of {background} for {logits.shape[0]} classes; it must lie within 0..{most}, and there may be 32768 "
+            "classes. Renumber the classes."
+        )
+    if logits.device.type == "cpu" and values_known():
+        for number, plane in enumerate(logits):  # class by class: a mask of all of them would be large
+            if not bool(plane.isfinite().all()):
+                raise ImageError(
+                    f"Found NaN or infinite values in the logits of class {number}; all must be finite. Check the weights and the input."
+                )
 
 
 def resample_argmax(
@@ -40,44 +109,34 @@ def resample_argmax(
     grid_shape: Sequence[int] | None = None,
     start: Sequence[int] = (0, 0, 0),
     background: int = 0,
+    backend: str | None = None,
 ) -> Tensor:
     """The class with the largest trilinearly interpolated logit at each output voxel.
 
     The logits cover a box of a grid; grid and output cover the same extent (voxel centres at half-integers, as
     ``torch.nn.functional.interpolate`` with ``align_corners=False``). Interpolating logits and then choosing keeps
-    boundaries smoother than nearest-neighbour labels; doing it slab by slab never holds class x full resolution.
+    boundaries smoother than nearest-neighbour labels; class x full resolution is never held. Of equal logits the first wins.
 
     Args:
-        logits: (class, depth, height, width) float, on the CPU.
+        logits: (class, depth, height, width) float, any strides; interpolated in float32.
         out_shape: (depth, height, width) of the result.
         grid_shape: size of the grid of which the logits are a box; None if they are all of it.
         start: first voxel of the box on the grid.
         background: class of output voxels more than half a voxel outside the box.
+        backend: "triton" (a GPU), "cpu" (numba, a row of every class at a time), "torch" (any device, eight planes of every
+            class), "reference" (all classes at full resolution, float64) or None to choose the first of these that can run.
 
     Returns:
-        (depth, height, width) uint8 (int16 above 255 classes).
+        (depth, height, width) uint8 (int16 above 256 classes), on the logits' device.
 
     Raises:
-        ShapeError: the box does not lie in the grid.
+        ShapeError: the box does not lie in the grid, no voxel or class, or not floating-point numbers.
+        ImageError: NaN or infinite logits (looked for on the CPU; a GPU is not made to wait).
+        BackendError: the backend asked for cannot take these logits; the message says why.
     """
-    box = tuple(logits.shape[1:])
-    grid = tuple(grid_shape) if grid_shape is not None else box
-    if len(box) != 3 or any(s < 0 or s + b > g for s, b, g in zip(start, box, grid, strict=True)):
-        raise ShapeError(
-            f"Found logits of {box} starting at {tuple(start)} on a grid of {grid}; the box must lie within. Check the crop."
-        )
-    dtype = torch.uint8 if logits.shape[0] <= 256 else torch.int16
-    out = torch.full(tuple(out_shape), background, dtype=dtype)
-    (x_at, *x), (y_at, *y), (z_at, *z) = (_axis(*sizes) for sizes in zip(box, grid, start, out_shape, strict=True))
-    if not (len(x_at) and len(y_at) and len(z_at)):
-        return out
-    rows = slice(int(y_at[0]), int(y_at[-1]) + 1)
-    columns = slice(int(z_at[0]), int(z_at[-1]) + 1)
-    low, high, weight = x
-    for first in range(0, len(x_at), _SLAB):
-        part = slice(first, first + _SLAB)
-        slab = _along(logits.float(), 1, low[part], high[part], weight[part])
-        slab = _along(_along(slab, 2, *y), 3, *z)
-        at = int(x_at[first])
-        out[at : at + slab.shape[1], rows, columns] = slab.argmax(0).to(dtype)
-    return out
+    grid = tuple(grid_shape) if grid_shape is not None else tuple(logits.shape[1:])
+    _check(logits, out_shape, grid, start, background)
+    name = chosen("resample_argmax", backend, BACKENDS, lambda backend: refusal(backend, logits, out_shape))
+    run = _choose if plain(logits) else _op
+    labels: Tensor = run(logits, list(out_shape), list(grid), list(start), background, name)
+    return labels

@@ -4,47 +4,106 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.kernels.backends import asked_for
-from medvit.kernels.recording import recording
+from medvit.kernels.backends import chosen
+from medvit.kernels.launching import no_triton
+from medvit.kernels.recording import recording, values_known
 from medvit.kernels.window_attention.layout import WindowLayout, window_layout
+from medvit.kernels.window_attention.operator import attend
+from medvit.kernels.window_attention.recorded import window_attention_recorded
 from medvit.kernels.window_attention.reference import window_attention_reference
 
 __all__ = ["window_attention"]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("triton", "cpu", "reference")
+
+_HALVES = (torch.float16, torch.bfloat16)
+_TYPES = (torch.float32, torch.float64, *_HALVES)
 
 
 def refusal(backend: str, qkv: Tensor) -> str | None:
     """Why a backend cannot take these tensors, or None if it can. Chooses and explains alike."""
     if backend == "reference":
         return None
+    if backend == "triton":
+        return no_triton(qkv) or _wrong_type(qkv, "kernels", torch.float32, *_HALVES)
     if qkv.device.type != "cpu":
         return f"the tensor is on {qkv.device}"
-    if qkv.dtype != torch.float32:
-        return f"the tensor is {qkv.dtype}, the loops are written for torch.float32"
-    return None
+    return _wrong_type(qkv, "loops", torch.float32, *_HALVES)
 
 
-def _choose(backend: str | None, qkv: Tensor) -> str:
-    if backend is None and recording():
-        return "reference"  # plain operators, which every runtime of an exported graph has
-    if backend is None:
-        return "cpu" if refusal("cpu", qkv) is None else "reference"
-    return asked_for("window_attention", backend, BACKENDS, lambda name: refusal(name, qkv))
+def _wrong_type(qkv: Tensor, what: str, *types: torch.dtype) -> str | None:
+    if qkv.dtype in types:
+        return None
+    return f"the tensor is {qkv.dtype}, the {what} are written for {', '.join(map(str, types))}"
 
 
-def _subset(layout: WindowLayout, windows: Sequence[int]) -> WindowLayout:
-    rows = list(windows)
-    count = len(layout.token)
-    if any(r < 0 or r >= count for r in rows) or len(set(rows)) != len(rows):
+def _check(
+    qkv: Tensor, tensors: dict[str, Tensor], num_heads: int, window: Sequence[int], shift: Sequence[int]
+) -> None:
+    axes, width = qkv.ndim - 2, int(qkv.shape[-1]) if qkv.ndim else 0
+    if not 1 <= axes == len(window) == len(shift):
         raise ShapeError(
-            f"Found window indices {rows[:8]}; they must be distinct and within 0..{count - 1}. Take them from the layout of this feature map."
+            f"Found {axes} spatial axes, a window of {len(window)} and a shift of {len(shift)}; give one number for each axis."
         )
+    if num_heads < 1 or width % (3 * num_heads) or 0 in qkv.shape:
+        raise ShapeError(
+            f"Found qkv of shape {tuple(qkv.shape)} for {num_heads} heads; at least one sample and token are needed, and the last "
+            "axis must hold q, k and v, each heads x head_dim. Leave empty batches out and check the projection."
+        )
+    if min(window) < 1 or not all(0 <= s < w for s, w in zip(shift, window, strict=True)):
+        raise ShapeError(
+            f"Found a window of {tuple(window)} and a shift of {tuple(shift)}; windows must be at least 1 and shifts within "
+            "0..window - 1. Half a window is the usual shift."
+        )
+    wanted = {"bias_table": (prod([2 * w - 1 for w in window]), num_heads), "qkv_bias": (width,)}
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted[name]:
+            raise ShapeError(
+                f"Found {name} of shape {tuple(tensor.shape)}; {wanted[name]} is needed for a window of {tuple(window)}, {num_heads} "
+                f"heads and a last axis of {width}. Take it from the same layer as qkv."
+            )
+        if tensor.device != qkv.device:
+            raise ShapeError(
+                f"Found {name} on {tensor.device} and qkv on {qkv.device}; they must be on one device. Move it with .to(qkv.device)."
+            )
+        fits = tensor.dtype == qkv.dtype or (qkv.dtype in _HALVES and tensor.dtype == torch.float32)
+        if qkv.dtype not in _TYPES or not fits:
+            raise ShapeError(
+                f"Found {name} of {tensor.dtype} and qkv of {qkv.dtype}; both must be one floating type, or float32 beside halves. "
+                "Convert it with .to(qkv.dtype)."
+            )
+
+
+def _count(spatial: Sequence[int], window: Sequence[int]) -> int:
+    """How many windows there are, shrunk ones included."""
+    return prod([-(-side // min(side, w)) for side, w in zip(spatial, window, strict=True)])
+
+
+def _list(windows: Sequence[int] | Tensor, count: int, device: torch.device) -> Tensor:
+    rows = windows if isinstance(windows, Tensor) else torch.tensor(list(windows), dtype=torch.int64)
+    if rows.ndim != 1 or rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+        raise ShapeError(
+            f"Found windows of shape {tuple(rows.shape)} and type {rows.dtype}; a list of whole numbers is needed. Give indices, not a mask."
+        )
+    if values_known() and rows.device.type in ("cpu", "cuda"):
+        listed = rows.tolist()
+        if len(set(listed)) != len(listed) or not all(0 <= r < count for r in listed):
+            raise ShapeError(
+                f"Found window indices {listed[:8]}; they must be distinct and within 0..{count - 1}. Take them from the layout of this feature map."
+            )
+    return rows.to(device=device, dtype=torch.int64)
+
+
+def _subset(layout: WindowLayout, windows: Tensor | None) -> WindowLayout:
+    if windows is None:
+        return layout
+    rows = windows.cpu().numpy()
     return replace(layout, token=layout.token[rows], region=layout.region[rows], masked=layout.masked[rows])
 
 
@@ -56,7 +115,7 @@ def window_attention(
     window_size: Sequence[int],
     shift: Sequence[int],
     qkv_bias: Tensor | None = None,
-    windows: Sequence[int] | None = None,
+    windows: Sequence[int] | Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Attention within (shifted) windows: softmax(q kᵀ · head_dim^-0.5 + bias + mask) v (Swin, arXiv 2103.14030, eq. 4).
@@ -71,39 +130,36 @@ def window_attention(
         window_size: window along each spatial axis; sides at or below it shrink it and drop the shift.
         shift: cyclic shift along each spatial axis.
         qkv_bias: (3C,), what q, k and v are for padded tokens (the projection of zeros); None means zeros.
-        windows: indices of the windows to compute, in row-major order; the others' tokens come back as zero.
-        backend: "reference", "cpu" or None to choose: "cpu" for float32 on the CPU, otherwise, and while ``torch.export``
-            or ``torch.jit.trace`` records a graph, "reference".
+        windows: distinct indices of the windows to compute, in row-major order, a list or an integer tensor; the others'
+            tokens come back as zero. Time is proportional to the list.
+        backend: "triton" (a GPU), "cpu" (numba), "reference" (any type and device) or None to choose the first of these
+            that can run; while ``torch.export`` or ``torch.jit.trace`` records a graph, the formula as graph compilers like it. The first two take
+            float32 and halves, float64 goes to the reference.
 
     Returns:
         (batch, *spatial, C).
 
     Raises:
-        ShapeError: sizes do not fit each other.
+        ShapeError: sizes, types or devices do not fit each other, or there is no sample or token.
         BackendError: the backend asked for cannot take these tensors; the message says why.
     """
+    tensors = {"bias_table": bias_table} | ({"qkv_bias": qkv_bias} if qkv_bias is not None else {})
+    _check(qkv, tensors, num_heads, window_size, shift)
+    recorded = backend is None and recording()  # plain operators, which every runtime of an exported graph has
+    asked = "reference" if recorded else backend
+    name = chosen("window_attention", asked, BACKENDS, lambda backend: refusal(backend, qkv))
     spatial = tuple(int(side) for side in qkv.shape[1:-1])  # a tracer gives tensors here
     width = int(qkv.shape[-1])
-    if not len(spatial) == len(window_size) == len(shift):
-        raise ShapeError(
-            f"Found {len(spatial)} spatial axes, a window of {len(window_size)} and a shift of {len(shift)}; give one number for each axis."
-        )
-    if width % (3 * num_heads):
-        raise ShapeError(
-            f"Found a last axis of {width} for {num_heads} heads; it must hold q, k and v, each heads x head_dim."
-        )
-    layout = window_layout(spatial, tuple(window_size), tuple(shift))
-    if windows is not None:
-        layout = _subset(layout, windows)
+    rows = None if windows is None else _list(windows, _count(spatial, window_size), qkv.device)
     pad = qkv_bias if qkv_bias is not None else qkv.new_zeros(width)
     given = qkv.dtype
-    if given in (torch.float16, torch.bfloat16):  # as autocast's: the sums and the softmax want float32
+    if given in _HALVES and name != "triton":  # as autocast's: the sums and the softmax want float32
         qkv, bias_table, pad = qkv.float(), bias_table.float(), pad.float()
+    if name != "reference":
+        mixed: Tensor = attend(qkv, bias_table, pad, rows, list(window_size), list(shift), num_heads, name)[0]
+        return mixed.to(given)
+    layout = window_layout(spatial, tuple(window_size), tuple(shift))
     flat = qkv.reshape(qkv.shape[0], -1, width)
-    if _choose(backend, qkv) == "reference":
-        out = window_attention_reference(flat, bias_table, pad, layout, num_heads)
-    else:
-        from medvit.kernels.window_attention.cpu import window_attention_cpu
-
-        out = window_attention_cpu(flat, bias_table, pad, layout, num_heads)
+    formula = window_attention_recorded if recorded else window_attention_reference
+    out = formula(flat, bias_table, pad, _subset(layout, rows), num_heads)
     return out.view(qkv.shape[0], *spatial, width // 3).to(given)

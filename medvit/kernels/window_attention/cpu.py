@@ -20,7 +20,7 @@ from torch import Tensor
 from medvit.kernels.compiled import compiled, threads
 from medvit.kernels.window_attention.layout import WindowLayout
 
-__all__ = ["window_attention_cpu"]
+__all__ = ["backward", "forward"]
 
 _LANES = 16
 _FAR = np.float32(-1e30)
@@ -188,50 +188,66 @@ def _narrow(layout: WindowLayout) -> tuple[np.ndarray, np.ndarray]:
     return layout.token.astype(np.int32), region
 
 
+def _listed(layout: WindowLayout, windows: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, regions and whether there are several, of the windows in the list."""
+    token, region = _narrow(layout)
+    if windows is None:
+        return token, region, layout.masked
+    rows = windows.cpu().numpy()
+    return token[rows], region[rows], layout.masked[rows]
+
+
 def _plain(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-class _WindowAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, bias_table: Tensor, pad: Tensor, layout: WindowLayout, heads: int) -> Tensor:
-        token, region = _narrow(layout)
-        masked = layout.masked
-        batch, tokens, triple = qkv.shape
-        n = token.shape[1]
-        bias = np.full((heads, n, region.shape[1]), _FAR, np.float32)
-        bias[:, :, :n] = _plain(bias_table)[layout.relative].transpose(2, 0, 1)
-        out = torch.zeros(batch, tokens, triple // 3)
-        lse = np.empty((batch, token.shape[0], heads, n), np.float32)
-        scale = np.float32((triple // 3 // heads) ** -0.5)
-        with threads():
-            _forward(_plain(qkv), _plain(pad), bias, token, region, masked, scale, out.numpy(), lse)
-        ctx.save_for_backward(qkv, pad, out)
-        ctx.rest = (bias, token, region, masked, scale, lse, layout.relative, bias_table.shape)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, pad, out = ctx.saved_tensors
-        bias, token, region, masked, scale, lse, relative, table_shape = ctx.rest
-        heads, n, width = bias.shape
-        splits = -(-8 // heads)
-        dqkv = torch.zeros_like(qkv, memory_format=torch.contiguous_format)
-        dbias = np.zeros((splits, heads, n, width), np.float32)
-        dpad = np.zeros((splits, qkv.shape[2]), np.float32)
-        with threads():
-            _backward(
-                _plain(qkv), _plain(pad), bias, token, region, masked, scale, _plain(out), lse, _plain(grads[0]),
-                splits, dqkv.numpy(), dbias, dpad,
-            )  # fmt: skip
-        table = torch.zeros(table_shape)
-        rows = torch.from_numpy(relative.reshape(-1))
-        dense = torch.from_numpy(dbias.sum(0)[:, :, :n].reshape(heads, n * n).T.copy())
-        table.index_add_(0, rows, dense)
-        return dqkv, table, torch.from_numpy(dpad.sum(0)), None, None
+def _bias(table: Tensor, layout: WindowLayout, heads: int) -> np.ndarray:
+    n = layout.token.shape[1]
+    bias = np.full((heads, n, -(-n // _LANES) * _LANES), _FAR, np.float32)
+    bias[:, :, :n] = _plain(table)[layout.relative].transpose(2, 0, 1)
+    return bias
 
 
-def window_attention_cpu(qkv: Tensor, bias_table: Tensor, pad: Tensor, layout: WindowLayout, num_heads: int) -> Tensor:
-    """Same arguments and result as the reference, float32 on the CPU; forward and all gradients."""
-    result: Tensor = _WindowAttention.apply(qkv, bias_table, pad, layout, num_heads)  # type: ignore[no-untyped-call]
-    return result
+def forward(
+    qkv: Tensor, table: Tensor, pad: Tensor, layout: WindowLayout, windows: Tensor | None, heads: int
+) -> tuple[Tensor, Tensor]:
+    """(batch, token, C), and the logarithms of the sums of weights, (batch, window, head, n); float32."""
+    token, region, masked = _listed(layout, windows)
+    batch, tokens, triple = qkv.shape
+    out = torch.zeros(batch, tokens, triple // 3)
+    lse = torch.zeros(batch, token.shape[0], heads, token.shape[1])
+    scale = np.float32((triple // 3 // heads) ** -0.5)
+    with threads():
+        _forward(
+            _plain(qkv), _plain(pad), _bias(table, layout, heads), token, region, masked, scale, out.numpy(), lse.numpy()
+        )  # fmt: skip
+    return out, lse
+
+
+def backward(
+    grad: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    saved: tuple[Tensor, Tensor],
+    layout: WindowLayout,
+    windows: Tensor | None,
+    heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of qkv, the bias table and the padding; ``saved`` is what ``forward`` gave."""
+    (qkv, table, pad), (out, lse) = inputs, saved
+    token, region, masked = _listed(layout, windows)
+    bias = _bias(table, layout, heads)
+    n = token.shape[1]
+    splits = -(-8 // heads)
+    dqkv = torch.zeros(qkv.shape)
+    dbias = np.zeros((splits, *bias.shape), np.float32)
+    dpad = np.zeros((splits, qkv.shape[2]), np.float32)
+    scale = np.float32((qkv.shape[2] // 3 // heads) ** -0.5)
+    with threads():
+        _backward(
+            _plain(qkv), _plain(pad), bias, token, region, masked, scale, _plain(out), _plain(lse), _plain(grad),
+            splits, dqkv.numpy(), dbias, dpad,
+        )  # fmt: skip
+    dtable = torch.zeros(table.shape)
+    dense = torch.from_numpy(dbias.sum(0)[:, :, :n].reshape(heads, n * n).T.copy())
+    dtable.index_add_(0, torch.from_numpy(layout.relative.reshape(-1)), dense)
+    return dqkv, dtable, torch.from_numpy(dpad.sum(0))

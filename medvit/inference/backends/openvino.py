@@ -1,0 +1,191 @@
+"""A network as an OpenVINO graph on the CPU: converted once, compared with the network, timed beside it, and kept.
+
+The key of the cache says everything that the graph depends on: the network's fingerprint (weights, structure, settings,
+sources), the window's size and the versions of torch, OpenVINO and medvit. One window goes through at a time: on a CPU a batch
+gains nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import medvit
+from medvit.errors import BackendError
+from medvit.inference.backends.cache import kept
+from medvit.inference.backends.fingerprint import fingerprint
+from medvit.inference.backends.recorded import as_recorded
+
+__all__ = ["Graph", "faster_graph_of", "graph_of", "refusal"]
+
+_REVISION = 1
+"""Of how graphs are written; another one makes them anew."""
+
+_TOLERANCE = 1e-3
+"""Largest difference of a logit that a graph in fp32 may have, as a share of the largest logit."""
+
+_HELD = 3
+"""Graphs that stay in memory."""
+
+_WORTH = 1.1
+"""How many times faster than the network a graph must have been for "auto" to take it."""
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}  # processors with bf16 would otherwise take it unasked
+
+_IN_MEMORY: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
+_LOCK = Lock()
+
+
+class Graph:
+    """A compiled graph; called with (window, channel, *roi) float32, gives logits.
+
+    Attributes:
+        facts: what was found when it was made: ``difference`` (largest of a logit, over the largest logit), ``ratio`` (how many
+            times faster than the network) and ``seconds`` (of converting).
+    """
+
+    def __init__(self, path: Path, precision: str, facts: dict[str, Any]) -> None:
+        self.facts = facts
+        self._request = _compile(path, precision).create_infer_request()
+        self._lock = Lock()
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Logits (window, class, *roi); with one window, valid until the next call."""
+        with self._lock:
+            made = []
+            for window in batch.detach().contiguous()[:, None]:
+                self._request.infer([window.numpy()], share_inputs=True)
+                made.append(torch.from_numpy(self._request.get_output_tensor(0).data))
+                if len(batch) > 1:
+                    made[-1] = made[-1].clone()
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def refusal(batch: Tensor, precision: str) -> str | None:
+    """Why no graph can be run on windows such as these, or None."""
+    if find_spec("openvino") is None:
+        return "the package openvino is not installed; install the extra: pip install 'medvit[openvino]'"
+    if batch.device.type != "cpu":
+        return f"it computes on the CPU and the windows lie on {batch.device}; use --device cpu"
+    if batch.dtype != torch.float32:
+        return f"the windows are {batch.dtype}, and it takes torch.float32; convert with .float()"
+    if precision == "bf16" and "BF16" not in _capabilities():
+        return "this processor does not compute in bf16; leave the precision out"
+    return None
+
+
+def graph_of(network: nn.Module, batch: Tensor, precision: str = "fp32") -> Graph:
+    """A network's graph for windows of one size; from memory, from the cache, or made now.
+
+    Args:
+        network: on the CPU, in evaluation mode.
+        batch: windows as they will come; only their size counts.
+        precision: in which the graph computes; its weights are kept in fp32.
+
+    Raises:
+        BackendError: the network cannot be converted, its graph answers differently, or the cache cannot be written.
+    """
+    shape = (1, *batch.shape[1:])
+    stated = (fingerprint(network), shape, torch.__version__, version("openvino"), medvit.__version__, _REVISION)
+    key = hashlib.sha256(repr(stated).encode()).hexdigest()[:32]
+    held = (key, precision, torch.get_num_threads())
+    with _LOCK:
+        if held in _IN_MEMORY:
+            _IN_MEMORY.move_to_end(held)
+            return _IN_MEMORY[held]
+        folder, facts = kept("openvino", key, lambda aside: _make(network, shape, aside))
+        graph = Graph(folder / "graph.xml", precision, facts)
+        _IN_MEMORY[held] = graph
+        while len(_IN_MEMORY) > _HELD:
+            _IN_MEMORY.popitem(last=False)
+        return graph
+
+
+def faster_graph_of(network: nn.Module, batch: Tensor) -> tuple[Graph | None, str]:
+    """The fp32 graph if it was faster than the network when it was made here, and the reason either way."""
+    try:
+        graph = graph_of(network, batch)
+    except BackendError as error:
+        return None, f"no graph: {error}"
+    ratio = graph.facts["ratio"]
+    measured = f"measured {ratio:.1f} times as fast as eager when converted on this machine"
+    if ratio < _WORTH:
+        return None, f"its OpenVINO graph was {measured}"
+    return graph, measured
+
+
+def _make(network: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
+    """Convert, write, compare and time."""
+    import openvino
+
+    start = time.perf_counter()
+    example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    path = folder / "graph.xml"
+    openvino.save_model(_converted(network, example), str(path), compress_to_fp16=False)
+    seconds = time.perf_counter() - start
+    made = Graph(path, "fp32", {})
+    with torch.inference_mode():
+        wanted, eager = _best_of_two(network, example)
+        found, quick = _best_of_two(made, example)
+    difference = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+    if not (found.shape == wanted.shape and difference <= _TOLERANCE):
+        raise BackendError(
+            f"Found an OpenVINO graph that differs from its network by {difference:.2g} of the largest logit; at most {_TOLERANCE:g} "
+            "is allowed. Use --backend eager, and report this."
+        )
+    return {"difference": difference, "ratio": eager / quick, "seconds": seconds}
+
+
+def _best_of_two(run: Callable[[Tensor], Tensor], example: Tensor) -> tuple[Tensor, float]:
+    taken = []
+    for _ in range(2):
+        start = time.perf_counter()
+        made = run(example)
+        taken.append(time.perf_counter() - start)
+    return made.clone(), min(taken)
+
+
+def _converted(network: nn.Module, example: Tensor) -> Any:
+    import openvino
+
+    try:
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own notes about what it will change
+            return openvino.convert_model(torch.export.export(as_recorded(network), (example.clone(),), strict=False))
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BackendError(
+            f"Found a {type(network).__name__} that cannot be made an OpenVINO graph ({first}); its forward must not depend on "
+            "values and take OpenVINO's operators only. Use --backend eager."
+        ) from error
+
+
+def _compile(path: Path, precision: str) -> Any:
+    import openvino
+
+    options = {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # others may be using the machine, too
+    }
+    return openvino.Core().compile_model(str(path), "CPU", options)
+
+
+@lru_cache(maxsize=1)
+def _capabilities() -> tuple[str, ...]:
+    import openvino
+
+    return tuple(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

@@ -1,0 +1,114 @@
+"""One run of a network over an image: what it is made of, and which windows it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from monai.data.utils import compute_importance_map
+from torch import Tensor
+
+from medvit.errors import ImageError, ShapeError
+from medvit.inference.tiling import Tiling
+from medvit.progress import Progress
+
+__all__ = ["OCCUPIED", "UNTOUCHED", "Planes", "Work", "background_like", "importance", "only_where", "touched_windows"]
+
+OCCUPIED, UNTOUCHED = -1, -2
+"""Groups of windows: one that has to run, one that touches nothing of what was asked for."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A network, what it is given beside windows, who watches, and where its answer matters (see ``SlidingWindow``)."""
+
+    network: Callable[..., Tensor]
+    progress: Progress | None = None
+    where: Tensor | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Planes:
+    """A choice of labels that also gives the mean logits away, plane by plane, without the padding.
+
+    Args:
+        tiling: the windows' places.
+        take: called with (class, plane, *rest), in the planes' order.
+        where: as for ``SlidingWindow``, for one image.
+    """
+
+    def __init__(self, tiling: Tiling, take: Callable[[Tensor], None], where: Tensor | None) -> None:
+        self._tiling = tiling
+        self._take = take
+        self._where = where
+        self._at = -tiling.before[0]
+
+    def __call__(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums (class, plane, *rest) to labels (1, plane, *rest)."""
+        low, high = max(0, -self._at), min(sums.shape[1], self._tiling.spatial[0] - self._at)
+        if low < high:
+            mean = sums[:, low:high] / weights[low:high]
+            for axis, (first, size) in enumerate(
+                zip(self._tiling.before[1:], self._tiling.spatial[1:], strict=True), 2
+            ):
+                mean = mean.narrow(axis, first, size)
+            at = slice(self._at + low, self._at + high)
+            self._take(mean if self._where is None else only_where(mean[None], self._where[:1, :, at])[0])
+        self._at += sums.shape[1]
+        return sums.argmax(0, keepdim=True)
+
+
+@lru_cache(maxsize=8)
+def importance(roi: tuple[int, ...], mode: str, sigma: tuple[float, ...] | float) -> Tensor:
+    """How much each voxel of a window counts, (*roi), as MONAI has it."""
+    weight: Tensor = compute_importance_map(roi, mode=mode, sigma_scale=sigma)
+    return weight
+
+
+def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:
+    """(batch, window) bool: whether a window holds a voxel at which the answer matters.
+
+    Raises:
+        ShapeError: a mask of another size than the image. ImageError: an empty one.
+    """
+    wanted = (len(image), 1, *tiling.spatial)
+    if tuple(where.shape) != wanted or where.dtype != torch.bool:
+        raise ShapeError(
+            f"Found a mask of {tuple(where.shape)}, {where.dtype}, for an image of {(len(image), *tiling.spatial)}; {wanted} of "
+            "torch.bool is needed. Make it from the image that is given."
+        )
+    if not bool(where.any()):
+        raise ImageError(
+            "Found a region of interest without a voxel in the image; one is needed. Check --roi-crop, or leave it out."
+        )
+    padded = tiling.pad(where.to(torch.uint8), "constant", 0)
+    boxes = [(slice(None), slice(0, 1), *tiling.box(n)) for n in range(len(tiling.origins))]
+    return torch.stack([padded[box].flatten(1).any(1) for box in boxes], 1)
+
+
+def background_like(logits: Tensor) -> Tensor:
+    """(class, *roi): background's logit 1, the others' 0.
+
+    Raises:
+        ShapeError: a network without a background class.
+    """
+    if len(logits) < 2:
+        raise ShapeError(
+            "Found a network with one channel, which has no background class; a region of interest needs one. Leave --roi-crop out."
+        )
+    made = torch.zeros_like(logits)
+    made[0] = 1
+    return made
+
+
+def only_where(logits: Tensor, where: Tensor | None) -> Tensor:
+    """Logits (batch, class, *spatial), of which background's is raised above all others outside a mask (batch, 1, *spatial)."""
+    if where is None:
+        return logits
+    outside = ~where.to(logits.device)
+    raised = torch.where(outside, logits.amax(1, keepdim=True) + 1, logits[:, :1])
+    return torch.cat([raised, logits[:, 1:]], 1)

@@ -1,0 +1,31 @@
+"""A few output planes at a time in plain PyTorch: any device, and what exported graphs record."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medvit.kernels.resample_argmax.axes import Axis
+
+__all__ = ["choose"]
+
+_SLAB = 8
+"""Output planes worked on at a time; bounds memory at classes x 8 planes whatever the volume's length."""
+
+
+def _along(values: Tensor, axis: int, at: Axis, part: slice = slice(None)) -> Tensor:
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    low, high, weight = (t[part].to(values.device) for t in (at.low, at.high, at.weight))
+    return torch.lerp(values.index_select(axis, low), values.index_select(axis, high), weight.view(shape))
+
+
+def choose(logits: Tensor, x: Axis, y: Axis, z: Axis, out: Tensor) -> None:
+    """Write the class with the largest interpolated logit, (class, *box), into the part of ``out`` that the box covers."""
+    for first in range(0, len(x.low), _SLAB):
+        part = slice(first, first + _SLAB)
+        needed = logits[:, int(x.low[part][0]) : int(x.high[part][-1]) + 1].float()
+        moved = Axis(0, x.low - int(x.low[part][0]), x.high - int(x.low[part][0]), x.weight)
+        slab = _along(_along(_along(needed, 1, moved, part), 2, y), 3, z)
+        at = x.first + first
+        out[at : at + slab.shape[1], y.inside, z.inside] = slab.argmax(0).to(out.dtype)
