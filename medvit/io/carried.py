@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.charset import python_encoding
 from pydicom.multival import MultiValue
 
-__all__ = ["bare", "carry_over", "character_set"]
+__all__ = ["bare", "carry_over", "character_set", "speak_utf8"]
 
 _PATIENT_AND_STUDY = (
     "PatientName PatientID PatientBirthDate PatientSex StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber "
@@ -17,12 +18,17 @@ _PATIENT_AND_STUDY = (
 
 _ALSO = (
     "IssuerOfPatientID PatientIdentityRemoved DeidentificationMethod PatientComments StudyDescription PatientAge "
-    "PatientSize PatientWeight"
+    "PatientSize PatientWeight PatientBirthTime OtherPatientIDs OtherPatientNames EthnicGroup PregnancyStatus "
+    "LastMenstrualDate PhysiciansOfRecord NameOfPhysiciansReadingStudy AdmittingDiagnosesDescription MedicalAlerts Allergies "
+    "SmokingStatus AdditionalPatientHistory Occupation LongitudinalTemporalInformationModified"
 ).split()
-"""Further ones, where the source has them: objects of one study are to say the same of patient and study."""
+"""Further ones, where the source has them: objects of one study are to say the same of patient and study, which dcentvfy
+compares. Sequences stay behind, since incomplete items would make the objects invalid; but how a source was de-identified is
+said on where its codes are whole."""
 
-_AGE = re.compile(r"\d{3}[DWMY]")
-"""What an age string may be (PS3.5 6.2, AS)."""
+_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+_FORMS = {"AS": re.compile(r"\d{3}[DWMY]"), "DA": re.compile(r"\d{8}"), "TM": re.compile(r"\d{2,6}(\.\d{1,6})?")}
+"""What an age, a date or a time may be (PS3.5 6.2)."""
 
 _CHECKED = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName")
 """Those that highdicom looks into."""
@@ -32,6 +38,9 @@ _MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022
 """Sets that only extend another (PS3.3 table C.12-4)."""
 
 _KNOWN = frozenset(term for term in python_encoding if term not in ("", "ISO_IR 6")) | {"ISO_IR 203", "ISO 2022 IR 203"}
+_LONG = ("PerFrameFunctionalGroupsSequence", "ROIContourSequence")
+"""Sequences of thousands of items without a word in them."""
+
 _TEXT = frozenset("LO LT PN SH ST UC UT".split())
 
 
@@ -53,15 +62,28 @@ def carry_over(dataset: Dataset, source: Dataset) -> None:
     for keyword in _PATIENT_AND_STUDY:
         setattr(dataset, keyword, source.get(keyword))
     for keyword in _ALSO:
-        if keyword == "PatientAge" and not _AGE.fullmatch(str(source.get(keyword) or "")):
-            continue  # an age that is none would make the object invalid; nobody needs it
-        if keyword in source:
+        dataset.pop(keyword, None)  # highdicom takes some over by itself
+        if keyword in source and _valid(source[keyword]):
             setattr(dataset, keyword, source.get(keyword))
+    methods = source.get("DeidentificationMethodCodeSequence") or []
+    dataset.pop("DeidentificationMethodCodeSequence", None)
+    if methods and all(all(item.get(keyword) for keyword in _CODE) for item in methods):
+        dataset.DeidentificationMethodCodeSequence = deepcopy(methods)
+    if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
+        dataset.DeidentificationMethod = "not stated"  # Type 1C: present and empty is a fault that would be passed on
     terms = character_set(source)
     if terms:
         dataset.SpecificCharacterSet = terms if len(terms) > 1 else terms[0]
     else:
         dataset.pop("SpecificCharacterSet", None)
+
+
+def _valid(element: DataElement) -> bool:
+    """Whether a value has the form of its kind; an age that is none would make the object invalid, and nobody needs it."""
+    form = _FORMS.get(element.VR)
+    return (
+        form is None or (element.value in (None, "") and element.VR != "AS") or bool(form.fullmatch(str(element.value)))
+    )
 
 
 def character_set(source: Dataset) -> list[str]:
@@ -89,6 +111,22 @@ def character_set(source: Dataset) -> list[str]:
     if only == "ISO 2022 IR 6":
         return []
     return [only.replace(_EXTENDED + "IR", "ISO_IR")]
+
+
+def speak_utf8(dataset: Dataset) -> None:
+    """State UTF-8 where words of our own need it: the source's character set may lack their letters (PS3.3 C.12.1.1.2).
+
+    What was carried over alone never asks for it: its bytes stay as they are.
+    """
+    own = [element for element in dataset if element.keyword not in (*_PATIENT_AND_STUDY, *_ALSO)]
+    if any(_needs_more(element) for element in own):
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+
+
+def _needs_more(element: DataElement) -> bool:
+    if element.VR == "SQ" and element.keyword not in _LONG:
+        return any(_needs_more(inner) for item in element.value for inner in item)
+    return element.VR in _TEXT and bool(element.value) and not str(element.value).isascii()
 
 
 def _beyond_ascii(source: Dataset) -> bool:

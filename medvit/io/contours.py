@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fill_polygons", "outline_mask"]
+__all__ = ["fill_polygon", "fill_polygons", "outline_mask"]
 
 Polygon = NDArray[np.float64]
 
@@ -55,19 +55,28 @@ def fill_polygons(polygons: Sequence[Polygon], shape: tuple[int, int]) -> NDArra
         polygons: each (point, axis) in index coordinates.
         shape: of the mask, along the same axes.
     """
-    from skimage.measure import grid_points_in_poly
-
     mask, edges = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for points in polygons:
-        low = np.clip(np.floor(points.min(0)).astype(int), 0, shape)
-        high = np.clip(np.ceil(points.max(0)).astype(int) + 1, 0, shape)
-        if (high <= low).any():
-            continue
-        box = (slice(low[0], high[0]), slice(low[1], high[1]))
-        places = grid_points_in_poly(tuple(high - low), points - low, binarize=False)
-        mask[box] ^= places == _INSIDE
-        edges[box] |= places > _INSIDE
+        box, inside, edge = fill_polygon(points, shape)
+        mask[box] ^= inside
+        edges[box] |= edge
     return mask | edges
+
+
+def fill_polygon(
+    points: Polygon, shape: tuple[int, int]
+) -> tuple[tuple[slice, slice], NDArray[np.bool_], NDArray[np.bool_]]:
+    """One polygon's box within the mask, and there the pixels strictly inside it and those on its edge."""
+    from skimage.measure import grid_points_in_poly
+
+    low = np.clip(np.floor(points.min(0)).astype(int), 0, shape)
+    high = np.clip(np.ceil(points.max(0)).astype(int) + 1, 0, shape)
+    box = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
+    if (high <= low).any():
+        nothing = np.zeros((max(0, int(high[0] - low[0])), max(0, int(high[1] - low[1]))), dtype=bool)
+        return box, nothing, nothing
+    places = grid_points_in_poly(tuple(high - low), points - low, binarize=False)
+    return box, places == _INSIDE, places > _INSIDE
 
 
 def _signed_area(loop: Polygon) -> float:

@@ -14,17 +14,25 @@ from medvit.io.headers import Plane
 from medvit.io.pixels import AIR_HU, plane_values
 from medvit.io.regrid import Original, plan_grid, regular_runs, to_grid
 from medvit.io.scan import Scan
+from medvit.io.slices import drop_unreadable
 from medvit.io.stack import Stack, stack_up
 from medvit.io.volumes import Volume
 from medvit.progress import Progress
 
-__all__ = ["ON_IRREGULAR", "read_dicom"]
+__all__ = ["ON_IRREGULAR", "read_dicom", "read_slice"]
 
 ON_IRREGULAR = ("fail", "resample", "split")
 """What to do with a stack that is not regular and straight."""
 
 
-def read_dicom(volume: Volume, on_irregular: str = "fail", part: str = "", progress: Progress | None = None) -> Scan:
+def read_dicom(
+    volume: Volume,
+    on_irregular: str = "fail",
+    part: int | None = None,
+    progress: Progress | None = None,
+    *,
+    into: NDArray[np.float32] | None = None,
+) -> Scan:
     """Decode a volume (1, column, row, slice), slices sorted along their normal, or a picture (channel, row, column).
 
     Args:
@@ -32,8 +40,10 @@ def read_dicom(volume: Volume, on_irregular: str = "fail", part: str = "", progr
         on_irregular: "fail" refuses a tilted or uneven stack; "resample" brings it onto a true grid and keeps its slices
             for the way back; "split" takes the longest run of evenly spaced slices and sets the others aside (a tilted
             run is resampled: it has no regular part).
-        part: number of the run to take under "split"; empty takes the longest.
+        part: number of the run to take under "split", from 1; None takes the longest.
         progress: told how far decoding is.
+        into: (column, row, slice) memory of a regular volume's size, of any strides; slices can be looked at there while
+            others are still being decoded.
 
     Raises:
         MedvitError: the volume's gravest finding, or pixels that cannot be read.
@@ -43,20 +53,23 @@ def read_dicom(volume: Volume, on_irregular: str = "fail", part: str = "", progr
     _refuse(volume, "refused")
     if volume.kind != "volume" or volume.stack is None:
         return _picture(volume)
-    if volume.worst() == "irregular":
-        if on_irregular == "fail":
-            _refuse(volume, "irregular")
-        if on_irregular == "split":
-            volume, aside = _split(volume, part)
+    irregular = volume.worst() == "irregular"
+    if irregular and on_irregular == "fail":
+        _refuse(volume, "irregular")
+    if on_irregular == "split" and (irregular or part is not None):
+        volume, aside = _split(volume, part)
+        _refuse(volume, "refused")
     stack = volume.stack
     assert stack is not None
-    headers, array, notes = _decode(stack.planes, progress)
+    headers, array, notes = _decode(stack.planes, progress, into)
     said = tuple(f"{f.text[0].upper()}{f.text[1:]}" for f in volume.findings if f.severity == "note")
     scan = Scan(
         array[None],
         flip_lps_ras(stack.affine),
         "dicom",
-        modality=volume.first.modality or None,
+        modality=volume.modality or None,
+        unit=volume.unit,
+        planes=_planes(stack),
         slices=headers,
         frames=tuple(p.frame for p in stack.planes if p.frame is not None),
         notes=(*said, *notes),
@@ -74,10 +87,27 @@ def _refuse(volume: Volume, severity: str) -> None:
             raise finding.error()
 
 
+def read_slice(volume: Volume, k: int) -> NDArray[np.float32]:
+    """One slice alone, (column, row), as ``read_dicom`` gives it: what a viewer shows before the others are decoded.
+
+    Raises:
+        SourceError, ImageError: pixels that cannot be read.
+    """
+    assert volume.stack is not None
+    plane = volume.stack.planes[k]
+    _, values = next(plane_values([plane]))
+    array = np.array(values.array.T)
+    _fill_padding(array, plane.modality)
+    return array
+
+
 def _decode(
-    planes: tuple[Plane, ...], progress: Progress
+    planes: tuple[Plane, ...], progress: Progress, into: NDArray[np.float32] | None = None
 ) -> tuple[tuple[Dataset, ...], NDArray[np.float32], list[str]]:
-    """Headers without pixels, values (column, row, slice), and what was done to the values."""
+    """Headers without pixels, values (column, row, slice), and what was done to the values.
+
+    One header a slice; one alone where all are frames of one file.
+    """
     first = planes[0]
     headers: list[Dataset] = []
     array: NDArray[np.float32] | None = None
@@ -85,18 +115,26 @@ def _decode(
     for k, (header, values) in enumerate(plane_values(planes)):
         progress.report("read", k, len(planes))
         if array is None:  # not before the first plane is seen to exist: a header can state any size
-            array = np.empty((first.columns, first.rows, len(planes)), np.float32)
+            array = np.empty((first.columns, first.rows, len(planes)), np.float32) if into is None else into
         array[:, :, k] = values.array.T
         inverted, philips = inverted or values.inverted, philips or values.philips
+        if headers and headers[-1] is not header:
+            _without_pixels(headers[-1])
         if not headers or headers[-1] is not header:
-            headers.append(header)
+            drop_unreadable(header)
+        headers.append(header)
     assert array is not None
-    for header in headers:
-        for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
-            header.pop(keyword, None)
+    _without_pixels(headers[-1])
+    if planes[0].frame is not None and all(header is headers[0] for header in headers):
+        headers = headers[:1]
     notes = ["Values were turned round (MONOCHROME1), so that brighter means more."] if inverted else []
     notes += ["Values are Philips' floating-point signal (private MR Scale Slope)."] if philips else []
     return tuple(headers), array, notes + _fill_padding(array, first.modality)
+
+
+def _without_pixels(header: Dataset) -> None:
+    for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+        header.pop(keyword, None)
 
 
 def _fill_padding(array: NDArray[np.float32], modality: str) -> list[str]:
@@ -105,9 +143,17 @@ def _fill_padding(array: NDArray[np.float32], modality: str) -> list[str]:
     count = int(padding.sum())
     if not count:
         return []
-    fill = AIR_HU if modality == "CT" else float(np.nanmin(array))
+    fill = AIR_HU if modality == "CT" else float(np.nanmin(array)) if count < array.size else 0.0
     array[padding] = fill
     return [f"{count} padding pixels (PixelPaddingValue) were set to {fill:g}."]
+
+
+def _planes(stack: Stack) -> NDArray[np.float64]:
+    """(slice, 4, 4): (column, row, 0) of each slice to LPS millimetres, just where its header puts it."""
+    planes = np.repeat(stack.affine[None], len(stack.planes), 0)
+    planes[:, :3, 2] = stack.axes[:, 2] * stack.spacing_mm[2]
+    planes[:, :3, 3] = stack.positions
+    return planes
 
 
 def _regridded(scan: Scan, stack: Stack, why: list[str]) -> Scan:
@@ -116,20 +162,18 @@ def _regridded(scan: Scan, stack: Stack, why: list[str]) -> Scan:
     array = to_grid(values, grid)
     covered = ~np.isnan(array)
     array[~covered] = AIR_HU if scan.modality == "CT" else float(values.min())
-    planes = np.repeat(stack.affine[None], len(stack.planes), 0)
-    planes[:, :3, 2] = stack.axes[:, 2] * stack.spacing_mm[2]
-    planes[:, :3, 3] = stack.positions
+    assert scan.planes is not None
     said = (
         f"Resampled to a straight, even grid of {'x'.join(map(str, grid.shape))} voxels because of {'; '.join(why)}. "
         "NIfTI labels lie on that grid, DICOM objects on the original slices."
     )
-    original = Original(values, planes, grid, covered)
+    original = Original(values, scan.planes, grid, covered)
     return replace(
         scan, array=array[None], affine=flip_lps_ras(grid.affine), original=original, notes=(*scan.notes, said)
     )
 
 
-def _split(volume: Volume, part: str) -> tuple[Volume, tuple[str, ...]]:
+def _split(volume: Volume, part: int | None) -> tuple[Volume, tuple[str, ...]]:
     """The run of evenly spaced slices to take, and what is said of the others."""
     stack = volume.stack
     assert stack is not None
@@ -138,12 +182,12 @@ def _split(volume: Volume, part: str) -> tuple[Volume, tuple[str, ...]]:
         f"part {n}: {len(run)} slice(s) from {stack.distance[run[0]]:.2f} to {stack.distance[run[-1]]:.2f} mm"
         for n, run in enumerate(runs, 1)
     ]
-    if part and not (part.isdigit() and 1 <= int(part) <= len(runs)):
+    if part is not None and not 1 <= part <= len(runs):
         raise SelectionError(
-            f"Found no part {part!r} of volume {volume.number}; it has these: {'; '.join(names)}. "
+            f"Found no part {part} of volume {volume.number}; it has these: {'; '.join(names)}. "
             f"Give one as --series {volume.number}.1"
         )
-    taken = int(part) - 1 if part else max(range(len(runs)), key=lambda n: len(runs[n]))
+    taken = part - 1 if part is not None else max(range(len(runs)), key=lambda n: len(runs[n]))
     chosen = stack_up([stack.planes[n] for n in runs[taken]])
     kept = [f for f in volume.findings if f.severity != "irregular"]
     others = [name for n, name in enumerate(names) if n != taken]
@@ -168,4 +212,4 @@ def _picture(volume: Volume) -> Scan:
     array = np.ascontiguousarray(array.transpose(2, 0, 1))
     notes = ["Values were turned round (MONOCHROME1), so that brighter means more."] if values.inverted else []
     notes += _fill_padding(array, volume.first.modality)
-    return Scan(array, np.eye(4), "picture", modality=volume.first.modality or None, notes=tuple(notes), name="dicom")
+    return Scan(array, np.eye(4), "picture", modality=volume.modality or None, notes=tuple(notes), name="dicom")

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset
 
+from medvit.io.elements import DamagedError
+from medvit.io.values import finite
+
 if TYPE_CHECKING:
     from medvit.io.headers import Plane
 
@@ -14,17 +17,22 @@ __all__ = ["frame_planes", "frame_scaling"]
 
 
 def frame_planes(plane: Plane, header: Dataset) -> list[Plane]:
-    """A record for each frame, placed where its functional groups say; without such groups, frames have no place.
+    """A record for each frame, placed where its functional groups say; one without a place where there are no such groups.
 
     Args:
         plane: what the top level of the header states.
         header: all of it, without pixels.
+
+    Raises:
+        DamagedError: groups of fewer or more frames than there are, or numbers that are none.
     """
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
-    if not per_frame:
-        return [replace(plane, frame=n, position=None) for n in range(plane.frames)]
+    if not per_frame:  # one record stands for all of them: a header can state any number of frames
+        return [replace(plane, position=None)]
+    if len(per_frame) != plane.frames:
+        raise DamagedError(f"functional groups of {len(per_frame)} frames, where it states {plane.frames}")
     shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    return [_frame(plane, n, shared, own) for n, own in enumerate(per_frame[: plane.frames])]
+    return [_frame(plane, n, shared, own) for n, own in enumerate(per_frame)]
 
 
 def _group(shared: Dataset, own: Dataset, name: str) -> Dataset:
@@ -36,12 +44,25 @@ def _group(shared: Dataset, own: Dataset, name: str) -> Dataset:
     return Dataset()
 
 
-def _numbers(value: Any) -> tuple[float, ...] | None:
-    return tuple(float(v) for v in value) if value is not None and len(value) else None
+def _numbers(group: Dataset, keyword: str) -> tuple[float, ...] | None:
+    value = group.get(keyword)
+    if value is None or not len(value):
+        return None
+    numbers = finite(tuple(map(str, value)))
+    if numbers is None:
+        raise DamagedError(f"a frame's {keyword} is no finite number")
+    return numbers
 
 
-def _number(value: Any) -> float | None:
-    return None if value in (None, "") else float(value)
+def _number(group: Dataset, keyword: str, needed: bool = False) -> float | None:
+    """A number; None where it is absent or, unless it is needed, none."""
+    value = group.get(keyword)
+    if value in (None, ""):
+        return None
+    numbers = finite((str(value),))
+    if numbers is None and needed:
+        raise DamagedError(f"a frame's {keyword} is no finite number")
+    return numbers[0] if numbers else None
 
 
 def _frame(plane: Plane, number: int, shared: Dataset, own: Dataset) -> Plane:
@@ -50,22 +71,25 @@ def _frame(plane: Plane, number: int, shared: Dataset, own: Dataset) -> Plane:
     index = content.get("DimensionIndexValues")
     order = [
         ("TemporalPositionIndex", content.get("TemporalPositionIndex")),
+        ("StackID", content.get("StackID")),
         ("EffectiveEchoTime", _group(shared, own, "MREchoSequence").get("EffectiveEchoTime")),
         ("DiffusionBValue", _group(shared, own, "MRDiffusionSequence").get("DiffusionBValue")),
         ("FrameType", "\\".join(_frame_type(shared, own))),
         *((f"dimension {n}", v) for n, v in enumerate([] if index is None else _list(index), 1)),
     ]
-    slope, intercept = _rescale(shared, own)
+    values = _group(shared, own, "PixelValueTransformationSequence")
+    slope, intercept = (_number(values, keyword, needed=True) for keyword in ("RescaleSlope", "RescaleIntercept"))
     return replace(
         plane,
         frame=number,
-        position=_numbers(_group(shared, own, "PlanePositionSequence").get("ImagePositionPatient")) or plane.position,
-        orientation=_numbers(_group(shared, own, "PlaneOrientationSequence").get("ImageOrientationPatient"))
+        position=_numbers(_group(shared, own, "PlanePositionSequence"), "ImagePositionPatient") or plane.position,
+        orientation=_numbers(_group(shared, own, "PlaneOrientationSequence"), "ImageOrientationPatient")
         or plane.orientation,
-        spacing=_numbers(measures.get("PixelSpacing")) or plane.spacing,
-        thickness=_number(measures.get("SliceThickness")) or plane.thickness,
-        between=_number(measures.get("SpacingBetweenSlices")) or plane.between,
+        spacing=_numbers(measures, "PixelSpacing") or plane.spacing,
+        thickness=_number(measures, "SliceThickness") or plane.thickness,
+        between=_number(measures, "SpacingBetweenSlices") or plane.between,
         rescale=plane.rescale if slope is None else (slope, intercept or 0.0),
+        unit=str(values.get("RescaleType") or plane.unit),
         instance=number + 1,
         order=tuple((k, str(v)) for k, v in order if v not in (None, "")),
     )
@@ -81,12 +105,6 @@ def _frame_type(shared: Dataset, own: Dataset) -> tuple[str, ...]:
         if found:
             return tuple(str(v) for v in _list(found))
     return ()
-
-
-def _rescale(shared: Dataset, own: Dataset) -> tuple[float | None, float | None]:
-    """Slope and intercept of a frame (PixelValueTransformationSequence), or None where it states none."""
-    group = _group(shared, own, "PixelValueTransformationSequence")
-    return _number(group.get("RescaleSlope")), _number(group.get("RescaleIntercept"))
 
 
 def frame_scaling(dataset: Dataset, frame: int | None, tag: int) -> float | None:

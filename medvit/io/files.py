@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import BinaryIO
 
 from medvit.errors import MedvitError, SourceError
 
-__all__ = ["DicomFile", "folder_files", "listed_files", "one_file", "sound_zip", "zip_files"]
+__all__ = ["DicomFile", "folder_files", "listed_files", "one_file", "printable", "sound_zip", "zip_files"]
 
 _LARGEST_ENTRY = 4 * 2**30
 """Bytes one entry may unpack to; it is read in memory."""
@@ -47,27 +48,35 @@ class DicomFile:
         return self.name.replace("\\", "/").rpartition("/")[0]
 
 
-def _open(path: Path) -> BinaryIO:
+def printable(name: str) -> str:
+    """A file name as any terminal and log can take it: bytes that are no text, and control characters, as numbers."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else f"<{ord(c):x}>" for c in name)
+
+
+def _open(path: str) -> BinaryIO:
     try:
-        return path.open("rb")
+        return open(path, "rb")
     except OSError as error:
         raise SourceError(
-            f"Found {path.name}, which cannot be opened ({error.strerror}); every file must be readable. "
-            "Check its permissions."
+            f"Found {printable(Path(path).name)}, which cannot be opened ({error.strerror}); every file must be "
+            "readable. Check its permissions."
         ) from error
 
 
 def one_file(path: Path) -> DicomFile:
     """A single file as a source."""
-    return DicomFile(path.name, partial(_open, path), path.stat().st_size)
+    return DicomFile(printable(path.name), partial(_open, str(path)), path.stat().st_size)
 
 
 def folder_files(path: Path) -> Iterator[DicomFile]:
     """Every regular file below a folder, in a stable order; names are held one folder at a time.
 
-    Pipes and devices are passed over, since reading them would wait forever, and so are links that lead nowhere.
+    Pipes and devices are passed over, since reading them would wait forever, and so are links that lead nowhere or round
+    in a circle.
     """
-    top = len(str(path)) + 1
+    top = len(str(path / "_")) - 1
     folders = [str(path)]
     while folders:
         folder = folders.pop()
@@ -76,14 +85,28 @@ def folder_files(path: Path) -> Iterator[DicomFile]:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             raise SourceError(
-                f"Found the folder {Path(folder).name}, which cannot be opened ({error.strerror}); every folder must be "
+                f"Found the folder {printable(Path(folder).name)}, which cannot be opened ({error.strerror}); every folder must be "
                 "readable. Check its permissions."
             ) from error
         for entry in entries:
-            if entry.is_file():
-                yield DicomFile(entry.path[top:], partial(_open, Path(entry.path)), entry.stat().st_size)
+            size = _regular_size(entry)
+            if size is not None:
+                yield DicomFile(printable(entry.path[top:]), partial(_open, entry.path), size)
         # links to folders are not followed: they may lead round in a circle
         folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+
+
+def _regular_size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a regular file, or of the one that a link leads to; None for anything else."""
+    try:
+        return entry.stat().st_size if entry.is_file() else None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOENT):
+            return None
+        raise SourceError(
+            f"Found {printable(entry.name)}, which cannot be looked at ({error.strerror}); every file must be readable. "
+            "Check its permissions."
+        ) from error
 
 
 def zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
@@ -110,7 +133,7 @@ def zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
         raise SourceError(
             f"Found a zip that unpacks to {total / 2**30:.0f} GiB; at most {_LARGEST_ZIP // 2**30} are taken. Split it."
         )
-    return [DicomFile(entry.filename, partial(_open_entry, archive, entry), entry.file_size) for entry in entries]
+    return [DicomFile(printable(e.filename), partial(_open_entry, archive, e), e.file_size) for e in entries]
 
 
 def _open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> BinaryIO:
@@ -150,30 +173,45 @@ def listed_files(path: Path) -> tuple[list[DicomFile], list[str]]:
             f"Found {path.name}, a DICOMDIR that cannot be read ({type(error).__name__}); it must list the disc's files. "
             "Give the folder it lies in instead."
         ) from error
-    found, absent = [], []
+    found, absent, folders = [], [], _Folders()
     for parts in wanted:
         parts = [parts] if isinstance(parts, str) else [str(part) for part in parts]
+        name = printable("/".join(parts))
         if any(part in ("..", ".", "") or "/" in part or "\\" in part or ":" in part for part in parts):
             raise SourceError(
-                f"Found a DICOMDIR that lists {'/'.join(parts)!r}, outside of its folder; entries must stay inside. "
+                f"Found a DICOMDIR that lists {name!r}, outside of its folder; entries must stay inside. "
                 "Do not trust this disc: ask for another."
             )
-        full = _without_case(path.parent, parts)
+        full = folders.find(path.parent, parts)
         if full is None:
-            absent.append("/".join(parts))
+            absent.append(name)
         else:
-            found.append(DicomFile(str(full.relative_to(path.parent)), partial(_open, full), full.stat().st_size))
+            within = printable(str(full.relative_to(path.parent)))
+            found.append(DicomFile(within, partial(_open, str(full)), full.stat().st_size))
     return found, absent
 
 
-def _without_case(folder: Path, parts: list[str]) -> Path | None:
-    """The file at ``parts`` below a folder, upper or lower case alike."""
-    for part in parts:
-        exact = folder / part
-        if not exact.exists():
-            alike = [p for p in folder.iterdir() if p.name.upper() == part.upper()] if folder.is_dir() else []
-            if not alike:
-                return None
-            exact = alike[0]
-        folder = exact
-    return folder if folder.is_file() else None
+class _Folders:
+    """Looks names up in folders, upper or lower case alike; each folder is listed once, however many names are asked."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, dict[str, str]] = {}
+
+    def find(self, folder: Path, parts: list[str]) -> Path | None:
+        """The file at ``parts`` below a folder, or None."""
+        at = folder
+        for part in parts:
+            exact = at / part
+            if not exact.exists():
+                name = self._listed(at).get(part.upper())
+                if name is None:
+                    return None
+                exact = at / name
+            at = exact
+        return at if at.is_file() else None
+
+    def _listed(self, folder: Path) -> dict[str, str]:
+        if folder not in self._names:
+            names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+            self._names[folder] = {name.upper(): name for name in sorted(names, reverse=True)}
+        return self._names[folder]

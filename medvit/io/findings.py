@@ -10,6 +10,7 @@ __all__ = ["Finding"]
 
 _KINDS: dict[str, type[MedvitError]] = {
     "several_patients": SelectionError,
+    "several_modalities": SelectionError,
     "colour": ImageError,
     "time_frames": ImageError,
     "cut_off": SourceError,
@@ -42,6 +43,8 @@ class Finding:
     @property
     def text(self) -> str:
         """The whole message."""
+        if self.severity == "tags":  # a sentence of its own: it also says why an object was not written
+            return f"{self.found[0].upper()}{self.found[1:]}. {self.step}"
         needed = f"; {self.needed}." if self.needed else "."
         return f"Found {self.found}{needed}{' ' + self.step if self.step else ''}"
 

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from medvit.errors import GeometryError
 
-__all__ = ["Affine", "axis_codes", "check_affine", "flip_lps_ras", "slice_planes", "spacing_mm", "world"]
+__all__ = [
+    "Affine",
+    "affine_fault",
+    "axis_codes",
+    "check_affine",
+    "flip_lps_ras",
+    "slice_planes",
+    "spacing_mm",
+    "world",
+]
 
 Affine: TypeAlias = NDArray[np.float64]
 
@@ -56,30 +65,35 @@ def world(affine: Affine, index: NDArray[np.float64]) -> NDArray[np.float64]:
     return moved
 
 
-def check_affine(affine: Affine) -> None:
-    """Refuse a geometry on which no measurement could be trusted.
-
-    Raises:
-        GeometryError: not finite, a zero or absurd spacing, or axes that are not square to each other.
+def affine_fault(affine: Affine) -> tuple[str, str, str] | None:
+    """What is found, what is needed and the step to take, for a geometry on which no measurement could be trusted: one
+    that is not finite, has a zero or absurd spacing, or axes that are not square to each other; or None.
     """
     affine = np.asarray(affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise GeometryError(
-            "Found an affine that is not a finite 4x4 matrix; voxels need a place in the patient. "
-            "Repair the header (for NIfTI: its sform or qform)."
-        )
+        found, needed = "an affine that is not a finite 4x4 matrix", "voxels need a place in the patient"
+        return found, needed, "Repair the header (for NIfTI: its sform or qform)."
     sides = spacing_mm(affine)
     if not all(_SMALLEST_MM <= side <= _LARGEST_MM for side in sides):
-        shown = " x ".join(f"{side:g}" for side in sides)
-        raise GeometryError(
-            f"Found a voxel spacing of {shown} mm; each side must lie between {_SMALLEST_MM:g} and {_LARGEST_MM:g} mm. "
-            "Correct the spacing in the header and run again."
-        )
+        found = f"a voxel spacing of {' x '.join(f'{side:g}' for side in sides)} mm"
+        needed = f"each side must lie between {_SMALLEST_MM:g} and {_LARGEST_MM:g} mm"
+        return found, needed, "Correct the spacing in the header and run again."
     axes = affine[:3, :3] / np.array(sides)
     cosines = np.abs(axes.T @ axes - np.eye(3))
     if cosines.max() > _SHEAR_COSINE:
         angle = np.degrees(np.arcsin(min(1.0, float(cosines.max()))))
-        raise GeometryError(
-            f"Found voxel axes {angle:.1f} degrees away from square (a sheared or tilted volume); they must be "
-            "perpendicular. Resample the volume to a straight grid first."
-        )
+        found = f"voxel axes {angle:.1f} degrees away from square (a sheared or tilted volume)"
+        return found, "they must be perpendicular", "Resample the volume to a straight grid first."
+    return None
+
+
+def check_affine(affine: Affine) -> None:
+    """Refuse a geometry on which no measurement could be trusted.
+
+    Raises:
+        GeometryError: see ``affine_fault``.
+    """
+    fault = affine_fault(affine)
+    if fault is not None:
+        found, needed, step = fault
+        raise GeometryError(f"Found {found}; {needed}. {step}")

@@ -6,26 +6,20 @@ full header is read again, with the pixels, for the slices that are used.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
 
 import pydicom
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
-from pydicom.filereader import read_partial
-from pydicom.tag import BaseTag
+from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
+from medvit.io.elements import DamagedError, TooMuchError, read_elements
 from medvit.io.files import DicomFile
+from medvit.io.values import HeaderValues, tag_of
 
 __all__ = ["TYPE_2", "DamagedError", "Plane", "read_planes"]
-
-_LAST_WANTED = 0x0028FFFF
-"""Reading stops behind the image pixel group; what preflight asks for has all come by then."""
 
 TYPE_2 = (
     "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName "
@@ -33,21 +27,24 @@ TYPE_2 = (
 ).split()
 """Attributes that an image must have, if only empty (PS3.3 C.7): objects derived from it carry them on."""
 
-_TAGS = {
-    keyword: BaseTag(tag_for_keyword(keyword) or 0)
+_ORDERED_BY = tuple(
+    "TemporalPositionIdentifier EchoNumbers EchoTime InversionTime DiffusionBValue SequenceName TriggerTime "
+    "AcquisitionNumber ConvolutionKernel KVP SliceThickness ImageType".split()
+)
+"""What tells apart images of one series that lie on top of one another, the most telling first."""
+
+_WANTED = {
+    tag_of(keyword): dictionary_VR(keyword).encode()
     for keyword in (
         *TYPE_2,
-        *"ImageType SOPClassUID SOPInstanceUID Modality Manufacturer SliceThickness EchoTime EchoNumbers "
-        "SpacingBetweenSlices TriggerTime DiffusionBValue StudyInstanceUID SeriesInstanceUID AcquisitionNumber "
-        "ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID TemporalPositionIdentifier SamplesPerPixel "
-        "PhotometricInterpretation NumberOfFrames Rows Columns PixelSpacing BitsAllocated PixelRepresentation "
-        "RescaleIntercept RescaleSlope LossyImageCompression".split(),
+        *_ORDERED_BY,
+        *"SOPClassUID SOPInstanceUID Modality SpacingBetweenSlices StudyInstanceUID SeriesInstanceUID "
+        "ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation "
+        "NumberOfFrames Rows Columns PixelSpacing BitsAllocated RescaleIntercept RescaleSlope RescaleType "
+        "LossyImageCompression DirectoryRecordSequence".split(),
     )
 }
-
-
-class DamagedError(Exception):
-    """A DICOM file whose header cannot be read; ``args[0]`` says why."""
+"""Tags that are read, and the value representation of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,9 @@ class Plane:
         frame: its number within a multi-frame file, from 0; None in a file of its own.
         position, orientation: ImagePositionPatient and ImageOrientationPatient, LPS millimetres.
         spacing: PixelSpacing, row then column, millimetres.
+        patient: the same number for the same PatientID; nobody's name.
         rescale: slope and intercept.
+        unit: what rescaling gives (RescaleType), where stated.
         order: what may tell apart planes at one position: (attribute, value) pairs.
         absent: Type 2 attributes that are not there at all.
         space: bytes behind the header, where the pixels should be.
@@ -88,6 +87,7 @@ class Plane:
     thickness: float | None
     between: float | None
     rescale: tuple[float, float]
+    unit: str
     lossy: bool
     instance: int
     order: tuple[tuple[str, str], ...]
@@ -100,10 +100,6 @@ class Plane:
         return self.position is not None and self.orientation is not None and self.spacing is not None
 
 
-def _stop(tag: Any, vr: str | None, length: int) -> bool:
-    return int.__gt__(tag, _LAST_WANTED)
-
-
 def read_planes(file: DicomFile) -> list[Plane] | str | None:
     """The planes of a DICOM image; the modality or kind of a DICOM object that is none; None for other files.
 
@@ -111,17 +107,15 @@ def read_planes(file: DicomFile) -> list[Plane] | str | None:
         DamagedError: it is DICOM, but its header is cut off or nonsense.
     """
     with file.open() as stream:
-        start = stream.read(132)
+        start = stream.read(_SEEN)
         bare = start[128:132] != b"DICM"
         if bare and start[:2] not in (b"\x08\x00", b"\x02\x00"):
             return None
-        stream.seek(0)
         try:
-            header = read_partial(stream, _stop, force=bare)
-            values = _Values(header)
+            values = HeaderValues(read_elements(stream, start, _WANTED))
             if bare and not values.text("SOPClassUID").startswith("1.2."):
                 return None
-            return _planes(file, values, max(0, file.size - stream.tell()))
+            return _planes(file, values)
         except DamagedError:
             raise
         except (MemoryError, KeyboardInterrupt):
@@ -129,87 +123,67 @@ def read_planes(file: DicomFile) -> list[Plane] | str | None:
         except Exception as error:
             if bare:
                 return None
-            raise DamagedError(f"{type(error).__name__}: {str(error)[:80]}") from error
+            # what the error says may quote the header, and with it a patient
+            raise DamagedError(_WHY.get(type(error), f"it cannot be taken apart: {type(error).__name__}")) from error
 
 
-class _Values:
-    """Quick access to raw header values, without pydicom's full conversion where plain bytes will do."""
+_SEEN = 4096
+"""Bytes that show whether a file is DICOM, and hold most of a header."""
 
-    def __init__(self, header: pydicom.Dataset) -> None:
-        self.header = header
-        self._found = dict(header.items())  # raw elements: asking the dataset itself would convert each one
+_WHY = {
+    EOFError: "the file is cut off",
+    RecursionError: "its sequences are nested too deep",
+    TooMuchError: "it unpacks to more than any header",
+}
 
-    def has(self, keyword: str) -> bool:
-        return _TAGS[keyword] in self._found
 
-    def raw(self, keyword: str) -> Any:
-        return self._found.get(_TAGS[keyword])
-
-    def text(self, keyword: str) -> str:
-        return "\\".join(self.texts(keyword))
-
-    def texts(self, keyword: str) -> tuple[str, ...]:
-        element = self.raw(keyword)
-        if element is None:
-            return ()
-        value = element.value
-        if type(value) is bytes:
-            return _words(value)
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            value = [value]
-        words = tuple("" if word is None else str(word).strip(" \0") for word in value)
-        return words if any(words) else ()
-
-    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        words = self.texts(keyword)
-        return _floats(words) if len(words) == count else None
-
-    def number(self, keyword: str) -> float | None:
-        found = self.numbers(keyword, 1)
-        return found[0] if found else None
-
-    def whole(self, keyword: str, default: int) -> int:
-        """An unsigned short, or an integer string."""
-        element = self.raw(keyword)
-        if element is None or element.value in (None, b"", ""):
-            return default
-        value = element.value
-        if isinstance(element, RawDataElement) and isinstance(value, bytes):
-            if len(value) == 2 and element.VR not in ("IS", "DS"):
-                return int(struct.unpack("<H" if element.is_little_endian else ">H", value)[0])
-            value = value.decode("latin-1").strip(" \0").split("\\")[0]
-        return int(float(value)) if value not in ("", None) else default
+@lru_cache(maxsize=64)
+def _absent(there: tuple[bool, ...]) -> tuple[str, ...]:
+    return tuple(keyword for keyword, has in zip(TYPE_2, there, strict=True) if not has)
 
 
 @lru_cache(maxsize=8192)
-def _words(value: bytes) -> tuple[str, ...]:
-    """The values of a string element; nearly all are the same in slice after slice, and then one tuple serves them."""
-    words = tuple(word.strip(" \0") for word in value.decode("latin-1").split("\\"))
-    return words if any(words) else ()
+def _patient(words: tuple[str, ...]) -> int:
+    """A number that tells patients apart, the same in every process, since batches keep it from one run to the next."""
+    return int.from_bytes(hashlib.blake2b("\\".join(words).encode(), digest_size=7).digest(), "big")
 
 
-@lru_cache(maxsize=4096)
-def _floats(words: tuple[str, ...]) -> tuple[float, ...]:
-    """Numbers of a value; one tuple for the thousands of planes that share it."""
-    return tuple(float(word) for word in words)
+_NO_IMAGE = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "FID")
+"""Kinds of objects with rows and columns that are results, not images."""
+
+_SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
+
+_MODALITIES = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.128": "PT",
+    "1.2.840.10008.5.1.4.1.1.20": "NM",
+}
+"""What an image is whose class says so (PS3.4 B.5), for headers without a Modality; also those who begin so: enhanced."""
 
 
-_ORDERED_BY = (
-    "TemporalPositionIdentifier EchoNumbers EchoTime DiffusionBValue TriggerTime AcquisitionNumber ImageType"
-).split()
+def _modality(sop_class: str, stated: str) -> str:
+    return stated or next((m for uid, m in _MODALITIES.items() if f"{sop_class}.".startswith(f"{uid}.")), "")
 
 
-def _planes(file: DicomFile, values: _Values, space: int) -> list[Plane] | str:
-    sop_class, modality = values.text("SOPClassUID"), values.text("Modality")
+def _planes(file: DicomFile, values: HeaderValues) -> list[Plane] | str:
+    elements = values.elements
+    sop_class = values.text("SOPClassUID")
+    modality = _modality(sop_class, values.text("Modality"))
     rows, columns = values.whole("Rows", 0), values.whole("Columns", 0)
-    if not rows or not columns:
+    if rows <= 0 or columns <= 0:
         if not sop_class and not modality:
-            if "DirectoryRecordSequence" in values.header or _meta(values, 0x00020002).endswith(".1.3.10"):
+            if values.has("DirectoryRecordSequence") or elements.media.endswith(".1.3.10"):
                 return "DICOMDIR"
             raise DamagedError("its header states neither a kind nor an image")
+        if _modality(sop_class, "") or UID(sop_class).name.endswith("Image Storage"):
+            # what is left of a copy that broke off between two elements of its header
+            raise DamagedError("an image without rows or columns")
         return modality or UID(sop_class).name
-    if modality in ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "FID"):
+    if modality in _NO_IMAGE:
         return modality
+    if sop_class == _SPECTROSCOPY:
+        return "MR spectroscopy"
     plane = Plane(
         file=file,
         frame=None,
@@ -218,53 +192,48 @@ def _planes(file: DicomFile, values: _Values, space: int) -> list[Plane] | str:
         study=values.text("StudyInstanceUID"),
         series=values.text("SeriesInstanceUID"),
         frame_of_reference=values.text("FrameOfReferenceUID"),
-        patient=hash(values.texts("PatientID")),
+        patient=_patient(values.texts("PatientID")),
         modality=modality,
         image_type=values.texts("ImageType"),
-        syntax=_meta(values, 0x00020010) or "1.2.840.10008.1.2",
+        syntax=elements.syntax or "1.2.840.10008.1.2",
         rows=rows,
         columns=columns,
         frames=max(1, values.whole("NumberOfFrames", 1)),
         samples=values.whole("SamplesPerPixel", 1),
         bits=values.whole("BitsAllocated", 16),
         photometric=values.text("PhotometricInterpretation"),
-        position=values.numbers("ImagePositionPatient", 3),
-        orientation=values.numbers("ImageOrientationPatient", 6),
-        spacing=values.numbers("PixelSpacing", 2),
+        position=values.needed("ImagePositionPatient", 3),
+        orientation=values.needed("ImageOrientationPatient", 6),
+        spacing=values.needed("PixelSpacing", 2),
         thickness=values.number("SliceThickness"),
         between=values.number("SpacingBetweenSlices"),
-        rescale=(_or(values.number("RescaleSlope"), 1.0), _or(values.number("RescaleIntercept"), 0.0)),
+        rescale=_pair(values.needed("RescaleSlope", 1), values.needed("RescaleIntercept", 1)),
+        unit=values.text("RescaleType"),
         lossy=values.text("LossyImageCompression") == "01",
         instance=values.whole("InstanceNumber", 0),
-        order=tuple((k, word) for k in _ORDERED_BY if (word := values.text(k))),
-        absent=tuple(k for k in TYPE_2 if not values.has(k)),
-        space=space,
+        order=values.stated(_ORDERED_BY),
+        absent=_absent(tuple([values.has(k) for k in TYPE_2])),
+        space=max(0, file.size - elements.end),
     )
     if plane.frames == 1 and not plane.sop_class.endswith(_ENHANCED):
         return [plane]
     from medvit.io.enhanced import frame_planes
 
-    return frame_planes(plane, _whole_header(file))
+    header, end = _whole_header(file)
+    return frame_planes(replace(plane, space=max(0, file.size - end)), header)
 
 
 _ENHANCED = ("1.1.2.1", "1.1.4.1", "1.1.128.1", "1.1.2.2", "1.1.4.4", "1.1.128.2")
 """Enhanced CT, MR and PET and their legacy-converted kinds, which hold geometry by frame even where there is but one."""
 
 
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
+@lru_cache(maxsize=1024)
+def _pair(slope: tuple[float, ...] | None, intercept: tuple[float, ...] | None) -> tuple[float, float]:
+    return (slope[0] if slope else 1.0), (intercept[0] if intercept else 0.0)
 
 
-def _meta(values: _Values, tag: int) -> str:
-    """A UID of the file meta information."""
-    meta = getattr(values.header, "file_meta", None)
-    element = meta.get_item(tag) if meta is not None and tag in meta else None
-    value = "" if element is None else element.value
-    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "")
-
-
-def _whole_header(file: DicomFile) -> pydicom.Dataset:
+def _whole_header(file: DicomFile) -> tuple[pydicom.Dataset, int]:
+    """All of a header, and where it ends."""
     with file.open() as stream:
-        return pydicom.dcmread(
-            BytesIO(stream.read()) if file.size < 2**20 else stream, stop_before_pixels=True, force=True
-        )
+        seen = BytesIO(stream.read()) if file.size < 2**20 else stream
+        return pydicom.dcmread(seen, stop_before_pixels=True, force=True), seen.tell()

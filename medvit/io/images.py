@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medvit.errors import ImageError, SourceError
 from medvit.io.geometry import flip_lps_ras
 from medvit.io.scan import Scan
 
-__all__ = ["IMAGE_SUFFIXES", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image"]
 
 _NIFTI = (".nii", ".nii.gz")
 _ITK = {".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage"}
-_PICTURES = (".png", ".jpg", ".jpeg")
-IMAGE_SUFFIXES = (*_NIFTI, *_ITK, *_PICTURES)
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (*_NIFTI, *_ITK, *PICTURE_SUFFIXES)
 
 
 def read_image(path: Path) -> Scan:
@@ -25,12 +27,24 @@ def read_image(path: Path) -> Scan:
         SourceError: the file is damaged or of an unknown kind.
         ImageError: it holds a time series, a vector image or colours where one volume is needed.
     """
+    return _read(path, voxels=True)
+
+
+def image_grid(path: Path) -> Scan:
+    """The same from a volume's header alone: every voxel is 0, one of memory stands for all. Quick, whatever the size.
+
+    Raises: as ``read_image``, of what the header shows.
+    """
+    return _read(path, voxels=False)
+
+
+def _read(path: Path, voxels: bool) -> Scan:
     name = path.name.lower()
     try:
         if name.endswith(_NIFTI):
-            return _read_nifti(path)
+            return _read_nifti(path, voxels)
         if path.suffix.lower() in _ITK:
-            return _read_itk(path)
+            return _read_itk(path, voxels)
         return _read_picture(path)
     except (ImageError, SourceError):
         raise
@@ -45,7 +59,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or ["no detail"])[0][:160]
 
 
-def _read_nifti(path: Path) -> Scan:
+def _empty(shape: Sequence[int]) -> NDArray[np.float32]:
+    return np.broadcast_to(np.float32(0), tuple(int(n) for n in shape))
+
+
+def _read_nifti(path: Path, voxels: bool) -> Scan:
     import nibabel as nib
 
     image = nib.load(path)
@@ -59,9 +77,13 @@ def _read_nifti(path: Path) -> Scan:
         )
     if len(shape) < 3:
         raise ImageError(f"Found a {len(shape)}-D NIfTI; a 3-D volume is needed. Save it as a volume or as PNG.")
-    array = np.asarray(image.get_fdata(dtype=np.float32)).reshape(shape[:3])
+    array = np.asarray(image.get_fdata(dtype=np.float32)).reshape(shape[:3]) if voxels else _empty(shape[:3])
     notes = []
     header = image.header
+    if hasattr(
+        header, "set_slope_inter"
+    ):  # nibabel clears them on loading; a restored image is stored as its source is
+        header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
     if hasattr(header, "get_qform") and int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         notes.append("The NIfTI states no orientation (sform and qform codes are 0); left and right are assumed.")
     if len(shape) > 3:
@@ -70,19 +92,24 @@ def _read_nifti(path: Path) -> Scan:
     return Scan(array[None], affine, "nifti", header=header, notes=tuple(notes), name=path.name)
 
 
-def _read_itk(path: Path) -> Scan:
+def _read_itk(path: Path, voxels: bool) -> Scan:
     import SimpleITK as sitk
 
-    image = sitk.ReadImage(str(path))
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        count = image.GetNumberOfComponentsPerPixel()
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(path))
+    header.ReadImageInformation()
+    if header.GetNumberOfComponents() != 1:
+        count = header.GetNumberOfComponents()
         raise ImageError(f"Found {count} components per voxel; one is needed. Save one channel and run again.")
-    if image.GetDimension() != 3:
-        raise ImageError(f"Found a {image.GetDimension()}-D image; a 3-D volume is needed. Extract one volume first.")
+    if header.GetDimension() != 3:
+        raise ImageError(f"Found a {header.GetDimension()}-D image; a 3-D volume is needed. Extract one volume first.")
     lps = np.eye(4)
-    lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    lps[:3, 3] = image.GetOrigin()
-    array = sitk.GetArrayFromImage(image).astype(np.float32).transpose(2, 1, 0)
+    lps[:3, :3] = np.array(header.GetDirection()).reshape(3, 3) * np.array(header.GetSpacing())
+    lps[:3, 3] = header.GetOrigin()
+    if voxels:
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32).transpose(2, 1, 0)
+    else:
+        array = _empty(header.GetSize())
     return Scan(array[None], flip_lps_ras(lps), _ITK[path.suffix.lower()], name=path.name)
 
 

@@ -19,18 +19,25 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from medvit.errors import ImageError, MedvitError, SourceError
 from medvit.io.decoders import ITK_ONLY
 from medvit.io.enhanced import frame_scaling
-from medvit.io.files import DicomFile
 from medvit.io.headers import Plane
 
 __all__ = ["AIR_HU", "Values", "plane_values", "real_values", "same_pixels", "sound_headers"]
 
 AIR_HU = -1024.0
 """What CT shows outside its field of view."""
+
+_BESIDE_PIXELS = 2**28
+"""Bytes that a header and private elements may take up beside the pixels of a deflated file."""
 
 _PHILIPS_SLOPE = 0x2005100E
 """Philips' private MR Scale Slope, behind the creator "Philips MR Imaging DD 001" in block 10."""
@@ -76,17 +83,21 @@ def plane_values(planes: Sequence[Plane]) -> Iterator[tuple[Dataset, Values]]:
     name, dataset = "", Dataset()
     for plane in planes:
         if plane.frame is None or plane.file.name != name:
-            name, dataset = plane.file.name, _open(plane.file)
+            name, dataset = plane.file.name, _open(plane)
         stored = decoded(dataset, plane)
         with sound_headers():
             yield dataset, real_values(stored, dataset, plane)
 
 
-def _open(file: DicomFile) -> Dataset:
+def _open(plane: Plane) -> Dataset:
+    file = plane.file
     try:
+        content = file.read()
+        if plane.syntax == DeflatedExplicitVRLittleEndian:
+            _refuse_bomb(content, plane)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(BytesIO(file.read()), force=True)
+            dataset = pydicom.dcmread(BytesIO(content), force=True)
         if not dataset.file_meta.get("TransferSyntaxUID"):  # files without a preamble: pydicom saw how they are written
             implicit, little = dataset.original_encoding
             native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -96,6 +107,24 @@ def _open(file: DicomFile) -> Dataset:
         raise
     except Exception as error:
         raise SourceError(f"Found {file.name}, whose pixels cannot be read: {_reason(error)}") from error
+
+
+def _refuse_bomb(content: bytes, plane: Plane) -> None:
+    """A deflated file is unpacked in memory, so what it unpacks to must be of the size that its image needs."""
+    needed = plane.rows * plane.columns * plane.samples * plane.bits // 8 * plane.frames
+    limit = needed + _BESIDE_PIXELS
+    unpacking, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    packed = content[content.find(b"DICM") + 4 :]
+    length = int.from_bytes(packed[8:12], "little")  # of the group 0002, which is not deflated
+    packed = packed[12 + length :]
+    while packed and not unpacking.eof and size <= limit:
+        size += len(unpacking.decompress(packed, 2**24))
+        packed = unpacking.unconsumed_tail
+    if size > limit:
+        raise SourceError(
+            f"Found {plane.file.name}, a deflated file that unpacks to more than {limit // 2**20} MiB; its image needs "
+            f"{needed / 2**20:.1f}. Do not trust this file: ask for another."
+        )
 
 
 def decoded(dataset: Dataset, plane: Plane) -> NDArray[Any]:
@@ -165,6 +194,10 @@ def _reason(error: Exception) -> str:
     cut = ("less than expected", "less data", "length", "end of file", "EOF")
     if isinstance(error, (EOFError, zlib.error)) or any(word in text for word in cut):
         return "the file is cut off. Every slice must be complete: export or copy the series again."
+    if isinstance(error, RecursionError):
+        return "its sequences are nested too deep. Export the series again, or remove its private elements."
+    if isinstance(error, AttributeError) and "required element" in text:
+        return f"{text[0].lower()}{text[1:]}. Every slice must say how its pixels are packed: export the series again."
     if isinstance(error, AttributeError):
         return "it holds no pixel data. Every slice must be complete: export or copy the series again."
     return (
@@ -180,6 +213,16 @@ def real_values(stored: NDArray[Any], dataset: Dataset, plane: Plane) -> Values:
     """
     if stored.ndim == 3:
         return Values(stored.astype(np.float32))
+    if plane.photometric == "PALETTE COLOR":
+        from pydicom.pixels import apply_color_lut
+
+        return Values(_eight_bits(apply_color_lut(stored, dataset)))
+    bad = stored.size - int(np.isfinite(stored).sum()) if stored.dtype.kind == "f" else 0
+    if bad:
+        raise ImageError(
+            f"Found {plane.file.name} with {bad} NaN or infinite values among its {stored.size} pixels; all must be finite. "
+            "Replace them in the source."
+        )
     padding = _padding(stored, dataset)
     inverted = plane.photometric == "MONOCHROME1" and plane.modality not in ("CT", "PT")
     if inverted:
@@ -197,6 +240,11 @@ def real_values(stored: NDArray[Any], dataset: Dataset, plane: Plane) -> Values:
     if padding is not None:
         array[padding] = np.nan
     return Values(array, inverted, philips)
+
+
+def _eight_bits(colours: NDArray[Any]) -> NDArray[np.float32]:
+    """(row, column, RGB) as 0 to 255, whatever the width of the palette."""
+    return np.asarray(colours >> 8 if colours.dtype == np.uint16 else colours, dtype=np.float32)
 
 
 def _scaling(dataset: Dataset, plane: Plane) -> tuple[float, float, bool]:
@@ -223,7 +271,7 @@ def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None
     ends = [_as_stored(v, stored.dtype) for v in (value, limit) if isinstance(v, int)]
     low, high = min(ends), max(ends)
     mask = (stored >= low) & (stored <= high)
-    return mask if mask.any() and not mask.all() else None
+    return mask if mask.any() else None
 
 
 def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
@@ -239,7 +287,7 @@ def same_pixels(planes: Sequence[Plane]) -> bool:
     if len(set(contents)) == 1:
         return True
     try:
-        arrays = [decoded(_open(plane.file), plane) for plane in planes]
+        arrays = [decoded(_open(plane), plane) for plane in planes]
     except SourceError:
         return False
     return all(np.array_equal(arrays[0], other) for other in arrays[1:])

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from medvit.errors import SelectionError, SourceError
+from medvit.io.elements import DamagedError
 from medvit.io.files import DicomFile
-from medvit.io.headers import DamagedError, Plane, read_planes
+from medvit.io.headers import Plane, read_planes
+from medvit.io.parts import is_stray
 from medvit.io.pixels import same_pixels
 from medvit.io.tags import tag_findings
 from medvit.io.volumes import Volume, split_volumes
 from medvit.progress import Progress
 
-__all__ = ["Chosen", "Preflight", "choose_volume", "preflight"]
+__all__ = ["Chosen", "Preflight", "candidates", "choose_volume", "preflight", "sort_planes"]
 
 _LISTED = 20
 """Volumes that a message lists."""
 
-_STRAY = 0.1
-"""A volume with less than this share of the slices of another in its series (or at most three) is a stray of it."""
+_PACKED = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+"""Archives within a source are not opened: one in another may unpack to anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,7 @@ class Preflight:
         damaged: names of DICOM files with a damaged header, and why.
         other: how many are not DICOM.
         absent: files that a DICOMDIR lists and that are not there.
+        packed: names of archives among the other files; what they hold is not looked at.
     """
 
     files: int
@@ -43,12 +47,17 @@ class Preflight:
     damaged: tuple[tuple[str, str], ...]
     other: int
     absent: tuple[str, ...] = ()
+    packed: tuple[str, ...] = ()
 
     def notes(self) -> tuple[str, ...]:
         """What was set aside, in plain words."""
         notes = []
         if self.other:
             notes.append(f"{self.other} file(s) that are not DICOM were set aside.")
+        if self.packed:
+            notes.append(
+                f"{len(self.packed)} of them are archives, which were not opened: unpack them to have them read."
+            )
         if self.objects:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.objects.items()))
             notes.append(f"{sum(self.objects.values())} DICOM object(s) that are not images were set aside ({kinds}).")
@@ -79,6 +88,7 @@ def preflight(files: Iterable[DicomFile], progress: Progress | None = None, abse
     planes: list[Plane] = []
     objects: Counter[str] = Counter()
     damaged: list[tuple[str, str]] = []
+    packed: list[str] = []
     count = other = 0
     with progress.stage("preflight"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values are found and named below
@@ -92,15 +102,27 @@ def preflight(files: Iterable[DicomFile], progress: Progress | None = None, abse
                 continue
             if found is None:
                 other += 1
+                packed += [file.name] if file.name.lower().endswith(_PACKED) else []
             elif isinstance(found, str):
                 objects[found] += 1
             else:
                 planes += found
-        volumes = [replace(v, findings=(*v.findings, *tag_findings(v))) for v in split_volumes(planes, same_pixels)]
-    return Preflight(count, tuple(volumes), dict(objects), tuple(damaged), other, tuple(absent))
+        volumes = sort_planes(planes)
+    return Preflight(count, volumes, dict(objects), tuple(damaged), other, tuple(absent), tuple(packed))
 
 
-def choose_volume(found: Preflight, wanted: str | None, where: str) -> Chosen:
+def sort_planes(planes: Iterable[Plane]) -> tuple[Volume, ...]:
+    """The volumes among planes, numbered, with everything that is odd about each."""
+    return tuple(replace(v, findings=(*v.findings, *tag_findings(v))) for v in split_volumes(planes, same_pixels))
+
+
+def volume_and_part(wanted: str) -> tuple[int, int | None]:
+    """``"2"`` or ``"2.1"`` as volume and part; volume 0, which there is not, for anything else, as a UID is."""
+    match = re.fullmatch(r"(\d{1,9})(?:\.(\d{1,9}))?", wanted)
+    return (int(match[1]), None if match[2] is None else int(match[2])) if match else (0, None)
+
+
+def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular: str = "fail") -> Chosen:
     """The volume asked for by number or SeriesInstanceUID, or the only one that a model could run on.
 
     Localizers, screens and strays of a series never stand in the way of its volume.
@@ -112,15 +134,21 @@ def choose_volume(found: Preflight, wanted: str | None, where: str) -> Chosen:
     if not found.volumes:
         _refuse_damaged(found, None)
         raise SourceError(f"Found no DICOM images among {found.files} file(s) in {where}; one series is needed.")
-    candidates, strays = _candidates(found.volumes)
-    number = (wanted or "").partition(".")[0]
-    named = [v for v in candidates if v.series == wanted] or [v for v in found.volumes if v.series == wanted]
-    named = named or [v for v in found.volumes if str(v.number) == number]
+    worth, strays = candidates(found.volumes)
+    named = [v for v in worth if v.series == wanted] or [v for v in found.volumes if v.series == wanted]
     if wanted is not None and not named:
-        raise SelectionError(
-            f"Found no series {wanted!r}; give the number or UID of one of these:\n{_listing(found.volumes)}"
-        )
-    pool = named or candidates
+        number, part = volume_and_part(wanted)
+        named = [v for v in found.volumes if v.number == number]
+        if not named:
+            raise SelectionError(
+                f"Found no series {wanted!r}; give the number or UID of one of these:\n{_listing(found.volumes)}"
+            )
+        if part is not None and on_irregular != "split":
+            raise SelectionError(
+                f"Found --series {wanted}, part {part} of volume {number}; volumes have parts under --on-irregular split "
+                f"alone. Add it, or give --series {number}."
+            )
+    pool = named or worth
     if len(pool) > 1:
         patients = len({p.patient for v in pool for p in v.planes})
         who = f" of {patients} patients" if patients > 1 else ""
@@ -130,24 +158,29 @@ def choose_volume(found: Preflight, wanted: str | None, where: str) -> Chosen:
             f"Choose with --series NUMBER or --series UID:\n{_listing(pool)}"
         )
     chosen = pool[0]
+    if chosen.kind != "volume" and chosen.count > 1 and chosen.worst() != "refused":
+        place = "of one series" if len(chosen.planes) > 1 else f"in {chosen.first.file.name}"
+        raise SelectionError(
+            f"Found {chosen.count} {chosen.kind} images {place}; a volume or a single picture is needed. "
+            "Give a file with one image instead."
+        )
     _refuse_damaged(found, chosen)
     ours = [v for v in strays if v.series == chosen.series and v is not chosen]
-    aside = tuple(f"{_strayed(v)} was set aside: it does not belong to the volume." for v in ours)
+    aside = tuple(f"{_strayed(v)}, set aside: not part of the volume." for v in ours)
     rest = [v for v in found.volumes if v is not chosen and v not in ours]
     notes = (f"Set aside: {_listing(rest, ' ')}",) if rest and wanted is None else ()
     return Chosen(chosen, (*notes, *found.notes()), aside)
 
 
-def _candidates(volumes: tuple[Volume, ...]) -> tuple[list[Volume], list[Volume]]:
-    """Volumes worth running on, best kind first, and strays within their series."""
+def candidates(volumes: tuple[Volume, ...]) -> tuple[list[Volume], list[Volume]]:
+    """Volumes worth running on, all of the best kind there is, and strays within their series, which are not."""
     whole = [v for v in volumes if v.kind == "volume"]
     largest: dict[str, int] = {}
     for v in whole:
         largest[v.series] = max(largest.get(v.series, 0), len(v.planes))
     strays = []
     for v in whole:
-        most = largest[v.series]
-        if len(v.planes) < most and (len(v.planes) <= min(3, most // 4) or len(v.planes) < _STRAY * most):
+        if is_stray(len(v.planes), largest[v.series]):
             strays.append(v)
     kept = [v for v in whole if v not in strays]
     for kind in ("picture", "screen", "localizer", "clip"):
@@ -156,9 +189,9 @@ def _candidates(volumes: tuple[Volume, ...]) -> tuple[list[Volume], list[Volume]
 
 
 def _strayed(volume: Volume) -> str:
-    first, count = volume.first, len(volume.planes)
+    first, count = volume.first, volume.count
     at = f" at {volume.stack.distance[0]:.2f} mm" if volume.stack is not None else ""
-    return f"{count} slice(s) of {first.rows}x{first.columns}, {volume.plane_name}{at}, in the same series"
+    return f"{count} slice{'s' if count > 1 else ''} of {first.rows}x{first.columns}, {volume.plane_name}{at}, in the same series"
 
 
 def _refuse_damaged(found: Preflight, chosen: Volume | None) -> None:

@@ -10,11 +10,21 @@ from copy import deepcopy
 from dataclasses import replace
 
 from pydicom import Dataset
-from pydicom.uid import CTImageStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    generate_uid,
+)
 
 from medvit.io.scan import Scan
+from medvit.io.tags import SEVERAL_FILES
+from medvit.io.values import is_uid
 
-__all__ = ["repair_uids"]
+__all__ = ["repair_uids", "repairable"]
+
+_CLASSES = {"MR": MRImageStorage, "PT": PositronEmissionTomographyImageStorage}
+"""Storage class by modality; anything else is taken for CT, which the default bundle is made for."""
 
 _SHARED = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 """One for all slices."""
@@ -26,20 +36,38 @@ def repair_uids(scan: Scan) -> tuple[Scan, tuple[str, ...]]:
     Args:
         scan: a DICOM scan; any other, and one without fault, comes back as it is.
     """
-    if not scan.blockers:
+    if not repairable(scan.blockers):
         return scan, ()
     seed = scan.fingerprint()
     headers = [deepcopy(header) for header in scan.slices]
     changes = [change for keyword in _SHARED if (change := _share(headers, keyword, seed))]
     changes += _number(headers, seed)
-    for header in headers:
-        if not header.get("SOPClassUID"):
-            header.SOPClassUID = CTImageStorage
-    return replace(scan, slices=tuple(headers), blockers=()), tuple(changes)
+    changes += _class(headers)
+    kept = tuple(reason for reason in scan.blockers if reason.endswith(SEVERAL_FILES))
+    return replace(scan, slices=tuple(headers), blockers=kept), tuple(changes)
+
+
+def repairable(blockers: tuple[str, ...]) -> bool:
+    """Whether any reason against DICOM objects would be gone after a repair."""
+    return any(not reason.endswith(SEVERAL_FILES) for reason in blockers)
+
+
+def _uid(header: Dataset, keyword: str) -> str:
+    """A UID of a header; empty where it has none that objects can refer to."""
+    text = str(header.get(keyword) or "")
+    return text if is_uid(text) else ""
+
+
+def _class(headers: list[Dataset]) -> list[str]:
+    """The storage class that the modality has, where none is stated."""
+    lacking = [header for header in headers if not _uid(header, "SOPClassUID")]
+    for header in lacking:
+        header.SOPClassUID = _CLASSES.get(str(header.get("Modality")), CTImageStorage)
+    return [f"Repaired: SOPClassUID had no value in {len(lacking)} slices and got the modality's."] if lacking else []
 
 
 def _share(headers: list[Dataset], keyword: str, seed: str) -> str | None:
-    found = {str(h.get(keyword) or "") for h in headers}
+    found = {_uid(h, keyword) for h in headers}
     if len(found) == 1 and "" not in found:
         return None
     uid = generate_uid(entropy_srcs=[seed, keyword])
@@ -50,7 +78,7 @@ def _share(headers: list[Dataset], keyword: str, seed: str) -> str | None:
 
 
 def _number(headers: list[Dataset], seed: str) -> list[str]:
-    found = [str(h.get("SOPInstanceUID") or "") for h in headers]
+    found = [_uid(h, "SOPInstanceUID") for h in headers]
     if "" not in found and len(set(found)) == len(found):
         return []
     for k, header in enumerate(headers):

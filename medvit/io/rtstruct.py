@@ -13,10 +13,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medvit.bundles import Code, Label
-from medvit.io.carried import carry_over
+from medvit.io.carried import carry_over, speak_utf8
 from medvit.io.contours import outline_mask
 from medvit.io.masks import mask_of
-from medvit.io.seg import Author, speak_utf8
+from medvit.io.seg import Author
 from medvit.io.slices import Slices
 
 __all__ = ["write_rtstruct"]
@@ -38,7 +38,6 @@ def write_rtstruct(path: Path, array: np.ndarray, slices: Slices, labels: Sequen
     """
     first = slices.tidy()[0]
     dataset = _frame(first, author)
-    speak_utf8(dataset, labels)
     dataset.ReferencedFrameOfReferenceSequence = [_references(slices)]
     dataset.StructureSetROISequence = []
     dataset.ROIContourSequence = []
@@ -47,6 +46,7 @@ def write_rtstruct(path: Path, array: np.ndarray, slices: Slices, labels: Sequen
         dataset.StructureSetROISequence.append(_roi(number, label, first.FrameOfReferenceUID, author))
         dataset.ROIContourSequence.append(_contours(number, label, array, slices))
         dataset.RTROIObservationsSequence.append(_observation(number, label, author))
+    speak_utf8(dataset)
     if _longest(dataset) > _EXPLICIT_LIMIT:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset.save_as(path, enforce_file_format=True)

@@ -14,7 +14,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless, SecondaryCaptureImageStorage, generate_uid
 
-from medvit.io.carried import carry_over
+from medvit.io.carried import carry_over, speak_utf8
 from medvit.io.rle import encode_rle
 from medvit.io.seg import Author
 from medvit.io.slices import Slices
@@ -67,6 +67,7 @@ def write_sc(folder: Path, overlay: Overlay, slices: Slices, author: Author) -> 
         _place(dataset, header, slices.planes[k], overlay, series.placed)
         _refer(dataset, slices, k)
         _fill(dataset, picture)
+        speak_utf8(dataset)
         dataset.save_as(folder / sc_name(k), enforce_file_format=True)
     return digests
 

@@ -30,7 +30,10 @@ class Scan:
         affine: voxel index to RAS+ millimetres, 4x4. For pictures the identity.
         kind: "dicom", "nifti", "nrrd", "metaimage", "picture" or "array".
         modality: DICOM's Modality ("CT", "MR", ...) or None where the format does not say.
-        slices: for DICOM, the headers without pixels, in the order of the slices; one header for a multi-frame file.
+        slices: for DICOM, the headers without pixels, in the order of the slices; one alone for a multi-frame file.
+        planes: for DICOM, (slice, 4, 4) voxel index (column, row, 0) of each original slice to LPS millimetres. Slices may
+            miss their place on the grid by hundredths of a millimetre, and what refers to them must not.
+        unit: for CT, what its values are where they are no Hounsfield units (RescaleType).
         frames: for a multi-frame file, the frame (from 0) of each slice.
         original: for a resampled DICOM stack, its own slices; ``array`` then lies on a true grid.
         set_aside: what was left out although it may matter; a person must look (exit code 3).
@@ -50,7 +53,15 @@ class Scan:
     frames: tuple[int, ...] = ()
     original: Original | None = None
     set_aside: tuple[str, ...] = ()
+    planes: NDArray[np.float64] | None = None
+    unit: str | None = None
     name: str = field(default="image", repr=False)
+
+    def __repr__(self) -> str:
+        """Size and geometry: never its values or headers, which hold a patient's name."""
+        size = " x ".join(map(str, self.array.shape[1:]))
+        spacing = "" if self.is_picture else ", " + " x ".join(f"{mm:.4g}" for mm in self.spacing_mm) + " mm"
+        return f"Scan({self.kind}{f' {self.modality}' if self.modality else ''}, {size}{spacing})"
 
     @property
     def is_picture(self) -> bool:
@@ -84,8 +95,8 @@ class Scan:
 
     def planes_lps(self) -> NDArray[np.float64]:
         """(slice, 4, 4): (column, row, 0) of each original slice to LPS millimetres."""
-        if self.original is not None:
-            return self.original.planes
+        if self.planes is not None:
+            return self.planes
         return slice_planes(flip_lps_ras(self.affine), self.array.shape[-1])
 
     def meta_tensor(self) -> MetaTensor:

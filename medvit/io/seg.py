@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING
 import highdicom as hd
 import numpy as np
 import pydicom
-from pydicom import Dataset
 from pydicom.sr.coding import Code as DicomCode
 
 from medvit.bundles import Code, Label
-from medvit.io.carried import bare, carry_over
+from medvit.io.carried import bare, carry_over, speak_utf8
 from medvit.io.masks import mask_of
 from medvit.io.slices import Slices
 
 if TYPE_CHECKING:
     from medvit.io.labels import Origin
 
-__all__ = ["Author", "coded", "speak_utf8", "tracking_uids", "write_seg"]
+__all__ = ["Author", "coded", "tracking_uids", "write_seg"]
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,6 @@ class Author:
             "software_versions": self.software,
             "device_serial_number": self.weights[:16] or self.software,
         }
-
-
-def speak_utf8(dataset: Dataset, labels: Sequence[Label]) -> None:
-    """State UTF-8 where a title needs it; the source's character set may not have its letters (PS3.3 C.12.1.1.2)."""
-    if not all(label.title.isascii() for label in labels):
-        dataset.SpecificCharacterSet = "ISO_IR 192"
 
 
 def coded(code: Code) -> DicomCode:
@@ -158,7 +151,7 @@ def write_seg(
         omit_empty_frames=True,
     )
     carry_over(segmentation, first)
-    speak_utf8(segmentation, labels)
+    speak_utf8(segmentation)
     pydicom.dcmwrite(path, segmentation, enforce_file_format=True)
 
 

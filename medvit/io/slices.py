@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
 from pydicom.sequence import Sequence as Items
 
 from medvit.io.scan import Scan
 
-__all__ = ["Slices", "source_of"]
+__all__ = ["Slices", "drop_unreadable", "source_of"]
 
 _TYPE_2 = (
     "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName "
     "StudyID SeriesNumber"
 ).split()
 """Attributes every object carries over from its study, empty where the source leaves them out (PS3.5 7.4.3)."""
+
+_LOOKED_INTO = (
+    "InstanceNumber SliceThickness SpacingBetweenSlices PatientAge PatientSize PatientWeight PatientComments "
+    "StudyDescription IssuerOfPatientID PatientIdentityRemoved DeidentificationMethod AcquisitionNumber ContentDate "
+    "ContentTime SeriesDate SeriesTime AcquisitionDate AcquisitionTime RescaleSlope RescaleIntercept KVP"
+).split()
+
+_SAME_COSINE = 1e-5
+"""Directions closer than this are the same but for rounding."""
 
 _ELSEWHERE_MM = 1e6
 """Where frames that a volume does not use are put, so that no result refers to them."""
@@ -29,7 +40,7 @@ class Slices:
     """What a SEG, RTSTRUCT, SR or capture refers to.
 
     Attributes:
-        headers: without pixels, in the order of the slices; one for a multi-frame file.
+        headers: without pixels, in the order of the slices; one alone for all frames of a multi-frame file.
         frames: for a multi-frame file, the frame (from 0) of each slice; else empty.
         planes: (slice, 4, 4) voxel index (column, row, 0) to LPS millimetres.
     """
@@ -38,6 +49,10 @@ class Slices:
     frames: tuple[int, ...]
     planes: NDArray[np.float64]
 
+    def __repr__(self) -> str:
+        """Their number: headers hold a patient's name."""
+        return f"Slices({len(self.planes)})"
+
     @property
     def first(self) -> Dataset:
         """The header that patient, study and series are read from."""
@@ -45,7 +60,7 @@ class Slices:
 
     def header(self, k: int) -> Dataset:
         """The header of slice k."""
-        return self.headers[0] if self.frames else self.headers[k]
+        return self.headers[0] if len(self.headers) == 1 else self.headers[k]
 
     def reference(self, k: int) -> Dataset:
         """An item that refers to slice k (PS3.3 table 10-3)."""
@@ -82,26 +97,44 @@ class Slices:
             for keyword in _TYPE_2:
                 if keyword not in copy:
                     setattr(copy, keyword, None if keyword == "SeriesNumber" else "")
-            if "DeidentificationMethod" in copy and not copy.DeidentificationMethod:
-                copy.DeidentificationMethod = (
-                    "not stated"  # Type 1C: present and empty is a fault that would be passed on
-                )
             if not copy.get("SpecificCharacterSet", "absent"):
                 del copy.SpecificCharacterSet  # stated but empty is the default one, which highdicom takes for unknown
         if self.frames:
             _share(copies[0], self)
             return copies
-        first, spacing = copies[0], self.spacing_mm
+        orientation, pixel, spacing = self._stated(copies[0])
         for copy in copies:
-            copy.ImageOrientationPatient, copy.PixelSpacing = first.ImageOrientationPatient, first.PixelSpacing
+            copy.ImageOrientationPatient, copy.PixelSpacing = orientation, pixel
             copy.SliceThickness = copy.get("SliceThickness") or _short(spacing or self._thickness())
             copy.pop("SpacingBetweenSlices", None)
             if spacing is not None:
                 copy.SpacingBetweenSlices = _short(spacing)
         return copies
 
+    def _stated(self, first: Dataset) -> tuple[list[Any], list[Any], float | None]:
+        """Orientation and pixel spacing as the first header states them, or as the planes have them where it states none
+        or its directions had to be straightened; and the distance between slices."""
+        sides = np.linalg.norm(self.planes[0, :3, :2], axis=0)
+        cosines = (self.planes[0, :3, :2] / sides).T.ravel()
+        orientation = list(first.get("ImageOrientationPatient") or [])
+        if len(orientation) != 6 or np.abs(np.array(orientation, float) - cosines).max() > _SAME_COSINE:
+            orientation = [_short(v) for v in cosines]
+        pixel = list(first.get("PixelSpacing") or [_short(v) for v in self.pixel_mm])
+        return orientation, pixel, self.spacing_mm
+
     def _thickness(self) -> float:
         return float(np.linalg.norm(self.planes[0, :3, 2])) or 1.0
+
+
+def drop_unreadable(header: Dataset) -> None:
+    """Take away what objects carry over or look into and that cannot be read as what its tag promises."""
+    for keyword in (*_TYPE_2, *_LOOKED_INTO):
+        try:
+            value = header.get(keyword)
+            if dictionary_VR(keyword) in ("DS", "IS") and value not in (None, ""):
+                float(value)  # pydicom hands over text where there is no number
+        except (TypeError, ValueError, AttributeError, OverflowError, LookupError, NotImplementedError):
+            del header[keyword]
 
 
 def _short(value: float) -> str:

@@ -18,14 +18,14 @@ from medvit.errors import GeometryError, ImageError, SourceError
 from medvit.io.dicom import ON_IRREGULAR, read_dicom
 from medvit.io.files import DicomFile, folder_files, listed_files, one_file, sound_zip, zip_files
 from medvit.io.images import IMAGE_SUFFIXES, read_image
-from medvit.io.preflight import Preflight, choose_volume, preflight
+from medvit.io.preflight import Chosen, Preflight, choose_volume, preflight, volume_and_part
 from medvit.io.scan import Scan
 from medvit.progress import Progress
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["is_packed_image", "look", "open_source"]
+__all__ = ["dicom_files", "is_packed_image", "look", "noted", "open_found", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,33 @@ def _from_dicom(path: Path, choice: _Choice, progress: Progress) -> Scan:
         found = preflight(files, progress, absent)
         if not found.volumes and not found.damaged:
             raise _nothing(found, path)
-        chosen = choose_volume(found, choice.series, path.name or str(path))
-        part = (choice.series or "").partition(".")[2] if str(choice.series) != chosen.volume.series else ""
-        try:
-            scan = read_dicom(chosen.volume, choice.on_irregular, part, progress)
-        except GeometryError as error:  # a slice that was set aside may be the one that is missed
-            raise GeometryError(" ".join([str(error), *chosen.set_aside])) from error
+        return open_found(found, choice.series, choice.on_irregular, path.name or str(path), progress)
+
+
+def open_found(found: Preflight, series: str | None, on_irregular: str, where: str, progress: Progress) -> Scan:
+    """One volume of what preflight found, decoded; the files it names must still be there.
+
+    Args:
+        found: all that may belong to the volume: its series, or a whole source.
+        series, on_irregular: as ``open_source`` takes them.
+        where: what a message calls the source.
+        progress: told how far reading is.
+
+    Raises:
+        SourceError, GeometryError, ImageError, SelectionError: why it cannot be used.
+    """
+    chosen = choose_volume(found, series, where, on_irregular)
+    part = None if series in (None, chosen.volume.series) else volume_and_part(str(series))[1]
+    try:
+        scan = read_dicom(chosen.volume, on_irregular, part, progress)
+    except GeometryError as error:  # a slice that was set aside may be the one that is missed
+        raise GeometryError(" ".join([str(error), *chosen.set_aside])) from error
+    return noted(scan, found, chosen)
+
+
+def noted(scan: Scan, found: Preflight, chosen: Chosen) -> Scan:
+    """What was read with what preflight says of it, and of what lay beside it."""
+    absent = found.absent
     missing = (
         (f"{len(absent)} file(s) that the DICOMDIR lists are not there, the first is {absent[0]}.",) if absent else ()
     )
@@ -164,6 +185,8 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
         hint = "It holds results of a segmentation: read them with medvit convert, or give the images they belong to."
     elif found.objects:
         hint = "Give the images these objects belong to."
+    elif found.packed:
+        hint = f"It holds the archive {found.packed[0]}: unpack it, and give what was in it."
     elif path.is_dir():
         images = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(IMAGE_SUFFIXES))
         hint = f"Give one of its image files instead, for example {images[0]}." if images else hint

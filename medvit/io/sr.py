@@ -17,7 +17,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from medvit.bundles import Label
-from medvit.io.carried import bare, carry_over
+from medvit.io.carried import bare, carry_over, speak_utf8
 from medvit.io.seg import Author, coded
 from medvit.io.slices import Slices
 
@@ -33,7 +33,30 @@ _DEVIATION = Code("386136009", "SCT", "Standard Deviation")
 _MILLILITRE = Code("ml", "UCUM", "milliliter")
 _MILLIMETRE = Code("mm", "UCUM", "millimeter")
 _NO_UNITS = Code("1", "UCUM", "no units")
-_HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+
+_UNITS = {
+    "HU": Code("[hnsf'U]", "UCUM", "Hounsfield unit"),
+    "Bq/ml": Code("Bq/ml", "UCUM", "Becquerels/milliliter"),
+    "counts": Code("{counts}", "UCUM", "Counts"),
+    "counts/s": Code("{counts}/s", "UCUM", "Counts per second"),
+    "proportional to counts": Code("{propcounts}", "UCUM", "Proportional to counts"),
+    "proportional to counts/s": Code("{propcounts}/s", "UCUM", "Proportional to counts per second"),
+    "%": Code("%", "UCUM", "Percent"),
+    "g/ml": Code("g/ml", "UCUM", "Gram/milliliter"),
+    "g/ml (SUVbw)": Code("g/ml{SUVbw}", "UCUM", "Standardized Uptake Value body weight"),
+    "g/ml (SUVlbm)": Code("g/ml{SUVlbm}", "UCUM", "Standardized Uptake Value lean body mass (James)"),
+    "g/ml (SUVibw)": Code("g/ml{SUVibw}", "UCUM", "Standardized Uptake Value ideal body weight"),
+    "cm2/ml (SUVbsa)": Code("cm2/ml{SUVbsa}", "UCUM", "Standardized Uptake Value body surface area"),
+    "cm2": Code("cm2", "UCUM", "Centimeter**2"),
+    "cm2/ml": Code("cm2/ml", "UCUM", "Centimeter**2/milliliter"),
+    "mg/min/ml": Code("mg/min/ml", "UCUM", "Milligrams/minute/milliliter"),
+    "umol/min/ml": Code("umol/min/ml", "UCUM", "Micromole/minute/milliliter"),
+    "umol/ml": Code("umol/ml", "UCUM", "Micromole/milliliter"),
+    "ml/min/g": Code("ml/min/g", "UCUM", "Milliliter/minute/gram"),
+    "ml/g": Code("ml/g", "UCUM", "Milliliter/gram"),
+    "1/cm": Code("/cm", "UCUM", "/Centimeter"),
+}
+"""Codes of the units that an image's values may be stated in (PS3.16 CID 84 and 85); any other has none."""
 
 _HOW = (
     "volume: sum of whole voxels; standard deviation: population; "
@@ -84,7 +107,7 @@ class Report:
 
     Attributes:
         findings: one measurement group each.
-        unit: of the image's values as the bundle states it ("HU"), or "as stored".
+        unit: of the image's values as statistics.json states it ("HU", "Bq/ml"), or "as stored".
         complete: whether every label asked for was found.
     """
 
@@ -116,7 +139,7 @@ def write_sr(path: Path, seg: Path, slices: Slices, report: Report, author: Auth
     content = sr.MeasurementReport(
         observation_context=context,
         procedure_reported=_PROCEDURE.get(modality, _ANY_PROCEDURE),
-        imaging_measurements=[_group(f, segmentation, intensity, author) for f in report.findings],
+        imaging_measurements=_groups(report.findings, segmentation, intensity, author),
     )
     root = content[0].ContentSequence
     root.insert(len(root) - 1, _library(slices))  # before the measurements, as TID 1500 orders them
@@ -134,6 +157,7 @@ def write_sr(path: Path, seg: Path, slices: Slices, report: Report, author: Auth
         specific_character_set=None,
     )
     carry_over(document, first)
+    speak_utf8(document)
     pydicom.dcmwrite(path, document, enforce_file_format=True)
 
 
@@ -146,9 +170,8 @@ class _Intensity:
 
     @classmethod
     def of(cls, modality: str, unit: str) -> _Intensity:
-        """Hounsfield units only for a CT under a bundle that works in them; what else is stored has no unit."""
-        is_hounsfield = modality == "CT" and unit == "HU"
-        return cls(_INTENSITY.get(modality, _ANY_INTENSITY), _HOUNSFIELD if is_hounsfield else _NO_UNITS)
+        """By the image's modality and the unit in which statistics.json states its values."""
+        return cls(_INTENSITY.get(modality, _ANY_INTENSITY), _UNITS.get(unit, _NO_UNITS))
 
 
 def _observer(author: Author) -> sr.ObserverContext:
@@ -185,8 +208,19 @@ def _library(slices: Slices) -> sr.ContainerContentItem:
     return library
 
 
+def _groups(
+    findings: Sequence[Finding], segmentation: Dataset, intensity: _Intensity, author: Author
+) -> list[sr.VolumetricROIMeasurementsAndQualitativeEvaluations]:
+    drawn_on = _sources(segmentation)
+    kind, uid = segmentation.SOPClassUID, segmentation.SOPInstanceUID
+    return [
+        _group(f, sr.ReferencedSegment(kind, uid, f.segment, None, drawn_on[f.segment]), intensity, author)
+        for f in findings
+    ]
+
+
 def _group(
-    finding: Finding, segmentation: Dataset, intensity: _Intensity, author: Author
+    finding: Finding, segment: sr.ReferencedSegment, intensity: _Intensity, author: Author
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     """One label's measurement group (TID 1411)."""
     label, numbers = finding.label, finding.measures
@@ -201,7 +235,7 @@ def _group(
     )
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=finding.tracking_uid, identifier=label.name),
-        referenced_segment=_reference(segmentation, finding.segment),
+        referenced_segment=segment,
         finding_category=coded(label.category),
         finding_type=coded(label.type),
         finding_sites=sites,
@@ -217,21 +251,23 @@ def _group(
     )
 
 
-def _reference(segmentation: Dataset, number: int) -> sr.ReferencedSegment:
-    """A segment and the slices it was drawn on.
+def _sources(segmentation: Dataset) -> dict[int, list[sr.SourceImageForSegmentation]]:
+    """The slices that each segment was drawn on, by its number.
 
     ``ReferencedSegment.from_segmentation`` fails on a SEG with one segment, whose number stands in the shared groups.
     """
     shared = segmentation.SharedFunctionalGroupsSequence[0]
-    found: dict[str, str] = {}
+    found: dict[int, dict[str, str]] = {}
     for frame in segmentation.PerFrameFunctionalGroupsSequence:
         named = frame if "SegmentIdentificationSequence" in frame else shared
         sources = frame if "DerivationImageSequence" in frame else shared
-        if int(named.SegmentIdentificationSequence[0].ReferencedSegmentNumber) == number:
-            for source in sources.DerivationImageSequence[0].SourceImageSequence:
-                found[str(source.ReferencedSOPInstanceUID)] = str(source.ReferencedSOPClassUID)
-    images = [sr.SourceImageForSegmentation(kind, uid) for uid, kind in found.items()]
-    return sr.ReferencedSegment(segmentation.SOPClassUID, segmentation.SOPInstanceUID, number, None, images)
+        drawn_on = found.setdefault(int(named.SegmentIdentificationSequence[0].ReferencedSegmentNumber), {})
+        for source in sources.DerivationImageSequence[0].SourceImageSequence:
+            drawn_on[str(source.ReferencedSOPInstanceUID)] = str(source.ReferencedSOPClassUID)
+    return {
+        number: [sr.SourceImageForSegmentation(kind, uid) for uid, kind in images.items()]
+        for number, images in found.items()
+    }
 
 
 def _statement(author: Author) -> Dataset:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvit.io.findings import Finding
-from medvit.io.geometry import Affine
+from medvit.io.geometry import Affine, affine_fault
 from medvit.io.headers import Plane
 
-__all__ = ["SAME_MM", "Stack", "along_normal", "stack_up"]
+__all__ = ["Stack", "along_normal", "same_place_mm", "stack_up"]
 
 Array = NDArray[np.float64]
 
-SAME_MM = 0.01
-"""Slices closer than this lie at the same position; headers round to a thousandth."""
+_SAME_MM, _SAME_PIXELS = 0.01, 0.1
+"""Slices closer than this, or than this share of a pixel, lie at the same position: headers round to a thousandth, and a
+table that moves back for the next time point misses its place by some hundredths."""
+
+_UNEVEN_AXES, _ROUGHEST_AXES = 1e-4, 0.01
+"""How far directions may be from perpendicular unit vectors: what is taken as it stands, and what is straightened."""
 
 _OFF_GRID = 0.05
 """How far a slice may lie from its place on the regular grid, as a share of the slice spacing."""
@@ -61,54 +65,77 @@ class Stack:
         return affine
 
 
+def same_place_mm(plane: Plane) -> float:
+    """How far apart two slices like this one may lie and yet be at one position."""
+    return max(_SAME_MM, _SAME_PIXELS * min(plane.spacing or (0.0,)))
+
+
 def along_normal(planes: Sequence[Plane]) -> Array:
     """Distance of each placed plane along the normal of the first, millimetres."""
     cosines = np.array(planes[0].orientation)
-    return np.asarray(np.array([p.position for p in planes]) @ np.cross(cosines[:3], cosines[3:]))
+    normal = _across_both(cosines[:3], cosines[3:])
+    return np.asarray(np.array([p.position for p in planes]) @ (normal / (np.linalg.norm(normal) or 1.0)))
+
+
+def _across_both(a: Array, b: Array) -> Array:
+    """The cross product of two vectors; numpy's own spends ten times as long on finding out that they are vectors."""
+    (x, y, z), (u, v, w) = a.tolist(), b.tolist()
+    return np.array([y * w - z * v, z * u - x * w, x * v - y * u])
 
 
 def stack_up(planes: Sequence[Plane]) -> Stack:
     """Sort planes of one orientation, matrix and pixel spacing, and say what is irregular about their positions."""
     cosines = np.array(planes[0].orientation)
-    across, down = cosines[:3], cosines[3:]
-    normal = np.cross(across, down)
+    axes, said = _axes(cosines[:3], cosines[3:])
     positions = np.array([p.position for p in planes])
-    pixel = planes[0].spacing or (0.0, 0.0)
-    axes = np.column_stack([across, down, normal])
-    early = _senseless(axes, positions)
-    distance = positions @ normal
+    distance = positions @ axes[:, 2]
     order = np.argsort(distance, kind="stable")
     positions, distance = positions[order], distance[order]
     chosen = tuple(planes[int(n)] for n in order)
-    between, found = (1.0, [early]) if early else _look(chosen, positions, distance, normal)
-    return Stack(chosen, positions, distance, axes, (pixel[1], pixel[0], between), tuple(found))
+    pixel = planes[0].spacing or (0.0, 0.0)
+    if any(f.severity == "refused" for f in said):
+        return Stack(chosen, positions, distance, axes, (pixel[1], pixel[0], 1.0), tuple(said))
+    between, found = _look(chosen, positions, distance, axes[:, 2])
+    stack = Stack(chosen, positions, distance, axes, (pixel[1], pixel[0], between), (*said, *found))
+    if not found and (fault := _fault(stack)):
+        stack = replace(stack, findings=(*said, Finding("absurd_spacing", "refused", *fault)))
+    return stack
 
 
-def _senseless(axes: Array, positions: Array) -> Finding | None:
-    if not (np.isfinite(positions).all() and np.isfinite(axes).all()):
-        return Finding(
-            "not_finite",
-            "refused",
-            "a slice position that is not a finite number",
-            "each must be",
-            "Export the series again.",
+def _fault(stack: Stack) -> tuple[str, str, str] | None:
+    """What is wrong with the sides of a voxel. A negative one would turn the image round."""
+    pixel = stack.spacing_mm[:2]
+    if min(pixel) <= 0:
+        found = f"a PixelSpacing of {pixel[1]:g} x {pixel[0]:g} mm"
+        return found, "both sides must be positive", "Repair the tag or convert the series to NIfTI."
+    return affine_fault(stack.affine)
+
+
+def _axes(across: Array, down: Array) -> tuple[Array, list[Finding]]:
+    """Unit vectors along a row, a column and the normal, as columns, and what had to be done to the stated ones."""
+    sides = np.column_stack([across, down])
+    off = float(np.abs(sides.T @ sides - np.eye(2)).max())
+    if off > 2 * _ROUGHEST_AXES:
+        found = "row and column directions that are not perpendicular unit vectors (ImageOrientationPatient)"
+        step = "Repair the tag or convert the series to NIfTI."
+        return np.eye(3), [Finding("not_perpendicular", "refused", found, "they must be", step)]
+    said = []
+    if off > _UNEVEN_AXES:
+        found = (
+            f"row and column directions up to {off:.2g} off perpendicular unit vectors (ImageOrientationPatient); the "
+            "nearest such vectors are used"
         )
-    lengths = np.linalg.norm(axes, axis=0)
-    if np.abs(lengths - 1).max() > 0.01 or abs(float(axes[:, 0] @ axes[:, 1])) > 0.01:
-        return Finding(
-            "not_perpendicular",
-            "refused",
-            "row and column directions that are not perpendicular unit vectors (ImageOrientationPatient)",
-            "they must be",
-            "Repair the tag or convert the series to NIfTI.",
-        )
-    return None
+        said = [Finding("rough_orientation", "note", found)]
+        u, _, v = np.linalg.svd(sides, full_matrices=False)
+        sides = u @ v
+    normal = _across_both(sides[:, 0], sides[:, 1])
+    return np.column_stack([sides, normal / np.linalg.norm(normal)]), said
 
 
 def _look(planes: tuple[Plane, ...], positions: Array, distance: Array, normal: Array) -> tuple[float, list[Finding]]:
     """The usual distance between slices, and all that is irregular."""
     if len(planes) == 1:
-        thickness = planes[0].between or planes[0].thickness or 0.0
+        thickness = max(planes[0].between or 0.0, 0.0) or planes[0].thickness or 0.0
         lacking = Finding(
             "no_thickness",
             "refused",
@@ -119,7 +146,8 @@ def _look(planes: tuple[Plane, ...], positions: Array, distance: Array, normal: 
         return (thickness, []) if thickness > 0 else (1.0, [lacking])
     gaps = np.diff(distance)
     usual = float(np.median(gaps))
-    at = distance[1:][gaps < SAME_MM]
+    same = same_place_mm(planes[0])
+    at = distance[1:][gaps < same]
     if len(at):
         found = Finding(
             "duplicate_positions",
@@ -129,7 +157,8 @@ def _look(planes: tuple[Plane, ...], positions: Array, distance: Array, normal: 
             "Two acquisitions or a copied file share the series: move the duplicates away.",
             _mm(at),
         )
-        return max(usual, SAME_MM), [found]
+        apart = gaps[gaps >= same]
+        return float(np.median(apart)) if len(apart) else same, [found]
     return usual, [*_gaps(distance, gaps, usual), *_direction(positions, distance, normal, usual, planes[0])]
 
 

@@ -7,16 +7,21 @@ from collections.abc import Sequence
 from medvit.io.decoders import missing_decoder
 from medvit.io.findings import Finding
 from medvit.io.headers import TYPE_2, Plane
+from medvit.io.values import is_uid
 from medvit.io.volumes import Volume
 
-__all__ = ["tag_findings"]
+__all__ = ["SEVERAL_FILES", "tag_findings"]
 
 _UIDS = {
     "StudyInstanceUID": "study",
     "SeriesInstanceUID": "series",
+    "SOPClassUID": "sop_class",
     "SOPInstanceUID": "sop_instance",
     "FrameOfReferenceUID": "frame_of_reference",
 }
+
+SEVERAL_FILES = "multi-frame files, to which no object here can refer"
+"""How the one reason against DICOM objects ends that no repair takes away."""
 
 _LARGEST_PLANE = 2**28
 """Pixels of one plane, 16384 x 16384; a header that states more is damaged or hostile."""
@@ -28,13 +33,15 @@ _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 def tag_findings(volume: Volume) -> list[Finding]:
     """Everything about tags and pixels that can be seen without decoding."""
     planes = volume.planes
-    found = [*_pixels(planes), *_patients(planes)]
+    found = [*_pixels(planes), *_together(planes)]
     if volume.kind == "volume":
-        found += [*_uids(planes), *_values(planes), *_empty(planes), *_spacing(volume)]
+        found += [*_uids(planes), *_files(planes), *_values(volume), *_empty(planes), *_spacing(volume)]
     elif volume.kind == "clip":
         needed = "one volume or one picture is needed"
         step = "Export a single frame, or a cross-sectional series, and run again."
-        found.append(Finding("time_frames", "refused", f"a clip of {len(planes)} frames without a place", needed, step))
+        found.append(
+            Finding("time_frames", "refused", f"a clip of {volume.count} frames without a place", needed, step)
+        )
     return found
 
 
@@ -48,7 +55,8 @@ def _pixels(planes: Sequence[Plane]) -> list[Finding]:
         found.append(Finding("too_large", "refused", size, "at most 16384 x 16384 pixels are taken", step))
     short = [p for p in planes if p.syntax in _NATIVE and p.space < _least_bytes(p)]
     if short:
-        more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
+        files = len({p.file.name for p in short})
+        more = f" (and {files - 1} more)" if files > 1 else ""
         least = min(p.space for p in short)
         what = "it holds no pixel data" if least < 64 else "the file is cut off"
         text = f"{short[0].file.name}{more}, whose pixels cannot be read: {what}"
@@ -70,16 +78,37 @@ def _pixels(planes: Sequence[Plane]) -> list[Finding]:
 
 
 def _least_bytes(plane: Plane) -> int:
-    """What the pixels of a plane take up at least: subsampled colours (YBR 4:2:2, 4:2:0) need less than whole ones."""
+    """What the pixels of a plane's file take up at least: subsampled colours (YBR 4:2:2, 4:2:0) need less than whole ones."""
     samples = 1 if plane.photometric.endswith(("_422", "_420")) else plane.samples
-    return plane.rows * plane.columns * samples * plane.bits // 8
+    return plane.frames * plane.rows * plane.columns * samples * plane.bits // 8
 
 
-def _patients(planes: Sequence[Plane]) -> list[Finding]:
-    if len({p.patient for p in planes}) == 1:
+def _together(planes: Sequence[Plane]) -> list[Finding]:
+    """What a series must have in common, whatever else it holds."""
+    found = []
+    if len({p.patient for p in planes}) > 1:
+        text = "several patients under one SeriesInstanceUID"
+        found.append(
+            Finding("several_patients", "refused", text, "a series belongs to one", "Separate the files first.")
+        )
+    modalities = sorted({p.modality for p in planes} - {""})
+    if len(modalities) > 1:
+        text = f"images of {' and '.join(modalities)} under one SeriesInstanceUID"
+        found.append(
+            Finding("several_modalities", "refused", text, "a series is of one modality", "Separate the files first.")
+        )
+    return found
+
+
+def _files(planes: Sequence[Plane]) -> list[Finding]:
+    """Frames of several files (a concatenation, PS3.3 C.7.6.16.2.2.4, or one frame each) make one volume, but not one
+    source image."""
+    files = {p.file.name for p in planes if p.frame is not None}
+    if len(files) < 2:
         return []
-    text = "several patients under one SeriesInstanceUID"
-    return [Finding("several_patients", "refused", text, "a series belongs to one", "Separate the files first.")]
+    text = f"the slices are frames of {len(files)} {SEVERAL_FILES}"
+    step = "To have DICOM objects, join them into one file first."
+    return [Finding("several_multiframe_files", "tags", text, step=step)]
 
 
 def _uids(planes: Sequence[Plane]) -> list[Finding]:
@@ -90,6 +119,10 @@ def _uids(planes: Sequence[Plane]) -> list[Finding]:
         lacking = sum(1 for p in planes if not getattr(p, field))
         if lacking:
             found.append(Finding("missing_uid", "tags", f"{lacking} of {len(planes)} slices have no {tag}", step=step))
+        wrong = sum(1 for p in planes if getattr(p, field) and not is_uid(getattr(p, field)))
+        if wrong:
+            text = f"{wrong} of {len(planes)} slices have a {tag} that is no UID (digits and dots, at most 64)"
+            found.append(Finding("invalid_uid", "tags", text, step=step))
     studies = {p.study for p in planes}
     if len(studies) > 1:
         text = f"the slices state {len(studies)} different StudyInstanceUIDs"
@@ -105,8 +138,13 @@ def _uids(planes: Sequence[Plane]) -> list[Finding]:
     return found
 
 
-def _values(planes: Sequence[Plane]) -> list[Finding]:
-    found = []
+def _values(volume: Volume) -> list[Finding]:
+    planes, found = volume.planes, []
+    if volume.unit is not None:
+        found.append(Finding("other_unit", "note", f"CT values in {volume.unit!r} (RescaleType), not Hounsfield units"))
+    if any(p.rescale[0] == 0 for p in planes):
+        text = "a RescaleSlope of 0, which would leave nothing of the image; 1 is applied"
+        found.append(Finding("zero_slope", "note", text))
     scales = {p.rescale for p in planes}
     if len(scales) > 1:
         text = f"{len(scales)} different pairs of RescaleSlope and RescaleIntercept; each slice's own is applied"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +11,10 @@ import numpy as np
 
 from medvit.io.findings import Finding
 from medvit.io.headers import Plane
-from medvit.io.stack import SAME_MM, Stack, along_normal, stack_up
+from medvit.io.parts import interleaved, multiplicity_of, places_of, told_apart
+from medvit.io.stack import Stack, along_normal, stack_up
 
-__all__ = ["Volume", "split_volumes"]
+__all__ = ["Volume", "series_key", "split_volumes"]
 
 _LOCALIZER = {"LOCALIZER", "SCOUT", "SURVIEW", "REF_SURVIEW", "TOPOGRAM", "SCANOGRAM", "SCANO"}
 """Words of ImageType by which makers mark overview images."""
@@ -23,6 +23,9 @@ _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary Capture Image Storage and, behind a further dot, its multi-frame kinds."""
 
 _CROSS_SECTIONAL = {"CT", "MR", "PT", "NM"}
+
+_HOUNSFIELD = ("", "HU", "HU_MOD", "US", "UNSPECIFIED")
+"""RescaleTypes of CT that are Hounsfield units, or say nothing (PS3.3 C.11.1.1.2)."""
 
 _SAME_COSINE = 1e-3
 _SAME_PIXEL_MM = 1e-3
@@ -60,9 +63,26 @@ class Volume:
         return self.first.series
 
     @property
+    def modality(self) -> str:
+        """Modality, where any of its planes states one."""
+        return next((p.modality for p in self.planes if p.modality), "")
+
+    @property
+    def unit(self) -> str | None:
+        """What CT values are where they are no Hounsfield units: "Z_EFF" or "EDW" of a spectral scanner, for example."""
+        if self.modality != "CT":
+            return None
+        return next((p.unit for p in self.planes if p.unit.upper() not in _HOUNSFIELD), None)
+
+    @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Across, down, between slices."""
         return self.stack.spacing_mm if self.stack else None
+
+    @property
+    def count(self) -> int:
+        """Slices, pictures or frames: a record may stand for many frames without a place."""
+        return sum(1 if p.frame is not None else p.frames for p in self.planes)
 
     @property
     def plane_name(self) -> str:
@@ -75,9 +95,9 @@ class Volume:
 
     def describe(self) -> str:
         """A line without patient data: what it is, its size, its UID."""
-        first, count = self.first, len(self.planes)
-        what = {"volume": "slices", "clip": "frames"}.get(self.kind, self.kind + ("s" if count > 1 else ""))
-        words = [first.modality or "unknown modality", f"{count} {what} of {first.rows}x{first.columns}"]
+        first, count = self.first, self.count
+        what = {"volume": "slice", "clip": "frame"}.get(self.kind, self.kind) + ("s" if count > 1 else "")
+        words = [self.modality or "unknown modality", f"{count} {what} of {first.rows}x{first.columns}"]
         if self.stack is not None and self.kind == "volume":
             words.append(f"{self.plane_name}, {self.stack.spacing_mm[2]:.3g} mm apart")
         words += [self.part] if self.part else []
@@ -89,6 +109,11 @@ class Volume:
         return max((f.severity for f in self.findings), key=order.index, default="note")
 
 
+def series_key(plane: Plane) -> str:
+    """What planes of one series share: its UID or, without one, at least study and folder, which tell exports apart."""
+    return plane.series or f"of {plane.study} in {plane.file.folder}"
+
+
 def split_volumes(planes: Iterable[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
     """All volumes among the planes, numbered in a stable order.
 
@@ -98,19 +123,19 @@ def split_volumes(planes: Iterable[Plane], same_pixels: Callable[[Sequence[Plane
     """
     series: dict[str, list[Plane]] = defaultdict(list)
     for plane in planes:
-        # without a UID, at least study and folder tell exports apart
-        series[plane.series or f"of {plane.study} in {plane.file.folder}"].append(plane)
+        series[series_key(plane)].append(plane)
     volumes = [volume for key in sorted(series) for volume in _split_series(series[key], same_pixels)]
     return [replace(volume, number=n) for n, volume in enumerate(volumes, 1)]
 
 
 def _kind(plane: Plane) -> str:
     capture = plane.sop_class == _CAPTURE or plane.sop_class.startswith(_CAPTURE + ".")
-    if capture or (plane.samples > 1 and plane.modality in _CROSS_SECTIONAL):
+    coloured = plane.samples > 1 or plane.photometric == "PALETTE COLOR"
+    if capture or (coloured and plane.modality in _CROSS_SECTIONAL):
         return "screen"
     if _LOCALIZER & {word.upper() for word in plane.image_type}:
         return "localizer"
-    if plane.placed and plane.samples == 1:
+    if plane.placed and not coloured:
         return "volume"
     if plane.frames > 1:
         return "clip"
@@ -163,34 +188,15 @@ def _alike(planes: list[Plane]) -> list[list[Plane]]:
 def _apart(planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
     """Volumes among planes that lie on top of one another: echoes, time points, diffusion weightings, copies."""
     planes, findings = _without_copies(planes, same_pixels)
-    multiplicity = _multiplicity(planes)
-    parts: dict[str, list[Plane]] = {"": planes}
+    multiplicity = multiplicity_of(planes)
+    parts: dict[str, list[Plane]] = {}
+    whole = stack_up(planes)
     if max(multiplicity) > 1:
-        parts = _told_apart(planes, len(multiplicity)) or _ranked(planes, multiplicity) or parts
-    volumes = []
-    for part, members in parts.items():
-        stack = stack_up(members)
-        volumes.append(Volume("volume", stack.planes, stack, (*findings, *stack.findings), part))
-    return volumes
-
-
-def _places(planes: Sequence[Plane]) -> list[list[Plane]]:
-    """Planes by position along the normal."""
-    distance = along_normal(planes)
-    if not np.isfinite(distance).all():
-        return [[plane] for plane in planes]
-    order = np.argsort(distance, kind="stable")
-    starts = np.concatenate([[True], np.diff(distance[order]) >= SAME_MM])
-    places: list[list[Plane]] = []
-    for n, new in zip(order, starts, strict=True):
-        if new:
-            places.append([])
-        places[-1].append(planes[int(n)])
-    return places
-
-
-def _multiplicity(planes: Sequence[Plane]) -> list[int]:
-    return [len(place) for place in _places(planes)]
+        parts = told_apart(planes, len(multiplicity)) or _ranked(planes, multiplicity)
+    elif any(f.severity == "irregular" for f in whole.findings):
+        parts = interleaved(planes)
+    stacks = {part: stack_up(members) for part, members in parts.items()} or {"": whole}
+    return [Volume("volume", stack.planes, stack, (*findings, *stack.findings), part) for part, stack in stacks.items()]
 
 
 def _without_copies(
@@ -199,7 +205,7 @@ def _without_copies(
     """Planes without files that were copied; different images under one SOPInstanceUID are a finding."""
     kept: list[Plane] = []
     copies: list[Plane] = []
-    for place in _places(planes):
+    for place in places_of(planes):
         for twins in _by(place, lambda p: (p.sop_instance or p.file.name, p.frame)).values():
             if len(twins) > 1 and not same_pixels(twins):
                 found = f"{len(twins)} different images under one SOPInstanceUID"
@@ -220,26 +226,12 @@ def _mm_of(place: Sequence[Plane], planes: Sequence[Plane]) -> tuple[float, ...]
     return (round(float(along_normal([planes[0], place[0]])[1]), 3),)
 
 
-def _told_apart(planes: list[Plane], places: int) -> dict[str, list[Plane]]:
-    """Split by the first attribute, or pair of them, that leaves no two planes of a part at one position."""
-    orders = [dict(p.order) for p in planes]
-    names = [n for n in dict.fromkeys(k for o in orders for k in o) if len({o.get(n) for o in orders}) > 1]
-    for chosen in (*((n,) for n in names), *itertools.combinations(names, 2)):
-        parts: dict[str, list[Plane]] = defaultdict(list)
-        for plane, order in zip(planes, orders, strict=True):
-            parts[", ".join(f"{n} {order.get(n, 'none')}" for n in chosen)].append(plane)
-        counts = [_multiplicity(part) for part in parts.values()]
-        if all(max(c) == 1 and 2 * len(c) >= places for c in counts):
-            return dict(parts)
-    return {}
-
-
 def _ranked(planes: list[Plane], multiplicity: list[int]) -> dict[str, list[Plane]]:
     """Split by the order of instance numbers, where every position has the same number of planes."""
     if len(multiplicity) < 2 or len(set(multiplicity)) > 1 or len({p.instance for p in planes}) < len(planes):
         return {}
     parts: dict[str, list[Plane]] = defaultdict(list)
-    for place in _places(planes):
+    for place in places_of(planes):
         for rank, plane in enumerate(sorted(place, key=lambda p: p.instance), 1):
             parts[f"pass {rank} of {multiplicity[0]}"].append(plane)
     return dict(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from medvit.errors import MedvitError, SourceError
 from medvit.io.geometry import axis_codes
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.preflight import Preflight, choose_volume
+from medvit.io.repair import repairable
 from medvit.io.scan import Scan
 from medvit.io.sources import is_packed_image, look, open_source
 from medvit.io.volumes import Volume
@@ -60,19 +62,26 @@ def inspect_source(source: Path, progress: Progress | None = None) -> Inspection
     except MedvitError as error:
         if not found.volumes and not found.damaged:
             open_source(source, progress=progress)  # says better why there is nothing
-        run = {"volume": None, "set_aside": [], "reason": str(error).splitlines()[0]}
+        first = re.sub(":$", ".", str(error).splitlines()[0])  # the list behind it stands above already
+        run = {"volume": None, "set_aside": [], "reason": first}
     content = {
         "kind": "dicom",
         "files": found.files,
         "seconds": round(progress.seconds.get("preflight", 0.0), 3),
-        "volumes": [_volume(v) for v in found.volumes],
-        "set_aside": {"objects": found.objects, "not_dicom": found.other, "damaged": len(found.damaged)},
+        "volumes": [_volume(v, v.number == run["volume"]) for v in found.volumes],
+        "set_aside": {
+            "objects": found.objects,
+            "not_dicom": found.other,
+            "archives": len(found.packed),
+            "damaged": len(found.damaged),
+        },
         "damaged": [{"file": name, "reason": why} for name, why in found.damaged],
         "absent": list(found.absent),
         "run": run,
     }
     worst = {v.worst() for v in found.volumes}
-    flagged = bool(worst - {"note"} or found.damaged or found.absent or run["set_aside"])
+    undecided = run["volume"] is None or run["set_aside"]
+    flagged = bool(worst - {"note"} or found.damaged or found.absent or undecided)
     return Inspection(content, flagged, found)
 
 
@@ -80,25 +89,27 @@ def _rounded(values: Any) -> list[float] | None:
     return None if values is None else [round(float(v), 4) for v in values]
 
 
-def _volume(volume: Volume) -> dict[str, Any]:
+def _volume(volume: Volume, taken: bool) -> dict[str, Any]:
     first, stack = volume.first, volume.stack
     outcome = _OUTCOMES[volume.worst()]
-    if volume.kind in ("localizer", "screen", "clip") and outcome == "ready":
+    if volume.worst() == "tags" and not repairable(tuple(f.found for f in volume.findings if f.severity == "tags")):
+        outcome = "ready for NIfTI, not for DICOM objects"
+    if volume.kind in ("localizer", "screen", "clip") and outcome == "ready" and not taken:
         outcome = "set aside beside a volume"
     return {
         "number": volume.number,
         "series_instance_uid": volume.series,
         "kind": volume.kind,
         "part": volume.part,
-        "modality": first.modality,
-        "slices": len(volume.planes),
+        "modality": volume.modality,
+        "slices": volume.count,
         "rows": first.rows,
         "columns": first.columns,
         "plane": volume.plane_name,
         "spacing_mm": _rounded(volume.spacing_mm),
         "positions_mm": _rounded(stack.distance) if stack is not None else None,
         "transfer_syntaxes": sorted({p.syntax for p in volume.planes}),
-        "multi_frame": first.frame is not None,
+        "multi_frame": first.frame is not None or first.frames > 1,
         "outcome": outcome,
         "findings": [{**asdict(f), "text": f.text} for f in volume.findings],
     }

@@ -113,13 +113,16 @@ def _draw_plane(axes: Any, plane: tuple[Any, ...], view: _View) -> None:
     axes.imshow(
         flat(view.image), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect, interpolation="bilinear"
     )
-    outlines = flat(view.marks)
+    axes.autoscale(False)
+    # a margin of one voxel closes outlines at the edge, and makes a lone row of voxels wide enough to have one
+    outlines = np.pad(flat(view.marks), 1)
+    rows, columns = (np.arange(-1, n - 1) for n in outlines.shape)
     for label in view.labels:
-        mask = outlines == label.id
+        mask = (outlines == label.id).astype(float)
         if mask.any():
             color = tuple(c / 255 for c in label.color)
-            axes.contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=1.6)
-            axes.contourf(mask.astype(float), levels=[0.5, 1.5], colors=[color], alpha=0.25)
+            axes.contour(columns, rows, mask, levels=[0.5], colors=[color], linewidths=1.6)
+            axes.contourf(columns, rows, mask, levels=[0.5, 1.5], colors=[color], alpha=0.25)
     axes.set_title(name, color=_TEXT, fontsize=12)
     axes.set_facecolor(_BACKGROUND)
     axes.set_xticks([])
@@ -129,14 +132,20 @@ def _draw_plane(axes: Any, plane: tuple[Any, ...], view: _View) -> None:
         axes.text(x, y, text, transform=axes.transAxes, color=_NOTE, ha="center", va="center", fontsize=11)
 
 
+_LEGEND_SIZE, _LEGEND_WIDTH = 11, 25
+"""Points, and how many letters of a title and its volume fit side by side at that size."""
+
+
 def _draw_legend(axes: Any, measures: Sequence[Measures], labels: Sequence[Label]) -> None:
     from matplotlib.patches import Rectangle
 
     axes.set_axis_off()
     step = min(0.08, 0.9 / max(1, len(labels)))
-    for row, (found, label) in enumerate(zip(measures, labels, strict=True)):
+    volumes = [f"{found.volume_ml:.1f} mL" if found.voxels else "not found" for found in measures]
+    longest = max((len(label.title) + len(v) for label, v in zip(labels, volumes, strict=True)), default=0)
+    size = min(_LEGEND_SIZE, _LEGEND_SIZE * _LEGEND_WIDTH / max(1, longest))
+    for row, (volume, label) in enumerate(zip(volumes, labels, strict=True)):
         y = 0.95 - row * step
         axes.add_patch(Rectangle((0.0, y - step * 0.25), 0.08, step * 0.5, color=tuple(c / 255 for c in label.color)))
-        volume = f"{found.volume_ml:.1f} mL" if found.voxels else "not found"
-        axes.text(0.12, y, label.title, color=_TEXT, fontsize=11, va="center", transform=axes.transAxes)
-        axes.text(1.0, y, volume, color=_TEXT, fontsize=11, va="center", ha="right", transform=axes.transAxes)
+        axes.text(0.12, y, label.title, color=_TEXT, fontsize=size, va="center", transform=axes.transAxes)
+        axes.text(1.0, y, volume, color=_TEXT, fontsize=size, va="center", ha="right", transform=axes.transAxes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from medvit.bundle_facts import Calibration
 from medvit.bundles import Label
 from medvit.reports.statistics import Measures
 
-__all__ = ["judge"]
+__all__ = ["Doubts", "judge", "judge_volume"]
 
 _ABSURD = (0.2, 3.0)
 """Below this share of the smallest, or above this multiple of the largest volume seen in training: absurd."""
@@ -16,10 +19,50 @@ _ABSURD = (0.2, 3.0)
 _UNUSUAL = (0.6, 1.5)
 """The same for a volume worth a look."""
 
+_AGREES = 0.7
+"""Dice between the answers for an image and for its mirror image below which a label is worth a look, where no calibration
+says another."""
 
-def judge(measures: Sequence[Measures], labels: Sequence[Label]) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Doubts:
+    """What a network said of its own labels, by their names.
+
+    Attributes:
+        entropy: bits a voxel; judged only where a calibration says what it means.
+        agreement: Dice with the mirror image's answer, or None where there was no second run.
+        calibration: of the weights that ran, or None.
+    """
+
+    entropy: Mapping[str, float] = field(default_factory=dict)
+    agreement: Mapping[str, float] | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """From which signal on a label is worth a look; signals that told nothing are left out."""
+        return {"agreement": _AGREES} if self.calibration is None else dict(self.calibration.limits)  # type: ignore[arg-type]
+
+    def reasons(self) -> list[str]:
+        """Labels that the network itself is in doubt about."""
+        limits, found = self.limits, []
+        known = self.calibration
+        if known is not None and 2 * known.spoilt > known.cases:  # no signal makes a good answer likely then
+            found.append(f"of {known.cases} cases whose answer is known, {known.spoilt} came out bad ({known.bad})")
+        for name, bits in self.entropy.items():
+            if bits > limits.get("entropy", math.inf):
+                found.append(
+                    f"the network is in doubt about {name} ({bits:.3f} bits a voxel, where up to {limits['entropy']:.3f} is usual)"
+                )
+        for name, value in (self.agreement or {}).items():
+            if value < limits.get("agreement", -math.inf):
+                found.append(f"{name} and what the mirror image gave overlap by {value:.2f} only")
+        return found
+
+
+def judge(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts | None = None) -> dict[str, Any]:
     """``{"word", "reasons"}``: "poor" if an organ is missing, absurdly sized or on the other side; "check" if its size
-    is unusual or it is cut by a volume's edge; otherwise "good"."""
+    is unusual, it is cut by a volume's edge, or the network is in doubt about it; otherwise "good"."""
     poor: list[str] = []
     check: list[str] = []
     for found, label in zip(measures, labels, strict=True):
@@ -27,20 +70,26 @@ def judge(measures: Sequence[Measures], labels: Sequence[Label]) -> dict[str, An
             poor.append(f"{label.name} was not found")
         if found.touches_border and found.volume_ml is not None:  # in a picture the edge cuts objects as a rule
             check.append(f"{label.name} is cut by the edge of the image")
-        if not found.voxels or found.volume_ml is None or label.volume_ml is None:
-            continue
-        low, high = label.volume_ml
-        if not _ABSURD[0] * low <= found.volume_ml <= _ABSURD[1] * high:
-            poor.append(
-                f"{label.name} measures {found.volume_ml:g} mL, where {low:g} to {high:g} mL were seen in training"
-            )
-        elif not _UNUSUAL[0] * low <= found.volume_ml <= _UNUSUAL[1] * high:
-            check.append(
-                f"{label.name} measures {found.volume_ml:g} mL, where {low:g} to {high:g} mL were seen in training"
-            )
+        if found.voxels and found.volume_ml is not None:
+            word, reason = judge_volume(label, found.volume_ml)
+            if reason:
+                (poor if word == "poor" else check).append(reason)
+    check += doubts.reasons() if doubts is not None else []
     poor += _sides(measures, labels)
     word = "poor" if poor else "check" if check else "good"
     return {"word": word, "reasons": poor + check}
+
+
+def judge_volume(label: Label, volume_ml: float) -> tuple[str, str]:
+    """ "poor" or "check" and the reason where a volume is absurd or unusual beside those seen in training, else ("good", "")."""
+    if label.volume_ml is None:
+        return "good", ""
+    low, high = label.volume_ml
+    reason = f"{label.name} measures {volume_ml:g} mL, where {low:g} to {high:g} mL were seen in training"
+    for word, bounds in (("poor", _ABSURD), ("check", _UNUSUAL)):
+        if not bounds[0] * low <= volume_ml <= bounds[1] * high:
+            return word, reason
+    return "good", ""
 
 
 def _sides(measures: Sequence[Measures], labels: Sequence[Label]) -> list[str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import medvit
 
 if TYPE_CHECKING:
-    from medvit.result import Result
+    from medvit.bundles import Bundle
+    from medvit.io.scan import Scan
+    from medvit.progress import Progress
 
-__all__ = ["run_record", "versions"]
+__all__ = ["Recorded", "run_record", "versions"]
 
 _PACKAGES = (
     "torch",
@@ -25,7 +27,31 @@ _PACKAGES = (
     "numba",
     "scipy",
     "scikit-image",
+    "openvino",
 )
+
+
+class Recorded(Protocol):
+    """What every result of one image has: see ``medvit.Result``."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """What made it."""
+
+    @property
+    def scan(self) -> Scan:
+        """The source."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the run."""
+
+    @property
+    def progress(self) -> Progress:
+        """With the seconds of each stage."""
+
+    def quality(self) -> dict[str, Any]:
+        """One word and its reasons."""
 
 
 def versions() -> dict[str, str]:
@@ -39,7 +65,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_record(result: Result, files: dict[str, str], notes: tuple[str, ...]) -> dict[str, Any]:
+def run_record(
+    result: Recorded, files: dict[str, str], notes: tuple[str, ...], source: Scan | None = None
+) -> dict[str, Any]:
     """What goes into ``run.json``.
 
     The source is named by a fingerprint of its voxels alone: file names and tags can hold a patient's name.
@@ -48,8 +76,9 @@ def run_record(result: Result, files: dict[str, str], notes: tuple[str, ...]) ->
         result: the run.
         files: sha256 of each file written.
         notes: everything a reader must know.
+        source: what was given, where the result's scan is something made of it.
     """
-    bundle, scan = result.bundle, result.scan
+    bundle, scan = result.bundle, source or result.scan
     return {
         "intended_use": bundle.intended_use,
         # when it ran, not when the patient was scanned

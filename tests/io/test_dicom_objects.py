@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -24,6 +23,7 @@ from medvit.io.rtstruct import write_rtstruct
 from medvit.io.seg import Author
 from medvit.io.slices import source_of
 from tests.bands import oblique_affine, phantom, write_series
+from tests.tools import program
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,7 @@ def oblique(banded, tmp_path_factory) -> tuple[medvit.Result, Path, Path]:
 
 
 def _validate(path: Path) -> None:
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy is not installed (Debian package dicom3tools)")
-    outcome = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True)
+    outcome = subprocess.run([program("dciodvfy"), "-new", str(path)], capture_output=True, text=True)
     errors = [line for line in (outcome.stdout + outcome.stderr).splitlines() if line.startswith("Error")]
     assert outcome.returncode == 0
     assert not errors
@@ -80,9 +78,7 @@ def test_dciodvfy_finds_no_error_where_type_2_attributes_are_absent(banded, tmp_
 
 def test_dcmqi_reads_the_seg_back_to_the_same_mask(published, oblique, tmp_path):
     """Every segment's centroid in world coordinates and every voxel, through dcmqi's NIfTI."""
-    tool = shutil.which("segimage2itkimage") or str(Path(medvit.__file__).parents[1] / ".venv/bin/segimage2itkimage")
-    if not Path(tool).exists():
-        pytest.skip("dcmqi is not installed (pip install dcmqi)")
+    tool = program("segimage2itkimage")
     for number, folder in enumerate((published, oblique[1])):
         out = tmp_path / str(number)
         out.mkdir()

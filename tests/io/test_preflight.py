@@ -65,7 +65,7 @@ def test_an_unmarked_stray_is_set_aside_and_flagged(tmp_path):
     _into(tmp_path / "stray.dcm", paths[0], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
     scan = open_source(tmp_path)
     assert np.array_equal(alone.array, scan.array)
-    assert scan.set_aside[0].startswith("1 slice(s) of 18x20, sagittal at")
+    assert scan.set_aside[0].startswith("1 slice of 18x20, sagittal at")
 
 
 @pytest.mark.parametrize("tag", ["EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber"])
@@ -315,3 +315,27 @@ def test_a_zip_is_looked_at_like_its_folder(tmp_path):
             archive.write(path, path.name)
     folder, packed = look(tmp_path / "s").volumes[0], look(tmp_path / "s.zip").volumes[0]
     assert folder.findings == packed.findings
+
+
+@pytest.mark.parametrize(
+    "uid", ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", SecondaryCaptureImageStorage]
+)
+def test_a_slice_cut_off_in_its_header_is_a_damaged_slice_wherever_it_was_cut(uid, tmp_path):
+    paths = write_series(tmp_path / "ct", *_small_series())
+    whole = pydicom.dcmread(paths[2])
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = uid
+    whole.save_as(paths[2])
+    content, header = paths[2].read_bytes(), pydicom.dcmread(paths[2])
+    # where an element starts after the kind is stated and before the image is: four bytes of tag, four of VR and length
+    cuts = [content.index(bytes.fromhex(tag)) for tag in ("20000D00", "20003200", "28000200", "28001000")]
+    assert header.Rows
+    for at in cuts:
+        paths[2].write_bytes(content[:at])
+        found = look(tmp_path / "ct")
+        assert [name for name, _ in found.damaged] == [paths[2].name] or found.damaged[0][0].endswith(paths[2].name), at
+        with pytest.raises(SourceError, match="damaged in its header"):
+            open_source(tmp_path / "ct")
+
+
+def _small_series():
+    return phantom((12, 10, 6))[0], oblique_affine()

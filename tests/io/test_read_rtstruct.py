@@ -16,6 +16,7 @@ from medvit.io.contours import fill_polygons
 from medvit.io.geometry import flip_lps_ras
 from medvit.io.labels.filling import Contour, plane_distance
 from medvit.io.labels.model import Grid
+from medvit.io.labels.naming import color_of
 from medvit.io.labels.rtstruct import read_rtstruct
 from tests.bands import dice, oblique_affine, phantom, write_series
 
@@ -103,6 +104,109 @@ def test_rois_may_overlap(place, scan, tmp_path):
     rois = {"A": [_square(2.5, 10.5, 3)], "B": [_square(8.5, 20.5, 3)]}
     found = medvit.read_labels(_rois(tmp_path, place, scan, rois), like=scan)
     assert found.overlaps == (("a", "b", 4),)
+
+
+def _changed(path: Path, change) -> Path:
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.save_as(path)
+    return path
+
+
+def test_a_contour_that_stands_in_the_file_twice_counts_once(place, scan, tmp_path):
+    square = _square(2.5, 10.5, 3)
+    found = medvit.read_labels(_rois(tmp_path, place, scan, {"A": [square, square[::-1]]}), like=scan)
+    assert found.mask("a").sum() == 8 * 8
+    assert found.notes == ("Contours that stand in the file more than once were taken once: A 1.",)
+    assert not found.flags
+
+
+@pytest.mark.parametrize("degrees", [0, 30], ids=["slices of the grid", "oblique to the grid"])
+def test_contours_that_cross_share_what_both_enclose_and_are_flagged(degrees, place, scan, tmp_path):
+    turn = np.radians(degrees)
+    turned = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
+    pair = [_square(2.4, 12.6, 0), _square(8.4, 18.6, 0)]
+    pair = [points @ turned.T + (0, 0, 8) for points in pair]
+    path = _rois(tmp_path, place, scan, {"A": pair})
+    found = medvit.read_labels(path, like=scan)
+    assert found.flags == ("Contours of one slice cross; what they share was taken as part of the ROI: A.",)
+    alone = [
+        medvit.read_labels(_rois(tmp_path / name, place, scan, {"A": [points]}), like=scan).mask("a")
+        for name, points in zip("xy", pair, strict=True)
+        if not (tmp_path / name).mkdir()
+    ]
+    assert (alone[0] & alone[1]).any()
+    assert np.array_equal(found.mask("a"), alone[0] | alone[1])
+
+
+def test_by_the_standards_xor_contours_that_cross_leave_a_hole(place, scan, tmp_path):
+    pair = [_square(2.5, 12.5, 3), _square(8.5, 18.5, 3)]
+    found = medvit.read_labels(_rois(tmp_path, place, scan, {"A": pair}, "CLOSEDPLANAR_XOR"), like=scan)
+    assert found.mask("a").sum() == 2 * (10 * 10 - 4 * 4)
+    assert not found.flags
+
+
+def test_a_thin_wall_whose_hole_touches_its_outline_stays_a_wall(place, scan, tmp_path):
+    found = medvit.read_labels(
+        _rois(tmp_path, place, scan, {"Wall": [_square(2.5, 20.5, 3), _square(2.4, 19.5, 3)]}), like=scan
+    )
+    assert found.mask("wall").sum() == 18 * 18 - 17 * 17
+    assert not found.flags
+
+
+def test_closed_contours_of_two_points_are_set_aside_and_counted(place, scan, tmp_path):
+    rois = {"A": [_square(2.5, 10.5, 3), _square(2.5, 10.5, 4)[:2], _square(2.5, 10.5, 5)[:1]]}
+    found = medvit.read_labels(_rois(tmp_path, place, scan, rois), like=scan)
+    assert found.mask("a").sum() == 8 * 8
+    assert found.flags == ("Closed contours of fewer than three points enclose nothing and were set aside: A 2.",)
+
+
+def test_contours_that_miscount_their_points_are_flagged(place, scan, tmp_path):
+    def lie(dataset) -> None:
+        dataset.ROIContourSequence[0].ContourSequence[0].NumberOfContourPoints = 9
+
+    path = _changed(_rois(tmp_path, place, scan, {"A": [_square(2.5, 10.5, 3)]}), lie)
+    found = medvit.read_labels(path, like=scan)
+    assert found.flags == ("Contours do not hold the number of points they state, and were taken as they are: A 1.",)
+
+
+def test_contours_of_an_roi_that_is_not_described_are_flagged(place, scan, tmp_path):
+    def forget(dataset) -> None:
+        del dataset.StructureSetROISequence[1]
+
+    path = _changed(
+        _rois(tmp_path, place, scan, {"A": [_square(2.5, 10.5, 3)], "B": [_square(2.5, 10.5, 4)] * 2}), forget
+    )
+    found = medvit.read_labels(path, like=scan)
+    assert [label.title for label in found.labels] == ["A"]
+    assert found.flags == ("2 contour(s) belong to no ROI that the file describes and were set aside.",)
+
+
+def test_an_roi_whose_contours_stand_in_two_items_has_both(place, scan, tmp_path):
+    def one_number(dataset) -> None:
+        dataset.ROIContourSequence[1].ReferencedROINumber = 1
+        del dataset.StructureSetROISequence[1]
+
+    path = _changed(
+        _rois(tmp_path, place, scan, {"A": [_square(2.5, 10.5, 3)], "B": [_square(2.5, 10.5, 4)]}), one_number
+    )
+    assert medvit.read_labels(path, like=scan).mask("a").sum() == 2 * 8 * 8
+
+
+def test_what_a_sloppy_file_leaves_out_or_gets_wrong_does_not_stop_it(place, scan, tmp_path):
+    """Half a colour, a reference to a series that has no UID, no observations."""
+
+    def sloppy(dataset) -> None:
+        dataset.ROIContourSequence[0].ROIDisplayColor = [255, 0]
+        study = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+        del study.RTReferencedSeriesSequence[0].SeriesInstanceUID
+        del dataset.RTROIObservationsSequence
+
+    path = _changed(_rois(tmp_path, place, scan, {"A": [_square(2.5, 10.5, 3)]}), sloppy)
+    found = medvit.read_labels(path, like=scan)
+    assert found.mask("a").sum() == 8 * 8
+    assert found.labels[0].color == color_of(1)
+    assert found.series == ()
 
 
 def test_contours_along_another_plane_of_the_grid(place, scan, tmp_path):
@@ -252,8 +356,16 @@ def _first_contour(dataset) -> pydicom.Dataset:
     return dataset.ROIContourSequence[0].ContourSequence[0]
 
 
-def _two_points(d) -> None:
-    _first_contour(d).ContourData = list(_first_contour(d).ContourData)[:6]
+def _no_points(d) -> None:
+    _first_contour(d).ContourData = None
+
+
+def _one_number_twice(d) -> None:
+    d.StructureSetROISequence[1].ROINumber = d.StructureSetROISequence[0].ROINumber
+
+
+def _contours_of_no_number(d) -> None:
+    del d.ROIContourSequence[0].ReferencedROINumber
 
 
 def _odd_count(d) -> None:
@@ -296,7 +408,9 @@ def _two_frames(d) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_two_points, r"of 2 point\(s\); at least three"),
+        (_no_points, "of .* without points; at least three enclose an area"),
+        (_one_number_twice, "in which 2 ROIs have the number 1; its contours could be of any of them"),
+        (_contours_of_no_number, r"an RTSTRUCT that is damaged or incomplete \(without ReferencedROINumber\)"),
         (_odd_count, "not finite triples"),
         (_nan, "not finite triples"),
         (_words, "damaged or incomplete"),
@@ -320,6 +434,15 @@ def test_a_file_cut_anywhere_never_gives_a_traceback(place, scan, tmp_path):
     for share in (0.01, 0.1, 0.3, 0.5, 0.7):
         (tmp_path / "cut.dcm").write_bytes(content[: int(len(content) * share)])
         with pytest.raises(MedvitError):
+            medvit.read_labels(tmp_path / "cut.dcm", like=scan)
+
+
+def test_a_file_cut_within_its_contours_is_never_read_as_fewer_contours(place, scan, tmp_path, rng):
+    content = (place / "out" / "rtstruct.dcm").read_bytes()
+    start = content.index((0x30060039).to_bytes(4, "little")[2:] + (0x30060039).to_bytes(4, "little")[:2])
+    for cut in rng.integers(start + 12, len(content) - 400, 25).tolist():
+        (tmp_path / "cut.dcm").write_bytes(content[:cut])
+        with pytest.raises(SourceError, match=r"ends after \d+ of the \d+ bytes of its last element; it was cut off"):
             medvit.read_labels(tmp_path / "cut.dcm", like=scan)
 
 

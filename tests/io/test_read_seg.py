@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import copy
 import subprocess
 import warnings
 from pathlib import Path
@@ -21,6 +21,7 @@ from medvit.io import open_source
 from medvit.io.geometry import flip_lps_ras
 from medvit.io.labels.seg import read_seg
 from tests.bands import oblique_affine, phantom, write_series
+from tests.tools import program
 
 AFFINE = oblique_affine((1.1, 1.9, 2.5))
 
@@ -145,6 +146,36 @@ def test_fractional_voxels_are_taken_from_the_threshold_on(scan, tmp_path):
             medvit.read_labels(path, threshold=wrong)
 
 
+def test_a_threshold_that_nothing_reaches_is_flagged(scan, tmp_path):
+    shares = np.zeros((*_pixels(phantom()[1]).shape, 1))
+    shares[5, 4, 3:7, 0] = (0.2, 0.4, 0.6, 0.7)
+    path = _seg(tmp_path / "seg.dcm", scan, shares, "FRACTIONAL", 1, max_fractional_value=100)
+    assert int(medvit.read_labels(path, like=scan, threshold=0.7).array.sum()) == 1
+    found = medvit.read_labels(path, like=scan, threshold=0.8)
+    assert found.flags == ("No voxel of organ_1 reaches 0.8 of the maximum (the highest has 0.7); it is empty.",)
+
+
+def test_a_share_that_floating_point_cannot_hold_counts_as_reached(scan, tmp_path):
+    """0.07 times 100 is a hair more than 7."""
+    shares = np.zeros((*_pixels(phantom()[1]).shape, 1))
+    shares[5, 4, 3, 0] = 0.07
+    path = _seg(tmp_path / "seg.dcm", scan, shares, "FRACTIONAL", 1, max_fractional_value=100)
+    assert int(medvit.read_labels(path, like=scan, threshold=0.07).array.sum()) == 1
+
+
+def test_segments_without_a_voxel_are_said(binary, scan, tmp_path):
+    def ghost(dataset) -> None:
+        other = copy.deepcopy(dataset.SegmentSequence[-1])
+        other.SegmentNumber, other.SegmentLabel = 8, "Ghost"
+        other.RecommendedDisplayCIELabValue = [1, 2]
+        dataset.SegmentSequence.append(other)
+
+    found = medvit.read_labels(_change(binary, tmp_path, ghost), like=scan)
+    assert found.notes == ("Segments without a voxel, kept empty: ghost.",)
+    assert not found.flags
+    assert np.array_equal(found.array, phantom()[1])
+
+
 def test_segments_that_overlap_are_kept_apart(scan, tmp_path):
     masks = np.zeros((*_pixels(phantom()[1]).shape, 2), np.uint8)
     masks[4:9, 5:20, 5:20, 0] = 1
@@ -215,6 +246,14 @@ def _no_segments(d) -> None:
     del d.SegmentSequence
 
 
+def _one_number_twice(d) -> None:
+    d.SegmentSequence[1].SegmentNumber = 1
+
+
+def _no_type(d) -> None:
+    del d.SegmentationType
+
+
 def _no_pixels(d) -> None:
     del d.PixelData
 
@@ -280,6 +319,8 @@ def _turned_frame(d) -> None:
     ("change", "message"),
     [
         (_no_segments, "a SEG without SegmentSequence"),
+        (_one_number_twice, "two segments of the number 1; each needs its own"),
+        (_no_type, r"damaged or incomplete \(without SegmentationType\)"),
         (_no_pixels, "a SEG without pixels"),
         (_cut_pixels, r"pixels end or cannot be decoded after \d+ of 59 frames"),
         (_lose_a_group, "59 frames with 58 descriptions"),
@@ -435,9 +476,7 @@ def test_highdicoms_files(shared):
 
 
 def test_what_itkimage2segimage_wrote_is_read(scan, series, tmp_path):
-    tool = shutil.which("itkimage2segimage") or str(Path(medvit.__file__).parents[1] / ".venv/bin/itkimage2segimage")
-    if not Path(tool).exists():
-        pytest.skip("dcmqi is not installed (pip install dcmqi)")
+    tool = program("itkimage2segimage")
     image = sitk.GetImageFromArray(_pixels(phantom()[1]).astype(np.int16))
     lps = flip_lps_ras(scan.affine)
     sides = np.linalg.norm(lps[:3, :3], axis=0)

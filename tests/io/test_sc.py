@@ -21,6 +21,7 @@ from medvit.reports.overlay import Overlay
 from tests.bands import oblique_affine, phantom, write_series
 from tests.io.test_dicom import PLANES
 from tests.io.test_dicom_objects import _validate
+from tests.tools import program
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +63,10 @@ def test_dciodvfy_finds_no_error(published, banded, tmp_path):
 
 
 def test_the_files_of_one_study_agree(example_result, examples, tmp_path):
-    if shutil.which("dcentvfy") is None:
-        pytest.skip("dcentvfy is not installed (Debian package dicom3tools)")
     shutil.unpack_archive(examples / "headneck_ct_dicom.zip", tmp_path / "ct")
     example_result.save(tmp_path / "out", ("dicom-seg", "rtstruct", "sr", "sc"))
     files = [str(p) for place in ("ct", "out") for p in sorted((tmp_path / place).rglob("*.dcm"))]
-    outcome = subprocess.run(["dcentvfy", *files], capture_output=True, text=True)
+    outcome = subprocess.run([program("dcentvfy"), *files], capture_output=True, text=True)
     complaints = {line for line in (outcome.stdout + outcome.stderr).splitlines() if "AccessionNumber" not in line}
     assert len(files) > 256
     assert not {line.partition(" for file")[0] for line in complaints}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from medvit.io.roundtrip import check_sr
 from medvit.io.sr import Finding
 from tests.bands import oblique_affine, phantom, write_series
 from tests.io.test_dicom_objects import _spoil, _validate
+from tests.tools import program
 
 NAMES = {"118565006": "volume_ml", "L0JK": "longest_diameter_mm", "373098007": "mean", "386136009": "std"}
 
@@ -139,9 +139,7 @@ def test_dciodvfy_finds_no_error(name, published, oblique):
 
 
 def test_dcmqi_reads_the_same_numbers(published, oblique, tmp_path):
-    tool = shutil.which("tid1500reader") or str(Path(medvit.__file__).parents[1] / ".venv/bin/tid1500reader")
-    if not Path(tool).exists():
-        pytest.skip("dcmqi is not installed (pip install dcmqi)")
+    tool = program("tid1500reader")
     for folder in (published, oblique):
         target = tmp_path / f"{folder.parent.name}.json"
         call = [tool, "--inputDICOM", str(folder / "sr.dcm"), "--outputMetadata", str(target)]
@@ -171,7 +169,28 @@ def test_mr_has_no_unit_and_missing_labels_make_it_partial(banded, tmp_path):
     assert sr.CompletionFlag == "PARTIAL"
     assert len(_groups(sr)) == 6
     assert {_numbers(group)["mean"][1] for group in _groups(sr)} == {"1"}
+    assert json.loads((tmp_path / "out" / "statistics.json").read_text())["intensity_unit"] == "as stored"
     assert "MR signal intensity" in {item.ConceptNameCodeSequence[0].CodeMeaning for item in _items(_groups(sr)[0])}
+
+
+@pytest.mark.parametrize(
+    ("stated", "unit", "code"),
+    [
+        ({"Units": "BQML"}, "Bq/ml", "Bq/ml"),
+        ({"Units": "GML"}, "g/ml (SUVbw)", "g/ml{SUVbw}"),
+        ({"Units": "GML", "SUVType": "LBM"}, "g/ml (SUVlbm)", "g/ml{SUVlbm}"),
+        ({"Units": "CNTS"}, "counts", "{counts}"),
+        ({}, "as stored", "1"),
+    ],
+)
+def test_pet_is_measured_in_the_units_it_states(stated, unit, code, banded, tmp_path):
+    changes = {"Modality": "PT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.128", "RescaleType": None, **stated}
+    write_series(tmp_path / "series", phantom()[0], oblique_affine(), **changes)
+    medvit.segment(tmp_path / "series", bundle=banded, force=True).save(tmp_path / "out", ("sr",))
+    assert json.loads((tmp_path / "out" / "statistics.json").read_text())["intensity_unit"] == unit
+    group = _groups(pydicom.dcmread(tmp_path / "out" / "sr.dcm"))[0]
+    assert {_numbers(group)[name][1] for name in ("mean", "std")} == {code}
+    _validate(tmp_path / "out" / "sr.dcm")
 
 
 @pytest.mark.parametrize("thick", [True, False], ids=["several slices", "one slice"])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.io.contours import fill_polygons
+from medvit.io.labels.crossing import distinct, fill_united, shared_by_crossing
 from medvit.io.labels.model import Grid
 from medvit.io.labels.placing import Pieces
 
@@ -40,9 +41,15 @@ _PARALLEL = 0.999
 
 @dataclass(frozen=True, eq=False)
 class Contour:
-    """A closed contour: (point, axis) in RAS+ millimetres."""
+    """A closed contour.
+
+    Attributes:
+        points: (point, axis) in RAS+ millimetres.
+        parity: whether it is one of those that parity alone combines, CLOSEDPLANAR_XOR (PS3.3 C.8.8.6.3).
+    """
 
     points: NDArray[np.float64]
+    parity: bool = False
 
     @cached_property
     def normal(self) -> NDArray[np.float64]:
@@ -69,6 +76,9 @@ class Filled:
         cut: whether any reaches over the grid's edge.
         between: whether any stands for a slab of its own, between slices or across them.
         gaps: slices between the first and the last contour that have none.
+        parity: whether parity alone combines its contours.
+        twice: contours that were there already.
+        crossing: whether contours of one plane cross; what they share then belongs to the ROI.
     """
 
     pieces: Pieces
@@ -77,6 +87,9 @@ class Filled:
     cut: bool = False
     between: bool = False
     gaps: int = 0
+    parity: bool = False
+    twice: int = 0
+    crossing: bool = False
 
 
 def plane_distance(contours: Sequence[Contour]) -> float:
@@ -101,7 +114,10 @@ def fill(contours: Sequence[Contour], grid: Grid, apart_mm: float) -> Filled:
         apart_mm: distance between the file's contour planes; 0 where each contour is to mark just the slice it lies on,
             as on the very series it was drawn on.
     """
-    found = Filled(Pieces(grid.shape))
+    found = Filled(Pieces(grid.shape), parity=any(contour.parity for contour in contours))
+    if not found.parity:
+        once = distinct(contours, [contour.points for contour in contours])
+        found.twice, contours = len(contours) - len(once), once
     inverse = np.linalg.inv(grid.affine)
     along: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
     across = []
@@ -143,7 +159,9 @@ def _fill_along(polygons: list[NDArray[np.float64]], axis: int, apart: float, fo
     for k, outlines in chosen.items():
         if not 0 <= k < shape[axis]:
             continue
-        mask = fill_polygons(outlines, (shape[flat[0]], shape[flat[1]]))
+        plane = (shape[flat[0]], shape[flat[1]])
+        mask, crossing = (fill_polygons(outlines, plane), False) if found.parity else fill_united(outlines, plane)
+        found.crossing |= crossing
         start = [0, 0, 0]
         start[axis] = k
         found.pieces.add(start, np.expand_dims(mask, axis))
@@ -214,9 +232,11 @@ def _fill_across(contours: list[Contour], grid: Grid, apart_mm: float, found: Fi
         index = _near_plane(grid, (low, high), (normal, middle, slab))
         centres = index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
         basis = np.linalg.svd(normal[None])[2][1:]  # two directions in the plane
-        inside = np.zeros(len(index), dtype=bool)
-        for contour in group:
-            inside ^= points_in_poly(centres @ basis.T, contour.points @ basis.T)
+        masks = np.stack([points_in_poly(centres @ basis.T, contour.points @ basis.T) for contour in group])
+        inside = np.logical_xor.reduce(masks, 0)
+        shared = None if found.parity else shared_by_crossing(masks)
+        if shared is not None:
+            found.crossing, inside = True, inside | shared
         mask = np.zeros(high - low, dtype=bool)
         mask[tuple((index[inside] - low).T)] = True
         found.pieces.add([int(v) for v in low], mask)

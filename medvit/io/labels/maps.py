@@ -18,7 +18,7 @@ from medvit.io.labels.naming import make_label
 from medvit.io.labels.tables import from_header, from_sidecar, from_slicer
 from medvit.io.scan import Scan
 
-__all__ = ["read_map"]
+__all__ = ["own_names", "read_map"]
 
 _LARGEST = 65535
 _MOST_UNNAMED = 256
@@ -41,7 +41,7 @@ def read_map(path: Path, table: Sequence[Label] = ()) -> LabelSet:
             f"Found {path.name}, a picture; labels need a place in the patient, which pictures lack. Give a NIfTI, NRRD, SEG or RTSTRUCT."
         )
     check_affine(scan.affine)
-    known = {**_own_names(path, scan), **{label.id: label for label in table}}
+    known = {**own_names(path, scan), **{label.id: label for label in table}}
     array, values = _whole(scan.array[0], path.name, set(known))
     unnamed = [value for value in values if value not in known]
     labels = [known.get(value) or make_label(value, "") for value in values]
@@ -58,7 +58,8 @@ def read_map(path: Path, table: Sequence[Label] = ()) -> LabelSet:
     return LabelSet(tuple(segments), Grid.of(scan), scan.kind, header=scan.header, notes=tuple(notes))
 
 
-def _own_names(path: Path, scan: Scan) -> dict[int, Label]:
+def own_names(path: Path, scan: Scan) -> dict[int, Label]:
+    """The labels that a file names itself, by number; empty for an image, and for a label map without names."""
     if scan.kind == "nifti":
         return {**from_header(scan.header), **from_sidecar(path)}
     if scan.kind == "nrrd":

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -22,7 +22,14 @@ from medvit.io.scan import Scan
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Grid", "LabelSet", "Origin", "Segment"]
+__all__ = ["Box", "Grid", "LabelSet", "Origin", "Segment"]
+
+
+class Box(TypedDict):
+    """Where a mask begins, and the mask cut to its box."""
+
+    start: tuple[int, int, int]
+    voxels: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +80,9 @@ class Segment:
     voxels: NDArray[np.bool_]
     origin: Origin = Origin()
 
+    def __repr__(self) -> str:
+        return f"Segment({self.label.name}, {int(self.voxels.sum())} voxels)"
+
     @property
     def box(self) -> tuple[slice, slice, slice]:
         """Where ``voxels`` lie on the grid."""
@@ -107,6 +117,8 @@ class LabelSet:
         header: a NIfTI source's header, so that its codes and units are kept.
         notes: what was assumed or resampled, in plain words.
         flags: what was set aside or does not fit; a person must look.
+        drawn: for labels drawn on the slices of a tilted or uneven stack, start and voxels of each segment there,
+            (column, row, slice); ``segments`` then hold what of them lies on the true grid.
     """
 
     segments: tuple[Segment, ...]
@@ -118,6 +130,11 @@ class LabelSet:
     header: Any = None
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    drawn: tuple[tuple[tuple[int, int, int], NDArray[np.bool_]], ...] = ()
+
+    def __repr__(self) -> str:
+        names = ", ".join(label.name for label in self.labels)
+        return f"LabelSet({self.kind}, {' x '.join(map(str, self.shape))}: {names or 'no segments'})"
 
     @property
     def labels(self) -> tuple[Label, ...]:

@@ -47,12 +47,14 @@ def make_label(number: int, title: str, color: Sequence[int] | None = None, code
     Args:
         number: its id, at least 1.
         title: its name for people; may be empty.
-        color: RGB 0..255; one is chosen where there is none.
+        color: RGB 0..255; one is chosen where there is none, or where it is not three numbers.
         codes: category, type and laterality; generic ones where there are none.
     """
     category, kind, side = (*codes, None, None, None)[:3]
     title = " ".join(title.split()) or f"Label {number}"
-    red, green, blue = (min(255, max(0, int(c))) for c in color) if color is not None else color_of(number)
+    red, green, blue = (
+        (min(255, max(0, int(c))) for c in color) if color is not None and len(color) == 3 else color_of(number)
+    )
     return Label(
         id=number,
         name=clean_name(title, f"label_{number}"),

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pydicom
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 
 from medvit.errors import GeometryError, MedvitError, SourceError
 from medvit.io.scan import Scan
 
-__all__ = ["check_frame", "drawn_on", "instances", "is_dicom", "open_object", "sound"]
+__all__ = ["check_frame", "drawn_on", "instances", "is_dicom", "open_object", "series_of", "sound"]
+
+_UNDEFINED = 0xFFFFFFFF
+"""The length of an element that ends at a delimiter (PS3.5 7.1.1)."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -34,7 +38,9 @@ def open_object(path: Path, stop_before_pixels: bool = False) -> Dataset:
                 f"Found {path.name}, which is neither DICOM nor a label map; a SEG, RTSTRUCT, NIfTI, NRRD or MetaImage file is "
                 "needed. Unpack an archive first."
             )
-        return pydicom.dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
+        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
+        _require_whole(dataset, path.name)
+        return dataset
     except MedvitError:
         raise
     except Exception as error:
@@ -44,18 +50,53 @@ def open_object(path: Path, stop_before_pixels: bool = False) -> Dataset:
         ) from error
 
 
+def _require_whole(dataset: Dataset, name: str) -> None:
+    """Refuse a file that ends within its last element, which pydicom takes for a shorter one.
+
+    Sequences of contours cut off there would otherwise read as fewer contours.
+    """
+    last = dataset.get_item(max(dataset.keys())) if len(dataset) else None
+    if not isinstance(last, RawDataElement) or not isinstance(last.value, bytes):
+        return
+    if last.length != _UNDEFINED and len(last.value) < last.length:
+        raise SourceError(
+            f"Found {name}, a DICOM file that ends after {len(last.value)} of the {last.length} bytes of its last element; "
+            "it was cut off. Copy or export it again."
+        )
+
+
 @contextmanager
 def sound(name: str, kind: str) -> Iterator[None]:
-    """Whatever a damaged or incomplete object raises on the way becomes one of our errors."""
+    """Whatever a damaged or incomplete object raises on the way becomes one of our errors.
+
+    Args:
+        name: of the file.
+        kind: what it is, with its article: "a SEG".
+    """
     try:
         yield
     except (MedvitError, MemoryError):
         raise
+    except AttributeError as error:  # what pydicom raises for an attribute that is not there
+        raise SourceError(
+            f"Found {name}, {kind} that is damaged or incomplete (without {error.name or error}); every value of it is needed. "
+            "Export it again."
+        ) from error
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise SourceError(
-            f"Found {name}, a {kind} that is damaged or incomplete ({first}); every value of it is needed. Export it again."
+            f"Found {name}, {kind} that is damaged or incomplete ({first}); every value of it is needed. Export it again."
         ) from error
+
+
+def series_of(item: Dataset) -> tuple[str, ...]:
+    """The UIDs in an item's ReferencedSeriesSequence or RTReferencedSeriesSequence; a reference without one is none."""
+    named = [
+        str(series.get("SeriesInstanceUID") or "")
+        for keyword in ("ReferencedSeriesSequence", "RTReferencedSeriesSequence")
+        for series in item.get(keyword) or []
+    ]
+    return tuple(uid for uid in named if uid)
 
 
 def instances(scan: Scan) -> set[str]:

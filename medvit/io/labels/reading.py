@@ -19,7 +19,7 @@ from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.labels.maps import read_map
 from medvit.io.labels.model import Grid, LabelSet
 from medvit.io.labels.naming import rename
-from medvit.io.labels.objects import is_dicom, open_object, sound
+from medvit.io.labels.objects import is_dicom, open_object, series_of, sound
 from medvit.io.labels.placing import put_on
 from medvit.io.labels.rtstruct import read_rtstruct, referenced_series
 from medvit.io.labels.seg import read_seg
@@ -47,6 +47,7 @@ class Reading:
         threshold: share of the maximum from which a voxel of a FRACTIONAL SEG belongs.
         table: names, ids, colours and codes that the labels get.
         force: take positions as given in another frame of reference; flagged.
+        on_irregular: "fail", "resample" or "split" where the image is a tilted or uneven stack.
         search: look for the image beside the labels where ``like`` is not given.
     """
 
@@ -55,6 +56,7 @@ class Reading:
     threshold: float = 0.5
     table: tuple[Label, ...] = ()
     force: bool = False
+    on_irregular: str = "fail"
     search: bool = False
 
 
@@ -66,6 +68,7 @@ def read_labels(
     series: str | None = None,
     table: Sequence[Label] = (),
     force: bool = False,
+    on_irregular: str = "fail",
 ) -> LabelSet:
     """Read labels that any program wrote: DICOM SEG, RTSTRUCT, or a NIfTI, NRRD or MetaImage label map.
 
@@ -81,6 +84,7 @@ def read_labels(
         series: number or UID, where ``like`` holds several series.
         table: labels whose ids, names, colours and codes to use, for example ``open_bundle(...).facts.labels``.
         force: take positions as given although the frames of reference differ.
+        on_irregular: "fail", "resample" or "split" where ``like`` is a tilted or uneven stack (``medvit.segment``).
 
     Returns:
         The segments on one grid; ``array`` is (i, j, k) with its affine to RAS+ millimetres.
@@ -88,7 +92,7 @@ def read_labels(
     Raises:
         SourceError, GeometryError, ImageError, SelectionError: why it cannot be read.
     """
-    return read(Path(source), Reading(like, series, threshold, tuple(table), force, False), Progress())
+    return read(Path(source), Reading(like, series, threshold, tuple(table), force, on_irregular), Progress())
 
 
 def read(source: Path, how: Reading, progress: Progress) -> LabelSet:
@@ -111,7 +115,7 @@ def read(source: Path, how: Reading, progress: Progress) -> LabelSet:
 
 def _read_object(path: Path, how: Reading, progress: Progress) -> LabelSet:
     header = open_object(path, stop_before_pixels=True)
-    with sound(path.name, "DICOM object"):
+    with sound(path.name, "a DICOM object"):
         modality = str(header.get("Modality", "") or "")
         series = _referred(header, modality)
     if modality not in ("SEG", "RTSTRUCT"):
@@ -123,7 +127,7 @@ def _read_object(path: Path, how: Reading, progress: Progress) -> LabelSet:
     if how.like is not None:
         scan: Scan | None = _open(how, series, progress)
     elif how.search or modality == "RTSTRUCT":
-        scan = _beside(path, series, progress)
+        scan = _beside(path, series, how.on_irregular, progress)
         notes = ("The grid is that of the series it was drawn on, found beside it.",) if scan is not None else ()
     else:
         scan = None
@@ -137,12 +141,7 @@ def _read_object(path: Path, how: Reading, progress: Progress) -> LabelSet:
 
 
 def _referred(header: Dataset, modality: str) -> tuple[str, ...]:
-    try:
-        if modality == "RTSTRUCT":
-            return referenced_series(header)
-        return tuple(str(item.SeriesInstanceUID) for item in header.get("ReferencedSeriesSequence", []) or [])
-    except AttributeError:
-        return ()  # a reference without a UID refers to nothing
+    return referenced_series(header) if modality == "RTSTRUCT" else series_of(header)
 
 
 def _only_object(folder: Path) -> Path:
@@ -169,10 +168,10 @@ def _open(how: Reading, series: tuple[str, ...], progress: Progress) -> Scan:
     assert like is not None
     if how.series is None and len(series) == 1:
         try:
-            return _volume(open_source(like, None, progress))
+            return _volume(open_source(like, None, progress, how.on_irregular))
         except SelectionError:
-            return _volume(open_source(like, series[0], progress))
-    return _volume(open_source(like, how.series, progress))
+            return _volume(open_source(like, series[0], progress, how.on_irregular))
+    return _volume(open_source(like, how.series, progress, how.on_irregular))
 
 
 def _volume(scan: Scan) -> Scan:
@@ -183,7 +182,7 @@ def _volume(scan: Scan) -> Scan:
     return scan
 
 
-def _beside(path: Path, series: tuple[str, ...], progress: Progress) -> Scan | None:
+def _beside(path: Path, series: tuple[str, ...], on_irregular: str, progress: Progress) -> Scan | None:
     """The series an object refers to, where it lies in the object's folder or one below; None where it does not."""
     if not series:
         return None
@@ -203,6 +202,6 @@ def _beside(path: Path, series: tuple[str, ...], progress: Progress) -> Scan | N
         return None
     try:
         chosen = choose_volume(preflight(wanted, progress), series[0], path.parent.name)
-        return read_dicom(chosen.volume, progress=progress).check()
+        return read_dicom(chosen.volume, on_irregular, progress=progress).check()
     except MedvitError as error:
         raise type(error)(f"The series beside {path.name} cannot be its grid. {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from medvit.io.geometry import flip_lps_ras
 from medvit.io.labels.filling import Contour, Filled, fill, plane_distance
 from medvit.io.labels.model import Grid, LabelSet, Origin, Segment
 from medvit.io.labels.naming import code_of, make_label, unique
-from medvit.io.labels.objects import check_frame, drawn_on, instances, open_object, sound
+from medvit.io.labels.objects import check_frame, drawn_on, instances, open_object, series_of, sound
 from medvit.io.labels.placing import vanished
+from medvit.io.labels.remarks import Aside, flags_of, notes_of
+from medvit.io.labels.stacks import contours_on_slices, onto_grid, slice_space
 from medvit.io.scan import Scan
 
 __all__ = ["read_rtstruct", "referenced_series"]
@@ -55,7 +57,7 @@ def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> 
         GeometryError: no contour lies on the reference.
     """
     dataset = open_object(path)
-    with sound(path.name, "RTSTRUCT"):
+    with sound(path.name, "an RTSTRUCT"):
         _require_rtstruct(dataset, path.name)
         series = referenced_series(dataset)
         frame = _frame(dataset)
@@ -67,24 +69,25 @@ def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> 
             )
         flags = check_frame((frame, series), like, force)
         rois, aside = _rois(dataset, path.name)
+        flags += aside + _missing_images(dataset, like)
     if not any(roi.contours for roi in rois):
         raise SourceError(
             f"Found {path.name}, an RTSTRUCT without any closed contour; there is nothing to fill. Check the export."
         )
-    flags += aside + _missing_images(dataset, like)
-    segments, more, notes = _fill_all(rois, like, drawn_on(like, series))
-    return LabelSet(
-        tuple(segments), Grid.of(like), "rtstruct", frame, series, like, notes=tuple(notes), flags=(*flags, *more)
-    )
+    own = drawn_on(like, series)
+    grid, rois, on_slices = _where(rois, like)
+    segments, more, notes = _fill_all(rois, grid, own or on_slices)
+    found = LabelSet(tuple(segments), grid, "rtstruct", frame, series, like, notes=tuple(notes), flags=(*flags, *more))
+    return onto_grid(found, like) if on_slices else found
 
 
 def referenced_series(dataset: Dataset) -> tuple[str, ...]:
     """UIDs of the image series the contours were drawn on."""
     return tuple(
-        str(series.SeriesInstanceUID)
+        uid
         for frame in dataset.get("ReferencedFrameOfReferenceSequence", []) or []
         for study in frame.get("RTReferencedStudySequence", []) or []
-        for series in study.get("RTReferencedSeriesSequence", []) or []
+        for uid in series_of(study)
     )
 
 
@@ -110,19 +113,19 @@ def _frame(dataset: Dataset) -> str:
 
 def _rois(dataset: Dataset, name: str) -> tuple[list[_Roi], list[str]]:
     """Each ROI with its closed contours, and what was set aside."""
-    drawn = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence", []) or []}
-    observed = {int(item.ReferencedROINumber): item for item in dataset.get("RTROIObservationsSequence", []) or []}
+    aside = Aside()
     numbers = [int(roi.ROINumber) for roi in dataset.StructureSetROISequence]
-    kept = len(set(numbers)) == len(numbers) and all(0 < n < 2**16 for n in numbers)
-    labels, origins, contours, aside = [], [], [], []
-    other: dict[str, int] = defaultdict(int)
+    drawn = _drawn(dataset, numbers, name, aside)
+    observed = {int(item.ReferencedROINumber): item for item in dataset.get("RTROIObservationsSequence", []) or []}
+    kept = all(0 < n < 2**16 for n in numbers)
+    labels, origins, contours = [], [], []
     for place, (number, roi) in enumerate(zip(numbers, dataset.StructureSetROISequence, strict=True), 1):
-        item, observation = drawn.get(number, Dataset()), observed.get(number, Dataset())
+        items, observation = drawn[number], observed.get(number, Dataset())
         title = str(roi.get("ROIName") or "")
         kind = (observation.get("RTROIIdentificationCodeSequence") or [Dataset()])[0]
         side = (kind.get("SegmentedPropertyTypeModifierCodeSequence") or [Dataset()])[0]
-        color = item.get("ROIDisplayColor")
-        label = make_label(number if kept else place, title, color or None, (None, code_of(kind), code_of(side)))
+        color = next((item.ROIDisplayColor for item in items if item.get("ROIDisplayColor")), None)
+        label = make_label(number if kept else place, title, color, (None, code_of(kind), code_of(side)))
         labels.append(label)
         origins.append(
             Origin(
@@ -130,20 +133,55 @@ def _rois(dataset: Dataset, name: str) -> tuple[list[_Roi], list[str]]:
                 interpreted=str(observation.get("RTROIInterpretedType") or ""),
             )
         )
-        closed = []
-        for contour in item.get("ContourSequence") or []:
-            shape = str(contour.get("ContourGeometricType") or "").upper()
-            if shape in _CLOSED:
-                closed.append(_contour(contour, label.title, name))
-            else:
-                other[shape if shape in _OTHERS else "unknown"] += 1
-        contours.append(closed)
-    for shape, count in other.items():
-        aside.append(f"{count} {shape} contour(s) were set aside; only closed planar ones enclose voxels.")
-    return [_Roi(*row) for row in zip(unique(labels), origins, contours, strict=True)], aside
+        contours.append(
+            _closed([c for item in items for c in item.get("ContourSequence") or []], label.title, name, aside)
+        )
+    return [_Roi(*row) for row in zip(unique(labels), origins, contours, strict=True)], aside.flags()
 
 
-def _contour(item: Dataset, roi: str, name: str) -> Contour:
+def _drawn(dataset: Dataset, numbers: Sequence[int], name: str, aside: Aside) -> dict[int, list[Dataset]]:
+    """The items of contours by ROI number; one ROI's may stand in several."""
+    drawn: dict[int, list[Dataset]] = defaultdict(list)
+    for item in dataset.get("ROIContourSequence", []) or []:
+        # in the order of tags the number comes last: where it is missing, the file may have been cut off
+        number = int(item.ReferencedROINumber)
+        if number in numbers:
+            drawn[number].append(item)
+        else:
+            aside.strange += len(item.get("ContourSequence") or [])
+    twice = sorted({n for n in drawn if numbers.count(n) > 1})
+    if twice:
+        raise SourceError(
+            f"Found {name}, an RTSTRUCT in which {numbers.count(twice[0])} ROIs have the number {twice[0]}; its contours could be "
+            "of any of them. Export it again with a number for each ROI."
+        )
+    return drawn
+
+
+def _closed(items: Sequence[Dataset], roi: str, name: str, aside: Aside) -> list[Contour]:
+    """The contours of an ROI that enclose something; others are counted."""
+    closed = []
+    for item in items:
+        shape = str(item.get("ContourGeometricType") or "").upper()
+        if shape not in _CLOSED:
+            aside.shapes[shape if shape in _OTHERS else "unknown"] += 1
+            continue
+        points = _points(item, roi, name)
+        if not len(points):
+            raise SourceError(
+                f"Found {name} with a closed contour of {roi} without points; at least three enclose an area. Export it again."
+            )
+        stated = item.get("NumberOfContourPoints")
+        if stated is not None and int(stated) != len(points):
+            aside.miscounted[roi] += 1
+        if len(points) < 3:
+            aside.thin[roi] += 1
+        else:
+            closed.append(Contour(points, shape != "CLOSED_PLANAR"))
+    return closed
+
+
+def _points(item: Dataset, roi: str, name: str) -> NDArray[np.float64]:
     """The points of one contour in RAS+ millimetres, (point, axis)."""
     values = _numbers(item)
     if len(values) % 3 or not np.isfinite(values).all():
@@ -151,13 +189,8 @@ def _contour(item: Dataset, roi: str, name: str) -> Contour:
             f"Found {name} with a contour of {roi} whose {len(values)} coordinates are not finite triples; each point needs "
             "x, y and z. Export it again."
         )
-    points = values.reshape(-1, 3)
-    if len(points) < 3:
-        raise SourceError(
-            f"Found {name} with a closed contour of {roi} of {len(points)} point(s); at least three enclose an area. Export it again."
-        )
     flip = flip_lps_ras(np.eye(4))[:3, :3]
-    return Contour(points @ flip)
+    return np.asarray(values.reshape(-1, 3) @ flip)
 
 
 def _numbers(item: Dataset) -> NDArray[np.float64]:
@@ -188,55 +221,33 @@ def _missing_images(dataset: Dataset, like: Scan) -> list[str]:
     return [f"Contours name {absent} image(s) that the reference does not hold; they were placed by their coordinates."]
 
 
-def _fill_all(rois: Sequence[_Roi], like: Scan, own: bool) -> tuple[list[Segment], list[str], list[str]]:
-    grid = Grid.of(like)
+def _where(rois: list[_Roi], like: Scan) -> tuple[Grid, list[_Roi], bool]:
+    """The grid to fill on: the slices of a stack that is none, where all contours lie on them, else the reference's."""
+    if like.original is not None:
+        moved = [contours_on_slices(roi.contours, like.original) for roi in rois]
+        on_slices = [replace(roi, contours=c) for roi, c in zip(rois, moved, strict=True) if c is not None]
+        if len(on_slices) == len(rois):
+            return slice_space(like.original), on_slices, True
+    return Grid.of(like), rois, False
+
+
+def _fill_all(rois: Sequence[_Roi], grid: Grid, own: bool) -> tuple[list[Segment], list[str], list[str]]:
     apart = 0.0 if own else plane_distance([contour for roi in rois for contour in roi.contours])
     filled: list[Filled] = [fill(roi.contours, grid, apart) for roi in rois]
     segments = []
     for roi, found in zip(rois, filled, strict=True):
         start, voxels = found.pieces.gather()
         segments.append(Segment(roi.label, start, voxels, roi.origin))
-    total = sum(len(roi.contours) for roi in rois)
-    off = {roi.label.title: found.off for roi, found in zip(rois, filled, strict=True) if found.off}
-    if sum(off.values()) == total:
+    if rois and all(len(roi.contours) - found.twice == found.off for roi, found in zip(rois, filled, strict=True)):
         raise GeometryError(
-            f"Found {total} contours and none of them on the reference's grid; they were drawn elsewhere. "
-            "Give the series they were drawn on with --like."
+            f"Found {sum(found.off for found in filled)} contours and none of them on the reference's grid; they were drawn "
+            "elsewhere. Give the series they were drawn on with --like."
         )
+    titles = [roi.label.title for roi in rois]
     small = [
-        roi.label.title
-        for roi, found, segment in zip(rois, filled, segments, strict=True)
-        if len(roi.contours) > found.off + found.bent and not segment.voxels.any()
+        title
+        for title, roi, found, segment in zip(titles, rois, filled, segments, strict=True)
+        if len(roi.contours) > found.off + found.bent + found.twice and not segment.voxels.any()
     ]
-    return segments, [*_flags(rois, filled, off), *vanished(small)], _notes(rois, filled)
-
-
-def _flags(rois: Sequence[_Roi], filled: Sequence[Filled], off: dict[str, int]) -> list[str]:
-    flags = []
-    if off:
-        named = ", ".join(f"{title} {count}" for title, count in off.items())
-        flags.append(f"Contours beyond the reference's slices were set aside: {named}.")
-    cut = [roi.label.title for roi, found in zip(rois, filled, strict=True) if found.cut]
-    if cut:
-        flags.append(f"Contours reach beyond the edge of the reference's slices and were cut: {', '.join(cut)}.")
-    bent = {roi.label.title: found.bent for roi, found in zip(rois, filled, strict=True) if found.bent}
-    if bent:
-        named = ", ".join(f"{title} {count}" for title, count in bent.items())
-        flags.append(f"Contours that are not flat were set aside: {named}.")
-    return flags
-
-
-def _notes(rois: Sequence[_Roi], filled: Sequence[Filled]) -> list[str]:
-    notes = []
-    between = [roi.label.title for roi, found in zip(rois, filled, strict=True) if found.between]
-    if between:
-        notes.append(
-            f"Contours lie between the reference's slices; each stands for the slab around it: {', '.join(between)}."
-        )
-    gaps = [f"{roi.label.title} {found.gaps}" for roi, found in zip(rois, filled, strict=True) if found.gaps]
-    if gaps:
-        notes.append(f"Slices without a contour between an ROI's first and last, kept empty: {', '.join(gaps)}.")
-    empty = [roi.label.title for roi in rois if not roi.contours]
-    if empty:
-        notes.append(f"ROIs without closed contours, kept empty: {', '.join(empty)}.")
-    return notes
+    bare = [roi.label.title for roi in rois if not roi.contours]
+    return segments, [*flags_of(titles, filled), *vanished(small)], notes_of(titles, filled, bare)

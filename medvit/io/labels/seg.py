@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from medvit.io.geometry import Affine, check_affine, flip_lps_ras, spacing_mm
 from medvit.io.labels.frames import Frame, native_grid, read_frames
 from medvit.io.labels.model import Grid, LabelSet, Origin, Segment
 from medvit.io.labels.naming import code_of, make_label, unique
-from medvit.io.labels.objects import check_frame, drawn_on, open_object, sound
+from medvit.io.labels.objects import check_frame, drawn_on, open_object, series_of, sound
 from medvit.io.labels.placing import Lattice, Pieces, agree, cut_off, put_on
+from medvit.io.labels.stacks import frames_on_slices, onto_grid, slice_space
 from medvit.io.scan import Scan
 
 __all__ = ["read_seg"]
@@ -58,28 +59,25 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
         GeometryError: frames that make no regular grid, or nothing of it on the reference.
     """
     dataset = open_object(path)
-    with sound(path.name, "SEG"):
+    with sound(path.name, "a SEG"):
         _require_seg(dataset, path.name)
-        described = _describe(dataset)
+        described = _describe(dataset, path.name)
         frames = read_frames(dataset, path.name)
-        series = tuple(str(item.SeriesInstanceUID) for item in dataset.get("ReferencedSeriesSequence", []) or [])
+        series = series_of(dataset)
         stated = (str(dataset.get("FrameOfReferenceUID", "") or ""), series)
         flags = check_frame(stated, like, force)
-        grid, lattices, notes = _choose_grid(frames, like, series)
-        masks, more, strays = _gather(dataset, frames, lattices, grid, threshold)
+        placed = _place(frames, like, series)
+        grid, notes = placed.grid, placed.notes
+        gathered = _gather(dataset, frames, placed.lattices, grid, threshold)
+        masks = gathered.masks
     segments = [
-        Segment(described.labels[n], *masks[n].gather(), described.origins[n])
-        if n in masks
-        else Segment(described.labels[n], (0, 0, 0), np.zeros((0, 0, 0), bool), described.origins[n])
-        for n in described.labels
+        Segment(label, *masks[n].gather() if n in masks else Pieces(grid.shape).gather(), described.origins[n])
+        for n, label in described.labels.items()
     ]
-    undescribed = sorted((set(masks) | strays) - set(described.labels))
-    if undescribed:
-        flags.append(
-            f"Segment numbers {', '.join(map(str, undescribed))} have pixels but no description; they were left out."
-        )
-    found = LabelSet(tuple(segments), grid, "seg", *stated, reference=like, notes=(*notes, *more), flags=tuple(flags))
-    if like is not None and grid.affine is not like.affine:
+    flags += gathered.flags(described.labels, threshold)
+    notes += gathered.notes(described.labels)
+    found = LabelSet(tuple(segments), grid, "seg", *stated, reference=like, notes=tuple(notes), flags=tuple(flags))
+    if like is not None and placed.own:
         return put_on(found, Grid.of(like))
     lost = {described.labels[n].name: m.lost for n, m in masks.items() if m.lost and n in described.labels}
     if lost and not any(m.kept for m in masks.values()):
@@ -87,7 +85,8 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
             "Found no frame of the SEG on the reference's grid; they lie elsewhere. "
             "Give the series it was drawn on with --like."
         )
-    return found.noting(flags=list(cut_off(lost)))
+    found = found.noting(flags=list(cut_off(lost)))
+    return onto_grid(found, like) if like is not None and placed.on_slices else found
 
 
 def _require_seg(dataset: Dataset, name: str) -> None:
@@ -105,7 +104,7 @@ def _require_seg(dataset: Dataset, name: str) -> None:
         raise SourceError(f"Found {name}, a SEG without pixels; it holds no mask. Export it again.")
 
 
-def _describe(dataset: Dataset) -> _Described:
+def _describe(dataset: Dataset, name: str) -> _Described:
     import highdicom as hd
 
     numbers, labels, origins = [], [], {}
@@ -115,14 +114,18 @@ def _describe(dataset: Dataset) -> _Described:
         if number == 0 and labelmap:
             continue  # the background, which Label Map Segmentations may describe (PS3.3 C.8.20.2.3.3)
         color = None
-        if item.get("RecommendedDisplayCIELabValue"):
-            stored = [int(v) for v in item.RecommendedDisplayCIELabValue]
-            color = hd.color.CIELabColor.from_dicom_value(stored).to_rgb()
+        stored = item.get("RecommendedDisplayCIELabValue") or []
+        if len(stored) == 3:
+            color = hd.color.CIELabColor.from_dicom_value([int(v) for v in stored]).to_rgb()
         kinds = item.get("SegmentedPropertyTypeCodeSequence") or [Dataset()]
         sides = kinds[0].get("SegmentedPropertyTypeModifierCodeSequence") or [Dataset()]
         category = (item.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()])[0]
         title = str(item.get("SegmentLabel") or item.get("SegmentDescription") or "")
         labels.append(make_label(number, title, color, (code_of(category), code_of(kinds[0]), code_of(sides[0]))))
+        if number in numbers:
+            raise SourceError(
+                f"Found {name}, a SEG with two segments of the number {number}; each needs its own. Export it again."
+            )
         numbers.append(number)
         origins[number] = Origin(
             str(item.get("SegmentAlgorithmType") or ""),
@@ -133,10 +136,31 @@ def _describe(dataset: Dataset) -> _Described:
     return _Described(dict(zip(numbers, unique(labels), strict=True)), origins)
 
 
-def _choose_grid(
-    frames: list[Frame], like: Scan | None, series: tuple[str, ...]
-) -> tuple[Grid, list[Lattice], list[str]]:
-    """The reference's grid where every frame is one of its slices, else the frames' own."""
+@dataclass(frozen=True)
+class _Placed:
+    """Where frames go.
+
+    Attributes:
+        grid: the reference's, the slices' of a stack that is none (``slice_space``), or the frames' own.
+        lattices: how each frame lies in it.
+        own: whether it is the frames' own.
+        on_slices: whether it is ``slice_space``.
+        notes: what was assumed.
+    """
+
+    grid: Grid
+    lattices: list[Lattice]
+    own: bool = False
+    on_slices: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def _place(frames: list[Frame], like: Scan | None, series: tuple[str, ...]) -> _Placed:
+    """The reference's slices or grid where every frame is one of them, else the frames' own grid."""
+    if like is not None and like.original is not None:
+        on_slices = frames_on_slices(frames, like.original)
+        if on_slices is not None:
+            return _Placed(slice_space(like.original), on_slices, on_slices=True)
     if like is not None:
         grid = Grid.of(like)
         placed = [
@@ -144,12 +168,11 @@ def _choose_grid(
         ]
         fitting = [lattice for lattice in placed if lattice is not None]
         if len(fitting) == len(frames) and (drawn_on(like, series) or _as_deep(frames, fitting, grid)):
-            return grid, fitting, []
+            return _Placed(grid, fitting)
     lps, shape, notes = native_grid(frames)
     affine = flip_lps_ras(lps)
     check_affine(affine)
-    lattices = [_own(lps, frame) for frame in frames]
-    return Grid(shape, affine), lattices, notes
+    return _Placed(Grid(shape, affine), [_own(lps, frame) for frame in frames], own=True, notes=notes)
 
 
 def _as_deep(frames: list[Frame], lattices: list[Lattice], grid: Grid) -> bool:
@@ -171,22 +194,59 @@ def _own(lps: Affine, frame: Frame) -> Lattice:
     return lattice
 
 
-def _gather(
-    dataset: Dataset, frames: list[Frame], lattices: list[Lattice], grid: Grid, threshold: float
-) -> tuple[dict[int, Pieces], list[str], set[int]]:
-    """Masks by segment number, notes, and numbers in a label map that are no segment."""
+@dataclass
+class _Gathered:
+    """What the pixels gave.
+
+    Attributes:
+        masks: by segment number.
+        strays: numbers in a label map that are no segment.
+        highest: of a fractional one, the largest share of its maximum in each segment.
+        said: what was assumed.
+    """
+
+    masks: dict[int, Pieces]
+    strays: set[int] = field(default_factory=set)
+    highest: dict[int, float] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+
+    def flags(self, labels: Mapping[int, Label], threshold: float) -> list[str]:
+        """What a person must look at."""
+        flags = [
+            f"No voxel of {labels[n].name} reaches {threshold:g} of the maximum (the highest has {share:.3g}); it is empty."
+            for n, share in self.highest.items()
+            if n in labels and share < threshold and not (self.masks[n].kept or self.masks[n].lost)
+        ]
+        undescribed = sorted((set(self.masks) | self.strays) - set(labels))
+        if undescribed:
+            named = ", ".join(map(str, undescribed))
+            flags.append(f"Segment numbers {named} have pixels but no description; they were left out.")
+        return flags
+
+    def notes(self, labels: Mapping[int, Label]) -> list[str]:
+        """What was assumed, and which segments have nothing in any frame."""
+        bare = [
+            label.name
+            for n, label in labels.items()
+            if self.highest.get(n, 0) == 0 and not (n in self.masks and (self.masks[n].kept or self.masks[n].lost))
+        ]
+        return [*self.said, *([f"Segments without a voxel, kept empty: {', '.join(bare)}."] if bare else [])]
+
+
+def _gather(dataset: Dataset, frames: list[Frame], lattices: list[Lattice], grid: Grid, threshold: float) -> _Gathered:
     masks: dict[int, Pieces] = defaultdict(lambda: Pieces(grid.shape))
-    kind, notes, strays = str(dataset.SegmentationType), [], set[int]()
+    found, kind = _Gathered(masks), str(dataset.SegmentationType)
     described = {int(item.SegmentNumber) for item in dataset.SegmentSequence}
     background = {0}
     padding = dataset.get("PixelPaddingValue")
     if kind == "LABELMAP" and padding and int(padding) not in described:
         background.add(int(padding))
-        notes.append(f"The pixel padding value {int(padding)} was read as no label.")
-    limit = 1.0
+        found.said.append(f"The pixel padding value {int(padding)} was read as no label.")
+    limit = largest = 1.0
     if kind == "FRACTIONAL":
-        limit = threshold * float(dataset.MaximumFractionalValue)
-        notes.append(
+        largest = float(dataset.MaximumFractionalValue)
+        limit = round(threshold * largest, 6)  # 0.07 of 100 is 7, not a hair more
+        found.said.append(
             f"A fractional segmentation ({str(dataset.SegmentationFractionalType).lower()}): voxels from {threshold:g} of its "
             "maximum on were taken."
         )
@@ -199,12 +259,15 @@ def _gather(
                 if number in described:
                     masks[number].add(*lattice.move((0, 0, 0), (flat == number)[:, :, None]))
                 else:
-                    strays.add(number)
+                    found.strays.add(number)
         else:
             if frame.segment is None:
                 raise SourceError("Found a SEG frame that names no segment; each must. Export it again.")
+            if kind == "FRACTIONAL":
+                share = float(flat.max()) / largest
+                found.highest[frame.segment] = max(share, found.highest.get(frame.segment, 0.0))
             masks[frame.segment].add(*lattice.move((0, 0, 0), (flat >= limit)[:, :, None]))
-    return dict(masks), notes, strays
+    return found
 
 
 def _pixels(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 import medvit
 from medvit.bundles import Label
 from medvit.io.labels.model import LabelSet, Segment
+from medvit.io.labels.stacks import slice_masks
 
 if TYPE_CHECKING:
     from medvit.io.seg import Author
@@ -49,10 +51,11 @@ def write_dicom(found: LabelSet, staging: Path, name: str) -> list[str]:
     from medvit.io.seg import write_seg
     from medvit.io.slices import source_of
 
-    segments = found.present()
+    masks = slice_masks(found)
+    segments = [segment for segment, _ in masks]
     labels = _titled(segments)
     slices = source_of(found.scan)
-    array = np.stack([found.whole(s) for s in segments], -1) if found.overlaps else found.array
+    array = _merged([mask for _, mask in masks], labels)
     author, notes = _author(segments), []
     if name == "dicom-seg":
         write_seg(staging / "seg.dcm", array, slices, labels, author)
@@ -72,6 +75,16 @@ def write_dicom(found: LabelSet, staging: Path, name: str) -> list[str]:
     if empty:
         notes.append(f"Labels without voxels are not in the DICOM objects: {', '.join(empty)}.")
     return notes
+
+
+def _merged(masks: Sequence[NDArray[np.bool_]], labels: Sequence[Label]) -> NDArray[np.generic]:
+    """A label map (i, j, k), or where masks overlap all of them, (i, j, k, label)."""
+    array = np.zeros(masks[0].shape, np.uint16)
+    for mask, label in zip(masks, labels, strict=True):
+        if array[mask].any():
+            return np.stack(masks, -1)
+        array[mask] = label.id
+    return array
 
 
 def _titled(segments: Sequence[Segment]) -> list[Label]:

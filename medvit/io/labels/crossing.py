@@ -1,0 +1,96 @@
+"""Contours of one plane that are not simply beside or within each other: drawn twice, or across one another.
+
+Of nested contours the inner one is a hole, by the parity of how many contours lie around a voxel. Parity has no right
+answer where two contours cross: what they share would become a hole, and of a contour drawn twice nothing would be left.
+The standard lets parity decide for CLOSEDPLANAR_XOR alone (PS3.3 C.8.8.6.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.io.contours import fill_polygon
+
+__all__ = ["distinct", "fill_united", "shared_by_crossing"]
+
+_DRAWN_APART = 0.05
+"""Share of the smaller of two contours that must lie within, and outside of, the larger for the two to cross: outlines of
+a thin wall touch each other by rounding."""
+
+_ROUND_MM = 2
+"""Decimals to which the points of a contour drawn twice agree."""
+
+_Drawn = TypeVar("_Drawn")
+
+
+def distinct(contours: Sequence[_Drawn], points: Sequence[NDArray[np.float64]]) -> list[_Drawn]:
+    """The contours without those whose points (point, axis) another one has already, in whatever order."""
+    seen: dict[tuple[tuple[int, ...], bytes], _Drawn] = {}
+    for contour, own in zip(contours, points, strict=True):
+        rounded = np.unique(np.round(own, _ROUND_MM) + 0.0, axis=0)
+        seen.setdefault((rounded.shape, rounded.tobytes()), contour)
+    return list(seen.values())
+
+
+def _crosses(
+    shared: NDArray[np.floating] | np.floating, smaller: NDArray[np.floating] | np.floating
+) -> NDArray[np.bool_]:
+    """Whether contours cross, from the pixels that two share and those of the smaller of the two."""
+    return np.asarray((shared > 0) & (shared >= _DRAWN_APART * smaller) & (shared <= (1 - _DRAWN_APART) * smaller))
+
+
+def shared_by_crossing(masks: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """What any two masks (contour, voxel) share by crossing, (voxel,), or None where no two cross."""
+    held = masks.astype(np.float32)
+    shared, sizes = held @ held.T, held.sum(1)
+    pairs = np.argwhere(np.triu(_crosses(shared, np.minimum(sizes[:, None], sizes[None])), 1))
+    return np.asarray((masks[pairs[:, 0]] & masks[pairs[:, 1]]).any(0)) if len(pairs) else None
+
+
+def fill_united(outlines: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
+    """``fill_polygons``, what contours share by crossing included; and whether any cross."""
+    mask, edges, crossing = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), False
+    filled = []
+    for points in outlines:
+        box, inside, edge = fill_polygon(points, shape)
+        mask[box] ^= inside
+        edges[box] |= edge
+        filled.append((box, inside | edge))
+    mask |= edges
+    for a, b in _meeting([box for box, _ in filled]):
+        box, first, second = _where_both(filled[a], filled[b])
+        shared = first & second
+        smaller = min(int(filled[a][1].sum()), int(filled[b][1].sum()))
+        if _crosses(np.float64(shared.sum()), np.float64(smaller)):
+            mask[box] |= shared
+            crossing = True
+    return mask, crossing
+
+
+def _meeting(boxes: Sequence[tuple[slice, slice]]) -> Iterator[tuple[int, int]]:
+    """Pairs of boxes that share a pixel."""
+    ends = np.array([[(side.start, side.stop) for side in box] for box in boxes], dtype=np.int64).reshape(-1, 2, 2)
+    for a in range(len(ends) - 1):
+        later = ends[a + 1 :]
+        meets = (np.maximum(later[:, :, 0], ends[a, :, 0]) < np.minimum(later[:, :, 1], ends[a, :, 1])).all(1)
+        for b in np.flatnonzero(meets).tolist():
+            yield a, a + 1 + b
+
+
+def _where_both(
+    first: tuple[tuple[slice, slice], NDArray[np.bool_]], second: tuple[tuple[slice, slice], NDArray[np.bool_]]
+) -> tuple[tuple[slice, slice], NDArray[np.bool_], NDArray[np.bool_]]:
+    """The box that two have in common, and the mask of each in it."""
+    starts = [max(a.start, b.start) for a, b in zip(first[0], second[0], strict=True)]
+    stops = [min(a.stop, b.stop) for a, b in zip(first[0], second[0], strict=True)]
+
+    def cut(box: tuple[slice, slice], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        rows, columns = (slice(a - side.start, b - side.start) for side, a, b in zip(box, starts, stops, strict=True))
+        return mask[rows, columns]
+
+    rows, columns = (slice(a, b) for a, b in zip(starts, stops, strict=True))
+    return (rows, columns), cut(*first), cut(*second)

@@ -1,0 +1,52 @@
+"""What the values of an image are measured in, as its headers say."""
+
+from __future__ import annotations
+
+from medvit.io.scan import Scan
+
+__all__ = ["AS_STORED", "stated_unit"]
+
+AS_STORED = "as stored"
+"""Values without a unit: those of most MR images, or of a format that states none."""
+
+_PET = {
+    "CNTS": "counts",
+    "PROPCNTS": "proportional to counts",
+    "CPS": "counts/s",
+    "PROPCPS": "proportional to counts/s",
+    "BQML": "Bq/ml",
+    "PCNT": "%",
+    "GML": "g/ml",
+    "CM2": "cm2",
+    "CM2ML": "cm2/ml",
+    "MGMINML": "mg/min/ml",
+    "UMOLMINML": "umol/min/ml",
+    "UMOLML": "umol/ml",
+    "MLMING": "ml/min/g",
+    "MLG": "ml/g",
+    "1CM": "1/cm",
+}
+"""Units (0054,1001) of a PET image (PS3.3 C.8.9.1.1.3), in words that people use."""
+
+_SUV = {"BW": "g/ml (SUVbw)", "LBM": "g/ml (SUVlbm)", "IBW": "g/ml (SUVibw)", "BSA": "cm2/ml (SUVbsa)"}
+"""SUV Type (0054,1006) of a PET image in GML or CM2ML (PS3.3 C.8.9.1); body weight where none is stated."""
+
+
+def stated_unit(scan: Scan) -> str | None:
+    """The unit of a scan's values; ``AS_STORED`` where they have none; None where the format states no modality.
+
+    CT images are in Hounsfield units unless their Rescale Type says otherwise (PS3.3 C.8.2.1, C.11.1.1.2), PET images in
+    what their Units say. Values of every other modality are as stored.
+    """
+    if scan.modality is None:
+        return None
+    header = scan.slices[0] if scan.slices else None
+    if scan.modality == "CT":
+        return "HU" if header is None or header.get("RescaleType") in (None, "", "HU") else AS_STORED
+    if scan.modality != "PT" or header is None:
+        return AS_STORED
+    unit = str(header.get("Units") or "")
+    if unit in ("GML", "CM2ML"):
+        usual = "BW" if unit == "GML" else "BSA"
+        return _SUV.get(str(header.get("SUVType") or usual), _PET[unit])
+    return _PET.get(unit, AS_STORED)

@@ -1,0 +1,98 @@
+"""Windows: which values are drawn black and white. The usual ones of CT reading, and what a header or the values suggest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Window", "presets", "suggest", "usual_window"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A centre and a width, in the image's unit (DICOM PS3.3 C.11.2.1.2).
+
+    Attributes:
+        name: what people call it.
+        center: the value in the middle of the greys.
+        width: from black to white.
+    """
+
+    name: str
+    center: float
+    width: float
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The values drawn black and white."""
+        return self.center - self.width / 2, self.center + self.width / 2
+
+
+_CT = (
+    Window("Soft tissue", 40, 400),
+    Window("Lung", -600, 1500),
+    Window("Bone", 400, 1800),
+    Window("Brain", 40, 80),
+    Window("Subdural", 75, 215),
+    Window("Liver", 60, 160),
+    Window("Mediastinum", 50, 350),
+    Window("Angiography", 300, 600),
+)
+"""In Hounsfield units, as reading rooms have them (e.g. Radiopaedia, "Windowing (CT)")."""
+
+_SHARES = (("Full", 0.0, 100.0), ("Usual", 1.0, 99.0), ("Bright", 5.0, 99.9), ("Dark parts", 0.5, 80.0))
+"""For images without an absolute scale: percentiles of their own values."""
+
+
+def presets(modality: str | None, values: NDArray[Any]) -> tuple[Window, ...]:
+    """The windows to offer for an image.
+
+    Args:
+        modality: DICOM's, or None.
+        values: some of the image, of any shape; a CT has its own windows and does not need it.
+    """
+    return _CT if modality == "CT" else tuple(_of_shares(values))
+
+
+def _of_shares(values: NDArray[Any]) -> list[Window]:
+    flat = np.asarray(values, dtype=np.float32).ravel()
+    flat = flat[:: max(1, flat.size // 200_000)]
+    found = []
+    for name, low, high in _SHARES:
+        a, b = (float(v) for v in np.percentile(flat, (low, high)))
+        found.append(Window(name, (a + b) / 2, max(b - a, 1e-6)))
+    return found
+
+
+def usual_window(modality: str | None, values: NDArray[Any], headers: Sequence[Any] = ()) -> Window:
+    """The window to begin with: for CT the soft tissues', else what the header states, else the values' middle 98 %.
+
+    Args:
+        modality: DICOM's, or None.
+        values: some of the image.
+        headers: of the image's slices, if it has any.
+    """
+    if modality == "CT":
+        return _CT[0]
+    stated = suggest(headers[len(headers) // 2]) if headers else None
+    return stated or _of_shares(values)[1]
+
+
+def suggest(header: Any) -> Window | None:
+    """The first window that a DICOM header states, or None."""
+    center, width = header.get("WindowCenter"), header.get("WindowWidth")
+    try:
+        first = [
+            v[0] if isinstance(v, (list, tuple)) or type(v).__name__ == "MultiValue" else v for v in (center, width)
+        ]
+        middle, across = float(first[0]), float(first[1])
+    except (TypeError, ValueError, IndexError):
+        return None
+    return Window("As stated", middle, across) if across > 1 and np.isfinite([middle, across]).all() else None
