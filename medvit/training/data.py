@@ -23,6 +23,8 @@ __all__ = [
     "Pair",
     "Sampler",
     "data_root",
+    "every_entry_names",
+    "known_ids",
     "load_labels",
     "plain_name",
     "read_entries",
@@ -131,8 +133,8 @@ def _entries(content: dict[str, Any], path: Path, cases: DataList, keys: Sequenc
             f"Found no {cases.split!r} entries in {path}; give a list with some. Its parts: {', '.join(parts)}."
         )
     # an encoder that has seen a validation image without its label has still seen it
-    elsewhere = {_named(entry, "image", path) for name, v in parts.items() if name != cases.split for entry in v}
-    twice = sorted(elsewhere.intersection(_named(entry, "image", path) for entry in chosen))
+    elsewhere = {_place(entry, path) for name, v in parts.items() if name != cases.split for entry in v}
+    twice = sorted(elsewhere.intersection(_place(entry, path) for entry in chosen))
     if twice:
         raise SourceError(
             f"Found {twice[0]} in several parts of {path}; a case may train or judge, not both. Remove it from one."
@@ -145,6 +147,16 @@ def _entries(content: dict[str, Any], path: Path, cases: DataList, keys: Sequenc
             f"Found no {absent}; every file of the list is needed. Set --root to the folder the list starts from."
         )
     return found
+
+
+def every_entry_names(bundle: Bundle, cases: DataList, key: str) -> bool:
+    """Whether every entry of one part of a list names a file of this kind; nothing is read but the list.
+
+    Raises:
+        SourceError: no readable list.
+    """
+    entries = _content(_list_path(bundle, cases)).get(cases.split)
+    return isinstance(entries, list) and bool(entries) and all(isinstance(e, dict) and key in e for e in entries)
 
 
 def _list_path(bundle: Bundle, cases: DataList) -> Path:
@@ -169,6 +181,11 @@ def _named(entry: Any, key: str, path: Path) -> str:
             f"Found an entry without {key!r} in {path}; each needs the path of its {key}. Give a list whose entries have it: --data."
         )
     return str(entry[key])
+
+
+def _place(entry: Any, path: Path) -> str:
+    """An image's path however it was written: a/../b.nii.gz is ./b.nii.gz."""
+    return os.path.normpath(_named(entry, "image", path))
 
 
 def read_list(bundle: Bundle, data: Path | None, root: Path | None, split: str) -> list[Pair]:
@@ -212,3 +229,28 @@ def load_labels(pair: Pair) -> np.ndarray:
             f"Found labels of {pair.name} in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
         )
     return (ids > 0).astype(np.uint8) if pair.instances else ids
+
+
+def known_ids(ids: np.ndarray, name: str, classes: int, who: str = "the bundle") -> np.ndarray:
+    """Class ids as they are, once they are seen to be whole numbers that a network of so many classes knows.
+
+    Args:
+        ids: the labels of one case, any shape and type.
+        name: the case, for the message.
+        classes: how many there are, background included.
+        who: what knows them, for the message.
+
+    Raises:
+        SourceError: fractions (a probability map, or labels that were interpolated), NaN, or an id below 0 or beyond the classes.
+    """
+    if ids.dtype.kind == "f" and not bool((ids == np.round(ids)).all()):  # NaN is not equal to itself
+        raise SourceError(
+            f"Found labels of {name} that are no whole numbers; ids are needed, not probabilities or interpolated labels. Save ids, "
+            "and resample labels by nearest neighbour."
+        )
+    low, high = (int(v) for v in (ids.min(), ids.max()))
+    if low < 0 or high >= classes:
+        raise SourceError(
+            f"Found label {low if low < 0 else high} in {name}; {who} knows 0..{classes - 1}. Correct the labels."
+        )
+    return ids

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from medvit.training.data import Sampler, Steps
 from medvit.training.logs import Log
 from medvit.training.machine import Machine
 from medvit.training.objectives import Objective
+from medvit.training.storing import store_state
 
 __all__ = ["LoopSettings", "TrainingLoop"]
 
@@ -47,10 +47,11 @@ class LoopSettings:
         clip_norm: the gradient is shortened to this length where it is longer.
         ema_decay: decay of the moving average of weights, which is what is kept in the end.
         checkpoint_every: steps between checkpoints.
-        validate_every: steps between scores on the validation split; 0 for none. Where there are scores, the average
-            with the best one is what is kept in the end.
+        validate_every: steps between scores on the validation split, the last step being scored too; 0 for none. Where there
+            are scores, the average with the best one is what is kept in the end.
         patience: stop after so many scores without a better one; 0 never stops early.
         seed: seeds samples, dropout and initial weights.
+        tell_every: steps between rows of the curve.
     """
 
     steps: int
@@ -65,6 +66,7 @@ class LoopSettings:
     validate_every: int = 0
     patience: int = 0
     seed: int = 0
+    tell_every: int = 20
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: rising, constant, linear to zero at the end."""
@@ -98,12 +100,10 @@ class TrainingLoop:
         self.machine = machine or Machine()
         self.step = 0
         self.best = -math.inf
-        self.objective = objective.to(self.machine.device)
-        self.network = objective.network
+        self.objective, self.network = objective.to(self.machine.device), objective.network
         self.restart_average()
-        self.optimizer = torch.optim.AdamW(
-            objective.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        rate, decay = settings.learning_rate, settings.weight_decay
+        self.optimizer = torch.optim.AdamW(objective.groups(), rate, weight_decay=decay)
         self.scaler = torch.amp.GradScaler(self.machine.device.type, enabled=self.machine.scaled)
         self.stopping = self._early_stopping()
         self.first = idist.get_rank() == 0
@@ -117,14 +117,14 @@ class TrainingLoop:
         return self.folder / "checkpoint.pt"
 
     def restart_average(self) -> None:
-        """Let the average be the network's present weights."""
-        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        """Let the average be the network's present weights, as far as they are trained."""
+        self.average = {k: v.detach().clone() for k, v in self.objective.trained().items()}
 
     def run(self) -> dict[str, Tensor]:
         """Train to the last step, or until scores stop rising, and return the averaged weights to keep, on the CPU.
 
         Raises:
-            DivergedError: the loss is no longer finite. StoppedError: interrupted. CheckpointError: as ``resume``.
+            DivergedError: a loss or gradient is not finite. StoppedError, CheckpointError, OutputError: interrupted; see ``resume``, ``save``.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
@@ -158,9 +158,9 @@ class TrainingLoop:
         engine = Engine(self._train_one)
         engine.logger.setLevel(logging.CRITICAL)  # it would print beside the one line that an error is
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._track)
-        engine.add_event_handler(self._every(20), self._tell)
+        engine.add_event_handler(self._every(s.tell_every), self._tell)
         if self.score is not None and s.validate_every:
-            engine.add_event_handler(self._every(s.validate_every), self._validate)
+            engine.add_event_handler(self._every(s.validate_every, s.steps), self._validate)
         engine.add_event_handler(self._every(s.checkpoint_every), self.save)
         engine.add_event_handler(Events.COMPLETED, self.save)
         self.stopping.trainer = engine
@@ -168,36 +168,47 @@ class TrainingLoop:
         self._since, self._from = time.perf_counter(), self.step
         return engine
 
-    def _every(self, steps: int) -> Any:
-        return Events.ITERATION_COMPLETED(event_filter=lambda _engine, _event: self.step % steps == 0)
+    def _every(self, steps: int, also: int = 0) -> Any:
+        return Events.ITERATION_COMPLETED(
+            event_filter=lambda _engine, _event: self.step % steps == 0 or self.step == also
+        )
 
     def _train_one(self, _: Engine, batch: tuple[Tensor, ...]) -> None:
         s, m = self.settings, self.machine
         torch.manual_seed(hash((s.seed, self.step, idist.get_rank())) & 0x7FFFFFFF)
         for group in self.optimizer.param_groups:
-            group["lr"] = s.rate(self.step)
+            group["lr"] = s.rate(self.step) * group.get("rate", 1.0)
         self.objective.step = self.step
         moved = [t.to(m.device, non_blocking=True) for t in batch]
         with m.autocast():
             loss = self._wrapped(*moved)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"Found a loss of {value} at step {self.step}; the last good weights are in {self.checkpoint}. Lower learning_rate "
-                "in train.json and give the same command again."
-            )
+        self._require_finite("a loss of", value)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.objective.parameters(), s.clip_norm)
+        length = nn.utils.clip_grad_norm_(self.objective.parameters(), s.clip_norm)
+        if not m.scaled:  # a scaled loss may overflow; its scaler leaves such a step out
+            self._require_finite("a gradient of length", float(length))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         self._mean = value if math.isnan(self._mean) else 0.98 * self._mean + 0.02 * value
 
+    def _require_finite(self, what: str, value: float) -> None:
+        """Stop before weights are touched, so that no checkpoint ever holds what is not a number."""
+        if not math.isfinite(value):
+            good = (
+                f"the last good weights are in {self.checkpoint}" if self.checkpoint.exists() else "none are kept yet"
+            )
+            raise DivergedError(
+                f"Found {what} {value} at step {self.step}; {good}. Lower learning_rate "
+                "in train.json and give the same command again."
+            )
+
     def _track(self) -> None:
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        for key, value in self.network.state_dict().items():
+        for key, value in self.objective.trained().items():
             kept = self.average[key]
             if value.dtype.is_floating_point:
                 kept.lerp_(value.detach(), 1 - decay)
@@ -250,7 +261,7 @@ class TrainingLoop:
         return found
 
     def save(self) -> None:
-        """Write the whole state under a temporary name, then rename it."""
+        """Write the whole state; OutputError where it cannot be written."""
         state = {
             "step": self.step,
             "best": self.best,
@@ -265,9 +276,7 @@ class TrainingLoop:
 
     def _store(self, path: Path, state: dict[str, Any]) -> None:
         if self.first:
-            temporary = path.with_suffix(".tmp")
-            torch.save(state, temporary)
-            os.replace(temporary, path)
+            store_state(path, state)
         idist.barrier()
 
     def resume(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,7 +39,9 @@ def bce_dice(logits: Tensor, target: Tensor) -> Tensor:
     return 0.5 * F.binary_cross_entropy_with_logits(logits, truth) + 0.5 * (1 - dice)
 
 
-def weighted_dice_ce(logits: Tensor, labels: Tensor, background_weight: float = 0.1) -> Tensor:
+def weighted_dice_ce(
+    logits: Tensor, labels: Tensor, background_weight: float = 0.1, light: Sequence[int] = (0,)
+) -> Tensor:
     """Cross-entropy with a light background plus soft Dice over the classes present in the batch.
 
     Plain Dice + CE leaves small organs at zero for hours: background drowns the cross-entropy, and Dice on
@@ -46,13 +50,14 @@ def weighted_dice_ce(logits: Tensor, labels: Tensor, background_weight: float = 
     Args:
         logits: (batch, class, *spatial), float.
         labels: (batch, 1, *spatial), int64 class ids.
-        background_weight: cross-entropy weight of class 0; the organs weigh 1.
+        background_weight: cross-entropy weight of the light classes; the others weigh 1.
+        light: the classes that would drown the others: background, and organs as large.
 
     Returns:
         A scalar.
     """
     classes = logits.shape[1]
-    cross_entropy = _cross_entropy(logits, labels, background_weight)
+    cross_entropy = _cross_entropy(logits, labels, background_weight, light)
     probabilities = logits.softmax(1)[:, 1:]
     truth = F.one_hot(labels[:, 0], classes).movedim(-1, 1)[:, 1:].to(logits.dtype)
     axes = (0, *range(2, logits.ndim))
@@ -65,9 +70,9 @@ def weighted_dice_ce(logits: Tensor, labels: Tensor, background_weight: float = 
     return cross_entropy + dice.mean()
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, background_weight: float) -> Tensor:
+def _cross_entropy(logits: Tensor, labels: Tensor, background_weight: float, light: Sequence[int]) -> Tensor:
     weight = torch.ones(logits.shape[1], dtype=logits.dtype, device=logits.device)
-    weight[0] = background_weight
+    weight[list(light)] = background_weight
     return F.cross_entropy(logits, labels[:, 0], weight=weight)
 
 
@@ -124,13 +129,14 @@ def focal_tversky_ce(
     alpha: float = 0.7,
     beta: float = 0.3,
     gamma: float = 4 / 3,
+    light: Sequence[int] = (0,),
 ) -> Tensor:
     """Cross-entropy with a light background plus ``focal_tversky``; takes the place of ``weighted_dice_ce`` for small organs.
 
     Args:
         logits: (batch, class, *spatial), float.
         labels: (batch, 1, *spatial), int64 class ids.
-        background_weight: cross-entropy weight of class 0; the organs weigh 1.
+        background_weight, light: as in ``weighted_dice_ce``.
         alpha, beta, gamma: as in ``focal_tversky``.
 
     Returns:
@@ -140,7 +146,7 @@ def focal_tversky_ce(
         ShapeError: as ``focal_tversky``.
     """
     tversky = focal_tversky(logits, labels, alpha, beta, gamma)
-    return _cross_entropy(logits.to(tversky.dtype), labels, background_weight) + tversky
+    return _cross_entropy(logits.to(tversky.dtype), labels, background_weight, light) + tversky
 
 
 def _check_classes(logits: Tensor, labels: Tensor) -> None:

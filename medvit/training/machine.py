@@ -22,7 +22,7 @@ class Machine:
 
     Attributes:
         device: where to train. Of several processes each takes its own GPU.
-        precision: "fp32", or mixed precision with "bf16" or, on GPUs, "fp16" with a scaled loss.
+        precision: "fp32", or on GPUs mixed precision with "bf16", or "fp16" with a scaled loss.
         workers: processes that prepare samples beside the training; 0 prepares them in between.
 
     Raises:
@@ -37,6 +37,12 @@ class Machine:
         if self.precision not in _TYPES:
             raise BackendError(
                 f"Found precision {self.precision!r}; it must be one of {', '.join(_TYPES)}. Correct --precision."
+            )
+        if self.precision != "fp32" and self.device.type == "cpu":
+            # seen with torch 2.13 on AVX-512 with bf16: memory that nobody wrote in a weight's gradient, now and then, up to 1e34
+            raise BackendError(
+                f"Found precision {self.precision} on cpu; there, gradients of small convolutions are now and then wrong in it "
+                "(oneDNN, pytorch issue 169688). Take --precision fp32, or a GPU."
             )
         if self.precision == "fp16" and self.device.type != "cuda":
             raise BackendError(

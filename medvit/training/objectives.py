@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,9 +38,20 @@ class Objective(nn.Module):
         """The loss of a batch, a scalar."""
         raise NotImplementedError
 
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameters for the optimiser, in groups; a group's ``rate`` is the share of the learning rate it gets, else all."""
+        return [{"params": list(self.parameters())}]
+
+    def trained(self) -> dict[str, Tensor]:
+        """The network's tensors that a run averages and leaves behind: those that the objective trains; by default all."""
+        return self.network.state_dict()
+
     def finish(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
         """What follows from the averaged weights and must be computed anew; by default nothing."""
         return average
+
+    def settle(self) -> None:
+        """Leave out what helps weights that begin from nothing: for a network that is trained already; by default nothing."""
 
 
 def _one_of(name: str, known: Sequence[str]) -> str:
@@ -48,7 +60,7 @@ def _one_of(name: str, known: Sequence[str]) -> str:
     return name
 
 
-_ORGANS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+_ORGANS: dict[str, Callable[..., Tensor]] = {
     "dice_ce": weighted_dice_ce,
     "focal_tversky_ce": focal_tversky_ce,
 }
@@ -62,6 +74,7 @@ class OrganObjective(Objective):
         background_weights: (first step, cross-entropy weight of background) pairs in order. Light at first, so that
             small organs are found at all; heavier later, so that their outlines tighten.
         deep_supervision: weight of the loss at half resolution, and twice that of quarter resolution.
+        light: the classes that weigh so: background, and what is as large.
         loss: "dice_ce" (cross-entropy and Dice) or "focal_tversky_ce", which weighs missed voxels of small organs more.
 
     Raises:
@@ -74,8 +87,10 @@ class OrganObjective(Objective):
         background_weights: Sequence[tuple[int, float]] = ((0, 0.1), (1500, 0.3), (4100, 1.0)),
         deep_supervision: float = 0.3,
         loss: str = "dice_ce",
+        light: Sequence[int] = (0,),
     ) -> None:
         super().__init__(network)
+        self.light = light
         self.loss = _ORGANS[_one_of(loss, list(_ORGANS))]
         self.background_weights = background_weights
         self.deep_supervision = deep_supervision
@@ -90,6 +105,11 @@ class OrganObjective(Objective):
             stage.register_forward_hook(lambda _m, _i, out, name=name: self._taps.__setitem__(name, out))
             heads[name] = nn.Conv3d(stage.conv_block.conv3.conv.out_channels, classes, 1)
         return nn.ModuleDict(heads)
+
+    def settle(self) -> None:
+        """Background weighs what it does in the end; heads drawn anew, whose first gradients mean nothing, have no say."""
+        self.background_weights = ((0, self.background_weights[-1][1]),)
+        self.deep_supervision = 0.0
 
     def background(self) -> float:
         """Cross-entropy weight of background at this step."""
@@ -111,7 +131,7 @@ class OrganObjective(Objective):
         return total
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.loss(logits.float(), labels, self.background())
+        return self.loss(logits.float(), labels, self.background(), light=self.light)
 
 
 class PictureObjective(Objective):
@@ -119,7 +139,30 @@ class PictureObjective(Objective):
 
     One logit a pixel: half cross-entropy, half Dice (Barlow-Swin, arXiv 2509.06885). Several: one for each class,
     background first, cross-entropy plus the Dice of the classes present.
+
+    Args:
+        network: pictures to logits.
+        head_start: gain and offset at which the batch norm behind a new network's logits starts; None leaves 1 and 0.
+            At 1 no probability is far from a half, and both move by no more than the learning rate a step, so a short
+            run spends its steps on them. Weights that a run starts from or goes on from are loaded later and stay.
+
+    Raises:
+        BundleError: a ``head_start`` for a network whose head does not end on a batch norm.
     """
+
+    def __init__(self, network: nn.Module, head_start: tuple[float, float] | None = None) -> None:
+        super().__init__(network)
+        if head_start is None:
+            return
+        head = getattr(network, "head", None)
+        norm = head[-1] if isinstance(head, nn.Sequential) else None
+        if not isinstance(norm, nn.BatchNorm2d):
+            raise BundleError(
+                f"Found head_start for {type(network).__name__}, whose head does not end on a batch norm; one as BarlowSwin's is needed. "
+                "Leave head_start out of train.json."
+            )
+        nn.init.constant_(norm.weight, head_start[0])
+        nn.init.constant_(norm.bias, head_start[1])
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Loss of pictures (batch, channel, row, column) and masks of class ids (batch, 1, row, column), float."""
@@ -134,6 +177,12 @@ _RESTORATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": l1,
     "charbonnier": charbonnier,
     "l1+ssim": lambda restored, clean: l1(restored, clean) + 0.1 * ssim_loss(restored, clean),
+    # squared up to a hundredth of the range: what is learned is a mean, not a median, which skewed noise would bias
+    "charbonnier_wide": lambda restored, clean: charbonnier(restored, clean, epsilon=1e-2),
+    # squared up to a tenth: for what is missing beside every edge, not noise, and judged by its square
+    "charbonnier_widest": lambda restored, clean: charbonnier(restored, clean, epsilon=1e-1),
+    # squared everywhere, as steep near 0 as the one before, so that a run may go from one to the other
+    "squared": lambda restored, clean: 5 * F.mse_loss(restored, clean),
 }
 
 
@@ -142,20 +191,71 @@ class RestorationObjective(Objective):
 
     Args:
         network: image to image.
-        loss: "l1", "charbonnier" or "l1+ssim".
+        loss: "l1", "charbonnier", "charbonnier_wide", "charbonnier_widest", "squared" or "l1+ssim".
+        identity_start: let a new network begin as the one that changes nothing: its last convolution starts at zero,
+            and the input, which the network adds, passes. Drawn at random it first has to unlearn a change fifty times
+            the noise. Weights that a run starts from or goes on from are loaded later and stay as they are.
+        output_rate: share of the learning rate that the last convolution gets. It sums hundreds of features into a change
+            of a hundredth of the range; at the full rate one step of Adam moves its result by more than the noise.
+        contrast_start: (centre, gain): the first convolution of a new network sees ``gain * (image - centre)``. The layer
+            norms behind it take the image's own level for signal, of which noise is a hundredth; with soft tissue in the
+            middle and stretched, noise is what they see.
+        window: (low, high): intensities whose differences count in full, both images clipped to it; None for all alike. Bone
+            and metal else outweigh the soft tissue beside them.
+        outside: what differences count that are not clipped, beside a window, between 0 and 1.
 
     Raises:
-        BundleError: another loss.
+        BundleError: another loss, or a start that the network has no convolution named ``output`` or ``patch_embed`` for.
     """
 
-    def __init__(self, network: nn.Module, loss: str = "charbonnier") -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: str = "charbonnier",
+        identity_start: bool = False,
+        output_rate: float = 1.0,
+        contrast_start: tuple[float, float] | None = None,
+        window: tuple[float, float] | None = None,
+        outside: float = 0.1,
+    ) -> None:
         super().__init__(network)
+        self.window, self.outside = window, outside
         self.loss = _RESTORATION[_one_of(loss, list(_RESTORATION))]
+        self.output_rate = output_rate
+        if identity_start or output_rate != 1:
+            last = self._convolution("output", "identity_start or output_rate")
+            if identity_start:
+                for parameter in last.parameters():
+                    nn.init.zeros_(parameter)
+        if contrast_start is not None:
+            _stretch(self._convolution("patch_embed", "contrast_start"), *contrast_start)
+
+    def _convolution(self, name: str, asked: str) -> nn.Conv2d:
+        found = getattr(self.network, name, None)
+        if not isinstance(found, nn.Conv2d):
+            raise BundleError(
+                f"Found {asked} for {type(self.network).__name__}, which has no convolution named {name}; a network that adds "
+                "its input, as RestoreRWKV, is needed. Leave it out of train.json."
+            )
+        return found
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The last convolution apart where it learns at another rate."""
+        if self.output_rate == 1:
+            return super().groups()
+        last = list(self.network.output.parameters())  # type: ignore[union-attr]
+        apart = {id(p) for p in last}
+        rest = [p for p in self.parameters() if id(p) not in apart]
+        return [{"params": rest, "rate": 1.0}, {"params": last, "rate": self.output_rate}]
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Loss of degraded and clean images, (batch, channel, i, j) each."""
         degraded, clean = batch
-        return self.loss(self.network(degraded).float(), clean)
+        restored = self.network(degraded).float()
+        if self.window is None:
+            return self.loss(restored, clean)
+        inside = self.loss(restored.clamp(*self.window), clean.clamp(*self.window))
+        return (1 - self.outside) * inside + self.outside * self.loss(restored, clean)
 
     def finish(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
         """Kernels fused from several are not averages of fused kernels; they are computed anew."""
@@ -164,6 +264,14 @@ class RestorationObjective(Objective):
             return average
         self.network.load_state_dict(average)
         return {k: v.detach().clone() for k, v in refresh().state_dict().items()}
+
+
+@torch.no_grad()
+def _stretch(convolution: nn.Conv2d, centre: float, gain: float) -> None:
+    # W (gain (x - centre)) + b = (gain W) x + (b - gain centre sum W); borders see zeros, as they did
+    convolution.weight.mul_(gain)
+    if convolution.bias is not None:
+        convolution.bias.sub_(centre * convolution.weight.sum((1, 2, 3)))
 
 
 class ViewObjective(Objective):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
-from medvit.training.data import DataList, Pair, read_list
+from medvit.training.data import DataList, Pair, known_ids, read_list
 
 __all__ = ["Case", "PatchSampler", "PatchSettings", "load_case"]
 
@@ -35,6 +35,12 @@ class PatchSettings:
         rotation_deg: largest rotation about each axis, in degrees.
         scale: smallest and largest zoom factor.
         swap_on_flip: pairs of class ids exchanged when left and right are flipped.
+        reach: how far a patch's centre lies from the organ voxel it was drawn for, at most, as a share of its sides.
+        percentiles: where brightness has no unit (MR): the two percentiles of each image mapped to 0 and 1 before
+            anything else, as MONAI's ScaleIntensityRangePercentiles does; ``intensity_range`` and ``jitter`` then count
+            in these. None leaves images in their own units.
+        jitter: standard deviation of a patch's change of brightness, and of the noise's own standard deviation, in the
+            units of ``intensity_range``.
     """
 
     roi_size: tuple[int, int, int]
@@ -44,11 +50,31 @@ class PatchSettings:
     rotation_deg: float = 12.0
     scale: tuple[float, float] = (0.85, 1.2)
     swap_on_flip: tuple[tuple[int, int], ...] = ()
+    reach: float = 0.3
+    percentiles: tuple[float, float] | None = None
+    jitter: tuple[float, float] = (12.0, 15.0)
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PatchSampler:
         """Read the cases of a list and draw patches from them."""
         pairs = read_list(bundle, data.data, data.root, data.split)
-        return PatchSampler([load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs], self, seed)
+        cases = [load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs]
+        return PatchSampler([self.scaled(case) for case in cases], self, seed)
+
+    def scaled(self, case: Case) -> Case:
+        """The case with its percentiles at 0 and 1, where they are asked for.
+
+        Raises:
+            SourceError: an image so flat that both percentiles are one value.
+        """
+        if self.percentiles is None:
+            return case
+        low, high = np.percentile(case.image.numpy(), self.percentiles)
+        if not high > low:
+            raise SourceError(
+                f"Found {case.name} with the same value {low:g} at percentiles {self.percentiles[0]:g} and {self.percentiles[1]:g}; an "
+                "image with contrast is needed. Remove it from the list."
+            )
+        return replace(case, image=(case.image - float(low)) / float(high - low))
 
 
 @dataclass(frozen=True)
@@ -92,18 +118,14 @@ def load_case(pair: Pair, classes: int) -> Case:
     """A pair on the closest RAS axes, in memory.
 
     Raises:
-        SourceError: image and labels on different grids, or ids the bundle does not know.
+        SourceError: image and labels on different grids, or as ``known_ids``.
     """
     image, labels = (nib.as_closest_canonical(nib.load(p)) for p in (pair.image, pair.label))
     if image.shape != labels.shape or not np.allclose(image.affine, labels.affine, atol=1e-3):
         raise SourceError(
             f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
         )
-    ids = np.asarray(labels.dataobj)
-    if ids.max() >= classes:
-        raise SourceError(
-            f"Found label {int(ids.max())} in {pair.name}; the bundle knows 0..{classes - 1}. Correct the labels."
-        )
+    ids = known_ids(np.asarray(labels.dataobj), pair.name, classes)
     return Case.build(pair.name, image.get_fdata(dtype=np.float32), ids, image.header.get_zooms()[:3])
 
 
@@ -117,6 +139,11 @@ class PatchSampler:
         self._holders = {
             c: [case for case in cases if c in case.voxels] for c in sorted({c for k in cases for c in k.voxels})
         }
+        if not self._holders:
+            raise SourceError(
+                f"Found background alone in the labels of all {len(cases)} cases; at least one with something to learn is needed. Check "
+                "that the list's labels are those of its images."
+            )
 
     def reseed(self, seed: int | Sequence[int]) -> None:
         """Start a new stream of patches."""
@@ -149,7 +176,7 @@ class PatchSampler:
             case = holders[int(rng.integers(len(holders)))]
             voxels = case.voxels[organ]
             centre = voxels[int(rng.integers(len(voxels)))].astype(float)
-            reach = np.array(s.roi_size) * np.array(s.spacing_mm) / np.array(case.spacing_mm) * 0.3
+            reach = np.array(s.roi_size) * np.array(s.spacing_mm) / np.array(case.spacing_mm) * s.reach
             return case, centre + rng.uniform(-reach, reach)
         # anywhere in the body: shoulders and skull must be learnt to be background
         case = self.cases[int(rng.integers(len(self.cases)))]
@@ -182,11 +209,12 @@ class PatchSampler:
     def _intensity(self, image: Tensor) -> Tensor:
         rng = self.rng
         low, high = self.settings.intensity_range
-        image = image + float(rng.normal(0, 12))
+        shift, grain = self.settings.jitter
+        image = image + float(rng.normal(0, shift))
         if rng.random() < 0.25:
             image = F.avg_pool3d(image[None], 3, stride=1, padding=1)[0]
         if rng.random() < 0.5:
-            sigma = abs(float(rng.normal(0, 15)))
+            sigma = abs(float(rng.normal(0, grain)))
             noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
             image = image + sigma * noise
         image = ((image - low) / (high - low)).clamp(0, 1)

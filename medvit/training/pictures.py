@@ -16,7 +16,7 @@ from medvit.bundles import Bundle
 from medvit.errors import SourceError
 from medvit.io.images import read_image
 from medvit.pictures import unit_rgb
-from medvit.training.data import DataList, Pair, load_labels, read_list
+from medvit.training.data import DataList, Pair, known_ids, load_labels, read_list
 
 __all__ = ["Picture", "PictureSampler", "PictureSettings", "load_picture"]
 
@@ -78,10 +78,7 @@ def load_picture(pair: Pair, classes: int = 2) -> Picture:
     mask = load_labels(pair)
     if classes == 2:
         mask = mask > 0
-    if mask.max() >= classes:
-        raise SourceError(
-            f"Found label {int(mask.max())} in {pair.name}; the bundle knows 0..{classes - 1}. Correct the labels."
-        )
+    mask = known_ids(mask, pair.name, classes)
     if mask.shape != image.shape[1:]:
         raise SourceError(
             f"Found {pair.name} with a picture of {image.shape[1:]} and labels of {mask.shape} (rows, columns); both must be equal. "
@@ -91,10 +88,19 @@ def load_picture(pair: Pair, classes: int = 2) -> Picture:
 
 
 class PictureSampler:
-    """Draws augmented (image, mask) crops, every picture as often as any other."""
+    """Draws augmented (image, mask) crops, every picture as often as any other.
+
+    Raises:
+        SourceError: background alone in all of them.
+    """
 
     def __init__(self, pictures: Sequence[Picture], settings: PictureSettings, seed: int) -> None:
         self.pictures = list(pictures)
+        if not any(bool(picture.mask.any()) for picture in self.pictures):
+            raise SourceError(
+                f"Found background alone in the labels of all {len(self.pictures)} pictures; at least one with something to learn is "
+                "needed. Check that the list's labels are those of its images."
+            )
         self.settings = settings
         self.rng = np.random.default_rng(seed)
 

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from medvit.bundles import Bundle
+from medvit.centres import narrowed
 
 __all__ = ["publish"]
 
@@ -22,7 +23,7 @@ def publish(bundle: Bundle, state: dict[str, Tensor]) -> str:
     Index tables that follow from the architecture are left out: they would double the file.
     """
     kept = {k: v.detach().to(torch.float16).contiguous() for k, v in state.items() if v.is_floating_point()}
-    content = save(kept)
+    content = save(*narrowed(kept))
     digest = hashlib.sha256(content).hexdigest()
     _replace(bundle.own_weights, content)
     metadata_path = bundle.root / "configs" / "metadata.json"

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from medvit.errors import ShapeError
 
-__all__ = ["charbonnier", "l1", "ssim", "ssim_loss"]
+__all__ = ["charbonnier", "l1", "ssim", "ssim_loss", "ssim_map"]
 
 _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2 = 0.01, 0.03
@@ -72,6 +72,11 @@ def ssim(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
     Raises:
         ShapeError: shapes, types or devices differ, an image smaller than a window, or a range of 0 or less.
     """
+    return ssim_map(restored, clean, data_range).mean()
+
+
+def ssim_map(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
+    """The same for each window, (batch * channel, 1, height - 10, width - 10); args and errors as ``ssim``."""
     _check(restored, clean)
     if restored.ndim != 4 or min(restored.shape[2:]) < _WINDOW:
         raise ShapeError(
@@ -101,7 +106,7 @@ def ssim(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
     structure = (2 * together + c2) / (spread_a + spread_b + c2)
-    return (luminance * structure).mean()
+    return luminance * structure
 
 
 def ssim_loss(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:

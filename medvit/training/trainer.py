@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 from torch import nn
@@ -12,15 +14,25 @@ from torch import nn
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError
 from medvit.model import choose_device
+from medvit.training.adapters import Adapted, AdapterSettings, adapt, merged
+from medvit.training.comparing import before_after, kept
 from medvit.training.data import DataList
 from medvit.training.evaluation import scorer
 from medvit.training.loop import TrainingLoop
 from medvit.training.machine import Machine, several_processes
 from medvit.training.publish import publish
 from medvit.training.recipe import Recipe, read_recipe
+from medvit.training.record import write_record
 from medvit.training.start import start_from
 
 __all__ = ["Recipe", "TrainSettings", "fit", "open_bundle", "train_bundle"]
+
+
+_BEFORE = "before.json"
+"""In a run's folder: what the weights scored that it began from."""
+
+Score = Callable[[nn.Module], dict[str, float]]
+"""Takes a network and gives its metrics, the one to watch first."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +43,14 @@ class TrainSettings:
         data: the images to train on.
         output: checkpoints and curves go to ``output/<bundle name>``, or a folder of the recipe's name in there.
         steps: optimiser steps in all; None for the bundle's.
-        publish: write the averaged weights into the bundle in the end.
+        publish: write the averaged weights, and the record of how they were made, into the bundle in the end.
         recipe: which of the bundle's training configs.
         start: weights to start from, a checkpoint or a bundle's name; None for new ones.
         device: auto, cpu, gpu, gpu:N or mps.
         precision: fp32, bf16 or fp16.
         workers: processes that prepare samples.
+        adapters: train these beside the weights of ``start`` and merge them when publishing; None trains all weights.
+        compare: score the validation cases before and after, where the run starts from weights and has such cases.
     """
 
     data: DataList = field(default_factory=DataList)
@@ -48,6 +62,8 @@ class TrainSettings:
     device: str = "auto"
     precision: str = "fp32"
     workers: int = 0
+    adapters: AdapterSettings | None = None
+    compare: bool = False
 
 
 def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
@@ -61,6 +77,11 @@ def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
         raise BundleError(
             f"Found --publish with the recipe {settings.recipe}; only 'train' makes the bundle's weights. Train from its checkpoint: --from."
         )
+    if settings.adapters is not None and (settings.start is None or settings.recipe != "train"):
+        lacking = "without --from" if settings.start is None else f"with the recipe {settings.recipe}"
+        raise BundleError(
+            f"Found --adapters {lacking}; they adapt weights that the recipe 'train' has made already. Say which: --from {bundle.name}."
+        )
     return fit(bundle, read_recipe(bundle, settings.recipe).shortened(settings.steps), settings)
 
 
@@ -71,26 +92,80 @@ def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
         folder = settings.output / bundle.name
         if recipe.name != "train":
             folder = folder / recipe.name
+        adapted = _adapt(recipe, settings)
         sampler = recipe.draws.sampler(bundle, settings.data, recipe.loop.seed)
-        run = TrainingLoop(recipe.objective, sampler, recipe.loop, folder, machine, _score(bundle, recipe, settings))
-        if run.checkpoint.exists():
-            unused = f"; {settings.start} is not used" if settings.start else ""
-            run.log.say(f"Going on from {run.checkpoint}{unused}.")
-        elif settings.start is not None:
-            run.log.say(start_from(run.network, settings.start))
-            run.restart_average()
+        score = _score(bundle, recipe, settings)
+        run = TrainingLoop(recipe.objective, sampler, recipe.loop, folder, machine, score)
+        if adapted is not None:
+            run.log.say(str(adapted))
+        judge = _judge(bundle, recipe, settings, run, score)
+        before = _begin(run, settings, judge)
         run.log.say(
             f"{bundle.name}: {recipe.loop.steps} steps on {device} in {settings.precision}; checkpoints and curves in {folder}"
         )
         average = run.run()
+        beside = _known_by(settings, adapted)
+        if judge is not None and before is not None:
+            run.network.load_state_dict(average)
+            after = judge(run.network)
+            run.log.say(before_after(before, after))
+            beside["validation"] = {"before": before, "after": after}
         if settings.publish and run.first:
-            publish(bundle, average)
+            publish(bundle, merged(average))
+            write_record(bundle, settings.data, recipe.loop, machine, folder, beside)
         done = f"published to {bundle.root}" if settings.publish else f"its weights are in {run.checkpoint}"
         run.log.say(f"{bundle.name}: step {run.step} of {recipe.loop.steps} reached; {done}.")
         return run.checkpoint
 
 
-def _score(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Callable[[nn.Module], dict[str, float]] | None:
+def _adapt(recipe: Recipe, settings: TrainSettings) -> Adapted | None:
+    if settings.adapters is None:
+        return None
+    recipe.objective.settle()
+    return adapt(recipe.objective, settings.adapters, recipe.loop.seed)
+
+
+def _begin(run: TrainingLoop, settings: TrainSettings, judge: Score | None) -> dict[str, float] | None:
+    """Start from weights unless there is a checkpoint to go on from; what the weights scored, where that is asked."""
+    kept_at = run.folder / _BEFORE
+    if run.checkpoint.exists():
+        unused = f"; {settings.start} is not used" if settings.start else ""
+        run.log.say(f"Going on from {run.checkpoint}{unused}.")
+    elif settings.start is not None:
+        run.log.say(start_from(run.network, settings.start))
+        run.restart_average()
+        kept_at.unlink(missing_ok=True)  # of a run that was ended before its first checkpoint
+    if judge is None:
+        return None
+    return kept(kept_at, lambda: judge(run.network))
+
+
+def _known_by(settings: TrainSettings, adapted: Adapted | None) -> dict[str, Any]:
+    """What the record says of a run that began from weights; of a file, its name and not where it lies."""
+    found: dict[str, Any] = {} if settings.start is None else {"started_from": Path(settings.start).name}
+    return found if adapted is None else {**found, "adapters": adapted.record()}
+
+
+def _judge(
+    bundle: Bundle, recipe: Recipe, settings: TrainSettings, run: TrainingLoop, score: Score | None
+) -> Score | None:
+    """What scores the weights before and after; None where that is not asked or, said plainly, not possible."""
+    if not settings.compare or settings.start is None or recipe.name != "train" or not run.first:
+        return None
+    if run.checkpoint.exists() and not (run.folder / _BEFORE).is_file():
+        return None  # a run that began without being judged
+    if score is not None:
+        return score
+    path = settings.data.data or bundle.root / "configs" / "datalist.json"
+    if not (bundle.root / "configs" / "evaluate.json").is_file() or not json.loads(path.read_text()).get("validation"):
+        run.log.say(
+            "No scores before and after: there are no validation cases in the list, or no evaluate.json in the bundle."
+        )
+        return None
+    return scorer(bundle, settings.data.data, settings.data.root, "validation")
+
+
+def _score(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Score | None:
     """What scores the network on the validation split as users will run it; None where a recipe has no scores."""
     if recipe.name != "train" or not 0 < recipe.loop.validate_every <= recipe.loop.steps:
         return None

@@ -35,6 +35,10 @@ class TwinsObjective(Objective):
         self.views = views
         self.twins = BarlowTwins(network, hidden, off_diagonal, weight_penalty)
 
+    def trained(self) -> dict[str, Tensor]:
+        """The encoder alone: a decoder as it was drawn would take the place of the next run's, its head's start included."""
+        return {k: v for k, v in self.network.state_dict().items() if k.startswith("encoder.")}
+
     def forward(self, *batch: Tensor) -> Tensor:
         """The loss of one tensor of pictures, (batch, channel, row, column), float in 0..1 or uint8; a scalar.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Transform
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from medvit.bundles import Bundle
@@ -18,7 +19,7 @@ from medvit.io import open_source
 from medvit.reconstruction.drr import Geometry, Projector, attenuation_per_mm, volume_centre_mm
 from medvit.training.data import DataList, read_list
 
-__all__ = ["RadiographsAndLabels", "XrayField", "XrayPairs", "XraySampler"]
+__all__ = ["Poses", "RadiographsAndLabels", "XrayField", "XrayPairs", "XraySampler"]
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,43 @@ class XrayField:
         )
 
 
+@dataclass(frozen=True)
+class Poses:
+    """How patients are turned, moved, sized and mirrored before their radiographs are taken, so that a few serve as many.
+
+    What is changed is where the CT lies: its rays and its labels follow, magnification and all. Mirroring is for labels that
+    do not tell sides.
+
+    Attributes:
+        count: poses of each patient beside the one as scanned.
+        degrees: largest turn about each axis.
+        shift_mm: largest move along each axis.
+        scale: largest change of size, as a share.
+        mirror: whether half of the poses are mirrored, left to right.
+    """
+
+    count: int = 0
+    degrees: float = 10.0
+    shift_mm: float = 20.0
+    scale: float = 0.1
+    mirror: bool = False
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """A random pose, 4x4, about the origin of RAS+ millimetres."""
+        pose = np.eye(4)
+        turn = Rotation.from_euler("xyz", rng.uniform(-self.degrees, self.degrees, 3), degrees=True).as_matrix()
+        sides = np.full(3, 1 + rng.uniform(-self.scale, self.scale))
+        if self.mirror and rng.random() < 0.5:
+            sides[0] *= -1
+        pose[:3, :3] = turn * sides
+        pose[:3, 3] = rng.uniform(-self.shift_mm, self.shift_mm, 3)
+        return pose
+
+
 class RadiographsAndLabels(Transform):  # type: ignore[misc]
     """A CT with reference labels to ``coronal`` and ``sagittal`` pictures (1, row, column) and labels on the network's grid.
 
-    The field's middle is the volume's. Labels (1, x, y, z) int64: ``label_ids`` says what each reference id becomes; of
+    The field's middle is the volume's; a ``pose`` (4x4) in the data moves the patient about it first. Labels (1, x, y, z) int64: ``label_ids`` says what each reference id becomes; of
     the rest, what is above ``bone_hu`` becomes ``bone_id``.
 
     Args:
@@ -87,12 +121,13 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
                 "Resample the labels first."
             )
         middle = volume_centre_mm(scan.affine, shape)
+        affine = _posed(scan.affine, middle, data.get("pose"))
         hounsfield = torch.from_numpy(np.ascontiguousarray(scan.array[0]))
-        projector = Projector(self.field.geometry(middle), scan.affine, shape)
+        projector = Projector(self.field.geometry(middle), affine, shape)
         with torch.inference_mode():
             pictures = projector(attenuation_per_mm(hounsfield, self.field.energy_kev))
-        out = {k: v for k, v in data.items() if k not in ("image", "label")}
-        labels = self._labels(scan.array[0], reference.array[0], self._voxels(scan.affine, middle))
+        out = {k: v for k, v in data.items() if k not in ("image", "label", "pose")}
+        labels = self._labels(scan.array[0], reference.array[0], self._voxels(affine, middle))
         return {
             **out,
             "coronal": MetaTensor(pictures[:1].clone()),
@@ -120,6 +155,15 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
         return found
 
 
+def _posed(affine: np.ndarray, middle: tuple[float, float, float], pose: np.ndarray | None) -> np.ndarray:
+    """A volume's affine with the patient moved about a point."""
+    if pose is None:
+        return affine
+    there = np.eye(4)
+    there[:3, 3] = middle
+    return np.asarray(there @ pose @ np.linalg.inv(there) @ affine)
+
+
 @dataclass(frozen=True)
 class XrayPairs:
     """How radiographs and labels are drawn.
@@ -128,16 +172,23 @@ class XrayPairs:
         preparation: a case's paths (``image``, ``label``) to stacked views (2, side, z) under ``image`` and labels
             (1, x, y, z) under ``label``; done once for each case and kept.
         augmentation: random changes of the pictures, drawn anew for every sample.
+        poses: in which every patient is projected beside the one as scanned, drawn once.
     """
 
     preparation: Callable[[Mapping[Hashable, Any]], Mapping[Hashable, Any]]
     augmentation: Compose
+    poses: Poses = Poses()
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> XraySampler:
         """Project the CTs of a list and draw from them."""
         pairs = read_list(bundle, data.data, data.root, data.split)
-        made = [self.preparation({"image": str(p.image), "label": str(p.label)}) for p in pairs]
-        kept = [{k: torch.as_tensor(np.asarray(case[k])) for k in ("image", "label")} for case in made]
+        rng = np.random.default_rng((seed, 1))  # a stream of its own: what is drawn while training stays as it was
+        kept = []
+        for pair in pairs:
+            paths: dict[Hashable, Any] = {"image": str(pair.image), "label": str(pair.label)}
+            turned = [{**paths, "pose": self.poses.draw(rng)} for _ in range(self.poses.count)]
+            made = [self.preparation(data) for data in (paths, *turned)]
+            kept += [{k: torch.as_tensor(np.asarray(case[k])) for k in ("image", "label")} for case in made]
         return XraySampler(kept, self.augmentation, seed)
 
 

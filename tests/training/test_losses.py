@@ -115,3 +115,12 @@ def test_what_does_not_fit_is_named():
     for name, value in (("alpha", 0.0), ("beta", -0.1), ("gamma", 0.5)):
         with pytest.raises(ShapeError, match=f"{name} = {value:g}.*The paper has 0.7, 0.3 and 4/3"):
             focal_tversky(logits, labels, **{name: value})
+
+
+def test_every_light_class_weighs_what_background_weighs():
+    logits, labels = _drawn(5, 4, 3)
+    for loss in (weighted_dice_ce, focal_tversky_ce):
+        plain, light = loss(logits, labels, 1.0), loss(logits, labels, 0.2, light=(0, 2))
+        weight = torch.tensor([0.2, 1.0, 0.2, 1.0], dtype=torch.float64)
+        shift = F.cross_entropy(logits, labels[:, 0], weight=weight) - F.cross_entropy(logits, labels[:, 0])
+        assert float(light - plain) == pytest.approx(float(shift), rel=1e-9)

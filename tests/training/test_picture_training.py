@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from medvit.bundles import open_bundle
 from medvit.cli.main import app
-from medvit.errors import SourceError
+from medvit.errors import BundleError, SourceError
 from medvit.segmentation import BarlowSwin
 from medvit.training import LoopSettings, TrainingLoop
 from medvit.training.data import Pair, load_labels, read_list
@@ -42,7 +42,9 @@ def _discs(rows: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def listed(tmp_path) -> Path:
     """A narrow copy of the bundle with a list of six pictures beside it."""
-    folder = Path(shutil.copytree(ROOT / "bundles" / NAME, tmp_path / "nuclei"))
+    folder = Path(
+        shutil.copytree(ROOT / "bundles" / NAME, tmp_path / "nuclei", ignore=shutil.ignore_patterns("models"))
+    )
     rows = []
     for n in range(6):
         picture, ids = _discs(70 + n, 90, n)
@@ -54,6 +56,7 @@ def listed(tmp_path) -> Path:
     for name, change in (
         ("inference.json", lambda c: c["network_def"].update(embed_dim=16)),
         ("train.json", lambda c: (c["draws"].update(roi_size=[64, 64]), c["loop"].update(batch_size=2))),
+        ("metadata.json", lambda m: m["medvit"].update(state="not trained")),
     ):
         path = folder / "configs" / name
         config = json.loads(path.read_text())
@@ -139,6 +142,33 @@ def test_pictures_that_do_not_fit_their_labels(tmp_path):
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     with pytest.raises(SourceError, match="Found labels of a that cannot be read"):
         load_labels(Pair("a", tmp_path / "a.png", tmp_path / "broken.png", True))
+
+
+def test_pictures_of_background_alone():
+    """One among others is drawn like them; a list of nothing else teaches nothing, and is refused."""
+    full = Picture("full", torch.rand(3, 40, 40), torch.ones(1, 40, 40))
+    empty = Picture("empty", torch.rand(3, 40, 40), torch.zeros(1, 40, 40))
+    _, masks = PictureSampler([full, empty], PictureSettings((32, 32)), 0).batch(12)
+    assert {bool(mask.any()) for mask in masks} == {True, False}
+    with pytest.raises(
+        SourceError, match="background alone in the labels of all 2 pictures; at least one with.*Check that"
+    ):
+        PictureSampler([empty, empty], PictureSettings((32, 32)), 0)
+
+
+def test_a_new_head_starts_where_the_recipe_says_and_known_weights_stay():
+    network = BarlowSwin(embed_dim=8, image_size=(64, 64))
+    objective = PictureObjective(network, (4.0, -2.0))
+    norm = network.head[1]
+    assert float(norm.weight.detach()) == 4 and float(norm.bias.detach()) == -2
+    pictures = torch.rand(2, 3, 64, 64)
+    spread, middle = torch.std_mean(network.train()(pictures))
+    assert float(spread.detach()) == pytest.approx(4, rel=0.05) and float(middle.detach()) == pytest.approx(-2, abs=0.1)
+    known = PictureObjective(BarlowSwin(embed_dim=8, image_size=(64, 64))).state_dict()
+    objective.load_state_dict(known)  # what a resumed run does
+    assert float(norm.weight.detach()) == 1
+    with pytest.raises(BundleError, match="head_start for Linear, whose head does not end on a batch norm"):
+        PictureObjective(torch.nn.Linear(1, 1), (4.0, -2.0))
 
 
 def test_the_command_trains_from_the_bundles_configs_and_the_result_is_scored(listed, tmp_path):

@@ -11,7 +11,10 @@ from torch import Tensor
 from medvit.errors import BundleError, ImageError, ShapeError
 from medvit.segmentation import BarlowSwin, SwinUNETR
 from medvit.segmentation.barlow_twins import barlow_twins_loss, two_views
+from medvit.training.loop import LoopSettings, TrainingLoop
+from medvit.training.objectives import PictureObjective
 from medvit.training.self_supervised import SwinPretraining, SwinTasks, cut_out, nt_xent, quarter_turned
+from medvit.training.start import start_from
 from medvit.training.twins import TwinsObjective
 
 
@@ -197,6 +200,31 @@ def test_twins_learn_in_the_encoder_alone_and_repeat():
         torch.manual_seed(seed)
         losses.append(float(objective.eval()(pictures).detach()))
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_training_from_twins_takes_the_encoder_and_keeps_its_own_decoder_and_the_start_of_its_head(tmp_path):
+    class Pictures:
+        def batch(self, size: int) -> tuple[Tensor]:
+            return (torch.rand(size, 3, 64, 64),)
+
+        def reseed(self, seed: object) -> None:
+            pass
+
+    run = TrainingLoop(_twins(), Pictures(), LoopSettings(1, 1, 0, 4, ema_decay=0.0), tmp_path)
+    encoder = {f"encoder.{key}": value for key, value in run.network.encoder.state_dict().items()}
+    assert run.run().keys() == encoder.keys()
+    network = BarlowSwin(embed_dim=16, depths=(1, 1, 1), image_size=(64, 64))
+    PictureObjective(network, head_start=(4.0, -2.0))
+    decoder = network.decoder[0].body[0][0].weight.detach().clone()
+    assert "newly drawn: decoder.0." in start_from(network, str(run.checkpoint))
+    found = network.state_dict()
+    assert all(torch.allclose(found[key], value, atol=1e-6) for key, value in encoder.items())
+    assert torch.equal(network.decoder[0].body[0][0].weight, decoder)
+    assert (network.head[-1].weight.item(), network.head[-1].bias.item()) == (4.0, -2.0)
+    # a killed run goes on with the encoder's average alone
+    run = TrainingLoop(_twins(), Pictures(), LoopSettings(2, 1, 0, 4), tmp_path)
+    assert run.run().keys() == encoder.keys()
+    assert run.step == 2
 
 
 def test_twins_are_the_published_loss_also_in_mixed_precision():

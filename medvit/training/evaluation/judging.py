@@ -79,7 +79,7 @@ def scorer(
     Raises:
         BundleError: no evaluate.json that fits. SourceError: the list is wrong.
     """
-    judge = evaluation_of(bundle).judge(Part(bundle, data, root, split))
+    judge = evaluation_of(bundle).judge(Part(bundle, data, root, split, watched=True))
 
     def metrics(network: nn.Module) -> dict[str, float]:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))

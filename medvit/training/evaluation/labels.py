@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from statistics import mean
 from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
+from monai.data import MetaTensor
 
-from medvit.bundles import Bundle
+from medvit.bundle_facts import Calibration
+from medvit.bundles import Bundle, Label
 from medvit.errors import SourceError
 from medvit.model import Model
 from medvit.pipeline import run_model
+from medvit.reports.quality import Doubts, judge
+from medvit.reports.statistics import Measures
 from medvit.result import Result
-from medvit.training.data import Pair, load_labels
+from medvit.settings import RunSettings
+from medvit.training.data import Pair, known_ids, load_labels
+from medvit.training.evaluation.answers import Answer, Judged, Signal
 from medvit.training.evaluation.part import Judge, Part, Say, labelled_pairs, per_label, summary
 
-__all__ = ["LabelOverlap", "dice", "dice_table"]
+__all__ = ["LabelOverlap", "LabelledCase", "dice", "dice_table"]
 
 
 def dice(found: np.ndarray, truth: np.ndarray) -> float:
@@ -27,10 +36,31 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
+class LabelledCase:
+    """An image that judges.
+
+    Attributes:
+        name: the case's.
+        source: what the model is run on.
+        truth: the reference ids on the grid of a result, (i, j, k) or (row, column).
+    """
+
+    name: str
+    source: Path | MetaTensor
+    truth: Callable[[Result], np.ndarray]
+
+
+@dataclass(frozen=True)
 class LabelOverlap:
-    """Dice of every label in every case."""
+    """Dice of every label in every case.
+
+    Attributes:
+        acceptable: Dice below which a label is a bad answer, for the word on quality.
+    """
 
     task: ClassVar[str] = "segmentation"
+
+    acceptable: float = 0.7
 
     def judge(self, part: Part) -> Judge:
         """See ``Evaluation``; ``{"mean_dice", "per_label", "cases"}`` beside what all scores have.
@@ -38,16 +68,16 @@ class LabelOverlap:
         Raises:
             SourceError: the list is wrong; and, when a model is scored, labels that do not belong to their image.
         """
-        pairs = labelled_pairs(part)
+        judging = self.cases(part)
         labels = part.bundle.facts.labels
 
         def scores(model: Model, say: Say) -> dict[str, Any]:
             cases = {}
-            for pair in pairs:
-                result = run_model(model, pair.image)
-                truth = _truth(pair, result, part.bundle)
-                cases[pair.name] = {label.name: dice(result.array == label.id, truth == label.id) for label in labels}
-                say(f"{pair.name}: mean Dice {mean(cases[pair.name].values()):.3f}")
+            for case in judging:
+                result = run_model(model, case.source)
+                truth = case.truth(result)
+                cases[case.name] = {label.name: dice(result.array == label.id, truth == label.id) for label in labels}
+                say(f"{case.name}: mean Dice {mean(cases[case.name].values()):.3f}")
             rows = per_label([label.name for label in labels], cases)
             metrics = {"mean_dice": mean(row["mean"] for row in rows.values())}
             metrics |= {f"dice_{name}": row["mean"] for name, row in rows.items()}
@@ -56,8 +86,40 @@ class LabelOverlap:
 
         return scores
 
+    def cases(self, part: Part) -> Sequence[LabelledCase]:
+        """What judges: the images and labels of the list.
 
-def _truth(pair: Pair, result: Result, bundle: Bundle) -> np.ndarray:
+        Raises:
+            SourceError: the list is wrong.
+        """
+        return [LabelledCase(p.name, p.image, partial(_truth, p, part.bundle)) for p in labelled_pairs(part)]
+
+    def answers(self, part: Part, model: Model, say: Say) -> Judged:
+        """Every label of every case with what the network said of it, the mirror image's answer included."""
+        found: list[Answer] = []
+        words: dict[str, dict[str, Callable[[Calibration], str]]] = {"plain": {}, "with --quality-map": {}}
+        for case in self.cases(part):
+            result = run_model(model, case.source, RunSettings(fast=model.fast, quality_map=True))
+            truth = case.truth(result)
+            entropy, agreement = result.entropy(), result.agreement() or {}
+            for label in result.wanted:
+                score = dice(result.array == label.id, truth == label.id)
+                signals: dict[Signal, float] = {"agreement": agreement[label.name]}
+                if label.name in entropy:
+                    signals["entropy"] = entropy[label.name]
+                found.append(Answer(case.name, score, score < self.acceptable, signals))
+            rows = result.statistics(), result.wanted
+            words["plain"][case.name] = partial(_word, *rows, Doubts(entropy))
+            words["with --quality-map"][case.name] = partial(_word, *rows, Doubts(entropy, agreement))
+            say(f"{case.name}: {', '.join(f'{k} {v}' for k, v in found[-1].signals.items())}")
+        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), words)
+
+
+def _word(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts, calibration: Calibration) -> str:
+    return str(judge(measures, labels, replace(doubts, calibration=calibration))["word"])
+
+
+def _truth(pair: Pair, bundle: Bundle, result: Result) -> np.ndarray:
     """The reference ids of a pair, seen to lie on the image's grid and to be the bundle's."""
     truth = load_labels(pair)
     if truth.shape != result.array.shape:
@@ -69,12 +131,7 @@ def _truth(pair: Pair, result: Result, bundle: Bundle) -> np.ndarray:
         raise SourceError(
             f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
         )
-    known = max(label.id for label in bundle.facts.labels)
-    if int(truth.max()) > known:
-        raise SourceError(
-            f"Found label {int(truth.max())} in {pair.name}; {bundle.name} knows 0..{known}. Correct the labels."
-        )
-    return truth
+    return known_ids(truth, pair.name, max(label.id for label in bundle.facts.labels) + 1, bundle.name)
 
 
 def dice_table(bundle: Bundle, scores: dict[str, Any]) -> str:

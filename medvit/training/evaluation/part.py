@@ -12,7 +12,7 @@ from medvit.bundles import Bundle
 from medvit.model import Model
 from medvit.training.data import Pair, read_list
 
-__all__ = ["Evaluation", "Judge", "Part", "Say", "labelled_pairs", "per_label", "summary"]
+__all__ = ["Evaluation", "Judge", "Part", "Say", "labelled_pairs", "mean_rows", "per_label", "summary"]
 
 Say = Callable[[str], None]
 """Takes a line for people as soon as a case is judged."""
@@ -35,12 +35,14 @@ class Part:
         data: data list; None for the bundle's own.
         root: folder the list's paths start from; None as ``medvit.training.data.data_root`` says.
         split: the part of the list.
+        watched: whether a training run watches the scores: what does not depend on the network is left out of them.
     """
 
     bundle: Bundle
     data: Path | None = None
     root: Path | None = None
     split: str = "validation"
+    watched: bool = False
 
 
 class Evaluation(Protocol):
@@ -72,3 +74,11 @@ def per_label(names: list[str], cases: Mapping[str, Mapping[str, float]]) -> dic
     """Mean, spread and lowest Dice of each label over the cases."""
     columns = {name: [case[name] for case in cases.values()] for name in names}
     return {name: {"mean": mean(v), "std": pstdev(v), "lowest": min(v)} for name, v in columns.items()}
+
+
+def mean_rows(cases: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """The means over the cases of each figure of each row; every case has the same rows (a dose, a factor)."""
+    return {
+        kind: {name: mean(case[kind][name] for case in cases.values()) for name in row}
+        for kind, row in next(iter(cases.values())).items()
+    }

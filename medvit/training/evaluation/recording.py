@@ -4,44 +4,59 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
+from medvit.training.evaluation.finer import finer_table
 from medvit.training.evaluation.labels import dice_table
 from medvit.training.evaluation.restoration import dose_table
 from medvit.training.evaluation.two_views import two_view_table
 
-__all__ = ["place_for_scores", "record_scores", "table"]
+__all__ = ["QUALITY", "SCORES", "Marks", "place_for", "record_scores", "replace_file_text", "table"]
 
 _TABLES = {"segmentation": dice_table, "restoration": dose_table, "reconstruction": two_view_table}
 
-_START, _END = "<!-- scores: written by `medvit evaluate --record` -->", "<!-- end of scores -->"
+
+@dataclass(frozen=True)
+class Marks:
+    """Between which lines of docs/README.md a table is written."""
+
+    what: str
+    start: str
+    end: str
+
+
+SCORES = Marks("scores", "<!-- scores: written by `medvit evaluate --record` -->", "<!-- end of scores -->")
+QUALITY = Marks(
+    "words on quality", "<!-- quality: written by `medvit evaluate --calibrate --record` -->", "<!-- end of quality -->"
+)
 
 
 def table(bundle: Bundle, scores: dict[str, Any]) -> str:
     """The scores as a Markdown table, as fits their task."""
-    return _TABLES[scores["task"]](bundle, scores)
+    return (finer_table if "per_factor" in scores else _TABLES[scores["task"]])(bundle, scores)
 
 
 def _page(bundle: Bundle) -> Path:
     return bundle.root / "docs" / "README.md"
 
 
-def place_for_scores(bundle: Bundle) -> tuple[str, str]:
+def place_for(bundle: Bundle, marks: Marks = SCORES) -> tuple[str, str]:
     """What stands before and after the marks in docs/README.md.
 
     Raises:
         BundleError: no docs/README.md with both marks.
     """
     text = _page(bundle).read_text() if _page(bundle).is_file() else ""
-    before, start, rest = text.partition(_START)
-    _, end, after = rest.partition(_END)
+    before, start, rest = text.partition(marks.start)
+    _, end, after = rest.partition(marks.end)
     if not (start and end):
         raise BundleError(
-            f"Found no place for scores in docs/README.md of {bundle.name}; put the two lines {_START!r} and {_END!r} where the "
-            "table belongs, then record again."
+            f"Found no place for {marks.what} in docs/README.md of {bundle.name}; put the two lines {marks.start!r} and "
+            f"{marks.end!r} where the table belongs, then record again."
         )
     return before, after
 
@@ -52,15 +67,15 @@ def record_scores(bundle: Bundle, scores: dict[str, Any]) -> None:
     Raises:
         BundleError: no docs/README.md with both marks; nothing is written then.
     """
-    before, after = place_for_scores(bundle)
+    before, after = place_for(bundle)
     path = bundle.root / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
     metadata["eval_metrics"] = {name: round(value, 4) for name, value in scores["metrics"].items()}
-    _replace(path, json.dumps(metadata, indent=2) + "\n")
-    _replace(_page(bundle), f"{before}{_START}\n{table(bundle, scores)}\n{_END}{after}")
+    replace_file_text(path, json.dumps(metadata, indent=2) + "\n")
+    replace_file_text(_page(bundle), f"{before}{SCORES.start}\n{table(bundle, scores)}\n{SCORES.end}{after}")
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file_text(path: Path, text: str) -> None:
     """Never half a file under its name, even after a kill."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)

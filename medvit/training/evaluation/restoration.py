@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import mean
+from functools import partial
+from statistics import mean, pstdev
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,26 +13,49 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from medvit.bundle_facts import Calibration
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
 from medvit.model import Model, apply
 from medvit.pipeline import open_for
 from medvit.progress import Progress
+from medvit.reports.change import Change, measure_change
+from medvit.reports.restored_quality import judge_change
+from medvit.restorable import neighbours
 from medvit.restoration.degradations import LowDoseCT
 from medvit.settings import RunSettings
-from medvit.training.evaluation.part import Judge, Part, Say, summary
+from medvit.training.evaluation.answers import Answer, Judged, Signal
+from medvit.training.evaluation.classical import STRENGTHS, classical
+from medvit.training.evaluation.part import Judge, Part, Say, mean_rows, summary
 from medvit.training.restoration import Slices, read_images
 from medvit.training.restoration_losses import ssim
 
-__all__ = ["DoseRestoration", "dose_table"]
+__all__ = ["DoseRestoration", "dose_table", "edge_response"]
+
+_BODY_SHARE = 0.01
+"""A slice is judged where more than this share of its pixels lies above the window's lower end: one that shows air and a
+sliver of couch has a PSNR of 60 dB and more, and its mean with others says little."""
 
 
 @dataclass(frozen=True)
 class _Scanned:
-    """One volume's slices, clean and at each dose; (i, j, k) float32 in the image's unit on RAS axes."""
+    """One volume's judged slices, (i, j, k) float32 in the image's unit on RAS axes, clean and at each dose.
+
+    At a dose each judged slice lies between its ``context`` neighbours on either side, those of one after those of another:
+    that is what a network may look at, and what lies beyond it never sees.
+    """
 
     clean: Slices
-    poor: dict[str, NDArray[np.float32]]
+    near: dict[str, NDArray[np.float32]]
+    context: int
+
+    def judged(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The judged slices of an image that holds their neighbours too."""
+        return np.ascontiguousarray(image[..., self.context :: 2 * self.context + 1])
+
+    def poor(self, dose: str) -> NDArray[np.float32]:
+        """The judged slices at a dose."""
+        return self.judged(self.near[dose])
 
 
 @dataclass(frozen=True)
@@ -45,10 +69,17 @@ class DoseRestoration:
         scanner: the low-dose scanner at full dose; case n is taken with ``seed`` + n.
         doses: shares of the photons.
         seed: the first case's.
-        slice_stride: every how manyth slice is judged, from the middle of the first stride on; those that show nothing above
-            the window's lower end are left out.
+        slice_stride: every how manyth slice is judged, from the middle of the first stride on; those with less than a
+            hundredth of their pixels above the window's lower end (air and couch) are left out.
         window: intensities that PSNR and SSIM look at, in the image's unit.
         bias_range: clean intensities among which the bias is taken, in the image's unit.
+        acceptable_bias: beyond which a restored image is a bad answer, for the word on quality.
+        compared: denoisers that learn nothing (``medvit.training.evaluation.classical``) to judge on the same slices, each at
+            the best of ``STRENGTHS``, chosen on these very slices: no less than they can do.
+
+    Edge response is how much of the clean image's steps is left: over the 2 % of pixels with the steepest clean gradient in
+    the window, the sum of the found gradient along the clean one over the sum of the clean one; 1 is kept, less is blurred.
+    Noise, which points anywhere, does not change it.
     """
 
     task: ClassVar[str] = "restoration"
@@ -59,6 +90,8 @@ class DoseRestoration:
     slice_stride: int
     window: Sequence[float]
     bias_range: Sequence[float]
+    compared: Sequence[str] = ()
+    acceptable_bias: float = 1.0
 
     def __post_init__(self) -> None:
         ordered = all(len(r) == 2 and r[0] < r[1] for r in (self.window, self.bias_range))
@@ -75,73 +108,122 @@ class DoseRestoration:
         Raises:
             SourceError: the list is wrong.
         """
-        scanned = [self._scan(volume, n) for n, volume in enumerate(_clean(part))]
+        context = neighbours(part.bundle)
+        scanned = [self._scan(volume, n, context) for n, volume in enumerate(_clean(part))]
+        others = {} if part.watched else self._others(scanned)
 
         def scores(model: Model, say: Say) -> dict[str, Any]:
-            self._require_whole(model)
             cases = {}
             for case in scanned:
-                rows = {dose: self._compare(model, case, dose) for dose in case.poor}
+                rows = {dose: self._compare(model, case, dose) for dose in case.near}
                 cases[case.clean.name] = rows
                 gains = [f"{row['psnr_before_db']:.2f} -> {row['psnr_db']:.2f} dB at {d}" for d, row in rows.items()]
                 say(f"{case.clean.name}: PSNR {', '.join(gains)}")
-            per_dose = {
-                dose: {name: mean(case[dose][name] for case in cases.values()) for name in row}
-                for dose, row in next(iter(cases.values())).items()
-            }
+            per_dose = mean_rows(cases)
             metrics = {"psnr_gain_db": mean(row["psnr_gain_db"] for row in per_dose.values())}
             for dose, row in per_dose.items():
                 metrics |= {f"{name}_at_{dose.replace(' %', '_percent')}": value for name, value in row.items()}
-            return {**summary(part, self.task, metrics), "per_dose": per_dose, "cases": cases}
+            return {**summary(part, self.task, metrics), "per_dose": per_dose, "compared": others, "cases": cases}
 
         return scores
 
-    def _scan(self, volume: Slices, number: int) -> _Scanned:
-        chosen = np.ascontiguousarray(volume.image[..., (self.slice_stride - 1) // 2 :: self.slice_stride])
-        chosen = chosen[..., (chosen > self.window[0]).any((0, 1))]
-        if not chosen.shape[2]:
-            raise BundleError(
-                f"Found {volume.name} with {volume.image.shape[2]} slices, of which slice_stride {self.slice_stride} chooses none that "
-                f"shows anything above {self.window[0]:g}; a smaller stride is needed. Correct configs/evaluate.json."
-            )
-        # each slice is restored by itself, so that how far apart the chosen ones lie tells the network nothing
-        clean = Slices(volume.name, chosen, volume.spacing_mm)
-        scanners = {f"{100 * dose:g} %": self.scanner.at_dose(dose, self.seed + number) for dose in self.doses}
-        return _Scanned(clean, {name: scan(chosen, clean.spacing_mm) for name, scan in scanners.items()})
+    def answers(self, part: Part, model: Model, say: Say) -> Judged:
+        """Every case at every dose, with how far the means of its soft tissue moved."""
+        found: list[Answer] = []
+        words: dict[str, Callable[[Calibration], str]] = {}
+        for number, volume in enumerate(_clean(part)):
+            case = self._scan(volume, number, neighbours(part.bundle))
+            for dose in case.near:
+                name, restored = f"{case.clean.name} at {dose}", self._restored(model, case, dose)
+                bias = self._measure(restored, case.clean.image)["bias_hu"]
+                across, down, _ = case.clean.spacing_mm
+                change = measure_change(case.poor(dose), restored, (across, down), "HU")
+                moved: dict[Signal, float] = {"moved": abs(change.mean_difference or 0.0)}
+                found.append(Answer(name, bias, abs(bias) > self.acceptable_bias, moved))
+                words[name] = partial(_word, change)
+                say(f"{name}: moved {moved['moved']:.2f}, bias {bias:+.2f}")
+        bad = f"bias of soft tissue beyond {self.acceptable_bias:g} HU"
+        return Judged(bad, "bias (HU)", tuple(found), {"plain": words})
 
-    def _require_whole(self, model: Model) -> None:
-        context = getattr(model.inferer, "context", 0)
-        if context and self.slice_stride > 1:
+    def _others(self, scanned: Sequence[_Scanned]) -> dict[str, dict[str, dict[str, float]]]:
+        """What the compared denoisers reach at each dose, means over the cases, each at the strength that suits it best there."""
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for method in self.compared:
+            for dose in scanned[0].near:
+                tried = [self._tried(method, scanned, dose, strength) for strength in STRENGTHS]
+                found.setdefault(method, {})[dose] = max(tried, key=lambda row: row["psnr_db"])
+        return found
+
+    def _tried(self, method: str, scanned: Sequence[_Scanned], dose: str, strength: float) -> dict[str, float]:
+        window = (float(self.window[0]), float(self.window[1]))
+        restored = (classical(method, case.poor(dose), window, strength) for case in scanned)
+        rows = [self._measure(image, case.clean.image) for image, case in zip(restored, scanned, strict=True)]
+        return {"strength": strength, **{name: mean(r[name] for r in rows) for name in rows[0]}}
+
+    def _scan(self, volume: Slices, number: int, context: int) -> _Scanned:
+        depth = volume.image.shape[2]
+        at = np.arange((self.slice_stride - 1) // 2, depth, self.slice_stride)
+        at = at[(volume.image[..., at] > self.window[0]).mean((0, 1)) > _BODY_SHARE]
+        if not len(at):
             raise BundleError(
-                f"Found slice_stride {self.slice_stride} for {model.bundle.name}, whose network sees {context} neighbours of a slice; "
-                "they would be the wrong ones. Set slice_stride to 1 in configs/evaluate.json."
+                f"Found {volume.name} with {depth} slices, of which slice_stride {self.slice_stride} chooses none with "
+                f"a hundredth of its pixels above {self.window[0]:g}; a smaller stride is needed. Correct configs/evaluate.json."
             )
+        clean = Slices(volume.name, np.ascontiguousarray(volume.image[..., at]), volume.spacing_mm)
+        around = (at[:, None] + np.arange(-context, context + 1)).clip(0, depth - 1).ravel()
+        scanners = {f"{100 * dose:g} %": self.scanner.at_dose(dose, self.seed + number) for dose in self.doses}
+        taken = np.ascontiguousarray(volume.image[..., around])
+        return _Scanned(clean, {name: scan(taken, clean.spacing_mm) for name, scan in scanners.items()}, context)
+
+    def _restored(self, model: Model, case: _Scanned, dose: str) -> NDArray[np.float32]:
+        affine = torch.diag(torch.tensor([*case.clean.spacing_mm, 1.0], dtype=torch.float64))
+        source = MetaTensor(torch.from_numpy(case.near[dose])[None], affine=affine)
+        ready = open_for(model.bundle, source, RunSettings(), Progress())
+        return case.judged(np.asarray(apply(model, {"image": ready.scan.meta_tensor()}))[0])
 
     def _compare(self, model: Model, case: _Scanned, dose: str) -> dict[str, float]:
-        clean, poor = case.clean, case.poor[dose]
-        affine = torch.diag(torch.tensor([*clean.spacing_mm, 1.0], dtype=torch.float64))
-        source = MetaTensor(torch.from_numpy(poor)[None], affine=affine)
-        ready = open_for(model.bundle, source, RunSettings(), Progress())
-        restored = np.asarray(apply(model, {"image": ready.scan.meta_tensor()}))[0]
+        clean, poor, restored = case.clean, case.poor(dose), self._restored(model, case, dose)
         before, after = self._measure(poor, clean.image), self._measure(restored, clean.image)
         return {
-            "psnr_before_db": before[0],
-            "psnr_db": after[0],
-            "psnr_gain_db": after[0] - before[0],
-            "ssim_before": before[1],
-            "ssim": after[1],
-            "bias_before_hu": before[2],
-            "bias_hu": after[2],
+            "psnr_before_db": before["psnr_db"],
+            "psnr_db": after["psnr_db"],
+            "psnr_gain_db": after["psnr_db"] - before["psnr_db"],
+            "ssim_before": before["ssim"],
+            "ssim": after["ssim"],
+            "bias_before_hu": before["bias_hu"],
+            "bias_hu": after["bias_hu"],
+            "edge_before": before["edge"],
+            "edge": after["edge"],
         }
 
-    def _measure(self, image: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float, float, float]:
-        """PSNR in dB, SSIM and bias of (i, j, k) against the clean one."""
+    def _measure(self, image: NDArray[np.float32], clean: NDArray[np.float32]) -> dict[str, float]:
+        """PSNR in dB, SSIM, bias and edge response of (i, j, k) against the clean one."""
         low, high = self.window
         a, b = (torch.from_numpy(np.clip(v, low, high)).double().movedim(2, 0)[:, None] for v in (image, clean))
         psnr = float((10 * ((high - low) ** 2 / (a - b).square().mean((1, 2, 3))).log10()).mean())
         inside = (clean >= self.bias_range[0]) & (clean <= self.bias_range[1])
         bias = float((image - clean)[inside].mean(dtype=np.float64)) if inside.any() else 0.0
-        return psnr, float(ssim(a, b, high - low)), bias
+        edge = edge_response(a[:, 0].numpy(), b[:, 0].numpy())
+        return {"psnr_db": psnr, "ssim": float(ssim(a, b, high - low)), "bias_hu": bias, "edge": edge}
+
+
+def _word(change: Change, calibration: Calibration) -> str:
+    return str(judge_change(change, calibration)["word"])
+
+
+def edge_response(image: NDArray[np.floating], clean: NDArray[np.floating], steepest: float = 0.02) -> float:
+    """How much of the clean slices' steps an image keeps; 1 is all, 0 none.
+
+    Args:
+        image: (slice, i, j).
+        clean: the same, clean.
+        steepest: share of pixels taken for edges.
+    """
+    found, true = (np.stack(np.gradient(v, axis=(1, 2))) for v in (image, clean))
+    size = np.square(true).sum(0)
+    edges = (size >= np.quantile(size, 1 - steepest)) & (size > 0)
+    whole = float(size[edges].sum())
+    return float((found * true).sum(0)[edges].sum()) / whole if whole else 1.0
 
 
 def _clean(part: Part) -> list[Slices]:
@@ -149,13 +231,31 @@ def _clean(part: Part) -> list[Slices]:
 
 
 def dose_table(bundle: Bundle, scores: dict[str, Any]) -> str:
-    """The scores as a Markdown table."""
-    lines = ["| dose | PSNR before | PSNR after | gain | SSIM before | SSIM after | bias before | bias after |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    """The scores as a Markdown table, and what other denoisers reach beneath it."""
+    lines = [
+        "| dose | PSNR before | PSNR after | gain | SSIM before | after | bias before | after | edges before | after |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|---|---|")
     for dose, r in scores["per_dose"].items():
         lines.append(
             f"| {dose} | {r['psnr_before_db']:.2f} dB | {r['psnr_db']:.2f} dB | {r['psnr_gain_db']:+.2f} dB "
-            f"| {r['ssim_before']:.4f} | {r['ssim']:.4f} | {r['bias_before_hu']:+.2f} HU | {r['bias_hu']:+.2f} HU |"
+            f"| {r['ssim_before']:.4f} | {r['ssim']:.4f} | {r['bias_before_hu']:+.2f} HU | {r['bias_hu']:+.2f} HU "
+            f"| {r['edge_before']:.2f} | {r['edge']:.2f} |"
         )
-    lines.append(f"| **mean of {len(scores['cases'])} cases** | | | **{scores['score']:+.2f} dB** | | | | |")
+    lines.append(f"| **mean of {len(scores['cases'])} cases** | | | **{scores['score']:+.2f} dB** | | | | | | |")
+    gains = {dose: [case[dose]["psnr_gain_db"] for case in scores["cases"].values()] for dose in scores["per_dose"]}
+    spread = ", ".join(f"{pstdev(v):.2f} dB at {dose} (lowest {min(v):+.2f})" for dose, v in gains.items())
+    lines += ["", f"Spread of the gain over cases: {spread}."]
+    if scores["compared"]:
+        lines += [
+            "",
+            "| same slices, nothing learnt | dose | best strength | PSNR after | gain | SSIM | edges |",
+            "|---|---|---|---|---|---|---|",
+        ]
+    for method, doses in scores["compared"].items():
+        for dose, r in doses.items():
+            gain = r["psnr_db"] - scores["per_dose"][dose]["psnr_before_db"]
+            lines.append(
+                f"| {method.replace('_', ' ')} | {dose} | {r['strength']:g} | {r['psnr_db']:.2f} dB | {gain:+.2f} dB | {r['ssim']:.4f} | {r['edge']:.2f} |"
+            )
     return "\n".join(lines)

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import mean
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit.bundle_facts import Calibration
 from medvit.bundles import Bundle
+from medvit.entropy import by_name
 from medvit.errors import ShapeError
 from medvit.model import Model, apply
+from medvit.progress import Progress
+from medvit.reports.quality import Doubts
 from medvit.training.data import Pair
+from medvit.training.evaluation.answers import Answer, Judged, Signal
 from medvit.training.evaluation.labels import dice
 from medvit.training.evaluation.part import Judge, Part, Say, labelled_pairs, per_label, summary
 
-__all__ = ["TwoViewOverlap", "best_constant", "two_view_table"]
+__all__ = ["TwoViewOverlap", "best_constant", "mean_atlas", "two_view_table"]
 
 
 @dataclass(frozen=True)
 class TwoViewOverlap:
-    """Dice of every label in every case, beside the best guess that ignores the radiographs.
+    """Dice of every label in every case, beside the best guess that ignores the radiographs, and the usual one.
 
     Attributes:
         preparation: a case's paths (``image``, ``label``) to ``coronal`` and ``sagittal`` pictures (1, row, column) and
             ``label`` (1, x, y, z) on the network's grid: ``medvit.training.xray.RadiographsAndLabels``.
+        acceptable: Dice below which a label is a bad answer, for the word on quality.
         baseline_split: the part of the list that the guess is made from; never one that judges.
     """
 
@@ -34,9 +41,10 @@ class TwoViewOverlap:
 
     preparation: Callable[[Mapping[Hashable, Any]], dict[Hashable, Any]]
     baseline_split: str = "training"
+    acceptable: float = 0.7
 
     def judge(self, part: Part) -> Judge:
-        """See ``Evaluation``; ``{"mean_dice", "per_label", "baseline", "cases", "baseline_cases"}`` beside what all scores have.
+        """See ``Evaluation``; ``{"mean_dice", "per_label", "baseline", "atlas", "cases", "baseline_cases"}`` beside what all scores have.
 
         Raises:
             SourceError: the list is wrong. ShapeError: labels that do not lie on their image.
@@ -44,12 +52,17 @@ class TwoViewOverlap:
         cases = {pair.name: self._prepare(pair) for pair in labelled_pairs(part)}
         others = [_ids(self._prepare(pair)) for pair in labelled_pairs(part, self.baseline_split)]
         labels = part.bundle.facts.labels
-        guess = {label.name: best_constant([ids == label.id for ids in others]) for label in labels}
+        masks = {label.name: [ids == label.id for ids in others] for label in labels}
         names = [label.name for label in labels]
-        without = {
-            name: {label.name: dice(guess[label.name], _ids(made) == label.id) for label in labels}
-            for name, made in cases.items()
-        }
+
+        def constant(guess: dict[str, NDArray[np.bool_]]) -> dict[str, dict[str, float]]:
+            return {
+                name: {label.name: dice(guess[label.name], _ids(made) == label.id) for label in labels}
+                for name, made in cases.items()
+            }
+
+        without = constant({name: best_constant(each) for name, each in masks.items()})
+        atlas = per_label(names, constant({name: mean_atlas(each) for name, each in masks.items()}))
 
         def scores(model: Model, say: Say) -> dict[str, Any]:
             found = {}
@@ -64,16 +77,35 @@ class TwoViewOverlap:
             for name in names:
                 metrics[f"dice_{name}"] = rows[name]["mean"]
                 metrics[f"dice_{name}_without_xrays"] = baseline[name]["mean"]
+                metrics[f"dice_{name}_mean_atlas"] = atlas[name]["mean"]
             return {
                 **summary(part, self.task, metrics),
                 "mean_dice": metrics["mean_dice"],
                 "per_label": rows,
                 "baseline": baseline,
+                "atlas": atlas,
                 "cases": found,
                 "baseline_cases": without,
             }
 
         return scores
+
+    def answers(self, part: Part, model: Model, say: Say) -> Judged:
+        """Every label of every case with how undecided the network was; agreement with the views is judged apart."""
+        labels = part.bundle.facts.labels
+        found: list[Answer] = []
+        words: dict[str, Callable[[Calibration], str]] = {}
+        for pair in labelled_pairs(part):
+            made, progress = self._prepare(pair), Progress()
+            ids = _found(model, made, progress)
+            entropy = by_name(progress.entropy, labels)
+            for label in labels:
+                score = dice(ids == label.id, _ids(made) == label.id)
+                signals: dict[Signal, float] = {"entropy": entropy[label.name]} if label.name in entropy else {}
+                found.append(Answer(pair.name, score, score < self.acceptable, signals))
+            words[pair.name] = partial(_word, len(entropy) < len(labels), Doubts(entropy))
+            say(f"{pair.name}: {entropy}")
+        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), {"plain": words})
 
     def _prepare(self, pair: Pair) -> dict[Hashable, Any]:
         return self.preparation({"image": str(pair.image), "label": str(pair.label)})
@@ -85,15 +117,28 @@ def _ids(made: Mapping[Hashable, Any]) -> NDArray[np.int64]:
     return ids
 
 
-def _found(model: Model, made: Mapping[Hashable, Any]) -> NDArray[np.integer]:
+def _word(absent: bool, doubts: Doubts, calibration: Calibration) -> str:
+    """As ``judge_shapes`` calls it, but for volumes and views."""
+    return "poor" if absent else "check" if replace(doubts, calibration=calibration).reasons() else "good"
+
+
+def _found(model: Model, made: Mapping[Hashable, Any], progress: Progress | None = None) -> NDArray[np.integer]:
     """The labels a model makes of a prepared case's radiographs, (x, y, z)."""
-    ids: NDArray[np.integer] = np.asarray(apply(model, {name: made[name] for name in ("coronal", "sagittal")}))[0]
+    ids: NDArray[np.integer] = np.asarray(
+        apply(model, {name: made[name] for name in ("coronal", "sagittal")}, progress)
+    )[0]
     if ids.shape != _ids(made).shape:
         raise ShapeError(
             f"Found labels of {ids.shape} for references of {_ids(made).shape}; both must lie on the network's grid. "
             "Give evaluate.json's field the img_size of inference.json."
         )
     return ids
+
+
+def mean_atlas(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Where at least half of these masks are, the usual guess; see ``best_constant``, which is harder to beat."""
+    half: NDArray[np.bool_] = 2 * np.sum(masks, axis=0) >= len(masks)
+    return half
 
 
 def best_constant(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
@@ -121,12 +166,15 @@ def best_constant(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
 
 def two_view_table(bundle: Bundle, scores: dict[str, Any]) -> str:
     """The scores as a Markdown table."""
-    lines = ["| label | mean Dice | spread (std) | lowest | mean Dice without the X-rays |", "|---|---|---|---|---|"]
+    lines = [
+        "| label | mean Dice | spread (std) | lowest | without the X-rays: best guess | mean atlas |",
+        "|---|---|---|---|---|---|",
+    ]
     for label in bundle.facts.labels:
-        row, guess = scores["per_label"][label.name], scores["baseline"][label.name]
+        row, guess, atlas = (scores[which][label.name] for which in ("per_label", "baseline", "atlas"))
         lines.append(
-            f"| {label.title} | {row['mean']:.3f} | {row['std']:.3f} | {row['lowest']:.3f} | {guess['mean']:.3f} |"
+            f"| {label.title} | {row['mean']:.3f} | {row['std']:.3f} | {row['lowest']:.3f} | {guess['mean']:.3f} | {atlas['mean']:.3f} |"
         )
     guessed = scores["metrics"]["mean_dice_without_xrays"]
-    lines.append(f"| **mean of {len(scores['cases'])} cases** | **{scores['mean_dice']:.3f}** | | | {guessed:.3f} |")
+    lines.append(f"| **mean of {len(scores['cases'])} cases** | **{scores['mean_dice']:.3f}** | | | {guessed:.3f} | |")
     return "\n".join(lines)

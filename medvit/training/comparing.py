@@ -1,0 +1,29 @@
+"""Scores before and after a run that starts from weights that are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["before_after", "kept"]
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a JSON file holds, made once however often the run beside it is gone on with."""
+    if not path.is_file():
+        made = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".tmp")
+        aside.write_text(json.dumps(made))
+        aside.replace(path)
+    return dict(json.loads(path.read_text()))
+
+
+def before_after(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Two sets of the same metrics as a Markdown table, the one to watch first."""
+    lines = ["| on the validation cases | before | after | change |", "|---|---|---|---|"]
+    for name, value in before.items():
+        lines.append(f"| {name} | {value:.4f} | {after[name]:.4f} | {after[name] - value:+.4f} |")
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""A training run's files: written aside, then renamed, and a full disk said plainly."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medvit.errors import OutputError, system_words
+
+__all__ = ["store_state"]
+
+
+def store_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a state as a PyTorch file under a temporary name, then rename it; the older file stays until then.
+
+    Raises:
+        OutputError: it cannot be written (a full disk, say); the older file is as it was.
+    """
+    temporary = path.with_suffix(".tmp")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    # PyTorch's own writer reports a failed write as a RuntimeError without its number
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        what, step = system_words(error) if isinstance(error, OSError) else _first_words(error)
+        kept = f"the one of step {_step_of(path)} is kept" if path.is_file() else "there is none yet"
+        raise OutputError(
+            f"Found that {path} cannot be written ({what}); {kept}. {step}, then give the same command again to go on from it."
+        ) from error
+
+
+def _first_words(error: RuntimeError) -> tuple[str, str]:
+    return str(error).splitlines()[0], "Free some space"
+
+
+def _step_of(path: Path) -> int | str:
+    try:
+        return int(torch.load(path, weights_only=True, map_location="cpu")["step"])
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return "an unknown number"

@@ -1,0 +1,105 @@
+"""One synthetic image from one label map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medvit.errors import ShapeError
+from medvit.training.synthesis.bending import flipped_ids, sampled_labels, sampling_grid, smooth_field
+from medvit.training.synthesis.scanning import blur, ghosts, rician, thicker
+from medvit.training.synthesis.settings import Brightness, Pose, Scanner
+
+__all__ = ["Synthesis"]
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Makes images of a grid from label maps.
+
+    Attributes:
+        size: voxels of a sample along right, anterior, superior.
+        spacing_mm: their sides.
+        pose, brightness, scanner: how far things may go.
+    """
+
+    size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    pose: Pose = field(default_factory=Pose)
+    brightness: Brightness = field(default_factory=Brightness)
+    scanner: Scanner = field(default_factory=Scanner)
+
+    def __call__(
+        self, labels: Tensor, spacing_mm: tuple[float, float, float], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """An image and the labels it shows.
+
+        Args:
+            labels: (i, j, k) whole-number ids on RAS axes, of any integer type; work happens on their device.
+            spacing_mm: their voxel sides.
+            rng: what is drawn follows from it alone, on one kind of device; CPU and GPU draw other noise.
+
+        Returns:
+            Image (1, *size) float32 in 0..1, and ids (1, *size) int64 on the same voxels.
+
+        Raises:
+            ShapeError: labels that are not three-dimensional whole numbers from 0 on.
+        """
+        if labels.ndim != 3 or labels.is_floating_point() or int(labels.min()) < 0:
+            raise ShapeError(
+                f"Found a label map of shape {tuple(labels.shape)} and type {labels.dtype}; (i, j, k) whole numbers from 0 on are needed. "
+                "Save ids, not probabilities."
+            )
+        noise = torch.Generator(labels.device).manual_seed(int(rng.integers(2**31)))
+        moved = self._moved(labels, spacing_mm, rng, noise)
+        image = self._painted(moved, rng, noise)
+        return self._scanned(image, rng, noise)[None], moved[None]
+
+    def _moved(
+        self, labels: Tensor, spacing_mm: tuple[float, float, float], rng: np.random.Generator, noise: torch.Generator
+    ) -> Tensor:
+        flip = bool(rng.random() < self.pose.flip)
+        grid = sampling_grid(self.pose, (self.size, self.spacing_mm), (labels.shape, spacing_mm), flip, (rng, noise))
+        moved = sampled_labels(labels, grid)
+        return flipped_ids(moved, self.pose.pairs) if flip else moved
+
+    def _painted(self, labels: Tensor, rng: np.random.Generator, noise: torch.Generator) -> Tensor:
+        """Each label in a brightness of its own, mixed at the borders, under a coil's slow change; (i, j, k) in 0..1."""
+        b = self.brightness
+        count = max(int(labels.max()), max((max(p) for p in self.pose.pairs), default=0)) + 1
+        mean, spread = rng.uniform(*b.mean, count), rng.uniform(*b.spread, count)
+        for right, left in self.pose.pairs:
+            mean[left], spread[left] = mean[right], spread[right]
+        if rng.random() < b.dark_background:
+            mean[0], spread[0] = b.mean[0], 0.0
+        if b.bare > 0 and rng.random() < b.bare:
+            gone = [0, *b.outside, *(b.rim if rng.random() < 0.5 else ())]
+            black = [label for label in gone if label < count]
+            mean[black], spread[black] = b.mean[0], 0.0
+        tables = [torch.as_tensor(t, dtype=torch.float32, device=labels.device) for t in (mean, spread)]
+        texture = torch.randn(labels.shape, generator=noise, device=labels.device)
+        image = tables[0][labels] + tables[1][labels] * texture
+        sigma = float(rng.uniform(*b.blur_mm))
+        image = blur(image, [sigma / side for side in self.spacing_mm])
+        image = image * (float(rng.uniform(0, b.bias)) * smooth_field(1, 4, labels.shape, noise)[0]).exp()
+        return _stretched(image) ** float(np.exp(rng.normal(0, b.gamma)))
+
+    def _scanned(self, image: Tensor, rng: np.random.Generator, noise: torch.Generator) -> Tensor:
+        s = self.scanner
+        if rng.random() < s.motion:
+            image = ghosts(image, rng.uniform(-s.motion_mm, s.motion_mm, 3) / np.array(self.spacing_mm), rng)
+        across = int(rng.integers(3))
+        slices = float(rng.uniform(*s.slice_mm)) if rng.random() < s.thick else s.slice_mm[0]
+        plane = float(rng.uniform(*s.plane_mm))
+        for axis, side in enumerate(self.spacing_mm):
+            image = thicker(image, axis, (slices if axis == across else plane) / side)
+        return _stretched(rician(image, float(rng.uniform(0, s.noise)), noise))
+
+
+def _stretched(image: Tensor) -> Tensor:
+    """Percentiles 0.5 and 99.5 at 0 and 1, as in use; a flat image becomes 0."""
+    low, high = (float(v) for v in np.percentile(image.cpu().numpy(), (0.5, 99.5)))
+    return ((image - low) / max(high - low, 1e-6)).clamp(0, 1)
