@@ -38,7 +38,7 @@ def bundle(tmp_path_factory) -> Bundle:
     config["network_def"].update(SMALL)
     path.write_text(json.dumps(config))
     torch.manual_seed(0)
-    network = RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)
+    network = RestoreRWKV(in_channels=3, dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)
     publish(open_bundle(folder), network.state_dict())
     return open_bundle(folder)
 
@@ -63,11 +63,16 @@ def _chain(bundle: Bundle, source: Path, progress: Progress | None = None):
         return model.postprocessing({**data, "pred": pred})["pred"], model
 
 
-def test_the_shipped_bundle_is_listed_as_not_trained_and_refuses(ct):
-    shipped = open_bundle(FOLDER)
-    assert shipped.facts.task == "restoration"
-    with pytest.raises(BundleError, match=r"no weights for ct_denoise_restore_rwkv \(state: not trained\)"):
-        load_model(shipped)
+def test_without_weights_it_refuses(tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "ct_denoise", ignore=shutil.ignore_patterns("models"))
+    path = folder / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["medvit"]["state"] = "not trained"
+    path.write_text(json.dumps(metadata))
+    bare = open_bundle(folder)
+    assert bare.facts.task == "restoration"
+    with pytest.raises(BundleError, match=r"no weights for ct_denoise \(state: not trained\)"):
+        load_model(bare)
 
 
 def test_it_is_the_light_network():
@@ -82,13 +87,14 @@ def test_preprocessing_network_and_postprocessing_land_on_the_sources_grid(bundl
     assert restored.shape == (1, 13, 10, 5)
     assert restored.dtype == torch.float32
     assert np.allclose(restored.affine, source.affine, atol=1e-5)
-    # by hand: clip, scale, each axial slice on RAS axes, and the same way back
+    # by hand: clip, scale, each axial slice between its neighbours on RAS axes, and the same way back
     stored = source.get_fdata(dtype=np.float32)
     inside = stored.clip(-1024, 3072)
     straight = nib.as_closest_canonical(nib.Nifti1Image(inside, source.affine))
     scaled = torch.from_numpy((straight.get_fdata(dtype=np.float32) + 1024) / 4096)
     with torch.inference_mode():
-        slices = [model.network(scaled[None, None, ..., k])[0, 0] for k in range(5)]
+        near = [[max(k - 1, 0), k, min(k + 1, 4)] for k in range(5)]
+        slices = [model.network(scaled[..., three].movedim(2, 0)[None])[0, 0] for three in near]
     values = torch.stack(slices, -1).numpy() * 4096 - 1024
     to_source = nib.orientations.ornt_transform(nib.io_orientation(straight.affine), nib.io_orientation(source.affine))
     wanted = nib.orientations.apply_orientation(values, to_source) + (stored - inside)

@@ -13,15 +13,17 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from monai.transforms import Compose
 from PIL import Image
 from safetensors.torch import save
 
 from medvit.bundles import open_bundle
-from medvit.errors import BundleError, ImageError, ShapeError
+from medvit.errors import ImageError, ShapeError
 from medvit.pipeline import load_model
 from medvit.reconstruction import StackedSwinX2S, SwinX2S, fuse_views
+from medvit.training.data import DataList
 from medvit.training.trainer import TrainSettings, train_bundle
-from medvit.training.xray import RadiographsAndLabels, XrayField
+from medvit.training.xray import Poses, RadiographsAndLabels, XrayField, XrayPairs
 from medvit.transforms_xray import LabelsOnGridd, ToViewsd
 from tests.bands import oblique_affine
 
@@ -39,7 +41,7 @@ def copy(tmp_path_factory) -> Path:
     network = ConfigParser(open_bundle(folder).config).get_parsed_content("network_def")
     content = save({k: v.half().contiguous() for k, v in network.state_dict().items() if v.is_floating_point()})
     assert len(content) <= 16_000_000
-    (folder / "models").mkdir()
+    (folder / "models").mkdir(exist_ok=True)
     (folder / "models" / "model.safetensors").write_bytes(content)
     path = folder / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
@@ -71,11 +73,12 @@ def _ct(folder: Path, name: str, flesh: int = 0) -> dict[str, str]:
     return {"image": str(folder / f"{name}_ct.nii.gz"), "label": str(folder / f"{name}_oar.nii.gz")}
 
 
-def test_not_trained_and_refuses():
+def test_the_weights_are_here_and_intact():
     bundle = open_bundle(BUNDLE)
-    assert bundle.facts.state == "not trained"
-    with pytest.raises(BundleError, match="no weights for headneck_xray_swin_x2s"):
-        bundle.verify()
+    assert bundle.facts.state == "trained"
+    assert bundle.verify() == bundle.facts.weights.sha256
+    without = [value for name, value in bundle.metadata["eval_metrics"].items() if name == "mean_dice_without_xrays"]
+    assert bundle.metadata["eval_metrics"]["mean_dice"] > without[0]
 
 
 def test_the_chain_from_two_pictures_to_labels(copy, pictures):
@@ -114,6 +117,45 @@ def test_monai_runs_it_and_gives_the_same_labels(copy, pictures, tmp_path):
     image = nib.load(written)
     assert np.array_equal(np.asarray(image.dataobj), logits.argmax(0).numpy())
     assert np.abs(image.affine[:3, 3] + np.array([15.5, 15.5, 31.5]) * 5).max() < 1e-4
+
+
+def test_a_pose_moves_pictures_and_labels_alike(tmp_path):
+    """A mirrored patient gives mirrored pictures and labels; a turned one still lies on its own labels."""
+    field = XrayField((32, 32, 64), (10.0, 10.0, 6.0))
+    make = RadiographsAndLabels(field, [[7, 1]], 200.0, 2)
+    paths, mirror = _ct(tmp_path, "a", flesh=-1000), np.diag([-1.0, 1.0, 1.0, 1.0])
+    plain, mirrored = make(paths), make({**paths, "pose": mirror})
+    assert torch.allclose(mirrored["coronal"].as_tensor(), plain["coronal"].as_tensor().flip(-1), atol=1e-5)
+    assert torch.equal(mirrored["label"].as_tensor(), plain["label"].as_tensor().flip(1))
+    turned = make({**paths, "pose": Poses(mirror=True).draw(np.random.default_rng(4))})
+    assert not torch.equal(turned["label"].as_tensor(), plain["label"].as_tensor())
+    for name, unseen in (("coronal", 1), ("sagittal", 0)):
+        shadow = (turned["label"].as_tensor()[0] > 0).float().sum(unseen)
+        view = ToViewsd(["coronal", "sagittal"], (32, 64))(turned)["image"].as_tensor()[int(name == "sagittal")]
+        assert np.corrcoef(shadow.flatten(), view.flatten())[0, 1] > 0.9
+    assert "pose" not in turned
+
+
+def test_poses_keep_their_limits():
+    poses = [Poses(3, mirror=True).draw(np.random.default_rng(seed)) for seed in range(40)]
+    sizes = [abs(np.linalg.det(pose[:3, :3])) ** (1 / 3) for pose in poses]
+    assert 0.9 <= min(sizes) < 0.95 < 1.05 < max(sizes) <= 1.1
+    assert {bool(np.linalg.det(pose[:3, :3]) < 0) for pose in poses} == {True, False}
+    assert max(np.abs(pose[:3, 3]).max() for pose in poses) <= 20
+    assert all(np.linalg.det(Poses(3).draw(np.random.default_rng(seed))[:3, :3]) > 0 for seed in range(9))
+
+
+def test_every_patient_is_projected_in_each_of_its_poses(copy, tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"training": [_ct(tmp_path, "a", flesh=-1000)]}))
+    make = RadiographsAndLabels(XrayField((32, 32, 64), (10.0, 10.0, 6.0)), [[7, 1]], 200.0, 2)
+    steps = Compose([make, ToViewsd(["coronal", "sagittal"], (32, 64), output_key="image")])
+    data = DataList(path, tmp_path, "training")
+    found = [XrayPairs(steps, Compose([]), Poses(2)).sampler(open_bundle(copy), data, seed).cases for seed in (0, 0, 1)]
+    assert [len(cases) for cases in found] == [3, 3, 3]
+    assert all(torch.equal(a["label"], b["label"]) for a, b in zip(found[0], found[1], strict=True))
+    assert torch.equal(found[0][0]["label"], found[2][0]["label"])  # as scanned
+    assert not torch.equal(found[0][1]["label"], found[2][1]["label"])
 
 
 def test_pictures_and_labels_lie_on_each_other(tmp_path):
