@@ -1,7 +1,7 @@
 """Restore-RWKV (Yang et al., arXiv 2407.11087): a U-shaped network that turns a noisy slice into a clean one.
 
 Parameters and their names are the published ones, so state dicts move freely. What differs from the published code:
-the operator is the paper's formula (``medvit.kernels.bi_wkv``) where the published CUDA kernel deviates from it, any
+the operator is the paper's formula (``medvit.kernels.bi_wkv_2d``) where the published CUDA kernel deviates from it, any
 size is taken, it runs anywhere, and no forward pass rewrites weights: ``fuse()`` gives the fast network by name.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from medvit.errors import ImageError, ShapeError
 from medvit.inputs import require_tensor
-from medvit.kernels import bi_wkv
+from medvit.kernels import bi_wkv_2d
 from medvit.kernels.recording import values_known
 from medvit.restoration.omni_shift import FusedShift, OmniShift
 
@@ -82,10 +82,7 @@ class SpatialMix(nn.Module):
         x = self.omni_shift(x).permute(0, 2, 3, 1)
         k, v = self.key(x), self.value(x)
         decay, first = (p / (x.shape[1] * x.shape[2]) for p in (self.spatial_decay, self.spatial_first))
-        v = bi_wkv(decay[0], first[0], k.flatten(1, 2), v.flatten(1, 2)).view_as(k)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
-        v = bi_wkv(decay[1], first[1], k.flatten(1, 2), v.flatten(1, 2)).view(k.shape).transpose(1, 2)
-        return self.output(torch.sigmoid(self.receptance(x)) * v)  # type: ignore[no-any-return]
+        return self.output(bi_wkv_2d(decay, first, k, v, self.receptance(x)))  # type: ignore[no-any-return]
 
 
 class ChannelMix(nn.Module):

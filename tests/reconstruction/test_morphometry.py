@@ -39,6 +39,22 @@ def test_an_ellipsoid_turned_in_space():
         assert abs(axis @ true) > np.cos(np.radians(1))
 
 
+@pytest.mark.parametrize(("right", "front"), [(0.0, 0.0), (20.0, 0.0), (-35.0, 0.0), (0.0, 15.0), (25.0, -10.0)])
+def test_a_shaft_leans_as_it_was_put(right, front):
+    """A femur-like shaft of 200 mm and 24 mm across, on an oblique grid with its third axis stored feet last."""
+    affine = oblique_affine((3.0, 3.0, 4.0)) @ np.diag([1, 1, -1, 1])
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in (64, 64, 64)], indexing="ij"), -1)
+    place = index @ affine[:3, :3].T + affine[:3, 3]
+    lean = np.array([np.tan(np.radians(right)), np.tan(np.radians(front)), 1.0])
+    lean /= np.linalg.norm(lean)
+    away = place - (affine[:3, :3] @ (31.5, 31.5, 31.5) + affine[:3, 3])
+    along = away @ lean
+    inside = (np.abs(along) < 100) & (np.linalg.norm(away - along[..., None] * lean, axis=-1) < 12)
+    (bone,) = measure_bones(inside.astype(np.uint8), affine)
+    assert bone.tilt_deg == pytest.approx((right, front), abs=0.5)
+    assert bone.extents_mm[0] == pytest.approx(200, abs=6) and bone.extents_mm[1] == pytest.approx(24, abs=6)
+
+
 def test_all_48_ways_to_store_a_volume_measure_alike():
     labels = np.zeros((20, 18, 16), np.uint8)
     labels[3:15, 4:9, 5:12] = 1

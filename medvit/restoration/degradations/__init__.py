@@ -8,5 +8,6 @@ from medvit.restoration.degradations.low_count_pet import LowCountPET
 from medvit.restoration.degradations.low_dose_ct import LowDoseCT
 from medvit.restoration.degradations.low_resolution_mr import LowResolutionMR
 from medvit.restoration.degradations.parallel_beam import ParallelBeam
+from medvit.restoration.degradations.truncated_mr import TruncatedMR
 
-__all__ = ["LowCountPET", "LowDoseCT", "LowResolutionMR", "ParallelBeam"]
+__all__ = ["LowCountPET", "LowDoseCT", "LowResolutionMR", "ParallelBeam", "TruncatedMR"]

@@ -36,6 +36,13 @@ class BoneMeasures:
     extents_mm: tuple[float, float, float]
     size_mm: tuple[float, float, float]
 
+    @property
+    def tilt_deg(self) -> tuple[float, float]:
+        """How far the longest axis leans from the vertical: seen from the front, to the patient's right where positive, and
+        from the side, to the front where positive; -90 to 90 degrees."""
+        x, y, z = (float(v) for v in self.axes[0] * (1 if self.axes[0][2] >= 0 else -1))
+        return float(np.degrees(np.arctan2(x, z))), float(np.degrees(np.arctan2(y, z)))
+
 
 def measure_bones(labels: np.ndarray, affine: Affine, ids: Sequence[int] | None = None) -> list[BoneMeasures]:
     """Measure the labelled bones of a volume.
