@@ -1,0 +1,9 @@
+"""The napari plugin: hospital folders in, every result in its place on the anatomy, and a server to label with."""
+
+import sys
+import warnings
+
+from medvit.window_system import binding, fault_of
+
+if "PySide6" in sys.modules and (_fault := fault_of(binding())) is not None:
+    warnings.warn(_fault, RuntimeWarning, stacklevel=2)  # napari shows warnings in its window

@@ -1,0 +1,58 @@
+"""What the plugin refuses to do, in the one family of errors."""
+
+from __future__ import annotations
+
+import re
+
+from medvit.errors import ImageError, MedvitError, SourceError
+
+__all__ = ["LayerError", "PlaceError", "ServerError", "readable"]
+
+
+class LayerError(ImageError):
+    """A layer of another kind than what was to be done needs."""
+
+
+class PlaceError(SourceError):
+    """A layer does not say where it lies in the patient."""
+
+
+class ServerError(MedvitError, ConnectionError):
+    """A label server cannot be reached, or does not answer as documented."""
+
+
+_IN_A_WINDOW = (
+    (r"medvit bundles list", "the list above"),
+    (r"medvit bundles fetch \S+?(?=[.,;)]|\s|$)", "the button Fetch weights"),
+    (r"with --force\b", "with Force ticked"),
+    (r"--force\b", "Force"),
+    (r"--overwrite\b", "Overwrite"),
+    (r"--repair-tags\b", "Repair tags"),
+    (r"--device (cpu|gpu)\b", r"the device \1"),
+    (r"--quality-map\b", "Quality map"),
+    (r"--pixel-spacing(?: MM)?", "Pixel (mm)"),
+    (r"--magnification, or both --source-to-detector and --source-to-patient", "Magnification"),
+    (r"--magnification\b", "Magnification"),
+    (r"--ap and --lat\b", "both files"),
+    (r"--ap\b", "AP view"),
+    (r"--lat\b", "lateral view"),
+    (r"--roi-crop body or a box", "draw a Region"),
+    (r"--roi-crop\b", "the Region"),
+    (r"--low-memory\b", "Low memory"),
+    (r"--invert\b", "Invert"),
+    (r" with -o\b", ""),
+)
+"""Steps that a message names as the command line has them, as the widgets call them."""
+
+
+def readable(error: BaseException) -> str:
+    """One message for people, its steps named as they are in a window; what is unforeseen says so and keeps its kind."""
+    if isinstance(error, MedvitError):
+        text = str(error)
+        for pattern, words in _IN_A_WINDOW:
+            text = re.sub(pattern, words, text)
+        return text
+    if isinstance(error, MemoryError):
+        return "Found too little memory; close other images, or use a machine with more."
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"Found something unforeseen ({type(error).__name__}: {first}). Copy the details and report it."

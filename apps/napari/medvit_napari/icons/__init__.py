@@ -1,0 +1,50 @@
+"""The plugin's icons, one for dark themes and one for light ones each, and putting them on buttons."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+__all__ = ["NAMES", "dress", "icon_file"]
+
+NAMES = ("run", "save", "look", "server", "xray", "views")
+
+
+def icon_file(name: str, kind: str) -> Path:
+    """The SVG of an icon for a "dark" or a "light" theme."""
+    return Path(str(resources.files(__name__) / f"{name}_{kind}.svg"))
+
+
+def dress(button: Any, name: str, viewer: Any) -> None:
+    """Put an icon on a button, that of the viewer's theme now and whenever it changes.
+
+    Args:
+        button: a Qt button.
+        name: one of ``NAMES``.
+        viewer: a viewer or its model.
+    """
+    import weakref
+
+    from qtpy.QtGui import QIcon
+
+    seen = weakref.ref(button)
+
+    def draw(event: Any = None) -> None:
+        alive = seen()
+        if alive is None:
+            with contextlib.suppress(ValueError, RuntimeError):
+                viewer.events.theme.disconnect(draw)
+            return
+        with contextlib.suppress(RuntimeError):  # Qt may have deleted it before us
+            alive.setIcon(QIcon(str(icon_file(name, _kind(viewer.theme)))))
+
+    viewer.events.theme.connect(draw)
+    draw()
+
+
+def _kind(theme: str) -> str:
+    from napari.utils.theme import get_theme
+
+    return str(getattr(get_theme(theme), "type", "dark"))

@@ -1,0 +1,261 @@
+"""What napari is given: images, labels, surfaces with names, colours, millimetres, and what the plugin knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.bundles import Label
+from medvit.io.scan import Scan
+from medvit.reports.windows import usual_window
+from medvit_napari.canonical import Canonical
+from medvit_napari.filling import Filling
+from medvit_napari.places import KEY, Place, blank, digest
+
+if TYPE_CHECKING:
+    from medvit.io.labels import LabelSet
+    from medvit.reconstructed import Reconstructed
+    from medvit.restored import Restored
+    from medvit.result import Result
+
+__all__ = [
+    "BLANK",
+    "LayerTuple",
+    "filling_layer",
+    "image_layer",
+    "label_layer",
+    "label_layers",
+    "reconstructed_layers",
+    "restored_layers",
+    "result_layers",
+    "surface_layers",
+    "window_of",
+]
+
+LayerTuple: TypeAlias = tuple[Any, dict[str, Any], str]
+"""Data, options and kind, as napari's readers give them."""
+
+BLANK = (0.0, 1.0)
+"""Limits of an image of which nothing is there yet; a person who sets others keeps them."""
+
+_KINDS = {"nifti": "NIfTI", "nrrd": "NRRD", "metaimage": "MetaImage"}
+_OPACITY = 0.55
+_DIFFERENCE = "difference"
+_UNNAMED = (0.75, 0.75, 0.75, 1.0)
+"""An id that a person paints without a name is seen, in grey; napari would leave it transparent."""
+
+
+def _name(modality: str | None, plane: str, count: int) -> str:
+    words = [modality or "Image", plane, f"{count} slices" if count > 1 else ""]
+    return " ".join(word for word in words if word)
+
+
+def image_layer(scan: Scan, name: str = "", **options: Any) -> LayerTuple:
+    """A scan as an image layer, its name free of anything a file name or header could say of a person."""
+    if scan.is_picture:
+        return _picture(scan, name or "Picture", options)
+    grid = _grid(scan)
+    assert grid is not None
+    shown = grid.show(scan.array[0])
+    middle = shown[shown.shape[0] // 2]
+    window = usual_window(scan.modality, middle, scan.slices)
+    place = Place(scan, grid, notes=(*_straightened(grid), *scan.notes, *scan.set_aside))
+    kind = _KINDS.get(scan.kind)
+    plane = "" if scan.kind != "dicom" else ("axial", "coronal", "sagittal")[grid.order.index(2)]
+    return shown, {
+        "name": name or _name(scan.modality or kind, plane, scan.array.shape[3]),
+        "contrast_limits": window.limits,
+        "metadata": {KEY: place},
+        **grid.placement(),
+        **options,
+    }, "image"  # fmt: skip
+
+
+def _straightened(grid: Canonical) -> tuple[str, ...]:
+    if grid.oblique_deg < 0.5:
+        return ()
+    return (f"Shown along its own axes, which lie up to {grid.oblique_deg:.1f} degrees away from the patient's.",)
+
+
+def _picture(scan: Scan, name: str, options: dict[str, Any]) -> LayerTuple:
+    colours = scan.array.shape[0] == 3
+    data = np.moveaxis(scan.array, 0, -1) if colours else scan.array[0]
+    if colours:
+        data = data.clip(0, 255).astype(np.uint8)
+    return data, {"name": name, "rgb": colours, "metadata": {KEY: Place(scan, None)}, **options}, "image"
+
+
+def filling_layer(filling: Filling, kind: str = "dicom", notes: tuple[str, ...] = ()) -> LayerTuple:
+    """A volume that is still being read as an image layer; its middle slice is there at once where that can be.
+
+    Args:
+        filling: started.
+        kind: as ``Scan.kind``.
+        notes: of its header.
+    """
+    axis = filling.grid.order.index(2)
+    key: list[Any] = [slice(None)] * 3
+    key[axis] = filling.shape[axis] // 2
+    middle = filling[tuple(key)]
+    window = None if filling.is_blank else usual_window(filling.modality, middle)
+    plane = ("axial", "coronal", "sagittal")[axis] if kind == "dicom" else ""
+    return filling, {
+        "name": _name(filling.modality or _KINDS.get(kind), plane, filling.grid.shape[2]),
+        "contrast_limits": BLANK if window is None else window.limits,
+        "metadata": {KEY: Place(filling, filling.grid, notes=(*_straightened(filling.grid), *notes))},
+        **filling.grid.placement(),
+    }, "image"  # fmt: skip
+
+
+def window_of(filling: Filling) -> tuple[float, float]:
+    """What a volume of which nothing was there at first is to be drawn with, once it is read."""
+    shown = np.asarray(filling)
+    return usual_window(filling.modality, shown[shown.shape[0] // 2]).limits
+
+
+def label_layer(
+    array: NDArray[Any], source: Scan | Filling, labels: Sequence[Label], name: str, **known: Any
+) -> LayerTuple:
+    """A label map as it is stored, (i, j, k) or (row, column), as a label layer on its image.
+
+    Args:
+        array: ids, 0 for none; copied, since it is to be painted on.
+        source: the image whose grid this is.
+        labels: names and colours.
+        name: of the layer.
+        known: more of the ``Place``: made_by, origin, notes.
+    """
+    import pandas as pd
+    from napari.utils.colormaps import DirectLabelColormap
+
+    grid = source.grid if isinstance(source, Filling) else _grid(source)
+    shown = np.ascontiguousarray(array if grid is None else grid.show(array))
+    colours: dict[int | None, Any] = {None: _UNNAMED, 0: (0, 0, 0, 0)}
+    colours |= {label.id: (*(c / 255 for c in label.color), 1.0) for label in labels}
+    place = Place(source, grid, tuple(labels), digest(shown), **known)
+    features = pd.DataFrame(
+        {"index": [0, *(label.id for label in labels)], "name": ["background", *(label.title for label in labels)]}
+    )
+    return shown, {
+        "name": name,
+        "opacity": _OPACITY,
+        "colormap": DirectLabelColormap(color_dict=colours),
+        "features": features,
+        "metadata": {KEY: place},
+        **(grid.placement() if grid is not None else {}),
+    }, "labels"  # fmt: skip
+
+
+def _grid(scan: Scan) -> Canonical | None:
+    if scan.is_picture:
+        return None
+    i, j, k = (int(n) for n in scan.array.shape[1:])
+    return Canonical((i, j, k), scan.affine)
+
+
+def label_layers(found: LabelSet, source: Scan | Filling | None = None) -> list[LayerTuple]:
+    """Labels that were read, in one layer, or where some share voxels in as few as hold them all."""
+    base = source or found.reference or blank(found.shape, found.affine, found.kind, found.header)
+    groups: list[list[Any]] = []
+    for segment in found.segments:
+        home = next((g for g in groups if not any(segment.overlap(other) for other in g)), None)
+        if home is None:
+            groups.append([segment])
+        else:
+            home.append(segment)
+    layers = []
+    title = {"seg": "SEG", "rtstruct": "RTSTRUCT"}.get(found.kind, "Labels")
+    for number, group in enumerate(groups, 1):
+        largest = max(segment.label.id for segment in group)
+        array = np.zeros(found.shape, np.uint8 if largest < 256 else np.uint16)
+        for segment in group:
+            array[segment.box][segment.voxels] = segment.label.id
+        name = title if len(groups) == 1 else f"{title} {number} of {len(groups)}"
+        notes = (*found.notes, *found.flags)
+        layers.append(label_layer(array, base, [s.label for s in group], name, origin="read", notes=notes))
+    return layers
+
+
+def result_layers(result: Result) -> list[LayerTuple]:
+    """Labels of a run, and with a quality map where the mirror image's answer differs."""
+    bundle = result.bundle
+    made = f"{bundle.name} {bundle.version}"
+    known = {"made_by": made, "origin": "made", "notes": result.notes}
+    layers = [label_layer(result.array, result.scan, result.wanted, bundle.name, **known)]
+    differ = result.disagreement()
+    if differ is not None:
+        from medvit.io.labels.naming import make_label
+
+        word = make_label(1, "Answers differ", (255, 210, 0))
+        layers.append(label_layer(differ, result.scan, [word], "Quality map", **known))
+    return layers
+
+
+def restored_layers(result: Restored, limits: tuple[float, float] | None = None) -> list[LayerTuple]:
+    """A restored image, and what it changed, hidden at first; both where the source lies."""
+    from dataclasses import replace
+
+    restored = replace(result.scan, array=result.array[None])
+    made = f"{result.bundle.name} {result.bundle.version}"
+    options = {} if limits is None else {"contrast_limits": limits}
+    image = image_layer(restored, f"Restored by {result.bundle.name}", **options)
+    change = result.array - result.scan.array[0]
+    reach = max(float(np.percentile(np.abs(change), 99)), 1e-6)
+    look = {"contrast_limits": (-reach, reach), "colormap": "PiYG", "visible": False}
+    other = image_layer(replace(result.scan, array=change[None]), f"Restored minus source ({_DIFFERENCE})", **look)
+    for layer in (image, other):
+        grid = layer[1]["metadata"][KEY].grid
+        layer[1]["metadata"][KEY] = Place(restored, grid, made_by=made, origin="restored", notes=result.notes)
+    return [image, other]
+
+
+def surface_layers(array: NDArray[Any], scan: Scan, labels: Sequence[Label]) -> list[LayerTuple]:
+    """The closed surface of each label found, where it lies on its image."""
+    from medvit.reconstruction.surfaces import surface_of
+
+    grid = _grid(scan)
+    assert grid is not None
+    layers = []
+    for label in labels:
+        mask = array == label.id
+        if mask.any():
+            surface = surface_of(mask, scan.affine)
+            layers.append(
+                _surface(grid.shown_world(surface.vertices), surface.faces, label, Place(scan, grid, (label,)))
+            )
+    return layers
+
+
+def _surface(vertices: NDArray[Any], faces: NDArray[Any], label: Label, place: Place) -> LayerTuple:
+    from napari.utils import Colormap
+
+    colour = Colormap([[*(c / 255 for c in label.color), 1.0]] * 2, name=f"medvit {label.name}")
+    return (vertices, faces, np.ones(len(vertices))), {
+        "name": label.title,
+        "colormap": colour,
+        "shading": "smooth",
+        "metadata": {KEY: place},
+        "units": ("mm", "mm", "mm"),
+    }, "surface"  # fmt: skip
+
+
+def reconstructed_layers(result: Reconstructed) -> list[LayerTuple]:
+    """Bones in three dimensions as labels and as surfaces."""
+    scan = blank(result.array.shape, result.affine)
+    made = f"{result.bundle.name} {result.bundle.version}"
+    known = {"made_by": made, "origin": "made", "notes": result.notes}
+    layers = [label_layer(result.array, scan, result.wanted, f"From X-rays by {result.bundle.name}", **known)]
+    grid = _grid(scan)
+    assert grid is not None
+    place = Place(scan, grid, made_by=made, origin="made", notes=result.notes)
+    for label in result.wanted:
+        if label.name in result.surfaces:
+            surface = result.surfaces[label.name]
+            layers.append(_surface(grid.shown_world(surface.vertices), surface.faces, label, place))
+    if result.doubt is not None:
+        look = {"name": "Doubt (bits)", "visible": False, "colormap": "inferno", "contrast_limits": (0.0, 1.0)}
+        layers.append((grid.show(result.doubt), {**look, "metadata": {KEY: place}, **grid.placement()}, "image"))
+    return layers

@@ -1,0 +1,245 @@
+"""A client of MONAI Label's documented HTTP interface: models, next case, inference, labels, training. No Qt in here.
+
+The endpoints are those of MONAI Label 0.8: ``/info/``, ``/activelearning/{strategy}``, ``/infer/{model}``,
+``/datastore/image``, ``/datastore/label``, ``/train/{model}``.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import uuid
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import Request
+
+from medvit.bundles import Label
+from medvit.io.labels.naming import make_label, unique
+from medvit.progress import Progress
+from medvit_napari.errors import ServerError
+from medvit_napari.transport import exchange
+
+__all__ = ["Case", "Client", "ServerInfo"]
+
+_PATIENCE_S = 600.0
+"""An inference on a CPU takes minutes; a server that is away says so at once."""
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What a server offers.
+
+    Attributes:
+        name: of the app.
+        models: names, with the titles of their labels by id.
+        strategies: how the next case may be chosen.
+        trainers: names of models that can be trained.
+    """
+
+    name: str
+    models: dict[str, dict[int, str]]
+    strategies: tuple[str, ...]
+    trainers: tuple[str, ...]
+
+    def labels(self, model: str) -> list[Label]:
+        """A model's labels, with colours."""
+        return unique(
+            make_label(number, title) for number, title in sorted(self.models.get(model, {}).items()) if number
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image of the server's datastore: its id there, and where it lies here."""
+
+    id: str
+    path: Path
+
+
+class Client:
+    """Talks to one server.
+
+    Args:
+        address: for example "http://127.0.0.1:8000".
+        token: of a server that asks for one; sent as a bearer.
+
+    Raises:
+        ServerError: no http address.
+    """
+
+    def __init__(self, address: str, token: str = "") -> None:
+        parts = urlsplit(address.strip())
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ServerError(
+                f"Found the address {address!r}; a server's is needed, such as http://127.0.0.1:8000. Correct it."
+            )
+        self.address, self._token = address.strip().rstrip("/"), token
+
+    def info(self) -> ServerInfo:
+        """What the server offers."""
+        found = self._json("GET", "/info/")
+        try:
+            models = {name: _numbered(model.get("labels")) for name, model in found.get("models", {}).items()}
+            strategies, trainers = tuple(found.get("strategies", {})), tuple(found.get("trainers", {}))
+        except (AttributeError, TypeError) as error:
+            raise ServerError(
+                f"Found an answer of {self.address} that is none of MONAI Label's. Check the address."
+            ) from error
+        return ServerInfo(str(found.get("name", "")), models, strategies, trainers)
+
+    def next_case(self, strategy: str, folder: Path, progress: Progress | None = None) -> Case:
+        """The case that a strategy chooses, its image fetched into a folder.
+
+        Raises:
+            ServerError: every image is labelled, or the server cannot tell.
+        """
+        found = self._json("POST", f"/activelearning/{quote(strategy)}", json.dumps({"client_id": "medvit"}).encode())
+        image = str(found.get("id") or "")
+        if not image:
+            raise ServerError(
+                f"Found no next case by {strategy!r}: every image has its label. Choose another strategy."
+            )
+        content, kind = self._send("GET", f"/datastore/image?{urlencode({'image': image})}", progress=progress)
+        return Case(image, _kept(folder, content, kind))
+
+    def infer(self, model: str, image: str, folder: Path, progress: Progress | None = None) -> Path:
+        """A model's labels for an image of the datastore, as a file in a folder.
+
+        Raises:
+            ServerError: the server refuses, or is away.
+        """
+        body, kind = _form({"params": json.dumps({"result_extension": ".nii.gz", "result_dtype": "uint16"})}, {})
+        path = f"/infer/{quote(model)}?{urlencode({'image': image, 'output': 'image'})}"
+        content, kind = self._send("POST", path, body, kind, progress)
+        return _kept(folder, content, kind)
+
+    def save_label(self, image: str, label: Path, tag: str = "final", names: dict[str, int] | None = None) -> None:
+        """Submit a label file for an image.
+
+        Args:
+            image: its id in the datastore.
+            label: a NIfTI or NRRD file on the image's grid.
+            tag: "final" for one a person stands behind.
+            names: title and value of each label.
+        """
+        listed = [{"name": name, "idx": value} for name, value in (names or {}).items()]
+        body, kind = _form({"params": json.dumps({"label_info": listed})}, {"label": label})
+        self._send("PUT", f"/datastore/label?{urlencode({'image': image, 'tag': tag})}", body, kind)
+
+    def train(self, model: str) -> None:
+        """Start training; the server refuses a second one."""
+        self._json("POST", f"/train/{quote(model)}", b"{}")
+
+    def training(self) -> str:
+        """How far training is, in words: its state and, where the server tells (ours does), steps, scores and the version made."""
+        return _told(self._json("GET", "/train/?check_if_running=false"))
+
+    def stop_training(self) -> None:
+        """Stop it."""
+        self._send("DELETE", "/train/")
+
+    def _json(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+        content, _ = self._send(method, path, body, "application/json")
+        try:
+            found = json.loads(content or b"{}")
+        except ValueError as error:
+            raise ServerError(
+                f"Found an answer of {self.address} to {path.partition('?')[0]} that is not JSON; a MONAI Label server is needed. Check the address."
+            ) from error
+        return found if isinstance(found, dict) else {"items": found}
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        kind: str = "",
+        progress: Progress | None = None,
+    ) -> tuple[bytes, str]:
+        """An answer's content and its file's name; can be cancelled at any moment."""
+        headers = {"Content-Type": kind} if body is not None else {}
+        headers |= {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        progress = progress or Progress()
+        progress.report("waiting", 0, 1)
+        try:
+            answer = exchange(Request(self.address + path, body, headers, method=method), _PATIENCE_S, progress)
+        except HTTPError as error:
+            raise ServerError(
+                f"Found that {self.address} refused {path.partition('?')[0]} ({error.code}: {_detail(error)}). Look at the server's own log."
+            ) from error
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+            raise ServerError(
+                f"Found no answer of {self.address} ({reason}). Check that the server runs and its address."
+            ) from error
+        return answer.content, answer.name
+
+
+def _told(found: dict[str, Any]) -> str:
+    words = [str(found.get("status") or "unknown")]
+    numbers = {
+        key: found[key] for key in ("done", "total", "before", "after") if isinstance(found.get(key), int | float)
+    }
+    if numbers.keys() >= {"done", "total"} and numbers["total"]:
+        words.append(f"step {numbers['done']:.0f} of {numbers['total']:.0f}")
+    if numbers.keys() >= {"before", "after"}:
+        words.append(f"{found.get('metric') or 'score'} {numbers['before']:.3f} -> {numbers['after']:.3f}")
+    if found.get("published"):
+        words.append(f"published as version {found['published']}")
+    elif found.get("reason"):
+        words.append(str(found["reason"]))
+    return ", ".join(words)
+
+
+def _detail(error: HTTPError) -> str:
+    text = error.read(2000).decode("utf-8", "replace")
+    try:
+        return str(json.loads(text).get("detail", text))[:200]
+    except (ValueError, AttributeError):
+        return text.strip()[:200]
+
+
+def _kept(folder: Path, content: bytes, name: str) -> Path:
+    """Content as a file with a name of our own: the server's could hold a patient's, or lead elsewhere."""
+    ending = next((e for e in (".nii.gz", ".nii", ".nrrd", ".mha", ".zip", ".dcm") if name.lower().endswith(e)), "")
+    if not ending:
+        ending = (
+            ".nii.gz"
+            if content[:2] == b"\x1f\x8b"
+            else ".nrrd"
+            if content[:4] == b"NRRD"
+            else ".zip"
+            if content[:2] == b"PK"
+            else ".nii"
+        )
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="case-", suffix=ending, delete=False) as file:
+        file.write(content)
+    return Path(file.name)
+
+
+def _form(fields: dict[str, str], files: dict[str, Path]) -> tuple[bytes, str]:
+    """A multipart form (RFC 7578)."""
+    mark = uuid.uuid4().hex
+    parts = [
+        f'--{mark}\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode() for n, v in fields.items()
+    ]
+    for name, path in files.items():
+        suffix = "".join(path.suffixes[-2:])
+        head = f'--{mark}\r\nContent-Disposition: form-data; name="{name}"; filename="label{suffix}"\r\nContent-Type: application/octet-stream\r\n\r\n'
+        parts.append(head.encode() + path.read_bytes() + b"\r\n")
+    return b"".join([*parts, f"--{mark}--\r\n".encode()]), f"multipart/form-data; boundary={mark}"
+
+
+def _numbered(labels: Any) -> dict[int, str]:
+    """A model's labels, which servers give as a list of names or as names with numbers."""
+    if isinstance(labels, dict):
+        return {
+            int(v): str(k)
+            for k, v in labels.items()
+            if isinstance(v, int | float | str) and str(v).lstrip("-").isdigit()
+        }
+    return {number: str(name) for number, name in enumerate(labels or [], 1)}

@@ -1,0 +1,145 @@
+"""Labels as they stand in napari, written by the same writers as the command line's, and read back before they count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvit.bundles import Label
+from medvit.conversion import Converted, Writing, save_labels
+from medvit.io.labels import LabelSet
+from medvit.io.labels.model import Grid, Origin, Segment
+from medvit.io.labels.naming import make_label, unique
+from medvit.progress import Progress
+from medvit_napari.errors import LayerError, PlaceError
+from medvit_napari.places import KEY, Place, compact, digest, place_of
+
+__all__ = ["is_corrected", "labels_of", "named_labels", "save_layer", "stored_array", "write_labels_nifti"]
+
+
+def _known(layer: Any) -> Place:
+    if type(layer).__name__ != "Labels":
+        raise LayerError(
+            f"Found the layer {layer.name!r}, which holds no labels; a label layer is needed. Choose one, or convert it: right-click, "
+            "Convert to Labels."
+        )
+    place = place_of(layer)
+    if place is None or place.grid is None:
+        raise PlaceError(
+            f"Found the label layer {layer.name!r}, which does not say on which image it lies. Make it with medvit: run a bundle, open a "
+            "SEG, or use 'New labels on this image'."
+        )
+    return place
+
+
+def is_corrected(layer: Any) -> bool:
+    """Whether voxels were painted since the layer came."""
+    return digest(np.asarray(layer.data)) != _known(layer).digest
+
+
+def stored_array(layer: Any) -> np.ndarray[Any, Any]:
+    """A label layer's ids as its image is stored, (i, j, k).
+
+    Raises:
+        LayerError, PlaceError: no labels of ours, or of another size than their image.
+    """
+    place = _known(layer)
+    assert place.grid is not None
+    array = place.grid.back(np.asarray(layer.data))
+    if array.shape != place.grid.shape:
+        raise LayerError(
+            f"Found the layer {layer.name!r} with {array.shape} voxels where its image has {place.grid.shape}. Paint on a layer that "
+            "medvit made."
+        )
+    return array
+
+
+def named_labels(layer: Any) -> tuple[Label, ...]:
+    """The labels that have voxels or a name, with a plain name for ids that a person has added."""
+    known = {label.id: label for label in _known(layer).labels}
+    there = [int(v) for v in np.unique(np.asarray(layer.data)) if v]
+    added = {value: make_label(value, "", _colour(layer, value)) for value in there if value not in known}
+    return tuple(unique(label for _, label in sorted({**known, **added}.items())))
+
+
+def _colour(layer: Any, value: int) -> tuple[int, int, int] | None:
+    chosen = getattr(layer.colormap, "color_dict", None)
+    if chosen is not None and value not in chosen:
+        return None  # painted without a colour of its own: named and coloured as every door does
+    colour = layer.get_color(value)
+    if colour is None or not float(colour[3]):
+        return None
+    r, g, b = (round(float(c) * 255) for c in colour[:3])
+    return r, g, b
+
+
+def labels_of(layer: Any) -> LabelSet:
+    """A label layer as labels on their image: what every writer takes."""
+    from scipy.ndimage import find_objects
+
+    place, array = _known(layer), stored_array(layer)
+    edited = is_corrected(layer) or not place.made_by
+    kind = "SEMIAUTOMATIC" if place.made_by and edited else "AUTOMATIC" if place.made_by else "MANUAL"
+    origin = Origin(algorithm_type=kind, algorithm_name="" if kind == "MANUAL" else place.made_by)
+    if place.origin == "read" and not is_corrected(layer):
+        origin = Origin()  # as its file said, which is not known here any more
+    labels = named_labels(layer)
+    boxes = find_objects(np.ascontiguousarray(array).astype(np.int32), max([label.id for label in labels], default=0))
+    segments = []
+    for label in labels:
+        box = boxes[label.id - 1]
+        start = (0, 0, 0) if box is None else tuple(int(side.start) for side in box)
+        voxels = np.zeros((0, 0, 0), bool) if box is None else array[box] == label.id
+        segments.append(Segment(label, start, voxels, origin))  # type: ignore[arg-type]
+    scan = place.scan()
+    return LabelSet(
+        tuple(segments),
+        Grid(place.grid.shape, scan.affine),  # type: ignore[union-attr]
+        "array",
+        reference=place.image(),
+        header=scan.header,
+        notes=place.notes,
+    )
+
+
+def save_layer(
+    layer: Any,
+    folder: Path,
+    types: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+    repair_tags: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Write a label layer: "nifti", "dicom-seg" and "rtstruct", or what its image allows if none is named.
+
+    Raises:
+        MedvitError: what cannot be written, or does not read back as what was meant; nothing is published then.
+    """
+    writing = Writing(tuple(types), overwrite=overwrite, repair_tags=repair_tags)
+    return save_labels(labels_of(layer), folder, writing, progress)
+
+
+def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """napari's writer hook: one label layer as NIfTI, with its names, on its image's own grid.
+
+    Raises:
+        PlaceError: the layer does not say where it lies.
+    """
+    from medvit.io.nifti import write_labels
+    from medvit.io.staging import write_aside
+
+    place = meta.get("metadata", {}).get(KEY)
+    if not isinstance(place, Place) or place.grid is None:
+        raise PlaceError(
+            f"Found the label layer {meta.get('name', '')!r}, which does not say on which image it lies. Save it as TIFF, or make it with medvit."
+        )
+    final = Path(path if path.lower().endswith((".nii", ".nii.gz")) else path + ".nii.gz")
+    array = compact(place.grid.back(np.asarray(data)))
+    with write_aside(final.parent) as staging:
+        write_labels(staging / final.name, array, place.scan(), place.labels)
+        (staging / final.name).replace(final)
+    return [str(final)]

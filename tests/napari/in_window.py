@@ -1,0 +1,304 @@
+"""What ``test_window`` runs: the plugin's widgets in a napari window, clicked as a person would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import napari
+import numpy as np
+from medvit_label.check import running
+from medvit_napari.look_widget import LookWidget
+from medvit_napari.looking import camera, save_gif, show_plane
+from medvit_napari.opening import open_layers
+from medvit_napari.panel import add_layers
+from medvit_napari.places import place_of
+from medvit_napari.run_widget import RunWidget
+from medvit_napari.save_widget import SaveWidget
+from medvit_napari.server_widget import ServerWidget
+from medvit_napari.views_widget import ViewsWidget
+from medvit_napari.xray_widget import XrayWidget
+from PIL import Image
+from qtpy.QtWidgets import QApplication
+
+import medvit
+from tests.bands import (
+    make_bundle,
+    make_reconstructing_bundle,
+    make_restoring_bundle,
+    oblique_affine,
+    phantom,
+    write_series,
+)
+
+TOKEN = "a-token-only-for-tests-0123456789"
+
+
+def until(what, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited too long"
+        QApplication.processEvents()
+        time.sleep(0.005)
+
+
+def docked(viewer, widget):
+    viewer.window.add_dock_widget(widget, name=type(widget).__name__, tabify=True)
+    return widget
+
+
+def done(panel) -> None:
+    until(lambda: panel.job is None)
+    assert panel.last_error is None, panel.status.text()
+
+
+def runs(viewer, image, place: Path) -> RunWidget:
+    """Cancelled, nothing is left; run, the labels are the command line's and the image is as it was."""
+    state = (tuple(image.contrast_limits), image.opacity, image.visible)
+    run = docked(viewer, RunWidget(viewer))
+    run.bundle.setCurrentIndex([b.name for b in run.bundles].index("banded"))
+    run.run_button.click()
+    run.cancel_button.click()
+    until(lambda: run.job is None)
+    assert list(viewer.layers) == [image] and "Cancelled" in run.status.text(), run.status.text()
+    run.run_button.click()
+    done(run)
+    expected = np.asarray(medvit.segment(place / "ct", place / "bundles" / "banded").labels)[0]
+    assert np.array_equal(viewer.layers[-1].data, place_of(image).grid.show(expected))
+    assert (tuple(image.contrast_limits), image.opacity, image.visible) == state
+    return run
+
+
+def corrects_and_saves(viewer, image, labels, place: Path) -> None:
+    labels.paint((5, 10, 10), 7)
+    labels.undo()
+    labels.paint((5, 12, 12), 7)
+    save = docked(viewer, SaveWidget(viewer))
+    save.save(place / "out")
+    done(save)
+    assert "corrected labels, read back" in save.status.text(), save.status.text()
+    back = medvit.read_labels(place / "out" / "seg.dcm", like=place / "ct")
+    stored = place_of(image).grid.back(labels.data)
+    by_title = {s.label.title: back.whole(s) for s in back.segments}
+    for label in place_of(labels).labels:
+        if (stored == label.id).any():
+            assert np.array_equal(by_title[label.title], stored == label.id)
+
+
+def drags(viewer, look, image) -> None:
+    """With the real mouse over the real canvas: the window changes and the camera stays; off, the camera moves again."""
+    from qtpy.QtCore import QEvent, QPointF, Qt
+    from qtpy.QtGui import QMouseEvent
+
+    canvas = viewer.window._qt_viewer.canvas.native
+    viewer.layers.selection.active = image
+
+    def drag() -> None:
+        for kind, x, y in ((QEvent.MouseButtonPress, 200, 200), *((QEvent.MouseMove, 200 + n, 200) for n in (30, 60, 90)),
+                           (QEvent.MouseButtonRelease, 290, 200)):  # fmt: skip
+            at, held = QPointF(x, y), Qt.NoButton if kind == QEvent.MouseButtonRelease else Qt.LeftButton
+            button = Qt.NoButton if kind == QEvent.MouseMove else Qt.LeftButton
+            place = QPointF(canvas.mapToGlobal(at.toPoint()))
+            QApplication.sendEvent(canvas, QMouseEvent(kind, at, place, button, held, Qt.NoModifier))
+            QApplication.processEvents()
+
+    before, center = list(image.contrast_limits), tuple(camera(viewer).center)
+    look.dragging.setChecked(True)
+    drag()
+    assert np.ptp(image.contrast_limits) > np.ptp(before) and tuple(camera(viewer).center) == center
+    look.dragging.setChecked(False)
+    changed = list(image.contrast_limits)
+    drag()
+    assert list(image.contrast_limits) == changed and tuple(camera(viewer).center) != center
+    viewer.reset_view()
+
+
+def looks(viewer, image, labels, place: Path) -> None:
+    look = docked(viewer, LookWidget(viewer))
+    look.image.choose(image)
+    look.labels.choose(labels)
+    look.window.setCurrentIndex(1)
+    look._apply()
+    assert tuple(image.contrast_limits) == look.window.currentData()
+    look.outlines.setChecked(True)
+    assert labels.contour == 1
+    drags(viewer, look, image)
+    look.measure()
+    done(look)
+    assert look.table.rowCount() == len(np.unique(labels.data)) - 1, look.status.text()
+    for plane in ("Axial", "Coronal", "Sagittal"):
+        show_plane(viewer, plane)
+        look._go(0, 0)
+        at = tuple(np.rint(labels.world_to_data(viewer.dims.point)).astype(int))
+        assert labels.data[at] == look.rows[0].id
+        drawn = [viewer.dims.point[axis] for axis in viewer.dims.displayed]
+        np.testing.assert_allclose(viewer.scene.camera.center[-2:], drawn, atol=2)
+    show_plane(viewer, "Axial")
+    before = viewer.dims.current_step
+    path = save_gif(viewer, place / "a.gif", lambda: viewer.screenshot(canvas_only=True, flash=False))
+    with Image.open(path) as film:
+        assert film.n_frames > 10 and film.size[0] > 50
+    assert viewer.dims.current_step == before and [p.name for p in place.glob(".*")] == []
+
+
+def restores(viewer, run, image, place: Path) -> None:
+    """The restored image and the change lie on the source and are the command line's voxels."""
+    run.image.choose(image)
+    run.bundle.setCurrentIndex([b.name for b in run.bundles].index("smooth"))
+    run.run_button.click()
+    done(run)
+    restored, change = viewer.layers[-2:]
+    expected = np.asarray(medvit.restore(place / "ct", place / "bundles" / "smooth").image)[0]
+    assert np.array_equal(restored.data, place_of(image).grid.show(expected))
+    np.testing.assert_allclose(change.data, restored.data - np.asarray(image.data), atol=1e-3)
+    np.testing.assert_allclose(restored.translate, image.translate)
+    assert not change.visible and restored.contrast_limits == image.contrast_limits
+
+
+def views(viewer, image) -> None:
+    """Three canvases that are drawn, a swipe of source and restored, and nothing left when it is closed."""
+    restored, before = viewer.layers[-2], list(viewer.layers)
+    panel = ViewsWidget(viewer)
+    dock = viewer.window.add_dock_widget(panel, name="views", tabify=True)
+    for canvas in panel.canvases.values():
+        assert canvas.screenshot(flash=False)[..., :3].std() > 1
+    panel.first.choose(image)
+    panel.second.choose(restored)
+    panel.swipe_button.click()
+    assert panel.last_error is None and panel.swipe in viewer.layers, panel.status.text()
+    k = viewer.dims.current_step[0]
+    for share, wanted in ((0, restored), (100, image)):
+        panel.line.setValue(share)
+        assert np.array_equal(panel.swipe._slice.image.view, np.asarray(wanted.data)[k])
+    panel.grid.setChecked(True)
+    assert viewer.grid.enabled
+    panel.grid.setChecked(False)
+    panel.first.choose(restored)
+    panel.swipe_button.click()
+    assert "two grey volumes on one grid are needed" in panel.status.text()
+    viewer.layers.remove(panel.swipe)
+    viewer.window.remove_dock_widget(dock)
+    panel.close()
+    assert list(viewer.layers) == before
+
+
+def labels_for_a_server(viewer, place: Path) -> None:
+    """Our own annotation server: connect, next case, infer, paint, submit; training is refused readably."""
+    (place / "studies").mkdir()
+    (place / "ct").rename(place / "studies" / "ct")
+    options = ("--bundle", "banded", "--state", str(place / "state"))
+    with running(str(place / "studies"), *options, token=TOKEN) as (url, _):
+        server = docked(viewer, ServerWidget(viewer))
+        server.address.setText(url)
+        server.buttons["Connect"].click()
+        until(lambda: server.job is None)
+        assert "401" in server.status.text(), server.status.text()
+        server.token.setText(TOKEN)
+        for name in ("Connect", "Next case", "Infer"):
+            server.buttons[name].click()
+            done(server)
+        labels = server.labels.layer()
+        assert labels.name == "banded [1]", labels.name  # napari tells layers of one name apart
+        assert labels.data.any() and len(place_of(labels).labels) == 7
+        labels.paint((5, 12, 12), 7)
+        server.buttons["Submit"].click()
+        done(server)
+        assert "Submitted" in server.status.text()
+        kept = medvit.read_labels(next((place / "state").rglob("labels.nii.gz")))
+        assert np.array_equal(kept.array, place_of(server.image).grid.back(labels.data))
+        server.buttons["Next case"].click()
+        until(lambda: server.job is None)
+        assert "every image has its label" in server.status.text(), server.status.text()
+        server.buttons["Train"].click()
+        until(lambda: server.job is None)
+        assert "refused /train" in server.status.text(), server.status.text()
+    there = list(viewer.layers)
+    server.buttons["Connect"].click()
+    until(lambda: server.job is None)
+    assert "Found no answer" in server.status.text() and list(viewer.layers) == there
+
+
+def reconstructs(viewer, place: Path) -> None:
+    """Two computed radiographs give labels, surfaces, and each picture with what was projected again."""
+    viewer.layers.clear()
+    xray = docked(viewer, XrayWidget(viewer))
+    xray.ap.setText(str(place / "drr" / "drr_0.png"))
+    xray.lat.setText(str(place / "drr" / "drr_90.png"))
+    xray.bundle.setCurrentText("crossing")
+    xray.run_button.click()
+    done(xray)
+    kinds = [type(layer).__name__ for layer in viewer.layers]
+    assert kinds[0] == "Labels" and kinds.count("Surface") >= 1 and kinds.count("Image") == 5
+    doubt = viewer.layers["Doubt (bits)"]
+    assert doubt.data.shape == viewer.layers[0].data.shape and 0 <= doubt.data.min() < doubt.data.max() <= 1
+    assert viewer.layers[0].data.any()
+    view, again = viewer.layers[-2:]
+    assert view.data.shape == again.data.shape and tuple(view.scale) == tuple(again.scale)
+    viewer.dims.ndisplay = 3
+    assert viewer.screenshot(flash=False).any()
+    viewer.dims.ndisplay = 2
+
+
+def closes(viewer, run, image) -> None:
+    """Without an image nothing runs; a window that closes stops what runs."""
+    viewer.layers.clear()
+    run.run_button.click()
+    assert "one is needed" in run.status.text()
+    viewer.add_layer(image)
+    run.bundle.setCurrentIndex([b.name for b in run.bundles].index("banded"))
+    run.run_button.click()
+    job = run.job
+    viewer.close()
+    until(lambda: not job.is_running)
+    assert job.is_cancelled
+
+
+def radiographs(place: Path) -> None:
+    """In a process of its own: this one meets torch only when a run does, as a user's window would."""
+    values = np.full((60, 64, 70), -1000, np.int16)
+    values[10:20, 20:44, 10:60], values[20:44, 38:48, 30:44], values[36:46, 10:22, 50:64] = 800, 300, 1500
+    affine = np.diag([4.0, 4, 4, 1])
+    affine[:3, 3] = (-120, -128, -140)
+    write_series(place / "bodies", values, affine, BodyPartExamined="HEAD")
+    command = [sys.executable, "-m", "medvit", "drr", str(place / "bodies"), "-o", str(place / "drr"), "-ot", "png"]
+    subprocess.run([*command, "--views", "0,90"], check=True, capture_output=True)
+
+
+def main(place: Path) -> None:
+    values, _ = phantom()
+    write_series(place / "ct", values, oblique_affine())
+    radiographs(place)
+    for make, name in (
+        (make_bundle, "banded"),
+        (make_restoring_bundle, "smooth"),
+        (make_reconstructing_bundle, "crossing"),
+    ):
+        make(place / "bundles" / name)
+    os.environ["MEDVIT_BUNDLES"] = str(place / "bundles")
+    viewer = napari.Viewer(show=True)
+    viewer.window._qt_window.resize(1500, 900)
+    (image,) = add_layers(viewer, open_layers(place / "ct"))
+    run = runs(viewer, image, place)
+    labels = viewer.layers[-1]
+    print("ran", flush=True)
+    corrects_and_saves(viewer, image, labels, place)
+    print("saved", flush=True)
+    looks(viewer, image, labels, place)
+    print("looked", flush=True)
+    restores(viewer, run, image, place)
+    print("restored", flush=True)
+    views(viewer, image)
+    print("seen from three sides", flush=True)
+    labels_for_a_server(viewer, place)
+    print("labelled for a server", flush=True)
+    reconstructs(viewer, place)
+    print("reconstructed", flush=True)
+    closes(viewer, run, image)
+    print("all was as it should be", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
