@@ -1,0 +1,1 @@
+"""The annotation server: MONAI Label's protocol in front of medvit's own pipeline."""

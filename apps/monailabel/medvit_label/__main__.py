@@ -1,0 +1,3 @@
+from medvit_label.cli import app
+
+app(prog_name="medvit label")

@@ -1,0 +1,176 @@
+"""``medvit label``: a server for annotators, spoken to by 3D Slicer, OHIF and MONAI Label's own client."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medvit.cli.common import Debug, Json, Quiet, Shown, guarded
+
+if TYPE_CHECKING:
+    from medvit_label.settings import ServerSettings
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Serve images and models to annotators (3D Slicer, OHIF, MONAI Label's client).", no_args_is_help=True
+)
+
+
+LoginFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--login-file",
+        help="File with the login for the DICOMweb service: MEDVIT_DICOMWEB_USER=... and MEDVIT_DICOMWEB_PASSWORD=..., or MEDVIT_DICOMWEB_TOKEN=...; or set these.",
+        show_default=False,
+    ),
+]
+
+
+def _token(file: Path | None, host: str, shown: Shown) -> str:
+    from medvit.errors import SourceError
+    from medvit_label.settings import is_loopback
+
+    if file is not None:
+        try:
+            return file.read_text().strip()
+        except OSError as error:
+            raise SourceError(
+                f"Found no readable token in {file} ({error.strerror}); a file with one line is needed. Check --token-file."
+            ) from error
+    given = os.environ.get("MEDVIT_LABEL_TOKEN", "")
+    if given or is_loopback(host):
+        return given
+    made = secrets.token_urlsafe(32)
+    shown.say(f"Token (clients send it as 'Authorization: Bearer ...', or as the password of any user): {made}")
+    return made
+
+
+def _reach(settings: ServerSettings, shown: Shown) -> None:
+    """Refuse a login that the archive refuses; say that it is silent, which may pass."""
+    from medvit_label.settings import is_url
+
+    if is_url(settings.studies):
+        from medvit_label.dicomweb import require_login
+
+        words = require_login(settings.studies, settings.login)
+        if words:
+            shown.say(f"Note: {words} It is asked again with every request.")
+
+
+@app.command()
+def start(
+    studies: Annotated[str, typer.Option("--studies", "-s", help="Folder with images, or the URL of a DICOMweb service.", show_default=False)],
+    bundle: Annotated[list[str] | None, typer.Option("--bundle", "-b", help="Bundle to offer; repeatable. Default: all that are trained.", show_default=False)] = None,
+    port: Annotated[int, typer.Option("--port", "-p", help="Port to listen on.")] = 8000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on. Other than loopback switches the token on.")] = "127.0.0.1",
+    token_file: Annotated[Path | None, typer.Option("--token-file", help="File with the token clients must show; or set MEDVIT_LABEL_TOKEN.", show_default=False)] = None,
+    login_file: LoginFile = None,
+    state: Annotated[Path | None, typer.Option("--state", help="Folder for labels and the journal. Default: medvit-labels in the studies' folder.", show_default=False)] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
+    allow_origin: Annotated[list[str] | None, typer.Option("--allow-origin", help="Address of a web viewer (OHIF) that may ask; repeatable.", show_default=False)] = None,
+    upload_limit: Annotated[int, typer.Option("--upload-limit", help="Largest request in MB.", min=1)] = 1024,
+    waiting: Annotated[int, typer.Option("--waiting", help="Inferences that may wait; more are refused.", min=1)] = 16,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Serve until stopped (Ctrl-C). On this machine only, unless --host says otherwise."""
+    shown = Shown(quiet=quiet, debug=debug)
+    with guarded(shown):
+        from medvit.dicomweb import read_login
+        from medvit_label.needs import require_server
+        from medvit_label.settings import Limits, ServerSettings, state_folder
+
+        require_server()
+        limits = Limits(upload_mb=upload_limit, waiting=waiting)
+        settings = ServerSettings(
+            studies, state_folder(studies, state), tuple(bundle or ()), host, port, _token(token_file, host, shown), device,
+            tuple(allow_origin or ()), limits, read_login(login_file),
+        ).check()  # fmt: skip
+        _reach(settings, shown)
+        from medvit_label.server import serve
+
+        shown.say(f"Serving on http://{host}:{port} (for research use, not for diagnosis). Stop with Ctrl-C.")
+        serve(settings)
+
+
+@app.command()
+def check(
+    studies: Annotated[str | None, typer.Option("--studies", "-s", help="Also look at this folder or DICOMweb service.", show_default=False)] = None,
+    login_file: LoginFile = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Start a server on a free port, infer through MONAI Label's own client, stop it, and say what works."""
+    shown, code = Shown(json=as_json, debug=debug), 0
+    with guarded(shown):
+        from medvit.dicomweb import read_login
+        from medvit_label.check import run_check
+        from medvit_label.needs import require_client, require_server
+        from medvit_label.settings import ServerSettings, state_folder
+
+        require_server()
+        require_client()
+        login = read_login(login_file)
+        if studies is not None:
+            # refused before the self-test, which takes half a minute
+            _reach(ServerSettings(studies, state_folder(studies, None), login=login).check(), shown)
+        found = run_check(studies, login_file)
+        code = 0 if found["passed"] else 1
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        for line in found["lines"]:
+            shown.say(line)
+    raise typer.Exit(code)
+
+
+Studies = Annotated[str, typer.Option("--studies", "-s", help="As the project was started with.", show_default=False)]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        help="Folder of labels and journal. Default: medvit-labels in the studies' folder.",
+        show_default=False,
+    ),
+]
+Named = Annotated[str, typer.Argument(help="Bundle's name.", show_default=False)]
+
+
+@app.command()
+def versions(model: Named, studies: Studies, state: State = None, as_json: Json = False, debug: Debug = False) -> None:
+    """List a model's versions in a project: as installed, and those trained here with their scores."""
+    shown = Shown(json=as_json, debug=debug)
+    with guarded(shown):
+        from medvit_label.versions import open_versions
+
+        found = open_versions(studies, state).listing(model)
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        for row in found:
+            score = f"{row['metric']} {row['before']:.3f} -> {row['after']:.3f}" if row["version"] else "as installed"
+            shown.say(f"{row['version']}  {score}{'  (answers)' if row['serving'] else ''}")
+
+
+@app.command()
+def rollback(
+    model: Named,
+    studies: Studies,
+    to: Annotated[
+        int | None,
+        typer.Option("--to", help="Version's number; 0 as installed. Default: what this one was trained from."),
+    ] = None,
+    state: State = None,
+    debug: Debug = False,
+) -> None:
+    """Let an earlier version of a model answer, also while the project is being served. Nothing is deleted."""
+    shown = Shown(debug=debug)
+    with guarded(shown):
+        from medvit_label.versions import open_versions
+
+        number = open_versions(studies, state).roll_back(model, to)
+        shown.say(f"From now on version {number} of {model} answers{'' if number else ', as installed'}.")

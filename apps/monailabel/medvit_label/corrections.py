@@ -1,0 +1,134 @@
+"""An answer corrected by an annotator: a box run on again, clicks, scribbles; what comes of it is written as an inference is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from medvit.io.labels import read_labels
+from medvit.progress import Progress
+from medvit.result import Result
+from medvit_label.inference import Inferred, Params, centroids, converted
+from medvit_label.labels import label_map
+from medvit_label.refine import read_strokes, refined
+from medvit_label.regions import read_box, run_again
+
+__all__ = ["Correction", "correct"]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What an annotator asks for on top of an answer.
+
+    Attributes:
+        content: the request's params: ``roi``, ``clicks``, ``foreground``, ``background``.
+        drawn: scribbles as a file on the image's grid.
+        params: the request's params that mean something to any inference.
+        device: to run a box on.
+    """
+
+    content: dict[str, Any]
+    drawn: Path | None
+    params: Params
+    device: str
+
+    @property
+    def has_strokes(self) -> bool:
+        """Whether something was clicked or drawn; without a box there must be, and an empty request is told so."""
+        strokes = any(self.content.get(name) for name in ("clicks", "foreground", "background"))
+        return strokes or self.drawn is not None or self.content.get("roi") is None
+
+
+def correct(before: Result, asked: Correction, scratch: Path, progress: Progress) -> Inferred:
+    """The answer with the box run on again and the strokes taken in.
+
+    Raises:
+        RequestError: a box or strokes that mean nothing. MedvitError: why the box cannot be run on.
+    """
+    started, ids, words = time.perf_counter(), before.array, list[str]()
+    if asked.content.get("roi") is not None:
+        ids = run_again(before, read_box(asked.content["roi"], ids.shape), asked.device, progress)
+        words.append("A box that an annotator drew was run on again.")
+    if asked.has_strokes:
+        scan, scribbles = before.scan, None
+        if asked.drawn is not None:
+            scribbles = label_map(asked.drawn) if scan.is_picture else read_labels(asked.drawn, scan).array
+        strokes = read_strokes(asked.content, before.bundle, ids.shape, scribbles)
+        with progress.stage("refine"):
+            ids = refined(scan.array.mean(axis=0), ids, strokes, (1.0, 1.0) if scan.is_picture else scan.spacing_mm)
+        words.append("Corrected by an annotator's clicks or scribbles.")
+    made = _corrected(before, ids, words, asked.params, scratch)
+    made.params["latencies"] = {"total": round(time.perf_counter() - started, 3)}
+    return made
+
+
+def _corrected(result: Result, ids: NDArray[np.integer], words: list[str], params: Params, scratch: Path) -> Inferred:
+    """A result with other labels, written as an inference writes its own.
+
+    Args:
+        result: the result.
+        ids: the labels that take the place of its own.
+        words: how they came about, for the notes.
+        params: what the client asked for.
+        scratch: where files go.
+    """
+    labels = MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(ids))[None], affine=result.labels.affine, meta={"space": "RAS"}
+    )
+    entropies, lost = _still_true(result, ids)
+    if lost:
+        words = [
+            *words,
+            f"The network's doubt was about other voxels of {', '.join(lost)}; it is no longer told of them.",
+        ]
+    made = replace(
+        result,
+        labels=labels,
+        mirrored=None,
+        entropies=entropies,
+        notes=tuple(dict.fromkeys((*result.notes, *words))),
+    )
+    folder = Path(tempfile.mkdtemp(prefix="infer-", dir=scratch))
+    try:
+        name = _write(made, folder)
+        said = json.loads(json.dumps({
+            "label_names": {label.name: label.id for label in made.bundle.facts.labels}, "quality": made.quality(),
+            "entropy_bits": made.entropy(), "centroids": centroids(made.array), "notes": list(made.notes),
+            "changed_voxels": int((ids != result.array).sum()),
+        }))  # fmt: skip
+        return Inferred(folder, converted(folder / name, params), said, made)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _still_true(result: Result, ids: NDArray[np.integer]) -> tuple[tuple[float | None, ...], list[str]]:
+    """The entropies of labels that no correction touched, None for the others, and the names of those that lost theirs."""
+    before, changed = result.array, ids != result.array
+    touched = set(np.unique(before[changed]).tolist()) | set(np.unique(ids[changed]).tolist())
+    kept = tuple(None if n in touched else bits for n, bits in enumerate(result.entropies, 1))
+    names = {label.id: label.name for label in result.bundle.facts.labels}
+    lost = [names[n] for n, bits in enumerate(result.entropies, 1) if bits is not None and n in touched and n in names]
+    return kept, lost
+
+
+def _write(result: Result, folder: Path) -> str:
+    if result.scan.is_picture:
+        from PIL import Image
+
+        Image.fromarray(result.array.astype(np.uint8)).save(folder / "labels.png")
+        return "labels.png"
+    from medvit.io.nifti import write_labels
+
+    write_labels(folder / "labels.nii.gz", result.array, result.scan, result.wanted)
+    return "labels.nii.gz"

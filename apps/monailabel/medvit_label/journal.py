@@ -1,0 +1,101 @@
+"""What must outlive the server: labels and versions, sessions, picks, quality signals, training runs, in one SQLite file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import OutputError
+
+__all__ = ["JOURNAL", "Journal"]
+
+JOURNAL = "journal.sqlite"
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, info TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS labels (
+    image TEXT NOT NULL, tag TEXT NOT NULL, version INTEGER NOT NULL, file TEXT NOT NULL, created REAL NOT NULL,
+    info TEXT NOT NULL, hidden INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (image, tag, version));
+CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, file TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL, expiry REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS picks (image TEXT NOT NULL, strategy TEXT NOT NULL, client TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS quality (image TEXT NOT NULL, model TEXT NOT NULL, content TEXT NOT NULL, PRIMARY KEY (image, model));
+CREATE TABLE IF NOT EXISTS parts (model TEXT NOT NULL, image TEXT NOT NULL, part TEXT NOT NULL, PRIMARY KEY (model, image));
+CREATE TABLE IF NOT EXISTS trainings (id TEXT PRIMARY KEY, model TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, ended REAL, info TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, model TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, ended REAL, info TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS versions (model TEXT NOT NULL, version INTEGER NOT NULL, created REAL NOT NULL, info TEXT NOT NULL, PRIMARY KEY (model, version));
+CREATE TABLE IF NOT EXISTS serving (model TEXT PRIMARY KEY, version INTEGER NOT NULL);
+"""
+
+
+class Journal:
+    """Rows in, rows out; every change is on the disk when its call returns.
+
+    Args:
+        folder: where ``journal.sqlite`` lies; created.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(folder / JOURNAL, check_same_thread=False, isolation_level=None)
+            self._database.row_factory = sqlite3.Row
+            self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _TABLES)
+        except (OSError, sqlite3.Error) as error:
+            raise OutputError(
+                f"Found that labels cannot be kept in {folder} ({error}); a folder that can be written is needed. Give --state."
+            ) from error
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Several calls as one change: all of them, or none."""
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        """The rows of a query."""
+        with self._lock:
+            return [dict(row) for row in self._database.execute(query, values).fetchall()]
+
+    def change(self, query: str, *values: Any) -> None:
+        """Carry out a change."""
+        with self._lock:
+            self._database.execute(query, values)
+
+    def info(self, image: str) -> dict[str, Any]:
+        """What clients have noted of an image."""
+        rows = self.rows("SELECT info FROM images WHERE id = ?", image)
+        return dict(json.loads(rows[0]["info"])) if rows else {}
+
+    def note(self, image: str, info: dict[str, Any]) -> None:
+        """Add to what is noted of an image."""
+        with self.together():
+            merged = json.dumps(self.info(image) | info)
+            self.change(
+                "INSERT INTO images VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET info = excluded.info", image, merged
+            )
+
+    def pick(self, image: str, strategy: str, client: str) -> None:
+        """Remember that a case was given to an annotator."""
+        self.change("INSERT INTO picks VALUES (?, ?, ?, ?)", image, strategy, client, time.time())
+
+    def picked_since(self, moment: float) -> set[str]:
+        """Cases given out after a moment."""
+        return {row["image"] for row in self.rows("SELECT DISTINCT image FROM picks WHERE created > ?", moment)}

@@ -1,0 +1,264 @@
+"""Labels of a project: every one that is saved becomes a new version; none is ever overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import medvit
+from medvit.bundles import Label
+from medvit.errors import GeometryError, OutputError
+from medvit_label.errors import ArchiveError, RequestError, UnknownError
+from medvit_label.images import Image, Images
+from medvit_label.journal import Journal
+
+if TYPE_CHECKING:
+    from medvit.io import Scan
+
+__all__ = ["FINAL", "LabelStore", "StoredLabel", "label_map"]
+
+FINAL = "final"
+_SEG = "seg.dcm"
+_ARCHIVE, _WAITING = "archive", "waiting"
+_TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+@dataclass(frozen=True)
+class StoredLabel:
+    """One version of an image's label.
+
+    Attributes:
+        image: the image's id.
+        tag: "final" for what an annotator submitted, "original" for a model's.
+        version: 1, 2, ...
+        file: the label map, on the image's own grid.
+        created: seconds since 1970.
+        info: what the client said of it, its hash, and what was noted on the way.
+    """
+
+    image: str
+    tag: str
+    version: int
+    file: Path
+    created: float
+    info: dict[str, Any]
+
+
+class LabelStore:
+    """Versioned labels in ``<state>/labels``.
+
+    Args:
+        folder: the project's state.
+        journal: where versions are written down.
+        images: where the labelled images are.
+    """
+
+    def __init__(self, folder: Path, journal: Journal, images: Images) -> None:
+        self._folder, self._journal, self._images = folder / "labels", journal, images
+
+    def save(self, image: Image, file: Path, tag: str, table: tuple[Label, ...], info: dict[str, Any]) -> StoredLabel:
+        """Keep a label that any program wrote, on its image's grid, as the next version.
+
+        Args:
+            image: the image.
+            file: NIfTI, NRRD, MetaImage, DICOM SEG or, for pictures, PNG; ``.bin`` for bare voxels as OHIF sends them.
+            tag: "final", "original", or another word.
+            table: labels whose ids, names and codes it uses.
+            info: to be remembered with it.
+
+        Raises:
+            RequestError: no such tag may be. MedvitError: the label is none of this image.
+        """
+        if not _TAG.fullmatch(tag):
+            raise RequestError(
+                f"Found the tag {tag[:40]!r}; a tag is a word of small letters and digits. Use 'final' or 'original'."
+            )
+        place = self._folder / tag / _folder_of(image.id)
+        place.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=place))
+        try:
+            made, notes = _write(image, file, aside, table)
+            going = self._images.keeps_segs and tag == FINAL and (aside / _SEG).is_file()
+            archive = {_ARCHIVE: _WAITING} if going else {}
+            whole = info | archive | {"sha256": _sha256(made), "notes": list(notes)}
+            stored = self._publish(image, tag, aside, made.name, whole)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return self._archived(stored) if going else stored
+
+    def _archived(self, stored: StoredLabel) -> StoredLabel:
+        """Send a label's SEG to the archive and, if that takes it, those it could not be sent before. A label is never lost by this."""
+        try:
+            sent = self._send(stored)
+            for earlier in self.all():
+                if earlier.info.get(_ARCHIVE) == _WAITING and earlier.file.with_name(_SEG).is_file():
+                    self._send(earlier)
+        except ArchiveError as error:
+            words = f"{error} The SEG is sent again with the next label."
+            return replace(stored, info=stored.info | {"notes": [*stored.info["notes"], words]})
+        return sent
+
+    def _send(self, stored: StoredLabel) -> StoredLabel:
+        told = self._images.store(stored.file.with_name(_SEG))
+        sent = replace(stored, info=stored.info | told | {_ARCHIVE: "stored"})
+        self._journal.change(
+            "UPDATE labels SET info = ? WHERE image = ? AND tag = ? AND version = ?",
+            json.dumps(sent.info), sent.image, sent.tag, sent.version,
+        )  # fmt: skip
+        return sent
+
+    def _publish(self, image: Image, tag: str, aside: Path, name: str, info: dict[str, Any]) -> StoredLabel:
+        with self._journal.together():
+            rows = self._journal.rows(
+                "SELECT MAX(version) AS last FROM labels WHERE image = ? AND tag = ?", image.id, tag
+            )
+            version = (rows[0]["last"] or 0) + 1
+            final = aside.parent / f"v{version:04d}"
+            while final.exists():  # left by a server that was killed between both steps: kept, and passed over
+                version += 1
+                final = aside.parent / f"v{version:04d}"
+            os.replace(aside, final)
+            now = time.time()
+            where = str((final / name).relative_to(self._folder))
+            self._journal.change(
+                "INSERT INTO labels (image, tag, version, file, created, info) VALUES (?, ?, ?, ?, ?, ?)",
+                image.id, tag, version, where, now, json.dumps(info),
+            )  # fmt: skip
+        return StoredLabel(image.id, tag, version, final / name, now, info)
+
+    def all(self) -> list[StoredLabel]:
+        """Every version that was not taken back, oldest first."""
+        rows = self._journal.rows("SELECT * FROM labels WHERE hidden = 0 ORDER BY created, version")
+        return [_stored(self._folder, row) for row in rows]
+
+    def latest(self, image: str, tag: str) -> StoredLabel:
+        """The newest version.
+
+        Raises:
+            UnknownError: the image has no such label, or its file was taken away.
+        """
+        rows = self._journal.rows(
+            "SELECT * FROM labels WHERE image = ? AND tag = ? AND hidden = 0 ORDER BY version DESC LIMIT 1", image, tag
+        )
+        if not rows or not (found := _stored(self._folder, rows[0])).file.is_file():
+            raise UnknownError(f"Found no {tag[:40]!r} label of {image[:80]!r}; ask for one that is listed.")
+        return found
+
+    def labelled(self) -> set[str]:
+        """Images that have a final label."""
+        return {
+            row["image"]
+            for row in self._journal.rows("SELECT DISTINCT image FROM labels WHERE tag = 'final' AND hidden = 0")
+        }
+
+    def take_back(self, image: str, tag: str) -> None:
+        """Let the versions of a label be seen no more; their files stay."""
+        self.latest(image, tag)
+        self._journal.change("UPDATE labels SET hidden = 1 WHERE image = ? AND tag = ?", image, tag)
+
+    def note(self, image: str, tag: str, info: dict[str, Any]) -> None:
+        """Add to what is remembered of the newest version."""
+        found = self.latest(image, tag)
+        self._journal.change(
+            "UPDATE labels SET info = ? WHERE image = ? AND tag = ? AND version = ?",
+            json.dumps(found.info | info), image, tag, found.version,
+        )  # fmt: skip
+
+
+def _stored(folder: Path, row: dict[str, Any]) -> StoredLabel:
+    return StoredLabel(
+        row["image"], row["tag"], row["version"], folder / row["file"], row["created"], json.loads(row["info"])
+    )
+
+
+def _folder_of(image: str) -> str:
+    """A folder for an image's labels: its name where that is safe as one, and its hash, so that no two share it."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", image).strip(".")[:80]
+    return f"{safe}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write(image: Image, file: Path, folder: Path, table: tuple[Label, ...]) -> tuple[Path, tuple[str, ...]]:
+    """The label as files in a folder: the map on the image's grid and, for DICOM, a SEG."""
+    if image.is_picture:
+        return _write_picture(image, file, folder, table), ()
+    scan = medvit.open_source(image.path, image.series)
+    source = _from_bare(file, scan, folder.parent) if file.suffix == ".bin" else file
+    found = medvit.read_labels(source, scan, table=table)
+    if not found.array.any():
+        from medvit.io.nifti import write_labels
+
+        write_labels(folder / "labels.nii.gz", np.zeros(found.array.shape, np.uint8), scan, table)
+        return folder / "labels.nii.gz", (*found.notes, "The label is empty: the annotator saw none of the structures.")
+    types = ("nifti", "dicom-seg") if scan.kind == "dicom" else ("nifti",)
+    made = medvit.convert(source, folder, types, like=scan, table=table, overwrite=True)
+    if source != file:
+        source.unlink()
+    return folder / "labels.nii.gz", (*made.notes, *made.flags)
+
+
+def _from_bare(file: Path, scan: Scan, folder: Path) -> Path:
+    """Bare voxels, one byte each, i fastest (as OHIF sends them), as NIfTI on the image's grid."""
+    import nibabel as nib
+
+    shape = scan.array.shape[1:]
+    values = np.frombuffer(file.read_bytes(), np.uint8)
+    if values.size != int(np.prod(shape)):
+        raise GeometryError(
+            f"Found {values.size} bare voxels, where the image has {int(np.prod(shape))}; one byte a voxel is needed. Send NIfTI or NRRD."
+        )
+    with tempfile.NamedTemporaryFile(suffix=".nii.gz", dir=folder, delete=False) as made:
+        nib.save(nib.Nifti1Image(values.reshape(shape, order="F"), scan.affine), made.name)
+    return Path(made.name)
+
+
+def _write_picture(image: Image, file: Path, folder: Path, table: tuple[Label, ...]) -> Path:
+    """A picture's label as a PNG of ids."""
+    from PIL import Image as Pictures
+
+    wanted = medvit.open_source(image.path).array.shape[1:]
+    ids = label_map(file)
+    if ids.shape != wanted:
+        raise GeometryError(
+            f"Found a label of {ids.shape} pixels, where the picture has {wanted}; they must be equal. Save it at full size."
+        )
+    known = {0, *(label.id for label in table)}
+    if table and not set(np.unique(ids).tolist()) <= known:
+        raise RequestError(
+            f"Found ids other than {sorted(known)} in the label; the bundle knows no others. Correct the label."
+        )
+    Pictures.fromarray(ids.astype(np.uint8)).save(folder / "labels.png")
+    return folder / "labels.png"
+
+
+def label_map(path: Path) -> np.ndarray:
+    """The ids of a label map as stored: (i, j, k), or (row, column) of a PNG."""
+    if path.suffix.lower() == ".png":
+        from PIL import Image as Pictures
+
+        try:
+            with Pictures.open(path) as picture:
+                ids = np.asarray(picture)
+        except OSError as error:
+            raise OutputError(f"Found a label that cannot be read as a PNG ({error}); send a complete one.") from error
+        if ids.ndim != 2:
+            raise RequestError(
+                "Found a label in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
+            )
+        return ids
+    import nibabel as nib
+
+    return np.asarray(nib.load(path).dataobj)

@@ -1,0 +1,152 @@
+"""One inference at a time, a bounded line behind it, each with progress and cancel."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from medvit.progress import Progress
+from medvit_label.errors import BusyError, UnknownError
+
+__all__ = ["Job", "JobQueue"]
+
+T = TypeVar("T")
+_REMEMBERED = 200
+"""Finished jobs that can still be asked about."""
+
+
+@dataclass(eq=False)
+class Job(Generic[T]):
+    """One piece of work and where it stands.
+
+    Attributes:
+        model: whose work it is.
+        image: on which image, as it may appear in lists for clients.
+        state: "waiting", "running", "done", "failed" or "cancelled".
+        stage, done, total: as ``Progress`` reports.
+    """
+
+    model: str
+    image: str
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    state: str = "waiting"
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    created: float = field(default_factory=time.time)
+    started: float | None = None
+    ended: float | None = None
+    reason: str = ""
+    progress: Progress = field(init=False, repr=False)
+    future: Future[T] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(self._show)
+
+    def _show(self, stage: str, done: int, total: int) -> None:
+        self.stage, self.done, self.total = stage, done, total
+
+    def remembered(self) -> Job[T]:
+        """The job as it is kept once it ended: without what it made, which may be hundreds of megabytes."""
+        kept = copy.copy(self)
+        kept.progress = Progress()  # the job's own one refers back to it
+        del kept.future
+        return kept
+
+    def shown(self) -> dict[str, Any]:
+        """The job as clients see it."""
+        keys = ("id", "model", "image", "state", "stage", "done", "total", "created", "started", "ended", "reason")
+        return {key: getattr(self, key) for key in keys}
+
+
+class JobQueue:
+    """A line of jobs before one worker.
+
+    Args:
+        limit: jobs that may wait or run at once.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pool = ThreadPoolExecutor(1, "inference")
+        self._lock = threading.Lock()
+        self._jobs: OrderedDict[str, Job[Any]] = OrderedDict()
+
+    def submit(self, work: Callable[[Progress], T], model: str, image: str) -> Job[T]:
+        """Put work at the end of the line.
+
+        Raises:
+            BusyError: the line is full.
+        """
+        job: Job[T] = Job(model, image)
+        with self._lock:
+            open_jobs = sum(other.ended is None for other in self._jobs.values())
+            if open_jobs >= self._limit:
+                raise BusyError(
+                    f"Found {open_jobs} inferences waiting, as many as may wait; the server does one at a time. Ask again in a minute."
+                )
+            self._jobs[job.id] = job
+            ended = [key for key, other in self._jobs.items() if other.ended is not None]
+            for key in ended[: max(0, len(ended) - _REMEMBERED)]:
+                del self._jobs[key]
+            job.future = self._pool.submit(self._run, job, work)
+        return job
+
+    def _run(self, job: Job[T], work: Callable[[Progress], T]) -> T:
+        from medvit.progress import Cancelled
+
+        try:
+            job.progress.check()
+            job.state, job.started = "running", time.time()
+            made = work(job.progress)
+        except Cancelled:
+            job.state, job.reason = "cancelled", "Cancelled."
+            raise
+        except BaseException as error:
+            # the words may name a path or a patient; the client that asked gets them, lists get the kind
+            job.state, job.reason = "failed", type(error).__name__
+            raise
+        else:
+            job.state = "done"
+            return made
+        finally:
+            job.ended = time.time()
+            with self._lock:
+                self._jobs[job.id] = job.remembered()
+
+    def find(self, name: str) -> Job[Any]:
+        """The job of that id.
+
+        Raises:
+            UnknownError: no such job, or one that ended long ago.
+        """
+        with self._lock:
+            job = self._jobs.get(name)
+        if job is None:
+            raise UnknownError(f"Found no job {name[:40]!r}; ask for one that is listed. See GET /queue/.")
+        return job
+
+    def cancel(self, name: str) -> Job[Any]:
+        """Ask a job to stop at its next window, or not to begin."""
+        job = self.find(name)
+        job.progress.cancel()
+        return job
+
+    def listing(self) -> list[dict[str, Any]]:
+        """All jobs that are remembered, oldest first."""
+        with self._lock:
+            return [job.shown() for job in self._jobs.values()]
+
+    def close(self) -> None:
+        """Cancel what waits or runs and wait for its end."""
+        with self._lock:
+            for job in self._jobs.values():
+                job.progress.cancel()
+        self._pool.shutdown(wait=True, cancel_futures=True)

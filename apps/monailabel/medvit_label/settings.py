@@ -1,0 +1,106 @@
+"""What ``medvit label start`` was asked for. Light to import."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medvit.dicomweb import Login, names_a_password
+from medvit.errors import SourceError
+from medvit_label.errors import AccessError
+
+__all__ = ["Limits", "ServerSettings", "is_loopback", "is_url", "state_folder"]
+
+SHORTEST_TOKEN = 16
+"""Characters; a shorter token can be guessed."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much the server takes.
+
+    Attributes:
+        upload_mb: size of one request's body, 2**20 bytes.
+        waiting: inferences that may wait or run; one more is refused at once.
+        session_s: seconds after which a session that nobody used is removed.
+    """
+
+    upload_mb: int = 1024
+    waiting: int = 16
+    session_s: int = 3600
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How to serve.
+
+    Attributes:
+        studies: folder with images, or the URL of a DICOMweb service.
+        state: folder for labels, the journal and caches.
+        bundles: names of the bundles to offer; empty for all that are trained.
+        host: address to bind to.
+        port: its port; 0 for any free one.
+        token: what clients must show; empty on loopback only.
+        device: as ``RunSettings.device``.
+        origins: addresses of web viewers (OHIF) that may call from a browser.
+        limits: how much is taken.
+        login: what a DICOMweb service is told of who asks.
+    """
+
+    studies: str
+    state: Path
+    bundles: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str = field(default="", repr=False)
+    device: str = "auto"
+    origins: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    login: Login = field(default=Login(), repr=False)
+
+    def check(self) -> ServerSettings:
+        """Refuse what would open the server to anybody, or has nothing to serve; return self."""
+        if not is_loopback(self.host) and not self.token:
+            raise AccessError(
+                f"Found the address {self.host}, which other machines can reach, and no token; a token is needed there. "
+                "Give --token-file, set MEDVIT_LABEL_TOKEN, or leave --host out."
+            )
+        if self.token and len(self.token) < SHORTEST_TOKEN:
+            raise AccessError(
+                f"Found a token of {len(self.token)} characters; at least {SHORTEST_TOKEN} are needed. "
+                "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'."
+            )
+        if is_url(self.studies) and names_a_password(self.studies):
+            raise AccessError(
+                "Found a user or password in the address of --studies, where logs and process lists show it; an address without is "
+                "needed. Put the login in the environment (MEDVIT_DICOMWEB_USER, MEDVIT_DICOMWEB_PASSWORD) or in --login-file."
+            )
+        if not is_url(self.studies) and not Path(self.studies).is_dir():
+            raise SourceError(
+                f"Found no folder at {self.studies}; a folder with images or the URL of a DICOMweb service is needed. "
+                "Check --studies."
+            )
+        return self
+
+
+def is_url(studies: str) -> bool:
+    """Whether studies come from a DICOMweb service."""
+    return studies.startswith(("http://", "https://"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def state_folder(studies: str, given: Path | None) -> Path:
+    """Where labels and the journal go: as given, else ``medvit-labels`` in the studies' folder or, for DICOMweb, here."""
+    if given is not None:
+        return given
+    return Path("medvit-labels") if is_url(studies) else Path(studies) / "medvit-labels"

@@ -1,0 +1,150 @@
+"""The project's own versions of a bundle: made by training here, kept beside the labels, never in the bundle that was installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from medvit.bundles import Bundle
+from medvit.errors import BundleError, SourceError
+from medvit_label.errors import UnknownError
+from medvit_label.journal import JOURNAL, Journal
+from medvit_label.settings import state_folder
+
+__all__ = ["INSTALLED", "Versions", "open_versions"]
+
+INSTALLED = 0
+"""The number of the bundle as it was installed."""
+
+
+class Versions:
+    """Versions in ``<state>/models/<bundle>/vNNNN/<bundle>``, and which of them serves.
+
+    Args:
+        folder: the project's state.
+        journal: where versions are written down.
+    """
+
+    def __init__(self, folder: Path, journal: Journal) -> None:
+        self._folder, self._journal = folder / "models", journal
+
+    def serving(self, model: str) -> int:
+        """The number of the version that answers; ``INSTALLED`` for the bundle as it was installed."""
+        rows = self._journal.rows("SELECT version FROM serving WHERE model = ?", model)
+        return int(rows[0]["version"]) if rows else INSTALLED
+
+    def bundle(self, installed: Bundle, number: int | None = None) -> Bundle:
+        """The bundle of a version; by default of the one that serves.
+
+        Raises:
+            BundleError: its files were taken away, or configs of its own were put there.
+        """
+        number = self.serving(installed.name) if number is None else number
+        if number == INSTALLED:
+            return installed
+        root = self._place(installed.name, number) / installed.name
+        if not (root / "configs" / "metadata.json").is_file():
+            raise BundleError(
+                f"Found no files of version {number} of {installed.name} in the project; they were taken away. Put them back, or "
+                f"serve another: medvit label rollback {installed.name}."
+            )
+        found = Bundle(root)
+        _require_same_configs(found, installed, number)
+        return found
+
+    def publish(self, model: str, candidate: Path, info: dict[str, Any]) -> int:
+        """Keep a copy of a bundle as the next version and let it serve; return its number."""
+        place = self._folder / model
+        place.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=place))
+        try:
+            shutil.copytree(candidate, aside / model)
+            with self._journal.together():
+                number = self.next(model)
+                while self._place(model, number).exists():  # left by a server that was killed between both steps
+                    number += 1
+                os.replace(aside, self._place(model, number))
+                self._journal.change(
+                    "INSERT INTO versions VALUES (?, ?, ?, ?)", model, number, time.time(), json.dumps(info)
+                )
+                self._serve(model, number)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return number
+
+    def next(self, model: str) -> int:
+        """The number that the next version gets."""
+        rows = self._journal.rows("SELECT MAX(version) AS last FROM versions WHERE model = ?", model)
+        return int(rows[0]["last"] or INSTALLED) + 1
+
+    def roll_back(self, model: str, to: int | None = None) -> int:
+        """Serve an earlier version, or any other by its number; nothing is deleted. Return the number.
+
+        Args:
+            model: the bundle's name.
+            to: the number; None for the one that the serving version was trained from.
+
+        Raises:
+            UnknownError: no such version, or none to go back to.
+        """
+        now = self.serving(model)
+        known = {row["version"]: row for row in self.listing(model)}
+        if to is None:
+            if now == INSTALLED:
+                raise UnknownError(
+                    f"Found that {model} is served as it was installed; there is no earlier version. Choose one by its number: --to."
+                )
+            to = int(known[now].get("from", INSTALLED))
+        if to not in known:
+            raise UnknownError(
+                f"Found no version {to} of {model}; there are: {', '.join(map(str, known))} (0 is as installed). Choose one of these."
+            )
+        self._serve(model, to)
+        return to
+
+    def listing(self, model: str) -> list[dict[str, Any]]:
+        """All versions, oldest first, with what is known of their training; the first is the installed one."""
+        now = self.serving(model)
+        rows = self._journal.rows("SELECT * FROM versions WHERE model = ? ORDER BY version", model)
+        made = [{"version": r["version"], "created": r["created"], **json.loads(r["info"])} for r in rows]
+        return [row | {"serving": row["version"] == now} for row in [{"version": INSTALLED}, *made]]
+
+    def _serve(self, model: str, number: int) -> None:
+        self._journal.change(
+            "INSERT INTO serving VALUES (?, ?) ON CONFLICT (model) DO UPDATE SET version = excluded.version", model, number
+        )  # fmt: skip
+
+    def _place(self, model: str, number: int) -> Path:
+        return self._folder / model / f"v{number:04d}"
+
+
+def _require_same_configs(found: Bundle, installed: Bundle, number: int) -> None:
+    """Configs can run code, so a version's must be those of the installed bundle; only metadata and weights are its own."""
+    theirs, ours = (
+        {path.name: path.read_bytes() for path in (bundle.root / "configs").iterdir() if path.name != "metadata.json"}
+        for bundle in (found, installed)
+    )
+    if theirs != ours:
+        raise BundleError(
+            f"Found configs in version {number} of {installed.name} that are not those of the installed bundle; only weights may differ. "
+            f"The bundle was updated, or the project changed by hand: train it again, or medvit label rollback {installed.name} --to 0."
+        )
+
+
+def open_versions(studies: str, state: Path | None) -> Versions:
+    """The versions of a project that was served before, or is being served.
+
+    Raises:
+        SourceError: there is none.
+    """
+    folder = state_folder(studies, state)
+    if not (folder / JOURNAL).is_file():
+        raise SourceError(
+            f"Found no project in {folder}; one that was served before is needed. Give --studies and --state as medvit label start had them."
+        )
+    return Versions(folder, Journal(folder))
