@@ -1,0 +1,172 @@
+"""What a user asked of a batch, as the journal keeps it, so that ``retry`` and ``watch`` can ask the same again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.settings import DEFAULT_BUNDLE, RunSettings, check_names
+from medvit_batch.errors import BatchError
+
+if TYPE_CHECKING:
+    from medvit_batch.batch import Batch
+    from medvit_batch.clusters import Where
+    from medvit_batch.privacy import Privacy
+
+__all__ = ["Asked"]
+
+_ON_IRREGULAR = ("fail", "resample", "split")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of ``medvit batch run``; plain values only."""
+
+    archive: str
+    bundle: str | None = None
+    rules: str | None = None
+    select: str | None = None
+    types: tuple[str, ...] = ()
+    preview: bool = True
+    statistics: bool = False
+    per_label: bool = False
+    run: dict[str, Any] = field(default_factory=dict)
+    workers: int = 1
+    time_limit: float = 3600.0
+    stop_after: int = 10
+    min_free_gb: float = 1.0
+    deidentify: bool = False
+    deid_key: str | None = None
+    retain: tuple[str, ...] = ()
+    allow_burned_in: bool = False
+    with_images: bool = False
+    metrics_port: int = 0
+    cluster: str = ""
+    job: tuple[str, ...] = ()
+
+    def lasting(self) -> Asked:
+        """With full paths, so that it means the same wherever it is asked again."""
+        bundle = self.bundle
+        if bundle is not None and (Path(bundle) / "configs" / "metadata.json").is_file():
+            bundle = str(Path(bundle).resolve())
+        rules = None if self.rules is None else str(Path(self.rules).resolve())
+        key = None if self.deid_key is None else str(Path(self.deid_key).resolve())
+        return replace(self, archive=str(Path(self.archive).resolve()), bundle=bundle, rules=rules, deid_key=key)
+
+    def command(self) -> dict[str, Any]:
+        """As the journal keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def again(cls, command: dict[str, Any]) -> Asked:
+        """What an earlier run was asked."""
+        several = {name: tuple(command.get(name, ())) for name in ("types", "retain", "job")}
+        return cls(**{**command, **several})
+
+    def privacy(self, make_key: bool = True) -> Privacy | None:
+        """How results are to be de-identified; None where they are not.
+
+        Args:
+            make_key: whether a key is written where there is none; otherwise one serves for this once.
+
+        Raises:
+            BatchError: options that contradict one another, or no sound key.
+        """
+        from medvit_batch.privacy import Privacy, read_key
+        from medvit_batch.profile import RETAINABLE
+
+        if not self.deidentify:
+            if self.deid_key or self.retain or self.allow_burned_in or self.with_images:
+                raise BatchError(
+                    "Found --deid-key, --retain, --allow-burned-in or --with-images without --deidentify; they say how that is done. "
+                    "Add --deidentify, or leave them out."
+                )
+            return None
+        wrong = [name for name in self.retain if name not in RETAINABLE]
+        if wrong:
+            raise BatchError(
+                f"Found --retain {wrong[0]}; it must be one of {', '.join(RETAINABLE)}. Correct it, or leave it out to retain nothing."
+            )
+        if self.deid_key is None:
+            raise BatchError(
+                "Found --deidentify without --deid-key; a project's secret is needed, from which new UIDs are made, the same in each "
+                "run. Name a file outside the results with --deid-key: where there is none, a key is made."
+            )
+        key, _ = read_key(Path(self.deid_key), make_key)
+        return Privacy(key, tuple(sorted(self.retain)), self.allow_burned_in, self.with_images)
+
+    def _where(self, out: Path) -> Where | None:
+        """The cluster that was asked for.
+
+        Raises:
+            BatchError: options that contradict one another.
+        """
+        from medvit_batch.clusters import STARTED, Where
+        from medvit_batch.slurm import read_job
+
+        if self.job and self.cluster != "slurm":
+            raise BatchError(
+                "Found --job without --cluster slurm; it says what is asked of SLURM for each worker. Add the one or leave out the other."
+            )
+        if not self.cluster:
+            return None
+        if self.workers > 1 and (self.cluster not in STARTED or self.cluster == "cuda"):
+            own = "there is one for each GPU" if self.cluster == "cuda" else "a cluster has workers of its own"
+            raise BatchError(f"Found both --workers and --cluster {self.cluster}; {own}. Leave --workers out.")
+        return Where(self.cluster, self.workers, read_job(self.job), out)
+
+    def batch(self, out: Path, make_key: bool = True) -> Batch:
+        """Everything that a session needs.
+
+        Args:
+            out: where results go.
+            make_key: as ``privacy`` takes it.
+
+        Raises:
+            BatchError: options that contradict one another, or a number out of range.
+            BackendError: a backend or a precision that there is not.
+            RulesError, ExpressionError: rules or a selection that cannot be understood.
+        """
+        from medvit.output import OUTPUT_TYPES
+        from medvit.restored_output import RESTORED_TYPES
+        from medvit_batch.batch import Batch, Limits
+        from medvit_batch.cases import Work
+        from medvit_batch.planning import Plan
+        from medvit_batch.rules import one_bundle, read_rules
+
+        if self.rules is not None and self.bundle is not None:
+            raise BatchError("Found both -b and --rules; rules name the bundles themselves. Leave one out.")
+        for name, value, least in (
+            ("--workers", self.workers, 1), ("--stop-after", self.stop_after, 1), ("--time-limit", self.time_limit, 0.001),
+            ("--min-free-gb", self.min_free_gb, 0),
+        ):  # fmt: skip
+            if not value >= least:
+                raise BatchError(f"Found {name} {value:g}; at least {least:g} is needed. Correct it.")
+        known = tuple(dict.fromkeys((*OUTPUT_TYPES, *RESTORED_TYPES)))
+        wrong = [name for name in self.types if name not in known]
+        if wrong:
+            raise BatchError(f"Found output type {wrong[0]!r}; it must be one of {', '.join(known)}. Correct -ot.")
+        run = {**self.run, "roi_subset": tuple(self.run.get("roi_subset", ()))}
+        if run.get("on_irregular", "fail") not in _ON_IRREGULAR:
+            raise BatchError(
+                f"Found --on-irregular {run['on_irregular']}; it must be one of {', '.join(_ON_IRREGULAR)}. Correct it."
+            )
+        check_names(run.get("backend", "auto"), run.get("precision", "fp32"))
+        rules = (
+            one_bundle(self.bundle or DEFAULT_BUNDLE, self.select)
+            if self.rules is None
+            else read_rules(Path(self.rules), self.select)
+        )
+        work = Work(
+            RunSettings(**run), self.types, self.preview, self.statistics, self.per_label, self.privacy(make_key)
+        )
+        limits = Limits(
+            self.workers,
+            self.time_limit,
+            self.stop_after,
+            self.min_free_gb,
+            metrics_port=self.metrics_port,
+            where=self._where(out),
+        )
+        return Batch(Path(self.archive), out, Plan(rules, work), limits, self.command())

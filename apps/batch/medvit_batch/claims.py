@@ -1,0 +1,50 @@
+"""Which result each case at work will hold, so that nothing is made twice: not what is there, nor what another case is making."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from medvit_batch.cases import State
+from medvit_batch.journal import Journal
+
+__all__ = ["Claims"]
+
+
+class Claims:
+    """The results being made by the cases at work; a result is told by its input's digest and what was asked of it."""
+
+    def __init__(self, journal: Journal, out: Path) -> None:
+        self._journal, self._out = journal, out
+        self._makers: dict[str, int] = {}  # what a case at work will hold, to the case
+        self._held: dict[int, str] = {}
+        self._why_not: dict[int, tuple[State, str]] = {}
+
+    def must_run(self, case: int, digest: str) -> bool:
+        """Whether a case must be run: not if its folder, or another case's, holds exactly this result. If so, it is claimed."""
+        row = self._journal.case(case)
+        held = hashlib.sha256(f"{row['asked']}|{digest}".encode()).hexdigest()
+        if row["held"] == held and (self._out / row["folder"] / "run.json").is_file():
+            self._why_not[case] = (State.PUBLISHED, "")
+            return False
+        other = self._journal.held(held)
+        if other is None and self._makers.get(held, case) != case:
+            other = self._journal.case(self._makers[held])
+        if other is not None and other["id"] != case:
+            reason = f"the same images as {other['folder'].removeprefix('cases/')}, which holds the result"
+            self._why_not[case] = (State.SKIPPED, reason)
+            return False
+        self._makers[held], self._held[case] = case, held
+        return True
+
+    def held(self, case: int) -> str:
+        """What a case at work will hold."""
+        return self._held[case]
+
+    def why_not(self, case: int) -> tuple[State, str]:
+        """What becomes of a case that need not be run, and why."""
+        return self._why_not.pop(case)
+
+    def release(self, case: int) -> None:
+        """A case is at work no more."""
+        self._makers.pop(self._held.pop(case, ""), None)

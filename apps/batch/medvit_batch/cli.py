@@ -1,0 +1,124 @@
+"""``medvit batch``: a whole archive in, a result for every series that a bundle is made for, and a report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medvit.cli.common import Debug, Json, Quiet, Shown, guarded
+from medvit_batch.asking import Asked
+from medvit_batch.events import Format, speaking
+from medvit_batch.options import LogFormat, Out, asks
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Run a bundle over whole archives, unattended; nothing that is finished is done twice or lost.",
+    no_args_is_help=True,
+)
+
+Archive = Annotated[
+    Path, typer.Argument(help="Folder with DICOM series, zips and image files at any depth.", show_default=False)
+]
+Done = Annotated[Path, typer.Argument(help="Folder that a batch has written.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done with each series, and why.")]
+
+
+@app.command()
+@asks
+def run(
+    archive: Archive,
+    output: Out,
+    asked: Asked,
+    dry_run: DryRun = False,
+    log_format: LogFormat = Format.TEXT,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run every series of an archive that a bundle is made for. Give it again to go on: what is done stays done."""
+    asked = replace(asked, archive=str(archive))
+    shown, code = speaking(log_format, quiet, as_json, debug), 0
+    with guarded(shown):
+        from medvit_batch.doing import run_batch, show_plan
+
+        code = show_plan(asked, output, shown) if dry_run else run_batch(asked, output, shown)
+    raise typer.Exit(code)
+
+
+@app.command()
+@asks
+def watch(
+    inbox: Annotated[Path, typer.Argument(help="Folder that fills.", show_default=False)],
+    output: Out,
+    asked: Asked,
+    quiet_for: Annotated[float, typer.Option("--quiet-for", help="A series is complete when none of its files is younger than so many seconds.")] = 60,
+    every: Annotated[float, typer.Option("--every", help="Seconds between looks at the folder.")] = 10,
+    log_format: LogFormat = Format.TEXT,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Run series as they arrive in a folder, until it is stopped (Ctrl-C or SIGTERM)."""
+    asked = replace(asked, archive=str(inbox))
+    shown, code = speaking(log_format, quiet, False, debug), 0
+    with guarded(shown):
+        from medvit_batch.watching import Pace, watch_folder
+
+        code = watch_folder(asked, output, shown, Pace(quiet_for, every))
+    raise typer.Exit(code)
+
+
+@app.command()
+def retry(
+    output: Done,
+    reason: Annotated[str | None, typer.Option("--reason", help="Only cases whose reason, or kind of error, contains this.", show_default=False)] = None,
+    set_aside: Annotated[bool, typer.Option("--set-aside", help="Also cases that were set aside by a worker.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", "-w", help="Another number of processes than last time.", show_default=False)] = None,
+    time_limit: Annotated[float | None, typer.Option("--time-limit", help="Another time limit than last time.", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option("--device", "-d", help="Another device than last time.", show_default=False)] = None,
+    log_format: LogFormat = Format.TEXT,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Try failed cases again, with the settings of the last run."""
+    shown, code = speaking(log_format, quiet, as_json, debug), 0
+    other: dict[str, Any] = {k: v for k, v in {"workers": workers, "time_limit": time_limit}.items() if v is not None}
+    with guarded(shown):
+        from medvit_batch.doing import Again, retry_batch
+
+        code = retry_batch(output, Again(reason, set_aside, other, device), shown)
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    output: Done,
+    cases: Annotated[bool, typer.Option("--cases", help="List every case.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Also say which files; paths may name patients.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Where a batch stands; also while it runs."""
+    shown = Shown(json=as_json, debug=debug)
+    with guarded(shown):
+        from medvit_batch.status import show_status
+
+        show_status(output, shown, cases or paths, paths)
+
+
+@app.command()
+def report(output: Done, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Write cases.csv, measurements.csv and report.html anew; also while a run is going on."""
+    shown = Shown(quiet=quiet, debug=debug)
+    with guarded(shown):
+        from medvit_batch.doing import write_reports
+        from medvit_batch.journal import Journal
+
+        journal = Journal(output)
+        write_reports(journal, output)
+        journal.close()
+        shown.say(f"Report: {output / 'report.html'}")

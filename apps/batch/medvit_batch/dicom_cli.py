@@ -1,0 +1,107 @@
+"""``medvit dicom``: the batch as a node of the hospital's network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvit.cli.common import Debug, Json, Quiet, guarded
+from medvit_batch.asking import Asked
+from medvit_batch.events import Format, speaking
+from medvit_batch.options import LogFormat, Out, asks
+from medvit_batch.peers import Local, parse_peer, quiet_networking
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Receive, fetch and send over the network: DIMSE and DICOMweb.", no_args_is_help=True)
+
+Host = Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")]
+Port = Annotated[int, typer.Option("--port", help="Port to listen on.")]
+SendTo = Annotated[str | None, typer.Option("--send-to", help="Where results go: AET@host:port, or a DICOMweb address.", show_default=False)]  # fmt: skip
+
+Commit = Annotated[bool, typer.Option("--commit", help="Ask the peer of --send-to to vouch for what it got (storage commitment); it answers to our port.")]  # fmt: skip
+
+
+@app.command()
+@asks
+def listen(
+    output: Out,
+    asked: Asked,
+    local: Local,
+    host: Host = "127.0.0.1",
+    port: Port = 11112,
+    allow: Annotated[list[str] | None, typer.Option("--allow", help="AE title that may call; repeatable. Default: all.")] = None,
+    max_associations: Annotated[int, typer.Option("--max-associations", help="Associations at a time.")] = 10,
+    send_to: SendTo = None,
+    commit: Commit = False,
+    quiet_for: Annotated[float, typer.Option("--quiet-for", help="A series is complete when nothing of it came for so many seconds.")] = 30,
+    complete_at: Annotated[int, typer.Option("--complete-at", help="Or when it has so many slices; 0: wait for quiet.")] = 0,
+    every: Annotated[float, typer.Option("--every", help="Seconds between looks at what came.")] = 5,
+    log_format: LogFormat = Format.TEXT,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Receive series (C-STORE), run them, and send results on, until it is stopped (Ctrl-C or SIGTERM)."""
+    shown, code = speaking(log_format, quiet, False, debug), 0
+    with guarded(shown):
+        from medvit_batch.listening import listen as go
+        from medvit_batch.listening import target_of
+        from medvit_batch.receiving import Node
+        from medvit_batch.watching import Pace
+
+        node = Node(local, host, port, tuple(allow or ()), max_associations, asked.min_free_gb)
+        code = go(asked, output, shown, node, Pace(quiet_for, every, complete_at), target_of(send_to, commit))
+    raise typer.Exit(code)
+
+
+@app.command()
+@asks
+def query(
+    peer: Annotated[str, typer.Argument(help="AET@host:port, or the address of a DICOMweb server.", show_default=False)],
+    asked: Asked,
+    local: Local,
+    key: Annotated[list[str] | None, typer.Option("--key", "-k", help="Keyword=value to ask for; repeatable.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Fetch the series and run them; results go here. Without it they are only listed.", show_default=False)] = None,
+    move: Annotated[bool, typer.Option("--move", help="Fetch by C-MOVE to our port, in place of C-GET.")] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 11112,
+    send_to: SendTo = None,
+    commit: Commit = False,
+    log_format: LogFormat = Format.TEXT,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Find series (C-FIND, QIDO); with -o fetch them (C-GET, C-MOVE, WADO), run them, and send results back."""
+    shown, code = speaking(log_format, quiet, as_json, debug), 0
+    with guarded(shown):
+        from medvit_batch.doing import run_batch
+        from medvit_batch.listening import drain, inbox_of, say_unsent, target_of
+        from medvit_batch.querying import fetch, find, parse_keys
+        from medvit_batch.receiving import Node
+
+        quiet_networking()
+        source, target = parse_peer(peer), target_of(send_to, commit)
+        found = find(source, parse_keys(key or []), local)
+        if output is None:
+            rows = [vars(item) for item in found]
+            if as_json:
+                typer.echo(json.dumps({"series": rows}, indent=2))
+            for item in found:
+                shown.say(f"{item.modality or '-':4} {item.objects or '?':>5}  {item.series}")
+            shown.say(f"{len(found)} series. Give -o and -b to fetch and run them.")
+            raise typer.Exit(0)
+        inbox = inbox_of(output)
+        node = Node(local, host, port, min_free_gb=asked.min_free_gb)
+        for item, count in fetch(source, found, inbox, node, move):
+            what = "a series" if asked.deidentify else f"series {item.series}"
+            shown.say(f"Fetched {count} object(s) of {what}.")
+        code = run_batch(replace(asked, archive=str(inbox)), output, shown)
+        if target is not None:
+            drain(output, target, node)
+            code = 3 if say_unsent(output, target, shown) and not code else code
+    raise typer.Exit(code)

@@ -1,0 +1,172 @@
+"""The images of a catalogue by what belongs together: a series of loose files, a series in a zip, an image file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.io.headers import Plane
+from medvit_batch.headers import dicom_file, planes_of
+
+__all__ = ["Group", "Groups", "Image", "alias", "full_path"]
+
+_JOINED = "SELECT f.*, d.path FROM files f JOIN folders d ON d.id=f.folder"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The images of one series in one place: the loose files of the archive, or one zip.
+
+    Attributes:
+        inside: number of the zip it lies in; 0 for loose files. With ``series``, its key in the catalogue.
+        series: SeriesInstanceUID, or what stands for it where there is none.
+        place: empty for loose files, else a short hash of the zip's path.
+        planes: all of them.
+        damaged: aliases of damaged files that belong to the series, and why.
+        doubtful: how many damaged files lie beside its files and may belong to it or to another series.
+        changed: when the newest of its files came, nanoseconds.
+        stamp: hash of its files' paths, sizes and times; the same as long as nothing was touched.
+    """
+
+    inside: int
+    series: str
+    place: str
+    planes: tuple[Plane, ...]
+    damaged: tuple[tuple[str, str], ...]
+    doubtful: int
+    changed: int
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image file of another format, or a zip with just one in it.
+
+    Attributes:
+        alias: its number in the catalogue.
+        path: where it lies.
+        place: a hash of the path.
+        changed, stamp: as of a ``Group``.
+    """
+
+    alias: str
+    path: Path
+    place: str
+    changed: int
+    stamp: str
+
+
+class Groups:
+    """What the last walk of a catalogue saw, one series after the other.
+
+    Args:
+        base: the catalogue's tables.
+        seen: number of the last walk.
+    """
+
+    def __init__(self, base: sqlite3.Connection, seen: int) -> None:
+        self.base, self.seen = base, seen
+        self.beside: tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]] | None = None
+
+    def groups(self) -> Iterator[Group]:
+        """Every series with images that the last walk saw, one at a time: only one is held in memory."""
+        rows = self.base.execute(
+            "SELECT DISTINCT CASE WHEN entry='' THEN 0 ELSE folder END AS inside, series FROM files "
+            "WHERE seen=? AND kind='planes' ORDER BY inside, series",
+            (self.seen,),
+        ).fetchall()
+        for row in rows:
+            group = self.group(row["inside"], row["series"])
+            if group is not None:
+                yield group
+
+    def group(self, inside: int, series: str) -> Group | None:
+        """The images of one series; None if the last walk saw none of them."""
+        if self.beside is None:
+            self.beside = self._damaged()
+        certain, doubtful = self.beside
+        where = "f.folder=? AND entry<>''" if inside else "?=0 AND entry=''"
+        rows = self.base.execute(
+            f"{_JOINED} WHERE {where} AND f.seen=? AND kind='planes' AND series=? ORDER BY f.id",
+            (inside, self.seen, series),
+        ).fetchall()
+        if not rows:
+            return None
+        planes: list[Plane] = []
+        for row in rows:
+            planes += planes_of(row["planes"], dicom_file(alias(row), full_path(row), row["entry"], row["size"]))
+        homes = {row["folder"] for row in rows}
+        bad = certain.get((inside, series), [])
+        home = planes[0].file.folder
+        return Group(
+            inside,
+            series,
+            _short(rows[0]["path"]) if inside else "",
+            tuple(planes),
+            tuple((f"{home}/f{row['id']}", row["said"]) for row in bad),
+            sum(doubtful.get(folder, 0) for folder in homes),
+            max(row["changed"] for row in (*rows, *bad)),
+            _stamp((*rows, *bad)),
+        )
+
+    def _damaged(self) -> tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]]:
+        """Damaged files by the series they belong to, and counts by folder of those that may belong to several."""
+        certain: dict[tuple[int, str], list[sqlite3.Row]] = defaultdict(list)
+        doubtful: dict[int, int] = defaultdict(int)
+        rows = self.base.execute(
+            f"{_JOINED} WHERE f.seen=? AND kind='damaged' AND d.zip>=0",
+            (self.seen,),
+        ).fetchall()
+        for row in rows:
+            inside = row["folder"] if row["entry"] else 0
+            if row["series"]:
+                certain[inside, row["series"]].append(row)
+                continue
+            beside = self.base.execute(
+                "SELECT DISTINCT series FROM files WHERE folder=? AND seen=? AND kind='planes'",
+                (row["folder"], self.seen),
+            ).fetchall()
+            if len(beside) == 1:
+                certain[inside, beside[0]["series"]].append(row)
+            else:
+                doubtful[row["folder"]] += 1
+        return certain, doubtful
+
+    def images(self) -> Iterator[Image]:
+        """Every image file of another format that the last walk saw."""
+        rows = self.base.execute(
+            f"{_JOINED} WHERE f.seen=? AND kind='image' ORDER BY f.id",
+            (self.seen,),
+        )
+        for row in rows.fetchall():
+            path = full_path(row)
+            yield Image(alias(row), Path(os.fsdecode(path)), _short(path), row["changed"], _stamp([row]))
+
+
+def alias(row: sqlite3.Row) -> str:
+    """What a file is called outside of the catalogue."""
+    within = row["entry"].replace("\\", "/").rpartition("/")[0]
+    apart = f"-{_short(within.encode('utf-8', 'surrogateescape'))[:4]}" if within else ""
+    return f"d{row['folder']}{apart}/f{row['id']}"
+
+
+def full_path(row: sqlite3.Row) -> bytes:
+    """The path of a file; of an entry, that of its zip."""
+    path: bytes = row["path"]
+    return path if row["entry"] else os.path.join(path, row["name"])  # noqa: PTH118 - bytes
+
+
+def _short(path: bytes) -> str:
+    return hashlib.sha256(path).hexdigest()[:16]
+
+
+def _stamp(rows: Iterable[sqlite3.Row]) -> str:
+    digest = hashlib.sha256()
+    for row in sorted(rows, key=lambda r: (full_path(r), r["entry"])):
+        digest.update(repr((full_path(row), row["entry"], row["size"], row["modified"])).encode())
+    return digest.hexdigest()

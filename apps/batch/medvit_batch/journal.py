@@ -1,0 +1,217 @@
+"""The journal of a batch, ``journal.sqlite``: where every case stands. It survives whatever ends the process.
+
+It holds no path and no patient data. Only ``medvit batch run`` and the like write it, one at a time; anybody may read it
+meanwhile. A commit is on the disk before anything follows from it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medvit_batch.cases import Decision, State
+from medvit_batch.errors import BatchError
+from medvit_batch.tables import connect
+
+__all__ = ["JOURNAL", "Journal"]
+
+JOURNAL = "journal.sqlite"
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE runs (
+  id INTEGER PRIMARY KEY, started TEXT, finished TEXT, command TEXT, outcome TEXT, files TEXT, unused TEXT);
+CREATE TABLE cases (
+  id INTEGER PRIMARY KEY, volume TEXT, bundle TEXT, folder TEXT UNIQUE, state TEXT, stage TEXT DEFAULT '', code TEXT DEFAULT '',
+  reason TEXT DEFAULT '', remedy TEXT DEFAULT '', facts TEXT, stamp TEXT, asked TEXT, input TEXT, held TEXT,
+  flags TEXT DEFAULT '[]', quality TEXT DEFAULT '', quality_reasons TEXT DEFAULT '[]', notes TEXT DEFAULT '[]',
+  version TEXT DEFAULT '', weights TEXT DEFAULT '', seal TEXT DEFAULT '', seconds TEXT DEFAULT '{}', peak_mb REAL DEFAULT 0,
+  tries INTEGER DEFAULT 0, interrupted INTEGER DEFAULT 0, run INTEGER, updated TEXT, UNIQUE (volume, bundle));
+CREATE INDEX of_state ON cases (state);
+CREATE INDEX of_held ON cases (held);
+"""
+
+_MAY = {
+    State.PENDING: {State.RUNNING, State.SET_ASIDE, State.SKIPPED, State.PENDING},
+    State.RUNNING: {State.CHECKED, State.FAILED, State.SET_ASIDE, State.SKIPPED, State.PENDING, State.PUBLISHED},
+    State.CHECKED: {State.PUBLISHED, State.PENDING, State.FAILED},
+    State.PUBLISHED: {State.PENDING, State.SET_ASIDE},
+    State.FAILED: {State.PENDING, State.SET_ASIDE, State.SKIPPED},
+    State.SET_ASIDE: {State.PENDING, State.SET_ASIDE, State.SKIPPED},
+    State.SKIPPED: {State.PENDING, State.SET_ASIDE, State.SKIPPED},
+}
+"""Which state may follow which; anything else is a mistake in the program."""
+
+_CLEARED = {"stage": "", "code": "", "reason": "", "remedy": ""}
+
+
+class Journal:
+    """Where every case stands."""
+
+    def __init__(self, folder: Path, *, new: bool = False) -> None:
+        path = folder / JOURNAL
+        if not new and not path.is_file():
+            raise BatchError(
+                f"Found no journal in {folder}; a folder that medvit batch has written is needed. Check -o."
+            )
+        self.base = connect(path, _SCHEMA, _VERSION, durable=True)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.base.close()
+
+    def start(self, command: dict[str, Any]) -> int:
+        """Note that a run starts, with all it was asked; return its number."""
+        row = self.base.execute(
+            "INSERT INTO runs (started, command) VALUES (?,?) RETURNING id", (_now(), json.dumps(command, default=str))
+        ).fetchone()
+        return int(row["id"])
+
+    def agree(self, mark: str) -> None:
+        """See that all results of a batch are de-identified with one key, or none is.
+
+        Args:
+            mark: of the key; empty where results carry the patient's attributes on.
+
+        Raises:
+            BatchError: earlier runs did otherwise.
+        """
+        self.base.execute("CREATE TABLE IF NOT EXISTS privacy (mark TEXT)")
+        row = self.base.execute("SELECT mark FROM privacy").fetchone()
+        earlier = row["mark"] if row is not None else "" if self.last_run() is not None else mark
+        if earlier != mark:
+            found = (
+                "with another key" if earlier and mark else "with --deidentify" if earlier else "without --deidentify"
+            )
+            raise BatchError(
+                f"Found results that were made {found}; those of one batch are kept alike, so that nobody takes one for the other. "
+                "Choose another folder with -o, or ask as before."
+            )
+        if row is None:
+            self.base.execute("INSERT INTO privacy VALUES (?)", (mark,))
+
+    def looked(self, run: int, files: dict[str, int], unused: list[tuple[str, str, str]]) -> None:
+        """Note what kinds of files a run found, and those that no case was made of."""
+        self.base.execute("UPDATE runs SET files=?, unused=? WHERE id=?", (json.dumps(files), json.dumps(unused), run))
+
+    def finish(self, run: int, outcome: str) -> None:
+        """Note how a run ended."""
+        self.base.execute("UPDATE runs SET finished=?, outcome=? WHERE id=?", (_now(), outcome, run))
+
+    def last_run(self) -> dict[str, Any] | None:
+        """The newest run."""
+        row = self.base.execute("SELECT * FROM runs ORDER BY id DESC LIMIT 1").fetchone()
+        return dict(row) if row is not None else None
+
+    def take(self, decision: Decision, asked: str, run: int, home: Path) -> tuple[int, State, bool]:
+        """Enter a decision; return the case, its state, and whether it had to change.
+
+        A case that was done, failed or set aside by a worker stays so as long as its files and what is asked are the same.
+        """
+        row = self._row(decision)
+        if row is None:
+            return self._insert(decision, asked, run), decision.state, True
+        case, state = int(row["id"]), State(row["state"])
+        same = (row["stamp"], row["asked"]) == (decision.stamp, asked)
+        if decision.state is State.PENDING:
+            settled = state is State.FAILED or (state in (State.SET_ASIDE, State.SKIPPED) and row["stage"] != "plan")
+            whole = state is State.PUBLISHED and (home / row["folder"] / "run.json").is_file()
+            if same and (settled or whole or state in (State.PENDING, State.RUNNING, State.CHECKED)):
+                return case, state, False
+        elif (state is State.PUBLISHED and decision.state is State.SKIPPED) or (
+            state is decision.state and row["reason"] == decision.reason and same
+        ):
+            return case, state, False  # a result stays, though this run does not ask for it
+        planned = {"stage": "plan", "code": decision.code, "reason": decision.reason, "remedy": ""}
+        words = _CLEARED if decision.state is State.PENDING else planned
+        facts = {"facts": json.dumps(asdict(decision.facts)), "stamp": decision.stamp, "asked": asked, "run": run}
+        self.move(case, decision.state, **words, **facts, tries=0, interrupted=0)
+        return case, decision.state, True
+
+    def numbers(self, decision: Decision) -> set[int]:
+        """The case of a decision, if it is in the journal."""
+        row = self._row(decision)
+        return set() if row is None else {int(row["id"])}
+
+    def known(self, decision: Decision, asked: str) -> tuple[State | None, bool]:
+        """The state that a decision's case is in, and whether its files and what is asked are still the same."""
+        row = self._row(decision)
+        if row is None:
+            return None, False
+        return State(row["state"]), (row["stamp"], row["asked"]) == (decision.stamp, asked)
+
+    def gone(self, planned: set[int], archive: str) -> None:
+        """Set aside what waits, was found in this archive by an earlier run, and was not found again."""
+        rows = self.base.execute(
+            "SELECT c.id, r.command FROM cases c JOIN runs r ON r.id=c.run WHERE c.state='pending'"
+        ).fetchall()
+        for row in rows:
+            if row["id"] not in planned and json.loads(row["command"])["archive"] == archive:
+                reason = "Found none of its files any more; they were there in an earlier run. Put them back, or leave it so."
+                self.move(row["id"], State.SET_ASIDE, stage="plan", code="gone", reason=reason)
+
+    def _row(self, decision: Decision) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self.base.execute(
+            "SELECT * FROM cases WHERE volume=? AND bundle=?", (decision.volume, decision.bundle)
+        ).fetchone()
+        return row
+
+    def _insert(self, decision: Decision, asked: str, run: int) -> int:
+        planned = decision.state is not State.PENDING
+        # what was skipped before it was known which bundle it would go to needs no row beside the one that says more
+        self.base.execute(
+            "DELETE FROM cases WHERE volume=? AND bundle='' AND ?<>''", (decision.volume, decision.bundle)
+        )
+        row = self.base.execute(
+            "INSERT INTO cases (volume, bundle, folder, state, stage, code, reason, facts, stamp, asked, run, updated) "
+            "VALUES (?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
+            (
+                decision.volume, decision.bundle, f"cases/{decision.folder}", decision.state, "plan" if planned else "", decision.code,
+                decision.reason if planned else "", json.dumps(asdict(decision.facts)), decision.stamp, asked, run, _now(),
+            ),
+        ).fetchone()  # fmt: skip
+        return int(row["id"])
+
+    def move(self, case: int, state: State, **columns: Any) -> None:
+        """Bring a case into another state; on the disk when this returns."""
+        found = State(self.base.execute("SELECT state FROM cases WHERE id=?", (case,)).fetchone()["state"])
+        if state not in _MAY[found]:
+            raise AssertionError(f"case {case} cannot go from {found} to {state}")
+        columns |= {"state": state, "updated": _now()}
+        names = ", ".join(f"{name}=?" for name in columns)
+        self.base.execute(f"UPDATE cases SET {names} WHERE id=?", (*columns.values(), case))
+
+    def case(self, number: int) -> dict[str, Any]:
+        """One case."""
+        return dict(self.base.execute("SELECT * FROM cases WHERE id=?", (number,)).fetchone())
+
+    def cases(self, *states: State) -> Iterator[dict[str, Any]]:
+        """Cases in these states, in all if none is named, in the order they were found."""
+        where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
+        for row in self.base.execute(f"SELECT * FROM cases {where} ORDER BY id", states).fetchall():
+            yield dict(row)
+
+    def held(self, held: str) -> dict[str, Any] | None:
+        """The published case whose folder holds exactly this: these images, this bundle, these settings."""
+        row = self.base.execute("SELECT * FROM cases WHERE held=? AND state='published' LIMIT 1", (held,)).fetchone()
+        return dict(row) if row is not None else None
+
+    def counts(self) -> dict[str, int]:
+        """How many cases are in each state."""
+        rows = self.base.execute("SELECT state, COUNT(*) AS n FROM cases GROUP BY state").fetchall()
+        found = {row["state"]: int(row["n"]) for row in rows}
+        return {state.value: found[state.value] for state in State if state.value in found}
+
+    def flagged(self) -> int:
+        """How many published cases a person must look at."""
+        return int(
+            self.base.execute("SELECT COUNT(*) FROM cases WHERE state='published' AND flags<>'[]'").fetchone()[0]
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,49 @@
+"""Opening the SQLite files of a batch."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from medvit_batch.errors import BatchError
+
+__all__ = ["connect"]
+
+_WAIT_MS = 20_000
+"""How long to wait for another process that writes."""
+
+
+def connect(path: Path, schema: str, version: int, *, durable: bool) -> sqlite3.Connection:
+    """A database in write-ahead mode that only its owner can read.
+
+    Args:
+        path: the file; made if it is not there.
+        schema: statements that make its tables.
+        version: of the schema; another one is refused.
+        durable: whether a commit must survive a power cut, and not only a kill.
+
+    Raises:
+        BatchError: it is damaged, or of another version.
+    """
+    new = not path.exists()
+    try:
+        path.touch(mode=0o600)
+        base = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_MS / 1000)
+        base.execute("PRAGMA journal_mode=WAL")
+        base.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        found = base.execute("PRAGMA user_version").fetchone()[0]
+        if new or found == 0:
+            base.executescript(f"BEGIN IMMEDIATE;\n{schema}\nPRAGMA user_version={version};\nCOMMIT;")
+            found = version
+    except (sqlite3.Error, OSError) as error:
+        raise BatchError(
+            f"Found {path.name}, which cannot be used ({error}); a database that can be written is needed. Check the permissions of "
+            "its folder; if it is damaged, put back a copy or choose another folder with -o."
+        ) from error
+    if found != version:
+        base.close()
+        raise BatchError(
+            f"Found {path.name} of version {found}; this medvit writes version {version}. Choose another folder with -o."
+        )
+    base.row_factory = sqlite3.Row
+    return base

@@ -1,0 +1,79 @@
+"""``medvit batch watch``: a folder that fills. A series is taken when none of its files has come or changed for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.cli.common import Shown
+from medvit.progress import Progress
+from medvit_batch.asking import Asked
+from medvit_batch.cases import Decision
+from medvit_batch.doing import closed, sound_tables, write_reports
+from medvit_batch.errors import BatchError
+from medvit_batch.running import Session, opened
+
+__all__ = ["Pace", "watch_folder"]
+
+_NAP = 0.2
+"""Seconds between looks at signals."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When a series is complete, and how often to look.
+
+    Attributes:
+        quiet_for: seconds in which none of its files came or changed.
+        every: seconds between looks.
+        complete_at: slices with which it is complete at once; 0 for none.
+    """
+
+    quiet_for: float = 60.0
+    every: float = 10.0
+    complete_at: int = 0
+
+
+def watch_folder(
+    asked: Asked,
+    out: Path,
+    shown: Shown,
+    pace: Pace,
+    beside: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> int:
+    """Take series as they become complete, until a signal, failures or a full disk; return the exit code.
+
+    The age of a file is counted from when it came to be here or was last written, whichever is later. Copies that keep an
+    old time of writing are young all the same. What is to go on meanwhile, as receiving, is ``beside``.
+    """
+    for name, value in (("--quiet-for", pace.quiet_for), ("--every", pace.every), ("--complete-at", pace.complete_at)):
+        if not value >= 0:
+            raise BatchError(f"Found {name} {value:g}; at least 0 is needed. Correct it.")
+    with sound_tables(), opened(asked.lasting().batch(out), shown) as session, session.stop.on_signals():
+        shown.say(f"Watching; a series is taken when it is quiet for {pace.quiet_for:g} s. Ctrl-C ends it.")
+        with beside():
+            while not session.stop.asked:
+                _look(session, pace)
+                _sleep(session, pace.every)
+        return closed(session, shown)
+
+
+def _look(session: Session, pace: Pace) -> None:
+    oldest = time.time_ns() - int(pace.quiet_for * 1e9)
+
+    def ready(decision: Decision) -> bool:
+        return decision.changed <= oldest or 0 < pace.complete_at <= decision.facts.slices
+
+    waiting = session.plan(Progress(), ready)
+    if waiting:
+        session.work_off(waiting, keep=True)
+        write_reports(session.journal, session.batch.out)
+
+
+def _sleep(session: Session, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not session.stop.asked:
+        time.sleep(_NAP)
