@@ -5,14 +5,35 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test soak check setup dev system clean train-all benchmark
+.PHONY: demo demo-restore demo-reconstruct demo-nuclei label test soak check setup dev system clean train-all benchmark
 
 demo: setup
 	$(BIN)/medvit segment examples/headneck_ct_dicom.zip -o demo-result -ot nifti -ot dicom-seg -ot rtstruct --preview --statistics --overwrite || [ $$? = 3 ]
 	@echo "Look at demo-result/preview.png; open demo-result/seg.dcm or rtstruct.dcm beside examples/headneck_ct_dicom.zip in any DICOM viewer."
 
+demo-restore: setup
+	$(BIN)/python examples/low_dose.py demo-low-dose
+	$(BIN)/medvit restore demo-low-dose -o demo-restored --preview --statistics --maps --overwrite || [ $$? = 3 ]
+	@echo "Look at demo-restored/preview.png; open demo-restored/derived beside demo-low-dose in any DICOM viewer."
+
+demo-reconstruct: setup
+	$(BIN)/medvit drr examples/headneck_ct_dicom.zip -o demo-xrays -ot png -ot dicom --source-to-isocenter 1800 --isocenter-to-detector 200 --overwrite
+	$(BIN)/medvit reconstruct --ap demo-xrays/drr_0.dcm --lat demo-xrays/drr_90.dcm -o demo-reconstructed --preview --statistics --overwrite || [ $$? = 3 ]
+	@echo "Look at demo-reconstructed/preview.png; open demo-reconstructed/meshes in any mesh viewer or 3D Slicer."
+
+demo-nuclei: setup
+	$(BIN)/medvit segment examples/nuclei.png -b nuclei_barlow_swin -o demo-nuclei-result --preview --statistics --overwrite || [ $$? = 3 ]
+	@echo "Look at demo-nuclei-result/preview.png."
+
+# The annotation server, and MONAI Label's own client for its self-test; that client needs requests alone, so none of MONAI Label's
+# other needs (which do not go with pydicom 3) are installed.
+label: setup
+	$(BIN)/pip install -q -e ".[label,openvino]"
+	$(BIN)/pip install -q --no-deps "monailabel==0.8.5"
+	$(BIN)/medvit label check
+
 test: dev system check
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python tests/halves.py -m "not soak" --durations=25
 
 soak: dev system
 	$(BIN)/python -m pytest -m soak
@@ -35,7 +56,7 @@ $(VENV)/.setup: pyproject.toml $(VENV)/.venv
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.setup
 	$(BIN)/pip install -q -e ".[dev]"
-	$(BIN)/pip install -q --no-deps "rt-utils>=1.2.7,<2"
+	$(BIN)/pip install -q --no-deps "rt-utils>=1.2.7,<2" "monailabel==0.8.5"
 	@touch $@
 
 # Debian packages that tests use as outside judges; where they cannot be installed, those tests skip and say so.
@@ -47,12 +68,15 @@ system:
 	  else echo "Missing system packages: $$missing. Install them as root to run the tests that need them."; fi; fi
 
 # How the shipped weights are remade; resumes after a kill. See each bundle's docs for its duration.
+CALIBRATED := headneck_ct_swin_unetr hippocampus_mr_swin_unetr nuclei_barlow_swin ct_denoise_restore_rwkv headneck_xray_swin_x2s
+TRAINED := $(CALIBRATED) mr_superres_restore_rwkv brain_mr_swin_unetr
 train-all: dev
-	nice -n 10 $(BIN)/medvit train headneck_ct_swin_unetr --publish
-	$(BIN)/medvit evaluate headneck_ct_swin_unetr --record
+	for name in $(TRAINED); do \
+	  nice -n 10 $(BIN)/medvit train $$name --publish && $(BIN)/medvit evaluate $$name --record || exit 1; done
+	for name in $(CALIBRATED); do $(BIN)/medvit evaluate $$name --calibrate --record || exit 1; done
 
 benchmark: dev
 	$(BIN)/python benchmarks/main_job.py
 
 clean:
-	rm -rf $(VENV) demo-result build dist
+	rm -rf $(VENV) demo-result demo-low-dose demo-restored demo-xrays demo-reconstructed demo-nuclei-result build dist

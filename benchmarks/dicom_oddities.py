@@ -1,7 +1,11 @@
-"""The table of docs/dicom.md: every series in the shared DICOM data, what inspect says, what segment does and why.
+"""The tables of docs/dicom.md: every series in the shared DICOM data, what inspect says, what segment does and why; and
+every SEG and RTSTRUCT there, with what convert makes of it.
 
-python benchmarks/dicom_oddities.py            # prints the table
-python benchmarks/dicom_oddities.py --write    # puts it into docs/dicom.md
+python benchmarks/dicom_oddities.py            # prints what each source came to, then the tables
+python benchmarks/dicom_oddities.py --write    # also puts them into docs/dicom.md
+
+Sources that end alike stand in one line, and a message that returns is a note below: sizes and numbers aside, the words
+are those of the commands.
 """
 
 from __future__ import annotations
@@ -12,9 +16,12 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pydicom
 from typer.testing import CliRunner
 
 from medvit.cli.main import app
@@ -26,18 +33,31 @@ BEGIN, END = "<!-- table: python benchmarks/dicom_oddities.py --write -->", "<!-
 _ALONE = {"pydicom_data", "transfer_syntaxes_cornerstone", "seg_dcmqi", "seg_highdicom", "rtstruct_dicompyler", "empty"}
 """Folders whose files do not belong together."""
 
+_TOGETHER = {"image", "ct-3slice"}
+"""Folders within those whose files do."""
+
 _NO_DICOM = (".gz", ".nrrd", ".dump")
+
+_LONGEST = 36
+"""Letters of a name within a group; longer ones, which state a transfer syntax in full, are cut in the middle."""
+
+_REMEDIES = (
+    ("--on-irregular", ("--on-irregular", "resample")),
+    ("--repair-tags", ("--repair-tags",)),
+    ("--force", ("--force",)),
+)
+"""An option that a refusal names, and how it is then tried."""
 
 
 def sources(data: Path) -> list[Path]:
     """Folders that hold one series, zips, and files that stand for themselves."""
     found = []
     for path in sorted(data.rglob("*")):
-        apart = bool(set(path.relative_to(data).parts[:-1]) & _ALONE) and path.parent.name != "image"
+        apart = bool(set(path.relative_to(data).parts[:-1]) & _ALONE) and path.parent.name not in _TOGETHER
         if path.is_file():
             if (path.suffix == ".zip" or apart) and path.suffix not in _NO_DICOM:
                 found.append(path)
-        elif (path.name == "image" or not (apart or path.name in _ALONE)) and _holds_files(path):
+        elif (path.name in _TOGETHER or not (apart or path.name in _ALONE)) and _holds_files(path):
             found.append(path)
     return found
 
@@ -46,70 +66,235 @@ def _holds_files(folder: Path) -> bool:
     return any(p.is_file() and p.suffix not in (*_NO_DICOM, ".zip") for p in folder.iterdir())
 
 
-def _run(*arguments: str) -> tuple[int, str]:
+def results_of_others(data: Path) -> list[Path]:
+    """Every SEG and RTSTRUCT."""
+    found = []
+    for path in sorted(p for p in data.rglob("*") if p.is_file() and p.suffix not in (*_NO_DICOM, ".zip")):
+        tags = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["Modality"])
+        if tags.get("Modality") in ("SEG", "RTSTRUCT"):
+            found.append(path)
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command came to: its exit code, what it wrote, and its first line for people, without names and numbers."""
+
+    code: int
+    what: str
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One source: what was found in it, the sizes of its volumes, and what each command came to."""
+
+    source: str
+    found: str
+    sizes: tuple[str, ...]
+    done: Outcome
+    remedy: str = ""
+    remedied: Outcome | None = None
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What sources of one line share."""
+        return (self.found, _blurred(self.done), self.remedy, self.remedied and _blurred(self.remedied))
+
+
+def _blurred(outcome: Outcome) -> tuple[object, ...]:
+    return (outcome.code, outcome.what, re.sub(r"\d[\d.]*", "#", outcome.words))
+
+
+def _run(*arguments: str, json_only: bool = False) -> tuple[int, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         outcome = CliRunner().invoke(app, list(arguments))
-    return outcome.exit_code, outcome.output
+    return outcome.exit_code, outcome.stdout if json_only and outcome.exit_code in (0, 3) else outcome.output
 
 
-def _inspected(path: Path) -> tuple[str, str]:
-    code, text = _run("inspect", str(path), "--json")
-    if code == 1:
-        return "1", _first(text)
-    content: dict[str, Any] = json.loads(text)
-    words = []
-    for volume in content["volumes"]:
-        codes = sorted({f["code"].replace("_", " ") for f in volume["findings"]})
-        size = f"{volume['modality']} {volume['kind']} {volume['columns']}x{volume['rows']}x{volume['slices']}"
-        words.append(size + (f": {', '.join(codes)}" if codes else ""))
-    return str(code), "; ".join(words)
-
-
-def _first(text: str) -> str:
+def _words(text: str, path: Path) -> str:
+    """The first error or warning, the source's own name left out, and what the network saw told shortly."""
     lines = [line for line in text.splitlines() if line.startswith(("Error", "Warning"))] or [""]
-    line = re.sub(r"^(Error|Warning): ", "", lines[0])
-    return line if len(line) < 200 else line[:197] + "..."
+    line = re.sub(r"^(Error|Warning): ", "", lines[0]).replace(str(path), "FILE").replace(path.name, "FILE")
+    return re.sub(r"(implausible anatomy, quality is poor):.*", r"\1", line)
 
 
-def _segmented(path: Path, *options: str) -> str:
+def _inspected(path: Path) -> tuple[str, tuple[str, ...]]:
+    """What inspect says, with its exit code, and the sizes of the volumes."""
+    code, text = _run("inspect", str(path), "--json", json_only=True)
+    if code == 1:
+        return f"1: {_words(text, path)}", ()
+    content: dict[str, Any] = json.loads(text)
+    words, sizes = [], []
+    for volume in content["volumes"]:
+        codes = ", ".join(sorted({f["code"].replace("_", " ") for f in volume["findings"]}))
+        words.append(f"{volume['modality']} {volume['kind']}" + (f": {codes}" if codes else ""))
+        sizes.append(f"{volume['columns']}x{volume['rows']}x{volume['slices']}")
+    counted = [f"{words.count(w)} x {w}" if words.count(w) > 1 else w for w in dict.fromkeys(words)]
+    return f"{code}: {'; '.join(counted)}", tuple(dict.fromkeys(sizes))
+
+
+def _written(folder: Path, wanted: Iterable[tuple[str, str]]) -> str:
+    there = {p.name for p in folder.glob("*")} if folder.is_dir() else set()
+    return " and ".join(what for name, what in wanted if name in there) or "refused"
+
+
+def _segmented(path: Path, *options: str) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         code, text = _run("segment", str(path), "-o", f"{folder}/out", "-q", *options)
-        written = sorted(p.name for p in Path(folder, "out").glob("*")) if Path(folder, "out").is_dir() else []
-    what = "SEG and NIfTI" if "seg.dcm" in written else "NIfTI" if written else "refused"
-    return f"{code}: {what}. {_first(text)}".strip()
+        what = _written(Path(folder, "out"), (("seg.dcm", "SEG"), ("labels.nii.gz", "NIfTI")))
+    return Outcome(code, what, _words(text, path))
 
 
-def rows(data: Path) -> list[tuple[str, str, str, str]]:
-    table = []
+def _remedied(path: Path, done: Outcome) -> tuple[str, Outcome | None]:
+    """Every option that the messages name, one after the other, and what it comes to with them."""
+    tried: list[str] = []
+    best: Outcome | None = None
+    while True:
+        words = (best or done).words
+        wished = [options for word, options in _REMEDIES if word in words and options[0] not in tried]
+        if not wished:
+            return " ".join(tried), best
+        tried += wished[0]
+        best = _segmented(path, *tried)
+
+
+def series_rows(data: Path) -> list[Row]:
+    """One row a series."""
+    rows = []
     for path in sources(data):
-        code, said = _inspected(path)
+        found, sizes = _inspected(path)
         done = _segmented(path)
-        if "--on-irregular" in done:
-            done += f" With `--on-irregular resample`, {_segmented(path, '--on-irregular', 'resample')}"
-        elif "--repair-tags" in done:
-            done += f" With `--repair-tags`, {_segmented(path, '--repair-tags')}"
-        elif "--force" in done:
-            done += f" With `--force`, {_segmented(path, '--force')}"
-        table.append((str(path.relative_to(data)), code, said, done))
-        print(" | ".join(table[-1]), flush=True)
-    return table
+        row = Row(str(path.relative_to(data)), found, sizes, done, *_remedied(path, done))
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def _converted(path: Path, *options: str) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ("-o", f"{folder}/out", "-ot", "nifti", "--per-label", "--json", *options)
+        code, text = _run("convert", str(path), *settings, json_only=True)
+        if code not in (0, 3):
+            return Outcome(code, "refused", _words(text, path))
+        content = json.loads(text)
+        count = len(content["labels"])
+        there = _written(Path(folder, "out"), (("labels.nii.gz", "label map"),))
+    what = f"{count} label{'s' * (count > 1)}, " + (there if there != "refused" else "one NIfTI each")
+    return Outcome(code, what, " ".join(content["notes"]))
+
+
+def result_rows(data: Path) -> list[Row]:
+    """One row a SEG or RTSTRUCT."""
+    rows = []
+    for path in results_of_others(data):
+        done = _converted(path)
+        kind = str(pydicom.dcmread(path, force=True, stop_before_pixels=True).get("SegmentationType", "RTSTRUCT"))
+        row = Row(str(path.relative_to(data)), kind, (), done)
+        if "--like" in done.words and path.parent.name != "empty":
+            row = Row(row.source, kind, (), done, "--like its folder", _converted(path, "--like", str(path.parent)))
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+@dataclass
+class Notes:
+    """Messages in the order in which the tables name them, each once."""
+
+    known: dict[tuple[object, ...], int] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+
+    def cell(self, outcome: Outcome) -> str:
+        """An outcome's cell: exit code, what was written, and the number of its message below."""
+        text = f"{outcome.code}: {outcome.what}"
+        if not outcome.words:
+            return text
+        key = _blurred(Outcome(0, "", outcome.words))
+        if key not in self.known:
+            self.known[key] = len(self.texts) + 1
+            self.texts.append(outcome.words)
+        return f"{text} [{self.known[key]}]"
+
+
+def folded(names: Sequence[str]) -> str:
+    """Names of sources, what the names of one folder share written once: ``a/CT_{1, 2, 3}.dcm``."""
+    places: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, own = name.rpartition("/")
+        places.setdefault(folder and folder + "/", []).append(own)
+    cells = []
+    for folder, own in places.items():
+        if len(own) == 1:
+            cells.append(f"`{folder}{own[0]}`")
+            continue
+        head = re.sub(r"[^_.-]*$", "", _shared_start(own))
+        tail = re.sub(r"^[^_.-]*", "", _shared_start([n[len(head) :][::-1] for n in own])[::-1])
+        middles = [_short(n[len(head) : len(n) - len(tail)]) for n in own]
+        cells.append(f"`{folder}{head}{{{', '.join(middles)}}}{tail}`")
+    return ", ".join(cells)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 11]}...{name[-8:]}"
+
+
+def _shared_start(words: Sequence[str]) -> str:
+    first, last = min(words), max(words)
+    return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
+def table(rows: Sequence[Row], heads: Sequence[str], notes: Notes) -> list[str]:
+    """Markdown lines: one for all rows that are alike, in the order of the first of each."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.alike, []).append(row)
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for group in groups.values():
+        first = group[0]
+        sizes = ", ".join(dict.fromkeys(size for row in group for size in row.sizes))
+        found = first.found
+        if found.startswith("1: "):
+            found = notes.cell(Outcome(1, "refused", found[3:]))
+        done = notes.cell(first.done)
+        remedied = f"`{first.remedy}`: {notes.cell(first.remedied)}" if first.remedied else ""
+        cells = (folded([r.source for r in group]), found + (f" ({sizes})" if sizes else ""), done, remedied)
+        lines.append(f"| {' | '.join(cell.replace('|', '/').replace('<', '&lt;') for cell in cells)} |")
+    return lines
+
+
+def page(series: Sequence[Row], results: Sequence[Row]) -> str:
+    """Both tables and the notes, as Markdown."""
+    notes = Notes()
+    lines = [
+        "Exit codes stand before the colon: 0 done, 1 refused, 3 partly done or flagged. Numbers in brackets are the messages below.",
+        "",
+        *table(series, ("series", "inspect", "segment (default bundle)", "with the remedy"), notes),
+        "",
+        "Results of others, through `medvit convert FILE -ot nifti --per-label`:",
+        "",
+        *table(results, ("file", "kind", "convert", "with a grid"), notes),
+        "",
+        "The messages, each as the first source of its line says it:",
+        "",
+        *(f"{n}. {text.replace('<', '&lt;')}" for n, text in enumerate(notes.texts, 1)),
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/dicom.md")
     write = parser.parse_args().write
-    shared = Path(os.environ.get("MEDVIT_SHARED", ROOT.parent / "shared"))
-    found = rows(shared / "data" / "dicom")
-    if not write:
-        return
-    lines = ["| source | inspect | what it says | segment (default bundle) |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(cell.replace('|', '/').replace('<', '&lt;') for cell in row)} |" for row in found]
-    page = ROOT / "docs" / "dicom.md"
-    text = page.read_text()
-    head, tail = text.partition(BEGIN)[0], text.partition(END)[2]
-    page.write_text("\n".join([head + BEGIN, "", *lines, "", END + tail]))
+    data = Path(os.environ.get("MEDVIT_SHARED", ROOT.parent / "shared")) / "data" / "dicom"
+    text = page(series_rows(data), result_rows(data))
+    print(text)
+    if write:
+        place = ROOT / "docs" / "dicom.md"
+        before = place.read_text()
+        head, tail = before.partition(BEGIN)[0], before.partition(END)[2]
+        place.write_text("\n".join([head + BEGIN, "", text, "", END + tail]))
 
 
 if __name__ == "__main__":

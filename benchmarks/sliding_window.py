@@ -1,19 +1,16 @@
 """Sliding-window inference: MONAI's inferer against ours, in turn, same network, same windows, same weights.
 
-    python benchmarks/sliding_window.py [--case PATH] [--runs 3] [--no-network]
+    python benchmarks/sliding_window.py [--case PATH] [--runs 3]
 
 Time, with the head-and-neck bundle's network and windows on a real CT that is not cropped to its content, so that there is air
 around the patient (an OpenKBP scan of the shared data unless --case names another): both sides run the same network object, so
-the ratio is the inferer's alone. Then peak memory with a network that costs nothing, 14 classes, at two lengths of the volume;
-each figure is of a process of its own, the memory it held before the inferer ran taken off.
+the ratio is the inferer's alone. For memory see memory.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -28,7 +25,6 @@ from medvit.kernels import occupied_windows
 BUNDLE = "headneck_ct_swin_unetr"
 SHARED = Path(os.environ.get("MEDVIT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 CASE = SHARED / "data" / "ct_headneck_openkbp" / "pt_100_ct.nii.gz"
-CLASSES, ACROSS, LENGTHS, ROI = 14, 192, (128, 384), 64
 
 
 def uncropped(case: Path) -> tuple[torch.nn.Module, Tensor, dict[str, object]]:
@@ -75,64 +71,12 @@ def time_both(case: Path, runs: int) -> None:
     print(f"| logits of one CT | {monai:.1f} s | {mine:.1f} s | {ratio:.2f} |\n")
 
 
-def classes_of(window: Tensor) -> Tensor:
-    """Stands in for a network: 14 channels that cost nothing to make."""
-    return torch.cat([window * n for n in range(CLASSES)], 1)
-
-
-def peak_so_far() -> int:
-    """Bytes; of /proc, since what getrusage says is inherited from the process that started this one."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-def peak_of(side: str, length: int) -> int:
-    """Bytes the process held at most while a side ran, beyond what it held before; called in a process of its own."""
-    image = torch.rand(1, 1, length, ACROSS, ACROSS, generator=torch.Generator().manual_seed(0))
-    ours = SlidingWindow((ROI,) * 3, 0.5)
-    ours.labels(image[:, :, :ROI, :ROI, :ROI], classes_of)  # what the first call loads is no part of it
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is held now
-    before = peak_so_far()
-    with torch.inference_mode():
-        if side == "monai":
-            SlidingWindowInferer((ROI,) * 3, overlap=0.5, mode="gaussian")(image, classes_of).argmax(1)
-        elif side == "logits":
-            ours(image, classes_of).argmax(1)
-        else:
-            ours.labels(image, classes_of)
-    return peak_so_far() - before
-
-
-def memory() -> None:
-    print(
-        f"Peak memory beyond the image, {CLASSES} classes, {ACROSS} x {ACROSS} x length, windows of {ROI}, to labels:\n"
-    )
-    print(
-        "| length | MONAI's inferer, argmax | medvit's logits, argmax | medvit's labels() | MONAI's / labels() |\n|---|---|---|---|---|"
-    )
-    for length in LENGTHS:
-        peaks = []
-        for side in ("monai", "logits", "labels"):
-            command = [sys.executable, __file__, "--peak", side, "--length", str(length)]
-            peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        cells = " | ".join(f"{peak / 1e6:.0f} MB" for peak in peaks)
-        print(f"| {length} | {cells} | {peaks[0] / peaks[-1]:.1f} |")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", type=Path, default=CASE, help="a CT of head and neck")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--no-network", action="store_true", help="memory alone")
-    parser.add_argument("--peak", choices=("monai", "logits", "labels"), help=argparse.SUPPRESS)
-    parser.add_argument("--length", type=int, default=LENGTHS[0], help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.peak:
-        print(peak_of(given.peak, given.length))
-        return
-    if not given.no_network:
-        time_both(given.case, given.runs)
-    memory()
+    time_both(given.case, given.runs)
 
 
 if __name__ == "__main__":

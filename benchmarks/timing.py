@@ -1,12 +1,15 @@
-"""How long one action takes; the benchmarks call it for each side in turn."""
+"""How long one action takes; the benchmarks call it for each side in turn. And how the long ones tell what they found."""
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-__all__ = ["in_turn", "seconds"]
+__all__ = ["in_turn", "seconds", "tell"]
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -21,3 +24,16 @@ def in_turn(theirs: Callable[[], object], ours: Callable[[], object], runs: int)
     pairs = [(seconds(theirs), seconds(ours)) for _ in range(runs)]
     a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
     return a, b, statistics.median(x / y for x, y in pairs)
+
+
+def tell(measure: Callable[[], dict[str, Any]], table: Callable[[dict[str, Any]], str], output: Path | None) -> None:
+    """Measure on one thread, print the table and the minutes it took, write all numbers as JSON if asked."""
+    import torch
+
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    found = measure()
+    print(table(found))
+    print(f"{(time.perf_counter() - started) / 60:.1f} minutes, one thread")
+    if output:
+        output.write_text(json.dumps(found, indent=1) + "\n")

@@ -14,40 +14,58 @@ if TYPE_CHECKING:
     from medvit.errors import MedvitError
     from medvit.io import open_source
     from medvit.io.labels import read_labels
+    from medvit.many import run_many
     from medvit.pipeline import run, segment
     from medvit.progress import Progress
     from medvit.published import load_published
+    from medvit.reconstructed import Reconstructed
+    from medvit.reconstructing import reconstruct
+    from medvit.restored import Restored
+    from medvit.restoring import restore
     from medvit.result import Result
     from medvit.settings import RunSettings
+    from medvit.views import ViewFlags
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MedvitError",
     "Progress",
+    "Reconstructed",
+    "Restored",
     "Result",
     "RunSettings",
+    "ViewFlags",
     "__version__",
     "convert",
     "load_published",
     "open_bundle",
     "open_source",
     "read_labels",
+    "reconstruct",
+    "restore",
     "run",
+    "run_many",
     "segment",
 ]
 
 _HOMES = {
     "MedvitError": "medvit.errors",
     "Progress": "medvit.progress",
+    "Reconstructed": "medvit.reconstructed",
+    "Restored": "medvit.restored",
     "Result": "medvit.result",
     "RunSettings": "medvit.settings",
+    "ViewFlags": "medvit.views",
     "convert": "medvit.conversion",
     "load_published": "medvit.published",
     "open_bundle": "medvit.bundles",
     "open_source": "medvit.io",
     "read_labels": "medvit.io.labels",
+    "reconstruct": "medvit.reconstructing",
+    "restore": "medvit.restoring",
     "run": "medvit.pipeline",
+    "run_many": "medvit.many",
     "segment": "medvit.pipeline",
 }
 

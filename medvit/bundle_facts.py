@@ -13,9 +13,12 @@ from medvit.errors import BundleError
 
 __all__ = [
     "CONFIG_KEYS",
+    "GATE",
     "METADATA_KEYS",
+    "Calibration",
     "Code",
     "Facts",
+    "Gate",
     "Label",
     "Origin",
     "Values",
@@ -34,9 +37,14 @@ METADATA_KEYS = frozenset(
 
 CONFIG_KEYS = frozenset(
     "imports bundle_root dataset_dir output_dir device datalist network_def network preprocessing dataset dataloader "
-    "inferer postprocessing handlers evaluator checkpointloader initialize run finalize fast_overlap".split()
+    "inferer postprocessing handlers evaluator checkpointloader initialize run finalize fast_overlap fast_views label_maps".split()
 )
-"""Ids of inference.json that readers know; any other must at least be used by one of them."""
+"""Ids of inference.json that readers know; any other must at least be used by one of them. ``label_maps`` says what the ids of
+label maps mean, for train.json and evaluate.json alike."""
+
+
+GATE = 0.999
+"""Lowest Dice of a label against fp32 with which a lower precision passes."""
 
 
 class _Strict(BaseModel):
@@ -113,6 +121,40 @@ class Values(_Strict):
     highest_at_least: float
 
 
+class Gate(_Strict):
+    """How far labels in a lower precision were from those in fp32 on a case: what allows, or forbids, ``--precision``."""
+
+    precision: Literal["bf16"]
+    backend: str
+    case: str = Field(description="sha256 of the reference case's voxels; no name, which could be a patient's")
+    dice: dict[str, float] = Field(description="of each label that either run found, against fp32 by the eager backend")
+    weights_sha256: str
+    versions: dict[str, str]
+
+    @property
+    def lowest(self) -> float:
+        """Dice of the label that differs most."""
+        return min(self.dice.values(), default=0.0)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the precision may be used."""
+        return self.lowest >= GATE
+
+
+class Calibration(_Strict):
+    """What the signals of quality mean for a bundle's weights, found on cases whose answer is known."""
+
+    weights_sha256: str
+    cases: int = Field(ge=1, description="how many")
+    spoilt: int = Field(default=0, ge=0, description="how many of them held a bad answer")
+    bad: str = Field(description="what counted as a bad answer, in words")
+    limits: dict[Literal["entropy", "agreement", "moved"], float] = Field(
+        description="of each signal that tells bad answers from others: above it (entropy in bits a voxel, moved in the image's "
+        "unit), or below it (agreement), an answer is worth a look"
+    )
+
+
 class Facts(_Strict):
     """The ``medvit`` section of metadata.json."""
 
@@ -123,7 +165,27 @@ class Facts(_Strict):
     state: Literal["trained", "not trained"]
     weights: Weights
     values: Values | None = None
+    derivation: Code | None = Field(
+        default=None, description="how a restored image comes from its source, a code of DICOM CID 7203"
+    )
     labels: tuple[Label, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    quality: Calibration | None = None
+
+    def misfit(self, name: str, picture: bool, modality: str | None) -> str | None:
+        """What an image is where the bundle was made for something else, by its header alone; None where it may fit.
+
+        Args:
+            name: what the words call the bundle.
+            picture: whether it is a 2-D picture rather than a volume.
+            modality: DICOM's Modality; None where the format does not state one.
+        """
+        if picture != (self.dimensions == 2):
+            kind = "a 2-D picture" if picture else "a volume"
+            return f"{kind}, where {name} takes {'pictures' if self.dimensions == 2 else 'volumes'}"
+        if modality is not None and modality not in self.modalities:
+            return f"modality {modality}, where {name} is made for {' or '.join(self.modalities)}"
+        return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

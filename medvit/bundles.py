@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "BUNDLE_MARK",
     "DEFAULT_BUNDLE",
     "Bundle",
     "Code",
@@ -45,6 +46,10 @@ __all__ = [
     "open_bundle",
     "shipped_folders",
 ]
+
+
+BUNDLE_MARK = "medvit_weights"
+"""Attribute of a network whose weights were read from a bundle: they stay what they are, so a graph made of it is worth keeping."""
 
 
 @dataclass(frozen=True)
@@ -264,19 +269,22 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     from safetensors.torch import load
 
+    from medvit.centres import widened
+
     path = Path(path).resolve()
     bundle = Bundle(path.parents[1])
     bundle.require_trained()
     if path == bundle.own_weights:
         path = bundle.weights  # fetched weights lie in the store; the config need not know
     content = path.read_bytes()
-    if content[:2] == b"PK" or content[:1] == b"\x80":
+    # safetensors begin with the length of their JSON header, which may well look like a pickle's first byte
+    if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
         raise BundleError(
             f"Found a pickle in {path.name}, where safetensors is expected; a pickle can run code. Convert it: see CONTRIBUTING.md."
         )
     _checked(path, bundle.weights_sha256)
     try:
-        state = load(content)
+        state = widened(load(content), content)
     except Exception as error:
         raise BundleError(
             f"Found {path.name}, which is not safetensors ({error}); it must be. Install the bundle again."
@@ -290,4 +298,5 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             f"Found weights of another network: {len(wrong)} tensors do not fit, the first is {wrong[0]}. Check network_def in inference.json."
         )
     network.load_state_dict({k: v.to(wanted[k].dtype) for k, v in state.items()})
+    setattr(network, BUNDLE_MARK, bundle.weights_sha256)
     return network.eval()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medvit.centres import widened
 from medvit.errors import CheckpointError
 
 __all__ = ["Stored", "fill_index_tables", "read_checkpoint", "unwrap"]
@@ -77,7 +78,8 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     from safetensors.torch import load
 
     try:
-        return load(path.read_bytes())
+        content = path.read_bytes()
+        return widened(load(content), content)
     except Exception as error:
         raise _damaged(path.name, error) from error
 

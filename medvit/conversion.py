@@ -18,7 +18,7 @@ from medvit.io.geometry import spacing_mm
 from medvit.io.labels import LabelSet
 from medvit.io.labels.reading import Reading, read
 from medvit.io.labels.writing import INTENDED_USE, write_dicom, write_each, write_nifti
-from medvit.io.repair import repair_uids
+from medvit.io.repair import repair_uids, repairable
 from medvit.io.scan import Scan
 from medvit.io.staging import explained, hashes_within, publish, write_aside
 from medvit.output import OURS, check_folder
@@ -28,7 +28,7 @@ from medvit.reports.record import versions
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["CONVERT_TYPES", "Converted", "Writing", "convert", "convert_labels"]
+__all__ = ["CONVERT_TYPES", "Converted", "Writing", "convert", "convert_labels", "save_labels"]
 
 CONVERT_TYPES = ("nifti", "dicom-seg", "rtstruct")
 """What labels can be converted to."""
@@ -82,6 +82,7 @@ def convert(
     per_label: bool = False,
     overwrite: bool = False,
     force: bool = False,
+    on_irregular: str = "fail",
 ) -> Converted:
     """Write labels that any program made as NIfTI, DICOM SEG or RTSTRUCT.
 
@@ -89,7 +90,7 @@ def convert(
         >>> medvit.convert("rtstruct.dcm", "out", ("nifti",), like="series")  # doctest: +SKIP
 
     Args:
-        source, like, series, threshold, table, force: as ``medvit.read_labels``. DICOM objects refer to the slices of
+        source, like, series, threshold, table, force, on_irregular: as ``medvit.read_labels``. DICOM objects refer to the slices of
             ``like``, which must then be a DICOM series; where it lies beside a DICOM source it is found by itself.
         folder: where; created.
         output_types: any of "nifti", "dicom-seg", "rtstruct".
@@ -100,7 +101,7 @@ def convert(
         MedvitError: as ``read_labels``; OutputError where an output cannot be; RoundTripError where what was written
             does not read back as what was meant.
     """
-    reading = Reading(like, series, threshold, tuple(table), force)
+    reading = Reading(like, series, threshold, tuple(table), force, on_irregular)
     return convert_labels(source, folder, reading, Writing(tuple(output_types), per_label, overwrite))
 
 
@@ -121,12 +122,48 @@ def convert_labels(
         found = read(path, replace(reading, search=asks_dicom), progress)
     usual = ("nifti",) if found.kind in ("seg", "rtstruct") else ("dicom-seg",)
     writing = replace(writing, output_types=writing.output_types or usual)
+    origin = {"kind": found.kind, "sha256": _sha256(path) if path.is_file() else None}
+    reads = {"threshold": reading.threshold, "forced": reading.force, "on_irregular": reading.on_irregular}
+    return _publish(found, final, writing, _Origin(origin, reads), progress)
+
+
+def save_labels(
+    found: LabelSet, folder: str | os.PathLike[str], writing: Writing, progress: Progress | None = None
+) -> Converted:
+    """Write labels that are in memory, corrected by hand for instance, as ``convert`` writes those of a file.
+
+    Args:
+        found: the labels on one grid, with the image they lie on as ``reference`` for DICOM objects.
+        folder: where; created.
+        writing: what to write.
+        progress: told how far it is; can cancel it.
+
+    Raises:
+        MedvitError: as ``convert``.
+    """
+    final = Path(folder)
+    _check_names(writing.output_types)
+    check_folder(final, writing.overwrite)
+    usual = ("dicom-seg",) if found.reference is not None and found.reference.slices else ("nifti",)
+    writing = replace(writing, output_types=writing.output_types or usual)
+    return _publish(found, final, writing, _Origin({"kind": found.kind, "sha256": None}, {}), progress or Progress())
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What ``run.json`` says of where labels come from: what they are, and how they were read."""
+
+    source: dict[str, Any]
+    reading: dict[str, Any]
+
+
+def _publish(found: LabelSet, final: Path, writing: Writing, origin: _Origin, progress: Progress) -> Converted:
     found, writing = _ready(found, writing)
     with explained(final), write_aside(final) as staging:
         with progress.stage("write"):
             found = _write_all(found, staging, writing, progress)
         files = hashes_within(staging)
-        record = _record(found, path, reading, writing, files, progress)
+        record = _record(found, origin, writing, files, progress)
         (staging / "run.json").write_text(json.dumps(record, indent=2) + "\n")
         progress.check()
         publish(staging, final, [*OURS, *(f"{label.name}.nii.gz" for label in found.labels)])
@@ -164,11 +201,11 @@ def _ready(found: LabelSet, writing: Writing) -> tuple[LabelSet, Writing]:
         reference, repaired = repair_uids(reference)
         found = replace(found, reference=reference).noting(*repaired)
     reasons = list(reference.blockers)
-    if not reasons and not found.present():
+    if not reasons and not (found.present() or any(voxels.any() for _, voxels in found.drawn)):
         reasons = ["no label has any voxel"]
     if not reasons:
         return found, writing
-    remedy = " To have them, add --repair-tags." if reference.blockers else ""
+    remedy = " To have them, add --repair-tags." if repairable(reference.blockers) else ""
     flag = f"{' and '.join(asked)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
     return found.noting(flags=[flag]), replace(writing, output_types=("nifti",))
 
@@ -191,7 +228,7 @@ def _write_all(found: LabelSet, staging: Path, writing: Writing, progress: Progr
 
 
 def _record(
-    found: LabelSet, path: Path, reading: Reading, writing: Writing, files: dict[str, str], progress: Progress
+    found: LabelSet, origin: _Origin, writing: Writing, files: dict[str, str], progress: Progress
 ) -> dict[str, Any]:
     """What goes into ``run.json``: files are named by their hash, since their names can hold a patient's."""
     reference = found.reference
@@ -202,12 +239,11 @@ def _record(
         "machine": {"system": platform.system(), "processor": platform.machine()},
         "settings": {
             "output_types": list(writing.output_types),
-            "threshold": reading.threshold,
-            "forced": reading.force,
+            **origin.reading,
             "per_label": writing.per_label,
             "repair_tags": writing.repair_tags,
         },
-        "source": {"kind": found.kind, "sha256": _sha256(path) if path.is_file() else None},
+        "source": origin.source,
         "reference": {"kind": reference.kind, "sha256": reference.fingerprint()} if reference else None,
         "grid": {"shape": list(found.shape), "spacing_mm": [round(s, 4) for s in spacing_mm(found.affine)]},
         "labels": {

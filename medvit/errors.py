@@ -18,6 +18,7 @@ __all__ = [
     "GeometryError",
     "ImageError",
     "MedvitError",
+    "MemoryShortError",
     "ModalityError",
     "OutputError",
     "RoundTripError",
@@ -26,6 +27,7 @@ __all__ = [
     "SourceError",
     "StoppedError",
     "StoreError",
+    "out_of_space",
     "system_words",
 ]
 
@@ -60,6 +62,10 @@ class ShapeError(MedvitError, ValueError):
 
 class BackendError(MedvitError, RuntimeError):
     """A device or an operator's path cannot be used."""
+
+
+class MemoryShortError(MedvitError, MemoryError):
+    """There is too little memory; the message names the setting to lower."""
 
 
 class BundleError(MedvitError, ValueError):
@@ -102,8 +108,20 @@ class RoundTripError(MedvitError, RuntimeError):
     """What was written does not read back as what was meant; nothing was published."""
 
 
+def out_of_space(error: BaseException | None) -> bool:
+    """Whether the system refused for want of space, whatever was raised over it."""
+    return isinstance(error, OSError) and _first_refusal(error).errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def system_words(error: OSError) -> tuple[str, str]:
     """What the system refused to write for, and the first thing to try."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    what = "no space left" if full else f"{error.strerror or error}"
-    return what, "Free some space" if full else "Check its permissions"
+    first = _first_refusal(error)
+    what = "no space left" if out_of_space(first) else f"{first.strerror or first}"
+    return what, "Free some space" if out_of_space(first) else "Check its permissions"
+
+
+def _first_refusal(error: OSError) -> OSError:
+    """What the system itself raised: pydicom raises the kind anew, with its words but without its number."""
+    while error.errno is None and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    return error

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medvit.errors import ShapeError
 from medvit.transforms import NetworkGrid
 
-__all__ = ["IntensityOnSourced", "ToUnitRanged"]
+__all__ = ["IntensityOnSourced", "ToUnitOwnRanged", "ToUnitRanged", "unit_range"]
 
 _BEYOND = "beyond"
 
@@ -51,6 +53,62 @@ class ToUnitRanged(MapTransform):  # type: ignore[misc]
             inside = image.clamp(self.low, self.high)
             out[f"{key}_{_BEYOND}"] = _plain(image - inside)
             out[key] = ((inside - self.low) / (self.high - self.low)).float()
+        return out
+
+
+_MOST = 2_000_000
+"""Percentiles are taken of about this many voxels of a larger image, evenly spread."""
+
+
+def unit_range(image: NDArray[np.floating], percentiles: Sequence[float]) -> tuple[float, float]:
+    """The values of an image that become 0 and 1: two of its percentiles, its extremes where those are equal.
+
+    Args:
+        image: any shape, at least one value.
+        percentiles: in order, 0 to 100.
+
+    Raises:
+        ShapeError: percentiles that are none, or the same value everywhere.
+    """
+    if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ShapeError(
+            f"Found percentiles {list(percentiles)}; two from 0 to 100 in order are needed. 0.5 and 99.5 are usual."
+        )
+    values = image.reshape(-1)[:: max(1, image.size // _MOST)]
+    low, high = (float(v) for v in np.percentile(values, percentiles))
+    if low == high:
+        low, high = float(image.min()), float(image.max())
+    if low == high:
+        raise ShapeError(
+            f"Found the value {low:g} everywhere; an image needs contrast. Check that the right one is given."
+        )
+    return low, high
+
+
+class ToUnitOwnRanged(MapTransform):  # type: ignore[misc]
+    """Map two of an image's own percentiles to 0 and 1 without clipping, for kinds of image whose values have no unit (MR).
+
+    What is needed for the way back goes under ``<key>_range``: the two values, and the lowest that a restored image may
+    take, which is 0 for a source without negative values (a magnitude) and minus infinity for others.
+
+    Args:
+        keys: images, (channel, i, j, k).
+        percentiles: that become 0 and 1.
+    """
+
+    def __init__(self, keys: KeysCollection, percentiles: Sequence[float], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.percentiles = tuple(float(p) for p in percentiles)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each image by its scaled self, float32, and add its range, (3,) float64; errors as ``unit_range``."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            low, high = unit_range(_plain(image).numpy(), self.percentiles)
+            least = 0.0 if float(image.min()) >= 0 else -math.inf
+            out[f"{key}_range"] = torch.tensor([low, high, least], dtype=torch.float64)
+            out[key] = ((image - low) / (high - low)).float()
         return out
 
 

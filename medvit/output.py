@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medvit.errors import OutputError
+from medvit.io.repair import repairable
 from medvit.io.staging import HIDDEN, explained, hashes_within, publish, write_aside
 from medvit.objects import DICOM_WRITERS, Draft, study_blockers
 from medvit.reports.record import run_record
@@ -25,7 +26,7 @@ _NEEDS_DICOM = ("dicom-seg", "rtstruct", "sr", "sc")
 
 OURS = (
     "labels.nii.gz", "labels.json", "labels.png", "seg.dcm", "rtstruct.dcm", "sr.dcm", "statistics.json", "statistics.csv",
-    "preview.png", "run.json", "sc/[0-9]*.dcm",
+    "preview.png", "run.json", "sc/[0-9]*.dcm", "maps/disagreement.nii.gz", "maps/disagreement.png",
 )  # fmt: skip
 """Files of an earlier result, which ``overwrite`` replaces or takes away; others in the folder stay."""
 
@@ -144,7 +145,7 @@ def _plan(result: Result, asked: Sequence[str]) -> _Plan:
             )
     set_aside: tuple[str, ...] = ()
     if withheld:
-        remedy = " To have them, add --repair-tags." if result.scan.blockers else ""
+        remedy = " To have them, add --repair-tags." if repairable(result.scan.blockers) else ""
         words = f"{_listed(withheld)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
         set_aside, types = (words,), [*(name for name in types if name not in withheld), "nifti"]
     if "sr" in types and "dicom-seg" not in types:
@@ -175,6 +176,7 @@ def _write_all(result: Result, staging: Path, plan: _Plan, settings: OutputSetti
             plain[name](result, staging)
     if settings.per_label:
         _write_each(result, staging)
+    _write_map(result, staging)
     _write_statistics(result, staging, settings.statistics)
     if settings.preview:
         from medvit.reports.preview import draw_preview
@@ -196,6 +198,22 @@ def _write_each(result: Result, staging: Path) -> None:
         write_labels(staging / f"{label.name}.nii.gz", (result.array == label.id).astype("uint8"), result.scan, [label])
 
 
+def _write_map(result: Result, staging: Path) -> None:
+    """Where the image's and its mirror image's answers differ, if both were asked for."""
+    from medvit.io.nifti import write_labels
+
+    differ = result.disagreement()
+    if differ is None:
+        return
+    (staging / "maps").mkdir()
+    if result.scan.is_picture:
+        from PIL import Image
+
+        Image.fromarray(differ * 255).save(staging / "maps" / "disagreement.png")
+    else:
+        write_labels(staging / "maps" / "disagreement.nii.gz", differ, result.scan, ())
+
+
 def _write_png(result: Result, staging: Path) -> None:
     from PIL import Image
 
@@ -214,6 +232,8 @@ def _write_statistics(result: Result, staging: Path, as_csv: bool) -> None:
         "bundle": f"{result.bundle.name} {result.bundle.version}",
         "intensity_unit": result.intensity_unit,
         "quality": result.quality(),
+        "entropy_bits": result.entropy(),
+        **({"agreement_with_mirror_image": agreement} if (agreement := result.agreement()) is not None else {}),
         "labels": [asdict(row) for row in rows],
     }
     (staging / "statistics.json").write_text(json.dumps(content, indent=2) + "\n")

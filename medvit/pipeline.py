@@ -17,6 +17,8 @@ from medvit.io import Scan, open_source
 from medvit.io.repair import repair_uids
 from medvit.model import Model, apply, choose_device, load_model, model_around
 from medvit.progress import Progress
+from medvit.region import check_region
+from medvit.restored import Restored
 from medvit.result import Result
 from medvit.settings import RunSettings
 
@@ -24,12 +26,14 @@ __all__ = [
     "Model",
     "Ready",
     "RunSettings",
+    "check_settings",
     "choose_device",
     "load_model",
     "model_around",
     "open_for",
     "run",
     "run_model",
+    "run_ready",
     "segment",
 ]
 
@@ -50,16 +54,11 @@ def check_fit(scan: Scan, bundle: Bundle) -> str | None:
     (a CT holds air below -500 HU).
     """
     facts = bundle.facts
-    if scan.is_picture != (facts.dimensions == 2):
-        kind = "a 2-D picture" if scan.is_picture else "a volume"
-        return f"{kind}, where {bundle.name} takes {'pictures' if facts.dimensions == 2 else 'volumes'}"
-    if scan.modality is not None:
-        wanted = " or ".join(facts.modalities)
-        return (
-            None
-            if scan.modality in facts.modalities
-            else f"modality {scan.modality}, where {bundle.name} is made for {wanted}"
-        )
+    stated = facts.misfit(bundle.name, scan.is_picture, scan.modality)
+    if stated is None and scan.unit is not None and facts.values and facts.values.unit == "HU":
+        return f"CT values in {scan.unit!r} (RescaleType), where {bundle.name} is made for Hounsfield units"
+    if stated is not None or scan.modality is not None:
+        return stated
     if facts.values and not scan.is_picture:
         low, high = float(scan.array.min()), float(scan.array.max())
         if low > facts.values.lowest_at_most or high < facts.values.highest_at_least:
@@ -88,7 +87,7 @@ def run(
     source: str | os.PathLike[str] | MetaTensor | Scan,
     settings: RunSettings | None = None,
     progress: Progress | None = None,
-) -> Result:
+) -> Result | Restored:
     """Run a bundle on a source.
 
     Args:
@@ -98,7 +97,7 @@ def run(
         progress: told where the run stands; can cancel it.
 
     Returns:
-        The result, its labels on the source's own grid.
+        The result on the source's own grid: labels, or intensities from a bundle that restores.
 
     Raises:
         MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
@@ -106,12 +105,22 @@ def run(
     settings = settings or RunSettings()
     progress = progress or Progress()
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    wanted = _wanted(opened, settings)
+    if opened.facts.task == "restoration":
+        from medvit.restoring import run_restoration
+
+        return run_restoration(opened, source, settings, progress)
+    return _run_labels(opened, source, settings, progress)
+
+
+def _run_labels(
+    opened: Bundle, source: str | os.PathLike[str] | MetaTensor | Scan, settings: RunSettings, progress: Progress
+) -> Result:
+    wanted = check_settings(opened, settings)
     opened.require_trained()
     ready = open_for(opened, source, settings, progress)
     with progress.stage("load"):
-        model = load_model(opened, settings.device, settings.fast)
-    return _labelled(model, ready, wanted, settings, progress)
+        model = load_model(opened, settings.device, settings.fast, settings.backend, settings.precision)
+    return run_ready(model, ready, wanted, settings, progress)
 
 
 def run_model(
@@ -125,23 +134,30 @@ def run_model(
     Args, result and errors as ``run``; device and overlap are the model's.
 
     Raises:
-        BackendError: the settings ask for another device, or another overlap, than the model was made with.
+        BackendError: the settings ask for a device, an overlap, a backend or a precision that the model was not made with.
     """
     settings = settings or RunSettings(fast=model.fast)
     progress = progress or Progress()
+    made = (getattr(model.inferer, "backend", "auto"), getattr(model.inferer, "precision", "fp32"))
+    if (settings.backend, settings.precision) not in (("auto", "fp32"), made):
+        raise BackendError(
+            f"Found settings for backend {settings.backend!r} and precision {settings.precision!r} beside a model that is made already. "
+            "Make the model with them: load_model(bundle, device, fast, backend, precision)."
+        )
     asked = model.device if settings.device == "auto" else choose_device(settings.device)
     if (asked.type, asked.index or 0) != (model.device.type, model.device.index or 0) or settings.fast != model.fast:
         raise BackendError(
             f"Found settings for {asked} (fast: {settings.fast}) and a model on {model.device} (fast: {model.fast}); nothing is "
             "moved or replaced. Make the model with them: load_model(bundle, device, fast)."
         )
-    wanted = _wanted(model.bundle, settings)
-    return _labelled(model, open_for(model.bundle, source, settings, progress), wanted, settings, progress)
+    wanted = check_settings(model.bundle, settings)
+    return run_ready(model, open_for(model.bundle, source, settings, progress), wanted, settings, progress)
 
 
-def _wanted(bundle: Bundle, settings: RunSettings) -> tuple[Label, ...]:
-    """The labels asked for, of a bundle that makes labels of one image."""
+def check_settings(bundle: Bundle, settings: RunSettings) -> tuple[Label, ...]:
+    """The labels asked for, of a bundle that makes labels of one image, once the settings are seen to mean something."""
     bundle.require_task("segmentation")
+    check_region(settings.roi_crop)
     return tuple(bundle.label(name) for name in settings.roi_subset) or bundle.facts.labels
 
 
@@ -162,36 +178,47 @@ def open_for(
     return Ready(scan, forced, repaired)
 
 
-def _labelled(
+def run_ready(
     model: Model, ready: Ready, wanted: tuple[Label, ...], settings: RunSettings, progress: Progress
 ) -> Result:
+    """A model on a source that is open: the last step of ``run``, ``run_model`` and ``run_many``."""
     scan = ready.scan
-    labels = _as_labels(_infer(model, scan, progress), scan)
+    how = {"roi_crop": settings.roi_crop, "low_memory": settings.low_memory}
+    labels = _as_labels(apply(model, {"image": scan.meta_tensor()}, progress, **how), scan)  # type: ignore[arg-type]
     if settings.roi_subset:
         ids = torch.tensor([label.id for label in wanted], dtype=labels.dtype)
         labels = labels * torch.isin(labels.as_tensor(), ids)
     if scan.original is not None:  # nothing was measured there
         labels = labels * torch.from_numpy(scan.original.covered)
+    entropy, mirrored = progress.entropy, None
+    if settings.quality_map:
+        from medvit.doubt import mirrored_labels
+
+        mirrored = mirrored_labels(model, scan, progress)
     record = {
         "device": str(model.device),
         "device_asked": settings.device,
-        "precision": getattr(model.inferer, "precision", "fp32"),
+        "backend": progress.facts.get("backend", "eager"),
+        "backend_asked": getattr(model.inferer, "backend", "eager"),
+        "backend_reason": progress.facts.get("backend_reason", "the bundle's inferer takes no backend"),
+        "precision": progress.facts.get("precision", "fp32"),
         "fast": model.fast,
         "overlap": float(getattr(model.inferer, "overlap", 0)),
         "roi_subset": list(settings.roi_subset),
         "forced": bool(ready.forced),
         "repaired": list(ready.repaired),
         "on_irregular": settings.on_irregular,
+        "quality_map": settings.quality_map,
+        "roi_crop": settings.roi_crop,
+        "low_memory": settings.low_memory,
         "threads": torch.get_num_threads(),
     }
     own = () if model.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
-    notes = (*scan.notes, *ready.forced, *ready.repaired, *own)
-    return Result(labels, scan, model.bundle, wanted, record, notes, progress)
-
-
-def _infer(model: Model, scan: Scan, progress: Progress) -> Tensor:
-    """What the bundle makes of an image, on the scan's own grid: ids for a segmentation, intensities for a restoration."""
-    return apply(model, {"image": scan.meta_tensor()}, progress)
+    cropped = f"Only windows that touch the region {settings.roi_crop} were run; outside it all is background."
+    notes = (*scan.notes, *ready.forced, *ready.repaired, *own, *([cropped] if settings.roi_crop else []))
+    return Result(
+        labels, scan, model.bundle, wanted, record, notes, progress, mirrored, entropy, calibration=model.calibration
+    )
 
 
 def _as_labels(made: Tensor, scan: Scan) -> MetaTensor:
@@ -213,6 +240,11 @@ def segment(
     repair_tags: bool = False,
     series: str | None = None,
     on_irregular: str = "fail",
+    quality_map: bool = False,
+    backend: str = "auto",
+    precision: str = "fp32",
+    roi_crop: str = "",
+    low_memory: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Label the anatomy in a scan.
@@ -225,5 +257,6 @@ def segment(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.require_task("segmentation")
-    settings = RunSettings(device, fast, force, tuple(roi_subset), repair_tags, series, on_irregular)
-    return run(opened, source, settings, progress)
+    switches = (device, fast, force, tuple(roi_subset), repair_tags, series, on_irregular, quality_map)
+    settings = RunSettings(*switches, backend, precision, roi_crop, low_memory)
+    return _run_labels(opened, source, settings, progress or Progress())

@@ -27,10 +27,20 @@ class Progress:
         self._show = show
         self._stop = threading.Event()
         self.seconds: dict[str, float] = {}
+        self.facts: dict[str, str] = {}
+        """What was decided on the way, for the record: ``backend``, ``precision``, ``backend_reason``."""
+        self.entropy: tuple[float | None, ...] = ()
+        """How undecided the network was about each of its labels, of the newest image; see ``medvit.entropy``."""
 
     def cancel(self) -> None:
         """Ask the run to stop at the next window, slice or file; safe from any thread."""
         self._stop.set()
+
+    def part(self) -> Progress:
+        """Another progress for one case of many: shown and cancelled with this one, its seconds its own."""
+        other = Progress(self._show)
+        other._stop = self._stop
+        return other
 
     def check(self) -> None:
         """Raise ``Cancelled`` if the run was asked to stop."""

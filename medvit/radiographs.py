@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DRR_OUTPUT_TYPES", "DrrSettings", "Radiographs", "check_drr_settings", "radiographs", "save_radiographs"]
 
-DRR_OUTPUT_TYPES = ("png", "nifti")
+DRR_OUTPUT_TYPES = ("png", "nifti", "dicom")
 """What radiographs can be written as."""
 
 INTENDED_USE = "For research use, not for diagnosis"
@@ -202,7 +202,7 @@ def save_radiographs(
 ) -> list[str]:
     """Write one file a view and type, and ``run.json``, all or nothing; return the names.
 
-    PNGs have 16 bits, all views on one scale: value times ``line_integral_per_unit`` in ``run.json`` is the line
+    PNGs and DICOM images (CR) have 16 bits, all views on one scale: value times ``line_integral_per_unit`` in ``run.json`` is the line
     integral. As published they have 8. NIfTIs hold the line integrals as float32, (column, row, 1), with the affine of
     the detector plane in RAS+ mm.
 
@@ -214,6 +214,8 @@ def save_radiographs(
     with explained(final), write_aside(final) as staging:
         with pictures.progress.stage("write"):
             unit = 1.0 if pictures.settings.as_published else max(float(pictures.values.max()), 1e-12) / 65535
+            if "dicom" in types:
+                _write_dicom(staging, pictures, unit)
             for view, values in zip(pictures.geometry.views_deg, pictures.values, strict=True):
                 pictures.progress.check()
                 if "png" in types:
@@ -242,6 +244,30 @@ def _write_png(path: Path, values: np.ndarray, unit: float, as_published: bool) 
 
     pixels = values.astype(np.uint8) if as_published else np.round(values / unit).clip(0, 65535).astype(np.uint16)
     Image.fromarray(pixels).save(path)
+
+
+def _write_dicom(folder: Path, pictures: Radiographs, unit: float) -> None:
+    from pydicom.uid import generate_uid
+
+    import medvit
+    from medvit.io.cr import CrSeries, write_cr
+
+    geometry, source = pictures.geometry, pictures.scan.slices[0] if pictures.scan.slices else None
+    words = "Grey values as published" if pictures.settings.as_published else f"Line integral = pixel x {unit:.6g}"
+    series = CrSeries(
+        generate_uid(prefix=None),
+        generate_uid(prefix=None),
+        source,
+        geometry.pixel_spacing_mm,
+        geometry.source_to_isocenter_mm,
+        geometry.source_to_isocenter_mm + geometry.isocenter_to_detector_mm,
+        medvit.__version__,
+        f"{words}. {INTENDED_USE}.",
+        INTENDED_USE,
+    )
+    for number, (view, values) in enumerate(zip(geometry.views_deg, pictures.values, strict=True), 1):
+        pixels = np.round(values / unit).clip(0, 65535).astype(np.uint16)
+        write_cr(folder / f"drr_{view:g}.dcm", pixels, view, number, series)
 
 
 def _write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:

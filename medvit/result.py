@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvit.bundle_facts import Calibration
 from medvit.bundles import Bundle, Label
+from medvit.entropy import by_name
 from medvit.io.scan import Scan
 from medvit.progress import Progress
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
+    from numpy.typing import NDArray
 
     from medvit.output import Saved
     from medvit.reports.statistics import Measures
@@ -35,6 +38,9 @@ class Result:
         settings: device, precision and switches of the run, as they go into ``run.json``.
         notes: what a reader of the result must know, in plain words.
         progress: holds the seconds of each stage.
+        mirrored: with ``quality_map``, the labels that the mirror image gave, (i, j, k) on the same grid; see ``medvit.doubt``.
+        entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.entropy``; empty where no network's answer is left.
+        calibration: what these signals mean for the weights that ran, if that is known.
     """
 
     labels: MetaTensor
@@ -44,6 +50,13 @@ class Result:
     settings: dict[str, Any]
     notes: tuple[str, ...]
     progress: Progress = field(repr=False)
+    mirrored: NDArray[np.int16] | None = field(default=None, repr=False)
+    entropies: tuple[float | None, ...] = ()
+    calibration: Calibration | None = None
+
+    def __repr__(self) -> str:
+        names = ", ".join(label.name for label in self.wanted)
+        return f"Result({self.bundle.name} {self.bundle.version} on {self.scan!r}: {names})"
 
     @property
     def array(self) -> np.ndarray:
@@ -61,9 +74,11 @@ class Result:
 
     @property
     def intensity_unit(self) -> str:
-        """What the image's values are measured in: the bundle's unit, or "as stored"."""
+        """What the image's values are measured in: what its headers say, else the bundle's unit, else "as stored"."""
+        from medvit.io.units import AS_STORED, stated_unit
+
         values = self.bundle.facts.values
-        return values.unit if values else "as stored"
+        return stated_unit(self.scan) or (values.unit if values else AS_STORED)
 
     def statistics(self) -> list[Measures]:
         """Volume, intensity, extent and border contact of each wanted label."""
@@ -85,10 +100,34 @@ class Result:
         return measure(self.array, self.scan, self.wanted)
 
     def quality(self) -> dict[str, Any]:
-        """``{"word": "good" | "check" | "poor", "reasons": [...]}`` by plausible anatomy."""
-        from medvit.reports.quality import judge
+        """``{"word": "good" | "check" | "poor", "reasons": [...]}`` by plausible anatomy and the network's own doubts."""
+        from medvit.reports.quality import Doubts, judge
 
-        return judge(self.statistics(), self.wanted)
+        return judge(self.statistics(), self.wanted, Doubts(self.entropy(), self.agreement(), self.calibration))
+
+    def entropy(self) -> dict[str, float]:
+        """How undecided the network was about each wanted label that it gave, in bits a voxel; see ``medvit.entropy``."""
+        return by_name(self.entropies, self.wanted)
+
+    def agreement(self) -> dict[str, float] | None:
+        """With ``quality_map``, the Dice of each label between the image's and its mirror image's answer; else None."""
+        return self._agreement
+
+    @cached_property
+    def _agreement(self) -> dict[str, float] | None:
+        if self.mirrored is None:
+            return None
+        from medvit.doubt import agreement
+
+        return agreement(self.array, self.mirrored, self.wanted)
+
+    def disagreement(self) -> NDArray[np.uint8] | None:
+        """With ``quality_map``, 1 where the two answers differ about the wanted labels, (i, j, k); else None."""
+        if self.mirrored is None:
+            return None
+        asked = np.isin(self.mirrored, [label.id for label in self.wanted])
+        differ: NDArray[np.uint8] = (self.array != np.where(asked, self.mirrored, 0)).astype(np.uint8)
+        return differ
 
     def save(
         self,

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_BUNDLE", "RunSettings"]
+from medvit.errors import BackendError
+
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_BUNDLE",
+    "DEFAULT_RECONSTRUCTION",
+    "DEFAULT_RESTORATION",
+    "PRECISIONS",
+    "RunSettings",
+    "check_names",
+]
 
 DEFAULT_BUNDLE = "headneck_ct_swin_unetr"
 """What ``medvit segment`` runs when no bundle is named."""
+
+DEFAULT_RESTORATION = "ct_denoise_restore_rwkv"
+"""The same for ``medvit restore``."""
+
+DEFAULT_RECONSTRUCTION = "headneck_xray_swin_x2s"
+"""The same for ``medvit reconstruct``."""
+
+BACKENDS = ("auto", "eager", "compiled", "openvino", "cuda")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -21,7 +40,13 @@ class RunSettings:
         roi_subset: names of the labels to keep; empty keeps all.
         repair_tags: give DICOM slices with missing or contradicting UIDs consistent ones; recorded.
         series: number or UID, where the source holds several series.
+        quality_map: also run on the mirror image and say where both answers differ; takes twice the time.
         on_irregular: "fail", "resample" or "split" a tilted or uneven DICOM stack; recorded.
+        backend: how the network is run: "auto", "eager", "compiled", "openvino" or "cuda"; what ran is recorded.
+        precision: "fp32", or "bf16" where the bundle's gate has passed.
+        roi_crop: where the answer matters: "body", or a box of source voxels "i0:i1,j0:j1,k0:k1"; empty for everywhere. Only
+            windows that touch it are run, and all else is background; recorded.
+        low_memory: hold as little as possible: one window at a time, logits in planes or in a file; slower.
     """
 
     device: str = "auto"
@@ -31,3 +56,27 @@ class RunSettings:
     repair_tags: bool = False
     series: str | None = None
     on_irregular: str = "fail"
+    quality_map: bool = False
+    backend: str = "auto"
+    precision: str = "fp32"
+    roi_crop: str = ""
+    low_memory: bool = False
+
+
+def check_names(backend: str, precision: str) -> None:
+    """Refuse a name that is none.
+
+    Raises:
+        BackendError: with the names that are there.
+    """
+    if backend not in BACKENDS:
+        raise BackendError(
+            f"Found inference backend {backend!r}; it must be one of {', '.join(BACKENDS)}. Use backend='auto' to let medvit choose."
+        )
+    if precision not in PRECISIONS:
+        raise BackendError(f"Found precision {precision!r}; it must be fp32 or bf16. Leave it out for fp32.")
+    if precision == "bf16" and backend in ("eager", "compiled"):
+        raise BackendError(
+            f"Found precision 'bf16' for the {backend!r} backend, which computes in fp32; openvino (CPU) and cuda take bf16. "
+            "Use backend='auto', or leave the precision out."
+        )

@@ -56,6 +56,100 @@ def make_bundle(folder: Path) -> Path:
     return folder
 
 
+DENOISING = ROOT / "bundles" / "ct_denoise_restore_rwkv"
+
+
+class StencilNetwork(nn.Module):
+    """A 3 x 3 mean over each slice plus a constant: a restoration with a known answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.full((1, 1, 3, 3), 1 / 9))
+        self.constant = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(slice, 1, height, width) to the same."""
+        padded = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+        return nn.functional.conv2d(padded, self.kernel) + self.constant
+
+
+def make_restoring_bundle(
+    folder: Path, kernel: float | None = 1 / 9, constant_hu: float = 0.0, modality: str = "CT"
+) -> Path:
+    """The denoising bundle with ``StencilNetwork``; kernel None leaves each pixel as it is."""
+    shutil.copytree(DENOISING, folder, ignore=shutil.ignore_patterns("models", "docs"))
+    config = json.loads((folder / "configs" / "inference.json").read_text())
+    config["network_def"] = {"_target_": "tests.bands.StencilNetwork"}
+    config["inferer"]["context"] = 0
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    _put_stencil(folder, kernel, constant_hu / 4096)
+    if modality != "CT":
+        metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+        metadata["medvit"]["modalities"], metadata["medvit"]["values"] = [modality], None
+        (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
+SUPERRES = ROOT / "bundles" / "mr_superres_restore_rwkv"
+
+
+def make_finer_bundle(folder: Path, kernel: float | None = None, constant: float = 0.0) -> Path:
+    """The super-resolution bundle with ``StencilNetwork``: kernel None leaves the interpolated pixels as they are."""
+    shutil.copytree(SUPERRES, folder, ignore=shutil.ignore_patterns("models"))
+    config = json.loads((folder / "configs" / "inference.json").read_text())
+    config["network_def"] = {"_target_": "tests.bands.StencilNetwork"}
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    _put_stencil(folder, kernel, constant)
+    return folder
+
+
+def _put_stencil(folder: Path, kernel: float | None, constant: float) -> None:
+    """Weights of ``StencilNetwork``, kept as fp32: ninths rounded to fp16 would shift the mean."""
+    weights = torch.full((1, 1, 3, 3), kernel) if kernel else torch.zeros(1, 1, 3, 3)
+    if not kernel:
+        weights[0, 0, 1, 1] = 1
+    content = save({"kernel": weights, "constant": torch.tensor([constant])})
+    (folder / "models").mkdir()
+    (folder / "models" / "model.safetensors").write_bytes(content)
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    metadata["medvit"]["weights"]["sha256"] = hashlib.sha256(content).hexdigest()
+    metadata["medvit"]["state"] = "trained"
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+
+
+RADIOGRAPHS = ROOT / "bundles" / "headneck_xray_swin_x2s"
+
+
+class BackProjection(nn.Module):
+    """A body is where both views are bright, weaker (label 2) or stronger (label 1): a reconstruction with a known answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.Parameter(torch.tensor([0.25, 0.7]))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 2, side, z) in 0..1 to logits (batch, 3, x, y, z)."""
+        both = torch.minimum(image[:, 0, :, None], image[:, 1, None])
+        low, high = self.levels
+        return torch.stack([low - both, torch.where(both > high, 1.0, -1.0), both - low], 1)
+
+
+def make_reconstructing_bundle(folder: Path) -> Path:
+    """The X-ray bundle with ``BackProjection``."""
+    shutil.copytree(RADIOGRAPHS, folder, ignore=shutil.ignore_patterns("models", "docs"))
+    config = json.loads((folder / "configs" / "inference.json").read_text())
+    config["network_def"] = {"_target_": "tests.bands.BackProjection"}
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    content = save({"levels": torch.tensor([0.25, 0.7])})
+    (folder / "models").mkdir()
+    (folder / "models" / "model.safetensors").write_bytes(content)
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    metadata["medvit"]["weights"]["sha256"] = hashlib.sha256(content).hexdigest()
+    metadata["medvit"]["state"] = "trained"
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
 def phantom(shape: tuple[int, int, int] = (41, 37, 29)) -> tuple[np.ndarray, np.ndarray]:
     """CT-like values and the labels they stand for, (i, j, k) on RAS axes; no mirror or turn maps it to itself."""
     labels = np.zeros(shape, np.uint8)

@@ -27,6 +27,7 @@ def no_store_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDVIT_HOME", str(tmp_path_factory.mktemp("store") / "none"))
         patch.delenv("MEDVIT_MIRROR", raising=False)
+        patch.setenv("MEDVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

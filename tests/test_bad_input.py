@@ -22,7 +22,7 @@ from medvit.errors import CheckpointError, ImageError, MedvitError, ShapeError
 from medvit.reconstruction import StackedSwinX2S, SwinX2S
 from medvit.reconstruction.drr import Geometry, Projector
 from medvit.restoration import RestoreRWKV
-from medvit.restoration.degradations import LowCountPET, LowDoseCT, LowResolutionMR
+from medvit.restoration.degradations import LowCountPET, LowDoseCT, LowResolutionMR, TruncatedMR
 from medvit.segmentation import BarlowSwin, SwinUNETR
 
 _X2S = {"img_size": (32, 32, 64), "in_channels": 1, "out_channels": 2, "feature_size": 4, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}  # fmt: skip
@@ -164,6 +164,7 @@ DEGRADATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "LowDoseCT": lambda image, spacing: LowDoseCT()(image, spacing),
     "LowCountPET": lambda image, spacing: LowCountPET()(image, spacing),
     "LowResolutionMR": lambda image, spacing: LowResolutionMR((2.0,) * len(spacing))(image, spacing),
+    "TruncatedMR": lambda image, spacing: TruncatedMR(2)(image, spacing),
 }
 POOR: dict[str, tuple[Any, Any, type[MedvitError], str]] = {
     "one axis": (np.zeros(8), (1.0,), ShapeError, r"an image of shape \(8,\); \(i, j\) or \(i, j, k\)"),

@@ -62,6 +62,9 @@ def _case(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return _perturbed(build()), tuple(torch.rand(shape, generator=generator) for shape in shapes)
 
 
+_LONG = ("restore_rwkv, padded", "swin_x2s", "swin_unetr 2-D", "barlow_swin, padded, several classes")
+"""Half a minute each; a network of each kind but Swin-X2S, which is traced below, is left for every run."""
+
 _ELSEWHERE = """
 import sys, torch
 inputs, wanted = torch.load('io.pt')
@@ -72,7 +75,10 @@ print(difference, 'medvit' in sys.modules, 'monai' in sys.modules)
 """
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "stacked" not in case])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.soak if c in _LONG else ()) for c in CASES if "stacked" not in c],
+)
 def test_torch_export_answers_alike_without_medvit(case, tmp_path):
     network, inputs = _case(case)
     network.train(training := "fused" not in case)
@@ -94,9 +100,15 @@ def test_torch_export_answers_alike_without_medvit(case, tmp_path):
     assert str(ROOT).encode() not in (tmp_path / "net.pt2").read_bytes()
 
 
+# sweeps are unrolled in a graph: the writing takes minutes
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 @pytest.mark.parametrize(
-    "case", ["barlow_swin", "swin_unetr", "restore_rwkv, padded", "restore_rwkv, fused", "swin_x2s"]
+    "case",
+    [
+        "barlow_swin",
+        "swin_unetr",
+        *(pytest.param(c, marks=pytest.mark.soak) for c in ("restore_rwkv, padded", "restore_rwkv, fused", "swin_x2s")),
+    ],
 )
 def test_onnx_and_openvino_answer_alike(kind, case, tmp_path):
     pytest.importorskip("openvino", reason="the openvino extra is not installed")

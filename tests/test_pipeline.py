@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -169,3 +171,18 @@ def test_fast_uses_the_bundles_lighter_overlap_and_says_so(banded):
     tensor = MetaTensor(torch.from_numpy(values.astype(np.float32))[None], affine=torch.from_numpy(oblique_affine()))
     assert medvit.segment(tensor, bundle=banded, fast=True).settings["overlap"] == 0.25
     assert medvit.segment(tensor, bundle=banded).settings["overlap"] == 0.5
+
+
+def test_what_prints_is_short_and_names_nobody(banded, tmp_path):
+    """In a notebook or a log; the headers behind it hold a patient's name."""
+    write_series(tmp_path / "series", phantom((24, 20, 6))[0], oblique_affine(), PatientName="Doe^Jane")
+    result = medvit.segment(tmp_path / "series", bundle=banded)
+    result.save(tmp_path / "out", ("dicom-seg",))
+    labels = medvit.read_labels(tmp_path / "out" / "seg.dcm", like=tmp_path / "series")
+    assert re.fullmatch(r"Scan\(dicom CT, 24 x 20 x 6, [\d.]+ x [\d.]+ x [\d.]+ mm\)", repr(result.scan))
+    assert repr(result).startswith(f"Result(banded {result.bundle.version} on Scan(dicom CT, ")
+    assert repr(labels) == "LabelSet(seg, 24 x 20 x 6: brainstem)"
+    assert re.fullmatch(r"Segment\(\w+, \d+ voxels\)", repr(labels.segments[0]))
+    for shown in (result, result.scan, labels, labels.segments, labels.reference):
+        assert "Doe" not in repr(shown)
+        assert len(repr(shown)) < 1000

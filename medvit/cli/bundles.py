@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.common import Debug, Json, Shown, guarded, watched
+from medvit.cli.common import FLAGGED, Debug, Json, Shown, guarded, watched
 from medvit.cli.export import export
 
 if TYPE_CHECKING:
@@ -108,6 +108,40 @@ def verify(name: Name, as_json: Json = False, debug: Debug = False) -> None:
             typer.echo(json.dumps({"name": bundle.name, "version": bundle.version, "sha256": digest, "intact": True}))
         else:
             typer.echo(f"{bundle.name} {bundle.version} is intact (weights sha256 {digest}).")
+
+
+@app.command()
+def gate(
+    name: Name,
+    case: Annotated[Path, typer.Option("--case", help="A scan that the bundle is made for.", show_default=False)],
+    precision: Annotated[str, typer.Option("--precision", help="bf16.")] = "bf16",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare only; record nothing.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare a bundle's labels in bf16 with fp32 on a scan, and record whether --precision bf16 is allowed; exit 3 if not."""
+    shown = Shown(json=as_json, debug=debug)
+    with guarded(shown):
+        from medvit.bundle_facts import GATE
+        from medvit.bundles import open_bundle
+        from medvit.gate import record_gate, run_gate
+
+        bundle = open_bundle(name)
+        with watched(shown) as progress:
+            found = run_gate(bundle, case, precision, progress)
+        if not dry_run:
+            record_gate(bundle, found)
+        if as_json:
+            typer.echo(json.dumps({**found.model_dump(), "lowest": found.lowest, "passed": found.passed}, indent=2))
+        for label, dice in found.dice.items():
+            shown.say(f"Dice {dice:.5f}  {label}")
+        word = "passed" if found.passed else "did not pass"
+        where = "nothing was recorded" if dry_run else "recorded in the bundle's metadata"
+        shown.say(
+            f"{bundle.name}: {precision} by {found.backend} {word} (lowest {found.lowest:.5f}, needed {GATE}); {where}."
+        )
+    if not found.passed:
+        raise typer.Exit(FLAGGED)
 
 
 @app.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ __all__ = [
     "FLAGGED",
     "Debug",
     "Json",
+    "OnIrregular",
     "Output",
     "Overwrite",
     "Quiet",
@@ -26,6 +29,7 @@ __all__ = [
     "Shown",
     "Verbose",
     "guarded",
+    "named_files",
     "split_values",
     "watched",
 ]
@@ -39,6 +43,10 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the res
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 RepairTags = Annotated[
     bool, typer.Option("--repair-tags", help="Give slices with missing or contradicting UIDs consistent ones.")
+]
+OnIrregular = Annotated[
+    str,
+    typer.Option("--on-irregular", help="fail, resample or split a tilted or uneven DICOM stack. See medvit inspect."),
 ]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -67,14 +75,29 @@ class Shown:
         if not (self.quiet or self.json):
             typer.echo(text)
 
+    def complain(self, text: str, kind: str) -> None:
+        """Print why a command ends on standard error, whatever else is kept quiet; ``kind`` is for programs."""
+        typer.echo(text, err=True)
+
 
 def split_values(values: list[str] | None) -> tuple[str, ...]:
     """The values of a repeatable option, each of which may hold several separated by commas."""
     return tuple(part.strip() for value in values or [] for part in value.split(",") if part.strip())
 
 
-def _fail(text: str) -> NoReturn:
-    typer.echo(text, err=True)
+def named_files(files: tuple[str, ...]) -> list[str]:
+    """File names for the eye: a folder in one word."""
+    flat = [name for name in files if "/" not in name]
+    folders = Counter(name.partition("/")[0] for name in files if "/" in name)
+    return [*flat, *(f"{folder}/ with {count} files" for folder, count in sorted(folders.items()))]
+
+
+def _fail(text: str, shown: Shown, kind: str) -> NoReturn:
+    """One line on standard error, and under --json also the outcome on standard output, so that a program finds one there."""
+    if shown.json:
+        message = text.removeprefix("Error: ")
+        typer.echo(json.dumps({"error": {"kind": kind, "message": message}}, indent=2))
+    shown.complain(text, kind)
     raise typer.Exit(FAILED)
 
 
@@ -96,26 +119,26 @@ def guarded(shown: Shown) -> Iterator[None]:
     try:
         yield
     except (Cancelled, KeyboardInterrupt):
-        _fail("Cancelled: nothing was written.")
+        _fail("Cancelled: nothing was written.", shown, "Cancelled")
     except MedvitError as error:
         if shown.debug:
             raise
-        _fail(f"Error: {error}")
+        _fail(f"Error: {error}", shown, type(error).__name__)
     except MemoryError:
         if shown.debug:
             raise
-        _fail("Error: Found too little memory for this image; close other programs or use a machine with more.")
+        text = "Error: Found too little memory for this image; close other programs or use a machine with more."
+        _fail(text, shown, "MemoryError")
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
         if asked:  # a library may wrap the interrupt in an error of its own, as MONAI does while it imports
-            _fail("Cancelled: nothing was written.")
+            _fail("Cancelled: nothing was written.", shown, "Cancelled")
         if shown.debug:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
-        _fail(
-            f"Error: Found something unforeseen ({type(error).__name__}: {first}). Run again with --debug and report it."
-        )
+        text = f"Error: Found something unforeseen ({type(error).__name__}: {first}). Run again with --debug and report it."
+        _fail(text, shown, type(error).__name__)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

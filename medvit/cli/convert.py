@@ -12,6 +12,7 @@ from medvit.cli.common import (
     FLAGGED,
     Debug,
     Json,
+    OnIrregular,
     Output,
     Overwrite,
     Quiet,
@@ -71,6 +72,7 @@ def convert(
         bool, typer.Option("--force", help="Take positions as given in another frame of reference; recorded.")
     ] = False,
     repair_tags: RepairTags = False,
+    on_irregular: OnIrregular = "fail",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -83,7 +85,7 @@ def convert(
         from medvit.conversion import Writing, convert_labels
         from medvit.io.labels.reading import Reading
 
-        reading = Reading(like, series, threshold, _table(labels, bundle), force)
+        reading = Reading(like, series, threshold, _table(labels, bundle), force, on_irregular)
         with watched(shown) as progress:
             done = convert_labels(
                 source, output, reading, Writing(split_values(output_type), per_label, overwrite, repair_tags), progress

@@ -36,6 +36,59 @@ def _devices() -> str:
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads), {gpus}; auto runs on {'gpu' if cuda else 'cpu'}"
 
 
+def _backends() -> str:
+    """What each backend of the inference engine would do here; OpenVINO's answer is compared where it is installed."""
+    from importlib.util import find_spec
+
+    import torch
+
+    from medvit.inference.backends import devices
+
+    states = devices()
+    if find_spec("openvino") is None:
+        return f"{states}; auto runs eager"
+    from medvit.inference.backends.cache import cache_folder
+    from medvit.inference.backends.openvino import graph_of
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.InstanceNorm3d(4), torch.nn.GELU()
+    ).eval()
+    window = torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        exact, found = network.double()(window.double()), graph_of(network.float(), window)(window)
+    error = float((found - exact).norm() / exact.norm())
+    if not error <= 1e-4:
+        raise ArithmeticError(f"OpenVINO's relative error is {error:.1e} against fp64")
+    return (
+        f"{states}; auto runs openvino for large networks of bundles where it was measured to be faster, else eager; OpenVINO's relative "
+        f"error {error:.1e} against fp64; graphs are kept in {cache_folder()}"
+    )
+
+
+def _small_operators() -> str:
+    """Blending, resampling with argmax and the search for constant windows, each on a case whose answer is known."""
+    import torch
+
+    from medvit.kernels import occupied_windows, overlap_add, resample_argmax
+
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(3, 12, generator=generator)
+    origins = torch.tensor([[0], [2], [4]])
+    weight = torch.rand(8, generator=generator) + 0.1
+    blended = overlap_add(torch.stack([image[:, o : o + 8] for o in (0, 2, 4)]), origins, (12,), weight)
+    error = float((blended - image).abs().max())
+    logits = torch.rand(4, 6, 5, 7, generator=generator)
+    wanted = torch.nn.functional.interpolate(logits[None], size=(11, 9, 8), mode="trilinear", align_corners=False)[0]
+    same = float((resample_argmax(logits, out_shape=(11, 9, 8)) == wanted.argmax(0)).float().mean())
+    flat = torch.zeros(1, 1, 12)
+    flat[..., 9] = 1
+    found = occupied_windows(flat, (4,), torch.tensor([[0], [4], [8]])).tolist()
+    if error > 1e-6 or same < 1 or found != [[False, False, True]]:
+        raise ArithmeticError(f"blending off by {error:.1e}, argmax equal at {same:.4%}, occupied windows {found}")
+    return f"overlap_add exact to {error:.0e}, resample_argmax equal to interpolation and argmax, occupied_windows right; plain PyTorch"
+
+
 def _window_attention() -> str:
     """The CPU path against the fp64 formula on a small shifted, padded case."""
     import torch
@@ -103,6 +156,18 @@ def _bundles() -> str:
     return ", ".join(states) or "none installed"
 
 
+def _windows() -> str:
+    from medvit.window_system import binding, fault_of
+
+    found = binding()
+    fault = fault_of(found)
+    if fault is not None:
+        raise RuntimeError(fault)
+    return (
+        f"{found[0]} {found[1]}" if found else "no Qt binding installed; the napari plugin needs one (docs/napari.md)"
+    )
+
+
 def _disk() -> str:
     free = shutil.disk_usage(".").free / 2**30
     if free < 1:
@@ -113,10 +178,13 @@ def _disk() -> str:
 _CHECKS: dict[str, Callable[[], str]] = {
     "versions": _python,
     "devices": _devices,
+    "backends": _backends,
     "window_attention": _window_attention,
     "bi_wkv": _bi_wkv,
+    "other operators": _small_operators,
     "DICOM decoders": _decoders,
     "bundles": _bundles,
+    "windows": _windows,
     "disk": _disk,
 }
 

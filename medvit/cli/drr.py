@@ -33,7 +33,11 @@ def drr(
     ] = "0,90",
     output_type: Annotated[
         list[str] | None,
-        typer.Option("--output-type", "-ot", help="png (16 bits) or nifti (line integrals); repeatable. Default: png."),
+        typer.Option(
+            "--output-type",
+            "-ot",
+            help="png (16 bits), dicom (CR) or nifti (line integrals); repeatable. Default: png.",
+        ),
     ] = None,
     source_to_isocenter: Annotated[
         float, typer.Option(help="From the focal spot to the axis of rotation (in millimetres).")

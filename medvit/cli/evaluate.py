@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medvit.cli.common import Debug, Json, Shown, guarded
+
+if TYPE_CHECKING:
+    from medvit.training.evaluation import Part
 
 __all__ = ["evaluate"]
 
@@ -32,6 +35,12 @@ def evaluate(
     record: Annotated[
         bool, typer.Option("--record", help="Write the scores into the bundle's metadata and docs.")
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="In place of scores, find what signals of quality mean on these cases (twice the time)."
+        ),
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -42,14 +51,36 @@ def evaluate(
     shown = Shown(json=as_json, debug=debug)
     with guarded(shown):
         from medvit.bundles import open_bundle
-        from medvit.training.evaluation import evaluate_bundle, place_for_scores, record_scores, table
+        from medvit.training.evaluation import (
+            QUALITY,
+            SCORES,
+            Part,
+            evaluate_bundle,
+            place_for,
+            record_scores,
+            table,
+        )
 
         opened = open_bundle(bundle)
         if record:
-            place_for_scores(opened)  # better known before the work than after it
+            place_for(opened, QUALITY if calibrate else SCORES)  # better known before the work than after it
+        if calibrate:
+            _calibrate(Part(opened, data, root, split), device, record, shown)
+            return
         scores = evaluate_bundle(opened, data, root, split, shown.say, device)
         if as_json:
             typer.echo(json.dumps(scores, indent=2))
         shown.say(table(opened, scores))
         if record:
             record_scores(opened, scores)
+
+
+def _calibrate(part: Part, device: str, record: bool, shown: Shown) -> None:
+    from medvit.training.evaluation import calibrate, evaluation_of, record_calibration
+
+    found = calibrate(part, evaluation_of(part.bundle), shown.say, device)
+    if shown.json:
+        typer.echo(found.calibration.model_dump_json(indent=2))
+    shown.say(found.table)
+    if record:
+        record_calibration(part.bundle, found)

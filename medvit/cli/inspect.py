@@ -71,6 +71,7 @@ def _show(content: dict[str, Any]) -> None:
             typer.echo(f"{key.replace('_', ' ').capitalize()}: {_plain(value)}")
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     volumes = content["volumes"]
@@ -79,8 +80,8 @@ def _show(content: dict[str, Any]) -> None:
         spacing, at = volume["spacing_mm"], volume["positions_mm"]
         table.add_row(
             str(volume["number"]),
-            volume["kind"] + (f" ({volume['part']})" if volume["part"] else ""),
-            volume["modality"] or "-",
+            volume["kind"] + escape(f" ({volume['part']})" if volume["part"] else ""),
+            escape(volume["modality"]) or "-",
             str(volume["slices"]),
             f"{volume['rows']}x{volume['columns']}",
             volume["plane"] or "-",
@@ -105,16 +106,18 @@ def _closing(content: dict[str, Any]) -> None:
     aside, run = content["set_aside"], content["run"]
     counts = [f"{count} {kind}" for kind, count in aside["objects"].items()]
     counts += [f"{aside['not_dicom']} not DICOM"] if aside["not_dicom"] else []
+    counts += [f"{aside['archives']} of them archives, not opened"] if aside["archives"] else []
     counts += [f"{aside['damaged']} damaged"] if aside["damaged"] else []
     others = f"; set aside: {', '.join(counts)}" if counts else ""
-    typer.echo(f"{content['files']} files in {content['seconds']:.2f} s{others}.")
+    typer.echo(f"{content['files']} file{'s' if content['files'] != 1 else ''} in {content['seconds']:.2f} s{others}.")
     for words in run["set_aside"]:
         typer.echo(words)
     if run["volume"] is None:
         typer.echo(f"A run says: {run['reason']}")
         return
     outcome = next(v["outcome"] for v in content["volumes"] if v["number"] == run["volume"])
-    typer.echo(f"A run takes volume {run['volume']}: {outcome}.")
+    verb = "refuses" if outcome == "refused" else "takes"
+    typer.echo(f"A run {verb} volume {run['volume']}{'' if outcome == 'refused' else f': {outcome}'}.")
 
 
 def _plain(value: Any) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
 
 from medvit.cli import bundles
+from medvit.cli.apps import add_apps
+from medvit.cli.benchmark import benchmark
 from medvit.cli.convert import convert
 from medvit.cli.doctor import doctor
 from medvit.cli.drr import drr
 from medvit.cli.evaluate import evaluate
 from medvit.cli.inspect import inspect
+from medvit.cli.reconstruct import reconstruct
+from medvit.cli.restore import restore
 from medvit.cli.segment import segment
 from medvit.cli.train import train
 
@@ -45,6 +48,8 @@ def main(
 
 
 app.command()(segment)
+app.command()(restore)
+app.command()(reconstruct)
 app.command()(inspect)
 app.command()(convert)
 app.command()(train)
@@ -52,6 +57,6 @@ app.command()(evaluate)
 app.command()(drr)
 app.add_typer(bundles.app, name="bundles")
 app.command()(doctor)
+app.command()(benchmark)
 
-for _entry in entry_points(group="medvit.commands"):
-    app.add_typer(_entry.load(), name=_entry.name)
+add_apps(app)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from medvit.cli.common import (
     FLAGGED,
     Debug,
     Json,
+    OnIrregular,
     Output,
     Overwrite,
     Quiet,
@@ -21,6 +21,7 @@ from medvit.cli.common import (
     Shown,
     Verbose,
     guarded,
+    named_files,
     split_values,
     watched,
 )
@@ -83,12 +84,33 @@ def segment(
         bool, typer.Option("--force", help="Run on a modality the bundle was not made for; recorded.")
     ] = False,
     repair_tags: RepairTags = False,
-    on_irregular: Annotated[
+    on_irregular: OnIrregular = "fail",
+    quality_map: Annotated[
+        bool,
+        typer.Option(
+            "--quality-map",
+            help="Also run on the mirror image; maps/disagreement shows where the answers differ. Takes twice the time.",
+        ),
+    ] = False,
+    backend: Annotated[
         str,
         typer.Option(
-            "--on-irregular", help="fail, resample or split a tilted or uneven DICOM stack. See medvit inspect."
+            "--backend", help="How the network is run: auto, eager, compiled, openvino or cuda. See medvit doctor."
         ),
-    ] = "fail",
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, or bf16 where the bundle's gate has passed: medvit bundles gate.")
+    ] = "fp32",
+    roi_crop: Annotated[
+        str,
+        typer.Option(
+            "--roi-crop",
+            help="body, or a box of voxels such as 0:128,40:200,0:64: only windows that touch it are run, the rest is background; recorded.",
+        ),
+    ] = "",
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="Hold as little as possible in memory; the same labels, slower.")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -101,12 +123,13 @@ def segment(
         from medvit.output import OutputSettings
         from medvit.settings import RunSettings
 
+        switches = (device, fast, force, split_values(roi_subset), repair_tags, series, on_irregular, quality_map)
         job = _Job(
             source,
             output,
             bundle,
             split_values(output_type),
-            RunSettings(device, fast, force, split_values(roi_subset), repair_tags, series, on_irregular),
+            RunSettings(*switches, backend, precision, roi_crop, low_memory),
             OutputSettings(preview=preview, statistics=statistics, per_label=per_label, overwrite=overwrite),
         )
         saved = _segment(job, shown)
@@ -132,9 +155,14 @@ def _segment(job: _Job, shown: Shown) -> Saved:
         write = replace(job.write, output_types=job.types or usual)
         check_types(write.output_types, scan.kind)
         # torch and MONAI take seconds to load; mistakes are refused before
+        from medvit.startup import import_monai_lightly
+
+        import_monai_lightly()
         from medvit.pipeline import run
+        from medvit.result import Result
 
         result = run(bundle, scan, job.run, progress)
+        assert isinstance(result, Result)  # of a bundle for segmentation
         saved = save(result, job.output, write)
     _report(result, saved, job, shown)
     return saved
@@ -149,6 +177,8 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
             "quality": saved.quality,
             "notes": notes,
             "device": result.settings["device"],
+            "backend": result.settings["backend"],
+            "precision": result.settings["precision"],
         }
         typer.echo(json.dumps(outcome, indent=2))
     if job.write.statistics and not (shown.quiet or shown.json):
@@ -163,19 +193,15 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
     for note in (*result.notes, *saved.notes):
         shown.say(f"Note: {note}")
     shown.say_seconds(result.progress)
+    if shown.verbose:
+        ran = result.settings
+        shown.say(f"     backend  {ran['backend']}, {ran['precision']}: {ran['backend_reason']}")
     found = sum(1 for row in result.statistics() if row.voxels)
     shown.say(
         f"{found} of {len(result.wanted)} labels found on {result.settings['device']}; quality {saved.quality['word']}. "
         f"{result.bundle.intended_use}."
     )
-    shown.say(f"Results: {saved.folder}  ({', '.join(_names(saved.files))})")
-
-
-def _names(files: tuple[str, ...]) -> list[str]:
-    """File names for the eye: a folder in one word."""
-    flat = [name for name in files if "/" not in name]
-    folders = Counter(name.partition("/")[0] for name in files if "/" in name)
-    return [*flat, *(f"{folder}/ with {count} files" for folder, count in sorted(folders.items()))]
+    shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")
 
 
 def _table(result: Result) -> None:

@@ -34,11 +34,27 @@ def train(
         str | None,
         typer.Option("--from", help="Weights to start from: a checkpoint or a bundle's name.", show_default=False),
     ] = None,
+    adapters: Annotated[
+        int | None,
+        typer.Option(
+            "--adapters",
+            metavar="RANK",
+            help="With --from: train adapters of this rank (8, say) in place of all weights, and merge them when done.",
+            show_default=False,
+        ),
+    ] = None,
+    only_adapters: Annotated[
+        bool, typer.Option("--only-adapters", help="With --adapters: freeze norms and the last layer too.")
+    ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare/--no-compare", help="With --from: score the validation cases before and after."),
+    ] = True,
     steps: Annotated[
         int | None, typer.Option("--steps", help="Optimiser steps in all; default: the bundle's.", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, or mixed: bf16 or, on GPUs, fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, or on GPUs mixed: bf16 or fp16.")] = "fp32",
     workers: Annotated[int, typer.Option("--workers", help="Processes that prepare samples.", min=0)] = 0,
     publish: Annotated[bool, typer.Option("--publish", help="Write the weights into the bundle when done.")] = False,
     debug: Debug = False,
@@ -49,10 +65,27 @@ def train(
     """
     with guarded(Shown(debug=debug)):
         from medvit.bundles import open_bundle
+        from medvit.errors import BundleError
+        from medvit.training.adapters import AdapterSettings
         from medvit.training.data import DataList
         from medvit.training.trainer import TrainSettings, train_bundle
 
         opened = open_bundle(bundle)
         images = DataList(data, root)
-        settings = TrainSettings(images, output, steps, publish, recipe, start, device, precision, workers)
+        if only_adapters and adapters is None:
+            raise BundleError("Found --only-adapters without --adapters; their rank is needed. Add --adapters 8.")
+        few = None if adapters is None else AdapterSettings(adapters, not only_adapters)
+        settings = TrainSettings(
+            images,
+            output,
+            steps,
+            publish,
+            recipe,
+            start,
+            device,
+            precision,
+            workers,
+            few,
+            compare and start is not None,
+        )
         train_bundle(opened, settings)

@@ -27,6 +27,8 @@ _MOST_RATIO = 200
 _KINDS = frozenset(" .json .md .txt .csv .yml .yaml .png .jpg .jpeg .svg .safetensors".split(" "))
 """What a bundle is made of. No programs, libraries or pickles."""
 
+_DEVICES = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))])
+"""Names that are devices on Windows, whatever their ending."""
 
 _DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 
@@ -138,6 +140,8 @@ def _checked(entry: zipfile.ZipInfo) -> PurePosixPath:
         part in ("", "..", ".") or part != part.strip() or part.endswith(".") for part in raw.rstrip("/").split("/")
     ):
         raise _refuse(f"the path {shown}")
+    if any(part.partition(".")[0].rstrip().upper() in _DEVICES for part in path.parts):
+        raise _refuse(f"{shown}, a name that Windows keeps for a device,")
     if stat.S_IFMT(mode) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise _refuse(f"{shown}, which is a link or a device,")
     if entry.flag_bits & 0x1:

@@ -18,6 +18,7 @@ import medvit
 from medvit.cli.main import app
 from medvit.io.geometry import flip_lps_ras
 from tests.bands import all_orientations, oblique_affine, phantom, reorient, write_series
+from tests.tools import program
 
 runner = CliRunner()
 AFFINE = oblique_affine((1.1, 1.9, 2.5))
@@ -45,9 +46,7 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _validate(path: Path) -> None:
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy is not installed (Debian package dicom3tools)")
-    outcome = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True)
+    outcome = subprocess.run([program("dciodvfy"), "-new", str(path)], capture_output=True, text=True)
     assert not [line for line in (outcome.stdout + outcome.stderr).splitlines() if line.startswith("Error")]
 
 
@@ -89,9 +88,7 @@ def test_slices_of_any_direction(order, tmp_path):
 
 
 def test_dcmqi_reads_the_converted_seg_as_our_nifti(place, tmp_path):
-    tool = shutil.which("segimage2itkimage") or str(Path(medvit.__file__).parents[1] / ".venv/bin/segimage2itkimage")
-    if not Path(tool).exists():
-        pytest.skip("dcmqi is not installed (pip install dcmqi)")
+    tool = program("segimage2itkimage")
     call = [
         tool,
         "--inputDICOM",

@@ -104,7 +104,7 @@ def test_an_earlier_result_is_kept_unless_told(scan, tmp_path):
         (["--rows", "5"], 2, "give both or neither"),
         (["--preset", "swinx2s"], 1, "preset 'swinx2s'; it must be one of swin-x2s"),
         (["--as-published"], 1, "as-published without a preset"),
-        (["-ot", "jpeg"], 1, "output type 'jpeg'; radiographs are written as png or nifti"),
+        (["-ot", "jpeg"], 1, "output type 'jpeg'; radiographs are written as png or nifti or dicom"),
         (["--pixel-spacing", "0"], 1, "must be a positive length"),
         (["--pixel-spacing", "0.001"], 1, "at most 67108864 can be projected. Use larger pixels"),
         (["--energy", "500"], 1, "energy of 500 keV"),

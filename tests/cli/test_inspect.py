@@ -56,7 +56,7 @@ def test_json_has_positions_findings_and_no_patient(tmp_path):
     assert [f["code"] for f in volume["findings"]] == ["missing_uid"]
     assert (
         volume["findings"][0]["text"]
-        == "Found 12 of 12 slices have no FrameOfReferenceUID. To have DICOM objects, add --repair-tags."
+        == "12 of 12 slices have no FrameOfReferenceUID. To have DICOM objects, add --repair-tags."
     )
     assert content["damaged"][0]["file"] == "broken.dcm"
     assert content["set_aside"]["not_dicom"] == 1
@@ -109,3 +109,36 @@ def test_many_volumes_are_listed_in_part(tmp_path):
     outcome = _inspect(tmp_path)
     assert "and 2 more volumes; --json lists them all." in outcome.output
     assert len(json.loads(_inspect(tmp_path, "--json").output)["volumes"]) == 62
+
+
+def test_sound_series_side_by_side_need_a_choice_and_exit_3(tmp_path):
+    for name in "ab":
+        write_series(tmp_path / name, SMALL, oblique_affine())
+    outcome = _inspect(tmp_path)
+    assert outcome.exit_code == 3
+    assert "A run says: Found 2 series in one source" in outcome.output
+    assert "--series NUMBER or --series UID." in " ".join(outcome.output.split())
+
+
+@pytest.mark.parametrize("command", ["inspect", "segment"])
+def test_json_is_json_where_nothing_is_found(command, tmp_path):
+    more = ["-o", str(tmp_path / "out")] if command == "segment" else []
+    outcome = CliRunner().invoke(app, [command, str(tmp_path / "none"), "--json", *more])
+    assert outcome.exit_code == 1
+    error = json.loads(outcome.stdout)["error"]
+    assert error["kind"] == "SourceError"
+    assert error["message"].startswith("Found nothing at")
+    assert outcome.stderr.startswith("Error: Found nothing at")
+
+
+def test_what_headers_say_is_shown_as_it_is(tmp_path):
+    """Rich would take words in brackets for its own markup, and stop at some."""
+    paths = write_series(tmp_path, SMALL, oblique_affine(), Modality="[/b]", ImageType=["A", "B", "[red]"])
+    for k, path in enumerate(paths):
+        dataset = pydicom.dcmread(path)
+        dataset.ImageType, dataset.SOPInstanceUID = ["A", "B", "[/x]"], f"1.2.3.{k + 1}"
+        dataset.save_as(tmp_path / f"second-{k}.dcm")
+    outcome = _inspect(tmp_path)
+    assert outcome.exit_code == 3
+    assert "[/b]" in outcome.output
+    assert "[red]" in outcome.output

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from medvit.errors import ImageError, ShapeError
-from medvit.restoration.degradations import LowCountPET, LowDoseCT, LowResolutionMR, ParallelBeam
+from medvit.kspace import truncated, zero_filled
+from medvit.restoration.degradations import LowCountPET, LowDoseCT, LowResolutionMR, ParallelBeam, TruncatedMR
 from medvit.restoration.degradations.low_dose_ct import MU_WATER_PER_MM, attenuation_from_hu, hu_from_attenuation
 
 
@@ -229,6 +230,31 @@ def test_mr_is_deterministic_for_a_seed(rng):
     assert not np.array_equal(one(image, (1, 1, 1)), replace(one, seed=4)(image, (1, 1, 1)))
 
 
+def test_truncation_keeps_the_middle_of_k_space_as_wider_voxels_would(rng):
+    image = rng.random((24, 18, 3))
+    degrade = TruncatedMR(2)
+    assert np.array_equal(degrade.coarse(image, (1, 1, 3)), truncated(image.astype(np.float32), 2))
+    found = degrade(image, (1, 1, 3))
+    assert np.array_equal(found, zero_filled(degrade.coarse(image, (1, 1, 3)), 2)) and found.shape == image.shape
+    # 18 / 2 is odd and has no line at Nyquist: along that axis both classes cut alike; of 24 / 2 one line is left out
+    same = TruncatedMR(2)(image[:18], (1, 1, 3))
+    assert np.allclose(same, LowResolutionMR((2.0, 2.0, None))(image[:18], (1, 1, 3)), atol=1e-5)
+    assert np.allclose(degrade.at_factor(1)(image, (1, 1, 3)), image, atol=1e-6)
+
+
+def test_truncation_with_noise_is_rician_on_the_coarse_grid_and_deterministic():
+    degrade = TruncatedMR(2, noise=5.0, seed=4)
+    bright = degrade.coarse(np.full((256, 256), 1000.0), (1.0, 1.0))
+    assert bright.std() == pytest.approx(5.0, rel=0.05) and bright.mean() == pytest.approx(1000.0, abs=0.3)
+    dark = degrade.coarse(np.zeros((256, 256)), (1.0, 1.0))
+    assert dark.min() >= 0 and dark.mean() == pytest.approx(5.0 * np.sqrt(np.pi / 2), rel=0.05)
+    stack = np.full((16, 16, 2), 100.0)
+    assert np.array_equal(degrade(stack, (1, 1, 1)), degrade(stack, (1, 1, 1)))
+    two = degrade.coarse(stack, (1, 1, 1))
+    assert not np.array_equal(two[..., 0], two[..., 1])
+    assert not np.array_equal(two, degrade.at_factor(2, seed=5).coarse(stack, (1, 1, 1)))
+
+
 # --- low-count PET
 
 
@@ -268,7 +294,7 @@ def test_pet_is_deterministic_for_a_seed():
 
 # --- bad input
 
-EVERY = [LowDoseCT(), LowCountPET(), LowResolutionMR((None, None))]
+EVERY = [LowDoseCT(), LowCountPET(), LowResolutionMR((None, None)), TruncatedMR(1)]
 
 
 @pytest.mark.parametrize("degrade", EVERY, ids=lambda d: type(d).__name__)
@@ -309,6 +335,8 @@ def test_images_that_are_none(degrade):
         (lambda: LowResolutionMR((None, None), slice_axis=2), "slice_axis = 2; an axis or None"),
         (lambda: LowResolutionMR((None, None), profile="sinc"), "profile = sinc; 'box' or 'gaussian'"),
         (lambda: LowResolutionMR((None, None), noise=-1.0), "noise = -1.0; 0 or more"),
+        (lambda: TruncatedMR(0), "factor = 0; a whole number of 1 or more"),
+        (lambda: TruncatedMR(2, noise=-1.0), "noise = -1.0; 0 or more"),
     ],
 )
 def test_parameters_that_mean_nothing(make, message):
@@ -323,6 +351,10 @@ def test_mr_voxels_that_do_not_fit_the_image():
         LowResolutionMR((0.5, None))(np.ones((4, 4)), (1.0, 1.0))
     with pytest.raises(ImageError, match="a magnitude image has none below 0"):
         LowResolutionMR((None, None), noise=1.0)(-np.ones((4, 4)), (1.0, 1.0))
+    with pytest.raises(ImageError, match="a magnitude image has none below 0"):
+        TruncatedMR(2, noise=1.0)(-np.ones((4, 4)), (1.0, 1.0))
+    with pytest.raises(ShapeError, match="slices of 4 x 5 pixels to make 2 times coarser"):
+        TruncatedMR(2)(np.ones((4, 5)), (1.0, 1.0))
 
 
 def test_pet_without_activity_or_with_negative_values():

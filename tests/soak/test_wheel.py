@@ -34,6 +34,7 @@ def test_wheel_in_an_empty_environment_runs_the_demo(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "medvit/_bundles/headneck_ct_swin_unetr/models/model.safetensors" in names
     assert "medvit/_bundles/headneck_ct_swin_unetr/configs/metadata.json" in names
+    assert "medvit_batch/cli.py" in names
     assert not [n for n in names if n.startswith(("tests", "runs", "examples"))]
 
     venv.create(tmp_path / "env", with_pip=True)
@@ -55,6 +56,18 @@ def test_wheel_in_an_empty_environment_runs_the_demo(tmp_path):
         "run.json",
     }
     assert {p.name for p in (tmp_path / "out").iterdir()} == wanted
+    batch = subprocess.run(
+        [binary / "medvit", "batch", "--help"], cwd=tmp_path, env=clean, capture_output=True, text=True
+    )
+    assert "watch" in batch.stdout, batch.stderr
     check = subprocess.run([binary / "medvit", "doctor"], cwd=tmp_path, env=clean, capture_output=True, text=True)
     assert check.returncode == 0, check.stdout
     assert "headneck_ct_swin_unetr" in check.stdout
+
+    # what `make label` does, in the same environment
+    for wanted_too in ([f"medvit[label,openvino] @ {wheel.as_uri()}"], ["--no-deps", "monailabel==0.8.5"]):
+        subprocess.run([binary / "pip", "install", "-q", *wanted_too], check=True, capture_output=True)
+    label = subprocess.run(
+        [binary / "medvit", "label", "check"], cwd=tmp_path, env=clean, capture_output=True, text=True
+    )
+    assert label.returncode == 0 and "All works." in label.stdout, label.stdout + label.stderr

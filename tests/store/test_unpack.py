@@ -63,6 +63,8 @@ BAD = [
     ("a.json:stream", "the absolute or foreign path"),
     ("evil.json\x00.md", "the name"),
     ("ev\nil.json", "the name"),
+    ("docs/aux.md", "a name that Windows keeps for a device"),
+    ("LPT1/x.json", "a name that Windows keeps for a device"),
     ("models/model.pt", "a kind of file that no bundle needs"),
     ("scripts/run.py", "a kind of file that no bundle needs"),
     ("docs/x.so", "a kind of file that no bundle needs"),

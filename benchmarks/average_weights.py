@@ -1,0 +1,38 @@
+"""Publishes the mean of several sets of a bundle's weights: snapshots of one run answer better together than the last alone.
+
+    python benchmarks/average_weights.py BUNDLE WEIGHTS WEIGHTS ...      # files, checkpoints of a run, or names of bundles
+
+Weights are averaged, not answers, so inference costs what it did (M. Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482).
+They must come from one run, or from runs that began at the same trained weights; those of two random starts have no mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from monai.bundle import ConfigParser
+
+from medvit.bundles import open_bundle
+from medvit.training.publish import publish
+from medvit.training.start import read_weights
+
+
+def main() -> None:
+    """Average, recompute what follows from the weights, and publish."""
+    asked = argparse.ArgumentParser()
+    asked.add_argument("bundle")
+    asked.add_argument("files", nargs="+")
+    options = asked.parse_args()
+    bundle = open_bundle(options.bundle)
+    sets = [read_weights(path) for path in options.files]
+    network = ConfigParser(dict(bundle.config)).get_parsed_content("network_def")
+    mean = {name: torch.stack([weights[name].float() for weights in sets]).mean(0) for name in sets[0]}
+    network.load_state_dict(mean, strict=False)
+    if hasattr(network, "refresh"):
+        network.refresh()
+    print(f"{bundle.name}: the mean of {len(sets)} sets of weights, sha256 {publish(bundle, network.state_dict())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""What Barlow Twins pre-training on pictures without masks gains for nuclei_barlow_swin, with few labels and with all.
+
+    python benchmarks/pretraining_nuclei.py [--few-seeds 2] [--all-seeds 1] [-o runs/pretraining_nuclei]
+
+The encoder is trained once by the bundle's configs/pretrain.json on the training pictures, whose masks it never reads. Then the
+bundle's configs/train.json is run from random weights and from that encoder, on a tenth of the labelled training pictures and on
+all of them. Both sides of a pair draw the same decoder, the same crops in the same order and the same dropout, and take as
+many steps; each is published into a copy of the bundle and judged there on the whole validation list, as `medvit evaluate`
+does, its batch norms measured anew on crops of its own training pictures: what they gathered lags behind in so short a run, and
+what that costs differs from run to run by more than what is asked (the last column has the scores without). Steps, batches and the crops of pre-training are cut down to what one thread does in an hour or so.
+
+Every run's scores lie in the folder given, and are not made again: a command that was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from timing import tell
+from torch import nn
+
+from medvit.bundles import Bundle, open_bundle
+from medvit.training.comparing import kept
+from medvit.training.data import DataList, Steps, data_root
+from medvit.training.evaluation import evaluate_bundle
+from medvit.training.fine_tuning import copy_untrained
+from medvit.training.publish import publish
+from medvit.training.recipe import read_recipe
+from medvit.training.start import start_from
+from medvit.training.trainer import TrainSettings, train_bundle
+
+NAME = "nuclei_barlow_swin"
+SIDES = ("from scratch", "pre-trained")
+FEW = 0.1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is done; all else is as the bundle's recipes say.
+
+    Attributes:
+        pretrain_steps: optimiser steps without labels.
+        pretrain_batch: pictures in each of them, two views of each.
+        pretrain_crop: pixels along a side of their crops.
+        steps: optimiser steps with labels, the same at both numbers of labels.
+        batch: crops in each of them.
+        norm_batches: batches on which norms are measured in the end.
+    """
+
+    pretrain_steps: int = 240
+    pretrain_batch: int = 16
+    pretrain_crop: int = 128
+    steps: int = 300
+    batch: int = 4
+    norm_batches: int = 100
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its share of the labelled pictures, its seed, and where its encoder comes from."""
+
+    share: float
+    seed: int
+    side: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{round(100 * self.share)}-seed{self.seed}-{self.side.replace(' ', '_')}"
+
+
+def chosen(entries: Sequence[dict[str, str]], share: float, seed: int = 0) -> list[dict[str, str]]:
+    """A share of the entries, drawn by their images' names alone; a smaller share lies within every larger one."""
+    order = sorted(entries, key=lambda entry: entry["image"])
+    random.Random(seed).shuffle(order)
+    return order[: max(1, round(share * len(order)))]
+
+
+def plan(few_seeds: int, all_seeds: int) -> list[Run]:
+    """The runs, pair by pair, the first seed of both numbers of labels before any other."""
+    pairs = [(FEW, seed) for seed in range(few_seeds)] + [(1.0, seed) for seed in range(all_seeds)]
+    return [Run(share, seed, side) for share, seed in sorted(pairs, key=lambda pair: pair[::-1]) for side in SIDES]
+
+
+def prepared(folder: Path, recipe: str, draws: dict[str, Any], **loop: int) -> Bundle:
+    """A copy of the bundle without weights, some settings of one of its recipes changed."""
+    copy_untrained(open_bundle(NAME), folder / NAME)
+    path = folder / NAME / "configs" / f"{recipe}.json"
+    content = json.loads(path.read_text())
+    content["draws"].update(draws)
+    content["loop"].update(loop)
+    path.write_text(json.dumps(content))
+    return open_bundle(folder / NAME)
+
+
+def pretrained(folder: Path, budget: Budget) -> Path:
+    """The checkpoint of the encoder trained without labels."""
+    side = [budget.pretrain_crop] * 2
+    bundle = prepared(folder / "pretrain", "pretrain", {"roi_size": side}, batch_size=budget.pretrain_batch)
+    settings = TrainSettings(output=folder / "pretrain" / "run", steps=budget.pretrain_steps, recipe="pretrain")
+    return train_bundle(bundle, replace(settings, data=DataList(root=_root()), device="cpu"))
+
+
+def judged(folder: Path, run: Run, budget: Budget, start: Path) -> dict[str, Any]:
+    """Train and score on the bundle's own validation list, with norms as the run left them and measured anew."""
+    place = folder / run.name
+    bundle = prepared(place, "train", {}, batch_size=budget.batch, seed=run.seed)
+    own = json.loads(_own_list().read_text())
+    few = place / "list.json"
+    few.write_text(json.dumps(own | {"training": chosen(own["training"], run.share)}))
+    encoder = str(start) if run.side == SIDES[1] else None
+    settings = TrainSettings(DataList(few, _root()), place / "run", budget.steps, start=encoder, device="cpu")
+    checkpoint = train_bundle(bundle, settings)
+    recipe = read_recipe(bundle)
+    network = recipe.objective.network
+    start_from(network, str(checkpoint))
+    left = kept(place / "left.json", lambda: scored(bundle, network))
+    sampler = recipe.draws.sampler(bundle, settings.data, run.seed)
+    measure_norms(network, Steps(sampler, recipe.loop.batch_size, run.seed), budget)
+    scores = scored(bundle, network)
+    labelled = len(chosen(own["training"], run.share))
+    return {
+        **asdict(run),
+        "labelled": labelled,
+        "left": left["score"],
+        "score": scores["score"],
+        "cases": scores["cases"],
+    }
+
+
+def scored(bundle: Bundle, network: nn.Module) -> dict[str, Any]:
+    """Publish into the copy and judge it as `medvit evaluate` does."""
+    publish(bundle, dict(network.state_dict()))
+    return evaluate_bundle(open_bundle(bundle.root), None, _root(), "validation", lambda _: None, "cpu")
+
+
+@torch.inference_mode()
+def measure_norms(network: nn.Module, crops: Steps, budget: Budget) -> None:
+    """Batch norms' means and variances, measured with the weights as they are on crops behind those of training.
+
+    What norms gather while they train weighs a step by a hundredth, and lags behind weights that have moved for some hundred
+    steps alone: all outlines of a run come out too wide or too narrow.
+    """
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # a plain mean
+            module.train()
+    for number in range(budget.norm_batches):
+        network(crops[budget.steps + number][0])
+    network.eval()
+
+
+def _own_list() -> Path:
+    return open_bundle(NAME).root / "configs" / "datalist.json"
+
+
+def _root() -> Path:
+    return data_root(None, _own_list())
+
+
+def measure(folder: Path, budget: Budget, runs: Iterable[Run]) -> dict[str, Any]:
+    """All scores; those that lie in the folder already are not made again."""
+    before = kept(folder / "budget.json", lambda: asdict(budget))
+    if before != asdict(budget):
+        raise SystemExit(f"Found runs of another budget in {folder} ({before}); pairs must be equal. Give another -o.")
+    start = pretrained(folder, budget)
+    found = []
+    for run in runs:
+        found.append(kept(folder / run.name / "scores.json", lambda run=run: judged(folder, run, budget, start)))  # type: ignore[misc]
+        print(f"{run.name}: mean Dice {found[-1]['score']:.4f} (norms as left: {found[-1]['left']:.4f})", flush=True)
+    return {"budget": before, "runs": found}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Pair by pair, with the standard error of the difference over the pictures judged, and the means of several seeds."""
+    lines = [
+        "| labelled pictures | seed | from scratch | pre-trained | difference ± standard error over pictures | better in | norms as left |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    sides = [[run for run in found["runs"] if run["side"] == side] for side in SIDES]
+    pairs = sorted(zip(*sides, strict=True), key=lambda pair: (pair[0]["labelled"], pair[0]["seed"]))
+    for labelled, group in groupby(pairs, key=lambda pair: f"{pair[0]['labelled']} ({pair[0]['share']:.0%})"):
+        same = list(group)
+        lines += [f"| {labelled} | {_compared(*pair)} |" for pair in same]
+        if len(same) > 1:
+            means = [mean(run["score"] for run in column) for column in zip(*same, strict=True)]
+            lines.append(f"| {labelled} | mean | {means[0]:.3f} | {means[1]:.3f} | {means[1] - means[0]:+.3f} | | |")
+    return "\n".join(lines)
+
+
+def _compared(plain: dict[str, Any], ours: dict[str, Any]) -> str:
+    gains = [dice(ours["cases"][name]) - dice(case) for name, case in plain["cases"].items()]
+    told = f"{mean(gains):+.3f} ± {stdev(gains) / sqrt(len(gains)):.3f}"
+    better = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
+    left = f"{plain['left']:.3f}, {ours['left']:.3f}"
+    return f"{plain['seed']} | {plain['score']:.3f} | {ours['score']:.3f} | {told} | {better} | {left}"
+
+
+def dice(case: dict[str, float]) -> float:
+    """Mean over a picture's labels."""
+    return mean(case.values())
+
+
+def main() -> None:
+    """Measure, print the table, write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--few-seeds", type=int, default=2, help=f"repetitions at {FEW:.0%} of the labels")
+    parser.add_argument("--all-seeds", type=int, default=1, help="repetitions at all labels")
+    parser.add_argument("--pretrain-steps", type=int, default=Budget.pretrain_steps)
+    parser.add_argument("--steps", type=int, default=Budget.steps, help="of each training with labels")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("runs/pretraining_nuclei"), help="folder for all runs"
+    )
+    given = parser.parse_args()
+    budget = Budget(pretrain_steps=given.pretrain_steps, steps=given.steps)
+    given.output.mkdir(parents=True, exist_ok=True)
+    runs = plan(given.few_seeds, given.all_seeds)
+    tell(lambda: measure(given.output, budget, runs), table, given.output / "results.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Swin UNETR by each backend against MONAI's network in MONAI's inferer: same weights, windows and blending."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from monai.bundle import ConfigParser
+from monai.inferers import SlidingWindowInferer
+from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
+from torch import Tensor, nn
+
+from medvit.errors import BackendError, BundleError
+from medvit.inference import SlidingWindow
+from medvit.model import load_model
+from medvit.pipeline import open_for
+from medvit.progress import Progress
+from medvit.segmentation import SwinUNETR
+from medvit.settings import RunSettings
+
+__all__ = ["Row", "Workload", "bundle_workload", "compare", "random_workload"]
+
+_BACKENDS = (("eager", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backend beside MONAI.
+
+    Attributes:
+        work: what ran.
+        theirs: median wall seconds of MONAI's side.
+        ours: of ours.
+        ratio: median of theirs / ours, pair by pair, wall clock.
+        ratio_cpu: the same of processor time, which other programs on the machine disturb less.
+        agreement: share of voxels with the same label.
+        difference: relative L2 of the logits.
+        refused: why a backend did not run; everything else is 0 then.
+    """
+
+    work: str
+    theirs: float = 0.0
+    ours: float = 0.0
+    ratio: float = 0.0
+    ratio_cpu: float = 0.0
+    agreement: float = 0.0
+    difference: float = 0.0
+    refused: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """What both sides run.
+
+    Attributes:
+        name: what it is, for the table.
+        peer: MONAI's network.
+        mine: ours, with the same weights.
+        image: (1, channel, i, j, k).
+        roi: side of the cubic window.
+    """
+
+    name: str
+    peer: nn.Module
+    mine: nn.Module
+    image: Tensor
+    roi: int
+
+
+def random_workload(feature_size: int = 12, side: int = 96, air: bool = False) -> Workload:
+    """Swin UNETR with 14 classes and random weights on an image of random numbers.
+
+    Args:
+        feature_size: 12, 24 or 48.
+        side: of the window; the image is one and a half windows long, so that two are run.
+        air: four windows in place of two, three of them constant as the air around a patient.
+    """
+    torch.manual_seed(0)
+    peer = MonaiSwinUNETR(1, 14, feature_size=feature_size, spatial_dims=3).eval()
+    mine = SwinUNETR(1, 14, feature_size=feature_size).eval()
+    mine.load_state_dict(peer.state_dict())
+    length = side * 5 // 2 if air else side * 3 // 2
+    image = torch.rand(1, 1, length, side, side, generator=torch.Generator().manual_seed(0))
+    if air:
+        image[:, :, side // 2 :] = 0
+    return Workload(f"fs{feature_size}, {side}^3, {'mostly air' if air else 'full'}", peer, mine, image, side)
+
+
+def bundle_workload(name: str, case: str | os.PathLike[str], side: int = 96, air: bool = False) -> Workload:
+    """A trained bundle and its MONAI twin on a real scan, as the bundle's preprocessing leaves it.
+
+    Args:
+        name: a bundle with ``configs/inference_monai.json``.
+        case: a scan that the bundle is made for.
+        side: of the window, which need not be the bundle's.
+        air: the scan with air (its least value) along i, to two and a half times its length, as where nothing was cropped.
+
+    Raises:
+        BundleError: not trained, or without a twin.
+    """
+    model = load_model(name, "cpu")
+    twin = model.bundle.root / "configs" / "inference_monai.json"
+    if not twin.is_file():
+        raise BundleError(
+            f"Found no configs/inference_monai.json in {model.bundle.name}; MONAI's network and inferer are read from it. "
+            "Take a bundle of Swin UNETR, or leave --bundle out."
+        )
+    config = json.loads(twin.read_text()) | {"bundle_root": str(model.bundle.root), "device": "cpu"}
+    peer = ConfigParser(config).get_parsed_content("network")
+    scan = open_for(model.bundle, case, RunSettings("cpu"), Progress()).scan
+    image = model.preprocessing({"image": scan.meta_tensor()})["image"].as_tensor()[None]
+    if air:
+        image = nn.functional.pad(image, (0, 0, 0, 0, 0, image.shape[2] * 3 // 2), value=float(image.min()))
+    size = " x ".join(map(str, image.shape[2:]))
+    return Workload(
+        f"{model.bundle.name}, trained, {size}{', mostly air,' * air} in {side}^3",
+        peer.eval(),
+        model.network,
+        image,
+        side,
+    )
+
+
+def compare(work: Workload, runs: int = 3) -> Iterator[Row]:
+    """Each backend in turn, MONAI's network in MONAI's inferer before each; overlap 0.5, Gaussian weights.
+
+    Args:
+        work: what both sides run.
+        runs: pairs after one that is not counted.
+    """
+    monai = SlidingWindowInferer((work.roi,) * 3, overlap=0.5, mode="gaussian")
+
+    def theirs() -> Tensor:
+        made: Tensor = monai(work.image, work.peer)
+        return made
+
+    with torch.inference_mode():
+        wanted = theirs()
+        for backend, precision in _BACKENDS:
+            inferer = SlidingWindow((work.roi,) * 3, 0.5, backend=backend, precision=precision)
+            name = f"{work.name}: {backend} {precision}"
+            try:
+                found = inferer(work.image, work.mine)
+            except BackendError as error:
+                yield Row(name, refused=str(error))
+                continue
+            pairs = [(_taken(theirs), _taken(lambda: inferer(work.image, work.mine))) for _ in range(runs)]  # noqa: B023
+            yield Row(
+                name,
+                statistics.median(a[0] for a, _ in pairs),
+                statistics.median(b[0] for _, b in pairs),
+                statistics.median(a[0] / b[0] for a, b in pairs),
+                statistics.median(a[1] / b[1] for a, b in pairs),
+                float((found.argmax(1) == wanted.argmax(1)).float().mean()),
+                float((found - wanted).norm() / wanted.norm()),
+            )
+
+
+def _taken(action: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of one call."""
+    wall, own = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - wall, time.process_time() - own

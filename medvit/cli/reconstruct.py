@@ -1,0 +1,217 @@
+"""``medvit reconstruct``: two radiographs in, bones in three dimensions out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medvit.cli.common import (
+    FLAGGED,
+    Debug,
+    Json,
+    Output,
+    Overwrite,
+    Quiet,
+    Shown,
+    Verbose,
+    guarded,
+    named_files,
+    split_values,
+    watched,
+)
+from medvit.settings import DEFAULT_RECONSTRUCTION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table as RichTable
+
+    from medvit.reconstructed import Reconstructed
+    from medvit.reconstructed_output import ReconstructedOutput, ReconstructedSaved
+    from medvit.reports.shapes import Shape
+    from medvit.views import View, ViewFlags
+
+__all__ = ["reconstruct"]
+
+
+@dataclass(frozen=True)
+class _Job:
+    ap: Path
+    lat: Path
+    output: Path
+    bundle: str
+    flags: tuple[ViewFlags, ViewFlags]
+    device: str
+    force: bool
+    write: ReconstructedOutput
+
+
+def _each(text: str | None, option: str) -> tuple[float | None, float | None]:
+    """One number for both views, or two separated by a comma: AP, lateral."""
+    if text is None:
+        return None, None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2):
+        raise typer.BadParameter(
+            f"found {text!r} for {option}; give one number, or two for AP and lateral, such as 0.15,0.2"
+        )
+    return values[0], values[-1]
+
+
+def reconstruct(
+    ap: Annotated[Path, typer.Option("--ap", help="AP (or PA) view: DICOM (CR, DX), PNG or JPEG.", show_default=False)],
+    lat: Annotated[Path, typer.Option("--lat", help="Lateral view, of the same kinds.", show_default=False)],
+    output: Output,
+    bundle: Annotated[
+        str, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle: name or folder.")
+    ] = DEFAULT_RECONSTRUCTION,
+    output_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output-type", "-ot", help="nifti (labels), stl, ply or obj (meshes); repeatable. Default: nifti and stl."
+        ),
+    ] = None,
+    pixel_spacing: Annotated[
+        str | None,
+        typer.Option(help="Side of a detector pixel (in millimetres); two numbers with a comma for AP and lateral."),
+    ] = None,
+    magnification: Annotated[
+        str | None, typer.Option(help="How much larger than life the patient's middle appears; one or two numbers.")
+    ] = None,
+    source_to_detector: Annotated[
+        str | None, typer.Option(help="From the focal spot to the detector (in millimetres); one or two numbers.")
+    ] = None,
+    source_to_patient: Annotated[
+        str | None,
+        typer.Option(help="From the focal spot to the patient's middle (in millimetres); one or two numbers."),
+    ] = None,
+    invert: Annotated[bool, typer.Option("--invert", help="Bone is dark in both pictures.")] = False,
+    device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
+    preview: Annotated[bool, typer.Option("--preview", "-p", help="Also write preview.png.")] = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", "-s", help="Also write statistics.csv and print the table.")
+    ] = False,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Also write maps/entropy.nii.gz: the network's doubt (in bits a voxel).")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take views that look unfit, or name different patients; recorded.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct bones from two X-rays. For research use, not for diagnosis."""
+    pixels, larger = _each(pixel_spacing, "--pixel-spacing"), _each(magnification, "--magnification")
+    far, near = _each(source_to_detector, "--source-to-detector"), _each(source_to_patient, "--source-to-patient")
+    shown = Shown(quiet, verbose, as_json, debug)
+    with guarded(shown):
+        from medvit.reconstructed_output import ReconstructedOutput
+        from medvit.views import ViewFlags
+
+        flags = [ViewFlags(pixels[n], larger[n], far[n], near[n], invert) for n in (0, 1)]
+        types = split_values(output_type) or ("nifti", "stl")
+        write = ReconstructedOutput(types, preview, statistics, overwrite, maps)
+        saved = _reconstruct(_Job(ap, lat, output, bundle, (flags[0], flags[1]), device, force, write), shown)
+    if saved.flagged:
+        raise typer.Exit(FLAGGED)
+
+
+def _reconstruct(job: _Job, shown: Shown) -> ReconstructedSaved:
+    from medvit.bundles import open_bundle
+    from medvit.output import check_folder
+    from medvit.reconstructed_output import check_reconstructed_types, save_reconstructed
+    from medvit.views import open_view, require_one_patient
+
+    bundle = open_bundle(job.bundle)
+    bundle.require_task("reconstruction")
+    bundle.require_trained()
+    check_reconstructed_types(job.write.output_types)
+    check_folder(job.output, job.write.overwrite)
+    with watched(shown) as progress:
+        with progress.stage("read"):
+            views: tuple[View, View] = (
+                open_view(job.ap, "AP", bundle, job.flags[0], job.force, progress),
+                open_view(job.lat, "lateral", bundle, job.flags[1], job.force, progress),
+            )
+        require_one_patient(views, job.force)
+        # torch and MONAI take seconds to load; mistakes are refused before
+        from medvit.startup import import_monai_lightly
+
+        import_monai_lightly()
+        from medvit.reconstructing import ReconstructionSettings, reconstruct_views
+
+        result = reconstruct_views(views, bundle, ReconstructionSettings(job.device, job.force), progress)
+        saved = save_reconstructed(result, job.output, job.write)
+    _report(result, saved, job, shown)
+    return saved
+
+
+def _report(result: Reconstructed, saved: ReconstructedSaved, job: _Job, shown: Shown) -> None:
+    if shown.json:
+        outcome = {
+            "output": str(saved.folder),
+            "files": saved.files,
+            "quality": saved.quality,
+            "consistency": result.consistency(),
+            "notes": result.notes,
+            "device": result.settings["device"],
+        }
+        typer.echo(json.dumps(outcome, indent=2))
+    if job.write.statistics and not (shown.quiet or shown.json):
+        _table(result)
+    if saved.quality["word"] == "poor":
+        typer.echo(f"Warning: quality is poor: {'; '.join(saved.quality['reasons'])}.", err=True)
+    for note in result.notes:
+        shown.say(f"Note: {note}")
+    shown.say_seconds(result.progress)
+    found = sum(1 for shape in result.statistics() if shape.voxels)
+    agreement = ", ".join(f"{slot} {value:.2f}" for slot, value in result.consistency().items())
+    shown.say(
+        f"{found} of {len(result.wanted)} bodies found on {result.settings['device']}; agreement with the views: {agreement}; "
+        f"quality {saved.quality['word']}. {result.bundle.intended_use}."
+    )
+    shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")
+
+
+def _table(result: Reconstructed) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("Body", "Volume (mL)", "Surface (cm2)", "Extent (mm)", "At border")
+    for shape in result.statistics():
+        area = "-" if shape.surface_mm2 is None else f"{shape.surface_mm2 / 100:.0f}"
+        extent = "-" if shape.extent_mm is None else " x ".join(f"{v:.0f}" for v in shape.extent_mm)
+        table.add_row(shape.title, f"{shape.volume_ml:.1f}", area, extent, "yes" if shape.touches_border else "no")
+    Console().print(table)
+    bones = [shape for shape in result.statistics() if shape.structure]
+    if bones:
+        Console().print(_bones(bones))
+
+
+def _bones(bones: Sequence[Shape]) -> RichTable:
+    """What is measured of femora, hips, vertebrae and ribs, and what could not be."""
+    from rich.table import Table
+
+    table = Table("Body", "Measure", "Value")
+    for shape in bones:
+        for name, value in shape.morphometry.items():
+            table.add_row(shape.title, *_named(name, f"{value:.1f}"))
+        for name, reason in shape.not_measured.items():
+            table.add_row(shape.title, _named(name, "")[0], f"not measured: {reason}")
+    return table
+
+
+def _named(name: str, value: str) -> tuple[str, str]:
+    """``neck_shaft_deg`` as words with its unit."""
+    words, _, unit = name.rpartition("_")
+    return words.replace("_", " ").capitalize(), f"{value} {unit}"

@@ -1,0 +1,176 @@
+"""``medvit restore``: a scan in, the same scan with less noise or blur out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medvit.cli.common import (
+    FLAGGED,
+    Debug,
+    Json,
+    Output,
+    Overwrite,
+    Quiet,
+    RepairTags,
+    Shown,
+    Verbose,
+    guarded,
+    named_files,
+    split_values,
+    watched,
+)
+from medvit.settings import DEFAULT_RESTORATION
+
+if TYPE_CHECKING:
+    from medvit.restored import Restored
+    from medvit.restored_output import RestoredOutput, RestoredSaved
+    from medvit.settings import RunSettings
+
+__all__ = ["restore"]
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: str
+    output: Path
+    bundle: str
+    types: tuple[str, ...]
+    run: RunSettings
+    on_irregular: str | None
+    write: RestoredOutput
+
+
+def restore(
+    source: Annotated[str, typer.Argument(help="DICOM folder or zip, NIfTI, NRRD or MHA.", show_default=False)],
+    output: Output,
+    bundle: Annotated[
+        str, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle: name or folder.")
+    ] = DEFAULT_RESTORATION,
+    output_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output-type",
+            "-ot",
+            help="nifti or dicom (a derived series); repeatable. Default: both for DICOM, nifti for other volumes.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
+    preview: Annotated[
+        bool, typer.Option("--preview", "-p", help="Also write preview.png: before, after, difference.")
+    ] = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", "-s", help="Also write statistics.csv, one line a slice.")
+    ] = False,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Also write maps/difference.nii.gz: restored minus source.")
+    ] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", "-f", help="The bundle's lighter overlap, where it states one.")
+    ] = False,
+    series: Annotated[
+        str | None, typer.Option("--series", help="Number or UID, where the source holds several series.")
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Restore another modality, or an image restored before; recorded."),
+    ] = False,
+    repair_tags: RepairTags = False,
+    on_irregular: Annotated[
+        str | None,
+        typer.Option(
+            "--on-irregular",
+            help="fail, resample or split a tilted or uneven DICOM stack. Default: its slices are restored where they lie "
+            "if the network looks at single slices (restored.nii.gz is then resampled), else fail.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Take noise or blur out of a scan. For research use, not for diagnosis."""
+    shown = Shown(quiet, verbose, as_json, debug)
+    with guarded(shown):
+        from medvit.restored_output import RestoredOutput
+        from medvit.settings import RunSettings
+
+        job = _Job(
+            source,
+            output,
+            bundle,
+            split_values(output_type),
+            RunSettings(device, fast, force, (), repair_tags, series),
+            on_irregular,
+            RestoredOutput(preview=preview, statistics=statistics, maps=maps, overwrite=overwrite),
+        )
+        saved = _restore(job, shown)
+    if saved.flagged:
+        raise typer.Exit(FLAGGED)
+
+
+def _restore(job: _Job, shown: Shown) -> RestoredSaved:
+    from dataclasses import replace
+
+    from medvit.bundles import open_bundle
+    from medvit.io import open_source
+    from medvit.output import check_folder
+    from medvit.restorable import settled
+    from medvit.restored_output import check_restored_types, save_restored, usual_restored_types
+
+    bundle = open_bundle(job.bundle)
+    bundle.require_task("restoration")
+    bundle.require_trained()
+    check_folder(job.output, job.write.overwrite)
+    run = settled(bundle, job.run, job.on_irregular)
+    with watched(shown) as progress:
+        with progress.stage("read"):
+            scan = open_source(job.source, run.series, progress, run.on_irregular)
+        write = replace(job.write, output_types=job.types or usual_restored_types(scan.kind))
+        check_restored_types(write.output_types, scan.kind)
+        # torch and MONAI take seconds to load; mistakes are refused before
+        from medvit.startup import import_monai_lightly
+
+        import_monai_lightly()
+        from medvit.restoring import run_restoration
+
+        result = run_restoration(bundle, scan, run, progress)
+        saved = save_restored(result, job.output, write)
+    _report(result, saved, shown)
+    return saved
+
+
+def _report(result: Restored, saved: RestoredSaved, shown: Shown) -> None:
+    change = result.statistics()
+    if shown.json:
+        outcome = {
+            "output": str(saved.folder),
+            "files": saved.files,
+            "quality": saved.quality,
+            "noise_before": change.noise_before,
+            "noise_after": change.noise_after,
+            "mean_difference": change.mean_difference,
+            "notes": [*result.notes, *saved.notes, *saved.set_aside],
+            "device": result.settings["device"],
+        }
+        typer.echo(json.dumps(outcome, indent=2))
+    for note in saved.set_aside:
+        typer.echo(f"Warning: {note}", err=True)
+    if saved.quality["word"] == "poor":
+        typer.echo(f"Warning: quality is poor: {'; '.join(saved.quality['reasons'])}.", err=True)
+    for note in (*result.notes, *saved.notes):
+        shown.say(f"Note: {note}")
+    shown.say_seconds(result.progress)
+    noise = "no tissue to measure noise in"
+    if change.noise_before is not None and change.noise_after is not None:
+        noise = f"noise {change.noise_before:.1f} to {change.noise_after:.1f} {change.unit}"
+    shown.say(
+        f"Restored on {result.settings['device']}: {noise}; quality {saved.quality['word']}. {result.bundle.intended_use}."
+    )
+    shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")

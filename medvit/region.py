@@ -1,0 +1,88 @@
+"""Where in an image a user wants an answer: the body, or a box."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from medvit.errors import ImageError, SelectionError
+from medvit.transforms import NetworkGrid
+
+__all__ = ["check_region", "region"]
+
+_BOX = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
+
+_MARGIN = 2
+"""Voxels added around the body, so that its skin is within."""
+
+
+def check_region(text: str) -> None:
+    """Refuse what is neither "body" nor a box.
+
+    Raises:
+        SelectionError: with the two forms.
+    """
+    if text in ("", "body"):
+        return
+    found = _BOX.fullmatch(text.replace(" ", ""))
+    if not found or any(low >= high for low, high in _sides(text)):
+        raise SelectionError(
+            f"Found the region {text!r}; it must be body, or a box of source voxels such as 0:128,40:200,0:64 (first:last+1 along "
+            "each axis). Correct --roi-crop."
+        )
+
+
+def region(image: MetaTensor, text: str) -> Tensor:
+    """(1, 1, *spatial) bool on a preprocessed image (channel, *spatial): where the answer matters.
+
+    The body is the largest piece above Otsu's threshold of the first channel (N. Otsu, IEEE Trans. SMC 1979), its holes filled
+    and two voxels around it added.
+
+    Raises:
+        ImageError: no volume that ``ToNetworkGridd`` has made, nothing that looks like a body, or a box outside the image.
+    """
+    if "network_grid" not in image.meta:
+        raise ImageError("Found an image that is no volume on a network's grid; --roi-crop needs one. Leave it out.")
+    if text == "body":
+        return _body(image.as_tensor()[0].cpu().numpy())
+    grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))
+    sides = _sides(text)
+    mask = torch.zeros(1, 1, *image.shape[1:], dtype=torch.bool)
+    at = []
+    for axis, source_axis in enumerate(grid.axes):
+        low, high = sides[source_axis]
+        long, short = grid.source_shape[axis], grid.grid_shape[axis]
+        if grid.flips[axis]:
+            low, high = long - high, long - low
+        first = int(np.floor(low * short / long)) - grid.start[axis]
+        last = int(np.ceil(high * short / long)) - grid.start[axis]
+        at.append(slice(max(0, first), max(0, last)))
+    mask[0, 0][tuple(at)] = True
+    if not bool(mask.any()):
+        raise ImageError(
+            f"Found the region {text}, in which the image has nothing; it must touch it. Correct --roi-crop."
+        )
+    return mask
+
+
+def _sides(text: str) -> list[tuple[int, int]]:
+    numbers = [int(n) for n in re.findall(r"\d+", text)]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _body(image: np.ndarray) -> Tensor:
+    from scipy.ndimage import binary_dilation, binary_fill_holes, label
+    from skimage.filters import threshold_otsu
+
+    if image.min() == image.max():
+        raise ImageError(
+            "Found an image of one value, in which there is no body; --roi-crop body needs one. Leave it out."
+        )
+    pieces, _ = label(image > threshold_otsu(image))
+    largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())
+    body = binary_dilation(binary_fill_holes(largest), iterations=_MARGIN)
+    return torch.from_numpy(np.ascontiguousarray(body))[None, None]
