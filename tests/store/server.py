@@ -101,11 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(status, headers)
         if kind in ("break", "no ranges", "stall") and values:
             rest = rest[: values[0]]
+        self.server.sent += len(rest)  # before the client has it: a test reads this as soon as it does
         with contextlib.suppress(OSError):
             self.wfile.write(rest)
         if kind == "stall":
             self.server.release.wait(120)
-        self.server.sent += len(rest)
         self.close_connection = True
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
