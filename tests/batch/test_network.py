@@ -102,11 +102,11 @@ def test_results_that_a_peer_does_not_vouch_for_are_sent_again(tmp_path):
             "INSERT INTO cases (volume, bundle, folder, state, seal) VALUES ('v','banded','cases/1.2.3/banded','published','s')"
         )
         queue = Queue(journal, out, parse_peer(f"PACS@127.0.0.1:{port}"), pause=0, commit=True)
-        assert queue.step(Local(timeout=5))
+        assert queue.step(Local(timeout=30))
         assert queue.counts() == {"sent": 1} and queue.uncommitted() == 1
-        assert queue.step(Local(timeout=5))  # asked: storescp has no such service
+        assert queue.step(Local(timeout=30))  # asked: storescp has no such service
         assert queue.uncommitted() == 0
-        assert not queue.step(Local(timeout=5))
+        assert not queue.step(Local(timeout=30))
         assert "offers nothing of what is asked of it" in _sends(out)[0]["reason"]
         commitments = Commitments(journal.base)
         journal.base.execute("UPDATE commitments SET id='1.2.3', state='asked'")
@@ -115,7 +115,7 @@ def test_results_that_a_peer_does_not_vouch_for_are_sent_again(tmp_path):
         commitments.hear(Reported("1.2.3", 1))
         assert queue.counts() == {"waiting": 1}
         assert _sends(out)[0]["reason"] == "the peer does not vouch for 1 object(s); they are sent again"
-        assert queue.step(Local(timeout=5)) and queue.counts() == {"sent": 1}
+        assert queue.step(Local(timeout=30)) and queue.counts() == {"sent": 1}
         commitments.hear(Reported("1.2.3", 0))
         assert queue.counts() == {"committed": 1}
 
@@ -227,9 +227,9 @@ def test_refused_objects_are_left_with_their_reason(tmp_path):
         queue = Queue(journal, out, parse_peer(f"PACS@127.0.0.1:{port}"), pause=0)
         for _ in range(5):
             assert queue.counts().get("refused", 0) == 0
-            assert queue.step(Local(timeout=5))
+            assert queue.step(Local(timeout=30))
         assert queue.counts() == {"refused": 1}
-        assert not queue.step(Local(timeout=5))
+        assert not queue.step(Local(timeout=30))
     (row,) = journal.base.execute("SELECT reason FROM sends").fetchall()
     assert "offers nothing of what is asked of it" in row["reason"]
     journal.close()

@@ -178,15 +178,15 @@ def test_cancelling_does_not_wait_for_a_silent_server(tmp_path):
         def send(line, head=head, gone=gone, heard=heard) -> None:
             line.sendall(head)
             heard.set()
-            gone.wait(20)
+            gone.wait(60)
 
         listening, address = _answering(send)
         progress, began = Progress(), time.monotonic()
-        Thread(target=lambda heard=heard, progress=progress: (heard.wait(5), progress.cancel()), daemon=True).start()
+        Thread(target=lambda heard=heard, progress=progress: (heard.wait(30), progress.cancel()), daemon=True).start()
         with listening, pytest.raises(Cancelled):
             Client(address).infer("heads", "case 7", tmp_path, progress)
-        assert time.monotonic() - began < 5
-        until = time.monotonic() + 5
+        assert time.monotonic() - began < 30
+        until = time.monotonic() + 30
         while any(t.name == "medvit-server" for t in threading.enumerate()):
             assert time.monotonic() < until, "a thread still waits for the server"
             time.sleep(0.02)

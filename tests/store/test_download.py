@@ -25,7 +25,7 @@ from tests.store.server import serving
 CONTENT = random.Random(5).randbytes(700_001)
 OTHER = random.Random(6).randbytes(700_001)
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(tries=3, wait_s=0.0, timeout_s=5.0)
+QUICK = Patience(tries=3, wait_s=0.0, timeout_s=30.0)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from medvit.store.places import home, locked
 from tests.bands import oblique_affine, phantom
 from tests.store.conftest import BTCV, NAME, small
 
-QUICK = Patience(tries=2, wait_s=0.0, timeout_s=5.0)
+QUICK = Patience(tries=2, wait_s=0.0, timeout_s=30.0)
 
 
 def _yes(_: Card) -> bool:
