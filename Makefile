@@ -36,7 +36,7 @@ test: dev system check
 	$(BIN)/python tests/halves.py -m "not soak" --durations=25
 
 soak: dev system
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python tests/halves.py -m soak --durations=25
 
 check: dev
 	$(BIN)/ruff check .

@@ -136,7 +136,7 @@ def test_a_server_that_is_killed_takes_its_training_along_and_the_next_one_goes_
 
     server, client = _start(tmp_path, tmp_path / "log.txt")
     try:
-        run = wait_for(lambda: (shown := client.train_status())["status"] != "RUNNING" and shown)
+        run = wait_for(lambda: (shown := client.train_status())["status"] != "RUNNING" and shown, 600)
         assert run["status"] == "DONE" and run["published"] == 1, run
         assert log.read_text().count("Going on from") == 1
         assert client.infer("bands", names[0], {})[1]["bundle"] == "bands 0.1.0+project.1"
