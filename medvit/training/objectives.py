@@ -203,9 +203,9 @@ class RestorationObjective(Objective):
         window: (low, high): intensities whose differences count in full, both images clipped to it; None for all alike. Bone
             and metal else outweigh the soft tissue beside them.
         outside: what differences count that are not clipped, beside a window, between 0 and 1.
-        unbiased: (low, high): clean intensities whose mean difference is held to zero in each image as well, by ``loss`` of
-            the two images' means over all pixels, others counting 0; None for no such term. The best guess of every pixel
-            still is biased there: it is too bright beside what may be bone, and what is bone after all does not count.
+        unbiased: (low, high) of clean intensities, one pair a tissue, whose mean difference is held to zero in each image as
+            well, by ``loss`` of the two images' means over all pixels, others counting 0. The best guess of every pixel
+            still is biased there: too bright beside what may be bone, and each tissue drawn towards the others.
         unbiased_weight: what that term counts. A mean's error is a thousandth of the range where a pixel's is a hundredth.
 
     Raises:
@@ -221,7 +221,7 @@ class RestorationObjective(Objective):
         contrast_start: tuple[float, float] | None = None,
         window: tuple[float, float] | None = None,
         outside: float = 0.1,
-        unbiased: tuple[float, float] | None = None,
+        unbiased: Sequence[tuple[float, float]] = (),
         unbiased_weight: float = 10.0,
     ) -> None:
         super().__init__(network)
@@ -263,9 +263,9 @@ class RestorationObjective(Objective):
         if self.window is not None:
             inside = self.loss(restored.clamp(*self.window), clean.clamp(*self.window))
             loss = (1 - self.outside) * inside + self.outside * loss
-        if self.unbiased is None:
-            return loss
-        return loss + self.unbiased_weight * self._bias(restored, clean, self.unbiased)
+        for between in self.unbiased:
+            loss = loss + self.unbiased_weight * self._bias(restored, clean, between)
+        return loss
 
     def _bias(self, restored: Tensor, clean: Tensor, between: tuple[float, float]) -> Tensor:
         """Loss of each image's mean over the pixels whose clean intensity lies between; an image without any counts 0."""
