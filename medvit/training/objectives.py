@@ -203,10 +203,6 @@ class RestorationObjective(Objective):
         window: (low, high): intensities whose differences count in full, both images clipped to it; None for all alike. Bone
             and metal else outweigh the soft tissue beside them.
         outside: what differences count that are not clipped, beside a window, between 0 and 1.
-        unbiased: (low, high) of clean intensities, one pair a tissue, whose mean difference is held to zero in each image as
-            well, by ``loss`` of the two images' means over all pixels, others counting 0. The best guess of every pixel
-            still is biased there: too bright beside what may be bone, and each tissue drawn towards the others.
-        unbiased_weight: what that term counts. A mean's error is a thousandth of the range where a pixel's is a hundredth.
 
     Raises:
         BundleError: another loss, or a start that the network has no convolution named ``output`` or ``patch_embed`` for.
@@ -221,12 +217,9 @@ class RestorationObjective(Objective):
         contrast_start: tuple[float, float] | None = None,
         window: tuple[float, float] | None = None,
         outside: float = 0.1,
-        unbiased: Sequence[tuple[float, float]] = (),
-        unbiased_weight: float = 10.0,
     ) -> None:
         super().__init__(network)
         self.window, self.outside = window, outside
-        self.unbiased, self.unbiased_weight = unbiased, unbiased_weight
         self.loss = _RESTORATION[_one_of(loss, list(_RESTORATION))]
         self.output_rate = output_rate
         if identity_start or output_rate != 1:
@@ -259,20 +252,10 @@ class RestorationObjective(Objective):
         """Loss of degraded and clean images, (batch, channel, i, j) each."""
         degraded, clean = batch
         restored = self.network(degraded).float()
-        loss = self.loss(restored, clean)
-        if self.window is not None:
-            inside = self.loss(restored.clamp(*self.window), clean.clamp(*self.window))
-            loss = (1 - self.outside) * inside + self.outside * loss
-        for between in self.unbiased:
-            loss = loss + self.unbiased_weight * self._bias(restored, clean, between)
-        return loss
-
-    def _bias(self, restored: Tensor, clean: Tensor, between: tuple[float, float]) -> Tensor:
-        """Loss of each image's mean over the pixels whose clean intensity lies between; an image without any counts 0."""
-        counts = ((clean >= between[0]) & (clean <= between[1])).to(clean)
-        axes, many = tuple(range(1, clean.ndim)), clean[0].numel()
-        means = [(image * counts).sum(axes) / many for image in (restored, clean)]
-        return self.loss(*(mean[:, None, None, None] for mean in means))
+        if self.window is None:
+            return self.loss(restored, clean)
+        inside = self.loss(restored.clamp(*self.window), clean.clamp(*self.window))
+        return (1 - self.outside) * inside + self.outside * self.loss(restored, clean)
 
     def finish(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
         """Kernels fused from several are not averages of fused kernels; they are computed anew."""
