@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medvit.errors import BundleError, ShapeError
+from medvit.training.held_means import HeldMean, HoldSettings
 from medvit.training.losses import bce_dice, focal_tversky_ce, weighted_dice_ce
 from medvit.training.restoration_losses import charbonnier, l1, ssim_loss
 from medvit.training.xray_losses import view_losses
@@ -203,6 +204,7 @@ class RestorationObjective(Objective):
         window: (low, high): intensities whose differences count in full, both images clipped to it; None for all alike. Bone
             and metal else outweigh the soft tissue beside them.
         outside: what differences count that are not clipped, beside a window, between 0 and 1.
+        held: whose mean is held to the clean one (``HeldMean``); None for nobody's.
 
     Raises:
         BundleError: another loss, or a start that the network has no convolution named ``output`` or ``patch_embed`` for.
@@ -217,9 +219,11 @@ class RestorationObjective(Objective):
         contrast_start: tuple[float, float] | None = None,
         window: tuple[float, float] | None = None,
         outside: float = 0.1,
+        held: HoldSettings | None = None,
     ) -> None:
         super().__init__(network)
         self.window, self.outside = window, outside
+        self.held = None if held is None else HeldMean(held)
         self.loss = _RESTORATION[_one_of(loss, list(_RESTORATION))]
         self.output_rate = output_rate
         if identity_start or output_rate != 1:
@@ -252,10 +256,11 @@ class RestorationObjective(Objective):
         """Loss of degraded and clean images, (batch, channel, i, j) each."""
         degraded, clean = batch
         restored = self.network(degraded).float()
-        if self.window is None:
-            return self.loss(restored, clean)
-        inside = self.loss(restored.clamp(*self.window), clean.clamp(*self.window))
-        return (1 - self.outside) * inside + self.outside * self.loss(restored, clean)
+        loss = self.loss(restored, clean)
+        if self.window is not None:
+            inside = self.loss(restored.clamp(*self.window), clean.clamp(*self.window))
+            loss = (1 - self.outside) * inside + self.outside * loss
+        return loss if self.held is None else loss + self.held(degraded, restored, clean)
 
     def finish(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
         """Kernels fused from several are not averages of fused kernels; they are computed anew."""
