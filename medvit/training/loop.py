@@ -218,7 +218,7 @@ class TrainingLoop:
     def _tell(self) -> None:
         seconds = (time.perf_counter() - self._since) / max(1, self.step - self._from)
         row = {
-            "loss": round(self._mean, 4),
+            "loss": float(f"{self._mean:.4g}"),  # a restoration's is a few millionths
             "rate": self.settings.rate(self.step),
             "seconds_per_step": round(seconds, 2),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from medvit.bundles import load_weights, open_bundle
 from medvit.errors import BundleError, ShapeError, SourceError
@@ -130,6 +132,29 @@ def test_the_loop_runs_resumes_and_gives_true_fused_kernels(loss, tmp_path):
     again = _loop(tmp_path, loss)
     again.resume()
     assert again.step == 4
+
+
+def test_a_small_loss_keeps_its_digits_in_the_curve(tmp_path):
+    class Off(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.by = nn.Parameter(torch.tensor(1e-3))
+
+        def forward(self, degraded):
+            return degraded + self.by
+
+    class Same:
+        def reseed(self, seed) -> None:
+            pass
+
+        def batch(self, size):
+            return torch.zeros(size, 1, 4, 4), torch.zeros(size, 1, 4, 4)
+
+    settings = LoopSettings(steps=20, learning_rate=1e-9, tell_every=20)
+    objective = RestorationObjective(Off(), "charbonnier_widest")
+    TrainingLoop(objective, Same(), settings, tmp_path).run()
+    row = next(csv.DictReader((tmp_path / "curve.csv").open()))
+    assert float(row["loss"]) == pytest.approx(5e-6, rel=0.01)  # half the square of the difference, by an epsilon of 0.1
 
 
 def test_a_new_network_starts_as_the_identity_and_learns_from_there():
