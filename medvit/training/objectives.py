@@ -204,7 +204,7 @@ class RestorationObjective(Objective):
         window: (low, high): intensities whose differences count in full, both images clipped to it; None for all alike. Bone
             and metal else outweigh the soft tissue beside them.
         outside: what differences count that are not clipped, beside a window, between 0 and 1.
-        held: whose mean is held to the clean one (``HeldMean``); None for nobody's.
+        held: whose means are held to the clean one (``HeldMean``), one constraint each.
 
     Raises:
         BundleError: another loss, or a start that the network has no convolution named ``output`` or ``patch_embed`` for.
@@ -219,11 +219,11 @@ class RestorationObjective(Objective):
         contrast_start: tuple[float, float] | None = None,
         window: tuple[float, float] | None = None,
         outside: float = 0.1,
-        held: HoldSettings | None = None,
+        held: Sequence[HoldSettings] = (),
     ) -> None:
         super().__init__(network)
         self.window, self.outside = window, outside
-        self.held = None if held is None else HeldMean(held)
+        self.held = nn.ModuleList(HeldMean(settings) for settings in held)
         self.loss = _RESTORATION[_one_of(loss, list(_RESTORATION))]
         self.output_rate = output_rate
         if identity_start or output_rate != 1:
@@ -260,7 +260,9 @@ class RestorationObjective(Objective):
         if self.window is not None:
             inside = self.loss(restored.clamp(*self.window), clean.clamp(*self.window))
             loss = (1 - self.outside) * inside + self.outside * loss
-        return loss if self.held is None else loss + self.held(degraded, restored, clean)
+        for hold in self.held:
+            loss = loss + hold(degraded, restored, clean)
+        return loss
 
     def finish(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
         """Kernels fused from several are not averages of fused kernels; they are computed anew."""
