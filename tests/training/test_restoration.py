@@ -154,9 +154,8 @@ def test_a_small_loss_keeps_its_digits_in_the_curve(tmp_path):
     objective = RestorationObjective(Off(), "charbonnier_widest")
     TrainingLoop(objective, Same(), settings, tmp_path).run()
     row = next(csv.DictReader((tmp_path / "curve.csv").open()))
-    assert float(row["loss"]) == pytest.approx(
-        5e-6, rel=0.01
-    )  # half the square of the difference, by an epsilon of 0.1
+    half_square_by_epsilon = 1e-3**2 / (2 * 0.1)
+    assert float(row["loss"]) == pytest.approx(half_square_by_epsilon, rel=0.01)
 
 
 def test_a_new_network_starts_as_the_identity_and_learns_from_there():
