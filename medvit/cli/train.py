@@ -53,6 +53,16 @@ def train(
     steps: Annotated[
         int | None, typer.Option("--steps", help="Optimiser steps in all; default: the bundle's.", show_default=False)
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            help="Of samples and what is drawn anew; default: the bundle's. With --from, one that its weights were not trained with: "
+            "new samples.",
+            show_default=False,
+            min=0,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="fp32, or on GPUs mixed: bf16 or fp16.")] = "fp32",
     workers: Annotated[int, typer.Option("--workers", help="Processes that prepare samples.", min=0)] = 0,
@@ -87,5 +97,6 @@ def train(
             workers,
             few,
             compare and start is not None,
+            seed,
         )
         train_bundle(opened, settings)

@@ -98,9 +98,9 @@ class TrainingLoop:
     ) -> None:
         self.settings, self.sampler, self.folder, self.score = settings, sampler, folder, score
         self.machine = machine or Machine()
-        self.step = 0
-        self.best = -math.inf
-        self.objective, self.network = objective.to(self.machine.device), objective.network
+        self.step, self.best = 0, -math.inf
+        self.settled = False
+        self.objective, self.network = self.machine.holding(objective), objective.network
         self.restart_average()
         rate, decay = settings.learning_rate, settings.weight_decay
         self.optimizer = torch.optim.AdamW(objective.groups(), rate, weight_decay=decay)
@@ -119,6 +119,11 @@ class TrainingLoop:
     def restart_average(self) -> None:
         """Let the average be the network's present weights, as far as they are trained."""
         self.average = {k: v.detach().clone() for k, v in self.objective.trained().items()}
+
+    def settle(self) -> None:
+        """Leave out what helps weights that begin from nothing, now and when this run goes on."""
+        self.settled = True
+        self.objective.settle()
 
     def run(self) -> dict[str, Tensor]:
         """Train to the last step, or until scores stop rising, and return the averaged weights to keep, on the CPU.
@@ -271,6 +276,7 @@ class TrainingLoop:
             "scaler": self.scaler.state_dict(),
             "stopping": dict(self.stopping.state_dict()),
             "mean": self._mean,
+            "settled": self.settled,
         }
         self._store(self.checkpoint, state)
 
@@ -301,4 +307,6 @@ class TrainingLoop:
                 f"Found a checkpoint of another run in {self.folder} ({first}); one of this recipe and version is needed to go on. Give "
                 "another --output; its weights can be started from: --from."
             ) from error
+        if state.get("settled", False):
+            self.settle()
         self.log.cut(self.step)

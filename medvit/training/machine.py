@@ -10,6 +10,8 @@ import ignite.distributed as idist
 import torch
 
 from medvit.errors import BackendError
+from medvit.training.cpu_convolutions import speed_up_convolutions
+from medvit.training.objectives import Objective
 
 __all__ = ["Machine", "several_processes"]
 
@@ -53,6 +55,12 @@ class Machine:
     def scaled(self) -> bool:
         """Whether the loss must be scaled, since small gradients would vanish."""
         return self.precision == "fp16"
+
+    def holding(self, objective: Objective) -> Objective:
+        """The objective on the device, in place, its convolutions as this device does them best."""
+        if self.device.type == "cpu":
+            speed_up_convolutions(objective)
+        return objective.to(self.device)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision within, where it was asked for."""

@@ -121,8 +121,11 @@ class OrganObjective(Objective):
         image, labels = batch
         total = self._loss(self.network(image), labels)
         for name, factor in (("decoder2", 2), ("decoder3", 4)):
+            tap = self._taps.pop(name)
+            if not self.deep_supervision:
+                continue
             coarse = F.interpolate(labels.float(), scale_factor=1 / factor, mode="nearest").long()
-            logits = self.heads[name](self._taps.pop(name))
+            logits = self.heads[name](tap)
             if logits.shape[2:] != coarse.shape[2:]:
                 raise ShapeError(
                     f"Found patches of {tuple(labels.shape[2:])} voxels, which the network pads inside; the stages of its decoder are "

@@ -40,8 +40,13 @@ class Recipe:
         )
 
 
-def read_recipe(bundle: Bundle, name: str = "train") -> Recipe:
+def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) -> Recipe:
     """Build a recipe from ``configs/<name>.json`` over the bundle's inference.json.
+
+    Args:
+        bundle: the bundle.
+        name: the config's.
+        seed: in place of the config's ``loop#seed``.
 
     Raises:
         BundleError: no such config, one without a recipe, or one that cannot be built.
@@ -61,6 +66,8 @@ def read_recipe(bundle: Bundle, name: str = "train") -> Recipe:
             "which its docs/README.md states."
         )
     parser["bundle_root"] = str(bundle.root)
+    if seed is not None:
+        parser["loop#seed"] = seed
     try:
         parser.get_parsed_content("initialize")
         recipe: Recipe = parser.get_parsed_content("recipe")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,10 +13,26 @@ from medvit.checkpoints import read_checkpoint, unwrap
 from medvit.errors import CheckpointError
 from medvit.training.adapters import is_adapter, merged
 
-__all__ = ["read_weights", "start_from"]
+__all__ = ["Started", "read_weights", "start_from"]
 
 
-def start_from(network: nn.Module, given: str) -> str:
+@dataclass(frozen=True)
+class Started:
+    """What a run began from.
+
+    Attributes:
+        said: one line for the user.
+        whole: whether all that the network learns was there.
+    """
+
+    said: str
+    whole: bool
+
+    def __str__(self) -> str:
+        return self.said
+
+
+def start_from(network: nn.Module, given: str) -> Started:
     """Give a network, in place, every tensor of the same name and shape that the weights hold; say how many.
 
     What has another shape (a head for other labels, say) stays as it was drawn. Adapters of the weights' own run are merged
@@ -41,7 +58,7 @@ def start_from(network: nn.Module, given: str) -> str:
     new = [k for k in learnt if k not in fitting]
     _refuse_frozen(network, given, new)
     left = f"; newly drawn: {', '.join(new[:4])}{', …' if len(new) > 4 else ''}" if new else ""
-    return f"Starting from {given}: {len(learnt) - len(new)} of {len(learnt)} tensors{left}."
+    return Started(f"Starting from {given}: {len(learnt) - len(new)} of {len(learnt)} tensors{left}.", not new)
 
 
 def _refuse_frozen(network: nn.Module, given: str, new: list[str]) -> None:

@@ -51,6 +51,7 @@ class TrainSettings:
         workers: processes that prepare samples.
         adapters: train these beside the weights of ``start`` and merge them when publishing; None trains all weights.
         compare: score the validation cases before and after, where the run starts from weights and has such cases.
+        seed: of samples, dropout and what is drawn anew; None for the bundle's.
     """
 
     data: DataList = field(default_factory=DataList)
@@ -64,6 +65,7 @@ class TrainSettings:
     workers: int = 0
     adapters: AdapterSettings | None = None
     compare: bool = False
+    seed: int | None = None
 
 
 def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
@@ -82,7 +84,8 @@ def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
         raise BundleError(
             f"Found --adapters {lacking}; they adapt weights that the recipe 'train' has made already. Say which: --from {bundle.name}."
         )
-    return fit(bundle, read_recipe(bundle, settings.recipe).shortened(settings.steps), settings)
+    recipe = read_recipe(bundle, settings.recipe, settings.seed)
+    return fit(bundle, recipe.shortened(settings.steps), settings)
 
 
 def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
@@ -132,12 +135,19 @@ def _begin(run: TrainingLoop, settings: TrainSettings, judge: Score | None) -> d
         unused = f"; {settings.start} is not used" if settings.start else ""
         run.log.say(f"Going on from {run.checkpoint}{unused}.")
     elif settings.start is not None:
-        run.log.say(start_from(run.network, settings.start))
-        run.restart_average()
+        _start(run, settings.start)
         kept_at.unlink(missing_ok=True)  # of a run that was ended before its first checkpoint
     if judge is None:
         return None
     return kept(kept_at, lambda: judge(run.network))
+
+
+def _start(run: TrainingLoop, start: str) -> None:
+    started = start_from(run.network, start)
+    run.log.say(str(started))
+    if started.whole:
+        run.settle()
+    run.restart_average()
 
 
 def _known_by(settings: TrainSettings, adapted: Adapted | None) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_and_its_checkpoint_starts_another(tmp_path):
         with pytest.raises(CheckpointError, match="a checkpoint of another run in .*another --output"):
             _loop(tmp_path / "run", other).run()
     network = Line().network
-    assert "4 of 4 tensors." in start_from(network, str(tmp_path / "run" / "checkpoint.pt"))
+    assert "4 of 4 tensors." in str(start_from(network, str(tmp_path / "run" / "checkpoint.pt")))
     assert _same(network.state_dict(), merged(whole)) and not _same(network.state_dict(), Line().network.state_dict())
 
 

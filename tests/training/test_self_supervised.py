@@ -216,7 +216,7 @@ def test_training_from_twins_takes_the_encoder_and_keeps_its_own_decoder_and_the
     network = BarlowSwin(embed_dim=16, depths=(1, 1, 1), image_size=(64, 64))
     PictureObjective(network, head_start=(4.0, -2.0))
     decoder = network.decoder[0].body[0][0].weight.detach().clone()
-    assert "newly drawn: decoder.0." in start_from(network, str(run.checkpoint))
+    assert "newly drawn: decoder.0." in str(start_from(network, str(run.checkpoint)))
     found = network.state_dict()
     assert all(torch.allclose(found[key], value, atol=1e-6) for key, value in encoder.items())
     assert torch.equal(network.decoder[0].body[0][0].weight, decoder)
