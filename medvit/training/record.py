@@ -18,7 +18,7 @@ import torch
 
 from medvit.bundles import Bundle
 from medvit.training.data import DataList, data_root
-from medvit.training.loop import LoopSettings
+from medvit.training.loop_settings import LoopSettings
 from medvit.training.machine import Machine
 
 __all__ = ["files_hash", "write_record"]

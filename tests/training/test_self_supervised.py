@@ -11,7 +11,8 @@ from torch import Tensor
 from medvit.errors import BundleError, ImageError, ShapeError
 from medvit.segmentation import BarlowSwin, SwinUNETR
 from medvit.segmentation.barlow_twins import barlow_twins_loss, two_views
-from medvit.training.loop import LoopSettings, TrainingLoop
+from medvit.training.loop import TrainingLoop
+from medvit.training.loop_settings import LoopSettings
 from medvit.training.objectives import PictureObjective
 from medvit.training.self_supervised import SwinPretraining, SwinTasks, cut_out, nt_xent, quarter_turned
 from medvit.training.start import start_from

@@ -426,6 +426,44 @@ def test_a_recipe_that_cannot_be_built_or_published(labelled, tmp_path):
         train_bundle(open_bundle(folder), settings)
 
 
+def test_from_whole_weights_the_help_of_new_ones_is_left_out_and_stays_so(labelled, tmp_path, monkeypatch):
+    """Heads drawn anew and a light background would first undo what the weights know; a run that goes on must not bring them back."""
+    folder, data = labelled
+    _small_network(folder)
+    first = train_bundle(open_bundle(folder), TrainSettings(DataList(data, tmp_path), tmp_path / "first", 1))
+    seen: list[tuple[int, float, float]] = []
+    plain = OrganObjective.forward
+
+    def forward(objective: OrganObjective, *batch: torch.Tensor) -> torch.Tensor:
+        seen.append((objective.step, objective.background(), objective.deep_supervision))
+        return plain(objective, *batch)
+
+    monkeypatch.setattr(OrganObjective, "forward", forward)
+    onwards = TrainSettings(DataList(data, tmp_path), tmp_path / "onwards", 1, start=str(first))
+    train_bundle(open_bundle(folder), onwards)
+    train_bundle(open_bundle(folder), replace(onwards, steps=2, start=None))
+    assert seen == [(0, 1.0, 0.0), (1, 1.0, 0.0)]
+    part = torch.load(first, weights_only=True)
+    torch.save({"average": dict(list(part["average"].items())[:-1])}, tmp_path / "part.pt")
+    train_bundle(open_bundle(folder), replace(onwards, output=tmp_path / "part", start=str(tmp_path / "part.pt")))
+    assert seen[-1] == (0, 0.1, 0.3)
+
+
+def test_another_seed_draws_other_samples_and_is_recorded(labelled, tmp_path):
+    folder, data = labelled
+    _small_network(folder)
+    ends = {}
+    for name, seed in (("bundle's", None), ("same", 0), ("other", 5)):
+        settings = TrainSettings(DataList(data, tmp_path), tmp_path / name, 1, publish=True, seed=seed)
+        ends[name] = torch.load(train_bundle(open_bundle(folder), settings), weights_only=True)["objective"]
+        assert json.loads((folder / "docs" / "training.json").read_text())["seed"] == (seed or 0)
+    key = "network.out.conv.conv.weight"
+    assert torch.equal(ends["bundle's"][key], ends["same"][key])
+    assert not torch.allclose(ends["same"][key], ends["other"][key], atol=1e-2)
+    outcome = CliRunner().invoke(app, ["train", str(folder), "--seed", "-1"])
+    assert outcome.exit_code == 2 and "Traceback" not in outcome.output
+
+
 def test_monai_bundle_run_training_is_the_same_run(labelled, tmp_path):
     folder, data = labelled
     _small_network(folder)
