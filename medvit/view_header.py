@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from pydicom import Dataset
 
 from medvit.errors import GeometryError
 
-__all__ = ["HeaderFacts", "header_facts", "turned"]
+__all__ = ["HeaderFacts", "Slot", "header_facts", "turned"]
+
+Slot = Literal["AP", "lateral"]
 
 _LATERAL = ("LL", "RL", "LAT", "LATERAL", "LLD", "RLD", "LLO", "RLO")
 _FRONTAL = ("AP", "PA")
@@ -54,7 +56,7 @@ class HeaderFacts:
         return self.orientation is not None and self.orientation[0] in "HF"
 
 
-def header_facts(header: Dataset, slot: str) -> HeaderFacts:
+def header_facts(header: Dataset, slot: Slot) -> HeaderFacts:
     """Read a header.
 
     Raises:
@@ -118,7 +120,7 @@ def _orientation(header: Dataset) -> tuple[str, str] | None:
     return (found[0], found[1]) if len(found) == 2 and all(v in "LRAPHF" and v for v in found) else None
 
 
-def _require_slot(position: str, orientation: tuple[str, str] | None, slot: str) -> None:
+def _require_slot(position: str, orientation: tuple[str, str] | None, slot: Slot) -> None:
     wanted, others = (_FRONTAL, _LATERAL) if slot == "AP" else (_LATERAL, _FRONTAL)
     across = "LR" if slot == "AP" else "AP"
     sideways = [letter for letter in orientation or () if letter not in "HF"]
@@ -136,7 +138,7 @@ def _require_slot(position: str, orientation: tuple[str, str] | None, slot: str)
         )
 
 
-def turned(values: NDArray[np.float32], facts: HeaderFacts, slot: str) -> tuple[NDArray[np.float32], bool, bool]:
+def turned(values: NDArray[np.float32], facts: HeaderFacts, slot: Slot) -> tuple[NDArray[np.float32], bool, bool]:
     """The picture with the head up and columns to the patient's left (AP) or back (lateral); whether it was flipped."""
     if facts.orientation is None:
         return values, False, False

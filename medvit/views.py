@@ -6,15 +6,12 @@ this order. Nothing is guessed: without a pixel size and a magnification a view 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +22,10 @@ from medvit.io import open_source
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.scan import Scan
 from medvit.progress import Progress
-from medvit.view_header import HeaderFacts, header_facts, turned
+from medvit.view_header import HeaderFacts, Slot, header_facts, turned
+from medvit.view_record import facts_from_drr
 
 __all__ = ["Slot", "View", "ViewFlags", "open_view", "require_one_patient"]
-
-Slot = Literal["AP", "lateral"]
 
 _CUT_OFF = 0.2
 """Share of an 8-bit picture's pixels at its largest value: more is data whose bright part, the bone, was cut off."""
@@ -178,10 +174,7 @@ def _facts(path: Path, slot: Slot, series: str | None) -> HeaderFacts:
     """What the file, or the record beside it, says about the view."""
     name = path.name.lower()
     if path.is_file() and name.endswith(IMAGE_SUFFIXES):
-        record = _drr_record(path)
-        if record is None:
-            return HeaderFacts()
-        return _record_facts(record, path, slot)
+        return facts_from_drr(path, slot)
     import pydicom
 
     from medvit.io.preflight import choose_volume
@@ -190,44 +183,6 @@ def _facts(path: Path, slot: Slot, series: str | None) -> HeaderFacts:
     first = choose_volume(look(path), series, path.name).volume.first
     header = pydicom.dcmread(BytesIO(first.file.read()), stop_before_pixels=True, force=True)
     return header_facts(header, slot)
-
-
-def _drr_record(path: Path) -> dict[str, Any] | None:
-    """The record of the ``medvit drr`` that wrote this very picture, by its sha256."""
-    try:
-        record = json.loads((path.parent / "run.json").read_text())
-        stated = record["files"][path.name]
-        _ = record["geometry"]["views_deg"], record["geometry"]["pixel_spacing_mm"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return dict(record) if hashlib.sha256(path.read_bytes()).hexdigest() == stated else None
-
-
-def _record_facts(record: dict[str, Any], path: Path, slot: Slot) -> HeaderFacts:
-    geometry = record["geometry"]
-    try:
-        angle = float(path.stem.removeprefix("drr_")) % 360
-    except ValueError:
-        return HeaderFacts()
-    wanted = {"AP": (0.0, 180.0), "lateral": (90.0, 270.0)}[slot]
-    if angle not in wanted:
-        other = {"AP": "--lat", "lateral": "--ap"}[slot] if angle % 90 == 0 else "another picture"
-        raise GeometryError(
-            f"Found a radiograph taken at {angle:g} degrees as {slot} view; it must be {wanted[0]:g} or {wanted[1]:g}. "
-            f"Give it as {other}."
-        )
-    # seen from the other side, columns run the other way
-    across = {"AP": ("L", "R"), "lateral": ("P", "A")}[slot][wanted.index(angle)]
-    near, far = float(geometry["source_to_isocenter_mm"]), float(geometry["isocenter_to_detector_mm"])
-    down, wide = (float(v) for v in geometry["pixel_spacing_mm"])
-    return HeaderFacts(
-        pixel_mm=(down, wide),
-        magnification=(near + far) / near,
-        source_to_patient_mm=near,
-        orientation=(across, "F"),
-        patient=str(record.get("source", {}).get("sha256")) or None,
-        record=True,
-    )
 
 
 def _objections(scan: Scan, slot: Slot, bundle: Bundle) -> list[str]:

@@ -70,7 +70,8 @@ def drr(
     shown = Shown(quiet, verbose, as_json, debug)
     with guarded(shown):
         from medvit.output import check_folder
-        from medvit.radiographs import DrrSettings, check_drr_settings, radiographs, save_radiographs
+        from medvit.radiographs import DrrSettings, check_drr_settings, radiographs
+        from medvit.radiographs_output import save_radiographs
 
         types = tuple(output_type or ["png"])
         shape = None if rows is None or columns is None else (rows, columns)
