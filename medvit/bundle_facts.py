@@ -37,7 +37,7 @@ METADATA_KEYS = frozenset(
 
 CONFIG_KEYS = frozenset(
     "imports bundle_root dataset_dir output_dir device datalist network_def network preprocessing dataset dataloader "
-    "inferer postprocessing handlers evaluator checkpointloader initialize run finalize fast_overlap fast_views label_maps".split()
+    "inferer postprocessing handlers evaluator checkpointloader initialize run finalize fast_overlap fast_views fast_mirrored label_maps".split()
 )
 """Ids of inference.json that readers know; any other must at least be used by one of them. ``label_maps`` says what the ids of
 label maps mean, for train.json and evaluate.json alike."""

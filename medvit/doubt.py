@@ -7,6 +7,7 @@ Agreement of both is no proof: both can be wrong alike.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,9 +30,18 @@ def mirrored_labels(model: Model, scan: Scan, progress: Progress) -> NDArray[np.
     """
     axis = 1 if scan.is_picture else _sideways(scan)
     mirrored = replace(scan, array=np.ascontiguousarray(np.flip(scan.array, axis + 1)))
-    made = np.asarray(apply(model, {"image": mirrored.meta_tensor()}, progress))[0]
+    made = np.asarray(apply(_alone(model), {"image": mirrored.meta_tensor()}, progress))[0]
     ids = np.rint(np.flip(made, axis)).astype(np.int16)
     return exchanged_sides(ids, model.bundle.facts.labels)
+
+
+def _alone(model: Model) -> Model:
+    """The model that looks at no mirror images itself (``Mirrored``), else both of its answers would be one."""
+    if getattr(model.inferer, "mirrored", None) is None:
+        return model
+    inferer = copy.copy(model.inferer)
+    inferer.mirrored = None
+    return replace(model, inferer=inferer)
 
 
 def _sideways(scan: Scan) -> int:

@@ -204,6 +204,7 @@ def run_ready(
         "precision": progress.facts.get("precision", "fp32"),
         "fast": model.fast,
         "overlap": float(getattr(model.inferer, "overlap", 0)),
+        "mirrored": getattr(model.inferer, "mirrored", None) is not None,
         "roi_subset": list(settings.roi_subset),
         "forced": bool(ready.forced),
         "repaired": list(ready.repaired),

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.doubt import agreement, exchanged_sides
+from medvit.inference import Mirrored
 from medvit.pipeline import RunSettings, model_around, run_model
 from tests.bands import all_orientations, oblique_affine, phantom, reorient, undo
 
@@ -51,6 +52,16 @@ def test_a_network_that_ignores_the_image_disagrees_with_itself(banded):
     result = run_model(model, _scan(), settings)
     assert result.agreement()["brainstem"] < 0.1
     assert any("brainstem and what the mirror image gave overlap by 0.0" in r for r in result.quality()["reasons"])
+
+
+def test_one_that_averages_both_answers_still_disagrees_with_the_mirror_images_alone(banded):
+    """Else its second run would be its first, and say nothing."""
+    model = model_around(medvit.open_bundle(banded), _RightOfMiddle())
+    model.inferer.mirrored = Mirrored()
+    result = run_model(model, _scan(), RunSettings(device="cpu", quality_map=True, fast=False))
+    assert (result.array == 1).mean() == pytest.approx(2 * (result.mirrored == 1).mean(), abs=0.05)  # both halves, and one
+    assert result.agreement()["brainstem"] == pytest.approx(2 / 3, abs=0.02)
+    assert model.inferer.mirrored is not None
 
 
 def test_a_network_that_follows_the_anatomy_agrees(banded):

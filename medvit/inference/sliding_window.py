@@ -15,6 +15,7 @@ from torch import Tensor
 from medvit.errors import ShapeError
 from medvit.inference.backends import Wanted, check_names, choose, may_convert
 from medvit.inference.checks import NOT_HERE, called, check_fits, check_image, check_settings, refuse_options
+from medvit.inference.mirrored import Mirrored
 from medvit.inference.tiling import Tiling, tile
 from medvit.inference.work import (
     OCCUPIED,
@@ -24,9 +25,8 @@ from medvit.inference.work import (
     background_like,
     importance,
     only_where,
-    touched_windows,
+    window_groups,
 )
-from medvit.kernels.occupied_windows import constant_groups, occupied_windows
 from medvit.kernels.overlap_add import Blend, LabelStream, argmax_of, sigmoid_above
 from medvit.progress import Progress
 
@@ -59,6 +59,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         sw_device: where windows go through the network; None for the image's device.
         device: where logits are blended and returned; None for the image's device.
         reuse_constant: run equal constant windows once.
+        mirrored: run each window's mirror image too and take the mean, see ``Mirrored``.
 
     Raises:
         ShapeError: an overlap outside [0, 1), a window size, batch size or Gaussian that means nothing.
@@ -80,6 +81,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         sw_device: torch.device | str | None = None,
         device: torch.device | str | None = None,
         reuse_constant: bool = True,
+        mirrored: Mirrored | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -98,6 +100,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         self.sw_device = sw_device
         self.device = device
         self.reuse_constant = reuse_constant
+        self.mirrored = mirrored
 
     def windows(self, spatial: Sequence[int]) -> int:
         """How many windows cover an image of this size."""
@@ -239,7 +242,8 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         A window that is due goes through the network in a batch with the next ones that are; a constant window of a
         value seen before is not due, nor one that touches nothing. Logits are kept until their last use.
         """
-        groups = self._groups(image, tiling, work)
+        reuse = self.reuse_constant and not getattr(work.network, "training", False)
+        groups = window_groups(image, tiling, work, reuse)
         windows = len(tiling.origins)
         left = Counter(groups)
         firsts = {group: n for n, group in reversed(list(enumerate(groups)))}
@@ -278,24 +282,15 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
     def _ready(self, work: Work, batch: Tensor, windows: int) -> Callable[..., Tensor]:
         """The network by the backend that suits or was asked for, which is told to the progress."""
         check_fits(work.network, batch)
+        windows = windows if self.mirrored is None else 2 * windows
         wanted = Wanted(self.backend, self.precision, windows, bool(work.args or work.kwargs))
+        run = self._chosen(work, batch, wanted)
+        return run if self.mirrored is None else self.mirrored.both(run)
+
+    def _chosen(self, work: Work, batch: Tensor, wanted: Wanted) -> Callable[..., Tensor]:
         if work.progress is None:
             return choose(work.network, batch, wanted).run
         with work.progress.stage("prepare") if may_convert(work.network, wanted) else nullcontext():
             chosen = choose(work.network, batch, wanted)
         work.progress.facts.update(backend=chosen.backend, precision=chosen.precision, backend_reason=chosen.reason)
         return chosen.run
-
-    def _groups(self, image: Tensor, tiling: Tiling, work: Work) -> list[int]:
-        """For each window of each image: ``OCCUPIED`` if it has to run, ``UNTOUCHED`` if it need not, else a number that equal
-        constant windows share.
-        """
-        if not self.reuse_constant or getattr(work.network, "training", False):
-            groups = [OCCUPIED] * (len(image) * len(tiling.origins))
-        else:
-            occupied = occupied_windows(image, tiling.roi, tiling.origins)
-            groups = constant_groups(image, tiling.origins, occupied).flatten().tolist()
-        if work.where is None:
-            return groups
-        touched = touched_windows(image, tiling, work.where).flatten().tolist()
-        return [group if touches else UNTOUCHED for group, touches in zip(groups, touched, strict=True)]

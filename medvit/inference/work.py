@@ -13,9 +13,20 @@ from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
 from medvit.inference.tiling import Tiling
+from medvit.kernels.occupied_windows import constant_groups, occupied_windows
 from medvit.progress import Progress
 
-__all__ = ["OCCUPIED", "UNTOUCHED", "Planes", "Work", "background_like", "importance", "only_where", "touched_windows"]
+__all__ = [
+    "OCCUPIED",
+    "UNTOUCHED",
+    "Planes",
+    "Work",
+    "background_like",
+    "importance",
+    "only_where",
+    "touched_windows",
+    "window_groups",
+]
 
 OCCUPIED, UNTOUCHED = -1, -2
 """Groups of windows: one that has to run, one that touches nothing of what was asked for."""
@@ -88,6 +99,21 @@ def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:
     padded = tiling.pad(where.to(torch.uint8), "constant", 0)
     boxes = [(slice(None), slice(0, 1), *tiling.box(n)) for n in range(len(tiling.origins))]
     return torch.stack([padded[box].flatten(1).any(1) for box in boxes], 1)
+
+
+def window_groups(image: Tensor, tiling: Tiling, work: Work, reuse: bool) -> list[int]:
+    """For each window of each image: ``OCCUPIED`` if it has to run, ``UNTOUCHED`` if it need not, else a number that equal
+    constant windows share, where they may be run once (``reuse``).
+    """
+    if reuse:
+        occupied = occupied_windows(image, tiling.roi, tiling.origins)
+        groups = constant_groups(image, tiling.origins, occupied).flatten().tolist()
+    else:
+        groups = [OCCUPIED] * (len(image) * len(tiling.origins))
+    if work.where is None:
+        return groups
+    touched = touched_windows(image, tiling, work.where).flatten().tolist()
+    return [group if touches else UNTOUCHED for group, touches in zip(groups, touched, strict=True)]
 
 
 def background_like(logits: Tensor) -> Tensor:

@@ -8,10 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 
 import medvit
 from medvit.bundles import load_weights, open_bundle
+from medvit.doubt import exchanged_sides
 from medvit.model import load_model
 from medvit.pipeline import run_model
 from medvit.training.evaluation import Part, dice, evaluation_of
@@ -57,6 +60,31 @@ def test_the_file_is_small_and_fits_medvits_network_and_monais():
         network = load_weights(parser.get_parsed_content("network_def"), open_bundle(NAME).weights)
         found.append(network.state_dict()["encoder10.layer.conv1.conv.weight"])
     assert found[0].shape == (192, 192, 3, 3, 3) and bool((found[0] == found[1]).all())
+
+
+@trained
+def test_mirror_images_exchange_every_sided_class_and_no_other_and_fast_runs_leave_them_out():
+    bundle = open_bundle(NAME)
+    mirrored = load_model(NAME, "cpu").inferer.mirrored
+    ids = np.array([0, *(label.id for label in bundle.facts.labels)], np.int16)
+    wanted = exchanged_sides(ids, bundle.facts.labels)
+    given = {one: other for pair in mirrored.exchanged for one, other in (pair, reversed(pair))}
+    assert [given.get(int(n), int(n)) for n in ids] == wanted.tolist() and len(given) == 22
+    assert load_model(NAME, "cpu", fast=True).inferer.mirrored is None
+
+
+@trained
+def test_a_mirrored_head_gets_its_labels_mirrored():
+    """Both answers count alike, so a patient and the mirror image are labelled as mirror images."""
+    values = np.random.default_rng(0).random((64, 64, 64), np.float32)
+    head = np.linalg.norm(np.indices(values.shape) - 31.5, axis=0) < 28
+    scan = MetaTensor(torch.from_numpy(values * head)[None], affine=np.diag([3.0, 3.0, 3.0, 1.0]))
+    model = load_model(NAME, "cpu", backend="eager")
+    first = run_model(model, scan)
+    second = run_model(model, MetaTensor(scan.flip(1), affine=scan.affine))
+    turned = exchanged_sides(np.flip(second.array, 0).astype(np.int16), model.bundle.facts.labels)
+    assert (turned == first.array).mean() > 0.999 and (first.array > 0).mean() > 0.05
+    assert first.settings["mirrored"] is True
 
 
 @trained

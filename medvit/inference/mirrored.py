@@ -1,0 +1,79 @@
+"""A window's answer together with that of its mirror image, for what is much alike on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medvit.errors import ShapeError
+
+__all__ = ["Mirrored"]
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """How windows and answers are mirrored: for a network that was trained on patients and on their mirror images.
+
+    What it is unsure of differs between the two, so their mean is nearer the truth than either (test-time augmentation; F.
+    Isensee et al., nnU-Net, Nature Methods 18, 2021, mirrors likewise). Each window goes through the network twice.
+
+    Attributes:
+        axis: the spatial axis of a window that runs from one side of the patient to the other.
+        negated: input channels that hold a distance along it from the middle, whose sign changes.
+        exchanged: pairs of classes that are one another's mirror image; the others are their own.
+
+    Raises:
+        ShapeError: a class in two pairs.
+    """
+
+    axis: int = 0
+    negated: Sequence[int] = ()
+    exchanged: Sequence[Sequence[int]] = ()
+
+    def __post_init__(self) -> None:
+        named = [number for pair in self.exchanged for number in pair]
+        if len(set(named)) != len(named) or any(len(pair) != 2 for pair in self.exchanged):
+            raise ShapeError(
+                f"Found the classes {list(self.exchanged)} to exchange; each is another's mirror image or its own. Name it in one pair."
+            )
+
+    def both(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """What gives the mean logits of windows (window, channel, *roi) and of their mirror images, turned back.
+
+        Raises:
+            ShapeError: when called, where windows or logits lack an axis, channel or class that is named.
+        """
+
+        def mean(windows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            mirrored = self._windows(windows)
+            first = network(windows, *args, **kwargs).clone()  # a network may use its output's memory again
+            second = network(mirrored, *args, **kwargs)
+            turned = torch.flip(second, (self.axis + 2,))[:, self._order(second)]
+            return first.add_(turned).div_(2)
+
+        return mean
+
+    def _windows(self, windows: Tensor) -> Tensor:
+        if windows.ndim < self.axis + 3 or windows.shape[1] <= max(self.negated, default=-1):
+            raise ShapeError(
+                f"Found windows of {tuple(windows.shape)}; axis {self.axis} and channels {list(self.negated)} are to be mirrored. "
+                "Correct 'mirrored' of the inferer."
+            )
+        mirrored = torch.flip(windows, (self.axis + 2,))  # a copy, so it may be changed
+        for channel in self.negated:
+            mirrored[:, channel].neg_()
+        return mirrored
+
+    def _order(self, logits: Tensor) -> list[int]:
+        order = list(range(logits.shape[1]))
+        for one, other in self.exchanged:
+            if max(one, other) >= len(order):
+                raise ShapeError(
+                    f"Found {len(order)} classes, of which {one} and {other} are to be exchanged. Correct 'mirrored' of the inferer."
+                )
+            order[one], order[other] = other, one
+        return order
