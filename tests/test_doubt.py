@@ -59,7 +59,9 @@ def test_one_that_averages_both_answers_still_disagrees_with_the_mirror_images_a
     model = model_around(medvit.open_bundle(banded), _RightOfMiddle())
     model.inferer.mirrored = Mirrored()
     result = run_model(model, _scan(), RunSettings(device="cpu", quality_map=True, fast=False))
-    assert (result.array == 1).mean() == pytest.approx(2 * (result.mirrored == 1).mean(), abs=0.05)  # both halves, and one
+    assert (result.array == 1).mean() == pytest.approx(
+        2 * (result.mirrored == 1).mean(), abs=0.05
+    )  # both halves, and one
     assert result.agreement()["brainstem"] == pytest.approx(2 / 3, abs=0.02)
     assert model.inferer.mirrored is not None
 
