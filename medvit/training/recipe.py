@@ -49,7 +49,7 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
         seed: in place of the config's ``loop#seed``.
 
     Raises:
-        BundleError: no such config, one without a recipe, or one that cannot be built.
+        BundleError: no such config, one without a recipe, one that cannot be built, or a seed for one without a ``loop``.
     """
     configs = [bundle.root / "configs" / f"{part}.json" for part in ("inference", name)]
     if not configs[1].is_file():
@@ -67,6 +67,11 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
         )
     parser["bundle_root"] = str(bundle.root)
     if seed is not None:
+        if not isinstance(parser.get("loop"), dict):
+            raise BundleError(
+                f"Found a seed for configs/{name}.json of {bundle.name}, which has no 'loop' to hold it; shipped ones have. Leave --seed "
+                "out, or give the config a 'loop'."
+            )
         parser["loop#seed"] = seed
     try:
         parser.get_parsed_content("initialize")

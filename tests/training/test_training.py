@@ -460,6 +460,14 @@ def test_another_seed_draws_other_samples_and_is_recorded(labelled, tmp_path):
     key = "network.out.conv.conv.weight"
     assert torch.equal(ends["bundle's"][key], ends["same"][key])
     assert not torch.allclose(ends["same"][key], ends["other"][key], atol=1e-2)
+    path = folder / "configs" / "train.json"
+    config = json.loads(path.read_text())
+    config["recipe"]["loop"] = config.pop("loop")
+    path.write_text(json.dumps({**config, "initialize": []}))
+    with pytest.raises(
+        BundleError, match="a seed for configs/train.json of bundle, which has no 'loop'.*Leave --seed out"
+    ):
+        train_bundle(open_bundle(folder), settings)
     outcome = CliRunner().invoke(app, ["train", str(folder), "--seed", "-1"])
     assert outcome.exit_code == 2 and "Traceback" not in outcome.output
 
