@@ -7,7 +7,7 @@ narrow. Whoever reads weights reads them through ``widened``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medvit.errors import CheckpointError
 
-__all__ = ["centre", "narrowed", "widened"]
+__all__ = ["centre", "has_surroundings", "narrowed", "widened"]
 
 _KEY = "kernels_stored_as_their_centre"
 _WIDEST = 31
@@ -29,6 +29,11 @@ def centre(kernels: Tensor) -> Tensor:
     return kernels
 
 
+def has_surroundings(sides: Sequence[int]) -> bool:
+    """Whether a kernel of these sides has a centre, and more than that."""
+    return prod(sides) > 1 and all(side % 2 for side in sides)
+
+
 def narrowed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What to store of a state dict, and the header's entries that tell how to read it back.
 
@@ -38,7 +43,7 @@ def narrowed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     kept, sides = dict(state), {}
     for name, tensor in state.items():
         shape = tensor.shape[2:]
-        if tensor.ndim < 4 or prod(shape) == 1 or not all(side % 2 for side in shape):
+        if tensor.ndim < 4 or not has_surroundings(shape):
             continue
         if torch.count_nonzero(tensor) == torch.count_nonzero(centre(tensor)):
             kept[name], sides[name] = centre(tensor).contiguous(), list(shape)

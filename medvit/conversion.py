@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,7 @@ from medvit.io.scan import Scan
 from medvit.io.staging import explained, hashes_within, publish, write_aside
 from medvit.output import OURS, check_folder
 from medvit.progress import Progress
-from medvit.reports.record import versions
+from medvit.reports.record import opening, seconds
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -233,10 +231,7 @@ def _record(
     """What goes into ``run.json``: files are named by their hash, since their names can hold a patient's."""
     reference = found.reference
     return {
-        "intended_use": INTENDED_USE,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "machine": {"system": platform.system(), "processor": platform.machine()},
+        **opening(INTENDED_USE),
         "settings": {
             "output_types": list(writing.output_types),
             **origin.reading,
@@ -250,6 +245,6 @@ def _record(
             label.name: int(segment.voxels.sum()) for label, segment in zip(found.labels, found.segments, strict=True)
         },
         "notes": [*found.notes, *found.flags],
-        "seconds": {k: round(v, 3) for k, v in progress.seconds.items()},
+        "seconds": seconds(progress),
         "files": files,
     }

@@ -7,7 +7,6 @@ Agreement of both is no proof: both can be wrong alike.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from medvit.bundles import Label
 from medvit.io.scan import Scan
-from medvit.model import Model, apply
+from medvit.model import Model, altered, apply
 from medvit.progress import Progress
 
 __all__ = ["agreement", "exchanged_sides", "mirrored_labels"]
@@ -39,9 +38,7 @@ def _alone(model: Model) -> Model:
     """The model that looks at no mirror images itself (``Mirrored``), else both of its answers would be one."""
     if getattr(model.inferer, "mirrored", None) is None:
         return model
-    inferer = copy.copy(model.inferer)
-    inferer.mirrored = None
-    return replace(model, inferer=inferer)
+    return replace(model, inferer=altered(model.inferer, mirrored=None))
 
 
 def _sideways(scan: Scan) -> int:

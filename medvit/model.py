@@ -136,9 +136,15 @@ def with_backend(model: Model, backend: str, precision: str) -> Model:
             f"Found backend {backend!r} and precision {precision!r} for {model.bundle.name}, whose inferer is "
             f"{type(inferer).__name__}; only SlidingWindow takes them. Leave them out."
         )
+    return replace(model, inferer=altered(inferer, backend=backend, precision=precision))
+
+
+def altered(inferer: Any, **settings: object) -> Any:
+    """A copy of an inferer with other settings; the model's own, which is shared by all who loaded it, stays."""
     other = copy.copy(inferer)
-    other.backend, other.precision = backend, precision
-    return replace(model, inferer=other)
+    for name, value in settings.items():
+        setattr(other, name, value)
+    return other
 
 
 def model_around(bundle: Bundle, network: nn.Module, device: str | torch.device = "cpu") -> Model:
@@ -266,8 +272,7 @@ def _applied(
             )
         extra["where"] = region(ready["image"], roi_crop)
     if low_memory and windows:
-        inferer = copy.copy(inferer)
-        inferer.sw_batch_size = 1
+        inferer = altered(inferer, sw_batch_size=1)
 
     def finite(values: Tensor) -> Tensor:
         if not bool(torch.isfinite(values).all()):  # an argmax would make labels of them

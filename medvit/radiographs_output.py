@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 
 from medvit.io.staging import explained, hashes_within, publish, write_aside
 from medvit.radiographs import Radiographs, check_drr_settings
-from medvit.reports.record import versions
+from medvit.reports.record import opening, seconds, source_facts
 
 __all__ = ["save_radiographs"]
 
@@ -120,10 +118,7 @@ def _record(pictures: Radiographs, files: dict[str, str], unit: float) -> dict[s
             "line_integral_per_unit": unit,
         }
     return {
-        "intended_use": INTENDED_USE,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "machine": {"system": platform.system(), "processor": platform.machine()},
+        **opening(INTENDED_USE),
         "preset": settings.preset,
         "as_published": settings.as_published,
         "forced": settings.force,
@@ -133,14 +128,8 @@ def _record(pictures: Radiographs, files: dict[str, str], unit: float) -> dict[s
             "magnification": round(pictures.geometry.magnification, 6),
         },
         "attenuation": integrand,
-        "source": {
-            "kind": scan.kind,
-            "modality": scan.modality,
-            "shape": list(scan.array.shape),
-            "spacing_mm": [round(s, 4) for s in scan.spacing_mm],
-            "sha256": scan.fingerprint(),
-        },
+        "source": source_facts(scan),
         "notes": list(pictures.notes),
-        "seconds": {k: round(v, 3) for k, v in pictures.progress.seconds.items()},
+        "seconds": seconds(pictures.progress),
         "files": files,
     }

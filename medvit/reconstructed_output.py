@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ from medvit.errors import OutputError, RoundTripError
 from medvit.io.meshes import MESH_WRITERS
 from medvit.io.staging import explained, hashes_within, publish, write_aside
 from medvit.output import check_folder
-from medvit.reports.record import versions
+from medvit.reports.record import opening, seconds
 
 if TYPE_CHECKING:
     from medvit.reconstructed import Reconstructed
@@ -163,10 +161,7 @@ def _record(result: Reconstructed, files: dict[str, str]) -> dict[str, Any]:
     """What goes into ``run.json``; the views are named by fingerprints of their pixels alone."""
     bundle = result.bundle
     return {
-        "intended_use": bundle.intended_use,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "machine": {"system": platform.system(), "processor": platform.machine()},
+        **opening(bundle.intended_use),
         "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256},
         "settings": result.settings,
         "views": [
@@ -184,6 +179,6 @@ def _record(result: Reconstructed, files: dict[str, str]) -> dict[str, Any]:
         ],
         "quality": result.quality(),
         "notes": list(result.notes),
-        "seconds": {k: round(v, 3) for k, v in result.progress.seconds.items()},
+        "seconds": seconds(result.progress),
         "files": files,
     }

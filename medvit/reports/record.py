@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medvit.io.scan import Scan
     from medvit.progress import Progress
 
-__all__ = ["Recorded", "run_record", "versions"]
+__all__ = ["Recorded", "opening", "run_record", "seconds", "source_facts", "versions"]
 
 _PACKAGES = (
     "torch",
@@ -65,6 +65,33 @@ def versions() -> dict[str, str]:
     return found
 
 
+def opening(intended_use: str) -> dict[str, Any]:
+    """What every ``run.json`` begins with."""
+    return {
+        "intended_use": intended_use,
+        # when it ran, not when the patient was scanned
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "machine": {"system": platform.system(), "processor": platform.machine()},
+    }
+
+
+def source_facts(scan: Scan) -> dict[str, Any]:
+    """A source without a name: what it is, and a fingerprint of its voxels."""
+    return {
+        "kind": scan.kind,
+        "modality": scan.modality,
+        "shape": list(scan.array.shape),
+        "spacing_mm": [round(s, 4) for s in scan.spacing_mm],
+        "sha256": scan.fingerprint(),
+    }
+
+
+def seconds(progress: Progress) -> dict[str, float]:
+    """How long each stage took."""
+    return {k: round(v, 3) for k, v in progress.seconds.items()}
+
+
 def run_record(
     result: Recorded, files: dict[str, str], notes: tuple[str, ...], source: Scan | None = None
 ) -> dict[str, Any]:
@@ -80,22 +107,12 @@ def run_record(
     """
     bundle, scan = result.bundle, source or result.scan
     return {
-        "intended_use": bundle.intended_use,
-        # when it ran, not when the patient was scanned
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "machine": {"system": platform.system(), "processor": platform.machine()},
+        **opening(bundle.intended_use),
         "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256},
         "settings": result.settings,
-        "source": {
-            "kind": scan.kind,
-            "modality": scan.modality,
-            "shape": list(scan.array.shape),
-            "spacing_mm": [round(s, 4) for s in scan.spacing_mm],
-            "sha256": scan.fingerprint(),
-        },
+        "source": source_facts(scan),
         "quality": result.quality(),
         "notes": list(notes),
-        "seconds": {k: round(v, 3) for k, v in result.progress.seconds.items()},
+        "seconds": seconds(result.progress),
         "files": files,
     }

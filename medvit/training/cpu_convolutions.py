@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medvit.centres import has_surroundings
+
 __all__ = ["FoldedConv3d", "speed_up_convolutions"]
 
 _ONEDNN_FROM = 20480
@@ -48,8 +50,7 @@ def _plain(convolution: nn.Conv3d) -> bool:
     """Whether it looks around its voxel, at every voxel, within the volume or zeros."""
     around = tuple(side // 2 for side in convolution.kernel_size)
     return (
-        max(convolution.kernel_size) > 1
-        and all(side % 2 for side in convolution.kernel_size)
+        has_surroundings(convolution.kernel_size)
         and convolution.padding == around
         and convolution.padding_mode == "zeros"
         and set(convolution.stride) == set(convolution.dilation) == {1}

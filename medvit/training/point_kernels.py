@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medvit.centres import centre
+from medvit.centres import centre, has_surroundings
 from medvit.errors import BundleError
 
 __all__ = ["with_point_kernels"]
@@ -38,7 +38,7 @@ def with_point_kernels(network: nn.Module, stages: Sequence[str]) -> nn.Module:
             raise BundleError(
                 f"Found the stage {name!r}, which the network lacks; it has {known}. Correct point_kernels in train.json."
             ) from None
-        wide = [m for m in stage.modules() if isinstance(m, nn.Conv3d) and _wide(m)]
+        wide = [m for m in stage.modules() if isinstance(m, nn.Conv3d) and has_surroundings(m.kernel_size)]
         if not wide:
             raise BundleError(
                 f"Found the stage {name!r} without a convolution wider than its voxel; nothing would change. Correct point_kernels in train.json."
@@ -46,10 +46,6 @@ def with_point_kernels(network: nn.Module, stages: Sequence[str]) -> nn.Module:
         for convolution in wide:
             _hold(convolution)
     return network
-
-
-def _wide(convolution: nn.Conv3d) -> bool:
-    return max(convolution.kernel_size) > 1 and all(side % 2 for side in convolution.kernel_size)
 
 
 def _hold(convolution: nn.Conv3d) -> None:

@@ -24,6 +24,7 @@ from medvit.model import choose_device
 from medvit.progress import Progress
 from medvit.reconstructed import Reconstructed
 from medvit.reconstructing import ReconstructionSettings
+from medvit.reports.record import seconds
 from medvit.restored import Restored
 from medvit.result import Result
 from medvit_label.errors import RequestError
@@ -167,9 +168,7 @@ def infer(asked: Asked, scratch: Path, progress: Progress) -> Inferred:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    said["latencies"] = {k: round(v, 3) for k, v in progress.seconds.items()} | {
-        "total": round(time.perf_counter() - started, 3)
-    }
+    said["latencies"] = seconds(progress) | {"total": round(time.perf_counter() - started, 3)}
     said["notes"] = [*result.notes, *([OWN_GRID] if isinstance(result, Reconstructed) else [])]
     return Inferred(folder, file, said, result)
 
