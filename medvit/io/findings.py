@@ -10,6 +10,7 @@ __all__ = ["Finding"]
 
 _KINDS: dict[str, type[MedvitError]] = {
     "several_patients": SelectionError,
+    "two_versions": SelectionError,
     "several_modalities": SelectionError,
     "colour": ImageError,
     "time_frames": ImageError,

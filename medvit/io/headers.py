@@ -6,7 +6,6 @@ full header is read again, with the pixels, for the slices that are used.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
@@ -17,6 +16,7 @@ from pydicom.uid import UID
 
 from medvit.io.elements import DamagedError, TooMuchError, read_elements
 from medvit.io.files import DicomFile
+from medvit.io.patients import IDENTIFYING, Identity, hash_of, identity_of_bytes
 from medvit.io.values import HeaderValues, tag_of
 
 __all__ = ["TYPE_2", "DamagedError", "Plane", "read_planes"]
@@ -33,12 +33,16 @@ _ORDERED_BY = tuple(
 )
 """What tells apart images of one series that lie on top of one another, the most telling first."""
 
+_OF_STUDY = tuple("StudyDate StudyTime AccessionNumber StudyID ReferringPhysicianName".split())
+"""What results carry on of the study, beside its UID."""
+
 _WANTED = {
     tag_of(keyword): dictionary_VR(keyword).encode()
     for keyword in (
         *TYPE_2,
         *_ORDERED_BY,
-        *"SOPClassUID SOPInstanceUID Modality SpacingBetweenSlices StudyInstanceUID SeriesInstanceUID "
+        *IDENTIFYING,
+        *"SpecificCharacterSet SOPClassUID SOPInstanceUID Modality SpacingBetweenSlices StudyInstanceUID SeriesInstanceUID "
         "ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation "
         "NumberOfFrames Rows Columns PixelSpacing BitsAllocated RescaleIntercept RescaleSlope RescaleType "
         "LossyImageCompression DirectoryRecordSequence".split(),
@@ -56,7 +60,8 @@ class Plane:
         frame: its number within a multi-frame file, from 0; None in a file of its own.
         position, orientation: ImagePositionPatient and ImageOrientationPatient, LPS millimetres.
         spacing: PixelSpacing, row then column, millimetres.
-        patient: the same number for the same PatientID; nobody's name.
+        patient: who the header says it is, as hashes.
+        carried: a hash of what results carry on of the study.
         rescale: slope and intercept.
         unit: what rescaling gives (RescaleType), where stated.
         order: what may tell apart planes at one position: (attribute, value) pairs.
@@ -71,7 +76,8 @@ class Plane:
     study: str
     series: str
     frame_of_reference: str
-    patient: int
+    patient: Identity
+    carried: int
     modality: str
     image_type: tuple[str, ...]
     syntax: str
@@ -142,10 +148,9 @@ def _absent(there: tuple[bool, ...]) -> tuple[str, ...]:
     return tuple(keyword for keyword, has in zip(TYPE_2, there, strict=True) if not has)
 
 
-@lru_cache(maxsize=8192)
-def _patient(words: tuple[str, ...]) -> int:
-    """A number that tells patients apart, the same in every process, since batches keep it from one run to the next."""
-    return int.from_bytes(hashlib.blake2b("\\".join(words).encode(), digest_size=7).digest(), "big")
+@lru_cache(maxsize=1024)
+def _carried(stated: tuple[tuple[str, str], ...]) -> int:
+    return hash_of(repr(stated)) if stated else 0
 
 
 _NO_IMAGE = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "FID")
@@ -192,7 +197,8 @@ def _planes(file: DicomFile, values: HeaderValues) -> list[Plane] | str:
         study=values.text("StudyInstanceUID"),
         series=values.text("SeriesInstanceUID"),
         frame_of_reference=values.text("FrameOfReferenceUID"),
-        patient=_patient(values.texts("PatientID")),
+        patient=identity_of_bytes(tuple([values.text(k) for k in IDENTIFYING]), values.texts("SpecificCharacterSet")),
+        carried=_carried(values.stated(_OF_STUDY)),
         modality=modality,
         image_type=values.texts("ImageType"),
         syntax=elements.syntax or "1.2.840.10008.1.2",

@@ -13,6 +13,7 @@ from medvit.io.elements import DamagedError
 from medvit.io.files import DicomFile
 from medvit.io.headers import Plane, read_planes
 from medvit.io.parts import is_stray
+from medvit.io.patients import patients_among
 from medvit.io.pixels import same_pixels
 from medvit.io.tags import tag_findings
 from medvit.io.volumes import Volume, split_volumes
@@ -150,7 +151,7 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
             )
     pool = named or worth
     if len(pool) > 1:
-        patients = len({p.patient for v in pool for p in v.planes})
+        patients = patients_among(p.patient for v in pool for p in v.planes)
         who = f" of {patients} patients" if patients > 1 else ""
         what = "series" if len({v.series for v in pool}) == len(pool) else "volumes"
         raise SelectionError(

@@ -8,6 +8,7 @@ from medvit.io.decoders import missing_decoder
 from medvit.io.findings import Finding
 from medvit.io.headers import TYPE_2, Plane
 from medvit.io.values import is_uid
+from medvit.io.versions import patient_finding
 from medvit.io.volumes import Volume
 
 __all__ = ["SEVERAL_FILES", "tag_findings"]
@@ -85,12 +86,9 @@ def _least_bytes(plane: Plane) -> int:
 
 def _together(planes: Sequence[Plane]) -> list[Finding]:
     """What a series must have in common, whatever else it holds."""
-    found = []
-    if len({p.patient for p in planes}) > 1:
-        text = "several patients under one SeriesInstanceUID"
-        found.append(
-            Finding("several_patients", "refused", text, "a series belongs to one", "Separate the files first.")
-        )
+    found: list[Finding] = []
+    patient = patient_finding(planes)
+    found += [] if patient is None else [patient]
     modalities = sorted({p.modality for p in planes} - {""})
     if len(modalities) > 1:
         text = f"images of {' and '.join(modalities)} under one SeriesInstanceUID"

@@ -13,6 +13,7 @@ from medvit.io.findings import Finding
 from medvit.io.headers import Plane
 from medvit.io.parts import interleaved, multiplicity_of, places_of, told_apart
 from medvit.io.stack import Stack, along_normal, stack_up
+from medvit.io.versions import versions_finding
 
 __all__ = ["Volume", "series_key", "split_volumes"]
 
@@ -143,6 +144,11 @@ def _kind(plane: Plane) -> str:
 
 
 def _split_series(planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
+    volumes, versions = _by_kind(planes, same_pixels), versions_finding(planes)
+    return volumes if versions is None else [replace(v, findings=(versions, *v.findings)) for v in volumes]
+
+
+def _by_kind(planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
     kinds: dict[str, list[Plane]] = defaultdict(list)
     for plane in planes:
         kinds[_kind(plane)].append(plane)

@@ -7,6 +7,8 @@ everything a batch tells others speaks of ``d3/f17``, the numbers of a folder an
 from __future__ import annotations
 
 import os
+import secrets
+import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from medvit.progress import Progress
 from medvit_batch.groups import Groups, alias, full_path
-from medvit_batch.headers import Record, Want, read_all
+from medvit_batch.headers import LAYOUT, Record, Want, read_all
 from medvit_batch.reading import in_processes
 from medvit_batch.tables import connect
 from medvit_batch.walk import Entry, Folder, walk
@@ -39,6 +41,7 @@ class Catalogue(Groups):
 
     def __init__(self, path: Path) -> None:
         base = connect(path, _SCHEMA, _VERSION, durable=False)
+        _renew(base)
         super().__init__(base, int(base.execute("SELECT MAX(number) FROM walks").fetchone()[0] or 0))
 
     def close(self) -> None:
@@ -89,14 +92,14 @@ class Catalogue(Groups):
     def _compare(self, folder: Folder) -> Iterator[Want]:
         number = self._folder(folder.path, zipped=False, links=folder.links, problem=folder.problem)
         rows = self.base.execute(
-            "SELECT id, name, size, modified, kind FROM files WHERE folder=? AND entry=''", (number,)
+            "SELECT id, name, size, modified, changed, kind FROM files WHERE folder=? AND entry=''", (number,)
         )
         known = {row["name"]: row for row in rows}
         same = []
         for entry in folder.files:
             path = os.path.join(folder.path, entry.name)  # noqa: PTH118 - bytes, which Path does not take
             row = known.get(entry.name)
-            fits = row is not None and (row["size"], row["modified"]) == (entry.size, entry.modified)
+            fits = row is not None and _state(row) == (entry.size, entry.modified, entry.changed)
             if row is not None and fits and row["kind"] not in ("unreadable", "new"):
                 same.append((self.seen, entry.changed, row["id"]))
                 if row["kind"] == "zip":
@@ -198,6 +201,23 @@ class Catalogue(Groups):
         if row is None:
             return None
         return os.fsdecode(full_path(row)) + (f" : {row['entry']}" if row["entry"] else "")
+
+
+def _state(row: sqlite3.Row) -> tuple[int, int, int]:
+    """What tells that a file was written again; a copy may keep size and time of writing, but nobody sets back when it came."""
+    return row["size"], row["modified"], row["changed"]
+
+
+def _renew(base: sqlite3.Connection) -> None:
+    """Have every file read again if an earlier medvit kept other values of its header; the numbers of files stay."""
+    base.execute("CREATE TABLE IF NOT EXISTS layout (fields TEXT, secret BLOB)")
+    row = base.execute("SELECT fields FROM layout").fetchone()
+    if row is not None and row["fields"] == LAYOUT:
+        return
+    if row is None:
+        base.execute("INSERT INTO layout VALUES (?,?)", (LAYOUT, secrets.token_bytes(32)))
+    base.execute("UPDATE files SET kind='new', series=NULL, planes=NULL")
+    base.execute("UPDATE layout SET fields=?", (LAYOUT,))
 
 
 def _chunks(wants: Iterator[Want]) -> Iterator[list[Want]]:

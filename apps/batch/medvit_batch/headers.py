@@ -19,10 +19,11 @@ from medvit.errors import MedvitError, SourceError
 from medvit.io.files import DicomFile, zip_files
 from medvit.io.headers import DamagedError, Plane, read_planes
 from medvit.io.images import IMAGE_SUFFIXES
+from medvit.io.patients import Identity
 from medvit.io.sources import is_packed_image
 from medvit.io.volumes import series_key
 
-__all__ = ["Record", "Want", "dicom_file", "planes_of", "read_all", "without_values"]
+__all__ = ["LAYOUT", "Record", "Want", "dicom_file", "planes_of", "read_all", "without_values"]
 
 _ZIP = b"PK\x03\x04"
 _SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI)?(?:..)(?:\x00\x00)?([0-9.]{8,64})", re.DOTALL)
@@ -32,10 +33,13 @@ _HEAD = 2**16
 _FIELDS = tuple(f.name for f in fields(Plane))[1:]
 """All but the file, in the order in which a plane takes them behind it."""
 
+LAYOUT = " ".join(_FIELDS)
+"""How the planes of a record are laid out; records of another layout are read anew."""
+
 _TUPLES = tuple(place for place, f in enumerate(fields(Plane)[1:]) if str(f.type).startswith("tuple"))
 """Those that JSON gives back as lists."""
 
-_ORDER = _FIELDS.index("order")
+_ORDER, _PATIENT = _FIELDS.index("order"), _FIELDS.index("patient")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ def planes_of(content: str, file: DicomFile) -> Iterator[Plane]:
         for place in _TUPLES:
             if row[place] is not None:
                 row[place] = tuple(row[place])
-        row[_ORDER] = tuple(map(tuple, row[_ORDER]))
+        row[_ORDER], row[_PATIENT] = tuple(map(tuple, row[_ORDER])), Identity(*row[_PATIENT])
         yield Plane(file, *row)
 
 

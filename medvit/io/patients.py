@@ -1,0 +1,218 @@
+"""The one rule by which two headers are held to be of one patient, or not, or to leave the question open.
+
+PatientID names a patient only together with who issued it (PS3.3 C.7.1.1): two hospitals may both have a patient 1. Headers with
+different issuers are of two patients. Where one header states an issuer and the other none, they are of one patient only if the
+name (letter case aside) and the birth date agree; otherwise a person has to decide.
+
+An ``Identity`` holds hashes, so it can be compared and kept; anybody who can guess a name can test the guess against it, so it goes
+into nothing that is handed on. ``keyed`` makes a fingerprint for records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from pydicom import Dataset
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.multival import MultiValue
+from pydicom.valuerep import TEXT_VR_DELIMS
+
+__all__ = [
+    "IDENTIFYING",
+    "Identity",
+    "differing",
+    "hash_of",
+    "identity_of",
+    "identity_of_bytes",
+    "keyed",
+    "patients_among",
+    "person_of",
+    "resolved_issuers",
+    "same_patient",
+]
+
+IDENTIFYING = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
+"""Attributes that say who a patient is, in the order of ``Identity``."""
+
+
+class Identity(NamedTuple):
+    """Who a header says its patient is, as hashes; 0 (or an empty text) stands for what is absent or empty.
+
+    Attributes:
+        number: of PatientID.
+        issuer: IssuerOfPatientID as text, since it names an institution and no patient.
+        name: of PatientName: letter case, padding and empty components at its end aside.
+        birth: of PatientBirthDate.
+        sex: of PatientSex.
+    """
+
+    number: int = 0
+    issuer: str = ""
+    name: int = 0
+    birth: int = 0
+    sex: int = 0
+
+
+@lru_cache(maxsize=8192)
+def make_identity(number: str, issuer: str, name: str, birth: str, sex: str) -> Identity:
+    """Make an identity of header values as text."""
+    return Identity(
+        _hash(number.strip()),
+        issuer.strip(),
+        _hash(_plain_name(name)),
+        _hash(birth.strip()),
+        _hash(sex.strip().upper()),
+    )
+
+
+def identity_of(header: Dataset) -> Identity:
+    """Read who a header says its patient is; a value that cannot be read counts as absent."""
+    return make_identity(*("\\".join(_read(header, keyword)) for keyword in IDENTIFYING))
+
+
+@lru_cache(maxsize=8192)
+def identity_of_bytes(values: tuple[str, ...], characters: tuple[str, ...]) -> Identity:
+    """Make an identity of values that were read byte for byte (as Latin 1).
+
+    Args:
+        values: in the order of ``IDENTIFYING``.
+        characters: SpecificCharacterSet.
+    """
+    return make_identity(*(_decoded(value, characters) for value in values))
+
+
+def same_patient(first: Identity, second: Identity) -> bool | None:
+    """Decide if two headers are of one patient; None where a person has to.
+
+    Without a PatientID on both sides nothing is known, which is None too.
+    """
+    if not first.number or not second.number:
+        return None
+    if first.number != second.number:
+        return False
+    if first.issuer and second.issuer:
+        return first.issuer == second.issuer
+    if not first.issuer and not second.issuer:
+        return True
+    return True if _agree(first, second) else None
+
+
+def differing(first: Identity, second: Identity, *, absent: bool) -> tuple[str, ...]:
+    """List the attributes by which two headers of one series contradict each other about the patient.
+
+    An issuer that only one of them states is no contradiction where name and birth date agree.
+
+    Args:
+        first, second: what the headers say.
+        absent: count a name, birth date or sex that only one of them states, as between two versions of one image.
+    """
+    needed = IDENTIFYING if absent else IDENTIFYING[:2]
+    rows = zip(IDENTIFYING, first, second, strict=True)
+    found = [k for k, a, b in rows if a != b and (k in needed or (a and b))]
+    if "IssuerOfPatientID" in found and not (first.issuer and second.issuer) and _agree(first, second):
+        found.remove("IssuerOfPatientID")
+    return tuple(found)
+
+
+def resolved_issuers(identities: Iterable[Identity], assumed: str = "") -> dict[Identity, str | None]:
+    """Find the issuer that each identity without one belongs to, among everything that is known.
+
+    Args:
+        identities: all there are.
+        assumed: the issuer of every PatientID that is stated without one, where a person has said so.
+
+    Returns:
+        For each identity, the issuer to read its PatientID with: its own; that of the one patient with an issuer whose PatientID,
+        name and birth date are the same; empty where no issuer is stated for this PatientID at all; None where a person has to decide.
+    """
+    known = set(identities)
+    by_number: dict[int, set[Identity]] = {}
+    for identity in known:
+        if identity.issuer:
+            by_number.setdefault(identity.number, set()).add(identity)
+    found: dict[Identity, str | None] = {}
+    for identity in known:
+        others = by_number.get(identity.number, set()) if identity.number else set()
+        agreeing = {other.issuer for other in others if _agree(identity, other)}
+        if identity.issuer or assumed or not others:
+            found[identity] = identity.issuer or assumed
+        else:
+            found[identity] = next(iter(agreeing)) if len(agreeing) == 1 else None
+    return found
+
+
+def patients_among(identities: Iterable[Identity]) -> int:
+    """Count the patients that headers are of; where a person has to decide, they count as two."""
+    return len({(identity.number, issuer) for identity, issuer in resolved_issuers(identities).items()})
+
+
+def person_of(header: Dataset, issuer: str = "") -> str:
+    """Say in one text which patient a header is of, for pseudonyms; equal texts are one patient.
+
+    PatientID and its issuer decide; without a PatientID the name (letter case aside) and the birth date, without them the study.
+
+    Args:
+        header: as read.
+        issuer: to read a PatientID with that states none; see ``resolved_issuers``.
+    """
+    number, stated, name, birth, _ = ("\\".join(_read(header, keyword)) for keyword in IDENTIFYING)
+    if number:
+        return f"PatientID|{number}|{stated or issuer}"
+    if name:
+        return f"PatientName|{_plain_name(name)}|{birth}"
+    study = "\\".join(_read(header, "StudyInstanceUID"))
+    return f"StudyInstanceUID|{study}" if study else "nobody"
+
+
+def keyed(key: bytes, identities: Iterable[Identity]) -> str:
+    """Make a fingerprint of identities that only the holder of the key can compare with a guess."""
+    content = repr(sorted(map(tuple, set(identities))))
+    return hmac.new(key, content.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+
+
+def hash_of(text: str) -> int:
+    """A number for a text, the same in every process, 0 for an empty one."""
+    return _hash(text)
+
+
+def _agree(first: Identity, second: Identity) -> bool:
+    """Tell if name and birth date are stated and the same; what is absent on both sides proves nothing."""
+    return bool(first.name and first.birth) and (first.name, first.birth) == (second.name, second.birth)
+
+
+def _plain_name(name: str) -> str:
+    """A name without what does not tell people apart: letter case, padding, empty components (PS3.5 6.2.1)."""
+    groups = unicodedata.normalize("NFC", name).casefold().split("=")
+    plain = ["^".join(" ".join(part.split()) for part in group.split("^")).rstrip("^") for group in groups]
+    return "=".join(plain).rstrip("=")
+
+
+def _hash(text: str) -> int:
+    if not text:
+        return 0
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=7).digest()
+    return int.from_bytes(digest, "big") or 1
+
+
+def _decoded(text: str, characters: tuple[str, ...]) -> str:
+    """Text that was read as Latin 1, in the character set that its header states."""
+    if text.isascii() and "\x1b" not in text:
+        return text
+    try:
+        return str(decode_bytes(text.encode("latin-1"), convert_encodings(list(characters) or None), TEXT_VR_DELIMS))
+    except (UnicodeError, LookupError, ValueError):  # decoded already, or in no set that there is
+        return text
+
+
+def _read(header: Dataset, keyword: str) -> list[str]:
+    try:
+        value = header.get(keyword)
+        several = value if isinstance(value, (list, tuple, MultiValue)) else [value]
+        return [text for v in several if v is not None and (text := str(v).strip())]
+    except Exception:  # a damaged value says nothing
+        return []
