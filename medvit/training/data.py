@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ __all__ = [
     "Draws",
     "Pair",
     "Sampler",
+    "check_annotated",
     "data_root",
     "every_entry_names",
     "known_ids",
@@ -94,12 +95,15 @@ class Pair:
         image: the image.
         label: its labels.
         instances: whether the labels number single objects of the one class there is, rather than classes.
+        annotated: ids of the classes that were annotated; any other class is unknown in this case, not absent. None
+            where all were.
     """
 
     name: str
     image: Path
     label: Path
     instances: bool = False
+    annotated: frozenset[int] | None = None
 
 
 def data_root(given: Path | None, data: Path) -> Path:
@@ -188,18 +192,83 @@ def _place(entry: Any, path: Path) -> str:
     return os.path.normpath(_named(entry, "image", path))
 
 
-def read_list(bundle: Bundle, data: Path | None, root: Path | None, split: str) -> list[Pair]:
-    """The pairs of one split.
+def read_list(
+    bundle: Bundle, data: Path | None, root: Path | None, split: str, *, partly_labelled: bool = False
+) -> list[Pair]:
+    """Read the pairs of one split.
+
+    An entry may name the labels that were annotated in its case, ``"annotated": ["brainstem", "mandible"]``; the others
+    are then unknown. An entry without it has all of the bundle's labels annotated.
+
+    Args:
+        bundle: whose own list is read where none is given, and whose label names entries use.
+        data: the list; None for the bundle's.
+        root: where the list's paths start; None as ``data_root`` says.
+        split: the part of the list.
+        partly_labelled: whether the caller can handle cases in which some labels are unknown.
 
     Raises:
-        SourceError: as ``read_entries``; every entry needs an image and a label.
+        SourceError: as ``read_entries``; every entry needs an image and a label; annotated labels that the bundle does
+            not have, none at all, or partly labelled cases that the caller cannot handle.
     """
     cases = DataList(data, root, split)
     path = _list_path(bundle, cases)
     content = _content(path)
     instances = content.get("labels") == "instances"
     entries = _entries(content, path, cases, ("image", "label"))
-    return [Pair(plain_name(e["image"]), e["image"], e["label"], instances) for e in entries]
+    pairs = []
+    for entry, files in zip(content[split], entries, strict=True):
+        name = plain_name(files["image"])
+        annotated = _annotated(entry, name, bundle, path)
+        if annotated is not None and not partly_labelled:
+            raise SourceError(
+                f"Found {name} partly labelled in {path}; this recipe of {bundle.name} needs all labels of every case. "
+                "Remove the entry, or complete its labels and remove 'annotated'."
+            )
+        pairs.append(Pair(name, files["image"], files["label"], instances, annotated))
+    return pairs
+
+
+def _annotated(entry: dict[str, Any], name: str, bundle: Bundle, path: Path) -> frozenset[int] | None:
+    if "annotated" not in entry:
+        return None
+    named = entry["annotated"]
+    known = {label.name: label.id for label in bundle.facts.labels}
+    if not (isinstance(named, list) and named and all(isinstance(label, str) for label in named)):
+        raise SourceError(
+            f"Found {name} with annotated = {json.dumps(named)} in {path}; the names of at least one label are needed. Name the labels "
+            "that were annotated, or leave 'annotated' out where all were."
+        )
+    unknown = sorted(set(named) - set(known))
+    if unknown:
+        raise SourceError(
+            f"Found {', '.join(unknown)} among the annotated labels of {name} in {path}; {bundle.name} has {', '.join(known)}. "
+            "Use its names."
+        )
+    ids = frozenset(known[label] for label in named)
+    return None if len(ids) == len(known) else ids
+
+
+def check_annotated(ids: np.ndarray, pair: Pair, names: Mapping[int, str] | None = None) -> None:
+    """Check that the labels of a pair hold only classes that its list calls annotated.
+
+    Args:
+        ids: the class ids of the pair, any shape.
+        pair: the pair.
+        names: of the classes, by id, for the message.
+
+    Raises:
+        SourceError: a class is there that the list does not call annotated.
+    """
+    if pair.annotated is None:
+        return
+    extra = sorted({int(v) for v in np.unique(ids)} - pair.annotated - {0})
+    if extra:
+        found = ", ".join(str(v) if names is None else names.get(v, str(v)) for v in extra)
+        raise SourceError(
+            f"Found label {found} in {pair.name}, which its data list does not call annotated; a label that is there in part cannot be "
+            "learned from. Add it to 'annotated' if all of it is labelled, else remove its voxels."
+        )
 
 
 def plain_name(path: Path) -> str:

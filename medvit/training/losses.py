@@ -40,25 +40,39 @@ def bce_dice(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def weighted_dice_ce(
-    logits: Tensor, labels: Tensor, background_weight: float = 0.1, light: Sequence[int] = (0,)
+    logits: Tensor,
+    labels: Tensor,
+    background_weight: float = 0.1,
+    light: Sequence[int] = (0,),
+    annotated: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy with a light background plus soft Dice over the classes present in the batch.
 
     Plain Dice + CE leaves small organs at zero for hours: background drowns the cross-entropy, and Dice on
     classes that are absent from a patch punishes every attempt to find them.
 
+    With ``annotated`` this is the marginal cross-entropy and marginal Dice of Shi et al., "Marginal loss and exclusion
+    loss for partially supervised multi-organ segmentation" (Medical Image Analysis 70, 2021, arXiv 2007.03868, section
+    3.2): a voxel labelled as background may belong to any class that was not annotated, so its probability is the sum of
+    theirs and background's; the Dice of a class counts only samples in which the class was annotated.
+
     Args:
         logits: (batch, class, *spatial), float.
         labels: (batch, 1, *spatial), int64 class ids.
         background_weight: cross-entropy weight of the light classes; the others weigh 1.
         light: the classes that would drown the others: background, and organs as large.
+        annotated: (batch, class), bool: the classes whose voxels are labelled wherever they are. Background's entry does
+            not matter. None where every class is annotated in every sample.
 
     Returns:
         A scalar.
+
+    Raises:
+        ShapeError: ``annotated`` of another shape.
     """
     classes = logits.shape[1]
-    cross_entropy = _cross_entropy(logits, labels, background_weight, light)
-    probabilities = logits.softmax(1)[:, 1:]
+    cross_entropy = _cross_entropy(logits, labels, background_weight, light, annotated)
+    probabilities = _of_annotated(logits.softmax(1)[:, 1:], annotated)
     truth = F.one_hot(labels[:, 0], classes).movedim(-1, 1)[:, 1:].to(logits.dtype)
     axes = (0, *range(2, logits.ndim))
     overlap = (probabilities * truth).sum(axes)
@@ -70,14 +84,51 @@ def weighted_dice_ce(
     return cross_entropy + dice.mean()
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, background_weight: float, light: Sequence[int]) -> Tensor:
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, background_weight: float, light: Sequence[int], annotated: Tensor | None
+) -> Tensor:
     weight = torch.ones(logits.shape[1], dtype=logits.dtype, device=logits.device)
     weight[list(light)] = background_weight
-    return F.cross_entropy(logits, labels[:, 0], weight=weight)
+    if annotated is None:
+        return F.cross_entropy(logits, labels[:, 0], weight=weight)
+    return F.nll_loss(_marginal_log_probabilities(logits, annotated), labels[:, 0], weight=weight)
+
+
+def _marginal_log_probabilities(logits: Tensor, annotated: Tensor) -> Tensor:
+    """Replace background's log-probability by that of background or any class that was not annotated."""
+    merged = ~_checked_annotated(annotated, logits.shape)
+    merged[:, 0] = True
+    log_probabilities = logits.log_softmax(1)
+    apart = ~merged.reshape(*merged.shape, *[1] * (logits.ndim - 2))
+    background = log_probabilities.masked_fill(apart, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.cat((background, log_probabilities[:, 1:]), 1)
+
+
+def _of_annotated(probabilities: Tensor, annotated: Tensor | None) -> Tensor:
+    """Set the probabilities (batch, class without background, *spatial) of classes that were not annotated to zero."""
+    if annotated is None:
+        return probabilities
+    batch, organs, *spatial = probabilities.shape
+    counted = _checked_annotated(annotated, (batch, organs + 1))[:, 1:]
+    return probabilities * counted.reshape(batch, organs, *[1] * len(spatial))
+
+
+def _checked_annotated(annotated: Tensor, shape: Sequence[int]) -> Tensor:
+    if annotated.dtype != torch.bool or tuple(annotated.shape) != tuple(shape[:2]):
+        raise ShapeError(
+            f"Found annotated classes of shape {tuple(annotated.shape)} and type {annotated.dtype} for logits of {shape[0]} samples and "
+            f"{shape[1]} classes; booleans of shape (batch, class) are needed. Give one for each class of each sample, background included."
+        )
+    return annotated
 
 
 def focal_tversky(
-    logits: Tensor, labels: Tensor, alpha: float = 0.7, beta: float = 0.3, gamma: float = 4 / 3
+    logits: Tensor,
+    labels: Tensor,
+    alpha: float = 0.7,
+    beta: float = 0.3,
+    gamma: float = 4 / 3,
+    annotated: Tensor | None = None,
 ) -> Tensor:
     """Mean of (1 - TI_c)^(1/γ) over the organs present in the batch (Abraham & Khan, arXiv 1810.07842, eq. 3 and 4).
 
@@ -92,6 +143,7 @@ def focal_tversky(
         alpha: weight of missed voxels.
         beta: weight of spare voxels.
         gamma: the exponent's inverse, 1 to 3 in the paper.
+        annotated: as in ``weighted_dice_ce``; an organ counts only in samples in which it was annotated.
 
     Returns:
         A scalar, float32 or, for float64 logits, float64; 0 where the batch holds no organ.
@@ -106,7 +158,7 @@ def focal_tversky(
             "are needed. The paper has 0.7, 0.3 and 4/3."
         )
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    probabilities = wide.softmax(1)[:, 1:]
+    probabilities = _of_annotated(wide.softmax(1)[:, 1:], annotated)
     truth = F.one_hot(labels[:, 0], logits.shape[1]).movedim(-1, 1)[:, 1:].to(wide.dtype)
     axes = (0, *range(2, logits.ndim))
     hit, missed = (probabilities * truth).sum(axes), ((1 - probabilities) * truth).sum(axes)
@@ -130,6 +182,7 @@ def focal_tversky_ce(
     beta: float = 0.3,
     gamma: float = 4 / 3,
     light: Sequence[int] = (0,),
+    annotated: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy with a light background plus ``focal_tversky``; takes the place of ``weighted_dice_ce`` for small organs.
 
@@ -138,6 +191,7 @@ def focal_tversky_ce(
         labels: (batch, 1, *spatial), int64 class ids.
         background_weight, light: as in ``weighted_dice_ce``.
         alpha, beta, gamma: as in ``focal_tversky``.
+        annotated: as in ``weighted_dice_ce``.
 
     Returns:
         A scalar, float32 or, for float64 logits, float64.
@@ -145,8 +199,8 @@ def focal_tversky_ce(
     Raises:
         ShapeError: as ``focal_tversky``.
     """
-    tversky = focal_tversky(logits, labels, alpha, beta, gamma)
-    return _cross_entropy(logits.to(tversky.dtype), labels, background_weight, light) + tversky
+    tversky = focal_tversky(logits, labels, alpha, beta, gamma, annotated)
+    return _cross_entropy(logits.to(tversky.dtype), labels, background_weight, light, annotated) + tversky
 
 
 def _check_classes(logits: Tensor, labels: Tensor) -> None:

@@ -117,9 +117,15 @@ class OrganObjective(Objective):
         return [weight for first, weight in self.background_weights if first <= self.step][-1]
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Loss of images (batch, channel, i, j, k) and labels (batch, 1, i, j, k) at all three resolutions."""
-        image, labels = batch
-        total = self._loss(self.network(image), labels)
+        """Compute the loss at all three resolutions.
+
+        Args:
+            batch: images (batch, channel, i, j, k), labels (batch, 1, i, j, k) and, where cases are partly labelled, the
+                classes annotated in each sample, (batch, class), bool.
+        """
+        image, labels, *partial = batch
+        annotated = None if not partial or bool(partial[0].all()) else partial[0]
+        total = self._loss(self.network(image), labels, annotated)
         for name, factor in (("decoder2", 2), ("decoder3", 4)):
             tap = self._taps.pop(name)
             if not self.deep_supervision:
@@ -131,11 +137,11 @@ class OrganObjective(Objective):
                     f"Found patches of {tuple(labels.shape[2:])} voxels, which the network pads inside; the stages of its decoder are "
                     "supervised, so sides must be multiples of 32, one of them at least 64. Correct roi_size in train.json."
                 )
-            total = total + self.deep_supervision / (factor / 2) * self._loss(logits, coarse)
+            total = total + self.deep_supervision / (factor / 2) * self._loss(logits, coarse, annotated)
         return total
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.loss(logits.float(), labels, self.background(), light=self.light)
+    def _loss(self, logits: Tensor, labels: Tensor, annotated: Tensor | None) -> Tensor:
+        return self.loss(logits.float(), labels, self.background(), light=self.light, annotated=annotated)
 
 
 class PictureObjective(Objective):

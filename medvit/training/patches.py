@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
-from medvit.training.data import DataList, Pair, known_ids, read_list
+from medvit.training.data import DataList, Pair, check_annotated, known_ids, read_list
 
 __all__ = ["Case", "PatchSampler", "PatchSettings", "load_case"]
 
@@ -56,7 +56,7 @@ class PatchSettings:
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PatchSampler:
         """Read the cases of a list and draw patches from them."""
-        pairs = read_list(bundle, data.data, data.root, data.split)
+        pairs = read_list(bundle, data.data, data.root, data.split, partly_labelled=True)
         cases = [load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs]
         return PatchSampler([self.scaled(case) for case in cases], self, seed)
 
@@ -88,6 +88,7 @@ class Case:
         spacing_mm: voxel size along i, j, k.
         voxels: for each class present, the indices of its voxels, (n, 3).
         body: indices of some voxels brighter than the image's middle between air and tissue, (n, 3).
+        annotated: for each class whether it was annotated, (class,), bool; None where all were.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Case:
     spacing_mm: tuple[float, float, float]
     voxels: dict[int, np.ndarray]
     body: np.ndarray
+    annotated: Tensor | None = None
 
     @classmethod
     def build(cls, name: str, image: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, ...]) -> Case:
@@ -118,7 +120,7 @@ def load_case(pair: Pair, classes: int) -> Case:
     """A pair on the closest RAS axes, in memory.
 
     Raises:
-        SourceError: image and labels on different grids, or as ``known_ids``.
+        SourceError: image and labels on different grids, or as ``known_ids`` and ``check_annotated``.
     """
     image, labels = (nib.as_closest_canonical(nib.load(p)) for p in (pair.image, pair.label))
     if image.shape != labels.shape or not np.allclose(image.affine, labels.affine, atol=1e-3):
@@ -126,7 +128,11 @@ def load_case(pair: Pair, classes: int) -> Case:
             f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
         )
     ids = known_ids(np.asarray(labels.dataobj), pair.name, classes)
-    return Case.build(pair.name, image.get_fdata(dtype=np.float32), ids, image.header.get_zooms()[:3])
+    check_annotated(ids, pair)
+    case = Case.build(pair.name, image.get_fdata(dtype=np.float32), ids, image.header.get_zooms()[:3])
+    if pair.annotated is None:
+        return case
+    return replace(case, annotated=torch.tensor([c == 0 or c in pair.annotated for c in range(classes)]))
 
 
 class PatchSampler:
@@ -136,6 +142,7 @@ class PatchSampler:
         self.cases = cases
         self.settings = settings
         self.rng = np.random.default_rng(seed)
+        self._classes = next((len(case.annotated) for case in cases if case.annotated is not None), 0)
         self._holders = {
             c: [case for case in cases if c in case.voxels] for c in sorted({c for k in cases for c in k.voxels})
         }
@@ -149,8 +156,13 @@ class PatchSampler:
         """Start a new stream of patches."""
         self.rng = np.random.default_rng(seed)
 
-    def draw(self) -> tuple[Tensor, Tensor]:
-        """One patch: image (channel, i, j, k) float32 in 0..1 and labels (channel, i, j, k) int64."""
+    def draw(self) -> tuple[Tensor, ...]:
+        """Draw one patch.
+
+        Returns:
+            The image (channel, i, j, k), float32 in 0..1; the labels (channel, i, j, k), int64; and, where a case of the
+            list is partly labelled, the classes annotated in this one, (class,), bool.
+        """
         case, centre = self._pick()
         flip = bool(self.rng.random() < 0.5)
         grid = self._grid(case, centre, flip)
@@ -161,12 +173,18 @@ class PatchSampler:
         labels = labels[0].long()
         if flip:
             labels = self._swap(labels)
-        return self._intensity(image[0]), labels
+        if not self._classes:
+            return self._intensity(image[0]), labels
+        return self._intensity(image[0]), labels, self._annotated(case, flip)
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """A batch of patches: (batch, channel, i, j, k) images and labels."""
-        pairs = [self.draw() for _ in range(size)]
-        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+    def batch(self, size: int) -> tuple[Tensor, ...]:
+        """Draw a batch of patches: what ``draw`` returns, each stacked along a first batch axis."""
+        return tuple(torch.stack(parts) for parts in zip(*(self.draw() for _ in range(size)), strict=True))
+
+    def _annotated(self, case: Case, flip: bool) -> Tensor:
+        if case.annotated is None:
+            return torch.ones(self._classes, dtype=torch.bool)
+        return case.annotated[self._table()[: self._classes]] if flip else case.annotated
 
     def _pick(self) -> tuple[Case, np.ndarray]:
         rng, s = self.rng, self.settings
@@ -200,11 +218,14 @@ class PatchSampler:
         # grid_sample wants the last axis first (x = k, y = j, z = i)
         return torch.from_numpy(normalised[..., ::-1].astype(np.float32))[None]
 
-    def _swap(self, labels: Tensor) -> Tensor:
+    def _table(self) -> Tensor:
         table = torch.arange(256)
         for a, b in self.settings.swap_on_flip:
             table[a], table[b] = b, a
-        return table[labels]
+        return table
+
+    def _swap(self, labels: Tensor) -> Tensor:
+        return self._table()[labels]
 
     def _intensity(self, image: Tensor) -> Tensor:
         rng = self.rng

@@ -124,3 +124,80 @@ def test_every_light_class_weighs_what_background_weighs():
         weight = torch.tensor([0.2, 1.0, 0.2, 1.0], dtype=torch.float64)
         shift = F.cross_entropy(logits, labels[:, 0], weight=weight) - F.cross_entropy(logits, labels[:, 0])
         assert float(light - plain) == pytest.approx(float(shift), rel=1e-9)
+
+
+def _partly(labels: torch.Tensor, unknown: dict[int, list[int]], classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Remove classes from the labels of single samples, as an annotator who did not draw them would have."""
+    annotated, kept = torch.ones(len(labels), classes, dtype=torch.bool), labels.clone()
+    for sample, organs in unknown.items():
+        for organ in organs:
+            annotated[sample, organ] = False
+            kept[sample][kept[sample] == organ] = 0
+    return kept, annotated
+
+
+@pytest.mark.parametrize("loss", [weighted_dice_ce, focal_tversky_ce])
+def test_with_all_classes_annotated_the_marginal_loss_is_the_full_one(loss):
+    logits, labels = _drawn(3, 4, 5)
+    one, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    full, marginal = loss(one, labels), loss(other, labels, annotated=torch.ones(2, 4, dtype=torch.bool))
+    full.backward()
+    marginal.backward()
+    assert marginal.item() == pytest.approx(full.item(), rel=1e-12)
+    torch.testing.assert_close(other.grad, one.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_marginal_cross_entropy_and_dice_are_those_of_the_merged_classes():
+    """Shi et al., section 3.2: background's probability is the sum of its own and of the classes not annotated."""
+    logits, labels = _drawn(3, 4, 5, classes=4)
+    kept, annotated = _partly(labels, {0: [2], 1: [1, 3]})
+    p = logits.softmax(1)
+    weighed, weights = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    overlap, total, held = [torch.zeros(4, dtype=torch.float64) for _ in range(3)]
+    for n in range(2):
+        merged = [c for c in range(1, 4) if not annotated[n, c]]
+        background = p[n, 0] + p[n, merged].sum(0)
+        for c in range(4):
+            here = kept[n, 0] == c
+            chance = background if c == 0 else p[n, c]
+            weight = 0.1 if c == 0 else 1.0
+            weighed, weights = weighed - weight * chance[here].log().sum(), weights + weight * float(here.sum())
+            if c and annotated[n, c]:
+                overlap[c] += chance[here].sum()
+                total[c] += chance.sum() + float(here.sum())
+                held[c] += float(here.sum())
+    dice = [1 - 2 * overlap[c] / (total[c] + 1e-5) for c in range(1, 4) if held[c]]
+    expected = weighed / weights + sum(dice) / len(dice)
+    assert weighted_dice_ce(logits, kept, annotated=annotated).item() == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [weighted_dice_ce, focal_tversky_ce])
+def test_an_organ_that_was_not_annotated_may_be_found_or_not_without_a_cost(loss):
+    _, labels = _drawn(4, 4, 4)
+    kept, annotated = _partly(labels, {0: [1], 1: [1]})
+    sure = [F.one_hot(x[:, 0], 4).movedim(-1, 1).double() * 40 for x in (labels, kept)]
+    found, not_found = (float(loss(x, kept, annotated=annotated)) for x in sure)
+    assert found == pytest.approx(not_found, abs=1e-6)
+    assert float(loss(sure[0], kept)) > found + 0.1  # the full loss takes it for background
+
+
+@pytest.mark.parametrize("loss", [weighted_dice_ce, focal_tversky_ce])
+def test_gradients_of_the_marginal_loss_by_finite_differences(loss):
+    logits, labels = _drawn(2, 3, 3)
+    kept, annotated = _partly(labels, {0: [2], 1: [1, 3]})
+    assert torch.autograd.gradcheck(lambda x: loss(x, kept, annotated=annotated), logits.requires_grad_())
+
+
+def test_the_marginal_loss_stays_finite_where_logits_are_large():
+    _, labels = _drawn(4, 4, 4)
+    kept, annotated = _partly(labels, {0: [1], 1: [1, 2]})
+    wrong = (F.one_hot((labels[:, 0] + 1) % 4, 4).movedim(-1, 1).float() * 300).requires_grad_()
+    weighted_dice_ce(wrong, kept, annotated=annotated).backward()
+    assert bool(torch.isfinite(wrong.grad).all())
+
+
+def test_annotated_classes_of_another_shape_are_refused():
+    logits, labels = _drawn(2, 3)
+    for annotated in (torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 4)):
+        with pytest.raises(ShapeError, match=r"booleans of shape \(batch, class\) are needed. Give one for each class"):
+            weighted_dice_ce(logits, labels, annotated=annotated)

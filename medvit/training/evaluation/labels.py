@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from medvit.reports.quality import Doubts, judge
 from medvit.reports.statistics import Measures
 from medvit.result import Result
 from medvit.settings import RunSettings
-from medvit.training.data import Pair, known_ids, load_labels
+from medvit.training.data import Pair, check_annotated, known_ids, load_labels
 from medvit.training.evaluation.answers import Answer, Judged, Signal
 from medvit.training.evaluation.part import Judge, Part, Say, labelled_pairs, per_label, summary
 
@@ -43,11 +43,17 @@ class LabelledCase:
         name: the case's.
         source: what the model is run on.
         truth: the reference ids on the grid of a result, (i, j, k) or (row, column).
+        annotated: ids of the labels that were annotated, the only ones to judge; None for all.
     """
 
     name: str
     source: Path | MetaTensor
     truth: Callable[[Result], np.ndarray]
+    annotated: frozenset[int] | None = None
+
+    def judged(self, labels: Iterable[Label]) -> list[Label]:
+        """Select the labels that this case can judge."""
+        return [label for label in labels if self.annotated is None or label.id in self.annotated]
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,14 @@ class LabelOverlap:
             for case in judging:
                 result = run_model(model, case.source)
                 truth = case.truth(result)
-                cases[case.name] = {label.name: dice(result.array == label.id, truth == label.id) for label in labels}
+                cases[case.name] = {
+                    label.name: dice(result.array == label.id, truth == label.id) for label in case.judged(labels)
+                }
                 say(f"{case.name}: mean Dice {mean(cases[case.name].values()):.3f}")
             rows = per_label([label.name for label in labels], cases)
+            unjudged = [label.title for label in labels if label.name not in rows]
+            if unjudged:
+                say(f"Not scored, since no case has them annotated: {', '.join(unjudged)}.")
             metrics = {"mean_dice": mean(row["mean"] for row in rows.values())}
             metrics |= {f"dice_{name}": row["mean"] for name, row in rows.items()}
             top = summary(part, self.task, metrics)
@@ -92,7 +103,10 @@ class LabelOverlap:
         Raises:
             SourceError: the list is wrong.
         """
-        return [LabelledCase(p.name, p.image, partial(_truth, p, part.bundle)) for p in labelled_pairs(part)]
+        return [
+            LabelledCase(p.name, p.image, partial(_truth, p, part.bundle), p.annotated)
+            for p in labelled_pairs(part, partly_labelled=True)
+        ]
 
     def answers(self, part: Part, model: Model, say: Say) -> Judged:
         """Every label of every case with what the network said of it, the mirror image's answer included."""
@@ -102,7 +116,7 @@ class LabelOverlap:
             result = run_model(model, case.source, RunSettings(fast=model.fast, quality_map=True))
             truth = case.truth(result)
             entropy, agreement = result.entropy(), result.agreement() or {}
-            for label in result.wanted:
+            for label in case.judged(result.wanted):
                 score = dice(result.array == label.id, truth == label.id)
                 signals: dict[Signal, float] = {"agreement": agreement[label.name]}
                 if label.name in entropy:
@@ -131,14 +145,19 @@ def _truth(pair: Pair, bundle: Bundle, result: Result) -> np.ndarray:
         raise SourceError(
             f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
         )
-    return known_ids(truth, pair.name, max(label.id for label in bundle.facts.labels) + 1, bundle.name)
+    ids = known_ids(truth, pair.name, max(label.id for label in bundle.facts.labels) + 1, bundle.name)
+    check_annotated(ids, pair, {label.id: label.name for label in bundle.facts.labels})
+    return ids
 
 
 def dice_table(bundle: Bundle, scores: dict[str, Any]) -> str:
     """The scores as a Markdown table."""
     lines = ["| label | mean Dice | spread (std) | lowest |", "|---|---|---|---|"]
     for label in bundle.facts.labels:
-        row = scores["per_label"][label.name]
+        row = scores["per_label"].get(label.name)
+        if row is None:
+            lines.append(f"| {label.title} | not annotated in any case | | |")
+            continue
         lines.append(f"| {label.title} | {row['mean']:.3f} | {row['std']:.3f} | {row['lowest']:.3f} |")
     lines.append(f"| **mean of {len(scores['cases'])} cases** | **{scores['mean_dice']:.3f}** | | |")
     return "\n".join(lines)

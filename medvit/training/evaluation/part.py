@@ -55,13 +55,18 @@ class Evaluation(Protocol):
         ...
 
 
-def labelled_pairs(part: Part, split: str | None = None) -> list[Pair]:
-    """The images and labels of a part, or of another split of its list.
+def labelled_pairs(part: Part, split: str | None = None, *, partly_labelled: bool = False) -> list[Pair]:
+    """Read the images and labels of a part, or of another split of its list.
+
+    Args:
+        part: the bundle and the part of the list.
+        split: another split of the list; None for the part's own.
+        partly_labelled: whether the caller can handle cases in which some labels are unknown.
 
     Raises:
         SourceError: as ``read_list``.
     """
-    return read_list(part.bundle, part.data, part.root, split or part.split)
+    return read_list(part.bundle, part.data, part.root, split or part.split, partly_labelled=partly_labelled)
 
 
 def summary(part: Part, task: str, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -71,9 +76,9 @@ def summary(part: Part, task: str, metrics: Mapping[str, float]) -> dict[str, An
 
 
 def per_label(names: list[str], cases: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, spread and lowest Dice of each label over the cases."""
-    columns = {name: [case[name] for case in cases.values()] for name in names}
-    return {name: {"mean": mean(v), "std": pstdev(v), "lowest": min(v)} for name, v in columns.items()}
+    """Compute mean, spread and lowest Dice of each label over the cases that have it; a label of no case has no row."""
+    columns = {name: [case[name] for case in cases.values() if name in case] for name in names}
+    return {name: {"mean": mean(v), "std": pstdev(v), "lowest": min(v)} for name, v in columns.items() if v}
 
 
 def mean_rows(cases: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
