@@ -151,7 +151,7 @@ def doubts(side: str, network: UNet, images: Tensor) -> list[float]:
     made = []
     for one, other in zip(inside > 0.5, turned > 0.5, strict=True):
         ids, mirrored = (answer.numpy().astype(np.int16) * wanted[0].id for answer in (one, other))
-        judged = {"quality": {"word": "good", "reasons": []}, "agreement": agreement(ids, mirrored, wanted)}
+        judged = {"quality": {"rating": "good", "reasons": []}, "agreement": agreement(ids, mirrored, wanted)}
         made.append(doubt(judged)[0])
     return made
 

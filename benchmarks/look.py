@@ -96,7 +96,7 @@ def three_planes(model: Model, path: Path) -> list[tuple[str, np.ndarray, np.nda
         picture, labels = (np.take(v, at[axis], axis).T[::-1] for v in (image, found))
         if axis:
             picture, labels = picture[:, ::-1], labels[:, ::-1]
-        shown += [(name, picture, None), (result.quality()["word"], picture, labels)]
+        shown += [(name, picture, None), (result.quality()["rating"], picture, labels)]
     return shown
 
 

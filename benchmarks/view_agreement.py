@@ -2,7 +2,7 @@
 
     python benchmarks/view_agreement.py
 
-Prints gradient correlations of labels projected again (``medvit.reports.consistency``), which the word on quality is set by.
+Prints gradient correlations of labels projected again (``medvit.reports.consistency``), which the rating is set by.
 Needs the shared CTs (MEDVIT_SHARED).
 """
 

@@ -63,7 +63,7 @@ class Saved:
     @property
     def flagged(self) -> bool:
         """Whether a person must look: something set aside, or implausible anatomy (exit code 3)."""
-        return bool(self.set_aside) or self.quality["word"] == "poor"
+        return bool(self.set_aside) or self.quality["rating"] == "poor"
 
 
 def check_types(types: tuple[str, ...], kind: str) -> None:

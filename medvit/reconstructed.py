@@ -128,7 +128,7 @@ class Reconstructed:
         return made[0], made[1]
 
     def quality(self) -> dict[str, Any]:
-        """``{"word": "good" | "check" | "poor", "reasons": [...]}`` by plausible anatomy, agreement with the views
+        """``{"rating": "good" | "check" | "poor", "reasons": [...]}`` by plausible anatomy, agreement with the views
         and the network's own doubts."""
         from medvit.reports.quality import Doubts
         from medvit.reports.shapes import Views, judge_shapes

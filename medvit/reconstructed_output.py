@@ -48,7 +48,7 @@ class ReconstructedOutput:
 
 @dataclass(frozen=True)
 class ReconstructedSaved:
-    """What was published: the folder, paths within it, and the word on quality."""
+    """What was published: the folder, paths within it, and the rating."""
 
     folder: Path
     files: tuple[str, ...]
@@ -57,7 +57,7 @@ class ReconstructedSaved:
     @property
     def flagged(self) -> bool:
         """Whether a person must look (exit code 3)."""
-        return bool(self.quality["word"] == "poor")
+        return bool(self.quality["rating"] == "poor")
 
 
 def check_reconstructed_types(types: Sequence[str]) -> None:

@@ -89,7 +89,7 @@ class Restored:
         return measure_change(self.source_on_slices(), self.on_slices(), (across, down), self.intensity_unit)
 
     def quality(self) -> dict[str, Any]:
-        """``{"word": "good" | "check" | "poor", "reasons": [...]}`` by what changed."""
+        """``{"rating": "good" | "check" | "poor", "reasons": [...]}`` by what changed."""
         from medvit.reports.restored_quality import judge_change
 
         return judge_change(self.statistics(), self.calibration, finer=self.given is not None)

@@ -62,7 +62,7 @@ class RestoredSaved:
     @property
     def flagged(self) -> bool:
         """Whether a person must look: something set aside, or a restoration that did not do what it should (exit code 3)."""
-        return bool(self.set_aside) or self.quality["word"] == "poor"
+        return bool(self.set_aside) or self.quality["rating"] == "poor"
 
 
 def usual_restored_types(kind: str) -> tuple[str, ...]:

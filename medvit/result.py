@@ -100,7 +100,7 @@ class Result:
         return measure(self.array, self.scan, self.wanted)
 
     def quality(self) -> dict[str, Any]:
-        """``{"word": "good" | "check" | "poor", "reasons": [...]}`` by plausible anatomy and the network's own doubts."""
+        """``{"rating": "good" | "check" | "poor", "reasons": [...]}`` by plausible anatomy and the network's own doubts."""
         from medvit.reports.quality import Doubts, judge
 
         return judge(self.statistics(), self.wanted, Doubts(self.entropy(), self.agreement(), self.calibration))

@@ -82,7 +82,7 @@ def test_files_and_numbers(banded, tmp_path):
     assert np.allclose(made.affine, oblique_affine(), atol=1e-5)
     said = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert said["agreement_with_mirror_image"]["brainstem"] == 1
-    assert said["quality"]["word"] == "check"
+    assert said["quality"]["rating"] == "check"
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["quality_map"] is True
     assert CliRunner().invoke(app, [*call, "--overwrite"]).exit_code == 0
     assert not (tmp_path / "out" / "maps").exists()

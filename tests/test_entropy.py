@@ -83,7 +83,7 @@ def test_only_a_calibration_of_these_very_weights_is_used(tmp_path):
     metadata["medvit"]["quality"] = {"weights_sha256": weights, "cases": 3, "bad": "x", "limits": {"entropy": 0.0001}}
     path.write_text(json.dumps(metadata))
     result = medvit.segment(_scan(), bundle=folder)
-    assert result.calibration is not None and result.quality()["word"] == "check"
+    assert result.calibration is not None and result.quality()["rating"] == "check"
     assert any("the network is in doubt about larynx (0." in reason for reason in result.quality()["reasons"])
     given = run_model(model_around(medvit.open_bundle(folder), load_model(folder, "cpu").network), _scan())
     assert given.calibration is None and not any("in doubt" in reason for reason in given.quality()["reasons"])

@@ -93,7 +93,7 @@ def test_border_contact_is_seen(banded):
     result = medvit.segment(MetaTensor(cut, affine=torch.from_numpy(oblique_affine())), bundle=banded)
     touching = {row.name for row in result.statistics() if row.touches_border}
     assert touching == {"brainstem", "spinal_cord", "mandible"}
-    assert result.quality()["word"] in ("check", "poor")
+    assert result.quality()["rating"] in ("check", "poor")
 
 
 def test_run_record_says_what_ran_and_names_nobody(banded, tmp_path):
@@ -226,7 +226,7 @@ def test_nothing_found_still_gives_a_picture_and_says_why_there_is_no_seg(banded
     result = medvit.segment(tmp_path / "series", bundle=banded, roi_subset=["larynx"])
     saved = result.save(tmp_path / "out", ("dicom-seg", "rtstruct"), preview=True, statistics=True)
     assert saved.set_aside == ("dicom-seg and rtstruct not written: no label was found. NIfTI was written instead.",)
-    assert saved.quality == {"word": "poor", "reasons": ["larynx was not found"]}
+    assert saved.quality == {"rating": "poor", "reasons": ["larynx was not found"]}
     assert (tmp_path / "out" / "preview.png").stat().st_size > 10_000
 
 
@@ -237,7 +237,7 @@ def test_implausible_anatomy_is_written_and_flagged(banded, tmp_path):
     saved = medvit.segment(tensor, bundle=banded).save(tmp_path / "out")
     assert saved.flagged
     assert json.loads((tmp_path / "out" / "statistics.json").read_text())["quality"] == {
-        "word": "poor",
+        "rating": "poor",
         "reasons": ["parotid_left was not found"],
     }
     assert (tmp_path / "out" / "labels.nii.gz").exists()
@@ -255,5 +255,5 @@ def test_swapped_sides_are_poor(banded):
             roi_subset=["parotid_right", "parotid_left"],
         )
         words.append(result.quality())
-    assert words[0]["word"] == "good"
-    assert words[1] == {"word": "poor", "reasons": ["parotid_right lies to the left of parotid_left"]}
+    assert words[0]["rating"] == "good"
+    assert words[1] == {"rating": "poor", "reasons": ["parotid_right lies to the left of parotid_left"]}

@@ -169,7 +169,7 @@ def _report(result: Reconstructed, saved: ReconstructedSaved, job: _Job, shown: 
         typer.echo(json.dumps(outcome, indent=2))
     if job.write.statistics and not (shown.quiet or shown.json):
         _table(result)
-    if saved.quality["word"] == "poor":
+    if saved.quality["rating"] == "poor":
         typer.echo(f"Warning: quality is poor: {'; '.join(saved.quality['reasons'])}.", err=True)
     for note in result.notes:
         shown.say(f"Note: {note}")
@@ -178,7 +178,7 @@ def _report(result: Reconstructed, saved: ReconstructedSaved, job: _Job, shown: 
     agreement = ", ".join(f"{slot} {value:.2f}" for slot, value in result.consistency().items())
     shown.say(
         f"{found} of {len(result.wanted)} bodies found on {result.settings['device']}; agreement with the views: {agreement}; "
-        f"quality {saved.quality['word']}. {result.bundle.intended_use}."
+        f"rating {saved.quality['rating']}. {result.bundle.intended_use}."
     )
     shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")
 

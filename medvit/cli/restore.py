@@ -162,7 +162,7 @@ def _report(result: Restored, saved: RestoredSaved, shown: Shown) -> None:
         typer.echo(json.dumps(outcome, indent=2))
     for note in saved.set_aside:
         typer.echo(f"Warning: {note}", err=True)
-    if saved.quality["word"] == "poor":
+    if saved.quality["rating"] == "poor":
         typer.echo(f"Warning: quality is poor: {'; '.join(saved.quality['reasons'])}.", err=True)
     for note in (*result.notes, *saved.notes):
         shown.say(f"Note: {note}")
@@ -171,6 +171,6 @@ def _report(result: Restored, saved: RestoredSaved, shown: Shown) -> None:
     if change.noise_before is not None and change.noise_after is not None:
         noise = f"noise {change.noise_before:.1f} to {change.noise_after:.1f} {change.unit}"
     shown.say(
-        f"Restored on {result.settings['device']}: {noise}; quality {saved.quality['word']}. {result.bundle.intended_use}."
+        f"Restored on {result.settings['device']}: {noise}; rating {saved.quality['rating']}. {result.bundle.intended_use}."
     )
     shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")

@@ -185,7 +185,7 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
         _table(result)
     for note in saved.set_aside:
         typer.echo(f"Warning: {note}", err=True)
-    if saved.quality["word"] == "poor":
+    if saved.quality["rating"] == "poor":
         reasons = "; ".join(saved.quality["reasons"][:_REASONS])
         more = len(saved.quality["reasons"]) - _REASONS
         reasons += f"; {more} more in statistics.json" if more > 0 else ""
@@ -198,7 +198,7 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
         shown.say(f"     backend  {ran['backend']}, {ran['precision']}: {ran['backend_reason']}")
     found = sum(1 for row in result.statistics() if row.voxels)
     shown.say(
-        f"{found} of {len(result.wanted)} labels found on {result.settings['device']}; quality {saved.quality['word']}. "
+        f"{found} of {len(result.wanted)} labels found on {result.settings['device']}; rating {saved.quality['rating']}. "
         f"{result.bundle.intended_use}."
     )
     shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")

@@ -1,1 +1,1 @@
-"""What a person reads of a result: numbers, a word on quality, a picture, the record of the run."""
+"""What a person reads of a result: numbers, the rating, a picture, the record of the run."""

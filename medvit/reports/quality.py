@@ -1,4 +1,4 @@
-"""One word on whether the anatomy found is plausible."""
+"""Rate labels by plausible anatomy and the network's own doubts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from medvit.bundle_facts import Calibration
 from medvit.bundles import Label
 from medvit.reports.statistics import Measures
 
-__all__ = ["Doubts", "judge", "judge_volume"]
+__all__ = ["RATINGS", "Doubts", "judge", "judge_volume"]
+
+RATINGS = ("good", "uncalibrated", "check", "poor")
+"""All ratings; a later one wins over an earlier one."""
 
 _ABSURD = (0.2, 3.0)
 """Below this share of the smallest, or above this multiple of the largest volume seen in training: absurd."""
@@ -61,7 +64,7 @@ class Doubts:
 
 
 def judge(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts | None = None) -> dict[str, Any]:
-    """``{"word", "reasons"}``: "poor" if an organ is missing, absurdly sized or on the other side; "check" if its size
+    """``{"rating", "reasons"}``: "poor" if an organ is missing, absurdly sized or on the other side; "check" if its size
     is unusual, it is cut by a volume's edge, or the network is in doubt about it; otherwise "good"."""
     poor: list[str] = []
     check: list[str] = []
@@ -71,13 +74,13 @@ def judge(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts 
         if found.touches_border and found.volume_ml is not None:  # in a picture the edge cuts objects as a rule
             check.append(f"{label.name} is cut by the edge of the image")
         if found.voxels and found.volume_ml is not None:
-            word, reason = judge_volume(label, found.volume_ml)
+            rating, reason = judge_volume(label, found.volume_ml)
             if reason:
-                (poor if word == "poor" else check).append(reason)
+                (poor if rating == "poor" else check).append(reason)
     check += doubts.reasons() if doubts is not None else []
     poor += _sides(measures, labels)
-    word = "poor" if poor else "check" if check else "good"
-    return {"word": word, "reasons": poor + check}
+    rating = "poor" if poor else "check" if check else "good"
+    return {"rating": rating, "reasons": poor + check}
 
 
 def judge_volume(label: Label, volume_ml: float) -> tuple[str, str]:
@@ -86,9 +89,9 @@ def judge_volume(label: Label, volume_ml: float) -> tuple[str, str]:
         return "good", ""
     low, high = label.volume_ml
     reason = f"{label.name} measures {volume_ml:g} mL, where {low:g} to {high:g} mL were seen in training"
-    for word, bounds in (("poor", _ABSURD), ("check", _UNUSUAL)):
+    for rating, bounds in (("poor", _ABSURD), ("check", _UNUSUAL)):
         if not bounds[0] * low <= volume_ml <= bounds[1] * high:
-            return word, reason
+            return rating, reason
     return "good", ""
 
 

@@ -98,4 +98,4 @@ def _draw_numbers(axes: Any, result: Reconstructed) -> None:
             words = f"{shape.volume_ml:.0f} mL, {sides} mm"
         axes.text(0.11, y - 0.06, words, color=_TEXT, fontsize=10, va="center", transform=axes.transAxes)
     quality = result.quality()
-    axes.text(0.0, 0.08, f"Quality: {quality['word']}", color=_NOTE, fontsize=12, transform=axes.transAxes)
+    axes.text(0.0, 0.08, f"Rating: {quality['rating']}", color=_NOTE, fontsize=12, transform=axes.transAxes)

@@ -126,4 +126,4 @@ def _numbers(result: Restored) -> str:
         words.append(f"mean of soft tissue {change.mean_difference:+.2f} {unit}")
     if change.edge_strength_soft_tissue is not None:
         words.append(f"edges of soft tissue kept {100 * change.edge_strength_soft_tissue:.0f} %")
-    return ";  ".join([*words, f"quality {result.quality()['word']}"])
+    return ";  ".join([*words, f"rating {result.quality()['rating']}"])

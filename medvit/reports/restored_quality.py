@@ -1,4 +1,4 @@
-"""One word on whether a restoration did what it should."""
+"""Rate a restoration by what it changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHARPER = 1.5
 
 
 def judge_change(change: Change, calibration: Calibration | None = None, finer: bool = False) -> dict[str, Any]:
-    """``{"word", "reasons"}``: "poor" if the noise grew or values moved by much; "check" if values moved, edges were
+    """``{"rating", "reasons"}``: "poor" if the noise grew or values moved by much; "check" if values moved, edges were
     blurred or nothing could be measured; otherwise "good".
 
     Args:
@@ -52,5 +52,5 @@ def judge_change(change: Change, calibration: Calibration | None = None, finer: 
     ):
         if kept is not None and kept < (1 if finer else least):
             check.append(f"{where} kept {100 * kept:.0f} % of their strength")
-    word = "poor" if poor else "check" if check else "good"
-    return {"word": word, "reasons": poor + check}
+    rating = "poor" if poor else "check" if check else "good"
+    return {"rating": rating, "reasons": poor + check}

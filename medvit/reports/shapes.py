@@ -128,7 +128,7 @@ def judge_shapes(
     views: Views,
     doubts: Doubts,
 ) -> dict[str, Any]:
-    """``{"word", "reasons"}``: "poor" if a body is missing or absurdly sized; "check" if its size is unusual, it is cut by
+    """``{"rating", "reasons"}``: "poor" if a body is missing or absurdly sized; "check" if its size is unusual, it is cut by
     the field's edge, a view shows other outlines or less than the field, or the network is in doubt; otherwise "good"."""
     poor: list[str] = []
     check: list[str] = []
@@ -138,9 +138,9 @@ def judge_shapes(
             continue
         if shape.touches_border:
             check.append(f"{label.name} is cut by the edge of the field")
-        word, reason = judge_volume(label, shape.volume_ml)
+        rating, reason = judge_volume(label, shape.volume_ml)
         if reason:
-            (poor if word == "poor" else check).append(reason)
+            (poor if rating == "poor" else check).append(reason)
     for slot, value in views.consistency.items():
         if value < _AGREES:
             check.append(f"the result projected again agrees with the {slot} view by {value:.2f} only")
@@ -148,8 +148,8 @@ def judge_shapes(
         if share < _COVERED:
             check.append(f"the {slot} view shows {100 * share:.0f} % of the field")
     check += doubts.reasons()
-    word = "poor" if poor else "check" if check else "good"
-    return {"word": word, "reasons": poor + check}
+    rating = "poor" if poor else "check" if check else "good"
+    return {"rating": rating, "reasons": poor + check}
 
 
 def write_shapes(path: Path, shapes: Sequence[Shape]) -> None:

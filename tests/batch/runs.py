@@ -93,7 +93,7 @@ def sham(job: Job, link: Link) -> Outcome | None:
         record = json.dumps({"files": {}, "ahead": early, "behind": beside, "alone": link.alone})
         (job.staging / "run.json").write_text(record)
         seal = hashlib.sha256(record.encode()).hexdigest()
-        return Outcome(State.CHECKED, quality="good", seal=seal)
+        return Outcome(State.CHECKED, rating="good", seal=seal)
 
     return link.finish(1, write)
 

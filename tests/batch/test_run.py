@@ -8,6 +8,9 @@ import json
 import os
 import re
 import shutil
+import sqlite3
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import nibabel as nib
@@ -102,7 +105,7 @@ def test_the_same_images_in_a_zip_are_not_run_again(out, mixed):
 
 def test_results_are_those_of_segment(out, mixed, bundle):
     (row,) = [r for r in _rows(out) if r["series_uid"] == mixed.good["whole"] and r["state"] == "published"]
-    assert (row["quality"], row["flagged"]) == ("good", "no")
+    assert (row["rating"], row["flagged"]) == ("good", "no")
     alone = medvit.segment(mixed.folder / "again" / "copy of whole", bundle=bundle)
     ours = nib.load(out / row["folder"] / "labels.nii.gz")
     assert np.array_equal(np.asarray(ours.dataobj), alone.array)
@@ -111,8 +114,8 @@ def test_results_are_those_of_segment(out, mixed, bundle):
 
 def test_implausible_anatomy_is_published_with_its_flag(out, mixed):
     (row,) = [r for r in _rows(out) if r["series_uid"] == mixed.good["zipped"]]
-    assert (row["state"], row["flagged"], row["quality"]) == ("published", "yes", "poor")
-    assert "was not found" in row["quality_reasons"]
+    assert (row["state"], row["flagged"], row["rating"]) == ("published", "yes", "poor")
+    assert "was not found" in row["rating_reasons"]
 
 
 def test_nobody_is_named(out):
@@ -153,12 +156,33 @@ def test_the_report_opens_offline_and_says_it_all(out, mixed):
     assert {row["label"] for row in rows} >= {"mandible", "brainstem"}
 
 
+def test_a_batch_of_an_earlier_version_goes_on(out, tmp_path):
+    """Version 1 of the journal called the rating "quality"."""
+    older = shutil.copytree(out, tmp_path / "older")
+    with closing(sqlite3.connect(older / "journal.sqlite")) as base:
+        for now, before in (("rating", "quality"), ("rating_reasons", "quality_reasons")):
+            base.execute(f"ALTER TABLE cases RENAME COLUMN {now} TO {before}")
+        base.execute("PRAGMA user_version=1")
+        base.commit()
+    listed = [json.loads(_batch("status", folder, "--cases", "--json").stdout)["list"] for folder in (older, out)]
+    assert listed[0] == listed[1]
+    assert {case["rating"] for case in listed[0] if case["state"] == "published"} == {"good", "poor"}
+
+
 def test_metrics_say_where_it_stands(out, mixed):
     lines = (out / "metrics.prom").read_text().splitlines()
     assert f'medvit_batch_cases{{state="published"}} {len(mixed.good) + 1}' in lines
     assert f'medvit_batch_cases{{state="set aside"}} {len(mixed.bad)}' in lines
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert float(values["medvit_batch_case_seconds_total"]) > 0
+    expected = dict.fromkeys(("good", "uncalibrated", "check", "poor"), 0)
+    expected |= Counter(row["rating"] for row in _rows(out) if row["state"] == "published")
+    assert expected["good"] and expected["poor"]
+    assert {name: int(values[f'medvit_batch_ratings{{rating="{name}"}}']) for name in expected} == expected
+    events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert Counter(e["rating"] for e in events if e.get("state") == "published") == Counter(
+        {name: n for name, n in expected.items() if n}
+    )
 
 
 def test_status_names_files_only_when_asked(out, mixed):

@@ -11,12 +11,12 @@ import pytest
 from medvit_batch.summary import Summary, write_tables
 
 _CASE = {
-    "case": "1.2.3", "bundle": "banded", "version": "1.0", "state": "published", "flagged": "yes", "quality": "poor", "modality": "CT",
+    "case": "1.2.3", "bundle": "banded", "version": "1.0", "state": "published", "flagged": "yes", "rating": "poor", "modality": "CT",
     "slices": 8, "rows": 20, "columns": 24, "plane": "axial", "part": "", "study_uid": "1.2", "series_uid": "1.2.3", "stage": "",
-    "code": "", "reason": "", "remedy": "", "flags": "one; two", "quality_reasons": "small", "seconds": 1.25, "peak_mb": 512.5,
+    "code": "", "reason": "", "remedy": "", "flags": "one; two", "rating_reasons": "small", "seconds": 1.25, "peak_mb": 512.5,
     "weights_sha256": "ab", "updated": "2026-11-28T11:30:00+00:00", "folder": "cases/1.2.3/banded",
 }  # fmt: skip
-_SKIPPED = {**_CASE, "case": "1.2.4", "state": "skipped", "flagged": "no", "reason": "not selected", "quality": "", "seconds": 0, "peak_mb": 0.0}  # fmt: skip
+_SKIPPED = {**_CASE, "case": "1.2.4", "state": "skipped", "flagged": "no", "reason": "not selected", "rating": "", "seconds": 0, "peak_mb": 0.0}  # fmt: skip
 _MEASURE = {"case": "1.2.3", "bundle": "banded", "label": "mandible", "volume_ml": 1.5, "mean": -12.5, "std": 3.0, "voxels": 7, "touches_border": True}  # fmt: skip
 _ABSENT = {**_MEASURE, "label": "brainstem", "volume_ml": 0.0, "mean": None, "std": None, "voxels": 0, "touches_border": False}  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_parquet_has_the_values_of_csv(tmp_path):
         "flagged": True,
         "updated": datetime(2026, 11, 28, 11, 30, tzinfo=UTC),
     }
-    assert (second["flagged"], second["quality"], second["seconds"], second["reason"]) == (
+    assert (second["flagged"], second["rating"], second["seconds"], second["reason"]) == (
         False,
         None,
         0.0,

@@ -124,7 +124,7 @@ def test_nifti_in_gives_nifti_out_and_every_switch_works(scan, banded, tmp_path)
 
 def test_json_is_json_and_quiet_is_quiet(scan, banded, tmp_path):
     outcome = _run("segment", scan, "-o", tmp_path / "a", "-b", banded, "--json")
-    assert json.loads(outcome.stdout)["quality"]["word"] == "good"
+    assert json.loads(outcome.stdout)["quality"]["rating"] == "good"
     assert _run("segment", scan, "-o", tmp_path / "b", "-b", banded, "-q").output == ""
 
 

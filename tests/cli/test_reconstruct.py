@@ -74,7 +74,7 @@ def test_files_measures_and_closed_meshes(crossing, taken, tmp_path):
         *(f"meshes/{name}.{kind}" for name in ("mandible", "bone") for kind in ("stl", "ply", "obj")),
     }  # fmt: skip
     said = json.loads((out / "statistics.json").read_text())
-    assert said["quality"]["word"] == "good" and min(said["consistency"]["AP"], said["consistency"]["lateral"]) > 0.5
+    assert said["quality"]["rating"] == "good" and min(said["consistency"]["AP"], said["consistency"]["lateral"]) > 0.5
     bone = said["labels"][1]
     assert set(said["entropy_bits"]) == {"mandible", "bone"} and len(bone["tilt_deg"]) == 2
     labels = nib.load(out / "labels.nii.gz")
@@ -357,7 +357,7 @@ def test_a_view_that_cuts_the_body_is_flagged(crossing, taken, tmp_path):
     pixels = np.asarray(Image.open(taken / "drr_0.png"))
     Image.fromarray(np.ascontiguousarray(pixels[140:-140])).save(tmp_path / "cut.png")
     result = medvit.reconstruct(tmp_path / "cut.png", taken / "drr_90.png", crossing, ap_flags=ViewFlags(1.0, 1.5))
-    assert result.quality()["word"] == "check" and result.covered[0] < 0.7 and result.covered[1] == 1
+    assert result.quality()["rating"] == "check" and result.covered[0] < 0.7 and result.covered[1] == 1
     assert any("the rest was taken for air" in note for note in result.notes)
 
 

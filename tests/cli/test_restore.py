@@ -113,7 +113,7 @@ def test_python_gives_the_image_on_the_sources_grid(lifting, tmp_path):
     assert np.abs(np.asarray(result.image)[0] - noisy() - 7).max() < 1e-2
     assert np.allclose(result.image.affine, affine, atol=1e-5)
     assert result.statistics().mean_difference == pytest.approx(7, abs=1e-2)
-    assert result.quality()["word"] == "poor"
+    assert result.quality()["rating"] == "poor"
     assert "mean of soft tissue moved by +7" in result.quality()["reasons"][0]
 
 
@@ -288,8 +288,8 @@ def test_a_network_that_moves_values_is_flagged(lifting, tmp_path):
     outcome = _run("restore", _save(tmp_path / "scan.nii.gz", noisy()), "-o", tmp_path / "out", "-b", lifting, "--json")
     assert outcome.exit_code == 3
     said = json.loads(outcome.stdout)
-    assert said["quality"]["word"] == "poor" and said["mean_difference"] == pytest.approx(7, abs=0.01)
-    assert json.loads((tmp_path / "out" / "statistics.json").read_text())["quality"]["word"] == "poor"
+    assert said["quality"]["rating"] == "poor" and said["mean_difference"] == pytest.approx(7, abs=0.01)
+    assert json.loads((tmp_path / "out" / "statistics.json").read_text())["quality"]["rating"] == "poor"
 
 
 def test_missing_uids_leave_nifti_and_the_reason(smoothing, tmp_path):
@@ -361,7 +361,7 @@ def test_an_image_without_tissue_says_so():
     assert change.noise_before is None and change.noise_reduction_percent is None
     from medvit.reports.restored_quality import judge_change
 
-    assert judge_change(change) == {"word": "check", "reasons": ["too little tissue was found to measure noise in"]}
+    assert judge_change(change) == {"rating": "check", "reasons": ["too little tissue was found to measure noise in"]}
 
 
 def test_mistakes_come_before_torch(tmp_path):

@@ -125,4 +125,4 @@ def test_what_cannot_be_calibrated(tmp_path):
     (bundle / "docs").mkdir(exist_ok=True)
     (bundle / "docs" / "README.md").write_text("no marks")
     outcome = CliRunner().invoke(app, ["evaluate", str(bundle), "--calibrate", "--record"])
-    assert outcome.exit_code == 1 and "Found no place for words on quality in docs/README.md" in outcome.output
+    assert outcome.exit_code == 1 and "Found no place for the rating in docs/README.md" in outcome.output

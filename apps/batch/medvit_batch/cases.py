@@ -146,8 +146,8 @@ class Outcome:
         fatal: whether the worker should be replaced.
         full: whether there was no space left.
         flags: what a person must look at in a result.
-        quality: "good", "check" or "poor".
-        quality_reasons: why.
+        rating: one of ``medvit.reports.quality.RATINGS``.
+        rating_reasons: why.
         notes: what a reader must know.
         version, weights: of the bundle that ran.
         seal: sha256 of run.json.
@@ -163,8 +163,8 @@ class Outcome:
     fatal: bool = False
     full: bool = False
     flags: tuple[str, ...] = ()
-    quality: str = ""
-    quality_reasons: tuple[str, ...] = ()
+    rating: str = ""
+    rating_reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     version: str = ""
     weights: str = ""
@@ -179,7 +179,7 @@ class Outcome:
             reason=change(self.reason),
             remedy=change(self.remedy),
             flags=tuple(map(change, self.flags)),
-            quality_reasons=tuple(map(change, self.quality_reasons)),
+            rating_reasons=tuple(map(change, self.rating_reasons)),
             notes=tuple(map(change, self.notes)),
         )
 

@@ -189,12 +189,12 @@ def _with_images(job: Job, opened: Opened, outcome: Outcome, progress: Progress)
 
 
 def _outcome(job: Job, result: Result | Restored, saved: Saved | RestoredSaved, if_poor: str) -> Outcome:
-    flags = (*saved.set_aside, *([if_poor] if saved.quality["word"] == "poor" else []))
+    flags = (*saved.set_aside, *([if_poor] if saved.quality["rating"] == "poor" else []))
     return Outcome(
         State.CHECKED,
         flags=flags,
-        quality=saved.quality["word"],
-        quality_reasons=tuple(saved.quality["reasons"]),
+        rating=saved.quality["rating"],
+        rating_reasons=tuple(saved.quality["reasons"]),
         notes=tuple(_unnamed(note, job) for note in (*result.notes, *saved.notes)),
         version=result.bundle.version,
         weights=result.bundle.weights_sha256,

@@ -21,14 +21,18 @@ from medvit_batch.tables import connect
 __all__ = ["JOURNAL", "Journal"]
 
 JOURNAL = "journal.sqlite"
-_VERSION = 1
+_VERSION = 2
+_UPGRADES = {
+    1: "ALTER TABLE cases RENAME COLUMN quality TO rating; ALTER TABLE cases RENAME COLUMN quality_reasons TO rating_reasons"
+}
+"""From version 1, in which a rating was called a word on quality."""
 _SCHEMA = """
 CREATE TABLE runs (
   id INTEGER PRIMARY KEY, started TEXT, finished TEXT, command TEXT, outcome TEXT, files TEXT, unused TEXT);
 CREATE TABLE cases (
   id INTEGER PRIMARY KEY, volume TEXT, bundle TEXT, folder TEXT UNIQUE, state TEXT, stage TEXT DEFAULT '', code TEXT DEFAULT '',
   reason TEXT DEFAULT '', remedy TEXT DEFAULT '', facts TEXT, stamp TEXT, asked TEXT, input TEXT, held TEXT,
-  flags TEXT DEFAULT '[]', quality TEXT DEFAULT '', quality_reasons TEXT DEFAULT '[]', notes TEXT DEFAULT '[]',
+  flags TEXT DEFAULT '[]', rating TEXT DEFAULT '', rating_reasons TEXT DEFAULT '[]', notes TEXT DEFAULT '[]',
   version TEXT DEFAULT '', weights TEXT DEFAULT '', seal TEXT DEFAULT '', seconds TEXT DEFAULT '{}', peak_mb REAL DEFAULT 0,
   tries INTEGER DEFAULT 0, interrupted INTEGER DEFAULT 0, run INTEGER, updated TEXT, UNIQUE (volume, bundle));
 CREATE INDEX of_state ON cases (state);
@@ -58,7 +62,7 @@ class Journal:
             raise BatchError(
                 f"Found no journal in {folder}; a folder that medvit batch has written is needed. Check -o."
             )
-        self.base = connect(path, _SCHEMA, _VERSION, durable=True)
+        self.base = connect(path, _SCHEMA, _VERSION, durable=True, upgrades=_UPGRADES)
 
     def close(self) -> None:
         """Let go of the file."""

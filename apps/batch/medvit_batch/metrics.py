@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from medvit.io.staging import explained, replace_file
+from medvit.reports.quality import RATINGS
 from medvit_batch.cases import State, in_turn
 from medvit_batch.errors import NetworkError
 from medvit_batch.journal import Journal
@@ -23,11 +24,15 @@ _HERE = "127.0.0.1"
 def metrics_text(journal: Journal) -> str:
     """The batch in Prometheus' text format."""
     counts, peak, seconds = journal.counts(), 0.0, 0.0
+    ratings = dict.fromkeys(RATINGS, 0)
     for row in journal.cases(State.PUBLISHED):
         peak = max(peak, row["peak_mb"])
         seconds += sum(in_turn(json.loads(row["seconds"])).values())
+        ratings[row["rating"]] = ratings.get(row["rating"], 0) + 1
     lines = ["# HELP medvit_batch_cases Cases of the batch by state.", "# TYPE medvit_batch_cases gauge"]
     lines += [f'medvit_batch_cases{{state="{state.value}"}} {counts.get(state.value, 0)}' for state in State]
+    lines += ["# HELP medvit_batch_ratings Published cases by rating.", "# TYPE medvit_batch_ratings gauge"]
+    lines += [f'medvit_batch_ratings{{rating="{rating}"}} {n}' for rating, n in ratings.items()]
     for name, words, value in (
         ("medvit_batch_flagged", "Published cases that a person must look at.", float(journal.flagged())),
         ("medvit_batch_case_seconds_total", "Seconds that published cases took, together.", seconds),

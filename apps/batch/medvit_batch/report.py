@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medvit.io.staging import explained, replace_file
+from medvit.reports.quality import RATINGS
 from medvit_batch.cases import State
 from medvit_batch.charts import bar, histogram
 from medvit_batch.summary import Summary
@@ -26,7 +27,7 @@ _ROWS = 500
 _CHARTS = 60
 _SIZE = (360, 160)
 _COLOURS = {
-    "good": "#2e7d4f", "check": "#c9962b", "poor": "#b3392f", "published": "#2e7d4f", "flagged": "#c9962b", "failed": "#b3392f",
+    "good": "#2e7d4f", "uncalibrated": "#6b7785", "check": "#c9962b", "poor": "#b3392f", "published": "#2e7d4f", "flagged": "#c9962b", "failed": "#b3392f",
     "set aside": "#c9962b", "skipped": "#9aa4ad", "pending": "#d4dae0", "running": "#3f74b5", "checked": "#3f74b5",
 }  # fmt: skip
 _STYLE = """
@@ -39,7 +40,7 @@ table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:t
 td.uid{font:12px ui-monospace,monospace;word-break:break-all;max-width:330px}
 .charts,.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:16px}
 .pictures{grid-template-columns:repeat(auto-fill,minmax(350px,1fr))}figure{margin:0}figcaption{font-weight:600}svg{width:100%;fill:#3f74b5}
-.pictures img{width:100%;border-radius:6px;display:block}.word{color:#fff;border-radius:4px;padding:0 7px;font-size:13px}
+.pictures img{width:100%;border-radius:6px;display:block}.rating{color:#fff;border-radius:4px;padding:0 7px;font-size:13px}
 @media print{.pictures figure,tr{break-inside:avoid}}
 """
 
@@ -47,7 +48,7 @@ td.uid{font:12px ui-monospace,monospace;word-break:break-all;max-width:330px}
 def write_report(summary: Summary, out: Path) -> None:
     """Write the page."""
     parts = [
-        _head(summary), _states(summary), _look(summary), _failures(summary), _quality(summary), _volumes(summary), _times(summary),
+        _head(summary), _states(summary), _look(summary), _failures(summary), _ratings(summary), _volumes(summary), _times(summary),
         _pictures(summary, out), _files(summary), "</body></html>\n",
     ]  # fmt: skip
     path = out / "report.html"
@@ -87,17 +88,17 @@ def _look(summary: Summary) -> str:
     if not rows:
         return ""
     cells = "".join(
-        f"<tr><td class=uid>{_link(row)}</td><td>{_word(row['quality'])}</td><td>{escape(_flag_words(row))}</td></tr>"
+        f"<tr><td class=uid>{_link(row)}</td><td>{_badge(row['rating'])}</td><td>{escape(_flag_words(row))}</td></tr>"
         for row in rows[:_ROWS]
     )
     return (
-        f"<h2>Published, and to be looked at ({len(rows)})</h2><table><tr><th>Series</th><th>Quality</th><th>Why</th></tr>{cells}</table>"
+        f"<h2>Published, and to be looked at ({len(rows)})</h2><table><tr><th>Series</th><th>Rating</th><th>Why</th></tr>{cells}</table>"
         + _more(len(rows))
     )
 
 
 def _flag_words(row: dict[str, Any]) -> str:
-    return "; ".join(text for text in (row["flags"], row["quality_reasons"]) if text)
+    return "; ".join(text for text in (row["flags"], row["rating_reasons"]) if text)
 
 
 def _failures(summary: Summary) -> str:
@@ -127,13 +128,13 @@ def _more(count: int) -> str:
     return f"<p class=dim>and {count - _ROWS} more: see cases.csv.</p>" if count > _ROWS else ""
 
 
-def _quality(summary: Summary) -> str:
-    words = Counter(row["quality"] for row in summary.cases if row["quality"])
-    if not words:
+def _ratings(summary: Summary) -> str:
+    counts = Counter(row["rating"] for row in summary.cases if row["rating"])
+    if not counts:
         return ""
-    parts = [(word, words[word], _COLOURS[word]) for word in ("good", "check", "poor")]
-    said = ", ".join(f"{n} {word}" for word, n, _ in parts if n)
-    return f"<h2>Quality</h2>{bar(parts)}<p class=dim>{escape(said)}. Judged by plausible anatomy, not by comparison with a reader.</p>"
+    parts = [(rating, counts[rating], _COLOURS[rating]) for rating in RATINGS]
+    said = ", ".join(f"{n} {rating}" for rating, n, _ in parts if n)
+    return f"<h2>Rating</h2>{bar(parts)}<p class=dim>{escape(said)}. Judged by plausible anatomy, not by comparison with a reader.</p>"
 
 
 def _volumes(summary: Summary) -> str:
@@ -165,9 +166,9 @@ def _pictures(summary: Summary, out: Path) -> str:
         for row in summary.cases
         if row["state"] == State.PUBLISHED and (out / row["folder"] / "preview.png").is_file()
     ]
-    done.sort(key=lambda row: (row["flagged"] != "yes", ("poor", "check", "good", "").index(row["quality"])))
+    done.sort(key=lambda row: (row["flagged"] != "yes", -("", *RATINGS).index(row["rating"])))
     shown = [
-        f"<figure>{_thumbnail(row, out)}<small>{_word(row['quality'])} {_link(row)}</small></figure>"
+        f"<figure>{_thumbnail(row, out)}<small>{_badge(row['rating'])} {_link(row)}</small></figure>"
         for row in done[:_PICTURES]
     ]
     links = [f"<li class=uid>{_link(row)}</li>" for row in done[_PICTURES:]]
@@ -195,8 +196,8 @@ def _link(row: dict[str, Any]) -> str:
     return f'<a href="{escape(row["folder"])}/">{escape(row["case"])}</a>'
 
 
-def _word(quality: str) -> str:
-    return f'<span class="word" style="background:{_COLOURS[quality]}">{escape(quality)}</span>' if quality else ""
+def _badge(rating: str) -> str:
+    return f'<span class="rating" style="background:{_COLOURS[rating]}">{escape(rating)}</span>' if rating else ""
 
 
 def _files(summary: Summary) -> str:

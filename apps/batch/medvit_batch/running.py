@@ -239,7 +239,7 @@ class Session:
         held = self._claims.held(job.case)
         columns = {
             "stage": "", "code": "", "reason": "", "remedy": "", "held": held, "flags": json.dumps(outcome.flags),
-            "quality": outcome.quality, "quality_reasons": json.dumps(outcome.quality_reasons), "notes": json.dumps(outcome.notes),
+            "rating": outcome.rating, "rating_reasons": json.dumps(outcome.rating_reasons), "notes": json.dumps(outcome.notes),
             "version": outcome.version, "weights": outcome.weights, "seal": outcome.seal, "seconds": json.dumps(outcome.seconds),
             "peak_mb": outcome.peak_mb, "interrupted": 0,
         }  # fmt: skip
@@ -247,7 +247,7 @@ class Session:
         publish_case(self.batch.out, job.case, row["folder"])
         self.journal.move(job.case, State.PUBLISHED)
         self.failures = 0
-        self._tell(job, State.PUBLISHED, f"quality {outcome.quality}{', flagged' if outcome.flags else ''}", outcome)
+        self._tell(job, State.PUBLISHED, f"rating {outcome.rating}{', flagged' if outcome.flags else ''}", outcome)
 
     def _lost(self, job: Job, stage: str, how: str) -> int | None:
         tries = self.journal.case(job.case)["tries"]
@@ -286,7 +286,7 @@ class Session:
         name = job.name.removeprefix("cases/")
         if not self.events.printed:
             self.say(f"[{self.done}/{self.total}] {name}: {state}{f', {words}' if words else ''}")
-        self.events.write("case", case=name, state=state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, seconds=outcome.seconds)  # fmt: skip
+        self.events.write("case", case=name, state=state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, rating=outcome.rating, seconds=outcome.seconds)  # fmt: skip
 
     def finish(self) -> str:
         """Note how the run ended; return it in a word."""

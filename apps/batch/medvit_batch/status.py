@@ -63,7 +63,7 @@ def _content(journal: Journal, cases: bool) -> dict[str, Any]:
         "reasons": [{"state": s, "code": c, "reason": r, "remedy": m, "cases": n} for (s, c, r, m), n in reasons.most_common()],
         "unused": json.loads(run.get("unused") or "[]"),
         "list": [
-            {"case": _name(row), "state": row["state"], "file": json.loads(row["facts"])["file"], "quality": row["quality"], "flags": json.loads(row["flags"]),
+            {"case": _name(row), "state": row["state"], "file": json.loads(row["facts"])["file"], "rating": row["rating"], "flags": json.loads(row["flags"]),
              "stage": row["stage"], "code": row["code"], "reason": row["reason"]}
             for row in rows
         ] if cases else [],

@@ -17,8 +17,8 @@ from medvit_batch.parquet import write_parquet
 __all__ = ["Summary", "summarize", "write_tables"]
 
 _COLUMNS = (
-    "case bundle version state flagged quality modality slices rows columns plane part study_uid series_uid stage code reason remedy flags "
-    "quality_reasons seconds peak_mb weights_sha256 updated folder"
+    "case bundle version state flagged rating modality slices rows columns plane part study_uid series_uid stage code reason remedy flags "
+    "rating_reasons seconds peak_mb weights_sha256 updated folder"
 ).split()
 _MEASURES = ("volume_ml", "mean", "std", "voxels", "touches_border")
 
@@ -65,11 +65,11 @@ def _row(case: dict[str, Any]) -> dict[str, Any]:
     name = case["folder"].removeprefix("cases/")
     return {
         "case": name.partition("/")[0], "bundle": case["bundle"], "version": case["version"] if published else "", "state": case["state"],
-        "flagged": "yes" if published and flags else "no", "quality": case["quality"] if published else "", "modality": facts["modality"],
+        "flagged": "yes" if published and flags else "no", "rating": case["rating"] if published else "", "modality": facts["modality"],
         "slices": facts["slices"], "rows": facts["rows"], "columns": facts["columns"], "plane": facts["plane"], "part": facts["part"],
         "study_uid": facts["study"], "series_uid": facts["series"], "stage": case["stage"], "code": case["code"],
         "reason": case["reason"], "remedy": case["remedy"], "flags": "; ".join(flags) if published else "",
-        "quality_reasons": "; ".join(json.loads(case["quality_reasons"])) if published else "",
+        "rating_reasons": "; ".join(json.loads(case["rating_reasons"])) if published else "",
         "seconds": round(sum(in_turn(json.loads(case["seconds"])).values()), 2), "peak_mb": case["peak_mb"],
         "weights_sha256": case["weights"] if published else "", "updated": case["updated"], "folder": case["folder"],
     }  # fmt: skip

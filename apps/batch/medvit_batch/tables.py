@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 from medvit_batch.errors import BatchError
@@ -13,14 +14,17 @@ _WAIT_MS = 20_000
 """How long to wait for another process that writes."""
 
 
-def connect(path: Path, schema: str, version: int, *, durable: bool) -> sqlite3.Connection:
+def connect(
+    path: Path, schema: str, version: int, *, durable: bool, upgrades: Mapping[int, str] | None = None
+) -> sqlite3.Connection:
     """A database in write-ahead mode that only its owner can read.
 
     Args:
         path: the file; made if it is not there.
         schema: statements that make its tables.
-        version: of the schema; another one is refused.
+        version: of the schema; another one is refused unless ``upgrades`` leads from it.
         durable: whether a commit must survive a power cut, and not only a kill.
+        upgrades: for an older version, the statements that make the next version of it.
 
     Raises:
         BatchError: it is damaged, or of another version.
@@ -35,6 +39,10 @@ def connect(path: Path, schema: str, version: int, *, durable: bool) -> sqlite3.
         if new or found == 0:
             base.executescript(f"BEGIN IMMEDIATE;\n{schema}\nPRAGMA user_version={version};\nCOMMIT;")
             found = version
+        for older in range(found, version):
+            if older not in (upgrades or {}):
+                break
+            found = _upgrade(base, older, (upgrades or {})[older])
     except (sqlite3.Error, OSError) as error:
         raise BatchError(
             f"Found {path.name}, which cannot be used ({error}); a database that can be written is needed. Check the permissions of "
@@ -47,3 +55,18 @@ def connect(path: Path, schema: str, version: int, *, durable: bool) -> sqlite3.
         )
     base.row_factory = sqlite3.Row
     return base
+
+
+def _upgrade(base: sqlite3.Connection, older: int, statements: str) -> int:
+    """Bring the tables from one version to the next in one transaction, unless another process has done so meanwhile."""
+    base.execute("BEGIN IMMEDIATE")
+    try:
+        if base.execute("PRAGMA user_version").fetchone()[0] == older:
+            for statement in statements.split(";"):
+                base.execute(statement)
+            base.execute(f"PRAGMA user_version={older + 1}")
+        base.execute("COMMIT")
+    except BaseException:
+        base.execute("ROLLBACK")
+        raise
+    return int(base.execute("PRAGMA user_version").fetchone()[0])

@@ -82,8 +82,10 @@ def doubt(judged: dict[str, Any]) -> tuple[float, str]:
         judged: ``{"quality": Result.quality(), "agreement": Result.agreement()}``.
     """
     quality, agreement = judged["quality"], judged.get("agreement") or {}
+    # answers that an earlier version kept call it "word"
+    rating = quality["rating"] if "rating" in quality else quality["word"]
     score, reasons = (
-        {"poor": 2.0, "check": 1.0}.get(quality["word"], 0.0),
+        {"poor": 2.0, "check": 1.0}.get(rating, 0.0),
         [str(r) for r in quality.get("reasons", [])[:2]],
     )
     if agreement:

@@ -39,10 +39,10 @@ class Judged:
         bad: what counts as bad, in words.
         score: what the scores are, in words.
         answers: all of them.
-        words: of each case, what makes the word on quality of a calibration; by what the run was asked for.
+        ratings: of each case, what rates it by a calibration; by what the run was asked for.
     """
 
     bad: str
     score: str
     answers: tuple[Answer, ...]
-    words: dict[str, dict[str, Callable[[Calibration], str]]]
+    ratings: dict[str, dict[str, Callable[[Calibration], str]]]

@@ -77,7 +77,7 @@ def calibrate(part: Part, evaluation: Any, say: Say, device: str = "auto") -> Fo
     calibration = Calibration(
         weights_sha256=part.bundle.weights_sha256, cases=len(cases), spoilt=spoilt, bad=judged.bad, limits=limits
     )  # fmt: skip
-    return Found(calibration, "\n".join([*_signal_rows(judged, measured), "", *_word_rows(judged, calibration)]))
+    return Found(calibration, "\n".join([*_signal_rows(judged, measured), "", *_rating_rows(judged, calibration)]))
 
 
 def _measured(judged: Judged) -> list[_Measured]:
@@ -157,26 +157,26 @@ def _left_out(signal: Signal, answers: Sequence[Answer]) -> tuple[tuple[bool, bo
     return tuple(found)
 
 
-def _word_rows(judged: Judged, calibration: Calibration) -> list[str]:
-    """How many cases get each word, and how good they are."""
+def _rating_rows(judged: Judged, calibration: Calibration) -> list[str]:
+    """How many cases get each rating, and how good they are."""
     lines = [
-        f"| run | word | cases | mean {judged.score} | worst answer | with a bad answer |",
+        f"| run | rating | cases | mean {judged.score} | worst answer | with a bad answer |",
         "|---|---|---|---|---|---|",
     ]
     by_case: dict[str, list[Answer]] = {}
     for answer in judged.answers:
         by_case.setdefault(answer.case, []).append(answer)
-    for run, cases in judged.words.items():
-        called = {case: word(calibration) for case, word in cases.items()}
-        for word in ("good", "check", "poor"):
-            mine = [by_case[case] for case, said in called.items() if said == word]
+    for run, cases in judged.ratings.items():
+        called = {case: rate(calibration) for case, rate in cases.items()}
+        for rating in ("good", "check", "poor"):
+            mine = [by_case[case] for case, said in called.items() if said == rating]
             if not mine:
-                lines.append(f"| {run} | {word} | 0 | | | |")
+                lines.append(f"| {run} | {rating} | 0 | | | |")
                 continue
             scores = [a.score for answers in mine for a in answers]
             worst = max(scores, key=abs) if "bias" in judged.score else min(scores)
             spoilt = sum(any(a.bad for a in answers) for answers in mine)
-            lines.append(f"| {run} | {word} | {len(mine)} | {mean(scores):.3f} | {worst:.3f} | {spoilt} |")
+            lines.append(f"| {run} | {rating} | {len(mine)} | {mean(scores):.3f} | {worst:.3f} | {spoilt} |")
     return lines
 
 

@@ -61,7 +61,7 @@ class LabelOverlap:
     """Dice of every label in every case.
 
     Attributes:
-        acceptable: Dice below which a label is a bad answer, for the word on quality.
+        acceptable: Dice below which a label is a bad answer, for the rating.
     """
 
     task: ClassVar[str] = "segmentation"
@@ -111,7 +111,7 @@ class LabelOverlap:
     def answers(self, part: Part, model: Model, say: Say) -> Judged:
         """Every label of every case with what the network said of it, the mirror image's answer included."""
         found: list[Answer] = []
-        words: dict[str, dict[str, Callable[[Calibration], str]]] = {"plain": {}, "with --quality-map": {}}
+        ratings: dict[str, dict[str, Callable[[Calibration], str]]] = {"plain": {}, "with --quality-map": {}}
         for case in self.cases(part):
             result = run_model(model, case.source, RunSettings(fast=model.fast, quality_map=True))
             truth = case.truth(result)
@@ -123,14 +123,14 @@ class LabelOverlap:
                     signals["entropy"] = entropy[label.name]
                 found.append(Answer(case.name, score, score < self.acceptable, signals))
             rows = result.statistics(), result.wanted
-            words["plain"][case.name] = partial(_word, *rows, Doubts(entropy))
-            words["with --quality-map"][case.name] = partial(_word, *rows, Doubts(entropy, agreement))
+            ratings["plain"][case.name] = partial(_rating, *rows, Doubts(entropy))
+            ratings["with --quality-map"][case.name] = partial(_rating, *rows, Doubts(entropy, agreement))
             say(f"{case.name}: {', '.join(f'{k} {v}' for k, v in found[-1].signals.items())}")
-        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), words)
+        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), ratings)
 
 
-def _word(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts, calibration: Calibration) -> str:
-    return str(judge(measures, labels, replace(doubts, calibration=calibration))["word"])
+def _rating(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts, calibration: Calibration) -> str:
+    return str(judge(measures, labels, replace(doubts, calibration=calibration))["rating"])
 
 
 def _truth(pair: Pair, bundle: Bundle, result: Result) -> np.ndarray:

@@ -31,7 +31,7 @@ class Marks:
 
 SCORES = Marks("scores", "<!-- scores: written by `medvit evaluate --record` -->", "<!-- end of scores -->")
 QUALITY = Marks(
-    "words on quality", "<!-- quality: written by `medvit evaluate --calibrate --record` -->", "<!-- end of quality -->"
+    "the rating", "<!-- quality: written by `medvit evaluate --calibrate --record` -->", "<!-- end of quality -->"
 )
 
 

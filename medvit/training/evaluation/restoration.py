@@ -73,7 +73,7 @@ class DoseRestoration:
             hundredth of their pixels above the window's lower end (air and couch) are left out.
         window: intensities that PSNR and SSIM look at, in the image's unit.
         bias_range: clean intensities among which the bias is taken, in the image's unit.
-        acceptable_bias: beyond which a restored image is a bad answer, for the word on quality.
+        acceptable_bias: beyond which a restored image is a bad answer, for the rating.
         compared: denoisers that learn nothing (``medvit.training.evaluation.classical``) to judge on the same slices, each at
             the best of ``STRENGTHS``, chosen on these very slices: no less than they can do.
 
@@ -130,7 +130,7 @@ class DoseRestoration:
     def answers(self, part: Part, model: Model, say: Say) -> Judged:
         """Every case at every dose, with how far the means of its soft tissue moved."""
         found: list[Answer] = []
-        words: dict[str, Callable[[Calibration], str]] = {}
+        ratings: dict[str, Callable[[Calibration], str]] = {}
         for number, volume in enumerate(_clean(part)):
             case = self._scan(volume, number, neighbours(part.bundle))
             for dose in case.near:
@@ -140,10 +140,10 @@ class DoseRestoration:
                 change = measure_change(case.poor(dose), restored, (across, down), "HU")
                 moved: dict[Signal, float] = {"moved": abs(change.mean_difference or 0.0)}
                 found.append(Answer(name, bias, abs(bias) > self.acceptable_bias, moved))
-                words[name] = partial(_word, change)
+                ratings[name] = partial(_rating, change)
                 say(f"{name}: moved {moved['moved']:.2f}, bias {bias:+.2f}")
         bad = f"bias of soft tissue beyond {self.acceptable_bias:g} HU"
-        return Judged(bad, "bias (HU)", tuple(found), {"plain": words})
+        return Judged(bad, "bias (HU)", tuple(found), {"plain": ratings})
 
     def _others(self, scanned: Sequence[_Scanned]) -> dict[str, dict[str, dict[str, float]]]:
         """What the compared denoisers reach at each dose, means over the cases, each at the strength that suits it best there."""
@@ -207,8 +207,8 @@ class DoseRestoration:
         return {"psnr_db": psnr, "ssim": float(ssim(a, b, high - low)), "bias_hu": bias, "edge": edge}
 
 
-def _word(change: Change, calibration: Calibration) -> str:
-    return str(judge_change(change, calibration)["word"])
+def _rating(change: Change, calibration: Calibration) -> str:
+    return str(judge_change(change, calibration)["rating"])
 
 
 def edge_response(image: NDArray[np.floating], clean: NDArray[np.floating], steepest: float = 0.02) -> float:

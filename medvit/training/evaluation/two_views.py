@@ -33,7 +33,7 @@ class TwoViewOverlap:
     Attributes:
         preparation: a case's paths (``image``, ``label``) to ``coronal`` and ``sagittal`` pictures (1, row, column) and
             ``label`` (1, x, y, z) on the network's grid: ``medvit.training.xray.RadiographsAndLabels``.
-        acceptable: Dice below which a label is a bad answer, for the word on quality.
+        acceptable: Dice below which a label is a bad answer, for the rating.
         baseline_split: the part of the list that the guess is made from; never one that judges.
     """
 
@@ -94,7 +94,7 @@ class TwoViewOverlap:
         """Every label of every case with how undecided the network was; agreement with the views is judged apart."""
         labels = part.bundle.facts.labels
         found: list[Answer] = []
-        words: dict[str, Callable[[Calibration], str]] = {}
+        ratings: dict[str, Callable[[Calibration], str]] = {}
         for pair in labelled_pairs(part):
             made, progress = self._prepare(pair), Progress()
             ids = _found(model, made, progress)
@@ -103,9 +103,9 @@ class TwoViewOverlap:
                 score = dice(ids == label.id, _ids(made) == label.id)
                 signals: dict[Signal, float] = {"entropy": entropy[label.name]} if label.name in entropy else {}
                 found.append(Answer(pair.name, score, score < self.acceptable, signals))
-            words[pair.name] = partial(_word, len(entropy) < len(labels), Doubts(entropy))
+            ratings[pair.name] = partial(_rating, len(entropy) < len(labels), Doubts(entropy))
             say(f"{pair.name}: {entropy}")
-        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), {"plain": words})
+        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), {"plain": ratings})
 
     def _prepare(self, pair: Pair) -> dict[Hashable, Any]:
         return self.preparation({"image": str(pair.image), "label": str(pair.label)})
@@ -117,7 +117,7 @@ def _ids(made: Mapping[Hashable, Any]) -> NDArray[np.int64]:
     return ids
 
 
-def _word(absent: bool, doubts: Doubts, calibration: Calibration) -> str:
+def _rating(absent: bool, doubts: Doubts, calibration: Calibration) -> str:
     """As ``judge_shapes`` calls it, but for volumes and views."""
     return "poor" if absent else "check" if replace(doubts, calibration=calibration).reasons() else "good"
 
