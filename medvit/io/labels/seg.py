@@ -30,6 +30,9 @@ _SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
 
 
+_BACKGROUND = "125040"
+"""DICOM's code for background as a segment's type."""
+
 _SAME_DEPTH = 0.01
 """How far, as a share, a frame's thickness may differ from a voxel's and be the same."""
 
@@ -108,11 +111,12 @@ def _describe(dataset: Dataset, name: str) -> _Described:
     import highdicom as hd
 
     numbers, labels, origins = [], [], {}
-    labelmap = dataset.SegmentationType == "LABELMAP"
+    background = _background(dataset)
+    free = 1 + max(int(item.SegmentNumber) for item in dataset.SegmentSequence)
     for item in dataset.SegmentSequence:
         number = int(item.SegmentNumber)
-        if number == 0 and labelmap:
-            continue  # the background, which Label Map Segmentations may describe (PS3.3 C.8.20.2.3.3)
+        if number in background:
+            continue  # Label Map Segmentations may describe their background (PS3.3 C.8.20.2.3.3)
         color = None
         stored = item.get("RecommendedDisplayCIELabValue") or []
         if len(stored) == 3:
@@ -121,7 +125,8 @@ def _describe(dataset: Dataset, name: str) -> _Described:
         sides = kinds[0].get("SegmentedPropertyTypeModifierCodeSequence") or [Dataset()]
         category = (item.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()])[0]
         title = str(item.get("SegmentLabel") or item.get("SegmentDescription") or "")
-        labels.append(make_label(number, title, color, (code_of(category), code_of(kinds[0]), code_of(sides[0]))))
+        codes = (code_of(category), code_of(kinds[0]), code_of(sides[0]))
+        labels.append(make_label(number or free, title, color, codes))  # 0 is no id of a label
         if number in numbers:
             raise SourceError(
                 f"Found {name}, a SEG with two segments of the number {number}; each needs its own. Export it again."
@@ -134,6 +139,21 @@ def _describe(dataset: Dataset, name: str) -> _Described:
             str(item.get("TrackingUID") or ""),
         )
     return _Described(dict(zip(numbers, unique(labels), strict=True)), origins)
+
+
+def _background(dataset: Dataset) -> set[int]:
+    """List the stored values that stand for no label.
+
+    In a label map that is PixelPaddingValue, whether or not a segment describes it, and 0 unless a segment of another
+    kind than background has that number beside another PixelPaddingValue (PS3.3 C.8.20.2.3.3).
+    """
+    if dataset.SegmentationType != "LABELMAP":
+        return {0}
+    padding = int(dataset.get("PixelPaddingValue") or 0)
+    zero = [item for item in dataset.SegmentSequence if int(item.SegmentNumber) == 0]
+    kinds = [(item.get("SegmentedPropertyTypeCodeSequence") or [Dataset()])[0].get("CodeValue") for item in zero]
+    own = padding != 0 and any(kind != _BACKGROUND for kind in kinds)
+    return {padding} if own else {0, padding}
 
 
 @dataclass(frozen=True)
@@ -236,12 +256,13 @@ class _Gathered:
 def _gather(dataset: Dataset, frames: list[Frame], lattices: list[Lattice], grid: Grid, threshold: float) -> _Gathered:
     masks: dict[int, Pieces] = defaultdict(lambda: Pieces(grid.shape))
     found, kind = _Gathered(masks), str(dataset.SegmentationType)
-    described = {int(item.SegmentNumber) for item in dataset.SegmentSequence}
-    background = {0}
-    padding = dataset.get("PixelPaddingValue")
-    if kind == "LABELMAP" and padding and int(padding) not in described:
-        background.add(int(padding))
-        found.said.append(f"The pixel padding value {int(padding)} was read as no label.")
+    background = _background(dataset)
+    described = {int(item.SegmentNumber) for item in dataset.SegmentSequence} - background
+    if any(background):
+        found.said.append(f"The pixel padding value {max(background)} was read as no label.")
+    if kind == "LABELMAP" and 0 in described:
+        said = "The segment with the number 0 is not the background; its label has the next free id."
+        found.said.append(said)
     limit = largest = 1.0
     if kind == "FRACTIONAL":
         largest = float(dataset.MaximumFractionalValue)
