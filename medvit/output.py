@@ -116,7 +116,7 @@ def save(result: Result, folder: str | os.PathLike[str], settings: OutputSetting
         with result.progress.stage("write"):
             _write_all(result, staging, plan, settings)
         files = hashes_within(staging)
-        notes = (*result.notes, *plan.notes, *plan.set_aside)
+        notes = tuple(dict.fromkeys((*result.notes, *plan.notes, *plan.set_aside)))
         (staging / "run.json").write_text(json.dumps(run_record(result, files, notes), indent=2) + "\n")
         result.progress.check()
         publish(staging, final, [*OURS, *(f"{label.name}.nii.gz" for label in result.bundle.facts.labels)])

@@ -216,7 +216,14 @@ def run_ready(
     }
     own = () if model.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
     cropped = f"Only windows that touch the region {settings.roi_crop} were run; outside it all is background."
-    notes = (*scan.notes, *ready.forced, *ready.repaired, *own, *([cropped] if settings.roi_crop else []))
+    notes = (
+        *scan.notes,
+        *scan.set_aside,
+        *ready.forced,
+        *ready.repaired,
+        *own,
+        *([cropped] if settings.roi_crop else []),
+    )
     return Result(
         labels, scan, model.bundle, wanted, record, notes, progress, mirrored, entropy, calibration=model.calibration
     )

@@ -113,6 +113,8 @@ def _require_ct(scan: Scan, force: bool) -> tuple[str, ...]:
         reason = f"modality {scan.modality}, where CT in Hounsfield units is needed"
     elif low > _LOWEST_AT_MOST or high < _HIGHEST_AT_LEAST:
         reason = f"values from {low:g} to {high:g}, where a CT in Hounsfield units reaches air (-1000) and bone"
+        if scan.unscaled:
+            reason += f"; its headers have no {' and no '.join(scan.unscaled)}"
     if reason is None:
         return ()
     if not force:
@@ -159,7 +161,7 @@ def radiographs(
     check_drr_settings(settings, ())
     with progress.stage("read"):
         scan = open_source(source, None, progress)
-    notes = (*scan.notes, *_require_ct(scan, settings.force))
+    notes = (*scan.notes, *scan.set_aside, *_require_ct(scan, settings.force))
     geometry = _geometry(scan, settings)
     import torch
 

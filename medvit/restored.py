@@ -73,9 +73,11 @@ class Restored:
 
     @property
     def intensity_unit(self) -> str:
-        """What the image's values are measured in: the bundle's unit, or "as stored"."""
+        """What the image's values are measured in: the bundle's unit where the source has it too, or "as stored"."""
         values = self.bundle.facts.values
-        return values.unit if values else "as stored"
+        if values is None or (values.unit == "HU" and self.scan.modality is not None and not self.scan.hounsfield):
+            return "as stored"
+        return values.unit
 
     def statistics(self) -> Change:
         """Noise before and after, bias and edges; see ``medvit.reports.change``."""

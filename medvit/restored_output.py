@@ -99,7 +99,7 @@ def save_restored(result: Restored, folder: str | os.PathLike[str], settings: Re
         with result.progress.stage("write"):
             notes += _write_all(result, staging, types, settings)
         files = hashes_within(staging)
-        said = (*result.notes, *notes, *aside)
+        said = tuple(dict.fromkeys((*result.notes, *notes, *aside)))
         (staging / "run.json").write_text(json.dumps(run_record(result, files, said, result.given), indent=2) + "\n")
         result.progress.check()
         publish(staging, final, _OURS)

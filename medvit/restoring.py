@@ -114,7 +114,7 @@ def _image(values: NDArray[np.float32], scan: Scan) -> MetaTensor:
 
 def _notes(model: Model, ready: Ready) -> tuple[str, ...]:
     own = () if model.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
-    return (*ready.scan.notes, *ready.forced, *ready.repaired, *own)
+    return (*ready.scan.notes, *ready.scan.set_aside, *ready.forced, *ready.repaired, *own)
 
 
 def _record(model: Model, ready: Ready, settings: RunSettings) -> dict[str, Any]:

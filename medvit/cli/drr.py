@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, Overwrite, Quiet, Shown, Verbose, guarded, watched
+from medvit.cli.common import FLAGGED, Debug, Json, Overwrite, Quiet, Shown, Verbose, guarded, watched
 
 if TYPE_CHECKING:
     from medvit.radiographs import Radiographs
@@ -92,13 +92,18 @@ def drr(
             pictures = radiographs(source, settings, progress)
             files = save_radiographs(pictures, output, types)
         _report(pictures, files, output, shown)
+    if pictures.scan.set_aside:
+        raise typer.Exit(FLAGGED)
 
 
 def _report(pictures: Radiographs, files: list[str], output: Path, shown: Shown) -> None:
     if shown.json:
         typer.echo(json.dumps({"output": str(output), "files": files, "notes": list(pictures.notes)}, indent=2))
+    for note in pictures.scan.set_aside:
+        typer.echo(f"Warning: {note}", err=True)
     for note in pictures.notes:
-        shown.say(f"Note: {note}")
+        if note not in pictures.scan.set_aside:
+            shown.say(f"Note: {note}")
     shown.say_seconds(pictures.progress)
     detector = " x ".join(map(str, pictures.geometry.detector_shape))
     shown.say(

@@ -156,7 +156,7 @@ def _report(result: Restored, saved: RestoredSaved, shown: Shown) -> None:
             "noise_before": change.noise_before,
             "noise_after": change.noise_after,
             "mean_difference": change.mean_difference,
-            "notes": [*result.notes, *saved.notes, *saved.set_aside],
+            "notes": list(dict.fromkeys((*result.notes, *saved.notes, *saved.set_aside))),
             "device": result.settings["device"],
         }
         typer.echo(json.dumps(outcome, indent=2))
@@ -165,7 +165,8 @@ def _report(result: Restored, saved: RestoredSaved, shown: Shown) -> None:
     if saved.quality["rating"] == "poor":
         typer.echo(f"Warning: quality is poor: {'; '.join(saved.quality['reasons'])}.", err=True)
     for note in (*result.notes, *saved.notes):
-        shown.say(f"Note: {note}")
+        if note not in saved.set_aside:
+            shown.say(f"Note: {note}")
     shown.say_seconds(result.progress)
     noise = "no tissue to measure noise in"
     if change.noise_before is not None and change.noise_after is not None:

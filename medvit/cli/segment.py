@@ -169,7 +169,7 @@ def _segment(job: _Job, shown: Shown) -> Saved:
 
 
 def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
-    notes = [*result.notes, *saved.notes, *saved.set_aside]
+    notes = list(dict.fromkeys((*result.notes, *saved.notes, *saved.set_aside)))
     if shown.json:
         outcome = {
             "output": str(saved.folder),
@@ -191,7 +191,8 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
         reasons += f"; {more} more in statistics.json" if more > 0 else ""
         typer.echo(f"Warning: implausible anatomy, quality is poor: {reasons}.", err=True)
     for note in (*result.notes, *saved.notes):
-        shown.say(f"Note: {note}")
+        if note not in saved.set_aside:
+            shown.say(f"Note: {note}")
     shown.say_seconds(result.progress)
     if shown.verbose:
         ran = result.settings

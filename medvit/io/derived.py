@@ -23,7 +23,7 @@ from medvit.bundles import Code
 from medvit.io.carried import carry_over
 from medvit.io.seg import Author
 from medvit.io.slices import Slices
-from medvit.io.storing import Storage, plan_storage
+from medvit.io.storing import Storage, has_rescale, plan_storage
 
 __all__ = ["Derivation", "corner", "derived_name", "finer_pixels", "has_sides", "write_derived"]
 
@@ -234,9 +234,10 @@ def _scaled(dataset: Dataset, storage: Storage, k: int) -> None:
     if not storage.stated:
         return
     slope, intercept = storage.scales[k]
+    unit = "HU" if dataset.Modality == "CT" and has_rescale(dataset) else "US"
     if not storage.kept or "RescaleSlope" not in dataset:
         dataset.RescaleSlope, dataset.RescaleIntercept = f"{slope:.10g}"[:16], f"{intercept:.10g}"[:16]
-    dataset.RescaleType = dataset.get("RescaleType") or ("HU" if dataset.Modality == "CT" else "US")
+    dataset.RescaleType = dataset.get("RescaleType") or unit
 
 
 def _lay(dataset: Dataset, slices: Slices, k: int, shape: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
 from medvit.io.slices import Slices
-from medvit.io.storing import Storage
+from medvit.io.storing import Storage, has_rescale, scale_group
 
 if TYPE_CHECKING:
     from medvit.io.derived import Derivation
@@ -42,7 +42,8 @@ def as_frames(
     groups = dataset.PerFrameFunctionalGroupsSequence
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     shared.pop("DerivationImageSequence", None)
-    kept, kind = [], "HU" if dataset.Modality == "CT" else "US"
+    hounsfield = dataset.Modality == "CT" and all(has_rescale(scale_group(slices, k)) for k in order)
+    kept, kind = [], "HU" if hounsfield else "US"
     for k in order:
         own = groups[slices.frames[k]]
         item = Dataset()

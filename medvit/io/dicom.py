@@ -61,7 +61,7 @@ def read_dicom(
         _refuse(volume, "refused")
     stack = volume.stack
     assert stack is not None
-    headers, array, notes = _decode(stack.planes, progress, into)
+    headers, array, notes = _decode(stack.planes, progress, _air(volume), into)
     said = tuple(f"{f.text[0].upper()}{f.text[1:]}" for f in volume.findings if f.severity == "note")
     scan = Scan(
         array[None],
@@ -69,12 +69,13 @@ def read_dicom(
         "dicom",
         modality=volume.modality or None,
         unit=volume.unit,
+        unscaled=volume.unscaled,
         planes=_planes(stack),
         slices=headers,
         frames=tuple(p.frame for p in stack.planes if p.frame is not None),
         notes=(*said, *notes),
         blockers=tuple(f.found for f in volume.findings if f.severity == "tags"),
-        set_aside=aside,
+        set_aside=(*(f.text for f in volume.findings if f.severity == "flag"), *aside),
         name="dicom",
     )
     odd = [f for f in stack.findings if f.severity == "irregular"]
@@ -97,12 +98,17 @@ def read_slice(volume: Volume, k: int) -> NDArray[np.float32]:
     plane = volume.stack.planes[k]
     _, values = next(plane_values([plane]))
     array = np.array(values.array.T)
-    _fill_padding(array, plane.modality)
+    _fill_padding(array, _air(volume))
     return array
 
 
+def _air(volume: Volume) -> float | None:
+    """Give air's value in Hounsfield units; None where the values are no such units."""
+    return AIR_HU if volume.hounsfield else None
+
+
 def _decode(
-    planes: tuple[Plane, ...], progress: Progress, into: NDArray[np.float32] | None = None
+    planes: tuple[Plane, ...], progress: Progress, air: float | None, into: NDArray[np.float32] | None = None
 ) -> tuple[tuple[Dataset, ...], NDArray[np.float32], list[str]]:
     """Headers without pixels, values (column, row, slice), and what was done to the values.
 
@@ -129,7 +135,7 @@ def _decode(
         headers = headers[:1]
     notes = ["Values were turned round (MONOCHROME1), so that brighter means more."] if inverted else []
     notes += ["Values are Philips' floating-point signal (private MR Scale Slope)."] if philips else []
-    return tuple(headers), array, notes + _fill_padding(array, first.modality)
+    return tuple(headers), array, notes + _fill_padding(array, air)
 
 
 def _without_pixels(header: Dataset) -> None:
@@ -137,13 +143,13 @@ def _without_pixels(header: Dataset) -> None:
         header.pop(keyword, None)
 
 
-def _fill_padding(array: NDArray[np.float32], modality: str) -> list[str]:
-    """Padding becomes air in CT and the lowest value elsewhere: what lies there was never measured."""
+def _fill_padding(array: NDArray[np.float32], air: float | None) -> list[str]:
+    """Replace padding by air in CT and by the lowest value elsewhere: what lies there was never measured."""
     padding = np.isnan(array)
     count = int(padding.sum())
     if not count:
         return []
-    fill = AIR_HU if modality == "CT" else float(np.nanmin(array)) if count < array.size else 0.0
+    fill = air if air is not None else float(np.nanmin(array)) if count < array.size else 0.0
     array[padding] = fill
     return [f"{count} padding pixels (PixelPaddingValue) were set to {fill:g}."]
 
@@ -161,7 +167,7 @@ def _regridded(scan: Scan, stack: Stack, why: list[str]) -> Scan:
     grid = plan_grid(stack, values.shape[1], values.shape[0])
     array = to_grid(values, grid)
     covered = ~np.isnan(array)
-    array[~covered] = AIR_HU if scan.modality == "CT" else float(values.min())
+    array[~covered] = AIR_HU if scan.hounsfield else float(values.min())
     assert scan.planes is not None
     said = (
         f"Resampled to a straight, even grid of {'x'.join(map(str, grid.shape))} voxels because of {'; '.join(why)}. "
@@ -211,5 +217,5 @@ def _picture(volume: Volume) -> Scan:
     array = values.array if values.array.ndim == 3 else values.array[:, :, None]
     array = np.ascontiguousarray(array.transpose(2, 0, 1))
     notes = ["Values were turned round (MONOCHROME1), so that brighter means more."] if values.inverted else []
-    notes += _fill_padding(array, volume.first.modality)
+    notes += _fill_padding(array, _air(volume))
     return Scan(array, np.eye(4), "picture", modality=volume.modality or None, notes=tuple(notes), name="dicom")

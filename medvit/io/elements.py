@@ -180,6 +180,8 @@ def _walk(
             if vr != b"SQ":
                 raise _UnusualError
             at = _behind(content, start, explicit, whole)
+            if tag in wanted:
+                found[tag] = b""  # seen to be there; what is in it is not asked for
             continue
         at = start + length
         if at > size:

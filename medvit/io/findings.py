@@ -28,7 +28,8 @@ class Finding:
 
     Attributes:
         code: a word programs can rely on.
-        severity: "note" (said, nothing changes), "tags" (results are written, DICOM objects only with --repair-tags),
+        severity: "note" (said, nothing changes), "flag" (results are written and a person must look, exit code 3), "tags"
+            (results are written, DICOM objects only with --repair-tags),
             "irregular" (refused unless --on-irregular says what to do), "refused".
         found, needed, step: the three parts of a message.
         positions_mm: where along the slice normal, LPS millimetres.
@@ -44,7 +45,7 @@ class Finding:
     @property
     def text(self) -> str:
         """The whole message."""
-        if self.severity == "tags":  # a sentence of its own: it also says why an object was not written
+        if self.severity in ("tags", "flag"):  # a sentence of its own: it stands in the result's record too
             return f"{self.found[0].upper()}{self.found[1:]}. {self.step}"
         needed = f"; {self.needed}." if self.needed else "."
         return f"Found {self.found}{needed}{' ' + self.step if self.step else ''}"

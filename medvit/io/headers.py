@@ -44,8 +44,8 @@ _WANTED = {
         *IDENTIFYING,
         *"SpecificCharacterSet SOPClassUID SOPInstanceUID Modality SpacingBetweenSlices StudyInstanceUID SeriesInstanceUID "
         "ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation "
-        "NumberOfFrames Rows Columns PixelSpacing BitsAllocated RescaleIntercept RescaleSlope RescaleType "
-        "LossyImageCompression DirectoryRecordSequence".split(),
+        "NumberOfFrames Rows Columns PixelSpacing BitsAllocated BitsStored HighBit RescaleIntercept RescaleSlope "
+        "RescaleType ModalityLUTSequence LossyImageCompression DirectoryRecordSequence".split(),
     )
 }
 """Tags that are read, and the value representation of each."""
@@ -64,6 +64,8 @@ class Plane:
         carried: a hash of what results carry on of the study.
         rescale: slope and intercept.
         unit: what rescaling gives (RescaleType), where stated.
+        unscaled: rescale tags that a CT lacks, so that its values are in no known unit.
+        packing: BitsStored and HighBit.
         order: what may tell apart planes at one position: (attribute, value) pairs.
         absent: Type 2 attributes that are not there at all.
         space: bytes behind the header, where the pixels should be.
@@ -94,6 +96,8 @@ class Plane:
     between: float | None
     rescale: tuple[float, float]
     unit: str
+    unscaled: tuple[str, ...]
+    packing: tuple[int, int]
     lossy: bool
     instance: int
     order: tuple[tuple[str, str], ...]
@@ -215,6 +219,8 @@ def _planes(file: DicomFile, values: HeaderValues) -> list[Plane] | str:
         between=values.number("SpacingBetweenSlices"),
         rescale=_pair(values.needed("RescaleSlope", 1), values.needed("RescaleIntercept", 1)),
         unit=values.text("RescaleType"),
+        unscaled=_unscaled(values) if modality == "CT" else (),
+        packing=_packing(values),
         lossy=values.text("LossyImageCompression") == "01",
         instance=values.whole("InstanceNumber", 0),
         order=values.stated(_ORDERED_BY),
@@ -231,6 +237,21 @@ def _planes(file: DicomFile, values: HeaderValues) -> list[Plane] | str:
 
 _ENHANCED = ("1.1.2.1", "1.1.4.1", "1.1.128.1", "1.1.2.2", "1.1.4.4", "1.1.128.2")
 """Enhanced CT, MR and PET and their legacy-converted kinds, which hold geometry by frame even where there is but one."""
+
+
+def _unscaled(values: HeaderValues) -> tuple[str, ...]:
+    """List the tags without which stored values of a CT are no Hounsfield units (PS3.3 C.8.2.1)."""
+    if values.has("ModalityLUTSequence"):
+        return ()
+    return tuple(keyword for keyword in _RESCALE if not values.texts(keyword))
+
+
+def _packing(values: HeaderValues) -> tuple[int, int]:
+    bits = values.whole("BitsStored", 0) or values.whole("BitsAllocated", 16)
+    return bits, values.whole("HighBit", bits - 1)
+
+
+_RESCALE = ("RescaleSlope", "RescaleIntercept")
 
 
 @lru_cache(maxsize=1024)

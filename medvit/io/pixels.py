@@ -24,6 +24,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RLELossless,
 )
 
 from medvit.errors import ImageError, MedvitError, SourceError
@@ -41,6 +42,12 @@ _BESIDE_PIXELS = 2**28
 
 _PHILIPS_SLOPE = 0x2005100E
 """Philips' private MR Scale Slope, behind the creator "Philips MR Imaging DD 001" in block 10."""
+
+
+_PIXEL_MODULE = (
+    "Rows Columns SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation"
+).split()
+"""What says how pixels are packed (PS3.3 C.7.6.3)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +143,9 @@ def decoded(dataset: Dataset, plane: Plane) -> NDArray[Any]:
             warnings.simplefilter("ignore")  # what pydicom finds odd about lengths is either harmless or fails below
             if plane.syntax in ITK_ONLY:
                 stored = _by_itk(dataset, plane.frame or 0)
+            elif _shifted(dataset, plane) and plane.samples == 1:
+                whole = pixel_array(_as_cells(dataset, plane), index=plane.frame or 0)
+                stored = _shift(whole, plane, signed=bool(dataset.get("PixelRepresentation", 0)))
             else:
                 stored = pixel_array(dataset, index=plane.frame or 0)
     except (MemoryError, KeyboardInterrupt):
@@ -150,6 +160,57 @@ def decoded(dataset: Dataset, plane: Plane) -> NDArray[Any]:
     return np.asarray(stored)
 
 
+def _shifted(dataset: Dataset, plane: Plane) -> bool:
+    """Tell whether a pixel lies above the lowest bits of its cell (PS3.5 8.1.1).
+
+    Uncompressed and run-length coded files hold whole cells; of other compressed ones those do whose stream has more bits
+    than a pixel.
+    """
+    bits, high = plane.packing
+    if not bits <= high < plane.bits:
+        return False
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated or syntax == RLELossless:
+        return True
+    from pydicom.encaps import get_frame
+
+    frame = get_frame(dataset.PixelData, plane.frame or 0, number_of_frames=plane.frames)
+    return _precision(frame) > bits
+
+
+def _precision(stream: bytes) -> int:
+    """Read the bits of a sample in a JPEG, JPEG-LS or JPEG 2000 stream; 0 where it states none."""
+    if stream[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: SOC, SIZ with the depth of the first component at byte 42
+        return (stream[42] & 0x7F) + 1
+    at = 2
+    while at + 5 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return stream[at + 4]
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return 0
+
+
+def _as_cells(dataset: Dataset, plane: Plane) -> Dataset:
+    """Describe the pixels as wide as their cells, so that no decoder cuts them off."""
+    made = Dataset()
+    for keyword in (*_PIXEL_MODULE, "NumberOfFrames", "PixelData"):
+        if keyword in dataset and keyword not in ("BitsStored", "HighBit"):
+            made[keyword] = dataset[keyword]  # the same element: not to be changed
+    made.file_meta = dataset.file_meta
+    made.BitsStored, made.HighBit = plane.bits, plane.bits - 1
+    return made
+
+
+def _shift(cells: NDArray[Any], plane: Plane, signed: bool) -> NDArray[Any]:
+    """Take each pixel out of its cell, as DCMTK does: shifted down, other bits cleared, the sign carried on."""
+    bits, high = plane.packing
+    plain = (cells.astype(np.int64) >> (high + 1 - bits)) & (2**bits - 1)
+    if signed:
+        plain -= (plain >> (bits - 1)) << bits
+    return plain.astype(cells.dtype)
+
+
 def _by_itk(dataset: Dataset, frame: int) -> NDArray[Any]:
     """12-bit lossy JPEG through ITK's GDCM, from a file that holds the pixels and nothing about the patient."""
     import SimpleITK as sitk
@@ -157,9 +218,7 @@ def _by_itk(dataset: Dataset, frame: int) -> NDArray[Any]:
 
     count = int(dataset.get("NumberOfFrames", 1) or 1)
     bare = Dataset()
-    for keyword in (
-        "Rows Columns SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation"
-    ).split():
+    for keyword in _PIXEL_MODULE:
         bare[keyword] = dataset[keyword]
     bare.SOPClassUID, bare.SOPInstanceUID, bare.Modality = "1.2.840.10008.5.1.4.1.1.2", "1.2.3", "CT"
     bare.PixelData = encapsulate([get_frame(dataset.PixelData, frame, number_of_frames=count)])

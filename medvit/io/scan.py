@@ -34,6 +34,7 @@ class Scan:
         planes: for DICOM, (slice, 4, 4) voxel index (column, row, 0) of each original slice to LPS millimetres. Slices may
             miss their place on the grid by hundredths of a millimetre, and what refers to them must not.
         unit: for CT, what its values are where they are no Hounsfield units (RescaleType).
+        unscaled: for CT, the rescale tags that its headers lack, so that its values are in no known unit.
         frames: for a multi-frame file, the frame (from 0) of each slice.
         original: for a resampled DICOM stack, its own slices; ``array`` then lies on a true grid.
         set_aside: what was left out although it may matter; a person must look (exit code 3).
@@ -55,6 +56,7 @@ class Scan:
     set_aside: tuple[str, ...] = ()
     planes: NDArray[np.float64] | None = None
     unit: str | None = None
+    unscaled: tuple[str, ...] = ()
     name: str = field(default="image", repr=False)
 
     def __repr__(self) -> str:
@@ -67,6 +69,11 @@ class Scan:
     def is_picture(self) -> bool:
         """Whether this is a 2-D picture without a place in the world."""
         return self.array.ndim == 3
+
+    @property
+    def hounsfield(self) -> bool:
+        """Whether this is a CT whose values are Hounsfield units as far as its headers say."""
+        return self.modality == "CT" and self.unit is None and not self.unscaled
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

@@ -171,7 +171,8 @@ class _Intensity:
     @classmethod
     def of(cls, modality: str, unit: str) -> _Intensity:
         """By the image's modality and the unit in which statistics.json states its values."""
-        return cls(_INTENSITY.get(modality, _ANY_INTENSITY), _UNITS.get(unit, _NO_UNITS))
+        known = _ANY_INTENSITY if modality == "CT" and unit != "HU" else _INTENSITY.get(modality, _ANY_INTENSITY)
+        return cls(known, _UNITS.get(unit, _NO_UNITS))
 
 
 def _observer(author: Author) -> sr.ObserverContext:

@@ -12,7 +12,7 @@ from pydicom import Dataset
 from medvit.io.enhanced import frame_scaling
 from medvit.io.slices import Slices
 
-__all__ = ["PHILIPS_SLOPE", "Storage", "plan_storage"]
+__all__ = ["PHILIPS_SLOPE", "Storage", "has_rescale", "plan_storage", "scale_group"]
 
 PHILIPS_SLOPE = 0x2005100E
 """Philips' private MR Scale Slope; a derived image has no private elements, so its values need a public rescale."""
@@ -43,8 +43,8 @@ class Storage:
         return np.ascontiguousarray(numbers.astype("<i2" if self.signed else "<u2"))
 
 
-def _group(slices: Slices, k: int) -> Dataset:
-    """Where slice k states its rescale: its header, or its functional group."""
+def scale_group(slices: Slices, k: int) -> Dataset:
+    """Find where slice k states its rescale: its header, or its functional group."""
     header = slices.header(k)
     if not slices.frames:
         return header
@@ -59,9 +59,14 @@ def _group(slices: Slices, k: int) -> Dataset:
     return header
 
 
+def has_rescale(group: Dataset) -> bool:
+    """Tell whether a header or functional group states how stored values become real ones."""
+    return all(group.get(keyword) not in (None, "") for keyword in ("RescaleSlope", "RescaleIntercept"))
+
+
 def _scale(slices: Slices, k: int) -> tuple[float, float, bool]:
     """Slope, intercept, and whether they can stand in the derived image as they are."""
-    header, group = slices.header(k), _group(slices, k)
+    header, group = slices.header(k), scale_group(slices, k)
     if header.get("ModalityLUTSequence"):
         return 1.0, 0.0, False
     slope, intercept = float(group.get("RescaleSlope") or 1), float(group.get("RescaleIntercept") or 0)
@@ -90,7 +95,7 @@ def plan_storage(values: NDArray[np.float32], slices: Slices) -> Storage:
     stated = (
         not own
         or any(scale != (1.0, 0.0) for scale in scales)
-        or any("RescaleSlope" in _group(slices, k) for k in range(values.shape[2]))
+        or any("RescaleSlope" in scale_group(slices, k) for k in range(values.shape[2]))
     )
     extremes = [(float(values[:, :, k].min()), float(values[:, :, k].max())) for k in range(values.shape[2])]
     ranges: list[tuple[float, float]] = []

@@ -140,6 +140,15 @@ def _values(volume: Volume) -> list[Finding]:
     planes, found = volume.planes, []
     if volume.unit is not None:
         found.append(Finding("other_unit", "note", f"CT values in {volume.unit!r} (RescaleType), not Hounsfield units"))
+    if volume.unscaled:
+        lacking = sum(1 for p in planes if p.unscaled)
+        text = (
+            f"{lacking} of {len(planes)} CT slices have no {' and no '.join(volume.unscaled)}, so that the values may be no "
+            "Hounsfield units; they are read as stored"
+        )
+        step = "Add the tags, or export the series again with them."
+        found.append(Finding("no_rescale", "flag", text, step=step))
+    found += _packing(planes)
     if any(p.rescale[0] == 0 for p in planes):
         text = "a RescaleSlope of 0, which would leave nothing of the image; 1 is applied"
         found.append(Finding("zero_slope", "note", text))
@@ -150,6 +159,22 @@ def _values(volume: Volume) -> list[Finding]:
     if any(p.lossy for p in planes):
         text = "pixels that were compressed with loss (LossyImageCompression 01)"
         found.append(Finding("lossy", "note", text))
+    return found
+
+
+def _packing(planes: Sequence[Plane]) -> list[Finding]:
+    """Pixels that do not lie in the lowest bits of their cells, and a HighBit that no pixel can have."""
+    odd = sorted({(p.bits, *p.packing) for p in planes if p.packing[1] != p.packing[0] - 1})
+    found = []
+    for allocated, bits, high in odd:
+        if bits <= high < allocated:
+            text = (
+                f"pixels of {bits} bits in the bits {high + 1 - bits} to {high} of their cells (BitsStored {bits}, HighBit "
+                f"{high}); those are read"
+            )
+        else:
+            text = f"a HighBit of {high} that pixels of {bits} bits cannot have; the lowest {bits} bits are read"
+        found.append(Finding("high_bit", "note", text))
     return found
 
 

@@ -35,13 +35,15 @@ _SUV = {"BW": "g/ml (SUVbw)", "LBM": "g/ml (SUVlbm)", "IBW": "g/ml (SUVibw)", "B
 def stated_unit(scan: Scan) -> str | None:
     """The unit of a scan's values; ``AS_STORED`` where they have none; None where the format states no modality.
 
-    CT images are in Hounsfield units unless their Rescale Type says otherwise (PS3.3 C.8.2.1, C.11.1.1.2), PET images in
-    what their Units say. Values of every other modality are as stored.
+    CT images are in Hounsfield units unless their Rescale Type says otherwise or their rescale tags are missing (PS3.3
+    C.8.2.1, C.11.1.1.2), PET images in what their Units say. Values of every other modality are as stored.
     """
     if scan.modality is None:
         return None
     header = scan.slices[0] if scan.slices else None
     if scan.modality == "CT":
+        if scan.unscaled:
+            return AS_STORED
         return "HU" if header is None or header.get("RescaleType") in (None, "", "HU") else AS_STORED
     if scan.modality != "PT" or header is None:
         return AS_STORED

@@ -76,6 +76,16 @@ class Volume:
         return next((p.unit for p in self.planes if p.unit.upper() not in _HOUNSFIELD), None)
 
     @property
+    def unscaled(self) -> tuple[str, ...]:
+        """Rescale tags that any slice of a CT lacks."""
+        return tuple(dict.fromkeys(tag for p in self.planes for tag in p.unscaled)) if self.modality == "CT" else ()
+
+    @property
+    def hounsfield(self) -> bool:
+        """Whether this is a CT whose values are Hounsfield units as far as its headers say."""
+        return self.modality == "CT" and self.unit is None and not self.unscaled
+
+    @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Across, down, between slices."""
         return self.stack.spacing_mm if self.stack else None
@@ -106,7 +116,7 @@ class Volume:
 
     def worst(self) -> str:
         """The gravest severity among the findings."""
-        order = ("note", "tags", "irregular", "refused")
+        order = ("note", "flag", "tags", "irregular", "refused")
         return max((f.severity for f in self.findings), key=order.index, default="note")
 
 

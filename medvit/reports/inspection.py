@@ -23,6 +23,7 @@ __all__ = ["Inspection", "inspect_source"]
 
 _OUTCOMES = {
     "note": "ready",
+    "flag": "ready, flagged",
     "tags": "ready for NIfTI; DICOM objects need --repair-tags",
     "irregular": "irregular: choose --on-irregular resample or split",
     "refused": "refused",

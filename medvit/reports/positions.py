@@ -15,7 +15,7 @@ __all__ = ["draw_positions"]
 _SHOWN = 12
 """Volumes drawn, the largest first; more would be too small to read."""
 
-_COLORS = {"note": "#2f7d4f", "tags": "#b07d12", "irregular": "#c25a12", "refused": "#b3202c"}
+_COLORS = {"note": "#2f7d4f", "flag": "#b07d12", "tags": "#b07d12", "irregular": "#c25a12", "refused": "#b3202c"}
 
 
 def draw_positions(path: Path, volumes: Sequence[Volume]) -> int:

@@ -55,7 +55,7 @@ def presets(modality: str | None, values: NDArray[Any]) -> tuple[Window, ...]:
     """The windows to offer for an image.
 
     Args:
-        modality: DICOM's, or None.
+        modality: DICOM's, or None, also for a CT whose values are no Hounsfield units.
         values: some of the image, of any shape; a CT has its own windows and does not need it.
     """
     return _CT if modality == "CT" else tuple(_of_shares(values))
@@ -75,7 +75,7 @@ def usual_window(modality: str | None, values: NDArray[Any], headers: Sequence[A
     """The window to begin with: for CT the soft tissues', else what the header states, else the values' middle 98 %.
 
     Args:
-        modality: DICOM's, or None.
+        modality: DICOM's, or None, also for a CT whose values are no Hounsfield units.
         values: some of the image.
         headers: of the image's slices, if it has any.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from medvit.errors import SourceError
 from medvit.io import open_source
 from medvit.io.decoders import missing_decoder
 from tests.bands import oblique_affine, phantom, write_series
+from tests.tools import program
 
 SMALL = phantom((20, 18, 6))[0]
 AXIAL = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -200,3 +202,47 @@ def test_real_series_equal_their_published_nifti(name, shared):
 def test_pictures_of_oblique_volumes_are_not_affected(tmp_path):
     write_series(tmp_path, SMALL, oblique_affine())
     assert open_source(tmp_path).original is None
+
+
+def _as_dcmtk_shows(path: Path, shape: tuple[int, ...], tmp_path: Path) -> np.ndarray:
+    """A slice, (column, row), stretched from its lowest to its highest value to 0..65535."""
+    picture = tmp_path / "picture.pgm"
+    subprocess.run([program("dcmj2pnm"), "+opn", "16", "+Wm", str(path), str(picture)], check=True, capture_output=True)
+    words = " ".join(line for line in picture.read_text().splitlines() if not line.startswith("#")).split()
+    return np.array(words[4:], float).reshape(shape[1], shape[0]).T
+
+
+@pytest.mark.parametrize("packed", [None, "dcmcrle", "dcmcjpeg"])
+@pytest.mark.parametrize(("signed", "high"), [(0, 15), (1, 15), (1, 13), (0, 12)])
+def test_pixels_above_the_lowest_bits_are_shifted_as_dcmtk_does(signed, high, packed, tmp_path):
+    if packed == "dcmcjpeg" and (signed, high) != (0, 15):
+        pytest.skip("the codec is the same for all; one shows that whole cells are carried")
+    true = np.arange(-900, 900, 10, dtype=np.int16)[:168].reshape(14, 12, 1) + (0 if signed else 900)
+    path = write_series(
+        tmp_path / "s", true, AXIAL, PixelRepresentation=signed, BitsStored=12, HighBit=high, RescaleSlope=1
+    )[0]
+
+    def pack(dataset: Dataset) -> None:
+        pixels = np.frombuffer(dataset.PixelData, np.uint16) & 0x0FFF
+        cells = (pixels << (high - 11)).astype(np.uint16) | np.uint16(
+            0 if packed == "dcmcjpeg" else 2 ** (high - 11) - 1
+        )
+        dataset.PixelData = cells.tobytes()  # with other bits below, which are no part of a pixel
+
+    _edit([path], pack)
+    if packed is not None:
+        subprocess.run([program(packed), str(path), str(path)], check=True, capture_output=True)
+    scan = open_source(path)
+    assert np.array_equal(scan.array[0], true)
+    assert (scan.slices[0].BitsStored, scan.slices[0].HighBit) == (12, high)
+    assert any(f"BitsStored 12, HighBit {high}" in note for note in scan.notes)
+    shown = _as_dcmtk_shows(path, true.shape, tmp_path)
+    ours = scan.array[0, :, :, 0] - scan.array.min()
+    assert np.abs(ours / ours.max() * 65535 - shown).max() <= 40  # DCMTK stretches by whole steps of its own
+
+
+def test_a_high_bit_that_no_pixel_can_have_is_said(tmp_path):
+    write_series(tmp_path, SMALL, AXIAL, BitsStored=16, HighBit=11)
+    scan = open_source(tmp_path)
+    assert np.array_equal(scan.array[0], SMALL)
+    assert any("HighBit of 11 that pixels of 16 bits cannot have" in note for note in scan.notes)

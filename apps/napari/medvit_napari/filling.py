@@ -40,6 +40,9 @@ class Filling(ABC):
     modality: str | None = None
     """As the headers state it."""
 
+    hounsfield: bool = False
+    """Whether a CT's values are Hounsfield units as far as its headers say."""
+
     series: str = ""
     """SeriesInstanceUID of a DICOM series."""
 
@@ -195,7 +198,7 @@ class SeriesFilling(Filling):
         memory = np.zeros((count, first.rows, first.columns), np.float32)  # zeroed pages cost nothing until used
         super().__init__(memory.transpose(2, 1, 0), flip_lps_ras(stack.affine), files)
         self._volume, self._finish = volume, finish
-        self.modality, self.series = volume.modality or None, volume.series
+        self.modality, self.series, self.hounsfield = volume.modality or None, volume.series, volume.hounsfield
 
     def _read_slice(self, k: int) -> NDArray[np.float32]:
         values: NDArray[np.float32] = read_slice(self._volume, k)

@@ -61,7 +61,7 @@ def image_layer(scan: Scan, name: str = "", **options: Any) -> LayerTuple:
     assert grid is not None
     shown = grid.show(scan.array[0])
     middle = shown[shown.shape[0] // 2]
-    window = usual_window(scan.modality, middle, scan.slices)
+    window = usual_window(scan.modality if scan.hounsfield else None, middle, scan.slices)
     place = Place(scan, grid, notes=(*_straightened(grid), *scan.notes, *scan.set_aside))
     kind = _KINDS.get(scan.kind)
     plane = "" if scan.kind != "dicom" else ("axial", "coronal", "sagittal")[grid.order.index(2)]
@@ -100,7 +100,7 @@ def filling_layer(filling: Filling, kind: str = "dicom", notes: tuple[str, ...] 
     key: list[Any] = [slice(None)] * 3
     key[axis] = filling.shape[axis] // 2
     middle = filling[tuple(key)]
-    window = None if filling.is_blank else usual_window(filling.modality, middle)
+    window = None if filling.is_blank else usual_window(filling.modality if filling.hounsfield else None, middle)
     plane = ("axial", "coronal", "sagittal")[axis] if kind == "dicom" else ""
     return filling, {
         "name": _name(filling.modality or _KINDS.get(kind), plane, filling.grid.shape[2]),
@@ -113,7 +113,7 @@ def filling_layer(filling: Filling, kind: str = "dicom", notes: tuple[str, ...] 
 def window_of(filling: Filling) -> tuple[float, float]:
     """What a volume of which nothing was there at first is to be drawn with, once it is read."""
     shown = np.asarray(filling)
-    return usual_window(filling.modality, shown[shown.shape[0] // 2]).limits
+    return usual_window(filling.modality if filling.hounsfield else None, shown[shown.shape[0] // 2]).limits
 
 
 def label_layer(

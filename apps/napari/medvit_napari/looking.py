@@ -40,7 +40,7 @@ _GIF_FRAMES = 120
 def windows_of(layer: Any) -> tuple[Window, ...]:
     """The windows to offer for an image layer."""
     place = place_of(layer)
-    modality = place.modality if place is not None else None
+    modality = place.modality if place is not None and place.source.hounsfield else None
     data = layer.data
     return presets(modality, data[data.shape[0] // 2] if modality != "CT" else np.zeros(1))
 

@@ -31,6 +31,7 @@ __all__ = ["Answer", "Ask", "Offer", "is_ours", "label_objects", "open_layers", 
 
 _OUTCOME = {
     "note": "ready",
+    "flag": "ready; read what is flagged",
     "tags": "ready; DICOM objects need consistent tags",
     "irregular": "irregular: resample or take a regular part",
     "refused": "cannot be opened",
@@ -211,7 +212,10 @@ def _finished(scan: Scan, found: Preflight, chosen: Chosen) -> Scan:
 
 def _can_fill(volume: Volume) -> bool:
     return (
-        volume.kind == "volume" and volume.stack is not None and volume.worst() in ("note", "tags") and volume.count > 1
+        volume.kind == "volume"
+        and volume.stack is not None
+        and volume.worst() in ("note", "flag", "tags")
+        and volume.count > 1
     )
 
 
