@@ -208,7 +208,8 @@ def _shift(cells: NDArray[Any], plane: Plane, signed: bool) -> NDArray[Any]:
     plain = (cells.astype(np.int64) >> (high + 1 - bits)) & (2**bits - 1)
     if signed:
         plain -= (plain >> (bits - 1)) << bits
-    return plain.astype(cells.dtype)
+    pixels: NDArray[Any] = plain.astype(cells.dtype)
+    return pixels
 
 
 def _by_itk(dataset: Dataset, frame: int) -> NDArray[Any]:
