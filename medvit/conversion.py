@@ -81,6 +81,7 @@ def convert(
     overwrite: bool = False,
     force: bool = False,
     on_irregular: str = "fail",
+    geometry: str | None = None,
 ) -> Converted:
     """Write labels that any program made as NIfTI, DICOM SEG or RTSTRUCT.
 
@@ -88,7 +89,7 @@ def convert(
         >>> medvit.convert("rtstruct.dcm", "out", ("nifti",), like="series")  # doctest: +SKIP
 
     Args:
-        source, like, series, threshold, table, force, on_irregular: as ``medvit.read_labels``. DICOM objects refer to the slices of
+        source, like, series, threshold, table, force, on_irregular, geometry: as ``medvit.read_labels``. DICOM objects refer to the slices of
             ``like``, which must then be a DICOM series; where it lies beside a DICOM source it is found by itself.
         folder: where; created.
         output_types: any of "nifti", "dicom-seg", "rtstruct".
@@ -99,7 +100,7 @@ def convert(
         MedvitError: as ``read_labels``; OutputError where an output cannot be; RoundTripError where what was written
             does not read back as what was meant.
     """
-    reading = Reading(like, series, threshold, tuple(table), force, on_irregular)
+    reading = Reading(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry)
     return convert_labels(source, folder, reading, Writing(tuple(output_types), per_label, overwrite))
 
 
@@ -121,7 +122,12 @@ def convert_labels(
     usual = ("nifti",) if found.kind in ("seg", "rtstruct") else ("dicom-seg",)
     writing = replace(writing, output_types=writing.output_types or usual)
     origin = {"kind": found.kind, "sha256": _sha256(path) if path.is_file() else None}
-    reads = {"threshold": reading.threshold, "forced": reading.force, "on_irregular": reading.on_irregular}
+    reads = {
+        "threshold": reading.threshold,
+        "forced": reading.force,
+        "on_irregular": reading.on_irregular,
+        "geometry": reading.geometry,
+    }
     return _publish(found, final, writing, _Origin(origin, reads), progress)
 
 

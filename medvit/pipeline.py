@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -87,6 +87,8 @@ def run(
     source: str | os.PathLike[str] | MetaTensor | Scan,
     settings: RunSettings | None = None,
     progress: Progress | None = None,
+    *,
+    geometry: str | None = None,
 ) -> Result | Restored:
     """Run a bundle on a source.
 
@@ -95,6 +97,7 @@ def run(
         source: a path (DICOM folder, zip, NIfTI, NRRD, MHA, PNG, JPEG) or a MetaTensor (1, i, j, k).
         settings: device and switches.
         progress: told where the run stands; can cancel it.
+        geometry: "sform" or "qform" of a NIfTI to take, in place of the settings' own; see ``RunSettings``.
 
     Returns:
         The result on the source's own grid: labels, or intensities from a bundle that restores.
@@ -103,6 +106,8 @@ def run(
         MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
     """
     settings = settings or RunSettings()
+    if geometry is not None:
+        settings = replace(settings, geometry=geometry)
     progress = progress or Progress()
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if opened.facts.task == "restoration":
@@ -170,7 +175,7 @@ def open_for(
         SourceError: it cannot be opened. ModalityError, ImageError: it is not what the bundle was made for.
     """
     with progress.stage("read"):
-        scan = open_source(source, settings.series, progress, settings.on_irregular)
+        scan = open_source(source, settings.series, progress, settings.on_irregular, settings.geometry)
     forced = _require_fit(scan, bundle, settings.force)
     repaired: tuple[str, ...] = ()
     if settings.repair_tags:
@@ -209,6 +214,7 @@ def run_ready(
         "forced": bool(ready.forced),
         "repaired": list(ready.repaired),
         "on_irregular": settings.on_irregular,
+        "geometry": settings.geometry,
         "quality_map": settings.quality_map,
         "roi_crop": settings.roi_crop,
         "low_memory": settings.low_memory,
@@ -253,6 +259,7 @@ def segment(
     precision: str = "fp32",
     roi_crop: str = "",
     low_memory: bool = False,
+    geometry: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Label the anatomy in a scan.
@@ -266,5 +273,5 @@ def segment(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.require_task("segmentation")
     switches = (device, fast, force, tuple(roi_subset), repair_tags, series, on_irregular, quality_map)
-    settings = RunSettings(*switches, backend, precision, roi_crop, low_memory)
+    settings = RunSettings(*switches, backend, precision, roi_crop, low_memory, geometry)
     return _run_labels(opened, source, settings, progress or Progress())

@@ -45,6 +45,7 @@ class DrrSettings:
         as_published: with a preset, its faults too: uncorrected pixel size, Hounsfield units above zero integrated in
             16 bits, each view stretched to 0..255.
         force: take a source that does not look like CT; recorded.
+        geometry: "sform" or "qform" of a NIfTI to take; see ``medvit.RunSettings``.
     """
 
     views_deg: tuple[float, ...] = (0.0, 90.0)
@@ -56,6 +57,7 @@ class DrrSettings:
     preset: str | None = None
     as_published: bool = False
     force: bool = False
+    geometry: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +162,7 @@ def radiographs(
     progress = progress or Progress()
     check_drr_settings(settings, ())
     with progress.stage("read"):
-        scan = open_source(source, None, progress)
+        scan = open_source(source, None, progress, geometry=settings.geometry)
     notes = (*scan.notes, *scan.set_aside, *_require_ct(scan, settings.force))
     geometry = _geometry(scan, settings)
     import torch

@@ -122,6 +122,7 @@ def _record(pictures: Radiographs, files: dict[str, str], unit: float) -> dict[s
         "preset": settings.preset,
         "as_published": settings.as_published,
         "forced": settings.force,
+        "settings": {"geometry": settings.geometry},
         "geometry": {
             **asdict(pictures.geometry),
             "isocenter_mm": [round(v, 3) for v in pictures.isocenter_mm],

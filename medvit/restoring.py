@@ -126,6 +126,7 @@ def _record(model: Model, ready: Ready, settings: RunSettings) -> dict[str, Any]
         "forced": bool(ready.forced),
         "repaired": list(ready.repaired),
         "on_irregular": settings.on_irregular,
+        "geometry": settings.geometry,
         "threads": torch.get_num_threads(),
     }
 
@@ -166,6 +167,7 @@ def restore(
     repair_tags: bool = False,
     series: str | None = None,
     on_irregular: str | None = None,
+    geometry: str | None = None,
     progress: Progress | None = None,
 ) -> Restored:
     """Restore a scan: take its noise or blur away, in its own unit and on its own grid, or one as much finer as its bundle says.
@@ -180,5 +182,5 @@ def restore(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.require_task("restoration")
-    settings = RunSettings(device, fast, force, (), repair_tags, series)
+    settings = RunSettings(device, fast, force, (), repair_tags, series, geometry=geometry)
     return run_restoration(opened, source, settled(opened, settings, on_irregular), progress or Progress())

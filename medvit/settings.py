@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medvit.errors import BackendError
+from medvit.errors import BackendError, GeometryError
 
 __all__ = [
     "BACKENDS",
     "DEFAULT_BUNDLE",
     "DEFAULT_RECONSTRUCTION",
     "DEFAULT_RESTORATION",
+    "GEOMETRIES",
     "PRECISIONS",
     "RunSettings",
+    "check_geometry",
     "check_names",
 ]
 
@@ -27,6 +29,8 @@ DEFAULT_RECONSTRUCTION = "headneck_xray_swin_x2s"
 
 BACKENDS = ("auto", "eager", "compiled", "openvino", "cuda")
 PRECISIONS = ("fp32", "bf16")
+GEOMETRIES = ("sform", "qform")
+"""Which of a NIfTI's two affines may be chosen."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class RunSettings:
         roi_crop: where the answer matters: "body", or a box of source voxels "i0:i1,j0:j1,k0:k1"; empty for everywhere. Only
             windows that touch it are run, and all else is background; recorded.
         low_memory: hold as little as possible: one window at a time, logits in planes or in a file; slower.
+        geometry: "sform" or "qform" of a NIfTI to take; None for the sform where it is stated, which is flagged where the
+            qform shows other axes or the mirror image; recorded.
     """
 
     device: str = "auto"
@@ -61,6 +67,7 @@ class RunSettings:
     precision: str = "fp32"
     roi_crop: str = ""
     low_memory: bool = False
+    geometry: str | None = None
 
 
 def check_names(backend: str, precision: str) -> None:
@@ -79,4 +86,16 @@ def check_names(backend: str, precision: str) -> None:
         raise BackendError(
             f"Found precision 'bf16' for the {backend!r} backend, which computes in fp32; openvino (CPU) and cuda take bf16. "
             "Use backend='auto', or leave the precision out."
+        )
+
+
+def check_geometry(geometry: str | None) -> None:
+    """Refuse a geometry that NIfTI does not have.
+
+    Raises:
+        GeometryError: with the names that are there.
+    """
+    if geometry is not None and geometry not in GEOMETRIES:
+        raise GeometryError(
+            f"Found geometry {geometry!r}; it must be {' or '.join(GEOMETRIES)}. Leave --geometry out to take the sform where there is one."
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FLAGGED",
     "Debug",
+    "Geometry",
     "Json",
     "OnIrregular",
     "Output",
@@ -47,6 +48,15 @@ RepairTags = Annotated[
 OnIrregular = Annotated[
     str,
     typer.Option("--on-irregular", help="fail, resample or split a tilted or uneven DICOM stack. See medvit inspect."),
+]
+
+Geometry = Annotated[
+    str | None,
+    typer.Option(
+        "--geometry",
+        help="sform or qform of a NIfTI. Default: the sform where it is stated; flagged where the qform shows another side.",
+        show_default=False,
+    ),
 ]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]

@@ -11,6 +11,7 @@ import typer
 from medvit.cli.common import (
     FLAGGED,
     Debug,
+    Geometry,
     Json,
     OnIrregular,
     Output,
@@ -73,6 +74,7 @@ def convert(
     ] = False,
     repair_tags: RepairTags = False,
     on_irregular: OnIrregular = "fail",
+    geometry: Geometry = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -85,7 +87,7 @@ def convert(
         from medvit.conversion import Writing, convert_labels
         from medvit.io.labels.reading import Reading
 
-        reading = Reading(like, series, threshold, _table(labels, bundle), force, on_irregular)
+        reading = Reading(like, series, threshold, _table(labels, bundle), force, on_irregular, geometry=geometry)
         with watched(shown) as progress:
             done = convert_labels(
                 source, output, reading, Writing(split_values(output_type), per_label, overwrite, repair_tags), progress

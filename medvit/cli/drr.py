@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Json, Overwrite, Quiet, Shown, Verbose, guarded, watched
+from medvit.cli.common import FLAGGED, Debug, Geometry, Json, Overwrite, Quiet, Shown, Verbose, guarded, watched
 
 if TYPE_CHECKING:
     from medvit.radiographs import Radiographs
@@ -57,6 +57,7 @@ def drr(
         bool, typer.Option("--as-published", help="With a preset: its faults too, for exact comparison; 8 bits.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Take a source that does not look like CT; recorded.")] = False,
+    geometry: Geometry = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -85,6 +86,7 @@ def drr(
             preset,
             as_published,
             force,
+            geometry,
         )
         check_drr_settings(settings, types)
         check_folder(output, overwrite)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Json, Quiet, Shown, guarded, watched
+from medvit.cli.common import FLAGGED, Debug, Geometry, Json, Quiet, Shown, guarded, watched
 
 if TYPE_CHECKING:
     from medvit.reports.inspection import Inspection
@@ -29,6 +29,7 @@ def inspect(
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Also draw the slice positions to this PNG.", show_default=False)
     ] = None,
+    geometry: Geometry = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -40,7 +41,7 @@ def inspect(
         from medvit.reports.inspection import inspect_source
 
         with watched(shown) as progress:
-            inspection = inspect_source(source, progress)
+            inspection = inspect_source(source, progress, geometry)
         if picture is not None:
             _draw(inspection, picture, overwrite)
         if as_json:
@@ -68,6 +69,8 @@ def _draw(inspection: Inspection, path: Path, overwrite: bool) -> None:
 def _show(content: dict[str, Any]) -> None:
     if content["kind"] != "dicom":
         for key, value in content.items():
+            if key == "set_aside" and not value:
+                continue
             typer.echo(f"{key.replace('_', ' ').capitalize()}: {_plain(value)}")
         return
     from rich.console import Console

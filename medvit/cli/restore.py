@@ -12,6 +12,7 @@ import typer
 from medvit.cli.common import (
     FLAGGED,
     Debug,
+    Geometry,
     Json,
     Output,
     Overwrite,
@@ -89,6 +90,7 @@ def restore(
             show_default=False,
         ),
     ] = None,
+    geometry: Geometry = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -106,7 +108,7 @@ def restore(
             output,
             bundle,
             split_values(output_type),
-            RunSettings(device, fast, force, (), repair_tags, series),
+            RunSettings(device, fast, force, (), repair_tags, series, geometry=geometry),
             on_irregular,
             RestoredOutput(preview=preview, statistics=statistics, maps=maps, overwrite=overwrite),
         )
@@ -131,7 +133,7 @@ def _restore(job: _Job, shown: Shown) -> RestoredSaved:
     run = settled(bundle, job.run, job.on_irregular)
     with watched(shown) as progress:
         with progress.stage("read"):
-            scan = open_source(job.source, run.series, progress, run.on_irregular)
+            scan = open_source(job.source, run.series, progress, run.on_irregular, run.geometry)
         write = replace(job.write, output_types=job.types or usual_restored_types(scan.kind))
         check_restored_types(write.output_types, scan.kind)
         # torch and MONAI take seconds to load; mistakes are refused before

@@ -12,6 +12,7 @@ import typer
 from medvit.cli.common import (
     FLAGGED,
     Debug,
+    Geometry,
     Json,
     OnIrregular,
     Output,
@@ -85,6 +86,7 @@ def segment(
     ] = False,
     repair_tags: RepairTags = False,
     on_irregular: OnIrregular = "fail",
+    geometry: Geometry = None,
     quality_map: Annotated[
         bool,
         typer.Option(
@@ -129,7 +131,7 @@ def segment(
             output,
             bundle,
             split_values(output_type),
-            RunSettings(*switches, backend, precision, roi_crop, low_memory),
+            RunSettings(*switches, backend, precision, roi_crop, low_memory, geometry),
             OutputSettings(preview=preview, statistics=statistics, per_label=per_label, overwrite=overwrite),
         )
         saved = _segment(job, shown)
@@ -150,7 +152,7 @@ def _segment(job: _Job, shown: Shown) -> Saved:
     check_folder(job.output, job.write.overwrite)
     with watched(shown) as progress:
         with progress.stage("read"):
-            scan = open_source(job.source, job.run.series, progress, job.run.on_irregular)
+            scan = open_source(job.source, job.run.series, progress, job.run.on_irregular, job.run.geometry)
         usual = {"dicom": ("dicom-seg", "nifti"), "picture": ("png",)}.get(scan.kind, ("nifti",))
         write = replace(job.write, output_types=job.types or usual)
         check_types(write.output_types, scan.kind)

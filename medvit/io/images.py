@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.errors import ImageError, SourceError
-from medvit.io.geometry import flip_lps_ras
+from medvit.errors import GeometryError, ImageError, SourceError
+from medvit.io.geometry import flip_lps_ras, spacing_mm
+from medvit.io.length_units import header_unit, scaled
+from medvit.io.nifti_geometry import place_nifti, raw_header
 from medvit.io.scan import Scan
+from medvit.settings import check_geometry
 
 __all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image"]
 
@@ -20,33 +23,43 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 IMAGE_SUFFIXES = (*_NIFTI, *_ITK, *PICTURE_SUFFIXES)
 
 
-def read_image(path: Path) -> Scan:
+def read_image(path: Path, geometry: str | None = None) -> Scan:
     """One image file as a ``Scan``, its array order as stored.
+
+    Args:
+        path: the file.
+        geometry: for a NIfTI, "sform" or "qform" to take; None for the sform where it is stated.
 
     Raises:
         SourceError: the file is damaged or of an unknown kind.
         ImageError: it holds a time series, a vector image or colours where one volume is needed.
+        GeometryError: a NIfTI without a usable place in the world; axes in different units.
     """
-    return _read(path, voxels=True)
+    return _read(path, True, geometry)
 
 
-def image_grid(path: Path) -> Scan:
+def image_grid(path: Path, geometry: str | None = None) -> Scan:
     """The same from a volume's header alone: every voxel is 0, one of memory stands for all. Quick, whatever the size.
 
     Raises: as ``read_image``, of what the header shows.
     """
-    return _read(path, voxels=False)
+    return _read(path, False, geometry)
 
 
-def _read(path: Path, voxels: bool) -> Scan:
+def _read(path: Path, voxels: bool, geometry: str | None) -> Scan:
+    check_geometry(geometry)
     name = path.name.lower()
     try:
+        if path.stat().st_size == 0:
+            raise SourceError(
+                f"Found {path.name}, an empty file (0 bytes); a complete image file is needed. Export or copy it again."
+            )
         if name.endswith(_NIFTI):
-            return _read_nifti(path, voxels)
+            return _read_nifti(path, voxels, geometry)
         if path.suffix.lower() in _ITK:
             return _read_itk(path, voxels)
         return _read_picture(path)
-    except (ImageError, SourceError):
+    except (GeometryError, ImageError, SourceError):
         raise
     except Exception as error:
         raise SourceError(
@@ -63,13 +76,13 @@ def _empty(shape: Sequence[int]) -> NDArray[np.float32]:
     return np.broadcast_to(np.float32(0), tuple(int(n) for n in shape))
 
 
-def _read_nifti(path: Path, voxels: bool) -> Scan:
+def _read_nifti(path: Path, voxels: bool, geometry: str | None) -> Scan:
     import nibabel as nib
 
-    image = nib.load(path)
-    if image.get_data_dtype().names:
+    raw = raw_header(path)
+    if raw.get_data_dtype().names:
         raise ImageError("Found a colour NIfTI; one grey value per voxel is needed. Save one channel and run again.")
-    shape = image.shape
+    shape = raw.get_data_shape()
     if len(shape) > 3 and int(np.prod(shape[3:])) > 1:
         raise ImageError(
             f"Found a {len(shape)}-D NIfTI of shape {'x'.join(map(str, shape))}; one 3-D volume is needed. "
@@ -77,19 +90,23 @@ def _read_nifti(path: Path, voxels: bool) -> Scan:
         )
     if len(shape) < 3:
         raise ImageError(f"Found a {len(shape)}-D NIfTI; a 3-D volume is needed. Save it as a volume or as PNG.")
+    place = place_nifti(raw, geometry)
+    image = nib.load(path)
     array = np.asarray(image.get_fdata(dtype=np.float32)).reshape(shape[:3]) if voxels else _empty(shape[:3])
-    notes = []
-    header = image.header
-    if hasattr(
-        header, "set_slope_inter"
-    ):  # nibabel clears them on loading; a restored image is stored as its source is
-        header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
-    if hasattr(header, "get_qform") and int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-        notes.append("The NIfTI states no orientation (sform and qform codes are 0); left and right are assumed.")
-    if len(shape) > 3:
-        notes.append("The NIfTI's trailing axes of length 1 were dropped.")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    return Scan(array[None], affine, "nifti", header=header, notes=tuple(notes), name=path.name)
+    header = place.header(image.header)
+    # nibabel clears them on loading; a restored image is stored as its source is
+    header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
+    dropped = ("The NIfTI's trailing axes of length 1 were dropped.",) if len(shape) > 3 else ()
+    return Scan(
+        array[None],
+        place.affine,
+        "nifti",
+        header=header,
+        notes=(*place.notes, *dropped),
+        set_aside=place.flags,
+        geometry=place.form,
+        name=path.name,
+    )
 
 
 def _read_itk(path: Path, voxels: bool) -> Scan:
@@ -106,11 +123,14 @@ def _read_itk(path: Path, voxels: bool) -> Scan:
     lps = np.eye(4)
     lps[:3, :3] = np.array(header.GetDirection()).reshape(3, 3) * np.array(header.GetSpacing())
     lps[:3, 3] = header.GetOrigin()
+    kind = _ITK[path.suffix.lower()]
+    unit = header_unit(path, kind)
+    affine = scaled(flip_lps_ras(lps), unit.to_mm)
     if voxels:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32).transpose(2, 1, 0)
     else:
         array = _empty(header.GetSize())
-    return Scan(array[None], flip_lps_ras(lps), _ITK[path.suffix.lower()], name=path.name)
+    return Scan(array[None], affine, kind, notes=tuple(unit.notes(spacing_mm(affine))), name=path.name)
 
 
 def _read_picture(path: Path) -> Scan:

@@ -38,7 +38,8 @@ class Scan:
         frames: for a multi-frame file, the frame (from 0) of each slice.
         original: for a resampled DICOM stack, its own slices; ``array`` then lies on a true grid.
         set_aside: what was left out although it may matter; a person must look (exit code 3).
-        header: for NIfTI, the header, so that results keep its codes and units.
+        header: for NIfTI, the header with the place that was taken in millimetres, so that results keep its codes.
+        geometry: for NIfTI, the form its place was taken from: "sform", "qform" or "none".
         notes: what was set aside or assumed on the way, in plain words.
         blockers: why DICOM objects cannot refer to this source; empty when they can.
     """
@@ -57,6 +58,7 @@ class Scan:
     planes: NDArray[np.float64] | None = None
     unit: str | None = None
     unscaled: tuple[str, ...] = ()
+    geometry: str | None = None
     name: str = field(default="image", repr=False)
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ from medvit.io.images import IMAGE_SUFFIXES, read_image
 from medvit.io.preflight import Chosen, Preflight, choose_volume, preflight, volume_and_part
 from medvit.io.scan import Scan
 from medvit.progress import Progress
+from medvit.settings import check_geometry
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -30,10 +31,11 @@ __all__ = ["dicom_files", "is_packed_image", "look", "noted", "open_found", "ope
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which volume of a source, and what to do if it is irregular."""
+    """Which volume of a source, what to do if it is irregular, and which form of a NIfTI to take."""
 
     series: str | None
     on_irregular: str
+    geometry: str | None = None
 
 
 def open_source(
@@ -41,6 +43,7 @@ def open_source(
     series: str | None = None,
     progress: Progress | None = None,
     on_irregular: str = "fail",
+    geometry: str | None = None,
 ) -> Scan:
     """Open anything medvit reads as one checked image.
 
@@ -51,6 +54,8 @@ def open_source(
             "2.1" means part 1 of volume 2 under "split".
         progress: told how far reading is.
         on_irregular: "fail", "resample" or "split" a tilted or uneven stack; see ``medvit.io.dicom.read_dicom``.
+        geometry: "sform" or "qform" of a NIfTI to take. None takes the sform where it is stated, and sets a flag
+            (``Scan.set_aside``) where the qform shows other axes or the mirror image.
 
     Raises:
         SourceError: nothing usable there; GeometryError, ImageError, SelectionError: why it cannot be used.
@@ -62,18 +67,27 @@ def open_source(
         )
     if isinstance(source, Scan):
         return source.check()
+    check_geometry(geometry)
+    scan = _opened(source, _Choice(series, on_irregular, geometry), progress).check()
+    if geometry is None or scan.kind == "nifti":
+        return scan
+    words = f"The choice of geometry ({geometry}) was passed over: only a NIfTI has an sform and a qform."
+    return replace(scan, notes=(*scan.notes, words))
+
+
+def _opened(source: str | os.PathLike[str] | MetaTensor, choice: _Choice, progress: Progress) -> Scan:
     if not isinstance(source, (str, os.PathLike)):
-        return _from_tensor(source).check()
+        return _from_tensor(source)
     path = Path(source)
     if not path.exists():
         raise SourceError(f"Found nothing at {path}; a file or folder is needed. Check the path.")
     if path.is_file() and zipfile.is_zipfile(path):
-        packed = _packed_image(path)
+        packed = _packed_image(path, choice.geometry)
         if packed is not None:
-            return packed.check()
+            return packed
     elif path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES):
-        return read_image(path).check()
-    return _from_dicom(path, _Choice(series, on_irregular), progress).check()
+        return read_image(path, choice.geometry)
+    return _from_dicom(path, choice, progress)
 
 
 def _from_tensor(image: MetaTensor) -> Scan:
@@ -102,14 +116,14 @@ def is_packed_image(path: Path) -> bool:
     return len(names) == 1 and names[0].lower().endswith(IMAGE_SUFFIXES)
 
 
-def _packed_image(path: Path) -> Scan | None:
+def _packed_image(path: Path, geometry: str | None) -> Scan | None:
     """The image of a zip that holds one image file and nothing else."""
     if not is_packed_image(path):
         return None
     with sound_zip(path.name), zipfile.ZipFile(path) as archive:
         zip_files(archive)  # refuses an entry that no one should unpack
         (entry,) = (entry for entry in archive.infolist() if not entry.is_dir())
-        return _image_from_zip(archive, entry)
+        return _image_from_zip(archive, entry, geometry)
 
 
 def look(source: Path, progress: Progress | None = None) -> Preflight:
@@ -196,9 +210,9 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
     )
 
 
-def _image_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Scan:
+def _image_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, geometry: str | None) -> Scan:
     with tempfile.TemporaryDirectory(prefix="medvit-") as folder:
         target = Path(folder) / PurePosixPath(entry.filename).name
         with archive.open(entry) as packed, target.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)
-        return read_image(target)
+        return read_image(target, geometry)

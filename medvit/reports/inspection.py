@@ -45,8 +45,13 @@ class Inspection:
     found: Preflight | None = None
 
 
-def inspect_source(source: Path, progress: Progress | None = None) -> Inspection:
+def inspect_source(source: Path, progress: Progress | None = None, geometry: str | None = None) -> Inspection:
     """Look at a source without decoding more than is needed.
+
+    Args:
+        source: what ``open_source`` takes.
+        progress: told how far it is.
+        geometry: "sform" or "qform" of a NIfTI, as ``open_source``.
 
     Raises:
         SourceError: nothing there, or nothing that is an image.
@@ -55,7 +60,7 @@ def inspect_source(source: Path, progress: Progress | None = None) -> Inspection
     if not source.exists():
         raise SourceError(f"Found nothing at {source}; a file or folder is needed. Check the path.")
     if source.is_file() and (is_packed_image(source) or source.name.lower().endswith(IMAGE_SUFFIXES)):
-        return _image(open_source(source, progress=progress))
+        return _image(open_source(source, progress=progress, geometry=geometry))
     found = look(source, progress)
     try:
         chosen = choose_volume(found, None, source.name)
@@ -117,7 +122,7 @@ def _volume(volume: Volume, taken: bool) -> dict[str, Any]:
 
 
 def _image(scan: Scan) -> Inspection:
-    """An image file holds one image; what can be odd about it was refused on reading."""
+    """The facts of an image file, which holds one image; what it was refused for does not come here."""
     low, high = float(scan.array.min()), float(scan.array.max())
     content = {
         "kind": scan.kind,
@@ -126,7 +131,9 @@ def _image(scan: Scan) -> Inspection:
         "orientation": None if scan.is_picture else axis_codes(scan.affine),
         "values": [round(low, 4), round(high, 4)],
         "background_share": round(float(np.mean(scan.array == low)), 4),
+        **({"geometry": scan.geometry} if scan.geometry is not None else {}),
         "notes": list(scan.notes),
-        "outcome": "ready",
+        "set_aside": list(scan.set_aside),
+        "outcome": "flagged: a person must decide" if scan.set_aside else "ready",
     }
-    return Inspection(content, False)
+    return Inspection(content, bool(scan.set_aside))

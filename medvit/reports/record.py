@@ -83,6 +83,7 @@ def source_facts(scan: Scan) -> dict[str, Any]:
         "modality": scan.modality,
         "shape": list(scan.array.shape),
         "spacing_mm": [round(s, 4) for s in scan.spacing_mm],
+        **({"geometry": scan.geometry} if scan.geometry is not None else {}),
         "sha256": scan.fingerprint(),
     }
 

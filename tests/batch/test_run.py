@@ -20,7 +20,7 @@ from medvit_batch.cli import app
 from typer.testing import CliRunner
 
 import medvit
-from tests.bands import make_reconstructing_bundle, make_restoring_bundle
+from tests.bands import make_reconstructing_bundle, make_restoring_bundle, phantom
 from tests.batch.archives import IDENTIFYING, SMALL, Mixed, make_mixed, series_of, without_numbers, write_small
 
 _SAID: list[str] = []
@@ -363,3 +363,26 @@ def test_a_bundle_that_takes_two_views_is_refused(tmp_path):
     assert "a bundle for reconstruction; a batch runs bundles for segmentation and restoration" in " ".join(
         outcome.output.split()
     )
+
+
+def test_a_nifti_with_a_mirrored_qform_is_flagged_until_a_geometry_is_chosen(banded, tmp_path):
+    affine = np.array([[0.0, -2, 0, 30], [-2, 0, 0, 40], [0, 0, -3, 50], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(phantom((32, 28, 20))[0], None)
+    image.set_sform(affine, 1)
+    image.set_qform(np.diag([-1.0, 1, 1, 1]) @ affine, 1)
+    (tmp_path / "in").mkdir()
+    nib.save(image, tmp_path / "in" / "a.nii.gz")
+    asked = ("run", tmp_path / "in", "-o", tmp_path / "out", "-b", banded, "--no-preview")
+    outcome = _batch(*asked)
+    assert outcome.exit_code == 3, outcome.output
+    (row,) = _rows(tmp_path / "out")
+    assert row["state"] == "published" and "PLI by the sform (code 1), PRI by the qform" in row["flags"]
+    assert "sform and qform differ" in (tmp_path / "out" / "report.html").read_text()
+    chosen = _batch(*asked, "--geometry", "sform")
+    assert chosen.exit_code == 0, chosen.output
+    (row,) = (row for row in _rows(tmp_path / "out") if row["state"] == "published")
+    assert not row["flags"]
+    record = json.loads((tmp_path / "out" / row["folder"] / "run.json").read_text())
+    assert record["settings"]["geometry"] == "sform"
+    wrong = _batch("run", tmp_path / "in", "-o", tmp_path / "w", "-b", banded, "--geometry", "left")
+    assert wrong.exit_code == 1 and "it must be sform or qform" in wrong.output

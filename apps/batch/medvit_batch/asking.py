@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvit.settings import DEFAULT_BUNDLE, RunSettings, check_names
+from medvit.settings import DEFAULT_BUNDLE, RunSettings, check_geometry, check_names
 from medvit_batch.errors import BatchError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Asked:
 
         Raises:
             BatchError: options that contradict one another, or a number out of range.
-            BackendError: a backend or a precision that there is not.
+            BackendError: a backend or a precision that there is not. GeometryError: a geometry that there is not.
             RulesError, ExpressionError: rules or a selection that cannot be understood.
         """
         from medvit.output import OUTPUT_TYPES
@@ -153,6 +153,7 @@ class Asked:
                 f"Found --on-irregular {run['on_irregular']}; it must be one of {', '.join(_ON_IRREGULAR)}. Correct it."
             )
         check_names(run.get("backend", "auto"), run.get("precision", "fp32"))
+        check_geometry(run.get("geometry"))
         rules = (
             one_bundle(self.bundle or DEFAULT_BUNDLE, self.select)
             if self.rules is None

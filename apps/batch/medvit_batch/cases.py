@@ -53,6 +53,8 @@ class Work:
         del content["run"]["device"], content["run"]["series"]
         if self.privacy is None:
             del content["privacy"]  # what was asked before there was such an option is still the same
+        if self.run.geometry is None:
+            del content["run"]["geometry"]
         return content
 
 

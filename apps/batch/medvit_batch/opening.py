@@ -82,7 +82,7 @@ def _decoded(job: Job, opened: Opened, progress: Progress) -> Scan:
 
     if job.group is None or opened.found is None:
         assert job.key.image is not None
-        return open_source(job.key.image, progress=progress)
+        return open_source(job.key.image, progress=progress, geometry=job.work.run.geometry)
     scan = open_found(opened.found, str(job.key.number), job.work.run.on_irregular, ARCHIVE, progress).check()
     if not job.group.doubtful:
         return scan

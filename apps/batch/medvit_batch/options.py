@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvit.cli.common import RepairTags, split_values
+from medvit.cli.common import Geometry, RepairTags, split_values
 from medvit_batch.asking import Asked
 from medvit_batch.events import Format
 from medvit_batch.peers import Local, Tls
@@ -72,6 +72,7 @@ def _asked(
     force: Force = False,
     repair_tags: RepairTags = False,
     on_irregular: OnIrregular = "fail",
+    geometry: Geometry = None,
     workers: Workers = 1,
     time_limit: TimeLimit = 3600,
     stop_after: StopAfter = 10,
@@ -85,7 +86,7 @@ def _asked(
     cluster: Cluster = "",
     job: Jobs = None,
 ) -> Asked:
-    switches = {"device": device, "fast": fast, "backend": backend, "precision": precision, "force": force, "roi_subset": split_values(roi_subset), "repair_tags": repair_tags, "on_irregular": on_irregular}  # fmt: skip
+    switches = {"device": device, "fast": fast, "backend": backend, "precision": precision, "force": force, "roi_subset": split_values(roi_subset), "repair_tags": repair_tags, "on_irregular": on_irregular, "geometry": geometry}  # fmt: skip
     return Asked(
         "", bundle, rules, select, split_values(output_type), preview, statistics, per_label, switches, workers, time_limit,
         stop_after, min_free_gb, deidentify, None if deid_key is None else str(deid_key), split_values(retain), allow_burned_in,

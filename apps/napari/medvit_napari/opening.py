@@ -149,10 +149,10 @@ def _image_file(path: Path, behind: bool) -> list[LayerTuple]:
     from medvit.io.labels.maps import own_names
 
     header = image_grid(path)
-    if not header.is_picture and own_names(path, header):
+    if not header.is_picture and own_names(path, header).labels:
         return label_layers(read_labels(path))
     if behind and not header.is_picture and min(header.array.shape) > 0:
-        return [filling_layer(FileFilling(path, header).start(), header.kind, header.notes)]
+        return [filling_layer(FileFilling(path, header).start(), header.kind, (*header.set_aside, *header.notes))]
     return [image_layer(read_image(path).check())]
 
 

@@ -49,6 +49,7 @@ class Reading:
         force: take positions as given in another frame of reference; flagged.
         on_irregular: "fail", "resample" or "split" where the image is a tilted or uneven stack.
         search: look for the image beside the labels where ``like`` is not given.
+        geometry: "sform" or "qform" to take of NIfTI labels and of a NIfTI ``like``.
     """
 
     like: str | os.PathLike[str] | MetaTensor | Scan | None = None
@@ -58,6 +59,7 @@ class Reading:
     force: bool = False
     on_irregular: str = "fail"
     search: bool = False
+    geometry: str | None = None
 
 
 def read_labels(
@@ -69,6 +71,7 @@ def read_labels(
     table: Sequence[Label] = (),
     force: bool = False,
     on_irregular: str = "fail",
+    geometry: str | None = None,
 ) -> LabelSet:
     """Read labels that any program wrote: DICOM SEG, RTSTRUCT, or a NIfTI, NRRD or MetaImage label map.
 
@@ -85,6 +88,7 @@ def read_labels(
         table: labels whose ids, names, colours and codes to use, for example ``open_bundle(...).facts.labels``.
         force: take positions as given although the frames of reference differ.
         on_irregular: "fail", "resample" or "split" where ``like`` is a tilted or uneven stack (``medvit.segment``).
+        geometry: "sform" or "qform" to take of NIfTI labels and of a NIfTI ``like``; None for the sform where it is stated.
 
     Returns:
         The segments on one grid; ``array`` is (i, j, k) with its affine to RAS+ millimetres.
@@ -92,7 +96,9 @@ def read_labels(
     Raises:
         SourceError, GeometryError, ImageError, SelectionError: why it cannot be read.
     """
-    return read(Path(source), Reading(like, series, threshold, tuple(table), force, on_irregular), Progress())
+    return read(
+        Path(source), Reading(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry), Progress()
+    )
 
 
 def read(source: Path, how: Reading, progress: Progress) -> LabelSet:
@@ -105,7 +111,7 @@ def read(source: Path, how: Reading, progress: Progress) -> LabelSet:
         raise SourceError(f"Found nothing at {source}; a SEG, RTSTRUCT or label map is needed. Check the path.")
     path = _only_object(source) if source.is_dir() else source
     if path.name.lower().endswith(IMAGE_SUFFIXES):
-        found = read_map(path, how.table)
+        found = read_map(path, how.table, how.geometry)
         if how.like is None:
             return found
         scan = _open(how, (), progress)
@@ -168,10 +174,10 @@ def _open(how: Reading, series: tuple[str, ...], progress: Progress) -> Scan:
     assert like is not None
     if how.series is None and len(series) == 1:
         try:
-            return _volume(open_source(like, None, progress, how.on_irregular))
+            return _volume(open_source(like, None, progress, how.on_irregular, how.geometry))
         except SelectionError:
-            return _volume(open_source(like, series[0], progress, how.on_irregular))
-    return _volume(open_source(like, how.series, progress, how.on_irregular))
+            return _volume(open_source(like, series[0], progress, how.on_irregular, how.geometry))
+    return _volume(open_source(like, how.series, progress, how.on_irregular, how.geometry))
 
 
 def _volume(scan: Scan) -> Scan:

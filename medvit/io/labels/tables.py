@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,19 +17,53 @@ from medvit.bundles import Code, Label
 from medvit.errors import SourceError
 from medvit.io.labels.naming import make_label, unique
 
-__all__ = ["from_header", "from_sidecar", "from_slicer", "read_table"]
+__all__ = ["NamesFound", "from_header", "from_sidecar", "from_slicer", "read_table"]
 
 _TABLE_STEP = 'Write {"labels": {"1": {"name": "liver"}, ...}} or {"1": "liver", ...}.'
 
 
+@dataclass(frozen=True)
+class NamesFound:
+    """The labels that a file names itself, by number, and what of its table of names could not be used."""
+
+    labels: dict[int, Label]
+    notes: tuple[str, ...] = ()
+
+
 def read_table(path: Path) -> tuple[Label, ...]:
-    """A file of labels: medvit's ``labels.json``, or a JSON object from number to name.
+    """Read a file of labels: medvit's ``labels.json``, or a JSON object from number to name.
 
     Raises:
-        SourceError: not readable, not JSON, or not such a table.
+        SourceError: not readable, not JSON, not such a table, or one with two labels of one name or number.
     """
+    labels, given = _read_rows(path)
+    _require_distinct(given, path.name)
+    return tuple(unique(labels))
+
+
+def _require_distinct(given: Mapping[int, str], where: str) -> None:
+    first: dict[str, int] = {}
+    for number, name in given.items():
+        before = first.setdefault(name.strip().casefold(), number)
+        if before != number:
+            raise SourceError(
+                f"Found the name {name!r} for labels {before} and {number} in {where}; each label needs a name of its own. "
+                "Rename one of them."
+            )
+
+
+def _once(rows: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys differ; of two equal ones Python would keep the last without a word."""
+    twice = [key for key, count in Counter(key for key, _ in rows).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} occurs {sum(key == twice[0] for key, _ in rows)} times in one object")
+    return dict(rows)
+
+
+def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
+    """The labels of a table, and the names that it gives them, by number."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(), object_pairs_hook=_once)
     except OSError as error:
         raise SourceError(
             f"Found no readable table of labels at {path} ({error.strerror}); a JSON file is needed. Check --labels."
@@ -42,7 +78,9 @@ def read_table(path: Path) -> tuple[Label, ...]:
             f"Found {path.name}, which holds no table of labels; numbers with names are needed. {_TABLE_STEP}"
         )
     try:
-        return tuple(unique(_row(int(key), value) for key, value in rows.items()))
+        labels = [_row(int(key), value) for key, value in rows.items()]
+        given = {int(key): str(value if isinstance(value, str) else value["name"]) for key, value in rows.items()}
+        return labels, given
     except (ValueError, TypeError, KeyError, AttributeError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise SourceError(
@@ -63,36 +101,45 @@ def _row(number: int, value: Any) -> Label:
     )
 
 
-def from_sidecar(path: Path) -> dict[int, Label]:
-    """What ``labels.json`` beside a ``labels.nii.gz`` says, as medvit writes the two; empty without one."""
+def from_sidecar(path: Path) -> NamesFound:
+    """Read the ``labels.json`` beside a ``labels.nii.gz``, as medvit writes the two; no names without one."""
     beside = path.with_name("labels.json")
     if path.name.partition(".")[0] != "labels" or not beside.is_file():
-        return {}
-    return {label.id: label for label in read_table(beside)}
+        return NamesFound({})
+    try:
+        return _distinct(_read_rows(beside)[0], "labels.json")
+    except SourceError as error:
+        # what is quoted in brackets may be text of the file, which the record must not hold
+        found = re.sub(r" \(.*\)", "", str(error).partition(";")[0].removeprefix("Found "))
+        return NamesFound({}, (f"The names beside the label map were passed over: {found}.",))
 
 
-def from_header(header: Any) -> dict[int, Label]:
-    """The label table in a NIfTI's header extensions (as Caret's, in XML), empty without one."""
+def from_header(header: Any) -> NamesFound:
+    """Read the label table in a NIfTI's header extensions (as Caret's, in XML); no names without one."""
+    notes = []
     for extension in getattr(header, "extensions", None) or []:
         content = extension.get_content()
         text = content.decode("utf-8", "ignore") if isinstance(content, bytes) else str(content)
-        # an XML table needs no entities of its own, and expanding them could fill the memory
-        if "<LabelTable" not in text or "<!" in re.sub(r"<!\[CDATA\[", "", text):
-            continue
+        if "<LabelTable" not in text:
+            continue  # another program's extension
         try:
+            # an XML table needs no entities of its own, and expanding them could fill the memory
+            if "<!" in re.sub(r"<!\[CDATA\[", "", text):
+                raise ValueError("it declares entities")
             rows = ElementTree.fromstring(text.strip("\0 \n")).iter("Label")
-            return _numbered([(int(r.attrib["Key"]), r.text or "", _xml_color(r.attrib)) for r in rows])
-        except (ElementTree.ParseError, KeyError, ValueError):
-            continue  # another program's extension; the numbers then speak for themselves
-    return {}
+            return _numbered([(int(r.attrib["Key"]), r.text or "", _xml_color(r.attrib)) for r in rows], "the header")
+        except (ElementTree.ParseError, KeyError, ValueError) as error:
+            why = type(error).__name__  # its words may quote the header, which the record must not hold
+            notes.append(f"The table of names in the label map's header cannot be read and was passed over ({why}).")
+    return NamesFound({}, tuple(notes))
 
 
 def _xml_color(fields: Mapping[str, str]) -> Sequence[int]:
     return [round(float(fields[key]) * 255) for key in ("Red", "Green", "Blue")]
 
 
-def from_slicer(fields: Mapping[str, str]) -> dict[int, Label]:
-    """The segments of a 3D Slicer ``.seg.nrrd``, from its header fields; empty for any other NRRD."""
+def from_slicer(fields: Mapping[str, str]) -> NamesFound:
+    """Read the segments of a 3D Slicer ``.seg.nrrd`` from its header fields; no names for any other NRRD."""
     rows = []
     for key, value in fields.items():
         match = re.fullmatch(r"Segment(\d+)_LabelValue", key)
@@ -105,9 +152,23 @@ def from_slicer(fields: Mapping[str, str]) -> dict[int, Label]:
         except ValueError:
             color = None
         rows.append((int(value), name, color))
-    return _numbered(rows)
+    return _numbered(rows, "the header")
 
 
-def _numbered(rows: list[tuple[int, str, Any]]) -> dict[int, Label]:
-    labels = unique(make_label(number, title, color) for number, title, color in sorted(rows) if number > 0)
-    return {label.id: label for label in labels}
+def _numbered(rows: list[tuple[int, str, Any]], where: str) -> NamesFound:
+    ordered = sorted(rows, key=lambda row: row[0])
+    return _distinct([make_label(number, title, color) for number, title, color in ordered if number > 0], where)
+
+
+def _distinct(labels: Sequence[Label], where: str) -> NamesFound:
+    """Labels by number, with a note on names and numbers that occur more than once."""
+    notes = []
+    numbers = [number for number, count in Counter(label.id for label in labels).items() if count > 1]
+    if numbers:
+        notes.append(f"Numbers that {where} names more than once keep the last name: {', '.join(map(str, numbers))}.")
+    once = list({label.id: label for label in labels}.values())
+    named = unique(once)
+    again = [f"{new.name} ({new.id})" for old, new in zip(once, named, strict=True) if old.name != new.name]
+    if again:
+        notes.append(f"Names that {where} gives more than once were numbered on: {', '.join(again)}.")
+    return NamesFound({label.id: label for label in named}, tuple(notes))

@@ -1,0 +1,53 @@
+"""Label ids that a file stores with rounding errors: found, rounded within a tolerance, and reported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TOLERANCE", "storage_step", "whole_numbers"]
+
+TOLERANCE = 0.01
+"""Distance from a whole number within which a stored id counts as that number."""
+
+_WIDEST = 0.25
+"""Widest tolerance: beyond it two ids could be one stored value."""
+
+
+def storage_step(header: Any) -> float:
+    """The distance of two neighbouring values of a NIfTI that stores scaled integers; 0 for other headers."""
+    if not hasattr(header, "get_slope_inter") or header.get_data_dtype().kind not in "iu":
+        return 0.0
+    slope = header.get_slope_inter()[0]
+    return abs(float(slope)) if slope is not None else 0.0
+
+
+def whole_numbers(values: NDArray[Any], step: float = 0.0) -> tuple[NDArray[Any], str | None] | None:
+    """Round ids that were saved through floats.
+
+    A program that saves floating-point labels under an integer header stores them scaled: 1 comes back as 0.99998. The
+    tolerance is ``TOLERANCE``, or half of the file's own step where that is wider, at most a quarter.
+
+    Args:
+        values: ids as read, any shape.
+        step: of the file, see ``storage_step``.
+
+    Returns:
+        The ids and, where they were rounded, a note; None where a value is not near a whole number (or not finite).
+    """
+    if values.dtype.kind in "iub":
+        return values, None
+    whole = np.rint(values)
+    off = float(np.abs(values - whole).max(initial=0.0))
+    tolerance = max(TOLERANCE, min(0.51 * step, _WIDEST))
+    if not off <= tolerance:  # NaN is not
+        return None
+    if off == 0:
+        return whole, None
+    note = (
+        f"The label ids are stored up to {off:.2g} away from whole numbers (saved through floats); they were rounded, "
+        f"within a tolerance of {tolerance:.2g}."
+    )
+    return whole + 0.0, note  # no negative zero
