@@ -37,7 +37,10 @@ Force = Annotated[bool, typer.Option("--force", help="Run on modalities the bund
 OnIrregular = Annotated[str, typer.Option("--on-irregular", help="fail, resample or split tilted or uneven stacks.")]
 Workers = Annotated[int, typer.Option("--workers", "-w", help="Processes; each keeps its own model in memory.")]
 TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds a case may take; then it has failed.")]
-StopAfter = Annotated[int, typer.Option("--stop-after", help="Stop when so many cases in a row have failed.")]
+StopAfter = Annotated[
+    int,
+    typer.Option("--stop-after", help="Stop when so many cases in a row have failed; watch and listen rest and go on."),
+]
 MinFree = Annotated[float, typer.Option("--min-free-gb", help="Start no case when less space than this is free.")]
 Deidentify = Annotated[bool, typer.Option("--deidentify", help="Results name nobody: DICOM PS3.15's Basic Profile.")]
 DeidKey = Annotated[Path | None, typer.Option("--deid-key", help="File with the project's secret for --deidentify; made if it is not there.", show_default=False)]  # fmt: skip

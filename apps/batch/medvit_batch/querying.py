@@ -209,8 +209,18 @@ def _wado(peer: Peer, item: Found, inbox: Path, local: Local) -> None:
     client = web_client(peer, local.timeout)
     try:
         for found in client.iter_series(item.study, item.series, media_types=(("application/dicom", "*"),)):
-            packed = BytesIO()
-            pydicom.dcmwrite(packed, found, enforce_file_format=True)
-            keep(packed.getvalue(), inbox)
+            keep(_packed(found), inbox)
     except requests.RequestException as error:
         raise PeerError(web_words(peer.name, error)) from error
+
+
+def _packed(found: Dataset) -> bytes:
+    """An object as a file; one that lacks UIDs as it is, since it must not cost those that come behind it."""
+    packed = BytesIO()
+    try:
+        pydicom.dcmwrite(packed, found, enforce_file_format=True)
+    except (AttributeError, ValueError):
+        packed = BytesIO()
+        found.preamble = bytes(128)
+        pydicom.dcmwrite(packed, found)
+    return packed.getvalue()

@@ -27,7 +27,7 @@ __all__ = ["Node", "Receiver", "keep", "receiving"]
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LONGEST_UID = 64
-_OK, _NO_SPACE, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
+_OK, _NO_SPACE, _OTHER_CLASS, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 """Status of C-STORE (PS3.4 B.2.3)."""
 
 
@@ -61,13 +61,16 @@ class Receiver:
 
     def store(self, event: Any) -> int:
         """A C-STORE request; return its status."""
-        if shutil.disk_usage(self.inbox).free / 1e9 < self.node.min_free_gb:
-            return _NO_SPACE
         try:
+            if shutil.disk_usage(self.inbox).free / 1e9 < self.node.min_free_gb:
+                return _NO_SPACE
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                kept = keep(event.encoded_dataset(), self.inbox)
-        except OSError:
+                content = event.encoded_dataset()
+                if _class_of(content) not in ("", str(event.request.AffectedSOPClassUID)):
+                    return _OTHER_CLASS
+                kept = keep(content, self.inbox)
+        except (OSError, MemoryError):
             return _NO_SPACE
         return _OK if kept else _NOT_UNDERSTOOD
 
@@ -104,15 +107,28 @@ def keep(content: bytes, inbox: Path) -> bool:
     return True
 
 
-def _uids(content: bytes) -> tuple[str, str, str] | None:
-    """UIDs of study, series and object, if they are ones; nothing else may become a path."""
+def _texts(content: bytes, *names: str) -> list[str] | None:
+    """Values of a file's header; None where it cannot be read."""
     import pydicom
 
-    names = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
     try:
-        header = pydicom.dcmread(BytesIO(content), specific_tags=names, stop_before_pixels=True)
-        found = [str(header.get(name) or "") for name in names]
+        header = pydicom.dcmread(BytesIO(content), specific_tags=list(names), stop_before_pixels=True)
+        return [str(header.get(name) or "") for name in names]
+    except (MemoryError, OSError):
+        raise
     except Exception:  # whatever somebody sends, it costs that object alone
+        return None
+
+
+def _class_of(content: bytes) -> str:
+    """SOPClassUID, where the header states one."""
+    return (_texts(content, "SOPClassUID") or [""])[0]
+
+
+def _uids(content: bytes) -> tuple[str, str, str] | None:
+    """UIDs of study, series and object, if they are ones; nothing else may become a path."""
+    found = _texts(content, "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    if found is None:
         return None
     if not all(_UID.fullmatch(uid) and len(uid) <= _LONGEST_UID for uid in found):
         return None
@@ -128,14 +144,15 @@ def receiving(inbox: Path, node: Node) -> Iterator[Receiver]:
     """
     from pynetdicom import evt
 
+    from medvit_batch.accepting import end_server, start_server
+
     receiver = Receiver(inbox, node)
     handlers: list[Any] = [(evt.EVT_C_ECHO, lambda event: _OK), (evt.EVT_C_STORE, receiver.store)]
     handlers += [] if node.reports is None else [(evt.EVT_N_EVENT_REPORT, node.reports)]
     try:
         ae = _entity(node)
-        server = ae.start_server(
-            (node.host, node.port), block=False, evt_handlers=handlers, ssl_context=node.local.tls.context(server=True)
-        )
+        tls = node.local.tls.context(server=True)
+        server = start_server(ae, (node.host, node.port), handlers, tls, node.local.timeout)
     except (OSError, ValueError) as error:
         if isinstance(error, NetworkError):
             raise
@@ -146,8 +163,7 @@ def receiving(inbox: Path, node: Node) -> Iterator[Receiver]:
     try:
         yield receiver
     finally:
-        if server is not None:
-            server.shutdown()
+        end_server(server)
         shutil.rmtree(inbox / f"{HIDDEN}incoming", ignore_errors=True)
 
 

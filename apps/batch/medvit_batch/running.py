@@ -92,6 +92,10 @@ class Session:
         self.pool = _pool(limits)
         self.number = journal.start({"archive": str(batch.archive), **batch.command})
         self.failures = self.done = self.total = 0
+        self.lasting = False
+        """Whether only a signal ends it: failures and a full disk then make it rest, and it goes on by itself."""
+
+        self._short = False  # whether there was too little space at the last look
         self._claims = Claims(journal, batch.out)
         self._turns = Turns(())
         self._next: dict[int, Job] = {}  # what workers were told comes next
@@ -129,7 +133,7 @@ class Session:
             keep: whether workers stay for the next time, with their models.
         """
         self._turns, self._next = Turns(waiting), {}
-        self.total += len(waiting)
+        self.total = self.done + len(waiting)
         try:
             while (self._turns and not self.stop.asked) or self.pool.busy():
                 while self._turns and self.pool.idle() and not self.stop.asked and self._room():
@@ -166,13 +170,41 @@ class Session:
     def _room(self) -> bool:
         free = shutil.disk_usage(self.batch.out).free / 1e9
         if free >= self.batch.limits.min_free_gb:
+            if self._short:
+                self.say(f"Found {free:.2f} GB free again; cases are run.")
+            self._short = False
             return True
-        self.stop.ask("space")
-        self.say(
-            f"Found {free:.2f} GB free where results go; {self.batch.limits.min_free_gb:g} GB are to stay free (--min-free-gb). "
-            "Free some space, then give the same command again."
+        self.no_space(
+            f"Found {free:.2f} GB free where results go; {self.batch.limits.min_free_gb:g} GB are to stay free (--min-free-gb)."
         )
         return False
+
+    def no_space(self, found: str) -> None:
+        """Start no more cases for want of space; it is said once.
+
+        Args:
+            found: what was found, a sentence.
+        """
+        if not self._short:
+            step = (
+                "Free some space: it goes on by itself."
+                if self.lasting
+                else "Free some space, then give the same command again."
+            )
+            self.say(f"{found} {step}")
+        self._short = True
+        self._ask("space")
+
+    def _ask(self, reason: str) -> None:
+        """Start no more cases; where the run is to last, those at work may take as long as they need."""
+        self.stop.ask(reason)
+        if self.lasting and not self.stop.ended:
+            self.stop.until = float("inf")
+
+    def rested(self) -> None:
+        """Go on after a rest; the next failure in a row makes it rest again."""
+        self.failures = min(self.failures, self.batch.limits.stop_after - 1)
+        self.stop.go_on()
 
     def _give(self, case: int, keys: dict[int, Key]) -> None:
         row = self.journal.case(case)
@@ -228,8 +260,7 @@ class Session:
             self._publish(job, outcome)
         elif outcome.full:
             self.journal.move(job.case, State.PENDING)
-            self.stop.ask("space")
-            self.say(f"{outcome.reason} {outcome.remedy}")
+            self.no_space(outcome.reason)
         else:
             self._settle(job, outcome)
         self._claims.release(job.case)
@@ -276,9 +307,10 @@ class Session:
             return
         self.failures += 1
         if self.failures >= self.batch.limits.stop_after and not self.stop.asked:
-            self.stop.ask("failures")
+            self._ask("failures")
+            what = "Resting" if self.lasting else "Stopping"
             self.say(
-                f"Stopping: {self.failures} cases in a row failed (--stop-after). The last: {outcome.reason} {outcome.remedy}"
+                f"{what}: {self.failures} cases in a row failed (--stop-after). The last: {outcome.reason} {outcome.remedy}"
             )
 
     def _tell(self, job: Job, state: State, words: str, outcome: Outcome) -> None:

@@ -34,6 +34,7 @@ _REFUSALS = 5
 
 _LONGEST_PAUSE = 300.0
 _WARNINGS = range(0xB000, 0xC000)
+_OUT_OF_RESOURCES = range(0xA700, 0xA800)
 _WARNED = 0x0001
 
 
@@ -94,6 +95,10 @@ class Queue:
         except PeerError as error:  # nobody there: the case waits, and is not to blame
             self._set(item, "waiting", str(error), item.tries)
             return True
+        except Exception as error:  # what it says may quote a header; the other results are sent all the same
+            refused = (
+                f"Found something unforeseen when it was sent ({type(error).__name__}); see its objects with dciodvfy."
+            )
         if not refused:
             self._set(item, "sent", "", item.tries + 1)
         else:
@@ -148,7 +153,9 @@ def _objects(folder: Path) -> list[Path]:
 
 
 def send_files(files: list[Path], peer: Peer, local: Local) -> str:
-    """Send DICOM files; return why the peer refused one, or nothing if it has them all.
+    """Send DICOM files; return why one was not taken, or nothing if the peer has them all.
+
+    One that cannot be sent, or is refused, keeps none of the others back.
 
     Raises:
         PeerError: the peer cannot be reached, or the connection broke.
@@ -157,25 +164,49 @@ def send_files(files: list[Path], peer: Peer, local: Local) -> str:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if peer.url:
-            return _post([pydicom.dcmread(path) for path in files], peer, local)
-        return _store(files, peer, local)
+        lacking = {path: words for path in files if (words := _lacking(path))}
+        sound = [path for path in files if path not in lacking]
+        said = [
+            f"Found {path.name} {words}, so it cannot be sent; the others were. Write it anew."
+            for path, words in lacking.items()
+        ]
+        if sound and peer.url:
+            said += _post([pydicom.dcmread(path) for path in sound], peer, local)
+        elif sound:
+            said += _store(sound, peer, local)
+    return f"{said[0]}{f' And {len(said) - 1} more like it.' if len(said) > 1 else ''}" if said else ""
 
 
-def _store(files: list[Path], peer: Peer, local: Local) -> str:
+def _lacking(path: Path) -> str:
+    """What an object lacks without which it cannot be sent; empty where it lacks nothing."""
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+    except (pydicom.errors.InvalidDicomError, EOFError):
+        return "is no DICOM file"
+    names = [name for name in ("SOPClassUID", "SOPInstanceUID") if not header.get(name)]
+    names += [] if header.file_meta.get("TransferSyntaxUID") else ["TransferSyntaxUID"]
+    return f"without {' and '.join(names)}" if names else ""
+
+
+def _store(files: list[Path], peer: Peer, local: Local) -> list[str]:
     import pydicom
     from pynetdicom import AE
 
-    ae = AE()
+    ae, said = AE(), []
     for path in files:
-        meta = pydicom.dcmread(path, stop_before_pixels=True).file_meta
-        ae.add_requested_context(meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        ae.add_requested_context(header.SOPClassUID, header.file_meta.TransferSyntaxUID)
     with associated(ae, peer, local) as association:
         for path in files:
             try:
                 status = association.send_c_store(path)
-            except ValueError:
-                return f"Found that {peer.name} takes no objects such as {path.name}; send it elsewhere, or leave out its output type."
+            except (ValueError, AttributeError):
+                said.append(
+                    f"Found that {peer.name} takes no objects such as {path.name}; send it elsewhere, or leave out its output type."
+                )
+                continue
             if "Status" not in status:
                 raise PeerError(
                     f"Found that {peer.name} broke the connection or was silent for {local.timeout:g} s; it is tried again. "
@@ -183,11 +214,15 @@ def _store(files: list[Path], peer: Peer, local: Local) -> str:
                 )
             code = int(status.Status)
             if code and code != _WARNED and code not in _WARNINGS:
-                return f"Found that {peer.name} refused {path.name} with status {code:04X}; see its log, then run medvit dicom listen again."
-    return ""
+                said.append(
+                    f"Found that {peer.name} refused {path.name} with status {code:04X}; see its log, then run medvit dicom listen again."
+                )
+            if code in _OUT_OF_RESOURCES:  # it would take none of the others either
+                break
+    return said
 
 
-def _post(objects: list[Dataset], peer: Peer, local: Local) -> str:
+def _post(objects: list[Dataset], peer: Peer, local: Local) -> list[str]:
     import requests
 
     try:
@@ -195,7 +230,9 @@ def _post(objects: list[Dataset], peer: Peer, local: Local) -> str:
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403, 409):
-            return f"Found that {peer.name} refused the results with HTTP {status}; see its log and the login, then try again."
+            return [
+                f"Found that {peer.name} refused the results with HTTP {status}; see its log and the login, then try again."
+            ]
         raise PeerError(
             f"Found that {peer.name} answered HTTP {status}; it is tried again. Check the server."
         ) from error
@@ -204,7 +241,7 @@ def _post(objects: list[Dataset], peer: Peer, local: Local) -> str:
             f"Found that {peer.name} cannot be reached ({type(error).__name__}); it is tried again. Check its address."
         ) from error
     failed = answer.get("FailedSOPSequence") or []
-    return f"Found that {peer.name} refused {len(failed)} object(s); see its log, then try again." if failed else ""
+    return [f"Found that {peer.name} refused {len(failed)} object(s); see its log, then try again."] if failed else []
 
 
 class Sender(threading.Thread):

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Stop"]
+__all__ = ["SIGNAL", "Stop"]
+
+SIGNAL = "signal"
+"""The reason for which everything ends, and not only the starting of cases."""
 
 
 @dataclass
@@ -29,9 +32,19 @@ class Stop:
     until: float = float("inf")
 
     def ask(self, reason: str) -> None:
-        """Start no more cases; those at work may finish."""
-        if not self.reason:
+        """Start no more cases; those at work may finish. A signal counts for more than any other reason."""
+        if not self.reason or (reason == SIGNAL and self.reason != SIGNAL):
             self.reason, self.until = reason, time.monotonic() + self.grace
+
+    def go_on(self) -> None:
+        """Start cases again, unless a signal ended that."""
+        if self.reason != SIGNAL:
+            self.reason, self.until = "", float("inf")
+
+    @property
+    def ended(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self.reason == SIGNAL
 
     @property
     def asked(self) -> bool:
@@ -48,10 +61,10 @@ class Stop:
         """SIGTERM and Ctrl-C stop the run instead of ending the process."""
 
         def asked(number: int, _: Any) -> None:
-            if self.asked:
+            if self.ended:
                 self.until = 0.0
                 return
-            self.ask("signal")
+            self.ask(SIGNAL)
             self.say(f"Stopping: cases at work may finish within {self.grace:.0f} s; once more to end them now.")
 
         previous = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}

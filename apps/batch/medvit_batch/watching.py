@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -9,17 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.cli.common import Shown
+from medvit.errors import OutputError, out_of_space
 from medvit.progress import Progress
 from medvit_batch.asking import Asked
 from medvit_batch.cases import Decision
 from medvit_batch.doing import closed, sound_tables, write_reports
 from medvit_batch.errors import BatchError
+from medvit_batch.publishing import recover
 from medvit_batch.running import Session, opened
 
 __all__ = ["Pace", "watch_folder"]
 
 _NAP = 0.2
 """Seconds between looks at signals."""
+
+_SHORTEST_REST, _LONGEST_REST = 6, 60
+"""For how many times the seconds between looks no case is started after failures in a row."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,10 @@ def watch_folder(
     pace: Pace,
     beside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> int:
-    """Take series as they become complete, until a signal, failures or a full disk; return the exit code.
+    """Take series as they become complete, until a signal; return the exit code.
+
+    After failures in a row it rests, for six times the seconds between looks at first, and then tries one more case; with too little
+    space it waits for more.
 
     The age of a file is counted from when it came to be here or was last written, whichever is later. Copies that keep an
     old time of writing are young all the same. What is to go on meanwhile, as receiving, is ``beside``.
@@ -53,12 +63,34 @@ def watch_folder(
         if not value >= 0:
             raise BatchError(f"Found {name} {value:g}; at least 0 is needed. Correct it.")
     with sound_tables(), opened(asked.lasting().batch(out), shown) as session, session.stop.on_signals():
+        session.lasting = True
         shown.say(f"Watching; a series is taken when it is quiet for {pace.quiet_for:g} s. Ctrl-C ends it.")
         with beside():
-            while not session.stop.asked:
-                _look(session, pace)
-                _sleep(session, pace.every)
+            rest = _SHORTEST_REST * pace.every
+            while not session.stop.ended:
+                _look_or_rest(session, pace)
+                failed = session.stop.reason == "failures"
+                _sleep(session, rest if failed else pace.every)
+                rest = min(2 * rest, _LONGEST_REST * pace.every) if failed else _SHORTEST_REST * pace.every
+                session.rested()
         return closed(session, shown)
+
+
+def _look_or_rest(session: Session, pace: Pace) -> None:
+    """Look; a disk that is full costs this look alone, and what was at work waits again."""
+    try:
+        _look(session, pace)
+        return
+    except sqlite3.OperationalError as error:
+        if "full" not in str(error):
+            raise
+    except OutputError as error:
+        if not out_of_space(error.__cause__):
+            raise
+    session.no_space("Found no space left where results go.")
+    with contextlib.suppress(sqlite3.OperationalError, OutputError):
+        session.close()
+        recover(session.journal, session.batch.out)
 
 
 def _look(session: Session, pace: Pace) -> None:
@@ -68,12 +100,14 @@ def _look(session: Session, pace: Pace) -> None:
         return decision.changed <= oldest or 0 < pace.complete_at <= decision.facts.slices
 
     waiting = session.plan(Progress(), ready)
+    done = session.done
     if waiting:
         session.work_off(waiting, keep=True)
+    if session.done != done:
         write_reports(session.journal, session.batch.out)
 
 
 def _sleep(session: Session, seconds: float) -> None:
     until = time.monotonic() + seconds
-    while time.monotonic() < until and not session.stop.asked:
+    while time.monotonic() < until and not session.stop.ended:
         time.sleep(_NAP)
