@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvit.errors import GeometryError, ImageError, SourceError
-from medvit.io.geometry import flip_lps_ras, spacing_mm
+from medvit.io.geometry import Affine, flip_lps_ras, spacing_mm
 from medvit.io.length_units import header_unit, scaled
 from medvit.io.nifti_geometry import place_nifti, raw_header
 from medvit.io.scan import Scan
 from medvit.settings import check_geometry
 
-__all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image", "read_layers"]
 
 _NIFTI = (".nii", ".nii.gz")
 _ITK = {".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage"}
@@ -44,6 +45,31 @@ def image_grid(path: Path, geometry: str | None = None) -> Scan:
     Raises: as ``read_image``, of what the header shows.
     """
     return _read(path, False, geometry)
+
+
+def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:
+    """Read an NRRD or MetaImage of one or several values a voxel.
+
+    Returns:
+        The volume of the first value, and each value's voxels, (i, j, k).
+
+    Raises:
+        SourceError: the file is damaged. ImageError: it is no volume.
+    """
+    import SimpleITK as sitk
+
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise SourceError(
+            f"Found {path.name}, which cannot be read ({type(error).__name__}: {_first_line(error)}); "
+            "a complete image file is needed. Export or copy it again."
+        ) from error
+    affine, notes = _itk_place(path, image)
+    voxels = sitk.GetArrayFromImage(image).astype(np.float32)
+    layers = np.moveaxis(voxels, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else voxels[None]
+    found = tuple(layer.transpose(2, 1, 0) for layer in layers)
+    return Scan(found[0][None], affine, _ITK[path.suffix.lower()], notes=notes, name=path.name), found
 
 
 def _read(path: Path, voxels: bool, geometry: str | None) -> Scan:
@@ -118,19 +144,24 @@ def _read_itk(path: Path, voxels: bool) -> Scan:
     if header.GetNumberOfComponents() != 1:
         count = header.GetNumberOfComponents()
         raise ImageError(f"Found {count} components per voxel; one is needed. Save one channel and run again.")
+    affine, notes = _itk_place(path, header)
+    if voxels:
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32).transpose(2, 1, 0)
+    else:
+        array = _empty(header.GetSize())
+    return Scan(array[None], affine, _ITK[path.suffix.lower()], notes=notes, name=path.name)
+
+
+def _itk_place(path: Path, header: Any) -> tuple[Affine, tuple[str, ...]]:
+    """Voxel index to RAS+ millimetres, from an ITK image or its reader, and notes on its unit."""
     if header.GetDimension() != 3:
         raise ImageError(f"Found a {header.GetDimension()}-D image; a 3-D volume is needed. Extract one volume first.")
     lps = np.eye(4)
     lps[:3, :3] = np.array(header.GetDirection()).reshape(3, 3) * np.array(header.GetSpacing())
     lps[:3, 3] = header.GetOrigin()
-    kind = _ITK[path.suffix.lower()]
-    unit = header_unit(path, kind)
+    unit = header_unit(path, _ITK[path.suffix.lower()])
     affine = scaled(flip_lps_ras(lps), unit.to_mm)
-    if voxels:
-        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32).transpose(2, 1, 0)
-    else:
-        array = _empty(header.GetSize())
-    return Scan(array[None], affine, kind, notes=tuple(unit.notes(spacing_mm(affine))), name=path.name)
+    return affine, tuple(unit.notes(spacing_mm(affine)))
 
 
 def _read_picture(path: Path) -> Scan:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medvit.cli.common import Debug, Json, Quiet, Shown, guarded
+from medvit_label.users_cli import app as users_app
 
 if TYPE_CHECKING:
     from medvit_label.settings import ServerSettings
@@ -20,7 +21,7 @@ __all__ = ["app"]
 app = typer.Typer(
     help="Serve images and models to annotators (3D Slicer, OHIF, MONAI Label's client).", no_args_is_help=True
 )
-
+app.add_typer(users_app, name="users")
 
 LoginFile = Annotated[
     Path | None,
@@ -32,7 +33,7 @@ LoginFile = Annotated[
 ]
 
 
-def _token(file: Path | None, host: str, shown: Shown) -> str:
+def _token(file: Path | None, host: str, users: Path | None, shown: Shown) -> str:
     from medvit.errors import SourceError
     from medvit_label.settings import is_loopback
 
@@ -44,7 +45,7 @@ def _token(file: Path | None, host: str, shown: Shown) -> str:
                 f"Found no readable token in {file} ({error.strerror}); a file with one line is needed. Check --token-file."
             ) from error
     given = os.environ.get("MEDVIT_LABEL_TOKEN", "")
-    if given or is_loopback(host):
+    if given or is_loopback(host) or users is not None:
         return given
     made = secrets.token_urlsafe(32)
     shown.say(f"Token (clients send it as 'Authorization: Bearer ...', or as the password of any user): {made}")
@@ -75,6 +76,9 @@ def start(
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
     allow_origin: Annotated[list[str] | None, typer.Option("--allow-origin", help="Address of a web viewer (OHIF) that may ask; repeatable.", show_default=False)] = None,
     upload_limit: Annotated[int, typer.Option("--upload-limit", help="Largest request in MB.", min=1)] = 1024,
+    users: Annotated[Path | None, typer.Option("--users", "-u", help="File of accounts (medvit label users add): everyone logs in with a name and password.", show_default=False)] = None,
+    login_hours: Annotated[float, typer.Option("--login-hours", help="Hours for which a login is valid.", min=0.0001)] = 12.0,
+    keep_corrections: Annotated[int, typer.Option("--keep-corrections", help="Corrected images to keep, counted for each annotator and model.", min=1)] = 1000,
     waiting: Annotated[int, typer.Option("--waiting", help="Inferences that may wait; more are refused.", min=1)] = 16,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -87,10 +91,12 @@ def start(
         from medvit_label.settings import Limits, ServerSettings, state_folder
 
         require_server()
-        limits = Limits(upload_mb=upload_limit, waiting=waiting)
+        limits = Limits(
+            upload_mb=upload_limit, waiting=waiting, corrections=keep_corrections, login_s=login_hours * 3600
+        )
         settings = ServerSettings(
-            studies, state_folder(studies, state), tuple(bundle or ()), host, port, _token(token_file, host, shown), device,
-            tuple(allow_origin or ()), limits, read_login(login_file),
+            studies, state_folder(studies, state), tuple(bundle or ()), host, port, _token(token_file, host, users, shown), device,
+            tuple(allow_origin or ()), limits, read_login(login_file), users,
         ).check()  # fmt: skip
         _reach(settings, shown)
         from medvit_label.server import serve

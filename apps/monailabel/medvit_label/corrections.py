@@ -23,7 +23,7 @@ from medvit_label.labels import label_map
 from medvit_label.refine import read_strokes, refined
 from medvit_label.regions import read_box, run_again
 
-__all__ = ["Correction", "correct"]
+__all__ = ["Correction", "carried", "correct"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,25 @@ class Correction:
     def has_strokes(self) -> bool:
         """Whether something was clicked or drawn; without a box there must be, and an empty request is told so."""
         strokes = any(self.content.get(name) for name in ("clicks", "foreground", "background"))
-        return strokes or self.drawn is not None or self.content.get("roi") is None
+        return strokes or self.drawn is not None or (self.content.get("roi") is None and not self.resumes)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the kept corrections are asked for, without a new one."""
+        asks = any(self.content.get(name) for name in ("clicks", "foreground", "background", "roi"))
+        return bool(self.content.get("resume")) and not asks and self.drawn is None
+
+
+def carried(plain: Result, ids: NDArray[np.integer], words: list[str]) -> Result:
+    """Put the labels of earlier corrections in the place of a plain answer's.
+
+    Args:
+        plain: the model's answer.
+        ids: the labels as the annotator left them, on the same grid.
+        words: how they came about, for the notes.
+    """
+    entropies, lost = _still_true(plain, ids)
+    return _with_labels(plain, ids, entropies, [*words, *_doubt_words(lost)])
 
 
 def correct(before: Result, asked: Correction, scratch: Path, progress: Progress) -> Inferred:
@@ -82,22 +100,8 @@ def _corrected(result: Result, ids: NDArray[np.integer], words: list[str], param
         params: what the client asked for.
         scratch: where files go.
     """
-    labels = MetaTensor(
-        torch.from_numpy(np.ascontiguousarray(ids))[None], affine=result.labels.affine, meta={"space": "RAS"}
-    )
     entropies, lost = _still_true(result, ids)
-    if lost:
-        words = [
-            *words,
-            f"The network's doubt was about other voxels of {', '.join(lost)}; it is no longer told of them.",
-        ]
-    made = replace(
-        result,
-        labels=labels,
-        mirrored=None,
-        entropies=entropies,
-        notes=tuple(dict.fromkeys((*result.notes, *words))),
-    )
+    made = _with_labels(result, ids, entropies, [*words, *_doubt_words(lost)])
     folder = Path(tempfile.mkdtemp(prefix="infer-", dir=scratch))
     try:
         name = _write(made, folder)
@@ -110,6 +114,21 @@ def _corrected(result: Result, ids: NDArray[np.integer], words: list[str], param
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _doubt_words(lost: list[str]) -> list[str]:
+    names = ", ".join(lost)
+    return [f"The network's doubt was about other voxels of {names}; it is no longer told of them."] if lost else []
+
+
+def _with_labels(
+    result: Result, ids: NDArray[np.integer], entropies: tuple[float | None, ...], words: list[str]
+) -> Result:
+    labels = MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(ids))[None], affine=result.labels.affine, meta={"space": "RAS"}
+    )
+    notes = tuple(dict.fromkeys((*result.notes, *words)))
+    return replace(result, labels=labels, mirrored=None, entropies=entropies, notes=notes)
 
 
 def _still_true(result: Result, ids: NDArray[np.integer]) -> tuple[tuple[float | None, ...], list[str]]:

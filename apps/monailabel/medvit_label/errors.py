@@ -6,6 +6,7 @@ from medvit.errors import MedvitError
 
 __all__ = [
     "AccessError",
+    "AccountError",
     "ArchiveError",
     "BusyError",
     "GoneError",
@@ -32,6 +33,12 @@ class AccessError(LabelServerError, PermissionError):
     """What was asked for is not allowed."""
 
     status = 403
+
+
+class AccountError(LabelServerError, ValueError):
+    """The file of accounts cannot be used, or an account cannot be added to it or taken out."""
+
+    status = 400
 
 
 class ArchiveError(LabelServerError, OSError):

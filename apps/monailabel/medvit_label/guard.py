@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from medvit_label.accounts import Accounts
 from medvit_label.settings import ServerSettings, is_loopback
 
 __all__ = ["Guard"]
@@ -34,10 +35,11 @@ class Guard:
     Args:
         app: what it stands before.
         settings: token, limits and address.
+        accounts: of those who may log in; None where there is one token for all, or none.
     """
 
-    def __init__(self, app: _App, settings: ServerSettings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: _App, settings: ServerSettings, accounts: Accounts | None = None) -> None:
+        self._app, self._settings, self._accounts = app, settings, accounts
         self._limit = settings.limits.upload_mb * 2**20
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
@@ -73,21 +75,27 @@ class Guard:
                 413,
                 f"Found a request of more than {self._settings.limits.upload_mb} MB; that is all the server takes. See --upload-limit.",
             )
-        if (
-            self._settings.token
-            and scope["path"] not in _OPEN
-            and scope["method"] != "OPTIONS"
-            and not self._known(headers)
-        ):
+        if scope["path"] in _OPEN or scope["method"] == "OPTIONS":
+            return None
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        shown = token.strip() if kind.lower() == "bearer" else ""
+        if self._accounts is not None:
+            return self._login_refusal(scope, shown, self._accounts)
+        if self._settings.token and not hmac.compare_digest(shown.encode(), self._settings.token.encode()):
             return (
                 401,
                 "Found no valid token; send 'Authorization: Bearer TOKEN' with the one the server was started with.",
             )
         return None
 
-    def _known(self, headers: dict[str, str]) -> bool:
-        kind, _, token = headers.get("authorization", "").partition(" ")
-        return kind.lower() == "bearer" and hmac.compare_digest(token.encode(), self._settings.token.encode())
+    def _login_refusal(self, scope: MutableMapping[str, Any], token: str, accounts: Accounts) -> tuple[int, str] | None:
+        """Refuse a request without a valid login, or tell the routes whose it is."""
+        account, expired = accounts.of_token(token)
+        if account is not None:
+            scope.setdefault("state", {})["account"] = account
+            return None
+        what = "a login that has expired" if expired else "no valid login"
+        return 401, f"Found {what}; a name and password of this server are needed. Log in: POST /auth/token."
 
     async def _timed(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
         seen, status, started, begun = 0, 500, time.perf_counter(), False

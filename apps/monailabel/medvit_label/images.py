@@ -49,6 +49,11 @@ class Image:
         """Whether it is a PNG or JPEG."""
         return self.path.suffix.lower() in PICTURE_SUFFIXES
 
+    @property
+    def outside(self) -> bool:
+        """Whether it is no image of the project: one of a session, or sent along with a request."""
+        return self.id.startswith(("session ", "upload "))
+
     def state(self) -> str:
         """A word that changes when a file of the image is written anew, added or taken away."""
         files = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]

@@ -31,7 +31,18 @@ from medvit_label.errors import RequestError
 from medvit_label.images import Image
 from medvit_label.radiographs import OWN_GRID, ForViews, flags_of, reconstructed, require_lateral, written
 
-__all__ = ["Inferred", "Params", "Results", "centroids", "converted", "infer", "json_object", "read_params"]
+__all__ = [
+    "Inferred",
+    "Params",
+    "Results",
+    "asks_correction",
+    "centroids",
+    "converted",
+    "infer",
+    "json_object",
+    "read_params",
+    "restarts",
+]
 
 _KEPT = 4
 """Results held in memory, for clicks on top of them."""
@@ -88,6 +99,17 @@ def read_params(text: str) -> tuple[Params, dict[str, Any]]:
         raise RequestError(f"Found params.{first['loc'][0]}: {first['msg']}. Correct it or leave it out.") from None
 
 
+def asks_correction(content: dict[str, Any]) -> bool:
+    """Whether a client's ``params`` ask for corrections: new ones, or those kept."""
+    strokes = any(content.get(name) for name in ("clicks", "foreground", "background", "resume"))
+    return strokes or content.get("roi") not in (None, [])
+
+
+def restarts(content: dict[str, Any]) -> bool:
+    """Whether a client asks to forget its corrections; ``fresh`` is the word of earlier versions."""
+    return bool(content.get("restart") or content.get("fresh"))
+
+
 @dataclass(frozen=True, eq=False)
 class Inferred:
     """What an inference made.
@@ -106,33 +128,36 @@ class Inferred:
 
 
 class Results:
-    """The last results, by model and image, for clicks on top of them; gone with the image they were made of."""
+    """The last plain answers, by annotator, model and image, for clicks on top of them; gone with the image they were made of."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[tuple[str, str], tuple[str, Result]] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str, str], tuple[str, Result]] = OrderedDict()
         self._lock = Lock()
 
-    def keep(self, model: str, image: Image, state: str, result: Result) -> None:
-        """Hold a result of an image that was in a state (``Image.state``); the one unused for longest goes."""
+    def keep(self, key: tuple[str, str, str], state: str, result: Result) -> None:
+        """Hold an answer of an image that was in a state (``Image.state``); the one unused for longest goes.
+
+        It can be made again: corrections on top of it are kept elsewhere (``KeptCorrections``).
+        """
         with self._lock:
-            self._held[model, image.id] = (state, result)
-            self._held.move_to_end((model, image.id))
+            self._held[key] = (state, result)
+            self._held.move_to_end(key)
             while len(self._held) > _KEPT:
                 self._held.popitem(last=False)
 
     def forget(self, model: str) -> None:
-        """Drop a model's results: another version of it answers from now on."""
+        """Drop a model's answers: another version of it answers from now on."""
         with self._lock:
-            for key in [key for key in self._held if key[0] == model]:
+            for key in [key for key in self._held if key[1] == model]:
                 del self._held[key]
 
-    def get(self, model: str, image: Image, state: str) -> Result | None:
-        """A held result, or None: there is none, or the image is another by now."""
+    def get(self, key: tuple[str, str, str], state: str) -> Result | None:
+        """A held answer, or None: there is none, or the image is another by now."""
         with self._lock:
-            before, result = self._held.get((model, image.id), ("", None))
+            before, result = self._held.get(key, ("", None))
             if result is None or before != state:
                 return None
-            self._held.move_to_end((model, image.id))
+            self._held.move_to_end(key)
             return result
 
 

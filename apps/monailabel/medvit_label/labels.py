@@ -11,25 +11,25 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import Any
 
-import numpy as np
-
-import medvit
 from medvit.bundles import Label
-from medvit.errors import GeometryError, OutputError
+from medvit_label.annotators import Annotator, shown_name
 from medvit_label.errors import ArchiveError, RequestError, UnknownError
 from medvit_label.images import Image, Images
 from medvit_label.journal import Journal
-
-if TYPE_CHECKING:
-    from medvit.io import Scan
+from medvit_label.label_files import label_map, write_label
+from medvit_label.label_info import read_label_info
 
 __all__ = ["FINAL", "LabelStore", "StoredLabel", "label_map"]
 
 FINAL = "final"
 _SEG = "seg.dcm"
-_ARCHIVE, _WAITING = "archive", "waiting"
+_ARCHIVE, _WAITING, _HELD = "archive", "waiting", "held"
+_OURS = ("annotator", "sha256", "notes", _ARCHIVE)
+"""Keys of a label's info that clients cannot write."""
+
 _TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -53,6 +53,11 @@ class StoredLabel:
     created: float
     info: dict[str, Any]
 
+    @property
+    def annotator(self) -> str:
+        """Whoever submitted it: an account's name or a ``client_id``; empty for one that gave none."""
+        return str(self.info.get("annotator", self.info.get("client_id")) or "")[:64]
+
 
 class LabelStore:
     """Versioned labels in ``<state>/labels``.
@@ -65,36 +70,112 @@ class LabelStore:
 
     def __init__(self, folder: Path, journal: Journal, images: Images) -> None:
         self._folder, self._journal, self._images = folder / "labels", journal, images
+        self._saving = Lock()
 
-    def save(self, image: Image, file: Path, tag: str, table: tuple[Label, ...], info: dict[str, Any]) -> StoredLabel:
+    def save(
+        self, image: Image, file: Path, tag: str, table: tuple[Label, ...], info: dict[str, Any], who: Annotator | None = None
+    ) -> StoredLabel:  # fmt: skip
         """Keep a label that any program wrote, on its image's grid, as the next version.
 
         Args:
             image: the image.
-            file: NIfTI, NRRD, MetaImage, DICOM SEG or, for pictures, PNG; ``.bin`` for bare voxels as OHIF sends them.
+            file: as ``write_label`` takes it.
             tag: "final", "original", or another word.
             table: labels whose ids, names and codes it uses.
-            info: to be remembered with it.
+            info: to be remembered with it; ``label_info`` names its numbers, ``replace`` lets it count instead of another's.
+            who: the annotator; None for the server itself.
 
         Raises:
-            RequestError: no such tag may be. MedvitError: the label is none of this image.
+            RequestError: no such tag may be, or a label that the table does not have. MedvitError: the label is none of this image.
         """
         if not _TAG.fullmatch(tag):
             raise RequestError(
                 f"Found the tag {tag[:40]!r}; a tag is a word of small letters and digits. Use 'final' or 'original'."
             )
+        names = read_label_info(info)
         place = self._folder / tag / _folder_of(image.id)
         place.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=place))
         try:
-            made, notes = _write(image, file, aside, table)
-            going = self._images.keeps_segs and tag == FINAL and (aside / _SEG).is_file()
-            archive = {_ARCHIVE: _WAITING} if going else {}
-            whole = info | archive | {"sha256": _sha256(made), "notes": list(notes)}
-            stored = self._publish(image, tag, aside, made.name, whole)
+            made, notes = write_label(image, file, aside, table, names)
+            with self._saving:  # two that submit at once: the second sees the first
+                before = self.standing(image.id, tag) if tag == FINAL else None
+                counts = before is None or self._takes_over(before, who, info)
+                sends = self._images.keeps_segs and tag == FINAL and (aside / _SEG).is_file()
+                archive = {_ARCHIVE: _WAITING if counts else _HELD} if sends else {}
+                own = {"annotator": who.name if who else "", "sha256": _sha256(made), "notes": list(notes)}
+                stored = self._publish(image, tag, aside, made.name, info | archive | own)
+                if before is not None and counts and self.standing(image.id, tag) != stored:
+                    self._choose(stored, who.name if who else "")
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        return self._archived(stored) if going else stored
+        if before is not None and (words := self._told(stored)):
+            stored = replace(stored, info=stored.info | {"notes": [*stored.info["notes"], *words]})
+            self._write(stored)
+        return self._archived(stored) if sends and counts else stored
+
+    def _takes_over(self, before: StoredLabel, who: Annotator | None, info: dict[str, Any]) -> bool:
+        """Whether a new final label counts instead of the one that counts now."""
+        if who is None or who.supersedes or (info.get("replace") and who.reviews):
+            return True
+        pinned = self._pinned(before.image, before.tag)
+        return before.annotator == who.name and (pinned is None or pinned["by"] == who.name)
+
+    def _pinned(self, image: str, tag: str) -> dict[str, Any] | None:
+        rows = self._journal.rows("SELECT * FROM chosen WHERE image = ? AND tag = ?", image, tag)
+        return rows[0] if rows else None
+
+    def _choose(self, label: StoredLabel, by: str) -> None:
+        self._journal.change(
+            "INSERT INTO chosen VALUES (?, ?, ?, ?, ?) ON CONFLICT (image, tag) DO UPDATE SET version = excluded.version, "
+            "by = excluded.by, created = excluded.created",
+            label.image, label.tag, label.version, by, time.time(),
+        )  # fmt: skip
+
+    def _told(self, stored: StoredLabel) -> list[str]:
+        """Say, where several annotators have submitted a label, whose counts and how to let another count."""
+        newest = {label.annotator: label.version for label in self.versions(stored.image, stored.tag)}
+        if len(newest) < 2:
+            return []
+        standing = self.standing(stored.image, stored.tag)
+        assert standing is not None
+        listed = ", ".join(f"{shown_name(name)} (version {version})" for name, version in newest.items())
+        counts = "this one counts" if standing.version == stored.version else "this one is kept and does not count"
+        return [
+            f"Labels of {len(newest)} annotators are kept for this image: {listed}. Version {standing.version} by "
+            f"{shown_name(standing.annotator)} counts, so {counts}. To let another count: POST /datastore/label/choose?image=...&version=N."
+        ]
+
+    def standing(self, image: str, tag: str) -> StoredLabel | None:
+        """The label that counts: the one chosen, else the newest of the annotator who submitted first; None without any."""
+        labels = self.versions(image, tag)
+        if not labels or tag != FINAL:
+            return labels[-1] if labels else None
+        pinned = self._pinned(image, tag)
+        chosen = next((label for label in labels if pinned and label.version == pinned["version"]), None)
+        return chosen or [label for label in labels if label.annotator == labels[0].annotator][-1]
+
+    def versions(self, image: str, tag: str) -> list[StoredLabel]:
+        """All versions of an image's label that were not taken back, oldest first."""
+        rows = self._journal.rows(
+            "SELECT * FROM labels WHERE image = ? AND tag = ? AND hidden = 0 ORDER BY version", image, tag
+        )
+        return [_stored(self._folder, row) for row in rows]
+
+    def choose(self, image: str, tag: str, version: int, who: Annotator) -> StoredLabel:
+        """Let a version count from now on; for DICOM its SEG goes to the archive.
+
+        Raises:
+            UnknownError: there is no such version.
+        """
+        label = self.latest(image, tag, version)
+        with self._saving:
+            self._choose(label, who.name)
+        if label.info.get(_ARCHIVE) == _HELD:
+            label = replace(label, info=label.info | {_ARCHIVE: _WAITING})
+            self._write(label)
+            return self._archived(label)
+        return label
 
     def _archived(self, stored: StoredLabel) -> StoredLabel:
         """Send a label's SEG to the archive and, if that takes it, those it could not be sent before. A label is never lost by this."""
@@ -111,11 +192,14 @@ class LabelStore:
     def _send(self, stored: StoredLabel) -> StoredLabel:
         told = self._images.store(stored.file.with_name(_SEG))
         sent = replace(stored, info=stored.info | told | {_ARCHIVE: "stored"})
+        self._write(sent)
+        return sent
+
+    def _write(self, label: StoredLabel) -> None:
         self._journal.change(
             "UPDATE labels SET info = ? WHERE image = ? AND tag = ? AND version = ?",
-            json.dumps(sent.info), sent.image, sent.tag, sent.version,
+            json.dumps(label.info), label.image, label.tag, label.version,
         )  # fmt: skip
-        return sent
 
     def _publish(self, image: Image, tag: str, aside: Path, name: str, info: dict[str, Any]) -> StoredLabel:
         with self._journal.together():
@@ -141,18 +225,25 @@ class LabelStore:
         rows = self._journal.rows("SELECT * FROM labels WHERE hidden = 0 ORDER BY created, version")
         return [_stored(self._folder, row) for row in rows]
 
-    def latest(self, image: str, tag: str) -> StoredLabel:
-        """The newest version.
+    def latest(self, image: str, tag: str, version: int | None = None) -> StoredLabel:
+        """The label that counts, for other tags than "final" the newest version; or a version by its number.
 
         Raises:
             UnknownError: the image has no such label, or its file was taken away.
         """
-        rows = self._journal.rows(
-            "SELECT * FROM labels WHERE image = ? AND tag = ? AND hidden = 0 ORDER BY version DESC LIMIT 1", image, tag
-        )
-        if not rows or not (found := _stored(self._folder, rows[0])).file.is_file():
-            raise UnknownError(f"Found no {tag[:40]!r} label of {image[:80]!r}; ask for one that is listed.")
+        if version is None:
+            found = self.standing(image, tag)
+        else:
+            found = next((label for label in self.versions(image, tag) if label.version == version), None)
+        if found is None or not found.file.is_file():
+            number = "" if version is None else f", version {version}"
+            raise UnknownError(f"Found no {tag[:40]!r} label of {image[:80]!r}{number}; ask for one that is listed.")
         return found
+
+    def finals(self) -> dict[str, StoredLabel]:
+        """The final label that counts, of each image that has one."""
+        found = {name: self.standing(name, FINAL) for name in sorted(self.labelled())}
+        return {name: label for name, label in found.items() if label is not None}
 
     def labelled(self) -> set[str]:
         """Images that have a final label."""
@@ -161,18 +252,21 @@ class LabelStore:
             for row in self._journal.rows("SELECT DISTINCT image FROM labels WHERE tag = 'final' AND hidden = 0")
         }
 
-    def take_back(self, image: str, tag: str) -> None:
-        """Let the versions of a label be seen no more; their files stay."""
-        self.latest(image, tag)
-        self._journal.change("UPDATE labels SET hidden = 1 WHERE image = ? AND tag = ?", image, tag)
+    def take_back(self, image: str, tag: str, version: int | None = None) -> None:
+        """Let the versions of a label, or one of them, be seen no more; their files stay."""
+        if version is None and not self.versions(image, tag):
+            self.latest(image, tag)  # says that there is none
+        numbers = [self.latest(image, tag, version).version] if version is not None else []
+        for number in numbers or [label.version for label in self.versions(image, tag)]:
+            self._journal.change(
+                "UPDATE labels SET hidden = 1 WHERE image = ? AND tag = ? AND version = ?", image, tag, number
+            )
 
-    def note(self, image: str, tag: str, info: dict[str, Any]) -> None:
-        """Add to what is remembered of the newest version."""
-        found = self.latest(image, tag)
-        self._journal.change(
-            "UPDATE labels SET info = ? WHERE image = ? AND tag = ? AND version = ?",
-            json.dumps(found.info | info), image, tag, found.version,
-        )  # fmt: skip
+    def note(self, label: StoredLabel, info: dict[str, Any]) -> None:
+        """Add to what is remembered of a label; what the server itself wrote stays."""
+        now = self.latest(label.image, label.tag, label.version)
+        kept = {key: value for key, value in info.items() if key not in _OURS}
+        self._write(replace(now, info=now.info | kept))
 
 
 def _stored(folder: Path, row: dict[str, Any]) -> StoredLabel:
@@ -189,76 +283,3 @@ def _folder_of(image: str) -> str:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write(image: Image, file: Path, folder: Path, table: tuple[Label, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The label as files in a folder: the map on the image's grid and, for DICOM, a SEG."""
-    if image.is_picture:
-        return _write_picture(image, file, folder, table), ()
-    scan = medvit.open_source(image.path, image.series)
-    source = _from_bare(file, scan, folder.parent) if file.suffix == ".bin" else file
-    found = medvit.read_labels(source, scan, table=table)
-    if not found.array.any():
-        from medvit.io.nifti import write_labels
-
-        write_labels(folder / "labels.nii.gz", np.zeros(found.array.shape, np.uint8), scan, table)
-        return folder / "labels.nii.gz", (*found.notes, "The label is empty: the annotator saw none of the structures.")
-    types = ("nifti", "dicom-seg") if scan.kind == "dicom" else ("nifti",)
-    made = medvit.convert(source, folder, types, like=scan, table=table, overwrite=True)
-    if source != file:
-        source.unlink()
-    return folder / "labels.nii.gz", (*made.notes, *made.flags)
-
-
-def _from_bare(file: Path, scan: Scan, folder: Path) -> Path:
-    """Bare voxels, one byte each, i fastest (as OHIF sends them), as NIfTI on the image's grid."""
-    import nibabel as nib
-
-    shape = scan.array.shape[1:]
-    values = np.frombuffer(file.read_bytes(), np.uint8)
-    if values.size != int(np.prod(shape)):
-        raise GeometryError(
-            f"Found {values.size} bare voxels, where the image has {int(np.prod(shape))}; one byte a voxel is needed. Send NIfTI or NRRD."
-        )
-    with tempfile.NamedTemporaryFile(suffix=".nii.gz", dir=folder, delete=False) as made:
-        nib.save(nib.Nifti1Image(values.reshape(shape, order="F"), scan.affine), made.name)
-    return Path(made.name)
-
-
-def _write_picture(image: Image, file: Path, folder: Path, table: tuple[Label, ...]) -> Path:
-    """A picture's label as a PNG of ids."""
-    from PIL import Image as Pictures
-
-    wanted = medvit.open_source(image.path).array.shape[1:]
-    ids = label_map(file)
-    if ids.shape != wanted:
-        raise GeometryError(
-            f"Found a label of {ids.shape} pixels, where the picture has {wanted}; they must be equal. Save it at full size."
-        )
-    known = {0, *(label.id for label in table)}
-    if table and not set(np.unique(ids).tolist()) <= known:
-        raise RequestError(
-            f"Found ids other than {sorted(known)} in the label; the bundle knows no others. Correct the label."
-        )
-    Pictures.fromarray(ids.astype(np.uint8)).save(folder / "labels.png")
-    return folder / "labels.png"
-
-
-def label_map(path: Path) -> np.ndarray:
-    """The ids of a label map as stored: (i, j, k), or (row, column) of a PNG."""
-    if path.suffix.lower() == ".png":
-        from PIL import Image as Pictures
-
-        try:
-            with Pictures.open(path) as picture:
-                ids = np.asarray(picture)
-        except OSError as error:
-            raise OutputError(f"Found a label that cannot be read as a PNG ({error}); send a complete one.") from error
-        if ids.ndim != 2:
-            raise RequestError(
-                "Found a label in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
-            )
-        return ids
-    import nibabel as nib
-
-    return np.asarray(nib.load(path).dataobj)

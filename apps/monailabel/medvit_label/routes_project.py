@@ -1,24 +1,23 @@
-"""Endpoints of the project: info, images, labels, sessions, the next case. Paths and answers are MONAI Label 0.8's."""
+"""Endpoints of the project: info, images, sessions, the next case. Paths and answers are MONAI Label 0.8's."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
 
+from medvit_label.annotators import annotator_of
 from medvit_label.errors import RequestError
 from medvit_label.images import Image, stem_of
 from medvit_label.inference import json_object
 from medvit_label.nifti import as_nifti
-from medvit_label.scoring import note_scores
 from medvit_label.service import Service
 from medvit_label.settings import is_loopback
 from medvit_label.strategies import choose
-from medvit_label.uploads import IMAGES, LABELS, received, require_image
+from medvit_label.uploads import IMAGES, received, require_image
 
 __all__ = ["router", "the_service"]
 
@@ -39,28 +38,6 @@ Params = Annotated[str, Form()]
 def info(service: Held) -> dict[str, Any]:
     """Models, strategies, trainers and how far the project is."""
     return service.info()
-
-
-@router.get("/auth/")
-def auth(service: Held) -> dict[str, Any]:
-    """Whether a token is needed."""
-    return {"enabled": bool(service.settings.token), "client_id": "medvit", "realm": ""}
-
-
-@router.post("/auth/token")
-def token(
-    service: Held, username: Annotated[str, Form()] = "", password: Annotated[str, Form()] = ""
-) -> dict[str, Any]:
-    """What MONAI Label's login dialogs ask: any user name, and the token as the password."""
-    if not service.settings.token or not hmac.compare_digest(password.encode(), service.settings.token.encode()):
-        raise HTTPException(401, "Found a wrong password; it is the token the server was started with.")
-    return {"access_token": password, "token_type": "bearer"}
-
-
-@router.get("/auth/token/valid")
-def valid(service: Held) -> dict[str, Any]:
-    """Answers only to a valid token."""
-    return {"username": "annotator", "roles": []}
 
 
 @router.get("/datastore/")
@@ -136,64 +113,19 @@ def remove_image(service: Held, id: str) -> None:
     )
 
 
-@router.put("/datastore/label")
-def save_label(
-    service: Held, image: str, label: Annotated[UploadFile, File()], tag: str = "final", params: Params = "{}"
-) -> dict[str, Any]:
-    """Keep a label as the next version; for DICOM its SEG goes to the archive the image came from."""
-    content = json_object(params)
-    found = service.images.find(image)
-    named = content.get("model")
-    bundle = service.table_for(found, named if isinstance(named, str) else None)
-    table = bundle.facts.labels if bundle else ()
-    about = {"model": bundle.name if bundle else None, "bundle": f"{bundle.name} {bundle.version}" if bundle else None}
-    with received(label.filename, label.file, LABELS, service.scratch) as path:
-        stored = service.labels.save(found, path, tag or "final", table, content | about)
-    note_scores(service, found, stored, bundle)
-    return {"image": image, "label": image, "tag": stored.tag, "version": stored.version, "notes": stored.info["notes"]}
-
-
-@router.api_route("/datastore/label", methods=["GET", "HEAD"])
-def download_label(service: Held, request: Request, tag: str = "final", label: str = "", image: str = "") -> Any:
-    """The newest version of a label."""
-    found = service.labels.latest(label or image, tag)
-    if request.method == "HEAD":
-        return JSONResponse({})
-    return FileResponse(found.file, filename=found.file.name, headers={"x-label-version": str(found.version)})
-
-
-@router.delete("/datastore/label")
-def remove_label(service: Held, id: str, tag: str) -> dict[str, Any]:
-    """Take a label back: it is not offered any more, its files stay."""
-    service.labels.take_back(id, tag)
-    return {}
-
-
-@router.get("/datastore/label/info")
-def label_info(service: Held, label: str, tag: str) -> dict[str, Any]:
-    """What is remembered of the newest version of a label."""
-    found = service.labels.latest(label, tag)
-    return found.info | {"version": found.version, "ts": int(found.created)}
-
-
-@router.put("/datastore/label/info")
-def note_label(service: Held, label: str, tag: str, info: Params = "{}") -> dict[str, Any]:
-    """Add to what is remembered of a label."""
-    service.labels.note(label, tag, json_object(info))
-    return {}
-
-
 @router.post("/activelearning/{strategy}")
-def next_case(service: Held, strategy: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+def next_case(request: Request, service: Held, strategy: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
     """The case to label next, and why."""
-    choice = choose(service, strategy, params or {})
+    choice, who = choose(service, strategy, params or {}), annotator_of(request, params or {})
     if choice is None:
         return {}
-    service.journal.pick(choice.image.id, strategy, str((params or {}).get("client_id", ""))[:64])
+    service.journal.pick(choice.image.id, strategy, who.name)
+    others = service.presence.note(choice.image.id, who.name, "taken")
     return {
         "id": choice.image.id,
         "name": choice.image.id,
-        "reason": choice.reason,
+        "reason": " ".join([choice.reason, *others]),
+        "others": others,
         **_described(service, choice.image),
     }
 

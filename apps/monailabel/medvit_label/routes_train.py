@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from medvit_label import tuning
+from medvit_label.annotators import require_manager, require_reviewer
 from medvit_label.errors import RequestError, UnknownError
 from medvit_label.inference import read_params
 from medvit_label.routes_project import Held
@@ -16,9 +17,10 @@ from medvit_label.versions import INSTALLED
 __all__ = ["router"]
 
 router = APIRouter()
+_REVIEWER, _MANAGER = [Depends(require_reviewer)], [Depends(require_manager)]
 
 
-@router.post("/train/")
+@router.post("/train/", dependencies=_REVIEWER)
 def train_all(service: Held, params: dict[str, Any] | None = None) -> dict[str, Any]:
     """Train the one model there is to train; with several, ``params`` names it as ``model``."""
     content, trainers = params or {}, list(tuning.trainers(service))
@@ -31,7 +33,7 @@ def train_all(service: Held, params: dict[str, Any] | None = None) -> dict[str, 
     return tuning.train(service, named, own if isinstance(own, dict) else content)
 
 
-@router.post("/train/{model}")
+@router.post("/train/{model}", dependencies=_REVIEWER)
 def train_model(service: Held, model: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
     """Fine-tune a model from the final labels, in the background."""
     return tuning.train(service, model, params or {})
@@ -45,13 +47,13 @@ def train_status(service: Held, all: bool = False, check_if_running: bool = Fals
     return service.trainings.listing() if all else service.trainings.shown()
 
 
-@router.delete("/train/")
+@router.delete("/train/", dependencies=_REVIEWER)
 def train_stop(service: Held) -> dict[str, Any] | None:
     """Stop the run there is; nothing of it is published."""
     return service.trainings.stop()
 
 
-@router.post("/batch/infer/{model}")
+@router.post("/batch/infer/{model}", dependencies=_REVIEWER)
 def batch_start(service: Held, model: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run a model on every image without a final label, in the background; ranks them for the strategy ``quality``."""
     content = {"quality_map": True} | (params or {})
@@ -66,7 +68,7 @@ def batch_status(service: Held, check_if_running: bool = False) -> dict[str, Any
     return service.batches.shown()
 
 
-@router.delete("/batch/infer")
+@router.delete("/batch/infer", dependencies=_REVIEWER)
 def batch_stop(service: Held) -> dict[str, Any] | None:
     """Stop the batch there is; what it made stays."""
     return service.batches.stop()
@@ -78,7 +80,7 @@ def versions(service: Held, model: str) -> list[dict[str, Any]]:
     return service.versions.listing(service.model(model, INSTALLED).name)
 
 
-@router.post("/model/rollback/{model}")
+@router.post("/model/rollback/{model}", dependencies=_MANAGER)
 def roll_back(service: Held, model: str, to: int | None = None) -> dict[str, Any]:
     """Serve the version that this one was trained from, or another by its number. Nothing is deleted."""
     number = tuning.roll_back(service, model, to)

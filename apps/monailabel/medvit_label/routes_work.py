@@ -13,9 +13,10 @@ from fastapi import APIRouter, BackgroundTasks, File, Form, HTTPException, Reque
 from fastapi.responses import FileResponse, Response
 
 from medvit.progress import Cancelled
+from medvit_label.annotators import annotator_of
 from medvit_label.errors import RequestError
 from medvit_label.images import Image
-from medvit_label.inference import Inferred, Params, read_params
+from medvit_label.inference import Inferred, Params, asks_correction, read_params, restarts
 from medvit_label.queue import Job
 from medvit_label.routes_project import Held
 from medvit_label.service import Service
@@ -48,12 +49,13 @@ async def run_inference(
     wanted, content = read_params(params)
     with ExitStack() as held:
         target = await asyncio.to_thread(_target, service, held, image, session_id, file)
-        correcting = content.get("clicks") or content.get("foreground") or content.get("roi") is not None
-        if label is not None or correcting:
+        who = annotator_of(request, content)
+        if label is not None or asks_correction(content):
             drawn = held.enter_context(received(label.filename, label.file, LABELS, service.scratch)) if label else None
-            job = await asyncio.to_thread(service.submit_refinement, model, target, content, drawn)
+            job = await asyncio.to_thread(service.submit_refinement, model, target, content, drawn, who)
         else:
-            job = await asyncio.to_thread(service.submit, model, target, wanted, output == "dicom_seg")
+            seg, restart = output == "dicom_seg", restarts(content)
+            job = await asyncio.to_thread(service.submit, model, target, wanted, seg, who, restart)
         made = await _finished(request, job)
     background.add_task(shutil.rmtree, made.folder, ignore_errors=True)
     return await asyncio.to_thread(_answer, made, output, wanted, job)
@@ -64,7 +66,7 @@ def _target(service: Service, held: ExitStack, image: str, session: str, file: U
         return service.image_of(image, session)
     path = held.enter_context(received(file.filename, file.file, IMAGES, service.scratch))
     require_image(path)
-    return Image(f"session {uuid.uuid4().hex}", path)
+    return Image(f"upload {uuid.uuid4().hex}", path)
 
 
 async def _finished(request: Request, job: Job[Inferred]) -> Inferred:

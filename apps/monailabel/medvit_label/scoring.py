@@ -44,7 +44,7 @@ def note_scores(service: Service, image: Image, label: StoredLabel, bundle: Bund
         there = set(np.unique(ids).tolist()) | set(np.unique(before[0]).tolist())
         either = [known for known in bundle.facts.labels if known.id in there]
         noted |= {"agreement": agreement(ids, before[0], either), "against": f"{bundle.name} {before[1]}"}
-    service.labels.note(label.image, label.tag, noted)
+    service.labels.note(label, noted)
 
 
 def _volumes(ids: NDArray[Any], label: StoredLabel, image: Image, bundle: Bundle) -> dict[str, float]:
@@ -75,8 +75,8 @@ def _seconds(service: Service, label: StoredLabel) -> float | None:
 
 def statistics(service: Service) -> dict[str, Any]:
     """The state of the project in one JSON object, as the page shows it."""
-    newest = {label.image: label for label in service.labels.all() if label.tag == FINAL}
-    rows = [_row(label) for label in sorted(newest.values(), key=lambda label: label.created)]
+    counting = service.labels.finals()
+    rows = [_row(label) for label in sorted(counting.values(), key=lambda label: label.created)]
     seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
     jobs = service.queue.listing()
     return {
@@ -84,6 +84,7 @@ def statistics(service: Service) -> dict[str, Any]:
         "queue": {"states": Counter(job["state"] for job in jobs), "jobs": [j for j in jobs if j["ended"] is None]},
         "next": _doubted(service),
         "labels": rows,
+        "several": _several(service, counting),
         "seconds_per_case": {"median": median(seconds), "cases": len(seconds)} if seconds else None,
         "agreement": _by_version(rows),
         "models": {name: _model(service, name, bundle) for name, bundle in service.models().items()},
@@ -100,8 +101,18 @@ def _row(label: StoredLabel) -> dict[str, Any]:
         "image": label.image, "version": label.version, "created": label.created, "model": label.info.get("model"),
         "agreement": found, "mean_agreement": round(mean(found.values()), 4) if found else None,
         "against": label.info.get("against"), "volumes": label.info.get("volumes", {}),
-        "seconds": label.info.get("seconds"), "client": str(label.info.get("client_id") or "")[:64],
+        "seconds": label.info.get("seconds"), "client": label.annotator, "annotator": label.annotator,
     }  # fmt: skip
+
+
+def _several(service: Service, counting: dict[str, StoredLabel]) -> list[dict[str, Any]]:
+    """Images with final labels of several annotators, and whose counts."""
+    found = []
+    for image, label in counting.items():
+        names = list(dict.fromkeys(other.annotator for other in service.labels.versions(image, FINAL)))
+        if len(names) > 1:
+            found.append({"image": image, "annotators": names, "version": label.version, "counts": label.annotator})
+    return found
 
 
 def _by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

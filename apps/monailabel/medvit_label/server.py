@@ -13,7 +13,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 
 from medvit.errors import MedvitError
-from medvit_label import routes_page, routes_project, routes_train, routes_work
+from medvit_label import routes_labels, routes_login, routes_page, routes_project, routes_train, routes_work
+from medvit_label.accounts import Accounts
 from medvit_label.guard import Guard
 from medvit_label.service import Service
 from medvit_label.settings import ServerSettings
@@ -25,15 +26,18 @@ _log = logging.getLogger("medvit_label")
 
 def create_app(settings: ServerSettings) -> Any:
     """The ASGI application for checked settings; its service opens when it starts and closes when it ends."""
+    accounts = Accounts(settings.users, settings.limits.login_s) if settings.users is not None else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(settings)
+        app.state.service, app.state.accounts = Service(settings), accounts
         yield
         app.state.service.close()
 
     app = FastAPI(title="medvit label", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.include_router(routes_login.router)
     app.include_router(routes_project.router)
+    app.include_router(routes_labels.router)
     app.include_router(routes_work.router)
     app.include_router(routes_train.router)
     app.include_router(routes_page.router)
@@ -43,7 +47,7 @@ def create_app(settings: ServerSettings) -> Any:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
         )
-    return Guard(app, settings)
+    return Guard(app, settings, accounts)
 
 
 async def _explained(request: Request, error: Exception) -> JSONResponse:

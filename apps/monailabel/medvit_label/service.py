@@ -11,17 +11,22 @@ from medvit.bundles import Bundle
 from medvit.progress import Progress
 from medvit.result import Result
 from medvit_label import tuning
+from medvit_label.annotators import Annotator
 from medvit_label.batches import Batches
-from medvit_label.corrections import Correction, correct
+from medvit_label.correcting import Correcting
+from medvit_label.corrections import Correction
 from medvit_label.errors import RequestError
 from medvit_label.images import Image, Images, LocalImages
-from medvit_label.inference import Asked, Inferred, Params, Results, infer, read_params
+from medvit_label.inference import Asked, Inferred, Params, Results, infer, read_params, restarts
 from medvit_label.journal import Journal
-from medvit_label.labels import LabelStore
+from medvit_label.kept import KeptCorrections
+from medvit_label.labels import FINAL, LabelStore, StoredLabel
 from medvit_label.models import TASKS, Models
 from medvit_label.predictions import Predictions
+from medvit_label.presence import Presence
 from medvit_label.queue import Job, JobQueue
 from medvit_label.radiographs import CONFIG, require_lateral
+from medvit_label.scoring import note_scores
 from medvit_label.sessions import Sessions
 from medvit_label.settings import ServerSettings, is_url
 from medvit_label.strategies import STRATEGIES
@@ -48,7 +53,9 @@ class Service:
         self._models = Models(settings.bundles, self.versions)
         self.images: Images = self._open_images()
         self.labels = LabelStore(settings.state, self.journal, self.images)
-        self.sessions = Sessions(settings.state, self.journal, settings.limits.session_s)
+        self.corrections = KeptCorrections(settings.state, self.journal, settings.limits.corrections)
+        self.presence = Presence(self.journal)
+        self.sessions = Sessions(settings.state, self.journal, settings.limits.session_s, self.corrections.drop_image)
         self.queue = JobQueue(settings.limits.waiting)
         self.results = Results()
         self.predictions = Predictions(settings.state)
@@ -102,8 +109,18 @@ class Service:
         ]  # fmt: skip
         return found[0] if len(found) == 1 else None
 
-    def submit(self, model: str, image: Image, params: Params, seg: bool = False) -> Job[Inferred]:
+    def submit(
+        self, model: str, image: Image, params: Params, seg: bool = False, who: Annotator | None = None, restart: bool = False
+    ) -> Job[Inferred]:  # fmt: skip
         """Put an inference in line.
+
+        Args:
+            model: the bundle's name.
+            image: the image.
+            params: how.
+            seg: whether a DICOM SEG is wanted too.
+            who: the annotator; None for the server itself.
+            restart: forget the annotator's corrections of the image.
 
         Raises:
             UnknownError: no such model or lateral view. RequestError: a reconstruction without lateral view. BusyError: a full line.
@@ -119,34 +136,78 @@ class Service:
             state = image.state()
             made = infer(asked, self.scratch, progress)
             if isinstance(made.result, Result):
-                self.results.keep(model, image, state, made.result)
                 self._judge(image, model, made)
+            if who is not None:
+                own = Correcting(self.corrections, who, model, image.id, state)
+                if isinstance(made.result, Result):
+                    self.results.keep(own.key, state, made.result)
+                    dropped = own.restart() if restart else []
+                    words, made.params["corrections"] = own.remark()
+                    made.params["notes"] += [*dropped, *words]
+                self._tell_others(made, image, who, "run")
             return made
 
         return self.queue.submit(work, model, image.id)
 
-    def submit_refinement(self, model: str, image: Image, content: dict[str, Any], drawn: Path | None) -> Job[Inferred]:
-        """Put clicks, scribbles or a box to run on again, on top of the model's answer, in line; the model is run first if it was not."""
+    def submit_refinement(
+        self, model: str, image: Image, content: dict[str, Any], drawn: Path | None, who: Annotator
+    ) -> Job[Inferred]:
+        """Put an annotator's clicks, scribbles or box in line, on top of those before; the model is run first if it was not."""
         bundle, (params, _) = self.model(model), read_params(json.dumps(content))
         bundle.require_task("segmentation")
         asked = Asked(bundle, image, params, self.settings.device)
 
         def work(progress: Progress) -> Inferred:
             state = image.state()
-            before = self.results.get(model, image, state)
-            if before is None or content.get("fresh"):
+            own = Correcting(self.corrections, who, model, image.id, state)
+            anew = restarts(content)
+            dropped = own.restart() if anew else []
+            plain = self.results.get(own.key, state)
+            if plain is None or anew:
                 first = infer(asked, self.scratch, progress)
                 shutil.rmtree(first.folder, ignore_errors=True)
-                before = cast(Result, first.result)
-            made = correct(before, Correction(content, drawn, params, self.settings.device), self.scratch, progress)
-            self.results.keep(model, image, state, cast(Result, made.result))
+                plain = cast(Result, first.result)
+                if own.lasting:
+                    self.results.keep(own.key, state, plain)
+            made = own.correct(plain, Correction(content, drawn, params, self.settings.device), self.scratch, progress)
+            made.params["notes"] += dropped
+            self._tell_others(made, image, who, "corrected")
             return made
 
         return self.queue.submit(work, model, image.id)
 
+    def _tell_others(self, made: Inferred, image: Image, who: Annotator, action: str) -> None:
+        """Write down who works on an image of the project, and tell of others who lately did."""
+        if image.outside:
+            return
+        made.params["others"] = self.presence.note(image.id, who.name, action)
+        made.params["notes"] += made.params["others"]
+
+    def save_label(
+        self, image: Image, file: Path, tag: str, content: dict[str, Any], who: Annotator
+    ) -> tuple[StoredLabel, list[str]]:
+        """Keep an annotator's label as the next version and score it.
+
+        Returns:
+            The label, and what other annotators lately did with the image.
+
+        Raises:
+            MedvitError: as ``LabelStore.save``.
+        """
+        named = content.get("model")
+        bundle = self.table_for(image, named if isinstance(named, str) else None)
+        table = bundle.facts.labels if bundle else ()
+        about = {
+            "model": bundle.name if bundle else None,
+            "bundle": f"{bundle.name} {bundle.version}" if bundle else None,
+        }
+        stored = self.labels.save(image, file, tag, table, content | about, who)
+        note_scores(self, image, stored, bundle)
+        return stored, self.presence.note(image.id, who.name, "submitted")
+
     def _judge(self, image: Image, model: str, made: Inferred) -> None:
         """Remember an answer, to score labels by, and its quality signal, for what to label next."""
-        if image.id.startswith("session "):
+        if image.outside:
             return
         assert isinstance(made.result, Result)
         self.predictions.keep(model, image.id, made.result.array, made.result.bundle.version)
@@ -218,7 +279,8 @@ class Service:
             name: {"image": {"ext": "".join(image.path.suffixes[-2:]) if image.series is None else ".dcm", "info": self.journal.info(name)}, "labels": {}}
             for name, image in self.images.listed().items()
         }  # fmt: skip
-        for label in self.labels.all():
+        finals = self.labels.finals()
+        for label in [*(other for other in self.labels.all() if other.tag != FINAL), *finals.values()]:
             if label.image in found:
                 shown = {k: v for k, v in label.info.items() if k != "sha256"} | {
                     "version": label.version,

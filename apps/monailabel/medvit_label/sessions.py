@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,14 @@ class Sessions:
         folder: the project's state.
         journal: where they are written down.
         longest_s: seconds a session that nobody uses may live.
+        ended: told the image's id of a session that ends.
     """
 
-    def __init__(self, folder: Path, journal: Journal, longest_s: int) -> None:
+    def __init__(
+        self, folder: Path, journal: Journal, longest_s: int, ended: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._folder, self._journal, self._longest = folder / "sessions", journal, longest_s
+        self._ended = ended
         self.sweep()
 
     def add(self, file: Path, expiry: int) -> dict[str, Any]:
@@ -76,6 +81,7 @@ class Sessions:
     def _drop(self, name: str) -> None:
         self._journal.change("DELETE FROM sessions WHERE id = ?", name)
         shutil.rmtree(self._folder / name, ignore_errors=True)
+        self._ended(f"session {name}")
 
     def _row(self, name: str) -> dict[str, Any]:
         rows = self._journal.rows("SELECT * FROM sessions WHERE id = ?", name) if _ID.fullmatch(name) else []

@@ -24,11 +24,15 @@ class Limits:
         upload_mb: size of one request's body, 2**20 bytes.
         waiting: inferences that may wait or run; one more is refused at once.
         session_s: seconds after which a session that nobody used is removed.
+        corrections: sets of corrections that are kept, one for each annotator, model and image.
+        login_s: seconds for which a login is valid.
     """
 
     upload_mb: int = 1024
     waiting: int = 16
     session_s: int = 3600
+    corrections: int = 1000
+    login_s: float = 12 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class ServerSettings:
         origins: addresses of web viewers (OHIF) that may call from a browser.
         limits: how much is taken.
         login: what a DICOMweb service is told of who asks.
+        users: file of accounts; None for one token, or on loopback none.
     """
 
     studies: str
@@ -58,13 +63,31 @@ class ServerSettings:
     origins: tuple[str, ...] = ()
     limits: Limits = Limits()
     login: Login = field(default=Login(), repr=False)
+    users: Path | None = None
+
+    @property
+    def asks_login(self) -> bool:
+        """Whether clients must show a token, of an account or the server's one."""
+        return bool(self.token) or self.users is not None
 
     def check(self) -> ServerSettings:
         """Refuse what would open the server to anybody, or has nothing to serve; return self."""
-        if not is_loopback(self.host) and not self.token:
+        if self.users is not None:
+            from medvit_label.accounts import read_accounts
+
+            if self.token:
+                raise AccessError(
+                    "Found both accounts (--users) and a token for everybody; one of them is needed. Leave --token-file out and "
+                    "MEDVIT_LABEL_TOKEN unset."
+                )
+            if not read_accounts(self.users):
+                raise AccessError(
+                    f"Found no account in {self.users}; at least one is needed. Run: medvit label users add NAME --users FILE."
+                )
+        if not is_loopback(self.host) and not self.asks_login:
             raise AccessError(
                 f"Found the address {self.host}, which other machines can reach, and no token; a token is needed there. "
-                "Give --token-file, set MEDVIT_LABEL_TOKEN, or leave --host out."
+                "Give --token-file, set MEDVIT_LABEL_TOKEN, give --users, or leave --host out."
             )
         if self.token and len(self.token) < SHORTEST_TOKEN:
             raise AccessError(

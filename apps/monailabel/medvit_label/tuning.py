@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
-from medvit_label.cases import LEAST, collect, lay_out
+from medvit_label.cases import LEAST, collect
 from medvit_label.trainings import Ended, TrainParams, read_train_params
 from medvit_label.versions import INSTALLED
 
@@ -49,8 +49,7 @@ def train(service: Service, model: str, content: dict[str, Any]) -> dict[str, An
         )
 
     def prepare(folder: Path) -> dict[str, Any]:
-        cases = collect(service, model, params.validation_share)
-        lay_out(service, cases, folder / "data")
+        cases = collect(service, model, params.validation_share, folder / "data")
         names = [label.image for label in (*cases.training, *cases.validation)]
         return {
             "base": service.versions.serving(model),

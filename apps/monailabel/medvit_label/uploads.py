@@ -29,7 +29,7 @@ def received(name: str | None, stream: BinaryIO, kinds: tuple[str, ...], scratch
     """An upload as a file in a folder of its own, gone when the block ends. Of the client's name only the ending is used.
 
     Raises:
-        RequestError: an ending that is not taken.
+        RequestError: an ending that is not taken, or a file of no bytes.
     """
     low = (name or "").lower()
     ending = next((kind for kind in sorted(kinds, key=len, reverse=True) if low.endswith(kind)), None)
@@ -41,6 +41,10 @@ def received(name: str | None, stream: BinaryIO, kinds: tuple[str, ...], scratch
         path = Path(folder) / f"upload{ending}"
         with path.open("wb") as file:
             shutil.copyfileobj(stream, file)
+        if path.stat().st_size == 0:
+            raise RequestError(
+                "Found an upload of 0 bytes; a complete file is needed. Save it again and send it again."
+            )
         if ending == ".zip":
             with sound_zip("upload.zip"), zipfile.ZipFile(path) as archive:
                 zip_files(archive)

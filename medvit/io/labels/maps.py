@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from medvit.bundles import Label
 from medvit.errors import ImageError, SourceError
 from medvit.io.geometry import check_affine
-from medvit.io.images import read_image
+from medvit.io.images import read_image, read_layers
 from medvit.io.labels.model import Grid, LabelSet, Origin, Segment
-from medvit.io.labels.naming import make_label
-from medvit.io.labels.tables import NamesFound, from_header, from_sidecar, from_slicer
+from medvit.io.labels.naming import Named, by_name, make_label, unique
+from medvit.io.labels.tables import NamesFound, distinct_names, from_header, from_sidecar, from_slicer
 from medvit.io.scan import Scan
 from medvit.io.whole_numbers import TOLERANCE, storage_step, whole_numbers
 
@@ -26,46 +27,105 @@ _MOST_UNNAMED = 256
 """More different values than this, without names for them, are an image and not labels."""
 
 
-def read_map(path: Path, table: Sequence[Label] = (), geometry: str | None = None) -> LabelSet:
+def read_map(
+    path: Path,
+    table: Sequence[Label] = (),
+    geometry: str | None = None,
+    names: Mapping[int, str] | None = None,
+    strict: bool = False,
+) -> LabelSet:
     """Read a label map as masks on its own grid.
 
-    Names come from ``table`` where it has the number, else from the file (our NIfTI extension with ``labels.json``
-    beside it, or 3D Slicer's fields), else they are ``label_N`` with generic codes, which the notes say. So do they of ids
-    that were rounded (``whole_numbers``) and of a table of names in or beside the file that cannot be read.
+    A value's name is what ``names`` says, else the file (3D Slicer's fields, our NIfTI extension with ``labels.json``
+    beside it). The table's label of that name is taken, whatever its number; a value without a name gets the table's
+    label of its number, else ``label_N`` with generic codes, which the notes say.
 
     Args:
-        path: the file.
-        table: labels to use by number.
+        path: NIfTI, NRRD (of several layers too, as 3D Slicer writes overlapping segments) or MetaImage.
+        table: labels whose ids, names, colours and codes are used.
         geometry: for a NIfTI, "sform" or "qform" to take; None for the sform where it is stated.
+        names: name of each value, as the sender of the file states them.
+        strict: refuse values with voxels that are not in the table.
 
     Raises:
         ImageError: fractions, negative or too many values: an image, not labels.
-        SourceError: damaged, or a picture. GeometryError: no usable place in the world.
+        SourceError: damaged, or a picture; with ``strict``, a label that the table does not have.
+        GeometryError: no usable place in the world.
     """
-    scan = read_image(path, geometry)
+    slicer, remarks = from_slicer(_nrrd_fields(path))
+    scan, layers = read_layers(path) if slicer else (read_image(path, geometry), None)
     if scan.is_picture:
         raise SourceError(
             f"Found {path.name}, a picture; labels need a place in the patient, which pictures lack. Give a NIfTI, NRRD, SEG or RTSTRUCT."
         )
     check_affine(scan.affine)
-    own = own_names(path, scan)
-    known = {**own.labels, **{label.id: label for label in table}}
-    array, values, rounded = _whole(scan, path.name, set(known))
-    unnamed = [value for value in values if value not in known]
-    labels = [known.get(value) or make_label(value, "") for value in values]
-    labels += [label for number, label in known.items() if number not in values]
-    labels.sort(key=lambda label: label.id)
-    boxes = _boxes(array, max([*values, 0]))
-    segments = [Segment(label, *_cut(array, boxes, label.id), Origin()) for label in labels]
-    notes = [*scan.notes, *rounded, *own.notes]
-    if unnamed:
-        named = ", ".join(map(str, unnamed[:8])) + (", ..." if len(unnamed) > 8 else "")
-        notes.append(
-            f"No name is known for {len(unnamed)} label(s) ({named}); they are called label_N with generic codes."
+    own = {(segment.layer, segment.value): segment.label for segment in slicer}
+    if not slicer:
+        stated = own_names(path, scan) if names is None else NamesFound({n: make_label(n, t) for n, t in names.items()})
+        own, remarks = {(0, number): label for number, label in stated.labels.items()}, stated.notes
+    found, rounded = _values(scan, layers, path.name, own, {label.id for label in table})
+    rows = [row for row, _, _ in found]
+    if strict:
+        _require_named(rows, names is not None, remarks if slicer else ())
+    labels, notes = by_name(rows, table, strict)
+    told = distinct_names(labels, "the file")
+    distinct = unique(labels)
+    segments = [
+        Segment(label, start, voxels, Origin()) for label, (_, start, voxels) in zip(distinct, found, strict=True)
+    ]
+    there = {label.id for label in distinct}
+    nothing = np.zeros((0, 0, 0), dtype=bool)
+    segments += [Segment(label, (0, 0, 0), nothing, Origin()) for label in table if label.id not in there]
+    segments.sort(key=lambda segment: segment.label.id)
+    said = (*scan.notes, *rounded, *remarks, *notes, *told.notes)
+    return LabelSet(tuple(segments), Grid.of(scan), scan.kind, header=scan.header, notes=said, flags=scan.set_aside)
+
+
+def _values(
+    scan: Scan,
+    layers: Sequence[NDArray[np.float32]] | None,
+    name: str,
+    own: Mapping[tuple[int, int], Label],
+    numbers: set[int],
+) -> tuple[list[tuple[Named, tuple[int, int, int], NDArray[np.bool_]]], list[str]]:
+    """The values of each layer with their own names and masks, and notes on those that were rounded."""
+    found = []
+    rounded: list[str] = []
+    for layer, voxels in enumerate(layers if layers is not None else (scan.array[0],)):
+        named = {value: label for (place, value), label in own.items() if place == layer}
+        array, values, notes = _whole(replace(scan, array=voxels[None]), name, set(named) | numbers)
+        rounded += notes
+        boxes = _boxes(array, max([*values, 0]))
+        for value in sorted({*values, *named}):
+            found.append((Named(value, named.get(value), value in values), *_cut(array, boxes, value)))
+    return found, rounded
+
+
+def _require_named(rows: Sequence[Named], stated: bool, remarks: Sequence[str]) -> None:
+    """Refuse values that a sender's names leave out, and those with several names: the number may mean another label."""
+    left = [str(row.value) for row in rows if row.present and row.own is None] if stated else []
+    if left:
+        raise SourceError(
+            f"Found the value(s) {', '.join(left[:8])} in the label map, which the names sent with it leave out; each value needs its name. "
+            "Send the number and name of each segment."
         )
-    return LabelSet(
-        tuple(segments), Grid.of(scan), scan.kind, header=scan.header, notes=tuple(notes), flags=scan.set_aside
-    )
+    if remarks:
+        raise SourceError(f"Found segments that share a value; each needs its own. {remarks[0]} Save them again.")
+
+
+def _nrrd_fields(path: Path) -> dict[str, str]:
+    """The fields of an NRRD's header; empty for any other file, and for one that cannot be read (which reading says)."""
+    if path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return {}
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return {}
+    return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
 
 
 def own_names(path: Path, scan: Scan) -> NamesFound:
@@ -74,12 +134,9 @@ def own_names(path: Path, scan: Scan) -> NamesFound:
         inside, beside = from_header(scan.header), from_sidecar(path)
         return NamesFound({**inside.labels, **beside.labels}, (*inside.notes, *beside.notes))
     if scan.kind == "nrrd":
-        import SimpleITK as sitk
-
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        return from_slicer({key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()})
+        segments, notes = from_slicer(_nrrd_fields(path))
+        found = distinct_names([segment.label for segment in segments], "the header")
+        return NamesFound(found.labels, (*notes, *found.notes))
     return NamesFound({})
 
 

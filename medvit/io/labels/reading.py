@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from medvit.io.files import DicomFile, one_file
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.labels.maps import read_map
 from medvit.io.labels.model import Grid, LabelSet
-from medvit.io.labels.naming import rename
+from medvit.io.labels.naming import rename, require_known
 from medvit.io.labels.objects import is_dicom, open_object, series_of, sound
 from medvit.io.labels.placing import put_on
 from medvit.io.labels.rtstruct import read_rtstruct, referenced_series
@@ -50,6 +50,8 @@ class Reading:
         on_irregular: "fail", "resample" or "split" where the image is a tilted or uneven stack.
         search: look for the image beside the labels where ``like`` is not given.
         geometry: "sform" or "qform" to take of NIfTI labels and of a NIfTI ``like``.
+        names: name of each value of a label map, as its sender states them; they decide, not the numbers.
+        strict: refuse labels with voxels that ``table`` does not have, and two of one name.
     """
 
     like: str | os.PathLike[str] | MetaTensor | Scan | None = None
@@ -60,6 +62,8 @@ class Reading:
     on_irregular: str = "fail"
     search: bool = False
     geometry: str | None = None
+    names: Mapping[int, str] | None = None
+    strict: bool = False
 
 
 def read_labels(
@@ -85,7 +89,8 @@ def read_labels(
             that of the series it was drawn on, if that lies beside it.
         threshold: of a FRACTIONAL SEG, the share of its maximum from which a voxel belongs, above 0 and at most 1.
         series: number or UID, where ``like`` holds several series.
-        table: labels whose ids, names, colours and codes to use, for example ``open_bundle(...).facts.labels``.
+        table: labels whose ids, names, colours and codes to use, for example ``open_bundle(...).facts.labels``. Where the file
+            names its labels, the table's label of that name is taken, whatever the number.
         force: take positions as given although the frames of reference differ.
         on_irregular: "fail", "resample" or "split" where ``like`` is a tilted or uneven stack (``medvit.segment``).
         geometry: "sform" or "qform" to take of NIfTI labels and of a NIfTI ``like``; None for the sform where it is stated.
@@ -111,7 +116,7 @@ def read(source: Path, how: Reading, progress: Progress) -> LabelSet:
         raise SourceError(f"Found nothing at {source}; a SEG, RTSTRUCT or label map is needed. Check the path.")
     path = _only_object(source) if source.is_dir() else source
     if path.name.lower().endswith(IMAGE_SUFFIXES):
-        found = read_map(path, how.table, how.geometry)
+        found = read_map(path, how.table, how.geometry, how.names, how.strict)
         if how.like is None:
             return found
         scan = _open(how, (), progress)
@@ -143,7 +148,9 @@ def _read_object(path: Path, how: Reading, progress: Progress) -> LabelSet:
         found = read_rtstruct(path, scan, how.force)
     if scan is not None:
         found = replace(found, reference=scan).noting(*notes, *scan.notes, flags=scan.set_aside)
-    return rename(found, how.table) if how.table else found
+    if how.table:
+        found = rename(found, how.table)
+    return require_known(found, how.table) if how.strict else found
 
 
 def _referred(header: Dataset, modality: str) -> tuple[str, ...]:

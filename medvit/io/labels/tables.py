@@ -17,7 +17,7 @@ from medvit.bundles import Code, Label
 from medvit.errors import SourceError
 from medvit.io.labels.naming import make_label, unique
 
-__all__ = ["NamesFound", "from_header", "from_sidecar", "from_slicer", "read_table"]
+__all__ = ["NamesFound", "SlicerSegment", "distinct_names", "from_header", "from_sidecar", "from_slicer", "read_table"]
 
 _TABLE_STEP = 'Write {"labels": {"1": {"name": "liver"}, ...}} or {"1": "liver", ...}.'
 
@@ -107,7 +107,7 @@ def from_sidecar(path: Path) -> NamesFound:
     if path.name.partition(".")[0] != "labels" or not beside.is_file():
         return NamesFound({})
     try:
-        return _distinct(_read_rows(beside)[0], "labels.json")
+        return distinct_names(_read_rows(beside)[0], "labels.json")
     except SourceError as error:
         # what is quoted in brackets may be text of the file, which the record must not hold
         found = re.sub(r" \(.*\)", "", str(error).partition(";")[0].removeprefix("Found "))
@@ -138,29 +138,48 @@ def _xml_color(fields: Mapping[str, str]) -> Sequence[int]:
     return [round(float(fields[key]) * 255) for key in ("Red", "Green", "Blue")]
 
 
-def from_slicer(fields: Mapping[str, str]) -> NamesFound:
-    """Read the segments of a 3D Slicer ``.seg.nrrd`` from its header fields; no names for any other NRRD."""
-    rows = []
-    for key, value in fields.items():
-        match = re.fullmatch(r"Segment(\d+)_LabelValue", key)
-        if not match or not value.strip().isdigit():
+@dataclass(frozen=True)
+class SlicerSegment:
+    """A segment of a 3D Slicer ``.seg.nrrd``: its voxels have ``value`` in ``layer`` (overlapping segments lie in several)."""
+
+    layer: int
+    value: int
+    label: Label
+
+
+def from_slicer(fields: Mapping[str, str]) -> tuple[tuple[SlicerSegment, ...], tuple[str, ...]]:
+    """List the segments of a 3D Slicer ``.seg.nrrd``, from its header fields; none for any other NRRD.
+
+    Returns:
+        The segments, and notes on those that share a value within a layer: the last name is taken.
+    """
+    found: dict[tuple[int, int], SlicerSegment] = {}
+    twice = []
+    for number in sorted({int(m[1]) for key in fields if (m := re.fullmatch(r"Segment(\d+)_LabelValue", key))}):
+        stated, layer = fields[f"Segment{number}_LabelValue"].strip(), fields.get(f"Segment{number}_Layer", "0").strip()
+        if not stated.isdigit() or not layer.isdigit() or int(stated) == 0:
             continue
-        name = fields.get(f"Segment{match[1]}_Name", "")
-        parts = fields.get(f"Segment{match[1]}_Color", "").split()
-        try:
-            color = [round(float(part) * 255) for part in parts] if len(parts) == 3 else None
-        except ValueError:
-            color = None
-        rows.append((int(value), name, color))
-    return _numbered(rows, "the header")
+        title, key = fields.get(f"Segment{number}_Name", ""), (int(layer), int(stated))
+        twice += [str(key[1])] if key in found else []
+        found[key] = SlicerSegment(*key, make_label(key[1], title, _slicer_color(fields, number)))
+    notes = (f"Numbers that the header names more than once keep the last name: {', '.join(twice)}.",) if twice else ()
+    return tuple(found.values()), notes
+
+
+def _slicer_color(fields: Mapping[str, str], number: int) -> list[int] | None:
+    parts = fields.get(f"Segment{number}_Color", "").split()
+    try:
+        return [round(float(part) * 255) for part in parts] if len(parts) == 3 else None
+    except ValueError:
+        return None
 
 
 def _numbered(rows: list[tuple[int, str, Any]], where: str) -> NamesFound:
     ordered = sorted(rows, key=lambda row: row[0])
-    return _distinct([make_label(number, title, color) for number, title, color in ordered if number > 0], where)
+    return distinct_names([make_label(number, title, color) for number, title, color in ordered if number > 0], where)
 
 
-def _distinct(labels: Sequence[Label], where: str) -> NamesFound:
+def distinct_names(labels: Sequence[Label], where: str) -> NamesFound:
     """Labels by number, with a note on names and numbers that occur more than once."""
     notes = []
     numbers = [number for number, count in Counter(label.id for label in labels).items() if count > 1]

@@ -1,0 +1,89 @@
+"""An annotator: the account that logged in, else the ``client_id`` that a client sends; and what each role may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+
+from medvit_label.errors import AccessError
+
+__all__ = ["Annotator", "account_of", "annotator_of", "require_manager", "require_reviewer"]
+
+_REVIEWING, _MANAGING = ("reviewer", "admin"), ("admin",)
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """Whoever sends a request.
+
+    Attributes:
+        name: of the account, or the ``client_id``; empty where the client sends none.
+        role: the account's; without accounts everyone may do all.
+        account: whether the name was proved by a login.
+    """
+
+    name: str = ""
+    role: str = "admin"
+    account: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The name for messages."""
+        return shown_name(self.name)
+
+    @property
+    def reviews(self) -> bool:
+        """Whether this one may decide about others' labels."""
+        return self.role in _REVIEWING
+
+    @property
+    def supersedes(self) -> bool:
+        """Whether this one's final label counts instead of an annotator's without being asked: a reviewer's account."""
+        return self.account and self.reviews
+
+
+def shown_name(name: str) -> str:
+    """An annotator's name for messages."""
+    return name or "an annotator without a name"
+
+
+def account_of(request: Request) -> Annotator | None:
+    """The account that the guard found behind a request's token; None without accounts."""
+    account = getattr(request.state, "account", None)
+    return Annotator(account.name, account.role, True) if account is not None else None
+
+
+def annotator_of(request: Request, content: dict[str, Any]) -> Annotator:
+    """Whoever sends a request with these ``params``."""
+    client = content.get("client_id")
+    named = " ".join(client.split())[:64] if isinstance(client, str) else ""
+    return account_of(request) or Annotator(named)
+
+
+def _require(request: Request, roles: tuple[str, ...]) -> None:
+    account = account_of(request)
+    if account is not None and account.role not in roles:
+        raise AccessError(
+            f"Found the role {account.role!r} of {account.name}; this needs the role {' or '.join(roles)}. Ask one of them, or the "
+            "administrator of the server for another role."
+        )
+
+
+def require_reviewer(request: Request) -> None:
+    """Refuse accounts that may not decide about labels, training and batches.
+
+    Raises:
+        AccessError: an annotator's.
+    """
+    _require(request, _REVIEWING)
+
+
+def require_manager(request: Request) -> None:
+    """Refuse accounts that may not change which version of a model answers.
+
+    Raises:
+        AccessError: no administrator's.
+    """
+    _require(request, _MANAGING)
