@@ -27,6 +27,7 @@ __all__ = [
     "SourceError",
     "StoppedError",
     "StoreError",
+    "TooLargeError",
     "out_of_space",
     "system_words",
 ]
@@ -50,6 +51,10 @@ class GeometryError(SourceError):
 
 class ImageError(SourceError):
     """The pixels cannot be used: wrong number of axes, NaN, constant."""
+
+
+class TooLargeError(SourceError):
+    """The source would take more memory than the limit allows; nothing was unpacked."""
 
 
 class ModalityError(MedvitError, ValueError):

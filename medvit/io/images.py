@@ -14,6 +14,7 @@ from medvit.io.geometry import Affine, flip_lps_ras, spacing_mm
 from medvit.io.length_units import header_unit, scaled
 from medvit.io.nifti_geometry import place_nifti, raw_header
 from medvit.io.scan import Scan
+from medvit.io.stated_sizes import check_stated_size
 from medvit.settings import check_geometry
 
 __all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image", "read_layers"]
@@ -75,6 +76,8 @@ def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:
 def _read(path: Path, voxels: bool, geometry: str | None) -> Scan:
     check_geometry(geometry)
     name = path.name.lower()
+    if voxels:
+        check_stated_size(path)
     try:
         if path.stat().st_size == 0:
             raise SourceError(

@@ -1,0 +1,175 @@
+"""The limit on what one image may take in memory, judged from headers before anything is unpacked.
+
+A file of a few megabytes can unpack to many gigabytes, by accident or on purpose. Every reader states what the header
+promises to ``check_memory`` before it decodes or decompresses, so that every door refuses alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medvit.errors import SourceError, TooLargeError
+
+__all__ = [
+    "VARIABLE",
+    "check_image_memory",
+    "check_memory",
+    "limit_memory",
+    "memory_limit",
+    "parse_size",
+    "physical_memory",
+    "say_bytes",
+]
+
+VARIABLE = "MEDVIT_MEMORY_LIMIT"
+"""The environment variable that states the limit; processes that are started later inherit it."""
+
+_SHARE = 4
+"""The default limit is the machine's memory divided by this."""
+
+_FLOAT = 4
+"""Bytes of a voxel once it is read: images are held as float32."""
+
+_UNKNOWN = 8 * 2**30
+"""Memory assumed of a machine that does not tell."""
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_GROUP_FILES = ("memory.max", "memory/memory.limit_in_bytes")
+"""Where Linux states the memory of a container, below /sys/fs/cgroup (versions 2 and 1)."""
+
+
+def parse_size(text: str) -> int:
+    """Read a size such as "4GB", "512MiB" or "2e9" bytes.
+
+    Args:
+        text: a number with one of the units B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024).
+
+    Returns:
+        Bytes, at least 1.
+
+    Raises:
+        SourceError: not a size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise SourceError(f"Found the memory limit {text!r}; a size above zero is needed. Write it as 4GB or 512MiB.")
+    power = "kmgt".find(match[2].lower()) + 1
+    unit = 1024**power if match[3] else _UNITS[match[2].lower()]
+    return max(1, int(float(match[1]) * unit))
+
+
+def say_bytes(count: float) -> str:
+    """Write a number of bytes for people: "17.2 GB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            break
+        count /= 1000
+    else:
+        unit = "TB"
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory that this process may use at most: the machine's or, where less, the container's."""
+    found = [_machine_memory()]
+    for name in _GROUP_FILES:
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+            found.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+    return min(found)
+
+
+def _machine_memory() -> int:
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if sys.platform == "win32":
+        return _windows_memory()
+    return _UNKNOWN
+
+
+def _windows_memory() -> int:
+    import ctypes
+
+    # MEMORYSTATUSEX: its own length, the load, then seven sizes, of which the first is the physical memory
+    status = (ctypes.c_ulonglong * 8)()
+    ctypes.cast(status, ctypes.POINTER(ctypes.c_ulong))[0] = ctypes.sizeof(status)
+    library = getattr(ctypes, "windll")  # noqa: B009  # mypy knows it on Windows alone
+    return int(status[1]) if library.kernel32.GlobalMemoryStatusEx(status) else _UNKNOWN
+
+
+def memory_limit() -> int:
+    """Return the limit in bytes: what was set, else a quarter of the memory there is.
+
+    Raises:
+        SourceError: the environment variable holds no size.
+    """
+    stated = os.environ.get(VARIABLE, "")
+    return parse_size(stated) if stated else physical_memory() // _SHARE
+
+
+@contextlib.contextmanager
+def limit_memory(size: str | int) -> Iterator[None]:
+    """Set the limit for this process and those it starts, until the block ends.
+
+    Args:
+        size: bytes, or a text as ``parse_size`` reads it.
+
+    Raises:
+        SourceError: not a size.
+    """
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(parse_size(str(size)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+def check_memory(needed: int, found: str, remedy: str) -> None:
+    """Refuse what would take more memory than the limit.
+
+    Args:
+        needed: bytes.
+        found: what takes it, from the header: "a NIfTI of 2048 x 2048 x 1000 voxels".
+        remedy: the step to take beside raising the limit: "Crop or resample it".
+
+    Raises:
+        TooLargeError: ``needed`` is above the limit.
+    """
+    limit = memory_limit()
+    if needed <= limit:
+        return
+    whence = "" if os.environ.get(VARIABLE) else ", a quarter of the memory here"
+    enough = f"{needed / 1000**3 * 1.05:.1f}GB" if needed > 1000**3 else f"{needed / 1000**2 * 1.05 + 1:.0f}MB"
+    raise TooLargeError(
+        f"Found {found}, which takes {say_bytes(needed)} of memory; the limit is {say_bytes(limit)}{whence}. {remedy}, or raise the "
+        f"limit: --memory-limit {enough} or {VARIABLE}={enough}."
+    )
+
+
+def check_image_memory(shape: Sequence[int], found: str, beside: int = 0, values: int = 1) -> None:
+    """Refuse an image that would take more memory than the limit once it is decoded to float32.
+
+    Args:
+        shape: its voxels or pixels along each axis, as the header states them.
+        found: its kind, with the article: "a NIfTI".
+        beside: bytes that are unpacked beside the voxels.
+        values: numbers a voxel or pixel.
+
+    Raises:
+        TooLargeError: it is above the limit.
+    """
+    count = 1
+    for side in shape:
+        count *= max(0, int(side))  # Python's own integers, which cannot overflow
+    what = "pixels" if len(shape) == 2 else "voxels"
+    sides = " x ".join(str(int(side)) for side in shape)
+    check_memory(count * values * _FLOAT + beside, f"{found} of {sides} {what}", "Crop or resample it")

@@ -1,0 +1,131 @@
+"""The sizes that files state in their headers, judged against the memory limit before anything is unpacked.
+
+PNG: ISO/IEC 15948, 11.2.2. JPEG and JPEG-LS: ITU-T T.81, B.2.2, and T.87, C.2.2. JPEG 2000: ITU-T T.800, A.5.1 and I.5.3.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+from pathlib import Path
+from typing import IO
+
+from medvit.errors import MedvitError
+from medvit.io.memory_limit import check_image_memory
+
+__all__ = ["check_stated_size", "picture_size"]
+
+_NIFTI_HEADERS = {348: "Nifti1Header", 540: "Nifti2Header"}
+"""Bytes that a NIfTI header states as its own length, and nibabel's class for it."""
+
+_PICTURE_HEAD = 2**20
+"""Bytes of a picture that hold its header; what lies before it (EXIF, thumbnails, profiles) is shorter."""
+
+_START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+"""Markers of JPEG and JPEG-LS that state the size: C4, C8 and CC are tables and extensions."""
+
+_BARE_MARKERS = frozenset({0x01, 0xFF, *range(0xD0, 0xD9)})
+"""Markers without a length behind them."""
+
+
+def check_stated_size(path: Path) -> None:
+    """Refuse an image file whose header promises more than the memory limit.
+
+    Headers that cannot be read pass: the reader says better what is wrong with them.
+
+    Args:
+        path: a NIfTI, NRRD, MetaImage, PNG or JPEG file; others pass.
+
+    Raises:
+        TooLargeError: the image would take more than the limit.
+    """
+    name = path.name.lower()
+    try:
+        if name.endswith((".nii", ".nii.gz")):
+            _check_nifti(path)
+        elif name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
+            _check_itk(path)
+        elif name.endswith((".png", ".jpg", ".jpeg")):
+            with path.open("rb") as file:
+                size = picture_size(file.read(_PICTURE_HEAD))
+            if size is not None:
+                check_image_memory(size, "a picture", values=3)
+    except MedvitError:
+        raise
+    except Exception:
+        return
+
+
+def _check_nifti(path: Path) -> None:
+    import nibabel as nib
+
+    with _unpacked(path) as file:
+        start = file.read(540)
+    length = next((n for n in _NIFTI_HEADERS for order in ("little", "big") if int.from_bytes(start[:4], order) == n), 0)
+    if not length:
+        return
+    header = getattr(nib, _NIFTI_HEADERS[length])(start[:length], check=False)
+    # extensions lie before the voxels and are unpacked with them; a fourth axis is refused by the reader
+    check_image_memory(header.get_data_shape()[:3], "a NIfTI", beside=max(0, int(header["vox_offset"])))
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path):  # type: ignore[no-untyped-def]  # gzip's file and the plain one share no type
+    file: IO[bytes]
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        if not packed:
+            yield raw
+            return
+        with gzip.GzipFile(fileobj=raw) as file:
+            yield file
+
+
+def _check_itk(path: Path) -> None:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    kind = "an NRRD" if path.suffix.lower() in (".nrrd", ".nhdr") else "a MetaImage"
+    check_image_memory(reader.GetSize(), kind, values=reader.GetNumberOfComponents())
+
+
+def picture_size(start: bytes) -> tuple[int, int] | None:
+    """Read the size that a picture's own header states.
+
+    Args:
+        start: the first bytes of a PNG, JPEG, JPEG-LS or JPEG 2000 file or codestream.
+
+    Returns:
+        Rows and columns, or None where the bytes hold no such header.
+    """
+    if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) >= 24:
+        return int.from_bytes(start[20:24], "big"), int.from_bytes(start[16:20], "big")
+    if start.startswith(b"\xff\xd8"):
+        return _jpeg_size(start)
+    return _jpeg2000_size(start)
+
+
+def _jpeg_size(start: bytes) -> tuple[int, int] | None:
+    at = 2
+    while at + 9 <= len(start) and start[at] == 0xFF:
+        marker = start[at + 1]
+        if marker in _START_OF_FRAME:
+            return int.from_bytes(start[at + 5 : at + 7], "big"), int.from_bytes(start[at + 7 : at + 9], "big")
+        if marker == 0xFF:
+            at += 1  # fill bytes before a marker
+        elif marker in _BARE_MARKERS:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(start[at + 2 : at + 4], "big")
+    return None
+
+
+def _jpeg2000_size(start: bytes) -> tuple[int, int] | None:
+    at = start.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if at < 0 or (at > 0 and start[4:8] != b"jP  ") or len(start) < at + 24:
+        return None
+    right, bottom, left, top = (int.from_bytes(start[at + n : at + n + 4], "big") for n in (8, 12, 16, 20))
+    return bottom - top, right - left
