@@ -22,6 +22,7 @@ __all__ = [
     "Debug",
     "Geometry",
     "Json",
+    "MemoryLimit",
     "OnIrregular",
     "Output",
     "Overwrite",
@@ -44,6 +45,32 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the res
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 RepairTags = Annotated[
     bool, typer.Option("--repair-tags", help="Give slices with missing or contradicting UIDs consistent ones.")
+]
+
+
+def _set_limit(context: typer.Context, value: str | None) -> str | None:
+    """Set the memory limit for as long as the command runs."""
+    if value is not None and not context.resilient_parsing:
+        from medvit.errors import SourceError
+        from medvit.io.memory_limit import limit_memory
+
+        try:
+            context.with_resource(limit_memory(value))
+        except SourceError as error:
+            raise typer.BadParameter(str(error)) from error
+    return value
+
+
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="SIZE",
+        callback=_set_limit,
+        help="Refuse images that take more memory than this, judged from their headers: 4GB, say. Default: $MEDVIT_MEMORY_LIMIT, else a "
+        "quarter of this machine's memory.",
+        show_default=False,
+    ),
 ]
 OnIrregular = Annotated[
     str,

@@ -13,6 +13,7 @@ from medvit.cli.common import (
     Debug,
     Geometry,
     Json,
+    MemoryLimit,
     OnIrregular,
     Output,
     Overwrite,
@@ -73,6 +74,7 @@ def convert(
         bool, typer.Option("--force", help="Take positions as given in another frame of reference; recorded.")
     ] = False,
     repair_tags: RepairTags = False,
+    memory_limit: MemoryLimit = None,
     on_irregular: OnIrregular = "fail",
     geometry: Geometry = None,
     overwrite: Overwrite = False,

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Geometry, Json, Overwrite, Quiet, Shown, Verbose, guarded, watched
+from medvit.cli.common import (
+    FLAGGED,
+    Debug,
+    Geometry,
+    Json,
+    MemoryLimit,
+    Overwrite,
+    Quiet,
+    Shown,
+    Verbose,
+    guarded,
+    watched,
+)
 
 if TYPE_CHECKING:
     from medvit.radiographs import Radiographs
@@ -62,6 +74,7 @@ def drr(
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
+    memory_limit: MemoryLimit = None,
     debug: Debug = False,
 ) -> None:
     """Make digitally reconstructed radiographs from a CT. For research use, not for diagnosis."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, Shown, guarded
+from medvit.cli.common import Debug, Json, MemoryLimit, Shown, guarded
 
 if TYPE_CHECKING:
     from medvit.training.evaluation import Part
@@ -42,6 +42,7 @@ def evaluate(
         ),
     ] = False,
     as_json: Json = False,
+    memory_limit: MemoryLimit = None,
     debug: Debug = False,
 ) -> None:
     """Score a bundle on cases whose answer is known: Dice of labels, PSNR and SSIM of restored images.

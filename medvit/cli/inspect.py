@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Geometry, Json, Quiet, Shown, guarded, watched
+from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Quiet, Shown, guarded, watched
 
 if TYPE_CHECKING:
     from medvit.reports.inspection import Inspection
@@ -33,6 +33,7 @@ def inspect(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    memory_limit: MemoryLimit = None,
     debug: Debug = False,
 ) -> None:
     """Volumes in a source, slice by slice: what is missing, double, tilted or wrongly tagged. Exit 3 if anything is."""

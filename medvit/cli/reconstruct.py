@@ -13,6 +13,7 @@ from medvit.cli.common import (
     FLAGGED,
     Debug,
     Json,
+    MemoryLimit,
     Output,
     Overwrite,
     Quiet,
@@ -108,6 +109,7 @@ def reconstruct(
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
+    memory_limit: MemoryLimit = None,
     debug: Debug = False,
 ) -> None:
     """Reconstruct bones from two X-rays. For research use, not for diagnosis."""

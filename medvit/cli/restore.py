@@ -14,6 +14,7 @@ from medvit.cli.common import (
     Debug,
     Geometry,
     Json,
+    MemoryLimit,
     Output,
     Overwrite,
     Quiet,
@@ -81,6 +82,7 @@ def restore(
         typer.Option("--force", help="Restore another modality, or an image restored before; recorded."),
     ] = False,
     repair_tags: RepairTags = False,
+    memory_limit: MemoryLimit = None,
     on_irregular: Annotated[
         str | None,
         typer.Option(

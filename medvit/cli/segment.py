@@ -14,6 +14,7 @@ from medvit.cli.common import (
     Debug,
     Geometry,
     Json,
+    MemoryLimit,
     OnIrregular,
     Output,
     Overwrite,
@@ -85,6 +86,7 @@ def segment(
         bool, typer.Option("--force", help="Run on a modality the bundle was not made for; recorded.")
     ] = False,
     repair_tags: RepairTags = False,
+    memory_limit: MemoryLimit = None,
     on_irregular: OnIrregular = "fail",
     geometry: Geometry = None,
     quality_map: Annotated[

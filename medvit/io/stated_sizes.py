@@ -61,7 +61,9 @@ def _check_nifti(path: Path) -> None:
 
     with _unpacked(path) as file:
         start = file.read(540)
-    length = next((n for n in _NIFTI_HEADERS for order in ("little", "big") if int.from_bytes(start[:4], order) == n), 0)
+    length = next(
+        (n for n in _NIFTI_HEADERS for order in ("little", "big") if int.from_bytes(start[:4], order) == n), 0
+    )
     if not length:
         return
     header = getattr(nib, _NIFTI_HEADERS[length])(start[:length], check=False)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvit.cli.common import Debug, Json, Quiet, Shown, guarded
+from medvit.cli.common import Debug, Json, MemoryLimit, Quiet, Shown, guarded
 from medvit_batch.asking import Asked
 from medvit_batch.events import Format, speaking
 from medvit_batch.options import LogFormat, Out, asks
@@ -79,6 +79,7 @@ def retry(
     workers: Annotated[int | None, typer.Option("--workers", "-w", help="Another number of processes than last time.", show_default=False)] = None,
     time_limit: Annotated[float | None, typer.Option("--time-limit", help="Another time limit than last time.", show_default=False)] = None,
     device: Annotated[str | None, typer.Option("--device", "-d", help="Another device than last time.", show_default=False)] = None,
+    memory_limit: MemoryLimit = None,
     log_format: LogFormat = Format.TEXT,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvit.cli.common import Geometry, RepairTags, split_values
+from medvit.cli.common import Geometry, MemoryLimit, RepairTags, split_values
 from medvit_batch.asking import Asked
 from medvit_batch.events import Format
 from medvit_batch.peers import Local, Tls
@@ -88,6 +88,7 @@ def _asked(
     metrics_port: MetricsPort = 0,
     cluster: Cluster = "",
     job: Jobs = None,
+    memory_limit: MemoryLimit = None,
 ) -> Asked:
     switches = {"device": device, "fast": fast, "backend": backend, "precision": precision, "force": force, "roi_subset": split_values(roi_subset), "repair_tags": repair_tags, "on_irregular": on_irregular, "geometry": geometry}  # fmt: skip
     return Asked(

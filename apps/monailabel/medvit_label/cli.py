@@ -12,6 +12,7 @@ import typer
 
 from medvit.cli.common import Debug, Json, Quiet, Shown, guarded
 from medvit_label.users_cli import app as users_app
+from medvit.cli.common import Debug, Json, MemoryLimit, Quiet, Shown, guarded
 
 if TYPE_CHECKING:
     from medvit_label.settings import ServerSettings
@@ -80,6 +81,7 @@ def start(
     login_hours: Annotated[float, typer.Option("--login-hours", help="Hours for which a login is valid.", min=0.0001)] = 12.0,
     keep_corrections: Annotated[int, typer.Option("--keep-corrections", help="Corrected images to keep, counted for each annotator and model.", min=1)] = 1000,
     waiting: Annotated[int, typer.Option("--waiting", help="Inferences that may wait; more are refused.", min=1)] = 16,
+    memory_limit: MemoryLimit = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
