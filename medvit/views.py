@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medvit.bundles import Bundle
 from medvit.errors import GeometryError, ImageError, ModalityError, SourceError
 from medvit.io import open_source
+from medvit.io.datasets import read_dataset
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.scan import Scan
 from medvit.progress import Progress
@@ -175,13 +176,12 @@ def _facts(path: Path, slot: Slot, series: str | None) -> HeaderFacts:
     name = path.name.lower()
     if path.is_file() and name.endswith(IMAGE_SUFFIXES):
         return facts_from_drr(path, slot)
-    import pydicom
 
     from medvit.io.preflight import choose_volume
     from medvit.io.sources import look
 
     first = choose_volume(look(path), series, path.name).volume.first
-    header = pydicom.dcmread(BytesIO(first.file.read()), stop_before_pixels=True, force=True)
+    header = read_dataset(BytesIO(first.file.read()), stop_before_pixels=True, force=True)
     return header_facts(header, slot)
 
 

@@ -53,12 +53,11 @@ def read_dataset(source: str | os.PathLike[str] | BinaryIO, **options: Any) -> D
     return pydicom.dcmread(source, **options)
 
 
-def check_deflated(file: BinaryIO, needed: int | None = None) -> None:
+def check_deflated(file: BinaryIO) -> None:
     """Refuse a deflated file that unpacks to more than the limit; others pass. The file is left at its start.
 
     Args:
-        file: a DICOM file at its start.
-        needed: bytes that its image and header need at most, where they are known; more than that is refused too.
+        file: a DICOM file at its start, which can be read twice.
 
     Raises:
         TooLargeError: why.
@@ -69,15 +68,14 @@ def check_deflated(file: BinaryIO, needed: int | None = None) -> None:
     if packed_from is None:
         return
     limit = memory_limit()
-    most = limit // _COPIES if needed is None else min(needed, limit // _COPIES)
+    most = limit // _COPIES
     file.seek(packed_from)
     size = _count_unpacked(file, most)
     file.seek(0)
     if size > most:
         raise TooLargeError(
-            f"Found a deflated DICOM file that unpacks to more than {say_bytes(most)}, and {_COPIES} copies of it are held while it is "
-            f"read; the memory limit is {say_bytes(limit)}{'' if needed is None else ' and its image needs no more'}. "
-            "Do not trust this file: ask for another, or raise the limit with --memory-limit."
+            f"Found a deflated DICOM file that unpacks to more than {say_bytes(most)}, {_COPIES} times which reading takes; the limit is "
+            f"{say_bytes(limit)}. Do not trust this file: ask for another, or raise the limit with --memory-limit."
         )
 
 

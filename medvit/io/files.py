@@ -13,11 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from medvit.errors import MedvitError, SourceError
+from medvit.io.memory_limit import check_memory
 
 __all__ = ["DicomFile", "folder_files", "listed_files", "one_file", "printable", "sound_zip", "zip_files"]
-
-_LARGEST_ENTRY = 4 * 2**30
-"""Bytes one entry may unpack to; it is read in memory."""
 
 _LARGEST_ZIP = 32 * 2**30
 """Bytes a zip may unpack to; more is a damaged or hostile archive."""
@@ -113,7 +111,8 @@ def zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
     """The entries of a zip, read without unpacking.
 
     Raises:
-        SourceError: an entry points outside of the archive, or is too large.
+        SourceError: an entry points outside of the archive, or all unpack to more than any archive of images.
+        TooLargeError: an entry, which is read in memory, unpacks to more than the memory limit.
     """
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     for entry in entries:
@@ -124,10 +123,7 @@ def zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
                 "Do not trust this archive: ask for another."
             )
     largest = max((entry.file_size for entry in entries), default=0)
-    if largest > _LARGEST_ENTRY:
-        raise SourceError(
-            f"Found an entry of {largest / 2**30:.0f} GiB in the zip; at most {_LARGEST_ENTRY // 2**30} are taken. Unpack it first."
-        )
+    check_memory(largest, "a file in the zip", "Unpack it first")
     total = sum(entry.file_size for entry in entries)
     if total > _LARGEST_ZIP:
         raise SourceError(

@@ -14,6 +14,7 @@ import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
+from medvit.io.datasets import read_dataset
 from medvit.io.elements import DamagedError, TooMuchError, read_elements
 from medvit.io.files import DicomFile
 from medvit.io.patients import IDENTIFYING, Identity, hash_of, identity_of_bytes
@@ -263,4 +264,4 @@ def _whole_header(file: DicomFile) -> tuple[pydicom.Dataset, int]:
     """All of a header, and where it ends."""
     with file.open() as stream:
         seen = BytesIO(stream.read()) if file.size < 2**20 else stream
-        return pydicom.dcmread(seen, stop_before_pixels=True, force=True), seen.tell()
+        return read_dataset(seen, stop_before_pixels=True, force=True), seen.tell()

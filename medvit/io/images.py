@@ -76,8 +76,7 @@ def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:
 def _read(path: Path, voxels: bool, geometry: str | None) -> Scan:
     check_geometry(geometry)
     name = path.name.lower()
-    if voxels:
-        check_stated_size(path)
+    check_stated_size(path)  # a viewer that reads the header alone holds the voxels soon after
     try:
         if path.stat().st_size == 0:
             raise SourceError(

@@ -31,11 +31,16 @@ from medvit.errors import ImageError, MedvitError, SourceError
 from medvit.io.decoders import ITK_ONLY
 from medvit.io.enhanced import frame_scaling
 from medvit.io.headers import Plane
+from medvit.io.memory_limit import check_image_memory
+from medvit.io.stated_sizes import picture_size
 
 __all__ = ["AIR_HU", "Values", "plane_values", "real_values", "same_pixels", "sound_headers"]
 
 AIR_HU = -1024.0
 """What CT shows outside its field of view."""
+
+_CODE_HEAD = 2**16
+"""Bytes of a compressed frame that hold its own header."""
 
 _BESIDE_PIXELS = 2**28
 """Bytes that a header and private elements may take up beside the pixels of a deflated file."""
@@ -88,6 +93,9 @@ def plane_values(planes: Sequence[Plane]) -> Iterator[tuple[Dataset, Values]]:
         SourceError: cut off, damaged or not decodable. ImageError: pixels of another shape than stated.
     """
     name, dataset = "", Dataset()
+    if planes:
+        first = planes[0]
+        check_image_memory((first.rows, first.columns, len(planes)), "a DICOM image", values=max(1, first.samples))
     for plane in planes:
         if plane.frame is None or plane.file.name != name:
             name, dataset = plane.file.name, _open(plane)
@@ -109,11 +117,27 @@ def _open(plane: Plane) -> Dataset:
             implicit, little = dataset.original_encoding
             native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             dataset.file_meta.TransferSyntaxUID = native
+        _check_frames(dataset, plane)
         return dataset
     except (MemoryError, KeyboardInterrupt, MedvitError, zipfile.BadZipFile):
         raise
     except Exception as error:
         raise SourceError(f"Found {file.name}, whose pixels cannot be read: {_reason(error)}") from error
+
+
+def _check_frames(dataset: Dataset, plane: Plane) -> None:
+    """Refuse compressed pixels whose own header promises another size than the image's: a decoder would believe them."""
+    from pydicom.encaps import generate_frames
+
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in dataset:
+        return
+    for frame in generate_frames(dataset.PixelData, number_of_frames=plane.frames):
+        stated = picture_size(frame[:_CODE_HEAD])
+        if stated not in (None, (plane.rows, plane.columns)):
+            raise ImageError(
+                f"Found {plane.file.name} with compressed pixels of {stated[0]} x {stated[1]}; {plane.rows} x {plane.columns} is stated in "
+                "its header. Export it again."
+            )
 
 
 def _refuse_bomb(content: bytes, plane: Plane) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.label.conftest import TOKEN, Project
+from tests.test_memory_limit import nifti_bomb
 
 requests = pytest.importorskip("requests")
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -80,6 +81,20 @@ def test_a_zip_that_points_outside_is_refused(project: Project, tmp_path: Path) 
 class _Bomb:
     def __reduce__(self):
         return (open, ("/tmp/medvit-label-was-here", "w"))
+
+
+def test_a_volume_that_unpacks_to_terabytes_is_refused_by_its_header(project: Project, tmp_path: Path) -> None:
+    bomb = nifti_bomb(tmp_path / "bomb.nii.gz", (8000, 8000, 8000)).read_bytes()
+    for path, parameters, field in (
+        ("/datastore/", {"image": "new"}, "file"),
+        ("/datastore/label", {"image": "scan", "tag": "final"}, "label"),
+    ):
+        answer = ask(project, "PUT", path, params=parameters, files={field: ("bomb.nii.gz", bomb)})
+        assert answer.status_code in (400, 413, 422), answer.text
+        assert "takes 2.0 TB of memory; the limit is" in answer.json()["detail"]
+        assert "--memory-limit" in answer.json()["detail"]
+    assert ask(project, "GET", "/info/").status_code == 200
+    assert not list(project.studies.glob("new*"))
 
 
 def test_a_pickle_is_never_loaded(project: Project) -> None:

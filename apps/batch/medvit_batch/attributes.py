@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-import pydicom
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_dict
 
+from medvit.io.datasets import read_dataset
 from medvit.io.volumes import Volume
 from medvit_batch.expressions import Lookup
 
@@ -89,7 +89,7 @@ def of_image(name: str) -> Sequence[str]:
 def _header(volume: Volume) -> Dataset:
     with warnings.catch_warnings(), volume.first.file.open() as stream:
         warnings.simplefilter("ignore")
-        return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+        return read_dataset(stream, stop_before_pixels=True, force=True)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

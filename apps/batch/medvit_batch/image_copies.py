@@ -12,6 +12,7 @@ import pydicom
 from pydicom.dataset import FileMetaDataset
 
 from medvit.errors import ImageError
+from medvit.io.datasets import read_dataset
 from medvit.io.files import DicomFile
 from medvit.io.staging import explained, hashes_within
 from medvit_batch.deidentifying import deidentified
@@ -47,7 +48,7 @@ def add_images(folder: Path, files: Iterable[DicomFile], privacy: Privacy) -> No
 def _copy(file: DicomFile, path: Path, privacy: Privacy) -> None:
     with warnings.catch_warnings(), file.open() as stream:
         warnings.simplefilter("ignore")
-        source = pydicom.dcmread(stream, force=True)
+        source = read_dataset(stream, force=True)
         if any(
             tag.group & 0xFF00 == 0x6000 and tag.element == 0x0102 and source[tag].value for tag in list(source.keys())
         ):

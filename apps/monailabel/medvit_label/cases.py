@@ -17,6 +17,7 @@ import pydicom
 import medvit
 from medvit.bundles import Label
 from medvit.errors import GeometryError, MedvitError
+from medvit.io.datasets import read_dataset
 from medvit_label.errors import RequestError
 from medvit_label.images import Image
 from medvit_label.labels import StoredLabel, label_map
@@ -195,7 +196,7 @@ def _patient(image: Image, noted: dict[str, Any]) -> str | None:
         return None
     for path in _files(image.path):
         try:
-            header = pydicom.dcmread(
+            header = read_dataset(
                 path, stop_before_pixels=True, specific_tags=["PatientID", "SeriesInstanceUID", "StudyInstanceUID"]
             )
         except (OSError, pydicom.errors.InvalidDicomError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.dicomweb import Login, status_of, web_client, web_words
+from medvit.io.datasets import read_dataset
 from medvit_label.errors import AccessError, ArchiveError, GoneError, UnknownError
 from medvit_label.images import Image, Listing
 
@@ -141,9 +142,8 @@ class DicomWebImages:
         Raises:
             ArchiveError: the service refuses it.
         """
-        import pydicom
 
-        dataset = pydicom.dcmread(seg)
+        dataset = read_dataset(seg)
         answer = self._ask(lambda: self._client.store_instances([dataset]))
         if "FailedSOPSequence" in answer and len(answer.FailedSOPSequence):
             raise ArchiveError(

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import pydicom
-
+from medvit.io.datasets import read_dataset
 from medvit.io.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
 from medvit_label.errors import GoneError, RequestError, UnknownError
 
@@ -249,7 +248,7 @@ def _read_header(path: Path) -> tuple[str, str, str] | None:
             file.seek(128)
             if file.read(4) != b"DICM":
                 return None
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        header = read_dataset(path, stop_before_pixels=True, specific_tags=tags)
     except OSError:
         raise
     except Exception:

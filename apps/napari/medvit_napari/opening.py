@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
 from medvit.errors import MedvitError, SourceError
+from medvit.io.datasets import read_dataset
 from medvit.io.headers import Plane
 from medvit.io.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
 from medvit.io.labels import read_labels
@@ -158,7 +157,7 @@ def _image_file(path: Path, behind: bool) -> list[LayerTuple]:
 
 def _modality(path: Path) -> str:
     try:
-        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality", ""))
+        return str(read_dataset(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality", ""))
     except Exception:
         return ""
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pydicom
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 
 from medvit.errors import GeometryError, MedvitError, SourceError
+from medvit.io.datasets import read_dataset
 from medvit.io.scan import Scan
 
 __all__ = ["check_frame", "drawn_on", "instances", "is_dicom", "open_object", "series_of", "sound"]
@@ -38,7 +38,7 @@ def open_object(path: Path, stop_before_pixels: bool = False) -> Dataset:
                 f"Found {path.name}, which is neither DICOM nor a label map; a SEG, RTSTRUCT, NIfTI, NRRD or MetaImage file is "
                 "needed. Unpack an archive first."
             )
-        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
+        dataset = read_dataset(path, force=True, stop_before_pixels=stop_before_pixels)
         _require_whole(dataset, path.name)
         return dataset
     except MedvitError:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pydicom
 from pydicom import Dataset
 
 from medvit.bundles import Label
 from medvit.errors import MedvitError, SelectionError, SourceError
+from medvit.io.datasets import read_dataset
 from medvit.io.dicom import read_dicom
 from medvit.io.files import DicomFile, one_file
 from medvit.io.images import IMAGE_SUFFIXES
@@ -163,7 +163,7 @@ def _only_object(folder: Path) -> Path:
     for path in sorted(p for p in folder.rglob("*") if p.is_file())[:_MOST_FILES]:
         if is_dicom(path):
             try:
-                tags = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+                tags = read_dataset(path, stop_before_pixels=True, specific_tags=["Modality"])
             except Exception:
                 continue
             if tags.get("Modality") in ("SEG", "RTSTRUCT"):
@@ -206,7 +206,7 @@ def _beside(path: Path, series: tuple[str, ...], on_irregular: str, progress: Pr
         try:
             if file == path or not is_dicom(file):
                 continue
-            tags = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"])
+            tags = read_dataset(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"])
         except Exception:
             continue
         if str(tags.get("SeriesInstanceUID", "")) == series[0]:

@@ -22,6 +22,7 @@ from medvit.io.labels.naming import code_of, make_label, unique
 from medvit.io.labels.objects import check_frame, drawn_on, open_object, series_of, sound
 from medvit.io.labels.placing import Lattice, Pieces, agree, cut_off, put_on
 from medvit.io.labels.stacks import frames_on_slices, onto_grid, slice_space
+from medvit.io.memory_limit import check_image_memory
 from medvit.io.scan import Scan
 
 __all__ = ["read_seg"]
@@ -71,6 +72,7 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
         flags = check_frame(stated, like, force)
         placed = _place(frames, like, series)
         grid, notes = placed.grid, placed.notes
+        check_image_memory(grid.shape, "a SEG")
         gathered = _gather(dataset, frames, placed.lattices, grid, threshold)
         masks = gathered.masks
     segments = [
