@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from medvit.errors import MedvitError
 from medvit.io.memory_limit import check_image_memory
@@ -72,8 +73,7 @@ def _check_nifti(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _unpacked(path: Path):  # type: ignore[no-untyped-def]  # gzip's file and the plain one share no type
-    file: IO[bytes]
+def _unpacked(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)

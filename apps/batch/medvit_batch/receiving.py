@@ -15,7 +15,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvit.errors import TooLargeError
+from medvit.io.datasets import check_deflated
+from medvit.io.elements import read_elements
 from medvit.io.staging import HIDDEN
+from medvit.io.values import HeaderValues, tag_of
 from medvit_batch.committing import SERVICE
 from medvit_batch.errors import NetworkError
 from medvit_batch.peers import Local
@@ -27,6 +31,8 @@ __all__ = ["Node", "Receiver", "keep", "receiving"]
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LONGEST_UID = 64
+_HEAD = 4096
+"""Bytes of a file that are looked at first, which most headers fit in."""
 _OK, _NO_SPACE, _OTHER_CLASS, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 """Status of C-STORE (PS3.4 B.2.3)."""
 
@@ -67,10 +73,11 @@ class Receiver:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 content = event.encoded_dataset()
+                check_deflated(BytesIO(content))
                 if _class_of(content) not in ("", str(event.request.AffectedSOPClassUID)):
                     return _OTHER_CLASS
                 kept = keep(content, self.inbox)
-        except (OSError, MemoryError):
+        except (OSError, MemoryError, TooLargeError):
             return _NO_SPACE
         return _OK if kept else _NOT_UNDERSTOOD
 
@@ -108,12 +115,11 @@ def keep(content: bytes, inbox: Path) -> bool:
 
 
 def _texts(content: bytes, *names: str) -> list[str] | None:
-    """Values of a file's header; None where it cannot be read."""
-    import pydicom
-
+    """Read UIDs from a file's header, which is unpacked no further than it reaches; None where it cannot be read."""
+    stream = BytesIO(content)
     try:
-        header = pydicom.dcmread(BytesIO(content), specific_tags=list(names), stop_before_pixels=True)
-        return [str(header.get(name) or "") for name in names]
+        header = HeaderValues(read_elements(stream, stream.read(_HEAD), {tag_of(name): b"UI" for name in names}))
+        return [header.text(name) for name in names]
     except (MemoryError, OSError):
         raise
     except Exception:  # whatever somebody sends, it costs that object alone
