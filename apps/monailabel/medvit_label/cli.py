@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, Quiet, Shown, guarded
-from medvit_label.users_cli import app as users_app
 from medvit.cli.common import Debug, Json, MemoryLimit, Quiet, Shown, guarded
+from medvit_label.users_cli import app as users_app
 
 if TYPE_CHECKING:
     from medvit_label.settings import ServerSettings

@@ -16,6 +16,7 @@ from medvit.conversion import Writing, save_labels
 from medvit.errors import GeometryError, MedvitError, OutputError
 from medvit.io.labels.naming import Named, by_name, make_label
 from medvit.io.labels.reading import Reading, read
+from medvit.io.stated_sizes import check_stated_size
 from medvit.progress import Progress
 from medvit_label.errors import RequestError
 from medvit_label.images import Image
@@ -133,6 +134,7 @@ def _renumbered(
 
 def label_map(path: Path) -> np.ndarray:
     """The ids of a label map as stored: (i, j, k), or (row, column) of a PNG."""
+    check_stated_size(path)
     if path.suffix.lower() == ".png":
         from PIL import Image as Pictures
 

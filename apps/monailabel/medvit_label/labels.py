@@ -16,8 +16,6 @@ from typing import Any
 
 from medvit.bundles import Label
 from medvit_label.annotators import Annotator, shown_name
-from medvit.errors import GeometryError, OutputError
-from medvit.io.stated_sizes import check_stated_size
 from medvit_label.errors import ArchiveError, RequestError, UnknownError
 from medvit_label.images import Image, Images
 from medvit_label.journal import Journal
@@ -285,77 +283,3 @@ def _folder_of(image: str) -> str:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write(image: Image, file: Path, folder: Path, table: tuple[Label, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The label as files in a folder: the map on the image's grid and, for DICOM, a SEG."""
-    if image.is_picture:
-        return _write_picture(image, file, folder, table), ()
-    scan = medvit.open_source(image.path, image.series)
-    source = _from_bare(file, scan, folder.parent) if file.suffix == ".bin" else file
-    found = medvit.read_labels(source, scan, table=table)
-    if not found.array.any():
-        from medvit.io.nifti import write_labels
-
-        write_labels(folder / "labels.nii.gz", np.zeros(found.array.shape, np.uint8), scan, table)
-        return folder / "labels.nii.gz", (*found.notes, "The label is empty: the annotator saw none of the structures.")
-    types = ("nifti", "dicom-seg") if scan.kind == "dicom" else ("nifti",)
-    made = medvit.convert(source, folder, types, like=scan, table=table, overwrite=True)
-    if source != file:
-        source.unlink()
-    return folder / "labels.nii.gz", (*made.notes, *made.flags)
-
-
-def _from_bare(file: Path, scan: Scan, folder: Path) -> Path:
-    """Bare voxels, one byte each, i fastest (as OHIF sends them), as NIfTI on the image's grid."""
-    import nibabel as nib
-
-    shape = scan.array.shape[1:]
-    values = np.frombuffer(file.read_bytes(), np.uint8)
-    if values.size != int(np.prod(shape)):
-        raise GeometryError(
-            f"Found {values.size} bare voxels, where the image has {int(np.prod(shape))}; one byte a voxel is needed. Send NIfTI or NRRD."
-        )
-    with tempfile.NamedTemporaryFile(suffix=".nii.gz", dir=folder, delete=False) as made:
-        nib.save(nib.Nifti1Image(values.reshape(shape, order="F"), scan.affine), made.name)
-    return Path(made.name)
-
-
-def _write_picture(image: Image, file: Path, folder: Path, table: tuple[Label, ...]) -> Path:
-    """A picture's label as a PNG of ids."""
-    from PIL import Image as Pictures
-
-    wanted = medvit.open_source(image.path).array.shape[1:]
-    ids = label_map(file)
-    if ids.shape != wanted:
-        raise GeometryError(
-            f"Found a label of {ids.shape} pixels, where the picture has {wanted}; they must be equal. Save it at full size."
-        )
-    known = {0, *(label.id for label in table)}
-    if table and not set(np.unique(ids).tolist()) <= known:
-        raise RequestError(
-            f"Found ids other than {sorted(known)} in the label; the bundle knows no others. Correct the label."
-        )
-    Pictures.fromarray(ids.astype(np.uint8)).save(folder / "labels.png")
-    return folder / "labels.png"
-
-
-def label_map(path: Path) -> np.ndarray:
-    """The ids of a label map as stored: (i, j, k), or (row, column) of a PNG."""
-    check_stated_size(path)
-    if path.suffix.lower() == ".png":
-        from PIL import Image as Pictures
-
-        try:
-            with Pictures.open(path) as picture:
-                ids = np.asarray(picture)
-        except OSError as error:
-            raise OutputError(f"Found a label that cannot be read as a PNG ({error}); send a complete one.") from error
-        if ids.ndim != 2:
-            raise RequestError(
-                "Found a label in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
-            )
-        return ids
-    import nibabel as nib
-
-    return np.asarray(nib.load(path).dataobj)
