@@ -8,8 +8,11 @@ from copy import deepcopy
 from pydicom import DataElement, Dataset
 from pydicom.charset import python_encoding
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as Items
 
-__all__ = ["bare", "carry_over", "character_set", "speak_utf8"]
+from medvit.io.attribute_types import attribute_type
+
+__all__ = ["bare", "carry_over", "character_set", "drop_incomplete", "speak_utf8"]
 
 _PATIENT_AND_STUDY = (
     "PatientName PatientID PatientBirthDate PatientSex StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber "
@@ -33,6 +36,22 @@ _FORMS = {"AS": re.compile(r"\d{3}[DWMY]"), "DA": re.compile(r"\d{8}"), "TM": re
 _CHECKED = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName")
 """Those that highdicom looks into."""
 
+_STUDY_GROUPS = frozenset((0x0008, 0x0010, 0x0012, 0x0032, 0x0038, 0x0040))
+"""Groups of the patient's and the study's sequences, which highdicom would copy as they are, whole or not."""
+
+_SPECIMENS = "SpecimenDescriptionSequence"
+"""The one sequence of these groups that highdicom needs, for microscopy."""
+
+_CALENDAR = (
+    "PatientBirthDateInAlternativeCalendar",
+    "PatientDeathDateInAlternativeCalendar",
+    "PatientAlternativeCalendar",
+)
+"""The third is Type 1C: without it, the dates mean nothing and make an object invalid."""
+
+_REFERENCES = ("ReferencedStudySequence", "ReferencedPatientSequence", "ReferencedPerformedProcedureStepSequence")
+_REFERENCE = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
+
 _EXTENDED = "ISO 2022 "
 _MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58")
 """Sets that only extend another (PS3.3 table C.12-4)."""
@@ -45,12 +64,18 @@ _TEXT = frozenset("LO LT PN SH ST UC UT".split())
 
 
 def bare(headers: list[Dataset]) -> list[Dataset]:
-    """Copies of headers (``Slices.tidy``) stripped of what highdicom would refuse, or print with a warning.
+    """Strip copies of headers (``Slices.tidy``) of what highdicom would refuse, print with a warning, or copy unseen.
 
     It refuses character sets that the standard allows (an empty first value, Korean) and dates and sexes as archives
     have them, and it warns of odd names by quoting them. ``carry_over`` puts all of it into the finished object.
+    Sequences of patient and study go for good: highdicom copies them even where they are empty or incomplete, which makes
+    its objects invalid, and no other object of ours has them.
     """
     for header in headers:
+        for tag in [tag for tag in header.keys() if tag.group in _STUDY_GROUPS]:  # noqa: SIM118
+            if header[tag].VR == "SQ" and header[tag].keyword != _SPECIMENS:
+                del header[tag]
+        _drop_half_a_calendar(header)
         header.pop("SpecificCharacterSet", None)
         for keyword in _CHECKED:
             setattr(header, keyword, "")
@@ -76,6 +101,35 @@ def carry_over(dataset: Dataset, source: Dataset) -> None:
         dataset.SpecificCharacterSet = terms if len(terms) > 1 else terms[0]
     else:
         dataset.pop("SpecificCharacterSet", None)
+
+
+def drop_incomplete(dataset: Dataset) -> None:
+    """Drop sequences at the top level of an image that no object may hold: empty, or with items that lack what they need."""
+    _drop_half_a_calendar(dataset)
+    for element in [element for element in dataset if element.VR == "SQ"]:
+        items, keyword = element.value or [], element.keyword
+        if items and all(_complete(item, keyword) for item in items):
+            continue
+        if attribute_type(str(dataset.get("SOPClassUID") or ""), keyword) == "2":
+            setattr(dataset, keyword, Items())
+        else:
+            del dataset[element.tag]
+
+
+def _complete(item: Dataset, keyword: str) -> bool:
+    """Whether an item of a reference or of a code has what the standard needs in each."""
+    if keyword in _REFERENCES:
+        return all(item.get(name) for name in _REFERENCE)
+    if keyword.endswith("CodeSequence"):
+        return bool(item.get("CodeMeaning") and (item.get("CodingSchemeDesignator") or item.get("URNCodeValue")))
+    return True
+
+
+def _drop_half_a_calendar(header: Dataset) -> None:
+    *dates, calendar = _CALENDAR
+    if not header.get(calendar) or not any(header.get(keyword) for keyword in dates):
+        for keyword in _CALENDAR:
+            header.pop(keyword, None)
 
 
 def _valid(element: DataElement) -> bool:

@@ -20,7 +20,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medvit.bundles import Code
-from medvit.io.carried import carry_over
+from medvit.io.carried import carry_over, drop_incomplete
 from medvit.io.seg import Author
 from medvit.io.slices import Slices
 from medvit.io.storing import Storage, has_rescale, plan_storage
@@ -119,6 +119,7 @@ def write_derived(folder: Path, values: NDArray[np.float32], slices: Slices, der
 
         dataset = _based_on(slices.first, series)
         as_frames(dataset, values, slices, storage, derivation)
+        slices.creation.restate(dataset, required=True)
         dataset.save_as(folder / derived_name(0), enforce_file_format=True)
         return storage
     numbers = [str(header.get("InstanceNumber") or "") for header in slices.headers]
@@ -133,6 +134,7 @@ def write_derived(folder: Path, values: NDArray[np.float32], slices: Slices, der
         _refer(dataset, slices, k, derivation)
         dataset.PixelData = storage.stored(values[:, :, k], k).tobytes()
         dataset["PixelData"].VR = "OW"
+        slices.creation.restate(dataset, required=False)
         dataset.save_as(folder / derived_name(k), enforce_file_format=True)
     return storage
 
@@ -146,6 +148,7 @@ def _based_on(header: Dataset, series: _Series) -> Dataset:
         dataset.pop(keyword, None)
     _contribute(dataset, header, series.derivation)
     carry_over(dataset, header)
+    drop_incomplete(dataset)
     kind = "" if header.get("PerFrameFunctionalGroupsSequence") else str(header.get("Modality"))
     for keyword in (*_TYPE_2[""], *(_TYPE_2.get(kind, []) if kind else [])):
         if keyword not in dataset:

@@ -46,6 +46,7 @@ def write_rtstruct(path: Path, array: np.ndarray, slices: Slices, labels: Sequen
         dataset.StructureSetROISequence.append(_roi(number, label, first.FrameOfReferenceUID, author))
         dataset.ROIContourSequence.append(_contours(number, label, array, slices))
         dataset.RTROIObservationsSequence.append(_observation(number, label, author))
+    slices.creation.restate(dataset, required=False)
     speak_utf8(dataset)
     if _longest(dataset) > _EXPLICIT_LIMIT:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian

@@ -67,6 +67,7 @@ def write_sc(folder: Path, overlay: Overlay, slices: Slices, author: Author) -> 
         _place(dataset, header, slices.planes[k], overlay, series.placed)
         _refer(dataset, slices, k)
         _fill(dataset, picture)
+        slices.creation.restate(dataset, required=False)
         speak_utf8(dataset)
         dataset.save_as(folder / sc_name(k), enforce_file_format=True)
     return digests

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvit.errors import ImageError
+from medvit.io.creation import TODAY, Creation
 from medvit.io.geometry import Affine, check_affine, flip_lps_ras, slice_planes, spacing_mm
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Scan:
         geometry: for NIfTI, the form its place was taken from: "sform", "qform" or "none".
         notes: what was set aside or assumed on the way, in plain words.
         blockers: why DICOM objects cannot refer to this source; empty when they can.
+        creation: the rule for dates in what is made from it.
     """
 
     array: NDArray[np.float32]
@@ -59,6 +61,7 @@ class Scan:
     unit: str | None = None
     unscaled: tuple[str, ...] = ()
     geometry: str | None = None
+    creation: Creation = TODAY
     name: str = field(default="image", repr=False)
 
     def __repr__(self) -> str:

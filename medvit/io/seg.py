@@ -151,6 +151,7 @@ def write_seg(
         omit_empty_frames=True,
     )
     carry_over(segmentation, first)
+    slices.creation.restate(segmentation, required=True)
     speak_utf8(segmentation)
     pydicom.dcmwrite(path, segmentation, enforce_file_format=True)
 

@@ -12,6 +12,7 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 from pydicom.sequence import Sequence as Items
 
+from medvit.io.creation import TODAY, Creation
 from medvit.io.scan import Scan
 
 __all__ = ["Slices", "drop_unreadable", "source_of"]
@@ -43,11 +44,13 @@ class Slices:
         headers: without pixels, in the order of the slices; one alone for all frames of a multi-frame file.
         frames: for a multi-frame file, the frame (from 0) of each slice; else empty.
         planes: (slice, 4, 4) voxel index (column, row, 0) to LPS millimetres.
+        creation: the rule for dates in what refers to them.
     """
 
     headers: tuple[Dataset, ...]
     frames: tuple[int, ...]
     planes: NDArray[np.float64]
+    creation: Creation = TODAY
 
     def __repr__(self) -> str:
         """Their number: headers hold a patient's name."""
@@ -167,4 +170,4 @@ def _share(header: Dataset, slices: Slices) -> None:
 
 def source_of(scan: Scan) -> Slices:
     """The slices of a DICOM scan."""
-    return Slices(scan.slices, scan.frames, scan.planes_lps())
+    return Slices(scan.slices, scan.frames, scan.planes_lps(), scan.creation)

@@ -157,6 +157,7 @@ def write_sr(path: Path, seg: Path, slices: Slices, report: Report, author: Auth
         specific_character_set=None,
     )
     carry_over(document, first)
+    slices.creation.restate(document, required=True)
     speak_utf8(document)
     pydicom.dcmwrite(path, document, enforce_file_format=True)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import medvit
+from medvit.io.creation import TODAY, Creation
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
@@ -65,12 +65,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def opening(intended_use: str) -> dict[str, Any]:
-    """What every ``run.json`` begins with."""
+def opening(intended_use: str, creation: Creation = TODAY) -> dict[str, Any]:
+    """What every ``run.json`` begins with.
+
+    Args:
+        intended_use: the sentence of the bundle.
+        creation: the rule for dates; a de-identified run states none, or one moved into the past.
+    """
     return {
         "intended_use": intended_use,
         # when it ran, not when the patient was scanned
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": creation.finished(),
         "versions": versions(),
         "machine": {"system": platform.system(), "processor": platform.machine()},
     }
@@ -108,7 +113,7 @@ def run_record(
     """
     bundle, scan = result.bundle, source or result.scan
     return {
-        **opening(bundle.intended_use),
+        **opening(bundle.intended_use, scan.creation),
         "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256},
         "settings": result.settings,
         "source": source_facts(scan),

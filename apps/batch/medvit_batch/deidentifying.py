@@ -1,7 +1,8 @@
 """De-identification of DICOM headers by the Basic Profile of PS3.15 annex E, so that all that is made from them is free of names.
 
-What the profile names is taken away, emptied, or replaced. Beyond it go private elements, overlays and curves, public elements
-that are in no dictionary, and any word left that the patient's, a physician's or an institution's name is made of.
+Attributes of the profile are taken away, emptied, or replaced, as the kind of object allows. Beyond it go private elements, overlays
+and curves, public elements that are in no dictionary, retired texts and web addresses. From every text that stays, whatever the
+headers of the case themselves identify (names, numbers, places, dates) is cut out.
 """
 
 from __future__ import annotations
@@ -15,39 +16,43 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydicom import DataElement, Dataset
-from pydicom.datadict import dictionary_has_tag
-from pydicom.multival import MultiValue
+from pydicom.datadict import dictionary_has_tag, dictionary_is_retired
 from pydicom.sequence import Sequence as Items
 
 from medvit.errors import ImageError
+from medvit.io.attribute_types import AttributeType, attribute_type
+from medvit.io.carried import character_set
+from medvit.io.creation import Creation
+from medvit.io.patients import person_of
 from medvit.io.scan import Scan
+from medvit_batch.harvest import identifiers_of, texts_of
+from medvit_batch.identifiers import Identifiers
 from medvit_batch.privacy import Privacy
 from medvit_batch.profile import Rule, method_codes, profile
+from medvit_batch.values import TEXT, cleaned_value, whole_items
 
 __all__ = ["burned_in", "deidentified", "deidentified_scan"]
 
 _DUMMIES: dict[str, Any] = {
-    "DA": "19000101", "TM": "000000", "DT": "19000101000000", "AS": "000D", "SQ": None, "OB": b"", "OW": b"", "UN": b"", "DS": "0",
+    "DA": "19000101", "TM": "000000", "DT": "19000101000000", "AS": "000D", "OB": b"", "OW": b"", "UN": b"", "DS": "0",
     "IS": "0", "FL": 0.0, "FD": 0.0, "UL": 0, "US": 0, "SL": 0, "SS": 0,
 }  # fmt: skip
-_NEEDED = frozenset(
-    "Modality ImageType FrameType PhotometricInterpretation PatientPosition SpecificCharacterSet BurnedInAnnotation RescaleType "
-    "Units PresentationIntentType PixelPresentation VolumetricProperties".split()
-)
-"""Words that a reader of the pixels needs, of which the standard defines every one: no name is looked for in them."""
-
 _CODES = ("CodingSchemeUID", "ContextUID", "MappingResourceUID")
 """UIDs of vocabularies."""
 
-_NAMED = (
-    "PatientName OtherPatientNames PatientBirthName PatientMotherBirthName PatientID OtherPatientIDs AccessionNumber "
-    "ReferringPhysicianName PhysiciansOfRecord PerformingPhysicianName OperatorsName NameOfPhysiciansReadingStudy "
-    "RequestingPhysician ResponsiblePerson PatientAddress PatientTelephoneNumbers InstitutionAddress"
-).split()
-_PLACES = "InstitutionName StationName InstitutionalDepartmentName".split()
-_SHORTEST_WORD = 3
-_TEXT = frozenset("AE CS LO LT PN SH ST UC UR UT".split())
+_MOMENTS = {
+    "DA": re.compile(r"\d{8}"),
+    "TM": re.compile(r"\d{2,6}(\.\d{1,6})?"),
+    "DT": re.compile(r"\d{8}(\d{2,6}(\.\d{1,6})?)?([+-]\d{4})?"),
+    "AS": re.compile(r"\d{3}[DWMY]"),
+}
+"""What a date, a time or an age may be (PS3.5 6.2); anything else in its place is text that nobody looked through."""
+
 _OLDEST = 90
+_RETIRED_TEXT = TEXT - {"CS"}
+_BYTES = ("OB", "OW", "OD", "OF", "OL", "OV")
+_PIXELS = 0x7FE0
+_FRAMES = 0x5200
 _WITHOUT_WORDS = ("CT", "MR", "PT", "NM")
 """Modalities whose original images hold no words unless they say so; of all others an explicit NO is asked for."""
 
@@ -56,78 +61,105 @@ _WITHOUT_WORDS = ("CT", "MR", "PT", "NM")
 class _Cleaner:
     privacy: Privacy
     days: int
-    words: frozenset[str]
+    known: Identifiers
+    sop_class: str
 
-    def dataset(self, source: Dataset) -> Dataset:
+    def dataset(self, source: Dataset, top: bool = False) -> Dataset:
         """A copy with nothing in it that names anybody."""
         made = Dataset()
         for element in _readable(source):
-            kept = self._element(element)
+            kept = self._element(element, top)
             if kept is not None:
                 made.add(kept)
+        _match_windows(made)
+        if "SpecificCharacterSet" in made:
+            _state_character_set(made, source)
         return made
 
-    def _element(self, element: DataElement) -> DataElement | None:
+    def _element(self, element: DataElement, top: bool) -> DataElement | None:
         rule = profile().get(int(element.tag))
-        if element.keyword == "SpecificCharacterSet" or element.tag.group == 0x7FE0:
-            return element
+        if element.keyword == "SpecificCharacterSet" or element.tag.group == _PIXELS:
+            return element if element.VR != "UR" else None
+        type_ = attribute_type(self.sop_class, element.keyword) if top else None
         if rule is None or rule.kept_under & set(self.privacy.retain):
-            return self._kept(element, rule)
-        action = rule.action()
+            return self._kept(element, rule, type_)
+        action = rule.action(type_, element.VR == "SQ")
         if action == "X":
             return None
         if action == "U":
-            return self._identified(element)
+            return self._identified(element, type_)
+        if element.VR == "SQ":
+            return DataElement(element.tag, "SQ", Items())
         empty = action == "Z" or element.is_empty
         return DataElement(element.tag, element.VR, None if empty else _dummy(element.VR))
 
-    def _kept(self, element: DataElement, rule: Rule | None) -> DataElement | None:
+    def _kept(self, element: DataElement, rule: Rule | None, type_: AttributeType | None) -> DataElement | None:
         if element.VR == "SQ":
-            return DataElement(element.tag, "SQ", Items([self.dataset(item) for item in element.value or []]))
+            return self._sequence(element, type_)
         if element.VR == "UI":
-            return self._identified(element)
+            return self._identified(element, type_)
         if element.VR in (
             "DA",
             "DT",
             "TM",
-            "PN",
         ):  # the table names all there are in an image; one that it does not know goes
             return self._shifted(element) if rule is not None else None
-        if element.VR == "UN" or (element.keyword not in _NEEDED and self._names(element)):
-            return None
-        made = deepcopy(element)
-        if element.keyword == "PatientAge" and (age := re.fullmatch(r"(\d{3})Y", str(element.value or ""))):
-            made.value = f"{min(int(age[1]), _OLDEST):03d}Y"  # above it, too few people live
-        return made
+        if element.VR in ("PN", "UN", "UR") or (rule is None and _retired_text(element)):
+            return None if type_ != "2" else DataElement(element.tag, element.VR, None)
+        if element.VR in _BYTES:
+            return None if self.known.within(element.value or b"") else deepcopy(element)
+        if element.VR in ("DS", "IS"):
+            named = any(map(self.known.number_in, texts_of(element.value)))
+            return DataElement(element.tag, element.VR, None) if named else deepcopy(element)
+        if element.VR == "AS":
+            return _age(element)
+        return deepcopy(element) if element.VR not in TEXT else cleaned_value(element, self.known, type_)
 
-    def _identified(self, element: DataElement) -> DataElement:
+    def _sequence(self, element: DataElement, type_: AttributeType | None) -> DataElement | None:
+        """A sequence with its items cleaned; one that has none left goes unless it must be there."""
+        if not element.value and type_ is None:
+            return element  # within an item, it may have to be there
+        made = [(self.dataset(item), bool(len(item))) for item in element.value or []]
+        frames = element.tag.group == _FRAMES  # each item stands for a frame
+        items = [item for item, said in made if len(item) or (frames and not said)]
+        if not frames:
+            items = whole_items(element.keyword, items)
+        if not items and type_ != "2":
+            return None
+        return DataElement(element.tag, "SQ", Items(items))
+
+    def _identified(self, element: DataElement, type_: AttributeType | None) -> DataElement | None:
         if element.VR == "SQ":  # references to other images, and nothing else
-            return DataElement(element.tag, "SQ", Items([self.dataset(item) for item in element.value or []]))
+            return self._sequence(element, type_)
         if element.keyword in _CODES:
             return element
-        return DataElement(element.tag, "UI", [self.privacy.uid(value) for value in _texts(element.value)] or None)
+        return DataElement(element.tag, "UI", [self.privacy.uid(value) for value in texts_of(element.value)] or None)
 
     def _shifted(self, element: DataElement) -> DataElement:
-        if element.VR in ("TM", "PN"):
-            return element
-        return DataElement(
-            element.tag, element.VR, [_earlier(text, self.days) for text in _texts(element.value)] or None
-        )
-
-    def _names(self, element: DataElement) -> bool:
-        if element.VR not in _TEXT:
-            return False
-        found = {word.casefold() for text in _texts(element.value) for word in re.findall(r"\w+", text)}
-        return bool(found & self.words)
+        texts = [text if _MOMENTS[element.VR].fullmatch(text) else "" for text in texts_of(element.value)]
+        if element.VR != "TM":
+            texts = [_earlier(text, self.days) for text in texts]
+        return DataElement(element.tag, element.VR, texts or None)
 
 
-def deidentified(header: Dataset, privacy: Privacy) -> Dataset:
-    """A copy of a header, or of a whole object, by the Basic Profile and the options of ``privacy``; the source stays as it is."""
+def deidentified(
+    header: Dataset, privacy: Privacy, known: Identifiers | None = None, person: str | None = None
+) -> Dataset:
+    """De-identify a copy of a header, or of a whole object, by the Basic Profile and the options of ``privacy``.
+
+    Args:
+        header: the source, which stays as it is.
+        privacy: the key and the options.
+        known: what all images of the case identify; without it, what this header does.
+        person: whose image it is, as ``medvit.io.patients.person_of`` says it; without it, as this header does.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        person = _person(header)
-        keywords = _NAMED if "institution" in privacy.retain else (*_NAMED, *_PLACES)
-        made = _Cleaner(privacy, privacy.days(person), _words(header, keywords)).dataset(header)
+        person = person_of(header) if person is None else person
+        known = identifiers_of([header], privacy.retain) if known is None else known
+        sop_class = str(header.get("SOPClassUID") or "")
+        made = _Cleaner(privacy, privacy.days(person), known, sop_class).dataset(header, top=True)
+        _state_character_set(made, header)
     name = f"P{privacy.token(person, 'patient')[:12].upper()}"
     made.PatientName, made.PatientID = name, name
     made.PatientIdentityRemoved = "YES"
@@ -138,7 +170,7 @@ def deidentified(header: Dataset, privacy: Privacy) -> Dataset:
 
 
 def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
-    """A scan whose headers and notes name nobody; whatever is written from it neither.
+    """De-identify a scan's headers and notes, and the dates of whatever is written from it.
 
     Raises:
         ImageError: its pixels have, or may have, words burned into them.
@@ -147,14 +179,28 @@ def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
         reason = None if privacy.burned_in else burned_in(header.get("Modality"), header.get("BurnedInAnnotation"))
         if reason is not None:
             raise ImageError(reason)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        known = identifiers_of(scan.slices, privacy.retain)
+        person = person_of(scan.slices[0]) if scan.slices else "nobody"
     return replace(
         scan,
-        slices=tuple(deidentified(header, privacy) for header in scan.slices),
+        slices=tuple(deidentified(header, privacy, known, person) for header in scan.slices),
+        modality=None if scan.modality is None else known.cut(scan.modality) or "OT",
+        unit=None if scan.unit is None else known.cut(scan.unit) or None,
         notes=tuple(map(privacy.words, scan.notes)),
         set_aside=tuple(map(privacy.words, scan.set_aside)),
         blockers=tuple(map(privacy.words, scan.blockers)),
+        creation=_creation(privacy, person),
         name="image",
     )
+
+
+def _creation(privacy: Privacy, person: str) -> Creation:
+    """The rule for dates of new objects: the run may be on the day of the study."""
+    if "shifted-dates" in privacy.retain:
+        return Creation(days_earlier=privacy.days(person))
+    return Creation(withheld=True)
 
 
 def burned_in(modality: Any, stated: Any) -> str | None:
@@ -187,31 +233,35 @@ def _readable(source: Dataset) -> Iterator[DataElement]:
             continue
 
 
-def _texts(value: Any) -> list[str]:
-    several = value if isinstance(value, (list, tuple, MultiValue)) else [value]
-    return [str(v).strip() for v in several if v is not None]
+def _retired_text(element: DataElement) -> bool:
+    return element.VR in _RETIRED_TEXT and dictionary_is_retired(element.tag)
 
 
-def _read(header: Dataset, keyword: str) -> list[str]:
-    try:
-        return _texts(header.get(keyword))
-    except Exception:  # as above
-        return []
+def _age(element: DataElement) -> DataElement | None:
+    text = str(element.value or "")
+    if text and not _MOMENTS["AS"].fullmatch(text):
+        return None
+    made = deepcopy(element)
+    if element.keyword == "PatientAge" and text.endswith("Y"):
+        made.value = f"{min(int(text[:3]), _OLDEST):03d}Y"  # above it, too few people live
+    return made
 
 
-def _person(header: Dataset) -> str:
-    """What tells one patient from another: the number and who gave it, else name and birth date, else the study."""
-    for keywords in (("PatientID", "IssuerOfPatientID"), ("PatientName", "PatientBirthDate"), ("StudyInstanceUID",)):
-        found = ["\\".join(_read(header, keyword)) for keyword in keywords]
-        if found[0]:
-            return "|".join([keywords[0], *found])
-    return "nobody"
+def _match_windows(made: Dataset) -> None:
+    """Drop explanations of display windows that are not as many as the windows."""
+    if "WindowCenterWidthExplanation" in made:
+        explained = texts_of(made.WindowCenterWidthExplanation)
+        if not any(explained) or len(explained) != len(texts_of(made.get("WindowCenter"))):
+            del made.WindowCenterWidthExplanation
 
 
-def _words(header: Dataset, keywords: tuple[str, ...] | list[str]) -> frozenset[str]:
-    texts = [text for keyword in keywords for text in _read(header, keyword)]
-    words = [word.casefold() for text in texts for word in re.findall(r"\w+", text)]
-    return frozenset(word for word in words if len(word) >= _SHORTEST_WORD)
+def _state_character_set(made: Dataset, source: Dataset) -> None:
+    """State a character set that exists: an unknown term may be any word."""
+    terms = character_set(source)
+    if terms:
+        made.SpecificCharacterSet = terms if len(terms) > 1 else terms[0]
+    else:
+        made.pop("SpecificCharacterSet", None)
 
 
 def _dummy(vr: str) -> Any:

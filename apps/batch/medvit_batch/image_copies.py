@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pydicom
+from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 
 from medvit.errors import ImageError
 from medvit.io.datasets import read_dataset
 from medvit.io.files import DicomFile
+from medvit.io.patients import person_of
 from medvit.io.staging import explained, hashes_within
 from medvit_batch.deidentifying import deidentified
+from medvit_batch.harvest import identifiers_of
+from medvit_batch.identifiers import Identifiers
 from medvit_batch.privacy import Privacy
 
 __all__ = ["IMAGES", "add_images"]
@@ -31,11 +36,12 @@ def add_images(folder: Path, files: Iterable[DicomFile], privacy: Privacy) -> No
     Raises:
         ImageError: overlays that lie in the pixels' spare bits. OutputError: the system refuses.
     """
-    home = folder / IMAGES
+    home, sources = folder / IMAGES, list(files)
+    known, person = _identified(sources, privacy)
     with explained(folder):
         home.mkdir()
-        for number, file in enumerate(files, 1):
-            _copy(file, home / f"{number:04d}.dcm", privacy)
+        for number, file in enumerate(sources, 1):
+            _copy(file, home / f"{number:04d}.dcm", partial(deidentified, privacy=privacy, known=known, person=person))
         record = folder / "run.json"
         content = json.loads(record.read_text())
         content["files"] |= {f"{IMAGES}/{name}": digest for name, digest in hashes_within(home).items()}
@@ -45,7 +51,19 @@ def add_images(folder: Path, files: Iterable[DicomFile], privacy: Privacy) -> No
                 os.fsync(written.fileno())
 
 
-def _copy(file: DicomFile, path: Path, privacy: Privacy) -> None:
+def _identified(files: list[DicomFile], privacy: Privacy) -> tuple[Identifiers, str | None]:
+    """What the headers of all files identify, and whose they are."""
+    known, person = Identifiers(), None
+    for file in files:
+        with warnings.catch_warnings(), file.open() as stream:
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+            known |= identifiers_of([header], privacy.retain)
+            person = person_of(header) if person is None else person
+    return known, person
+
+
+def _copy(file: DicomFile, path: Path, clean: Callable[[Dataset], Dataset]) -> None:
     with warnings.catch_warnings(), file.open() as stream:
         warnings.simplefilter("ignore")
         source = read_dataset(stream, force=True)
@@ -56,7 +74,7 @@ def _copy(file: DicomFile, path: Path, privacy: Privacy) -> None:
                 "Found overlays within the pixels, whose words may name the patient; --with-images writes pixels as they are. "
                 "Leave --with-images out for this series."
             )
-        made = deidentified(source, privacy)
+        made = clean(source)
         if not (made.get("SOPClassUID") and made.get("SOPInstanceUID")):
             raise ImageError(
                 "Found images without a SOPClassUID or SOPInstanceUID; --with-images needs both to write a file. "

@@ -19,8 +19,8 @@ from medvit_batch.errors import BatchError
 
 __all__ = ["Privacy", "read_key"]
 
-_DICOM = "1.2.840.10008."
-"""Root of the UIDs that the standard itself defines; they name nobody."""
+_STANDARDS = re.compile(r"1\.2\.840\.10008\.(?:6\.1\.\d{1,4}|\d{1,3}(?:\.\d{1,3}){0,9})")
+"""UIDs that the standard itself defines, which name nobody; longer numbers under its root are somebody's own."""
 
 _IN_WORDS = re.compile(r"\b(?:2\.25\.\d{6,39}|\d+(?:\.\d+){4,})\b")
 _DAYS = re.compile(r"\b(?:19|20)\d{6}(?:\d{6}(?:\.\d+)?)?\b")
@@ -57,7 +57,7 @@ class Privacy:
         """The UID that stands for another (PS3.5 B.2); the standard's own stay, and what is no UID becomes empty."""
         if not uid or not is_uid(uid):
             return ""
-        if uid.startswith(_DICOM):
+        if _STANDARDS.fullmatch(uid):
             return uid
         number = bytearray(self._digest("uid", uid)[:16])
         number[6], number[8] = number[6] & 0x0F | 0x80, number[8] & 0x3F | 0x80  # a UUID of version 8 (RFC 9562)

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
+from pydicom.datadict import tag_for_keyword
+
+from medvit.io.attribute_types import AttributeType
+
 __all__ = ["RETAINABLE", "Rule", "method_codes", "profile"]
 
 RETAINABLE = ("shifted-dates", "device", "institution", "characteristics")
@@ -35,14 +39,37 @@ class Rule:
     actions: str
     kept_under: frozenset[str]
 
-    def action(self) -> str:
-        """The one that leaves every kind of object valid: a dummy may stand wherever a value may, nothing does not."""
-        return next(action for action in "UDZX" if action in self.actions)
+    def action(self, type_: AttributeType | None = None, sequence: bool = False) -> str:
+        """The one that leaves the object valid.
+
+        Args:
+            type_: the attribute's type in this kind of object. None where it is not known, as within items: then a dummy is taken,
+                which may stand wherever a value may.
+            sequence: whether the attribute is a sequence. It has no dummy, and is empty only where its type is 2: then even an
+                action of the table that would empty it takes it away.
+        """
+        if "U" in self.actions:
+            return "U"
+        if sequence:
+            return "Z" if type_ == "2" and self.actions != "X" else "X"
+        if type_ == "3" and self.actions == "Z":
+            return "X"  # nothing asks for it in this kind of object
+        wanted = {"1": "DZX", "2": "ZDX", "3": "XZD"}.get(type_ or "1", "DZX")
+        return next(action for action in wanted if action in self.actions)
+
+
+_BEYOND = (
+    "PatientBirthDateInAlternativeCalendar PatientDeathDateInAlternativeCalendar PatientAlternativeCalendar "
+    "EncryptedAttributesSequence MACParametersSequence DigitalSignaturesSequence DataSetTrailingPadding RetrieveURL RetrieveURI "
+    "PlacerOrderNumberProcedure FillerOrderNumberProcedure PlacerOrderNumberImagingServiceRequestRetired "
+    "FillerOrderNumberImagingServiceRequestRetired CommentsOnTheScheduledProcedureStep PixelDataProviderURL"
+).split()
+"""Attributes without a row in the table that identify, or that hold the originals of those that do: taken away."""
 
 
 @lru_cache(maxsize=1)
 def profile() -> dict[int, Rule]:
-    """The rule of each tag that the profile names."""
+    """The rule of each tag that the profile names, and of those that go beyond it."""
     text = files("medvit_batch").joinpath("ps3_15_e1.tsv").read_text(encoding="utf-8")
     rules = {}
     for line in text.splitlines():
@@ -51,6 +78,10 @@ def profile() -> dict[int, Rule]:
         tag, _, actions, kept = line.split("\t")
         options = frozenset(_COLUMN.get(word, word) for word in kept.split(",") if word != "-")
         rules[int(tag, 16)] = Rule(actions, options)
+    for keyword in _BEYOND:
+        place = tag_for_keyword(keyword)
+        assert place is not None
+        rules[int(place)] = Rule("X", frozenset())
     return rules
 
 

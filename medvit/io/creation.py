@@ -1,0 +1,76 @@
+"""The dates that medvit writes into what it makes: the day of the run, unless the source was de-identified.
+
+Under a DICOM node the day of the run is the day of the study. A de-identified scan therefore carries the rule by which new
+objects state dates: moved into the past as far as the study's dates were, or none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["TODAY", "Creation"]
+
+_REQUIRED = ("ContentDate", "ContentTime")
+"""Type 1 in segmentations and reports (PS3.3), which therefore need a value."""
+
+_DATES = ("InstanceCreationDate", "ContentDate", "SeriesDate", "StructureSetDate", "DateOfSecondaryCapture")
+_TIMES = ("InstanceCreationTime", "ContentTime", "SeriesTime", "StructureSetTime", "TimeOfSecondaryCapture")
+_EMPTY = ("ContentDate", "ContentTime", "StructureSetDate", "StructureSetTime")
+"""Type 2 in some objects: present and empty where no date is stated."""
+
+_NO_DATE, _NO_TIME = "19000101", "000000"
+
+
+@dataclass(frozen=True)
+class Creation:
+    """The rule for dates of new objects and records.
+
+    Attributes:
+        days_earlier: days by which the day of the run is moved into the past; the time of day stays.
+        withheld: no date or time is stated; where the standard needs a value, it is 1900-01-01, 00:00:00.
+    """
+
+    days_earlier: int = 0
+    withheld: bool = False
+
+    def now(self) -> datetime:
+        """The date and time to write."""
+        return datetime.now() - timedelta(self.days_earlier)
+
+    def finished(self) -> str | None:
+        """The end of a run for its record, in UTC; None where it is withheld."""
+        if self.withheld:
+            return None
+        return (datetime.now(UTC) - timedelta(self.days_earlier)).isoformat(timespec="seconds")
+
+    def restate(self, dataset: Dataset, required: bool) -> None:
+        """Replace the dates and times of an object's making, which state the moment of the run, by this rule.
+
+        Args:
+            dataset: a new object with the date of the run.
+            required: whether ContentDate and ContentTime are Type 1 in it.
+        """
+        if not self.withheld:
+            day = self.now().strftime("%Y%m%d")
+            for keyword in _DATES if self.days_earlier else ():
+                if keyword in dataset:
+                    setattr(dataset, keyword, day)
+            return
+        for keyword in (*_DATES, *_TIMES):
+            if keyword not in dataset:
+                continue
+            if keyword in _REQUIRED and required:
+                setattr(dataset, keyword, _NO_DATE if keyword in _DATES else _NO_TIME)
+            elif keyword in _EMPTY:
+                setattr(dataset, keyword, "")
+            else:
+                del dataset[keyword]
+
+
+TODAY = Creation()
+"""Dates as they are."""
