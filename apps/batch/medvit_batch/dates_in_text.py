@@ -27,7 +27,7 @@ _MONTHS = (
 
 _NUMBER = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
 _NAME = "|".join(sorted(_NUMBER, key=len, reverse=True))
-_GAP = r"[\s.,_/\-^]*"
+_GAP = r"[\s.,_/\-^]{0,8}"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|er|ter|ten|\.|º|ª)?"
 _YEAR = r"(?P<year>(?:1[89]|20)\d\d)"
 _SHORT = r"(?P<short>'?\d\d)"

@@ -21,15 +21,16 @@ __all__ = ["Identifiers", "alphabetic", "misread", "spellings", "words_of"]
 
 _WORD = re.compile(r"(?:[^\W_][\u0300-\u036f\u3099\u309a]*)+")
 _CONTACT = re.compile(
-    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|\b[a-z][a-z0-9+.-]*://\S+|\bwww\.\S+|(?<!\w)\+\d[\d ()/-]{6,}\d|(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])",
+    r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+|\b[a-z][a-z0-9+.-]{0,20}://\S+|\bwww\.\S+|(?<!\w)\+\d[\d ()/-]{6,}\d|(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])",
     re.IGNORECASE,
 )
 """Mail and web addresses, international telephone numbers, US social security numbers."""
 
-_SEPARATORS = r"[\s_\-^,.;:/|+=&#*'\"()\[\]{}<>\\]*"
+_SEPARATOR = r"[\s_\-^,.;:/|+=&#*'\"()\[\]{}<>\\]"
+_SEPARATORS = _SEPARATOR + "{0,64}"
 _CUT = "\0"
 _LEAD = re.compile(
-    rf"(?i)(?<![^\W_])(?:(?:{'|'.join(sorted(FILLERS, key=len, reverse=True))}){_SEPARATORS[:-1]}+)+(?={_CUT})"
+    rf"(?i)(?<![^\W_])(?:(?:{'|'.join(sorted(FILLERS, key=len, reverse=True))}){_SEPARATOR}{{1,64}})+(?={_CUT})"
 )
 """Words that only lead to an identifier, as "for", "born" or "Dr"."""
 
@@ -45,7 +46,9 @@ _INSIDE = 5
 """Letters that a name needs to be looked for within words."""
 
 _LONGEST_GLUED = 40
-_OTHERS = "|".join(sorted((*CLINICAL, "ct", "mr"), key=len, reverse=True))
+_LONGEST_PART = 24
+_LONGEST_SPLIT = 200
+_OTHERS = CLINICAL | {"ct", "mr"}
 _NUMBER = 4
 """Digits that a number needs to be found by itself; shorter ones are slice counts and voltages."""
 
@@ -130,7 +133,8 @@ class Identifiers:
         if not spans:
             meant = misread(text)
             return self._without(meant) if meant and self._without(meant) != meant else text
-        kept, at = [], 0
+        kept: list[str] = []
+        at = 0
         for start, end in spans:
             kept += [text[at:start], _CUT] if start > at or not kept else []
             at = max(at, end)
@@ -162,20 +166,27 @@ class Identifiers:
         long = sorted(re.escape(name) for name in self.names if len(name) >= _INSIDE and alphabetic(name))
         return re.compile("|".join(long)) if long else None
 
-    @cached_property
-    def _glued(self) -> re.Pattern[str] | None:
-        """Words made of names and clinical words only, with a name among them."""
-        short = sorted((re.escape(name) for name in self.names if alphabetic(name)), key=len, reverse=True)
-        if not short:
-            return None
-        names = "|".join(short)
-        return re.compile(rf"(?!(?:{_OTHERS})+\Z)(?:{names}|{_OTHERS})*(?:{names})(?:{names}|{_OTHERS})*")
+    def _glued(self, form: str) -> bool:
+        """Tell if a word is made of names and clinical words only, and cannot be made without a name."""
+        plain = [True] + [False] * len(form)
+        named = [False] * (len(form) + 1)
+        for at in range(len(form)):
+            if not (plain[at] or named[at]):
+                continue
+            for end in range(at + 2, min(len(form), at + _LONGEST_PART) + 1):
+                part = form[at:end]
+                if part in _OTHERS:
+                    plain[end] |= plain[at]
+                    named[end] |= named[at]
+                named[end] |= part in self.names
+        return named[-1] and not plain[-1]
 
     @cached_property
     def _ends(self) -> re.Pattern[str]:
         """Clinical words with one name before or behind them; the group is the name."""
         names = "|".join(sorted((re.escape(name) for name in self.names if alphabetic(name)), key=len, reverse=True))
-        return re.compile(rf"({names})(?:{_OTHERS})+|(?:{_OTHERS})+({names})")
+        others = "|".join(sorted(_OTHERS, key=len, reverse=True))
+        return re.compile(rf"({names})(?:{others})+|(?:{others})+({names})")
 
     @cached_property
     def _unspaced(self) -> tuple[str, ...]:
@@ -187,7 +198,8 @@ class Identifiers:
             if spellings(word) & self.names:
                 yield match.span()
                 continue
-            found = [span for pieces in _splits(word) for span in self._pieces(word, pieces)] or self._inside(word)
+            splits = _splits(word) if len(word) <= _LONGEST_SPLIT else ()
+            found = [span for pieces in splits for span in self._pieces(word, pieces)] or self._inside(word)
             yield from ((at + start, at + end) for start, end in found)
 
     def _pieces(self, word: str, pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -208,9 +220,10 @@ class Identifiers:
             return []
         for form in sorted(spellings(word), key=lambda form: (len(form) != len(word), form)):
             found = self._long.search(form) if self._long is not None else None
-            if found is None and self._glued is not None and len(word) <= _LONGEST_GLUED:
-                match = self._glued.fullmatch(form)
-                found = match and (self._ends.fullmatch(form) or match)
+            if found is None and len(form) <= _LONGEST_GLUED and self._glued(form):
+                found = self._ends.fullmatch(form)
+                if found is None:
+                    return [(0, len(word))]
             if found:
                 span = found.span(found.lastindex or 0)
                 return [span] if len(form) == len(word) else [(0, len(word))]

@@ -59,11 +59,12 @@ def write_report(summary: Summary, out: Path) -> None:
 def _head(summary: Summary) -> str:
     run, asked = summary.run, json.loads(summary.run.get("command") or "{}")
     versions = sorted({f"{row['bundle']} {row['version']}" for row in summary.cases if row["version"]})
-    said = [
-        f"Last run started {run.get('started', '')[:16].replace('T', ' ')} UTC",
-        f"ended: {run.get('outcome') or 'not yet'}",
-    ]
     hidden = asked.get("deidentify")
+    # a node's run may have started on the day of a study
+    said = [] if hidden else [f"Last run started {run.get('started', '')[:16].replace('T', ' ')} UTC"]
+    said.append(
+        f"Last run ended: {run.get('outcome') or 'not yet'}" if hidden else f"ended: {run.get('outcome') or 'not yet'}"
+    )
     said += [f"selection: {asked['select']}"] if asked.get("select") and not hidden else []
     said += ["De-identified by DICOM PS3.15's Basic Profile; pixels are as they were"] if hidden else []
     said += [f"bundles: {', '.join(versions)}"] if versions else []
