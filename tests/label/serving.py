@@ -86,7 +86,8 @@ def served(studies: Path, state: Path, **settings: Any) -> Iterator[Served]:
     from medvit_label.settings import ServerSettings
 
     port = free_port()
-    app = create_app(ServerSettings(str(studies), state, ("bands",), port=port, **settings).check())
+    bundles = settings.pop("bundles", ("bands",))
+    app = create_app(ServerSettings(str(studies), state, bundles, port=port, **settings).check())
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -169,6 +169,10 @@ def test_what_each_role_may_do(server: Served, tmp_path: Path) -> None:
         refused = anna.ask(method, path)
         assert refused.status_code == 403, (path, refused.text)
         assert "Found the role 'annotator' of anna; this needs the role" in refused.json()["detail"]
+    made = rita.infer("case1")
+    theirs = anna.ask("DELETE", f"/queue/{made['job']}")
+    assert theirs.status_code == 403 and "Found an inference of rita to cancel" in theirs.json()["detail"]
+    assert rita.ask("DELETE", f"/queue/{anna.infer('case1')['job']}").status_code == 200
     assert rita.ask("POST", "/train/bands").status_code == 400  # too few labels, not the role
     assert rita.ask("POST", "/model/rollback/bands").status_code == 403
     assert adam.ask("POST", "/model/rollback/bands").status_code == 404

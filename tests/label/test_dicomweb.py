@@ -45,5 +45,16 @@ def test_a_case_of_an_archive_is_inferred_and_its_label_goes_back_as_seg(
         ours = medvit.segment(folder, bundle).array
         assert np.array_equal(np.asarray(nib.load(file).dataobj), ours)
         client.save_label(series, file, "final", {"model": "bands"})
-    found = json.loads(urllib.request.urlopen(f"{url}/series?Modality=SEG", timeout=10).read())
-    assert len(found) == 1
+        assert _segs(url) == 1
+        # a second annotator's SEG goes there when it counts, not before
+        second = client_module.MONAILabelClient(server, tmpdir=str(tmp_path), client_id="ben")
+        assert second.save_label(series, file, "final", {"model": "bands"})["counts"] is False
+        assert _segs(url) == 1
+        chosen = f"{server}/datastore/label/choose?image={series}&version=2"
+        answer = urllib.request.urlopen(urllib.request.Request(chosen, method="POST"), timeout=60)
+        assert json.loads(answer.read())["counts"] is True
+    assert _segs(url) == 2
+
+
+def _segs(url: str) -> int:
+    return len(json.loads(urllib.request.urlopen(f"{url}/series?Modality=SEG", timeout=10).read() or "[]"))

@@ -13,7 +13,7 @@ import pytest
 
 import medvit
 from tests.bands import oblique_affine, phantom, write_series
-from tests.label.serving import Served, make_project, served, write_ids
+from tests.label.serving import Served, array_of, make_project, served, write_ids
 
 pytest.importorskip("fastapi")
 pytest.importorskip("requests")
@@ -161,6 +161,44 @@ def test_numbers_speak_where_nothing_is_named_and_tools_are_no_structures(server
     info = [*slicer_info("mandible"), {"name": "background", "idx": 2}, {"name": "larynx", "idx": 3}]
     assert server.save("case0", write_ids(tmp_path / "l.nii.gz", {1: A}), label_info=info).status_code == 200
     assert set(np.unique(server.stored("case0")[A])) == {MANDIBLE}
+
+
+def test_scribbles_go_by_their_names_too(server: Served, tmp_path: Path) -> None:
+    file = write_ids(tmp_path / "s.nii.gz", {2: np.s_[15:17, 12:14, 9:11]})
+    asked = "/infer/bands?image=case0&output=image"
+
+    def drawn(info: Any) -> Any:
+        with file.open("rb") as content:
+            params = {"label_info": info, "client_id": str(info), "roi": []}
+            return server.ask("POST", asked, params, files={"label": (file.name, content)})
+
+    answer = drawn([{"name": "mandible", "id": 2}])
+    assert answer.status_code == 200, answer.text
+    assert (array_of(answer.content)[15:17, 12:14, 9:11] == MANDIBLE).all()
+    left = drawn([{"name": "mandible", "id": 1}])
+    assert left.status_code == 422 and "the names sent with it leave out" in left.json()["detail"]
+
+
+def test_names_choose_the_model_where_several_fit(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.bands import make_bundle
+
+    for name in ("bands", "belts"):
+        folder = make_bundle(tmp_path / "bundles" / name)
+        metadata = folder / "configs" / "metadata.json"
+        # the mandible of one is the hyoid bone of the other
+        text = metadata.read_text() if name == "bands" else metadata.read_text().replace("mandible", "hyoid")
+        metadata.write_text(text.replace("Mandible", "Hyoid") if name == "belts" else text)
+    monkeypatch.setenv("MEDVIT_BUNDLES", str(tmp_path / "bundles"))
+    file = write_ids(tmp_path / "l.nii.gz", {1: A})
+    with served(server.studies, tmp_path / "state", bundles=("bands", "belts")) as several:
+        told = several.save("case0", file, label_info=slicer_info("hyoid")).json()
+        assert not any("names no model" in note for note in told["notes"])
+        found = several.ask("GET", "/datastore/label/info?label=case0&tag=final").json()
+        assert found["model"] == "belts" and (several.stored("case0")[A] == MANDIBLE).all()
+        either = several.save("case0", file, label_info=slicer_info("larynx")).json()
+        assert any("The request names no model" in note for note in either["notes"])
 
 
 @pytest.mark.parametrize("name", ["l.nii.gz", "l.seg.nrrd", "l.bin"])

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from medvit_label.errors import AccessError
 
-__all__ = ["Annotator", "account_of", "annotator_of", "require_manager", "require_reviewer"]
+__all__ = ["Annotator", "account_of", "annotator_of", "require_manager", "require_reviewer", "shown_name"]
 
 _REVIEWING, _MANAGING = ("reviewer", "admin"), ("admin",)
 

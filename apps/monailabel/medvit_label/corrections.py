@@ -15,11 +15,11 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from medvit.io.labels import read_labels
 from medvit.progress import Progress
 from medvit.result import Result
 from medvit_label.inference import Inferred, Params, centroids, converted
-from medvit_label.labels import label_map
+from medvit_label.label_files import read_scribbles
+from medvit_label.label_info import read_label_info
 from medvit_label.refine import read_strokes, refined
 from medvit_label.regions import read_box, run_again
 
@@ -46,7 +46,12 @@ class Correction:
     def has_strokes(self) -> bool:
         """Whether something was clicked or drawn; without a box there must be, and an empty request is told so."""
         strokes = any(self.content.get(name) for name in ("clicks", "foreground", "background"))
-        return strokes or self.drawn is not None or (self.content.get("roi") is None and not self.resumes)
+        return strokes or self.drawn is not None or (self.box is None and not self.resumes)
+
+    @property
+    def box(self) -> Any:
+        """The box to run on again; None without one (3D Slicer sends an empty list)."""
+        return self.content.get("roi") or None
 
     @property
     def resumes(self) -> bool:
@@ -74,13 +79,15 @@ def correct(before: Result, asked: Correction, scratch: Path, progress: Progress
         RequestError: a box or strokes that mean nothing. MedvitError: why the box cannot be run on.
     """
     started, ids, words = time.perf_counter(), before.array, list[str]()
-    if asked.content.get("roi") is not None:
-        ids = run_again(before, read_box(asked.content["roi"], ids.shape), asked.device, progress)
+    if asked.box is not None:
+        ids = run_again(before, read_box(asked.box, ids.shape), asked.device, progress)
         words.append("A box that an annotator drew was run on again.")
     if asked.has_strokes:
-        scan, scribbles = before.scan, None
-        if asked.drawn is not None:
-            scribbles = label_map(asked.drawn) if scan.is_picture else read_labels(asked.drawn, scan).array
+        scan = before.scan
+        names = read_label_info(asked.content)
+        scribbles = (
+            None if asked.drawn is None else read_scribbles(asked.drawn, scan, before.bundle.facts.labels, names)
+        )
         strokes = read_strokes(asked.content, before.bundle, ids.shape, scribbles)
         with progress.stage("refine"):
             ids = refined(scan.array.mean(axis=0), ids, strokes, (1.0, 1.0) if scan.is_picture else scan.spacing_mm)

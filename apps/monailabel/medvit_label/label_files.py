@@ -24,7 +24,10 @@ from medvit_label.images import Image
 if TYPE_CHECKING:
     from medvit.io import Scan
 
-__all__ = ["label_map", "write_label"]
+__all__ = ["label_map", "read_scribbles", "write_label"]
+
+_BACKGROUND = 255
+"""Of scribbles: none of the labels."""
 
 
 def write_label(
@@ -130,6 +133,30 @@ def _renumbered(
     for row, label in zip(rows, labels, strict=True):
         moved[row.value] = label.id
     return moved[ids], tuple(notes)
+
+
+def read_scribbles(
+    file: Path, scan: Scan, table: tuple[Label, ...], names: Mapping[int, str] | None
+) -> NDArray[np.integer]:
+    """Read scribbles on an image's grid as ids of the bundle's labels, 255 for background.
+
+    Args:
+        file: a label map.
+        scan: the image.
+        table: the bundle's labels.
+        names: the name of each number, as their sender states them; None for the bundle's own numbers.
+
+    Raises:
+        SourceError: a name that the bundle does not have, or a number that the names leave out.
+    """
+    known = (*table, make_label(_BACKGROUND, "background"))
+    stated = None if names is None else {**names, _BACKGROUND: "background"}
+    if scan.is_picture:
+        ids = label_map(file)
+        return ids if stated is None else _renumbered(ids, known, stated)[0]
+    if stated is None:
+        return medvit.read_labels(file, scan).array
+    return read(file, Reading(scan, table=known, names=stated, strict=True), Progress()).array
 
 
 def label_map(path: Path) -> np.ndarray:

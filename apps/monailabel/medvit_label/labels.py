@@ -171,11 +171,15 @@ class LabelStore:
         label = self.latest(image, tag, version)
         with self._saving:
             self._choose(label, who.name)
-        if label.info.get(_ARCHIVE) == _HELD:
-            label = replace(label, info=label.info | {_ARCHIVE: _WAITING})
-            self._write(label)
-            return self._archived(label)
-        return label
+        return self._released(label)
+
+    def _released(self, label: StoredLabel) -> StoredLabel:
+        """Send the SEG of a label that counts from now on, if it was held back."""
+        if label.info.get(_ARCHIVE) != _HELD:
+            return label
+        label = replace(label, info=label.info | {_ARCHIVE: _WAITING})
+        self._write(label)
+        return self._archived(label)
 
     def _archived(self, stored: StoredLabel) -> StoredLabel:
         """Send a label's SEG to the archive and, if that takes it, those it could not be sent before. A label is never lost by this."""
@@ -261,6 +265,8 @@ class LabelStore:
             self._journal.change(
                 "UPDATE labels SET hidden = 1 WHERE image = ? AND tag = ? AND version = ?", image, tag, number
             )
+        if (standing := self.standing(image, tag)) is not None:
+            self._released(standing)
 
     def note(self, label: StoredLabel, info: dict[str, Any]) -> None:
         """Add to what is remembered of a label; what the server itself wrote stays."""

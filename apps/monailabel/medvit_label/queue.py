@@ -29,12 +29,14 @@ class Job(Generic[T]):
     Attributes:
         model: whose work it is.
         image: on which image, as it may appear in lists for clients.
+        owner: whoever asked for it: an account's name or a ``client_id``.
         state: "waiting", "running", "done", "failed" or "cancelled".
         stage, done, total: as ``Progress`` reports.
     """
 
     model: str
     image: str
+    owner: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     state: str = "waiting"
     stage: str = ""
@@ -79,13 +81,13 @@ class JobQueue:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Job[Any]] = OrderedDict()
 
-    def submit(self, work: Callable[[Progress], T], model: str, image: str) -> Job[T]:
+    def submit(self, work: Callable[[Progress], T], model: str, image: str, owner: str = "") -> Job[T]:
         """Put work at the end of the line.
 
         Raises:
             BusyError: the line is full.
         """
-        job: Job[T] = Job(model, image)
+        job: Job[T] = Job(model, image, owner)
         with self._lock:
             open_jobs = sum(other.ended is None for other in self._jobs.values())
             if open_jobs >= self._limit:

@@ -13,8 +13,8 @@ from fastapi import APIRouter, BackgroundTasks, File, Form, HTTPException, Reque
 from fastapi.responses import FileResponse, Response
 
 from medvit.progress import Cancelled
-from medvit_label.annotators import annotator_of
-from medvit_label.errors import RequestError
+from medvit_label.annotators import account_of, annotator_of, shown_name
+from medvit_label.errors import AccessError, RequestError
 from medvit_label.images import Image
 from medvit_label.inference import Inferred, Params, asks_correction, read_params, restarts
 from medvit_label.queue import Job
@@ -124,8 +124,13 @@ def queued(service: Held, job: str) -> dict[str, Any]:
 
 
 @router.delete("/queue/{job}")
-def cancel(service: Held, job: str) -> dict[str, Any]:
-    """Cancel an inference that waits or runs."""
+def cancel(request: Request, service: Held, job: str) -> dict[str, Any]:
+    """Cancel an inference that waits or runs; with accounts an annotator's own only."""
+    account, owner = account_of(request), service.queue.find(job).owner
+    if account is not None and not account.reviews and account.name != owner:
+        raise AccessError(
+            f"Found an inference of {shown_name(owner)} to cancel; {account.name} may cancel the own ones only. Ask a reviewer."
+        )
     return service.queue.cancel(job).shown()
 
 

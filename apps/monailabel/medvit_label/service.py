@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 from medvit.bundles import Bundle
+from medvit.io.labels.naming import clean_name
 from medvit.progress import Progress
 from medvit.result import Result
 from medvit_label import tuning
@@ -20,6 +22,7 @@ from medvit_label.images import Image, Images, LocalImages
 from medvit_label.inference import Asked, Inferred, Params, Results, infer, read_params, restarts
 from medvit_label.journal import Journal
 from medvit_label.kept import KeptCorrections
+from medvit_label.label_info import read_label_info
 from medvit_label.labels import FINAL, LabelStore, StoredLabel
 from medvit_label.models import TASKS, Models
 from medvit_label.predictions import Predictions
@@ -99,14 +102,26 @@ class Service:
         """
         return self._models.find(name, version)
 
-    def table_for(self, image: Image, model: str | None) -> Bundle | None:
-        """The bundle whose labels an annotation uses: the one the client names, else the only one that fits the image."""
+    def table_for(self, image: Image, model: str | None, names: Iterable[str] = ()) -> Bundle | None:
+        """Find the bundle whose labels an annotation uses.
+
+        Args:
+            image: the labelled image.
+            model: the bundle that the client names; empty for the only one that fits the image and has all names.
+            names: names of the annotation's labels.
+
+        Raises:
+            UnknownError: no such model.
+        """
         if model:
             return self.model(model)
         found = [
             b for b in self.models().values()
             if b.facts.task == "segmentation" and b.facts.misfit(b.name, image.is_picture, image.modality) is None
         ]  # fmt: skip
+        if len(found) > 1:
+            keys = {clean_name(name, name) for name in names}
+            found = [b for b in found if keys and keys <= _names_of(b)]
         return found[0] if len(found) == 1 else None
 
     def submit(
@@ -147,7 +162,7 @@ class Service:
                 self._tell_others(made, image, who, "run")
             return made
 
-        return self.queue.submit(work, model, image.id)
+        return self.queue.submit(work, model, image.id, who.name if who is not None else "")
 
     def submit_refinement(
         self, model: str, image: Image, content: dict[str, Any], drawn: Path | None, who: Annotator
@@ -174,7 +189,7 @@ class Service:
             self._tell_others(made, image, who, "corrected")
             return made
 
-        return self.queue.submit(work, model, image.id)
+        return self.queue.submit(work, model, image.id, who.name)
 
     def _tell_others(self, made: Inferred, image: Image, who: Annotator, action: str) -> None:
         """Write down who works on an image of the project, and tell of others who lately did."""
@@ -189,13 +204,13 @@ class Service:
         """Keep an annotator's label as the next version and score it.
 
         Returns:
-            The label, and what other annotators lately did with the image.
+            The label, and notes: what other annotators lately did with the image, or that no model's names were found.
 
         Raises:
             MedvitError: as ``LabelStore.save``.
         """
-        named = content.get("model")
-        bundle = self.table_for(image, named if isinstance(named, str) else None)
+        named, names = content.get("model"), read_label_info(content) or {}
+        bundle = self.table_for(image, named if isinstance(named, str) else None, names.values())
         table = bundle.facts.labels if bundle else ()
         about = {
             "model": bundle.name if bundle else None,
@@ -203,7 +218,13 @@ class Service:
         }
         stored = self.labels.save(image, file, tag, table, content | about, who)
         note_scores(self, image, stored, bundle)
-        return stored, self.presence.note(image.id, who.name, "submitted")
+        words = self.presence.note(image.id, who.name, "submitted")
+        if bundle is None:
+            words.insert(0, (
+                "The request names no model, and not exactly one fits the image and its names: numbers and names were kept as sent, "
+                'and no model is trained on this label. To have it checked and used, send "model".'
+            ))  # fmt: skip
+        return stored, words
 
     def _judge(self, image: Image, model: str, made: Inferred) -> None:
         """Remember an answer, to score labels by, and its quality signal, for what to label next."""
@@ -293,3 +314,8 @@ class Service:
         """Images without a final label, by id."""
         labelled = self.labels.labelled()
         return [image for name, image in sorted(self.images.listed().items()) if name not in labelled]
+
+
+def _names_of(bundle: Bundle) -> set[str]:
+    """A bundle's names and titles of labels, as they are compared."""
+    return {clean_name(text, text) for label in bundle.facts.labels for text in (label.name, label.title)}
