@@ -107,7 +107,7 @@ class _Cleaner:
         if element.VR in ("PN", "UN", "UR") or (rule is None and _retired_text(element)):
             return None if type_ != "2" else DataElement(element.tag, element.VR, None)
         if element.VR in _BYTES:
-            return None if self.known.within(element.value or b"") else deepcopy(element)
+            return None if element.VR == "OB" and self.known.within(element.value or b"") else deepcopy(element)
         if element.VR in ("DS", "IS"):
             named = any(map(self.known.number_in, texts_of(element.value)))
             return DataElement(element.tag, element.VR, None) if named else deepcopy(element)

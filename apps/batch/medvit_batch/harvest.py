@@ -39,6 +39,7 @@ _DEVICE = ("StationName", "DeviceSerialNumber")
 _IN_PLACES = 4
 """Letters that a word of a place needs: shorter ones are of any language."""
 
+_PER_FRAME = 0x52009230
 _WITH_INITIAL = 4
 _IN_NUMBERS = 3
 _DIGITS = 4
@@ -58,7 +59,12 @@ def identifiers_of(headers: Iterable[Dataset], retain: Iterable[str] = ()) -> Id
         retain: options of the profile; what they keep is not looked for.
     """
     kept = frozenset(retain)
+    stays = (_INSTITUTION if "institution" in kept else frozenset()) | (
+        frozenset(_DEVICE) if "device" in kept else frozenset()
+    )
     names: set[str] = set()
+    places: set[str] = set()
+    retained: set[str] = set()
     numbers: set[str] = set()
     days: set[date] = set()
     seen: set[tuple[int, str]] = set()
@@ -68,16 +74,22 @@ def identifiers_of(headers: Iterable[Dataset], retain: Iterable[str] = ()) -> Id
                 if (int(element.tag), text) in seen:
                     continue
                 seen.add((int(element.tag), text))
-                names.update(_names(element, text, kept))
+                if element.VR == "PN" or element.keyword in _NUMBERS:
+                    names.update(_names(element, text))
+                elif element.keyword in stays:
+                    retained.update(_place(text))
+                elif element.keyword in _PLACES or element.keyword == "StationName":
+                    places.update(_place(text))
                 numbers.update(_numbers(element, text, kept))
                 days.update(_days(element, text))
+    names |= places - retained
     return Identifiers(frozenset(names), frozenset(numbers), frozenset(days))
 
 
 def _elements(dataset: Dataset) -> Iterator[DataElement]:
     """Every element that can be read and may identify, in any depth."""
     for tag in list(dataset.keys()):
-        if tag.group == 0x7FE0 or tag.group in (0x5200,):  # pixels; frames, which state geometry
+        if tag.group == 0x7FE0 or int(tag) == _PER_FRAME:  # pixels; and thousands of frames, which state geometry
             continue
         try:
             element = dataset[tag]
@@ -91,22 +103,19 @@ def _elements(dataset: Dataset) -> Iterator[DataElement]:
             yield element
 
 
-def _names(element: DataElement, text: str, kept: frozenset[str]) -> Iterator[str]:
+def _names(element: DataElement, text: str) -> Iterator[str]:
     if element.VR == "PN":
         for reading in {text, misread(text) or text}:
             yield from _person(reading, "Patient" in element.keyword)
-    elif element.keyword in _PLACES:
-        if element.keyword in _INSTITUTION and "institution" in kept:
-            return
-        for word in words_of(text):
-            if len(word) >= _IN_PLACES and not word.isdigit() and word.casefold() not in GENERIC:
-                yield from spellings(word)
-    elif element.keyword == "StationName" and "device" not in kept:
-        for word in words_of(text):
-            if len(word) >= _IN_PLACES and not word.isdigit() and word.casefold() not in GENERIC:
-                yield from spellings(word)
-    elif element.keyword in _NUMBERS and text.isalpha() and len(text) >= _IN_NUMBERS and text.casefold() not in GENERIC:
+    elif text.isalpha() and len(text) >= _IN_NUMBERS and text.casefold() not in GENERIC:
         yield from spellings(text)
+
+
+def _place(text: str) -> Iterator[str]:
+    """The words of an institution, an address or a room that are its own."""
+    for word in words_of(text):
+        if len(word) >= _IN_PLACES and not word.isdigit() and word.casefold() not in GENERIC:
+            yield from spellings(word)
 
 
 def _person(name: str, patient: bool) -> Iterator[str]:
@@ -151,7 +160,7 @@ def _numbers(element: DataElement, text: str, kept: frozenset[str]) -> Iterator[
         return
     if any(character.isalnum() for character in text) and (element.keyword in _PERSONAL or len(text) >= _DIGITS):
         yield text
-        yield from (number for number in re.findall(r"\d+", text) if len(number.lstrip("0")) >= _DIGITS)
+        yield from (number for number in re.findall(r"\d+", text) if len(number) >= _DIGITS)
 
 
 def _days(element: DataElement, text: str) -> Iterator[date]:

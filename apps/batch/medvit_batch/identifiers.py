@@ -53,6 +53,7 @@ _NUMBER = 4
 """Digits that a number needs to be found by itself; shorter ones are slice counts and voltages."""
 
 _CODE = 6
+_RUN = re.compile(r"[\w .,^=/@:+-]{5,}")
 _LEAST_OF_CODE = 3
 
 
@@ -120,12 +121,12 @@ class Identifiers:
         return digits.isdigit() and len(digits) >= _CODE and bool(self.cut(digits) != digits)
 
     def within(self, content: bytes) -> bool:
-        """Tell if bytes hold an identifier as text of a usual encoding."""
+        """Tell if bytes hold a long name or number as text of a usual encoding; short ones occur in any bytes by chance."""
         for encoding in ("latin-1", "utf-8", "utf-16-le"):
-            text = content.decode(encoding, "ignore")
-            runs = re.findall(r"[\w .,^=/@:+-]{4,}", text)
-            if any(self.cut(run) != run for run in runs):
-                return True
+            for run in _RUN.findall(content.decode(encoding, "ignore")):
+                long = self._long is not None and any(self._long.search(form) for form in spellings(run))
+                if long or any(pattern.search(run) for pattern in self._long_numbers):
+                    return True
         return False
 
     def _without(self, text: str) -> str:
@@ -160,6 +161,11 @@ class Identifiers:
     @cached_property
     def _patterns(self) -> list[re.Pattern[str]]:
         return [pattern for number in sorted(self.numbers) if (pattern := _number_pattern(number)) is not None]
+
+    @cached_property
+    def _long_numbers(self) -> list[re.Pattern[str]]:
+        long = [number for number in sorted(self.numbers) if sum(map(str.isalnum, number)) >= _CODE]
+        return [pattern for number in long if (pattern := _number_pattern(number)) is not None]
 
     @cached_property
     def _long(self) -> re.Pattern[str] | None:
@@ -290,7 +296,9 @@ def _number_pattern(number: str) -> re.Pattern[str] | None:
     if digits and len(digits) == len(characters):
         plain = digits.lstrip("0")
         if len(plain) < _NUMBER:
-            return re.compile(rf"(?i)(?<![^\W_])(?:id|mrn|pid|patient|pat)[\W_]*0*{plain}(?!\d)") if plain else None
+            called = rf"(?i)(?<![^\W_])(?:id|mrn|pid|patient|pat)[\W_]*0*{plain}(?!\d)"
+            padded = rf"|(?<!\d){digits}(?!\d)" if len(digits) >= _NUMBER else ""
+            return re.compile(called + padded) if plain else None
         body = r"[\W_]?".join(plain) if len(plain) >= _CODE else plain
         return re.compile(rf"(?<!\d)0*{body}(?!\d)")
     if len(characters) < _LEAST_OF_CODE:
