@@ -59,7 +59,11 @@ def convert(
         str | None, typer.Option("--series", help="Number or UID, where --like holds several series.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="JSON file with the labels' numbers, names, colours and codes.")
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="JSON file with the labels' numbers, names, colours and codes. Names in SOURCE are matched first, then numbers.",
+        ),
     ] = None,
     bundle: Annotated[
         str | None, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle whose labels these are.")
