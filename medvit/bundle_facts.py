@@ -21,6 +21,7 @@ __all__ = [
     "Gate",
     "Label",
     "Origin",
+    "Validation",
     "Values",
     "Weights",
     "nearest",
@@ -155,6 +156,22 @@ class Calibration(_Strict):
     )
 
 
+class Validation(_Strict):
+    """The cases behind a bundle's calibration, and the anatomy that they show: what its ratings rest on."""
+
+    weights_sha256: str
+    real_cases: int = Field(
+        ge=0,
+        description="scans or pictures of real patients; noise or radiographs computed from real scans count as real",
+    )
+    synthetic_cases: int = Field(default=0, ge=0, description="images made from label maps or drawn")
+    mean_dice: float | None = Field(default=None, ge=0, le=1, description="over the labels of the real cases")
+    body_parts: tuple[str, ...] = Field(default=(), description="validated values of DICOM's BodyPartExamined")
+    field_of_view_mm: tuple[tuple[float, float, float], tuple[float, float, float]] | None = Field(
+        default=None, description="smallest and largest extent of the cases: right-left, front-back, head-foot"
+    )
+
+
 class Facts(_Strict):
     """The ``medvit`` section of metadata.json."""
 
@@ -171,6 +188,10 @@ class Facts(_Strict):
     labels: tuple[Label, ...] = ()
     gates: tuple[Gate, ...] = ()
     quality: Calibration | None = None
+    validation: Validation | None = None
+    acceptable: float = Field(
+        default=0.70, ge=0.60, le=1, description="lowest mean Dice of the validation with which a result can be good"
+    )
 
     def misfit(self, name: str, picture: bool, modality: str | None) -> str | None:
         """What an image is where the bundle was made for something else, by its header alone; None where it may fit.

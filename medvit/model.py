@@ -13,7 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from medvit.bundle_facts import Calibration
+from medvit.bundle_facts import Calibration, Validation
 from medvit.bundles import Bundle, open_bundle
 from medvit.entropy import LabelEntropy
 from medvit.errors import BackendError, BundleError, MemoryShortError
@@ -59,6 +59,12 @@ class Model:
     def calibration(self) -> Calibration | None:
         """What signals of quality mean for these weights; None where that was found for others, or never."""
         found = self.bundle.facts.quality
+        return found if found is not None and found.weights_sha256 == self.weights_sha256 else None
+
+    @property
+    def validation(self) -> Validation | None:
+        """The cases behind the calibration of these weights; None where they were found for others, or never."""
+        found = self.bundle.facts.validation
         return found if found is not None and found.weights_sha256 == self.weights_sha256 else None
 
 

@@ -231,7 +231,17 @@ def run_ready(
         *([cropped] if settings.roi_crop else []),
     )
     return Result(
-        labels, scan, model.bundle, wanted, record, notes, progress, mirrored, entropy, calibration=model.calibration
+        labels,
+        scan,
+        model.bundle,
+        wanted,
+        record,
+        notes,
+        progress,
+        mirrored,
+        entropy,
+        model.calibration,
+        model.validation,
     )
 
 

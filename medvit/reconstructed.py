@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.bundle_facts import Calibration
+from medvit.bundle_facts import Calibration, Validation
 from medvit.bundles import Bundle, Label
 from medvit.entropy import by_name
 from medvit.progress import Progress
@@ -44,6 +44,7 @@ class Reconstructed:
         entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.entropy``.
         calibration: what they mean for the weights that ran, if that is known.
         doubt: bits of every voxel, (x, y, z) float32: how undecided the network was about what it gave there, background too.
+        validation: the cases behind the calibration of the weights that ran, if they are known.
     """
 
     labels: MetaTensor
@@ -57,6 +58,7 @@ class Reconstructed:
     entropies: tuple[float | None, ...] = ()
     calibration: Calibration | None = None
     doubt: NDArray[np.float32] | None = field(default=None, repr=False)
+    validation: Validation | None = None
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.labels.shape[1:]))
@@ -128,14 +130,19 @@ class Reconstructed:
         return made[0], made[1]
 
     def quality(self) -> dict[str, Any]:
-        """``{"rating": "good" | "check" | "poor", "reasons": [...]}`` by plausible anatomy, agreement with the views
-        and the network's own doubts."""
+        """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
+
+        By plausible anatomy, agreement with the views, the network's own doubts, and what the weights and this anatomy are
+        known for.
+        """
         from medvit.reports.quality import Doubts
         from medvit.reports.shapes import Views, judge_shapes
+        from medvit.reports.standing import ImagedAnatomy, with_standing
 
         covered: dict[str, float] = {view.slot: share for view, share in zip(self.views, self.covered, strict=True)}
         doubts = Doubts(self.entropy(), None, self.calibration)
-        return judge_shapes(self.statistics(), self.wanted, Views(self.consistency(), covered), doubts)
+        rated = judge_shapes(self.statistics(), self.wanted, Views(self.consistency(), covered), doubts)
+        return with_standing(rated, self.bundle, self.validation, [ImagedAnatomy(view.regions) for view in self.views])
 
     def entropy(self) -> dict[str, float]:
         """How undecided the network was about each label that it gave, in bits a voxel; see ``medvit.entropy``."""

@@ -155,6 +155,7 @@ def _reconstructed(
         progress.entropy,
         model.calibration,
         doubt,
+        model.validation,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.bundle_facts import Calibration
+from medvit.bundle_facts import Calibration, Validation
 from medvit.bundles import Bundle
 from medvit.io.scan import Scan
 from medvit.progress import Progress
@@ -40,6 +40,7 @@ class Restored:
         progress: holds the seconds of each stage.
         calibration: how far the weights that ran may move values, if that is known.
         given: the source as it was given, where ``scan`` is interpolated; else None.
+        validation: the cases behind the calibration of the weights that ran, if they are known.
     """
 
     image: MetaTensor
@@ -51,6 +52,7 @@ class Restored:
     progress: Progress = field(repr=False)
     calibration: Calibration | None = None
     given: Scan | None = None
+    validation: Validation | None = None
 
     def __repr__(self) -> str:
         return f"Restored({self.bundle.name} {self.bundle.version} on {self.scan!r})"
@@ -91,10 +93,15 @@ class Restored:
         return measure_change(self.source_on_slices(), self.on_slices(), (across, down), self.intensity_unit)
 
     def quality(self) -> dict[str, Any]:
-        """``{"rating": "good" | "check" | "poor", "reasons": [...]}`` by what changed."""
-        from medvit.reports.restored_quality import judge_change
+        """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
 
-        return judge_change(self.statistics(), self.calibration, finer=self.given is not None)
+        By what changed, and what the weights and this anatomy are known for.
+        """
+        from medvit.reports.restored_quality import judge_change
+        from medvit.reports.standing import imaged_anatomy, with_standing
+
+        rated = judge_change(self.statistics(), self.calibration, finer=self.given is not None)
+        return with_standing(rated, self.bundle, self.validation, [imaged_anatomy(self.given or self.scan)])
 
     def save(
         self,

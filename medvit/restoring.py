@@ -88,7 +88,17 @@ def _restored(model: Model, ready: Ready, settings: RunSettings, progress: Progr
         values = np.where(scan.original.covered, values, scan.array[0])[None]
     record = _record(model, ready, settings)
     notes = _notes(model, ready)
-    return Restored(_image(values, scan), slices, scan, model.bundle, record, notes, progress, model.calibration)
+    return Restored(
+        _image(values, scan),
+        slices,
+        scan,
+        model.bundle,
+        record,
+        notes,
+        progress,
+        model.calibration,
+        validation=model.validation,
+    )
 
 
 def _finer(model: Model, ready: Ready, settings: RunSettings, progress: Progress, factor: int) -> Restored:
@@ -104,7 +114,7 @@ def _finer(model: Model, ready: Ready, settings: RunSettings, progress: Progress
     )
     return Restored(
         _image(values, interpolated), None, interpolated, model.bundle, record, (*_notes(model, ready), words), progress,
-        model.calibration, scan,
+        model.calibration, scan, model.validation,
     )  # fmt: skip
 
 

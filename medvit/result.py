@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.bundle_facts import Calibration
+from medvit.bundle_facts import Calibration, Validation
 from medvit.bundles import Bundle, Label
 from medvit.entropy import by_name
 from medvit.io.scan import Scan
@@ -41,6 +41,7 @@ class Result:
         mirrored: with ``quality_map``, the labels that the mirror image gave, (i, j, k) on the same grid; see ``medvit.doubt``.
         entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.entropy``; empty where no network's answer is left.
         calibration: what these signals mean for the weights that ran, if that is known.
+        validation: the cases behind it, if they are known.
     """
 
     labels: MetaTensor
@@ -53,6 +54,7 @@ class Result:
     mirrored: NDArray[np.int16] | None = field(default=None, repr=False)
     entropies: tuple[float | None, ...] = ()
     calibration: Calibration | None = None
+    validation: Validation | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(label.name for label in self.wanted)
@@ -100,10 +102,15 @@ class Result:
         return measure(self.array, self.scan, self.wanted)
 
     def quality(self) -> dict[str, Any]:
-        """``{"rating": "good" | "check" | "poor", "reasons": [...]}`` by plausible anatomy and the network's own doubts."""
-        from medvit.reports.quality import Doubts, judge
+        """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
 
-        return judge(self.statistics(), self.wanted, Doubts(self.entropy(), self.agreement(), self.calibration))
+        By plausible anatomy, the network's own doubts, and what the weights and this anatomy are known for.
+        """
+        from medvit.reports.quality import Doubts, judge
+        from medvit.reports.standing import imaged_anatomy, with_standing
+
+        rated = judge(self.statistics(), self.wanted, Doubts(self.entropy(), self.agreement(), self.calibration))
+        return with_standing(rated, self.bundle, self.validation, [imaged_anatomy(self.scan)])
 
     def entropy(self) -> dict[str, float]:
         """How undecided the network was about each wanted label that it gave, in bits a voxel; see ``medvit.entropy``."""

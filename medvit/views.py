@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medvit.bundles import Bundle
 from medvit.errors import GeometryError, ImageError, ModalityError, SourceError
 from medvit.io import open_source
+from medvit.io.body_part import examined_regions
 from medvit.io.datasets import read_dataset
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.scan import Scan
@@ -80,6 +81,7 @@ class View:
         modality: as DICOM states it, or None.
         fingerprint: sha256 of pixels and size; names no one.
         notes: what was assumed or done.
+        regions: of the body that the header names, see ``medvit.io.body_part.examined_regions``.
     """
 
     slot: Slot
@@ -93,6 +95,7 @@ class View:
     modality: str | None
     fingerprint: str
     notes: tuple[str, ...] = ()
+    regions: frozenset[str] | None = None
 
     @property
     def size_mm(self) -> tuple[float, float]:
@@ -158,6 +161,7 @@ def open_view(
         scan.modality,
         scan.fingerprint(),
         (*notes, *((f"The {slot} view was {_listed(down, across)}.",) if down or across else ())),
+        examined_regions(scan.slices),
     )
 
 

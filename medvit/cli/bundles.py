@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +33,9 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
     facts = bundle.facts
     state = bundle.state
     there = state in ("trained", "fetched")
+    from medvit.reports.standing import standing_of
+
+    standing = standing_of(bundle)
     return {
         "name": bundle.name,
         "version": bundle.version,
@@ -40,7 +45,23 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "scores": bundle.metadata.get("eval_metrics", {}),
         "licence": facts.licence,
         "size_mb": round(bundle.weights.stat().st_size / 1e6, 1) if there else 0.0,
+        "best_rating": standing.best_rating,
+        "standing": {key: value for key, value in asdict(standing).items() if value is not None},
     }
+
+
+def _standing_lines(standing: dict[str, Any]) -> Iterator[str]:
+    """Name what the ratings of a bundle rest on."""
+    made = f", {standing['synthetic_cases']} synthetic" if standing["synthetic_cases"] else ""
+    dice = f", mean Dice {standing['mean_dice']:.3f}" if "mean_dice" in standing else ""
+    yield f"Calibration: {standing['real_cases']} cases of real patients{made}{dice} (acceptable {standing['acceptable']:.2f})"
+    if standing["body_parts"]:
+        yield f"Validated anatomy: {', '.join(standing['body_parts'])}"
+    if "field_of_view_mm" in standing:
+        from medvit.reports.standing import field_words
+
+        yield f"Validated field of view: {field_words(standing['field_of_view_mm'])} mm (right-left, front-back, head-foot)"
+    yield from (f"Results are uncalibrated: {reason}" for reason in standing["missing"])
 
 
 @app.command("list")
@@ -56,16 +77,23 @@ def list_bundles(as_json: Json = False, debug: Debug = False) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("Bundle", "Version", "Task", "State", "Score", "Licence", "MB")
+        table = Table("Bundle", "Version", "Task", "State", "Score", "Best rating", "Licence", "MB")
         for row in rows:
             score = next(
                 (f"{k.replace('_', ' ')} {v:.3f}" for k, v in row["scores"].items() if isinstance(v, float)), "-"
             )
             table.add_row(
-                row["name"], row["version"], row["task"], row["state"], score, row["licence"], f"{row['size_mb']}"
+                row["name"],
+                row["version"],
+                row["task"],
+                row["state"],
+                score,
+                row["best_rating"],
+                row["licence"],
+                f"{row['size_mb']}",
             )
         # one line a bundle also where output is piped and no width is known
-        Console(width=None if typer.get_text_stream("stdout").isatty() else 140).print(table)
+        Console(width=None if typer.get_text_stream("stdout").isatty() else 160).print(table)
 
 
 @app.command()
@@ -81,11 +109,14 @@ def show(name: Name, as_json: Json = False, debug: Debug = False) -> None:
         data = bundle.metadata
         typer.echo(f"{bundle.name} {bundle.version}: {data['description']}")
         typer.echo(f"Intended use: {bundle.intended_use}")
-        for key, value in _summary(bundle).items():
-            if key not in ("name", "version", "scores"):
+        summary = _summary(bundle)
+        for key, value in summary.items():
+            if key not in ("name", "version", "scores", "standing"):
                 typer.echo(
                     f"{key.replace('_', ' ').capitalize()}: {', '.join(value) if isinstance(value, list) else value}"
                 )
+        for line in _standing_lines(summary["standing"]):
+            typer.echo(line)
         origin = bundle.facts.weights.origin
         if origin is not None:
             typer.echo(f"Weights: from {origin.address} ({origin.checksum}), {origin.licence}")

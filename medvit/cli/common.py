@@ -32,6 +32,7 @@ __all__ = [
     "Verbose",
     "guarded",
     "named_files",
+    "rating_words",
     "split_values",
     "watched",
 ]
@@ -127,6 +128,20 @@ def named_files(files: tuple[str, ...]) -> list[str]:
     flat = [name for name in files if "/" not in name]
     folders = Counter(name.partition("/")[0] for name in files if "/" in name)
     return [*flat, *(f"{folder}/ with {count} files" for folder, count in sorted(folders.items()))]
+
+
+_REASONS = 3
+"""Reasons of a rating that a line for people names."""
+
+
+def rating_words(quality: dict[str, Any]) -> str:
+    """Name a rating and its first reasons in one line; those of "poor" stand in a warning of their own."""
+    if quality["rating"] == "poor":
+        return "rating poor"
+    reasons = quality["reasons"][:_REASONS]
+    more = len(quality["reasons"]) - len(reasons)
+    said = "; ".join([*reasons, *([f"{more} more in statistics.json"] if more > 0 else [])])
+    return f"rating {quality['rating']}{f' ({said})' if said else ''}"
 
 
 def _fail(text: str, shown: Shown, kind: str) -> NoReturn:

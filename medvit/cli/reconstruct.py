@@ -21,6 +21,7 @@ from medvit.cli.common import (
     Verbose,
     guarded,
     named_files,
+    rating_words,
     split_values,
     watched,
 )
@@ -180,7 +181,7 @@ def _report(result: Reconstructed, saved: ReconstructedSaved, job: _Job, shown: 
     agreement = ", ".join(f"{slot} {value:.2f}" for slot, value in result.consistency().items())
     shown.say(
         f"{found} of {len(result.wanted)} bodies found on {result.settings['device']}; agreement with the views: {agreement}; "
-        f"rating {saved.quality['rating']}. {result.bundle.intended_use}."
+        f"{rating_words(saved.quality)}. {result.bundle.intended_use}."
     )
     shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")
 

@@ -23,6 +23,7 @@ from medvit.cli.common import (
     Verbose,
     guarded,
     named_files,
+    rating_words,
     split_values,
     watched,
 )
@@ -176,6 +177,6 @@ def _report(result: Restored, saved: RestoredSaved, shown: Shown) -> None:
     if change.noise_before is not None and change.noise_after is not None:
         noise = f"noise {change.noise_before:.1f} to {change.noise_after:.1f} {change.unit}"
     shown.say(
-        f"Restored on {result.settings['device']}: {noise}; rating {saved.quality['rating']}. {result.bundle.intended_use}."
+        f"Restored on {result.settings['device']}: {noise}; {rating_words(saved.quality)}. {result.bundle.intended_use}."
     )
     shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")

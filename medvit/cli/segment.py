@@ -24,6 +24,7 @@ from medvit.cli.common import (
     Verbose,
     guarded,
     named_files,
+    rating_words,
     split_values,
     watched,
 )
@@ -203,7 +204,7 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
         shown.say(f"     backend  {ran['backend']}, {ran['precision']}: {ran['backend_reason']}")
     found = sum(1 for row in result.statistics() if row.voxels)
     shown.say(
-        f"{found} of {len(result.wanted)} labels found on {result.settings['device']}; rating {saved.quality['rating']}. "
+        f"{found} of {len(result.wanted)} labels found on {result.settings['device']}; {rating_words(saved.quality)}. "
         f"{result.bundle.intended_use}."
     )
     shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")

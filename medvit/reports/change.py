@@ -7,6 +7,11 @@ examinations", AJR 205(1), 2015, whose range for soft tissue, 0 to 100 HU, is us
 middle ratio of the deviations after and before in the same squares, where the source shows little but noise. Where no unit is stated, the range goes from Otsu's threshold of the squares' means to their 99th
 percentile.
 
+Shift: the mean of restored minus source over soft tissue, found in the restored image, which noise hides less: squares of about 6 mm
+whose every pixel lies in the soft-tissue range, since an edge, half tissue and half air, has no mean to keep. Pixels weigh less the
+more noise was taken from around them (the inverse of its variance and half of its usual one): where few photons arrived, the source itself is
+off by tens of HU, and a restoration that brings it back has shifted nothing.
+
 Edges: gradients of Gaussians of one pixel, where the source's is steeper than its noise level per pixel, about five
 times what noise alone makes of it. The strength is the slope of the restored gradients over the source's: 1 keeps edges
 as steep as they were, less blurs them. Noise in the source takes some per cent off.
@@ -20,7 +25,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d, uniform_filter
+from scipy.ndimage import gaussian_filter1d, minimum_filter, uniform_filter
 
 __all__ = ["Change", "SliceChange", "measure_change"]
 
@@ -60,8 +65,8 @@ class Change:
         tissue_range: in which noise was measured.
         soft_tissue_range: in which bias and soft-tissue edges were measured.
         noise_before, noise_after: most frequent local standard deviation, and what became of it in the same places.
-        mean_difference: restored minus source, where the source's local mean is in the soft-tissue range and no edge is
-            near: the bias.
+        mean_difference: restored minus source in soft tissue away from edges, see above: the shift.
+        noise_removed: the middle of the local deviations of restored minus source in that tissue.
         mean_absolute_difference, largest_difference: over all voxels measured.
         edge_strength, edge_strength_soft_tissue: 1 where edges are as steep as before; all, and those within soft tissue.
         per_slice: the same for each slice measured.
@@ -81,6 +86,7 @@ class Change:
     edge_strength: float | None
     edge_strength_soft_tissue: float | None
     per_slice: tuple[SliceChange, ...]
+    noise_removed: float | None = None
 
     @property
     def noise_reduction_percent(self) -> float | None:
@@ -108,10 +114,14 @@ class _Pair:
         found: NDArray[np.bool_] = (mean >= bounds[0]) & (mean <= bounds[1])
         return found
 
-    def flat(self, noise: float | None) -> NDArray[np.bool_]:
-        """Where nothing but noise and texture is seen: an edge, half tissue and half air, has no mean to keep."""
-        found: NDArray[np.bool_] = self.local[1] <= (np.inf if noise is None else _FLAT * noise)
-        return found
+    def shift(self, soft: tuple[float, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """After minus before in soft tissue away from edges, and the local deviation of that difference at the same pixels."""
+        inside = ((self.after >= soft[0]) & (self.after <= soft[1])).astype(np.uint8)
+        inner = minimum_filter(inside, self.side, mode="constant", cval=0) > 0
+        difference = self.after - self.before
+        deviation = _local(difference, 2 * self.side - 1)[1]
+        inner &= np.isfinite(deviation)
+        return difference[inner], deviation[inner]
 
 
 def measure_change(
@@ -131,11 +141,12 @@ def measure_change(
     now = [_local(pair.after, pair.side)[1][mask] for pair, mask in zip(pairs, masks, strict=True)]
     noise = _noise(np.concatenate(was), np.concatenate(now))
     softly = [pair.within(soft) for pair in pairs]
-    flat = [mask & pair.flat(noise[0]) for pair, mask in zip(pairs, softly, strict=True)]
-    shifts = [(pair.after - pair.before)[mask] for pair, mask in zip(pairs, flat, strict=True)]
+    shifts = [pair.shift(soft) for pair in pairs]
+    removed = np.concatenate([deviation for _, deviation in shifts])
+    usual = float(np.median(removed)) if len(removed) else None
     noises = [_noise(a, b) for a, b in zip(was, now, strict=True)]
     rows = [
-        SliceChange(p.number, _rounded(a), _rounded(b), _mean(s))
+        SliceChange(p.number, _rounded(a), _rounded(b), _weighted(*s, usual))
         for p, (a, b), s in zip(pairs, noises, shifts, strict=True)
     ]
     whole, inner = _edges(pairs, softly, noise[0] or 0.0)
@@ -149,12 +160,13 @@ def measure_change(
         soft,
         _rounded(noise[0]),
         _rounded(noise[1]),
-        _mean(np.concatenate(shifts)),
+        _weighted(np.concatenate([difference for difference, _ in shifts]), removed, usual),
         round(float(changes.mean()), 3),
         round(float(changes.max()), 3),
         whole,
         inner,
         tuple(rows),
+        _rounded(usual),
     )
 
 
@@ -250,5 +262,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
-    return round(float(values.mean()), 3) if len(values) else None
+def _weighted(values: NDArray[np.float64], deviation: NDArray[np.float64], usual: float | None) -> float | None:
+    """The mean, each value weighing less the more noise is around it."""
+    if not len(values) or usual is None:
+        return None
+    weights = 1 / (deviation**2 + usual**2 / 2) if usual > 0 else np.ones_like(values)
+    return round(float((weights * values).sum() / weights.sum()), 3)

@@ -45,5 +45,6 @@ def draw_picture_preview(path: Path, result: Result) -> None:
     figure.text(0.01, 0.94, bundle.metadata.get("name", bundle.name), color=_TEXT, fontsize=15, weight="bold")
     for at, (words, color) in zip(np.linspace(0.5, 0.95, len(found), endpoint=False), found, strict=True):
         figure.text(at, 0.94, words, color=color, fontsize=12)
-    figure.text(0.01, 0.02, f"{bundle.intended_use}.  {bundle.name} {bundle.version}", color=_NOTE, fontsize=12)
+    said = f"{bundle.intended_use}.  {bundle.name} {bundle.version}.  Rating: {result.quality()['rating']}"
+    figure.text(0.01, 0.02, said, color=_NOTE, fontsize=12)
     figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")

@@ -62,7 +62,13 @@ def draw_preview(path: Path, result: Result) -> None:
         _draw_plane(figure.add_subplot(grid[0, column]), plane, view)
     _draw_legend(figure.add_subplot(grid[0, 3]), result.statistics(), result.wanted)
     figure.text(0.01, 0.945, f"{bundle.metadata.get('name', bundle.name)}", color=_TEXT, fontsize=15, weight="bold")
-    figure.text(0.01, 0.025, f"{bundle.intended_use}.  {bundle.name} {bundle.version}", color=_NOTE, fontsize=12)
+    figure.text(
+        0.01,
+        0.025,
+        f"{bundle.intended_use}.  {bundle.name} {bundle.version}.  Rating: {result.quality()['rating']}",
+        color=_NOTE,
+        fontsize=12,
+    )
     figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
 
 

@@ -11,10 +11,13 @@ from medvit.bundle_facts import Calibration
 from medvit.bundles import Label
 from medvit.reports.statistics import Measures
 
-__all__ = ["RATINGS", "Doubts", "judge", "judge_volume"]
+__all__ = ["RATINGS", "RATING_RULES", "Doubts", "judge", "judge_volume"]
 
 RATINGS = ("good", "uncalibrated", "check", "poor")
 """All ratings; a later one wins over an earlier one."""
+
+RATING_RULES = 2
+"""Number of the rules that results are rated by; a batch runs results of other rules again. 2: with "uncalibrated"."""
 
 _ABSURD = (0.2, 3.0)
 """Below this share of the smallest, or above this multiple of the largest volume seen in training: absurd."""

@@ -91,6 +91,14 @@ def test_a_segmentation_is_calibrated_and_recorded(tmp_path):
     known = medvit.open_bundle(bundle).facts.quality
     assert known.cases == 2 and known.bad == "Dice of a label below 0.6"
     assert known.weights_sha256 == medvit.open_bundle(bundle).weights_sha256
+    cases = medvit.open_bundle(bundle).facts.validation
+    assert (cases.real_cases, cases.synthetic_cases, cases.body_parts) == (2, 0, ("HEADNECK",))
+    assert (
+        cases.weights_sha256 == known.weights_sha256 and 0.5 < cases.mean_dice < 0.8
+    )  # one of two is labelled elsewhere
+    assert cases.field_of_view_mm == ((82, 74, 58), (82, 74, 58))
+    shown = CliRunner().invoke(app, ["bundles", "show", str(bundle)]).output
+    assert "Calibration: 2 cases of real patients, mean Dice" in shown and "Best rating: uncalibrated" in shown
     page = (bundle / "docs" / "README.md").read_text()
     assert page.startswith("before\n") and page.endswith("\nafter\n")
     assert "| with --quality-map | " in page
@@ -111,6 +119,8 @@ def test_a_restoration_is_calibrated_by_its_bias(tmp_path):
     assert found.calibration.bad == "bias of soft tissue beyond 1 HU" and found.calibration.cases == 4
     assert len(lines) == 4 and "moved 7.00" in lines[0]
     assert "mean bias (HU)" in found.table
+    assert found.validation.real_cases == 2 and found.validation.mean_dice is None
+    assert found.validation.field_of_view_mm == ((82, 74, 0), (82, 74, 58))  # slices one by one: any number of them
 
 
 def test_what_cannot_be_calibrated(tmp_path):

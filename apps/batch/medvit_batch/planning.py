@@ -16,6 +16,7 @@ from medvit.io.images import PICTURE_SUFFIXES
 from medvit.io.preflight import Preflight, candidates, choose_volume, sort_planes
 from medvit.io.volumes import Volume
 from medvit.output import OUTPUT_TYPES
+from medvit.reports.quality import RATING_RULES
 from medvit.restored_output import RESTORED_TYPES
 from medvit_batch.attributes import of_image, of_volume
 from medvit_batch.cases import Decision, Facts, Key, State, Work, digest_of
@@ -90,7 +91,9 @@ class Plan:
 
     def _asked(self, bundle: Bundle) -> str:
         configs = [hashlib.sha256((bundle.root / "configs" / name).read_bytes()).hexdigest() for name in ("inference.json", "metadata.json")]  # fmt: skip
-        return digest_of([bundle.name, bundle.version, bundle.weights_sha256, configs, self.work.deciding()])
+        return digest_of(
+            [bundle.name, bundle.version, bundle.weights_sha256, configs, RATING_RULES, self.work.deciding()]
+        )
 
     def decide(self, catalogue: Catalogue) -> Iterator[Decision]:
         """A decision for each volume and each bundle it goes to, one series after the other; unnamed where that is asked."""

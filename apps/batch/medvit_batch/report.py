@@ -135,7 +135,7 @@ def _ratings(summary: Summary) -> str:
         return ""
     parts = [(rating, counts[rating], _COLOURS[rating]) for rating in RATINGS]
     said = ", ".join(f"{n} {rating}" for rating, n, _ in parts if n)
-    return f"<h2>Rating</h2>{bar(parts)}<p class=dim>{escape(said)}. Judged by plausible anatomy, not by comparison with a reader.</p>"
+    return f"<h2>Rating</h2>{bar(parts)}<p class=dim>{escape(said)}. Judged by plausible anatomy, not by comparison with a reader; uncalibrated: nothing odd was found, and these weights or this anatomy were not compared with enough real patients.</p>"
 
 
 def _volumes(summary: Summary) -> str:

@@ -40,9 +40,13 @@ class Judged:
         score: what the scores are, in words.
         answers: all of them.
         ratings: of each case, what rates it by a calibration; by what the run was asked for.
+        real: whether the scans are of real patients; noise or radiographs computed from real scans count as real.
+        scans: how many scans the answers are of; None where each case is one.
     """
 
     bad: str
     score: str
     answers: tuple[Answer, ...]
     ratings: dict[str, dict[str, Callable[[Calibration], str]]]
+    real: bool = True
+    scans: int | None = None

@@ -18,10 +18,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from medvit.bundle_facts import Calibration
+from medvit.bundle_facts import Calibration, Validation
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
+from medvit.io import open_source
 from medvit.model import load_model
+from medvit.reports.standing import imaged_anatomy
+from medvit.training.data import DataList, read_entries
 from medvit.training.evaluation.answers import Answer, Judged, Signal
 from medvit.training.evaluation.part import Part, Say
 from medvit.training.evaluation.recording import QUALITY, place_for, replace_file_text
@@ -55,6 +58,7 @@ class Found:
 
     calibration: Calibration
     table: str
+    validation: Validation
 
 
 def calibrate(part: Part, evaluation: Any, say: Say, device: str = "auto") -> Found:
@@ -77,7 +81,41 @@ def calibrate(part: Part, evaluation: Any, say: Say, device: str = "auto") -> Fo
     calibration = Calibration(
         weights_sha256=part.bundle.weights_sha256, cases=len(cases), spoilt=spoilt, bad=judged.bad, limits=limits
     )  # fmt: skip
-    return Found(calibration, "\n".join([*_signal_rows(judged, measured), "", *_rating_rows(judged, calibration)]))
+    table = "\n".join([*_signal_rows(judged, measured), "", *_rating_rows(judged, calibration)])
+    return Found(calibration, table, _validation(part, judged))
+
+
+def _validation(part: Part, judged: Judged) -> Validation:
+    """Count the real and synthetic cases, take the mean Dice of the real ones and measure the field of view that they cover.
+
+    Data lists do not state body parts: those that the bundle states stay.
+    """
+    bundle, facts = part.bundle, part.bundle.facts
+    scans = judged.scans or len({answer.case for answer in judged.answers})
+    scored = judged.real and facts.task != "restoration"
+    return Validation(
+        weights_sha256=bundle.weights_sha256,
+        real_cases=scans if judged.real else 0,
+        synthetic_cases=0 if judged.real else scans,
+        mean_dice=round(mean(answer.score for answer in judged.answers), 4) if scored else None,
+        body_parts=facts.validation.body_parts if facts.validation else (),
+        field_of_view_mm=_field_of_view(part) if judged.real else None,
+    )
+
+
+def _field_of_view(part: Part) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+    """Measure the smallest and largest extent of a part's images; None for pictures and radiographs.
+
+    A restoration sees slices one by one, so that a short stack is no other field of view.
+    """
+    facts = part.bundle.facts
+    if facts.dimensions == 2:
+        return None
+    entries = read_entries(part.bundle, DataList(part.data, part.root, part.split), ("image",))
+    extents = np.array([imaged_anatomy(open_source(entry["image"])).extent_mm for entry in entries]).round()
+    low, high = extents.min(0), extents.max(0)
+    head_foot = 0.0 if facts.task == "restoration" else float(low[2])
+    return (float(low[0]), float(low[1]), head_foot), (float(high[0]), float(high[1]), float(high[2]))
 
 
 def _measured(judged: Judged) -> list[_Measured]:
@@ -181,7 +219,7 @@ def _rating_rows(judged: Judged, calibration: Calibration) -> list[str]:
 
 
 def record_calibration(bundle: Bundle, found: Found) -> None:
-    """Write the limits into metadata.json (medvit.quality) and the table into docs/README.md.
+    """Write limits and cases into metadata.json (medvit.quality, medvit.validation) and the table into docs/README.md.
 
     Raises:
         BundleError: no docs/README.md with both marks; nothing is written then.
@@ -190,6 +228,7 @@ def record_calibration(bundle: Bundle, found: Found) -> None:
     path = bundle.root / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
     metadata["medvit"]["quality"] = found.calibration.model_dump()
+    metadata["medvit"]["validation"] = found.validation.model_dump(exclude_none=True)
     replace_file_text(path, json.dumps(metadata, indent=2) + "\n")
     replace_file_text(
         bundle.root / "docs" / "README.md", f"{before}{QUALITY.start}\n{found.table}\n{QUALITY.end}{after}"

@@ -62,11 +62,13 @@ class LabelOverlap:
 
     Attributes:
         acceptable: Dice below which a label is a bad answer, for the rating.
+        real_patients: whether the images of the list are of real patients.
     """
 
     task: ClassVar[str] = "segmentation"
 
     acceptable: float = 0.7
+    real_patients: bool = True
 
     def judge(self, part: Part) -> Judge:
         """See ``Evaluation``; ``{"mean_dice", "per_label", "cases"}`` beside what all scores have.
@@ -108,6 +110,10 @@ class LabelOverlap:
             for p in labelled_pairs(part, partly_labelled=True)
         ]
 
+    def is_real(self, part: Part) -> bool:
+        """Say whether the cases of a part are of real patients."""
+        return self.real_patients
+
     def answers(self, part: Part, model: Model, say: Say) -> Judged:
         """Every label of every case with what the network said of it, the mirror image's answer included."""
         found: list[Answer] = []
@@ -126,7 +132,7 @@ class LabelOverlap:
             ratings["plain"][case.name] = partial(_rating, *rows, Doubts(entropy))
             ratings["with --quality-map"][case.name] = partial(_rating, *rows, Doubts(entropy, agreement))
             say(f"{case.name}: {', '.join(f'{k} {v}' for k, v in found[-1].signals.items())}")
-        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), ratings)
+        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), ratings, self.is_real(part))
 
 
 def _rating(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts, calibration: Calibration) -> str:

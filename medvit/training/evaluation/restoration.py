@@ -131,7 +131,8 @@ class DoseRestoration:
         """Every case at every dose, with how far the means of its soft tissue moved."""
         found: list[Answer] = []
         ratings: dict[str, Callable[[Calibration], str]] = {}
-        for number, volume in enumerate(_clean(part)):
+        volumes = _clean(part)
+        for number, volume in enumerate(volumes):
             case = self._scan(volume, number, neighbours(part.bundle))
             for dose in case.near:
                 name, restored = f"{case.clean.name} at {dose}", self._restored(model, case, dose)
@@ -143,7 +144,7 @@ class DoseRestoration:
                 ratings[name] = partial(_rating, change)
                 say(f"{name}: moved {moved['moved']:.2f}, bias {bias:+.2f}")
         bad = f"bias of soft tissue beyond {self.acceptable_bias:g} HU"
-        return Judged(bad, "bias (HU)", tuple(found), {"plain": ratings})
+        return Judged(bad, "bias (HU)", tuple(found), {"plain": ratings}, scans=len(volumes))
 
     def _others(self, scanned: Sequence[_Scanned]) -> dict[str, dict[str, dict[str, float]]]:
         """What the compared denoisers reach at each dose, means over the cases, each at the strength that suits it best there."""

@@ -47,6 +47,12 @@ class SyntheticOverlap(LabelOverlap):
                 f"Found per_map {self.per_map}; at least one image from each map is needed. Correct configs/evaluate.json."
             )
 
+    def is_real(self, part: Part) -> bool:
+        """Say whether the cases of a part are of real patients: not where images are made from label maps."""
+        return self.real_patients and every_entry_names(
+            part.bundle, DataList(part.data, part.root, part.split), "label"
+        )
+
     def cases(self, part: Part) -> Sequence[LabelledCase]:
         """What judges.
 
