@@ -11,10 +11,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 from typer.testing import CliRunner
 
 import medvit
 from medvit.cli.main import app
+from medvit.restoration.degradations import LowDoseCT, ParallelBeam
 from tests.bands import make_restoring_bundle, oblique_affine, phantom, reorient, write_series
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,6 +161,29 @@ def test_too_much_noise_hides_a_shift_and_is_said(tmp_path, rng):
     found = medvit.restore(tmp_path / "ct.nii.gz", bundle=make_restoring_bundle(tmp_path / "mean")).quality()
     assert found["rating"] == "check"
     assert any("beside so much a shift of 1 HU cannot be seen" in reason for reason in found["reasons"]), found
+
+
+def _triples(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slices all over a volume, each between its neighbours."""
+    image = nib.load(path)
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    at = np.linspace(0, values.shape[2] - 1, count + 2).round().astype(int)[1:-1]
+    return np.ascontiguousarray(values[..., (at[:, None] + np.arange(-1, 2)).ravel()]), image.affine
+
+
+def test_the_denoiser_is_not_called_good_on_a_chest_at_a_tenth_of_the_dose(shared, tmp_path):
+    """A tenth of the dose as the bundle defines it, for pixels of 2 mm; clean heads with their usual shift are not flagged."""
+    values, affine = _triples(shared / "data" / "ct_chest" / "LIDC-IDRI-0314_ct_2mm.nii.gz", 2)
+    scanner = LowDoseCT(photons_per_ray=140_000.0, electronic_noise=3.2, beam=ParallelBeam(views=180))
+    low = scanner.at_dose(0.1, 0)(values, (2.0, 2.0, 2.0))
+    nib.save(nib.Nifti1Image(low, affine), tmp_path / "low.nii.gz")
+    outcome = CliRunner().invoke(app, ["restore", str(tmp_path / "low.nii.gz"), "-o", str(tmp_path / "out"), "--json"])
+    quality = json.loads(outcome.stdout)["quality"]
+    assert quality["rating"] in ("check", "poor"), quality
+    assert any(re.search(r"[+-][\d.]+ HU", reason) and "soft tissue" in reason for reason in quality["reasons"])
+    values, affine = _triples(shared / "data" / "ct_headneck_openkbp" / "pt_201_ct.nii.gz", 8)
+    source = MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(affine))
+    assert medvit.restore(source).quality()["rating"] == "good"
 
 
 def test_the_documented_standing_is_that_of_the_bundles():

@@ -79,7 +79,9 @@ def test_a_real_head_becomes_sharper_than_by_interpolation(shared, tmp_path):
     head = clean > 0.1 * clean.max()
     error, before = (float(np.square(v - clean)[head].mean()) for v in (result.array, sinc))
     assert error < 0.75 * before
-    assert result.quality()["rating"] in ("good", "check") and abs(float((result.array - clean)[head].mean())) < 2
+    assert (
+        result.quality()["rating"] in ("uncalibrated", "check") and abs(float((result.array - clean)[head].mean())) < 2
+    )
 
 
 def test_it_refuses_without_its_weights(tmp_path):
