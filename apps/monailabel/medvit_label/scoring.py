@@ -126,13 +126,17 @@ def _by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _doubted(service: Service) -> list[dict[str, Any]]:
     """The cases without a label whose answers look least trustworthy, with the reason."""
-    from medvit_label.strategies import doubt
+    from medvit_label.strategies import doubt, rating_of
 
     waiting = {image.id for image in service.unlabelled()}
     rows = service.journal.rows("SELECT * FROM quality")
-    judged = [(*doubt(json.loads(row["content"])), row["image"]) for row in rows if row["image"] in waiting]
+    kept = [(json.loads(row["content"]), row["image"]) for row in rows if row["image"] in waiting]
+    judged = [(*doubt(content), rating_of(content), image) for content, image in kept]
     ordered = sorted(judged, key=lambda item: -item[0])[:10]
-    return [{"image": image, "doubt": round(score, 3), "reason": reason} for score, reason, image in ordered]
+    return [
+        {"image": image, "doubt": round(score, 3), "rating": rating, "reason": reason}
+        for score, reason, rating, image in ordered
+    ]
 
 
 def _model(service: Service, name: str, bundle: Bundle) -> dict[str, Any]:

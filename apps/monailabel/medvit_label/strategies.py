@@ -14,7 +14,7 @@ from medvit_label.images import Image
 if TYPE_CHECKING:
     from medvit_label.service import Service
 
-__all__ = ["STRATEGIES", "Choice", "choose", "doubt"]
+__all__ = ["STRATEGIES", "Choice", "choose", "doubt", "rating_of"]
 
 STRATEGIES = {
     "first": "The first case, by name, that has no final label.",
@@ -82,17 +82,21 @@ def doubt(judged: dict[str, Any]) -> tuple[float, str]:
         judged: ``{"quality": Result.quality(), "agreement": Result.agreement()}``.
     """
     quality, agreement = judged["quality"], judged.get("agreement") or {}
-    # answers that an earlier version kept call it "word"
-    rating = quality["rating"] if "rating" in quality else quality["word"]
     score, reasons = (
-        {"poor": 2.0, "check": 1.0}.get(rating, 0.0),
+        {"poor": 2.0, "check": 1.0}.get(rating_of(judged), 0.0),
         [str(r) for r in quality.get("reasons", [])[:2]],
     )
     if agreement:
         name, lowest = min(agreement.items(), key=lambda item: item[1])
         score += 1 - float(lowest)
         reasons.append(f"for {name} the image and its mirror image agree to Dice {lowest:.2f} only")
-    return (
-        score,
-        f"The model's answer is in doubt: {'; '.join(reasons)}." if reasons else "The model's answer looks plausible.",
-    )
+    if not reasons:
+        return score, "The model's answer looks plausible."
+    found = "is in doubt" if score else "looks plausible, but the model is uncalibrated on this image"
+    return score, f"The model's answer {found}: {'; '.join(reasons)}."
+
+
+def rating_of(judged: dict[str, Any]) -> str:
+    """Return the rating of a kept answer; those that an earlier version kept call it "word"."""
+    quality = judged["quality"]
+    return str(quality["rating"] if "rating" in quality else quality["word"])
