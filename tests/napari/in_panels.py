@@ -22,28 +22,14 @@ from medvit_napari.xray_widget import XrayWidget
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import QApplication, QMessageBox
+from qtpy.QtWidgets import QApplication
 
 from tests.bands import make_bundle, oblique_affine, phantom, write_series
-
-
-def until(what, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited too long"
-        QApplication.processEvents()
-        time.sleep(0.005)
-
-
-def boxes() -> list[QMessageBox]:
-    return [w for w in QApplication.topLevelWidgets() if isinstance(w, QMessageBox) and w.isVisible()]
-
-
-def close_boxes() -> list[str]:
-    texts = [box.text() for box in boxes()]
-    for box in boxes():
-        box.close()
-    return texts
+from tests.napari.cases_in_panels import submits_belong_to_their_case
+from tests.napari.driving import close_boxes, until
+from tests.napari.segments_in_panels import painted_segments
+from tests.napari.views_in_panels import views_of_several
+from tests.napari.warnings_in_panels import words_that_reach_the_window
 
 
 def choose(run: RunWidget, name: str) -> None:
@@ -219,6 +205,10 @@ def main(place: Path) -> None:
     radiographs_that_are_none()
     files_read_behind(place)
     looks_and_stages()
+    views_of_several(place / "several")
+    painted_segments(place / "segments")
+    words_that_reach_the_window(place / "words")
+    submits_belong_to_their_case(place / "cases")
     print("all was as it should be", flush=True)
 
 

@@ -88,6 +88,18 @@ def corrects_and_saves(viewer, image, labels, place: Path) -> None:
             assert np.array_equal(by_title[label.title], stored == label.id)
 
 
+def tables(viewer, labels) -> None:
+    """The segment table as a dock of the plugin's own: a row for each label, the chosen one is painted."""
+    _, table = viewer.window.add_plugin_dock_widget("medvit", "Segments")
+    table.labels.choose(labels)
+    assert table.table.rowCount() == len(place_of(labels).labels)
+    table.table.selectRow(2)
+    assert labels.selected_label == place_of(labels).labels[2].id
+    table.table.item(2, 3).setText("Corrected")
+    assert place_of(labels).labels[2].title == "Corrected"
+    viewer.window.remove_dock_widget(table)
+
+
 def drags(viewer, look, image) -> None:
     """With the real mouse over the real canvas: the window changes and the camera stays; off, the camera moves again."""
     from qtpy.QtCore import QEvent, QPointF, Qt
@@ -206,7 +218,8 @@ def labels_for_a_server(viewer, place: Path) -> None:
         labels.paint((5, 12, 12), 7)
         server.buttons["Submit"].click()
         done(server)
-        assert "Submitted" in server.status.text()
+        assert "Submitted for case 1: " in server.status.text() and "put away" in server.status.text()
+        assert labels not in viewer.layers and server.image not in viewer.layers
         kept = medvit.read_labels(next((place / "state").rglob("labels.nii.gz")))
         assert np.array_equal(kept.array, place_of(server.image).grid.back(labels.data))
         server.buttons["Next case"].click()
@@ -230,6 +243,8 @@ def reconstructs(viewer, place: Path) -> None:
     xray.bundle.setCurrentText("crossing")
     xray.run_button.click()
     done(xray)
+    assert xray.status.text().startswith("Done. Rating: "), xray.status.text()
+    assert all(layer.name in xray.status.text() for layer in viewer.layers), xray.status.text()
     kinds = [type(layer).__name__ for layer in viewer.layers]
     assert kinds[0] == "Labels" and kinds.count("Surface") >= 1 and kinds.count("Image") == 5
     doubt = viewer.layers["Doubt (bits)"]
@@ -286,6 +301,7 @@ def main(place: Path) -> None:
     print("ran", flush=True)
     corrects_and_saves(viewer, image, labels, place)
     print("saved", flush=True)
+    tables(viewer, labels)
     looks(viewer, image, labels, place)
     print("looked", flush=True)
     restores(viewer, run, image, place)

@@ -43,5 +43,5 @@ def test_the_manifest_is_sound():
     manifest = PluginManifest.from_file(SCRIPT.parents[2] / "apps/napari/medvit_napari/napari.yaml")
     manifest.validate_imports()
     assert {w.command for w in manifest.contributions.widgets} == {
-        f"medvit.{name}" for name in ("run", "save", "look", "server", "xray", "views")
+        f"medvit.{name}" for name in ("run", "save", "segments", "look", "server", "xray", "views")
     }

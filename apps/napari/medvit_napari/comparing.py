@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit_napari.alignment import relation
 from medvit_napari.errors import LayerError
 from medvit_napari.layers import LayerTuple
-from medvit_napari.places import image_of
+from medvit_napari.places import image_of, place_of
 
 __all__ = ["Swipe", "swipe_layer"]
 
@@ -47,9 +48,15 @@ def swipe_layer(first: Any, second: Any) -> LayerTuple:
     """A layer that parts two image layers.
 
     Raises:
-        LayerError: no two grey images on one grid.
+        LayerError: no two grey images on one grid, or of different frames of reference.
     """
     a, b = image_of(first), image_of(second)
+    here, there = place_of(a), place_of(b)
+    if here is not None and there is not None and relation(here, there) == "other":
+        raise LayerError(
+            f"Found {a.name!r} and {b.name!r} with different frames of reference; positions in one say nothing about the other. "
+            "Choose two images of one frame of reference."
+        )
     alike = a is not b and a.ndim == b.ndim == 3 and tuple(a.data.shape) == tuple(b.data.shape)
     if not alike or not np.allclose(a.scale, b.scale) or not np.allclose(a.translate, b.translate):
         raise LayerError(

@@ -22,9 +22,12 @@ from qtpy.QtWidgets import (
 
 from medvit_napari.errors import readable
 from medvit_napari.filling import Filling
+from medvit_napari.frames import own_data
 from medvit_napari.layers import BLANK, window_of
 from medvit_napari.looking import set_window
 from medvit_napari.opening import Answer, Offer
+from medvit_napari.places import place_of
+from medvit_napari.telling import tell_of
 
 __all__ = ["SeriesDialog", "ask_which", "confirm", "error_box", "follow", "show_error"]
 
@@ -123,7 +126,7 @@ def follow(data: Iterable[Any], viewer: Any) -> None:
 
 def _drawn_again(filling: Filling, viewer: Any) -> None:
     filling.on_done.clear()
-    shown = [layer for layer in viewer.layers if layer.data is filling]
+    shown = [layer for layer in viewer.layers if own_data(layer) is filling]
     if filling.error is not None:
         for layer in shown:  # what could not be read as a whole is no image to look at or to run on
             viewer.layers.remove(layer)
@@ -132,8 +135,17 @@ def _drawn_again(filling: Filling, viewer: Any) -> None:
     for layer in shown:
         if tuple(layer.contrast_limits) == BLANK:
             set_window(layer, window_of(filling))
+        _renew_remarks(layer)
         layer.refresh()
-        layer.events.data(value=filling)  # its voxels are others now; linked views draw it again too
+        layer.events.data(value=layer.data)  # its voxels are others now; linked views draw it again too
+
+
+def _renew_remarks(layer: Any) -> None:
+    """Bring a layer's remarks up to what is known once all of it is read, and show the new ones."""
+    place = place_of(layer)
+    if place is not None:
+        layer.metadata = {**layer.metadata, **place.metadata()}
+        tell_of(layer, (*place.flags, *place.notes))
 
 
 def error_box(error: BaseException, parent: QWidget | None = None) -> QMessageBox:

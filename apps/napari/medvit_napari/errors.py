@@ -6,7 +6,7 @@ import re
 
 from medvit.errors import ImageError, MedvitError, SourceError
 
-__all__ = ["LayerError", "PlaceError", "ServerError", "readable"]
+__all__ = ["LayerError", "PlaceError", "ServerError", "in_window", "readable"]
 
 
 class LayerError(ImageError):
@@ -40,18 +40,23 @@ _IN_A_WINDOW = (
     (r"--roi-crop\b", "the Region"),
     (r"--low-memory\b", "Low memory"),
     (r"--invert\b", "Invert"),
+    (r", and --labels or -b gives the ids back", ""),
     (r" with -o\b", ""),
 )
 """Steps that a message names as the command line has them, as the widgets call them."""
 
 
+def in_window(text: str) -> str:
+    """Replace steps that a message or note names for the command line by those of the window."""
+    for pattern, words in _IN_A_WINDOW:
+        text = re.sub(pattern, words, text)
+    return text
+
+
 def readable(error: BaseException) -> str:
     """One message for people, its steps named as they are in a window; what is unforeseen says so and keeps its kind."""
     if isinstance(error, MedvitError):
-        text = str(error)
-        for pattern, words in _IN_A_WINDOW:
-            text = re.sub(pattern, words, text)
-        return text
+        return in_window(str(error))
     if isinstance(error, MemoryError):
         return "Found too little memory; close other images, or use a machine with more."
     first = (str(error).strip().splitlines() or [""])[0]

@@ -46,6 +46,9 @@ class Filling(ABC):
     series: str = ""
     """SeriesInstanceUID of a DICOM series."""
 
+    space: str = ""
+    """FrameOfReferenceUID, where the headers state one for all slices."""
+
     def __init__(self, stored: NDArray[np.float32], affine: Affine, files: ExitStack) -> None:
         self._files, self._stored = files, stored
         self._there = np.zeros(stored.shape[2], bool)
@@ -72,6 +75,11 @@ class Filling(ABC):
     # what napari asks of an array
     dtype = np.dtype(np.float32)
     ndim = 3
+
+    @property
+    def loaded(self) -> NDArray[np.float32]:
+        """What has been read so far, zeros elsewhere; does not wait."""
+        return self._shown
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -199,6 +207,8 @@ class SeriesFilling(Filling):
         super().__init__(memory.transpose(2, 1, 0), flip_lps_ras(stack.affine), files)
         self._volume, self._finish = volume, finish
         self.modality, self.series, self.hounsfield = volume.modality or None, volume.series, volume.hounsfield
+        spaces = {plane.frame_of_reference for plane in volume.planes}
+        self.space = spaces.pop() if len(spaces) == 1 else ""
 
     def _read_slice(self, k: int) -> NDArray[np.float32]:
         values: NDArray[np.float32] = read_slice(self._volume, k)

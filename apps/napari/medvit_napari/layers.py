@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,6 +16,7 @@ from medvit.reports.windows import usual_window
 from medvit_napari.canonical import Canonical
 from medvit_napari.filling import Filling
 from medvit_napari.places import KEY, Place, blank, digest
+from medvit_napari.segments import label_colormap, label_features
 
 if TYPE_CHECKING:
     from medvit.io.labels import LabelSet
@@ -26,6 +29,7 @@ __all__ = [
     "LayerTuple",
     "filling_layer",
     "image_layer",
+    "inherit",
     "label_layer",
     "label_layers",
     "reconstructed_layers",
@@ -44,8 +48,6 @@ BLANK = (0.0, 1.0)
 _KINDS = {"nifti": "NIfTI", "nrrd": "NRRD", "metaimage": "MetaImage"}
 _OPACITY = 0.55
 _DIFFERENCE = "difference"
-_UNNAMED = (0.75, 0.75, 0.75, 1.0)
-"""An id that a person paints without a name is seen, in grey; napari would leave it transparent."""
 
 
 def _name(modality: str | None, plane: str, count: int) -> str:
@@ -62,22 +64,16 @@ def image_layer(scan: Scan, name: str = "", **options: Any) -> LayerTuple:
     shown = grid.show(scan.array[0])
     middle = shown[shown.shape[0] // 2]
     window = usual_window(scan.modality if scan.hounsfield else None, middle, scan.slices)
-    place = Place(scan, grid, notes=(*_straightened(grid), *scan.notes, *scan.set_aside))
+    place = Place(scan, grid, notes=scan.notes, flags=scan.set_aside)
     kind = _KINDS.get(scan.kind)
     plane = "" if scan.kind != "dicom" else ("axial", "coronal", "sagittal")[grid.order.index(2)]
     return shown, {
         "name": name or _name(scan.modality or kind, plane, scan.array.shape[3]),
         "contrast_limits": window.limits,
-        "metadata": {KEY: place},
+        "metadata": place.metadata(),
         **grid.placement(),
         **options,
     }, "image"  # fmt: skip
-
-
-def _straightened(grid: Canonical) -> tuple[str, ...]:
-    if grid.oblique_deg < 0.5:
-        return ()
-    return (f"Shown along its own axes, which lie up to {grid.oblique_deg:.1f} degrees away from the patient's.",)
 
 
 def _picture(scan: Scan, name: str, options: dict[str, Any]) -> LayerTuple:
@@ -85,16 +81,20 @@ def _picture(scan: Scan, name: str, options: dict[str, Any]) -> LayerTuple:
     data = np.moveaxis(scan.array, 0, -1) if colours else scan.array[0]
     if colours:
         data = data.clip(0, 255).astype(np.uint8)
-    return data, {"name": name, "rgb": colours, "metadata": {KEY: Place(scan, None)}, **options}, "image"
+    place = Place(scan, None, notes=scan.notes, flags=scan.set_aside)
+    return data, {"name": name, "rgb": colours, "metadata": place.metadata(), **options}, "image"
 
 
-def filling_layer(filling: Filling, kind: str = "dicom", notes: tuple[str, ...] = ()) -> LayerTuple:
+def filling_layer(
+    filling: Filling, kind: str = "dicom", notes: tuple[str, ...] = (), flags: tuple[str, ...] = ()
+) -> LayerTuple:
     """A volume that is still being read as an image layer; its middle slice is there at once where that can be.
 
     Args:
         filling: started.
         kind: as ``Scan.kind``.
         notes: of its header.
+        flags: what was set aside.
     """
     axis = filling.grid.order.index(2)
     key: list[Any] = [slice(None)] * 3
@@ -105,7 +105,7 @@ def filling_layer(filling: Filling, kind: str = "dicom", notes: tuple[str, ...] 
     return filling, {
         "name": _name(filling.modality or _KINDS.get(kind), plane, filling.grid.shape[2]),
         "contrast_limits": BLANK if window is None else window.limits,
-        "metadata": {KEY: Place(filling, filling.grid, notes=(*_straightened(filling.grid), *notes))},
+        "metadata": Place(filling, filling.grid, notes=notes, flags=flags).metadata(),
         **filling.grid.placement(),
     }, "image"  # fmt: skip
 
@@ -128,25 +128,29 @@ def label_layer(
         name: of the layer.
         known: more of the ``Place``: made_by, origin, notes.
     """
-    import pandas as pd
-    from napari.utils.colormaps import DirectLabelColormap
-
     grid = source.grid if isinstance(source, Filling) else _grid(source)
     shown = np.ascontiguousarray(array if grid is None else grid.show(array))
-    colours: dict[int | None, Any] = {None: _UNNAMED, 0: (0, 0, 0, 0)}
-    colours |= {label.id: (*(c / 255 for c in label.color), 1.0) for label in labels}
-    place = Place(source, grid, tuple(labels), digest(shown), **known)
-    features = pd.DataFrame(
-        {"index": [0, *(label.id for label in labels)], "name": ["background", *(label.title for label in labels)]}
-    )
+    place = Place(source, grid, labels=tuple(labels), digest=digest(shown), **known)
     return shown, {
         "name": name,
         "opacity": _OPACITY,
-        "colormap": DirectLabelColormap(color_dict=colours),
-        "features": features,
-        "metadata": {KEY: place},
+        "colormap": label_colormap(labels),
+        "features": label_features(labels),
+        "metadata": place.metadata(),
         **(grid.placement() if grid is not None else {}),
     }, "labels"  # fmt: skip
+
+
+def inherit(layers: list[LayerTuple], place: Place | None) -> list[LayerTuple]:
+    """Put layers that were made of an image into that image's case and patient space."""
+    if place is None or not (place.case or place.space):
+        return layers
+    return [
+        (data, {**options, "metadata": replace(made, case=place.case, space=place.space).metadata()}, kind)
+        if isinstance(made := options.get("metadata", {}).get(KEY), Place)
+        else (data, options, kind)
+        for data, options, kind in layers
+    ]
 
 
 def _grid(scan: Scan) -> Canonical | None:
@@ -156,8 +160,14 @@ def _grid(scan: Scan) -> Canonical | None:
     return Canonical((i, j, k), scan.affine)
 
 
-def label_layers(found: LabelSet, source: Scan | Filling | None = None) -> list[LayerTuple]:
-    """Labels that were read, in one layer, or where some share voxels in as few as hold them all."""
+def label_layers(found: LabelSet, source: Scan | Filling | None = None, made_by: str = "") -> list[LayerTuple]:
+    """Labels that were read, in one layer, or where some share voxels in as few as hold them all.
+
+    Args:
+        found: the labels.
+        source: the image they lie on, where that is open.
+        made_by: a model that answered just now; empty for a file.
+    """
     base = source or found.reference or blank(found.shape, found.affine, found.kind, found.header)
     groups: list[list[Any]] = []
     for segment in found.segments:
@@ -174,8 +184,13 @@ def label_layers(found: LabelSet, source: Scan | Filling | None = None) -> list[
         for segment in group:
             array[segment.box][segment.voxels] = segment.label.id
         name = title if len(groups) == 1 else f"{title} {number} of {len(groups)}"
-        notes = (*found.notes, *found.flags)
-        layers.append(label_layer(array, base, [s.label for s in group], name, origin="read", notes=notes))
+        known = {
+            "origin": "made" if made_by else "read",
+            "made_by": made_by,
+            "notes": found.notes,
+            "flags": found.flags,
+        }
+        layers.append(label_layer(array, base, [s.label for s in group], name, **known))
     return layers
 
 
@@ -183,7 +198,7 @@ def result_layers(result: Result) -> list[LayerTuple]:
     """Labels of a run, and with a quality map where the mirror image's answer differs."""
     bundle = result.bundle
     made = f"{bundle.name} {bundle.version}"
-    known = {"made_by": made, "origin": "made", "notes": result.notes}
+    known = {"made_by": made, "origin": "made", "notes": result.notes, "quality": result.quality()}
     layers = [label_layer(result.array, result.scan, result.wanted, bundle.name, **known)]
     differ = result.disagreement()
     if differ is not None:
@@ -196,10 +211,8 @@ def result_layers(result: Result) -> list[LayerTuple]:
 
 def restored_layers(result: Restored, limits: tuple[float, float] | None = None) -> list[LayerTuple]:
     """A restored image, and what it changed, hidden at first; both where the source lies."""
-    from dataclasses import replace
-
     restored = replace(result.scan, array=result.array[None])
-    made = f"{result.bundle.name} {result.bundle.version}"
+    made, quality = f"{result.bundle.name} {result.bundle.version}", result.quality()
     options = {} if limits is None else {"contrast_limits": limits}
     image = image_layer(restored, f"Restored by {result.bundle.name}", **options)
     change = result.array - result.scan.array[0]
@@ -208,7 +221,8 @@ def restored_layers(result: Restored, limits: tuple[float, float] | None = None)
     other = image_layer(replace(result.scan, array=change[None]), f"Restored minus source ({_DIFFERENCE})", **look)
     for layer in (image, other):
         grid = layer[1]["metadata"][KEY].grid
-        layer[1]["metadata"][KEY] = Place(restored, grid, made_by=made, origin="restored", notes=result.notes)
+        place = Place(restored, grid, made_by=made, origin="restored", notes=result.notes, quality=quality)
+        layer[1]["metadata"] = place.metadata()
     return [image, other]
 
 
@@ -224,7 +238,7 @@ def surface_layers(array: NDArray[Any], scan: Scan, labels: Sequence[Label]) -> 
         if mask.any():
             surface = surface_of(mask, scan.affine)
             layers.append(
-                _surface(grid.shown_world(surface.vertices), surface.faces, label, Place(scan, grid, (label,)))
+                _surface(grid.shown_world(surface.vertices), surface.faces, label, Place(scan, grid, labels=(label,)))
             )
     return layers
 
@@ -237,7 +251,7 @@ def _surface(vertices: NDArray[Any], faces: NDArray[Any], label: Label, place: P
         "name": label.title,
         "colormap": colour,
         "shading": "smooth",
-        "metadata": {KEY: place},
+        "metadata": place.metadata(),
         "units": ("mm", "mm", "mm"),
     }, "surface"  # fmt: skip
 
@@ -246,16 +260,17 @@ def reconstructed_layers(result: Reconstructed) -> list[LayerTuple]:
     """Bones in three dimensions as labels and as surfaces."""
     scan = blank(result.array.shape, result.affine)
     made = f"{result.bundle.name} {result.bundle.version}"
-    known = {"made_by": made, "origin": "made", "notes": result.notes}
+    known: dict[str, Any] = {"made_by": made, "origin": "made", "notes": result.notes, "quality": result.quality()}
+    known["space"] = f"radiographs {uuid.uuid4().hex}"  # they do not say where the patient was
     layers = [label_layer(result.array, scan, result.wanted, f"From X-rays by {result.bundle.name}", **known)]
     grid = _grid(scan)
     assert grid is not None
-    place = Place(scan, grid, made_by=made, origin="made", notes=result.notes)
+    place = Place(scan, grid, **known)
     for label in result.wanted:
         if label.name in result.surfaces:
             surface = result.surfaces[label.name]
             layers.append(_surface(grid.shown_world(surface.vertices), surface.faces, label, place))
     if result.doubt is not None:
         look = {"name": "Doubt (bits)", "visible": False, "colormap": "inferno", "contrast_limits": (0.0, 1.0)}
-        layers.append((grid.show(result.doubt), {**look, "metadata": {KEY: place}, **grid.placement()}, "image"))
+        layers.append((grid.show(result.doubt), {**look, "metadata": place.metadata(), **grid.placement()}, "image"))
     return layers

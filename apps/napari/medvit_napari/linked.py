@@ -155,6 +155,8 @@ class LinkedViews:
                 model.dims.point = tuple(point)
             cross = self._crosses.get(name)
             if cross is not None and cross in model.layers and len(point) == 3:
+                grid = self._twins[0].layer
+                cross.scale, cross.translate = grid.scale, grid.translate
                 at = (np.asarray(point) - cross.translate) / cross.scale
                 cross.data = crosshair(at, self._twins[0].layer.data.shape)
 
@@ -218,6 +220,7 @@ def _redraw(source: Any, others: list[Any]) -> list[Callable[[], None]]:
     def draw(event: Any = None) -> None:
         replaced = [other for other in others if other.data is not source.data]
         for other in replaced:
+            other.scale, other.translate = source.scale, source.translate  # shown along other axes now, perhaps
             other.data = source.data
         if replaced:
             _share_undo([source, *others])  # napari begins a new history with new data

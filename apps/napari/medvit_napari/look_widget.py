@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
+    QLabel,
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
@@ -18,10 +20,12 @@ from qtpy.QtWidgets import (
 )
 
 from medvit.reports.statistics import Measures
+from medvit_napari.alignment import align
 from medvit_napari.icons import dress
 from medvit_napari.looking import (
     PLANES,
     DragWindow,
+    about,
     go_to,
     label_table,
     outline,
@@ -51,6 +55,11 @@ class LookWidget(JobPanel):
         self.table.setHorizontalHeaderLabels(["Label", "mL", "Mean", "Std"])
         self.table.setEditTriggers(QTableWidget.NoEditTriggers)
         self.rows: list[Measures] = []
+        self._shown: Any = None
+        self.about, self.along_button = QLabel(""), QPushButton("Show along its axes")
+        self.about.setWordWrap(True)
+        self.about.setTextInteractionFlags(Qt.TextSelectableByMouse)
+        self.along_button.setToolTip("Turn the view to this image's own axes; other images are interpolated along them")
         form, layout, planes, out = QFormLayout(), QVBoxLayout(self), QHBoxLayout(), QHBoxLayout()
         for name, part in {"Image": self.image, "Window": self.window, "Labels": self.labels}.items():
             form.addRow(name, part)
@@ -62,6 +71,8 @@ class LookWidget(JobPanel):
         self.measure_button = out.itemAt(0).widget()
         dress(self.measure_button, "look", napari_viewer)
         layout.addLayout(form)
+        layout.addWidget(self.about)
+        layout.addWidget(self.along_button)
         layout.addLayout(planes)
         layout.addWidget(self.dragging)
         layout.addWidget(self.outlines)
@@ -69,6 +80,7 @@ class LookWidget(JobPanel):
         layout.addLayout(out)
         layout.addLayout(self.job_row())
         self.image.currentIndexChanged.connect(self._offer)
+        self.along_button.clicked.connect(self.show_along)
         self.window.activated.connect(self._apply)
         self.outlines.toggled.connect(self._outline)
         self.dragging.toggled.connect(self.drag.turn)
@@ -81,7 +93,8 @@ class LookWidget(JobPanel):
             outline(layer, on)
 
     def release(self) -> None:
-        """Dragging moves the picture again."""
+        """Dragging moves the picture again, and no image is followed."""
+        self._watch(None)
         self.drag.turn(False)
         super().release()
 
@@ -95,9 +108,32 @@ class LookWidget(JobPanel):
     def _offer(self, *_: Any) -> None:
         self.window.clear()
         layer = self.image.layer()
+        if layer is not self._shown:
+            self._watch(layer)
+        self._describe()
         if layer is not None and not getattr(layer, "rgb", False):
             for window in windows_of(layer):
                 self.window.addItem(f"{window.name} ({window.center:.0f}, {window.width:.0f})", window.limits)
+
+    def _watch(self, layer: Any) -> None:
+        """Follow the remarks of the chosen image: some are known only once all of it is read."""
+        if self._shown is not None:
+            self._shown.events.data.disconnect(self._describe)
+        self._shown = layer
+        if layer is not None:
+            layer.events.data.connect(self._describe)
+
+    def _describe(self, *_: Any) -> None:
+        layer = self.image.layer()
+        self.about.setText("" if layer is None else "\n".join(about(layer)))
+        self.along_button.setEnabled(layer is not None and bool(layer.metadata.get("orientation")))
+
+    def show_along(self) -> None:
+        """Show everything along the chosen image's own axes."""
+        layer = self.image.layer()
+        if layer is not None:
+            align(self.viewer).show_along(layer)
+            self._describe()
 
     def _apply(self, *_: Any) -> None:
         layer, limits = self.image.layer(), self.window.currentData()

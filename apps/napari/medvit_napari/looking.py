@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 
 from medvit.errors import OutputError
+from medvit.io.geometry import spacing_mm
 from medvit.io.staging import replace_file
 from medvit.reports.statistics import Measures, measure
 from medvit.reports.windows import Window, presets
 from medvit_napari.errors import LayerError
 from medvit_napari.places import compact, place_of
 from medvit_napari.saving import named_labels, stored_array
+from medvit_napari.telling import rating_line
 
 __all__ = [
     "PLANES",
     "DragWindow",
+    "about",
     "camera",
     "go_to",
     "label_table",
@@ -43,6 +46,25 @@ def windows_of(layer: Any) -> tuple[Window, ...]:
     modality = place.modality if place is not None and place.source.hounsfield else None
     data = layer.data
     return presets(modality, data[data.shape[0] // 2] if modality != "CT" else np.zeros(1))
+
+
+def about(layer: Any) -> list[str]:
+    """Describe an image or label layer in lines: its voxels, its orientation letters, its warnings and notes.
+
+    Args:
+        layer: any layer.
+    """
+    place = place_of(layer)
+    if place is None:
+        return ["Opened by another reader: the layer does not say where it lies in the patient."]
+    lines = []
+    if place.grid is not None:
+        size = " x ".join(str(n) for n in place.grid.shape)
+        sides = " x ".join(f"{mm:.3g}" for mm in spacing_mm(place.grid.affine))
+        lines.append(f"{size} voxels of {sides} mm, stored along {place.grid.orientation}.")
+    rating = rating_line(place.quality)
+    lines += [rating] if rating else []
+    return lines + [f"Warning: {text}" for text in place.warnings] + list(place.remarks)
 
 
 def set_window(layer: Any, limits: tuple[float, float]) -> None:

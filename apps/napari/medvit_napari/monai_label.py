@@ -1,6 +1,6 @@
 """A client of MONAI Label's documented HTTP interface: models, next case, inference, labels, training. No Qt in here.
 
-The endpoints are those of MONAI Label 0.8: ``/info/``, ``/activelearning/{strategy}``, ``/infer/{model}``,
+The endpoints are those of MONAI Label 0.8: ``/auth/token``, ``/info/``, ``/activelearning/{strategy}``, ``/infer/{model}``,
 ``/datastore/image``, ``/datastore/label``, ``/train/{model}``.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from medvit.progress import Progress
 from medvit_napari.errors import ServerError
 from medvit_napari.transport import exchange
 
-__all__ = ["Case", "Client", "ServerInfo"]
+__all__ = ["Access", "Case", "Client", "ServerInfo", "Submission"]
+
+_NO_LOGIN = 401
 
 _PATIENCE_S = 600.0
 """An inference on a CPU takes minutes; a server that is away says so at once."""
@@ -60,24 +63,77 @@ class Case:
     path: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who asks a server, and how it is proved.
+
+    Attributes:
+        token: of a server that asks for one; sent as a bearer.
+        user, password: of an account, where the server asks for a login.
+        client_id: names the annotator where the server has no accounts.
+    """
+
+    token: str = field(default="", repr=False)
+    user: str = ""
+    password: str = field(default="", repr=False)
+    client_id: str = "medvit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A label to submit.
+
+    Attributes:
+        label: a NIfTI or NRRD file on the image's grid.
+        tag: "final" for one a person stands behind.
+        names: name and value of each label; the names decide which label of the model a value is.
+        model: whose label table they follow; empty where that is not known.
+    """
+
+    label: Path
+    tag: str = "final"
+    names: Mapping[str, int] = field(default_factory=dict)
+    model: str = ""
+
+
 class Client:
     """Talks to one server.
 
     Args:
         address: for example "http://127.0.0.1:8000".
         token: of a server that asks for one; sent as a bearer.
+        access: who asks, in place of ``token``.
 
     Raises:
         ServerError: no http address.
     """
 
-    def __init__(self, address: str, token: str = "") -> None:
+    def __init__(self, address: str, token: str = "", access: Access | None = None) -> None:
         parts = urlsplit(address.strip())
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ServerError(
                 f"Found the address {address!r}; a server's is needed, such as http://127.0.0.1:8000. Correct it."
             )
-        self.address, self._token = address.strip().rstrip("/"), token
+        self.address, self.access = address.strip().rstrip("/"), access or Access(token=token)
+        self._token = self.access.token
+
+    def log_in(self, progress: Progress | None = None) -> None:
+        """Exchange the user's name and password for a token, which every later request shows.
+
+        Raises:
+            ServerError: no such account, or the server has no login.
+        """
+        form = urlencode({"grant_type": "password", "username": self.access.user, "password": self.access.password})
+        self._token = ""
+        content, _ = self._ask(
+            "POST", "/auth/token", form.encode(), "application/x-www-form-urlencoded", progress or Progress()
+        )
+        try:
+            self._token = str(json.loads(content)["access_token"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServerError(
+                f"Found an answer of {self.address} to /auth/token without a token; a MONAI Label server is needed. Check the address."
+            ) from error
 
     def info(self) -> ServerInfo:
         """What the server offers."""
@@ -97,7 +153,7 @@ class Client:
         Raises:
             ServerError: every image is labelled, or the server cannot tell.
         """
-        found = self._json("POST", f"/activelearning/{quote(strategy)}", json.dumps({"client_id": "medvit"}).encode())
+        found = self._json("POST", f"/activelearning/{quote(strategy)}", json.dumps(self._who).encode())
         image = str(found.get("id") or "")
         if not image:
             raise ServerError(
@@ -112,23 +168,43 @@ class Client:
         Raises:
             ServerError: the server refuses, or is away.
         """
-        body, kind = _form({"params": json.dumps({"result_extension": ".nii.gz", "result_dtype": "uint16"})}, {})
+        wanted = {"result_extension": ".nii.gz", "result_dtype": "uint16", **self._who}
+        body, kind = _form({"params": json.dumps(wanted)}, {})
         path = f"/infer/{quote(model)}?{urlencode({'image': image, 'output': 'image'})}"
         content, kind = self._send("POST", path, body, kind, progress)
         return _kept(folder, content, kind)
 
-    def save_label(self, image: str, label: Path, tag: str = "final", names: dict[str, int] | None = None) -> None:
-        """Submit a label file for an image.
+    @property
+    def _who(self) -> dict[str, str]:
+        return {"client_id": self.access.user or self.access.client_id}
+
+    def save_label(
+        self, image: str, label: Path, tag: str = "final", names: Mapping[str, int] | None = None
+    ) -> tuple[str, ...]:
+        """Submit a label file for an image; see ``submit``."""
+        return self.submit(image, Submission(label=label, tag=tag, names=names or {}))
+
+    def submit(self, image: str, sent: Submission, progress: Progress | None = None) -> tuple[str, ...]:
+        """Submit a label for an image; return what the server notes about it.
 
         Args:
             image: its id in the datastore.
-            label: a NIfTI or NRRD file on the image's grid.
-            tag: "final" for one a person stands behind.
-            names: title and value of each label.
+            sent: the label.
+            progress: can cancel it.
+
+        Raises:
+            ServerError: the server refuses, knows no such image, or is away.
         """
-        listed = [{"name": name, "idx": value} for name, value in (names or {}).items()]
-        body, kind = _form({"params": json.dumps({"label_info": listed})}, {"label": label})
-        self._send("PUT", f"/datastore/label?{urlencode({'image': image, 'tag': tag})}", body, kind)
+        listed = [{"name": name, "idx": value} for name, value in sent.names.items()]
+        params = {"label_info": listed, **self._who} | ({"model": sent.model} if sent.model else {})
+        body, kind = _form({"params": json.dumps(params)}, {"label": sent.label})
+        path = f"/datastore/label?{urlencode({'image': image, 'tag': sent.tag})}"
+        content, _ = self._send("PUT", path, body, kind, progress)
+        try:
+            noted = json.loads(content or b"{}").get("notes", ())
+        except (ValueError, AttributeError):
+            return ()
+        return tuple(str(note) for note in noted) if isinstance(noted, list) else ()
 
     def train(self, model: str) -> None:
         """Start training; the server refuses a second one."""
@@ -160,23 +236,37 @@ class Client:
         kind: str = "",
         progress: Progress | None = None,
     ) -> tuple[bytes, str]:
-        """An answer's content and its file's name; can be cancelled at any moment."""
+        """An answer's content and its file's name; can be cancelled at any moment. Logs in where the server asks for it."""
+        progress = progress or Progress()
+        try:
+            return self._ask(method, path, body, kind, progress)
+        except _LoginError:
+            if not self.access.user:
+                raise
+        self.log_in(progress)  # the first time, and when a token has expired
+        return self._ask(method, path, body, kind, progress)
+
+    def _ask(self, method: str, path: str, body: bytes | None, kind: str, progress: Progress) -> tuple[bytes, str]:
         headers = {"Content-Type": kind} if body is not None else {}
         headers |= {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        progress = progress or Progress()
         progress.report("waiting", 0, 1)
         try:
             answer = exchange(Request(self.address + path, body, headers, method=method), _PATIENCE_S, progress)
         except HTTPError as error:
-            raise ServerError(
-                f"Found that {self.address} refused {path.partition('?')[0]} ({error.code}: {_detail(error)}). Look at the server's own log."
-            ) from error
+            said = f"Found that {self.address} refused {path.partition('?')[0]} ({error.code}: {_detail(error)})."
+            if error.code == _NO_LOGIN:
+                raise _LoginError(f"{said} Type the user and the password of your account, or the token.") from error
+            raise ServerError(f"{said} Look at the server's own log.") from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise ServerError(
                 f"Found no answer of {self.address} ({reason}). Check that the server runs and its address."
             ) from error
         return answer.content, answer.name
+
+
+class _LoginError(ServerError):
+    """The server asks for a login, or refuses the one it was given."""
 
 
 def _told(found: dict[str, Any]) -> str:

@@ -23,10 +23,13 @@ from medvit.io.sources import dicom_files, is_packed_image, noted, open_found, o
 from medvit.io.volumes import Volume
 from medvit.progress import Progress
 from medvit_napari.filling import FileFilling, SeriesFilling
-from medvit_napari.layers import LayerTuple, filling_layer, image_layer, label_layers
+from medvit_napari.layers import LayerTuple, filling_layer, image_layer, inherit, label_layers
 from medvit_napari.places import KEY, Place, place_of
 
 __all__ = ["Answer", "Ask", "Offer", "is_ours", "label_objects", "open_layers", "open_objects"]
+
+_DRAWN = ("SEG", "RTSTRUCT")
+"""Kinds of DICOM objects that are shown on their image."""
 
 _OUTCOME = {
     "note": "ready",
@@ -62,10 +65,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was chosen: numbers of offers, and "resample" or "split" for irregular ones."""
+    """What was chosen: numbers of offers, "resample" or "split" for irregular ones, and whether a person saw the list."""
 
     numbers: tuple[int, ...]
     on_irregular: str = "resample"
+    asked: bool = True
 
 
 Ask = Callable[[tuple[Offer, ...]], Answer | None]
@@ -137,7 +141,7 @@ def open_layers(path: Path, ask: Ask | None = None, seen: Iterable[Any] = (), be
         return _image_file(path, behind)
     if path.is_file() and is_packed_image(path):
         return [image_layer(open_source(path))]
-    if path.is_file() and _looks_dicom(path) and _modality(path) in ("SEG", "RTSTRUCT"):
+    if path.is_file() and _looks_dicom(path) and _modality(path) in _DRAWN:
         return open_objects([path], seen)
     return _dicom(path, ask, seen)
 
@@ -174,10 +178,10 @@ def _dicom(path: Path, ask: Ask | None, seen: Iterable[Any]) -> list[LayerTuple]
         answer = _answer(found, ask, path.name)
         if answer is None:
             return [(None,)]  # type: ignore[list-item]  # napari's word for "read, and nothing to show"
-        opened = [_one(path, found, number, answer.on_irregular, stack) for number in answer.numbers]
-    if path.is_dir() and set(found.objects) & {"SEG", "RTSTRUCT"}:
-        return opened + _matching(label_objects(path), opened)
-    return opened
+        drawn = {kind: found.objects[kind] for kind in _DRAWN if kind in found.objects and path.is_dir()}
+        found = replace(found, objects={kind: n for kind, n in found.objects.items() if kind not in drawn})
+        opened = [_one(path, found, number, answer, stack) for number in answer.numbers]
+    return opened + _matching(label_objects(path), opened) if drawn else opened
 
 
 def _answer(found: Preflight, ask: Ask | None, where: str) -> Answer | None:
@@ -185,24 +189,26 @@ def _answer(found: Preflight, ask: Ask | None, where: str) -> Answer | None:
     listed = offers(found)
     likely = [offer for offer in listed if offer.likely]
     if len(likely) == 1 and not likely[0].irregular:
-        return Answer((likely[0].number,))
+        return Answer((likely[0].number,), asked=False)
     if ask is not None:
         return ask(listed)
     choose_volume(found, None, where)  # several: refused with the list of them
-    return Answer((likely[0].number,), "fail")  # one irregular: refused with its reason
+    return Answer((likely[0].number,), "fail", asked=False)  # one irregular: refused with its reason
 
 
-def _one(path: Path, found: Preflight, number: int, on_irregular: str, files: ExitStack) -> LayerTuple:
+def _one(path: Path, found: Preflight, number: int, answer: Answer, files: ExitStack) -> LayerTuple:
     """One volume as a layer; a regular one is shown at once and read behind."""
-    chosen = choose_volume(found, str(number), path.name, on_irregular)
+    wanted = str(number) if answer.asked else None  # nobody has seen the list: the notes then hold it
+    chosen = choose_volume(found, wanted, path.name, answer.on_irregular)
     if _can_fill(chosen.volume):
         own = ExitStack()
         if not path.is_dir():  # every volume keeps its own handle on a zip, since it outlives this call
             again, _ = own.enter_context(dicom_files(path))
             chosen = _reopened(chosen, again)
-        return filling_layer(SeriesFilling(chosen.volume, partial(_finished, found=found, chosen=chosen), own).start())
-    way = on_irregular if chosen.volume.worst() == "irregular" else "fail"
-    return image_layer(open_found(found, str(number), way, path.name, Progress()).check())
+        filling = SeriesFilling(chosen.volume, partial(_finished, found=found, chosen=chosen), own).start()
+        return filling_layer(filling, notes=chosen.notes, flags=chosen.set_aside)
+    way = answer.on_irregular if chosen.volume.worst() == "irregular" else "fail"
+    return image_layer(open_found(found, wanted, way, path.name, Progress()).check())
 
 
 def _finished(scan: Scan, found: Preflight, chosen: Chosen) -> Scan:
@@ -234,7 +240,7 @@ def _reopened(chosen: Chosen, files: Iterable[Any]) -> Chosen:
 def label_objects(folder: Path) -> list[Path]:
     """The SEG and RTSTRUCT files below a folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return [p for p in files if _looks_dicom(p) and _modality(p) in ("SEG", "RTSTRUCT")]
+    return [p for p in files if _looks_dicom(p) and _modality(p) in _DRAWN]
 
 
 def _referred(path: Path) -> tuple[str, ...]:
@@ -268,16 +274,27 @@ def _on_known(path: Path, known: dict[str, Place]) -> list[LayerTuple] | None:
     if place is None:
         return None
     scan = place.scan()
-    return label_layers(read_labels(path, like=scan), scan)
+    return inherit(label_layers(read_labels(path, like=scan), scan), place)
 
 
 def _matching(paths: list[Path], opened: list[LayerTuple]) -> list[LayerTuple]:
-    """The labels in a folder that belong to the images opened from it; each says so if it cannot be read."""
+    """The labels in a folder that belong to the images opened from it; each says so if it cannot be read.
+
+    The first image's notes count those of other images, which are not shown.
+    """
     known = _by_series(layer[1]["metadata"][KEY] for layer in opened if layer[0] is not None)
     layers: list[LayerTuple] = []
+    others = 0
     for path in paths:
         try:
-            layers += _on_known(path, known) or []
+            found = _on_known(path, known)
         except MedvitError as error:
             raise SourceError(f"The images can be opened without it: {error}") from error
+        layers += found or []
+        others += found is None
+    if others:
+        options = opened[0][1]
+        place = options["metadata"][KEY]
+        words = f"{others} SEG or RTSTRUCT object(s) beside it were drawn on other images and are not shown."
+        options["metadata"] = replace(place, notes=(*place.notes, words)).metadata()
     return layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from medvit.progress import Progress
+from medvit_napari.alignment import align
 from medvit_napari.dialogs import show_error
 from medvit_napari.layers import LayerTuple
 from medvit_napari.running import Job, State, was_cancelled
@@ -21,6 +23,7 @@ def add_layers(viewer: Any, tuples: Sequence[LayerTuple]) -> list[Any]:
     """Add what a run gave to a viewer; what is selected and shown there stays so, new layers aside."""
     from napari.layers import Layer
 
+    align(viewer)
     return [viewer.add_layer(Layer.create(data, dict(options), kind)) for data, options, kind in tuples]
 
 
@@ -78,7 +81,9 @@ class JobPanel(QWidget):  # type: ignore[misc]
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = napari_viewer
+        align(napari_viewer)
         self.job: Job | None = None
+        self._began = 0.0
         self.last_error: BaseException | None = None
         self._combos: list[LayerCombo] = []
         self._then: Callable[[Any], None] = lambda made: None
@@ -114,12 +119,17 @@ class JobPanel(QWidget):  # type: ignore[misc]
         if self.job is not None:
             self.status.setText("Something is running already; wait for it, or cancel it.")
             return
-        self._then, self.last_error = then, None
+        self._then, self.last_error, self._began = then, None, time.monotonic()
         self.bar.setRange(0, 0)
         self._busy(True)
         self.status.setText(words)
         relay = self._relay
         self.job = Job(work, _safely(relay.done), _safely(relay.failed), _safely(relay.told)).start()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the last job began."""
+        return time.monotonic() - self._began
 
     def cancel(self) -> None:
         """Ask the job to stop."""

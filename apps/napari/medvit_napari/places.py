@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from medvit.io.scan import Scan
 from medvit_napari.canonical import Canonical
 from medvit_napari.errors import LayerError, PlaceError
 from medvit_napari.filling import Filling
+from medvit_napari.frames import own_data
 
 __all__ = ["KEY", "Place", "blank", "compact", "digest", "image_of", "place_of", "scan_of"]
 
@@ -37,15 +38,24 @@ class Place:
         made_by: bundle and version that made the layer; empty for what was read.
         origin: "image", "read", "made" or "restored".
         notes: what a reader must know.
+        flags: what was set aside or does not fit; a person must look.
+        quality: the rating of the run that made the layer and its reasons, as ``Result.quality`` gives them; empty for what was read.
+        space: identifier of the frame of reference where the source's headers do not state it, else empty.
+        case: the label server's id of the image.
     """
 
     source: Scan | Filling
     grid: Canonical | None
+    _: KW_ONLY
     labels: tuple[Label, ...] = ()
     digest: str = ""
     made_by: str = ""
     origin: str = "image"
     notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    space: str = ""
+    case: str = ""
 
     @property
     def modality(self) -> str | None:
@@ -58,6 +68,43 @@ class Place:
         if isinstance(self.source, Filling):
             return self.source.series
         return str(self.source.slices[0].get("SeriesInstanceUID", "")) if self.source.slices else ""
+
+    @property
+    def frame_of_reference(self) -> str:
+        """FrameOfReferenceUID of a DICOM source that states one for all slices, or ``space``; empty where nothing is stated."""
+        if self.space or isinstance(self.source, Filling):
+            return self.space or self.source.space  # type: ignore[union-attr]
+        stated = {str(header.get("FrameOfReferenceUID") or "") for header in self.source.slices}
+        return stated.pop() if len(stated) == 1 else ""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Notes that a person should read, those on how the volume is shown first."""
+        return (*(self.grid.remarks if self.grid is not None else ()), *self.reading_notes)
+
+    @property
+    def reading_notes(self) -> tuple[str, ...]:
+        """Notes of opening; of an image that is read behind its layer, as far as known."""
+        read = self._read
+        return tuple(dict.fromkeys([*self.notes, *(read.notes if read is not None else ())]))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person must look at: what was set aside or does not fit."""
+        read = self._read
+        return tuple(dict.fromkeys([*self.flags, *(read.set_aside if read is not None else ())]))
+
+    @property
+    def _read(self) -> Scan | None:
+        """The scan of an image that is read behind its layer, once that has ended well."""
+        source = self.source
+        behind = self.origin == "image" and isinstance(source, Filling) and source.is_done and source.error is None
+        return source.scan() if behind else None  # type: ignore[union-attr]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what stands in the layer's metadata: this place, and as plain text the orientation letters and the remarks."""
+        letters = self.grid.orientation if self.grid is not None else ""
+        return {KEY: self, "orientation": letters, "warnings": self.warnings, "notes": self.remarks}
 
     def scan(self) -> Scan:
         """The source as every door reads it; waits until it is read."""
@@ -124,9 +171,10 @@ def scan_of(layer: Any, axes: str = "") -> Scan:
     place = place_of(image_of(layer))
     if place is not None:
         scan = place.scan()
-        if place.grid is None or isinstance(layer.data, Filling):
+        data = own_data(layer)
+        if place.grid is None or isinstance(data, Filling):
             return scan
-        values = place.grid.back(np.asarray(layer.data))
+        values = place.grid.back(np.asarray(data))
         if values.shape != scan.array.shape[1:]:
             raise LayerError(
                 f"Found the layer {layer.name!r} with {values.shape} voxels where its file has {scan.array.shape[1:]}; it was cut. Open the file again."

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from medvit_napari.alignment import align
 from medvit_napari.layers import LayerTuple
 from medvit_napari.opening import is_ours, open_layers
 
@@ -28,6 +29,8 @@ def read(path: str | Sequence[str]) -> list[LayerTuple]:
         from medvit_napari.dialogs import ask_which
 
         ask = ask_which
+    if viewer is not None:
+        align(viewer)  # layers that napari adds are put in their place, and their remarks are shown
     layers: list[LayerTuple] = []
     for one in paths:
         layers += open_layers(Path(one), ask, list(viewer.layers) if viewer is not None else [], behind=ask is not None)

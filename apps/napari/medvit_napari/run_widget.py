@@ -13,8 +13,8 @@ from medvit_napari.dialogs import confirm
 from medvit_napari.icons import dress
 from medvit_napari.layers import LayerTuple
 from medvit_napari.panel import JobPanel, add_layers
-from medvit_napari.places import KEY
 from medvit_napari.running import Request, card, cards, fetch_weights, preload, run_request
+from medvit_napari.telling import outcome
 
 __all__ = ["RunWidget"]
 
@@ -98,13 +98,12 @@ class RunWidget(JobPanel):
         )
 
     def _add(self, made: list[LayerTuple], request: Request) -> None:
-        added = add_layers(self.viewer, made)
-        notes = list(made[0][1]["metadata"][KEY].notes)
+        seconds = self.seconds
+        lines = outcome(add_layers(self.viewer, made), seconds)
         if request.layer not in self.viewer.layers:
-            notes.insert(0, "Its image was closed meanwhile; the result lies where the image lay.")
+            lines.insert(1, "Its image was closed meanwhile; the result lies where the image lay.")
         use = next(b.intended_use for b in self.bundles if b.name == request.bundle)
-        names = ", ".join(layer.name for layer in added[:3])
-        self.status.setText("\n".join([f"Done: {names}. {use}.", *notes]))
+        self.status.setText("\n".join([*lines, f"{use}."]))
 
     def fetch(self) -> None:
         """Show where a bundle's weights come from and their licence, and fetch them if that is agreed to."""

@@ -15,7 +15,7 @@ from medvit.bundles import Bundle, bundle_folders, open_bundle
 from medvit.errors import SelectionError
 from medvit.progress import Cancelled, Progress
 from medvit.settings import RunSettings
-from medvit_napari.layers import LayerTuple, restored_layers, result_layers, surface_layers
+from medvit_napari.layers import LayerTuple, inherit, restored_layers, result_layers, surface_layers
 from medvit_napari.places import place_of, scan_of
 
 __all__ = [
@@ -156,13 +156,13 @@ def run_request(request: Request, progress: Progress) -> list[LayerTuple]:
     result = run(bundle, scan, settings, progress)
     if isinstance(result, Restored):
         limits = tuple(float(v) for v in request.layer.contrast_limits)
-        return restored_layers(result, (limits[0], limits[1]))
+        return inherit(restored_layers(result, (limits[0], limits[1])), place_of(request.layer))
     layers = result_layers(result)
     if request.surfaces and not scan.is_picture:
         progress.check()
         layers += surface_layers(result.array, scan, result.wanted)
     progress.check()
-    return layers
+    return inherit(layers, place_of(request.layer))
 
 
 def preload() -> None:

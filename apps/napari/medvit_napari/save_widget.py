@@ -10,19 +10,23 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QFormLayout, QHBoxLayout, QPu
 
 from medvit.bundles import open_bundle
 from medvit.conversion import Converted
-from medvit.settings import DEFAULT_BUNDLE
-from medvit_napari.errors import PlaceError
+from medvit_napari.errors import PlaceError, in_window
 from medvit_napari.icons import dress
 from medvit_napari.layers import label_layer
 from medvit_napari.panel import JobPanel, add_layers
 from medvit_napari.places import image_of, place_of
 from medvit_napari.saving import is_corrected, labels_of, save_layer
+from medvit_napari.segments import unnamed
 
 __all__ = ["SaveWidget", "new_labels"]
 
 
 def new_labels(layer: Any, bundle: str = "") -> Any:
-    """An empty label layer on an image, with a bundle's names and colours if one is given.
+    """An empty label layer on an image, with one segment without a name, or with a bundle's names, codes and colours.
+
+    Args:
+        layer: an image.
+        bundle: whose segments it gets; empty for none, as no bundle's anatomy is taken for an image unasked.
 
     Raises:
         LayerError, PlaceError: no image that medvit opened.
@@ -32,8 +36,9 @@ def new_labels(layer: Any, bundle: str = "") -> Any:
         raise PlaceError(
             f"Found the layer {layer.name!r}, which does not say where it lies in the patient. Open its file with medvit."
         )
-    labels = open_bundle(bundle).facts.labels if bundle else ()
-    return label_layer(np.zeros(place.grid.shape, np.uint8), place.source, labels, "Labels", origin="painted")
+    labels = open_bundle(bundle).facts.labels if bundle else (unnamed(1),)
+    known = {"origin": "painted", "space": place.space, "case": place.case}
+    return label_layer(np.zeros(place.grid.shape, np.uint8), place.source, labels, "Labels", **known)
 
 
 class SaveWidget(JobPanel):
@@ -72,7 +77,7 @@ class SaveWidget(JobPanel):
     def new(self) -> None:
         """An empty label layer on the chosen image."""
         try:
-            add_layers(self.viewer, [new_labels(self.image.layer(), DEFAULT_BUNDLE)])
+            add_layers(self.viewer, [new_labels(self.image.layer())])
         except Exception as error:
             self.show_error(error)
 
@@ -105,4 +110,4 @@ class SaveWidget(JobPanel):
     def _saved(self, saved: Converted, corrected: bool) -> None:
         words = "corrected labels" if corrected else "labels"
         lines = [f"Saved the {words}, read back and found equal: {', '.join(saved.files)}.", *saved.flags, *saved.notes]
-        self.status.setText("\n".join(lines))
+        self.status.setText("\n".join(map(in_window, lines)))

@@ -12,10 +12,12 @@ from medvit.bundles import Label
 from medvit.conversion import Converted, Writing, save_labels
 from medvit.io.labels import LabelSet
 from medvit.io.labels.model import Grid, Origin, Segment
-from medvit.io.labels.naming import make_label, unique
 from medvit.progress import Progress
 from medvit_napari.errors import LayerError, PlaceError
+from medvit_napari.frames import Interpolated, own_data
 from medvit_napari.places import KEY, Place, compact, digest, place_of
+from medvit_napari.segments import check_names, completed, table_of, unnamed
+from medvit_napari.telling import rating_line
 
 __all__ = ["is_corrected", "labels_of", "named_labels", "save_layer", "stored_array", "write_labels_nifti"]
 
@@ -37,7 +39,7 @@ def _known(layer: Any) -> Place:
 
 def is_corrected(layer: Any) -> bool:
     """Whether voxels were painted since the layer came."""
-    return digest(np.asarray(layer.data)) != _known(layer).digest
+    return digest(np.asarray(own_data(layer))) != _known(layer).digest
 
 
 def stored_array(layer: Any) -> np.ndarray[Any, Any]:
@@ -48,7 +50,7 @@ def stored_array(layer: Any) -> np.ndarray[Any, Any]:
     """
     place = _known(layer)
     assert place.grid is not None
-    array = place.grid.back(np.asarray(layer.data))
+    array = place.grid.back(np.asarray(own_data(layer)))
     if array.shape != place.grid.shape:
         raise LayerError(
             f"Found the layer {layer.name!r} with {array.shape} voxels where its image has {place.grid.shape}. Paint on a layer that "
@@ -58,26 +60,21 @@ def stored_array(layer: Any) -> np.ndarray[Any, Any]:
 
 
 def named_labels(layer: Any) -> tuple[Label, ...]:
-    """The labels that have voxels or a name, with a plain name for ids that a person has added."""
-    known = {label.id: label for label in _known(layer).labels}
-    there = [int(v) for v in np.unique(np.asarray(layer.data)) if v]
-    added = {value: make_label(value, "", _colour(layer, value)) for value in there if value not in known}
-    return tuple(unique(label for _, label in sorted({**known, **added}.items())))
+    """The layer's segment table, with "Segment N" for ids that a person has painted without a row in it.
 
-
-def _colour(layer: Any, value: int) -> tuple[int, int, int] | None:
-    chosen = getattr(layer.colormap, "color_dict", None)
-    if chosen is not None and value not in chosen:
-        return None  # painted without a colour of its own: named and coloured as every door does
-    colour = layer.get_color(value)
-    if colour is None or not float(colour[3]):
-        return None
-    r, g, b = (round(float(c) * 255) for c in colour[:3])
-    return r, g, b
+    Raises:
+        LayerError, PlaceError: no labels of ours.
+    """
+    _known(layer)
+    return table_of(layer)
 
 
 def labels_of(layer: Any) -> LabelSet:
-    """A label layer as labels on their image: what every writer takes."""
+    """A label layer as labels on their image: what every writer takes.
+
+    Raises:
+        LayerError, PlaceError: no labels of ours, of another size than their image, or two segments of one name.
+    """
     from scipy.ndimage import find_objects
 
     place, array = _known(layer), stored_array(layer)
@@ -87,6 +84,7 @@ def labels_of(layer: Any) -> LabelSet:
     if place.origin == "read" and not is_corrected(layer):
         origin = Origin()  # as its file said, which is not known here any more
     labels = named_labels(layer)
+    check_names(labels)
     boxes = find_objects(np.ascontiguousarray(array).astype(np.int32), max([label.id for label in labels], default=0))
     segments = []
     for label in labels:
@@ -101,8 +99,19 @@ def labels_of(layer: Any) -> LabelSet:
         "array",
         reference=place.image(),
         header=scan.header,
-        notes=place.notes,
+        notes=(*filter(None, [rating_line(place.quality)]), *place.notes, *_without_name(place, labels)),
+        flags=place.flags,
     )
+
+
+def _without_name(place: Place, labels: Sequence[Label]) -> tuple[str, ...]:
+    """Say which segments have no name of their own, and which ids were painted without a row in the table."""
+    rows = {label.id for label in place.labels}
+    extra = [str(label.id) for label in labels if label.id not in rows]
+    plain = [label.title for label in labels if label.title == unnamed(label.id).title]
+    notes = [f"Painted without a row in the segment table: id {', '.join(extra)}."] if extra else []
+    notes += [f"Without a name, saved with a generic code: {', '.join(plain)}."] if plain else []
+    return tuple(notes)
 
 
 def save_layer(
@@ -127,7 +136,7 @@ def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """napari's writer hook: one label layer as NIfTI, with its names, on its image's own grid.
 
     Raises:
-        PlaceError: the layer does not say where it lies.
+        PlaceError: the layer does not say where it lies. LayerError: two segments of one name.
     """
     from medvit.io.nifti import write_labels
     from medvit.io.staging import write_aside
@@ -138,8 +147,11 @@ def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
             f"Found the label layer {meta.get('name', '')!r}, which does not say on which image it lies. Save it as TIFF, or make it with medvit."
         )
     final = Path(path if path.lower().endswith((".nii", ".nii.gz")) else path + ".nii.gz")
-    array = compact(place.grid.back(np.asarray(data)))
+    shown = np.asarray(data.source if isinstance(data, Interpolated) else data)
+    array = compact(place.grid.back(shown))
+    labels = completed(place.labels, [int(v) for v in np.unique(array) if v], {})
+    check_names(labels)
     with write_aside(final.parent) as staging:
-        write_labels(staging / final.name, array, place.scan(), place.labels)
+        write_labels(staging / final.name, array, place.scan(), labels)
         (staging / final.name).replace(final)
     return [str(final)]

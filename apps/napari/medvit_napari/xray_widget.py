@@ -17,6 +17,7 @@ from medvit_napari.icons import dress
 from medvit_napari.layers import LayerTuple, reconstructed_layers
 from medvit_napari.panel import JobPanel, add_layers
 from medvit_napari.running import load_triton
+from medvit_napari.telling import outcome
 
 __all__ = ["XrayRequest", "XrayWidget", "run_views"]
 
@@ -97,8 +98,9 @@ class XrayWidget(JobPanel):
         self.start(lambda progress: run_views(request, progress), self._add, "Starting...")
 
     def _add(self, made: list[LayerTuple]) -> None:
-        add_layers(self.viewer, made)
-        self.status.setText("Done: labels and surfaces; the views and what was projected again are hidden layers.")
+        seconds = self.seconds
+        lines = outcome(add_layers(self.viewer, made), seconds)
+        self.status.setText("\n".join([*lines, "The views and what was projected again are hidden layers."]))
 
 
 def _number(text: str) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["NAMES", "dress", "icon_file"]
 
-NAMES = ("run", "save", "look", "server", "xray", "views")
+NAMES = ("run", "save", "look", "server", "xray", "views", "segments")
 
 
 def icon_file(name: str, kind: str) -> Path:
