@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, MemoryLimit, Shown, guarded
+from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Shown, guarded
 
 if TYPE_CHECKING:
     from medvit.training.evaluation import Part
@@ -41,6 +41,7 @@ def evaluate(
             "--calibrate", help="In place of scores, find what signals of quality mean on these cases (twice the time)."
         ),
     ] = False,
+    geometry: Geometry = None,
     as_json: Json = False,
     memory_limit: MemoryLimit = None,
     debug: Debug = False,
@@ -61,19 +62,33 @@ def evaluate(
             record_scores,
             table,
         )
+        from medvit.training.volumes import VolumeReading
 
         opened = open_bundle(bundle)
         if record:
             place_for(opened, QUALITY if calibrate else SCORES)  # better known before the work than after it
         if calibrate:
-            _calibrate(Part(opened, data, root, split), device, record, shown)
+            part = Part(opened, data, root, split, reading=VolumeReading(geometry))
+            _calibrate(part, device, record, shown)
+            _say_remarks(part.reading.notes, part.reading.flags, shown)
             return
-        scores = evaluate_bundle(opened, data, root, split, shown.say, device)
+        scores = evaluate_bundle(opened, data, root, split, shown.say, device, geometry=geometry)
         if as_json:
             typer.echo(json.dumps(scores, indent=2))
         shown.say(table(opened, scores))
         if record:
             record_scores(opened, scores)
+        _say_remarks(scores["notes"], scores["set_aside"], shown)
+
+
+def _say_remarks(notes: list[str], flags: list[str], shown: Shown) -> None:
+    """Print what was found in the files; end with exit code 3 where a person must look."""
+    for flag in flags:
+        typer.echo(f"Warning: {flag}", err=True)
+    for note in notes:
+        shown.say(f"Note: {note}")
+    if flags:
+        raise typer.Exit(FLAGGED)
 
 
 def _calibrate(part: Part, device: str, record: bool, shown: Shown) -> None:

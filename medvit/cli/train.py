@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Shown, guarded
+from medvit.cli.common import FLAGGED, Debug, Geometry, Shown, guarded
 
 __all__ = ["train"]
 
@@ -67,6 +67,7 @@ def train(
     precision: Annotated[str, typer.Option("--precision", help="fp32, or on GPUs mixed: bf16 or fp16.")] = "fp32",
     workers: Annotated[int, typer.Option("--workers", help="Processes that prepare samples.", min=0)] = 0,
     publish: Annotated[bool, typer.Option("--publish", help="Write the weights into the bundle when done.")] = False,
+    geometry: Geometry = None,
     debug: Debug = False,
 ) -> None:
     """Train a bundle; a killed run goes on where it was.
@@ -79,9 +80,10 @@ def train(
         from medvit.training.adapters import AdapterSettings
         from medvit.training.data import DataList
         from medvit.training.trainer import TrainSettings, train_bundle
+        from medvit.training.volumes import VolumeReading
 
         opened = open_bundle(bundle)
-        images = DataList(data, root)
+        images = DataList(data, root, reading=VolumeReading(geometry))
         if only_adapters and adapters is None:
             raise BundleError("Found --only-adapters without --adapters; their rank is needed. Add --adapters 8.")
         few = None if adapters is None else AdapterSettings(adapters, not only_adapters)
@@ -100,3 +102,5 @@ def train(
             seed,
         )
         train_bundle(opened, settings)
+    if images.reading.flags:
+        raise typer.Exit(FLAGGED)

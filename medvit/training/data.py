@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import nibabel as nib
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
+from medvit.training.volumes import VolumeReading
 
 __all__ = [
     "DataList",
@@ -41,11 +41,13 @@ class DataList:
         data: data list (JSON); None for the bundle's.
         root: folder the list's paths start from; None for the shared data beside the project, or the list's folder.
         split: the part of the list.
+        reading: how its NIfTI files are read.
     """
 
     data: Path | None = None
     root: Path | None = None
     split: str = "training"
+    reading: VolumeReading = field(default_factory=VolumeReading, compare=False)
 
 
 class Sampler(Protocol):
@@ -97,6 +99,7 @@ class Pair:
         instances: whether the labels number single objects of the one class there is, rather than classes.
         annotated: ids of the classes that were annotated; any other class is unknown in this case, not absent. None
             where all were.
+        reading: how its NIfTI files are read.
     """
 
     name: str
@@ -104,6 +107,7 @@ class Pair:
     label: Path
     instances: bool = False
     annotated: frozenset[int] | None = None
+    reading: VolumeReading = field(default_factory=VolumeReading, compare=False, repr=False)
 
 
 def data_root(given: Path | None, data: Path) -> Path:
@@ -193,7 +197,13 @@ def _place(entry: Any, path: Path) -> str:
 
 
 def read_list(
-    bundle: Bundle, data: Path | None, root: Path | None, split: str, *, partly_labelled: bool = False
+    bundle: Bundle,
+    data: Path | None,
+    root: Path | None,
+    split: str,
+    *,
+    partly_labelled: bool = False,
+    reading: VolumeReading | None = None,
 ) -> list[Pair]:
     """Read the pairs of one split.
 
@@ -206,6 +216,7 @@ def read_list(
         root: where the list's paths start; None as ``data_root`` says.
         split: the part of the list.
         partly_labelled: whether the caller can handle cases in which some labels are unknown.
+        reading: how NIfTI files are read; None as usual.
 
     Raises:
         SourceError: as ``read_entries``; every entry needs an image and a label; annotated labels that the bundle does
@@ -216,6 +227,7 @@ def read_list(
     content = _content(path)
     instances = content.get("labels") == "instances"
     entries = _entries(content, path, cases, ("image", "label"))
+    reading = reading or VolumeReading()
     pairs = []
     for entry, files in zip(content[split], entries, strict=True):
         name = plain_name(files["image"])
@@ -225,7 +237,7 @@ def read_list(
                 f"Found {name} partly labelled in {path}; this recipe of {bundle.name} needs all labels of every case. "
                 "Remove the entry, or complete its labels and remove 'annotated'."
             )
-        pairs.append(Pair(name, files["image"], files["label"], instances, annotated))
+        pairs.append(Pair(name, files["image"], files["label"], instances, annotated, reading))
     return pairs
 
 
@@ -283,7 +295,7 @@ def load_labels(pair: Pair) -> np.ndarray:
         SourceError: a picture of labels in colour or damaged.
     """
     if pair.label.suffix.lower() != ".png":
-        return np.asarray(nib.load(pair.label).dataobj)
+        return np.asarray(pair.reading.label_map(pair.label).dataobj)
     from PIL import Image
 
     try:

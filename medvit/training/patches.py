@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
+from medvit.io.geometry import spacing_mm
 from medvit.training.data import DataList, Pair, check_annotated, known_ids, read_list
 
 __all__ = ["Case", "PatchSampler", "PatchSettings", "load_case"]
@@ -56,7 +57,7 @@ class PatchSettings:
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PatchSampler:
         """Read the cases of a list and draw patches from them."""
-        pairs = read_list(bundle, data.data, data.root, data.split, partly_labelled=True)
+        pairs = read_list(bundle, data.data, data.root, data.split, partly_labelled=True, reading=data.reading)
         cases = [load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs]
         return PatchSampler([self.scaled(case) for case in cases], self, seed)
 
@@ -122,14 +123,15 @@ def load_case(pair: Pair, classes: int) -> Case:
     Raises:
         SourceError: image and labels on different grids, or as ``known_ids`` and ``check_annotated``.
     """
-    image, labels = (nib.as_closest_canonical(nib.load(p)) for p in (pair.image, pair.label))
+    image = nib.as_closest_canonical(pair.reading.load(pair.image))
+    labels = nib.as_closest_canonical(pair.reading.label_map(pair.label))
     if image.shape != labels.shape or not np.allclose(image.affine, labels.affine, atol=1e-3):
         raise SourceError(
             f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
         )
     ids = known_ids(np.asarray(labels.dataobj), pair.name, classes)
     check_annotated(ids, pair)
-    case = Case.build(pair.name, image.get_fdata(dtype=np.float32), ids, image.header.get_zooms()[:3])
+    case = Case.build(pair.name, image.get_fdata(dtype=np.float32), ids, spacing_mm(image.affine))
     if pair.annotated is None:
         return case
     return replace(case, annotated=torch.tensor([c == 0 or c in pair.annotated for c in range(classes)]))

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from medvit.bundles import Bundle
 from medvit.errors import ShapeError
+from medvit.io.geometry import spacing_mm
 from medvit.restoration.degradations import LowDoseCT
 from medvit.training.data import DataList, plain_name, read_entries
+from medvit.training.volumes import VolumeReading
 
 __all__ = ["PairSampler", "PairSettings", "Slices", "body_corner", "read_images"]
 
@@ -56,7 +58,7 @@ class PairSettings:
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PairSampler:
         """Read the clean volumes of a list and draw pairs from them."""
-        return PairSampler(read_images(bundle, data.data, data.root, data.split), self, seed)
+        return PairSampler(read_images(bundle, data.data, data.root, data.split, data.reading), self, seed)
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,22 @@ class Slices:
     spacing_mm: tuple[float, float, float]
 
 
-def read_images(bundle: Bundle, data: Path | None, root: Path | None, split: str) -> list[Slices]:
-    """The clean volumes of one split of a data list, in memory.
+def read_images(
+    bundle: Bundle, data: Path | None, root: Path | None, split: str, reading: VolumeReading | None = None
+) -> list[Slices]:
+    """Read the clean volumes of one split of a data list into memory.
 
     Raises:
         SourceError: as ``medvit.training.data.read_entries``; entries need an image alone.
     """
-    return [_read(entry["image"]) for entry in read_entries(bundle, DataList(data, root, split), ("image",))]
+    reading = reading or VolumeReading()
+    entries = read_entries(bundle, DataList(data, root, split), ("image",))
+    return [_read(entry["image"], reading) for entry in entries]
 
 
-def _read(path: Path) -> Slices:
-    image = nib.as_closest_canonical(nib.load(path))
-    x, y, z = (float(s) for s in image.header.get_zooms()[:3])
-    return Slices(plain_name(path), image.get_fdata(dtype=np.float32), (x, y, z))
+def _read(path: Path, reading: VolumeReading) -> Slices:
+    image = nib.as_closest_canonical(reading.load(path))
+    return Slices(plain_name(path), image.get_fdata(dtype=np.float32), spacing_mm(image.affine))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from medvit.io.geometry import spacing_mm
 from medvit.restoration.degradations import TruncatedMR
 from medvit.training.data import DataList, plain_name, read_entries
 from medvit.training.restoration import Slices, body_corner
+from medvit.training.volumes import VolumeReading
 
 __all__ = ["TruncationPairs", "TruncationSampler", "read_stacks"]
 
@@ -58,22 +58,26 @@ class TruncationPairs:
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> TruncationSampler:
         """Read the clean volumes of a list and draw pairs from them."""
-        return TruncationSampler(read_stacks(bundle, data.data, data.root, data.split), self, seed)
+        return TruncationSampler(read_stacks(bundle, data.data, data.root, data.split, data.reading), self, seed)
 
 
-def read_stacks(bundle: Bundle, data: Path | None, root: Path | None, split: str) -> list[Slices]:
-    """The clean volumes of one split as they are stored, slices across k, in memory.
+def read_stacks(
+    bundle: Bundle, data: Path | None, root: Path | None, split: str, reading: VolumeReading | None = None
+) -> list[Slices]:
+    """Read the clean volumes of one split as they are stored, slices across k, in memory.
 
     Unlike ``read_images`` nothing is turned to the patient's axes: a stack's own plane is the one that was encoded.
 
     Raises:
         SourceError: as ``medvit.training.data.read_entries``; entries need an image alone.
     """
-    return [_read(entry["image"]) for entry in read_entries(bundle, DataList(data, root, split), ("image",))]
+    reading = reading or VolumeReading()
+    entries = read_entries(bundle, DataList(data, root, split), ("image",))
+    return [_read(entry["image"], reading) for entry in entries]
 
 
-def _read(path: Path) -> Slices:
-    image = nib.load(path)
+def _read(path: Path, reading: VolumeReading) -> Slices:
+    image = reading.load(path)
     return Slices(plain_name(path), image.get_fdata(dtype=np.float32), spacing_mm(image.affine))
 
 

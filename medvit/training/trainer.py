@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,10 +103,12 @@ def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
             run.log.say(str(adapted))
         judge = _judge(bundle, recipe, settings, run, score)
         before = _begin(run, settings, judge)
+        said = _say_remarks(run, settings)
         run.log.say(
             f"{bundle.name}: {recipe.loop.steps} steps on {device} in {settings.precision}; checkpoints and curves in {folder}"
         )
         average = run.run()
+        _say_remarks(run, settings, said)  # those on validation cases, which are read later
         beside = _known_by(settings, adapted)
         if judge is not None and before is not None:
             run.network.load_state_dict(average)
@@ -119,6 +121,16 @@ def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
         done = f"published to {bundle.root}" if settings.publish else f"its weights are in {run.checkpoint}"
         run.log.say(f"{bundle.name}: step {run.step} of {recipe.loop.steps} reached; {done}.")
         return run.checkpoint
+
+
+def _say_remarks(run: TrainingLoop, settings: TrainSettings, before: Sequence[str] = ()) -> Sequence[str]:
+    """Log what was found in the files of the list and not logged before; give all of it."""
+    reading = settings.data.reading
+    lines = [*(f"Warning: {flag}" for flag in reading.flags), *(f"Note: {note}" for note in reading.notes)]
+    for line in lines:
+        if line not in before:
+            run.log.say(line)
+    return lines
 
 
 def _adapt(recipe: Recipe, settings: TrainSettings) -> Adapted | None:
@@ -153,6 +165,9 @@ def _start(run: TrainingLoop, start: str) -> None:
 def _known_by(settings: TrainSettings, adapted: Adapted | None) -> dict[str, Any]:
     """What the record says of a run that began from weights; of a file, its name and not where it lies."""
     found: dict[str, Any] = {} if settings.start is None else {"started_from": Path(settings.start).name}
+    reading = settings.data.reading
+    if reading.geometry or reading.notes or reading.flags:
+        found["reading"] = {"geometry": reading.geometry, "remarks": reading.counted()}
     return found if adapted is None else {**found, "adapters": adapted.record()}
 
 
@@ -172,7 +187,7 @@ def _judge(
             "No scores before and after: there are no validation cases in the list, or no evaluate.json in the bundle."
         )
         return None
-    return scorer(bundle, settings.data.data, settings.data.root, "validation")
+    return scorer(bundle, settings.data.data, settings.data.root, "validation", settings.data.reading)
 
 
 def _score(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Score | None:
@@ -181,4 +196,4 @@ def _score(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Score | N
         return None
     if idist.get_rank() > 0:
         return lambda _: {}  # the first process scores for all; the others need not hold its cases
-    return scorer(bundle, settings.data.data, settings.data.root, "validation")
+    return scorer(bundle, settings.data.data, settings.data.root, "validation", settings.data.reading)

@@ -10,15 +10,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.bundles import Bundle
 from medvit.errors import ImageError, SourceError
+from medvit.io.geometry import spacing_mm
 from medvit.io.images import read_image
 from medvit.pictures import unit_rgb
 from medvit.training.data import DataList, read_entries
+from medvit.training.volumes import VolumeReading
 
 __all__ = ["CropSampler", "PictureCrops", "Unlabelled", "VolumeCrops"]
 
@@ -78,7 +79,9 @@ class VolumeCrops:
         Raises:
             SourceError: the list is wrong or a file missing. ImageError: a file that is no volume.
         """
-        return CropSampler([_volume(entry["image"]) for entry in read_entries(bundle, data, ("image",))], self, seed)
+        return CropSampler(
+            [_volume(entry["image"], data.reading) for entry in read_entries(bundle, data, ("image",))], self, seed
+        )
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,11 @@ class PictureCrops:
         return CropSampler([_picture(entry["image"]) for entry in read_entries(bundle, data, ("image",))], self, seed)
 
 
-def _volume(path: Path) -> Unlabelled:
+def _volume(path: Path, reading: VolumeReading) -> Unlabelled:
     try:
-        stored = nib.as_closest_canonical(nib.load(path))
+        stored = nib.as_closest_canonical(reading.load(path))
         values = stored.get_fdata(dtype=np.float32)
-    except (OSError, EOFError, ImageFileError) as error:
+    except (OSError, EOFError) as error:
         raise SourceError(f"Found {path.name}, which cannot be read ({error}); NIfTI is needed. Convert it.") from error
     if values.ndim != 3 or not np.isfinite(values).all():
         raise ImageError(
@@ -134,8 +137,8 @@ def _volume(path: Path) -> Unlabelled:
         raise ImageError(
             f"Found {path.name} with nothing brighter than its middle; a body is needed to cut crops from. Remove it from the list."
         )
-    x, y, z = (float(s) for s in stored.header.get_zooms()[:3])
-    return Unlabelled(path.name, torch.from_numpy(np.ascontiguousarray(values))[None], (x, y, z), body)
+    sides = spacing_mm(stored.affine)
+    return Unlabelled(path.name, torch.from_numpy(np.ascontiguousarray(values))[None], sides, body)
 
 
 def _picture(path: Path) -> Unlabelled:

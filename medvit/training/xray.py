@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from medvit.bundles import Bundle
-from medvit.errors import ShapeError
-from medvit.io import open_source
+from medvit.errors import ShapeError, SourceError
+from medvit.io import Scan, open_source
+from medvit.io.whole_numbers import storage_step, whole_numbers
 from medvit.reconstruction.drr import Geometry, Projector, attenuation_per_mm, volume_centre_mm
 from medvit.training.data import DataList, read_list
+from medvit.training.volumes import VolumeReading
 
 __all__ = ["Poses", "RadiographsAndLabels", "XrayField", "XrayPairs", "XraySampler"]
 
@@ -112,8 +115,10 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the paths under ``image`` and ``label``."""
-        scan = open_source(data["image"])
-        reference = open_source(data["label"])
+        reading = data.get("reading") or VolumeReading()
+        scan, reference = (open_source(data[key], geometry=reading.geometry) for key in ("image", "label"))
+        for key, opened in (("image", scan), ("label", reference)):
+            reading.remark(Path(data[key]).name, opened.notes, opened.set_aside)
         shape = scan.array.shape[1:]
         if reference.array.shape[1:] != shape or not np.allclose(reference.affine, scan.affine, atol=1e-3):
             raise ShapeError(
@@ -126,8 +131,10 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
         projector = Projector(self.field.geometry(middle), affine, shape)
         with torch.inference_mode():
             pictures = projector(attenuation_per_mm(hounsfield, self.field.energy_kev))
-        out = {k: v for k, v in data.items() if k not in ("image", "label", "pose")}
-        labels = self._labels(scan.array[0], reference.array[0], self._voxels(affine, middle))
+        out = {k: v for k, v in data.items() if k not in ("image", "label", "pose", "reading")}
+        labels = self._labels(
+            scan.array[0], _ids(reference, Path(data["label"]).name, reading), self._voxels(affine, middle)
+        )
         return {
             **out,
             "coronal": MetaTensor(pictures[:1].clone()),
@@ -153,6 +160,23 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
         for old, new in self.label_ids:
             found[ids == old] = new
         return found
+
+
+def _ids(reference: Scan, name: str, reading: VolumeReading) -> np.ndarray:
+    """The reference ids, rounded where they were saved through floats.
+
+    Raises:
+        SourceError: values that are not near whole numbers.
+    """
+    rounded = whole_numbers(reference.array[0], storage_step(reference.header))
+    if rounded is None:
+        raise SourceError(
+            f"Found labels in {name} that are no whole numbers; ids are needed, not probabilities or interpolated labels. Save ids, "
+            "and resample labels by nearest neighbour."
+        )
+    ids, note = rounded
+    reading.remark(name, (note,) if note else ())
+    return ids
 
 
 def _posed(affine: np.ndarray, middle: tuple[float, float, float], pose: np.ndarray | None) -> np.ndarray:
@@ -181,11 +205,11 @@ class XrayPairs:
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> XraySampler:
         """Project the CTs of a list and draw from them."""
-        pairs = read_list(bundle, data.data, data.root, data.split)
+        pairs = read_list(bundle, data.data, data.root, data.split, reading=data.reading)
         rng = np.random.default_rng((seed, 1))  # a stream of its own: what is drawn while training stays as it was
         kept = []
         for pair in pairs:
-            paths: dict[Hashable, Any] = {"image": str(pair.image), "label": str(pair.label)}
+            paths: dict[Hashable, Any] = {"image": str(pair.image), "label": str(pair.label), "reading": pair.reading}
             turned = [{**paths, "pose": self.poses.draw(rng)} for _ in range(self.poses.count)]
             made = [self.preparation(data) for data in (paths, *turned)]
             kept += [{k: torch.as_tensor(np.asarray(case[k])) for k in ("image", "label")} for case in made]

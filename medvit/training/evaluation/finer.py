@@ -168,7 +168,8 @@ def choose(evaluation: FinerRestoration, part: Part) -> list[JudgedSlices]:
     Raises:
         SourceError: the list is wrong. BundleError: see ``FinerRestoration.chosen``.
     """
-    return [evaluation.chosen(volume) for volume in read_stacks(part.bundle, part.data, part.root, part.split)]
+    volumes = read_stacks(part.bundle, part.data, part.root, part.split, part.reading)
+    return [evaluation.chosen(volume) for volume in volumes]
 
 
 def _compare(model: Model, case: JudgedSlices, factor: int) -> dict[str, float]:

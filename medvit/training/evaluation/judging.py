@@ -17,6 +17,7 @@ from medvit.errors import BundleError
 from medvit.model import load_model, model_around
 from medvit.training.evaluation.part import Evaluation, Part, Say
 from medvit.training.evaluation.recording import table
+from medvit.training.volumes import VolumeReading
 
 __all__ = ["evaluate_bundle", "evaluation_of", "report", "scorer"]
 
@@ -49,24 +50,49 @@ def evaluation_of(bundle: Bundle) -> Evaluation:
 
 
 def evaluate_bundle(
-    bundle: Bundle, data: Path | None, root: Path | None, split: str, say: Say, device: str = "auto"
+    bundle: Bundle,
+    data: Path | None,
+    root: Path | None,
+    split: str,
+    say: Say,
+    device: str = "auto",
+    *,
+    geometry: str | None = None,
 ) -> dict[str, Any]:
-    """The scores of a bundle's own weights on a split of a data list; what they hold says ``part.Judge``.
+    """Score a bundle's own weights on a split of a data list.
+
+    Args:
+        bundle: the bundle.
+        data, root, split: as ``Part``.
+        say: takes a line for people as soon as a case is judged.
+        device: as ``medvit.model.choose_device`` takes it.
+        geometry: "sform" or "qform" of NIfTI files to take; None for the sform where it is stated.
+
+    Returns:
+        As ``part.Judge``; beside that ``geometry`` as asked, ``notes`` on the files and, in ``set_aside``, what a person
+        must look at.
 
     Raises:
         BundleError: not trained, or no evaluate.json that fits. SourceError: the list is wrong. Others as ``medvit.run``.
     """
-    return _scores(evaluation_of(bundle), Part(bundle, data, root, split), say, device)
+    part = Part(bundle, data, root, split, reading=VolumeReading(geometry))
+    return _scores(evaluation_of(bundle), part, say, device)
 
 
 def _scores(evaluation: Evaluation, part: Part, say: Say, device: str) -> dict[str, Any]:
     part.bundle.require_trained()
     judge = evaluation.judge(part)
-    return judge(load_model(part.bundle, device), say)
+    scores = judge(load_model(part.bundle, device), say)
+    reading = part.reading
+    return {**scores, "geometry": reading.geometry, "notes": reading.notes, "set_aside": reading.flags}
 
 
 def scorer(
-    bundle: Bundle, data: Path | None = None, root: Path | None = None, split: str = "validation"
+    bundle: Bundle,
+    data: Path | None = None,
+    root: Path | None = None,
+    split: str = "validation",
+    reading: VolumeReading | None = None,
 ) -> Callable[[nn.Module], dict[str, float]]:
     """What scores a network in memory as the bundle would be scored with its weights; for training to watch.
 
@@ -79,7 +105,9 @@ def scorer(
     Raises:
         BundleError: no evaluate.json that fits. SourceError: the list is wrong.
     """
-    judge = evaluation_of(bundle).judge(Part(bundle, data, root, split, watched=True))
+    judge = evaluation_of(bundle).judge(
+        Part(bundle, data, root, split, watched=True, reading=reading or VolumeReading())
+    )
 
     def metrics(network: nn.Module) -> dict[str, float]:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))

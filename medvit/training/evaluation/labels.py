@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, ClassVar
 
-import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
 
@@ -82,7 +81,7 @@ class LabelOverlap:
         def scores(model: Model, say: Say) -> dict[str, Any]:
             cases = {}
             for case in judging:
-                result = run_model(model, case.source)
+                result = _answer(model, case, RunSettings(fast=model.fast), part)
                 truth = case.truth(result)
                 cases[case.name] = {
                     label.name: dice(result.array == label.id, truth == label.id) for label in case.judged(labels)
@@ -119,7 +118,7 @@ class LabelOverlap:
         found: list[Answer] = []
         ratings: dict[str, dict[str, Callable[[Calibration], str]]] = {"plain": {}, "with --quality-map": {}}
         for case in self.cases(part):
-            result = run_model(model, case.source, RunSettings(fast=model.fast, quality_map=True))
+            result = _answer(model, case, RunSettings(fast=model.fast, quality_map=True), part)
             truth = case.truth(result)
             entropy, agreement = result.entropy(), result.agreement() or {}
             for label in case.judged(result.wanted):
@@ -139,6 +138,13 @@ def _rating(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubt
     return str(judge(measures, labels, replace(doubts, calibration=calibration))["rating"])
 
 
+def _answer(model: Model, case: LabelledCase, settings: RunSettings, part: Part) -> Result:
+    """Run a model on a case; collect what reading the case remarked."""
+    result = run_model(model, case.source, replace(settings, geometry=part.reading.geometry))
+    part.reading.remark(case.name, result.scan.notes, result.scan.set_aside)
+    return result
+
+
 def _truth(pair: Pair, bundle: Bundle, result: Result) -> np.ndarray:
     """The reference ids of a pair, seen to lie on the image's grid and to be the bundle's."""
     truth = load_labels(pair)
@@ -147,7 +153,9 @@ def _truth(pair: Pair, bundle: Bundle, result: Result) -> np.ndarray:
             f"Found {pair.name} with an image of {result.array.shape} and labels of {truth.shape}; they must share one grid. "
             "Resample the labels first."
         )
-    if not result.scan.is_picture and not np.allclose(nib.load(pair.label).affine, result.scan.affine, atol=1e-3):
+    if not result.scan.is_picture and not np.allclose(
+        pair.reading.load(pair.label).affine, result.scan.affine, atol=1e-3
+    ):
         raise SourceError(
             f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any, ClassVar, Protocol
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 from medvit.bundles import Bundle
 from medvit.model import Model
 from medvit.training.data import Pair, read_list
+from medvit.training.volumes import VolumeReading
 
 __all__ = ["Evaluation", "Judge", "Part", "Say", "labelled_pairs", "mean_rows", "per_label", "summary"]
 
@@ -36,6 +37,7 @@ class Part:
         root: folder the list's paths start from; None as ``medvit.training.data.data_root`` says.
         split: the part of the list.
         watched: whether a training run watches the scores: what does not depend on the network is left out of them.
+        reading: how NIfTI files are read, and the remarks collected on them.
     """
 
     bundle: Bundle
@@ -43,6 +45,7 @@ class Part:
     root: Path | None = None
     split: str = "validation"
     watched: bool = False
+    reading: VolumeReading = field(default_factory=VolumeReading, compare=False)
 
 
 class Evaluation(Protocol):
@@ -66,7 +69,8 @@ def labelled_pairs(part: Part, split: str | None = None, *, partly_labelled: boo
     Raises:
         SourceError: as ``read_list``.
     """
-    return read_list(part.bundle, part.data, part.root, split or part.split, partly_labelled=partly_labelled)
+    where = part.bundle, part.data, part.root, split or part.split
+    return read_list(*where, partly_labelled=partly_labelled, reading=part.reading)
 
 
 def summary(part: Part, task: str, metrics: Mapping[str, float]) -> dict[str, Any]:

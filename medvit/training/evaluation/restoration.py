@@ -228,7 +228,7 @@ def edge_response(image: NDArray[np.floating], clean: NDArray[np.floating], stee
 
 
 def _clean(part: Part) -> list[Slices]:
-    return read_images(part.bundle, part.data, part.root, part.split)
+    return read_images(part.bundle, part.data, part.root, part.split, part.reading)
 
 
 def dose_table(bundle: Bundle, scores: dict[str, Any]) -> str:

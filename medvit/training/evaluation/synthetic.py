@@ -59,7 +59,7 @@ class SyntheticOverlap(LabelOverlap):
         Raises:
             SourceError: the list is wrong. ShapeError: targets that are not the bundle's classes.
         """
-        listed = DataList(part.data, part.root, part.split)
+        listed = DataList(part.data, part.root, part.split, part.reading)
         if every_entry_names(part.bundle, listed, "label"):
             return super().cases(part)
         settings = SyntheticSettings(self.synthesis, tuple((a, b) for a, b in self.targets))

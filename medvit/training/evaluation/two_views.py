@@ -108,7 +108,7 @@ class TwoViewOverlap:
         return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), {"plain": ratings})
 
     def _prepare(self, pair: Pair) -> dict[Hashable, Any]:
-        return self.preparation({"image": str(pair.image), "label": str(pair.label)})
+        return self.preparation({"image": str(pair.image), "label": str(pair.label), "reading": pair.reading})
 
 
 def _ids(made: Mapping[Hashable, Any]) -> NDArray[np.int64]:

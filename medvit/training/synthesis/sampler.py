@@ -13,8 +13,10 @@ from torch import Tensor
 
 from medvit.bundles import Bundle
 from medvit.errors import ShapeError
+from medvit.io.geometry import spacing_mm
 from medvit.training.data import DataList, known_ids, plain_name, read_entries
 from medvit.training.synthesis.generator import Synthesis
+from medvit.training.volumes import VolumeReading
 from medvit.transforms_place import placed
 
 __all__ = ["SyntheticSampler", "SyntheticSettings", "read_map"]
@@ -60,20 +62,21 @@ class SyntheticSettings:
             raise ShapeError(
                 f"Found targets of class {unknown or 'none'}; {bundle.name} knows 0..{max(classes)}. Correct targets in train.json."
             )
-        entries = read_entries(bundle, DataList(data.data, data.root, data.split), ("image",))
-        return SyntheticSampler([read_map(entry["image"]) for entry in entries], self, seed)
+        entries = read_entries(bundle, DataList(data.data, data.root, data.split, data.reading), ("image",))
+        return SyntheticSampler([read_map(entry["image"], data.reading) for entry in entries], self, seed)
 
 
-def read_map(path: Path) -> LabelMap:
-    """A label map on the closest RAS axes.
+def read_map(path: Path, reading: VolumeReading | None = None) -> LabelMap:
+    """Read a label map on the closest RAS axes.
 
     Raises:
         SourceError: fractions, NaN, or ids below 0 or beyond 32,767.
     """
-    stored = nib.as_closest_canonical(nib.load(path))
+    reading = reading or VolumeReading()
+    stored = nib.as_closest_canonical(reading.label_map(path))
     ids = known_ids(np.asarray(stored.dataobj), plain_name(path), _HIGHEST, "a label map")
-    x, y, z = (float(s) for s in stored.header.get_zooms()[:3])
-    return LabelMap(plain_name(path), torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int16)), (x, y, z))
+    whole = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int16))
+    return LabelMap(plain_name(path), whole, spacing_mm(stored.affine))
 
 
 class SyntheticSampler:
