@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydicom
 
-import medvit
 from medvit.bundles import Label
 from medvit.errors import GeometryError, MedvitError
 from medvit.io.datasets import read_dataset
@@ -223,7 +222,7 @@ def _one(service: Service, label: StoredLabel, folder: Path, name: str) -> dict[
         import nibabel as nib
 
         shown = f"{name}.nii"
-        scan = medvit.open_source(image.path, image.series)
+        scan = image.open()
         shape = nib.load(label.file).shape
         if tuple(shape) != scan.array.shape[1:]:
             raise GeometryError(f"it has {scan.array.shape[1:]} voxels, its label {tuple(shape)}: it was changed")

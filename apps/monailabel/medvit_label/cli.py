@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, MemoryLimit, Quiet, Shown, guarded
+from medvit.cli.common import Debug, Geometry, Json, MemoryLimit, Quiet, Shown, guarded
 from medvit_label.users_cli import app as users_app
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def start(
     keep_corrections: Annotated[int, typer.Option("--keep-corrections", help="Corrected images to keep, counted for each annotator and model.", min=1)] = 1000,
     waiting: Annotated[int, typer.Option("--waiting", help="Inferences that may wait; more are refused.", min=1)] = 16,
     memory_limit: MemoryLimit = None,
+    geometry: Geometry = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -97,7 +98,7 @@ def start(
         )
         settings = ServerSettings(
             studies, state_folder(studies, state), tuple(bundle or ()), host, port, _token(token_file, host, users, shown), device,
-            tuple(allow_origin or ()), limits, read_login(login_file), users,
+            tuple(allow_origin or ()), limits, read_login(login_file), users, geometry,
         ).check()  # fmt: skip
         _reach(settings, shown)
         from medvit_label.server import serve

@@ -10,11 +10,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import medvit
 from medvit.io.datasets import read_dataset
 from medvit.io.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
 from medvit_label.errors import GoneError, RequestError, UnknownError
+
+if TYPE_CHECKING:
+    from medvit.io import Scan
 
 __all__ = ["Image", "Images", "Listing", "LocalImages", "checked_name", "stem_of"]
 
@@ -35,6 +39,7 @@ class Image:
         series: the SeriesInstanceUID, for DICOM.
         study: the StudyInstanceUID, for DICOM.
         modality: DICOM's Modality; None where the format does not say.
+        geometry: for a NIfTI, "sform" or "qform" to take, as the project was started; None for the sform where it is stated.
     """
 
     id: str
@@ -42,6 +47,15 @@ class Image:
     series: str | None = None
     study: str | None = None
     modality: str | None = None
+    geometry: str | None = None
+
+    def open(self) -> Scan:
+        """Read the image, checked.
+
+        Raises:
+            MedvitError: as ``medvit.open_source``.
+        """
+        return medvit.open_source(self.path, self.series, geometry=self.geometry)
 
     @property
     def is_picture(self) -> bool:
@@ -145,12 +159,13 @@ class LocalImages:
     Args:
         folder: where they lie.
         left_out: a folder within it that holds none (the labels).
+        geometry: which form of NIfTI files is taken; see ``Image``.
     """
 
     keeps_segs = False
 
-    def __init__(self, folder: Path, left_out: Path) -> None:
-        self._folder, self._left_out = folder.resolve(), left_out.resolve()
+    def __init__(self, folder: Path, left_out: Path, geometry: str | None = None) -> None:
+        self._folder, self._left_out, self._geometry = folder.resolve(), left_out.resolve(), geometry
         self._headers: dict[str, tuple[tuple[int, int], tuple[str, str, str] | None]] = {}
         self._listing = Listing(self._look, _FRESH_S)
 
@@ -170,7 +185,8 @@ class LocalImages:
                     identity = stem_of(str(path.relative_to(self._folder)))
                     # scan.nii.gz beside scan.png: the second keeps its ending in its id
                     identity = identity if identity not in found else str(path.relative_to(self._folder))
-                    found[identity] = Image(identity, path)
+                    nifti = name.lower().endswith((".nii", ".nii.gz"))
+                    found[identity] = Image(identity, path, geometry=self._geometry if nifti else None)
                 else:
                     seen.add(str(path))
                     self._add_dicom(found, path)

@@ -214,6 +214,7 @@ def _run(asked: Asked, progress: Progress) -> Result | Restored | Reconstructed:
             series=image.series,
             on_irregular=params.on_irregular,
             quality_map=params.quality_map,
+            geometry=image.geometry,
         ),
         progress,
     )
@@ -226,7 +227,7 @@ def _write(result: Result | Restored | Reconstructed, folder: Path, asked: Asked
         file, more = written(result, folder)
         return converted(file, asked.params), said | more
     if isinstance(result, Restored):
-        result.save(folder, ("nifti",), overwrite=True)
+        said["set_aside"] = list(result.save(folder, ("nifti",), overwrite=True).set_aside)
         return converted(folder / "restored.nii.gz", asked.params), said
     types = ("png",) if result.scan.is_picture else ("nifti", "dicom-seg") if asked.seg else ("nifti",)
     saved = result.save(folder, types, overwrite=True)

@@ -62,10 +62,12 @@ def write_label(
 def _write_volume(
     image: Image, file: Path, folder: Path, table: tuple[Label, ...], names: Mapping[int, str] | None
 ) -> tuple[Path, tuple[str, ...]]:
-    scan = medvit.open_source(image.path, image.series)
+    scan = image.open()
     source = _from_bare(file, scan, folder.parent) if file.suffix == ".bin" else file
     try:
-        found = read(source, Reading(scan, table=table, names=names, strict=bool(table)), Progress())
+        found = read(
+            source, Reading(scan, table=table, names=names, strict=bool(table), geometry=image.geometry), Progress()
+        )
     finally:
         if source != file:
             source.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import medvit
 from medvit_label.images import Image
 
 __all__ = ["as_nifti"]
@@ -27,7 +26,7 @@ def as_nifti(image: Image, cache: Path) -> Path:
     with _LOCK:
         state = image.state()
         if not (made.is_file() and noted.is_file() and noted.read_text() == state):
-            scan = medvit.open_source(image.path, image.series)
+            scan = image.open()
             cache.mkdir(parents=True, exist_ok=True)
             picture = nib.Nifti1Image(scan.array[0], scan.affine)
             picture.header.set_xyzt_units("mm")

@@ -74,7 +74,7 @@ class Service:
 
     def _open_images(self) -> Images:
         if not is_url(self.settings.studies):
-            return LocalImages(Path(self.settings.studies), self.settings.state)
+            return LocalImages(Path(self.settings.studies), self.settings.state, self.settings.geometry)
         from medvit_label.dicomweb import DicomWebImages
 
         modalities = {m for bundle in self._models.installed().values() for m in bundle.facts.modalities}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medvit.dicomweb import Login, names_a_password
 from medvit.errors import SourceError
+from medvit.settings import check_geometry
 from medvit_label.errors import AccessError
 
 __all__ = ["Limits", "ServerSettings", "is_loopback", "is_url", "state_folder"]
@@ -51,6 +52,7 @@ class ServerSettings:
         limits: how much is taken.
         login: what a DICOMweb service is told of who asks.
         users: file of accounts; None for one token, or on loopback none.
+        geometry: "sform" or "qform" of the project's NIfTI files to take; None for the sform where it is stated.
     """
 
     studies: str
@@ -64,6 +66,7 @@ class ServerSettings:
     limits: Limits = Limits()
     login: Login = field(default=Login(), repr=False)
     users: Path | None = None
+    geometry: str | None = None
 
     @property
     def asks_login(self) -> bool:
@@ -72,6 +75,7 @@ class ServerSettings:
 
     def check(self) -> ServerSettings:
         """Refuse what would open the server to anybody, or has nothing to serve; return self."""
+        check_geometry(self.geometry)
         if self.users is not None:
             from medvit_label.accounts import read_accounts
 
