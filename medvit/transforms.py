@@ -6,6 +6,7 @@ floating-point affines: so a DICOM series and its NIfTI twin, whose headers roun
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -75,7 +76,10 @@ class OpenSourced(MapTransform):  # type: ignore[misc]
         out = dict(data)
         for key in self.key_iterator(out):
             if not isinstance(out[key], MetaTensor):
-                out[key] = open_source(out[key]).meta_tensor()
+                scan = open_source(out[key])
+                for flag in scan.set_aside:  # MONAI's own runs have no exit code for it
+                    warnings.warn(flag, stacklevel=2)
+                out[key] = scan.meta_tensor()
         return out
 
 

@@ -74,7 +74,7 @@ def affine_fault(affine: Affine) -> tuple[str, str, str] | None:
         found, needed = "an affine that is not a finite 4x4 matrix", "voxels need a place in the patient"
         return found, needed, "Repair the header (for NIfTI: its sform or qform)."
     sides = spacing_mm(affine)
-    if not all(_SMALLEST_MM <= side <= _LARGEST_MM for side in sides):
+    if not all(_SMALLEST_MM <= round(side, 6) <= _LARGEST_MM for side in sides):  # headers hold 32-bit numbers
         found = f"a voxel spacing of {' x '.join(f'{side:g}' for side in sides)} mm"
         needed = f"each side must lie between {_SMALLEST_MM:g} and {_LARGEST_MM:g} mm"
         return found, needed, "Correct the spacing in the header and run again."

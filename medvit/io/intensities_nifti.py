@@ -22,7 +22,7 @@ def write_intensities(path: Path, array: NDArray[np.float32], scan: Scan, words:
     Args:
         path: the file to write.
         array: in the source's unit.
-        scan: the source; its geometry codes and units are kept to the bit, its texts are not, since they can name people.
+        scan: the source; its place is written as ``write_labels`` does, its texts are not, since they can name people.
         words: for the header's description, at most 79 bytes.
         given: the source as it was given, where ``scan`` is interpolated from it: its values say whether they are whole.
     """

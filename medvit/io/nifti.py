@@ -35,8 +35,9 @@ def _label_table(labels: Sequence[Label]) -> bytes:
 def write_labels(path: Path, array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> None:
     """Write (i, j, k) labels on the scan's grid.
 
-    A NIfTI source's own sform, qform, codes and units are kept to the bit; its description, file names and
-    extensions are not, since they can hold patient data.
+    A NIfTI source's sform, qform and codes are kept to the bit where both forms place the voxels alike; else both state the
+    place that was taken (``nifti_geometry``). The unit is the millimetre. The source's description, file names and extensions
+    are not kept, since they can hold patient data.
     """
     import nibabel as nib
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from medvit.errors import GeometryError
 from medvit.io.geometry import Affine, affine_fault, axis_codes, spacing_mm
 from medvit.io.length_units import LengthUnit, nifti_unit, scaled
+from medvit.io.stated_sizes import check_stated_size
 from medvit.settings import check_geometry
 
 if TYPE_CHECKING:
@@ -85,7 +87,10 @@ def raw_header(path: str | os.PathLike[str]) -> Any:
     with ImageOpener(path) as file:
         block = file.read(nib.Nifti2Header.sizeof_hdr)
     kind = nib.Nifti2Header if nib.Nifti2Header.may_contain_header(block) else nib.Nifti1Header
-    return kind(block[: kind.sizeof_hdr], check=False)
+    header = kind(block[: kind.sizeof_hdr], check=False)
+    if int(header["sizeof_hdr"]) != kind.sizeof_hdr:
+        raise ValueError("it does not begin with a NIfTI header")
+    return header
 
 
 def place_nifti(raw: Any, geometry: str | None = None) -> NiftiPlace:
@@ -139,10 +144,12 @@ def load_nifti(path: str | os.PathLike[str], geometry: str | None = None) -> tup
         geometry: as ``place_nifti``.
 
     Raises:
-        GeometryError: as ``place_nifti``. OSError, nibabel's errors: the file cannot be read.
+        GeometryError: as ``place_nifti``. TooLargeError: more than the memory limit. OSError, nibabel's errors: the file
+            cannot be read.
     """
     import nibabel as nib
 
+    check_stated_size(Path(path))
     place = place_nifti(raw_header(path), geometry)
     image: Any = nib.load(path)
     return type(image)(image.dataobj, place.affine, place.header(image.header)), place

@@ -244,6 +244,11 @@ def test_no_unit_is_millimetres_and_noted_only_where_that_is_implausible(tmp_pat
             medvit.open_source(_write(tmp_path / "e.nii", AFFINE * 1e3, AFFINE * 1e3, unit=unit))
 
 
+def test_a_side_at_the_limit_is_taken_although_headers_round_it(tmp_path):
+    affine = np.diag([0.01, 0.01, 0.01, 1])
+    assert np.allclose(medvit.open_source(_write(tmp_path / "a.nii", affine, affine, unit=2)).spacing_mm, 0.01)
+
+
 def _itk_file(path: Path, after: bytes, line: bytes) -> Path:
     image = sitk.GetImageFromArray(phantom((8, 9, 10))[0])
     image.SetSpacing((700.0, 1200.0, 2500.0))
@@ -274,6 +279,9 @@ def test_units_of_nrrd_and_metaimage(name, after, line, tmp_path):
 
 
 def test_an_empty_file(tmp_path):
+    (tmp_path / "zeros.nii").write_bytes(bytes(500))
+    with pytest.raises(SourceError, match="does not begin with a NIfTI header"):
+        medvit.open_source(tmp_path / "zeros.nii")
     for name in ("a.nii.gz", "a.nii", "a.nrrd", "a.mha"):
         (tmp_path / name).touch()
         with pytest.raises(SourceError, match=rf"Found {name}, an empty file \(0 bytes\)"):
