@@ -368,7 +368,7 @@ def test_answers_from_two_views_come_with_the_networks_doubt(two_views):
     bits = -sure * np.log2(sure) - (1 - sure) * np.log2(1 - sure)
     assert [a.signals for a in judged.answers] == [{"entropy": pytest.approx(bits, abs=1e-3)}] * 2
     assert judged.answers[0].bad and judged.answers[0].score < 0.85  # the mandible of another patient
-    (called,) = judged.words["plain"].values()
+    (called,) = judged.ratings["plain"].values()
     words = [Calibration(weights_sha256="", cases=1, bad="", limits={"entropy": limit}) for limit in (0.9, 1.0)]
     assert [called(word) for word in words] == ["check", "good"]
 

@@ -18,6 +18,7 @@ from medvit.io.labels.naming import Named, by_name, make_label
 from medvit.io.labels.reading import Reading, read
 from medvit.io.stated_sizes import check_stated_size
 from medvit.progress import Progress
+from medvit.settings import GEOMETRIES
 from medvit_label.errors import RequestError
 from medvit_label.images import Image
 
@@ -156,9 +157,10 @@ def read_scribbles(
     if scan.is_picture:
         ids = label_map(file)
         return ids if stated is None else _renumbered(ids, known, stated)[0]
+    taken = scan.geometry if scan.geometry in GEOMETRIES else None  # drawn on this image, so placed as it is
     if stated is None:
-        return medvit.read_labels(file, scan).array
-    return read(file, Reading(scan, table=known, names=stated, strict=True), Progress()).array
+        return medvit.read_labels(file, scan, geometry=taken).array
+    return read(file, Reading(scan, table=known, names=stated, strict=True, geometry=taken), Progress()).array
 
 
 def label_map(path: Path) -> np.ndarray:
