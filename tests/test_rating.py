@@ -101,7 +101,7 @@ def test_other_weights_have_no_calibration(banded, tmp_path):
     ("part", "rating"),
     [
         ("HEADNECK", "good"), ("Head and Neck", "good"), ("HEAD", "good"), ("NECK_1", "good"), ("CSPINE", "good"),
-        ("HALS", "good"), ("", "good"), (None, "good"), ("CHEST", "uncalibrated"), ("HEADNECKCHEST", "uncalibrated"),
+        ("HALS", "good"), ("", "good"), ("UNKNOWN", "good"), (None, "good"), ("CHEST", "uncalibrated"), ("HEADNECKCHEST", "uncalibrated"),
         ("WHOLEBODY", "uncalibrated"), ("HAND", "uncalibrated"), ("XYZZY", "uncalibrated"),
     ],
 )  # fmt: skip

@@ -28,7 +28,8 @@ _WORDS = {
     "SPINE": "SPINE WHOLESPINE VERTEBRA VERTEBRAE",
     "ARM": "ARM SHOULDER SCAPULA ELBOW FOREARM HUMERUS UPPEREXTREMITY",
     "HAND": "HAND WRIST FINGER THUMB",
-    "LEG": "LEG KNEE THIGH FEMUR CALF TIBIA FIBULA LOWERLEG LOWEREXTREMITY EXTREMITY PATELLA",
+    "LEG": "LEG KNEE THIGH FEMUR CALF TIBIA FIBULA LOWERLEG LOWEREXTREMITY PATELLA",
+    "EXTREMITY": "EXTREMITY EXTREMITIES",
     "FOOT": "FOOT ANKLE TOE HEEL CALCANEUS",
     "WHOLEBODY": "WHOLEBODY BODY TRUNK TORSO",
     "": "AND WITH WITHOUT THE CONTRAST ROUTINE PROTOCOL REGION AREA LEFT RIGHT SOFT TISSUE TISSUES BONE ANGIO WHOLE ENTIRE TOTAL "
@@ -43,6 +44,9 @@ _JOINED = {
     "AORTA": ("CHEST", "ABDOMEN"),
 }
 """Words that name several regions, or another than their parts do."""
+
+_NOTHING = {"", "UNKNOWN", "NONE", "NA", "UNSPECIFIED", "NOTSPECIFIED", "OTHER"}
+"""Values, letters alone, that state nothing."""
 
 
 @cache
@@ -89,7 +93,9 @@ def examined_regions(headers: Iterable[Dataset]) -> frozenset[str] | None:
     stated: set[str] = set()
     coded: set[str] = set()
     for header in headers:
-        stated |= {text for text in (str(header.get("BodyPartExamined") or "").strip(),) if text}
+        text = str(header.get("BodyPartExamined") or "").strip()
+        if re.sub("[^A-Z]", "", text.upper()) not in _NOTHING or not text.isascii():
+            stated.add(text)
         coded |= _coded(header)
     if stated:
         each = [body_regions(text) for text in sorted(stated)]

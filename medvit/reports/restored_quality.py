@@ -46,8 +46,7 @@ def judge_change(change: Change, calibration: Calibration | None = None, finer: 
         poor.append(f"noise grew from {before:g} to {after:g} {change.unit}")
     look, spoilt = _BIAS_HU if change.unit == "HU" else tuple(part * (before or 0.0) for part in _BIAS_NOISE)
     if calibration is not None and "moved" in calibration.limits:
-        look = calibration.limits["moved"]
-        spoilt = max(spoilt, look)
+        look = min(look, calibration.limits["moved"])
     removed = change.noise_removed if change.unit == "HU" else None
     spoilt = max(spoilt, _OF_NOISE * (removed or 0.0))
     if bias is not None and abs(bias) > look:

@@ -34,6 +34,9 @@ __all__ = ["Found", "calibrate", "limit_of", "record_calibration"]
 _SEPARATES = 0.5
 """Least difference of both shares for a signal to be used."""
 
+_FEWEST_OTHERS = 3
+"""Answers that are not bad; what parts the bad ones from fewer is no limit."""
+
 
 @dataclass(frozen=True)
 class _Measured:
@@ -47,7 +50,7 @@ class _Measured:
     def used(self) -> bool:
         """Whether it tells bad answers of cases that it was not set by; where none is bad, nothing speaks against it."""
         bad, others = ([flagged for is_bad, flagged in self.left_out if is_bad is kind] for kind in (True, False))
-        if self.limit is None or not others:
+        if self.limit is None or len(others) < _FEWEST_OTHERS:
             return False
         return not bad or mean(bad) - mean(others) >= _SEPARATES
 
