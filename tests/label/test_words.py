@@ -13,7 +13,7 @@ from medvit_label.images import LocalImages
 from medvit_label.journal import Journal
 from medvit_label.labels import label_map
 from medvit_label.needs import _require
-from medvit_label.refine import read_strokes
+from medvit_label.strokes import read_strokes
 
 from medvit.bundles import open_bundle
 from medvit.errors import BackendError, OutputError

@@ -15,15 +15,19 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from medvit.bundles import Bundle
 from medvit.progress import Progress
 from medvit.result import Result
 from medvit_label.inference import Inferred, Params, centroids, converted
 from medvit_label.label_files import read_scribbles
 from medvit_label.label_info import read_label_info
-from medvit_label.refine import read_strokes, refined
+from medvit_label.refine import refine_labels
 from medvit_label.regions import read_box, run_again
+from medvit_label.strokes import has_points, read_strokes
 
 __all__ = ["Correction", "carried", "correct"]
+
+_AGREED = "The clicks or scribbles agree with the labels; they changed nothing."
 
 
 @dataclass(frozen=True)
@@ -42,22 +46,20 @@ class Correction:
     params: Params
     device: str
 
-    @property
-    def has_strokes(self) -> bool:
-        """Whether something was clicked or drawn; without a box there must be, and an empty request is told so."""
-        strokes = any(self.content.get(name) for name in ("clicks", "foreground", "background"))
-        return strokes or self.drawn is not None or (self.box is None and not self.resumes)
+    def has_strokes(self, bundle: Bundle) -> bool:
+        """Tell whether something was clicked or drawn; without a box there must be, and an empty request is told so."""
+        strokes = has_points(self.content, bundle) or self.drawn is not None
+        return strokes or (self.box is None and not self.resumes(bundle))
 
     @property
     def box(self) -> Any:
         """The box to run on again; None without one (3D Slicer sends an empty list)."""
         return self.content.get("roi") or None
 
-    @property
-    def resumes(self) -> bool:
-        """Whether the kept corrections are asked for, without a new one."""
-        asks = any(self.content.get(name) for name in ("clicks", "foreground", "background", "roi"))
-        return bool(self.content.get("resume")) and not asks and self.drawn is None
+    def resumes(self, bundle: Bundle) -> bool:
+        """Tell whether the kept corrections are asked for, without a new one."""
+        asks = has_points(self.content, bundle) or self.box is not None or self.drawn is not None
+        return bool(self.content.get("resume")) and not asks
 
 
 def carried(plain: Result, ids: NDArray[np.integer], words: list[str]) -> Result:
@@ -82,7 +84,7 @@ def correct(before: Result, asked: Correction, scratch: Path, progress: Progress
     if asked.box is not None:
         ids = run_again(before, read_box(asked.box, ids.shape), asked.device, progress)
         words.append("A box that an annotator drew was run on again.")
-    if asked.has_strokes:
+    if asked.has_strokes(before.bundle):
         scan = before.scan
         names = read_label_info(asked.content)
         scribbles = (
@@ -90,8 +92,11 @@ def correct(before: Result, asked: Correction, scratch: Path, progress: Progress
         )
         strokes = read_strokes(asked.content, before.bundle, ids.shape, scribbles)
         with progress.stage("refine"):
-            ids = refined(scan.array.mean(axis=0), ids, strokes, (1.0, 1.0) if scan.is_picture else scan.spacing_mm)
-        words.append("Corrected by an annotator's clicks or scribbles.")
+            spacing = (1.0, 1.0) if scan.is_picture else scan.spacing_mm
+            refined = refine_labels(scan.array.mean(axis=0), ids, strokes, spacing)
+        agreed = refined.ids is ids
+        ids = refined.ids
+        words += [*refined.notes, _AGREED if agreed else "Corrected by an annotator's clicks or scribbles."]
     made = _corrected(before, ids, words, asked.params, scratch)
     made.params["latencies"] = {"total": round(time.perf_counter() - started, 3)}
     return made

@@ -30,6 +30,7 @@ from medvit.result import Result
 from medvit_label.errors import RequestError
 from medvit_label.images import Image
 from medvit_label.radiographs import OWN_GRID, ForViews, flags_of, reconstructed, require_lateral, written
+from medvit_label.strokes import has_points
 
 __all__ = [
     "Inferred",
@@ -99,10 +100,9 @@ def read_params(text: str) -> tuple[Params, dict[str, Any]]:
         raise RequestError(f"Found params.{first['loc'][0]}: {first['msg']}. Correct it or leave it out.") from None
 
 
-def asks_correction(content: dict[str, Any]) -> bool:
-    """Whether a client's ``params`` ask for corrections: new ones, or those kept."""
-    strokes = any(content.get(name) for name in ("clicks", "foreground", "background", "resume"))
-    return strokes or content.get("roi") not in (None, [])
+def asks_correction(content: dict[str, Any], bundle: Bundle) -> bool:
+    """Tell whether a client's ``params`` ask for corrections: new ones, or those kept."""
+    return has_points(content, bundle) or bool(content.get("resume")) or content.get("roi") not in (None, [])
 
 
 def restarts(content: dict[str, Any]) -> bool:

@@ -1,166 +1,285 @@
-"""Clicks and scribbles on top of a prediction: the labels near them are found anew by a random walk through the intensities.
+"""Clicks and scribbles on top of labels: which voxels around them follow.
 
-Seeds are the strokes and, away from them, the prediction itself; between both, each voxel goes to the label whose seeds a
-random walker that avoids steps in intensity reaches first (Grady, "Random walks for image segmentation", 2006). Only a box
-around the strokes is worked on, so an answer takes a second or two on a CPU.
+The labels as they are, a network's answer or an annotator's edit, are the prior; a click is evidence against them at one voxel. An
+error mostly lies along a border, between where the label ends and where it should end, and a click falls into its middle. So the
+click's distance to the nearest voxel that already has its label tells how thick the error is, and the border moves past the click by
+about as much again, less the farther from the click and the less alike the intensities are. Where the image shows a spot around
+the click with an edge of its own, the spot is what changes. How many voxels one click changes is bounded: a click that was
+misunderstood costs its label little, one that was understood can be repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medvit.bundles import Bundle
-from medvit_label.errors import RequestError
+from medvit_label.strokes import Strokes
 
-__all__ = ["Strokes", "place_of", "read_strokes", "refined"]
+__all__ = ["Refinement", "refine_labels"]
 
-_REACH_MM = 15.0
-"""How far from a stroke labels may change."""
+_ERROR_DEPTHS = 2.0
+"""How far a border moves where it lies next to a click, in distances between click and border: the click is in the error's middle."""
 
-_LARGEST = 64
-"""Voxels along each side of the box that is worked on, at most."""
+_WIDTH = 2.5
+"""Standard deviation, in the same distances, with which that falls off away from the click."""
 
-_BETA = 130.0
-"""How strongly steps in intensity hold the walker back; scikit-image's usual value."""
+_REACH = 4.0
+"""Nothing changes farther from a click than this many of the same distances and one voxel."""
+
+_BALLS = 8.0
+"""Voxels that may change, in balls around the click that reach to the border."""
+
+_SHARE, _SPOT_SHARE = 0.008, 0.02
+"""Voxels that may change, as a share of the label's; the second where the image shows a spot with an edge of its own."""
+
+_SPOT_EDGE = 6.0
+"""Least difference between the inside of a spot and the ring around it, in standard errors (Welch's t)."""
+
+_NEW_VOXELS = 3
+"""Radius, in voxels, within which a label changes that is nowhere near the click yet."""
+
+_HALF = {2: 96, 3: 28}
+"""Half the side of the box that is looked at, in voxels of the shortest side, by the image's dimensions."""
+
+_ENOUGH = 50
+"""Voxels of a label that tell which intensities it has."""
+
+_Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Strokes:
-    """What an annotator drew: ids on the image's grid, -1 where nothing was drawn, 0 for "none of the labels"."""
+class Refinement:
+    """Labels after strokes.
 
-    ids: NDArray[np.int16]
-
-
-def read_strokes(
-    content: dict[str, Any], bundle: Bundle, shape: Sequence[int], drawn: NDArray[np.integer] | None
-) -> Strokes:
-    """A client's clicks and scribbles.
-
-    Args:
-        content: ``{"clicks": {"liver": [[i, j, k], ...], "background": [...]}}``, or MONAI Label's ``foreground`` (with
-            ``label``, a name) and ``background`` lists.
-        bundle: whose labels they name.
-        shape: of the image.
-        drawn: scribbles as an array on the image's grid, 0 where nothing was drawn; 255 stands for background.
-
-    Raises:
-        RequestError: unknown labels, or points outside of the image.
+    Attributes:
+        ids: the labels; the array that was given where no voxel changed.
+        notes: what was set aside or taken otherwise than drawn, for the answer and the record.
     """
-    ids = np.full(tuple(shape), -1, np.int16)
-    if drawn is not None:
-        if drawn.shape != ids.shape:
-            raise RequestError(
-                f"Found scribbles of {drawn.shape} voxels, where the image has {ids.shape}; they must be equal."
-            )
-        ids[drawn > 0] = np.where(drawn[drawn > 0] == 255, 0, drawn[drawn > 0])
-    clicks = dict(content.get("clicks") or {})
-    if content.get("foreground"):
-        clicks[str(content.get("label"))] = content["foreground"]
-    if content.get("background"):
-        clicks["background"] = content["background"]
-    for name, points in clicks.items():
-        number = 0 if name == "background" else bundle.label(name).id
-        for point in points if isinstance(points, list) else [points]:
-            ids[place_of(point, ids.shape)] = number
-    known = {-1, 0, *(label.id for label in bundle.facts.labels)}
-    if not set(np.unique(ids).tolist()) <= known:
-        raise RequestError(
-            f"Found scribbles with ids other than {sorted(known - {-1, 0})} and 255; the bundle knows no others."
-        )
-    if not (ids >= 0).any():
-        raise RequestError("Found no click and no scribble; draw at least one.")
-    return Strokes(ids)
+
+    ids: NDArray[np.integer]
+    notes: tuple[str, ...]
 
 
-def place_of(point: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A client's point as voxel indices.
+@dataclass(frozen=True, kw_only=True)
+class _Region:
+    """A stroke and the box around it that is looked at.
 
-    Raises:
-        RequestError: it is none, or lies outside of the image.
+    Attributes:
+        image: intensities.
+        ids: labels as they are.
+        open: where voxels have the label that the stroke changes, and no stroke of another label lies on them.
+        seeds: the stroke's voxels.
+        label: what the stroke says.
+        spacing: voxel sides in mm.
+        total: voxels of the stroke's label in the whole image.
+        old_total: voxels of the label that the stroke changes.
     """
-    try:
-        place = tuple(round(float(value)) for value in point)
-    except (TypeError, ValueError, OverflowError):
-        place = ()
-    if len(place) != len(shape) or any(not 0 <= p < n for p, n in zip(place, shape, strict=True)):
-        raise RequestError(
-            f"Found the point {str(point)[:60]}; a point is one voxel index for each axis within {shape}. Correct it."
-        )
-    return place
+
+    image: NDArray[np.float32]
+    ids: NDArray[np.integer]
+    open: _Mask
+    seeds: _Mask
+    label: int
+    spacing: tuple[float, ...]
+    total: int
+    old_total: int
+
+    @property
+    def budgeted(self) -> int:
+        """Voxels of the smaller of both labels, background aside; 0 where the stroke's label is new."""
+        if self.label == 0:
+            return self.old_total
+        return min(self.total, self.old_total) if self.old else self.total
+
+    @property
+    def old(self) -> int:
+        """The label that the stroke changes."""
+        return int(self.ids[self.seeds][0])
 
 
-def refined(
+def refine_labels(
     image: NDArray[np.float32], before: NDArray[np.integer], strokes: Strokes, spacing_mm: Sequence[float]
-) -> NDArray[np.integer]:
-    """The labels with the strokes taken in; the same array outside of the box around them.
+) -> Refinement:
+    """Take strokes into labels; each changes voxels near it that are connected to it and have the label it was drawn on.
+
+    Strokes that agree with the labels change nothing.
 
     Args:
         image: intensities, (i, j, k) or (row, column).
-        before: predicted ids on the same grid.
+        before: label ids on the same grid: a network's answer, or labels edited since.
         strokes: what was drawn.
         spacing_mm: voxel sides.
     """
-    after = before.copy()
-    for box in _boxes(strokes.ids >= 0, spacing_mm):
-        after[box] = _walked(image[box], after[box], strokes.ids[box], spacing_mm)
-    return after
-
-
-def _boxes(drawn: NDArray[np.bool_], spacing_mm: Sequence[float]) -> list[tuple[slice, ...]]:
-    """A box around each group of strokes that lie near each other."""
-    reach = [max(2, round(_REACH_MM / side)) for side in spacing_mm]
-    near = ndimage.binary_dilation(drawn, np.ones((3,) * drawn.ndim), iterations=min(reach) // 2 or 1)
-    numbered, _ = ndimage.label(near, np.ones((3,) * drawn.ndim))
-    boxes = []
-    for found in ndimage.find_objects(np.where(drawn, numbered, 0)):
-        if found is None:
+    after, notes = before, list(strokes.notes)
+    spacing = tuple(float(side) for side in spacing_mm)
+    for place, label, seeds in _wrong_strokes(before, strokes.ids):
+        box = _around(place, before.shape, spacing)
+        inner = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(place, box, strict=True))
+        own = np.zeros(tuple(side.stop - side.start for side in box), bool)
+        own[inner] = seeds
+        own &= after[box] != label  # an earlier stroke may have reached it
+        if not own.any():
             continue
-        sides = []
-        for place, far, size in zip(found, reach, drawn.shape, strict=True):
-            room = max(0, (_LARGEST - (place.stop - place.start)) // 2)
-            sides.append(slice(max(0, place.start - min(far, room)), min(size, place.stop + min(far, room))))
-        boxes.append(tuple(sides))
-    return boxes
+        old = int(after[box][own][0])
+        drawn, (total, old_total) = strokes.ids[box], (np.count_nonzero(after == n) for n in (label, old))
+        free = (after[box] == old) & ((drawn < 0) | (drawn == label))
+        region = _Region(
+            image=image[box], ids=after[box], open=free, seeds=own, label=label, spacing=spacing, total=total, old_total=old_total
+        )
+        changed = own if _unlike(region) else _connected(_bounded(region), own)
+        if changed is own:
+            notes.append(_unlike_note(place, strokes.names.get(label, str(label))))
+        after = after.copy() if after is before else after
+        after[box][changed | own] = label
+    return Refinement(after, tuple(dict.fromkeys(notes)))
 
 
-def _walked(
-    image: NDArray[np.float32], before: NDArray[np.integer], drawn: NDArray[np.int16], spacing_mm: Sequence[float]
-) -> NDArray[np.integer]:
-    from skimage.segmentation import random_walker
-
-    seeds = np.where(drawn >= 0, drawn + 1, 0).astype(np.int32)
-    distance = ndimage.distance_transform_edt(drawn < 0, sampling=tuple(spacing_mm))
-    edge = np.ones(drawn.shape, bool)
-    edge[(slice(1, -1),) * drawn.ndim] = False
-    inside = _depth(before, spacing_mm)
-    # the prediction holds at the box's rim and deep within each region that is not near a stroke of another label
-    kept = (drawn < 0) & (edge | ((distance > _REACH_MM / 2) & (inside > 1.5 * max(spacing_mm))))
-    seeds[kept] = before[kept] + 1
-    present = np.unique(seeds[seeds > 0])
-    if present.size < 2:
-        return np.where(seeds > 0, seeds - 1, present[0] - 1).astype(before.dtype)
-    low, high = np.percentile(image, (1, 99))
-    grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-    table = np.zeros(int(present.max()) + 1, np.int32)
-    table[present] = np.arange(1, present.size + 1)
-    walked = random_walker(grey, table[seeds], beta=_BETA, mode="cg_j", tol=1e-2, spacing=tuple(spacing_mm), copy=True)
-    made: NDArray[np.integer] = (present[np.clip(walked, 1, None) - 1] - 1).astype(before.dtype)
-    made[drawn >= 0] = drawn[drawn >= 0].astype(before.dtype)
-    return made
+def _wrong_strokes(
+    before: NDArray[np.integer], drawn: NDArray[np.int16]
+) -> Iterator[tuple[tuple[slice, ...], int, _Mask]]:
+    """Connected strokes where they contradict the labels: the box of each, its label, its voxels in the box."""
+    wrong = (drawn >= 0) & (drawn != before)
+    whole = next(iter(ndimage.find_objects(wrong.astype(np.uint8))), None)
+    if whole is None:
+        return
+    wrong, old, new = wrong[whole], before[whole].copy(), drawn[whole]
+    for label, changed in np.unique(np.stack([new[wrong], old[wrong]]), axis=1).T.tolist():
+        same = wrong & (new == label) & (old == changed)
+        numbered, _ = ndimage.label(same, np.ones((3,) * drawn.ndim))
+        for number, found in enumerate(ndimage.find_objects(numbered), 1):
+            place = tuple(slice(s.start + w.start, s.stop + w.start) for s, w in zip(found, whole, strict=True))
+            yield place, label, numbered[found] == number
 
 
-def _depth(ids: NDArray[np.integer], spacing_mm: Sequence[float]) -> NDArray[np.float64]:
-    """Millimetres from each voxel to the next of another id."""
-    depth: NDArray[np.float64] = np.zeros(ids.shape)
-    for number in np.unique(ids):
-        mask = ids == number
-        if mask.all():
-            return np.full(ids.shape, np.inf)
-        depth[mask] = ndimage.distance_transform_edt(mask, sampling=tuple(spacing_mm))[mask]
-    return depth
+def _around(place: tuple[slice, ...], shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[slice, ...]:
+    """The box to look at around a stroke's."""
+    reach = _HALF[len(shape)] * min(spacing)
+    far = [max(4, round(reach / side)) for side in spacing]
+    return tuple(
+        slice(max(0, p.start - f), min(size, p.stop + f)) for p, f, size in zip(place, far, shape, strict=True)
+    )
+
+
+def _bounded(region: _Region) -> _Mask:
+    """Where the stroke's label is taken on, before only what is connected to the stroke is left."""
+    spacing, seeds, free = region.spacing, region.seeds, region.open
+    step = min(spacing)
+    away: NDArray[np.float64] = ndimage.distance_transform_edt(~seeds, sampling=spacing)
+    piece = _small_piece(region, away)
+    if piece is not None:
+        return piece
+    same = region.ids == region.label
+    to_label = ndimage.distance_transform_edt(~same, sampling=spacing) if same.any() else np.full(same.shape, np.inf)
+    depth = np.maximum(to_label - step / 2, 0)
+    thickest = _thickest(region)
+    thick = max(min(float(depth[seeds].max()), thickest), step / 2)
+    spot = _spot_radius(region.image, free, away, thick, step)
+    attached = spot is None and float(depth[seeds].max()) <= thickest
+    thick = thick if spot is None else spot
+    follows = np.exp(-0.5 * (away / (_WIDTH * thick)) ** 2) * _alike(region, away, thick)
+    moved = (depth if attached else away) < (_ERROR_DEPTHS if attached else 1.0) * thick * follows
+    if spot is not None:
+        moved = away <= spot
+    moved = _connected(free & moved & (away <= _REACH * thick + step), seeds)
+    most = _BALLS * np.count_nonzero(free & (away <= thick))
+    if region.budgeted:
+        share = _SHARE if spot is None else _SPOT_SHARE
+        most = min(most, share * region.budgeted * np.count_nonzero(seeds))
+    count = max(1, int(most))
+    if np.count_nonzero(moved) > count:
+        moved &= away <= np.partition(away[moved], count - 1)[count - 1]
+    return moved
+
+
+def _small_piece(region: _Region, away: NDArray[np.float64]) -> _Mask | None:
+    """A whole roundish piece of a label, where the stroke lies in its middle and most of the label is elsewhere; else None."""
+    if region.old == 0:
+        return None
+    piece, step = _connected(region.open, region.seeds), min(region.spacing)
+    farthest = float(away[piece].max())
+    if np.count_nonzero(piece) > region.old_total / 2 or farthest >= (_HALF[piece.ndim] - 1) * step:
+        return None
+    inside = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=region.spacing)[(slice(1, -1),) * piece.ndim]
+    return piece if farthest <= 2 * max(float(inside[region.seeds].max()), step) else None
+
+
+def _thickest(region: _Region) -> float:
+    """Half the thickness, in mm, of the label nearby: a missing part of it is no thicker."""
+    own = region.ids == (region.label or region.old)
+    if not own.any():
+        return _NEW_VOXELS * min(region.spacing)
+    return float(ndimage.distance_transform_edt(np.pad(own, 1), sampling=region.spacing).max())
+
+
+def _spot_radius(
+    image: NDArray[np.float32], free: _Mask, away: NDArray[np.float64], thick: float, step: float
+) -> float | None:
+    """The radius in mm of a spot around the stroke with an edge in the image, well before the border; None if there is none."""
+    within = free & (away <= thick + 3 * step)
+    order = np.argsort(away[within], kind="stable")
+    distance, values = away[within][order], image[within][order].astype(np.float64)
+    sums, squares = (np.concatenate([[0.0], np.cumsum(v)]) for v in (values, values**2))
+    radii = np.arange(1.01 * step, thick + 0.99 * step, step)
+    edges = []
+    for radius in radii:
+        first, last = np.searchsorted(distance, [radius, radius + 2 * step], side="right")
+        edges.append(_edge(sums, squares, int(first), int(last)))
+    for number, (radius, edge) in enumerate(zip(radii, edges, strict=True)):
+        if edge >= _SPOT_EDGE and (number + 1 == len(edges) or edges[number + 1] <= edge):
+            return float(radius) if radius < thick - step / 2 else None
+    return None
+
+
+def _edge(sums: NDArray[np.float64], squares: NDArray[np.float64], first: int, last: int) -> float:
+    """Welch's t between the first values and those from there to ``last``; 0 where these are too few."""
+    if first < 3 or last - first < 6:
+        return 0.0
+    inner, outer = sums[first] / first, (sums[last] - sums[first]) / (last - first)
+    spread = squares[first] / first - inner**2, (squares[last] - squares[first]) / (last - first) - outer**2
+    error = np.sqrt(max(spread[0], 0) / first + max(spread[1], 0) / (last - first))
+    scale = max(abs(inner), abs(outer), 1e-6)
+    return float(abs(inner - outer) / max(error, 1e-6 * scale))
+
+
+def _alike(region: _Region, away: NDArray[np.float64], thick: float) -> NDArray[np.float64]:
+    """How alike each voxel is to those at the stroke, 0 to 1, by the spread of intensities around it."""
+    near = region.open & (away <= 3 * _WIDTH * thick + 2 * min(region.spacing))
+    spread = float(np.std(region.image[near])) or 1.0
+    alike: NDArray[np.float64] = np.exp(-0.5 * ((region.image - _at_stroke(region, away, thick)) / spread) ** 2)
+    return alike
+
+
+def _at_stroke(region: _Region, away: NDArray[np.float64], thick: float) -> float:
+    return float(np.median(region.image[region.open & (away <= max(thick / 2, min(region.spacing)))]))
+
+
+def _connected(mask: _Mask, seeds: _Mask) -> _Mask:
+    """The parts of a mask that a stroke lies in or on."""
+    numbered, _ = ndimage.label(mask | seeds)
+    kept = np.unique(numbered[seeds])
+    found: _Mask = np.isin(numbered, kept[kept > 0])
+    return found
+
+
+def _unlike(region: _Region) -> bool:
+    """Whether a label was drawn where intensities are unlike all that it has nearby: on air, on metal."""
+    if region.label == 0:
+        return False
+    known = region.image[region.ids == region.label]
+    if known.size < _ENOUGH:
+        return False
+    low, high = np.percentile(known, (0.5, 99.5))
+    room = max(high - low, 1e-6)
+    away = ndimage.distance_transform_edt(~region.seeds, sampling=region.spacing)
+    return not low - room <= _at_stroke(region, away, 0.0) <= high + room
+
+
+def _unlike_note(place: tuple[slice, ...], name: str) -> str:
+    return (
+        f"The intensities at {[side.start for side in place]} are unlike {name} nearby (air, metal?): only the voxels that were drawn "
+        "there were changed."
+    )

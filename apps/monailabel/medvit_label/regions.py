@@ -16,7 +16,7 @@ import medvit
 from medvit.progress import Progress
 from medvit.result import Result
 from medvit_label.errors import RequestError
-from medvit_label.refine import place_of
+from medvit_label.strokes import place_of
 
 __all__ = ["Box", "read_box", "run_again"]
 

@@ -50,7 +50,7 @@ async def run_inference(
     with ExitStack() as held:
         target = await asyncio.to_thread(_target, service, held, image, session_id, file)
         who = annotator_of(request, content)
-        if label is not None or asks_correction(content):
+        if label is not None or asks_correction(content, service.model(model)):
             drawn = held.enter_context(received(label.filename, label.file, LABELS, service.scratch)) if label else None
             job = await asyncio.to_thread(service.submit_refinement, model, target, content, drawn, who)
         else:

@@ -1,0 +1,136 @@
+"""Clicks and scribbles as clients send them, read onto the image's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.bundles import Bundle
+from medvit_label.errors import RequestError
+
+__all__ = ["Strokes", "has_points", "place_of", "read_strokes"]
+
+_BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """Strokes that an annotator drew.
+
+    Attributes:
+        ids: on the image's grid, -1 where nothing was drawn, 0 for background.
+        names: the labels' names by id.
+        notes: contradictions that were settled.
+    """
+
+    ids: NDArray[np.int16]
+    names: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def has_points(content: Mapping[str, Any], bundle: Bundle) -> bool:
+    """Tell whether a request's params hold a point, under any of the names that ``read_strokes`` takes."""
+    lists = [*dict(content.get("clicks") or {}).values(), content.get("foreground"), content.get(_BACKGROUND)]
+    return any(lists) or any(_named(content, bundle).values())
+
+
+def read_strokes(
+    content: Mapping[str, Any], bundle: Bundle, shape: Sequence[int], drawn: NDArray[np.integer] | None
+) -> Strokes:
+    """Read a client's clicks and scribbles; where two clicks name one voxel the last is taken, with a note.
+
+    Args:
+        content: ``{"clicks": {"liver": [[i, j, k], ...], "background": [...]}}``; or MONAI Label's ``foreground`` (with ``label``,
+            a name, unless the bundle has only one) and ``background`` lists; or lists under the labels' own names.
+        bundle: whose labels they name.
+        shape: of the image.
+        drawn: scribbles as an array on the image's grid, 0 where nothing was drawn; 255 stands for background.
+
+    Raises:
+        RequestError: unknown labels, or points outside of the image.
+    """
+    names = {0: _BACKGROUND} | {label.id: label.name for label in bundle.facts.labels}
+    ids = np.full(tuple(shape), -1, np.int16)
+    if drawn is not None:
+        if drawn.shape != ids.shape:
+            raise RequestError(
+                f"Found scribbles of {drawn.shape} voxels, where the image has {ids.shape}; they must be equal."
+            )
+        ids[drawn > 0] = np.where(drawn[drawn > 0] == 255, 0, drawn[drawn > 0])
+        if not set(np.unique(ids).tolist()) <= {-1, *names}:
+            raise RequestError(
+                f"Found scribbles with ids other than {sorted(names.keys() - {0})} and 255; the bundle knows no others."
+            )
+    notes: list[str] = []
+    for name, points in _lists(content, bundle):
+        number = 0 if name == _BACKGROUND else bundle.label(name).id
+        for point in points:
+            place = place_of(point, ids.shape)
+            if ids[place] not in (-1, number):
+                notes.append(
+                    f"Two labels were clicked or drawn at {list(place)}: {names[int(ids[place])]}, then {name}; the last, {name}, was taken."
+                )
+            ids[place] = number
+    if not (ids >= 0).any():
+        raise RequestError("Found no click and no scribble; draw at least one.")
+    return Strokes(ids, names, tuple(notes))
+
+
+def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, list[Any]]]:
+    """The points of a request by label, in the order in which they count."""
+    clicks = content.get("clicks") or {}
+    if not isinstance(clicks, dict):
+        raise RequestError(
+            f'Found clicks that are no object ({str(clicks)[:40]}); lists of points by label are needed. Send {{"LABEL": [[i, j, k]]}}.'
+        )
+    found = list(clicks.items())
+    found += _named(content, bundle).items()
+    if content.get("foreground"):
+        found.append((_foreground_label(content, bundle), content["foreground"]))
+    if content.get(_BACKGROUND):
+        found.append((_BACKGROUND, content[_BACKGROUND]))
+    for name, points in found:
+        yield str(name), points if isinstance(points, list) else [points]
+
+
+def _named(content: Mapping[str, Any], bundle: Bundle) -> dict[str, list[Any]]:
+    """Lists under the labels' own names: what MONAI Label's clients send for several labels at once."""
+    names = {label.name for label in bundle.facts.labels} - {_BACKGROUND, "foreground", "clicks", "roi"}
+    return {name: points for name, points in content.items() if name in names and isinstance(points, list)}
+
+
+def _foreground_label(content: Mapping[str, Any], bundle: Bundle) -> str:
+    """The label of the points under ``foreground``.
+
+    Raises:
+        RequestError: none is named, and the bundle has several.
+    """
+    if content.get("label"):
+        return str(content["label"])
+    names = [label.name for label in bundle.facts.labels]
+    if len(names) != 1:
+        raise RequestError(
+            f"Found points under 'foreground' without a label; {bundle.name} has {', '.join(names)}. Name one as 'label'."
+        )
+    return names[0]
+
+
+def place_of(point: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Read a client's point as voxel indices.
+
+    Raises:
+        RequestError: it is none, or lies outside of the image.
+    """
+    try:
+        place = tuple(round(float(value)) for value in point)
+    except (TypeError, ValueError, OverflowError):
+        place = ()
+    if len(place) != len(shape) or any(not 0 <= p < n for p, n in zip(place, shape, strict=True)):
+        raise RequestError(
+            f"Found the point {str(point)[:60]}; a point is one voxel index for each axis within {shape}. Correct it."
+        )
+    return place
