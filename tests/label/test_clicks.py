@@ -43,7 +43,7 @@ def annotator(project: Project, tmp_path: Path) -> Annotator:
 
 @pytest.fixture
 def before(annotator: Annotator) -> np.ndarray:
-    return annotator.run()[0]
+    return annotator.run(restart=True)[0]
 
 
 def inside(mask: np.ndarray) -> list[int]:
@@ -95,11 +95,11 @@ def test_clicks_under_every_name_that_clients_use(annotator: Annotator, before: 
         {"label": BRAINSTEM, "foreground": [add], "background": [remove]},
         {"label": BRAINSTEM, BRAINSTEM: [add], "larynx": [], "background": [remove]},
     ):
-        after, _ = annotator.run(fresh=True, **params)
+        after, _ = annotator.run(restart=True, **params)
         assert np.array_equal(after, expected)
-    alone, told = annotator.run(label=BRAINSTEM, foreground=[], background=[remove], fresh=True)
+    alone, told = annotator.run(label=BRAINSTEM, foreground=[], background=[remove], restart=True)
     assert alone[tuple(remove)] == 0 and told["changed_voxels"] > 0
-    again, _ = annotator.run(label=BRAINSTEM, foreground=[], background=[])  # nothing clicked: the model alone
+    again, _ = annotator.run(label=BRAINSTEM, foreground=[], background=[], larynx=[])  # nothing clicked: the model alone
     assert np.array_equal(again, before)
 
 
@@ -109,7 +109,7 @@ def test_the_last_of_two_clicks_on_one_voxel_is_taken_and_it_is_said(annotator: 
     assert after[tuple(place)] == 0
     (note,) = (note for note in told["notes"] if "Two labels" in note)
     assert f"{place}: larynx, then background; the last, background, was taken" in note
-    after, told = annotator.run(clicks={"background": [place], BRAINSTEM: [place]}, fresh=True)
+    after, told = annotator.run(clicks={"background": [place], BRAINSTEM: [place]}, restart=True)
     assert np.array_equal(after, before)
 
 

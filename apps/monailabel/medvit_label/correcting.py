@@ -81,7 +81,7 @@ class Correcting:
         made = correct(before, asked, scratch, progress)
         assert isinstance(made.result, Result)
         made.params["notes"] += words
-        if not asked.resumes(plain.bundle) and made.params["changed_voxels"]:
+        if not asked.resumes(plain.bundle):
             count += 1
             if self.lasting:
                 now = Mark(self._state, made.result.bundle.version, count, time.time(), "")

@@ -33,9 +33,12 @@ class Strokes:
 
 
 def has_points(content: Mapping[str, Any], bundle: Bundle) -> bool:
-    """Tell whether a request's params hold a point, under any of the names that ``read_strokes`` takes."""
-    lists = [*dict(content.get("clicks") or {}).values(), content.get("foreground"), content.get(_BACKGROUND)]
-    return any(lists) or any(_named(content, bundle).values())
+    """Tell whether a request's params hold a point, under any of the names that ``read_strokes`` takes.
+
+    Raises:
+        RequestError: as ``read_strokes``, for what is no list of points by label.
+    """
+    return any(points for _, points in _lists(content, bundle))
 
 
 def read_strokes(
@@ -60,11 +63,12 @@ def read_strokes(
             raise RequestError(
                 f"Found scribbles of {drawn.shape} voxels, where the image has {ids.shape}; they must be equal."
             )
-        ids[drawn > 0] = np.where(drawn[drawn > 0] == 255, 0, drawn[drawn > 0])
-        if not set(np.unique(ids).tolist()) <= {-1, *names}:
+        known = names.keys() - {0}
+        if not set(np.unique(drawn).tolist()) <= {0, 255, *known}:
             raise RequestError(
-                f"Found scribbles with ids other than {sorted(names.keys() - {0})} and 255; the bundle knows no others."
+                f"Found scribbles with ids other than {sorted(known)} and 255; the bundle knows no others."
             )
+        ids[drawn != 0] = np.where(drawn[drawn != 0] == 255, 0, drawn[drawn != 0])
     notes: list[str] = []
     for name, points in _lists(content, bundle):
         number = 0 if name == _BACKGROUND else bundle.label(name).id
@@ -91,8 +95,7 @@ def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, li
     found += _named(content, bundle).items()
     if content.get("foreground"):
         found.append((_foreground_label(content, bundle), content["foreground"]))
-    if content.get(_BACKGROUND):
-        found.append((_BACKGROUND, content[_BACKGROUND]))
+    found.append((_BACKGROUND, content.get(_BACKGROUND) or []))
     for name, points in found:
         yield str(name), points if isinstance(points, list) else [points]
 
