@@ -152,7 +152,9 @@ def table(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="+")
-    parser.add_argument("--cases", type=int, nargs="+", default=[10], help="one number for all bundles, or one for each")
+    parser.add_argument(
+        "--cases", type=int, nargs="+", default=[10], help="one number for all bundles, or one for each"
+    )
     parser.add_argument("--split", default="validation")
     parser.add_argument("-o", "--output", type=Path, help="all numbers as JSON")
     given = parser.parse_args()

@@ -125,10 +125,17 @@ def refine_labels(
         if not own.any():
             continue
         old = int(after[box][own][0])
-        drawn, (total, old_total) = strokes.ids[box], (np.count_nonzero(after == n) for n in (label, old))
+        drawn, (total, old_total) = strokes.ids[box], (int(np.count_nonzero(after == n)) for n in (label, old))
         free = (after[box] == old) & ((drawn < 0) | (drawn == label))
         region = _Region(
-            image=image[box], ids=after[box], open=free, seeds=own, label=label, spacing=spacing, total=total, old_total=old_total
+            image=image[box],
+            ids=after[box],
+            open=free,
+            seeds=own,
+            label=label,
+            spacing=spacing,
+            total=total,
+            old_total=old_total,
         )
         changed = own if _unlike(region) else _connected(_bounded(region), own)
         if changed is own:
