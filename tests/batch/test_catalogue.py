@@ -194,7 +194,7 @@ def test_many_readers_find_the_same(tmp_path, archive, monkeypatch):
         write_series(archive / f"s{n}", phantom((4, 4, 100))[0], oblique_affine())
     found = []
     for readers in (1, 2):
-        catalogue = Catalogue(tmp_path / f"{readers}.sqlite")
+        catalogue = Catalogue(tmp_path / f"{readers}.sqlite", secret=b"one key for both catalogues")
         assert _look(catalogue, archive, readers=readers) == 1100
         found.append([(g.series, g.stamp, [p.sop_instance for p in g.planes]) for g in catalogue.groups()])
         catalogue.close()

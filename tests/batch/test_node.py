@@ -346,7 +346,9 @@ def test_an_object_without_its_class_keeps_no_other_from_being_sent(stayed, band
     peer.add_supported_context(sop_class)
     server = peer.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, take)])
     try:
-        ran = listen(lambda *_: _until(lambda: bool(got)), out, banded, "--send-to", f"PACS@127.0.0.1:{port}")
+        ran = listen(
+            lambda *_: _until(lambda: bool(got)), out, banded, "--send-to", f"PACS@127.0.0.1:{port}", types="dicom-seg"
+        )
     finally:
         server.shutdown()
     assert set(got) == {str(pydicom.dcmread(home / "seg.dcm").SOPInstanceUID)}
@@ -354,7 +356,31 @@ def test_an_object_without_its_class_keeps_no_other_from_being_sent(stayed, band
     assert "1 waiting" in ran.outcome.output
 
 
-def _until(done: Callable[[], bool], seconds: float = 120) -> None:
+def test_a_series_that_is_sent_again_with_another_patient_is_a_question(stayed, banded):
+    out, again = stayed.out, []
+    (case,) = [p.parent for p in (out / "cases").glob("*/*/run.json")]
+    for path in sorted((out.parent / "3").iterdir()):
+        sent = pydicom.dcmread(path)
+        sent.PatientName, sent.PatientID = "Right^Person", "RIGHT-1"
+        again.append(sent)
+
+    def talk(port: int, end: Callable[[], None]) -> None:
+        with association(port) as made:
+            assert {int(made.send_c_store(sent).Status) for sent in again} == {0}
+        _until(lambda: counts(out) == {"failed": 3, "set aside": 1})
+
+    ran = listen(talk, out, banded, "--quiet-for", 0.5, types="dicom-seg")
+    assert ran.outcome.exit_code == 1  # nothing is published any more
+    assert "in question which patient these images are of; the earlier result was moved to withdrawn/" in " ".join(
+        ran.outcome.output.split()
+    )
+    assert "Right" not in ran.outcome.output
+    assert not case.exists()
+    (withdrawn,) = (out / "withdrawn").glob("*/*")
+    assert withdrawn.name == f"{case.name}-1"
+
+
+def _until(done: Callable[[], bool], seconds: float = 60) -> None:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         if done():

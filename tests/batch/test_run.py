@@ -162,6 +162,8 @@ def test_a_batch_of_an_earlier_version_goes_on(out, tmp_path):
     with closing(sqlite3.connect(older / "journal.sqlite")) as base:
         for now, before in (("rating", "quality"), ("rating_reasons", "quality_reasons")):
             base.execute(f"ALTER TABLE cases RENAME COLUMN {now} TO {before}")
+        for name in ("patient", "note", "recall"):  # they came with version 3
+            base.execute(f"ALTER TABLE cases DROP COLUMN {name}")
         base.execute("PRAGMA user_version=1")
         base.commit()
     listed = [json.loads(_batch("status", folder, "--cases", "--json").stdout)["list"] for folder in (older, out)]

@@ -44,6 +44,7 @@ class Asked:
     metrics_port: int = 0
     cluster: str = ""
     job: tuple[str, ...] = ()
+    issuer: str = ""
 
     def lasting(self) -> Asked:
         """With full paths, so that it means the same wherever it is asked again."""
@@ -170,4 +171,4 @@ class Asked:
             metrics_port=self.metrics_port,
             where=self._where(out),
         )
-        return Batch(Path(self.archive), out, Plan(rules, work), limits, self.command())
+        return Batch(Path(self.archive), out, Plan(rules, work, self.issuer), limits, self.command())

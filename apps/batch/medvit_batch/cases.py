@@ -53,6 +53,8 @@ class Work:
         del content["run"]["device"], content["run"]["series"]
         if self.privacy is None:
             del content["privacy"]  # what was asked before there was such an option is still the same
+        else:
+            del content["privacy"]["issuer"]  # of one case
         if self.run.geometry is None:
             del content["run"]["geometry"]
         return content
@@ -99,6 +101,9 @@ class Decision:
         stamp: of their files.
         changed: when the newest of them came, nanoseconds.
         folder: a name for its results that holds nobody's name.
+        patient: keyed fingerprint of who the headers say the patient is; empty for image files.
+        issuer: of the PatientID, where it is not the headers that say so.
+        disputed: whether a person has to decide which patient it is of.
     """
 
     volume: str
@@ -111,6 +116,9 @@ class Decision:
     changed: int
     folder: str
     code: str = ""
+    patient: str = ""
+    issuer: str = ""
+    disputed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +133,7 @@ class Job:
         staging: folder to write to; it is not there yet.
         group: the images of the series, for DICOM.
         key: which of them.
+        note: what a reader must know of earlier results.
     """
 
     case: int
@@ -134,6 +143,7 @@ class Job:
     staging: Path
     group: Group | None
     key: Key
+    note: str = ""
 
 
 @dataclass(frozen=True)

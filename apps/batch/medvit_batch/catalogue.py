@@ -21,7 +21,7 @@ from medvit_batch.reading import in_processes
 from medvit_batch.tables import connect
 from medvit_batch.walk import Entry, Folder, walk
 
-__all__ = ["Catalogue"]
+__all__ = ["Catalogue", "secret_of"]
 
 _VERSION = 1
 _SCHEMA = """
@@ -37,12 +37,19 @@ _CHUNK = 100
 
 
 class Catalogue(Groups):
-    """What is known of an archive's files. One process writes it at a time."""
+    """What is known of an archive's files. One process writes it at a time.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the database.
+        secret: what fingerprints are keyed with, of another catalogue; its own where none is given.
+    """
+
+    def __init__(self, path: Path, secret: bytes = b"") -> None:
         base = connect(path, _SCHEMA, _VERSION, durable=False)
         _renew(base)
-        super().__init__(base, int(base.execute("SELECT MAX(number) FROM walks").fetchone()[0] or 0))
+        super().__init__(
+            base, int(base.execute("SELECT MAX(number) FROM walks").fetchone()[0] or 0), secret or _secret(base)
+        )
 
     def close(self) -> None:
         """Let go of the file."""
@@ -68,7 +75,7 @@ class Catalogue(Groups):
             readers: processes that read headers.
         """
         self.seen += 1
-        self.beside = None
+        self.beside = self.patients = None
         self.base.execute("INSERT INTO walks VALUES (?)", (self.seen,))
         done = 0
         with progress.stage("discover"), ExitStack() as stack:
@@ -136,8 +143,8 @@ class Catalogue(Groups):
         ):  # without a UID they are told apart by their folder, whose number only this table knows
             series += f"d{self.base.execute('SELECT folder FROM files WHERE id=?', (number,)).fetchone()['folder']}"
         self.base.execute(
-            "UPDATE files SET kind=?, series=?, said=?, planes=? WHERE id=?",
-            (first.kind, series, first.said, first.planes, number),
+            "UPDATE files SET kind=?, series=?, said=?, planes=?, patient=? WHERE id=?",
+            (first.kind, series, first.said, first.planes, first.patient, number),
         )
         if first.kind != "zip":
             return
@@ -146,10 +153,10 @@ class Catalogue(Groups):
         within = self._folder(os.path.join(home, row["name"]), zipped=True)  # noqa: PTH118 - bytes
         self.base.execute("DELETE FROM files WHERE folder=?", (within,))
         self.base.executemany(
-            "INSERT OR IGNORE INTO files (folder, name, entry, size, modified, changed, kind, series, said, planes, seen) "
-            "VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR IGNORE INTO files (folder, name, entry, size, modified, changed, kind, series, said, planes, patient, seen) "
+            "VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             [
-                (within, row["name"], r.entry, r.size, row["modified"], row["changed"], r.kind, r.series, r.said, r.planes, self.seen)
+                (within, row["name"], r.entry, r.size, row["modified"], row["changed"], r.kind, r.series, r.said, r.planes, r.patient, self.seen)
                 for r in entries
             ],
         )  # fmt: skip
@@ -212,12 +219,29 @@ def _renew(base: sqlite3.Connection) -> None:
     """Have every file read again if an earlier medvit kept other values of its header; the numbers of files stay."""
     base.execute("CREATE TABLE IF NOT EXISTS layout (fields TEXT, secret BLOB)")
     row = base.execute("SELECT fields FROM layout").fetchone()
-    if row is not None and row["fields"] == LAYOUT:
+    known = {column["name"] for column in base.execute("PRAGMA table_info(files)")}
+    if row is not None and row["fields"] == LAYOUT and "patient" in known:
         return
+    if "patient" not in known:
+        base.execute("ALTER TABLE files ADD COLUMN patient TEXT")
     if row is None:
         base.execute("INSERT INTO layout VALUES (?,?)", (LAYOUT, secrets.token_bytes(32)))
     base.execute("UPDATE files SET kind='new', series=NULL, planes=NULL")
     base.execute("UPDATE layout SET fields=?", (LAYOUT,))
+
+
+def _secret(base: sqlite3.Connection) -> bytes:
+    """What a catalogue's fingerprints are keyed with: whoever has the journal alone cannot test a guess against them."""
+    return bytes(base.execute("SELECT secret FROM layout").fetchone()["secret"])
+
+
+def secret_of(path: Path) -> bytes:
+    """The secret of a catalogue that is there; empty where there is none."""
+    if not path.is_file():
+        return b""
+    opened = Catalogue(path)
+    opened.close()
+    return opened.secret
 
 
 def _chunks(wants: Iterator[Want]) -> Iterator[list[Want]]:

@@ -23,7 +23,6 @@ from medvit.errors import ImageError
 from medvit.io.attribute_types import AttributeType, attribute_type
 from medvit.io.carried import character_set
 from medvit.io.creation import Creation
-from medvit.io.patients import person_of
 from medvit.io.scan import Scan
 from medvit_batch.harvest import identifiers_of, texts_of
 from medvit_batch.identifiers import Identifiers
@@ -151,11 +150,11 @@ def deidentified(
         header: the source, which stays as it is.
         privacy: the key and the options.
         known: what all images of the case identify; without it, what this header does.
-        person: whose image it is, as ``medvit.io.patients.person_of`` says it; without it, as this header does.
+        person: whose image it is, as ``Privacy.person`` says it; without it, as this header does.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        person = person_of(header) if person is None else person
+        person = privacy.person(header) if person is None else person
         known = identifiers_of([header], privacy.retain) if known is None else known
         sop_class = str(header.get("SOPClassUID") or "")
         made = _Cleaner(privacy, privacy.days(person), known, sop_class).dataset(header, top=True)
@@ -182,7 +181,7 @@ def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         known = identifiers_of(scan.slices, privacy.retain)
-        person = person_of(scan.slices[0]) if scan.slices else "nobody"
+        person = privacy.person(scan.slices[0]) if scan.slices else "nobody"
     return replace(
         scan,
         slices=tuple(deidentified(header, privacy, known, person) for header in scan.slices),

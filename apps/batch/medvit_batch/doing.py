@@ -19,7 +19,7 @@ from medvit_batch.batch import Batch, exit_code
 from medvit_batch.cases import Key, State
 from medvit_batch.errors import BatchError
 from medvit_batch.journal import Journal
-from medvit_batch.running import Session, opened
+from medvit_batch.running import CATALOGUE, Session, opened
 
 __all__ = ["Again", "closed", "retry_batch", "run_batch", "show_plan", "sound_tables", "write_reports"]
 
@@ -142,7 +142,7 @@ def _say_plan(session: Session, waiting: dict[int, Key], shown: Shown) -> None:
 
 def show_plan(asked: Asked, out: Path, shown: Shown) -> int:
     """Print what a run would do with each series; nothing is written to ``out``."""
-    from medvit_batch.catalogue import Catalogue
+    from medvit_batch.catalogue import Catalogue, secret_of
     from medvit_batch.dry import show_decisions
     from medvit_batch.slurm import job_script
 
@@ -155,7 +155,7 @@ def show_plan(asked: Asked, out: Path, shown: Shown) -> int:
     where = batch.limits.where
     script = job_script(where) if where is not None and where.cluster == "slurm" else ""
     with tempfile.TemporaryDirectory(prefix="medvit-") as folder, watched(shown) as progress:
-        catalogue = Catalogue(Path(folder) / "catalogue.sqlite")
+        catalogue = Catalogue(Path(folder) / CATALOGUE, secret_of(out / CATALOGUE))
         catalogue.look(batch.archive, out, progress)
         decisions = list(batch.plan.decide(catalogue))
         show_decisions(decisions, batch, catalogue, shown, script)

@@ -68,7 +68,7 @@ def _action(decision: Decision, batch: Batch, journal: Journal | None) -> tuple[
         return decision.state, decision.reason
     if journal is None:
         return "run", decision.reason
-    state, same = journal.known(decision, batch.plan.asked[decision.bundle])
+    state, same = journal.known(decision, batch.plan.asked_of(decision))
     if state is None or state is State.PENDING:
         return "run", decision.reason
     if same:

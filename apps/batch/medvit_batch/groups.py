@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import os
 import sqlite3
 from collections import defaultdict
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.io.headers import Plane
+from medvit.io.patients import Identity, differing, keyed, resolved_issuers
 from medvit_batch.headers import dicom_file, planes_of
 
 __all__ = ["Group", "Groups", "Image", "alias", "full_path"]
@@ -30,7 +33,10 @@ class Group:
         damaged: aliases of damaged files that belong to the series, and why.
         doubtful: how many damaged files lie beside its files and may belong to it or to another series.
         changed: when the newest of its files came, nanoseconds.
-        stamp: hash of its files' paths, sizes and times; the same as long as nothing was touched.
+        stamp: hash of its files' paths, sizes, times and headers; the same as long as nothing was touched.
+        patient: keyed fingerprint of who the headers say the patient is.
+        issuer: who issued the PatientID, where another series of the archive or the user says so and the headers do not.
+        question: why a person has to decide which patient it is of; empty where that is clear.
     """
 
     inside: int
@@ -41,6 +47,17 @@ class Group:
     doubtful: int
     changed: int
     stamp: str
+    patient: str = ""
+    issuer: str = ""
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class _Patients:
+    """Who the headers of an archive say their patients are: issuers by identity, and series that are there under several patients."""
+
+    issuers: dict[Identity, str | None]
+    disputed: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -67,10 +84,15 @@ class Groups:
     Args:
         base: the catalogue's tables.
         seen: number of the last walk.
+        secret: what fingerprints are keyed with.
     """
 
-    def __init__(self, base: sqlite3.Connection, seen: int) -> None:
-        self.base, self.seen = base, seen
+    def __init__(self, base: sqlite3.Connection, seen: int, secret: bytes) -> None:
+        self.base, self.seen, self.secret = base, seen, secret
+        self.assumed = ""
+        """Who issued every PatientID that is stated without an issuer, where the user says so."""
+
+        self.patients: _Patients | None = None
         self.beside: tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]] | None = None
 
     def groups(self) -> Iterator[Group]:
@@ -103,6 +125,8 @@ class Groups:
         homes = {row["folder"] for row in rows}
         bad = certain.get((inside, series), [])
         home = planes[0].file.folder
+        identities = {plane.patient for plane in planes}
+        issuer, question = self._decided(series, identities)
         return Group(
             inside,
             series,
@@ -111,8 +135,49 @@ class Groups:
             tuple((f"{home}/f{row['id']}", row["said"]) for row in bad),
             sum(doubtful.get(folder, 0) for folder in homes),
             max(row["changed"] for row in (*rows, *bad)),
-            _stamp((*rows, *bad)),
+            _stamp((*rows, *bad), self.secret),
+            keyed(self.secret, identities),
+            issuer,
+            question,
         )
+
+    def _decided(self, series: str, identities: set[Identity]) -> tuple[str, str]:
+        """The issuer to read a series' PatientID with, and why a person has to decide whose it is."""
+        if self.patients is None:
+            self.patients = self._look_at_patients()
+        words = self.patients.disputed.get(series)
+        if words is not None:
+            return "", (
+                f"Found this series more than once in the archive, under patients that differ in {' and '.join(words)}; its result would "
+                "carry one of them. Decide which is right, move the other away, and run again."
+            )
+        issuers = [self.patients.issuers.get(identity, identity.issuer) for identity in identities]
+        if None in issuers:
+            return "", (
+                "Found a PatientID that the archive has with and without IssuerOfPatientID, where name and birth date do not settle "
+                "if it is one patient; a person has to decide. Say with --issuer NAME who issued the numbers without an issuer, or correct "
+                "the headers, and run again."
+            )
+        return next((issuer for issuer in issuers if issuer), ""), ""
+
+    def _look_at_patients(self) -> _Patients:
+        rows = self.base.execute(
+            "SELECT DISTINCT CASE WHEN entry='' THEN 0 ELSE folder END AS inside, series, patient FROM files "
+            "WHERE seen=? AND kind='planes'",
+            (self.seen,),
+        )
+        places: dict[str, dict[int, set[Identity]]] = defaultdict(lambda: defaultdict(set))
+        for row in rows.fetchall():
+            places[row["series"]][row["inside"]] |= {Identity(*values) for values in json.loads(row["patient"])}
+        everybody = {identity for found in places.values() for group in found.values() for identity in group}
+        disputed = {}
+        for series, found in places.items():
+            if len(found) > 1 and len(set().union(*found.values())) > 1:
+                pairs = itertools.combinations(found.values(), 2)
+                words = [w for one, two in pairs for a in one for b in two for w in differing(a, b, absent=False)]
+                if words:
+                    disputed[series] = tuple(dict.fromkeys(words))
+        return _Patients(resolved_issuers(everybody, self.assumed), disputed)
 
     def _damaged(self) -> tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]]:
         """Damaged files by the series they belong to, and counts by folder of those that may belong to several."""
@@ -145,7 +210,7 @@ class Groups:
         )
         for row in rows.fetchall():
             path = full_path(row)
-            yield Image(alias(row), Path(os.fsdecode(path)), _short(path), row["changed"], _stamp([row]))
+            yield Image(alias(row), Path(os.fsdecode(path)), _short(path), row["changed"], _stamp([row], self.secret))
 
 
 def alias(row: sqlite3.Row) -> str:
@@ -165,8 +230,12 @@ def _short(path: bytes) -> str:
     return hashlib.sha256(path).hexdigest()[:16]
 
 
-def _stamp(rows: Iterable[sqlite3.Row]) -> str:
-    digest = hashlib.sha256()
+def _stamp(rows: Iterable[sqlite3.Row], secret: bytes) -> str:
+    digest = hashlib.blake2b(key=secret, digest_size=32)
     for row in sorted(rows, key=lambda r: (full_path(r), r["entry"])):
-        digest.update(repr((full_path(row), row["entry"], row["size"], row["modified"])).encode())
+        digest.update(
+            repr((full_path(row), row["entry"], row["size"], row["modified"], row["planes"])).encode(
+                "utf-8", "surrogateescape"
+            )
+        )
     return digest.hexdigest()

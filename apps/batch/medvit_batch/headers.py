@@ -61,6 +61,7 @@ class Record:
         series: what its planes share with others of their series.
         said: kind of object, or why it is damaged; never a value of the header.
         planes: JSON of its planes.
+        patient: JSON of who its planes say the patient is.
         entry: name within a zip, else empty.
         size: bytes.
     """
@@ -69,6 +70,7 @@ class Record:
     series: str = ""
     said: str = ""
     planes: str = ""
+    patient: str = ""
     entry: str = ""
     size: int = 0
 
@@ -127,7 +129,8 @@ def _record(file: DicomFile, entry: str = "") -> Record:
     if not found:
         return Record("damaged", said="it states no frames", entry=entry, size=file.size)
     rows = json.dumps([[getattr(plane, name) for name in _FIELDS] for plane in found])
-    return Record("planes", series_key(found[0]), planes=rows, entry=entry, size=file.size)
+    patient = json.dumps(sorted({plane.patient for plane in found}))
+    return Record("planes", series_key(found[0]), planes=rows, patient=patient, entry=entry, size=file.size)
 
 
 def _zip(path: Path, size: int) -> list[Record]:

@@ -16,7 +16,6 @@ from pydicom.dataset import FileMetaDataset
 from medvit.errors import ImageError
 from medvit.io.datasets import read_dataset
 from medvit.io.files import DicomFile
-from medvit.io.patients import person_of
 from medvit.io.staging import explained, hashes_within
 from medvit_batch.deidentifying import deidentified
 from medvit_batch.harvest import identifiers_of
@@ -59,7 +58,7 @@ def _identified(files: list[DicomFile], privacy: Privacy) -> tuple[Identifiers, 
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
             known |= identifiers_of([header], privacy.retain)
-            person = person_of(header) if person is None else person
+            person = privacy.person(header) if person is None else person
     return known, person
 
 

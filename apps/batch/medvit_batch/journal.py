@@ -21,11 +21,13 @@ from medvit_batch.tables import connect
 __all__ = ["JOURNAL", "Journal"]
 
 JOURNAL = "journal.sqlite"
-_VERSION = 2
+_VERSION = 3
 _UPGRADES = {
-    1: "ALTER TABLE cases RENAME COLUMN quality TO rating; ALTER TABLE cases RENAME COLUMN quality_reasons TO rating_reasons"
+    1: "ALTER TABLE cases RENAME COLUMN quality TO rating; ALTER TABLE cases RENAME COLUMN quality_reasons TO rating_reasons",
+    2: "ALTER TABLE cases ADD COLUMN patient TEXT DEFAULT ''; ALTER TABLE cases ADD COLUMN note TEXT DEFAULT ''; "
+    "ALTER TABLE cases ADD COLUMN recall TEXT DEFAULT ''",
 }
-"""From version 1, in which a rating was called a word on quality."""
+"""From version 1, in which a rating was called a word on quality, and version 2, which did not notice that a patient was corrected."""
 _SCHEMA = """
 CREATE TABLE runs (
   id INTEGER PRIMARY KEY, started TEXT, finished TEXT, command TEXT, outcome TEXT, files TEXT, unused TEXT);
@@ -34,7 +36,8 @@ CREATE TABLE cases (
   reason TEXT DEFAULT '', remedy TEXT DEFAULT '', facts TEXT, stamp TEXT, asked TEXT, input TEXT, held TEXT,
   flags TEXT DEFAULT '[]', rating TEXT DEFAULT '', rating_reasons TEXT DEFAULT '[]', notes TEXT DEFAULT '[]',
   version TEXT DEFAULT '', weights TEXT DEFAULT '', seal TEXT DEFAULT '', seconds TEXT DEFAULT '{}', peak_mb REAL DEFAULT 0,
-  tries INTEGER DEFAULT 0, interrupted INTEGER DEFAULT 0, run INTEGER, updated TEXT, UNIQUE (volume, bundle));
+  tries INTEGER DEFAULT 0, interrupted INTEGER DEFAULT 0, run INTEGER, updated TEXT,
+  patient TEXT DEFAULT '', note TEXT DEFAULT '', recall TEXT DEFAULT '', UNIQUE (volume, bundle));
 CREATE INDEX of_state ON cases (state);
 CREATE INDEX of_held ON cases (held);
 """
@@ -43,7 +46,7 @@ _MAY = {
     State.PENDING: {State.RUNNING, State.SET_ASIDE, State.SKIPPED, State.PENDING},
     State.RUNNING: {State.CHECKED, State.FAILED, State.SET_ASIDE, State.SKIPPED, State.PENDING, State.PUBLISHED},
     State.CHECKED: {State.PUBLISHED, State.PENDING, State.FAILED},
-    State.PUBLISHED: {State.PENDING, State.SET_ASIDE},
+    State.PUBLISHED: {State.PENDING, State.SET_ASIDE, State.SKIPPED},
     State.FAILED: {State.PENDING, State.SET_ASIDE, State.SKIPPED},
     State.SET_ASIDE: {State.PENDING, State.SET_ASIDE, State.SKIPPED},
     State.SKIPPED: {State.PENDING, State.SET_ASIDE, State.SKIPPED},
@@ -111,28 +114,63 @@ class Journal:
         row = self.base.execute("SELECT * FROM runs ORDER BY id DESC LIMIT 1").fetchone()
         return dict(row) if row is not None else None
 
-    def take(self, decision: Decision, asked: str, run: int, home: Path) -> tuple[int, State, bool]:
+    def doubted(self, decision: Decision) -> dict[str, Any] | None:
+        """The case of a decision, if it is published and its result may now be another patient's."""
+        row = self._row(decision)
+        if row is None or State(row["state"]) is not State.PUBLISHED:
+            return None
+        return dict(row) if decision.disputed or _corrected(row, decision) else None
+
+    def recalled(self, folder: str) -> list[str]:
+        """Names of the peers that a result was sent to."""
+        if self.base.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='sends'").fetchone() is None:
+            return []
+        rows = self.base.execute(
+            "SELECT DISTINCT peer FROM sends WHERE folder=? AND state IN ('sent', 'committed')", (folder,)
+        )
+        return [row["peer"] for row in rows.fetchall()]
+
+    def take(
+        self, decision: Decision, asked: str, run: int, home: Path, withdrawn: tuple[str, str] | None = None
+    ) -> tuple[int, State, bool]:
         """Enter a decision; return the case, its state, and whether it had to change.
 
         A case that was done, failed or set aside by a worker stays so as long as its files and what is asked are the same.
+
+        Args:
+            decision: what is to be done.
+            asked: hash of what decides the result, beside the images.
+            run: number of the run.
+            home: the batch.
+            withdrawn: what a reader must know of an earlier result that was withdrawn now, and of those who have it.
         """
         row = self._row(decision)
         if row is None:
             return self._insert(decision, asked, run), decision.state, True
         case, state = int(row["id"]), State(row["state"])
-        same = (row["stamp"], row["asked"]) == (decision.stamp, asked)
+        same = (
+            (row["stamp"], row["asked"]) == (decision.stamp, asked)
+            and withdrawn is None
+            and not _corrected(row, decision)
+        )
         if decision.state is State.PENDING:
             settled = state is State.FAILED or (state in (State.SET_ASIDE, State.SKIPPED) and row["stage"] != "plan")
             whole = state is State.PUBLISHED and (home / row["folder"] / "run.json").is_file()
             if same and (settled or whole or state in (State.PENDING, State.RUNNING, State.CHECKED)):
                 return case, state, False
-        elif (state is State.PUBLISHED and decision.state is State.SKIPPED) or (
+        elif (state is State.PUBLISHED and decision.state is State.SKIPPED and withdrawn is None) or (
             state is decision.state and row["reason"] == decision.reason and same
         ):
             return case, state, False  # a result stays, though this run does not ask for it
         planned = {"stage": "plan", "code": decision.code, "reason": decision.reason, "remedy": ""}
         words = _CLEARED if decision.state is State.PENDING else planned
+        if withdrawn is not None:
+            words = {**words, "note": withdrawn[0], "recall": withdrawn[1]}
+            words |= {} if decision.state is State.PENDING else {"remedy": " ".join(filter(None, withdrawn))}
+        elif state is State.PUBLISHED:
+            words = {**words, "note": "", "recall": ""}
         facts = {"facts": json.dumps(asdict(decision.facts)), "stamp": decision.stamp, "asked": asked, "run": run}
+        facts |= {"patient": decision.patient} if decision.patient else {}
         self.move(case, decision.state, **words, **facts, tries=0, interrupted=0)
         return case, decision.state, True
 
@@ -146,7 +184,8 @@ class Journal:
         row = self._row(decision)
         if row is None:
             return None, False
-        return State(row["state"]), (row["stamp"], row["asked"]) == (decision.stamp, asked)
+        same = (row["stamp"], row["asked"]) == (decision.stamp, asked)
+        return State(row["state"]), same and not _corrected(row, decision)
 
     def gone(self, planned: set[int], archive: str) -> None:
         """Set aside what waits, was found in this archive by an earlier run, and was not found again."""
@@ -171,11 +210,12 @@ class Journal:
             "DELETE FROM cases WHERE volume=? AND bundle='' AND ?<>''", (decision.volume, decision.bundle)
         )
         row = self.base.execute(
-            "INSERT INTO cases (volume, bundle, folder, state, stage, code, reason, facts, stamp, asked, run, updated) "
-            "VALUES (?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
+            "INSERT INTO cases (volume, bundle, folder, state, stage, code, reason, facts, stamp, asked, run, updated, patient) "
+            "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
             (
                 decision.volume, decision.bundle, f"cases/{decision.folder}", decision.state, "plan" if planned else "", decision.code,
                 decision.reason if planned else "", json.dumps(asdict(decision.facts)), decision.stamp, asked, run, _now(),
+                decision.patient,
             ),
         ).fetchone()  # fmt: skip
         return int(row["id"])
@@ -215,6 +255,11 @@ class Journal:
         return int(
             self.base.execute("SELECT COUNT(*) FROM cases WHERE state='published' AND flags<>'[]'").fetchone()[0]
         )
+
+
+def _corrected(row: sqlite3.Row, decision: Decision) -> bool:
+    """Whether the headers say another patient than when a case was entered."""
+    return bool(row["patient"] and decision.patient) and row["patient"] != decision.patient
 
 
 def _now() -> str:

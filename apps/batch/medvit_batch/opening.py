@@ -69,6 +69,8 @@ def read_case(job: Job, opened: Opened, progress: Progress) -> Scan:
         MedvitError: as ``medvit.io.open_found`` and ``open_source`` do.
     """
     scan = _decoded(job, opened, progress)
+    if job.note:
+        scan = replace(scan, notes=(*scan.notes, job.note))
     if job.work.privacy is None:
         return scan
     from medvit_batch.deidentifying import deidentified_scan

@@ -49,6 +49,7 @@ BurnedIn = Annotated[bool, typer.Option("--allow-burned-in", help="With --deiden
 Cluster = Annotated[str, typer.Option("--cluster", help="Dask workers run the cases: the address of a scheduler; or local, slurm, cuda, to start --workers of them.", show_default=False)]  # fmt: skip
 Jobs = Annotated[list[str] | None, typer.Option("--job", help="With --cluster slurm, name=value for each job: queue, account, walltime, cores, memory, gres, interface, prologue, python; repeatable.")]  # fmt: skip
 MetricsPort = Annotated[int, typer.Option("--metrics-port", help="Serve metrics for Prometheus at this port of this machine, under /metrics; 0: nowhere.")]  # fmt: skip
+Issuer = Annotated[str, typer.Option("--issuer", help="Who issued every PatientID that states no IssuerOfPatientID; settles if such a number is another's.", show_default=False)]  # fmt: skip
 WithImages = Annotated[bool, typer.Option("--with-images", help="With --deidentify, also write the images, de-identified.")]  # fmt: skip
 
 
@@ -89,12 +90,13 @@ def _asked(
     cluster: Cluster = "",
     job: Jobs = None,
     memory_limit: MemoryLimit = None,
+    issuer: Issuer = "",
 ) -> Asked:
     switches = {"device": device, "fast": fast, "backend": backend, "precision": precision, "force": force, "roi_subset": split_values(roi_subset), "repair_tags": repair_tags, "on_irregular": on_irregular, "geometry": geometry}  # fmt: skip
     return Asked(
         "", bundle, rules, select, split_values(output_type), preview, statistics, per_label, switches, workers, time_limit,
         stop_after, min_free_gb, deidentify, None if deid_key is None else str(deid_key), split_values(retain), allow_burned_in,
-        with_images, metrics_port, cluster, tuple(job or ()),
+        with_images, metrics_port, cluster, tuple(job or ()), issuer.strip(),
     )  # fmt: skip
 
 

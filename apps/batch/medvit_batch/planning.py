@@ -36,16 +36,26 @@ ARCHIVE = "the archive"
 _WRITTEN_AS = {"segmentation": OUTPUT_TYPES, "restoration": RESTORED_TYPES}
 """What the bundles that a batch runs can be written as."""
 
+_DISPUTES = ("several_patients", "two_versions")
+"""Findings that leave it open which patient a result would be of."""
+
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LONGEST_UID = 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rules of a run, and how it runs."""
+    """The rules of a run, and how it runs.
+
+    Attributes:
+        rules: which series goes to which bundle.
+        work: how it is run.
+        issuer: who issued every PatientID that is stated without an issuer; empty where the user does not say.
+    """
 
     rules: Rules
     work: Work
+    issuer: str = ""
 
     @cached_property
     def bundles(self) -> dict[str, Bundle]:
@@ -85,6 +95,12 @@ class Plan:
         """For each bundle, a hash of everything beside the images that decides a result."""
         return {bundle.name: self._asked(bundle) for bundle in self.bundles.values()}
 
+    def asked_of(self, decision: Decision) -> str:
+        """A hash of everything beside the images that decides a case's result."""
+        asked = self.asked.get(decision.bundle, "")
+        # a pseudonym is made from the number and its issuer
+        return asked if self.work.privacy is None or not decision.issuer else digest_of([asked, decision.issuer])
+
     def root(self, name: str) -> str:
         """The folder of a bundle that a decision names."""
         return next(str(bundle.root) for bundle in self.bundles.values() if bundle.name == name)
@@ -97,7 +113,7 @@ class Plan:
 
     def decide(self, catalogue: Catalogue) -> Iterator[Decision]:
         """A decision for each volume and each bundle it goes to, one series after the other; unnamed where that is asked."""
-        privacy = self.work.privacy
+        privacy, catalogue.assumed = self.work.privacy, self.issuer
         yield from (
             self._decide(catalogue) if privacy is None else map(partial(_unnamed, privacy), self._decide(catalogue))
         )
@@ -119,12 +135,13 @@ class Plan:
         lasting = f"{group.series}|{group.place}|{name}"
         key = Key(group.inside, group.series, volume.number)
         home = _folder(group, name)
+        disputed = bool(group.question) or any(finding.code in _DISPUTES for finding in volume.findings)
 
         def decision(bundle: str, state: State, reason: str, code: str = "") -> Decision:
             named = self.bundles[bundle].name if bundle else ""
             folder = f"{home}/{named}" if bundle else home
             return Decision(
-                lasting, named, state, reason, facts, key, group.stamp, group.changed, folder, code
+                lasting, named, state, reason, facts, key, group.stamp, group.changed, folder, code, group.patient, group.issuer, disputed
             )  # fmt: skip
 
         if volume.kind in ("localizer", "screen", "clip"):
@@ -150,6 +167,8 @@ class Plan:
                 yield decision(bundle, State.SET_ASIDE, *misfit)
             elif refused is not None:
                 yield decision(bundle, State.SET_ASIDE, *refused)
+            elif group.question:
+                yield decision(bundle, State.SET_ASIDE, group.question, "PatientQuestion")
             elif (shown := self._shows_words(volume)) is not None:
                 yield decision(bundle, State.SET_ASIDE, shown, "ImageError")
             else:

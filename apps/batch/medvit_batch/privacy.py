@@ -13,6 +13,9 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydicom import Dataset
+
+from medvit.io.patients import person_of
 from medvit.io.staging import explained
 from medvit.io.values import is_uid
 from medvit_batch.errors import BatchError
@@ -39,12 +42,14 @@ class Privacy:
         retain: options of the profile; see ``profile.RETAINABLE``.
         burned_in: whether images that have, or may have, words burned into their pixels are run all the same.
         images: whether the images themselves are written too, de-identified.
+        issuer: of the PatientID of the case at hand, where its headers state none; see ``medvit.io.patients.resolved_issuers``.
     """
 
     key: bytes = field(repr=False)
     retain: tuple[str, ...] = ()
     burned_in: bool = False
     images: bool = False
+    issuer: str = ""
 
     def _digest(self, purpose: str, text: str) -> bytes:
         return hmac.new(self.key, f"{purpose}|{text}".encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
@@ -62,6 +67,10 @@ class Privacy:
         number = bytearray(self._digest("uid", uid)[:16])
         number[6], number[8] = number[6] & 0x0F | 0x80, number[8] & 0x3F | 0x80  # a UUID of version 8 (RFC 9562)
         return f"2.25.{int.from_bytes(number)}"
+
+    def person(self, header: Dataset) -> str:
+        """Which patient a header is of, in one text; see ``medvit.io.patients.person_of``."""
+        return person_of(header, self.issuer)
 
     def days(self, patient: str) -> int:
         """By how many days the dates of a patient move into the past."""

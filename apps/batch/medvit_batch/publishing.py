@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -24,10 +25,13 @@ from medvit_batch.cases import State
 from medvit_batch.errors import BatchError
 from medvit_batch.journal import JOURNAL, Journal
 
-__all__ = ["RECEIVED", "alone", "prepare", "publish_case", "recover", "staged", "sweep"]
+__all__ = ["RECEIVED", "alone", "prepare", "publish_case", "recover", "staged", "sweep", "withdraw"]
 
 RECEIVED = "received"
 """Folder for what comes over the network, within that for results: it is made before there is a journal."""
+
+WITHDRAWN = "withdrawn"
+"""Folder for results that no longer count, since the patient was corrected or is in question."""
 
 _STAGING, _CASES, _LOCK = "staging", "cases", ".lock"
 _MOST = 3
@@ -114,6 +118,25 @@ def publish_case(out: Path, case: int, folder: str) -> None:
         for place in (final.parent, final.parent.parent, source.parent):
             _sync(place)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def withdraw(out: Path, folder: str) -> str:
+    """Move a result that no longer counts out of the way; return where to, within the batch, or nothing if there is none.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    source = out / folder
+    if not source.is_dir():
+        return ""
+    home = out / WITHDRAWN / folder.removeprefix(f"{_CASES}/")
+    place = next(p for n in itertools.count(1) if not (p := home.with_name(f"{home.name}-{n}")).exists())
+    with explained(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, place)
+        for changed in (source.parent, place.parent):
+            _sync(changed)
+    return place.relative_to(out).as_posix()
 
 
 def _sync(folder: Path) -> None:

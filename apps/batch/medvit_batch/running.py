@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from medvit_batch.events import Events
 from medvit_batch.journal import Journal
 from medvit_batch.metrics import served
 from medvit_batch.pool import Event, Pool
-from medvit_batch.publishing import alone, prepare, publish_case, recover, staged, sweep
+from medvit_batch.publishing import alone, prepare, publish_case, recover, staged, sweep, withdraw
 from medvit_batch.stopping import Stop
 from medvit_batch.turns import Turns, doubtful
 
@@ -116,14 +117,33 @@ class Session:
             if not ready(decision):
                 planned |= self.journal.numbers(decision)
                 continue
-            asked = self.batch.plan.asked.get(decision.bundle, "")
-            case, state, _ = self.journal.take(decision, asked, self.number, self.batch.out)
+            asked = self.batch.plan.asked_of(decision)
+            case, state, _ = self.journal.take(decision, asked, self.number, self.batch.out, self._withdrawn(decision))
             planned.add(case)
             if state is State.PENDING:
                 waiting[case] = decision.key
         self.journal.gone(planned, str(archive))
         self.journal.looked(self.number, self.catalogue.counts(), self.catalogue.unused())
         return waiting
+
+    def _withdrawn(self, decision: Decision) -> tuple[str, str] | None:
+        """Move a result away that may be another patient's; return what a reader must know of it, and of those who have it."""
+        row = self.journal.doubted(decision)
+        if row is None:
+            return None
+        place = withdraw(self.batch.out, row["folder"])
+        moved = f"the earlier result was moved to {place}" if place else "the earlier result is gone"
+        why = (
+            "It is in question which patient these images are of"
+            if decision.disputed
+            else "The patient of these images was corrected"
+        )
+        peers = self.journal.recalled(row["folder"])
+        recall = f"The earlier result was sent to {', '.join(peers)}: have it removed there." if peers else ""
+        name = row["folder"].removeprefix("cases/")
+        self.say(f"{name}: {why[0].lower()}{why[1:]}; {moved}. {recall}".rstrip())
+        self.events.write("withdrawn", case=name, disputed=decision.disputed, folder=place, sent_to=peers)
+        return f"{why}; {moved}.", recall
 
     def work_off(self, waiting: dict[int, Key], keep: bool = False) -> None:
         """Run cases until none is left or the run is to stop; what is not finished then waits in the journal.
@@ -216,7 +236,10 @@ class Session:
     def _job(self, row: dict[str, Any], key: Key) -> Job:
         case, root = row["id"], self.batch.plan.root(row["bundle"])
         group = self.catalogue.group(key.inside, key.series) if key.image is None else None
-        return Job(case, row["folder"], root, self.batch.plan.work, staged(self.batch.out, case), group, key)
+        work = self.batch.plan.work
+        if work.privacy is not None and group is not None and group.issuer:
+            work = replace(work, privacy=replace(work.privacy, issuer=group.issuer))
+        return Job(case, row["folder"], root, work, staged(self.batch.out, case), group, key, row["note"])
 
     def _heard(self, event: Event) -> int | None:
         """Write down what a worker did; return its case if it is to be tried again."""
@@ -269,7 +292,7 @@ class Session:
         row = self.journal.case(job.case)
         held = self._claims.held(job.case)
         columns = {
-            "stage": "", "code": "", "reason": "", "remedy": "", "held": held, "flags": json.dumps(outcome.flags),
+            "stage": "", "code": "", "reason": "", "remedy": "", "held": held, "flags": json.dumps((*outcome.flags, *filter(None, [row["recall"]]))),
             "rating": outcome.rating, "rating_reasons": json.dumps(outcome.rating_reasons), "notes": json.dumps(outcome.notes),
             "version": outcome.version, "weights": outcome.weights, "seal": outcome.seal, "seconds": json.dumps(outcome.seconds),
             "peak_mb": outcome.peak_mb, "interrupted": 0,

@@ -62,7 +62,12 @@ class Queue:
         )
         self.base.execute(
             "UPDATE sends SET state='replaced' WHERE peer=? AND state='waiting' AND NOT EXISTS "
-            "(SELECT 1 FROM cases c WHERE c.folder=sends.folder AND c.seal=sends.seal)",
+            "(SELECT 1 FROM cases c WHERE c.folder=sends.folder AND c.seal=sends.seal AND c.state='published')",
+            (self.peer.name,),
+        )
+        self.base.execute(  # a case that was only looked at again holds the same result as before
+            "UPDATE sends SET state='waiting' WHERE peer=? AND state='replaced' AND EXISTS "
+            "(SELECT 1 FROM cases c WHERE c.folder=sends.folder AND c.seal=sends.seal AND c.state='published')",
             (self.peer.name,),
         )
 
