@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ _ROWS = 60
 """Volumes shown to people; --json has them all."""
 
 _FILES = 5
-"""Names of damaged or absent files shown."""
+"""Names of damaged files, and of those that were not read, shown."""
 
 
 def inspect(
@@ -101,8 +102,8 @@ def _show(content: dict[str, Any]) -> None:
             typer.echo(f"Volume {volume['number']}: {finding['text']}")
     for item in content["damaged"][:_FILES]:
         typer.echo(f"Damaged: {item['file']} ({item['reason']})")
-    for name in content["absent"][:_FILES]:
-        typer.echo(f"Listed by the DICOMDIR but not there: {name}")
+    for item in content["not_read"][:_FILES]:
+        typer.echo(f"Not read: {item['file']} ({item['reason']})")
     _closing(content)
 
 
@@ -112,8 +113,12 @@ def _closing(content: dict[str, Any]) -> None:
     counts += [f"{aside['not_dicom']} not DICOM"] if aside["not_dicom"] else []
     counts += [f"{aside['archives']} of them archives, not opened"] if aside["archives"] else []
     counts += [f"{aside['damaged']} damaged"] if aside["damaged"] else []
+    counts += [f"{count} {what}" for what, count in content["passed_over"].items()]
     others = f"; set aside: {', '.join(counts)}" if counts else ""
     typer.echo(f"{content['files']} file{'s' if content['files'] != 1 else ''} in {content['seconds']:.2f} s{others}.")
+    for reason, count in Counter(item["reason"] for item in content["not_read"]).items():
+        if reason not in " ".join(run["set_aside"]):
+            typer.echo(f"Not read: {count} {reason}.")
     for words in run["set_aside"]:
         typer.echo(words)
     if run["volume"] is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import posixpath
+import re
+import stat
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +17,40 @@ from typing import BinaryIO
 
 from medvit.errors import MedvitError, SourceError
 from medvit.io.memory_limit import check_memory
+from medvit.io.unread import (
+    LISTED,
+    NOT_FETCHED,
+    NOWHERE,
+    VANISHED,
+    EnteredFolders,
+    Unread,
+    is_special,
+    next_step,
+    why_lost,
+)
 
-__all__ = ["DicomFile", "folder_files", "listed_files", "one_file", "printable", "sound_zip", "zip_files"]
+__all__ = [
+    "DicomFile",
+    "UnreadableError",
+    "files_below",
+    "folder_files",
+    "folder_of",
+    "listed_files",
+    "not_fetched",
+    "one_file",
+    "printable",
+    "sound_zip",
+    "unreadable",
+    "without_digits",
+    "zip_files",
+]
 
 _LARGEST_ZIP = 32 * 2**30
 """Bytes a zip may unpack to; more is a damaged or hostile archive."""
+
+
+_LONGEST_PATH = 4096
+"""Bytes of a path to which a link may lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +75,17 @@ class DicomFile:
     @property
     def folder(self) -> str:
         """The folder it lies in, within the source."""
-        return self.name.replace("\\", "/").rpartition("/")[0]
+        return folder_of(self.name)
+
+
+def folder_of(name: str) -> str:
+    """Give the folder of a file within its source."""
+    return name.replace("\\", "/").rpartition("/")[0]
+
+
+def without_digits(name: str) -> str:
+    """Give a file's name without its numbers, as slices of one export share it."""
+    return re.sub(r"\d+", "", name.replace("\\", "/").rpartition("/")[2])
 
 
 def printable(name: str) -> str:
@@ -53,14 +95,38 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else f"<{ord(c):x}>" for c in name)
 
 
+class UnreadableError(SourceError):
+    """A file of a source that cannot be opened; ``why`` says what happened to it, as ``medvit.io.unread`` has it."""
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+def unreadable(name: str, error: OSError, path: str | None = None) -> UnreadableError:
+    """Turn the system's refusal to open or read a file into an error of ours."""
+    why = why_lost(error, path is not None and os.path.islink(path))  # noqa: PTH114 - as the walk gives it
+    if why == NOWHERE:
+        text = f"Found {name}, a link that leads nowhere; the file itself is needed. {next_step(why)}."
+    elif why == VANISHED:
+        text = f"Found {name} gone since it was listed; every file must stay while it is read. {next_step(why)}."
+    else:
+        said = error.strerror or type(error).__name__
+        text = f"Found {name}, which cannot be read ({said}); every file must be readable. {next_step(why)}."
+    return UnreadableError(text, why)
+
+
+def not_fetched(name: str) -> UnreadableError:
+    """Make the error for a file that only stands for one whose content lies elsewhere."""
+    text = f"Found {name}, a placeholder whose content was not fetched (git-annex, Git LFS, iCloud); it is needed. {next_step(NOT_FETCHED)}."
+    return UnreadableError(text, NOT_FETCHED)
+
+
 def _open(path: str) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise SourceError(
-            f"Found {printable(Path(path).name)}, which cannot be opened ({error.strerror}); every file must be "
-            "readable. Check its permissions."
-        ) from error
+        raise unreadable(printable(Path(path).name), error, path) from error
 
 
 def one_file(path: Path) -> DicomFile:
@@ -68,47 +134,92 @@ def one_file(path: Path) -> DicomFile:
     return DicomFile(printable(path.name), partial(_open, str(path)), path.stat().st_size)
 
 
-def folder_files(path: Path) -> Iterator[DicomFile]:
-    """Every regular file below a folder, in a stable order; names are held one folder at a time.
+def folder_files(path: Path, unread: Unread | None = None) -> Iterator[DicomFile]:
+    """Give every regular file below a folder, in a stable order; names are held one folder at a time.
 
-    Pipes and devices are passed over, since reading them would wait forever, and so are links that lead nowhere or round
-    in a circle.
+    Args:
+        path: the folder.
+        unread: told what is not read.
     """
     top = len(str(path / "_")) - 1
-    folders = [str(path)]
-    while folders:
-        folder = folders.pop()
+    for name, size in _walked(path, unread or Unread()):
+        yield DicomFile(printable(name[top:]), partial(_open, name), size)
+
+
+def files_below(path: Path, left_out: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+    """Give the path of every regular file below a folder, as ``folder_files`` walks it.
+
+    Args:
+        path: the folder.
+        left_out: tells folders that are not to be entered.
+    """
+    return (Path(name) for name, _ in _walked(path, Unread(), left_out))
+
+
+def _walked(path: Path, unread: Unread, left_out: Callable[[Path], bool] | None = None) -> Iterator[tuple[str, int]]:
+    """Give the path and size of every regular file below a folder.
+
+    Links to folders are followed once all real ones are read, and none leads to a folder that was read before or to one
+    that holds the source. Pipes and devices are passed over, since reading them would wait forever, and so are the folders
+    in which git keeps its own files.
+    """
+    top, entered = len(str(path / "_")) - 1, EnteredFolders(str(path))
+    folders, linked = [str(path)], deque[str]()
+    while folders or linked:
+        folder = folders.pop() if folders else linked.popleft()
         try:
+            if not entered.enter(folder):
+                unread.passed["link(s) to folders that are read by another name"] += 1
+                continue
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            raise SourceError(
-                f"Found the folder {printable(Path(folder).name)}, which cannot be opened ({error.strerror}); every folder must be "
-                "readable. Check its permissions."
-            ) from error
+            if folder == str(path):
+                raise SourceError(
+                    f"Found the folder {printable(Path(folder).name)}, which cannot be opened ({error.strerror}); every folder "
+                    "must be readable. Check its permissions."
+                ) from error
+            said = error.strerror or type(error).__name__
+            unread.lost.append((f"{printable(folder[top:])}/", f"folder(s) that cannot be opened ({said})"))
+            continue
+        within = []
         for entry in entries:
-            size = _regular_size(entry)
-            if size is not None:
-                yield DicomFile(printable(entry.path[top:]), partial(_open, entry.path), size)
-        # links to folders are not followed: they may lead round in a circle
-        folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+            kind, size = _look(entry, unread, top)
+            if kind == "file":
+                yield entry.path, size
+            elif kind and left_out is not None and left_out(Path(entry.path)):
+                continue
+            elif kind == "folder":
+                within.append(entry.path)
+            elif kind == "link":
+                linked.append(entry.path)
+        folders += reversed(within)
 
 
-def _regular_size(entry: os.DirEntry[str]) -> int | None:
-    """Bytes of a regular file, or of the one that a link leads to; None for anything else."""
+def _look(entry: os.DirEntry[str], unread: Unread, top: int) -> tuple[str, int]:
+    """Tell what an entry of a folder is: "file" with its bytes, "folder", "link" (to a folder), or nothing to read."""
     try:
-        return entry.stat().st_size if entry.is_file() else None
+        mode = entry.stat()
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOENT):
-            return None
-        raise SourceError(
-            f"Found {printable(entry.name)}, which cannot be looked at ({error.strerror}); every file must be readable. "
-            "Check its permissions."
-        ) from error
+        unread.lost.append((printable(entry.path[top:]), why_lost(error, entry.is_symlink())))
+        return "", 0
+    if entry.is_dir():
+        if entry.name == ".git":
+            unread.passed["folder(s) of git's own files"] += 1
+            return "", 0
+        return "link" if entry.is_symlink() else "folder", 0
+    if is_special(mode.st_mode):
+        unread.passed["pipe(s) or device(s)"] += 1
+        return "", 0
+    return "file", mode.st_size
 
 
-def zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
-    """The entries of a zip, read without unpacking.
+def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[DicomFile]:
+    """Give the entries of a zip, read without unpacking.
+
+    Args:
+        archive: the zip, open.
+        unread: told which links in it lead to no entry.
 
     Raises:
         SourceError: an entry points outside of the archive, or all unpack to more than any archive of images.
@@ -129,7 +240,26 @@ def zip_files(archive: zipfile.ZipFile) -> list[DicomFile]:
         raise SourceError(
             f"Found a zip that unpacks to {total / 2**30:.0f} GiB; at most {_LARGEST_ZIP // 2**30} are taken. Split it."
         )
-    return [DicomFile(printable(e.filename), partial(_open_entry, archive, e), e.file_size) for e in entries]
+    links = [entry for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
+    if links and unread is not None:
+        _follow(archive, links, unread)
+    return [
+        DicomFile(printable(e.filename), partial(_open_entry, archive, e), e.file_size)
+        for e in entries
+        if e not in links
+    ]
+
+
+def _follow(archive: zipfile.ZipFile, links: list[zipfile.ZipInfo], unread: Unread) -> None:
+    """Sort the links of a zip: those to entries of it are read as these, any other leads nowhere."""
+    there = {part for name in archive.namelist() for part in (name.rstrip("/"), *map(str, PurePosixPath(name).parents))}
+    for link in links:
+        goal = archive.read(link).decode("utf-8", "replace") if link.file_size <= _LONGEST_PATH else ""
+        reached = posixpath.normpath(posixpath.join(posixpath.dirname(link.filename), goal))
+        if goal and reached in there:
+            unread.passed["link(s) to files that are read by another name"] += 1
+        else:
+            unread.lost.append((printable(link.filename), NOWHERE))
 
 
 def _open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> BinaryIO:
@@ -150,8 +280,8 @@ def sound_zip(name: str) -> Iterator[None]:
         ) from error
 
 
-def listed_files(path: Path) -> tuple[list[DicomFile], list[str]]:
-    """The files that a DICOMDIR lists (PS3.10 8.6), and the names of those that are not there.
+def listed_files(path: Path, unread: Unread) -> list[DicomFile]:
+    """Give the files that a DICOMDIR lists (PS3.10 8.6); those that are not there are lost.
 
     Names are matched without regard to case, since discs are often copied to lower case.
 
@@ -169,7 +299,7 @@ def listed_files(path: Path) -> tuple[list[DicomFile], list[str]]:
             f"Found {path.name}, a DICOMDIR that cannot be read ({type(error).__name__}); it must list the disc's files. "
             "Give the folder it lies in instead."
         ) from error
-    found, absent, folders = [], [], _Folders()
+    found, folders = [], _Folders()
     for parts in wanted:
         parts = [parts] if isinstance(parts, str) else [str(part) for part in parts]
         name = printable("/".join(parts))
@@ -180,11 +310,11 @@ def listed_files(path: Path) -> tuple[list[DicomFile], list[str]]:
             )
         full = folders.find(path.parent, parts)
         if full is None:
-            absent.append(name)
+            unread.lost.append((name, LISTED))
         else:
             within = printable(str(full.relative_to(path.parent)))
             found.append(DicomFile(within, partial(_open, str(full)), full.stat().st_size))
-    return found, absent
+    return found
 
 
 class _Folders:

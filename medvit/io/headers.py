@@ -16,8 +16,9 @@ from pydicom.uid import UID
 
 from medvit.io.datasets import read_dataset
 from medvit.io.elements import DamagedError, TooMuchError, read_elements
-from medvit.io.files import DicomFile
+from medvit.io.files import DicomFile, not_fetched, unreadable
 from medvit.io.patients import IDENTIFYING, Identity, hash_of, identity_of_bytes
+from medvit.io.unread import is_placeholder
 from medvit.io.values import HeaderValues, tag_of
 
 __all__ = ["TYPE_2", "DamagedError", "Plane", "read_planes"]
@@ -46,7 +47,8 @@ _WANTED = {
         *"SpecificCharacterSet SOPClassUID SOPInstanceUID Modality SpacingBetweenSlices StudyInstanceUID SeriesInstanceUID "
         "ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation "
         "NumberOfFrames Rows Columns PixelSpacing BitsAllocated BitsStored HighBit RescaleIntercept RescaleSlope "
-        "RescaleType ModalityLUTSequence LossyImageCompression DirectoryRecordSequence".split(),
+        "RescaleType ModalityLUTSequence ImagesInAcquisition "
+        "NumberOfSeriesRelatedInstances InConcatenationTotalNumber LossyImageCompression DirectoryRecordSequence".split(),
     )
 }
 """Tags that are read, and the value representation of each."""
@@ -67,6 +69,7 @@ class Plane:
         unit: what rescaling gives (RescaleType), where stated.
         unscaled: rescale tags that a CT lacks, so that its values are in no known unit.
         packing: BitsStored and HighBit.
+        counts: ImagesInAcquisition, NumberOfSeriesRelatedInstances and InConcatenationTotalNumber; 0 where not stated.
         order: what may tell apart planes at one position: (attribute, value) pairs.
         absent: Type 2 attributes that are not there at all.
         space: bytes behind the header, where the pixels should be.
@@ -99,6 +102,7 @@ class Plane:
     unit: str
     unscaled: tuple[str, ...]
     packing: tuple[int, int]
+    counts: tuple[int, int, int]
     lossy: bool
     instance: int
     order: tuple[tuple[str, str], ...]
@@ -116,11 +120,21 @@ def read_planes(file: DicomFile) -> list[Plane] | str | None:
 
     Raises:
         DamagedError: it is DICOM, but its header is cut off or nonsense.
+        UnreadableError: the system cannot read it, or it only stands for a file whose content was not fetched.
     """
+    try:
+        return _read(file)
+    except OSError as error:
+        raise unreadable(file.name, error) from error
+
+
+def _read(file: DicomFile) -> list[Plane] | str | None:
     with file.open() as stream:
         start = stream.read(_SEEN)
         bare = start[128:132] != b"DICM"
         if bare and start[:2] not in (b"\x08\x00", b"\x02\x00"):
+            if is_placeholder(start, file.size):
+                raise not_fetched(file.name)
             return None
         try:
             values = HeaderValues(read_elements(stream, start, _WANTED))
@@ -129,7 +143,7 @@ def read_planes(file: DicomFile) -> list[Plane] | str | None:
             return _planes(file, values)
         except DamagedError:
             raise
-        except (MemoryError, KeyboardInterrupt):
+        except (MemoryError, KeyboardInterrupt, OSError):
             raise
         except Exception as error:
             if bare:
@@ -222,6 +236,7 @@ def _planes(file: DicomFile, values: HeaderValues) -> list[Plane] | str:
         unit=values.text("RescaleType"),
         unscaled=_unscaled(values) if modality == "CT" else (),
         packing=_packing(values),
+        counts=_counts(tuple([values.whole(keyword, 0) for keyword in _COUNTS])),
         lossy=values.text("LossyImageCompression") == "01",
         instance=values.whole("InstanceNumber", 0),
         order=values.stated(_ORDERED_BY),
@@ -250,6 +265,15 @@ def _unscaled(values: HeaderValues) -> tuple[str, ...]:
 def _packing(values: HeaderValues) -> tuple[int, int]:
     bits = values.whole("BitsStored", 0) or values.whole("BitsAllocated", 16)
     return bits, values.whole("HighBit", bits - 1)
+
+
+_COUNTS = ("ImagesInAcquisition", "NumberOfSeriesRelatedInstances", "InConcatenationTotalNumber")
+
+
+@lru_cache(maxsize=1024)
+def _counts(stated: tuple[int, ...]) -> tuple[int, int, int]:
+    images, series, joined = (max(0, count) for count in stated)
+    return images, series, joined
 
 
 _RESCALE = ("RescaleSlope", "RescaleIntercept")

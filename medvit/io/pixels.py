@@ -30,6 +30,7 @@ from pydicom.uid import (
 from medvit.errors import ImageError, MedvitError, SourceError
 from medvit.io.decoders import ITK_ONLY
 from medvit.io.enhanced import frame_scaling
+from medvit.io.files import unreadable
 from medvit.io.headers import Plane
 from medvit.io.memory_limit import check_image_memory
 from medvit.io.stated_sizes import picture_size
@@ -121,6 +122,8 @@ def _open(plane: Plane) -> Dataset:
         return dataset
     except (MemoryError, KeyboardInterrupt, MedvitError, zipfile.BadZipFile):
         raise
+    except OSError as error:
+        raise unreadable(file.name, error) from error
     except Exception as error:
         raise SourceError(f"Found {file.name}, whose pixels cannot be read: {_reason(error)}") from error
 

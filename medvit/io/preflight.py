@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from medvit.errors import SelectionError, SourceError
+from medvit.io.completeness import end_findings
 from medvit.io.elements import DamagedError
-from medvit.io.files import DicomFile
+from medvit.io.files import DicomFile, UnreadableError, folder_of, without_digits
 from medvit.io.headers import Plane, read_planes
 from medvit.io.parts import is_stray
 from medvit.io.patients import patients_among
 from medvit.io.pixels import same_pixels
 from medvit.io.tags import tag_findings
+from medvit.io.unread import LISTED, NAMED_ALIKE, Lost, Unread, lost_words
 from medvit.io.volumes import Volume, split_volumes
 from medvit.progress import Progress
 
@@ -38,8 +40,10 @@ class Preflight:
         objects: DICOM objects that are no images, by kind.
         damaged: names of DICOM files with a damaged header, and why.
         other: how many are not DICOM.
-        absent: files that a DICOMDIR lists and that are not there.
+        lost: files that could not be read, and why (``medvit.io.unread``); any may be a slice.
+        passed: what was passed over since it holds no image of its own, and how many of each.
         packed: names of archives among the other files; what they hold is not looked at.
+        unused: names of the files that are not DICOM.
     """
 
     files: int
@@ -47,8 +51,15 @@ class Preflight:
     objects: dict[str, int]
     damaged: tuple[tuple[str, str], ...]
     other: int
-    absent: tuple[str, ...] = ()
+    lost: tuple[Lost, ...] = ()
     packed: tuple[str, ...] = ()
+    passed: tuple[tuple[str, int], ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of files that a DICOMDIR lists and that are not there."""
+        return tuple(name for name, why in self.lost if why == LISTED)
 
     def notes(self) -> tuple[str, ...]:
         """What was set aside, in plain words."""
@@ -62,6 +73,9 @@ class Preflight:
         if self.objects:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.objects.items()))
             notes.append(f"{sum(self.objects.values())} DICOM object(s) that are not images were set aside ({kinds}).")
+        if self.passed:
+            said = ", ".join(f"{count} {what}" for what, count in self.passed)
+            notes.append(f"Passed over: {said}.")
         return tuple(notes)
 
 
@@ -80,11 +94,18 @@ class Chosen:
     set_aside: tuple[str, ...] = ()
 
 
-def preflight(files: Iterable[DicomFile], progress: Progress | None = None, absent: Iterable[str] = ()) -> Preflight:
+def preflight(files: Iterable[DicomFile], progress: Progress | None = None, unread: Unread | None = None) -> Preflight:
     """Read every header, sort the planes into volumes and say what is odd about each.
 
     Memory stays small: a record of a few values a plane, whatever the files weigh.
+
+    Args:
+        files: of the source.
+        progress: told how far it is; can stop it.
+        unread: what walking the source fills with what it cannot read.
     """
+    unread = Unread() if unread is None else unread
+    names: list[str] = []
     progress = progress or Progress()
     planes: list[Plane] = []
     objects: Counter[str] = Counter()
@@ -101,20 +122,32 @@ def preflight(files: Iterable[DicomFile], progress: Progress | None = None, abse
             except DamagedError as error:
                 damaged.append((file.name, str(error)))
                 continue
+            except UnreadableError as error:
+                unread.lost.append((file.name, error.why))
+                continue
             if found is None:
                 other += 1
+                names.append(file.name)
                 packed += [file.name] if file.name.lower().endswith(_PACKED) else []
             elif isinstance(found, str):
                 objects[found] += 1
             else:
                 planes += found
-        volumes = sort_planes(planes)
-    return Preflight(count, volumes, dict(objects), tuple(damaged), other, tuple(absent), tuple(packed))
+        volumes = sort_planes(planes, whole=not unread.single)
+    lost, passed = tuple(unread.lost), tuple(sorted(unread.passed.items()))
+    return Preflight(count, volumes, dict(objects), tuple(damaged), other, lost, tuple(packed), passed, tuple(names))
 
 
-def sort_planes(planes: Iterable[Plane]) -> tuple[Volume, ...]:
-    """The volumes among planes, numbered, with everything that is odd about each."""
-    return tuple(replace(v, findings=(*v.findings, *tag_findings(v))) for v in split_volumes(planes, same_pixels))
+def sort_planes(planes: Iterable[Plane], whole: bool = True) -> tuple[Volume, ...]:
+    """Sort planes into volumes, numbered, with everything that is odd about each.
+
+    Args:
+        planes: of any number of series.
+        whole: whether each series should be there with all its images, and not one file of it alone.
+    """
+    volumes = split_volumes(planes, same_pixels)
+    ends = end_findings(volumes) if whole else {}
+    return tuple(replace(v, findings=(*v.findings, *tag_findings(v), *ends.get(v.number, ()))) for v in volumes)
 
 
 def volume_and_part(wanted: str) -> tuple[int, int | None]:
@@ -170,7 +203,28 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
     aside = tuple(f"{_strayed(v)}, set aside: not part of the volume." for v in ours)
     rest = [v for v in found.volumes if v is not chosen and v not in ours]
     notes = (f"Set aside: {_listing(rest, ' ')}",) if rest and wanted is None else ()
-    return Chosen(chosen, (*notes, *found.notes()), aside)
+    near, far = _lost(found, chosen)
+    return Chosen(chosen, (*notes, *found.notes(), *far), (*aside, *near))
+
+
+def _lost(found: Preflight, chosen: Volume) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Say what of a source could not be read and may be slices of the chosen volume, and what lies beside other images.
+
+    A file in a folder of the volume's own may be a slice, and so may one in a folder without any image. A file that is not
+    DICOM, but is named like the slices beside it, was one.
+    """
+    if chosen.kind != "volume":
+        return (), _beside(len(found.lost) + len(found.damaged))
+    homes = {p.file.folder for p in chosen.planes}
+    others = {p.file.folder for v in found.volumes for p in v.planes} - homes
+    alike = {(p.file.folder, without_digits(p.file.name)) for p in chosen.planes}
+    named = [(n, NAMED_ALIKE) for n in found.unused if (folder_of(n), without_digits(n)) in alike]
+    near = [lost for lost in found.lost if folder_of(lost[0]) not in others]
+    return lost_words([*near, *named]), _beside(len(found.lost) - len(near) + len(found.damaged))
+
+
+def _beside(count: int) -> tuple[str, ...]:
+    return (f"{count} file(s) beside other images could not be read (medvit inspect names them).",) if count else ()
 
 
 def candidates(volumes: tuple[Volume, ...]) -> tuple[list[Volume], list[Volume]]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,13 +21,14 @@ from medvit.io.files import DicomFile, folder_files, listed_files, one_file, sou
 from medvit.io.images import IMAGE_SUFFIXES, read_image
 from medvit.io.preflight import Chosen, Preflight, choose_volume, preflight, volume_and_part
 from medvit.io.scan import Scan
+from medvit.io.unread import NOWHERE, Unread, next_step
 from medvit.progress import Progress
 from medvit.settings import check_geometry
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["dicom_files", "is_packed_image", "look", "noted", "open_found", "open_source"]
+__all__ = ["dicom_files", "is_packed_image", "look", "noted", "open_found", "open_source", "require_there"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,7 @@ def _opened(source: str | os.PathLike[str] | MetaTensor, choice: _Choice, progre
     if not isinstance(source, (str, os.PathLike)):
         return _from_tensor(source)
     path = Path(source)
-    if not path.exists():
-        raise SourceError(f"Found nothing at {path}; a file or folder is needed. Check the path.")
+    require_there(path)
     if path.is_file() and zipfile.is_zipfile(path):
         packed = _packed_image(path, choice.geometry)
         if packed is not None:
@@ -88,6 +89,21 @@ def _opened(source: str | os.PathLike[str] | MetaTensor, choice: _Choice, progre
     elif path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES):
         return read_image(path, choice.geometry)
     return _from_dicom(path, choice, progress)
+
+
+def require_there(path: Path) -> None:
+    """Refuse a path at which there is nothing.
+
+    Raises:
+        SourceError: nothing there, or a link that leads nowhere.
+    """
+    if path.exists():
+        return
+    if path.is_symlink():
+        raise SourceError(
+            f"Found a link at {path} that leads nowhere; the file or folder itself is needed. {next_step(NOWHERE)}."
+        )
+    raise SourceError(f"Found nothing at {path}; a file or folder is needed. Check the path.")
 
 
 def _from_tensor(image: MetaTensor) -> Scan:
@@ -132,27 +148,29 @@ def look(source: Path, progress: Progress | None = None) -> Preflight:
     Raises:
         SourceError: the zip or the DICOMDIR cannot be read or points outside of itself.
     """
-    with dicom_files(source) as (files, absent):
-        return preflight(files, progress, absent)
+    with dicom_files(source) as (files, unread):
+        return preflight(files, progress, unread)
 
 
 @contextmanager
-def dicom_files(path: Path) -> Iterator[tuple[Iterable[DicomFile], list[str]]]:
-    """The files of a source and the names of those that it lists and does not hold; open while in use."""
+def dicom_files(path: Path) -> Iterator[tuple[Iterable[DicomFile], Unread]]:
+    """Give the files of a source, open while in use, and what is told of those that cannot be read while one walks them."""
+    unread = Unread()
     if path.is_dir():
-        yield folder_files(path), []
+        yield folder_files(path, unread), unread
     elif zipfile.is_zipfile(path):
         with sound_zip(path.name), zipfile.ZipFile(path) as archive:
-            yield zip_files(archive), []
+            yield zip_files(archive, unread), unread
     elif path.name.upper() == "DICOMDIR":
-        yield listed_files(path)
+        yield listed_files(path, unread), unread
     else:
-        yield [one_file(path)], []
+        unread.single = True
+        yield [one_file(path)], unread
 
 
 def _from_dicom(path: Path, choice: _Choice, progress: Progress) -> Scan:
-    with dicom_files(path) as (files, absent):
-        found = preflight(files, progress, absent)
+    with dicom_files(path) as (files, unread):
+        found = preflight(files, progress, unread)
         if not found.volumes and not found.damaged:
             raise _nothing(found, path)
         return open_found(found, choice.series, choice.on_irregular, path.name or str(path), progress)
@@ -181,16 +199,18 @@ def open_found(found: Preflight, series: str | None, on_irregular: str, where: s
 
 def noted(scan: Scan, found: Preflight, chosen: Chosen) -> Scan:
     """What was read with what preflight says of it, and of what lay beside it."""
-    absent = found.absent
-    missing = (
-        (f"{len(absent)} file(s) that the DICOMDIR lists are not there, the first is {absent[0]}.",) if absent else ()
-    )
-    aside = (*chosen.set_aside, *missing, *scan.set_aside)
-    return replace(scan, notes=(*scan.notes, *chosen.notes), set_aside=aside)
+    return replace(scan, notes=(*scan.notes, *chosen.notes), set_aside=(*chosen.set_aside, *scan.set_aside))
 
 
 def _nothing(found: Preflight, path: Path) -> SourceError:
-    """Why there is nothing to run on."""
+    """Say why there is nothing to run on."""
+    if found.lost:
+        counts = Counter(why for _, why in found.lost)
+        said = ", ".join(f"{count} {why}" for why, count in counts.items())
+        return SourceError(
+            f"Found {said}, and no DICOM image in {path.name}; the files themselves are needed. "
+            f"{next_step(counts.most_common(1)[0][0])}."
+        )
     if not found.files:
         kind = f"an empty zip ({path.name})" if path.is_file() else f"no files in {path.name}"
         return SourceError(f"Found {kind}; a DICOM series or one image file is needed. Check the export.")

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from medvit.errors import MedvitError, SourceError
+from medvit.errors import MedvitError
 from medvit.io.geometry import axis_codes
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.preflight import Preflight, choose_volume
 from medvit.io.repair import repairable
 from medvit.io.scan import Scan
-from medvit.io.sources import is_packed_image, look, open_source
+from medvit.io.sources import is_packed_image, look, open_source, require_there
 from medvit.io.volumes import Volume
 from medvit.progress import Progress
 
@@ -57,8 +57,7 @@ def inspect_source(source: Path, progress: Progress | None = None, geometry: str
         SourceError: nothing there, or nothing that is an image.
     """
     progress = progress or Progress()
-    if not source.exists():
-        raise SourceError(f"Found nothing at {source}; a file or folder is needed. Check the path.")
+    require_there(source)
     if source.is_file() and (is_packed_image(source) or source.name.lower().endswith(IMAGE_SUFFIXES)):
         return _image(open_source(source, progress=progress, geometry=geometry))
     found = look(source, progress)
@@ -74,7 +73,7 @@ def inspect_source(source: Path, progress: Progress | None = None, geometry: str
         "kind": "dicom",
         "files": found.files,
         "seconds": round(progress.seconds.get("preflight", 0.0), 3),
-        "volumes": [_volume(v, v.number == run["volume"]) for v in found.volumes],
+        "volumes": [_volume(v, v.number == run["volume"], bool(run["set_aside"])) for v in found.volumes],
         "set_aside": {
             "objects": found.objects,
             "not_dicom": found.other,
@@ -83,11 +82,13 @@ def inspect_source(source: Path, progress: Progress | None = None, geometry: str
         },
         "damaged": [{"file": name, "reason": why} for name, why in found.damaged],
         "absent": list(found.absent),
+        "not_read": [{"file": name, "reason": why} for name, why in found.lost],
+        "passed_over": dict(found.passed),
         "run": run,
     }
     worst = {v.worst() for v in found.volumes}
     undecided = run["volume"] is None or run["set_aside"]
-    flagged = bool(worst - {"note"} or found.damaged or found.absent or undecided)
+    flagged = bool(worst - {"note"} or found.damaged or found.lost or undecided)
     return Inspection(content, flagged, found)
 
 
@@ -95,11 +96,13 @@ def _rounded(values: Any) -> list[float] | None:
     return None if values is None else [round(float(v), 4) for v in values]
 
 
-def _volume(volume: Volume, taken: bool) -> dict[str, Any]:
+def _volume(volume: Volume, taken: bool, flagged: bool) -> dict[str, Any]:
     first, stack = volume.first, volume.stack
     outcome = _OUTCOMES[volume.worst()]
     if volume.worst() == "tags" and not repairable(tuple(f.found for f in volume.findings if f.severity == "tags")):
         outcome = "ready for NIfTI, not for DICOM objects"
+    if taken and flagged and outcome == "ready":
+        outcome = _OUTCOMES["flag"]
     if volume.kind in ("localizer", "screen", "clip") and outcome == "ready" and not taken:
         outcome = "set aside beside a volume"
     return {

@@ -103,9 +103,9 @@ def test_odd_files_stop_nothing_and_are_counted(catalogue, archive):
         (archive / name).write_bytes(b"x")
     _look(catalogue, archive)
     counts = catalogue.counts()
-    assert counts == {"damaged": 2, "image": 1, "other": 9, "planes": 6}
+    assert counts == {"damaged": 2, "image": 1, "missing": 2, "other": 9, "planes": 6}
     said = {kind: why for _, kind, why in catalogue.unused()}
-    assert said["links"] == "1 link(s) to folders, which are not followed"
+    assert said["links"] == "a link to a folder that is read by another name"
     whys = [why for _, _, why in catalogue.unused()]
     assert any(why.startswith("a damaged or encrypted zip") for why in whys)
     assert any("points outside of it" in why for why in whys)

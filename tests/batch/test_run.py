@@ -146,7 +146,7 @@ def test_the_report_opens_offline_and_says_it_all(out, mixed):
         "several patients under one SeriesInstanceUID",
         "Volumes",
         "mandible",
-        "link(s) to folders, which are not followed",
+        "a link to a folder that is read by another name",
         "a damaged or encrypted zip",
     ):
         assert words in page, words

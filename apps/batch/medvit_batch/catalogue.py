@@ -117,6 +117,9 @@ class Catalogue(Groups):
             else:
                 yield Want(self._new(number, entry), path, entry.size)
         self.base.executemany("UPDATE files SET seen=?, changed=? WHERE id=?", same)
+        for name, why in folder.lost:
+            lost = self._new(number, Entry(name, 0, 0, 0))
+            self.base.execute("UPDATE files SET kind='missing', said=? WHERE id=?", (why, lost))
 
     def _folder(self, path: bytes, zipped: bool, links: int = 0, problem: str = "") -> int:
         row = self.base.execute(
@@ -179,7 +182,7 @@ class Catalogue(Groups):
     def unused(self) -> list[tuple[str, str, str]]:
         """(alias, kind, why) of every file and folder that no case can be made of and a person may ask about."""
         rows = self.base.execute(
-            "SELECT f.id, f.folder, f.entry, kind, said FROM files f WHERE seen=? AND kind IN ('damaged', 'unreadable', 'other') "
+            "SELECT f.id, f.folder, f.entry, kind, said FROM files f WHERE seen=? AND kind IN ('damaged', 'unreadable', 'missing', 'other') "
             "ORDER BY kind, f.id",
             (self.seen,),
         ).fetchall()
@@ -187,7 +190,7 @@ class Catalogue(Groups):
         folders = self.base.execute("SELECT id, problem, links FROM folders WHERE seen=?", (self.seen,)).fetchall()
         found += [(f"d{row['id']}", "unreadable folder", row["problem"]) for row in folders if row["problem"]]
         found += [
-            (f"d{row['id']}", "links", f"{row['links']} link(s) to folders, which are not followed")
+            (f"d{row['id']}", "links", "a link to a folder that is read by another name")
             for row in folders
             if row["links"]
         ]

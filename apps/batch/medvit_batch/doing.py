@@ -130,13 +130,21 @@ def write_reports(journal: Journal, out: Path) -> None:
 def _say_plan(session: Session, waiting: dict[int, Key], shown: Shown) -> None:
     counts = session.journal.counts()
     files = session.catalogue.counts()
+    lost = files.get("missing", 0) + files.get("unreadable", 0)
     if not files.get("planes") and not files.get("image"):
         total = sum(files.values())
+        if lost:
+            raise BatchError(
+                f"Found {lost} file(s) in {session.batch.archive.name} that could not be read (links that lead nowhere, content that "
+                "was not fetched, no permission), and no image; the files themselves are needed. Fetch or copy them again."
+            )
         raise BatchError(
             f"Found no images among {total} file(s) in {session.batch.archive.name}; DICOM series or image files are needed. "
             "Check the path."
         )
     others = ", ".join(f"{n} {state}" for state, n in counts.items() if state != State.PENDING)
+    if lost:
+        shown.say(f"{lost} file(s) could not be read; report.html says why, and which cases they may belong to.")
     shown.say(f"{len(waiting)} case(s) to run{f'; {others}' if others else ''}.")
 
 

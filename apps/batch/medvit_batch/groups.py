@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvit.io.files import without_digits
 from medvit.io.headers import Plane
 from medvit.io.patients import Identity, differing, keyed, resolved_issuers
+from medvit.io.unread import NAMED_ALIKE, NOWHERE, Lost
 from medvit_batch.headers import dicom_file, planes_of
 
 __all__ = ["Group", "Groups", "Image", "alias", "full_path"]
@@ -32,6 +34,7 @@ class Group:
         planes: all of them.
         damaged: aliases of damaged files that belong to the series, and why.
         doubtful: how many damaged files lie beside its files and may belong to it or to another series.
+        lost: aliases of files beside its own that could not be read and may be slices of it, and why.
         changed: when the newest of its files came, nanoseconds.
         stamp: hash of its files' paths, sizes, times and headers; the same as long as nothing was touched.
         patient: keyed fingerprint of who the headers say the patient is.
@@ -45,6 +48,7 @@ class Group:
     planes: tuple[Plane, ...]
     damaged: tuple[tuple[str, str], ...]
     doubtful: int
+    lost: tuple[Lost, ...]
     changed: int
     stamp: str
     patient: str = ""
@@ -127,6 +131,7 @@ class Groups:
         home = planes[0].file.folder
         identities = {plane.patient for plane in planes}
         issuer, question = self._decided(series, identities)
+        lost = self._lost(rows)
         return Group(
             inside,
             series,
@@ -134,8 +139,9 @@ class Groups:
             tuple(planes),
             tuple((f"{home}/f{row['id']}", row["said"]) for row in bad),
             sum(doubtful.get(folder, 0) for folder in homes),
+            tuple((alias(row), why) for row, why in lost),
             max(row["changed"] for row in (*rows, *bad)),
-            _stamp((*rows, *bad), self.secret),
+            _stamp((*rows, *bad, *(row for row, _ in lost)), self.secret),
             keyed(self.secret, identities),
             issuer,
             question,
@@ -179,6 +185,24 @@ class Groups:
                     disputed[series] = tuple(dict.fromkeys(words))
         return _Patients(resolved_issuers(everybody, self.assumed), disputed)
 
+    def _lost(self, rows: list[sqlite3.Row]) -> list[tuple[sqlite3.Row, str]]:
+        """Find what may be a slice beside those of a series and could not be read, or is empty, and why."""
+        homes = {alias(row).rpartition("/")[0] for row in rows}
+        names = {(alias(row).rpartition("/")[0], without_digits(_name(row))) for row in rows}
+        beside = self.base.execute(
+            f"{_JOINED} WHERE f.seen=? AND kind IN ('missing', 'unreadable', 'other') AND f.folder IN "
+            f"({','.join('?' * len({row['folder'] for row in rows}))}) ORDER BY f.id",
+            (self.seen, *{row["folder"] for row in rows}),
+        ).fetchall()
+        found = []
+        for row in beside:
+            home = alias(row).rpartition("/")[0]
+            if row["kind"] != "other" and home in homes:
+                found.append((row, row["said"] or NOWHERE))
+            elif row["kind"] == "other" and (home, without_digits(_name(row))) in names:
+                found.append((row, NAMED_ALIKE))
+        return found
+
     def _damaged(self) -> tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]]:
         """Damaged files by the series they belong to, and counts by folder of those that may belong to several."""
         certain: dict[tuple[int, str], list[sqlite3.Row]] = defaultdict(list)
@@ -218,6 +242,10 @@ def alias(row: sqlite3.Row) -> str:
     within = row["entry"].replace("\\", "/").rpartition("/")[0]
     apart = f"-{_short(within.encode('utf-8', 'surrogateescape'))[:4]}" if within else ""
     return f"d{row['folder']}{apart}/f{row['id']}"
+
+
+def _name(row: sqlite3.Row) -> str:
+    return row["entry"] or os.fsdecode(row["name"])
 
 
 def full_path(row: sqlite3.Row) -> bytes:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medvit.errors import MedvitError, SourceError
-from medvit.io.files import DicomFile, zip_files
+from medvit.io.files import DicomFile, UnreadableError, zip_files
 from medvit.io.headers import DamagedError, Plane, read_planes
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.patients import Identity
 from medvit.io.sources import is_packed_image
+from medvit.io.unread import NOT_FETCHED, Unread, why_lost
 from medvit.io.volumes import series_key
 
 __all__ = ["LAYOUT", "Record", "Want", "dicom_file", "planes_of", "read_all", "without_values"]
@@ -57,7 +58,7 @@ class Record:
 
     Attributes:
         kind: "planes" (a DICOM image), "object" (DICOM, no image), "damaged", "image" (a file of another format), "zip",
-            "other", "unreadable".
+            "other", "unreadable", "missing" (a link that leads nowhere, a placeholder whose content was not fetched).
         series: what its planes share with others of their series.
         said: kind of object, or why it is damaged; never a value of the header.
         planes: JSON of its planes.
@@ -99,7 +100,7 @@ def _read(want: Want) -> list[Record]:
             once = [stream]  # opened once: on a server's disk that is what takes the time
             return [_record(DicomFile("f", lambda: once.pop() if once else _regular(path), want.size))]
     except OSError as error:
-        return [Record("unreadable", said=error.strerror or type(error).__name__, size=want.size)]
+        return [Record("unreadable", said=why_lost(error, path.is_symlink()), size=want.size)]
     except Exception as error:  # whatever a file's content leads pydicom to, it costs this file alone
         return [Record("damaged", said=f"its header cannot be read: {type(error).__name__}", size=want.size)]
 
@@ -121,6 +122,9 @@ def _record(file: DicomFile, entry: str = "") -> Record:
             match = _SERIES.search(stream.read(_HEAD))
         series = match[1].decode().strip("\0") if match else ""
         return Record("damaged", series, without_values(str(error)), entry=entry, size=file.size)
+    except UnreadableError as error:
+        kind = "missing" if error.why == NOT_FETCHED else "unreadable"
+        return Record(kind, said=error.why, entry=entry, size=file.size)
     if found is None:
         said = "empty" if not file.size else ""
         return Record("other", said=said, entry=entry, size=file.size)
@@ -138,7 +142,9 @@ def _zip(path: Path, size: int) -> list[Record]:
         if is_packed_image(path):
             return [Record("image", size=size)]
         with zipfile.ZipFile(path) as archive:
-            found = [_record(DicomFile("f", file.open, file.size), file.name) for file in zip_files(archive)]
+            unread = Unread()
+            found = [_record(DicomFile("f", file.open, file.size), file.name) for file in zip_files(archive, unread)]
+            found += [Record("missing", said=why, entry=name) for name, why in unread.lost]
     except MemoryError:
         raise
     except Exception as error:  # ours, or whatever a damaged or encrypted archive leads zipfile to

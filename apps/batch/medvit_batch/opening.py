@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,8 @@ def open_case(job: Job) -> Opened:
     # the order of files in the archive is no part of the images
     digest.update("".join(sorted(hashlib.sha256(file.read()).hexdigest() for file in files.values())).encode())
     digest.update(repr((chosen.part, chosen.kind, job.group.doubtful > 0)).encode())
+    if job.group.lost:
+        digest.update(repr(sorted(Counter(why for _, why in job.group.lost).items())).encode())
     return Opened(found_in(job.group, volumes), digest.hexdigest())
 
 

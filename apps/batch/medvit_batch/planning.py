@@ -217,7 +217,7 @@ class Plan:
 
 def found_in(group: Group, volumes: tuple[Volume, ...]) -> Preflight:
     """A series of the archive as preflight would find it alone in a folder."""
-    return Preflight(len(group.planes), volumes, {}, group.damaged, 0)
+    return Preflight(len(group.planes), volumes, {}, group.damaged, 0, group.lost)
 
 
 def _refusal(group: Group, volumes: tuple[Volume, ...], volume: Volume, on_irregular: str) -> tuple[str, str] | None:

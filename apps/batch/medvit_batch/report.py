@@ -204,7 +204,14 @@ def _badge(rating: str) -> str:
 def _files(summary: Summary) -> str:
     kinds = json.loads(summary.run.get("files") or "{}")
     unused = json.loads(summary.run.get("unused") or "[]")
-    names = {"planes": "DICOM images", "object": "other DICOM objects", "image": "image files", "other": "not DICOM"}
+    names = {
+        "planes": "DICOM images",
+        "object": "other DICOM objects",
+        "image": "image files",
+        "other": "not DICOM",
+        "missing": "links or placeholders without a file",
+        "unreadable": "files that could not be read",
+    }
     said = ", ".join(f"{n} {names.get(kind, kind)}" for kind, n in kinds.items())
     lines = "".join(
         f"<tr><td class=uid>{escape(a)}</td><td>{escape(k)}</td><td>{escape(w)}</td></tr>" for a, k, w in unused[:_ROWS]

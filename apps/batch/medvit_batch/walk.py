@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medvit.io.staging import HIDDEN
+from medvit.io.unread import EnteredFolders, why_lost
 
 __all__ = ["Entry", "Folder", "walk"]
 
@@ -34,8 +36,9 @@ class Folder:
 
     Attributes:
         path: its bytes.
-        files: regular files; pipes, devices and links that lead nowhere are left out.
-        links: links to folders, which are not followed: they may lead round in a circle.
+        files: regular files; pipes and devices are left out.
+        links: names of the folder that lead to one read already, by another name.
+        lost: names of files that cannot be looked at, such as links that lead nowhere, and why (``medvit.io.unread``).
         problem: why it could not be read; empty if it was.
     """
 
@@ -43,38 +46,41 @@ class Folder:
     files: tuple[Entry, ...] = ()
     links: int = 0
     problem: str = ""
+    lost: tuple[tuple[bytes, str], ...] = ()
 
 
 def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iterator[Folder]:
-    """Every folder below ``top`` in a stable order, without the one that results go to."""
+    """Give every folder below ``top`` in a stable order, without the one that results go to.
+
+    Links to folders are followed once all real ones are walked; none leads to a folder that was walked before, to one above
+    the archive, or to the results.
+    """
     folders, out = [os.fsencode(os.path.realpath(top))], os.fsencode(os.path.realpath(leave_out))
-    while folders:
-        path = folders.pop()
+    entered, linked = EnteredFolders(folders[0]), deque[bytes]()
+    while folders or linked:
+        path = folders.pop() if folders else linked.popleft()
         try:
+            if os.path.realpath(path) == out:
+                continue
+            if not entered.enter(path):
+                yield Folder(path, links=1)
+                continue
             with os.scandir(path) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             yield Folder(path, problem=error.strerror or type(error).__name__)
             continue
-        files, links, within = [], 0, []
+        files: list[Entry] = []
+        within: list[bytes] = []
+        lost: list[tuple[bytes, str]] = []
         for entry in entries:
-            kind, stated = _look(entry)
-            if kind == "file" and stated is not None:
-                files.append(Entry(entry.name, stated.st_size, stated.st_mtime_ns, max(stated.st_ctime_ns, 0)))
-            elif kind == "link":
-                links += 1
-            elif kind == "folder" and entry.path != out and not entry.name.startswith(os.fsencode(HIDDEN)):
-                within.append(entry.path)
-        yield Folder(path, tuple(files), links)
+            try:
+                stated = entry.stat()
+                if entry.is_file():
+                    files.append(Entry(entry.name, stated.st_size, stated.st_mtime_ns, max(stated.st_ctime_ns, 0)))
+                elif entry.is_dir() and entry.name != b".git" and not entry.name.startswith(os.fsencode(HIDDEN)):
+                    (linked if entry.is_symlink() else within).append(entry.path)
+            except OSError as error:
+                lost.append((entry.name, why_lost(error, entry.is_symlink())))
+        yield Folder(path, tuple(files), lost=tuple(lost))
         folders += reversed(within)
-
-
-def _look(entry: os.DirEntry[bytes]) -> tuple[str, os.stat_result | None]:
-    try:
-        if entry.is_dir(follow_symlinks=False):
-            return "folder", None
-        if entry.is_symlink() and entry.is_dir():
-            return "link", None
-        return ("file", entry.stat()) if entry.is_file() else ("", None)
-    except OSError:  # it vanished, or a link leads round in a circle
-        return "", None

@@ -17,6 +17,7 @@ import pydicom
 from medvit.bundles import Label
 from medvit.errors import GeometryError, MedvitError
 from medvit.io.datasets import read_dataset
+from medvit.io.files import files_below
 from medvit_label.errors import RequestError
 from medvit_label.images import Image
 from medvit_label.labels import StoredLabel, label_map
@@ -207,7 +208,7 @@ def _patient(image: Image, noted: dict[str, Any]) -> str | None:
 
 
 def _files(path: Path) -> Iterable[Path]:
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return sorted(files_below(path)) if path.is_dir() else [path]
 
 
 def _one(service: Service, label: StoredLabel, folder: Path, name: str) -> dict[str, str]:

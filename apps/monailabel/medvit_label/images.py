@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import medvit
 from medvit.io.datasets import read_dataset
+from medvit.io.files import files_below
 from medvit.io.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
 from medvit_label.errors import GoneError, RequestError, UnknownError
 
@@ -69,7 +70,7 @@ class Image:
 
     def state(self) -> str:
         """A word that changes when a file of the image is written anew, added or taken away."""
-        files = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
+        files = sorted(files_below(self.path)) if self.path.is_dir() else [self.path]
         told = hashlib.sha256()
         for file in files:
             try:
@@ -176,22 +177,24 @@ class LocalImages:
     def _look(self) -> dict[str, Image]:
         found: dict[str, Image] = {}
         seen: set[str] = set()
-        for place, folders, names in os.walk(self._folder):
-            here = Path(place)
-            folders[:] = sorted(f for f in folders if not f.startswith(".") and here / f != self._left_out)
-            for name in sorted(n for n in names if not n.startswith(".")):
-                path = here / name
-                if name.lower().endswith(_SUFFIXES):
-                    identity = stem_of(str(path.relative_to(self._folder)))
-                    # scan.nii.gz beside scan.png: the second keeps its ending in its id
-                    identity = identity if identity not in found else str(path.relative_to(self._folder))
-                    nifti = name.lower().endswith((".nii", ".nii.gz"))
-                    found[identity] = Image(identity, path, geometry=self._geometry if nifti else None)
-                else:
-                    seen.add(str(path))
-                    self._add_dicom(found, path)
+        for path in files_below(self._folder, self._holds_no_images):
+            name = path.name
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(_SUFFIXES):
+                identity = stem_of(str(path.relative_to(self._folder)))
+                # scan.nii.gz beside scan.png: the second keeps its ending in its id
+                identity = identity if identity not in found else str(path.relative_to(self._folder))
+                nifti = name.lower().endswith((".nii", ".nii.gz"))
+                found[identity] = Image(identity, path, geometry=self._geometry if nifti else None)
+            else:
+                seen.add(str(path))
+                self._add_dicom(found, path)
         self._headers = {key: value for key, value in self._headers.items() if key in seen}
         return found
+
+    def _holds_no_images(self, folder: Path) -> bool:
+        return folder.name.startswith(".") or folder == self._left_out
 
     def _add_dicom(self, found: dict[str, Image], path: Path) -> None:
         header = self._header(path)

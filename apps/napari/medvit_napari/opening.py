@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from medvit.errors import MedvitError, SourceError
 from medvit.io.datasets import read_dataset
+from medvit.io.files import files_below
 from medvit.io.headers import Plane
 from medvit.io.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
 from medvit.io.labels import read_labels
@@ -87,11 +89,7 @@ def is_ours(path: Path) -> bool:
 
 
 def _first_files(folder: Path, most: int = 50) -> Iterable[Path]:
-    for seen, path in enumerate(folder.rglob("*")):
-        if seen >= most:
-            return
-        if path.is_file():
-            yield path
+    yield from islice(files_below(folder), most)
 
 
 def _looks_dicom(path: Path) -> bool:
@@ -168,8 +166,8 @@ def _modality(path: Path) -> str:
 
 def _dicom(path: Path, ask: Ask | None, seen: Iterable[Any]) -> list[LayerTuple]:
     with ExitStack() as stack:
-        files, absent = stack.enter_context(dicom_files(path))
-        found = preflight(files, None, absent)
+        files, unread = stack.enter_context(dicom_files(path))
+        found = preflight(files, None, unread)
         if not found.volumes:
             objects = label_objects(path) if path.is_dir() else []
             if objects:
@@ -239,8 +237,7 @@ def _reopened(chosen: Chosen, files: Iterable[Any]) -> Chosen:
 
 def label_objects(folder: Path) -> list[Path]:
     """The SEG and RTSTRUCT files below a folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return [p for p in files if _looks_dicom(p) and _modality(p) in _DRAWN]
+    return [p for p in sorted(files_below(folder)) if _looks_dicom(p) and _modality(p) in _DRAWN]
 
 
 def _referred(path: Path) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from medvit.bundles import Label
 from medvit.errors import MedvitError, SelectionError, SourceError
 from medvit.io.datasets import read_dataset
 from medvit.io.dicom import read_dicom
-from medvit.io.files import DicomFile, one_file
+from medvit.io.files import DicomFile, files_below, one_file
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.labels.maps import read_map
 from medvit.io.labels.model import Grid, LabelSet
@@ -160,8 +160,8 @@ def _referred(header: Dataset, modality: str) -> tuple[str, ...]:
 def _only_object(folder: Path) -> Path:
     """The one SEG or RTSTRUCT in a folder."""
     found = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file())[:_MOST_FILES]:
-        if is_dicom(path):
+    for path in sorted(files_below(folder))[:_MOST_FILES]:
+        if _is_dicom(path):
             try:
                 tags = read_dataset(path, stop_before_pixels=True, specific_tags=["Modality"])
             except Exception:
@@ -173,6 +173,13 @@ def _only_object(folder: Path) -> Path:
     listing = "".join(f"\n  {path.relative_to(folder)}" for path in found[:20])
     what = f"{len(found)} SEG and RTSTRUCT files" if found else "no SEG or RTSTRUCT"
     raise SelectionError(f"Found {what} in {folder}; one is needed. Give the file itself.{listing}")
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError:  # it vanished, or may not be read: no object to offer
+        return False
 
 
 def _open(how: Reading, series: tuple[str, ...], progress: Progress) -> Scan:
