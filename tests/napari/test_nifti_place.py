@@ -1,4 +1,4 @@
-"""A NIfTI that places its voxels in two ways, dropped on napari: the layer's notes carry the flag."""
+"""A NIfTI that places its voxels in two ways, dropped on napari: the layer carries the flag."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def test_a_layer_carries_the_flag_of_a_mirrored_qform(behind, tmp_path):
     ((data, options, kind),) = open_layers(tmp_path / "a.nii", behind=behind)
     place = place_of(Layer.create(data, options, kind))
     assert place is not None
-    assert any("RAS by the sform (code 1), LAS by the qform" in note for note in place.notes)
+    assert any("RAS by the sform (code 1), LAS by the qform" in note for note in place.warnings)

@@ -153,7 +153,7 @@ def _image_file(path: Path, behind: bool) -> list[LayerTuple]:
     if not header.is_picture and own_names(path, header).labels:
         return label_layers(read_labels(path))
     if behind and not header.is_picture and min(header.array.shape) > 0:
-        return [filling_layer(FileFilling(path, header).start(), header.kind, (*header.set_aside, *header.notes))]
+        return [filling_layer(FileFilling(path, header).start(), header.kind, header.notes, header.set_aside)]
     return [image_layer(read_image(path).check())]
 
 
