@@ -161,6 +161,26 @@ def test_a_label_of_one_voxel_and_slices_three_times_as_thick(annotator: Annotat
     assert np.abs((changed - place) * (2.0, 2.0, 6.0)).max() <= 6  # a slice away at most
 
 
+def test_a_click_that_agrees_leaves_thin_labels_without_edges_alone(annotator: Annotator, tmp_path: Path) -> None:
+    """Labels that pass into each other, three voxels thick: nothing in the image tells where one ends."""
+    bands = np.linspace(0.6, 7.4, 24)[:, None, None] / 8 * 500 - 200
+    values = np.broadcast_to(bands, (24, 20, 12)).astype(np.float32) + np.random.default_rng(1).normal(
+        0, 3, (24, 20, 12)
+    )
+    values[0] = -1000
+    nib.save(nib.Nifti1Image(values.astype(np.float32), oblique_affine()), tmp_path / "slope.nii.gz")
+    file = tmp_path / "slope.nii.gz"
+    before, _ = annotator.run("", file, force=True)
+    for number, name in ((3, "parotid_right"), (5, "esophagus")):
+        place = inside(before == number)
+        after, told = annotator.run("", file, force=True, clicks={name: [place]})
+        assert np.array_equal(after, before) and told["changed_voxels"] == 0
+        after, _ = annotator.run("", file, force=True, clicks={"background": [place]})
+        lost = (before == number) & (after != number)
+        assert after[tuple(place)] == 0 and lost.sum() <= 0.02 * (before == number).sum()
+        assert (before[after != before] == number).all()
+
+
 def simulated(tmp_path: Path, bundles: list[str], cases: list[int]) -> dict[str, Any]:
     """What ``benchmarks/clicks.py`` finds, as JSON."""
     out = tmp_path / "clicks.json"
