@@ -422,7 +422,7 @@ def test_a_deflated_file_that_unpacks_to_gigabytes(header, tmp_path, monkeypatch
     dataset.add_new(group | 0x10, "LO", "x")
     dataset.add_new(group | 0x1001, "OB", bytes(2**20))
     monkeypatch.setattr(elements, "_MOST_UNPACKED", 2**19)
-    monkeypatch.setattr("medvit.io.pixels._BESIDE_PIXELS", 2**19)
+    monkeypatch.setattr("medvit.io.stored_pixels._BESIDE_PIXELS", 2**19)
     dataset.save_as(path)
     words = "it unpacks to more than any header" if header else "a deflated file that unpacks to more than 0 MiB"
     with pytest.raises(SourceError, match=words):
