@@ -16,10 +16,11 @@ import typer
 from medvit.cli.common import Shown, watched
 from medvit_batch.asking import Asked
 from medvit_batch.batch import Batch, exit_code
+from medvit_batch.batch_folder import CATALOGUE, open_batch_folder
 from medvit_batch.cases import Key, State
 from medvit_batch.errors import BatchError
 from medvit_batch.journal import Journal
-from medvit_batch.running import CATALOGUE, Session, opened
+from medvit_batch.running import Session
 
 __all__ = ["Again", "closed", "retry_batch", "run_batch", "show_plan", "sound_tables", "write_reports"]
 
@@ -49,7 +50,7 @@ def sound_tables() -> Iterator[None]:
 def run_batch(asked: Asked, out: Path, shown: Shown) -> int:
     """Run a batch to its end; return the exit code."""
     batch = asked.lasting().batch(out)
-    with sound_tables(), opened(batch, shown) as session:
+    with sound_tables(), open_batch_folder(batch, shown) as session:
         with watched(shown) as progress:
             waiting = session.plan(progress)
         _say_plan(session, waiting, shown)
@@ -71,7 +72,7 @@ def retry_batch(out: Path, again: Again, shown: Shown) -> int:
     asked = replace(asked, **again.other)
     if again.device is not None:
         asked = replace(asked, run={**asked.run, "device": again.device})
-    with sound_tables(), opened(asked.batch(out), shown) as session:
+    with sound_tables(), open_batch_folder(asked.batch(out), shown) as session:
         chosen = _chosen(session.journal, again)
         for case in chosen:
             session.journal.move(case, State.PENDING, tries=0, interrupted=0)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvit.cli.common import Shown
-from medvit.errors import OutputError, SourceError
 from medvit.progress import Progress
 from medvit_batch.batch import Batch, Limits
 from medvit_batch.cases import Decision, Job, Key, Outcome, State
@@ -20,57 +16,21 @@ from medvit_batch.catalogue import Catalogue
 from medvit_batch.claims import Claims
 from medvit_batch.events import Events
 from medvit_batch.journal import Journal
-from medvit_batch.metrics import served
 from medvit_batch.pool import Event, Pool
-from medvit_batch.publishing import alone, prepare, publish_case, recover, staged, sweep, withdraw
+from medvit_batch.publishing import publish_case, staged, sweep, withdraw
 from medvit_batch.stopping import Stop
 from medvit_batch.turns import Turns, doubtful
 
 if TYPE_CHECKING:
     from medvit_batch.cluster import ClusterPool
 
-__all__ = ["CATALOGUE", "Session", "opened"]
+__all__ = ["Session"]
 
-CATALOGUE = "catalogue.sqlite"
 _TRIES = 2
 """How often a case is tried whose worker was ended from outside: by the system, or by somebody."""
 
 _TICK = 0.5
 """Seconds between looks at signals and at the disk."""
-
-
-@contextmanager
-def opened(batch: Batch, shown: Shown) -> Iterator[Session]:
-    """A batch's folder with nobody else at it, put right after whatever ended the last run; its metrics are served meanwhile.
-
-    Raises:
-        SourceError: no archive. BundleError: a bundle that cannot run. OutputError, BatchError: the folder cannot be used.
-    """
-    if not batch.archive.is_dir():
-        raise SourceError(
-            f"Found no folder at {batch.archive}; an archive is a folder with images in it. Check the path."
-        )
-    out, archive = Path(os.path.realpath(batch.out)), Path(os.path.realpath(batch.archive))
-    if out == archive:
-        raise OutputError(
-            f"Found the archive itself given for the results ({batch.out}); they need a folder of their own. Change -o."
-        )
-    _ = batch.plan.asked  # refuses a bundle before anything is made
-    prepare(batch.out)
-    with alone(batch.out):
-        journal, catalogue = Journal(batch.out, new=True), Catalogue(batch.out / CATALOGUE)
-        try:
-            privacy = batch.plan.work.privacy
-            journal.agree("" if privacy is None else privacy.mark)
-            left = recover(journal, batch.out)
-            if left:
-                shown.say(f"{left} case(s) that were at work when the last run ended wait again.")
-            session = Session(batch, journal, catalogue, shown.say, Events(batch.out, shown))
-            with closing(session), served(batch.out, batch.limits.metrics_port):
-                yield session
-        finally:
-            catalogue.close()
-            journal.close()
 
 
 def _pool(limits: Limits) -> Pool | ClusterPool:
@@ -94,7 +54,7 @@ class Session:
         self.number = journal.start({"archive": str(batch.archive), **batch.command})
         self.failures = self.done = self.total = 0
         self.lasting = False
-        """Whether only a signal ends it: failures and a full disk then make it rest, and it goes on by itself."""
+        """True where only a signal ends the session: after failures, or on a full disk, it rests and goes on by itself."""
 
         self._short = False  # whether there was too little space at the last look
         self._claims = Claims(journal, batch.out)

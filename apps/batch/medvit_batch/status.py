@@ -12,10 +12,10 @@ from typing import Any
 import typer
 
 from medvit.cli.common import Shown
+from medvit_batch.batch_folder import CATALOGUE
 from medvit_batch.cases import State
 from medvit_batch.catalogue import Catalogue
 from medvit_batch.journal import Journal
-from medvit_batch.running import CATALOGUE
 from medvit_batch.sending import sends_by_state
 
 __all__ = ["show_status"]

@@ -14,11 +14,12 @@ from medvit.cli.common import Shown
 from medvit.errors import OutputError, out_of_space
 from medvit.progress import Progress
 from medvit_batch.asking import Asked
+from medvit_batch.batch_folder import open_batch_folder
 from medvit_batch.cases import Decision
 from medvit_batch.doing import closed, sound_tables, write_reports
 from medvit_batch.errors import BatchError
 from medvit_batch.publishing import recover
-from medvit_batch.running import Session, opened
+from medvit_batch.running import Session
 
 __all__ = ["Pace", "watch_folder"]
 
@@ -62,7 +63,7 @@ def watch_folder(
     for name, value in (("--quiet-for", pace.quiet_for), ("--every", pace.every), ("--complete-at", pace.complete_at)):
         if not value >= 0:
             raise BatchError(f"Found {name} {value:g}; at least 0 is needed. Correct it.")
-    with sound_tables(), opened(asked.lasting().batch(out), shown) as session, session.stop.on_signals():
+    with sound_tables(), open_batch_folder(asked.lasting().batch(out), shown) as session, session.stop.on_signals():
         session.lasting = True
         shown.say(f"Watching; a series is taken when it is quiet for {pace.quiet_for:g} s. Ctrl-C ends it.")
         with beside():
