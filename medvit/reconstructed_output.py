@@ -48,7 +48,7 @@ class ReconstructedOutput:
 
 @dataclass(frozen=True)
 class ReconstructedSaved:
-    """What was published: the folder, paths within it, and the rating."""
+    """Published output: the folder, paths within it, and the rating."""
 
     folder: Path
     files: tuple[str, ...]

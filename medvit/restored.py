@@ -75,7 +75,7 @@ class Restored:
 
     @property
     def intensity_unit(self) -> str:
-        """What the image's values are measured in: the bundle's unit where the source has it too, or "as stored"."""
+        """Unit of the image's values: the bundle's unit where the source has it too, else "as stored"."""
         values = self.bundle.facts.values
         if values is None or (values.unit == "HU" and self.scan.modality is not None and not self.scan.hounsfield):
             return "as stored"

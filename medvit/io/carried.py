@@ -117,7 +117,7 @@ def drop_incomplete(dataset: Dataset) -> None:
 
 
 def _complete(item: Dataset, keyword: str) -> bool:
-    """Whether an item of a reference or of a code has what the standard needs in each."""
+    """Return whether an item of a reference or code sequence has all attributes that the standard requires."""
     if keyword in _REFERENCES:
         return all(item.get(name) for name in _REFERENCE)
     if keyword.endswith("CodeSequence"):

@@ -36,7 +36,7 @@ _ORDERED_BY = tuple(
 """What tells apart images of one series that lie on top of one another, the most telling first."""
 
 _OF_STUDY = tuple("StudyDate StudyTime AccessionNumber StudyID ReferringPhysicianName".split())
-"""What results carry on of the study, beside its UID."""
+"""Attributes of the study that results copy, beside its UID."""
 
 _WANTED = {
     tag_of(keyword): dictionary_VR(keyword).encode()

@@ -41,7 +41,7 @@ _UNKNOWN = 8 * 2**30
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _GROUP_FILES = ("memory.max", "memory/memory.limit_in_bytes")
-"""Where Linux states the memory of a container, below /sys/fs/cgroup (versions 2 and 1)."""
+"""Files below /sys/fs/cgroup in which Linux states the memory of a container (versions 2 and 1)."""
 
 
 def parse_size(text: str) -> int:

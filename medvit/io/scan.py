@@ -77,7 +77,7 @@ class Scan:
 
     @property
     def hounsfield(self) -> bool:
-        """Whether this is a CT whose values are Hounsfield units as far as its headers say."""
+        """True for a CT whose headers state Hounsfield units."""
         return self.modality == "CT" and self.unit is None and not self.unscaled
 
     @property

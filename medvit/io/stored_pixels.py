@@ -43,7 +43,7 @@ _BESIDE_PIXELS = 2**28
 _PIXEL_MODULE = (
     "Rows Columns SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation"
 ).split()
-"""What says how pixels are packed (PS3.3 C.7.6.3)."""
+"""Attributes that state how pixels are packed (PS3.3 C.7.6.3)."""
 
 
 def open_plane(plane: Plane) -> Dataset:

@@ -35,7 +35,7 @@ Lost = tuple[str, str]
 
 @dataclass
 class Unread:
-    """What of a source was not read, filled while the source is walked.
+    """Parts of a source that were not read, collected while the source is walked.
 
     Attributes:
         lost: files, and folders that cannot be opened, any of which may be or hold an image.

@@ -1,1 +1,1 @@
-"""What a person reads of a result: numbers, the rating, a picture, the record of the run."""
+"""Reports of a result: statistics, rating, preview, and the record of the run."""

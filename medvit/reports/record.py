@@ -66,7 +66,7 @@ def versions() -> dict[str, str]:
 
 
 def opening(intended_use: str, creation: Creation = TODAY) -> dict[str, Any]:
-    """What every ``run.json`` begins with.
+    """Return the entries that every ``run.json`` begins with.
 
     Args:
         intended_use: the sentence of the bundle.

@@ -1,4 +1,4 @@
-"""What a bundle's ratings rest on, and which images lie within it: the one place that decides "uncalibrated".
+"""Validation of a bundle's weights and anatomy: the only module that decides "uncalibrated".
 
 A rating of "good" says that nothing is odd about a result. It means something only where results of these weights were compared
 with the truth on real patients, where they were acceptable, and for images of the anatomy that was compared.
@@ -53,7 +53,7 @@ class ImagedAnatomy:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What is known about a bundle's weights.
+    """Validation of a bundle's weights: cases, score, anatomy, and reasons against "good".
 
     Attributes:
         real_cases, synthetic_cases: behind the calibration.
@@ -97,7 +97,7 @@ def standing_of(bundle: Bundle) -> Standing:
 
 
 def _missing(facts: Facts, known: Validation | None) -> list[str]:
-    """Why no result of these weights can be good."""
+    """Return the reasons why no result of these weights can be good."""
     if known is None:
         return [f"these weights were not calibrated on real patients; at least {MIN_REAL_CASES} cases are needed"]
     if known.real_cases < MIN_REAL_CASES:

@@ -68,7 +68,7 @@ class VolumeReading:
         return type(image)(ids, image.affine, image.header)
 
     def counted(self) -> dict[str, int]:
-        """How many files each remark is about; file names are left out."""
+        """Count the files of each remark, without their names."""
         return dict(Counter(line.partition(": ")[2] for line in (*self.flags, *self.notes)))
 
     def remark(self, name: str, notes: Sequence[str], flags: Sequence[str] = ()) -> None:

@@ -69,7 +69,7 @@ _LEFT = {
     "Manufacturer": "maker",
     "KVP": 120,
 }
-"""What of it must be left: technique is not thrown away with the name beside it."""
+"""Values that must be kept: technique is not removed with the name beside it."""
 
 _MARKED = (
     "PatientBirthDateInAlternativeCalendar PlacerOrderNumberImagingServiceRequest FillerOrderNumberImagingServiceRequest "

@@ -41,7 +41,7 @@ QUICK = ("--no-preview", "--every", "0.2", "--timeout", "1")
 
 @dataclass
 class Ran:
-    """How a node did while somebody spoke to it."""
+    """Outcome of a node's run: result, time of the signal, seconds until the end, errors."""
 
     outcome: Result | None = None
     asked: float = 0.0

@@ -42,7 +42,7 @@ def _inspect(source: Path) -> tuple[int, dict]:
 
 
 def _said(source: Path, count: int, words: str) -> None:
-    """What inspect and Python say: a count and words, flagged."""
+    """Check that inspect and Python flag the source with the same count and words."""
     code, content = _inspect(source)
     assert code == 3
     said = " ".join([*content["run"]["set_aside"], *(f["text"] for v in content["volumes"] for f in v["findings"])])

@@ -37,7 +37,7 @@ class Served:
         return requests.request(method, self.url + path, headers=headers, timeout=60, **more)
 
     def infer(self, image: str, **params: Any) -> dict[str, Any]:
-        """What ``POST /infer/bands`` says as JSON."""
+        """Return the JSON answer of ``POST /infer/bands``."""
         answer = self.ask("POST", f"/infer/bands?image={image}&output=json", params)
         assert answer.status_code == 200, answer.text
         return answer.json()

@@ -182,7 +182,7 @@ def test_a_click_that_agrees_leaves_thin_labels_without_edges_alone(annotator: A
 
 
 def simulated(tmp_path: Path, bundles: list[str], cases: list[int]) -> dict[str, Any]:
-    """What ``benchmarks/clicks.py`` finds, as JSON."""
+    """Return the figures of ``benchmarks/clicks.py``, read from its JSON."""
     out = tmp_path / "clicks.json"
     counts = [str(count) for count in cases]
     command = [sys.executable, ROOT / "benchmarks" / "clicks.py", *bundles, "--cases", *counts, "-o", out]

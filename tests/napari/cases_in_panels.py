@@ -1,4 +1,4 @@
-"""What ``test_panels`` runs with a label server: every submit belongs to its case, and to its annotator."""
+"""Checks of ``test_panels`` with a label server: each submit goes to its own case and annotator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``test_panels`` runs on the segment table: what is painted gets the names and codes of the table, and no others."""
+"""Checks of ``test_panels`` on the segment table: painted labels get exactly its names and codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``test_panels`` runs on several volumes in one viewer: which overlay, and what is said of those that cannot."""
+"""Checks of ``test_panels`` on several volumes in one viewer: overlays, and notes where there can be none."""
 
 from __future__ import annotations
 

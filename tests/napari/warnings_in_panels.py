@@ -1,4 +1,4 @@
-"""What ``test_panels`` runs on warnings: ratings of runs, notes of opening, and what was left out reach the window."""
+"""Checks of ``test_panels`` on warnings: the window shows ratings, notes of opening, and parts left out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ratings_of_runs(place: Path) -> None:
 
 
 def notes_of_opening(place: Path) -> None:
-    """What was left out of a mixed series, and which share of a fractional SEG was taken, is told when it is opened."""
+    """Check the notes on opening: parts left out of a mixed series, the share taken of a fractional SEG."""
     series, frame = generate_uid(), generate_uid()
     values, _ = phantom()
     same = {"SeriesInstanceUID": series, "FrameOfReferenceUID": frame}

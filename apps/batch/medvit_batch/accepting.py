@@ -39,10 +39,10 @@ _TITLES = slice(4, 20), slice(20, 36)
 """Called and calling AE title behind the header of an A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
 
 _UNRECOGNIZED, _UNEXPECTED, _INVALID = 1, 2, 6
-"""Why a provider aborts (PS3.8 table 9-26)."""
+"""Reasons for an abort by the provider (PS3.8 table 9-26)."""
 
 _NOT_CALLED, _NOT_CALLING = 7, 3
-"""Why an association is rejected (PS3.8 table 9-21)."""
+"""Reasons for rejecting an association (PS3.8 table 9-21)."""
 
 _CANNOT_UNDERSTAND, _OTHER_CLASS = 0xC000, 0xA900
 """Status of C-STORE (PS3.4 B.2.3)."""

@@ -37,7 +37,7 @@ _CHUNK = 100
 
 
 class Catalogue(Groups):
-    """What is known of an archive's files. One process writes it at a time.
+    """Database of the headers of an archive's files. One process writes it at a time.
 
     Args:
         path: the database.
@@ -214,7 +214,7 @@ class Catalogue(Groups):
 
 
 def _state(row: sqlite3.Row) -> tuple[int, int, int]:
-    """What tells that a file was written again; a copy may keep size and time of writing, but nobody sets back when it came."""
+    """Return size and times of a file; a copy may keep size and time of writing, but the time of change is always new."""
     return row["size"], row["modified"], row["changed"]
 
 
@@ -234,7 +234,7 @@ def _renew(base: sqlite3.Connection) -> None:
 
 
 def _secret(base: sqlite3.Connection) -> bytes:
-    """What a catalogue's fingerprints are keyed with: whoever has the journal alone cannot test a guess against them."""
+    """Return the key of the fingerprints; without it, no guess can be tested against those in the journal."""
     return bytes(base.execute("SELECT secret FROM layout").fetchone()["secret"])
 
 

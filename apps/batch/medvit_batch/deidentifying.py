@@ -45,7 +45,7 @@ _MOMENTS = {
     "DT": re.compile(r"\d{8}(\d{2,6}(\.\d{1,6})?)?([+-]\d{4})?"),
     "AS": re.compile(r"\d{3}[DWMY]"),
 }
-"""What a date, a time or an age may be (PS3.5 6.2); anything else in its place is text that nobody looked through."""
+"""Patterns of dates, times and ages (PS3.5 6.2); any other value is free text and is removed."""
 
 _OLDEST = 90
 _RETIRED_TEXT = TEXT - {"CS"}

@@ -35,7 +35,7 @@ _FIELDS = tuple(f.name for f in fields(Plane))[1:]
 """All but the file, in the order in which a plane takes them behind it."""
 
 LAYOUT = " ".join(_FIELDS)
-"""How the planes of a record are laid out; records of another layout are read anew."""
+"""Layout of the planes in a record; records of another layout are read anew."""
 
 _TUPLES = tuple(place for place, f in enumerate(fields(Plane)[1:]) if str(f.type).startswith("tuple"))
 """Those that JSON gives back as lists."""

@@ -51,7 +51,7 @@ def add_images(folder: Path, files: Iterable[DicomFile], privacy: Privacy) -> No
 
 
 def _identified(files: list[DicomFile], privacy: Privacy) -> tuple[Identifiers, str | None]:
-    """What the headers of all files identify, and whose they are."""
+    """Collect the identifying values of all headers; return them with the patient they belong to."""
     known, person = Identifiers(), None
     for file in files:
         with warnings.catch_warnings(), file.open() as stream:

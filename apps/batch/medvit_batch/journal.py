@@ -258,7 +258,7 @@ class Journal:
 
 
 def _corrected(row: sqlite3.Row, decision: Decision) -> bool:
-    """Whether the headers say another patient than when a case was entered."""
+    """Return whether the headers state another patient than when the case was entered."""
     return bool(row["patient"] and decision.patient) and row["patient"] != decision.patient
 
 

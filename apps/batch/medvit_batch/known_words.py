@@ -78,4 +78,4 @@ FILLERS = frozenset(
     "for from of by to on in at the a an and with dr prof mr mrs ms md herr frau patient pat name named born geb dob id pid mrn no nr "
     "number ref referred physician fur für von de la le".split()
 )
-"""What is left of a text when its names are cut out and it said nothing else."""
+"""Filler words around a name; a text left with only these once its names are cut out is removed."""

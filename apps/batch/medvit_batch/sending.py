@@ -183,7 +183,7 @@ def send_files(files: list[Path], peer: Peer, local: Local) -> str:
 
 
 def _lacking(path: Path) -> str:
-    """What an object lacks without which it cannot be sent; empty where it lacks nothing."""
+    """Name the attributes that sending needs and the object lacks; return an empty text where it has all."""
     import pydicom
 
     try:

@@ -43,7 +43,7 @@ class Stop:
 
     @property
     def ended(self) -> bool:
-        """Whether a signal asked for the end."""
+        """True once a signal asked for the end."""
         return self.reason == SIGNAL
 
     @property

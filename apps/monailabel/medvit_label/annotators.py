@@ -35,12 +35,12 @@ class Annotator:
 
     @property
     def reviews(self) -> bool:
-        """Whether this one may decide about others' labels."""
+        """True where the role may decide about other annotators' labels."""
         return self.role in _REVIEWING
 
     @property
     def supersedes(self) -> bool:
-        """Whether this one's final label counts instead of an annotator's without being asked: a reviewer's account."""
+        """True for a reviewer's or admin's account, whose final label replaces an annotator's at once."""
         return self.account and self.reviews
 
 

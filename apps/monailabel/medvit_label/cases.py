@@ -143,7 +143,7 @@ def _told(aside: dict[str, str]) -> str:
 
 
 def _fault(label: StoredLabel, table: Sequence[Label]) -> str:
-    """Why a label cannot be trained on; empty where it can."""
+    """Return the reason against training on a label; empty where there is none."""
     if not label.file.is_file():
         return "its file was taken away"
     try:

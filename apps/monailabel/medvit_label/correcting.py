@@ -33,7 +33,7 @@ class Correcting:
 
     @property
     def lasting(self) -> bool:
-        """Whether the image can be asked for again; one that was sent along is gone with its request."""
+        """True where a later request can name the image; an image sent along ends with its request."""
         return not self.key[2].startswith("upload ")
 
     def restart(self) -> list[str]:
@@ -57,7 +57,7 @@ class Correcting:
         return [words], known | {"kept": mark.count}
 
     def _lost(self, mark: Mark) -> str:
-        """Why kept corrections cannot be gone on with; empty where they can."""
+        """Return the reason against continuing from stored corrections; empty where there is none."""
         if not mark.file:
             return f"{mark.words} of {self._who.shown} on this image were dropped to make room for newer ones; they start anew."
         if mark.state != self._state:

@@ -65,7 +65,7 @@ class Image:
 
     @property
     def outside(self) -> bool:
-        """Whether it is no image of the project: one of a session, or sent along with a request."""
+        """True for an image outside the project: one of a session, or sent along with a request."""
         return self.id.startswith(("session ", "upload "))
 
     def state(self) -> str:

@@ -106,7 +106,7 @@ def asks_correction(content: dict[str, Any], bundle: Bundle) -> bool:
 
 
 def restarts(content: dict[str, Any]) -> bool:
-    """Whether a client asks to forget its corrections; ``fresh`` is the word of earlier versions."""
+    """Return whether a client asks to drop its corrections; ``fresh`` is the key of earlier versions."""
     return bool(content.get("restart") or content.get("fresh"))
 
 

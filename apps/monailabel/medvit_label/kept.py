@@ -21,7 +21,7 @@ __all__ = ["KeptCorrections", "Mark", "moment"]
 
 @dataclass(frozen=True)
 class Mark:
-    """What is known of an annotator's corrections of one image.
+    """Summary of an annotator's corrections of one image.
 
     Attributes:
         state: of the image they were made on (``Image.state``).
@@ -39,7 +39,7 @@ class Mark:
 
     @property
     def words(self) -> str:
-        """How many, and of when."""
+        """Number of corrections and the time of the last one, as text."""
         return f"{self.count} correction{'s' if self.count != 1 else ''} (the last of {moment(self.changed)})"
 
 
@@ -62,7 +62,7 @@ class KeptCorrections:
         self._lock = threading.Lock()
 
     def mark(self, annotator: str, model: str, image: str) -> Mark | None:
-        """What is known of an annotator's corrections; None where there are none."""
+        """Return the summary of an annotator's corrections; None where there are none."""
         rows = self._journal.rows(
             "SELECT * FROM corrections WHERE annotator = ? AND model = ? AND image = ?", annotator, model, image
         )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["label_map", "read_scribbles", "write_label"]
 
 _BACKGROUND = 255
-"""Of scribbles: none of the labels."""
+"""Value of scribbles that mark background."""
 
 
 def write_label(

@@ -115,7 +115,7 @@ class LabelStore:
         return self._archived(stored) if sends and counts else stored
 
     def _takes_over(self, before: StoredLabel, who: Annotator | None, info: dict[str, Any]) -> bool:
-        """Whether a new final label counts instead of the one that counts now."""
+        """Return whether a new final label counts instead of the present one."""
         if who is None or who.supersedes or (info.get("replace") and who.reviews):
             return True
         pinned = self._pinned(before.image, before.tag)

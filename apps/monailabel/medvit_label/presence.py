@@ -39,7 +39,7 @@ class Presence:
         return self.others(image, annotator)
 
     def others(self, image: str, annotator: str) -> list[str]:
-        """What other annotators lately did with an image, in words."""
+        """Describe the recent work of other annotators on an image, one sentence each."""
         rows = self._journal.rows(
             "SELECT * FROM work WHERE image = ? AND annotator != ? AND at > ? ORDER BY at",
             image, annotator, time.time() - _LATELY_S,

@@ -22,7 +22,7 @@ from medvit_label.strokes import Strokes
 __all__ = ["Refinement", "refine_labels"]
 
 _ERROR_DEPTHS = 2.0
-"""How far a border moves where it lies next to a click, in distances between click and border: the click is in the error's middle."""
+"""Shift of the border nearest a click, in distances between click and border: a click lies in the middle of an error."""
 
 _WIDTH = 2.5
 """Standard deviation, in the same distances, with which that falls off away from the click."""
@@ -172,7 +172,7 @@ def _around(place: tuple[slice, ...], shape: tuple[int, ...], spacing: tuple[flo
 
 
 def _bounded(region: _Region) -> _Mask:
-    """Where the stroke's label is taken on, before only what is connected to the stroke is left."""
+    """Return the voxels around a stroke that are to take its label."""
     spacing, seeds, free = region.spacing, region.seeds, region.open
     step = min(spacing)
     away: NDArray[np.float64] = ndimage.distance_transform_edt(~seeds, sampling=spacing)
@@ -253,7 +253,7 @@ def _edge(sums: NDArray[np.float64], squares: NDArray[np.float64], first: int, l
 
 
 def _alike(region: _Region, away: NDArray[np.float64], thick: float) -> NDArray[np.float64]:
-    """How alike each voxel is to those at the stroke, 0 to 1, by the spread of intensities around it."""
+    """Compute each voxel's similarity to those at the stroke, 0 to 1, by the spread of intensities around it."""
     near = region.open & (away <= 3 * _WIDTH * thick + 2 * min(region.spacing))
     spread = float(np.std(region.image[near])) or 1.0
     alike: NDArray[np.float64] = np.exp(-0.5 * ((region.image - _at_stroke(region, away, thick)) / spread) ** 2)
@@ -273,7 +273,7 @@ def _connected(mask: _Mask, seeds: _Mask) -> _Mask:
 
 
 def _unlike(region: _Region) -> bool:
-    """Whether a label was drawn where intensities are unlike all that it has nearby: on air, on metal."""
+    """Return whether the stroke lies on intensities outside the label's range nearby, such as air or metal."""
     if region.label == 0:
         return False
     known = region.image[region.ids == region.label]

@@ -76,7 +76,7 @@ def remove_label(service: Held, id: str, tag: str, version: int | None = None) -
 
 @router.get("/datastore/label/info")
 def label_info(service: Held, label: str, tag: str) -> dict[str, Any]:
-    """What is remembered of the label that counts."""
+    """Return the stored information on the label that counts."""
     found = service.labels.latest(label, tag)
     return found.info | {"version": found.version, "ts": int(found.created)}
 

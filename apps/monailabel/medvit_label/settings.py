@@ -70,7 +70,7 @@ class ServerSettings:
 
     @property
     def asks_login(self) -> bool:
-        """Whether clients must show a token, of an account or the server's one."""
+        """True where clients must send a token: an account's or the server's."""
         return bool(self.token) or self.users is not None
 
     def check(self) -> ServerSettings:

@@ -122,7 +122,7 @@ class Canonical:
 
     @cached_property
     def is_direct(self) -> bool:
-        """Whether the volume is shown voxel by voxel; else interpolated along the frame's axes."""
+        """True where the volume is shown voxel by voxel; False where it is interpolated along the frame's axes."""
         return self.frame is None or self.agrees(self.frame)
 
     @cached_property
@@ -216,7 +216,7 @@ class Canonical:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader must know of how the volume is shown, in plain words."""
+        """Remarks for the reader on how the volume is shown."""
         if not self.is_direct:
             apart = self.apart_mm(self.shown_frame)
             return (

@@ -41,7 +41,7 @@ class Filling(ABC):
     """As the headers state it."""
 
     hounsfield: bool = False
-    """Whether a CT's values are Hounsfield units as far as its headers say."""
+    """True for a CT whose headers state Hounsfield units."""
 
     series: str = ""
     """SeriesInstanceUID of a DICOM series."""
@@ -78,7 +78,7 @@ class Filling(ABC):
 
     @property
     def loaded(self) -> NDArray[np.float32]:
-        """What has been read so far, zeros elsewhere; does not wait."""
+        """Values read so far, zeros elsewhere; does not wait for the rest."""
         return self._shown
 
     @property

@@ -67,7 +67,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was chosen: numbers of offers, "resample" or "split" for irregular ones, and whether a person saw the list."""
+    """Choice of volumes: numbers of offers, "resample" or "split" for irregular ones, and whether a person saw the list."""
 
     numbers: tuple[int, ...]
     on_irregular: str = "resample"

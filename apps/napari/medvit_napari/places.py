@@ -90,7 +90,7 @@ class Place:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person must look at: what was set aside or does not fit."""
+        """Warnings that a person must read: parts that were set aside or do not fit."""
         read = self._read
         return tuple(dict.fromkeys([*self.flags, *(read.set_aside if read is not None else ())]))
 

@@ -147,7 +147,7 @@ class Named:
     present: bool
 
     def has_name(self, strict: bool) -> bool:
-        """Whether the name says more than the number; ``strict`` takes none of another program for the number."""
+        """Return whether the name is more than a number; ``strict`` counts numbered names of other programs as names."""
         return self.own is not None and (_OURS if strict else _GENERIC).fullmatch(self.own.name) is None
 
 
@@ -258,7 +258,7 @@ def _told(
 
 
 def _key(text: str) -> str:
-    """What two spellings of one name share; names without any Latin letter are compared as they are."""
+    """Normalise a name for comparison; keep one without Latin letters, apart from case and spaces."""
     return clean_name(text, "") or " ".join(text.casefold().split())
 
 

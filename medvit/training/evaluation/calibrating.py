@@ -199,7 +199,7 @@ def _left_out(signal: Signal, answers: Sequence[Answer]) -> tuple[tuple[bool, bo
 
 
 def _rating_rows(judged: Judged, calibration: Calibration) -> list[str]:
-    """How many cases get each rating, and how good they are."""
+    """Tabulate the number and scores of the cases with each rating."""
     lines = [
         f"| run | rating | cases | mean {judged.score} | worst answer | with a bad answer |",
         "|---|---|---|---|---|---|",
