@@ -13,9 +13,12 @@ from medvit.io.volumes import Volume, series_key
 
 __all__ = ["end_findings"]
 
-_FEW = 1 / 3
+_FEW = 1 / 2
 """A series may begin with any InstanceNumber. Numbers that are missing before its first are taken for lost slices only where
 they are at most this share of the slices there; more are another part of the study, or were left out on purpose."""
+
+_COUNTED_ALONG = ("localizer", "screen")
+"""Kinds of images that some scanners number through with the slices, so that a volume beside them begins late."""
 
 _WHOLE = "Fetch or send the whole series again."
 
@@ -38,12 +41,13 @@ def end_findings(volumes: Sequence[Volume]) -> dict[int, tuple[Finding, ...]]:
         planes = [plane for v in together for plane in v.planes]
         if not stacks:
             continue
+        scouted = any(v.kind in _COUNTED_ALONG for v in volumes)
         said = _stated(planes)
         shorter = _shorter(stacks)
         for volume in stacks:
             # what is missing between two slices shows as a gap, and is refused for it
             short = said if said is not None and said[1] > sum(map(_inner_holes, stacks)) else None
-            own = _count(short) if short is not None else _numbers(volume, planes)
+            own = _count(short) if short is not None else _numbers(volume, planes, 0 if scouted else _FEW)
             own += shorter.get(volume.number, [])
             if own:
                 found[volume.number] = tuple(own)
@@ -108,8 +112,14 @@ def _count(short: tuple[str, int, int]) -> list[Finding]:
     return [Finding("fewer_than_stated", "flag", text, step=_WHOLE)]
 
 
-def _numbers(volume: Volume, planes: Sequence[Plane]) -> list[Finding]:
-    """Look for InstanceNumbers that no image of the series has, where the stack itself shows no gap."""
+def _numbers(volume: Volume, planes: Sequence[Plane], few: float) -> list[Finding]:
+    """Look for InstanceNumbers that no image of the series has, where the stack itself shows no gap.
+
+    Args:
+        volume: the volume.
+        planes: all images of its series.
+        few: up to which share of its slices numbers that are missing before the first are taken for lost slices.
+    """
     assert volume.stack is not None
     own = [plane.instance for plane in volume.stack.planes]
     single = all(plane.frame is None and plane.frames == 1 for plane in volume.planes)
@@ -121,11 +131,11 @@ def _numbers(volume: Volume, planes: Sequence[Plane]) -> list[Finding]:
     found = []
     before = [n for n in range(1, min(own)) if n not in known] if min(own) == min(known) else []
     if before:
-        few = len(before) <= _FEW * len(own)
+        lost = len(before) <= few * len(own)
         text = f"InstanceNumbers from {min(own)} on, and no image of the series with one before"
-        if few:
+        if lost:
             text += f", so that {len(before)} slice(s) at an end may be missing"
-        found.append(Finding("numbers_begin_late", "flag" if few else "note", text, step=_WHOLE if few else ""))
+        found.append(Finding("numbers_begin_late", "flag" if lost else "note", text, step=_WHOLE if lost else ""))
     in_order = bool(np.all(np.diff(own) > 0) or np.all(np.diff(own) < 0))
     within = sorted(set(range(min(own), max(own))) - known)
     if within and not in_order and len(within) <= _FEW * len(own):

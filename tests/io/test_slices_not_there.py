@@ -258,10 +258,11 @@ def test_a_stated_count_and_a_segmentation(banded, tmp_path):
     assert (tmp_path / "out" / "labels.nii.gz").exists()
 
 
-def test_numbers_that_begin_late(tmp_path):
-    for path in _write(tmp_path)[:3]:
+@pytest.mark.parametrize("lost", [1, 4])
+def test_numbers_that_begin_late(lost, tmp_path):
+    for path in _write(tmp_path)[:lost]:
         path.unlink()
-    _said(tmp_path, 3, "InstanceNumbers from 4 on")
+    _said(tmp_path, lost, f"InstanceNumbers from {lost + 1} on")
 
 
 def test_a_number_that_is_absent_where_the_slices_show_no_gap(tmp_path):
