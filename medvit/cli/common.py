@@ -68,7 +68,7 @@ MemoryLimit = Annotated[
         "--memory-limit",
         metavar="SIZE",
         callback=_set_limit,
-        help="Refuse images that take more memory than this, judged from their headers: 4GB, say. Default: $MEDVIT_MEMORY_LIMIT, else a "
+        help="Largest memory for one image, judged by its header, such as 4GB; larger ones are refused. Default: $MEDVIT_MEMORY_LIMIT, else a "
         "quarter of this machine's memory.",
         show_default=False,
     ),
@@ -82,7 +82,7 @@ Geometry = Annotated[
     str | None,
     typer.Option(
         "--geometry",
-        help="sform or qform of a NIfTI. Default: the sform where it is stated; flagged where the qform shows another side.",
+        help="Place a NIfTI by its sform or qform. Default: the sform where it is stated; flagged where the qform shows another side.",
         show_default=False,
     ),
 ]

@@ -74,8 +74,8 @@ def check_deflated(file: BinaryIO) -> None:
     file.seek(0)
     if size > most:
         raise TooLargeError(
-            f"Found a deflated DICOM file that unpacks to more than {say_bytes(most)}, {_COPIES} times which reading takes; the limit is "
-            f"{say_bytes(limit)}. Do not trust this file: ask for another, or raise the limit with --memory-limit."
+            f"Found a deflated DICOM file that unpacks to more than {say_bytes(most)}; reading takes {_COPIES} times as much memory, and the "
+            f"limit is {say_bytes(limit)}. Do not trust this file: ask for another, or raise the limit with --memory-limit."
         )
 
 

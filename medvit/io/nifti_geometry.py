@@ -252,8 +252,8 @@ def _compared(taken: _Form, other: _Form, raw: Any, geometry: str | None) -> tup
         return voxels, [f"{words}. The {name} was taken, as --geometry asks."], []
     what = "other axes" if same_hand else "the mirror image"
     flag = (
-        f"{words}. Programs that read the {beside} see {what}. The {name} was taken; check a side that is known, then "
-        f"decide with --geometry {name} or --geometry {beside}."
+        f"{words}. Programs that read the {beside} see {what}. The {name} was taken; check a side that you know, then "
+        f"choose with --geometry {name} or --geometry {beside}."
     )
     return voxels, [], [flag]
 

@@ -143,7 +143,7 @@ def _values(volume: Volume) -> list[Finding]:
     if volume.unscaled:
         lacking = sum(1 for p in planes if p.unscaled)
         text = (
-            f"{lacking} of {len(planes)} CT slices have no {' and no '.join(volume.unscaled)}, so that the values may be no "
+            f"{lacking} of {len(planes)} CT slices have no {' and no '.join(volume.unscaled)}, so that the values may not be in "
             "Hounsfield units; they are read as stored"
         )
         step = "Add the tags, or export the series again with them."

@@ -147,7 +147,9 @@ def test_a_wrong_login_is_slow_and_tells_nothing(server: Served, caplog: pytest.
         answer = server.log_in(name, password)
         assert answer.status_code == 401 and time.monotonic() - started >= 1
         told.add(answer.json()["detail"])
-    assert told == {"Found no account of this name and password; both are needed. Ask the server's administrator."}
+    assert told == {
+        "Found no account with this name and password; both are needed. Correct them, or ask the server's administrator."
+    }
     assert "a login was refused" in caplog.text and "nobody" not in caplog.text and "secret" not in caplog.text
     for token in ("", "wrong", PASSWORDS["anna"]):
         refused = replace(server, token=token).ask("GET", "/info/")

@@ -74,7 +74,7 @@ def test_corrections_outlive_other_images_and_a_restart(project: tuple[Path, Pat
         assert np.array_equal(server.labels("case0", client_id="anna", resume=True), clicked)
         made = server.infer("case0", client_id="anna", clicks={"background": [[0, 0, 0]]})
         assert made["corrections"] == {"annotator": "anna", "kept": 2, "shown": True}
-        assert any("It goes on from 1 correction" in note for note in made["notes"])
+        assert any("The answer continues from 1 correction" in note for note in made["notes"])
         # an image that is another by now keeps nothing, and says so
         values, _ = phantom((31, 27, 19))
         nib.save(nib.Nifti1Image(values[:, :, :12].astype(np.float32), oblique_affine()), project[0] / "case0.nii.gz")

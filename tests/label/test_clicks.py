@@ -67,7 +67,7 @@ def test_a_click_that_agrees_changes_nothing(annotator: Annotator, before: np.nd
     assert np.array_equal(after, before) and after.dtype == before.dtype
     assert told["changed_voxels"] == 0
     assert any("agree with the labels; they changed nothing" in note for note in told["notes"])
-    assert not any("no longer told" in note for note in told["notes"])  # the network's doubt stays true too
+    assert not any("is left out" in note for note in told["notes"])  # the uncertainty still holds too
 
 
 @pytest.mark.parametrize("name", ["background", "larynx"])

@@ -35,8 +35,8 @@ def test_doubt_is_told_of_labels_that_no_click_touched_and_said_to_be_gone_of_ot
     assert names[3] in changed and changed != set(names.values())
     assert after.entropy() == {name: bits for name, bits in before.items() if name not in changed}
     assert made.params["entropy_bits"] == after.entropy()
-    (note,) = (n for n in made.params["notes"] if "doubt" in n)
-    assert all(name in note for name in changed) and "no longer told" in note
+    (note,) = (n for n in made.params["notes"] if "uncertainty" in n)
+    assert all(name in note for name in changed) and "is left out" in note
     again = correct(after, asked, tmp_path, Progress())
     assert not set(again.result.entropy()) & changed
 

@@ -72,7 +72,9 @@ def test_uploads_and_passwords(project: Project) -> None:
     assert answer.status_code == 400
     assert "Found an upload whose name ends in '.docx'; taken are .nii.gz" in answer.json()["detail"]
     answer = requests.post(f"{project.url}/auth/token", {"username": "a", "password": "b"}, timeout=60)
-    assert answer.status_code == 401 and "it is the token the server was started with" in answer.json()["detail"]
+    assert (
+        answer.status_code == 401 and "the token that the server was started with is needed" in answer.json()["detail"]
+    )
 
 
 def test_an_image_that_was_taken_away(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def labels_for_a_server(viewer, place: Path) -> None:
         labels.paint((5, 12, 12), 7)
         server.buttons["Submit"].click()
         done(server)
-        assert "Submitted for case 1: " in server.status.text() and "put away" in server.status.text()
+        assert "Submitted for case 1: " in server.status.text() and "removed from the window" in server.status.text()
         assert labels not in viewer.layers and server.image not in viewer.layers
         kept = medvit.read_labels(next((place / "state").rglob("labels.nii.gz")))
         assert np.array_equal(kept.array, place_of(server.image).grid.back(labels.data))

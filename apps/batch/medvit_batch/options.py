@@ -49,7 +49,7 @@ BurnedIn = Annotated[bool, typer.Option("--allow-burned-in", help="With --deiden
 Cluster = Annotated[str, typer.Option("--cluster", help="Dask workers run the cases: the address of a scheduler; or local, slurm, cuda, to start --workers of them.", show_default=False)]  # fmt: skip
 Jobs = Annotated[list[str] | None, typer.Option("--job", help="With --cluster slurm, name=value for each job: queue, account, walltime, cores, memory, gres, interface, prologue, python; repeatable.")]  # fmt: skip
 MetricsPort = Annotated[int, typer.Option("--metrics-port", help="Serve metrics for Prometheus at this port of this machine, under /metrics; 0: nowhere.")]  # fmt: skip
-Issuer = Annotated[str, typer.Option("--issuer", help="Who issued every PatientID that states no IssuerOfPatientID; settles if such a number is another's.", show_default=False)]  # fmt: skip
+Issuer = Annotated[str, typer.Option("--issuer", help="Issuer of every PatientID without IssuerOfPatientID; decides whether equal numbers mean one patient.", show_default=False)]  # fmt: skip
 WithImages = Annotated[bool, typer.Option("--with-images", help="With --deidentify, also write the images, de-identified.")]  # fmt: skip
 
 

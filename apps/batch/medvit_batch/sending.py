@@ -101,9 +101,7 @@ class Queue:
             self._set(item, "waiting", str(error), item.tries)
             return True
         except Exception as error:  # what it says may quote a header; the other results are sent all the same
-            refused = (
-                f"Found something unforeseen when it was sent ({type(error).__name__}); see its objects with dciodvfy."
-            )
+            refused = f"Found an unexpected error on sending ({type(error).__name__}); valid objects are needed. Check them with dciodvfy."
         if not refused:
             self._set(item, "sent", "", item.tries + 1)
         else:

@@ -83,8 +83,8 @@ def read_accounts(path: Path) -> dict[str, Account]:
         ) from error
     if os.name == "posix" and state.st_mode & 0o077:
         raise AccountError(
-            f"Found that other users of this machine may open {path} (mode {state.st_mode & 0o777:04o}); passwords' hashes must be its "
-            "owner's alone. Run: chmod 600 on the file."
+            f"Found that other users of this machine may open {path} (mode {state.st_mode & 0o777:04o}); it holds password hashes, so only "
+            f"its owner may. Run: chmod 600 {path}"
         )
     try:
         rows = json.loads(text)["users"]
@@ -92,7 +92,7 @@ def read_accounts(path: Path) -> dict[str, Account]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise AccountError(
             f"Found {path}, which is no file of accounts ({type(error).__name__}); one written by medvit label users add is needed. "
-            "Take a copy from before, or make a new file."
+            "Restore an earlier copy, or make a new file."
         ) from error
     if len(found) != len(rows):
         raise AccountError(
@@ -211,7 +211,9 @@ class Accounts:
             try:
                 self._known = read_accounts(self._path)
             except AccountError as error:
-                _log.error("The file of accounts changed and cannot be used; nobody can log in until it can. %s", error)
+                _log.error(
+                    "The file of accounts changed and cannot be used; nobody has access until it is repaired. %s", error
+                )
                 self._known = {}
         return self._known
 

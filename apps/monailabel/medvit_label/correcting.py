@@ -101,10 +101,10 @@ class Correcting:
         ids = None if lost else self._kept.labels(mark)
         if ids is None or ids.shape != plain.array.shape:
             return plain, 0, [lost or f"The file of {mark.words} of {self._who.shown} cannot be read; they start anew."]
-        words = [f"It goes on from {mark.words} of {self._who.shown}."]
+        words = [f"The answer continues from {mark.words} of {self._who.shown}."]
         if mark.version != plain.bundle.version:
             words.append(
-                f"They were made on version {mark.version} of the model, and {plain.bundle.version} answers now: away from them its labels "
-                'are still those of the former. "restart": true begins with the new one.'
+                f"They were made on version {mark.version} of the model; {plain.bundle.version} answers now. Labels away from the corrections are "
+                f'still those of {mark.version}. "restart": true starts from {plain.bundle.version}.'
             )
         return carried(plain, ids.astype(plain.array.dtype), []), mark.count, words

@@ -130,7 +130,7 @@ def _corrected(result: Result, ids: NDArray[np.integer], words: list[str], param
 
 def _doubt_words(lost: list[str]) -> list[str]:
     names = ", ".join(lost)
-    return [f"The network's doubt was about other voxels of {names}; it is no longer told of them."] if lost else []
+    return [f"The uncertainty of {names} is left out, since their voxels have changed."] if lost else []
 
 
 def _with_labels(

@@ -41,7 +41,10 @@ async def token(
     accounts: Accounts | None = request.app.state.accounts
     if accounts is None:
         if not service.settings.token or not hmac.compare_digest(password.encode(), service.settings.token.encode()):
-            raise HTTPException(401, "Found a wrong password; it is the token the server was started with.")
+            raise HTTPException(
+                401,
+                "Found a wrong password; the token that the server was started with is needed. Type it as the password.",
+            )
         return {"access_token": password, "token_type": "bearer"}
     async with _AT_ONCE:
         found = await asyncio.to_thread(accounts.log_in, username.strip(), password)
@@ -49,7 +52,8 @@ async def token(
         _log.warning("a login was refused")  # what was typed as a name may be a password
         await asyncio.sleep(_WRONG_S)
         raise HTTPException(
-            401, "Found no account of this name and password; both are needed. Ask the server's administrator."
+            401,
+            "Found no account with this name and password; both are needed. Correct them, or ask the server's administrator.",
         )
     _log.info("%s logged in as %s", found[1].name, found[1].role)
     return {"access_token": found[0], "token_type": "bearer", "expires_in": int(accounts.life_s)}

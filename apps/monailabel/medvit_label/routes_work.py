@@ -129,7 +129,7 @@ def cancel(request: Request, service: Held, job: str) -> dict[str, Any]:
     account, owner = account_of(request), service.queue.find(job).owner
     if account is not None and not account.reviews and account.name != owner:
         raise AccessError(
-            f"Found an inference of {shown_name(owner)} to cancel; {account.name} may cancel the own ones only. Ask a reviewer."
+            f"Found an inference of {shown_name(owner)} to cancel; an annotator may cancel only their own. Ask a reviewer."
         )
     return service.queue.cancel(job).shown()
 

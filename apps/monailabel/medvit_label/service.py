@@ -221,8 +221,8 @@ class Service:
         words = self.presence.note(image.id, who.name, "submitted")
         if bundle is None:
             words.insert(0, (
-                "The request names no model, and not exactly one fits the image and its names: numbers and names were kept as sent, "
-                'and no model is trained on this label. To have it checked and used, send "model".'
+                "The request names no model, and the image and the names do not fit exactly one. Numbers and names were kept as sent, "
+                'and no model is trained on this label. Send "model" to have the label checked and used.'
             ))  # fmt: skip
         return stored, words
 

@@ -81,7 +81,7 @@ class ServerSettings:
 
             if self.token:
                 raise AccessError(
-                    "Found both accounts (--users) and a token for everybody; one of them is needed. Leave --token-file out and "
+                    "Found both accounts (--users) and a token for everybody; only one of them may be given. Leave --token-file out and "
                     "MEDVIT_LABEL_TOKEN unset."
                 )
             if not read_accounts(self.users):

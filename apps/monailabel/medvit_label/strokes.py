@@ -61,12 +61,12 @@ def read_strokes(
     if drawn is not None:
         if drawn.shape != ids.shape:
             raise RequestError(
-                f"Found scribbles of {drawn.shape} voxels, where the image has {ids.shape}; they must be equal."
+                f"Found scribbles of {drawn.shape} voxels, where the image has {ids.shape}; they must be equal. Draw on the image itself."
             )
         known = names.keys() - {0}
         if not set(np.unique(drawn).tolist()) <= {0, 255, *known}:
             raise RequestError(
-                f"Found scribbles with ids other than {sorted(known)} and 255; the bundle knows no others."
+                f"Found scribbles with ids other than {sorted(known)} and 255; the bundle knows no others. Use these ids."
             )
         ids[drawn != 0] = np.where(drawn[drawn != 0] == 255, 0, drawn[drawn != 0])
     notes: list[str] = []

@@ -221,7 +221,7 @@ class Canonical:
             apart = self.apart_mm(self.shown_frame)
             return (
                 "Shown interpolated along the axes of another open volume, so that both overlay in the patient; "
-                f"along its own axes a corner would lie {apart:.1f} mm beside its place.",
+                f"along its own axes a corner would be {apart:.1f} mm off.",
             )
         if self.oblique_deg < _OBLIQUE_DEG:
             return ()

@@ -213,7 +213,7 @@ def change_segment(
     """
     rows = {label.id: label for label in table_of(layer)}
     if number not in rows:
-        raise LayerError(f"Found no segment {number} in {layer.name!r}. Choose one of the table.")
+        raise LayerError(f"Found no segment {number} in {layer.name!r}; a segment of its table is needed. Choose one.")
     old = rows[number]
     if title is not None and not title.strip():
         raise LayerError(f"Found an empty name for segment {number}; a name is needed. Type one.")

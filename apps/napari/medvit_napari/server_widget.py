@@ -171,7 +171,7 @@ class ServerWidget(JobPanel):
         self._work_on(taken)
         words = f"Case {taken.title} is there. Infer, correct, submit."
         if again is not None:
-            words += f" It is open already, as number {again}; what is painted there is not here."
+            words += f" It is already open as number {again}; labels painted there are not in this one."
         self.status.setText("\n".join([words, *place.warnings, *place.reading_notes]))
 
     def _named(self, layers: list[LayerTuple], case: OpenCase) -> list[LayerTuple]:
@@ -265,7 +265,9 @@ class ServerWidget(JobPanel):
         lines = [f"Submitted for case {case.title}, tag {tag}."]
         self.nothing.setChecked(False)
         if layer in self.viewer.layers and digest(np.asarray(own_data(layer))) != sent:
-            lines.append("It was painted on while it was sent; that is not submitted yet, so its layers stay.")
+            lines.append(
+                "Its labels were changed during the submit; the change is not submitted yet, so the layers stay."
+            )
         elif tag == _FINAL:
             lines.append(self._put_away(case))
         else:
@@ -284,7 +286,7 @@ class ServerWidget(JobPanel):
         if self.open_case is not None:
             self._work_on(self.open_case)
         now = f" At work: case {self.open_case.title}." if self.open_case is not None else ""
-        return f"Its {len(gone)} layer(s) were put away.{now}"
+        return f"Its {len(gone)} layer(s) were removed from the window.{now}"
 
     def release(self) -> None:
         """Follow the viewer no more."""
