@@ -71,7 +71,7 @@ def body_regions(text: str) -> frozenset[str]:
 
 @cache
 def _taken_apart(word: str) -> tuple[str, ...] | None:
-    """The regions of a word, or of the known words that it joins; None if it is not made of known words."""
+    """Return the regions of a word, or of the known words joined in it; None if other words are in it."""
     if word in _JOINED:
         return _JOINED[word]
     if word in _REGION:
@@ -105,7 +105,7 @@ def examined_regions(headers: Iterable[Dataset]) -> frozenset[str] | None:
 
 
 def _coded(header: Dataset) -> set[str]:
-    """Meanings of the anatomic region's codes, of the image or of all its frames."""
+    """Return the meanings of the anatomic region's codes, of the image or of all its frames."""
     found: set[str] = set()
     frames: Any = header.get("SharedFunctionalGroupsSequence") or ()
     places = [header, *(item for group in frames for item in group.get("FrameAnatomySequence") or ())]

@@ -39,11 +39,11 @@ class Creation:
     withheld: bool = False
 
     def now(self) -> datetime:
-        """The date and time to write."""
+        """Return the date and time to write."""
         return datetime.now() - timedelta(self.days_earlier)
 
     def finished(self) -> str | None:
-        """The end of a run for its record, in UTC; None where it is withheld."""
+        """Return the end of a run for its record, in UTC; None where it is withheld."""
         if self.withheld:
             return None
         return (datetime.now(UTC) - timedelta(self.days_earlier)).isoformat(timespec="seconds")

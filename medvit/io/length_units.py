@@ -49,7 +49,7 @@ class LengthUnit:
     unknown: str = ""
 
     def notes(self, sides_mm: tuple[float, float, float]) -> list[str]:
-        """Sentences on a conversion, or on a unit that is not known; none for millimetres."""
+        """Describe a conversion, or an unknown unit; no note for millimetres."""
         if self.unknown:
             return [
                 f"The header states lengths in {self.unknown!r}, which is not a known unit; millimetres were assumed."

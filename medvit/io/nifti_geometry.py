@@ -61,7 +61,7 @@ class NiftiPlace:
     restated: bool
 
     def header(self, header: Any) -> Any:
-        """A copy of a nibabel header that states this place in millimetres, by sform and qform alike."""
+        """Return a copy of a nibabel header that states this place in millimetres, in sform and qform."""
         stated = header.copy()
         stated["xyzt_units"] = (int(header["xyzt_units"]) & ~0x07) | 2
         if not self.restated:
@@ -76,7 +76,7 @@ class NiftiPlace:
 
 
 def raw_header(path: str | os.PathLike[str]) -> Any:
-    """The header of a NIfTI file as stored: nibabel's own loading replaces a voxel size of 0 by 1.
+    """Read the header of a NIfTI file as stored: nibabel replaces a voxel size of 0 by 1.
 
     Raises:
         OSError, ValueError, nibabel's errors: not a NIfTI header.
@@ -167,7 +167,7 @@ def _sform(raw: Any) -> Affine:
 
 
 def _qform(raw: Any) -> Affine:
-    """The affine of quaternion, offsets and voxel sizes; not finite where they are no rotation."""
+    """Compute the affine of quaternion, offsets and voxel sizes; not finite where they are no rotation."""
     from nibabel.quaternions import quat2mat
 
     vector = np.array([float(raw[f"quatern_{axis}"]) for axis in "bcd"])
@@ -228,7 +228,7 @@ _Form = tuple[str, Affine, int]
 
 
 def _compared(taken: _Form, other: _Form, raw: Any, geometry: str | None) -> tuple[float, list[str], list[str]]:
-    """Voxels that the farthest corner lies apart by two forms, and what a reader must know of it: notes and flags."""
+    """Measure by how many voxels two forms place the farthest corner apart; return that with notes and flags."""
     (name, affine, code), (beside, second, code2) = taken, other
     if not np.isfinite(second).all() or abs(np.linalg.det(second[:3, :3])) < 1e-12:
         words = "is not finite" if not np.isfinite(second).all() else "has a voxel size of 0"
@@ -259,7 +259,7 @@ def _compared(taken: _Form, other: _Form, raw: Any, geometry: str | None) -> tup
 
 
 def _sizes_compared(affine: Affine, raw: Any, unit: LengthUnit) -> tuple[float, list[str]]:
-    """Voxels by which ``pixdim`` misses the extents of an sform that stands alone, and a note on it."""
+    """Measure by how many voxels ``pixdim`` misses the extents of the only form, an sform; return that with a note."""
     sides, stated = np.array(spacing_mm(affine)), np.asarray(raw["pixdim"][1:4], dtype=np.float64) * unit.to_mm
     apart = float((np.abs(stated / sides - 1) * _shape(raw)).max()) if np.isfinite(stated).all() else np.inf
     if apart <= _NOTED:
@@ -271,6 +271,6 @@ def _sizes_compared(affine: Affine, raw: Any, unit: LengthUnit) -> tuple[float, 
 
 
 def _corners(shape: tuple[int, int, int]) -> NDArray[np.float64]:
-    """The eight outer corners of a volume as homogeneous voxel indices, (8, 4)."""
+    """Return the eight outer corners of a volume as homogeneous voxel indices, (8, 4)."""
     ends = [(-0.5, n - 0.5) for n in shape]
     return np.array([(*corner, 1.0) for corner in product(*ends)])

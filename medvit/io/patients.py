@@ -176,7 +176,7 @@ def keyed(key: bytes, identities: Iterable[Identity]) -> str:
 
 
 def hash_of(text: str) -> int:
-    """A number for a text, the same in every process, 0 for an empty one."""
+    """Hash a text to the same number in every process; 0 for an empty text."""
     return _hash(text)
 
 
@@ -186,7 +186,7 @@ def _agree(first: Identity, second: Identity) -> bool:
 
 
 def _plain_name(name: str) -> str:
-    """A name without what does not tell people apart: letter case, padding, empty components (PS3.5 6.2.1)."""
+    """Normalise a name: remove letter case, padding and empty components (PS3.5 6.2.1)."""
     groups = unicodedata.normalize("NFC", name).casefold().split("=")
     plain = ["^".join(" ".join(part.split()) for part in group.split("^")).rstrip("^") for group in groups]
     return "=".join(plain).rstrip("=")

@@ -90,7 +90,7 @@ def _check_frames(dataset: Dataset, plane: Plane) -> None:
 
 
 def _refuse_bomb(content: bytes, plane: Plane) -> None:
-    """A deflated file is unpacked in memory, so what it unpacks to must be of the size that its image needs."""
+    """Refuse a deflated file that unpacks to far more than its image needs: it is unpacked in memory."""
     needed = plane.rows * plane.columns * plane.samples * plane.bits // 8 * plane.frames
     limit = needed + _BESIDE_PIXELS
     unpacking, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
@@ -211,7 +211,7 @@ def _by_itk(dataset: Dataset, frame: int) -> NDArray[Any]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """The C library behind tries 8 bits first and writes its complaint straight to the terminal."""
+    """Silence stderr: the C library tries 8 bits first and writes its complaint straight to the terminal."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:

@@ -163,7 +163,7 @@ def _values(volume: Volume) -> list[Finding]:
 
 
 def _packing(planes: Sequence[Plane]) -> list[Finding]:
-    """Pixels that do not lie in the lowest bits of their cells, and a HighBit that no pixel can have."""
+    """Find pixels outside of the lowest bits of their cells, and impossible values of HighBit."""
     odd = sorted({(p.bits, *p.packing) for p in planes if p.packing[1] != p.packing[0] - 1})
     found = []
     for allocated, bits, high in odd:

@@ -17,7 +17,7 @@ _WIDEST = 0.25
 
 
 def storage_step(header: Any) -> float:
-    """The distance of two neighbouring values of a NIfTI that stores scaled integers; 0 for other headers."""
+    """Return the distance of two neighbouring values of a NIfTI that stores scaled integers; 0 for other headers."""
     if not hasattr(header, "get_slope_inter") or header.get_data_dtype().kind not in "iu":
         return 0.0
     slope = header.get_slope_inter()[0]

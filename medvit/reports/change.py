@@ -263,7 +263,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _weighted(values: NDArray[np.float64], deviation: NDArray[np.float64], usual: float | None) -> float | None:
-    """The mean, each value weighing less the more noise is around it."""
+    """Compute the mean; values with more noise around them weigh less."""
     if not len(values) or usual is None:
         return None
     weights = 1 / (deviation**2 + usual**2 / 2) if usual > 0 else np.ones_like(values)

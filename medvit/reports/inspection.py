@@ -125,7 +125,7 @@ def _volume(volume: Volume, taken: bool, flagged: bool) -> dict[str, Any]:
 
 
 def _image(scan: Scan) -> Inspection:
-    """The facts of an image file, which holds one image; what it was refused for does not come here."""
+    """Describe an image file, which holds one image; refused files do not come here."""
     low, high = float(scan.array.min()), float(scan.array.max())
     content = {
         "kind": scan.kind,

@@ -51,7 +51,7 @@ class Recorded(Protocol):
         """With the seconds of each stage."""
 
     def quality(self) -> dict[str, Any]:
-        """The rating and its reasons."""
+        """Return the rating and its reasons."""
 
 
 def versions() -> dict[str, str]:

@@ -163,7 +163,7 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
 
 
 def _ids(reference: Scan, name: str, reading: VolumeReading) -> np.ndarray:
-    """The reference ids, rounded where they were saved through floats.
+    """Return the reference ids, rounded where they were saved through floats.
 
     Raises:
         SourceError: values that are not near whole numbers.

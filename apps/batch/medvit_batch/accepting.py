@@ -152,7 +152,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         super().handle()
 
     def _asked(self, sock: socket.socket, until: float) -> bytes:
-        """The A-ASSOCIATE-RQ of a caller that may call us."""
+        """Return the A-ASSOCIATE-RQ of a caller that may call us."""
         head = _receive(sock, _HEADER.size, until)
         kind, _, length = _HEADER.unpack(head)
         if kind != _REQUEST:
@@ -187,7 +187,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
 
 def _unfit(association: Association, asked: C_STORE, context: int) -> int:
-    """The status for an object that the library would not answer for, or would abort for, and lose all that come behind it; else 0."""
+    """Return the status for an object that the library would not answer for, or would abort for; 0 for others."""
     accepted = association._accepted_cx.get(context)
     if accepted is None or asked.MessageID is None:
         return 0

@@ -119,7 +119,7 @@ class DateFinder:
 
 
 def _without_accents(text: str) -> str:
-    """The same number of characters, each without its accent."""
+    """Remove the accents of a text, keeping its number of characters."""
     return "".join(unicodedata.normalize("NFD", character)[:1] or character for character in text)
 
 

@@ -115,7 +115,7 @@ class _Cleaner:
         return deepcopy(element) if element.VR not in TEXT else cleaned_value(element, self.known, type_)
 
     def _sequence(self, element: DataElement, type_: AttributeType | None) -> DataElement | None:
-        """A sequence with its items cleaned; one that has none left goes unless it must be there."""
+        """Clean the items of a sequence; drop a sequence without items unless the object must have it."""
         if not element.value and type_ is None:
             return element  # within an item, it may have to be there
         made = [(self.dataset(item), bool(len(item))) for item in element.value or []]
@@ -196,7 +196,7 @@ def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
 
 
 def _creation(privacy: Privacy, person: str) -> Creation:
-    """The rule for dates of new objects: the run may be on the day of the study."""
+    """Return the rule for dates of new objects: the run may be on the day of the study."""
     if "shifted-dates" in privacy.retain:
         return Creation(days_earlier=privacy.days(person))
     return Creation(withheld=True)

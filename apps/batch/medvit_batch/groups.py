@@ -148,7 +148,7 @@ class Groups:
         )
 
     def _decided(self, series: str, identities: set[Identity]) -> tuple[str, str]:
-        """The issuer to read a series' PatientID with, and why a person has to decide whose it is."""
+        """Return the issuer to read a series' PatientID with, and the reason where a person must decide."""
         if self.patients is None:
             self.patients = self._look_at_patients()
         words = self.patients.disputed.get(series)

@@ -46,7 +46,7 @@ _DIGITS = 4
 
 
 def texts_of(value: Any) -> list[str]:
-    """The values of an element as text, without padding."""
+    """Return the values of an element as text, without padding."""
     several = value if isinstance(value, (list, tuple, MultiValue)) else [value]
     return [str(v).strip() for v in several if v is not None]
 
@@ -87,7 +87,7 @@ def identifiers_of(headers: Iterable[Dataset], retain: Iterable[str] = ()) -> Id
 
 
 def _elements(dataset: Dataset) -> Iterator[DataElement]:
-    """Every element that can be read and may identify, in any depth."""
+    """Yield every element that can be read and may identify a person, at any depth."""
     for tag in list(dataset.keys()):
         if tag.group == 0x7FE0 or int(tag) == _PER_FRAME:  # pixels; and thousands of frames, which state geometry
             continue
@@ -112,14 +112,14 @@ def _names(element: DataElement, text: str) -> Iterator[str]:
 
 
 def _place(text: str) -> Iterator[str]:
-    """The words of an institution, an address or a room that are its own."""
+    """Return the words of an institution, address or room that are specific to it."""
     for word in words_of(text):
         if len(word) >= _IN_PLACES and not word.isdigit() and word.casefold() not in GENERIC:
             yield from spellings(word)
 
 
 def _person(name: str, patient: bool) -> Iterator[str]:
-    """The words that a person's name can be recognised by, in every spelling."""
+    """Return the words by which a person's name can be recognised, in every spelling."""
     for group in name.split("="):
         components = [part for part in re.split(r"[\^,]", group)[:3] if part.strip()]
         parts = [_significant(component, patient) for component in components]
@@ -138,7 +138,7 @@ def _person(name: str, patient: bool) -> Iterator[str]:
 
 
 def _significant(component: str, patient: bool) -> list[str]:
-    """The words of a component that name somebody; a particle or title only where it is all there is."""
+    """Return the words of a component that name somebody; a particle or title only where it stands alone."""
     words = [word for word in words_of(component) if not word.isdigit() or len(word) >= _DIGITS]
     words = [word for word in words if word.casefold() not in ("ct", "mr", "pt", "nm")]
     proper = [word for word in words if word.casefold() not in PARTICLES]

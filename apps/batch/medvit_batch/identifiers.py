@@ -68,7 +68,7 @@ def alphabetic(word: str) -> bool:
 
 
 def spellings(word: str) -> frozenset[str]:
-    """Every form under which a word is compared: without accents, with ü as u, as ue, and with ue as u."""
+    """Return every form under which a word is compared: without accents, with ü as u, as ue, and with ue as u."""
     folded = unicodedata.normalize("NFKC", word).casefold()
     folded = "".join(chr(ord(c) - 0x60) if "ァ" <= c <= "ヶ" else c for c in folded)  # katakana as hiragana
     single = _bare("".join(_SINGLE.get(c, c) for c in folded))
@@ -103,7 +103,7 @@ class Identifiers:
     _known: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __or__(self, other: Identifiers) -> Identifiers:
-        """Both together."""
+        """Join two sets of identifiers."""
         return Identifiers(self.names | other.names, self.numbers | other.numbers, self.days | other.days)
 
     def cut(self, text: str) -> str:
@@ -209,7 +209,7 @@ class Identifiers:
             yield from ((at + start, at + end) for start, end in found)
 
     def _pieces(self, word: str, pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Pieces of a word, and neighbouring pieces joined, that are names."""
+        """Return pieces of a word, and neighbouring pieces joined, that are names."""
         for first in range(len(pieces)):
             for last in range(first, min(first + 4, len(pieces))):
                 start, end = pieces[first][0], pieces[last][1]
@@ -221,7 +221,7 @@ class Identifiers:
                     yield from ((start + left, start + right) for left, right in self._inside(word[start:end]))
 
     def _inside(self, word: str) -> list[tuple[int, int]]:
-        """Names glued to other words: the name alone where its letters can be counted, else the whole word."""
+        """Find names glued to other words: the name alone where its letters can be counted, else the whole word."""
         if word.casefold() in CLINICAL or not any(character.isalpha() for character in word):
             return []
         for form in sorted(spellings(word), key=lambda form: (len(form) != len(word), form)):
@@ -236,7 +236,7 @@ class Identifiers:
         return []
 
     def _scripts(self, text: str) -> Iterator[tuple[int, int]]:
-        """Names in scripts without spaces, wherever they occur."""
+        """Find names in scripts without spaces, wherever they occur."""
         if not self._unspaced:
             return
         folded = [min(spellings(character) or {character}) for character in text]
@@ -261,7 +261,7 @@ def misread(text: str) -> str | None:
 
 
 def _seam(match: re.Match[str]) -> str:
-    """The separator that stays between what stood before and behind an identifier."""
+    """Return the separator to keep between the texts before and after an identifier."""
     before, behind = match[1], match[2]
     if not before and not behind:
         return _CUT
@@ -290,7 +290,7 @@ def _boundary(word: str, at: int, capital_begins: bool) -> bool:
 
 
 def _number_pattern(number: str) -> re.Pattern[str] | None:
-    """A search for an identifying number with any separators; None if it is too short to tell it from other numbers."""
+    """Return a pattern for an identifying number with any separators; None for a number too short to be told from others."""
     characters = [c for c in number if c.isalnum()]
     digits = "".join(c for c in characters if c.isdigit())
     if digits and len(digits) == len(characters):

@@ -115,14 +115,14 @@ class Journal:
         return dict(row) if row is not None else None
 
     def doubted(self, decision: Decision) -> dict[str, Any] | None:
-        """The case of a decision, if it is published and its result may now be another patient's."""
+        """Return the case of a decision, if it is published and its result may now be another patient's."""
         row = self._row(decision)
         if row is None or State(row["state"]) is not State.PUBLISHED:
             return None
         return dict(row) if decision.disputed or _corrected(row, decision) else None
 
     def recalled(self, folder: str) -> list[str]:
-        """Names of the peers that a result was sent to."""
+        """Return names of the peers that a result was sent to."""
         if self.base.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='sends'").fetchone() is None:
             return []
         rows = self.base.execute(

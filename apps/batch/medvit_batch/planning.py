@@ -96,7 +96,7 @@ class Plan:
         return {bundle.name: self._asked(bundle) for bundle in self.bundles.values()}
 
     def asked_of(self, decision: Decision) -> str:
-        """A hash of everything beside the images that decides a case's result."""
+        """Return a hash of all settings, beside the images, that decide a case's result."""
         asked = self.asked.get(decision.bundle, "")
         # a pseudonym is made from the number and its issuer
         return asked if self.work.privacy is None or not decision.issuer else digest_of([asked, decision.issuer])

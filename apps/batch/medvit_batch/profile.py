@@ -40,7 +40,7 @@ class Rule:
     kept_under: frozenset[str]
 
     def action(self, type_: AttributeType | None = None, sequence: bool = False) -> str:
-        """The one that leaves the object valid.
+        """Return the action that leaves the object valid.
 
         Args:
             type_: the attribute's type in this kind of object. None where it is not known, as within items: then a dummy is taken,
@@ -69,7 +69,7 @@ _BEYOND = (
 
 @lru_cache(maxsize=1)
 def profile() -> dict[int, Rule]:
-    """The rule of each tag that the profile names, and of those that go beyond it."""
+    """Return the rule of each tag that the profile names, and of those that go beyond it."""
     text = files("medvit_batch").joinpath("ps3_15_e1.tsv").read_text(encoding="utf-8")
     rules = {}
     for line in text.splitlines():

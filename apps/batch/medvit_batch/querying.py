@@ -215,7 +215,7 @@ def _wado(peer: Peer, item: Found, inbox: Path, local: Local) -> None:
 
 
 def _packed(found: Dataset) -> bytes:
-    """An object as a file; one that lacks UIDs as it is, since it must not cost those that come behind it."""
+    """Encode an object as a file; write one without UIDs as it is, so that later ones are still received."""
     packed = BytesIO()
     try:
         pydicom.dcmwrite(packed, found, enforce_file_format=True)

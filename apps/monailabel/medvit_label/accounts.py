@@ -231,7 +231,7 @@ class Accounts:
         return token, account
 
     def of_token(self, token: str) -> tuple[Account | None, bool]:
-        """The account that a token was given to, or None; and whether a token that was valid has expired."""
+        """Return the account that a token was given to, or None; and whether a token that was valid has expired."""
         with self._lock:
             row = self._tokens.get(_hashed(token))
             account = self._current().get(row[0]) if row is not None else None
@@ -241,5 +241,5 @@ class Accounts:
 
 
 def _hashed(token: str) -> str:
-    """A token as it is kept: looking it up by its hash tells a guesser nothing by the time it takes."""
+    """Hash a token: a look-up by its hash reveals nothing about the token by its time."""
     return hashlib.sha256(token.encode()).hexdigest()

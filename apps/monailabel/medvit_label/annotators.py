@@ -45,12 +45,12 @@ class Annotator:
 
 
 def shown_name(name: str) -> str:
-    """An annotator's name for messages."""
+    """Return an annotator's name for messages."""
     return name or "an annotator without a name"
 
 
 def account_of(request: Request) -> Annotator | None:
-    """The account that the guard found behind a request's token; None without accounts."""
+    """Return the account that the guard found behind a request's token; None without accounts."""
     account = getattr(request.state, "account", None)
     return Annotator(account.name, account.role, True) if account is not None else None
 

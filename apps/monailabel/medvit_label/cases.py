@@ -99,7 +99,7 @@ def collect(service: Service, model: str, share: float, folder: Path) -> Cases:
 def _usable(
     service: Service, model: str, folder: Path
 ) -> tuple[dict[str, StoredLabel], dict[str, dict[str, str]], dict[str, str]]:
-    """The labels that can be trained on, the files of each with its image, and why others cannot; all by image.
+    """Return the labels that can be trained on, the files of each with its image, and why others cannot; all by image.
 
     Raises:
         RequestError: fewer than ``LEAST`` can.

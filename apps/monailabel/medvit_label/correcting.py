@@ -94,7 +94,7 @@ class Correcting:
         return made
 
     def _resumed(self, plain: Result, mark: Mark | None) -> tuple[Result, int, list[str]]:
-        """The answer with the kept corrections in it, how many they are, and what is to be said of them."""
+        """Return the answer with the stored corrections in it, their number, and the notes on them."""
         if mark is None:
             return plain, 0, []
         lost = self._lost(mark)

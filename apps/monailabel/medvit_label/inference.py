@@ -152,7 +152,7 @@ class Results:
                 del self._held[key]
 
     def get(self, key: tuple[str, str, str], state: str) -> Result | None:
-        """A held answer, or None: there is none, or the image is another by now."""
+        """Return a held answer; None where there is none, or where the image has changed."""
         with self._lock:
             before, result = self._held.get(key, ("", None))
             if result is None or before != state:

@@ -44,7 +44,7 @@ class Mark:
 
 
 def moment(seconds: float) -> str:
-    """A time of day with its date, for messages."""
+    """Return a time of day with its date, for messages."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
@@ -72,7 +72,7 @@ class KeptCorrections:
         return Mark(row["state"], row["version"], row["count"], row["changed"], row["file"])
 
     def labels(self, mark: Mark) -> NDArray[np.integer] | None:
-        """The labels as they stood after the last correction; None where their file is gone or damaged."""
+        """Return the labels after the last correction; None where their file is missing or damaged."""
         try:
             with np.load(self._folder / mark.file, allow_pickle=False) as kept:
                 return np.asarray(kept["ids"])

@@ -122,7 +122,7 @@ def _write_picture(
 def _renumbered(
     ids: NDArray[np.integer], table: tuple[Label, ...], names: Mapping[int, str] | None
 ) -> tuple[NDArray[np.integer], tuple[str, ...]]:
-    """The ids of a picture's label as the table has them, by the names of their sender."""
+    """Return the ids of a picture's label as the table has them, by the names of their sender."""
     values = [int(value) for value in np.unique(ids) if value]
     stated = {number: make_label(number, title) for number, title in (names or {}).items()}
     left = [value for value in values if value not in stated]
@@ -164,7 +164,7 @@ def read_scribbles(
 
 
 def label_map(path: Path) -> np.ndarray:
-    """The ids of a label map as stored: (i, j, k), or (row, column) of a PNG."""
+    """Return the ids of a label map as stored: (i, j, k), or (row, column) of a PNG."""
     check_stated_size(path)
     if path.suffix.lower() == ".png":
         from PIL import Image as Pictures

@@ -17,7 +17,7 @@ _TOOLS = frozenset({"background", "foreground_scribbles", "background_scribbles"
 
 
 def read_label_info(content: dict[str, Any]) -> dict[int, str] | None:
-    """The name of each number of a label, as a client states them; None where it states none.
+    """Return the name of each number of a label, as a client states them; None where it states none.
 
     Args:
         content: the request's ``params``.

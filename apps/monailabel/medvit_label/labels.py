@@ -147,7 +147,7 @@ class LabelStore:
         ]
 
     def standing(self, image: str, tag: str) -> StoredLabel | None:
-        """The label that counts: the one chosen, else the newest of the annotator who submitted first; None without any."""
+        """Return the label that counts: the chosen one, else the newest of the first annotator; None without any."""
         labels = self.versions(image, tag)
         if not labels or tag != FINAL:
             return labels[-1] if labels else None
@@ -156,7 +156,7 @@ class LabelStore:
         return chosen or [label for label in labels if label.annotator == labels[0].annotator][-1]
 
     def versions(self, image: str, tag: str) -> list[StoredLabel]:
-        """All versions of an image's label that were not taken back, oldest first."""
+        """Return all versions of an image's label that were not taken back, oldest first."""
         rows = self._journal.rows(
             "SELECT * FROM labels WHERE image = ? AND tag = ? AND hidden = 0 ORDER BY version", image, tag
         )
@@ -230,7 +230,7 @@ class LabelStore:
         return [_stored(self._folder, row) for row in rows]
 
     def latest(self, image: str, tag: str, version: int | None = None) -> StoredLabel:
-        """The label that counts, for other tags than "final" the newest version; or a version by its number.
+        """Return the label that counts, or for other tags than "final" the newest version; or a version by its number.
 
         Raises:
             UnknownError: the image has no such label, or its file was taken away.
@@ -245,7 +245,7 @@ class LabelStore:
         return found
 
     def finals(self) -> dict[str, StoredLabel]:
-        """The final label that counts, of each image that has one."""
+        """Return the final label that counts, of each image that has one."""
         found = {name: self.standing(name, FINAL) for name in sorted(self.labelled())}
         return {name: label for name, label in found.items() if label is not None}
 

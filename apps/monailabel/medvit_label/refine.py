@@ -163,7 +163,7 @@ def _wrong_strokes(
 
 
 def _around(place: tuple[slice, ...], shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[slice, ...]:
-    """The box to look at around a stroke's."""
+    """Return the box to search around a stroke's box."""
     reach = _HALF[len(shape)] * min(spacing)
     far = [max(4, round(reach / side)) for side in spacing]
     return tuple(
@@ -203,7 +203,7 @@ def _bounded(region: _Region) -> _Mask:
 
 
 def _small_piece(region: _Region, away: NDArray[np.float64]) -> _Mask | None:
-    """A whole roundish piece of a label, where the stroke lies in its middle and most of the label is elsewhere; else None."""
+    """Return a whole roundish piece of a label with the stroke in its middle, if most of the label is elsewhere; else None."""
     if region.old == 0:
         return None
     piece, step = _connected(region.open, region.seeds), min(region.spacing)
@@ -215,7 +215,7 @@ def _small_piece(region: _Region, away: NDArray[np.float64]) -> _Mask | None:
 
 
 def _thickest(region: _Region) -> float:
-    """Half the thickness, in mm, of the label nearby: a missing part of it is no thicker."""
+    """Measure half the thickness of the label nearby, in mm: a missing part of it is no thicker."""
     own = region.ids == (region.label or region.old)
     if not own.any():
         return _NEW_VOXELS * min(region.spacing)
@@ -225,7 +225,7 @@ def _thickest(region: _Region) -> float:
 def _spot_radius(
     image: NDArray[np.float32], free: _Mask, away: NDArray[np.float64], thick: float, step: float
 ) -> float | None:
-    """The radius in mm of a spot around the stroke with an edge in the image, well before the border; None if there is none."""
+    """Measure a spot around the stroke with an edge in the image, in mm; None without an edge well before the border."""
     within = free & (away <= thick + 3 * step)
     order = np.argsort(away[within], kind="stable")
     distance, values = away[within][order], image[within][order].astype(np.float64)
@@ -265,7 +265,7 @@ def _at_stroke(region: _Region, away: NDArray[np.float64], thick: float) -> floa
 
 
 def _connected(mask: _Mask, seeds: _Mask) -> _Mask:
-    """The parts of a mask that a stroke lies in or on."""
+    """Return the parts of a mask that contain or touch a stroke."""
     numbered, _ = ndimage.label(mask | seeds)
     kept = np.unique(numbered[seeds])
     found: _Mask = np.isin(numbered, kept[kept > 0])

@@ -60,7 +60,7 @@ def choose_label(request: Request, service: Held, image: str, version: int, tag:
 def download_label(
     service: Held, request: Request, tag: str = FINAL, label: str = "", image: str = "", version: int | None = None
 ) -> Any:
-    """The label that counts, or a version of it."""
+    """Return the label that counts, or a version of it."""
     found = service.labels.latest(label or image, tag, version)
     if request.method == "HEAD":
         return JSONResponse({})

@@ -106,7 +106,7 @@ def _row(label: StoredLabel) -> dict[str, Any]:
 
 
 def _several(service: Service, counting: dict[str, StoredLabel]) -> list[dict[str, Any]]:
-    """Images with final labels of several annotators, and whose counts."""
+    """List images with final labels of several annotators, with the annotator whose label counts."""
     found = []
     for image, label in counting.items():
         names = list(dict.fromkeys(other.annotator for other in service.labels.versions(image, FINAL)))

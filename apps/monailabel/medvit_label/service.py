@@ -317,5 +317,5 @@ class Service:
 
 
 def _names_of(bundle: Bundle) -> set[str]:
-    """A bundle's names and titles of labels, as they are compared."""
+    """Return a bundle's names and titles of labels, normalised for comparison."""
     return {clean_name(text, text) for label in bundle.facts.labels for text in (label.name, label.title)}

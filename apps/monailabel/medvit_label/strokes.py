@@ -85,7 +85,7 @@ def read_strokes(
 
 
 def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, list[Any]]]:
-    """The points of a request by label, in the order in which they count."""
+    """Return the points of a request by label, in the order in which they count."""
     clicks = content.get("clicks") or {}
     if not isinstance(clicks, dict):
         raise RequestError(
@@ -101,13 +101,13 @@ def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, li
 
 
 def _named(content: Mapping[str, Any], bundle: Bundle) -> dict[str, list[Any]]:
-    """Lists under the labels' own names: what MONAI Label's clients send for several labels at once."""
+    """Return the lists under the labels' own names: MONAI Label's clients send several labels so."""
     names = {label.name for label in bundle.facts.labels} - {_BACKGROUND, "foreground", "clicks", "roi"}
     return {name: points for name, points in content.items() if name in names and isinstance(points, list)}
 
 
 def _foreground_label(content: Mapping[str, Any], bundle: Bundle) -> str:
-    """The label of the points under ``foreground``.
+    """Return the label of the points under ``foreground``.
 
     Raises:
         RequestError: none is named, and the bundle has several.

@@ -66,7 +66,7 @@ class Alignment:
             self._use(place.grid.own_frame, place)
 
     def _frame_of(self, place: Place) -> Frame | None:
-        """The frame of a place's patient space; what states none shares that of the first volume, cases aside."""
+        """Return the frame of a place's patient space; volumes without one share the first volume's, but not across cases."""
         own = _space(place)
         if own in self._frames:
             return self._frames[own]

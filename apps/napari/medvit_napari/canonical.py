@@ -197,7 +197,7 @@ class Canonical:
         return index
 
     def shown_world(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points (n, 3) in RAS+ mm as napari's world coordinates, (n, 3)."""
+        """Convert points (n, 3) in RAS+ mm to napari's world coordinates, (n, 3)."""
         return self.shown_frame.shown(points)
 
     def stored_index(self, shown_world: NDArray[np.float64]) -> NDArray[np.float64]:

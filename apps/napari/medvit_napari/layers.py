@@ -161,7 +161,7 @@ def _grid(scan: Scan) -> Canonical | None:
 
 
 def label_layers(found: LabelSet, source: Scan | Filling | None = None, made_by: str = "") -> list[LayerTuple]:
-    """Labels that were read, in one layer, or where some share voxels in as few as hold them all.
+    """Make layers of labels that were read: one, or as few as hold labels that share voxels.
 
     Args:
         found: the labels.

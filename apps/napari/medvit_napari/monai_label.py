@@ -236,7 +236,7 @@ class Client:
         kind: str = "",
         progress: Progress | None = None,
     ) -> tuple[bytes, str]:
-        """An answer's content and its file's name; can be cancelled at any moment. Logs in where the server asks for it."""
+        """Return an answer's content and its file's name; log in where the server asks for it. Can be cancelled at any moment."""
         progress = progress or Progress()
         try:
             return self._ask(method, path, body, kind, progress)

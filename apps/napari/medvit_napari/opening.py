@@ -275,7 +275,7 @@ def _on_known(path: Path, known: dict[str, Place]) -> list[LayerTuple] | None:
 
 
 def _matching(paths: list[Path], opened: list[LayerTuple]) -> list[LayerTuple]:
-    """The labels in a folder that belong to the images opened from it; each says so if it cannot be read.
+    """Read the labels in a folder that belong to the images opened from it; report those that cannot be read.
 
     The first image's notes count those of other images, which are not shown.
     """

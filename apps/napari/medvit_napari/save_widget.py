@@ -22,7 +22,7 @@ __all__ = ["SaveWidget", "new_labels"]
 
 
 def new_labels(layer: Any, bundle: str = "") -> Any:
-    """An empty label layer on an image, with one segment without a name, or with a bundle's names, codes and colours.
+    """Make an empty label layer on an image, with one unnamed segment, or with the names, codes and colours of a bundle.
 
     Args:
         layer: an image.

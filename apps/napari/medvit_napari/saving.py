@@ -60,7 +60,7 @@ def stored_array(layer: Any) -> np.ndarray[Any, Any]:
 
 
 def named_labels(layer: Any) -> tuple[Label, ...]:
-    """The layer's segment table, with "Segment N" for ids that a person has painted without a row in it.
+    """Return the layer's segment table, with "Segment N" for painted ids without a row in it.
 
     Raises:
         LayerError, PlaceError: no labels of ours.
@@ -70,7 +70,7 @@ def named_labels(layer: Any) -> tuple[Label, ...]:
 
 
 def labels_of(layer: Any) -> LabelSet:
-    """A label layer as labels on their image: what every writer takes.
+    """Convert a label layer to labels on their image, as every writer takes them.
 
     Raises:
         LayerError, PlaceError: no labels of ours, of another size than their image, or two segments of one name.

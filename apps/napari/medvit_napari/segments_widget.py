@@ -148,7 +148,7 @@ class SegmentsWidget(JobPanel):
         box.lineEdit().setCursorPosition(0)
 
     def _codes(self, at: int) -> QComboBox:
-        """A choice of the bundles' codes in a row, which also takes scheme/value/meaning typed."""
+        """Make a combo box of the bundles' codes for a row, in which scheme/value/meaning can also be typed."""
         box = QComboBox()
         box.setEditable(True)
         box.setInsertPolicy(QComboBox.NoInsert)

@@ -88,7 +88,7 @@ def _values(
     own: Mapping[tuple[int, int], Label],
     numbers: set[int],
 ) -> tuple[list[tuple[Named, tuple[int, int, int], NDArray[np.bool_]]], list[str]]:
-    """The values of each layer with their own names and masks, and notes on those that were rounded."""
+    """Return the values of each layer with their own names and masks, and notes on those that were rounded."""
     found = []
     rounded: list[str] = []
     for layer, voxels in enumerate(layers if layers is not None else (scan.array[0],)):
@@ -114,7 +114,7 @@ def _require_named(rows: Sequence[Named], stated: bool, remarks: Sequence[str]) 
 
 
 def _nrrd_fields(path: Path) -> dict[str, str]:
-    """The fields of an NRRD's header; empty for any other file, and for one that cannot be read (which reading says)."""
+    """Read the fields of an NRRD's header; empty for any other file, and for one that cannot be read (reading reports that)."""
     if path.suffix.lower() not in (".nrrd", ".nhdr"):
         return {}
     import SimpleITK as sitk
@@ -141,7 +141,7 @@ def own_names(path: Path, scan: Scan) -> NamesFound:
 
 
 def _whole(scan: Scan, name: str, known: set[int]) -> tuple[NDArray[Any], list[int], list[str]]:
-    """The voxels as whole numbers, (i, j, k) uint8 or uint16, which occur, and a note where they were rounded."""
+    """Convert voxels to whole numbers, (i, j, k) uint8 or uint16; return them, the values that occur, and a note on rounding."""
     values: NDArray[Any] = scan.array[0]
     if not np.isfinite(values).all():
         raise ImageError(

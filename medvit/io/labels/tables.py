@@ -53,7 +53,7 @@ def _require_distinct(given: Mapping[int, str], where: str) -> None:
 
 
 def _once(rows: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys differ; of two equal ones Python would keep the last without a word."""
+    """Build a JSON object; refuse equal keys, of which Python would silently keep the last."""
     twice = [key for key, count in Counter(key for key, _ in rows).items() if count > 1]
     if twice:
         raise ValueError(f"{twice[0]!r} occurs {sum(key == twice[0] for key, _ in rows)} times in one object")
@@ -61,7 +61,7 @@ def _once(rows: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
-    """The labels of a table, and the names that it gives them, by number."""
+    """Return the labels of a table, and the names that it gives them, by number."""
     try:
         content = json.loads(path.read_text(), object_pairs_hook=_once)
     except OSError as error:
@@ -180,7 +180,7 @@ def _numbered(rows: list[tuple[int, str, Any]], where: str) -> NamesFound:
 
 
 def distinct_names(labels: Sequence[Label], where: str) -> NamesFound:
-    """Labels by number, with a note on names and numbers that occur more than once."""
+    """Number repeated names of labels; return labels by number, with notes on names and numbers that occur twice."""
     notes = []
     numbers = [number for number, count in Counter(label.id for label in labels).items() if count > 1]
     if numbers:
