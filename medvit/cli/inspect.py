@@ -20,7 +20,7 @@ _ROWS = 60
 """Volumes shown to people; --json has them all."""
 
 _FILES = 5
-"""Names of damaged files, and of those that were not read, shown."""
+"""Number of names of damaged and unread files to show."""
 
 
 def inspect(

@@ -96,7 +96,7 @@ def printable(name: str) -> str:
 
 
 class UnreadableError(SourceError):
-    """A file of a source that cannot be opened; ``why`` says what happened to it, as ``medvit.io.unread`` has it."""
+    """A file of a source that cannot be opened; ``why`` is its reason, one of those in ``medvit.io.unread``."""
 
     def __init__(self, message: str, why: str) -> None:
         super().__init__(message)
@@ -117,7 +117,7 @@ def unreadable(name: str, error: OSError, path: str | None = None) -> Unreadable
 
 
 def not_fetched(name: str) -> UnreadableError:
-    """Make the error for a file that only stands for one whose content lies elsewhere."""
+    """Make the error for a placeholder, whose content was not fetched."""
     text = f"Found {name}, a placeholder whose content was not fetched (git-annex, Git LFS, iCloud); it is needed. {next_step(NOT_FETCHED)}."
     return UnreadableError(text, NOT_FETCHED)
 
@@ -281,7 +281,7 @@ def sound_zip(name: str) -> Iterator[None]:
 
 
 def listed_files(path: Path, unread: Unread) -> list[DicomFile]:
-    """Give the files that a DICOMDIR lists (PS3.10 8.6); those that are not there are lost.
+    """Return the files that a DICOMDIR lists (PS3.10 8.6); note absent ones as unread.
 
     Names are matched without regard to case, since discs are often copied to lower case.
 

@@ -1,4 +1,4 @@
-"""The one rule by which two headers are held to be of one patient, or not, or to leave the question open.
+"""The rule that decides whether two headers are of one patient, of two, or leave the question open.
 
 PatientID names a patient only together with who issued it (PS3.3 C.7.1.1): two hospitals may both have a patient 1. Headers with
 different issuers are of two patients. Where one header states an issuer and the other none, they are of one patient only if the
@@ -41,7 +41,7 @@ IDENTIFYING = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDat
 
 
 class Identity(NamedTuple):
-    """Who a header says its patient is, as hashes; 0 (or an empty text) stands for what is absent or empty.
+    """Identity of the patient in a header, as hashes; 0 (or an empty text) for absent or empty values.
 
     Attributes:
         number: of PatientID.
@@ -71,7 +71,7 @@ def make_identity(number: str, issuer: str, name: str, birth: str, sex: str) -> 
 
 
 def identity_of(header: Dataset) -> Identity:
-    """Read who a header says its patient is; a value that cannot be read counts as absent."""
+    """Read the identity of the patient in a header; a value that cannot be read counts as absent."""
     return make_identity(*("\\".join(_read(header, keyword)) for keyword in IDENTIFYING))
 
 

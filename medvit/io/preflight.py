@@ -208,7 +208,7 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
 
 
 def _lost(found: Preflight, chosen: Volume) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Say what of a source could not be read and may be slices of the chosen volume, and what lies beside other images.
+    """List unread files of a source that may be slices of the chosen volume, and count those beside other images.
 
     A file in a folder of the volume's own may be a slice, and so may one in a folder without any image. A file that is not
     DICOM, but is named like the slices beside it, was one.

@@ -154,7 +154,7 @@ def look(source: Path, progress: Progress | None = None) -> Preflight:
 
 @contextmanager
 def dicom_files(path: Path) -> Iterator[tuple[Iterable[DicomFile], Unread]]:
-    """Give the files of a source, open while in use, and what is told of those that cannot be read while one walks them."""
+    """Yield the files of a source, open while in use, and the notes on those that cannot be read."""
     unread = Unread()
     if path.is_dir():
         yield folder_files(path, unread), unread

@@ -49,7 +49,7 @@ class Unread:
 
 
 class EnteredFolders:
-    """The folders that a walk has entered, by what the system knows them as, so that no link leads round in a circle.
+    """The folders that a walk has entered, by device and inode, so that links cannot form a circle.
 
     Args:
         top: where the walk begins; the folders above it count as entered, since a link to one of them leads round too.
@@ -97,7 +97,7 @@ def is_special(mode: int) -> bool:
 
 
 def is_placeholder(start: bytes, size: int) -> bool:
-    """Tell a small text that stands for a file whose content lies elsewhere.
+    """Recognise a placeholder: a small text in place of a file whose content was not fetched.
 
     Args:
         start: the file's first bytes.

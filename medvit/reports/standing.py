@@ -33,7 +33,7 @@ MIN_REAL_CASES = 8
 """Fewest cases of real patients behind a calibration with which a result can be good."""
 
 FIELD_TOLERANCE = 0.25
-"""By which share an image may be smaller than the smallest, or larger than the largest validated field of view along each axis."""
+"""Share by which an image may be smaller than the smallest, or larger than the largest validated field of view, along each axis."""
 
 _AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 

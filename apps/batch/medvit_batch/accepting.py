@@ -1,4 +1,4 @@
-"""The server behind a node: a caller who is silent, slow or hostile costs itself, and nobody else waits for it.
+"""The server of a DICOM node: a silent, slow or hostile caller loses its own connection and delays no other caller.
 
 pynetdicom shakes hands for TLS where it accepts connections, and reads as many bytes as a PDU says it has. Here both are bounded: every
 connection is secured and says who it is in a thread of its own, within the time limit; only then does an association exist and count
@@ -30,7 +30,7 @@ _LONGEST_PDU = 2**20
 """Bytes of a PDU; we announce far less, and a request for an association with every context there is has a tenth."""
 
 _MOST_WAITING = 128
-"""Connections that have not said yet who they are; for a further one, the oldest of them is closed."""
+"""Most connections without an association request; for a further one, the oldest is closed."""
 
 _REQUEST, _DATA, _ABORT = 0x01, 0x04, 0x07
 _KNOWN = range(_REQUEST, _ABORT + 1)
@@ -52,7 +52,7 @@ _PARTING_S = 1.0
 
 
 class _UnfitError(Exception):
-    """A caller that is sent away; ``args[0]`` is what it is told."""
+    """Rejection of a caller; ``args[0]`` is the answer it gets."""
 
 
 def _abort(reason: int) -> bytes:
@@ -130,7 +130,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
     request: socket.socket
 
     def handle(self) -> None:
-        """Secure the connection, hear who calls, and start an association; whoever is unfit is told so, and let go."""
+        """Secure the connection, read the association request, and start the association, or reject the caller."""
         sock = self.request
         until = time.monotonic() + self.server.patience
         try:
@@ -244,13 +244,13 @@ class NodeServer(ThreadedAssociationServer):  # type: ignore[misc]
         super().__init__(*arguments, request_handler=_Handler, **more)
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, and nothing else: what it says is heard in its own thread."""
+        """Accept a connection; its requests are read in its own thread."""
         made, address = self.socket.accept()
         self.enter(made)
         return made, address
 
     def enter(self, sock: socket.socket, former: socket.socket | None = None) -> None:
-        """Note a connection that has not said yet who it is, or what takes its place; the oldest goes where there are too many."""
+        """Note a connection without an association request, or its replacement; close the oldest where there are too many."""
         with self._lock:
             self._waiting.pop(former, None)
             self._waiting[sock] = None
@@ -259,12 +259,12 @@ class NodeServer(ThreadedAssociationServer):  # type: ignore[misc]
             _hang_up(oldest)
 
     def leave(self, sock: socket.socket) -> None:
-        """Note that a connection has said who it is, or is gone."""
+        """Note that a connection sent its association request, or was closed."""
         with self._lock:
             self._waiting.pop(sock, None)
 
     def hang_up(self) -> None:
-        """Close the connections that have not said yet who they are."""
+        """Close the connections without an association request."""
         with self._lock:
             waiting = list(self._waiting)
         for sock in waiting:

@@ -239,7 +239,7 @@ def _secret(base: sqlite3.Connection) -> bytes:
 
 
 def secret_of(path: Path) -> bytes:
-    """Return the secret of a catalogue that is there; empty where there is none."""
+    """Return the secret of an existing catalogue; empty where there is none."""
     if not path.is_file():
         return b""
     opened = Catalogue(path)

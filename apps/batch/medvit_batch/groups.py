@@ -94,7 +94,7 @@ class Groups:
     def __init__(self, base: sqlite3.Connection, seen: int, secret: bytes) -> None:
         self.base, self.seen, self.secret = base, seen, secret
         self.assumed = ""
-        """Who issued every PatientID that is stated without an issuer, where the user says so."""
+        """Issuer that the user states for every PatientID without one."""
 
         self.patients: _Patients | None = None
         self.beside: tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]] | None = None

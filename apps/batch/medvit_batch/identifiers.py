@@ -1,4 +1,4 @@
-"""A search for the names, numbers and dates of a case in any text, and their removal; knows nothing of DICOM.
+"""A search for the names, numbers and dates of a case in any text, and their removal; independent of DICOM.
 
 A name is found in any spelling of its letters (Müller, Mueller, MULLER), by its parts, joined, with initials, and glued to other words.
 Short names count only where a word begins and ends: at anything but letters and digits, at underscores, between letters and digits,

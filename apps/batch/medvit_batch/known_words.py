@@ -72,7 +72,7 @@ GENERIC = frozenset(
     "strasse str avenue ave way lane square platz room raum scanner station unit ward floor building anonymous anonymized unknown none "
     "null test phantom patient name tech technician operator admin user service ct mr mri pet pt nm us cr dx mg rf xa".split()
 )
-"""Words of institutions, addresses, and of fields filled in for want of a name, that name nobody."""
+"""Words of institutions, addresses and placeholder names, which identify no person."""
 
 FILLERS = frozenset(
     "for from of by to on in at the a an and with dr prof mr mrs ms md herr frau patient pat name named born geb dob id pid mrn no nr "

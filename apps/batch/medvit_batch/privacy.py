@@ -23,7 +23,7 @@ from medvit_batch.errors import BatchError
 __all__ = ["Privacy", "read_key"]
 
 _STANDARDS = re.compile(r"1\.2\.840\.10008\.(?:6\.1\.\d{1,4}|\d{1,3}(?:\.\d{1,3}){0,9})")
-"""UIDs that the standard itself defines, which name nobody; longer numbers under its root are somebody's own."""
+"""UIDs that the standard itself defines, which identify nobody; longer numbers under its root are private."""
 
 _IN_WORDS = re.compile(r"\b(?:2\.25\.\d{6,39}|\d+(?:\.\d+){4,})\b")
 _DAYS = re.compile(r"\b(?:19|20)\d{6}(?:\d{6}(?:\.\d+)?)?\b")

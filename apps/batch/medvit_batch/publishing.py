@@ -121,7 +121,7 @@ def publish_case(out: Path, case: int, folder: str) -> None:
 
 
 def withdraw(out: Path, folder: str) -> str:
-    """Move a result that no longer counts out of the way; return where to, within the batch, or nothing if there is none.
+    """Move a withdrawn result out of the way; return its new folder within the batch, or an empty text if there is no result.
 
     Raises:
         OutputError: the system refuses.

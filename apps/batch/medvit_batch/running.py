@@ -160,7 +160,7 @@ class Session:
         return False
 
     def no_space(self, found: str) -> None:
-        """Start no more cases for want of space; it is said once.
+        """Start no more cases for lack of space; print the reason once.
 
         Args:
             found: what was found, a sentence.

@@ -21,7 +21,7 @@ _LEADING = (("ORIGINAL", "DERIVED", "MIXED"), ("PRIMARY", "SECONDARY"))
 
 _LEFT = {"CS": "OTHER"}
 _CODED = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodeMeaning")
-"""A code without one of these is none: its item goes."""
+"""Attributes of a code: they get no dummy value, since an item without a valid code is removed."""
 
 _REFERENCES = {
     "ReferencedImageSequence", "SourceImageSequence", "ReferencedInstanceSequence", "ReferencedSOPSequence", "ReferencedPatientSequence",

@@ -218,7 +218,7 @@ class Accounts:
         return self._known
 
     def log_in(self, name: str, password: str) -> tuple[str, Account] | None:
-        """Give a new token to who knows the password; None to anybody else, after the same time."""
+        """Return a new token for a right password, None for a wrong one, after the same time."""
         with self._lock:
             account = self._current().get(name.lower())
         fits = (account or self._nobody).has_password(password[: _LONGEST_PASSWORD + 1])

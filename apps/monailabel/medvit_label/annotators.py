@@ -16,7 +16,7 @@ _REVIEWING, _MANAGING = ("reviewer", "admin"), ("admin",)
 
 @dataclass(frozen=True)
 class Annotator:
-    """Whoever sends a request.
+    """Annotator who sends a request.
 
     Attributes:
         name: of the account, or the ``client_id``; empty where the client sends none.
@@ -56,7 +56,7 @@ def account_of(request: Request) -> Annotator | None:
 
 
 def annotator_of(request: Request, content: dict[str, Any]) -> Annotator:
-    """Whoever sends a request with these ``params``."""
+    """Return the annotator who sends a request with these ``params``."""
     client = content.get("client_id")
     named = " ".join(client.split())[:64] if isinstance(client, str) else ""
     return account_of(request) or Annotator(named)

@@ -1,4 +1,4 @@
-"""An annotator's corrections over time: each goes on from the last, whatever others do and however long ago it was."""
+"""An annotator's corrections over time: each starts from the annotator's own last one, however old."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class Inferred:
 
 
 class Results:
-    """The last plain answers, by annotator, model and image, for clicks on top of them; gone with the image they were made of."""
+    """The last plain answers, by annotator, model and image, for clicks on top of them; dropped with the image they were made of."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[str, str, str], tuple[str, Result]] = OrderedDict()

@@ -127,7 +127,7 @@ class KeptCorrections:
             return mark
 
     def drop_image(self, image: str) -> None:
-        """Forget everybody's corrections of an image that is no more, as of a session that ended."""
+        """Delete all annotators' corrections of a removed image, such as one of an ended session."""
         with self._lock:
             self._remove("image = ?", image)
 

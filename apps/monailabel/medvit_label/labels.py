@@ -55,7 +55,7 @@ class StoredLabel:
 
     @property
     def annotator(self) -> str:
-        """Whoever submitted it: an account's name or a ``client_id``; empty for one that gave none."""
+        """Annotator who submitted the label: an account's name or a ``client_id``; empty for a client without one."""
         return str(self.info.get("annotator", self.info.get("client_id")) or "")[:64]
 
 

@@ -1,4 +1,4 @@
-"""Annotators at work: who has lately run, corrected or labelled an image, so that a second one is told."""
+"""Annotators at work: recent runs, corrections and labels of an image, to notify a second annotator."""
 
 from __future__ import annotations
 

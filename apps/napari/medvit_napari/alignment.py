@@ -56,7 +56,7 @@ class Alignment:
 
     @property
     def viewer(self) -> Any:
-        """The viewer, or None once it is gone."""
+        """The viewer, or None once it is closed."""
         return self._viewer()
 
     def show_along(self, layer: Any) -> None:

@@ -102,7 +102,7 @@ class Place:
         return source.scan() if behind else None  # type: ignore[union-attr]
 
     def metadata(self) -> dict[str, Any]:
-        """Return what stands in the layer's metadata: this place, and as plain text the orientation letters and the remarks."""
+        """Return the layer's metadata: this place, and as plain text the orientation letters and the remarks."""
         letters = self.grid.orientation if self.grid is not None else ""
         return {KEY: self, "orientation": letters, "warnings": self.warnings, "notes": self.remarks}
 

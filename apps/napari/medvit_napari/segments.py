@@ -201,7 +201,7 @@ def change_segment(
     color: tuple[int, int, int] | None = None,
     code: Label | Code | None = None,
 ) -> Label:
-    """Change a segment's name, colour or code; what is None stays.
+    """Change a segment's name, colour or code; None leaves a value as it is.
 
     Args:
         number: its id.

@@ -103,7 +103,7 @@ class ServerWidget(JobPanel):
 
     @property
     def client(self) -> Client:
-        """For what stands in the fields; kept, with the token of its login, until they change."""
+        """Return the client for the values of the fields; keep it, with its login token, until they change."""
         access = Access(
             token=self.token.text().strip(),
             user=self.user.text().strip(),

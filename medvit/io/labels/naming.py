@@ -37,7 +37,7 @@ _GENERIC = re.compile(r"(segment|label)?_?[0-9]*")
 """Cleaned names that programs give by themselves (3D Slicer's "Segment_1"): they name nothing, so the number decides."""
 
 _OURS = re.compile(r"(label)?_?[0-9]*")
-"""Those that medvit gives: their number is the one of the map they were read from."""
+"""Names that medvit gives to unnamed labels: their number is that in the label map."""
 
 
 def clean_name(title: str, otherwise: str) -> str:
