@@ -1,4 +1,4 @@
-"""Who a header says its patient is: one rule for every door."""
+"""Identity of the patient in a header: one rule for every door."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Group:
 
 @dataclass(frozen=True)
 class _Patients:
-    """Who the headers of an archive say their patients are: issuers by identity, and series that are there under several patients."""
+    """Identities of the patients in an archive: issuers by identity, and series that occur under several patients."""
 
     issuers: dict[Identity, str | None]
     disputed: dict[str, tuple[str, ...]]

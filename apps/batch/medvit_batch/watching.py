@@ -27,7 +27,7 @@ _NAP = 0.2
 """Seconds between looks at signals."""
 
 _SHORTEST_REST, _LONGEST_REST = 6, 60
-"""For how many times the seconds between looks no case is started after failures in a row."""
+"""Shortest and longest rest after failures in a row, in multiples of the seconds between looks."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who asks a server, and how it is proved.
+    """Identity of a client, and its proof: a token, or user and password.
 
     Attributes:
         token: of a server that asks for one; sent as a bearer.
