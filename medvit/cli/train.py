@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Geometry, Shown, guarded
+from medvit.cli.common import FLAGGED, Debug, Geometry, MemoryLimit, Shown, guarded
 
 __all__ = ["train"]
 
@@ -68,6 +68,7 @@ def train(
     workers: Annotated[int, typer.Option("--workers", help="Processes that prepare samples.", min=0)] = 0,
     publish: Annotated[bool, typer.Option("--publish", help="Write the weights into the bundle when done.")] = False,
     geometry: Geometry = None,
+    memory_limit: MemoryLimit = None,
     debug: Debug = False,
 ) -> None:
     """Train a bundle; a killed run goes on where it was.
