@@ -58,7 +58,10 @@ def account_of(request: Request) -> Annotator | None:
 def annotator_of(request: Request, content: dict[str, Any]) -> Annotator:
     """Return the annotator who sends a request with these ``params``."""
     client = content.get("client_id")
-    named = " ".join(client.split())[:64] if isinstance(client, str) else ""
+    whole = (
+        client.encode("utf-8", "replace").decode() if isinstance(client, str) else ""
+    )  # JSON may hold half a character
+    named = " ".join(whole.split())[:64]
     return account_of(request) or Annotator(named)
 
 

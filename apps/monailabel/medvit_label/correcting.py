@@ -64,7 +64,9 @@ class Correcting:
             return f"The image has changed since {mark.words} of {self._who.shown} were made on it; they are not carried over."
         return ""
 
-    def correct(self, plain: Result, asked: Correction, scratch: Path, progress: Progress) -> Inferred:
+    def correct(
+        self, plain: Result, asked: Correction, scratch: Path, progress: Progress, anew: bool = False
+    ) -> Inferred:
         """Take new strokes in on top of those kept, and keep what comes of it.
 
         Args:
@@ -72,13 +74,15 @@ class Correcting:
             asked: the new strokes.
             scratch: where files go.
             progress: told where the work stands; can cancel it.
+            anew: drop those kept, as the annotator asks.
 
         Raises:
             MedvitError: strokes that mean nothing; what was kept stays.
         """
-        mark = self._kept.mark(*self.key) if self.lasting else None
+        mark = self._kept.mark(*self.key) if self.lasting and not anew else None
         before, count, words = self._resumed(plain, mark)
         made = correct(before, asked, scratch, progress)
+        words += self.restart() if anew else []
         assert isinstance(made.result, Result)
         made.params["notes"] += words
         if not asked.resumes(plain.bundle):

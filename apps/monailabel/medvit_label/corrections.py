@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medvit.bundles import Bundle
 from medvit.progress import Progress
 from medvit.result import Result
-from medvit_label.inference import Inferred, Params, centroids, converted
+from medvit_label.inference import Inferred, Params, centroids, converted, truth
 from medvit_label.label_files import read_scribbles
 from medvit_label.label_info import read_label_info
 from medvit_label.refine import refine_labels
@@ -59,7 +59,7 @@ class Correction:
     def resumes(self, bundle: Bundle) -> bool:
         """Tell whether the kept corrections are asked for, without a new one."""
         asks = has_points(self.content, bundle) or self.box is not None or self.drawn is not None
-        return bool(self.content.get("resume")) and not asks
+        return truth(self.content, "resume") and not asks
 
 
 def carried(plain: Result, ids: NDArray[np.integer], words: list[str]) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ __all__ = ["label_map", "read_scribbles", "write_label"]
 
 _BACKGROUND = 255
 """Value of scribbles that mark background."""
+
+_MOST_IDS = 255
+"""Largest id of a picture's label, which is kept as a PNG of 8 bits."""
 
 
 def write_label(
@@ -109,7 +113,7 @@ def _write_picture(
     from PIL import Image as Pictures
 
     wanted = medvit.open_source(image.path).array.shape[1:]
-    ids = label_map(file)
+    ids = _picture_ids(file)
     if ids.shape != wanted:
         raise GeometryError(
             f"Found a label of {ids.shape} pixels, where the picture has {wanted}; they must be equal. Save it at full size."
@@ -117,6 +121,26 @@ def _write_picture(
     ids, notes = _renumbered(ids, table, names)
     Pictures.fromarray(ids.astype(np.uint8)).save(folder / "labels.png")
     return folder / "labels.png", notes
+
+
+def _picture_ids(file: Path) -> NDArray[np.integer]:
+    """The ids of a picture's label or scribbles as a client sent them.
+
+    Raises:
+        RequestError: neither PNG nor NIfTI, or numbers that are no ids. OutputError: damaged.
+    """
+    if not file.name.endswith((".png", ".nii", ".nii.gz")):
+        raise RequestError(
+            f"Found a label of a picture as {''.join(file.suffixes)}; a PNG of the picture's size with one number a pixel is needed. "
+            "Send that."
+        )
+    ids = label_map(file)
+    whole = ids.astype(np.int64) if np.isfinite(ids).all() else np.full(1, -1)
+    if whole.min(initial=0) < 0 or whole.max(initial=0) > _MOST_IDS or not np.array_equal(whole, ids):
+        raise RequestError(
+            f"Found a label of a picture with numbers that are no ids; whole numbers from 0 to {_MOST_IDS} are needed. Save ids, not values."
+        )
+    return whole
 
 
 def _renumbered(
@@ -155,7 +179,7 @@ def read_scribbles(
     known = (*table, make_label(_BACKGROUND, "background"))
     stated = None if names is None else {**names, _BACKGROUND: "background"}
     if scan.is_picture:
-        ids = label_map(file)
+        ids = _picture_ids(file)
         return ids if stated is None else _renumbered(ids, known, stated)[0]
     taken = scan.geometry if scan.geometry in GEOMETRIES else None  # drawn on this image, so placed as it is
     if stated is None:
@@ -173,12 +197,21 @@ def label_map(path: Path) -> np.ndarray:
             with Pictures.open(path) as picture:
                 ids = np.asarray(picture)
         except OSError as error:
-            raise OutputError(f"Found a label that cannot be read as a PNG ({error}); send a complete one.") from error
+            raise OutputError(
+                f"Found a label that cannot be read as a PNG ({type(error).__name__}); send a complete one."
+            ) from error
         if ids.ndim != 2:
             raise RequestError(
                 "Found a label in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
             )
-        return ids
+        return ids.astype(np.uint8) if ids.dtype == bool else ids  # a PNG of 1 bit
     import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
-    return np.asarray(nib.load(path).dataobj)
+    try:
+        return np.asarray(nib.load(path).dataobj)
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
+        raise OutputError(
+            f"Found a label that cannot be read as NIfTI ({type(error).__name__}); send a complete one."
+        ) from error

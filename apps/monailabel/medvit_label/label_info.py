@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from medvit.io.labels.naming import clean_name
@@ -11,6 +12,8 @@ __all__ = ["read_label_info"]
 
 _NUMBERS = ("idx", "labelID", "label", "segmentIndex", "id", "value")
 """Keys under which clients give a segment's number: 3D Slicer ``idx``, OHIF ``segmentIndex``, MONAI Label's own the others."""
+
+_LARGEST = 65535
 
 _TOOLS = frozenset({"background", "foreground_scribbles", "background_scribbles"})
 """Segments of 3D Slicer's module that are no structures."""
@@ -43,6 +46,10 @@ def read_label_info(content: dict[str, Any]) -> dict[int, str] | None:
             )
         if number == 0 or name.lower() in _TOOLS:
             continue
+        if not 1 <= number <= _LARGEST:
+            raise RequestError(
+                f"Found the number {str(number)[:20]} of {name[:60]!r} in label_info; numbers are from 1 to {_LARGEST}. Correct it."
+            )
         if number in names:
             raise RequestError(
                 f"Found {names[number]!r} and {name!r} with the number {number} in label_info; each number has one name. Correct it."
@@ -60,7 +67,9 @@ def _number(row: Any) -> int | None:
     for value in values:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        if isinstance(value, str) and value.strip().isdigit():
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
             return int(value)
     return None
 

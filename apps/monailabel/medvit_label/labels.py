@@ -27,8 +27,14 @@ __all__ = ["FINAL", "LabelStore", "StoredLabel", "label_map"]
 FINAL = "final"
 _SEG = "seg.dcm"
 _ARCHIVE, _WAITING, _HELD = "archive", "waiting", "held"
-_OURS = ("annotator", "sha256", "notes", _ARCHIVE)
-"""Keys of a label's info that clients cannot write."""
+_OURS = frozenset({
+    "annotator", "sha256", "notes", _ARCHIVE, "model", "bundle", "label_info", "volumes", "seconds", "agreement", "against", "version",
+    "ts", "counts", "replace",
+})  # fmt: skip
+"""Keys of a label's info that clients cannot write once it is stored."""
+
+_SCORES = frozenset({_ARCHIVE, "volumes", "agreement", "against"})
+"""Keys that mean something to the server and that no submit can bring."""
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
@@ -104,14 +110,12 @@ class LabelStore:
                 sends = self._images.keeps_segs and tag == FINAL and (aside / _SEG).is_file()
                 archive = {_ARCHIVE: _WAITING if counts else _HELD} if sends else {}
                 own = {"annotator": who.name if who else "", "sha256": _sha256(made), "notes": list(notes)}
-                stored = self._publish(image, tag, aside, made.name, info | archive | own)
+                said = _said(info)
+                stored = self._publish(image, tag, aside, made.name, said | archive | own)
                 if before is not None and counts and self.standing(image.id, tag) != stored:
                     self._choose(stored, who.name if who else "")
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        if before is not None and (words := self._told(stored)):
-            stored = replace(stored, info=stored.info | {"notes": [*stored.info["notes"], *words]})
-            self._write(stored)
         return self._archived(stored) if sends and counts else stored
 
     def _takes_over(self, before: StoredLabel, who: Annotator | None, info: dict[str, Any]) -> bool:
@@ -132,8 +136,10 @@ class LabelStore:
             label.image, label.tag, label.version, by, time.time(),
         )  # fmt: skip
 
-    def _told(self, stored: StoredLabel) -> list[str]:
-        """Say, where several annotators have submitted a label, whose counts and how to let another count."""
+    def told(self, stored: StoredLabel) -> list[str]:
+        """Say, where several annotators have submitted a final label, whose counts now and how to let another count."""
+        if stored.tag != FINAL:
+            return []
         newest = {label.annotator: label.version for label in self.versions(stored.image, stored.tag)}
         if len(newest) < 2:
             return []
@@ -143,7 +149,7 @@ class LabelStore:
         counts = "this one counts" if standing.version == stored.version else "this one is kept and does not count"
         return [
             f"Labels of {len(newest)} annotators are kept for this image: {listed}. Version {standing.version} by "
-            f"{shown_name(standing.annotator)} counts, so {counts}. To let another count: POST /datastore/label/choose?image=...&version=N."
+            f"{shown_name(standing.annotator)} counts, so {counts}. To let another count, a reviewer sends POST /datastore/label/choose?image=...&version=N."
         ]
 
     def standing(self, image: str, tag: str) -> StoredLabel | None:
@@ -256,8 +262,8 @@ class LabelStore:
             for row in self._journal.rows("SELECT DISTINCT image FROM labels WHERE tag = 'final' AND hidden = 0")
         }
 
-    def take_back(self, image: str, tag: str, version: int | None = None) -> None:
-        """Let the versions of a label, or one of them, be seen no more; their files stay."""
+    def take_back(self, image: str, tag: str, version: int | None = None) -> StoredLabel | None:
+        """Let the versions of a label, or one of them, be seen no more; their files stay. Return the one that counts from now on."""
         if version is None and not self.versions(image, tag):
             self.latest(image, tag)  # says that there is none
         numbers = [self.latest(image, tag, version).version] if version is not None else []
@@ -265,20 +271,34 @@ class LabelStore:
             self._journal.change(
                 "UPDATE labels SET hidden = 1 WHERE image = ? AND tag = ? AND version = ?", image, tag, number
             )
-        if (standing := self.standing(image, tag)) is not None:
-            self._released(standing)
+        standing = self.standing(image, tag)
+        return None if standing is None else self._released(standing)
 
     def note(self, label: StoredLabel, info: dict[str, Any]) -> None:
-        """Add to what is remembered of a label; what the server itself wrote stays."""
+        """Add to what is remembered of a label."""
         now = self.latest(label.image, label.tag, label.version)
-        kept = {key: value for key, value in info.items() if key not in _OURS}
-        self._write(replace(now, info=now.info | kept))
+        self._write(replace(now, info=now.info | info))
+
+    def note_of_client(self, label: StoredLabel, info: dict[str, Any]) -> list[str]:
+        """Add what a client says of a label; what the server itself wrote stays, which the words returned say."""
+        ours = sorted(_OURS & info.keys())
+        self.note(label, {key: value for key, value in info.items() if key not in ours})
+        return [f"Written by the server alone, left as they are: {', '.join(ours)}."] if ours else []
 
 
 def _stored(folder: Path, row: dict[str, Any]) -> StoredLabel:
     return StoredLabel(
         row["image"], row["tag"], row["version"], folder / row["file"], row["created"], json.loads(row["info"])
     )
+
+
+def _said(info: dict[str, Any]) -> dict[str, Any]:
+    """What a submit says of its label, without what only the server can know, and seconds only as a number."""
+    kept = {key: value for key, value in info.items() if key not in _SCORES}
+    seconds = kept.get("seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        kept.pop("seconds", None)
+    return kept
 
 
 def _folder_of(image: str) -> str:

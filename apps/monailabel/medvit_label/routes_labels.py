@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, File, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
 
-from medvit_label.annotators import annotator_of, require_reviewer
+from medvit_label.annotators import annotator_of, require_reviewer, shown_name
 from medvit_label.inference import json_object
 from medvit_label.labels import FINAL, StoredLabel
 from medvit_label.routes_project import Held, Params
@@ -53,7 +53,7 @@ def label_versions(service: Held, label: str, tag: str = FINAL) -> list[dict[str
 def choose_label(request: Request, service: Held, image: str, version: int, tag: str = FINAL) -> dict[str, Any]:
     """Let a version of a final label count: for training, statistics, download and the archive."""
     stored = service.labels.choose(image, tag, version, annotator_of(request, {}))
-    return {"image": image, **_shown(service, stored), "notes": stored.info["notes"]}
+    return {"image": image, **_shown(service, stored), "notes": [*stored.info["notes"], *service.labels.told(stored)]}
 
 
 @router.api_route("/datastore/label", methods=["GET", "HEAD"])
@@ -69,20 +69,24 @@ def download_label(
 
 @router.delete("/datastore/label", dependencies=_REVIEWER)
 def remove_label(service: Held, id: str, tag: str, version: int | None = None) -> dict[str, Any]:
-    """Take a label back, or a version of it: it is not offered any more, its files stay."""
-    service.labels.take_back(id, tag, version)
-    return {}
+    """Take a label back, or a version of it: it is not offered any more, its files stay. Say which one counts then."""
+    now = service.labels.take_back(id, tag, version)
+    if now is None:
+        return {"counts": None, "notes": [f"No {tag} label of this image is left; their files are kept."]}
+    words = f"Version {now.version} by {shown_name(now.annotator)} counts from now on."
+    return {"counts": now.version, "notes": [words]}
 
 
 @router.get("/datastore/label/info")
 def label_info(service: Held, label: str, tag: str) -> dict[str, Any]:
     """Return the stored information on the label that counts."""
     found = service.labels.latest(label, tag)
-    return found.info | {"version": found.version, "ts": int(found.created)}
+    notes = [*found.info.get("notes", []), *service.labels.told(found)]
+    return found.info | {"version": found.version, "ts": int(found.created), "notes": notes}
 
 
 @router.put("/datastore/label/info")
 def note_label(service: Held, label: str, tag: str, info: Params = "{}") -> dict[str, Any]:
     """Add to what is remembered of a label."""
-    service.labels.note(service.labels.latest(label, tag), json_object(info))
-    return {}
+    words = service.labels.note_of_client(service.labels.latest(label, tag), json_object(info))
+    return {"notes": words} if words else {}

@@ -54,7 +54,7 @@ async def _explained(request: Request, error: Exception) -> JSONResponse:
     """What was found, needed and to be done, in the words of the error; no path of the server goes out."""
     settings: ServerSettings = request.app.state.service.settings
     words = str(error)
-    for place in (str(settings.state.resolve()), str(settings.state), settings.studies):
+    for place in settings.places:
         words = words.replace(place, "…")
     _log.info("refused: %s", type(error).__name__)
     return JSONResponse({"detail": words, "kind": type(error).__name__}, getattr(error, "status", 422))

@@ -19,7 +19,7 @@ from medvit_label.correcting import Correcting
 from medvit_label.corrections import Correction
 from medvit_label.errors import RequestError
 from medvit_label.images import Image, Images, LocalImages
-from medvit_label.inference import Asked, Inferred, Params, Results, infer, read_params, restarts
+from medvit_label.inference import Asked, Inferred, Params, Results, infer, read_params, restarts, truth
 from medvit_label.journal import Journal
 from medvit_label.kept import KeptCorrections
 from medvit_label.label_info import read_label_info
@@ -176,7 +176,6 @@ class Service:
             state = image.state()
             own = Correcting(self.corrections, who, model, image.id, state)
             anew = restarts(content)
-            dropped = own.restart() if anew else []
             plain = self.results.get(own.key, state)
             if plain is None or anew:
                 first = infer(asked, self.scratch, progress)
@@ -184,8 +183,8 @@ class Service:
                 plain = cast(Result, first.result)
                 if own.lasting:
                     self.results.keep(own.key, state, plain)
-            made = own.correct(plain, Correction(content, drawn, params, self.settings.device), self.scratch, progress)
-            made.params["notes"] += dropped
+            asked_for = Correction(content, drawn, params, self.settings.device)
+            made = own.correct(plain, asked_for, self.scratch, progress, anew)
             self._tell_others(made, image, who, "corrected")
             return made
 
@@ -204,7 +203,7 @@ class Service:
         """Keep an annotator's label as the next version and score it.
 
         Returns:
-            The label, and notes: what other annotators lately did with the image, or that no model's names were found.
+            The label, and notes: whose label counts, what other annotators lately did with the image, that no model's names were found.
 
         Raises:
             MedvitError: as ``LabelStore.save``.
@@ -216,9 +215,14 @@ class Service:
             "model": bundle.name if bundle else None,
             "bundle": f"{bundle.name} {bundle.version}" if bundle else None,
         }
-        stored = self.labels.save(image, file, tag, table, content | about, who)
+        replaces = truth(content, "replace")
+        stored = self.labels.save(image, file, tag, table, content | about | {"replace": replaces}, who)
         note_scores(self, image, stored, bundle)
-        words = self.presence.note(image.id, who.name, "submitted")
+        words = [*self.labels.told(stored), *self.presence.note(image.id, who.name, "submitted")]
+        if replaces and not who.reviews:
+            words.insert(
+                0, f'"replace" was passed over: it is for reviewers and admins, and {who.shown} is {who.role}.'
+            )
         if bundle is None:
             words.insert(0, (
                 "The request names no model, and the image and the names do not fit exactly one. Numbers and names were kept as sent, "

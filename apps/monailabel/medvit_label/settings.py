@@ -73,6 +73,14 @@ class ServerSettings:
         """True where clients must send a token: an account's or the server's."""
         return bool(self.token) or self.users is not None
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Paths and addresses of this server that no answer may show, the longest first."""
+        paths = [self.state] if is_url(self.studies) else [self.state, Path(self.studies)]
+        # as given they are searched for only where they cannot be a part of ordinary words: "." or "data" could
+        given = {str(path) for path in (*paths, *(path.resolve() for path in paths)) if len(path.parts) > 1}
+        return tuple(sorted(given | ({self.studies} if is_url(self.studies) else set()), key=len, reverse=True))
+
     def check(self) -> ServerSettings:
         """Refuse what would open the server to anybody, or has nothing to serve; return self."""
         check_geometry(self.geometry)

@@ -93,6 +93,7 @@ def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, li
         )
     found = list(clicks.items())
     found += _named(content, bundle).items()
+    found += _misnamed(content, bundle).items()
     if content.get("foreground"):
         found.append((_foreground_label(content, bundle), content["foreground"]))
     found.append((_BACKGROUND, content.get(_BACKGROUND) or []))
@@ -104,6 +105,27 @@ def _named(content: Mapping[str, Any], bundle: Bundle) -> dict[str, list[Any]]:
     """Return the lists under the labels' own names: MONAI Label's clients send several labels so."""
     names = {label.name for label in bundle.facts.labels} - {_BACKGROUND, "foreground", "clicks", "roi"}
     return {name: points for name, points in content.items() if name in names and isinstance(points, list)}
+
+
+def _misnamed(content: Mapping[str, Any], bundle: Bundle) -> dict[str, list[Any]]:
+    """Lists of points under names that mean nothing here: whoever reads them refuses them as unknown labels."""
+    if bundle.facts.task != "segmentation":
+        return {}
+    known = {label.name for label in bundle.facts.labels} | {_BACKGROUND, "foreground", "clicks", "roi", "label_info"}
+    return {name: rows for name, rows in content.items() if name not in known and _are_points(rows)}
+
+
+def _are_points(rows: Any) -> bool:
+    return (
+        isinstance(rows, list)
+        and bool(rows)
+        and all(
+            isinstance(row, list)
+            and len(row) in (2, 3)
+            and all(isinstance(value, int | float) and not isinstance(value, bool) for value in row)
+            for row in rows
+        )
+    )
 
 
 def _foreground_label(content: Mapping[str, Any], bundle: Bundle) -> str:

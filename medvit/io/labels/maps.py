@@ -52,7 +52,8 @@ def read_map(
         SourceError: damaged, or a picture; with ``strict``, a label that the table does not have.
         GeometryError: no usable place in the world.
     """
-    slicer, remarks = from_slicer(_nrrd_fields(path))
+    slicer, segments_told = from_slicer(_nrrd_fields(path))
+    remarks = segments_told
     scan, layers = read_layers(path) if slicer else (read_image(path, geometry), None)
     if scan.is_picture:
         raise SourceError(
@@ -62,11 +63,14 @@ def read_map(
     own = {(segment.layer, segment.value): segment.label for segment in slicer}
     if not slicer:
         stated = own_names(path, scan) if names is None else NamesFound({n: make_label(n, t) for n, t in names.items()})
-        own, remarks = {(0, number): label for number, label in stated.labels.items()}, stated.notes
+        own, remarks = (
+            {(0, number): label for number, label in stated.labels.items()},
+            tuple(dict.fromkeys((*remarks, *stated.notes))),
+        )
     found, rounded = _values(scan, layers, path.name, own, {label.id for label in table})
     rows = [row for row, _, _ in found]
     if strict:
-        _require_named(rows, names is not None, remarks if slicer else ())
+        _require_named(rows, names is not None or bool(slicer), segments_told)
     labels, notes = by_name(rows, table, strict)
     told = distinct_names(labels, "the file")
     distinct = unique(labels)
@@ -110,7 +114,10 @@ def _require_named(rows: Sequence[Named], stated: bool, remarks: Sequence[str]) 
             "Send the number and name of each segment."
         )
     if remarks:
-        raise SourceError(f"Found segments that share a value; each needs its own. {remarks[0]} Save them again.")
+        raise SourceError(
+            f"Found segments that their file does not tell apart; each needs a name and a value of its own. {remarks[0]} Correct them "
+            "and save them again."
+        )
 
 
 def _nrrd_fields(path: Path) -> dict[str, str]:

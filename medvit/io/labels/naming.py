@@ -147,8 +147,14 @@ class Named:
     present: bool
 
     def has_name(self, strict: bool) -> bool:
-        """Return whether the name is more than a number; ``strict`` counts numbered names of other programs as names."""
-        return self.own is not None and (_OURS if strict else _GENERIC).fullmatch(self.own.name) is None
+        """Return whether the name is more than its value; ``strict`` counts numbered names of other programs or values as names."""
+        if self.own is None:
+            return False
+        pattern, title = _OURS if strict else _GENERIC, _key(self.own.title)
+        if not (pattern.fullmatch(self.own.name) and pattern.fullmatch(title)):
+            return True
+        stated = re.search(r"[0-9]+$", title)
+        return strict and stated is not None and int(stated[0]) != self.value
 
 
 def by_name(rows: Sequence[Named], table: Sequence[Label], strict: bool = False) -> tuple[list[Label], list[str]]:
@@ -168,12 +174,9 @@ def by_name(rows: Sequence[Named], table: Sequence[Label], strict: bool = False)
     Raises:
         SourceError: with ``strict``, a value that the table does not have, or two of one name.
     """
-    known = {clean_name(text, ""): label for label in table for text in (label.title, label.name)}
+    known = _keyed(table)
     numbers = {label.id: label for label in table}
-    matches = [
-        (known.get(row.own.name) or known.get(clean_name(row.own.title, ""))) if row.own is not None else None
-        for row in rows
-    ]
+    matches = [_match(row.own, known) if row.own is not None else None for row in rows]
     if strict:
         _require_distinct([row for row, match in zip(rows, matches, strict=True) if match], matches)
     renames = not strict and not any(matches)
@@ -267,7 +270,8 @@ def _keyed(table: Sequence[Label]) -> dict[str, Label]:
 
 
 def _match(own: Label, known: Mapping[str, Label]) -> Label | None:
-    return known.get(_key(own.title)) or known.get(own.name)
+    made_up = not clean_name(own.title, "") and _OURS.fullmatch(own.name)  # of a title without any Latin letter
+    return known.get(_key(own.title)) or (None if made_up else known.get(own.name))
 
 
 def _numbered(segment: Segment, number: int) -> Segment:

@@ -138,6 +138,9 @@ def _xml_color(fields: Mapping[str, str]) -> Sequence[int]:
     return [round(float(fields[key]) * 255) for key in ("Red", "Green", "Blue")]
 
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
 @dataclass(frozen=True)
 class SlicerSegment:
     """A segment of a 3D Slicer ``.seg.nrrd``: its voxels have ``value`` in ``layer`` (overlapping segments lie in several)."""
@@ -151,19 +154,31 @@ def from_slicer(fields: Mapping[str, str]) -> tuple[tuple[SlicerSegment, ...], t
     """List the segments of a 3D Slicer ``.seg.nrrd``, from its header fields; none for any other NRRD.
 
     Returns:
-        The segments, and notes on those that share a value within a layer: the last name is taken.
+        The segments, and notes: on those that share a value within a layer, where the last name is taken, and on those without
+        a name or without a value and layer that can be.
     """
     found: dict[tuple[int, int], SlicerSegment] = {}
-    twice = []
-    for number in sorted({int(m[1]) for key in fields if (m := re.fullmatch(r"Segment(\d+)_LabelValue", key))}):
-        stated, layer = fields[f"Segment{number}_LabelValue"].strip(), fields.get(f"Segment{number}_Layer", "0").strip()
-        if not stated.isdigit() or not layer.isdigit() or int(stated) == 0:
+    twice, nameless, lost = list[str](), list[str](), list[str]()
+    for number in sorted(
+        {int(m[1]) for key in fields if (m := re.fullmatch(r"Segment(\d+)_(?:LabelValue|Name)", key))}
+    ):
+        stated, layer, title = (
+            " ".join(fields.get(f"Segment{number}_{word}", otherwise).split())
+            for word, otherwise in (("LabelValue", ""), ("Layer", "0"), ("Name", ""))
+        )
+        if not (_NUMBER.fullmatch(stated) and _NUMBER.fullmatch(layer)) or int(stated) == 0:
+            lost.append(title or f"segment {number}")
             continue
-        title, key = fields.get(f"Segment{number}_Name", ""), (int(layer), int(stated))
+        key = int(layer), int(stated)
         twice += [str(key[1])] if key in found else []
+        nameless += [] if title else [str(key[1])]
         found[key] = SlicerSegment(*key, make_label(key[1], title, _slicer_color(fields, number)))
-    notes = (f"Numbers that the header names more than once keep the last name: {', '.join(twice)}.",) if twice else ()
-    return tuple(found.values()), notes
+    told = (
+        ("Numbers that the header names more than once keep the last name: {}.", twice),
+        ("Segments whose name is empty, by value: {}.", nameless),
+        ("Segments whose value or layer is no whole number: {}.", lost),
+    )
+    return tuple(found.values()), tuple(words.format(", ".join(rows)) for words, rows in told if rows)
 
 
 def _slicer_color(fields: Mapping[str, str], number: int) -> list[int] | None:
