@@ -173,6 +173,31 @@ def test_the_limit_comes_from_the_environment_and_ends_with_the_command(tmp_path
         assert "above zero is needed" in " ".join(outcome.output.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(("size", "code"), [("2e5", 0), ("0.2 MB", 0), ("1e5", 1), ("9" * 400, 2), ("1e99", 0)])
+def test_odd_spellings_of_a_size_are_taken_or_refused(size, code, tmp_path, monkeypatch):
+    scan = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(phantom()[0].astype(np.float32), oblique_affine()), scan)  # 176 kB
+    assert CliRunner().invoke(app, ["inspect", str(scan), f"--memory-limit={size}"]).exit_code == code
+    monkeypatch.setenv("MEDVIT_MEMORY_LIMIT", size)
+    outcome = CliRunner().invoke(app, ["inspect", str(scan)])
+    assert outcome.exit_code == min(code, 1)
+    if code == 2:  # a broken variable is named, and never passed over
+        assert "set by the environment variable MEDVIT_MEMORY_LIMIT" in outcome.stderr
+
+
+def test_a_large_picture_is_judged_by_the_limit_alone(tmp_path):
+    """Pillow's own limit, 179 million pixels, is lower: it would refuse what the user allows, and warn of an attack."""
+    told = ("inspect", str(_png(tmp_path / "picture.png", side=14_000)), "--memory-limit", "20GB")
+    said = _refused(*told)  # this one's pixels are cut off
+    assert "attack" not in said and "exceeds limit" not in said
+    start = _jpeg(tmp_path / "picture.jpg").read_bytes()
+    profile = b"".join(b"\xff\xe2" + struct.pack(">H", 65535) + bytes(65533) for _ in range(17))
+    (tmp_path / "deep.jpg").write_bytes(start[:2] + profile + start[2:])  # its size lies behind the first megabyte
+    assert "takes 30.0 GB of memory; the limit is 4.0 GB" in _refused(
+        "inspect", str(tmp_path / "deep.jpg"), "--memory-limit", "4GB"
+    )
+
+
 def _series(folder: Path) -> list[Path]:
     return write_series(folder, phantom((20, 18, 12))[0], np.diag([-1.0, -1.0, 2.0, 1.0]))
 

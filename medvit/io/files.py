@@ -52,6 +52,9 @@ _LARGEST_ZIP = 32 * 2**30
 _LONGEST_PATH = 4096
 """Bytes of a path to which a link may lead."""
 
+_MOST_LINKS = 40
+"""Links that may lead to one another, as Linux allows."""
+
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
@@ -182,6 +185,8 @@ def _walked(path: Path, unread: Unread, left_out: Callable[[Path], bool] | None 
             said = error.strerror or type(error).__name__
             unread.lost.append((f"{printable(folder[top:])}/", f"folder(s) that cannot be opened ({said})"))
             continue
+        if not entries and folder != str(path):
+            unread.hollow.append(printable(folder[top:]))
         within = []
         for entry in entries:
             kind, size = _look(entry, unread, top)
@@ -210,6 +215,7 @@ def _look(entry: os.DirEntry[str], unread: Unread, top: int) -> tuple[str, int]:
         return "link" if entry.is_symlink() else "folder", 0
     if is_special(mode.st_mode):
         unread.passed["pipe(s) or device(s)"] += 1
+        unread.hollow.append(printable(entry.path[top:]))
         return "", 0
     return "file", mode.st_size
 
@@ -219,7 +225,7 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
 
     Args:
         archive: the zip, open.
-        unread: told which links in it lead to no entry.
+        unread: told which links in it lead to no entry, and which folders in it are empty.
 
     Raises:
         SourceError: an entry points outside of the archive, or all unpack to more than any archive of images.
@@ -241,6 +247,13 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
             f"Found a zip that unpacks to {total / 2**30:.0f} GiB; at most {_LARGEST_ZIP // 2**30} are taken. Split it."
         )
     links = [entry for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
+    if unread is not None:
+        within = {posixpath.dirname(name.rstrip("/")) for name in archive.namelist()}
+        unread.hollow += [
+            printable(name.rstrip("/"))
+            for name in archive.namelist()
+            if name.endswith("/") and name.rstrip("/") not in within
+        ]
     if links and unread is not None:
         _follow(archive, links, unread)
     return [
@@ -252,14 +265,31 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
 
 def _follow(archive: zipfile.ZipFile, links: list[zipfile.ZipInfo], unread: Unread) -> None:
     """Sort the links of a zip: those to entries of it are read as these, any other leads nowhere."""
-    there = {part for name in archive.namelist() for part in (name.rstrip("/"), *map(str, PurePosixPath(name).parents))}
-    for link in links:
-        goal = archive.read(link).decode("utf-8", "replace") if link.file_size <= _LONGEST_PATH else ""
-        reached = posixpath.normpath(posixpath.join(posixpath.dirname(link.filename), goal))
-        if goal and reached in there:
+    goals = {
+        link.filename: archive.read(link).decode("utf-8", "replace") if link.file_size <= _LONGEST_PATH else ""
+        for link in links
+    }
+    names = [name.rstrip("/") for name in archive.namelist() if name not in goals]
+    there = {part for name in names for part in (name, *map(str, PurePosixPath(name).parents))}
+    for name in goals:
+        if _reached(name, goals, there):
             unread.passed["link(s) to files that are read by another name"] += 1
         else:
-            unread.lost.append((printable(link.filename), NOWHERE))
+            unread.lost.append((printable(name), NOWHERE))
+
+
+def _reached(name: str, goals: dict[str, str], there: set[str]) -> bool:
+    """Follow a link of a zip, over other links to files and folders, and tell whether an entry lies at its end."""
+    for _ in range(_MOST_LINKS):
+        parts = PurePosixPath(name).parts
+        heads = (posixpath.join(*parts[:count]) for count in range(1, len(parts) + 1))
+        link = next((head for head in heads if head in goals), None)
+        if link is None:
+            return name in there
+        if not goals[link]:
+            return False
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(link), goals[link], name[len(link) :].lstrip("/")))
+    return False  # they lead round in a circle
 
 
 def _open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> BinaryIO:

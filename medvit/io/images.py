@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from medvit.errors import GeometryError, ImageError, SourceError
 from medvit.io.geometry import Affine, flip_lps_ras, spacing_mm
 from medvit.io.length_units import header_unit, scaled
-from medvit.io.nifti_geometry import place_nifti, raw_header
+from medvit.io.memory_limit import check_image_memory
+from medvit.io.nifti_geometry import place_nifti, raw_header, require_grey
 from medvit.io.scan import Scan
 from medvit.io.stated_sizes import check_stated_size
 from medvit.settings import check_geometry
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 __all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image", "read_layers"]
 
@@ -108,8 +112,7 @@ def _read_nifti(path: Path, voxels: bool, geometry: str | None) -> Scan:
     import nibabel as nib
 
     raw = raw_header(path)
-    if raw.get_data_dtype().names:
-        raise ImageError("Found a colour NIfTI; one grey value per voxel is needed. Save one channel and run again.")
+    require_grey(raw)
     shape = raw.get_data_shape()
     if len(shape) > 3 and int(np.prod(shape[3:])) > 1:
         raise ImageError(
@@ -167,10 +170,22 @@ def _itk_place(path: Path, header: Any) -> tuple[Affine, tuple[str, ...]]:
 
 
 def _read_picture(path: Path) -> Scan:
-    from PIL import Image
-
-    with Image.open(path) as picture:
+    with _opened_picture(path) as picture:
+        check_image_memory(picture.size[::-1], "a picture", values=3)  # where the header lies deep in the file
         deep = picture.mode in ("I", "I;16", "F", "L", "1")
         pixels = np.asarray(picture if deep else picture.convert("RGB"), dtype=np.float32)
     channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return Scan(channels, np.eye(4), "picture", name=path.name)
+
+
+def _opened_picture(path: Path) -> Picture:
+    """Open a picture without decoding it. Pillow's own limit on sizes would refuse what the memory limit allows."""
+    from PIL import Image, JpegImagePlugin, PngImagePlugin
+
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start == b"\x89PNG\r\n\x1a\n":
+        return PngImagePlugin.PngImageFile(path)
+    if start.startswith(b"\xff\xd8\xff"):
+        return JpegImagePlugin.JpegImageFile(path)
+    return Image.open(path)

@@ -7,6 +7,7 @@ promises to ``check_memory`` before it decodes or decompresses, so that every do
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import sys
@@ -39,7 +40,10 @@ _UNKNOWN = 8 * 2**30
 """Memory assumed of a machine that does not tell."""
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_LARGEST = 10**24
+"""Bytes to which a stated size is cut; no machine has as many."""
+
 _GROUP_FILES = ("memory.max", "memory/memory.limit_in_bytes")
 """Files below /sys/fs/cgroup in which Linux states the memory of a container (versions 2 and 1)."""
 
@@ -57,11 +61,12 @@ def parse_size(text: str) -> int:
         SourceError: not a size.
     """
     match = _SIZE.fullmatch(text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise SourceError(f"Found the memory limit {text!r}; a size above zero is needed. Write it as 4GB or 512MiB.")
+    if match is None or not 0 < float(match[1]) < math.inf:
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        raise SourceError(f"Found the memory limit {shown!r}; a size above zero is needed. Write it as 4GB or 512MiB.")
     power = "kmgt".find(match[2].lower()) + 1
     unit = 1024**power if match[3] else _UNITS[match[2].lower()]
-    return max(1, int(float(match[1]) * unit))
+    return max(1, min(int(float(match[1]) * unit), _LARGEST))
 
 
 def say_bytes(count: float) -> str:
@@ -109,7 +114,12 @@ def memory_limit() -> int:
         SourceError: the environment variable holds no size.
     """
     stated = os.environ.get(VARIABLE, "")
-    return parse_size(stated) if stated else physical_memory() // _SHARE
+    if not stated.strip():
+        return physical_memory() // _SHARE
+    try:
+        return parse_size(stated)
+    except SourceError as error:
+        raise SourceError(f"{error} It is set by the environment variable {VARIABLE}.") from error
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.errors import GeometryError
+from medvit.errors import GeometryError, ImageError
 from medvit.io.geometry import Affine, affine_fault, axis_codes, spacing_mm
 from medvit.io.length_units import LengthUnit, nifti_unit, scaled
 from medvit.io.stated_sizes import check_stated_size
@@ -22,7 +22,7 @@ from medvit.settings import check_geometry
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NiftiPlace", "load_nifti", "place_nifti", "raw_header"]
+__all__ = ["NiftiPlace", "load_nifti", "place_nifti", "raw_header", "require_grey"]
 
 _NOTED, _FLAGGED = 0.1, 1.0
 """Voxels that a corner may lie apart by sform and qform before it is noted, and flagged."""
@@ -93,6 +93,24 @@ def raw_header(path: str | os.PathLike[str]) -> Any:
     return header
 
 
+def require_grey(raw: Any) -> None:
+    """Refuse a NIfTI whose voxels are not one real number each.
+
+    Args:
+        raw: its header as stored (``raw_header``).
+
+    Raises:
+        ImageError: colours or complex numbers.
+    """
+    kind = raw.get_data_dtype()
+    if kind.names:
+        raise ImageError("Found a colour NIfTI; one grey value per voxel is needed. Save one channel and run again.")
+    if kind.kind == "c":
+        raise ImageError(
+            "Found a NIfTI of complex numbers; one real value per voxel is needed. Save their magnitude and run again."
+        )
+
+
 def place_nifti(raw: Any, geometry: str | None = None) -> NiftiPlace:
     """Decide where a NIfTI's voxels lie.
 
@@ -144,13 +162,15 @@ def load_nifti(path: str | os.PathLike[str], geometry: str | None = None) -> tup
         geometry: as ``place_nifti``.
 
     Raises:
-        GeometryError: as ``place_nifti``. TooLargeError: more than the memory limit. OSError, nibabel's errors: the file
+        GeometryError: as ``place_nifti``. ImageError: as ``require_grey``. TooLargeError: more than the memory limit. OSError, nibabel's errors: the file
             cannot be read.
     """
     import nibabel as nib
 
     check_stated_size(Path(path))
-    place = place_nifti(raw_header(path), geometry)
+    raw = raw_header(path)
+    require_grey(raw)
+    place = place_nifti(raw, geometry)
     image: Any = nib.load(path)
     return type(image)(image.dataobj, place.affine, place.header(image.header)), place
 

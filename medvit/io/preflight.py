@@ -43,7 +43,7 @@ class Preflight:
         lost: files that could not be read, and why (``medvit.io.unread``); any may be a slice.
         passed: what was passed over since it holds no image of its own, and how many of each.
         packed: names of archives among the other files; what they hold is not looked at.
-        unused: names of the files that are not DICOM.
+        unused: names of the files that are not DICOM, of pipes and devices, and of empty folders.
     """
 
     files: int
@@ -134,6 +134,7 @@ def preflight(files: Iterable[DicomFile], progress: Progress | None = None, unre
             else:
                 planes += found
         volumes = sort_planes(planes, whole=not unread.single)
+    names += unread.hollow
     lost, passed = tuple(unread.lost), tuple(sorted(unread.passed.items()))
     return Preflight(count, volumes, dict(objects), tuple(damaged), other, lost, tuple(packed), passed, tuple(names))
 

@@ -8,12 +8,23 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["EnteredFolders", "Lost", "Unread", "is_placeholder", "is_special", "lost_words", "next_step", "why_lost"]
+__all__ = [
+    "HOLLOW",
+    "EnteredFolders",
+    "Lost",
+    "Unread",
+    "is_placeholder",
+    "is_special",
+    "lost_words",
+    "next_step",
+    "why_lost",
+]
 
 NOWHERE = "link(s) that lead nowhere"
 VANISHED = "file(s) that vanished while they were read"
 NOT_FETCHED = "placeholder(s) whose content was not fetched (git-annex, Git LFS, iCloud)"
-NAMED_ALIKE = "file(s) that are named like the slices and are empty or not DICOM"
+NAMED_ALIKE = "file(s) or folder(s) that are named like the slices and are empty or not DICOM"
+HOLLOW = "a pipe, a device or an empty folder, named like the files beside it"
 LISTED = "file(s) that the DICOMDIR lists and that are not there"
 
 _FETCH = "Fetch them (datalad get, git annex get, git lfs pull), or copy the whole series again"
@@ -40,11 +51,13 @@ class Unread:
     Attributes:
         lost: files, and folders that cannot be opened, any of which may be or hold an image.
         passed: counts of what was passed over since it holds no image of its own, by what it is.
+        hollow: names of pipes, devices and empty folders; one that is named like the slices beside it stands for a slice.
         single: whether the source is one file that was given by itself, so that nothing beside it is expected.
     """
 
     lost: list[Lost] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
+    hollow: list[str] = field(default_factory=list)
     single: bool = False
 
 

@@ -136,3 +136,61 @@ def test_an_empty_label_file_is_refused(tmp_path):
     assert outcome.exit_code == 1 and "an empty file (0 bytes)" in outcome.output and not (tmp_path / "o").exists()
     with pytest.raises(SourceError, match="an empty file"):
         medvit.read_labels(tmp_path / "labels.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("[" * 100_000, "is not JSON"),
+        ('{"1": {"name": "a", "color": [1e999, 0, 0]}}', "no label"),
+        ('{"70000": "a"}', "70000 is above 65535"),
+        ('{"1": {"name": "a", "volume": 1}, "2": {"name": 5}}', "no label"),
+    ],
+    ids=["deep", "colour", "number", "name"],
+)
+def test_odder_tables_are_a_note_beside_the_file_and_refused_where_given(table, words, ids, tmp_path):
+    source = _labelled(tmp_path / "a", ids, table)
+    outcome = _convert(source, "-o", tmp_path / "o")
+    assert outcome.exit_code == 0, outcome.output
+    assert "The names beside the label map were passed over" in outcome.output
+    (tmp_path / "given.json").write_text(table)
+    outcome = _convert(source, "-o", tmp_path / "p", "--labels", tmp_path / "given.json")
+    assert outcome.exit_code == 1
+    assert words in outcome.output and "unforeseen" not in outcome.output
+
+
+def test_a_table_may_name_the_background(ids, tmp_path):
+    (tmp_path / "given.json").write_text(json.dumps({"0": "background", **{str(n): f"part {n}" for n in range(1, 8)}}))
+    source = _labelled(tmp_path / "s", ids)
+    outcome = _convert(source, "-o", tmp_path / "o", "--labels", tmp_path / "given.json")
+    assert outcome.exit_code == 0, outcome.output
+    written = json.loads((tmp_path / "o" / "labels.json").read_text())["labels"]
+    assert [row["name"] for row in written.values()] == [f"part_{n}" for n in range(1, 8)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"LabelValue": "1", "Color": "inf nan 1"},
+        {"LabelValue": "\u00b2"},
+        {"LabelValue": "9" * 5000},
+        {"LabelValue": "70000"},
+    ],
+    ids=["colour", "superscript", "long", "large"],
+)
+def test_broken_fields_of_3d_slicer_do_not_stop_the_labels(fields, ids, tmp_path):
+    image = sitk.GetImageFromArray(ids.transpose(2, 1, 0))
+    for key, value in {"Name": "first", **fields}.items():
+        image.SetMetaData(f"Segment0_{key}", value)
+    sitk.WriteImage(image, str(tmp_path / "a.seg.nrrd"))
+    outcome = _convert(tmp_path / "a.seg.nrrd", "-o", tmp_path / "o")
+    assert outcome.exit_code == 0, outcome.output
+    assert np.array_equal(nib.load(tmp_path / "o" / "labels.nii.gz").get_fdata(), ids)
+
+
+def test_a_fraction_among_the_ids_is_named(ids, tmp_path):
+    values = np.where(ids == 3, 2.75, ids).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii.gz")
+    outcome = _convert(tmp_path / "a.nii.gz", "-o", tmp_path / "o")
+    assert outcome.exit_code == 1
+    assert "Found values from 0 to 7, among them 2.75, in a.nii.gz" in outcome.output

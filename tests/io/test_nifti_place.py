@@ -287,3 +287,12 @@ def test_an_empty_file(tmp_path):
         with pytest.raises(SourceError, match=rf"Found {name}, an empty file \(0 bytes\)"):
             medvit.read_labels(tmp_path / name)
         assert _run("inspect", tmp_path / name).exit_code == 1
+
+
+def test_complex_numbers_are_refused_and_not_halved(tmp_path):
+    values = phantom((32, 28, 20))[0].astype(np.complex64) + 5j
+    nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "a.nii.gz")
+    for told in (("inspect", tmp_path / "a.nii.gz"), ("convert", tmp_path / "a.nii.gz", "-o", tmp_path / "o")):
+        outcome = _run(*told)
+        assert outcome.exit_code == 1, outcome.output
+        assert "complex numbers; one real value per voxel is needed. Save their magnitude" in outcome.output

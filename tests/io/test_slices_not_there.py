@@ -224,6 +224,63 @@ def test_links_within_a_zip(annexed, tmp_path):
     assert medvit.open_source(tmp_path / "clone.zip").array.shape[-1] == 8
 
 
+def _zipped(archive: Path, folder: Path, links: dict[str, str]) -> Path:
+    """A folder in a zip, with links: a name within the zip to what it says."""
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(folder.iterdir()):
+            packed.write(path, f"s/{path.name}")
+        for name, goal in links.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+            packed.writestr(entry, goal)
+    return archive
+
+
+def test_links_of_a_zip_are_followed_to_their_end(tmp_path):
+    for path in _write(tmp_path / "s")[10:]:
+        path.unlink()
+    circles = {"s/im10.dcm": "im10.dcm", "s/im11.dcm": "im12.dcm", "s/im12.dcm": "im11.dcm"}
+    _said(_zipped(tmp_path / "circles.zip", tmp_path / "s", circles), 3, "link(s) that lead nowhere")
+    chain = {"s/im10.dcm": "im11.dcm", "s/im11.dcm": "../.git/annex/objects/x"}
+    _said(_zipped(tmp_path / "chain.zip", tmp_path / "s", chain), 2, "link(s) that lead nowhere")
+    sound = {"t": "s", "u/im00.dcm": "../t/im00.dcm", "u/im01.dcm": "im00.dcm"}
+    code, content = _inspect(_zipped(tmp_path / "sound.zip", tmp_path / "s", sound))
+    assert (code, content["not_read"], content["volumes"][0]["slices"]) == (0, [], 10)
+    empty = tmp_path / "none"
+    empty.mkdir()
+    outcome = _invoke("inspect", _zipped(tmp_path / "none.zip", empty, {"im00.dcm": "im00.dcm"}))
+    assert "Found 1 link(s) that lead nowhere, and no DICOM image" in outcome.stderr
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_an_empty_folder_or_a_pipe_that_is_named_like_a_slice(kind, tmp_path):
+    paths = _write(tmp_path)
+    (tmp_path / "notes").mkdir()  # named otherwise: no slice
+    assert _inspect(tmp_path)[0] == 0
+    paths[-1].unlink()
+    paths[-1].mkdir() if kind == "folder" else os.mkfifo(paths[-1])
+    _said(tmp_path, 1, "named like the slices")
+    if kind == "folder":
+        (paths[-1] / "im00.dcm").write_bytes(paths[0].read_bytes())  # a folder that holds something is read
+        assert "named like" not in json.dumps(_inspect(tmp_path)[1])
+
+
+def test_an_empty_folder_of_a_zip_that_is_named_like_a_slice(tmp_path):
+    paths = _write(tmp_path / "s")
+    paths[-1].unlink()
+    paths[-1].mkdir()
+    _said(_zipped(tmp_path / "s.zip", tmp_path / "s", {}), 1, "named like the slices")
+
+
+def test_a_zip_that_was_cut_off_is_called_that(tmp_path):
+    _write(tmp_path / "s")
+    archive = _zipped(tmp_path / "s.zip", tmp_path / "s", {})
+    archive.write_bytes(archive.read_bytes()[:9000])
+    outcome = _invoke("inspect", archive)
+    assert outcome.exit_code == 1
+    assert "an archive that cannot be opened as a zip: copy it again" in outcome.stderr
+
+
 def test_lost_files_beside_other_images_are_a_note(annexed, tmp_path):
     _write(tmp_path / "whole")
     source = tmp_path / "both"
@@ -326,15 +383,23 @@ def test_batch_reports_what_was_not_read(annexed, banded, tmp_path):
     _write(archive / "short", ImagesInAcquisition="14")
     (archive / "gone").mkdir()
     (archive / "gone" / "im00.dcm").symlink_to(tmp_path / "nowhere")
+    paths = _write(archive / "hollow")
+    for path, make in zip(paths[10:], (Path.mkdir, os.mkfifo), strict=True):
+        path.unlink()
+        make(path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    _zipped(archive / "links.zip", empty, {f"im{k}.dcm": f"im{k}.dcm" for k in range(3)})
     command = ("batch", "run", archive, "-o", tmp_path / "out", "-b", banded, "--workers", 1)
     outcome = _invoke(*command)
     assert outcome.exit_code == 3, outcome.output
-    assert "5 file(s) could not be read" in outcome.output
+    assert "8 file(s) could not be read" in outcome.output
     with (tmp_path / "out" / "cases.csv").open(newline="") as file:
         rows = {int(row["slices"]): row for row in csv.DictReader(file) if not row["flags"].startswith("2 of")}
     assert rows[8]["flagged"] == "yes"
     assert "4 link(s) that lead nowhere" in rows[8]["flags"]
     assert "lead nowhere" not in rows[12]["flags"]
+    assert "Not read: 2 file(s) or folder(s) that are named like the slices" in rows[10]["flags"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "4 link(s) that lead nowhere" in page
     assert "2 of the 14 images that ImagesInAcquisition states are not there" in page

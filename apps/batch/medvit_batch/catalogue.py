@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
+from medvit.io.unread import HOLLOW
 from medvit.progress import Progress
 from medvit_batch.groups import Groups, alias, full_path
 from medvit_batch.headers import LAYOUT, Record, Want, read_all
@@ -120,6 +121,9 @@ class Catalogue(Groups):
         for name, why in folder.lost:
             lost = self._new(number, Entry(name, 0, 0, 0))
             self.base.execute("UPDATE files SET kind='missing', said=? WHERE id=?", (why, lost))
+        for name in folder.hollow:
+            hollow = self._new(number, Entry(name, 0, 0, 0))
+            self.base.execute("UPDATE files SET kind='other', said=? WHERE id=?", (HOLLOW, hollow))
 
     def _folder(self, path: bytes, zipped: bool, links: int = 0, problem: str = "") -> int:
         row = self.base.execute(

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medvit.errors import MedvitError, SourceError
-from medvit.io.files import DicomFile, UnreadableError, zip_files
+from medvit.io.files import DicomFile, UnreadableError, folder_of, without_digits, zip_files
 from medvit.io.headers import DamagedError, Plane, read_planes
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.patients import Identity
 from medvit.io.sources import is_packed_image
-from medvit.io.unread import NOT_FETCHED, Unread, why_lost
+from medvit.io.unread import HOLLOW, NOT_FETCHED, Unread, why_lost
 from medvit.io.volumes import series_key
 
 __all__ = ["LAYOUT", "Record", "Want", "dicom_file", "planes_of", "read_all", "without_values"]
@@ -145,12 +145,15 @@ def _zip(path: Path, size: int) -> list[Record]:
             unread = Unread()
             found = [_record(DicomFile("f", file.open, file.size), file.name) for file in zip_files(archive, unread)]
             found += [Record("missing", said=why, entry=name) for name, why in unread.lost]
+            alike = {(folder_of(r.entry), without_digits(r.entry)) for r in found if r.kind == "planes"}
+            hollow = [name for name in unread.hollow if (folder_of(name), without_digits(name)) in alike]
+            found += [Record("other", said=HOLLOW, entry=name) for name in hollow]
     except MemoryError:
         raise
     except Exception as error:  # ours, or whatever a damaged or encrypted archive leads zipfile to
         said = str(error) if isinstance(error, MedvitError) else f"a damaged or encrypted zip: {type(error).__name__}"
         return [Record("damaged", said=without_values(said).replace(path.name, "it"), size=size)]
-    if not any(record.kind in ("planes", "object", "damaged") for record in found):
+    if not any(record.kind in ("planes", "object", "damaged", "missing") for record in found):
         return [Record("other", size=size)]
     return [Record("zip", size=size), *found]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from medvit.io.files import without_digits
 from medvit.io.staging import HIDDEN
 from medvit.io.unread import EnteredFolders, why_lost
 
@@ -39,6 +40,7 @@ class Folder:
         files: regular files; pipes and devices are left out.
         links: names of the folder that lead to one read already, by another name.
         lost: names of files that cannot be looked at, such as links that lead nowhere, and why (``medvit.io.unread``).
+        hollow: names of pipes, devices and empty folders that are named like files beside them.
         problem: why it could not be read; empty if it was.
     """
 
@@ -47,6 +49,7 @@ class Folder:
     links: int = 0
     problem: str = ""
     lost: tuple[tuple[bytes, str], ...] = ()
+    hollow: tuple[bytes, ...] = ()
 
 
 def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iterator[Folder]:
@@ -73,6 +76,7 @@ def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iter
         files: list[Entry] = []
         within: list[bytes] = []
         lost: list[tuple[bytes, str]] = []
+        doubtful: list[os.DirEntry[bytes]] = []
         for entry in entries:
             try:
                 stated = entry.stat()
@@ -80,7 +84,26 @@ def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iter
                     files.append(Entry(entry.name, stated.st_size, stated.st_mtime_ns, max(stated.st_ctime_ns, 0)))
                 elif entry.is_dir() and entry.name != b".git" and not entry.name.startswith(os.fsencode(HIDDEN)):
                     (linked if entry.is_symlink() else within).append(entry.path)
+                    doubtful.append(entry)
+                elif not entry.is_dir():
+                    doubtful.append(entry)
             except OSError as error:
                 lost.append((entry.name, why_lost(error, entry.is_symlink())))
-        yield Folder(path, tuple(files), lost=tuple(lost))
+        yield Folder(path, tuple(files), lost=tuple(lost), hollow=_hollow(doubtful, files))
         folders += reversed(within)
+
+
+def _hollow(entries: Iterable[os.DirEntry[bytes]], files: Iterable[Entry]) -> tuple[bytes, ...]:
+    """Find entries that are no files, hold nothing, and are named like the files beside them."""
+    alike = {without_digits(os.fsdecode(file.name)) for file in files}
+    return tuple(e.name for e in entries if without_digits(os.fsdecode(e.name)) in alike and _holds_nothing(e))
+
+
+def _holds_nothing(entry: os.DirEntry[bytes]) -> bool:
+    if not entry.is_dir():
+        return True
+    try:
+        with os.scandir(entry.path) as found:
+            return next(found, None) is None
+    except OSError:
+        return False  # said when the walk comes to it

@@ -16,13 +16,12 @@ from medvit.io.geometry import check_affine
 from medvit.io.images import read_image, read_layers
 from medvit.io.labels.model import Grid, LabelSet, Origin, Segment
 from medvit.io.labels.naming import Named, by_name, make_label, unique
-from medvit.io.labels.tables import NamesFound, distinct_names, from_header, from_sidecar, from_slicer
+from medvit.io.labels.tables import LARGEST_ID, NamesFound, distinct_names, from_header, from_sidecar, from_slicer
 from medvit.io.scan import Scan
 from medvit.io.whole_numbers import TOLERANCE, storage_step, whole_numbers
 
 __all__ = ["own_names", "read_map"]
 
-_LARGEST = 65535
 _MOST_UNNAMED = 256
 """More different values than this, without names for them, are an image and not labels."""
 
@@ -155,10 +154,12 @@ def _whole(scan: Scan, name: str, known: set[int]) -> tuple[NDArray[Any], list[i
             f"Found NaN or infinite values in {name}; labels are whole numbers. Replace them with 0 and run again."
         )
     rounded = whole_numbers(values, storage_step(scan.header))
-    if rounded is None or values.size == 0 or rounded[0].min() < 0 or rounded[0].max() > _LARGEST:
+    if rounded is None or values.size == 0 or rounded[0].min() < 0 or rounded[0].max() > LARGEST_ID:
         shown = f"{values.min():g} to {values.max():g}" if values.size else "none"
+        if rounded is None:
+            shown += f", among them {values.flat[int(np.abs(values - np.rint(values)).argmax())]:g},"
         raise ImageError(
-            f"Found values from {shown} in {name}; labels are whole numbers from 0 to {_LARGEST} (within {TOLERANCE:g}). "
+            f"Found values from {shown} in {name}; labels are whole numbers from 0 to {LARGEST_ID} (within {TOLERANCE:g}). "
             "Give the label map, not the image it belongs to."
         )
     values, note = rounded

@@ -17,7 +17,19 @@ from medvit.bundles import Code, Label
 from medvit.errors import SourceError
 from medvit.io.labels.naming import make_label, unique
 
-__all__ = ["NamesFound", "SlicerSegment", "distinct_names", "from_header", "from_sidecar", "from_slicer", "read_table"]
+__all__ = [
+    "LARGEST_ID",
+    "NamesFound",
+    "SlicerSegment",
+    "distinct_names",
+    "from_header",
+    "from_sidecar",
+    "from_slicer",
+    "read_table",
+]
+
+LARGEST_ID = 65535
+"""The largest number that a label map holds."""
 
 _TABLE_STEP = 'Write {"labels": {"1": {"name": "liver"}, ...}} or {"1": "liver", ...}.'
 
@@ -68,24 +80,32 @@ def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
         raise SourceError(
             f"Found no readable table of labels at {path} ({error.strerror}); a JSON file is needed. Check --labels."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(
             f"Found {path.name}, which is not JSON ({error}); a table of labels is needed. {_TABLE_STEP}"
         ) from error
     rows = content.get("labels", content) if isinstance(content, dict) else None
-    if not isinstance(rows, dict) or not rows:
+    rows = {key: row for key, row in rows.items() if key.strip() != "0"} if isinstance(rows, dict) else None
+    if not rows:
         raise SourceError(
             f"Found {path.name}, which holds no table of labels; numbers with names are needed. {_TABLE_STEP}"
         )
     try:
-        labels = [_row(int(key), value) for key, value in rows.items()]
+        labels = [_row(_number(key), value) for key, value in rows.items()]
         given = {int(key): str(value if isinstance(value, str) else value["name"]) for key, value in rows.items()}
         return labels, given
-    except (ValueError, TypeError, KeyError, AttributeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ValidationError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise SourceError(
             f"Found an entry in {path.name} that is no label ({first}); each needs a number from 1 on and a name. {_TABLE_STEP}"
         ) from error
+
+
+def _number(key: str) -> int:
+    number = int(key)
+    if number > LARGEST_ID:
+        raise ValueError(f"{number} is above {LARGEST_ID}, the largest number in a label map")
+    return number
 
 
 def _row(number: int, value: Any) -> Label:
@@ -128,7 +148,7 @@ def from_header(header: Any) -> NamesFound:
                 raise ValueError("it declares entities")
             rows = ElementTree.fromstring(text.strip("\0 \n")).iter("Label")
             return _numbered([(int(r.attrib["Key"]), r.text or "", _xml_color(r.attrib)) for r in rows], "the header")
-        except (ElementTree.ParseError, KeyError, ValueError) as error:
+        except (ElementTree.ParseError, KeyError, ValueError, OverflowError) as error:
             why = type(error).__name__  # its words may quote the header, which the record must not hold
             notes.append(f"The table of names in the label map's header cannot be read and was passed over ({why}).")
     return NamesFound({}, tuple(notes))
@@ -160,13 +180,13 @@ def from_slicer(fields: Mapping[str, str]) -> tuple[tuple[SlicerSegment, ...], t
     found: dict[tuple[int, int], SlicerSegment] = {}
     twice, nameless, lost = list[str](), list[str](), list[str]()
     for number in sorted(
-        {int(m[1]) for key in fields if (m := re.fullmatch(r"Segment(\d+)_(?:LabelValue|Name)", key))}
+        {int(m[1]) for key in fields if (m := re.fullmatch(r"Segment([0-9]{1,9})_(?:LabelValue|Name)", key))}
     ):
         stated, layer, title = (
             " ".join(fields.get(f"Segment{number}_{word}", otherwise).split())
             for word, otherwise in (("LabelValue", ""), ("Layer", "0"), ("Name", ""))
         )
-        if not (_NUMBER.fullmatch(stated) and _NUMBER.fullmatch(layer)) or int(stated) == 0:
+        if not (_NUMBER.fullmatch(stated) and _NUMBER.fullmatch(layer) and 0 < int(stated) <= LARGEST_ID):
             lost.append(title or f"segment {number}")
             continue
         key = int(layer), int(stated)
@@ -185,13 +205,15 @@ def _slicer_color(fields: Mapping[str, str], number: int) -> list[int] | None:
     parts = fields.get(f"Segment{number}_Color", "").split()
     try:
         return [round(float(part) * 255) for part in parts] if len(parts) == 3 else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
 def _numbered(rows: list[tuple[int, str, Any]], where: str) -> NamesFound:
     ordered = sorted(rows, key=lambda row: row[0])
-    return distinct_names([make_label(number, title, color) for number, title, color in ordered if number > 0], where)
+    return distinct_names(
+        [make_label(number, title, color) for number, title, color in ordered if 0 < number <= LARGEST_ID], where
+    )
 
 
 def distinct_names(labels: Sequence[Label], where: str) -> NamesFound:
