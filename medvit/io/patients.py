@@ -2,7 +2,8 @@
 
 PatientID names a patient only together with who issued it (PS3.3 C.7.1.1): two hospitals may both have a patient 1. Headers with
 different issuers are of two patients. Where one header states an issuer and the other none, they are of one patient only if the
-name (letter case aside) and the birth date agree; otherwise a person has to decide.
+name (letter case aside) and the birth date agree; otherwise a person has to decide. Where neither states one, they are of one patient
+unless both the name and the birth date contradict each other; then a person has to decide too.
 
 An ``Identity`` holds hashes, so it can be compared and kept; anybody who can guess a name can test the guess against it, so it goes
 into nothing that is handed on. ``keyed`` makes a fingerprint for records.
@@ -98,7 +99,7 @@ def same_patient(first: Identity, second: Identity) -> bool | None:
     if first.issuer and second.issuer:
         return first.issuer == second.issuer
     if not first.issuer and not second.issuer:
-        return True
+        return None if _several_people((first, second)) else True
     return True if _agree(first, second) else None
 
 
@@ -132,23 +133,27 @@ def resolved_issuers(identities: Iterable[Identity], assumed: str = "") -> dict[
     """
     known = set(identities)
     by_number: dict[int, set[Identity]] = {}
+    unissued: dict[int, set[Identity]] = {}
     for identity in known:
-        if identity.issuer:
-            by_number.setdefault(identity.number, set()).add(identity)
+        (by_number if identity.issuer else unissued).setdefault(identity.number, set()).add(identity)
+    several = {number for number, those in unissued.items() if number and _several_people(those)}
     found: dict[Identity, str | None] = {}
     for identity in known:
         others = by_number.get(identity.number, set()) if identity.number else set()
         agreeing = {other.issuer for other in others if _agree(identity, other)}
-        if identity.issuer or assumed or not others:
+        if identity.issuer or assumed:
             found[identity] = identity.issuer or assumed
-        else:
+        elif others:
             found[identity] = next(iter(agreeing)) if len(agreeing) == 1 else None
+        else:
+            found[identity] = None if identity.number in several else ""
     return found
 
 
 def patients_among(identities: Iterable[Identity]) -> int:
     """Count the patients that headers are of; where a person has to decide, they count as two."""
-    return len({(identity.number, issuer) for identity, issuer in resolved_issuers(identities).items()})
+    resolved = resolved_issuers(identities).items()
+    return len({(known.number, issuer, known.name if issuer is None else 0) for known, issuer in resolved})
 
 
 def person_of(header: Dataset, issuer: str = "") -> str:
@@ -183,6 +188,12 @@ def hash_of(text: str) -> int:
 def _agree(first: Identity, second: Identity) -> bool:
     """Tell if name and birth date are stated and the same; what is absent on both sides proves nothing."""
     return bool(first.name and first.birth) and (first.name, first.birth) == (second.name, second.birth)
+
+
+def _several_people(identities: Iterable[Identity]) -> bool:
+    """Tell if two identities differ in both name and birth date: a marriage or a typing error changes one of them."""
+    stated = {(known.name, known.birth) for known in identities if known.name and known.birth}
+    return len({name for name, _ in stated}) > 1 and len({birth for _, birth in stated}) > 1
 
 
 def _plain_name(name: str) -> str:

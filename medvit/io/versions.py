@@ -8,7 +8,7 @@ from medvit.io.findings import Finding
 from medvit.io.headers import Plane
 from medvit.io.patients import differing
 
-__all__ = ["patient_finding", "versions_finding"]
+__all__ = ["differing_versions", "patient_finding", "versions_finding"]
 
 
 def versions_finding(planes: Sequence[Plane]) -> Finding | None:
@@ -19,8 +19,27 @@ def versions_finding(planes: Sequence[Plane]) -> Finding | None:
     Args:
         planes: of one series, copies included.
     """
-    if len({(p.patient, p.carried) for p in planes}) < 2:
+    twins, words = differing_versions(planes)
+    if not twins:
         return None
+    files = len({second.file.name for _, second in twins})
+    found = (
+        f"{files} image(s) in two versions under the same UIDs, which differ in {_joined(words)}, for example "
+        f"{twins[0][0].file.name} and {twins[0][1].file.name}"
+    )
+    code = "several_patients" if any(word[0].isupper() for word in words) else "two_versions"
+    step = "Decide which version is right, move the other away, and run again."
+    return Finding(code, "refused", found, "results would carry one version's patient and study", step)
+
+
+def differing_versions(planes: Sequence[Plane]) -> tuple[list[tuple[Plane, Plane]], list[str]]:
+    """Find images that are there in two versions; return the pairs, and by what they differ.
+
+    Args:
+        planes: of one series, copies included.
+    """
+    if len({(p.patient, p.carried) for p in planes}) < 2:
+        return [], []
     firsts: dict[tuple[str, int | None], Plane] = {}
     twins: list[tuple[Plane, Plane]] = []
     words: dict[str, None] = {}
@@ -34,16 +53,7 @@ def versions_finding(planes: Sequence[Plane]) -> Finding | None:
         if different:
             twins.append((first, plane))
             words |= dict.fromkeys(different)
-    if not twins:
-        return None
-    files = len({second.file.name for _, second in twins})
-    found = (
-        f"{files} image(s) in two versions under the same UIDs, which differ in {_joined(list(words))}, for example "
-        f"{twins[0][0].file.name} and {twins[0][1].file.name}"
-    )
-    code = "several_patients" if any(word[0].isupper() for word in words) else "two_versions"
-    step = "Decide which version is right, move the other away, and run again."
-    return Finding(code, "refused", found, "results would carry one version's patient and study", step)
+    return twins, list(words)
 
 
 def patient_finding(planes: Sequence[Plane]) -> Finding | None:

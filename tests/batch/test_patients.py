@@ -128,15 +128,23 @@ def test_versions_side_by_side_are_set_aside_and_run_once_one_is_gone(batch, ban
     assert [row["action"] for row in dry["decisions"]] == ["run again"]
 
 
-def test_a_version_in_a_zip_is_a_version_too(batch, banded):
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"PatientBirthDate": "19510102"}, "PatientBirthDate"),
+        ({"PatientName": "", "PatientBirthDate": ""}, "PatientName and PatientBirthDate"),
+        ({"AccessionNumber": "ACC-8", "StudyDate": "20200204"}, "the study's date, number or physician"),
+    ],
+)
+def test_a_version_in_a_zip_is_a_version_too(changes, words, batch, banded):
     archive, _ = batch
     shutil.copytree(archive / "first", archive.parent / "packed")
-    _correct(sorted((archive.parent / "packed").iterdir()), PatientBirthDate="19510102")
+    _correct(sorted((archive.parent / "packed").iterdir()), **changes)
     shutil.make_archive(str(archive / "backup"), "zip", archive.parent / "packed")
     dry = _batch("run", archive, "-o", archive.parent / "other", "-b", banded, *TYPES, "--dry-run", "--json")
     rows = json.loads(dry.stdout)["decisions"]
     assert [row["action"] for row in rows] == ["set aside"] * 2
-    assert all("under patients that differ in PatientBirthDate" in row["reason"] for row in rows)
+    assert all(f"in versions that differ in {words};" in row["reason"] for row in rows)
 
 
 def _two_patients(top: Path, **second: str) -> dict[str, str]:
@@ -166,6 +174,27 @@ def test_one_number_with_and_without_an_issuer(second, options, actions, banded,
     if "set aside" in actions:
         assert "with and without IssuerOfPatientID" in rows[series["b"]]["reason"]
         assert "Say with --issuer NAME" in rows[series["b"]]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "action"),
+    [
+        ({"PatientName": "Other^Person", "PatientBirthDate": "19990909"}, (), "set aside"),
+        ({"PatientName": "Other^Person", "PatientBirthDate": "19990909"}, ("--issuer", "HOSP"), "run"),
+        ({"PatientName": "Married^Person"}, (), "run"),
+        ({"PatientBirthDate": "19500201"}, (), "run"),
+        ({"PatientName": "Other^Person", "PatientBirthDate": ""}, (), "run"),
+    ],
+)
+def test_one_number_without_any_issuer(second, options, action, banded, tmp_path):
+    write_small(tmp_path / "archive" / "a", 1)
+    write_small(tmp_path / "archive" / "b", 2, **second)
+    line = ("run", tmp_path / "archive", "-o", tmp_path / "out", "-b", banded, *TYPES, *options, "--dry-run", "--json")
+    rows = json.loads(_batch(*line).stdout)["decisions"]
+    assert [row["action"] for row in rows] == [action] * 2
+    if action == "set aside":
+        assert all("under different names and different birth dates" in row["reason"] for row in rows)
+        assert all("Say with --issuer NAME" in row["reason"] for row in rows)
 
 
 def test_a_pseudonym_is_one_for_one_patient_and_two_for_two(banded, tmp_path):

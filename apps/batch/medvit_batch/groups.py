@@ -16,6 +16,7 @@ from medvit.io.files import without_digits
 from medvit.io.headers import Plane
 from medvit.io.patients import Identity, differing, keyed, resolved_issuers
 from medvit.io.unread import NAMED_ALIKE, NOWHERE, Lost
+from medvit.io.versions import differing_versions
 from medvit_batch.headers import dicom_file, planes_of
 
 __all__ = ["Group", "Groups", "Image", "alias", "full_path"]
@@ -123,9 +124,7 @@ class Groups:
         ).fetchall()
         if not rows:
             return None
-        planes: list[Plane] = []
-        for row in rows:
-            planes += planes_of(row["planes"], dicom_file(alias(row), full_path(row), row["entry"], row["size"]))
+        planes = _planes(rows)
         homes = {row["folder"] for row in rows}
         bad = certain.get((inside, series), [])
         home = planes[0].file.folder
@@ -154,11 +153,18 @@ class Groups:
         words = self.patients.disputed.get(series)
         if words is not None:
             return "", (
-                f"Found this series more than once in the archive, under patients that differ in {' and '.join(words)}; its result would "
+                f"Found this series more than once in the archive, in versions that differ in {' and '.join(words)}; its result would "
                 "carry one of them. Decide which is right, move the other away, and run again."
             )
         issuers = [self.patients.issuers.get(identity, identity.issuer) for identity in identities]
         if None in issuers:
+            numbers = {identity.number for identity in identities}
+            if not any(known.issuer for known in self.patients.issuers if known.number in numbers):
+                return "", (
+                    "Found a PatientID that the archive has under different names and different birth dates, without IssuerOfPatientID; "
+                    "a person has to decide if it is one patient. Say with --issuer NAME that one institution issued the number, to one "
+                    "patient, or correct the headers, and run again."
+                )
             return "", (
                 "Found a PatientID that the archive has with and without IssuerOfPatientID, where name and birth date do not settle "
                 "if it is one patient; a person has to decide. Say with --issuer NAME who issued the numbers without an issuer, or correct "
@@ -178,12 +184,20 @@ class Groups:
         everybody = {identity for found in places.values() for group in found.values() for identity in group}
         disputed = {}
         for series, found in places.items():
-            if len(found) > 1 and len(set().union(*found.values())) > 1:
+            if len(found) > 1:
                 pairs = itertools.combinations(found.values(), 2)
                 words = [w for one, two in pairs for a in one for b in two for w in differing(a, b, absent=False)]
+                words += self._between_versions(series)
                 if words:
                     disputed[series] = tuple(dict.fromkeys(words))
         return _Patients(resolved_issuers(everybody, self.assumed), disputed)
+
+    def _between_versions(self, series: str) -> list[str]:
+        """By what images of a series differ that lie in several places, a zip among them, under the same UIDs."""
+        rows = self.base.execute(
+            f"{_JOINED} WHERE f.seen=? AND kind='planes' AND series=? ORDER BY f.id", (self.seen, series)
+        )
+        return differing_versions(_planes(rows.fetchall()))[1]
 
     def _lost(self, rows: list[sqlite3.Row]) -> list[tuple[sqlite3.Row, str]]:
         """Find what may be a slice beside those of a series and could not be read, or is empty, and why."""
@@ -235,6 +249,13 @@ class Groups:
         for row in rows.fetchall():
             path = full_path(row)
             yield Image(alias(row), Path(os.fsdecode(path)), _short(path), row["changed"], _stamp([row], self.secret))
+
+
+def _planes(rows: Iterable[sqlite3.Row]) -> list[Plane]:
+    planes: list[Plane] = []
+    for row in rows:
+        planes += planes_of(row["planes"], dicom_file(alias(row), full_path(row), row["entry"], row["size"]))
+    return planes
 
 
 def alias(row: sqlite3.Row) -> str:
