@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -232,6 +233,32 @@ def test_objects_that_are_cut_or_lack_their_class_cost_no_others(banded, tmp_pat
 
     ran = listen(talk, out, banded, "--quiet-for", 600)
     assert "Traceback" not in ran.outcome.output
+
+
+def test_a_node_prints_no_values_of_what_it_is_sent(tmp_path):
+    """A name where a UID belongs: the libraries' warnings quote it."""
+    quiet_networking()
+    port, said = free_port(), tmp_path / "said"
+    line = [
+        sys.executable,
+        "-c",
+        "from medvit_batch.dicom_cli import app; app()",
+        "listen",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    line += ["-b", "ct_denoise_restore_rwkv", "--port", str(port), *QUICK]
+    with said.open("wb") as file, subprocess.Popen(line, stdout=file, stderr=file) as node:
+        try:
+            wait_for_port(port)
+            sent = pydicom.dcmread(write_small(tmp_path / "sent", 1)[0])
+            sent.SOPInstanceUID = sent.SeriesInstanceUID = "Secret^Person"
+            with association(port) as made:
+                assert int(made.send_c_store(sent).Status) == 0xC000
+        finally:
+            node.terminate()
+    assert node.returncode == 0
+    assert b"Secret" not in said.read_bytes()
 
 
 def _pdata(context: int, control: int, content: bytes) -> bytes:

@@ -122,7 +122,7 @@ def parse_peer(text: str) -> Peer:
 
 
 def quiet_networking() -> None:
-    """Keep pynetdicom's own log, which may quote datasets, off the terminal.
+    """Keep the libraries' own log and warnings, which may quote values of datasets, off the terminal.
 
     Raises:
         NetworkError: the extra is not installed.
@@ -135,7 +135,10 @@ def quiet_networking() -> None:
             f"Found that {error.name} is not installed; DICOM over the network needs it. Run pip install 'medvit[network]'."
         ) from error
     import logging
+    import warnings
 
+    # for the whole process: its threads would undo each other's filters
+    warnings.filterwarnings("ignore", category=UserWarning, module="pydicom|pynetdicom")
     for name in ("pynetdicom", "dicomweb_client", "retrying", "urllib3", "pydicom"):
         logger = logging.getLogger(name)
         logger.propagate = False
