@@ -48,6 +48,11 @@ _TEXTS = {
     "InstructionText": "March 12th, 1961",
     "DetectorDescription": "MÃ¼ller tube of Rosenheim",
     "FieldOfViewDescription": "Mu\u0308ller field",
+    "InstructionDescription": "Dose OBRIEN_2, O\u2019Brien and Lefebvre-OBrien; 李先生 left",
+    "ProtocolPlanningInformation": "plan of 12. 3. 1961; 12 / 03 / 1961; 1961:03:12; 12.III.1961; 12 марта 1961; 12—03—1961; 20200203T101112; 03/1961",
+    "InstructionPerformanceComment": "call (212) 555-0199 or tel. 089 7654321, clinic.example.org/secretmark; 192.168.7.20",
+    "ProtocolDesignRationale": r"kept in \\pacs\secretmark\a and C:\secretmark x\1.dcm and /home/secretmark/1.dcm",
+    "ProtocolElementPurpose": "as 1.2.826.0.1.3680043.8.498.4711471147114711 in 1.2.840.10008.1.2.4.90",
 }
 """Texts of attributes that the profile has no row for, as a scanner's or a person's words stand there."""
 
@@ -65,6 +70,8 @@ _LEFT = {
     "PixelSpacingCalibrationDescription": "sphere",
     "ExposureControlModeDescription": "fixed",
     "FieldOfViewDescription": "field",
+    "InstructionDescription": "Dose 2,and Lefebvre-left",
+    "ProtocolElementPurpose": "as in 1.2.840.10008.1.2.4.90",
     "BodyPartExamined": "NECK",
     "Manufacturer": "maker",
     "KVP": 120,
@@ -85,8 +92,24 @@ _GONE = (
     "ReferencedPerformedProcedureStepSequence OriginalAttributesSequence".split(),
 )
 _SHORT = re.compile(r"(?i:(?<![^\W_])(?:bo|li|ng)(?![^\W_]))|(?<=[a-z])(?:Bo|Li|Ng)(?![a-z])|(?i:bohead|headbo|lihead)")
-_DAY = re.compile(r"(?i)12(?:th|\.)?[\W_]*(?:mar|0?3)\w*[\W_]*(?:19)?61|mar\w*[\W_]*12|1961[\W_]*0?3[\W_]*12|20200203")
-_LONG = ("muller", "mueller", "4711", "acc9", "rosenheim", "李", "小东", "みゅら", "ぼう", "1234567", "secretmark")
+_DAY = re.compile(
+    r"(?i)12(?:th|\.)?[\W_]*(?:mar|мар|iii|0?3)\w*[\W_]*(?:19)?61|mar\w*[\W_]*12|1961[\W_]*0?3[\W_]*12|03/1961|20200203"
+)
+_LONG = (
+    "muller",
+    "mueller",
+    "4711",
+    "acc9",
+    "rosenheim",
+    "李",
+    "小东",
+    "みゅら",
+    "ぼう",
+    "1234567",
+    "secretmark",
+    "obrien",
+)
+_LONG += ("李先生", "5550199", "7654321", "192168720", "4711471147114711")
 
 
 def _item(**values: object) -> Dataset:

@@ -10,20 +10,21 @@ from datetime import date
 __all__ = ["DateFinder"]
 
 _MONTHS = (
-    "january januar jan janvier janv enero ene gennaio gen janeiro januari",
-    "february februar feb fevrier fevr febrero febbraio fevereiro fev februari feber",
-    "march marz maerz mar mrz mars marzo marco maart mrt",
-    "april apr avril avr abril abr aprile",
-    "may mai mayo maggio mag maio mei maj",
-    "june juni jun juin junio giugno giu junho",
-    "july juli jul juillet juil julio luglio lug julho",
-    "august aug aout agosto ago augustus augusti agustus",
-    "september sept sep septembre septiembre settembre set setembro",
-    "october oktober oct okt octobre octubre ottobre ott outubro out",
-    "november nov novembre noviembre novembro",
-    "december dezember dec dez decembre diciembre dic dicembre dezembro desember des",
+    "january januar jan janvier janv enero ene gennaio gen janeiro januari stycznia января ocak",
+    "february februar feb fevrier fevr febrero febbraio fevereiro fev februari feber lutego февраля subat",
+    "march marz maerz mar mrz mars marzo marco maart mrt marca марта mart",
+    "april apr avril avr abril abr aprile kwietnia апреля nisan",
+    "may mai mayo maggio mag maio mei maj maja мая mayis",
+    "june juni jun juin junio giugno giu junho czerwca июня haziran",
+    "july juli jul juillet juil julio luglio lug julho lipca июля temmuz",
+    "august aug aout agosto ago augustus augusti agustus sierpnia августа agustos",
+    "september sept sep septembre septiembre settembre set setembro wrzesnia сентября eylul",
+    "october oktober oct okt octobre octubre ottobre ott outubro out pazdziernika октября ekim",
+    "november nov novembre noviembre novembro listopada ноября kasim",
+    "december dezember dec dez decembre diciembre dic dicembre dezembro desember des grudnia декабря aralik",
 )
-"""Names and abbreviations of each month, without accents: English, German, French, Spanish, Italian, Portuguese, Dutch, Swedish."""
+"""Names and abbreviations of each month, without accents: English, German, French, Spanish, Italian, Portuguese, Dutch, Swedish, Polish,
+Russian and Turkish."""
 
 _NUMBER = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
 _NAME = "|".join(sorted(_NUMBER, key=len, reverse=True))
@@ -49,9 +50,11 @@ _WRITTEN = tuple(
 
 _NO_YEAR = _WRITTEN[-2:]
 _FULL_NAME = 4
-_SEPARATED = re.compile(r"(?<![\d.])(\d{1,4})([\-./_ ])(\d{1,2})\2(\d{1,4})(?!\d|\.\d)")
-_COMPACT = re.compile(r"(?<!\d)(?:1[89]|20)\d{6}(?:\d{4}(?:\d\d)?)?(?!\d)")
-_EAST = re.compile(r"(?:\d{1,4}|元)\s*[年년]\s*\d{1,2}\s*[月월]\s*\d{1,2}\s*[日일]")
+_SEPARATED = re.compile(r"(?<![\d.])(\d{1,4})( ?[\-./_,:·\u2013\u2014] ?| )(\d{1,2})\2(\d{1,4})(?!\d|\.\d)")
+_COMPACT = re.compile(r"(?<!\d)(?:1[89]|20)\d{6}(?:T?\d{4}(?:\d\d)?)?(?!\d)")
+_ROMAN = re.compile(r"(?<!\d)\d{1,2}[ ./-]{1,2}(?:I{1,3}|I?V|VI{1,3}|I?X|XI{1,2})[ ./-]{1,2}(?:1[89]|20)\d\d(?!\d)")
+_MONTH_AND_YEAR = re.compile(r"(?<![\d./-])(\d{1,2}) ?[./-] ?((?:1[89]|20)\d\d)(?!\d|[./-]\d)")
+_EAST = re.compile(r"(?:明治|大正|昭和|平成|令和)?(?:\d{1,4}|元)\s*[年년]\s*\d{1,2}\s*[月월]\s*\d{1,2}\s*[日일]")
 _CENTURY = 100
 
 
@@ -80,15 +83,24 @@ class DateFinder:
             if _exists(int(match[0][:4]), int(match[0][4:6]), int(match[0][6:8])):
                 yield match.span()
         for match in _SEPARATED.finditer(text):
-            if self._is_date(match[1], match[3], match[4], match[2]):
+            if self._is_date(match[1], match[3], match[4], match[2].strip()):
                 yield match.span()
-        for match in _EAST.finditer(text):
-            yield match.span()
+        for pattern in (_EAST, _ROMAN):
+            yield from (match.span() for match in pattern.finditer(text))
+        for match in _MONTH_AND_YEAR.finditer(text):
+            if any((day.month, day.year) == (int(match[1]), int(match[2])) for day in self._days):
+                yield match.span()
         for match in self._compact.finditer(text) if self._compact else ():
             yield match.span()
 
     def _is_date(self, first: str, second: str, third: str, separator: str) -> bool:
         one, two, three = int(first), int(second), int(third)
+        if separator == "," and not any(
+            sorted((one, two, three)) == sorted((d.day, d.month, d.year)) for d in self._days
+        ):
+            return False  # a list of numbers
+        if separator == ":":  # as cameras write it; the rest are times
+            return len(first) == 4 and len(second) == len(third) == 2 and _year(one) and _exists(one, two, three)
         if len(first) == 4:
             return len(third) <= 2 and _year(one) and (_exists(one, two, three) or _exists(one, three, two))
         if len(third) == 4 and len(first) <= 2:

@@ -193,7 +193,7 @@ class Groups:
         return _Patients(resolved_issuers(everybody, self.assumed), disputed)
 
     def _between_versions(self, series: str) -> list[str]:
-        """By what images of a series differ that lie in several places, a zip among them, under the same UIDs."""
+        """List what the versions of an image differ in, where a series lies in several places, a zip among them."""
         rows = self.base.execute(
             f"{_JOINED} WHERE f.seen=? AND kind='planes' AND series=? ORDER BY f.id", (self.seen, series)
         )

@@ -125,6 +125,8 @@ def _person(name: str, patient: bool) -> Iterator[str]:
         parts = [_significant(component, patient) for component in components]
         whole = ["".join(words_of(component)) for component in components]
         found = {word for words in parts for word in words}
+        pieces = [words_of(piece) for component in components for piece in re.split(r"[\s\-\u2010\u2011]+", component)]
+        found |= {"".join(piece) for piece in pieces if len(piece) > 1}  # O'Neil as ONeil
         found |= {joined for joined, words in zip(whole, parts, strict=True) if words and len(joined) > 2}
         if len(whole) > 1 and all(parts[:2]):
             found |= {whole[0] + whole[1], whole[1] + whole[0], "".join(whole)}

@@ -14,25 +14,22 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 
+from medvit_batch.contacts_in_text import contact_spans
 from medvit_batch.dates_in_text import DateFinder
 from medvit_batch.known_words import CLINICAL, FILLERS
 
 __all__ = ["Identifiers", "alphabetic", "misread", "spellings", "words_of"]
 
 _WORD = re.compile(r"(?:[^\W_][\u0300-\u036f\u3099\u309a]*)+")
-_CONTACT = re.compile(
-    r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+|\b[a-z][a-z0-9+.-]{0,20}://\S+|\bwww\.\S+|(?<!\w)\+\d[\d ()/-]{6,}\d|(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])",
-    re.IGNORECASE,
-)
-"""Mail and web addresses, international telephone numbers, US social security numbers."""
-
+_WITH_APOSTROPHE = re.compile(r"[^\W\d_]+(?:['\u2019\u2018\u02bc`\u00b4][^\W\d_]+)+")
+_HONORIFICS = ("先生", "女士", "小姐", "太太", "さん", "様", "殿", "氏", "씨", "님")
 _SEPARATOR = r"[\s_\-^,.;:/|+=&#*'\"()\[\]{}<>\\]"
 _SEPARATORS = _SEPARATOR + "{0,64}"
 _CUT = "\0"
 _LEAD = re.compile(
-    rf"(?i)(?<![^\W_])(?:(?:{'|'.join(sorted(FILLERS, key=len, reverse=True))}){_SEPARATOR}{{1,64}})+(?={_CUT})"
+    rf"(?i)(?<![^\W_])(?:(?:{'|'.join(sorted(FILLERS, key=len, reverse=True))}|[^\W\d_](?=\.)){_SEPARATOR}{{1,64}})+(?={_CUT})"
 )
-"""Words that only lead to an identifier, as "for", "born" or "Dr"."""
+"""Words that only lead to an identifier, as "for", "born" or "Dr", and initials."""
 
 _SEAM = re.compile(rf"({_SEPARATORS}){_CUT}(?:{_SEPARATORS}{_CUT})*({_SEPARATORS})")
 _ENDS = re.compile(rf"\A{_SEPARATORS}|{_SEPARATORS}\Z")
@@ -149,7 +146,7 @@ class Identifiers:
 
     def _searches(self, text: str) -> Iterator[Iterable[tuple[int, int]]]:
         yield self._dates.spans(text)
-        yield (match.span() for match in _CONTACT.finditer(text))
+        yield contact_spans(text)
         yield (match.span() for pattern in self._patterns for match in pattern.finditer(text))
         yield self._words(text)
         yield from ([] if text.isascii() else [self._scripts(text)])
@@ -199,6 +196,9 @@ class Identifiers:
         return tuple(name for name in self.names if not alphabetic(name) and len(name) > 1)
 
     def _words(self, text: str) -> Iterator[tuple[int, int]]:
+        for match in _WITH_APOSTROPHE.finditer(text):  # O'Neil, however it is written
+            if spellings("".join(words_of(match[0]))) & self.names:
+                yield match.span()
         for match in _WORD.finditer(text):
             word, at = match[0], match.start()
             if spellings(word) & self.names:
@@ -237,6 +237,10 @@ class Identifiers:
 
     def _scripts(self, text: str) -> Iterator[tuple[int, int]]:
         """Find names in scripts without spaces, wherever they occur."""
+        for at, character in enumerate(text):  # a family name of one character is a word of its own as well
+            title = next((t for t in _HONORIFICS if text.startswith(t, at + 1)), None)
+            if title is not None and not alphabetic(character) and character in self.names:
+                yield at, at + 1 + len(title)
         if not self._unspaced:
             return
         folded = [min(spellings(character) or {character}) for character in text]

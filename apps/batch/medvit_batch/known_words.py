@@ -76,6 +76,6 @@ GENERIC = frozenset(
 
 FILLERS = frozenset(
     "for from of by to on in at the a an and with dr prof mr mrs ms md herr frau patient pat name named born geb dob id pid mrn no nr "
-    "number ref referred physician fur für von de la le".split()
+    "number ref referred physician fur für von vom van vd den der ten ter zu zum zur de la le della dos das bin ibn abu".split()
 )
 """Filler words around a name; a text left with only these once its names are cut out is removed."""
