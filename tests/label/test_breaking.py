@@ -94,6 +94,12 @@ def test_the_command_line_keeps_a_name_without_latin_letters(server: Served, tmp
     assert set(np.unique(kept[A])) == {8} and set(np.unique(kept[B])) == {6}
 
 
+def test_a_name_of_characters_that_cannot_be_shown_is_none(server: Served, tmp_path: Path) -> None:
+    file = write_ids(tmp_path / "l.nii.gz", {1: A})
+    answer = server.save("case0", file, label_info=[{"name": "\x07", "idx": 1}], model="bands")
+    assert answer.status_code == 400 and "without a name" in answer.json()["detail"], answer.text
+
+
 @pytest.mark.parametrize("number", [-1, "²", 70000])
 def test_a_number_that_cannot_be_is_refused_in_words(server: Served, tmp_path: Path, number: Any) -> None:
     file = write_ids(tmp_path / "l.nii.gz", {1: A})

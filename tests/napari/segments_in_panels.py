@@ -92,7 +92,13 @@ def hides_and_refuses(table, save, labels, place: Path) -> None:
     np.testing.assert_allclose(labels.get_color(2)[:3] * 255, (10, 20, 30), atol=1)
     type_code(table, 0, "neoplasm")
     assert "scheme/value/meaning is needed" in " ".join(close_boxes())
+    type_code(table, 0, "SCT/1\x1b2/Neoplasm")
+    assert "scheme/value/meaning is needed" in " ".join(close_boxes())
     assert "108369006" in table.table.cellWidget(0, CODE).currentText()
+    table.table.item(0, NAME).setText("Hot " * 17)  # the SEG would hold 64 characters of it
+    assert "DICOM takes at most 64" in " ".join(close_boxes()) and names(table)[0] == "Hot spot"
+    table.table.item(0, NAME).setText("Hot\x1bspot")  # which DICOM reads as another script
+    assert names(table)[0] == "Hot spot"
     table.table.item(0, NAME).setText("   ")
     assert "a name is needed" in " ".join(close_boxes()) and names(table)[0] == "Hot spot"
     table.table.selectRow(0)

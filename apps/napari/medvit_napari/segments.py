@@ -14,7 +14,7 @@ import numpy as np
 
 from medvit.bundles import Code, Label, bundle_folders, open_bundle
 from medvit.errors import MedvitError
-from medvit.io.labels.naming import clean_name, make_label, unique
+from medvit.io.labels.naming import clean_name, make_label, printable, unique
 from medvit_napari.errors import LayerError
 from medvit_napari.frames import own_data
 from medvit_napari.places import KEY, Place, place_of
@@ -37,6 +37,9 @@ __all__ = [
     "table_of",
     "unnamed",
 ]
+
+_LONGEST_NAME = 64
+"""Characters of a segment's name in DICOM (LO); a longer one would be cut in the file."""
 
 _UNNAMED = (0.75, 0.75, 0.75, 1.0)
 """An id that a person paints without a row in the table is seen, in grey; napari would leave it transparent."""
@@ -209,7 +212,7 @@ def change_segment(
             name, too.
 
     Raises:
-        LayerError: no such segment, or an empty name.
+        LayerError: no such segment, or a name that is empty or too long.
     """
     rows = {label.id: label for label in table_of(layer)}
     if number not in rows:
@@ -217,11 +220,15 @@ def change_segment(
     old = rows[number]
     if title is not None and not title.strip():
         raise LayerError(f"Found an empty name for segment {number}; a name is needed. Type one.")
+    if title is not None and len(title.strip()) > _LONGEST_NAME:
+        raise LayerError(
+            f"Found a name of {len(title.strip())} characters for segment {number}; DICOM takes at most {_LONGEST_NAME}. Shorten it."
+        )
     if title is None and isinstance(code, Label) and old.title == unnamed(number).title:
         title = code.title
     known: dict[str, Any] = {}
     if title is not None:
-        words = " ".join(title.split())
+        words = " ".join(printable(title).split())
         known |= {"title": words, "name": clean_name(words, f"label_{number}")}
     if color is not None:
         known["color"] = color
@@ -267,7 +274,7 @@ def parse_code(text: str) -> Code:
         LayerError: another form, or text that DICOM's fields do not hold (16, 16 and 64 characters).
     """
     parts = [part.strip() for part in text.split("/", 2)]
-    if len(parts) != 3 or not all(parts) or any("\\" in part for part in parts):
+    if len(parts) != 3 or not all(parts) or not text.isprintable() or "\\" in text:
         raise LayerError(
             f"Found the code {text[:40]!r}; scheme/value/meaning is needed, for example SCT/10200004/Liver. Type it so, or choose one."
         )

@@ -22,6 +22,7 @@ __all__ = [
     "code_of",
     "color_of",
     "make_label",
+    "printable",
     "rename",
     "require_known",
     "unique",
@@ -44,6 +45,11 @@ def clean_name(title: str, otherwise: str) -> str:
     """A name for files and commands: lower-case ASCII letters, digits and underscores."""
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:60] or otherwise
+
+
+def printable(text: str) -> str:
+    """Return a text with a blank in place of each character that cannot be shown; DICOM reads some as a change of script."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def color_of(number: int) -> tuple[int, int, int]:
@@ -70,7 +76,7 @@ def make_label(number: int, title: str, color: Sequence[int] | None = None, code
         codes: category, type and laterality; generic ones where there are none.
     """
     category, kind, side = (*codes, None, None, None)[:3]
-    title = " ".join(title.split()) or f"Label {number}"
+    title = " ".join(printable(title).split()) or f"Label {number}"
     red, green, blue = (
         (min(255, max(0, int(c))) for c in color) if color is not None and len(color) == 3 else color_of(number)
     )

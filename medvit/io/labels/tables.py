@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from medvit.bundles import Code, Label
 from medvit.errors import SourceError
-from medvit.io.labels.naming import make_label, unique
+from medvit.io.labels.naming import make_label, printable, unique
 
 __all__ = [
     "LARGEST_ID",
@@ -183,7 +183,7 @@ def from_slicer(fields: Mapping[str, str]) -> tuple[tuple[SlicerSegment, ...], t
         {int(m[1]) for key in fields if (m := re.fullmatch(r"Segment([0-9]{1,9})_(?:LabelValue|Name)", key))}
     ):
         stated, layer, title = (
-            " ".join(fields.get(f"Segment{number}_{word}", otherwise).split())
+            " ".join(printable(fields.get(f"Segment{number}_{word}", otherwise)).split())
             for word, otherwise in (("LabelValue", ""), ("Layer", "0"), ("Name", ""))
         )
         if not (_NUMBER.fullmatch(stated) and _NUMBER.fullmatch(layer) and 0 < int(stated) <= LARGEST_ID):
