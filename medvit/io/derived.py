@@ -234,6 +234,8 @@ def _contribute(dataset: Dataset, header: Dataset, derivation: Derivation) -> No
 
 
 def _scaled(dataset: Dataset, storage: Storage, k: int) -> None:
+    if dataset.Modality == "CT" and not has_rescale(dataset):
+        dataset.pop("RescaleType", None)  # it names the unit that slope and intercept would give
     if not storage.stated:
         return
     slope, intercept = storage.scales[k]

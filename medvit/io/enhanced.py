@@ -90,7 +90,9 @@ def _frame(plane: Plane, number: int, shared: Dataset, own: Dataset) -> Plane:
         between=_number(measures, "SpacingBetweenSlices") or plane.between,
         rescale=plane.rescale if slope is None else (slope, intercept or 0.0),
         unit=str(values.get("RescaleType") or plane.unit),
-        unscaled=tuple(keyword for keyword in plane.unscaled if values.get(keyword) in (None, "")),
+        unscaled=tuple(
+            k for k in plane.unscaled if values.get(k) in (None, "") or (k == "RescaleSlope" and slope == 0)
+        ),
         instance=number + 1,
         order=tuple((k, str(v)) for k, v in order if v not in (None, "")),
     )

@@ -67,7 +67,7 @@ class Plane:
         carried: a hash of what results carry on of the study.
         rescale: slope and intercept.
         unit: what rescaling gives (RescaleType), where stated.
-        unscaled: rescale tags that a CT lacks, so that its values are in no known unit.
+        unscaled: rescale tags that a CT lacks, or a slope of 0, so that its values are in no known unit.
         packing: BitsStored and HighBit.
         counts: ImagesInAcquisition, NumberOfSeriesRelatedInstances and InConcatenationTotalNumber; 0 where not stated.
         order: what may tell apart planes at one position: (attribute, value) pairs.
@@ -256,10 +256,11 @@ _ENHANCED = ("1.1.2.1", "1.1.4.1", "1.1.128.1", "1.1.2.2", "1.1.4.4", "1.1.128.2
 
 
 def _unscaled(values: HeaderValues) -> tuple[str, ...]:
-    """List the tags without which stored values of a CT are no Hounsfield units (PS3.3 C.8.2.1)."""
+    """List the tags without which stored values of a CT are no Hounsfield units (PS3.3 C.8.2.1), a slope of 0 among them."""
     if values.has("ModalityLUTSequence"):
         return ()
-    return tuple(keyword for keyword in _RESCALE if not values.texts(keyword))
+    zero = ("RescaleSlope",) if values.needed("RescaleSlope", 1) == (0.0,) else ()
+    return tuple(keyword for keyword in _RESCALE if keyword in zero or not values.texts(keyword))
 
 
 def _packing(values: HeaderValues) -> tuple[int, int]:

@@ -219,7 +219,7 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
         hint = "It holds results of a segmentation: read them with medvit convert, or give the images they belong to."
     elif found.objects:
         hint = "Give the images these objects belong to."
-    elif found.packed and path.is_file():
+    elif found.packed and path.is_file() and not zipfile.is_zipfile(path):
         hint = "It is an archive that cannot be opened as a zip: copy it again, or unpack it and give what was in it."
     elif found.packed:
         hint = f"It holds the archive {found.packed[0]}: unpack it, and give what was in it."

@@ -61,7 +61,8 @@ def scale_group(slices: Slices, k: int) -> Dataset:
 
 def has_rescale(group: Dataset) -> bool:
     """Tell whether a header or functional group states how stored values become real ones."""
-    return all(group.get(keyword) not in (None, "") for keyword in ("RescaleSlope", "RescaleIntercept"))
+    stated = all(group.get(keyword) not in (None, "") for keyword in ("RescaleSlope", "RescaleIntercept"))
+    return stated and group.RescaleSlope != 0
 
 
 def _scale(slices: Slices, k: int) -> tuple[float, float, bool]:
@@ -73,7 +74,7 @@ def _scale(slices: Slices, k: int) -> tuple[float, float, bool]:
     philips = frame_scaling(header, slices.frames[k] if slices.frames else None, PHILIPS_SLOPE)
     if header.get("Modality") == "MR" and philips is not None and np.isfinite(philips) and philips > 0:
         return 1 / philips, intercept / (slope * philips), False
-    return slope, intercept, True
+    return slope, intercept, group.get("RescaleSlope") != 0  # 0 was read as 1, and is not written on
 
 
 def _fits(ranges: Sequence[tuple[float, float]], bits: int, signed: bool) -> bool:

@@ -142,8 +142,10 @@ def _values(volume: Volume) -> list[Finding]:
         found.append(Finding("other_unit", "note", f"CT values in {volume.unit!r} (RescaleType), not Hounsfield units"))
     if volume.unscaled:
         lacking = sum(1 for p in planes if p.unscaled)
+        zero = any(p.rescale[0] == 0 for p in planes)
+        words = (f"a {tag} of 0" if zero and tag == "RescaleSlope" else f"no {tag}" for tag in volume.unscaled)
         text = (
-            f"{lacking} of {len(planes)} CT slices have no {' and no '.join(volume.unscaled)}, so that the values may not be in "
+            f"{lacking} of {len(planes)} CT slices have {' and '.join(words)}, so that the values may not be in "
             "Hounsfield units; they are read as stored"
         )
         step = "Add the tags, or export the series again with them."

@@ -108,6 +108,38 @@ def test_one_missing_tag_is_enough_and_padding_is_not_made_air(tmp_path):
     assert np.array_equal(scan.array[0, 3:], values[3:])
 
 
+def test_a_slope_of_0_is_none_and_no_result_of_it_claims_a_unit(banded, tmp_path):
+    for path in write_series(tmp_path / "ct", VALUES, oblique_affine()):
+        dataset = pydicom.dcmread(path)
+        dataset.RescaleSlope = 0
+        dataset.save_as(path, enforce_file_format=True)
+    said = "12 of 12 CT slices have a RescaleSlope of 0, so that the values may not be in Hounsfield units"
+    outcome = _invoke("segment", tmp_path / "ct", "-o", tmp_path / "out", "-b", banded, "-ot", "nifti")
+    assert outcome.exit_code == 3
+    assert f"Warning: {said}" in outcome.stderr
+    assert json.loads((tmp_path / "out" / "statistics.json").read_text())["intensity_unit"] == "as stored"
+    bundle = make_restoring_bundle(tmp_path / "bundle")
+    outcome = _invoke("restore", tmp_path / "ct", "-o", tmp_path / "restored", "-b", bundle, "-ot", "dicom")
+    assert outcome.exit_code == 3, outcome.output
+    made = [pydicom.dcmread(p) for p in (tmp_path / "restored" / "derived").iterdir()]
+    assert {(float(d.RescaleSlope), d.RescaleType) for d in made} == {(1.0, "US")}
+
+
+@pytest.mark.parametrize("tags", [("RescaleSlope",), ("RescaleSlope", "RescaleIntercept")])
+def test_a_rescale_type_without_its_tags_is_not_passed_on(tags, tmp_path):
+    for path in write_series(tmp_path / "ct", VALUES, oblique_affine()):
+        dataset = pydicom.dcmread(path)
+        for tag in tags:
+            del dataset[tag]
+        assert dataset.RescaleType == "HU"
+        dataset.save_as(path, enforce_file_format=True)
+    bundle = make_restoring_bundle(tmp_path / "bundle")
+    outcome = _invoke("restore", tmp_path / "ct", "-o", tmp_path / "out", "-b", bundle, "-ot", "dicom")
+    assert outcome.exit_code == 3, outcome.output
+    made = [pydicom.dcmread(p) for p in (tmp_path / "out" / "derived").iterdir()]
+    assert all(d.get("RescaleType") != "HU" for d in made)
+
+
 def test_other_modalities_have_no_such_tags(tmp_path):
     paths = write_series(tmp_path, VALUES, oblique_affine(), Modality="MR")
     assert not medvit.open_source(_without(paths, "RescaleSlope", "RescaleIntercept")).set_aside
