@@ -15,10 +15,24 @@ import numpy as np
 from napari.components import ViewerModel
 
 from tests.bands import oblique_affine, phantom
-from tests.napari.driving import close_boxes, done, opened, until, widget
+from tests.napari.driving import close_boxes, done, opened, said, until, widget
 
 CASES = {"case A": (41, 37, 29), "case B": (36, 30, 24)}
 INFO = {"name": "a server", "models": {"bands": {"labels": {"low": 1, "high": 2}}}, "strategies": {"first": {}}}
+
+
+TOLD = {
+    "quality": {"rating": "poor", "reasons": ["left and right are exchanged"]},
+    "notes": ["2 corrections are kept."],
+}
+
+
+def in_both_parts(said: dict, file: bytes) -> bytes:
+    """An answer as MONAI Label sends it: the fields ``params`` and ``image`` of a form."""
+    form = 'Content-Disposition: form-data; name="{}"{}\r\nContent-Type: {}\r\n\r\n'
+    head = "--mark\r\n" + form.format("params", "", "application/json") + json.dumps(said) + "\r\n--mark\r\n"
+    head += form.format("image", '; filename="labels.nii.gz"', "application/octet-stream")
+    return head.encode() + file + b"\r\n--mark--\r\n"
 
 
 class Server:
@@ -29,6 +43,7 @@ class Server:
         self.queue, self.kept = list(CASES), []
         self.forgotten: set[str] = set()
         self.clients: list[str] = []
+        self.tells = False
         self.gate = Event()
         self.gate.set()
         folder.mkdir(parents=True)
@@ -53,7 +68,8 @@ class Server:
             return 200, json.dumps(INFO).encode()
         if path.startswith("/activelearning/"):
             self.clients.append(json.loads(body)["client_id"])
-            return 200, json.dumps({"id": self.queue.pop(0)} if self.queue else {}).encode()
+            told = "It is the first. Ben works on this image too." if self.tells else ""
+            return 200, json.dumps({"id": self.queue.pop(0), "reason": told} if self.queue else {}).encode()
         name = query.get("image", "")
         if name in self.forgotten:
             return 404, b'{"detail": "no such image"}'
@@ -61,7 +77,9 @@ class Server:
             self.gate.wait(60)
             return 200, self.file(name).read_bytes()
         if path.startswith("/infer/"):
-            return 200, self.file(name, "answer").read_bytes()
+            assert query["output"] == "all"
+            file = self.file(name, "answer").read_bytes()
+            return 200, in_both_parts(TOLD, file) if self.tells else file
         assert (method, path) == ("PUT", "/datastore/label"), path
         return self.keep(name, query["tag"], body)
 
@@ -113,6 +131,23 @@ def refused(panel, words: str) -> None:
     until(lambda: panel.job is None)
     assert re.search(words, panel.status.text()), panel.status.text()
     close_boxes()
+
+
+def what_the_server_says_is_shown(place: Path) -> None:
+    """The rating of an answer, kept corrections and others at work on the image reach the window."""
+    server, viewer = Server(place / "told"), ViewerModel()
+    server.tells = True
+    with serving(server) as url:
+        panel = widget(viewer, "medvit.server")
+        panel.address.setText(url)
+        click(panel, "Connect", "Next case")
+        assert "Ben works on this image too." in panel.status.text()
+        said()
+        click(panel, "Infer")
+        line = "Rating: poor (left and right are exchanged)."
+        assert line in panel.status.text() and "2 corrections are kept." in panel.status.text()
+        assert any(kind == "warning" and line in words for kind, words in said())
+        assert panel.labels.layer().metadata["medvit"].quality["rating"] == "poor"
 
 
 def two_cases_at_once(place: Path) -> None:
@@ -241,6 +276,7 @@ def with_a_login(place: Path) -> None:
 def submits_belong_to_their_case(place: Path) -> None:
     """All of it."""
     place.mkdir()
+    what_the_server_says_is_shown(place)
     two_cases_at_once(place)
     while_the_next_is_fetched(place)
     with_a_login(place)

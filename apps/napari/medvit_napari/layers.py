@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,6 +32,7 @@ __all__ = [
     "inherit",
     "label_layer",
     "label_layers",
+    "rated",
     "reconstructed_layers",
     "restored_layers",
     "result_layers",
@@ -149,6 +150,14 @@ def inherit(layers: list[LayerTuple], place: Place | None) -> list[LayerTuple]:
         (data, {**options, "metadata": replace(made, case=place.case, space=place.space).metadata()}, kind)
         if isinstance(made := options.get("metadata", {}).get(KEY), Place)
         else (data, options, kind)
+        for data, options, kind in layers
+    ]
+
+
+def rated(layers: list[LayerTuple], quality: Mapping[str, Any]) -> list[LayerTuple]:
+    """Put the rating of the run that made layers, with its reasons, into what the layers know."""
+    return [
+        (data, {**options, "metadata": replace(options["metadata"][KEY], quality=quality).metadata()}, kind)
         for data, options, kind in layers
     ]
 

@@ -6,7 +6,9 @@ The endpoints are those of MONAI Label 0.8: ``/auth/token``, ``/info/``, ``/acti
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ from medvit_napari.transport import exchange
 __all__ = ["Access", "Case", "Client", "ServerInfo", "Submission"]
 
 _NO_LOGIN = 401
+_ITS_FAULT = 500
 
 _PATIENCE_S = 600.0
 """An inference on a CPU takes minutes; a server that is away says so at once."""
@@ -57,10 +60,32 @@ class ServerInfo:
 
 @dataclass(frozen=True)
 class Case:
-    """An image of the server's datastore: its id there, and where it lies here."""
+    """An image of the server's datastore.
+
+    Attributes:
+        id: its id there.
+        path: where it lies here.
+        reason: the server's words on why it is next, and on who else works on it; empty where it says nothing.
+    """
 
     id: str
     path: Path
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's labels, and what the server says of them.
+
+    Attributes:
+        path: the label map.
+        quality: rating and reasons, as ``Result.quality`` gives them; empty where the server tells none.
+        notes: its notes: corrections that are kept, others who work on the image.
+    """
+
+    path: Path
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,19 +185,29 @@ class Client:
                 f"Found no next case by {strategy!r}: every image has its label. Choose another strategy."
             )
         content, kind = self._send("GET", f"/datastore/image?{urlencode({'image': image})}", progress=progress)
-        return Case(image, _kept(folder, content, kind))
+        return Case(image, _kept(folder, content, kind), str(found.get("reason") or ""))
 
     def infer(self, model: str, image: str, folder: Path, progress: Progress | None = None) -> Path:
-        """A model's labels for an image of the datastore, as a file in a folder.
+        """Return a model's labels for an image of the datastore, as a file in a folder; see ``ask_model``."""
+        return self.ask_model(model, image, folder, progress).path
+
+    def ask_model(self, model: str, image: str, folder: Path, progress: Progress | None = None) -> Answer:
+        """Have a model label an image of the datastore.
 
         Raises:
             ServerError: the server refuses, or is away.
         """
         wanted = {"result_extension": ".nii.gz", "result_dtype": "uint16", **self._who}
         body, kind = _form({"params": json.dumps(wanted)}, {})
-        path = f"/infer/{quote(model)}?{urlencode({'image': image, 'output': 'image'})}"
+        path = f"/infer/{quote(model)}?{urlencode({'image': image, 'output': 'all'})}"
         content, kind = self._send("POST", path, body, kind, progress)
-        return _kept(folder, content, kind)
+        said, content, kind = _both(content, kind)
+        quality, notes = said.get("quality"), said.get("notes")
+        return Answer(
+            _kept(folder, content, kind),
+            quality if isinstance(quality, dict) else {},
+            tuple(str(note) for note in notes) if isinstance(notes, list) else (),
+        )
 
     @property
     def _who(self) -> dict[str, str]:
@@ -256,7 +291,8 @@ class Client:
             said = f"Found that {self.address} refused {path.partition('?')[0]} ({error.code}: {_detail(error)})."
             if error.code == _NO_LOGIN:
                 raise _LoginError(f"{said} Type the user and the password of your account, or the token.") from error
-            raise ServerError(f"{said} Look at the server's own log.") from error
+            # below 500 the words are the server's answer to what was asked, with a step of their own
+            raise ServerError(said if error.code < _ITS_FAULT else f"{said} Look at the server's own log.") from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise ServerError(
@@ -291,6 +327,23 @@ def _detail(error: HTTPError) -> str:
         return str(json.loads(text).get("detail", text))[:200]
     except (ValueError, AttributeError):
         return text.strip()[:200]
+
+
+def _both(content: bytes, name: str) -> tuple[dict[str, Any], bytes, str]:
+    """Part an answer of both, MONAI Label's multipart form, into what is said, the file's content and name; a bare file says nothing."""
+    if not content.startswith(b"--"):
+        return {}, content, name
+    said: dict[str, Any] = {}
+    file, mark = b"", content.partition(b"\r\n")[0]
+    for part in content.split(mark)[1:]:
+        head, _, body = part.partition(b"\r\n\r\n")
+        if (named := re.search(rb'filename="([^"]*)"', head)) is not None:
+            file, name = body.removesuffix(b"\r\n"), named[1].decode("utf-8", "replace")
+        elif b'name="params"' in head:
+            with contextlib.suppress(ValueError):
+                found = json.loads(body)
+                said = found if isinstance(found, dict) else {}
+    return said, file, name
 
 
 def _kept(folder: Path, content: bytes, name: str) -> Path:

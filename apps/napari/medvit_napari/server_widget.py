@@ -20,11 +20,12 @@ from medvit_napari.dialogs import follow
 from medvit_napari.errors import ServerError
 from medvit_napari.frames import own_data
 from medvit_napari.icons import dress
-from medvit_napari.layers import LayerTuple, inherit, label_layers
-from medvit_napari.monai_label import Access, Case, Client, ServerInfo
+from medvit_napari.layers import LayerTuple, inherit, label_layers, rated
+from medvit_napari.monai_label import Access, Answer, Case, Client, ServerInfo
 from medvit_napari.opening import open_layers
 from medvit_napari.panel import JobPanel, add_layers
 from medvit_napari.places import KEY, digest, place_of
+from medvit_napari.telling import rating_line, warn
 
 __all__ = ["ServerWidget"]
 
@@ -172,7 +173,8 @@ class ServerWidget(JobPanel):
         words = f"Case {taken.title} is there. Infer, correct, submit."
         if again is not None:
             words += f" It is already open as number {again}; labels painted there are not in this one."
-        self.status.setText("\n".join([words, *place.warnings, *place.reading_notes]))
+        told = [case.reason] if case.reason else []
+        self.status.setText("\n".join([words, *told, *place.warnings, *place.reading_notes]))
 
     def _named(self, layers: list[LayerTuple], case: OpenCase) -> list[LayerTuple]:
         """Put the case's number behind the names of layers, from the second case on."""
@@ -218,14 +220,19 @@ class ServerWidget(JobPanel):
         model, folder, place = self.model.currentText(), Path(self._folder.name), case.place
         table = self.info.labels(model)
 
-        def work(client: Client, progress: Progress) -> list[LayerTuple]:
-            path = client.infer(model, case.case.id, folder, progress)
+        def work(client: Client, progress: Progress) -> tuple[Answer, list[LayerTuple]]:
+            answer = client.ask_model(model, case.case.id, folder, progress)
             scan = place.scan()
-            return inherit(label_layers(medvit.read_labels(path, like=scan, table=table), scan, model), place)
+            found = medvit.read_labels(answer.path, like=scan, table=table)
+            return answer, rated(inherit(label_layers(found, scan, model), place), answer.quality)
 
-        self._do(work, lambda made: self._inferred(made, model, case), f"{model} is at work on case {case.title}...")
+        self._do(
+            work,
+            lambda made: self._inferred(made[0], made[1], model, case),
+            f"{model} is at work on case {case.title}...",
+        )
 
-    def _inferred(self, made: list[LayerTuple], model: str, case: OpenCase) -> None:
+    def _inferred(self, answer: Answer, made: list[LayerTuple], model: str, case: OpenCase) -> None:
         named = [(data, {**options, "name": model}, kind) for data, options, kind in made]
         words = f"Labels by {model} of case {case.title} are there; correct them and submit."
         if not any(type(layer).__name__ == "Image" for layer in layers_of(self.viewer, case)):
@@ -235,7 +242,10 @@ class ServerWidget(JobPanel):
                 self.labels.choose(layer)
             else:
                 layer.visible = False
-        self.status.setText(words)
+        rating = rating_line(answer.quality)
+        if rating and answer.quality.get("rating") != "good":
+            warn(f"{model} on case {case.title}: {rating}")
+        self.status.setText("\n".join(filter(None, [words, rating, *answer.notes])))
 
     def submit(self) -> None:
         """Send the chosen labels for the case they belong to, with the tag."""
