@@ -111,6 +111,18 @@ def test_every_format_is_refused_by_its_header_with_size_limit_and_step(name, tm
         medvit.open_source(source)
 
 
+def test_several_values_a_voxel_count_for_each_command(tmp_path):
+    """Layers of 3D Slicer's overlapping segments are read by a reader of their own."""
+    sides = " ".join(map(str, HUGE))
+    (tmp_path / "layers.seg.nrrd").write_text(
+        f"NRRD0004\ntype: uchar\ndimension: 4\nspace: left-posterior-superior\nsizes: 3 {sides}\nspace directions: none (1,0,0) "
+        "(0,1,0) (0,0,1)\nkinds: list domain domain domain\nencoding: gzip\nspace origin: (0,0,0)\nSegment0_LabelValue:=1\n\n"
+    )
+    for told in (("inspect",), ("convert", "-o", str(tmp_path / "out"))):
+        said = _refused(told[0], str(tmp_path / "layers.seg.nrrd"), *told[1:], "--memory-limit", "4GB")
+        assert "takes 96.0 GB of memory; the limit is 4.0 GB" in said
+
+
 def test_extensions_before_the_voxels_count(tmp_path):
     source = nifti_bomb(tmp_path / "scan.nii.gz", (4, 4, 4), offset=2**31)
     assert "takes 2.1 GB" in _refused("inspect", str(source), "--memory-limit", "1GB")

@@ -59,10 +59,11 @@ def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:
         The volume of the first value, and each value's voxels, (i, j, k).
 
     Raises:
-        SourceError: the file is damaged. ImageError: it is no volume.
+        SourceError: the file is damaged, or larger than the memory limit. ImageError: it is no volume.
     """
     import SimpleITK as sitk
 
+    check_stated_size(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
