@@ -315,6 +315,17 @@ def test_technique_stays(run):
         assert d.ReferencedImageSequence[0].ReferencedSOPInstanceUID == d.SOPInstanceUID
 
 
+def test_notes_that_quote_a_header_quote_no_identifier(banded, tmp_path):
+    write_small(tmp_path / "archive", 1, RescaleType="Secret")
+    line = ["run", tmp_path / "archive", "-o", tmp_path / "out", "-b", banded, "-ot", "nifti", "--no-preview"]
+    line += ["--deidentify", "--deid-key", tmp_path / "key"]
+    CliRunner().invoke(app, [str(part) for part in line])
+    (record,) = (tmp_path / "out" / "cases").glob("*/*/run.json")
+    assert "(RescaleType), not Hounsfield" in record.read_text()
+    for path in (record, *(tmp_path / "out").glob("*.*")):
+        assert b"Secret" not in path.read_bytes() or "catalogue" in path.name, path
+
+
 def test_one_patient_id_of_two_issuers_is_two_pseudonyms(run):
     out, _, _ = run
     by_series: dict[str, set[str]] = {}

@@ -395,6 +395,7 @@ def test_a_series_that_is_sent_again_with_another_patient_is_a_question(stayed, 
         with association(port) as made:
             assert {int(made.send_c_store(sent).Status) for sent in again} == {0}
         _until(lambda: counts(out) == {"failed": 3, "set aside": 1})
+        _until(lambda: ",published," not in (out / "cases.csv").read_text(), 5)  # the tables too, while the node runs
 
     ran = listen(talk, out, banded, "--quiet-for", 0.5, types="dicom-seg")
     assert ran.outcome.exit_code == 1  # nothing is published any more

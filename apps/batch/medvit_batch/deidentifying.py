@@ -52,6 +52,7 @@ _RETIRED_TEXT = TEXT - {"CS"}
 _BYTES = ("OB", "OW", "OD", "OF", "OL", "OV")
 _PIXELS = 0x7FE0
 _FRAMES = 0x5200
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _WITHOUT_WORDS = ("CT", "MR", "PT", "NM")
 """Modalities whose original images hold no words unless they say so; of all others an explicit NO is asked for."""
 
@@ -182,17 +183,27 @@ def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
         warnings.simplefilter("ignore")
         known = identifiers_of(scan.slices, privacy.retain)
         person = privacy.person(scan.slices[0]) if scan.slices else "nobody"
+
+    def unnamed(messages: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(privacy.words(_QUOTED.sub(lambda match: _quoted(match, known), text)) for text in messages)
+
     return replace(
         scan,
         slices=tuple(deidentified(header, privacy, known, person) for header in scan.slices),
         modality=None if scan.modality is None else known.cut(scan.modality) or "OT",
         unit=None if scan.unit is None else known.cut(scan.unit) or None,
-        notes=tuple(map(privacy.words, scan.notes)),
-        set_aside=tuple(map(privacy.words, scan.set_aside)),
-        blockers=tuple(map(privacy.words, scan.blockers)),
+        notes=unnamed(scan.notes),
+        set_aside=unnamed(scan.set_aside),
+        blockers=unnamed(scan.blockers),
         creation=_creation(privacy, person),
         name="image",
     )
+
+
+def _quoted(match: re.Match[str], known: Identifiers) -> str:
+    """Remove identifiers from what a message quotes of a header."""
+    mark = match[0][0]
+    return f"{mark}{known.cut(match[0][1:-1]) or '...'}{mark}"
 
 
 def _creation(privacy: Privacy, person: str) -> Creation:

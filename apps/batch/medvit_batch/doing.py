@@ -22,7 +22,16 @@ from medvit_batch.errors import BatchError
 from medvit_batch.journal import Journal
 from medvit_batch.running import Session
 
-__all__ = ["Again", "closed", "retry_batch", "run_batch", "show_plan", "sound_tables", "write_reports"]
+__all__ = [
+    "Again",
+    "closed",
+    "report_changes",
+    "retry_batch",
+    "run_batch",
+    "show_plan",
+    "sound_tables",
+    "write_reports",
+]
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ def run_batch(asked: Asked, out: Path, shown: Shown) -> int:
         with watched(shown) as progress:
             waiting = session.plan(progress)
         _say_plan(session, waiting, shown)
+        report_changes(session)
         with session.stop.on_signals():
             session.work_off(waiting)
         return closed(session, shown)
@@ -78,6 +88,7 @@ def retry_batch(out: Path, again: Again, shown: Shown) -> int:
             session.journal.move(case, State.PENDING, tries=0, interrupted=0)
         with watched(shown) as progress:
             waiting = session.plan(progress)
+        report_changes(session)
         waiting = {case: key for case, key in waiting.items() if case in chosen}
         shown.say(f"{len(waiting)} case(s) are tried again.")
         with session.stop.on_signals():
@@ -126,6 +137,13 @@ def write_reports(journal: Journal, out: Path) -> None:
     write_tables(summary, out)
     write_report(summary, out)
     write_metrics(journal, out)
+
+
+def report_changes(session: Session) -> None:
+    """Write the tables and the report before the run where a look changed them: a withdrawn result must not stand in them as valid."""
+    if session.unreported:
+        write_reports(session.journal, session.batch.out)
+        session.unreported = False
 
 
 def _say_plan(session: Session, waiting: dict[int, Key], shown: Shown) -> None:

@@ -56,6 +56,9 @@ class Session:
         self.lasting = False
         """True where only a signal ends the session: after failures, or on a full disk, it rests and goes on by itself."""
 
+        self.unreported = False
+        """Whether a look changed cases or withdrew results that the tables and the report do not show yet."""
+
         self._short = False  # whether there was too little space at the last look
         self._claims = Claims(journal, batch.out)
         self._turns = Turns(())
@@ -78,7 +81,9 @@ class Session:
                 planned |= self.journal.numbers(decision)
                 continue
             asked = self.batch.plan.asked_of(decision)
-            case, state, _ = self.journal.take(decision, asked, self.number, self.batch.out, self._withdrawn(decision))
+            withdrawn = self._withdrawn(decision)
+            case, state, changed = self.journal.take(decision, asked, self.number, self.batch.out, withdrawn)
+            self.unreported |= withdrawn is not None or (changed and state is not State.PENDING)
             planned.add(case)
             if state is State.PENDING:
                 waiting[case] = decision.key

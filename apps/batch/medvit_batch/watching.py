@@ -16,7 +16,7 @@ from medvit.progress import Progress
 from medvit_batch.asking import Asked
 from medvit_batch.batch_folder import open_batch_folder
 from medvit_batch.cases import Decision
-from medvit_batch.doing import closed, sound_tables, write_reports
+from medvit_batch.doing import closed, report_changes, sound_tables, write_reports
 from medvit_batch.errors import BatchError
 from medvit_batch.publishing import recover
 from medvit_batch.running import Session
@@ -101,6 +101,7 @@ def _look(session: Session, pace: Pace) -> None:
         return decision.changed <= oldest or 0 < pace.complete_at <= decision.facts.slices
 
     waiting = session.plan(Progress(), ready)
+    report_changes(session)
     done = session.done
     if waiting:
         session.work_off(waiting, keep=True)
