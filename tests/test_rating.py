@@ -205,3 +205,12 @@ def test_the_documented_standing_is_that_of_the_bundles():
     assert [name for name, row in shipped.items() if row["best_rating"] == "good"] == [
         "ct_denoise_restore_rwkv", "headneck_ct_swin_unetr", "hippocampus_mr_swin_unetr", "nuclei_barlow_swin",
     ]  # fmt: skip
+
+
+def test_an_acceptable_dice_is_shown_where_there_is_a_dice():
+    shown = {
+        name: CliRunner().invoke(app, ["bundles", "show", name]).stdout
+        for name in ("headneck_ct_swin_unetr", "ct_denoise_restore_rwkv")
+    }
+    assert "(acceptable 0.70)" in shown["headneck_ct_swin_unetr"]
+    assert "acceptable" not in shown["ct_denoise_restore_rwkv"]

@@ -50,11 +50,12 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _standing_lines(standing: dict[str, Any]) -> Iterator[str]:
+def _standing_lines(standing: dict[str, Any], task: str) -> Iterator[str]:
     """Name what the ratings of a bundle rest on."""
     made = f", {standing['synthetic_cases']} synthetic" if standing["synthetic_cases"] else ""
     dice = f", mean Dice {standing['mean_dice']:.3f}" if "mean_dice" in standing else ""
-    yield f"Calibration: {standing['real_cases']} cases of real patients{made}{dice} (acceptable {standing['acceptable']:.2f})"
+    asked = "" if task == "restoration" else f" (acceptable {standing['acceptable']:.2f})"  # it is a Dice
+    yield f"Calibration: {standing['real_cases']} cases of real patients{made}{dice}{asked}"
     if standing["body_parts"]:
         yield f"Validated anatomy: {', '.join(standing['body_parts'])}"
     if "field_of_view_mm" in standing:
@@ -115,7 +116,7 @@ def show(name: Name, as_json: Json = False, debug: Debug = False) -> None:
                 typer.echo(
                     f"{key.replace('_', ' ').capitalize()}: {', '.join(value) if isinstance(value, list) else value}"
                 )
-        for line in _standing_lines(summary["standing"]):
+        for line in _standing_lines(summary["standing"], summary["task"]):
             typer.echo(line)
         origin = bundle.facts.weights.origin
         if origin is not None:
