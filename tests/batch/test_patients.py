@@ -179,8 +179,13 @@ def test_one_number_with_and_without_an_issuer(second, options, actions, banded,
 @pytest.mark.parametrize(
     ("second", "options", "action"),
     [
-        ({"PatientName": "Other^Person", "PatientBirthDate": "19990909"}, (), "set aside"),
-        ({"PatientName": "Other^Person", "PatientBirthDate": "19990909"}, ("--issuer", "HOSP"), "run"),
+        ({"PatientName": "Other^Person", "PatientBirthDate": "19990909"}, ("--deidentify",), "set aside"),
+        ({"PatientName": "Other^Person", "PatientBirthDate": "19990909"}, ("--deidentify", "--issuer", "HOSP"), "run"),
+        (
+            {"PatientName": "Other^Person", "PatientBirthDate": "19990909"},
+            (),
+            "run",
+        ),  # each result names its own patient
         ({"PatientName": "Married^Person"}, (), "run"),
         ({"PatientBirthDate": "19500201"}, (), "run"),
         ({"PatientName": "Other^Person", "PatientBirthDate": ""}, (), "run"),
@@ -189,6 +194,8 @@ def test_one_number_with_and_without_an_issuer(second, options, actions, banded,
 def test_one_number_without_any_issuer(second, options, action, banded, tmp_path):
     write_small(tmp_path / "archive" / "a", 1)
     write_small(tmp_path / "archive" / "b", 2, **second)
+    if "--deidentify" in options:
+        options = (*options, "--deid-key", tmp_path / "key")
     line = ("run", tmp_path / "archive", "-o", tmp_path / "out", "-b", banded, *TYPES, *options, "--dry-run", "--json")
     rows = json.loads(_batch(*line).stdout)["decisions"]
     assert [row["action"] for row in rows] == [action] * 2

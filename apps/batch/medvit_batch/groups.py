@@ -41,6 +41,8 @@ class Group:
         patient: keyed fingerprint of who the headers say the patient is.
         issuer: who issued the PatientID, where another series of the archive or the user says so and the headers do not.
         question: why a person has to decide which patient it is of; empty where that is clear.
+        several: whether nothing but name and birth date, both of which differ, tells apart the people whose PatientID it has.
+            Results carry the patient of their own images, so the question counts only where pseudonyms would join them.
     """
 
     inside: int
@@ -55,6 +57,7 @@ class Group:
     patient: str = ""
     issuer: str = ""
     question: str = ""
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Groups:
         bad = certain.get((inside, series), [])
         home = planes[0].file.folder
         identities = {plane.patient for plane in planes}
-        issuer, question = self._decided(series, identities)
+        issuer, question, several = self._decided(series, identities)
         lost = self._lost(rows)
         return Group(
             inside,
@@ -144,33 +147,46 @@ class Groups:
             keyed(self.secret, identities),
             issuer,
             question,
+            several,
         )
 
-    def _decided(self, series: str, identities: set[Identity]) -> tuple[str, str]:
-        """Return the issuer to read a series' PatientID with, and the reason where a person must decide."""
+    def _decided(self, series: str, identities: set[Identity]) -> tuple[str, str, bool]:
+        """Return the issuer to read a series' PatientID with, the reason where a person must decide, and ``Group.several``."""
         if self.patients is None:
             self.patients = self._look_at_patients()
         words = self.patients.disputed.get(series)
         if words is not None:
-            return "", (
-                f"Found this series more than once in the archive, in versions that differ in {' and '.join(words)}; its result would "
-                "carry one of them. Decide which is right, move the other away, and run again."
+            return (
+                "",
+                (
+                    f"Found this series more than once in the archive, in versions that differ in {' and '.join(words)}; its result would "
+                    "carry one of them. Decide which is right, move the other away, and run again."
+                ),
+                False,
             )
         issuers = [self.patients.issuers.get(identity, identity.issuer) for identity in identities]
         if None in issuers:
             numbers = {identity.number for identity in identities}
             if not any(known.issuer for known in self.patients.issuers if known.number in numbers):
-                return "", (
-                    "Found a PatientID that the archive has under different names and different birth dates, without IssuerOfPatientID; "
-                    "a person has to decide if it is one patient. Say with --issuer NAME that one institution issued the number, to one "
-                    "patient, or correct the headers, and run again."
+                return (
+                    "",
+                    (
+                        "Found a PatientID that the archive has under different names and different birth dates, without IssuerOfPatientID; "
+                        "a person has to decide if it is one patient. Say with --issuer NAME that one institution issued the number, to one "
+                        "patient, or correct the headers, and run again."
+                    ),
+                    True,
                 )
-            return "", (
-                "Found a PatientID that the archive has with and without IssuerOfPatientID, where name and birth date do not settle "
-                "if it is one patient; a person has to decide. Say with --issuer NAME who issued the numbers without an issuer, or correct "
-                "the headers, and run again."
+            return (
+                "",
+                (
+                    "Found a PatientID that the archive has with and without IssuerOfPatientID, where name and birth date do not settle "
+                    "if it is one patient; a person has to decide. Say with --issuer NAME who issued the numbers without an issuer, or correct "
+                    "the headers, and run again."
+                ),
+                False,
             )
-        return next((issuer for issuer in issuers if issuer), ""), ""
+        return next((issuer for issuer in issuers if issuer), ""), "", False
 
     def _look_at_patients(self) -> _Patients:
         rows = self.base.execute(

@@ -135,7 +135,8 @@ class Plan:
         lasting = f"{group.series}|{group.place}|{name}"
         key = Key(group.inside, group.series, volume.number)
         home = _folder(group, name)
-        disputed = bool(group.question) or any(finding.code in _DISPUTES for finding in volume.findings)
+        question = "" if group.several and self.work.privacy is None else group.question
+        disputed = bool(question) or any(finding.code in _DISPUTES for finding in volume.findings)
 
         def decision(bundle: str, state: State, reason: str, code: str = "") -> Decision:
             named = self.bundles[bundle].name if bundle else ""
@@ -167,8 +168,8 @@ class Plan:
                 yield decision(bundle, State.SET_ASIDE, *misfit)
             elif refused is not None:
                 yield decision(bundle, State.SET_ASIDE, *refused)
-            elif group.question:
-                yield decision(bundle, State.SET_ASIDE, group.question, "PatientQuestion")
+            elif question:
+                yield decision(bundle, State.SET_ASIDE, question, "PatientQuestion")
             elif (shown := self._shows_words(volume)) is not None:
                 yield decision(bundle, State.SET_ASIDE, shown, "ImageError")
             else:
