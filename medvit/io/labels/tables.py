@@ -85,11 +85,12 @@ def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
             f"Found {path.name}, which is not JSON ({error}); a table of labels is needed. {_TABLE_STEP}"
         ) from error
     rows = content.get("labels", content) if isinstance(content, dict) else None
-    rows = {key: row for key, row in rows.items() if key.strip() != "0"} if isinstance(rows, dict) else None
-    if not rows:
+    if not isinstance(rows, dict) or not rows:
         raise SourceError(
             f"Found {path.name}, which holds no table of labels; numbers with names are needed. {_TABLE_STEP}"
         )
+    # the background may be listed beside labels; alone it is refused as no label
+    rows = {key: row for key, row in rows.items() if key.strip() != "0"} or rows
     try:
         labels = [_row(_number(key), value) for key, value in rows.items()]
         given = {int(key): str(value if isinstance(value, str) else value["name"]) for key, value in rows.items()}
