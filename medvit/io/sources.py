@@ -17,11 +17,12 @@ import numpy as np
 
 from medvit.errors import GeometryError, ImageError, SourceError
 from medvit.io.dicom import ON_IRREGULAR, read_dicom
-from medvit.io.files import DicomFile, folder_files, listed_files, one_file, sound_zip, zip_files
+from medvit.io.files import DicomFile, folder_files, listed_files, one_file
 from medvit.io.images import IMAGE_SUFFIXES, read_image
 from medvit.io.preflight import Chosen, Preflight, choose_volume, preflight, volume_and_part
 from medvit.io.scan import Scan
 from medvit.io.unread import NOWHERE, Unread, next_step
+from medvit.io.zip_archive import sound_zip, zip_files
 from medvit.progress import Progress
 from medvit.settings import check_geometry
 

@@ -1,4 +1,4 @@
-"""What a newcomer did to the server: odd names, odd numbers, odd files; each is answered in words and harms nobody else."""
+"""Odd names, numbers and files sent to the server: each is answered in words and harms nobody else."""
 
 from __future__ import annotations
 

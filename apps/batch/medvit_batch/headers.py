@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medvit.errors import MedvitError, SourceError
-from medvit.io.files import DicomFile, UnreadableError, folder_of, without_digits, zip_files
+from medvit.io.files import DicomFile, UnreadableError, folder_of, without_digits
 from medvit.io.headers import DamagedError, Plane, read_planes
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.patients import Identity
 from medvit.io.sources import is_packed_image
 from medvit.io.unread import HOLLOW, NOT_FETCHED, Unread, why_lost
 from medvit.io.volumes import series_key
+from medvit.io.zip_archive import zip_files
 
 __all__ = ["LAYOUT", "Record", "Want", "dicom_file", "planes_of", "read_all", "without_values"]
 

@@ -57,7 +57,7 @@ class Session:
         """True where only a signal ends the session: after failures, or on a full disk, it rests and goes on by itself."""
 
         self.unreported = False
-        """Whether a look changed cases or withdrew results that the tables and the report do not show yet."""
+        """Return whether a look changed cases or withdrew results that the tables and the report do not show yet."""
 
         self._short = False  # whether there was too little space at the last look
         self._claims = Claims(journal, batch.out)

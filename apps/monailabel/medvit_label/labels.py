@@ -293,7 +293,7 @@ def _stored(folder: Path, row: dict[str, Any]) -> StoredLabel:
 
 
 def _said(info: dict[str, Any]) -> dict[str, Any]:
-    """What a submit says of its label, without what only the server can know, and seconds only as a number."""
+    """Return the params of a submit without the keys that only the server sets, and with seconds only as a number."""
     kept = {key: value for key, value in info.items() if key not in _SCORES}
     seconds = kept.get("seconds")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:

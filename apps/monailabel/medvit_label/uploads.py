@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import medvit
-from medvit.io.files import sound_zip, zip_files
 from medvit.io.images import IMAGE_SUFFIXES
+from medvit.io.zip_archive import sound_zip, zip_files
 from medvit_label.errors import RequestError
 
 __all__ = ["IMAGES", "LABELS", "received", "require_image"]

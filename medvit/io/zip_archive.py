@@ -1,0 +1,121 @@
+"""The files in a zip: read without unpacking, its links followed to their end, and what it must not hold refused."""
+
+from __future__ import annotations
+
+import posixpath
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+from medvit.errors import MedvitError, SourceError
+from medvit.io.files import DicomFile, printable
+from medvit.io.memory_limit import check_memory
+from medvit.io.unread import (
+    NOWHERE,
+    Unread,
+)
+
+__all__ = ["sound_zip", "zip_files"]
+
+_LARGEST_ZIP = 32 * 2**30
+"""Bytes a zip may unpack to; more is a damaged or hostile archive."""
+
+_MOST_LINKS = 40
+"""Links that may lead to one another, as Linux allows."""
+
+_LONGEST_PATH = 4096
+"""Bytes of a path to which a link may lead."""
+
+
+def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[DicomFile]:
+    """Give the entries of a zip, read without unpacking.
+
+    Args:
+        archive: the zip, open.
+        unread: told which links in it lead to no entry, and which folders in it are empty.
+
+    Raises:
+        SourceError: an entry points outside of the archive, or all unpack to more than any archive of images.
+        TooLargeError: an entry, which is read in memory, unpacks to more than the memory limit.
+    """
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    for entry in entries:
+        parts = PurePosixPath(entry.filename.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
+            raise SourceError(
+                f"Found the entry {entry.filename!r} in the zip, which points outside of it; entries must stay inside. "
+                "Do not trust this archive: ask for another."
+            )
+    largest = max((entry.file_size for entry in entries), default=0)
+    check_memory(largest, "a file in the zip", "Unpack it first")
+    total = sum(entry.file_size for entry in entries)
+    if total > _LARGEST_ZIP:
+        raise SourceError(
+            f"Found a zip that unpacks to {total / 2**30:.0f} GiB; at most {_LARGEST_ZIP // 2**30} are taken. Split it."
+        )
+    links = [entry for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
+    if unread is not None:
+        within = {posixpath.dirname(name.rstrip("/")) for name in archive.namelist()}
+        unread.hollow += [
+            printable(name.rstrip("/"))
+            for name in archive.namelist()
+            if name.endswith("/") and name.rstrip("/") not in within
+        ]
+    if links and unread is not None:
+        _follow(archive, links, unread)
+    return [
+        DicomFile(printable(e.filename), partial(_open_entry, archive, e), e.file_size)
+        for e in entries
+        if e not in links
+    ]
+
+
+def _follow(archive: zipfile.ZipFile, links: list[zipfile.ZipInfo], unread: Unread) -> None:
+    """Sort the links of a zip: those to entries of it are read as these, any other leads nowhere."""
+    goals = {
+        link.filename: archive.read(link).decode("utf-8", "replace") if link.file_size <= _LONGEST_PATH else ""
+        for link in links
+    }
+    names = [name.rstrip("/") for name in archive.namelist() if name not in goals]
+    there = {part for name in names for part in (name, *map(str, PurePosixPath(name).parents))}
+    for name in goals:
+        if _reached(name, goals, there):
+            unread.passed["link(s) to files that are read by another name"] += 1
+        else:
+            unread.lost.append((printable(name), NOWHERE))
+
+
+def _reached(name: str, goals: dict[str, str], there: set[str]) -> bool:
+    """Follow a link of a zip, over other links to files and folders, and tell whether an entry lies at its end."""
+    for _ in range(_MOST_LINKS):
+        parts = PurePosixPath(name).parts
+        heads = (posixpath.join(*parts[:count]) for count in range(1, len(parts) + 1))
+        link = next((head for head in heads if head in goals), None)
+        if link is None:
+            return name in there
+        if not goals[link]:
+            return False
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(link), goals[link], name[len(link) :].lstrip("/")))
+    return False  # they lead round in a circle
+
+
+def _open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> BinaryIO:
+    return archive.open(entry)  # type: ignore[return-value]  # an IO[bytes] that is read, seeked and closed
+
+
+@contextmanager
+def sound_zip(name: str) -> Iterator[None]:
+    """Whatever a damaged, encrypted or oddly packed zip raises becomes one of our errors."""
+    try:
+        yield
+    except (MedvitError, MemoryError):
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"Found a damaged or encrypted zip ({name}: {type(error).__name__}: {error}); all of it must be readable. "
+            "Copy it again, or unpack it first."
+        ) from error
