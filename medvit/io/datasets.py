@@ -17,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from medvit.errors import TooLargeError
 from medvit.io.memory_limit import memory_limit, say_bytes
 
-__all__ = ["check_deflated", "read_dataset"]
+__all__ = ["check_deflated", "count_unpacked", "read_dataset"]
 
 _STEP = 2**22
 """Bytes unpacked at a time while counting."""
@@ -62,17 +62,9 @@ def check_deflated(file: BinaryIO) -> None:
     Raises:
         TooLargeError: why.
     """
-    start = file.read(_HEAD)
-    file.seek(0)
-    packed_from = _deflated_from(start)
-    if packed_from is None:
-        return
     limit = memory_limit()
     most = limit // _COPIES
-    file.seek(packed_from)
-    size = _count_unpacked(file, most)
-    file.seek(0)
-    if size > most:
+    if count_unpacked(file, most) > most:
         raise TooLargeError(
             f"Found a deflated DICOM file that unpacks to more than {say_bytes(most)}; reading takes {_COPIES} times as much memory, and the "
             f"limit is {say_bytes(limit)}. Do not trust this file: ask for another, or raise the limit with --memory-limit."
@@ -95,8 +87,27 @@ def _deflated_from(start: bytes) -> int | None:
     return at if deflated else None
 
 
-def _count_unpacked(file: BinaryIO, most: int) -> int:
-    """Count the bytes that the rest of a file unpacks to, up to a little more than ``most``."""
+def count_unpacked(file: BinaryIO, most: int) -> int:
+    """Count the bytes that the deflated part of a file unpacks to, without keeping them. The file is left at its start.
+
+    Args:
+        file: a DICOM file at its start, which can be read twice.
+        most: counting stops a little above so many bytes.
+
+    Returns:
+        The count; 0 for a file that is not deflated.
+    """
+    packed_from = _deflated_from(file.read(_HEAD))
+    if packed_from is None:
+        file.seek(0)
+        return 0
+    file.seek(packed_from)
+    size = _count_rest(file, most)
+    file.seek(0)
+    return size
+
+
+def _count_rest(file: BinaryIO, most: int) -> int:
     unpacking, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     packed = file.read(_STEP)
     while packed and not unpacking.eof and size <= most:

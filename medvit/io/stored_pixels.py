@@ -27,6 +27,7 @@ from pydicom.uid import (
 )
 
 from medvit.errors import ImageError, MedvitError, SourceError
+from medvit.io.datasets import count_unpacked
 from medvit.io.decoders import ITK_ONLY
 from medvit.io.files import unreadable
 from medvit.io.headers import Plane
@@ -93,14 +94,7 @@ def _refuse_bomb(content: bytes, plane: Plane) -> None:
     """Refuse a deflated file that unpacks to far more than its image needs: it is unpacked in memory."""
     needed = plane.rows * plane.columns * plane.samples * plane.bits // 8 * plane.frames
     limit = needed + _BESIDE_PIXELS
-    unpacking, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    packed = content[content.find(b"DICM") + 4 :]
-    length = int.from_bytes(packed[8:12], "little")  # of the group 0002, which is not deflated
-    packed = packed[12 + length :]
-    while packed and not unpacking.eof and size <= limit:
-        size += len(unpacking.decompress(packed, 2**24))
-        packed = unpacking.unconsumed_tail
-    if size > limit:
+    if count_unpacked(BytesIO(content), limit) > limit:
         raise SourceError(
             f"Found {plane.file.name}, a deflated file that unpacks to more than {limit // 2**20} MiB; its image needs "
             f"{needed / 2**20:.1f}. Do not trust this file: ask for another."
