@@ -33,10 +33,10 @@ label: setup
 	$(BIN)/medvit label check
 
 test: dev system check
-	$(BIN)/python tests/halves.py -m "not soak" --durations=25
+	$(BIN)/python tests/run.py -m "not soak" --durations=25
 
 soak: dev system
-	$(BIN)/python tests/halves.py -m soak --durations=25
+	$(BIN)/python tests/run.py -m soak --durations=25
 
 check: dev
 	$(BIN)/ruff check .
