@@ -1,0 +1,38 @@
+"""A folder and an environment for what the pins run: nothing of the developer's is read or changed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SPARED = ("MEDVIT_SHARED",)
+"""Variables of medvit that stay as they are."""
+
+
+@contextmanager
+def scratch(**more: str) -> Iterator[Path]:
+    """Give a folder that is removed in the end, with medvit's store and cache in it; ``more`` is set as well."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in before:
+            if name.startswith("MEDVIT_") and name not in SPARED:
+                del os.environ[name]
+        os.environ.update({"MEDVIT_HOME": f"{folder}/home", "MEDVIT_CACHE": f"{folder}/cache"}, **more)
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def invoke(*arguments: object) -> Any:
+    """Run ``medvit`` in this process; return its outcome with exit code, output and exception."""
+    from typer.testing import CliRunner
+
+    from medvit.cli.main import app
+
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="medvit")

@@ -1,0 +1,81 @@
+"""The product's outside is what the pinned files say; each failure shows what differs and how to renew the pin."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.laws import pins
+from tests.laws.command_tree import leaves
+from tests.laws.faces import after_every_import
+from tests.laws.loaded_modules import modules
+from tests.laws.mistakes import MISTAKES
+
+HEAVY = {
+    "torch",
+    "monai",
+    "ignite",
+    "matplotlib",
+    "napari",
+    "qtpy",
+    "PySide6",
+    "PyQt6",
+    "openvino",
+    "numba",
+    "highdicom",
+}
+"""What neither the import, the help nor a mistake on the command line may load."""
+
+SHARED_NAMES = {
+    *(
+        f"medvit.kernels.{name}"
+        for name in ("bi_wkv", "occupied_windows", "overlap_add", "resample_argmax", "window_attention")
+    ),
+    "medvit.reconstruction.swin_x2s",
+}
+"""Names that a room exports and a submodule bears as well: right only in a face that is loaded whole at its first import."""
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="commands are run in copies of a process, which needs fork")
+
+
+@forks
+def test_modules_that_commands_load():
+    pins.require("modules")
+
+
+@forks
+@pytest.mark.parametrize("name", ["import medvit", "--help"])
+def test_importing_medvit_and_its_help_load_no_heavy_library(name):
+    assert not HEAVY & set(modules()[name]["third_party"])
+
+
+@forks
+def test_exit_codes():
+    pins.require("exit_codes")
+
+
+def test_every_command_has_a_mistake():
+    assert {words for words, _ in leaves()} == MISTAKES.keys() - {""}
+
+
+def test_tree_of_commands():
+    pins.require("commands")
+
+
+def test_every_module_can_be_imported_and_holds_what_it_exports():
+    report = after_every_import()
+    assert report["failed"] == {}
+    assert report["absent"] == []
+
+
+def test_no_public_name_became_a_module():
+    """A module that bears the name of a function takes its place once it is imported."""
+    report = after_every_import()
+    kinds = {f"{room}.{name}": kind for room, names in report["faces"].items() for name, kind in names.items()}
+    assert [name for name, kind in kinds.items() if kind == "module"] == []
+    assert set(report["shared_names"]) <= SHARED_NAMES
+
+
+def test_public_names_and_their_kinds():
+    pins.require("faces")
