@@ -32,6 +32,7 @@ def test_random_weights_answer_as_monais(eager_alone):
     assert min(row["theirs"], row["ours"], row["ratio"]) > 0
 
 
+@pytest.mark.soak
 def test_a_bundle_answers_as_its_twin_on_a_scan(eager_alone, examples):
     (row,) = _rows("--side", 64, "-b", DEFAULT_BUNDLE, "--case", examples / "headneck_ct_dicom.zip")
     assert row["work"].startswith(f"{DEFAULT_BUNDLE}, trained, ")

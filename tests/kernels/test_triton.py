@@ -33,8 +33,8 @@ def _process(module: str, *arguments: str, interpret: bool) -> str:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["bi_wkv_2d"],
-        ["window_attention"],
+        pytest.param(["bi_wkv_2d"], marks=pytest.mark.soak),
+        pytest.param(["window_attention"], marks=pytest.mark.soak),
         ["overlap_add"],
         ["resample_argmax"],
         pytest.param(["bi_wkv_2d", "all"], marks=pytest.mark.soak),

@@ -42,7 +42,12 @@ def _set(notebook: Any, values: dict[str, object]) -> None:
         assert found == 1, name
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+LONG = ("03_bring_a_published_checkpoint", "04_train_on_a_handful", "05_denoise_and_measure")
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=pytest.mark.soak if p.stem in LONG else ()) for p in PATHS]
+)
 def test_it_runs(path, monkeypatch, tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(path, as_version=4)
