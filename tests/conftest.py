@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def _kept(name: str, *rooms: str) -> Path:
+    """A folder that later runs find again, and all processes share, until a source file of these rooms changes."""
+    digest = hashlib.sha256()
+    for room in rooms:
+        files = sorted((ROOT / "medvit" / room).rglob("*.py"))
+        assert files, f"medvit/{room} has no source files; name the room that took its place"
+        for file in files:
+            digest.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
+    folder = ROOT / ".pytest_cache" / "medvit" / name / digest.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    with suppress(OSError):  # another process may be at the same
+        for old in sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-3]:
+            shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def pytest_configure() -> None:
+    """Keep what numba compiles; by itself it does not see a change in a function that a kept one calls from another file."""
+    os.environ["NUMBA_CACHE_DIR"] = str(_kept("numba", "kernels"))  # read when numba is first imported
+
+
+@pytest.fixture(scope="session")
+def kept_graphs() -> Path:
+    """Converted networks of this run and earlier ones. Their key holds weights and the network's own source file alone."""
+    return _kept("graphs", "inference", "kernels", "segmentation", "restoration", "reconstruction")
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +53,12 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_store_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def no_store_of_the_developer(tmp_path_factory: pytest.TempPathFactory, kept_graphs: Path) -> Iterator[None]:
     """What whoever runs the tests has fetched, or where from, must not change what they say."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDVIT_HOME", str(tmp_path_factory.mktemp("store") / "none"))
         patch.delenv("MEDVIT_MIRROR", raising=False)
-        patch.setenv("MEDVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MEDVIT_CACHE", str(kept_graphs))
         yield
 
 
@@ -57,3 +88,21 @@ def example_result(examples: Path):
     import medvit
 
     return medvit.segment(examples / "headneck_ct_dicom.zip")
+
+
+@pytest.fixture(scope="session")
+def example_published(example_result, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the example's result was saved to once, in every format for people who look at it. Do not write there."""
+    folder = tmp_path_factory.mktemp("published") / "out"
+    example_result.save(folder, ("nifti", "dicom-seg", "rtstruct", "sr", "sc"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cropped_example(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A NIfTI of the fifth of the example in which every label lies."""
+    import nibabel as nib
+
+    path = tmp_path_factory.mktemp("cropped") / "ct.nii.gz"
+    nib.save(nib.load(examples / "headneck_ct.nii.gz").slicer[25:105, 30:94, 30:106], path)
+    return path

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests import run
+from tests import conftest, run
 
 
 @pytest.fixture
@@ -77,3 +77,19 @@ def test_a_fault_in_one_process_is_the_outcome(body, code, suite, files):
 
 def test_nothing_to_run_is_no_success(suite):
     assert suite("-k", "absent")[0] == 5
+
+
+def test_what_is_kept_between_runs_is_another_folder_after_a_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(conftest, "ROOT", tmp_path)
+    source = tmp_path / "medvit" / "kernels" / "deep" / "cpu.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("a = 1\n")
+    first = conftest._kept("numba", "kernels")
+    assert conftest._kept("numba", "kernels") == first
+    source.write_text("a = 2\n")
+    assert conftest._kept("numba", "kernels") != first
+    found = {conftest._kept("numba", "kernels") for n in range(6) if source.write_text(f"a = {n}\n")}
+    assert len(found) == 6
+    assert len(list(first.parent.iterdir())) == 3
+    with pytest.raises(AssertionError, match="medvit/networks has no source files"):
+        conftest._kept("graphs", "kernels", "networks")

@@ -136,14 +136,16 @@ def test_a_restored_series_stacks_beside_its_original(archive, tmp_path):
         assert old[name] == new[name], name
 
 
-def test_dcmtk_reads_the_report_without_a_complaint(example_result, tmp_path):
-    example_result.save(tmp_path / "out", ("sr",))
+def test_dcmtk_reads_the_report_without_a_complaint(banded, tmp_path):
+    write_series(tmp_path / "series", phantom()[0], oblique_affine((1.1, 1.9, 2.5)))
+    medvit.segment(tmp_path / "series", bundle=banded).save(tmp_path / "out", ("sr",))
     report = tmp_path / "out" / "sr.dcm"
     said = subprocess.run([program("dsrdump"), str(report)], check=True, capture_output=True, text=True)
     complaints = [line for line in said.stderr.splitlines() if line.startswith(("E:", "F:"))]
     assert not complaints
     assert "For research use, not for diagnosis" in said.stdout
     rows = json.loads((tmp_path / "out" / "statistics.json").read_text())["labels"]
+    assert len(rows) == 7
     for row in rows:
         assert f'(,,"Volume")="{row["volume_ml"]}" (ml,UCUM,' in said.stdout
         assert f'"{row["longest_diameter_mm"]}" (mm,UCUM,"millimeter")' in said.stdout

@@ -27,11 +27,9 @@ from tests.tools import program
 
 
 @pytest.fixture(scope="module")
-def published(example_result, tmp_path_factory) -> Path:
-    """The example's SEG, RTSTRUCT and NIfTI."""
-    folder = tmp_path_factory.mktemp("published") / "out"
-    example_result.save(folder, ("nifti", "dicom-seg", "rtstruct"))
-    return folder
+def published(example_published) -> Path:
+    """The example's SEG, RTSTRUCT and NIfTI, among others."""
+    return example_published
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +155,10 @@ def test_rtstruct_has_closed_planar_contours_with_names_colours_and_slices(publi
             assert np.allclose(points[:, 2], slice_z, atol=1e-3)
 
 
-def _spoil(path: Path, change) -> Path:
+def _spoil(path: Path, change, folder: Path) -> Path:
     dataset = pydicom.dcmread(path)
     change(dataset)
-    spoiled = path.with_name(f"spoiled-{path.name}")
+    spoiled = folder / f"spoiled-{path.name}"
     dataset.save_as(spoiled)
     return spoiled
 
@@ -189,12 +187,11 @@ def _flip_pixels(dataset) -> None:
         (_flip_pixels, "differing voxels in"),
     ],
 )
-def test_a_seg_that_reads_back_differently_is_not_published(change, message, published, example_result):
+def test_a_seg_that_reads_back_differently_is_not_published(change, message, published, example_result, tmp_path):
     result = example_result
-    spoiled = _spoil(published / "seg.dcm", change)
+    spoiled = _spoil(published / "seg.dcm", change, tmp_path)
     with pytest.raises(RoundTripError, match=message):
         check_seg(spoiled, result.array, flip_lps_ras(result.scan.affine), result.wanted)
-    spoiled.unlink()
 
 
 def _move_contours(dataset) -> None:
@@ -208,12 +205,11 @@ def _rename(dataset) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [(_move_contours, "a Dice of"), (_rename, "no ROI named")])
-def test_an_rtstruct_that_reads_back_differently_is_not_published(change, message, published, example_result):
+def test_an_rtstruct_that_reads_back_differently_is_not_published(change, message, published, example_result, tmp_path):
     result = example_result
-    spoiled = _spoil(published / "rtstruct.dcm", change)
+    spoiled = _spoil(published / "rtstruct.dcm", change, tmp_path)
     with pytest.raises(RoundTripError, match=message):
         check_rtstruct(spoiled, result.array, flip_lps_ras(result.scan.affine), result.wanted)
-    spoiled.unlink()
 
 
 def test_an_outline_beyond_64_kib_is_written_in_implicit_vr(banded, tmp_path):

@@ -25,10 +25,8 @@ from tests.tools import program
 
 
 @pytest.fixture(scope="module")
-def published(example_result, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("capture") / "out"
-    example_result.save(folder, ("sc",))
-    return folder / "sc"
+def published(example_published) -> Path:
+    return example_published / "sc"
 
 
 def _made(place: Path, banded: Path, affine: np.ndarray, **changes: object) -> tuple[medvit.Result, list]:
@@ -62,10 +60,9 @@ def test_dciodvfy_finds_no_error(published, banded, tmp_path):
         _validate(path)
 
 
-def test_the_files_of_one_study_agree(example_result, examples, tmp_path):
+def test_the_files_of_one_study_agree(example_published, examples, tmp_path):
     shutil.unpack_archive(examples / "headneck_ct_dicom.zip", tmp_path / "ct")
-    example_result.save(tmp_path / "out", ("dicom-seg", "rtstruct", "sr", "sc"))
-    files = [str(p) for place in ("ct", "out") for p in sorted((tmp_path / place).rglob("*.dcm"))]
+    files = [str(p) for place in (tmp_path / "ct", example_published) for p in sorted(place.rglob("*.dcm"))]
     outcome = subprocess.run([program("dcentvfy"), *files], capture_output=True, text=True)
     complaints = {line for line in (outcome.stdout + outcome.stderr).splitlines() if "AccessionNumber" not in line}
     assert len(files) > 256

@@ -22,10 +22,8 @@ NAMES = {"118565006": "volume_ml", "L0JK": "longest_diameter_mm", "373098007": "
 
 
 @pytest.fixture(scope="module")
-def published(example_result, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("report") / "out"
-    example_result.save(folder, ("sr",))
-    return folder
+def published(example_published) -> Path:
+    return example_published
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +123,10 @@ def test_it_says_what_it_is(published, example_result):
     assert len([item for item in library.ContentSequence if item.ValueType == "IMAGE"]) == len(slices)
 
 
-def test_a_report_alone_brings_its_segmentation_and_says_so(published):
-    record = json.loads((published / "run.json").read_text())
+def test_a_report_alone_brings_its_segmentation_and_says_so(banded, tmp_path):
+    write_series(tmp_path / "series", phantom()[0], oblique_affine())
+    medvit.segment(tmp_path / "series", bundle=banded).save(tmp_path / "out", ("sr",))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert set(record["files"]) == {"seg.dcm", "sr.dcm", "statistics.json"}
     note = "The segmentation was written as well: the measurement report refers to its segments."
     assert note in record["notes"]
@@ -239,14 +239,13 @@ def _drop_a_group(dataset) -> None:
         (_drop_a_group, "6 measurement groups for 7 labels"),
     ],
 )
-def test_a_report_that_reads_back_differently_is_not_published(change, message, published, example_result):
+def test_a_report_that_reads_back_differently_is_not_published(change, message, published, example_result, tmp_path):
     seg = pydicom.dcmread(published / "seg.dcm")
     findings = [
         Finding(label, row, n, seg.SegmentSequence[n - 1].TrackingUID)
         for n, (label, row) in enumerate(zip(example_result.wanted, example_result.statistics(), strict=True), 1)
     ]
     check_sr(published / "sr.dcm", published / "seg.dcm", findings)
-    spoiled = _spoil(published / "sr.dcm", change)
+    spoiled = _spoil(published / "sr.dcm", change, tmp_path)
     with pytest.raises(RoundTripError, match=message):
         check_sr(spoiled, published / "seg.dcm", findings)
-    spoiled.unlink()
