@@ -42,6 +42,8 @@ PINS = {
     "exit_codes": Pin("exit_codes:exit_codes"),
     "commands": Pin("command_tree:commands"),
     "faces": Pin("faces:faces"),
+    "configs": Pin("configs:configs"),
+    "allow_list": Pin("allow_list:allow_list", "allow_list:agree"),
 }
 
 
