@@ -202,7 +202,7 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
             bundle.weights_sha256 if network is None else "",
             fast,
         )
-    except (RuntimeError, TypeError, KeyError) as error:
+    except (RuntimeError, TypeError, KeyError, ImportError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, BundleError):
             raise cause from None

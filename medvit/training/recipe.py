@@ -76,7 +76,7 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
     try:
         parser.get_parsed_content("initialize")
         recipe: Recipe = parser.get_parsed_content("recipe")
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+    except (RuntimeError, TypeError, KeyError, ValueError, ImportError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, BundleError):
             raise cause from None

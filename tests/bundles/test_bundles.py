@@ -287,6 +287,11 @@ def test_an_unknown_argument_in_a_config_is_a_clear_error(copy, examples):
     _edit(copy, "inference.json", lambda c: c["inferer"].update(overlapp=0.7))
     with pytest.raises(BundleError, match=r"a config of copy that cannot be built.*overlapp"):
         medvit.segment(examples / "headneck_ct.nii.gz", bundle=copy)
+    _edit(copy, "inference.json", lambda c: c["inferer"].update(_target_="medvit.inference.NoLongerThere"))
+    with pytest.raises(
+        BundleError, match=r"a config of copy that cannot be built: .*'medvit\.inference\.NoLongerThere'"
+    ):
+        medvit.segment(examples / "headneck_ct.nii.gz", bundle=copy)
 
 
 def test_broken_json_and_missing_files(copy):

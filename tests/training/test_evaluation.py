@@ -443,6 +443,9 @@ def test_evaluation_configs_that_cannot_be_used(bands):
     _edit(bundle.root, "evaluate.json", lambda c: c["evaluation"].update(window=[5, 1]))
     with pytest.raises(BundleError, match=r"evaluate\.json of bundle that cannot be built: .*window \[5, 1\]"):
         scorer(bundle, data, data.parent)
+    _edit(bundle.root, "evaluate.json", lambda c: c["evaluation"].update(_target_="medvit.training.NoLongerThere"))
+    with pytest.raises(BundleError, match=r"evaluate\.json of bundle that cannot be built: .*NoLongerThere"):
+        scorer(bundle, data, data.parent)
     _edit(bundle.root, "evaluate.json", lambda c: c.pop("evaluation"))
     with pytest.raises(BundleError, match="cannot be built: it has no 'evaluation'"):
         scorer(bundle, data, data.parent)

@@ -421,6 +421,9 @@ def test_a_recipe_that_cannot_be_built_or_published(labelled, tmp_path):
     path.write_text(json.dumps({**config, "loop": {"_target_": "medvit.training.LoopSettings", "stepz": 3}}))
     with pytest.raises(BundleError, match="configs/train.json of bundle that cannot be built: .*stepz.*Correct it"):
         train_bundle(open_bundle(folder), settings)
+    path.write_text(json.dumps({**config, "loop": {"_target_": "medvit.training.NoLongerThere"}}))
+    with pytest.raises(BundleError, match="configs/train.json of bundle that cannot be built: .*NoLongerThere"):
+        train_bundle(open_bundle(folder), settings)
     path.write_text(json.dumps({k: v for k, v in config.items() if k != "recipe"}))
     with pytest.raises(BundleError, match="no 'recipe' in configs/train.json"):
         train_bundle(open_bundle(folder), settings)

@@ -40,7 +40,7 @@ def evaluation_of(bundle: Bundle) -> Evaluation:
             raise BundleError("it has no 'evaluation'")
         parser["bundle_root"] = str(bundle.root)
         evaluation: Evaluation = parser.get_parsed_content("evaluation")
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+    except (RuntimeError, TypeError, KeyError, ValueError, ImportError) as error:
         cause = error.__cause__ or error
         raise BundleError(
             f"Found a configs/evaluate.json of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}. Correct it."
