@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
@@ -17,6 +18,8 @@ import pytest
 
 QUEUE = Path(os.environ.pop("MEDVIT_TEST_QUEUE"))
 NUMBER = os.environ.pop("MEDVIT_TEST_PROCESS")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts work in the background has it ignored
 
 _SHORT, _LONG = 0.2, 30.0
 """Seconds expected of a test, and of one of the long runs, of which nothing is known."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,8 +38,10 @@ def main(options: list[str]) -> int:
         (queue / "known.json").write_text(json.dumps(known))
         shown_later = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(processes() - 1)]
         started = [_start(queue, number, output, options) for number, output in enumerate([None, *shown_later])]
+        stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, lambda *_: _stop(started))
         for process in started:
-            stack.callback(process.kill)
+            stack.callback(_end, process)
         ends = [process.wait() for process in started]
         for output in shown_later:
             output.seek(0)
@@ -56,6 +59,21 @@ def _start(queue: Path, number: int, output: IO[bytes] | None, options: list[str
         [sys.executable, "-m", "pytest", *plugins, *options],
         env=os.environ | told, cwd=ROOT, stdout=output, stderr=output and subprocess.STDOUT,
     )  # fmt: skip
+
+
+def _stop(started: list[subprocess.Popen[bytes]]) -> None:
+    """Do what Ctrl+C in a terminal does, which reaches these processes by itself."""
+    for process in started:
+        process.send_signal(signal.SIGINT)
+    raise KeyboardInterrupt
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Give a process that was interrupted time to stop the servers of its tests."""
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _judged(queue: Path, number: int, code: int) -> int:

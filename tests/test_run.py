@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +81,30 @@ def test_a_fault_in_one_process_is_the_outcome(body, code, suite, files):
 
 def test_nothing_to_run_is_no_success(suite):
     assert suite("-k", "absent")[0] == 5
+
+
+def test_a_run_that_is_told_to_stop_leaves_no_process(files):
+    body = f"import os, time\nopen(r'{files}/' + str(os.getpid()), 'x').close()\ndef test_it(): time.sleep(90)\n"
+    (files / "test_a.py").write_text(body)
+    command = [sys.executable, "tests/run.py", str(files), "-q", "-c", os.devnull]
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    running = subprocess.Popen(
+        command, cwd=run.ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 60
+    while len(list(files.glob("test_b.ran"))) < 1 or len(_numbers(files)) < 2:
+        assert time.monotonic() < until and running.poll() is None
+        time.sleep(0.1)
+    running.terminate()
+    assert b"KeyboardInterrupt" in running.communicate(timeout=60)[1]
+    assert running.returncode != 0
+    for number in _numbers(files):
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
 
 
 def test_what_is_kept_between_runs_is_another_folder_after_a_change(tmp_path, monkeypatch):
