@@ -44,6 +44,8 @@ PINS = {
     "faces": Pin("faces:faces"),
     "configs": Pin("configs:configs"),
     "allow_list": Pin("allow_list:allow_list", "allow_list:agree"),
+    "results": Pin("results:results"),
+    "stages": Pin("results:stages"),
 }
 
 

@@ -79,3 +79,11 @@ def test_no_public_name_became_a_module():
 
 def test_public_names_and_their_kinds():
     pins.require("faces")
+
+
+def test_what_results_hold():
+    pins.require("results")
+
+
+def test_stages_of_progress():
+    pins.require("stages")

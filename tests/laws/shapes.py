@@ -1,0 +1,72 @@
+"""The shape of JSON: keys, nested, with the types of their values, whatever the values are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+_NUMBERED = re.compile(r"\d+|.*[./].*")
+"""Keys that are numbers, or names of files, whose digits do not count."""
+
+OPEN = ("scores", "eval_metrics", "dice")
+"""Keys below which the names come from measurements of a bundle; they count as one."""
+
+_TYPES = {str: "text", bool: "true or false", int: "whole number", float: "number", type(None): "null"}
+
+
+def shape(value: Any) -> Any:
+    """Describe a JSON value: an object by the shapes under its keys, an array by that of its items, others by their type."""
+    if isinstance(value, dict):
+        found: dict[str, Any] = {}
+        for key, content in value.items():
+            name = re.sub(r"\d+", "#", key) if _NUMBERED.fullmatch(key) else key
+            is_open = key in OPEN and isinstance(content, dict)
+            inner = {"*": shape(list(content.values()))[0]} if is_open else shape(content)
+            found[name] = merge(found[name], inner) if name in found else inner
+        return found
+    if isinstance(value, list | tuple):
+        items: Any = "nothing"
+        for content in value:
+            items = merge(items, shape(content))
+        return [items]
+    return _TYPES[type(value)]
+
+
+def merge(one: Any, other: Any) -> Any:
+    """Describe what may have either shape; keys that only one has get a question mark."""
+    if one == other or other == "nothing":
+        return one
+    if one == "nothing":
+        return other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return _merge_objects(one, other)
+    if isinstance(one, list) and isinstance(other, list):
+        return [merge(one[0], other[0])]
+    words = {word for part in (one, other) for word in _as_text(part).split(" | ")}
+    return " | ".join(sorted(words))
+
+
+def _merge_objects(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    plain = [{key.removesuffix("?"): value for key, value in part.items()} for part in (one, other)]
+    found = {}
+    for key in plain[0] | plain[1]:
+        both = all(key in part for part in plain) and f"{key}?" not in one and f"{key}?" not in other
+        values = [part[key] for part in plain if key in part]
+        found[key if both else f"{key}?"] = merge(values[0], values[-1])
+    return found
+
+
+def _as_text(part: Any) -> str:
+    return part if isinstance(part, str) else json.dumps(part, sort_keys=True)
+
+
+def file_shape(path: Path) -> Any:
+    """Describe the JSON in a file."""
+    return shape(json.loads(path.read_text(encoding="utf-8")))
+
+
+def columns(path: Path) -> list[str]:
+    """Read the names of a table's columns."""
+    return path.read_text(encoding="utf-8").splitlines()[0].split(",")
