@@ -97,7 +97,6 @@ MISTAKES: dict[str, dict[str, str]] = {
         "absent rules": "{scans} -o {out} --rules {absent}",
         "unreadable selection": "{scans} -o {out} -b headneck_ct_swin_unetr --select )",
         "no worker": "{scans} -o {out} -b headneck_ct_swin_unetr --workers -1",
-        "results inside the archive": "{scans} -o {scans}/out -b headneck_ct_swin_unetr",
     },
     "batch watch": {"absent inbox": "{absent} -o {out} -b headneck_ct_swin_unetr"},
     "batch retry": {"not a batch": "{empty}", "absent batch": "{absent}"},

@@ -46,6 +46,9 @@ PINS = {
     "allow_list": Pin("allow_list:allow_list", "allow_list:agree"),
     "results": Pin("results:results"),
     "stages": Pin("results:stages"),
+    "batch": Pin("batch_pins:batch"),
+    "statements": Pin("batch_pins:statements"),
+    "label_server": Pin("label_pins:label_server"),
 }
 
 

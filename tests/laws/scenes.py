@@ -40,6 +40,11 @@ class Scenes:
         return self.top / "scan.nii.gz"
 
     @property
+    def labels(self) -> Path:
+        """The labels of that image, as NIfTI."""
+        return self.top / "labels.nii.gz"
+
+    @property
     def unnamed(self) -> Path:
         """The series without frames of reference."""
         return self.top / "unnamed"
@@ -77,7 +82,8 @@ def make_scenes(top: Path) -> Scenes:
     make_restoring_bundle(scenes.bundle("restoring"))
     make_finer_bundle(scenes.bundle("super_resolution"))
     make_reconstructing_bundle(scenes.bundle("reconstructing"))
-    values = phantom((41, 37, 29))[0][:, :, 3:27]
+    values, labels = (array[:, :, 3:27] for array in phantom())
+    nib.save(nib.Nifti1Image(labels, oblique_affine()), scenes.labels)
     write_series(scenes.series, values, oblique_affine())
     nib.save(nib.Nifti1Image(values, oblique_affine()), scenes.nifti)
     write_series(scenes.unnamed, values, oblique_affine(), FrameOfReferenceUID="")

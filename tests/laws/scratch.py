@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,3 +37,10 @@ def invoke(*arguments: object) -> Any:
     from medvit.cli.main import app
 
     return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="medvit")
+
+
+def free_port() -> int:
+    """Find a port of this machine on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,20 @@ OPEN = ("scores", "eval_metrics", "dice")
 _TYPES = {str: "text", bool: "true or false", int: "whole number", float: "number", type(None): "null"}
 
 
-def shape(value: Any) -> Any:
+def shape(value: Any, open_keys: tuple[str, ...] = OPEN) -> Any:
     """Describe a JSON value: an object by the shapes under its keys, an array by that of its items, others by their type."""
     if isinstance(value, dict):
         found: dict[str, Any] = {}
         for key, content in value.items():
             name = re.sub(r"\d+", "#", key) if _NUMBERED.fullmatch(key) else key
-            is_open = key in OPEN and isinstance(content, dict)
-            inner = {"*": shape(list(content.values()))[0]} if is_open else shape(content)
+            is_open = key in open_keys and isinstance(content, dict)
+            inner = {"*": shape(list(content.values()))[0]} if is_open else shape(content, open_keys)
             found[name] = merge(found[name], inner) if name in found else inner
         return found
     if isinstance(value, list | tuple):
         items: Any = "nothing"
         for content in value:
-            items = merge(items, shape(content))
+            items = merge(items, shape(content, open_keys))
         return [items]
     return _TYPES[type(value)]
 
@@ -62,11 +64,37 @@ def _as_text(part: Any) -> str:
     return part if isinstance(part, str) else json.dumps(part, sort_keys=True)
 
 
-def file_shape(path: Path) -> Any:
+def file_shape(path: Path, open_keys: tuple[str, ...] = OPEN) -> Any:
     """Describe the JSON in a file."""
-    return shape(json.loads(path.read_text(encoding="utf-8")))
+    return shape(json.loads(path.read_text(encoding="utf-8")), open_keys)
+
+
+def lines_by_kind(text: str, key: str, open_keys: tuple[str, ...] = OPEN) -> dict[str, Any]:
+    """Describe lines of JSON, those with the same word under a key together."""
+    found: dict[str, Any] = {}
+    for line in filter(None, text.splitlines()):
+        content = json.loads(line)
+        found[content[key]] = merge(found.get(content[key], "nothing"), shape(content, open_keys))
+    return found
 
 
 def columns(path: Path) -> list[str]:
     """Read the names of a table's columns."""
     return path.read_text(encoding="utf-8").splitlines()[0].split(",")
+
+
+def schema(path: Path) -> dict[str, Any]:
+    """Read what a SQLite file declares: its version, and the parts of each table and index."""
+    with closing(sqlite3.connect(path)) as base:
+        (version,) = base.execute("PRAGMA user_version").fetchone()
+        rows = base.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    return {"version": version, **{name: statement_parts(sql) for name, sql in rows}}
+
+
+def statement_parts(sql: str) -> list[str]:
+    """Split an SQL statement: what stands before its first bracket, and what commas part inside it."""
+    words = " ".join(sql.split())
+    head, bracket, rest = words.partition("(")
+    if not bracket or not rest.endswith(")"):
+        return [words]
+    return [head.strip(), *(part.strip() for part in re.split(r",(?![^(]*\))", rest[:-1]))]

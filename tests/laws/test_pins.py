@@ -11,6 +11,7 @@ from tests.laws.command_tree import leaves
 from tests.laws.faces import after_every_import
 from tests.laws.loaded_modules import modules
 from tests.laws.mistakes import MISTAKES
+from tests.laws.shapes import merge, shape
 
 HEAVY = {
     "torch",
@@ -87,3 +88,50 @@ def test_what_results_hold():
 
 def test_stages_of_progress():
     pins.require("stages")
+
+
+def test_what_a_batch_leaves_and_prints():
+    pytest.importorskip("pyarrow", reason="a batch writes Parquet tables where the parquet extra is installed")
+    pins.require("batch")
+
+
+def test_statements_that_make_tables():
+    pins.require("statements")
+
+
+def test_what_the_label_server_answers_and_keeps():
+    pytest.importorskip("fastapi", reason="the label extra is not installed")
+    pins.require("label_server")
+
+
+def test_every_pinned_file_belongs_to_a_pin():
+    assert {path.stem for path in pins.PINNED.glob("*.json")} == set(pins.PINS)
+
+
+def test_a_difference_is_shown_with_what_renews_the_pin(monkeypatch, tmp_path):
+    text = (pins.PINNED / "statements.json").read_text()
+    (tmp_path / "statements.json").write_text(
+        text.replace("CREATE TABLE IF NOT EXISTS sends", "CREATE TABLE IF NOT EXISTS mails")
+    )
+    monkeypatch.setattr(pins, "PINNED", tmp_path)
+    with pytest.raises(AssertionError) as failure:
+        pins.require("statements")
+    lines = str(failure.value).splitlines()
+    assert '-   "CREATE TABLE IF NOT EXISTS mails",' in lines
+    assert '+   "CREATE TABLE IF NOT EXISTS sends",' in lines
+    assert lines[-1].endswith("python -m tests.laws.pins --write statements")
+
+
+def test_shapes_tell_keys_and_types_apart():
+    found = shape(
+        {"a": [1, 2.0], "b": [{"x": None}, {"x": "", "y": True}], "1": 0, "2": 0, "scores": {"dice": 1.0}, "c": []}
+    )
+    assert found == {
+        "a": ["number | whole number"],
+        "b": [{"x": "null | text", "y?": "true or false"}],
+        "#": "whole number",
+        "scores": {"*": "number"},
+        "c": ["nothing"],
+    }
+    assert shape({"a": 1}) != shape({"a": 1.0})
+    assert merge({"x?": "text"}, {"x": "text"}) == {"x?": "text"}
