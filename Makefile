@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-restore demo-reconstruct demo-nuclei label test soak check setup dev system clean train-all benchmark
+.PHONY: demo demo-restore demo-reconstruct demo-nuclei label test soak wheel-test check setup dev system clean train-all benchmark
 
 demo: setup
 	$(BIN)/medvit segment examples/headneck_ct_dicom.zip -o demo-result -ot nifti -ot dicom-seg -ot rtstruct --preview --statistics --overwrite || [ $$? = 3 ]
@@ -37,6 +37,10 @@ test: dev system check
 
 soak: dev system
 	$(BIN)/python tests/run.py -m soak --durations=25
+
+# A wheel and a checkout in other folders find their bundles, samples and data; the wheel also in an empty environment (downloads).
+wheel-test: dev
+	$(BIN)/python -m pytest tests/laws/test_installed.py tests/soak/test_wheel.py
 
 check: dev
 	$(BIN)/ruff check .
