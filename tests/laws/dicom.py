@@ -98,15 +98,18 @@ def object_products(path: Path, name: str, uids: UidNumbers) -> dict[str, Produc
     return made
 
 
-def series_products(folder: Path, name: str, uids: UidNumbers) -> dict[str, Product]:
-    """Return the products of a written series: all elements of its first file, a hash of each file's elements and pixels."""
+def series_products(folder: Path, name: str, uids: UidNumbers, rounded: bool = False) -> dict[str, Product]:
+    """Return the products of a written series: all elements of its first file, a hash of each file's elements and pixels.
+
+    ``rounded`` says that the pixels were rounded from floating point.
+    """
     hashes, first = [], Lines(())
     for number, path in enumerate(sorted(folder.glob("*.dcm"))):
         dataset = pydicom.dcmread(path)
         elements = Lines(tuple(dataset_lines(dataset, uids)))
         first = first if number else elements
         hashes.append(f"{path.name} elements {elements.sha256[:16]} pixels {_pixel_hash(dataset)}")
-    return {f"{name} first file": first, f"{name} files": Lines(tuple(hashes))}
+    return {f"{name} first file": first, f"{name} files": Lines(tuple(hashes), rounded)}
 
 
 def _pixel_hash(dataset: Dataset) -> str:

@@ -27,9 +27,9 @@ _ONE_THREAD = dict.fromkeys(
 
 def all_rows() -> dict[str, Row]:
     """Return every row by its name."""
-    from tests.laws import segmenting
+    from tests.laws import archives, restoring, segmenting, training
 
-    return {row.name: row for row in segmenting.ROWS}
+    return {row.name: row for module in (segmenting, restoring, training, archives) for row in module.ROWS}
 
 
 def shared_folder() -> Path:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
 
 import medvit
+from medvit.segmentation import SwinUNETR
 from tests.bands import make_bundle, oblique_affine, phantom, write_series
 from tests.laws.dicom import UidNumbers, object_products, read_headers, series_products
+from tests.laws.nifti import crop_nifti, nifti_products
 from tests.laws.products import Lines, Numbers, Product, Voxels
-from tests.laws.rows import EXAMPLES, Place, Row
+from tests.laws.rows import EXAMPLES, ROOT, Place, Row
+
+HEADNECK, ABDOMEN, HIPPOCAMPUS = "headneck_ct_swin_unetr", "abdomen_ct_swin_unetr_btcv", "hippocampus_mr_swin_unetr"
 
 _STATISTICS = ("labels", "entropy_bits", "agreement", "quality.rating")
 """What is compared of ``statistics.json``; a renamed key is corrected here and in ``--write``'s rows alike."""
@@ -41,19 +51,6 @@ def statistics_numbers(folder: Path) -> Numbers:
     return Numbers.of(kept, relative=1e-4, absolute=0.011)
 
 
-def nifti_products(path: Path, name: str) -> dict[str, Product]:
-    """Return the voxels and the affine of a label map."""
-    image = nib.load(path)
-    return {name: Voxels.of(np.asanyarray(image.dataobj)), f"{name} affine": Numbers.of(image.affine.tolist())}
-
-
-def crop_nifti(source: Path, target: Path, box: tuple[slice, slice, slice]) -> Path:
-    """Write a box of a NIfTI, at its place in the patient."""
-    image = nib.load(source).slicer[box]
-    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine), target)
-    return target
-
-
 def _labels(result: Any, place: Place, name: str = "labels") -> dict[str, Product]:
     """Save a result and read back what was written."""
     folder = place.folder / name
@@ -62,7 +59,7 @@ def _labels(result: Any, place: Place, name: str = "labels") -> dict[str, Produc
     return {**made, f"{name} statistics": statistics_numbers(folder)}
 
 
-def _example(backend: str) -> Any:
+def _example(backend: str) -> Callable[[Place], dict[str, Product]]:
     def make(place: Place) -> dict[str, Product]:
         return _labels(medvit.segment(EXAMPLES / "headneck_ct_dicom.zip", backend=backend), place)
 
@@ -98,7 +95,9 @@ def saved_objects(folder: Path, sources: list[Path]) -> dict[str, Product]:
     return made
 
 
-def _case(bundle: str, source: str, box: tuple[slice, slice, slice], backend: str) -> Any:
+def _case(
+    bundle: str, source: str, box: tuple[slice, slice, slice], backend: str
+) -> Callable[[Place], dict[str, Product]]:
     def make(place: Place) -> dict[str, Product]:
         cropped = crop_nifti(place.data / source, place.folder / "image.nii.gz", box)
         return _labels(medvit.segment(cropped, bundle, backend=backend), place)
@@ -106,7 +105,7 @@ def _case(bundle: str, source: str, box: tuple[slice, slice, slice], backend: st
     return make
 
 
-def _nuclei(backend: str) -> Any:
+def _nuclei(backend: str) -> Callable[[Place], dict[str, Product]]:
     def make(place: Place) -> dict[str, Product]:
         result = medvit.segment(EXAMPLES / "nuclei.png", "nuclei_barlow_swin", backend=backend)
         result.save(place.folder / "out", ("png",))
@@ -120,25 +119,63 @@ def _nuclei(backend: str) -> Any:
 
 
 def _picture(folder: Path) -> Any:
-    from PIL import Image
-
     (path,) = folder.glob("labels*.png")
     return np.asarray(Image.open(path))
 
 
+def _abdomen(place: Place) -> dict[str, Product]:
+    """The bundle whose weights are fetched: its steps around a narrow network with weights drawn by the tensors' names."""
+    bundle = _with_drawn_weights(ROOT / "bundles" / ABDOMEN, place.folder / ABDOMEN)
+    box = (slice(30, 78), slice(20, 60), slice(4, 28))
+    source = crop_nifti(place.data / "ct_abdomen_totalseg" / "ct_sm.nii.gz", place.folder / "image.nii.gz", box)
+    return {"labels": Voxels.of(medvit.segment(source, bundle, backend="eager").array)}
+
+
+def _with_drawn_weights(bundle: Path, folder: Path) -> Path:
+    shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns("models", "docs"))
+    config_path, metadata_path = folder / "configs" / "inference.json", folder / "configs" / "metadata.json"
+    config, metadata = json.loads(config_path.read_text()), json.loads(metadata_path.read_text())
+    config["network_def"]["feature_size"] = 12
+    config_path.write_text(json.dumps(config))
+    options = {name: value for name, value in config["network_def"].items() if name != "_target_"}
+    content = save({name: _drawn(name, value) for name, value in SwinUNETR(**options).state_dict().items()})
+    (folder / "models").mkdir()
+    (folder / "models" / "model.safetensors").write_bytes(content)
+    metadata["medvit"]["weights"]["sha256"] = hashlib.sha256(content).hexdigest()
+    metadata["medvit"]["state"] = "trained"
+    metadata_path.write_text(json.dumps(metadata))
+    return folder
+
+
+def _drawn(name: str, value: Tensor) -> Tensor:
+    """Draw a tensor of weights; the same whatever the order in which layers are built."""
+    if not value.is_floating_point():
+        return value.clone()
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    drawn = np.random.default_rng(seed).standard_normal(tuple(value.shape))
+    if value.ndim == 1:
+        drawn = 0.1 * drawn + name.endswith("weight")
+    else:
+        drawn /= np.sqrt(np.prod(value.shape[1:]))
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
 def _options(place: Place) -> dict[str, Product]:
-    """The switches of a run, one at a time, with the hippocampus bundle."""
-    bundle = "hippocampus_mr_swin_unetr"
-    source = place.data / "mr_hippocampus" / "images" / "hippocampus_003.nii.gz"
-    switches: dict[str, dict[str, Any]] = {
-        "fast": {"fast": True},
-        "low memory": {"low_memory": True},
-        "region": {"roi_crop": "0:20,0:30,0:20"},
-        "one label": {"roi_subset": ("hippocampus_anterior",)},
-        "mirrored": {"quality_map": True},
+    """The switches of a run, one at a time: those that change windows on several windows of a CT, the others on a small MR."""
+    windows = crop_nifti(
+        EXAMPLES / "headneck_ct.nii.gz", place.folder / "image.nii.gz", (slice(30, 90), slice(30, 100), slice(40, 80))
+    )
+    small = place.data / "mr_hippocampus" / "images" / "hippocampus_003.nii.gz"
+    switches: dict[str, tuple[Path, str, dict[str, Any]]] = {
+        "plain": (windows, HEADNECK, {}),
+        "fast": (windows, HEADNECK, {"fast": True}),
+        "low memory": (windows, HEADNECK, {"low_memory": True}),
+        "region": (windows, HEADNECK, {"roi_crop": "0:20,0:25,0:15"}),
+        "one label": (small, HIPPOCAMPUS, {"roi_subset": ("hippocampus_anterior",)}),
+        "mirrored": (small, HIPPOCAMPUS, {"quality_map": True}),
     }
     made: dict[str, Product] = {}
-    for name, options in switches.items():
+    for name, (source, bundle, options) in switches.items():
         result = medvit.segment(source, bundle, backend="eager", **options)
         made[name] = Voxels.of(result.array)
         if name == "mirrored":
@@ -166,7 +203,7 @@ def _banded_tilted(place: Place) -> dict[str, Product]:
     bundle = make_bundle(place.folder / "banded")
     values, _ = phantom()
     affine = np.diag([2.0, 2.5, 3.0, 1.0])
-    paths = write_series(place.folder / "series", values, affine, ImagePositionPatient=_tilted_position)
+    paths = write_series(place.folder / "series", values, affine, ImagePositionPatient=tilted_position)
     result = medvit.segment(place.folder / "series", bundle, backend="eager", on_irregular="resample")
     folder = place.folder / "out"
     result.save(folder, ("nifti", "dicom-seg", "rtstruct"))
@@ -175,7 +212,8 @@ def _banded_tilted(place: Place) -> dict[str, Product]:
     return {**made, "on slices": Voxels.of(result.on_slices()), "longest part": Voxels.of(split.array)}
 
 
-def _tilted_position(k: int) -> list[str]:
+def tilted_position(k: int) -> list[str]:
+    """Place slice k of a stack that is tilted and has two distances between slices."""
     height = 3.0 * k if k < 20 else 60.0 + 4.5 * (k - 20)
     return ["0", f"{0.25 * height:.6g}", f"{height:.6g}"]
 
@@ -211,7 +249,6 @@ def _blocks(path: Path) -> Path:
     return path
 
 
-HEADNECK = "headneck_ct_swin_unetr"
 _CASES = {
     "hippocampus_mr_swin_unetr": (
         "mr_hippocampus/images/hippocampus_003.nii.gz",
@@ -232,7 +269,8 @@ ROWS = [
         Row(f"nuclei_barlow_swin_{backend}", _nuclei(backend), bundle="nuclei_barlow_swin", backend=backend)
         for backend in ("eager", "openvino")
     ),
-    Row("options", _options, bundle="hippocampus_mr_swin_unetr", shared=True),
+    Row(f"{ABDOMEN}_eager", _abdomen, shared=True),
+    Row("options", _options, bundle=HEADNECK, shared=True),
     Row("banded", _banded, exact=True),
     Row("banded_tilted", _banded_tilted, exact=True),
     Row("converted", _converted, exact=True),

@@ -14,6 +14,8 @@ import pytest
 from tests.laws.digests import all_rows, make_rows
 from tests.laws.products import Field, Lines, Numbers, Voxels, compare, from_json
 from tests.laws.rows import EXPECTED, RENEW, ROOT, Row, computed_by, products_of
+from tests.laws.segmenting import ABDOMEN
+from tests.laws.training import RECIPES
 
 ROWS = all_rows()
 
@@ -167,4 +169,14 @@ def test_elsewhere_few_voxels_may_differ_and_many_may_not():
 
 def test_what_results_depend_on_is_stated():
     assert "torch " in computed_by()
-    assert {row.bundle for row in ROWS.values() if row.bundle} <= {p.name for p in (ROOT / "bundles").iterdir()}
+
+
+def test_every_bundle_and_every_recipe_has_its_row():
+    bundles = {path.name for path in (ROOT / "bundles").iterdir()}
+    assert {row.bundle for row in ROWS.values() if row.bundle} | {ABDOMEN} == bundles
+    recipes = {
+        (path.parents[1].name, path.stem)
+        for path in (ROOT / "bundles").glob("*/configs/*.json")
+        if path.stem.startswith(("train", "pretrain"))
+    }
+    assert {(bundle, recipe) for bundle, names in RECIPES.items() for recipe in names} == recipes
