@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ def _make_archive(folder: Path) -> None:
     write(5, "scout", small, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     cut = write(6, "cut", small)[2]
     cut.write_bytes(cut.read_bytes()[:-200])
-    nib.save(nib.Nifti1Image(small, oblique_affine()), folder / "volume.nii.gz")
+    nib.save(nib.Nifti1Image(values, oblique_affine()), folder / "volume.nii.gz")
 
 
 def _batch(*options: object) -> Callable[[Place], dict[str, Product]]:
@@ -70,17 +71,25 @@ def _batch(*options: object) -> Callable[[Place], dict[str, Product]]:
 
 def _tables(out: Path) -> dict[str, Product]:
     with (out / "cases.csv").open(newline="", encoding="utf-8") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row["case"])
+        rows = [{name: _plain(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    rows.sort(key=lambda row: row["case"])
     kept = [name for name in rows[0] if name not in _CHANGING | _WORDS]
     cases = [", ".join(kept), *(", ".join(row[name] for name in kept) for row in rows)]
     words = [f"{row['case']} {name}: {row[name]}" for row in rows for name in sorted(_WORDS) if row[name]]
     with (out / "measurements.csv").open(newline="", encoding="utf-8") as file:
-        measured = {f"{n}": {k: _number(v) for k, v in row.items()} for n, row in enumerate(csv.DictReader(file))}
+        measured = {
+            f"{n}": {k: _number(_plain(v)) for k, v in row.items()} for n, row in enumerate(csv.DictReader(file))
+        }
     return {
         "cases": Lines(tuple(cases)),
         "cases in words": Lines(tuple(words)),
         "measurements": Numbers.of(measured, relative=1e-4, absolute=0.011),
     }
+
+
+def _plain(text: str) -> str:
+    """Leave out of the name of an image's case the hash of its place on this machine."""
+    return re.sub(r"\bimage-[0-9a-f]{16}\b", "image", text)
 
 
 def _number(text: str) -> float | str:
@@ -100,7 +109,9 @@ def _results(out: Path) -> dict[str, Product]:
     images = sorted(out.glob("cases/*/*/images/*.dcm"))
     if images:
         made |= object_products(images[0], "first image", UidNumbers())
-    files = sorted(str(path.relative_to(out / "cases")) for path in (out / "cases").rglob("*") if path.is_file())
+    files = sorted(
+        _plain(str(path.relative_to(out / "cases"))) for path in (out / "cases").rglob("*") if path.is_file()
+    )
     return {**made, "files": Lines(tuple(files))}
 
 
