@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.laws.rows import EXPECTED, ROOT, Place, Row, products_of
 
@@ -97,12 +98,21 @@ def _write(names: Sequence[str]) -> int:
                 before = json.loads(path.read_text())
                 changes = compare(products_of(before), products_of(content))
                 facts = [k for k in ("weights_sha256", "backend", "computed_by") if before[k] != content[k]]
+                facts += [
+                    f"tolerance of {k}" for k, product in content["products"].items() if _loosened(before, k, product)
+                ]
                 if not changes and not facts:
                     print(f"{name}: unchanged")
                     continue
                 print("\n  ".join([f"{name}: changed", *(f"another {fact}" for fact in facts), *changes]))
             path.write_text(text)
     return int(failed)
+
+
+def _loosened(before: dict[str, Any], name: str, product: dict[str, Any]) -> bool:
+    """Tell if a product is compared by other rules than before."""
+    old = before["products"].get(name, product)
+    return any(old.get(rule) != product.get(rule) for rule in ("relative", "absolute", "rounded"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

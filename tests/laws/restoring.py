@@ -76,7 +76,7 @@ def _as_given(place: Place) -> dict[str, Product]:
     finer = make_finer_bundle(place.folder / "finer")
     straight = write_series(place.folder / "straight", values, oblique_affine((2.0, 2.5, 3.0)))
     tilted = write_series(
-        place.folder / "tilted", values, np.diag([2.0, 2.5, 3.0, 1.0]), ImagePositionPatient=tilted_position
+        place.folder / "tilted", values, np.diag([2.03, 2.49, 3.07, 1.0]), ImagePositionPatient=tilted_position
     )
     mr = write_series(place.folder / "mr", values[:, :, :6] + 1000, oblique_affine(), Modality="MR")
     for name, sources, used in (("straight", straight, bundle), ("tilted", tilted, bundle), ("finer", mr, finer)):

@@ -206,7 +206,7 @@ def _banded_tilted(place: Place) -> dict[str, Product]:
     """A tilted stack with uneven gaps, resampled to a straight grid, and its labels brought back to the slices."""
     bundle = make_bundle(place.folder / "banded")
     values, _ = phantom()
-    affine = np.diag([2.0, 2.5, 3.0, 1.0])
+    affine = np.diag([2.03, 2.49, 3.07, 1.0])
     paths = write_series(place.folder / "series", values, affine, ImagePositionPatient=tilted_position)
     result = medvit.segment(place.folder / "series", bundle, backend="eager", on_irregular="resample")
     folder = place.folder / "out"
@@ -217,9 +217,12 @@ def _banded_tilted(place: Place) -> dict[str, Product]:
 
 
 def tilted_position(k: int) -> list[str]:
-    """Place slice k of a stack that is tilted and has two distances between slices."""
-    height = 3.0 * k if k < 20 else 60.0 + 4.5 * (k - 20)
-    return ["0", f"{0.25 * height:.6g}", f"{height:.6g}"]
+    """Place slice k of a stack that is tilted and has two distances between slices.
+
+    The numbers are not round: at even shares of a voxel two labels would tie, and rounding would decide.
+    """
+    height = 3.07 * k if k < 20 else 61.4 + 4.37 * (k - 20)
+    return ["0", f"{0.2531 * height:.6g}", f"{height:.6g}"]
 
 
 def _converted(place: Place) -> dict[str, Product]:
