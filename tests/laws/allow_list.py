@@ -80,7 +80,7 @@ def _admitted(names: Iterable[str]) -> list[str]:
 
 def _refused(folder: Path) -> str | None:
     """Name what the allow-list refuses in a bundle's configs first; None if it refuses nothing."""
-    from medvit.errors import MedvitError
+    from medvit import MedvitError
 
     try:
         _check()(folder)

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,15 +95,22 @@ def main() -> int:
     unknown = set(options.names) - PINS.keys()
     if unknown:
         parser.error(f"no pin is named {', '.join(sorted(unknown))}; there are {', '.join(PINS)}")
-    different = False
-    for name in options.names or PINS:
+    outcomes = [_renew(name, options.write) for name in options.names or PINS]
+    return int(not all(outcomes))
+
+
+def _renew(name: str, write: bool) -> bool:
+    """Print how a pin differs, and write it anew where that is asked; say whether it now agrees."""
+    try:
         found = PINS[name].found()
-        changed = _difference(name, found)
-        different |= bool(changed)
-        print(f"{name}: {'changed' if changed else 'as pinned'}", changed, sep="\n" if changed else "", flush=True)
-        if options.write and changed:
-            (PINNED / f"{name}.json").write_text(_text(found), encoding="utf-8")
-    return int(different and not options.write)
+    except Exception as error:  # the other pins are compared all the same
+        print(f"{name}: cannot be collected", "".join(traceback.format_exception(error)), sep="\n", flush=True)
+        return False
+    changed = _difference(name, found)
+    print(f"{name}: {'changed' if changed else 'as pinned'}", changed, sep="\n" if changed else "", flush=True)
+    if write and changed:
+        (PINNED / f"{name}.json").write_text(_text(found), encoding="utf-8")
+    return write or not changed
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from medvit.errors import MedvitError
+from medvit import MedvitError
 from tests.laws import pins
 from tests.laws.allow_list import HARMFUL, allow_list
 from tests.laws.configs import (
