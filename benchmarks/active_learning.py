@@ -3,7 +3,7 @@
     python benchmarks/active_learning.py [--quick] [-o curve.json]
 
 Hippocampus MR (shared data, reference labels stand for the annotator). A network trained on the labels so far judges every
-case without a label, through `medvit.run` and `medvit_label.strategies.doubt`, as the server does; the cases in most doubt are
+case without a label, through `medvit.run` and `medvit_label.labels.next_case.doubt`, as the server does; the cases in most doubt are
 labelled next. Each point is a network trained from the same random weights for the same number of steps, so that only the
 choice of cases differs; both sides begin with the same cases, drawn at random. Scores are of cases that neither side can
 choose, through `medvit.training.evaluation`. The network is a small U-Net of MONAI's in the chain of
@@ -22,15 +22,15 @@ from statistics import mean
 from typing import Any
 
 import torch
-from medvit_label.strategies import doubt
+from medvit_label.labels.next_case import doubt
 from monai.bundle import ConfigParser
 from timing import tell
 
 import medvit
 from medvit.bundles import Bundle, open_bundle
+from medvit.training import FineTuning, fine_tune
 from medvit.training.data import DataList, data_root
-from medvit.training.fine_tuning import FineTuning, fine_tune
-from medvit.training.publish import publish
+from medvit.training.loop import publish
 
 NAME = "hippocampus_mr_swin_unetr"
 NETWORK = {
@@ -72,7 +72,12 @@ def make_bundle(folder: Path, seed: int) -> Bundle:
         ("inference", {"network_def": NETWORK}),
         (
             "train",
-            {"objective": {"_target_": "medvit.training.objectives.PictureObjective", "network": "@network_def"}},
+            {
+                "objective": {
+                    "_target_": "medvit.training.objectives.supervised.PictureObjective",
+                    "network": "@network_def",
+                }
+            },
         ),
     ):
         path = folder / "configs" / f"{name}.json"

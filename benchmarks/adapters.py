@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from medvit.bundles import open_bundle
-from medvit.model import load_model
-from medvit.training.adapters import AdapterSettings
+from medvit.inference import load_model
+from medvit.training import FineTuning, fine_tune
 from medvit.training.data import DataList, read_list
-from medvit.training.fine_tuning import FineTuning, fine_tune
+from medvit.training.loop import AdapterSettings
 
 NAME = "hippocampus_mr_swin_unetr"
 CONTESTANTS = {

@@ -14,8 +14,8 @@ import torch
 from monai.bundle import ConfigParser
 
 from medvit.bundles import open_bundle
-from medvit.training.publish import publish
-from medvit.training.start import read_weights
+from medvit.training.loop import publish
+from medvit.training.loop.initial_weights import read_weights
 
 
 def main() -> None:

@@ -17,8 +17,9 @@ from monai.networks.nets import UNet
 from timing import seconds
 
 from medvit.inference import SlidingWindow
-from medvit.kernels import window_attention
-from medvit.segmentation import BarlowSwin, barlow_swin
+from medvit.kernels.window_attention import window_attention
+from medvit.segmentation import BarlowSwin
+from medvit.segmentation.networks import barlow_swin
 
 
 def plain(*tensors, **options):

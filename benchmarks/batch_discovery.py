@@ -22,9 +22,9 @@ from inspect_headers import PLAIN, ROOT, fill
 OURS = """
 import resource, sys, time
 from pathlib import Path
-from medvit.io.preflight import sort_planes
+from medvit.io.dicom.preflight import sort_planes
 from medvit.progress import Progress
-from medvit_batch.catalogue import Catalogue
+from medvit_batch.catalogue.catalogue import Catalogue
 if __name__ == "__main__":
     start = time.perf_counter()
     catalogue = Catalogue(Path(sys.argv[2]))

@@ -90,8 +90,8 @@ def parents_share(out: Path, cases: int = 200) -> float:
     """Seconds that the parent needs for a case: three entries in the journal, each on the disk, and the renames."""
     sys.path[:0] = [str(ROOT), str(ROOT / "apps" / "batch")]
     from medvit_batch.cases import State
+    from medvit_batch.execution.publish import prepare, publish_case, staged
     from medvit_batch.journal import Journal
-    from medvit_batch.publishing import prepare, publish_case, staged
 
     prepare(out)
     journal = Journal(out, new=True)

@@ -12,7 +12,7 @@ import torch
 from timing import in_turn
 from torch import Tensor
 
-from medvit.kernels import bi_wkv
+from medvit.kernels.bi_wkv import bi_wkv
 
 
 def by_logarithms(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:

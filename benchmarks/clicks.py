@@ -24,14 +24,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import requests
-from medvit_label.check import running
+from medvit_label.self_test import running
 from PIL import Image
 from scipy import ndimage
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.training.data import Pair, load_labels
 from medvit.training.evaluation import Part, dice
-from medvit.training.evaluation.part import labelled_pairs
+from medvit.training.evaluation.evaluation_set import labelled_pairs
 
 CLICKS = 5
 SHOWN = (0, 1, 3, 5)

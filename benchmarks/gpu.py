@@ -67,7 +67,8 @@ def copy_rate() -> float:
 
 
 def bi_wkv_part(given: argparse.Namespace) -> None:
-    from medvit.kernels import bi_wkv, bi_wkv_2d
+    from medvit.kernels.bi_wkv import bi_wkv
+    from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
 
     rate = copy_rate()
     peer = build_peer(given.peer) if given.peer else None
@@ -160,7 +161,7 @@ def checked_peer(peer: Callable[..., Tensor], device: str = "cuda") -> Callable[
     g = torch.Generator().manual_seed(0)
     w, u = (torch.randn(2, 48, generator=g) / 4096).to(device)
     k, v = torch.randn(2, 1, 4096, 48, generator=g).to(device)
-    from medvit.kernels import bi_wkv
+    from medvit.kernels.bi_wkv import bi_wkv
 
     found = peer(w, u, k, v)
     exact = bi_wkv(*(t.double() for t in (w, u, k, v)), backend="torch")
@@ -177,7 +178,7 @@ def checked_peer(peer: Callable[..., Tensor], device: str = "cuda") -> Callable[
 def window_attention_part(given: argparse.Namespace) -> None:
     from monai.networks.nets.swin_unetr import SwinTransformerBlock, compute_mask
 
-    from medvit.kernels import window_attention
+    from medvit.kernels.window_attention import window_attention
 
     print("\n## Window attention, bf16, shifted, with norm and projection\n")
     print(
@@ -263,7 +264,7 @@ def flex_attention(padded: list[int], channels: int, heads: int) -> Callable[[],
 
 
 def overlap_add_part(given: argparse.Namespace) -> None:
-    from medvit.kernels import overlap_add
+    from medvit.kernels.overlap_add import overlap_add
 
     torch.manual_seed(0)
     starts = torch.arange(0, 97, 48)
@@ -285,7 +286,7 @@ def overlap_add_part(given: argparse.Namespace) -> None:
 def resample_argmax_part(given: argparse.Namespace) -> None:
     from torch.nn import functional as F
 
-    from medvit.kernels import resample_argmax
+    from medvit.kernels.resample_argmax import resample_argmax
 
     logits = torch.randn(14, 128, 128, 128, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     out = (256, 256, 256)
@@ -335,7 +336,8 @@ def network_part(given: argparse.Namespace) -> None:
 
 def check_all() -> None:
     """Every kernel against the formula in fp64 on odd sizes, before anything is timed."""
-    from medvit.kernels import bi_wkv, window_attention
+    from medvit.kernels.bi_wkv import bi_wkv
+    from medvit.kernels.window_attention import window_attention
 
     print("## Checks against fp64\n\n| operator | result | gradients |\n|---|---|---|")
     torch.manual_seed(0)

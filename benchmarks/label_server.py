@@ -24,10 +24,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from medvit_label.check import running
+from medvit_label.self_test import running
 from monailabel.client import MONAILabelClient
 
-from medvit.bundles import DEFAULT_BUNDLE
+from medvit.settings import DEFAULT_BUNDLE
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("MEDVIT_SHARED", ROOT.parent / "shared"))

@@ -31,10 +31,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from medvit_label.check import answering, free_port
+from medvit_label.self_test import answering, free_port
 from monailabel.client import MONAILabelClient
 
-from medvit.bundles import DEFAULT_BUNDLE, load_weights, open_bundle
+from medvit.bundles import load_weights, open_bundle
+from medvit.settings import DEFAULT_BUNDLE
 from medvit.training.evaluation import dice
 
 ROOT = Path(__file__).resolve().parents[1]

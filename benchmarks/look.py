@@ -5,7 +5,7 @@
     python benchmarks/look.py BUNDLE --images FILE FILE ... -o bundles/BUNDLE/docs/real.png
     python benchmarks/look.py BUNDLE --worst 3 --scores scores.json -o bundles/BUNDLE/docs/worst.png
 
-Runs the bundle's own chain (medvit.model.apply) on case N of its validation list: labels over a volume or a picture
+Runs the bundle's own chain (medvit.inference.loaded_bundle.apply) on case N of its validation list: labels over a volume or a picture
 against the reference, a slice at a tenth of the dose before and after, or two projections of a CT and the labels found in
 them. With --from the network is given the averaged weights of a training run, so that a bundle that is not trained can be
 looked at while it trains. With --worst the cases with the lowest scores of ``medvit evaluate`` are drawn, the lowest first:
@@ -32,14 +32,14 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from medvit.bundles import Bundle, open_bundle
-from medvit.model import Model, apply, load_model, model_around
-from medvit.pipeline import open_for, run_model
+from medvit.inference import Model, apply, load_model, model_around
+from medvit.pipeline import run_model
 from medvit.progress import Progress
 from medvit.settings import RunSettings
-from medvit.training.data import DataList, plain_name, read_entries, read_list
+from medvit.tasks import open_for
+from medvit.training.data import DataList, plain_name, read_entries, read_images, read_list
 from medvit.training.evaluation import Part, evaluation_of
-from medvit.training.restoration import read_images
-from medvit.training.start import start_from
+from medvit.training.loop import start_from
 
 
 def model_of(bundle: Bundle, weights: str | None) -> Model:

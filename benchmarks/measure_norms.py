@@ -14,9 +14,8 @@ from pretraining_nuclei import Budget, measure_norms
 
 from medvit.bundles import open_bundle
 from medvit.training.data import DataList, Steps
-from medvit.training.publish import publish
+from medvit.training.loop import publish, start_from
 from medvit.training.recipe import read_recipe
-from medvit.training.start import start_from
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from medvit.model import altered, load_model
+from medvit.inference import load_model
+from medvit.inference.loaded_bundle import altered
 from medvit.training.evaluation import Part, evaluation_of
 
 

@@ -49,7 +49,7 @@ import resource, sys, time
 from pathlib import Path
 from napari.components import ViewerModel
 from napari.layers import Layer
-from medvit_napari.opening import open_layers
+from medvit_napari.reading.open import open_layers
 viewer = ViewerModel()
 start = time.perf_counter()
 ((data, options, kind),) = open_layers(Path(sys.argv[1]))

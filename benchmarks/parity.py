@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import medvit
-from medvit.kernels import bi_wkv
+from medvit.kernels.bi_wkv import bi_wkv
 from medvit.reconstruction import SwinX2S, swin_x2s
 from medvit.restoration import RestoreRWKV
 from medvit.segmentation import BarlowSwin, SwinUNETR

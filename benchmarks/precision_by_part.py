@@ -21,7 +21,7 @@ from openvino import opset15
 from torch import Tensor
 from torch.nn import functional as F
 
-from medvit.benchmarks import Workload, bundle_workload, random_workload
+from medvit.benchmarks.networks import Workload, bundle_workload, random_workload
 from medvit.inference.backends.openvino import _converted
 
 

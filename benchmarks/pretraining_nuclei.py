@@ -30,14 +30,12 @@ from timing import tell
 from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
-from medvit.training.comparing import kept
+from medvit.training import TrainSettings, train_bundle
 from medvit.training.data import DataList, Steps, data_root
 from medvit.training.evaluation import evaluate_bundle
 from medvit.training.fine_tuning import copy_untrained
-from medvit.training.publish import publish
+from medvit.training.loop import kept, publish, start_from
 from medvit.training.recipe import read_recipe
-from medvit.training.start import start_from
-from medvit.training.trainer import TrainSettings, train_bundle
 
 NAME = "nuclei_barlow_swin"
 SIDES = ("from scratch", "pre-trained")

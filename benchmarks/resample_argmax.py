@@ -12,7 +12,7 @@ from timing import in_turn
 from torch import Tensor
 from torch.nn import functional as F
 
-from medvit.kernels import resample_argmax
+from medvit.kernels.resample_argmax import resample_argmax
 
 
 def main() -> None:

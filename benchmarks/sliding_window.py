@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medvit.inference import SlidingWindow
 from medvit.inference.tiling import tile
-from medvit.kernels import occupied_windows
+from medvit.kernels.occupied_windows import occupied_windows
 
 BUNDLE = "headneck_ct_swin_unetr"
 SHARED = Path(os.environ.get("MEDVIT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -29,10 +29,10 @@ CASE = SHARED / "data" / "ct_headneck_openkbp" / "pt_100_ct.nii.gz"
 
 def uncropped(case: Path) -> tuple[torch.nn.Module, Tensor, dict[str, object]]:
     """The bundle's network, an image (1, 1, i, j, k) by its preprocessing but the crop, and its inferer's settings."""
-    from medvit.model import load_model
-    from medvit.pipeline import open_for
+    from medvit.inference import load_model
     from medvit.progress import Progress
     from medvit.settings import RunSettings
+    from medvit.tasks import open_for
 
     model = load_model(BUNDLE, "cpu")
     ready = {"image": open_for(model.bundle, str(case), RunSettings(), Progress()).scan.meta_tensor()}

@@ -1,6 +1,6 @@
 """A training step and an inference window of Swin UNETR: MONAI's class against ours, in turn, same weights.
 
-The step of ours is the one that `medvit train` does on a CPU (`medvit.training.cpu_convolutions`); beside it stands one with
+The step of ours is the one that `medvit train` does on a CPU (`medvit.training.loop.cpu_convolutions`); beside it stands one with
 PyTorch's choice of convolutions.
 
 python benchmarks/training_step.py [--feature-size 12] [--side 64] [--channels 1] [--classes 8] [--runs 5]
@@ -16,7 +16,7 @@ from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from timing import in_turn
 
 from medvit.segmentation import SwinUNETR
-from medvit.training.cpu_convolutions import speed_up_convolutions
+from medvit.training.loop.cpu_convolutions import speed_up_convolutions
 
 
 def main() -> None:

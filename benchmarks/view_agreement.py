@@ -2,7 +2,7 @@
 
     python benchmarks/view_agreement.py
 
-Prints gradient correlations of labels projected again (``medvit.reports.consistency``), which the rating is set by.
+Prints gradient correlations of labels projected again (``medvit.reconstruction.view_consistency``), which the rating is set by.
 Needs the shared CTs (MEDVIT_SHARED).
 """
 
@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from medvit.bundles import open_bundle
-from medvit.reports.consistency import Beam, gradient_correlation, project_labels
-from medvit.training.data import read_list
-from medvit.training.xray import RadiographsAndLabels, XrayField
+from medvit.reconstruction.view_consistency import Beam, gradient_correlation, project_labels
+from medvit.training.data import RadiographsAndLabels, XrayField, read_list
 
 BUNDLE = "headneck_xray_swin_x2s"
 

@@ -13,7 +13,7 @@ from monai.networks.nets.swin_unetr import SwinTransformerBlock, compute_mask
 from timing import in_turn
 from torch import Tensor
 
-from medvit.kernels import window_attention
+from medvit.kernels.window_attention import window_attention
 
 _WINDOW = (7, 7, 7)
 

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from medvit.bundles import open_bundle
-from medvit.model import load_model
-from medvit.restoration.degradations import TruncatedMR
+from medvit.inference import load_model
+from medvit.physics.degradations import TruncatedMR
 from medvit.training.evaluation import FinerRestoration, Part, evaluation_of
-from medvit.training.evaluation.finer import INTERPOLATIONS, choose, restored
+from medvit.training.evaluation.super_resolution import INTERPOLATIONS, choose, restored
 
 
 def drawn(bundle_name: str, factor: int, count: int, out: Path) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from medvit_label.check import running
+from medvit_label.self_test import running
 from monailabel.client import MONAILabelClient
 
 from medvit.bundles import open_bundle

@@ -12,19 +12,16 @@ if TYPE_CHECKING:
     from medvit.bundles import open_bundle
     from medvit.conversion import convert
     from medvit.errors import MedvitError
+    from medvit.interop import load_published
     from medvit.io import open_source
     from medvit.io.labels import read_labels
-    from medvit.many import run_many
-    from medvit.pipeline import run, segment
+    from medvit.pipeline import reconstruct, restore, run, run_many, segment
     from medvit.progress import Progress
-    from medvit.published import load_published
-    from medvit.reconstructed import Reconstructed
-    from medvit.reconstructing import reconstruct
-    from medvit.restored import Restored
-    from medvit.restoring import restore
-    from medvit.result import Result
+    from medvit.reconstruction import Reconstructed
+    from medvit.reconstruction.views import ViewFlags
+    from medvit.restoration import Restored
+    from medvit.segmentation import Result
     from medvit.settings import RunSettings
-    from medvit.views import ViewFlags
 
 __version__ = "0.1.0"
 
@@ -52,20 +49,20 @@ __all__ = [
 _HOMES = {
     "MedvitError": "medvit.errors",
     "Progress": "medvit.progress",
-    "Reconstructed": "medvit.reconstructed",
-    "Restored": "medvit.restored",
-    "Result": "medvit.result",
+    "Reconstructed": "medvit.reconstruction.result",
+    "Restored": "medvit.restoration.result",
+    "Result": "medvit.segmentation.result",
     "RunSettings": "medvit.settings",
-    "ViewFlags": "medvit.views",
+    "ViewFlags": "medvit.reconstruction.views.view_opening",
     "convert": "medvit.conversion",
-    "load_published": "medvit.published",
-    "open_bundle": "medvit.bundles",
+    "load_published": "medvit.interop.published",
+    "open_bundle": "medvit.bundles.bundle",
     "open_source": "medvit.io",
     "read_labels": "medvit.io.labels",
-    "reconstruct": "medvit.reconstructing",
-    "restore": "medvit.restoring",
+    "reconstruct": "medvit.reconstruction.task",
+    "restore": "medvit.restoration.task",
     "run": "medvit.pipeline",
-    "run_many": "medvit.many",
+    "run_many": "medvit.pipeline",
     "segment": "medvit.pipeline",
 }
 

@@ -10,18 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvit.bundles import Label
+from medvit.atomic_write import explained, hashes_within, publish, write_aside
 from medvit.errors import OutputError
-from medvit.io.geometry import spacing_mm
-from medvit.io.labels import LabelSet
-from medvit.io.labels.reading import Reading, read
-from medvit.io.labels.writing import INTENDED_USE, write_dicom, write_each, write_nifti
-from medvit.io.repair import repair_uids, repairable
-from medvit.io.scan import Scan
-from medvit.io.staging import explained, hashes_within, publish, write_aside
-from medvit.output import OURS, check_folder
+from medvit.io import Scan, spacing_mm
+from medvit.io.dicom import repair_uids, repairable
+from medvit.io.labels import INTENDED_USE, LabelSet, Reading, write_dicom, write_each, write_nifti
+from medvit.io.labels.read import read
+from medvit.labels import Label
 from medvit.progress import Progress
-from medvit.reports.record import opening, seconds
+from medvit.reports import opening, seconds
+from medvit.segmentation import OURS
+from medvit.tasks import check_folder
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor

@@ -3,83 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from monai.data import MetaTensor
-from torch import Tensor
 
-from medvit.bundles import DEFAULT_BUNDLE, Bundle, Label, open_bundle
-from medvit.errors import BackendError, ImageError, ModalityError
-from medvit.io import Scan, open_source
-from medvit.io.repair import repair_uids
-from medvit.model import Model, apply, choose_device, load_model, model_around
-from medvit.progress import Progress
-from medvit.region import check_region
-from medvit.restored import Restored
-from medvit.result import Result
-from medvit.settings import RunSettings
+from medvit.bundles import Bundle, open_bundle
+from medvit.errors import BackendError, MedvitError
+from medvit.inference import (
+    Model,
+    choose_device,
+    load_model,
+    model_around,
+)
+from medvit.io import Scan
+from medvit.progress import Cancelled, Progress
+from medvit.reconstruction import Reconstructed, ReconstructionSettings, reconstruct_views
+from medvit.reconstruction.views import ViewFlags, open_view
+from medvit.restoration import Restored, run_restoration, settled
+from medvit.segmentation import Result, check_settings, run_ready
+from medvit.settings import DEFAULT_BUNDLE, DEFAULT_RECONSTRUCTION, DEFAULT_RESTORATION, RunSettings
+from medvit.tasks import Ready, open_for
 
 __all__ = [
+    "Case",
     "Model",
-    "Ready",
     "RunSettings",
-    "check_settings",
     "choose_device",
     "load_model",
     "model_around",
-    "open_for",
+    "reconstruct",
+    "restore",
     "run",
+    "run_many",
     "run_model",
-    "run_ready",
     "segment",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """A source opened and found fit for a bundle, and what had to be forced or repaired for it."""
-
-    scan: Scan
-    forced: tuple[str, ...] = ()
-    repaired: tuple[str, ...] = ()
-
-
-def check_fit(scan: Scan, bundle: Bundle) -> str | None:
-    """Why an image is not what the bundle was made for, or None.
-
-    DICOM states its modality. Other formats do not, so their values must reach where the bundle's images reach
-    (a CT holds air below -500 HU).
-    """
-    facts = bundle.facts
-    stated = facts.misfit(bundle.name, scan.is_picture, scan.modality)
-    if stated is None and scan.unit is not None and facts.values and facts.values.unit == "HU":
-        return f"CT values in {scan.unit!r} (RescaleType), where {bundle.name} is made for Hounsfield units"
-    if stated is not None or scan.modality is not None:
-        return stated
-    if facts.values and not scan.is_picture:
-        low, high = float(scan.array.min()), float(scan.array.max())
-        if low > facts.values.lowest_at_most or high < facts.values.highest_at_least:
-            return (
-                f"values from {low:g} to {high:g}, where {bundle.name} is made for {' or '.join(facts.modalities)} in "
-                f"{facts.values.unit} (at most {facts.values.lowest_at_most:g} and at least {facts.values.highest_at_least:g} occur)"
-            )
-    return None
-
-
-def _require_fit(scan: Scan, bundle: Bundle, force: bool) -> tuple[str, ...]:
-    reason = check_fit(scan, bundle)
-    if reason is None:
-        return ()
-    if scan.is_picture != (bundle.facts.dimensions == 2):
-        raise ImageError(f"Found {reason}. Choose a bundle for it: medvit bundles list.")
-    if not force:
-        raise ModalityError(
-            f"Found {reason}. Choose a bundle for it (medvit bundles list), or run all the same with --force."
-        )
-    return (f"Forced: {reason}.",)
 
 
 def run(
@@ -111,7 +71,7 @@ def run(
     progress = progress or Progress()
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if opened.facts.task == "restoration":
-        from medvit.restoring import run_restoration
+        from medvit.restoration import run_restoration
 
         return run_restoration(opened, source, settings, progress)
     return _run_labels(opened, source, settings, progress)
@@ -159,100 +119,6 @@ def run_model(
     return run_ready(model, open_for(model.bundle, source, settings, progress), wanted, settings, progress)
 
 
-def check_settings(bundle: Bundle, settings: RunSettings) -> tuple[Label, ...]:
-    """The labels asked for, of a bundle that makes labels of one image, once the settings are seen to mean something."""
-    bundle.require_task("segmentation")
-    check_region(settings.roi_crop)
-    return tuple(bundle.label(name) for name in settings.roi_subset) or bundle.facts.labels
-
-
-def open_for(
-    bundle: Bundle, source: str | os.PathLike[str] | MetaTensor | Scan, settings: RunSettings, progress: Progress
-) -> Ready:
-    """Open a source and see that it is what a bundle was made for: the first step of every door, whatever its task.
-
-    Raises:
-        SourceError: it cannot be opened. ModalityError, ImageError: it is not what the bundle was made for.
-    """
-    with progress.stage("read"):
-        scan = open_source(source, settings.series, progress, settings.on_irregular, settings.geometry)
-    forced = _require_fit(scan, bundle, settings.force)
-    repaired: tuple[str, ...] = ()
-    if settings.repair_tags:
-        scan, repaired = repair_uids(scan)
-    return Ready(scan, forced, repaired)
-
-
-def run_ready(
-    model: Model, ready: Ready, wanted: tuple[Label, ...], settings: RunSettings, progress: Progress
-) -> Result:
-    """A model on a source that is open: the last step of ``run``, ``run_model`` and ``run_many``."""
-    scan = ready.scan
-    how = {"roi_crop": settings.roi_crop, "low_memory": settings.low_memory}
-    labels = _as_labels(apply(model, {"image": scan.meta_tensor()}, progress, **how), scan)  # type: ignore[arg-type]
-    if settings.roi_subset:
-        ids = torch.tensor([label.id for label in wanted], dtype=labels.dtype)
-        labels = labels * torch.isin(labels.as_tensor(), ids)
-    if scan.original is not None:  # nothing was measured there
-        labels = labels * torch.from_numpy(scan.original.covered)
-    entropy, mirrored = progress.entropy, None
-    if settings.quality_map:
-        from medvit.doubt import mirrored_labels
-
-        mirrored = mirrored_labels(model, scan, progress)
-    record = {
-        "device": str(model.device),
-        "device_asked": settings.device,
-        "backend": progress.facts.get("backend", "eager"),
-        "backend_asked": getattr(model.inferer, "backend", "eager"),
-        "backend_reason": progress.facts.get("backend_reason", "the bundle's inferer takes no backend"),
-        "precision": progress.facts.get("precision", "fp32"),
-        "fast": model.fast,
-        "overlap": float(getattr(model.inferer, "overlap", 0)),
-        "mirrored": getattr(model.inferer, "mirrored", None) is not None,
-        "roi_subset": list(settings.roi_subset),
-        "forced": bool(ready.forced),
-        "repaired": list(ready.repaired),
-        "on_irregular": settings.on_irregular,
-        "geometry": settings.geometry,
-        "quality_map": settings.quality_map,
-        "roi_crop": settings.roi_crop,
-        "low_memory": settings.low_memory,
-        "threads": torch.get_num_threads(),
-    }
-    own = () if model.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
-    cropped = f"Only windows that touch the region {settings.roi_crop} were run; outside it all is background."
-    notes = (
-        *scan.notes,
-        *scan.set_aside,
-        *ready.forced,
-        *ready.repaired,
-        *own,
-        *([cropped] if settings.roi_crop else []),
-    )
-    return Result(
-        labels,
-        scan,
-        model.bundle,
-        wanted,
-        record,
-        notes,
-        progress,
-        mirrored,
-        entropy,
-        model.calibration,
-        model.validation,
-    )
-
-
-def _as_labels(made: Tensor, scan: Scan) -> MetaTensor:
-    """Ids as the integers they are; never for intensities, which rounding would spoil."""
-    plain = made.as_tensor().clone() if isinstance(made, MetaTensor) else made.clone()
-    if plain.dtype not in (torch.uint8, torch.int16):
-        plain = plain.round().to(torch.int16)  # ids are whole numbers, whatever a bundle's last step makes of them
-    return MetaTensor(plain, affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"})
-
-
 def segment(
     source: str | os.PathLike[str] | MetaTensor | Scan,
     bundle: str | os.PathLike[str] | Bundle = DEFAULT_BUNDLE,
@@ -285,3 +151,138 @@ def segment(
     switches = (device, fast, force, tuple(roi_subset), repair_tags, series, on_irregular, quality_map)
     settings = RunSettings(*switches, backend, precision, roi_crop, low_memory, geometry)
     return _run_labels(opened, source, settings, progress or Progress())
+
+
+def restore(
+    source: str | os.PathLike[str] | MetaTensor | Scan,
+    bundle: str | os.PathLike[str] | Bundle = DEFAULT_RESTORATION,
+    *,
+    device: str = "auto",
+    fast: bool = False,
+    force: bool = False,
+    repair_tags: bool = False,
+    series: str | None = None,
+    on_irregular: str | None = None,
+    geometry: str | None = None,
+    progress: Progress | None = None,
+) -> Restored:
+    """Restore a scan: take its noise or blur away, in its own unit and on its own grid, or one as much finer as its bundle says.
+
+    Example:
+        >>> result = medvit.restore("series")  # doctest: +SKIP
+        >>> result.save("out", output_types=("nifti", "dicom"), preview=True)  # doctest: +SKIP
+
+    Args and errors as ``medvit.run``; ``bundle`` must be one for restoration. ``on_irregular`` left out lets a network
+    that looks at single slices restore the slices of a tilted or uneven stack where they lie, and refuses such a stack
+    for any other.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened.require_task("restoration")
+    settings = RunSettings(device, fast, force, (), repair_tags, series, geometry=geometry)
+    return run_restoration(opened, source, settled(opened, settings, on_irregular), progress or Progress())
+
+
+def reconstruct(
+    ap: str | os.PathLike[str],
+    lat: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | Bundle = DEFAULT_RECONSTRUCTION,
+    *,
+    ap_flags: ViewFlags | None = None,
+    lat_flags: ViewFlags | None = None,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Reconstructed:
+    """Reconstruct bones in three dimensions from two radiographs.
+
+    Example:
+        >>> flags = ViewFlags(pixel_spacing_mm=0.15, magnification=1.1)  # doctest: +SKIP
+        >>> result = medvit.reconstruct("ap.png", "lat.png", ap_flags=flags, lat_flags=flags)  # doctest: +SKIP
+
+    Args:
+        ap, lat: the AP (or PA) and the lateral view: DICOM (CR, DX), PNG or JPEG.
+        bundle: one for reconstruction.
+        ap_flags, lat_flags: geometry that the files do not state, or that is to go before it.
+        device: "auto", "cpu", "gpu", "gpu:N" or "mps".
+        force: take views that look unfit; recorded.
+        progress: told where the run stands; can cancel it.
+
+    Raises:
+        MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    progress = progress or Progress()
+    opened.require_task("reconstruction")
+    opened.require_trained()
+    with progress.stage("read"):
+        views = (
+            open_view(ap, "AP", opened, ap_flags, force, progress),
+            open_view(lat, "lateral", opened, lat_flags, force, progress),
+        )
+    return reconstruct_views(views, opened, ReconstructionSettings(device, force), progress)
+
+
+Source = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of many sources, and what came of it: a result, or the reason why there is none.
+
+    Attributes:
+        source: as it was given.
+        result: the labels; None where the case failed.
+        error: why it failed; None where it did not.
+    """
+
+    source: Source
+    result: Result | None = None
+    error: MedvitError | None = None
+
+
+def run_many(
+    bundle: str | os.PathLike[str] | Bundle,
+    sources: Iterable[Source],
+    settings: RunSettings | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Case]:
+    """Run a bundle on many sources, in their order; the model is loaded once and stays.
+
+    Sources are taken one ahead, so a list, a folder's listing or a queue will do. A case that fails does not stop the others.
+
+    Args:
+        bundle: a bundle's name or folder.
+        sources: paths as ``run`` takes them.
+        settings: device and switches, for all.
+        progress: its ``cancel`` stops after the window at hand; each result has seconds of its own.
+
+    Raises:
+        MedvitError: what is wrong for all cases: bundle, device, backend. Cancelled: if asked for.
+    """
+    settings = settings or RunSettings()
+    watching = progress or Progress()
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    wanted = check_settings(opened, settings)
+    model = load_model(opened, settings.device, settings.fast, settings.backend, settings.precision)
+    waiting = iter(sources)
+    with ThreadPoolExecutor(1, "medvit-next-case") as reader:
+
+        def begin() -> tuple[Source, Progress, Future[Ready]] | None:
+            for source in waiting:
+                own = watching.part()
+                return source, own, reader.submit(open_for, opened, source, settings, own)
+            return None
+
+        coming = begin()
+        while coming is not None:
+            source, own, reading = coming
+            try:
+                ready = reading.result()
+                coming = begin()
+                yield Case(source, run_ready(model, ready, wanted, settings, own))
+            except Cancelled:
+                raise
+            except MedvitError as error:
+                if coming is not None and coming[2] is reading:
+                    coming = begin()
+                yield Case(source, error=error)

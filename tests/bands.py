@@ -16,7 +16,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from medvit.io.geometry import flip_lps_ras
+from medvit.io import flip_lps_ras
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = ROOT / "bundles" / "headneck_ct_swin_unetr"

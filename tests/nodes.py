@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medvit_label.check import free_port
+from medvit_label.self_test import free_port
 
 from tests.tools import program
 

@@ -19,10 +19,12 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.errors import CheckpointError, ImageError, MedvitError, ShapeError
+from medvit.physics.degradations import LowDoseCT, TruncatedMR
+from medvit.physics.degradations.low_count_pet import LowCountPET
+from medvit.physics.degradations.low_resolution_mr import LowResolutionMR
+from medvit.physics.drr import Geometry, Projector
 from medvit.reconstruction import StackedSwinX2S, SwinX2S
-from medvit.reconstruction.drr import Geometry, Projector
 from medvit.restoration import RestoreRWKV
-from medvit.restoration.degradations import LowCountPET, LowDoseCT, LowResolutionMR, TruncatedMR
 from medvit.segmentation import BarlowSwin, SwinUNETR
 
 _X2S = {"img_size": (32, 32, 64), "in_channels": 1, "out_channels": 2, "feature_size": 4, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}  # fmt: skip

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 import medvit
 from medvit.cli.main import app
-from medvit.doubt import agreement, exchanged_sides
-from medvit.inference import Mirrored
-from medvit.pipeline import RunSettings, model_around, run_model
+from medvit.inference import Mirrored, agreement, model_around
+from medvit.inference.mirror_agreement import exchanged_sides
+from medvit.pipeline import run_model
+from medvit.settings import RunSettings
 from tests.bands import all_orientations, oblique_affine, phantom, reorient, undo
 
 

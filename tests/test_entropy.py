@@ -10,12 +10,11 @@ import torch
 from monai.data import MetaTensor
 
 import medvit
-from medvit import entropy
-from medvit.bundle_facts import Calibration
-from medvit.entropy import LabelEntropy, by_name
-from medvit.model import load_model, model_around
+from medvit.bundles import Calibration
+from medvit.inference import LabelEntropy, by_name, load_model, model_around
+from medvit.inference import uncertainty as entropy
 from medvit.pipeline import run_model
-from medvit.reports.quality import Doubts
+from medvit.reports import Doubts
 from medvit.settings import RunSettings
 from tests.bands import make_bundle, oblique_affine, phantom
 

@@ -10,8 +10,8 @@ import pytest
 from pydicom.tag import Tag, tag_in_exception
 
 import medvit.errors as errors
+from medvit.atomic_write import explained
 from medvit.errors import MedvitError, OutputError, out_of_space
-from medvit.io.staging import explained
 
 KINDS = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls is not MedvitError]
 

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from medvit.bundles import DEFAULT_BUNDLE, open_bundle
+from medvit.bundles import open_bundle
 from medvit.cli.main import app
 from medvit.errors import BundleError, ExportError, OutputError
-from medvit.export import _write_openvino, example_inputs, export_bundle, export_network
+from medvit.interop import export_bundle
+from medvit.interop.export import _write_openvino, example_inputs, export_network
 from medvit.reconstruction import StackedSwinX2S, SwinX2S
 from medvit.restoration import RestoreRWKV
 from medvit.segmentation import BarlowSwin, SwinUNETR
+from medvit.settings import DEFAULT_BUNDLE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -163,7 +165,7 @@ def test_a_network_that_openvino_cannot_take_is_explained(tmp_path, monkeypatch)
         raise ValueError("no rule for an operator\nand forty lines more")
 
     monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(convert_model=refuse))
-    monkeypatch.setattr("medvit.export._write_onnx", lambda *_: None)
+    monkeypatch.setattr("medvit.interop.export._write_onnx", lambda *_: None)
     with pytest.raises(ExportError, match=r"OpenVINO cannot take \(no rule for an operator\); .*Export to onnx"):
         _write_openvino(nn.Linear(2, 2), (torch.rand(1, 2),), tmp_path / "net.xml")
 

@@ -18,14 +18,13 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.errors import GeometryError, ModalityError, RoundTripError, ShapeError
-from medvit.finer import IntensityOnFinerd, ZeroFilledd, at_factor, finer_by, finer_scan
-from medvit.intensities import ToUnitOwnRanged, unit_range
-from medvit.io import open_source
-from medvit.io.derived_check import check_derived
-from medvit.io.geometry import world
-from medvit.io.slices import source_of
-from medvit.kspace import measured_part, truncated, zero_filled
-from medvit.model import load_model
+from medvit.inference import load_model
+from medvit.io import open_source, world
+from medvit.io.dicom.write import check_derived, source_of
+from medvit.physics import measured_part, zero_filled
+from medvit.physics.kspace import truncated
+from medvit.restoration import at_factor, finer_by, finer_scan
+from medvit.transforms import IntensityOnFinerd, ToUnitOwnRanged, ZeroFilledd, unit_range
 from tests.bands import make_finer_bundle, oblique_affine, write_series
 from tests.io.test_dicom import PLANES
 from tests.io.test_dicom_objects import _validate
@@ -227,7 +226,7 @@ def test_a_model_at_another_factor(interpolating):
     assert (finer_by(model), finer_by(at_factor(model, 4))) == (2, 4)
     fine = _head((32, 24, 2)).astype(np.float32)
     source = MetaTensor(torch.from_numpy(truncated(fine, 4))[None], affine=torch.diag(torch.tensor([4.0, 4, 1, 1])))
-    from medvit.model import apply
+    from medvit.inference import apply
 
     found = apply(at_factor(model, 4), {"image": source})
     assert found.shape == (1, 32, 24, 2)

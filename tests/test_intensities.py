@@ -8,8 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from medvit.errors import ShapeError
-from medvit.intensities import IntensityOnSourced, ToUnitRanged
-from medvit.transforms import ToNetworkGridd
+from medvit.transforms import IntensityOnSourced, ToNetworkGridd, ToUnitRanged
 from tests.bands import all_orientations, oblique_affine, phantom, reorient
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medvit.errors import ShapeError
-from medvit.kspace import finer_index, measured_part, truncated, zero_filled
+from medvit.physics import finer_index, measured_part, zero_filled
+from medvit.physics.kspace import truncated
 
 
 def _by_definition(image: np.ndarray, factor: int) -> np.ndarray:

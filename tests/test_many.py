@@ -11,12 +11,11 @@ import pytest
 import torch
 
 import medvit
-from medvit.bundle_facts import Gate
+from medvit.bundles import Gate, record_gate, require_gate
 from medvit.errors import BackendError, SelectionError
-from medvit.gate import record_gate, require_gate
-from medvit.kernels import resample_argmax
-from medvit.region import check_region
-from medvit.streamed import SlabLabels
+from medvit.inference import check_region
+from medvit.inference.streaming import SlabLabels
+from medvit.kernels.resample_argmax import resample_argmax
 from medvit.transforms import NetworkGrid
 
 

@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_written(result):
 
 def test_a_failed_check_publishes_nothing(banded, tmp_path, monkeypatch):
     """The round-trip check stands between writing and publishing: break the writer and nothing appears."""
-    import medvit.io.seg as seg
+    import medvit.io.dicom.write.seg as seg
 
     write_series(tmp_path / "series", phantom()[0], oblique_affine())
     result = medvit.segment(tmp_path / "series", bundle=banded)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import medvit
 from medvit.cli.main import app
-from medvit.restoration.degradations import LowDoseCT, ParallelBeam
+from medvit.physics.degradations import LowDoseCT, ParallelBeam
 from tests.bands import make_restoring_bundle, oblique_affine, phantom, reorient, write_series
 
 ROOT = Path(__file__).resolve().parents[1]

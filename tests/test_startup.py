@@ -7,20 +7,20 @@ import sys
 
 import monai  # noqa: F401
 
-from medvit.startup import import_monai_lightly
+from medvit.inference import import_monai_lightly
 
 
 def test_monai_without_its_engine_still_infers_and_the_packages_are_there_for_others():
     code = """
 import sys
-from medvit.startup import import_monai_lightly
+from medvit.inference import import_monai_lightly
 import_monai_lightly()
 assert not [name for name in sys.modules if name.split(".")[0] == "ignite"], "ignite was imported"
 assert "matplotlib.pyplot" not in sys.modules
-from medvit.model import load_model
+from medvit.inference import load_model
 load_model("headneck_ct_swin_unetr")
 import ignite.engine, matplotlib.pyplot
-import medvit.training.loop
+import medvit.training.loop.training_loop
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

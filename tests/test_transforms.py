@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 
 from medvit.errors import ShapeError
-from medvit.io.geometry import axis_codes, spacing_mm, world
+from medvit.io import axis_codes, spacing_mm, world
 from medvit.transforms import ArgmaxOnSourced, CropToContentd, KeepLargestd, NetworkGrid, ToNetworkGridd
 from tests.bands import all_orientations, oblique_affine, phantom, reorient, undo
 

@@ -9,8 +9,7 @@ from monai.data import MetaTensor
 
 from medvit.training.synthesis import Synthesis, SyntheticSampler, SyntheticSettings
 from medvit.training.synthesis.sampler import LabelMap
-from medvit.transforms import ToNetworkGridd
-from medvit.transforms_place import WithPlaced, placed
+from medvit.transforms import ToNetworkGridd, WithPlaced, placed
 
 
 def test_place_is_in_100_mm_from_the_centre_of_brightness():

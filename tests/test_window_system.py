@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from medvit.window_system import binding, fault_of
+from medvit.cli.qt_binding import binding, fault_of
 
 
 @pytest.mark.parametrize("name", ["PySide6_Essentials", "PySide6"])

@@ -72,9 +72,9 @@ def _scrolled(viewer: Any) -> float:
 def _clicked() -> None:
     """One run by the widget in a window; prints the seconds."""
     import napari
-    from medvit_napari.opening import open_layers
-    from medvit_napari.panel import add_layers
-    from medvit_napari.run_widget import RunWidget
+    from medvit_napari.reading.open import open_layers
+    from medvit_napari.widgets.panel import add_layers
+    from medvit_napari.widgets.run import RunWidget
 
     viewer = napari.Viewer(show=True)
     (layer,) = add_layers(viewer, open_layers(EXAMPLE))

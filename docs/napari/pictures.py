@@ -13,14 +13,14 @@ from typing import Any
 
 import napari
 import numpy as np
-from medvit_napari.dialogs import SeriesDialog
-from medvit_napari.look_widget import LookWidget
-from medvit_napari.looking import go_to, save_gif, show_plane
-from medvit_napari.opening import Answer, open_layers
-from medvit_napari.panel import add_layers
-from medvit_napari.run_widget import RunWidget
-from medvit_napari.save_widget import SaveWidget
-from medvit_napari.views_widget import ViewsWidget
+from medvit_napari.looking.display import go_to, save_gif, show_plane
+from medvit_napari.reading.open import Answer, open_layers
+from medvit_napari.widgets.dialogs import SeriesDialog
+from medvit_napari.widgets.look import LookWidget
+from medvit_napari.widgets.panel import add_layers
+from medvit_napari.widgets.run import RunWidget
+from medvit_napari.widgets.save import SaveWidget
+from medvit_napari.widgets.views import ViewsWidget
 from PIL import Image
 from qtpy.QtWidgets import QApplication
 

@@ -16,12 +16,11 @@ from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor, nn
 
 from medvit.errors import BackendError, BundleError
-from medvit.inference import SlidingWindow
-from medvit.model import load_model
-from medvit.pipeline import open_for
+from medvit.inference import SlidingWindow, load_model
 from medvit.progress import Progress
 from medvit.segmentation import SwinUNETR
 from medvit.settings import RunSettings
+from medvit.tasks import open_for
 
 __all__ = ["Row", "Workload", "bundle_workload", "compare", "random_workload"]
 

@@ -32,7 +32,7 @@ def benchmark(
     with guarded(Shown(json=as_json, debug=debug)):
         import torch
 
-        from medvit.benchmarks import bundle_workload, compare, random_workload
+        from medvit.benchmarks.networks import bundle_workload, compare, random_workload
 
         rows = []
         if not as_json:

@@ -15,7 +15,7 @@ from medvit.cli.export import export
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
-    from medvit.store.fetching import Card
+    from medvit.bundles.remote import Card
 
 __all__ = ["app"]
 
@@ -33,7 +33,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
     facts = bundle.facts
     state = bundle.state
     there = state in ("trained", "fetched")
-    from medvit.reports.standing import standing_of
+    from medvit.reports import standing_of
 
     standing = standing_of(bundle)
     return {
@@ -59,7 +59,7 @@ def _standing_lines(standing: dict[str, Any], task: str) -> Iterator[str]:
     if standing["body_parts"]:
         yield f"Validated anatomy: {', '.join(standing['body_parts'])}"
     if "field_of_view_mm" in standing:
-        from medvit.reports.standing import field_words
+        from medvit.reports import field_words
 
         yield f"Validated field of view: {field_words(standing['field_of_view_mm'])} mm (right-left, front-back, head-foot)"
     yield from (f"Results are uncalibrated: {reason}" for reason in standing["missing"])
@@ -154,9 +154,8 @@ def gate(
     """Compare a bundle's labels in bf16 with fp32 on a scan, and record whether --precision bf16 is allowed; exit 3 if not."""
     shown = Shown(json=as_json, debug=debug)
     with guarded(shown):
-        from medvit.bundle_facts import GATE
-        from medvit.bundles import open_bundle
-        from medvit.gate import record_gate, run_gate
+        from medvit.bundles import GATE, open_bundle, record_gate
+        from medvit.segmentation import run_gate
 
         bundle = open_bundle(name)
         with watched(shown) as progress:
@@ -195,10 +194,10 @@ def fetch(
     """
     shown = Shown(json=as_json, debug=debug)
     with guarded(shown):
+        from medvit.bundles.remote import Request
+        from medvit.bundles.remote import fetch as fetch_bundle
         from medvit.errors import FetchError
         from medvit.progress import Cancelled
-        from medvit.store.fetching import Request
-        from medvit.store.fetching import fetch as fetch_bundle
 
         request = Request(name, given, overwrite, "--yes" if yes else "asked")
         try:
@@ -243,7 +242,7 @@ def _agree(card: Card, yes: bool, as_json: bool) -> bool:
 def remove(name: Name, as_json: Json = False, debug: Debug = False) -> None:
     """Take a fetched bundle or fetched weights away again; what shipped stays."""
     with guarded(Shown(json=as_json, debug=debug)):
-        from medvit.store.fetching import remove as remove_bundle
+        from medvit.bundles.remote import remove as remove_bundle
 
         remove_bundle(name)
         typer.echo(json.dumps({"name": name, "removed": True}) if as_json else f"{name} was removed from the store.")

@@ -53,7 +53,7 @@ def _set_limit(context: typer.Context, value: str | None) -> str | None:
     """Set the memory limit for as long as the command runs."""
     if value is not None and not context.resilient_parsing:
         from medvit.errors import SourceError
-        from medvit.io.memory_limit import limit_memory
+        from medvit.io import limit_memory
 
         try:
             context.with_resource(limit_memory(value))

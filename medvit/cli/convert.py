@@ -27,8 +27,8 @@ from medvit.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from medvit.bundles import Label
     from medvit.conversion import Converted
+    from medvit.labels import Label
 
 __all__ = ["convert"]
 
@@ -91,7 +91,7 @@ def convert(
     shown = Shown(quiet, verbose, as_json, debug)
     with guarded(shown):
         from medvit.conversion import Writing, convert_labels
-        from medvit.io.labels.reading import Reading
+        from medvit.io.labels import Reading
 
         reading = Reading(like, series, threshold, _table(labels, bundle), force, on_irregular, geometry=geometry)
         with watched(shown) as progress:
@@ -107,7 +107,7 @@ def convert(
 def _table(labels: Path | None, bundle: str | None) -> tuple[Label, ...]:
     from medvit.bundles import open_bundle
     from medvit.errors import SourceError
-    from medvit.io.labels.tables import read_table
+    from medvit.io.labels import read_table
 
     if labels is not None and bundle is not None:
         raise SourceError("Found both --labels and -b; one table of labels is needed. Leave one out.")

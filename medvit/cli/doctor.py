@@ -23,7 +23,7 @@ class _Finding:
 
 
 def _python() -> str:
-    from medvit.reports.record import versions
+    from medvit.reports import versions
 
     return ", ".join(f"{name} {number}" for name, number in versions().items())
 
@@ -47,8 +47,7 @@ def _backends() -> str:
     states = devices()
     if find_spec("openvino") is None:
         return f"{states}; auto runs eager"
-    from medvit.inference.backends.cache import cache_folder
-    from medvit.inference.backends.openvino import graph_of
+    from medvit.inference.backends import cache_folder, graph_of
 
     torch.manual_seed(0)
     network = torch.nn.Sequential(
@@ -70,7 +69,9 @@ def _small_operators() -> str:
     """Blending, resampling with argmax and the search for constant windows, each on a case whose answer is known."""
     import torch
 
-    from medvit.kernels import occupied_windows, overlap_add, resample_argmax
+    from medvit.kernels.occupied_windows import occupied_windows
+    from medvit.kernels.overlap_add import overlap_add
+    from medvit.kernels.resample_argmax import resample_argmax
 
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(3, 12, generator=generator)
@@ -93,7 +94,7 @@ def _window_attention() -> str:
     """The CPU path against the fp64 formula on a small shifted, padded case."""
     import torch
 
-    from medvit.kernels import window_attention
+    from medvit.kernels.window_attention import window_attention
 
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(1, 9, 8, 5, 36, generator=generator)
@@ -111,7 +112,7 @@ def _bi_wkv() -> str:
     """The default path, forwards and backwards, against the fp64 formula on a short sequence with far-apart keys."""
     import torch
 
-    from medvit.kernels import bi_wkv
+    from medvit.kernels.bi_wkv import bi_wkv
 
     generator = torch.Generator().manual_seed(0)
     w, u = torch.randn(2, 5, generator=generator)
@@ -157,7 +158,7 @@ def _bundles() -> str:
 
 
 def _windows() -> str:
-    from medvit.window_system import binding, fault_of
+    from medvit.cli.qt_binding import binding, fault_of
 
     found = binding()
     fault = fault_of(found)

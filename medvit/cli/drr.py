@@ -23,7 +23,7 @@ from medvit.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from medvit.radiographs import Radiographs
+    from medvit.reconstruction.radiographs import Radiographs
 
 __all__ = ["drr"]
 
@@ -83,9 +83,8 @@ def drr(
     angles = _angles(views)
     shown = Shown(quiet, verbose, as_json, debug)
     with guarded(shown):
-        from medvit.output import check_folder
-        from medvit.radiographs import DrrSettings, check_drr_settings, radiographs
-        from medvit.radiographs_output import save_radiographs
+        from medvit.reconstruction.radiographs import DrrSettings, check_drr_settings, radiographs, save_radiographs
+        from medvit.tasks import check_folder
 
         types = tuple(output_type or ["png"])
         shape = None if rows is None or columns is None else (rows, columns)

@@ -53,16 +53,8 @@ def evaluate(
     shown = Shown(json=as_json, debug=debug)
     with guarded(shown):
         from medvit.bundles import open_bundle
-        from medvit.training.evaluation import (
-            QUALITY,
-            SCORES,
-            Part,
-            evaluate_bundle,
-            place_for,
-            record_scores,
-            table,
-        )
-        from medvit.training.volumes import VolumeReading
+        from medvit.training.data import VolumeReading
+        from medvit.training.evaluation import QUALITY, SCORES, Part, evaluate_bundle, place_for, record_scores, table
 
         opened = open_bundle(bundle)
         if record:

@@ -40,7 +40,7 @@ def export(
 
         bundle = open_bundle(name)
         bundle.require_trained()
-        from medvit.export import export_bundle
+        from medvit.interop import export_bundle
 
         done = export_bundle(bundle, output, format_.value, overwrite=overwrite)
         if as_json:

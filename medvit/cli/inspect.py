@@ -12,7 +12,7 @@ import typer
 from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Quiet, Shown, guarded, watched
 
 if TYPE_CHECKING:
-    from medvit.reports.inspection import Inspection
+    from medvit.reports import Inspection
 
 __all__ = ["inspect"]
 
@@ -40,7 +40,7 @@ def inspect(
     """Volumes in a source, slice by slice: what is missing, double, tilted or wrongly tagged. Exit 3 if anything is."""
     shown = Shown(quiet=quiet, json=as_json, debug=debug)
     with guarded(shown):
-        from medvit.reports.inspection import inspect_source
+        from medvit.reports import inspect_source
 
         with watched(shown) as progress:
             inspection = inspect_source(source, progress, geometry)
@@ -55,9 +55,9 @@ def inspect(
 
 
 def _draw(inspection: Inspection, path: Path, overwrite: bool) -> None:
+    from medvit.atomic_write import explained, replace_file
     from medvit.errors import OutputError
-    from medvit.io.staging import explained, replace_file
-    from medvit.reports.positions import draw_positions
+    from medvit.reports import draw_positions
 
     if inspection.found is None or not any(v.stack for v in inspection.found.volumes):
         raise OutputError("Found no slices with positions to draw; a DICOM volume has them. Leave --picture out.")

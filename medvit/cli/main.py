@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from medvit.cli import bundles
-from medvit.cli.apps import add_apps
 from medvit.cli.benchmark import benchmark
 from medvit.cli.convert import convert
 from medvit.cli.doctor import doctor
 from medvit.cli.drr import drr
 from medvit.cli.evaluate import evaluate
 from medvit.cli.inspect import inspect
+from medvit.cli.plugins import add_apps
 from medvit.cli.reconstruct import reconstruct
 from medvit.cli.restore import restore
 from medvit.cli.segment import segment

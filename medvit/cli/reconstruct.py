@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table as RichTable
 
-    from medvit.reconstructed import Reconstructed
-    from medvit.reconstructed_output import ReconstructedOutput, ReconstructedSaved
-    from medvit.reports.shapes import Shape
-    from medvit.views import View, ViewFlags
+    from medvit.reconstruction import Reconstructed, ReconstructedOutput, ReconstructedSaved, Shape
+    from medvit.reconstruction.views import View, ViewFlags
 
 __all__ = ["reconstruct"]
 
@@ -118,8 +116,8 @@ def reconstruct(
     far, near = _each(source_to_detector, "--source-to-detector"), _each(source_to_patient, "--source-to-patient")
     shown = Shown(quiet, verbose, as_json, debug)
     with guarded(shown):
-        from medvit.reconstructed_output import ReconstructedOutput
-        from medvit.views import ViewFlags
+        from medvit.reconstruction import ReconstructedOutput
+        from medvit.reconstruction.views import ViewFlags
 
         flags = [ViewFlags(pixels[n], larger[n], far[n], near[n], invert) for n in (0, 1)]
         types = split_values(output_type) or ("nifti", "stl")
@@ -131,9 +129,9 @@ def reconstruct(
 
 def _reconstruct(job: _Job, shown: Shown) -> ReconstructedSaved:
     from medvit.bundles import open_bundle
-    from medvit.output import check_folder
-    from medvit.reconstructed_output import check_reconstructed_types, save_reconstructed
-    from medvit.views import open_view, require_one_patient
+    from medvit.reconstruction import check_reconstructed_types, save_reconstructed
+    from medvit.reconstruction.views import open_view, require_one_patient
+    from medvit.tasks import check_folder
 
     bundle = open_bundle(job.bundle)
     bundle.require_task("reconstruction")
@@ -148,10 +146,10 @@ def _reconstruct(job: _Job, shown: Shown) -> ReconstructedSaved:
             )
         require_one_patient(views, job.force)
         # torch and MONAI take seconds to load; mistakes are refused before
-        from medvit.startup import import_monai_lightly
+        from medvit.inference import import_monai_lightly
 
         import_monai_lightly()
-        from medvit.reconstructing import ReconstructionSettings, reconstruct_views
+        from medvit.reconstruction import ReconstructionSettings, reconstruct_views
 
         result = reconstruct_views(views, bundle, ReconstructionSettings(job.device, job.force), progress)
         saved = save_reconstructed(result, job.output, job.write)

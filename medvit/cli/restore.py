@@ -30,8 +30,7 @@ from medvit.cli.common import (
 from medvit.settings import DEFAULT_RESTORATION
 
 if TYPE_CHECKING:
-    from medvit.restored import Restored
-    from medvit.restored_output import RestoredOutput, RestoredSaved
+    from medvit.restoration import Restored, RestoredOutput, RestoredSaved
     from medvit.settings import RunSettings
 
 __all__ = ["restore"]
@@ -103,7 +102,7 @@ def restore(
     """Take noise or blur out of a scan. For research use, not for diagnosis."""
     shown = Shown(quiet, verbose, as_json, debug)
     with guarded(shown):
-        from medvit.restored_output import RestoredOutput
+        from medvit.restoration import RestoredOutput
         from medvit.settings import RunSettings
 
         job = _Job(
@@ -125,9 +124,8 @@ def _restore(job: _Job, shown: Shown) -> RestoredSaved:
 
     from medvit.bundles import open_bundle
     from medvit.io import open_source
-    from medvit.output import check_folder
-    from medvit.restorable import settled
-    from medvit.restored_output import check_restored_types, save_restored, usual_restored_types
+    from medvit.restoration import check_restored_types, save_restored, settled, usual_restored_types
+    from medvit.tasks import check_folder
 
     bundle = open_bundle(job.bundle)
     bundle.require_task("restoration")
@@ -140,10 +138,10 @@ def _restore(job: _Job, shown: Shown) -> RestoredSaved:
         write = replace(job.write, output_types=job.types or usual_restored_types(scan.kind))
         check_restored_types(write.output_types, scan.kind)
         # torch and MONAI take seconds to load; mistakes are refused before
-        from medvit.startup import import_monai_lightly
+        from medvit.inference import import_monai_lightly
 
         import_monai_lightly()
-        from medvit.restoring import run_restoration
+        from medvit.restoration import run_restoration
 
         result = run_restoration(bundle, scan, run, progress)
         saved = save_restored(result, job.output, write)

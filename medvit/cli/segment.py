@@ -31,8 +31,7 @@ from medvit.cli.common import (
 from medvit.settings import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
-    from medvit.output import OutputSettings, Saved
-    from medvit.result import Result
+    from medvit.segmentation import OutputSettings, Result, Saved
     from medvit.settings import RunSettings
 
 __all__ = ["segment"]
@@ -125,7 +124,7 @@ def segment(
     """Label the anatomy in a scan. For research use, not for diagnosis."""
     shown = Shown(quiet, verbose, as_json, debug)
     with guarded(shown):
-        from medvit.output import OutputSettings
+        from medvit.segmentation import OutputSettings
         from medvit.settings import RunSettings
 
         switches = (device, fast, force, split_values(roi_subset), repair_tags, series, on_irregular, quality_map)
@@ -147,7 +146,9 @@ def _segment(job: _Job, shown: Shown) -> Saved:
 
     from medvit.bundles import open_bundle
     from medvit.io import open_source
-    from medvit.output import check_folder, check_types, save
+    from medvit.segmentation import check_types
+    from medvit.segmentation.save import save
+    from medvit.tasks import check_folder
 
     bundle = open_bundle(job.bundle)
     bundle.require_task("segmentation")
@@ -160,11 +161,11 @@ def _segment(job: _Job, shown: Shown) -> Saved:
         write = replace(job.write, output_types=job.types or usual)
         check_types(write.output_types, scan.kind)
         # torch and MONAI take seconds to load; mistakes are refused before
-        from medvit.startup import import_monai_lightly
+        from medvit.inference import import_monai_lightly
 
         import_monai_lightly()
         from medvit.pipeline import run
-        from medvit.result import Result
+        from medvit.segmentation import Result
 
         result = run(bundle, scan, job.run, progress)
         assert isinstance(result, Result)  # of a bundle for segmentation

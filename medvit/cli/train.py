@@ -78,10 +78,9 @@ def train(
     with guarded(Shown(debug=debug)):
         from medvit.bundles import open_bundle
         from medvit.errors import BundleError
-        from medvit.training.adapters import AdapterSettings
-        from medvit.training.data import DataList
-        from medvit.training.trainer import TrainSettings, train_bundle
-        from medvit.training.volumes import VolumeReading
+        from medvit.training import TrainSettings, train_bundle
+        from medvit.training.data import DataList, VolumeReading
+        from medvit.training.loop import AdapterSettings
 
         opened = open_bundle(bundle)
         images = DataList(data, root, reading=VolumeReading(geometry))

@@ -1,8 +1,5 @@
 """Running a network over volumes larger than its window."""
 
-from medvit.inference.mirrored import Mirrored
-from medvit.inference.slice_wise import SliceWise
-from medvit.inference.sliding_window import SlidingWindow
-from medvit.inference.whole_picture import WholePicture
+import lazy_loader
 
-__all__ = ["Mirrored", "SliceWise", "SlidingWindow", "WholePicture"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

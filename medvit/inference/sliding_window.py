@@ -13,11 +13,11 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.inference.backends import Wanted, check_names, choose, may_convert
+from medvit.inference.backends import Wanted, choose, may_convert
 from medvit.inference.checks import NOT_HERE, called, check_fits, check_image, check_settings, refuse_options
-from medvit.inference.mirrored import Mirrored
+from medvit.inference.flip_averaging import Mirrored
 from medvit.inference.tiling import Tiling, tile
-from medvit.inference.work import (
+from medvit.inference.window_plan import (
     OCCUPIED,
     UNTOUCHED,
     Planes,
@@ -27,8 +27,10 @@ from medvit.inference.work import (
     only_where,
     window_groups,
 )
-from medvit.kernels.overlap_add import Blend, LabelStream, argmax_of, sigmoid_above
+from medvit.kernels.overlap_add.blend import Blend
+from medvit.kernels.overlap_add.label_stream import LabelStream, argmax_of, sigmoid_above
 from medvit.progress import Progress
+from medvit.settings import check_names
 
 __all__ = ["SlidingWindow"]
 

@@ -1,6 +1,5 @@
 """Reading and writing images and results. Knows nothing of networks."""
 
-from medvit.io.scan import Scan
-from medvit.io.sources import open_source
+import lazy_loader
 
-__all__ = ["Scan", "open_source"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medvit.errors import SourceError
-from medvit.io.unread import (
+from medvit.io.unread_files import (
     LISTED,
     NOT_FETCHED,
     NOWHERE,
@@ -82,7 +82,7 @@ def printable(name: str) -> str:
 
 
 class UnreadableError(SourceError):
-    """A file of a source that cannot be opened; ``why`` is its reason, one of those in ``medvit.io.unread``."""
+    """A file of a source that cannot be opened; ``why`` is its reason, one of those in ``medvit.io.unread_files``."""
 
     def __init__(self, message: str, why: str) -> None:
         super().__init__(message)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medvit.errors import GeometryError, ImageError, SourceError
 from medvit.io.geometry import Affine, flip_lps_ras, spacing_mm
 from medvit.io.length_units import header_unit, scaled
-from medvit.io.memory_limit import check_image_memory
+from medvit.io.memory_limits import check_image_memory
 from medvit.io.nifti_geometry import place_nifti, raw_header, require_grey
 from medvit.io.scan import Scan
 from medvit.io.stated_sizes import check_stated_size

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from medvit.reconstruction.surfaces import Surface
-
-__all__ = ["MESH_WRITERS"]
+__all__ = ["MESH_WRITERS", "Surface"]
 
 
 def _write_stl(path: Path, surface: Surface, words: str) -> None:
@@ -50,3 +48,41 @@ MESH_WRITERS: Mapping[str, Callable[[Path, Surface, str], None]] = {
     "obj": _write_obj,
 }
 """What writes a surface, by the file's ending."""
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Triangles, their corners anticlockwise as seen from outside.
+
+    Attributes:
+        vertices: (vertex, 3) float64, RAS+ mm.
+        faces: (face, 3) int64.
+    """
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether every edge belongs to exactly two triangles that run through it in opposite ways: no hole, no flap."""
+        edges = np.concatenate([self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]])
+        there, counts = np.unique(edges, axis=0, return_counts=True)
+        back = np.unique(edges[:, ::-1], axis=0)
+        return bool((counts == 1).all() and np.array_equal(there, back))
+
+    @property
+    def area_mm2(self) -> float:
+        """Of all triangles."""
+        return float(np.linalg.norm(self._normals, axis=1).sum() / 2)
+
+    @property
+    def volume_ml(self) -> float:
+        """Enclosed, by the divergence theorem."""
+        corner = self.vertices[self.faces[:, 0]] - self.vertices.mean(0)
+        return float((corner * self._normals).sum() / 6) / 1000
+
+    @property
+    def _normals(self) -> NDArray[np.float64]:
+        a, b, c = (self.vertices[self.faces[:, n]] for n in range(3))
+        crossed: NDArray[np.float64] = np.cross(b - a, c - a)
+        return crossed

@@ -9,8 +9,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from medvit.bundles import Label
 from medvit.io.scan import Scan
+from medvit.labels import Label
 
 __all__ = ["write_label_names", "write_labels"]
 

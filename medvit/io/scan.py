@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medvit.errors import ImageError
 from medvit.io.creation import TODAY, Creation
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
-    from medvit.io.regrid import Original
+    pass
 
-__all__ = ["Scan"]
+__all__ = ["Grid", "Original", "Scan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,3 +126,35 @@ class Scan:
         digest = hashlib.sha256(np.ascontiguousarray(self.array).tobytes())
         digest.update(repr((self.array.shape, np.round(self.affine, 4).tolist())).encode())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A true grid around a stack, and where each slice lies on it.
+
+    Attributes:
+        shape: voxels (i, j, k): across, down, along the normal.
+        affine: voxel index to LPS millimetres.
+        place: (slice, 3) grid index of each slice's first pixel; fractions are meant.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+    place: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """The slices that a regridded image came from.
+
+    Attributes:
+        values: (column, row, slice) float32, as the slices have them.
+        planes: (slice, 4, 4) voxel index (column, row, 0) to LPS millimetres.
+        grid: the true grid.
+        covered: (i, j, k) where the grid lies between slices.
+    """
+
+    values: NDArray[np.float32]
+    planes: NDArray[np.float64]
+    grid: Grid
+    covered: NDArray[np.bool_]

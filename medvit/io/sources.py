@@ -7,21 +7,18 @@ import shutil
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medvit.errors import GeometryError, ImageError, SourceError
-from medvit.io.dicom import ON_IRREGULAR, read_dicom
-from medvit.io.files import DicomFile, folder_files, listed_files, one_file
+from medvit.errors import ImageError, SourceError
+from medvit.io.dicom import ON_IRREGULAR, dicom_files, open_found
+from medvit.io.dicom.preflight import Preflight, preflight
 from medvit.io.images import IMAGE_SUFFIXES, read_image
-from medvit.io.preflight import Chosen, Preflight, choose_volume, preflight, volume_and_part
 from medvit.io.scan import Scan
-from medvit.io.unread import NOWHERE, Unread, next_step
+from medvit.io.unread_files import NOWHERE, next_step
 from medvit.io.zip_archive import sound_zip, zip_files
 from medvit.progress import Progress
 from medvit.settings import check_geometry
@@ -29,7 +26,7 @@ from medvit.settings import check_geometry
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["dicom_files", "is_packed_image", "look", "noted", "open_found", "open_source", "require_there"]
+__all__ = ["is_packed_image", "open_source", "require_there"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def open_source(
         series: number of a volume as ``medvit inspect`` lists it, or SeriesInstanceUID, where a source holds several;
             "2.1" means part 1 of volume 2 under "split".
         progress: told how far reading is.
-        on_irregular: "fail", "resample" or "split" a tilted or uneven stack; see ``medvit.io.dicom.read_dicom``.
+        on_irregular: "fail", "resample" or "split" a tilted or uneven stack; see ``medvit.io.dicom.read.read_dicom``.
         geometry: "sform" or "qform" of a NIfTI to take. None takes the sform where it is stated, and sets a flag
             (``Scan.set_aside``) where the qform shows other axes or the mirror image.
 
@@ -143,64 +140,12 @@ def _packed_image(path: Path, geometry: str | None) -> Scan | None:
         return _image_from_zip(archive, entry, geometry)
 
 
-def look(source: Path, progress: Progress | None = None) -> Preflight:
-    """Preflight of a DICOM folder, file, zip or DICOMDIR.
-
-    Raises:
-        SourceError: the zip or the DICOMDIR cannot be read or points outside of itself.
-    """
-    with dicom_files(source) as (files, unread):
-        return preflight(files, progress, unread)
-
-
-@contextmanager
-def dicom_files(path: Path) -> Iterator[tuple[Iterable[DicomFile], Unread]]:
-    """Yield the files of a source, open while in use, and the notes on those that cannot be read."""
-    unread = Unread()
-    if path.is_dir():
-        yield folder_files(path, unread), unread
-    elif zipfile.is_zipfile(path):
-        with sound_zip(path.name), zipfile.ZipFile(path) as archive:
-            yield zip_files(archive, unread), unread
-    elif path.name.upper() == "DICOMDIR":
-        yield listed_files(path, unread), unread
-    else:
-        unread.single = True
-        yield [one_file(path)], unread
-
-
 def _from_dicom(path: Path, choice: _Choice, progress: Progress) -> Scan:
     with dicom_files(path) as (files, unread):
         found = preflight(files, progress, unread)
         if not found.volumes and not found.damaged:
             raise _nothing(found, path)
         return open_found(found, choice.series, choice.on_irregular, path.name or str(path), progress)
-
-
-def open_found(found: Preflight, series: str | None, on_irregular: str, where: str, progress: Progress) -> Scan:
-    """One volume of what preflight found, decoded; the files it names must still be there.
-
-    Args:
-        found: all that may belong to the volume: its series, or a whole source.
-        series, on_irregular: as ``open_source`` takes them.
-        where: what a message calls the source.
-        progress: told how far reading is.
-
-    Raises:
-        SourceError, GeometryError, ImageError, SelectionError: why it cannot be used.
-    """
-    chosen = choose_volume(found, series, where, on_irregular)
-    part = None if series in (None, chosen.volume.series) else volume_and_part(str(series))[1]
-    try:
-        scan = read_dicom(chosen.volume, on_irregular, part, progress)
-    except GeometryError as error:  # a slice that was set aside may be the one that is missed
-        raise GeometryError(" ".join([str(error), *chosen.set_aside])) from error
-    return noted(scan, found, chosen)
-
-
-def noted(scan: Scan, found: Preflight, chosen: Chosen) -> Scan:
-    """What was read with what preflight says of it, and of what lay beside it."""
-    return replace(scan, notes=(*scan.notes, *chosen.notes), set_aside=(*chosen.set_aside, *scan.set_aside))
 
 
 def _nothing(found: Preflight, path: Path) -> SourceError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medvit.errors import MedvitError
-from medvit.io.memory_limit import check_image_memory
+from medvit.io.memory_limits import check_image_memory
 
 __all__ = ["check_stated_size", "picture_size"]
 

@@ -13,11 +13,8 @@ from typing import BinaryIO
 
 from medvit.errors import MedvitError, SourceError
 from medvit.io.files import DicomFile, printable
-from medvit.io.memory_limit import check_memory
-from medvit.io.unread import (
-    NOWHERE,
-    Unread,
-)
+from medvit.io.memory_limits import check_memory
+from medvit.io.unread_files import NOWHERE, Unread
 
 __all__ = ["sound_zip", "zip_files"]
 

@@ -1,6 +1,7 @@
 """Operators that know nothing of medicine."""
 
-from medvit.kernels.bi_wkv import bi_wkv, bi_wkv_2d
+from medvit.kernels.bi_wkv import bi_wkv
+from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
 from medvit.kernels.occupied_windows import occupied_windows
 from medvit.kernels.overlap_add import overlap_add
 from medvit.kernels.resample_argmax import resample_argmax

@@ -1,1 +1,5 @@
 """Reports of a result: statistics, rating, preview, and the record of the run."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,13 +10,9 @@ from typing import Any
 import numpy as np
 
 from medvit.errors import MedvitError
-from medvit.io.geometry import axis_codes
-from medvit.io.images import IMAGE_SUFFIXES
-from medvit.io.preflight import Preflight, choose_volume
-from medvit.io.repair import repairable
-from medvit.io.scan import Scan
-from medvit.io.sources import is_packed_image, look, open_source, require_there
-from medvit.io.volumes import Volume
+from medvit.io import IMAGE_SUFFIXES, Scan, axis_codes, is_packed_image, open_source, require_there
+from medvit.io.dicom import look, repairable
+from medvit.io.dicom.preflight import Preflight, Volume, choose_volume
 from medvit.progress import Progress
 
 __all__ = ["Inspection", "inspect_source"]

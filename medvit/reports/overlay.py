@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.bundles import Label
+from medvit.labels import Label
 
 __all__ = ["Overlay"]
 

@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import medvit
-from medvit.io.creation import TODAY, Creation
+from medvit.io import TODAY, Creation
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
-    from medvit.io.scan import Scan
+    from medvit.io import Scan
     from medvit.progress import Progress
 
 __all__ = ["Recorded", "opening", "run_record", "seconds", "source_facts", "versions"]

@@ -4,47 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import find_objects
 
-from medvit.bundles import Label
-from medvit.io.geometry import world
-from medvit.io.scan import Scan
+from medvit.io import Scan, world
+from medvit.labels import Label, Measures
 from medvit.reports.diameter import longest_diameter
 
-__all__ = ["Measures", "measure", "write_csv"]
-
-
-@dataclass(frozen=True)
-class Measures:
-    """One label's numbers; those of an absent label are None.
-
-    Attributes:
-        id, name, title: as in the bundle.
-        voxels: how many voxels carry the label.
-        volume_ml: voxels times voxel volume, in millilitres; None for pictures.
-        mean, std: of the image's values inside, in the image's own units (HU for CT; for colours the mean of the
-            channels); population deviation.
-        centroid_mm: centre of mass, RAS+ millimetres.
-        extent_mm: side lengths along i, j, k of the smallest box, in millimetres.
-        longest_diameter_mm: largest distance across the label's surface (see ``longest_diameter``); None for pictures.
-        touches_border: whether the label reaches the edge of the image, so that part may be missing.
-    """
-
-    id: int
-    name: str
-    title: str
-    voxels: int
-    volume_ml: float | None
-    mean: float | None
-    std: float | None
-    centroid_mm: tuple[float, ...] | None
-    extent_mm: tuple[float, ...] | None
-    longest_diameter_mm: float | None
-    touches_border: bool
+__all__ = ["measure", "write_csv"]
 
 
 def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[Measures]:

@@ -1,5 +1,5 @@
 """Networks that make a poor image a better one, and the physics that makes a good image a poor one."""
 
-from medvit.restoration.restore_rwkv import LIGHT, PUBLISHED, RestoreRWKV, RestoreRWKVSize
+import lazy_loader
 
-__all__ = ["LIGHT", "PUBLISHED", "RestoreRWKV", "RestoreRWKVSize"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,5 @@
 """Networks that label every voxel or pixel."""
 
-from medvit.segmentation.barlow_swin import BarlowSwin
-from medvit.segmentation.swin_unetr import SwinUNETR
+import lazy_loader
 
-__all__ = ["BarlowSwin", "SwinUNETR"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,8 +1,5 @@
 """Training what the bundles ship: samples, objectives, the one loop."""
 
-from medvit.training.loop import TrainingLoop
-from medvit.training.loop_settings import LoopSettings
-from medvit.training.patches import Case, PatchSampler, PatchSettings
-from medvit.training.recipe import Recipe
+import lazy_loader
 
-__all__ = ["Case", "LoopSettings", "PatchSampler", "PatchSettings", "Recipe", "TrainingLoop"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

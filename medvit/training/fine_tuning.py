@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from medvit.bundles import Bundle, open_bundle
-from medvit.training.adapters import AdapterSettings
-from medvit.training.comparing import kept
 from medvit.training.data import DataList
 from medvit.training.evaluation import evaluate_bundle
+from medvit.training.loop import AdapterSettings, kept
 from medvit.training.recipe import Recipe, read_recipe
 from medvit.training.trainer import TrainSettings, fit
 

@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
 from medvit.training.data import Draws
-from medvit.training.loop_settings import LoopSettings
+from medvit.training.loop import LoopSettings
 from medvit.training.objectives import Objective
 
 __all__ = ["Recipe", "read_recipe"]

@@ -13,17 +13,24 @@ from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError
-from medvit.model import choose_device
-from medvit.training.adapters import Adapted, AdapterSettings, adapt, merged
-from medvit.training.comparing import before_after, kept
+from medvit.inference import choose_device
 from medvit.training.data import DataList
 from medvit.training.evaluation import scorer
-from medvit.training.loop import TrainingLoop
-from medvit.training.machine import Machine, several_processes
-from medvit.training.publish import publish
+from medvit.training.loop import (
+    Adapted,
+    AdapterSettings,
+    Machine,
+    TrainingLoop,
+    adapt,
+    before_after,
+    kept,
+    merged,
+    publish,
+    several_processes,
+    start_from,
+    write_record,
+)
 from medvit.training.recipe import Recipe, read_recipe
-from medvit.training.record import write_record
-from medvit.training.start import start_from
 
 __all__ = ["Recipe", "TrainSettings", "fit", "open_bundle", "train_bundle"]
 

@@ -10,10 +10,10 @@ import signal
 import time
 from pathlib import Path
 
-from medvit_batch import ahead
 from medvit_batch.cases import Job, Outcome, State
-from medvit_batch.opening import Opened, open_case, read_case
-from medvit_batch.worker import Link
+from medvit_batch.execution import prefetch as ahead
+from medvit_batch.execution.case_input import Opened, open_case, read_case
+from medvit_batch.execution.worker import Link
 
 from medvit.errors import MedvitError, SourceError
 from medvit.progress import Progress

@@ -15,13 +15,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from medvit_batch import ahead
-from medvit_batch.ahead import Ahead, room, size_of
 from medvit_batch.cases import Job, Key, Work, in_turn
-from medvit_batch.catalogue import Catalogue
+from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.cli import app
-from medvit_batch.pool import Pool
-from medvit_batch.turns import Turns, doubtful
+from medvit_batch.execution import prefetch as ahead
+from medvit_batch.execution.case_queue import Turns, doubtful
+from medvit_batch.execution.prefetch import Ahead, room, size_of
+from medvit_batch.execution.worker_pool import Pool
 from typer.testing import CliRunner
 
 import medvit
@@ -206,7 +206,9 @@ def _run(
         write_small(
             tmp_path / "archive" / f"{n} {name}", n, SeriesInstanceUID=f"1.2.840.99999.{n + 1}"
         )  # in this order
-    monkeypatch.setattr("medvit_batch.running._pool", lambda limits: Pool(limits.workers, limits.time_limit, 1, sham))
+    monkeypatch.setattr(
+        "medvit_batch.execution.session._pool", lambda limits: Pool(limits.workers, limits.time_limit, 1, sham)
+    )
     out = tmp_path / "out"
     line = ["run", str(tmp_path / "archive"), "-o", str(out), "-b", str(banded), "--no-preview", "-ot", "nifti"]
     said = CliRunner().invoke(app, [*line, "--workers", str(workers), "--time-limit", str(limit)])
@@ -248,7 +250,7 @@ def test_a_case_that_crashes_while_it_is_written_costs_itself_alone(banded, tmp_
 
 
 def test_a_case_that_hangs_while_it_is_read_costs_itself_alone(banded, tmp_path, monkeypatch):
-    monkeypatch.setattr("medvit_batch.pool._LOADING", 8.0)
+    monkeypatch.setattr("medvit_batch.execution.worker_pool._LOADING", 8.0)
     said, rows, records = _run(tmp_path, banded, monkeypatch, "a", "hangs", "c", limit=5)
     assert (rows["hangs"]["state"], rows["hangs"]["code"]) == ("failed", "TimeLimit")
     assert set(records) == {"a", "c"}

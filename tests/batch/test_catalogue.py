@@ -10,12 +10,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from medvit_batch.catalogue import Catalogue
+from medvit_batch.catalogue.catalogue import Catalogue
+from medvit_batch.catalogue.folder_walk import walk
 from medvit_batch.errors import BatchError
-from medvit_batch.walk import walk
 
-from medvit.io.preflight import sort_planes
-from medvit.io.sources import look
+from medvit.io.dicom import look
+from medvit.io.dicom.preflight import sort_planes
 from medvit.progress import Progress
 from tests.bands import oblique_affine, phantom, write_series
 
@@ -189,7 +189,9 @@ def test_reasons_never_quote_a_header(catalogue, archive):
 
 
 def test_many_readers_find_the_same(tmp_path, archive, monkeypatch):
-    monkeypatch.setattr("medvit_batch.reading._PATIENCE", 0.0)  # at once, not only when reading takes long
+    monkeypatch.setattr(
+        "medvit_batch.catalogue.header_pool._PATIENCE", 0.0
+    )  # at once, not only when reading takes long
     for n in range(11):
         write_series(archive / f"s{n}", phantom((4, 4, 100))[0], oblique_affine())
     found = []

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from medvit_batch import clusters
 from medvit_batch.cli import app
 from medvit_batch.errors import BatchError
-from medvit_batch.slurm import SCHEDULER, read_job
+from medvit_batch.execution import dask_cluster as clusters
+from medvit_batch.execution.slurm import SCHEDULER, read_job
 from typer.testing import CliRunner
 
 from tests.batch.archives import command, make_mixed, write_small
@@ -52,7 +52,7 @@ def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.
 
 
 def test_nobody_at_the_address_is_told(banded, tmp_path, monkeypatch):
-    monkeypatch.setattr("medvit_batch.clusters.CONNECT", 1)
+    monkeypatch.setattr("medvit_batch.execution.cluster_spec.CONNECT", 1)
     write_small(tmp_path / "archive", 1)
     line = ["run", str(tmp_path / "archive"), "-o", str(tmp_path / "out"), "-b", str(banded)]
     outcome = CliRunner().invoke(app, [*line, "--cluster", f"tcp://127.0.0.1:{free_port()}"])
@@ -256,7 +256,7 @@ def test_jobs_of_a_batch_system(banded, tmp_path, monkeypatch):
 
 @pytest.mark.soak
 def test_a_cluster_without_workers_ends_the_run(banded, tmp_path, monkeypatch):
-    monkeypatch.setattr("medvit_batch.cluster._NOBODY", 2.0)
+    monkeypatch.setattr("medvit_batch.execution.dask_pool._NOBODY", 2.0)
     write_small(tmp_path / "archive", 1)
     line = ["run", str(tmp_path / "archive"), "-o", str(tmp_path / "out"), "-b", str(banded)]
     with _cluster(tmp_path / "cluster", 0) as (address, _):

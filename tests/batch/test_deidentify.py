@@ -13,10 +13,6 @@ import numpy as np
 import pydicom
 import pytest
 from medvit_batch.cli import app
-from medvit_batch.deidentifying import burned_in, deidentified, deidentified_scan
-from medvit_batch.image_copies import add_images
-from medvit_batch.privacy import Privacy, read_key
-from medvit_batch.profile import RETAINABLE, method_codes, profile
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -24,6 +20,9 @@ from pydicom.uid import CTImageStorage, UltrasoundImageStorage, generate_uid
 from typer.testing import CliRunner
 
 import medvit
+from medvit.deidentification import RETAINABLE, Privacy, add_images, burned_in, deidentified_scan, read_key
+from medvit.deidentification.headers import deidentified
+from medvit.deidentification.rules_e1 import method_codes, profile
 from medvit.errors import ImageError
 from medvit.io import open_source
 from medvit.io.files import one_file

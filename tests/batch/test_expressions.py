@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from medvit_batch.attributes import of_image, of_volume, proper_name
 from medvit_batch.errors import ExpressionError, RulesError
-from medvit_batch.expressions import parse
-from medvit_batch.rules import one_bundle, read_rules
+from medvit_batch.selection.attributes import of_image, of_volume, proper_name
+from medvit_batch.selection.expressions import parse
+from medvit_batch.selection.rules import one_bundle, read_rules
 
 from medvit.errors import MedvitError
 from tests.bands import oblique_affine, phantom, write_series
@@ -93,7 +93,7 @@ def test_an_empty_selection_is_refused():
 
 
 def test_attributes_come_from_the_series_and_its_header(tmp_path):
-    from medvit.io.sources import look
+    from medvit.io.dicom import look
 
     write_series(tmp_path, phantom((12, 10, 6))[0], oblique_affine(), PatientAge="006M", BodyPartExamined="HEAD", SeriesDescription="a b")  # fmt: skip
     values = of_volume(look(tmp_path).volumes[0])

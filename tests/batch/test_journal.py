@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from medvit_batch.cases import Decision, Facts, Key, State
 from medvit_batch.errors import BatchError
+from medvit_batch.execution.publish import alone, prepare, publish_case, recover, staged
 from medvit_batch.journal import Journal
-from medvit_batch.publishing import alone, prepare, publish_case, recover, staged
 
 from medvit.errors import OutputError
 
@@ -38,7 +38,7 @@ def _take(journal: Journal, out: Path, decision: Decision = RUN, asked: str = "a
 
 
 def _write(folder: Path, text: str) -> str:
-    """A result as ``medvit.output.save`` seals it; its seal."""
+    """A result as ``medvit.segmentation.save.save`` seals it; its seal."""
     folder.mkdir(parents=True)
     (folder / "labels").write_text(text)
     record = json.dumps({"files": {"labels": hashlib.sha256(text.encode()).hexdigest()}})

@@ -17,14 +17,14 @@ import pytest
 pytest.importorskip("pynetdicom", reason="the extra 'network' is not installed")
 
 from medvit_batch.cli import app as batch_app
-from medvit_batch.committing import Commitments, Reported
 from medvit_batch.dicom_cli import app
 from medvit_batch.errors import NetworkError, PeerError
 from medvit_batch.journal import Journal
-from medvit_batch.peers import Local, Tls, parse_peer, quiet_networking
-from medvit_batch.querying import fetch, find, parse_keys
-from medvit_batch.receiving import Node, receiving
-from medvit_batch.sending import Queue, send_files
+from medvit_batch.network.peers import Local, Tls, parse_peer, quiet_networking
+from medvit_batch.network.query_retrieve import fetch, find, parse_keys
+from medvit_batch.network.send_queue import Queue, send_files
+from medvit_batch.network.storage_commitment import Commitments, Reported
+from medvit_batch.network.store_scp import Node, receiving
 from typer.testing import CliRunner
 
 from tests.batch.archives import IDENTIFYING, command, series_of, without_numbers, write_small

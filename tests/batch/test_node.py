@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 pytest.importorskip("pynetdicom", reason="the extra 'network' is not installed")
 
 from medvit_batch.dicom_cli import app
-from medvit_batch.peers import quiet_networking
+from medvit_batch.network.peers import quiet_networking
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import encode

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from medvit_batch.cases import State
-from medvit_batch.pool import Event, Pool
+from medvit_batch.execution.worker_pool import Event, Pool
 
 from tests.batch.runs import behave, job, note_and_wait
 
@@ -84,7 +84,7 @@ def test_a_worker_asks_before_it_goes_on(pool):
 def test_workers_that_cannot_start_end_the_run(pool, monkeypatch):
     from medvit_batch.errors import BatchError
 
-    monkeypatch.setattr("medvit_batch.hands.serve", os._exit)
+    monkeypatch.setattr("medvit_batch.execution.worker_handle.serve", os._exit)
     pool.give(job(1, "fine"))
     with pytest.raises(BatchError, match="Found 3 workers in a row that died while they started.*Run medvit doctor"):
         for _ in range(200):
@@ -96,7 +96,7 @@ def test_workers_that_cannot_start_end_the_run(pool, monkeypatch):
 _PARENT = """
 import sys, time
 from pathlib import Path
-from medvit_batch.pool import Pool
+from medvit_batch.execution.worker_pool import Pool
 from tests.batch.runs import job, note_and_wait
 if __name__ == "__main__":
     pool = Pool(2, 600, 1, note_and_wait)
@@ -145,7 +145,7 @@ def _alive(pid: int) -> bool:
 def test_the_thread_that_watches_the_parent_works_without_the_kernel(tmp_path, monkeypatch):
     """As on a system without prctl."""
     (tmp_path / "parent.py").write_text(
-        _PARENT.replace("from tests", "import medvit_batch.lifeline\nsys.platform = 'other'\nfrom tests")
+        _PARENT.replace("from tests", "import medvit_batch.parent_watch\nsys.platform = 'other'\nfrom tests")
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), str(tmp_path)], env=env)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from medvit_batch.summary import Summary, write_tables
+from medvit_batch.results.summary import Summary, write_tables
 
 _CASE = {
     "case": "1.2.3", "bundle": "banded", "version": "1.0", "state": "published", "flagged": "yes", "rating": "poor", "modality": "CT",

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from medvit_batch.cases import State
-from medvit_batch.casework import run_case
 from medvit_batch.cli import app
 from medvit_batch.errors import BatchError, PeerError, RefusedError, RulesError
+from medvit_batch.execution.case_runner import run_case
+from medvit_batch.execution.publish import prepare, recover
+from medvit_batch.execution.worker import Link
 from medvit_batch.journal import Journal
-from medvit_batch.publishing import prepare, recover
-from medvit_batch.rules import read_rules
-from medvit_batch.worker import Link
+from medvit_batch.selection.rules import read_rules
 from typer.testing import CliRunner
 
 from tests.batch.archives import write_small
@@ -25,10 +25,10 @@ from tests.nodes import free_port
 
 pynetdicom = pytest.importorskip("pynetdicom", reason="the extra 'network' is not installed")
 
-from medvit_batch.peers import Local, parse_peer, quiet_networking  # noqa: E402
-from medvit_batch.querying import Found, fetch, find  # noqa: E402
-from medvit_batch.receiving import Node  # noqa: E402
-from medvit_batch.sending import send_files  # noqa: E402
+from medvit_batch.network.peers import Local, parse_peer, quiet_networking  # noqa: E402
+from medvit_batch.network.query_retrieve import Found, fetch, find  # noqa: E402
+from medvit_batch.network.send_queue import send_files  # noqa: E402
+from medvit_batch.network.store_scp import Node  # noqa: E402
 
 _FAILED = b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}'
 
@@ -170,7 +170,7 @@ def test_a_worker_says_how_a_case_ended(error, code, message, monkeypatch):
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("medvit_batch.casework._made", fails)
+    monkeypatch.setattr("medvit_batch.execution.case_runner._made", fails)
     outcome = run_case(job(1, "one"), Link(lambda what, content: None, lambda digest: True))
     assert (outcome.state, outcome.code, outcome.fatal) == (State.FAILED, code, True)
     assert outcome.reason.startswith(message)

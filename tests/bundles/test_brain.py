@@ -14,8 +14,8 @@ from monai.data import MetaTensor
 
 import medvit
 from medvit.bundles import load_weights, open_bundle
-from medvit.doubt import exchanged_sides
-from medvit.model import load_model
+from medvit.inference import load_model
+from medvit.inference.mirror_agreement import exchanged_sides
 from medvit.pipeline import run_model
 from medvit.training.evaluation import Part, dice, evaluation_of
 

@@ -19,8 +19,9 @@ import pytest
 import torch
 
 import medvit
-from medvit.bundles import DEFAULT_BUNDLE, bundle_folders, load_weights, open_bundle
+from medvit.bundles import bundle_folders, load_weights, open_bundle
 from medvit.errors import BundleError, ChecksumError
+from medvit.settings import DEFAULT_BUNDLE
 from tests.bands import dice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,7 +163,7 @@ def test_twin_differs_only_in_network_and_inferer(folder):
         # MONAI has no word for its old merging, but takes it as a class
         ours["network_def"].pop("downsample")
         assert twin["network_def"].pop("downsample") == "$LegacyPatchMerging"
-        assert twin["imports"].pop() == "$from medvit.segmentation.swin_unetr import LegacyPatchMerging"
+        assert twin["imports"].pop() == "$from medvit.segmentation import LegacyPatchMerging"
     assert ours == twin
 
 

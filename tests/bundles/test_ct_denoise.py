@@ -15,12 +15,12 @@ import torch
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError
+from medvit.inference import load_model
 from medvit.io import open_source
-from medvit.pipeline import load_model
 from medvit.progress import Cancelled, Progress
 from medvit.restoration import LIGHT, RestoreRWKV
-from medvit.training.publish import publish
-from medvit.training.restoration import read_images
+from medvit.training.data import read_images
+from medvit.training.loop import publish
 from tests.bands import oblique_affine
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import pytest
 
 import medvit
 from medvit.bundles import open_bundle
-from medvit.model import load_model
+from medvit.inference import load_model
 from medvit.pipeline import run_model
 from medvit.training.data import load_labels, read_list
 from tests.bands import dice

@@ -19,8 +19,8 @@ from monai.bundle import ConfigParser
 from safetensors.torch import save
 
 from medvit.bundles import Bundle, open_bundle
-from medvit.export import example_inputs
-from medvit.pipeline import load_model
+from medvit.inference import load_model
+from medvit.interop.export import example_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, tuple[dict[str, Any], list[int]]] = {

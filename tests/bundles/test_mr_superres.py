@@ -15,7 +15,8 @@ import pytest
 
 import medvit
 from medvit.bundles import open_bundle
-from medvit.kspace import truncated, zero_filled
+from medvit.physics import zero_filled
+from medvit.physics.kspace import truncated
 from medvit.training.data import DataList, read_entries
 from tests.bands import SUPERRES, make_finer_bundle, oblique_affine
 

@@ -20,11 +20,11 @@ import medvit
 from medvit.bundles import open_bundle
 from medvit.cli.main import app
 from medvit.errors import BundleError, ImageError
-from medvit.pictures import unit_rgb
-from medvit.pipeline import load_model
+from medvit.inference import load_model
 from medvit.training.data import load_labels, read_list
-from medvit.training.losses import bce_dice
-from medvit.training.publish import publish
+from medvit.training.loop import publish
+from medvit.training.objectives.segmentation_losses import bce_dice
+from medvit.transforms import unit_rgb
 from tests.bands import dice
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,12 +19,11 @@ from safetensors.torch import save
 
 from medvit.bundles import open_bundle
 from medvit.errors import ImageError, ShapeError
-from medvit.pipeline import load_model
+from medvit.inference import load_model
 from medvit.reconstruction import StackedSwinX2S, SwinX2S, fuse_views
-from medvit.training.data import DataList
-from medvit.training.trainer import TrainSettings, train_bundle
-from medvit.training.xray import Poses, RadiographsAndLabels, XrayField, XrayPairs
-from medvit.transforms_xray import LabelsOnGridd, ToViewsd
+from medvit.training import TrainSettings, train_bundle
+from medvit.training.data import DataList, Poses, RadiographsAndLabels, XrayField, XrayPairs
+from medvit.transforms import LabelsOnGridd, ToViewsd
 from tests.bands import oblique_affine
 
 ROOT = Path(__file__).resolve().parents[2]

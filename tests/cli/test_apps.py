@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from medvit.cli.apps import add_apps
+from medvit.cli.plugins import add_apps
 
 _BROKEN = {
     "missing": (None, "ModuleNotFoundError: No module named 'broken_missing'"),

@@ -8,8 +8,8 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from medvit.bundles import DEFAULT_BUNDLE
 from medvit.cli.main import app
+from medvit.settings import DEFAULT_BUNDLE
 
 
 def _rows(*arguments: object) -> list[dict]:
@@ -41,7 +41,7 @@ def test_a_bundle_answers_as_its_twin_on_a_scan(eager_alone, examples):
 
 
 def test_air_is_set_beside_a_scan(examples):
-    from medvit.benchmarks import bundle_workload
+    from medvit.benchmarks.networks import bundle_workload
 
     scan = bundle_workload(DEFAULT_BUNDLE, examples / "headneck_ct_dicom.zip").image
     work = bundle_workload(DEFAULT_BUNDLE, examples / "headneck_ct_dicom.zip", air=True)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import medvit
 from medvit.cli.main import app
-from medvit.io.geometry import flip_lps_ras
+from medvit.io import flip_lps_ras
 from tests.bands import all_orientations, oblique_affine, phantom, reorient, write_series
 from tests.tools import program
 
@@ -195,11 +195,10 @@ def test_the_series_beside_the_labels_is_found(place, tmp_path):
 def test_overlapping_labels_need_a_file_each_but_pass_between_dicom_objects(place, tmp_path):
     masks = np.zeros((*phantom()[1].shape, 2), bool)
     masks[4:14, 5:20, 5:12, 0] = masks[8:20, 8:25, 8:15, 1] = True
-    from medvit.bundles import Label
     from medvit.io import open_source
-    from medvit.io.labels.naming import make_label
-    from medvit.io.seg import Author, write_seg
-    from medvit.io.slices import source_of
+    from medvit.io.dicom.write import Author, source_of, write_seg
+    from medvit.io.labels import make_label
+    from medvit.labels import Label
 
     labels: list[Label] = [make_label(1, "Gross tumour"), make_label(2, "Margin")]
     slices = source_of(open_source(place / "ct"))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from medvit.cli.main import app
 from medvit.errors import GeometryError, ModalityError
-from medvit.radiographs import DrrSettings, radiographs
+from medvit.reconstruction.radiographs import DrrSettings, radiographs
 from tests.bands import oblique_affine, phantom, write_series
 
 runner = CliRunner()

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.errors import BundleError, GeometryError, ImageError, ModalityError, OutputError, SourceError
-from medvit.reconstructing import on_field
-from medvit.reports.consistency import gradient_correlation
-from medvit.views import ViewFlags, open_view
+from medvit.reconstruction.task import on_field
+from medvit.reconstruction.view_consistency import gradient_correlation
+from medvit.reconstruction.views import ViewFlags, open_view
 from tests.bands import dice, make_reconstructing_bundle, write_series
 from tests.io.test_dicom_objects import _validate
 

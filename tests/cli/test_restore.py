@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.errors import BundleError, GeometryError, ImageError, ModalityError, OutputError
-from medvit.reports.change import measure_change
-from medvit.restored import Restored
+from medvit.restoration import Restored, measure_change
 from tests.bands import make_restoring_bundle, oblique_affine, write_series
 
 runner = CliRunner()
@@ -202,7 +201,7 @@ def _tiny_network(folder: Path) -> Path:
 
     from medvit.bundles import open_bundle
     from medvit.restoration import RestoreRWKV
-    from medvit.training.publish import publish
+    from medvit.training.loop import publish
     from tests.bands import DENOISING
 
     shutil.copytree(DENOISING, folder)
@@ -359,7 +358,7 @@ def test_an_image_without_tissue_says_so():
     air[0, 0, 0] = 0
     change = measure_change(air, air, (1.0, 1.0), "HU")
     assert change.noise_before is None and change.noise_reduction_percent is None
-    from medvit.reports.restored_quality import judge_change
+    from medvit.restoration import judge_change
 
     assert judge_change(change) == {"rating": "check", "reasons": ["too little tissue was found to measure noise in"]}
 

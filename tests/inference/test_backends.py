@@ -13,10 +13,11 @@ from torch import nn
 from medvit.bundles import BUNDLE_MARK
 from medvit.errors import BackendError, ImageError, MemoryShortError, ShapeError
 from medvit.inference import SlidingWindow
-from medvit.inference.backends import Wanted, choose, compiled
-from medvit.inference.backends.cache import cache_folder, kept
-from medvit.inference.backends.fingerprint import fingerprint
-from medvit.inference.backends.recorded import as_recorded
+from medvit.inference.backends import Wanted, cache_folder, choose
+from medvit.inference.backends import torch_compile as compiled
+from medvit.inference.backends.cache import kept
+from medvit.inference.backends.export_norm import as_recorded
+from medvit.inference.backends.network_fingerprint import fingerprint
 from medvit.progress import Progress
 from medvit.segmentation import SwinUNETR
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medvit.io.attribute_types import attribute_type
+from medvit.io.dicom.header import attribute_type
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 

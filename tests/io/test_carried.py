@@ -12,8 +12,9 @@ import pytest
 from pydicom.dataelem import RawDataElement
 
 import medvit
-from medvit.io.carried import carry_over, character_set
-from medvit.io.slices import drop_unreadable
+from medvit.io.dicom.read import drop_unreadable
+from medvit.io.dicom.write import character_set
+from medvit.io.dicom.write.patient_study import carry_over
 from tests.bands import oblique_affine, phantom, write_series
 from tests.tools import complaints, program
 

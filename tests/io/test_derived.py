@@ -15,9 +15,8 @@ from pydicom.uid import MRImageStorage, generate_uid
 import medvit
 from medvit.errors import RoundTripError
 from medvit.io import open_source
-from medvit.io.derived_check import check_derived
-from medvit.io.slices import source_of
-from medvit.io.storing import plan_storage
+from medvit.io.dicom.write import check_derived, source_of
+from medvit.io.dicom.write.pixel_encoding import plan_storage
 from tests.bands import make_restoring_bundle, oblique_affine, write_series
 from tests.cli.test_restore import _wanted, noisy
 from tests.io.test_dicom import PLANES

@@ -10,8 +10,7 @@ import pydicom
 import pytest
 
 from medvit.errors import GeometryError, ImageError, SelectionError, SourceError
-from medvit.io import open_source
-from medvit.io.geometry import world
+from medvit.io import open_source, world
 from tests.bands import oblique_affine, phantom, write_series
 
 

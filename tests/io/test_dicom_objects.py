@@ -16,12 +16,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 import medvit
 from medvit.bundles import open_bundle
 from medvit.errors import RoundTripError
-from medvit.io import open_source
-from medvit.io.geometry import flip_lps_ras
-from medvit.io.roundtrip import check_rtstruct, check_seg
-from medvit.io.rtstruct import write_rtstruct
-from medvit.io.seg import Author
-from medvit.io.slices import source_of
+from medvit.io import flip_lps_ras, open_source
+from medvit.io.dicom.write import Author, check_rtstruct, check_seg, source_of, write_rtstruct
 from tests.bands import oblique_affine, phantom, write_series
 from tests.tools import program
 

@@ -14,9 +14,11 @@ from pydicom.dataset import FileMetaDataset
 
 import medvit
 from medvit.errors import GeometryError, ImageError, MedvitError, ModalityError, SelectionError, SourceError
-from medvit.io import elements, headers, open_source
+from medvit.io import open_source
+from medvit.io.dicom import look
+from medvit.io.dicom.header import parser as elements
+from medvit.io.dicom.header import read as headers
 from medvit.io.files import folder_files
-from medvit.io.sources import look
 from tests.bands import oblique_affine, phantom, write_series
 from tests.io.test_multiframe import enhanced
 from tests.io.test_preflight import _dicomdir, _into, _resave
@@ -422,7 +424,7 @@ def test_a_deflated_file_that_unpacks_to_gigabytes(header, tmp_path, monkeypatch
     dataset.add_new(group | 0x10, "LO", "x")
     dataset.add_new(group | 0x1001, "OB", bytes(2**20))
     monkeypatch.setattr(elements, "_MOST_UNPACKED", 2**19)
-    monkeypatch.setattr("medvit.io.stored_pixels._BESIDE_PIXELS", 2**19)
+    monkeypatch.setattr("medvit.io.dicom.pixels.stored_pixels._BESIDE_PIXELS", 2**19)
     dataset.save_as(path)
     words = "it unpacks to more than any header" if header else "a deflated file that unpacks to more than 0 MiB"
     with pytest.raises(SourceError, match=words):

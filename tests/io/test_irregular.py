@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.errors import GeometryError, SelectionError, SourceError
-from medvit.io import open_source
-from medvit.io.geometry import flip_lps_ras, world
-from medvit.io.regrid import plan_grid, regular_runs, to_slices
-from medvit.io.slices import source_of
-from medvit.io.sources import look
+from medvit.io import flip_lps_ras, open_source, world
+from medvit.io.dicom import look, to_slices
+from medvit.io.dicom.stack_resampling import plan_grid, regular_runs
+from medvit.io.dicom.write import source_of
 from tests.bands import phantom, write_series
 
 TILT = 0.35  # millimetres along y for each along z: a gantry tilt of 19 degrees

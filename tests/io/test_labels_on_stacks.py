@@ -14,12 +14,9 @@ import medvit
 from medvit.cli.main import app
 from medvit.errors import GeometryError
 from medvit.io import open_source
-from medvit.io.labels.naming import make_label
-from medvit.io.regrid import to_slices
-from medvit.io.roundtrip import check_rtstruct, check_seg
-from medvit.io.rtstruct import write_rtstruct
-from medvit.io.seg import Author, write_seg
-from medvit.io.slices import source_of
+from medvit.io.dicom import to_slices
+from medvit.io.dicom.write import Author, check_rtstruct, check_seg, source_of, write_rtstruct, write_seg
+from medvit.io.labels import make_label
 from tests.bands import dice
 from tests.io.test_irregular import STACKS, _series
 from tests.tools import complaints

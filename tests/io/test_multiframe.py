@@ -16,9 +16,8 @@ from pydicom.uid import EnhancedCTImageStorage, ExplicitVRLittleEndian, generate
 
 import medvit
 from medvit.errors import SelectionError
-from medvit.io import open_source
-from medvit.io.geometry import flip_lps_ras, world
-from medvit.io.sources import look
+from medvit.io import flip_lps_ras, open_source, world
+from medvit.io.dicom import look
 from tests.bands import dice, oblique_affine, phantom
 
 

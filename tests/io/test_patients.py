@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medvit.cli.main import app
-from medvit.io.patients import identity_of, patients_among, person_of, resolved_issuers, same_patient
+from medvit.io.dicom.header import patients_among, person_of, resolved_issuers
+from medvit.io.dicom.header.patient_identity import identity_of, same_patient
 from tests.bands import oblique_affine, phantom, write_series
 
 

@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence
 
 from medvit.errors import SourceError
 from medvit.io import open_source
-from medvit.io.decoders import missing_decoder
+from medvit.io.dicom.pixels import missing_decoder
 from tests.bands import oblique_affine, phantom, write_series
 from tests.tools import program
 
@@ -188,7 +188,7 @@ def test_a_modality_lut_is_applied(tmp_path):
 def test_real_series_equal_their_published_nifti(name, shared):
     import nibabel as nib
 
-    from medvit.io.geometry import world
+    from medvit.io import world
 
     folder = shared / "data/dicom/icometrix" / name
     scan, truth = open_source(folder / "001"), nib.load(folder / "001_ground_truth.nii.gz")

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from medvit.errors import GeometryError, ImageError, SelectionError, SourceError
 from medvit.io import open_source
-from medvit.io.sources import look
+from medvit.io.dicom import look
 from tests.bands import oblique_affine, phantom, write_series
 
 SMALL = phantom((20, 18, 12))[0]

@@ -11,13 +11,12 @@ import pytest
 
 import medvit
 from medvit.errors import GeometryError, MedvitError, SelectionError, SourceError
-from medvit.io import open_source
+from medvit.io import flip_lps_ras, open_source
 from medvit.io.contours import fill_polygons
-from medvit.io.geometry import flip_lps_ras
-from medvit.io.labels.filling import Contour, plane_distance
-from medvit.io.labels.model import Grid
-from medvit.io.labels.naming import color_of
-from medvit.io.labels.rtstruct import read_rtstruct
+from medvit.io.labels import Grid
+from medvit.io.labels.names import color_of
+from medvit.io.labels.rasterize import Contour, plane_distance
+from medvit.io.labels.rtstruct_reader import read_rtstruct
 from tests.bands import dice, oblique_affine, phantom, write_series
 
 AFFINE = oblique_affine((1.1, 1.9, 2.5))

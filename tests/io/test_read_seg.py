@@ -20,9 +20,8 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.errors import GeometryError, MedvitError, OutputError, SourceError
-from medvit.io import open_source
-from medvit.io.geometry import flip_lps_ras
-from medvit.io.labels.seg import read_seg
+from medvit.io import flip_lps_ras, open_source
+from medvit.io.labels.seg_reader import read_seg
 from tests.bands import oblique_affine, phantom, write_series
 from tests.tools import program
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.io import open_source
-from medvit.io.repair import repair_uids
+from medvit.io.dicom import repair_uids
 from tests.bands import oblique_affine, phantom, write_series
 
 FAULTS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydicom.pixels.decoders.rle import _rle_decode_frame
 
-from medvit.io.rle import encode_rle
+from medvit.io.dicom.write.rle import encode_rle
 
 
 def _decoded(frame: bytes, shape: tuple[int, ...]) -> np.ndarray:

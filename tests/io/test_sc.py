@@ -14,10 +14,10 @@ import pytest
 
 import medvit
 from medvit.errors import RoundTripError
-from medvit.io.roundtrip import check_sc
-from medvit.io.sc import write_sc
-from medvit.objects import Draft, _overlay
-from medvit.reports.overlay import Overlay
+from medvit.io.dicom.write import check_sc, write_sc
+from medvit.reports import Overlay
+from medvit.segmentation import Draft
+from medvit.segmentation.dicom_export import _overlay
 from tests.bands import oblique_affine, phantom, write_series
 from tests.io.test_dicom import PLANES
 from tests.io.test_dicom_objects import _validate

@@ -408,7 +408,7 @@ def test_batch_reports_what_was_not_read(annexed, banded, tmp_path):
 
 def test_napari_opens_a_linked_folder(tmp_path):
     pytest.importorskip("napari")
-    from medvit_napari.reading import get_reader
+    from medvit_napari.hooks import get_reader
 
     _write(tmp_path / "real")
     (tmp_path / "study").mkdir()

@@ -11,8 +11,7 @@ import SimpleITK as sitk
 import torch
 
 from medvit.errors import GeometryError, ImageError, SourceError
-from medvit.io import open_source
-from medvit.io.geometry import flip_lps_ras
+from medvit.io import flip_lps_ras, open_source
 from tests.bands import oblique_affine, phantom, write_series
 
 

@@ -12,8 +12,7 @@ import pytest
 
 import medvit
 from medvit.errors import RoundTripError
-from medvit.io.roundtrip import check_sr
-from medvit.io.sr import Finding
+from medvit.io.dicom.write import Finding, check_sr
 from tests.bands import oblique_affine, phantom, write_series
 from tests.io.test_dicom_objects import _spoil, _validate
 from tests.tools import program

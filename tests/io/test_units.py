@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from medvit.io.scan import Scan
-from medvit.io.sr import _UNITS
-from medvit.io.units import _PET, _SUV, AS_STORED, stated_unit
+from medvit.io import AS_STORED, Scan, stated_unit
+from medvit.io.dicom.write.sr import _UNITS
+from medvit.io.units import _PET, _SUV
 
 
 def _scan(modality: str | None, **stated: str) -> Scan:

@@ -13,7 +13,11 @@ from contextlib import contextmanager
 
 import torch
 
-from medvit.kernels import bi_wkv, bi_wkv_2d, overlap_add, resample_argmax, window_attention
+from medvit.kernels.bi_wkv import bi_wkv
+from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
+from medvit.kernels.overlap_add import overlap_add
+from medvit.kernels.resample_argmax import resample_argmax
+from medvit.kernels.window_attention import window_attention
 from tests.kernels import test_bi_wkv, test_bi_wkv_2d, test_overlap_add, test_window_attention
 from tests.kernels.test_bi_wkv import _relative
 
@@ -106,7 +110,8 @@ def run_window_attention(every=False):
 
 
 def run_overlap_add(every=True):
-    from medvit.kernels.overlap_add import Blend, LabelStream
+    from medvit.kernels.overlap_add.blend import Blend
+    from medvit.kernels.overlap_add.label_stream import LabelStream
 
     told = {}
     for size, roi, step in test_overlap_add.CASES:

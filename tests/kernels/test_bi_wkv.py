@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from medvit.errors import BackendError, ImageError, ShapeError
-from medvit.kernels import bi_wkv
-from medvit.kernels.bi_wkv import plain
+from medvit.kernels.bi_wkv import bi_wkv
+from medvit.kernels.bi_wkv import export as plain
 from medvit.kernels.bi_wkv.reference import bi_wkv_reference
 
 NAMES = ("w", "u", "k", "v")
@@ -101,7 +101,7 @@ def _compare(w, u, k, v, limit=1e-9):
 
 @pytest.mark.parametrize("far", ["key", "bonus", "decay", "two chunks"])
 def test_what_no_common_scale_holds_is_still_exact_beside_what_it_does(far, poisoned, monkeypatch):
-    from medvit.kernels.bi_wkv import careful
+    from medvit.kernels.bi_wkv import stable as careful
 
     taken = []
     careful_forward = careful.forward
@@ -143,7 +143,7 @@ def test_the_columns_of_an_image_are_read_where_they_lie(channels, side, poisone
 def test_the_exponential_of_the_lanes_is_exact_to_its_stated_error():
     from numba import njit
 
-    from medvit.kernels.bi_wkv.lanes import LANES, exp, get, put
+    from medvit.kernels.bi_wkv.simd import LANES, exp, get, put
 
     @njit
     def fill(x, y):

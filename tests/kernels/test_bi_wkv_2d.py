@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from medvit.errors import ImageError, ShapeError
-from medvit.kernels import bi_wkv, bi_wkv_2d
+from medvit.kernels.bi_wkv import bi_wkv
+from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
 from tests.kernels.test_bi_wkv import _relative, poisoned
 
 __all__ = ["poisoned"]

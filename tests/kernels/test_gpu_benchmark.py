@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from medvit.kernels import bi_wkv
+from medvit.kernels.bi_wkv import bi_wkv
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 

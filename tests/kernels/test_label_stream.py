@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from medvit.errors import ShapeError
-from medvit.kernels.overlap_add import LabelStream, argmax_of, overlap_add_reference, sigmoid_above
+from medvit.kernels.overlap_add.label_stream import LabelStream, argmax_of, sigmoid_above
+from medvit.kernels.overlap_add.reference import overlap_add_reference
 from tests.kernels.test_overlap_add import CASES, make, poisoned
 
 __all__ = ["poisoned"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from medvit.errors import ShapeError
-from medvit.kernels import occupied_windows
-from medvit.kernels.occupied_windows import constant_groups, occupied_windows_reference
+from medvit.kernels.occupied_windows import constant_groups, occupied_windows
+from medvit.kernels.occupied_windows.reference import occupied_windows_reference
 
 GENERATOR = torch.Generator().manual_seed(3)
 

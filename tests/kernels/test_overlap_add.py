@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from medvit.errors import BackendError, ShapeError
-from medvit.kernels import overlap_add
-from medvit.kernels.overlap_add import Blend, overlap_add_reference
+from medvit.kernels.overlap_add import overlap_add
+from medvit.kernels.overlap_add.blend import Blend
+from medvit.kernels.overlap_add.reference import overlap_add_reference
 
 GENERATOR = torch.Generator().manual_seed(5)
 CASES = [((11, 7), (4, 3), 2), ((9, 7, 8), (5, 3, 4), 2), ((13,), (5,), 3), ((5, 6), (5, 6), 1)]

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from medvit.errors import BackendError, ImageError, ShapeError
-from medvit.kernels import resample_argmax
+from medvit.kernels.resample_argmax import resample_argmax
 
 
 @pytest.mark.parametrize("out", [(23, 17, 40), (5, 6, 7), (11, 9, 13)])

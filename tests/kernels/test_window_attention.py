@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medvit.errors import BackendError, ShapeError
-from medvit.kernels import window_attention
+from medvit.kernels.window_attention import window_attention
 
 CASES = {
     "3d, whole windows": ((8, 8, 8), (4, 4, 4), (0, 0, 0), 3, 4),

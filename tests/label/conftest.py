@@ -11,7 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from medvit_label.check import running
+from medvit_label.self_test import running
 
 from tests.bands import make_bundle, oblique_affine, phantom, write_series
 from tests.label.learning import make_cases, make_learning_bundle

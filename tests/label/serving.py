@@ -81,7 +81,7 @@ def array_of(content: bytes) -> np.ndarray:
 def served(studies: Path, state: Path, **settings: Any) -> Iterator[Served]:
     """Serve a project with the bundle ``bands`` until the block ends."""
     import uvicorn
-    from medvit_label.check import free_port
+    from medvit_label.self_test import free_port
     from medvit_label.server import create_app
     from medvit_label.settings import ServerSettings
 

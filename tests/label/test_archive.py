@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from medvit_label.check import running
 from medvit_label.errors import AccessError, ArchiveError
-from medvit_label.images import Image
+from medvit_label.images.local import Image
 from medvit_label.journal import Journal
-from medvit_label.labels import LabelStore
+from medvit_label.labels.store import LabelStore
+from medvit_label.self_test import running
 from medvit_label.settings import ServerSettings
 from typer.testing import CliRunner
 
 from medvit.bundles import open_bundle
-from medvit.dicomweb import Login, read_login, web_client, web_words
 from medvit.errors import SourceError
+from medvit.io.dicom import Login, read_login, web_client, web_words
 from tests.bands import make_bundle, oblique_affine, phantom, write_series
 from tests.nodes import free_port, orthanc
 
@@ -107,7 +107,7 @@ def no_login_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medvit.dicomweb._PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("medvit.io.dicom.dicomweb._PAUSES_S", (0.01, 0.01, 0.01))
 
 
 def test_what_passes_is_waited_for() -> None:
@@ -189,7 +189,7 @@ def test_a_login_that_is_refused_is_said_at_once(tmp_path: Path, login: str, wor
 def test_the_check_looks_at_an_archive_with_the_login_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medvit_label.check import _images_of
+    from medvit_label.self_test import _images_of
 
     pytest.importorskip("monailabel.client")
     monkeypatch.setenv("MEDVIT_BUNDLES", str(make_bundle(tmp_path / "bundles" / "bands").parent))
@@ -261,8 +261,8 @@ def test_orthanc_that_wants_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_series_that_grows_at_the_archive_is_fetched_again_and_one_that_goes_is_gone(tmp_path: Path) -> None:
-    from medvit_label.dicomweb import DicomWebImages
     from medvit_label.errors import UnknownError
+    from medvit_label.images.dicomweb import DicomWebImages
 
     volume, _ = phantom((31, 27, 19))
     paths = write_series(tmp_path / "series", volume, oblique_affine())

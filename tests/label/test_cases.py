@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from medvit_label.cases import divide
 from medvit_label.errors import RequestError
+from medvit_label.training.cases import divide
 
 
 def test_a_patient_is_never_on_both_sides_and_a_part_is_for_good() -> None:

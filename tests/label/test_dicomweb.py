@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from medvit_label.check import running
+from medvit_label.self_test import running
 
 from tests.bands import make_bundle, oblique_affine, phantom, write_series
 from tests.nodes import free_port, orthanc

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 from medvit_label.errors import BusyError
-from medvit_label.queue import JobQueue
+from medvit_label.inference.queue import JobQueue
 
 from medvit.progress import Cancelled, Progress
 

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from medvit_label.check import running
+from medvit_label.self_test import running
 from PIL import Image as Pictures
 from typer.testing import CliRunner
 

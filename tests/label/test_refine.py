@@ -11,10 +11,10 @@ from monai.data import MetaTensor
 
 pytest.importorskip("fastapi", reason="the extra medvit[label] is not installed")
 
-from medvit_label.corrections import Correction, correct
 from medvit_label.errors import RequestError
-from medvit_label.inference import Params
-from medvit_label.regions import read_box
+from medvit_label.inference.box_rerun import read_box
+from medvit_label.inference.corrections import Correction, correct
+from medvit_label.inference.run import Params
 
 import medvit
 from medvit.progress import Progress

@@ -33,10 +33,10 @@ def submit(service, top: Path, name: str) -> None:
 
 
 def test_labels_sessions_ranking_and_training_go_on(settings, tmp_path: Path) -> None:
-    from medvit_label import tuning
-    from medvit_label.inference import Params
-    from medvit_label.service import Service
-    from medvit_label.strategies import choose
+    from medvit_label.inference.run import Params
+    from medvit_label.labels.next_case import choose
+    from medvit_label.project import Service
+    from medvit_label.training import fine_tuning as tuning
 
     first = Service(settings)
     try:
@@ -82,7 +82,7 @@ def test_labels_sessions_ranking_and_training_go_on(settings, tmp_path: Path) ->
 
 
 def test_what_a_killed_server_left_of_a_training_that_ended_is_cleared(settings) -> None:
-    from medvit_label.service import Service
+    from medvit_label.project import Service
 
     first = Service(settings)
     runs = first.trainings._runs
@@ -103,8 +103,8 @@ def test_a_batch_ranks_what_has_no_label_and_goes_on_after_a_restart(settings, t
 
     import nibabel as nib
     from medvit_label.errors import BusyError
-    from medvit_label.inference import Params
-    from medvit_label.service import Service
+    from medvit_label.inference.run import Params
+    from medvit_label.project import Service
 
     nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.float32), np.eye(4)), tmp_path / "studies" / "flat.nii.gz")
     held = threading.Event()
@@ -133,7 +133,7 @@ def test_a_batch_ranks_what_has_no_label_and_goes_on_after_a_restart(settings, t
 
 
 def test_a_run_whose_bundle_is_gone_does_not_keep_the_project_from_being_served(settings, tmp_path: Path) -> None:
-    from medvit_label.service import Service
+    from medvit_label.project import Service
 
     first = Service(settings)
     info = {"base": 7, "split": {}, "params": {"steps": 1}}
@@ -148,7 +148,7 @@ def test_a_run_whose_bundle_is_gone_does_not_keep_the_project_from_being_served(
 
 def test_runs_that_end_badly_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from medvit_label.journal import Journal
-    from medvit_label.trainings import Trainings
+    from medvit_label.training.jobs import Trainings
 
     def full(_: object) -> int | None:
         raise OSError("no space left")
@@ -187,8 +187,8 @@ def test_runs_that_end_badly_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.soak
 def test_a_run_that_is_refused_says_why(settings, tmp_path: Path) -> None:
     import nibabel as nib
-    from medvit_label import tuning
-    from medvit_label.service import Service
+    from medvit_label.project import Service
+    from medvit_label.training import fine_tuning as tuning
 
     service = Service(settings)
     try:
@@ -209,10 +209,10 @@ def test_a_run_that_is_refused_says_why(settings, tmp_path: Path) -> None:
 
 def test_a_restoration_is_what_the_library_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nibabel as nib
-    from medvit_label import tuning
-    from medvit_label.inference import Params
-    from medvit_label.service import Service
+    from medvit_label.inference.run import Params
+    from medvit_label.project import Service
     from medvit_label.settings import ServerSettings
+    from medvit_label.training import fine_tuning as tuning
 
     import medvit
     from medvit.errors import BundleError

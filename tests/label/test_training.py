@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from medvit.io.staging import hashes_within
+from medvit.atomic_write import hashes_within
 from tests.label.conftest import Lab
 from tests.label.learning import wait_for
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from medvit_label.dependencies import _require
 from medvit_label.errors import AccessError, ArchiveError, GoneError, RequestError, UnknownError
-from medvit_label.images import LocalImages
+from medvit_label.images.local import LocalImages
+from medvit_label.inference.strokes import read_strokes
 from medvit_label.journal import Journal
-from medvit_label.labels import label_map
-from medvit_label.needs import _require
-from medvit_label.strokes import read_strokes
+from medvit_label.labels.label_files import label_map
 
 from medvit.bundles import open_bundle
 from medvit.errors import BackendError, OutputError
@@ -137,9 +137,9 @@ class _Silent:
 def test_a_dicomweb_service_that_has_lost_an_image(tmp_path: Path) -> None:
     pytest.importorskip("dicomweb_client")
     import pydicom
-    from medvit_label.dicomweb import DicomWebImages
+    from medvit_label.images.dicomweb import DicomWebImages
 
-    from medvit.dicomweb import Login
+    from medvit.io.dicom import Login
 
     images = DicomWebImages("http://127.0.0.1:9/dicom-web", tmp_path, ("CT",), Login())
     with pytest.raises(

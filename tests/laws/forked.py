@@ -82,7 +82,7 @@ def main() -> None:
 
     assert medvit.__version__
     reports = [{"exit_code": 0} | loaded(), in_a_copy(["--help"])]
-    import medvit.cli.main  # once for all that follow
+    import medvit.cli.main
 
     reports += [in_a_copy(line) for line in asked]
     json.dump(reports, sys.stdout)

@@ -33,7 +33,7 @@ SHARED_NAMES = {
         f"medvit.kernels.{name}"
         for name in ("bi_wkv", "occupied_windows", "overlap_add", "resample_argmax", "window_attention")
     ),
-    "medvit.reconstruction.swin_x2s",
+    "medvit.reconstruction.networks.swin_x2s_network",
 }
 """Names that a room exports and a submodule bears as well: right only in a face that is loaded whole at its first import."""
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from medvit_napari.dialogs import follow
 from medvit_napari.icons import NAMES, icon_file
-from medvit_napari.layers import BLANK, window_of
-from medvit_napari.look_widget import LookWidget
-from medvit_napari.opening import open_layers
-from medvit_napari.panel import add_layers
-from medvit_napari.run_widget import RunWidget
-from medvit_napari.running import State
-from medvit_napari.server_widget import ServerWidget
-from medvit_napari.xray_widget import XrayWidget
+from medvit_napari.reading.layers import BLANK, window_of
+from medvit_napari.reading.open import open_layers
+from medvit_napari.running.job import State
+from medvit_napari.widgets.dialogs import follow
+from medvit_napari.widgets.look import LookWidget
+from medvit_napari.widgets.panel import add_layers
+from medvit_napari.widgets.run import RunWidget
+from medvit_napari.widgets.server import ServerWidget
+from medvit_napari.widgets.xray import XrayWidget
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from qtpy.QtGui import QIcon

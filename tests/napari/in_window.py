@@ -10,17 +10,17 @@ from pathlib import Path
 
 import napari
 import numpy as np
-from medvit_label.check import running
-from medvit_napari.look_widget import LookWidget
-from medvit_napari.looking import camera, save_gif, show_plane
-from medvit_napari.opening import open_layers
-from medvit_napari.panel import add_layers
-from medvit_napari.places import place_of
-from medvit_napari.run_widget import RunWidget
-from medvit_napari.save_widget import SaveWidget
-from medvit_napari.server_widget import ServerWidget
-from medvit_napari.views_widget import ViewsWidget
-from medvit_napari.xray_widget import XrayWidget
+from medvit_label.self_test import running
+from medvit_napari.looking.display import camera, save_gif, show_plane
+from medvit_napari.reading.layer_info import place_of
+from medvit_napari.reading.open import open_layers
+from medvit_napari.widgets.look import LookWidget
+from medvit_napari.widgets.panel import add_layers
+from medvit_napari.widgets.run import RunWidget
+from medvit_napari.widgets.save import SaveWidget
+from medvit_napari.widgets.server import ServerWidget
+from medvit_napari.widgets.views import ViewsWidget
+from medvit_napari.widgets.xray import XrayWidget
 from PIL import Image
 from qtpy.QtWidgets import QApplication
 

@@ -12,23 +12,23 @@ import pytest
 
 pytest.importorskip("napari", reason="the extra medvit[napari] is not installed")
 
-from medvit_napari.canonical import Canonical
 from medvit_napari.errors import LayerError, PlaceError, readable
-from medvit_napari.filling import FileFilling, Filling, SeriesFilling
-from medvit_napari.layers import BLANK, image_layer, window_of
-from medvit_napari.looking import go_to
-from medvit_napari.opening import Answer, is_ours, open_layers
-from medvit_napari.places import KEY, place_of, scan_of
-from medvit_napari.reading import get_reader, sample_ct, sample_nuclei
-from medvit_napari.running import Job, Request, card, cards, roi_box, run_request
-from medvit_napari.save_widget import new_labels
-from medvit_napari.saving import is_corrected, labels_of, save_layer, write_labels_nifti
+from medvit_napari.hooks import get_reader, sample_ct, sample_nuclei
+from medvit_napari.looking.display import go_to
+from medvit_napari.reading.display_grid import Canonical
+from medvit_napari.reading.layer_info import KEY, place_of, scan_of
+from medvit_napari.reading.layers import BLANK, image_layer, window_of
+from medvit_napari.reading.lazy_volume import FileFilling, Filling, SeriesFilling
+from medvit_napari.reading.open import Answer, is_ours, open_layers
+from medvit_napari.running.job import Job, Request, card, cards, roi_box, run_request
+from medvit_napari.saving.save_labels import is_corrected, labels_of, save_layer, write_labels_nifti
+from medvit_napari.widgets.save import new_labels
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 import medvit
 from medvit.errors import BundleError, GeometryError, ImageError, ModalityError, SelectionError
-from medvit.io.images import image_grid
+from medvit.io import image_grid
 from medvit.progress import Cancelled, Progress
 from medvit.settings import RunSettings
 from tests.bands import all_orientations, oblique_affine, phantom, reorient, write_series

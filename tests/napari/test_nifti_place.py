@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("napari", reason="the extra medvit[napari] is not installed")
 
-from medvit_napari.opening import open_layers
-from medvit_napari.places import place_of
+from medvit_napari.reading.layer_info import place_of
+from medvit_napari.reading.open import open_layers
 from napari.layers import Layer
 
 from tests.bands import phantom

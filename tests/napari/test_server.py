@@ -20,11 +20,11 @@ import pytest
 pytest.importorskip("napari", reason="the extra medvit[napari] is not installed")
 
 from medvit_napari.errors import ServerError
-from medvit_napari.layers import label_layers
-from medvit_napari.monai_label import Client, _told
-from medvit_napari.opening import open_layers
-from medvit_napari.places import KEY
-from medvit_napari.saving import save_layer
+from medvit_napari.reading.layer_info import KEY
+from medvit_napari.reading.layers import label_layers
+from medvit_napari.reading.open import open_layers
+from medvit_napari.saving.save_labels import save_layer
+from medvit_napari.server.client import Client, _told
 from napari.layers import Layer
 
 import medvit
@@ -197,7 +197,7 @@ def test_cancelling_does_not_wait_for_a_silent_server(tmp_path):
 def our_own(tmp_path, monkeypatch):
     """medvit's annotation server over one oblique image; its address, and a token that it asks for."""
     pytest.importorskip("fastapi", reason="the extra medvit[label] is not installed")
-    from medvit_label.check import running
+    from medvit_label.self_test import running
 
     (tmp_path / "studies").mkdir()
     make_bundle(tmp_path / "bundles" / "bands")
@@ -258,7 +258,7 @@ def test_what_a_server_says_of_its_training_is_put_into_words():
 def test_our_own_server_trains_and_answers_with_the_new_version(tmp_path, monkeypatch):
     """From the plugin: submit final labels, start, look how far it is, and infer again."""
     pytest.importorskip("fastapi", reason="the extra medvit[label] is not installed")
-    from medvit_label.check import running
+    from medvit_label.self_test import running
 
     bundle = make_learning_bundle(tmp_path / "bundles" / "bands")
     names = make_cases(tmp_path / "studies", tmp_path / "truth", 6)

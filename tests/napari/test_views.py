@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("napari", reason="the extra medvit[napari] is not installed")
 
-from medvit_napari.comparing import Swipe, swipe_layer
 from medvit_napari.errors import LayerError
-from medvit_napari.linked import CROSSHAIR, LinkedViews
-from medvit_napari.looking import PLANES, DragWindow
+from medvit_napari.looking.display import PLANES, DragWindow
+from medvit_napari.looking.orthogonal_views import CROSSHAIR, LinkedViews
+from medvit_napari.looking.swipe_compare import Swipe, swipe_layer
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 

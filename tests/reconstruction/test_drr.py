@@ -12,17 +12,17 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from medvit.errors import GeometryError, ImageError, ShapeError
-from medvit.reconstruction.drr import (
+from medvit.physics.drr import (
     Geometry,
     Projector,
     attenuation_per_mm,
     preset_geometry,
     published_integrand,
     published_pixels,
-    swin_x2s_geometry,
     volume_centre_mm,
     water_attenuation_per_mm,
 )
+from medvit.physics.drr.presets import swin_x2s_geometry
 from tests.bands import all_orientations, oblique_affine, reorient
 
 CONE = Geometry(700.0, 300.0, (23, 31), (4.0, 3.0), (0.0, 90.0, 33.0))
@@ -169,7 +169,7 @@ def test_small_chunks_give_the_same(rng, monkeypatch):
     x = torch.from_numpy(rng.normal(size=shape))
     projector = Projector(CONE, oblique_affine((9.0, 11.0, 7.0)), shape)
     whole, back = projector(x), projector.adjoint(torch.ones(projector.images_shape, dtype=torch.float64))
-    monkeypatch.setattr("medvit.reconstruction.drr.projector._SAMPLES", 100)
+    monkeypatch.setattr("medvit.physics.drr.projector._SAMPLES", 100)
     assert torch.equal(projector(x), whole)
     assert (projector.adjoint(torch.ones_like(whole)) - back).abs().max() < 1e-10
 

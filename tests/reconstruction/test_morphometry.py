@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medvit.errors import GeometryError, ShapeError
-from medvit.reconstruction.morphometry import measure_bones
+from medvit.reports.morphometry import measure_bones
 from tests.bands import all_orientations, oblique_affine, reorient
 
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from medvit.bundle_facts import Code, Label
-from medvit.io.labels.naming import make_label
-from medvit.reconstruction.morphometry import STRUCTURES, Measured, measure_structure, structure_of
-from medvit.reports.shapes import measure_shapes, write_shapes
+from medvit.io.labels import make_label
+from medvit.labels import Code, Label
+from medvit.reconstruction.statistics import measure_shapes, write_shapes
+from medvit.reports.morphometry import Measured, measure_structure
+from medvit.reports.morphometry.structures import STRUCTURES, structure_of
 from tests.bands import all_orientations, oblique_affine, reorient
 
 UP, FRONT, RIGHT = np.array([0.0, 0, 1]), np.array([0.0, 1, 0]), np.array([1.0, 0, 0])
@@ -268,7 +269,7 @@ def test_measures_stand_beside_the_others_in_reports(tmp_path):
         make_label(number, name, None, (None, Code(value=code, scheme="SCT", meaning=name)))
         for number, (name, code) in enumerate((("rib", "113197003"), ("femur", "71341001"), ("bone", "272673000")), 1)
     ]
-    from medvit.reconstruction.surfaces import surface_of
+    from medvit.reports import surface_of
 
     array = mask.astype(np.uint8)
     array[:2, :2, :2] = 3

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medvit.errors import ShapeError
-from medvit.reconstruction.surfaces import Surface, surface_of
+from medvit.io import Surface
+from medvit.reports import surface_of
 from tests.bands import oblique_affine
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from medvit.errors import BundleError, ImageError, ShapeError
 from medvit.kernels.window_attention.layout import window_layout
 from medvit.reconstruction import SWIN_X2S_SIZES, SwinX2S, fuse_views, swin_x2s
-from medvit.reconstruction.swin_encoder import bias_windows
-from medvit.reconstruction.swin_x2s_published import translate
+from medvit.reconstruction.networks.swin_encoder import bias_windows
+from medvit.reconstruction.networks.swin_x2s_published import translate
 
 SMALL = {"feature_size": 4, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 4)}
 
@@ -94,7 +94,7 @@ def test_stages_that_divide_by_the_window():
 
 def test_shifted_whole_windows_equal_the_formula():
     """A shifted block on a map of two windows a side, against attention written out token by token."""
-    from medvit.reconstruction.swin_encoder import _Attention
+    from medvit.reconstruction.networks.swin_encoder import _Attention
 
     torch.manual_seed(0)
     attention = _Attention(4, 2, (7, 7), (3, 3)).double()

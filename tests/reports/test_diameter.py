@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from scipy.spatial.distance import pdist
 
 import medvit
-from medvit.reports.diameter import longest_diameter
+from medvit.reports import longest_diameter
 from tests.bands import oblique_affine, phantom
 
 ROTATED = oblique_affine((0.7, 1.3, 2.5))[:3, :3]

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from medvit.errors import ImageError, ShapeError
-from medvit.kspace import truncated, zero_filled
-from medvit.restoration.degradations import LowCountPET, LowDoseCT, LowResolutionMR, ParallelBeam, TruncatedMR
-from medvit.restoration.degradations.low_dose_ct import MU_WATER_PER_MM, attenuation_from_hu, hu_from_attenuation
+from medvit.physics import zero_filled
+from medvit.physics.degradations import LowDoseCT, ParallelBeam, TruncatedMR
+from medvit.physics.degradations.low_count_pet import LowCountPET
+from medvit.physics.degradations.low_dose_ct import MU_WATER_PER_MM, attenuation_from_hu, hu_from_attenuation
+from medvit.physics.degradations.low_resolution_mr import LowResolutionMR
+from medvit.physics.kspace import truncated
 
 
 def _disk(shape: tuple[int, int], spacing: tuple[float, float], radius: float, centre=(0.0, 0.0)) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from medvit.errors import BundleError, ImageError, ShapeError
 from medvit.inference import SliceWise
 from medvit.restoration import LIGHT, PUBLISHED, RestoreRWKV
-from medvit.restoration.restore_rwkv_published import translate
+from medvit.restoration.networks.restore_rwkv_published import translate
 
 TINY = {"dim": 4, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1}
 

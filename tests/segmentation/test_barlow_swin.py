@@ -9,7 +9,7 @@ import torch
 import medvit
 from medvit.errors import ImageError, ShapeError
 from medvit.segmentation import BarlowSwin
-from medvit.segmentation.barlow_swin import _Block
+from medvit.segmentation.networks.barlow_swin import _Block
 
 
 def _small(**options: object) -> BarlowSwin:

@@ -8,15 +8,9 @@ import torch
 
 from medvit.errors import ImageError, ShapeError
 from medvit.segmentation import BarlowSwin
-from medvit.segmentation.barlow_twins import (
-    BarlowTwins,
-    ViewSettings,
-    barlow_twins_loss,
-    split_by_picture,
-    to_unit,
-    two_views,
-)
-from medvit.training.losses import bce_dice
+from medvit.training.objectives import split_by_picture
+from medvit.training.objectives.barlow_twins import BarlowTwins, ViewSettings, barlow_twins_loss, to_unit, two_views
+from medvit.training.objectives.segmentation_losses import bce_dice
 
 
 def _twins(**options: float) -> BarlowTwins:

@@ -17,7 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medvit.io.sources import look
+from medvit.io.dicom import look
 from tests.batch.archives import command, series_of, write_small
 from tests.batch.test_kill import counts, kept, results, seconds, start
 from tests.soak.test_fuzz import _mutate

@@ -66,7 +66,7 @@ def _annotate(client: Any, top: Path, names: list[str], until: float, done: Coun
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
 def test_eight_clients_for_five_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import requests
-    from medvit_label.check import running
+    from medvit_label.self_test import running
 
     bundle = make_learning_bundle(tmp_path / "bundles" / "bands")
     names = make_cases(tmp_path / "studies", tmp_path / "truth", 12)
@@ -104,7 +104,7 @@ def test_eight_clients_for_five_minutes(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def _start(top: Path, log: Path) -> tuple[subprocess.Popen[bytes], Any]:
-    from medvit_label.check import _answers, free_port
+    from medvit_label.self_test import _answers, free_port
 
     port = free_port()
     command = [sys.executable, "-m", "medvit_label", "start", "-s", str(top / "studies"), "-b", "bands", "--state", str(top / "state"), "--port", str(port)]  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import medvit
-from medvit.model import _load
+from medvit.inference.loaded_bundle import _load
 
 pytestmark = pytest.mark.soak
 

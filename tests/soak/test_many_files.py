@@ -13,7 +13,7 @@ import pytest
 
 from medvit.errors import SelectionError
 from medvit.io import open_source
-from medvit.io.sources import look
+from medvit.io.dicom import look
 from tests.bands import write_series
 
 pytestmark = pytest.mark.soak
@@ -54,7 +54,7 @@ def test_inspect_takes_little_memory(heap):
     code = (
         "import json, resource, sys\n"
         "from pathlib import Path\n"
-        "from medvit.io.sources import look\n"
+        "from medvit.io.dicom import look\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "found = look(Path(sys.argv[1]))\n"
         "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

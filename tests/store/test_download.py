@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from medvit.bundles.remote import resumable_download as module
+from medvit.bundles.remote.http import Patience, read_small
+from medvit.bundles.remote.resumable_download import Remote, digest, download
 from medvit.errors import ChecksumError, FetchError, StoreError
 from medvit.progress import Cancelled, Progress
-from medvit.store import download as module
-from medvit.store.download import Remote, digest, download
-from medvit.store.http import Patience, read_small
 from tests.store.server import serving
 
 CONTENT = random.Random(5).randbytes(700_001)
@@ -266,7 +266,7 @@ def test_stopping_keeps_what_has_arrived(remote, part, server):
 def test_a_full_disk_is_said_and_what_arrived_is_kept(remote, part, server, store):
     """A real limit on the size of files, in a process of its own."""
     program = (
-        "import resource, signal, sys; from pathlib import Path; from medvit.store.download import *; "
+        "import resource, signal, sys; from pathlib import Path; from medvit.bundles.remote.resumable_download import *; "
         "from medvit.progress import Progress; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000)); "
         "download(Remote(*sys.argv[1:3]), Path(sys.argv[3]), Progress())"
@@ -293,7 +293,7 @@ def test_too_little_space_is_said_before(remote, part, server):
 
 
 def test_the_systems_refusals_are_explained(store):
-    from medvit.store.places import explained
+    from medvit.bundles.store import explained
 
     with pytest.raises(StoreError, match="Found no space left in the bundle store .*Free some space"), explained():
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -18,13 +18,12 @@ import torch
 
 import medvit
 from medvit.bundles import bundle_folders, open_bundle
+from medvit.bundles.remote import Card, Request, fetch, remove
+from medvit.bundles.remote.convert_checkpoint import convert
+from medvit.bundles.remote.http import Patience
+from medvit.bundles.store import home, locked, read_manifest
 from medvit.errors import BundleError, ChecksumError, FetchError, StoreError
 from medvit.progress import Cancelled, Progress
-from medvit.store.convert import convert
-from medvit.store.fetching import Card, Request, fetch, remove
-from medvit.store.http import Patience
-from medvit.store.manifest import read_manifest
-from medvit.store.places import home, locked
 from tests.bands import oblique_affine, phantom
 from tests.store.conftest import BTCV, NAME, small
 

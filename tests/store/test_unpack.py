@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from medvit.bundles.remote import archive as module
+from medvit.bundles.remote.archive import is_bundle_archive, read_metadata, unpack
+from medvit.bundles.remote.config_allowlist import check_configs
 from medvit.errors import BundleError, FetchError
 from medvit.progress import Cancelled, Progress
-from medvit.store import unpack as module
-from medvit.store.trust import check_configs
-from medvit.store.unpack import is_bundle_archive, read_metadata, unpack
 from tests.store.conftest import BTCV
 
 MARK = "configs/metadata.json"

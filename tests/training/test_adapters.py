@@ -17,11 +17,9 @@ from medvit.bundles import Bundle, open_bundle
 from medvit.cli.main import app
 from medvit.errors import BundleError, CheckpointError, StoppedError
 from medvit.training import TrainingLoop
-from medvit.training.adapters import AdapterSettings, adapt, is_adapter, merged
-from medvit.training.comparing import before_after
 from medvit.training.evaluation import evaluate_bundle
-from medvit.training.publish import publish
-from medvit.training.start import start_from
+from medvit.training.loop import AdapterSettings, adapt, before_after, merged, publish, start_from
+from medvit.training.loop.adapters import is_adapter
 from tests.bands import make_bundle
 from tests.label.learning import make_cases
 from tests.training.test_loop import SHORT, Line, Points, _objectives, _same

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.fft import dctn, idctn
 
-from medvit.training.evaluation.bm3d import bm3d, hard_threshold_step, wiener_step
-from medvit.training.evaluation.classical import CLASSICAL
+from medvit.training.evaluation.bm3d_filter import bm3d, hard_threshold_step, wiener_step
+from medvit.training.evaluation.classical_denoisers import CLASSICAL
 
 
 def _phantom(side: int = 96) -> NDArray[np.float64]:

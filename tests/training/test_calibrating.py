@@ -14,11 +14,9 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.errors import BundleError
-from medvit.training.evaluation import calibrate
-from medvit.training.evaluation.answers import Answer, Judged
-from medvit.training.evaluation.calibrating import _measured, limit_of
-from medvit.training.evaluation.part import Part
-from medvit.training.evaluation.recording import QUALITY
+from medvit.training.evaluation import QUALITY, Part, calibrate
+from medvit.training.evaluation.calibration import _measured, limit_of
+from medvit.training.evaluation.outcomes import Answer, Judged
 from tests.bands import make_bundle, make_restoring_bundle, oblique_affine, phantom
 
 EVALUATE = Path(__file__).resolve().parents[2] / "bundles" / "headneck_ct_swin_unetr" / "configs" / "evaluate.json"

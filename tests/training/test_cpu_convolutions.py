@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medvit.training.cpu_convolutions import FoldedConv3d, speed_up_convolutions
+from medvit.training.loop.cpu_convolutions import FoldedConv3d, speed_up_convolutions
 
 
 def _pair(*args, **settings) -> tuple[nn.Module, nn.Module]:

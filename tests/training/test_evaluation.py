@@ -18,13 +18,12 @@ from monai.bundle import ConfigParser
 from typer.testing import CliRunner
 
 import medvit
-from medvit.bundle_facts import Calibration
-from medvit.bundles import Bundle, open_bundle
+from medvit.bundles import Bundle, Calibration, open_bundle
 from medvit.cli.main import app
 from medvit.errors import BackendError, BundleError, ModalityError, ShapeError, SourceError
-from medvit.model import load_model, model_around
+from medvit.inference import load_model, model_around
+from medvit.physics.degradations import LowDoseCT, ParallelBeam
 from medvit.pipeline import run, run_model
-from medvit.restoration.degradations import LowDoseCT, ParallelBeam
 from medvit.settings import RunSettings
 from medvit.training.evaluation import (
     DoseRestoration,
@@ -37,10 +36,10 @@ from medvit.training.evaluation import (
     scorer,
     table,
 )
-from medvit.training.evaluation.classical import CLASSICAL, STRENGTHS, _noise, classical
+from medvit.training.evaluation.classical_denoisers import CLASSICAL, STRENGTHS, _noise, classical
 from medvit.training.evaluation.restoration import edge_response
-from medvit.training.publish import publish
-from medvit.transforms_xray import LabelsOnGridd
+from medvit.training.loop import publish
+from medvit.transforms import LabelsOnGridd
 from tests.bands import BandNetwork, oblique_affine, phantom
 
 ROOT = Path(__file__).resolve().parents[2]

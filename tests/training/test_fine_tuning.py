@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from medvit.atomic_write import hashes_within
 from medvit.bundles import open_bundle
-from medvit.io.staging import hashes_within
+from medvit.training import FineTuning, fine_tune
 from medvit.training.data import DataList
-from medvit.training.fine_tuning import FineTuning, fine_tune, gentle
+from medvit.training.fine_tuning import gentle
 from medvit.training.recipe import read_recipe
 from tests.label.learning import make_cases, make_learning_bundle
 

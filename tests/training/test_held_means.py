@@ -8,8 +8,8 @@ from torch import nn
 
 from medvit.errors import BundleError
 from medvit.training import LoopSettings, TrainingLoop
-from medvit.training.held_means import HeldMean, HoldSettings
-from medvit.training.objectives import RestorationObjective
+from medvit.training.objectives import HoldSettings, RestorationObjective
+from medvit.training.objectives.mean_constraint import HeldMean
 
 SOFT, BONE = 0.3, 0.8
 """Soft tissue lies within the held range, bone above."""

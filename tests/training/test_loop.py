@@ -19,16 +19,9 @@ from medvit.reconstruction import StackedSwinX2S
 from medvit.restoration import RestoreRWKV
 from medvit.segmentation import BarlowSwin, SwinUNETR
 from medvit.training import LoopSettings, TrainingLoop
-from medvit.training.machine import Machine
-from medvit.training.objectives import (
-    Objective,
-    OrganObjective,
-    PictureObjective,
-    RestorationObjective,
-    ViewObjective,
-)
-from medvit.training.start import start_from
-from medvit.training.xray import XraySampler
+from medvit.training.data.xray_pairs import XraySampler
+from medvit.training.loop import Machine, start_from
+from medvit.training.objectives import Objective, OrganObjective, PictureObjective, RestorationObjective, ViewObjective
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = LoopSettings(9, cooldown_steps=3, warmup_steps=2, batch_size=4, checkpoint_every=2, learning_rate=0.05)
@@ -339,7 +332,7 @@ def test_two_processes_learn_together(tmp_path):
         "import sys, torch\n"
         "import ignite.distributed as idist\n"
         "from pathlib import Path\n"
-        "from medvit.training.machine import several_processes\n"
+        "from medvit.training.loop import several_processes\n"
         "from tests.training.test_loop import Line, Points, SHORT\n"
         "from medvit.training import TrainingLoop\n"
         "with several_processes(torch.device('cpu')):\n"

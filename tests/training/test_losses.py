@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from medvit.errors import ShapeError
-from medvit.training.losses import focal_tversky, focal_tversky_ce, weighted_dice_ce
+from medvit.training.objectives.segmentation_losses import focal_tversky, focal_tversky_ce, weighted_dice_ce
 
 
 def _drawn(*spatial: int, classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from medvit.errors import BundleError, ImageError, ShapeError
 from medvit.segmentation import BarlowSwin, SwinUNETR
-from medvit.training.masked_modelling import MaskedModelling, _unfolded, draw_masks, masked_l1
+from medvit.training.objectives import MaskedModelling
+from medvit.training.objectives.masked_modelling import _unfolded, draw_masks, masked_l1
 
 
 def _swin(dims: int) -> SwinUNETR:

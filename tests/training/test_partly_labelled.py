@@ -20,8 +20,8 @@ from medvit.errors import SourceError
 from medvit.segmentation import SwinUNETR
 from medvit.training import Case, PatchSampler, PatchSettings
 from medvit.training.data import DataList
-from medvit.training.losses import weighted_dice_ce
 from medvit.training.objectives import Objective, OrganObjective
+from medvit.training.objectives.segmentation_losses import weighted_dice_ce
 from tests.bands import oblique_affine, phantom
 from tests.label.learning import make_learning_bundle
 

@@ -17,10 +17,10 @@ from medvit.cli.main import app
 from medvit.errors import BundleError, SourceError
 from medvit.segmentation import BarlowSwin
 from medvit.training import LoopSettings, TrainingLoop
-from medvit.training.data import Pair, load_labels, read_list
+from medvit.training.data import Pair, PictureSettings, load_labels, read_list
+from medvit.training.data.picture_crops import Picture, PictureSampler, load_picture
 from medvit.training.evaluation import evaluate_bundle
 from medvit.training.objectives import PictureObjective
-from medvit.training.pictures import Picture, PictureSampler, PictureSettings, load_picture
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "nuclei_barlow_swin"

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from medvit.centres import narrowed, widened
-from medvit.checkpoints import read_checkpoint
+from medvit.bundles import narrowed, read_checkpoint
+from medvit.bundles.pointwise_kernels import widened
 from medvit.errors import BundleError, CheckpointError
 from medvit.segmentation import SwinUNETR
-from medvit.training.point_kernels import with_point_kernels
+from medvit.training.objectives import with_point_kernels
 
 STAGES = ["encoder10", "decoder5.conv_block"]
 

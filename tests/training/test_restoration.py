@@ -16,18 +16,12 @@ from torch import nn
 
 from medvit.bundles import load_weights, open_bundle
 from medvit.errors import BundleError, ShapeError, SourceError
+from medvit.physics.degradations import LowDoseCT, ParallelBeam
 from medvit.restoration import RestoreRWKV
-from medvit.restoration.degradations import LowDoseCT, ParallelBeam
-from medvit.training import LoopSettings, TrainingLoop
-from medvit.training.data import DataList
+from medvit.training import LoopSettings, TrainingLoop, TrainSettings, train_bundle
+from medvit.training.data import DataList, PairSettings, Slices, read_images
+from medvit.training.data.degraded_pairs import PairSampler
 from medvit.training.objectives import RestorationObjective
-from medvit.training.restoration import (
-    PairSampler,
-    PairSettings,
-    Slices,
-    read_images,
-)
-from medvit.training.trainer import TrainSettings, train_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 RANGE = (-1024.0, 3072.0)

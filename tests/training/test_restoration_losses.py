@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from medvit.errors import ShapeError
-from medvit.training.restoration_losses import charbonnier, l1, ssim, ssim_loss
+from medvit.training.objectives import ssim
+from medvit.training.objectives.restoration_losses import charbonnier, l1, ssim_loss
 
 
 def _pair(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:

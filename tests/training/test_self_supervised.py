@@ -10,13 +10,10 @@ from torch import Tensor
 
 from medvit.errors import BundleError, ImageError, ShapeError
 from medvit.segmentation import BarlowSwin, SwinUNETR
-from medvit.segmentation.barlow_twins import barlow_twins_loss, two_views
-from medvit.training.loop import TrainingLoop
-from medvit.training.loop_settings import LoopSettings
-from medvit.training.objectives import PictureObjective
-from medvit.training.self_supervised import SwinPretraining, SwinTasks, cut_out, nt_xent, quarter_turned
-from medvit.training.start import start_from
-from medvit.training.twins import TwinsObjective
+from medvit.training.loop import LoopSettings, TrainingLoop, start_from
+from medvit.training.objectives import PictureObjective, SwinPretraining, SwinTasks, TwinsObjective
+from medvit.training.objectives.barlow_twins import barlow_twins_loss, two_views
+from medvit.training.objectives.swin_pretraining import cut_out, nt_xent, quarter_turned
 
 
 def _objective(seed: int = 0, **tasks: float) -> SwinPretraining:

@@ -14,16 +14,16 @@ import torch
 
 from medvit.bundles import Bundle, load_weights, open_bundle
 from medvit.errors import BundleError, ShapeError
-from medvit.intensities import unit_range
-from medvit.kspace import measured_part, truncated, zero_filled
-from medvit.model import load_model
+from medvit.inference import load_model
+from medvit.physics import measured_part, zero_filled
+from medvit.physics.kspace import truncated
 from medvit.restoration import RestoreRWKV
-from medvit.training.data import DataList
+from medvit.training import TrainSettings, train_bundle
+from medvit.training.data import DataList, Slices, TruncationPairs, read_stacks
+from medvit.training.data.truncation_pairs import TruncationSampler
 from medvit.training.evaluation import FinerRestoration, Part, evaluation_of, table
-from medvit.training.evaluation.finer import INTERPOLATIONS
-from medvit.training.restoration import Slices
-from medvit.training.super_resolution import TruncationPairs, TruncationSampler, read_stacks
-from medvit.training.trainer import TrainSettings, train_bundle
+from medvit.training.evaluation.super_resolution import INTERPOLATIONS
+from medvit.transforms import unit_range
 from tests.bands import SUPERRES, make_finer_bundle, oblique_affine
 
 PLAIN = TruncationPairs(crop=(24, 24), brightness=(1.0, 1.0), gamma=(1.0, 1.0))

@@ -14,9 +14,9 @@ from medvit.bundles import open_bundle
 from medvit.errors import ShapeError, SourceError
 from medvit.training.data import DataList
 from medvit.training.synthesis import Brightness, Pose, Scanner, Synthesis, SyntheticSampler, SyntheticSettings
-from medvit.training.synthesis.bending import flipped_ids, smooth_field
+from medvit.training.synthesis.artifacts import blur, ghosts, rician, thicker
+from medvit.training.synthesis.deformation import flipped_ids, smooth_field
 from medvit.training.synthesis.sampler import read_map
-from medvit.training.synthesis.scanning import blur, ghosts, rician, thicker
 from tests.bands import DEFAULT
 
 STILL = Pose(0.0, (1.0, 1.0), 0.0, 0.0, flip=0.0, pairs=((2, 3),))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError, SourceError
-from medvit.model import model_around
+from medvit.inference import model_around
 from medvit.training.evaluation import Part, evaluation_of
 
 BRAIN = Path(__file__).resolve().parents[2] / "bundles" / "brain_mr_swin_unetr"

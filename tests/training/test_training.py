@@ -22,14 +22,13 @@ from medvit.bundles import open_bundle
 from medvit.cli.main import app
 from medvit.errors import BundleError, SourceError
 from medvit.segmentation import SwinUNETR
-from medvit.training import Case, LoopSettings, PatchSampler, PatchSettings, TrainingLoop
+from medvit.training import Case, LoopSettings, PatchSampler, PatchSettings, TrainingLoop, TrainSettings, train_bundle
 from medvit.training.data import DataList, read_list
+from medvit.training.data.patches import load_case
 from medvit.training.evaluation import dice, evaluate_bundle, record_scores, table
-from medvit.training.losses import weighted_dice_ce
+from medvit.training.loop import publish
 from medvit.training.objectives import OrganObjective
-from medvit.training.patches import load_case
-from medvit.training.publish import publish
-from medvit.training.trainer import TrainSettings, train_bundle
+from medvit.training.objectives.segmentation_losses import weighted_dice_ce
 from tests.bands import oblique_affine, phantom
 from tests.label.learning import make_cases, make_learning_bundle
 
@@ -344,7 +343,7 @@ def _check_record(folder: Path, data: Path, root: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from medvit.cli.main import app
-from medvit.training import loop
+from medvit.training.loop import training_loop as loop
 
 whole = loop.store_state
 def stored(path, state):

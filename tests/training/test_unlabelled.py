@@ -17,14 +17,12 @@ from PIL import Image
 from medvit.bundles import open_bundle
 from medvit.errors import ImageError, SourceError
 from medvit.segmentation import BarlowSwin, SwinUNETR
-from medvit.training.data import DataList, read_entries
-from medvit.training.masked_modelling import MaskedModelling
+from medvit.training import TrainSettings, train_bundle
+from medvit.training.data import DataList, PictureCrops, VolumeCrops, read_entries
+from medvit.training.data.unlabelled_crops import CropSampler, Unlabelled
+from medvit.training.loop import start_from
+from medvit.training.objectives import MaskedModelling, SwinPretraining, TwinsObjective
 from medvit.training.recipe import read_recipe
-from medvit.training.self_supervised import SwinPretraining
-from medvit.training.start import start_from
-from medvit.training.trainer import TrainSettings, train_bundle
-from medvit.training.twins import TwinsObjective
-from medvit.training.unlabelled import CropSampler, PictureCrops, Unlabelled, VolumeCrops
 
 ROOT = Path(__file__).resolve().parents[2]
 

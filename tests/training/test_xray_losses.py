@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medvit.errors import ShapeError
-from medvit.training.xray_losses import view_agreement, view_losses
+from medvit.training.objectives.two_view_losses import view_agreement, view_losses
 
 
 def test_reference_numbers(shared):

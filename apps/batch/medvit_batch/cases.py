@@ -10,9 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from medvit.deidentification import Privacy
 from medvit.settings import RunSettings
-from medvit_batch.groups import Group
-from medvit_batch.privacy import Privacy
+from medvit_batch.catalogue.series_groups import Group
 
 __all__ = ["Decision", "Facts", "Job", "Key", "Outcome", "State", "Work", "digest_of", "in_turn"]
 
@@ -158,7 +158,7 @@ class Outcome:
         fatal: whether the worker should be replaced.
         full: whether there was no space left.
         flags: what a person must look at in a result.
-        rating: one of ``medvit.reports.quality.RATINGS``.
+        rating: one of ``medvit.reports.rating.RATINGS``.
         rating_reasons: why.
         notes: what a reader must know.
         version, weights: of the bundle that ran.

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from medvit.cli.common import Debug, Json, MemoryLimit, Quiet, Shown, guarded
-from medvit_batch.asking import Asked
+from medvit_batch.cli_options import LogFormat, Out, asks
 from medvit_batch.events import Format, speaking
-from medvit_batch.options import LogFormat, Out, asks
+from medvit_batch.options import Asked
 
 __all__ = ["app"]
 
@@ -43,7 +43,7 @@ def run(
     asked = replace(asked, archive=str(archive))
     shown, code = speaking(log_format, quiet, as_json, debug), 0
     with guarded(shown):
-        from medvit_batch.doing import run_batch, show_plan
+        from medvit_batch.commands import run_batch, show_plan
 
         code = show_plan(asked, output, shown) if dry_run else run_batch(asked, output, shown)
     raise typer.Exit(code)
@@ -65,7 +65,7 @@ def watch(
     asked = replace(asked, archive=str(inbox))
     shown, code = speaking(log_format, quiet, False, debug), 0
     with guarded(shown):
-        from medvit_batch.watching import Pace, watch_folder
+        from medvit_batch.watch import Pace, watch_folder
 
         code = watch_folder(asked, output, shown, Pace(quiet_for, every))
     raise typer.Exit(code)
@@ -89,7 +89,7 @@ def retry(
     shown, code = speaking(log_format, quiet, as_json, debug), 0
     other: dict[str, Any] = {k: v for k, v in {"workers": workers, "time_limit": time_limit}.items() if v is not None}
     with guarded(shown):
-        from medvit_batch.doing import Again, retry_batch
+        from medvit_batch.commands import Again, retry_batch
 
         code = retry_batch(output, Again(reason, set_aside, other, device), shown)
     raise typer.Exit(code)
@@ -106,7 +106,7 @@ def status(
     """Where a batch stands; also while it runs."""
     shown = Shown(json=as_json, debug=debug)
     with guarded(shown):
-        from medvit_batch.status import show_status
+        from medvit_batch.results.status import show_status
 
         show_status(output, shown, cases or paths, paths)
 
@@ -116,7 +116,7 @@ def report(output: Done, quiet: Quiet = False, debug: Debug = False) -> None:
     """Write cases.csv, measurements.csv and report.html anew; also while a run is going on."""
     shown = Shown(quiet=quiet, debug=debug)
     with guarded(shown):
-        from medvit_batch.doing import write_reports
+        from medvit_batch.commands import write_reports
         from medvit_batch.journal import Journal
 
         journal = Journal(output)

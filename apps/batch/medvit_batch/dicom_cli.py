@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from medvit.cli.common import Debug, Json, Quiet, guarded
-from medvit_batch.asking import Asked
+from medvit_batch.cli_options import LogFormat, Out, asks
 from medvit_batch.events import Format, speaking
-from medvit_batch.options import LogFormat, Out, asks
-from medvit_batch.peers import Local, parse_peer, quiet_networking
+from medvit_batch.network.peers import Local, parse_peer, quiet_networking
+from medvit_batch.options import Asked
 
 __all__ = ["app"]
 
@@ -48,10 +48,10 @@ def listen(
     """Receive series (C-STORE), run them, and send results on, until it is stopped (Ctrl-C or SIGTERM)."""
     shown, code = speaking(log_format, quiet, False, debug), 0
     with guarded(shown):
-        from medvit_batch.listening import listen as go
-        from medvit_batch.listening import target_of
-        from medvit_batch.receiving import Node
-        from medvit_batch.watching import Pace
+        from medvit_batch.network.store_scp import Node
+        from medvit_batch.node import listen as go
+        from medvit_batch.node import target_of
+        from medvit_batch.watch import Pace
 
         node = Node(local, host, port, tuple(allow or ()), max_associations, asked.min_free_gb)
         code = go(asked, output, shown, node, Pace(quiet_for, every, complete_at), target_of(send_to, commit))
@@ -79,10 +79,10 @@ def query(
     """Find series (C-FIND, QIDO); with -o fetch them (C-GET, C-MOVE, WADO), run them, and send results back."""
     shown, code = speaking(log_format, quiet, as_json, debug), 0
     with guarded(shown):
-        from medvit_batch.doing import run_batch
-        from medvit_batch.listening import drain, inbox_of, say_unsent, target_of
-        from medvit_batch.querying import fetch, find, parse_keys
-        from medvit_batch.receiving import Node
+        from medvit_batch.commands import run_batch
+        from medvit_batch.network.query_retrieve import fetch, find, parse_keys
+        from medvit_batch.network.store_scp import Node
+        from medvit_batch.node import drain, inbox_of, say_unsent, target_of
 
         quiet_networking()
         source, target = parse_peer(peer), target_of(send_to, commit)

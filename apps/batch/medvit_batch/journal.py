@@ -16,9 +16,9 @@ from typing import Any
 
 from medvit_batch.cases import Decision, State
 from medvit_batch.errors import BatchError
-from medvit_batch.tables import connect
+from medvit_batch.sqlite import connect
 
-__all__ = ["JOURNAL", "Journal"]
+__all__ = ["JOURNAL", "Journal", "sends_by_state"]
 
 JOURNAL = "journal.sqlite"
 _VERSION = 3
@@ -264,3 +264,12 @@ def _corrected(row: sqlite3.Row, decision: Decision) -> bool:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def sends_by_state(journal: Journal) -> dict[str, int]:
+    """How many results wait for all peers, are sent, or were refused; empty where nothing is sent on."""
+    there = journal.base.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='sends'").fetchone()
+    if there is None:
+        return {}
+    rows = journal.base.execute("SELECT state, COUNT(*) AS n FROM sends GROUP BY state").fetchall()
+    return {row["state"]: int(row["n"]) for row in rows}

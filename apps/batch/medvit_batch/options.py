@@ -1,133 +1,173 @@
-"""Options that several commands share, stated once: what to run, how and what to write; and what we are on the network."""
+"""What a user asked of a batch, as the journal keeps it, so that ``retry`` and ``watch`` can ask the same again."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from medvit.settings import DEFAULT_BUNDLE, RunSettings, check_geometry, check_names
+from medvit_batch.errors import BatchError
 
-from medvit.cli.common import Geometry, MemoryLimit, RepairTags, split_values
-from medvit_batch.asking import Asked
-from medvit_batch.events import Format
-from medvit_batch.peers import Local, Tls
+if TYPE_CHECKING:
+    from medvit.deidentification import Privacy
+    from medvit_batch.execution.batch import Batch
+    from medvit_batch.execution.cluster_spec import Where
 
-__all__ = ["LogFormat", "Out", "asks"]
+__all__ = ["Asked"]
 
-Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; created, or gone on with.", show_default=False)]  # fmt: skip
-
-LogFormat = Annotated[Format, typer.Option("--log-format", help="What is printed: text for people, or json, a line for each event.")]  # fmt: skip
-
-Bundle = Annotated[str | None, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle: name or folder. Default: as medvit segment.", show_default=False)]  # fmt: skip
-Rules = Annotated[str | None, typer.Option("--rules", help="TOML or YAML file that says which series goes to which bundle.", show_default=False)]  # fmt: skip
-Select = Annotated[str | None, typer.Option("--select", help="Only series for which this holds, as 'Modality == CT and BodyPart ~ HEAD'.", show_default=False)]  # fmt: skip
-Types = Annotated[list[str] | None, typer.Option("--output-type", "-ot", help="nifti, dicom-seg, rtstruct, sr, sc, png; dicom for a restored series; repeatable. Default: as medvit segment and restore.")]  # fmt: skip
-Rois = Annotated[list[str] | None, typer.Option("--roi-subset", "-rs", help="Labels to keep, separated by commas.")]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")]
-Preview = Annotated[bool, typer.Option("--preview/--no-preview", "-p", help="A picture of each result; the report shows them.")]  # fmt: skip
-Statistics = Annotated[bool, typer.Option("--statistics", "-s", help="Also statistics.csv for each case.")]
-Fast = Annotated[bool, typer.Option("--fast", "-f", help="The bundle's lighter overlap: faster, slightly less exact.")]
-Backend = Annotated[str, typer.Option("--backend", help="How the network is run: auto, eager, compiled, openvino or cuda; as medvit segment.")]  # fmt: skip
-Precision = Annotated[str, typer.Option("--precision", help="fp32, or bf16 where the bundle's gate has passed; as medvit segment.")]  # fmt: skip
-PerLabel = Annotated[bool, typer.Option("--per-label", help="Also one NIfTI for each label.")]
-Force = Annotated[bool, typer.Option("--force", help="Run on modalities the bundle was not made for; recorded.")]
-OnIrregular = Annotated[str, typer.Option("--on-irregular", help="fail, resample or split tilted or uneven stacks.")]
-Workers = Annotated[int, typer.Option("--workers", "-w", help="Processes; each keeps its own model in memory.")]
-TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds a case may take; then it has failed.")]
-StopAfter = Annotated[
-    int,
-    typer.Option("--stop-after", help="Stop when so many cases in a row have failed; watch and listen rest and go on."),
-]
-MinFree = Annotated[float, typer.Option("--min-free-gb", help="Start no case when less space than this is free.")]
-Deidentify = Annotated[bool, typer.Option("--deidentify", help="Results name nobody: DICOM PS3.15's Basic Profile.")]
-DeidKey = Annotated[Path | None, typer.Option("--deid-key", help="File with the project's secret for --deidentify; made if it is not there.", show_default=False)]  # fmt: skip
-Retain = Annotated[list[str] | None, typer.Option("--retain", help="With --deidentify, keep: shifted-dates, device, institution, characteristics; repeatable.")]  # fmt: skip
-BurnedIn = Annotated[bool, typer.Option("--allow-burned-in", help="With --deidentify, also images that may have names in their pixels.")]  # fmt: skip
-Cluster = Annotated[str, typer.Option("--cluster", help="Dask workers run the cases: the address of a scheduler; or local, slurm, cuda, to start --workers of them.", show_default=False)]  # fmt: skip
-Jobs = Annotated[list[str] | None, typer.Option("--job", help="With --cluster slurm, name=value for each job: queue, account, walltime, cores, memory, gres, interface, prologue, python; repeatable.")]  # fmt: skip
-MetricsPort = Annotated[int, typer.Option("--metrics-port", help="Serve metrics for Prometheus at this port of this machine, under /metrics; 0: nowhere.")]  # fmt: skip
-Issuer = Annotated[str, typer.Option("--issuer", help="Issuer of every PatientID without IssuerOfPatientID; decides whether equal numbers mean one patient.", show_default=False)]  # fmt: skip
-WithImages = Annotated[bool, typer.Option("--with-images", help="With --deidentify, also write the images, de-identified.")]  # fmt: skip
+_ON_IRREGULAR = ("fail", "resample", "split")
 
 
-Aet = Annotated[str, typer.Option("--aet", help="Our AE title.")]
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a peer may be silent.")]
-Cert = Annotated[Path | None, typer.Option("--tls-cert", help="Our certificate (PEM).", show_default=False)]
-Key = Annotated[Path | None, typer.Option("--tls-key", help="Its key (PEM).", show_default=False)]
-Trust = Annotated[Path | None, typer.Option("--tls-trust", help="Certificates that are trusted (PEM).", show_default=False)]  # fmt: skip
+@dataclass(frozen=True)
+class Asked:
+    """The options of ``medvit batch run``; plain values only."""
 
+    archive: str
+    bundle: str | None = None
+    rules: str | None = None
+    select: str | None = None
+    types: tuple[str, ...] = ()
+    preview: bool = True
+    statistics: bool = False
+    per_label: bool = False
+    run: dict[str, Any] = field(default_factory=dict)
+    workers: int = 1
+    time_limit: float = 3600.0
+    stop_after: int = 10
+    min_free_gb: float = 1.0
+    deidentify: bool = False
+    deid_key: str | None = None
+    retain: tuple[str, ...] = ()
+    allow_burned_in: bool = False
+    with_images: bool = False
+    metrics_port: int = 0
+    cluster: str = ""
+    job: tuple[str, ...] = ()
+    issuer: str = ""
 
-def _asked(
-    bundle: Bundle = None,
-    rules: Rules = None,
-    select: Select = None,
-    output_type: Types = None,
-    roi_subset: Rois = None,
-    device: Device = "auto",
-    preview: Preview = True,
-    statistics: Statistics = False,
-    fast: Fast = False,
-    backend: Backend = "auto",
-    precision: Precision = "fp32",
-    per_label: PerLabel = False,
-    force: Force = False,
-    repair_tags: RepairTags = False,
-    on_irregular: OnIrregular = "fail",
-    geometry: Geometry = None,
-    workers: Workers = 1,
-    time_limit: TimeLimit = 3600,
-    stop_after: StopAfter = 10,
-    min_free_gb: MinFree = 1.0,
-    deidentify: Deidentify = False,
-    deid_key: DeidKey = None,
-    retain: Retain = None,
-    allow_burned_in: BurnedIn = False,
-    with_images: WithImages = False,
-    metrics_port: MetricsPort = 0,
-    cluster: Cluster = "",
-    job: Jobs = None,
-    memory_limit: MemoryLimit = None,
-    issuer: Issuer = "",
-) -> Asked:
-    switches = {"device": device, "fast": fast, "backend": backend, "precision": precision, "force": force, "roi_subset": split_values(roi_subset), "repair_tags": repair_tags, "on_irregular": on_irregular, "geometry": geometry}  # fmt: skip
-    return Asked(
-        "", bundle, rules, select, split_values(output_type), preview, statistics, per_label, switches, workers, time_limit,
-        stop_after, min_free_gb, deidentify, None if deid_key is None else str(deid_key), split_values(retain), allow_burned_in,
-        with_images, metrics_port, cluster, tuple(job or ()), issuer.strip(),
-    )  # fmt: skip
+    def lasting(self) -> Asked:
+        """With full paths, so that it means the same wherever it is asked again."""
+        bundle = self.bundle
+        if bundle is not None and (Path(bundle) / "configs" / "metadata.json").is_file():
+            bundle = str(Path(bundle).resolve())
+        rules = None if self.rules is None else str(Path(self.rules).resolve())
+        key = None if self.deid_key is None else str(Path(self.deid_key).resolve())
+        return replace(self, archive=str(Path(self.archive).resolve()), bundle=bundle, rules=rules, deid_key=key)
 
+    def command(self) -> dict[str, Any]:
+        """As the journal keeps it."""
+        return asdict(self)
 
-def _local(
-    aet: Aet = "MEDVIT", timeout: Timeout = 30, tls_cert: Cert = None, tls_key: Key = None, tls_trust: Trust = None
-) -> Local:
-    return Local(aet, timeout, Tls(tls_cert, tls_key, tls_trust))
+    @classmethod
+    def again(cls, command: dict[str, Any]) -> Asked:
+        """What an earlier run was asked."""
+        several = {name: tuple(command.get(name, ())) for name in ("types", "retain", "job")}
+        return cls(**{**command, **several})
 
+    def privacy(self, make_key: bool = True) -> Privacy | None:
+        """How results are to be de-identified; None where they are not.
 
-_GROUPS: dict[str, Callable[..., Any]] = {"asked": _asked, "local": _local}
+        Args:
+            make_key: whether a key is written where there is none; otherwise one serves for this once.
 
+        Raises:
+            BatchError: options that contradict one another, or no sound key.
+        """
+        from medvit.deidentification import RETAINABLE, Privacy, read_key
 
-def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the shared options in place of its parameters ``asked`` and ``local``, which it gets filled in.
+        if not self.deidentify:
+            if self.deid_key or self.retain or self.allow_burned_in or self.with_images:
+                raise BatchError(
+                    "Found --deid-key, --retain, --allow-burned-in or --with-images without --deidentify; they say how that is done. "
+                    "Add --deidentify, or leave them out."
+                )
+            return None
+        wrong = [name for name in self.retain if name not in RETAINABLE]
+        if wrong:
+            raise BatchError(
+                f"Found --retain {wrong[0]}; it must be one of {', '.join(RETAINABLE)}. Correct it, or leave it out to retain nothing."
+            )
+        if self.deid_key is None:
+            raise BatchError(
+                "Found --deidentify without --deid-key; a project's secret is needed, from which new UIDs are made, the same in each "
+                "run. Name a file outside the results with --deid-key: where there is none, a key is made."
+            )
+        key, _ = read_key(Path(self.deid_key), make_key)
+        return Privacy(key, tuple(sorted(self.retain)), self.allow_burned_in, self.with_images)
 
-    The ``archive`` of ``asked`` it fills in itself.
-    """
-    own = inspect.signature(command, eval_str=True).parameters
-    groups = {name: inspect.signature(_GROUPS[name], eval_str=True).parameters for name in own if name in _GROUPS}
+    def _where(self, out: Path) -> Where | None:
+        """The cluster that was asked for.
 
-    @wraps(command)
-    def wrapped(**values: Any) -> None:
-        for name, shared in groups.items():
-            values[name] = _GROUPS[name](**{option: values.pop(option) for option in shared})
-        command(**values)
+        Raises:
+            BatchError: options that contradict one another.
+        """
+        from medvit_batch.execution.cluster_spec import STARTED, Where
+        from medvit_batch.execution.slurm import read_job
 
-    merged: list[inspect.Parameter] = []
-    for name, parameter in own.items():
-        merged += groups[name].values() if name in groups else [parameter]
-    merged = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in merged]
-    wrapped.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
-    del wrapped.__wrapped__
-    return wrapped
+        if self.job and self.cluster != "slurm":
+            raise BatchError(
+                "Found --job without --cluster slurm; it says what is asked of SLURM for each worker. Add the one or leave out the other."
+            )
+        if not self.cluster:
+            return None
+        if self.workers > 1 and (self.cluster not in STARTED or self.cluster == "cuda"):
+            own = "there is one for each GPU" if self.cluster == "cuda" else "a cluster has workers of its own"
+            raise BatchError(f"Found both --workers and --cluster {self.cluster}; {own}. Leave --workers out.")
+        return Where(self.cluster, self.workers, read_job(self.job), out)
+
+    def batch(self, out: Path, make_key: bool = True) -> Batch:
+        """Everything that a session needs.
+
+        Args:
+            out: where results go.
+            make_key: as ``privacy`` takes it.
+
+        Raises:
+            BatchError: options that contradict one another, or a number out of range.
+            BackendError: a backend or a precision that there is not. GeometryError: a geometry that there is not.
+            RulesError, ExpressionError: rules or a selection that cannot be understood.
+        """
+        from medvit.restoration import RESTORED_TYPES
+        from medvit.segmentation import OUTPUT_TYPES
+        from medvit_batch.cases import Work
+        from medvit_batch.execution.batch import Batch, Limits
+        from medvit_batch.selection.plan import Plan
+        from medvit_batch.selection.rules import one_bundle, read_rules
+
+        if self.rules is not None and self.bundle is not None:
+            raise BatchError("Found both -b and --rules; rules name the bundles themselves. Leave one out.")
+        for name, value, least in (
+            ("--workers", self.workers, 1), ("--stop-after", self.stop_after, 1), ("--time-limit", self.time_limit, 0.001),
+            ("--min-free-gb", self.min_free_gb, 0),
+        ):  # fmt: skip
+            if not value >= least:
+                raise BatchError(f"Found {name} {value:g}; at least {least:g} is needed. Correct it.")
+        known = tuple(dict.fromkeys((*OUTPUT_TYPES, *RESTORED_TYPES)))
+        wrong = [name for name in self.types if name not in known]
+        if wrong:
+            raise BatchError(f"Found output type {wrong[0]!r}; it must be one of {', '.join(known)}. Correct -ot.")
+        run = {**self.run, "roi_subset": tuple(self.run.get("roi_subset", ()))}
+        if run.get("on_irregular", "fail") not in _ON_IRREGULAR:
+            raise BatchError(
+                f"Found --on-irregular {run['on_irregular']}; it must be one of {', '.join(_ON_IRREGULAR)}. Correct it."
+            )
+        check_names(run.get("backend", "auto"), run.get("precision", "fp32"))
+        check_geometry(run.get("geometry"))
+        rules = (
+            one_bundle(self.bundle or DEFAULT_BUNDLE, self.select)
+            if self.rules is None
+            else read_rules(Path(self.rules), self.select)
+        )
+        work = Work(
+            RunSettings(**run), self.types, self.preview, self.statistics, self.per_label, self.privacy(make_key)
+        )
+        limits = Limits(
+            self.workers,
+            self.time_limit,
+            self.stop_after,
+            self.min_free_gb,
+            metrics_port=self.metrics_port,
+            where=self._where(out),
+        )
+        return Batch(Path(self.archive), out, Plan(rules, work, self.issuer), limits, self.command())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvit.io.staging import replace_file
+from medvit.atomic_write import replace_file
 from medvit_label.errors import AccountError
 
 __all__ = ["ROLES", "SHORTEST_PASSWORD", "Account", "Accounts", "add_account", "read_accounts", "remove_account"]

@@ -57,7 +57,7 @@ def _reach(settings: ServerSettings, shown: Shown) -> None:
     from medvit_label.settings import is_url
 
     if is_url(settings.studies):
-        from medvit_label.dicomweb import require_login
+        from medvit_label.images.dicomweb import require_login
 
         words = require_login(settings.studies, settings.login)
         if words:
@@ -88,8 +88,8 @@ def start(
     """Serve until stopped (Ctrl-C). On this machine only, unless --host says otherwise."""
     shown = Shown(quiet=quiet, debug=debug)
     with guarded(shown):
-        from medvit.dicomweb import read_login
-        from medvit_label.needs import require_server
+        from medvit.io.dicom import read_login
+        from medvit_label.dependencies import require_server
         from medvit_label.settings import Limits, ServerSettings, state_folder
 
         require_server()
@@ -117,9 +117,9 @@ def check(
     """Start a server on a free port, infer through MONAI Label's own client, stop it, and say what works."""
     shown, code = Shown(json=as_json, debug=debug), 0
     with guarded(shown):
-        from medvit.dicomweb import read_login
-        from medvit_label.check import run_check
-        from medvit_label.needs import require_client, require_server
+        from medvit.io.dicom import read_login
+        from medvit_label.dependencies import require_client, require_server
+        from medvit_label.self_test import run_check
         from medvit_label.settings import ServerSettings, state_folder
 
         require_server()
@@ -154,7 +154,7 @@ def versions(model: Named, studies: Studies, state: State = None, as_json: Json 
     """List a model's versions in a project: as installed, and those trained here with their scores."""
     shown = Shown(json=as_json, debug=debug)
     with guarded(shown):
-        from medvit_label.versions import open_versions
+        from medvit_label.models.versions import open_versions
 
         found = open_versions(studies, state).listing(model)
         if as_json:
@@ -178,7 +178,7 @@ def rollback(
     """Let an earlier version of a model answer, also while the project is being served. Nothing is deleted."""
     shown = Shown(debug=debug)
     with guarded(shown):
-        from medvit_label.versions import open_versions
+        from medvit_label.models.versions import open_versions
 
         number = open_versions(studies, state).roll_back(model, to)
         shown.say(f"From now on version {number} of {model} answers{'' if number else ', as installed'}.")

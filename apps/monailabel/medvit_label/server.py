@@ -13,10 +13,15 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 
 from medvit.errors import MedvitError
-from medvit_label import routes_labels, routes_login, routes_page, routes_project, routes_train, routes_work
+from medvit_label.access_control import Guard
 from medvit_label.accounts import Accounts
-from medvit_label.guard import Guard
-from medvit_label.service import Service
+from medvit_label.project import Service
+from medvit_label.routes import inference as routes_work
+from medvit_label.routes import labels as routes_labels
+from medvit_label.routes import login as routes_login
+from medvit_label.routes import page as routes_page
+from medvit_label.routes import project as routes_project
+from medvit_label.routes import training as routes_train
 from medvit_label.settings import ServerSettings
 
 __all__ = ["create_app", "serve"]

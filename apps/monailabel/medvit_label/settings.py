@@ -6,8 +6,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medvit.dicomweb import Login, names_a_password
 from medvit.errors import SourceError
+from medvit.io.dicom import Login, names_a_password
 from medvit.settings import check_geometry
 from medvit_label.errors import AccessError
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from medvit.atomic_write import write_aside
 from medvit.errors import BackendError, system_words
-from medvit.io.staging import write_aside
 
 __all__ = ["cache_folder", "kept"]
 

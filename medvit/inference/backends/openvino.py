@@ -25,8 +25,8 @@ from torch import Tensor, nn
 import medvit
 from medvit.errors import BackendError
 from medvit.inference.backends.cache import kept
-from medvit.inference.backends.fingerprint import fingerprint
-from medvit.inference.backends.recorded import as_recorded
+from medvit.inference.backends.export_norm import as_recorded
+from medvit.inference.backends.network_fingerprint import fingerprint
 
 __all__ = ["Graph", "faster_graph_of", "graph_of", "refusal"]
 

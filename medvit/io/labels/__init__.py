@@ -1,6 +1,5 @@
 """Reading others' results: SEG, RTSTRUCT and label maps as one kind of value, on any grid."""
 
-from medvit.io.labels.model import Grid, LabelSet, Origin, Segment
-from medvit.io.labels.reading import read_labels
+import lazy_loader
 
-__all__ = ["Grid", "LabelSet", "Origin", "Segment", "read_labels"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from medvit.errors import ShapeError
 from medvit.kernels.backends import chosen
-from medvit.kernels.bi_wkv import plain, scan
+from medvit.kernels.bi_wkv import export as plain
+from medvit.kernels.bi_wkv import prefix_sum as scan
 from medvit.kernels.bi_wkv.checks import BACKENDS, HALVES, check_finite, check_kinds, in_one_type, refusal
-from medvit.kernels.bi_wkv.image import bi_wkv_2d
+from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
 from medvit.kernels.bi_wkv.reference import bi_wkv_reference
-from medvit.kernels.recording import recording, values_known
+from medvit.kernels.tracing import recording, values_known
 
 __all__ = ["bi_wkv", "bi_wkv_2d"]
 

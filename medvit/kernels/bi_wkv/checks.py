@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
-from medvit.kernels.launching import no_triton
+from medvit.kernels.triton_support import no_triton
 
 __all__ = ["BACKENDS", "HALVES", "check_finite", "check_kinds", "in_one_type", "refusal"]
 

@@ -16,7 +16,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from medvit.kernels.bi_wkv.chunks import (
+from medvit.kernels.bi_wkv.blocked import (
     CHUNK,
     connect,
     connect_gradients,
@@ -29,8 +29,8 @@ from medvit.kernels.bi_wkv.chunks import (
     summarise,
     summarise_gradients,
 )
-from medvit.kernels.bi_wkv.lanes import LANES
-from medvit.kernels.compiled import compiled, threads
+from medvit.kernels.bi_wkv.simd import LANES
+from medvit.kernels.numba_support import compiled, threads
 
 __all__ = ["backward", "forward", "gradients", "run"]
 
@@ -166,7 +166,7 @@ def run(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor | None, y: Tensor)
 
 def _carefully(wild: np.ndarray, w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """y of the channels that no common scale holds; the others are not written. Copies, which the usual way does not."""
-    from medvit.kernels.bi_wkv import careful
+    from medvit.kernels.bi_wkv import stable as careful
 
     y = torch.empty(k.shape, dtype=k.dtype)
     keys, values = (x.detach().flatten(1, 2).numpy() for x in (k, v))
@@ -211,7 +211,7 @@ def _careful_gradients(
     shared: tuple[np.ndarray, np.ndarray],
     out: tuple[Tensor, Tensor, Tensor | None],
 ) -> None:
-    from medvit.kernels.bi_wkv import careful
+    from medvit.kernels.bi_wkv import stable as careful
 
     w, u, k, v, r = inputs
     open_by = r.detach().sigmoid() if r is not None else None

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from medvit.kernels.bi_wkv import triton_backward, triton_forward
-from medvit.kernels.launching import launching
+from medvit.kernels.triton_support import launching
 
 __all__ = ["Plan", "Scan", "backward", "forward", "gradients", "run"]
 

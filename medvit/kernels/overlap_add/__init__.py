@@ -10,11 +10,11 @@ from torch import Tensor
 
 from medvit.errors import ShapeError
 from medvit.kernels.backends import chosen
-from medvit.kernels.launching import no_triton
 from medvit.kernels.overlap_add.blend import Blend, box
+from medvit.kernels.overlap_add.label_stream import LabelStream, argmax_of, sigmoid_above
 from medvit.kernels.overlap_add.reference import overlap_add_reference
-from medvit.kernels.overlap_add.stream import LabelStream, argmax_of, sigmoid_above
-from medvit.kernels.recording import values_known
+from medvit.kernels.tracing import values_known
+from medvit.kernels.triton_support import no_triton
 
 __all__ = ["Blend", "LabelStream", "argmax_of", "overlap_add", "overlap_add_reference", "sigmoid_above"]
 

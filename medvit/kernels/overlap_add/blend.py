@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.kernels.launching import no_triton
+from medvit.kernels.triton_support import no_triton
 
 __all__ = ["Blend", "box", "check_window", "fused"]
 

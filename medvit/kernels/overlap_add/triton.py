@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medvit.kernels.launching import launching
 from medvit.kernels.overlap_add import triton_kernels as kernels
+from medvit.kernels.triton_support import launching
 
 __all__ = ["accumulate", "blend"]
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
 from medvit.kernels.backends import chosen
-from medvit.kernels.launching import no_triton
-from medvit.kernels.recording import plain, values_known
-from medvit.kernels.resample_argmax import slabs
+from medvit.kernels.resample_argmax import torch_slabs as slabs
 from medvit.kernels.resample_argmax.axes import axes
 from medvit.kernels.resample_argmax.reference import resample_argmax_reference
+from medvit.kernels.tracing import plain, values_known
+from medvit.kernels.triton_support import no_triton
 
 __all__ = ["resample_argmax"]
 

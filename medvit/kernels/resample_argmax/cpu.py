@@ -6,7 +6,7 @@ import numpy as np
 from numba import prange
 from torch import Tensor
 
-from medvit.kernels.compiled import compiled, threads
+from medvit.kernels.numba_support import compiled, threads
 from medvit.kernels.resample_argmax.axes import Axis
 
 __all__ = ["choose"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from medvit.kernels.launching import launching
 from medvit.kernels.resample_argmax.axes import Axis
 from medvit.kernels.resample_argmax.triton_kernels import choose as kernel
+from medvit.kernels.triton_support import launching
 
 __all__ = ["choose"]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from medvit.errors import ShapeError
 from medvit.kernels.backends import chosen
-from medvit.kernels.launching import no_triton
-from medvit.kernels.recording import recording, values_known
+from medvit.kernels.tracing import recording, values_known
+from medvit.kernels.triton_support import no_triton
+from medvit.kernels.window_attention.export import window_attention_recorded
 from medvit.kernels.window_attention.layout import WindowLayout, window_layout
 from medvit.kernels.window_attention.operator import attend
-from medvit.kernels.window_attention.recorded import window_attention_recorded
 from medvit.kernels.window_attention.reference import window_attention_reference
 
 __all__ = ["window_attention"]

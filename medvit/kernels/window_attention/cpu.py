@@ -17,7 +17,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from medvit.kernels.compiled import compiled, threads
+from medvit.kernels.numba_support import compiled, threads
 from medvit.kernels.window_attention.layout import WindowLayout
 
 __all__ = ["backward", "forward"]

@@ -11,7 +11,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from medvit.kernels.launching import launching
+from medvit.kernels.triton_support import launching
 from medvit.kernels.window_attention import triton_kernels as kernels
 from medvit.kernels.window_attention.layout import WindowLayout
 

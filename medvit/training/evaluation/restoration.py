@@ -13,22 +13,19 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from medvit.bundle_facts import Calibration
-from medvit.bundles import Bundle
+from medvit.bundles import Bundle, Calibration
 from medvit.errors import BundleError
-from medvit.model import Model, apply
-from medvit.pipeline import open_for
+from medvit.inference import Model, apply
+from medvit.physics.degradations import LowDoseCT
 from medvit.progress import Progress
-from medvit.reports.change import Change, measure_change
-from medvit.reports.restored_quality import judge_change
-from medvit.restorable import neighbours
-from medvit.restoration.degradations import LowDoseCT
+from medvit.restoration import Change, judge_change, measure_change, neighbours
 from medvit.settings import RunSettings
-from medvit.training.evaluation.answers import Answer, Judged, Signal
-from medvit.training.evaluation.classical import STRENGTHS, classical
-from medvit.training.evaluation.part import Judge, Part, Say, mean_rows, summary
-from medvit.training.restoration import Slices, read_images
-from medvit.training.restoration_losses import ssim
+from medvit.tasks import open_for
+from medvit.training.data import Slices, read_images
+from medvit.training.evaluation.classical_denoisers import STRENGTHS, classical
+from medvit.training.evaluation.evaluation_set import Judge, Part, Say, mean_rows, summary
+from medvit.training.evaluation.outcomes import Answer, Judged, Signal
+from medvit.training.objectives import ssim
 
 __all__ = ["DoseRestoration", "dose_table", "edge_response"]
 
@@ -74,7 +71,7 @@ class DoseRestoration:
         window: intensities that PSNR and SSIM look at, in the image's unit.
         bias_range: clean intensities among which the bias is taken, in the image's unit.
         acceptable_bias: beyond which a restored image is a bad answer, for the rating.
-        compared: denoisers that learn nothing (``medvit.training.evaluation.classical``) to judge on the same slices, each at
+        compared: denoisers that learn nothing (``medvit.training.evaluation.classical_denoisers``) to judge on the same slices, each at
             the best of ``STRENGTHS``, chosen on these very slices: no less than they can do.
 
     Edge response is how much of the clean image's steps is left: over the 2 % of pixels with the steepest clean gradient in

@@ -11,10 +11,10 @@ import torch
 from monai.data import MetaTensor
 
 from medvit.errors import BundleError
-from medvit.result import Result
+from medvit.segmentation import Result
 from medvit.training.data import DataList, every_entry_names
-from medvit.training.evaluation.labels import LabelledCase, LabelOverlap
-from medvit.training.evaluation.part import Part
+from medvit.training.evaluation.evaluation_set import Part
+from medvit.training.evaluation.segmentation import LabelledCase, LabelOverlap
 from medvit.training.synthesis import Synthesis, SyntheticSampler, SyntheticSettings
 
 __all__ = ["SyntheticOverlap"]

@@ -5,8 +5,6 @@ head is moved, bent, and scanned by a poor scanner, all anew for each sample. ``
 on CPU or GPU; ``SyntheticSettings`` makes it a recipe's draws.
 """
 
-from medvit.training.synthesis.generator import Synthesis
-from medvit.training.synthesis.sampler import SyntheticSampler, SyntheticSettings
-from medvit.training.synthesis.settings import Brightness, Pose, Scanner
+import lazy_loader
 
-__all__ = ["Brightness", "Pose", "Scanner", "Synthesis", "SyntheticSampler", "SyntheticSettings"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.training.synthesis.bending import flipped_ids, sampled_labels, sampling_grid, smooth_field
-from medvit.training.synthesis.scanning import blur, ghosts, rician, thicker
+from medvit.training.synthesis.artifacts import blur, ghosts, rician, thicker
+from medvit.training.synthesis.deformation import flipped_ids, sampled_labels, sampling_grid, smooth_field
 from medvit.training.synthesis.settings import Brightness, Pose, Scanner
 
 __all__ = ["Synthesis"]

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from medvit.bundles import Bundle
 from medvit.errors import ShapeError
-from medvit.io.geometry import spacing_mm
-from medvit.training.data import DataList, known_ids, plain_name, read_entries
+from medvit.io import spacing_mm
+from medvit.training.data import DataList, VolumeReading, known_ids, plain_name, read_entries
 from medvit.training.synthesis.generator import Synthesis
-from medvit.training.volumes import VolumeReading
-from medvit.transforms_place import placed
+from medvit.transforms import placed
 
 __all__ = ["SyntheticSampler", "SyntheticSettings", "read_map"]
 
@@ -42,7 +41,7 @@ class SyntheticSettings:
         synthesis: makes an image from a map.
         targets: (source id, class id) pairs: what the network is to find. Source ids that are not named are painted like any
             other and are background to the network.
-        place: give the network three channels of place beside the image (``medvit.transforms_place``).
+        place: give the network three channels of place beside the image (``medvit.transforms.coordinates``).
     """
 
     synthesis: Synthesis

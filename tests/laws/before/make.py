@@ -42,7 +42,7 @@ _PATIENCE = 300.0
 _KILLED_AFTER_A_CHECKPOINT = """
 import os, signal, sys
 from medvit.cli.main import app
-from medvit.training import loop
+from medvit.training.loop import training_loop as loop
 
 whole = loop.store_state
 def stored(path, state):

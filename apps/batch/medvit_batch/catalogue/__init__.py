@@ -1,0 +1,1 @@
+"""The catalogue of files and series that a batch found."""

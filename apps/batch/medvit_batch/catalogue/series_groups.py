@@ -1,0 +1,313 @@
+"""The images of a catalogue by what belongs together: a series of loose files, a series in a zip, an image file."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.io import NAMED_ALIKE, NOWHERE, Lost, without_digits
+from medvit.io.dicom.header import Identity, Plane, differing, keyed, resolved_issuers
+from medvit.io.dicom.preflight import Preflight, Volume, differing_versions
+from medvit_batch.catalogue.file_headers import dicom_file, planes_of
+
+__all__ = ["ARCHIVE", "Group", "Groups", "Image", "alias", "found_in", "full_path"]
+
+_JOINED = "SELECT f.*, d.path FROM files f JOIN folders d ON d.id=f.folder"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The images of one series in one place: the loose files of the archive, or one zip.
+
+    Attributes:
+        inside: number of the zip it lies in; 0 for loose files. With ``series``, its key in the catalogue.
+        series: SeriesInstanceUID, or what stands for it where there is none.
+        place: empty for loose files, else a short hash of the zip's path.
+        planes: all of them.
+        damaged: aliases of damaged files that belong to the series, and why.
+        doubtful: how many damaged files lie beside its files and may belong to it or to another series.
+        lost: aliases of files beside its own that could not be read and may be slices of it, and why.
+        changed: when the newest of its files came, nanoseconds.
+        stamp: hash of its files' paths, sizes, times and headers; the same as long as nothing was touched.
+        patient: keyed fingerprint of who the headers say the patient is.
+        issuer: who issued the PatientID, where another series of the archive or the user says so and the headers do not.
+        question: why a person has to decide which patient it is of; empty where that is clear.
+        several: whether nothing but name and birth date, both of which differ, tells apart the people whose PatientID it has.
+            Results carry the patient of their own images, so the question counts only where pseudonyms would join them.
+    """
+
+    inside: int
+    series: str
+    place: str
+    planes: tuple[Plane, ...]
+    damaged: tuple[tuple[str, str], ...]
+    doubtful: int
+    lost: tuple[Lost, ...]
+    changed: int
+    stamp: str
+    patient: str = ""
+    issuer: str = ""
+    question: str = ""
+    several: bool = False
+
+
+@dataclass(frozen=True)
+class _Patients:
+    """Identities of the patients in an archive: issuers by identity, and series that occur under several patients."""
+
+    issuers: dict[Identity, str | None]
+    disputed: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image file of another format, or a zip with just one in it.
+
+    Attributes:
+        alias: its number in the catalogue.
+        path: where it lies.
+        place: a hash of the path.
+        changed, stamp: as of a ``Group``.
+    """
+
+    alias: str
+    path: Path
+    place: str
+    changed: int
+    stamp: str
+
+
+class Groups:
+    """What the last walk of a catalogue saw, one series after the other.
+
+    Args:
+        base: the catalogue's tables.
+        seen: number of the last walk.
+        secret: what fingerprints are keyed with.
+    """
+
+    def __init__(self, base: sqlite3.Connection, seen: int, secret: bytes) -> None:
+        self.base, self.seen, self.secret = base, seen, secret
+        self.assumed = ""
+        """Issuer that the user states for every PatientID without one."""
+
+        self.patients: _Patients | None = None
+        self.beside: tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]] | None = None
+
+    def groups(self) -> Iterator[Group]:
+        """Every series with images that the last walk saw, one at a time: only one is held in memory."""
+        rows = self.base.execute(
+            "SELECT DISTINCT CASE WHEN entry='' THEN 0 ELSE folder END AS inside, series FROM files "
+            "WHERE seen=? AND kind='planes' ORDER BY inside, series",
+            (self.seen,),
+        ).fetchall()
+        for row in rows:
+            group = self.group(row["inside"], row["series"])
+            if group is not None:
+                yield group
+
+    def group(self, inside: int, series: str) -> Group | None:
+        """The images of one series; None if the last walk saw none of them."""
+        if self.beside is None:
+            self.beside = self._damaged()
+        certain, doubtful = self.beside
+        where = "f.folder=? AND entry<>''" if inside else "?=0 AND entry=''"
+        rows = self.base.execute(
+            f"{_JOINED} WHERE {where} AND f.seen=? AND kind='planes' AND series=? ORDER BY f.id",
+            (inside, self.seen, series),
+        ).fetchall()
+        if not rows:
+            return None
+        planes = _planes(rows)
+        homes = {row["folder"] for row in rows}
+        bad = certain.get((inside, series), [])
+        home = planes[0].file.folder
+        identities = {plane.patient for plane in planes}
+        issuer, question, several = self._decided(series, identities)
+        lost = self._lost(rows)
+        return Group(
+            inside,
+            series,
+            _short(rows[0]["path"]) if inside else "",
+            tuple(planes),
+            tuple((f"{home}/f{row['id']}", row["said"]) for row in bad),
+            sum(doubtful.get(folder, 0) for folder in homes),
+            tuple((alias(row), why) for row, why in lost),
+            max(row["changed"] for row in (*rows, *bad)),
+            _stamp((*rows, *bad, *(row for row, _ in lost)), self.secret),
+            keyed(self.secret, identities),
+            issuer,
+            question,
+            several,
+        )
+
+    def _decided(self, series: str, identities: set[Identity]) -> tuple[str, str, bool]:
+        """Return the issuer to read a series' PatientID with, the reason where a person must decide, and ``Group.several``."""
+        if self.patients is None:
+            self.patients = self._look_at_patients()
+        words = self.patients.disputed.get(series)
+        if words is not None:
+            return (
+                "",
+                (
+                    f"Found this series more than once in the archive, in versions that differ in {' and '.join(words)}; its result would "
+                    "carry one of them. Decide which is right, move the other away, and run again."
+                ),
+                False,
+            )
+        issuers = [self.patients.issuers.get(identity, identity.issuer) for identity in identities]
+        if None in issuers:
+            numbers = {identity.number for identity in identities}
+            if not any(known.issuer for known in self.patients.issuers if known.number in numbers):
+                return (
+                    "",
+                    (
+                        "Found a PatientID that the archive has under different names and different birth dates, without IssuerOfPatientID; "
+                        "a person has to decide if it is one patient. Say with --issuer NAME that one institution issued the number, to one "
+                        "patient, or correct the headers, and run again."
+                    ),
+                    True,
+                )
+            return (
+                "",
+                (
+                    "Found a PatientID that the archive has with and without IssuerOfPatientID, where name and birth date do not settle "
+                    "if it is one patient; a person has to decide. Say with --issuer NAME who issued the numbers without an issuer, or correct "
+                    "the headers, and run again."
+                ),
+                False,
+            )
+        return next((issuer for issuer in issuers if issuer), ""), "", False
+
+    def _look_at_patients(self) -> _Patients:
+        rows = self.base.execute(
+            "SELECT DISTINCT CASE WHEN entry='' THEN 0 ELSE folder END AS inside, series, patient FROM files "
+            "WHERE seen=? AND kind='planes'",
+            (self.seen,),
+        )
+        places: dict[str, dict[int, set[Identity]]] = defaultdict(lambda: defaultdict(set))
+        for row in rows.fetchall():
+            places[row["series"]][row["inside"]] |= {Identity(*values) for values in json.loads(row["patient"])}
+        everybody = {identity for found in places.values() for group in found.values() for identity in group}
+        disputed = {}
+        for series, found in places.items():
+            if len(found) > 1:
+                pairs = itertools.combinations(found.values(), 2)
+                words = [w for one, two in pairs for a in one for b in two for w in differing(a, b, absent=False)]
+                words += self._between_versions(series)
+                if words:
+                    disputed[series] = tuple(dict.fromkeys(words))
+        return _Patients(resolved_issuers(everybody, self.assumed), disputed)
+
+    def _between_versions(self, series: str) -> list[str]:
+        """List what the versions of an image differ in, where a series lies in several places, a zip among them."""
+        rows = self.base.execute(
+            f"{_JOINED} WHERE f.seen=? AND kind='planes' AND series=? ORDER BY f.id", (self.seen, series)
+        )
+        return differing_versions(_planes(rows.fetchall()))[1]
+
+    def _lost(self, rows: list[sqlite3.Row]) -> list[tuple[sqlite3.Row, str]]:
+        """Find what may be a slice beside those of a series and could not be read, or is empty, and why."""
+        homes = {alias(row).rpartition("/")[0] for row in rows}
+        names = {(alias(row).rpartition("/")[0], without_digits(_name(row))) for row in rows}
+        beside = self.base.execute(
+            f"{_JOINED} WHERE f.seen=? AND kind IN ('missing', 'unreadable', 'other') AND f.folder IN "
+            f"({','.join('?' * len({row['folder'] for row in rows}))}) ORDER BY f.id",
+            (self.seen, *{row["folder"] for row in rows}),
+        ).fetchall()
+        found = []
+        for row in beside:
+            home = alias(row).rpartition("/")[0]
+            if row["kind"] != "other" and home in homes:
+                found.append((row, row["said"] or NOWHERE))
+            elif row["kind"] == "other" and (home, without_digits(_name(row))) in names:
+                found.append((row, NAMED_ALIKE))
+        return found
+
+    def _damaged(self) -> tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]]:
+        """Damaged files by the series they belong to, and counts by folder of those that may belong to several."""
+        certain: dict[tuple[int, str], list[sqlite3.Row]] = defaultdict(list)
+        doubtful: dict[int, int] = defaultdict(int)
+        rows = self.base.execute(
+            f"{_JOINED} WHERE f.seen=? AND kind='damaged' AND d.zip>=0",
+            (self.seen,),
+        ).fetchall()
+        for row in rows:
+            inside = row["folder"] if row["entry"] else 0
+            if row["series"]:
+                certain[inside, row["series"]].append(row)
+                continue
+            beside = self.base.execute(
+                "SELECT DISTINCT series FROM files WHERE folder=? AND seen=? AND kind='planes'",
+                (row["folder"], self.seen),
+            ).fetchall()
+            if len(beside) == 1:
+                certain[inside, beside[0]["series"]].append(row)
+            else:
+                doubtful[row["folder"]] += 1
+        return certain, doubtful
+
+    def images(self) -> Iterator[Image]:
+        """Every image file of another format that the last walk saw."""
+        rows = self.base.execute(
+            f"{_JOINED} WHERE f.seen=? AND kind='image' ORDER BY f.id",
+            (self.seen,),
+        )
+        for row in rows.fetchall():
+            path = full_path(row)
+            yield Image(alias(row), Path(os.fsdecode(path)), _short(path), row["changed"], _stamp([row], self.secret))
+
+
+def _planes(rows: Iterable[sqlite3.Row]) -> list[Plane]:
+    planes: list[Plane] = []
+    for row in rows:
+        planes += planes_of(row["planes"], dicom_file(alias(row), full_path(row), row["entry"], row["size"]))
+    return planes
+
+
+def alias(row: sqlite3.Row) -> str:
+    """What a file is called outside of the catalogue."""
+    within = row["entry"].replace("\\", "/").rpartition("/")[0]
+    apart = f"-{_short(within.encode('utf-8', 'surrogateescape'))[:4]}" if within else ""
+    return f"d{row['folder']}{apart}/f{row['id']}"
+
+
+def _name(row: sqlite3.Row) -> str:
+    return row["entry"] or os.fsdecode(row["name"])
+
+
+def full_path(row: sqlite3.Row) -> bytes:
+    """The path of a file; of an entry, that of its zip."""
+    path: bytes = row["path"]
+    return path if row["entry"] else os.path.join(path, row["name"])  # noqa: PTH118 - bytes
+
+
+def _short(path: bytes) -> str:
+    return hashlib.sha256(path).hexdigest()[:16]
+
+
+def _stamp(rows: Iterable[sqlite3.Row], secret: bytes) -> str:
+    digest = hashlib.blake2b(key=secret, digest_size=32)
+    for row in sorted(rows, key=lambda r: (full_path(r), r["entry"])):
+        digest.update(
+            repr((full_path(row), row["entry"], row["size"], row["modified"], row["planes"])).encode(
+                "utf-8", "surrogateescape"
+            )
+        )
+    return digest.hexdigest()
+
+
+ARCHIVE = "the archive"
+"""What a message calls the source."""
+
+
+def found_in(group: Group, volumes: tuple[Volume, ...]) -> Preflight:
+    """A series of the archive as preflight would find it alone in a folder."""
+    return Preflight(len(group.planes), volumes, {}, group.damaged, 0, group.lost)

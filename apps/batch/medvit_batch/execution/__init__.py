@@ -1,0 +1,1 @@
+"""Running the cases of a batch in worker processes or on a cluster."""

@@ -1,0 +1,99 @@
+"""The images of a case: found, hashed and decoded; by whoever runs it, or ahead of that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from medvit.errors import SourceError
+from medvit.progress import Progress
+from medvit_batch.cases import Job
+
+if TYPE_CHECKING:
+    from medvit.io import Scan
+    from medvit.io.dicom.preflight import Preflight
+
+__all__ = ["Opened", "open_case", "read_case"]
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What is known of a case before its pixels are decoded.
+
+    Attributes:
+        found: what preflight finds of its series; None for an image file.
+        digest: a hash of everything in its images that decides the result.
+    """
+
+    found: Preflight | None
+    digest: str
+
+
+def open_case(job: Job) -> Opened:
+    """Find and hash a case's images, one file at a time.
+
+    Raises:
+        SourceError: they cannot be read, or are others than when they were looked at.
+    """
+    digest = hashlib.sha256()
+    if job.group is None:
+        assert job.key.image is not None
+        try:
+            with job.key.image.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise SourceError(f"Found the image, which cannot be opened ({why}). Check its permissions.") from error
+        return Opened(None, digest.hexdigest())
+    from medvit.io.dicom.preflight import sort_planes
+    from medvit_batch.catalogue.series_groups import found_in
+
+    volumes = sort_planes(job.group.planes)
+    chosen = next((v for v in volumes if v.number == job.key.number), None)
+    if chosen is None:
+        raise SourceError(
+            "Found other volumes in the series than when it was looked at; its files changed. Run the batch again."
+        )
+    files = {plane.file.name: plane.file for plane in chosen.planes}
+    # the order of files in the archive is no part of the images
+    digest.update("".join(sorted(hashlib.sha256(file.read()).hexdigest() for file in files.values())).encode())
+    digest.update(repr((chosen.part, chosen.kind, job.group.doubtful > 0)).encode())
+    if job.group.lost:
+        digest.update(repr(sorted(Counter(why for _, why in job.group.lost).items())).encode())
+    return Opened(found_in(job.group, volumes), digest.hexdigest())
+
+
+def read_case(job: Job, opened: Opened, progress: Progress) -> Scan:
+    """A case's images decoded, and de-identified where that is asked.
+
+    Raises:
+        MedvitError: as ``medvit.io.open_found`` and ``open_source`` do.
+    """
+    scan = _decoded(job, opened, progress)
+    if job.note:
+        scan = replace(scan, notes=(*scan.notes, job.note))
+    if job.work.privacy is None:
+        return scan
+    from medvit.deidentification import deidentified_scan
+
+    return deidentified_scan(scan, job.work.privacy)
+
+
+def _decoded(job: Job, opened: Opened, progress: Progress) -> Scan:
+    from medvit.io import open_source
+    from medvit.io.dicom import open_found
+    from medvit_batch.catalogue.series_groups import ARCHIVE
+
+    if job.group is None or opened.found is None:
+        assert job.key.image is not None
+        return open_source(job.key.image, progress=progress, geometry=job.work.run.geometry)
+    scan = open_found(opened.found, str(job.key.number), job.work.run.on_irregular, ARCHIVE, progress).check()
+    if not job.group.doubtful:
+        return scan
+    said = (
+        f"{job.group.doubtful} damaged file(s) lie beside the images of this and other series; one of them may be a slice at "
+        "the end of this volume."
+    )
+    return replace(scan, set_aside=(*scan.set_aside, said))

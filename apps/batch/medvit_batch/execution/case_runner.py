@@ -1,0 +1,255 @@
+"""Running a case through the pipeline; whatever happens on the way becomes an outcome, with stage, reason and remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from medvit.errors import (
+    GeometryError,
+    ImageError,
+    MedvitError,
+    ModalityError,
+    OutputError,
+    SelectionError,
+    ShapeError,
+    SourceError,
+    out_of_space,
+)
+from medvit.progress import Progress
+from medvit_batch.cases import Job, Outcome, State
+from medvit_batch.catalogue.file_headers import without_values
+from medvit_batch.execution.case_input import Opened, open_case, read_case
+from medvit_batch.execution.worker import Link
+
+if TYPE_CHECKING:
+    from medvit.inference import Model
+    from medvit.io import Scan
+    from medvit.restoration import Restored, RestoredSaved
+    from medvit.segmentation import Result, Saved
+
+__all__ = ["input_digest", "run_case"]
+
+_THEIRS = (SourceError, GeometryError, ImageError, SelectionError, ModalityError, ShapeError)
+"""Errors that lie in the images: the case is set aside, since running it again would not help."""
+
+_USUAL = {"dicom": ("dicom-seg", "nifti"), "picture": ("png",)}
+
+_Made = TypeVar("_Made")
+
+_HELD = 3
+"""How many times the size of its images a case takes at most while its results are written: images, labels, and what is written."""
+
+
+def run_case(job: Job, link: Link) -> Outcome | None:
+    """Run one case; whatever happens becomes an outcome, or None where the outcome is said once the results are written."""
+    progress = Progress(link.show)
+    made = _attempt(job, link, lambda: _made(job, link, progress))
+    if isinstance(made, Outcome):
+        return _told(job, made, progress)
+    size, write = made
+
+    def finish(beside: bool) -> Outcome:
+        start = time.perf_counter()
+        outcome = _attempt(job, link, write)
+        for name in ("write", "images"):  # with what lies around them: hashes, and waiting for the disk
+            progress.seconds.pop(name, None)
+        progress.seconds["behind" if beside else "write"] = time.perf_counter() - start
+        return _told(job, outcome, progress)
+
+    return link.finish(size, finish)
+
+
+def _attempt(job: Job, link: Link, step: Callable[[], _Made]) -> _Made | Outcome:
+    try:
+        return step()
+    except MemoryError:
+        text = "Found too little memory for this case."
+        return _failed(link, "MemoryError", text, "Retry it with fewer workers or on a machine with more memory.")
+    except MedvitError as error:
+        return _refused(job, link, error)
+    except Exception as error:
+        # the words of an unforeseen error may quote a header, so only its kind is kept
+        if type(error).__name__ == "OutOfMemoryError":
+            text = "Found too little memory on the GPU for this case."
+            return _failed(link, "OutOfMemoryError", text, "Retry it with fewer workers, or with --device cpu.")
+        where = _place(error)
+        text = f"Found something unforeseen ({type(error).__name__} in {where})."
+        return _failed(
+            link, type(error).__name__, text, "Run medvit segment on the series with --debug, and report it."
+        )
+
+
+def _told(job: Job, outcome: Outcome, progress: Progress) -> Outcome:
+    """An outcome as it may leave the worker, with what it took."""
+    if job.work.privacy is not None:
+        outcome = outcome.in_words(job.work.privacy.words)
+    seconds = {name: round(value, 3) for name, value in progress.seconds.items()}
+    return replace(outcome, seconds=seconds, peak_mb=_peak_mb())
+
+
+def input_digest(job: Job) -> str | Outcome:
+    """The hash of a case's images, without running it; or what came of it where there is none."""
+    found: list[str] = []
+
+    def ask(digest: str) -> bool:
+        found.append(digest)
+        return False
+
+    outcome = run_case(job, Link(lambda what, content: None, ask))
+    assert outcome is not None  # nothing is written
+    return found[0] if found else outcome
+
+
+def _made(job: Job, link: Link, progress: Progress) -> Outcome | tuple[int, Callable[[], Outcome]]:
+    """A case up to its result: the bytes that it holds, and the steps that write it."""
+    with progress.stage("open"):  # of a case that was read ahead, what is waited for
+        opened = (link.reading.opened() if link.reading is not None else None) or open_case(job)
+    if not link.ask(opened.digest):
+        return Outcome(State.SKIPPED)
+    with progress.stage("load"):
+        from medvit.bundles import open_bundle
+        from medvit.inference import load_model
+
+        bundle, run = open_bundle(job.bundle), job.work.run
+        model = load_model(bundle, run.device, run.fast, run.backend, run.precision)
+    link.say("started", time.monotonic())
+    with progress.stage("read"):
+        scan = _scan(job, opened, link, progress)
+    link.go()
+    write = (_restore if bundle.facts.task == "restoration" else _segment)(job, model, scan, progress)
+
+    with progress.stage("wait"):  # one case is written at a time
+        link.settle()
+    return scan.array.nbytes * _HELD, lambda: _with_images(job, opened, write(), progress)
+
+
+def _scan(job: Job, opened: Opened, link: Link, progress: Progress) -> Scan:
+    """A case's images: those that were read ahead, or read now."""
+    scan = link.reading.scan() if link.reading is not None else None
+    if scan is None:
+        return read_case(job, opened, progress)
+    assert link.reading is not None
+    progress.seconds["ahead"] = link.reading.seconds
+    return scan
+
+
+def _segment(job: Job, model: Model, scan: Scan, progress: Progress) -> Callable[[], Outcome]:
+    from medvit.pipeline import run_model
+    from medvit.segmentation import OUTPUT_TYPES, OutputSettings, check_types
+    from medvit.segmentation.save import save
+
+    types = tuple(t for t in job.work.types if t in OUTPUT_TYPES) or _USUAL.get(scan.kind, ("nifti",))
+    check_types(types, scan.kind)
+    result = run_model(model, scan, job.work.run, progress)
+    settings = OutputSettings(types, job.work.preview, job.work.statistics, job.work.per_label)
+    return lambda: _outcome(job, result, save(result, job.staging, settings), "implausible anatomy, quality is poor")
+
+
+def _restore(job: Job, model: Model, scan: Scan, progress: Progress) -> Callable[[], Outcome]:
+    from medvit.restoration import (
+        RESTORED_TYPES,
+        RestoredOutput,
+        check_restored_types,
+        run_restoration_model,
+        save_restored,
+        usual_restored_types,
+    )
+
+    types = tuple(t for t in job.work.types if t in RESTORED_TYPES) or usual_restored_types(scan.kind)
+    check_restored_types(types, scan.kind)
+    result = run_restoration_model(model, scan, job.work.run, progress)
+    settings = RestoredOutput(types, job.work.preview, job.work.statistics)
+    return lambda: _outcome(
+        job,
+        result,
+        save_restored(result, job.staging, settings),
+        "the image was not restored as it should be, quality is poor",
+    )
+
+
+def _with_images(job: Job, opened: Opened, outcome: Outcome, progress: Progress) -> Outcome:
+    """A case that was written, with its de-identified images where those are asked for."""
+    if job.work.privacy is None or not job.work.privacy.images or opened.found is None:
+        return outcome
+    from medvit.deidentification import add_images
+
+    with progress.stage("images"):
+        (volume,) = (v for v in opened.found.volumes if v.number == job.key.number)
+        add_images(job.staging, {plane.file.name: plane.file for plane in volume.planes}.values(), job.work.privacy)
+    return replace(outcome, seal=_seal(job.staging))
+
+
+def _outcome(job: Job, result: Result | Restored, saved: Saved | RestoredSaved, if_poor: str) -> Outcome:
+    flags = (*saved.set_aside, *([if_poor] if saved.quality["rating"] == "poor" else []))
+    return Outcome(
+        State.CHECKED,
+        flags=flags,
+        rating=saved.quality["rating"],
+        rating_reasons=tuple(saved.quality["reasons"]),
+        notes=tuple(_unnamed(note, job) for note in (*result.notes, *saved.notes) if note not in saved.set_aside),
+        version=result.bundle.version,
+        weights=result.bundle.weights_sha256,
+        seal=_seal(saved.folder),
+    )
+
+
+def _seal(folder: Path) -> str:
+    return hashlib.sha256((folder / "run.json").read_bytes()).hexdigest()
+
+
+def _unnamed(text: str, job: Job) -> str:
+    """A message without the name of an image file, which may be a person's; DICOM files have aliases from the start."""
+    path = job.key.image
+    if path is None:
+        return text
+    names = [str(path), path.name]
+    if path.suffix.lower() == ".zip":
+        with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+            names += [part for name in archive.namelist() for part in (name, name.rpartition("/")[2]) if part]
+    for name in names:
+        text = text.replace(name, "the image")
+    return text
+
+
+def _refused(job: Job, link: Link, error: MedvitError) -> Outcome:
+    text = without_values(_unnamed(str(error).splitlines()[0], job))
+    code = type(error).__name__
+    if isinstance(error, OutputError) and out_of_space(error.__cause__):
+        return Outcome(
+            State.PENDING, link.stage, code, text, "Free some space, then give the same command again.", full=True
+        )
+    state = State.SET_ASIDE if isinstance(error, _THEIRS) else State.FAILED
+    return Outcome(state, link.stage, code, text, _last_sentence(text))
+
+
+def _last_sentence(text: str) -> str:
+    """The step that each of our messages ends with."""
+    return text.rstrip().rpartition(". ")[2]
+
+
+def _failed(link: Link, code: str, reason: str, remedy: str) -> Outcome:
+    return Outcome(State.FAILED, link.stage, code, reason, remedy, fatal=True)
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "unknown" if trace is None else f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+
+
+def _peak_mb() -> float:
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -1,0 +1,110 @@
+"""Dask clusters: one that is there already, or one that is started for a run and ends with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from medvit_batch.errors import BatchError
+from medvit_batch.execution.cluster_spec import _LOCAL, CONNECT, DASHBOARD, STARTED, Cluster, Where, closed
+
+__all__ = ["started"]
+
+
+def started(where: Where) -> Cluster:
+    """A cluster, ready to be given cases; its workers may still be on their way.
+
+    Raises:
+        BatchError: what it needs is not installed or not there.
+    """
+    from medvit_batch.execution.slurm import slurm_cluster
+
+    client_of = _distributed()
+    if where.cluster not in STARTED:
+        return _connected(client_of, where.cluster)
+    with ExitStack() as begun:
+        with _environment():
+            made = {"local": _local, "slurm": slurm_cluster, "cuda": _cuda}[where.cluster](where, begun)
+        client = client_of(made, set_as_default=False)
+        begun.callback(client.close)
+        ends = begun.pop_all()
+
+    def close() -> None:
+        with _environment():
+            ends.close()
+
+    return Cluster(client, str(made.scheduler_address), close, where.cluster == "slurm")
+
+
+def _distributed() -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise BatchError(
+            "Found that distributed is not installed; --cluster needs it. Run pip install 'medvit[distributed]'."
+        ) from error
+    return Client
+
+
+def _connected(client_of: Any, address: str) -> Cluster:
+    try:
+        client = client_of(address, timeout=CONNECT, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise BatchError(
+            f"Found no Dask scheduler at {address} ({type(error).__name__}); its address is needed, such as tcp://host:8786, or one of "
+            f"{', '.join(STARTED)}. Start one with dask scheduler, and workers with dask worker ADDRESS --nthreads 1."
+        ) from error
+    return Cluster(client, address, client.close)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """What Dask's nannies set in the environment of whoever starts them is there while they start, and no longer."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _local(where: Where, begun: ExitStack) -> Any:
+    from distributed import LocalCluster
+
+    # without a limit: the processes that hold images are ours, which Dask does not count
+    made = LocalCluster(
+        n_workers=where.workers,
+        threads_per_worker=1,
+        host=_LOCAL,
+        dashboard_address=DASHBOARD,
+        memory_limit=0,
+        silence_logs="ERROR",
+        security=closed(),
+    )
+    begun.callback(made.close)
+    return made
+
+
+def _cuda(where: Where, begun: ExitStack) -> Any:
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise BatchError(
+            "Found that dask-cuda is not installed; --cluster cuda needs it. Run pip install 'medvit[cuda-cluster]' on a Linux machine "
+            "with NVIDIA GPUs, or start a dask worker for each GPU with CUDA_VISIBLE_DEVICES and give the scheduler's address."
+        ) from error
+    security = closed()
+    try:
+        made = LocalCUDACluster(
+            host=_LOCAL, dashboard_address=DASHBOARD, threads_per_worker=1, silence_logs="ERROR", security=security
+        )
+    except Exception as error:  # NVIDIA's own library says it in many ways
+        raise BatchError(
+            f"Found that no cluster of GPUs can be started here ({type(error).__name__}); NVIDIA GPUs and their driver are needed. See "
+            "nvidia-smi, or run without --cluster."
+        ) from error
+    begun.callback(made.close)
+    return made

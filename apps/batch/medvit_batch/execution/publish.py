@@ -1,0 +1,198 @@
+"""From checked to published: a case's folder gets its final name in one rename, and what a kill left is put right.
+
+A worker writes ``staging/<case>`` through ``medvit.segmentation.save.save``, which verifies every object, hashes and fsyncs every file. The
+journal says "checked" before the rename and "published" after it, so whichever of the two a kill falls between, the next
+run knows what it finds.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from medvit.atomic_write import explained
+from medvit.errors import OutputError
+from medvit_batch.cases import State
+from medvit_batch.errors import BatchError
+from medvit_batch.journal import JOURNAL, Journal
+
+__all__ = ["RECEIVED", "alone", "prepare", "publish_case", "recover", "staged", "sweep", "withdraw"]
+
+RECEIVED = "received"
+"""Folder for what comes over the network, within that for results: it is made before there is a journal."""
+
+WITHDRAWN = "withdrawn"
+"""Folder for results that no longer count, since the patient was corrected or is in question."""
+
+_STAGING, _CASES, _LOCK = "staging", "cases", ".lock"
+_MOST = 3
+"""How often a run may end while a case is at work, until the case is held to be the reason."""
+
+
+def prepare(out: Path) -> None:
+    """Make the folder for results, or see that it is one that a batch has written.
+
+    Raises:
+        OutputError: it holds something else, or cannot be made.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"Found a file at {out}, where the output folder should be. Choose another with -o.")
+    if (
+        out.is_dir()
+        and not (out / JOURNAL).is_file()
+        and any(p.name not in (_LOCK, RECEIVED, _STAGING, _CASES) for p in out.iterdir())
+    ):
+        raise OutputError(
+            f"Found files in {out} that no batch has written; a new folder is needed, or one to go on with. Choose another with -o."
+        )
+    with explained(out):
+        (out / _STAGING).mkdir(parents=True, exist_ok=True)
+        (out / _CASES).mkdir(exist_ok=True)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Be the only one that writes to a batch; the system lets go of the lock with the process, however that ends.
+
+    Raises:
+        BatchError: another process is at it.
+    """
+    with (out / _LOCK).open("a+") as file:
+        if not _lock(file):
+            raise BatchError(
+                f"Found another run that writes to {out}; one at a time can. Wait for it: medvit batch status {out}"
+            )
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK):
+            return False
+        raise
+    return True
+
+
+def staged(out: Path, case: int) -> Path:
+    """Where a worker writes a case."""
+    return out / _STAGING / str(case)
+
+
+def sweep(out: Path, case: int | None = None) -> None:
+    """Take away what was written aside: of one case, or everything."""
+    for path in (out / _STAGING).iterdir() if case is None else [staged(out, case)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def publish_case(out: Path, case: int, folder: str) -> None:
+    """Give a checked case its final name; an earlier result is gone in the same moment.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    source, final, old = staged(out, case), out / folder, out / _STAGING / f"old-{case}"
+    with explained(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(final, old)
+        os.replace(source, final)
+        for place in (final.parent, final.parent.parent, source.parent):
+            _sync(place)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def withdraw(out: Path, folder: str) -> str:
+    """Move a withdrawn result out of the way; return its new folder within the batch, or an empty text if there is no result.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    source = out / folder
+    if not source.is_dir():
+        return ""
+    home = out / WITHDRAWN / folder.removeprefix(f"{_CASES}/")
+    place = next(p for n in itertools.count(1) if not (p := home.with_name(f"{home.name}-{n}")).exists())
+    with explained(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, place)
+        for changed in (source.parent, place.parent):
+            _sync(changed)
+    return place.relative_to(out).as_posix()
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk too."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def recover(journal: Journal, out: Path) -> int:
+    """Put right what an earlier run left when it was killed; return how many cases were at work.
+
+    Checked cases are published, or were and only the journal does not know; those at work wait again; everything else that
+    was written aside goes.
+    """
+    for row in journal.cases(State.CHECKED):
+        if _intact(staged(out, row["id"]), row["seal"]):
+            publish_case(out, row["id"], row["folder"])
+            journal.move(row["id"], State.PUBLISHED)
+        elif _sealed(out / row["folder"], row["seal"]):
+            journal.move(row["id"], State.PUBLISHED)
+        else:
+            journal.move(row["id"], State.PENDING)
+    left = list(journal.cases(State.RUNNING))
+    for row in left:
+        times = row["interrupted"] + 1
+        if times < _MOST:
+            journal.move(row["id"], State.PENDING, interrupted=times)
+            continue
+        reason = f"Found that {times} runs ended while this case was at work."
+        remedy = "Run medvit segment on the series alone to see why; medvit batch retry tries it again here."
+        journal.move(
+            row["id"], State.FAILED, interrupted=0, stage="run", code="Interrupted", reason=reason, remedy=remedy
+        )
+    sweep(out)
+    return len(left)
+
+
+def _sealed(folder: Path, seal: str) -> bool:
+    record = folder / "run.json"
+    return record.is_file() and hashlib.sha256(record.read_bytes()).hexdigest() == seal
+
+
+def _intact(folder: Path, seal: str) -> bool:
+    """Whether a folder holds exactly what was checked."""
+    if not _sealed(folder, seal):
+        return False
+    for name, digest in json.loads((folder / "run.json").read_text())["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                return False
+    return True

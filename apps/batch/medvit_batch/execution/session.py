@@ -1,0 +1,316 @@
+"""A run: the plan entered into the journal, the cases worked off, every outcome written down before anything follows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from medvit.progress import Progress
+from medvit_batch.cases import Decision, Job, Key, Outcome, State
+from medvit_batch.catalogue.catalogue import Catalogue
+from medvit_batch.events import Events
+from medvit_batch.execution.batch import Batch, Limits
+from medvit_batch.execution.case_queue import Turns, doubtful
+from medvit_batch.execution.deduplicator import Claims
+from medvit_batch.execution.publish import publish_case, staged, sweep, withdraw
+from medvit_batch.execution.shutdown import Stop
+from medvit_batch.execution.worker_pool import Event, Pool
+from medvit_batch.journal import Journal
+
+if TYPE_CHECKING:
+    from medvit_batch.execution.dask_pool import ClusterPool
+
+__all__ = ["Session"]
+
+_TRIES = 2
+"""How often a case is tried whose worker was ended from outside: by the system, or by somebody."""
+
+_TICK = 0.5
+"""Seconds between looks at signals and at the disk."""
+
+
+def _pool(limits: Limits) -> Pool | ClusterPool:
+    if limits.where is not None:
+        from medvit_batch.execution.dask_pool import ClusterPool
+
+        return ClusterPool(limits.where, limits.time_limit)
+    return Pool(limits.workers, limits.time_limit, max(1, (os.cpu_count() or 1) // limits.workers))
+
+
+class Session:
+    """One process's work on a batch."""
+
+    def __init__(
+        self, batch: Batch, journal: Journal, catalogue: Catalogue, say: Callable[[str], None], events: Events
+    ) -> None:
+        self.batch, self.journal, self.catalogue, self.say, self.events = batch, journal, catalogue, say, events
+        limits = batch.limits
+        self.stop = Stop(limits.grace, say)
+        self.pool = _pool(limits)
+        self.number = journal.start({"archive": str(batch.archive), **batch.command})
+        self.failures = self.done = self.total = 0
+        self.lasting = False
+        """True where only a signal ends the session: after failures, or on a full disk, it rests and goes on by itself."""
+
+        self.unreported = False
+        """Return whether a look changed cases or withdrew results that the tables and the report do not show yet."""
+
+        self._short = False  # whether there was too little space at the last look
+        self._claims = Claims(journal, batch.out)
+        self._turns = Turns(())
+        self._next: dict[int, Job] = {}  # what workers were told comes next
+
+    def plan(self, progress: Progress, ready: Callable[[Decision], bool] = lambda decision: True) -> dict[int, Key]:
+        """Look at the archive and enter every decision; return what is to be run, and where its images are.
+
+        Args:
+            progress: told how far the look is.
+            ready: whether a series may be taken already.
+        """
+        archive = self.batch.archive
+        self.catalogue.look(archive, self.batch.out, progress, readers=max(1, (os.cpu_count() or 1) // 2))
+        planned: set[int] = set()
+        waiting: dict[int, Key] = {}
+        for decision in self.batch.plan.decide(self.catalogue):
+            progress.check()
+            if not ready(decision):
+                planned |= self.journal.numbers(decision)
+                continue
+            asked = self.batch.plan.asked_of(decision)
+            withdrawn = self._withdrawn(decision)
+            case, state, changed = self.journal.take(decision, asked, self.number, self.batch.out, withdrawn)
+            self.unreported |= withdrawn is not None or (changed and state is not State.PENDING)
+            planned.add(case)
+            if state is State.PENDING:
+                waiting[case] = decision.key
+        self.journal.gone(planned, str(archive))
+        self.journal.looked(self.number, self.catalogue.counts(), self.catalogue.unused())
+        return waiting
+
+    def _withdrawn(self, decision: Decision) -> tuple[str, str] | None:
+        """Move a result away that may be another patient's; return what a reader must know of it, and of those who have it."""
+        row = self.journal.doubted(decision)
+        if row is None:
+            return None
+        place = withdraw(self.batch.out, row["folder"])
+        moved = f"the earlier result was moved to {place}" if place else "the earlier result is gone"
+        why = (
+            "It is in question which patient these images are of"
+            if decision.disputed
+            else "The patient of these images was corrected"
+        )
+        peers = self.journal.recalled(row["folder"])
+        recall = f"The earlier result was sent to {', '.join(peers)}: have it removed there." if peers else ""
+        name = row["folder"].removeprefix("cases/")
+        self.say(f"{name}: {why[0].lower()}{why[1:]}; {moved}. {recall}".rstrip())
+        self.events.write("withdrawn", case=name, disputed=decision.disputed, folder=place, sent_to=peers)
+        return f"{why}; {moved}.", recall
+
+    def work_off(self, waiting: dict[int, Key], keep: bool = False) -> None:
+        """Run cases until none is left or the run is to stop; what is not finished then waits in the journal.
+
+        Args:
+            waiting: what to run.
+            keep: whether workers stay for the next time, with their models.
+        """
+        self._turns, self._next = Turns(waiting), {}
+        self.total = self.done + len(waiting)
+        try:
+            while (self._turns and not self.stop.asked) or self.pool.busy():
+                while self._turns and self.pool.idle() and not self.stop.asked and self._room():
+                    self._give(self._turns.pick(self.pool.ahead()), waiting)
+                self._tell_next(waiting)
+                if self.stop.now:
+                    break
+                for event in self.pool.wait(_TICK):
+                    again = self._heard(event)
+                    if again is not None:
+                        self._turns.again(again)
+        finally:
+            if not keep or self.pool.busy():
+                self.close()
+
+    def _tell_next(self, keys: dict[int, Key]) -> None:
+        """Tell workers what comes next, so that they read it beside what they run; nothing stands in the journal for it."""
+        if self.stop.asked:
+            return
+        for case in self._turns.coming(self.pool.ahead()):
+            if not self.pool.hungry():
+                return
+            row = self.journal.case(case)
+            if not doubtful(row):
+                self._next[case] = self._job(row, keys[case])
+                self.pool.tell(self._next[case])
+
+    def close(self) -> None:
+        """End the workers; cases that were at work wait again."""
+        for job in self.pool.stop():
+            self.journal.move(job.case, State.PENDING)
+            sweep(self.batch.out, job.case)
+
+    def _room(self) -> bool:
+        free = shutil.disk_usage(self.batch.out).free / 1e9
+        if free >= self.batch.limits.min_free_gb:
+            if self._short:
+                self.say(f"Found {free:.2f} GB free again; cases are run.")
+            self._short = False
+            return True
+        self.no_space(
+            f"Found {free:.2f} GB free where results go; {self.batch.limits.min_free_gb:g} GB are to stay free (--min-free-gb)."
+        )
+        return False
+
+    def no_space(self, found: str) -> None:
+        """Start no more cases for lack of space; print the reason once.
+
+        Args:
+            found: what was found, a sentence.
+        """
+        if not self._short:
+            step = (
+                "Free some space: it goes on by itself."
+                if self.lasting
+                else "Free some space, then give the same command again."
+            )
+            self.say(f"{found} {step}")
+        self._short = True
+        self._ask("space")
+
+    def _ask(self, reason: str) -> None:
+        """Start no more cases; where the run is to last, those at work may take as long as they need."""
+        self.stop.ask(reason)
+        if self.lasting and not self.stop.ended:
+            self.stop.until = float("inf")
+
+    def rested(self) -> None:
+        """Go on after a rest; the next failure in a row makes it rest again."""
+        self.failures = min(self.failures, self.batch.limits.stop_after - 1)
+        self.stop.go_on()
+
+    def _give(self, case: int, keys: dict[int, Key]) -> None:
+        row = self.journal.case(case)
+        job = self._next.pop(case, None) or self._job(row, keys[case])
+        self.journal.move(case, State.RUNNING, tries=row["tries"] + 1, stage="start")
+        sweep(self.batch.out, case)
+        self.pool.give(job, case in self._turns.alone or doubtful(row))
+
+    def _job(self, row: dict[str, Any], key: Key) -> Job:
+        case, root = row["id"], self.batch.plan.root(row["bundle"])
+        group = self.catalogue.group(key.inside, key.series) if key.image is None else None
+        work = self.batch.plan.work
+        if work.privacy is not None and group is not None and group.issuer:
+            work = replace(work, privacy=replace(work.privacy, issuer=group.issuer))
+        return Job(case, row["folder"], root, work, staged(self.batch.out, case), group, key, row["note"])
+
+    def _heard(self, event: Event) -> int | None:
+        """Write down what a worker did; return its case if it is to be tried again."""
+        job = event.job
+        if event.what == "input":
+            event.worker.answer(self._claims.must_run(job.case, event.content))
+        elif event.of_another and self._turns.suspect(job.case, event.beside):
+            return self._back(job, "another case in the same worker may be the reason; it is tried again by itself")
+        elif event.what == "done":
+            self._done(job, event.content)
+        elif event.what == "late":
+            limit = self.batch.limits.time_limit
+            reason = f"Found that the case took longer than {limit:g} s (--time-limit) and ended it."
+            self._settle(
+                job, Outcome(State.FAILED, event.content, "TimeLimit", reason, "Retry it with a longer --time-limit.")
+            )
+        elif event.what == "lost":
+            return self._lost(job, event.worker.stage, event.content)
+        elif event.what == "unborn":
+            return self._back(job, "")
+        elif event.what == "back":
+            return self._back(job, "its worker was ended because of another case; it is tried again")
+        return None
+
+    def _back(self, job: Job, why: str) -> int:
+        """A case waits again, as if it had not been tried."""
+        self._claims.release(job.case)
+        self.journal.move(job.case, State.PENDING, tries=self.journal.case(job.case)["tries"] - 1)
+        sweep(self.batch.out, job.case)
+        if why:
+            self._tell(job, State.PENDING, why, Outcome(State.PENDING))
+        return job.case
+
+    def _done(self, job: Job, outcome: Outcome) -> None:
+        if outcome.state is State.SKIPPED:
+            state, reason = self._claims.why_not(job.case)
+            words = {"stage": "input", "code": "copy", "reason": reason} if reason else {"stage": ""}
+            self.journal.move(job.case, state, **words)
+            self._tell(job, state, reason or "nothing has changed", outcome)
+        elif outcome.state is State.CHECKED:
+            self._publish(job, outcome)
+        elif outcome.full:
+            self.journal.move(job.case, State.PENDING)
+            self.no_space(outcome.reason)
+        else:
+            self._settle(job, outcome)
+        self._claims.release(job.case)
+
+    def _publish(self, job: Job, outcome: Outcome) -> None:
+        row = self.journal.case(job.case)
+        held = self._claims.held(job.case)
+        columns = {
+            "stage": "", "code": "", "reason": "", "remedy": "", "held": held, "flags": json.dumps((*outcome.flags, *filter(None, [row["recall"]]))),
+            "rating": outcome.rating, "rating_reasons": json.dumps(outcome.rating_reasons), "notes": json.dumps(outcome.notes),
+            "version": outcome.version, "weights": outcome.weights, "seal": outcome.seal, "seconds": json.dumps(outcome.seconds),
+            "peak_mb": outcome.peak_mb, "interrupted": 0,
+        }  # fmt: skip
+        self.journal.move(job.case, State.CHECKED, **columns)
+        publish_case(self.batch.out, job.case, row["folder"])
+        self.journal.move(job.case, State.PUBLISHED)
+        self.failures = 0
+        self._tell(job, State.PUBLISHED, f"rating {outcome.rating}{', flagged' if outcome.flags else ''}", outcome)
+
+    def _lost(self, job: Job, stage: str, how: str) -> int | None:
+        tries = self.journal.case(job.case)["tries"]
+        self._claims.release(job.case)
+        if "ended by" in how and tries < _TRIES:
+            self.journal.move(job.case, State.PENDING)
+            self._tell(
+                job, State.PENDING, f"its worker was lost ({how}); it is tried again", Outcome(State.PENDING, stage)
+            )
+            return job.case
+        killed = " The system ends processes so when memory runs out." if "SIGKILL" in how else ""
+        reason = f"Found its worker dead: {how}.{killed}"
+        remedy = "Retry it with fewer workers or more memory; if it fails again, run medvit segment on the series and report it."
+        self._settle(job, Outcome(State.FAILED, stage, "WorkerDied", reason, remedy))
+        return None
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        """A case that gave no result."""
+        self.journal.move(
+            job.case, outcome.state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, remedy=outcome.remedy,
+            seconds=json.dumps(outcome.seconds), peak_mb=outcome.peak_mb, interrupted=0,
+        )  # fmt: skip
+        self._claims.release(job.case)
+        self._tell(job, outcome.state, outcome.reason, outcome)
+        if outcome.state is not State.FAILED:
+            return
+        self.failures += 1
+        if self.failures >= self.batch.limits.stop_after and not self.stop.asked:
+            self._ask("failures")
+            what = "Resting" if self.lasting else "Stopping"
+            self.say(
+                f"{what}: {self.failures} cases in a row failed (--stop-after). The last: {outcome.reason} {outcome.remedy}"
+            )
+
+    def _tell(self, job: Job, state: State, words: str, outcome: Outcome) -> None:
+        self.done += state is not State.PENDING
+        name = job.name.removeprefix("cases/")
+        if not self.events.printed:
+            self.say(f"[{self.done}/{self.total}] {name}: {state}{f', {words}' if words else ''}")
+        self.events.write("case", case=name, state=state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, rating=outcome.rating, seconds=outcome.seconds)  # fmt: skip
+
+    def finish(self) -> str:
+        """Note how the run ended; return it in a word."""
+        ended = self.stop.reason or "done"
+        self.journal.finish(self.number, ended)
+        self.events.write("end", outcome=ended, cases=self.journal.counts())
+        return ended

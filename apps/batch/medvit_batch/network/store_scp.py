@@ -1,0 +1,189 @@
+"""A node that receives: C-ECHO and C-STORE. An object is on the disk, whole and under its name, before it is acknowledged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.atomic_write import HIDDEN
+from medvit.errors import TooLargeError
+from medvit.io.dicom.header import HeaderValues, check_deflated, read_elements, tag_of
+from medvit_batch.errors import NetworkError
+from medvit_batch.network.peers import Local
+from medvit_batch.network.storage_commitment import SERVICE
+
+if TYPE_CHECKING:
+    from pynetdicom import AE
+
+__all__ = ["Node", "Receiver", "keep", "receiving"]
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_LONGEST_UID = 64
+_HEAD = 4096
+"""Bytes of a file that are looked at first, which most headers fit in."""
+_OK, _NO_SPACE, _OTHER_CLASS, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
+"""Status of C-STORE (PS3.4 B.2.3)."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """How to listen.
+
+    Attributes:
+        local: our title, time limits and certificates.
+        host, port: where.
+        callers: titles that may call; empty for all.
+        most: associations at a time; a further one is refused and may come again.
+        min_free_gb: free space below which nothing is taken.
+        reports: hears what a peer says of objects that it was sent (storage commitment); None where nobody asks.
+    """
+
+    local: Local
+    host: str = "127.0.0.1"
+    port: int = 11112
+    callers: tuple[str, ...] = ()
+    most: int = 10
+    min_free_gb: float = 1.0
+    reports: Callable[[Any], tuple[int, None]] | None = None
+
+
+class Receiver:
+    """Stores what arrives below a folder, by the UIDs of study, series and object."""
+
+    def __init__(self, inbox: Path, node: Node) -> None:
+        self.inbox, self.node = inbox, node
+
+    def store(self, event: Any) -> int:
+        """A C-STORE request; return its status."""
+        try:
+            if shutil.disk_usage(self.inbox).free / 1e9 < self.node.min_free_gb:
+                return _NO_SPACE
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                content = event.encoded_dataset()
+                check_deflated(BytesIO(content))
+                if _class_of(content) not in ("", str(event.request.AffectedSOPClassUID)):
+                    return _OTHER_CLASS
+                kept = keep(content, self.inbox)
+        except (OSError, MemoryError, TooLargeError):
+            return _NO_SPACE
+        return _OK if kept else _NOT_UNDERSTOOD
+
+
+def keep(content: bytes, inbox: Path) -> bool:
+    """Write a DICOM file under its final name at once or not at all; False if its UIDs make no path.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    uids = _uids(content)
+    if uids is None:
+        return False
+    home = inbox / uids[0] / uids[1]
+    home.mkdir(parents=True, exist_ok=True)
+    aside = inbox / f"{HIDDEN}incoming"
+    aside.mkdir(exist_ok=True)
+    final = home / f"{uids[2]}.dcm"
+    if final.exists():
+        if final.read_bytes() == content:
+            return True
+        # another object under the same UID: both are kept, and preflight says so
+        final = home / f"{uids[2]}-{hashlib.sha256(content).hexdigest()[:8]}.dcm"
+    handle, name = tempfile.mkstemp(dir=aside)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, final)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _texts(content: bytes, *names: str) -> list[str] | None:
+    """Read UIDs from a file's header, which is unpacked no further than it reaches; None where it cannot be read."""
+    stream = BytesIO(content)
+    try:
+        header = HeaderValues(read_elements(stream, stream.read(_HEAD), {tag_of(name): b"UI" for name in names}))
+        return [header.text(name) for name in names]
+    except (MemoryError, OSError):
+        raise
+    except Exception:  # whatever somebody sends, it costs that object alone
+        return None
+
+
+def _class_of(content: bytes) -> str:
+    """SOPClassUID, where the header states one."""
+    return (_texts(content, "SOPClassUID") or [""])[0]
+
+
+def _uids(content: bytes) -> tuple[str, str, str] | None:
+    """UIDs of study, series and object, if they are ones; nothing else may become a path."""
+    found = _texts(content, "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    if found is None:
+        return None
+    if not all(_UID.fullmatch(uid) and len(uid) <= _LONGEST_UID for uid in found):
+        return None
+    return found[0], found[1], found[2]
+
+
+@contextmanager
+def receiving(inbox: Path, node: Node) -> Iterator[Receiver]:
+    """Listen as long as the block runs.
+
+    Raises:
+        NetworkError: the port is taken, or a title or certificate cannot be used.
+    """
+    from pynetdicom import evt
+
+    from medvit_batch.network.node_server import end_server, start_server
+
+    receiver = Receiver(inbox, node)
+    handlers: list[Any] = [(evt.EVT_C_ECHO, lambda event: _OK), (evt.EVT_C_STORE, receiver.store)]
+    handlers += [] if node.reports is None else [(evt.EVT_N_EVENT_REPORT, node.reports)]
+    try:
+        ae = _entity(node)
+        tls = node.local.tls.context(server=True)
+        server = start_server(ae, (node.host, node.port), handlers, tls, node.local.timeout)
+    except (OSError, ValueError) as error:
+        if isinstance(error, NetworkError):
+            raise
+        raise NetworkError(
+            f"Found that {node.local.aet} cannot listen on {node.host}:{node.port} ({error}); a free port is needed. "
+            "Choose another --port or --host, or end what uses it."
+        ) from error
+    try:
+        yield receiver
+    finally:
+        end_server(server)
+        shutil.rmtree(inbox / f"{HIDDEN}incoming", ignore_errors=True)
+
+
+def _entity(node: Node) -> AE:
+    from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
+    from pynetdicom.sop_class import Verification
+
+    ae = AE(ae_title=node.local.aet)
+    ae.maximum_associations = node.most
+    ae.require_called_aet = True
+    ae.require_calling_aet = list(node.callers)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = node.local.timeout
+    ae.add_supported_context(Verification)
+    if node.reports is not None:  # the peer calls, and yet is the one that provides the service
+        ae.add_supported_context(SERVICE, scu_role=True, scp_role=True)
+    for context in AllStoragePresentationContexts:
+        assert context.abstract_syntax is not None
+        ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+    return ae

@@ -1,0 +1,118 @@
+"""``medvit dicom listen``: a node whose received series go through the batch, and whose results are sent on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medvit.atomic_write import explained
+from medvit.cli.common import Shown
+from medvit_batch.errors import BatchError, NetworkError
+from medvit_batch.execution.publish import RECEIVED, prepare
+from medvit_batch.journal import Journal
+from medvit_batch.network.peers import Peer, parse_peer, quiet_networking
+from medvit_batch.network.send_queue import Queue, Sender
+from medvit_batch.network.storage_commitment import listener
+from medvit_batch.network.store_scp import Node, receiving
+from medvit_batch.options import Asked
+from medvit_batch.watch import Pace, watch_folder
+
+__all__ = ["Target", "drain", "inbox_of", "listen", "say_unsent", "target_of"]
+
+_NAP = 0.1
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where results go.
+
+    Attributes:
+        peer: who gets them.
+        commit: whether it is asked to vouch for what it got.
+    """
+
+    peer: Peer
+    commit: bool = False
+
+
+def target_of(send_to: str | None, commit: bool) -> Target | None:
+    """What ``--send-to`` and ``--commit`` say.
+
+    Raises:
+        PeerError: no peer. NetworkError: nobody, or nobody who could, is to vouch.
+    """
+    if send_to is None:
+        if commit:
+            raise NetworkError(
+                "Found --commit without --send-to; it asks about what is sent. Add --send-to, or leave it out."
+            )
+        return None
+    peer = parse_peer(send_to)
+    if commit and peer.url:
+        raise NetworkError(
+            "Found --commit with a DICOMweb server, whose answer to what it is sent says already what it keeps; storage commitment is "
+            "a service of DIMSE nodes. Leave --commit out, or send to AET@host:port."
+        )
+    return Target(peer, commit)
+
+
+def listen(asked: Asked, out: Path, shown: Shown, node: Node, pace: Pace, target: Target | None) -> int:
+    """Receive, process and send on until a signal; return the exit code: 3 too where results still wait to be sent."""
+    quiet_networking()
+    if node.most < 1:
+        raise BatchError(f"Found --max-associations {node.most}; at least 1 is needed. Correct it.")
+    inbox = inbox_of(out)
+    asked = replace(asked, archive=str(inbox))
+    asked.lasting().batch(out).plan.asked  # noqa: B018  refuses a bundle before anybody sends anything
+
+    @contextmanager
+    def beside() -> Iterator[None]:
+        with ExitStack() as open_:
+            if target is not None:
+                sender = Sender(out, target.peer, node.local, commit=target.commit)
+                sender.start()
+                open_.callback(sender.close)
+            reports = listener(out) if target is not None and target.commit else None
+            open_.enter_context(receiving(inbox, replace(node, reports=reports)))
+            shown.say(f"Listening as {node.local.aet} on {node.host}:{node.port}.")
+            yield
+
+    code = watch_folder(asked, out, shown, pace, beside)
+    left = say_unsent(out, target, shown) if target is not None else 0
+    return 3 if left and not code else code
+
+
+def inbox_of(out: Path) -> Path:
+    """Where received images are kept; as confidential as the archive they come from."""
+    prepare(out)
+    inbox = out / RECEIVED
+    with explained(inbox):
+        inbox.mkdir(mode=0o700, exist_ok=True)
+    return inbox
+
+
+def say_unsent(out: Path, target: Target, shown: Shown) -> int:
+    """Say what of the results was sent; return how many were not, or are not vouched for where that was asked."""
+    with closing(Journal(out)) as journal:
+        queue = Queue(journal, out, target.peer, commit=target.commit)
+        queue.fill()
+        counts, open_ = queue.counts(), queue.uncommitted()
+    listed = ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "none"
+    shown.say(f"Results for {target.peer.name}: {listed}.")
+    return counts.get("waiting", 0) + counts.get("refused", 0) + open_
+
+
+def drain(out: Path, target: Target, node: Node) -> None:
+    """Offer every waiting result once; where the peer is to vouch for them, wait as long as it may be silent."""
+    with ExitStack() as open_:
+        queue = Queue(open_.enter_context(closing(Journal(out))), out, target.peer, commit=target.commit)
+        if target.commit:
+            open_.enter_context(receiving(inbox_of(out), replace(node, reports=listener(out))))
+        while queue.step(node.local):
+            pass
+        until = time.monotonic() + node.local.timeout
+        while queue.uncommitted() and time.monotonic() < until:
+            time.sleep(_NAP)

@@ -1,0 +1,1 @@
+"""Results of a batch: reports, tables, charts and metrics."""

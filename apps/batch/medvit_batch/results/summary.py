@@ -1,0 +1,97 @@
+"""A batch in numbers: what ``cases.csv``, ``measurements.csv`` and the report are made from. No patient data."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvit.atomic_write import explained, replace_file
+from medvit_batch.cases import State, in_turn
+from medvit_batch.journal import Journal
+from medvit_batch.results.parquet import write_parquet
+
+__all__ = ["Summary", "summarize", "write_tables"]
+
+_COLUMNS = (
+    "case bundle version state flagged rating modality slices rows columns plane part study_uid series_uid stage code reason remedy flags "
+    "rating_reasons seconds peak_mb weights_sha256 updated folder"
+).split()
+_MEASURES = ("volume_ml", "mean", "std", "voxels", "touches_border")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything a reader of a batch is told.
+
+    Attributes:
+        cases: one row of ``cases.csv`` each.
+        measurements: one row for each label of each published case.
+        counts: cases by state.
+        run: the newest run, as the journal has it.
+        intended_use: the sentence of each bundle that ran.
+    """
+
+    cases: list[dict[str, Any]]
+    measurements: list[dict[str, Any]]
+    counts: dict[str, int]
+    run: dict[str, Any]
+    intended_use: tuple[str, ...]
+
+
+def summarize(journal: Journal, out: Path) -> Summary:
+    """Gather what the journal and the results say."""
+    cases = [_row(case) for case in journal.cases()]
+    measurements: list[dict[str, Any]] = []
+    uses: dict[str, None] = {}
+    for row in cases:
+        content = _statistics(out / row["folder"]) if row["state"] == State.PUBLISHED else None
+        if content is None:
+            continue
+        if "intended_use" in content:
+            uses[content["intended_use"]] = None
+        for label in content.get("labels", ()):  # a restored image has none
+            kept = {name: label[name] for name in _MEASURES}
+            measurements.append({"case": row["case"], "bundle": row["bundle"], "label": label["name"], **kept})
+    return Summary(cases, measurements, journal.counts(), journal.last_run() or {}, tuple(uses))
+
+
+def _row(case: dict[str, Any]) -> dict[str, Any]:
+    facts, flags = json.loads(case["facts"]), json.loads(case["flags"])
+    published = case["state"] == State.PUBLISHED
+    name = case["folder"].removeprefix("cases/")
+    return {
+        "case": name.partition("/")[0], "bundle": case["bundle"], "version": case["version"] if published else "", "state": case["state"],
+        "flagged": "yes" if published and flags else "no", "rating": case["rating"] if published else "", "modality": facts["modality"],
+        "slices": facts["slices"], "rows": facts["rows"], "columns": facts["columns"], "plane": facts["plane"], "part": facts["part"],
+        "study_uid": facts["study"], "series_uid": facts["series"], "stage": case["stage"], "code": case["code"],
+        "reason": case["reason"], "remedy": case["remedy"], "flags": "; ".join(flags) if published else "",
+        "rating_reasons": "; ".join(json.loads(case["rating_reasons"])) if published else "",
+        "seconds": round(sum(in_turn(json.loads(case["seconds"])).values()), 2), "peak_mb": case["peak_mb"],
+        "weights_sha256": case["weights"] if published else "", "updated": case["updated"], "folder": case["folder"],
+    }  # fmt: skip
+
+
+def _statistics(folder: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads((folder / "statistics.json").read_text())
+    except (OSError, ValueError):  # it is being replaced, or somebody took it away
+        return None
+    return content
+
+
+def write_tables(summary: Summary, out: Path) -> None:
+    """Write ``cases.csv`` and ``measurements.csv``, and both as Parquet where pyarrow is installed."""
+    _table(out / "cases.csv", _COLUMNS, summary.cases)
+    _table(out / "measurements.csv", ("case", "bundle", "label", *_MEASURES), summary.measurements)
+
+
+def _table(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    with explained(path.parent), replace_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    write_parquet(path.with_suffix(".parquet"), columns, rows)

@@ -1,0 +1,1 @@
+"""The selection of series and of a bundle for each, by rules."""

@@ -1,0 +1,105 @@
+"""The attributes that a selection or a rule can ask for: DICOM's own, and a few that are made from the whole series."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR, keyword_dict
+
+from medvit.io.dicom.header import read_dataset
+from medvit.io.dicom.preflight import Volume
+from medvit_batch.selection.expressions import Lookup
+
+__all__ = ["DERIVED", "of_image", "of_volume", "proper_name"]
+
+DERIVED: dict[str, Callable[[Volume], Any]] = {
+    "Slices": lambda v: len(v.planes) if v.kind == "volume" else 0,
+    "Rows": lambda v: v.first.rows,
+    "Columns": lambda v: v.first.columns,
+    "Plane": lambda v: v.plane_name,
+    "SliceSpacing": lambda v: None if v.spacing_mm is None else v.spacing_mm[2],
+    "Kind": lambda v: v.kind,
+    "Part": lambda v: v.part,
+}
+"""What the series shows, whatever its header says: ``Plane`` is axial, coronal, sagittal, or oblique and one of them."""
+
+_SHORT = {"BodyPart": "BodyPartExamined", "Description": "SeriesDescription", "Protocol": "ProtocolName"}
+_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+_WORDS = ("AE AS CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV").split()
+"""Value representations that hold words or numbers (PS3.5 6.2); the others cannot be compared with either."""
+
+
+@lru_cache(maxsize=1)
+def _names() -> dict[str, str]:
+    """Every name that is understood, in small letters, and the proper one."""
+    known = {word.casefold(): word for word in keyword_dict if word}
+    known |= {short.casefold(): full for short, full in _SHORT.items()}
+    return known | {word.casefold(): word for word in DERIVED}
+
+
+def proper_name(word: str) -> str:
+    """An attribute's name as it is written in the dictionary.
+
+    Raises:
+        LookupError: there is none, or it cannot be compared; the words say what to do.
+    """
+    names = _names()
+    found = names.get(word.casefold())
+    if found is None:
+        close = difflib.get_close_matches(word.casefold(), list(names), n=3, cutoff=0.7)
+        raise LookupError(f"Did you mean {' or '.join(names[c] for c in close)}?" if close else "Check its spelling.")
+    if found not in DERIVED and dictionary_VR(keyword_dict[found]) not in _WORDS:
+        raise LookupError(f"{found} is a sequence or holds bytes; ask for an attribute with words or numbers.")
+    return found
+
+
+def of_volume(volume: Volume) -> Lookup:
+    """The attributes of a volume; the header of its first plane is read once, when it is first asked for."""
+    header: list[Dataset] = []
+
+    def values(name: str) -> Sequence[str]:
+        if name in DERIVED:
+            return _texts(DERIVED[name](volume))
+        if not header:
+            header.append(_header(volume))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = header[0].get(name)
+        except (
+            Exception
+        ):  # a value that is not what its tag promises: it says nothing, and preflight names what matters
+            return ()
+        texts = _texts(found)
+        return tuple(_years(text) for text in texts) if name == "PatientAge" else texts
+
+    return values
+
+
+def of_image(name: str) -> Sequence[str]:
+    """The attributes of an image file of another format: it states none, and says only that it is one."""
+    return ("image",) if name == "Kind" else ()
+
+
+def _header(volume: Volume) -> Dataset:
+    with warnings.catch_warnings(), volume.first.file.open() as stream:
+        warnings.simplefilter("ignore")
+        return read_dataset(stream, stop_before_pixels=True, force=True)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if value is None or isinstance(value, (bytes, Dataset)):
+        return ()
+    several = value if isinstance(value, (list, tuple)) or hasattr(value, "append") else [value]
+    return tuple(text for v in several if (text := str(v).strip()))
+
+
+def _years(text: str) -> str:
+    """An age as DICOM writes it, 045Y or 006M, in years."""
+    number, unit = text[:-1], text[-1:].upper()
+    return f"{int(number) * _YEARS[unit]:.6g}" if number.isdigit() and unit in _YEARS else text

@@ -1,0 +1,284 @@
+"""Deciding, from headers alone, what is to be done with every volume of an archive, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+from medvit.bundles import Bundle, open_bundle
+from medvit.deidentification import Privacy, burned_in
+from medvit.errors import BundleError, MedvitError, OutputError
+from medvit.io import PICTURE_SUFFIXES
+from medvit.io.dicom.preflight import Volume, candidates, choose_volume, sort_planes
+from medvit.reports import RATING_RULES
+from medvit.restoration import RESTORED_TYPES
+from medvit.segmentation import OUTPUT_TYPES
+from medvit_batch.cases import Decision, Facts, Key, State, Work, digest_of
+from medvit_batch.catalogue.catalogue import Catalogue
+from medvit_batch.catalogue.file_headers import without_values
+from medvit_batch.catalogue.series_groups import ARCHIVE, Group, Image, found_in
+from medvit_batch.errors import RulesError
+from medvit_batch.selection.attributes import of_image, of_volume
+from medvit_batch.selection.rules import Choice, Rules
+
+__all__ = ["Plan"]
+
+
+_WRITTEN_AS = {"segmentation": OUTPUT_TYPES, "restoration": RESTORED_TYPES}
+"""What the bundles that a batch runs can be written as."""
+
+_DISPUTES = ("several_patients", "two_versions")
+"""Findings that leave it open which patient a result would be of."""
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_LONGEST_UID = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rules of a run, and how it runs.
+
+    Attributes:
+        rules: which series goes to which bundle.
+        work: how it is run.
+        issuer: who issued every PatientID that is stated without an issuer; empty where the user does not say.
+    """
+
+    rules: Rules
+    work: Work
+    issuer: str = ""
+
+    @cached_property
+    def bundles(self) -> dict[str, Bundle]:
+        """Every bundle that the rules name, opened and seen to be ready.
+
+        Raises:
+            BundleError: unknown, not trained, of another task, or without a label that is asked for.
+        """
+        opened = {name: open_bundle(name) for name in self.rules.bundles}
+        roots = {bundle.name: bundle.root for bundle in opened.values()}
+        for bundle in opened.values():
+            if roots[bundle.name] != bundle.root:
+                raise RulesError(
+                    f"Found two bundles named {bundle.name}; results are kept by name, so each needs its own. Rename one folder."
+                )
+            self._require_use(bundle)
+            bundle.verify()
+            for label in self.work.run.roi_subset:
+                bundle.label(label)
+        return opened
+
+    def _require_use(self, bundle: Bundle) -> None:
+        task = bundle.facts.task
+        if task not in _WRITTEN_AS:
+            raise BundleError(
+                f"Found {bundle.name}, a bundle for {task}; a batch runs bundles for {' and '.join(_WRITTEN_AS)}, which take "
+                f"one series each. Use medvit {'reconstruct' if task == 'reconstruction' else f'bundles show {bundle.name}'}."
+            )
+        if self.work.types and not set(self.work.types) & set(_WRITTEN_AS[task]):
+            raise OutputError(
+                f"Found no output type for {bundle.name} among {', '.join(self.work.types)}; a bundle for {task} writes "
+                f"{', '.join(_WRITTEN_AS[task])}. Add one with -ot, or leave -ot out."
+            )
+
+    @cached_property
+    def asked(self) -> dict[str, str]:
+        """For each bundle, a hash of everything beside the images that decides a result."""
+        return {bundle.name: self._asked(bundle) for bundle in self.bundles.values()}
+
+    def asked_of(self, decision: Decision) -> str:
+        """Return a hash of all settings, beside the images, that decide a case's result."""
+        asked = self.asked.get(decision.bundle, "")
+        # a pseudonym is made from the number and its issuer
+        return asked if self.work.privacy is None or not decision.issuer else digest_of([asked, decision.issuer])
+
+    def root(self, name: str) -> str:
+        """The folder of a bundle that a decision names."""
+        return next(str(bundle.root) for bundle in self.bundles.values() if bundle.name == name)
+
+    def _asked(self, bundle: Bundle) -> str:
+        configs = [hashlib.sha256((bundle.root / "configs" / name).read_bytes()).hexdigest() for name in ("inference.json", "metadata.json")]  # fmt: skip
+        return digest_of(
+            [bundle.name, bundle.version, bundle.weights_sha256, configs, RATING_RULES, self.work.deciding()]
+        )
+
+    def decide(self, catalogue: Catalogue) -> Iterator[Decision]:
+        """A decision for each volume and each bundle it goes to, one series after the other; unnamed where that is asked."""
+        privacy, catalogue.assumed = self.work.privacy, self.issuer
+        yield from (
+            self._decide(catalogue) if privacy is None else map(partial(_unnamed, privacy), self._decide(catalogue))
+        )
+
+    def _decide(self, catalogue: Catalogue) -> Iterator[Decision]:
+        for group in catalogue.groups():
+            try:
+                volumes = sort_planes(group.planes)
+            except MedvitError as error:  # a copy could not be read to be compared
+                yield _whole(group, error)
+                continue
+            for volume in volumes:
+                yield from self._volume(group, volumes, volume)
+        for image in catalogue.images():
+            yield from self._image(image)
+
+    def _volume(self, group: Group, volumes: tuple[Volume, ...], volume: Volume) -> Iterator[Decision]:
+        facts, name = _facts(volume), _names(volumes)[volume.number]
+        lasting = f"{group.series}|{group.place}|{name}"
+        key = Key(group.inside, group.series, volume.number)
+        home = _folder(group, name)
+        question = "" if group.several and self.work.privacy is None else group.question
+        disputed = bool(question) or any(finding.code in _DISPUTES for finding in volume.findings)
+
+        def decision(bundle: str, state: State, reason: str, code: str = "") -> Decision:
+            named = self.bundles[bundle].name if bundle else ""
+            folder = f"{home}/{named}" if bundle else home
+            return Decision(
+                lasting, named, state, reason, facts, key, group.stamp, group.changed, folder, code, group.patient, group.issuer, disputed
+            )  # fmt: skip
+
+        if volume.kind in ("localizer", "screen", "clip"):
+            yield decision(
+                "",
+                State.SKIPPED,
+                f"{volume.describe().split(', ' + (volume.series or '('))[0]}: not to be run on",
+                volume.kind,
+            )
+            return
+        if volume in candidates(volumes)[1]:
+            yield decision(
+                "", State.SKIPPED, "a few slices beside the volume of their series; its result says so", "stray"
+            )
+            return
+        choice = self._choose(volume)
+        if not choice.bundles:
+            yield decision("", State.SKIPPED, choice.reason, "rules")
+        refused = _refusal(group, volumes, volume, self.work.run.on_irregular) if choice.bundles else None
+        for bundle in choice.bundles:
+            misfit = self._misfit(bundle, volume.kind == "picture", facts.modality or None)
+            if misfit is not None:
+                yield decision(bundle, State.SET_ASIDE, *misfit)
+            elif refused is not None:
+                yield decision(bundle, State.SET_ASIDE, *refused)
+            elif question:
+                yield decision(bundle, State.SET_ASIDE, question, "PatientQuestion")
+            elif (shown := self._shows_words(volume)) is not None:
+                yield decision(bundle, State.SET_ASIDE, shown, "ImageError")
+            else:
+                yield decision(bundle, State.PENDING, choice.reason)
+
+    def _shows_words(self, volume: Volume) -> str | None:
+        """Why an image may name the patient in its pixels, where that matters."""
+        if self.work.privacy is None or self.work.privacy.burned_in:
+            return None
+        stated = of_volume(volume)("BurnedInAnnotation")
+        return burned_in(volume.modality, stated[0] if stated else "")
+
+    def _choose(self, volume: Volume) -> Choice:
+        try:
+            return self.rules.choose(of_volume(volume))
+        except Exception as error:  # its header can only be read in part; a damaged value must not end the run
+            return Choice((), f"its header cannot be read for the selection ({type(error).__name__})")
+
+    def _misfit(self, bundle: str, picture: bool, modality: str | None) -> tuple[str, str] | None:
+        opened = self.bundles[bundle]
+        reason = opened.facts.misfit(opened.name, picture, modality)
+        dimensions = picture != (opened.facts.dimensions == 2)
+        if reason is None or (self.work.run.force and not dimensions):
+            return None
+        step = "Select other series with --select or a rule" + (
+            "." if dimensions else ", or run all the same with --force."
+        )
+        return f"Found {reason}. {step}", "ImageError" if dimensions else "ModalityError"
+
+    def _image(self, image: Image) -> Iterator[Decision]:
+        choice, picture = self.rules.choose(of_image), image.path.suffix.lower() in PICTURE_SUFFIXES
+        facts = Facts(kind="picture" if picture else "image", file=image.alias)
+        for bundle in choice.bundles or ("",):
+            fits = bundle and picture == (self.bundles[bundle].facts.dimensions == 2)
+            reason = (
+                choice.reason
+                if fits or not bundle
+                else f"{'a picture' if picture else 'a volume'}, which {bundle} does not take"
+            )
+            home, named = f"image-{image.place}", self.bundles[bundle].name if bundle else ""
+            yield Decision(
+                f"image|{image.place}", named, State.PENDING if fits else State.SKIPPED, reason, facts, Key(image=image.path), image.stamp,
+                image.changed, f"{home}/{named}" if bundle else home, "" if fits else "rules",
+            )  # fmt: skip
+
+
+def _refusal(group: Group, volumes: tuple[Volume, ...], volume: Volume, on_irregular: str) -> tuple[str, str] | None:
+    """Why a run would refuse a volume without a look at its pixels: the same words, long before."""
+    try:
+        choose_volume(found_in(group, volumes), str(volume.number), ARCHIVE)
+    except MedvitError as error:
+        return without_values(str(error).splitlines()[0]), type(error).__name__
+    grave = ("refused", "irregular") if on_irregular == "fail" else ("refused",)
+    refused = [finding for severity in grave for finding in volume.findings if finding.severity == severity]
+    if not refused:
+        return None
+    return without_values(" ".join(finding.text for finding in refused)), type(refused[0].error()).__name__
+
+
+def _unnamed(privacy: Privacy, decision: Decision) -> Decision:
+    """A decision in which the project's UIDs stand for those of the series, and nothing for its dates."""
+    facts = decision.facts
+    return replace(
+        decision,
+        volume=privacy.token(decision.volume),
+        reason=privacy.words(decision.reason),
+        folder=privacy.folder(decision.folder),
+        stamp=privacy.token(decision.stamp),
+        facts=replace(
+            facts, study=privacy.uid(facts.study), series=privacy.uid(facts.series), part=privacy.words(facts.part)
+        ),
+    )
+
+
+def _whole(group: Group, error: MedvitError) -> Decision:
+    facts = Facts(study=_uid(group.planes[0].study), series=_uid(group.series), modality=group.planes[0].modality)
+    key, reason = Key(group.inside, group.series, 0), without_values(str(error).splitlines()[0])
+    return Decision(
+        f"{group.series}|{group.place}|", "", State.SET_ASIDE, reason, facts, key, group.stamp, group.changed, _folder(group, ""),
+        type(error).__name__,
+    )  # fmt: skip
+
+
+def _names(volumes: tuple[Volume, ...]) -> dict[int, str]:
+    """For each volume's number, what tells it apart within its series; empty for the main one."""
+    main = max(volumes, key=lambda v: (v.kind == "volume", len(v.planes), -v.number))
+    counts: Counter[tuple[str, str]] = Counter()
+    names = {}
+    for volume in volumes:
+        counts[volume.kind, volume.part] += 1
+        again = counts[volume.kind, volume.part]
+        names[volume.number] = (
+            "" if volume is main and not volume.part else json.dumps([volume.kind, volume.part, again])
+        )
+    return names
+
+
+def _uid(text: str) -> str:
+    """A UID if it is one: what a damaged header holds in its place is nobody's business."""
+    return text if _UID.fullmatch(text) and len(text) <= _LONGEST_UID else ""
+
+
+def _folder(group: Group, name: str) -> str:
+    """A folder's name: the series' UID, and a hash behind it where one alone would not do."""
+    base = _uid(group.series) or f"series-{hashlib.sha256(group.series.encode()).hexdigest()[:16]}"
+    apart = hashlib.sha256(f"{group.place}|{name}".encode()).hexdigest()[:8]
+    return f"{base}-{apart}" if group.place or name else base
+
+
+def _facts(volume: Volume) -> Facts:
+    first = volume.first
+    modality = first.modality if re.fullmatch(r"[A-Z]{1,16}", first.modality) else ""
+    return Facts(
+        _uid(first.study), _uid(volume.series), volume.part, volume.kind, modality, len(volume.planes), first.rows, first.columns,
+        volume.plane_name, first.file.name,
+    )  # fmt: skip

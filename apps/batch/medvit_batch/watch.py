@@ -1,0 +1,115 @@
+"""``medvit batch watch``: a folder that fills. A series is taken when none of its files has come or changed for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvit.cli.common import Shown
+from medvit.errors import OutputError, out_of_space
+from medvit.progress import Progress
+from medvit_batch.cases import Decision
+from medvit_batch.commands import closed, report_changes, sound_tables, write_reports
+from medvit_batch.errors import BatchError
+from medvit_batch.execution.batch_folder import open_batch_folder
+from medvit_batch.execution.publish import recover
+from medvit_batch.execution.session import Session
+from medvit_batch.options import Asked
+
+__all__ = ["Pace", "watch_folder"]
+
+_NAP = 0.2
+"""Seconds between looks at signals."""
+
+_SHORTEST_REST, _LONGEST_REST = 6, 60
+"""Shortest and longest rest after failures in a row, in multiples of the seconds between looks."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When a series is complete, and how often to look.
+
+    Attributes:
+        quiet_for: seconds in which none of its files came or changed.
+        every: seconds between looks.
+        complete_at: slices with which it is complete at once; 0 for none.
+    """
+
+    quiet_for: float = 60.0
+    every: float = 10.0
+    complete_at: int = 0
+
+
+def watch_folder(
+    asked: Asked,
+    out: Path,
+    shown: Shown,
+    pace: Pace,
+    beside: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> int:
+    """Take series as they become complete, until a signal; return the exit code.
+
+    After failures in a row it rests, for six times the seconds between looks at first, and then tries one more case; with too little
+    space it waits for more.
+
+    The age of a file is counted from when it came to be here or was last written, whichever is later. Copies that keep an
+    old time of writing are young all the same. What is to go on meanwhile, as receiving, is ``beside``.
+    """
+    for name, value in (("--quiet-for", pace.quiet_for), ("--every", pace.every), ("--complete-at", pace.complete_at)):
+        if not value >= 0:
+            raise BatchError(f"Found {name} {value:g}; at least 0 is needed. Correct it.")
+    with sound_tables(), open_batch_folder(asked.lasting().batch(out), shown) as session, session.stop.on_signals():
+        session.lasting = True
+        shown.say(f"Watching; a series is taken when it is quiet for {pace.quiet_for:g} s. Ctrl-C ends it.")
+        with beside():
+            rest = _SHORTEST_REST * pace.every
+            while not session.stop.ended:
+                _look_or_rest(session, pace)
+                failed = session.stop.reason == "failures"
+                _sleep(session, rest if failed else pace.every)
+                rest = min(2 * rest, _LONGEST_REST * pace.every) if failed else _SHORTEST_REST * pace.every
+                session.rested()
+        return closed(session, shown)
+
+
+def _look_or_rest(session: Session, pace: Pace) -> None:
+    """Look; a disk that is full costs this look alone, and what was at work waits again."""
+    try:
+        _look(session, pace)
+        return
+    except sqlite3.OperationalError as error:
+        if "full" not in str(error):
+            raise
+    except OutputError as error:
+        if not out_of_space(error.__cause__):
+            raise
+    session.no_space("Found no space left where results go.")
+    with contextlib.suppress(sqlite3.OperationalError, OutputError):
+        session.close()
+        recover(session.journal, session.batch.out)
+
+
+def _look(session: Session, pace: Pace) -> None:
+    oldest = time.time_ns() - int(pace.quiet_for * 1e9)
+
+    def ready(decision: Decision) -> bool:
+        return decision.changed <= oldest or 0 < pace.complete_at <= decision.facts.slices
+
+    waiting = session.plan(Progress(), ready)
+    report_changes(session)
+    done = session.done
+    if waiting:
+        session.work_off(waiting, keep=True)
+    if session.done != done:
+        write_reports(session.journal, session.batch.out)
+
+
+def _sleep(session: Session, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not session.stop.ended:
+        time.sleep(_NAP)

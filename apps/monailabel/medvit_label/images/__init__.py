@@ -1,0 +1,1 @@
+"""Images of a label project."""

@@ -1,0 +1,37 @@
+"""A DICOM series of the project as one NIfTI file, for viewers that open files."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from medvit_label.images.local import Image
+
+__all__ = ["as_nifti"]
+
+_LOCK = threading.Lock()
+
+
+def as_nifti(image: Image, cache: Path) -> Path:
+    """The series on its own grid, float32 in its own unit; made once and kept until the series changes.
+
+    Raises:
+        MedvitError: the series cannot be opened as one volume, and why.
+    """
+    import nibabel as nib
+
+    from medvit.atomic_write import replace_file
+
+    made, noted = cache / f"{image.id}.nii.gz", cache / f"{image.id}.state"  # a UID: digits and dots
+    with _LOCK:
+        state = image.state()
+        if not (made.is_file() and noted.is_file() and noted.read_text() == state):
+            scan = image.open()
+            cache.mkdir(parents=True, exist_ok=True)
+            picture = nib.Nifti1Image(scan.array[0], scan.affine)
+            picture.header.set_xyzt_units("mm")
+            with replace_file(made) as aside:
+                nib.save(picture, aside)
+            with replace_file(noted) as aside:
+                aside.write_text(state)
+    return made

@@ -1,0 +1,81 @@
+"""The same model again on a box of the image alone: what an annotator asks for where the answer on the whole image went wrong.
+
+The network sees the box at its own resolution with some voxels around it, and nothing else; the labels in the box become what it
+says then, and all others stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import medvit
+from medvit.progress import Progress
+from medvit.segmentation import Result
+from medvit_label.errors import RequestError
+from medvit_label.inference.strokes import place_of
+
+__all__ = ["Box", "read_box", "run_again"]
+
+Box = tuple[slice, ...]
+
+_AROUND = 16
+"""Voxels that the network also sees on each side of the box."""
+
+_LEAST = 4
+"""Voxels along each side of a box: fewer show nothing."""
+
+
+def read_box(roi: Any, shape: tuple[int, ...]) -> Box:
+    """A client's ``roi``: two opposite corners, both within the box.
+
+    Raises:
+        RequestError: no two corners within the image, or too small a box.
+    """
+    if not isinstance(roi, list) or len(roi) != 2:
+        raise RequestError(
+            f"Found the roi {str(roi)[:60]}; two opposite corners are needed, one index for each axis. Send [[i, j, k], [i, j, k]]."
+        )
+    first, second = (place_of(corner, shape) for corner in roi)
+    box = tuple(slice(min(a, b), max(a, b) + 1) for a, b in zip(first, second, strict=True))
+    if any(side.stop - side.start < _LEAST for side in box):
+        raise RequestError(
+            f"Found a roi of {' x '.join(str(side.stop - side.start) for side in box)} voxels; {_LEAST} along each axis are needed. "
+            "Draw a larger one."
+        )
+    return box
+
+
+def run_again(before: Result, box: Box, device: str, progress: Progress) -> NDArray[np.integer]:
+    """The labels with those in a box found anew.
+
+    Args:
+        before: the answer on the whole image.
+        box: which part is found anew.
+        device: as ``RunSettings.device``.
+        progress: told where the run stands; can cancel it.
+
+    Raises:
+        MedvitError: why the box cannot be run on, as ``medvit.run`` says it.
+    """
+    scan = before.scan
+    seen = tuple(
+        slice(max(0, side.start - _AROUND), min(size, side.stop + _AROUND))
+        for side, size in zip(box, scan.array.shape[1:], strict=True)
+    )
+    affine = scan.affine.copy()
+    if not scan.is_picture:
+        affine[:3, 3] += affine[:3, :3] @ [side.start for side in seen]
+    part = replace(scan, array=np.ascontiguousarray(scan.array[(slice(None), *seen)]), affine=affine, kind="array",
+                   slices=(), planes=None, frames=(), original=None, header=None)  # fmt: skip
+    # the whole image was fit for the model; a part of it need not hold air, say
+    settings = medvit.RunSettings(device=device, force=True, roi_subset=tuple(label.name for label in before.wanted))
+    made = medvit.run(before.bundle, part, settings, progress)
+    assert isinstance(made, Result)
+    ids = before.array.copy()
+    inner = tuple(slice(b.start - s.start, b.stop - s.start) for b, s in zip(box, seen, strict=True))
+    ids[box] = made.array[inner]
+    return ids

@@ -1,0 +1,101 @@
+"""Bones from two radiographs of the project, through ``medvit.reconstruct``'s own path: what a client says of the views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from medvit.bundles import Bundle
+from medvit.progress import Progress
+from medvit.reconstruction import Reconstructed, ReconstructionSettings, reconstruct_views
+from medvit.reconstruction.views import ViewFlags, open_view, require_one_patient
+from medvit_label.errors import RequestError
+from medvit_label.images.local import Image
+
+__all__ = ["CONFIG", "ForViews", "flags_of", "reconstructed", "require_lateral", "written"]
+
+CONFIG = {
+    "lateral": "", "pixel_spacing": "", "magnification": "", "source_to_detector": "", "source_to_patient": "", "invert": False,
+}  # fmt: skip
+"""What ``GET /info/`` lists as the model's settings: the names of ``medvit reconstruct``'s options."""
+
+OWN_GRID = "The labels lie on a grid of the network's own around the middle of the views, not on the picture: open them as a volume."
+
+
+def _listed(value: Any) -> Any:
+    """``"0.15,0.2"`` as the command line takes it, a number for both views, or one for each; nothing for nothing."""
+    if value is None or value == "":
+        return None
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    return (parts[0], parts[-1]) if len(parts) in (1, 2) else parts
+
+
+ForViews = Annotated[tuple[float, float] | None, BeforeValidator(_listed)]
+"""A number for the AP and one for the lateral view."""
+
+
+def flags_of(params: Any) -> tuple[ViewFlags, ViewFlags]:
+    """What a client states of the AP and the lateral view.
+
+    Args:
+        params: ``medvit_label.inference.run.Params``.
+
+    Raises:
+        GeometryError: a size that cannot be.
+    """
+    given = (params.pixel_spacing, params.magnification, params.source_to_detector, params.source_to_patient)
+    pixel, larger, far, near = ((None, None) if pair is None else pair for pair in given)
+    made = [ViewFlags(pixel[n], larger[n], far[n], near[n], params.invert) for n in (0, 1)]
+    return made[0], made[1]
+
+
+def require_lateral(bundle: Bundle, image: Image, lateral: Image | None) -> Image:
+    """The second view.
+
+    Raises:
+        RequestError: none was named, or the first one again.
+    """
+    if lateral is None:
+        raise RequestError(
+            f"Found one radiograph for {bundle.name}, which reconstructs from two; the image is the AP view, and the lateral view is "
+            'needed too. Name it: params={"lateral": IMAGE_ID}.'
+        )
+    if lateral.id == image.id:
+        raise RequestError(
+            "Found the same image as AP and as lateral view; two radiographs from different sides are needed. "
+            "Name the other one in params.lateral."
+        )
+    return lateral
+
+
+def reconstructed(
+    bundle: Bundle, views: tuple[Image, Image], flags: tuple[ViewFlags, ViewFlags], settings: ReconstructionSettings, progress: Progress
+) -> Reconstructed:  # fmt: skip
+    """What ``medvit reconstruct`` makes of the two images, AP first.
+
+    Raises:
+        MedvitError: why it cannot be run, as ``medvit.reconstruct`` says it.
+    """
+    ap, lateral = views
+    with progress.stage("read"):
+        opened = (
+            open_view(ap.path, "AP", bundle, flags[0], settings.force, progress, series=ap.series),
+            open_view(lateral.path, "lateral", bundle, flags[1], settings.force, progress, series=lateral.series),
+        )
+    require_one_patient(opened, settings.force)
+    return reconstruct_views(opened, bundle, settings, progress)
+
+
+def written(result: Reconstructed, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The labels as NIfTI on the network's grid, and what clients are told of them."""
+    result.save(folder, ("nifti",), overwrite=True)
+    said = {
+        "label_names": {label.name: label.id for label in result.wanted},
+        "statistics": [{"name": row.name, "voxels": row.voxels} for row in result.statistics()],
+        "entropy_bits": result.entropy(),
+        "consistency": result.consistency(),
+        "set_aside": ["the labels of a reconstruction lie on no DICOM slices"],
+    }
+    return folder / "labels.nii.gz", said

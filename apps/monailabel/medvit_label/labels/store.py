@@ -1,0 +1,311 @@
+"""Labels of a project: every one that is saved becomes a new version; none is ever overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from medvit.labels import Label
+from medvit_label.annotators import Annotator, shown_name
+from medvit_label.errors import ArchiveError, RequestError, UnknownError
+from medvit_label.images.local import Image, Images
+from medvit_label.journal import Journal
+from medvit_label.labels.label_files import label_map, write_label
+from medvit_label.labels.label_info import read_label_info
+
+__all__ = ["FINAL", "LabelStore", "StoredLabel", "label_map"]
+
+FINAL = "final"
+_SEG = "seg.dcm"
+_ARCHIVE, _WAITING, _HELD = "archive", "waiting", "held"
+_OURS = frozenset({
+    "annotator", "sha256", "notes", _ARCHIVE, "model", "bundle", "label_info", "volumes", "seconds", "agreement", "against", "version",
+    "ts", "counts", "replace",
+})  # fmt: skip
+"""Keys of a label's info that clients cannot write once it is stored."""
+
+_SCORES = frozenset({_ARCHIVE, "volumes", "agreement", "against"})
+"""Keys that mean something to the server and that no submit can bring."""
+
+_TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+@dataclass(frozen=True)
+class StoredLabel:
+    """One version of an image's label.
+
+    Attributes:
+        image: the image's id.
+        tag: "final" for what an annotator submitted, "original" for a model's.
+        version: 1, 2, ...
+        file: the label map, on the image's own grid.
+        created: seconds since 1970.
+        info: what the client said of it, its hash, and what was noted on the way.
+    """
+
+    image: str
+    tag: str
+    version: int
+    file: Path
+    created: float
+    info: dict[str, Any]
+
+    @property
+    def annotator(self) -> str:
+        """Annotator who submitted the label: an account's name or a ``client_id``; empty for a client without one."""
+        return str(self.info.get("annotator", self.info.get("client_id")) or "")[:64]
+
+
+class LabelStore:
+    """Versioned labels in ``<state>/labels``.
+
+    Args:
+        folder: the project's state.
+        journal: where versions are written down.
+        images: where the labelled images are.
+    """
+
+    def __init__(self, folder: Path, journal: Journal, images: Images) -> None:
+        self._folder, self._journal, self._images = folder / "labels", journal, images
+        self._saving = Lock()
+
+    def save(
+        self, image: Image, file: Path, tag: str, table: tuple[Label, ...], info: dict[str, Any], who: Annotator | None = None
+    ) -> StoredLabel:  # fmt: skip
+        """Keep a label that any program wrote, on its image's grid, as the next version.
+
+        Args:
+            image: the image.
+            file: as ``write_label`` takes it.
+            tag: "final", "original", or another word.
+            table: labels whose ids, names and codes it uses.
+            info: to be remembered with it; ``label_info`` names its numbers, ``replace`` lets it count instead of another's.
+            who: the annotator; None for the server itself.
+
+        Raises:
+            RequestError: no such tag may be, or a label that the table does not have. MedvitError: the label is none of this image.
+        """
+        if not _TAG.fullmatch(tag):
+            raise RequestError(
+                f"Found the tag {tag[:40]!r}; a tag is a word of small letters and digits. Use 'final' or 'original'."
+            )
+        names = read_label_info(info)
+        place = self._folder / tag / _folder_of(image.id)
+        place.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=place))
+        try:
+            made, notes = write_label(image, file, aside, table, names)
+            with self._saving:  # two that submit at once: the second sees the first
+                before = self.standing(image.id, tag) if tag == FINAL else None
+                counts = before is None or self._takes_over(before, who, info)
+                sends = self._images.keeps_segs and tag == FINAL and (aside / _SEG).is_file()
+                archive = {_ARCHIVE: _WAITING if counts else _HELD} if sends else {}
+                own = {"annotator": who.name if who else "", "sha256": _sha256(made), "notes": list(notes)}
+                said = _said(info)
+                stored = self._publish(image, tag, aside, made.name, said | archive | own)
+                if before is not None and counts and self.standing(image.id, tag) != stored:
+                    self._choose(stored, who.name if who else "")
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return self._archived(stored) if sends and counts else stored
+
+    def _takes_over(self, before: StoredLabel, who: Annotator | None, info: dict[str, Any]) -> bool:
+        """Return whether a new final label counts instead of the present one."""
+        if who is None or who.supersedes or (info.get("replace") and who.reviews):
+            return True
+        pinned = self._pinned(before.image, before.tag)
+        return before.annotator == who.name and (pinned is None or pinned["by"] == who.name)
+
+    def _pinned(self, image: str, tag: str) -> dict[str, Any] | None:
+        rows = self._journal.rows("SELECT * FROM chosen WHERE image = ? AND tag = ?", image, tag)
+        return rows[0] if rows else None
+
+    def _choose(self, label: StoredLabel, by: str) -> None:
+        self._journal.change(
+            "INSERT INTO chosen VALUES (?, ?, ?, ?, ?) ON CONFLICT (image, tag) DO UPDATE SET version = excluded.version, "
+            "by = excluded.by, created = excluded.created",
+            label.image, label.tag, label.version, by, time.time(),
+        )  # fmt: skip
+
+    def told(self, stored: StoredLabel) -> list[str]:
+        """Say, where several annotators have submitted a final label, whose counts now and how to let another count."""
+        if stored.tag != FINAL:
+            return []
+        newest = {label.annotator: label.version for label in self.versions(stored.image, stored.tag)}
+        if len(newest) < 2:
+            return []
+        standing = self.standing(stored.image, stored.tag)
+        assert standing is not None
+        listed = ", ".join(f"{shown_name(name)} (version {version})" for name, version in newest.items())
+        counts = "this one counts" if standing.version == stored.version else "this one is kept and does not count"
+        return [
+            f"Labels of {len(newest)} annotators are kept for this image: {listed}. Version {standing.version} by "
+            f"{shown_name(standing.annotator)} counts, so {counts}. To let another count, a reviewer sends POST /datastore/label/choose?image=...&version=N."
+        ]
+
+    def standing(self, image: str, tag: str) -> StoredLabel | None:
+        """Return the label that counts: the chosen one, else the newest of the first annotator; None without any."""
+        labels = self.versions(image, tag)
+        if not labels or tag != FINAL:
+            return labels[-1] if labels else None
+        pinned = self._pinned(image, tag)
+        chosen = next((label for label in labels if pinned and label.version == pinned["version"]), None)
+        return chosen or [label for label in labels if label.annotator == labels[0].annotator][-1]
+
+    def versions(self, image: str, tag: str) -> list[StoredLabel]:
+        """Return all versions of an image's label that were not taken back, oldest first."""
+        rows = self._journal.rows(
+            "SELECT * FROM labels WHERE image = ? AND tag = ? AND hidden = 0 ORDER BY version", image, tag
+        )
+        return [_stored(self._folder, row) for row in rows]
+
+    def choose(self, image: str, tag: str, version: int, who: Annotator) -> StoredLabel:
+        """Let a version count from now on; for DICOM its SEG goes to the archive.
+
+        Raises:
+            UnknownError: there is no such version.
+        """
+        label = self.latest(image, tag, version)
+        with self._saving:
+            self._choose(label, who.name)
+        return self._released(label)
+
+    def _released(self, label: StoredLabel) -> StoredLabel:
+        """Send the SEG of a label that counts from now on, if it was held back."""
+        if label.info.get(_ARCHIVE) != _HELD:
+            return label
+        label = replace(label, info=label.info | {_ARCHIVE: _WAITING})
+        self._write(label)
+        return self._archived(label)
+
+    def _archived(self, stored: StoredLabel) -> StoredLabel:
+        """Send a label's SEG to the archive and, if that takes it, those it could not be sent before. A label is never lost by this."""
+        try:
+            sent = self._send(stored)
+            for earlier in self.all():
+                if earlier.info.get(_ARCHIVE) == _WAITING and earlier.file.with_name(_SEG).is_file():
+                    self._send(earlier)
+        except ArchiveError as error:
+            words = f"{error} The SEG is sent again with the next label."
+            return replace(stored, info=stored.info | {"notes": [*stored.info["notes"], words]})
+        return sent
+
+    def _send(self, stored: StoredLabel) -> StoredLabel:
+        told = self._images.store(stored.file.with_name(_SEG))
+        sent = replace(stored, info=stored.info | told | {_ARCHIVE: "stored"})
+        self._write(sent)
+        return sent
+
+    def _write(self, label: StoredLabel) -> None:
+        self._journal.change(
+            "UPDATE labels SET info = ? WHERE image = ? AND tag = ? AND version = ?",
+            json.dumps(label.info), label.image, label.tag, label.version,
+        )  # fmt: skip
+
+    def _publish(self, image: Image, tag: str, aside: Path, name: str, info: dict[str, Any]) -> StoredLabel:
+        with self._journal.together():
+            rows = self._journal.rows(
+                "SELECT MAX(version) AS last FROM labels WHERE image = ? AND tag = ?", image.id, tag
+            )
+            version = (rows[0]["last"] or 0) + 1
+            final = aside.parent / f"v{version:04d}"
+            while final.exists():  # left by a server that was killed between both steps: kept, and passed over
+                version += 1
+                final = aside.parent / f"v{version:04d}"
+            os.replace(aside, final)
+            now = time.time()
+            where = str((final / name).relative_to(self._folder))
+            self._journal.change(
+                "INSERT INTO labels (image, tag, version, file, created, info) VALUES (?, ?, ?, ?, ?, ?)",
+                image.id, tag, version, where, now, json.dumps(info),
+            )  # fmt: skip
+        return StoredLabel(image.id, tag, version, final / name, now, info)
+
+    def all(self) -> list[StoredLabel]:
+        """Every version that was not taken back, oldest first."""
+        rows = self._journal.rows("SELECT * FROM labels WHERE hidden = 0 ORDER BY created, version")
+        return [_stored(self._folder, row) for row in rows]
+
+    def latest(self, image: str, tag: str, version: int | None = None) -> StoredLabel:
+        """Return the label that counts, or for other tags than "final" the newest version; or a version by its number.
+
+        Raises:
+            UnknownError: the image has no such label, or its file was taken away.
+        """
+        if version is None:
+            found = self.standing(image, tag)
+        else:
+            found = next((label for label in self.versions(image, tag) if label.version == version), None)
+        if found is None or not found.file.is_file():
+            number = "" if version is None else f", version {version}"
+            raise UnknownError(f"Found no {tag[:40]!r} label of {image[:80]!r}{number}; ask for one that is listed.")
+        return found
+
+    def finals(self) -> dict[str, StoredLabel]:
+        """Return the final label that counts, of each image that has one."""
+        found = {name: self.standing(name, FINAL) for name in sorted(self.labelled())}
+        return {name: label for name, label in found.items() if label is not None}
+
+    def labelled(self) -> set[str]:
+        """Images that have a final label."""
+        return {
+            row["image"]
+            for row in self._journal.rows("SELECT DISTINCT image FROM labels WHERE tag = 'final' AND hidden = 0")
+        }
+
+    def take_back(self, image: str, tag: str, version: int | None = None) -> StoredLabel | None:
+        """Let the versions of a label, or one of them, be seen no more; their files stay. Return the one that counts from now on."""
+        if version is None and not self.versions(image, tag):
+            self.latest(image, tag)  # says that there is none
+        numbers = [self.latest(image, tag, version).version] if version is not None else []
+        for number in numbers or [label.version for label in self.versions(image, tag)]:
+            self._journal.change(
+                "UPDATE labels SET hidden = 1 WHERE image = ? AND tag = ? AND version = ?", image, tag, number
+            )
+        standing = self.standing(image, tag)
+        return None if standing is None else self._released(standing)
+
+    def note(self, label: StoredLabel, info: dict[str, Any]) -> None:
+        """Add to what is remembered of a label."""
+        now = self.latest(label.image, label.tag, label.version)
+        self._write(replace(now, info=now.info | info))
+
+    def note_of_client(self, label: StoredLabel, info: dict[str, Any]) -> list[str]:
+        """Add what a client says of a label; what the server itself wrote stays, which the words returned say."""
+        ours = sorted(_OURS & info.keys())
+        self.note(label, {key: value for key, value in info.items() if key not in ours})
+        return [f"Written by the server alone, left as they are: {', '.join(ours)}."] if ours else []
+
+
+def _stored(folder: Path, row: dict[str, Any]) -> StoredLabel:
+    return StoredLabel(
+        row["image"], row["tag"], row["version"], folder / row["file"], row["created"], json.loads(row["info"])
+    )
+
+
+def _said(info: dict[str, Any]) -> dict[str, Any]:
+    """Return the params of a submit without the keys that only the server sets, and with seconds only as a number."""
+    kept = {key: value for key, value in info.items() if key not in _SCORES}
+    seconds = kept.get("seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        kept.pop("seconds", None)
+    return kept
+
+
+def _folder_of(image: str) -> str:
+    """A folder for an image's labels: its name where that is safe as one, and its hash, so that no two share it."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", image).strip(".")[:80]
+    return f"{safe}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Models that a label project offers, and their versions."""

@@ -1,0 +1,68 @@
+"""Endpoints of the login, MONAI Label's: a name and password for a token, which every other request then shows."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, HTTPException, Request
+
+from medvit_label.accounts import Accounts
+from medvit_label.annotators import account_of
+from medvit_label.routes.project import Held
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+_WRONG_S = 1.0
+"""Seconds before a wrong password is answered."""
+
+_AT_ONCE = asyncio.Semaphore(2)
+"""Passwords compared at once: each takes 32 MB and a core."""
+
+_log = logging.getLogger("medvit_label")
+
+
+@router.get("/auth/")
+def auth(request: Request, service: Held) -> dict[str, Any]:
+    """Say whether a login is needed, and whether it is by accounts or by the server's one token."""
+    accounts = request.app.state.accounts is not None
+    return {"enabled": service.settings.asks_login, "client_id": "medvit", "realm": "", "accounts": accounts}
+
+
+@router.post("/auth/token")
+async def token(
+    request: Request, service: Held, username: Annotated[str, Form()] = "", password: Annotated[str, Form()] = ""
+) -> dict[str, Any]:
+    """Log in (OAuth2's password flow): an account's name and password; without accounts any name, and the token as password."""
+    accounts: Accounts | None = request.app.state.accounts
+    if accounts is None:
+        if not service.settings.token or not hmac.compare_digest(password.encode(), service.settings.token.encode()):
+            raise HTTPException(
+                401,
+                "Found a wrong password; the token that the server was started with is needed. Type it as the password.",
+            )
+        return {"access_token": password, "token_type": "bearer"}
+    async with _AT_ONCE:
+        found = await asyncio.to_thread(accounts.log_in, username.strip(), password)
+    if found is None:
+        _log.warning("a login was refused")  # what was typed as a name may be a password
+        await asyncio.sleep(_WRONG_S)
+        raise HTTPException(
+            401,
+            "Found no account with this name and password; both are needed. Correct them, or ask the server's administrator.",
+        )
+    _log.info("%s logged in as %s", found[1].name, found[1].role)
+    return {"access_token": found[0], "token_type": "bearer", "expires_in": int(accounts.life_s)}
+
+
+@router.get("/auth/token/valid")
+def valid(request: Request) -> dict[str, Any]:
+    """Answer to a valid token alone: whose it is, and the role."""
+    account = account_of(request)
+    if account is None:
+        return {"username": "annotator", "roles": []}
+    return {"username": account.name, "name": account.name, "roles": [account.role]}

@@ -1,0 +1,294 @@
+"""Training in the background: one run at a time, in a process of its own, gone on with when the server comes back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medvit.errors import MedvitError
+from medvit_label.background_runs import DONE, ERROR, RUNNING, STOPPED, Kind, Runs
+from medvit_label.errors import RequestError
+from medvit_label.journal import Journal
+from medvit_label.training.process import OUTCOME, STAGE
+
+__all__ = ["Ended", "TrainParams", "Trainings", "read_train_params"]
+
+_KIND = Kind("trainings", "training", "POST /train/MODEL", "DELETE /train/")
+_GRACE_S = 10
+_HEAVY = ("run", "data", "candidate")
+"""What a run's folder holds that nobody needs once it has ended: copies of images among them."""
+
+
+class TrainParams(BaseModel):
+    """What a client may ask of a training run; anything else it sends (its own settings) is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    steps: int = Field(default=200, ge=1, le=1_000_000)
+    learning_rate: float = Field(default=1e-4, gt=0, le=0.1)
+    validation_share: float = Field(default=0.2, ge=0.05, le=0.5)
+
+
+def read_train_params(content: dict[str, Any]) -> TrainParams:
+    """A client's parameters.
+
+    Raises:
+        RequestError: a value that cannot be.
+    """
+    try:
+        return TrainParams.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestError(f"Found params.{first['loc'][0]}: {first['msg']}. Correct it or leave it out.") from None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that came to its end.
+
+    Attributes:
+        run: its id.
+        model: the bundle's name.
+        base: number of the version it started from.
+        candidate: the new bundle's folder.
+        outcome: the scores before and after.
+        split: the cases, as they were told.
+        params: what was asked for.
+    """
+
+    run: str
+    model: str
+    base: int
+    candidate: Path
+    outcome: dict[str, Any]
+    split: dict[str, Any]
+    params: dict[str, Any]
+
+
+class Judge(Protocol):
+    """Decides about a run that ended: publishes what is better."""
+
+    def __call__(self, ended: Ended) -> int | None:
+        """The number of the new version; None where it was no better."""
+        ...
+
+
+class Trainings:
+    """Runs in ``<state>/training/<id>``.
+
+    Args:
+        folder: the project's state.
+        journal: where runs are written down.
+        judge: what is done with a run that came to its end.
+        told: the line a run's process gets, from the run's row and its folder.
+    """
+
+    def __init__(
+        self, folder: Path, journal: Journal, judge: Judge, told: Callable[[dict[str, Any], Path], dict[str, Any]]
+    ) -> None:
+        self._folder, self._judge, self._told = folder / "training", judge, told
+        self._runs = Runs(journal, _KIND)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._watcher: threading.Thread | None = None
+        self._stopping, self._closing = False, False
+
+    def resume(self) -> None:
+        """Go on with the run that an earlier server left, and clear what one that ended had no time to."""
+        going = self._runs.going()
+        left = {row["id"] for row in self._runs.all()} - {row["id"] for row in going}
+        for identity in left:
+            self._clear(self._folder / identity)
+        for row in going:
+            try:
+                with self._lock:
+                    self._launch(row)
+            except MedvitError as error:  # its bundle was removed, say: no reason not to serve
+                self._end(row, ERROR, {"reason": str(error)})
+
+    def start(self, model: str, prepare: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Begin a run.
+
+        Args:
+            model: the bundle's name.
+            prepare: lays the cases out in the run's folder and gives what is to be remembered of it (``base``, ``split``,
+                ``params``).
+
+        Raises:
+            BusyError: one is running.
+        """
+        with self._lock:
+            self._runs.require_none()
+            identity = uuid.uuid4().hex
+            folder = self._folder / identity
+            try:
+                info = prepare(folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._launch(self._runs.add(model, info, identity))
+        return self.shown(identity)
+
+    def _launch(self, row: dict[str, Any]) -> None:
+        folder = self._folder / row["id"]
+        self._stopping = False
+        process = None
+        if not (folder / OUTCOME).is_file():  # else it ended while no server was there to hear of it
+            told = self._told(row, folder)
+            with (folder / "log.txt").open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "medvit_label.training.process"], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True
+                )  # fmt: skip
+            assert process.stdin is not None
+            with suppress(OSError):  # a process that could not begin: its end is told below
+                process.stdin.write(json.dumps(told) + "\n")
+                process.stdin.flush()
+        self._process = process
+        self._watcher = threading.Thread(target=self._watch, args=(row, folder, process), name="training")
+        self._watcher.start()
+
+    def _watch(self, row: dict[str, Any], folder: Path, process: subprocess.Popen[str] | None) -> None:
+        code = 0 if process is None else process.wait()
+        if self._closing:
+            return  # it is still down as running: the next server goes on with it
+        if self._stopping:
+            self._end(row, STOPPED, {})
+        else:
+            self._end(row, *self._settle(row, folder, code))
+        self._clear(folder)
+
+    @staticmethod
+    def _clear(folder: Path) -> None:
+        for heavy in _HEAVY:
+            shutil.rmtree(folder / heavy, ignore_errors=True)
+
+    def _settle(self, row: dict[str, Any], folder: Path, code: int) -> tuple[str, dict[str, Any]]:
+        """How a run ended, and what came of it."""
+        try:
+            outcome = json.loads((folder / OUTCOME).read_text())
+        except (OSError, ValueError):
+            return ERROR, {
+                "reason": f"Found that the training ended with code {code} before its last step; see training/{row['id']}/log.txt in the project, "
+                "then start it again."
+            }
+        if "error" in outcome:
+            return ERROR, {"reason": outcome["error"].replace(str(folder), "…")}
+        info = json.loads(row["info"])
+        candidate = folder / "candidate" / row["model"]
+        ended = Ended(row["id"], row["model"], info["base"], candidate, outcome, info["split"], info["params"])
+        try:
+            return DONE, {"outcome": outcome, "published": self._judge(ended)}
+        except Exception as error:
+            return ERROR, {
+                "outcome": outcome,
+                "reason": f"Found that the new weights could not be published ({type(error).__name__}); see that the project's folder can be written, then train again.",
+            }
+
+    def _end(self, row: dict[str, Any], state: str, more: dict[str, Any]) -> None:
+        curve = {"steps_done": self._step(row["id"], row["model"])}
+        with self._lock:
+            self._runs.write(row["id"], state, json.loads(row["info"]) | curve | more)
+
+    def stop(self) -> dict[str, Any] | None:
+        """Stop the run there is; None where there is none."""
+        with self._lock:
+            rows = self._runs.going()
+            if not rows:
+                return None
+            self._stopping = True
+        self._let_go()
+        return self.shown(rows[0]["id"])
+
+    def close(self) -> None:
+        """Let the run end for now; it is gone on with by the next server."""
+        self._closing = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        process, watcher = self._process, self._watcher
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            try:
+                process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if watcher is not None:
+            watcher.join()
+
+    def running(self) -> bool:
+        """Whether a run is going on."""
+        return self._runs.running()
+
+    def shown(self, identity: str | None = None) -> dict[str, Any]:
+        """A run as clients see it, in MONAI Label's keys with ours beside them; by default the newest.
+
+        Raises:
+            UnknownError: there is none.
+        """
+        return self._as_shown(self._runs.row(identity))
+
+    def listing(self) -> list[dict[str, Any]]:
+        """All runs, oldest first."""
+        return [self._as_shown(row) for row in self._runs.all()]
+
+    def statistics(self) -> dict[str, Any]:
+        """The newest finished run of each model, as MONAI Label's ``train_stats`` has them."""
+        return {
+            run["model"]: {
+                "name": "train", "start_ts": run["start_ts"], "total_time": f"{run['seconds']:.0f} s", "epoch": run["done"],
+                "best_metric": run["after"], "best_metric_key": run["metric"],
+            }
+            for run in self.listing() if run["status"] == DONE
+        }  # fmt: skip
+
+    def _as_shown(self, row: dict[str, Any]) -> dict[str, Any]:
+        info, folder = json.loads(row["info"]), self._folder / row["id"]
+        steps = int(info["params"]["steps"])
+        going = row["state"] == RUNNING
+        stage = (folder / STAGE).read_text() if going and (folder / STAGE).is_file() else ""
+        done = self._step(row["id"], row["model"]) if going else info.get("steps_done", 0)
+        outcome = info.get("outcome") or {}
+        return {
+            "id": row["id"], "model": row["model"], "status": row["state"],
+            "request": {"model": row["model"], **info["params"]},
+            "start_ts": _moment(row["created"]), "end_ts": _moment(row["ended"]) if row["ended"] else "",
+            "details": self._lines(folder), "stage": stage, "done": done, "total": steps, "split": info["split"],
+            "from": info["base"], "metric": outcome.get("metric"), "before": outcome.get("before"),
+            "after": outcome.get("after"), "published": info.get("published"), "reason": info.get("reason", ""),
+            "seconds": round((row["ended"] or time.time()) - row["created"], 1),
+        }  # fmt: skip
+
+    def _step(self, identity: str, model: str) -> int:
+        """The last step that the run's curve tells of: every twentieth, or in short runs every tenth of them."""
+        curve = self._folder / identity / "run" / model / "curve.csv"
+        try:
+            with curve.open(newline="") as file:
+                steps = [int(row["step"]) for row in csv.DictReader(file) if row["step"].isdigit()]
+        except (OSError, KeyError, AttributeError):
+            return 0
+        return steps[-1] if steps else 0
+
+    def _lines(self, folder: Path) -> list[str]:
+        """What the run said of its steps, newest last; lines that name folders are left out."""
+        try:
+            lines = (folder / "log.txt").read_text(errors="replace").splitlines()
+        except OSError:
+            return []
+        return [line for line in lines if line.startswith("step ")][-20:]
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,0 +1,67 @@
+"""The process that trains: told what to do on its standard input, and gone as soon as that closes (the server stopped it, or died)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+__all__ = ["OUTCOME", "STAGE", "main"]
+
+OUTCOME, STAGE = "outcome.json", "stage.txt"
+"""Files in a run's folder: how it ended, and what it is doing."""
+
+
+def main() -> int:
+    """Fine-tune as the line on standard input says; 0 when it came to its end, 1 when it was refused."""
+    told: dict[str, Any] = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_server, daemon=True).start()
+    folder = Path(told["folder"])
+    from medvit.errors import MedvitError
+
+    try:
+        outcome = _fine_tune(told, folder)
+    except MedvitError as error:
+        _write(folder / OUTCOME, json.dumps({"error": str(error), "kind": type(error).__name__}))
+        return 1
+    _write(folder / OUTCOME, json.dumps(outcome))
+    return 0
+
+
+def _end_with_the_server() -> None:
+    while sys.stdin.read(4096):
+        pass
+    # checkpoints are written aside and renamed, so the process may end at any moment
+    os._exit(3)
+
+
+def _fine_tune(told: dict[str, Any], folder: Path) -> dict[str, Any]:
+    import torch
+
+    from medvit.bundles import Bundle
+    from medvit.training import FineTuning, fine_tune
+    from medvit.training.data import DataList
+
+    if hasattr(os, "nice"):
+        os.nice(10)  # whoever waits for an inference comes first
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    data = folder / "data"
+    wanted = FineTuning(
+        Bundle(Path(told["base"])), DataList(data / "datalist.json", data), folder, told["version"], told["steps"],
+        told["learning_rate"], told["device"],
+    )  # fmt: skip
+    return fine_tune(wanted, lambda stage: _write(folder / STAGE, stage))
+
+
+def _write(path: Path, text: str) -> None:
+    from medvit.atomic_write import replace_file
+
+    with replace_file(path) as aside:
+        aside.write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

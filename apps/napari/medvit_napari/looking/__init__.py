@@ -1,0 +1,1 @@
+"""Display of layers: views, contrast, segments and frames."""

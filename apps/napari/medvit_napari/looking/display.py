@@ -1,0 +1,203 @@
+"""Ways to look: windows, planes, a table of labels, going to one, pictures out. Works on any viewer model; no Qt in here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvit.atomic_write import replace_file
+from medvit.errors import OutputError
+from medvit.io import spacing_mm
+from medvit.labels import Measures
+from medvit.reports import Window, measure, presets
+from medvit_napari.errors import LayerError
+from medvit_napari.looking.notifications import rating_line
+from medvit_napari.reading.layer_info import compact, place_of
+from medvit_napari.saving.save_labels import named_labels, stored_array
+
+__all__ = [
+    "PLANES",
+    "DragWindow",
+    "about",
+    "camera",
+    "go_to",
+    "label_table",
+    "outline",
+    "save_gif",
+    "set_window",
+    "show_plane",
+    "windows_of",
+]
+
+PLANES = {"Axial": (0, 1, 2), "Coronal": (1, 0, 2), "Sagittal": (2, 0, 1)}
+"""The order of napari's axes that puts each plane on the screen as it is read."""
+
+_GIF_MS = 60
+_GIF_FRAMES = 120
+
+
+def windows_of(layer: Any) -> tuple[Window, ...]:
+    """The windows to offer for an image layer."""
+    place = place_of(layer)
+    modality = place.modality if place is not None and place.source.hounsfield else None
+    data = layer.data
+    return presets(modality, data[data.shape[0] // 2] if modality != "CT" else np.zeros(1))
+
+
+def about(layer: Any) -> list[str]:
+    """Describe an image or label layer in lines: its voxels, its orientation letters, its warnings and notes.
+
+    Args:
+        layer: any layer.
+    """
+    place = place_of(layer)
+    if place is None:
+        return ["Opened by another reader: the layer does not say where it lies in the patient."]
+    lines = []
+    if place.grid is not None:
+        size = " x ".join(str(n) for n in place.grid.shape)
+        sides = " x ".join(f"{mm:.3g}" for mm in spacing_mm(place.grid.affine))
+        lines.append(f"{size} voxels of {sides} mm, stored along {place.grid.orientation}.")
+    rating = rating_line(place.quality)
+    lines += [rating] if rating else []
+    return lines + [f"Warning: {text}" for text in place.warnings] + list(place.remarks)
+
+
+def set_window(layer: Any, limits: tuple[float, float]) -> None:
+    """Draw an image between two values, its slider's range widened where they lie outside."""
+    low, high = layer.contrast_limits_range
+    if limits[0] < low or limits[1] > high:
+        layer.contrast_limits_range = (min(low, limits[0]), max(high, limits[1]))
+    layer.contrast_limits = limits
+
+
+class DragWindow:
+    """While on, dragging over the picture sets an image's window: to the right wider, upwards brighter, as reading rooms have it.
+
+    Dragging moves the picture otherwise; with a modifier key, or while painting, it does what it always does.
+
+    Args:
+        viewer: a viewer or its model.
+        image: gives the layer whose window is set, or None.
+    """
+
+    _PIXELS = 300.0
+    """Of a drag that doubles the width, or moves the level by it."""
+
+    def __init__(self, viewer: Any, image: Callable[[], Any]) -> None:
+        self._viewer, self._image = viewer, image
+        self.is_on = False
+
+    def turn(self, on: bool) -> None:
+        """On or off."""
+        if on != self.is_on:
+            callbacks = self._viewer.mouse_drag_callbacks
+            callbacks.append(self._dragged) if on else callbacks.remove(self._dragged)
+            self.is_on = on
+
+    def _dragged(self, viewer: Any, event: Any) -> Iterator[None]:
+        layer, active = self._image(), viewer.layers.selection.active
+        busy = active is not None and str(active.mode) not in ("pan_zoom", "transform")
+        if layer is None or getattr(layer, "rgb", False) or busy or event.modifiers or event.button != 1:
+            return
+        low, high = layer.contrast_limits
+        x, y = event.pos[:2]
+        event.handled = True  # the camera stays where it is
+        yield
+        while event.type == "mouse_move":
+            right, down = event.pos[0] - x, event.pos[1] - y
+            width = (high - low) * 2 ** (right / self._PIXELS)
+            level = (low + high) / 2 + (high - low) * down / self._PIXELS
+            set_window(layer, (level - width / 2, level + width / 2))
+            event.handled = True
+            yield
+
+
+def show_plane(viewer: Any, name: str) -> None:
+    """Put a plane on the screen, at the point where the viewer is."""
+    at = viewer.dims.point
+    viewer.dims.ndisplay = 2
+    viewer.dims.order = PLANES[name]
+    viewer.dims.point = at
+
+
+def label_table(layer: Any) -> list[Measures]:
+    """Volume, mean and place of each label of a layer, on its own image's grid.
+
+    Raises:
+        LayerError, PlaceError: no labels on an image of ours.
+    """
+    array, place = stored_array(layer), place_of(layer)
+    assert place is not None
+    rows = measure(compact(array), place.scan(), named_labels(layer))
+    return rows if place.image() is not None else [replace(row, mean=None, std=None) for row in rows]
+
+
+def go_to(viewer: Any, layer: Any, number: int) -> None:
+    """Move the viewer to the middle slice and place of a label.
+
+    Raises:
+        LayerError: it has no voxel.
+    """
+    index = np.argwhere(np.asarray(layer.data) == number)
+    if not len(index):
+        raise LayerError(
+            f"Found no voxel of label {number} in {layer.name!r}; there is nothing to go to. Choose another."
+        )
+    nearest = index[np.abs(index - np.median(index, 0)).sum(1).argmin()]  # a voxel of the label, also of a ring
+    at = layer.data_to_world(nearest)
+    viewer.dims.point = at
+    drawn = [at[axis] for axis in viewer.dims.displayed]  # the camera counts the axes on the screen
+    camera(viewer).center = (0.0, *drawn)[-3:]
+    layer.selected_label = number
+
+
+def camera(viewer: Any) -> Any:
+    """A viewer's camera, which napari 0.9 keeps with its scene."""
+    return getattr(viewer, "scene", viewer).camera
+
+
+def outline(layer: Any, on: bool) -> None:
+    """Draw labels as outlines, or filled."""
+    layer.contour = 1 if on else 0
+
+
+def save_gif(viewer: Any, path: Path, screenshot: Any) -> Path:
+    """The slices one after the other, as they are shown, as an animated GIF; the viewer is put back where it was.
+
+    Args:
+        viewer: a viewer with a volume.
+        path: where to; its ending becomes ``.gif``.
+        screenshot: gives the picture on the screen, (row, column, RGBA) uint8.
+
+    Raises:
+        OutputError: nothing to step through, or the file cannot be written.
+    """
+    from PIL import Image
+
+    axis = viewer.dims.order[0]
+    steps, before = int(viewer.dims.nsteps[axis]), tuple(viewer.dims.current_step)
+    if viewer.dims.ndisplay != 2 or viewer.dims.ndim < 3 or steps < 2:
+        raise OutputError(
+            "Found nothing to step through; a volume in a 2-D view is needed. Open one, and choose a plane."
+        )
+    pictures = []
+    try:
+        for step in np.unique(np.linspace(0, steps - 1, min(steps, _GIF_FRAMES)).round().astype(int)):
+            viewer.dims.set_current_step(axis, int(step))
+            pictures.append(Image.fromarray(screenshot()).convert("RGB").quantize(128))
+    finally:
+        viewer.dims.current_step = before
+    final = path.with_suffix(".gif")
+    try:
+        with replace_file(final) as aside:
+            pictures[0].save(aside, save_all=True, append_images=pictures[1:], duration=_GIF_MS, loop=0)
+    except OSError as error:
+        raise OutputError(
+            f"Found that {final.name} cannot be written ({error.strerror}). Choose another folder."
+        ) from error
+    return final

@@ -1,0 +1,287 @@
+"""The segment table of a label layer: names, codes, colours, visibility, and the segment that is painted. No Qt in here.
+
+The table is ``Place.labels`` in the layer's metadata; every writer writes it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from medvit.bundles import bundle_folders, open_bundle
+from medvit.errors import MedvitError
+from medvit.io.labels import clean_name, make_label, printable, unique
+from medvit.labels import Code, Label
+from medvit_napari.errors import LayerError
+from medvit_napari.looking.display_frame import own_data
+from medvit_napari.reading.layer_info import KEY, Place, place_of
+
+__all__ = [
+    "add_segment",
+    "add_segments",
+    "change_segment",
+    "check_names",
+    "code_text",
+    "completed",
+    "hidden_ids",
+    "known_labels",
+    "label_colormap",
+    "label_features",
+    "painted_ids",
+    "parse_code",
+    "remove_segment",
+    "set_visible",
+    "table_of",
+    "unnamed",
+]
+
+_LONGEST_NAME = 64
+"""Characters of a segment's name in DICOM (LO); a longer one would be cut in the file."""
+
+_UNNAMED = (0.75, 0.75, 0.75, 1.0)
+"""An id that a person paints without a row in the table is seen, in grey; napari would leave it transparent."""
+
+
+def unnamed(number: int, color: Sequence[int] | None = None) -> Label:
+    """Make the label of a segment without a name: "Segment N", with generic codes."""
+    return make_label(number, f"Segment {number}", color)
+
+
+def label_colormap(labels: Iterable[Label], hidden: Iterable[int] = ()) -> Any:
+    """Make napari's colour map of a segment table.
+
+    Args:
+        labels: ids and colours.
+        hidden: ids drawn transparent.
+    """
+    from napari.utils.colormaps import DirectLabelColormap
+
+    gone = set(hidden)
+    colours: dict[int | None, Any] = {None: _UNNAMED, 0: (0, 0, 0, 0)}
+    colours |= {n.id: (*(c / 255 for c in n.color), 0.0 if n.id in gone else 1.0) for n in labels}
+    return DirectLabelColormap(color_dict=colours)
+
+
+def label_features(labels: Sequence[Label]) -> Any:
+    """Make the table that napari shows in its status line: index and name."""
+    import pandas as pd
+
+    return pd.DataFrame({"index": [0, *(n.id for n in labels)], "name": ["background", *(n.title for n in labels)]})
+
+
+def _place(layer: Any) -> Place:
+    place = place_of(layer)
+    if place is None or type(layer).__name__ != "Labels":
+        raise LayerError(
+            f"Found the layer {layer.name!r}, which has no segment table; labels that medvit made are needed. Use 'New labels on this image'."
+        )
+    return place
+
+
+def painted_ids(layer: Any) -> list[int]:
+    """List the ids that have voxels."""
+    data = np.asarray(own_data(layer))
+    if data.dtype.itemsize <= 2:
+        return [int(v) for v in np.flatnonzero(np.bincount(data.ravel())) if v]
+    return [int(v) for v in np.unique(data) if v]
+
+
+def table_of(layer: Any) -> tuple[Label, ...]:
+    """Return a layer's segments: its table, and "Segment N" for every painted id without a row."""
+    place = _place(layer)
+    return completed(place.labels, painted_ids(layer), {v: _painted_colour(layer, v) for v in painted_ids(layer)})
+
+
+def completed(
+    labels: Iterable[Label], painted: Iterable[int], colours: Mapping[int, tuple[int, int, int] | None]
+) -> tuple[Label, ...]:
+    """Complete a table with "Segment N" for every painted id without a row."""
+    rows = {label.id: label for label in labels}
+    rows |= {value: unnamed(value, colours.get(value)) for value in painted if value not in rows}
+    return tuple(unique(label for _, label in sorted(rows.items())))
+
+
+def _painted_colour(layer: Any, value: int) -> tuple[int, int, int] | None:
+    chosen = getattr(layer.colormap, "color_dict", None)
+    if chosen is not None and value not in chosen:
+        return None  # painted without a colour of its own: coloured as every door does
+    colour = layer.get_color(value)
+    if colour is None or not float(colour[3]):
+        return None
+    r, g, b = (round(float(c) * 255) for c in colour[:3])
+    return r, g, b
+
+
+def hidden_ids(layer: Any) -> set[int]:
+    """List the ids that are drawn transparent."""
+    colours = getattr(layer.colormap, "color_dict", {})
+    return {int(n) for n, colour in colours.items() if n and not float(colour[3])}
+
+
+def check_names(labels: Iterable[Label]) -> None:
+    """Refuse two segments of one name.
+
+    Raises:
+        LayerError: names that differ at most in letter case, spaces and signs.
+    """
+    rows = list(labels)
+    count = Counter(_key(label) for label in rows)
+    for label in rows:
+        if count[_key(label)] > 1:
+            ids = ", ".join(str(n.id) for n in rows if _key(n) == _key(label))
+            raise LayerError(
+                f"Found {count[_key(label)]} segments named {label.title!r} (ids {ids}); each needs a name of its own. Rename one in the widget Segments."
+            )
+
+
+def _key(label: Label) -> str:
+    """Compare names as files and servers do: without letter case, spaces and signs."""
+    words = " ".join(label.title.casefold().split())
+    return clean_name(words, words)
+
+
+def _store(layer: Any, labels: Iterable[Label], hidden: Iterable[int]) -> None:
+    """Put a table into the layer, its colours and its status line."""
+    rows = tuple(unique(sorted(labels, key=lambda n: n.id)))
+    layer.colormap = label_colormap(rows, hidden)
+    layer.features = label_features(rows)
+    layer.metadata = {**layer.metadata, KEY: replace(_place(layer), labels=rows)}
+
+
+def add_segment(layer: Any, title: str = "") -> Label:
+    """Add a segment with the first free id and make it the one that is painted.
+
+    Args:
+        title: its name; "Segment N" where it is empty.
+    """
+    rows = table_of(layer)
+    taken = {label.id for label in rows}
+    number = next(n for n in range(1, 2**16) if n not in taken)
+    made = make_label(number, title) if title.strip() else unnamed(number)
+    _store(layer, (*rows, made), hidden_ids(layer))
+    layer.selected_label = number
+    return made
+
+
+def add_segments(layer: Any, labels: Iterable[Label]) -> list[Label]:
+    """Add the segments of a bundle's table; those whose name is there already stay as they are.
+
+    An id that is taken is replaced by the first free one.
+    """
+    rows = list(table_of(layer))
+    names, taken, added = {_key(n) for n in rows}, {n.id for n in rows}, []
+    free = (n for n in range(1, 2**16) if n not in taken)
+    for label in labels:
+        if _key(label) not in names:
+            number = label.id if label.id not in taken else next(free)
+            taken.add(number)
+            added.append(label.model_copy(update={"id": number, "volume_ml": None}))
+    _store(layer, [*rows, *added], hidden_ids(layer))
+    return added
+
+
+def remove_segment(layer: Any, number: int) -> None:
+    """Remove a segment's row.
+
+    Raises:
+        LayerError: it has voxels; they would become a segment without a name.
+    """
+    if number in painted_ids(layer):
+        raise LayerError(
+            f"Found voxels of segment {number}; a row with voxels cannot be removed. Erase or repaint them first."
+        )
+    _store(layer, [n for n in table_of(layer) if n.id != number], hidden_ids(layer))
+
+
+def change_segment(
+    layer: Any,
+    number: int,
+    *,
+    title: str | None = None,
+    color: tuple[int, int, int] | None = None,
+    code: Label | Code | None = None,
+) -> Label:
+    """Change a segment's name, colour or code; None leaves a value as it is.
+
+    Args:
+        number: its id.
+        code: a code of its type, or a label whose category, type and laterality it takes. A segment without a name takes that label's
+            name, too.
+
+    Raises:
+        LayerError: no such segment, or a name that is empty or too long.
+    """
+    rows = {label.id: label for label in table_of(layer)}
+    if number not in rows:
+        raise LayerError(f"Found no segment {number} in {layer.name!r}; a segment of its table is needed. Choose one.")
+    old = rows[number]
+    if title is not None and not title.strip():
+        raise LayerError(f"Found an empty name for segment {number}; a name is needed. Type one.")
+    if title is not None and len(title.strip()) > _LONGEST_NAME:
+        raise LayerError(
+            f"Found a name of {len(title.strip())} characters for segment {number}; DICOM takes at most {_LONGEST_NAME}. Shorten it."
+        )
+    if title is None and isinstance(code, Label) and old.title == unnamed(number).title:
+        title = code.title
+    known: dict[str, Any] = {}
+    if title is not None:
+        words = " ".join(printable(title).split())
+        known |= {"title": words, "name": clean_name(words, f"label_{number}")}
+    if color is not None:
+        known["color"] = color
+    if isinstance(code, Label):
+        known |= {"category": code.category, "type": code.type, "laterality": code.laterality}
+    elif code is not None:
+        known |= {"type": code, "laterality": None}
+    rows[number] = old.model_copy(update=known)
+    _store(layer, rows.values(), hidden_ids(layer))
+    return rows[number]
+
+
+def set_visible(layer: Any, number: int, visible: bool) -> None:
+    """Draw a segment or leave it out; its voxels stay."""
+    hidden = hidden_ids(layer)
+    hidden.discard(number) if visible else hidden.add(number)
+    _store(layer, table_of(layer), hidden)
+
+
+def known_labels() -> list[Label]:
+    """List the labels of all bundles' tables, each concept once, by name; bundles that cannot be read are left out."""
+    found: dict[str, Label] = {}
+    for folder in bundle_folders():
+        try:
+            labels = open_bundle(folder).facts.labels
+        except MedvitError:
+            continue
+        for label in labels:
+            found.setdefault(f"{label.title.casefold()} {code_text(label)}", label)
+    return [label for _, label in sorted(found.items())]
+
+
+def code_text(label: Label) -> str:
+    """Write a label's code as scheme/value/meaning, its side behind it."""
+    side = f" ({label.laterality.meaning})" if label.laterality is not None else ""
+    return f"{label.type.scheme}/{label.type.value}/{label.type.meaning}{side}"
+
+
+def parse_code(text: str) -> Code:
+    """Read a code typed as scheme/value/meaning.
+
+    Raises:
+        LayerError: another form, or text that DICOM's fields do not hold (16, 16 and 64 characters).
+    """
+    parts = [part.strip() for part in text.split("/", 2)]
+    if len(parts) != 3 or not all(parts) or not text.isprintable() or "\\" in text:
+        raise LayerError(
+            f"Found the code {text[:40]!r}; scheme/value/meaning is needed, for example SCT/10200004/Liver. Type it so, or choose one."
+        )
+    for part, most, what in zip(parts, (16, 16, 64), ("scheme", "value", "meaning"), strict=True):
+        if len(part) > most:
+            raise LayerError(
+                f"Found a code whose {what} has {len(part)} characters; at most {most} are possible. Shorten it."
+            )
+    return Code(scheme=parts[0], value=parts[1], meaning=parts[2])

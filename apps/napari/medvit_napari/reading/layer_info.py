@@ -1,0 +1,239 @@
+"""What the plugin knows of a layer: the image behind it, where that lies, and the labels' names and colours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.io import Affine, Scan
+from medvit.labels import Label
+from medvit_napari.errors import LayerError, PlaceError
+from medvit_napari.looking.display_frame import own_data
+from medvit_napari.reading.display_grid import Canonical
+from medvit_napari.reading.lazy_volume import Filling
+
+__all__ = ["KEY", "Place", "blank", "compact", "digest", "image_of", "place_of", "scan_of"]
+
+KEY = "medvit"
+"""Under which a layer's metadata hold its place."""
+
+_LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """What stands in a layer's metadata.
+
+    Attributes:
+        source: the image; of labels, the one they lie on.
+        grid: how it is shown; None for a picture.
+        labels: of a label layer.
+        digest: of the voxels when they came, to tell whether a person has corrected them.
+        made_by: bundle and version that made the layer; empty for what was read.
+        origin: "image", "read", "made" or "restored".
+        notes: what a reader must know.
+        flags: what was set aside or does not fit; a person must look.
+        quality: the rating of the run that made the layer and its reasons, as ``Result.quality`` gives them; empty for what was read.
+        space: identifier of the frame of reference where the source's headers do not state it, else empty.
+        case: the label server's id of the image.
+    """
+
+    source: Scan | Filling
+    grid: Canonical | None
+    _: KW_ONLY
+    labels: tuple[Label, ...] = ()
+    digest: str = ""
+    made_by: str = ""
+    origin: str = "image"
+    notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    space: str = ""
+    case: str = ""
+
+    @property
+    def modality(self) -> str | None:
+        """As the source states it."""
+        return self.source.modality
+
+    @property
+    def series(self) -> str:
+        """SeriesInstanceUID of a DICOM source, else empty."""
+        if isinstance(self.source, Filling):
+            return self.source.series
+        return str(self.source.slices[0].get("SeriesInstanceUID", "")) if self.source.slices else ""
+
+    @property
+    def frame_of_reference(self) -> str:
+        """FrameOfReferenceUID of a DICOM source that states one for all slices, or ``space``; empty where nothing is stated."""
+        if self.space or isinstance(self.source, Filling):
+            return self.space or self.source.space  # type: ignore[union-attr]
+        stated = {str(header.get("FrameOfReferenceUID") or "") for header in self.source.slices}
+        return stated.pop() if len(stated) == 1 else ""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Notes that a person should read, those on how the volume is shown first."""
+        return (*(self.grid.remarks if self.grid is not None else ()), *self.reading_notes)
+
+    @property
+    def reading_notes(self) -> tuple[str, ...]:
+        """Notes of opening; of an image that is read behind its layer, as far as known."""
+        read = self._read
+        return tuple(dict.fromkeys([*self.notes, *(read.notes if read is not None else ())]))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings that a person must read: parts that were set aside or do not fit."""
+        read = self._read
+        return tuple(dict.fromkeys([*self.flags, *(read.set_aside if read is not None else ())]))
+
+    @property
+    def _read(self) -> Scan | None:
+        """The scan of an image that is read behind its layer, once that has ended well."""
+        source = self.source
+        behind = self.origin == "image" and isinstance(source, Filling) and source.is_done and source.error is None
+        return source.scan() if behind else None  # type: ignore[union-attr]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the layer's metadata: this place, and as plain text the orientation letters and the remarks."""
+        letters = self.grid.orientation if self.grid is not None else ""
+        return {KEY: self, "orientation": letters, "warnings": self.warnings, "notes": self.remarks}
+
+    def scan(self) -> Scan:
+        """The source as every door reads it; waits until it is read."""
+        return self.source.scan() if isinstance(self.source, Filling) else self.source
+
+    def image(self) -> Scan | None:
+        """The source, or None where labels have a grid and no image: ``blank`` stands for one then."""
+        scan = self.scan()
+        return scan if any(scan.array.strides) else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Place:
+        return self  # napari copies metadata with a layer; what is known stays the same
+
+
+def blank(shape: Sequence[int], affine: Affine, kind: str = "array", header: Any = None) -> Scan:
+    """The grid of labels without an image; one voxel of memory stands for all."""
+    return Scan(np.broadcast_to(np.float32(0), (1, *shape)), affine, kind, header=header)
+
+
+def compact(array: NDArray[Any]) -> NDArray[Any]:
+    """Ids in the smallest type that holds them, in memory order, as writers take them."""
+    return np.ascontiguousarray(array).astype(np.uint8 if array.max(initial=0) < 256 else np.uint16)
+
+
+def digest(array: NDArray[Any]) -> str:
+    """A fingerprint of voxels."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def place_of(layer: Any) -> Place | None:
+    """What is known of a layer, or None for one that did not come from here."""
+    found = layer.metadata.get(KEY) if hasattr(layer, "metadata") else None
+    return found if isinstance(found, Place) else None
+
+
+def image_of(layer: Any) -> Any:
+    """The layer, if it is one grey image.
+
+    Raises:
+        LayerError: labels, shapes, colours, or a time series.
+    """
+    kind = type(layer).__name__
+    if kind != "Image":
+        raise LayerError(
+            f"Found the layer {layer.name!r}, which holds {kind.lower()}; an image layer is needed. Choose the image it lies on."
+        )
+    if getattr(layer, "multiscale", False):
+        raise LayerError(
+            f"Found the layer {layer.name!r}, which has several resolutions; one is needed. Open the file with medvit."
+        )
+    return layer
+
+
+def scan_of(layer: Any, axes: str = "") -> Scan:
+    """The image of a layer as ``medvit.run`` takes it, with the values that the layer holds now.
+
+    Args:
+        layer: an image layer. One that medvit opened lies where its file says.
+        axes: for any other layer, where its axes run in the patient, three of R, L, A, P, S, I, for example "IPL".
+
+    Raises:
+        LayerError: no single grey volume or picture. PlaceError: nothing says where it lies.
+    """
+    place = place_of(image_of(layer))
+    if place is not None:
+        scan = place.scan()
+        data = own_data(layer)
+        if place.grid is None or isinstance(data, Filling):
+            return scan
+        values = place.grid.back(np.asarray(data))
+        if values.shape != scan.array.shape[1:]:
+            raise LayerError(
+                f"Found the layer {layer.name!r} with {values.shape} voxels where its file has {scan.array.shape[1:]}; it was cut. Open the file again."
+            )
+        return replace(scan, array=np.asarray(values, dtype=np.float32)[None])
+    return _stated(layer, axes)
+
+
+def _stated(layer: Any, axes: str) -> Scan:
+    """A layer of another reader: a picture, or a volume whose axes a person states."""
+    shape = tuple(int(n) for n in np.shape(layer.data))
+    if getattr(layer, "rgb", False):
+        if len(shape) != 3:
+            raise LayerError(
+                f"Found the layer {layer.name!r}, a stack of {len(shape) - 1} axes in colours; one picture in colours or one grey volume is "
+                "needed. Choose one channel: right-click the layer, Split RGB."
+            )
+        return Scan(
+            np.moveaxis(np.asarray(layer.data)[..., :3], -1, 0).astype(np.float32), np.eye(4), "picture"
+        ).check()
+    if len(shape) == 2:
+        return Scan(np.asarray(layer.data, dtype=np.float32)[None], np.eye(4), "picture").check()
+    if len(shape) != 3:
+        raise LayerError(
+            f"Found the layer {layer.name!r} of {len(shape)} axes {shape}; one volume of three is needed. "
+            "Choose one time point or channel: right-click the layer, Split Stack."
+        )
+    if not axes:
+        raise PlaceError(
+            f"Found the layer {layer.name!r}, which does not say where it lies in the patient; left and right could be exchanged. "
+            "Open its file with medvit, or state where its axes run, for example IPL, under 'Axes'."
+        )
+    return Scan(np.asarray(layer.data, dtype=np.float32)[None], _affine(layer, axes), "array").check()
+
+
+def _affine(layer: Any, axes: str) -> Affine:
+    letters = axes.strip().upper()
+    known = [_LETTERS[letter] for letter in letters if letter in _LETTERS]
+    if len(letters) != 3 or sorted(axis for axis, _ in known) != [0, 1, 2]:
+        raise PlaceError(
+            f"Found the axes {axes!r}; three letters are needed, one each of R or L, A or P, S or I. Write IPL for head to feet, "
+            "front to back, right to left."
+        )
+    scale = np.asarray(layer.scale, dtype=float)
+    turned = np.asarray(layer.affine.linear_matrix)
+    if (
+        np.abs(np.asarray(layer.rotate) - np.eye(3)).max() > 1e-6
+        or np.abs(turned - np.diag(np.diag(turned))).max() > 1e-6
+    ):
+        raise PlaceError(
+            f"Found the layer {layer.name!r} turned in napari; its axes cannot be stated by letters. Open its file with medvit."
+        )
+    if np.allclose(scale, 1):
+        raise PlaceError(
+            f"Found the layer {layer.name!r} without a scale (1, 1, 1); sizes in millimetres are needed. Set layer.scale, or open "
+            "its file with medvit."
+        )
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for column, (axis, sign) in enumerate(known):
+        affine[axis, column] = sign * scale[column]
+        affine[axis, 3] = sign * float(layer.translate[column])
+    return affine

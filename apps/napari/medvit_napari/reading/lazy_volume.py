@@ -1,0 +1,253 @@
+"""A volume that can be looked at while it is being read: the slice on the screen first, the others behind it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.errors import MedvitError
+from medvit.io import Affine, Scan, flip_lps_ras, read_image
+from medvit.io.dicom import read_dicom, read_slice
+from medvit.io.dicom.preflight import Volume
+from medvit.progress import Cancelled, Progress
+from medvit_napari.reading.display_grid import Canonical
+
+__all__ = ["FileFilling", "Filling", "SeriesFilling"]
+
+
+class Filling(ABC):
+    """An array for napari, (inferior, posterior, left) float32, read in a thread behind what is on the screen.
+
+    Asked for one slice along the stored last axis, it reads that one if its turn has not come and it can. Other cuts show what is
+    there, and ``on_done`` callbacks say when to draw them again. The scan, once whole, is the one that every other door reads.
+
+    Args:
+        stored: zeros, (i, j, k), into which slices are put.
+        affine: voxel index to RAS+ mm.
+        files: keeps the files open; closed when all is read, or nothing more is wanted.
+    """
+
+    modality: str | None = None
+    """As the headers state it."""
+
+    hounsfield: bool = False
+    """True for a CT whose headers state Hounsfield units."""
+
+    series: str = ""
+    """SeriesInstanceUID of a DICOM series."""
+
+    space: str = ""
+    """FrameOfReferenceUID, where the headers state one for all slices."""
+
+    def __init__(self, stored: NDArray[np.float32], affine: Affine, files: ExitStack) -> None:
+        self._files, self._stored = files, stored
+        self._there = np.zeros(stored.shape[2], bool)
+        i, j, k = stored.shape
+        self.grid = Canonical((i, j, k), affine)
+        self._shown = self.grid.show(self._stored)
+        self._axis = self.grid.order.index(2)
+        self._scan: Scan | None = None
+        self._error: BaseException | None = None
+        self._done = threading.Event()
+        self._wanted = Progress(self._tell)
+        self.on_done: list[Callable[[], None]] = []
+        self.on_progress: list[Callable[[int, int], None]] = []
+        self._thread = threading.Thread(target=_fill, args=(weakref.ref(self), files), daemon=True, name="medvit-read")
+
+    @abstractmethod
+    def _read_slice(self, k: int) -> NDArray[np.float32] | None:
+        """One slice, (i, j), or None where it cannot be had before the others."""
+
+    @abstractmethod
+    def _read_whole(self) -> Scan:
+        """The scan, checked."""
+
+    # what napari asks of an array
+    dtype = np.dtype(np.float32)
+    ndim = 3
+
+    @property
+    def loaded(self) -> NDArray[np.float32]:
+        """Values read so far, zeros elsewhere; does not wait for the rest."""
+        return self._shown
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along napari's axes."""
+        return tuple(self._shown.shape)
+
+    @property
+    def size(self) -> int:
+        """Voxels."""
+        return int(self._shown.size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        return int(self._shown.nbytes)
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        if not self._done.is_set():
+            one = self._slice_of(key)
+            if one is not None:
+                self._fetch(one)
+        found: NDArray[np.float32] = self._shown[key]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        self.scan()
+        return np.asarray(self._shown, dtype=dtype)
+
+    def _slice_of(self, key: Any) -> int | None:
+        """The stack's slice that a cut lies in, or None for a cut across."""
+        parts = key if isinstance(key, tuple) else (key,)
+        at = parts[self._axis] if len(parts) > self._axis and Ellipsis not in [p for p in parts if p is ...] else None
+        count = len(self._there)
+        if isinstance(at, slice):  # napari 0.9 asks for a slab of one slice
+            start, stop, step = at.indices(count)
+            at = start if stop - start == step == 1 else None
+        if not isinstance(at, (int, np.integer)):
+            return None
+        at = int(at) % count
+        return count - 1 - at if self._axis in self.grid.flips else at
+
+    def _fetch(self, k: int) -> None:
+        if self._there[k]:
+            return
+        try:
+            values = self._read_slice(k)
+        except (MedvitError, OSError, ValueError):
+            return  # the thread meets it as well, and tells
+        if values is not None and not self._there[k]:
+            self._stored[:, :, k] = values
+            self._there[k] = True
+
+    def _tell(self, stage: str, done: int, total: int) -> None:
+        """Slices before the one that is being read are there."""
+        if stage == "read" and total == len(self._there):
+            self._there[:done] = True
+            for call in list(self.on_progress):
+                call(done, total)
+
+    def start(self) -> Filling:
+        """Begin to read; return self."""
+        self._thread.start()
+        return self
+
+    def read_all(self) -> None:
+        """Read what is missing, in the calling thread."""
+        try:
+            self._scan = self._read_whole()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._there[:] = True
+            self._done.set()
+            self._files.close()
+        if not isinstance(self._error, Cancelled):
+            for call in list(self.on_done):
+                call()
+
+    def stop(self) -> None:
+        """Read no further: nobody looks at it any more."""
+        self._wanted.cancel()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all is read, or reading failed."""
+        return self._done.is_set()
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no slice is there yet."""
+        return not self._there.any()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why reading failed, if it did."""
+        return self._error
+
+    def scan(self) -> Scan:
+        """The whole scan; waits for it.
+
+        Raises:
+            MedvitError: why it could not be read.
+        """
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._scan is not None
+        return self._scan
+
+
+class SeriesFilling(Filling):
+    """A DICOM series, decoded slice by slice.
+
+    Args:
+        volume: a regular one, as preflight found it.
+        finish: makes of the scan read what ``open_source`` would give, its checks and notes.
+        files: as ``Filling``.
+    """
+
+    def __init__(self, volume: Volume, finish: Callable[[Scan], Scan], files: ExitStack) -> None:
+        stack = volume.stack
+        assert stack is not None
+        first, count = stack.planes[0], len(stack.planes)
+        memory = np.zeros((count, first.rows, first.columns), np.float32)  # zeroed pages cost nothing until used
+        super().__init__(memory.transpose(2, 1, 0), flip_lps_ras(stack.affine), files)
+        self._volume, self._finish = volume, finish
+        self.modality, self.series, self.hounsfield = volume.modality or None, volume.series, volume.hounsfield
+        spaces = {plane.frame_of_reference for plane in volume.planes}
+        self.space = spaces.pop() if len(spaces) == 1 else ""
+
+    def _read_slice(self, k: int) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = read_slice(self._volume, k)
+        return values
+
+    def _read_whole(self) -> Scan:
+        return self._finish(read_dicom(self._volume, progress=self._wanted, into=self._stored))
+
+
+class FileFilling(Filling):
+    """A NIfTI, NRRD or MetaImage; slices of an uncompressed NIfTI are there at once, of others when all is read.
+
+    Args:
+        path: the file.
+        header: its grid, as ``image_grid`` gives it.
+    """
+
+    def __init__(self, path: Path, header: Scan) -> None:
+        super().__init__(np.zeros(header.array.shape[1:], np.float32, order="F"), header.affine, ExitStack())
+        self._path = path
+        self._lazy = path.name.lower().endswith(".nii")
+
+    def _read_slice(self, k: int) -> NDArray[np.float32] | None:
+        if not self._lazy:
+            return None
+        import nibabel as nib
+
+        stored: Any = nib.load(self._path)
+        return np.asarray(stored.dataobj[:, :, k], dtype=np.float32).reshape(self._stored.shape[:2])
+
+    def _read_whole(self) -> Scan:
+        scan = read_image(self._path).check()
+        self._wanted.check()
+        self._stored = scan.array[0]
+        self._shown = self.grid.show(self._stored)
+        return scan
+
+
+def _fill(filling: weakref.ref[Filling], files: ExitStack) -> None:
+    alive = filling()
+    if alive is None:
+        files.close()
+    else:
+        alive.read_all()

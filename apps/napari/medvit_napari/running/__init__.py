@@ -1,0 +1,1 @@
+"""Running bundles in the background."""

@@ -1,0 +1,1 @@
+"""Saving label layers."""

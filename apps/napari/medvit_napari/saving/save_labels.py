@@ -1,0 +1,157 @@
+"""Labels as they stand in napari, written by the same writers as the command line's, and read back before they count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvit.conversion import Converted, Writing, save_labels
+from medvit.io.dicom.write import Origin
+from medvit.io.labels import Grid, LabelSet, Segment
+from medvit.labels import Label
+from medvit.progress import Progress
+from medvit_napari.errors import LayerError, PlaceError
+from medvit_napari.looking.display_frame import Interpolated, own_data
+from medvit_napari.looking.notifications import rating_line
+from medvit_napari.looking.segment_table import check_names, completed, table_of, unnamed
+from medvit_napari.reading.layer_info import KEY, Place, compact, digest, place_of
+
+__all__ = ["is_corrected", "labels_of", "named_labels", "save_layer", "stored_array", "write_labels_nifti"]
+
+
+def _known(layer: Any) -> Place:
+    if type(layer).__name__ != "Labels":
+        raise LayerError(
+            f"Found the layer {layer.name!r}, which holds no labels; a label layer is needed. Choose one, or convert it: right-click, "
+            "Convert to Labels."
+        )
+    place = place_of(layer)
+    if place is None or place.grid is None:
+        raise PlaceError(
+            f"Found the label layer {layer.name!r}, which does not say on which image it lies. Make it with medvit: run a bundle, open a "
+            "SEG, or use 'New labels on this image'."
+        )
+    return place
+
+
+def is_corrected(layer: Any) -> bool:
+    """Whether voxels were painted since the layer came."""
+    return digest(np.asarray(own_data(layer))) != _known(layer).digest
+
+
+def stored_array(layer: Any) -> np.ndarray[Any, Any]:
+    """A label layer's ids as its image is stored, (i, j, k).
+
+    Raises:
+        LayerError, PlaceError: no labels of ours, or of another size than their image.
+    """
+    place = _known(layer)
+    assert place.grid is not None
+    array = place.grid.back(np.asarray(own_data(layer)))
+    if array.shape != place.grid.shape:
+        raise LayerError(
+            f"Found the layer {layer.name!r} with {array.shape} voxels where its image has {place.grid.shape}. Paint on a layer that "
+            "medvit made."
+        )
+    return array
+
+
+def named_labels(layer: Any) -> tuple[Label, ...]:
+    """Return the layer's segment table, with "Segment N" for painted ids without a row in it.
+
+    Raises:
+        LayerError, PlaceError: no labels of ours.
+    """
+    _known(layer)
+    return table_of(layer)
+
+
+def labels_of(layer: Any) -> LabelSet:
+    """Convert a label layer to labels on their image, as every writer takes them.
+
+    Raises:
+        LayerError, PlaceError: no labels of ours, of another size than their image, or two segments of one name.
+    """
+    from scipy.ndimage import find_objects
+
+    place, array = _known(layer), stored_array(layer)
+    edited = is_corrected(layer) or not place.made_by
+    kind = "SEMIAUTOMATIC" if place.made_by and edited else "AUTOMATIC" if place.made_by else "MANUAL"
+    origin = Origin(algorithm_type=kind, algorithm_name="" if kind == "MANUAL" else place.made_by)
+    if place.origin == "read" and not is_corrected(layer):
+        origin = Origin()  # as its file said, which is not known here any more
+    labels = named_labels(layer)
+    check_names(labels)
+    boxes = find_objects(np.ascontiguousarray(array).astype(np.int32), max([label.id for label in labels], default=0))
+    segments = []
+    for label in labels:
+        box = boxes[label.id - 1]
+        start = (0, 0, 0) if box is None else tuple(int(side.start) for side in box)
+        voxels = np.zeros((0, 0, 0), bool) if box is None else array[box] == label.id
+        segments.append(Segment(label, start, voxels, origin))  # type: ignore[arg-type]
+    scan = place.scan()
+    return LabelSet(
+        tuple(segments),
+        Grid(place.grid.shape, scan.affine),  # type: ignore[union-attr]
+        "array",
+        reference=place.image(),
+        header=scan.header,
+        notes=(*filter(None, [rating_line(place.quality)]), *place.notes, *_without_name(place, labels)),
+        flags=place.flags,
+    )
+
+
+def _without_name(place: Place, labels: Sequence[Label]) -> tuple[str, ...]:
+    """Say which segments have no name of their own, and which ids were painted without a row in the table."""
+    rows = {label.id for label in place.labels}
+    extra = [str(label.id) for label in labels if label.id not in rows]
+    plain = [label.title for label in labels if label.title == unnamed(label.id).title]
+    notes = [f"Painted without a row in the segment table: id {', '.join(extra)}."] if extra else []
+    notes += [f"Without a name, saved with a generic code: {', '.join(plain)}."] if plain else []
+    return tuple(notes)
+
+
+def save_layer(
+    layer: Any,
+    folder: Path,
+    types: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+    repair_tags: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Write a label layer: "nifti", "dicom-seg" and "rtstruct", or what its image allows if none is named.
+
+    Raises:
+        MedvitError: what cannot be written, or does not read back as what was meant; nothing is published then.
+    """
+    writing = Writing(tuple(types), overwrite=overwrite, repair_tags=repair_tags)
+    return save_labels(labels_of(layer), folder, writing, progress)
+
+
+def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """napari's writer hook: one label layer as NIfTI, with its names, on its image's own grid.
+
+    Raises:
+        PlaceError: the layer does not say where it lies. LayerError: two segments of one name.
+    """
+    from medvit.atomic_write import write_aside
+    from medvit.io import write_labels
+
+    place = meta.get("metadata", {}).get(KEY)
+    if not isinstance(place, Place) or place.grid is None:
+        raise PlaceError(
+            f"Found the label layer {meta.get('name', '')!r}, which does not say on which image it lies. Save it as TIFF, or make it with medvit."
+        )
+    final = Path(path if path.lower().endswith((".nii", ".nii.gz")) else path + ".nii.gz")
+    shown = np.asarray(data.source if isinstance(data, Interpolated) else data)
+    array = compact(place.grid.back(shown))
+    labels = completed(place.labels, [int(v) for v in np.unique(array) if v], {})
+    check_names(labels)
+    with write_aside(final.parent) as staging:
+        write_labels(staging / final.name, array, place.scan(), labels)
+        (staging / final.name).replace(final)
+    return [str(final)]

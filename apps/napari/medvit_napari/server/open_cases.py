@@ -1,0 +1,136 @@
+"""Cases of a label server that are open in a viewer: which layers belong to which, and what may be submitted for one. No Qt in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvit.conversion import Writing, save_labels
+from medvit.io.labels import LabelSet
+from medvit.progress import Progress
+from medvit_napari.errors import LayerError, ServerError
+from medvit_napari.reading.layer_info import Place, place_of
+from medvit_napari.saving.save_labels import labels_of
+from medvit_napari.server.client import Case, Client, Submission
+
+__all__ = ["OpenCase", "case_of", "labels_for", "layers_of", "send", "show_only"]
+
+_SAME_MM = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class OpenCase:
+    """A case that was taken from the server.
+
+    Attributes:
+        number: counted from 1 in the order of taking.
+        case: its id and file.
+        place: of its image.
+    """
+
+    number: int
+    case: Case
+    place: Place
+
+    @property
+    def title(self) -> str:
+        """The number, and the id that the server gave it."""
+        return f"{self.number}: {self.case.id}"
+
+
+def layers_of(viewer: Any, case: OpenCase) -> list[Any]:
+    """List the layers of a viewer that belong to a case."""
+    return [
+        layer for layer in viewer.layers if (place := place_of(layer)) is not None and place.case == case.place.case
+    ]
+
+
+def case_of(layer: Any, cases: list[OpenCase]) -> OpenCase | None:
+    """Find the open case that a layer belongs to."""
+    place = place_of(layer) if layer is not None else None
+    return next((c for c in cases if place is not None and place.case and place.case == c.place.case), None)
+
+
+def show_only(viewer: Any, shown: OpenCase, cases: list[OpenCase]) -> None:
+    """Hide the layers of all other cases: two patients never lie on each other."""
+    for case in cases:
+        if case is not shown:
+            for layer in layers_of(viewer, case):
+                layer.visible = False
+    own = layers_of(viewer, shown)
+    if own and not any(layer.visible for layer in own):
+        for layer in own:
+            layer.visible = True
+
+
+def labels_for(layer: Any, cases: list[OpenCase], chosen: OpenCase | None, empty: bool) -> tuple[OpenCase, LabelSet]:
+    """Take a layer's labels for the case they belong to.
+
+    Args:
+        layer: a label layer.
+        cases: the open ones.
+        chosen: the case at work, which a refusal names.
+        empty: whether labels without any voxel are meant.
+
+    Raises:
+        LayerError: labels of no open case, on another grid than its image, or without a voxel.
+    """
+    found = labels_of(layer)
+    home = case_of(layer, cases)
+    if home is None:
+        where = ""
+        if chosen is not None and chosen.place.grid is not None:
+            where = f", on {_size(found.shape)} voxels where the image of case {chosen.title} has {_size(chosen.place.grid.shape)}"
+        raise LayerError(
+            f"Found the labels {layer.name!r}, which were made on no image of an open case{where}; labels are submitted for the image they "
+            "were made on. Press Infer, or make new labels on the case's image."
+        )
+    grid = home.place.grid
+    if grid is not None and not (
+        found.shape == grid.shape and np.allclose(found.affine, grid.affine, rtol=0, atol=_SAME_MM)
+    ):
+        raise LayerError(
+            f"Found the labels {layer.name!r} on a grid of {_size(found.shape)} voxels where the image of case {home.title} has "
+            f"{_size(grid.shape)}, or at another place; one grid is needed. Make new labels on the case's image."
+        )
+    if not found.present() and not empty:
+        raise LayerError(
+            f"Found no labelled voxel in {layer.name!r} for case {home.title}; a label is needed. Paint, or tick 'Nothing to label' if the "
+            "image shows none of the structures."
+        )
+    return home, found
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(n) for n in shape)
+
+
+def send(
+    client: Client, case: OpenCase, what: tuple[LabelSet, str, str], out: Path, progress: Progress
+) -> tuple[str, ...]:
+    """Write labels as a file and submit it; return the server's notes.
+
+    Args:
+        client: of the server that the case came from.
+        case: theirs.
+        what: the labels, the tag, and the model that made them or "".
+        out: an empty folder.
+        progress: can cancel it.
+
+    Raises:
+        ServerError: the server refuses; the message says that the labels are still here.
+    """
+    found, tag, model = what
+    save_labels(found, out, Writing(("nifti",), overwrite=True), progress)
+    names = {label.title: label.id for label in found.labels}
+    try:
+        return client.submit(
+            case.case.id, Submission(label=out / "labels.nii.gz", tag=tag, names=names, model=model), progress
+        )
+    except ServerError as error:
+        raise type(error)(
+            f"{error} The labels of case {case.title} were not submitted; they stay here, and can be saved with 'Correct and save labels'."
+        ) from error

@@ -1,0 +1,173 @@
+"""The few questions and messages the plugin has: which image, what went wrong, may this be fetched."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import (
+    QApplication,
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QMessageBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from medvit_napari.errors import readable
+from medvit_napari.looking.display import set_window
+from medvit_napari.looking.display_frame import own_data
+from medvit_napari.looking.notifications import tell_of
+from medvit_napari.reading.layer_info import place_of
+from medvit_napari.reading.layers import BLANK, window_of
+from medvit_napari.reading.lazy_volume import Filling
+from medvit_napari.reading.open import Answer, Offer
+
+__all__ = ["SeriesDialog", "ask_which", "confirm", "error_box", "follow", "show_error"]
+
+
+_SHOWN: list[QMessageBox] = []
+"""Messages that nobody has closed yet."""
+
+
+class SeriesDialog(QDialog):  # type: ignore[misc]  # Qt is not typed here
+    """A list of what a source holds, with what is odd about each, and how to take an irregular one."""
+
+    def __init__(self, offers: tuple[Offer, ...], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Open with medvit")
+        self.resize(640, 420)
+        self.offers = offers
+        self.list = QListWidget()
+        for offer in offers:
+            self.list.addItem(_item(offer))
+        self.findings = QLabel("")
+        self.findings.setWordWrap(True)
+        self.way = QComboBox()
+        self.way.addItem("Resample to a straight, even grid", "resample")
+        self.way.addItem("Take the longest regular part", "split")
+        self.buttons = QDialogButtonBox(QDialogButtonBox.Open | QDialogButtonBox.Cancel)
+        self.buttons.accepted.connect(self.accept)
+        self.buttons.rejected.connect(self.reject)
+        layout = QVBoxLayout(self)
+        for part in (QLabel("Which images?"), self.list, self.findings, self.way, self.buttons):
+            layout.addWidget(part)
+        self.list.itemChanged.connect(self._changed)
+        self.list.currentRowChanged.connect(self._tell)
+        self.list.setCurrentRow(next((n for n, offer in enumerate(offers) if offer.likely), 0))
+        self._changed()
+
+    def answer(self) -> Answer:
+        """What is ticked."""
+        numbers = [o.number for n, o in enumerate(self.offers) if self.list.item(n).checkState() == Qt.Checked]
+        return Answer(tuple(numbers), str(self.way.currentData()))
+
+    def _changed(self, *_: Any) -> None:
+        taken = set(self.answer().numbers)
+        self.way.setVisible(any(o.irregular for o in self.offers if o.number in taken))
+        self.buttons.button(QDialogButtonBox.Open).setEnabled(bool(taken))
+
+    def _tell(self, row: int) -> None:
+        if row >= 0:
+            offer = self.offers[row]
+            self.findings.setText("\n".join([f"Outcome: {offer.outcome}.", *offer.findings]))
+
+
+def _item(offer: Offer) -> QListWidgetItem:
+    item = QListWidgetItem(f"{offer.number}: {offer.title}  ({offer.outcome})")
+    ticks = Qt.ItemIsUserCheckable
+    item.setFlags(item.flags() & ~(Qt.ItemIsEnabled | ticks) if offer.refused else item.flags() | ticks)
+    item.setCheckState(Qt.Checked if offer.likely and not offer.refused else Qt.Unchecked)
+    return item
+
+
+def ask_which(offers: tuple[Offer, ...]) -> Answer | None:
+    """The choice of a person, or None."""
+    dialog = SeriesDialog(offers, QApplication.activeWindow())
+    try:
+        return dialog.answer() if dialog.exec_() else None
+    finally:
+        dialog.deleteLater()
+
+
+class _Told(QObject):  # type: ignore[misc]
+    """Carries word from a reading thread to the window's, where a slot of its own draws again."""
+
+    done = Signal()
+
+    def __init__(self, filling: Filling, viewer: Any) -> None:
+        super().__init__()
+        self._filling, self._viewer = filling, viewer
+        self.done.connect(self._draw)
+
+    def tell(self) -> None:
+        """From any thread. Kept by the filling, since a Qt signal does not keep its object."""
+        self.done.emit()
+
+    def _draw(self) -> None:
+        _drawn_again(self._filling, self._viewer)
+
+
+def follow(data: Iterable[Any], viewer: Any) -> None:
+    """Draw images again once they are read, and show why one could not be."""
+    for filling in data:
+        if isinstance(filling, Filling):
+            told = _Told(filling, viewer)
+            filling.on_done.append(told.tell)
+            if filling.is_done:
+                told.tell()
+
+
+def _drawn_again(filling: Filling, viewer: Any) -> None:
+    filling.on_done.clear()
+    shown = [layer for layer in viewer.layers if own_data(layer) is filling]
+    if filling.error is not None:
+        for layer in shown:  # what could not be read as a whole is no image to look at or to run on
+            viewer.layers.remove(layer)
+        show_error(filling.error)
+        return
+    for layer in shown:
+        if tuple(layer.contrast_limits) == BLANK:
+            set_window(layer, window_of(filling))
+        _renew_remarks(layer)
+        layer.refresh()
+        layer.events.data(value=layer.data)  # its voxels are others now; linked views draw it again too
+
+
+def _renew_remarks(layer: Any) -> None:
+    """Bring a layer's remarks up to what is known once all of it is read, and show the new ones."""
+    place = place_of(layer)
+    if place is not None:
+        layer.metadata = {**layer.metadata, **place.metadata()}
+        tell_of(layer, (*place.flags, *place.notes))
+
+
+def error_box(error: BaseException, parent: QWidget | None = None) -> QMessageBox:
+    """The message of an error for people, with what a report needs behind a button, to copy."""
+    box = QMessageBox(parent)
+    box.setWindowTitle("medvit")
+    box.setIcon(QMessageBox.Warning)
+    box.setText(readable(error))
+    box.setDetailedText("".join(traceback.format_exception(error)))
+    box.setTextInteractionFlags(Qt.TextSelectableByMouse)
+    return box
+
+
+def show_error(error: BaseException, parent: QWidget | None = None) -> None:
+    """The same, shown without stopping anything else."""
+    box = error_box(error, parent or QApplication.activeWindow())
+    _SHOWN.append(box)  # without a parent, as where another program is in front, nothing else keeps it
+    box.finished.connect(lambda _: _SHOWN.remove(box) if box in _SHOWN else None)
+    box.open()
+
+
+def confirm(title: str, text: str, parent: QWidget | None = None) -> bool:
+    """Whether a person agrees."""
+    asked = QMessageBox.question(parent, title, text, QMessageBox.Yes | QMessageBox.No, QMessageBox.No)
+    return bool(asked == QMessageBox.Yes)

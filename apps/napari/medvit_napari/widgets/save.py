@@ -1,0 +1,113 @@
+"""The widget to correct labels and save them. Painting is napari's own, and so is its undo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout
+
+from medvit.bundles import open_bundle
+from medvit.conversion import Converted
+from medvit_napari.errors import PlaceError, in_window
+from medvit_napari.icons import dress
+from medvit_napari.looking.segment_table import unnamed
+from medvit_napari.reading.layer_info import image_of, place_of
+from medvit_napari.reading.layers import label_layer
+from medvit_napari.saving.save_labels import is_corrected, labels_of, save_layer
+from medvit_napari.widgets.panel import JobPanel, add_layers
+
+__all__ = ["SaveWidget", "new_labels"]
+
+
+def new_labels(layer: Any, bundle: str = "") -> Any:
+    """Make an empty label layer on an image, with one unnamed segment, or with the names, codes and colours of a bundle.
+
+    Args:
+        layer: an image.
+        bundle: whose segments it gets; empty for none, as no bundle's anatomy is taken for an image unasked.
+
+    Raises:
+        LayerError, PlaceError: no image that medvit opened.
+    """
+    place = place_of(image_of(layer))
+    if place is None or place.grid is None:
+        raise PlaceError(
+            f"Found the layer {layer.name!r}, which does not say where it lies in the patient. Open its file with medvit."
+        )
+    labels = open_bundle(bundle).facts.labels if bundle else (unnamed(1),)
+    known = {"origin": "painted", "space": place.space, "case": place.case}
+    return label_layer(np.zeros(place.grid.shape, np.uint8), place.source, labels, "Labels", **known)
+
+
+class SaveWidget(JobPanel):
+    """Save a label layer as NIfTI, DICOM SEG or RTSTRUCT, each read back and compared before it counts."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
+        self.image, self.labels = self.combo(("Image",)), self.combo(("Labels",))
+        self.types = {
+            "nifti": QCheckBox("NIfTI"),
+            "dicom-seg": QCheckBox("DICOM SEG"),
+            "rtstruct": QCheckBox("RTSTRUCT"),
+        }
+        self.types["dicom-seg"].setChecked(True)
+        self.overwrite, self.repair = QCheckBox("Overwrite"), QCheckBox("Repair tags")
+        self.new_button, self.save_button = QPushButton("New labels on this image"), QPushButton("Save in a folder...")
+        form = QFormLayout()
+        form.addRow("Image", self.image)
+        form.addRow(self.new_button)
+        form.addRow("Labels", self.labels)
+        layout, kinds, ways = QVBoxLayout(self), QHBoxLayout(), QHBoxLayout()
+        for box in self.types.values():
+            kinds.addWidget(box)
+        for box in (self.overwrite, self.repair):
+            ways.addWidget(box)
+        layout.addLayout(form)
+        layout.addLayout(kinds)
+        layout.addLayout(ways)
+        layout.addWidget(self.save_button)
+        layout.addLayout(self.job_row())
+        layout.addStretch(1)
+        self.new_button.clicked.connect(self.new)
+        dress(self.save_button, "save", napari_viewer)
+        self.save_button.clicked.connect(self.ask_and_save)
+
+    def new(self) -> None:
+        """An empty label layer on the chosen image."""
+        try:
+            add_layers(self.viewer, [new_labels(self.image.layer())])
+        except Exception as error:
+            self.show_error(error)
+
+    def ask_and_save(self) -> None:
+        """Save in a folder that a person chooses."""
+        folder = QFileDialog.getExistingDirectory(self, "Save the labels in")
+        if folder:
+            self.save(Path(folder))
+
+    def save(self, folder: Path) -> None:
+        """Save the chosen layer in a folder."""
+        layer = self.labels.layer()
+        if layer is None:
+            self.status.setText("Found no label layer; one is needed. Run a bundle, or make new labels on an image.")
+            return
+        types = tuple(name for name, box in self.types.items() if box.isChecked())
+        how = {"overwrite": self.overwrite.isChecked(), "repair_tags": self.repair.isChecked()}
+        try:
+            labels_of(layer)  # a mistake is said at once
+        except Exception as error:
+            self.show_error(error)
+            return
+        corrected = is_corrected(layer)
+        self.start(
+            lambda progress: save_layer(layer, folder, types, progress=progress, **how),
+            lambda saved: self._saved(saved, corrected),
+            "Writing, and reading it back...",
+        )
+
+    def _saved(self, saved: Converted, corrected: bool) -> None:
+        words = "corrected labels" if corrected else "labels"
+        lines = [f"Saved the {words}, read back and found equal: {', '.join(saved.files)}.", *saved.flags, *saved.notes]
+        self.status.setText("\n".join(map(in_window, lines)))

@@ -1,0 +1,316 @@
+"""The widget that works with a MONAI Label server. What it says to the server is in ``monai_label``."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import tempfile
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout
+
+import medvit
+from medvit.progress import Progress
+from medvit_napari.errors import ServerError
+from medvit_napari.icons import dress
+from medvit_napari.looking.display_frame import own_data
+from medvit_napari.looking.notifications import rating_line, warn
+from medvit_napari.reading.layer_info import KEY, digest, place_of
+from medvit_napari.reading.layers import LayerTuple, inherit, label_layers, rated
+from medvit_napari.reading.open import open_layers
+from medvit_napari.server.client import Access, Answer, Case, Client, ServerInfo
+from medvit_napari.server.open_cases import OpenCase, case_of, labels_for, layers_of, send, show_only
+from medvit_napari.widgets.dialogs import follow
+from medvit_napari.widgets.panel import JobPanel, add_layers
+
+__all__ = ["ServerWidget"]
+
+_FINAL = "final"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # an account without a name, in a container for instance
+        return "medvit"
+
+
+class ServerWidget(JobPanel):
+    """Connect, take cases, infer, correct, submit, train. A server that goes away leaves every layer as it is.
+
+    Labels are submitted for the case on whose image they were made, whatever case was taken last.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
+        self.address, self.tag = QLineEdit("http://127.0.0.1:8000"), QLineEdit(_FINAL)
+        self.annotator, self.user = QLineEdit(_user()), QLineEdit()
+        self.password, self.token = QLineEdit(), QLineEdit()
+        for secret in (self.password, self.token):
+            secret.setEchoMode(QLineEdit.Password)
+        for optional in (self.user, self.password, self.token):
+            optional.setPlaceholderText("only where the server asks for one")
+        self.model, self.strategy = QComboBox(), QComboBox()
+        self.case_choice, self.labels = QComboBox(), self.combo(("Labels",), "none chosen")
+        self.nothing = QCheckBox("Nothing to label: the image shows none of the structures")
+        self.info: ServerInfo | None = None
+        self.cases: list[OpenCase] = []
+        self.image: Any = None
+        self._taken_count = 0
+        self._client: Client | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="medvit-")
+        self._lay_out()
+        self.case_choice.activated.connect(self._case_chosen)
+        self.labels.activated.connect(self._labels_chosen)
+        self.viewer.layers.events.inserted.connect(self._layer_came)
+
+    def _lay_out(self) -> None:
+        form, layout, row, train = QFormLayout(), QVBoxLayout(self), QHBoxLayout(), QHBoxLayout()
+        parts = {
+            "Server": self.address,
+            "Annotator": self.annotator,
+            "User": self.user,
+            "Password": self.password,
+            "Token": self.token,
+            "Model": self.model,
+            "Strategy": self.strategy,
+            "Case": self.case_choice,
+            "Labels": self.labels,
+            "Tag": self.tag,
+        }
+        for name, part in parts.items():
+            form.addRow(name, part)
+        layout.addLayout(form)
+        layout.addWidget(self.nothing)
+        doing = {
+            "Connect": self.connect_server,
+            "Next case": self.next_case,
+            "Infer": self.infer,
+            "Submit": self.submit,
+        }
+        self.buttons = {name: QPushButton(name) for name in (*doing, "Train", "Training?")}
+        for name, act in (doing | {"Train": self.train, "Training?": self.training}).items():
+            self.buttons[name].clicked.connect(act)
+            (row if name in doing else train).addWidget(self.buttons[name])
+        dress(self.buttons["Connect"], "server", self.viewer)
+        layout.addLayout(row)
+        layout.addLayout(train)
+        layout.addLayout(self.job_row())
+        layout.addStretch(1)
+
+    @property
+    def client(self) -> Client:
+        """Return the client for the values of the fields; keep it, with its login token, until they change."""
+        access = Access(
+            token=self.token.text().strip(),
+            user=self.user.text().strip(),
+            password=self.password.text(),
+            client_id=self.annotator.text().strip() or "medvit",
+        )
+        made = Client(self.address.text(), access=access)
+        kept = self._client
+        if kept is None or (kept.address, kept.access) != (made.address, made.access):
+            self._client = kept = made
+        return kept
+
+    @property
+    def open_case(self) -> OpenCase | None:
+        """The case at work, or None."""
+        at = self.case_choice.currentIndex()
+        return self.cases[at] if 0 <= at < len(self.cases) else None
+
+    @property
+    def case(self) -> Case | None:
+        """The case at work as the server knows it, or None."""
+        return self.open_case.case if self.open_case is not None else None
+
+    def _do(self, work: Any, then: Any, words: str) -> None:
+        try:
+            client = self.client
+        except ServerError as error:
+            self.show_error(error)
+            return
+        self.start(lambda progress: work(client, progress), then, words)
+
+    def connect_server(self) -> None:
+        """Ask what the server offers."""
+        self._do(lambda client, progress: client.info(), self._connected, "Asking...")
+
+    def _connected(self, info: ServerInfo) -> None:
+        self.info = info
+        for box, names in ((self.model, info.models), (self.strategy, info.strategies)):
+            box.clear()
+            box.addItems(list(names))
+        self.status.setText(f"{info.name}: {len(info.models)} model(s), {len(info.trainers)} can be trained.")
+
+    def next_case(self) -> None:
+        """Take the case that the strategy chooses."""
+        strategy, folder = self.strategy.currentText(), Path(self._folder.name)
+
+        def work(client: Client, progress: Progress) -> tuple[Case, list[LayerTuple]]:
+            case = client.next_case(strategy, folder, progress)
+            return case, open_layers(case.path)
+
+        self._do(work, self._taken, "Taking the next case...")
+
+    def _taken(self, made: tuple[Case, list[LayerTuple]]) -> None:
+        case, layers = made
+        self._taken_count += 1
+        place = replace(layers[0][1]["metadata"][KEY], case=f"{self._taken_count} {uuid.uuid4().hex}")
+        taken = OpenCase(self._taken_count, case, place)
+        again = next((c.number for c in self.cases if c.case.id == case.id), None)
+        self.cases.append(taken)
+        self.case_choice.addItem(taken.title)
+        self.labels.setCurrentIndex(0)  # no labels of an earlier case stay chosen
+        added = add_layers(self.viewer, self._named(inherit(layers, place), taken))
+        self.image = added[0]
+        follow([layer[0] for layer in layers], self.viewer)
+        self._work_on(taken)
+        words = f"Case {taken.title} is there. Infer, correct, submit."
+        if again is not None:
+            words += f" It is already open as number {again}; labels painted there are not in this one."
+        told = [case.reason] if case.reason else []
+        self.status.setText("\n".join([words, *told, *place.warnings, *place.reading_notes]))
+
+    def _named(self, layers: list[LayerTuple], case: OpenCase) -> list[LayerTuple]:
+        """Put the case's number behind the names of layers, from the second case on."""
+        if case.number == 1:
+            return layers
+        return [
+            (data, {**options, "name": f"{options['name']} (case {case.number})"}, kind)
+            for data, options, kind in layers
+        ]
+
+    def _work_on(self, case: OpenCase) -> None:
+        self.case_choice.setCurrentIndex(self.cases.index(case))
+        show_only(self.viewer, case, self.cases)
+        self.image = next(
+            (layer for layer in layers_of(self.viewer, case) if type(layer).__name__ == "Image"), self.image
+        )
+
+    def _case_chosen(self, *_: Any) -> None:
+        case = self.open_case
+        if case is not None:
+            self._work_on(case)
+            own = [layer for layer in layers_of(self.viewer, case) if type(layer).__name__ == "Labels"]
+            self.labels.choose(own[-1]) if own else self.labels.setCurrentIndex(0)
+            self.status.setText(f"At work: case {case.title}.")
+
+    def _labels_chosen(self, *_: Any) -> None:
+        home = case_of(self.labels.layer(), self.cases)
+        if home is not None and home is not self.open_case:
+            self._work_on(home)
+            self.status.setText(f"These are labels of case {home.title}, which is at work now.")
+
+    def _layer_came(self, event: Any) -> None:
+        """Choose labels that were made on the image of the case at work."""
+        if type(event.value).__name__ == "Labels" and case_of(event.value, self.cases) is self.open_case is not None:
+            self.labels.choose(event.value)
+
+    def infer(self) -> None:
+        """Have the chosen model label the case."""
+        case = self.open_case
+        if case is None or self.info is None:
+            self.status.setText("Found no case; one is needed. Connect, and take the next case.")
+            return
+        model, folder, place = self.model.currentText(), Path(self._folder.name), case.place
+        table = self.info.labels(model)
+
+        def work(client: Client, progress: Progress) -> tuple[Answer, list[LayerTuple]]:
+            answer = client.ask_model(model, case.case.id, folder, progress)
+            scan = place.scan()
+            found = medvit.read_labels(answer.path, like=scan, table=table)
+            return answer, rated(inherit(label_layers(found, scan, model), place), answer.quality)
+
+        self._do(
+            work,
+            lambda made: self._inferred(made[0], made[1], model, case),
+            f"{model} is at work on case {case.title}...",
+        )
+
+    def _inferred(self, answer: Answer, made: list[LayerTuple], model: str, case: OpenCase) -> None:
+        named = [(data, {**options, "name": model}, kind) for data, options, kind in made]
+        words = f"Labels by {model} of case {case.title} are there; correct them and submit."
+        if not any(type(layer).__name__ == "Image" for layer in layers_of(self.viewer, case)):
+            words += " Its image was closed meanwhile; the labels lie where the image lay."
+        for layer in add_layers(self.viewer, self._named(named, case)):
+            if case is self.open_case:
+                self.labels.choose(layer)
+            else:
+                layer.visible = False
+        rating = rating_line(answer.quality)
+        if rating and answer.quality.get("rating") != "good":
+            warn(f"{model} on case {case.title}: {rating}")
+        self.status.setText("\n".join(filter(None, [words, rating, *answer.notes])))
+
+    def submit(self) -> None:
+        """Send the chosen labels for the case they belong to, with the tag."""
+        layer, tag = self.labels.layer(), self.tag.text().strip() or _FINAL
+        if self.job is not None:
+            self.status.setText("Something is running already; nothing was submitted. Wait for it, or cancel it.")
+            return
+        if layer is None or not self.cases:
+            self.status.setText("Found no labels of a case; both are needed. Take the next case, and infer or paint.")
+            return
+        try:
+            case, found = labels_for(layer, self.cases, self.open_case, self.nothing.isChecked())
+        except Exception as error:
+            self.show_error(error)
+            return
+        sent, out = digest(np.asarray(own_data(layer))), Path(tempfile.mkdtemp(dir=self._folder.name))
+        place = place_of(layer)
+        maker = place.made_by if place is not None else ""
+        model = maker if self.info is not None and maker in self.info.models else ""
+        self._do(
+            lambda client, progress: send(client, case, (found, tag, model), out, progress),
+            lambda notes: self._submitted(case, layer, sent, tag, notes),
+            f"Submitting for case {case.title}...",
+        )
+
+    def _submitted(self, case: OpenCase, layer: Any, sent: str, tag: str, notes: tuple[str, ...]) -> None:
+        lines = [f"Submitted for case {case.title}, tag {tag}."]
+        self.nothing.setChecked(False)
+        if layer in self.viewer.layers and digest(np.asarray(own_data(layer))) != sent:
+            lines.append(
+                "Its labels were changed during the submit; the change is not submitted yet, so the layers stay."
+            )
+        elif tag == _FINAL:
+            lines.append(self._put_away(case))
+        else:
+            lines.append("Its layers stay until it is submitted as final.")
+        self.status.setText("\n".join([*lines, *notes]))
+
+    def _put_away(self, case: OpenCase) -> str:
+        """Take the layers of a submitted case out of the viewer, and show the case at work."""
+        gone = layers_of(self.viewer, case)
+        for layer in gone:
+            layer.visible = False
+            self.viewer.layers.remove(layer)
+        at = self.cases.index(case)
+        self.cases.pop(at)
+        self.case_choice.removeItem(at)
+        if self.open_case is not None:
+            self._work_on(self.open_case)
+        now = f" At work: case {self.open_case.title}." if self.open_case is not None else ""
+        return f"Its {len(gone)} layer(s) were removed from the window.{now}"
+
+    def release(self) -> None:
+        """Follow the viewer no more."""
+        with contextlib.suppress(ValueError, RuntimeError):
+            self.viewer.layers.events.inserted.disconnect(self._layer_came)
+        super().release()
+
+    def train(self) -> None:
+        """Start training the chosen model."""
+        model = self.model.currentText()
+        self._do(lambda client, progress: client.train(model), lambda _: self.training(), "Starting to train...")
+
+    def training(self) -> None:
+        """Say how far training is."""
+        self._do(
+            lambda client, _: client.training(), lambda said: self.status.setText(f"Training: {said}"), "Asking..."
+        )

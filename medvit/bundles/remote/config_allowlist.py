@@ -1,0 +1,63 @@
+"""Configs of a bundle that came from elsewhere: MONAI runs what stands in them, so only known words may."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medvit.bundles.metadata import read_json
+from medvit.bundles.search import shipped_folders
+from medvit.errors import BundleError
+
+__all__ = ["check_configs"]
+
+# a class by its public name; a longer path could wander from a module through what it imports to os.system
+_TARGET = re.compile(
+    r"(monai\.(transforms|networks\.nets|inferers|data|engines|handlers|losses|metrics)"
+    r"|medvit\.(transforms|segmentation|restoration|reconstruction|inference)"
+    r"|torch\.(optim|nn))\.[A-Z]\w*|medvit\.bundles\.load_weights"
+)
+
+
+def check_configs(folder: Path) -> None:
+    """Refuse configs that could do other than build a network and its transforms.
+
+    Classes must be MONAI's, torch's or medvit's; expressions (``$...``) must be ones that a shipped bundle uses.
+
+    Raises:
+        BundleError: what else was found, and where.
+    """
+    known = {text for root in shipped_folders().values() for _, text in _programs(root)}
+    for where, text in _programs(folder):
+        if text not in known:
+            raise BundleError(
+                f"Found {text[:100]!r} in {where} of a fetched bundle; configs run as programs, and no shipped bundle has these words. "
+                "Read it, and if you trust it, unpack the archive yourself into a folder named in MEDVIT_BUNDLES."
+            )
+
+
+def _programs(root: Path) -> Iterator[tuple[str, str]]:
+    """Every expression, macro and class out of the ordinary, with its file."""
+    for path in sorted((root / "configs").glob("*")):
+        if path.name == "metadata.json":
+            continue
+        if path.suffix != ".json":
+            # MONAI also reads YAML, whose configs would escape this look
+            raise BundleError(f"Found configs/{path.name} in a bundle; configs are JSON. Convert it, or leave it out.")
+        for key, text in _strings(read_json(path)):
+            ordinary = _TARGET.fullmatch(text) if key == "_target_" else not text.lstrip().startswith(("$", "%"))
+            if not ordinary:
+                yield f"configs/{path.name}", text
+
+
+def _strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _strings(value, name)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _strings(value, key)
+    elif isinstance(node, str):
+        yield key, node

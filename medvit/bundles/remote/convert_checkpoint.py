@@ -1,0 +1,120 @@
+"""A published checkpoint's tensors, rewritten as safetensors. No code in it is ever run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.bundles.bundle import Bundle
+from medvit.errors import BundleError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["convert"]
+
+_WRAPPERS = ("state_dict", "model")
+"""Keys under which training programs keep the weights beside epoch, score and optimizer."""
+
+_DERIVED = "relative_position_index"
+"""Index tables that follow from the window size; checkpoints hold them, our files do not."""
+
+
+def convert(bundle: Bundle, published: Path, target: Path) -> None:
+    """Write the weights of a published file as safetensors, numbers and types unchanged; the same file gives the same bytes.
+
+    Args:
+        bundle: whose network they must fit, tensor for tensor.
+        published: torch checkpoint or safetensors, its checksum already checked.
+        target: the file to write.
+
+    Raises:
+        BundleError: it holds anything but tensors, tensors of another network, or numbers that are not finite.
+    """
+    from safetensors.torch import save
+
+    origin = bundle.facts.weights.origin
+    name = origin.file if origin and published.suffix == ".part" else published.name
+    kind = origin.format if origin else "safetensors"
+    state = _fitting(_unwrapped(_read(published, kind, name), name), _network(bundle), name)
+    with target.open("wb") as file:
+        file.write(save({name: state[name].contiguous() for name in sorted(state)}))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path, kind: str, name: str) -> Any:
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if kind == "safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what matters is refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BundleError(
+            f"Found more than tensors in {name}: reading it all would run code, or it is no checkpoint. It must hold tensors alone; "
+            "nothing in it was run. Ask its publisher for safetensors."
+        ) from error
+    except Exception as error:  # torch and safetensors raise many kinds
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BundleError(
+            f"Found {name}, which is not a readable {kind} file ({first}). Get it again from its publisher."
+        ) from error
+
+
+def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:
+    """Names to tensors, without a trainer's wrapping and prefixes."""
+    import torch
+
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(v, torch.Tensor) for v in content.values())
+    ):
+        raise BundleError(
+            f"Found no table of tensors in {name}; a state dict is needed, alone or under {' or '.join(_WRAPPERS)}. "
+            "Give the file that its publisher names."
+        )
+    prefix = "module." if all(str(k).startswith("module.") for k in content) else ""
+    return {str(k).removeprefix(prefix): v for k, v in content.items()}
+
+
+def _network(bundle: Bundle) -> nn.Module:
+    from monai.bundle import ConfigParser
+
+    network: nn.Module = ConfigParser(dict(bundle.config)).get_parsed_content("network_def")
+    return network
+
+
+def _fitting(state: dict[str, Tensor], network: nn.Module, name: str) -> dict[str, Tensor]:
+    """The learnt tensors, after comparing every name, shape and index table with the network's."""
+    import torch
+
+    wanted = network.state_dict()
+    derived = {k for k in wanted if k.endswith(_DERIVED)}
+    wrong = sorted((wanted.keys() ^ state.keys()) - (derived - state.keys()))
+    wrong = wrong or [k for k in state if state[k].shape != wanted[k].shape]
+    wrong = wrong or [k for k in derived & state.keys() if not torch.equal(state[k], wanted[k])]
+    if wrong:
+        raise BundleError(
+            f"Found weights of another network in {name}: {len(wrong)} tensors do not fit, the first is {wrong[0]}. "
+            "Every name and shape must be as in inference.json; give the file that its publisher names."
+        )
+    learnt = {k: v for k, v in state.items() if k not in derived}
+    broken = [k for k, v in learnt.items() if not bool(torch.isfinite(v).all())]
+    if broken:
+        raise BundleError(
+            f"Found numbers that are not finite in {name}, first in {broken[0]}; weights must be. Get the file again from its publisher."
+        )
+    return learnt

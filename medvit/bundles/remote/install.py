@@ -1,0 +1,290 @@
+"""Fetching into the store, and removing from it: shown, agreed to, checked, then placed in one rename."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from medvit.atomic_write import write_aside
+from medvit.bundles.bundle import Bundle
+from medvit.bundles.remote.archive import is_bundle_archive, read_metadata, unpack
+from medvit.bundles.remote.config_allowlist import check_configs
+from medvit.bundles.remote.http import Patience, read_small
+from medvit.bundles.remote.mirror import Place, archive_place, sha256_of, weights_place
+from medvit.bundles.remote.resumable_download import Remote, check_digest, digest, download
+from medvit.bundles.search import bundle_folders, open_bundle
+from medvit.bundles.store import (
+    Installed,
+    bundles_home,
+    cache_home,
+    explained,
+    forget,
+    home,
+    locked,
+    read_manifest,
+    record,
+    weights_home,
+)
+from medvit.errors import BundleError, ChecksumError, FetchError, StoreError
+from medvit.progress import Progress
+
+__all__ = ["Card", "Outcome", "Request", "fetch", "remove"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to fetch.
+
+    Attributes:
+        name: of the bundle.
+        given: a file that is there already, instead of an address: the published weights or the bundle's zip.
+        overwrite: also where it is installed and intact.
+        agreed: how the licence is agreed to, for the manifest.
+    """
+
+    name: str
+    given: Path | None = None
+    overwrite: bool = False
+    agreed: Literal["asked", "--yes"] = "asked"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person sees before agreeing; None where only the file itself can say it, which is then asked again."""
+
+    name: str
+    kind: Literal["weights", "bundle"]
+    source: str
+    version: str | None = None
+    licence: str | None = None
+    intended_use: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it; ``entry`` is None where the bundle was there already and nothing was fetched."""
+
+    bundle: Bundle
+    entry: Installed | None
+
+
+Agree = Callable[[Card], bool]
+Watch = Callable[[], AbstractContextManager[Progress]]
+
+
+def fetch(
+    request: Request, agree: Agree, watch: Watch = lambda: nullcontext(Progress()), patience: Patience | None = None
+) -> Outcome:
+    """Fetch a bundle, or the weights of one that ships without.
+
+    Without ``given``, weights come from the address in the bundle's metadata and whole bundles from ``MEDVIT_MIRROR``;
+    where that is set (a folder or a base address) it stands for every address, and nothing else is asked.
+
+    Args:
+        request: what to fetch.
+        agree: shown each ``Card``; nothing is contacted before it first returns True.
+        watch: gives the ``Progress`` of a download, an unpacking.
+        patience: how long to keep trying a server.
+
+    Returns:
+        The bundle, ready to run.
+
+    Raises:
+        FetchError: not agreed, not to be had, or not safe to unpack. ChecksumError: another file than published.
+        BundleError: unknown, or its content is wrong. StoreError: the store cannot be read or written.
+    """
+    patience = patience or Patience()
+    _check_name(request.name)
+    read_manifest()  # a damaged one is said before anything moves
+    known = Bundle(bundle_folders()[request.name]) if request.name in bundle_folders() else None
+    if known and not request.overwrite and _intact(known):
+        return Outcome(known, None)
+    if request.given is not None and not request.given.is_file():
+        raise FetchError(f"Found no file at {request.given}; --from needs one. Check the path.")
+    origin = known.facts.weights.origin if known else None
+    if known and origin and not (request.given and is_bundle_archive(request.given)):
+        place = weights_place(origin, request.given)
+        size = place.path.stat().st_size if place.path else origin.size
+        card = Card(known.name, "weights", place.shown, known.version, origin.licence, known.intended_use, size)
+        _require(agree(card))
+        published = _bring(request, place, origin.size, watch, patience)
+        entry = _install_weights(request, known, published, place.source)
+    else:
+        place = archive_place(request.name, request.given, known)
+        if place.path is None:
+            _require(agree(Card(request.name, "bundle", place.shown)))
+        archive = _bring(request, place, None, watch, patience)
+        metadata = read_metadata(archive, request.name)
+        card = _bundle_card(request.name, place, metadata, archive.stat().st_size)
+        _require(agree(card))
+        entry = _install_bundle(request, archive, place, watch)
+    return Outcome(open_bundle(request.name), entry)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise BundleError(
+            f"Found {name!r} where a bundle's name is needed: letters, digits, '_', '-' and '.' alone. See: medvit bundles list."
+        )
+
+
+def _intact(bundle: Bundle) -> bool:
+    if bundle.state not in ("trained", "fetched"):
+        return False
+    try:
+        bundle.verify()
+    except ChecksumError:
+        return False
+    return True
+
+
+def _require(agreed: bool) -> None:
+    if not agreed:
+        raise FetchError(
+            "Found no agreement to the licence; it is needed, and nothing was installed. Run again to agree."
+        )
+
+
+def _bundle_card(name: str, place: Place, metadata: dict[str, Any], size: int) -> Card:
+    ours = metadata.get("medvit")
+    licence = ours.get("licence") if isinstance(ours, dict) else None
+    facts = [
+        str(value) if value else "not stated"
+        for value in (metadata.get("version"), licence, metadata.get("intended_use"))
+    ]
+    return Card(name, "bundle", place.shown, facts[0], facts[1], facts[2], size)
+
+
+def _bring(request: Request, place: Place, size: int | None, watch: Watch, patience: Patience) -> Path:
+    """The file, on this machine and with the right checksum."""
+    if place.path is not None:
+        try:
+            if place.checksum is not None:
+                check_digest(place.path, place.checksum, place.shown)
+        except PermissionError as error:
+            raise FetchError(
+                f"Found {place.path}, which may not be read; it must be. Check its permissions."
+            ) from error
+        return place.path
+    assert place.address is not None
+    checksum = place.checksum or sha256_of(read_small(place.address + ".sha256", patience), place.address + ".sha256")
+    part = cache_home() / f"{request.name}-{checksum.partition(':')[2][:16]}.part"
+    with locked(request.name), watch() as progress:
+        return download(Remote(place.address, checksum, size), part, progress, patience)
+
+
+def _install_weights(request: Request, bundle: Bundle, published: Path, source: str) -> Installed:
+    from medvit.bundles.remote.convert_checkpoint import convert
+
+    origin = bundle.facts.weights.origin
+    assert origin is not None
+    target = weights_home() / bundle.name / _WEIGHTS
+    with locked(request.name), explained(), write_aside(home()) as aside:
+        convert(bundle, published, aside / _WEIGHTS)
+        sha256 = digest(aside / _WEIGHTS, "sha256").partition(":")[2]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(aside / _WEIGHTS, target)
+        entry = Installed(
+            kind="weights",
+            version=bundle.version,
+            file=target.relative_to(home()).as_posix(),
+            sha256=sha256,
+            download=origin.checksum,
+            source=source,
+            licence=origin.licence,
+            agreed=request.agreed,
+            installed=_now(),
+        )
+        record(bundle.name, entry)
+    _clear_cache(request.name)
+    return entry
+
+
+def _install_bundle(request: Request, archive: Path, place: Place, watch: Watch) -> Installed:
+    target = bundles_home() / request.name
+    with locked(request.name), explained(), write_aside(home()) as aside:
+        with watch() as progress:
+            unpack(archive, aside / request.name, request.name, progress)
+        check_configs(aside / request.name)
+        bundle = Bundle(aside / request.name)
+        if bundle.facts.weights.sha256 is None:
+            raise BundleError(
+                f"Found no sha256 of the weights in the metadata of {request.name}; an archive must bring its weights with theirs. "
+                "Ask who made it."
+            )
+        sha256 = bundle.verify()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            os.replace(target, aside / "before")
+        try:
+            os.replace(aside / request.name, target)
+        except OSError:
+            if (aside / "before").exists():
+                os.replace(aside / "before", target)
+            raise
+        entry = Installed(
+            kind="bundle",
+            version=bundle.version,
+            file=(target / bundle.facts.weights.file).relative_to(home()).as_posix(),
+            sha256=sha256,
+            download=digest(archive, "sha256"),
+            source=place.source,
+            licence=bundle.facts.licence,
+            agreed=request.agreed,
+            installed=_now(),
+        )
+        record(request.name, entry)
+        shutil.rmtree(weights_home() / request.name, ignore_errors=True)
+    _clear_cache(request.name)
+    return entry
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _under_way(name: str) -> list[Path]:
+    """What downloads that stopped have left."""
+    return [
+        p
+        for p in cache_home().glob("*.part*")
+        if re.fullmatch(re.escape(name) + r"-[0-9a-f]{16}\.part(\.json)?", p.name)
+    ]
+
+
+def _clear_cache(name: str) -> None:
+    for path in _under_way(name):
+        path.unlink(missing_ok=True)
+
+
+def remove(name: str) -> None:
+    """Take a fetched bundle, the fetched weights of one, or a half of either out of the store; what shipped stays.
+
+    Raises:
+        StoreError: it is not in the store. BundleError: not a bundle's name.
+    """
+    _check_name(name)
+    with locked(name), explained():
+        entry = forget(name)
+        found = [path for path in (weights_home() / name, bundles_home() / name) if path.exists()]
+        if entry is None and not found and not _under_way(name):
+            there = ", ".join(read_manifest().bundles) or "nothing"
+            raise StoreError(
+                f"Found no {name!r} in the bundle store; only what was fetched can be removed. It holds: {there}."
+            )
+        with write_aside(home()) as aside:
+            for path in found:
+                os.replace(path, aside / path.parent.name)
+    _clear_cache(name)

@@ -1,0 +1,98 @@
+"""``manifest.json``: what has been fetched, from where, and what its files must be."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medvit.bundles.store.paths import explained, home, locked
+from medvit.errors import StoreError
+
+__all__ = ["Installed", "Manifest", "forget", "read_manifest", "record"]
+
+
+class Installed(BaseModel):
+    """One thing fetched."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["weights", "bundle"]
+    version: str = Field(description="of the bundle")
+    file: str = Field(description="the weights, relative to the store")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of that file; every load compares it")
+    download: str = Field(pattern=r"^(md5|sha256):[0-9a-f]+$", description="checksum of what was fetched")
+    source: str = Field(description="its address; of a file on this machine, no more than that it was one")
+    licence: str = Field(description="as shown and agreed to")
+    agreed: Literal["asked", "--yes"] = Field(description="how it was agreed to")
+    installed: str = Field(description="date and time, UTC")
+
+
+class Manifest(BaseModel):
+    """All that has been fetched, by the bundle's name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    bundles: dict[str, Installed] = {}
+
+
+def _path() -> Path:
+    return home() / "manifest.json"
+
+
+def read_manifest() -> Manifest:
+    """The manifest, empty where nothing has been fetched.
+
+    Raises:
+        StoreError: it is damaged or cannot be read.
+    """
+    try:
+        return Manifest.model_validate_json(_path().read_bytes())
+    except FileNotFoundError:
+        return Manifest()
+    except OSError as error:
+        raise StoreError(
+            f"Found {_path()}, which cannot be read ({error.strerror}); it says which weights are right. Check its permissions."
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StoreError(
+            f"Found {_path()} damaged ({first['msg']}); it says which weights are right. "
+            "Move it away and fetch its bundles again: medvit bundles fetch NAME."
+        ) from None
+
+
+def record(name: str, entry: Installed) -> None:
+    """Add or replace an entry, at once for every reader."""
+    with locked("manifest", wait=True):
+        _write({**read_manifest().bundles, name: entry})
+
+
+def forget(name: str) -> Installed | None:
+    """Take an entry out and return it, or None if there was none."""
+    with locked("manifest", wait=True):
+        bundles = dict(read_manifest().bundles)
+        entry = bundles.pop(name, None)
+        if entry is not None:
+            _write(bundles)
+    return entry
+
+
+def _write(bundles: dict[str, Installed]) -> None:
+    content = Manifest(bundles=dict(sorted(bundles.items()))).model_dump_json(indent=2) + "\n"
+    with explained():
+        handle, aside = tempfile.mkstemp(prefix=".manifest-", dir=home())
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(aside).chmod(0o644)  # others on this machine may read what is installed
+            os.replace(aside, _path())
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise

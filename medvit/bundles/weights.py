@@ -1,0 +1,71 @@
+"""Weights of a bundle: loading them into its network and checking that they are complete."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medvit.bundles.bundle import Bundle, _checked
+from medvit.errors import BundleError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["BUNDLE_MARK", "load_weights"]
+
+
+BUNDLE_MARK = "medvit_weights"
+"""Attribute of a network whose weights were read from a bundle: they stay what they are, so a graph made of it is worth keeping."""
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Load a bundle's safetensors strictly into its network, after checking them against the bundle's checksum.
+
+    Stored fp16 numbers become the network's own type. This is the ``network`` of every bundle's configs, so that
+    ``python -m monai.bundle run`` checks the same as ``medvit``.
+
+    Args:
+        network: the network, on its device.
+        path: ``models/model.safetensors`` inside the bundle.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        BundleError: no weights, not safetensors (a pickle could run code), or other tensors than the network's.
+        ChecksumError: the file is not the one recorded in the metadata.
+    """
+    from safetensors.torch import load
+
+    from medvit.bundles.pointwise_kernels import widened
+
+    path = Path(path).resolve()
+    bundle = Bundle(path.parents[1])
+    bundle.require_trained()
+    if path == bundle.own_weights:
+        path = bundle.weights  # fetched weights lie in the store; the config need not know
+    content = path.read_bytes()
+    # safetensors begin with the length of their JSON header, which may well look like a pickle's first byte
+    if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
+        raise BundleError(
+            f"Found a pickle in {path.name}, where safetensors is expected; a pickle can run code. Convert it: see CONTRIBUTING.md."
+        )
+    _checked(path, bundle.weights_sha256)
+    try:
+        state = widened(load(content), content)
+    except Exception as error:
+        raise BundleError(
+            f"Found {path.name}, which is not safetensors ({error}); it must be. Install the bundle again."
+        ) from error
+    wanted = network.state_dict()
+    # index tables follow from the network and step counters are not used: files of weights leave whole numbers out
+    state |= {k: v for k, v in wanted.items() if k not in state and not v.is_floating_point()}
+    wrong = sorted(wanted.keys() ^ state.keys()) or [k for k in wanted if wanted[k].shape != state[k].shape]
+    if wrong:
+        raise BundleError(
+            f"Found weights of another network: {len(wrong)} tensors do not fit, the first is {wrong[0]}. Check network_def in inference.json."
+        )
+    network.load_state_dict({k: v.to(wanted[k].dtype) for k, v in state.items()})
+    setattr(network, BUNDLE_MARK, bundle.weights_sha256)
+    return network.eval()

@@ -1,0 +1,291 @@
+"""De-identification of DICOM headers by the Basic Profile of PS3.15 annex E, so that all that is made from them is free of names.
+
+Attributes of the profile are taken away, emptied, or replaced, as the kind of object allows. Beyond it go private elements, overlays
+and curves, public elements that are in no dictionary, retired texts and web addresses. From every text that stays, whatever the
+headers of the case themselves identify (names, numbers, places, dates) is cut out.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydicom import DataElement, Dataset
+from pydicom.datadict import dictionary_has_tag, dictionary_is_retired
+from pydicom.sequence import Sequence as Items
+
+from medvit.deidentification.element_values import TEXT, cleaned_value, whole_items
+from medvit.deidentification.header_identifiers import identifiers_of, texts_of
+from medvit.deidentification.identifiers import Identifiers
+from medvit.deidentification.pseudonyms import Privacy
+from medvit.deidentification.rules_e1 import Rule, method_codes, profile
+from medvit.errors import ImageError
+from medvit.io import Creation, Scan
+from medvit.io.dicom.header import AttributeType, attribute_type
+from medvit.io.dicom.write import character_set
+
+__all__ = ["burned_in", "deidentified", "deidentified_scan"]
+
+_DUMMIES: dict[str, Any] = {
+    "DA": "19000101", "TM": "000000", "DT": "19000101000000", "AS": "000D", "OB": b"", "OW": b"", "UN": b"", "DS": "0",
+    "IS": "0", "FL": 0.0, "FD": 0.0, "UL": 0, "US": 0, "SL": 0, "SS": 0,
+}  # fmt: skip
+_CODES = ("CodingSchemeUID", "ContextUID", "MappingResourceUID")
+"""UIDs of vocabularies."""
+
+_MOMENTS = {
+    "DA": re.compile(r"\d{8}"),
+    "TM": re.compile(r"\d{2,6}(\.\d{1,6})?"),
+    "DT": re.compile(r"\d{8}(\d{2,6}(\.\d{1,6})?)?([+-]\d{4})?"),
+    "AS": re.compile(r"\d{3}[DWMY]"),
+}
+"""Patterns of dates, times and ages (PS3.5 6.2); any other value is free text and is removed."""
+
+_OLDEST = 90
+_RETIRED_TEXT = TEXT - {"CS"}
+_BYTES = ("OB", "OW", "OD", "OF", "OL", "OV")
+_PIXELS = 0x7FE0
+_FRAMES = 0x5200
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_WITHOUT_WORDS = ("CT", "MR", "PT", "NM")
+"""Modalities whose original images hold no words unless they say so; of all others an explicit NO is asked for."""
+
+
+@dataclass(frozen=True)
+class _Cleaner:
+    privacy: Privacy
+    days: int
+    known: Identifiers
+    sop_class: str
+
+    def dataset(self, source: Dataset, top: bool = False) -> Dataset:
+        """A copy with nothing in it that names anybody."""
+        made = Dataset()
+        for element in _readable(source):
+            kept = self._element(element, top)
+            if kept is not None:
+                made.add(kept)
+        _match_windows(made)
+        if "SpecificCharacterSet" in made:
+            _state_character_set(made, source)
+        return made
+
+    def _element(self, element: DataElement, top: bool) -> DataElement | None:
+        rule = profile().get(int(element.tag))
+        if element.keyword == "SpecificCharacterSet" or element.tag.group == _PIXELS:
+            return element if element.VR != "UR" else None
+        type_ = attribute_type(self.sop_class, element.keyword) if top else None
+        if rule is None or rule.kept_under & set(self.privacy.retain):
+            return self._kept(element, rule, type_)
+        action = rule.action(type_, element.VR == "SQ")
+        if action == "X":
+            return None
+        if action == "U":
+            return self._identified(element, type_)
+        if element.VR == "SQ":
+            return DataElement(element.tag, "SQ", Items())
+        empty = action == "Z" or element.is_empty
+        return DataElement(element.tag, element.VR, None if empty else _dummy(element.VR))
+
+    def _kept(self, element: DataElement, rule: Rule | None, type_: AttributeType | None) -> DataElement | None:
+        if element.VR == "SQ":
+            return self._sequence(element, type_)
+        if element.VR == "UI":
+            return self._identified(element, type_)
+        if element.VR in (
+            "DA",
+            "DT",
+            "TM",
+        ):  # the table names all there are in an image; one that it does not know goes
+            return self._shifted(element) if rule is not None else None
+        if element.VR in ("PN", "UN", "UR") or (rule is None and _retired_text(element)):
+            return None if type_ != "2" else DataElement(element.tag, element.VR, None)
+        if element.VR in _BYTES:
+            return None if element.VR == "OB" and self.known.within(element.value or b"") else deepcopy(element)
+        if element.VR in ("DS", "IS"):
+            named = any(map(self.known.number_in, texts_of(element.value)))
+            return DataElement(element.tag, element.VR, None) if named else deepcopy(element)
+        if element.VR == "AS":
+            return _age(element)
+        return deepcopy(element) if element.VR not in TEXT else cleaned_value(element, self.known, type_)
+
+    def _sequence(self, element: DataElement, type_: AttributeType | None) -> DataElement | None:
+        """Clean the items of a sequence; drop a sequence without items unless the object must have it."""
+        if not element.value and type_ is None:
+            return element  # within an item, it may have to be there
+        made = [(self.dataset(item), bool(len(item))) for item in element.value or []]
+        frames = element.tag.group == _FRAMES  # each item stands for a frame
+        items = [item for item, said in made if len(item) or (frames and not said)]
+        if not frames:
+            items = whole_items(element.keyword, items)
+        if not items and type_ != "2":
+            return None
+        return DataElement(element.tag, "SQ", Items(items))
+
+    def _identified(self, element: DataElement, type_: AttributeType | None) -> DataElement | None:
+        if element.VR == "SQ":  # references to other images, and nothing else
+            return self._sequence(element, type_)
+        if element.keyword in _CODES:
+            return element
+        return DataElement(element.tag, "UI", [self.privacy.uid(value) for value in texts_of(element.value)] or None)
+
+    def _shifted(self, element: DataElement) -> DataElement:
+        texts = [text if _MOMENTS[element.VR].fullmatch(text) else "" for text in texts_of(element.value)]
+        if element.VR != "TM":
+            texts = [_earlier(text, self.days) for text in texts]
+        return DataElement(element.tag, element.VR, texts or None)
+
+
+def deidentified(
+    header: Dataset, privacy: Privacy, known: Identifiers | None = None, person: str | None = None
+) -> Dataset:
+    """De-identify a copy of a header, or of a whole object, by the Basic Profile and the options of ``privacy``.
+
+    Args:
+        header: the source, which stays as it is.
+        privacy: the key and the options.
+        known: what all images of the case identify; without it, what this header does.
+        person: whose image it is, as ``Privacy.person`` says it; without it, as this header does.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        person = privacy.person(header) if person is None else person
+        known = identifiers_of([header], privacy.retain) if known is None else known
+        sop_class = str(header.get("SOPClassUID") or "")
+        made = _Cleaner(privacy, privacy.days(person), known, sop_class).dataset(header, top=True)
+        _state_character_set(made, header)
+    name = f"P{privacy.token(person, 'patient')[:12].upper()}"
+    made.PatientName, made.PatientID = name, name
+    made.PatientIdentityRemoved = "YES"
+    made.DeidentificationMethod = "medvit: DICOM PS3.15 Basic Profile"
+    made.DeidentificationMethodCodeSequence = Items([_code(*code) for code in method_codes(privacy.retain)])
+    made.LongitudinalTemporalInformationModified = "MODIFIED" if "shifted-dates" in privacy.retain else "REMOVED"
+    return made
+
+
+def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
+    """De-identify a scan's headers and notes, and the dates of whatever is written from it.
+
+    Raises:
+        ImageError: its pixels have, or may have, words burned into them.
+    """
+    for header in scan.slices:
+        reason = None if privacy.burned_in else burned_in(header.get("Modality"), header.get("BurnedInAnnotation"))
+        if reason is not None:
+            raise ImageError(reason)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        known = identifiers_of(scan.slices, privacy.retain)
+        person = privacy.person(scan.slices[0]) if scan.slices else "nobody"
+
+    def unnamed(messages: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(privacy.words(_QUOTED.sub(lambda match: _quoted(match, known), text)) for text in messages)
+
+    return replace(
+        scan,
+        slices=tuple(deidentified(header, privacy, known, person) for header in scan.slices),
+        modality=None if scan.modality is None else known.cut(scan.modality) or "OT",
+        unit=None if scan.unit is None else known.cut(scan.unit) or None,
+        notes=unnamed(scan.notes),
+        set_aside=unnamed(scan.set_aside),
+        blockers=unnamed(scan.blockers),
+        creation=_creation(privacy, person),
+        name="image",
+    )
+
+
+def _quoted(match: re.Match[str], known: Identifiers) -> str:
+    """Remove identifiers from what a message quotes of a header."""
+    mark = match[0][0]
+    return f"{mark}{known.cut(match[0][1:-1]) or '...'}{mark}"
+
+
+def _creation(privacy: Privacy, person: str) -> Creation:
+    """Return the rule for dates of new objects: the run may be on the day of the study."""
+    if "shifted-dates" in privacy.retain:
+        return Creation(days_earlier=privacy.days(person))
+    return Creation(withheld=True)
+
+
+def burned_in(modality: Any, stated: Any) -> str | None:
+    """Why an image is refused that may show a name; None where it may be taken.
+
+    Args:
+        modality: its Modality.
+        stated: its BurnedInAnnotation.
+    """
+    step = "Clean the pixels first, or take it all the same with --allow-burned-in."
+    if str(stated or "").upper() == "YES":
+        return f"Found images with words burned into them, which may name the patient; --deidentify does not change pixels. {step}"
+    if str(stated or "").upper() != "NO" and str(modality or "") not in _WITHOUT_WORDS:
+        return (
+            "Found images that do not say whether words are burned into them, of a modality that often has some; "
+            f"BurnedInAnnotation NO is needed with --deidentify. {step}"
+        )
+    return None
+
+
+def _readable(source: Dataset) -> Iterator[DataElement]:
+    """Public elements of the dictionary that can be read as what they promise to be."""
+    for tag in sorted(source.keys()):
+        private = tag.is_private or tag.group in (0x0000, 0x0002) or tag.group & 0xFF00 in (0x5000, 0x6000)
+        if private or not dictionary_has_tag(tag):
+            continue
+        try:
+            yield source[tag]
+        except Exception:  # a damaged value says nothing that may be passed on
+            continue
+
+
+def _retired_text(element: DataElement) -> bool:
+    return element.VR in _RETIRED_TEXT and dictionary_is_retired(element.tag)
+
+
+def _age(element: DataElement) -> DataElement | None:
+    text = str(element.value or "")
+    if text and not _MOMENTS["AS"].fullmatch(text):
+        return None
+    made = deepcopy(element)
+    if element.keyword == "PatientAge" and text.endswith("Y"):
+        made.value = f"{min(int(text[:3]), _OLDEST):03d}Y"  # above it, too few people live
+    return made
+
+
+def _match_windows(made: Dataset) -> None:
+    """Drop explanations of display windows that are not as many as the windows."""
+    if "WindowCenterWidthExplanation" in made:
+        explained = texts_of(made.WindowCenterWidthExplanation)
+        if not any(explained) or len(explained) != len(texts_of(made.get("WindowCenter"))):
+            del made.WindowCenterWidthExplanation
+
+
+def _state_character_set(made: Dataset, source: Dataset) -> None:
+    """State a character set that exists: an unknown term may be any word."""
+    terms = character_set(source)
+    if terms:
+        made.SpecificCharacterSet = terms if len(terms) > 1 else terms[0]
+    else:
+        made.pop("SpecificCharacterSet", None)
+
+
+def _dummy(vr: str) -> Any:
+    return _DUMMIES.get(vr, "REMOVED")
+
+
+def _earlier(text: str, days: int) -> str:
+    """A date, or a date and time, some days before; empty where it is none."""
+    try:
+        return f"{datetime.strptime(text[:8], '%Y%m%d') - timedelta(days):%Y%m%d}{text[8:]}"
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item

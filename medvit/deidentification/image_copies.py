@@ -1,0 +1,86 @@
+"""The images of a case beside its results, de-identified: what the results' new UIDs refer to."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import pydicom
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+
+from medvit.atomic_write import explained, hashes_within
+from medvit.deidentification.header_identifiers import identifiers_of
+from medvit.deidentification.headers import deidentified
+from medvit.deidentification.identifiers import Identifiers
+from medvit.deidentification.pseudonyms import Privacy
+from medvit.errors import ImageError
+from medvit.io import DicomFile
+from medvit.io.dicom.header import read_dataset
+
+__all__ = ["IMAGES", "add_images"]
+
+IMAGES = "images"
+
+
+def add_images(folder: Path, files: Iterable[DicomFile], privacy: Privacy) -> None:
+    """Write de-identified copies of DICOM files into ``images`` and enter them into the folder's ``run.json``.
+
+    The pixels stay as they are, bit for bit, compressed ones compressed.
+
+    Raises:
+        ImageError: overlays that lie in the pixels' spare bits. OutputError: the system refuses.
+    """
+    home, sources = folder / IMAGES, list(files)
+    known, person = _identified(sources, privacy)
+    with explained(folder):
+        home.mkdir()
+        for number, file in enumerate(sources, 1):
+            _copy(file, home / f"{number:04d}.dcm", partial(deidentified, privacy=privacy, known=known, person=person))
+        record = folder / "run.json"
+        content = json.loads(record.read_text())
+        content["files"] |= {f"{IMAGES}/{name}": digest for name, digest in hashes_within(home).items()}
+        record.write_text(json.dumps(content, indent=2) + "\n")
+        for path in (*home.iterdir(), record):
+            with path.open("r+b") as written:
+                os.fsync(written.fileno())
+
+
+def _identified(files: list[DicomFile], privacy: Privacy) -> tuple[Identifiers, str | None]:
+    """Collect the identifying values of all headers; return them with the patient they belong to."""
+    known, person = Identifiers(), None
+    for file in files:
+        with warnings.catch_warnings(), file.open() as stream:
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+            known |= identifiers_of([header], privacy.retain)
+            person = privacy.person(header) if person is None else person
+    return known, person
+
+
+def _copy(file: DicomFile, path: Path, clean: Callable[[Dataset], Dataset]) -> None:
+    with warnings.catch_warnings(), file.open() as stream:
+        warnings.simplefilter("ignore")
+        source = read_dataset(stream, force=True)
+        if any(
+            tag.group & 0xFF00 == 0x6000 and tag.element == 0x0102 and source[tag].value for tag in list(source.keys())
+        ):
+            raise ImageError(
+                "Found overlays within the pixels, whose words may name the patient; --with-images writes pixels as they are. "
+                "Leave --with-images out for this series."
+            )
+        made = clean(source)
+        if not (made.get("SOPClassUID") and made.get("SOPInstanceUID")):
+            raise ImageError(
+                "Found images without a SOPClassUID or SOPInstanceUID; --with-images needs both to write a file. "
+                "Leave --with-images out for this series."
+            )
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = source.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = made.SOPClassUID, made.SOPInstanceUID
+        made.file_meta = meta
+        pydicom.dcmwrite(path, made, enforce_file_format=True)

@@ -1,0 +1,16 @@
+from .device import choose_device as choose_device
+from .flip_averaging import Mirrored as Mirrored
+from .light_imports import import_monai_lightly as import_monai_lightly
+from .loaded_bundle import Model as Model
+from .loaded_bundle import apply as apply
+from .loaded_bundle import load_model as load_model
+from .loaded_bundle import model_around as model_around
+from .loaded_bundle import with_backend as with_backend
+from .mirror_agreement import agreement as agreement
+from .mirror_agreement import mirrored_labels as mirrored_labels
+from .region import check_region as check_region
+from .slice_wise import SliceWise as SliceWise
+from .sliding_window import SlidingWindow as SlidingWindow
+from .uncertainty import LabelEntropy as LabelEntropy
+from .uncertainty import by_name as by_name
+from .whole_image import WholePicture as WholePicture

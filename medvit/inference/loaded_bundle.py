@@ -1,0 +1,283 @@
+"""A bundle made ready to run: its network, inferer and transforms on a device, and the one way through them."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from medvit.bundles import Bundle, Calibration, Validation, open_bundle, require_gate
+from medvit.errors import BackendError, BundleError, MemoryShortError
+from medvit.inference.checks import is_of_memory
+from medvit.inference.device import choose_device
+from medvit.inference.region import region
+from medvit.inference.slice_wise import SliceWise
+from medvit.inference.sliding_window import SlidingWindow
+from medvit.inference.streaming import steps_of
+from medvit.inference.uncertainty import LabelEntropy
+from medvit.inference.whole_image import WholePicture
+from medvit.progress import Progress
+from medvit.settings import check_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Model", "apply", "load_model", "model_around"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A bundle made ready on a device; kept between cases.
+
+    Attributes:
+        bundle: where everything but, possibly, the weights comes from.
+        device: where the network lies.
+        network: in evaluation mode.
+        inferer: how the network is run over an image.
+        preprocessing: data to what the network takes, under ``image``.
+        postprocessing: the network's output, under ``pred``, to the result on the source's grid.
+        weights_sha256: of the bundle's weights; empty for a network given in memory.
+        fast: whether the bundle's lighter overlap is used.
+    """
+
+    bundle: Bundle
+    device: torch.device
+    network: nn.Module
+    inferer: Any
+    preprocessing: Any
+    postprocessing: Any
+    weights_sha256: str = ""
+    fast: bool = False
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What signals of quality mean for these weights; None where that was found for others, or never."""
+        found = self.bundle.facts.quality
+        return found if found is not None and found.weights_sha256 == self.weights_sha256 else None
+
+    @property
+    def validation(self) -> Validation | None:
+        """The cases behind the calibration of these weights; None where they were found for others, or never."""
+        found = self.bundle.facts.validation
+        return found if found is not None and found.weights_sha256 == self.weights_sha256 else None
+
+
+def load_model(
+    bundle: str | os.PathLike[str] | Bundle,
+    device: str = "auto",
+    fast: bool = False,
+    backend: str = "auto",
+    precision: str = "fp32",
+) -> Model:
+    """A bundle's network, inferer and transforms on a device, with its weights checked; cached.
+
+    Args:
+        bundle: a bundle, its name or folder.
+        device: a device's name as ``choose_device`` takes it.
+        fast: take the bundle's lighter overlap.
+        backend: how its inferer runs the network, see ``SlidingWindow``.
+        precision: "fp32", or "bf16" if the bundle's gate has passed.
+
+    Raises:
+        BundleError: unknown, not trained or badly configured. ChecksumError: its weights are others.
+        BackendError: no such device or backend; a backend for an inferer that takes none; bf16 without a passed gate.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened.require_trained()
+    files = [opened.weights, *(opened.root / "configs").glob("*.json")]
+    newest = max(path.stat().st_mtime for path in files)  # a bundle that changed is loaded anew
+    loaded = _load(str(opened.root), newest, str(choose_device(device)), fast)
+    check_names(backend, precision)
+    if precision != "fp32":
+        require_gate(opened, precision)
+    return with_backend(loaded, backend, precision)
+
+
+def with_backend(model: Model, backend: str, precision: str) -> Model:
+    """The same model, its network run in another way; nothing is loaded anew, and no gate is asked.
+
+    Raises:
+        BackendError: its inferer takes no backend.
+    """
+    inferer = model.inferer
+    if (backend, precision) == (getattr(inferer, "backend", "auto"), getattr(inferer, "precision", "fp32")):
+        return model
+    if not isinstance(inferer, SlidingWindow):
+        raise BackendError(
+            f"Found backend {backend!r} and precision {precision!r} for {model.bundle.name}, whose inferer is "
+            f"{type(inferer).__name__}; only SlidingWindow takes them. Leave them out."
+        )
+    return replace(model, inferer=altered(inferer, backend=backend, precision=precision))
+
+
+def altered(inferer: Any, **settings: object) -> Any:
+    """A copy of an inferer with other settings; the model's own, which is shared by all who loaded it, stays."""
+    other = copy.copy(inferer)
+    for name, value in settings.items():
+        setattr(other, name, value)
+    return other
+
+
+def model_around(bundle: Bundle, network: nn.Module, device: str | torch.device = "cpu") -> Model:
+    """A bundle's inferer and transforms around a network in memory: what training is judged with.
+
+    The bundle need not be trained, and none of its weights is read. Nothing is cached. The network is moved to the device
+    and put into evaluation mode, in place: put it back to train further.
+
+    Args:
+        bundle: whose preprocessing, inferer and postprocessing are used.
+        network: takes and gives what the bundle's own network would.
+        device: a device's name as ``choose_device`` takes it, or a device.
+
+    Raises:
+        BundleError: badly configured. BackendError: no such device.
+    """
+    place = choose_device(device) if isinstance(device, str) else device
+    return _build(bundle, place, network=network.to(place).eval())
+
+
+@lru_cache(maxsize=4)
+def _load(root: str, newest: float, device: str, fast: bool) -> Model:
+    bundle = open_bundle(root)
+    bundle.require_trained()
+    return _build(bundle, torch.device(device), fast)
+
+
+def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn.Module | None = None) -> Model:
+    """What the bundle's config says, with its own weights unless a network is given."""
+    config = {**bundle.config, "bundle_root": str(bundle.root), "device": str(device)}
+    if fast:
+        config |= {key.removeprefix("fast_"): value for key, value in config.items() if key.startswith("fast_")}
+    parser = ConfigParser(config)
+    try:
+        own = parser.get_parsed_content("network") if network is None else network
+        inferer = parser.get_parsed_content("inferer")
+        if getattr(inferer, "precision", "fp32") != "fp32":
+            require_gate(bundle, inferer.precision)
+        post = parser.get_parsed_content("postprocessing")
+        # a door decides where results go, so the saver that stands in the config for monai.bundle is left out
+        kept = [t for t in post.transforms if not type(t).__name__.startswith("SaveImage")]
+        return Model(
+            bundle,
+            device,
+            own,
+            inferer,
+            parser.get_parsed_content("preprocessing"),
+            type(post)(kept),
+            bundle.weights_sha256 if network is None else "",
+            fast,
+        )
+    except (RuntimeError, TypeError, KeyError, ImportError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, BundleError):
+            raise cause from None
+        raise BundleError(
+            f"Found a config of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}. Correct configs/inference.json."
+        ) from error
+
+
+def apply(
+    model: Model,
+    data: Mapping[str, Any],
+    progress: Progress | None = None,
+    *,
+    roi_crop: str = "",
+    low_memory: bool = False,
+    entropy: LabelEntropy | None = None,
+) -> Tensor:
+    """Data through a model's preprocessing, inferer and postprocessing.
+
+    The one way through a network for every task: what comes out is what the bundle's last step makes, label ids or
+    intensities, with nothing rounded or converted. Where the postprocessing allows it, logits go through it a few planes at a
+    time and are never held as a whole; the result is the same.
+
+    Args:
+        model: the bundle made ready.
+        data: what the bundle's preprocessing takes: ``{"image": MetaTensor}``, or ``{"coronal": ..., "sagittal": ...}``.
+        progress: told where the run stands; can cancel it.
+        roi_crop: where the answer matters, see ``RunSettings``.
+        low_memory: see ``RunSettings``.
+        entropy: given the network's answers, for a caller that wants more of them than ``progress.entropy``.
+
+    Returns:
+        The postprocessed output, (channel, *spatial) on the CPU, a MetaTensor where the postprocessing gives one.
+
+    Raises:
+        BundleError: the network's output holds NaN or infinite values. MemoryShortError: too little memory.
+        ImageError: a region that the image does not have. BackendError: a region for an inferer that takes none.
+    """
+    progress = progress or Progress()
+    try:
+        with torch.inference_mode():
+            with progress.stage("preprocess"):
+                ready = model.preprocessing(dict(data))
+            if entropy is None and model.bundle.facts.labels:
+                entropy = LabelEntropy()
+            return _applied(model, ready, progress, roi_crop, low_memory, entropy)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryShortError) or not is_of_memory(error):
+            raise
+        step = "use a machine with more" if low_memory else "run with --low-memory"
+        raise MemoryShortError(
+            f"Found too little memory for this image by {model.bundle.name} on {model.device}; {step}, --roi-crop body or a box, or "
+            "--device cpu where a GPU ran out."
+        ) from error
+
+
+def _applied(
+    model: Model,
+    ready: dict[str, Any],
+    progress: Progress,
+    roi_crop: str,
+    low_memory: bool,
+    entropy: LabelEntropy | None,
+) -> Tensor:
+    """What comes after the preprocessing."""
+    inferer = model.inferer
+    windows = isinstance(inferer, SlidingWindow)
+    extra: dict[str, Any] = {"progress": progress} if isinstance(inferer, SlidingWindow | SliceWise) else {}
+    if roi_crop:
+        if not windows or isinstance(inferer, WholePicture):
+            raise BackendError(
+                f"Found --roi-crop for {model.bundle.name}, which does not run by windows of a volume; it has no use there. Leave it out."
+            )
+        extra["where"] = region(ready["image"], roi_crop)
+    if low_memory and windows:
+        inferer = altered(inferer, sw_batch_size=1)
+
+    def finite(values: Tensor) -> Tensor:
+        if not bool(torch.isfinite(values).all()):  # an argmax would make labels of them
+            raise BundleError(
+                f"Found values that are no numbers in what {model.bundle.name}'s network made on {model.device}; nothing was made of "
+                "them. Run it with --device cpu, and report it."
+            )
+        if entropy is not None:
+            entropy.take(values)
+        return values
+
+    steps = steps_of(model.postprocessing) if windows and not isinstance(inferer, WholePicture) else None
+    if steps is not None and (steps.keep is None or low_memory):
+
+        def stream(take: Callable[[Tensor], None]) -> Tensor:
+            with progress.stage("infer"):
+                image = ready["image"].as_tensor()[None].to(model.device)
+                made: Tensor = inferer.stream(image, model.network, lambda planes: take(finite(planes)), **extra)
+            return made
+
+        streamed = steps.run(stream, ready["image"])
+        progress.entropy = entropy.values() if entropy else ()
+        return streamed
+    with progress.stage("infer"):
+        image = ready["image"].as_tensor()[None].to(model.device)
+        output = finite(inferer(image, model.network, **extra)[0].cpu())
+        progress.entropy = entropy.values() if entropy else ()
+    with progress.stage("postprocess"):
+        made: Tensor = model.postprocessing({**ready, "pred": output})["pred"]
+    return made

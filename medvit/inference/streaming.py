@@ -1,0 +1,137 @@
+"""Logits to labels on the source's grid without ever holding the logits of a whole image.
+
+The inferer gives finished planes away; each is resampled and decided as soon as the next one is there. Where a step before that
+needs the labels of the whole image (``KeepLargestd``), planes wait in a file for them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from medvit.kernels.resample_argmax import resample_argmax
+from medvit.transforms import ArgmaxOnSourced, KeepLargestd, NetworkGrid, stray_pieces
+
+__all__ = ["SlabLabels", "Steps", "steps_of"]
+
+_PLANES = 24
+"""Planes resampled at a time: enough that the call's own cost is small."""
+
+
+class SlabLabels:
+    """Planes of logits taken one after another; labels on the source's grid at the end, as ``resample_argmax`` of all makes them.
+
+    Args:
+        grid: how the network's grid came from the source's.
+    """
+
+    def __init__(self, grid: NetworkGrid) -> None:
+        self._grid = grid
+        self._held: list[Tensor] = []
+        self._first = 0
+        self._out: Tensor | None = None
+        long, box, start = grid.grid_shape[0], grid.size[0], grid.start[0]
+        position = (torch.arange(grid.source_shape[0], dtype=torch.float64) + 0.5) * (long / grid.source_shape[0]) - 0.5
+        position = position.clamp(0, long - 1) - start
+        self._inside = (position >= -0.5) & (position <= box - 0.5)
+        self._low = position.clamp(0, box - 1).floor().long()
+        self._high = (self._low + 1).clamp(max=box - 1)
+
+    def take(self, planes: Tensor) -> None:
+        """Take the next planes, (class, plane, *rest)."""
+        self._held.append(planes.cpu())
+        held = sum(part.shape[1] for part in self._held)
+        if held >= _PLANES or self._first + held == self._grid.size[0]:
+            self._decide()
+
+    def labels(self) -> Tensor:
+        """(depth, height, width) of the source along RAS axes, once all planes have come."""
+        assert self._out is not None
+        return self._out
+
+    def _decide(self) -> None:
+        logits = torch.cat(self._held, 1)
+        end = self._first + logits.shape[1]
+        rows = torch.nonzero(self._inside & (self._low >= self._first) & (self._high < end))[:, 0]
+        grid = self._grid
+        part = resample_argmax(
+            logits,
+            out_shape=grid.source_shape,
+            grid_shape=grid.grid_shape,
+            start=(grid.start[0] + self._first, *grid.start[1:]),
+        )
+        if self._out is None:
+            self._out = torch.zeros_like(part)
+        self._out[rows] = part[rows]
+        # an output row between this plane and the next needs both
+        self._held, self._first = [logits[:, -1:].clone()], end - 1
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A bundle's postprocessing, if planes of logits can go through it.
+
+    Attributes:
+        keep: the step that leaves each class in one piece, if there is one; it needs the whole image's labels.
+        argmax: the step that lands on the source's grid.
+    """
+
+    keep: KeepLargestd | None
+    argmax: ArgmaxOnSourced
+
+    def run(self, stream: Callable[[Callable[[Tensor], None]], Tensor], image: MetaTensor) -> Tensor:
+        """Labels on the source's grid, as the steps make them of all logits.
+
+        Args:
+            stream: calls what it is given with the planes, (class, plane, *rest), and returns the labels (1, 1, *spatial).
+            image: the preprocessed image.
+        """
+        grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))
+        slabs = SlabLabels(grid)
+        if self.keep is None:
+            stream(slabs.take)
+        else:
+            with tempfile.TemporaryFile(prefix="medvit-") as file:
+                self._through_file(stream, file, slabs)
+        made: Tensor = self.argmax.on_source(slabs.labels(), image)
+        return made
+
+    def _through_file(self, stream: Callable[[Callable[[Tensor], None]], Tensor], file: Any, slabs: SlabLabels) -> None:
+        shape: list[tuple[int, ...]] = []
+
+        def write(planes: Tensor) -> None:
+            moved = (
+                planes.cpu().movedim(1, 0).float().contiguous()
+            )  # (plane, class, *rest): planes follow each other in the file
+            shape.append(tuple(moved.shape[1:]))
+            file.write(moved.numpy().tobytes())
+
+        best = stream(write)[0, 0].cpu().numpy()
+        file.flush()
+        assert self.keep is not None
+        stray = torch.from_numpy(stray_pieces(best, self.keep.classes))
+        stored = np.memmap(file, np.float32, "r", shape=(len(best), *shape[0]))
+        for first in range(0, len(best), _PLANES):
+            planes = torch.from_numpy(np.array(stored[first : first + _PLANES])).movedim(1, 0)
+            at = stray[first : first + _PLANES]
+            planes[0][at] = planes.amax(0)[at] + 1
+            slabs.take(planes)
+        del stored
+
+
+def steps_of(postprocessing: Any) -> Steps | None:
+    """A bundle's steps after its network if they are those that planes can go through, else None."""
+    found = list(getattr(postprocessing, "transforms", ()))
+    if any(getattr(step, "keys", None) != ("pred",) for step in found):
+        return None
+    kinds = [type(step) for step in found]
+    if kinds == [ArgmaxOnSourced]:
+        return Steps(None, found[0])
+    return Steps(found[0], found[1]) if kinds == [KeepLargestd, ArgmaxOnSourced] else None

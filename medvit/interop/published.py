@@ -1,0 +1,130 @@
+"""Loading weights as their authors published them, strictly: every tensor is used, or the message names it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medvit.bundles import Stored, read_checkpoint, unwrap
+from medvit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["load_published"]
+
+Network = TypeVar("Network", bound="nn.Module")
+
+_TRANSLATORS = {
+    "SwinUNETR": "medvit.segmentation.networks.swin_unetr_published",
+    "BarlowSwin": "medvit.segmentation.networks.barlow_swin_published",
+    "RestoreRWKV": "medvit.restoration.networks.restore_rwkv_published",
+    "SwinX2S": "medvit.reconstruction.networks.swin_x2s_published",
+}
+"""Module of each network's ``translate(state, model) -> dict[str, Tensor]``, loaded when first needed."""
+
+_TRAITS = (
+    # whose tensors, a piece of a name that no network below it has
+    ("RestoreRWKV", ".att.spatial_decay"),
+    ("SwinX2S", "expand_."),
+    ("BarlowSwin", "linear_embedding"),
+    ("BarlowSwin", "swin_transformer_block"),
+    ("BarlowSwin", "encoder.positions"),
+    ("SwinUNETR", "swinViT."),
+    ("SwinUNETR", "layers1.0."),
+)
+
+
+def load_published(
+    model: Network, path_or_state_dict: str | os.PathLike[str] | Mapping[str, Any], merging: str | None = None
+) -> Network:
+    """Load published weights into one of medvit's networks, in place.
+
+    Layouts: Swin UNETR's research checkpoints (``state_dict``), its zoo bundles (``model``), its self-supervised encoders
+    (``module.`` names, or ``encoder.*`` under ``model``), plain state dicts; Restore-RWKV old and new; Swin-X2S;
+    Barlow-Swin as a mapping from Keras layer path to array. Files: safetensors, .npz, and PyTorch files, which are read
+    with ``weights_only=True``.
+
+    Args:
+        model: ``SwinUNETR``, ``BarlowSwin``, ``RestoreRWKV`` or ``SwinX2S``, built as the weights need it.
+        path_or_state_dict: a file, or what it holds.
+        merging: for Swin UNETR, the order of patch merging the weights were trained with: "merging" (MONAI >= 1.5),
+            "mergingv2" or "merging_legacy" (MONAI <= 1.4). The tensors do not tell. It is set on the model.
+
+    Returns:
+        The model; unchanged where an error is raised.
+
+    Raises:
+        CheckpointError: the file cannot be read, is another network's, does not fit, or leaves ``merging`` open.
+    """
+    kind = _kind(model)
+    if merging is not None and kind != "SwinUNETR":
+        raise CheckpointError(
+            f"Found merging={merging!r} for a {kind}; only Swin UNETR has patch merging of several eras. Leave it out."
+        )
+    content = path_or_state_dict if isinstance(path_or_state_dict, Mapping) else read_checkpoint(path_or_state_dict)
+    stored = unwrap(content)
+    _require_kind(stored, kind)
+    translator = import_module(_TRANSLATORS[kind])
+    if hasattr(translator, "require_merging"):
+        translator.require_merging(stored, model, merging)
+    translated = translator.translate(stored, model)
+    hint = translator.hint(stored) if hasattr(translator, "hint") else ""
+    _load(model, translated, hint)
+    if merging is not None:
+        model.merging = merging  # type: ignore[assignment]
+    return model
+
+
+def _kind(model: nn.Module) -> str:
+    # told by name, so that no other network's module is loaded; MONAI's SwinUNETR bears the name too, without an era
+    for base in type(model).__mro__:
+        if base.__name__ in _TRANSLATORS and base.__module__.startswith("medvit."):
+            return base.__name__
+    home = type(model).__module__.partition(".")[0]
+    raise CheckpointError(
+        f"Found {home}'s {type(model).__name__} to load into; one of medvit's {', '.join(_TRANSLATORS)} is needed. Use load_state_dict for others."
+    )
+
+
+def _require_kind(stored: Stored, kind: str) -> None:
+    """Refuse another network's weights by name; names nobody knows go on to the strict comparison."""
+    looks = [who for who, trait in _TRAITS if any(trait in name for name in stored)]
+    if looks and looks[0] != kind:  # Swin-X2S has names of Swin UNETR's among its own
+        raise CheckpointError(
+            f"Found weights that look like {looks[0]}'s ({len(stored)} tensors, the first is {next(iter(stored))}); "
+            f"{kind}'s are needed. Give the right file, or build a {looks[0]}."
+        )
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], hint: str) -> None:
+    wanted = model.state_dict()
+    missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or unexpected:
+        parts = [
+            f"{len(names)} {word} ({_some(names)})"
+            for word, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
+        raise CheckpointError(
+            f"Found a checkpoint with {' and '.join(parts)} tensors; it must hold exactly the {len(wanted)} of this {type(model).__name__}. "
+            f"{hint or 'Build the network as the weights need it.'}"
+        )
+    adopts: frozenset[str] = getattr(model, "adopts", frozenset())
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(here.shape)}"
+        for name, here in wanted.items()
+        if state[name].shape != here.shape and not (name in adopts and state[name].shape[1:] == here.shape[1:])
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"Found {len(wrong)} tensors of other sizes than this {type(model).__name__}'s ({_some(wrong, '; ')}); all must be equal. "
+            f"{hint or 'Build the network as the weights need it.'}"
+        )
+    model.load_state_dict({name: state[name].to(here.dtype) for name, here in wanted.items()})
+
+
+def _some(names: list[str], between: str = ", ") -> str:
+    return between.join(names[:3]) + (f"{between}..." if len(names) > 3 else "")

@@ -1,0 +1,5 @@
+"""DICOM: headers, pixels, the check of a series before it is read, and writing."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,17 @@
+from .dicomweb import Login as Login
+from .dicomweb import names_a_password as names_a_password
+from .dicomweb import read_login as read_login
+from .dicomweb import status_of as status_of
+from .dicomweb import web_client as web_client
+from .dicomweb import web_words as web_words
+from .read import ON_IRREGULAR as ON_IRREGULAR
+from .read import read_dicom as read_dicom
+from .read import read_slice as read_slice
+from .source import dicom_files as dicom_files
+from .source import look as look
+from .source import noted as noted
+from .source import open_found as open_found
+from .stack_resampling import to_grid as to_grid
+from .stack_resampling import to_slices as to_slices
+from .uid_repair import repair_uids as repair_uids
+from .uid_repair import repairable as repairable

@@ -1,0 +1,65 @@
+"""The type of an attribute at the top level of an image object (PS3.3): whether it must be there, and with a value.
+
+``attribute_types.tsv`` holds the attributes that are not Type 3 everywhere and whose presence something here decides.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+from typing import Literal
+
+__all__ = ["AttributeType", "attribute_type"]
+
+AttributeType = Literal["1", "2", "3"]
+"""1: present with a value; 2: present, may be empty; 3: optional. A conditional type (1C, 2C) counts as the type without C."""
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+
+
+def attribute_type(sop_class: str, keyword: str) -> AttributeType:
+    """Look up the type of an attribute.
+
+    Args:
+        sop_class: the object's SOPClassUID; one that is not an image of the standard gets the strictest type of all images.
+        keyword: the attribute's keyword.
+
+    Returns:
+        "1", "2" or "3"; "3" for an attribute that the object does not know.
+    """
+    row = _table().get(keyword)
+    if row is None:
+        return "3"
+    common, others = row
+    if sop_class.removeprefix(_STORAGE) not in _classes():
+        return min((common, *others.values()))
+    return others.get(sop_class.removeprefix(_STORAGE), common)
+
+
+@lru_cache(maxsize=1)
+def _lines() -> tuple[str, ...]:
+    text = files("medvit.io.dicom.header").joinpath("attribute_types.tsv").read_text(encoding="utf-8")
+    return tuple(line for line in text.splitlines() if not line.startswith("#"))
+
+
+@lru_cache(maxsize=1)
+def _classes() -> frozenset[str]:
+    """SOP classes that the table covers, without their common root: its first line."""
+    return frozenset(_lines()[0].split(","))
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, tuple[AttributeType, dict[str, AttributeType]]]:
+    table: dict[str, tuple[AttributeType, dict[str, AttributeType]]] = {}
+    for line in _lines()[1:]:
+        keyword, common, exceptions = line.split("\t")
+        others: dict[str, AttributeType] = {}
+        for group in [] if exceptions == "-" else exceptions.split(";"):
+            kind, _, classes = group.partition("=")
+            others |= {name: _type(kind) for name in classes.split(",")}
+        table[keyword] = _type(common), others
+    return table
+
+
+def _type(text: str) -> AttributeType:
+    return "1" if text == "1" else "2" if text == "2" else "3"

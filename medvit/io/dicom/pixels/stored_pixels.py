@@ -1,0 +1,231 @@
+"""Stored pixels of a DICOM file: opening it, refusing sizes that its header does not state, and decoding (PS3.5 8)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+
+from medvit.errors import ImageError, MedvitError, SourceError
+from medvit.io.dicom.header import Plane, count_unpacked
+from medvit.io.dicom.pixels.decoders import ITK_ONLY
+from medvit.io.files import unreadable
+from medvit.io.stated_sizes import picture_size
+
+__all__ = ["decode_plane", "open_plane"]
+
+_CODE_HEAD = 2**16
+"""Bytes of a compressed frame that hold its own header."""
+
+_BESIDE_PIXELS = 2**28
+"""Bytes that a header and private elements may take up beside the pixels of a deflated file."""
+
+_PIXEL_MODULE = (
+    "Rows Columns SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation"
+).split()
+"""Attributes that state how pixels are packed (PS3.3 C.7.6.3)."""
+
+
+def open_plane(plane: Plane) -> Dataset:
+    """Read the file of a plane; refuse one that unpacks to more, or whose frames state another size, than its header.
+
+    Raises:
+        SourceError: cut off or damaged. ImageError: compressed frames of another size than stated.
+    """
+    file = plane.file
+    try:
+        content = file.read()
+        if plane.syntax == DeflatedExplicitVRLittleEndian:
+            _refuse_bomb(content, plane)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(BytesIO(content), force=True)
+        if not dataset.file_meta.get("TransferSyntaxUID"):  # files without a preamble: pydicom saw how they are written
+            implicit, little = dataset.original_encoding
+            native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            dataset.file_meta.TransferSyntaxUID = native
+        _check_frames(dataset, plane)
+        return dataset
+    except (MemoryError, KeyboardInterrupt, MedvitError, zipfile.BadZipFile):
+        raise
+    except OSError as error:
+        raise unreadable(file.name, error) from error
+    except Exception as error:
+        raise SourceError(f"Found {file.name}, whose pixels cannot be read: {_reason(error)}") from error
+
+
+def _check_frames(dataset: Dataset, plane: Plane) -> None:
+    """Refuse compressed pixels whose own header promises another size than the image's: a decoder would believe them."""
+    from pydicom.encaps import generate_frames
+
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in dataset:
+        return
+    for frame in generate_frames(dataset.PixelData, number_of_frames=plane.frames):
+        stated = picture_size(frame[:_CODE_HEAD])
+        if stated not in (None, (plane.rows, plane.columns)):
+            raise ImageError(
+                f"Found {plane.file.name} with compressed pixels of {stated[0]} x {stated[1]}; {plane.rows} x {plane.columns} is stated in "
+                "its header. Export it again."
+            )
+
+
+def _refuse_bomb(content: bytes, plane: Plane) -> None:
+    """Refuse a deflated file that unpacks to far more than its image needs: it is unpacked in memory."""
+    needed = plane.rows * plane.columns * plane.samples * plane.bits // 8 * plane.frames
+    limit = needed + _BESIDE_PIXELS
+    if count_unpacked(BytesIO(content), limit) > limit:
+        raise SourceError(
+            f"Found {plane.file.name}, a deflated file that unpacks to more than {limit // 2**20} MiB; its image needs "
+            f"{needed / 2**20:.1f}. Do not trust this file: ask for another."
+        )
+
+
+def decode_plane(dataset: Dataset, plane: Plane) -> NDArray[Any]:
+    """Stored values of one plane, (row, column) or, in colour, (row, column, RGB)."""
+    from pydicom.pixels import pixel_array
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what pydicom finds odd about lengths is either harmless or fails below
+            if plane.syntax in ITK_ONLY:
+                stored = _by_itk(dataset, plane.frame or 0)
+            elif _shifted(dataset, plane) and plane.samples == 1:
+                whole = pixel_array(_as_cells(dataset, plane), index=plane.frame or 0)
+                stored = _shift(whole, plane, signed=bool(dataset.get("PixelRepresentation", 0)))
+            else:
+                stored = pixel_array(dataset, index=plane.frame or 0)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise SourceError(f"Found {plane.file.name}, whose pixels cannot be read: {_reason(error)}") from error
+    if stored.shape[:2] != (plane.rows, plane.columns):
+        raise ImageError(
+            f"Found {plane.file.name} with pixels of shape {stored.shape}; {(plane.rows, plane.columns)} is stated in its "
+            "header. Export it again."
+        )
+    return np.asarray(stored)
+
+
+def _shifted(dataset: Dataset, plane: Plane) -> bool:
+    """Tell whether a pixel lies above the lowest bits of its cell (PS3.5 8.1.1).
+
+    Uncompressed and run-length coded files hold whole cells; of other compressed ones those do whose stream has more bits
+    than a pixel.
+    """
+    bits, high = plane.packing
+    if not bits <= high < plane.bits:
+        return False
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated or syntax == RLELossless:
+        return True
+    from pydicom.encaps import get_frame
+
+    frame = get_frame(dataset.PixelData, plane.frame or 0, number_of_frames=plane.frames)
+    return _precision(frame) > bits
+
+
+def _precision(stream: bytes) -> int:
+    """Read the bits of a sample in a JPEG, JPEG-LS or JPEG 2000 stream; 0 where it states none."""
+    if stream[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: SOC, SIZ with the depth of the first component at byte 42
+        return (stream[42] & 0x7F) + 1
+    at = 2
+    while at + 5 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return stream[at + 4]
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return 0
+
+
+def _as_cells(dataset: Dataset, plane: Plane) -> Dataset:
+    """Describe the pixels as wide as their cells, so that no decoder cuts them off."""
+    made = Dataset()
+    for keyword in (*_PIXEL_MODULE, "NumberOfFrames", "PixelData"):
+        if keyword in dataset and keyword not in ("BitsStored", "HighBit"):
+            made[keyword] = dataset[keyword]  # the same element: not to be changed
+    made.file_meta = dataset.file_meta
+    made.BitsStored, made.HighBit = plane.bits, plane.bits - 1
+    return made
+
+
+def _shift(cells: NDArray[Any], plane: Plane, signed: bool) -> NDArray[Any]:
+    """Take each pixel out of its cell, as DCMTK does: shifted down, other bits cleared, the sign carried on."""
+    bits, high = plane.packing
+    plain = (cells.astype(np.int64) >> (high + 1 - bits)) & (2**bits - 1)
+    if signed:
+        plain -= (plain >> (bits - 1)) << bits
+    pixels: NDArray[Any] = plain.astype(cells.dtype)
+    return pixels
+
+
+def _by_itk(dataset: Dataset, frame: int) -> NDArray[Any]:
+    """12-bit lossy JPEG through ITK's GDCM, from a file that holds the pixels and nothing about the patient."""
+    import SimpleITK as sitk
+    from pydicom.encaps import encapsulate, get_frame
+
+    count = int(dataset.get("NumberOfFrames", 1) or 1)
+    bare = Dataset()
+    for keyword in _PIXEL_MODULE:
+        bare[keyword] = dataset[keyword]
+    bare.SOPClassUID, bare.SOPInstanceUID, bare.Modality = "1.2.840.10008.5.1.4.1.1.2", "1.2.3", "CT"
+    bare.PixelData = encapsulate([get_frame(dataset.PixelData, frame, number_of_frames=count)])
+    bare["PixelData"].VR = "OB"
+    bare["PixelData"].is_undefined_length = True
+    bare.file_meta = FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    bare.file_meta.MediaStorageSOPClassUID, bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPClassUID, "1.2.3"
+    with tempfile.TemporaryDirectory(prefix="medvit-") as folder:
+        path = Path(folder) / "frame.dcm"
+        bare.save_as(path, enforce_file_format=True)
+        with _hushed():
+            read: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    return read[0] if read.ndim > 2 else read
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Silence stderr: the C library tries 8 bits first and writes its complaint straight to the terminal."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _reason(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [""])[0][:200]
+    cut = ("less than expected", "less data", "length", "end of file", "EOF")
+    if isinstance(error, (EOFError, zlib.error)) or any(word in text for word in cut):
+        return "the file is cut off. Every slice must be complete: export or copy the series again."
+    if isinstance(error, RecursionError):
+        return "its sequences are nested too deep. Export the series again, or remove its private elements."
+    if isinstance(error, AttributeError) and "required element" in text:
+        return f"{text[0].lower()}{text[1:]}. Every slice must say how its pixels are packed: export the series again."
+    if isinstance(error, AttributeError):
+        return "it holds no pixel data. Every slice must be complete: export or copy the series again."
+    return (
+        f"{text.rstrip('.')}. Its pixel data are damaged or packed in an unusual way: export the series uncompressed."
+    )

@@ -1,0 +1,13 @@
+from .contradictions import differing_versions as differing_versions
+from .header_checks import SEVERAL_FILES as SEVERAL_FILES
+from .series_preflight import Chosen as Chosen
+from .series_preflight import Preflight as Preflight
+from .series_preflight import candidates as candidates
+from .series_preflight import choose_volume as choose_volume
+from .series_preflight import preflight as preflight
+from .series_preflight import sort_planes as sort_planes
+from .series_preflight import volume_and_part as volume_and_part
+from .series_volumes import Volume as Volume
+from .series_volumes import series_key as series_key
+from .stack import Stack as Stack
+from .stack import stack_up as stack_up

@@ -1,0 +1,201 @@
+"""What a volume's headers lack or contradict, beside its geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medvit.io.dicom.header import TYPE_2, Plane, is_uid
+from medvit.io.dicom.pixels import missing_decoder
+from medvit.io.dicom.preflight.contradictions import patient_finding
+from medvit.io.dicom.preflight.findings import Finding
+from medvit.io.dicom.preflight.series_volumes import Volume
+
+__all__ = ["SEVERAL_FILES", "tag_findings"]
+
+_UIDS = {
+    "StudyInstanceUID": "study",
+    "SeriesInstanceUID": "series",
+    "SOPClassUID": "sop_class",
+    "SOPInstanceUID": "sop_instance",
+    "FrameOfReferenceUID": "frame_of_reference",
+}
+
+SEVERAL_FILES = "multi-frame files, to which no object here can refer"
+"""How the one reason against DICOM objects ends that no repair takes away."""
+
+_LARGEST_PLANE = 2**28
+"""Pixels of one plane, 16384 x 16384; a header that states more is damaged or hostile."""
+
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+"""Transfer syntaxes whose pixels have a known length in the file."""
+
+
+def tag_findings(volume: Volume) -> list[Finding]:
+    """Everything about tags and pixels that can be seen without decoding."""
+    planes = volume.planes
+    found = [*_pixels(planes), *_together(planes)]
+    if volume.kind == "volume":
+        found += [*_uids(planes), *_files(planes), *_values(volume), *_empty(planes), *_spacing(volume)]
+    elif volume.kind == "clip":
+        needed = "one volume or one picture is needed"
+        step = "Export a single frame, or a cross-sectional series, and run again."
+        found.append(
+            Finding("time_frames", "refused", f"a clip of {volume.count} frames without a place", needed, step)
+        )
+    return found
+
+
+def _pixels(planes: Sequence[Plane]) -> list[Finding]:
+    found = []
+    largest = max(p.rows * p.columns for p in planes)
+    if largest > _LARGEST_PLANE:
+        first = next(p for p in planes if p.rows * p.columns == largest)
+        size = f"{first.file.name} with {first.rows} rows and {first.columns} columns"
+        step = "Its header is damaged: export the series again."
+        found.append(Finding("too_large", "refused", size, "at most 16384 x 16384 pixels are taken", step))
+    short = [p for p in planes if p.syntax in _NATIVE and p.space < _least_bytes(p)]
+    if short:
+        files = len({p.file.name for p in short})
+        more = f" (and {files - 1} more)" if files > 1 else ""
+        least = min(p.space for p in short)
+        what = "it holds no pixel data" if least < 64 else "the file is cut off"
+        text = f"{short[0].file.name}{more}, whose pixels cannot be read: {what}"
+        step = "Export or copy the series again."
+        found.append(Finding("cut_off", "refused", text, "every slice must be complete", step))
+    for syntax in sorted({p.syntax for p in planes}):
+        lacking = missing_decoder(syntax)
+        if lacking:
+            found.append(Finding("undecodable", "refused", *lacking))
+    if any("MOSAIC" in p.image_type for p in planes):
+        text = "a Siemens mosaic, a picture with all slices of a time point side by side"
+        step = "Convert it with dcm2niix and give one volume of the NIfTI."
+        found.append(Finding("mosaic", "refused", text, "one slice an image is needed", step))
+    if planes[0].samples > 1 and planes[0].placed and planes[0].modality in ("CT", "MR", "PT"):
+        step = "Choose another series."
+        text = "colour pixels (a photograph or screen capture)"
+        found.append(Finding("colour", "refused", text, "grey values are needed", step))
+    return found
+
+
+def _least_bytes(plane: Plane) -> int:
+    """What the pixels of a plane's file take up at least: subsampled colours (YBR 4:2:2, 4:2:0) need less than whole ones."""
+    samples = 1 if plane.photometric.endswith(("_422", "_420")) else plane.samples
+    return plane.frames * plane.rows * plane.columns * samples * plane.bits // 8
+
+
+def _together(planes: Sequence[Plane]) -> list[Finding]:
+    """What a series must have in common, whatever else it holds."""
+    found: list[Finding] = []
+    patient = patient_finding(planes)
+    found += [] if patient is None else [patient]
+    modalities = sorted({p.modality for p in planes} - {""})
+    if len(modalities) > 1:
+        text = f"images of {' and '.join(modalities)} under one SeriesInstanceUID"
+        found.append(
+            Finding("several_modalities", "refused", text, "a series is of one modality", "Separate the files first.")
+        )
+    return found
+
+
+def _files(planes: Sequence[Plane]) -> list[Finding]:
+    """Frames of several files (a concatenation, PS3.3 C.7.6.16.2.2.4, or one frame each) make one volume, but not one
+    source image."""
+    files = {p.file.name for p in planes if p.frame is not None}
+    if len(files) < 2:
+        return []
+    text = f"the slices are frames of {len(files)} {SEVERAL_FILES}"
+    step = "To have DICOM objects, join them into one file first."
+    return [Finding("several_multiframe_files", "tags", text, step=step)]
+
+
+def _uids(planes: Sequence[Plane]) -> list[Finding]:
+    """What a SEG or RTSTRUCT needs to refer to these images."""
+    step = "To have DICOM objects, add --repair-tags."
+    found = []
+    for tag, field in _UIDS.items():
+        lacking = sum(1 for p in planes if not getattr(p, field))
+        if lacking:
+            found.append(Finding("missing_uid", "tags", f"{lacking} of {len(planes)} slices have no {tag}", step=step))
+        wrong = sum(1 for p in planes if getattr(p, field) and not is_uid(getattr(p, field)))
+        if wrong:
+            text = f"{wrong} of {len(planes)} slices have a {tag} that is no UID (digits and dots, at most 64)"
+            found.append(Finding("invalid_uid", "tags", text, step=step))
+    studies = {p.study for p in planes}
+    if len(studies) > 1:
+        text = f"the slices state {len(studies)} different StudyInstanceUIDs"
+        found.append(Finding("several_studies", "tags", text, step=step))
+    frames = {p.frame_of_reference for p in planes}
+    if len(frames) > 1:
+        text = f"the slices state {len(frames)} different FrameOfReferenceUIDs"
+        found.append(Finding("several_frames_of_reference", "tags", text, step=step))
+    instances = [(p.sop_instance, p.frame) for p in planes if p.sop_instance]
+    if len(set(instances)) < len(instances):
+        text = "several slices share one SOPInstanceUID"
+        found.append(Finding("shared_instance_uid", "tags", text, step=step))
+    return found
+
+
+def _values(volume: Volume) -> list[Finding]:
+    planes, found = volume.planes, []
+    if volume.unit is not None:
+        found.append(Finding("other_unit", "note", f"CT values in {volume.unit!r} (RescaleType), not Hounsfield units"))
+    if volume.unscaled:
+        lacking = sum(1 for p in planes if p.unscaled)
+        zero = any(p.rescale[0] == 0 for p in planes)
+        words = (f"a {tag} of 0" if zero and tag == "RescaleSlope" else f"no {tag}" for tag in volume.unscaled)
+        text = (
+            f"{lacking} of {len(planes)} CT slices have {' and '.join(words)}, so that the values may not be in "
+            "Hounsfield units; they are read as stored"
+        )
+        step = "Add the tags, or export the series again with them."
+        found.append(Finding("no_rescale", "flag", text, step=step))
+    found += _packing(planes)
+    if any(p.rescale[0] == 0 for p in planes):
+        text = "a RescaleSlope of 0, which would leave nothing of the image; 1 is applied"
+        found.append(Finding("zero_slope", "note", text))
+    scales = {p.rescale for p in planes}
+    if len(scales) > 1:
+        text = f"{len(scales)} different pairs of RescaleSlope and RescaleIntercept; each slice's own is applied"
+        found.append(Finding("mixed_rescale", "note", text))
+    if any(p.lossy for p in planes):
+        text = "pixels that were compressed with loss (LossyImageCompression 01)"
+        found.append(Finding("lossy", "note", text))
+    return found
+
+
+def _packing(planes: Sequence[Plane]) -> list[Finding]:
+    """Find pixels outside of the lowest bits of their cells, and impossible values of HighBit."""
+    odd = sorted({(p.bits, *p.packing) for p in planes if p.packing[1] != p.packing[0] - 1})
+    found = []
+    for allocated, bits, high in odd:
+        if bits <= high < allocated:
+            text = (
+                f"pixels of {bits} bits in the bits {high + 1 - bits} to {high} of their cells (BitsStored {bits}, HighBit "
+                f"{high}); those are read"
+            )
+        else:
+            text = f"a HighBit of {high} that pixels of {bits} bits cannot have; the lowest {bits} bits are read"
+        found.append(Finding("high_bit", "note", text))
+    return found
+
+
+def _empty(planes: Sequence[Plane]) -> list[Finding]:
+    absent = [tag for tag in TYPE_2 if any(tag in p.absent for p in planes)]
+    if not absent:
+        return []
+    text = f"no {', '.join(absent)} in the headers; DICOM objects carry them empty"
+    return [Finding("missing_tags", "note", text)]
+
+
+def _spacing(volume: Volume) -> list[Finding]:
+    """Positions decide; a stated spacing that differs is said, since other tools believe it."""
+    stated, stack = volume.first.between, volume.stack
+    if not stated or stack is None or len(volume.planes) < 2:
+        return []
+    actual = stack.spacing_mm[2]
+    if abs(abs(stated) - actual) <= 0.05 * actual:
+        return []
+    text = (
+        f"SpacingBetweenSlices of {stated:g} mm, where the positions are {actual:.3g} mm apart; positions are believed"
+    )
+    return [Finding("spacing_disagrees", "note", text)]

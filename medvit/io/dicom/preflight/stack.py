@@ -1,0 +1,226 @@
+"""Slice positions to one regular, straight stack, or what is irregular about them (PS3.3 C.7.6.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.io.dicom.header import Plane
+from medvit.io.dicom.preflight.findings import Finding
+from medvit.io.geometry import Affine, affine_fault
+
+__all__ = ["Stack", "along_normal", "same_place_mm", "stack_up"]
+
+Array = NDArray[np.float64]
+
+_SAME_MM, _SAME_PIXELS = 0.01, 0.1
+"""Slices closer than this, or than this share of a pixel, lie at the same position: headers round to a thousandth, and a
+table that moves back for the next time point misses its place by some hundredths."""
+
+_UNEVEN_AXES, _ROUGHEST_AXES = 1e-4, 0.01
+"""How far directions may be from perpendicular unit vectors: what is taken as it stands, and what is straightened."""
+
+_OFF_GRID = 0.05
+"""How far a slice may lie from its place on the regular grid, as a share of the slice spacing."""
+
+_TILT_DEGREES = 0.5
+"""Largest angle between the stacking direction and the slice normal; scanners' gantry tilts start at about 1."""
+
+_REMEDY = "Add --on-irregular resample (or split), or"
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Planes in the order of their positions.
+
+    Attributes:
+        planes: sorted along the normal.
+        positions: (slice, 3) centres of the first pixels, LPS millimetres.
+        distance: (slice,) along the normal, millimetres.
+        axes: (3, 3) unit vectors along a row, along a column and along the normal, as columns.
+        spacing_mm: across, down, and the usual distance between slices.
+        findings: what is irregular.
+    """
+
+    planes: tuple[Plane, ...]
+    positions: Array
+    distance: Array
+    axes: Array
+    spacing_mm: tuple[float, float, float]
+    findings: tuple[Finding, ...]
+
+    @property
+    def affine(self) -> Affine:
+        """LPS affine of (column, row, slice); exact for a regular stack, of the end points for any other."""
+        affine = np.eye(4)
+        affine[:3, 0] = self.axes[:, 0] * self.spacing_mm[0]
+        affine[:3, 1] = self.axes[:, 1] * self.spacing_mm[1]
+        count = len(self.planes)
+        one = self.axes[:, 2] * self.spacing_mm[2]
+        affine[:3, 2] = (self.positions[-1] - self.positions[0]) / (count - 1) if count > 1 else one
+        affine[:3, 3] = self.positions[0]
+        return affine
+
+
+def same_place_mm(plane: Plane) -> float:
+    """How far apart two slices like this one may lie and yet be at one position."""
+    return max(_SAME_MM, _SAME_PIXELS * min(plane.spacing or (0.0,)))
+
+
+def along_normal(planes: Sequence[Plane]) -> Array:
+    """Distance of each placed plane along the normal of the first, millimetres."""
+    cosines = np.array(planes[0].orientation)
+    normal = _across_both(cosines[:3], cosines[3:])
+    return np.asarray(np.array([p.position for p in planes]) @ (normal / (np.linalg.norm(normal) or 1.0)))
+
+
+def _across_both(a: Array, b: Array) -> Array:
+    """The cross product of two vectors; numpy's own spends ten times as long on finding out that they are vectors."""
+    (x, y, z), (u, v, w) = a.tolist(), b.tolist()
+    return np.array([y * w - z * v, z * u - x * w, x * v - y * u])
+
+
+def stack_up(planes: Sequence[Plane]) -> Stack:
+    """Sort planes of one orientation, matrix and pixel spacing, and say what is irregular about their positions."""
+    cosines = np.array(planes[0].orientation)
+    axes, said = _axes(cosines[:3], cosines[3:])
+    positions = np.array([p.position for p in planes])
+    distance = positions @ axes[:, 2]
+    order = np.argsort(distance, kind="stable")
+    positions, distance = positions[order], distance[order]
+    chosen = tuple(planes[int(n)] for n in order)
+    pixel = planes[0].spacing or (0.0, 0.0)
+    if any(f.severity == "refused" for f in said):
+        return Stack(chosen, positions, distance, axes, (pixel[1], pixel[0], 1.0), tuple(said))
+    between, found = _look(chosen, positions, distance, axes[:, 2])
+    stack = Stack(chosen, positions, distance, axes, (pixel[1], pixel[0], between), (*said, *found))
+    if not found and (fault := _fault(stack)):
+        stack = replace(stack, findings=(*said, Finding("absurd_spacing", "refused", *fault)))
+    return stack
+
+
+def _fault(stack: Stack) -> tuple[str, str, str] | None:
+    """What is wrong with the sides of a voxel. A negative one would turn the image round."""
+    pixel = stack.spacing_mm[:2]
+    if min(pixel) <= 0:
+        found = f"a PixelSpacing of {pixel[1]:g} x {pixel[0]:g} mm"
+        return found, "both sides must be positive", "Repair the tag or convert the series to NIfTI."
+    return affine_fault(stack.affine)
+
+
+def _axes(across: Array, down: Array) -> tuple[Array, list[Finding]]:
+    """Unit vectors along a row, a column and the normal, as columns, and what had to be done to the stated ones."""
+    sides = np.column_stack([across, down])
+    off = float(np.abs(sides.T @ sides - np.eye(2)).max())
+    if off > 2 * _ROUGHEST_AXES:
+        found = "row and column directions that are not perpendicular unit vectors (ImageOrientationPatient)"
+        step = "Repair the tag or convert the series to NIfTI."
+        return np.eye(3), [Finding("not_perpendicular", "refused", found, "they must be", step)]
+    said = []
+    if off > _UNEVEN_AXES:
+        found = (
+            f"row and column directions up to {off:.2g} off perpendicular unit vectors (ImageOrientationPatient); the "
+            "nearest such vectors are used"
+        )
+        said = [Finding("rough_orientation", "note", found)]
+        u, _, v = np.linalg.svd(sides, full_matrices=False)
+        sides = u @ v
+    normal = _across_both(sides[:, 0], sides[:, 1])
+    return np.column_stack([sides, normal / np.linalg.norm(normal)]), said
+
+
+def _look(planes: tuple[Plane, ...], positions: Array, distance: Array, normal: Array) -> tuple[float, list[Finding]]:
+    """The usual distance between slices, and all that is irregular."""
+    if len(planes) == 1:
+        thickness = max(planes[0].between or 0.0, 0.0) or planes[0].thickness or 0.0
+        lacking = Finding(
+            "no_thickness",
+            "refused",
+            "a single slice without SliceThickness",
+            "a volume needs one",
+            "Add it or use NIfTI.",
+        )
+        return (thickness, []) if thickness > 0 else (1.0, [lacking])
+    gaps = np.diff(distance)
+    usual = float(np.median(gaps))
+    same = same_place_mm(planes[0])
+    at = distance[1:][gaps < same]
+    if len(at):
+        found = Finding(
+            "duplicate_positions",
+            "refused",
+            f"two slices at the same position ({at[0]:.2f} mm along the normal{_more(len(at), 'place')})",
+            "each position needs one slice",
+            "Two acquisitions or a copied file share the series: move the duplicates away.",
+            _mm(at),
+        )
+        apart = gaps[gaps >= same]
+        return float(np.median(apart)) if len(apart) else same, [found]
+    return usual, [*_gaps(distance, gaps, usual), *_direction(positions, distance, normal, usual, planes[0])]
+
+
+def _more(count: int, what: str) -> str:
+    return f", and {count - 1} more {what}{'s' if count > 2 else ''}" if count > 1 else ""
+
+
+def _mm(values: Array) -> tuple[float, ...]:
+    return tuple(round(float(v), 3) for v in values)
+
+
+def _gaps(distance: Array, gaps: Array, usual: float) -> list[Finding]:
+    """Missing slices where gaps are multiples of the usual one, otherwise uneven spacing."""
+    count = len(distance)
+    even = distance[0] + np.arange(count) * (distance[-1] - distance[0]) / (count - 1)
+    off = float(np.abs(distance - even).max())
+    if off <= _OFF_GRID * usual:
+        return []
+    times = np.rint(gaps / usual)
+    if times.max() > 1 and times.min() >= 1 and np.abs(gaps / usual - times).max() < _OFF_GRID:
+        wide = np.flatnonzero(times > 1)
+        first, missing = int(wide[0]), int((times - 1).sum())
+        return [
+            Finding(
+                "missing_slices",
+                "irregular",
+                f"a gap of {gaps[first]:.2f} mm between the slices at {distance[first]:.2f} and {distance[first + 1]:.2f} mm "
+                f"where the spacing is {usual:.2f} mm{_more(len(wide), 'gap')}: {missing} slice(s) missing",
+                "every slice is needed",
+                f"{_REMEDY} export the complete series again.",
+                _mm(np.column_stack([distance[wide], distance[wide + 1]]).ravel()),
+            )
+        ]
+    odd = _mm(distance[:-1][np.abs(gaps - usual) > _OFF_GRID * usual])
+    begins = f"; the first odd gap follows {odd[0]:.2f} mm" if odd else ""
+    return [
+        Finding(
+            "uneven_spacing",
+            "irregular",
+            f"unevenly spaced slices (gaps from {gaps.min():.2f} to {gaps.max():.2f} mm, up to {off:.2f} mm off a regular "
+            f"grid{begins})",
+            "even spacing is needed",
+            f"{_REMEDY} choose a reconstruction with even spacing.",
+            odd,
+        )
+    ]
+
+
+def _direction(positions: Array, distance: Array, normal: Array, usual: float, first: Plane) -> list[Finding]:
+    """Gantry tilt, and slices shifted sideways against the line of the others."""
+    path = (positions[-1] - positions[0]) / (distance[-1] - distance[0])
+    tilt = float(np.degrees(np.arccos(np.clip(path @ normal / np.linalg.norm(path), -1, 1))))
+    straight = positions[0] + (distance - distance[0])[:, None] * path
+    aside = np.linalg.norm(positions - straight, axis=1)
+    limit = min(0.2 * max(0.5, usual), max(0.1, 0.5 * min(first.spacing or (1.0,))))
+    if aside.max() > limit:
+        shifted = f"slices shifted sideways against each other (up to {aside.max():.2f} mm)"
+        step = "Add --on-irregular resample, or choose another series."
+        where = _mm(distance[aside > limit])
+        return [Finding("shifted_slices", "irregular", shifted, "one straight stack is needed", step, where)]
+    if tilt > _TILT_DEGREES:
+        step = "Add --on-irregular resample, or choose a series reconstructed without tilt."
+        needed = "slices must be stacked straight along their normal"
+        return [Finding("gantry_tilt", "irregular", f"a gantry tilt of {tilt:.1f} degrees", needed, step)]
+    return []

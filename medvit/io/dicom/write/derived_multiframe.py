@@ -1,0 +1,115 @@
+"""The derived image of a multi-frame source: one file, one functional group a frame (PS3.3 C.7.6.16)."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.sequence import Sequence as Items
+
+from medvit.io.dicom.write.pixel_encoding import Storage, has_rescale, scale_group
+from medvit.io.dicom.write.source_images import Slices
+
+if TYPE_CHECKING:
+    from medvit.io.dicom.write.derivation import Derivation
+
+__all__ = ["as_frames"]
+
+_FRAME_TYPES = (
+    "CTImageFrameTypeSequence MRImageFrameTypeSequence PETFrameTypeSequence XRay3DFrameTypeSequence "
+    "XAXRFFrameCharacteristicsSequence"
+).split()
+
+
+def as_frames(
+    dataset: Dataset, values: NDArray[np.float32], slices: Slices, storage: Storage, derivation: Derivation
+) -> None:
+    """Fill a copy of the source's header with the frames used, in the order of the source.
+
+    Args:
+        dataset: the header, with all but frames and pixels.
+        values: (column, row, slice).
+        slices: which frame of the source each slice is.
+        storage: how values are stored.
+        derivation: what is said about them.
+    """
+    from medvit.io.dicom.write.derivation import derivation_items, referenced_series
+
+    order = sorted(range(len(slices.frames)), key=lambda k: slices.frames[k])
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared.pop("DerivationImageSequence", None)
+    hounsfield = dataset.Modality == "CT" and all(has_rescale(scale_group(slices, k)) for k in order)
+    kept, kind = [], "HU" if hounsfield else "US"
+    for k in order:
+        own = groups[slices.frames[k]]
+        item = Dataset()
+        item.DerivationDescription = derivation.words()
+        item.SourceImageSequence, code = derivation_items(slices, k, derivation)
+        if code is not None:
+            item.DerivationCodeSequence = code
+        own.DerivationImageSequence = Items([item])
+        if storage.stated and not storage.kept:
+            own.PixelValueTransformationSequence = _transformation(*storage.scales[k], kind)
+        _derived_types(own)
+        kept.append(own)
+    if storage.stated and not storage.kept:
+        shared.pop("PixelValueTransformationSequence", None)
+    _derived_types(shared)
+    if derivation.finer:
+        _lay(shared, kept, slices, order)
+        dataset.Columns, dataset.Rows = values.shape[:2]
+    dataset.SharedFunctionalGroupsSequence = Items([shared])
+    dataset.PerFrameFunctionalGroupsSequence = Items(kept)
+    dataset.NumberOfFrames = len(kept)
+    # the frames say what they were made of
+    dataset.pop("DerivationCodeSequence", None)
+    dataset.ReferencedSeriesSequence = referenced_series(slices, 0)
+    evidence = Dataset()
+    evidence.StudyInstanceUID = slices.first.StudyInstanceUID
+    evidence.ReferencedSeriesSequence = Items([_evident(slices)])
+    dataset.SourceImageEvidenceSequence = Items([evidence])
+    dataset.PixelData = b"".join(storage.stored(values[:, :, k], k).tobytes() for k in order)
+    dataset["PixelData"].VR = "OW"
+
+
+def _lay(shared: Dataset, kept: list[Dataset], slices: Slices, order: list[int]) -> None:
+    """The finer pixels of all frames, and where the first of each lies."""
+    from medvit.io.dicom.write.derivation import corner, finer_pixels
+
+    found = next((g.PixelMeasuresSequence[0] for g in (shared, *kept) if g.get("PixelMeasuresSequence")), Dataset())
+    measures = deepcopy(found)
+    measures.PixelSpacing = finer_pixels(slices)
+    shared.PixelMeasuresSequence = Items([measures])
+    shared.pop("PlanePositionSequence", None)
+    for k, own in zip(order, kept, strict=True):
+        own.pop("PixelMeasuresSequence", None)
+        place = Dataset()
+        place.ImagePositionPatient = corner(slices, k)
+        own.PlanePositionSequence = Items([place])
+
+
+def _evident(slices: Slices) -> Dataset:
+    """The source as the SOP Instance Reference Macro names it (PS3.3 table 10-4): all that the frames refer to."""
+    series, instance = Dataset(), Dataset()
+    instance.ReferencedSOPClassUID = slices.first.SOPClassUID
+    instance.ReferencedSOPInstanceUID = slices.first.SOPInstanceUID
+    series.SeriesInstanceUID = slices.first.SeriesInstanceUID
+    series.ReferencedSOPSequence = Items([instance])
+    return series
+
+
+def _transformation(slope: float, intercept: float, kind: str) -> Items:
+    item = Dataset()
+    item.RescaleIntercept, item.RescaleSlope, item.RescaleType = f"{intercept:.10g}"[:16], f"{slope:.10g}"[:16], kind
+    return Items([item])
+
+
+def _derived_types(group: Dataset) -> None:
+    for name in _FRAME_TYPES:
+        for item in group.get(name) or []:
+            if item.get("FrameType"):
+                item.FrameType = ["DERIVED", *list(item.FrameType)[1:]]

@@ -1,0 +1,222 @@
+"""A derived DICOM series beside its source: the same kind of image in the same place, its values restored.
+
+The source's headers are carried over but for what is not true of the new pixels. As PS3.3 C.12.1.1.5 asks, the equipment
+module names what made the derived images, and the scanner moves to ContributingEquipmentSequence; that also holds an item
+for the algorithm, with the bundle's version and the sha256 of its weights.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from medvit.io.dicom.write.derivation import Derivation, _purpose, _refer, corner, finer_pixels
+from medvit.io.dicom.write.patient_study import carry_over, drop_incomplete
+from medvit.io.dicom.write.pixel_encoding import Storage, has_rescale, plan_storage
+from medvit.io.dicom.write.source_images import Slices
+
+__all__ = ["derived_name", "has_sides", "write_derived"]
+
+_NOT_CARRIED = (
+    "SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries "
+    "PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence IconImageSequence DigitalSignaturesSequence "
+    "MACParametersSequence EncryptedAttributesSequence OriginalAttributesSequence DataSetTrailingPadding ImageComments "
+    "InstanceCreatorUID SourceImageSequence DerivationImageSequence ReferencedPerformedProcedureStepSequence "
+    "ExtendedOffsetTable ExtendedOffsetTableLengths ReferencedImageEvidenceSequence SourceImageEvidenceSequence "
+    "ConcatenationUID InConcatenationNumber InConcatenationTotalNumber ConcatenationFrameOffsetNumber "
+    "SOPInstanceUIDOfConcatenationSource StationName"
+).split()
+"""What is not true of the new pixels."""
+
+_EQUIPMENT = (
+    "Manufacturer InstitutionName InstitutionAddress InstitutionalDepartmentName StationName ManufacturerModelName "
+    "DeviceSerialNumber SoftwareVersions"
+).split()
+"""The General Equipment module, which describes the scanner in the source."""
+
+_TYPE_2 = {
+    "": "SeriesNumber InstanceNumber PositionReferenceIndicator".split(),
+    "CT": "PatientPosition SliceThickness KVP AcquisitionNumber".split(),
+    "MR": "PatientPosition SliceThickness ScanOptions RepetitionTime EchoTime EchoTrainLength".split(),
+}
+"""Attributes written empty where the source leaves them out (PS3.5 7.4.3): of any image, and of single-frame CT and MR."""
+
+
+_WITHOUT_SIDES = frozenset(
+    "ABDOMEN ABDOMENPELVIS BLADDER BRAIN CHEST CHESTABDOMEN CHESTABDPELVIS COCCYX CSPINE HEAD HEADNECK HEART JAW LIVER LSPINE "
+    "LUMBARSPINE MEDIASTINUM NECK NECKCHEST PANCREAS PELVIS PROSTATE SKULL SPINE SSPINE STERNUM TSPINE UTERUS WHOLEBODY".split()
+)
+"""Body parts of which there is one (PS3.16 annex L): Laterality, Type 2C in the General Series module, is left out for them."""
+
+
+@dataclass(frozen=True)
+class _Series:
+    uid: str
+    derivation: Derivation
+    storage: Storage
+    now: datetime
+
+
+def has_sides(dataset: Dataset) -> bool:
+    """Whether the body part is, or may be, one of a pair."""
+    return str(dataset.get("BodyPartExamined") or "") not in _WITHOUT_SIDES
+
+
+def derived_name(k: int) -> str:
+    """The file of slice k (from 0): 0001.dcm and on."""
+    return f"{k + 1:04d}.dcm"
+
+
+def write_derived(folder: Path, values: NDArray[np.float32], slices: Slices, derivation: Derivation) -> Storage:
+    """Write the derived series, uncompressed: one file a slice, or one multi-frame file where the source is one.
+
+    Args:
+        folder: an existing folder; gets ``0001.dcm`` and on in the order of the slices.
+        values: (column, row, slice) in the source's unit.
+        slices: the source's slices, with all UIDs and one frame of reference; their planes are those of the values.
+        derivation: what is said about it.
+
+    Returns:
+        How the values are stored.
+    """
+    storage = plan_storage(values, slices)
+    series = _Series(generate_uid(prefix=None), derivation, storage, datetime.now())
+    if slices.frames:
+        from medvit.io.dicom.write.derived_multiframe import as_frames
+
+        dataset = _based_on(slices.first, series)
+        as_frames(dataset, values, slices, storage, derivation)
+        slices.creation.restate(dataset, required=True)
+        dataset.save_as(folder / derived_name(0), enforce_file_format=True)
+        return storage
+    numbers = [str(header.get("InstanceNumber") or "") for header in slices.headers]
+    numbered = "" not in numbers and len(set(numbers)) == len(numbers)
+    for k in range(values.shape[2]):
+        dataset = _based_on(slices.header(k), series)
+        if not numbered:
+            dataset.InstanceNumber = k + 1
+        _scaled(dataset, storage, k)
+        if derivation.finer:
+            _lay(dataset, slices, k, values.shape)
+        _refer(dataset, slices, k, derivation)
+        dataset.PixelData = storage.stored(values[:, :, k], k).tobytes()
+        dataset["PixelData"].VR = "OW"
+        slices.creation.restate(dataset, required=False)
+        dataset.save_as(folder / derived_name(k), enforce_file_format=True)
+    return storage
+
+
+def _based_on(header: Dataset, series: _Series) -> Dataset:
+    """The source's header but for its pixels, with what is true of the new ones."""
+    dataset = _public(header)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for keyword in _NOT_CARRIED:
+        dataset.pop(keyword, None)
+    _contribute(dataset, header, series.derivation)
+    carry_over(dataset, header)
+    drop_incomplete(dataset)
+    kind = "" if header.get("PerFrameFunctionalGroupsSequence") else str(header.get("Modality"))
+    for keyword in (*_TYPE_2[""], *(_TYPE_2.get(kind, []) if kind else [])):
+        if keyword not in dataset:
+            setattr(dataset, keyword, None)
+    if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
+        dataset.DeidentificationMethod = "not stated"  # Type 1C: present and empty is a fault that would be passed on
+    if kind in ("CT", "MR") and has_sides(dataset) and "ImageLaterality" not in dataset:
+        dataset.Laterality = dataset.get("Laterality") or ""  # whether the part has sides is not stated
+    author, day, time = series.derivation.author, series.now.strftime("%Y%m%d"), series.now.strftime("%H%M%S")
+    dataset.SOPInstanceUID, dataset.SeriesInstanceUID = generate_uid(prefix=None), series.uid
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.SeriesNumber = 9005
+    dataset.SeriesDescription = f"{author.bundle}; {author.intended_use}"[:64]
+    dataset.InstanceCreationDate = dataset.SeriesDate = dataset.ContentDate = day
+    dataset.InstanceCreationTime = dataset.SeriesTime = dataset.ContentTime = time
+    dataset.ImageType = _image_type(header)
+    dataset.DerivationDescription = series.derivation.words()
+    dataset.ImageComments = author.intended_use
+    dataset.BurnedInAnnotation = header.get("BurnedInAnnotation") or "NO"  # burned in once stays burned in
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, _photometric(header, dataset)
+    dataset.BitsAllocated, dataset.BitsStored = 16, series.storage.bits
+    dataset.HighBit, dataset.PixelRepresentation = series.storage.bits - 1, int(series.storage.signed)
+    return dataset
+
+
+def _public(header: Dataset) -> Dataset:
+    """A deep copy without private elements, overlays and curves, at any depth."""
+    copy = Dataset()
+    for element in header:
+        group = element.tag.group
+        if element.tag.is_private or group in (0x0000, 0x0002) or group & 0xFF00 in (0x5000, 0x6000):
+            continue
+        if element.VR == "SQ":
+            copy.add_new(element.tag, "SQ", Items([_public(item) for item in element.value or []]))
+        else:
+            copy.add(deepcopy(element))
+    return copy
+
+
+def _image_type(header: Dataset) -> list[str]:
+    """DERIVED, SECONDARY and the rest of the source's; multi-frame kinds know PRIMARY alone (PS3.3 C.8.16.1.2)."""
+    rest = [str(v) for v in header.get("ImageType") or []][2:]
+    if header.get("PerFrameFunctionalGroupsSequence"):
+        return ["DERIVED", "PRIMARY", *rest]
+    return ["DERIVED", "SECONDARY", *(rest or {"CT": ["AXIAL"], "MR": ["OTHER"]}.get(str(header.get("Modality")), []))]
+
+
+def _photometric(header: Dataset, dataset: Dataset) -> str:
+    """MONOCHROME2, but for quantities under MONOCHROME1, whose values were not turned round on reading."""
+    if header.get("PhotometricInterpretation") != "MONOCHROME1":
+        return "MONOCHROME2"
+    if header.get("Modality") in ("CT", "PT"):
+        return "MONOCHROME1"
+    for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTSequence"):
+        dataset.pop(keyword, None)  # made for values the other way round
+    return "MONOCHROME2"
+
+
+def _contribute(dataset: Dataset, header: Dataset, derivation: Derivation) -> None:
+    """The scanner into the contributing equipment, ourselves into its place (PS3.3 C.12.1.1.5)."""
+    scanner, ours, author = Dataset(), Dataset(), derivation.author
+    scanner.PurposeOfReferenceCodeSequence = _purpose("109101", "Acquisition Equipment")
+    for keyword in _EQUIPMENT:
+        if header.get(keyword):
+            setattr(scanner, keyword, header.get(keyword))
+        dataset.pop(keyword, None)
+    scanner.Manufacturer = header.get("Manufacturer") or "unknown"
+    ours.PurposeOfReferenceCodeSequence = _purpose("109102", "Processing Equipment")
+    ours.Manufacturer, ours.ManufacturerModelName = "medvit", author.bundle
+    ours.SoftwareVersions = author.software
+    ours.ContributionDescription = f"{derivation.title}. Weights sha256 {author.weights}. {author.intended_use}."
+    earlier = list(dataset.get("ContributingEquipmentSequence") or [])
+    dataset.ContributingEquipmentSequence = Items([*earlier, scanner, ours])
+    dataset.Manufacturer, dataset.ManufacturerModelName = "medvit", author.bundle
+    dataset.SoftwareVersions, dataset.DeviceSerialNumber = author.software, author.weights[:16] or author.software
+
+
+def _scaled(dataset: Dataset, storage: Storage, k: int) -> None:
+    if dataset.Modality == "CT" and not has_rescale(dataset):
+        dataset.pop("RescaleType", None)  # it names the unit that slope and intercept would give
+    if not storage.stated:
+        return
+    slope, intercept = storage.scales[k]
+    unit = "HU" if dataset.Modality == "CT" and has_rescale(dataset) else "US"
+    if not storage.kept or "RescaleSlope" not in dataset:
+        dataset.RescaleSlope, dataset.RescaleIntercept = f"{slope:.10g}"[:16], f"{intercept:.10g}"[:16]
+    dataset.RescaleType = dataset.get("RescaleType") or unit
+
+
+def _lay(dataset: Dataset, slices: Slices, k: int, shape: tuple[int, ...]) -> None:
+    """The finer pixels of slice k and where the first of them lies; the slice itself lies where it lay."""
+    dataset.Columns, dataset.Rows = shape[:2]
+    dataset.PixelSpacing = finer_pixels(slices)
+    dataset.ImagePositionPatient = corner(slices, k)

@@ -1,0 +1,187 @@
+"""What every DICOM object carries over from its source: patient, study, and the character set their text is in."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+
+from pydicom import DataElement, Dataset
+from pydicom.charset import python_encoding
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as Items
+
+from medvit.io.dicom.header import attribute_type
+
+__all__ = ["bare", "carry_over", "character_set", "drop_incomplete", "speak_utf8"]
+
+_PATIENT_AND_STUDY = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber "
+    "ReferringPhysicianName"
+).split()
+
+_ALSO = (
+    "IssuerOfPatientID PatientIdentityRemoved DeidentificationMethod PatientComments StudyDescription PatientAge "
+    "PatientSize PatientWeight PatientBirthTime OtherPatientIDs OtherPatientNames EthnicGroup PregnancyStatus "
+    "LastMenstrualDate PhysiciansOfRecord NameOfPhysiciansReadingStudy AdmittingDiagnosesDescription MedicalAlerts Allergies "
+    "SmokingStatus AdditionalPatientHistory Occupation LongitudinalTemporalInformationModified"
+).split()
+"""Further ones, where the source has them: objects of one study are to say the same of patient and study, which dcentvfy
+compares. Sequences stay behind, since incomplete items would make the objects invalid; but how a source was de-identified is
+said on where its codes are whole."""
+
+_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+_FORMS = {"AS": re.compile(r"\d{3}[DWMY]"), "DA": re.compile(r"\d{8}"), "TM": re.compile(r"\d{2,6}(\.\d{1,6})?")}
+"""What an age, a date or a time may be (PS3.5 6.2)."""
+
+_CHECKED = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName")
+"""Those that highdicom looks into."""
+
+_STUDY_GROUPS = frozenset((0x0008, 0x0010, 0x0012, 0x0032, 0x0038, 0x0040))
+"""Groups of the patient's and the study's sequences, which highdicom would copy as they are, whole or not."""
+
+_SPECIMENS = "SpecimenDescriptionSequence"
+"""The one sequence of these groups that highdicom needs, for microscopy."""
+
+_CALENDAR = (
+    "PatientBirthDateInAlternativeCalendar",
+    "PatientDeathDateInAlternativeCalendar",
+    "PatientAlternativeCalendar",
+)
+"""The third is Type 1C: without it, the dates mean nothing and make an object invalid."""
+
+_REFERENCES = ("ReferencedStudySequence", "ReferencedPatientSequence", "ReferencedPerformedProcedureStepSequence")
+_REFERENCE = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
+
+_EXTENDED = "ISO 2022 "
+_MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58")
+"""Sets that only extend another (PS3.3 table C.12-4)."""
+
+_KNOWN = frozenset(term for term in python_encoding if term not in ("", "ISO_IR 6")) | {"ISO_IR 203", "ISO 2022 IR 203"}
+_LONG = ("PerFrameFunctionalGroupsSequence", "ROIContourSequence")
+"""Sequences of thousands of items without a word in them."""
+
+_TEXT = frozenset("LO LT PN SH ST UC UT".split())
+
+
+def bare(headers: list[Dataset]) -> list[Dataset]:
+    """Strip copies of headers (``Slices.tidy``) of what highdicom would refuse, print with a warning, or copy unseen.
+
+    It refuses character sets that the standard allows (an empty first value, Korean) and dates and sexes as archives
+    have them, and it warns of odd names by quoting them. ``carry_over`` puts all of it into the finished object.
+    Sequences of patient and study go for good: highdicom copies them even where they are empty or incomplete, which makes
+    its objects invalid, and no other object of ours has them.
+    """
+    for header in headers:
+        for tag in [tag for tag in header.keys() if tag.group in _STUDY_GROUPS]:  # noqa: SIM118
+            if header[tag].VR == "SQ" and header[tag].keyword != _SPECIMENS:
+                del header[tag]
+        _drop_half_a_calendar(header)
+        header.pop("SpecificCharacterSet", None)
+        for keyword in _CHECKED:
+            setattr(header, keyword, "")
+    return headers
+
+
+def carry_over(dataset: Dataset, source: Dataset) -> None:
+    """Put a source's patient and study into an object, as they are, with the character set they are in."""
+    for keyword in _PATIENT_AND_STUDY:
+        setattr(dataset, keyword, source.get(keyword))
+    for keyword in _ALSO:
+        dataset.pop(keyword, None)  # highdicom takes some over by itself
+        if keyword in source and _valid(source[keyword]):
+            setattr(dataset, keyword, source.get(keyword))
+    methods = source.get("DeidentificationMethodCodeSequence") or []
+    dataset.pop("DeidentificationMethodCodeSequence", None)
+    if methods and all(all(item.get(keyword) for keyword in _CODE) for item in methods):
+        dataset.DeidentificationMethodCodeSequence = deepcopy(methods)
+    if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
+        dataset.DeidentificationMethod = "not stated"  # Type 1C: present and empty is a fault that would be passed on
+    terms = character_set(source)
+    if terms:
+        dataset.SpecificCharacterSet = terms if len(terms) > 1 else terms[0]
+    else:
+        dataset.pop("SpecificCharacterSet", None)
+
+
+def drop_incomplete(dataset: Dataset) -> None:
+    """Drop sequences at the top level of an image that no object may hold: empty, or with items that lack what they need."""
+    _drop_half_a_calendar(dataset)
+    for element in [element for element in dataset if element.VR == "SQ"]:
+        items, keyword = element.value or [], element.keyword
+        if items and all(_complete(item, keyword) for item in items):
+            continue
+        if attribute_type(str(dataset.get("SOPClassUID") or ""), keyword) == "2":
+            setattr(dataset, keyword, Items())
+        else:
+            del dataset[element.tag]
+
+
+def _complete(item: Dataset, keyword: str) -> bool:
+    """Return whether an item of a reference or code sequence has all attributes that the standard requires."""
+    if keyword in _REFERENCES:
+        return all(item.get(name) for name in _REFERENCE)
+    if keyword.endswith("CodeSequence"):
+        return bool(item.get("CodeMeaning") and (item.get("CodingSchemeDesignator") or item.get("URNCodeValue")))
+    return True
+
+
+def _drop_half_a_calendar(header: Dataset) -> None:
+    *dates, calendar = _CALENDAR
+    if not header.get(calendar) or not any(header.get(keyword) for keyword in dates):
+        for keyword in _CALENDAR:
+            header.pop(keyword, None)
+
+
+def _valid(element: DataElement) -> bool:
+    """Whether a value has the form of its kind; an age that is none would make the object invalid, and nobody needs it."""
+    form = _FORMS.get(element.VR)
+    return (
+        form is None or (element.value in (None, "") and element.VR != "AS") or bool(form.fullmatch(str(element.value)))
+    )
+
+
+def character_set(source: Dataset) -> list[str]:
+    """The terms of a source's SpecificCharacterSet as an object may state them (PS3.3 C.12.1.1.2); empty for ASCII.
+
+    The text's bytes stay the same. Terms that mean the same are written the way validators know: the default
+    repertoire by its name where the first of several is left empty, a set without code extensions where it stands
+    alone, GB18030 for its subset GBK, and this and UTF-8 without others after them. Where the source states none, or one that does not exist, and yet holds more
+    than ASCII, its bytes have been read as Latin 1, and that is stated.
+    """
+    found = source.get("SpecificCharacterSet")
+    terms = [str(t or "").strip() for t in (found if isinstance(found, MultiValue | list | tuple) else [found])]
+    named = [term for term in terms if term]
+    if not named or any(term not in _KNOWN for term in named):
+        return ["ISO_IR 100"] if _beyond_ascii(source) else []
+    if named[0] in ("GBK", "ISO 2022 GBK", "GB18030"):
+        return ["GB18030"]
+    if named[0] == "ISO_IR 192":
+        return named[:1]
+    if len(terms) > 1:
+        return [term or "ISO 2022 IR 6" for term in terms]
+    only = named[0]
+    if only in _MULTI_BYTE:
+        return ["ISO 2022 IR 6", only]
+    if only == "ISO 2022 IR 6":
+        return []
+    return [only.replace(_EXTENDED + "IR", "ISO_IR")]
+
+
+def speak_utf8(dataset: Dataset) -> None:
+    """State UTF-8 where words of our own need it: the source's character set may lack their letters (PS3.3 C.12.1.1.2).
+
+    What was carried over alone never asks for it: its bytes stay as they are.
+    """
+    own = [element for element in dataset if element.keyword not in (*_PATIENT_AND_STUDY, *_ALSO)]
+    if any(_needs_more(element) for element in own):
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+
+
+def _needs_more(element: DataElement) -> bool:
+    if element.VR == "SQ" and element.keyword not in _LONG:
+        return any(_needs_more(inner) for item in element.value for inner in item)
+    return element.VR in _TEXT and bool(element.value) and not str(element.value).isascii()
+
+
+def _beyond_ascii(source: Dataset) -> bool:
+    return any(not str(element.value).isascii() for element in source if element.VR in _TEXT and element.value)

@@ -1,0 +1,112 @@
+"""How real values go back into stored ones: the source's own rescale and type where they fit, wider ones where not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from medvit.io.dicom.header import frame_scaling
+from medvit.io.dicom.write.source_images import Slices
+
+__all__ = ["PHILIPS_SLOPE", "Storage", "has_rescale", "plan_storage", "scale_group"]
+
+PHILIPS_SLOPE = 0x2005100E
+"""Philips' private MR Scale Slope; a derived image has no private elements, so its values need a public rescale."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the slices of a derived series are stored, 16 bits allocated.
+
+    Attributes:
+        bits: BitsStored.
+        signed: whether PixelRepresentation is 1.
+        scales: slope and intercept of each slice; real value = stored x slope + intercept.
+        stated: whether slope and intercept are to be written; not where the source states none and needs none.
+        kept: whether the rescale is the source's own.
+    """
+
+    bits: int
+    signed: bool
+    scales: tuple[tuple[float, float], ...]
+    stated: bool
+    kept: bool
+
+    def stored(self, values: NDArray[np.float32], k: int) -> NDArray[np.integer]:
+        """Real values (column, row) of slice k as stored (row, column)."""
+        slope, intercept = self.scales[k]
+        numbers = np.rint((values.T.astype(np.float64) - intercept) / slope)
+        return np.ascontiguousarray(numbers.astype("<i2" if self.signed else "<u2"))
+
+
+def scale_group(slices: Slices, k: int) -> Dataset:
+    """Find where slice k states its rescale: its header, or its functional group."""
+    header = slices.header(k)
+    if not slices.frames:
+        return header
+    name = "PixelValueTransformationSequence"
+    for place in (
+        header.PerFrameFunctionalGroupsSequence[slices.frames[k]],
+        (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0],
+    ):
+        if place.get(name):
+            found: Dataset = place[name].value[0]
+            return found
+    return header
+
+
+def has_rescale(group: Dataset) -> bool:
+    """Tell whether a header or functional group states how stored values become real ones."""
+    stated = all(group.get(keyword) not in (None, "") for keyword in ("RescaleSlope", "RescaleIntercept"))
+    return stated and group.RescaleSlope != 0
+
+
+def _scale(slices: Slices, k: int) -> tuple[float, float, bool]:
+    """Slope, intercept, and whether they can stand in the derived image as they are."""
+    header, group = slices.header(k), scale_group(slices, k)
+    if header.get("ModalityLUTSequence"):
+        return 1.0, 0.0, False
+    slope, intercept = float(group.get("RescaleSlope") or 1), float(group.get("RescaleIntercept") or 0)
+    philips = frame_scaling(header, slices.frames[k] if slices.frames else None, PHILIPS_SLOPE)
+    if header.get("Modality") == "MR" and philips is not None and np.isfinite(philips) and philips > 0:
+        return 1 / philips, intercept / (slope * philips), False
+    return slope, intercept, group.get("RescaleSlope") != 0  # 0 was read as 1, and is not written on
+
+
+def _fits(ranges: Sequence[tuple[float, float]], bits: int, signed: bool) -> bool:
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    return all(low <= np.rint(a) and np.rint(b) <= high for a, b in ranges)
+
+
+def plan_storage(values: NDArray[np.float32], slices: Slices) -> Storage:
+    """The narrowest change that holds all values: none, 16 bits, a sign, and only then a rescale of its own.
+
+    Args:
+        values: (column, row, slice), real values.
+        slices: the source's slices, in the same order.
+    """
+    first = slices.first
+    found = [_scale(slices, k) for k in range(values.shape[2])]
+    scales = tuple((slope, intercept) for slope, intercept, _ in found)
+    own = all(public for _, _, public in found)
+    stated = (
+        not own
+        or any(scale != (1.0, 0.0) for scale in scales)
+        or any("RescaleSlope" in scale_group(slices, k) for k in range(values.shape[2]))
+    )
+    extremes = [(float(values[:, :, k].min()), float(values[:, :, k].max())) for k in range(values.shape[2])]
+    ranges: list[tuple[float, float]] = []
+    for (low, high), (slope, intercept) in zip(extremes, scales, strict=True):
+        ends = (low - intercept) / slope, (high - intercept) / slope
+        ranges.append((min(ends), max(ends)))
+    bits, signed = int(first.get("BitsStored") or 16), bool(first.get("PixelRepresentation"))
+    own_bits = (bits,) if int(first.get("BitsAllocated") or 16) == 16 else ()
+    for width, sign in (*((b, signed) for b in own_bits), (16, signed), (16, True)):
+        if _fits(ranges, width, sign):
+            return Storage(width, sign, scales, stated, own)
+    fresh = tuple(((high - low) / 65535 or 1.0, low) for low, high in extremes)
+    return Storage(16, False, tuple((float(f"{s:.9g}") * (1 + 1e-8), i) for s, i in fresh), True, False)

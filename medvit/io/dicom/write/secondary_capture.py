@@ -1,0 +1,154 @@
+"""Secondary capture series (PS3.3 A.8.1): pictures for viewers that show neither SEG nor RTSTRUCT."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless, SecondaryCaptureImageStorage, generate_uid
+
+from medvit.io.dicom.write.algorithm_info import Author
+from medvit.io.dicom.write.patient_study import carry_over, speak_utf8
+from medvit.io.dicom.write.rle import encode_rle
+from medvit.io.dicom.write.source_images import Slices
+
+if TYPE_CHECKING:
+    from medvit.reports import Overlay
+
+__all__ = ["sc_name", "write_sc"]
+
+_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+
+
+@dataclass(frozen=True)
+class _Series:
+    """What all pictures of the series share."""
+
+    uid: str
+    author: Author
+    placed: bool
+    now: datetime
+
+
+def sc_name(k: int) -> str:
+    """The file of slice k (from 0): 0001.dcm and on."""
+    return f"{k + 1:04d}.dcm"
+
+
+def write_sc(folder: Path, overlay: Overlay, slices: Slices, author: Author) -> list[str]:
+    """Write one RGB picture a slice, with outlines and the intended use burned in, RLE Lossless.
+
+    The pictures keep patient and study, and lie where the slices lie as long as these state one frame of reference.
+
+    Args:
+        folder: an existing folder; gets ``0001.dcm``, ``0002.dcm``, ... in the order of the slices.
+        overlay: draws the picture of each slice.
+        slices: the source's slices, with one StudyInstanceUID.
+        author: what made it.
+
+    Returns:
+        sha256 of each picture's (row, column, 3) bytes, in the order of k, for ``check_sc``.
+    """
+    frames = {str(header.get("FrameOfReferenceUID") or "") for header in slices.headers}
+    series = _Series(generate_uid(prefix=None), author, len(frames) == 1 and "" not in frames, datetime.now())
+    digests = []
+    for k in range(len(slices.planes)):
+        header = slices.header(k)
+        picture = overlay.draw(k)
+        digests.append(hashlib.sha256(picture.tobytes()).hexdigest())
+        dataset = _frame(header, k, series)
+        _place(dataset, header, slices.planes[k], overlay, series.placed)
+        _refer(dataset, slices, k)
+        _fill(dataset, picture)
+        slices.creation.restate(dataset, required=False)
+        speak_utf8(dataset)
+        dataset.save_as(folder / sc_name(k), enforce_file_format=True)
+    return digests
+
+
+def _frame(header: Dataset, k: int, series: _Series) -> Dataset:
+    """Patient, study, series and equipment."""
+    dataset, author = Dataset(), series.author
+    carry_over(dataset, header)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(prefix=None)
+    dataset.Modality = "OT"
+    dataset.ConversionType = "WSD"
+    dataset.SeriesInstanceUID = series.uid
+    dataset.SeriesNumber = 9004
+    dataset.Laterality = header.get("Laterality") or ""  # empty says unknown; whether the part has sides is not stated
+    dataset.SeriesDescription = f"Overlay; {author.intended_use}"[:64]
+    dataset.Manufacturer = dataset.SecondaryCaptureDeviceManufacturer = "medvit"
+    dataset.ManufacturerModelName = dataset.SecondaryCaptureDeviceManufacturerModelName = author.bundle
+    dataset.SoftwareVersions = dataset.SecondaryCaptureDeviceSoftwareVersions = author.software
+    dataset.InstanceNumber = k + 1
+    dataset.ImageType = ["DERIVED", "SECONDARY"]
+    dataset.DerivationDescription = f"Outlines by {author.bundle}, drawn into the image. {author.intended_use}."
+    dataset.BurnedInAnnotation = "YES"
+    dataset.ImageComments = author.intended_use
+    day, time = series.now.strftime("%Y%m%d"), series.now.strftime("%H%M%S")
+    dataset.InstanceCreationDate = dataset.ContentDate = dataset.SeriesDate = dataset.DateOfSecondaryCapture = day
+    dataset.InstanceCreationTime = dataset.ContentTime = dataset.SeriesTime = dataset.TimeOfSecondaryCapture = time
+    for keyword in _LOSSY:  # what was lossy once stays so, whatever it is stored in now
+        if header.get(keyword):
+            setattr(dataset, keyword, header.get(keyword))
+    dataset.file_meta = FileMetaDataset()
+    return dataset
+
+
+def _place(dataset: Dataset, header: Dataset, plane: np.ndarray, overlay: Overlay, placed: bool) -> None:
+    """Pixel size and orientation, and the slice's place in the patient (Image Plane, PS3.3 C.7.6.2)."""
+    cosines = (plane[:3, :2] / np.linalg.norm(plane[:3, :2], axis=0)).T.ravel()
+    dataset.PatientOrientation = [_letters(cosines[:3]), _letters(cosines[3:])]
+    down, across = overlay.spacing_mm
+    dataset.PixelSpacing = [_short(down), _short(across)]
+    if not placed:
+        return
+    dataset.FrameOfReferenceUID = header.FrameOfReferenceUID
+    dataset.PositionReferenceIndicator = header.get("PositionReferenceIndicator", "") or ""
+    dataset.ImageOrientationPatient = [_short(v) for v in cosines]
+    # the position is that of the first pixel's centre, and smaller pixels begin nearer to the corner
+    shift = cosines[:3] * (across - overlay.pixel_mm[1]) / 2 + cosines[3:] * (down - overlay.pixel_mm[0]) / 2
+    origin = plane[:3, 3] + shift
+    dataset.ImagePositionPatient = [_short(v) for v in origin]
+    dataset.SliceThickness = header.get("SliceThickness", None)
+
+
+def _short(value: float) -> str:
+    """As many digits as fit the 16 characters of a decimal string."""
+    return next(text for n in range(14, 0, -1) if len(text := f"{value:.{n}g}") <= 16)
+
+
+def _letters(direction: np.ndarray) -> str:
+    """Where a direction in LPS points, the strongest axis first (PS3.3 C.7.6.1.1.1)."""
+    order = np.argsort(-np.abs(direction))
+    names = ("RL", "AP", "FH")
+    return "".join(names[axis][int(direction[axis] > 0)] for axis in order if abs(direction[axis]) > 0.05)
+
+
+def _refer(dataset: Dataset, slices: Slices, k: int) -> None:
+    """The slice that the picture shows, where it has a name."""
+    header = slices.header(k)
+    if not (header.get("SOPInstanceUID") and header.get("SOPClassUID")):
+        return
+    purpose = Dataset()
+    purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
+    purpose.CodeMeaning = "Source image for image processing operation"
+    source = slices.reference(k)
+    source.PurposeOfReferenceCodeSequence = [purpose]
+    dataset.SourceImageSequence = [source]
+
+
+def _fill(dataset: Dataset, picture: np.ndarray) -> None:
+    dataset.Rows, dataset.Columns = picture.shape[:2]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    dataset.PixelData = encapsulate([encode_rle(picture)])

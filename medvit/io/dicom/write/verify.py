@@ -1,0 +1,196 @@
+"""Every DICOM object is read back and compared with what was meant before it takes its final name.
+
+The readers here share nothing with the writers: frames are placed by the positions stated in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from medvit.errors import RoundTripError
+from medvit.io.contours import fill_polygons
+from medvit.io.dicom.write.label_masks import mask_of
+from medvit.io.dicom.write.rtstruct import read_contours
+from medvit.io.dicom.write.secondary_capture import sc_name
+from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.sr import Finding
+from medvit.io.geometry import slice_planes
+from medvit.labels import Label
+
+__all__ = ["check_rtstruct", "check_sc", "check_seg", "check_sr"]
+
+_CENTROID_MM = 0.01
+_RTSTRUCT_DICE = 0.999
+
+
+def _planes(lps: np.ndarray, count: int) -> np.ndarray:
+    """(slice, 4, 4) of a stack given so, or of a regular one given by its affine."""
+    return lps if lps.ndim == 3 else slice_planes(lps, count)
+
+
+def _centroid(mask: np.ndarray, planes: np.ndarray) -> np.ndarray:
+    index = np.argwhere(mask)
+    flat = np.column_stack([index[:, :2], np.zeros(len(index)), np.ones(len(index))])
+    return np.asarray(np.einsum("nij,nj->ni", planes[index[:, 2]], flat)[:, :3].mean(0))
+
+
+def _nearest(planes: np.ndarray, point: np.ndarray) -> tuple[int, np.ndarray]:
+    """The slice that a point lies in, and its index (column, row, off-plane) there."""
+    offset = point - planes[:, :3, 3]
+    normals = np.cross(planes[:, :3, 0], planes[:, :3, 1])
+    away = np.abs((offset * normals).sum(1)) / np.linalg.norm(normals, axis=1)
+    k = int(away.argmin())
+    return k, np.asarray((np.linalg.inv(planes[k]) @ np.append(point, 1.0))[:3])
+
+
+def _refuse(path: Path, what: str) -> None:
+    raise RoundTripError(
+        f"Found {what} on reading {path.name} back; it must equal what was computed. Nothing was published: "
+        "please report this with run settings and medvit doctor's output."
+    )
+
+
+def check_seg(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[Label]) -> None:
+    """Compare a SEG voxel for voxel, and each segment's centroid in LPS millimetres.
+
+    Args:
+        path: the SEG.
+        array: (column, row, slice) label ids, or (column, row, slice, label) masks, which may overlap.
+        lps: voxel index to LPS millimetres, (4, 4), or (slice, 4, 4) for (column, row, 0) of each slice.
+        labels: what must be in it.
+
+    Raises:
+        RoundTripError: any voxel, segment or place differs.
+    """
+    dataset = pydicom.dcmread(path)
+    frames = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    if len(dataset.SegmentSequence) != len(labels):
+        _refuse(path, f"{len(dataset.SegmentSequence)} segments for {len(labels)} labels")
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    cosines = np.array(_group(dataset, shared, 0, "PlaneOrientationSequence").ImageOrientationPatient, dtype=float)
+    measures = _group(dataset, shared, 0, "PixelMeasuresSequence")
+    down, across = (float(v) for v in measures.PixelSpacing)
+    planes = _planes(lps, array.shape[2])
+    masks = {n: np.zeros(array.shape[:3], dtype=bool) for n in range(1, len(labels) + 1)}
+    sums: dict[int, list[np.ndarray]] = {n: [] for n in masks}
+    for f, frame in enumerate(frames):
+        # what is the same for all frames (a lone segment, a lone slice) stands among the shared groups
+        number = int(_group(dataset, shared, f, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+        origin = np.array(_group(dataset, shared, f, "PlanePositionSequence").ImagePositionPatient, dtype=float)
+        k, place = _nearest(planes, origin)
+        if np.abs(place).max() > 0.01:
+            _refuse(path, f"a frame at {np.round(origin, 2).tolist()} mm, off the source's slices")
+        masks[number][:, :, k] |= frame.astype(bool).T
+        rows, columns = np.nonzero(frame)
+        sums[number].append(origin + np.outer(columns * across, cosines[:3]) + np.outer(rows * down, cosines[3:]))
+    for n, label in enumerate(labels, 1):
+        meant = mask_of(array, n - 1, label)
+        differing = int((masks[n] != meant).sum())
+        if differing:
+            _refuse(path, f"{differing} differing voxels in {label.name}")
+        shift = np.linalg.norm(np.concatenate(sums[n]).mean(0) - _centroid(meant, planes))
+        if shift > _CENTROID_MM:
+            _refuse(path, f"{label.name} {shift:.2f} mm away from its place")
+
+
+def _group(dataset: pydicom.Dataset, shared: pydicom.Dataset, frame: int, name: str) -> pydicom.Dataset:
+    found = shared if name in shared else dataset.PerFrameFunctionalGroupsSequence[frame]
+    return found[name].value[0]
+
+
+def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[Label]) -> None:
+    """Fill the contours again and compare by Dice, and each ROI's centroid in LPS millimetres.
+
+    Args: as ``check_seg``.
+
+    Raises:
+        RoundTripError: an ROI is missing, differs or lies elsewhere.
+    """
+    contours = read_contours(path)
+    planes = _planes(lps, array.shape[2])
+    for place, label in enumerate(labels):
+        if label.title not in contours:
+            _refuse(path, f"no ROI named {label.title!r}")
+        filled = np.zeros(array.shape[:3], dtype=bool)
+        for points in contours[label.title]:
+            k, _ = _nearest(planes, points.mean(0))
+            index = (np.column_stack([points, np.ones(len(points))]) @ np.linalg.inv(planes[k]).T)[:, :3]
+            if np.abs(index[:, 2]).max() > 0.01:
+                _refuse(path, f"a contour of {label.name} off the source's slices")
+            filled[:, :, k] ^= fill_polygons([index[:, :2]], (array.shape[0], array.shape[1]))
+        meant = mask_of(array, place, label)
+        dice = 2 * int((filled & meant).sum()) / max(1, int(filled.sum()) + int(meant.sum()))
+        if dice < _RTSTRUCT_DICE:
+            _refuse(path, f"a Dice of {dice:.4f} for {label.name}")
+        shift = np.linalg.norm(_centroid(filled, planes) - _centroid(meant, planes))
+        if shift > max(_CENTROID_MM, 0.01 * float(np.linalg.norm(planes[0, :3, :3], axis=0).min())):
+            _refuse(path, f"{label.name} {shift:.2f} mm away from its place")
+
+
+def check_sc(folder: Path, digests: Sequence[str], slices: Slices) -> None:
+    """Decode each picture, compare it with what was drawn, and its source with the slice of its number.
+
+    Args:
+        folder: with ``0001.dcm`` and on.
+        digests: sha256 of each picture drawn.
+        slices: the source's slices, in the same order.
+
+    Raises:
+        RoundTripError: a picture is missing, differs or shows another slice.
+    """
+    for k, digest in enumerate(digests):
+        header = slices.header(k)
+        path = folder / sc_name(k)
+        dataset = pydicom.dcmread(path)
+        if hashlib.sha256(dataset.pixel_array.tobytes()).hexdigest() != digest:
+            _refuse(path, "a picture other than the one drawn")
+        source = dataset.get("SourceImageSequence")
+        named = source[0].ReferencedSOPInstanceUID if source else ""
+        if (source and named != header.get("SOPInstanceUID")) or dataset.InstanceNumber != k + 1:
+            _refuse(path, "a picture of another slice")
+
+
+def check_sr(path: Path, seg: Path, findings: Sequence[Finding]) -> None:
+    """Compare each measurement group with the numbers meant, and its segment and tracking UID with the SEG's.
+
+    Raises:
+        RoundTripError: a group is missing, a number differs, or it speaks of another segment.
+    """
+    document, segmentation = pydicom.dcmread(path), pydicom.dcmread(seg)
+    segments = {int(item.SegmentNumber): str(item.TrackingUID) for item in segmentation.SegmentSequence}
+    groups = [item for item in _items(document) if _name(item) == "125007"]
+    if len(groups) != len(findings):
+        _refuse(path, f"{len(groups)} measurement groups for {len(findings)} labels")
+    for group, finding in zip(groups, findings, strict=True):
+        uid = next((str(item.UID) for item in group.ContentSequence if _name(item) == "112040"), "none")
+        (referred,) = (item.ReferencedSOPSequence[0] for item in group.ContentSequence if _name(item) == "121191")
+        number = int(referred.ReferencedSegmentNumber)
+        if referred.ReferencedSOPInstanceUID != segmentation.SOPInstanceUID or number != finding.segment:
+            _refuse(path, f"{finding.label.name} measured on another segment")
+        if not uid == finding.tracking_uid == segments[number]:
+            _refuse(path, f"another tracking UID for {finding.label.name} than in the SEG")
+        numbers = finding.measures
+        meant = [numbers.volume_ml, numbers.mean, numbers.std, numbers.longest_diameter_mm]
+        found = [
+            float(item.MeasuredValueSequence[0].NumericValue)
+            for item in group.ContentSequence
+            if item.ValueType == "NUM"
+        ]
+        if found != meant:
+            _refuse(path, f"the numbers {found} for {finding.label.name}, where {meant} were measured")
+
+
+def _items(node: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
+    """Every content item below a node, in the order of the document."""
+    for item in node.get("ContentSequence", []):
+        yield item
+        yield from _items(item)
+
+
+def _name(item: pydicom.Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeValue) if "ConceptNameCodeSequence" in item else ""

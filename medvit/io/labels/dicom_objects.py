@@ -1,0 +1,141 @@
+"""What the readers of SEG and RTSTRUCT share: opening, and turning damage into one of our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+
+from medvit.errors import GeometryError, MedvitError, SourceError
+from medvit.io.dicom.header import read_dataset
+from medvit.io.scan import Scan
+
+__all__ = ["check_frame", "drawn_on", "instances", "is_dicom", "open_object", "series_of", "sound"]
+
+_UNDEFINED = 0xFFFFFFFF
+"""The length of an element that ends at a delimiter (PS3.5 7.1.1)."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as PS3.10 says, or, as some planning systems write it, with the dataset at once."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or start[:2] == b"\x08\x00"
+
+
+def open_object(path: Path, stop_before_pixels: bool = False) -> Dataset:
+    """The dataset of a file.
+
+    Raises:
+        SourceError: not DICOM, or cut off.
+    """
+    try:
+        if not is_dicom(path):
+            raise SourceError(
+                f"Found {path.name}, which is neither DICOM nor a label map; a SEG, RTSTRUCT, NIfTI, NRRD or MetaImage file is "
+                "needed. Unpack an archive first."
+            )
+        dataset = read_dataset(path, force=True, stop_before_pixels=stop_before_pixels)
+        _require_whole(dataset, path.name)
+        return dataset
+    except MedvitError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"Found {path.name}, a DICOM file damaged in its header ({type(error).__name__}); a complete file is needed. "
+            "Export it again."
+        ) from error
+
+
+def _require_whole(dataset: Dataset, name: str) -> None:
+    """Refuse a file that ends within its last element, which pydicom takes for a shorter one.
+
+    Sequences of contours cut off there would otherwise read as fewer contours.
+    """
+    last = dataset.get_item(max(dataset.keys())) if len(dataset) else None
+    if not isinstance(last, RawDataElement) or not isinstance(last.value, bytes):
+        return
+    if last.length != _UNDEFINED and len(last.value) < last.length:
+        raise SourceError(
+            f"Found {name}, a DICOM file that ends after {len(last.value)} of the {last.length} bytes of its last element; "
+            "it was cut off. Copy or export it again."
+        )
+
+
+@contextmanager
+def sound(name: str, kind: str) -> Iterator[None]:
+    """Whatever a damaged or incomplete object raises on the way becomes one of our errors.
+
+    Args:
+        name: of the file.
+        kind: what it is, with its article: "a SEG".
+    """
+    try:
+        yield
+    except (MedvitError, MemoryError):
+        raise
+    except AttributeError as error:  # what pydicom raises for an attribute that is not there
+        raise SourceError(
+            f"Found {name}, {kind} that is damaged or incomplete (without {error.name or error}); every value of it is needed. "
+            "Export it again."
+        ) from error
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise SourceError(
+            f"Found {name}, {kind} that is damaged or incomplete ({first}); every value of it is needed. Export it again."
+        ) from error
+
+
+def series_of(item: Dataset) -> tuple[str, ...]:
+    """The UIDs in an item's ReferencedSeriesSequence or RTReferencedSeriesSequence; a reference without one is none."""
+    named = [
+        str(series.get("SeriesInstanceUID") or "")
+        for keyword in ("ReferencedSeriesSequence", "RTReferencedSeriesSequence")
+        for series in item.get(keyword) or []
+    ]
+    return tuple(uid for uid in named if uid)
+
+
+def instances(scan: Scan) -> set[str]:
+    """The SOPInstanceUIDs of a DICOM image."""
+    return {str(header.get("SOPInstanceUID", "")) for header in scan.slices} - {""}
+
+
+def drawn_on(scan: Scan, series: tuple[str, ...]) -> bool:
+    """Whether a DICOM image is the very series that labels refer to."""
+    return any(str(header.get("SeriesInstanceUID", "")) in series for header in scan.slices[:1])
+
+
+def check_frame(stated: tuple[str, tuple[str, ...]], scan: Scan | None, force: bool) -> list[str]:
+    """Flags for a frame of reference that is not the reference's, or none.
+
+    Positions in two frames of reference mean different places in the patient (PS3.3 C.7.4.1). A file that names the
+    reference's own series all the same was written with a wrong UID, and is read with a flag.
+
+    Args:
+        stated: the object's FrameOfReferenceUID and the series it refers to.
+        scan: the reference.
+        force: read it all the same; flagged.
+
+    Raises:
+        GeometryError: another frame and another series, and not forced.
+    """
+    frame, series = stated
+    if scan is None or not scan.slices:
+        return []
+    theirs = {str(h.get("FrameOfReferenceUID", "") or "") for h in scan.slices} - {""}
+    if not frame or not theirs or frame in theirs:
+        return []
+    if drawn_on(scan, series):
+        return [
+            "The frame of reference is not the reference's, though the file names its series; positions were taken as given."
+        ]
+    if force:
+        return ["Forced: the frame of reference is not the reference's; positions were taken as given."]
+    raise GeometryError(
+        f"Found labels in the frame of reference {frame}, where the reference lies in {theirs.pop()}; positions of the two "
+        "are not comparable. Give the series they were drawn on with --like, or take them as given with --force."
+    )

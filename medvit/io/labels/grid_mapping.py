@@ -1,0 +1,208 @@
+"""Masks onto a grid: copied voxel for voxel where the grids agree, resampled by the nearest voxel where they do not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medvit.errors import GeometryError
+from medvit.io.geometry import Affine
+from medvit.io.labels.label_set import Grid, LabelSet, Segment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Lattice", "Pieces", "agree", "cut_off", "put_on", "vanished"]
+
+_OFF_VOXEL = 0.05
+"""How far a voxel may lie from its place on another grid, in voxels, for the two to be the same place: headers round
+positions to some micrometres, over some hundred voxels."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """How indices of one grid become those of another, where both share their lattice of points.
+
+    Attributes:
+        axes: the target axis of each source axis.
+        signs: 1, or -1 for a reversed axis.
+        offset: target index of the source's first voxel.
+    """
+
+    axes: tuple[int, int, int]
+    signs: tuple[int, int, int]
+    offset: tuple[int, int, int]
+
+    def move(self, start: Sequence[int], piece: NDArray[np.bool_]) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+        """A box of voxels at ``start`` of the source grid, and the same on the target grid."""
+        target = [0, 0, 0]
+        for axis, (to, sign) in enumerate(zip(self.axes, self.signs, strict=True)):
+            first = start[axis] if sign > 0 else -(start[axis] + piece.shape[axis] - 1)
+            target[to] = first + self.offset[to]
+        flipped = np.flip(piece, tuple(axis for axis, sign in enumerate(self.signs) if sign < 0))
+        i, j, k = target
+        return (i, j, k), flipped.transpose(np.argsort(self.axes))
+
+
+def agree(change: Affine, shape: Sequence[int], flat: bool = False) -> Lattice | None:
+    """The lattice map behind a change of index, or None where voxels of the two grids do not coincide.
+
+    Args:
+        change: source index to target index, 4x4.
+        shape: voxels along each source axis.
+        flat: whether the third source axis only stands for a thickness, as of a lone frame; it then fits any.
+    """
+    linear = np.array(change[:3, :3])
+    if flat:
+        free = {0, 1, 2} - {int(np.abs(linear[:, n]).argmax()) for n in (0, 1)}
+        if len(free) != 1:
+            return None
+        linear[:, 2] = np.eye(3)[free.pop()]
+    axes = np.abs(linear).argmax(0)
+    if len(set(axes.tolist())) < 3:
+        return None
+    signs = np.sign(linear[axes, range(3)]).astype(int)
+    ideal = np.zeros((3, 3))
+    ideal[axes, range(3)] = signs
+    offset = np.rint(change[:3, 3])
+    corners = np.array(list(itertools.product(*[(0, max(n - 1, 1)) for n in shape])), dtype=np.float64)
+    away = corners @ (linear - ideal).T + (change[:3, 3] - offset)
+    if np.abs(away).max() > _OFF_VOXEL:
+        return None
+    a, b, c = (int(v) for v in axes)
+    s, t, u = (int(v) for v in signs)
+    x, y, z = (int(v) for v in offset)
+    return Lattice((a, b, c), (s, t, u), (x, y, z))
+
+
+@dataclass
+class Pieces:
+    """A mask as it is gathered from boxes; what lies beyond the grid is counted, not kept.
+
+    Attributes:
+        shape: (i, j, k) of the grid.
+        lost: voxels that lay beyond it.
+    """
+
+    shape: tuple[int, int, int]
+    lost: int = 0
+    kept: list[tuple[NDArray[np.int64], NDArray[np.bool_]]] = field(default_factory=list)
+
+    def add(self, start: Sequence[int], piece: NDArray[np.bool_]) -> None:
+        """Take in a box of voxels, (i, j, k), at ``start``."""
+        low = np.maximum(start, 0)
+        high = np.minimum(np.add(start, piece.shape), self.shape)
+        whole = int(piece.sum())
+        if (high <= low).any():
+            self.lost += whole
+            return
+        begin = low - start
+        inside = piece[tuple(slice(int(a), int(b)) for a, b in zip(begin, high - start, strict=True))]
+        found = int(inside.sum())
+        self.lost += whole - found
+        if found:
+            self.kept.append(_trim(low, inside))
+
+    def gather(self) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+        """Start and voxels of the smallest box around all pieces; pieces that overlap are united."""
+        if not self.kept:
+            return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
+        low = np.min([start for start, _ in self.kept], axis=0)
+        high = np.max([start + piece.shape for start, piece in self.kept], axis=0)
+        voxels = np.zeros(high - low, dtype=bool)
+        for start, piece in self.kept:
+            at = start - low
+            voxels[tuple(slice(int(a), int(a) + n) for a, n in zip(at, piece.shape, strict=True))] |= piece
+        i, j, k = (int(v) for v in low)
+        return (i, j, k), voxels
+
+
+def _trim(start: NDArray[np.int64], piece: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    bounds = []
+    for axis in range(3):
+        at = np.flatnonzero(piece.any(tuple(a for a in range(3) if a != axis)))
+        bounds.append((int(at[0]), int(at[-1]) + 1))
+    cut = piece[tuple(slice(a, b) for a, b in bounds)]
+    return np.asarray(start) + np.array([a for a, _ in bounds], dtype=np.int64), np.array(cut)
+
+
+def put_on(found: LabelSet, grid: Grid) -> LabelSet:
+    """The same labels on another grid.
+
+    Where the two grids share their voxel centres, voxels are copied (turned, mirrored and shifted as needed). Else each
+    voxel of the new grid takes the nearest one of the old, which the notes say. What lies beyond the new grid is flagged.
+
+    Raises:
+        GeometryError: nothing lies on the new grid.
+    """
+    change = np.linalg.inv(grid.affine) @ found.affine
+    lattice = agree(change, found.shape)
+    moved, lost = [], {}
+    for segment in found.segments:
+        pieces = Pieces(grid.shape)
+        if segment.voxels.size:
+            if lattice is not None:
+                pieces.add(*lattice.move(segment.start, segment.voxels))
+            else:
+                pieces.add(*_nearest(segment, change))
+        start, voxels = pieces.gather()
+        moved.append(replace(segment, start=start, voxels=voxels))
+        if pieces.lost:
+            lost[segment.label.name] = pieces.lost
+    small = [
+        before.label.name
+        for before, after in zip(found.segments, moved, strict=True)
+        if before.voxels.any() and not after.voxels.any() and before.label.name not in lost
+    ]
+    flags = [*cut_off(lost), *vanished(small)]
+    if lost and not any(segment.voxels.any() for segment in moved):
+        raise GeometryError(
+            "Found no labelled voxel on the reference's grid; the labels lie elsewhere in space. "
+            "Give the image they were drawn on with --like."
+        )
+    notes = []
+    if lattice is None:
+        sides = [
+            " x ".join(f"{s:g}" for s in np.round(np.linalg.norm(a[:3, :3], axis=0), 4))
+            for a in (found.affine, grid.affine)
+        ]
+        notes.append(
+            f"The labels' grid ({sides[0]} mm) is not the reference's ({sides[1]} mm): each voxel took the nearest label."
+        )
+    return replace(found, segments=tuple(moved), grid=grid).noting(*notes, flags=flags)
+
+
+def vanished(names: Sequence[str]) -> Sequence[str]:
+    """What to say of labels that fall between the voxel centres of a coarser grid."""
+    return (f"Too small for the reference's grid, empty there: {', '.join(names)}.",) if names else ()
+
+
+def cut_off(lost: dict[str, int]) -> Sequence[str]:
+    """What to say of voxels beyond the grid, by label name."""
+    if not lost:
+        return ()
+    named = ", ".join(f"{name} {count}" for name, count in lost.items())
+    return (f"Voxels beyond the reference's grid were left out: {named}.",)
+
+
+def _nearest(segment: Segment, change: Affine) -> tuple[list[int], NDArray[np.bool_]]:
+    """A segment sampled at the voxel centres of another grid: (i, j, k) start there, and the box of voxels."""
+    from scipy.ndimage import affine_transform
+
+    size = np.array(segment.voxels.shape)
+    corners = np.array(
+        list(itertools.product(*[(a - 0.5, a + n - 0.5) for a, n in zip(segment.start, size, strict=True)]))
+    )
+    reached = corners @ change[:3, :3].T + change[:3, 3]
+    low = np.floor(reached.min(0)).astype(int)
+    high = np.ceil(reached.max(0)).astype(int) + 1
+    back = np.linalg.inv(change)
+    # one voxel of margin, so that the outer half of the outermost voxels counts as theirs
+    padded = np.pad(segment.voxels, 1).astype(np.uint8)
+    origin = back[:3, :3] @ low + back[:3, 3] - segment.start + 1
+    sampled = affine_transform(padded, back[:3, :3], origin, tuple(high - low), order=0, mode="constant", cval=0)
+    return [int(v) for v in low], sampled.astype(bool)

@@ -1,0 +1,190 @@
+"""Reading label maps: NIfTI, NRRD (3D Slicer's too) and MetaImage, one whole number a voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.errors import ImageError, SourceError
+from medvit.io.dicom.write import Origin
+from medvit.io.geometry import check_affine
+from medvit.io.images import read_image, read_layers
+from medvit.io.label_ids import TOLERANCE, storage_step, whole_numbers
+from medvit.io.labels.label_set import Grid, LabelSet, Segment
+from medvit.io.labels.name_tables import LARGEST_ID, NamesFound, distinct_names, from_header, from_sidecar, from_slicer
+from medvit.io.labels.names import Named, by_name, make_label, unique
+from medvit.io.scan import Scan
+from medvit.labels import Label
+
+__all__ = ["own_names", "read_map"]
+
+_MOST_UNNAMED = 256
+"""More different values than this, without names for them, are an image and not labels."""
+
+
+def read_map(
+    path: Path,
+    table: Sequence[Label] = (),
+    geometry: str | None = None,
+    names: Mapping[int, str] | None = None,
+    strict: bool = False,
+) -> LabelSet:
+    """Read a label map as masks on its own grid.
+
+    A value's name is what ``names`` says, else the file (3D Slicer's fields, our NIfTI extension with ``labels.json``
+    beside it). The table's label of that name is taken, whatever its number; a value without a name gets the table's
+    label of its number, else ``label_N`` with generic codes, which the notes say.
+
+    Args:
+        path: NIfTI, NRRD (of several layers too, as 3D Slicer writes overlapping segments) or MetaImage.
+        table: labels whose ids, names, colours and codes are used.
+        geometry: for a NIfTI, "sform" or "qform" to take; None for the sform where it is stated.
+        names: name of each value, as the sender of the file states them.
+        strict: refuse values with voxels that are not in the table.
+
+    Raises:
+        ImageError: fractions, negative or too many values: an image, not labels.
+        SourceError: damaged, or a picture; with ``strict``, a label that the table does not have.
+        GeometryError: no usable place in the world.
+    """
+    slicer, segments_told = from_slicer(_nrrd_fields(path))
+    remarks = segments_told
+    scan, layers = read_layers(path) if slicer else (read_image(path, geometry), None)
+    if scan.is_picture:
+        raise SourceError(
+            f"Found {path.name}, a picture; labels need a place in the patient, which pictures lack. Give a NIfTI, NRRD, SEG or RTSTRUCT."
+        )
+    check_affine(scan.affine)
+    own = {(segment.layer, segment.value): segment.label for segment in slicer}
+    if not slicer:
+        stated = own_names(path, scan) if names is None else NamesFound({n: make_label(n, t) for n, t in names.items()})
+        own, remarks = (
+            {(0, number): label for number, label in stated.labels.items()},
+            tuple(dict.fromkeys((*remarks, *stated.notes))),
+        )
+    found, rounded = _values(scan, layers, path.name, own, {label.id for label in table})
+    rows = [row for row, _, _ in found]
+    if strict:
+        _require_named(rows, names is not None or bool(slicer), segments_told)
+    labels, notes = by_name(rows, table, strict)
+    told = distinct_names(labels, "the file")
+    distinct = unique(labels)
+    segments = [
+        Segment(label, start, voxels, Origin()) for label, (_, start, voxels) in zip(distinct, found, strict=True)
+    ]
+    there = {label.id for label in distinct}
+    nothing = np.zeros((0, 0, 0), dtype=bool)
+    segments += [Segment(label, (0, 0, 0), nothing, Origin()) for label in table if label.id not in there]
+    segments.sort(key=lambda segment: segment.label.id)
+    said = (*scan.notes, *rounded, *remarks, *notes, *told.notes)
+    return LabelSet(tuple(segments), Grid.of(scan), scan.kind, header=scan.header, notes=said, flags=scan.set_aside)
+
+
+def _values(
+    scan: Scan,
+    layers: Sequence[NDArray[np.float32]] | None,
+    name: str,
+    own: Mapping[tuple[int, int], Label],
+    numbers: set[int],
+) -> tuple[list[tuple[Named, tuple[int, int, int], NDArray[np.bool_]]], list[str]]:
+    """Return the values of each layer with their own names and masks, and notes on those that were rounded."""
+    found = []
+    rounded: list[str] = []
+    for layer, voxels in enumerate(layers if layers is not None else (scan.array[0],)):
+        named = {value: label for (place, value), label in own.items() if place == layer}
+        array, values, notes = _whole(replace(scan, array=voxels[None]), name, set(named) | numbers)
+        rounded += notes
+        boxes = _boxes(array, max([*values, 0]))
+        for value in sorted({*values, *named}):
+            found.append((Named(value, named.get(value), value in values), *_cut(array, boxes, value)))
+    return found, rounded
+
+
+def _require_named(rows: Sequence[Named], stated: bool, remarks: Sequence[str]) -> None:
+    """Refuse values that a sender's names leave out, and those with several names: the number may mean another label."""
+    left = [str(row.value) for row in rows if row.present and row.own is None] if stated else []
+    if left:
+        raise SourceError(
+            f"Found the value(s) {', '.join(left[:8])} in the label map, which the names sent with it leave out; each value needs its name. "
+            "Send the number and name of each segment."
+        )
+    if remarks:
+        raise SourceError(
+            f"Found segments that their file does not tell apart; each needs a name and a value of its own. {remarks[0]} Correct them "
+            "and save them again."
+        )
+
+
+def _nrrd_fields(path: Path) -> dict[str, str]:
+    """Read the fields of an NRRD's header; empty for any other file, and for one that cannot be read (reading reports that)."""
+    if path.suffix.lower() not in (".nrrd", ".nhdr"):
+        return {}
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return {}
+    return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+
+
+def own_names(path: Path, scan: Scan) -> NamesFound:
+    """Read the labels that a file names itself; none for an image, and for a label map without names."""
+    if scan.kind == "nifti":
+        inside, beside = from_header(scan.header), from_sidecar(path)
+        return NamesFound({**inside.labels, **beside.labels}, (*inside.notes, *beside.notes))
+    if scan.kind == "nrrd":
+        segments, notes = from_slicer(_nrrd_fields(path))
+        found = distinct_names([segment.label for segment in segments], "the header")
+        return NamesFound(found.labels, (*notes, *found.notes))
+    return NamesFound({})
+
+
+def _whole(scan: Scan, name: str, known: set[int]) -> tuple[NDArray[Any], list[int], list[str]]:
+    """Convert voxels to whole numbers, (i, j, k) uint8 or uint16; return them, the values that occur, and a note on rounding."""
+    values: NDArray[Any] = scan.array[0]
+    if not np.isfinite(values).all():
+        raise ImageError(
+            f"Found NaN or infinite values in {name}; labels are whole numbers. Replace them with 0 and run again."
+        )
+    rounded = whole_numbers(values, storage_step(scan.header))
+    if rounded is None or values.size == 0 or rounded[0].min() < 0 or rounded[0].max() > LARGEST_ID:
+        shown = f"{values.min():g} to {values.max():g}" if values.size else "none"
+        if rounded is None:
+            shown += f", among them {values.flat[int(np.abs(values - np.rint(values)).argmax())]:g},"
+        raise ImageError(
+            f"Found values from {shown} in {name}; labels are whole numbers from 0 to {LARGEST_ID} (within {TOLERANCE:g}). "
+            "Give the label map, not the image it belongs to."
+        )
+    values, note = rounded
+    array = values.astype(np.uint8 if values.max() < 256 else np.uint16)
+    found = [int(v) for v in np.flatnonzero(np.bincount(array.ravel())) if v]
+    stray = [v for v in found if v not in known]
+    if len(stray) > _MOST_UNNAMED:
+        raise ImageError(
+            f"Found {len(stray)} different values without a name in {name}; that is an image, not labels (at most {_MOST_UNNAMED} "
+            "unnamed ones). Give the label map, or name its values with --labels."
+        )
+    return array, found, [note] if note else []
+
+
+def _boxes(array: NDArray[Any], largest: int) -> list[Any]:
+    from scipy.ndimage import find_objects
+
+    found: list[Any] = find_objects(array.astype(np.int32), largest)
+    return found
+
+
+def _cut(array: NDArray[Any], boxes: list[Any], number: int) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
+    box = boxes[number - 1] if number <= len(boxes) else None
+    if box is None:
+        return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
+    i, j, k = (int(part.start) for part in box)
+    return (i, j, k), array[box] == number

@@ -1,0 +1,227 @@
+"""One way in for all labels: what kind of file it is, and on which grid its labels are wanted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydicom import Dataset
+
+from medvit.errors import MedvitError, SelectionError, SourceError
+from medvit.io.dicom import read_dicom
+from medvit.io.dicom.header import read_dataset
+from medvit.io.dicom.preflight import choose_volume, preflight
+from medvit.io.files import DicomFile, files_below, one_file
+from medvit.io.images import IMAGE_SUFFIXES
+from medvit.io.labels.dicom_objects import is_dicom, open_object, series_of, sound
+from medvit.io.labels.grid_mapping import put_on
+from medvit.io.labels.label_set import Grid, LabelSet
+from medvit.io.labels.map_reader import read_map
+from medvit.io.labels.names import rename, require_known
+from medvit.io.labels.rtstruct_reader import read_rtstruct, referenced_series
+from medvit.io.labels.seg_reader import read_seg
+from medvit.io.scan import Scan
+from medvit.io.sources import open_source
+from medvit.labels import Label
+from medvit.progress import Progress
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+__all__ = ["Reading", "read_labels"]
+
+_MOST_FILES = 20_000
+"""Files looked at when searching for the series an object was drawn on."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read labels.
+
+    Attributes:
+        like: the image on whose grid to put them: anything medvit opens.
+        series: number or UID, where ``like`` holds several series; the one the labels name is found by itself.
+        threshold: share of the maximum from which a voxel of a FRACTIONAL SEG belongs.
+        table: names, ids, colours and codes that the labels get.
+        force: take positions as given in another frame of reference; flagged.
+        on_irregular: "fail", "resample" or "split" where the image is a tilted or uneven stack.
+        search: look for the image beside the labels where ``like`` is not given.
+        geometry: "sform" or "qform" to take of NIfTI labels and of a NIfTI ``like``.
+        names: name of each value of a label map, as its sender states them; they decide, not the numbers.
+        strict: refuse labels with voxels that ``table`` does not have, and two of one name.
+    """
+
+    like: str | os.PathLike[str] | MetaTensor | Scan | None = None
+    series: str | None = None
+    threshold: float = 0.5
+    table: tuple[Label, ...] = ()
+    force: bool = False
+    on_irregular: str = "fail"
+    search: bool = False
+    geometry: str | None = None
+    names: Mapping[int, str] | None = None
+    strict: bool = False
+
+
+def read_labels(
+    source: str | os.PathLike[str],
+    like: str | os.PathLike[str] | MetaTensor | Scan | None = None,
+    threshold: float = 0.5,
+    *,
+    series: str | None = None,
+    table: Sequence[Label] = (),
+    force: bool = False,
+    on_irregular: str = "fail",
+    geometry: str | None = None,
+) -> LabelSet:
+    """Read labels that any program wrote: DICOM SEG, RTSTRUCT, or a NIfTI, NRRD or MetaImage label map.
+
+    Example:
+        >>> found = medvit.read_labels("seg.dcm", like="series")  # doctest: +SKIP
+        >>> found.array, found.affine, [label.title for label in found.labels]  # doctest: +SKIP
+
+    Args:
+        source: the file, or a folder in which exactly one SEG or RTSTRUCT lies.
+        like: the image on whose grid to put the labels; without it a SEG or label map keeps its own, and an RTSTRUCT takes
+            that of the series it was drawn on, if that lies beside it.
+        threshold: of a FRACTIONAL SEG, the share of its maximum from which a voxel belongs, above 0 and at most 1.
+        series: number or UID, where ``like`` holds several series.
+        table: labels whose ids, names, colours and codes to use, for example ``open_bundle(...).facts.labels``. Where the file
+            names its labels, the table's label of that name is taken, whatever the number.
+        force: take positions as given although the frames of reference differ.
+        on_irregular: "fail", "resample" or "split" where ``like`` is a tilted or uneven stack (``medvit.segment``).
+        geometry: "sform" or "qform" to take of NIfTI labels and of a NIfTI ``like``; None for the sform where it is stated.
+
+    Returns:
+        The segments on one grid; ``array`` is (i, j, k) with its affine to RAS+ millimetres.
+
+    Raises:
+        SourceError, GeometryError, ImageError, SelectionError: why it cannot be read.
+    """
+    return read(
+        Path(source), Reading(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry), Progress()
+    )
+
+
+def read(source: Path, how: Reading, progress: Progress) -> LabelSet:
+    """``read_labels`` with its settings in one value."""
+    if not 0 < how.threshold <= 1:
+        raise SourceError(
+            f"Found a threshold of {how.threshold:g}; it is a share of the maximum, above 0 and at most 1. Correct --threshold."
+        )
+    if not source.exists():
+        raise SourceError(f"Found nothing at {source}; a SEG, RTSTRUCT or label map is needed. Check the path.")
+    path = _only_object(source) if source.is_dir() else source
+    if path.name.lower().endswith(IMAGE_SUFFIXES):
+        found = read_map(path, how.table, how.geometry, how.names, how.strict)
+        if how.like is None:
+            return found
+        scan = _open(how, (), progress)
+        return replace(put_on(found, Grid.of(scan)), reference=scan).noting(*scan.notes, flags=scan.set_aside)
+    return _read_object(path, how, progress)
+
+
+def _read_object(path: Path, how: Reading, progress: Progress) -> LabelSet:
+    header = open_object(path, stop_before_pixels=True)
+    with sound(path.name, "a DICOM object"):
+        modality = str(header.get("Modality", "") or "")
+        series = _referred(header, modality)
+    if modality not in ("SEG", "RTSTRUCT"):
+        raise SourceError(
+            f"Found {path.name}, a DICOM object of modality {modality or 'unknown'}; a SEG or RTSTRUCT is needed. "
+            "To give an image as the grid, use --like."
+        )
+    notes: tuple[str, ...] = ()
+    if how.like is not None:
+        scan: Scan | None = _open(how, series, progress)
+    elif how.search or modality == "RTSTRUCT":
+        scan = _beside(path, series, how.on_irregular, progress)
+        notes = ("The grid is that of the series it was drawn on, found beside it.",) if scan is not None else ()
+    else:
+        scan = None
+    if modality == "SEG":
+        found = read_seg(path, scan, how.threshold, how.force)
+    else:
+        found = read_rtstruct(path, scan, how.force)
+    if scan is not None:
+        found = replace(found, reference=scan).noting(*notes, *scan.notes, flags=scan.set_aside)
+    if how.table:
+        found = rename(found, how.table)
+    return require_known(found, how.table) if how.strict else found
+
+
+def _referred(header: Dataset, modality: str) -> tuple[str, ...]:
+    return referenced_series(header) if modality == "RTSTRUCT" else series_of(header)
+
+
+def _only_object(folder: Path) -> Path:
+    """The one SEG or RTSTRUCT in a folder."""
+    found = []
+    for path in sorted(files_below(folder))[:_MOST_FILES]:
+        if _is_dicom(path):
+            try:
+                tags = read_dataset(path, stop_before_pixels=True, specific_tags=["Modality"])
+            except Exception:
+                continue
+            if tags.get("Modality") in ("SEG", "RTSTRUCT"):
+                found.append(path)
+    if len(found) == 1:
+        return found[0]
+    listing = "".join(f"\n  {path.relative_to(folder)}" for path in found[:20])
+    what = f"{len(found)} SEG and RTSTRUCT files" if found else "no SEG or RTSTRUCT"
+    raise SelectionError(f"Found {what} in {folder}; one is needed. Give the file itself.{listing}")
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError:  # it vanished, or may not be read: no object to offer
+        return False
+
+
+def _open(how: Reading, series: tuple[str, ...], progress: Progress) -> Scan:
+    """The reference; of several series the one that was chosen, else the one the labels name."""
+    like = how.like
+    assert like is not None
+    if how.series is None and len(series) == 1:
+        try:
+            return _volume(open_source(like, None, progress, how.on_irregular, how.geometry))
+        except SelectionError:
+            return _volume(open_source(like, series[0], progress, how.on_irregular, how.geometry))
+    return _volume(open_source(like, how.series, progress, how.on_irregular, how.geometry))
+
+
+def _volume(scan: Scan) -> Scan:
+    if scan.is_picture:
+        raise SourceError(
+            "Found a picture as the reference; a volume is needed. Give a DICOM series or NIfTI with --like."
+        )
+    return scan
+
+
+def _beside(path: Path, series: tuple[str, ...], on_irregular: str, progress: Progress) -> Scan | None:
+    """The series an object refers to, where it lies in the object's folder or one below; None where it does not."""
+    if not series:
+        return None
+    files = [p for pattern in ("*", "*/*") for p in path.parent.glob(pattern) if p.is_file()]
+    wanted: list[DicomFile] = []
+    for file in sorted(files)[:_MOST_FILES]:
+        progress.check()
+        try:
+            if file == path or not is_dicom(file):
+                continue
+            tags = read_dataset(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"])
+        except Exception:
+            continue
+        if str(tags.get("SeriesInstanceUID", "")) == series[0]:
+            wanted.append(one_file(file))
+    if not wanted:
+        return None
+    try:
+        chosen = choose_volume(preflight(wanted, progress), series[0], path.parent.name)
+        return read_dicom(chosen.volume, on_irregular, progress=progress).check()
+    except MedvitError as error:
+        raise type(error)(f"The series beside {path.name} cannot be its grid. {error}") from error

@@ -1,0 +1,254 @@
+"""Reading RT Structure Sets (PS3.3 A.19) onto a grid: a voxel belongs where its centre lies within the contours."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from medvit.errors import GeometryError, SelectionError, SourceError
+from medvit.io.dicom.write import Origin
+from medvit.io.geometry import flip_lps_ras
+from medvit.io.labels.dicom_objects import check_frame, drawn_on, instances, open_object, series_of, sound
+from medvit.io.labels.grid_mapping import vanished
+from medvit.io.labels.label_set import Grid, LabelSet, Segment
+from medvit.io.labels.names import code_of, make_label, unique
+from medvit.io.labels.rasterize import Contour, Filled, fill, plane_distance
+from medvit.io.labels.rtstruct_warnings import Aside, flags_of, notes_of
+from medvit.io.labels.stack_labels import contours_on_slices, onto_grid, slice_space
+from medvit.io.scan import Scan
+from medvit.labels import Label
+
+__all__ = ["read_rtstruct", "referenced_series"]
+
+_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
+"""Contours that enclose an area (PS3.3 C.8.8.6.1); the middle one is how the standard spells it."""
+
+_OTHERS = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
+
+
+@dataclass(frozen=True, eq=False)
+class _Roi:
+    label: Label
+    origin: Origin
+    contours: list[Contour]
+
+
+def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> LabelSet:
+    """An RT Structure Set as masks on a reference's grid.
+
+    A voxel belongs to an ROI where its centre lies inside an odd number of its closed contours in the plane, or on an
+    edge: nested contours and keyholes are holes. Where contours lie between the reference's slices, each stands for the
+    slab half-way to its neighbours; shapes are not interpolated.
+
+    Args:
+        path: the file.
+        like: the image on whose grid to put the labels.
+        force: take the positions as given although the reference has another frame of reference.
+
+    Raises:
+        SelectionError: no reference; the message names the series the file was drawn on.
+        SourceError: not an RTSTRUCT, damaged, or without a closed contour.
+        GeometryError: no contour lies on the reference.
+    """
+    dataset = open_object(path)
+    with sound(path.name, "an RTSTRUCT"):
+        _require_rtstruct(dataset, path.name)
+        series = referenced_series(dataset)
+        frame = _frame(dataset)
+        if like is None:
+            named = f"series {series[0]}" if series else "a series it does not name"
+            raise SelectionError(
+                f"Found {path.name}, an RTSTRUCT drawn on {named}; contours need its grid to become voxels. "
+                "Give that series, or another image of the same place, with --like."
+            )
+        flags = check_frame((frame, series), like, force)
+        rois, aside = _rois(dataset, path.name)
+        flags += aside + _missing_images(dataset, like)
+    if not any(roi.contours for roi in rois):
+        raise SourceError(
+            f"Found {path.name}, an RTSTRUCT without any closed contour; there is nothing to fill. Check the export."
+        )
+    own = drawn_on(like, series)
+    grid, rois, on_slices = _where(rois, like)
+    segments, more, notes = _fill_all(rois, grid, own or on_slices)
+    found = LabelSet(tuple(segments), grid, "rtstruct", frame, series, like, notes=tuple(notes), flags=(*flags, *more))
+    return onto_grid(found, like) if on_slices else found
+
+
+def referenced_series(dataset: Dataset) -> tuple[str, ...]:
+    """UIDs of the image series the contours were drawn on."""
+    return tuple(
+        uid
+        for frame in dataset.get("ReferencedFrameOfReferenceSequence", []) or []
+        for study in frame.get("RTReferencedStudySequence", []) or []
+        for uid in series_of(study)
+    )
+
+
+def _require_rtstruct(dataset: Dataset, name: str) -> None:
+    if str(dataset.get("SOPClassUID", "")) != _SOP_CLASS:
+        what = dataset.get("Modality", "") or "unknown"
+        raise SourceError(
+            f"Found {name}, a DICOM object of modality {what}; an RTSTRUCT is needed. To give an image as the grid, use --like."
+        )
+    if not dataset.get("StructureSetROISequence"):
+        raise SourceError(f"Found {name}, an RTSTRUCT without ROIs; there is nothing to fill. Check the export.")
+
+
+def _frame(dataset: Dataset) -> str:
+    """The frame of reference the ROIs lie in; several are refused."""
+    found = {str(roi.get("ReferencedFrameOfReferenceUID") or "") for roi in dataset.StructureSetROISequence} - {""}
+    if len(found) > 1:
+        raise GeometryError(
+            f"Found an RTSTRUCT whose ROIs lie in {len(found)} frames of reference; one grid holds one. Export them apart."
+        )
+    return found.pop() if found else str(dataset.get("FrameOfReferenceUID") or "")
+
+
+def _rois(dataset: Dataset, name: str) -> tuple[list[_Roi], list[str]]:
+    """Each ROI with its closed contours, and what was set aside."""
+    aside = Aside()
+    numbers = [int(roi.ROINumber) for roi in dataset.StructureSetROISequence]
+    drawn = _drawn(dataset, numbers, name, aside)
+    observed = {int(item.ReferencedROINumber): item for item in dataset.get("RTROIObservationsSequence", []) or []}
+    kept = all(0 < n < 2**16 for n in numbers)
+    labels, origins, contours = [], [], []
+    for place, (number, roi) in enumerate(zip(numbers, dataset.StructureSetROISequence, strict=True), 1):
+        items, observation = drawn[number], observed.get(number, Dataset())
+        title = str(roi.get("ROIName") or "")
+        kind = (observation.get("RTROIIdentificationCodeSequence") or [Dataset()])[0]
+        side = (kind.get("SegmentedPropertyTypeModifierCodeSequence") or [Dataset()])[0]
+        color = next((item.ROIDisplayColor for item in items if item.get("ROIDisplayColor")), None)
+        label = make_label(number if kept else place, title, color, (None, code_of(kind), code_of(side)))
+        labels.append(label)
+        origins.append(
+            Origin(
+                str(roi.get("ROIGenerationAlgorithm") or "").upper(),
+                interpreted=str(observation.get("RTROIInterpretedType") or ""),
+            )
+        )
+        contours.append(
+            _closed([c for item in items for c in item.get("ContourSequence") or []], label.title, name, aside)
+        )
+    return [_Roi(*row) for row in zip(unique(labels), origins, contours, strict=True)], aside.flags()
+
+
+def _drawn(dataset: Dataset, numbers: Sequence[int], name: str, aside: Aside) -> dict[int, list[Dataset]]:
+    """The items of contours by ROI number; one ROI's may stand in several."""
+    drawn: dict[int, list[Dataset]] = defaultdict(list)
+    for item in dataset.get("ROIContourSequence", []) or []:
+        # in the order of tags the number comes last: where it is missing, the file may have been cut off
+        number = int(item.ReferencedROINumber)
+        if number in numbers:
+            drawn[number].append(item)
+        else:
+            aside.strange += len(item.get("ContourSequence") or [])
+    twice = sorted({n for n in drawn if numbers.count(n) > 1})
+    if twice:
+        raise SourceError(
+            f"Found {name}, an RTSTRUCT in which {numbers.count(twice[0])} ROIs have the number {twice[0]}; its contours could be "
+            "of any of them. Export it again with a number for each ROI."
+        )
+    return drawn
+
+
+def _closed(items: Sequence[Dataset], roi: str, name: str, aside: Aside) -> list[Contour]:
+    """The contours of an ROI that enclose something; others are counted."""
+    closed = []
+    for item in items:
+        shape = str(item.get("ContourGeometricType") or "").upper()
+        if shape not in _CLOSED:
+            aside.shapes[shape if shape in _OTHERS else "unknown"] += 1
+            continue
+        points = _points(item, roi, name)
+        if not len(points):
+            raise SourceError(
+                f"Found {name} with a closed contour of {roi} without points; at least three enclose an area. Export it again."
+            )
+        stated = item.get("NumberOfContourPoints")
+        if stated is not None and int(stated) != len(points):
+            aside.miscounted[roi] += 1
+        if len(points) < 3:
+            aside.thin[roi] += 1
+        else:
+            closed.append(Contour(points, shape != "CLOSED_PLANAR"))
+    return closed
+
+
+def _points(item: Dataset, roi: str, name: str) -> NDArray[np.float64]:
+    """The points of one contour in RAS+ millimetres, (point, axis)."""
+    values = _numbers(item)
+    if len(values) % 3 or not np.isfinite(values).all():
+        raise SourceError(
+            f"Found {name} with a contour of {roi} whose {len(values)} coordinates are not finite triples; each point needs "
+            "x, y and z. Export it again."
+        )
+    flip = flip_lps_ras(np.eye(4))[:3, :3]
+    return np.asarray(values.reshape(-1, 3) @ flip)
+
+
+def _numbers(item: Dataset) -> NDArray[np.float64]:
+    """Contour Data as numbers, straight from the file's text: pydicom would check each of a million by itself."""
+    if "ContourData" not in item:
+        return np.empty(0)
+    stored = item.get_item("ContourData").value
+    if isinstance(stored, bytes):
+        text = stored.rstrip(b" \0")
+        return np.array([float(part) for part in text.split(b"\\")] if text else [], dtype=np.float64)
+    return np.array([float(v) for v in stored or []], dtype=np.float64)
+
+
+def _missing_images(dataset: Dataset, like: Scan) -> list[str]:
+    """How many of the images that contours name are not among the reference's."""
+    present = instances(like)
+    if not present:
+        return []
+    named = {
+        str(image.get("ReferencedSOPInstanceUID", ""))
+        for item in dataset.get("ROIContourSequence", []) or []
+        for contour in item.get("ContourSequence", []) or []
+        for image in contour.get("ContourImageSequence", []) or []
+    }
+    absent = len(named - present)
+    if not absent:
+        return []
+    return [f"Contours name {absent} image(s) that the reference does not hold; they were placed by their coordinates."]
+
+
+def _where(rois: list[_Roi], like: Scan) -> tuple[Grid, list[_Roi], bool]:
+    """The grid to fill on: the slices of a stack that is none, where all contours lie on them, else the reference's."""
+    if like.original is not None:
+        moved = [contours_on_slices(roi.contours, like.original) for roi in rois]
+        on_slices = [replace(roi, contours=c) for roi, c in zip(rois, moved, strict=True) if c is not None]
+        if len(on_slices) == len(rois):
+            return slice_space(like.original), on_slices, True
+    return Grid.of(like), rois, False
+
+
+def _fill_all(rois: Sequence[_Roi], grid: Grid, own: bool) -> tuple[list[Segment], list[str], list[str]]:
+    apart = 0.0 if own else plane_distance([contour for roi in rois for contour in roi.contours])
+    filled: list[Filled] = [fill(roi.contours, grid, apart) for roi in rois]
+    segments = []
+    for roi, found in zip(rois, filled, strict=True):
+        start, voxels = found.pieces.gather()
+        segments.append(Segment(roi.label, start, voxels, roi.origin))
+    if rois and all(len(roi.contours) - found.twice == found.off for roi, found in zip(rois, filled, strict=True)):
+        raise GeometryError(
+            f"Found {sum(found.off for found in filled)} contours and none of them on the reference's grid; they were drawn "
+            "elsewhere. Give the series they were drawn on with --like."
+        )
+    titles = [roi.label.title for roi in rois]
+    small = [
+        title
+        for title, roi, found, segment in zip(titles, rois, filled, segments, strict=True)
+        if len(roi.contours) > found.off + found.bent + found.twice and not segment.voxels.any()
+    ]
+    bare = [roi.label.title for roi in rois if not roi.contours]
+    return segments, [*flags_of(titles, filled), *vanished(small)], notes_of(titles, filled, bare)

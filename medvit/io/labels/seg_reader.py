@@ -1,0 +1,323 @@
+"""Reading DICOM Segmentations (PS3.3 A.51 and A.88): BINARY, FRACTIONAL and LABELMAP, by the places stated in them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.pixels import iter_pixels
+
+from medvit.errors import GeometryError, SourceError
+from medvit.io.dicom.write import Origin
+from medvit.io.geometry import Affine, check_affine, flip_lps_ras, spacing_mm
+from medvit.io.labels.dicom_objects import check_frame, drawn_on, open_object, series_of, sound
+from medvit.io.labels.grid_mapping import Lattice, Pieces, agree, cut_off, put_on
+from medvit.io.labels.label_set import Grid, LabelSet, Segment
+from medvit.io.labels.names import code_of, make_label, unique
+from medvit.io.labels.seg_frames import Frame, native_grid, read_frames
+from medvit.io.labels.stack_labels import frames_on_slices, onto_grid, slice_space
+from medvit.io.memory_limits import check_image_memory
+from medvit.io.scan import Scan
+from medvit.labels import Label
+
+__all__ = ["read_seg"]
+
+_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation Storage and Label Map Segmentation Storage."""
+
+
+_BACKGROUND = "125040"
+"""DICOM's code for background as a segment's type."""
+
+_SAME_DEPTH = 0.01
+"""How far, as a share, a frame's thickness may differ from a voxel's and be the same."""
+
+
+@dataclass(frozen=True)
+class _Described:
+    """The items of SegmentSequence that stand for something, by number."""
+
+    labels: dict[int, Label]
+    origins: dict[int, Origin]
+
+
+def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force: bool = False) -> LabelSet:
+    """Any Segmentation object as masks on a grid.
+
+    Frames lie where their Plane Position, Plane Orientation and Pixel Measures say, never in their order. Without a
+    reference the grid is the regular one that the frames span, slices left out as empty included.
+
+    Args:
+        path: the file.
+        like: the image on whose grid to put the labels.
+        threshold: of FRACTIONAL ones, the share of MaximumFractionalValue from which a voxel belongs, 0..1.
+        force: take the positions as given although the reference has another frame of reference.
+
+    Raises:
+        SourceError: not a Segmentation, damaged, or in 2-D image coordinates.
+        GeometryError: frames that make no regular grid, or nothing of it on the reference.
+    """
+    dataset = open_object(path)
+    with sound(path.name, "a SEG"):
+        _require_seg(dataset, path.name)
+        described = _describe(dataset, path.name)
+        frames = read_frames(dataset, path.name)
+        series = series_of(dataset)
+        stated = (str(dataset.get("FrameOfReferenceUID", "") or ""), series)
+        flags = check_frame(stated, like, force)
+        placed = _place(frames, like, series)
+        grid, notes = placed.grid, placed.notes
+        check_image_memory(grid.shape, "a SEG")
+        gathered = _gather(dataset, frames, placed.lattices, grid, threshold)
+        masks = gathered.masks
+    segments = [
+        Segment(label, *masks[n].gather() if n in masks else Pieces(grid.shape).gather(), described.origins[n])
+        for n, label in described.labels.items()
+    ]
+    flags += gathered.flags(described.labels, threshold)
+    notes += gathered.notes(described.labels)
+    found = LabelSet(tuple(segments), grid, "seg", *stated, reference=like, notes=tuple(notes), flags=tuple(flags))
+    if like is not None and placed.own:
+        return put_on(found, Grid.of(like))
+    lost = {described.labels[n].name: m.lost for n, m in masks.items() if m.lost and n in described.labels}
+    if lost and not any(m.kept for m in masks.values()):
+        raise GeometryError(
+            "Found no frame of the SEG on the reference's grid; they lie elsewhere. "
+            "Give the series it was drawn on with --like."
+        )
+    found = found.noting(flags=list(cut_off(lost)))
+    return onto_grid(found, like) if like is not None and placed.on_slices else found
+
+
+def _require_seg(dataset: Dataset, name: str) -> None:
+    if str(dataset.get("SOPClassUID", "")) not in _SOP_CLASSES:
+        what = dataset.get("Modality", "") or "unknown"
+        raise SourceError(
+            f"Found {name}, a DICOM object of modality {what}; a Segmentation (SEG) is needed. "
+            "To give an image as the grid, use --like."
+        )
+    if not dataset.get("SegmentSequence"):
+        raise SourceError(
+            f"Found {name}, a SEG without SegmentSequence; it must say what its masks are. Export it again."
+        )
+    if "PixelData" not in dataset:
+        raise SourceError(f"Found {name}, a SEG without pixels; it holds no mask. Export it again.")
+
+
+def _describe(dataset: Dataset, name: str) -> _Described:
+    import highdicom as hd
+
+    numbers, labels, origins = [], [], {}
+    background = _background(dataset)
+    free = 1 + max(int(item.SegmentNumber) for item in dataset.SegmentSequence)
+    for item in dataset.SegmentSequence:
+        number = int(item.SegmentNumber)
+        if number in background:
+            continue  # Label Map Segmentations may describe their background (PS3.3 C.8.20.2.3.3)
+        color = None
+        stored = item.get("RecommendedDisplayCIELabValue") or []
+        if len(stored) == 3:
+            color = hd.color.CIELabColor.from_dicom_value([int(v) for v in stored]).to_rgb()
+        kinds = item.get("SegmentedPropertyTypeCodeSequence") or [Dataset()]
+        sides = kinds[0].get("SegmentedPropertyTypeModifierCodeSequence") or [Dataset()]
+        category = (item.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()])[0]
+        title = str(item.get("SegmentLabel") or item.get("SegmentDescription") or "")
+        codes = (code_of(category), code_of(kinds[0]), code_of(sides[0]))
+        labels.append(make_label(number or free, title, color, codes))  # 0 is no id of a label
+        if number in numbers:
+            raise SourceError(
+                f"Found {name}, a SEG with two segments of the number {number}; each needs its own. Export it again."
+            )
+        numbers.append(number)
+        origins[number] = Origin(
+            str(item.get("SegmentAlgorithmType") or ""),
+            str(item.get("SegmentAlgorithmName") or ""),
+            str(item.get("TrackingID") or ""),
+            str(item.get("TrackingUID") or ""),
+        )
+    return _Described(dict(zip(numbers, unique(labels), strict=True)), origins)
+
+
+def _background(dataset: Dataset) -> set[int]:
+    """List the stored values that stand for no label.
+
+    In a label map that is PixelPaddingValue, whether or not a segment describes it, and 0 unless a segment of another
+    kind than background has that number beside another PixelPaddingValue (PS3.3 C.8.20.2.3.3).
+    """
+    if dataset.SegmentationType != "LABELMAP":
+        return {0}
+    padding = int(dataset.get("PixelPaddingValue") or 0)
+    zero = [item for item in dataset.SegmentSequence if int(item.SegmentNumber) == 0]
+    kinds = [(item.get("SegmentedPropertyTypeCodeSequence") or [Dataset()])[0].get("CodeValue") for item in zero]
+    own = padding != 0 and any(kind != _BACKGROUND for kind in kinds)
+    return {padding} if own else {0, padding}
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Where frames go.
+
+    Attributes:
+        grid: the reference's, the slices' of a stack that is none (``slice_space``), or the frames' own.
+        lattices: how each frame lies in it.
+        own: whether it is the frames' own.
+        on_slices: whether it is ``slice_space``.
+        notes: what was assumed.
+    """
+
+    grid: Grid
+    lattices: list[Lattice]
+    own: bool = False
+    on_slices: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def _place(frames: list[Frame], like: Scan | None, series: tuple[str, ...]) -> _Placed:
+    """The reference's slices or grid where every frame is one of them, else the frames' own grid."""
+    if like is not None and like.original is not None:
+        on_slices = frames_on_slices(frames, like.original)
+        if on_slices is not None:
+            return _Placed(slice_space(like.original), on_slices, on_slices=True)
+    if like is not None:
+        grid = Grid.of(like)
+        placed = [
+            agree(np.linalg.inv(grid.affine) @ flip_lps_ras(frame.affine), frame.shape, flat=True) for frame in frames
+        ]
+        fitting = [lattice for lattice in placed if lattice is not None]
+        if len(fitting) == len(frames) and (drawn_on(like, series) or _as_deep(frames, fitting, grid)):
+            return _Placed(grid, fitting)
+    lps, shape, notes = native_grid(frames)
+    affine = flip_lps_ras(lps)
+    check_affine(affine)
+    return _Placed(Grid(shape, affine), [_own(lps, frame) for frame in frames], own=True, notes=notes)
+
+
+def _as_deep(frames: list[Frame], lattices: list[Lattice], grid: Grid) -> bool:
+    """Whether frames are as thick as the grid's voxels: on a finer grid one frame stands for several slices."""
+    sides = spacing_mm(grid.affine)
+    return all(
+        abs(sides[lattice.axes[2]] / (frame.spacing or frame.thickness or np.inf) - 1) < _SAME_DEPTH
+        for frame, lattice in zip(frames, lattices, strict=True)
+    )
+
+
+def _own(lps: Affine, frame: Frame) -> Lattice:
+    lattice = agree(np.linalg.inv(lps) @ frame.affine, frame.shape, flat=True)
+    if lattice is None:
+        raise GeometryError(
+            f"Found a SEG frame at {np.round(frame.affine[:3, 3], 2).tolist()} mm, off the regular grid of the others; "
+            "frames must be stacked straight. Give the series it was drawn on with --like."
+        )
+    return lattice
+
+
+@dataclass
+class _Gathered:
+    """What the pixels gave.
+
+    Attributes:
+        masks: by segment number.
+        strays: numbers in a label map that are no segment.
+        highest: of a fractional one, the largest share of its maximum in each segment.
+        said: what was assumed.
+    """
+
+    masks: dict[int, Pieces]
+    strays: set[int] = field(default_factory=set)
+    highest: dict[int, float] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+
+    def flags(self, labels: Mapping[int, Label], threshold: float) -> list[str]:
+        """What a person must look at."""
+        flags = [
+            f"No voxel of {labels[n].name} reaches {threshold:g} of the maximum (the highest has {share:.3g}); it is empty."
+            for n, share in self.highest.items()
+            if n in labels and share < threshold and not (self.masks[n].kept or self.masks[n].lost)
+        ]
+        undescribed = sorted((set(self.masks) | self.strays) - set(labels))
+        if undescribed:
+            named = ", ".join(map(str, undescribed))
+            flags.append(f"Segment numbers {named} have pixels but no description; they were left out.")
+        return flags
+
+    def notes(self, labels: Mapping[int, Label]) -> list[str]:
+        """What was assumed, and which segments have nothing in any frame."""
+        bare = [
+            label.name
+            for n, label in labels.items()
+            if self.highest.get(n, 0) == 0 and not (n in self.masks and (self.masks[n].kept or self.masks[n].lost))
+        ]
+        return [*self.said, *([f"Segments without a voxel, kept empty: {', '.join(bare)}."] if bare else [])]
+
+
+def _gather(dataset: Dataset, frames: list[Frame], lattices: list[Lattice], grid: Grid, threshold: float) -> _Gathered:
+    masks: dict[int, Pieces] = defaultdict(lambda: Pieces(grid.shape))
+    found, kind = _Gathered(masks), str(dataset.SegmentationType)
+    background = _background(dataset)
+    described = {int(item.SegmentNumber) for item in dataset.SegmentSequence} - background
+    if any(background):
+        found.said.append(f"The pixel padding value {max(background)} was read as no label.")
+    if kind == "LABELMAP" and 0 in described:
+        said = "The segment with the number 0 is not the background; its label has the next free id."
+        found.said.append(said)
+    limit = largest = 1.0
+    if kind == "FRACTIONAL":
+        largest = float(dataset.MaximumFractionalValue)
+        limit = round(threshold * largest, 6)  # 0.07 of 100 is 7, not a hair more
+        found.said.append(
+            f"A fractional segmentation ({str(dataset.SegmentationFractionalType).lower()}): voxels from {threshold:g} of its "
+            "maximum on were taken."
+        )
+    for frame, lattice, pixels in zip(frames, lattices, _pixels(dataset, len(frames)), strict=True):
+        flat = pixels.T  # (row, column) as stored to (column, row)
+        if kind == "LABELMAP":
+            for number in np.unique(flat).tolist():
+                if number in background:
+                    continue
+                if number in described:
+                    masks[number].add(*lattice.move((0, 0, 0), (flat == number)[:, :, None]))
+                else:
+                    found.strays.add(number)
+        else:
+            if frame.segment is None:
+                raise SourceError("Found a SEG frame that names no segment; each must. Export it again.")
+            if kind == "FRACTIONAL":
+                share = float(flat.max()) / largest
+                found.highest[frame.segment] = max(share, found.highest.get(frame.segment, 0.0))
+            masks[frame.segment].add(*lattice.move((0, 0, 0), (flat >= limit)[:, :, None]))
+    return found
+
+
+def _pixels(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
+    """Frames, (row, column), one at a time: a whole SEG of a hundred segments does not fit in memory."""
+    given = 0
+    syntax = dataset.file_meta.TransferSyntaxUID
+    bits = int(dataset.BitsAllocated) == 1 and not syntax.is_compressed and syntax.is_little_endian
+    try:
+        for frame in _unpacked(dataset, count) if bits else iter_pixels(dataset):
+            yield frame
+            given += 1
+    except (ValueError, EOFError, RuntimeError, IndexError) as error:
+        raise SourceError(
+            f"Found a SEG whose pixels end or cannot be decoded after {given} of {count} frames "
+            f"({(str(error).splitlines() or [''])[0][:100]}); all are needed. Copy or export it again."
+        ) from error
+
+
+def _unpacked(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
+    """Frames of single bits, which follow each other without a gap, so that one may begin within a byte (PS3.5 8.2)."""
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    content = np.frombuffer(dataset.PixelData, np.uint8)
+    size = rows * columns
+    for place in range(count):
+        first, last = place * size, (place + 1) * size
+        if -(-last // 8) > len(content):
+            raise EOFError(f"{len(content)} bytes where {-(-count * size // 8)} are stated")
+        found = np.unpackbits(content[first // 8 : -(-last // 8)], bitorder="little")
+        yield found[first % 8 : first % 8 + size].reshape(rows, columns)

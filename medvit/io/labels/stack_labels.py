@@ -1,0 +1,129 @@
+"""Labels on the slices of a tilted or uneven stack, which make no grid, and from there onto the true grid around them.
+
+What was drawn on the slices stays as it was drawn: DICOM objects written again lie on the slices, voxel for voxel. On
+the true grid a label is where the slices around a voxel hold most of it, weighed as the image's values are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.io.dicom import to_grid, to_slices
+from medvit.io.geometry import flip_lps_ras
+from medvit.io.labels.grid_mapping import Lattice, agree
+from medvit.io.labels.label_set import Box, Grid, LabelSet, Segment
+from medvit.io.labels.rasterize import Contour
+from medvit.io.labels.seg_frames import Frame
+from medvit.io.scan import Original, Scan
+
+_MOST = 0.5
+"""More than this share: exactly half-way between two slices, two labels could else claim the same voxel."""
+
+__all__ = ["contours_on_slices", "frames_on_slices", "onto_grid", "slice_masks", "slice_space"]
+
+_ON_SLICE_MM = 0.1
+"""How far contours and frames may leave their slice; headers and planning systems round to a hundredth of a millimetre."""
+
+
+def slice_space(original: Original) -> Grid:
+    """(column, row, slice) as if it were a grid: indices stand for millimetres."""
+    columns, rows, count = original.values.shape
+    return Grid((columns, rows, count), np.eye(4))
+
+
+def _slice_of(original: Original, points: NDArray[np.float64]) -> int | None:
+    """The slice that points (point, axis) in LPS millimetres lie on, or None."""
+    planes = original.planes
+    normals = np.cross(planes[:, :3, 0], planes[:, :3, 1])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    away = np.abs(np.einsum("nka,na->nk", points[None] - planes[:, None, :3, 3], normals)).max(1)
+    return int(away.argmin()) if away.min() <= _ON_SLICE_MM else None
+
+
+def frames_on_slices(frames: Sequence[Frame], original: Original) -> list[Lattice] | None:
+    """How each frame of a SEG lies in ``slice_space``, or None where one is not a slice of the stack."""
+    placed = []
+    for frame in frames:
+        k = _slice_of(original, frame.affine[None, :3, 3])
+        if k is None:
+            return None
+        lattice = agree(np.linalg.inv(original.planes[k]) @ frame.affine, frame.shape, flat=True)
+        if lattice is None or lattice.axes[2] != 2 or lattice.offset[2] != 0:
+            return None
+        placed.append(replace(lattice, offset=(*lattice.offset[:2], k)))
+    return placed
+
+
+def contours_on_slices(contours: Sequence[Contour], original: Original) -> list[Contour] | None:
+    """Contours in ``slice_space``, or None where one does not lie on a slice of the stack."""
+    flip = flip_lps_ras(np.eye(4))[:3, :3]
+    moved = []
+    for contour in contours:
+        points = contour.points @ flip
+        k = _slice_of(original, points)
+        if k is None:
+            return None
+        inverse = np.linalg.inv(original.planes[k])
+        index = points @ inverse[:3, :3].T + inverse[:3, 3]
+        index[:, 2] = k
+        moved.append(Contour(index, contour.parity))
+    return moved
+
+
+def onto_grid(found: LabelSet, scan: Scan) -> LabelSet:
+    """Labels in ``slice_space`` on the true grid of a resampled stack; their masks on the slices are kept beside."""
+    original = scan.original
+    assert original is not None
+    segments = []
+    for segment in found.segments:
+        held = to_grid(found.whole(segment).astype(np.float32), original.grid)
+        segments.append(replace(segment, **_cut(np.nan_to_num(held) > _MOST)))
+    drawn = tuple((segment.start, segment.voxels) for segment in found.segments)
+    return replace(found, segments=tuple(segments), grid=Grid.of(scan), drawn=drawn, reference=scan)
+
+
+def _cut(mask: NDArray[np.bool_]) -> Box:
+    """A mask cut to its box, as a segment holds it."""
+    places = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    if not len(places[0]):
+        return {"start": (0, 0, 0), "voxels": np.zeros((0, 0, 0), dtype=bool)}
+    i, j, k = (int(at[0]) for at in places)
+    box = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in places)
+    return {"start": (i, j, k), "voxels": np.array(mask[box])}
+
+
+def slice_masks(found: LabelSet) -> list[tuple[Segment, NDArray[np.bool_]]]:
+    """Each segment with its mask on the DICOM slices of the reference, (column, row, slice); those without a voxel left out.
+
+    For a straight and even stack that is its mask on the grid. Labels drawn on the slices of any other stand as they were
+    drawn, and labels from elsewhere are brought back from the true grid.
+    """
+    original = found.reference.original if found.reference is not None else None
+    if original is None:
+        return [(segment, found.whole(segment)) for segment in found.present()]
+    space = slice_space(original)
+    if found.drawn:
+        on_slices = replace(
+            found,
+            grid=space,
+            segments=tuple(
+                replace(segment, start=start, voxels=voxels)
+                for segment, (start, voxels) in zip(found.segments, found.drawn, strict=True)
+            ),
+        )
+        return [
+            (before, on_slices.whole(after))
+            for before, after in zip(found.segments, on_slices.segments, strict=True)
+            if after.voxels.any()
+        ]
+    size = (space.shape[0], space.shape[1])
+    if found.overlaps:
+        masks = [to_slices(found.whole(s).astype(np.uint8), original.grid, size) > 0 for s in found.segments]
+    else:
+        array = to_slices(found.array, original.grid, size)
+        masks = [array == segment.label.id for segment in found.segments]
+    return [(segment, mask) for segment, mask in zip(found.segments, masks, strict=True) if mask.any()]

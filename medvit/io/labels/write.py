@@ -1,0 +1,110 @@
+"""Labels that were read, written again: what each format can keep, and what to say of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+import medvit
+from medvit.io.labels.label_set import LabelSet, Segment
+from medvit.io.labels.stack_labels import slice_masks
+from medvit.labels import Label
+
+if TYPE_CHECKING:
+    from medvit.io.dicom.write import Author
+
+__all__ = ["INTENDED_USE", "write_dicom", "write_each", "write_nifti"]
+
+INTENDED_USE = "Converted; for research use, not for diagnosis"
+"""What converted objects carry: free text of their source could hold patient data and is not taken along."""
+
+_LONGEST_TITLE = 64
+"""Bytes of a title: DICOM counts characters (PS3.5 6.2, LO), some readers their bytes."""
+
+
+def write_nifti(found: LabelSet, staging: Path) -> None:
+    """Write ``labels.nii.gz``, unless labels overlap, and ``labels.json``."""
+    from medvit.io.nifti import write_label_names, write_labels
+
+    if not found.overlaps:
+        write_labels(staging / "labels.nii.gz", found.array, found.scan, found.labels)
+    write_label_names(staging / "labels.json", found.labels)
+
+
+def write_each(found: LabelSet, staging: Path) -> None:
+    """Write one NIfTI mask a label."""
+    from medvit.io.nifti import write_labels
+
+    for segment in found.segments:
+        mask = found.whole(segment).astype(np.uint8)
+        write_labels(staging / f"{segment.label.name}.nii.gz", mask, found.scan, [segment.label])
+
+
+def write_dicom(found: LabelSet, staging: Path, name: str) -> list[str]:
+    """Write a SEG or RTSTRUCT, read it back and compare; notes on what the format could not keep."""
+    from medvit.io.dicom.write import check_rtstruct, check_seg, source_of, write_rtstruct, write_seg
+
+    masks = slice_masks(found)
+    segments = [segment for segment, _ in masks]
+    labels = _titled(segments)
+    slices = source_of(found.scan)
+    array = _merged([mask for _, mask in masks], labels)
+    author, notes = _author(segments), []
+    if name == "dicom-seg":
+        write_seg(staging / "seg.dcm", array, slices, labels, author)
+        check_seg(staging / "seg.dcm", array, slices.planes, labels)
+        if [label.id for label in labels] != list(range(1, len(labels) + 1)):
+            notes.append(
+                "A SEG numbers its segments from 1 on; names were kept, and --labels or -b gives the ids back."
+            )
+        if any(not segment.origin.algorithm_type for segment in segments):
+            notes.append(
+                "The source does not say how its labels were made; the SEG says semiautomatic, by what is not stated."
+            )
+    else:
+        write_rtstruct(staging / "rtstruct.dcm", array, slices, labels, author)
+        check_rtstruct(staging / "rtstruct.dcm", array, slices.planes, labels)
+    empty = [label.name for label in found.labels if label.name not in {s.label.name for s in segments}]
+    if empty:
+        notes.append(f"Labels without voxels are not in the DICOM objects: {', '.join(empty)}.")
+    return notes
+
+
+def _merged(masks: Sequence[NDArray[np.bool_]], labels: Sequence[Label]) -> NDArray[np.generic]:
+    """A label map (i, j, k), or where masks overlap all of them, (i, j, k, label)."""
+    array = np.zeros(masks[0].shape, np.uint16)
+    for mask, label in zip(masks, labels, strict=True):
+        if array[mask].any():
+            return np.stack(masks, -1)
+        array[mask] = label.id
+    return array
+
+
+def _titled(segments: Sequence[Segment]) -> list[Label]:
+    """Labels whose titles fit DICOM: short enough, without its separator, and each its own."""
+    taken: set[str] = set()
+    labels = []
+    for segment in segments:
+        whole = segment.label.title.replace("\\", "/")
+        title, count = _shortened(whole, _LONGEST_TITLE), 1
+        while title in taken:
+            count += 1
+            title = f"{_shortened(whole, _LONGEST_TITLE - 5)} {count}"
+        taken.add(title)
+        labels.append(segment.label.model_copy(update={"title": title}))
+    return labels
+
+
+def _shortened(text: str, most: int) -> str:
+    return text.encode()[:most].decode(errors="ignore").strip()
+
+
+def _author(segments: Sequence[Segment]) -> Author:
+    from medvit.io.dicom.write import Author
+
+    origins = {segment.label.name: segment.origin for segment in segments}
+    return Author(f"medvit convert {medvit.__version__}", "", medvit.__version__, INTENDED_USE, origins)

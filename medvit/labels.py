@@ -1,0 +1,65 @@
+"""Labels of a segmentation, their codes, and the measures of one label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Code", "Label", "Measures"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Code(_Strict):
+    """A coded concept (DICOM PS3.3, 8.8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+class Label(_Strict):
+    """One class a bundle marks."""
+
+    id: int = Field(ge=1, description="value in the label map")
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="name on the command line and in files")
+    title: str = Field(description="name for people")
+    color: tuple[int, int, int] = Field(description="display colour, RGB 0..255")
+    category: Code
+    type: Code
+    laterality: Code | None = None
+    volume_ml: tuple[float, float] | None = Field(
+        default=None, description="smallest and largest volume in the training data, mL; none for pictures"
+    )
+
+
+@dataclass(frozen=True)
+class Measures:
+    """One label's numbers; those of an absent label are None.
+
+    Attributes:
+        id, name, title: as in the bundle.
+        voxels: how many voxels carry the label.
+        volume_ml: voxels times voxel volume, in millilitres; None for pictures.
+        mean, std: of the image's values inside, in the image's own units (HU for CT; for colours the mean of the
+            channels); population deviation.
+        centroid_mm: centre of mass, RAS+ millimetres.
+        extent_mm: side lengths along i, j, k of the smallest box, in millimetres.
+        longest_diameter_mm: largest distance across the label's surface (see ``longest_diameter``); None for pictures.
+        touches_border: whether the label reaches the edge of the image, so that part may be missing.
+    """
+
+    id: int
+    name: str
+    title: str
+    voxels: int
+    volume_ml: float | None
+    mean: float | None
+    std: float | None
+    centroid_mm: tuple[float, ...] | None
+    extent_mm: tuple[float, ...] | None
+    longest_diameter_mm: float | None
+    touches_border: bool

@@ -1,0 +1,5 @@
+"""Digitally reconstructed radiographs: what an X-ray of the body in a CT would have shown."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,14 @@
+from .networks.swin_x2s_network import SWIN_X2S_SIZES as SWIN_X2S_SIZES
+from .networks.swin_x2s_network import StackedSwinX2S as StackedSwinX2S
+from .networks.swin_x2s_network import SwinX2S as SwinX2S
+from .networks.swin_x2s_network import SwinX2SSize as SwinX2SSize
+from .networks.swin_x2s_network import fuse_views as fuse_views
+from .networks.swin_x2s_network import swin_x2s as swin_x2s
+from .result import Reconstructed as Reconstructed
+from .save import ReconstructedOutput as ReconstructedOutput
+from .save import ReconstructedSaved as ReconstructedSaved
+from .save import check_reconstructed_types as check_reconstructed_types
+from .save import save_reconstructed as save_reconstructed
+from .statistics import Shape as Shape
+from .task import ReconstructionSettings as ReconstructionSettings
+from .task import reconstruct_views as reconstruct_views

@@ -1,0 +1,193 @@
+"""From a CT to radiographs: what ``medvit drr`` does before it writes (``medvit.reconstruction.radiographs.save``), usable from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medvit.errors import GeometryError, ImageError, ModalityError, OutputError
+from medvit.io import Scan, open_source
+from medvit.progress import Progress
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+    from medvit.physics.drr import Geometry
+
+__all__ = ["DRR_OUTPUT_TYPES", "DrrSettings", "Radiographs", "check_drr_settings", "radiographs"]
+
+DRR_OUTPUT_TYPES = ("png", "nifti", "dicom")
+"""What radiographs can be written as."""
+
+_LOWEST_AT_MOST, _HIGHEST_AT_LEAST = -500.0, 100.0
+"""HU that every CT reaches: air and bone or contrast."""
+
+_MOST_PIXELS = 2**26
+"""Pixels of one view; more is a slip of the spacing."""
+
+
+@dataclass(frozen=True)
+class DrrSettings:
+    """Where source and detector stand and what is integrated.
+
+    Attributes:
+        views_deg: rotation of each view; see ``medvit.physics.drr.Geometry``.
+        source_to_isocenter_mm: from the focal spot to the axis of rotation.
+        isocenter_to_detector_mm: from the axis of rotation to the detector.
+        pixel_spacing_mm: side of a detector pixel.
+        detector_shape: rows, columns; None takes as many as the volume's shadow needs.
+        energy_kev: photon energy at which water's attenuation is taken.
+        preset: a name in ``medvit.physics.drr.PRESETS``, which then sets all of the above but the views.
+        as_published: with a preset, its faults too: uncorrected pixel size, Hounsfield units above zero integrated in
+            16 bits, each view stretched to 0..255.
+        force: take a source that does not look like CT; recorded.
+        geometry: "sform" or "qform" of a NIfTI to take; see ``medvit.RunSettings``.
+    """
+
+    views_deg: tuple[float, ...] = (0.0, 90.0)
+    source_to_isocenter_mm: float = 1000.0
+    isocenter_to_detector_mm: float = 500.0
+    pixel_spacing_mm: float = 1.0
+    detector_shape: tuple[int, int] | None = None
+    energy_kev: float = 60.0
+    preset: str | None = None
+    as_published: bool = False
+    force: bool = False
+    geometry: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Radiographs:
+    """Pictures of one CT.
+
+    Attributes:
+        values: (view, row, column), float32: line integrals of the attenuation, pure numbers (0 where nothing is in the
+            way; the share of photons that arrive is exp(-value)); as published, grey values 0..255.
+        geometry: where source and detector stood.
+        isocenter_mm: RAS+, around which they turned.
+        settings: as asked for.
+        scan: the source.
+        notes: what a reader must know.
+        progress: holds the seconds of each stage.
+    """
+
+    values: np.ndarray
+    geometry: Geometry
+    isocenter_mm: tuple[float, float, float]
+    settings: DrrSettings
+    scan: Scan
+    notes: tuple[str, ...]
+    progress: Progress
+
+
+def check_drr_settings(settings: DrrSettings, types: Sequence[str]) -> None:
+    """Refuse mistakes before anything is read.
+
+    Raises:
+        GeometryError: a view given twice, or ``as_published`` without a preset. OutputError: an unknown output type.
+    """
+    for name in types:
+        if name not in DRR_OUTPUT_TYPES:
+            raise OutputError(
+                f"Found output type {name!r}; radiographs are written as {' or '.join(DRR_OUTPUT_TYPES)}. Correct -ot."
+            )
+    names = [f"{view:g}" for view in settings.views_deg]
+    if len(set(names)) != len(names):
+        raise GeometryError(f"Found views {', '.join(names)}; each angle can be given once. Remove the double one.")
+    if settings.as_published and settings.preset is None:
+        raise GeometryError(
+            "Found as-published without a preset; it stands for a preset's faults. Add --preset swin-x2s."
+        )
+
+
+def _require_ct(scan: Scan, force: bool) -> tuple[str, ...]:
+    if scan.is_picture or scan.array.shape[0] != 1:
+        raise ImageError(
+            f"Found an image of shape {'x'.join(map(str, scan.array.shape))}; one CT volume is needed. Give a CT."
+        )
+    low, high = float(scan.array.min()), float(scan.array.max())
+    reason = None
+    if scan.modality not in (None, "CT"):
+        reason = f"modality {scan.modality}, where CT in Hounsfield units is needed"
+    elif low > _LOWEST_AT_MOST or high < _HIGHEST_AT_LEAST:
+        reason = f"values from {low:g} to {high:g}, where a CT in Hounsfield units reaches air (-1000) and bone"
+        if scan.unscaled:
+            reason += f"; its headers have no {' and no '.join(scan.unscaled)}"
+    if reason is None:
+        return ()
+    if not force:
+        raise ModalityError(f"Found {reason}. Give a CT, or project it all the same with --force.")
+    return (f"Forced: {reason}.",)
+
+
+def _geometry(scan: Scan, settings: DrrSettings) -> Geometry:
+    from medvit.physics.drr import Geometry, preset_geometry
+
+    extent = tuple(n * s for n, s in zip(scan.array.shape[1:], scan.spacing_mm, strict=True))
+    if settings.preset is not None:
+        found = preset_geometry(settings.preset, extent, as_published=settings.as_published)
+        return replace(found, views_deg=settings.views_deg)
+    pitch = (settings.pixel_spacing_mm, settings.pixel_spacing_mm)
+    plain = Geometry(
+        settings.source_to_isocenter_mm, settings.isocenter_to_detector_mm, (1, 1), pitch, settings.views_deg
+    )
+    shape = settings.detector_shape or plain.covering(scan.affine, scan.array.shape[1:])
+    if shape[0] * shape[1] > _MOST_PIXELS:
+        raise GeometryError(
+            f"Found a detector of {shape[0]} x {shape[1]} pixels; at most {_MOST_PIXELS} can be projected. Use larger pixels."
+        )
+    return replace(plain, detector_shape=shape)
+
+
+def radiographs(
+    source: str | os.PathLike[str] | MetaTensor | Scan,
+    settings: DrrSettings | None = None,
+    progress: Progress | None = None,
+) -> Radiographs:
+    """Radiographs of the body in a CT.
+
+    Args:
+        source: anything ``open_source`` reads as one CT volume.
+        settings: geometry and energy.
+        progress: told which view is under way; can cancel.
+
+    Raises:
+        MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
+    """
+    settings = settings or DrrSettings()
+    progress = progress or Progress()
+    check_drr_settings(settings, ())
+    with progress.stage("read"):
+        scan = open_source(source, None, progress, geometry=settings.geometry)
+    notes = (*scan.notes, *scan.set_aside, *_require_ct(scan, settings.force))
+    geometry = _geometry(scan, settings)
+    import torch
+
+    from medvit.physics.drr import (
+        Projector,
+        attenuation_per_mm,
+        published_integrand,
+        published_pixels,
+        volume_centre_mm,
+    )
+
+    shape = scan.array.shape[1:]
+    hounsfield = torch.from_numpy(np.ascontiguousarray(scan.array[0]))
+    integrand = (
+        published_integrand(hounsfield)
+        if settings.as_published
+        else attenuation_per_mm(hounsfield, settings.energy_kev)
+    )
+    views = []
+    with progress.stage("project"), torch.inference_mode():
+        for done, view in enumerate(geometry.views_deg):
+            progress.report("project", done, len(geometry.views_deg))
+            views.append(Projector(replace(geometry, views_deg=(view,)), scan.affine, shape)(integrand))
+        values = torch.cat(views)
+        if settings.as_published:
+            values = published_pixels(values, as_published=True).float()
+    return Radiographs(values.numpy(), geometry, volume_centre_mm(scan.affine, shape), settings, scan, notes, progress)

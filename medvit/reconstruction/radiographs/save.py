@@ -1,0 +1,136 @@
+"""Radiographs on disk: PNG, NIfTI or DICOM, and the record of how they were made."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvit.atomic_write import explained, hashes_within, publish, write_aside
+from medvit.reconstruction.radiographs.project import Radiographs, check_drr_settings
+from medvit.reports import opening, seconds, source_facts
+
+__all__ = ["save_radiographs"]
+
+INTENDED_USE = "For research use, not for diagnosis"
+
+
+def save_radiographs(
+    pictures: Radiographs, folder: str | os.PathLike[str], types: Sequence[str] = ("png",)
+) -> list[str]:
+    """Write one file a view and type, and ``run.json``, all or nothing; return the names.
+
+    PNGs and DICOM images (CR) have 16 bits, all views on one scale: value times ``line_integral_per_unit`` in ``run.json`` is the line
+    integral. As published they have 8. NIfTIs hold the line integrals as float32, (column, row, 1), with the affine of
+    the detector plane in RAS+ mm.
+
+    Raises:
+        OutputError: an unknown type, or the folder cannot be written.
+    """
+    check_drr_settings(pictures.settings, types)
+    final = Path(folder)
+    with explained(final), write_aside(final) as staging:
+        with pictures.progress.stage("write"):
+            unit = 1.0 if pictures.settings.as_published else max(float(pictures.values.max()), 1e-12) / 65535
+            if "dicom" in types:
+                _write_dicom(staging, pictures, unit)
+            for view, values in zip(pictures.geometry.views_deg, pictures.values, strict=True):
+                pictures.progress.check()
+                if "png" in types:
+                    _write_png(staging / f"drr_{view:g}.png", values, unit, pictures.settings.as_published)
+                if "nifti" in types:
+                    affine = pictures.geometry.detector_affine(view, pictures.isocenter_mm)
+                    _write_nifti(staging / f"drr_{view:g}.nii.gz", values, affine)
+        files = hashes_within(staging)
+        (staging / "run.json").write_text(json.dumps(_record(pictures, files, unit), indent=2) + "\n")
+        pictures.progress.check()
+        publish(staging, final, _earlier(final))
+    return sorted([*files, "run.json"])
+
+
+def _earlier(folder: Path) -> list[str]:
+    """Radiographs that an earlier run wrote there, by its own record."""
+    try:
+        files = json.loads((folder / "run.json").read_text())["files"]
+        return [str(name) for name in files if str(name).startswith("drr_") and Path(name).name == name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _write_png(path: Path, values: np.ndarray, unit: float, as_published: bool) -> None:
+    from PIL import Image
+
+    pixels = values.astype(np.uint8) if as_published else np.round(values / unit).clip(0, 65535).astype(np.uint16)
+    Image.fromarray(pixels).save(path)
+
+
+def _write_dicom(folder: Path, pictures: Radiographs, unit: float) -> None:
+    from pydicom.uid import generate_uid
+
+    import medvit
+    from medvit.io.dicom.write import CrSeries, write_cr
+
+    geometry, source = pictures.geometry, pictures.scan.slices[0] if pictures.scan.slices else None
+    words = "Grey values as published" if pictures.settings.as_published else f"Line integral = pixel x {unit:.6g}"
+    series = CrSeries(
+        generate_uid(prefix=None),
+        generate_uid(prefix=None),
+        source,
+        geometry.pixel_spacing_mm,
+        geometry.source_to_isocenter_mm,
+        geometry.source_to_isocenter_mm + geometry.isocenter_to_detector_mm,
+        medvit.__version__,
+        f"{words}. {INTENDED_USE}.",
+        INTENDED_USE,
+    )
+    for number, (view, values) in enumerate(zip(geometry.views_deg, pictures.values, strict=True), 1):
+        pixels = np.round(values / unit).clip(0, 65535).astype(np.uint16)
+        write_cr(folder / f"drr_{view:g}.dcm", pixels, view, number, series)
+
+
+def _write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
+    import nibabel as nib
+
+    image = nib.Nifti1Image(np.ascontiguousarray(values.T[:, :, None]).astype(np.float32), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+
+
+def _record(pictures: Radiographs, files: dict[str, str], unit: float) -> dict[str, Any]:
+    """What goes into ``run.json``; the source is named by a fingerprint of its voxels alone."""
+    from medvit.physics.drr import water_attenuation_per_mm
+
+    settings, scan = pictures.settings, pictures.scan
+    if settings.as_published:
+        integrand: dict[str, Any] = {"quantity": "Hounsfield units above zero, stretched to 0..255 (as published)"}
+    else:
+        integrand = {
+            "quantity": "linear attenuation, water * (1 + HU / 1000), 1/mm",
+            "energy_kev": settings.energy_kev,
+            "water_per_mm": round(water_attenuation_per_mm(settings.energy_kev), 6),
+            "line_integral_per_unit": unit,
+        }
+    return {
+        **opening(INTENDED_USE),
+        "preset": settings.preset,
+        "as_published": settings.as_published,
+        "forced": settings.force,
+        "settings": {"geometry": settings.geometry},
+        "geometry": {
+            **asdict(pictures.geometry),
+            "isocenter_mm": [round(v, 3) for v in pictures.isocenter_mm],
+            "magnification": round(pictures.geometry.magnification, 6),
+        },
+        "attenuation": integrand,
+        "source": source_facts(scan),
+        "notes": list(pictures.notes),
+        "seconds": seconds(pictures.progress),
+        "files": files,
+    }

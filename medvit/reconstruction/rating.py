@@ -1,0 +1,66 @@
+"""The rating of shapes that were reconstructed from radiographs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medvit.labels import Label
+from medvit.reconstruction.statistics import Shape
+from medvit.reports import Doubts, judge_volume
+
+__all__ = ["Views", "judge_shapes"]
+
+
+_AGREES = 0.25
+"""Gradient correlation below which the result and a view show different outlines. Of the 8 validation CTs of the shipped
+bundle, true labels reach 0.33 to 0.56 (AP) and 0.27 to 0.47 (lateral), another patient's 0.05 to 0.29 and 0.02 to 0.22:
+benchmarks/view_agreement.py."""
+
+
+_COVERED = 0.98
+"""Share of the network's field that a view should show."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """How a result fits its radiographs, by their slots.
+
+    Attributes:
+        consistency: gradient correlation with the result projected again.
+        covered: share of the network's field that each shows.
+    """
+
+    consistency: Mapping[str, float]
+    covered: Mapping[str, float]
+
+
+def judge_shapes(
+    shapes: Sequence[Shape],
+    labels: Sequence[Label],
+    views: Views,
+    doubts: Doubts,
+) -> dict[str, Any]:
+    """``{"rating", "reasons"}``: "poor" if a body is missing or absurdly sized; "check" if its size is unusual, it is cut by
+    the field's edge, a view shows other outlines or less than the field, or the network is in doubt; otherwise "good"."""
+    poor: list[str] = []
+    check: list[str] = []
+    for shape, label in zip(shapes, labels, strict=True):
+        if not shape.voxels:
+            poor.append(f"{label.name} was not found")
+            continue
+        if shape.touches_border:
+            check.append(f"{label.name} is cut by the edge of the field")
+        rating, reason = judge_volume(label, shape.volume_ml)
+        if reason:
+            (poor if rating == "poor" else check).append(reason)
+    for slot, value in views.consistency.items():
+        if value < _AGREES:
+            check.append(f"the result projected again agrees with the {slot} view by {value:.2f} only")
+    for slot, share in views.covered.items():
+        if share < _COVERED:
+            check.append(f"the {slot} view shows {100 * share:.0f} % of the field")
+    check += doubts.reasons()
+    rating = "poor" if poor else "check" if check else "good"
+    return {"rating": rating, "reasons": poor + check}

@@ -1,0 +1,177 @@
+"""What a reconstruction gives back: labels in three dimensions, their surfaces and measures, and how far they can be trusted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.bundles import Bundle, Calibration, Validation
+from medvit.inference import by_name
+from medvit.labels import Label
+from medvit.progress import Progress
+from medvit.reconstruction.views import View
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+    from numpy.typing import NDArray
+
+    from medvit.io import Surface
+    from medvit.reconstruction.save import ReconstructedSaved
+    from medvit.reconstruction.statistics import Shape
+
+__all__ = ["Reconstructed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstructed:
+    """Labels and everything needed to say where they came from.
+
+    Attributes:
+        labels: MetaTensor on the CPU, (1, x, y, z) uint8 on the network's grid, RAS+ mm with the isocenter at the origin:
+            radiographs do not say where the patient was.
+        pictures: the AP and the lateral picture on the network's field, (row, column) float32.
+        covered: share of the field that each picture shows.
+        views: as they were opened.
+        bundle: the bundle that made them.
+        settings: device, precision and switches of the run, as they go into ``run.json``.
+        notes: what a reader of the result must know, in plain words.
+        progress: holds the seconds of each stage.
+        entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``.
+        calibration: what they mean for the weights that ran, if that is known.
+        doubt: bits of every voxel, (x, y, z) float32: how undecided the network was about what it gave there, background too.
+        validation: the cases behind the calibration of the weights that ran, if they are known.
+    """
+
+    labels: MetaTensor
+    pictures: tuple[NDArray[np.float32], NDArray[np.float32]]
+    covered: tuple[float, float]
+    views: tuple[View, View]
+    bundle: Bundle
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+    progress: Progress = field(repr=False)
+    entropies: tuple[float | None, ...] = ()
+    calibration: Calibration | None = None
+    doubt: NDArray[np.float32] | None = field(default=None, repr=False)
+    validation: Validation | None = None
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.labels.shape[1:]))
+        return f"Reconstructed({self.bundle.name} {self.bundle.version}, {size}: {', '.join(label.name for label in self.wanted)})"
+
+    @property
+    def wanted(self) -> tuple[Label, ...]:
+        """The bundle's labels."""
+        return self.bundle.facts.labels
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """The labels as a plain (x, y, z) array."""
+        plain: NDArray[np.uint8] = np.asarray(self.labels)[0]
+        return plain
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel index to RAS+ mm."""
+        return np.asarray(self.labels.affine, dtype=np.float64)
+
+    @cached_property
+    def surfaces(self) -> dict[str, Surface]:
+        """The closed surface of each label that was found, by its name."""
+        from medvit.reports import surface_of
+
+        found = {}
+        for label in self.wanted:
+            mask = self.array == label.id
+            if mask.any():
+                self.progress.check()
+                found[label.name] = surface_of(mask, self.affine)
+        return found
+
+    def statistics(self) -> list[Shape]:
+        """Volume, surface, extents and principal axes of each label."""
+        return self._shapes
+
+    @cached_property
+    def _shapes(self) -> list[Shape]:
+        from medvit.reconstruction.statistics import measure_shapes
+
+        return measure_shapes(self.array, self.affine, self.wanted, self.surfaces)
+
+    def consistency(self) -> dict[str, float]:
+        """How well the result, projected again, agrees with each view, by its slot; see ``medvit.reconstruction.view_consistency``."""
+        return self._consistency
+
+    @cached_property
+    def _consistency(self) -> dict[str, float]:
+        from medvit.reconstruction.view_consistency import gradient_correlation
+
+        return {
+            view.slot: gradient_correlation(picture, shadow)
+            for view, picture, shadow in zip(self.views, self.pictures, self.shadows, strict=True)
+        }
+
+    @cached_property
+    def shadows(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Millimetres of labelled voxels along the rays of each picture, (row, column)."""
+        from medvit.reconstruction.view_consistency import Beam, project_labels
+
+        sides, made = np.linalg.norm(self.affine[:3, :3], axis=0), []
+        for view, picture, degrees, across in zip(self.views, self.pictures, (0.0, 90.0), (0, 1), strict=True):
+            rows, columns = picture.shape
+            pixel = sides[2] * self.array.shape[2] / rows, sides[across] * self.array.shape[across] / columns
+            beam = Beam(degrees, view.magnification, view.source_to_patient_mm, (rows, columns), pixel)
+            made.append(project_labels(self.array, self.affine, beam))
+        return made[0], made[1]
+
+    def quality(self) -> dict[str, Any]:
+        """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
+
+        By plausible anatomy, agreement with the views, the network's own doubts, and what the weights and this anatomy are
+        known for.
+        """
+        from medvit.reconstruction.rating import Views, judge_shapes
+        from medvit.reports import Doubts, ImagedAnatomy, with_standing
+
+        covered: dict[str, float] = {view.slot: share for view, share in zip(self.views, self.covered, strict=True)}
+        doubts = Doubts(self.entropy(), None, self.calibration)
+        rated = judge_shapes(self.statistics(), self.wanted, Views(self.consistency(), covered), doubts)
+        return with_standing(rated, self.bundle, self.validation, [ImagedAnatomy(view.regions) for view in self.views])
+
+    def entropy(self) -> dict[str, float]:
+        """How undecided the network was about each label that it gave, in bits a voxel; see ``medvit.inference.uncertainty``."""
+        return by_name(self.entropies, self.wanted)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        output_types: Sequence[str] = ("nifti", "stl"),
+        *,
+        preview: bool = False,
+        statistics: bool = False,
+        maps: bool = False,
+        overwrite: bool = False,
+    ) -> ReconstructedSaved:
+        """Write the result into a folder: all of it, or nothing.
+
+        Args:
+            folder: where; created. An existing one with files in it is refused unless ``overwrite``.
+            output_types: any of "nifti", "stl", "ply" and "obj" (one mesh a label, under ``meshes/``).
+            preview: also ``preview.png``.
+            statistics: also ``statistics.csv`` (``statistics.json`` is always written).
+            maps: also ``maps/entropy.nii.gz``, the network's doubt in bits.
+            overwrite: replace an earlier result.
+
+        Raises:
+            OutputError: the folder cannot be written or already holds something; maps of a network that gave none.
+            RoundTripError: a surface is not closed.
+        """
+        from medvit.reconstruction.save import ReconstructedOutput, save_reconstructed
+
+        settings = ReconstructedOutput(tuple(output_types), preview, statistics, overwrite, maps)
+        return save_reconstructed(self, folder, settings)

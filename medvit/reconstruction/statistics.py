@@ -1,0 +1,124 @@
+"""Measures of reconstructed bodies in millimetres, and one word on whether to trust them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.labels import Label
+
+if TYPE_CHECKING:
+    from medvit.io import Surface
+
+__all__ = ["Shape", "measure_shapes", "write_shapes"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One label's numbers; those of an absent label are None. Positions and directions are RAS+.
+
+    Attributes:
+        id, name, title: as in the bundle.
+        voxels: how many voxels carry the label.
+        volume_ml: voxels times voxel volume.
+        surface_mm2, surface_volume_ml: area of the smoothed surface and what it encloses.
+        centroid_mm: its middle.
+        extent_mm: full size along its own axes, longest spread first.
+        size_mm: full size along right, anterior and superior.
+        axes: directions of its spreads, longest first, unit vectors.
+        tilt_deg: how far its longest axis leans from the vertical, to the right seen from the front and to the front seen
+            from the side; see ``BoneMeasures``. Means little for bodies about as wide as long.
+        touches_border: whether it reaches the edge of the field, so that part may be missing.
+        structure: "femur", "hip", "vertebra" or "rib", where it is one.
+        morphometry: what is measured of such a bone, mm and degrees by name; see ``medvit.reports.morphometry``.
+        not_measured: why a measure could not be taken, by its name.
+    """
+
+    id: int
+    name: str
+    title: str
+    voxels: int
+    volume_ml: float
+    surface_mm2: float | None
+    surface_volume_ml: float | None
+    centroid_mm: tuple[float, ...] | None
+    extent_mm: tuple[float, ...] | None
+    size_mm: tuple[float, ...] | None
+    axes: tuple[tuple[float, ...], ...] | None
+    tilt_deg: tuple[float, ...] | None
+    touches_border: bool
+    structure: str | None = None
+    morphometry: dict[str, float] = field(default_factory=dict)
+    not_measured: dict[str, str] = field(default_factory=dict)
+
+
+def measure_shapes(
+    array: NDArray[np.integer], affine: NDArray[np.float64], labels: Sequence[Label], surfaces: Mapping[str, Surface]
+) -> list[Shape]:
+    """Measures of each label in (x, y, z) labels."""
+    from medvit.reports.morphometry import Measured, measure_bones, measure_structure
+
+    found = {bone.id: bone for bone in measure_bones(array, affine, [label.id for label in labels])}
+    shapes = []
+    for label in labels:
+        bone, mask = found.get(label.id), array == label.id
+        own = measure_structure(mask, affine, label, surfaces.get(label.name)) or Measured("")
+        special = (own.structure or None, own.values, own.absent)
+        if bone is None:
+            nothing = (None,) * 7
+            shapes.append(Shape(label.id, label.name, label.title, 0, 0.0, *nothing, False, *special))
+            continue
+        surface, index = surfaces[label.name], np.argwhere(mask)
+        shapes.append(
+            Shape(
+                label.id,
+                label.name,
+                label.title,
+                bone.voxels,
+                round(bone.volume_ml, 2),
+                round(surface.area_mm2, 1),
+                round(surface.volume_ml, 2),
+                _rounded(bone.centroid_mm),
+                _rounded(bone.extents_mm),
+                _rounded(bone.size_mm),
+                tuple(tuple(round(float(v), 4) for v in axis) for axis in bone.axes),
+                _rounded(bone.tilt_deg),
+                bool((index == 0).any() or (index == np.array(array.shape) - 1).any()),
+                *special,
+            )
+        )
+    return shapes
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(float(v), 2) for v in values)
+
+
+def write_shapes(path: Path, shapes: Sequence[Shape]) -> None:
+    """One line a label; vectors become one column an axis, a bone's own measures one column each that any label has."""
+    rows = []
+    special = list(dict.fromkeys(name for shape in shapes for name in (*shape.morphometry, *shape.not_measured)))
+    for shape in shapes:
+        flat = asdict(shape)
+        del flat["morphometry"], flat["not_measured"]
+        axes = flat.pop("axes")
+        for key, names in (("centroid_mm", "xyz"), ("extent_mm", "123"), ("size_mm", "xyz")):
+            values = flat.pop(key) or (None, None, None)
+            flat |= {f"{key.removesuffix('_mm')}_{a}_mm": v for a, v in zip(names, values, strict=True)}
+        front, side = flat.pop("tilt_deg") or (None, None)
+        flat |= {"tilt_front_deg": front, "tilt_side_deg": side}
+        for n in range(3):
+            axis = axes[n] if axes else (None, None, None)
+            flat |= {f"axis_{n + 1}_{a}": v for a, v in zip("xyz", axis, strict=True)}
+        flat |= {name: shape.morphometry.get(name) for name in special}
+        rows.append(flat)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,65 @@
+"""What the ``run.json`` that ``medvit drr`` writes beside its pictures says about a view: direction, pixel size, magnification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import GeometryError
+from medvit.reconstruction.views.dicom_geometry import HeaderFacts, Slot
+
+__all__ = ["facts_from_drr"]
+
+
+def facts_from_drr(path: Path, slot: Slot) -> HeaderFacts:
+    """What is known of a picture; nothing where ``medvit drr`` did not write this very file.
+
+    Args:
+        path: the picture's file.
+        slot: the view that it is to be.
+
+    Raises:
+        GeometryError: it was taken from another side.
+    """
+    record = _record_of(path)
+    return HeaderFacts() if record is None else _facts(record, path, slot)
+
+
+def _record_of(path: Path) -> dict[str, Any] | None:
+    """The record of the ``medvit drr`` that wrote this very picture, by its sha256."""
+    try:
+        record = json.loads((path.parent / "run.json").read_text())
+        stated = record["files"][path.name]
+        _ = record["geometry"]["views_deg"], record["geometry"]["pixel_spacing_mm"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(record) if hashlib.sha256(path.read_bytes()).hexdigest() == stated else None
+
+
+def _facts(record: dict[str, Any], path: Path, slot: Slot) -> HeaderFacts:
+    geometry = record["geometry"]
+    try:
+        angle = float(path.stem.removeprefix("drr_")) % 360
+    except ValueError:
+        return HeaderFacts()
+    wanted = {"AP": (0.0, 180.0), "lateral": (90.0, 270.0)}[slot]
+    if angle not in wanted:
+        other = {"AP": "--lat", "lateral": "--ap"}[slot] if angle % 90 == 0 else "another picture"
+        raise GeometryError(
+            f"Found a radiograph taken at {angle:g} degrees as {slot} view; it must be {wanted[0]:g} or {wanted[1]:g}. "
+            f"Give it as {other}."
+        )
+    # seen from the other side, columns run the other way
+    across = {"AP": ("L", "R"), "lateral": ("P", "A")}[slot][wanted.index(angle)]
+    near, far = float(geometry["source_to_isocenter_mm"]), float(geometry["isocenter_to_detector_mm"])
+    down, wide = (float(v) for v in geometry["pixel_spacing_mm"])
+    return HeaderFacts(
+        pixel_mm=(down, wide),
+        magnification=(near + far) / near,
+        source_to_patient_mm=near,
+        orientation=(across, "F"),
+        patient=str(record.get("source", {}).get("sha256")) or None,
+        record=True,
+    )

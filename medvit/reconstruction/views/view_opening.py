@@ -1,0 +1,292 @@
+"""Radiographs as views of a patient: pixels with bone bright, how large they are in the patient, and which way they look.
+
+A view's geometry comes from flags, its DICOM header, or the ``run.json`` that ``medvit drr`` writes beside its pictures, in
+this order. Nothing is guessed: without a pixel size and a magnification a view says nothing about sizes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.bundles import Bundle
+from medvit.errors import GeometryError, ImageError, ModalityError, SourceError
+from medvit.io import IMAGE_SUFFIXES, Scan, open_source
+from medvit.io.dicom.header import examined_regions, read_dataset
+from medvit.progress import Progress
+from medvit.reconstruction.views.dicom_geometry import HeaderFacts, Slot, header_facts, turned
+from medvit.reconstruction.views.drr_record import facts_from_drr
+
+__all__ = ["Slot", "View", "ViewFlags", "open_view", "require_one_patient"]
+
+_CUT_OFF = 0.2
+"""Share of an 8-bit picture's pixels at its largest value: more is data whose bright part, the bone, was cut off."""
+
+_WRAPPED = 0.005
+"""Share of neighbouring pixels of an 8-bit picture that jump nearly its whole range: more is data that wrapped around."""
+
+
+@dataclass(frozen=True)
+class ViewFlags:
+    """What a user states about one view; None leaves it to the file.
+
+    Attributes:
+        pixel_spacing_mm: side of a pixel on the detector.
+        magnification: how much larger than life the patient's middle is on the detector.
+        source_to_detector_mm, source_to_patient_mm: from the focal spot; together they give the magnification.
+        invert: bone is dark in the picture.
+    """
+
+    pixel_spacing_mm: float | None = None
+    magnification: float | None = None
+    source_to_detector_mm: float | None = None
+    source_to_patient_mm: float | None = None
+    invert: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("pixel_spacing_mm", "magnification", "source_to_detector_mm", "source_to_patient_mm"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise GeometryError(f"Found {name} = {value:g}; it must be positive. Correct it.")
+        if self.magnification is not None and self.magnification < 1:
+            raise GeometryError(
+                f"Found a magnification of {self.magnification:g}; on a detector behind the patient it is 1 or more. "
+                "Give source-to-detector divided by source-to-patient distance."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One radiograph, turned as networks are trained: head up, columns from the patient's right to left, or front to back.
+
+    Attributes:
+        slot: which of the two views it is.
+        values: (row, column) float32, bone bright.
+        pixel_mm: height and width of a pixel at the patient's middle, not on the detector.
+        magnification: of the patient's middle.
+        source_to_patient_mm: from the focal spot; None where only the magnification is known.
+        geometry_from: "flags", "header" or "drr record".
+        patient: a fingerprint that says whether two views are of one patient, or None where the file names none.
+        study: the same for the study.
+        modality: as DICOM states it, or None.
+        fingerprint: sha256 of pixels and size; names no one.
+        notes: what was assumed or done.
+        regions: of the body that the header names, see ``medvit.io.dicom.header.body_part.examined_regions``.
+    """
+
+    slot: Slot
+    values: NDArray[np.float32]
+    pixel_mm: tuple[float, float]
+    magnification: float
+    source_to_patient_mm: float | None
+    geometry_from: str
+    patient: str | None
+    study: str | None
+    modality: str | None
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    regions: frozenset[str] | None = None
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Height and width of what it shows, at the patient's middle."""
+        rows, columns = self.values.shape
+        return rows * self.pixel_mm[0], columns * self.pixel_mm[1]
+
+
+def open_view(
+    path: str | os.PathLike[str],
+    slot: Slot,
+    bundle: Bundle,
+    flags: ViewFlags | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    series: str | None = None,
+) -> View:
+    """Open a radiograph as one of a patient's two views.
+
+    Args:
+        path: a DICOM image (CR, DX), PNG or JPEG.
+        slot: "AP" (or PA) or "lateral".
+        bundle: states which modalities it takes.
+        flags: what the user knows about its geometry.
+        force: take another modality, or a picture that looks spoilt or inverted; said in the notes.
+        progress: told how far reading is.
+        series: as for ``open_source``, where a folder holds several.
+
+    Raises:
+        SourceError: it cannot be read. ModalityError: no radiograph. GeometryError: another view than the slot's, or no
+            pixel size or magnification. ImageError: colours, no contrast, or spoilt pixels.
+    """
+    flags, where = flags or ViewFlags(), Path(path)
+    scan = open_source(where, series, progress or Progress())
+    facts = _facts(where, slot, series)
+    reasons = _objections(scan, slot, bundle)
+    notes = [f"The {slot} view: {note}" for note in (*scan.notes, *facts.notes)]
+    values = _grey(scan, slot)
+    if facts.linear:
+        values = -np.log(np.maximum(values, 1.0))
+        notes.append(f"The {slot} view states pixels proportional to the X-ray intensity; their logarithm was taken.")
+    if flags.invert:
+        values = values.max() + values.min() - values
+        notes.append(f"The {slot} view was inverted, as asked for.")
+    reasons += _spoilt(values, slot, stated=facts.is_dicom)
+    if reasons and not force:
+        kind = ModalityError if "modality" in reasons[0] else ImageError
+        raise kind(f"Found {reasons[0]} Use it all the same with --force.")
+    notes += [f"Forced: {reason}" for reason in reasons]
+    turn, down, across = turned(values, facts, slot)
+    pixel, magnification, distance, source = _geometry(flags, facts, slot)
+    pixel = (pixel[1], pixel[0]) if facts.lies_on_its_side else pixel
+    notes += [] if facts.orientation or facts.record else [_assumed(slot)]
+    return View(
+        slot,
+        np.ascontiguousarray(turn, dtype=np.float32),
+        pixel,
+        magnification,
+        distance,
+        source,
+        facts.patient,
+        facts.study,
+        scan.modality,
+        scan.fingerprint(),
+        (*notes, *((f"The {slot} view was {_listed(down, across)}.",) if down or across else ())),
+        examined_regions(scan.slices),
+    )
+
+
+def _listed(down: bool, across: bool) -> str:
+    words = [w for w, said in (("turned upside down", down), ("mirrored", across)) if said]
+    return f"{' and '.join(words)} to lie as the network's views do"
+
+
+def _assumed(slot: Slot) -> str:
+    way = "the patient's right to the left" if slot == "AP" else "front to back"
+    return f"The {slot} view states no orientation; its rows are taken to run from head to feet and its columns from {way}."
+
+
+def _facts(path: Path, slot: Slot, series: str | None) -> HeaderFacts:
+    """What the file, or the record beside it, says about the view."""
+    name = path.name.lower()
+    if path.is_file() and name.endswith(IMAGE_SUFFIXES):
+        return facts_from_drr(path, slot)
+
+    from medvit.io.dicom import look
+    from medvit.io.dicom.preflight import choose_volume
+
+    first = choose_volume(look(path), series, path.name).volume.first
+    header = read_dataset(BytesIO(first.file.read()), stop_before_pixels=True, force=True)
+    return header_facts(header, slot)
+
+
+def _objections(scan: Scan, slot: Slot, bundle: Bundle) -> list[str]:
+    if not scan.is_picture:
+        raise ModalityError(
+            f"Found a volume as {slot} view; a radiograph is needed. Give one picture, or make them of a CT: medvit drr."
+        )
+    facts = bundle.facts
+    if scan.modality is not None and scan.modality not in facts.modalities:
+        wanted = " or ".join(facts.modalities)
+        return [f"modality {scan.modality} as {slot} view, where {bundle.name} is made for {wanted}."]
+    return []
+
+
+def _grey(scan: Scan, slot: Slot) -> NDArray[np.float32]:
+    array = scan.array
+    if len(array) > 1 and not (array == array[:1]).all():
+        raise ImageError(
+            f"Found colours in the {slot} view (a photograph?); one grey value per pixel is needed. Give the radiograph itself."
+        )
+    plane: NDArray[np.float32] = array[0]
+    return plane
+
+
+def _spoilt(values: NDArray[np.float32], slot: Slot, stated: bool) -> list[str]:
+    """Signs that a picture is not what it should be; one that DICOM describes states how it is to be shown."""
+    found = []
+    narrow = values.max() <= 255 and values.min() >= 0 and bool((values == np.rint(values)).all())
+    jumps = max(float((np.abs(np.diff(values, axis=axis)) >= 192).mean()) for axis in (0, 1))
+    if narrow and values.max() > 192 and jumps > _WRAPPED:
+        found.append(
+            f"an 8-bit {slot} view in which {100 * jumps:.1f} % of neighbouring pixels jump from black to white: data of "
+            "more bits that wrapped around. Export it with 16 bits."
+        )
+    corner = max(2, values.shape[0] // 12), max(2, values.shape[1] // 12)
+    corners = [float(np.median(part)) for part in (values[: corner[0], : corner[1]], values[: corner[0], -corner[1] :])]
+    dark, bright = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    if not stated and min(corners) > (dark + bright) / 2:
+        found.append(
+            f"a {slot} view whose upper corners are bright, as where bone is dark; bone must be bright. Add --invert."
+        )
+    elif narrow and values.max() == 255 and float((values == 255).mean()) > _CUT_OFF:
+        found.append(
+            f"an 8-bit {slot} view with {100 * float((values == 255).mean()):.0f} % of its pixels at 255: data of more bits that was "
+            "cut off where it is brightest. Export it with 16 bits."
+        )
+    return found
+
+
+def _geometry(flags: ViewFlags, facts: HeaderFacts, slot: Slot) -> tuple[tuple[float, float], float, float | None, str]:
+    """Pixel sides in the patient, magnification, distance of the source, and where they come from."""
+    source = "drr record" if facts.record else "header"
+    near = flags.source_to_patient_mm or facts.source_to_patient_mm
+    far = flags.source_to_detector_mm or facts.source_to_detector_mm
+    larger = flags.magnification
+    if larger is None and (flags.source_to_patient_mm or flags.source_to_detector_mm) and near and far:
+        larger = far / near
+    by_flag = flags.pixel_spacing_mm is not None or larger is not None
+    larger = larger or facts.magnification or (far / near if near and far else None)
+    at_patient = facts.pixel_in_patient and flags.pixel_spacing_mm is None
+    pitch = (flags.pixel_spacing_mm,) * 2 if flags.pixel_spacing_mm is not None else facts.pixel_mm
+    if pitch is None:
+        raise GeometryError(
+            f"Found no pixel spacing of the {slot} view; sizes cannot be told without. Give the side of a detector pixel: "
+            "--pixel-spacing MM."
+        )
+    if larger is None and at_patient:
+        larger = 1.0
+    if larger is None:
+        raise GeometryError(
+            f"Found no magnification of the {slot} view; a body in front of the detector appears larger than it is. Give "
+            "--magnification, or both --source-to-detector and --source-to-patient."
+        )
+    if larger < 1:
+        raise GeometryError(
+            f"Found a magnification of {larger:.3g} of the {slot} view; on a detector behind the patient it is 1 or more. "
+            "Correct --source-to-detector and --source-to-patient."
+        )
+    down, across = pitch
+    if not at_patient:
+        down, across = down / larger, across / larger
+    return (float(down), float(across)), float(larger), near, "flags" if by_flag else source
+
+
+def require_one_patient(views: Sequence[View], force: bool) -> tuple[str, ...]:
+    """Refuse views of different patients; nothing that names one is ever shown.
+
+    Returns:
+        What a reader must know: that it could not be checked, that studies differ, or that it was forced.
+
+    Raises:
+        SourceError: both views name a patient, and not the same.
+    """
+    first, second = views
+    if first.patient is None or second.patient is None:
+        return ("Whether both views are of one patient cannot be checked: not both name one.",)
+    if first.patient != second.patient:
+        if not force:
+            raise SourceError(
+                "Found views of two different patients (their identifiers differ); both must be of one. Check which files "
+                "belong together, or go on with --force."
+            )
+        return ("Forced: the views name two different patients.",)
+    if first.study != second.study:
+        return ("The two views are of different studies: the patient may have moved or changed in between.",)
+    return ()

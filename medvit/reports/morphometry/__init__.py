@@ -1,0 +1,5 @@
+"""Sizes of labelled bones: of any body, and what is measured of femora, hip bones, vertebrae and ribs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,99 @@
+"""Measures of a rib: how long it is along its centre line, and how far its ends lie apart.
+
+The ends are the two voxels farthest from each other on ways within the bone; the centre line runs through the middles of the
+voxels that are equally far from one end. The chord is the span between a rib's ends of S. A. Holcombe et al., J. Biomech. 49(13), 2016.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medvit.io import spacing_mm, world
+from medvit.reports.morphometry.body import Body, unit
+from medvit.reports.morphometry.measured import Measured
+
+__all__ = ["measure_rib"]
+
+_SLENDER = 5.0
+"""A rib is at least this many times as long as thick."""
+
+_CUT = "the rib reaches the edge of the field; part of it may be missing"
+
+
+def measure_rib(body: Body) -> Measured:
+    """Arc length and chord."""
+    found = Measured("rib")
+    line = _CUT if body.cut else _centre_line(body)
+    if isinstance(line, str):
+        found.put("arc_mm", line)
+        found.put("chord_mm", line)
+        return found
+    found.put("arc_mm", float(np.linalg.norm(np.diff(_smooth(line), axis=0), axis=1).sum()))
+    found.put("chord_mm", float(np.linalg.norm(line[-1] - line[0])))
+    return found
+
+
+def _ways(body: Body, start: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Millimetres from a voxel to each within the bone, infinite outside, (i, j, k)."""
+    from skimage.graph import MCP_Geometric
+
+    costs = np.where(body.mask, 1.0, np.inf)
+    sides = spacing_mm(body.affine)
+    made: NDArray[np.float64] = MCP_Geometric(costs, sampling=sides).find_costs([tuple(int(n) for n in start)])[0]
+    return np.where(body.mask, made, np.inf)
+
+
+def _farthest(ways: NDArray[np.float64]) -> NDArray[np.intp]:
+    return np.array(np.unravel_index(np.argmax(np.where(np.isfinite(ways), ways, -1.0)), ways.shape))
+
+
+def _centre_line(body: Body) -> NDArray[np.float64] | str:
+    """Points from end to end, (n, 3) RAS+ mm, or why there is no such line."""
+    first = _farthest(_ways(body, np.argwhere(body.mask)[0]))
+    ways = _ways(body, first)
+    length = float(ways[body.mask].max())
+    thick = float(np.sqrt(4 * body.mask.sum() * body.voxel_mm3 / max(length, 1e-9) / np.pi))
+    if length < _SLENDER * thick:
+        return f"it is {length:.0f} mm long and {thick:.0f} mm thick: no slender bone"
+    count = max(7, int(length / max(thick, 2 * body.side_mm)))
+    number = np.where(body.mask, np.minimum(ways / length * count, count - 1e-6), -1.0).astype(np.int64)
+    middles = []
+    for piece in range(count):
+        part = (number == piece) & body.mask
+        if ndimage.label(part, np.ones((3, 3, 3)))[1] != 1:
+            return "it branches, or folds back on itself"
+        middles.append(world(body.affine, np.argwhere(part).astype(np.float64)).mean(0))
+    # what is equally far from a corner of an end face lies askew in its first slab
+    inner = np.array(middles)[1:-1]
+    return np.concatenate([[_end(body, inner[2::-1], thick)], inner, [_end(body, inner[-3:], thick)]])
+
+
+def _end(body: Body, middles: NDArray[np.float64], thick: float) -> NDArray[np.float64]:
+    """Where the centre line leaves the bone: beyond the last middle, on the parabola through the last three.
+
+    Args:
+        body: the rib.
+        middles: the last three, outermost last.
+        thick: of the rib, mm.
+    """
+    a, b, c = middles
+    rise, bend = (3 * c - 4 * b + a) / 2, (a - 2 * b + c) / 2
+    base, way = c + rise + bend, unit(rise + 2 * bend)  # one step on, and the direction there
+    away = body.surface.vertices - base
+    along = away @ way
+    aside = np.linalg.norm(away - along[:, None] * way, axis=1)
+    facing = (body.normals @ way > 0.7) & (np.abs(along) < 2 * thick)
+    near = facing & (aside < max(thick / 3, body.side_mm))
+    end: NDArray[np.float64] = base + way * (float(np.median(along[near])) if near.any() else 0.0)
+    return end
+
+
+def _smooth(line: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The line as a cubic spline through its points, finely."""
+    from scipy.interpolate import CubicSpline
+
+    at = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    made: NDArray[np.float64] = CubicSpline(at, line)(np.linspace(0, at[-1], 10 * len(line)))
+    return made

@@ -1,0 +1,61 @@
+"""Closed, smooth surfaces of labelled voxels.
+
+Marching cubes (W. E. Lorensen, H. E. Cline, SIGGRAPH 1987, as scikit-image has it) on the mask with a rim of background: on
+masks, Lewiner's variant lets four triangles meet in an edge where voxels touch at edges alone. Then Taubin's smoothing (G. Taubin, "A signal processing approach to fair surface design", SIGGRAPH 1995), which
+takes the steps of the voxels away without shrinking the body.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.errors import ShapeError
+from medvit.io import Affine, Surface, world
+
+__all__ = ["surface_of"]
+
+_INWARD, _OUTWARD = 0.5, -0.53
+"""Taubin's factors: a step towards the neighbours' mean, and a slightly larger one back."""
+
+
+def surface_of(mask: NDArray[np.bool_], affine: Affine, smoothing: int = 10) -> Surface:
+    """The surface of a mask.
+
+    Args:
+        mask: (i, j, k).
+        affine: voxel index to RAS+ mm, 4x4.
+        smoothing: pairs of Taubin's steps; 0 leaves the voxels' own surface.
+
+    Raises:
+        ShapeError: not three axes, or nothing in it.
+    """
+    from skimage.measure import marching_cubes
+
+    mask = np.asarray(mask, dtype=bool)
+    if mask.ndim != 3 or not mask.any():
+        raise ShapeError(
+            f"Found a mask of shape {mask.shape} with {int(mask.sum())} voxels; three axes and something in it are needed."
+        )
+    corners, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5, method="lorensen")
+    vertices = world(np.asarray(affine, dtype=np.float64), corners.astype(np.float64) - 1)
+    surface = Surface(vertices, faces.astype(np.int64))
+    if surface.volume_ml < 0:  # the affine mirrors, or the triangles face inwards
+        surface = Surface(vertices, surface.faces[:, ::-1].copy())
+    return Surface(_smoothed(surface, smoothing), surface.faces)
+
+
+def _smoothed(surface: Surface, pairs: int) -> NDArray[np.float64]:
+    from scipy.sparse import coo_array
+
+    count, faces = len(surface.vertices), surface.faces
+    a = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2]])
+    b = np.concatenate([faces[:, 1], faces[:, 2], faces[:, 0]])
+    near = coo_array((np.ones(2 * len(a)), (np.r_[a, b], np.r_[b, a])), (count, count)).tocsr()
+    near.data[:] = 1  # an edge counts once, though two triangles have it
+    many = np.maximum(np.asarray(near.sum(1)), 1.0)[:, None]
+    vertices = surface.vertices
+    for _ in range(pairs):
+        for factor in (_INWARD, _OUTWARD):
+            vertices = vertices + factor * (near @ vertices / many - vertices)
+    return np.asarray(vertices, dtype=np.float64)

@@ -1,0 +1,15 @@
+from .dicom_export import DICOM_WRITERS as DICOM_WRITERS
+from .dicom_export import Draft as Draft
+from .dicom_export import study_blockers as study_blockers
+from .networks.barlow_swin import BarlowSwin as BarlowSwin
+from .networks.swin_unetr import LegacyPatchMerging as LegacyPatchMerging
+from .networks.swin_unetr import SwinUNETR as SwinUNETR
+from .precision_check import run_gate as run_gate
+from .result import Result as Result
+from .save import OURS as OURS
+from .save import OUTPUT_TYPES as OUTPUT_TYPES
+from .save import OutputSettings as OutputSettings
+from .save import Saved as Saved
+from .save import check_types as check_types
+from .task import check_settings as check_settings
+from .task import run_ready as run_ready

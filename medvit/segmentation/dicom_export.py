@@ -1,0 +1,147 @@
+"""The DICOM objects of a result: each is written aside, read back and compared with what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import medvit
+from medvit.segmentation.result import Result
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from medvit.io.dicom.write import Author, Slices
+    from medvit.labels import Label
+    from medvit.reports import Overlay
+
+__all__ = ["DICOM_WRITERS", "Draft", "study_blockers"]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the DICOM objects of one save share.
+
+    Attributes:
+        result: what they say.
+        folder: where they are written aside.
+    """
+
+    result: Result
+    folder: Path
+
+    @cached_property
+    def labels(self) -> list[Label]:
+        """The labels found on the slices."""
+        found = set(np.unique(self.array).tolist())
+        return [label for label in self.result.wanted if label.id in found]
+
+    @cached_property
+    def tracking(self) -> Mapping[str, str]:
+        """One tracking UID a label, the same in SEG and SR."""
+        from medvit.io.dicom.write import tracking_uids
+
+        return tracking_uids(self.labels)
+
+    @property
+    def author(self) -> Author:
+        """The bundle and its weights."""
+        from medvit.io.dicom.write import Author
+
+        bundle = self.result.bundle
+        name = f"{bundle.name} {bundle.version}"
+        return Author(name, bundle.weights_sha256, medvit.__version__, bundle.intended_use)
+
+    @property
+    def array(self) -> np.ndarray:
+        """Labels on the original slices, (column, row, slice)."""
+        return self.result.on_slices()
+
+    @property
+    def image(self) -> np.ndarray:
+        """The original slices in their own unit, (column, row, slice) float32."""
+        original = self.result.scan.original
+        grey: np.ndarray = self.result.scan.array[0] if original is None else original.values
+        return grey
+
+    @cached_property
+    def slices(self) -> Slices:
+        """What the objects refer to."""
+        from medvit.io.dicom.write import source_of
+
+        return source_of(self.result.scan)
+
+
+def _write_seg(draft: Draft) -> None:
+    from medvit.io.dicom.write import check_seg, write_seg
+
+    path = draft.folder / "seg.dcm"
+    write_seg(path, draft.array, draft.slices, draft.labels, draft.author, draft.tracking)
+    check_seg(path, draft.array, draft.slices.planes, draft.labels)
+
+
+def _write_rtstruct(draft: Draft) -> None:
+    from medvit.io.dicom.write import check_rtstruct, write_rtstruct
+
+    path = draft.folder / "rtstruct.dcm"
+    write_rtstruct(path, draft.array, draft.slices, draft.labels, draft.author)
+    check_rtstruct(path, draft.array, draft.slices.planes, draft.labels)
+
+
+def _write_sr(draft: Draft) -> None:
+    """Needs ``seg.dcm`` in the same folder."""
+    from medvit.io.dicom.write import Finding, Report, check_sr, write_sr
+
+    path, seg = draft.folder / "sr.dcm", draft.folder / "seg.dcm"
+    rows = {row.name: row for row in draft.result.statistics()}
+    findings = [
+        Finding(label, rows[label.name], number, draft.tracking[label.name])
+        for number, label in enumerate(draft.labels, 1)
+    ]
+    report = Report(findings, draft.result.intensity_unit, len(findings) == len(draft.result.wanted))
+    write_sr(path, seg, draft.slices, report, draft.author)
+    check_sr(path, seg, findings)
+
+
+def _write_sc(draft: Draft) -> None:
+    from medvit.io.dicom.write import check_sc, write_sc
+
+    folder, slices = draft.folder / "sc", draft.slices
+    folder.mkdir()
+    overlay = _overlay(draft)
+    check_sc(folder, write_sc(folder, overlay, slices, draft.author), slices)
+
+
+def _overlay(draft: Draft) -> Overlay:
+    from medvit.reports import Overlay
+
+    bundle, scan = draft.result.bundle, draft.result.scan
+    window = bundle.config.get("intensity_range") if scan.modality in bundle.facts.modalities else None
+    low, high = window or np.percentile(draft.image, (1, 99)).tolist()
+    nothing = () if draft.labels else ("No label was found",)
+    lines = (*nothing, bundle.intended_use, f"{bundle.name} {bundle.version}")
+    return Overlay(draft.image, draft.array, draft.labels, (float(low), float(high)), draft.slices.pixel_mm, lines)
+
+
+def study_blockers(slices: Sequence[Dataset]) -> list[str]:
+    """Why not even a secondary capture can be filed beside these images; empty when it can.
+
+    It belongs to a patient, who may be unnamed, and to one study; a place in the patient it may lack (PS3.3 A.8.1).
+    """
+    studies = {str(header.get("StudyInstanceUID") or "") for header in slices}
+    lacking = ["slices have no StudyInstanceUID"] if "" in studies else []
+    return lacking + ([f"the slices state {len(studies)} different StudyInstanceUIDs"] if len(studies) > 1 else [])
+
+
+DICOM_WRITERS: Mapping[str, Callable[[Draft], None]] = {
+    "dicom-seg": _write_seg,
+    "rtstruct": _write_rtstruct,
+    "sr": _write_sr,
+    "sc": _write_sc,
+}
+"""What writes each output type; in an order in which each finds what it refers to."""

@@ -1,0 +1,137 @@
+"""Swin UNETR's published layouts: research and zoo checkpoints, and encoders trained without labels."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medvit.bundles import Stored
+from medvit.errors import CheckpointError
+
+__all__ = ["hint", "require_merging", "translate"]
+
+_INDEX = "relative_position_index"
+
+_PRETEXT = re.compile(
+    r"^(swinViT\.)?(rotation_head|rotation_pre|contrastive_head|contrastive_pre|convTrans3d|conv|norm|mask_token|head)\b"
+)
+"""Heads and norms that only self-supervised training uses."""
+
+
+def _is_autoencoder(stored: Stored) -> bool:
+    """``ssl_pretrained_weights.pth``: the encoder of a disrupted autoencoder (arXiv 2307.16896)."""
+    return any(name.startswith("encoder.layers1.") for name in stored)
+
+
+def _is_encoder(stored: Stored) -> bool:
+    """An encoder with its pretext heads (arXiv 2111.14791), or alone."""
+    whole = any(re.match(r"(encoder\d+|decoder\d+|out)\.", name) for name in stored)
+    return not whole and any("layers1.0." in name for name in stored)
+
+
+def require_merging(stored: Stored, model: Any, merging: str | None) -> None:
+    """Ask for the era of a 3-D checkpoint whose layout is known to predate MONAI 1.5.
+
+    Raises:
+        CheckpointError: nobody stated it, or the name is unknown.
+    """
+    from medvit.segmentation.networks.swin_unetr import MERGINGS
+
+    if merging is not None and merging not in MERGINGS:
+        raise CheckpointError(f"Found merging={merging!r}; it must be one of {', '.join(MERGINGS)}. Correct it.")
+    flat = len(model.swinViT.window_size) == 2
+    published = stored.wrapper in ("state_dict", "model") or _is_encoder(stored)
+    if merging is None and published and not flat:
+        what = f"wrapped in {stored.wrapper!r}" if stored.wrapper else "of an encoder alone"
+        raise CheckpointError(
+            f"Found a Swin UNETR checkpoint {what}, a layout that was published before MONAI 1.5 changed the order of patch merging; "
+            "its tensors do not tell which order they were trained with, and outputs differ by 10 to 16 %. Give merging='merging_legacy' "
+            "if it was trained with MONAI up to 1.4 (the BTCV, BraTS21 and SSL weights and zoo bundles whose metadata says a monai_version below "
+            "1.5), or merging='merging' if it was trained with 1.5 or later."
+        )
+
+
+def translate(state: Stored, model: Any) -> dict[str, Tensor]:
+    """The state dict of ``SwinUNETR`` from any published layout.
+
+    Args:
+        state: tensors by published name, unwrapped.
+        model: the network; what an encoder alone does not hold is taken from it and named in a warning.
+
+    Returns:
+        Every tensor of the model's state dict that the checkpoint or an encoder's load gives.
+
+    Raises:
+        CheckpointError: index tables of another window arrangement.
+    """
+    wanted = model.state_dict()
+    if _is_autoencoder(state):
+        renamed, unused = _from_autoencoder(state)
+    elif _is_encoder(state):
+        renamed, unused = _from_encoder(state)
+    else:
+        renamed, unused = {_linear(name): value for name, value in state.items()}, []
+    for name in [n for n in wanted if n.endswith(_INDEX)]:
+        given = renamed.setdefault(name, wanted[name])  # it follows from the window size, so files may leave it out
+        if given.shape == wanted[name].shape and not torch.equal(given.cpu().long(), wanted[name].cpu()):
+            raise CheckpointError(
+                f"Found {name} with other numbers than the window size gives; the checkpoint counts positions in another way. "
+                "It cannot be used with this network."
+            )
+    if _is_autoencoder(state) or _is_encoder(state):
+        untouched = [
+            name for name in wanted if not name.startswith("swinViT.") or re.match(r"swinViT\.layers\dc\.", name)
+        ]
+        renamed |= {name: wanted[name] for name in untouched if name not in renamed}
+        _report(len(renamed) - len(untouched), untouched, unused)
+    return renamed
+
+
+def _linear(name: str) -> str:
+    return name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")
+
+
+def _from_encoder(state: Stored) -> tuple[dict[str, Tensor], list[str]]:
+    unused = [name for name in state if _PRETEXT.match(name)]
+    kept = {_linear(name): value for name, value in state.items() if name not in unused}
+    return {name if name.startswith("swinViT.") else f"swinViT.{name}": value for name, value in kept.items()}, unused
+
+
+def _from_autoencoder(state: Stored) -> tuple[dict[str, Tensor], list[str]]:
+    """``encoder.layersN.0.0.*`` and ``encoder.patch_embed.*``; the rest is the autoencoder's own."""
+    unused = [n for n in state if not n.startswith("encoder.") or _PRETEXT.match(n.removeprefix("encoder."))]
+    renamed = {}
+    for name, value in state.items():
+        if name not in unused:
+            inner = re.sub(r"^(layers\d\.0\.)0\.", r"\1", name.removeprefix("encoder."))
+            renamed[f"swinViT.{_linear(inner)}"] = value
+    return renamed, unused
+
+
+def _report(loaded: int, untouched: list[str], unused: list[str]) -> None:
+    parts = sorted({name.split(".")[1 if name.startswith("swinViT.") else 0] for name in untouched})
+    heads = sorted({".".join(name.split(".")[:2]) for name in unused})
+    left_out = f" Not used, being of the pre-training alone: {', '.join(heads)}." if heads else ""
+    warnings.warn(
+        f"Loaded the encoder alone ({loaded} tensors of swinViT); {len(untouched)} tensors stay as they were: {', '.join(parts)}.{left_out} "
+        "Train the network before you use it.",
+        stacklevel=4,
+    )
+
+
+def hint(stored: Stored) -> str:
+    """How to build the network that these weights need, read from their shapes."""
+    embed = next((v for n, v in stored.items() if n.endswith("patch_embed.proj.weight")), None)
+    if embed is None:
+        return ""
+    options = [f"in_channels={embed.shape[1]}", f"feature_size={embed.shape[0]}"]
+    if "out.conv.conv.bias" in stored:
+        options.insert(1, f"out_channels={len(stored['out.conv.conv.bias'])}")
+    if embed.ndim == 4:
+        options.append("spatial_dims=2")
+    options.append(f"use_v2={any('layers1c.' in name for name in stored)}")
+    return f"Build SwinUNETR({', '.join(options)})."

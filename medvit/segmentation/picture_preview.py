@@ -1,0 +1,50 @@
+"""A picture's result at a glance: outlines on the picture, legend, the research-use line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from medvit.segmentation.result import Result
+
+__all__ = ["draw_picture_preview"]
+
+_BACKGROUND, _TEXT, _NOTE = "#101418", "#e8ecf0", "#ffcc66"
+
+
+def draw_picture_preview(path: Path, result: Result) -> None:
+    """Write ``preview.png`` of a picture's result: as it is on the left, with outlines on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from medvit.transforms import unit_rgb
+
+    picture = unit_rgb(result.scan.array).transpose(1, 2, 0)
+    height, width = picture.shape[:2]
+    tall = min(12.0, max(3.0, 6.5 * height / width)) + 1.2
+    figure = Figure(figsize=(14, tall), dpi=100, facecolor=_BACKGROUND)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2, gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.08, "wspace": 0.02})
+    for side in axes:
+        side.imshow(picture, interpolation="nearest")
+        side.set_axis_off()
+    found = []
+    for measures, label in zip(result.statistics(), result.wanted, strict=True):
+        mask = result.array == label.id
+        color = tuple(c / 255 for c in label.color)
+        if mask.any() and min(mask.shape) > 1:  # contours need two rows and two columns
+            axes[1].contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=1.2)
+        share = 100 * measures.voxels / mask.size
+        found.append(
+            (f"{label.title}: {share:.1f} % of pixels" if measures.voxels else f"{label.title}: not found", color)
+        )
+    bundle = result.bundle
+    figure.text(0.01, 0.94, bundle.metadata.get("name", bundle.name), color=_TEXT, fontsize=15, weight="bold")
+    for at, (words, color) in zip(np.linspace(0.5, 0.95, len(found), endpoint=False), found, strict=True):
+        figure.text(at, 0.94, words, color=color, fontsize=12)
+    said = f"{bundle.intended_use}.  {bundle.name} {bundle.version}.  Rating: {result.quality()['rating']}"
+    figure.text(0.01, 0.02, said, color=_NOTE, fontsize=12)
+    figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")

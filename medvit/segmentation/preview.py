@@ -1,0 +1,156 @@
+"""A picture to judge a result at a glance: three planes, outlines, legend, the research-use line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.labels import Label, Measures
+
+if TYPE_CHECKING:
+    from medvit.segmentation.result import Result
+
+__all__ = ["draw_preview"]
+
+_BACKGROUND = "#101418"
+_TEXT = "#e8ecf0"
+_NOTE = "#ffcc66"
+_MARGIN_MM = 45.0
+"""Surroundings shown around the labels."""
+
+_PLANES = (
+    # name, axis cut, axis drawn across, axis drawn upwards; radiological: the patient's right on the viewer's left
+    ("Axial", 2, 0, 1, "RL", "AP"),
+    ("Coronal", 1, 0, 2, "RL", "SI"),
+    ("Sagittal", 0, 1, 2, "AP", "SI"),
+)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the three planes are drawn from, on the closest RAS axes, cut to what is worth showing."""
+
+    image: np.ndarray
+    marks: np.ndarray
+    sides_mm: np.ndarray
+    window: tuple[float, float]
+    labels: Sequence[Label]
+
+
+def draw_preview(path: Path, result: Result) -> None:
+    """Write ``preview.png`` of a result."""
+    if result.scan.is_picture:
+        from medvit.segmentation.picture_preview import draw_picture_preview
+
+        draw_picture_preview(path, result)
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bundle, view = result.bundle, _view(result)
+    figure = Figure(figsize=(15, 6.4), dpi=100, facecolor=_BACKGROUND)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        1, 4, width_ratios=[1, 1, 1, 0.62], left=0.01, right=0.99, top=0.88, bottom=0.09, wspace=0.04
+    )
+    for column, plane in enumerate(_PLANES):
+        _draw_plane(figure.add_subplot(grid[0, column]), plane, view)
+    _draw_legend(figure.add_subplot(grid[0, 3]), result.statistics(), result.wanted)
+    figure.text(0.01, 0.945, f"{bundle.metadata.get('name', bundle.name)}", color=_TEXT, fontsize=15, weight="bold")
+    figure.text(
+        0.01,
+        0.025,
+        f"{bundle.intended_use}.  {bundle.name} {bundle.version}.  Rating: {result.quality()['rating']}",
+        color=_NOTE,
+        fontsize=12,
+    )
+    figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
+
+
+def _view(result: Result) -> _View:
+    """Image and labels turned to RAS and cut to the labels with some of their surroundings, or whole without any."""
+    import nibabel as nib
+
+    scan = result.scan
+    turn = nib.io_orientation(scan.affine)
+    image = nib.orientations.apply_orientation(scan.array[0], turn)
+    marks = nib.orientations.apply_orientation(result.array, turn)
+    sides = np.empty(3)
+    sides[turn[:, 0].astype(int)] = scan.spacing_mm
+    box = []
+    for axis in range(3):
+        at = np.flatnonzero((marks > 0).any(tuple(a for a in range(3) if a != axis)))
+        margin = round(_MARGIN_MM / sides[axis])
+        low = max(0, int(at[0]) - margin) if len(at) else 0
+        box.append(slice(low, int(at[-1]) + 1 + margin if len(at) else image.shape[axis]))
+    image, marks = image[tuple(box)], marks[tuple(box)]
+    window = result.bundle.config.get("intensity_range") or np.percentile(image, (1, 99)).tolist()
+    return _View(image, marks, sides, (float(window[0]), float(window[1])), result.wanted)
+
+
+def _slice_at(marks: np.ndarray, axis: int) -> int:
+    """The slice that shows most labels, then most of them."""
+    others = tuple(a for a in range(3) if a != axis)
+    ids = [i for i in np.unique(marks) if i]
+    if not ids:
+        return int(marks.shape[axis] // 2)
+    areas = np.stack([(marks == i).sum(others) for i in ids]).astype(float)
+    shares = areas / areas.max(1, keepdims=True)
+    best: int = int(np.sqrt(shares).sum(0).argmax())
+    return best
+
+
+def _draw_plane(axes: Any, plane: tuple[Any, ...], view: _View) -> None:
+    name, cut, across, up, sideways, vertical = plane
+    at = _slice_at(view.marks, cut)
+
+    def flat(volume: np.ndarray) -> np.ndarray:
+        # x grows to the patient's right, which is drawn on the left; y grows forward, drawn on the left of a sagittal
+        mirrored: np.ndarray = np.take(volume, at, axis=cut).T[:, ::-1]
+        return mirrored
+
+    low, high = view.window
+    aspect = view.sides_mm[up] / view.sides_mm[across]
+    axes.imshow(
+        flat(view.image), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect, interpolation="bilinear"
+    )
+    axes.autoscale(False)
+    # a margin of one voxel closes outlines at the edge, and makes a lone row of voxels wide enough to have one
+    outlines = np.pad(flat(view.marks), 1)
+    rows, columns = (np.arange(-1, n - 1) for n in outlines.shape)
+    for label in view.labels:
+        mask = (outlines == label.id).astype(float)
+        if mask.any():
+            color = tuple(c / 255 for c in label.color)
+            axes.contour(columns, rows, mask, levels=[0.5], colors=[color], linewidths=1.6)
+            axes.contourf(columns, rows, mask, levels=[0.5, 1.5], colors=[color], alpha=0.25)
+    axes.set_title(name, color=_TEXT, fontsize=12)
+    axes.set_facecolor(_BACKGROUND)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    corners = ((sideways[0], 0.02, 0.5), (sideways[1], 0.98, 0.5), (vertical[0], 0.5, 0.97), (vertical[1], 0.5, 0.03))
+    for text, x, y in corners:
+        axes.text(x, y, text, transform=axes.transAxes, color=_NOTE, ha="center", va="center", fontsize=11)
+
+
+_LEGEND_SIZE, _LEGEND_WIDTH = 11, 25
+"""Points, and how many letters of a title and its volume fit side by side at that size."""
+
+
+def _draw_legend(axes: Any, measures: Sequence[Measures], labels: Sequence[Label]) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.set_axis_off()
+    step = min(0.08, 0.9 / max(1, len(labels)))
+    volumes = [f"{found.volume_ml:.1f} mL" if found.voxels else "not found" for found in measures]
+    longest = max((len(label.title) + len(v) for label, v in zip(labels, volumes, strict=True)), default=0)
+    size = min(_LEGEND_SIZE, _LEGEND_SIZE * _LEGEND_WIDTH / max(1, longest))
+    for row, (volume, label) in enumerate(zip(volumes, labels, strict=True)):
+        y = 0.95 - row * step
+        axes.add_patch(Rectangle((0.0, y - step * 0.25), 0.08, step * 0.5, color=tuple(c / 255 for c in label.color)))
+        axes.text(0.12, y, label.title, color=_TEXT, fontsize=size, va="center", transform=axes.transAxes)
+        axes.text(1.0, y, volume, color=_TEXT, fontsize=size, va="center", ha="right", transform=axes.transAxes)

@@ -1,0 +1,165 @@
+"""What a run gives back: labels on the source's own grid, and how to measure, judge and save them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.bundles import Bundle, Calibration, Validation
+from medvit.inference import by_name
+from medvit.io import Scan
+from medvit.labels import Label
+from medvit.progress import Progress
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+    from numpy.typing import NDArray
+
+    from medvit.labels import Measures
+    from medvit.segmentation.save import Saved
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Labels and everything needed to say where they came from.
+
+    Attributes:
+        labels: MetaTensor on the CPU, (1, i, j, k), integer, the source's own grid and affine; ids as in the bundle.
+        scan: the source.
+        bundle: the bundle that made them.
+        wanted: the labels asked for; all of the bundle's unless ``roi_subset`` was given.
+        settings: device, precision and switches of the run, as they go into ``run.json``.
+        notes: what a reader of the result must know, in plain words.
+        progress: holds the seconds of each stage.
+        mirrored: with ``quality_map``, the labels that the mirror image gave, (i, j, k) on the same grid; see ``medvit.inference.mirror_agreement``.
+        entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``; empty where no network's answer is left.
+        calibration: what these signals mean for the weights that ran, if that is known.
+        validation: the cases behind it, if they are known.
+    """
+
+    labels: MetaTensor
+    scan: Scan
+    bundle: Bundle
+    wanted: tuple[Label, ...]
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+    progress: Progress = field(repr=False)
+    mirrored: NDArray[np.int16] | None = field(default=None, repr=False)
+    entropies: tuple[float | None, ...] = ()
+    calibration: Calibration | None = None
+    validation: Validation | None = None
+
+    def __repr__(self) -> str:
+        names = ", ".join(label.name for label in self.wanted)
+        return f"Result({self.bundle.name} {self.bundle.version} on {self.scan!r}: {names})"
+
+    @property
+    def array(self) -> np.ndarray:
+        """The labels as a plain (i, j, k) array."""
+        plain: np.ndarray = np.asarray(self.labels)[0]
+        return plain
+
+    def on_slices(self) -> np.ndarray:
+        """The labels on the source's own DICOM slices, (column, row, slice).
+
+        The same as ``array``, except for a tilted or uneven stack that was resampled: its labels are brought back from
+        the true grid.
+        """
+        return self.array if self.scan.original is None else self._brought_back
+
+    @property
+    def intensity_unit(self) -> str:
+        """What the image's values are measured in: what its headers say, else the bundle's unit, else "as stored"."""
+        from medvit.io import AS_STORED, stated_unit
+
+        values = self.bundle.facts.values
+        return stated_unit(self.scan) or (values.unit if values else AS_STORED)
+
+    def statistics(self) -> list[Measures]:
+        """Volume, intensity, extent and border contact of each wanted label."""
+        return self._measures
+
+    @cached_property
+    def _brought_back(self) -> np.ndarray:
+        from medvit.io.dicom import to_slices
+
+        original = self.scan.original
+        assert original is not None
+        columns, rows = original.values.shape[:2]
+        return to_slices(self.array, original.grid, (columns, rows))
+
+    @cached_property
+    def _measures(self) -> list[Measures]:
+        from medvit.reports import measure
+
+        return measure(self.array, self.scan, self.wanted)
+
+    def quality(self) -> dict[str, Any]:
+        """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
+
+        By plausible anatomy, the network's own doubts, and what the weights and this anatomy are known for.
+        """
+        from medvit.reports import Doubts, imaged_anatomy, judge, with_standing
+
+        rated = judge(self.statistics(), self.wanted, Doubts(self.entropy(), self.agreement(), self.calibration))
+        return with_standing(rated, self.bundle, self.validation, [imaged_anatomy(self.scan)])
+
+    def entropy(self) -> dict[str, float]:
+        """How undecided the network was about each wanted label that it gave, in bits a voxel; see ``medvit.inference.uncertainty``."""
+        return by_name(self.entropies, self.wanted)
+
+    def agreement(self) -> dict[str, float] | None:
+        """With ``quality_map``, the Dice of each label between the image's and its mirror image's answer; else None."""
+        return self._agreement
+
+    @cached_property
+    def _agreement(self) -> dict[str, float] | None:
+        if self.mirrored is None:
+            return None
+        from medvit.inference import agreement
+
+        return agreement(self.array, self.mirrored, self.wanted)
+
+    def disagreement(self) -> NDArray[np.uint8] | None:
+        """With ``quality_map``, 1 where the two answers differ about the wanted labels, (i, j, k); else None."""
+        if self.mirrored is None:
+            return None
+        asked = np.isin(self.mirrored, [label.id for label in self.wanted])
+        differ: NDArray[np.uint8] = (self.array != np.where(asked, self.mirrored, 0)).astype(np.uint8)
+        return differ
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        output_types: Sequence[str] = ("nifti",),
+        *,
+        preview: bool = False,
+        statistics: bool = False,
+        per_label: bool = False,
+        overwrite: bool = False,
+    ) -> Saved:
+        """Write the result into a folder: all of it, or nothing.
+
+        Args:
+            folder: where; created. An existing one with files in it is refused unless ``overwrite``.
+            output_types: any of "nifti", "dicom-seg", "rtstruct", "sr" (with "dicom-seg", which it refers to), "sc", "png".
+            preview: also ``preview.png``.
+            statistics: also ``statistics.csv`` (``statistics.json`` is always written).
+            per_label: also one NIfTI for each label.
+            overwrite: replace an earlier result.
+
+        Raises:
+            OutputError: the folder cannot be written or already holds something.
+            RoundTripError: a written object does not read back as what was meant.
+        """
+        from medvit.segmentation.save import OutputSettings, save
+
+        settings = OutputSettings(tuple(output_types), preview, statistics, per_label, overwrite)
+        return save(self, folder, settings)

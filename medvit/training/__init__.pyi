@@ -1,0 +1,10 @@
+from .data.patches import Case as Case
+from .data.patches import PatchSampler as PatchSampler
+from .data.patches import PatchSettings as PatchSettings
+from .fine_tuning import FineTuning as FineTuning
+from .fine_tuning import fine_tune as fine_tune
+from .loop.settings import LoopSettings as LoopSettings
+from .loop.training_loop import TrainingLoop as TrainingLoop
+from .recipe import Recipe as Recipe
+from .trainer import TrainSettings as TrainSettings
+from .trainer import train_bundle as train_bundle

@@ -1,0 +1,337 @@
+"""Data lists: which images and labels belong to training and validation."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medvit.bundles import Bundle
+from medvit.errors import SourceError
+from medvit.training.data.volume_reading import VolumeReading
+
+__all__ = [
+    "DataList",
+    "Draws",
+    "Pair",
+    "Sampler",
+    "check_annotated",
+    "data_root",
+    "every_entry_names",
+    "known_ids",
+    "load_labels",
+    "plain_name",
+    "read_entries",
+    "read_list",
+]
+
+
+@dataclass(frozen=True)
+class DataList:
+    """Which images a run takes.
+
+    Attributes:
+        data: data list (JSON); None for the bundle's.
+        root: folder the list's paths start from; None for the shared data beside the project, or the list's folder.
+        split: the part of the list.
+        reading: how its NIfTI files are read.
+    """
+
+    data: Path | None = None
+    root: Path | None = None
+    split: str = "training"
+    reading: VolumeReading = field(default_factory=VolumeReading, compare=False)
+
+
+class Sampler(Protocol):
+    """What the loop draws batches from."""
+
+    def batch(self, size: int) -> tuple[Tensor, ...]:
+        """What the objective takes, stacked along a first batch axis."""
+        ...
+
+    def reseed(self, seed: int | Sequence[int]) -> None:
+        """Start a new stream; the same seed gives the same batches."""
+        ...
+
+
+class Steps(Dataset[tuple[Tensor, ...]]):
+    """Item n is the batch of step n, whoever asks for it and when.
+
+    Args:
+        sampler: draws batches.
+        size: samples in a batch.
+        seed: the run's.
+        rank: the process's number among several; each draws its own.
+    """
+
+    def __init__(self, sampler: Sampler, size: int, seed: int, rank: int = 0) -> None:
+        self.sampler, self.size, self.seed, self.rank = sampler, size, seed, rank
+
+    def __getitem__(self, step: int) -> tuple[Tensor, ...]:
+        self.sampler.reseed((self.seed, step, self.rank))
+        return self.sampler.batch(self.size)
+
+
+class Draws(Protocol):
+    """How samples are drawn: a recipe's settings, from which a sampler is made."""
+
+    def sampler(self, bundle: Bundle, data: DataList, seed: int) -> Sampler:
+        """Read the images of a list and draw from them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its reference labels.
+
+    Attributes:
+        name: the image's file name without its ending.
+        image: the image.
+        label: its labels.
+        instances: whether the labels number single objects of the one class there is, rather than classes.
+        annotated: ids of the classes that were annotated; any other class is unknown in this case, not absent. None
+            where all were.
+        reading: how its NIfTI files are read.
+    """
+
+    name: str
+    image: Path
+    label: Path
+    instances: bool = False
+    annotated: frozenset[int] | None = None
+    reading: VolumeReading = field(default_factory=VolumeReading, compare=False, repr=False)
+
+
+def data_root(given: Path | None, data: Path) -> Path:
+    """Where a list's paths start: the folder given, the shared data beside the project, or the list's own folder."""
+    if given is not None:
+        return given
+    shared = Path(os.environ.get("MEDVIT_SHARED", Path(__file__).resolve().parents[3].parent / "shared"))
+    return shared / "data" if (shared / "data").is_dir() else data.parent
+
+
+def read_entries(bundle: Bundle, cases: DataList, keys: Sequence[str]) -> list[dict[str, Path]]:
+    """The files of one part of a data list, by key.
+
+    Args:
+        bundle: whose own list is read where none is given.
+        cases: the list, where its paths start, and the part.
+        keys: which files each entry must name; "image" among them.
+
+    Raises:
+        SourceError: no such list or part, an entry without a key, a missing file, or an image in this part and another.
+    """
+    path = _list_path(bundle, cases)
+    return _entries(_content(path), path, cases, keys)
+
+
+def _entries(content: dict[str, Any], path: Path, cases: DataList, keys: Sequence[str]) -> list[dict[str, Path]]:
+    parts = {name: entries for name, entries in content.items() if isinstance(entries, list)}
+    chosen = parts.get(cases.split)
+    if not chosen:
+        raise SourceError(
+            f"Found no {cases.split!r} entries in {path}; give a list with some. Its parts: {', '.join(parts)}."
+        )
+    # an encoder that has seen a validation image without its label has still seen it
+    elsewhere = {_place(entry, path) for name, v in parts.items() if name != cases.split for entry in v}
+    twice = sorted(elsewhere.intersection(_place(entry, path) for entry in chosen))
+    if twice:
+        raise SourceError(
+            f"Found {twice[0]} in several parts of {path}; a case may train or judge, not both. Remove it from one."
+        )
+    base = data_root(cases.root, path)
+    found = [{key: base / _named(entry, key, path) for key in keys} for entry in chosen]
+    absent = next((file for entry in found for file in entry.values() if not file.is_file()), None)
+    if absent is not None:
+        raise SourceError(
+            f"Found no {absent}; every file of the list is needed. Set --root to the folder the list starts from."
+        )
+    return found
+
+
+def every_entry_names(bundle: Bundle, cases: DataList, key: str) -> bool:
+    """Whether every entry of one part of a list names a file of this kind; nothing is read but the list.
+
+    Raises:
+        SourceError: no readable list.
+    """
+    entries = _content(_list_path(bundle, cases)).get(cases.split)
+    return isinstance(entries, list) and bool(entries) and all(isinstance(e, dict) and key in e for e in entries)
+
+
+def _list_path(bundle: Bundle, cases: DataList) -> Path:
+    return cases.data or bundle.root / "configs" / "datalist.json"
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"Found no readable data list at {path} ({error}); a JSON file with 'training' and 'validation' is needed."
+        ) from error
+    return content
+
+
+def _named(entry: Any, key: str, path: Path) -> str:
+    if not (isinstance(entry, dict) and isinstance(entry.get(key), str)):
+        raise SourceError(
+            f"Found an entry without {key!r} in {path}; each needs the path of its {key}. Give a list whose entries have it: --data."
+        )
+    return str(entry[key])
+
+
+def _place(entry: Any, path: Path) -> str:
+    """An image's path however it was written: a/../b.nii.gz is ./b.nii.gz."""
+    return os.path.normpath(_named(entry, "image", path))
+
+
+def read_list(
+    bundle: Bundle,
+    data: Path | None,
+    root: Path | None,
+    split: str,
+    *,
+    partly_labelled: bool = False,
+    reading: VolumeReading | None = None,
+) -> list[Pair]:
+    """Read the pairs of one split.
+
+    An entry may name the labels that were annotated in its case, ``"annotated": ["brainstem", "mandible"]``; the others
+    are then unknown. An entry without it has all of the bundle's labels annotated.
+
+    Args:
+        bundle: whose own list is read where none is given, and whose label names entries use.
+        data: the list; None for the bundle's.
+        root: where the list's paths start; None as ``data_root`` says.
+        split: the part of the list.
+        partly_labelled: whether the caller can handle cases in which some labels are unknown.
+        reading: how NIfTI files are read; None as usual.
+
+    Raises:
+        SourceError: as ``read_entries``; every entry needs an image and a label; annotated labels that the bundle does
+            not have, none at all, or partly labelled cases that the caller cannot handle.
+    """
+    cases = DataList(data, root, split)
+    path = _list_path(bundle, cases)
+    content = _content(path)
+    instances = content.get("labels") == "instances"
+    entries = _entries(content, path, cases, ("image", "label"))
+    reading = reading or VolumeReading()
+    pairs = []
+    for entry, files in zip(content[split], entries, strict=True):
+        name = plain_name(files["image"])
+        annotated = _annotated(entry, name, bundle, path)
+        if annotated is not None and not partly_labelled:
+            raise SourceError(
+                f"Found {name} partly labelled in {path}; this recipe of {bundle.name} needs all labels of every case. "
+                "Remove the entry, or complete its labels and remove 'annotated'."
+            )
+        pairs.append(Pair(name, files["image"], files["label"], instances, annotated, reading))
+    return pairs
+
+
+def _annotated(entry: dict[str, Any], name: str, bundle: Bundle, path: Path) -> frozenset[int] | None:
+    if "annotated" not in entry:
+        return None
+    named = entry["annotated"]
+    known = {label.name: label.id for label in bundle.facts.labels}
+    if not (isinstance(named, list) and named and all(isinstance(label, str) for label in named)):
+        raise SourceError(
+            f"Found {name} with annotated = {json.dumps(named)} in {path}; the names of at least one label are needed. Name the labels "
+            "that were annotated, or leave 'annotated' out where all were."
+        )
+    unknown = sorted(set(named) - set(known))
+    if unknown:
+        raise SourceError(
+            f"Found {', '.join(unknown)} among the annotated labels of {name} in {path}; {bundle.name} has {', '.join(known)}. "
+            "Use its names."
+        )
+    ids = frozenset(known[label] for label in named)
+    return None if len(ids) == len(known) else ids
+
+
+def check_annotated(ids: np.ndarray, pair: Pair, names: Mapping[int, str] | None = None) -> None:
+    """Check that the labels of a pair hold only classes that its list calls annotated.
+
+    Args:
+        ids: the class ids of the pair, any shape.
+        pair: the pair.
+        names: of the classes, by id, for the message.
+
+    Raises:
+        SourceError: a class is there that the list does not call annotated.
+    """
+    if pair.annotated is None:
+        return
+    extra = sorted({int(v) for v in np.unique(ids)} - pair.annotated - {0})
+    if extra:
+        found = ", ".join(str(v) if names is None else names.get(v, str(v)) for v in extra)
+        raise SourceError(
+            f"Found label {found} in {pair.name}, which its data list does not call annotated; a label that is there in part cannot be "
+            "learned from. Add it to 'annotated' if all of it is labelled, else remove its voxels."
+        )
+
+
+def plain_name(path: Path) -> str:
+    """A file's name without its ending."""
+    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
+
+
+def load_labels(pair: Pair) -> np.ndarray:
+    """The class ids of a pair as stored, (i, j, k) or, for pictures, (row, column); numbered objects become 1.
+
+    Raises:
+        SourceError: a picture of labels in colour or damaged.
+    """
+    if pair.label.suffix.lower() != ".png":
+        return np.asarray(pair.reading.label_map(pair.label).dataobj)
+    from PIL import Image
+
+    try:
+        with Image.open(pair.label) as picture:
+            ids = np.asarray(picture)
+    except OSError as error:
+        raise SourceError(
+            f"Found labels of {pair.name} that cannot be read ({error}); a complete PNG is needed. Copy it again."
+        ) from error
+    if ids.ndim != 2:
+        raise SourceError(
+            f"Found labels of {pair.name} in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
+        )
+    return (ids > 0).astype(np.uint8) if pair.instances else ids
+
+
+def known_ids(ids: np.ndarray, name: str, classes: int, who: str = "the bundle") -> np.ndarray:
+    """Class ids as they are, once they are seen to be whole numbers that a network of so many classes knows.
+
+    Args:
+        ids: the labels of one case, any shape and type.
+        name: the case, for the message.
+        classes: how many there are, background included.
+        who: what knows them, for the message.
+
+    Raises:
+        SourceError: fractions (a probability map, or labels that were interpolated), NaN, or an id below 0 or beyond the classes.
+    """
+    if ids.dtype.kind == "f" and not bool((ids == np.round(ids)).all()):  # NaN is not equal to itself
+        raise SourceError(
+            f"Found labels of {name} that are no whole numbers; ids are needed, not probabilities or interpolated labels. Save ids, "
+            "and resample labels by nearest neighbour."
+        )
+    low, high = (int(v) for v in (ids.min(), ids.max()))
+    if low < 0 or high >= classes:
+        raise SourceError(
+            f"Found label {low if low < 0 else high} in {name}; {who} knows 0..{classes - 1}. Correct the labels."
+        )
+    return ids

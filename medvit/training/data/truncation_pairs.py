@@ -1,0 +1,166 @@
+"""Pairs of a slice that lost the rim of its k-space and the slice itself, cut out of volumes along every axis that is fine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.bundles import Bundle
+from medvit.errors import ShapeError
+from medvit.io import spacing_mm
+from medvit.physics.degradations import TruncatedMR
+from medvit.training.data.data_list import DataList, plain_name, read_entries
+from medvit.training.data.degraded_pairs import Slices, body_corner
+from medvit.training.data.volume_reading import VolumeReading
+from medvit.transforms import unit_range
+
+__all__ = ["TruncationPairs", "TruncationSampler", "read_stacks"]
+
+_EVEN = 1.3
+"""A volume whose voxel sides differ by less than this factor shows fine slices along all three axes."""
+
+_HEAD = 0.1
+"""Crops hold a pixel above this share of the volume's range: the head, not the air around it."""
+
+_SHARE = 0.05
+"""Slices are drawn of which at least this share is head."""
+
+
+@dataclass(frozen=True)
+class TruncationPairs:
+    """How pairs of a truncated and a whole crop are drawn.
+
+    Attributes:
+        factors: how many times wider the pixels of the coarse scan are; one is drawn for each pair, more often if it stands
+            there several times.
+        percentiles: the volume's values that become 0 and 1, as the bundle's preprocessing takes them.
+        crop: sides of a crop, in pixels; smaller slices are padded with zeros.
+        brightness: smallest and largest factor on the range, since a coarse scan's percentiles differ a little.
+        gamma: smallest and largest power that the scaled clean slice is taken to before it is truncated: other contrasts.
+        redrawn: share of the pairs whose contrast is drawn anew: a curve through random levels says what becomes of each
+            intensity, bright of dark too, so that few volumes show many tissues (as in the synthesis of B. Billot et al.,
+            Medical Image Analysis 86, 2023, which draws each label's level).
+    """
+
+    factors: Sequence[int] = (2, 4)
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    crop: tuple[int, int] = (64, 64)
+    brightness: tuple[float, float] = (0.8, 1.25)
+    gamma: tuple[float, float] = (0.7, 1.4)
+    redrawn: float = 0.0
+
+    def sampler(self, bundle: Bundle, data: DataList, seed: int) -> TruncationSampler:
+        """Read the clean volumes of a list and draw pairs from them."""
+        return TruncationSampler(read_stacks(bundle, data.data, data.root, data.split, data.reading), self, seed)
+
+
+def read_stacks(
+    bundle: Bundle, data: Path | None, root: Path | None, split: str, reading: VolumeReading | None = None
+) -> list[Slices]:
+    """Read the clean volumes of one split as they are stored, slices across k, in memory.
+
+    Unlike ``read_images`` nothing is turned to the patient's axes: a stack's own plane is the one that was encoded.
+
+    Raises:
+        SourceError: as ``medvit.training.data.data_list.read_entries``; entries need an image alone.
+    """
+    reading = reading or VolumeReading()
+    entries = read_entries(bundle, DataList(data, root, split), ("image",))
+    return [_read(entry["image"], reading) for entry in entries]
+
+
+def _read(path: Path, reading: VolumeReading) -> Slices:
+    image = reading.load(path)
+    return Slices(plain_name(path), image.get_fdata(dtype=np.float32), spacing_mm(image.affine))
+
+
+class TruncationSampler:
+    """Draws (truncated, whole) crops of slices, each truncated anew."""
+
+    def __init__(self, cases: list[Slices], settings: TruncationPairs, seed: int) -> None:
+        ranges = (settings.brightness, settings.gamma)
+        ordered = all(0 < low <= high for low, high in ranges) and 0 <= settings.redrawn <= 1
+        if not (cases and settings.factors and min(settings.factors) >= 1 and min(settings.crop) >= 1 and ordered):
+            raise ShapeError(
+                f"Found factors {list(settings.factors)}, crop {settings.crop}, brightness {settings.brightness}, gamma {settings.gamma}, "
+                f"redrawn {settings.redrawn} and {len(cases)} volumes; factors of at least 1, a crop of at least a pixel, positive "
+                "ranges in order, a share from 0 to 1 and a volume are needed. Correct train.json or the data list."
+            )
+        self.settings = settings
+        self.cases = [_scaled(case, settings.percentiles) for case in cases]
+        self.shown = [_shown(case) for case in self.cases]
+        self.rng = np.random.default_rng(seed)
+
+    def reseed(self, seed: int | Sequence[int]) -> None:
+        """Start a new stream of pairs."""
+        self.rng = np.random.default_rng(seed)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """One pair, each (channel, i, j) float32, the volume's range at about 0..1."""
+        s, rng = self.settings, self.rng
+        clean, sides = self._slice()
+        if s.redrawn and rng.random() < s.redrawn:
+            clean = _redrawn(clean, rng)
+        power = np.float32(np.exp(rng.uniform(*np.log(s.gamma))))
+        # what lies below 0 (noise under the lower percentile) has no power, and stays
+        clean = np.where(clean > 0, np.abs(clean) ** power, clean)
+        clean = clean * np.float32(np.exp(rng.uniform(*np.log(s.brightness))))
+        factor = int(s.factors[int(rng.integers(len(s.factors)))])
+        clean = clean[tuple(slice(0, n - n % factor) for n in clean.shape)]
+        both = torch.from_numpy(np.stack([TruncatedMR(factor)(clean, sides), clean]))[None]
+        pad = [max(0, c - n) for c, n in zip(s.crop, clean.shape, strict=True)]
+        both = F.pad(both, (0, pad[1], 0, pad[0]))[0]
+        i, j = body_corner(both[1].numpy(), s.crop, _HEAD, rng)
+        both = both[:, i : i + s.crop[0], j : j + s.crop[1]]
+        both = both.flip([axis for axis in (1, 2) if rng.random() < 0.5])
+        if s.crop[0] == s.crop[1] and rng.random() < 0.5:
+            both = both.transpose(1, 2)
+        return both[:1], both[1:]
+
+    def _slice(self) -> tuple[NDArray[np.float32], tuple[float, float]]:
+        """A slice that shows the head, across any axis whose neighbours are as fine; and its pixels' sides."""
+        rng = self.rng
+        number = int(rng.integers(len(self.cases)))
+        case, shown = self.cases[number], self.shown[number]
+        axis = int(rng.integers(3)) if len(shown) == 3 else 2
+        across, down = (side for n, side in enumerate(case.spacing_mm) if n != axis)
+        return np.take(case.image, int(rng.choice(shown[axis])), axis), (across, down)
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """A batch of pairs: two (batch, channel, i, j)."""
+        truncated, clean = zip(*(self.draw() for _ in range(size)), strict=True)
+        return torch.stack(truncated), torch.stack(clean)
+
+
+_KNOTS = np.array([0.0, 0.25, 0.5, 0.75, 1.0], np.float32)
+
+
+def _redrawn(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Another contrast: air stays 0, four levels above it are drawn, and what lies between is interpolated."""
+    levels = np.concatenate([[0.0], rng.uniform(0.1, 1.1, len(_KNOTS) - 1)])
+    # beyond the range all moves as its end does, and noise below 0 as it was
+    drawn: NDArray[np.float32] = np.interp(image, _KNOTS, levels).astype(np.float32)
+    return drawn + np.maximum(image - 1, 0) + np.minimum(image, 0)
+
+
+def _scaled(case: Slices, percentiles: tuple[float, float]) -> Slices:
+    low, high = unit_range(case.image, percentiles)
+    return Slices(case.name, (case.image - low) / (high - low), case.spacing_mm)
+
+
+def _shown(case: Slices) -> dict[int, NDArray[np.intp]]:
+    """Which slices show the head, for each axis whose slices are fine; the middle one where none does."""
+    even = max(case.spacing_mm) < _EVEN * min(case.spacing_mm)
+    found = {}
+    for axis in range(3) if even else (2,):
+        others = tuple(n for n in range(3) if n != axis)
+        slices = np.flatnonzero((case.image > _HEAD).mean(others) > _SHARE)
+        found[axis] = slices if len(slices) else np.array([case.image.shape[axis] // 2])
+    return found

@@ -1,0 +1,240 @@
+"""Training a two-view network from CTs: radiographs and labels made from the same volume, both views supervised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Transform
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from medvit.bundles import Bundle
+from medvit.errors import ShapeError, SourceError
+from medvit.io import Scan, open_source, storage_step, whole_numbers
+from medvit.physics.drr import Geometry, Projector, attenuation_per_mm, volume_centre_mm
+from medvit.training.data.data_list import DataList, read_list
+from medvit.training.data.volume_reading import VolumeReading
+
+__all__ = ["Poses", "RadiographsAndLabels", "XrayField", "XrayPairs", "XraySampler"]
+
+
+@dataclass(frozen=True)
+class XrayField:
+    """What the two pictures show and how they are taken.
+
+    Attributes:
+        img_size: the network's grid, (x, y, z) voxels.
+        spacing_mm: its voxel sides; x and y alike.
+        source_to_isocenter_mm: from the focal spot to the middle of the field.
+        isocenter_to_detector_mm: from the middle of the field to the detector.
+        pixels_per_voxel: detector pixels along a voxel's side at the isocenter.
+        energy_kev: photon energy at which water's attenuation is taken.
+    """
+
+    img_size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    source_to_isocenter_mm: float = 1800.0
+    isocenter_to_detector_mm: float = 200.0
+    pixels_per_voxel: int = 2
+    energy_kev: float = 60.0
+
+    def geometry(self, isocenter_mm: tuple[float, float, float]) -> Geometry:
+        """AP and left lateral view of the field around a point, corrected for the magnification."""
+        fine = self.pixels_per_voxel
+        detector = self.img_size[2] * fine, self.img_size[0] * fine
+        larger = 1 + self.isocenter_to_detector_mm / self.source_to_isocenter_mm
+        pitch = self.spacing_mm[2] / fine * larger, self.spacing_mm[0] / fine * larger
+        return Geometry(
+            self.source_to_isocenter_mm, self.isocenter_to_detector_mm, detector, pitch, isocenter_mm=isocenter_mm
+        )
+
+
+@dataclass(frozen=True)
+class Poses:
+    """How patients are turned, moved, sized and mirrored before their radiographs are taken, so that a few serve as many.
+
+    What is changed is where the CT lies: its rays and its labels follow, magnification and all. Mirroring is for labels that
+    do not tell sides.
+
+    Attributes:
+        count: poses of each patient beside the one as scanned.
+        degrees: largest turn about each axis.
+        shift_mm: largest move along each axis.
+        scale: largest change of size, as a share.
+        mirror: whether half of the poses are mirrored, left to right.
+    """
+
+    count: int = 0
+    degrees: float = 10.0
+    shift_mm: float = 20.0
+    scale: float = 0.1
+    mirror: bool = False
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """A random pose, 4x4, about the origin of RAS+ millimetres."""
+        pose = np.eye(4)
+        turn = Rotation.from_euler("xyz", rng.uniform(-self.degrees, self.degrees, 3), degrees=True).as_matrix()
+        sides = np.full(3, 1 + rng.uniform(-self.scale, self.scale))
+        if self.mirror and rng.random() < 0.5:
+            sides[0] *= -1
+        pose[:3, :3] = turn * sides
+        pose[:3, 3] = rng.uniform(-self.shift_mm, self.shift_mm, 3)
+        return pose
+
+
+class RadiographsAndLabels(Transform):  # type: ignore[misc]
+    """A CT with reference labels to ``coronal`` and ``sagittal`` pictures (1, row, column) and labels on the network's grid.
+
+    The field's middle is the volume's; a ``pose`` (4x4) in the data moves the patient about it first. Labels (1, x, y, z) int64: ``label_ids`` says what each reference id becomes; of
+    the rest, what is above ``bone_hu`` becomes ``bone_id``.
+
+    Args:
+        field: what the pictures show.
+        label_ids: (reference id, new id) pairs.
+        bone_hu: Hounsfield units above which a voxel is bone (or tooth or metal).
+        bone_id: id of such bone; 0 leaves it background.
+
+    Raises:
+        ShapeError: image and reference of different sizes.
+    """
+
+    def __init__(
+        self, field: XrayField, label_ids: Sequence[Sequence[int]] = (), bone_hu: float = 200.0, bone_id: int = 0
+    ) -> None:
+        self.field = field
+        self.label_ids = tuple((int(a), int(b)) for a, b in label_ids)
+        self.bone_hu = float(bone_hu)
+        self.bone_id = int(bone_id)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the paths under ``image`` and ``label``."""
+        reading = data.get("reading") or VolumeReading()
+        scan, reference = (open_source(data[key], geometry=reading.geometry) for key in ("image", "label"))
+        for key, opened in (("image", scan), ("label", reference)):
+            reading.remark(Path(data[key]).name, opened.notes, opened.set_aside)
+        shape = scan.array.shape[1:]
+        if reference.array.shape[1:] != shape or not np.allclose(reference.affine, scan.affine, atol=1e-3):
+            raise ShapeError(
+                f"Found an image of {shape} and labels of {reference.array.shape[1:]} on other grids; they must share one. "
+                "Resample the labels first."
+            )
+        middle = volume_centre_mm(scan.affine, shape)
+        affine = _posed(scan.affine, middle, data.get("pose"))
+        hounsfield = torch.from_numpy(np.ascontiguousarray(scan.array[0]))
+        projector = Projector(self.field.geometry(middle), affine, shape)
+        with torch.inference_mode():
+            pictures = projector(attenuation_per_mm(hounsfield, self.field.energy_kev))
+        out = {k: v for k, v in data.items() if k not in ("image", "label", "pose", "reading")}
+        labels = self._labels(
+            scan.array[0], _ids(reference, Path(data["label"]).name, reading), self._voxels(affine, middle)
+        )
+        return {
+            **out,
+            "coronal": MetaTensor(pictures[:1].clone()),
+            "sagittal": MetaTensor(pictures[1:].clone()),
+            "label": MetaTensor(torch.from_numpy(labels[None])),
+        }
+
+    def _voxels(self, affine: np.ndarray, middle: tuple[float, float, float]) -> np.ndarray:
+        """Where the network's voxels lie in the source's, (3, x, y, z)."""
+        axes = [
+            (np.arange(n) - (n - 1) / 2) * s for n, s in zip(self.field.img_size, self.field.spacing_mm, strict=True)
+        ]
+        place = np.stack(np.meshgrid(*axes, indexing="ij"), -1) + np.asarray(middle)
+        inverse = np.linalg.inv(affine)
+        return np.moveaxis(place @ inverse[:3, :3].T + inverse[:3, 3], -1, 0)
+
+    def _labels(self, image: np.ndarray, reference: np.ndarray, at: np.ndarray) -> np.ndarray:
+        from scipy.ndimage import map_coordinates
+
+        values = map_coordinates(image, at, order=1, mode="constant", cval=-1000.0)
+        ids = map_coordinates(reference, at, order=0, mode="constant", cval=0.0)
+        found = np.where(values > self.bone_hu, self.bone_id, 0).astype(np.int64)
+        for old, new in self.label_ids:
+            found[ids == old] = new
+        return found
+
+
+def _ids(reference: Scan, name: str, reading: VolumeReading) -> np.ndarray:
+    """Return the reference ids, rounded where they were saved through floats.
+
+    Raises:
+        SourceError: values that are not near whole numbers.
+    """
+    rounded = whole_numbers(reference.array[0], storage_step(reference.header))
+    if rounded is None:
+        raise SourceError(
+            f"Found labels in {name} that are no whole numbers; ids are needed, not probabilities or interpolated labels. Save ids, "
+            "and resample labels by nearest neighbour."
+        )
+    ids, note = rounded
+    reading.remark(name, (note,) if note else ())
+    return ids
+
+
+def _posed(affine: np.ndarray, middle: tuple[float, float, float], pose: np.ndarray | None) -> np.ndarray:
+    """A volume's affine with the patient moved about a point."""
+    if pose is None:
+        return affine
+    there = np.eye(4)
+    there[:3, 3] = middle
+    return np.asarray(there @ pose @ np.linalg.inv(there) @ affine)
+
+
+@dataclass(frozen=True)
+class XrayPairs:
+    """How radiographs and labels are drawn.
+
+    Attributes:
+        preparation: a case's paths (``image``, ``label``) to stacked views (2, side, z) under ``image`` and labels
+            (1, x, y, z) under ``label``; done once for each case and kept.
+        augmentation: random changes of the pictures, drawn anew for every sample.
+        poses: in which every patient is projected beside the one as scanned, drawn once.
+    """
+
+    preparation: Callable[[Mapping[Hashable, Any]], Mapping[Hashable, Any]]
+    augmentation: Compose
+    poses: Poses = Poses()
+
+    def sampler(self, bundle: Bundle, data: DataList, seed: int) -> XraySampler:
+        """Project the CTs of a list and draw from them."""
+        pairs = read_list(bundle, data.data, data.root, data.split, reading=data.reading)
+        rng = np.random.default_rng((seed, 1))  # a stream of its own: what is drawn while training stays as it was
+        kept = []
+        for pair in pairs:
+            paths: dict[Hashable, Any] = {"image": str(pair.image), "label": str(pair.label), "reading": pair.reading}
+            turned = [{**paths, "pose": self.poses.draw(rng)} for _ in range(self.poses.count)]
+            made = [self.preparation(data) for data in (paths, *turned)]
+            kept += [{k: torch.as_tensor(np.asarray(case[k])) for k in ("image", "label")} for case in made]
+        return XraySampler(kept, self.augmentation, seed)
+
+
+class XraySampler:
+    """Draws (views, labels), every case as often as any other."""
+
+    def __init__(self, cases: Sequence[Mapping[str, Tensor]], augmentation: Compose, seed: int) -> None:
+        self.cases = list(cases)
+        self.augmentation = augmentation
+        self.reseed(seed)
+
+    def reseed(self, seed: int | Sequence[int]) -> None:
+        """Start a new stream of samples."""
+        self.rng = np.random.default_rng(seed)
+        self.augmentation.set_random_state(seed=int(self.rng.integers(2**31)))
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Views (2, side, z) float32 in 0..1 and labels (1, x, y, z) int64."""
+        case = self.cases[int(self.rng.integers(len(self.cases)))]
+        changed = self.augmentation({**case})
+        return torch.as_tensor(np.asarray(changed["image"])), torch.as_tensor(np.asarray(changed["label"]))
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """A batch of samples: (batch, 2, side, z) and (batch, 1, x, y, z)."""
+        views, labels = zip(*(self.draw() for _ in range(size)), strict=True)
+        return torch.stack(views), torch.stack(labels)

@@ -1,0 +1,80 @@
+"""Denoisers that learn nothing, for a network to be held against on the same slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.errors import BundleError
+
+__all__ = ["CLASSICAL", "STRENGTHS", "classical"]
+
+STRENGTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
+"""Shares of the estimated noise that a method is tried with. The estimate takes noise for white; that of reconstructed CT is
+stronger in the fine detail that it looks at, so methods told all of it take too much away."""
+
+
+def _noise(image: NDArray[np.float32]) -> float:
+    """Standard deviation of the noise of a slice: the median of the finest Haar wavelet's diagonal part, where it is not
+    zero (clipped air is), over 0.6745 (D. Donoho and I. Johnstone, Biometrika 81, 1994)."""
+    i, j = (n - n % 2 for n in image.shape)
+    even = image[:i, :j]
+    detail = np.abs(even[::2, ::2] - even[1::2, ::2] - even[::2, 1::2] + even[1::2, 1::2]) / 2
+    found = detail[detail > 0]
+    return float(np.median(found)) / 0.6745 if found.size else 0.0
+
+
+def _non_local_means(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Non-local means (A. Buades et al., CVPR 2005): patches of 5, searched 13 pixels around, h = 0.8 sigma."""
+    from skimage.restoration import denoise_nl_means
+
+    restored: NDArray[np.float32] = denoise_nl_means(
+        image, patch_size=5, patch_distance=6, h=0.8 * sigma, sigma=sigma, fast_mode=True, preserve_range=True
+    ).astype(np.float32)
+    return restored
+
+
+def _total_variation(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Total variation (A. Chambolle, J. Math. Imaging Vis. 20, 2004) with the weight at the noise's own size."""
+    from skimage.restoration import denoise_tv_chambolle
+
+    restored: NDArray[np.float32] = denoise_tv_chambolle(image, weight=sigma).astype(np.float32)
+    return restored
+
+
+def _bm3d(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Block matching and 3-D filtering (K. Dabov et al., IEEE TIP 2007), see ``medvit.training.evaluation.bm3d_filter``."""
+    from medvit.training.evaluation.bm3d_filter import bm3d
+
+    return bm3d(image, sigma)
+
+
+CLASSICAL: dict[str, Callable[[NDArray[np.float32], float], NDArray[np.float32]]] = {
+    "non_local_means": _non_local_means,
+    "bm3d": _bm3d,
+    "total_variation": _total_variation,
+}
+"""Each takes one slice (i, j) float32 and the standard deviation of its noise."""
+
+
+def classical(
+    name: str, volume: NDArray[np.float32], window: tuple[float, float], strength: float = 1.0
+) -> NDArray[np.float32]:
+    """A volume (i, j, k) restored slice by slice across k, clipped to the window that is judged.
+
+    Clipped first: bone and air beyond the window would set the scale of patches and gradients. A slice without any noise
+    is left as it is. ``strength`` is the share of each slice's estimated noise that the method is told of.
+
+    Raises:
+        BundleError: no such method.
+    """
+    if name not in CLASSICAL:
+        raise BundleError(
+            f"Found the method {name!r} to compare with; it must be one of {', '.join(CLASSICAL)}. Correct configs/evaluate.json."
+        )
+    clipped = np.clip(volume, *window).astype(np.float32)
+    slices = [clipped[..., k] for k in range(clipped.shape[2])]
+    told = [strength * _noise(s) for s in slices]
+    return np.stack([CLASSICAL[name](s, sigma) if sigma > 0 else s for s, sigma in zip(slices, told, strict=True)], -1)

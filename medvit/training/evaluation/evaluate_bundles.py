@@ -1,0 +1,153 @@
+"""From a bundle, or a network in memory, to scores: reads the bundle's evaluate.json over its inference.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from medvit.bundles import Bundle, open_bundle
+from medvit.errors import BundleError
+from medvit.inference import load_model, model_around
+from medvit.training.data import VolumeReading
+from medvit.training.evaluation.evaluation_set import Evaluation, Part, Say
+from medvit.training.evaluation.score_report import table
+
+__all__ = ["evaluate_bundle", "evaluation_of", "report", "scorer"]
+
+
+def evaluation_of(bundle: Bundle) -> Evaluation:
+    """How a bundle is judged: the ``evaluation`` of its configs/evaluate.json.
+
+    Raises:
+        BundleError: there is none, it cannot be built, or it is for another task.
+    """
+    path = bundle.root / "configs" / "evaluate.json"
+    if not path.is_file():
+        raise BundleError(
+            f'Found no configs/evaluate.json in {bundle.name}; it says how to judge. See CONTRIBUTING.md, "Add a bundle".'
+        )
+    parser = ConfigParser()
+    try:
+        parser.read_config([str(path.with_name("inference.json")), str(path)])
+        if "evaluation" not in parser.get():
+            raise BundleError("it has no 'evaluation'")
+        parser["bundle_root"] = str(bundle.root)
+        evaluation: Evaluation = parser.get_parsed_content("evaluation")
+    except (RuntimeError, TypeError, KeyError, ValueError, ImportError) as error:
+        cause = error.__cause__ or error
+        raise BundleError(
+            f"Found a configs/evaluate.json of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}. Correct it."
+        ) from error
+    bundle.require_task(evaluation.task)
+    return evaluation
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    data: Path | None,
+    root: Path | None,
+    split: str,
+    say: Say,
+    device: str = "auto",
+    *,
+    geometry: str | None = None,
+) -> dict[str, Any]:
+    """Score a bundle's own weights on a split of a data list.
+
+    Args:
+        bundle: the bundle.
+        data, root, split: as ``Part``.
+        say: takes a line for people as soon as a case is judged.
+        device: as ``medvit.inference.device.choose_device`` takes it.
+        geometry: "sform" or "qform" of NIfTI files to take; None for the sform where it is stated.
+
+    Returns:
+        As ``part.Judge``; beside that ``geometry`` as asked, ``notes`` on the files and, in ``set_aside``, what a person
+        must look at.
+
+    Raises:
+        BundleError: not trained, or no evaluate.json that fits. SourceError: the list is wrong. Others as ``medvit.run``.
+    """
+    part = Part(bundle, data, root, split, reading=VolumeReading(geometry))
+    return _scores(evaluation_of(bundle), part, say, device)
+
+
+def _scores(evaluation: Evaluation, part: Part, say: Say, device: str) -> dict[str, Any]:
+    part.bundle.require_trained()
+    judge = evaluation.judge(part)
+    scores = judge(load_model(part.bundle, device), say)
+    reading = part.reading
+    return {**scores, "geometry": reading.geometry, "notes": reading.notes, "set_aside": reading.flags}
+
+
+def scorer(
+    bundle: Bundle,
+    data: Path | None = None,
+    root: Path | None = None,
+    split: str = "validation",
+    reading: VolumeReading | None = None,
+) -> Callable[[nn.Module], dict[str, float]]:
+    """What scores a network in memory as the bundle would be scored with its weights; for training to watch.
+
+    The cases are made ready once. The bundle need not be trained. The network is scored in evaluation mode on the device
+    it lies on, and left as it was.
+
+    Returns:
+        Takes the network and gives its metrics, higher is better for the first, which is the one to watch.
+
+    Raises:
+        BundleError: no evaluate.json that fits. SourceError: the list is wrong.
+    """
+    judge = evaluation_of(bundle).judge(
+        Part(bundle, data, root, split, watched=True, reading=reading or VolumeReading())
+    )
+
+    def metrics(network: nn.Module) -> dict[str, float]:
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        with _modes_kept(network):
+            found: dict[str, float] = judge(model_around(bundle, network, device), lambda _: None)["metrics"]
+        return found
+
+    return metrics
+
+
+@contextmanager
+def _modes_kept(network: nn.Module) -> Iterator[None]:
+    """Put every module back into training or evaluation mode as it was: some may be frozen on purpose."""
+    before = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def report(
+    bundle_root: str, evaluation: Evaluation, cases: dict[str, str | None], device: str, output_dir: str
+) -> dict[str, Any]:
+    """Evaluate as ``python -m monai.bundle run evaluating`` does: print the table, write ``scores.json``.
+
+    Args:
+        bundle_root: the bundle's folder.
+        evaluation: what evaluate.json builds.
+        cases: ``data`` and ``root`` (paths or None) and ``split``, as ``medvit evaluate`` takes them.
+        device: as ``medvit.inference.device.choose_device`` takes it.
+        output_dir: folder for ``scores.json``; created.
+    """
+    bundle = open_bundle(bundle_root)
+    bundle.require_task(evaluation.task)
+    data, root = (None if cases.get(key) is None else Path(str(cases[key])) for key in ("data", "root"))
+    part = Part(bundle, data, root, str(cases["split"]))
+    scores = _scores(evaluation, part, lambda line: print(line, flush=True), device)
+    print(table(bundle, scores), flush=True)
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    return scores

@@ -1,0 +1,82 @@
+"""Scores as people read them, and as a bundle keeps them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvit.bundles import Bundle
+from medvit.errors import BundleError
+from medvit.training.evaluation.reconstruction import two_view_table
+from medvit.training.evaluation.restoration import dose_table
+from medvit.training.evaluation.segmentation import dice_table
+from medvit.training.evaluation.super_resolution import finer_table
+
+__all__ = ["QUALITY", "SCORES", "Marks", "place_for", "record_scores", "replace_file_text", "table"]
+
+_TABLES = {"segmentation": dice_table, "restoration": dose_table, "reconstruction": two_view_table}
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Between which lines of docs/README.md a table is written."""
+
+    what: str
+    start: str
+    end: str
+
+
+SCORES = Marks("scores", "<!-- scores: written by `medvit evaluate --record` -->", "<!-- end of scores -->")
+QUALITY = Marks(
+    "the rating", "<!-- quality: written by `medvit evaluate --calibrate --record` -->", "<!-- end of quality -->"
+)
+
+
+def table(bundle: Bundle, scores: dict[str, Any]) -> str:
+    """The scores as a Markdown table, as fits their task."""
+    return (finer_table if "per_factor" in scores else _TABLES[scores["task"]])(bundle, scores)
+
+
+def _page(bundle: Bundle) -> Path:
+    return bundle.root / "docs" / "README.md"
+
+
+def place_for(bundle: Bundle, marks: Marks = SCORES) -> tuple[str, str]:
+    """What stands before and after the marks in docs/README.md.
+
+    Raises:
+        BundleError: no docs/README.md with both marks.
+    """
+    text = _page(bundle).read_text() if _page(bundle).is_file() else ""
+    before, start, rest = text.partition(marks.start)
+    _, end, after = rest.partition(marks.end)
+    if not (start and end):
+        raise BundleError(
+            f"Found no place for {marks.what} in docs/README.md of {bundle.name}; put the two lines {marks.start!r} and "
+            f"{marks.end!r} where the table belongs, then record again."
+        )
+    return before, after
+
+
+def record_scores(bundle: Bundle, scores: dict[str, Any]) -> None:
+    """Write the scores into metadata.json (eval_metrics) and between the marks in docs/README.md.
+
+    Raises:
+        BundleError: no docs/README.md with both marks; nothing is written then.
+    """
+    before, after = place_for(bundle)
+    path = bundle.root / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["eval_metrics"] = {name: round(value, 4) for name, value in scores["metrics"].items()}
+    replace_file_text(path, json.dumps(metadata, indent=2) + "\n")
+    replace_file_text(_page(bundle), f"{before}{SCORES.start}\n{table(bundle, scores)}\n{SCORES.end}{after}")
+
+
+def replace_file_text(path: Path, text: str) -> None:
+    """Never half a file under its name, even after a kill."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

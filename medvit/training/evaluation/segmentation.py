@@ -1,0 +1,176 @@
+"""Segmentation: the overlap of labels with reference labels on the source's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any, ClassVar
+
+import numpy as np
+from monai.data import MetaTensor
+
+from medvit.bundles import Bundle, Calibration
+from medvit.errors import SourceError
+from medvit.inference import Model
+from medvit.labels import Label, Measures
+from medvit.pipeline import run_model
+from medvit.reports import Doubts, judge
+from medvit.segmentation import Result
+from medvit.settings import RunSettings
+from medvit.training.data import Pair, check_annotated, known_ids, load_labels
+from medvit.training.evaluation.evaluation_set import Judge, Part, Say, labelled_pairs, per_label, summary
+from medvit.training.evaluation.outcomes import Answer, Judged, Signal
+
+__all__ = ["LabelOverlap", "LabelledCase", "dice", "dice_table"]
+
+
+def dice(found: np.ndarray, truth: np.ndarray) -> float:
+    """Dice overlap of two masks; 1 if both are empty."""
+    total = int(found.sum()) + int(truth.sum())
+    return 2 * int((found & truth).sum()) / total if total else 1.0
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """An image that judges.
+
+    Attributes:
+        name: the case's.
+        source: what the model is run on.
+        truth: the reference ids on the grid of a result, (i, j, k) or (row, column).
+        annotated: ids of the labels that were annotated, the only ones to judge; None for all.
+    """
+
+    name: str
+    source: Path | MetaTensor
+    truth: Callable[[Result], np.ndarray]
+    annotated: frozenset[int] | None = None
+
+    def judged(self, labels: Iterable[Label]) -> list[Label]:
+        """Select the labels that this case can judge."""
+        return [label for label in labels if self.annotated is None or label.id in self.annotated]
+
+
+@dataclass(frozen=True)
+class LabelOverlap:
+    """Dice of every label in every case.
+
+    Attributes:
+        acceptable: Dice below which a label is a bad answer, for the rating.
+        real_patients: whether the images of the list are of real patients.
+    """
+
+    task: ClassVar[str] = "segmentation"
+
+    acceptable: float = 0.7
+    real_patients: bool = True
+
+    def judge(self, part: Part) -> Judge:
+        """See ``Evaluation``; ``{"mean_dice", "per_label", "cases"}`` beside what all scores have.
+
+        Raises:
+            SourceError: the list is wrong; and, when a model is scored, labels that do not belong to their image.
+        """
+        judging = self.cases(part)
+        labels = part.bundle.facts.labels
+
+        def scores(model: Model, say: Say) -> dict[str, Any]:
+            cases = {}
+            for case in judging:
+                result = _answer(model, case, RunSettings(fast=model.fast), part)
+                truth = case.truth(result)
+                cases[case.name] = {
+                    label.name: dice(result.array == label.id, truth == label.id) for label in case.judged(labels)
+                }
+                say(f"{case.name}: mean Dice {mean(cases[case.name].values()):.3f}")
+            rows = per_label([label.name for label in labels], cases)
+            unjudged = [label.title for label in labels if label.name not in rows]
+            if unjudged:
+                say(f"Not scored, since no case has them annotated: {', '.join(unjudged)}.")
+            metrics = {"mean_dice": mean(row["mean"] for row in rows.values())}
+            metrics |= {f"dice_{name}": row["mean"] for name, row in rows.items()}
+            top = summary(part, self.task, metrics)
+            return {**top, "mean_dice": metrics["mean_dice"], "per_label": rows, "cases": cases}
+
+        return scores
+
+    def cases(self, part: Part) -> Sequence[LabelledCase]:
+        """What judges: the images and labels of the list.
+
+        Raises:
+            SourceError: the list is wrong.
+        """
+        return [
+            LabelledCase(p.name, p.image, partial(_truth, p, part.bundle), p.annotated)
+            for p in labelled_pairs(part, partly_labelled=True)
+        ]
+
+    def is_real(self, part: Part) -> bool:
+        """Say whether the cases of a part are of real patients."""
+        return self.real_patients
+
+    def answers(self, part: Part, model: Model, say: Say) -> Judged:
+        """Every label of every case with what the network said of it, the mirror image's answer included."""
+        found: list[Answer] = []
+        ratings: dict[str, dict[str, Callable[[Calibration], str]]] = {"plain": {}, "with --quality-map": {}}
+        for case in self.cases(part):
+            result = _answer(model, case, RunSettings(fast=model.fast, quality_map=True), part)
+            truth = case.truth(result)
+            entropy, agreement = result.entropy(), result.agreement() or {}
+            for label in case.judged(result.wanted):
+                score = dice(result.array == label.id, truth == label.id)
+                signals: dict[Signal, float] = {"agreement": agreement[label.name]}
+                if label.name in entropy:
+                    signals["entropy"] = entropy[label.name]
+                found.append(Answer(case.name, score, score < self.acceptable, signals))
+            rows = result.statistics(), result.wanted
+            ratings["plain"][case.name] = partial(_rating, *rows, Doubts(entropy))
+            ratings["with --quality-map"][case.name] = partial(_rating, *rows, Doubts(entropy, agreement))
+            say(f"{case.name}: {', '.join(f'{k} {v}' for k, v in found[-1].signals.items())}")
+        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), ratings, self.is_real(part))
+
+
+def _rating(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts, calibration: Calibration) -> str:
+    return str(judge(measures, labels, replace(doubts, calibration=calibration))["rating"])
+
+
+def _answer(model: Model, case: LabelledCase, settings: RunSettings, part: Part) -> Result:
+    """Run a model on a case; collect what reading the case remarked."""
+    result = run_model(model, case.source, replace(settings, geometry=part.reading.geometry))
+    part.reading.remark(case.name, result.scan.notes, result.scan.set_aside)
+    return result
+
+
+def _truth(pair: Pair, bundle: Bundle, result: Result) -> np.ndarray:
+    """The reference ids of a pair, seen to lie on the image's grid and to be the bundle's."""
+    truth = load_labels(pair)
+    if truth.shape != result.array.shape:
+        raise SourceError(
+            f"Found {pair.name} with an image of {result.array.shape} and labels of {truth.shape}; they must share one grid. "
+            "Resample the labels first."
+        )
+    if not result.scan.is_picture and not np.allclose(
+        pair.reading.load(pair.label).affine, result.scan.affine, atol=1e-3
+    ):
+        raise SourceError(
+            f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
+        )
+    ids = known_ids(truth, pair.name, max(label.id for label in bundle.facts.labels) + 1, bundle.name)
+    check_annotated(ids, pair, {label.id: label.name for label in bundle.facts.labels})
+    return ids
+
+
+def dice_table(bundle: Bundle, scores: dict[str, Any]) -> str:
+    """The scores as a Markdown table."""
+    lines = ["| label | mean Dice | spread (std) | lowest |", "|---|---|---|---|"]
+    for label in bundle.facts.labels:
+        row = scores["per_label"].get(label.name)
+        if row is None:
+            lines.append(f"| {label.title} | not annotated in any case | | |")
+            continue
+        lines.append(f"| {label.title} | {row['mean']:.3f} | {row['std']:.3f} | {row['lowest']:.3f} |")
+    lines.append(f"| **mean of {len(scores['cases'])} cases** | **{scores['mean_dice']:.3f}** | | |")
+    return "\n".join(lines)

@@ -1,0 +1,13 @@
+from .adapters import Adapted as Adapted
+from .adapters import AdapterSettings as AdapterSettings
+from .adapters import adapt as adapt
+from .adapters import merged as merged
+from .initial_weights import start_from as start_from
+from .machine import Machine as Machine
+from .machine import several_processes as several_processes
+from .publish_weights import publish as publish
+from .score_comparison import before_after as before_after
+from .score_comparison import kept as kept
+from .settings import LoopSettings as LoopSettings
+from .training_loop import TrainingLoop as TrainingLoop
+from .training_record import write_record as write_record

@@ -1,0 +1,87 @@
+"""Starting a training run from weights that are there already: a checkpoint of ours, a bundle, a published file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from medvit.bundles import open_bundle, read_checkpoint, unwrap
+from medvit.errors import CheckpointError
+from medvit.training.loop.adapters import is_adapter, merged
+
+__all__ = ["Started", "read_weights", "start_from"]
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a run began from.
+
+    Attributes:
+        said: one line for the user.
+        whole: whether all that the network learns was there.
+    """
+
+    said: str
+    whole: bool
+
+    def __str__(self) -> str:
+        return self.said
+
+
+def start_from(network: nn.Module, given: str) -> Started:
+    """Give a network, in place, every tensor of the same name and shape that the weights hold; say how many.
+
+    What has another shape (a head for other labels, say) stays as it was drawn. Adapters of the weights' own run are merged
+    first; those of the network stay as they are.
+
+    Args:
+        network: the network.
+        given: a file of weights or a checkpoint of a run (its averaged weights are taken), or a bundle's name.
+
+    Raises:
+        CheckpointError: nothing fits, or, with adapters, not all that they need. BundleError: no such bundle, or not trained.
+    """
+    stored = read_weights(given)
+    own = network.state_dict()
+    fitting = {k: v.to(own[k].dtype) for k, v in stored.items() if k in own and own[k].shape == v.shape}
+    learnt = [k for k, v in own.items() if v.is_floating_point() and not is_adapter(k)]
+    if not set(fitting).intersection(learnt):
+        raise CheckpointError(
+            f"Found no tensor in {given} that fits {type(network).__name__} (it holds {', '.join(sorted(stored)[:3])}, …); weights of "
+            "the same architecture are needed. Published layouts are read by medvit.load_published."
+        )
+    network.load_state_dict(fitting, strict=False)
+    new = [k for k in learnt if k not in fitting]
+    _refuse_frozen(network, given, new)
+    left = f"; newly drawn: {', '.join(new[:4])}{', …' if len(new) > 4 else ''}" if new else ""
+    return Started(f"Starting from {given}: {len(learnt) - len(new)} of {len(learnt)} tensors{left}.", not new)
+
+
+def _refuse_frozen(network: nn.Module, given: str, new: list[str]) -> None:
+    """Adapters beside weights drawn at random, which nothing trains, would learn to undo those."""
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}.intersection(new)
+    if frozen and any(is_adapter(name) for name in network.state_dict()):
+        raise CheckpointError(
+            f"Found no {min(frozen)} in {given} that fits, and with adapters it would stay as it was drawn; weights of the same "
+            "architecture and labels are needed. Leave out --adapters to train all weights."
+        )
+
+
+def read_weights(given: str) -> Mapping[str, Tensor]:
+    """The tensors of a file of weights, a run's checkpoint (its averaged weights, adapters merged) or a bundle, by name.
+
+    Raises:
+        CheckpointError: the file holds none. BundleError: no such bundle, or not trained.
+    """
+    path = Path(given)
+    if not path.is_file():
+        bundle = open_bundle(given)
+        bundle.require_trained()
+        bundle.verify()
+        path = bundle.weights
+    content = read_checkpoint(path)
+    average = content.get("average")
+    return merged(average if isinstance(average, Mapping) else unwrap(content))

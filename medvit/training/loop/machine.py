@@ -1,0 +1,80 @@
+"""What a training run uses of the machine it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import ignite.distributed as idist
+import torch
+
+from medvit.errors import BackendError
+from medvit.training.loop.cpu_convolutions import speed_up_convolutions
+from medvit.training.objectives import Objective
+
+__all__ = ["Machine", "several_processes"]
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Device, precision and helpers; nothing here changes what is learnt but for rounding.
+
+    Attributes:
+        device: where to train. Of several processes each takes its own GPU.
+        precision: "fp32", or on GPUs mixed precision with "bf16", or "fp16" with a scaled loss.
+        workers: processes that prepare samples beside the training; 0 prepares them in between.
+
+    Raises:
+        BackendError: another precision, or one that the device does not train in.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: str = "fp32"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in _TYPES:
+            raise BackendError(
+                f"Found precision {self.precision!r}; it must be one of {', '.join(_TYPES)}. Correct --precision."
+            )
+        if self.precision != "fp32" and self.device.type == "cpu":
+            # seen with torch 2.13 on AVX-512 with bf16: memory that nobody wrote in a weight's gradient, now and then, up to 1e34
+            raise BackendError(
+                f"Found precision {self.precision} on cpu; there, gradients of small convolutions are now and then wrong in it "
+                "(oneDNN, pytorch issue 169688). Take --precision fp32, or a GPU."
+            )
+        if self.precision == "fp16" and self.device.type != "cuda":
+            raise BackendError(
+                f"Found precision fp16 on {self.device.type}; it needs a CUDA GPU to train. Take --precision bf16 or fp32."
+            )
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the loss must be scaled, since small gradients would vanish."""
+        return self.precision == "fp16"
+
+    def holding(self, objective: Objective) -> Objective:
+        """The objective on the device, in place, its convolutions as this device does them best."""
+        if self.device.type == "cpu":
+            speed_up_convolutions(objective)
+        return objective.to(self.device)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision within, where it was asked for."""
+        return torch.autocast(self.device.type, _TYPES[self.precision], enabled=self.precision != "fp32")
+
+
+@contextmanager
+def several_processes(device: torch.device) -> Iterator[torch.device]:
+    """Join the other processes if ``torchrun`` started this one; gives the device of this process."""
+    if not torch.distributed.is_torchelastic_launched():
+        yield device
+        return
+    idist.initialize("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield idist.device()
+    finally:
+        idist.finalize()

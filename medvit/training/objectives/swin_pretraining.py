@@ -1,0 +1,267 @@
+"""Learning volumes without labels: the three tasks of Swin UNETR's pre-training as one objective of the loop.
+
+What is trained sits inside ``objective.network``, the whole segmentation network, so that its checkpoint is a start for
+training with labels; its decoder has no gradient and stays as it was. Everything random is drawn from torch's global generator, which the loop seeds for every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medvit.errors import BundleError, ImageError, ShapeError
+from medvit.segmentation.networks import SwinUNETR, check_input
+from medvit.training.objectives.base import Objective
+
+__all__ = [
+    "SwinPretraining",
+    "SwinTasks",
+    "TaskLosses",
+    "Views",
+    "check_unit",
+    "cut_out",
+    "nt_xent",
+    "quarter_turned",
+]
+
+_STRIDE = 32
+"""Patch embedding and four mergings halve each side five times: one feature stands for 32 voxels of a side."""
+
+_THINNEST = 0.05
+"""Shortest side of a cut-out as a share of the volume's."""
+
+
+def check_unit(images: Tensor) -> None:
+    """Refuse images outside 0..1.
+
+    Raises:
+        ImageError: values below 0 or above 1.
+    """
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise ImageError(
+            f"Found images from {low:g} to {high:g}; 0 to 1 is needed. Scale and clip them as the bundle's preprocessing does."
+        )
+
+
+@dataclass(frozen=True)
+class SwinTasks:
+    """How the three tasks are set and weighed; defaults as published where the paper says.
+
+    Attributes:
+        cut_share: share of a volume's voxels that are cut out of a view.
+        cut_side: longest side of one cut-out, as a share of the volume's.
+        features: length of the vectors that are contrasted.
+        temperature: of the contrast.
+        inpainting: weight of L1 between the restored view and the whole one.
+        rotation: weight of the cross-entropy of the turn.
+        contrast: weight of the contrastive loss.
+    """
+
+    cut_share: float = 0.3
+    cut_side: float = 0.25
+    features: int = 512
+    temperature: float = 0.5
+    inpainting: float = 1.0
+    rotation: float = 1.0
+    contrast: float = 1.0
+
+    def __post_init__(self) -> None:
+        shares = 0 <= self.cut_share < 1 and _THINNEST <= self.cut_side <= 1
+        weights = (self.inpainting, self.rotation, self.contrast)
+        if not (shares and self.features > 0 and self.temperature > 0 and min(weights) >= 0 < max(weights)):
+            raise BundleError(
+                f"Found {self}; cut_share in 0..1, cut_side from {_THINNEST} to 1, features and temperature above 0 and weights of at "
+                "least 0, one of them above, are needed. Correct pretrain.json."
+            )
+
+
+class TaskLosses(NamedTuple):
+    """The losses of one batch, each a scalar, before they are weighed."""
+
+    inpainting: Tensor
+    rotation: Tensor
+    contrast: Tensor
+
+
+class Views(NamedTuple):
+    """Two views of every volume of a batch, the first of each and then the second of each.
+
+    Attributes:
+        seen: what the encoder sees, (2 x batch, channel, i, j, k).
+        whole: the same without cut-outs.
+        turns: quarter turns, (2 x batch,), int64, 0 to 3.
+    """
+
+    seen: Tensor
+    whole: Tensor
+    turns: Tensor
+
+
+def quarter_turned(volumes: Tensor, turns: Tensor) -> Tensor:
+    """Each volume turned about its third axis by so many quarter turns, from the first axis towards the second.
+
+    Args:
+        volumes: (batch, channel, i, j, k) with i = j; RAS order makes k the axial axis.
+        turns: (batch,), int64, 0 to 3.
+    """
+    pairs = zip(volumes, turns.tolist(), strict=True)
+    return torch.stack([torch.rot90(volume, turn, dims=(1, 2)) for volume, turn in pairs])
+
+
+def cut_out(volumes: Tensor, share: float, longest: float) -> Tensor:
+    """Random boxes of each volume replaced by noise in 0..1 until they cover a share of it.
+
+    Noise, not zero: zero is air in a scaled CT, and a cut-out should be told from the patient.
+
+    Args:
+        volumes: (batch, channel, i, j, k) in 0..1.
+        share: of the voxels.
+        longest: longest side of a box as a share of the volume's.
+    """
+    boxes = torch.stack([_boxes(volumes.shape[2:], share, longest) for _ in volumes])
+    return torch.where(boxes[:, None].to(volumes.device), torch.rand_like(volumes), volumes)
+
+
+def _boxes(size: torch.Size, share: float, longest: float) -> Tensor:
+    """A mask (i, j, k) of boxes, drawn one after another on the CPU, so that every device cuts the same."""
+    sides = torch.tensor(size)
+    mask = torch.zeros(size, dtype=torch.bool)
+    while mask.sum() < share * mask.numel():
+        extent = (sides * (_THINNEST + (longest - _THINNEST) * torch.rand(3))).ceil().long()
+        first = (torch.rand(3) * (sides - extent + 1)).long()
+        i, j, k = (slice(a, a + n) for a, n in zip(first.tolist(), extent.tolist(), strict=True))
+        mask[i, j, k] = True
+    return mask
+
+
+def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
+    """Normalised temperature-scaled cross-entropy over a batch (SimCLR, arXiv 2002.05709, eq. 1).
+
+    Each of the 2N vectors must find the other view of its own volume among the 2N - 1 others, by cosine.
+
+    Args:
+        z_a, z_b: (batch, feature), float, vectors of the two views; at least two of each. Half precision is widened.
+        temperature: divides the cosines.
+
+    Raises:
+        ShapeError: a batch of one, or views of different shapes.
+    """
+    if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
+        raise ShapeError(
+            f"Found vectors of {tuple(z_a.shape)} and {tuple(z_b.shape)}; both must be (batch, feature) with a batch of at least 2, "
+            "since a volume is told from the others of its batch. Give larger batches."
+        )
+    both = torch.cat([z_a, z_b])
+    wide = F.normalize(both.to(torch.promote_types(both.dtype, torch.float32)), dim=1)
+    # autocast would round the cosines before the temperature stretches them
+    with torch.autocast(both.device.type, enabled=False):
+        cosines = wide @ wide.T / temperature
+    itself = torch.eye(len(both), dtype=torch.bool, device=both.device)
+    partner = torch.arange(len(both), device=both.device).roll(len(z_a))
+    return F.cross_entropy(cosines.masked_fill(itself, -torch.inf), partner)
+
+
+class SwinPretraining(Objective):
+    """Self-supervised pre-training of Swin UNETR's encoder (Tang et al., arXiv 2111.14791).
+
+    Two views of each volume, each turned by a random quarter turn and with boxes cut out, go through the encoder. Three
+    heads on its deepest features ask for the view without cut-outs (L1), for the turn (cross-entropy of four), and for a
+    vector close to the other view's and far from those of other volumes (NT-Xent).
+
+    The published code reads turn and contrast off the first two tokens, the volume's corner; here it is their mean.
+
+    Args:
+        network: a three-dimensional ``SwinUNETR``, whose encoder is trained in place.
+        tasks: how the tasks are set and weighed.
+
+    Raises:
+        ShapeError: a network for pictures.
+    """
+
+    network: SwinUNETR
+
+    def __init__(self, network: SwinUNETR, tasks: SwinTasks | None = None) -> None:
+        super().__init__(network)
+        if len(network.swinViT.window_size) != 3:
+            raise ShapeError(
+                "Found a SwinUNETR for pictures; the turns and cut-outs are those of volumes. Give one with spatial_dims=3, or use "
+                "masked modelling, which takes both."
+            )
+        self.tasks = tasks or SwinTasks()
+        self.channels = network.swinViT.patch_embed.proj.in_channels
+        width = 16 * network.swinViT.embed_dim
+        self.rotation = nn.Linear(width, 4)
+        self.contrast = nn.Linear(width, self.tasks.features)
+        self.inpainting = _rebuilding(width, self.channels)
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """The weighted sum of the three losses of one tensor of volumes, (batch, channel, i, j, k) float in 0..1; a scalar.
+
+        Raises:
+            ShapeError: a batch of one, sides that do not divide by 32, or i unlike j.
+            ImageError: NaN, or values outside 0..1.
+        """
+        (volumes,) = batch
+        losses, tasks = self.losses(volumes), self.tasks
+        weighted = tasks.inpainting * losses.inpainting + tasks.rotation * losses.rotation
+        return weighted + tasks.contrast * losses.contrast
+
+    def losses(self, volumes: Tensor) -> TaskLosses:
+        """The three losses apart; arguments and errors as for ``forward``."""
+        views = self.views(volumes)
+        deep = self.deepest(views.seen)
+        mean = deep.mean((2, 3, 4))
+        first, second = self.contrast(mean).chunk(2)
+        return TaskLosses(
+            F.l1_loss(self.inpainting(deep).float(), views.whole.float()),
+            F.cross_entropy(self.rotation(mean).float(), views.turns),
+            nt_xent(first, second, self.tasks.temperature),
+        )
+
+    def views(self, volumes: Tensor) -> Views:
+        """Two views of each volume, drawn apart; arguments and errors as for ``forward``."""
+        self._check(volumes)
+        turns = torch.randint(4, (2 * len(volumes),))
+        whole = quarter_turned(torch.cat([volumes, volumes]), turns)
+        seen = cut_out(whole, self.tasks.cut_share, self.tasks.cut_side)
+        return Views(seen, whole, turns.to(volumes.device))
+
+    def deepest(self, volumes: Tensor) -> Tensor:
+        """The encoder's last map, (batch, 16 x feature size, i/32, j/32, k/32)."""
+        maps: list[Tensor] = self.network.swinViT(volumes, self.network.normalize)
+        return maps[-1]
+
+    def _check(self, volumes: Tensor) -> None:
+        check_input(volumes, 5, self.channels, next(self.network.parameters()))
+        check_unit(volumes)
+        size = tuple(volumes.shape[2:])
+        if len(volumes) < 2:
+            raise ShapeError(
+                "Found a batch of one volume; at least 2 are needed, since a volume is told from the others of its batch. "
+                "Raise batch_size."
+            )
+        if size[0] != size[1]:
+            raise ShapeError(
+                f"Found volumes of {size} voxels; the first two sides must be equal, since volumes are turned about the third. "
+                "Set such a roi_size."
+            )
+        if any(side % _STRIDE for side in size):
+            raise ShapeError(
+                f"Found volumes of {size} voxels; sides must be multiples of {_STRIDE}, the voxels one feature stands for. "
+                "Set such a roi_size."
+            )
+
+
+def _rebuilding(width: int, channels: int) -> nn.Sequential:
+    """From the deepest map to voxels: five transposed convolutions, each twice the sides and half the channels."""
+    layers: list[nn.Module] = []
+    for _ in range(5):
+        # normed over all channels, not each: brightness is what is asked for, and must come through
+        layers += [nn.ConvTranspose3d(width, width // 2, 2, stride=2), nn.GroupNorm(1, width // 2), nn.GELU()]
+        width //= 2
+    return nn.Sequential(*layers, nn.Conv3d(width, channels, 3, padding=1))

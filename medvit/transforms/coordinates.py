@@ -1,0 +1,59 @@
+"""Where a voxel lies in the head, as channels beside the image: what a network needs to tell right from left."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from medvit.io import spacing_mm
+
+__all__ = ["WithPlaced", "placed"]
+
+_UNIT_MM = 100.0
+"""Half a head: distances come out as large as intensities."""
+
+
+def placed(image: Tensor, sides_mm: Sequence[float]) -> Tensor:
+    """An image with three more channels: the distance from its centre to the right, the front and the top, in 100 mm.
+
+    The centre is that of brightness, since where a head lies in its image is the scanner's choice. Both halves of a head look
+    alike but for their place, and a network of convolutions sees its place only by the edges of the image.
+
+    Args:
+        image: (1, i, j, k) float in 0..1 on RAS axes.
+        sides_mm: voxel sides.
+
+    Returns:
+        (4, i, j, k) of the same type.
+    """
+    total = image[0].sum().clamp_min(1e-6)
+    channels = [image]
+    for axis, side in enumerate(sides_mm):
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        at = torch.arange(image.shape[axis + 1], dtype=image.dtype, device=image.device).reshape(shape)
+        centre = (image[0] * at).sum() / total
+        channels.append(((at - centre) * (side / _UNIT_MM)).expand(image.shape[1:])[None])
+    return torch.cat(channels)
+
+
+class WithPlaced(MapTransform):  # type: ignore[misc]
+    """``placed`` for each key: MetaTensors (1, i, j, k) in 0..1 after ``ToNetworkGridd``, whose meta is kept."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each image by itself and its three channels of place."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            affine = np.asarray(image.affine, dtype=np.float64)
+            more = placed(image.as_tensor(), spacing_mm(affine))
+            out[key] = MetaTensor(
+                more, affine=image.affine, meta={k: v for k, v in image.meta.items() if k != "affine"}
+            )
+        return out

@@ -1,0 +1,181 @@
+"""The steps between a scan and a network that medvit adds to MONAI's; bundles name them as ``_target_``.
+
+The way back is computed from whole numbers (permutation, flips, sizes) that travel with the image, never from
+floating-point affines: so a DICOM series and its NIfTI twin, whose headers round differently, give the same voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch import Tensor
+from torch.nn import functional as F
+
+from medvit.io import spacing_mm
+
+__all__ = ["CropToContentd", "NetworkGrid", "ToNetworkGridd"]
+
+_KEY = "network_grid"
+
+
+@dataclass(frozen=True)
+class NetworkGrid:
+    """How the network's grid came from the source's, in whole numbers.
+
+    Attributes:
+        axes: for each RAS axis, the source axis it was.
+        flips: for each RAS axis, 1 if it was reversed.
+        source_shape: source size along RAS axes (after permutation).
+        grid_shape: size after resampling.
+        start: first voxel of the crop on that grid.
+        size: size of the crop.
+    """
+
+    axes: tuple[int, ...]
+    flips: tuple[int, ...]
+    source_shape: tuple[int, ...]
+    grid_shape: tuple[int, ...]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+
+    def pack(self) -> Tensor:
+        """As one int64 tensor, which survives MONAI's collating and decollating."""
+        parts = (self.axes, self.flips, self.source_shape, self.grid_shape, self.start, self.size)
+        return torch.tensor(parts, dtype=torch.int64)
+
+    @classmethod
+    def unpack(cls, packed: Tensor) -> NetworkGrid:
+        """The inverse of ``pack``."""
+        return cls(*(tuple(int(v) for v in row) for row in packed.reshape(6, -1)))
+
+
+class ToNetworkGridd(MapTransform):  # type: ignore[misc]
+    """Turn to the closest RAS axes and resample to a spacing, smoothing first where detail would alias.
+
+    Args:
+        keys: images, MetaTensor (channel, i, j, k).
+        spacing_mm: voxel sides along right, anterior, superior. The true spacing differs by less than half a voxel
+            over the whole side, so that a whole number of voxels spans exactly the source's extent. None keeps the
+            source's own: the voxels are turned, and no value changes.
+        smooth: False for weights that were trained on plainly interpolated images.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing_mm: Sequence[float] | None,
+        allow_missing_keys: bool = False,
+        smooth: bool = True,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spacing_mm = None if spacing_mm is None else tuple(float(s) for s in spacing_mm)
+        self.smooth = smooth
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each image by its resampled self; its meta records the way back."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = self._move(out[key])
+        return out
+
+    def _move(self, image: MetaTensor) -> MetaTensor:
+        import nibabel as nib
+
+        affine = np.asarray(image.affine, dtype=np.float64)
+        orientation = nib.io_orientation(affine)
+        axes = tuple(int(np.flatnonzero(orientation[:, 0] == world)[0]) for world in range(3))
+        flips = tuple(int(orientation[axis, 1] < 0) for axis in axes)
+        straight = image.as_tensor().permute(0, *(a + 1 for a in axes))
+        straight = straight.flip([d + 1 for d in range(3) if flips[d]]).float()
+        source = tuple(straight.shape[1:])
+        if self.spacing_mm is None:
+            record = NetworkGrid(axes, flips, source, source, (0, 0, 0), source)
+            return _with_grid(straight.contiguous(), image, _grid_affine(affine, record), record)
+        # headers round differently: whole thousandths of a millimetre decide the grid's size
+        sides = [round(spacing_mm(affine)[a], 3) for a in axes]
+        grid = tuple(max(1, round(n * s / t)) for n, s, t in zip(source, sides, self.spacing_mm, strict=True))
+        smooth = _smooth(straight, source, grid) if self.smooth else straight
+        moved = F.interpolate(smooth[None], size=grid, mode="trilinear", align_corners=False)[0]
+        record = NetworkGrid(axes, flips, source, grid, (0, 0, 0), grid)
+        return _with_grid(moved, image, _grid_affine(affine, record), record)
+
+
+def _with_grid(values: Tensor, image: MetaTensor, affine: np.ndarray, grid: NetworkGrid) -> MetaTensor:
+    """New values with the image's meta, a new affine and the way back."""
+    meta = {k: v for k, v in image.meta.items() if k != "affine"}
+    return MetaTensor(values, affine=torch.from_numpy(affine), meta={**meta, _KEY: grid.pack()})
+
+
+def _grid_affine(source: np.ndarray, grid: NetworkGrid) -> np.ndarray:
+    """Affine to RAS+ of the grid, voxel centres at half-integers of the common extent."""
+    to_source = np.zeros((4, 4))
+    to_source[3, 3] = 1
+    rows = zip(grid.axes, grid.flips, grid.source_shape, grid.grid_shape, grid.start, strict=True)
+    for axis, (source_axis, flip, long, short, start) in enumerate(rows):
+        step = long / short
+        first = (start + 0.5) * step - 0.5
+        to_source[source_axis, axis] = -step if flip else step
+        to_source[source_axis, 3] = long - 1 - first if flip else first
+    moved: np.ndarray = source @ to_source
+    return moved
+
+
+def _smooth(image: Tensor, source: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+    """Gaussian of standard deviation (ratio - 1) / 2 source voxels along each axis that shrinks."""
+    from scipy.ndimage import gaussian_filter1d
+
+    array = image.numpy()
+    for axis, (long, short) in enumerate(zip(source, grid, strict=True)):
+        sigma = (long / short - 1) / 2
+        if sigma > 0.2:
+            array = gaussian_filter1d(array, sigma, axis=axis + 1, mode="nearest", truncate=3.0)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+class CropToContentd(MapTransform):  # type: ignore[misc]
+    """Cut to the box of voxels above a threshold, so that no window is spent on air.
+
+    Args:
+        keys: images, MetaTensor (channel, i, j, k) after ``ToNetworkGridd``.
+        threshold: a voxel above it in any channel is content; if none is, the image stays whole.
+        margin: voxels kept around the box.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, threshold: float, margin: int = 2, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.threshold = threshold
+        self.margin = margin
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each image by its crop; its meta records the way back."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = self._crop(out[key])
+        return out
+
+    def _crop(self, image: MetaTensor) -> MetaTensor:
+        content = image.as_tensor().numpy() > self.threshold  # torch takes fifty times as long over the same booleans
+        if not content.any():
+            return image
+        box = []
+        for axis in range(3):
+            at = np.flatnonzero(content.any(axis=tuple(a for a in range(4) if a != axis + 1)))
+            low = max(0, int(at[0]) - self.margin)
+            box.append(slice(low, min(content.shape[axis + 1], int(at[-1]) + 1 + self.margin)))
+        grid = NetworkGrid.unpack(image.meta[_KEY])
+        start = tuple(s + b.start for s, b in zip(grid.start, box, strict=True))
+        cut = image.as_tensor()[(slice(None), *box)].contiguous()
+        record = replace(grid, start=start, size=tuple(cut.shape[1:]))
+        shift = np.eye(4)
+        shift[:3, 3] = [b.start for b in box]
+        affine = np.asarray(image.affine, dtype=np.float64) @ shift
+        return _with_grid(cut, image, affine, record)

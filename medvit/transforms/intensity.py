@@ -1,0 +1,166 @@
+"""Intensities into the range a restoration network knows, and back onto the source; bundles name them as ``_target_``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medvit.errors import ShapeError
+from medvit.transforms.grid import NetworkGrid
+
+__all__ = ["IntensityOnSourced", "ToUnitOwnRanged", "ToUnitRanged", "unit_range"]
+
+_BEYOND = "beyond"
+
+
+def _checked_range(low: float, high: float) -> tuple[float, float]:
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ShapeError(
+            f"Found an intensity range of {low} to {high}; the first must be below the second. Correct intensity_range."
+        )
+    return float(low), float(high)
+
+
+class ToUnitRanged(MapTransform):  # type: ignore[misc]
+    """Map a range of intensities to 0..1 and clip; what lies beyond it goes under ``<key>_beyond`` and comes back.
+
+    Args:
+        keys: images, (channel, i, j, k).
+        low, high: the intensities that become 0 and 1, in the image's unit.
+
+    Raises:
+        ShapeError: a range that is none.
+    """
+
+    def __init__(self, keys: KeysCollection, low: float, high: float, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.low, self.high = _checked_range(low, high)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each image by its scaled self, float32, and add what was clipped, in the image's unit."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            inside = image.clamp(self.low, self.high)
+            out[f"{key}_{_BEYOND}"] = _plain(image - inside)
+            out[key] = ((inside - self.low) / (self.high - self.low)).float()
+        return out
+
+
+_MOST = 2_000_000
+"""Percentiles are taken of about this many voxels of a larger image, evenly spread."""
+
+
+def unit_range(image: NDArray[np.floating], percentiles: Sequence[float]) -> tuple[float, float]:
+    """The values of an image that become 0 and 1: two of its percentiles, its extremes where those are equal.
+
+    Args:
+        image: any shape, at least one value.
+        percentiles: in order, 0 to 100.
+
+    Raises:
+        ShapeError: percentiles that are none, or the same value everywhere.
+    """
+    if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ShapeError(
+            f"Found percentiles {list(percentiles)}; two from 0 to 100 in order are needed. 0.5 and 99.5 are usual."
+        )
+    values = image.reshape(-1)[:: max(1, image.size // _MOST)]
+    low, high = (float(v) for v in np.percentile(values, percentiles))
+    if low == high:
+        low, high = float(image.min()), float(image.max())
+    if low == high:
+        raise ShapeError(
+            f"Found the value {low:g} everywhere; an image needs contrast. Check that the right one is given."
+        )
+    return low, high
+
+
+class ToUnitOwnRanged(MapTransform):  # type: ignore[misc]
+    """Map two of an image's own percentiles to 0 and 1 without clipping, for kinds of image whose values have no unit (MR).
+
+    What is needed for the way back goes under ``<key>_range``: the two values, and the lowest that a restored image may
+    take, which is 0 for a source without negative values (a magnitude) and minus infinity for others.
+
+    Args:
+        keys: images, (channel, i, j, k).
+        percentiles: that become 0 and 1.
+    """
+
+    def __init__(self, keys: KeysCollection, percentiles: Sequence[float], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.percentiles = tuple(float(p) for p in percentiles)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each image by its scaled self, float32, and add its range, (3,) float64; errors as ``unit_range``."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            low, high = unit_range(_plain(image).numpy(), self.percentiles)
+            least = 0.0 if float(image.min()) >= 0 else -math.inf
+            out[f"{key}_range"] = torch.tensor([low, high, least], dtype=torch.float64)
+            out[key] = ((image - low) / (high - low)).float()
+        return out
+
+
+class IntensityOnSourced(MapTransform):  # type: ignore[misc]
+    """A network's image to intensities on exactly the source's own grid.
+
+    What ``ToUnitRanged`` clipped is added again: the network never saw it, so it is not the network's to change.
+
+    Args:
+        keys: network outputs in 0..1, (channel, i, j, k).
+        low, high: the intensities that 0 and 1 stand for.
+        image_key: the preprocessed image, whose meta says how its grid came from the source's.
+
+    Raises:
+        ShapeError: a range that is none, an output of another size, or an image that was resampled or cropped (values
+            between its voxels would have to be made up).
+    """
+
+    def __init__(
+        self, keys: KeysCollection, low: float, high: float, image_key: str = "image", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.low, self.high = _checked_range(low, high)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each output by MetaTensor (channel, i, j, k) float32, affine of the source, in the image's unit."""
+        out = dict(data)
+        image = out[self.image_key]
+        grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))
+        affine = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64).reshape(4, 4)
+        beyond = out.get(f"{self.image_key}_{_BEYOND}")
+        for key in self.key_iterator(out):
+            values = _plain(out[key]).cpu().float()
+            if tuple(values.shape[1:]) != grid.source_shape or grid.grid_shape != grid.source_shape:
+                raise ShapeError(
+                    f"Found an output of {tuple(values.shape[1:])} on a grid of {grid.grid_shape} for a source of "
+                    f"{grid.source_shape}; they must be equal. Use ToNetworkGridd with spacing_mm null and no crop."
+                )
+            values = values * (self.high - self.low) + self.low
+            if beyond is not None:
+                values = values + _plain(beyond).cpu()
+            values = values.flip([d + 1 for d in range(3) if grid.flips[d]])
+            values = values.permute(0, *(1 + grid.axes.index(axis) for axis in range(3))).contiguous()
+            meta = {
+                "filename_or_obj": image.meta.get("filename_or_obj", "image"),
+                "original_affine": affine,
+                "space": "RAS",
+            }
+            out[key] = MetaTensor(values, affine=affine, meta=meta)
+        return out
+
+
+def _plain(values: Tensor) -> Tensor:
+    return values.as_tensor() if isinstance(values, MetaTensor) else values

@@ -1,0 +1,104 @@
+"""Transforms of labels: logits to labels on the source's grid, and the largest component of each."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from medvit.errors import ShapeError
+from medvit.kernels.resample_argmax import resample_argmax
+from medvit.transforms.grid import _KEY, NetworkGrid
+
+__all__ = ["ArgmaxOnSourced", "KeepLargestd", "stray_pieces"]
+
+
+class ArgmaxOnSourced(MapTransform):  # type: ignore[misc]
+    """Logits on the network's grid to labels on exactly the source's own grid.
+
+    Args:
+        keys: logits, (class, i, j, k).
+        image_key: the preprocessed image, whose meta says how its grid came from the source's.
+    """
+
+    def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace logits by labels, MetaTensor (1, i, j, k) uint8, affine of the source."""
+        out = dict(data)
+        image = out[self.image_key]
+        grid = NetworkGrid.unpack(torch.as_tensor(image.meta[_KEY]))
+        for key in self.key_iterator(out):
+            logits = out[key]
+            plain = (logits.as_tensor() if isinstance(logits, MetaTensor) else logits).cpu()
+            if tuple(plain.shape[1:]) != grid.size:
+                raise ShapeError(
+                    f"Found logits of {tuple(plain.shape[1:])} for an image of {grid.size}; they must match. Check the inferer."
+                )
+            labels = resample_argmax(plain, out_shape=grid.source_shape, grid_shape=grid.grid_shape, start=grid.start)
+            out[key] = self.on_source(labels, image)
+        return out
+
+    def on_source(self, labels: Tensor, image: MetaTensor) -> MetaTensor:
+        """Labels along RAS axes, (right, anterior, superior), as the source has its axes: MetaTensor (1, i, j, k).
+
+        Args:
+            labels: on the source's grid but for the order and direction of its axes.
+            image: the preprocessed image, whose meta says how its grid came from the source's.
+        """
+        grid = NetworkGrid.unpack(torch.as_tensor(image.meta[_KEY]))
+        affine = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64).reshape(4, 4)
+        turned = labels.flip([d for d in range(3) if grid.flips[d]])
+        order = [grid.axes.index(axis) for axis in range(3)]
+        meta = {
+            "filename_or_obj": image.meta.get("filename_or_obj", "image"),
+            "original_affine": affine,
+            "space": "RAS",
+        }
+        return MetaTensor(turned.permute(order).contiguous()[None], affine=affine, meta=meta)
+
+
+class KeepLargestd(MapTransform):  # type: ignore[misc]
+    """Leave each class one connected piece, on the network's grid, before labels are chosen.
+
+    Where a class wins outside its largest piece, background's logit is raised above all others.
+
+    Args:
+        keys: logits, (class, i, j, k).
+        classes: the classes that are one piece in a body.
+    """
+
+    def __init__(self, keys: KeysCollection, classes: Sequence[int], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.classes = tuple(int(c) for c in classes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace logits by logits without stray pieces."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            logits = out[key].clone()
+            plain = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
+            stray = torch.from_numpy(stray_pieces(plain.argmax(0).cpu().numpy(), self.classes)).to(plain.device)
+            plain[0][stray] = plain.amax(0)[stray] + 1
+            out[key] = logits
+        return out
+
+
+def stray_pieces(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Where a class lies outside its largest connected piece: bool, of the labels' own size."""
+    from scipy.ndimage import label
+
+    stray = np.zeros(labels.shape, dtype=bool)
+    for c in classes:
+        pieces, count = label(labels == c)
+        if count > 1:
+            stray |= (pieces > 0) & (pieces != 1 + int(np.bincount(pieces.ravel())[1:].argmax()))
+    return stray

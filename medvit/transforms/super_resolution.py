@@ -1,0 +1,95 @@
+"""Transforms of super-resolution: an image on a finer grid by zero filling, and its intensities restored there."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from medvit.errors import ShapeError
+from medvit.physics import finer_index, measured_part, zero_filled
+
+__all__ = ["IntensityOnFinerd", "ZeroFilledd"]
+
+
+class ZeroFilledd(MapTransform):  # type: ignore[misc]
+    """Interpolate each slice by zeros around its k-space; slices lie across k, as stored. See ``medvit.physics.kspace``.
+
+    Args:
+        keys: images, MetaTensor (1, i, j, k).
+        factor: how many times finer along i and j, 1 or more.
+    """
+
+    def __init__(self, keys: KeysCollection, factor: int, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.factor = int(factor)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each image by MetaTensor (1, factor * i, factor * j, k) float32 whose affine says where it lies."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            values = torch.from_numpy(zero_filled(image.as_tensor()[0].numpy(), self.factor))[None]
+            affine = torch.as_tensor(image.affine, dtype=torch.float64) @ torch.from_numpy(finer_index(self.factor))
+            meta = {k: v for k, v in image.meta.items() if k != "affine"}
+            out[key] = MetaTensor(values, affine=affine, meta=meta)
+        return out
+
+
+class IntensityOnFinerd(MapTransform):  # type: ignore[misc]
+    """A network's image to intensities on the finer grid, in the source's unit.
+
+    With ``keep_measured`` the part of k-space that the source holds is put back as it was: the network adds what lies
+    beyond it and changes nothing that was measured, the mean least of all. Values below the lowest that the source's kind
+    of image takes (``ToUnitOwnRanged``) are raised to it.
+
+    Args:
+        keys: network outputs, (1, i, j, k), scaled as the image.
+        factor: as of ``ZeroFilledd``.
+        keep_measured: whether the network may change what the source holds.
+        image_key: the preprocessed image.
+
+    Raises:
+        ShapeError: an output of another size.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        factor: int,
+        keep_measured: bool = True,
+        image_key: str = "image",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.factor, self.keep_measured, self.image_key = int(factor), keep_measured, image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each output by MetaTensor (1, i, j, k) float32, affine of the finer grid, in the source's unit."""
+        out = dict(data)
+        image = out[self.image_key]
+        low, high, least = (float(v) for v in torch.as_tensor(out[f"{self.image_key}_range"]).reshape(-1))
+        affine = torch.as_tensor(image.affine, dtype=torch.float64).reshape(4, 4)
+        interpolated = image.as_tensor()[0].cpu().numpy()
+        for key in self.key_iterator(out):
+            values = (out[key].as_tensor() if isinstance(out[key], MetaTensor) else out[key]).cpu().float()
+            if tuple(values.shape[1:]) != interpolated.shape:
+                raise ShapeError(
+                    f"Found an output of {tuple(values.shape[1:])} for an image of {interpolated.shape}; they must be equal. Check the inferer."
+                )
+            restored = values[0].numpy()
+            if self.keep_measured:
+                restored = restored + measured_part(interpolated - restored, self.factor)
+            scaled = torch.from_numpy(np.maximum(restored * (high - low) + low, least).astype(np.float32))[None]
+            meta = {
+                "filename_or_obj": image.meta.get("filename_or_obj", "image"),
+                "original_affine": affine,
+                "space": "RAS",
+            }
+            out[key] = MetaTensor(scaled, affine=affine, meta=meta)
+        return out
