@@ -11,14 +11,46 @@ from medvit.bundles.metadata import read_json
 from medvit.bundles.search import shipped_folders
 from medvit.errors import BundleError
 
-__all__ = ["check_configs"]
+__all__ = ["MEDVIT_NAMES", "check_configs"]
 
 # a class by its public name; a longer path could wander from a module through what it imports to os.system
-_TARGET = re.compile(
-    r"(monai\.(transforms|networks\.nets|inferers|data|engines|handlers|losses|metrics)"
-    r"|medvit\.(transforms|segmentation|restoration|reconstruction|inference)"
-    r"|torch\.(optim|nn))\.[A-Z]\w*|medvit\.bundles\.load_weights"
+_LIBRARIES = re.compile(
+    r"(monai\.(transforms|networks\.nets|inferers|data|engines|handlers|losses|metrics)|torch\.(optim|nn))\.[A-Z]\w*"
 )
+
+MEDVIT_NAMES = frozenset(
+    {
+        "medvit.bundles.load_weights",
+        "medvit.inference.Mirrored",
+        "medvit.inference.SliceWise",
+        "medvit.inference.SlidingWindow",
+        "medvit.inference.WholePicture",
+        "medvit.reconstruction.StackedSwinX2S",
+        "medvit.reconstruction.SwinX2S",
+        "medvit.reconstruction.SwinX2SSize",
+        "medvit.restoration.RestoreRWKV",
+        "medvit.restoration.RestoreRWKVSize",
+        "medvit.segmentation.BarlowSwin",
+        "medvit.segmentation.LegacyPatchMerging",
+        "medvit.segmentation.SwinUNETR",
+        "medvit.transforms.ArgmaxOnSourced",
+        "medvit.transforms.CropToContentd",
+        "medvit.transforms.IntensityOnFinerd",
+        "medvit.transforms.IntensityOnSourced",
+        "medvit.transforms.KeepLargestd",
+        "medvit.transforms.LabelsOnGridd",
+        "medvit.transforms.OpenSourced",
+        "medvit.transforms.SaveImageAsPictured",
+        "medvit.transforms.ToNetworkGridd",
+        "medvit.transforms.ToUnitOwnRanged",
+        "medvit.transforms.ToUnitRGBd",
+        "medvit.transforms.ToUnitRanged",
+        "medvit.transforms.ToViewsd",
+        "medvit.transforms.WithPlaced",
+        "medvit.transforms.ZeroFilledd",
+    }
+)
+"""The names of medvit that a fetched config may use as ``_target_``: networks, inferers, transforms and the loading of weights."""
 
 
 def check_configs(folder: Path) -> None:
@@ -47,9 +79,13 @@ def _programs(root: Path) -> Iterator[tuple[str, str]]:
             # MONAI also reads YAML, whose configs would escape this look
             raise BundleError(f"Found configs/{path.name} in a bundle; configs are JSON. Convert it, or leave it out.")
         for key, text in _strings(read_json(path)):
-            ordinary = _TARGET.fullmatch(text) if key == "_target_" else not text.lstrip().startswith(("$", "%"))
-            if not ordinary:
+            if not (_is_allowed(text) if key == "_target_" else not text.lstrip().startswith(("$", "%"))):
                 yield f"configs/{path.name}", text
+
+
+def _is_allowed(target: str) -> bool:
+    """Return whether a fetched config may name this class."""
+    return target in MEDVIT_NAMES or _LIBRARIES.fullmatch(target) is not None
 
 
 def _strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
