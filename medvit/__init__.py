@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from medvit._version import __version__
+
 if TYPE_CHECKING:
     from medvit.bundles import open_bundle
     from medvit.conversion import convert
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from medvit.restoration import Restored
     from medvit.segmentation import Result
     from medvit.settings import RunSettings
-
-__version__ = "0.1.0"
 
 __all__ = [
     "MedvitError",

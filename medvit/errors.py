@@ -12,6 +12,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "ChecksumError",
+    "DeidentificationError",
     "DivergedError",
     "ExportError",
     "FetchError",
@@ -35,6 +36,10 @@ __all__ = [
 
 class MedvitError(Exception):
     """Anything medvit refuses to do, with its reason."""
+
+
+class DeidentificationError(MedvitError, ValueError):
+    """The secret for pseudonyms cannot be read or is too short."""
 
 
 class SourceError(MedvitError, ValueError):

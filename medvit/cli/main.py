@@ -32,9 +32,9 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        import medvit
+        from medvit._version import __version__
 
-        typer.echo(f"medvit {medvit.__version__}")
+        typer.echo(f"medvit {__version__}")
         raise typer.Exit
 
 

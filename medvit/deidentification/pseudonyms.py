@@ -13,10 +13,10 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medvit_batch.errors import BatchError
 from pydicom import Dataset
 
 from medvit.atomic_write import explained
+from medvit.errors import DeidentificationError
 from medvit.io.dicom.header import is_uid, person_of
 
 __all__ = ["Privacy", "read_key"]
@@ -102,7 +102,7 @@ def read_key(path: Path, make: bool) -> tuple[bytes, bool]:
         make: whether a new key is written where there is none; else it serves for this once.
 
     Raises:
-        BatchError: too short to be a secret. OutputError: it cannot be written.
+        DeidentificationError: too short to be a secret. OutputError: it cannot be written.
     """
     if not path.exists():
         key = secrets.token_hex(32).encode()
@@ -115,11 +115,11 @@ def read_key(path: Path, make: bool) -> tuple[bytes, bool]:
     try:
         key = path.read_bytes().strip()
     except OSError as error:
-        raise BatchError(
+        raise DeidentificationError(
             f"Found a key that cannot be read ({error.strerror}); a file with the project's secret is needed. Check --deid-key."
         ) from error
     if len(key) < _SHORTEST_KEY:
-        raise BatchError(
+        raise DeidentificationError(
             f"Found a key of {len(key)} bytes; at least {_SHORTEST_KEY} that nobody can guess are needed. "
             "Give --deid-key a file that is not there yet: a key is made."
         )

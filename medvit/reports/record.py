@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
-import medvit
+from medvit._version import __version__
 from medvit.io import TODAY, Creation
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Recorded(Protocol):
 
 def versions() -> dict[str, str]:
     """Versions of Python, medvit and what it stands on."""
-    found = {"python": platform.python_version(), "medvit": medvit.__version__}
+    found = {"python": platform.python_version(), "medvit": __version__}
     for name in _PACKAGES:
         try:
             found[name] = version(name)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import medvit
+from medvit._version import __version__
 from medvit.atomic_write import explained, hashes_within, publish, write_aside
 from medvit.errors import OutputError
 from medvit.reports import run_record
@@ -147,7 +147,7 @@ def _write_series(result: Restored, folder: Path) -> list[str]:
     from medvit.io.dicom.write import Author, Derivation, check_derived, source_of, write_derived
 
     bundle, slices, values = result.bundle, source_of(result.scan), result.on_slices()
-    author = Author(f"{bundle.name} {bundle.version}", bundle.weights_sha256, medvit.__version__, bundle.intended_use)
+    author = Author(f"{bundle.name} {bundle.version}", bundle.weights_sha256, __version__, bundle.intended_use)
     folder.mkdir()
     title = str(bundle.metadata.get("name", bundle.name))
     storage = write_derived(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import medvit
+from medvit._version import __version__
 from medvit.segmentation.result import Result
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Draft:
 
         bundle = self.result.bundle
         name = f"{bundle.name} {bundle.version}"
-        return Author(name, bundle.weights_sha256, medvit.__version__, bundle.intended_use)
+        return Author(name, bundle.weights_sha256, __version__, bundle.intended_use)
 
     @property
     def array(self) -> np.ndarray:
@@ -114,7 +114,8 @@ def _write_sc(draft: Draft) -> None:
     folder, slices = draft.folder / "sc", draft.slices
     folder.mkdir()
     overlay = _overlay(draft)
-    check_sc(folder, write_sc(folder, overlay, slices, draft.author), slices)
+    pictures = (overlay.draw(k) for k in range(len(slices.planes)))
+    check_sc(folder, write_sc(folder, pictures, overlay.spacing_mm, slices, draft.author), slices)
 
 
 def _overlay(draft: Draft) -> Overlay:

@@ -35,9 +35,9 @@ def run_gate(
     import torch
 
     from medvit.inference import load_model, with_backend
-    from medvit.pipeline import run_model
     from medvit.progress import Progress
     from medvit.reports import versions
+    from medvit.segmentation.task import check_settings, run_ready
     from medvit.settings import RunSettings
     from medvit.tasks import open_for
 
@@ -45,10 +45,11 @@ def run_gate(
     bundle.require_task("segmentation")
     model = load_model(bundle, "cpu")
     settings = RunSettings("cpu")
-    scan = open_for(bundle, case, settings, progress).scan
+    labels = check_settings(bundle, settings)
+    ready = open_for(bundle, case, settings, progress)
     lower = with_backend(model, "auto", precision)
-    found = run_model(lower, scan, settings, progress)
-    wanted = run_model(with_backend(model, "eager", "fp32"), scan, settings, progress)
+    found = run_ready(lower, ready, labels, settings, progress)
+    wanted = run_ready(with_backend(model, "eager", "fp32"), ready, labels, settings, progress)
     dice: dict[str, float] = {}
     for label in bundle.facts.labels:
         a, b = (torch.as_tensor(result.array == label.id) for result in (found, wanted))
@@ -63,7 +64,7 @@ def run_gate(
     return Gate(
         precision="bf16",
         backend=found.settings["backend"],
-        case=scan.fingerprint(),
+        case=ready.scan.fingerprint(),
         dice=dice,
         weights_sha256=bundle.weights_sha256,
         versions=stated,

@@ -230,7 +230,9 @@ def test_a_picture_that_reads_back_differently_is_not_published(banded, tmp_path
     write_series(tmp_path / "series", phantom()[0], oblique_affine())
     result = medvit.segment(tmp_path / "series", bundle=banded)
     draft = Draft(result, tmp_path)
-    digests = write_sc(tmp_path, _overlay(draft), draft.slices, draft.author)
+    overlay = _overlay(draft)
+    pictures = [overlay.draw(k) for k in range(len(draft.slices.planes))]
+    digests = write_sc(tmp_path, pictures, overlay.spacing_mm, draft.slices, draft.author)
     check_sc(tmp_path, digests, draft.slices)
     with pytest.raises(RoundTripError, match="Found a picture of another slice on reading 0001.dcm back"):
         check_sc(tmp_path, digests, replace(draft.slices, headers=draft.slices.headers[::-1]))

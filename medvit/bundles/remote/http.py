@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import medvit
+from medvit._version import __version__
 from medvit.errors import FetchError, MedvitError
 
 __all__ = ["Again", "Patience", "ask", "in_words", "read_small"]
@@ -83,7 +83,7 @@ def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.
         _Redirects(),
     ):
         opener.add_handler(handler)
-    request = urllib.request.Request(address, headers={"User-Agent": f"medvit/{medvit.__version__}", **headers})
+    request = urllib.request.Request(address, headers={"User-Agent": f"medvit/{__version__}", **headers})
     try:
         response: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
     except MedvitError:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import medvit
+from medvit._version import __version__
 from medvit.errors import BackendError
 from medvit.inference.backends.cache import kept
 from medvit.inference.backends.export_norm import as_recorded
@@ -98,7 +98,7 @@ def graph_of(network: nn.Module, batch: Tensor, precision: str = "fp32") -> Grap
         BackendError: the network cannot be converted, its graph answers differently, or the cache cannot be written.
     """
     shape = (1, *batch.shape[1:])
-    stated = (fingerprint(network), shape, torch.__version__, version("openvino"), medvit.__version__, _REVISION)
+    stated = (fingerprint(network), shape, torch.__version__, version("openvino"), __version__, _REVISION)
     key = hashlib.sha256(repr(stated).encode()).hexdigest()[:32]
     held = (key, precision, torch.get_num_threads())
     with _LOCK:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-import medvit
+from medvit._version import __version__
 from medvit.io.labels.label_set import LabelSet, Segment
 from medvit.io.labels.stack_labels import slice_masks
 from medvit.labels import Label
@@ -107,4 +107,4 @@ def _author(segments: Sequence[Segment]) -> Author:
     from medvit.io.dicom.write import Author
 
     origins = {segment.label.name: segment.origin for segment in segments}
-    return Author(f"medvit convert {medvit.__version__}", "", medvit.__version__, INTENDED_USE, origins)
+    return Author(f"medvit convert {__version__}", "", __version__, INTENDED_USE, origins)

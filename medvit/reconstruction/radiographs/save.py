@@ -72,7 +72,7 @@ def _write_png(path: Path, values: np.ndarray, unit: float, as_published: bool) 
 def _write_dicom(folder: Path, pictures: Radiographs, unit: float) -> None:
     from pydicom.uid import generate_uid
 
-    import medvit
+    from medvit._version import __version__
     from medvit.io.dicom.write import CrSeries, write_cr
 
     geometry, source = pictures.geometry, pictures.scan.slices[0] if pictures.scan.slices else None
@@ -84,7 +84,7 @@ def _write_dicom(folder: Path, pictures: Radiographs, unit: float) -> None:
         geometry.pixel_spacing_mm,
         geometry.source_to_isocenter_mm,
         geometry.source_to_isocenter_mm + geometry.isocenter_to_detector_mm,
-        medvit.__version__,
+        __version__,
         f"{words}. {INTENDED_USE}.",
         INTENDED_USE,
     )

@@ -20,7 +20,9 @@ from medvit.io.dicom.write.rle import encode_rle
 from medvit.io.dicom.write.source_images import Slices
 
 if TYPE_CHECKING:
-    from medvit.reports import Overlay
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
 __all__ = ["sc_name", "write_sc"]
 
@@ -42,14 +44,17 @@ def sc_name(k: int) -> str:
     return f"{k + 1:04d}.dcm"
 
 
-def write_sc(folder: Path, overlay: Overlay, slices: Slices, author: Author) -> list[str]:
+def write_sc(
+    folder: Path, pictures: Iterable[NDArray[np.uint8]], spacing_mm: tuple[float, float], slices: Slices, author: Author
+) -> list[str]:
     """Write one RGB picture a slice, with outlines and the intended use burned in, RLE Lossless.
 
     The pictures keep patient and study, and lie where the slices lie as long as these state one frame of reference.
 
     Args:
         folder: an existing folder; gets ``0001.dcm``, ``0002.dcm``, ... in the order of the slices.
-        overlay: draws the picture of each slice.
+        pictures: (row, column, 3) RGB, one a slice in the order of the slices; taken one by one.
+        spacing_mm: (down, across) of the pictures' pixels; the pictures cover the slices.
         slices: the source's slices, with one StudyInstanceUID.
         author: what made it.
 
@@ -59,12 +64,11 @@ def write_sc(folder: Path, overlay: Overlay, slices: Slices, author: Author) -> 
     frames = {str(header.get("FrameOfReferenceUID") or "") for header in slices.headers}
     series = _Series(generate_uid(prefix=None), author, len(frames) == 1 and "" not in frames, datetime.now())
     digests = []
-    for k in range(len(slices.planes)):
+    for k, picture in zip(range(len(slices.planes)), pictures, strict=True):
         header = slices.header(k)
-        picture = overlay.draw(k)
         digests.append(hashlib.sha256(picture.tobytes()).hexdigest())
         dataset = _frame(header, k, series)
-        _place(dataset, header, slices.planes[k], overlay, series.placed)
+        _place(dataset, header, slices.planes[k], spacing_mm, slices.pixel_mm, series.placed)
         _refer(dataset, slices, k)
         _fill(dataset, picture)
         slices.creation.restate(dataset, required=False)
@@ -102,11 +106,18 @@ def _frame(header: Dataset, k: int, series: _Series) -> Dataset:
     return dataset
 
 
-def _place(dataset: Dataset, header: Dataset, plane: np.ndarray, overlay: Overlay, placed: bool) -> None:
+def _place(
+    dataset: Dataset,
+    header: Dataset,
+    plane: np.ndarray,
+    spacing_mm: tuple[float, float],
+    slice_spacing_mm: tuple[float, float],
+    placed: bool,
+) -> None:
     """Pixel size and orientation, and the slice's place in the patient (Image Plane, PS3.3 C.7.6.2)."""
     cosines = (plane[:3, :2] / np.linalg.norm(plane[:3, :2], axis=0)).T.ravel()
     dataset.PatientOrientation = [_letters(cosines[:3]), _letters(cosines[3:])]
-    down, across = overlay.spacing_mm
+    down, across = spacing_mm
     dataset.PixelSpacing = [_short(down), _short(across)]
     if not placed:
         return
@@ -114,7 +125,7 @@ def _place(dataset: Dataset, header: Dataset, plane: np.ndarray, overlay: Overla
     dataset.PositionReferenceIndicator = header.get("PositionReferenceIndicator", "") or ""
     dataset.ImageOrientationPatient = [_short(v) for v in cosines]
     # the position is that of the first pixel's centre, and smaller pixels begin nearer to the corner
-    shift = cosines[:3] * (across - overlay.pixel_mm[1]) / 2 + cosines[3:] * (down - overlay.pixel_mm[0]) / 2
+    shift = cosines[:3] * (across - slice_spacing_mm[1]) / 2 + cosines[3:] * (down - slice_spacing_mm[0]) / 2
     origin = plane[:3, 3] + shift
     dataset.ImagePositionPatient = [_short(v) for v in origin]
     dataset.SliceThickness = header.get("SliceThickness", None)
