@@ -1,0 +1,112 @@
+"""Print the numbers that describe the layout of the code, and fail where one is past its limit: ``python tools/house.py``.
+
+- Loose modules: files directly in ``medvit/``, without ``__init__``, ``__main__`` and ``_version``.
+- Import circles: groups of files that import each other. Imports for types alone and imports inside functions count. A name
+  imported from a room's face counts as an import of the file that defines it; the face itself does not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {
+    "medvit": ROOT / "medvit",
+    "medvit_batch": ROOT / "apps/batch/medvit_batch",
+    "medvit_label": ROOT / "apps/monailabel/medvit_label",
+    "medvit_napari": ROOT / "apps/napari/medvit_napari",
+}
+LOOSE = 8
+"""The largest number of loose modules that the design allows."""
+NOT_LOOSE = {"__init__", "__main__", "_version"}
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the packages by its dotted name."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def face(path: Path, package: str) -> dict[str, str]:
+    """Return the names that a room's face shows, each with the module that defines it."""
+    stub = path.with_suffix(".pyi")
+    source = stub if stub.is_file() else path
+    shown = {}
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            module = f"{package}.{node.module}" if node.level else node.module
+            shown.update({alias.asname or alias.name: f"{module}" for alias in node.names})
+    return shown
+
+
+def imported(path: Path, names: dict[str, Path], faces: dict[str, dict[str, str]]) -> Iterator[str]:
+    """Yield the modules that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                module, seen = node.module, set()
+                while alias.name in faces.get(module, {}) and module not in seen:
+                    seen.add(module)
+                    module = faces[module][alias.name]
+                within = f"{module}.{alias.name}"
+                yield within if within in names else module
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that reach each other (Tarjan's strongly connected components of two or more)."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(name: str) -> None:
+        number[name] = low[name] = len(number)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in number:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], number[other])
+        if low[name] == number[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in graph:
+        if name not in number:
+            visit(name)
+    return found
+
+
+def main() -> int:
+    """Print the numbers; 1 where one is past its limit."""
+    sys.setrecursionlimit(10_000)
+    names = modules()
+    faces = {name: face(path, name) for name, path in names.items() if path.name == "__init__.py"}
+    files = {name: path for name, path in names.items() if path.name != "__init__.py"}
+    graph = {
+        name: {other for other in imported(path, names, faces) if other in files} - {name}
+        for name, path in files.items()
+    }
+    loose = sorted(path.stem for path in PACKAGES["medvit"].glob("*.py") if path.stem not in NOT_LOOSE)
+    groups = circles(graph)
+    print(f"Modules loose in medvit/: {len(loose)} (at most {LOOSE}): {', '.join(loose)}")
+    print(f"Import circles: {len(groups)} (0 allowed)")
+    for group in groups:
+        print(f"  {len(group)} files: {', '.join(group)}")
+    return int(len(loose) > LOOSE or bool(groups))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
