@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import highdicom as hd
 from pydicom.sr.coding import Code as DicomCode
 
 from medvit.labels import Code, Label
@@ -66,4 +65,6 @@ def coded(code: Code) -> DicomCode:
 
 def tracking_uids(labels: Sequence[Label]) -> dict[str, str]:
     """A new tracking UID for each label, by name: made once a save, so that all its objects speak of the same finding."""
+    import highdicom as hd
+
     return {label.name: str(hd.UID()) for label in labels}
