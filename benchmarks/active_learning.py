@@ -3,7 +3,7 @@
     python benchmarks/active_learning.py [--quick] [-o curve.json]
 
 Hippocampus MR (shared data, reference labels stand for the annotator). A network trained on the labels so far judges every
-case without a label, through `medvit.run` and `medvit_label.labels.next_case.doubt`, as the server does; the cases in most doubt are
+case without a label, through `medvit.run` and `medvit_label.labels.next_case.uncertainty`, as the server does; the cases in most doubt are
 labelled next. Each point is a network trained from the same random weights for the same number of steps, so that only the
 choice of cases differs; both sides begin with the same cases, drawn at random. Scores are of cases that neither side can
 choose, through `medvit.training.evaluation`. The network is a small U-Net of MONAI's in the chain of
@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from medvit_label.labels.next_case import doubt
+from medvit_label.labels.next_case import uncertainty
 from monai.bundle import ConfigParser
 from timing import tell
 
@@ -106,7 +106,9 @@ def most_doubted(bundle: Bundle, waiting: list[Entry], count: int) -> list[Entry
     for entry in waiting:
         result = medvit.run(bundle, _root() / entry["image"], medvit.RunSettings(device="cpu", quality_map=True))
         assert isinstance(result, medvit.Result)
-        scored.append((doubt({"quality": result.quality(), "agreement": result.agreement()})[0], entry["image"], entry))
+        scored.append(
+            (uncertainty({"quality": result.quality(), "agreement": result.agreement()})[0], entry["image"], entry)
+        )
     return [entry for _, _, entry in sorted(scored, key=lambda item: (-item[0], item[1]))[:count]]
 
 

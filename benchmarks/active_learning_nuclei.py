@@ -3,7 +3,7 @@
     python benchmarks/active_learning_nuclei.py [--seeds 5] [-o curve.json]
 
 What the annotation server ranks by is held against chance: `mirror` takes the pictures whose answer agrees least with that of
-their mirror image, through `medvit_label.labels.next_case.doubt` as the server does; `entropy` those whose pixels are least decided
+their mirror image, through `medvit_label.labels.next_case.uncertainty` as the server does; `entropy` those whose pixels are least decided
 on average; `random` any. The reference labels stand for the annotator. The pictures (shared data, the split of
 nuclei_barlow_swin) are brought to 96 x 96 pixels, so that a U-Net of 12,000 weights can be trained from the same random
 weights, for the same number of steps, at each number of labels: only the choice differs. All sides of a repetition begin with
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from medvit_label.labels.next_case import doubt
+from medvit_label.labels.next_case import uncertainty
 from monai.networks.nets import UNet
 from PIL import Image
 from timing import tell
@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.bundles import open_bundle
-from medvit.inference import agreement
+from medvit.inference import label_agreement
 from medvit.training.data import data_root
 
 NAME = "nuclei_barlow_swin"
@@ -151,8 +151,8 @@ def doubts(side: str, network: UNet, images: Tensor) -> list[float]:
     made = []
     for one, other in zip(inside > 0.5, turned > 0.5, strict=True):
         ids, mirrored = (answer.numpy().astype(np.int16) * wanted[0].id for answer in (one, other))
-        judged = {"quality": {"rating": "good", "reasons": []}, "agreement": agreement(ids, mirrored, wanted)}
-        made.append(doubt(judged)[0])
+        judged = {"quality": {"rating": "good", "reasons": []}, "agreement": label_agreement(ids, mirrored, wanted)}
+        made.append(uncertainty(judged)[0])
     return made
 
 

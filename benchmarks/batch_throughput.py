@@ -90,7 +90,7 @@ def parents_share(out: Path, cases: int = 200) -> float:
     """Seconds that the parent needs for a case: three entries in the journal, each on the disk, and the renames."""
     sys.path[:0] = [str(ROOT), str(ROOT / "apps" / "batch")]
     from medvit_batch.cases import State
-    from medvit_batch.execution.publish import prepare, publish_case, staged
+    from medvit_batch.execution.publish import prepare, publish_case, staging_path
     from medvit_batch.journal import Journal
 
     prepare(out)
@@ -99,8 +99,8 @@ def parents_share(out: Path, cases: int = 200) -> float:
         journal.base.execute(
             f"INSERT INTO cases (volume, bundle, folder, state) VALUES ('{n}','b','cases/{n}/b','pending')"
         )
-        staged(out, n).mkdir()
-        (staged(out, n) / "run.json").write_text("{}")
+        staging_path(out, n).mkdir()
+        (staging_path(out, n) / "run.json").write_text("{}")
     start = time.perf_counter()
     for n in range(1, cases + 1):
         journal.move(n, State.RUNNING, stage="start")

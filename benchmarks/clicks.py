@@ -29,8 +29,8 @@ from PIL import Image
 from scipy import ndimage
 
 from medvit.bundles import Bundle, open_bundle
-from medvit.training.data import Pair, load_labels
-from medvit.training.evaluation import Part, dice
+from medvit.training.data import ImageLabelPair, load_labels
+from medvit.training.evaluation import EvaluationSet, dice
 from medvit.training.evaluation.evaluation_set import labelled_pairs
 
 CLICKS = 5
@@ -86,7 +86,7 @@ def ask(url: str, bundle: Bundle, image: str, params: dict[str, Any]) -> tuple[n
     return np.asarray(labels.dataobj), tuple(float(side) for side in labels.header.get_zooms()), seconds
 
 
-def annotate(url: str, bundle: Bundle, pair: Pair) -> tuple[list[float], list[Click]]:
+def annotate(url: str, bundle: Bundle, pair: ImageLabelPair) -> tuple[list[float], list[Click]]:
     """Run the bundle on a case and correct it by clicks; return the mean Dice of its labels after each, and the clicks."""
     truth, names = load_labels(pair), {label.id: label.name for label in bundle.facts.labels}
     found, spacing, _ = ask(url, bundle, pair.name, {})
@@ -113,7 +113,7 @@ def measure(bundles: list[Bundle], cases: list[int], split: str) -> dict[str, An
     """Return, for each bundle, the Dice of each case after 0 to 5 clicks and every click."""
     pairs = {}
     for bundle, count in zip(bundles, cases, strict=True):
-        listed = [pair for pair in labelled_pairs(Part(bundle, split=split)) if pair.annotated is None]
+        listed = [pair for pair in labelled_pairs(EvaluationSet(bundle, split=split)) if pair.annotated is None]
         pairs[bundle.name] = listed[:count]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as top:

@@ -39,9 +39,9 @@ print(n / (time.perf_counter() - start), resource.getrusage(resource.RUSAGE_SELF
 OURS = """
 import resource, sys, time
 from pathlib import Path
-from medvit.io.dicom import look
+from medvit.io.dicom import run_preflight
 start = time.perf_counter()
-found = look(Path(sys.argv[1]))
+found = run_preflight(Path(sys.argv[1]))
 print(found.files / (time.perf_counter() - start), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(found.volumes))
 """
 

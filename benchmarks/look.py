@@ -32,25 +32,25 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from medvit.bundles import Bundle, open_bundle
-from medvit.inference import Model, apply, load_model, model_around
+from medvit.inference import LoadedBundle, apply, load_model, loaded_bundle_for
 from medvit.pipeline import run_model
 from medvit.progress import Progress
 from medvit.settings import RunSettings
 from medvit.tasks import open_for
-from medvit.training.data import DataList, plain_name, read_entries, read_images, read_list
-from medvit.training.evaluation import Part, evaluation_of
+from medvit.training.data import DataList, case_name, read_entries, read_images, read_list
+from medvit.training.evaluation import EvaluationSet, evaluation_of
 from medvit.training.loop import start_from
 
 
-def model_of(bundle: Bundle, weights: str | None) -> Model:
+def model_of(bundle: Bundle, weights: str | None) -> LoadedBundle:
     if weights is None:
         return load_model(bundle, "cpu")
     network = ConfigParser({**bundle.config, "bundle_root": str(bundle.root)}).get_parsed_content("network_def")
     print(start_from(network, weights))
-    return model_around(bundle, network)
+    return loaded_bundle_for(bundle, network)
 
 
-def panels(bundle: Bundle, model: Model, case: int) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+def panels(bundle: Bundle, model: LoadedBundle, case: int) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
     """Titles, grey or colour pictures (row, column) and labels over them."""
     if bundle.facts.task == "restoration":
         return restored(bundle, model, case)
@@ -58,7 +58,7 @@ def panels(bundle: Bundle, model: Model, case: int) -> list[tuple[str, np.ndarra
         pair = read_list(bundle, None, None, "validation")[case]
         return projected(bundle, model, {"image": str(pair.image), "label": str(pair.label)})
     judging: Any = evaluation_of(bundle)
-    judged = judging.cases(Part(bundle))[case]
+    judged = judging.cases(EvaluationSet(bundle))[case]
     result = run_model(model, judged.source)
     found, truth, image = result.array, judged.truth(result), result.scan.array
     if result.scan.is_picture:
@@ -78,7 +78,7 @@ def grey_of(bundle: Bundle, image: np.ndarray) -> np.ndarray:
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 
-def three_planes(model: Model, path: Path) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+def three_planes(model: LoadedBundle, path: Path) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
     """An image without a reference: axial, coronal and sagittal slice through the middle of what was found, bare and labelled.
 
     The patient's right is on the viewer's left, and one voxel is drawn as one pixel of 1 mm.
@@ -100,7 +100,7 @@ def three_planes(model: Model, path: Path) -> list[tuple[str, np.ndarray, np.nda
     return shown
 
 
-def restored(bundle: Bundle, model: Model, case: int) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+def restored(bundle: Bundle, model: LoadedBundle, case: int) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
     evaluation: Any = evaluation_of(bundle)
     volume = read_images(bundle, None, None, "validation")[case]
     middle = volume.image.shape[2] // 2
@@ -131,7 +131,9 @@ def restored(bundle: Bundle, model: Model, case: int) -> list[tuple[str, np.ndar
     ]
 
 
-def projected(bundle: Bundle, model: Model, paths: dict[str, str]) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
+def projected(
+    bundle: Bundle, model: LoadedBundle, paths: dict[str, str]
+) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
     parser = ConfigParser()
     parser.read_config([str(bundle.root / "configs" / f"{name}.json") for name in ("inference", "train")])
     made = parser.get_parsed_content("draws").preparation.transforms[0](paths)  # radiographs, before they are stacked
@@ -189,9 +191,9 @@ def main() -> None:
         # places in the list's own order; restoration lists have no labels, and their names are the images'
         judging: Any = evaluation_of(bundle)
         names = (
-            [case.name for case in judging.cases(Part(bundle))]
+            [case.name for case in judging.cases(EvaluationSet(bundle))]
             if bundle.facts.task == "segmentation"
-            else [plain_name(e["image"]) for e in read_entries(bundle, DataList(split="validation"), ("image",))]
+            else [case_name(e["image"]) for e in read_entries(bundle, DataList(split="validation"), ("image",))]
         )
         chosen = [
             (names.index(n), f"{n} ({s:.3g}): ") for n, s in worst(json.loads(given.scores.read_text()), given.worst)
@@ -199,7 +201,7 @@ def main() -> None:
     else:
         chosen = [(given.case, "")]
     if given.images:
-        rows = [(f"{plain_name(path)}: ", three_planes(model, path)) for path in given.images]
+        rows = [(f"{case_name(path)}: ", three_planes(model, path)) for path in given.images]
     else:
         rows = [(head, panels(bundle, model, case)) for case, head in chosen]
     wide = len(rows[0][1])

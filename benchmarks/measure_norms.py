@@ -13,7 +13,7 @@ import argparse
 from pretraining_nuclei import Budget, measure_norms
 
 from medvit.bundles import open_bundle
-from medvit.training.data import DataList, Steps
+from medvit.training.data import DataList, StepDataset
 from medvit.training.loop import publish, start_from
 from medvit.training.recipe import read_recipe
 
@@ -29,7 +29,7 @@ def main() -> None:
     network = recipe.objective.network
     print(start_from(network, given.bundle))
     loop = recipe.loop
-    crops = Steps(recipe.draws.sampler(bundle, DataList(), loop.seed), loop.batch_size, loop.seed)
+    crops = StepDataset(recipe.draws.sampler(bundle, DataList(), loop.seed), loop.batch_size, loop.seed)
     # crops behind those that it was trained on
     measure_norms(network, crops, Budget(steps=loop.steps, norm_batches=given.batches))
     print(f"{bundle.name}: sha256 {publish(bundle, network.state_dict())}")

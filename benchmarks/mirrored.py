@@ -9,8 +9,8 @@ import argparse
 from dataclasses import replace
 
 from medvit.inference import load_model
-from medvit.inference.loaded_bundle import altered
-from medvit.training.evaluation import Part, evaluation_of
+from medvit.inference.loaded_bundle import with_options
+from medvit.training.evaluation import EvaluationSet, evaluation_of
 
 
 def main() -> None:
@@ -19,9 +19,9 @@ def main() -> None:
     model = load_model(parser.parse_args().bundle, "cpu")
     if getattr(model.inferer, "mirrored", None) is None:
         parser.error(f"{model.bundle.name} has no 'mirrored' in its inference.json")
-    judge = evaluation_of(model.bundle).judge(Part(model.bundle, None, None, "validation"))
+    judge = evaluation_of(model.bundle).judge(EvaluationSet(model.bundle, None, None, "validation"))
     for name, mirrored in (("one answer", None), ("mean of both", model.inferer.mirrored)):
-        scores = judge(replace(model, inferer=altered(model.inferer, mirrored=mirrored)), lambda _: None)
+        scores = judge(replace(model, inferer=with_options(model.inferer, mirrored=mirrored)), lambda _: None)
         metric, value = next(iter(scores["metrics"].items()))
         print(f"{name}: {metric} {value:.4f}")
 

@@ -31,7 +31,7 @@ from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.training import TrainSettings, train_bundle
-from medvit.training.data import DataList, Steps, data_root
+from medvit.training.data import DataList, StepDataset, data_root
 from medvit.training.evaluation import evaluate_bundle
 from medvit.training.fine_tuning import copy_untrained
 from medvit.training.loop import kept, publish, start_from
@@ -124,7 +124,7 @@ def judged(folder: Path, run: Run, budget: Budget, start: Path) -> dict[str, Any
     start_from(network, str(checkpoint))
     left = kept(place / "left.json", lambda: scored(bundle, network))
     sampler = recipe.draws.sampler(bundle, settings.data, run.seed)
-    measure_norms(network, Steps(sampler, recipe.loop.batch_size, run.seed), budget)
+    measure_norms(network, StepDataset(sampler, recipe.loop.batch_size, run.seed), budget)
     scores = scored(bundle, network)
     labelled = len(chosen(own["training"], run.share))
     return {
@@ -143,7 +143,7 @@ def scored(bundle: Bundle, network: nn.Module) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def measure_norms(network: nn.Module, crops: Steps, budget: Budget) -> None:
+def measure_norms(network: nn.Module, crops: StepDataset, budget: Budget) -> None:
     """Batch norms' means and variances, measured with the weights as they are on crops behind those of training.
 
     What norms gather while they train weighs a step by a hundredth, and lags behind weights that have moved for some hundred

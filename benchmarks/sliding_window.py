@@ -37,7 +37,7 @@ def uncropped(case: Path) -> tuple[torch.nn.Module, Tensor, dict[str, object]]:
     model = load_model(BUNDLE, "cpu")
     ready = {"image": open_for(model.bundle, str(case), RunSettings(), Progress()).scan.meta_tensor()}
     for transform in model.preprocessing.transforms:
-        if type(transform).__name__ != "CropToContentd":
+        if type(transform).__name__ != "CropToBodyd":
             ready = transform(ready)
     inferer = model.inferer
     settings = {"roi_size": inferer.roi_size, "overlap": inferer.overlap, "mode": inferer.mode}

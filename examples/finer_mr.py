@@ -20,7 +20,7 @@ from PIL import Image
 from medvit.bundles import open_bundle
 from medvit.inference import load_model
 from medvit.physics.degradations import TruncatedMR
-from medvit.training.evaluation import FinerRestoration, Part, evaluation_of
+from medvit.training.evaluation import EvaluationSet, SuperResolutionEvaluation, evaluation_of
 from medvit.training.evaluation.super_resolution import INTERPOLATIONS, choose, restored
 
 
@@ -28,9 +28,9 @@ def drawn(bundle_name: str, factor: int, count: int, out: Path) -> list[str]:
     """Draw the slices; return a line for each."""
     bundle = open_bundle(bundle_name)
     evaluation = evaluation_of(bundle)
-    assert isinstance(evaluation, FinerRestoration)
+    assert isinstance(evaluation, SuperResolutionEvaluation)
     model, rows = load_model(bundle, "cpu"), []
-    for case in choose(evaluation, Part(bundle)):
+    for case in choose(evaluation, EvaluationSet(bundle)):
         clean, head = case.clean.image, case.head
         coarse = TruncatedMR(factor).coarse(clean, case.clean.spacing_mm)
         sinc = np.maximum(INTERPOLATIONS["sinc"](coarse, factor), 0)

@@ -20,7 +20,7 @@ from pydicom.uid import generate_uid
 from medvit.bundles import open_bundle
 from medvit.io import open_source
 from medvit.settings import DEFAULT_RESTORATION
-from medvit.training.evaluation import DoseRestoration, evaluation_of
+from medvit.training.evaluation import LowDoseEvaluation, evaluation_of
 
 HERE = Path(__file__).resolve().parent
 SLICES = slice(48, 80)
@@ -38,7 +38,7 @@ def low_dose(out: Path, dose: float = 0.1) -> int:
         }
         headers = scan.slices[SLICES]
         judged = evaluation_of(open_bundle(DEFAULT_RESTORATION))
-        assert isinstance(judged, DoseRestoration)
+        assert isinstance(judged, LowDoseEvaluation)
         noisy = judged.scanner.at_dose(dose, seed=1)(scan.array[0][..., SLICES], scan.spacing_mm)
         series = generate_uid(entropy_srcs=["medvit low dose", str(dose)])
         out.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medvit.pipeline import reconstruct, restore, run, run_many, segment
     from medvit.progress import Progress
     from medvit.reconstruction import Reconstructed
-    from medvit.reconstruction.views import ViewFlags
+    from medvit.reconstruction.views import ViewGeometry
     from medvit.restoration import Restored
     from medvit.segmentation import Result
     from medvit.settings import RunSettings
@@ -32,7 +32,7 @@ __all__ = [
     "Restored",
     "Result",
     "RunSettings",
-    "ViewFlags",
+    "ViewGeometry",
     "__version__",
     "convert",
     "load_published",
@@ -53,7 +53,7 @@ _HOMES = {
     "Restored": "medvit.restoration",
     "Result": "medvit.segmentation",
     "RunSettings": "medvit.settings",
-    "ViewFlags": "medvit.reconstruction.views",
+    "ViewGeometry": "medvit.reconstruction.views",
     "convert": "medvit.conversion",
     "load_published": "medvit.interop",
     "open_bundle": "medvit.bundles",

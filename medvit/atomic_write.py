@@ -13,14 +13,14 @@ from pathlib import Path
 
 from medvit.errors import MedvitError, OutputError, system_words
 
-__all__ = ["HIDDEN", "explained", "hashes_within", "publish", "replace_file", "write_aside"]
+__all__ = ["HIDDEN", "hashes_within", "os_errors_as_output_errors", "publish", "replace_file", "staging_folder"]
 
 HIDDEN = ".medvit-"
 """How the names of such folders begin."""
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def os_errors_as_output_errors(folder: Path) -> Iterator[None]:
     """Turn the system's refusals into ours."""
     try:
         yield
@@ -34,7 +34,7 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def write_aside(folder: Path) -> Iterator[Path]:
+def staging_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder on the final one's file system, gone in the end whatever happens, as are those of killed runs.
 
     It lies beside a folder that is to be made, and inside one that is there: of a mounted folder, the parent may be

@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvit.atomic_write import explained, hashes_within, publish, write_aside
+from medvit.atomic_write import hashes_within, os_errors_as_output_errors, publish, staging_folder
 from medvit.errors import OutputError
 from medvit.io import Scan, spacing_mm
 from medvit.io.dicom import repair_uids, repairable
-from medvit.io.labels import INTENDED_USE, LabelSet, Reading, write_dicom, write_each, write_nifti
-from medvit.io.labels.read import read
+from medvit.io.labels import INTENDED_USE, LabelSet, ReadOptions, write_dicom, write_each, write_nifti
+from medvit.io.labels.read import read_label_set
 from medvit.labels import Label
 from medvit.progress import Progress
-from medvit.reports import opening, seconds
-from medvit.segmentation import OURS
+from medvit.reports import record_header, stage_seconds
+from medvit.segmentation import OUTPUT_FILES
 from medvit.tasks import check_folder
 
 if TYPE_CHECKING:
@@ -99,14 +99,14 @@ def convert(
         MedvitError: as ``read_labels``; OutputError where an output cannot be; RoundTripError where what was written
             does not read back as what was meant.
     """
-    reading = Reading(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry)
+    reading = ReadOptions(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry)
     return convert_labels(source, folder, reading, Writing(tuple(output_types), per_label, overwrite))
 
 
 def convert_labels(
     source: str | os.PathLike[str],
     folder: str | os.PathLike[str],
-    reading: Reading,
+    reading: ReadOptions,
     writing: Writing,
     progress: Progress | None = None,
 ) -> Converted:
@@ -117,7 +117,7 @@ def convert_labels(
     check_folder(final, writing.overwrite)
     asks_dicom = any(name != "nifti" for name in writing.output_types)
     with progress.stage("read"):
-        found = read(path, replace(reading, search=asks_dicom), progress)
+        found = read_label_set(path, replace(reading, search=asks_dicom), progress)
     usual = ("nifti",) if found.kind in ("seg", "rtstruct") else ("dicom-seg",)
     writing = replace(writing, output_types=writing.output_types or usual)
     origin = {"kind": found.kind, "sha256": _sha256(path) if path.is_file() else None}
@@ -127,7 +127,7 @@ def convert_labels(
         "on_irregular": reading.on_irregular,
         "geometry": reading.geometry,
     }
-    return _publish(found, final, writing, _Origin(origin, reads), progress)
+    return _publish(found, final, writing, _ConversionSource(origin, reads), progress)
 
 
 def save_labels(
@@ -149,27 +149,31 @@ def save_labels(
     check_folder(final, writing.overwrite)
     usual = ("dicom-seg",) if found.reference is not None and found.reference.slices else ("nifti",)
     writing = replace(writing, output_types=writing.output_types or usual)
-    return _publish(found, final, writing, _Origin({"kind": found.kind, "sha256": None}, {}), progress or Progress())
+    return _publish(
+        found, final, writing, _ConversionSource({"kind": found.kind, "sha256": None}, {}), progress or Progress()
+    )
 
 
 @dataclass(frozen=True)
-class _Origin:
+class _ConversionSource:
     """What ``run.json`` says of where labels come from: what they are, and how they were read."""
 
     source: dict[str, Any]
     reading: dict[str, Any]
 
 
-def _publish(found: LabelSet, final: Path, writing: Writing, origin: _Origin, progress: Progress) -> Converted:
+def _publish(
+    found: LabelSet, final: Path, writing: Writing, origin: _ConversionSource, progress: Progress
+) -> Converted:
     found, writing = _ready(found, writing)
-    with explained(final), write_aside(final) as staging:
+    with os_errors_as_output_errors(final), staging_folder(final) as staging:
         with progress.stage("write"):
             found = _write_all(found, staging, writing, progress)
         files = hashes_within(staging)
         record = _record(found, origin, writing, files, progress)
         (staging / "run.json").write_text(json.dumps(record, indent=2) + "\n")
         progress.check()
-        publish(staging, final, [*OURS, *(f"{label.name}.nii.gz" for label in found.labels)])
+        publish(staging, final, [*OUTPUT_FILES, *(f"{label.name}.nii.gz" for label in found.labels)])
     return Converted(final, tuple(sorted([*files, "run.json"])), found.labels, found.notes, found.flags)
 
 
@@ -202,15 +206,15 @@ def _ready(found: LabelSet, writing: Writing) -> tuple[LabelSet, Writing]:
         )
     if writing.repair_tags:
         reference, repaired = repair_uids(reference)
-        found = replace(found, reference=reference).noting(*repaired)
+        found = replace(found, reference=reference).with_notes(*repaired)
     reasons = list(reference.blockers)
-    if not reasons and not (found.present() or any(voxels.any() for _, voxels in found.drawn)):
+    if not reasons and not (found.present() or any(voxels.any() for _, voxels in found.masks_on_slices)):
         reasons = ["no label has any voxel"]
     if not reasons:
         return found, writing
     remedy = " To have them, add --repair-tags." if repairable(reference.blockers) else ""
     flag = f"{' and '.join(asked)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
-    return found.noting(flags=[flag]), replace(writing, output_types=("nifti",))
+    return found.with_notes(flags=[flag]), replace(writing, output_types=("nifti",))
 
 
 def _write_all(found: LabelSet, staging: Path, writing: Writing, progress: Progress) -> LabelSet:
@@ -227,16 +231,16 @@ def _write_all(found: LabelSet, staging: Path, writing: Writing, progress: Progr
         if found.overlaps and "nifti" in writing.output_types:
             pairs = ", ".join(f"{a} and {b} ({count} voxels)" for a, b, count in found.overlaps)
             notes.append(f"Labels overlap, so there is one file each and no label map: {pairs}.")
-    return found.noting(*dict.fromkeys(notes))
+    return found.with_notes(*dict.fromkeys(notes))
 
 
 def _record(
-    found: LabelSet, origin: _Origin, writing: Writing, files: dict[str, str], progress: Progress
+    found: LabelSet, origin: _ConversionSource, writing: Writing, files: dict[str, str], progress: Progress
 ) -> dict[str, Any]:
     """What goes into ``run.json``: files are named by their hash, since their names can hold a patient's."""
     reference = found.reference
     return {
-        **opening(INTENDED_USE),
+        **record_header(INTENDED_USE),
         "settings": {
             "output_types": list(writing.output_types),
             **origin.reading,
@@ -250,6 +254,6 @@ def _record(
             label.name: int(segment.voxels.sum()) for label, segment in zip(found.labels, found.segments, strict=True)
         },
         "notes": [*found.notes, *found.flags],
-        "seconds": seconds(progress),
+        "seconds": stage_seconds(progress),
         "files": files,
     }

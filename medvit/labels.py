@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Code", "Label", "Measures"]
+__all__ = ["Code", "Label", "LabelMeasures"]
 
 
 class _Strict(BaseModel):
@@ -37,7 +37,7 @@ class Label(_Strict):
 
 
 @dataclass(frozen=True)
-class Measures:
+class LabelMeasures:
     """One label's numbers; those of an absent label are None.
 
     Attributes:

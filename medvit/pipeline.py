@@ -12,27 +12,27 @@ from monai.data import MetaTensor
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BackendError, MedvitError
 from medvit.inference import (
-    Model,
+    LoadedBundle,
     choose_device,
     load_model,
-    model_around,
+    loaded_bundle_for,
 )
 from medvit.io import Scan
 from medvit.progress import Cancelled, Progress
 from medvit.reconstruction import Reconstructed, ReconstructionSettings, reconstruct_views
-from medvit.reconstruction.views import ViewFlags, open_view
-from medvit.restoration import Restored, run_restoration, settled
-from medvit.segmentation import Result, check_settings, run_ready
+from medvit.reconstruction.views import ViewGeometry, open_view
+from medvit.restoration import Restored, run_restoration, with_irregular_policy
+from medvit.segmentation import Result, check_settings, predict_scan
 from medvit.settings import DEFAULT_BUNDLE, DEFAULT_RECONSTRUCTION, DEFAULT_RESTORATION, RunSettings
-from medvit.tasks import Ready, open_for
+from medvit.tasks import PreparedScan, open_for
 
 __all__ = [
-    "Case",
-    "Model",
+    "CaseResult",
+    "LoadedBundle",
     "RunSettings",
     "choose_device",
     "load_model",
-    "model_around",
+    "loaded_bundle_for",
     "reconstruct",
     "restore",
     "run",
@@ -80,16 +80,16 @@ def run(
 def _run_labels(
     opened: Bundle, source: str | os.PathLike[str] | MetaTensor | Scan, settings: RunSettings, progress: Progress
 ) -> Result:
-    wanted = check_settings(opened, settings)
+    requested_labels = check_settings(opened, settings)
     opened.require_trained()
     ready = open_for(opened, source, settings, progress)
     with progress.stage("load"):
         model = load_model(opened, settings.device, settings.fast, settings.backend, settings.precision)
-    return run_ready(model, ready, wanted, settings, progress)
+    return predict_scan(model, ready, requested_labels, settings, progress)
 
 
 def run_model(
-    model: Model,
+    model: LoadedBundle,
     source: str | os.PathLike[str] | MetaTensor | Scan,
     settings: RunSettings | None = None,
     progress: Progress | None = None,
@@ -115,8 +115,8 @@ def run_model(
             f"Found settings for {asked} (fast: {settings.fast}) and a model on {model.device} (fast: {model.fast}); nothing is "
             "moved or replaced. Make the model with them: load_model(bundle, device, fast)."
         )
-    wanted = check_settings(model.bundle, settings)
-    return run_ready(model, open_for(model.bundle, source, settings, progress), wanted, settings, progress)
+    requested_labels = check_settings(model.bundle, settings)
+    return predict_scan(model, open_for(model.bundle, source, settings, progress), requested_labels, settings, progress)
 
 
 def segment(
@@ -179,7 +179,9 @@ def restore(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.require_task("restoration")
     settings = RunSettings(device, fast, force, (), repair_tags, series, geometry=geometry)
-    return run_restoration(opened, source, settled(opened, settings, on_irregular), progress or Progress())
+    return run_restoration(
+        opened, source, with_irregular_policy(opened, settings, on_irregular), progress or Progress()
+    )
 
 
 def reconstruct(
@@ -187,8 +189,8 @@ def reconstruct(
     lat: str | os.PathLike[str],
     bundle: str | os.PathLike[str] | Bundle = DEFAULT_RECONSTRUCTION,
     *,
-    ap_flags: ViewFlags | None = None,
-    lat_flags: ViewFlags | None = None,
+    ap_flags: ViewGeometry | None = None,
+    lat_flags: ViewGeometry | None = None,
     device: str = "auto",
     force: bool = False,
     progress: Progress | None = None,
@@ -196,7 +198,7 @@ def reconstruct(
     """Reconstruct bones in three dimensions from two radiographs.
 
     Example:
-        >>> flags = ViewFlags(pixel_spacing_mm=0.15, magnification=1.1)  # doctest: +SKIP
+        >>> flags = ViewGeometry(pixel_spacing_mm=0.15, magnification=1.1)  # doctest: +SKIP
         >>> result = medvit.reconstruct("ap.png", "lat.png", ap_flags=flags, lat_flags=flags)  # doctest: +SKIP
 
     Args:
@@ -226,7 +228,7 @@ Source = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class Case:
+class CaseResult:
     """One of many sources, and what came of it: a result, or the reason why there is none.
 
     Attributes:
@@ -245,7 +247,7 @@ def run_many(
     sources: Iterable[Source],
     settings: RunSettings | None = None,
     progress: Progress | None = None,
-) -> Iterator[Case]:
+) -> Iterator[CaseResult]:
     """Run a bundle on many sources, in their order; the model is loaded once and stays.
 
     Sources are taken one ahead, so a list, a folder's listing or a queue will do. A case that fails does not stop the others.
@@ -267,9 +269,9 @@ def run_many(
     waiting = iter(sources)
     with ThreadPoolExecutor(1, "medvit-next-case") as reader:
 
-        def begin() -> tuple[Source, Progress, Future[Ready]] | None:
+        def begin() -> tuple[Source, Progress, Future[PreparedScan]] | None:
             for source in waiting:
-                own = watching.part()
+                own = watching.child()
                 return source, own, reader.submit(open_for, opened, source, settings, own)
             return None
 
@@ -279,10 +281,10 @@ def run_many(
             try:
                 ready = reading.result()
                 coming = begin()
-                yield Case(source, run_ready(model, ready, wanted, settings, own))
+                yield CaseResult(source, predict_scan(model, ready, wanted, settings, own))
             except Cancelled:
                 raise
             except MedvitError as error:
                 if coming is not None and coming[2] is reading:
                     coming = begin()
-                yield Case(source, error=error)
+                yield CaseResult(source, error=error)

@@ -36,7 +36,7 @@ class Progress:
         """Ask the run to stop at the next window, slice or file; safe from any thread."""
         self._stop.set()
 
-    def part(self) -> Progress:
+    def child(self) -> Progress:
         """Another progress for one case of many: shown and cancelled with this one, its seconds its own."""
         other = Progress(self._show)
         other._stop = self._stop

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import medvit
 from medvit.cli.main import app
-from medvit.inference import Mirrored, agreement, model_around
+from medvit.inference import FlipAveraging, label_agreement, loaded_bundle_for
 from medvit.inference.mirror_agreement import exchanged_sides
 from medvit.pipeline import run_model
 from medvit.settings import RunSettings
@@ -48,7 +48,7 @@ class _RightOfMiddle(torch.nn.Module):
 
 
 def test_a_network_that_ignores_the_image_disagrees_with_itself(banded):
-    model = model_around(medvit.open_bundle(banded), _RightOfMiddle())
+    model = loaded_bundle_for(medvit.open_bundle(banded), _RightOfMiddle())
     settings = RunSettings(device="cpu", quality_map=True, fast=False)
     result = run_model(model, _scan(), settings)
     assert result.agreement()["brainstem"] < 0.1
@@ -57,8 +57,8 @@ def test_a_network_that_ignores_the_image_disagrees_with_itself(banded):
 
 def test_one_that_averages_both_answers_still_disagrees_with_the_mirror_images_alone(banded):
     """Else its second run would be its first, and say nothing."""
-    model = model_around(medvit.open_bundle(banded), _RightOfMiddle())
-    model.inferer.mirrored = Mirrored()
+    model = loaded_bundle_for(medvit.open_bundle(banded), _RightOfMiddle())
+    model.inferer.mirrored = FlipAveraging()
     result = run_model(model, _scan(), RunSettings(device="cpu", quality_map=True, fast=False))
     assert (result.array == 1).mean() == pytest.approx(
         2 * (result.mirrored == 1).mean(), abs=0.05
@@ -98,7 +98,7 @@ def test_no_map_unless_asked(banded):
 def test_agreement_of_what_neither_has():
     (label, *_) = medvit.open_bundle("headneck_ct_swin_unetr").facts.labels
     nothing = np.zeros((3, 3, 3), np.int16)
-    assert agreement(nothing, nothing, [label]) == {label.name: 1.0}
+    assert label_agreement(nothing, nothing, [label]) == {label.name: 1.0}
 
 
 class _BrightOnTheLeft(torch.nn.Module):
@@ -113,7 +113,7 @@ class _BrightOnTheLeft(torch.nn.Module):
 def test_pictures_are_mirrored_across_columns(tmp_path):
     picture = np.zeros((1, 64, 96), np.float32)
     picture[0, 20:30, 10:20] = picture[0, 40:50, 70:90] = 200
-    model = model_around(medvit.open_bundle("nuclei_barlow_swin"), _BrightOnTheLeft())
+    model = loaded_bundle_for(medvit.open_bundle("nuclei_barlow_swin"), _BrightOnTheLeft())
     tensor = MetaTensor(torch.from_numpy(picture))
     result = run_model(model, tensor, RunSettings(device="cpu", quality_map=True))
     assert np.array_equal(result.array > 0, picture[0] * (np.arange(96) < 48) > 0)

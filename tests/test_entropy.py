@@ -11,10 +11,10 @@ from monai.data import MetaTensor
 
 import medvit
 from medvit.bundles import Calibration
-from medvit.inference import LabelEntropy, by_name, load_model, model_around
+from medvit.inference import LabelEntropy, by_name, load_model, loaded_bundle_for
 from medvit.inference import uncertainty as entropy
 from medvit.pipeline import run_model
-from medvit.reports import Doubts
+from medvit.reports import UncertaintySignals
 from medvit.settings import RunSettings
 from tests.bands import make_bundle, oblique_affine, phantom
 
@@ -26,7 +26,7 @@ def _bits(p: float) -> float:
 def test_known_chances_give_their_entropy():
     chances = torch.tensor([[0.1, 0.2, 0.7], [0.05, 0.6, 0.35], [0.9, 0.05, 0.05], [0.3, 0.3, 0.4]])
     found = LabelEntropy()
-    found.take(chances.log().T.reshape(3, 2, 2))
+    found.add_planes(chances.log().T.reshape(3, 2, 2))
     one, two = found.values()
     assert one == pytest.approx(_bits(0.6), abs=1e-4)
     assert two == pytest.approx((_bits(0.7) + _bits(0.4)) / 2, abs=1e-4)
@@ -34,7 +34,7 @@ def test_known_chances_give_their_entropy():
 
 def test_one_channel_is_a_label_above_nought():
     found = LabelEntropy()
-    found.take(torch.tensor([[[0.0, -3.0, 2.0, 50.0]]]))  # 0 is background, 50 is sure
+    found.add_planes(torch.tensor([[[0.0, -3.0, 2.0, 50.0]]]))  # 0 is background, 50 is sure
     assert found.values() == (pytest.approx(_bits(1 / (1 + np.exp(-2))) / 2, abs=1e-4),)
 
 
@@ -42,10 +42,10 @@ def test_planes_give_what_the_whole_gives_and_labels_nobody_got_are_none(monkeyp
     logits = torch.randn(4, 12, 9, 7, generator=torch.Generator().manual_seed(0)) * 4
     logits[2] = -100
     whole, parts = LabelEntropy(), LabelEntropy()
-    whole.take(logits)
+    whole.add_planes(logits)
     monkeypatch.setattr(entropy, "_BLOCK", 50)
     for planes in logits.split(5, 1):
-        parts.take(planes)
+        parts.add_planes(planes)
     (a, none, b), (c, nothing, d) = whole.values(), parts.values()
     assert none is None and nothing is None and LabelEntropy().values() == ()
     assert (c, d) == (pytest.approx(a, abs=2e-4), pytest.approx(b, abs=2e-4))
@@ -63,7 +63,7 @@ def test_a_run_says_it_of_each_label_it_found(banded, tmp_path, low_memory):
         load_model(banded, "cpu"), _scan(), RunSettings(device="cpu", low_memory=low_memory, quality_map=True)
     )
     plain = medvit.segment(_scan(), bundle=banded, roi_subset=("brainstem", "larynx"))
-    assert set(result.entropy()) == {label.name for label in result.wanted}
+    assert set(result.entropy()) == {label.name for label in result.requested_labels}
     assert all(0 <= bits <= 1 for bits in result.entropy().values())
     assert set(plain.entropy()) == {"brainstem", "larynx"}
     assert plain.entropy()["larynx"] == pytest.approx(result.entropy()["larynx"], abs=1e-3)
@@ -84,19 +84,19 @@ def test_only_a_calibration_of_these_very_weights_is_used(tmp_path):
     result = medvit.segment(_scan(), bundle=folder)
     assert result.calibration is not None and result.quality()["rating"] == "check"
     assert any("the network is in doubt about larynx (0." in reason for reason in result.quality()["reasons"])
-    given = run_model(model_around(medvit.open_bundle(folder), load_model(folder, "cpu").network), _scan())
+    given = run_model(loaded_bundle_for(medvit.open_bundle(folder), load_model(folder, "cpu").network), _scan())
     assert given.calibration is None and not any("in doubt" in reason for reason in given.quality()["reasons"])
 
 
 def test_limits_decide_and_a_signal_that_tells_nothing_is_left_out():
     entropy, agreement = {"a": 0.3, "b": 0.1}, {"a": 0.65, "b": 0.9}
-    assert Doubts(entropy, agreement).reasons() == ["a and what the mirror image gave overlap by 0.65 only"]
+    assert UncertaintySignals(entropy, agreement).reasons() == ["a and what the mirror image gave overlap by 0.65 only"]
     known = Calibration(weights_sha256="0", cases=5, bad="x", limits={"entropy": 0.2})
-    assert Doubts(entropy, agreement, known).reasons() == [
+    assert UncertaintySignals(entropy, agreement, known).reasons() == [
         "the network is in doubt about a (0.300 bits a voxel, where up to 0.200 is usual)"
     ]
     both = Calibration(weights_sha256="0", cases=5, bad="x", limits={"entropy": 0.35, "agreement": 0.95})
-    assert [reason[:6] for reason in Doubts(entropy, agreement, both).reasons()] == ["a and ", "b and "]
+    assert [reason[:6] for reason in UncertaintySignals(entropy, agreement, both).reasons()] == ["a and ", "b and "]
 
 
 def test_names_of_what_was_given():
@@ -107,7 +107,7 @@ def test_names_of_what_was_given():
 def test_a_bundle_that_is_mostly_wrong_calls_nothing_good():
     """Met with a first set of weights: no signal parts the bad answers where all are, and every one was called good."""
     known = Calibration(weights_sha256="0", cases=8, spoilt=5, bad="Dice of a label below 0.7", limits={})
-    assert Doubts(calibration=known).reasons() == [
+    assert UncertaintySignals(calibration=known).reasons() == [
         "of 8 cases whose answer is known, 5 came out bad (Dice of a label below 0.7)"
     ]
-    assert Doubts(calibration=known.model_copy(update={"spoilt": 4})).reasons() == []
+    assert UncertaintySignals(calibration=known.model_copy(update={"spoilt": 4})).reasons() == []

@@ -10,7 +10,7 @@ import pytest
 from pydicom.tag import Tag, tag_in_exception
 
 import medvit.errors as errors
-from medvit.atomic_write import explained
+from medvit.atomic_write import os_errors_as_output_errors
 from medvit.errors import MedvitError, OutputError, out_of_space
 
 KINDS = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls is not MedvitError]
@@ -29,7 +29,7 @@ def test_a_full_disk_is_told_from_what_pydicom_makes_of_it():
     """pydicom raises the system's error anew while it writes an element, without its number and with a traceback."""
     with (
         pytest.raises(OutputError, match=r"^Found no space left when writing to out; .*Free some space, or") as caught,
-        explained(Path("out")),
+        os_errors_as_output_errors(Path("out")),
         tag_in_exception(Tag("PixelData")),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -21,10 +21,10 @@ from medvit.errors import GeometryError, ModalityError, RoundTripError, ShapeErr
 from medvit.inference import load_model
 from medvit.io import open_source, world
 from medvit.io.dicom.write import check_derived, source_of
-from medvit.physics import measured_part, zero_filled
-from medvit.physics.kspace import truncated
-from medvit.restoration import at_factor, finer_by, finer_scan
-from medvit.transforms import IntensityOnFinerd, ToUnitOwnRanged, ZeroFilledd, unit_range
+from medvit.physics import low_frequency_part, zero_fill
+from medvit.physics.kspace import truncate_kspace
+from medvit.restoration import upsampled_scan, upsampling_factor, with_factor
+from medvit.transforms import IntensityOnUpsampledGridd, ScalePercentilesToUnitd, ZeroFillUpsampled, percentile_range
 from tests.bands import make_finer_bundle, oblique_affine, write_series
 from tests.io.test_dicom import PLANES
 from tests.io.test_dicom_objects import _validate
@@ -96,7 +96,7 @@ def test_nifti_on_the_finer_grid_fills_the_sources_box_with_both_affines(interpo
         assert found[1] == given[1]
         if given[1]:  # one without a code means nothing
             assert np.allclose(_box(found[0], saved.shape), _box(given[0], source.shape), atol=1e-3)
-    wanted = np.maximum(zero_filled(values.astype(np.float32), 2), 0)
+    wanted = np.maximum(zero_fill(values.astype(np.float32), 2), 0)
     assert np.abs(saved.get_fdata() - wanted).max() < 0.51
     difference = nib.load(tmp_path / "out" / "maps" / "difference.nii.gz")
     assert difference.shape == saved.shape and np.abs(difference.get_fdata()).max() < 0.1
@@ -194,20 +194,22 @@ def test_a_series_with_the_sources_pixels_is_not_published(interpolating, tmp_pa
     dataset.PixelSpacing = [1.5, 1.0]
     dataset.save_as(path)
     with pytest.raises(RoundTripError, match=r"34 rows of pixels of \[1.5, 1.0\] mm on reading 0002.dcm"):
-        check_derived(path.parent, result.on_slices(), source_of(result.scan))
+        check_derived(path.parent, result.on_source_slices(), source_of(result.scan))
 
 
 def test_what_was_measured_stays_whatever_the_network_makes(smoothing, tmp_path):
     values = _head() + 500  # far from 0, where nothing is raised
     nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "scan.nii.gz")
     found = medvit.restore(tmp_path / "scan.nii.gz", bundle=smoothing).array
-    assert np.allclose(measured_part(found, 2), measured_part(zero_filled(values.astype(np.float32), 2), 2), atol=0.01)
+    assert np.allclose(
+        low_frequency_part(found, 2), low_frequency_part(zero_fill(values.astype(np.float32), 2), 2), atol=0.01
+    )
     free = shutil.copytree(smoothing, tmp_path / "free")
     path = free / "configs" / "inference.json"
     config = json.loads(path.read_text())
     config["postprocessing"]["transforms"][0]["keep_measured"] = False
     path.write_text(json.dumps(config))
-    low, high = unit_range(values, (0.5, 99.5))
+    low, high = percentile_range(values, (0.5, 99.5))
     blurred = medvit.restore(tmp_path / "scan.nii.gz", bundle=free).array
     assert float((blurred - found).mean()) == pytest.approx(0.1 * (high - low), rel=0.01)  # the constant is taken back
 
@@ -223,37 +225,39 @@ def test_magnitudes_stay_above_zero_and_other_images_do_not_have_to(interpolatin
 
 def test_a_model_at_another_factor(interpolating):
     model = load_model(interpolating, "cpu")
-    assert (finer_by(model), finer_by(at_factor(model, 4))) == (2, 4)
+    assert (upsampling_factor(model), upsampling_factor(with_factor(model, 4))) == (2, 4)
     fine = _head((32, 24, 2)).astype(np.float32)
-    source = MetaTensor(torch.from_numpy(truncated(fine, 4))[None], affine=torch.diag(torch.tensor([4.0, 4, 1, 1])))
+    source = MetaTensor(
+        torch.from_numpy(truncate_kspace(fine, 4))[None], affine=torch.diag(torch.tensor([4.0, 4, 1, 1]))
+    )
     from medvit.inference import apply
 
-    found = apply(at_factor(model, 4), {"image": source})
+    found = apply(with_factor(model, 4), {"image": source})
     assert found.shape == (1, 32, 24, 2)
     assert np.allclose(found.affine, [[1, 0, 0, -1.5], [0, 1, 0, -1.5], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 def test_the_range_of_an_image_without_a_unit(rng):
     values = rng.normal(300, 50, (8, 8, 4)).astype(np.float32)
-    data = ToUnitOwnRanged("image", [0.5, 99.5])({"image": MetaTensor(torch.from_numpy(values)[None])})
+    data = ScalePercentilesToUnitd("image", [0.5, 99.5])({"image": MetaTensor(torch.from_numpy(values)[None])})
     low, high = np.percentile(values, (0.5, 99.5))
     assert np.allclose(data["image"][0], (values - low) / (high - low), atol=1e-5)
     assert data["image_range"].tolist() == pytest.approx([low, high, 0.0])
-    assert unit_range(np.array([0.0] * 999 + [5.0]), (0.5, 99.5)) == (0, 5)  # both percentiles are 0
-    assert unit_range(np.arange(9_000_000.0), (0, 100)) == pytest.approx((0, 9e6), rel=1e-5)
+    assert percentile_range(np.array([0.0] * 999 + [5.0]), (0.5, 99.5)) == (0, 5)  # both percentiles are 0
+    assert percentile_range(np.arange(9_000_000.0), (0, 100)) == pytest.approx((0, 9e6), rel=1e-5)
     with pytest.raises(ShapeError, match=r"percentiles \[99, 1\]; two from 0 to 100 in order are needed"):
-        unit_range(values, (99, 1))
+        percentile_range(values, (99, 1))
     with pytest.raises(ShapeError, match="the value 3 everywhere; an image needs contrast"):
-        unit_range(np.full(4, 3.0), (0.5, 99.5))
+        percentile_range(np.full(4, 3.0), (0.5, 99.5))
 
 
 def test_an_output_of_another_size():
     image = MetaTensor(torch.from_numpy(_head().astype(np.float32))[None])
-    data = ZeroFilledd("image", 2)(ToUnitOwnRanged("image", (0.5, 99.5))({"image": image}))
+    data = ZeroFillUpsampled("image", 2)(ScalePercentilesToUnitd("image", (0.5, 99.5))({"image": image}))
     with pytest.raises(
         ShapeError, match=r"an output of \(20, 17, 4\) for an image of \(40, 34, 4\); they must be equal"
     ):
-        IntensityOnFinerd("pred", 2)({**data, "pred": torch.zeros(1, *SHAPE)})
+        IntensityOnUpsampledGridd("pred", 2)({**data, "pred": torch.zeros(1, *SHAPE)})
 
 
 def test_what_cannot_be_made_finer(interpolating, tmp_path):
@@ -268,7 +272,7 @@ def test_what_cannot_be_made_finer(interpolating, tmp_path):
     ):
         medvit.restore(tmp_path / "uneven", bundle=interpolating, on_irregular="resample")
     with pytest.raises(GeometryError, match="a regular one is needed"):
-        finer_scan(open_source(tmp_path / "uneven", on_irregular="resample"), 2)
+        upsampled_scan(open_source(tmp_path / "uneven", on_irregular="resample"), 2)
     write_series(tmp_path / "ct", _head(), affine)
     with pytest.raises(ModalityError, match="modality CT, where interpolating is made for MR"):
         medvit.restore(tmp_path / "ct", bundle=interpolating)

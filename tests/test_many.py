@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import medvit
-from medvit.bundles import Gate, record_gate, require_gate
+from medvit.bundles import PrecisionCheck, record_precision_check, require_precision_check
 from medvit.errors import BackendError, SelectionError
 from medvit.inference import check_region
-from medvit.inference.streaming import SlabLabels
+from medvit.inference.streaming import SlabArgmax
 from medvit.kernels.resample_argmax import resample_argmax
 from medvit.transforms import NetworkGrid
 
@@ -33,9 +33,9 @@ def test_planes_become_the_labels_that_all_logits_become():
     logits = torch.rand(3, 57, 9, 11, generator=torch.Generator().manual_seed(0))
     for long, start in ((57, 0), (70, 6)):
         grid = NetworkGrid((0, 1, 2), (0, 0, 0), (131, 20, 15), (long, 9, 11), (start, 0, 0), (57, 9, 11))
-        slabs = SlabLabels(grid)
+        slabs = SlabArgmax(grid)
         for first in range(0, 57, 4):
-            slabs.take(logits[:, first : first + 4])
+            slabs.add_planes(logits[:, first : first + 4])
         wanted = resample_argmax(logits, out_shape=(131, 20, 15), grid_shape=(long, 9, 11), start=(start, 0, 0))
         assert torch.equal(slabs.labels(), wanted)
 
@@ -73,17 +73,18 @@ def test_bf16_asks_for_a_gate_that_has_passed(banded, scan, tmp_path):
     shutil.copytree(banded, folder)
     bundle = medvit.open_bundle(folder)
     with pytest.raises(
-        BackendError, match=r"no gate (for it|of other weights only).*Run: medvit bundles gate banded --case SCAN"
+        BackendError,
+        match=r"no precision check (for it|of other weights only).*Run: medvit bundles precision-check banded --case SCAN",
     ):
         medvit.run(bundle, scan, medvit.RunSettings("cpu", force=True, precision="bf16"))
     facts = {"precision": "bf16", "backend": "openvino", "case": "0" * 64, "versions": {"torch": "2"}}
     sha = bundle.weights_sha256
-    record_gate(bundle, Gate(dice={"a": 0.99, "b": 1.0}, weights_sha256=sha, **facts))
+    record_precision_check(bundle, PrecisionCheck(dice={"a": 0.99, "b": 1.0}, weights_sha256=sha, **facts))
     with pytest.raises(BackendError, match=r"did not pass: Dice 0\.9900 of a against fp32, at least 0\.999"):
-        require_gate(medvit.open_bundle(folder), "bf16")
-    record_gate(bundle, Gate(dice={"a": 0.9995, "b": 1.0}, weights_sha256=sha, **facts))
-    assert require_gate(medvit.open_bundle(folder), "bf16").lowest == 0.9995
-    assert len(json.loads((folder / "configs" / "metadata.json").read_text())["medvit"]["gates"]) == 1
-    record_gate(bundle, Gate(dice={"a": 1.0}, weights_sha256="1" * 64, **facts))
+        require_precision_check(medvit.open_bundle(folder), "bf16")
+    record_precision_check(bundle, PrecisionCheck(dice={"a": 0.9995, "b": 1.0}, weights_sha256=sha, **facts))
+    assert require_precision_check(medvit.open_bundle(folder), "bf16").lowest == 0.9995
+    assert len(json.loads((folder / "configs" / "metadata.json").read_text())["medvit"]["precision_checks"]) == 1
+    record_precision_check(bundle, PrecisionCheck(dice={"a": 1.0}, weights_sha256="1" * 64, **facts))
     with pytest.raises(BackendError, match="of other weights only"):
-        require_gate(medvit.open_bundle(folder), "bf16")
+        require_precision_check(medvit.open_bundle(folder), "bf16")

@@ -121,7 +121,7 @@ def test_preview_shows_three_planes_with_every_colour(result, tmp_path):
     picture = np.asarray(Image.open(tmp_path / "out" / "preview.png").convert("RGB")).astype(int)
     assert picture.shape[1] >= 1200
     legend = picture[:, int(picture.shape[1] * 0.8) :]
-    for label in result.wanted:
+    for label in result.requested_labels:
         distance = np.abs(legend - np.array(label.color)).sum(-1)
         assert (distance < 12).sum() > 50, label.name
     for third in range(3):
@@ -137,7 +137,7 @@ def test_preview_of_a_single_slice_shows_its_labels_as_strips(banded, tmp_path):
     result = medvit.segment(tmp_path / "series", bundle=banded)
     result.save(tmp_path / "out", preview=True)
     picture = np.asarray(Image.open(tmp_path / "out" / "preview.png").convert("RGB")).astype(int)
-    (mandible,) = [label for label in result.wanted if label.name == "mandible"]
+    (mandible,) = [label for label in result.requested_labels if label.name == "mandible"]
     for third in range(3):
         part = picture[:, int(picture.shape[1] * 0.27 * third) : int(picture.shape[1] * 0.27 * (third + 1))]
         assert (np.abs(part - np.array(mandible.color)).sum(-1) < 12).any() or third == 2
@@ -213,11 +213,11 @@ def test_without_uids_nifti_and_statistics_are_written_with_the_reason(banded, t
     write_series(tmp_path / "series", phantom()[0], oblique_affine(), SOPInstanceUID="")
     saved = medvit.segment(tmp_path / "series", bundle=banded).save(tmp_path / "out", ("dicom-seg", "rtstruct"))
     assert saved.flagged
-    assert saved.set_aside == (
+    assert saved.not_written == (
         "dicom-seg and rtstruct not written: 29 of 29 slices have no SOPInstanceUID. NIfTI was written instead. To have them, add --repair-tags.",
     )
     assert saved.files == ("labels.json", "labels.nii.gz", "run.json", "statistics.json")
-    assert saved.set_aside[0] in json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
+    assert saved.not_written[0] in json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
 
 
 def test_nothing_found_still_gives_a_picture_and_says_why_there_is_no_seg(banded, tmp_path):
@@ -225,7 +225,7 @@ def test_nothing_found_still_gives_a_picture_and_says_why_there_is_no_seg(banded
     write_series(tmp_path / "series", np.where(labels == 7, values, -1000), oblique_affine())
     result = medvit.segment(tmp_path / "series", bundle=banded, roi_subset=["larynx"])
     saved = result.save(tmp_path / "out", ("dicom-seg", "rtstruct"), preview=True, statistics=True)
-    assert saved.set_aside == ("dicom-seg and rtstruct not written: no label was found. NIfTI was written instead.",)
+    assert saved.not_written == ("dicom-seg and rtstruct not written: no label was found. NIfTI was written instead.",)
     assert saved.quality == {"rating": "poor", "reasons": ["larynx was not found"]}
     assert (tmp_path / "out" / "preview.png").stat().st_size > 10_000
 

@@ -24,7 +24,9 @@ def flat(tmp_path_factory) -> Path:
     config |= {"roi_size": [32, 32], "intensity_range": [0.0, 255.0]}
     del config["spacing_mm"]
     config["preprocessing"]["transforms"] = [
-        t for t in config["preprocessing"]["transforms"] if "OpenSourced" in t["_target_"] or "Scale" in t["_target_"]
+        t
+        for t in config["preprocessing"]["transforms"]
+        if "OpenSourceImaged" in t["_target_"] or "Scale" in t["_target_"]
     ]
     config["postprocessing"]["transforms"] = [
         {"_target_": "monai.transforms.AsDiscreted", "keys": "pred", "argmax": True}

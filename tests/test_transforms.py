@@ -7,7 +7,13 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 
 from medvit.errors import ShapeError
 from medvit.io import axis_codes, spacing_mm, world
-from medvit.transforms import ArgmaxOnSourced, CropToContentd, KeepLargestd, NetworkGrid, ToNetworkGridd
+from medvit.transforms import (
+    ArgmaxOnSourceGridd,
+    CropToBodyd,
+    KeepLargestComponentLogitsd,
+    NetworkGrid,
+    ResampleToNetworkGridd,
+)
 from tests.bands import all_orientations, oblique_affine, phantom, reorient, undo
 
 
@@ -22,7 +28,7 @@ def test_every_orientation_reaches_the_network_alike_and_comes_back(order, signs
     values, labels = phantom()
     base = oblique_affine((2.0, 2.0, 2.0))
     stored, affine = reorient(values, base, order, signs)
-    steps = [ToNetworkGridd("image", (2.0, 2.0, 2.0)), CropToContentd("image", threshold=-500, margin=1)]
+    steps = [ResampleToNetworkGridd("image", (2.0, 2.0, 2.0)), CropToBodyd("image", threshold=-500, margin=1)]
     data = {"image": _image(stored, affine)}
     for step in steps:
         data = step(data)
@@ -34,7 +40,7 @@ def test_every_orientation_reaches_the_network_alike_and_comes_back(order, signs
 
     logits = -(data["image"].as_tensor() - (torch.arange(8) / 8 * 500 - 200).view(-1, 1, 1, 1)).abs()
     logits[0] = torch.where(data["image"].as_tensor()[0] < -500, 1.0, -1e4)
-    back = ArgmaxOnSourced("pred")({**data, "pred": logits})["pred"]
+    back = ArgmaxOnSourceGridd("pred")({**data, "pred": logits})["pred"]
     assert back.shape == (1, *stored.shape)
     assert np.allclose(back.affine, affine)
     assert np.array_equal(undo(np.asarray(back[0]), order, signs), labels)
@@ -47,7 +53,7 @@ def test_the_grid_affine_says_where_voxels_are(spacing):
     shape = (31, 40, 17)
     index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1).reshape(-1, 3)
     field = (world(affine, index) @ (1.0, -2.0, 0.5)).reshape(shape)
-    moved = ToNetworkGridd("image", spacing)({"image": _image(field, affine)})["image"]
+    moved = ResampleToNetworkGridd("image", spacing)({"image": _image(field, affine)})["image"]
     grid = moved.shape[1:]
     inner = [np.arange(int(n * 0.3), max(int(n * 0.7), int(n * 0.3) + 1)) for n in grid]
     index = np.stack(np.meshgrid(*inner, indexing="ij"), -1).reshape(-1, 3)
@@ -63,21 +69,21 @@ def test_the_grid_affine_says_where_voxels_are(spacing):
 def test_shrinking_smooths_first(rng):
     """Noise finer than the grid is averaged away instead of sampled."""
     noise = rng.normal(size=(64, 64, 64))
-    moved = ToNetworkGridd("image", (4.0, 4.0, 4.0))({"image": _image(noise, np.eye(4))})["image"]
+    moved = ResampleToNetworkGridd("image", (4.0, 4.0, 4.0))({"image": _image(noise, np.eye(4))})["image"]
     assert float(moved.std()) < 0.25
 
 
 def test_the_way_back_survives_collating():
     values, _ = phantom()
-    data = ToNetworkGridd("image", (2.0, 2.0, 2.0))({"image": _image(values, oblique_affine())})
+    data = ResampleToNetworkGridd("image", (2.0, 2.0, 2.0))({"image": _image(values, oblique_affine())})
     before = NetworkGrid.unpack(data["image"].meta["network_grid"])
     item = decollate_batch(list_data_collate([data]))[0]
     assert NetworkGrid.unpack(torch.as_tensor(item["image"].meta["network_grid"])) == before
 
 
 def test_nothing_above_the_threshold_leaves_the_image_whole():
-    data = ToNetworkGridd("image", (1.0, 1.0, 1.0))({"image": _image(np.zeros((9, 8, 7)), np.eye(4))})
-    assert CropToContentd("image", threshold=0.5)(data)["image"].shape == (1, 9, 8, 7)
+    data = ResampleToNetworkGridd("image", (1.0, 1.0, 1.0))({"image": _image(np.zeros((9, 8, 7)), np.eye(4))})
+    assert CropToBodyd("image", threshold=0.5)(data)["image"].shape == (1, 9, 8, 7)
 
 
 def test_keep_largest_gives_stray_pieces_to_background():
@@ -86,15 +92,15 @@ def test_keep_largest_gives_stray_pieces_to_background():
     logits[1, 1:6, 1:6, 1:6] = 2
     logits[1, 9:11, 9:11, 9:11] = 2
     logits[2, 9:11, 9:11, 9:11] = 1.5  # would win where class 1 is taken away
-    best = KeepLargestd("pred", (1, 2))({"pred": logits})["pred"].argmax(0)
+    best = KeepLargestComponentLogitsd("pred", (1, 2))({"pred": logits})["pred"].argmax(0)
     assert int((best == 1).sum()) == 125
     assert int((best > 0).sum()) == 125
 
 
 def test_logits_of_another_size_are_refused():
-    data = ToNetworkGridd("image", (2.0, 2.0, 2.0))({"image": _image(*(phantom()[0], np.eye(4)))})
+    data = ResampleToNetworkGridd("image", (2.0, 2.0, 2.0))({"image": _image(*(phantom()[0], np.eye(4)))})
     with pytest.raises(ShapeError, match="they must match"):
-        ArgmaxOnSourced("pred")({**data, "pred": torch.zeros(2, 3, 3, 3)})
+        ArgmaxOnSourceGridd("pred")({**data, "pred": torch.zeros(2, 3, 3, 3)})
 
 
 def test_without_smoothing_resampling_is_plain_interpolation():
@@ -102,7 +108,8 @@ def test_without_smoothing_resampling_is_plain_interpolation():
     stripes = np.where(np.arange(40)[:, None, None] % 2, 100.0, -100.0) * np.ones((1, 12, 12))
     image = {"image": _image(stripes, np.diag([1.0, 1.0, 1.0, 1.0]))}
     plain, smoothed = (
-        ToNetworkGridd("image", (3.0, 1.0, 1.0), smooth=smooth)(image)["image"].as_tensor() for smooth in (False, True)
+        ResampleToNetworkGridd("image", (3.0, 1.0, 1.0), smooth=smooth)(image)["image"].as_tensor()
+        for smooth in (False, True)
     )
     assert plain.shape == smoothed.shape == (1, 13, 12, 12)
     expected = torch.nn.functional.interpolate(

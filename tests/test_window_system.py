@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from medvit.cli.qt_binding import binding, fault_of
+from medvit.cli.qt_binding import installed_binding, known_fault
 
 
 @pytest.mark.parametrize("name", ["PySide6_Essentials", "PySide6"])
 def test_the_version_that_loses_none_is_named_with_the_way_out(name):
-    fault = fault_of((name, "6.12.0"), (3, 11))
+    fault = known_fault((name, "6.12.0"), (3, 11))
     assert fault is not None
     assert f"Found {name} 6.12.0 on Python 3.11" in fault and f'pip install "{name}<6.12"' in fault
 
@@ -27,7 +27,7 @@ def test_the_version_that_loses_none_is_named_with_the_way_out(name):
     ],
 )
 def test_others_are_not(found, python):
-    assert fault_of(found, python) is None
+    assert known_fault(found, python) is None
 
 
 def test_the_installed_binding_keeps_its_references_to_none():
@@ -39,4 +39,4 @@ def test_the_installed_binding_keeps_its_references_to_none():
     )
     made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     lost = int(made.stdout) > 500
-    assert lost == (fault_of(binding()) is not None and sys.version_info < (3, 12))
+    assert lost == (known_fault(installed_binding()) is not None and sys.version_info < (3, 12))

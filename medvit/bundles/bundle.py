@@ -14,19 +14,19 @@ from pydantic import ValidationError
 from medvit.bundles.metadata import (
     CONFIG_KEYS,
     METADATA_KEYS,
-    Facts,
-    Origin,
+    BundleFacts,
     Weights,
-    nearest,
+    WeightsOrigin,
     read_json,
     refuse_unknown,
+    suggest_names,
 )
-from medvit.bundles.store import Installed, bundles_home, home, read_manifest
+from medvit.bundles.store import Installed, bundles_home, read_manifest, store_folder
 from medvit.errors import BundleError, ChecksumError
 from medvit.labels import Code, Label
 from medvit.settings import DEFAULT_BUNDLE
 
-__all__ = ["DEFAULT_BUNDLE", "Bundle", "Code", "Facts", "Label", "Origin", "Weights"]
+__all__ = ["DEFAULT_BUNDLE", "Bundle", "BundleFacts", "Code", "Label", "Weights", "WeightsOrigin"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Bundle:
         return config
 
     @cached_property
-    def facts(self) -> Facts:
+    def facts(self) -> BundleFacts:
         """Labels, weights, modality and the like, validated."""
         section = self.metadata.get("medvit")
         if section is None:
@@ -63,7 +63,7 @@ class Bundle:
                 f"Found no 'medvit' section in the metadata of {self.name}; it states labels and weights. See CONTRIBUTING.md."
             )
         try:
-            return Facts.model_validate(section)
+            return BundleFacts.model_validate(section)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -103,7 +103,7 @@ class Bundle:
     def weights(self) -> Path:
         """The weights file: in the store if they were fetched, else in the bundle's folder."""
         entry = self.fetched
-        return self.own_weights if entry is None else home() / entry.file
+        return self.own_weights if entry is None else store_folder() / entry.file
 
     @property
     def weights_sha256(self) -> str:
@@ -139,7 +139,7 @@ class Bundle:
         by_name = {label.name: label for label in self.facts.labels}
         if name not in by_name:
             raise BundleError(
-                f"Found no label {name!r} in {self.name};{nearest(name, list(by_name))} It has: {', '.join(by_name)}."
+                f"Found no label {name!r} in {self.name};{suggest_names(name, list(by_name))} It has: {', '.join(by_name)}."
             )
         return by_name[name]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medvit.bundles.pointwise_kernels import widened
 from medvit.errors import CheckpointError
 
-__all__ = ["Stored", "fill_index_tables", "read_checkpoint", "unwrap"]
+__all__ = ["CheckpointTensors", "extract_tensors", "fill_index_tables", "read_checkpoint"]
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "params", "params_ema", "network")
 """Keys under which training code keeps the weights beside epoch, optimiser and the like."""
@@ -26,7 +26,7 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict", "params", "params_ema", 
 _HDF5 = b"\x89HDF"
 
 
-class Stored(dict[str, Tensor]):
+class CheckpointTensors(dict[str, Tensor]):
     """Tensors by name, and the key of the file they lay under (None where they lay at the top)."""
 
     def __init__(self, tensors: Mapping[str, Tensor], wrapper: str | None = None) -> None:
@@ -138,7 +138,7 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def unwrap(content: Mapping[str, Any]) -> Stored:
+def extract_tensors(content: Mapping[str, Any]) -> CheckpointTensors:
     """The tensors of a checkpoint, out of whatever they are wrapped in.
 
     Training code wraps them in ``state_dict``, ``model`` and the like, data-parallel training puts ``module.`` before
@@ -156,7 +156,7 @@ def unwrap(content: Mapping[str, Any]) -> Stored:
         inner = {name.removeprefix("module."): value for name, value in inner.items()}
     if not inner:
         raise CheckpointError("Found no tensors in the checkpoint; its weights are needed. Check which file was saved.")
-    return Stored({str(name): _tensor(str(name), value) for name, value in inner.items()}, wrapper)
+    return CheckpointTensors({str(name): _tensor(str(name), value) for name, value in inner.items()}, wrapper)
 
 
 def _tensor(name: str, value: Any) -> Tensor:

@@ -7,25 +7,25 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from medvit.errors import BundleError
 from medvit.labels import Code, Label, _Strict
 
 __all__ = [
     "CONFIG_KEYS",
-    "GATE",
     "METADATA_KEYS",
+    "MIN_DICE",
+    "BundleFacts",
     "Calibration",
-    "Facts",
-    "Gate",
-    "Origin",
+    "ExpectedIntensities",
+    "PrecisionCheck",
     "Validation",
-    "Values",
     "Weights",
-    "nearest",
+    "WeightsOrigin",
     "read_json",
     "refuse_unknown",
+    "suggest_names",
 ]
 
 METADATA_KEYS = frozenset(
@@ -43,11 +43,11 @@ CONFIG_KEYS = frozenset(
 label maps mean, for train.json and evaluate.json alike."""
 
 
-GATE = 0.999
+MIN_DICE = 0.999
 """Lowest Dice of a label against fp32 with which a lower precision passes."""
 
 
-class Origin(_Strict):
+class WeightsOrigin(_Strict):
     """Where weights that do not ship come from; ``medvit bundles fetch`` shows it before anything moves."""
 
     address: str = Field(pattern=r"^https?://[^/@\s?#]+/[^\s?#]*[^/\s?#]$", description="of the published file")
@@ -74,7 +74,7 @@ class Weights(_Strict):
     sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="of the file in the bundle; none where weights are fetched"
     )
-    origin: Origin | None = Field(default=None, description="where to fetch them, if the bundle ships without")
+    origin: WeightsOrigin | None = Field(default=None, description="where to fetch them, if the bundle ships without")
 
     @model_validator(mode="after")
     def _known(self) -> Weights:
@@ -86,7 +86,7 @@ class Weights(_Strict):
         return self
 
 
-class Values(_Strict):
+class ExpectedIntensities(_Strict):
     """What an image of the bundle's kind must reach, where its format states no modality."""
 
     unit: str
@@ -94,7 +94,7 @@ class Values(_Strict):
     highest_at_least: float
 
 
-class Gate(_Strict):
+class PrecisionCheck(_Strict):
     """How far labels in a lower precision were from those in fp32 on a case: what allows, or forbids, ``--precision``."""
 
     precision: Literal["bf16"]
@@ -112,7 +112,7 @@ class Gate(_Strict):
     @property
     def passed(self) -> bool:
         """Whether the precision may be used."""
-        return self.lowest >= GATE
+        return self.lowest >= MIN_DICE
 
 
 class Calibration(_Strict):
@@ -144,7 +144,7 @@ class Validation(_Strict):
     )
 
 
-class Facts(_Strict):
+class BundleFacts(_Strict):
     """The ``medvit`` section of metadata.json."""
 
     task: Literal["segmentation", "restoration", "reconstruction"]
@@ -153,19 +153,23 @@ class Facts(_Strict):
     licence: str
     state: Literal["trained", "not trained"]
     weights: Weights
-    values: Values | None = None
+    values: ExpectedIntensities | None = None
     derivation: Code | None = Field(
         default=None, description="how a restored image comes from its source, a code of DICOM CID 7203"
     )
     labels: tuple[Label, ...] = ()
-    gates: tuple[Gate, ...] = ()
+    precision_checks: tuple[PrecisionCheck, ...] = Field(
+        default=(),
+        validation_alias=AliasChoices("precision_checks", "gates"),
+        description="results of `medvit bundles precision-check`; earlier versions wrote them as `gates`",
+    )
     quality: Calibration | None = None
     validation: Validation | None = None
     acceptable: float = Field(
         default=0.70, ge=0.60, le=1, description="lowest mean Dice of the validation with which a result can be good"
     )
 
-    def misfit(self, name: str, picture: bool, modality: str | None) -> str | None:
+    def mismatch(self, name: str, picture: bool, modality: str | None) -> str | None:
         """What an image is where the bundle was made for something else, by its header alone; None where it may fit.
 
         Args:
@@ -205,11 +209,11 @@ def refuse_unknown(content: dict[str, Any], known: frozenset[str], where: str, u
     for key in content:
         if key not in known and f"@{key}" not in used:
             raise BundleError(
-                f"Found the unknown key {key!r} in {where}; nothing uses it.{nearest(key, sorted(known))} Correct or remove it."
+                f"Found the unknown key {key!r} in {where}; nothing uses it.{suggest_names(key, sorted(known))} Correct or remove it."
             )
 
 
-def nearest(name: str, names: list[str]) -> str:
+def suggest_names(name: str, names: list[str]) -> str:
     """A question offering the names nearest to a mistyped one, or nothing."""
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(close)}?" if close else ""

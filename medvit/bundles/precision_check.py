@@ -5,50 +5,55 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from medvit.atomic_write import explained, replace_file
-from medvit.bundles.metadata import GATE, Gate
+from medvit.atomic_write import os_errors_as_output_errors, replace_file
+from medvit.bundles.metadata import MIN_DICE, PrecisionCheck
 from medvit.errors import BackendError
 
 if TYPE_CHECKING:
     from medvit.bundles.bundle import Bundle
 
-__all__ = ["record_gate", "require_gate"]
+__all__ = ["record_precision_check", "require_precision_check"]
 
 
-def require_gate(bundle: Bundle, precision: str) -> Gate:
-    """The bundle's gate for a precision, if it has passed with the weights that it has now.
+def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
+    """The bundle's check for a precision, if it has passed with the weights that it has now.
 
     Raises:
         BackendError: it did not pass, or was never run.
     """
-    command = f"medvit bundles gate {bundle.name} --case SCAN"
-    mine = [gate for gate in bundle.facts.gates if gate.precision == precision]
-    current = [gate for gate in mine if gate.weights_sha256 == bundle.weights_sha256]
+    command = f"medvit bundles precision-check {bundle.name} --case SCAN"
+    mine = [check for check in bundle.facts.precision_checks if check.precision == precision]
+    current = [check for check in mine if check.weights_sha256 == bundle.weights_sha256]
     if not current:
         why = "of other weights only" if mine else "for it"
         raise BackendError(
-            f"Found precision {precision!r} for {bundle.name} and no gate {why}; its labels must first be seen to agree with fp32 "
-            f"(lowest Dice of a label at least {GATE}). Run: {command}, or leave the precision out."
+            f"Found precision {precision!r} for {bundle.name} and no precision check {why}; its labels must first be seen to agree with fp32 "
+            f"(lowest Dice of a label at least {MIN_DICE}). Run: {command}, or leave the precision out."
         )
-    gate = current[-1]
-    if not gate.passed:
-        worst = min(gate.dice, key=gate.dice.__getitem__)
+    check = current[-1]
+    if not check.passed:
+        worst = min(check.dice, key=check.dice.__getitem__)
         raise BackendError(
-            f"Found precision {precision!r} for {bundle.name}, whose gate did not pass: Dice {gate.lowest:.4f} of {worst} against "
-            f"fp32, at least {GATE} is needed. Leave the precision out, or run the gate on other weights: {command}."
+            f"Found precision {precision!r} for {bundle.name}, whose precision check did not pass: Dice {check.lowest:.4f} of {worst} against "
+            f"fp32, at least {MIN_DICE} is needed. Leave the precision out, or run the precision check on other weights: {command}."
         )
-    return gate
+    return check
 
 
-def record_gate(bundle: Bundle, gate: Gate) -> None:
-    """Write a gate into the bundle's metadata, in place of an earlier one of the same precision.
+def record_precision_check(bundle: Bundle, check: PrecisionCheck) -> None:
+    """Write a precision check into the bundle's metadata, in place of an earlier one of the same precision.
 
     Raises:
         OutputError: the metadata cannot be written.
     """
     path = bundle.root / "configs" / "metadata.json"
     content = json.loads(path.read_text())
-    others = [entry for entry in content["medvit"].get("gates", []) if entry["precision"] != gate.precision]
-    content["medvit"]["gates"] = [*others, gate.model_dump()]
-    with explained(path.parent), replace_file(path) as aside:
+    section = content["medvit"]
+    earlier = [
+        *section.pop("gates", []),
+        *section.get("precision_checks", []),
+    ]  # `gates` is the key of earlier versions
+    others = [entry for entry in earlier if entry["precision"] != check.precision]
+    section["precision_checks"] = [*others, check.model_dump()]
+    with os_errors_as_output_errors(path.parent), replace_file(path) as aside:
         aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medvit.bundles.bundle import Bundle
 from medvit.bundles.metadata import (
-    nearest,
+    suggest_names,
 )
 from medvit.bundles.store import bundles_home
 from medvit.errors import BundleError
@@ -50,6 +50,6 @@ def open_bundle(name: str | os.PathLike[str]) -> Bundle:
     if (Path(name) / "configs" / "metadata.json").is_file():
         return Bundle(Path(name).resolve())
     raise BundleError(
-        f"Found no bundle named {str(name)!r}.{nearest(str(name), list(folders))} "
+        f"Found no bundle named {str(name)!r}.{suggest_names(str(name), list(folders))} "
         f"Installed: {', '.join(folders) or 'none'}. See: medvit bundles list."
     )

@@ -12,10 +12,10 @@ from medvit.errors import BundleError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["BUNDLE_MARK", "load_weights"]
+__all__ = ["WEIGHTS_ATTRIBUTE", "load_weights"]
 
 
-BUNDLE_MARK = "medvit_weights"
+WEIGHTS_ATTRIBUTE = "medvit_weights"
 """Attribute of a network whose weights were read from a bundle: they stay what they are, so a graph made of it is worth keeping."""
 
 
@@ -67,5 +67,5 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             f"Found weights of another network: {len(wrong)} tensors do not fit, the first is {wrong[0]}. Check network_def in inference.json."
         )
     network.load_state_dict({k: v.to(wanted[k].dtype) for k, v in state.items()})
-    setattr(network, BUNDLE_MARK, bundle.weights_sha256)
+    setattr(network, WEIGHTS_ATTRIBUTE, bundle.weights_sha256)
     return network.eval()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, Shown, guarded
+from medvit.cli.common import Debug, Json, Terminal, handle_errors
 
 __all__ = ["benchmark"]
 
@@ -29,7 +29,7 @@ def benchmark(
     """Time Swin UNETR by each backend beside MONAI's network in MONAI's inferer: ratios pair by pair, with agreement."""
     if bool(bundle) != (case is not None):
         raise typer.BadParameter("found one of --bundle and --case; give both or neither")
-    with guarded(Shown(json=as_json, debug=debug)):
+    with handle_errors(Terminal(json=as_json, debug=debug)):
         import torch
 
         from medvit.benchmarks.networks import bundle_workload, compare, random_workload

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Json, Shown, guarded, watched
+from medvit.cli.common import FLAGGED, Debug, Json, Terminal, handle_errors, progress_bar
 from medvit.cli.export import export
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
-    from medvit.bundles.remote import Card
+    from medvit.bundles.remote import FetchSummary
 
 __all__ = ["app"]
 
@@ -68,7 +68,7 @@ def _standing_lines(standing: dict[str, Any], task: str) -> Iterator[str]:
 @app.command("list")
 def list_bundles(as_json: Json = False, debug: Debug = False) -> None:
     """Every bundle that can be found, with its score, licence, size and state."""
-    with guarded(Shown(json=as_json, debug=debug)):
+    with handle_errors(Terminal(json=as_json, debug=debug)):
         from medvit.bundles import bundle_folders, open_bundle
 
         rows = [_summary(open_bundle(name)) for name in bundle_folders()]
@@ -100,7 +100,7 @@ def list_bundles(as_json: Json = False, debug: Debug = False) -> None:
 @app.command()
 def show(name: Name, as_json: Json = False, debug: Debug = False) -> None:
     """One bundle: intended use, labels, scores, data and licence."""
-    with guarded(Shown(json=as_json, debug=debug)):
+    with handle_errors(Terminal(json=as_json, debug=debug)):
         from medvit.bundles import open_bundle
 
         bundle = open_bundle(name)
@@ -131,7 +131,7 @@ def show(name: Name, as_json: Json = False, debug: Debug = False) -> None:
 @app.command()
 def verify(name: Name, as_json: Json = False, debug: Debug = False) -> None:
     """Check a bundle's configs and the checksum of its weights."""
-    with guarded(Shown(json=as_json, debug=debug)):
+    with handle_errors(Terminal(json=as_json, debug=debug)):
         from medvit.bundles import open_bundle
 
         bundle = open_bundle(name)
@@ -142,8 +142,9 @@ def verify(name: Name, as_json: Json = False, debug: Debug = False) -> None:
             typer.echo(f"{bundle.name} {bundle.version} is intact (weights sha256 {digest}).")
 
 
-@app.command()
-def gate(
+@app.command("gate", hidden=True)  # its earlier name
+@app.command("precision-check")
+def precision_check(
     name: Name,
     case: Annotated[Path, typer.Option("--case", help="A scan that the bundle is made for.", show_default=False)],
     precision: Annotated[str, typer.Option("--precision", help="bf16.")] = "bf16",
@@ -152,16 +153,16 @@ def gate(
     debug: Debug = False,
 ) -> None:
     """Compare a bundle's labels in bf16 with fp32 on a scan, and record whether --precision bf16 is allowed; exit 3 if not."""
-    shown = Shown(json=as_json, debug=debug)
-    with guarded(shown):
-        from medvit.bundles import GATE, open_bundle, record_gate
-        from medvit.segmentation import run_gate
+    shown = Terminal(json=as_json, debug=debug)
+    with handle_errors(shown):
+        from medvit.bundles import MIN_DICE, open_bundle, record_precision_check
+        from medvit.segmentation import run_precision_check
 
         bundle = open_bundle(name)
-        with watched(shown) as progress:
-            found = run_gate(bundle, case, precision, progress)
+        with progress_bar(shown) as progress:
+            found = run_precision_check(bundle, case, precision, progress)
         if not dry_run:
-            record_gate(bundle, found)
+            record_precision_check(bundle, found)
         if as_json:
             typer.echo(json.dumps({**found.model_dump(), "lowest": found.lowest, "passed": found.passed}, indent=2))
         for label, dice in found.dice.items():
@@ -169,7 +170,7 @@ def gate(
         word = "passed" if found.passed else "did not pass"
         where = "nothing was recorded" if dry_run else "recorded in the bundle's metadata"
         shown.say(
-            f"{bundle.name}: {precision} by {found.backend} {word} (lowest {found.lowest:.5f}, needed {GATE}); {where}."
+            f"{bundle.name}: {precision} by {found.backend} {word} (lowest {found.lowest:.5f}, needed {MIN_DICE}); {where}."
         )
     if not found.passed:
         raise typer.Exit(FLAGGED)
@@ -192,16 +193,16 @@ def fetch(
     Stopped or broken off, it goes on where it was when started again. MEDVIT_MIRROR, a folder or a base address, stands
     for every address; MEDVIT_HOME is where it all goes.
     """
-    shown = Shown(json=as_json, debug=debug)
-    with guarded(shown):
-        from medvit.bundles.remote import Request
+    shown = Terminal(json=as_json, debug=debug)
+    with handle_errors(shown):
+        from medvit.bundles.remote import FetchRequest
         from medvit.bundles.remote import fetch as fetch_bundle
         from medvit.errors import FetchError
         from medvit.progress import Cancelled
 
-        request = Request(name, given, overwrite, "--yes" if yes else "asked")
+        request = FetchRequest(name, given, overwrite, "--yes" if yes else "asked")
         try:
-            outcome = fetch_bundle(request, lambda card: _agree(card, yes, as_json), lambda: watched(shown))
+            outcome = fetch_bundle(request, lambda card: _agree(card, yes, as_json), lambda: progress_bar(shown))
         except (KeyboardInterrupt, Cancelled):
             raise FetchError(_KEPT) from None
         bundle, entry = outcome.bundle, outcome.entry
@@ -214,7 +215,7 @@ def fetch(
             shown.say(f"{bundle.name} {bundle.version} is ready (weights sha256 {entry.sha256}).")
 
 
-def _agree(card: Card, yes: bool, as_json: bool) -> bool:
+def _agree(card: FetchSummary, yes: bool, as_json: bool) -> bool:
     """Show what is to be fetched and ask; on standard error where standard output speaks JSON."""
     from medvit.errors import FetchError
 
@@ -241,7 +242,7 @@ def _agree(card: Card, yes: bool, as_json: bool) -> bool:
 @app.command()
 def remove(name: Name, as_json: Json = False, debug: Debug = False) -> None:
     """Take a fetched bundle or fetched weights away again; what shipped stays."""
-    with guarded(Shown(json=as_json, debug=debug)):
+    with handle_errors(Terminal(json=as_json, debug=debug)):
         from medvit.bundles.remote import remove as remove_bundle
 
         remove_bundle(name)

@@ -28,13 +28,13 @@ __all__ = [
     "Overwrite",
     "Quiet",
     "RepairTags",
-    "Shown",
+    "Terminal",
     "Verbose",
-    "guarded",
+    "handle_errors",
     "named_files",
+    "progress_bar",
     "rating_words",
     "split_values",
-    "watched",
 ]
 
 FAILED, FLAGGED = 1, 3
@@ -94,7 +94,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 @dataclass(frozen=True)
-class Shown:
+class Terminal:
     """How much a command says."""
 
     quiet: bool = False
@@ -144,7 +144,7 @@ def rating_words(quality: dict[str, Any]) -> str:
     return f"rating {quality['rating']}{f' ({said})' if said else ''}"
 
 
-def _fail(text: str, shown: Shown, kind: str) -> NoReturn:
+def _fail(text: str, shown: Terminal, kind: str) -> NoReturn:
     """One line on standard error, and under --json also the outcome on standard output, so that a program finds one there."""
     if shown.json:
         message = text.removeprefix("Error: ")
@@ -154,7 +154,7 @@ def _fail(text: str, shown: Shown, kind: str) -> NoReturn:
 
 
 @contextmanager
-def guarded(shown: Shown) -> Iterator[None]:
+def handle_errors(shown: Terminal) -> Iterator[None]:
     """Turn errors into one clear line and exit code 1; a termination signal counts as Ctrl-C."""
     from medvit.errors import MedvitError
     from medvit.progress import Cancelled
@@ -197,7 +197,7 @@ def guarded(shown: Shown) -> Iterator[None]:
 
 
 @contextmanager
-def watched(shown: Shown) -> Iterator[Progress]:
+def progress_bar(shown: Terminal) -> Iterator[Progress]:
     """A ``Progress`` that a signal cancels, drawn as a bar with the time left where a person is watching."""
     with _drawn(shown) as progress:
         _RUNNING.append(progress)
@@ -208,7 +208,7 @@ def watched(shown: Shown) -> Iterator[Progress]:
 
 
 @contextmanager
-def _drawn(shown: Shown) -> Iterator[Progress]:
+def _drawn(shown: Terminal) -> Iterator[Progress]:
     from medvit.progress import Progress
 
     if shown.quiet or shown.json or not sys.stderr.isatty():

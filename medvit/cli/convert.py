@@ -19,11 +19,11 @@ from medvit.cli.common import (
     Overwrite,
     Quiet,
     RepairTags,
-    Shown,
+    Terminal,
     Verbose,
-    guarded,
+    handle_errors,
+    progress_bar,
     split_values,
-    watched,
 )
 
 if TYPE_CHECKING:
@@ -88,13 +88,13 @@ def convert(
     debug: Debug = False,
 ) -> None:
     """Convert labels between DICOM SEG, RTSTRUCT and NIfTI, voxel for voxel. For research use, not for diagnosis."""
-    shown = Shown(quiet, verbose, as_json, debug)
-    with guarded(shown):
+    shown = Terminal(quiet, verbose, as_json, debug)
+    with handle_errors(shown):
         from medvit.conversion import Writing, convert_labels
-        from medvit.io.labels import Reading
+        from medvit.io.labels import ReadOptions
 
-        reading = Reading(like, series, threshold, _table(labels, bundle), force, on_irregular, geometry=geometry)
-        with watched(shown) as progress:
+        reading = ReadOptions(like, series, threshold, _table(labels, bundle), force, on_irregular, geometry=geometry)
+        with progress_bar(shown) as progress:
             done = convert_labels(
                 source, output, reading, Writing(split_values(output_type), per_label, overwrite, repair_tags), progress
             )
@@ -116,7 +116,7 @@ def _table(labels: Path | None, bundle: str | None) -> tuple[Label, ...]:
     return read_table(labels) if labels is not None else ()
 
 
-def _report(done: Converted, shown: Shown) -> None:
+def _report(done: Converted, shown: Terminal) -> None:
     if shown.json:
         outcome = {
             "output": str(done.folder),

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import typer
 
-from medvit.cli.common import FAILED, Debug, Json, Shown, guarded
+from medvit.cli.common import FAILED, Debug, Json, Terminal, handle_errors
 
 __all__ = ["doctor"]
 
@@ -158,10 +158,10 @@ def _bundles() -> str:
 
 
 def _windows() -> str:
-    from medvit.cli.qt_binding import binding, fault_of
+    from medvit.cli.qt_binding import installed_binding, known_fault
 
-    found = binding()
-    fault = fault_of(found)
+    found = installed_binding()
+    fault = known_fault(found)
     if fault is not None:
         raise RuntimeError(fault)
     return (
@@ -192,9 +192,9 @@ _CHECKS: dict[str, Callable[[], str]] = {
 
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Check versions, devices, operators, decoders and bundles; exit 1 if a part does not work."""
-    shown = Shown(json=as_json, debug=debug)
+    shown = Terminal(json=as_json, debug=debug)
     findings = []
-    with guarded(shown):
+    with handle_errors(shown):
         for what, check in _CHECKS.items():
             try:
                 findings.append(_Finding(what, True, check()))

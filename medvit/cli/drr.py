@@ -16,10 +16,10 @@ from medvit.cli.common import (
     MemoryLimit,
     Overwrite,
     Quiet,
-    Shown,
+    Terminal,
     Verbose,
-    guarded,
-    watched,
+    handle_errors,
+    progress_bar,
 )
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def drr(
     if (rows is None) != (columns is None):
         raise typer.BadParameter("found one of --rows and --columns; give both or neither")
     angles = _angles(views)
-    shown = Shown(quiet, verbose, as_json, debug)
-    with guarded(shown):
+    shown = Terminal(quiet, verbose, as_json, debug)
+    with handle_errors(shown):
         from medvit.reconstruction.radiographs import DrrSettings, check_drr_settings, radiographs, save_radiographs
         from medvit.tasks import check_folder
 
@@ -102,21 +102,21 @@ def drr(
         )
         check_drr_settings(settings, types)
         check_folder(output, overwrite)
-        with watched(shown) as progress:
+        with progress_bar(shown) as progress:
             pictures = radiographs(source, settings, progress)
             files = save_radiographs(pictures, output, types)
         _report(pictures, files, output, shown)
-    if pictures.scan.set_aside:
+    if pictures.scan.excluded:
         raise typer.Exit(FLAGGED)
 
 
-def _report(pictures: Radiographs, files: list[str], output: Path, shown: Shown) -> None:
+def _report(pictures: Radiographs, files: list[str], output: Path, shown: Terminal) -> None:
     if shown.json:
         typer.echo(json.dumps({"output": str(output), "files": files, "notes": list(pictures.notes)}, indent=2))
-    for note in pictures.scan.set_aside:
+    for note in pictures.scan.excluded:
         typer.echo(f"Warning: {note}", err=True)
     for note in pictures.notes:
-        if note not in pictures.scan.set_aside:
+        if note not in pictures.scan.excluded:
             shown.say(f"Note: {note}")
     shown.say_seconds(pictures.progress)
     detector = " x ".join(map(str, pictures.geometry.detector_shape))

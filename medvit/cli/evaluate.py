@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Shown, guarded
+from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Terminal, handle_errors
 
 if TYPE_CHECKING:
-    from medvit.training.evaluation import Part
+    from medvit.training.evaluation import EvaluationSet
 
 __all__ = ["evaluate"]
 
@@ -50,17 +50,25 @@ def evaluate(
 
     What is measured, and how, stands in the bundle's configs/evaluate.json.
     """
-    shown = Shown(json=as_json, debug=debug)
-    with guarded(shown):
+    shown = Terminal(json=as_json, debug=debug)
+    with handle_errors(shown):
         from medvit.bundles import open_bundle
         from medvit.training.data import VolumeReading
-        from medvit.training.evaluation import QUALITY, SCORES, Part, evaluate_bundle, place_for, record_scores, table
+        from medvit.training.evaluation import (
+            QUALITY,
+            SCORES,
+            EvaluationSet,
+            evaluate_bundle,
+            place_for,
+            record_scores,
+            table,
+        )
 
         opened = open_bundle(bundle)
         if record:
             place_for(opened, QUALITY if calibrate else SCORES)  # better known before the work than after it
         if calibrate:
-            part = Part(opened, data, root, split, reading=VolumeReading(geometry))
+            part = EvaluationSet(opened, data, root, split, reading=VolumeReading(geometry))
             _calibrate(part, device, record, shown)
             _say_remarks(part.reading.notes, part.reading.flags, shown)
             return
@@ -73,7 +81,7 @@ def evaluate(
         _say_remarks(scores["notes"], scores["set_aside"], shown)
 
 
-def _say_remarks(notes: list[str], flags: list[str], shown: Shown) -> None:
+def _say_remarks(notes: list[str], flags: list[str], shown: Terminal) -> None:
     """Print what was found in the files; end with exit code 3 where a person must look."""
     for flag in flags:
         typer.echo(f"Warning: {flag}", err=True)
@@ -83,7 +91,7 @@ def _say_remarks(notes: list[str], flags: list[str], shown: Shown) -> None:
         raise typer.Exit(FLAGGED)
 
 
-def _calibrate(part: Part, device: str, record: bool, shown: Shown) -> None:
+def _calibrate(part: EvaluationSet, device: str, record: bool, shown: Terminal) -> None:
     from medvit.training.evaluation import calibrate, evaluation_of, record_calibration
 
     found = calibrate(part, evaluation_of(part.bundle), shown.say, device)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, Shown, guarded
+from medvit.cli.common import Debug, Json, Terminal, handle_errors
 
 __all__ = ["export"]
 
@@ -34,8 +34,8 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a trained bundle's network as torch.export, ONNX, OpenVINO or checkpoint and compare it with the original."""
-    shown = Shown(json=as_json, debug=debug)
-    with guarded(shown):
+    shown = Terminal(json=as_json, debug=debug)
+    with handle_errors(shown):
         from medvit.bundles import open_bundle
 
         bundle = open_bundle(name)

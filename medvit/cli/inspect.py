@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Quiet, Shown, guarded, watched
+from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Quiet, Terminal, handle_errors, progress_bar
 
 if TYPE_CHECKING:
     from medvit.reports import Inspection
@@ -38,11 +38,11 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Volumes in a source, slice by slice: what is missing, double, tilted or wrongly tagged. Exit 3 if anything is."""
-    shown = Shown(quiet=quiet, json=as_json, debug=debug)
-    with guarded(shown):
+    shown = Terminal(quiet=quiet, json=as_json, debug=debug)
+    with handle_errors(shown):
         from medvit.reports import inspect_source
 
-        with watched(shown) as progress:
+        with progress_bar(shown) as progress:
             inspection = inspect_source(source, progress, geometry)
         if picture is not None:
             _draw(inspection, picture, overwrite)
@@ -55,7 +55,7 @@ def inspect(
 
 
 def _draw(inspection: Inspection, path: Path, overwrite: bool) -> None:
-    from medvit.atomic_write import explained, replace_file
+    from medvit.atomic_write import os_errors_as_output_errors, replace_file
     from medvit.errors import OutputError
     from medvit.reports import draw_positions
 
@@ -64,7 +64,7 @@ def _draw(inspection: Inspection, path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise OutputError(f"Found {path}; pictures are never written over silently. Add --overwrite.")
     volumes = inspection.found.volumes
-    with explained(path.parent), replace_file(path) as aside:
+    with os_errors_as_output_errors(path.parent), replace_file(path) as aside:
         draw_positions(aside, volumes)
 
 

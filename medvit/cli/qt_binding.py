@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["binding", "fault_of"]
+__all__ = ["installed_binding", "known_fault"]
 
 _BINDINGS = ("PySide6_Essentials", "PySide6", "PyQt6", "PyQt5", "PySide2")
 
 
-def binding() -> tuple[str, str] | None:
+def installed_binding() -> tuple[str, str] | None:
     """Distribution and version of an installed binding; None where there is none."""
     for name in _BINDINGS:
         try:
@@ -20,7 +20,7 @@ def binding() -> tuple[str, str] | None:
     return None
 
 
-def fault_of(found: tuple[str, str] | None, python: tuple[int, int] = sys.version_info[:2]) -> str | None:
+def known_fault(found: tuple[str, str] | None, python: tuple[int, int] = sys.version_info[:2]) -> str | None:
     """Why a window would not last with a binding, or None.
 
     Each call of PySide6 6.12.0 that returns nothing gives away a reference to None that it does not own. Before Python 3.12, where

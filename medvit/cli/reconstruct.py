@@ -17,13 +17,13 @@ from medvit.cli.common import (
     Output,
     Overwrite,
     Quiet,
-    Shown,
+    Terminal,
     Verbose,
-    guarded,
+    handle_errors,
     named_files,
+    progress_bar,
     rating_words,
     split_values,
-    watched,
 )
 from medvit.settings import DEFAULT_RECONSTRUCTION
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table as RichTable
 
-    from medvit.reconstruction import Reconstructed, ReconstructedOutput, ReconstructedSaved, Shape
-    from medvit.reconstruction.views import View, ViewFlags
+    from medvit.reconstruction import Reconstructed, ReconstructedOutput, ReconstructedSaved, ShapeMeasures
+    from medvit.reconstruction.views import View, ViewGeometry
 
 __all__ = ["reconstruct"]
 
@@ -44,7 +44,7 @@ class _Job:
     lat: Path
     output: Path
     bundle: str
-    flags: tuple[ViewFlags, ViewFlags]
+    flags: tuple[ViewGeometry, ViewGeometry]
     device: str
     force: bool
     write: ReconstructedOutput
@@ -114,12 +114,12 @@ def reconstruct(
     """Reconstruct bones from two X-rays. For research use, not for diagnosis."""
     pixels, larger = _each(pixel_spacing, "--pixel-spacing"), _each(magnification, "--magnification")
     far, near = _each(source_to_detector, "--source-to-detector"), _each(source_to_patient, "--source-to-patient")
-    shown = Shown(quiet, verbose, as_json, debug)
-    with guarded(shown):
+    shown = Terminal(quiet, verbose, as_json, debug)
+    with handle_errors(shown):
         from medvit.reconstruction import ReconstructedOutput
-        from medvit.reconstruction.views import ViewFlags
+        from medvit.reconstruction.views import ViewGeometry
 
-        flags = [ViewFlags(pixels[n], larger[n], far[n], near[n], invert) for n in (0, 1)]
+        flags = [ViewGeometry(pixels[n], larger[n], far[n], near[n], invert) for n in (0, 1)]
         types = split_values(output_type) or ("nifti", "stl")
         write = ReconstructedOutput(types, preview, statistics, overwrite, maps)
         saved = _reconstruct(_Job(ap, lat, output, bundle, (flags[0], flags[1]), device, force, write), shown)
@@ -127,7 +127,7 @@ def reconstruct(
         raise typer.Exit(FLAGGED)
 
 
-def _reconstruct(job: _Job, shown: Shown) -> ReconstructedSaved:
+def _reconstruct(job: _Job, shown: Terminal) -> ReconstructedSaved:
     from medvit.bundles import open_bundle
     from medvit.reconstruction import check_reconstructed_types, save_reconstructed
     from medvit.reconstruction.views import open_view, require_one_patient
@@ -138,7 +138,7 @@ def _reconstruct(job: _Job, shown: Shown) -> ReconstructedSaved:
     bundle.require_trained()
     check_reconstructed_types(job.write.output_types)
     check_folder(job.output, job.write.overwrite)
-    with watched(shown) as progress:
+    with progress_bar(shown) as progress:
         with progress.stage("read"):
             views: tuple[View, View] = (
                 open_view(job.ap, "AP", bundle, job.flags[0], job.force, progress),
@@ -157,7 +157,7 @@ def _reconstruct(job: _Job, shown: Shown) -> ReconstructedSaved:
     return saved
 
 
-def _report(result: Reconstructed, saved: ReconstructedSaved, job: _Job, shown: Shown) -> None:
+def _report(result: Reconstructed, saved: ReconstructedSaved, job: _Job, shown: Terminal) -> None:
     if shown.json:
         outcome = {
             "output": str(saved.folder),
@@ -178,7 +178,7 @@ def _report(result: Reconstructed, saved: ReconstructedSaved, job: _Job, shown: 
     found = sum(1 for shape in result.statistics() if shape.voxels)
     agreement = ", ".join(f"{slot} {value:.2f}" for slot, value in result.consistency().items())
     shown.say(
-        f"{found} of {len(result.wanted)} bodies found on {result.settings['device']}; agreement with the views: {agreement}; "
+        f"{found} of {len(result.requested_labels)} bodies found on {result.settings['device']}; agreement with the views: {agreement}; "
         f"{rating_words(saved.quality)}. {result.bundle.intended_use}."
     )
     shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")
@@ -199,7 +199,7 @@ def _table(result: Reconstructed) -> None:
         Console().print(_bones(bones))
 
 
-def _bones(bones: Sequence[Shape]) -> RichTable:
+def _bones(bones: Sequence[ShapeMeasures]) -> RichTable:
     """What is measured of femora, hips, vertebrae and ribs, and what could not be."""
     from rich.table import Table
 

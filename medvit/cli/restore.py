@@ -19,13 +19,13 @@ from medvit.cli.common import (
     Overwrite,
     Quiet,
     RepairTags,
-    Shown,
+    Terminal,
     Verbose,
-    guarded,
+    handle_errors,
     named_files,
+    progress_bar,
     rating_words,
     split_values,
-    watched,
 )
 from medvit.settings import DEFAULT_RESTORATION
 
@@ -100,8 +100,8 @@ def restore(
     debug: Debug = False,
 ) -> None:
     """Take noise or blur out of a scan. For research use, not for diagnosis."""
-    shown = Shown(quiet, verbose, as_json, debug)
-    with guarded(shown):
+    shown = Terminal(quiet, verbose, as_json, debug)
+    with handle_errors(shown):
         from medvit.restoration import RestoredOutput
         from medvit.settings import RunSettings
 
@@ -119,20 +119,20 @@ def restore(
         raise typer.Exit(FLAGGED)
 
 
-def _restore(job: _Job, shown: Shown) -> RestoredSaved:
+def _restore(job: _Job, shown: Terminal) -> RestoredSaved:
     from dataclasses import replace
 
     from medvit.bundles import open_bundle
     from medvit.io import open_source
-    from medvit.restoration import check_restored_types, save_restored, settled, usual_restored_types
+    from medvit.restoration import check_restored_types, save_restored, usual_restored_types, with_irregular_policy
     from medvit.tasks import check_folder
 
     bundle = open_bundle(job.bundle)
     bundle.require_task("restoration")
     bundle.require_trained()
     check_folder(job.output, job.write.overwrite)
-    run = settled(bundle, job.run, job.on_irregular)
-    with watched(shown) as progress:
+    run = with_irregular_policy(bundle, job.run, job.on_irregular)
+    with progress_bar(shown) as progress:
         with progress.stage("read"):
             scan = open_source(job.source, run.series, progress, run.on_irregular, run.geometry)
         write = replace(job.write, output_types=job.types or usual_restored_types(scan.kind))
@@ -149,7 +149,7 @@ def _restore(job: _Job, shown: Shown) -> RestoredSaved:
     return saved
 
 
-def _report(result: Restored, saved: RestoredSaved, shown: Shown) -> None:
+def _report(result: Restored, saved: RestoredSaved, shown: Terminal) -> None:
     change = result.statistics()
     if shown.json:
         outcome = {
@@ -159,16 +159,16 @@ def _report(result: Restored, saved: RestoredSaved, shown: Shown) -> None:
             "noise_before": change.noise_before,
             "noise_after": change.noise_after,
             "mean_difference": change.mean_difference,
-            "notes": list(dict.fromkeys((*result.notes, *saved.notes, *saved.set_aside))),
+            "notes": list(dict.fromkeys((*result.notes, *saved.notes, *saved.not_written))),
             "device": result.settings["device"],
         }
         typer.echo(json.dumps(outcome, indent=2))
-    for note in saved.set_aside:
+    for note in saved.not_written:
         typer.echo(f"Warning: {note}", err=True)
     if saved.quality["rating"] == "poor":
         typer.echo(f"Warning: quality is poor: {'; '.join(saved.quality['reasons'])}.", err=True)
     for note in (*result.notes, *saved.notes):
-        if note not in saved.set_aside:
+        if note not in saved.not_written:
             shown.say(f"Note: {note}")
     shown.say_seconds(result.progress)
     noise = "no tissue to measure noise in"

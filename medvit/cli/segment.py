@@ -20,18 +20,18 @@ from medvit.cli.common import (
     Overwrite,
     Quiet,
     RepairTags,
-    Shown,
+    Terminal,
     Verbose,
-    guarded,
+    handle_errors,
     named_files,
+    progress_bar,
     rating_words,
     split_values,
-    watched,
 )
 from medvit.settings import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
-    from medvit.segmentation import OutputSettings, Result, Saved
+    from medvit.segmentation import OutputSettings, Result, SavedResult
     from medvit.settings import RunSettings
 
 __all__ = ["segment"]
@@ -103,7 +103,7 @@ def segment(
         ),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32, or bf16 where the bundle's gate has passed: medvit bundles gate.")
+        str, typer.Option("--precision", help="fp32, or bf16 where the bundle passed: medvit bundles precision-check.")
     ] = "fp32",
     roi_crop: Annotated[
         str,
@@ -122,8 +122,8 @@ def segment(
     debug: Debug = False,
 ) -> None:
     """Label the anatomy in a scan. For research use, not for diagnosis."""
-    shown = Shown(quiet, verbose, as_json, debug)
-    with guarded(shown):
+    shown = Terminal(quiet, verbose, as_json, debug)
+    with handle_errors(shown):
         from medvit.segmentation import OutputSettings
         from medvit.settings import RunSettings
 
@@ -141,20 +141,20 @@ def segment(
         raise typer.Exit(FLAGGED)
 
 
-def _segment(job: _Job, shown: Shown) -> Saved:
+def _segment(job: _Job, shown: Terminal) -> SavedResult:
     from dataclasses import replace
 
     from medvit.bundles import open_bundle
     from medvit.io import open_source
     from medvit.segmentation import check_types
-    from medvit.segmentation.save import save
+    from medvit.segmentation.save import save_result
     from medvit.tasks import check_folder
 
     bundle = open_bundle(job.bundle)
     bundle.require_task("segmentation")
     bundle.require_trained()
     check_folder(job.output, job.write.overwrite)
-    with watched(shown) as progress:
+    with progress_bar(shown) as progress:
         with progress.stage("read"):
             scan = open_source(job.source, job.run.series, progress, job.run.on_irregular, job.run.geometry)
         usual = {"dicom": ("dicom-seg", "nifti"), "picture": ("png",)}.get(scan.kind, ("nifti",))
@@ -169,13 +169,13 @@ def _segment(job: _Job, shown: Shown) -> Saved:
 
         result = run(bundle, scan, job.run, progress)
         assert isinstance(result, Result)  # of a bundle for segmentation
-        saved = save(result, job.output, write)
+        saved = save_result(result, job.output, write)
     _report(result, saved, job, shown)
     return saved
 
 
-def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
-    notes = list(dict.fromkeys((*result.notes, *saved.notes, *saved.set_aside)))
+def _report(result: Result, saved: SavedResult, job: _Job, shown: Terminal) -> None:
+    notes = list(dict.fromkeys((*result.notes, *saved.notes, *saved.not_written)))
     if shown.json:
         outcome = {
             "output": str(saved.folder),
@@ -189,7 +189,7 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
         typer.echo(json.dumps(outcome, indent=2))
     if job.write.statistics and not (shown.quiet or shown.json):
         _table(result)
-    for note in saved.set_aside:
+    for note in saved.not_written:
         typer.echo(f"Warning: {note}", err=True)
     if saved.quality["rating"] == "poor":
         reasons = "; ".join(saved.quality["reasons"][:_REASONS])
@@ -197,7 +197,7 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
         reasons += f"; {more} more in statistics.json" if more > 0 else ""
         typer.echo(f"Warning: implausible anatomy, quality is poor: {reasons}.", err=True)
     for note in (*result.notes, *saved.notes):
-        if note not in saved.set_aside:
+        if note not in saved.not_written:
             shown.say(f"Note: {note}")
     shown.say_seconds(result.progress)
     if shown.verbose:
@@ -205,7 +205,7 @@ def _report(result: Result, saved: Saved, job: _Job, shown: Shown) -> None:
         shown.say(f"     backend  {ran['backend']}, {ran['precision']}: {ran['backend_reason']}")
     found = sum(1 for row in result.statistics() if row.voxels)
     shown.say(
-        f"{found} of {len(result.wanted)} labels found on {result.settings['device']}; {rating_words(saved.quality)}. "
+        f"{found} of {len(result.requested_labels)} labels found on {result.settings['device']}; {rating_words(saved.quality)}. "
         f"{result.bundle.intended_use}."
     )
     shown.say(f"Results: {saved.folder}  ({', '.join(named_files(saved.files))})")

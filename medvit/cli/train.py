@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Geometry, MemoryLimit, Shown, guarded
+from medvit.cli.common import FLAGGED, Debug, Geometry, MemoryLimit, Terminal, handle_errors
 
 __all__ = ["train"]
 
@@ -75,7 +75,7 @@ def train(
 
     On several GPUs: torchrun --nproc_per_node N -m medvit train BUNDLE.
     """
-    with guarded(Shown(debug=debug)):
+    with handle_errors(Terminal(debug=debug)):
         from medvit.bundles import open_bundle
         from medvit.errors import BundleError
         from medvit.training import TrainSettings, train_bundle

@@ -192,7 +192,7 @@ def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
         modality=None if scan.modality is None else known.cut(scan.modality) or "OT",
         unit=None if scan.unit is None else known.cut(scan.unit) or None,
         notes=unnamed(scan.notes),
-        set_aside=unnamed(scan.set_aside),
+        excluded=unnamed(scan.excluded),
         blockers=unnamed(scan.blockers),
         creation=_creation(privacy, person),
         name="image",

@@ -13,7 +13,7 @@ import pydicom
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 
-from medvit.atomic_write import explained, hashes_within
+from medvit.atomic_write import hashes_within, os_errors_as_output_errors
 from medvit.deidentification.header_identifiers import identifiers_of
 from medvit.deidentification.headers import deidentified
 from medvit.deidentification.identifiers import Identifiers
@@ -37,7 +37,7 @@ def add_images(folder: Path, files: Iterable[DicomFile], privacy: Privacy) -> No
     """
     home, sources = folder / IMAGES, list(files)
     known, person = _identified(sources, privacy)
-    with explained(folder):
+    with os_errors_as_output_errors(folder):
         home.mkdir()
         for number, file in enumerate(sources, 1):
             _copy(file, home / f"{number:04d}.dcm", partial(deidentified, privacy=privacy, known=known, person=person))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from medvit.atomic_write import explained
+from medvit.atomic_write import os_errors_as_output_errors
 from medvit.errors import DeidentificationError
 from medvit.io.dicom.header import is_uid, person_of
 
@@ -107,7 +107,7 @@ def read_key(path: Path, make: bool) -> tuple[bytes, bool]:
     if not path.exists():
         key = secrets.token_hex(32).encode()
         if make:
-            with explained(path.parent):
+            with os_errors_as_output_errors(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch(mode=0o600)
                 path.write_bytes(key + b"\n")

@@ -11,11 +11,19 @@ from torch import Tensor, nn
 
 from medvit.errors import BackendError, ImageError, MedvitError, MemoryShortError, ShapeError
 
-__all__ = ["called", "check_fits", "check_image", "check_settings", "checked_logits", "is_of_memory", "refuse_options"]
+__all__ = [
+    "call_network",
+    "check_fits",
+    "check_image",
+    "check_settings",
+    "is_out_of_memory",
+    "refuse_options",
+    "validate_logits",
+]
 
 PADDING = ("constant", "reflect", "replicate", "circular")
 
-NOT_HERE = {
+UNSUPPORTED_OPTIONS = {
     "progress": "pass progress=Progress(...) when calling the inferer",
     "cache_roi_weight_map": "leave it out: the weights are always kept",
     "cpu_thresh": "give device='cpu' to blend on the CPU",
@@ -33,7 +41,7 @@ _OF_SIZE = ("size", "shape", "divisible", "dimension", "must match")
 def refuse_options(options: dict[str, Any]) -> None:
     """Refuse options of MONAI's inferer that ours does not take, with what to do instead."""
     for name in options:
-        step = NOT_HERE.get(name, "give device to the constructor" if name == "device" else "leave it out")
+        step = UNSUPPORTED_OPTIONS.get(name, "give device to the constructor" if name == "device" else "leave it out")
         raise BackendError(f"Found option {name!r}, which SlidingWindow does not take here. Instead, {step}.")
 
 
@@ -100,7 +108,9 @@ def check_fits(network: object, batch: Tensor) -> None:
         )
 
 
-def called(network: Callable[..., Tensor], batch: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+def call_network(
+    network: Callable[..., Tensor], batch: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Tensor:
     """The network's logits of a batch of windows.
 
     Raises:
@@ -113,7 +123,7 @@ def called(network: Callable[..., Tensor], batch: Tensor, args: tuple[Any, ...],
         raise
     except (MemoryError, RuntimeError, ValueError) as error:
         words = str(error).lower()
-        if is_of_memory(error):
+        if is_out_of_memory(error):
             raise MemoryShortError(
                 f"Found too little memory on {batch.device} for {len(batch)} windows of {tuple(batch.shape[2:])} at once; lower "
                 "sw_batch_size or roi_size, or run with --low-memory or --device cpu."
@@ -125,10 +135,10 @@ def called(network: Callable[..., Tensor], batch: Tensor, args: tuple[Any, ...],
                 "channels it was made for."
             ) from error
         raise
-    return checked_logits(logits, batch)
+    return validate_logits(logits, batch)
 
 
-def is_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; torch has no type of its own for it on the CPU."""
     words = str(error).lower()
     return (
@@ -138,7 +148,7 @@ def is_of_memory(error: BaseException) -> bool:
     )
 
 
-def checked_logits(logits: object, batch: Tensor) -> Tensor:
+def validate_logits(logits: object, batch: Tensor) -> Tensor:
     """The network's output if it is one tensor of logits as large as the windows."""
     if not isinstance(logits, Tensor):
         raise ShapeError(

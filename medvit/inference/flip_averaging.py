@@ -11,11 +11,11 @@ from torch import Tensor
 
 from medvit.errors import ShapeError
 
-__all__ = ["Mirrored"]
+__all__ = ["FlipAveraging"]
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class FlipAveraging:
     """How windows and answers are mirrored: for a network that was trained on patients and on their mirror images.
 
     What it is unsure of differs between the two, so their mean is nearer the truth than either (test-time augmentation; F.
@@ -23,22 +23,22 @@ class Mirrored:
 
     Attributes:
         axis: the spatial axis of a window that runs from one side of the patient to the other.
-        negated: input channels that hold a distance along it from the middle, whose sign changes.
-        exchanged: pairs of classes that are one another's mirror image; the others are their own.
+        negated_channels: input channels that hold a distance along it from the middle, whose sign changes.
+        swapped_classes: pairs of classes that are one another's mirror image; the others are their own.
 
     Raises:
         ShapeError: a class in two pairs.
     """
 
     axis: int = 0
-    negated: Sequence[int] = ()
-    exchanged: Sequence[Sequence[int]] = ()
+    negated_channels: Sequence[int] = ()
+    swapped_classes: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
-        named = [number for pair in self.exchanged for number in pair]
-        if len(set(named)) != len(named) or any(len(pair) != 2 for pair in self.exchanged):
+        named = [number for pair in self.swapped_classes for number in pair]
+        if len(set(named)) != len(named) or any(len(pair) != 2 for pair in self.swapped_classes):
             raise ShapeError(
-                f"Found the classes {list(self.exchanged)} to exchange; each is another's mirror image or its own. Name it in one pair."
+                f"Found the classes {list(self.swapped_classes)} to exchange; each is another's mirror image or its own. Name it in one pair."
             )
 
     def both(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -58,19 +58,19 @@ class Mirrored:
         return mean
 
     def _windows(self, windows: Tensor) -> Tensor:
-        if windows.ndim < self.axis + 3 or windows.shape[1] <= max(self.negated, default=-1):
+        if windows.ndim < self.axis + 3 or windows.shape[1] <= max(self.negated_channels, default=-1):
             raise ShapeError(
-                f"Found windows of {tuple(windows.shape)}; axis {self.axis} and channels {list(self.negated)} are to be mirrored. "
+                f"Found windows of {tuple(windows.shape)}; axis {self.axis} and channels {list(self.negated_channels)} are to be mirrored. "
                 "Correct 'mirrored' of the inferer."
             )
         mirrored = torch.flip(windows, (self.axis + 2,))  # a copy, so it may be changed
-        for channel in self.negated:
+        for channel in self.negated_channels:
             mirrored[:, channel].neg_()
         return mirrored
 
     def _order(self, logits: Tensor) -> list[int]:
         order = list(range(logits.shape[1]))
-        for one, other in self.exchanged:
+        for one, other in self.swapped_classes:
             if max(one, other) >= len(order):
                 raise ShapeError(
                     f"Found {len(order)} classes, of which {one} and {other} are to be exchanged. Correct 'mirrored' of the inferer."

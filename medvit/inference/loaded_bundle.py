@@ -13,27 +13,27 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from medvit.bundles import Bundle, Calibration, Validation, open_bundle, require_gate
+from medvit.bundles import Bundle, Calibration, Validation, open_bundle, require_precision_check
 from medvit.errors import BackendError, BundleError, MemoryShortError
-from medvit.inference.checks import is_of_memory
+from medvit.inference.checks import is_out_of_memory
 from medvit.inference.device import choose_device
-from medvit.inference.region import region
+from medvit.inference.region import region_mask
 from medvit.inference.slice_wise import SliceWise
 from medvit.inference.sliding_window import SlidingWindow
 from medvit.inference.streaming import steps_of
 from medvit.inference.uncertainty import LabelEntropy
-from medvit.inference.whole_image import WholePicture
+from medvit.inference.whole_image import WholeImage
 from medvit.progress import Progress
 from medvit.settings import check_names
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Model", "apply", "load_model", "model_around"]
+__all__ = ["LoadedBundle", "apply", "load_model", "loaded_bundle_for"]
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class LoadedBundle:
     """A bundle made ready on a device; kept between cases.
 
     Attributes:
@@ -75,7 +75,7 @@ def load_model(
     fast: bool = False,
     backend: str = "auto",
     precision: str = "fp32",
-) -> Model:
+) -> LoadedBundle:
     """A bundle's network, inferer and transforms on a device, with its weights checked; cached.
 
     Args:
@@ -83,11 +83,11 @@ def load_model(
         device: a device's name as ``choose_device`` takes it.
         fast: take the bundle's lighter overlap.
         backend: how its inferer runs the network, see ``SlidingWindow``.
-        precision: "fp32", or "bf16" if the bundle's gate has passed.
+        precision: "fp32", or "bf16" if the bundle's precision check has passed.
 
     Raises:
         BundleError: unknown, not trained or badly configured. ChecksumError: its weights are others.
-        BackendError: no such device or backend; a backend for an inferer that takes none; bf16 without a passed gate.
+        BackendError: no such device or backend; a backend for an inferer that takes none; bf16 without a passed precision check.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.require_trained()
@@ -96,12 +96,12 @@ def load_model(
     loaded = _load(str(opened.root), newest, str(choose_device(device)), fast)
     check_names(backend, precision)
     if precision != "fp32":
-        require_gate(opened, precision)
+        require_precision_check(opened, precision)
     return with_backend(loaded, backend, precision)
 
 
-def with_backend(model: Model, backend: str, precision: str) -> Model:
-    """The same model, its network run in another way; nothing is loaded anew, and no gate is asked.
+def with_backend(model: LoadedBundle, backend: str, precision: str) -> LoadedBundle:
+    """The same model, its network run in another way; nothing is loaded anew, and no precision check is required.
 
     Raises:
         BackendError: its inferer takes no backend.
@@ -114,10 +114,10 @@ def with_backend(model: Model, backend: str, precision: str) -> Model:
             f"Found backend {backend!r} and precision {precision!r} for {model.bundle.name}, whose inferer is "
             f"{type(inferer).__name__}; only SlidingWindow takes them. Leave them out."
         )
-    return replace(model, inferer=altered(inferer, backend=backend, precision=precision))
+    return replace(model, inferer=with_options(inferer, backend=backend, precision=precision))
 
 
-def altered(inferer: Any, **settings: object) -> Any:
+def with_options(inferer: Any, **settings: object) -> Any:
     """A copy of an inferer with other settings; the model's own, which is shared by all who loaded it, stays."""
     other = copy.copy(inferer)
     for name, value in settings.items():
@@ -125,7 +125,7 @@ def altered(inferer: Any, **settings: object) -> Any:
     return other
 
 
-def model_around(bundle: Bundle, network: nn.Module, device: str | torch.device = "cpu") -> Model:
+def loaded_bundle_for(bundle: Bundle, network: nn.Module, device: str | torch.device = "cpu") -> LoadedBundle:
     """A bundle's inferer and transforms around a network in memory: what training is judged with.
 
     The bundle need not be trained, and none of its weights is read. Nothing is cached. The network is moved to the device
@@ -144,13 +144,13 @@ def model_around(bundle: Bundle, network: nn.Module, device: str | torch.device 
 
 
 @lru_cache(maxsize=4)
-def _load(root: str, newest: float, device: str, fast: bool) -> Model:
+def _load(root: str, newest: float, device: str, fast: bool) -> LoadedBundle:
     bundle = open_bundle(root)
     bundle.require_trained()
     return _build(bundle, torch.device(device), fast)
 
 
-def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn.Module | None = None) -> Model:
+def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn.Module | None = None) -> LoadedBundle:
     """What the bundle's config says, with its own weights unless a network is given."""
     config = {**bundle.config, "bundle_root": str(bundle.root), "device": str(device)}
     if fast:
@@ -160,11 +160,11 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
         own = parser.get_parsed_content("network") if network is None else network
         inferer = parser.get_parsed_content("inferer")
         if getattr(inferer, "precision", "fp32") != "fp32":
-            require_gate(bundle, inferer.precision)
+            require_precision_check(bundle, inferer.precision)
         post = parser.get_parsed_content("postprocessing")
         # a door decides where results go, so the saver that stands in the config for monai.bundle is left out
         kept = [t for t in post.transforms if not type(t).__name__.startswith("SaveImage")]
-        return Model(
+        return LoadedBundle(
             bundle,
             device,
             own,
@@ -184,7 +184,7 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
 
 
 def apply(
-    model: Model,
+    model: LoadedBundle,
     data: Mapping[str, Any],
     progress: Progress | None = None,
     *,
@@ -222,7 +222,7 @@ def apply(
                 entropy = LabelEntropy()
             return _applied(model, ready, progress, roi_crop, low_memory, entropy)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryShortError) or not is_of_memory(error):
+        if isinstance(error, MemoryShortError) or not is_out_of_memory(error):
             raise
         step = "use a machine with more" if low_memory else "run with --low-memory"
         raise MemoryShortError(
@@ -232,7 +232,7 @@ def apply(
 
 
 def _applied(
-    model: Model,
+    model: LoadedBundle,
     ready: dict[str, Any],
     progress: Progress,
     roi_crop: str,
@@ -244,13 +244,13 @@ def _applied(
     windows = isinstance(inferer, SlidingWindow)
     extra: dict[str, Any] = {"progress": progress} if isinstance(inferer, SlidingWindow | SliceWise) else {}
     if roi_crop:
-        if not windows or isinstance(inferer, WholePicture):
+        if not windows or isinstance(inferer, WholeImage):
             raise BackendError(
                 f"Found --roi-crop for {model.bundle.name}, which does not run by windows of a volume; it has no use there. Leave it out."
             )
-        extra["where"] = region(ready["image"], roi_crop)
+        extra["where"] = region_mask(ready["image"], roi_crop)
     if low_memory and windows:
-        inferer = altered(inferer, sw_batch_size=1)
+        inferer = with_options(inferer, sw_batch_size=1)
 
     def finite(values: Tensor) -> Tensor:
         if not bool(torch.isfinite(values).all()):  # an argmax would make labels of them
@@ -259,16 +259,16 @@ def _applied(
                 "them. Run it with --device cpu, and report it."
             )
         if entropy is not None:
-            entropy.take(values)
+            entropy.add_planes(values)
         return values
 
-    steps = steps_of(model.postprocessing) if windows and not isinstance(inferer, WholePicture) else None
+    steps = steps_of(model.postprocessing) if windows and not isinstance(inferer, WholeImage) else None
     if steps is not None and (steps.keep is None or low_memory):
 
-        def stream(take: Callable[[Tensor], None]) -> Tensor:
+        def stream(add_planes: Callable[[Tensor], None]) -> Tensor:
             with progress.stage("infer"):
                 image = ready["image"].as_tensor()[None].to(model.device)
-                made: Tensor = inferer.stream(image, model.network, lambda planes: take(finite(planes)), **extra)
+                made: Tensor = inferer.stream(image, model.network, lambda planes: add_planes(finite(planes)), **extra)
             return made
 
         streamed = steps.run(stream, ready["image"])

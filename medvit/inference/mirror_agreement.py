@@ -13,15 +13,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.inference.loaded_bundle import Model, altered, apply
+from medvit.inference.loaded_bundle import LoadedBundle, apply, with_options
 from medvit.io import Scan
 from medvit.labels import Label
 from medvit.progress import Progress
 
-__all__ = ["agreement", "exchanged_sides", "mirrored_labels"]
+__all__ = ["exchanged_sides", "label_agreement", "mirrored_labels"]
 
 
-def mirrored_labels(model: Model, scan: Scan, progress: Progress) -> NDArray[np.int16]:
+def mirrored_labels(model: LoadedBundle, scan: Scan, progress: Progress) -> NDArray[np.int16]:
     """What the model says of the scan's mirror image, turned back and with right and left exchanged.
 
     Returns:
@@ -34,11 +34,11 @@ def mirrored_labels(model: Model, scan: Scan, progress: Progress) -> NDArray[np.
     return exchanged_sides(ids, model.bundle.facts.labels)
 
 
-def _alone(model: Model) -> Model:
-    """The model that looks at no mirror images itself (``Mirrored``), else both of its answers would be one."""
+def _alone(model: LoadedBundle) -> LoadedBundle:
+    """The model that looks at no mirror images itself (``FlipAveraging``), else both of its answers would be one."""
     if getattr(model.inferer, "mirrored", None) is None:
         return model
-    return replace(model, inferer=altered(model.inferer, mirrored=None))
+    return replace(model, inferer=with_options(model.inferer, mirrored=None))
 
 
 def _sideways(scan: Scan) -> int:
@@ -59,10 +59,12 @@ def exchanged_sides(ids: NDArray[np.int16], labels: Sequence[Label]) -> NDArray[
     return table[ids]
 
 
-def agreement(labels: NDArray[np.integer], mirrored: NDArray[np.integer], wanted: Sequence[Label]) -> dict[str, float]:
+def label_agreement(
+    labels: NDArray[np.integer], mirrored: NDArray[np.integer], requested_labels: Sequence[Label]
+) -> dict[str, float]:
     """Dice of each label between both answers; 1 where neither has it."""
     found = {}
-    for label in wanted:
+    for label in requested_labels:
         a, b = labels == label.id, mirrored == label.id
         total = int(a.sum()) + int(b.sum())
         found[label.name] = round(2 * int((a & b).sum()) / total, 4) if total else 1.0

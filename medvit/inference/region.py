@@ -12,7 +12,7 @@ from torch import Tensor
 from medvit.errors import ImageError, SelectionError
 from medvit.transforms import NetworkGrid
 
-__all__ = ["check_region", "region"]
+__all__ = ["check_region", "region_mask"]
 
 _BOX = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
 
@@ -36,14 +36,14 @@ def check_region(text: str) -> None:
         )
 
 
-def region(image: MetaTensor, text: str) -> Tensor:
+def region_mask(image: MetaTensor, text: str) -> Tensor:
     """(1, 1, *spatial) bool on a preprocessed image (channel, *spatial): where the answer matters.
 
     The body is the largest piece above Otsu's threshold of the first channel (N. Otsu, IEEE Trans. SMC 1979), its holes filled
     and two voxels around it added.
 
     Raises:
-        ImageError: no volume that ``ToNetworkGridd`` has made, nothing that looks like a body, or a box outside the image.
+        ImageError: no volume that ``ResampleToNetworkGridd`` has made, nothing that looks like a body, or a box outside the image.
     """
     if "network_grid" not in image.meta:
         raise ImageError("Found an image that is no volume on a network's grid; --roi-crop needs one. Leave it out.")

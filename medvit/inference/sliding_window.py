@@ -13,18 +13,25 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.inference.backends import Wanted, choose, may_convert
-from medvit.inference.checks import NOT_HERE, called, check_fits, check_image, check_settings, refuse_options
-from medvit.inference.flip_averaging import Mirrored
+from medvit.inference.backends import BackendRequest, may_need_conversion, select_backend
+from medvit.inference.checks import (
+    UNSUPPORTED_OPTIONS,
+    call_network,
+    check_fits,
+    check_image,
+    check_settings,
+    refuse_options,
+)
+from medvit.inference.flip_averaging import FlipAveraging
 from medvit.inference.tiling import Tiling, tile
 from medvit.inference.window_plan import (
     OCCUPIED,
     UNTOUCHED,
-    Planes,
-    Work,
-    background_like,
-    importance,
-    only_where,
+    InferenceRun,
+    PlaneSink,
+    background_logits,
+    background_outside,
+    importance_map,
     window_groups,
 )
 from medvit.kernels.overlap_add.blend import Blend
@@ -34,7 +41,7 @@ from medvit.settings import check_names
 
 __all__ = ["SlidingWindow"]
 
-Take = Callable[[Tensor], None]
+PlaneConsumer = Callable[[Tensor], None]
 """Takes finished planes of logits, (class, plane, *rest), in their order along the first axis."""
 
 
@@ -61,7 +68,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         sw_device: where windows go through the network; None for the image's device.
         device: where logits are blended and returned; None for the image's device.
         reuse_constant: run equal constant windows once.
-        mirrored: run each window's mirror image too and take the mean, see ``Mirrored``.
+        mirrored: run each window's mirror image too and take the mean, see ``FlipAveraging``.
 
     Raises:
         ShapeError: an overlap outside [0, 1), a window size, batch size or Gaussian that means nothing.
@@ -83,7 +90,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         sw_device: torch.device | str | None = None,
         device: torch.device | str | None = None,
         reuse_constant: bool = True,
-        mirrored: Mirrored | None = None,
+        mirrored: FlipAveraging | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -139,12 +146,12 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         device = torch.device(self.device) if self.device is not None else image.device
         weight = self._weight(tiling, image)
         blend: Blend | None = None
-        work = Work(network, progress, where, args, kwargs)
+        work = InferenceRun(network, progress, where, args, kwargs)
         for at, window, logits in self._logits(image, tiling, work):
             blend = blend or Blend(tiling.padded, len(logits), weight, len(image), device)
             blend.add(logits, tiling.origins[window].tolist(), at)
         assert blend is not None
-        result = only_where(tiling.crop(blend.mean()), where).to(image.dtype)
+        result = background_outside(tiling.crop(blend.mean()), where).to(image.dtype)
         return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
 
     def labels(
@@ -175,7 +182,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         """
         choice = argmax_of if threshold is None else sigmoid_above(threshold)
         image, tiling = self._prepared(inputs, kwargs)
-        work = Work(network, progress, where, args, kwargs)
+        work = InferenceRun(network, progress, where, args, kwargs)
         result = tiling.crop(self._decided(image, tiling, work, choice, threshold is not None))
         result = (result if where is None else result * where.to(result.device)).to(self.device or image.device)
         return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
@@ -184,7 +191,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         self,
         inputs: Tensor,
         network: Callable[..., Tensor],
-        take: Take,
+        add_planes: PlaneConsumer,
         progress: Progress | None = None,
         where: Tensor | None = None,
     ) -> Tensor:
@@ -192,18 +199,18 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
 
         Args:
             inputs: (1, channel, *spatial); network, progress and where as for ``__call__``.
-            take: called with (class, plane, *rest) until all planes along the first axis have come.
+            add_planes: called with (class, plane, *rest) until all planes along the first axis have come.
 
         Returns:
             (1, 1, *spatial), the class with the largest logit.
         """
         image, tiling = self._prepared(inputs, {})
-        planes = Planes(tiling, take, where)
-        labels = tiling.crop(self._decided(image, tiling, Work(network, progress, where), planes, False))
+        planes = PlaneSink(tiling, add_planes, where)
+        labels = tiling.crop(self._decided(image, tiling, InferenceRun(network, progress, where), planes, False))
         return labels if where is None else labels * where.to(labels.device)
 
     def _decided(
-        self, image: Tensor, tiling: Tiling, work: Work, choice: Callable[[Tensor, Tensor], Tensor], masks: bool
+        self, image: Tensor, tiling: Tiling, work: InferenceRun, choice: Callable[[Tensor, Tensor], Tensor], masks: bool
     ) -> Tensor:
         """(batch, 1 or class, *padded): what a choice makes of the weighted sums of each image."""
         weight = self._weight(tiling, image)
@@ -226,7 +233,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
 
     def _prepared(self, inputs: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tiling]:
         """The padded image and its windows."""
-        refuse_options({name: kwargs[name] for name in (*NOT_HERE, "device") if name in kwargs})
+        refuse_options({name: kwargs[name] for name in (*UNSUPPORTED_OPTIONS, "device") if name in kwargs})
         check_image(inputs)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         tiling = self._tile(image.shape[2:])
@@ -236,9 +243,9 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         """How much each voxel of a window counts, (*roi), in the type in which sums are kept: single precision at least."""
         sigma = tuple(self.sigma_scale) if isinstance(self.sigma_scale, Sequence) else self.sigma_scale
         dtype = torch.promote_types(image.dtype, torch.float32)
-        return importance(tiling.roi, self.mode, sigma).to(torch.device(self.sw_device or image.device), dtype)
+        return importance_map(tiling.roi, self.mode, sigma).to(torch.device(self.sw_device or image.device), dtype)
 
-    def _logits(self, image: Tensor, tiling: Tiling, work: Work) -> Iterator[tuple[int, int, Tensor]]:
+    def _logits(self, image: Tensor, tiling: Tiling, work: InferenceRun) -> Iterator[tuple[int, int, Tensor]]:
         """Number in the batch, window and logits (class, *roi) of every window, image by image in the windows' order.
 
         A window that is due goes through the network in a batch with the next ones that are; a constant window of a
@@ -262,7 +269,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         for done, call in enumerate(calls):
             if work.progress is not None:
                 work.progress.report("infer", done, len(calls))
-            fresh = dict(zip(call, called(run, batch, work.args, work.kwargs), strict=True))
+            fresh = dict(zip(call, call_network(run, batch, work.args, work.kwargs), strict=True))
             last = done + 1 == len(calls)
             if not last:
                 batch = gathered(calls[done + 1])  # a GPU computes meanwhile
@@ -270,7 +277,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
                 group = groups[n]
                 left[group] -= 1
                 if group == UNTOUCHED:
-                    yield n // windows, n % windows, background_like(fresh[call[0]])
+                    yield n // windows, n % windows, background_logits(fresh[call[0]])
                     continue
                 logits = fresh[n] if n in fresh else kept[group]
                 if group >= 0 and n in fresh and left[group]:
@@ -281,18 +288,18 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         if work.progress is not None:
             work.progress.report("infer", len(calls), len(calls))
 
-    def _ready(self, work: Work, batch: Tensor, windows: int) -> Callable[..., Tensor]:
+    def _ready(self, work: InferenceRun, batch: Tensor, windows: int) -> Callable[..., Tensor]:
         """The network by the backend that suits or was asked for, which is told to the progress."""
         check_fits(work.network, batch)
         windows = windows if self.mirrored is None else 2 * windows
-        wanted = Wanted(self.backend, self.precision, windows, bool(work.args or work.kwargs))
+        wanted = BackendRequest(self.backend, self.precision, windows, bool(work.args or work.kwargs))
         run = self._chosen(work, batch, wanted)
         return run if self.mirrored is None else self.mirrored.both(run)
 
-    def _chosen(self, work: Work, batch: Tensor, wanted: Wanted) -> Callable[..., Tensor]:
+    def _chosen(self, work: InferenceRun, batch: Tensor, wanted: BackendRequest) -> Callable[..., Tensor]:
         if work.progress is None:
-            return choose(work.network, batch, wanted).run
-        with work.progress.stage("prepare") if may_convert(work.network, wanted) else nullcontext():
-            chosen = choose(work.network, batch, wanted)
+            return select_backend(work.network, batch, wanted).run
+        with work.progress.stage("prepare") if may_need_conversion(work.network, wanted) else nullcontext():
+            chosen = select_backend(work.network, batch, wanted)
         work.progress.facts.update(backend=chosen.backend, precision=chosen.precision, backend_reason=chosen.reason)
         return chosen.run

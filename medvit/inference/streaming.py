@@ -1,7 +1,7 @@
 """Logits to labels on the source's grid without ever holding the logits of a whole image.
 
 The inferer gives finished planes away; each is resampled and decided as soon as the next one is there. Where a step before that
-needs the labels of the whole image (``KeepLargestd``), planes wait in a file for them.
+needs the labels of the whole image (``KeepLargestComponentLogitsd``), planes wait in a file for them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medvit.kernels.resample_argmax import resample_argmax
-from medvit.transforms import ArgmaxOnSourced, KeepLargestd, NetworkGrid, stray_pieces
+from medvit.transforms import ArgmaxOnSourceGridd, KeepLargestComponentLogitsd, NetworkGrid, stray_components
 
-__all__ = ["SlabLabels", "Steps", "steps_of"]
+__all__ = ["SlabArgmax", "StreamingPostprocess", "steps_of"]
 
 _PLANES = 24
 """Planes resampled at a time: enough that the call's own cost is small."""
 
 
-class SlabLabels:
+class SlabArgmax:
     """Planes of logits taken one after another; labels on the source's grid at the end, as ``resample_argmax`` of all makes them.
 
     Args:
@@ -44,7 +44,7 @@ class SlabLabels:
         self._low = position.clamp(0, box - 1).floor().long()
         self._high = (self._low + 1).clamp(max=box - 1)
 
-    def take(self, planes: Tensor) -> None:
+    def add_planes(self, planes: Tensor) -> None:
         """Take the next planes, (class, plane, *rest)."""
         self._held.append(planes.cpu())
         held = sum(part.shape[1] for part in self._held)
@@ -75,7 +75,7 @@ class SlabLabels:
 
 
 @dataclass(frozen=True)
-class Steps:
+class StreamingPostprocess:
     """A bundle's postprocessing, if planes of logits can go through it.
 
     Attributes:
@@ -83,8 +83,8 @@ class Steps:
         argmax: the step that lands on the source's grid.
     """
 
-    keep: KeepLargestd | None
-    argmax: ArgmaxOnSourced
+    keep: KeepLargestComponentLogitsd | None
+    argmax: ArgmaxOnSourceGridd
 
     def run(self, stream: Callable[[Callable[[Tensor], None]], Tensor], image: MetaTensor) -> Tensor:
         """Labels on the source's grid, as the steps make them of all logits.
@@ -94,16 +94,16 @@ class Steps:
             image: the preprocessed image.
         """
         grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))
-        slabs = SlabLabels(grid)
+        slabs = SlabArgmax(grid)
         if self.keep is None:
-            stream(slabs.take)
+            stream(slabs.add_planes)
         else:
             with tempfile.TemporaryFile(prefix="medvit-") as file:
                 self._through_file(stream, file, slabs)
         made: Tensor = self.argmax.on_source(slabs.labels(), image)
         return made
 
-    def _through_file(self, stream: Callable[[Callable[[Tensor], None]], Tensor], file: Any, slabs: SlabLabels) -> None:
+    def _through_file(self, stream: Callable[[Callable[[Tensor], None]], Tensor], file: Any, slabs: SlabArgmax) -> None:
         shape: list[tuple[int, ...]] = []
 
         def write(planes: Tensor) -> None:
@@ -116,22 +116,26 @@ class Steps:
         best = stream(write)[0, 0].cpu().numpy()
         file.flush()
         assert self.keep is not None
-        stray = torch.from_numpy(stray_pieces(best, self.keep.classes))
+        stray = torch.from_numpy(stray_components(best, self.keep.classes))
         stored = np.memmap(file, np.float32, "r", shape=(len(best), *shape[0]))
         for first in range(0, len(best), _PLANES):
             planes = torch.from_numpy(np.array(stored[first : first + _PLANES])).movedim(1, 0)
             at = stray[first : first + _PLANES]
             planes[0][at] = planes.amax(0)[at] + 1
-            slabs.take(planes)
+            slabs.add_planes(planes)
         del stored
 
 
-def steps_of(postprocessing: Any) -> Steps | None:
+def steps_of(postprocessing: Any) -> StreamingPostprocess | None:
     """A bundle's steps after its network if they are those that planes can go through, else None."""
     found = list(getattr(postprocessing, "transforms", ()))
     if any(getattr(step, "keys", None) != ("pred",) for step in found):
         return None
     kinds = [type(step) for step in found]
-    if kinds == [ArgmaxOnSourced]:
-        return Steps(None, found[0])
-    return Steps(found[0], found[1]) if kinds == [KeepLargestd, ArgmaxOnSourced] else None
+    if kinds == [ArgmaxOnSourceGridd]:
+        return StreamingPostprocess(None, found[0])
+    return (
+        StreamingPostprocess(found[0], found[1])
+        if kinds == [KeepLargestComponentLogitsd, ArgmaxOnSourceGridd]
+        else None
+    )

@@ -34,7 +34,7 @@ class LabelEntropy:
         self._keep = keep_map
         self._kept: list[Tensor] = []
 
-    def take(self, logits: Tensor) -> None:
+    def add_planes(self, logits: Tensor) -> None:
         """Take the next logits, (class, *spatial): background first, or one class of which above 0 is the label."""
         import torch
 

@@ -11,10 +11,10 @@ from medvit.inference.sliding_window import SlidingWindow
 from medvit.inference.tiling import Tiling, tile
 from medvit.progress import Progress
 
-__all__ = ["WholePicture"]
+__all__ = ["WholeImage"]
 
 
-class WholePicture(SlidingWindow):
+class WholeImage(SlidingWindow):
     """A MONAI inferer: one call of the network for a picture up to ``roi_size``, blended windows beyond.
 
     A network that takes any size needs no window around a small picture, and none of its edges; a window bounds the

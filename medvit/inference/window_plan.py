@@ -19,11 +19,11 @@ from medvit.progress import Progress
 __all__ = [
     "OCCUPIED",
     "UNTOUCHED",
-    "Planes",
-    "Work",
-    "background_like",
-    "importance",
-    "only_where",
+    "InferenceRun",
+    "PlaneSink",
+    "background_logits",
+    "background_outside",
+    "importance_map",
     "touched_windows",
     "window_groups",
 ]
@@ -33,7 +33,7 @@ OCCUPIED, UNTOUCHED = -1, -2
 
 
 @dataclass(frozen=True)
-class Work:
+class InferenceRun:
     """A network, what it is given beside windows, who watches, and where its answer matters (see ``SlidingWindow``)."""
 
     network: Callable[..., Tensor]
@@ -43,18 +43,18 @@ class Work:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Planes:
+class PlaneSink:
     """A choice of labels that also gives the mean logits away, plane by plane, without the padding.
 
     Args:
         tiling: the windows' places.
-        take: called with (class, plane, *rest), in the planes' order.
+        add_planes: called with (class, plane, *rest), in the planes' order.
         where: as for ``SlidingWindow``, for one image.
     """
 
-    def __init__(self, tiling: Tiling, take: Callable[[Tensor], None], where: Tensor | None) -> None:
+    def __init__(self, tiling: Tiling, add_planes: Callable[[Tensor], None], where: Tensor | None) -> None:
         self._tiling = tiling
-        self._take = take
+        self._add_planes = add_planes
         self._where = where
         self._at = -tiling.before[0]
 
@@ -68,13 +68,13 @@ class Planes:
             ):
                 mean = mean.narrow(axis, first, size)
             at = slice(self._at + low, self._at + high)
-            self._take(mean if self._where is None else only_where(mean[None], self._where[:1, :, at])[0])
+            self._add_planes(mean if self._where is None else background_outside(mean[None], self._where[:1, :, at])[0])
         self._at += sums.shape[1]
         return sums.argmax(0, keepdim=True)
 
 
 @lru_cache(maxsize=8)
-def importance(roi: tuple[int, ...], mode: str, sigma: tuple[float, ...] | float) -> Tensor:
+def importance_map(roi: tuple[int, ...], mode: str, sigma: tuple[float, ...] | float) -> Tensor:
     """How much each voxel of a window counts, (*roi), as MONAI has it."""
     weight: Tensor = compute_importance_map(roi, mode=mode, sigma_scale=sigma)
     return weight
@@ -101,7 +101,7 @@ def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:
     return torch.stack([padded[box].flatten(1).any(1) for box in boxes], 1)
 
 
-def window_groups(image: Tensor, tiling: Tiling, work: Work, reuse: bool) -> list[int]:
+def window_groups(image: Tensor, tiling: Tiling, work: InferenceRun, reuse: bool) -> list[int]:
     """For each window of each image: ``OCCUPIED`` if it has to run, ``UNTOUCHED`` if it need not, else a number that equal
     constant windows share, where they may be run once (``reuse``).
     """
@@ -116,7 +116,7 @@ def window_groups(image: Tensor, tiling: Tiling, work: Work, reuse: bool) -> lis
     return [group if touches else UNTOUCHED for group, touches in zip(groups, touched, strict=True)]
 
 
-def background_like(logits: Tensor) -> Tensor:
+def background_logits(logits: Tensor) -> Tensor:
     """(class, *roi): background's logit 1, the others' 0.
 
     Raises:
@@ -131,7 +131,7 @@ def background_like(logits: Tensor) -> Tensor:
     return made
 
 
-def only_where(logits: Tensor, where: Tensor | None) -> Tensor:
+def background_outside(logits: Tensor, where: Tensor | None) -> Tensor:
     """Logits (batch, class, *spatial), of which background's is raised above all others outside a mask (batch, 1, *spatial)."""
     if where is None:
         return logits

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from medvit.atomic_write import explained, write_aside
+from medvit.atomic_write import os_errors_as_output_errors, staging_folder
 from medvit.errors import ExportError, OutputError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def export_network(
     final.parent.mkdir(parents=True, exist_ok=True)
     network.eval()
     try:
-        with explained(final.parent), write_aside(final.parent) as staging, torch.inference_mode():
+        with os_errors_as_output_errors(final.parent), staging_folder(final.parent) as staging, torch.inference_mode():
             wanted = _flat(network(*inputs))
             written = staging / final.name
             write(network, inputs, written)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medvit.bundles import Stored, read_checkpoint, unwrap
+from medvit.bundles import CheckpointTensors, extract_tensors, read_checkpoint
 from medvit.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def load_published(
             f"Found merging={merging!r} for a {kind}; only Swin UNETR has patch merging of several eras. Leave it out."
         )
     content = path_or_state_dict if isinstance(path_or_state_dict, Mapping) else read_checkpoint(path_or_state_dict)
-    stored = unwrap(content)
+    stored = extract_tensors(content)
     _require_kind(stored, kind)
     translator = import_module(_TRANSLATORS[kind])
     if hasattr(translator, "require_merging"):
@@ -89,7 +89,7 @@ def _kind(model: nn.Module) -> str:
     )
 
 
-def _require_kind(stored: Stored, kind: str) -> None:
+def _require_kind(stored: CheckpointTensors, kind: str) -> None:
     """Refuse another network's weights by name; names nobody knows go on to the strict comparison."""
     looks = [who for who, trait in _TRAITS if any(trait in name for name in stored)]
     if looks and looks[0] != kind:  # Swin-X2S has names of Swin UNETR's among its own

@@ -39,5 +39,5 @@ from .unread_files import EnteredFolders as EnteredFolders
 from .unread_files import Lost as Lost
 from .unread_files import Unread as Unread
 from .unread_files import why_lost as why_lost
-from .zip_archive import sound_zip as sound_zip
+from .zip_archive import zip_errors_as_source_errors as zip_errors_as_source_errors
 from .zip_archive import zip_files as zip_files

@@ -27,13 +27,13 @@ from medvit.io.unread_files import (
 __all__ = [
     "DicomFile",
     "UnreadableError",
+    "dicomdir_files",
     "files_below",
     "folder_files",
     "folder_of",
-    "listed_files",
     "not_fetched",
     "one_file",
-    "printable",
+    "printable_name",
     "unreadable",
     "without_digits",
 ]
@@ -74,7 +74,7 @@ def without_digits(name: str) -> str:
     return re.sub(r"\d+", "", name.replace("\\", "/").rpartition("/")[2])
 
 
-def printable(name: str) -> str:
+def printable_name(name: str) -> str:
     """A file name as any terminal and log can take it: bytes that are no text, and control characters, as numbers."""
     if name.isprintable():
         return name
@@ -112,12 +112,12 @@ def _open(path: str) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise unreadable(printable(Path(path).name), error, path) from error
+        raise unreadable(printable_name(Path(path).name), error, path) from error
 
 
 def one_file(path: Path) -> DicomFile:
     """A single file as a source."""
-    return DicomFile(printable(path.name), partial(_open, str(path)), path.stat().st_size)
+    return DicomFile(printable_name(path.name), partial(_open, str(path)), path.stat().st_size)
 
 
 def folder_files(path: Path, unread: Unread | None = None) -> Iterator[DicomFile]:
@@ -129,7 +129,7 @@ def folder_files(path: Path, unread: Unread | None = None) -> Iterator[DicomFile
     """
     top = len(str(path / "_")) - 1
     for name, size in _walked(path, unread or Unread()):
-        yield DicomFile(printable(name[top:]), partial(_open, name), size)
+        yield DicomFile(printable_name(name[top:]), partial(_open, name), size)
 
 
 def files_below(path: Path, left_out: Callable[[Path], bool] | None = None) -> Iterator[Path]:
@@ -162,14 +162,14 @@ def _walked(path: Path, unread: Unread, left_out: Callable[[Path], bool] | None 
         except OSError as error:
             if folder == str(path):
                 raise SourceError(
-                    f"Found the folder {printable(Path(folder).name)}, which cannot be opened ({error.strerror}); every folder "
+                    f"Found the folder {printable_name(Path(folder).name)}, which cannot be opened ({error.strerror}); every folder "
                     "must be readable. Check its permissions."
                 ) from error
             said = error.strerror or type(error).__name__
-            unread.lost.append((f"{printable(folder[top:])}/", f"folder(s) that cannot be opened ({said})"))
+            unread.lost.append((f"{printable_name(folder[top:])}/", f"folder(s) that cannot be opened ({said})"))
             continue
         if not entries and folder != str(path):
-            unread.hollow.append(printable(folder[top:]))
+            unread.hollow.append(printable_name(folder[top:]))
         within = []
         for entry in entries:
             kind, size = _look(entry, unread, top)
@@ -189,7 +189,7 @@ def _look(entry: os.DirEntry[str], unread: Unread, top: int) -> tuple[str, int]:
     try:
         mode = entry.stat()
     except OSError as error:
-        unread.lost.append((printable(entry.path[top:]), why_lost(error, entry.is_symlink())))
+        unread.lost.append((printable_name(entry.path[top:]), why_lost(error, entry.is_symlink())))
         return "", 0
     if entry.is_dir():
         if entry.name == ".git":
@@ -198,12 +198,12 @@ def _look(entry: os.DirEntry[str], unread: Unread, top: int) -> tuple[str, int]:
         return "link" if entry.is_symlink() else "folder", 0
     if is_special(mode.st_mode):
         unread.passed["pipe(s) or device(s)"] += 1
-        unread.hollow.append(printable(entry.path[top:]))
+        unread.hollow.append(printable_name(entry.path[top:]))
         return "", 0
     return "file", mode.st_size
 
 
-def listed_files(path: Path, unread: Unread) -> list[DicomFile]:
+def dicomdir_files(path: Path, unread: Unread) -> list[DicomFile]:
     """Return the files that a DICOMDIR lists (PS3.10 8.6); note absent ones as unread.
 
     Names are matched without regard to case, since discs are often copied to lower case.
@@ -225,7 +225,7 @@ def listed_files(path: Path, unread: Unread) -> list[DicomFile]:
     found, folders = [], _Folders()
     for parts in wanted:
         parts = [parts] if isinstance(parts, str) else [str(part) for part in parts]
-        name = printable("/".join(parts))
+        name = printable_name("/".join(parts))
         if any(part in ("..", ".", "") or "/" in part or "\\" in part or ":" in part for part in parts):
             raise SourceError(
                 f"Found a DICOMDIR that lists {name!r}, outside of its folder; entries must stay inside. "
@@ -235,7 +235,7 @@ def listed_files(path: Path, unread: Unread) -> list[DicomFile]:
         if full is None:
             unread.lost.append((name, LISTED))
         else:
-            within = printable(str(full.relative_to(path.parent)))
+            within = printable_name(str(full.relative_to(path.parent)))
             found.append(DicomFile(within, partial(_open, str(full)), full.stat().st_size))
     return found
 

@@ -135,7 +135,7 @@ def _read_nifti(path: Path, voxels: bool, geometry: str | None) -> Scan:
         "nifti",
         header=header,
         notes=(*place.notes, *dropped),
-        set_aside=place.flags,
+        excluded=place.flags,
         geometry=place.form,
         name=path.name,
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     pass
 
-__all__ = ["Grid", "Original", "Scan"]
+__all__ = ["Scan", "SourceStack", "StackGrid"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Scan:
         unscaled: for CT, the rescale tags that its headers lack, so that its values are in no known unit.
         frames: for a multi-frame file, the frame (from 0) of each slice.
         original: for a resampled DICOM stack, its own slices; ``array`` then lies on a true grid.
-        set_aside: what was left out although it may matter; a person must look (exit code 3).
+        excluded: what was left out although it may matter; a person must look (exit code 3).
         header: for NIfTI, the header with the place that was taken in millimetres, so that results keep its codes.
         geometry: for NIfTI, the form its place was taken from: "sform", "qform" or "none".
         notes: what was set aside or assumed on the way, in plain words.
@@ -56,8 +56,8 @@ class Scan:
     notes: tuple[str, ...] = ()
     blockers: tuple[str, ...] = ()
     frames: tuple[int, ...] = ()
-    original: Original | None = None
-    set_aside: tuple[str, ...] = ()
+    original: SourceStack | None = None
+    excluded: tuple[str, ...] = ()
     planes: NDArray[np.float64] | None = None
     unit: str | None = None
     unscaled: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ class Scan:
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class StackGrid:
     """A true grid around a stack, and where each slice lies on it.
 
     Attributes:
@@ -144,7 +144,7 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class Original:
+class SourceStack:
     """The slices that a regridded image came from.
 
     Attributes:
@@ -156,5 +156,5 @@ class Original:
 
     values: NDArray[np.float32]
     planes: NDArray[np.float64]
-    grid: Grid
+    grid: StackGrid
     covered: NDArray[np.bool_]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvit.errors import ImageError, SourceError
-from medvit.io.dicom import ON_IRREGULAR, dicom_files, open_found
-from medvit.io.dicom.preflight import Preflight, preflight
+from medvit.io.dicom import ON_IRREGULAR, dicom_files, open_volume
+from medvit.io.dicom.preflight import Preflight, inspect_files
 from medvit.io.images import IMAGE_SUFFIXES, read_image
 from medvit.io.scan import Scan
 from medvit.io.unread_files import NOWHERE, next_step
-from medvit.io.zip_archive import sound_zip, zip_files
+from medvit.io.zip_archive import zip_errors_as_source_errors, zip_files
 from medvit.progress import Progress
 from medvit.settings import check_geometry
 
@@ -55,7 +55,7 @@ def open_source(
         progress: told how far reading is.
         on_irregular: "fail", "resample" or "split" a tilted or uneven stack; see ``medvit.io.dicom.read.read_dicom``.
         geometry: "sform" or "qform" of a NIfTI to take. None takes the sform where it is stated, and sets a flag
-            (``Scan.set_aside``) where the qform shows other axes or the mirror image.
+            (``Scan.excluded``) where the qform shows other axes or the mirror image.
 
     Raises:
         SourceError: nothing usable there; GeometryError, ImageError, SelectionError: why it cannot be used.
@@ -125,7 +125,7 @@ def is_packed_image(path: Path) -> bool:
     """Whether a file is a zip that holds one image file and nothing else."""
     if not zipfile.is_zipfile(path):
         return False
-    with sound_zip(path.name), zipfile.ZipFile(path) as archive:
+    with zip_errors_as_source_errors(path.name), zipfile.ZipFile(path) as archive:
         names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
     return len(names) == 1 and names[0].lower().endswith(IMAGE_SUFFIXES)
 
@@ -134,7 +134,7 @@ def _packed_image(path: Path, geometry: str | None) -> Scan | None:
     """The image of a zip that holds one image file and nothing else."""
     if not is_packed_image(path):
         return None
-    with sound_zip(path.name), zipfile.ZipFile(path) as archive:
+    with zip_errors_as_source_errors(path.name), zipfile.ZipFile(path) as archive:
         zip_files(archive)  # refuses an entry that no one should unpack
         (entry,) = (entry for entry in archive.infolist() if not entry.is_dir())
         return _image_from_zip(archive, entry, geometry)
@@ -142,10 +142,10 @@ def _packed_image(path: Path, geometry: str | None) -> Scan | None:
 
 def _from_dicom(path: Path, choice: _Choice, progress: Progress) -> Scan:
     with dicom_files(path) as (files, unread):
-        found = preflight(files, progress, unread)
+        found = inspect_files(files, progress, unread)
         if not found.volumes and not found.damaged:
             raise _nothing(found, path)
-        return open_found(found, choice.series, choice.on_irregular, path.name or str(path), progress)
+        return open_volume(found, choice.series, choice.on_irregular, path.name or str(path), progress)
 
 
 def _nothing(found: Preflight, path: Path) -> SourceError:

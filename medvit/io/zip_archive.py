@@ -12,11 +12,11 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from medvit.errors import MedvitError, SourceError
-from medvit.io.files import DicomFile, printable
+from medvit.io.files import DicomFile, printable_name
 from medvit.io.memory_limits import check_memory
 from medvit.io.unread_files import NOWHERE, Unread
 
-__all__ = ["sound_zip", "zip_files"]
+__all__ = ["zip_errors_as_source_errors", "zip_files"]
 
 _LARGEST_ZIP = 32 * 2**30
 """Bytes a zip may unpack to; more is a damaged or hostile archive."""
@@ -58,14 +58,14 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
     if unread is not None:
         within = {posixpath.dirname(name.rstrip("/")) for name in archive.namelist()}
         unread.hollow += [
-            printable(name.rstrip("/"))
+            printable_name(name.rstrip("/"))
             for name in archive.namelist()
             if name.endswith("/") and name.rstrip("/") not in within
         ]
     if links and unread is not None:
         _follow(archive, links, unread)
     return [
-        DicomFile(printable(e.filename), partial(_open_entry, archive, e), e.file_size)
+        DicomFile(printable_name(e.filename), partial(_open_entry, archive, e), e.file_size)
         for e in entries
         if e not in links
     ]
@@ -83,7 +83,7 @@ def _follow(archive: zipfile.ZipFile, links: list[zipfile.ZipInfo], unread: Unre
         if _reached(name, goals, there):
             unread.passed["link(s) to files that are read by another name"] += 1
         else:
-            unread.lost.append((printable(name), NOWHERE))
+            unread.lost.append((printable_name(name), NOWHERE))
 
 
 def _reached(name: str, goals: dict[str, str], there: set[str]) -> bool:
@@ -105,7 +105,7 @@ def _open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> BinaryIO:
 
 
 @contextmanager
-def sound_zip(name: str) -> Iterator[None]:
+def zip_errors_as_source_errors(name: str) -> Iterator[None]:
     """Whatever a damaged, encrypted or oddly packed zip raises becomes one of our errors."""
     try:
         yield

@@ -6,39 +6,41 @@ from collections.abc import Callable, Sequence
 
 from medvit.errors import BackendError
 
-__all__ = ["chosen"]
+__all__ = ["select_backend"]
 
 
-def chosen(operator: str, backend: str | None, known: Sequence[str], refusal: Callable[[str], str | None]) -> str:
+def select_backend(
+    operator: str, backend: str | None, known: Sequence[str], unsupported_reason: Callable[[str], str | None]
+) -> str:
     """The backend asked for if it can run, the first that can if none is asked for.
 
     Args:
         operator: the operator's name, for the message.
         backend: the backend's name, or None.
         known: all of the operator's, the one to be preferred first.
-        refusal: why a backend cannot take the tensors at hand, or None if it can.
+        unsupported_reason: why a backend cannot take the tensors at hand, or None if it can.
 
     Raises:
         BackendError: an unknown backend, or one that cannot run.
     """
     if backend is None:
-        return _able(operator, known, refusal)
+        return _able(operator, known, unsupported_reason)
     if backend not in known:
         raise BackendError(
             f"Found {operator} backend {backend!r}; it must be one of {', '.join(known)}. Leave it out to let medvit choose."
         )
-    reason = refusal(backend)
+    reason = unsupported_reason(backend)
     if reason:
-        able = _able(operator, known, refusal)
+        able = _able(operator, known, unsupported_reason)
         raise BackendError(
             f"The {backend!r} backend of {operator} cannot run: {reason}. Use backend={able!r} or leave it out."
         )
     return backend
 
 
-def _able(operator: str, known: Sequence[str], refusal: Callable[[str], str | None]) -> str:
+def _able(operator: str, known: Sequence[str], unsupported_reason: Callable[[str], str | None]) -> str:
     for name in known:
-        if refusal(name) is None:
+        if unsupported_reason(name) is None:
             return name
-    reasons = "; ".join(f"{name}: {refusal(name)}" for name in known)
+    reasons = "; ".join(f"{name}: {unsupported_reason(name)}" for name in known)
     raise BackendError(f"No backend of {operator} can run: {reasons}. Move the tensors to the CPU with .cpu().")

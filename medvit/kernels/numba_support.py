@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from numba import config, njit, set_num_threads
 
-__all__ = ["compiled", "threads"]
+__all__ = ["numba_jit", "numba_threads"]
 
 _ONE_AT_A_TIME = threading.Lock()
 """Numba's plainest threading layer aborts the process when two threads enter it at once (a label server's would)."""
 
 
-def compiled(fastmath: bool | set[str] = True) -> Callable[[Any], Any]:
+def numba_jit(fastmath: bool | set[str] = True) -> Callable[[Any], Any]:
     """Compile for parallel runs and keep the machine code between processes where some folder can be written."""
 
     def decorate(function: Any) -> Any:
@@ -29,7 +29,7 @@ def compiled(fastmath: bool | set[str] = True) -> Callable[[Any], Any]:
 
 
 @contextmanager
-def threads() -> Iterator[None]:
+def numba_threads() -> Iterator[None]:
     """Run alone, on as many threads as torch was told to use."""
     with _ONE_AT_A_TIME:
         set_num_threads(max(1, min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)))

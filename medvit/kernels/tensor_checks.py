@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
 
-__all__ = ["require_numbers", "require_tensor"]
+__all__ = ["require_floating_point", "require_tensor"]
 
 
 def require_tensor(x: object, what: str = "an input") -> None:
@@ -23,7 +23,7 @@ def require_tensor(x: object, what: str = "an input") -> None:
         )
 
 
-def require_numbers(x: Tensor, weight: Tensor, what: str = "an input") -> None:
+def require_floating_point(x: Tensor, weight: Tensor, what: str = "an input") -> None:
     """Refuse numbers of another type or place than a network's weights.
 
     Args:

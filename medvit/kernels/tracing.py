@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["plain", "recording", "values_known"]
+__all__ = ["has_concrete_values", "plain", "recording"]
 
 
 def recording() -> bool:
@@ -20,7 +20,7 @@ def recording() -> bool:
     return bool(torch._C._is_tracing())
 
 
-def values_known() -> bool:
+def has_concrete_values() -> bool:
     """Whether tensors hold numbers to look at; those of a graph that is being recorded or compiled do not."""
     return not (torch.compiler.is_compiling() or bool(torch._C._is_tracing()))
 
@@ -32,7 +32,7 @@ def plain(tensor: Tensor) -> bool:
     """
     return (
         type(tensor) is Tensor
-        and values_known()
+        and has_concrete_values()
         and not is_in_torch_dispatch_mode()
         and not torch._C._are_functorch_transforms_active()
     )

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-__all__ = ["launching", "no_triton"]
+__all__ = ["launching", "triton_unavailable_reason"]
 
 _OLDEST = (8, 0)
 """The compute capability from which the kernels are compiled in tests (A100)."""
@@ -34,7 +34,7 @@ def _too_old(index: int) -> str | None:
     return f"the GPU has compute capability {found}, the kernels are tested from 8.0"
 
 
-def no_triton(tensor: Tensor) -> str | None:
+def triton_unavailable_reason(tensor: Tensor) -> str | None:
     """Why a Triton kernel cannot take this tensor, or None if it can."""
     device = tensor.device
     if not _INSTALLED:

@@ -1,3 +1,3 @@
-from .kspace import finer_index as finer_index
-from .kspace import measured_part as measured_part
-from .kspace import zero_filled as zero_filled
+from .kspace import low_frequency_part as low_frequency_part
+from .kspace import upsampled_index as upsampled_index
+from .kspace import zero_fill as zero_fill

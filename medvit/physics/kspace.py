@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from medvit.errors import ShapeError
 
-__all__ = ["finer_index", "measured_part", "truncated", "zero_filled"]
+__all__ = ["low_frequency_part", "truncate_kspace", "upsampled_index", "zero_fill"]
 
 
-def truncated(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
+def truncate_kspace(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
     """The scan with voxels ``factor`` times as wide along i and j: k-space kept below the coarser grid's Nyquist frequency.
 
     Frequencies k with \\|k\\| < M / 2 of the M = N / factor samples of an axis are kept, unweighted, the rest is cut off
@@ -45,7 +45,7 @@ def truncated(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
     return _in_plane(image, lambda line: _coarser_lines(line, factor))
 
 
-def zero_filled(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
+def zero_fill(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
     """The scan on a grid ``factor`` times as fine along i and j, by zeros around its k-space: sinc interpolation.
 
     All frequencies stay as they are. The line at Nyquist of an even number of samples is shared between both ends, which
@@ -65,13 +65,13 @@ def zero_filled(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]
     return _in_plane(image, lambda line: _finer_lines(line, factor))
 
 
-def measured_part(fine: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
-    """What of a finer image a scan ``factor`` times as coarse would have measured, on the finer grid; errors as ``truncated``."""
-    return zero_filled(truncated(fine, factor), factor)
+def low_frequency_part(fine: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
+    """What of a finer image a scan ``factor`` times as coarse would have measured, on the finer grid; errors as ``truncate_kspace``."""
+    return zero_fill(truncate_kspace(fine, factor), factor)
 
 
-def finer_index(factor: int) -> NDArray[np.float64]:
-    """Voxel index (i, j, k, 1) on the finer grid to index on the grid it was made of, 4x4: ``affine @ finer_index(f)``."""
+def upsampled_index(factor: int) -> NDArray[np.float64]:
+    """Voxel index (i, j, k, 1) on the finer grid to index on the grid it was made of, 4x4: ``affine @ upsampled_index(f)``."""
     index = np.diag([1 / factor, 1 / factor, 1.0, 1.0])
     index[:2, 3] = (1 / factor - 1) / 2
     return index

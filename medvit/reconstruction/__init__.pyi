@@ -9,6 +9,6 @@ from .save import ReconstructedOutput as ReconstructedOutput
 from .save import ReconstructedSaved as ReconstructedSaved
 from .save import check_reconstructed_types as check_reconstructed_types
 from .save import save_reconstructed as save_reconstructed
-from .statistics import Shape as Shape
+from .statistics import ShapeMeasures as ShapeMeasures
 from .task import ReconstructionSettings as ReconstructionSettings
 from .task import reconstruct_views as reconstruct_views

@@ -28,7 +28,7 @@ def draw_reconstruction_preview(path: Path, result: Reconstructed) -> None:
         1, 4, width_ratios=[1, 1, 1.25, 0.8], left=0.01, right=0.99, top=0.87, bottom=0.1, wspace=0.04
     )
     letters = (("R", "L"), ("A", "P"))
-    for n, (view, picture, shadow) in enumerate(zip(result.views, result.pictures, result.shadows, strict=True)):
+    for n, (view, picture, shadow) in enumerate(zip(result.views, result.pictures, result.reprojections, strict=True)):
         axes = figure.add_subplot(grid[0, n])
         low, high = np.percentile(picture, (0.5, 99.5))
         axes.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="bilinear")
@@ -63,7 +63,7 @@ def _draw_surfaces(axes: Any, result: Reconstructed) -> None:
     axes.set_facecolor(_BACKGROUND)
     axes.set_axis_off()
     light, corners = _LIGHT / np.linalg.norm(_LIGHT), []
-    for label in result.wanted:
+    for label in result.requested_labels:
         surface = result.surfaces.get(label.name)
         if surface is None:
             continue
@@ -88,8 +88,8 @@ def _draw_numbers(axes: Any, result: Reconstructed) -> None:
     from matplotlib.patches import Rectangle
 
     axes.set_axis_off()
-    for row, (shape, label) in enumerate(zip(result.statistics(), result.wanted, strict=True)):
-        y = 0.95 - row * min(0.16, 0.8 / max(1, len(result.wanted)))
+    for row, (shape, label) in enumerate(zip(result.statistics(), result.requested_labels, strict=True)):
+        y = 0.95 - row * min(0.16, 0.8 / max(1, len(result.requested_labels)))
         axes.add_patch(Rectangle((0.0, y - 0.02), 0.07, 0.04, color=tuple(c / 255 for c in label.color)))
         axes.text(0.11, y, label.title, color=_TEXT, fontsize=11, va="center", transform=axes.transAxes)
         words = "not found"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from medvit.labels import Label
-from medvit.reconstruction.statistics import Shape
-from medvit.reports import Doubts, judge_volume
+from medvit.reconstruction.statistics import ShapeMeasures
+from medvit.reports import UncertaintySignals, judge_volume
 
-__all__ = ["Views", "judge_shapes"]
+__all__ = ["RatedViews", "judge_shapes"]
 
 
 _AGREES = 0.25
@@ -24,7 +24,7 @@ _COVERED = 0.98
 
 
 @dataclass(frozen=True)
-class Views:
+class RatedViews:
     """How a result fits its radiographs, by their slots.
 
     Attributes:
@@ -37,10 +37,10 @@ class Views:
 
 
 def judge_shapes(
-    shapes: Sequence[Shape],
+    shapes: Sequence[ShapeMeasures],
     labels: Sequence[Label],
-    views: Views,
-    doubts: Doubts,
+    views: RatedViews,
+    signals: UncertaintySignals,
 ) -> dict[str, Any]:
     """``{"rating", "reasons"}``: "poor" if a body is missing or absurdly sized; "check" if its size is unusual, it is cut by
     the field's edge, a view shows other outlines or less than the field, or the network is in doubt; otherwise "good"."""
@@ -61,6 +61,6 @@ def judge_shapes(
     for slot, share in views.covered.items():
         if share < _COVERED:
             check.append(f"the {slot} view shows {100 * share:.0f} % of the field")
-    check += doubts.reasons()
+    check += signals.reasons()
     rating = "poor" if poor else "check" if check else "good"
     return {"rating": rating, "reasons": poor + check}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from medvit.io import Surface
     from medvit.reconstruction.save import ReconstructedSaved
-    from medvit.reconstruction.statistics import Shape
+    from medvit.reconstruction.statistics import ShapeMeasures
 
 __all__ = ["Reconstructed"]
 
@@ -35,7 +35,7 @@ class Reconstructed:
         labels: MetaTensor on the CPU, (1, x, y, z) uint8 on the network's grid, RAS+ mm with the isocenter at the origin:
             radiographs do not say where the patient was.
         pictures: the AP and the lateral picture on the network's field, (row, column) float32.
-        covered: share of the field that each picture shows.
+        field_coverage: share of the field that each picture shows.
         views: as they were opened.
         bundle: the bundle that made them.
         settings: device, precision and switches of the run, as they go into ``run.json``.
@@ -43,13 +43,13 @@ class Reconstructed:
         progress: holds the seconds of each stage.
         entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``.
         calibration: what they mean for the weights that ran, if that is known.
-        doubt: bits of every voxel, (x, y, z) float32: how undecided the network was about what it gave there, background too.
+        entropy_map: bits of every voxel, (x, y, z) float32: how undecided the network was about what it gave there, background too.
         validation: the cases behind the calibration of the weights that ran, if they are known.
     """
 
     labels: MetaTensor
     pictures: tuple[NDArray[np.float32], NDArray[np.float32]]
-    covered: tuple[float, float]
+    field_coverage: tuple[float, float]
     views: tuple[View, View]
     bundle: Bundle
     settings: dict[str, Any]
@@ -57,15 +57,15 @@ class Reconstructed:
     progress: Progress = field(repr=False)
     entropies: tuple[float | None, ...] = ()
     calibration: Calibration | None = None
-    doubt: NDArray[np.float32] | None = field(default=None, repr=False)
+    entropy_map: NDArray[np.float32] | None = field(default=None, repr=False)
     validation: Validation | None = None
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.labels.shape[1:]))
-        return f"Reconstructed({self.bundle.name} {self.bundle.version}, {size}: {', '.join(label.name for label in self.wanted)})"
+        return f"Reconstructed({self.bundle.name} {self.bundle.version}, {size}: {', '.join(label.name for label in self.requested_labels)})"
 
     @property
-    def wanted(self) -> tuple[Label, ...]:
+    def requested_labels(self) -> tuple[Label, ...]:
         """The bundle's labels."""
         return self.bundle.facts.labels
 
@@ -86,22 +86,22 @@ class Reconstructed:
         from medvit.reports import surface_of
 
         found = {}
-        for label in self.wanted:
+        for label in self.requested_labels:
             mask = self.array == label.id
             if mask.any():
                 self.progress.check()
                 found[label.name] = surface_of(mask, self.affine)
         return found
 
-    def statistics(self) -> list[Shape]:
+    def statistics(self) -> list[ShapeMeasures]:
         """Volume, surface, extents and principal axes of each label."""
         return self._shapes
 
     @cached_property
-    def _shapes(self) -> list[Shape]:
+    def _shapes(self) -> list[ShapeMeasures]:
         from medvit.reconstruction.statistics import measure_shapes
 
-        return measure_shapes(self.array, self.affine, self.wanted, self.surfaces)
+        return measure_shapes(self.array, self.affine, self.requested_labels, self.surfaces)
 
     def consistency(self) -> dict[str, float]:
         """How well the result, projected again, agrees with each view, by its slot; see ``medvit.reconstruction.view_consistency``."""
@@ -113,11 +113,11 @@ class Reconstructed:
 
         return {
             view.slot: gradient_correlation(picture, shadow)
-            for view, picture, shadow in zip(self.views, self.pictures, self.shadows, strict=True)
+            for view, picture, shadow in zip(self.views, self.pictures, self.reprojections, strict=True)
         }
 
     @cached_property
-    def shadows(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def reprojections(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Millimetres of labelled voxels along the rays of each picture, (row, column)."""
         from medvit.reconstruction.view_consistency import Beam, project_labels
 
@@ -135,17 +135,19 @@ class Reconstructed:
         By plausible anatomy, agreement with the views, the network's own doubts, and what the weights and this anatomy are
         known for.
         """
-        from medvit.reconstruction.rating import Views, judge_shapes
-        from medvit.reports import Doubts, ImagedAnatomy, with_standing
+        from medvit.reconstruction.rating import RatedViews, judge_shapes
+        from medvit.reports import ImagedAnatomy, UncertaintySignals, with_standing
 
-        covered: dict[str, float] = {view.slot: share for view, share in zip(self.views, self.covered, strict=True)}
-        doubts = Doubts(self.entropy(), None, self.calibration)
-        rated = judge_shapes(self.statistics(), self.wanted, Views(self.consistency(), covered), doubts)
+        covered: dict[str, float] = {
+            view.slot: share for view, share in zip(self.views, self.field_coverage, strict=True)
+        }
+        signals = UncertaintySignals(self.entropy(), None, self.calibration)
+        rated = judge_shapes(self.statistics(), self.requested_labels, RatedViews(self.consistency(), covered), signals)
         return with_standing(rated, self.bundle, self.validation, [ImagedAnatomy(view.regions) for view in self.views])
 
     def entropy(self) -> dict[str, float]:
         """How undecided the network was about each label that it gave, in bits a voxel; see ``medvit.inference.uncertainty``."""
-        return by_name(self.entropies, self.wanted)
+        return by_name(self.entropies, self.requested_labels)
 
     def save(
         self,

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvit.atomic_write import explained, hashes_within, publish, write_aside
+from medvit.atomic_write import hashes_within, os_errors_as_output_errors, publish, staging_folder
 from medvit.errors import OutputError, RoundTripError
 from medvit.io import MESH_WRITERS
-from medvit.reports import opening, seconds
+from medvit.reports import record_header, stage_seconds
 from medvit.tasks import check_folder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def save_reconstructed(
     final = Path(folder)
     check_reconstructed_types(settings.output_types)
     check_folder(final, settings.overwrite)
-    with explained(final), write_aside(final) as staging:
+    with os_errors_as_output_errors(final), staging_folder(final) as staging:
         with result.progress.stage("write"):
             _write_all(result, staging, settings)
         files = hashes_within(staging)
@@ -98,15 +98,15 @@ def _write_all(result: Reconstructed, staging: Path, settings: ReconstructedOutp
 
     if "nifti" in settings.output_types:
         grid = Scan(np.zeros((1, *result.array.shape), np.float32), result.affine, "array")
-        write_labels(staging / "labels.nii.gz", result.array, grid, result.wanted)
-        write_label_names(staging / "labels.json", result.wanted)
+        write_labels(staging / "labels.nii.gz", result.array, grid, result.requested_labels)
+        write_label_names(staging / "labels.json", result.requested_labels)
     for kind in MESH_WRITERS:
         if kind in settings.output_types:
             result.progress.check()
             _write_meshes(result, staging / "meshes", kind)
     if settings.maps:
         (staging / "maps").mkdir()
-        _write_doubt(result, staging / "maps" / "entropy.nii.gz")
+        _write_entropy_map(result, staging / "maps" / "entropy.nii.gz")
     _write_statistics(result, staging)
     if settings.statistics:
         write_shapes(staging / "statistics.csv", result.statistics())
@@ -128,15 +128,15 @@ def _write_meshes(result: Reconstructed, folder: Path, kind: str) -> None:
         MESH_WRITERS[kind](folder / f"{name}.{kind}", surface, words)
 
 
-def _write_doubt(result: Reconstructed, path: Path) -> None:
+def _write_entropy_map(result: Reconstructed, path: Path) -> None:
     """Bits of every voxel, on the labels' grid."""
     import nibabel as nib
 
-    if result.doubt is None:
+    if result.entropy_map is None:
         raise OutputError(
             f"Found no doubt of {result.bundle.name} on the grid of its labels; a map needs it. Leave --maps out."
         )
-    image = nib.Nifti1Image(result.doubt, result.affine)
+    image = nib.Nifti1Image(result.entropy_map, result.affine)
     image.set_sform(result.affine, 1)
     image.set_qform(result.affine, 1)
     image.header.set_xyzt_units("mm")
@@ -150,7 +150,9 @@ def _write_statistics(result: Reconstructed, staging: Path) -> None:
         "quality": result.quality(),
         "entropy_bits": result.entropy(),
         "consistency": {"measure": "gradient correlation, Penney et al., IEEE TMI 17(4), 1998", **result.consistency()},
-        "field_covered": {view.slot: round(share, 4) for view, share in zip(result.views, result.covered, strict=True)},
+        "field_covered": {
+            view.slot: round(share, 4) for view, share in zip(result.views, result.field_coverage, strict=True)
+        },
         "labels": [asdict(row) for row in result.statistics()],
     }
     (staging / "statistics.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -160,7 +162,7 @@ def _record(result: Reconstructed, files: dict[str, str]) -> dict[str, Any]:
     """What goes into ``run.json``; the views are named by fingerprints of their pixels alone."""
     bundle = result.bundle
     return {
-        **opening(bundle.intended_use),
+        **record_header(bundle.intended_use),
         "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256},
         "settings": result.settings,
         "views": [
@@ -178,6 +180,6 @@ def _record(result: Reconstructed, files: dict[str, str]) -> dict[str, Any]:
         ],
         "quality": result.quality(),
         "notes": list(result.notes),
-        "seconds": seconds(result.progress),
+        "seconds": stage_seconds(result.progress),
         "files": files,
     }

@@ -16,11 +16,11 @@ from medvit.labels import Label
 if TYPE_CHECKING:
     from medvit.io import Surface
 
-__all__ = ["Shape", "measure_shapes", "write_shapes"]
+__all__ = ["ShapeMeasures", "measure_shapes", "write_shapes"]
 
 
 @dataclass(frozen=True)
-class Shape:
+class ShapeMeasures:
     """One label's numbers; those of an absent label are None. Positions and directions are RAS+.
 
     Attributes:
@@ -60,23 +60,23 @@ class Shape:
 
 def measure_shapes(
     array: NDArray[np.integer], affine: NDArray[np.float64], labels: Sequence[Label], surfaces: Mapping[str, Surface]
-) -> list[Shape]:
+) -> list[ShapeMeasures]:
     """Measures of each label in (x, y, z) labels."""
-    from medvit.reports.morphometry import Measured, measure_bones, measure_structure
+    from medvit.reports.morphometry import StructureMeasures, measure_bones, measure_structure
 
     found = {bone.id: bone for bone in measure_bones(array, affine, [label.id for label in labels])}
     shapes = []
     for label in labels:
         bone, mask = found.get(label.id), array == label.id
-        own = measure_structure(mask, affine, label, surfaces.get(label.name)) or Measured("")
+        own = measure_structure(mask, affine, label, surfaces.get(label.name)) or StructureMeasures("")
         special = (own.structure or None, own.values, own.absent)
         if bone is None:
             nothing = (None,) * 7
-            shapes.append(Shape(label.id, label.name, label.title, 0, 0.0, *nothing, False, *special))
+            shapes.append(ShapeMeasures(label.id, label.name, label.title, 0, 0.0, *nothing, False, *special))
             continue
         surface, index = surfaces[label.name], np.argwhere(mask)
         shapes.append(
-            Shape(
+            ShapeMeasures(
                 label.id,
                 label.name,
                 label.title,
@@ -100,7 +100,7 @@ def _rounded(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(float(v), 2) for v in values)
 
 
-def write_shapes(path: Path, shapes: Sequence[Shape]) -> None:
+def write_shapes(path: Path, shapes: Sequence[ShapeMeasures]) -> None:
     """One line a label; vectors become one column an axis, a bone's own measures one column each that any label has."""
     rows = []
     special = list(dict.fromkeys(name for shape in shapes for name in (*shape.morphometry, *shape.not_measured)))

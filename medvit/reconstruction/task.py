@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
-from medvit.inference import LabelEntropy, Model, apply, load_model
+from medvit.inference import LabelEntropy, LoadedBundle, apply, load_model
 from medvit.progress import Progress
 from medvit.reconstruction.result import Reconstructed
 from medvit.reconstruction.views import View, require_one_patient
@@ -50,7 +50,7 @@ def reconstruct_views(
 
 
 def run_reconstruction_model(
-    model: Model,
+    model: LoadedBundle,
     views: tuple[View, View],
     settings: ReconstructionSettings | None = None,
     progress: Progress | None = None,
@@ -63,7 +63,7 @@ def run_reconstruction_model(
 
 
 def _reconstructed(
-    model: Model,
+    model: LoadedBundle,
     views: tuple[View, View],
     settings: ReconstructionSettings,
     notes: tuple[str, ...],
@@ -85,7 +85,7 @@ def _reconstructed(
     assert isinstance(labels, MetaTensor)  # as the bundle's postprocessing makes them
     bits = entropy.map()
     # a postprocessing that moves the labels to another grid leaves nothing to lay the map on
-    doubt = None if bits is None or bits.shape != labels.shape[1:] else bits.numpy()
+    entropy_map = None if bits is None or bits.shape != labels.shape[1:] else bits.numpy()
     record = {
         "device": str(model.device),
         "device_asked": settings.device,
@@ -111,7 +111,7 @@ def _reconstructed(
         progress,
         progress.entropy,
         model.calibration,
-        doubt,
+        entropy_map,
         model.validation,
     )
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Window", "presets", "suggest", "usual_window"]
+__all__ = ["ContrastWindow", "ct_presets", "default_window", "suggest_window"]
 
 
 @dataclass(frozen=True)
-class Window:
+class ContrastWindow:
     """A centre and a width, in the image's unit (DICOM PS3.3 C.11.2.1.2).
 
     Attributes:
@@ -36,14 +36,14 @@ class Window:
 
 
 _CT = (
-    Window("Soft tissue", 40, 400),
-    Window("Lung", -600, 1500),
-    Window("Bone", 400, 1800),
-    Window("Brain", 40, 80),
-    Window("Subdural", 75, 215),
-    Window("Liver", 60, 160),
-    Window("Mediastinum", 50, 350),
-    Window("Angiography", 300, 600),
+    ContrastWindow("Soft tissue", 40, 400),
+    ContrastWindow("Lung", -600, 1500),
+    ContrastWindow("Bone", 400, 1800),
+    ContrastWindow("Brain", 40, 80),
+    ContrastWindow("Subdural", 75, 215),
+    ContrastWindow("Liver", 60, 160),
+    ContrastWindow("Mediastinum", 50, 350),
+    ContrastWindow("Angiography", 300, 600),
 )
 """In Hounsfield units, as reading rooms have them (e.g. Radiopaedia, "Windowing (CT)")."""
 
@@ -51,7 +51,7 @@ _SHARES = (("Full", 0.0, 100.0), ("Usual", 1.0, 99.0), ("Bright", 5.0, 99.9), ("
 """For images without an absolute scale: percentiles of their own values."""
 
 
-def presets(modality: str | None, values: NDArray[Any]) -> tuple[Window, ...]:
+def ct_presets(modality: str | None, values: NDArray[Any]) -> tuple[ContrastWindow, ...]:
     """The windows to offer for an image.
 
     Args:
@@ -61,17 +61,17 @@ def presets(modality: str | None, values: NDArray[Any]) -> tuple[Window, ...]:
     return _CT if modality == "CT" else tuple(_of_shares(values))
 
 
-def _of_shares(values: NDArray[Any]) -> list[Window]:
+def _of_shares(values: NDArray[Any]) -> list[ContrastWindow]:
     flat = np.asarray(values, dtype=np.float32).ravel()
     flat = flat[:: max(1, flat.size // 200_000)]
     found = []
     for name, low, high in _SHARES:
         a, b = (float(v) for v in np.percentile(flat, (low, high)))
-        found.append(Window(name, (a + b) / 2, max(b - a, 1e-6)))
+        found.append(ContrastWindow(name, (a + b) / 2, max(b - a, 1e-6)))
     return found
 
 
-def usual_window(modality: str | None, values: NDArray[Any], headers: Sequence[Any] = ()) -> Window:
+def default_window(modality: str | None, values: NDArray[Any], headers: Sequence[Any] = ()) -> ContrastWindow:
     """The window to begin with: for CT the soft tissues', else what the header states, else the values' middle 98 %.
 
     Args:
@@ -81,11 +81,11 @@ def usual_window(modality: str | None, values: NDArray[Any], headers: Sequence[A
     """
     if modality == "CT":
         return _CT[0]
-    stated = suggest(headers[len(headers) // 2]) if headers else None
+    stated = suggest_window(headers[len(headers) // 2]) if headers else None
     return stated or _of_shares(values)[1]
 
 
-def suggest(header: Any) -> Window | None:
+def suggest_window(header: Any) -> ContrastWindow | None:
     """The first window that a DICOM header states, or None."""
     center, width = header.get("WindowCenter"), header.get("WindowWidth")
     try:
@@ -95,4 +95,4 @@ def suggest(header: Any) -> Window | None:
         middle, across = float(first[0]), float(first[1])
     except (TypeError, ValueError, IndexError):
         return None
-    return Window("As stated", middle, across) if across > 1 and np.isfinite([middle, across]).all() else None
+    return ContrastWindow("As stated", middle, across) if across > 1 and np.isfinite([middle, across]).all() else None

@@ -11,8 +11,8 @@ import numpy as np
 
 from medvit.errors import MedvitError
 from medvit.io import IMAGE_SUFFIXES, Scan, axis_codes, is_packed_image, open_source, require_there
-from medvit.io.dicom import look, repairable
-from medvit.io.dicom.preflight import Preflight, Volume, choose_volume
+from medvit.io.dicom import repairable, run_preflight
+from medvit.io.dicom.preflight import Preflight, SeriesVolume, choose_volume
 from medvit.progress import Progress
 
 __all__ = ["Inspection", "inspect_source"]
@@ -56,10 +56,10 @@ def inspect_source(source: Path, progress: Progress | None = None, geometry: str
     require_there(source)
     if source.is_file() and (is_packed_image(source) or source.name.lower().endswith(IMAGE_SUFFIXES)):
         return _image(open_source(source, progress=progress, geometry=geometry))
-    found = look(source, progress)
+    found = run_preflight(source, progress)
     try:
         chosen = choose_volume(found, None, source.name)
-        run = {"volume": chosen.volume.number, "set_aside": list(chosen.set_aside), "reason": None}
+        run = {"volume": chosen.volume.number, "set_aside": list(chosen.excluded), "reason": None}
     except MedvitError as error:
         if not found.volumes and not found.damaged:
             open_source(source, progress=progress)  # says better why there is nothing
@@ -92,7 +92,7 @@ def _rounded(values: Any) -> list[float] | None:
     return None if values is None else [round(float(v), 4) for v in values]
 
 
-def _volume(volume: Volume, taken: bool, flagged: bool) -> dict[str, Any]:
+def _volume(volume: SeriesVolume, taken: bool, flagged: bool) -> dict[str, Any]:
     first, stack = volume.first, volume.stack
     outcome = _OUTCOMES[volume.worst()]
     if volume.worst() == "tags" and not repairable(tuple(f.found for f in volume.findings if f.severity == "tags")):
@@ -132,7 +132,7 @@ def _image(scan: Scan) -> Inspection:
         "background_share": round(float(np.mean(scan.array == low)), 4),
         **({"geometry": scan.geometry} if scan.geometry is not None else {}),
         "notes": list(scan.notes),
-        "set_aside": list(scan.set_aside),
-        "outcome": "flagged: a person must decide" if scan.set_aside else "ready",
+        "set_aside": list(scan.excluded),
+        "outcome": "flagged: a person must decide" if scan.excluded else "ready",
     }
-    return Inspection(content, bool(scan.set_aside))
+    return Inspection(content, bool(scan.excluded))

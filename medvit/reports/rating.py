@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medvit.bundles import Calibration
-from medvit.labels import Label, Measures
+from medvit.labels import Label, LabelMeasures
 
-__all__ = ["RATINGS", "RATING_RULES", "Doubts", "judge", "judge_volume"]
+__all__ = ["RATINGS", "RATING_RULES", "UncertaintySignals", "judge_volume", "rate_labels"]
 
 RATINGS = ("good", "uncalibrated", "check", "poor")
 """All ratings; a later one wins over an earlier one."""
@@ -30,7 +30,7 @@ says another."""
 
 
 @dataclass(frozen=True)
-class Doubts:
+class UncertaintySignals:
     """What a network said of its own labels, by their names.
 
     Attributes:
@@ -65,7 +65,9 @@ class Doubts:
         return found
 
 
-def judge(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts | None = None) -> dict[str, Any]:
+def rate_labels(
+    measures: Sequence[LabelMeasures], labels: Sequence[Label], signals: UncertaintySignals | None = None
+) -> dict[str, Any]:
     """``{"rating", "reasons"}``: "poor" if an organ is missing, absurdly sized or on the other side; "check" if its size
     is unusual, it is cut by a volume's edge, or the network is in doubt about it; otherwise "good"."""
     poor: list[str] = []
@@ -79,7 +81,7 @@ def judge(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts 
             rating, reason = judge_volume(label, found.volume_ml)
             if reason:
                 (poor if rating == "poor" else check).append(reason)
-    check += doubts.reasons() if doubts is not None else []
+    check += signals.reasons() if signals is not None else []
     poor += _sides(measures, labels)
     rating = "poor" if poor else "check" if check else "good"
     return {"rating": rating, "reasons": poor + check}
@@ -97,7 +99,7 @@ def judge_volume(label: Label, volume_ml: float) -> tuple[str, str]:
     return "good", ""
 
 
-def _sides(measures: Sequence[Measures], labels: Sequence[Label]) -> list[str]:
+def _sides(measures: Sequence[LabelMeasures], labels: Sequence[Label]) -> list[str]:
     """A right organ must lie to the right (larger x in RAS+) of the left one of the same kind."""
     place: dict[tuple[str, str], tuple[str, float]] = {}
     for found, label in zip(measures, labels, strict=True):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medvit.io import Scan
     from medvit.progress import Progress
 
-__all__ = ["Recorded", "opening", "run_record", "seconds", "source_facts", "versions"]
+__all__ = ["RecordedResult", "record_header", "run_record", "source_facts", "stage_seconds", "versions"]
 
 _PACKAGES = (
     "torch",
@@ -31,7 +31,7 @@ _PACKAGES = (
 )
 
 
-class Recorded(Protocol):
+class RecordedResult(Protocol):
     """What every result of one image has: see ``medvit.Result``."""
 
     @property
@@ -65,7 +65,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def opening(intended_use: str, creation: Creation = TODAY) -> dict[str, Any]:
+def record_header(intended_use: str, creation: Creation = TODAY) -> dict[str, Any]:
     """Return the entries that every ``run.json`` begins with.
 
     Args:
@@ -93,13 +93,13 @@ def source_facts(scan: Scan) -> dict[str, Any]:
     }
 
 
-def seconds(progress: Progress) -> dict[str, float]:
+def stage_seconds(progress: Progress) -> dict[str, float]:
     """How long each stage took."""
     return {k: round(v, 3) for k, v in progress.seconds.items()}
 
 
 def run_record(
-    result: Recorded, files: dict[str, str], notes: tuple[str, ...], source: Scan | None = None
+    result: RecordedResult, files: dict[str, str], notes: tuple[str, ...], source: Scan | None = None
 ) -> dict[str, Any]:
     """What goes into ``run.json``.
 
@@ -113,12 +113,12 @@ def run_record(
     """
     bundle, scan = result.bundle, source or result.scan
     return {
-        **opening(bundle.intended_use, scan.creation),
+        **record_header(bundle.intended_use, scan.creation),
         "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256},
         "settings": result.settings,
         "source": source_facts(scan),
         "quality": result.quality(),
         "notes": list(notes),
-        "seconds": seconds(result.progress),
+        "seconds": stage_seconds(result.progress),
         "files": files,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medvit.io.dicom.preflight import Volume
+from medvit.io.dicom.preflight import SeriesVolume
 
 __all__ = ["draw_positions"]
 
@@ -18,7 +18,7 @@ _SHOWN = 12
 _COLORS = {"note": "#2f7d4f", "flag": "#b07d12", "tags": "#b07d12", "irregular": "#c25a12", "refused": "#b3202c"}
 
 
-def draw_positions(path: Path, volumes: Sequence[Volume]) -> int:
+def draw_positions(path: Path, volumes: Sequence[SeriesVolume]) -> int:
     """Draw the slices of each volume as lines seen along their rows; how many volumes were drawn.
 
     Across: how far a slice is shifted sideways within its plane. Upwards: its distance along the normal. Millimetres.
@@ -37,7 +37,7 @@ def draw_positions(path: Path, volumes: Sequence[Volume]) -> int:
     return len(drawn)
 
 
-def _draw(axes: Any, volume: Volume) -> None:
+def _draw(axes: Any, volume: SeriesVolume) -> None:
     stack = volume.stack
     assert stack is not None
     shift = (stack.positions - stack.positions[0]) @ stack.axes[:, :2]

@@ -11,13 +11,13 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from medvit.io import Scan, world
-from medvit.labels import Label, Measures
+from medvit.labels import Label, LabelMeasures
 from medvit.reports.diameter import longest_diameter
 
 __all__ = ["measure", "write_csv"]
 
 
-def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[Measures]:
+def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[LabelMeasures]:
     """Measures of each label in an (i, j, k) label map (or (row, column) for pictures)."""
     voxel_ml = None if scan.is_picture else float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000
     boxes = find_objects(array, max_label=max((label.id for label in labels), default=0))
@@ -26,11 +26,11 @@ def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[Meas
 
 def _measure(
     array: np.ndarray, box: tuple[slice, ...] | None, scan: Scan, label: Label, voxel_ml: float | None
-) -> Measures:
+) -> LabelMeasures:
     """One label's measures, looking only into the box that holds it."""
     if box is None:
         volume = None if voxel_ml is None else 0.0
-        return Measures(label.id, label.name, label.title, 0, volume, None, None, None, None, None, False)
+        return LabelMeasures(label.id, label.name, label.title, 0, volume, None, None, None, None, None, False)
     inside = array[box] == label.id
     # colours count as their mean, which is the value itself where there is one channel
     values = scan.array[(slice(None), *box)][:, inside].mean(0, dtype=np.float64)
@@ -43,7 +43,7 @@ def _measure(
         centroid = tuple(round(float(v), 2) for v in world(scan.affine, index.mean(0))[0])
         extent = tuple(round(float(v), 2) for v in (high - low + 1) * np.array(scan.spacing_mm))
         diameter = round(longest_diameter(inside, scan.affine[:3, :3]), 2)
-    return Measures(
+    return LabelMeasures(
         label.id,
         label.name,
         label.title,
@@ -58,7 +58,7 @@ def _measure(
     )
 
 
-def write_csv(path: Path, rows: Sequence[Measures]) -> None:
+def write_csv(path: Path, rows: Sequence[LabelMeasures]) -> None:
     """One line a label; vectors become one column an axis."""
     with path.open("w", newline="") as file:
         writer = None

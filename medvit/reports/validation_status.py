@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medvit.bundles import Facts, Validation
+from medvit.bundles import BundleFacts, Validation
 from medvit.io import axis_codes
 from medvit.io.dicom.header import body_regions, examined_regions
 
@@ -96,7 +96,7 @@ def standing_of(bundle: Bundle) -> Standing:
     )
 
 
-def _missing(facts: Facts, known: Validation | None) -> list[str]:
+def _missing(facts: BundleFacts, known: Validation | None) -> list[str]:
     """Return the reasons why no result of these weights can be good."""
     if known is None:
         return [f"these weights were not calibrated on real patients; at least {MIN_REAL_CASES} cases are needed"]

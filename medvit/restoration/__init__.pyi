@@ -4,9 +4,9 @@ from .networks.restore_rwkv import LIGHT as LIGHT
 from .networks.restore_rwkv import PUBLISHED as PUBLISHED
 from .networks.restore_rwkv import RestoreRWKV as RestoreRWKV
 from .networks.restore_rwkv import RestoreRWKVSize as RestoreRWKVSize
-from .preconditions import neighbours as neighbours
-from .preconditions import objections as objections
-from .preconditions import settled as settled
+from .preconditions import context_slices as context_slices
+from .preconditions import reasons_to_refuse as reasons_to_refuse
+from .preconditions import with_irregular_policy as with_irregular_policy
 from .rating import judge_change as judge_change
 from .result import Restored as Restored
 from .save import RESTORED_TYPES as RESTORED_TYPES
@@ -15,8 +15,8 @@ from .save import RestoredSaved as RestoredSaved
 from .save import check_restored_types as check_restored_types
 from .save import save_restored as save_restored
 from .save import usual_restored_types as usual_restored_types
-from .super_resolution import at_factor as at_factor
-from .super_resolution import finer_by as finer_by
-from .super_resolution import finer_scan as finer_scan
+from .super_resolution import upsampled_scan as upsampled_scan
+from .super_resolution import upsampling_factor as upsampling_factor
+from .super_resolution import with_factor as with_factor
 from .task import run_restoration as run_restoration
 from .task import run_restoration_model as run_restoration_model

@@ -8,19 +8,27 @@ from medvit.bundles import Bundle
 from medvit.io import Scan
 from medvit.settings import RunSettings
 
-__all__ = ["MARK", "PROCESSING", "looks_at_slices", "neighbours", "objections", "restored_before", "settled"]
+__all__ = [
+    "DESCRIPTION_PREFIX",
+    "PROCESSING",
+    "context_slices",
+    "earlier_restoration",
+    "is_slice_wise",
+    "reasons_to_refuse",
+    "with_irregular_policy",
+]
 
-MARK = "medvit restored"
+DESCRIPTION_PREFIX = "medvit restored"
 """How the description of a NIfTI that a restoration wrote begins."""
 
 PROCESSING = "109102"
 """DICOM's code for processing equipment (CID 7005), under which a derived series names its bundle."""
 
 
-def restored_before(scan: Scan) -> str | None:
+def earlier_restoration(scan: Scan) -> str | None:
     """What says that an image is the result of an earlier restoration, or None."""
     described = scan.header["descrip"] if scan.header is not None and "descrip" in scan.header else b""
-    if bytes(described).startswith(MARK.encode()):
+    if bytes(described).startswith(DESCRIPTION_PREFIX.encode()):
         return "its description says that medvit restored it before"
     for header in scan.slices[:1]:
         for item in header.get("ContributingEquipmentSequence") or []:
@@ -39,10 +47,10 @@ def _few_bits(scan: Scan) -> str | None:
     return "pixels of 8 bits" if bits and bits[0] == 8 else None
 
 
-def objections(scan: Scan, bundle: Bundle) -> list[str]:
+def reasons_to_refuse(scan: Scan, bundle: Bundle) -> list[str]:
     """What speaks against restoring an image that the bundle otherwise takes."""
     found = []
-    before = restored_before(scan)
+    before = earlier_restoration(scan)
     if before is not None:
         found.append(f"an image that is restored already ({before}); restoring it again takes away detail")
     values = bundle.facts.values
@@ -52,20 +60,20 @@ def objections(scan: Scan, bundle: Bundle) -> list[str]:
     return found
 
 
-def looks_at_slices(bundle: Bundle) -> bool:
+def is_slice_wise(bundle: Bundle) -> bool:
     """Whether a bundle's network sees one slice at a time, or one between its neighbours, and leaves its grid as it is, so that
     an irregular stack is no hindrance."""
     steps = bundle.config.get("preprocessing", {}).get("transforms", [])
-    if any(str(step.get("_target_", "")).endswith(".ZeroFilledd") for step in steps):
+    if any(str(step.get("_target_", "")).endswith(".ZeroFillUpsampled") for step in steps):
         return False
     return str(bundle.config.get("inferer", {}).get("_target_", "")).endswith(".SliceWise")
 
 
-def neighbours(bundle: Bundle) -> int:
+def context_slices(bundle: Bundle) -> int:
     """How many slices on either side of one a bundle's network sees beside it."""
     return int(bundle.config.get("inferer", {}).get("context", 0))
 
 
-def settled(bundle: Bundle, settings: RunSettings, on_irregular: str | None) -> RunSettings:
+def with_irregular_policy(bundle: Bundle, settings: RunSettings, on_irregular: str | None) -> RunSettings:
     """Settings with what to do with an irregular stack: as asked, else what the bundle's network can take."""
-    return replace(settings, on_irregular=on_irregular or ("resample" if looks_at_slices(bundle) else "fail"))
+    return replace(settings, on_irregular=on_irregular or ("resample" if is_slice_wise(bundle) else "fail"))

@@ -61,7 +61,7 @@ def _middle(result: Restored) -> tuple[NDArray[np.float32], NDArray[np.float32],
     pair = [nib.orientations.apply_orientation(v, turn) for v in (scan.array[0], result.array)]
     sides = np.empty(3)
     sides[turn[:, 0].astype(int)] = scan.spacing_mm
-    cut = 2 if result.given is None else int(turn[2, 0])
+    cut = 2 if result.source_scan is None else int(turn[2, 0])
     across, down = (axis for axis in range(3) if axis != cut)
     at = pair[0].shape[cut] // 2
     # x grows to the patient's right, drawn on the left; y to the front and z to the head, drawn at the top or y on the left

@@ -27,14 +27,14 @@ _SHARPER = 1.5
 """How much more a local deviation may be after a restoration that adds detail: more than that is not the detail of a head."""
 
 
-def judge_change(change: Change, calibration: Calibration | None = None, finer: bool = False) -> dict[str, Any]:
+def judge_change(change: Change, calibration: Calibration | None = None, upsampled: bool = False) -> dict[str, Any]:
     """``{"rating", "reasons"}``: "poor" if the noise grew or values moved by much; "check" if values moved, edges were
     blurred or nothing could be measured; otherwise "good".
 
     Args:
         change: what was measured.
         calibration: of the weights that ran, which may state how far values move before they are wrong.
-        finer: whether the restoration adds detail to an interpolated image. What is measured as noise then grows with it:
+        upsampled: whether the restoration adds detail to an interpolated image. What is measured as noise then grows with it:
             only a growth beyond half of it is poor, and any loss of edges is worth a look.
     """
     poor: list[str] = []
@@ -42,7 +42,7 @@ def judge_change(change: Change, calibration: Calibration | None = None, finer: 
     before, after, bias = change.noise_before, change.noise_after, change.mean_difference
     if before is None or after is None:
         check.append("too little tissue was found to measure noise in")
-    elif after > (_SHARPER if finer else 1.02) * before:
+    elif after > (_SHARPER if upsampled else 1.02) * before:
         poor.append(f"noise grew from {before:g} to {after:g} {change.unit}")
     look, spoilt = _BIAS_HU if change.unit == "HU" else tuple(part * (before or 0.0) for part in _BIAS_NOISE)
     if calibration is not None and "moved" in calibration.limits:
@@ -61,7 +61,7 @@ def judge_change(change: Change, calibration: Calibration | None = None, finer: 
         (change.edge_strength_soft_tissue, _SOFT_EDGES, "edges of soft tissue"),
         (change.edge_strength, _ALL_EDGES, "edges"),
     ):
-        if kept is not None and kept < (1 if finer else least):
+        if kept is not None and kept < (1 if upsampled else least):
             check.append(f"{where} kept {100 * kept:.0f} % of their strength")
     rating = "poor" if poor else "check" if check else "good"
     return {"rating": rating, "reasons": poor + check}

@@ -38,7 +38,7 @@ class Restored:
         notes: what a reader of the result must know, in plain words.
         progress: holds the seconds of each stage.
         calibration: how far the weights that ran may move values, if that is known.
-        given: the source as it was given, where ``scan`` is interpolated; else None.
+        source_scan: the source as it was given, where ``scan`` is interpolated; else None.
         validation: the cases behind the calibration of the weights that ran, if they are known.
     """
 
@@ -50,7 +50,7 @@ class Restored:
     notes: tuple[str, ...]
     progress: Progress = field(repr=False)
     calibration: Calibration | None = None
-    given: Scan | None = None
+    source_scan: Scan | None = None
     validation: Validation | None = None
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class Restored:
         plain: NDArray[np.float32] = np.asarray(self.image)[0]
         return plain
 
-    def on_slices(self) -> NDArray[np.float32]:
+    def on_source_slices(self) -> NDArray[np.float32]:
         """The image on the source's own slices, (column, row, slice)."""
         return self.array if self.slices is None else self.slices
 
@@ -89,7 +89,7 @@ class Restored:
         from medvit.restoration.change import measure_change
 
         across, down, _ = self.scan.spacing_mm  # the grid around irregular slices has their pixels
-        return measure_change(self.source_on_slices(), self.on_slices(), (across, down), self.intensity_unit)
+        return measure_change(self.source_on_slices(), self.on_source_slices(), (across, down), self.intensity_unit)
 
     def quality(self) -> dict[str, Any]:
         """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
@@ -99,8 +99,8 @@ class Restored:
         from medvit.reports import imaged_anatomy, with_standing
         from medvit.restoration.rating import judge_change
 
-        rated = judge_change(self.statistics(), self.calibration, finer=self.given is not None)
-        return with_standing(rated, self.bundle, self.validation, [imaged_anatomy(self.given or self.scan)])
+        rated = judge_change(self.statistics(), self.calibration, upsampled=self.source_scan is not None)
+        return with_standing(rated, self.bundle, self.validation, [imaged_anatomy(self.source_scan or self.scan)])
 
     def save(
         self,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit._version import __version__
-from medvit.atomic_write import explained, hashes_within, publish, write_aside
+from medvit.atomic_write import hashes_within, os_errors_as_output_errors, publish, staging_folder
 from medvit.errors import OutputError
 from medvit.reports import run_record
-from medvit.restoration.preconditions import MARK
+from medvit.restoration.preconditions import DESCRIPTION_PREFIX
 from medvit.tasks import check_folder
 
 if TYPE_CHECKING:
@@ -51,18 +51,18 @@ class RestoredOutput:
 
 @dataclass(frozen=True)
 class RestoredSaved:
-    """What was published; see ``medvit.segmentation.save.Saved``."""
+    """What was published; see ``medvit.segmentation.save.SavedResult``."""
 
     folder: Path
     files: tuple[str, ...]
     quality: dict[str, Any]
-    set_aside: tuple[str, ...]
+    not_written: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def flagged(self) -> bool:
         """Whether a person must look: something set aside, or a restoration that did not do what it should (exit code 3)."""
-        return bool(self.set_aside) or self.quality["rating"] == "poor"
+        return bool(self.not_written) or self.quality["rating"] == "poor"
 
 
 def usual_restored_types(kind: str) -> tuple[str, ...]:
@@ -95,12 +95,14 @@ def save_restored(result: Restored, folder: str | os.PathLike[str], settings: Re
     check_folder(final, settings.overwrite)
     types, aside = _plan(result, settings.output_types)
     notes: list[str] = []
-    with explained(final), write_aside(final) as staging:
+    with os_errors_as_output_errors(final), staging_folder(final) as staging:
         with result.progress.stage("write"):
             notes += _write_all(result, staging, types, settings)
         files = hashes_within(staging)
         said = tuple(dict.fromkeys((*result.notes, *notes, *aside)))
-        (staging / "run.json").write_text(json.dumps(run_record(result, files, said, result.given), indent=2) + "\n")
+        (staging / "run.json").write_text(
+            json.dumps(run_record(result, files, said, result.source_scan), indent=2) + "\n"
+        )
         result.progress.check()
         publish(staging, final, _OURS)
     return RestoredSaved(final, tuple(sorted([*files, "run.json"])), result.quality(), aside, tuple(notes))
@@ -108,7 +110,7 @@ def save_restored(result: Restored, folder: str | os.PathLike[str], settings: Re
 
 def _plan(result: Restored, asked: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The types that will be written, and what is set aside with its reason."""
-    scan, aside = result.scan, result.scan.set_aside
+    scan, aside = result.scan, result.scan.excluded
     types = set(asked)
     if "dicom" in types and scan.blockers:
         types = (types - {"dicom"}) | {"nifti"}
@@ -125,9 +127,9 @@ def _write_all(result: Restored, staging: Path, types: Sequence[str], settings: 
     from medvit.io import write_intensities
 
     notes = []
-    words = f"{MARK}: {result.bundle.name} {result.bundle.version}; research use"
+    words = f"{DESCRIPTION_PREFIX}: {result.bundle.name} {result.bundle.version}; research use"
     if "nifti" in types:
-        write_intensities(staging / "restored.nii.gz", result.array, result.scan, words, result.given)
+        write_intensities(staging / "restored.nii.gz", result.array, result.scan, words, result.source_scan)
     if "dicom" in types:
         result.progress.check()
         notes += _write_series(result, staging / "derived")
@@ -144,14 +146,14 @@ def _write_all(result: Restored, staging: Path, types: Sequence[str], settings: 
 
 
 def _write_series(result: Restored, folder: Path) -> list[str]:
-    from medvit.io.dicom.write import Author, Derivation, check_derived, source_of, write_derived
+    from medvit.io.dicom.write import AlgorithmInfo, Derivation, check_derived, source_of, write_derived
 
-    bundle, slices, values = result.bundle, source_of(result.scan), result.on_slices()
-    author = Author(f"{bundle.name} {bundle.version}", bundle.weights_sha256, __version__, bundle.intended_use)
+    bundle, slices, values = result.bundle, source_of(result.scan), result.on_source_slices()
+    author = AlgorithmInfo(f"{bundle.name} {bundle.version}", bundle.weights_sha256, __version__, bundle.intended_use)
     folder.mkdir()
     title = str(bundle.metadata.get("name", bundle.name))
     storage = write_derived(
-        folder, values, slices, Derivation(author, title, bundle.facts.derivation, result.given is not None)
+        folder, values, slices, Derivation(author, title, bundle.facts.derivation, result.source_scan is not None)
     )
     check_derived(folder, values, slices)
     return (

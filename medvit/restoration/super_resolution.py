@@ -1,6 +1,6 @@
 """A source on a grid finer in its slices' plane: the steps of bundles that make an image finer, and the scan they restore.
 
-A bundle states how many times finer in its preprocessing (``ZeroFilledd``, ``factor``); nothing else does.
+A bundle states how many times finer in its preprocessing (``ZeroFillUpsampled``, ``factor``); nothing else does.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import numpy as np
 from monai.transforms import Compose
 
 from medvit.errors import GeometryError
-from medvit.inference import Model
+from medvit.inference import LoadedBundle
 from medvit.io import Scan
-from medvit.physics import finer_index, zero_filled
-from medvit.transforms import IntensityOnFinerd, ZeroFilledd
+from medvit.physics import upsampled_index, zero_fill
+from medvit.transforms import IntensityOnUpsampledGridd, ZeroFillUpsampled
 
-__all__ = ["at_factor", "finer_by", "finer_scan"]
+__all__ = ["upsampled_scan", "upsampling_factor", "with_factor"]
 
 
-def finer_by(model: Model) -> int:
+def upsampling_factor(model: LoadedBundle) -> int:
     """How many times finer in plane than its source a model's image is; 1 for one on the source's own grid."""
-    return next((step.factor for step in model.preprocessing.transforms if isinstance(step, ZeroFilledd)), 1)
+    return next((step.factor for step in model.preprocessing.transforms if isinstance(step, ZeroFillUpsampled)), 1)
 
 
-def at_factor(model: Model, factor: int) -> Model:
+def with_factor(model: LoadedBundle, factor: int) -> LoadedBundle:
     """The same model for a source whose pixels are another number of times wider than the image it makes."""
 
     def changed(steps: Compose) -> Compose:
@@ -35,17 +35,17 @@ def at_factor(model: Model, factor: int) -> Model:
 
 
 def _at(step: Any, factor: int) -> Any:
-    if isinstance(step, ZeroFilledd):
-        return ZeroFilledd(step.keys, factor, step.allow_missing_keys)
-    if isinstance(step, IntensityOnFinerd):
-        return IntensityOnFinerd(step.keys, factor, step.keep_measured, step.image_key, step.allow_missing_keys)
+    if isinstance(step, ZeroFillUpsampled):
+        return ZeroFillUpsampled(step.keys, factor, step.allow_missing_keys)
+    if isinstance(step, IntensityOnUpsampledGridd):
+        return IntensityOnUpsampledGridd(step.keys, factor, step.keep_measured, step.image_key, step.allow_missing_keys)
     return step
 
 
-def finer_scan(scan: Scan, factor: int) -> Scan:
+def upsampled_scan(scan: Scan, factor: int) -> Scan:
     """The scan interpolated onto the finer grid, as the network sees it: what a finer image is compared with and written beside.
 
-    Values are those of ``zero_filled``, raised to 0 where the scan has none below it; the geometry, a NIfTI header's two
+    Values are those of ``zero_fill``, raised to 0 where the scan has none below it; the geometry, a NIfTI header's two
     affines and the planes of DICOM slices are the finer grid's. The headers of DICOM slices stay the source's.
 
     Raises:
@@ -56,10 +56,10 @@ def finer_scan(scan: Scan, factor: int) -> Scan:
             "Found a tilted or uneven stack of slices for a bundle that makes images finer in their plane; a regular one is needed. "
             "Use --on-irregular split, which takes the longest regular part, or convert that part to NIfTI."
         )
-    values = zero_filled(scan.array[0], factor)
+    values = zero_fill(scan.array[0], factor)
     if scan.array.min() >= 0:
         values = np.maximum(values, 0)
-    index = finer_index(factor)
+    index = upsampled_index(factor)
     planes = None if scan.planes is None else scan.planes @ index
     header = _finer_header(scan.header, values.shape, index)
     return replace(scan, array=values[None], affine=scan.affine @ index, planes=planes, header=header)

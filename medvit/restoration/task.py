@@ -12,15 +12,15 @@ from monai.data import MetaTensor
 
 from medvit.bundles import Bundle
 from medvit.errors import GeometryError, ImageError
-from medvit.inference import Model, SliceWise, apply, load_model
+from medvit.inference import LoadedBundle, SliceWise, apply, load_model
 from medvit.io import Scan, axis_codes, flip_lps_ras
-from medvit.io.dicom import to_grid
+from medvit.io.dicom import resample_to_grid
 from medvit.progress import Progress
-from medvit.restoration.preconditions import objections
+from medvit.restoration.preconditions import reasons_to_refuse
 from medvit.restoration.result import Restored
-from medvit.restoration.super_resolution import finer_by, finer_scan
+from medvit.restoration.super_resolution import upsampled_scan, upsampling_factor
 from medvit.settings import RunSettings
-from medvit.tasks import Ready, open_for
+from medvit.tasks import PreparedScan, open_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["run_restoration", "run_restoration_model"]
 
 
-def _require_unspoilt(ready: Ready, bundle: Bundle, force: bool) -> Ready:
-    reasons = objections(ready.scan, bundle)
+def _require_unspoilt(ready: PreparedScan, bundle: Bundle, force: bool) -> PreparedScan:
+    reasons = reasons_to_refuse(ready.scan, bundle)
     if reasons and not force:
         raise ImageError(f"Found {reasons[0]}. Give the original series, or run all the same with --force.")
     return replace(ready, forced=(*ready.forced, *(f"Forced: {reason}." for reason in reasons)))
@@ -55,7 +55,7 @@ def run_restoration(
 
 
 def run_restoration_model(
-    model: Model,
+    model: LoadedBundle,
     source: str | os.PathLike[str] | MetaTensor | Scan,
     settings: RunSettings | None = None,
     progress: Progress | None = None,
@@ -67,14 +67,14 @@ def run_restoration_model(
     return _restored(model, ready, settings, progress)
 
 
-def _restored(model: Model, ready: Ready, settings: RunSettings, progress: Progress) -> Restored:
+def _restored(model: LoadedBundle, ready: PreparedScan, settings: RunSettings, progress: Progress) -> Restored:
     scan = ready.scan
     if scan.is_picture:
         raise ImageError(
             f"Found a picture for {model.bundle.name}; restoration takes volumes, a single slice as a volume one voxel thick. "
             "Save it so."
         )
-    factor = finer_by(model)
+    factor = upsampling_factor(model)
     if factor > 1:
         return _finer(model, ready, settings, progress, factor)
     slices: NDArray[np.float32] | None = None
@@ -82,7 +82,7 @@ def _restored(model: Model, ready: Ready, settings: RunSettings, progress: Progr
         values = _values(apply(model, {"image": scan.meta_tensor()}, progress))
     else:
         slices = _each_slice(model, scan, progress)
-        values = to_grid(slices, scan.original.grid)
+        values = resample_to_grid(slices, scan.original.grid)
         values = np.where(scan.original.covered, values, scan.array[0])[None]
     record = _record(model, ready, settings)
     notes = _notes(model, ready)
@@ -99,10 +99,12 @@ def _restored(model: Model, ready: Ready, settings: RunSettings, progress: Progr
     )
 
 
-def _finer(model: Model, ready: Ready, settings: RunSettings, progress: Progress, factor: int) -> Restored:
+def _finer(
+    model: LoadedBundle, ready: PreparedScan, settings: RunSettings, progress: Progress, factor: int
+) -> Restored:
     """The same on a grid finer in plane; the source is interpolated onto it, to be compared with and written beside."""
     scan = ready.scan
-    interpolated = finer_scan(scan, factor)
+    interpolated = upsampled_scan(scan, factor)
     values = _values(apply(model, {"image": scan.meta_tensor()}, progress))
     record = {**_record(model, ready, settings), "in_plane_factor": factor}
     was, now = scan.spacing_mm, interpolated.spacing_mm
@@ -120,12 +122,12 @@ def _image(values: NDArray[np.float32], scan: Scan) -> MetaTensor:
     return MetaTensor(torch.from_numpy(values), affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"})
 
 
-def _notes(model: Model, ready: Ready) -> tuple[str, ...]:
+def _notes(model: LoadedBundle, ready: PreparedScan) -> tuple[str, ...]:
     own = () if model.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
-    return (*ready.scan.notes, *ready.scan.set_aside, *ready.forced, *ready.repaired, *own)
+    return (*ready.scan.notes, *ready.scan.excluded, *ready.forced, *ready.repaired, *own)
 
 
-def _record(model: Model, ready: Ready, settings: RunSettings) -> dict[str, Any]:
+def _record(model: LoadedBundle, ready: PreparedScan, settings: RunSettings) -> dict[str, Any]:
     return {
         "device": str(model.device),
         "device_asked": settings.device,
@@ -145,7 +147,7 @@ def _values(made: torch.Tensor) -> NDArray[np.float32]:
     return values
 
 
-def _each_slice(model: Model, scan: Scan, progress: Progress) -> NDArray[np.float32]:
+def _each_slice(model: LoadedBundle, scan: Scan, progress: Progress) -> NDArray[np.float32]:
     """A tilted or uneven stack's own slices, (column, row, slice), as a network that looks at one at a time restores them.
 
     Where the slices lie says nothing to such a network, so nothing needs to be resampled before it. One that sees a slice's

@@ -16,15 +16,15 @@ from medvit.segmentation.result import Result
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from medvit.io.dicom.write import Author, Slices
+    from medvit.io.dicom.write import AlgorithmInfo, SourceImages
     from medvit.labels import Label
     from medvit.reports import Overlay
 
-__all__ = ["DICOM_WRITERS", "Draft", "study_blockers"]
+__all__ = ["DICOM_WRITERS", "DicomExport", "study_blockers"]
 
 
 @dataclass(frozen=True)
-class Draft:
+class DicomExport:
     """What the DICOM objects of one save share.
 
     Attributes:
@@ -39,7 +39,7 @@ class Draft:
     def labels(self) -> list[Label]:
         """The labels found on the slices."""
         found = set(np.unique(self.array).tolist())
-        return [label for label in self.result.wanted if label.id in found]
+        return [label for label in self.result.requested_labels if label.id in found]
 
     @cached_property
     def tracking(self) -> Mapping[str, str]:
@@ -49,18 +49,18 @@ class Draft:
         return tracking_uids(self.labels)
 
     @property
-    def author(self) -> Author:
+    def author(self) -> AlgorithmInfo:
         """The bundle and its weights."""
-        from medvit.io.dicom.write import Author
+        from medvit.io.dicom.write import AlgorithmInfo
 
         bundle = self.result.bundle
         name = f"{bundle.name} {bundle.version}"
-        return Author(name, bundle.weights_sha256, __version__, bundle.intended_use)
+        return AlgorithmInfo(name, bundle.weights_sha256, __version__, bundle.intended_use)
 
     @property
     def array(self) -> np.ndarray:
         """Labels on the original slices, (column, row, slice)."""
-        return self.result.on_slices()
+        return self.result.on_source_slices()
 
     @property
     def image(self) -> np.ndarray:
@@ -70,14 +70,14 @@ class Draft:
         return grey
 
     @cached_property
-    def slices(self) -> Slices:
+    def slices(self) -> SourceImages:
         """What the objects refer to."""
         from medvit.io.dicom.write import source_of
 
         return source_of(self.result.scan)
 
 
-def _write_seg(draft: Draft) -> None:
+def _write_seg(draft: DicomExport) -> None:
     from medvit.io.dicom.write import check_seg, write_seg
 
     path = draft.folder / "seg.dcm"
@@ -85,7 +85,7 @@ def _write_seg(draft: Draft) -> None:
     check_seg(path, draft.array, draft.slices.planes, draft.labels)
 
 
-def _write_rtstruct(draft: Draft) -> None:
+def _write_rtstruct(draft: DicomExport) -> None:
     from medvit.io.dicom.write import check_rtstruct, write_rtstruct
 
     path = draft.folder / "rtstruct.dcm"
@@ -93,22 +93,24 @@ def _write_rtstruct(draft: Draft) -> None:
     check_rtstruct(path, draft.array, draft.slices.planes, draft.labels)
 
 
-def _write_sr(draft: Draft) -> None:
+def _write_sr(draft: DicomExport) -> None:
     """Needs ``seg.dcm`` in the same folder."""
-    from medvit.io.dicom.write import Finding, Report, check_sr, write_sr
+    from medvit.io.dicom.write import MeasurementReport, SegmentMeasurements, check_sr, write_sr
 
     path, seg = draft.folder / "sr.dcm", draft.folder / "seg.dcm"
     rows = {row.name: row for row in draft.result.statistics()}
     findings = [
-        Finding(label, rows[label.name], number, draft.tracking[label.name])
+        SegmentMeasurements(label, rows[label.name], number, draft.tracking[label.name])
         for number, label in enumerate(draft.labels, 1)
     ]
-    report = Report(findings, draft.result.intensity_unit, len(findings) == len(draft.result.wanted))
+    report = MeasurementReport(
+        findings, draft.result.intensity_unit, len(findings) == len(draft.result.requested_labels)
+    )
     write_sr(path, seg, draft.slices, report, draft.author)
     check_sr(path, seg, findings)
 
 
-def _write_sc(draft: Draft) -> None:
+def _write_sc(draft: DicomExport) -> None:
     from medvit.io.dicom.write import check_sc, write_sc
 
     folder, slices = draft.folder / "sc", draft.slices
@@ -118,7 +120,7 @@ def _write_sc(draft: Draft) -> None:
     check_sc(folder, write_sc(folder, pictures, overlay.spacing_mm, slices, draft.author), slices)
 
 
-def _overlay(draft: Draft) -> Overlay:
+def _overlay(draft: DicomExport) -> Overlay:
     from medvit.reports import Overlay
 
     bundle, scan = draft.result.bundle, draft.result.scan
@@ -139,7 +141,7 @@ def study_blockers(slices: Sequence[Dataset]) -> list[str]:
     return lacking + ([f"the slices state {len(studies)} different StudyInstanceUIDs"] if len(studies) > 1 else [])
 
 
-DICOM_WRITERS: Mapping[str, Callable[[Draft], None]] = {
+DICOM_WRITERS: Mapping[str, Callable[[DicomExport], None]] = {
     "dicom-seg": _write_seg,
     "rtstruct": _write_rtstruct,
     "sr": _write_sr,

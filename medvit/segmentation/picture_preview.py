@@ -20,9 +20,9 @@ def draw_picture_preview(path: Path, result: Result) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from medvit.transforms import unit_rgb
+    from medvit.transforms import scale_to_unit_rgb
 
-    picture = unit_rgb(result.scan.array).transpose(1, 2, 0)
+    picture = scale_to_unit_rgb(result.scan.array).transpose(1, 2, 0)
     height, width = picture.shape[:2]
     tall = min(12.0, max(3.0, 6.5 * height / width)) + 1.2
     figure = Figure(figsize=(14, tall), dpi=100, facecolor=_BACKGROUND)
@@ -32,7 +32,7 @@ def draw_picture_preview(path: Path, result: Result) -> None:
         side.imshow(picture, interpolation="nearest")
         side.set_axis_off()
     found = []
-    for measures, label in zip(result.statistics(), result.wanted, strict=True):
+    for measures, label in zip(result.statistics(), result.requested_labels, strict=True):
         mask = result.array == label.id
         color = tuple(c / 255 for c in label.color)
         if mask.any() and min(mask.shape) > 1:  # contours need two rows and two columns

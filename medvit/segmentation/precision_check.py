@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from medvit.bundles import Gate
+from medvit.bundles import PrecisionCheck
 from medvit.errors import BundleError
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
     from medvit.progress import Progress
 
-__all__ = ["run_gate"]
+__all__ = ["run_precision_check"]
 
 
 _PACKAGES = ("python", "medvit", "torch", "openvino")
 
 
-def run_gate(
+def run_precision_check(
     bundle: Bundle, case: str | os.PathLike[str], precision: str = "bf16", progress: Progress | None = None
-) -> Gate:
+) -> PrecisionCheck:
     """Label a case in fp32 as the network is, and in a lower precision, and compare.
 
     Args:
@@ -37,7 +37,7 @@ def run_gate(
     from medvit.inference import load_model, with_backend
     from medvit.progress import Progress
     from medvit.reports import versions
-    from medvit.segmentation.task import check_settings, run_ready
+    from medvit.segmentation.task import check_settings, predict_scan
     from medvit.settings import RunSettings
     from medvit.tasks import open_for
 
@@ -48,8 +48,8 @@ def run_gate(
     labels = check_settings(bundle, settings)
     ready = open_for(bundle, case, settings, progress)
     lower = with_backend(model, "auto", precision)
-    found = run_ready(lower, ready, labels, settings, progress)
-    wanted = run_ready(with_backend(model, "eager", "fp32"), ready, labels, settings, progress)
+    found = predict_scan(lower, ready, labels, settings, progress)
+    wanted = predict_scan(with_backend(model, "eager", "fp32"), ready, labels, settings, progress)
     dice: dict[str, float] = {}
     for label in bundle.facts.labels:
         a, b = (torch.as_tensor(result.array == label.id) for result in (found, wanted))
@@ -61,7 +61,7 @@ def run_gate(
             f"Found no label of {bundle.name} in the case; something to compare is needed. Give another --case."
         )
     stated = {name: number for name, number in versions().items() if name in _PACKAGES}
-    return Gate(
+    return PrecisionCheck(
         precision="bf16",
         backend=found.settings["backend"],
         case=ready.scan.fingerprint(),

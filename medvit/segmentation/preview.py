@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.labels import Label, Measures
+from medvit.labels import Label, LabelMeasures
 
 if TYPE_CHECKING:
     from medvit.segmentation.result import Result
@@ -59,7 +59,7 @@ def draw_preview(path: Path, result: Result) -> None:
     )
     for column, plane in enumerate(_PLANES):
         _draw_plane(figure.add_subplot(grid[0, column]), plane, view)
-    _draw_legend(figure.add_subplot(grid[0, 3]), result.statistics(), result.wanted)
+    _draw_legend(figure.add_subplot(grid[0, 3]), result.statistics(), result.requested_labels)
     figure.text(0.01, 0.945, f"{bundle.metadata.get('name', bundle.name)}", color=_TEXT, fontsize=15, weight="bold")
     figure.text(
         0.01,
@@ -89,7 +89,7 @@ def _view(result: Result) -> _View:
         box.append(slice(low, int(at[-1]) + 1 + margin if len(at) else image.shape[axis]))
     image, marks = image[tuple(box)], marks[tuple(box)]
     window = result.bundle.config.get("intensity_range") or np.percentile(image, (1, 99)).tolist()
-    return _View(image, marks, sides, (float(window[0]), float(window[1])), result.wanted)
+    return _View(image, marks, sides, (float(window[0]), float(window[1])), result.requested_labels)
 
 
 def _slice_at(marks: np.ndarray, axis: int) -> int:
@@ -141,7 +141,7 @@ _LEGEND_SIZE, _LEGEND_WIDTH = 11, 25
 """Points, and how many letters of a title and its volume fit side by side at that size."""
 
 
-def _draw_legend(axes: Any, measures: Sequence[Measures], labels: Sequence[Label]) -> None:
+def _draw_legend(axes: Any, measures: Sequence[LabelMeasures], labels: Sequence[Label]) -> None:
     from matplotlib.patches import Rectangle
 
     axes.set_axis_off()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from monai.data import MetaTensor
     from numpy.typing import NDArray
 
-    from medvit.labels import Measures
-    from medvit.segmentation.save import Saved
+    from medvit.labels import LabelMeasures
+    from medvit.segmentation.save import SavedResult
 
 __all__ = ["Result"]
 
@@ -34,7 +34,7 @@ class Result:
         labels: MetaTensor on the CPU, (1, i, j, k), integer, the source's own grid and affine; ids as in the bundle.
         scan: the source.
         bundle: the bundle that made them.
-        wanted: the labels asked for; all of the bundle's unless ``roi_subset`` was given.
+        requested_labels: the labels asked for; all of the bundle's unless ``roi_subset`` was given.
         settings: device, precision and switches of the run, as they go into ``run.json``.
         notes: what a reader of the result must know, in plain words.
         progress: holds the seconds of each stage.
@@ -47,7 +47,7 @@ class Result:
     labels: MetaTensor
     scan: Scan
     bundle: Bundle
-    wanted: tuple[Label, ...]
+    requested_labels: tuple[Label, ...]
     settings: dict[str, Any]
     notes: tuple[str, ...]
     progress: Progress = field(repr=False)
@@ -57,7 +57,7 @@ class Result:
     validation: Validation | None = None
 
     def __repr__(self) -> str:
-        names = ", ".join(label.name for label in self.wanted)
+        names = ", ".join(label.name for label in self.requested_labels)
         return f"Result({self.bundle.name} {self.bundle.version} on {self.scan!r}: {names})"
 
     @property
@@ -66,7 +66,7 @@ class Result:
         plain: np.ndarray = np.asarray(self.labels)[0]
         return plain
 
-    def on_slices(self) -> np.ndarray:
+    def on_source_slices(self) -> np.ndarray:
         """The labels on the source's own DICOM slices, (column, row, slice).
 
         The same as ``array``, except for a tilted or uneven stack that was resampled: its labels are brought back from
@@ -82,38 +82,42 @@ class Result:
         values = self.bundle.facts.values
         return stated_unit(self.scan) or (values.unit if values else AS_STORED)
 
-    def statistics(self) -> list[Measures]:
+    def statistics(self) -> list[LabelMeasures]:
         """Volume, intensity, extent and border contact of each wanted label."""
         return self._measures
 
     @cached_property
     def _brought_back(self) -> np.ndarray:
-        from medvit.io.dicom import to_slices
+        from medvit.io.dicom import labels_to_slices
 
         original = self.scan.original
         assert original is not None
         columns, rows = original.values.shape[:2]
-        return to_slices(self.array, original.grid, (columns, rows))
+        return labels_to_slices(self.array, original.grid, (columns, rows))
 
     @cached_property
-    def _measures(self) -> list[Measures]:
+    def _measures(self) -> list[LabelMeasures]:
         from medvit.reports import measure
 
-        return measure(self.array, self.scan, self.wanted)
+        return measure(self.array, self.scan, self.requested_labels)
 
     def quality(self) -> dict[str, Any]:
         """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
 
         By plausible anatomy, the network's own doubts, and what the weights and this anatomy are known for.
         """
-        from medvit.reports import Doubts, imaged_anatomy, judge, with_standing
+        from medvit.reports import UncertaintySignals, imaged_anatomy, rate_labels, with_standing
 
-        rated = judge(self.statistics(), self.wanted, Doubts(self.entropy(), self.agreement(), self.calibration))
+        rated = rate_labels(
+            self.statistics(),
+            self.requested_labels,
+            UncertaintySignals(self.entropy(), self.agreement(), self.calibration),
+        )
         return with_standing(rated, self.bundle, self.validation, [imaged_anatomy(self.scan)])
 
     def entropy(self) -> dict[str, float]:
         """How undecided the network was about each wanted label that it gave, in bits a voxel; see ``medvit.inference.uncertainty``."""
-        return by_name(self.entropies, self.wanted)
+        return by_name(self.entropies, self.requested_labels)
 
     def agreement(self) -> dict[str, float] | None:
         """With ``quality_map``, the Dice of each label between the image's and its mirror image's answer; else None."""
@@ -123,15 +127,15 @@ class Result:
     def _agreement(self) -> dict[str, float] | None:
         if self.mirrored is None:
             return None
-        from medvit.inference import agreement
+        from medvit.inference import label_agreement
 
-        return agreement(self.array, self.mirrored, self.wanted)
+        return label_agreement(self.array, self.mirrored, self.requested_labels)
 
     def disagreement(self) -> NDArray[np.uint8] | None:
         """With ``quality_map``, 1 where the two answers differ about the wanted labels, (i, j, k); else None."""
         if self.mirrored is None:
             return None
-        asked = np.isin(self.mirrored, [label.id for label in self.wanted])
+        asked = np.isin(self.mirrored, [label.id for label in self.requested_labels])
         differ: NDArray[np.uint8] = (self.array != np.where(asked, self.mirrored, 0)).astype(np.uint8)
         return differ
 
@@ -144,7 +148,7 @@ class Result:
         statistics: bool = False,
         per_label: bool = False,
         overwrite: bool = False,
-    ) -> Saved:
+    ) -> SavedResult:
         """Write the result into a folder: all of it, or nothing.
 
         Args:
@@ -159,7 +163,7 @@ class Result:
             OutputError: the folder cannot be written or already holds something.
             RoundTripError: a written object does not read back as what was meant.
         """
-        from medvit.segmentation.save import OutputSettings, save
+        from medvit.segmentation.save import OutputSettings, save_result
 
         settings = OutputSettings(tuple(output_types), preview, statistics, per_label, overwrite)
-        return save(self, folder, settings)
+        return save_result(self, folder, settings)

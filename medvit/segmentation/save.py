@@ -9,22 +9,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medvit.atomic_write import explained, hashes_within, publish, write_aside
+from medvit.atomic_write import hashes_within, os_errors_as_output_errors, publish, staging_folder
 from medvit.errors import OutputError
 from medvit.io.dicom import repairable
 from medvit.reports import run_record, write_csv
-from medvit.segmentation.dicom_export import DICOM_WRITERS, Draft, study_blockers
+from medvit.segmentation.dicom_export import DICOM_WRITERS, DicomExport, study_blockers
 from medvit.segmentation.result import Result
 from medvit.tasks import check_folder
 
-__all__ = ["OURS", "OUTPUT_TYPES", "OutputSettings", "Saved", "check_types", "save"]
+__all__ = ["OUTPUT_FILES", "OUTPUT_TYPES", "OutputSettings", "SavedResult", "check_types", "save_result"]
 
 OUTPUT_TYPES = ("nifti", "dicom-seg", "rtstruct", "sr", "sc", "png")
 """What a segmentation can be written as."""
 
 _NEEDS_DICOM = ("dicom-seg", "rtstruct", "sr", "sc")
 
-OURS = (
+OUTPUT_FILES = (
     "labels.nii.gz", "labels.json", "labels.png", "seg.dcm", "rtstruct.dcm", "sr.dcm", "statistics.json", "statistics.csv",
     "preview.png", "run.json", "sc/[0-9]*.dcm", "maps/disagreement.nii.gz", "maps/disagreement.png",
 )  # fmt: skip
@@ -43,27 +43,27 @@ class OutputSettings:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedResult:
     """What was published.
 
     Attributes:
         folder: where.
         files: paths within it.
         quality: as ``Result.quality()``.
-        set_aside: what was asked for and could not be written, with the reason; empty when all was.
+        not_written: what was asked for and could not be written, with the reason; empty when all was.
         notes: what was done beyond what was asked, in plain words.
     """
 
     folder: Path
     files: tuple[str, ...]
     quality: dict[str, Any]
-    set_aside: tuple[str, ...]
+    not_written: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def flagged(self) -> bool:
         """Whether a person must look: something set aside, or implausible anatomy (exit code 3)."""
-        return bool(self.set_aside) or self.quality["rating"] == "poor"
+        return bool(self.not_written) or self.quality["rating"] == "poor"
 
 
 def check_types(types: tuple[str, ...], kind: str) -> None:
@@ -86,21 +86,21 @@ def check_types(types: tuple[str, ...], kind: str) -> None:
             )
 
 
-def save(result: Result, folder: str | os.PathLike[str], settings: OutputSettings) -> Saved:
+def save_result(result: Result, folder: str | os.PathLike[str], settings: OutputSettings) -> SavedResult:
     """Write, check and publish a result; see ``Result.save``."""
     final = Path(folder)
     check_types(settings.output_types, result.scan.kind)
     check_folder(final, settings.overwrite)
-    with explained(final), write_aside(final) as staging:
+    with os_errors_as_output_errors(final), staging_folder(final) as staging:
         plan = _plan(result, settings.output_types)
         with result.progress.stage("write"):
             _write_all(result, staging, plan, settings)
         files = hashes_within(staging)
-        notes = tuple(dict.fromkeys((*result.notes, *plan.notes, *plan.set_aside)))
+        notes = tuple(dict.fromkeys((*result.notes, *plan.notes, *plan.not_written)))
         (staging / "run.json").write_text(json.dumps(run_record(result, files, notes), indent=2) + "\n")
         result.progress.check()
-        publish(staging, final, [*OURS, *(f"{label.name}.nii.gz" for label in result.bundle.facts.labels)])
-    return Saved(final, tuple(sorted([*files, "run.json"])), result.quality(), plan.set_aside, plan.notes)
+        publish(staging, final, [*OUTPUT_FILES, *(f"{label.name}.nii.gz" for label in result.bundle.facts.labels)])
+    return SavedResult(final, tuple(sorted([*files, "run.json"])), result.quality(), plan.not_written, plan.notes)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Plan:
     """What will be written, in the order of writing, and what a reader must know about the choice."""
 
     types: tuple[str, ...]
-    set_aside: tuple[str, ...] = ()
+    not_written: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -123,21 +123,21 @@ def _plan(result: Result, asked: Sequence[str]) -> _Plan:
                 "The secondary capture was written: it needs only the study's UID. Where the source states no "
                 "consistent UIDs, it names no place in the patient and no source image."
             )
-    set_aside: tuple[str, ...] = ()
+    not_written: tuple[str, ...] = ()
     if withheld:
         remedy = " To have them, add --repair-tags." if repairable(result.scan.blockers) else ""
         words = f"{_listed(withheld)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
-        set_aside, types = (words,), [*(name for name in types if name not in withheld), "nifti"]
+        not_written, types = (words,), [*(name for name in types if name not in withheld), "nifti"]
     if "sr" in types and "dicom-seg" not in types:
         types.append("dicom-seg")
         notes.append("The segmentation was written as well: the measurement report refers to its segments.")
-    aside = (*result.scan.set_aside, *set_aside)
+    aside = (*result.scan.excluded, *not_written)
     return _Plan(tuple(name for name in OUTPUT_TYPES if name in types), aside, tuple(notes))
 
 
 def _reasons(result: Result) -> list[str]:
     """Why objects that refer to the source and to what was found cannot be written."""
-    return list(result.scan.blockers) or ([] if result.on_slices().any() else ["no label was found"])
+    return list(result.scan.blockers) or ([] if result.on_source_slices().any() else ["no label was found"])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -146,7 +146,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _write_all(result: Result, staging: Path, plan: _Plan, settings: OutputSettings) -> None:
-    draft = Draft(result, staging)
+    draft = DicomExport(result, staging)
     plain = {"nifti": _write_nifti, "png": _write_png}
     for name in plan.types:
         result.progress.check()
@@ -167,14 +167,14 @@ def _write_all(result: Result, staging: Path, plan: _Plan, settings: OutputSetti
 def _write_nifti(result: Result, staging: Path) -> None:
     from medvit.io import write_label_names, write_labels
 
-    write_labels(staging / "labels.nii.gz", result.array, result.scan, result.wanted)
-    write_label_names(staging / "labels.json", result.wanted)
+    write_labels(staging / "labels.nii.gz", result.array, result.scan, result.requested_labels)
+    write_label_names(staging / "labels.json", result.requested_labels)
 
 
 def _write_each(result: Result, staging: Path) -> None:
     from medvit.io import write_labels
 
-    for label in result.wanted:
+    for label in result.requested_labels:
         write_labels(staging / f"{label.name}.nii.gz", (result.array == label.id).astype("uint8"), result.scan, [label])
 
 
@@ -199,7 +199,7 @@ def _write_png(result: Result, staging: Path) -> None:
 
     picture = Image.fromarray(result.array.astype("uint8"), mode="P")
     palette = [0] * 768
-    for label in result.wanted:
+    for label in result.requested_labels:
         palette[3 * label.id : 3 * label.id + 3] = label.color
     picture.putpalette(palette)
     picture.save(staging / "labels.png")

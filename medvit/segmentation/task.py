@@ -8,15 +8,15 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from medvit.bundles import Bundle
-from medvit.inference import Model, apply, check_region
+from medvit.inference import LoadedBundle, apply, check_region
 from medvit.io import Scan
 from medvit.labels import Label
 from medvit.progress import Progress
 from medvit.segmentation.result import Result
 from medvit.settings import RunSettings
-from medvit.tasks import Ready
+from medvit.tasks import PreparedScan
 
-__all__ = ["check_settings", "run_ready"]
+__all__ = ["check_settings", "predict_scan"]
 
 
 def check_settings(bundle: Bundle, settings: RunSettings) -> tuple[Label, ...]:
@@ -26,15 +26,19 @@ def check_settings(bundle: Bundle, settings: RunSettings) -> tuple[Label, ...]:
     return tuple(bundle.label(name) for name in settings.roi_subset) or bundle.facts.labels
 
 
-def run_ready(
-    model: Model, ready: Ready, wanted: tuple[Label, ...], settings: RunSettings, progress: Progress
+def predict_scan(
+    model: LoadedBundle,
+    ready: PreparedScan,
+    requested_labels: tuple[Label, ...],
+    settings: RunSettings,
+    progress: Progress,
 ) -> Result:
     """A model on a source that is open: the last step of ``run``, ``run_model`` and ``run_many``."""
     scan = ready.scan
     how = {"roi_crop": settings.roi_crop, "low_memory": settings.low_memory}
     labels = _as_labels(apply(model, {"image": scan.meta_tensor()}, progress, **how), scan)  # type: ignore[arg-type]
     if settings.roi_subset:
-        ids = torch.tensor([label.id for label in wanted], dtype=labels.dtype)
+        ids = torch.tensor([label.id for label in requested_labels], dtype=labels.dtype)
         labels = labels * torch.isin(labels.as_tensor(), ids)
     if scan.original is not None:  # nothing was measured there
         labels = labels * torch.from_numpy(scan.original.covered)
@@ -67,7 +71,7 @@ def run_ready(
     cropped = f"Only windows that touch the region {settings.roi_crop} were run; outside it all is background."
     notes = (
         *scan.notes,
-        *scan.set_aside,
+        *scan.excluded,
         *ready.forced,
         *ready.repaired,
         *own,
@@ -77,7 +81,7 @@ def run_ready(
         labels,
         scan,
         model.bundle,
-        wanted,
+        requested_labels,
         record,
         notes,
         progress,

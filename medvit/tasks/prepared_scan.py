@@ -14,11 +14,11 @@ from medvit.io.dicom import repair_uids
 from medvit.progress import Progress
 from medvit.settings import RunSettings
 
-__all__ = ["Ready", "open_for"]
+__all__ = ["PreparedScan", "open_for"]
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
+class PreparedScan:
     """A source opened and found fit for a bundle, and what had to be forced or repaired for it."""
 
     scan: Scan
@@ -33,7 +33,7 @@ def check_fit(scan: Scan, bundle: Bundle) -> str | None:
     (a CT holds air below -500 HU).
     """
     facts = bundle.facts
-    stated = facts.misfit(bundle.name, scan.is_picture, scan.modality)
+    stated = facts.mismatch(bundle.name, scan.is_picture, scan.modality)
     if stated is None and scan.unit is not None and facts.values and facts.values.unit == "HU":
         return f"CT values in {scan.unit!r} (RescaleType), where {bundle.name} is made for Hounsfield units"
     if stated is not None or scan.modality is not None:
@@ -63,7 +63,7 @@ def _require_fit(scan: Scan, bundle: Bundle, force: bool) -> tuple[str, ...]:
 
 def open_for(
     bundle: Bundle, source: str | os.PathLike[str] | MetaTensor | Scan, settings: RunSettings, progress: Progress
-) -> Ready:
+) -> PreparedScan:
     """Open a source and see that it is what a bundle was made for: the first step of every door, whatever its task.
 
     Raises:
@@ -75,4 +75,4 @@ def open_for(
     repaired: tuple[str, ...] = ()
     if settings.repair_tags:
         scan, repaired = repair_uids(scan)
-    return Ready(scan, forced, repaired)
+    return PreparedScan(scan, forced, repaired)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvit.atomic_write import HIDDEN, explained, write_aside
+from medvit.atomic_write import HIDDEN, os_errors_as_output_errors, staging_folder
 from medvit.errors import OutputError
 
 __all__ = ["check_folder"]
@@ -22,7 +22,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise OutputError(
             f"Found files in {folder}; results are never written over silently. Choose another folder or add --overwrite."
         )
-    with explained(folder), write_aside(folder):
+    with os_errors_as_output_errors(folder), staging_folder(folder):
         pass
 
 

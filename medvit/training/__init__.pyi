@@ -1,6 +1,6 @@
-from .data.patches import Case as Case
 from .data.patches import PatchSampler as PatchSampler
 from .data.patches import PatchSettings as PatchSettings
+from .data.patches import TrainingCase as TrainingCase
 from .fine_tuning import FineTuning as FineTuning
 from .fine_tuning import fine_tune as fine_tune
 from .loop.settings import LoopSettings as LoopSettings

@@ -20,7 +20,7 @@ from medvit.training.loop import AdapterSettings, kept
 from medvit.training.recipe import Recipe, read_recipe
 from medvit.training.trainer import TrainSettings, fit
 
-__all__ = ["FineTuning", "copy_untrained", "fine_tune", "gentle"]
+__all__ = ["FineTuning", "copy_untrained", "fine_tune", "fine_tuning_recipe"]
 
 _CHECKPOINTS = 10
 """Checkpoints in a run, at least; a run that is killed loses no more than a tenth."""
@@ -56,17 +56,17 @@ class FineTuning:
         return self.folder / "candidate" / self.base.name
 
 
-def gentle(recipe: Recipe, steps: int, learning_rate: float) -> Recipe:
+def fine_tuning_recipe(recipe: Recipe, steps: int, learning_rate: float) -> Recipe:
     """A recipe for weights that are trained already: short, at a small rate, judged only when it is done.
 
     Picking the best of many scores by the held-out cases would make their last score look better than it is.
     """
-    recipe.objective.settle()
-    shortened = recipe.shortened(steps)
+    recipe.objective.fine_tuning_mode()
+    shortened = recipe.with_steps(steps)
     every = max(1, min(recipe.loop.checkpoint_every, steps // _CHECKPOINTS))
     loop = replace(
         shortened.loop, learning_rate=learning_rate, warmup_steps=min(recipe.loop.warmup_steps, steps // _CHECKPOINTS),
-        checkpoint_every=every, validate_every=0, patience=0, tell_every=min(recipe.loop.tell_every, every),
+        checkpoint_every=every, validate_every=0, patience=0, log_every=min(recipe.loop.log_every, every),
     )  # fmt: skip
     return replace(shortened, loop=loop)
 
@@ -89,7 +89,7 @@ def fine_tune(wanted: FineTuning, say: Callable[[str], None], before: dict[str, 
     if before is None:
         say("judging the weights there are")
         before = _kept_scores(wanted)
-    recipe = gentle(read_recipe(wanted.base), wanted.steps, wanted.learning_rate)
+    recipe = fine_tuning_recipe(read_recipe(wanted.base), wanted.steps, wanted.learning_rate)
     say("training")
     copy_untrained(wanted.base, wanted.candidate)
     settings = TrainSettings(
@@ -131,7 +131,8 @@ def _describe(wanted: FineTuning, before: dict[str, Any], after: dict[str, Any] 
     words = f"{wanted.base.name} {wanted.base.version}, trained further on {counts['training']} cases of a user's own"
     metadata["version"] = wanted.version
     metadata["changelog"] = {**metadata.get("changelog", {}), wanted.version: words}
-    metadata["medvit"].pop("gates", None)
+    for key in ("precision_checks", "gates"):  # the second is the key of earlier versions
+        metadata["medvit"].pop(key, None)
     metadata["medvit"]["weights"].pop("origin", None)
     metadata["eval_metrics"] = {} if after is None else {k: round(v, 4) for k, v in after["metrics"].items()}
     path.write_text(json.dumps(metadata, indent=2) + "\n")

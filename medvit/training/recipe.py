@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
-from medvit.training.data import Draws
+from medvit.training.data import SamplerConfig
 from medvit.training.loop import LoopSettings
 from medvit.training.objectives import Objective
 
@@ -27,11 +27,11 @@ class Recipe:
     """
 
     objective: Objective
-    draws: Draws
+    draws: SamplerConfig
     loop: LoopSettings
     name: str = "train"
 
-    def shortened(self, steps: int | None) -> Recipe:
+    def with_steps(self, steps: int | None) -> Recipe:
         """The same for another number of steps, of which at most a third are cooling down."""
         if steps is None:
             return self

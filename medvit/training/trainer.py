@@ -24,7 +24,7 @@ from medvit.training.loop import (
     adapt,
     before_after,
     kept,
-    merged,
+    merge_adapters,
     publish,
     several_processes,
     start_from,
@@ -92,7 +92,7 @@ def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
             f"Found --adapters {lacking}; they adapt weights that the recipe 'train' has made already. Say which: --from {bundle.name}."
         )
     recipe = read_recipe(bundle, settings.recipe, settings.seed)
-    return fit(bundle, recipe.shortened(settings.steps), settings)
+    return fit(bundle, recipe.with_steps(settings.steps), settings)
 
 
 def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
@@ -123,7 +123,7 @@ def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
             run.log.say(before_after(before, after))
             beside["validation"] = {"before": before, "after": after}
         if settings.publish and run.first:
-            publish(bundle, merged(average))
+            publish(bundle, merge_adapters(average))
             write_record(bundle, settings.data, recipe.loop, machine, folder, beside)
         done = f"published to {bundle.root}" if settings.publish else f"its weights are in {run.checkpoint}"
         run.log.say(f"{bundle.name}: step {run.step} of {recipe.loop.steps} reached; {done}.")
@@ -143,7 +143,7 @@ def _say_remarks(run: TrainingLoop, settings: TrainSettings, before: Sequence[st
 def _adapt(recipe: Recipe, settings: TrainSettings) -> Adapted | None:
     if settings.adapters is None:
         return None
-    recipe.objective.settle()
+    recipe.objective.fine_tuning_mode()
     return adapt(recipe.objective, settings.adapters, recipe.loop.seed)
 
 
@@ -165,7 +165,7 @@ def _start(run: TrainingLoop, start: str) -> None:
     started = start_from(run.network, start)
     run.log.say(str(started))
     if started.whole:
-        run.settle()
+        run.fine_tuning_mode()
     run.restart_average()
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from medvit.io import spacing_mm
 
-__all__ = ["WithPlaced", "placed"]
+__all__ = ["AddCoordinateChannelsd", "coordinate_channels"]
 
 _UNIT_MM = 100.0
 """Half a head: distances come out as large as intensities."""
 
 
-def placed(image: Tensor, sides_mm: Sequence[float]) -> Tensor:
+def coordinate_channels(image: Tensor, sides_mm: Sequence[float]) -> Tensor:
     """An image with three more channels: the distance from its centre to the right, the front and the top, in 100 mm.
 
     The centre is that of brightness, since where a head lies in its image is the scanner's choice. Both halves of a head look
@@ -43,8 +43,8 @@ def placed(image: Tensor, sides_mm: Sequence[float]) -> Tensor:
     return torch.cat(channels)
 
 
-class WithPlaced(MapTransform):  # type: ignore[misc]
-    """``placed`` for each key: MetaTensors (1, i, j, k) in 0..1 after ``ToNetworkGridd``, whose meta is kept."""
+class AddCoordinateChannelsd(MapTransform):  # type: ignore[misc]
+    """``coordinate_channels`` for each key: MetaTensors (1, i, j, k) in 0..1 after ``ResampleToNetworkGridd``, whose meta is kept."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each image by itself and its three channels of place."""
@@ -52,7 +52,7 @@ class WithPlaced(MapTransform):  # type: ignore[misc]
         for key in self.key_iterator(out):
             image = out[key]
             affine = np.asarray(image.affine, dtype=np.float64)
-            more = placed(image.as_tensor(), spacing_mm(affine))
+            more = coordinate_channels(image.as_tensor(), spacing_mm(affine))
             out[key] = MetaTensor(
                 more, affine=image.affine, meta={k: v for k, v in image.meta.items() if k != "affine"}
             )

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from medvit.io import spacing_mm
 
-__all__ = ["CropToContentd", "NetworkGrid", "ToNetworkGridd"]
+__all__ = ["CropToBodyd", "NetworkGrid", "ResampleToNetworkGridd"]
 
 _KEY = "network_grid"
 
@@ -56,7 +56,7 @@ class NetworkGrid:
         return cls(*(tuple(int(v) for v in row) for row in packed.reshape(6, -1)))
 
 
-class ToNetworkGridd(MapTransform):  # type: ignore[misc]
+class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
     """Turn to the closest RAS axes and resample to a spacing, smoothing first where detail would alias.
 
     Args:
@@ -139,11 +139,11 @@ def _smooth(image: Tensor, source: tuple[int, ...], grid: tuple[int, ...]) -> Te
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-class CropToContentd(MapTransform):  # type: ignore[misc]
+class CropToBodyd(MapTransform):  # type: ignore[misc]
     """Cut to the box of voxels above a threshold, so that no window is spent on air.
 
     Args:
-        keys: images, MetaTensor (channel, i, j, k) after ``ToNetworkGridd``.
+        keys: images, MetaTensor (channel, i, j, k) after ``ResampleToNetworkGridd``.
         threshold: a voxel above it in any channel is content; if none is, the image stays whole.
         margin: voxels kept around the box.
     """

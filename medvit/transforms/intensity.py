@@ -17,7 +17,7 @@ from torch import Tensor
 from medvit.errors import ShapeError
 from medvit.transforms.grid import NetworkGrid
 
-__all__ = ["IntensityOnSourced", "ToUnitOwnRanged", "ToUnitRanged", "unit_range"]
+__all__ = ["IntensityOnSourceGridd", "ScalePercentilesToUnitd", "ScaleRangeToUnitd", "percentile_range"]
 
 _BEYOND = "beyond"
 
@@ -30,7 +30,7 @@ def _checked_range(low: float, high: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-class ToUnitRanged(MapTransform):  # type: ignore[misc]
+class ScaleRangeToUnitd(MapTransform):  # type: ignore[misc]
     """Map a range of intensities to 0..1 and clip; what lies beyond it goes under ``<key>_beyond`` and comes back.
 
     Args:
@@ -60,7 +60,7 @@ _MOST = 2_000_000
 """Percentiles are taken of about this many voxels of a larger image, evenly spread."""
 
 
-def unit_range(image: NDArray[np.floating], percentiles: Sequence[float]) -> tuple[float, float]:
+def percentile_range(image: NDArray[np.floating], percentiles: Sequence[float]) -> tuple[float, float]:
     """The values of an image that become 0 and 1: two of its percentiles, its extremes where those are equal.
 
     Args:
@@ -85,7 +85,7 @@ def unit_range(image: NDArray[np.floating], percentiles: Sequence[float]) -> tup
     return low, high
 
 
-class ToUnitOwnRanged(MapTransform):  # type: ignore[misc]
+class ScalePercentilesToUnitd(MapTransform):  # type: ignore[misc]
     """Map two of an image's own percentiles to 0 and 1 without clipping, for kinds of image whose values have no unit (MR).
 
     What is needed for the way back goes under ``<key>_range``: the two values, and the lowest that a restored image may
@@ -101,21 +101,21 @@ class ToUnitOwnRanged(MapTransform):  # type: ignore[misc]
         self.percentiles = tuple(float(p) for p in percentiles)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by its scaled self, float32, and add its range, (3,) float64; errors as ``unit_range``."""
+        """Replace each image by its scaled self, float32, and add its range, (3,) float64; errors as ``percentile_range``."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
-            low, high = unit_range(_plain(image).numpy(), self.percentiles)
+            low, high = percentile_range(_plain(image).numpy(), self.percentiles)
             least = 0.0 if float(image.min()) >= 0 else -math.inf
             out[f"{key}_range"] = torch.tensor([low, high, least], dtype=torch.float64)
             out[key] = ((image - low) / (high - low)).float()
         return out
 
 
-class IntensityOnSourced(MapTransform):  # type: ignore[misc]
+class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
     """A network's image to intensities on exactly the source's own grid.
 
-    What ``ToUnitRanged`` clipped is added again: the network never saw it, so it is not the network's to change.
+    What ``ScaleRangeToUnitd`` clipped is added again: the network never saw it, so it is not the network's to change.
 
     Args:
         keys: network outputs in 0..1, (channel, i, j, k).
@@ -146,7 +146,7 @@ class IntensityOnSourced(MapTransform):  # type: ignore[misc]
             if tuple(values.shape[1:]) != grid.source_shape or grid.grid_shape != grid.source_shape:
                 raise ShapeError(
                     f"Found an output of {tuple(values.shape[1:])} on a grid of {grid.grid_shape} for a source of "
-                    f"{grid.source_shape}; they must be equal. Use ToNetworkGridd with spacing_mm null and no crop."
+                    f"{grid.source_shape}; they must be equal. Use ResampleToNetworkGridd with spacing_mm null and no crop."
                 )
             values = values * (self.high - self.low) + self.low
             if beyond is not None:

@@ -16,10 +16,10 @@ from medvit.errors import ShapeError
 from medvit.kernels.resample_argmax import resample_argmax
 from medvit.transforms.grid import _KEY, NetworkGrid
 
-__all__ = ["ArgmaxOnSourced", "KeepLargestd", "stray_pieces"]
+__all__ = ["ArgmaxOnSourceGridd", "KeepLargestComponentLogitsd", "stray_components"]
 
 
-class ArgmaxOnSourced(MapTransform):  # type: ignore[misc]
+class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
     """Logits on the network's grid to labels on exactly the source's own grid.
 
     Args:
@@ -66,7 +66,7 @@ class ArgmaxOnSourced(MapTransform):  # type: ignore[misc]
         return MetaTensor(turned.permute(order).contiguous()[None], affine=affine, meta=meta)
 
 
-class KeepLargestd(MapTransform):  # type: ignore[misc]
+class KeepLargestComponentLogitsd(MapTransform):  # type: ignore[misc]
     """Leave each class one connected piece, on the network's grid, before labels are chosen.
 
     Where a class wins outside its largest piece, background's logit is raised above all others.
@@ -86,13 +86,13 @@ class KeepLargestd(MapTransform):  # type: ignore[misc]
         for key in self.key_iterator(out):
             logits = out[key].clone()
             plain = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
-            stray = torch.from_numpy(stray_pieces(plain.argmax(0).cpu().numpy(), self.classes)).to(plain.device)
+            stray = torch.from_numpy(stray_components(plain.argmax(0).cpu().numpy(), self.classes)).to(plain.device)
             plain[0][stray] = plain.amax(0)[stray] + 1
             out[key] = logits
         return out
 
 
-def stray_pieces(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+def stray_components(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     """Where a class lies outside its largest connected piece: bool, of the labels' own size."""
     from scipy.ndimage import label
 

@@ -19,13 +19,13 @@ from monai.transforms import MapTransform
 
 from medvit.errors import ImageError
 
-__all__ = ["SaveImageAsPictured", "ToUnitRGBd", "unit_rgb"]
+__all__ = ["SaveImagePNGd", "ScaleToUnitRGBd", "scale_to_unit_rgb"]
 
 _DARK, _BRIGHT = 0.1, 99.9
 """Percentiles of brightness that become 0 and 1: a hot pixel does not darken the rest."""
 
 
-def unit_rgb(array: np.ndarray) -> np.ndarray:
+def scale_to_unit_rgb(array: np.ndarray) -> np.ndarray:
     """A picture as three channels in 0..1, its colours kept in proportion.
 
     Args:
@@ -54,19 +54,19 @@ def unit_rgb(array: np.ndarray) -> np.ndarray:
     return scaled
 
 
-class ToUnitRGBd(MapTransform):  # type: ignore[misc]
-    """Apply ``unit_rgb`` to the picture under each key, MetaTensor (1 or 3, row, column)."""
+class ScaleToUnitRGBd(MapTransform):  # type: ignore[misc]
+    """Apply ``scale_to_unit_rgb`` to the picture under each key, MetaTensor (1 or 3, row, column)."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each picture; its meta stays."""
         out = dict(data)
         for key in self.key_iterator(out):
             picture = out[key]
-            out[key] = MetaTensor(torch.from_numpy(unit_rgb(np.asarray(picture))), meta=dict(picture.meta))
+            out[key] = MetaTensor(torch.from_numpy(scale_to_unit_rgb(np.asarray(picture))), meta=dict(picture.meta))
         return out
 
 
-class SaveImageAsPictured(MapTransform):  # type: ignore[misc]
+class SaveImagePNGd(MapTransform):  # type: ignore[misc]
     """Write labels as ``<name>_<postfix>.png``, rows and columns as in the source; for ``python -m monai.bundle run``.
 
     Args:

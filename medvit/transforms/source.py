@@ -11,10 +11,10 @@ from monai.transforms import MapTransform
 
 from medvit.io import open_source
 
-__all__ = ["OpenSourced"]
+__all__ = ["OpenSourceImaged"]
 
 
-class OpenSourced(MapTransform):  # type: ignore[misc]
+class OpenSourceImaged(MapTransform):  # type: ignore[misc]
     """Open the source under each key (anything ``open_source`` reads); MetaTensors pass through."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -23,7 +23,7 @@ class OpenSourced(MapTransform):  # type: ignore[misc]
         for key in self.key_iterator(out):
             if not isinstance(out[key], MetaTensor):
                 scan = open_source(out[key])
-                for flag in scan.set_aside:  # MONAI's own runs have no exit code for it
+                for flag in scan.excluded:  # MONAI's own runs have no exit code for it
                     warnings.warn(flag, stacklevel=2)
                 out[key] = scan.meta_tensor()
         return out

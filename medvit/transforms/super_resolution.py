@@ -12,12 +12,12 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from medvit.errors import ShapeError
-from medvit.physics import finer_index, measured_part, zero_filled
+from medvit.physics import low_frequency_part, upsampled_index, zero_fill
 
-__all__ = ["IntensityOnFinerd", "ZeroFilledd"]
+__all__ = ["IntensityOnUpsampledGridd", "ZeroFillUpsampled"]
 
 
-class ZeroFilledd(MapTransform):  # type: ignore[misc]
+class ZeroFillUpsampled(MapTransform):  # type: ignore[misc]
     """Interpolate each slice by zeros around its k-space; slices lie across k, as stored. See ``medvit.physics.kspace``.
 
     Args:
@@ -34,23 +34,23 @@ class ZeroFilledd(MapTransform):  # type: ignore[misc]
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
-            values = torch.from_numpy(zero_filled(image.as_tensor()[0].numpy(), self.factor))[None]
-            affine = torch.as_tensor(image.affine, dtype=torch.float64) @ torch.from_numpy(finer_index(self.factor))
+            values = torch.from_numpy(zero_fill(image.as_tensor()[0].numpy(), self.factor))[None]
+            affine = torch.as_tensor(image.affine, dtype=torch.float64) @ torch.from_numpy(upsampled_index(self.factor))
             meta = {k: v for k, v in image.meta.items() if k != "affine"}
             out[key] = MetaTensor(values, affine=affine, meta=meta)
         return out
 
 
-class IntensityOnFinerd(MapTransform):  # type: ignore[misc]
+class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
     """A network's image to intensities on the finer grid, in the source's unit.
 
     With ``keep_measured`` the part of k-space that the source holds is put back as it was: the network adds what lies
     beyond it and changes nothing that was measured, the mean least of all. Values below the lowest that the source's kind
-    of image takes (``ToUnitOwnRanged``) are raised to it.
+    of image takes (``ScalePercentilesToUnitd``) are raised to it.
 
     Args:
         keys: network outputs, (1, i, j, k), scaled as the image.
-        factor: as of ``ZeroFilledd``.
+        factor: as of ``ZeroFillUpsampled``.
         keep_measured: whether the network may change what the source holds.
         image_key: the preprocessed image.
 
@@ -84,7 +84,7 @@ class IntensityOnFinerd(MapTransform):  # type: ignore[misc]
                 )
             restored = values[0].numpy()
             if self.keep_measured:
-                restored = restored + measured_part(interpolated - restored, self.factor)
+                restored = restored + low_frequency_part(interpolated - restored, self.factor)
             scaled = torch.from_numpy(np.maximum(restored * (high - low) + low, least).astype(np.float32))[None]
             meta = {
                 "filename_or_obj": image.meta.get("filename_or_obj", "image"),

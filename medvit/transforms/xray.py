@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from medvit.errors import ImageError, ShapeError
 
-__all__ = ["LabelsOnGridd", "ToViewsd"]
+__all__ = ["LabelsOnVolumeGridd", "StackViewsd"]
 
 _ASPECT = 0.02
 """How far, relatively, a picture's shape may be from the field's before it would be distorted."""
 
 
-class ToViewsd(MapTransform):  # type: ignore[misc]
+class StackViewsd(MapTransform):  # type: ignore[misc]
     """Two pictures of one patient to the stacked views a network takes.
 
     A picture is (1, row, column): rows from head to feet, columns from the patient's right to the left (coronal, AP) or
@@ -95,7 +95,7 @@ class ToViewsd(MapTransform):  # type: ignore[misc]
         return F.interpolate(upright, size=self.plane, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
-class LabelsOnGridd(MapTransform):  # type: ignore[misc]
+class LabelsOnVolumeGridd(MapTransform):  # type: ignore[misc]
     """Logits of a two-view network to labels on its own grid, which has its middle at the isocenter.
 
     Args:

@@ -10,16 +10,16 @@ import signal
 import time
 from pathlib import Path
 
-from medvit_batch.cases import Job, Outcome, State
+from medvit_batch.cases import CaseJob, Outcome, State
 from medvit_batch.execution import prefetch as ahead
 from medvit_batch.execution.case_input import Opened, open_case, read_case
-from medvit_batch.execution.worker import Link
+from medvit_batch.execution.worker import CaseChannel
 
 from medvit.errors import MedvitError, SourceError
 from medvit.progress import Progress
 
 
-def behave(job: Job, link: Link) -> Outcome:
+def behave(job: CaseJob, link: CaseChannel) -> Outcome:
     """Do what the job's name says."""
     link.say("started", 0)
     link.show("infer", 0, 1)
@@ -40,26 +40,26 @@ def behave(job: Job, link: Link) -> Outcome:
     return Outcome(State.CHECKED, reason=str(os.getpid()))
 
 
-def note_and_wait(job: Job, link: Link) -> Outcome:
+def note_and_wait(job: CaseJob, link: CaseChannel) -> Outcome:
     """Write down who is at work, then work for ever."""
     (job.staging / f"pid-{job.case}").write_text(str(os.getpid()))
     while True:
         time.sleep(0.01)
 
 
-def die(job: Job, link: Link) -> Outcome:
+def die(job: CaseJob, link: CaseChannel) -> Outcome:
     """Never reached: ``serve`` ends before it is ready."""
     raise AssertionError
 
 
-def job(number: int, name: str, staging: Path = Path()) -> Job:
+def job(number: int, name: str, staging: Path = Path()) -> CaseJob:
     """A job for ``behave``."""
-    from medvit_batch.cases import Key, Work
+    from medvit_batch.cases import CaseLocation, RunOptions
 
-    return Job(number, name, "", Work(), staging, None, Key())
+    return CaseJob(number, name, "", RunOptions(), staging, None, CaseLocation())
 
 
-def sham(job: Job, link: Link) -> Outcome | None:
+def sham(job: CaseJob, link: CaseChannel) -> Outcome | None:
     """A case whose images are read as those of any case, and whose model is a nap; faults lie in the names of its folders."""
     _spoil_reading()
     opened = link.reading.opened() if link.reading is not None else None
@@ -93,12 +93,12 @@ def sham(job: Job, link: Link) -> Outcome | None:
         record = json.dumps({"files": {}, "ahead": early, "behind": beside, "alone": link.alone})
         (job.staging / "run.json").write_text(record)
         seal = hashlib.sha256(record.encode()).hexdigest()
-        return Outcome(State.CHECKED, rating="good", seal=seal)
+        return Outcome(State.CHECKED, rating="good", run_sha256=seal)
 
     return link.finish(1, write)
 
 
-def opening(job: Job) -> Opened:
+def opening(job: CaseJob) -> Opened:
     """Opens a case, and does what the name of its folder says."""
     name = _folder(job)
     if "crashes" in name:
@@ -113,7 +113,7 @@ def opening(job: Job) -> Opened:
     return open_case(job)
 
 
-def _folder(job: Job) -> str:
+def _folder(job: CaseJob) -> str:
     assert job.group is not None
     return Path(job.group.planes[0].file.open.args[0]).parent.name  # type: ignore[attr-defined]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from medvit_batch.cases import Job, Key, Work, in_turn
+from medvit_batch.cases import CaseJob, CaseLocation, RunOptions, sequential_seconds
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.cli import app
 from medvit_batch.execution import prefetch as ahead
-from medvit_batch.execution.case_queue import Turns, doubtful
+from medvit_batch.execution.case_queue import Turns, was_interrupted
 from medvit_batch.execution.prefetch import Ahead, room, size_of
 from medvit_batch.execution.worker_pool import Pool
 from typer.testing import CliRunner
@@ -33,7 +33,7 @@ from tests.batch.runs import sham
 _SIZE = 4 * SMALL[0] * SMALL[1] * SMALL[2]
 
 
-def _jobs(folder: Path, count: int, **changes: object) -> list[Job]:
+def _jobs(folder: Path, count: int, **changes: object) -> list[CaseJob]:
     """A job for each of so many series."""
     for n in range(count):
         write_small(folder / "archive" / f"{n}", n, **changes)
@@ -42,7 +42,15 @@ def _jobs(folder: Path, count: int, **changes: object) -> list[Job]:
     groups = list(catalogue.groups())
     catalogue.close()
     return [
-        Job(n, str(n), "bundle", Work(), folder / "staging" / str(n), group, Key(group.inside, group.series, 1))
+        CaseJob(
+            n,
+            str(n),
+            "bundle",
+            RunOptions(),
+            folder / "staging" / str(n),
+            group,
+            CaseLocation(group.inside, group.series, 1),
+        )
         for n, group in enumerate(groups, 1)
     ]
 
@@ -111,8 +119,8 @@ def test_only_the_same_files_read_in_the_same_way_are_used(tmp_path, said):
     first, _ = _jobs(tmp_path, 2)
     assert first.group is not None
     for other in (
-        replace(first, group=replace(first.group, stamp="touched")),
-        replace(first, work=Work(RunSettings(on_irregular="split"))),
+        replace(first, group=replace(first.group, file_signature="touched")),
+        replace(first, work=RunOptions(RunSettings(on_irregular="split"))),
         replace(first, key=replace(first.key, number=2)),
         replace(first, bundle="other"),
     ):
@@ -157,8 +165,8 @@ def test_what_does_not_fit_is_not_read_ahead(tmp_path, said, monkeypatch):
     (job,) = _jobs(tmp_path, 1)
     files = max(plane.file.size for plane in job.group.planes)  # type: ignore[union-attr]
     assert size_of(job) == _SIZE + 2 * files
-    assert size_of(replace(job, work=Work(RunSettings(on_irregular="resample")))) == 3 * _SIZE + 2 * files
-    assert size_of(replace(job, group=None, key=Key(image=tmp_path / "a.nii"))) is None
+    assert size_of(replace(job, work=RunOptions(RunSettings(on_irregular="resample")))) == 3 * _SIZE + 2 * files
+    assert size_of(replace(job, group=None, key=CaseLocation(image=tmp_path / "a.nii"))) is None
     assert job.group is not None
     huge = tuple(replace(plane, rows=65535, columns=65535) for plane in job.group.planes)
     for other in (replace(job, group=replace(job.group, planes=huge)), replace(job, group=None)):
@@ -193,9 +201,9 @@ def test_turns_follow_what_was_read():
     assert not turns.suspect(3, frozenset({5}))
     assert not turns.suspect(9, frozenset())
     assert list(turns.coming({})) == []
-    assert doubtful({"tries": 1, "interrupted": 0})
-    assert doubtful({"tries": 0, "interrupted": 1})
-    assert not doubtful({"tries": 0, "interrupted": 0})
+    assert was_interrupted({"tries": 1, "interrupted": 0})
+    assert was_interrupted({"tries": 0, "interrupted": 1})
+    assert not was_interrupted({"tries": 0, "interrupted": 0})
 
 
 def _run(
@@ -295,8 +303,8 @@ def test_results_of_cases_read_ahead_are_those_of_segment(banded, tmp_path):
     assert all(case["behind"] > 0 and "write" not in case for case in seconds)
     for case in seconds[1:]:
         assert case["ahead"] > 0
-        assert {"open", "read", "wait", "load"} <= set(in_turn(case))
-        assert not {"ahead", "behind", "preflight"} & set(in_turn(case))
+        assert {"open", "read", "wait", "load"} <= set(sequential_seconds(case))
+        assert not {"ahead", "behind", "preflight"} & set(sequential_seconds(case))
     folder = found[-1][0]  # the others are like it, and each takes a while
     (source,) = (path for path in archive.iterdir() if series_of(path) == folder.split("/")[1])
     ours = np.asarray(nib.load(out / folder / "labels.nii.gz").dataobj)

@@ -14,7 +14,7 @@ from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.catalogue.folder_walk import walk
 from medvit_batch.errors import BatchError
 
-from medvit.io.dicom import look
+from medvit.io.dicom import run_preflight
 from medvit.io.dicom.preflight import sort_planes
 from medvit.progress import Progress
 from tests.bands import oblique_affine, phantom, write_series
@@ -42,12 +42,12 @@ def test_a_second_look_reads_only_what_changed(catalogue, archive):
     paths = write_series(archive / "a", SMALL, oblique_affine())
     write_series(archive / "b", SMALL, oblique_affine())
     assert _look(catalogue, archive) == 12
-    stamps = {group.series: group.stamp for group in catalogue.groups()}
+    stamps = {group.series: group.file_signature for group in catalogue.groups()}
     assert _look(catalogue, archive) == 0
-    assert {group.series: group.stamp for group in catalogue.groups()} == stamps
+    assert {group.series: group.file_signature for group in catalogue.groups()} == stamps
     os.utime(paths[0], ns=(1, 1))
     assert _look(catalogue, archive) == 1
-    assert sum(group.stamp != stamps[group.series] for group in catalogue.groups()) == 1
+    assert sum(group.file_signature != stamps[group.series] for group in catalogue.groups()) == 1
     paths[1].unlink()
     shutil.rmtree(archive / "b")
     assert _look(catalogue, archive) == 0
@@ -58,7 +58,7 @@ def test_volumes_are_those_that_inspect_finds(catalogue, archive, shared):
     folder = shared / "data" / "dicom" / "icometrix"
     _look(catalogue, folder)
     ours = [v for group in catalogue.groups() for v in sort_planes(group.planes)]
-    theirs = look(folder).volumes
+    theirs = run_preflight(folder).volumes
     assert [v.describe() for v in ours] == [v.describe() for v in theirs]
     assert [[f.code for f in v.findings] for v in ours] == [[f.code for f in v.findings] for v in theirs]
 
@@ -198,7 +198,7 @@ def test_many_readers_find_the_same(tmp_path, archive, monkeypatch):
     for readers in (1, 2):
         catalogue = Catalogue(tmp_path / f"{readers}.sqlite", secret=b"one key for both catalogues")
         assert _look(catalogue, archive, readers=readers) == 1100
-        found.append([(g.series, g.stamp, [p.sop_instance for p in g.planes]) for g in catalogue.groups()])
+        found.append([(g.series, g.file_signature, [p.sop_instance for p in g.planes]) for g in catalogue.groups()])
         catalogue.close()
     assert found[0] == found[1]
 
@@ -214,5 +214,5 @@ def test_another_version_or_a_damaged_one_is_refused(tmp_path):
     opened = Catalogue(tmp_path / "new.sqlite")
     opened.base.execute("PRAGMA user_version=99")
     opened.close()
-    with pytest.raises(BatchError, match="Found new.sqlite of version 99; this medvit writes version 1"):
+    with pytest.raises(BatchError, match="Found new.sqlite of version 99; this medvit writes version 2"):
         Catalogue(tmp_path / "new.sqlite")

@@ -93,10 +93,10 @@ def test_an_empty_selection_is_refused():
 
 
 def test_attributes_come_from_the_series_and_its_header(tmp_path):
-    from medvit.io.dicom import look
+    from medvit.io.dicom import run_preflight
 
     write_series(tmp_path, phantom((12, 10, 6))[0], oblique_affine(), PatientAge="006M", BodyPartExamined="HEAD", SeriesDescription="a b")  # fmt: skip
-    values = of_volume(look(tmp_path).volumes[0])
+    values = of_volume(run_preflight(tmp_path).volumes[0])
     assert values("Slices") == ("6",)
     assert values("Rows") == ("10",)
     assert values("Plane") == ("oblique axial",)

@@ -9,14 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from medvit_batch.cases import Decision, Facts, Key, State
+from medvit_batch.cases import CaseDescription, CaseLocation, Decision, State
 from medvit_batch.errors import BatchError
-from medvit_batch.execution.publish import alone, prepare, publish_case, recover, staged
+from medvit_batch.execution.publish import exclusive_folder, prepare, publish_case, recover, staging_path
 from medvit_batch.journal import Journal
 
 from medvit.errors import OutputError
 
-RUN = Decision("1.2|", "b", State.PENDING, "bundle b", Facts(series="1.2"), Key(0, "1.2", 1), "stamp", 0, "1.2/b")
+RUN = Decision(
+    "1.2|",
+    "b",
+    State.PENDING,
+    "bundle b",
+    CaseDescription(series="1.2"),
+    CaseLocation(0, "1.2", 1),
+    "stamp",
+    0,
+    "1.2/b",
+)
 
 
 @pytest.fixture
@@ -38,7 +48,7 @@ def _take(journal: Journal, out: Path, decision: Decision = RUN, asked: str = "a
 
 
 def _write(folder: Path, text: str) -> str:
-    """A result as ``medvit.segmentation.save.save`` seals it; its seal."""
+    """A result as ``medvit.segmentation.save.save_result`` seals it; its seal."""
     folder.mkdir(parents=True)
     (folder / "labels").write_text(text)
     record = json.dumps({"files": {"labels": hashlib.sha256(text.encode()).hexdigest()}})
@@ -49,7 +59,7 @@ def _write(folder: Path, text: str) -> str:
 def _checked(journal: Journal, out: Path, text: str) -> int:
     case, *_ = _take(journal, out)
     journal.move(case, State.RUNNING)
-    journal.move(case, State.CHECKED, seal=_write(staged(out, case), text), held="h")
+    journal.move(case, State.CHECKED, run_sha256=_write(staging_path(out, case), text), result_key="h")
     return case
 
 
@@ -72,7 +82,11 @@ def test_what_is_done_is_left_and_what_changed_is_done_again(journal, out):
     journal.move(case, State.RUNNING)
     journal.move(case, State.FAILED, reason="x", stage="infer", code="X")
     assert _take(journal, out, asked="a newer bundle") == (case, State.FAILED, False)
-    assert _take(journal, out, replace(RUN, stamp="other files"), "a newer bundle") == (case, State.PENDING, True)
+    assert _take(journal, out, replace(RUN, file_signature="other files"), "a newer bundle") == (
+        case,
+        State.PENDING,
+        True,
+    )
     assert journal.case(case)["reason"] == ""
 
 
@@ -129,7 +143,7 @@ def test_killed_between_taking_the_old_result_away_and_putting_the_new_one_there
     case = _published(journal, out)
     _take(journal, out, asked="newer")
     journal.move(case, State.RUNNING)
-    journal.move(case, State.CHECKED, seal=_write(staged(out, case), "second"))
+    journal.move(case, State.CHECKED, run_sha256=_write(staging_path(out, case), "second"))
     (out / "cases/1.2/b").rename(out / "staging" / f"old-{case}")
     recover(journal, out)
     assert (journal.case(case)["state"], _texts(out)) == (State.PUBLISHED, {"b": "second"})
@@ -140,7 +154,7 @@ def test_killed_at_work_leaves_the_earlier_result_and_tries_again(journal, out):
     case = _published(journal, out)
     _take(journal, out, asked="newer")
     journal.move(case, State.RUNNING)
-    _write(staged(out, case), "half")
+    _write(staging_path(out, case), "half")
     assert recover(journal, out) == 1
     assert (journal.case(case)["state"], _texts(out)) == (State.PENDING, {"b": "first"})
     assert not list((out / "staging").iterdir())
@@ -148,7 +162,7 @@ def test_killed_at_work_leaves_the_earlier_result_and_tries_again(journal, out):
 
 def test_a_checked_result_that_is_not_whole_any_more_is_made_again(journal, out):
     case = _checked(journal, out, "whole")
-    (staged(out, case) / "labels").write_text("spoilt")
+    (staging_path(out, case) / "labels").write_text("spoilt")
     recover(journal, out)
     assert (journal.case(case)["state"], _texts(out)) == (State.PENDING, {})
 
@@ -165,9 +179,13 @@ def test_a_case_that_ends_the_run_again_and_again_is_given_up(journal, out):
 
 
 def test_one_run_at_a_time(out):
-    with alone(out), pytest.raises(BatchError, match="Found another run that writes to .*Wait for it"), alone(out):
+    with (
+        exclusive_folder(out),
+        pytest.raises(BatchError, match="Found another run that writes to .*Wait for it"),
+        exclusive_folder(out),
+    ):
         pass
-    with alone(out):
+    with exclusive_folder(out):
         pass
 
 

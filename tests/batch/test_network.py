@@ -99,7 +99,7 @@ def test_results_that_a_peer_does_not_vouch_for_are_sent_again(tmp_path):
     (home / "run.json").write_text(json.dumps({"files": {"seg.dcm": ""}}))
     with closing(Journal(out, new=True)) as journal, storescp(tmp_path / "there") as port:
         journal.base.execute(
-            "INSERT INTO cases (volume, bundle, folder, state, seal) VALUES ('v','banded','cases/1.2.3/banded','published','s')"
+            "INSERT INTO cases (volume, bundle, folder, state, run_sha256) VALUES ('v','banded','cases/1.2.3/banded','published','s')"
         )
         queue = Queue(journal, out, parse_peer(f"PACS@127.0.0.1:{port}"), pause=0, commit=True)
         assert queue.step(Local(timeout=30))
@@ -216,7 +216,7 @@ def test_refused_objects_are_left_with_their_reason(tmp_path):
     (home / "run.json").write_text(json.dumps({"files": {"seg.dcm": ""}}))
     journal = Journal(out, new=True)
     journal.base.execute(
-        "INSERT INTO cases (volume, bundle, folder, state, seal) VALUES ('v','banded','cases/1.2.3/banded','published','s')"
+        "INSERT INTO cases (volume, bundle, folder, state, run_sha256) VALUES ('v','banded','cases/1.2.3/banded','published','s')"
     )
     profile = tmp_path / "profile.cfg"
     profile.write_text(

@@ -85,12 +85,12 @@ def test_a_corrected_patient_is_run_again_and_the_result_before_withdrawn(batch,
     archive, out = batch
     with closing(Journal(out)) as journal:
         journal.base.execute(
-            "CREATE TABLE IF NOT EXISTS sends (id INTEGER PRIMARY KEY, folder TEXT, seal TEXT, peer TEXT, state TEXT)"
+            "CREATE TABLE IF NOT EXISTS sends (id INTEGER PRIMARY KEY, folder TEXT, run_sha256 TEXT, peer TEXT, state TEXT)"
         )
         (case,) = journal.cases()
         journal.base.execute(
-            "INSERT INTO sends (folder, seal, peer, state) VALUES (?,?,'PACS@here:1','sent')",
-            (case["folder"], case["seal"]),
+            "INSERT INTO sends (folder, run_sha256, peer, state) VALUES (?,?,'PACS@here:1','sent')",
+            (case["folder"], case["run_sha256"]),
         )
     _correct(sorted((archive / "first").iterdir()), keep_time=True, PatientName="Right^Person1", PatientID="RIGHT-1")
     dry = json.loads(_batch("run", archive, "-o", out, "-b", banded, *TYPES, "--dry-run", "--json").stdout)

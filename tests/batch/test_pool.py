@@ -53,13 +53,13 @@ def test_crash_hang_and_exit_cost_one_case_each(pool):
     for n, name in enumerate(["segfault", "fine", "exit", "hang", "broken", "fine"]):
         pool.give(job(n, name))
         (event,) = _until(pool, 1)
-        ends[n] = (event.what, event.content if event.what in ("lost", "late") else event.content.state)
+        ends[n] = (event.what, event.content if event.what in ("crashed", "timed_out") else event.content.state)
         assert pool.idle() == 1
     assert ends == {
-        0: ("lost", "it was ended by SIGSEGV"),
+        0: ("crashed", "it was ended by SIGSEGV"),
         1: ("done", State.CHECKED),
-        2: ("lost", "it ended with exit code 7"),
-        3: ("late", "infer"),
+        2: ("crashed", "it ended with exit code 7"),
+        3: ("timed_out", "infer"),
         4: ("done", State.FAILED),
         5: ("done", State.CHECKED),
     }
@@ -89,7 +89,7 @@ def test_workers_that_cannot_start_end_the_run(pool, monkeypatch):
     with pytest.raises(BatchError, match="Found 3 workers in a row that died while they started.*Run medvit doctor"):
         for _ in range(200):
             for event in pool.wait(0.2):
-                assert event.what == "unborn"
+                assert event.what == "start_failed"
                 pool.give(event.job)
 
 

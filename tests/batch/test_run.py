@@ -160,8 +160,13 @@ def test_a_batch_of_an_earlier_version_goes_on(out, tmp_path):
     """Version 1 of the journal called the rating "quality"."""
     older = shutil.copytree(out, tmp_path / "older")
     with closing(sqlite3.connect(older / "journal.sqlite")) as base:
-        for now, before in (("rating", "quality"), ("rating_reasons", "quality_reasons")):
+        for now, before in (
+            ("rating", "quality"), ("rating_reasons", "quality_reasons"), ("file_signature", "stamp"), ("options_hash", "asked"),
+            ("result_key", "held"), ("run_sha256", "seal"),
+        ):  # fmt: skip
             base.execute(f"ALTER TABLE cases RENAME COLUMN {now} TO {before}")
+        base.execute("DROP INDEX of_result_key")
+        base.execute("CREATE INDEX of_held ON cases (held)")
         for name in ("patient", "note", "recall"):  # they came with version 3
             base.execute(f"ALTER TABLE cases DROP COLUMN {name}")
         base.execute("PRAGMA user_version=1")

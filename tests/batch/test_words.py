@@ -14,7 +14,7 @@ from medvit_batch.cli import app
 from medvit_batch.errors import BatchError, PeerError, RefusedError, RulesError
 from medvit_batch.execution.case_runner import run_case
 from medvit_batch.execution.publish import prepare, recover
-from medvit_batch.execution.worker import Link
+from medvit_batch.execution.worker import CaseChannel
 from medvit_batch.journal import Journal
 from medvit_batch.selection.rules import read_rules
 from typer.testing import CliRunner
@@ -171,7 +171,7 @@ def test_a_worker_says_how_a_case_ended(error, code, message, monkeypatch):
         raise error
 
     monkeypatch.setattr("medvit_batch.execution.case_runner._made", fails)
-    outcome = run_case(job(1, "one"), Link(lambda what, content: None, lambda digest: True))
+    outcome = run_case(job(1, "one"), CaseChannel(lambda what, content: None, lambda digest: True))
     assert (outcome.state, outcome.code, outcome.fatal) == (State.FAILED, code, True)
     assert outcome.reason.startswith(message)
     assert outcome.remedy.startswith(("Retry it with fewer workers", "Run medvit segment on the series with --debug"))

@@ -17,7 +17,7 @@ from medvit.bundles import load_weights, open_bundle
 from medvit.inference import load_model
 from medvit.inference.mirror_agreement import exchanged_sides
 from medvit.pipeline import run_model
-from medvit.training.evaluation import Part, dice, evaluation_of
+from medvit.training.evaluation import EvaluationSet, dice, evaluation_of
 
 NAME = "brain_mr_swin_unetr"
 FOLDER = Path(__file__).resolve().parents[2] / "bundles" / NAME
@@ -68,7 +68,7 @@ def test_mirror_images_exchange_every_sided_class_and_no_other_and_fast_runs_lea
     mirrored = load_model(NAME, "cpu").inferer.mirrored
     ids = np.array([0, *(label.id for label in bundle.facts.labels)], np.int16)
     wanted = exchanged_sides(ids, bundle.facts.labels)
-    given = {one: other for pair in mirrored.exchanged for one, other in (pair, reversed(pair))}
+    given = {one: other for pair in mirrored.swapped_classes for one, other in (pair, reversed(pair))}
     assert [given.get(int(n), int(n)) for n in ids] == wanted.tolist() and len(given) == 22
     assert load_model(NAME, "cpu", fast=True).inferer.mirrored is None
 
@@ -105,7 +105,7 @@ def test_a_real_head_has_its_right_on_its_right(shared):
 @trained
 def test_the_shipped_weights_reach_their_score_on_a_head_they_were_not_trained_on(shared):
     bundle = open_bundle(NAME)
-    case = evaluation_of(bundle).cases(Part(bundle, None, shared / "data"))[0]
+    case = evaluation_of(bundle).cases(EvaluationSet(bundle, None, shared / "data"))[0]
     result = run_model(load_model(bundle, "cpu"), case.source)
     truth = case.truth(result)
     found = np.mean([dice(result.array == label.id, truth == label.id) for label in bundle.facts.labels])

@@ -15,8 +15,8 @@ import pytest
 
 import medvit
 from medvit.bundles import open_bundle
-from medvit.physics import zero_filled
-from medvit.physics.kspace import truncated
+from medvit.physics import zero_fill
+from medvit.physics.kspace import truncate_kspace
 from medvit.training.data import DataList, read_entries
 from tests.bands import SUPERRES, make_finer_bundle, oblique_affine
 
@@ -74,9 +74,9 @@ def test_a_real_head_becomes_sharper_than_by_interpolation(shared, tmp_path):
     image = nib.load(shared / "data" / "brain_mr" / "ms_patient07_MNI_T1.nii.gz")
     clean = np.asarray(image.dataobj[:, :216, 90:92], dtype=np.float32)
     affine = np.diag([2.0, 2.0, 1.0, 1.0])
-    nib.save(nib.Nifti1Image(truncated(clean, 2), affine), tmp_path / "coarse.nii.gz")
+    nib.save(nib.Nifti1Image(truncate_kspace(clean, 2), affine), tmp_path / "coarse.nii.gz")
     result = medvit.restore(tmp_path / "coarse.nii.gz", bundle=SUPERRES)
-    sinc = np.maximum(zero_filled(truncated(clean, 2), 2), 0)
+    sinc = np.maximum(zero_fill(truncate_kspace(clean, 2), 2), 0)
     head = clean > 0.1 * clean.max()
     error, before = (float(np.square(v - clean)[head].mean()) for v in (result.array, sinc))
     assert error < 0.75 * before

@@ -24,7 +24,7 @@ from medvit.inference import load_model
 from medvit.training.data import load_labels, read_list
 from medvit.training.loop import publish
 from medvit.training.objectives.segmentation_losses import bce_dice
-from medvit.transforms import unit_rgb
+from medvit.transforms import scale_to_unit_rgb
 from tests.bands import dice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def trained(tmp_path_factory) -> Path:
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for step in range(16):
         pictures = np.stack([_cells(64, 64, 8 * step + n) for n in range(4)])[:, None].repeat(3, 1)
-        images = torch.from_numpy(np.stack([unit_rgb(p) for p in pictures]))
+        images = torch.from_numpy(np.stack([scale_to_unit_rgb(p) for p in pictures]))
         loss = bce_dice(network(images), torch.from_numpy(pictures[:, :1] > 80))
         optimizer.zero_grad()
         loss.backward()
@@ -109,7 +109,7 @@ def test_a_picture_gives_labels_of_its_own_size(trained, tmp_path):
     model = load_model(trained)
     with torch.inference_mode():
         logits = model.network(
-            torch.from_numpy(unit_rgb(np.asarray(Image.open(tmp_path / "a.png")).transpose(2, 0, 1)))[None]
+            torch.from_numpy(scale_to_unit_rgb(np.asarray(Image.open(tmp_path / "a.png")).transpose(2, 0, 1)))[None]
         )
     assert np.array_equal(labels, (logits[0, 0].numpy() >= 0).astype(np.uint8))
 
@@ -159,7 +159,7 @@ def test_pictures_smaller_than_a_window(trained, tmp_path, size):
 
 def test_large_pictures_go_through_in_windows_of_the_same_answer(trained, tmp_path):
     model = load_model(trained)
-    image = torch.from_numpy(unit_rgb(_cells(780, 96)[None].repeat(3, 0)))[None]
+    image = torch.from_numpy(scale_to_unit_rgb(_cells(780, 96)[None].repeat(3, 0)))[None]
     shapes = []
 
     def network(x: torch.Tensor) -> torch.Tensor:
@@ -179,11 +179,11 @@ def test_large_pictures_go_through_in_windows_of_the_same_answer(trained, tmp_pa
 def test_black_pictures_with_few_bright_spots_and_hot_pixels():
     picture = np.zeros((1, 64, 64))
     picture[0, 5, 5] = 9
-    assert unit_rgb(picture).max() == 1
-    assert unit_rgb(picture).shape == (3, 64, 64)
+    assert scale_to_unit_rgb(picture).max() == 1
+    assert scale_to_unit_rgb(picture).shape == (3, 64, 64)
     hot = _cells(64, 64)[None].astype(np.float64)
     hot[0, 0, 0] = 1e6
-    assert np.median(unit_rgb(hot)) > 0.02
+    assert np.median(scale_to_unit_rgb(hot)) > 0.02
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_black_pictures_with_few_bright_spots_and_hot_pixels():
 )
 def test_pictures_that_cannot_be_used_are_named(array, message):
     with pytest.raises(ImageError, match=message):
-        unit_rgb(array)
+        scale_to_unit_rgb(array)
 
 
 def test_tensors_as_pictures(trained):

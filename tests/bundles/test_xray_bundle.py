@@ -23,7 +23,7 @@ from medvit.inference import load_model
 from medvit.reconstruction import StackedSwinX2S, SwinX2S, fuse_views
 from medvit.training import TrainSettings, train_bundle
 from medvit.training.data import DataList, Poses, RadiographsAndLabels, XrayField, XrayPairs
-from medvit.transforms import LabelsOnGridd, ToViewsd
+from medvit.transforms import LabelsOnVolumeGridd, StackViewsd
 from tests.bands import oblique_affine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ def test_a_pose_moves_pictures_and_labels_alike(tmp_path):
     assert not torch.equal(turned["label"].as_tensor(), plain["label"].as_tensor())
     for name, unseen in (("coronal", 1), ("sagittal", 0)):
         shadow = (turned["label"].as_tensor()[0] > 0).float().sum(unseen)
-        view = ToViewsd(["coronal", "sagittal"], (32, 64))(turned)["image"].as_tensor()[int(name == "sagittal")]
+        view = StackViewsd(["coronal", "sagittal"], (32, 64))(turned)["image"].as_tensor()[int(name == "sagittal")]
         assert np.corrcoef(shadow.flatten(), view.flatten())[0, 1] > 0.9
     assert "pose" not in turned
 
@@ -148,7 +148,7 @@ def test_every_patient_is_projected_in_each_of_its_poses(copy, tmp_path):
     path = tmp_path / "list.json"
     path.write_text(json.dumps({"training": [_ct(tmp_path, "a", flesh=-1000)]}))
     make = RadiographsAndLabels(XrayField((32, 32, 64), (10.0, 10.0, 6.0)), [[7, 1]], 200.0, 2)
-    steps = Compose([make, ToViewsd(["coronal", "sagittal"], (32, 64), output_key="image")])
+    steps = Compose([make, StackViewsd(["coronal", "sagittal"], (32, 64), output_key="image")])
     data = DataList(path, tmp_path, "training")
     found = [XrayPairs(steps, Compose([]), Poses(2)).sampler(open_bundle(copy), data, seed).cases for seed in (0, 0, 1)]
     assert [len(cases) for cases in found] == [3, 3, 3]
@@ -163,7 +163,7 @@ def test_pictures_and_labels_lie_on_each_other(tmp_path):
     made = RadiographsAndLabels(field, [[7, 1]], 200.0, 2)(_ct(tmp_path, "a", flesh=-1000))
     assert made["label"].shape == (1, 32, 32, 64)
     assert set(made["label"].unique().tolist()) == {0, 1, 2}
-    views = ToViewsd(["coronal", "sagittal"], (32, 64))(made)["image"].as_tensor()
+    views = StackViewsd(["coronal", "sagittal"], (32, 64))(made)["image"].as_tensor()
     bones = (made["label"].as_tensor()[0] > 0).float()
     for view, unseen in zip(views, (1, 0), strict=True):
         shadow = bones.sum(unseen)
@@ -209,7 +209,7 @@ def test_medvit_train_and_monai_make_the_same_weights(tmp_path, monkeypatch):
 
 
 def test_views_that_do_not_fit(rng):
-    make = ToViewsd(["coronal", "sagittal"], (64, 64))
+    make = StackViewsd(["coronal", "sagittal"], (64, 64))
     good = torch.from_numpy(rng.random((1, 80, 80)))
 
     def views(**changes):
@@ -228,9 +228,9 @@ def test_views_that_do_not_fit(rng):
     with pytest.raises(ImageError, match="coronal view without contrast"):
         make(views(coronal=torch.zeros(1, 80, 80)))
     with pytest.raises(ShapeError, match="1 key.s. for two views"):
-        ToViewsd("coronal", (64, 64))
+        StackViewsd("coronal", (64, 64))
     with pytest.raises(ShapeError, match=r"logits of shape \(3, 4, 4\); \(class, x, y, z\) is needed"):
-        LabelsOnGridd("pred", (1, 1, 1))({"pred": torch.zeros(3, 4, 4)})
+        LabelsOnVolumeGridd("pred", (1, 1, 1))({"pred": torch.zeros(3, 4, 4)})
     with pytest.raises(ShapeError, match=r"stacked views of shape \(1, 1, 32, 64\); \(batch, 2, side, z\)"):
         StackedSwinX2S((32, 32, 64), 1, 2, 4, (1, 1, 1, 1), (1, 1, 1, 1))(torch.zeros(1, 1, 32, 64))
 
@@ -240,7 +240,7 @@ def test_a_view_is_turned_as_a_volume_lies():
     picture = torch.zeros(1, 64, 64)
     picture[0, 5, 9] = 1
     for percentiles in ((0, 100),):
-        made = ToViewsd(["coronal", "sagittal"], (64, 64), percentiles=percentiles)
+        made = StackViewsd(["coronal", "sagittal"], (64, 64), percentiles=percentiles)
         view = made({"coronal": MetaTensor(picture), "sagittal": picture})["image"]
         assert (view[0] == 1).nonzero().tolist() == [[63 - 9, 63 - 5]]
 

@@ -156,7 +156,7 @@ def test_a_result_of_segment_keeps_its_names_ids_and_codes(place, banded, tmp_pa
     (tmp_path / "seg/labels.json").unlink()  # the header holds names and colours too
     found = medvit.read_labels(tmp_path / "seg/labels.nii.gz")
     assert [(label.id, label.name, label.color) for label in found.labels] == [
-        (label.id, label.name, label.color) for label in result.wanted
+        (label.id, label.name, label.color) for label in result.requested_labels
     ]
 
 
@@ -196,13 +196,13 @@ def test_overlapping_labels_need_a_file_each_but_pass_between_dicom_objects(plac
     masks = np.zeros((*phantom()[1].shape, 2), bool)
     masks[4:14, 5:20, 5:12, 0] = masks[8:20, 8:25, 8:15, 1] = True
     from medvit.io import open_source
-    from medvit.io.dicom.write import Author, source_of, write_seg
+    from medvit.io.dicom.write import AlgorithmInfo, source_of, write_seg
     from medvit.io.labels import make_label
     from medvit.labels import Label
 
     labels: list[Label] = [make_label(1, "Gross tumour"), make_label(2, "Margin")]
     slices = source_of(open_source(place / "ct"))
-    write_seg(tmp_path / "seg.dcm", masks, slices, labels, Author("a 1", "0" * 64, "1", "x"))
+    write_seg(tmp_path / "seg.dcm", masks, slices, labels, AlgorithmInfo("a 1", "0" * 64, "1", "x"))
     refused = _run(tmp_path / "seg.dcm", "-o", tmp_path / "a", "--like", place / "ct")
     assert refused.exit_code == 1
     assert "gross_tumour and margin sharing" in refused.output

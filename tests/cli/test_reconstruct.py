@@ -20,7 +20,7 @@ from medvit.cli.main import app
 from medvit.errors import BundleError, GeometryError, ImageError, ModalityError, OutputError, SourceError
 from medvit.reconstruction.task import on_field
 from medvit.reconstruction.view_consistency import gradient_correlation
-from medvit.reconstruction.views import ViewFlags, open_view
+from medvit.reconstruction.views import ViewGeometry, open_view
 from tests.bands import dice, make_reconstructing_bundle, write_series
 from tests.io.test_dicom_objects import _validate
 
@@ -175,7 +175,7 @@ def test_flags_give_what_the_record_gave_and_go_before_it(crossing, taken, tmp_p
         assert outcome.exit_code == 0, outcome.output
         assert "states no orientation" in outcome.output and "cannot be checked" in outcome.output
         assert np.array_equal(np.asarray(nib.load(tmp_path / f"out{n}" / "labels.nii.gz").dataobj), wanted)
-    flags = ViewFlags(magnification=3.0)
+    flags = ViewGeometry(magnification=3.0)
     smaller = _labels(taken, crossing, "drr_0.png", "drr_90.png", ap_flags=flags, lat_flags=flags)
     assert (smaller > 0).sum() == pytest.approx((wanted > 0).sum() / 8, rel=0.2)
 
@@ -232,7 +232,7 @@ def test_doubt_as_a_map_and_as_numbers(crossing, taken, tmp_path):
     assert _run(*call, "--overwrite").exit_code == 0 and not (tmp_path / "out" / "maps").exists()
     from dataclasses import replace
 
-    result = replace(medvit.reconstruct(taken / "drr_0.png", taken / "drr_90.png", crossing), doubt=None)
+    result = replace(medvit.reconstruct(taken / "drr_0.png", taken / "drr_90.png", crossing), entropy_map=None)
     with pytest.raises(OutputError, match="no doubt of crossing on the grid of its labels; .* Leave --maps out"):
         result.save(tmp_path / "none", maps=True)
 
@@ -293,13 +293,13 @@ def test_missing_geometry_names_the_flag(crossing, taken, tmp_path):
     view = open_view(calibrated, "AP", medvit.open_bundle(crossing))
     assert view.pixel_mm == pytest.approx((2 / 3, 2 / 3))
     with pytest.raises(GeometryError, match="magnification of 0.8; .* it is 1 or more"):
-        ViewFlags(magnification=0.8)
+        ViewGeometry(magnification=0.8)
     with pytest.raises(GeometryError, match="pixel_spacing_mm = -1; it must be positive"):
-        ViewFlags(pixel_spacing_mm=-1)
+        ViewGeometry(pixel_spacing_mm=-1)
 
 
 def test_what_is_no_radiograph(crossing, taken, tmp_path):
-    flags = ViewFlags(1.0, 1.5)
+    flags = ViewGeometry(1.0, 1.5)
     rng = np.random.default_rng(0)
 
     def made(name: str, pixels: np.ndarray) -> Path:
@@ -326,7 +326,7 @@ def test_what_is_no_radiograph(crossing, taken, tmp_path):
     dark = made("dark.png", (65535 - whole).astype(np.uint16))
     with pytest.raises(ImageError, match="upper corners are bright, as where bone is dark.*Add --invert"):
         run(dark)
-    inverted = medvit.reconstruct(dark, taken / "drr_90.png", crossing, ap_flags=ViewFlags(1.0, 1.5, invert=True))
+    inverted = medvit.reconstruct(dark, taken / "drr_90.png", crossing, ap_flags=ViewGeometry(1.0, 1.5, invert=True))
     assert dice(np.asarray(inverted.labels)[0] > 0, _labels(taken, crossing, "drr_0.png", "drr_90.png") > 0) > 0.99
     eight = run(made("eight.png", (whole // 257).astype(np.uint8)))
     assert dice(np.asarray(eight.labels)[0] > 0, _labels(taken, crossing, "drr_0.png", "drr_90.png") > 0) > 0.97
@@ -356,8 +356,8 @@ def test_monochrome1_and_linear_pixels(crossing, taken, tmp_path):
 def test_a_view_that_cuts_the_body_is_flagged(crossing, taken, tmp_path):
     pixels = np.asarray(Image.open(taken / "drr_0.png"))
     Image.fromarray(np.ascontiguousarray(pixels[140:-140])).save(tmp_path / "cut.png")
-    result = medvit.reconstruct(tmp_path / "cut.png", taken / "drr_90.png", crossing, ap_flags=ViewFlags(1.0, 1.5))
-    assert result.quality()["rating"] == "check" and result.covered[0] < 0.7 and result.covered[1] == 1
+    result = medvit.reconstruct(tmp_path / "cut.png", taken / "drr_90.png", crossing, ap_flags=ViewGeometry(1.0, 1.5))
+    assert result.quality()["rating"] == "check" and result.field_coverage[0] < 0.7 and result.field_coverage[1] == 1
     assert any("the rest was taken for air" in note for note in result.notes)
 
 
@@ -389,7 +389,7 @@ def test_the_field_is_exact(crossing, taken):
 def test_agreement_tells_the_right_body_from_a_wrong_one(crossing, taken):
     result = medvit.reconstruct(taken / "drr_0.png", taken / "drr_90.png", crossing)
     right = result.consistency()["AP"]
-    shadow, picture = result.shadows[0], result.pictures[0]
+    shadow, picture = result.reprojections[0], result.pictures[0]
     assert right == gradient_correlation(picture, shadow) > 0.5
     assert gradient_correlation(picture, picture) == 1
     assert gradient_correlation(picture, np.roll(shadow, 30, 1)) < 0.2

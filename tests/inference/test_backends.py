@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from medvit.bundles import BUNDLE_MARK
+from medvit.bundles import WEIGHTS_ATTRIBUTE
 from medvit.errors import BackendError, ImageError, MemoryShortError, ShapeError
 from medvit.inference import SlidingWindow
-from medvit.inference.backends import Wanted, cache_folder, choose
+from medvit.inference.backends import BackendRequest, cache_folder, select_backend
 from medvit.inference.backends import torch_compile as compiled
-from medvit.inference.backends.cache import kept
+from medvit.inference.backends.cache import get_or_build
 from medvit.inference.backends.export_norm import as_recorded
 from medvit.inference.backends.network_fingerprint import fingerprint
 from medvit.progress import Progress
@@ -106,17 +106,17 @@ def test_auto_converts_a_bundles_large_network_alone(image, monkeypatch, tmp_pat
     large.more = nn.Parameter(torch.zeros(10**6))
     window = image[..., :32, :32, :32]
     with torch.inference_mode():
-        assert "only a bundle's network" in choose(large, window, Wanted(windows=9)).reason
-        setattr(large, BUNDLE_MARK, "0" * 64)
-        assert "too few for a graph" in choose(large, window, Wanted(windows=2)).reason
+        assert "only a bundle's network" in select_backend(large, window, BackendRequest(windows=9)).reason
+        setattr(large, WEIGHTS_ATTRIBUTE, "0" * 64)
+        assert "too few for a graph" in select_backend(large, window, BackendRequest(windows=2)).reason
         assert not any(tmp_path.iterdir())
-        chosen = choose(large, window, Wanted(windows=9))
+        chosen = select_backend(large, window, BackendRequest(windows=9))
         assert "times as fast as eager when converted on this machine" in chosen.reason
         (record,) = tmp_path.glob("openvino/*/made.json")
         ratio = json.loads(record.read_text())["facts"]["ratio"]
         assert chosen.backend == ("openvino" if ratio >= 1.1 else "eager")
-        setattr(small := Small(), BUNDLE_MARK, "0" * 64)
-        assert "too small for a graph" in choose(small, window, Wanted(windows=9)).reason
+        setattr(small := Small(), WEIGHTS_ATTRIBUTE, "0" * 64)
+        assert "too small for a graph" in select_backend(small, window, BackendRequest(windows=9)).reason
 
 
 @pytest.mark.parametrize("spoil", ["cut", "gone", "record"])
@@ -150,12 +150,12 @@ def test_what_fails_while_it_is_made_leaves_nothing(tmp_path, monkeypatch):
         raise BackendError("no")
 
     with pytest.raises(BackendError, match="no"):
-        kept("kind", "key", stop)
+        get_or_build("kind", "key", stop)
     assert not [*tmp_path.rglob("half")]
     monkeypatch.setenv("MEDVIT_CACHE", str(tmp_path / "file" / "below"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BackendError, match="set MEDVIT_CACHE to another folder, or use --backend eager"):
-        kept("kind", "key", lambda aside: {})
+        get_or_build("kind", "key", lambda aside: {})
 
 
 def test_the_cache_lets_the_oldest_go(tmp_path, monkeypatch):
@@ -171,13 +171,13 @@ def test_the_cache_lets_the_oldest_go(tmp_path, monkeypatch):
         return {}
 
     for n, key in enumerate("abc"):
-        entry, _ = kept("kind", key, make)
+        entry, _ = get_or_build("kind", key, make)
         if key != "c":
             import os
 
             os.utime(entry / "made.json", (n, n))
     assert sorted(p.name for p in (tmp_path / "kind").iterdir()) == ["b", "c"]
-    kept("kind", "c", make)
+    get_or_build("kind", "c", make)
     assert len(made) == 3
 
 
@@ -248,8 +248,8 @@ def test_a_network_that_is_no_graph_is_refused_and_auto_says_so(image):
     network.more = nn.Parameter(torch.zeros(10**6))
     with pytest.raises(BackendError, match="cannot be made an OpenVINO graph .*Use --backend eager"):
         SlidingWindow((16,) * 3, backend="openvino")(image, network)
-    setattr(network, BUNDLE_MARK, "0" * 64)
-    chosen = choose(network, image[..., :16, :16, :16], Wanted(windows=9))
+    setattr(network, WEIGHTS_ATTRIBUTE, "0" * 64)
+    chosen = select_backend(network, image[..., :16, :16, :16], BackendRequest(windows=9))
     assert chosen.backend == "eager"
     assert chosen.reason.startswith("no graph: Found a Looks")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medvit.errors import ShapeError
-from medvit.inference import Mirrored, SlidingWindow
+from medvit.inference import FlipAveraging, SlidingWindow
 from medvit.progress import Progress
 
 
@@ -31,13 +31,13 @@ def _image(*spatial: int) -> torch.Tensor:
     return torch.stack([torch.rand(spatial), place])[None]
 
 
-_PAIRS = {"axis": 0, "negated": [1], "exchanged": [[1, 2]]}
+_PAIRS = {"axis": 0, "negated_channels": [1], "swapped_classes": [[1, 2]]}
 
 
 def test_the_mean_of_both_answers_with_sides_exchanged():
     windows = torch.rand(3, 2, 5, 4, 6)[:, :, ::1, ::2]
     kept = windows.clone()
-    found = Mirrored(**_PAIRS).both(_Uneven())(windows)
+    found = FlipAveraging(**_PAIRS).both(_Uneven())(windows)
     turned = windows.flip(2)
     turned[:, 1] *= -1
     other = _Uneven()(turned).flip(2)
@@ -49,7 +49,7 @@ def test_the_mean_of_both_answers_with_sides_exchanged():
 @pytest.mark.parametrize("axis", [0, 1])
 def test_what_is_said_of_a_mirror_image_is_the_mirror_image_of_what_is_said(axis):
     """So a patient's sides are treated alike, which neither answer alone does."""
-    both = Mirrored(axis, (), [[1, 2]]).both(_Uneven())
+    both = FlipAveraging(axis, (), [[1, 2]]).both(_Uneven())
     windows = torch.rand(1, 2, 6, 5)
     answer = both(windows)
     mirrored = both(windows.flip(axis + 2)).flip(axis + 2)[:, [0, 2, 1, 3]]
@@ -62,9 +62,9 @@ def test_every_way_of_asking_gives_the_same(spatial):
     image = _image(*spatial)
     image[..., :4] = image.mean()  # constant windows, which are run once
     told = {"roi_size": (8, 8, 4), "overlap": 0.5, "backend": "eager", "padding_mode": "replicate"}
-    mirrored = SlidingWindow(**told, mirrored=Mirrored(**_PAIRS))
+    mirrored = SlidingWindow(**told, mirrored=FlipAveraging(**_PAIRS))
     logits = mirrored(image, _Uneven())
-    expected = SlidingWindow(**told)(image, Mirrored(**_PAIRS).both(_Uneven()))
+    expected = SlidingWindow(**told)(image, FlipAveraging(**_PAIRS).both(_Uneven()))
     torch.testing.assert_close(logits, expected)
     assert not torch.allclose(logits, SlidingWindow(**told)(image, _Uneven()))
     assert torch.equal(mirrored.labels(image, _Uneven()), logits.argmax(1, keepdim=True).to(torch.uint8))
@@ -76,14 +76,14 @@ def test_every_way_of_asking_gives_the_same(spatial):
 def test_settings_that_do_not_fit_are_refused():
     for exchanged in ([[1, 2], [2, 3]], [[1, 1]], [[1, 2, 3]]):
         with pytest.raises(ShapeError, match=r"Found the classes \[.*\] to exchange; .*Name it in one pair"):
-            Mirrored(exchanged=exchanged)
-    inferer = SlidingWindow((4, 4, 4), mirrored=Mirrored(negated=[2]))
+            FlipAveraging(swapped_classes=exchanged)
+    inferer = SlidingWindow((4, 4, 4), mirrored=FlipAveraging(negated_channels=[2]))
     with pytest.raises(
         ShapeError, match=r"windows of \(1, 2, 4, 4, 4\); axis 0 and channels \[2\].*Correct 'mirrored'"
     ):
         inferer(_image(8, 8, 8), _Uneven())
-    inferer = SlidingWindow((4, 4, 4), mirrored=Mirrored(exchanged=[[3, 4]]))
+    inferer = SlidingWindow((4, 4, 4), mirrored=FlipAveraging(swapped_classes=[[3, 4]]))
     with pytest.raises(ShapeError, match="Found 4 classes, of which 3 and 4 are to be exchanged. Correct 'mirrored'"):
         inferer(_image(8, 8, 8), _Uneven())
     with pytest.raises(ShapeError, match="axis 3 and channels"):
-        SlidingWindow((4, 4, 4), mirrored=Mirrored(3))(_image(8, 8, 8), _Uneven())
+        SlidingWindow((4, 4, 4), mirrored=FlipAveraging(3))(_image(8, 8, 8), _Uneven())

@@ -9,7 +9,7 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medvit.errors import BackendError, ShapeError
-from medvit.inference import SlidingWindow, WholePicture
+from medvit.inference import SlidingWindow, WholeImage
 from medvit.progress import Cancelled, Progress
 
 
@@ -297,7 +297,7 @@ def test_labels_report_progress_can_be_cancelled_and_keep_meta():
 
 
 def test_a_whole_picture_is_labelled_in_one_piece_and_a_larger_one_in_windows():
-    run = WholePicture((32, 32), 0.5)
+    run = WholeImage((32, 32), 0.5)
     for spatial, calls in (((20, 31), 1), ((20, 60), 3)):
         image, network = torch.rand(1, 1, *spatial), Context()
         labels = run.labels(image, network)

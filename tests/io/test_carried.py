@@ -14,7 +14,7 @@ from pydicom.dataelem import RawDataElement
 import medvit
 from medvit.io.dicom.read import drop_unreadable
 from medvit.io.dicom.write import character_set
-from medvit.io.dicom.write.patient_study import carry_over
+from medvit.io.dicom.write.patient_study import copy_patient_study
 from tests.bands import oblique_affine, phantom, write_series
 from tests.tools import complaints, program
 
@@ -48,7 +48,7 @@ def _errors(path: Path) -> list[str]:
 def _objects(place: Path, bundle: Path, **changes: object) -> list[Path]:
     write_series(place / "series", phantom()[0], oblique_affine(), **changes)
     saved = medvit.segment(place / "series", bundle=bundle).save(place / "out", TYPES)
-    assert not saved.set_aside
+    assert not saved.not_written
     return [place / "out" / name for name in OBJECTS]
 
 
@@ -110,7 +110,7 @@ def test_an_age_that_is_none_is_not_passed_on():
         source, target = pydicom.Dataset(), pydicom.Dataset()
         source.add_new("PatientAge", "AS", age)
         target.add_new("PatientAge", "AS", age)  # as highdicom would have it
-        carry_over(target, source)
+        copy_patient_study(target, source)
         assert ("PatientAge" in target) == kept
 
 
@@ -127,7 +127,7 @@ def test_faults_of_the_source_do_not_make_any_object_invalid(banded, tmp_path):
         )
         path.write_bytes(content[:place] + age + content[place:])
     saved = medvit.segment(tmp_path / "series", bundle=banded).save(tmp_path / "out", TYPES)
-    assert not saved.set_aside
+    assert not saved.not_written
     for name in OBJECTS:
         dataset = pydicom.dcmread(tmp_path / "out" / name)
         assert dataset.DeidentificationMethod == "not stated"

@@ -103,7 +103,7 @@ def test_one_missing_tag_is_enough_and_padding_is_not_made_air(tmp_path):
     values[:3] = 4000
     paths = write_series(tmp_path, values, oblique_affine(), PixelRepresentation=0, PixelPaddingValue=4000)
     scan = medvit.open_source(_without(paths, "RescaleIntercept"))
-    assert "12 of 12 CT slices have no RescaleIntercept, so that" in scan.set_aside[0]
+    assert "12 of 12 CT slices have no RescaleIntercept, so that" in scan.excluded[0]
     assert scan.array.min() == 24
     assert np.array_equal(scan.array[0, 3:], values[3:])
 
@@ -142,4 +142,4 @@ def test_a_rescale_type_without_its_tags_is_not_passed_on(tags, tmp_path):
 
 def test_other_modalities_have_no_such_tags(tmp_path):
     paths = write_series(tmp_path, VALUES, oblique_affine(), Modality="MR")
-    assert not medvit.open_source(_without(paths, "RescaleSlope", "RescaleIntercept")).set_aside
+    assert not medvit.open_source(_without(paths, "RescaleSlope", "RescaleIntercept")).excluded

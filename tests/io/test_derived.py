@@ -227,7 +227,7 @@ def test_the_check_finds_what_it_should(smoothing, tmp_path):
     write_series(tmp_path / "series", noisy(), affine)
     result = medvit.restore(tmp_path / "series", bundle=smoothing)
     result.save(tmp_path / "out", ("dicom",))
-    folder, slices, values = tmp_path / "out" / "derived", source_of(result.scan), result.on_slices()
+    folder, slices, values = tmp_path / "out" / "derived", source_of(result.scan), result.on_source_slices()
     check_derived(folder, values, slices)
     with pytest.raises(RoundTripError, match="values .* away from what was meant"):
         check_derived(folder, values + 2, slices)

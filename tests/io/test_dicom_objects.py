@@ -17,7 +17,7 @@ import medvit
 from medvit.bundles import open_bundle
 from medvit.errors import RoundTripError
 from medvit.io import flip_lps_ras, open_source
-from medvit.io.dicom.write import Author, check_rtstruct, check_seg, source_of, write_rtstruct
+from medvit.io.dicom.write import AlgorithmInfo, check_rtstruct, check_seg, source_of, write_rtstruct
 from tests.bands import oblique_affine, phantom, write_series
 from tests.tools import program
 
@@ -140,8 +140,8 @@ def test_rtstruct_has_closed_planar_contours_with_names_colours_and_slices(publi
     structures = pydicom.dcmread(published / "rtstruct.dcm")
     sources = {h.SOPInstanceUID: h for h in example_result.scan.slices}
     titles = [roi.ROIName for roi in structures.StructureSetROISequence]
-    assert titles == [label.title for label in example_result.wanted]
-    for item, label in zip(structures.ROIContourSequence, example_result.wanted, strict=True):
+    assert titles == [label.title for label in example_result.requested_labels]
+    for item, label in zip(structures.ROIContourSequence, example_result.requested_labels, strict=True):
         assert tuple(item.ROIDisplayColor) == label.color
         for contour in item.ContourSequence:
             assert contour.ContourGeometricType == "CLOSED_PLANAR"
@@ -187,7 +187,7 @@ def test_a_seg_that_reads_back_differently_is_not_published(change, message, pub
     result = example_result
     spoiled = _spoil(published / "seg.dcm", change, tmp_path)
     with pytest.raises(RoundTripError, match=message):
-        check_seg(spoiled, result.array, flip_lps_ras(result.scan.affine), result.wanted)
+        check_seg(spoiled, result.array, flip_lps_ras(result.scan.affine), result.requested_labels)
 
 
 def _move_contours(dataset) -> None:
@@ -205,7 +205,7 @@ def test_an_rtstruct_that_reads_back_differently_is_not_published(change, messag
     result = example_result
     spoiled = _spoil(published / "rtstruct.dcm", change, tmp_path)
     with pytest.raises(RoundTripError, match=message):
-        check_rtstruct(spoiled, result.array, flip_lps_ras(result.scan.affine), result.wanted)
+        check_rtstruct(spoiled, result.array, flip_lps_ras(result.scan.affine), result.requested_labels)
 
 
 def test_an_outline_beyond_64_kib_is_written_in_implicit_vr(banded, tmp_path):
@@ -216,7 +216,7 @@ def test_an_outline_beyond_64_kib_is_written_in_implicit_vr(banded, tmp_path):
     write_series(tmp_path / "series", labels.astype(np.int16), oblique_affine())
     scan, path = open_source(tmp_path / "series"), tmp_path / "rtstruct.dcm"
     slices, label = source_of(scan), open_bundle(banded).label("mandible")
-    write_rtstruct(path, labels, slices, [label], Author("b 1", "0" * 64, "1", "For research use"))
+    write_rtstruct(path, labels, slices, [label], AlgorithmInfo("b 1", "0" * 64, "1", "For research use"))
     check_rtstruct(path, labels, slices.planes, [label])
     dataset = pydicom.dcmread(path)
     assert dataset.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian

@@ -15,7 +15,7 @@ from pydicom.dataset import FileMetaDataset
 import medvit
 from medvit.errors import GeometryError, ImageError, MedvitError, ModalityError, SelectionError, SourceError
 from medvit.io import open_source
-from medvit.io.dicom import look
+from medvit.io.dicom import run_preflight
 from medvit.io.dicom.header import parser as elements
 from medvit.io.dicom.header import read as headers
 from medvit.io.files import folder_files
@@ -38,7 +38,7 @@ def _raw(path: Path, tag: bytes, vr: bytes, value: bytes) -> None:
 
 
 def _codes(folder: Path) -> set[str]:
-    return {f.code for v in look(folder).volumes for f in v.findings}
+    return {f.code for v in run_preflight(folder).volumes for f in v.findings}
 
 
 # numbers
@@ -67,13 +67,13 @@ def test_a_number_nobody_needs_may_be_nonsense(tag, vr, banded, tmp_path):
     for path in write_series(tmp_path / "s", phantom()[0], WIDE):
         _raw(path, tag, vr, b"1a-4")
     saved = medvit.segment(tmp_path / "s", bundle=banded).save(tmp_path / "out", ("dicom-seg", "sr", "rtstruct", "sc"))
-    assert not saved.set_aside
+    assert not saved.not_written
 
 
 @pytest.mark.parametrize("spacing", ["-1", "0"])
 def test_a_pixel_spacing_that_would_turn_the_image_round_is_refused_before_a_run(spacing, tmp_path):
     write_series(tmp_path, SMALL, AXIAL, PixelSpacing=[spacing, spacing])
-    assert [v.worst() for v in look(tmp_path).volumes] == ["refused"]
+    assert [v.worst() for v in run_preflight(tmp_path).volumes] == ["refused"]
     with pytest.raises(
         GeometryError, match=rf"a PixelSpacing of {spacing} x {spacing} mm; both sides must be positive"
     ):
@@ -102,7 +102,7 @@ def test_directions_a_little_off_square_give_objects_that_read_back(off, banded,
     )
     result = medvit.segment(tmp_path / "s", bundle=banded)
     assert np.array_equal(result.array, labels)
-    assert not result.save(tmp_path / "out", ("dicom-seg", "rtstruct")).set_aside
+    assert not result.save(tmp_path / "out", ("dicom-seg", "rtstruct")).not_written
 
 
 def test_slices_that_miss_their_place_by_hundredths_have_a_seg_where_they_lie(banded, tmp_path):
@@ -112,7 +112,7 @@ def test_slices_that_miss_their_place_by_hundredths_have_a_seg_where_they_lie(ba
     write_series(tmp_path / "s", array, WIDE, ImagePositionPatient=lambda k: [f"{v:.5f}" for v in places[k]])
     result = medvit.segment(tmp_path / "s", bundle=banded)
     assert np.array_equal(result.array, labels)
-    assert not result.save(tmp_path / "out", ("dicom-seg", "rtstruct")).set_aside
+    assert not result.save(tmp_path / "out", ("dicom-seg", "rtstruct")).not_written
     for groups in pydicom.dcmread(tmp_path / "out" / "seg.dcm").PerFrameFunctionalGroupsSequence:
         place = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, float)
         assert np.abs(places - place).max(axis=1).min() < 1e-4
@@ -158,7 +158,7 @@ def test_kernels_energies_and_echoes_of_one_series_are_told_apart(tag, tmp_path)
     paths = write_series(tmp_path, SMALL, AXIAL, **{tag: values[0]})
     for k, path in enumerate(paths):
         _into(tmp_path / f"second-{k}.dcm", path, **{tag: values[1]})
-    found = look(tmp_path).volumes
+    found = run_preflight(tmp_path).volumes
     assert [len(v.planes) for v in found] == [12, 12]
     assert [v.part.split()[1][:4].rstrip(".0") for v in found] == list(values)
 
@@ -171,7 +171,7 @@ def test_reconstructions_pushed_into_each_other_are_never_interpolated_across(tm
     write_series(tmp_path / "b", SMALL // 2, AXIAL, ConvolutionKernel="B70f", ImagePositionPatient=places, **same)
     with pytest.raises(SelectionError, match="2 volumes in one source"):
         open_source(tmp_path, on_irregular="resample")
-    assert [v.spacing_mm[2] for v in look(tmp_path).volumes] == [3, 2]
+    assert [v.spacing_mm[2] for v in run_preflight(tmp_path).volumes] == [3, 2]
     assert np.array_equal(open_source(tmp_path, series="2").array[0], SMALL // 2)
 
 
@@ -181,7 +181,7 @@ def test_a_table_that_comes_back_a_little_beside_makes_time_points_not_slices(ta
     for k, path in enumerate(paths):
         number = {"AcquisitionNumber": 2} if tagged else {}
         _into(tmp_path / f"b{k}.dcm", path, ImagePositionPatient=[0, 0, 2 * k + 0.02], InstanceNumber=100 + k, **number)
-    found = look(tmp_path).volumes
+    found = run_preflight(tmp_path).volumes
     assert [len(v.planes) for v in found] == [12, 12]
     assert all(v.worst() == "note" for v in found)
 
@@ -192,7 +192,7 @@ def test_stations_that_overlap_are_volumes_of_their_own(tmp_path):
     for n in (1, 2):
         places = lambda k, n=n: [0, 0, 2.0 * (k + 9 * n)]  # noqa: E731
         write_series(tmp_path / f"{n}", SMALL, AXIAL, AcquisitionNumber=n + 1, ImagePositionPatient=places, **same)
-    found = look(tmp_path).volumes
+    found = run_preflight(tmp_path).volumes
     assert [(v.part, len(v.planes), v.worst()) for v in found] == [
         (f"AcquisitionNumber {n}", 12, "note") for n in (1, 2, 3)
     ]
@@ -205,7 +205,7 @@ def test_a_summary_picture_upon_or_between_the_slices_is_set_aside(height, tmp_p
     _into(tmp_path / "summary.dcm", paths[4], ImageType=kind, InstanceNumber=999, ImagePositionPatient=[0, 0, height])
     scan = open_source(tmp_path)
     assert np.array_equal(scan.array[0], SMALL)
-    assert scan.set_aside == (
+    assert scan.excluded == (
         f"1 slice of 18x20, axial at {height:.2f} mm, in the same series, set aside: not part of the volume.",
     )
 
@@ -213,7 +213,7 @@ def test_a_summary_picture_upon_or_between_the_slices_is_set_aside(height, tmp_p
 def test_an_uneven_stack_is_not_parted_by_tags_that_change_along_it(tmp_path):
     heights = [0, 2, 4, 6, 8, 10, 15, 20, 25, 30, 35, 40]
     write_series(tmp_path, SMALL, AXIAL, ImagePositionPatient=lambda k: [0, 0, heights[k]], AcquisitionNumber=lambda k: 1 + (k > 5), TriggerTime=lambda k: k)  # fmt: skip
-    (volume,) = look(tmp_path).volumes
+    (volume,) = run_preflight(tmp_path).volumes
     assert [f.code for f in volume.findings] == ["uneven_spacing"]
 
 
@@ -288,14 +288,14 @@ def test_a_multi_frame_file_cut_off_in_its_last_frame_is_seen_before_a_run(tmp_p
     enhanced(tmp_path / "a.dcm", [SMALL], AXIAL, np.arange(12), np.ones(12))
     content = (tmp_path / "a.dcm").read_bytes()
     (tmp_path / "a.dcm").write_bytes(content[:-500])
-    assert [v.worst() for v in look(tmp_path / "a.dcm").volumes] == ["refused"]
+    assert [v.worst() for v in run_preflight(tmp_path / "a.dcm").volumes] == ["refused"]
     with pytest.raises(SourceError, match=r"Found a.dcm, whose pixels cannot be read: the file is cut off"):
         open_source(tmp_path / "a.dcm")
 
 
 def test_a_number_of_frames_without_end_takes_no_memory(tmp_path):
     write_series(tmp_path, SMALL[:, :, :1], AXIAL, NumberOfFrames="2147483647")
-    (volume,) = look(tmp_path).volumes
+    (volume,) = run_preflight(tmp_path).volumes
     assert (volume.kind, len(volume.planes), volume.count) == ("clip", 1, 2147483647)
     with pytest.raises(SourceError, match="the file is cut off"):
         open_source(tmp_path)
@@ -317,7 +317,7 @@ def test_a_concatenation_is_one_volume_without_objects_that_name_the_wrong_file(
     result = medvit.segment(tmp_path / "s", bundle=banded, repair_tags=True)
     assert np.array_equal(result.array, labels)
     saved = result.save(tmp_path / "out", ("dicom-seg", "nifti"))
-    (said,) = saved.set_aside
+    (said,) = saved.not_written
     assert f"frames of {pieces} multi-frame files, to which no object here can refer" in said
     assert "--repair-tags" not in said
 
@@ -336,7 +336,10 @@ def test_stacks_of_one_file_are_volumes_of_their_own(tmp_path):
                 groups.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 2.0 * k + 7]
 
     _edited(tmp_path / "a.dcm", part)
-    assert [(v.part, len(v.planes)) for v in look(tmp_path / "a.dcm").volumes] == [("StackID 1", 6), ("StackID 2", 6)]
+    assert [(v.part, len(v.planes)) for v in run_preflight(tmp_path / "a.dcm").volumes] == [
+        ("StackID 1", 6),
+        ("StackID 2", 6),
+    ]
 
 
 # colours
@@ -377,10 +380,10 @@ def test_uids_that_are_none_are_repaired_when_asked(tag, value, banded, tmp_path
         number = pydicom.datadict.tag_for_keyword(tag)
         _raw(path, struct.pack("<HH", number >> 16, number & 0xFFFF), b"UI", value + b"\0" * (len(value) % 2))
     result = medvit.segment(tmp_path / "s", bundle=banded)
-    (said,) = result.save(tmp_path / "out", ("dicom-seg",)).set_aside
+    (said,) = result.save(tmp_path / "out", ("dicom-seg",)).not_written
     assert f"29 of 29 slices have {'no' if not value else 'a'} {tag}" in said
     repaired = medvit.segment(tmp_path / "s", bundle=banded, repair_tags=True)
-    assert not repaired.save(tmp_path / "out", ("dicom-seg", "rtstruct"), overwrite=True).set_aside
+    assert not repaired.save(tmp_path / "out", ("dicom-seg", "rtstruct"), overwrite=True).not_written
 
 
 # files

@@ -12,7 +12,7 @@ import medvit
 from medvit.cli.main import app
 from medvit.errors import GeometryError, SelectionError, SourceError
 from medvit.io import flip_lps_ras, open_source, world
-from medvit.io.dicom import look, to_slices
+from medvit.io.dicom import labels_to_slices, run_preflight
 from medvit.io.dicom.stack_resampling import plan_grid, regular_runs
 from medvit.io.dicom.write import source_of
 from tests.bands import phantom, write_series
@@ -81,7 +81,7 @@ def test_labels_come_back_onto_the_original_slices(kind, tmp_path):
     ras = world(scan.affine, index).reshape(*scan.array.shape[1:], 3)
     labels = (1 + (ras[..., 0] < -20) + 2 * (ras[..., 1] < -25)).astype(np.uint8)
     size = scan.original.values.shape[:2]
-    back = to_slices(labels, scan.original.grid, size)
+    back = labels_to_slices(labels, scan.original.grid, size)
     planes = scan.planes_lps()
     assert back.shape == (*size, len(planes))
     pixels = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).reshape(-1, 2)
@@ -104,17 +104,17 @@ def test_a_seg_of_a_tilted_uneven_stack_refers_to_the_original_slices(banded, tm
         ImagePositionPatient=lambda k: places[k],
     )
     result = medvit.segment(tmp_path / "series", bundle=banded, on_irregular="resample")
-    back = result.on_slices()
+    back = result.on_source_slices()
     assert back.shape == labels.shape
     both, either = ((back > 0) & (labels > 0)).sum(), (back > 0).sum() + (labels > 0).sum()
     assert 2 * both / either > 0.93
     saved = result.save(tmp_path / "out", ("nifti", "dicom-seg", "rtstruct", "sr", "sc"))
-    assert not saved.set_aside
+    assert not saved.not_written
     seg = pydicom.dcmread(tmp_path / "out" / "seg.dcm")
     instances = {str(pydicom.dcmread(p).SOPInstanceUID): k for k, p in enumerate(paths)}
     frames = seg.pixel_array.reshape(-1, 37, 41)
     numbers = {
-        n: next(lab.id for lab in result.wanted if lab.title == s.SegmentLabel)
+        n: next(lab.id for lab in result.requested_labels if lab.title == s.SegmentLabel)
         for n, s in enumerate(seg.SegmentSequence, 1)
     }
     shown = np.zeros_like(back)
@@ -136,7 +136,7 @@ def test_split_takes_the_longest_run_and_flags_the_rest(banded, tmp_path):
     _series(tmp_path / "u", uneven)
     scan = open_source(tmp_path / "u", on_irregular="split")
     assert (len(scan.slices), scan.original, scan.spacing_mm[2]) == (5, None, pytest.approx(3))
-    assert "part 1: 5 slice(s) from 0.00 to 12.00 mm was taken; set aside: part 2: 4 slice(s)" in scan.set_aside[0]
+    assert "part 1: 5 slice(s) from 0.00 to 12.00 mm was taken; set aside: part 2: 4 slice(s)" in scan.excluded[0]
     other = open_source(tmp_path / "u", series="1.2", on_irregular="split")
     assert (len(other.slices), other.spacing_mm[2]) == (4, pytest.approx(4.5))
     with pytest.raises(SelectionError, match="no part 7 of volume 1"):
@@ -174,12 +174,14 @@ def test_an_unknown_choice_is_refused(tmp_path):
 
 def test_runs_hold_every_slice_once(tmp_path):
     _series(tmp_path, [(0.0, 0.0, z) for z in (0, 3, 6, 7, 9, 12, 15, 30)])
-    stack = look(tmp_path).volumes[0].stack
+    stack = run_preflight(tmp_path).volumes[0].stack
     assert stack is not None
     runs = regular_runs(stack)
     assert sorted(n for run in runs for n in run) == list(range(8))
     assert (
-        plan_grid(look(tmp_path).volumes[0].stack, 26, 30) is not None if np.diff(stack.distance).max() <= 12 else True
+        plan_grid(run_preflight(tmp_path).volumes[0].stack, 26, 30) is not None
+        if np.diff(stack.distance).max() <= 12
+        else True
     )
 
 
@@ -197,7 +199,7 @@ def test_real_tilted_uneven_head(shared):
         open_source(path)
     scan = open_source(path, on_irregular="resample")
     assert scan.array.shape == (1, 512, 611, 37)
-    tidy: list[Dataset] = source_of(scan).tidy()
+    tidy: list[Dataset] = source_of(scan).normalised_headers()
     assert len(tidy) == 28
     # brain lies where it lay: the same place has the same value on the grid and on a slice
     original = scan.original

@@ -14,8 +14,8 @@ import medvit
 from medvit.cli.main import app
 from medvit.errors import GeometryError
 from medvit.io import open_source
-from medvit.io.dicom import to_slices
-from medvit.io.dicom.write import Author, check_rtstruct, check_seg, source_of, write_rtstruct, write_seg
+from medvit.io.dicom import labels_to_slices
+from medvit.io.dicom.write import AlgorithmInfo, check_rtstruct, check_seg, source_of, write_rtstruct, write_seg
 from medvit.io.labels import make_label
 from tests.bands import dice
 from tests.io.test_irregular import STACKS, _series
@@ -45,7 +45,7 @@ def stack(request, tmp_path):
 
 def _written(kind: str, scan, array, folder: Path) -> Path:
     path = folder / f"{kind}.dcm"
-    KINDS[kind](path, array, source_of(scan), LABELS, Author("b 1", "0" * 64, "1", "For research use"))
+    KINDS[kind](path, array, source_of(scan), LABELS, AlgorithmInfo("b 1", "0" * 64, "1", "For research use"))
     return path
 
 
@@ -59,13 +59,13 @@ def test_they_are_read_where_they_were_drawn(kind, stack):
     assert not found.flags
     assert found.shape == scan.array.shape[1:]
     assert np.array_equal(found.affine, scan.affine)
-    for label, (start, voxels) in zip(LABELS, found.drawn, strict=True):
+    for label, (start, voxels) in zip(LABELS, found.masks_on_slices, strict=True):
         meant = array == label.id
         mask = np.zeros_like(meant)
         mask[tuple(slice(a, a + n) for a, n in zip(start, voxels.shape, strict=True))] = voxels
         assert np.array_equal(mask, meant), label.name
     # what lies on the grid, brought back, is what was drawn but for the voxels at its ends
-    back = to_slices(found.array, scan.original.grid, array.shape[:2])
+    back = labels_to_slices(found.array, scan.original.grid, array.shape[:2])
     for label in LABELS[:2]:
         assert dice(back == label.id, array == label.id) > 0.85, label.name
 
@@ -107,7 +107,7 @@ def test_a_label_map_on_the_true_grid_goes_back_onto_the_slices(stack):
         folder / "map.nii.gz", folder / "out", ("dicom-seg",), like=folder / "series", on_irregular="resample"
     )
     assert "seg.dcm" in done.files
-    meant = to_slices(grid, scan.original.grid, scan.original.values.shape[:2])
+    meant = labels_to_slices(grid, scan.original.grid, scan.original.values.shape[:2])
     check_seg(folder / "out" / "seg.dcm", meant, source_of(scan).planes, [make_label(1, "")])
 
 
@@ -122,6 +122,6 @@ def test_contours_between_the_slices_are_filled_on_the_true_grid(tmp_path):
             contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
     dataset.save_as(path)
     found = medvit.read_labels(path, like=scan)
-    assert found.drawn == ()
+    assert found.masks_on_slices == ()
     assert "Contours lie between the reference's slices" in " ".join(found.notes)
     assert found.mask("left_thing").any()

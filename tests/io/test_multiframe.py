@@ -17,7 +17,7 @@ from pydicom.uid import EnhancedCTImageStorage, ExplicitVRLittleEndian, generate
 import medvit
 from medvit.errors import SelectionError
 from medvit.io import flip_lps_ras, open_source, world
-from medvit.io.dicom import look
+from medvit.io.dicom import run_preflight
 from tests.bands import dice, oblique_affine, phantom
 
 
@@ -95,7 +95,7 @@ def test_shuffled_frames_with_slopes_of_their_own_and_a_seg_that_names_them(band
         > 0.97
     )
     saved = result.save(tmp_path / "out", ("dicom-seg", "rtstruct", "sr", "sc"))
-    assert not saved.set_aside
+    assert not saved.not_written
     seg, source = pydicom.dcmread(tmp_path / "out" / "seg.dcm"), pydicom.dcmread(tmp_path / "ct.dcm")
     for groups in seg.PerFrameFunctionalGroupsSequence:
         (image,) = groups.DerivationImageSequence[0].SourceImageSequence
@@ -125,7 +125,7 @@ def test_time_points_of_one_file_are_volumes_of_their_own(banded, tmp_path):
     later = (array // 2).astype(np.int16)
     order = np.random.default_rng(4).permutation(18)
     enhanced(tmp_path / "ct.dcm", [array, later], oblique_affine(), order, np.ones(18))
-    found = look(tmp_path / "ct.dcm").volumes
+    found = run_preflight(tmp_path / "ct.dcm").volumes
     assert [v.part for v in found] == ["TemporalPositionIndex 1", "TemporalPositionIndex 2"]
     with pytest.raises(SelectionError, match="2 volumes in one source"):
         open_source(tmp_path / "ct.dcm")

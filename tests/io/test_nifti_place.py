@@ -124,7 +124,7 @@ def test_every_command_that_reads_a_nifti_takes_the_choice(mirror, tmp_path):
 def test_python_takes_the_choice(mirror, banded):
     assert np.allclose(medvit.run(banded, mirror, geometry="qform").labels.affine, MIRRORED, atol=1e-5)
     result = medvit.segment(mirror, bundle=banded, geometry="qform")
-    assert np.allclose(result.labels.affine, MIRRORED, atol=1e-5) and not result.scan.set_aside
+    assert np.allclose(result.labels.affine, MIRRORED, atol=1e-5) and not result.scan.excluded
     with pytest.raises(GeometryError, match="Found geometry 'left'; it must be sform or qform. Leave --geometry out"):
         medvit.open_source(mirror, geometry="left")
 
@@ -139,7 +139,7 @@ def _shifted(voxels: float) -> np.ndarray:
 def test_forms_of_one_orientation_are_noted_from_a_tenth_of_a_voxel(voxels, noted, tmp_path):
     path = _write(tmp_path / "a.nii", _shifted(voxels), codes=(4, 3))
     scan = medvit.open_source(path)
-    assert not scan.set_aside and np.allclose(scan.affine, _shifted(voxels))
+    assert not scan.excluded and np.allclose(scan.affine, _shifted(voxels))
     assert bool(scan.notes) == noted
     outcome = _run("inspect", path)
     assert outcome.exit_code == 0 and ("the sform goes before the qform" in outcome.output) == noted
@@ -147,9 +147,9 @@ def test_forms_of_one_orientation_are_noted_from_a_tenth_of_a_voxel(voxels, note
 
 def test_other_axes_are_flagged_and_one_stated_form_is_not_a_choice(tmp_path):
     turned = AFFINE[:, [1, 0, 2, 3]]
-    assert "see other axes" in medvit.open_source(_write(tmp_path / "a.nii", AFFINE, -turned)).set_aside[0]
+    assert "see other axes" in medvit.open_source(_write(tmp_path / "a.nii", AFFINE, -turned)).excluded[0]
     scan = medvit.open_source(_write(tmp_path / "b.nii", AFFINE, MIRRORED, codes=(2, 0)))
-    assert not scan.notes and not scan.set_aside
+    assert not scan.notes and not scan.excluded
     alone = medvit.open_source(_write(tmp_path / "c.nii", AFFINE, MIRRORED, codes=(0, 1)), geometry="sform")
     assert (
         np.allclose(alone.affine, MIRRORED, atol=1e-5) and "has no sform (its code is 0); the qform" in alone.notes[0]

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from medvit.errors import GeometryError, ImageError, SelectionError, SourceError
 from medvit.io import open_source
-from medvit.io.dicom import look
+from medvit.io.dicom import run_preflight
 from tests.bands import oblique_affine, phantom, write_series
 
 SMALL = phantom((20, 18, 12))[0]
@@ -54,8 +54,8 @@ def test_a_localizer_and_a_screen_inside_the_series_never_touch_the_volume(tmp_p
     assert np.array_equal(alone.array, together.array)
     assert np.array_equal(alone.affine, together.affine)
     assert any("localizer" in note and "screen" in note for note in together.notes)
-    assert not together.set_aside
-    kinds = sorted(v.kind for v in look(tmp_path).volumes)
+    assert not together.excluded
+    kinds = sorted(v.kind for v in run_preflight(tmp_path).volumes)
     assert kinds == ["localizer", "screen", "volume"]
 
 
@@ -65,7 +65,7 @@ def test_an_unmarked_stray_is_set_aside_and_flagged(tmp_path):
     _into(tmp_path / "stray.dcm", paths[0], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
     scan = open_source(tmp_path)
     assert np.array_equal(alone.array, scan.array)
-    assert scan.set_aside[0].startswith("1 slice of 18x20, sagittal at")
+    assert scan.excluded[0].startswith("1 slice of 18x20, sagittal at")
 
 
 @pytest.mark.parametrize("tag", ["EchoTime", "TemporalPositionIdentifier", "AcquisitionNumber"])
@@ -75,7 +75,7 @@ def test_volumes_on_top_of_one_another_are_told_apart(tag, tmp_path):
     for k, path in enumerate(paths):
         pixels = np.ascontiguousarray(second[:, :, k].T).tobytes()
         _into(tmp_path / f"second-{k}.dcm", path, PixelData=pixels, **{tag: 2})
-    found = look(tmp_path).volumes
+    found = run_preflight(tmp_path).volumes
     assert [len(v.planes) for v in found] == [12, 12]
     assert {v.part for v in found} == {f"{tag} 1", f"{tag} 2"} or {v.part for v in found} == {
         f"{tag} 1.0",
@@ -92,13 +92,13 @@ def test_volumes_without_a_telling_tag_are_ranked_by_instance_number(tmp_path):
     for k, path in enumerate(paths):
         number = int(pydicom.dcmread(path).InstanceNumber) + 100
         _into(tmp_path / f"second-{k}.dcm", path, InstanceNumber=number)
-    assert [v.part for v in look(tmp_path).volumes] == ["pass 1 of 2", "pass 2 of 2"]
+    assert [v.part for v in run_preflight(tmp_path).volumes] == ["pass 1 of 2", "pass 2 of 2"]
 
 
 def test_findings_name_positions_in_mm(tmp_path):
     paths = write_series(tmp_path, SMALL, np.diag([-1.0, -1.0, 2.5, 1.0]))
     paths[4].unlink()
-    (volume,) = look(tmp_path).volumes
+    (volume,) = run_preflight(tmp_path).volumes
     (finding,) = [f for f in volume.findings if f.severity == "irregular"]
     assert finding.code == "missing_slices"
     assert finding.positions_mm == (7.5, 12.5)
@@ -117,7 +117,7 @@ def test_missing_tags_mixed_rescale_lossy_and_wrong_spacing_are_notes(tmp_path):
         dataset = pydicom.dcmread(path)
         del dataset.PatientSex, dataset.AccessionNumber
         dataset.save_as(path, enforce_file_format=True)
-    (volume,) = look(tmp_path).volumes
+    (volume,) = run_preflight(tmp_path).volumes
     assert _codes(volume) == dict.fromkeys(("missing_tags", "mixed_rescale", "lossy", "spacing_disagrees"), "note")
     text = " ".join(f.text for f in volume.findings)
     assert "no PatientSex, AccessionNumber in the headers" in text
@@ -131,7 +131,7 @@ def test_a_damaged_file_beside_the_slices_is_refused_and_elsewhere_is_not(tmp_pa
     broken = bytes(128) + b"DICM" + bytes(range(200))
     (tmp_path / "b" / "broken.dcm").write_bytes(broken)
     assert open_source(tmp_path).array.shape[-1] == 12
-    assert look(tmp_path).damaged[0][0].endswith("broken.dcm")
+    assert run_preflight(tmp_path).damaged[0][0].endswith("broken.dcm")
     (tmp_path / "a" / "broken.dcm").write_bytes(broken)
     with pytest.raises(SourceError, match=r"broken\.dcm.*, a DICOM file damaged in its header"):
         open_source(tmp_path)
@@ -212,7 +212,7 @@ def test_a_dicomdir_lists_what_is_read_whatever_the_case_of_names(tmp_path):
     assert whole.array.shape == (1, 20, 18, 12)
     assert np.array_equal(whole.array, open_source(tmp_path).array)
     partly = open_source(_dicomdir(tmp_path, [*names, ["IMAGES", "GONE"]]))
-    assert partly.set_aside[0].startswith("Not read: 1 file(s) that the DICOMDIR lists and that are not there")
+    assert partly.excluded[0].startswith("Not read: 1 file(s) that the DICOMDIR lists and that are not there")
 
 
 def test_a_dicomdir_that_points_outside_or_cannot_be_read(tmp_path):
@@ -231,7 +231,7 @@ def test_thirty_slices_among_many_other_images(tmp_path):
         write_series(tmp_path / f"other{n}", noise, oblique_affine(), SliceThickness="1")
     with pytest.raises(SelectionError, match=r"(?s)41 series.*and 21 more: see medvit inspect"):
         open_source(tmp_path)
-    uid = max(look(tmp_path).volumes, key=lambda v: len(v.planes)).series
+    uid = max(run_preflight(tmp_path).volumes, key=lambda v: len(v.planes)).series
     assert open_source(tmp_path, series=uid).array.shape == (1, 20, 18, 30)
 
 
@@ -297,7 +297,7 @@ def test_real_mixed_series(shared):
     scan = open_source(shared / "data/dicom/ct_head_phantom_Philips_mixed_scout_summary.zip")
     assert scan.array.shape == (1, 512, 512, 14)
     assert scan.spacing_mm[2] == pytest.approx(5)
-    assert not scan.set_aside
+    assert not scan.excluded
 
 
 def test_real_diffusion_series_is_split_and_asked_about(shared):
@@ -313,7 +313,7 @@ def test_a_zip_is_looked_at_like_its_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted((tmp_path / "s").iterdir()):
             archive.write(path, path.name)
-    folder, packed = look(tmp_path / "s").volumes[0], look(tmp_path / "s.zip").volumes[0]
+    folder, packed = run_preflight(tmp_path / "s").volumes[0], run_preflight(tmp_path / "s.zip").volumes[0]
     assert folder.findings == packed.findings
 
 
@@ -331,7 +331,7 @@ def test_a_slice_cut_off_in_its_header_is_a_damaged_slice_wherever_it_was_cut(ui
     assert header.Rows
     for at in cuts:
         paths[2].write_bytes(content[:at])
-        found = look(tmp_path / "ct")
+        found = run_preflight(tmp_path / "ct")
         assert [name for name, _ in found.damaged] == [paths[2].name] or found.damaged[0][0].endswith(paths[2].name), at
         with pytest.raises(SourceError, match="damaged in its header"):
             open_source(tmp_path / "ct")

@@ -72,5 +72,5 @@ def test_a_sound_series_is_left_alone(banded, tmp_path):
 def test_real_series_with_bad_uids(name, shared, banded, tmp_path):
     result = medvit.segment(shared / "data" / "dicom" / name, bundle=banded, repair_tags=True)
     saved = result.save(tmp_path / "out", ("dicom-seg", "nifti"))
-    assert not saved.set_aside
+    assert not saved.not_written
     assert "seg.dcm" in saved.files

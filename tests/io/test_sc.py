@@ -16,7 +16,7 @@ import medvit
 from medvit.errors import RoundTripError
 from medvit.io.dicom.write import check_sc, write_sc
 from medvit.reports import Overlay
-from medvit.segmentation import Draft
+from medvit.segmentation import DicomExport
 from medvit.segmentation.dicom_export import _overlay
 from tests.bands import oblique_affine, phantom, write_series
 from tests.io.test_dicom import PLANES
@@ -120,7 +120,7 @@ def test_colours_outlines_and_grey_values(banded, tmp_path):
     words = np.zeros(labels.shape, bool)
     words[-6:] = True
     assert np.array_equal(small[(labels == 0) & ~words], np.repeat(grey[(labels == 0) & ~words][:, None], 3, 1))
-    for label in result.wanted:
+    for label in result.requested_labels:
         inside = labels == label.id
         if not inside.any():
             continue
@@ -163,7 +163,7 @@ def test_sizes_and_words(shape, pixel_mm, expected):
 def test_what_blocks_a_segmentation_need_not_block_the_pictures(banded, tmp_path):
     write_series(tmp_path / "series", phantom()[0], oblique_affine(), SOPInstanceUID="", FrameOfReferenceUID="")
     saved = medvit.segment(tmp_path / "series", bundle=banded).save(tmp_path / "out", ("dicom-seg", "sr", "sc"))
-    assert saved.set_aside[0].startswith("dicom-seg and sr not written: 29 of 29 slices have no SOPInstanceUID")
+    assert saved.not_written[0].startswith("dicom-seg and sr not written: 29 of 29 slices have no SOPInstanceUID")
     assert any("The secondary capture was written: it needs only the study's UID." in note for note in saved.notes)
     assert not (tmp_path / "out" / "seg.dcm").exists()
     picture = pydicom.dcmread(tmp_path / "out" / "sc" / "0001.dcm")
@@ -178,8 +178,8 @@ def test_without_one_study_there_is_no_place_for_pictures(study, reason, banded,
     uid = (lambda k: f"1.2.{k + 1}") if study else ""
     write_series(tmp_path / "series", phantom()[0], oblique_affine(), StudyInstanceUID=uid)
     saved = medvit.segment(tmp_path / "series", bundle=banded).save(tmp_path / "out", ("sc",))
-    assert saved.set_aside[0].startswith("sc not written: ")
-    assert reason in saved.set_aside[0]
+    assert saved.not_written[0].startswith("sc not written: ")
+    assert reason in saved.not_written[0]
     assert "labels.nii.gz" in saved.files
     assert not (tmp_path / "out" / "sc").exists()
 
@@ -189,9 +189,9 @@ def test_nothing_found_is_written_into_the_pictures(banded, tmp_path):
     write_series(tmp_path / "series", np.where(labels == 7, values, -1000), oblique_affine())
     result = medvit.segment(tmp_path / "series", bundle=banded, roi_subset=["larynx"])
     saved = result.save(tmp_path / "out", ("sc", "sr"))
-    assert saved.set_aside == ("sr not written: no label was found. NIfTI was written instead.",)
+    assert saved.not_written == ("sr not written: no label was found. NIfTI was written instead.",)
     assert not saved.notes
-    assert _overlay(Draft(result, tmp_path)).lines[0] == "No label was found"
+    assert _overlay(DicomExport(result, tmp_path)).lines[0] == "No label was found"
     assert len([name for name in saved.files if name.startswith("sc/")]) == 29
 
 
@@ -229,7 +229,7 @@ def test_lossy_sources_stay_lossy(banded, tmp_path):
 def test_a_picture_that_reads_back_differently_is_not_published(banded, tmp_path):
     write_series(tmp_path / "series", phantom()[0], oblique_affine())
     result = medvit.segment(tmp_path / "series", bundle=banded)
-    draft = Draft(result, tmp_path)
+    draft = DicomExport(result, tmp_path)
     overlay = _overlay(draft)
     pictures = [overlay.draw(k) for k in range(len(draft.slices.planes))]
     digests = write_sc(tmp_path, pictures, overlay.spacing_mm, draft.slices, draft.author)
@@ -245,7 +245,7 @@ def test_a_real_oblique_sagittal_series(shared, banded, tmp_path):
     source = shared / "data" / "dicom" / "mr_T1_oblique_sagittal_SAG-anon_48slices.zip"
     result = medvit.segment(source, bundle=banded, force=True, roi_subset=["mandible"])
     saved = result.save(tmp_path / "out", ("dicom-seg", "sr", "sc"))
-    assert not saved.set_aside
+    assert not saved.not_written
     for name in ("seg.dcm", "sr.dcm", "sc/0001.dcm", "sc/0048.dcm"):
         _validate(tmp_path / "out" / name)
     picture = pydicom.dcmread(tmp_path / "out" / "sc" / "0024.dcm")

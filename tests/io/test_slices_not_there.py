@@ -49,7 +49,7 @@ def _said(source: Path, count: int, words: str) -> None:
     assert words in said, said
     assert f"{count} " in said
     assert all(v["outcome"] != "ready" for v in content["volumes"] if v["number"] == content["run"]["volume"])
-    assert any(words in text for text in medvit.open_source(source).set_aside)
+    assert any(words in text for text in medvit.open_source(source).excluded)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_a_link_to_a_file_outside_and_a_link_to_a_link_are_read(tmp_path):
     (tmp_path / "s" / "im00.dcm").symlink_to(tmp_path / "one")
     scan = medvit.open_source(tmp_path / "s")
     assert np.array_equal(scan.array, medvit.open_source(tmp_path / "outside").array)
-    assert not scan.set_aside
+    assert not scan.excluded
 
 
 def test_gits_own_files_are_no_images(annexed, tmp_path):
@@ -289,7 +289,7 @@ def test_lost_files_beside_other_images_are_a_note(annexed, tmp_path):
     shutil.copytree(annexed, source / "clone", symlinks=True)
     number = next(v["number"] for v in _inspect(source)[1]["volumes"] if v["slices"] == 12)
     scan = medvit.open_source(source, series=str(number))
-    assert not scan.set_aside
+    assert not scan.excluded
     assert any("4 file(s) beside other images could not be read" in note for note in scan.notes)
 
 

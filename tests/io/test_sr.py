@@ -12,7 +12,7 @@ import pytest
 
 import medvit
 from medvit.errors import RoundTripError
-from medvit.io.dicom.write import Finding, check_sr
+from medvit.io.dicom.write import SegmentMeasurements, check_sr
 from tests.bands import oblique_affine, phantom, write_series
 from tests.io.test_dicom_objects import _spoil, _validate
 from tests.tools import program
@@ -241,8 +241,10 @@ def _drop_a_group(dataset) -> None:
 def test_a_report_that_reads_back_differently_is_not_published(change, message, published, example_result, tmp_path):
     seg = pydicom.dcmread(published / "seg.dcm")
     findings = [
-        Finding(label, row, n, seg.SegmentSequence[n - 1].TrackingUID)
-        for n, (label, row) in enumerate(zip(example_result.wanted, example_result.statistics(), strict=True), 1)
+        SegmentMeasurements(label, row, n, seg.SegmentSequence[n - 1].TrackingUID)
+        for n, (label, row) in enumerate(
+            zip(example_result.requested_labels, example_result.statistics(), strict=True), 1
+        )
     ]
     check_sr(published / "sr.dcm", published / "seg.dcm", findings)
     spoiled = _spoil(published / "sr.dcm", change, tmp_path)

@@ -35,10 +35,10 @@ def submit(service, top: Path, name: str) -> None:
 def test_labels_sessions_ranking_and_training_go_on(settings, tmp_path: Path) -> None:
     from medvit_label.inference.run import Params
     from medvit_label.labels.next_case import choose
-    from medvit_label.project import Service
+    from medvit_label.project import Project
     from medvit_label.training import fine_tuning as tuning
 
-    first = Service(settings)
+    first = Project(settings)
     try:
         values, _ = phantom()
         write_series(tmp_path / "studies" / "Secret_Person", values, oblique_affine(degrees=0.0))
@@ -51,7 +51,7 @@ def test_labels_sessions_ranking_and_training_go_on(settings, tmp_path: Path) ->
         upload.write_bytes((tmp_path / "studies" / "case0.nii.gz").read_bytes())
         session = first.sessions.add(upload, 0)["session_id"]
         made = first.submit("bands", first.images.find("case4"), Params()).future.result(60)
-        first.journal.pick("case5", "first", "somebody")
+        first.journal.assign("case5", "first", "somebody")
         run = tuning.train(first, "bands", {"steps": 120, "learning_rate": 0.003})
         folder = settings.state / "training" / run["id"]
         wait_for((folder / "run" / "bands" / "checkpoint.pt").is_file)
@@ -59,7 +59,7 @@ def test_labels_sessions_ranking_and_training_go_on(settings, tmp_path: Path) ->
         first.close()
     assert first.trainings._process is not None and first.trainings._process.poll() is not None
 
-    second = Service(settings)
+    second = Project(settings)
     try:
         assert second.labels.labelled() == done
         assert second.sessions.image(session).path.is_file()
@@ -82,9 +82,9 @@ def test_labels_sessions_ranking_and_training_go_on(settings, tmp_path: Path) ->
 
 
 def test_what_a_killed_server_left_of_a_training_that_ended_is_cleared(settings) -> None:
-    from medvit_label.project import Service
+    from medvit_label.project import Project
 
-    first = Service(settings)
+    first = Project(settings)
     runs = first.trainings._runs
     runs.add("bands", {"params": {"steps": 1}}, "ended")
     runs.write("ended", "DONE", {"params": {"steps": 1}})
@@ -93,7 +93,7 @@ def test_what_a_killed_server_left_of_a_training_that_ended_is_cleared(settings)
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "image.nii.gz").write_bytes(b"an image")
     (folder / "log.txt").write_text("step 1")
-    second = Service(settings)
+    second = Project(settings)
     second.close()
     assert [path.name for path in folder.iterdir()] == ["log.txt"]
 
@@ -104,11 +104,11 @@ def test_a_batch_ranks_what_has_no_label_and_goes_on_after_a_restart(settings, t
     import nibabel as nib
     from medvit_label.errors import BusyError
     from medvit_label.inference.run import Params
-    from medvit_label.project import Service
+    from medvit_label.project import Project
 
     nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.float32), np.eye(4)), tmp_path / "studies" / "flat.nii.gz")
     held = threading.Event()
-    first = Service(settings)
+    first = Project(settings)
     submit(first, tmp_path, "case0")
     first.queue.submit(lambda _: held.wait(30), "bands", "somebody's")
     first.batches.start("bands", Params(), True)
@@ -119,7 +119,7 @@ def test_a_batch_ranks_what_has_no_label_and_goes_on_after_a_restart(settings, t
     wait_for(lambda: len(first.batches.left("bands")) < 6)
     first.close()
 
-    second = Service(settings)
+    second = Project(settings)
     try:
         shown = wait_for(lambda: (now := second.batches.shown())["status"] != "RUNNING" and now)
         assert (shown["status"], shown["made"], shown["failed"]) == ("DONE", 5, 1)
@@ -133,14 +133,14 @@ def test_a_batch_ranks_what_has_no_label_and_goes_on_after_a_restart(settings, t
 
 
 def test_a_run_whose_bundle_is_gone_does_not_keep_the_project_from_being_served(settings, tmp_path: Path) -> None:
-    from medvit_label.project import Service
+    from medvit_label.project import Project
 
-    first = Service(settings)
+    first = Project(settings)
     info = {"base": 7, "split": {}, "params": {"steps": 1}}
     first.journal.change("INSERT INTO trainings VALUES ('a', 'bands', 'RUNNING', 1.0, NULL, ?)", json.dumps(info))
     (settings.state / "training" / "a").mkdir(parents=True)
     first.close()
-    second = Service(settings)
+    second = Project(settings)
     shown = second.trainings.shown()
     second.close()
     assert shown["status"] == "ERROR" and "Found no files of version 7 of bands in the project" in shown["reason"]
@@ -187,10 +187,10 @@ def test_runs_that_end_badly_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.soak
 def test_a_run_that_is_refused_says_why(settings, tmp_path: Path) -> None:
     import nibabel as nib
-    from medvit_label.project import Service
+    from medvit_label.project import Project
     from medvit_label.training import fine_tuning as tuning
 
-    service = Service(settings)
+    service = Project(settings)
     try:
         for number in range(4):
             empty = nib.load(tmp_path / "truth" / f"case{number}.nii.gz")
@@ -210,7 +210,7 @@ def test_a_run_that_is_refused_says_why(settings, tmp_path: Path) -> None:
 def test_a_restoration_is_what_the_library_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nibabel as nib
     from medvit_label.inference.run import Params
-    from medvit_label.project import Service
+    from medvit_label.project import Project
     from medvit_label.settings import ServerSettings
     from medvit_label.training import fine_tuning as tuning
 
@@ -221,7 +221,7 @@ def test_a_restoration_is_what_the_library_makes(tmp_path: Path, monkeypatch: py
     bundle = make_restoring_bundle(tmp_path / "bundles" / "stencil")
     make_cases(tmp_path / "studies", tmp_path / "truth", 1)
     monkeypatch.setenv("MEDVIT_BUNDLES", str(bundle.parent))
-    service = Service(ServerSettings(str(tmp_path / "studies"), tmp_path / "state", ("stencil",)))
+    service = Project(ServerSettings(str(tmp_path / "studies"), tmp_path / "state", ("stencil",)))
     try:
         info = service.info()
         assert info["models"]["stencil"]["type"] == "others" and info["trainers"] == {}

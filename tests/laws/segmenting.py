@@ -213,7 +213,7 @@ def _banded_tilted(place: Place) -> dict[str, Product]:
     result.save(folder, ("nifti", "dicom-seg", "rtstruct"))
     made = nifti_products(folder / "labels.nii.gz", "labels") | saved_objects(folder, paths)
     split = medvit.segment(place.folder / "series", bundle, backend="eager", on_irregular="split", force=True)
-    return {**made, "on slices": Voxels.of(result.on_slices()), "longest part": Voxels.of(split.array)}
+    return {**made, "on slices": Voxels.of(result.on_source_slices()), "longest part": Voxels.of(split.array)}
 
 
 def tilted_position(k: int) -> list[str]:

@@ -247,7 +247,7 @@ def reconstructs(viewer, place: Path) -> None:
     assert all(layer.name in xray.status.text() for layer in viewer.layers), xray.status.text()
     kinds = [type(layer).__name__ for layer in viewer.layers]
     assert kinds[0] == "Labels" and kinds.count("Surface") >= 1 and kinds.count("Image") == 5
-    doubt = viewer.layers["Doubt (bits)"]
+    doubt = viewer.layers["Entropy (bits)"]
     assert doubt.data.shape == viewer.layers[0].data.shape and 0 <= doubt.data.min() < doubt.data.max() <= 1
     assert viewer.layers[0].data.any()
     view, again = viewer.layers[-2:]

@@ -11,7 +11,7 @@ import pytest
 from medvit.io.labels import make_label
 from medvit.labels import Code, Label
 from medvit.reconstruction.statistics import measure_shapes, write_shapes
-from medvit.reports.morphometry import Measured, measure_structure
+from medvit.reports.morphometry import StructureMeasures, measure_structure
 from medvit.reports.morphometry.structures import STRUCTURES, structure_of
 from tests.bands import all_orientations, oblique_affine, reorient
 
@@ -222,7 +222,7 @@ def test_a_rib(radius, degrees):
 
 
 def test_ribs_that_cannot_be_measured():
-    def measured(inside: Inside) -> Measured:
+    def measured(inside: Inside) -> StructureMeasures:
         mask, affine = drawn(inside, (240, 240, 60), (2.0, 2.0, 2.0), 5.0)
         return measure_structure(mask, affine, label("rib_right_2"))
 

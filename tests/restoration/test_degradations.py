@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from medvit.errors import ImageError, ShapeError
-from medvit.physics import zero_filled
+from medvit.physics import zero_fill
 from medvit.physics.degradations import LowDoseCT, ParallelBeam, TruncatedMR
 from medvit.physics.degradations.low_count_pet import LowCountPET
 from medvit.physics.degradations.low_dose_ct import MU_WATER_PER_MM, attenuation_from_hu, hu_from_attenuation
 from medvit.physics.degradations.low_resolution_mr import LowResolutionMR
-from medvit.physics.kspace import truncated
+from medvit.physics.kspace import truncate_kspace
 
 
 def _disk(shape: tuple[int, int], spacing: tuple[float, float], radius: float, centre=(0.0, 0.0)) -> np.ndarray:
@@ -236,13 +236,13 @@ def test_mr_is_deterministic_for_a_seed(rng):
 def test_truncation_keeps_the_middle_of_k_space_as_wider_voxels_would(rng):
     image = rng.random((24, 18, 3))
     degrade = TruncatedMR(2)
-    assert np.array_equal(degrade.coarse(image, (1, 1, 3)), truncated(image.astype(np.float32), 2))
+    assert np.array_equal(degrade.coarse(image, (1, 1, 3)), truncate_kspace(image.astype(np.float32), 2))
     found = degrade(image, (1, 1, 3))
-    assert np.array_equal(found, zero_filled(degrade.coarse(image, (1, 1, 3)), 2)) and found.shape == image.shape
+    assert np.array_equal(found, zero_fill(degrade.coarse(image, (1, 1, 3)), 2)) and found.shape == image.shape
     # 18 / 2 is odd and has no line at Nyquist: along that axis both classes cut alike; of 24 / 2 one line is left out
     same = TruncatedMR(2)(image[:18], (1, 1, 3))
     assert np.allclose(same, LowResolutionMR((2.0, 2.0, None))(image[:18], (1, 1, 3)), atol=1e-5)
-    assert np.allclose(degrade.at_factor(1)(image, (1, 1, 3)), image, atol=1e-6)
+    assert np.allclose(degrade.with_factor(1)(image, (1, 1, 3)), image, atol=1e-6)
 
 
 def test_truncation_with_noise_is_rician_on_the_coarse_grid_and_deterministic():
@@ -255,7 +255,7 @@ def test_truncation_with_noise_is_rician_on_the_coarse_grid_and_deterministic():
     assert np.array_equal(degrade(stack, (1, 1, 1)), degrade(stack, (1, 1, 1)))
     two = degrade.coarse(stack, (1, 1, 1))
     assert not np.array_equal(two[..., 0], two[..., 1])
-    assert not np.array_equal(two, degrade.at_factor(2, seed=5).coarse(stack, (1, 1, 1)))
+    assert not np.array_equal(two, degrade.with_factor(2, seed=5).coarse(stack, (1, 1, 1)))
 
 
 # --- low-count PET

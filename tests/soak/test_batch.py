@@ -17,7 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medvit.io.dicom import look
+from medvit.io.dicom import run_preflight
 from tests.batch.archives import command, series_of, write_small
 from tests.batch.test_kill import counts, kept, results, seconds, start
 from tests.soak.test_fuzz import _mutate
@@ -199,4 +199,4 @@ def _spoil(archive: Path) -> None:
     os.mkfifo(home / "pipe")
     with open(os.fsencode(home) + b"/\xff\xfe.dcm", "wb") as file:
         file.write(rng.bytes(50))
-    assert look(archive / "pydicom_data").volumes  # the archive's own is as it was
+    assert run_preflight(archive / "pydicom_data").volumes  # the archive's own is as it was

@@ -13,7 +13,7 @@ import pytest
 
 from medvit.errors import SelectionError
 from medvit.io import open_source
-from medvit.io.dicom import look
+from medvit.io.dicom import run_preflight
 from tests.bands import write_series
 
 pytestmark = pytest.mark.soak
@@ -40,7 +40,7 @@ def heap(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_thirty_are_found_and_read(heap):
-    volumes = look(heap).volumes
+    volumes = run_preflight(heap).volumes
     largest = max(volumes, key=lambda v: len(v.planes))
     assert len(largest.planes) == _TOGETHER
     assert len(volumes) == _FILES - _TOGETHER + 1
@@ -54,9 +54,9 @@ def test_inspect_takes_little_memory(heap):
     code = (
         "import json, resource, sys\n"
         "from pathlib import Path\n"
-        "from medvit.io.dicom import look\n"
+        "from medvit.io.dicom import run_preflight\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "found = look(Path(sys.argv[1]))\n"
+        "found = run_preflight(Path(sys.argv[1]))\n"
         "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(json.dumps([len(found.volumes), (after - before) / 1024]))\n"
     )

@@ -18,7 +18,7 @@ def test_each_allowed_name_can_be_imported(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["medvit.segmentation.Result", "medvit.inference.Model", "medvit.transforms.NetworkGrid"]
+    "name", ["medvit.segmentation.Result", "medvit.inference.LoadedBundle", "medvit.transforms.NetworkGrid"]
 )
 def test_another_public_class_of_the_same_room_is_refused(name, tmp_path):
     (tmp_path / "configs").mkdir()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from medvit.bundles.remote import resumable_download as module
-from medvit.bundles.remote.http import Patience, read_small
+from medvit.bundles.remote.http import RetryPolicy, read_small
 from medvit.bundles.remote.resumable_download import Remote, digest, download
 from medvit.errors import ChecksumError, FetchError, StoreError
 from medvit.progress import Cancelled, Progress
@@ -25,7 +25,7 @@ from tests.store.server import serving
 CONTENT = random.Random(5).randbytes(700_001)
 OTHER = random.Random(6).randbytes(700_001)
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(tries=3, wait_s=0.0, timeout_s=30.0)
+QUICK = RetryPolicy(tries=3, wait_s=0.0, timeout_s=30.0)
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_login_page_does_not_cost_what_has_arrived(remote, part, server):
 def test_a_silent_server_is_given_up(remote, part, server):
     server.always = ("silent",)
     with pytest.raises(FetchError, match="no answer in time"):
-        download(remote, part, Progress(), Patience(tries=2, wait_s=0, timeout_s=0.1))
+        download(remote, part, Progress(), RetryPolicy(tries=2, wait_s=0, timeout_s=0.1))
 
 
 def test_nobody_there(store, part):
@@ -293,9 +293,12 @@ def test_too_little_space_is_said_before(remote, part, server):
 
 
 def test_the_systems_refusals_are_explained(store):
-    from medvit.bundles.store import explained
+    from medvit.bundles.store import os_errors_as_store_errors
 
-    with pytest.raises(StoreError, match="Found no space left in the bundle store .*Free some space"), explained():
+    with (
+        pytest.raises(StoreError, match="Found no space left in the bundle store .*Free some space"),
+        os_errors_as_store_errors(),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
     store.write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="must be writable. Check its permissions, or set MEDVIT_HOME"):

@@ -18,24 +18,24 @@ import torch
 
 import medvit
 from medvit.bundles import bundle_folders, open_bundle
-from medvit.bundles.remote import Card, Request, fetch, remove
+from medvit.bundles.remote import FetchRequest, FetchSummary, fetch, remove
 from medvit.bundles.remote.convert_checkpoint import convert
-from medvit.bundles.remote.http import Patience
-from medvit.bundles.store import home, locked, read_manifest
+from medvit.bundles.remote.http import RetryPolicy
+from medvit.bundles.store import locked, read_manifest, store_folder
 from medvit.errors import BundleError, ChecksumError, FetchError, StoreError
 from medvit.progress import Cancelled, Progress
 from tests.bands import oblique_affine, phantom
 from tests.store.conftest import BTCV, NAME, small
 
-QUICK = Patience(tries=2, wait_s=0.0, timeout_s=30.0)
+QUICK = RetryPolicy(tries=2, wait_s=0.0, timeout_s=30.0)
 
 
-def _yes(_: Card) -> bool:
+def _yes(_: FetchSummary) -> bool:
     return True
 
 
 def _fetch(name: str = NAME, agree=_yes, **options):
-    return fetch(Request(name, **options), agree, patience=QUICK)
+    return fetch(FetchRequest(name, **options), agree, patience=QUICK)
 
 
 def _edit(folder: Path, change) -> None:
@@ -549,7 +549,7 @@ def test_two_at_once(published, server, store):
 
     from contextlib import nullcontext
 
-    fetch(Request(NAME), _yes, lambda: nullcontext(Progress(second)), QUICK)
+    fetch(FetchRequest(NAME), _yes, lambda: nullcontext(Progress(second)), QUICK)
     assert len(told) == 1
     assert f"Found another process fetching or removing {NAME}; only one may" in told[0]
     open_bundle(NAME).verify()
@@ -562,21 +562,21 @@ def test_cancelling_keeps_what_has_arrived(published, server, store):
 
     progress = Progress(lambda _, done, __: progress.cancel() if done > 3000 else None)
     with pytest.raises(Cancelled):
-        fetch(Request(NAME), _yes, lambda: nullcontext(progress), QUICK)
+        fetch(FetchRequest(NAME), _yes, lambda: nullcontext(progress), QUICK)
     (part,) = (store / "cache").glob("*.part")
     assert part.stat().st_size > 3000 << 10
 
 
 def test_where_the_store_lies(monkeypatch, tmp_path):
-    assert home() == tmp_path / "home"
+    assert store_folder() == tmp_path / "home"
     monkeypatch.delenv("MEDVIT_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert home() == tmp_path / "data" / "medvit"
+    assert store_folder() == tmp_path / "data" / "medvit"
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert home() == tmp_path / ".local" / "share" / "medvit"
+    assert store_folder() == tmp_path / ".local" / "share" / "medvit"
     monkeypatch.setenv("MEDVIT_HOME", "~/mine")
-    assert home() == tmp_path / "mine"
+    assert store_folder() == tmp_path / "mine"
 
 
 @pytest.mark.parametrize(

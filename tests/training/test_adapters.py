@@ -18,7 +18,7 @@ from medvit.cli.main import app
 from medvit.errors import BundleError, CheckpointError, StoppedError
 from medvit.training import TrainingLoop
 from medvit.training.evaluation import evaluate_bundle
-from medvit.training.loop import AdapterSettings, adapt, before_after, merged, publish, start_from
+from medvit.training.loop import AdapterSettings, adapt, before_after, merge_adapters, publish, start_from
 from medvit.training.loop.adapters import is_adapter
 from tests.bands import make_bundle
 from tests.label.learning import make_cases
@@ -68,7 +68,7 @@ def test_merged_they_are_the_network_that_was_trained(name, rest):
     frozen = set(before) - trainable - moving
     assert adapted <= frozen and all(torch.equal(after[k], before[k]) for k in frozen)
     assert all(torch.any(after[k] != 0) for k in after if k.endswith("adapter_up"))
-    final = merged(after)
+    final = merge_adapters(after)
     assert list(final) == list(before) and all(final[k].shape == v.shape for k, v in before.items())
     assert {k for k in adapted if torch.equal(final[k], before[k])} == set()
     changed = {k for k in before if not torch.equal(final[k], before[k])}
@@ -110,7 +110,9 @@ def test_a_killed_run_goes_on_and_its_checkpoint_starts_another(tmp_path):
             _loop(tmp_path / "run", other).run()
     network = Line().network
     assert "4 of 4 tensors." in str(start_from(network, str(tmp_path / "run" / "checkpoint.pt")))
-    assert _same(network.state_dict(), merged(whole)) and not _same(network.state_dict(), Line().network.state_dict())
+    assert _same(network.state_dict(), merge_adapters(whole)) and not _same(
+        network.state_dict(), Line().network.state_dict()
+    )
 
 
 def test_what_cannot_be_adapted(tmp_path):

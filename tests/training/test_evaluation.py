@@ -21,13 +21,13 @@ import medvit
 from medvit.bundles import Bundle, Calibration, open_bundle
 from medvit.cli.main import app
 from medvit.errors import BackendError, BundleError, ModalityError, ShapeError, SourceError
-from medvit.inference import load_model, model_around
+from medvit.inference import load_model, loaded_bundle_for
 from medvit.physics.degradations import LowDoseCT, ParallelBeam
 from medvit.pipeline import run, run_model
 from medvit.settings import RunSettings
 from medvit.training.evaluation import (
-    DoseRestoration,
-    Part,
+    EvaluationSet,
+    LowDoseEvaluation,
     best_constant,
     evaluate_bundle,
     evaluation_of,
@@ -39,7 +39,7 @@ from medvit.training.evaluation import (
 from medvit.training.evaluation.classical_denoisers import CLASSICAL, STRENGTHS, _noise, classical
 from medvit.training.evaluation.restoration import edge_response
 from medvit.training.loop import publish
-from medvit.transforms import LabelsOnGridd
+from medvit.transforms import LabelsOnVolumeGridd
 from tests.bands import BandNetwork, oblique_affine, phantom
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,8 +203,8 @@ class _Brighter(torch.nn.Module):
 
 def test_restoration_scores_are_what_their_words_say(denoiser):
     bundle, data = denoiser
-    judge = evaluation_of(bundle).judge(Part(bundle, data, data.parent))
-    scores = judge(model_around(bundle, _Brighter()), _silent)
+    judge = evaluation_of(bundle).judge(EvaluationSet(bundle, data, data.parent))
+    scores = judge(loaded_bundle_for(bundle, _Brighter()), _silent)
     assert list(scores["per_dose"]) == ["10 %", "25 %"]
     # by hand: the middle of each stride on RAS axes, the first case's seed, the stated scanner
     image = nib.as_closest_canonical(nib.load(data.parent / "validation_ct.nii.gz"))
@@ -230,7 +230,9 @@ def test_restoration_scores_are_what_their_words_say(denoiser):
 def test_other_denoisers_are_judged_on_the_same_slices(denoiser):
     """They are beside the network in scores and table, take noise away, and blur what has steps."""
     bundle, data = denoiser
-    scores = evaluation_of(bundle).judge(Part(bundle, data, data.parent))(model_around(bundle, _Brighter()), _silent)
+    scores = evaluation_of(bundle).judge(EvaluationSet(bundle, data, data.parent))(
+        loaded_bundle_for(bundle, _Brighter()), _silent
+    )
     assert list(scores["compared"]) == ["non_local_means", "bm3d", "total_variation"]
     for rows in scores["compared"].values():
         assert rows["10 %"]["psnr_db"] > scores["per_dose"]["10 %"]["psnr_before_db"]
@@ -313,12 +315,12 @@ def test_doses_that_cannot_be_judged():
         "window": [0, 1],
         "bias_range": [0, 1],
     }
-    DoseRestoration(LowDoseCT(), **good)
+    LowDoseEvaluation(LowDoseCT(), **good)
     for wrong in ({"doses": []}, {"doses": [0.0]}, {"slice_stride": 0}, {"window": [1, 0]}, {"bias_range": [0, 0]}):
         with pytest.raises(
             BundleError, match=r"positive doses, a stride of at least 1 and ranges.*Correct configs/eval"
         ):
-            DoseRestoration(LowDoseCT(), **{**good, **wrong})
+            LowDoseEvaluation(LowDoseCT(), **{**good, **wrong})
 
 
 class _Told(torch.nn.Module):
@@ -341,9 +343,9 @@ def test_two_views_are_scored_beside_the_best_guess_without_them(two_views):
         for split in ("training", "validation")
     }  # fmt: skip
     truth, other = (made[split]["label"].as_tensor()[0] for split in ("validation", "training"))
-    judge = evaluation.judge(Part(bundle, data, data.parent))
+    judge = evaluation.judge(EvaluationSet(bundle, data, data.parent))
     lines: list[str] = []
-    scores = judge(model_around(bundle, _Told(truth)), lines.append)
+    scores = judge(loaded_bundle_for(bundle, _Told(truth)), lines.append)
     assert scores["mean_dice"] == 1
     # one training case: the best constant is that case itself
     dice = 2 * float(((truth == 1) & (other == 1)).sum()) / float((truth == 1).sum() + (other == 1).sum())
@@ -351,7 +353,7 @@ def test_two_views_are_scored_beside_the_best_guess_without_them(two_views):
     assert scores["metrics"]["dice_mandible_without_xrays"] == pytest.approx(dice)
     assert scores["metrics"]["dice_mandible_mean_atlas"] == pytest.approx(dice)
     assert lines == [f"validation_ct: mean Dice 1.000, without the X-rays {scores['metrics']['mean_dice_without_xrays']:.3f}"]  # fmt: skip
-    assert judge(model_around(bundle, _Told(other)), _silent)["cases"] == scores["baseline_cases"]
+    assert judge(loaded_bundle_for(bundle, _Told(other)), _silent)["cases"] == scores["baseline_cases"]
     assert "without the X-rays" in table(bundle, scores)
 
 
@@ -361,7 +363,7 @@ def test_answers_from_two_views_come_with_the_networks_doubt(two_views):
     paths = {key: str(data.parent / f"training_{end}.nii.gz") for key, end in (("image", "ct"), ("label", "oar"))}
     other = evaluation.preparation(paths)["label"].as_tensor()[0]
     judged = replace(evaluation, acceptable=0.85).answers(
-        Part(bundle, data, data.parent), model_around(bundle, _Told(other)), _silent
+        EvaluationSet(bundle, data, data.parent), loaded_bundle_for(bundle, _Told(other)), _silent
     )
     sure = np.e / (np.e + 2)  # of logits 1, 0, 0
     bits = -sure * np.log2(sure) - (1 - sure) * np.log2(1 - sure)
@@ -374,10 +376,10 @@ def test_answers_from_two_views_come_with_the_networks_doubt(two_views):
 
 def test_labels_of_another_size_than_the_field(two_views):
     bundle, data = two_views
-    model = model_around(bundle, _Told(torch.zeros(32, 32, 32, dtype=torch.long)))
-    assert isinstance(model.postprocessing.transforms[-1], LabelsOnGridd)
+    model = loaded_bundle_for(bundle, _Told(torch.zeros(32, 32, 32, dtype=torch.long)))
+    assert isinstance(model.postprocessing.transforms[-1], LabelsOnVolumeGridd)
     with pytest.raises(ShapeError, match=r"labels of \(32, 32, 32\) for references of \(32, 32, 64\).*img_size"):
-        evaluation_of(bundle).judge(Part(bundle, data, data.parent))(model, _silent)
+        evaluation_of(bundle).judge(EvaluationSet(bundle, data, data.parent))(model, _silent)
 
 
 def test_the_best_constant_is_the_best_threshold():
@@ -509,7 +511,7 @@ def test_a_model_around_a_network_runs_as_the_bundle_would(bands):
     source = data.parent / "validation_ct.nii.gz"
     network = BandNetwork(8)
     network.centres.data = (torch.arange(8) / 8).half().float()
-    model = model_around(bundle, network, "cpu")
+    model = loaded_bundle_for(bundle, network, "cpu")
     theirs, ours = run(bundle, source, RunSettings("cpu")), run_model(model, source)
     assert np.array_equal(theirs.array, ours.array)
     reasons = {theirs.settings.pop("backend_reason"), ours.settings.pop("backend_reason")}
@@ -540,4 +542,4 @@ def test_a_network_that_makes_no_numbers_makes_no_labels(bands):
             return image.expand(-1, 8, -1, -1, -1) * float("inf")
 
     with pytest.raises(BundleError, match="no numbers in what bundle's network made on cpu; nothing was made of them"):
-        run_model(model_around(bundle, Overflowing()), data.parent / "validation_ct.nii.gz")
+        run_model(loaded_bundle_for(bundle, Overflowing()), data.parent / "validation_ct.nii.gz")

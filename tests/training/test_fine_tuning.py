@@ -11,14 +11,14 @@ from medvit.atomic_write import hashes_within
 from medvit.bundles import open_bundle
 from medvit.training import FineTuning, fine_tune
 from medvit.training.data import DataList
-from medvit.training.fine_tuning import gentle
+from medvit.training.fine_tuning import fine_tuning_recipe
 from medvit.training.recipe import read_recipe
 from tests.label.learning import make_cases, make_learning_bundle
 
 
 def test_a_gentle_recipe_starts_where_the_schedule_ended():
     recipe = read_recipe(open_bundle("hippocampus_mr_swin_unetr"))
-    loop = gentle(recipe, 30, 1e-4).loop
+    loop = fine_tuning_recipe(recipe, 30, 1e-4).loop
     assert (loop.steps, loop.learning_rate, loop.checkpoint_every, loop.validate_every) == (30, 1e-4, 3, 0)
     assert loop.warmup_steps == 3 and loop.cooldown_steps == 10
     objective = recipe.objective
@@ -52,7 +52,7 @@ def test_the_new_bundle_says_what_it_is_and_the_old_one_stays(tmp_path: Path):
     new = open_bundle(wanted.candidate)
     new.verify()
     assert (new.name, new.version, new.state) == ("bands", "0.1.0+mine.1", "trained")
-    assert new.facts.gates == () and new.intended_use == open_bundle(root).intended_use
+    assert new.facts.precision_checks == () and new.intended_use == open_bundle(root).intended_use
     assert new.metadata["eval_metrics"]["mean_dice"] == pytest.approx(found["after"], abs=1e-4)
     assert "trained further on 2 cases" in new.metadata["changelog"]["0.1.0+mine.1"]
     assert "on 1 cases held out" in (new.root / "docs" / "README.md").read_text()

@@ -8,15 +8,15 @@ from torch import nn
 
 from medvit.errors import BundleError
 from medvit.training import LoopSettings, TrainingLoop
-from medvit.training.objectives import HoldSettings, RestorationObjective
-from medvit.training.objectives.mean_constraint import HeldMean
+from medvit.training.objectives import MeanConstraintSettings, RestorationObjective
+from medvit.training.objectives.mean_constraint import MeanConstraint
 
 SOFT, BONE = 0.3, 0.8
 """Soft tissue lies within the held range, bone above."""
 
 
-def _settings(**changes) -> HoldSettings:
-    return HoldSettings(**{"between": (0.2, 0.4), "beside": 1} | changes)
+def _settings(**changes) -> MeanConstraintSettings:
+    return MeanConstraintSettings(**{"between": (0.2, 0.4), "beside": 1} | changes)
 
 
 def _slice() -> torch.Tensor:
@@ -30,11 +30,11 @@ def _slice() -> torch.Tensor:
 def test_only_soft_tissue_beside_bone_is_held():
     clean = _slice()
     restored = clean + torch.arange(18.0).view_as(clean)
-    held = HeldMean(_settings(beside=2))
+    held = MeanConstraint(_settings(beside=2))
     held.eval().multipliers.fill_(0.5)
     # columns 1 and 2 of the middle row: differences 7 and 8, of 18 pixels
     assert float(held(clean, restored, clean)) == pytest.approx(0.5 * (7 + 8) / 18)
-    everywhere = HeldMean(_settings(beside=0))
+    everywhere = MeanConstraint(_settings(beside=0))
     everywhere.eval().multipliers.fill_(0.5)
     assert float(everywhere(clean, restored, clean)) == pytest.approx(0.5 * (7 + 8 + 9 + 10 + 11) / 18)
 
@@ -43,7 +43,7 @@ def test_multipliers_move_in_training_only_and_each_by_its_own_level_of_noise():
     clean = torch.cat([_slice(), _slice()])
     context = torch.full((2, 3, 3, 6), 9.0)  # neighbours are not looked at
     context[:, 1] = clean[:, 0] + torch.tensor([0.01, 0.2]).view(2, 1, 1)
-    held = HeldMean(_settings(noise_levels=(0.1,), rate=0.5))
+    held = MeanConstraint(_settings(noise_levels=(0.1,), rate=0.5))
     restored = clean + torch.tensor([0.02, 0.06]).view(2, 1, 1, 1)
     held.eval()(context, restored, clean)
     assert held.multipliers.tolist() == [0, 0]
@@ -53,7 +53,7 @@ def test_multipliers_move_in_training_only_and_each_by_its_own_level_of_noise():
 
 def test_an_image_without_bone_adds_nothing_and_moves_nothing():
     clean = torch.full((1, 1, 4, 4), SOFT)
-    held = HeldMean(_settings())
+    held = MeanConstraint(_settings())
     held.multipliers.fill_(3.0)
     assert float(held(clean, clean + 1, clean)) == 0
     assert held.multipliers.tolist() == [3.0]

@@ -18,7 +18,7 @@ import medvit
 from medvit.cli.main import app
 from medvit.errors import SourceError
 from medvit.segmentation import SwinUNETR
-from medvit.training import Case, PatchSampler, PatchSettings
+from medvit.training import PatchSampler, PatchSettings, TrainingCase
 from medvit.training.data import DataList
 from medvit.training.objectives import Objective, OrganObjective
 from medvit.training.objectives.segmentation_losses import weighted_dice_ce
@@ -143,9 +143,11 @@ def test_a_recipe_that_needs_every_label_refuses_partly_labelled_cases(tmp_path)
 def test_a_flipped_patch_exchanges_which_side_was_annotated():
     values, labels = phantom()
     labels = np.where(labels == 4, 0, labels).astype(labels.dtype)  # the left parotid was not drawn
-    case = Case.build("right only", values, labels, (2.0, 2.0, 2.0))
+    case = TrainingCase.build("right only", values, labels, (2.0, 2.0, 2.0))
     known = torch.tensor([c != 4 for c in range(8)])
-    case = Case(*(getattr(case, name) for name in ("name", "image", "labels", "spacing_mm", "voxels", "body")), known)
+    case = TrainingCase(
+        *(getattr(case, name) for name in ("name", "image", "labels", "spacing_mm", "voxels", "body")), known
+    )
     settings = PatchSettings((16, 16, 16), (2.0, 2.0, 2.0), (-200.0, 300.0), swap_on_flip=((3, 4),))
     sampler = PatchSampler([case], settings, 0)
     seen = set()

@@ -17,7 +17,7 @@ from medvit.cli.main import app
 from medvit.errors import BundleError, SourceError
 from medvit.segmentation import BarlowSwin
 from medvit.training import LoopSettings, TrainingLoop
-from medvit.training.data import Pair, PictureSettings, load_labels, read_list
+from medvit.training.data import ImageLabelPair, PictureSettings, load_labels, read_list
 from medvit.training.data.picture_crops import Picture, PictureSampler, load_picture
 from medvit.training.evaluation import evaluate_bundle
 from medvit.training.objectives import PictureObjective
@@ -116,7 +116,7 @@ def test_several_classes_are_learnt(tmp_path):
     classes = np.where(ids > 0, 1 + (ids // 300) % 2, 0).astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(classes).save(tmp_path / "a_ids.png")
-    case = load_picture(Pair("a", tmp_path / "a.png", tmp_path / "a_ids.png"), classes=3)
+    case = load_picture(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "a_ids.png"), classes=3)
     assert set(case.mask.unique().tolist()) == {0.0, 1.0, 2.0}
     torch.manual_seed(0)
     objective = PictureObjective(BarlowSwin(3, 3, embed_dim=16, num_heads=2))
@@ -128,7 +128,7 @@ def test_several_classes_are_learnt(tmp_path):
     assert float(objective(*batch).detach()) < 0.8 * before
     with pytest.raises(SourceError, match=r"Found label 5 in a; the bundle knows 0\.\.2"):
         Image.fromarray(np.where(classes > 0, 5, 0).astype(np.uint8)).save(tmp_path / "a_ids.png")
-        load_picture(Pair("a", tmp_path / "a.png", tmp_path / "a_ids.png"), classes=3)
+        load_picture(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "a_ids.png"), classes=3)
 
 
 def test_pictures_that_do_not_fit_their_labels(tmp_path):
@@ -136,12 +136,12 @@ def test_pictures_that_do_not_fit_their_labels(tmp_path):
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(ids.T.copy()).save(tmp_path / "turned.png")
     with pytest.raises(SourceError, match=r"Found a with a picture of \(40, 50\) and labels of \(50, 40\)"):
-        load_picture(Pair("a", tmp_path / "a.png", tmp_path / "turned.png", True))
+        load_picture(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "turned.png", True))
     with pytest.raises(SourceError, match="Found labels of a in colour"):
-        load_labels(Pair("a", tmp_path / "a.png", tmp_path / "a.png", True))
+        load_labels(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "a.png", True))
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     with pytest.raises(SourceError, match="Found labels of a that cannot be read"):
-        load_labels(Pair("a", tmp_path / "a.png", tmp_path / "broken.png", True))
+        load_labels(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "broken.png", True))
 
 
 def test_pictures_of_background_alone():

@@ -54,7 +54,7 @@ def test_the_two_sides_of_a_pair_begin_alike_and_seeds_do_not(benchmark, tmp_pat
     for name, seed in (("one", 0), ("other", 0), ("third", 1)):
         bundle = benchmark.prepared(tmp_path / name, "train", {}, batch_size=4, seed=seed)
         assert not bundle.own_weights.exists()
-        recipe = read_recipe(bundle).shortened(30)
+        recipe = read_recipe(bundle).with_steps(30)
         assert (recipe.loop.batch_size, recipe.loop.seed, recipe.loop.steps) == (4, seed, 30)
         drawn[name] = recipe.objective.network.state_dict()
     assert all(torch.equal(value, drawn["other"][key]) for key, value in drawn["one"].items())

@@ -19,7 +19,7 @@ from medvit.errors import BundleError, ShapeError, SourceError
 from medvit.physics.degradations import LowDoseCT, ParallelBeam
 from medvit.restoration import RestoreRWKV
 from medvit.training import LoopSettings, TrainingLoop, TrainSettings, train_bundle
-from medvit.training.data import DataList, PairSettings, Slices, read_images
+from medvit.training.data import DataList, PairSettings, SliceStack, read_images
 from medvit.training.data.degraded_pairs import PairSampler
 from medvit.training.objectives import RestorationObjective
 
@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 RANGE = (-1024.0, 3072.0)
 
 
-def _case(shape=(20, 16, 3)) -> Slices:
+def _case(shape=(20, 16, 3)) -> SliceStack:
     rng = np.random.default_rng(0)
-    return Slices("case", rng.normal(40, 10, shape).astype(np.float32), (2.0, 2.0, 3.0))
+    return SliceStack("case", rng.normal(40, 10, shape).astype(np.float32), (2.0, 2.0, 3.0))
 
 
 def _pairs(**changes) -> PairSettings:
@@ -68,10 +68,10 @@ def test_pairs_are_the_same_for_a_seed():
     assert torch.equal(sampler.batch(2)[0], one[0])
 
 
-def _steps(depth: int) -> Slices:
+def _steps(depth: int) -> SliceStack:
     """Slices that are told apart by their intensity, 10 HU a step."""
     image = np.broadcast_to(10.0 * np.arange(depth, dtype=np.float32), (16, 16, depth))
-    return Slices("steps", np.ascontiguousarray(image), (2.0, 2.0, 3.0))
+    return SliceStack("steps", np.ascontiguousarray(image), (2.0, 2.0, 3.0))
 
 
 def test_a_slice_brings_its_neighbours_in_order_or_reversed():
@@ -144,7 +144,7 @@ def test_a_small_loss_keeps_its_digits_in_the_curve(tmp_path):
         def batch(self, size):
             return torch.zeros(size, 1, 4, 4), torch.zeros(size, 1, 4, 4)
 
-    settings = LoopSettings(steps=20, learning_rate=1e-9, tell_every=20)
+    settings = LoopSettings(steps=20, learning_rate=1e-9, log_every=20)
     objective = RestorationObjective(Off(), "charbonnier_widest")
     TrainingLoop(objective, Same(), settings, tmp_path).run()
     row = next(csv.DictReader((tmp_path / "curve.csv").open()))
@@ -194,7 +194,7 @@ def test_a_new_network_sees_soft_tissue_in_the_middle_and_stretched():
 def test_crops_lie_where_the_patient_is():
     image = np.full((64, 64, 3), -1000, np.float32)
     image[50:54, 8:12] = 40
-    case = Slices("corner", image, (2.0, 2.0, 2.0))
+    case = SliceStack("corner", image, (2.0, 2.0, 2.0))
     settings = replace(_pairs(), crop=(16, 16), body_above=-500.0)
     sampler = PairSampler([case], settings, 0)
     assert all(float(sampler.draw()[1].max()) > 0.2 for _ in range(8))
@@ -243,7 +243,7 @@ def test_wrong_lists_are_named(tmp_path):
     bundle = open_bundle(ROOT / "bundles" / "ct_denoise_restore_rwkv")
     listed = tmp_path / "list.json"
 
-    def read(content: object) -> list[Slices]:
+    def read(content: object) -> list[SliceStack]:
         listed.write_text(content if isinstance(content, str) else json.dumps(content))
         return read_images(bundle, listed, tmp_path, "training")
 

@@ -15,15 +15,15 @@ import torch
 from medvit.bundles import Bundle, load_weights, open_bundle
 from medvit.errors import BundleError, ShapeError
 from medvit.inference import load_model
-from medvit.physics import measured_part, zero_filled
-from medvit.physics.kspace import truncated
+from medvit.physics import low_frequency_part, zero_fill
+from medvit.physics.kspace import truncate_kspace
 from medvit.restoration import RestoreRWKV
 from medvit.training import TrainSettings, train_bundle
-from medvit.training.data import DataList, Slices, TruncationPairs, read_stacks
+from medvit.training.data import DataList, SliceStack, TruncationPairs, read_stacks
 from medvit.training.data.truncation_pairs import TruncationSampler
-from medvit.training.evaluation import FinerRestoration, Part, evaluation_of, table
+from medvit.training.evaluation import EvaluationSet, SuperResolutionEvaluation, evaluation_of, table
 from medvit.training.evaluation.super_resolution import INTERPOLATIONS
-from medvit.transforms import unit_range
+from medvit.transforms import percentile_range
 from tests.bands import SUPERRES, make_finer_bundle, oblique_affine
 
 PLAIN = TruncationPairs(crop=(24, 24), brightness=(1.0, 1.0), gamma=(1.0, 1.0))
@@ -36,18 +36,18 @@ def _head(shape: tuple[int, int, int] = (44, 40, 30), seed: int = 0) -> np.ndarr
     return np.where(x**2 + y**2 + z**2 < 0.8, texture + 200 * x, 0).astype(np.float32)
 
 
-def _case(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Slices:
-    return Slices("head", _head(), spacing)
+def _case(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> SliceStack:
+    return SliceStack("head", _head(), spacing)
 
 
 def test_pairs_lie_on_each_other_and_differ_beyond_what_was_measured():
     whole = replace(PLAIN, crop=(40, 40), factors=(2,))
-    sampler = TruncationSampler([Slices("head", _head((40, 40, 30)), (1.0, 1.0, 3.0))], whole, 0)
+    sampler = TruncationSampler([SliceStack("head", _head((40, 40, 30)), (1.0, 1.0, 3.0))], whole, 0)
     for _ in range(4):
         degraded, clean = sampler.draw()
         assert degraded.shape == clean.shape == (1, 40, 40) and degraded.dtype == torch.float32
         # flips and a transpose commute with the truncation, so a whole slice may be truncated again
-        assert np.allclose(degraded[0], measured_part(clean[0].numpy(), 2), atol=1e-4)
+        assert np.allclose(degraded[0], low_frequency_part(clean[0].numpy(), 2), atol=1e-4)
         assert not torch.allclose(degraded, clean, atol=0.02)
 
 
@@ -63,7 +63,7 @@ def test_both_factors_and_all_planes_of_an_even_volume_are_drawn():
 
 
 def test_pairs_are_the_same_for_a_seed_and_small_slices_are_padded():
-    small = [Slices("small", _head((20, 30, 12)), (1.0, 1.0, 1.0))]
+    small = [SliceStack("small", _head((20, 30, 12)), (1.0, 1.0, 1.0))]
     one, two = (TruncationSampler(small, TruncationPairs(crop=(24, 24)), 3).batch(3) for _ in range(2))
     assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1]) and one[0].shape == (3, 1, 24, 24)
     sampler = TruncationSampler(small, TruncationPairs(crop=(24, 24)), 0)
@@ -74,7 +74,7 @@ def test_pairs_are_the_same_for_a_seed_and_small_slices_are_padded():
 def test_contrasts_are_drawn_anew_and_air_stays_air():
     """A volume of two intensities keeps two, at other levels."""
     ball = np.where(_head((40, 40, 30)) > 0, np.where(np.indices((40, 40, 30))[0] < 20, 300.0, 700.0), 0)
-    case = Slices("two", ball.astype(np.float32), (1.0, 1.0, 3.0))
+    case = SliceStack("two", ball.astype(np.float32), (1.0, 1.0, 3.0))
     sampler = TruncationSampler([case], replace(PLAIN, crop=(40, 40), redrawn=1.0), 0)
     for _ in range(20):
         _, clean = sampler.draw()
@@ -89,7 +89,9 @@ def test_contrasts_are_drawn_anew_and_air_stays_air():
 def test_an_empty_slice_is_no_reason_to_stop():
     image = np.zeros((16, 16, 3), np.float32)
     image[:2, :2, 1] = 5
-    _, clean = TruncationSampler([Slices("almost nothing", image, (1, 1, 4))], replace(PLAIN, crop=(8, 8)), 0).draw()
+    _, clean = TruncationSampler(
+        [SliceStack("almost nothing", image, (1, 1, 4))], replace(PLAIN, crop=(8, 8)), 0
+    ).draw()
     assert clean.shape == (1, 8, 8) and bool(clean.isfinite().all())
 
 
@@ -123,7 +125,7 @@ def listed(tmp_path) -> Path:
 
 def _judged(folder: Path, listed: Path, lines: list[str]) -> tuple[Bundle, dict]:
     bundle = open_bundle(folder)
-    judge = evaluation_of(bundle).judge(Part(bundle, listed, listed.parent))
+    judge = evaluation_of(bundle).judge(EvaluationSet(bundle, listed, listed.parent))
     return bundle, judge(load_model(bundle, "cpu"), lines.append)
 
 
@@ -132,15 +134,15 @@ def test_scores_are_what_their_words_say(listed, tmp_path):
     lines: list[str] = []
     bundle, scores = _judged(make_finer_bundle(tmp_path / "interpolating"), listed, lines)
     image = nib.load(tmp_path / "validation_T1.nii.gz").get_fdata(dtype=np.float32)
-    low, high = unit_range(image, (0.5, 99.5))
+    low, high = percentile_range(image, (0.5, 99.5))
     clean = image[:40, :40, 5::12].astype(np.float64)
     head = clean > low + 0.1 * (high - low)
     chosen = head.mean((0, 1)) >= 0.05
     assert head[..., chosen].any() and list(scores["per_factor"]) == ["x2", "x4"]
     for factor in (2, 4):
         row = scores["per_factor"][f"x{factor}"]
-        coarse = truncated(clean.astype(np.float32), factor)
-        sinc = np.maximum(zero_filled(coarse, factor), 0)
+        coarse = truncate_kspace(clean.astype(np.float32), factor)
+        sinc = np.maximum(zero_fill(coarse, factor), 0)
         error = [np.square(sinc - clean)[..., k][head[..., k]].mean() for k in np.flatnonzero(chosen)]
         # the ball's texture leaves few holes in its mask for the judge to fill
         assert row["psnr_sinc_db"] == pytest.approx(
@@ -189,10 +191,10 @@ def test_evaluations_that_cannot_be_made(listed, tmp_path):
         with pytest.raises(
             BundleError, match=r"factors of at least 2 and a stride of at least 1 are needed. Correct conf"
         ):
-            FinerRestoration(**wrong)
+            SuperResolutionEvaluation(**wrong)
     bundle = open_bundle(make_finer_bundle(tmp_path / "bundle"))
-    part = Part(bundle, listed, listed.parent)
-    for evaluation in (FinerRestoration([2], 500), FinerRestoration([2, 3], 1)):
+    part = EvaluationSet(bundle, listed, listed.parent)
+    for evaluation in (SuperResolutionEvaluation([2], 500), SuperResolutionEvaluation([2, 3], 1)):
         with pytest.raises(
             BundleError, match=r"validation_T1 with 30 slices, of which .* Correct configs/evaluate.json"
         ):
@@ -200,7 +202,7 @@ def test_evaluations_that_cannot_be_made(listed, tmp_path):
     model = load_model(bundle, "cpu")
     neighbours = replace(model, inferer=type(model.inferer)(2, 1))
     with pytest.raises(BundleError, match="whose network sees 1 neighbours of a slice"):
-        FinerRestoration([2], 12).judge(part)(neighbours, lambda _: None)
+        SuperResolutionEvaluation([2], 12).judge(part)(neighbours, lambda _: None)
 
 
 def test_stacks_are_read_as_they_are_stored(listed):

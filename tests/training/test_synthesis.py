@@ -13,14 +13,14 @@ import torch
 from medvit.bundles import open_bundle
 from medvit.errors import ShapeError, SourceError
 from medvit.training.data import DataList
-from medvit.training.synthesis import Brightness, Pose, Scanner, Synthesis, SyntheticSampler, SyntheticSettings
-from medvit.training.synthesis.artifacts import blur, ghosts, rician, thicker
+from medvit.training.synthesis import Brightness, Pose, ScannerArtifacts, Synthesis, SyntheticSampler, SyntheticSettings
+from medvit.training.synthesis.artifacts import add_ghosts, add_rician_noise, blur, thicken_slices
 from medvit.training.synthesis.deformation import flipped_ids, smooth_field
 from medvit.training.synthesis.sampler import read_map
 from tests.bands import DEFAULT
 
 STILL = Pose(0.0, (1.0, 1.0), 0.0, 0.0, flip=0.0, pairs=((2, 3),))
-PERFECT = Scanner((1.0, 1.0), 0.0, (1.0, 1.0), motion=0.0, noise=0.0)
+PERFECT = ScannerArtifacts((1.0, 1.0), 0.0, (1.0, 1.0), motion=0.0, noise=0.0)
 PLAIN = Brightness(spread=(0.0, 0.0), dark_background=1.0, blur_mm=(0.0, 0.0), bias=0.0, gamma=0.0)
 
 
@@ -122,22 +122,22 @@ def test_the_scanner_does_what_its_words_say():
     at = torch.arange(31.0) - 15
     assert float((wide[:, 15, 15] * at**2).sum()) == pytest.approx(4, rel=0.02)
     assert float(wide.sum()) == pytest.approx(1, rel=1e-5) and float(wide[:, 14].sum()) == 0
-    thick = thicker(point, 2, 5.0)
+    thick = thicken_slices(point, 2, 5.0)
     profile = thick[15, 15]
     assert float(thick[14].sum()) == 0 and int((profile > profile.max() / 2).sum()) in range(
         5, 12
     )  # split where it lies between two
-    assert torch.equal(thicker(point, 1, 1.0), point)
+    assert torch.equal(thicken_slices(point, 1, 1.0), point)
     ramp = torch.arange(31.0).expand(31, 31, 31)
-    assert torch.allclose(thicker(ramp, 2, 4.0)[..., 6:-6], ramp[..., 6:-6], atol=0.3)  # in place, not shifted
-    still = ghosts(_head().float(), np.zeros(3), rng)
+    assert torch.allclose(thicken_slices(ramp, 2, 4.0)[..., 6:-6], ramp[..., 6:-6], atol=0.3)  # in place, not shifted
+    still = add_ghosts(_head().float(), np.zeros(3), rng)
     assert torch.allclose(still, _head().float(), atol=1e-4)
-    moved = ghosts(_head().float(), np.array([3.0, 0.0, 0.0]), rng)
+    moved = add_ghosts(_head().float(), np.array([3.0, 0.0, 0.0]), rng)
     assert float((moved - _head().float()).abs().max()) > 0.3
     assert float(moved[:, :, :].mean()) == pytest.approx(float(_head().float().mean()), rel=0.2)
-    dark = rician(torch.zeros(20, 20, 20), 0.1, noise)
+    dark = add_rician_noise(torch.zeros(20, 20, 20), 0.1, noise)
     assert float(dark.mean()) == pytest.approx(0.1 * np.sqrt(np.pi / 2), rel=0.03)  # Rayleigh where there is no signal
-    assert torch.equal(rician(point, 0.0, noise), point)
+    assert torch.equal(add_rician_noise(point, 0.0, noise), point)
 
 
 def test_a_stripped_head_is_black_outside_of_the_brain():
@@ -194,7 +194,10 @@ def test_maps_and_ranges_that_cannot_be_used(tmp_path):
         (lambda: Pose(elastic_grid_mm=0), "a distance above 0 is needed"),
         (lambda: Brightness(spread=(-0.1, 0.1)), "spread = .*a range in order is needed"),
         (lambda: Brightness(bias=-1), "bias and gamma = .*0 or more is needed"),
-        (lambda: Scanner(slice_mm=(0, 3)), "slice_mm = .*a positive range in order is needed. Correct train.json"),
+        (
+            lambda: ScannerArtifacts(slice_mm=(0, 3)),
+            "slice_mm = .*a positive range in order is needed. Correct train.json",
+        ),
     ):
         with pytest.raises(ShapeError, match=words):
             make()

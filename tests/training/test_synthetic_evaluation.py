@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError, SourceError
-from medvit.inference import model_around
-from medvit.training.evaluation import Part, evaluation_of
+from medvit.inference import loaded_bundle_for
+from medvit.training.evaluation import EvaluationSet, evaluation_of
 
 BRAIN = Path(__file__).resolve().parents[2] / "bundles" / "brain_mr_swin_unetr"
 SIZE = (40, 44, 36)
@@ -52,16 +52,16 @@ def judged(tmp_path: Path) -> tuple[Bundle, Path]:
     return open_bundle(folder), tmp_path / "list.json"
 
 
-def _scores(bundle: Bundle, part: Part) -> dict:
+def _scores(bundle: Bundle, part: EvaluationSet) -> dict:
     said: list[str] = []
-    scores = evaluation_of(bundle).judge(part)(model_around(bundle, _AllThalamus()), said.append)
+    scores = evaluation_of(bundle).judge(part)(loaded_bundle_for(bundle, _AllThalamus()), said.append)
     assert len(said) == len(scores["cases"])
     return scores
 
 
 def test_each_map_judges_in_several_contrasts_and_the_reference_is_what_was_painted(judged):
     bundle, data = judged
-    part = Part(bundle, data, data.parent)
+    part = EvaluationSet(bundle, data, data.parent)
     evaluation = evaluation_of(bundle)
     first, second = list(evaluation.cases(part))
     again = evaluation.cases(part)[0]
@@ -87,7 +87,7 @@ def test_images_that_were_taken_are_judged_as_they_are(judged):
     labels = np.where(_ids() == 49, 9, 0).astype(np.uint8)
     nib.save(nib.Nifti1Image(labels, np.diag([2.5, 2.5, 2.5, 1.0])), data.parent / "truth.nii.gz")
     data.write_text(json.dumps({"validation": [{"image": "mr.nii.gz", "label": "truth.nii.gz"}]}))
-    found = _scores(bundle, Part(bundle, data, data.parent))["cases"]
+    found = _scores(bundle, EvaluationSet(bundle, data, data.parent))["cases"]
     assert list(found) == ["mr"]
     assert found["mr"]["thalamus_right"] == pytest.approx(2 * (labels > 0).sum() / ((labels > 0).sum() + labels.size))
 
@@ -96,7 +96,7 @@ def test_what_cannot_judge(judged):
     bundle, data = judged
     data.write_text(json.dumps({"validation": [{"image": "absent.nii.gz"}]}))
     with pytest.raises(SourceError, match="Found no .*absent.nii.gz"):
-        evaluation_of(bundle).judge(Part(bundle, data, data.parent))
+        evaluation_of(bundle).judge(EvaluationSet(bundle, data, data.parent))
     path = bundle.root / "configs" / "evaluate.json"
     path.write_text(path.read_text().replace('"per_map": 2', '"per_map": 0'))
     with pytest.raises(BundleError, match="Found per_map 0; at least one image from each map is needed"):

@@ -22,7 +22,15 @@ from medvit.bundles import open_bundle
 from medvit.cli.main import app
 from medvit.errors import BundleError, SourceError
 from medvit.segmentation import SwinUNETR
-from medvit.training import Case, LoopSettings, PatchSampler, PatchSettings, TrainingLoop, TrainSettings, train_bundle
+from medvit.training import (
+    LoopSettings,
+    PatchSampler,
+    PatchSettings,
+    TrainingCase,
+    TrainingLoop,
+    TrainSettings,
+    train_bundle,
+)
 from medvit.training.data import DataList, read_list
 from medvit.training.data.patches import load_case
 from medvit.training.evaluation import dice, evaluate_bundle, record_scores, table
@@ -36,9 +44,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = PatchSettings((32, 32, 32), (2.0, 2.0, 2.0), (-200.0, 300.0), swap_on_flip=((3, 4),))
 
 
-def _case() -> Case:
+def _case() -> TrainingCase:
     values, labels = phantom()
-    return Case.build("phantom", values, labels, (2.0, 2.0, 2.0))
+    return TrainingCase.build("phantom", values, labels, (2.0, 2.0, 2.0))
 
 
 def _patient(file: str) -> str:
@@ -258,7 +266,7 @@ def test_cases_that_cannot_be_used(labelled, tmp_path):
         with pytest.raises(SourceError, match=words):
             load_case(pair, 8)
     values, labels = phantom()
-    empty = Case.build("empty", values, 0 * labels, (2.0, 2.0, 2.0))
+    empty = TrainingCase.build("empty", values, 0 * labels, (2.0, 2.0, 2.0))
     with pytest.raises(SourceError, match="background alone in the labels of all 1 cases"):
         PatchSampler([empty], SETTINGS, 0)
     found = PatchSampler([empty, _case()], replace(SETTINGS, organ_fraction=1.0, reach=0.0), 0).batch(3)[1]

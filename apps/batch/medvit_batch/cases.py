@@ -14,7 +14,17 @@ from medvit.deidentification import Privacy
 from medvit.settings import RunSettings
 from medvit_batch.catalogue.series_groups import Group
 
-__all__ = ["Decision", "Facts", "Job", "Key", "Outcome", "State", "Work", "digest_of", "in_turn"]
+__all__ = [
+    "CaseDescription",
+    "CaseJob",
+    "CaseLocation",
+    "Decision",
+    "Outcome",
+    "RunOptions",
+    "State",
+    "json_sha256",
+    "sequential_seconds",
+]
 
 
 class State(StrEnum):
@@ -30,7 +40,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Work:
+class RunOptions:
     """How cases are run and what is written: what decides a result, beside its images and bundle.
 
     Attributes:
@@ -61,7 +71,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Facts:
+class CaseDescription:
     """What is said of a case's images to others: no name, no date, no path."""
 
     study: str = ""
@@ -77,7 +87,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Key:
+class CaseLocation:
     """Where the images of a case are found in the catalogue: a series in a place and a volume's number, or an image file."""
 
     inside: int = 0
@@ -98,7 +108,7 @@ class Decision:
         code: of the reason, for programs.
         facts: about the images.
         key: where they are.
-        stamp: of their files.
+        file_signature: of their files.
         changed: when the newest of them came, nanoseconds.
         folder: a name for its results that holds nobody's name.
         patient: keyed fingerprint of who the headers say the patient is; empty for image files.
@@ -110,9 +120,9 @@ class Decision:
     bundle: str
     state: State
     reason: str
-    facts: Facts
-    key: Key
-    stamp: str
+    facts: CaseDescription
+    key: CaseLocation
+    file_signature: str
     changed: int
     folder: str
     code: str = ""
@@ -122,7 +132,7 @@ class Decision:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class CaseJob:
     """A case as a worker gets it.
 
     Attributes:
@@ -139,10 +149,10 @@ class Job:
     case: int
     name: str
     bundle: str
-    work: Work
+    work: RunOptions
     staging: Path
     group: Group | None
-    key: Key
+    key: CaseLocation
     note: str = ""
 
 
@@ -162,8 +172,8 @@ class Outcome:
         rating_reasons: why.
         notes: what a reader must know.
         version, weights: of the bundle that ran.
-        seal: sha256 of run.json.
-        seconds: by stage; see ``in_turn``.
+        run_sha256: sha256 of run.json.
+        seconds: by stage; see ``sequential_seconds``.
         peak_mb: the most memory the worker ever took.
     """
 
@@ -180,7 +190,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     version: str = ""
     weights: str = ""
-    seal: str = ""
+    run_sha256: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mb: float = 0.0
 
@@ -196,7 +206,7 @@ class Outcome:
         )
 
 
-def in_turn(seconds: Mapping[str, float]) -> dict[str, float]:
+def sequential_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
     """Seconds by stage for which a case kept its worker busy, one stage after the other.
 
     Not among them: "preflight", which lies within another stage; "ahead", reading beside the case before, of which "open" and "read"
@@ -205,6 +215,6 @@ def in_turn(seconds: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in seconds.items() if name not in ("preflight", "ahead", "behind")}
 
 
-def digest_of(content: Any) -> str:
+def json_sha256(content: Any) -> str:
     """sha256 of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from medvit.cli.common import Debug, Json, MemoryLimit, Quiet, Shown, guarded
+from medvit.cli.common import Debug, Json, MemoryLimit, Quiet, Terminal, handle_errors
 from medvit_batch.cli_options import LogFormat, Out, asks
 from medvit_batch.events import Format, speaking
-from medvit_batch.options import Asked
+from medvit_batch.options import BatchOptions
 
 __all__ = ["app"]
 
@@ -32,7 +32,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be
 def run(
     archive: Archive,
     output: Out,
-    asked: Asked,
+    asked: BatchOptions,
     dry_run: DryRun = False,
     log_format: LogFormat = Format.TEXT,
     quiet: Quiet = False,
@@ -42,7 +42,7 @@ def run(
     """Run every series of an archive that a bundle is made for. Give it again to go on: what is done stays done."""
     asked = replace(asked, archive=str(archive))
     shown, code = speaking(log_format, quiet, as_json, debug), 0
-    with guarded(shown):
+    with handle_errors(shown):
         from medvit_batch.commands import run_batch, show_plan
 
         code = show_plan(asked, output, shown) if dry_run else run_batch(asked, output, shown)
@@ -54,7 +54,7 @@ def run(
 def watch(
     inbox: Annotated[Path, typer.Argument(help="Folder that fills.", show_default=False)],
     output: Out,
-    asked: Asked,
+    asked: BatchOptions,
     quiet_for: Annotated[float, typer.Option("--quiet-for", help="A series is complete when none of its files is younger than so many seconds.")] = 60,
     every: Annotated[float, typer.Option("--every", help="Seconds between looks at the folder.")] = 10,
     log_format: LogFormat = Format.TEXT,
@@ -64,7 +64,7 @@ def watch(
     """Run series as they arrive in a folder, until it is stopped (Ctrl-C or SIGTERM)."""
     asked = replace(asked, archive=str(inbox))
     shown, code = speaking(log_format, quiet, False, debug), 0
-    with guarded(shown):
+    with handle_errors(shown):
         from medvit_batch.watch import Pace, watch_folder
 
         code = watch_folder(asked, output, shown, Pace(quiet_for, every))
@@ -88,7 +88,7 @@ def retry(
     """Try failed cases again, with the settings of the last run."""
     shown, code = speaking(log_format, quiet, as_json, debug), 0
     other: dict[str, Any] = {k: v for k, v in {"workers": workers, "time_limit": time_limit}.items() if v is not None}
-    with guarded(shown):
+    with handle_errors(shown):
         from medvit_batch.commands import Again, retry_batch
 
         code = retry_batch(output, Again(reason, set_aside, other, device), shown)
@@ -104,8 +104,8 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Where a batch stands; also while it runs."""
-    shown = Shown(json=as_json, debug=debug)
-    with guarded(shown):
+    shown = Terminal(json=as_json, debug=debug)
+    with handle_errors(shown):
         from medvit_batch.results.status import show_status
 
         show_status(output, shown, cases or paths, paths)
@@ -114,8 +114,8 @@ def status(
 @app.command()
 def report(output: Done, quiet: Quiet = False, debug: Debug = False) -> None:
     """Write cases.csv, measurements.csv and report.html anew; also while a run is going on."""
-    shown = Shown(quiet=quiet, debug=debug)
-    with guarded(shown):
+    shown = Terminal(quiet=quiet, debug=debug)
+    with handle_errors(shown):
         from medvit_batch.commands import write_reports
         from medvit_batch.journal import Journal
 

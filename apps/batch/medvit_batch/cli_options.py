@@ -13,7 +13,7 @@ import typer
 from medvit.cli.common import Geometry, MemoryLimit, RepairTags, split_values
 from medvit_batch.events import Format
 from medvit_batch.network.peers import Local, Tls
-from medvit_batch.options import Asked
+from medvit_batch.options import BatchOptions
 
 __all__ = ["LogFormat", "Out", "asks"]
 
@@ -91,9 +91,9 @@ def _asked(
     job: Jobs = None,
     memory_limit: MemoryLimit = None,
     issuer: Issuer = "",
-) -> Asked:
+) -> BatchOptions:
     switches = {"device": device, "fast": fast, "backend": backend, "precision": precision, "force": force, "roi_subset": split_values(roi_subset), "repair_tags": repair_tags, "on_irregular": on_irregular, "geometry": geometry}  # fmt: skip
-    return Asked(
+    return BatchOptions(
         "", bundle, rules, select, split_values(output_type), preview, statistics, per_label, switches, workers, time_limit,
         stop_after, min_free_gb, deidentify, None if deid_key is None else str(deid_key), split_values(retain), allow_burned_in,
         with_images, metrics_port, cluster, tuple(job or ()), issuer.strip(),

@@ -13,14 +13,14 @@ from typing import Any
 
 import typer
 
-from medvit.cli.common import Shown, watched
-from medvit_batch.cases import Key, State
+from medvit.cli.common import Terminal, progress_bar
+from medvit_batch.cases import CaseLocation, State
 from medvit_batch.errors import BatchError
 from medvit_batch.execution.batch import Batch, exit_code
 from medvit_batch.execution.batch_folder import CATALOGUE, open_batch_folder
 from medvit_batch.execution.session import Session
 from medvit_batch.journal import Journal
-from medvit_batch.options import Asked
+from medvit_batch.options import BatchOptions
 
 __all__ = [
     "Again",
@@ -56,11 +56,11 @@ def sound_tables() -> Iterator[None]:
         ) from error
 
 
-def run_batch(asked: Asked, out: Path, shown: Shown) -> int:
+def run_batch(asked: BatchOptions, out: Path, shown: Terminal) -> int:
     """Run a batch to its end; return the exit code."""
     batch = asked.lasting().batch(out)
     with sound_tables(), open_batch_folder(batch, shown) as session:
-        with watched(shown) as progress:
+        with progress_bar(shown) as progress:
             waiting = session.plan(progress)
         _say_plan(session, waiting, shown)
         report_changes(session)
@@ -69,7 +69,7 @@ def run_batch(asked: Asked, out: Path, shown: Shown) -> int:
         return closed(session, shown)
 
 
-def retry_batch(out: Path, again: Again, shown: Shown) -> int:
+def retry_batch(out: Path, again: Again, shown: Terminal) -> int:
     """Run failed cases again; return the exit code."""
     journal = Journal(out)
     last = journal.last_run()
@@ -78,7 +78,7 @@ def retry_batch(out: Path, again: Again, shown: Shown) -> int:
         raise BatchError(
             f"Found no run in the journal of {out}; there is nothing to try again. Start with medvit batch run."
         )
-    asked = Asked.again(json.loads(last["command"]))
+    asked = BatchOptions.again(json.loads(last["command"]))
     asked = replace(asked, **again.other)
     if again.device is not None:
         asked = replace(asked, run={**asked.run, "device": again.device})
@@ -86,7 +86,7 @@ def retry_batch(out: Path, again: Again, shown: Shown) -> int:
         chosen = _chosen(session.journal, again)
         for case in chosen:
             session.journal.move(case, State.PENDING, tries=0, interrupted=0)
-        with watched(shown) as progress:
+        with progress_bar(shown) as progress:
             waiting = session.plan(progress)
         report_changes(session)
         waiting = {case: key for case, key in waiting.items() if case in chosen}
@@ -110,7 +110,7 @@ def _chosen(journal: Journal, again: Again) -> set[int]:
     return found
 
 
-def closed(session: Session, shown: Shown) -> int:
+def closed(session: Session, shown: Terminal) -> int:
     """Note the end of a run, write its reports, say what came of it; return the exit code."""
     ended = session.finish()
     journal, out = session.journal, session.batch.out
@@ -146,7 +146,7 @@ def report_changes(session: Session) -> None:
         session.unreported = False
 
 
-def _say_plan(session: Session, waiting: dict[int, Key], shown: Shown) -> None:
+def _say_plan(session: Session, waiting: dict[int, CaseLocation], shown: Terminal) -> None:
     counts = session.journal.counts()
     files = session.catalogue.counts()
     lost = files.get("missing", 0) + files.get("unreadable", 0)
@@ -167,7 +167,7 @@ def _say_plan(session: Session, waiting: dict[int, Key], shown: Shown) -> None:
     shown.say(f"{len(waiting)} case(s) to run{f'; {others}' if others else ''}.")
 
 
-def show_plan(asked: Asked, out: Path, shown: Shown) -> int:
+def show_plan(asked: BatchOptions, out: Path, shown: Terminal) -> int:
     """Print what a run would do with each series; nothing is written to ``out``."""
     from medvit_batch.catalogue.catalogue import Catalogue, secret_of
     from medvit_batch.execution.slurm import job_script
@@ -178,10 +178,10 @@ def show_plan(asked: Asked, out: Path, shown: Shown) -> int:
         raise BatchError(
             f"Found no folder at {asked.archive}; an archive is a folder with images in it. Check the path."
         )
-    _ = batch.plan.asked
+    _ = batch.plan.options_hashes
     where = batch.limits.where
     script = job_script(where) if where is not None and where.cluster == "slurm" else ""
-    with tempfile.TemporaryDirectory(prefix="medvit-") as folder, watched(shown) as progress:
+    with tempfile.TemporaryDirectory(prefix="medvit-") as folder, progress_bar(shown) as progress:
         catalogue = Catalogue(Path(folder) / CATALOGUE, secret_of(out / CATALOGUE))
         catalogue.look(batch.archive, out, progress)
         decisions = list(batch.plan.decide(catalogue))

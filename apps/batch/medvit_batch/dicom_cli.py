@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, Quiet, guarded
+from medvit.cli.common import Debug, Json, Quiet, handle_errors
 from medvit_batch.cli_options import LogFormat, Out, asks
 from medvit_batch.events import Format, speaking
 from medvit_batch.network.peers import Local, parse_peer, quiet_networking
-from medvit_batch.options import Asked
+from medvit_batch.options import BatchOptions
 
 __all__ = ["app"]
 
@@ -30,7 +30,7 @@ Commit = Annotated[bool, typer.Option("--commit", help="Ask the peer of --send-t
 @asks
 def listen(
     output: Out,
-    asked: Asked,
+    asked: BatchOptions,
     local: Local,
     host: Host = "127.0.0.1",
     port: Port = 11112,
@@ -47,7 +47,7 @@ def listen(
 ) -> None:  # fmt: skip
     """Receive series (C-STORE), run them, and send results on, until it is stopped (Ctrl-C or SIGTERM)."""
     shown, code = speaking(log_format, quiet, False, debug), 0
-    with guarded(shown):
+    with handle_errors(shown):
         from medvit_batch.network.store_scp import Node
         from medvit_batch.node import listen as go
         from medvit_batch.node import target_of
@@ -62,7 +62,7 @@ def listen(
 @asks
 def query(
     peer: Annotated[str, typer.Argument(help="AET@host:port, or the address of a DICOMweb server.", show_default=False)],
-    asked: Asked,
+    asked: BatchOptions,
     local: Local,
     key: Annotated[list[str] | None, typer.Option("--key", "-k", help="Keyword=value to ask for; repeatable.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Fetch the series and run them; results go here. Without it they are only listed.", show_default=False)] = None,
@@ -78,7 +78,7 @@ def query(
 ) -> None:  # fmt: skip
     """Find series (C-FIND, QIDO); with -o fetch them (C-GET, C-MOVE, WADO), run them, and send results back."""
     shown, code = speaking(log_format, quiet, as_json, debug), 0
-    with guarded(shown):
+    with handle_errors(shown):
         from medvit_batch.commands import run_batch
         from medvit_batch.network.query_retrieve import fetch, find, parse_keys
         from medvit_batch.network.store_scp import Node

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from medvit.cli.common import Shown
+from medvit.cli.common import Terminal
 
 __all__ = ["LOG", "Events", "Format", "JsonLines", "speaking"]
 
@@ -33,7 +33,7 @@ def _line(what: str, **content: Any) -> str:
 
 
 @dataclass(frozen=True)
-class JsonLines(Shown):
+class JsonLines(Terminal):
     """Speaks in lines of JSON on standard output, as collectors of logs take them; errors too."""
 
     def say(self, text: str) -> None:
@@ -46,9 +46,9 @@ class JsonLines(Shown):
         typer.echo(_line("error", kind=kind, text=text.removeprefix("Error: ")))
 
 
-def speaking(form: Format, quiet: bool, json: bool, debug: bool) -> Shown:
+def speaking(form: Format, quiet: bool, json: bool, debug: bool) -> Terminal:
     """What a command says things with."""
-    return (JsonLines if form is Format.JSON else Shown)(quiet=quiet, json=json, debug=debug)
+    return (JsonLines if form is Format.JSON else Terminal)(quiet=quiet, json=json, debug=debug)
 
 
 class Events:
@@ -59,7 +59,7 @@ class Events:
         shown: lines are printed too where it speaks in such lines.
     """
 
-    def __init__(self, out: Path, shown: Shown) -> None:
+    def __init__(self, out: Path, shown: Terminal) -> None:
         self.path = out / LOG
         self.printed = isinstance(shown, JsonLines)
         self._quiet = shown.quiet

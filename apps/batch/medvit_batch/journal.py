@@ -21,25 +21,29 @@ from medvit_batch.sqlite import connect
 __all__ = ["JOURNAL", "Journal", "sends_by_state"]
 
 JOURNAL = "journal.sqlite"
-_VERSION = 3
+_VERSION = 4
 _UPGRADES = {
     1: "ALTER TABLE cases RENAME COLUMN quality TO rating; ALTER TABLE cases RENAME COLUMN quality_reasons TO rating_reasons",
     2: "ALTER TABLE cases ADD COLUMN patient TEXT DEFAULT ''; ALTER TABLE cases ADD COLUMN note TEXT DEFAULT ''; "
     "ALTER TABLE cases ADD COLUMN recall TEXT DEFAULT ''",
+    3: "ALTER TABLE cases RENAME COLUMN stamp TO file_signature; ALTER TABLE cases RENAME COLUMN asked TO options_hash; "
+    "ALTER TABLE cases RENAME COLUMN held TO result_key; ALTER TABLE cases RENAME COLUMN seal TO run_sha256; "
+    "DROP INDEX of_held; CREATE INDEX of_result_key ON cases (result_key)",
 }
-"""From version 1, in which a rating was called a word on quality, and version 2, which did not notice that a patient was corrected."""
+"""From version 1, in which a rating was called a word on quality, version 2, which did not notice that a patient was corrected, and
+version 3, which had other names for four columns."""
 _SCHEMA = """
 CREATE TABLE runs (
   id INTEGER PRIMARY KEY, started TEXT, finished TEXT, command TEXT, outcome TEXT, files TEXT, unused TEXT);
 CREATE TABLE cases (
   id INTEGER PRIMARY KEY, volume TEXT, bundle TEXT, folder TEXT UNIQUE, state TEXT, stage TEXT DEFAULT '', code TEXT DEFAULT '',
-  reason TEXT DEFAULT '', remedy TEXT DEFAULT '', facts TEXT, stamp TEXT, asked TEXT, input TEXT, held TEXT,
+  reason TEXT DEFAULT '', remedy TEXT DEFAULT '', facts TEXT, file_signature TEXT, options_hash TEXT, input TEXT, result_key TEXT,
   flags TEXT DEFAULT '[]', rating TEXT DEFAULT '', rating_reasons TEXT DEFAULT '[]', notes TEXT DEFAULT '[]',
-  version TEXT DEFAULT '', weights TEXT DEFAULT '', seal TEXT DEFAULT '', seconds TEXT DEFAULT '{}', peak_mb REAL DEFAULT 0,
+  version TEXT DEFAULT '', weights TEXT DEFAULT '', run_sha256 TEXT DEFAULT '', seconds TEXT DEFAULT '{}', peak_mb REAL DEFAULT 0,
   tries INTEGER DEFAULT 0, interrupted INTEGER DEFAULT 0, run INTEGER, updated TEXT,
   patient TEXT DEFAULT '', note TEXT DEFAULT '', recall TEXT DEFAULT '', UNIQUE (volume, bundle));
 CREATE INDEX of_state ON cases (state);
-CREATE INDEX of_held ON cases (held);
+CREATE INDEX of_result_key ON cases (result_key);
 """
 
 _MAY = {
@@ -131,7 +135,7 @@ class Journal:
         return [row["peer"] for row in rows.fetchall()]
 
     def take(
-        self, decision: Decision, asked: str, run: int, home: Path, withdrawn: tuple[str, str] | None = None
+        self, decision: Decision, options_hash: str, run: int, home: Path, withdrawn: tuple[str, str] | None = None
     ) -> tuple[int, State, bool]:
         """Enter a decision; return the case, its state, and whether it had to change.
 
@@ -139,17 +143,17 @@ class Journal:
 
         Args:
             decision: what is to be done.
-            asked: hash of what decides the result, beside the images.
+            options_hash: hash of what decides the result, beside the images.
             run: number of the run.
             home: the batch.
             withdrawn: what a reader must know of an earlier result that was withdrawn now, and of those who have it.
         """
         row = self._row(decision)
         if row is None:
-            return self._insert(decision, asked, run), decision.state, True
+            return self._insert(decision, options_hash, run), decision.state, True
         case, state = int(row["id"]), State(row["state"])
         same = (
-            (row["stamp"], row["asked"]) == (decision.stamp, asked)
+            (row["file_signature"], row["options_hash"]) == (decision.file_signature, options_hash)
             and withdrawn is None
             and not _corrected(row, decision)
         )
@@ -169,7 +173,12 @@ class Journal:
             words |= {} if decision.state is State.PENDING else {"remedy": " ".join(filter(None, withdrawn))}
         elif state is State.PUBLISHED:
             words = {**words, "note": "", "recall": ""}
-        facts = {"facts": json.dumps(asdict(decision.facts)), "stamp": decision.stamp, "asked": asked, "run": run}
+        facts = {
+            "facts": json.dumps(asdict(decision.facts)),
+            "file_signature": decision.file_signature,
+            "options_hash": options_hash,
+            "run": run,
+        }
         facts |= {"patient": decision.patient} if decision.patient else {}
         self.move(case, decision.state, **words, **facts, tries=0, interrupted=0)
         return case, decision.state, True
@@ -179,12 +188,12 @@ class Journal:
         row = self._row(decision)
         return set() if row is None else {int(row["id"])}
 
-    def known(self, decision: Decision, asked: str) -> tuple[State | None, bool]:
+    def known(self, decision: Decision, options_hash: str) -> tuple[State | None, bool]:
         """The state that a decision's case is in, and whether its files and what is asked are still the same."""
         row = self._row(decision)
         if row is None:
             return None, False
-        same = (row["stamp"], row["asked"]) == (decision.stamp, asked)
+        same = (row["file_signature"], row["options_hash"]) == (decision.file_signature, options_hash)
         return State(row["state"]), same and not _corrected(row, decision)
 
     def gone(self, planned: set[int], archive: str) -> None:
@@ -203,18 +212,18 @@ class Journal:
         ).fetchone()
         return row
 
-    def _insert(self, decision: Decision, asked: str, run: int) -> int:
+    def _insert(self, decision: Decision, options_hash: str, run: int) -> int:
         planned = decision.state is not State.PENDING
         # what was skipped before it was known which bundle it would go to needs no row beside the one that says more
         self.base.execute(
             "DELETE FROM cases WHERE volume=? AND bundle='' AND ?<>''", (decision.volume, decision.bundle)
         )
         row = self.base.execute(
-            "INSERT INTO cases (volume, bundle, folder, state, stage, code, reason, facts, stamp, asked, run, updated, patient) "
+            "INSERT INTO cases (volume, bundle, folder, state, stage, code, reason, facts, file_signature, options_hash, run, updated, patient) "
             "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
             (
                 decision.volume, decision.bundle, f"cases/{decision.folder}", decision.state, "plan" if planned else "", decision.code,
-                decision.reason if planned else "", json.dumps(asdict(decision.facts)), decision.stamp, asked, run, _now(),
+                decision.reason if planned else "", json.dumps(asdict(decision.facts)), decision.file_signature, options_hash, run, _now(),
                 decision.patient,
             ),
         ).fetchone()  # fmt: skip
@@ -239,9 +248,11 @@ class Journal:
         for row in self.base.execute(f"SELECT * FROM cases {where} ORDER BY id", states).fetchall():
             yield dict(row)
 
-    def held(self, held: str) -> dict[str, Any] | None:
+    def published_with_key(self, result_key: str) -> dict[str, Any] | None:
         """The published case whose folder holds exactly this: these images, this bundle, these settings."""
-        row = self.base.execute("SELECT * FROM cases WHERE held=? AND state='published' LIMIT 1", (held,)).fetchone()
+        row = self.base.execute(
+            "SELECT * FROM cases WHERE result_key=? AND state='published' LIMIT 1", (result_key,)
+        ).fetchone()
         return dict(row) if row is not None else None
 
     def counts(self) -> dict[str, int]:

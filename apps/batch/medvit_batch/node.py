@@ -8,8 +8,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medvit.atomic_write import explained
-from medvit.cli.common import Shown
+from medvit.atomic_write import os_errors_as_output_errors
+from medvit.cli.common import Terminal
 from medvit_batch.errors import BatchError, NetworkError
 from medvit_batch.execution.publish import RECEIVED, prepare
 from medvit_batch.journal import Journal
@@ -17,7 +17,7 @@ from medvit_batch.network.peers import Peer, parse_peer, quiet_networking
 from medvit_batch.network.send_queue import Queue, Sender
 from medvit_batch.network.storage_commitment import listener
 from medvit_batch.network.store_scp import Node, receiving
-from medvit_batch.options import Asked
+from medvit_batch.options import BatchOptions
 from medvit_batch.watch import Pace, watch_folder
 
 __all__ = ["Target", "drain", "inbox_of", "listen", "say_unsent", "target_of"]
@@ -59,14 +59,14 @@ def target_of(send_to: str | None, commit: bool) -> Target | None:
     return Target(peer, commit)
 
 
-def listen(asked: Asked, out: Path, shown: Shown, node: Node, pace: Pace, target: Target | None) -> int:
+def listen(asked: BatchOptions, out: Path, shown: Terminal, node: Node, pace: Pace, target: Target | None) -> int:
     """Receive, process and send on until a signal; return the exit code: 3 too where results still wait to be sent."""
     quiet_networking()
     if node.most < 1:
         raise BatchError(f"Found --max-associations {node.most}; at least 1 is needed. Correct it.")
     inbox = inbox_of(out)
     asked = replace(asked, archive=str(inbox))
-    asked.lasting().batch(out).plan.asked  # noqa: B018  refuses a bundle before anybody sends anything
+    asked.lasting().batch(out).plan.options_hashes  # noqa: B018  refuses a bundle before anybody sends anything
 
     @contextmanager
     def beside() -> Iterator[None]:
@@ -89,12 +89,12 @@ def inbox_of(out: Path) -> Path:
     """Where received images are kept; as confidential as the archive they come from."""
     prepare(out)
     inbox = out / RECEIVED
-    with explained(inbox):
+    with os_errors_as_output_errors(inbox):
         inbox.mkdir(mode=0o700, exist_ok=True)
     return inbox
 
 
-def say_unsent(out: Path, target: Target, shown: Shown) -> int:
+def say_unsent(out: Path, target: Target, shown: Terminal) -> int:
     """Say what of the results was sent; return how many were not, or are not vouched for where that was asked."""
     with closing(Journal(out)) as journal:
         queue = Queue(journal, out, target.peer, commit=target.commit)

@@ -12,15 +12,15 @@ from medvit_batch.errors import BatchError
 if TYPE_CHECKING:
     from medvit.deidentification import Privacy
     from medvit_batch.execution.batch import Batch
-    from medvit_batch.execution.cluster_spec import Where
+    from medvit_batch.execution.cluster_spec import ClusterSpec
 
-__all__ = ["Asked"]
+__all__ = ["BatchOptions"]
 
 _ON_IRREGULAR = ("fail", "resample", "split")
 
 
 @dataclass(frozen=True)
-class Asked:
+class BatchOptions:
     """The options of ``medvit batch run``; plain values only."""
 
     archive: str
@@ -46,7 +46,7 @@ class Asked:
     job: tuple[str, ...] = ()
     issuer: str = ""
 
-    def lasting(self) -> Asked:
+    def lasting(self) -> BatchOptions:
         """With full paths, so that it means the same wherever it is asked again."""
         bundle = self.bundle
         if bundle is not None and (Path(bundle) / "configs" / "metadata.json").is_file():
@@ -60,7 +60,7 @@ class Asked:
         return asdict(self)
 
     @classmethod
-    def again(cls, command: dict[str, Any]) -> Asked:
+    def again(cls, command: dict[str, Any]) -> BatchOptions:
         """What an earlier run was asked."""
         several = {name: tuple(command.get(name, ())) for name in ("types", "retain", "job")}
         return cls(**{**command, **several})
@@ -96,13 +96,13 @@ class Asked:
         key, _ = read_key(Path(self.deid_key), make_key)
         return Privacy(key, tuple(sorted(self.retain)), self.allow_burned_in, self.with_images)
 
-    def _where(self, out: Path) -> Where | None:
+    def _where(self, out: Path) -> ClusterSpec | None:
         """The cluster that was asked for.
 
         Raises:
             BatchError: options that contradict one another.
         """
-        from medvit_batch.execution.cluster_spec import STARTED, Where
+        from medvit_batch.execution.cluster_spec import STARTED, ClusterSpec
         from medvit_batch.execution.slurm import read_job
 
         if self.job and self.cluster != "slurm":
@@ -114,7 +114,7 @@ class Asked:
         if self.workers > 1 and (self.cluster not in STARTED or self.cluster == "cuda"):
             own = "there is one for each GPU" if self.cluster == "cuda" else "a cluster has workers of its own"
             raise BatchError(f"Found both --workers and --cluster {self.cluster}; {own}. Leave --workers out.")
-        return Where(self.cluster, self.workers, read_job(self.job), out)
+        return ClusterSpec(self.cluster, self.workers, read_job(self.job), out)
 
     def batch(self, out: Path, make_key: bool = True) -> Batch:
         """Everything that a session needs.
@@ -130,7 +130,7 @@ class Asked:
         """
         from medvit.restoration import RESTORED_TYPES
         from medvit.segmentation import OUTPUT_TYPES
-        from medvit_batch.cases import Work
+        from medvit_batch.cases import RunOptions
         from medvit_batch.execution.batch import Batch, Limits
         from medvit_batch.selection.plan import Plan
         from medvit_batch.selection.rules import one_bundle, read_rules
@@ -159,7 +159,7 @@ class Asked:
             if self.rules is None
             else read_rules(Path(self.rules), self.select)
         )
-        work = Work(
+        work = RunOptions(
             RunSettings(**run), self.types, self.preview, self.statistics, self.per_label, self.privacy(make_key)
         )
         limits = Limits(

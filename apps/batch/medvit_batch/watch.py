@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvit.cli.common import Shown
+from medvit.cli.common import Terminal
 from medvit.errors import OutputError, out_of_space
 from medvit.progress import Progress
 from medvit_batch.cases import Decision
@@ -19,7 +19,7 @@ from medvit_batch.errors import BatchError
 from medvit_batch.execution.batch_folder import open_batch_folder
 from medvit_batch.execution.publish import recover
 from medvit_batch.execution.session import Session
-from medvit_batch.options import Asked
+from medvit_batch.options import BatchOptions
 
 __all__ = ["Pace", "watch_folder"]
 
@@ -46,9 +46,9 @@ class Pace:
 
 
 def watch_folder(
-    asked: Asked,
+    asked: BatchOptions,
     out: Path,
-    shown: Shown,
+    shown: Terminal,
     pace: Pace,
     beside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> int:

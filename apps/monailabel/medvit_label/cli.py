@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Geometry, Json, MemoryLimit, Quiet, Shown, guarded
+from medvit.cli.common import Debug, Geometry, Json, MemoryLimit, Quiet, Terminal, handle_errors
 from medvit_label.users_cli import app as users_app
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ LoginFile = Annotated[
 ]
 
 
-def _token(file: Path | None, host: str, users: Path | None, shown: Shown) -> str:
+def _token(file: Path | None, host: str, users: Path | None, shown: Terminal) -> str:
     from medvit.errors import SourceError
     from medvit_label.settings import is_loopback
 
@@ -52,7 +52,7 @@ def _token(file: Path | None, host: str, users: Path | None, shown: Shown) -> st
     return made
 
 
-def _reach(settings: ServerSettings, shown: Shown) -> None:
+def _reach(settings: ServerSettings, shown: Terminal) -> None:
     """Refuse a login that the archive refuses; say that it is silent, which may pass."""
     from medvit_label.settings import is_url
 
@@ -86,8 +86,8 @@ def start(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Serve until stopped (Ctrl-C). On this machine only, unless --host says otherwise."""
-    shown = Shown(quiet=quiet, debug=debug)
-    with guarded(shown):
+    shown = Terminal(quiet=quiet, debug=debug)
+    with handle_errors(shown):
         from medvit.io.dicom import read_login
         from medvit_label.dependencies import require_server
         from medvit_label.settings import Limits, ServerSettings, state_folder
@@ -115,8 +115,8 @@ def check(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Start a server on a free port, infer through MONAI Label's own client, stop it, and say what works."""
-    shown, code = Shown(json=as_json, debug=debug), 0
-    with guarded(shown):
+    shown, code = Terminal(json=as_json, debug=debug), 0
+    with handle_errors(shown):
         from medvit.io.dicom import read_login
         from medvit_label.dependencies import require_client, require_server
         from medvit_label.self_test import run_check
@@ -152,8 +152,8 @@ Named = Annotated[str, typer.Argument(help="Bundle's name.", show_default=False)
 @app.command()
 def versions(model: Named, studies: Studies, state: State = None, as_json: Json = False, debug: Debug = False) -> None:
     """List a model's versions in a project: as installed, and those trained here with their scores."""
-    shown = Shown(json=as_json, debug=debug)
-    with guarded(shown):
+    shown = Terminal(json=as_json, debug=debug)
+    with handle_errors(shown):
         from medvit_label.models.versions import open_versions
 
         found = open_versions(studies, state).listing(model)
@@ -176,8 +176,8 @@ def rollback(
     debug: Debug = False,
 ) -> None:
     """Let an earlier version of a model answer, also while the project is being served. Nothing is deleted."""
-    shown = Shown(debug=debug)
-    with guarded(shown):
+    shown = Terminal(debug=debug)
+    with handle_errors(shown):
         from medvit_label.models.versions import open_versions
 
         number = open_versions(studies, state).roll_back(model, to)

@@ -1,4 +1,4 @@
-"""What must outlive the server: labels and versions, sessions, picks, quality signals, training runs, in one SQLite file."""
+"""What must outlive the server: labels and versions, sessions, assignments, quality signals, training runs, in one SQLite file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS labels (
     image TEXT NOT NULL, tag TEXT NOT NULL, version INTEGER NOT NULL, file TEXT NOT NULL, created REAL NOT NULL,
     info TEXT NOT NULL, hidden INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (image, tag, version));
 CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, file TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL, expiry REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS picks (image TEXT NOT NULL, strategy TEXT NOT NULL, client TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS assignments (image TEXT NOT NULL, strategy TEXT NOT NULL, client TEXT NOT NULL, created REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS quality (image TEXT NOT NULL, model TEXT NOT NULL, content TEXT NOT NULL, PRIMARY KEY (image, model));
 CREATE TABLE IF NOT EXISTS parts (model TEXT NOT NULL, image TEXT NOT NULL, part TEXT NOT NULL, PRIMARY KEY (model, image));
 CREATE TABLE IF NOT EXISTS trainings (id TEXT PRIMARY KEY, model TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, ended REAL, info TEXT NOT NULL);
@@ -51,6 +51,8 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(folder / JOURNAL, check_same_thread=False, isolation_level=None)
             self._database.row_factory = sqlite3.Row
+            if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'picks'").fetchone():
+                self._database.execute("ALTER TABLE picks RENAME TO assignments")  # its name in earlier versions
             self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _TABLES)
         except (OSError, sqlite3.Error) as error:
             raise OutputError(
@@ -98,10 +100,10 @@ class Journal:
                 "INSERT INTO images VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET info = excluded.info", image, merged
             )
 
-    def pick(self, image: str, strategy: str, client: str) -> None:
+    def assign(self, image: str, strategy: str, client: str) -> None:
         """Remember that a case was given to an annotator."""
-        self.change("INSERT INTO picks VALUES (?, ?, ?, ?)", image, strategy, client, time.time())
+        self.change("INSERT INTO assignments VALUES (?, ?, ?, ?)", image, strategy, client, time.time())
 
-    def picked_since(self, moment: float) -> set[str]:
+    def assigned_since(self, moment: float) -> set[str]:
         """Cases given out after a moment."""
-        return {row["image"] for row in self.rows("SELECT DISTINCT image FROM picks WHERE created > ?", moment)}
+        return {row["image"] for row in self.rows("SELECT DISTINCT image FROM assignments WHERE created > ?", moment)}

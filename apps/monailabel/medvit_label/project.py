@@ -21,7 +21,7 @@ from medvit_label.inference.correction_history import Correcting
 from medvit_label.inference.corrections import Correction
 from medvit_label.inference.queue import Job, JobQueue
 from medvit_label.inference.radiographs import CONFIG, require_lateral
-from medvit_label.inference.run import Asked, Inferred, Params, Results, infer, read_params, restarts, truth
+from medvit_label.inference.run import Asked, InferenceFiles, Params, Results, infer, read_params, restarts, truth
 from medvit_label.journal import Journal
 from medvit_label.labels.label_info import read_label_info
 from medvit_label.labels.next_case import STRATEGIES
@@ -36,10 +36,10 @@ from medvit_label.settings import ServerSettings, is_url
 from medvit_label.training import fine_tuning as tuning
 from medvit_label.training.jobs import Trainings
 
-__all__ = ["Service"]
+__all__ = ["Project"]
 
 
-class Service:
+class Project:
     """The state behind every endpoint; safe to use from several threads.
 
     Args:
@@ -66,7 +66,7 @@ class Service:
             settings.state,
             self.journal,
             lambda ended: tuning.adopt(self, ended),
-            lambda row, folder: tuning.told(self, row, json.loads(row["info"]), folder),
+            lambda row, folder: tuning.worker_arguments(self, row, json.loads(row["info"]), folder),
         )
         self.batches = Batches(self)
         self.trainings.resume()
@@ -117,7 +117,7 @@ class Service:
             return self.model(model)
         found = [
             b for b in self.models().values()
-            if b.facts.task == "segmentation" and b.facts.misfit(b.name, image.is_picture, image.modality) is None
+            if b.facts.task == "segmentation" and b.facts.mismatch(b.name, image.is_picture, image.modality) is None
         ]  # fmt: skip
         if len(found) > 1:
             keys = {clean_name(name, name) for name in names}
@@ -126,7 +126,7 @@ class Service:
 
     def submit(
         self, model: str, image: Image, params: Params, seg: bool = False, who: Annotator | None = None, restart: bool = False
-    ) -> Job[Inferred]:  # fmt: skip
+    ) -> Job[InferenceFiles]:  # fmt: skip
         """Put an inference in line.
 
         Args:
@@ -147,7 +147,7 @@ class Service:
             lateral = require_lateral(bundle, image, second)
         asked = Asked(bundle, image, params, self.settings.device, seg, lateral)
 
-        def work(progress: Progress) -> Inferred:
+        def work(progress: Progress) -> InferenceFiles:
             state = image.state()
             made = infer(asked, self.scratch, progress)
             if isinstance(made.result, Result):
@@ -166,13 +166,13 @@ class Service:
 
     def submit_refinement(
         self, model: str, image: Image, content: dict[str, Any], drawn: Path | None, who: Annotator
-    ) -> Job[Inferred]:
+    ) -> Job[InferenceFiles]:
         """Put an annotator's clicks, scribbles or box in line, on top of those before; the model is run first if it was not."""
         bundle, (params, _) = self.model(model), read_params(json.dumps(content))
         bundle.require_task("segmentation")
         asked = Asked(bundle, image, params, self.settings.device)
 
-        def work(progress: Progress) -> Inferred:
+        def work(progress: Progress) -> InferenceFiles:
             state = image.state()
             own = Correcting(self.corrections, who, model, image.id, state)
             anew = restarts(content)
@@ -190,7 +190,7 @@ class Service:
 
         return self.queue.submit(work, model, image.id, who.name)
 
-    def _tell_others(self, made: Inferred, image: Image, who: Annotator, action: str) -> None:
+    def _tell_others(self, made: InferenceFiles, image: Image, who: Annotator, action: str) -> None:
         """Write down who works on an image of the project, and tell of others who lately did."""
         if image.outside:
             return
@@ -230,7 +230,7 @@ class Service:
             ))  # fmt: skip
         return stored, words
 
-    def _judge(self, image: Image, model: str, made: Inferred) -> None:
+    def _judge(self, image: Image, model: str, made: InferenceFiles) -> None:
         """Remember an answer, to score labels by, and its quality signal, for what to label next."""
         if image.outside:
             return

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from medvit.errors import MedvitError
 from medvit_label.access_control import Guard
 from medvit_label.accounts import Accounts
-from medvit_label.project import Service
+from medvit_label.project import Project
 from medvit_label.routes import inference as routes_work
 from medvit_label.routes import labels as routes_labels
 from medvit_label.routes import login as routes_login
@@ -35,7 +35,7 @@ def create_app(settings: ServerSettings) -> Any:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service, app.state.accounts = Service(settings), accounts
+        app.state.service, app.state.accounts = Project(settings), accounts
         yield
         app.state.service.close()
 

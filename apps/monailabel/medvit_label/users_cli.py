@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, Shown, guarded
+from medvit.cli.common import Debug, Json, Terminal, handle_errors
 
 __all__ = ["app"]
 
@@ -43,8 +43,8 @@ def add(
     debug: Debug = False,
 ) -> None:
     """Add an account. The password is asked for, or read as one line from standard input."""
-    shown = Shown(debug=debug)
-    with guarded(shown):
+    shown = Terminal(debug=debug)
+    with handle_errors(shown):
         from medvit_label.accounts import add_account
 
         add_account(users, name, role, _password())
@@ -54,8 +54,8 @@ def add(
 @app.command("list")
 def list_accounts(users: Users, as_json: Json = False, debug: Debug = False) -> None:
     """List names and roles."""
-    shown = Shown(json=as_json, debug=debug)
-    with guarded(shown):
+    shown = Terminal(json=as_json, debug=debug)
+    with handle_errors(shown):
         from medvit_label.accounts import read_accounts
 
         rows = [{"name": account.name, "role": account.role} for account in read_accounts(users).values()]
@@ -68,8 +68,8 @@ def list_accounts(users: Users, as_json: Json = False, debug: Debug = False) -> 
 @app.command()
 def remove(name: Name, users: Users, debug: Debug = False) -> None:
     """Remove an account; its tokens end at once. Its labels and corrections stay."""
-    shown = Shown(debug=debug)
-    with guarded(shown):
+    shown = Terminal(debug=debug)
+    with handle_errors(shown):
         from medvit_label.accounts import remove_account
 
         remove_account(users, name)

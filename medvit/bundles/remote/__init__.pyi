@@ -1,4 +1,4 @@
-from .install import Card as Card
-from .install import Request as Request
+from .install import FetchRequest as FetchRequest
+from .install import FetchSummary as FetchSummary
 from .install import fetch as fetch
 from .install import remove as remove

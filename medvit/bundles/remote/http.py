@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from medvit._version import __version__
 from medvit.errors import FetchError, MedvitError
 
-__all__ = ["Again", "Patience", "ask", "in_words", "read_small"]
+__all__ = ["RetryPolicy", "RetryableError", "ask", "describe_error", "read_small"]
 
 _SMALL = 64 << 10
 """Bytes a checksum file may have."""
@@ -33,7 +33,7 @@ _FINAL = {
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to keep trying.
 
     Attributes:
@@ -47,7 +47,7 @@ class Patience:
     timeout_s: float = 30.0
 
 
-class Again(Exception):  # noqa: N818 - a reason to try again, never shown as it is
+class RetryableError(Exception):
     """The connection brought less than all; another may bring the rest."""
 
 
@@ -93,7 +93,7 @@ def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.
         if error.code == 416:
             raise
         _refuse(urlsplit(address).hostname or address, error.code)
-        raise Again(f"answered {error.code}") from error
+        raise RetryableError(f"answered {error.code}") from error
     except urllib.error.URLError as error:
         reason = error.reason
         if isinstance(reason, ssl.SSLCertVerificationError):
@@ -101,9 +101,9 @@ def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.
                 f"Found a certificate of {urlsplit(address).hostname} that cannot be trusted ({reason.verify_message}); it must be. "
                 "Name your institution's certificates in SSL_CERT_FILE, or give the file with --from FILE."
             ) from error
-        raise Again(f"could not be reached ({in_words(reason)})") from error
+        raise RetryableError(f"could not be reached ({describe_error(reason)})") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Again(f"broke off ({in_words(error)})") from error
+        raise RetryableError(f"broke off ({describe_error(error)})") from error
     return response
 
 
@@ -120,14 +120,14 @@ def _refuse(host: str, code: int) -> None:
         )
 
 
-def in_words(error: object) -> str:
+def describe_error(error: object) -> str:
     """What the system said, short."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def read_small(address: str, patience: Patience) -> bytes:
+def read_small(address: str, patience: RetryPolicy) -> bytes:
     """A file of a few bytes, such as a checksum.
 
     Raises:
@@ -137,12 +137,12 @@ def read_small(address: str, patience: Patience) -> bytes:
         try:
             with ask(address, {}, patience.timeout_s) as response:
                 content = response.read(_SMALL + 1)
-        except Again as error:
+        except RetryableError as error:
             reason = str(error)
         except MedvitError:
             raise
         except (OSError, http.client.HTTPException) as error:
-            reason = f"broke off ({in_words(error)})"
+            reason = f"broke off ({describe_error(error)})"
         else:
             if len(content) > _SMALL:
                 raise FetchError(

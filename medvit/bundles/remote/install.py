@@ -12,30 +12,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from medvit.atomic_write import write_aside
+from medvit.atomic_write import staging_folder
 from medvit.bundles.bundle import Bundle
 from medvit.bundles.remote.archive import is_bundle_archive, read_metadata, unpack
 from medvit.bundles.remote.config_allowlist import check_configs
-from medvit.bundles.remote.http import Patience, read_small
-from medvit.bundles.remote.mirror import Place, archive_place, sha256_of, weights_place
+from medvit.bundles.remote.http import RetryPolicy, read_small
+from medvit.bundles.remote.mirror import DownloadLocation, archive_place, sha256_of, weights_place
 from medvit.bundles.remote.resumable_download import Remote, check_digest, digest, download
 from medvit.bundles.search import bundle_folders, open_bundle
 from medvit.bundles.store import (
     Installed,
     bundles_home,
     cache_home,
-    explained,
     forget,
-    home,
     locked,
+    os_errors_as_store_errors,
     read_manifest,
     record,
+    store_folder,
     weights_home,
 )
 from medvit.errors import BundleError, ChecksumError, FetchError, StoreError
 from medvit.progress import Progress
 
-__all__ = ["Card", "Outcome", "Request", "fetch", "remove"]
+__all__ = ["FetchRequest", "FetchResult", "FetchSummary", "fetch", "remove"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
@@ -43,7 +43,7 @@ _WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Request:
+class FetchRequest:
     """What to fetch.
 
     Attributes:
@@ -60,7 +60,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Card:
+class FetchSummary:
     """What a person sees before agreeing; None where only the file itself can say it, which is then asked again."""
 
     name: str
@@ -73,20 +73,23 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FetchResult:
     """What came of it; ``entry`` is None where the bundle was there already and nothing was fetched."""
 
     bundle: Bundle
     entry: Installed | None
 
 
-Agree = Callable[[Card], bool]
-Watch = Callable[[], AbstractContextManager[Progress]]
+Confirm = Callable[[FetchSummary], bool]
+ProgressFactory = Callable[[], AbstractContextManager[Progress]]
 
 
 def fetch(
-    request: Request, agree: Agree, watch: Watch = lambda: nullcontext(Progress()), patience: Patience | None = None
-) -> Outcome:
+    request: FetchRequest,
+    agree: Confirm,
+    watch: ProgressFactory = lambda: nullcontext(Progress()),
+    patience: RetryPolicy | None = None,
+) -> FetchResult:
     """Fetch a bundle, or the weights of one that ships without.
 
     Without ``given``, weights come from the address in the bundle's metadata and whole bundles from ``MEDVIT_MIRROR``;
@@ -94,7 +97,7 @@ def fetch(
 
     Args:
         request: what to fetch.
-        agree: shown each ``Card``; nothing is contacted before it first returns True.
+        agree: shown each ``FetchSummary``; nothing is contacted before it first returns True.
         watch: gives the ``Progress`` of a download, an unpacking.
         patience: how long to keep trying a server.
 
@@ -105,32 +108,32 @@ def fetch(
         FetchError: not agreed, not to be had, or not safe to unpack. ChecksumError: another file than published.
         BundleError: unknown, or its content is wrong. StoreError: the store cannot be read or written.
     """
-    patience = patience or Patience()
+    patience = patience or RetryPolicy()
     _check_name(request.name)
     read_manifest()  # a damaged one is said before anything moves
     known = Bundle(bundle_folders()[request.name]) if request.name in bundle_folders() else None
     if known and not request.overwrite and _intact(known):
-        return Outcome(known, None)
+        return FetchResult(known, None)
     if request.given is not None and not request.given.is_file():
         raise FetchError(f"Found no file at {request.given}; --from needs one. Check the path.")
     origin = known.facts.weights.origin if known else None
     if known and origin and not (request.given and is_bundle_archive(request.given)):
         place = weights_place(origin, request.given)
         size = place.path.stat().st_size if place.path else origin.size
-        card = Card(known.name, "weights", place.shown, known.version, origin.licence, known.intended_use, size)
+        card = FetchSummary(known.name, "weights", place.shown, known.version, origin.licence, known.intended_use, size)
         _require(agree(card))
         published = _bring(request, place, origin.size, watch, patience)
         entry = _install_weights(request, known, published, place.source)
     else:
         place = archive_place(request.name, request.given, known)
         if place.path is None:
-            _require(agree(Card(request.name, "bundle", place.shown)))
+            _require(agree(FetchSummary(request.name, "bundle", place.shown)))
         archive = _bring(request, place, None, watch, patience)
         metadata = read_metadata(archive, request.name)
         card = _bundle_card(request.name, place, metadata, archive.stat().st_size)
         _require(agree(card))
         entry = _install_bundle(request, archive, place, watch)
-    return Outcome(open_bundle(request.name), entry)
+    return FetchResult(open_bundle(request.name), entry)
 
 
 def _check_name(name: str) -> None:
@@ -157,17 +160,19 @@ def _require(agreed: bool) -> None:
         )
 
 
-def _bundle_card(name: str, place: Place, metadata: dict[str, Any], size: int) -> Card:
+def _bundle_card(name: str, place: DownloadLocation, metadata: dict[str, Any], size: int) -> FetchSummary:
     ours = metadata.get("medvit")
     licence = ours.get("licence") if isinstance(ours, dict) else None
     facts = [
         str(value) if value else "not stated"
         for value in (metadata.get("version"), licence, metadata.get("intended_use"))
     ]
-    return Card(name, "bundle", place.shown, facts[0], facts[1], facts[2], size)
+    return FetchSummary(name, "bundle", place.shown, facts[0], facts[1], facts[2], size)
 
 
-def _bring(request: Request, place: Place, size: int | None, watch: Watch, patience: Patience) -> Path:
+def _bring(
+    request: FetchRequest, place: DownloadLocation, size: int | None, watch: ProgressFactory, patience: RetryPolicy
+) -> Path:
     """The file, on this machine and with the right checksum."""
     if place.path is not None:
         try:
@@ -185,13 +190,13 @@ def _bring(request: Request, place: Place, size: int | None, watch: Watch, patie
         return download(Remote(place.address, checksum, size), part, progress, patience)
 
 
-def _install_weights(request: Request, bundle: Bundle, published: Path, source: str) -> Installed:
+def _install_weights(request: FetchRequest, bundle: Bundle, published: Path, source: str) -> Installed:
     from medvit.bundles.remote.convert_checkpoint import convert
 
     origin = bundle.facts.weights.origin
     assert origin is not None
     target = weights_home() / bundle.name / _WEIGHTS
-    with locked(request.name), explained(), write_aside(home()) as aside:
+    with locked(request.name), os_errors_as_store_errors(), staging_folder(store_folder()) as aside:
         convert(bundle, published, aside / _WEIGHTS)
         sha256 = digest(aside / _WEIGHTS, "sha256").partition(":")[2]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +204,7 @@ def _install_weights(request: Request, bundle: Bundle, published: Path, source: 
         entry = Installed(
             kind="weights",
             version=bundle.version,
-            file=target.relative_to(home()).as_posix(),
+            file=target.relative_to(store_folder()).as_posix(),
             sha256=sha256,
             download=origin.checksum,
             source=source,
@@ -212,9 +217,9 @@ def _install_weights(request: Request, bundle: Bundle, published: Path, source: 
     return entry
 
 
-def _install_bundle(request: Request, archive: Path, place: Place, watch: Watch) -> Installed:
+def _install_bundle(request: FetchRequest, archive: Path, place: DownloadLocation, watch: ProgressFactory) -> Installed:
     target = bundles_home() / request.name
-    with locked(request.name), explained(), write_aside(home()) as aside:
+    with locked(request.name), os_errors_as_store_errors(), staging_folder(store_folder()) as aside:
         with watch() as progress:
             unpack(archive, aside / request.name, request.name, progress)
         check_configs(aside / request.name)
@@ -237,7 +242,7 @@ def _install_bundle(request: Request, archive: Path, place: Place, watch: Watch)
         entry = Installed(
             kind="bundle",
             version=bundle.version,
-            file=(target / bundle.facts.weights.file).relative_to(home()).as_posix(),
+            file=(target / bundle.facts.weights.file).relative_to(store_folder()).as_posix(),
             sha256=sha256,
             download=digest(archive, "sha256"),
             source=place.source,
@@ -276,7 +281,7 @@ def remove(name: str) -> None:
         StoreError: it is not in the store. BundleError: not a bundle's name.
     """
     _check_name(name)
-    with locked(name), explained():
+    with locked(name), os_errors_as_store_errors():
         entry = forget(name)
         found = [path for path in (weights_home() / name, bundles_home() / name) if path.exists()]
         if entry is None and not found and not _under_way(name):
@@ -284,7 +289,7 @@ def remove(name: str) -> None:
             raise StoreError(
                 f"Found no {name!r} in the bundle store; only what was fetched can be removed. It holds: {there}."
             )
-        with write_aside(home()) as aside:
+        with staging_folder(store_folder()) as aside:
             for path in found:
                 os.replace(path, aside / path.parent.name)
     _clear_cache(name)

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.bundles.bundle import Bundle
-from medvit.bundles.metadata import Origin, nearest
+from medvit.bundles.metadata import WeightsOrigin, suggest_names
 from medvit.bundles.remote.archive import is_bundle_archive
 from medvit.bundles.search import bundle_folders
 from medvit.errors import BundleError, FetchError
 
-__all__ = ["Place", "archive_place", "sha256_of", "weights_place"]
+__all__ = ["DownloadLocation", "archive_place", "sha256_of", "weights_place"]
 
 
 @dataclass(frozen=True)
-class Place:
+class DownloadLocation:
     """Where a file is to be had: here, or at an address; and what it must be, where that is known."""
 
     path: Path | None
@@ -55,22 +55,22 @@ def _mirror() -> str | Path | None:
     return folder
 
 
-def weights_place(origin: Origin, given: Path | None) -> Place:
+def weights_place(origin: WeightsOrigin, given: Path | None) -> DownloadLocation:
     """Where weights that a bundle ships without are to be had.
 
     Raises:
         FetchError: the mirror has none.
     """
     if given is not None:
-        return Place(given, None, origin.checksum, "local file")
+        return DownloadLocation(given, None, origin.checksum, "local file")
     mirror = _mirror()
     if isinstance(mirror, Path):
-        return Place(_in_folder(mirror, origin.file), None, origin.checksum, "mirror folder")
+        return DownloadLocation(_in_folder(mirror, origin.file), None, origin.checksum, "mirror folder")
     found = origin.address if mirror is None else f"{mirror}/{origin.file}"
-    return Place(None, found, origin.checksum, found)
+    return DownloadLocation(None, found, origin.checksum, found)
 
 
-def archive_place(name: str, given: Path | None, known: Bundle | None) -> Place:
+def archive_place(name: str, given: Path | None, known: Bundle | None) -> DownloadLocation:
     """Where a whole bundle's zip is to be had; beside it on a mirror lies ``NAME.zip.sha256``.
 
     Args:
@@ -89,7 +89,7 @@ def archive_place(name: str, given: Path | None, known: Bundle | None) -> Place:
                 "Give the file that the bundle's documentation names."
             )
         beside = given.with_name(given.name + ".sha256")
-        return Place(
+        return DownloadLocation(
             given,
             None,
             sha256_of(beside.read_bytes(), beside.name) if beside.is_file() else None,
@@ -98,16 +98,16 @@ def archive_place(name: str, given: Path | None, known: Bundle | None) -> Place:
     mirror = _mirror()
     if isinstance(mirror, Path):
         path, beside = _in_folder(mirror, file), _in_folder(mirror, file + ".sha256")
-        return Place(path, None, sha256_of(beside.read_bytes(), beside.name), "mirror folder")
+        return DownloadLocation(path, None, sha256_of(beside.read_bytes(), beside.name), "mirror folder")
     if mirror is not None:
-        return Place(None, f"{mirror}/{file}", None, f"{mirror}/{file}")
+        return DownloadLocation(None, f"{mirror}/{file}", None, f"{mirror}/{file}")
     if known is not None:
         raise BundleError(
             f"Found no address for {name} in its metadata; without one it can only come from a mirror or a file. "
             "Set MEDVIT_MIRROR, or give its zip with --from FILE."
         )
     raise BundleError(
-        f"Found no bundle named {name!r}.{nearest(name, list(bundle_folders()))} "
+        f"Found no bundle named {name!r}.{suggest_names(name, list(bundle_folders()))} "
         "One that is not listed can only come from a mirror or a file: set MEDVIT_MIRROR, or give its zip with --from FILE."
     )
 

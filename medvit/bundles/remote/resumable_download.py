@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from medvit.bundles.remote.http import Again, Patience, ask, in_words
-from medvit.bundles.store import explained, home
+from medvit.bundles.remote.http import RetryableError, RetryPolicy, ask, describe_error
+from medvit.bundles.store import os_errors_as_store_errors, store_folder
 from medvit.errors import ChecksumError, FetchError, StoreError
 from medvit.progress import Progress
 
@@ -118,7 +118,7 @@ class _Part:
         return headers | ({"If-Range": self.validator} if self.validator else {})
 
 
-def download(remote: Remote, path: Path, progress: Progress, patience: Patience | None = None) -> Path:
+def download(remote: Remote, path: Path, progress: Progress, patience: RetryPolicy | None = None) -> Path:
     """Fetch a file to ``path``, going on where an earlier attempt stopped.
 
     What has arrived stays at ``path`` when the connection breaks off for good or the user stops it. What is not the
@@ -137,8 +137,8 @@ def download(remote: Remote, path: Path, progress: Progress, patience: Patience 
         FetchError: the server cannot be reached, refuses, breaks off again and again, or sends something else.
         ChecksumError: a whole file arrived, but another one. StoreError: no space or no permission.
     """
-    patience = patience or Patience()
-    with explained():
+    patience = patience or RetryPolicy()
+    with os_errors_as_store_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = _Part(remote, path)
         resumed, idle, reason, best = bool(part.have), 0, "", part.have
@@ -154,7 +154,7 @@ def download(remote: Remote, path: Path, progress: Progress, patience: Patience 
                 # the earlier part may be of another version of the file: once more, from the start
                 part.drop()
                 resumed, reason = False, "sent another file"
-            except Again as error:
+            except RetryableError as error:
                 reason = str(error)
                 resumed = resumed or part.have > 0
             # only what goes beyond anything had before counts, or a server could keep us here for ever
@@ -182,14 +182,14 @@ def _refuse_whole(part: _Part) -> None:
         part.drop()
 
 
-def _attempt(part: _Part, progress: Progress, patience: Patience) -> None:
+def _attempt(part: _Part, progress: Progress, patience: RetryPolicy) -> None:
     """One connection; returns when the server has sent all that it announced."""
     remote = part.remote
     try:
         response = ask(remote.address, part.request(), patience.timeout_s)
     except urllib.error.HTTPError as error:  # 416: there is nothing after what we have, so what we have is another file
         part.drop()
-        raise Again("has a shorter file than before") from error
+        raise RetryableError("has a shorter file than before") from error
     with response:
         total = _accept(part, response)
         with part.path.open("ab") as file:
@@ -199,7 +199,7 @@ def _attempt(part: _Part, progress: Progress, patience: Patience) -> None:
                 try:
                     block = response.read(min(_CHUNK, total - have))
                 except (OSError, http.client.HTTPException) as error:
-                    raise Again(f"broke off ({in_words(error)})") from error
+                    raise RetryableError(f"broke off ({describe_error(error)})") from error
                 if not block:
                     break
                 file.write(block)
@@ -210,9 +210,9 @@ def _attempt(part: _Part, progress: Progress, patience: Patience) -> None:
             f"Found more than {_MOST >> 30} GiB at {remote.host} and no end; no bundle is as large. Report it."
         )
     if have < total and total < _MOST:
-        raise Again("broke off")
+        raise RetryableError("broke off")
     if remote.size is not None and have < remote.size:
-        raise Again("announced and sent less than the published size")
+        raise RetryableError("announced and sent less than the published size")
 
 
 def _accept(part: _Part, response: http.client.HTTPResponse) -> int:
@@ -229,7 +229,7 @@ def _accept(part: _Part, response: http.client.HTTPResponse) -> int:
     if response.status == 206:
         if not found or int(found[1]) != part.have:
             part.drop()
-            raise Again("sent another range than asked for")
+            raise RetryableError("sent another range than asked for")
     else:
         # no ranges here, or the file has changed since: from the start
         part.begin(_validator(headers))
@@ -254,9 +254,9 @@ def _validator(headers: Any) -> str:
 
 def _require_space(needed: int) -> None:
     # the file, and once more what is made of it
-    free = shutil.disk_usage(home()).free
+    free = shutil.disk_usage(store_folder()).free
     if 2 * needed > free:
         raise StoreError(
-            f"Found {free >> 20} MiB free for the bundle store {home()}; about {2 * needed >> 20} MiB are needed. "
+            f"Found {free >> 20} MiB free for the bundle store {store_folder()}; about {2 * needed >> 20} MiB are needed. "
             "Free some space, or set MEDVIT_HOME to another disk."
         )

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medvit.bundles.store.paths import explained, home, locked
+from medvit.bundles.store.paths import locked, os_errors_as_store_errors, store_folder
 from medvit.errors import StoreError
 
 __all__ = ["Installed", "Manifest", "forget", "read_manifest", "record"]
@@ -41,7 +41,7 @@ class Manifest(BaseModel):
 
 
 def _path() -> Path:
-    return home() / "manifest.json"
+    return store_folder() / "manifest.json"
 
 
 def read_manifest() -> Manifest:
@@ -84,8 +84,8 @@ def forget(name: str) -> Installed | None:
 
 def _write(bundles: dict[str, Installed]) -> None:
     content = Manifest(bundles=dict(sorted(bundles.items()))).model_dump_json(indent=2) + "\n"
-    with explained():
-        handle, aside = tempfile.mkstemp(prefix=".manifest-", dir=home())
+    with os_errors_as_store_errors():
+        handle, aside = tempfile.mkstemp(prefix=".manifest-", dir=store_folder())
         try:
             with os.fdopen(handle, "w") as file:
                 file.write(content)

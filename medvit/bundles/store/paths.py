@@ -11,10 +11,10 @@ from typing import IO
 
 from medvit.errors import FetchError, MedvitError, StoreError, system_words
 
-__all__ = ["bundles_home", "cache_home", "explained", "home", "locked", "weights_home"]
+__all__ = ["bundles_home", "cache_home", "locked", "os_errors_as_store_errors", "store_folder", "weights_home"]
 
 
-def home() -> Path:
+def store_folder() -> Path:
     """The store's folder: ``MEDVIT_HOME``, else the platform's folder for a user's data. It need not exist yet."""
     given = os.environ.get("MEDVIT_HOME")
     if given:
@@ -30,21 +30,21 @@ def home() -> Path:
 
 def bundles_home() -> Path:
     """Whole bundles, one folder each; part of the search path."""
-    return home() / "bundles"
+    return store_folder() / "bundles"
 
 
 def weights_home() -> Path:
     """Weights of bundles that ship without, one folder each."""
-    return home() / "weights"
+    return store_folder() / "weights"
 
 
 def cache_home() -> Path:
     """Downloads under way."""
-    return home() / "cache"
+    return store_folder() / "cache"
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def os_errors_as_store_errors() -> Iterator[None]:
     """Turn the system's refusals within the store into ours."""
     try:
         yield
@@ -53,7 +53,7 @@ def explained() -> Iterator[None]:
     except OSError as error:
         what, step = system_words(error)
         raise StoreError(
-            f"Found {what} in the bundle store {home()}; it must be writable. {step}, or set MEDVIT_HOME to another folder."
+            f"Found {what} in the bundle store {store_folder()}; it must be writable. {step}, or set MEDVIT_HOME to another folder."
         ) from error
 
 
@@ -83,8 +83,8 @@ def locked(name: str, wait: bool = False) -> Iterator[None]:
     Raises:
         FetchError: another process holds it and ``wait`` is not set. StoreError: the store cannot be written.
     """
-    with explained():
-        folder = home() / "locks"
+    with os_errors_as_store_errors():
+        folder = store_folder() / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / f"{name}.lock").open("a")
     with file:

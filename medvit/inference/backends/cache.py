@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medvit.atomic_write import write_aside
+from medvit.atomic_write import staging_folder
 from medvit.errors import BackendError, system_words
 
-__all__ = ["cache_folder", "kept"]
+__all__ = ["cache_folder", "get_or_build"]
 
 _RECORD = "made.json"
 """Written last: what the entry is, and the sha256 of each of its files."""
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
     return (Path(xdg) if xdg.startswith("/") else Path.home() / ".cache") / "medvit"
 
 
-def kept(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
     """The folder of an entry and its record; made if it is not there, or not as it was written.
 
     Args:
@@ -55,7 +55,7 @@ def kept(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[P
     try:
         shutil.rmtree(entry, ignore_errors=True)  # what is there is not whole
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with write_aside(entry) as aside:
+        with staging_folder(entry) as aside:
             record = make(aside)
             files = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
             (aside / _RECORD).write_text(json.dumps({"files": files, "facts": record}, indent=2))

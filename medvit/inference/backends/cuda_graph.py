@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["captured", "refusal"]
+__all__ = ["captured", "unsupported_reason"]
 
 _WARM_UP = 3
 """Calls before the capture, in which libraries choose their kernels and take their memory."""
 
 
-def refusal(batch: Tensor) -> str | None:
+def unsupported_reason(batch: Tensor) -> str | None:
     """Why there is nothing to capture, or None."""
     if not torch.cuda.is_available():
         return "there is no CUDA device on this machine; use --backend auto, or a machine with an NVIDIA GPU"

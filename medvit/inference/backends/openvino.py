@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from medvit._version import __version__
 from medvit.errors import BackendError
-from medvit.inference.backends.cache import kept
+from medvit.inference.backends.cache import get_or_build
 from medvit.inference.backends.export_norm import as_recorded
 from medvit.inference.backends.network_fingerprint import fingerprint
 
-__all__ = ["Graph", "faster_graph_of", "graph_of", "refusal"]
+__all__ = ["Graph", "faster_graph_of", "graph_of", "unsupported_reason"]
 
 _REVISION = 1
 """Of how graphs are written; another one makes them anew."""
@@ -73,7 +73,7 @@ class Graph:
         return made[0] if len(made) == 1 else torch.cat(made)
 
 
-def refusal(batch: Tensor, precision: str) -> str | None:
+def unsupported_reason(batch: Tensor, precision: str) -> str | None:
     """Why no graph can be run on windows such as these, or None."""
     if find_spec("openvino") is None:
         return "the package openvino is not installed; install the extra: pip install 'medvit[openvino]'"
@@ -105,7 +105,7 @@ def graph_of(network: nn.Module, batch: Tensor, precision: str = "fp32") -> Grap
         if held in _IN_MEMORY:
             _IN_MEMORY.move_to_end(held)
             return _IN_MEMORY[held]
-        folder, facts = kept("openvino", key, lambda aside: _make(network, shape, aside))
+        folder, facts = get_or_build("openvino", key, lambda aside: _make(network, shape, aside))
         graph = Graph(folder / "graph.xml", precision, facts)
         _IN_MEMORY[held] = graph
         while len(_IN_MEMORY) > _HELD:

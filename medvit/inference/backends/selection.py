@@ -12,11 +12,21 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from medvit.bundles import BUNDLE_MARK
+from medvit.bundles import WEIGHTS_ATTRIBUTE
 from medvit.errors import BackendError
 from medvit.settings import BACKENDS, PRECISIONS, check_names
 
-__all__ = ["BACKENDS", "PRECISIONS", "Chosen", "Wanted", "check_names", "choose", "devices", "may_convert", "refusal"]
+__all__ = [
+    "BACKENDS",
+    "PRECISIONS",
+    "BackendRequest",
+    "SelectedBackend",
+    "check_names",
+    "devices",
+    "may_need_conversion",
+    "select_backend",
+    "unsupported_reason",
+]
 
 _WORTH_CONVERTING = 4
 """Windows that an image must have before "auto" thinks of a graph, which takes seconds to load and longer to make."""
@@ -26,7 +36,7 @@ _LARGE = 10**6
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BackendRequest:
     """What a caller asks for.
 
     Attributes:
@@ -43,7 +53,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedBackend:
     """What is run, and why.
 
     Attributes:
@@ -59,7 +69,7 @@ class Chosen:
     run: Callable[..., Tensor]
 
 
-def refusal(backend: str, network: object, batch: Tensor, wanted: Wanted) -> str | None:
+def unsupported_reason(backend: str, network: object, batch: Tensor, wanted: BackendRequest) -> str | None:
     """Why a backend cannot run a network on windows such as these, or None if it can; chooses and explains alike."""
     if backend == "eager":
         return None
@@ -70,19 +80,19 @@ def refusal(backend: str, network: object, batch: Tensor, wanted: Wanted) -> str
     if wanted.arguments:
         return "the network takes more than the window"
     if backend == "cuda":
-        from medvit.inference.backends.cuda_graph import refusal as of_cuda
+        from medvit.inference.backends.cuda_graph import unsupported_reason as of_cuda
 
         return of_cuda(batch)
     if backend == "compiled":
-        from medvit.inference.backends.torch_compile import refusal as of_compiled
+        from medvit.inference.backends.torch_compile import unsupported_reason as of_compiled
 
         return of_compiled()
-    from medvit.inference.backends.openvino import refusal as of_openvino
+    from medvit.inference.backends.openvino import unsupported_reason as of_openvino
 
     return of_openvino(batch, wanted.precision)
 
 
-def choose(network: Callable[..., Tensor], batch: Tensor, wanted: Wanted) -> Chosen:
+def select_backend(network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest) -> SelectedBackend:
     """The backend that is asked for made ready, or the one that suits.
 
     Args:
@@ -96,20 +106,24 @@ def choose(network: Callable[..., Tensor], batch: Tensor, wanted: Wanted) -> Cho
     check_names(wanted.backend, wanted.precision)
     if wanted.backend == "auto":
         return _automatic(network, batch, wanted)
-    reason = refusal(wanted.backend, network, batch, wanted)
+    reason = unsupported_reason(wanted.backend, network, batch, wanted)
     if reason:
         raise BackendError(
             f"The {wanted.backend!r} inference backend cannot run: {reason}. Or use backend='eager', which always can, or 'auto'."
         )
-    return Chosen(wanted.backend, wanted.precision, "asked for", _ready(wanted.backend, network, batch, wanted))
+    return SelectedBackend(
+        wanted.backend, wanted.precision, "asked for", _ready(wanted.backend, network, batch, wanted)
+    )
 
 
-def may_convert(network: object, wanted: Wanted) -> bool:
-    """Whether ``choose`` may take seconds."""
-    return wanted.backend not in ("auto", "eager") or (wanted.backend == "auto" and hasattr(network, BUNDLE_MARK))
+def may_need_conversion(network: object, wanted: BackendRequest) -> bool:
+    """Whether ``select_backend`` may take seconds."""
+    return wanted.backend not in ("auto", "eager") or (wanted.backend == "auto" and hasattr(network, WEIGHTS_ATTRIBUTE))
 
 
-def _ready(backend: str, network: Callable[..., Tensor], batch: Tensor, wanted: Wanted) -> Callable[..., Tensor]:
+def _ready(
+    backend: str, network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest
+) -> Callable[..., Tensor]:
     if backend == "eager":
         return network
     assert isinstance(network, nn.Module)
@@ -126,11 +140,11 @@ def _ready(backend: str, network: Callable[..., Tensor], batch: Tensor, wanted: 
     return graph_of(network, batch, wanted.precision)
 
 
-def _automatic(network: Callable[..., Tensor], batch: Tensor, wanted: Wanted) -> Chosen:
+def _automatic(network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest) -> SelectedBackend:
     if wanted.precision == "bf16":
         kind = "cuda" if batch.device.type == "cuda" else "openvino"
-        chosen = choose(network, batch, Wanted(kind, "bf16", wanted.windows, wanted.arguments))
-        return Chosen(kind, "bf16", f"bf16 runs by {kind} on {batch.device.type}", chosen.run)
+        chosen = select_backend(network, batch, BackendRequest(kind, "bf16", wanted.windows, wanted.arguments))
+        return SelectedBackend(kind, "bf16", f"bf16 runs by {kind} on {batch.device.type}", chosen.run)
     reason = _eager_because(network, batch, wanted)
     if reason is None:
         from medvit.inference.backends.openvino import faster_graph_of
@@ -138,15 +152,15 @@ def _automatic(network: Callable[..., Tensor], batch: Tensor, wanted: Wanted) ->
         assert isinstance(network, nn.Module)
         graph, reason = faster_graph_of(network, batch)
         if graph is not None:
-            return Chosen("openvino", "fp32", reason, graph)
-    return Chosen("eager", "fp32", reason, network)
+            return SelectedBackend("openvino", "fp32", reason, graph)
+    return SelectedBackend("eager", "fp32", reason, network)
 
 
-def _eager_because(network: object, batch: Tensor, wanted: Wanted) -> str | None:
+def _eager_because(network: object, batch: Tensor, wanted: BackendRequest) -> str | None:
     """Why "auto" runs the network as it is, without having looked at a graph; None if one may be better."""
     if batch.device.type != "cpu":
         return f"the network lies on {batch.device.type}"
-    if not hasattr(network, BUNDLE_MARK):
+    if not hasattr(network, WEIGHTS_ATTRIBUTE):
         return "only a bundle's network is converted without being asked"
     if wanted.windows < _WORTH_CONVERTING:
         return f"{wanted.windows} windows are too few for a graph to pay"
@@ -155,7 +169,7 @@ def _eager_because(network: object, batch: Tensor, wanted: Wanted) -> str | None
         return "the network is too small for a graph to pay"
     if find_spec("openvino") is None:
         return "OpenVINO, which is faster on most CPUs, is not installed (pip install 'medvit[openvino]')"
-    return refusal("openvino", network, batch, wanted)
+    return unsupported_reason("openvino", network, batch, wanted)
 
 
 def devices() -> str:
@@ -164,6 +178,6 @@ def devices() -> str:
     network = nn.Identity().eval()
     states = []
     for name in BACKENDS[1:]:
-        reason = refusal(name, network, example, Wanted(name))
+        reason = unsupported_reason(name, network, example, BackendRequest(name))
         states.append(f"{name} {'yes' if reason is None else f'no ({reason})'}")
     return ", ".join(states)

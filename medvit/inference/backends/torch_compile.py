@@ -10,12 +10,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-__all__ = ["compiled", "refusal"]
+__all__ = ["compiled", "unsupported_reason"]
 
 _MADE: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()
 
 
-def refusal() -> str | None:
+def unsupported_reason() -> str | None:
     """Why nothing can be compiled here, or None."""
     names = ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++")
     if not any(shutil.which(name) for name in names):

@@ -10,13 +10,13 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 
 from medvit.errors import SelectionError
-from medvit.io.dicom.header import Plane
+from medvit.io.dicom.header import PlaneHeader
 from medvit.io.dicom.pixels import AIR_HU, plane_values
-from medvit.io.dicom.preflight import Stack, Volume, stack_up
-from medvit.io.dicom.stack_resampling import plan_grid, regular_runs, to_grid
+from medvit.io.dicom.preflight import SeriesVolume, Stack, build_stack
+from medvit.io.dicom.stack_resampling import plan_grid, regular_runs, resample_to_grid
 from medvit.io.dicom.write.source_images import _LOOKED_INTO, _TYPE_2
 from medvit.io.geometry import flip_lps_ras
-from medvit.io.scan import Original, Scan
+from medvit.io.scan import Scan, SourceStack
 from medvit.progress import Progress
 
 __all__ = ["ON_IRREGULAR", "drop_unreadable", "read_dicom", "read_slice"]
@@ -26,7 +26,7 @@ ON_IRREGULAR = ("fail", "resample", "split")
 
 
 def read_dicom(
-    volume: Volume,
+    volume: SeriesVolume,
     on_irregular: str = "fail",
     part: int | None = None,
     progress: Progress | None = None,
@@ -75,20 +75,20 @@ def read_dicom(
         frames=tuple(p.frame for p in stack.planes if p.frame is not None),
         notes=(*said, *notes),
         blockers=tuple(f.found for f in volume.findings if f.severity == "tags"),
-        set_aside=(*(f.text for f in volume.findings if f.severity == "flag"), *aside),
+        excluded=(*(f.text for f in volume.findings if f.severity == "flag"), *aside),
         name="dicom",
     )
     odd = [f for f in stack.findings if f.severity == "irregular"]
     return _regridded(scan, stack, [f.found for f in odd]) if odd else scan
 
 
-def _refuse(volume: Volume, severity: str) -> None:
+def _refuse(volume: SeriesVolume, severity: str) -> None:
     for finding in volume.findings:
         if finding.severity == severity:
             raise finding.error()
 
 
-def read_slice(volume: Volume, k: int) -> NDArray[np.float32]:
+def read_slice(volume: SeriesVolume, k: int) -> NDArray[np.float32]:
     """One slice alone, (column, row), as ``read_dicom`` gives it: what a viewer shows before the others are decoded.
 
     Raises:
@@ -102,13 +102,13 @@ def read_slice(volume: Volume, k: int) -> NDArray[np.float32]:
     return array
 
 
-def _air(volume: Volume) -> float | None:
+def _air(volume: SeriesVolume) -> float | None:
     """Give air's value in Hounsfield units; None where the values are no such units."""
     return AIR_HU if volume.hounsfield else None
 
 
 def _decode(
-    planes: tuple[Plane, ...], progress: Progress, air: float | None, into: NDArray[np.float32] | None = None
+    planes: tuple[PlaneHeader, ...], progress: Progress, air: float | None, into: NDArray[np.float32] | None = None
 ) -> tuple[tuple[Dataset, ...], NDArray[np.float32], list[str]]:
     """Headers without pixels, values (column, row, slice), and what was done to the values.
 
@@ -165,7 +165,7 @@ def _planes(stack: Stack) -> NDArray[np.float64]:
 def _regridded(scan: Scan, stack: Stack, why: list[str]) -> Scan:
     values = scan.array[0]
     grid = plan_grid(stack, values.shape[1], values.shape[0])
-    array = to_grid(values, grid)
+    array = resample_to_grid(values, grid)
     covered = ~np.isnan(array)
     array[~covered] = AIR_HU if scan.hounsfield else float(values.min())
     assert scan.planes is not None
@@ -173,13 +173,13 @@ def _regridded(scan: Scan, stack: Stack, why: list[str]) -> Scan:
         f"Resampled to a straight, even grid of {'x'.join(map(str, grid.shape))} voxels because of {'; '.join(why)}. "
         "NIfTI labels lie on that grid, DICOM objects on the original slices."
     )
-    original = Original(values, scan.planes, grid, covered)
+    original = SourceStack(values, scan.planes, grid, covered)
     return replace(
         scan, array=array[None], affine=flip_lps_ras(grid.affine), original=original, notes=(*scan.notes, said)
     )
 
 
-def _split(volume: Volume, part: int | None) -> tuple[Volume, tuple[str, ...]]:
+def _split(volume: SeriesVolume, part: int | None) -> tuple[SeriesVolume, tuple[str, ...]]:
     """The run of evenly spaced slices to take, and what is said of the others."""
     stack = volume.stack
     assert stack is not None
@@ -194,7 +194,7 @@ def _split(volume: Volume, part: int | None) -> tuple[Volume, tuple[str, ...]]:
             f"Give one as --series {volume.number}.1"
         )
     taken = part - 1 if part is not None else max(range(len(runs)), key=lambda n: len(runs[n]))
-    chosen = stack_up([stack.planes[n] for n in runs[taken]])
+    chosen = build_stack([stack.planes[n] for n in runs[taken]])
     kept = [f for f in volume.findings if f.severity != "irregular"]
     others = [name for n, name in enumerate(names) if n != taken]
     aside = (
@@ -206,7 +206,7 @@ def _split(volume: Volume, part: int | None) -> tuple[Volume, tuple[str, ...]]:
     ), aside if others else ()
 
 
-def _picture(volume: Volume) -> Scan:
+def _picture(volume: SeriesVolume) -> Scan:
     """A projection, photograph or screen as (channel, row, column)."""
     if len(volume.planes) > 1:
         raise SelectionError(

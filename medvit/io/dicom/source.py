@@ -9,25 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from medvit.errors import GeometryError
-from medvit.io.dicom.preflight import Chosen, Preflight, choose_volume, preflight, volume_and_part
+from medvit.io.dicom.preflight import Preflight, VolumeChoice, choose_volume, inspect_files, volume_and_part
 from medvit.io.dicom.read import read_dicom
-from medvit.io.files import DicomFile, folder_files, listed_files, one_file
+from medvit.io.files import DicomFile, dicomdir_files, folder_files, one_file
 from medvit.io.scan import Scan
 from medvit.io.unread_files import Unread
-from medvit.io.zip_archive import sound_zip, zip_files
+from medvit.io.zip_archive import zip_errors_as_source_errors, zip_files
 from medvit.progress import Progress
 
-__all__ = ["dicom_files", "look", "noted", "open_found"]
+__all__ = ["dicom_files", "open_volume", "run_preflight", "with_preflight_notes"]
 
 
-def look(source: Path, progress: Progress | None = None) -> Preflight:
+def run_preflight(source: Path, progress: Progress | None = None) -> Preflight:
     """Preflight of a DICOM folder, file, zip or DICOMDIR.
 
     Raises:
         SourceError: the zip or the DICOMDIR cannot be read or points outside of itself.
     """
     with dicom_files(source) as (files, unread):
-        return preflight(files, progress, unread)
+        return inspect_files(files, progress, unread)
 
 
 @contextmanager
@@ -37,16 +37,16 @@ def dicom_files(path: Path) -> Iterator[tuple[Iterable[DicomFile], Unread]]:
     if path.is_dir():
         yield folder_files(path, unread), unread
     elif zipfile.is_zipfile(path):
-        with sound_zip(path.name), zipfile.ZipFile(path) as archive:
+        with zip_errors_as_source_errors(path.name), zipfile.ZipFile(path) as archive:
             yield zip_files(archive, unread), unread
     elif path.name.upper() == "DICOMDIR":
-        yield listed_files(path, unread), unread
+        yield dicomdir_files(path, unread), unread
     else:
         unread.single = True
         yield [one_file(path)], unread
 
 
-def open_found(found: Preflight, series: str | None, on_irregular: str, where: str, progress: Progress) -> Scan:
+def open_volume(found: Preflight, series: str | None, on_irregular: str, where: str, progress: Progress) -> Scan:
     """One volume of what preflight found, decoded; the files it names must still be there.
 
     Args:
@@ -63,10 +63,10 @@ def open_found(found: Preflight, series: str | None, on_irregular: str, where: s
     try:
         scan = read_dicom(chosen.volume, on_irregular, part, progress)
     except GeometryError as error:  # a slice that was set aside may be the one that is missed
-        raise GeometryError(" ".join([str(error), *chosen.set_aside])) from error
-    return noted(scan, found, chosen)
+        raise GeometryError(" ".join([str(error), *chosen.excluded])) from error
+    return with_preflight_notes(scan, found, chosen)
 
 
-def noted(scan: Scan, found: Preflight, chosen: Chosen) -> Scan:
+def with_preflight_notes(scan: Scan, found: Preflight, chosen: VolumeChoice) -> Scan:
     """What was read with what preflight says of it, and of what lay beside it."""
-    return replace(scan, notes=(*scan.notes, *chosen.notes), set_aside=(*chosen.set_aside, *scan.set_aside))
+    return replace(scan, notes=(*scan.notes, *chosen.notes), excluded=(*chosen.excluded, *scan.excluded))

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from medvit.errors import GeometryError
 from medvit.io.dicom.preflight import Stack
-from medvit.io.scan import Grid
+from medvit.io.scan import StackGrid
 
-__all__ = ["plan_grid", "regular_runs", "to_grid", "to_slices"]
+__all__ = ["labels_to_slices", "plan_grid", "regular_runs", "resample_to_grid"]
 
 _WIDEST_MM = 12.0
 """Widest gap that is interpolated across: clinical CT is at most about this coarse."""
@@ -26,7 +26,7 @@ _ZERO = 1e-4
 """Shifts of less than this share of a pixel are none."""
 
 
-def plan_grid(stack: Stack, rows: int, columns: int) -> Grid:
+def plan_grid(stack: Stack, rows: int, columns: int) -> StackGrid:
     """The grid: the slices' own directions and pixels, spacing near the lower quartile of the gaps, both ends kept.
 
     Raises:
@@ -57,10 +57,10 @@ def plan_grid(stack: Stack, rows: int, columns: int) -> Grid:
     affine[:3, :3] = stack.axes * np.array([*stack.spacing_mm[:2], step])
     affine[:3, 3] = stack.positions[0] + affine[:3, :2] @ low
     along = (stack.distance - stack.distance[0]) / step
-    return Grid(size, affine, np.column_stack([shift - low, along]))
+    return StackGrid(size, affine, np.column_stack([shift - low, along]))
 
 
-def to_grid(values: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+def resample_to_grid(values: NDArray[np.float32], grid: StackGrid) -> NDArray[np.float32]:
     """Slices (column, row, slice) on the grid (i, j, k); NaN where no two slices enclose a voxel."""
     out = np.full(grid.shape, np.nan, np.float32)
     along = grid.place[:, 2]
@@ -79,7 +79,7 @@ def to_grid(values: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
     return out
 
 
-def _shifted(plane: NDArray[np.float32], grid: Grid, n: int) -> NDArray[np.float32]:
+def _shifted(plane: NDArray[np.float32], grid: StackGrid, n: int) -> NDArray[np.float32]:
     """One slice in the grid's plane, moved by whole and broken pixels; NaN around it."""
     for axis in (0, 1):
         whole = int(np.floor(grid.place[n, axis]))
@@ -98,7 +98,7 @@ def _shifted(plane: NDArray[np.float32], grid: Grid, n: int) -> NDArray[np.float
     return plane
 
 
-def to_slices(labels: NDArray[np.integer], grid: Grid, size: tuple[int, int]) -> NDArray[np.integer]:
+def labels_to_slices(labels: NDArray[np.integer], grid: StackGrid, size: tuple[int, int]) -> NDArray[np.integer]:
     """Labels of the grid (i, j, k) on the original slices (column, row, slice).
 
     Each pixel takes the label with the largest share among the up to eight grid voxels around its centre (trilinear

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medvit.io.contours import fill_polygon
 
-__all__ = ["distinct", "fill_united", "shared_by_crossing"]
+__all__ = ["fill_union", "shared_by_crossing", "without_duplicates"]
 
 _DRAWN_APART = 0.05
 """Share of the smaller of two contours that must lie within, and outside of, the larger for the two to cross: outlines of
@@ -27,7 +27,7 @@ _ROUND_MM = 2
 _Drawn = TypeVar("_Drawn")
 
 
-def distinct(contours: Sequence[_Drawn], points: Sequence[NDArray[np.float64]]) -> list[_Drawn]:
+def without_duplicates(contours: Sequence[_Drawn], points: Sequence[NDArray[np.float64]]) -> list[_Drawn]:
     """The contours without those whose points (point, axis) another one has already, in whatever order."""
     seen: dict[tuple[tuple[int, ...], bytes], _Drawn] = {}
     for contour, own in zip(contours, points, strict=True):
@@ -51,7 +51,7 @@ def shared_by_crossing(masks: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     return np.asarray((masks[pairs[:, 0]] & masks[pairs[:, 1]]).any(0)) if len(pairs) else None
 
 
-def fill_united(outlines: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
+def fill_union(outlines: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
     """``fill_polygons``, what contours share by crossing included; and whether any cross."""
     mask, edges, crossing = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), False
     filled = []

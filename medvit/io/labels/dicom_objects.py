@@ -13,7 +13,15 @@ from medvit.errors import GeometryError, MedvitError, SourceError
 from medvit.io.dicom.header import read_dataset
 from medvit.io.scan import Scan
 
-__all__ = ["check_frame", "drawn_on", "instances", "is_dicom", "open_object", "series_of", "sound"]
+__all__ = [
+    "check_frame",
+    "dicom_errors_as_source_errors",
+    "drawn_on",
+    "instances",
+    "is_dicom",
+    "open_object",
+    "series_of",
+]
 
 _UNDEFINED = 0xFFFFFFFF
 """The length of an element that ends at a delimiter (PS3.5 7.1.1)."""
@@ -66,7 +74,7 @@ def _require_whole(dataset: Dataset, name: str) -> None:
 
 
 @contextmanager
-def sound(name: str, kind: str) -> Iterator[None]:
+def dicom_errors_as_source_errors(name: str, kind: str) -> Iterator[None]:
     """Whatever a damaged or incomplete object raises on the way becomes one of our errors.
 
     Args:

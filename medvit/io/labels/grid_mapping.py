@@ -11,12 +11,12 @@ import numpy as np
 
 from medvit.errors import GeometryError
 from medvit.io.geometry import Affine
-from medvit.io.labels.label_set import Grid, LabelSet, Segment
+from medvit.io.labels.label_set import Grid, LabelMask, LabelSet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Lattice", "Pieces", "agree", "cut_off", "put_on", "vanished"]
+__all__ = ["GridMapping", "MaskBuilder", "clipped_labels_note", "exact_mapping", "lost_labels_note", "resample_to"]
 
 _OFF_VOXEL = 0.05
 """How far a voxel may lie from its place on another grid, in voxels, for the two to be the same place: headers round
@@ -24,7 +24,7 @@ positions to some micrometres, over some hundred voxels."""
 
 
 @dataclass(frozen=True)
-class Lattice:
+class GridMapping:
     """How indices of one grid become those of another, where both share their lattice of points.
 
     Attributes:
@@ -48,7 +48,7 @@ class Lattice:
         return (i, j, k), flipped.transpose(np.argsort(self.axes))
 
 
-def agree(change: Affine, shape: Sequence[int], flat: bool = False) -> Lattice | None:
+def exact_mapping(change: Affine, shape: Sequence[int], flat: bool = False) -> GridMapping | None:
     """The lattice map behind a change of index, or None where voxels of the two grids do not coincide.
 
     Args:
@@ -76,11 +76,11 @@ def agree(change: Affine, shape: Sequence[int], flat: bool = False) -> Lattice |
     a, b, c = (int(v) for v in axes)
     s, t, u = (int(v) for v in signs)
     x, y, z = (int(v) for v in offset)
-    return Lattice((a, b, c), (s, t, u), (x, y, z))
+    return GridMapping((a, b, c), (s, t, u), (x, y, z))
 
 
 @dataclass
-class Pieces:
+class MaskBuilder:
     """A mask as it is gathered from boxes; what lies beyond the grid is counted, not kept.
 
     Attributes:
@@ -130,7 +130,7 @@ def _trim(start: NDArray[np.int64], piece: NDArray[np.bool_]) -> tuple[NDArray[n
     return np.asarray(start) + np.array([a for a, _ in bounds], dtype=np.int64), np.array(cut)
 
 
-def put_on(found: LabelSet, grid: Grid) -> LabelSet:
+def resample_to(found: LabelSet, grid: Grid) -> LabelSet:
     """The same labels on another grid.
 
     Where the two grids share their voxel centres, voxels are copied (turned, mirrored and shifted as needed). Else each
@@ -140,10 +140,10 @@ def put_on(found: LabelSet, grid: Grid) -> LabelSet:
         GeometryError: nothing lies on the new grid.
     """
     change = np.linalg.inv(grid.affine) @ found.affine
-    lattice = agree(change, found.shape)
+    lattice = exact_mapping(change, found.shape)
     moved, lost = [], {}
     for segment in found.segments:
-        pieces = Pieces(grid.shape)
+        pieces = MaskBuilder(grid.shape)
         if segment.voxels.size:
             if lattice is not None:
                 pieces.add(*lattice.move(segment.start, segment.voxels))
@@ -158,7 +158,7 @@ def put_on(found: LabelSet, grid: Grid) -> LabelSet:
         for before, after in zip(found.segments, moved, strict=True)
         if before.voxels.any() and not after.voxels.any() and before.label.name not in lost
     ]
-    flags = [*cut_off(lost), *vanished(small)]
+    flags = [*clipped_labels_note(lost), *lost_labels_note(small)]
     if lost and not any(segment.voxels.any() for segment in moved):
         raise GeometryError(
             "Found no labelled voxel on the reference's grid; the labels lie elsewhere in space. "
@@ -173,15 +173,15 @@ def put_on(found: LabelSet, grid: Grid) -> LabelSet:
         notes.append(
             f"The labels' grid ({sides[0]} mm) is not the reference's ({sides[1]} mm): each voxel took the nearest label."
         )
-    return replace(found, segments=tuple(moved), grid=grid).noting(*notes, flags=flags)
+    return replace(found, segments=tuple(moved), grid=grid).with_notes(*notes, flags=flags)
 
 
-def vanished(names: Sequence[str]) -> Sequence[str]:
+def lost_labels_note(names: Sequence[str]) -> Sequence[str]:
     """What to say of labels that fall between the voxel centres of a coarser grid."""
     return (f"Too small for the reference's grid, empty there: {', '.join(names)}.",) if names else ()
 
 
-def cut_off(lost: dict[str, int]) -> Sequence[str]:
+def clipped_labels_note(lost: dict[str, int]) -> Sequence[str]:
     """What to say of voxels beyond the grid, by label name."""
     if not lost:
         return ()
@@ -189,7 +189,7 @@ def cut_off(lost: dict[str, int]) -> Sequence[str]:
     return (f"Voxels beyond the reference's grid were left out: {named}.",)
 
 
-def _nearest(segment: Segment, change: Affine) -> tuple[list[int], NDArray[np.bool_]]:
+def _nearest(segment: LabelMask, change: Affine) -> tuple[list[int], NDArray[np.bool_]]:
     """A segment sampled at the voxel centres of another grid: (i, j, k) start there, and the box of voxels."""
     from scipy.ndimage import affine_transform
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from medvit.errors import OutputError
-from medvit.io.dicom.write import Origin
+from medvit.io.dicom.write import SegmentOrigin
 from medvit.io.geometry import Affine
 from medvit.io.scan import Scan
 from medvit.labels import Label
@@ -23,7 +23,7 @@ from medvit.labels import Label
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Box", "Grid", "LabelSet", "Segment"]
+__all__ = ["Box", "Grid", "LabelMask", "LabelSet"]
 
 
 class Box(TypedDict):
@@ -48,7 +48,7 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
+class LabelMask:
     """One mask with its label.
 
     Attributes:
@@ -61,10 +61,10 @@ class Segment:
     label: Label
     start: tuple[int, int, int]
     voxels: NDArray[np.bool_]
-    origin: Origin = Origin()
+    origin: SegmentOrigin = SegmentOrigin()
 
     def __repr__(self) -> str:
-        return f"Segment({self.label.name}, {int(self.voxels.sum())} voxels)"
+        return f"LabelMask({self.label.name}, {int(self.voxels.sum())} voxels)"
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -72,14 +72,14 @@ class Segment:
         i, j, k = (slice(a, a + n) for a, n in zip(self.start, self.voxels.shape, strict=True))
         return i, j, k
 
-    def overlap(self, other: Segment) -> int:
+    def overlap(self, other: LabelMask) -> int:
         """How many voxels two segments share."""
         low = np.maximum(self.start, other.start)
         high = np.minimum(np.add(self.start, self.voxels.shape), np.add(other.start, other.voxels.shape))
         if (high <= low).any():
             return 0
 
-        def cut(segment: Segment) -> NDArray[np.bool_]:
+        def cut(segment: LabelMask) -> NDArray[np.bool_]:
             ends = zip(low - segment.start, high - segment.start, strict=True)
             return segment.voxels[tuple(slice(int(a), int(b)) for a, b in ends)]
 
@@ -100,11 +100,11 @@ class LabelSet:
         header: a NIfTI source's header, so that its codes and units are kept.
         notes: what was assumed or resampled, in plain words.
         flags: what was set aside or does not fit; a person must look.
-        drawn: for labels drawn on the slices of a tilted or uneven stack, start and voxels of each segment there,
+        masks_on_slices: for labels drawn on the slices of a tilted or uneven stack, start and voxels of each segment there,
             (column, row, slice); ``segments`` then hold what of them lies on the true grid.
     """
 
-    segments: tuple[Segment, ...]
+    segments: tuple[LabelMask, ...]
     grid: Grid
     kind: str
     frame: str = ""
@@ -113,7 +113,7 @@ class LabelSet:
     header: Any = None
     notes: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    drawn: tuple[tuple[tuple[int, int, int], NDArray[np.bool_]], ...] = ()
+    masks_on_slices: tuple[tuple[tuple[int, int, int], NDArray[np.bool_]], ...] = ()
 
     def __repr__(self) -> str:
         names = ", ".join(label.name for label in self.labels)
@@ -148,7 +148,7 @@ class LabelSet:
                 return self.whole(segment)
         raise KeyError(name)
 
-    def whole(self, segment: Segment) -> NDArray[np.bool_]:
+    def whole(self, segment: LabelMask) -> NDArray[np.bool_]:
         """A segment's mask on the whole grid, (i, j, k)."""
         mask = np.zeros(self.shape, dtype=bool)
         mask[segment.box] = segment.voxels
@@ -195,10 +195,10 @@ class LabelSet:
             return self.reference
         return Scan(np.zeros((1, 0, 0, 0), np.float32), self.affine, self.kind, header=self.header)
 
-    def present(self) -> tuple[Segment, ...]:
+    def present(self) -> tuple[LabelMask, ...]:
         """The segments that have voxels."""
         return tuple(segment for segment in self.segments if segment.voxels.any())
 
-    def noting(self, *notes: str, flags: Sequence[str] = ()) -> LabelSet:
+    def with_notes(self, *notes: str, flags: Sequence[str] = ()) -> LabelSet:
         """The same with more notes and flags."""
         return replace(self, notes=(*self.notes, *notes), flags=(*self.flags, *flags))

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.errors import ImageError, SourceError
-from medvit.io.dicom.write import Origin
+from medvit.io.dicom.write import SegmentOrigin
 from medvit.io.geometry import check_affine
 from medvit.io.images import read_image, read_layers
 from medvit.io.label_ids import TOLERANCE, storage_step, whole_numbers
-from medvit.io.labels.label_set import Grid, LabelSet, Segment
+from medvit.io.labels.label_set import Grid, LabelMask, LabelSet
 from medvit.io.labels.name_tables import LARGEST_ID, NamesFound, distinct_names, from_header, from_sidecar, from_slicer
 from medvit.io.labels.names import Named, by_name, make_label, unique
 from medvit.io.scan import Scan
 from medvit.labels import Label
 
-__all__ = ["own_names", "read_map"]
+__all__ = ["embedded_names", "read_map"]
 
 _MOST_UNNAMED = 256
 """More different values than this, without names for them, are an image and not labels."""
@@ -62,7 +62,9 @@ def read_map(
     check_affine(scan.affine)
     own = {(segment.layer, segment.value): segment.label for segment in slicer}
     if not slicer:
-        stated = own_names(path, scan) if names is None else NamesFound({n: make_label(n, t) for n, t in names.items()})
+        stated = (
+            embedded_names(path, scan) if names is None else NamesFound({n: make_label(n, t) for n, t in names.items()})
+        )
         own, remarks = (
             {(0, number): label for number, label in stated.labels.items()},
             tuple(dict.fromkeys((*remarks, *stated.notes))),
@@ -75,14 +77,15 @@ def read_map(
     told = distinct_names(labels, "the file")
     distinct = unique(labels)
     segments = [
-        Segment(label, start, voxels, Origin()) for label, (_, start, voxels) in zip(distinct, found, strict=True)
+        LabelMask(label, start, voxels, SegmentOrigin())
+        for label, (_, start, voxels) in zip(distinct, found, strict=True)
     ]
     there = {label.id for label in distinct}
     nothing = np.zeros((0, 0, 0), dtype=bool)
-    segments += [Segment(label, (0, 0, 0), nothing, Origin()) for label in table if label.id not in there]
+    segments += [LabelMask(label, (0, 0, 0), nothing, SegmentOrigin()) for label in table if label.id not in there]
     segments.sort(key=lambda segment: segment.label.id)
     said = (*scan.notes, *rounded, *remarks, *notes, *told.notes)
-    return LabelSet(tuple(segments), Grid.of(scan), scan.kind, header=scan.header, notes=said, flags=scan.set_aside)
+    return LabelSet(tuple(segments), Grid.of(scan), scan.kind, header=scan.header, notes=said, flags=scan.excluded)
 
 
 def _values(
@@ -135,7 +138,7 @@ def _nrrd_fields(path: Path) -> dict[str, str]:
     return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
 
 
-def own_names(path: Path, scan: Scan) -> NamesFound:
+def embedded_names(path: Path, scan: Scan) -> NamesFound:
     """Read the labels that a file names itself; none for an image, and for a label map without names."""
     if scan.kind == "nifti":
         inside, beside = from_header(scan.header), from_sidecar(path)

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from pydantic import ValidationError
 
 from medvit.errors import SourceError
-from medvit.io.labels.names import make_label, printable, unique
+from medvit.io.labels.names import make_label, printable_text, unique
 from medvit.labels import Code, Label
 
 __all__ = [
@@ -184,7 +184,7 @@ def from_slicer(fields: Mapping[str, str]) -> tuple[tuple[SlicerSegment, ...], t
         {int(m[1]) for key in fields if (m := re.fullmatch(r"Segment([0-9]{1,9})_(?:LabelValue|Name)", key))}
     ):
         stated, layer, title = (
-            " ".join(printable(fields.get(f"Segment{number}_{word}", otherwise)).split())
+            " ".join(printable_text(fields.get(f"Segment{number}_{word}", otherwise)).split())
             for word, otherwise in (("LabelValue", ""), ("Layer", "0"), ("Name", ""))
         )
         if not (_NUMBER.fullmatch(stated) and _NUMBER.fullmatch(layer) and 0 < int(stated) <= LARGEST_ID):

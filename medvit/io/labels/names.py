@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medvit.errors import SourceError
-from medvit.io.labels.label_set import LabelSet, Segment
+from medvit.io.labels.label_set import LabelMask, LabelSet
 from medvit.labels import Code, Label
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "code_of",
     "color_of",
     "make_label",
-    "printable",
+    "printable_text",
     "rename",
     "require_known",
     "unique",
@@ -47,7 +47,7 @@ def clean_name(title: str, otherwise: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:60] or otherwise
 
 
-def printable(text: str) -> str:
+def printable_text(text: str) -> str:
     """Return a text with a blank in place of each character that cannot be shown; DICOM reads some as a change of script."""
     return "".join(character if character.isprintable() else " " for character in text)
 
@@ -76,7 +76,7 @@ def make_label(number: int, title: str, color: Sequence[int] | None = None, code
         codes: category, type and laterality; generic ones where there are none.
     """
     category, kind, side = (*codes, None, None, None)[:3]
-    title = " ".join(printable(title).split()) or f"Label {number}"
+    title = " ".join(printable_text(title).split()) or f"Label {number}"
     red, green, blue = (
         (min(255, max(0, int(c))) for c in color) if color is not None and len(color) == 3 else color_of(number)
     )
@@ -127,7 +127,7 @@ def rename(found: LabelSet, table: Sequence[Label]) -> LabelSet:
     notes = [f"Not in the table of labels, kept as they are: {', '.join(unknown)}."] if unknown else []
     distinct = unique(segment.label for segment in segments)
     segments = [replace(segment, label=label) for segment, label in zip(segments, distinct, strict=True)]
-    return replace(found, segments=tuple(segments)).noting(*notes)
+    return replace(found, segments=tuple(segments)).with_notes(*notes)
 
 
 def require_known(found: LabelSet, table: Sequence[Label]) -> LabelSet:
@@ -280,5 +280,5 @@ def _match(own: Label, known: Mapping[str, Label]) -> Label | None:
     return known.get(_key(own.title)) or (None if made_up else known.get(own.name))
 
 
-def _numbered(segment: Segment, number: int) -> Segment:
+def _numbered(segment: LabelMask, number: int) -> LabelMask:
     return replace(segment, label=segment.label.model_copy(update={"id": number}))

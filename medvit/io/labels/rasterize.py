@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.io.contours import fill_polygons
-from medvit.io.labels.contour_overlaps import distinct, fill_united, shared_by_crossing
-from medvit.io.labels.grid_mapping import Pieces
+from medvit.io.labels.contour_overlaps import fill_union, shared_by_crossing, without_duplicates
+from medvit.io.labels.grid_mapping import MaskBuilder
 from medvit.io.labels.label_set import Grid
 
-__all__ = ["Contour", "Filled", "fill", "plane_distance"]
+__all__ = ["Contour", "RasterizedRoi", "fill", "plane_distance"]
 
 _FLAT_MM = 0.1
 """How far points may leave their contour's plane; planning systems round to a hundredth of a millimetre."""
@@ -66,7 +66,7 @@ class Contour:
 
 
 @dataclass
-class Filled:
+class RasterizedRoi:
     """What filling gave.
 
     Attributes:
@@ -81,7 +81,7 @@ class Filled:
         crossing: whether contours of one plane cross; what they share then belongs to the ROI.
     """
 
-    pieces: Pieces
+    pieces: MaskBuilder
     off: int = 0
     bent: int = 0
     cut: bool = False
@@ -105,7 +105,7 @@ def plane_distance(contours: Sequence[Contour]) -> float:
     return smallest if np.isfinite(smallest) else 0.0
 
 
-def fill(contours: Sequence[Contour], grid: Grid, apart_mm: float) -> Filled:
+def fill(contours: Sequence[Contour], grid: Grid, apart_mm: float) -> RasterizedRoi:
     """Fill one ROI's closed contours.
 
     Args:
@@ -114,9 +114,9 @@ def fill(contours: Sequence[Contour], grid: Grid, apart_mm: float) -> Filled:
         apart_mm: distance between the file's contour planes; 0 where each contour is to mark just the slice it lies on,
             as on the very series it was drawn on.
     """
-    found = Filled(Pieces(grid.shape), parity=any(contour.parity for contour in contours))
+    found = RasterizedRoi(MaskBuilder(grid.shape), parity=any(contour.parity for contour in contours))
     if not found.parity:
-        once = distinct(contours, [contour.points for contour in contours])
+        once = without_duplicates(contours, [contour.points for contour in contours])
         found.twice, contours = len(contours) - len(once), once
     inverse = np.linalg.inv(grid.affine)
     along: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
@@ -139,7 +139,7 @@ def fill(contours: Sequence[Contour], grid: Grid, apart_mm: float) -> Filled:
     return found
 
 
-def _fill_along(polygons: list[NDArray[np.float64]], axis: int, apart: float, found: Filled) -> None:
+def _fill_along(polygons: list[NDArray[np.float64]], axis: int, apart: float, found: RasterizedRoi) -> None:
     """Contours in planes of the grid's own: each slice takes those in its plane, or the nearest within its slab."""
     shape = found.pieces.shape
     flat = [a for a in range(3) if a != axis]
@@ -160,7 +160,7 @@ def _fill_along(polygons: list[NDArray[np.float64]], axis: int, apart: float, fo
         if not 0 <= k < shape[axis]:
             continue
         plane = (shape[flat[0]], shape[flat[1]])
-        mask, crossing = (fill_polygons(outlines, plane), False) if found.parity else fill_united(outlines, plane)
+        mask, crossing = (fill_polygons(outlines, plane), False) if found.parity else fill_union(outlines, plane)
         found.crossing |= crossing
         start = [0, 0, 0]
         start[axis] = k
@@ -171,7 +171,7 @@ def _fill_along(polygons: list[NDArray[np.float64]], axis: int, apart: float, fo
         _judge_edges(planes[place], (shape[flat[0]], shape[flat[1]]), found)
 
 
-def _judge_edges(outlines: list[NDArray[np.float64]], shape: tuple[int, int], found: Filled) -> None:
+def _judge_edges(outlines: list[NDArray[np.float64]], shape: tuple[int, int], found: RasterizedRoi) -> None:
     for points in outlines:
         low, high = points.min(0), points.max(0)
         if (high < -0.5).any() or (low > np.array(shape) - 0.5).any():
@@ -212,7 +212,7 @@ def _planes(contours: Sequence[Contour]) -> list[list[Contour]]:
     return groups
 
 
-def _fill_across(contours: list[Contour], grid: Grid, apart_mm: float, found: Filled) -> None:
+def _fill_across(contours: list[Contour], grid: Grid, apart_mm: float, found: RasterizedRoi) -> None:
     """Contours in planes that are oblique to the grid: every voxel centre is projected onto its nearest plane."""
     from skimage.measure import points_in_poly
 

@@ -13,11 +13,11 @@ from pydicom import Dataset
 from medvit.errors import MedvitError, SelectionError, SourceError
 from medvit.io.dicom import read_dicom
 from medvit.io.dicom.header import read_dataset
-from medvit.io.dicom.preflight import choose_volume, preflight
+from medvit.io.dicom.preflight import choose_volume, inspect_files
 from medvit.io.files import DicomFile, files_below, one_file
 from medvit.io.images import IMAGE_SUFFIXES
-from medvit.io.labels.dicom_objects import is_dicom, open_object, series_of, sound
-from medvit.io.labels.grid_mapping import put_on
+from medvit.io.labels.dicom_objects import dicom_errors_as_source_errors, is_dicom, open_object, series_of
+from medvit.io.labels.grid_mapping import resample_to
 from medvit.io.labels.label_set import Grid, LabelSet
 from medvit.io.labels.map_reader import read_map
 from medvit.io.labels.names import rename, require_known
@@ -31,14 +31,14 @@ from medvit.progress import Progress
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["Reading", "read_labels"]
+__all__ = ["ReadOptions", "read_labels"]
 
 _MOST_FILES = 20_000
 """Files looked at when searching for the series an object was drawn on."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How to read labels.
 
     Attributes:
@@ -101,12 +101,14 @@ def read_labels(
     Raises:
         SourceError, GeometryError, ImageError, SelectionError: why it cannot be read.
     """
-    return read(
-        Path(source), Reading(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry), Progress()
+    return read_label_set(
+        Path(source),
+        ReadOptions(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry),
+        Progress(),
     )
 
 
-def read(source: Path, how: Reading, progress: Progress) -> LabelSet:
+def read_label_set(source: Path, how: ReadOptions, progress: Progress) -> LabelSet:
     """``read_labels`` with its settings in one value."""
     if not 0 < how.threshold <= 1:
         raise SourceError(
@@ -120,13 +122,13 @@ def read(source: Path, how: Reading, progress: Progress) -> LabelSet:
         if how.like is None:
             return found
         scan = _open(how, (), progress)
-        return replace(put_on(found, Grid.of(scan)), reference=scan).noting(*scan.notes, flags=scan.set_aside)
+        return replace(resample_to(found, Grid.of(scan)), reference=scan).with_notes(*scan.notes, flags=scan.excluded)
     return _read_object(path, how, progress)
 
 
-def _read_object(path: Path, how: Reading, progress: Progress) -> LabelSet:
+def _read_object(path: Path, how: ReadOptions, progress: Progress) -> LabelSet:
     header = open_object(path, stop_before_pixels=True)
-    with sound(path.name, "a DICOM object"):
+    with dicom_errors_as_source_errors(path.name, "a DICOM object"):
         modality = str(header.get("Modality", "") or "")
         series = _referred(header, modality)
     if modality not in ("SEG", "RTSTRUCT"):
@@ -147,7 +149,7 @@ def _read_object(path: Path, how: Reading, progress: Progress) -> LabelSet:
     else:
         found = read_rtstruct(path, scan, how.force)
     if scan is not None:
-        found = replace(found, reference=scan).noting(*notes, *scan.notes, flags=scan.set_aside)
+        found = replace(found, reference=scan).with_notes(*notes, *scan.notes, flags=scan.excluded)
     if how.table:
         found = rename(found, how.table)
     return require_known(found, how.table) if how.strict else found
@@ -182,7 +184,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _open(how: Reading, series: tuple[str, ...], progress: Progress) -> Scan:
+def _open(how: ReadOptions, series: tuple[str, ...], progress: Progress) -> Scan:
     """The reference; of several series the one that was chosen, else the one the labels name."""
     like = how.like
     assert like is not None
@@ -221,7 +223,7 @@ def _beside(path: Path, series: tuple[str, ...], on_irregular: str, progress: Pr
     if not wanted:
         return None
     try:
-        chosen = choose_volume(preflight(wanted, progress), series[0], path.parent.name)
+        chosen = choose_volume(inspect_files(wanted, progress), series[0], path.parent.name)
         return read_dicom(chosen.volume, on_irregular, progress=progress).check()
     except MedvitError as error:
         raise type(error)(f"The series beside {path.name} cannot be its grid. {error}") from error

@@ -12,15 +12,22 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medvit.errors import GeometryError, SelectionError, SourceError
-from medvit.io.dicom.write import Origin
+from medvit.io.dicom.write import SegmentOrigin
 from medvit.io.geometry import flip_lps_ras
-from medvit.io.labels.dicom_objects import check_frame, drawn_on, instances, open_object, series_of, sound
-from medvit.io.labels.grid_mapping import vanished
-from medvit.io.labels.label_set import Grid, LabelSet, Segment
+from medvit.io.labels.dicom_objects import (
+    check_frame,
+    dicom_errors_as_source_errors,
+    drawn_on,
+    instances,
+    open_object,
+    series_of,
+)
+from medvit.io.labels.grid_mapping import lost_labels_note
+from medvit.io.labels.label_set import Grid, LabelMask, LabelSet
 from medvit.io.labels.names import code_of, make_label, unique
-from medvit.io.labels.rasterize import Contour, Filled, fill, plane_distance
-from medvit.io.labels.rtstruct_warnings import Aside, flags_of, notes_of
-from medvit.io.labels.stack_labels import contours_on_slices, onto_grid, slice_space
+from medvit.io.labels.rasterize import Contour, RasterizedRoi, fill, plane_distance
+from medvit.io.labels.rtstruct_warnings import SkippedContours, flags_of, notes_of
+from medvit.io.labels.stack_labels import contours_on_slices, onto_grid, slice_index_grid
 from medvit.io.scan import Scan
 from medvit.labels import Label
 
@@ -36,7 +43,7 @@ _OTHERS = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 @dataclass(frozen=True, eq=False)
 class _Roi:
     label: Label
-    origin: Origin
+    origin: SegmentOrigin
     contours: list[Contour]
 
 
@@ -58,7 +65,7 @@ def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> 
         GeometryError: no contour lies on the reference.
     """
     dataset = open_object(path)
-    with sound(path.name, "an RTSTRUCT"):
+    with dicom_errors_as_source_errors(path.name, "an RTSTRUCT"):
         _require_rtstruct(dataset, path.name)
         series = referenced_series(dataset)
         frame = _frame(dataset)
@@ -114,7 +121,7 @@ def _frame(dataset: Dataset) -> str:
 
 def _rois(dataset: Dataset, name: str) -> tuple[list[_Roi], list[str]]:
     """Each ROI with its closed contours, and what was set aside."""
-    aside = Aside()
+    aside = SkippedContours()
     numbers = [int(roi.ROINumber) for roi in dataset.StructureSetROISequence]
     drawn = _drawn(dataset, numbers, name, aside)
     observed = {int(item.ReferencedROINumber): item for item in dataset.get("RTROIObservationsSequence", []) or []}
@@ -129,7 +136,7 @@ def _rois(dataset: Dataset, name: str) -> tuple[list[_Roi], list[str]]:
         label = make_label(number if kept else place, title, color, (None, code_of(kind), code_of(side)))
         labels.append(label)
         origins.append(
-            Origin(
+            SegmentOrigin(
                 str(roi.get("ROIGenerationAlgorithm") or "").upper(),
                 interpreted=str(observation.get("RTROIInterpretedType") or ""),
             )
@@ -140,7 +147,7 @@ def _rois(dataset: Dataset, name: str) -> tuple[list[_Roi], list[str]]:
     return [_Roi(*row) for row in zip(unique(labels), origins, contours, strict=True)], aside.flags()
 
 
-def _drawn(dataset: Dataset, numbers: Sequence[int], name: str, aside: Aside) -> dict[int, list[Dataset]]:
+def _drawn(dataset: Dataset, numbers: Sequence[int], name: str, aside: SkippedContours) -> dict[int, list[Dataset]]:
     """The items of contours by ROI number; one ROI's may stand in several."""
     drawn: dict[int, list[Dataset]] = defaultdict(list)
     for item in dataset.get("ROIContourSequence", []) or []:
@@ -159,7 +166,7 @@ def _drawn(dataset: Dataset, numbers: Sequence[int], name: str, aside: Aside) ->
     return drawn
 
 
-def _closed(items: Sequence[Dataset], roi: str, name: str, aside: Aside) -> list[Contour]:
+def _closed(items: Sequence[Dataset], roi: str, name: str, aside: SkippedContours) -> list[Contour]:
     """The contours of an ROI that enclose something; others are counted."""
     closed = []
     for item in items:
@@ -228,17 +235,17 @@ def _where(rois: list[_Roi], like: Scan) -> tuple[Grid, list[_Roi], bool]:
         moved = [contours_on_slices(roi.contours, like.original) for roi in rois]
         on_slices = [replace(roi, contours=c) for roi, c in zip(rois, moved, strict=True) if c is not None]
         if len(on_slices) == len(rois):
-            return slice_space(like.original), on_slices, True
+            return slice_index_grid(like.original), on_slices, True
     return Grid.of(like), rois, False
 
 
-def _fill_all(rois: Sequence[_Roi], grid: Grid, own: bool) -> tuple[list[Segment], list[str], list[str]]:
+def _fill_all(rois: Sequence[_Roi], grid: Grid, own: bool) -> tuple[list[LabelMask], list[str], list[str]]:
     apart = 0.0 if own else plane_distance([contour for roi in rois for contour in roi.contours])
-    filled: list[Filled] = [fill(roi.contours, grid, apart) for roi in rois]
+    filled: list[RasterizedRoi] = [fill(roi.contours, grid, apart) for roi in rois]
     segments = []
     for roi, found in zip(rois, filled, strict=True):
         start, voxels = found.pieces.gather()
-        segments.append(Segment(roi.label, start, voxels, roi.origin))
+        segments.append(LabelMask(roi.label, start, voxels, roi.origin))
     if rois and all(len(roi.contours) - found.twice == found.off for roi, found in zip(rois, filled, strict=True)):
         raise GeometryError(
             f"Found {sum(found.off for found in filled)} contours and none of them on the reference's grid; they were drawn "
@@ -251,4 +258,4 @@ def _fill_all(rois: Sequence[_Roi], grid: Grid, own: bool) -> tuple[list[Segment
         if len(roi.contours) > found.off + found.bent + found.twice and not segment.voxels.any()
     ]
     bare = [roi.label.title for roi in rois if not roi.contours]
-    return segments, [*flags_of(titles, filled), *vanished(small)], notes_of(titles, filled, bare)
+    return segments, [*flags_of(titles, filled), *lost_labels_note(small)], notes_of(titles, filled, bare)

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from medvit.io.labels.rasterize import Filled
+from medvit.io.labels.rasterize import RasterizedRoi
 
-__all__ = ["Aside", "flags_of", "notes_of"]
+__all__ = ["SkippedContours", "flags_of", "notes_of"]
 
 
 @dataclass
-class Aside:
+class SkippedContours:
     """What a file holds beside closed contours of its ROIs, counted.
 
     Attributes:
@@ -59,7 +59,7 @@ def _listed(rows: Iterable[tuple[str, int]]) -> str:
     return ", ".join(title for title, _ in rows)
 
 
-def flags_of(titles: Sequence[str], filled: Sequence[Filled]) -> list[str]:
+def flags_of(titles: Sequence[str], filled: Sequence[RasterizedRoi]) -> list[str]:
     """What a person must look at.
 
     Args:
@@ -78,7 +78,7 @@ def flags_of(titles: Sequence[str], filled: Sequence[Filled]) -> list[str]:
     return flags
 
 
-def notes_of(titles: Sequence[str], filled: Sequence[Filled], bare: Sequence[str]) -> list[str]:
+def notes_of(titles: Sequence[str], filled: Sequence[RasterizedRoi], bare: Sequence[str]) -> list[str]:
     """What was assumed.
 
     Args:

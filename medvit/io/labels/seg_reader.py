@@ -14,14 +14,14 @@ from pydicom import Dataset
 from pydicom.pixels import iter_pixels
 
 from medvit.errors import GeometryError, SourceError
-from medvit.io.dicom.write import Origin
+from medvit.io.dicom.write import SegmentOrigin
 from medvit.io.geometry import Affine, check_affine, flip_lps_ras, spacing_mm
-from medvit.io.labels.dicom_objects import check_frame, drawn_on, open_object, series_of, sound
-from medvit.io.labels.grid_mapping import Lattice, Pieces, agree, cut_off, put_on
-from medvit.io.labels.label_set import Grid, LabelSet, Segment
+from medvit.io.labels.dicom_objects import check_frame, dicom_errors_as_source_errors, drawn_on, open_object, series_of
+from medvit.io.labels.grid_mapping import GridMapping, MaskBuilder, clipped_labels_note, exact_mapping, resample_to
+from medvit.io.labels.label_set import Grid, LabelMask, LabelSet
 from medvit.io.labels.names import code_of, make_label, unique
 from medvit.io.labels.seg_frames import Frame, native_grid, read_frames
-from medvit.io.labels.stack_labels import frames_on_slices, onto_grid, slice_space
+from medvit.io.labels.stack_labels import frames_on_slices, onto_grid, slice_index_grid
 from medvit.io.memory_limits import check_image_memory
 from medvit.io.scan import Scan
 from medvit.labels import Label
@@ -44,7 +44,7 @@ class _Described:
     """The items of SegmentSequence that stand for something, by number."""
 
     labels: dict[int, Label]
-    origins: dict[int, Origin]
+    origins: dict[int, SegmentOrigin]
 
 
 def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force: bool = False) -> LabelSet:
@@ -64,7 +64,7 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
         GeometryError: frames that make no regular grid, or nothing of it on the reference.
     """
     dataset = open_object(path)
-    with sound(path.name, "a SEG"):
+    with dicom_errors_as_source_errors(path.name, "a SEG"):
         _require_seg(dataset, path.name)
         described = _describe(dataset, path.name)
         frames = read_frames(dataset, path.name)
@@ -77,21 +77,21 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
         gathered = _gather(dataset, frames, placed.lattices, grid, threshold)
         masks = gathered.masks
     segments = [
-        Segment(label, *masks[n].gather() if n in masks else Pieces(grid.shape).gather(), described.origins[n])
+        LabelMask(label, *masks[n].gather() if n in masks else MaskBuilder(grid.shape).gather(), described.origins[n])
         for n, label in described.labels.items()
     ]
     flags += gathered.flags(described.labels, threshold)
     notes += gathered.notes(described.labels)
     found = LabelSet(tuple(segments), grid, "seg", *stated, reference=like, notes=tuple(notes), flags=tuple(flags))
     if like is not None and placed.own:
-        return put_on(found, Grid.of(like))
+        return resample_to(found, Grid.of(like))
     lost = {described.labels[n].name: m.lost for n, m in masks.items() if m.lost and n in described.labels}
     if lost and not any(m.kept for m in masks.values()):
         raise GeometryError(
             "Found no frame of the SEG on the reference's grid; they lie elsewhere. "
             "Give the series it was drawn on with --like."
         )
-    found = found.noting(flags=list(cut_off(lost)))
+    found = found.with_notes(flags=list(clipped_labels_note(lost)))
     return onto_grid(found, like) if like is not None and placed.on_slices else found
 
 
@@ -135,7 +135,7 @@ def _describe(dataset: Dataset, name: str) -> _Described:
                 f"Found {name}, a SEG with two segments of the number {number}; each needs its own. Export it again."
             )
         numbers.append(number)
-        origins[number] = Origin(
+        origins[number] = SegmentOrigin(
             str(item.get("SegmentAlgorithmType") or ""),
             str(item.get("SegmentAlgorithmName") or ""),
             str(item.get("TrackingID") or ""),
@@ -164,15 +164,15 @@ class _Placed:
     """Where frames go.
 
     Attributes:
-        grid: the reference's, the slices' of a stack that is none (``slice_space``), or the frames' own.
+        grid: the reference's, the slices' of a stack that is none (``slice_index_grid``), or the frames' own.
         lattices: how each frame lies in it.
         own: whether it is the frames' own.
-        on_slices: whether it is ``slice_space``.
+        on_slices: whether it is ``slice_index_grid``.
         notes: what was assumed.
     """
 
     grid: Grid
-    lattices: list[Lattice]
+    lattices: list[GridMapping]
     own: bool = False
     on_slices: bool = False
     notes: list[str] = field(default_factory=list)
@@ -183,11 +183,12 @@ def _place(frames: list[Frame], like: Scan | None, series: tuple[str, ...]) -> _
     if like is not None and like.original is not None:
         on_slices = frames_on_slices(frames, like.original)
         if on_slices is not None:
-            return _Placed(slice_space(like.original), on_slices, on_slices=True)
+            return _Placed(slice_index_grid(like.original), on_slices, on_slices=True)
     if like is not None:
         grid = Grid.of(like)
         placed = [
-            agree(np.linalg.inv(grid.affine) @ flip_lps_ras(frame.affine), frame.shape, flat=True) for frame in frames
+            exact_mapping(np.linalg.inv(grid.affine) @ flip_lps_ras(frame.affine), frame.shape, flat=True)
+            for frame in frames
         ]
         fitting = [lattice for lattice in placed if lattice is not None]
         if len(fitting) == len(frames) and (drawn_on(like, series) or _as_deep(frames, fitting, grid)):
@@ -198,7 +199,7 @@ def _place(frames: list[Frame], like: Scan | None, series: tuple[str, ...]) -> _
     return _Placed(Grid(shape, affine), [_own(lps, frame) for frame in frames], own=True, notes=notes)
 
 
-def _as_deep(frames: list[Frame], lattices: list[Lattice], grid: Grid) -> bool:
+def _as_deep(frames: list[Frame], lattices: list[GridMapping], grid: Grid) -> bool:
     """Whether frames are as thick as the grid's voxels: on a finer grid one frame stands for several slices."""
     sides = spacing_mm(grid.affine)
     return all(
@@ -207,8 +208,8 @@ def _as_deep(frames: list[Frame], lattices: list[Lattice], grid: Grid) -> bool:
     )
 
 
-def _own(lps: Affine, frame: Frame) -> Lattice:
-    lattice = agree(np.linalg.inv(lps) @ frame.affine, frame.shape, flat=True)
+def _own(lps: Affine, frame: Frame) -> GridMapping:
+    lattice = exact_mapping(np.linalg.inv(lps) @ frame.affine, frame.shape, flat=True)
     if lattice is None:
         raise GeometryError(
             f"Found a SEG frame at {np.round(frame.affine[:3, 3], 2).tolist()} mm, off the regular grid of the others; "
@@ -228,7 +229,7 @@ class _Gathered:
         said: what was assumed.
     """
 
-    masks: dict[int, Pieces]
+    masks: dict[int, MaskBuilder]
     strays: set[int] = field(default_factory=set)
     highest: dict[int, float] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
@@ -256,8 +257,10 @@ class _Gathered:
         return [*self.said, *([f"Segments without a voxel, kept empty: {', '.join(bare)}."] if bare else [])]
 
 
-def _gather(dataset: Dataset, frames: list[Frame], lattices: list[Lattice], grid: Grid, threshold: float) -> _Gathered:
-    masks: dict[int, Pieces] = defaultdict(lambda: Pieces(grid.shape))
+def _gather(
+    dataset: Dataset, frames: list[Frame], lattices: list[GridMapping], grid: Grid, threshold: float
+) -> _Gathered:
+    masks: dict[int, MaskBuilder] = defaultdict(lambda: MaskBuilder(grid.shape))
     found, kind = _Gathered(masks), str(dataset.SegmentationType)
     background = _background(dataset)
     described = {int(item.SegmentNumber) for item in dataset.SegmentSequence} - background

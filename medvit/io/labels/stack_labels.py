@@ -12,30 +12,30 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.io.dicom import to_grid, to_slices
+from medvit.io.dicom import labels_to_slices, resample_to_grid
 from medvit.io.geometry import flip_lps_ras
-from medvit.io.labels.grid_mapping import Lattice, agree
-from medvit.io.labels.label_set import Box, Grid, LabelSet, Segment
+from medvit.io.labels.grid_mapping import GridMapping, exact_mapping
+from medvit.io.labels.label_set import Box, Grid, LabelMask, LabelSet
 from medvit.io.labels.rasterize import Contour
 from medvit.io.labels.seg_frames import Frame
-from medvit.io.scan import Original, Scan
+from medvit.io.scan import Scan, SourceStack
 
 _MOST = 0.5
 """More than this share: exactly half-way between two slices, two labels could else claim the same voxel."""
 
-__all__ = ["contours_on_slices", "frames_on_slices", "onto_grid", "slice_masks", "slice_space"]
+__all__ = ["contours_on_slices", "frames_on_slices", "onto_grid", "slice_index_grid", "slice_masks"]
 
 _ON_SLICE_MM = 0.1
 """How far contours and frames may leave their slice; headers and planning systems round to a hundredth of a millimetre."""
 
 
-def slice_space(original: Original) -> Grid:
+def slice_index_grid(original: SourceStack) -> Grid:
     """(column, row, slice) as if it were a grid: indices stand for millimetres."""
     columns, rows, count = original.values.shape
     return Grid((columns, rows, count), np.eye(4))
 
 
-def _slice_of(original: Original, points: NDArray[np.float64]) -> int | None:
+def _slice_of(original: SourceStack, points: NDArray[np.float64]) -> int | None:
     """The slice that points (point, axis) in LPS millimetres lie on, or None."""
     planes = original.planes
     normals = np.cross(planes[:, :3, 0], planes[:, :3, 1])
@@ -44,22 +44,22 @@ def _slice_of(original: Original, points: NDArray[np.float64]) -> int | None:
     return int(away.argmin()) if away.min() <= _ON_SLICE_MM else None
 
 
-def frames_on_slices(frames: Sequence[Frame], original: Original) -> list[Lattice] | None:
-    """How each frame of a SEG lies in ``slice_space``, or None where one is not a slice of the stack."""
+def frames_on_slices(frames: Sequence[Frame], original: SourceStack) -> list[GridMapping] | None:
+    """How each frame of a SEG lies in ``slice_index_grid``, or None where one is not a slice of the stack."""
     placed = []
     for frame in frames:
         k = _slice_of(original, frame.affine[None, :3, 3])
         if k is None:
             return None
-        lattice = agree(np.linalg.inv(original.planes[k]) @ frame.affine, frame.shape, flat=True)
+        lattice = exact_mapping(np.linalg.inv(original.planes[k]) @ frame.affine, frame.shape, flat=True)
         if lattice is None or lattice.axes[2] != 2 or lattice.offset[2] != 0:
             return None
         placed.append(replace(lattice, offset=(*lattice.offset[:2], k)))
     return placed
 
 
-def contours_on_slices(contours: Sequence[Contour], original: Original) -> list[Contour] | None:
-    """Contours in ``slice_space``, or None where one does not lie on a slice of the stack."""
+def contours_on_slices(contours: Sequence[Contour], original: SourceStack) -> list[Contour] | None:
+    """Contours in ``slice_index_grid``, or None where one does not lie on a slice of the stack."""
     flip = flip_lps_ras(np.eye(4))[:3, :3]
     moved = []
     for contour in contours:
@@ -75,15 +75,15 @@ def contours_on_slices(contours: Sequence[Contour], original: Original) -> list[
 
 
 def onto_grid(found: LabelSet, scan: Scan) -> LabelSet:
-    """Labels in ``slice_space`` on the true grid of a resampled stack; their masks on the slices are kept beside."""
+    """Labels in ``slice_index_grid`` on the true grid of a resampled stack; their masks on the slices are kept beside."""
     original = scan.original
     assert original is not None
     segments = []
     for segment in found.segments:
-        held = to_grid(found.whole(segment).astype(np.float32), original.grid)
+        held = resample_to_grid(found.whole(segment).astype(np.float32), original.grid)
         segments.append(replace(segment, **_cut(np.nan_to_num(held) > _MOST)))
     drawn = tuple((segment.start, segment.voxels) for segment in found.segments)
-    return replace(found, segments=tuple(segments), grid=Grid.of(scan), drawn=drawn, reference=scan)
+    return replace(found, segments=tuple(segments), grid=Grid.of(scan), masks_on_slices=drawn, reference=scan)
 
 
 def _cut(mask: NDArray[np.bool_]) -> Box:
@@ -96,7 +96,7 @@ def _cut(mask: NDArray[np.bool_]) -> Box:
     return {"start": (i, j, k), "voxels": np.array(mask[box])}
 
 
-def slice_masks(found: LabelSet) -> list[tuple[Segment, NDArray[np.bool_]]]:
+def slice_masks(found: LabelSet) -> list[tuple[LabelMask, NDArray[np.bool_]]]:
     """Each segment with its mask on the DICOM slices of the reference, (column, row, slice); those without a voxel left out.
 
     For a straight and even stack that is its mask on the grid. Labels drawn on the slices of any other stand as they were
@@ -105,14 +105,14 @@ def slice_masks(found: LabelSet) -> list[tuple[Segment, NDArray[np.bool_]]]:
     original = found.reference.original if found.reference is not None else None
     if original is None:
         return [(segment, found.whole(segment)) for segment in found.present()]
-    space = slice_space(original)
-    if found.drawn:
+    space = slice_index_grid(original)
+    if found.masks_on_slices:
         on_slices = replace(
             found,
             grid=space,
             segments=tuple(
                 replace(segment, start=start, voxels=voxels)
-                for segment, (start, voxels) in zip(found.segments, found.drawn, strict=True)
+                for segment, (start, voxels) in zip(found.segments, found.masks_on_slices, strict=True)
             ),
         )
         return [
@@ -122,8 +122,8 @@ def slice_masks(found: LabelSet) -> list[tuple[Segment, NDArray[np.bool_]]]:
         ]
     size = (space.shape[0], space.shape[1])
     if found.overlaps:
-        masks = [to_slices(found.whole(s).astype(np.uint8), original.grid, size) > 0 for s in found.segments]
+        masks = [labels_to_slices(found.whole(s).astype(np.uint8), original.grid, size) > 0 for s in found.segments]
     else:
-        array = to_slices(found.array, original.grid, size)
+        array = labels_to_slices(found.array, original.grid, size)
         masks = [array == segment.label.id for segment in found.segments]
     return [(segment, mask) for segment, mask in zip(found.segments, masks, strict=True) if mask.any()]

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit._version import __version__
-from medvit.io.labels.label_set import LabelSet, Segment
+from medvit.io.labels.label_set import LabelMask, LabelSet
 from medvit.io.labels.stack_labels import slice_masks
 from medvit.labels import Label
 
 if TYPE_CHECKING:
-    from medvit.io.dicom.write import Author
+    from medvit.io.dicom.write import AlgorithmInfo
 
 __all__ = ["INTENDED_USE", "write_dicom", "write_each", "write_nifti"]
 
@@ -84,7 +84,7 @@ def _merged(masks: Sequence[NDArray[np.bool_]], labels: Sequence[Label]) -> NDAr
     return array
 
 
-def _titled(segments: Sequence[Segment]) -> list[Label]:
+def _titled(segments: Sequence[LabelMask]) -> list[Label]:
     """Labels whose titles fit DICOM: short enough, without its separator, and each its own."""
     taken: set[str] = set()
     labels = []
@@ -103,8 +103,8 @@ def _shortened(text: str, most: int) -> str:
     return text.encode()[:most].decode(errors="ignore").strip()
 
 
-def _author(segments: Sequence[Segment]) -> Author:
-    from medvit.io.dicom.write import Author
+def _author(segments: Sequence[LabelMask]) -> AlgorithmInfo:
+    from medvit.io.dicom.write import AlgorithmInfo
 
     origins = {segment.label.name: segment.origin for segment in segments}
-    return Author(f"medvit convert {__version__}", "", __version__, INTENDED_USE, origins)
+    return AlgorithmInfo(f"medvit convert {__version__}", "", __version__, INTENDED_USE, origins)

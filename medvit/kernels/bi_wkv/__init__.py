@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.kernels.backends import chosen
+from medvit.kernels.backends import select_backend
 from medvit.kernels.bi_wkv import export as plain
 from medvit.kernels.bi_wkv import prefix_sum as scan
-from medvit.kernels.bi_wkv.checks import BACKENDS, HALVES, check_finite, check_kinds, in_one_type, refusal
+from medvit.kernels.bi_wkv.checks import BACKENDS, HALVES, check_finite, check_kinds, in_one_type, unsupported_reason
 from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
 from medvit.kernels.bi_wkv.reference import bi_wkv_reference
-from medvit.kernels.tracing import recording, values_known
+from medvit.kernels.tracing import has_concrete_values, recording
 
 __all__ = ["bi_wkv", "bi_wkv_2d"]
 
@@ -110,8 +110,8 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str | None = 
     """
     w, u, v = in_one_type(k, {"w": w, "u": u, "v": v}).values()
     _check(w, u, k, v)
-    name = chosen("bi_wkv", backend, BACKENDS, lambda backend: refusal(backend, k, k.shape[1]))
-    if k.device.type == "cpu" and values_known():
+    name = select_backend("bi_wkv", backend, BACKENDS, lambda backend: unsupported_reason(backend, k, k.shape[1]))
+    if k.device.type == "cpu" and has_concrete_values():
         check_finite({"w": w, "u": u, "k": k, "v": v})
     if k.dtype in HALVES and (name != "triton" or recording()):
         return bi_wkv(w.float(), u.float(), k.float(), v.float(), backend=name).to(k.dtype)

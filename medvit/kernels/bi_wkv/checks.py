@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
-from medvit.kernels.triton_support import no_triton
+from medvit.kernels.triton_support import triton_unavailable_reason
 
-__all__ = ["BACKENDS", "HALVES", "check_finite", "check_kinds", "in_one_type", "refusal"]
+__all__ = ["BACKENDS", "HALVES", "check_finite", "check_kinds", "in_one_type", "unsupported_reason"]
 
 BACKENDS = ("triton", "cpu", "torch", "reference")
 HALVES = (torch.float16, torch.bfloat16)
@@ -17,10 +17,10 @@ _DENSE_LIMIT = 2**28
 """Scores the reference may hold at once, B·T·T·C: 1 GiB in float32."""
 
 
-def refusal(backend: str, k: Tensor, tokens: int) -> str | None:
+def unsupported_reason(backend: str, k: Tensor, tokens: int) -> str | None:
     """Why a backend cannot take these keys, (B, ..., C) of so many tokens a scan, or None if it can."""
     if backend == "triton":
-        return no_triton(k)
+        return triton_unavailable_reason(k)
     if backend == "cpu" and k.device.type != "cpu":
         return f"the tensor is on {k.device}"
     if backend == "reference" and k.shape[0] * tokens**2 * k.shape[-1] > _DENSE_LIMIT:

@@ -30,7 +30,7 @@ from medvit.kernels.bi_wkv.blocked import (
     summarise_gradients,
 )
 from medvit.kernels.bi_wkv.simd import LANES
-from medvit.kernels.numba_support import compiled, threads
+from medvit.kernels.numba_support import numba_jit, numba_threads
 
 __all__ = ["backward", "forward", "gradients", "run"]
 
@@ -44,7 +44,7 @@ _GROWTH = 100.0
 """How much the sums may grow within a chunk, where the decay is negative."""
 
 
-@compiled(False)
+@numba_jit(False)
 def _surroundings(decay, k, v, sums, worst):  # type: ignore[no-untyped-def]
     """What each chunk meets into ``sums`` (B, group, chunk, 7, lane), the furthest key into ``worst`` (B, group)."""
     batch, groups, chunks = sums.shape[:3]
@@ -64,7 +64,7 @@ def _surroundings(decay, k, v, sums, worst):  # type: ignore[no-untyped-def]
         worst[b, group] = connect(sums[b, group], tokens, decay[group * LANES :])
 
 
-@compiled(False)
+@numba_jit(False)
 def _forward(decay, bonus, k, v, r, gated, sums, y):  # type: ignore[no-untyped-def]
     batch, groups, chunks = sums.shape[:3]
     tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
@@ -84,7 +84,7 @@ def _forward(decay, bonus, k, v, r, gated, sums, y):  # type: ignore[no-untyped-
                 store(part[0], count, y, b, start, first)
 
 
-@compiled(False)
+@numba_jit(False)
 def _backward(decay, bonus, k, v, r, gated, g, sums, rows, shared, dk, dv, dr):  # type: ignore[no-untyped-def]
     """dk and dv, and in ``shared`` (B, group, chunk, 2, lane) each chunk's dw and du; ``rows`` is scratch."""
     batch, groups, chunks = sums.shape[:3]
@@ -153,7 +153,7 @@ def run(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor | None, y: Tensor)
     """
     keys, values = k.detach().numpy(), v.detach().numpy()
     gate = r.detach().numpy() if r is not None else keys
-    with threads():
+    with numba_threads():
         decay, bonus, sums, wild = _prepare(w, u, keys, values)
         if len(wild) < sums.shape[0] * sums.shape[1]:
             _forward(decay, bonus, keys, values, gate, r is not None, sums, y.numpy())
@@ -188,7 +188,7 @@ def gradients(
     keys, values, slope = k.detach().numpy(), v.detach().numpy(), grad.detach().numpy()
     gate = r.detach().numpy() if r is not None else keys
     channels = k.shape[3]
-    with threads():
+    with numba_threads():
         decay, bonus, sums, wild = _prepare(w, u, keys, values)
         both = np.zeros((2, k.shape[0], decay.size))
         if len(wild) < sums.shape[0] * sums.shape[1]:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.kernels.backends import chosen
+from medvit.kernels.backends import select_backend
 from medvit.kernels.bi_wkv import export as plain
 from medvit.kernels.bi_wkv import prefix_sum as scan
-from medvit.kernels.bi_wkv.checks import BACKENDS, HALVES, check_finite, check_kinds, in_one_type, refusal
+from medvit.kernels.bi_wkv.checks import BACKENDS, HALVES, check_finite, check_kinds, in_one_type, unsupported_reason
 from medvit.kernels.bi_wkv.reference import bi_wkv_reference
-from medvit.kernels.tracing import recording, values_known
+from medvit.kernels.tracing import has_concrete_values, recording
 
 __all__ = ["bi_wkv_2d"]
 
@@ -50,8 +50,8 @@ def _op(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor, backend: str) -> 
     if backend == "triton":
         from medvit.kernels.bi_wkv import triton
 
-        rows = triton.run(triton.Scan(w[0], u[0], k, v))
-        return triton.run(triton.Scan(w[1], u[1], k, rows, r, down=True)), rows
+        rows = triton.run(triton.ScanBuffers(w[0], u[0], k, v))
+        return triton.run(triton.ScanBuffers(w[1], u[1], k, rows, r, down=True)), rows
     from medvit.kernels.bi_wkv import cpu
 
     rows, y = (torch.empty(k.shape, dtype=k.dtype) for _ in range(2))
@@ -75,8 +75,8 @@ def _op_backward(
     if backend == "triton":
         from medvit.kernels.bi_wkv import triton
 
-        dw1, du1, dk, drows, dr = triton.gradients(triton.Scan(w[1], u[1], k, rows, r, down=True), grad)
-        dw0, du0, dk, dv, _ = triton.gradients(triton.Scan(w[0], u[0], k, v), drows, onto=dk)
+        dw1, du1, dk, drows, dr = triton.gradients(triton.ScanBuffers(w[1], u[1], k, rows, r, down=True), grad)
+        dw0, du0, dk, dv, _ = triton.gradients(triton.ScanBuffers(w[0], u[0], k, v), drows, onto=dk)
         assert dr is not None
         return torch.stack([dw0, dw1]), torch.stack([du0, du1]), dk, dv, dr
     from medvit.kernels.bi_wkv import cpu
@@ -156,8 +156,10 @@ def bi_wkv_2d(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor, *, backend:
     """
     w, u, v, r = in_one_type(k, {"w": w, "u": u, "v": v, "r": r}).values()
     _check(w, u, k, v, r)
-    name = chosen("bi_wkv_2d", backend, BACKENDS, lambda backend: refusal(backend, k, k.shape[1] * k.shape[2]))
-    if k.device.type == "cpu" and values_known():
+    name = select_backend(
+        "bi_wkv_2d", backend, BACKENDS, lambda backend: unsupported_reason(backend, k, k.shape[1] * k.shape[2])
+    )
+    if k.device.type == "cpu" and has_concrete_values():
         check_finite({"w": w, "u": u, "k": k, "v": v, "r": r})
     if k.dtype in HALVES and (name != "triton" or recording()):
         return bi_wkv_2d(*(t.float() for t in (w, u, k, v, r)), backend=name).to(k.dtype)

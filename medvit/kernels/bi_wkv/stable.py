@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
-from medvit.kernels.numba_support import compiled
+from medvit.kernels.numba_support import numba_jit
 
 __all__ = ["backward", "forward"]
 
@@ -171,7 +171,7 @@ def _average(k, v, first, decay, bonus, y, at, rest):  # type: ignore[no-untyped
                     rest[start + t, 0, c], rest[start + t, 1, c] = gap[t, c], under
 
 
-@compiled(_STRICT)
+@numba_jit(_STRICT)
 def forward(which, w, u, k, v, y):  # type: ignore[no-untyped-def]
     """Write y for the pairs of sample and first channel in ``which``, (pair, 2)."""
     channels = k.shape[2]
@@ -228,7 +228,7 @@ def _adjoint(k, v, first, decay, bonus, own, one, two, dk, dv):  # type: ignore[
     return shared
 
 
-@compiled(_STRICT)
+@numba_jit(_STRICT)
 def backward(which, w, u, k, v, g, dw, du, dk, dv):  # type: ignore[no-untyped-def]
     """Write the gradients for the pairs of sample and first channel in ``which``; dw and du are (sample, channel)."""
     _, tokens, channels = k.shape

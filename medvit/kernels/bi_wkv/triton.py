@@ -16,7 +16,7 @@ from torch import Tensor
 from medvit.kernels.bi_wkv import triton_backward, triton_forward
 from medvit.kernels.triton_support import launching
 
-__all__ = ["Plan", "Scan", "backward", "forward", "gradients", "run"]
+__all__ = ["Plan", "ScanBuffers", "backward", "forward", "gradients", "run"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ of large numbers, of which float32 sums leave 3e-3."""
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanBuffers:
     """One scan's input, all (B, rows, columns, C), and the way it goes.
 
     Attributes:
@@ -86,7 +86,7 @@ class Scan:
 class _Met:
     """What each chunk holds and meets, and the sizes that every launch needs."""
 
-    scan: Scan
+    scan: ScanBuffers
     plan: Plan
     marks: Tensor
     met_marks: Tensor
@@ -117,7 +117,7 @@ def _narrow(plan: Plan) -> dict[str, int]:
     return {"ROWS": plan.rows, "WIDTH": _PAIR, "num_warps": 4}
 
 
-def _surroundings(scan: Scan, plan: Plan, wide: tuple[torch.dtype, ...] = (torch.float64,)) -> _Met:
+def _surroundings(scan: ScanBuffers, plan: Plan, wide: tuple[torch.dtype, ...] = (torch.float64,)) -> _Met:
     batch, rows, columns, channels = scan.k.shape
     tokens, chunks = rows * columns, -(-rows * columns // plan.tokens)
     exact: dict[str, Any] = {"dtype": torch.float64, "device": scan.k.device}
@@ -138,7 +138,7 @@ def _surroundings(scan: Scan, plan: Plan, wide: tuple[torch.dtype, ...] = (torch
     return met
 
 
-def run(scan: Scan, plan: Plan | None = None) -> Tensor:
+def run(scan: ScanBuffers, plan: Plan | None = None) -> Tensor:
     """y, (B, rows, columns, C) contiguous, gated if there is a receptance."""
     with launching(scan.k):
         met = _surroundings(scan, plan or FORWARD)
@@ -153,7 +153,7 @@ def run(scan: Scan, plan: Plan | None = None) -> Tensor:
 
 
 def gradients(
-    scan: Scan, grad: Tensor, *, onto: Tensor | None = None, plan: Plan | None = None
+    scan: ScanBuffers, grad: Tensor, *, onto: Tensor | None = None, plan: Plan | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of w, u, k, v and r; that of k is added to ``onto`` if given, which is then changed and returned."""
     plan = plan or BACKWARD
@@ -189,10 +189,10 @@ def gradients(
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Same arguments and result as the reference, on a GPU; halves are read as they are and computed in float32."""
-    return run(Scan(w, u, k[:, None], v[:, None]))[:, 0]
+    return run(ScanBuffers(w, u, k[:, None], v[:, None]))[:, 0]
 
 
 def backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of w, u, k and v for the gradient of y."""
-    dw, du, dk, dv, _ = gradients(Scan(w, u, k[:, None], v[:, None]), grad[:, None])
+    dw, du, dk, dv, _ = gradients(ScanBuffers(w, u, k[:, None], v[:, None]), grad[:, None])
     return dw, du, dk[:, 0], dv[:, 0]

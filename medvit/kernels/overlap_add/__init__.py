@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.kernels.backends import chosen
+from medvit.kernels.backends import select_backend
 from medvit.kernels.overlap_add.blend import Blend, box
 from medvit.kernels.overlap_add.label_stream import LabelStream, argmax_of, sigmoid_above
 from medvit.kernels.overlap_add.reference import overlap_add_reference
-from medvit.kernels.tracing import values_known
-from medvit.kernels.triton_support import no_triton
+from medvit.kernels.tracing import has_concrete_values
+from medvit.kernels.triton_support import triton_unavailable_reason
 
 __all__ = ["Blend", "LabelStream", "argmax_of", "overlap_add", "overlap_add_reference", "sigmoid_above"]
 
@@ -77,12 +77,12 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _op.register_autograd(_gradients, setup_context=_remember)
 
 
-def refusal(backend: str, windows: Tensor, weight: Tensor) -> str | None:
+def unsupported_reason(backend: str, windows: Tensor, weight: Tensor) -> str | None:
     """Why a backend cannot take these tensors, or None if it can. Chooses and explains alike."""
     if backend == "triton":
         if weight.ndim > 3:
             return f"the windows have {weight.ndim} axes, the kernel takes up to three"
-        return no_triton(windows)
+        return triton_unavailable_reason(windows)
     if backend == "reference" and windows.device.type != "cpu":
         return f"the tensor is on {windows.device}, the formula is walked through on the CPU"
     return None
@@ -109,7 +109,7 @@ def _check(windows: Tensor, origins: Tensor, size: Sequence[int], weight: Tensor
             f"Found windows on {windows.device} and a weight on {weight.device}; they must be on one device. Move the weight with "
             ".to(windows.device)."
         )
-    for origin in origins.tolist() if values_known() else ():
+    for origin in origins.tolist() if has_concrete_values() else ():
         if any(o < 0 or o + r > s for o, r, s in zip(origin, weight.shape, size, strict=True)):
             raise ShapeError(
                 f"Found a window of {tuple(weight.shape)} at {tuple(origin)} in an image of {tuple(size)}; "
@@ -141,6 +141,8 @@ def overlap_add(
         BackendError: the backend asked for cannot take these tensors; the message says why.
     """
     _check(windows, origins, size, weight)
-    name = chosen("overlap_add", backend, BACKENDS, lambda backend: refusal(backend, windows, weight))
+    name = select_backend(
+        "overlap_add", backend, BACKENDS, lambda backend: unsupported_reason(backend, windows, weight)
+    )
     blended: Tensor = _op(windows, origins, weight, list(size), name)
     return blended

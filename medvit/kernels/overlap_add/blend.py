@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.kernels.triton_support import no_triton
+from medvit.kernels.triton_support import triton_unavailable_reason
 
 __all__ = ["Blend", "box", "check_window", "fused"]
 
@@ -79,7 +79,7 @@ def fused(sums: Tensor, window: Tensor, weight: Tensor) -> bool:
     """Whether one kernel can add the window: all on one GPU, no gradient asked for, up to three axes."""
     together = sums.device == window.device == weight.device
     wanted = torch.is_grad_enabled() and (window.requires_grad or weight.requires_grad)
-    return together and not wanted and weight.ndim <= 3 and no_triton(sums) is None
+    return together and not wanted and weight.ndim <= 3 and triton_unavailable_reason(sums) is None
 
 
 def check_window(window: Tensor, channels: int, weight: Tensor) -> None:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
-from medvit.kernels.backends import chosen
+from medvit.kernels.backends import select_backend
 from medvit.kernels.resample_argmax import torch_slabs as slabs
 from medvit.kernels.resample_argmax.axes import axes
 from medvit.kernels.resample_argmax.reference import resample_argmax_reference
-from medvit.kernels.tracing import plain, values_known
-from medvit.kernels.triton_support import no_triton
+from medvit.kernels.tracing import has_concrete_values, plain
+from medvit.kernels.triton_support import triton_unavailable_reason
 
 __all__ = ["resample_argmax"]
 
@@ -60,12 +60,12 @@ def _label_type(classes: int) -> torch.dtype:
     return torch.uint8 if classes <= 256 else torch.int16
 
 
-def refusal(backend: str, logits: Tensor, out_shape: Sequence[int]) -> str | None:
+def unsupported_reason(backend: str, logits: Tensor, out_shape: Sequence[int]) -> str | None:
     """Why a backend cannot take these logits, or None if it can. Chooses and explains alike."""
     if backend == "triton":
         if logits.dtype == torch.float64:
             return "the logits are torch.float64, the kernel interpolates in torch.float32"
-        return no_triton(logits)
+        return triton_unavailable_reason(logits)
     if backend == "cpu" and logits.device.type != "cpu":
         return f"the tensor is on {logits.device}"
     size = logits.shape[0] * out_shape[0] * out_shape[1] * out_shape[2]
@@ -94,7 +94,7 @@ def _check(
             f"Found a background of {background} for {logits.shape[0]} classes; it must lie within 0..{most}, and there may be 32768 "
             "classes. Renumber the classes."
         )
-    if logits.device.type == "cpu" and values_known():
+    if logits.device.type == "cpu" and has_concrete_values():
         for number, plane in enumerate(logits):  # class by class: a mask of all of them would be large
             if not bool(plane.isfinite().all()):
                 raise ImageError(
@@ -136,7 +136,9 @@ def resample_argmax(
     """
     grid = tuple(grid_shape) if grid_shape is not None else tuple(logits.shape[1:])
     _check(logits, out_shape, grid, start, background)
-    name = chosen("resample_argmax", backend, BACKENDS, lambda backend: refusal(backend, logits, out_shape))
+    name = select_backend(
+        "resample_argmax", backend, BACKENDS, lambda backend: unsupported_reason(backend, logits, out_shape)
+    )
     run = _choose if plain(logits) else _op
     labels: Tensor = run(logits, list(out_shape), list(grid), list(start), background, name)
     return labels

@@ -6,13 +6,13 @@ import numpy as np
 from numba import prange
 from torch import Tensor
 
-from medvit.kernels.numba_support import compiled, threads
+from medvit.kernels.numba_support import numba_jit, numba_threads
 from medvit.kernels.resample_argmax.axes import Axis
 
 __all__ = ["choose"]
 
 
-@compiled({"contract", "nsz"})
+@numba_jit({"contract", "nsz"})
 def _choose(logits, xl, xh, xw, yl, yh, yw, zl, zh, zw, out):  # type: ignore[no-untyped-def]
     classes, width = logits.shape[0], logits.shape[3]
     for job in prange(xl.size * yl.size):
@@ -45,5 +45,5 @@ def choose(logits: Tensor, x: Axis, y: Axis, z: Axis, out: Tensor) -> None:
         for a in (x, y, z)
         for t in (a.low, a.high, a.weight)
     ]
-    with threads():
+    with numba_threads():
         _choose(logits.float().contiguous().numpy(), *tables, out[x.inside, y.inside, z.inside].numpy())

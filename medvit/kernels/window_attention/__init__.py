@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.kernels.backends import chosen
-from medvit.kernels.tracing import recording, values_known
-from medvit.kernels.triton_support import no_triton
+from medvit.kernels.backends import select_backend
+from medvit.kernels.tracing import has_concrete_values, recording
+from medvit.kernels.triton_support import triton_unavailable_reason
 from medvit.kernels.window_attention.export import window_attention_recorded
 from medvit.kernels.window_attention.layout import WindowLayout, window_layout
 from medvit.kernels.window_attention.operator import attend
@@ -26,12 +26,12 @@ _HALVES = (torch.float16, torch.bfloat16)
 _TYPES = (torch.float32, torch.float64, *_HALVES)
 
 
-def refusal(backend: str, qkv: Tensor) -> str | None:
+def unsupported_reason(backend: str, qkv: Tensor) -> str | None:
     """Why a backend cannot take these tensors, or None if it can. Chooses and explains alike."""
     if backend == "reference":
         return None
     if backend == "triton":
-        return no_triton(qkv) or _wrong_type(qkv, "kernels", torch.float32, *_HALVES)
+        return triton_unavailable_reason(qkv) or _wrong_type(qkv, "kernels", torch.float32, *_HALVES)
     if qkv.device.type != "cpu":
         return f"the tensor is on {qkv.device}"
     return _wrong_type(qkv, "loops", torch.float32, *_HALVES)
@@ -91,7 +91,7 @@ def _list(windows: Sequence[int] | Tensor, count: int, device: torch.device) -> 
         raise ShapeError(
             f"Found windows of shape {tuple(rows.shape)} and type {rows.dtype}; a list of whole numbers is needed. Give indices, not a mask."
         )
-    if values_known() and rows.device.type in ("cpu", "cuda"):
+    if has_concrete_values() and rows.device.type in ("cpu", "cuda"):
         listed = rows.tolist()
         if len(set(listed)) != len(listed) or not all(0 <= r < count for r in listed):
             raise ShapeError(
@@ -147,7 +147,7 @@ def window_attention(
     _check(qkv, tensors, num_heads, window_size, shift)
     recorded = backend is None and recording()  # plain operators, which every runtime of an exported graph has
     asked = "reference" if recorded else backend
-    name = chosen("window_attention", asked, BACKENDS, lambda backend: refusal(backend, qkv))
+    name = select_backend("window_attention", asked, BACKENDS, lambda backend: unsupported_reason(backend, qkv))
     spatial = tuple(int(side) for side in qkv.shape[1:-1])  # a tracer gives tensors here
     width = int(qkv.shape[-1])
     rows = None if windows is None else _list(windows, _count(spatial, window_size), qkv.device)

@@ -17,7 +17,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from medvit.kernels.numba_support import compiled, threads
+from medvit.kernels.numba_support import numba_jit, numba_threads
 from medvit.kernels.window_attention.layout import WindowLayout
 
 __all__ = ["backward", "forward"]
@@ -79,7 +79,7 @@ def _scores(row, q, k, i, bias, region, masked, scale):  # type: ignore[no-untyp
             row[j] += _MASK if region[j] != own else _ZERO
 
 
-@compiled()
+@numba_jit()
 def _forward(qkv, pad, bias, token, region, masked, scale, out, lse):  # type: ignore[no-untyped-def]
     batch, _, channels = out.shape
     windows, n = token.shape
@@ -117,7 +117,7 @@ def _forward(qkv, pad, bias, token, region, masked, scale, out, lse):  # type: i
                 lse[b, w, h, i] = top + np.log(total)
 
 
-@compiled()
+@numba_jit()
 def _backward(qkv, pad, bias, token, region, masked, scale, out, lse, grad, splits, dqkv, dbias, dpad):  # type: ignore[no-untyped-def]
     batch, _, channels = out.shape
     windows, n = token.shape
@@ -217,7 +217,7 @@ def forward(
     out = torch.zeros(batch, tokens, triple // 3)
     lse = torch.zeros(batch, token.shape[0], heads, token.shape[1])
     scale = np.float32((triple // 3 // heads) ** -0.5)
-    with threads():
+    with numba_threads():
         _forward(
             _plain(qkv), _plain(pad), _bias(table, layout, heads), token, region, masked, scale, out.numpy(), lse.numpy()
         )  # fmt: skip
@@ -242,7 +242,7 @@ def backward(
     dbias = np.zeros((splits, *bias.shape), np.float32)
     dpad = np.zeros((splits, qkv.shape[2]), np.float32)
     scale = np.float32((qkv.shape[2] // 3 // heads) ** -0.5)
-    with threads():
+    with numba_threads():
         _backward(
             _plain(qkv), _plain(pad), bias, token, region, masked, scale, _plain(out), _plain(lse), _plain(grad),
             splits, dqkv.numpy(), dbias, dpad,

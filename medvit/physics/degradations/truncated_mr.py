@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medvit.errors import ImageError
 from medvit.physics.degradations.checks import checked_image, require, slices_of
-from medvit.physics.kspace import truncated, zero_filled
+from medvit.physics.kspace import truncate_kspace, zero_fill
 
 __all__ = ["TruncatedMR"]
 
@@ -42,7 +42,7 @@ class TruncatedMR:
         require(self.factor >= 1, "factor", self.factor, "a whole number of 1 or more")
         require(self.noise >= 0, "noise", self.noise, "0 or more")
 
-    def at_factor(self, factor: int, seed: int | None = None) -> TruncatedMR:
+    def with_factor(self, factor: int, seed: int | None = None) -> TruncatedMR:
         """The same with another factor."""
         return replace(self, factor=factor, seed=self.seed if seed is None else seed)
 
@@ -65,7 +65,7 @@ class TruncatedMR:
             raise ImageError(
                 f"Found values down to {volume.min():g}; a magnitude image has none below 0. Give it before any normalisation."
             )
-        acquired = truncated(volume, self.factor)
+        acquired = truncate_kspace(volume, self.factor)
         if self.noise:
             for n, part in enumerate(slices_of(acquired)):  # views: each slice has a stream of its own
                 rng = np.random.default_rng([self.seed, n])
@@ -81,4 +81,4 @@ class TruncatedMR:
         Returns:
             The image's shape, float32, its unit.
         """
-        return zero_filled(self.coarse(image, spacing_mm), self.factor)
+        return zero_fill(self.coarse(image, spacing_mm), self.factor)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medvit.errors import ShapeError
 from medvit.kernels.window_attention import window_attention
 
-__all__ = ["EncoderSettings", "SwinEncoder", "bias_windows"]
+__all__ = ["EncoderSettings", "SwinX2SEncoder", "bias_windows"]
 
 _PATCH = 2
 _MLP_RATIO = 4
@@ -168,7 +168,7 @@ class _PatchEmbed(nn.Module):
         return self.norm(self.proj(x).movedim(1, -1))  # type: ignore[no-any-return]
 
 
-class SwinEncoder(nn.Module):
+class SwinX2SEncoder(nn.Module):
     """A pyramid of normalised feature maps of one view: at 1/2, 1/4, 1/8 ... of its sides."""
 
     def __init__(self, settings: EncoderSettings) -> None:

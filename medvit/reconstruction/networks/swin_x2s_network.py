@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from medvit.bundles import fill_index_tables
 from medvit.errors import ImageError, ShapeError
-from medvit.kernels.tensor_checks import require_numbers, require_tensor
-from medvit.kernels.tracing import values_known
-from medvit.reconstruction.networks.swin_encoder import EncoderSettings, SwinEncoder
+from medvit.kernels.tensor_checks import require_floating_point, require_tensor
+from medvit.kernels.tracing import has_concrete_values
+from medvit.reconstruction.networks.swin_encoder import EncoderSettings, SwinX2SEncoder
 
 __all__ = ["SWIN_X2S_SIZES", "StackedSwinX2S", "SwinX2S", "SwinX2SSize", "fuse_views", "swin_x2s"]
 
@@ -202,7 +202,7 @@ class SwinX2S(nn.Module):
         self.out = UnetOutBlock(3, f, out_channels)
         grid = (size[0] // _DIVISOR, size[1] // _DIVISOR, size[2] // _DIVISOR)
         self.cross_atte6 = _CrossAttention(16 * f, num_heads[3], grid, fusion_depth)
-        self.swinViT = SwinEncoder(encoder)
+        self.swinViT = SwinX2SEncoder(encoder)
         self.expand_ = nn.ModuleList(nn.Conv3d(1, size[0] >> level, 1) for level in range(_STAGES + 2))
         for expand in self.expand_:
             nn.init.ones_(expand.weight)  # type: ignore[arg-type]
@@ -225,14 +225,14 @@ class SwinX2S(nn.Module):
                 raise ShapeError(
                     f"Found an empty batch as {name} view, {tuple(view.shape)}; at least one is needed. Leave it out."
                 )
-            require_numbers(view, self.expand_[0].weight, f"a {name} view")  # type: ignore[arg-type]
+            require_floating_point(view, self.expand_[0].weight, f"a {name} view")  # type: ignore[arg-type]
         if coronal.shape[0] != sagittal.shape[0]:
             raise ShapeError(
                 f"Found {coronal.shape[0]} coronal and {sagittal.shape[0]} sagittal views; each patient needs one of both. "
                 "Pair them."
             )
         # a traced graph cannot look at values; eager calls can, and one NaN would spread over the whole volume
-        if values_known() and not all(bool(v.isfinite().all()) for v in (coronal, sagittal)):
+        if has_concrete_values() and not all(bool(v.isfinite().all()) for v in (coronal, sagittal)):
             raise ImageError("Found NaN or infinite values in a view; all must be finite. Replace them and run again.")
 
     def _lay_out(self, level: int, flat: Tensor, coronal: bool) -> Tensor:

@@ -163,7 +163,7 @@ def radiographs(
     check_drr_settings(settings, ())
     with progress.stage("read"):
         scan = open_source(source, None, progress, geometry=settings.geometry)
-    notes = (*scan.notes, *scan.set_aside, *_require_ct(scan, settings.force))
+    notes = (*scan.notes, *scan.excluded, *_require_ct(scan, settings.force))
     geometry = _geometry(scan, settings)
     import torch
 

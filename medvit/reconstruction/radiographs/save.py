@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from medvit.atomic_write import explained, hashes_within, publish, write_aside
+from medvit.atomic_write import hashes_within, os_errors_as_output_errors, publish, staging_folder
 from medvit.reconstruction.radiographs.project import Radiographs, check_drr_settings
-from medvit.reports import opening, seconds, source_facts
+from medvit.reports import record_header, source_facts, stage_seconds
 
 __all__ = ["save_radiographs"]
 
@@ -34,7 +34,7 @@ def save_radiographs(
     """
     check_drr_settings(pictures.settings, types)
     final = Path(folder)
-    with explained(final), write_aside(final) as staging:
+    with os_errors_as_output_errors(final), staging_folder(final) as staging:
         with pictures.progress.stage("write"):
             unit = 1.0 if pictures.settings.as_published else max(float(pictures.values.max()), 1e-12) / 65535
             if "dicom" in types:
@@ -73,11 +73,11 @@ def _write_dicom(folder: Path, pictures: Radiographs, unit: float) -> None:
     from pydicom.uid import generate_uid
 
     from medvit._version import __version__
-    from medvit.io.dicom.write import CrSeries, write_cr
+    from medvit.io.dicom.write import RadiographSeries, write_radiograph
 
     geometry, source = pictures.geometry, pictures.scan.slices[0] if pictures.scan.slices else None
     words = "Grey values as published" if pictures.settings.as_published else f"Line integral = pixel x {unit:.6g}"
-    series = CrSeries(
+    series = RadiographSeries(
         generate_uid(prefix=None),
         generate_uid(prefix=None),
         source,
@@ -90,7 +90,7 @@ def _write_dicom(folder: Path, pictures: Radiographs, unit: float) -> None:
     )
     for number, (view, values) in enumerate(zip(geometry.views_deg, pictures.values, strict=True), 1):
         pixels = np.round(values / unit).clip(0, 65535).astype(np.uint16)
-        write_cr(folder / f"drr_{view:g}.dcm", pixels, view, number, series)
+        write_radiograph(folder / f"drr_{view:g}.dcm", pixels, view, number, series)
 
 
 def _write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
@@ -118,7 +118,7 @@ def _record(pictures: Radiographs, files: dict[str, str], unit: float) -> dict[s
             "line_integral_per_unit": unit,
         }
     return {
-        **opening(INTENDED_USE),
+        **record_header(INTENDED_USE),
         "preset": settings.preset,
         "as_published": settings.as_published,
         "forced": settings.force,
@@ -131,6 +131,6 @@ def _record(pictures: Radiographs, files: dict[str, str], unit: float) -> dict[s
         "attenuation": integrand,
         "source": source_facts(scan),
         "notes": list(pictures.notes),
-        "seconds": seconds(pictures.progress),
+        "seconds": stage_seconds(pictures.progress),
         "files": files,
     }

@@ -12,16 +12,16 @@ from pydicom import Dataset
 
 from medvit.errors import GeometryError
 
-__all__ = ["HeaderFacts", "Slot", "header_facts", "turned"]
+__all__ = ["ViewHeader", "ViewPosition", "header_facts", "to_standard_orientation"]
 
-Slot = Literal["AP", "lateral"]
+ViewPosition = Literal["AP", "lateral"]
 
 _LATERAL = ("LL", "RL", "LAT", "LATERAL", "LLD", "RLD", "LLO", "RLO")
 _FRONTAL = ("AP", "PA")
 
 
 @dataclass(frozen=True)
-class HeaderFacts:
+class ViewHeader:
     """What is stated; None or empty where nothing is.
 
     Attributes:
@@ -56,7 +56,7 @@ class HeaderFacts:
         return self.orientation is not None and self.orientation[0] in "HF"
 
 
-def header_facts(header: Dataset, slot: Slot) -> HeaderFacts:
+def header_facts(header: Dataset, slot: ViewPosition) -> ViewHeader:
     """Read a header.
 
     Raises:
@@ -70,7 +70,7 @@ def header_facts(header: Dataset, slot: Slot) -> HeaderFacts:
         notes.append(
             "taken from behind (PA): what lies in front appears smaller than in an AP view, which is not corrected."
         )
-    return HeaderFacts(
+    return ViewHeader(
         pixel,
         in_patient,
         _number(header, "EstimatedRadiographicMagnificationFactor"),
@@ -120,7 +120,7 @@ def _orientation(header: Dataset) -> tuple[str, str] | None:
     return (found[0], found[1]) if len(found) == 2 and all(v in "LRAPHF" and v for v in found) else None
 
 
-def _require_slot(position: str, orientation: tuple[str, str] | None, slot: Slot) -> None:
+def _require_slot(position: str, orientation: tuple[str, str] | None, slot: ViewPosition) -> None:
     wanted, others = (_FRONTAL, _LATERAL) if slot == "AP" else (_LATERAL, _FRONTAL)
     across = "LR" if slot == "AP" else "AP"
     sideways = [letter for letter in orientation or () if letter not in "HF"]
@@ -138,7 +138,9 @@ def _require_slot(position: str, orientation: tuple[str, str] | None, slot: Slot
         )
 
 
-def turned(values: NDArray[np.float32], facts: HeaderFacts, slot: Slot) -> tuple[NDArray[np.float32], bool, bool]:
+def to_standard_orientation(
+    values: NDArray[np.float32], facts: ViewHeader, slot: ViewPosition
+) -> tuple[NDArray[np.float32], bool, bool]:
     """The picture with the head up and columns to the patient's left (AP) or back (lateral); whether it was flipped."""
     if facts.orientation is None:
         return values, False, False

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from medvit.errors import GeometryError
-from medvit.reconstruction.views.dicom_geometry import HeaderFacts, Slot
+from medvit.reconstruction.views.dicom_geometry import ViewHeader, ViewPosition
 
 __all__ = ["facts_from_drr"]
 
 
-def facts_from_drr(path: Path, slot: Slot) -> HeaderFacts:
+def facts_from_drr(path: Path, slot: ViewPosition) -> ViewHeader:
     """What is known of a picture; nothing where ``medvit drr`` did not write this very file.
 
     Args:
@@ -24,7 +24,7 @@ def facts_from_drr(path: Path, slot: Slot) -> HeaderFacts:
         GeometryError: it was taken from another side.
     """
     record = _record_of(path)
-    return HeaderFacts() if record is None else _facts(record, path, slot)
+    return ViewHeader() if record is None else _facts(record, path, slot)
 
 
 def _record_of(path: Path) -> dict[str, Any] | None:
@@ -38,12 +38,12 @@ def _record_of(path: Path) -> dict[str, Any] | None:
     return dict(record) if hashlib.sha256(path.read_bytes()).hexdigest() == stated else None
 
 
-def _facts(record: dict[str, Any], path: Path, slot: Slot) -> HeaderFacts:
+def _facts(record: dict[str, Any], path: Path, slot: ViewPosition) -> ViewHeader:
     geometry = record["geometry"]
     try:
         angle = float(path.stem.removeprefix("drr_")) % 360
     except ValueError:
-        return HeaderFacts()
+        return ViewHeader()
     wanted = {"AP": (0.0, 180.0), "lateral": (90.0, 270.0)}[slot]
     if angle not in wanted:
         other = {"AP": "--lat", "lateral": "--ap"}[slot] if angle % 90 == 0 else "another picture"
@@ -55,7 +55,7 @@ def _facts(record: dict[str, Any], path: Path, slot: Slot) -> HeaderFacts:
     across = {"AP": ("L", "R"), "lateral": ("P", "A")}[slot][wanted.index(angle)]
     near, far = float(geometry["source_to_isocenter_mm"]), float(geometry["isocenter_to_detector_mm"])
     down, wide = (float(v) for v in geometry["pixel_spacing_mm"])
-    return HeaderFacts(
+    return ViewHeader(
         pixel_mm=(down, wide),
         magnification=(near + far) / near,
         source_to_patient_mm=near,

@@ -21,10 +21,10 @@ from medvit.errors import GeometryError, ImageError, ModalityError, SourceError
 from medvit.io import IMAGE_SUFFIXES, Scan, open_source
 from medvit.io.dicom.header import examined_regions, read_dataset
 from medvit.progress import Progress
-from medvit.reconstruction.views.dicom_geometry import HeaderFacts, Slot, header_facts, turned
+from medvit.reconstruction.views.dicom_geometry import ViewHeader, ViewPosition, header_facts, to_standard_orientation
 from medvit.reconstruction.views.drr_record import facts_from_drr
 
-__all__ = ["Slot", "View", "ViewFlags", "open_view", "require_one_patient"]
+__all__ = ["View", "ViewGeometry", "ViewPosition", "open_view", "require_one_patient"]
 
 _CUT_OFF = 0.2
 """Share of an 8-bit picture's pixels at its largest value: more is data whose bright part, the bone, was cut off."""
@@ -34,7 +34,7 @@ _WRAPPED = 0.005
 
 
 @dataclass(frozen=True)
-class ViewFlags:
+class ViewGeometry:
     """What a user states about one view; None leaves it to the file.
 
     Attributes:
@@ -81,7 +81,7 @@ class View:
         regions: of the body that the header names, see ``medvit.io.dicom.header.body_part.examined_regions``.
     """
 
-    slot: Slot
+    slot: ViewPosition
     values: NDArray[np.float32]
     pixel_mm: tuple[float, float]
     magnification: float
@@ -103,9 +103,9 @@ class View:
 
 def open_view(
     path: str | os.PathLike[str],
-    slot: Slot,
+    slot: ViewPosition,
     bundle: Bundle,
-    flags: ViewFlags | None = None,
+    flags: ViewGeometry | None = None,
     force: bool = False,
     progress: Progress | None = None,
     series: str | None = None,
@@ -125,7 +125,7 @@ def open_view(
         SourceError: it cannot be read. ModalityError: no radiograph. GeometryError: another view than the slot's, or no
             pixel size or magnification. ImageError: colours, no contrast, or spoilt pixels.
     """
-    flags, where = flags or ViewFlags(), Path(path)
+    flags, where = flags or ViewGeometry(), Path(path)
     scan = open_source(where, series, progress or Progress())
     facts = _facts(where, slot, series)
     reasons = _objections(scan, slot, bundle)
@@ -142,7 +142,7 @@ def open_view(
         kind = ModalityError if "modality" in reasons[0] else ImageError
         raise kind(f"Found {reasons[0]} Use it all the same with --force.")
     notes += [f"Forced: {reason}" for reason in reasons]
-    turn, down, across = turned(values, facts, slot)
+    turn, down, across = to_standard_orientation(values, facts, slot)
     pixel, magnification, distance, source = _geometry(flags, facts, slot)
     pixel = (pixel[1], pixel[0]) if facts.lies_on_its_side else pixel
     notes += [] if facts.orientation or facts.record else [_assumed(slot)]
@@ -167,26 +167,26 @@ def _listed(down: bool, across: bool) -> str:
     return f"{' and '.join(words)} to lie as the network's views do"
 
 
-def _assumed(slot: Slot) -> str:
+def _assumed(slot: ViewPosition) -> str:
     way = "the patient's right to the left" if slot == "AP" else "front to back"
     return f"The {slot} view states no orientation; its rows are taken to run from head to feet and its columns from {way}."
 
 
-def _facts(path: Path, slot: Slot, series: str | None) -> HeaderFacts:
+def _facts(path: Path, slot: ViewPosition, series: str | None) -> ViewHeader:
     """What the file, or the record beside it, says about the view."""
     name = path.name.lower()
     if path.is_file() and name.endswith(IMAGE_SUFFIXES):
         return facts_from_drr(path, slot)
 
-    from medvit.io.dicom import look
+    from medvit.io.dicom import run_preflight
     from medvit.io.dicom.preflight import choose_volume
 
-    first = choose_volume(look(path), series, path.name).volume.first
+    first = choose_volume(run_preflight(path), series, path.name).volume.first
     header = read_dataset(BytesIO(first.file.read()), stop_before_pixels=True, force=True)
     return header_facts(header, slot)
 
 
-def _objections(scan: Scan, slot: Slot, bundle: Bundle) -> list[str]:
+def _objections(scan: Scan, slot: ViewPosition, bundle: Bundle) -> list[str]:
     if not scan.is_picture:
         raise ModalityError(
             f"Found a volume as {slot} view; a radiograph is needed. Give one picture, or make them of a CT: medvit drr."
@@ -198,7 +198,7 @@ def _objections(scan: Scan, slot: Slot, bundle: Bundle) -> list[str]:
     return []
 
 
-def _grey(scan: Scan, slot: Slot) -> NDArray[np.float32]:
+def _grey(scan: Scan, slot: ViewPosition) -> NDArray[np.float32]:
     array = scan.array
     if len(array) > 1 and not (array == array[:1]).all():
         raise ImageError(
@@ -208,7 +208,7 @@ def _grey(scan: Scan, slot: Slot) -> NDArray[np.float32]:
     return plane
 
 
-def _spoilt(values: NDArray[np.float32], slot: Slot, stated: bool) -> list[str]:
+def _spoilt(values: NDArray[np.float32], slot: ViewPosition, stated: bool) -> list[str]:
     """Signs that a picture is not what it should be; one that DICOM describes states how it is to be shown."""
     found = []
     narrow = values.max() <= 255 and values.min() >= 0 and bool((values == np.rint(values)).all())
@@ -233,7 +233,9 @@ def _spoilt(values: NDArray[np.float32], slot: Slot, stated: bool) -> list[str]:
     return found
 
 
-def _geometry(flags: ViewFlags, facts: HeaderFacts, slot: Slot) -> tuple[tuple[float, float], float, float | None, str]:
+def _geometry(
+    flags: ViewGeometry, facts: ViewHeader, slot: ViewPosition
+) -> tuple[tuple[float, float], float, float | None, str]:
     """Pixel sides in the patient, magnification, distance of the source, and where they come from."""
     source = "drr record" if facts.record else "header"
     near = flags.source_to_patient_mm or facts.source_to_patient_mm

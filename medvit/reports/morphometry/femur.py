@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medvit.reports.diameter import longest_diameter
 from medvit.reports.morphometry.body import Body, Sections, sections, unit
-from medvit.reports.morphometry.measured import Measured
+from medvit.reports.morphometry.measured import StructureMeasures
 from medvit.reports.morphometry.spheres import Ball, BallSearch, fit_ball
 
 __all__ = ["measure_femur"]
@@ -53,9 +53,9 @@ class _Line:
         return float(np.linalg.norm(away - (away @ self.up) * self.up))
 
 
-def measure_femur(body: Body) -> Measured:
+def measure_femur(body: Body) -> StructureMeasures:
     """Length, head, neck-shaft angle, offset and epicondylar breadth."""
-    found = Measured("femur")
+    found = StructureMeasures("femur")
     shaft = _shaft(body)
     head: Ball | str = shaft if isinstance(shaft, str) else _head(body, shaft)
     below = _CUT if body.cut else shaft if isinstance(shaft, str) else _breadth(body, shaft)

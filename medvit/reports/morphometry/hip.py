@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from medvit.reports.diameter import longest_diameter
 from medvit.reports.morphometry.body import Body
-from medvit.reports.morphometry.measured import Measured
+from medvit.reports.morphometry.measured import StructureMeasures
 from medvit.reports.morphometry.spheres import Ball, BallSearch, fit_ball
 
 __all__ = ["measure_hip"]
@@ -17,9 +17,9 @@ _SOCKET = (10.0, 38.0)
 """Radii in mm of sockets, children's included."""
 
 
-def measure_hip(body: Body) -> Measured:
+def measure_hip(body: Body) -> StructureMeasures:
     """Height and acetabulum."""
-    found = Measured("hip")
+    found = StructureMeasures("hip")
     whole = longest_diameter(body.mask, body.affine[:3, :3])
     found.put("height_mm", "the bone reaches the edge of the field; part of it may be missing" if body.cut else whole)
     socket = _socket(body)

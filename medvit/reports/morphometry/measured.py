@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Measured"]
+__all__ = ["StructureMeasures"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class StructureMeasures:
     """Measures of one labelled structure; every one of its kind is either in ``values`` or in ``absent``.
 
     Attributes:

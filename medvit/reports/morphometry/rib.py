@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from medvit.io import spacing_mm, world
 from medvit.reports.morphometry.body import Body, unit
-from medvit.reports.morphometry.measured import Measured
+from medvit.reports.morphometry.measured import StructureMeasures
 
 __all__ = ["measure_rib"]
 
@@ -22,9 +22,9 @@ _SLENDER = 5.0
 _CUT = "the rib reaches the edge of the field; part of it may be missing"
 
 
-def measure_rib(body: Body) -> Measured:
+def measure_rib(body: Body) -> StructureMeasures:
     """Arc length and chord."""
-    found = Measured("rib")
+    found = StructureMeasures("rib")
     line = _CUT if body.cut else _centre_line(body)
     if isinstance(line, str):
         found.put("arc_mm", line)

@@ -15,7 +15,7 @@ from medvit.labels import Label
 from medvit.reports.morphometry.body import body_of
 from medvit.reports.morphometry.femur import measure_femur
 from medvit.reports.morphometry.hip import measure_hip
-from medvit.reports.morphometry.measured import Measured
+from medvit.reports.morphometry.measured import StructureMeasures
 from medvit.reports.morphometry.rib import measure_rib
 from medvit.reports.morphometry.vertebra import NAMES, measure_vertebra
 
@@ -67,7 +67,7 @@ def structure_of(label: Label) -> str | None:
 
 def measure_structure(
     mask: NDArray[bool_], affine: Affine, label: Label, surface: Surface | None = None
-) -> Measured | None:
+) -> StructureMeasures | None:
     """The measures that a label's kind of bone has, in mm and degrees; None for other labels.
 
     Args:
@@ -82,5 +82,5 @@ def measure_structure(
     measure, names = STRUCTURES[structure]
     body = body_of(mask, affine, surface) if mask.any() else "it was not found"
     if isinstance(body, str):
-        return Measured(structure, absent=dict.fromkeys(names, body))
+        return StructureMeasures(structure, absent=dict.fromkeys(names, body))
     return measure(body)

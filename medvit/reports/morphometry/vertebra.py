@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from medvit.io import spacing_mm
 from medvit.reports.morphometry.body import Body, unit
-from medvit.reports.morphometry.measured import Measured
+from medvit.reports.morphometry.measured import StructureMeasures
 
 __all__ = ["NAMES", "measure_vertebra"]
 
@@ -82,9 +82,9 @@ class _Columns:
         return _Columns(self.x[chosen], self.y[chosen], self.bottom[chosen], self.top[chosen])
 
 
-def measure_vertebra(body: Body) -> Measured:
+def measure_vertebra(body: Body) -> StructureMeasures:
     """Heights, width, depth and the endplates' angle."""
-    found = Measured("vertebra")
+    found = StructureMeasures("vertebra")
     values = "the vertebra reaches the edge of the field; part of it may be missing" if body.cut else _values(body)
     for name in NAMES:
         found.put(name, values if isinstance(values, str) else values[name])

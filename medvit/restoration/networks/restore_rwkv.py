@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from medvit.errors import ImageError, ShapeError
 from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
 from medvit.kernels.tensor_checks import require_tensor
-from medvit.kernels.tracing import values_known
+from medvit.kernels.tracing import has_concrete_values
 from medvit.restoration.networks.omni_shift import FusedShift, OmniShift
 
 __all__ = ["LIGHT", "PUBLISHED", "ParameterCount", "RestoreRWKV", "RestoreRWKVSize"]
@@ -235,7 +235,7 @@ class RestoreRWKV(nn.Module):
                 f"Found pixels on {x.device} and weights on {self.patch_embed.weight.device}; they must be on one device. "
                 "Move the image with .to(device)."
             )
-        if x.device.type == "cpu" and values_known() and not bool(x.isfinite().all()):
+        if x.device.type == "cpu" and has_concrete_values() and not bool(x.isfinite().all()):
             raise ImageError(
                 "Found NaN or infinite pixels; all must be finite. Replace them (for CT outside the field of view, -1024)."
             )

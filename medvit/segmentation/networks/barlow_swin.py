@@ -19,7 +19,7 @@ from medvit.errors import ShapeError
 from medvit.kernels.window_attention import window_attention
 from medvit.segmentation.networks.input_checks import check_input
 
-__all__ = ["BarlowSwin", "SwinEncoder"]
+__all__ = ["BarlowSwin", "BarlowSwinEncoder"]
 
 _PATCH = 4
 """Side of a patch in pixels."""
@@ -73,7 +73,7 @@ class _Merging(nn.Module):
         return self.reduction(torch.cat(neighbours, -1))  # type: ignore[no-any-return]
 
 
-class SwinEncoder(nn.Module):
+class BarlowSwinEncoder(nn.Module):
     """The encoder, which Barlow Twins trains without labels: three maps at 1/4, 1/8 and 1/16 of each side.
 
     Args:
@@ -230,7 +230,7 @@ class BarlowSwin(nn.Module):
                 f"Found an image_size of {tuple(image_size)}; both sides must be multiples of {_PATCH}. Give the training size."
             )
         self.in_channels, self.divisor = in_channels, 4 * _PATCH * window_size
-        self.encoder = SwinEncoder(in_channels, embed_dim, depths, num_heads, window_size, image_size)
+        self.encoder = BarlowSwinEncoder(in_channels, embed_dim, depths, num_heads, window_size, image_size)
         inside = [4 * embed_dim + 2 * embed_dim, _WIDTHS[0] + embed_dim, _WIDTHS[1], _WIDTHS[2]]
         self.decoder = nn.ModuleList(
             _Residual(before, after, dropout) for before, after in zip(inside, _WIDTHS, strict=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from medvit.bundles import Stored
+from medvit.bundles import CheckpointTensors
 from medvit.errors import CheckpointError
 
 __all__ = ["hint", "translate"]
@@ -21,7 +21,7 @@ _BATCH_NORM = {**_NORM, "moving_mean": "running_mean", "moving_variance": "runni
 _TABLE = "relative_position_bias_table"
 
 
-def translate(state: Stored, model: Any) -> dict[str, Tensor]:
+def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
     """The state dict of ``BarlowSwin`` from a mapping of Keras layer path to array.
 
     A state dict of this package's own names passes through.
@@ -57,7 +57,7 @@ def translate(state: Stored, model: Any) -> dict[str, Tensor]:
 class _Paths:
     """The arrays by layer path, each handed out once."""
 
-    def __init__(self, state: Stored) -> None:
+    def __init__(self, state: CheckpointTensors) -> None:
         self.left = dict(state)
 
     def layers(self, kind: str, inside: str = "") -> list[str]:
@@ -127,7 +127,7 @@ def _decoder(paths: _Paths, out: dict[str, Tensor]) -> None:
         out |= paths.take(layer, "head.1" if number == len(norms) - 1 else name, _BATCH_NORM)
 
 
-def hint(stored: Stored) -> str:
+def hint(stored: CheckpointTensors) -> str:
     """How to build the network that these weights need, read from their shapes."""
     embed = next((v for n, v in stored.items() if re.match(r"linear_embedding(_\d+)?/dense(_\d+)?/kernel$", n)), None)
     if embed is None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
-from medvit.kernels.tensor_checks import require_numbers, require_tensor
-from medvit.kernels.tracing import values_known
+from medvit.kernels.tensor_checks import require_floating_point, require_tensor
+from medvit.kernels.tracing import has_concrete_values
 
 __all__ = ["check_input"]
 
@@ -33,9 +33,9 @@ def check_input(x: Tensor, rank: int, channels: int, weight: Tensor) -> None:
             f"Found an input of shape {tuple(x.shape)}; ({_AXES[rank]}) with {channels} channel(s) is needed. "
             "Add the missing axes, or build the network for this many channels."
         )
-    require_numbers(x, weight)
+    require_floating_point(x, weight)
     # a graph that is being recorded holds no numbers to look at
-    if values_known() and not bool(torch.isfinite(x).all()):
+    if has_concrete_values() and not bool(torch.isfinite(x).all()):
         raise ImageError(
             f"Found {int((~torch.isfinite(x)).sum())} NaN or infinite values in the input; all must be finite. "
             "Replace them before the network sees the image."

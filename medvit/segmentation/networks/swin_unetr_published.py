@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvit.bundles import Stored
+from medvit.bundles import CheckpointTensors
 from medvit.errors import CheckpointError
 
 __all__ = ["hint", "require_merging", "translate"]
@@ -22,18 +22,18 @@ _PRETEXT = re.compile(
 """Heads and norms that only self-supervised training uses."""
 
 
-def _is_autoencoder(stored: Stored) -> bool:
+def _is_autoencoder(stored: CheckpointTensors) -> bool:
     """``ssl_pretrained_weights.pth``: the encoder of a disrupted autoencoder (arXiv 2307.16896)."""
     return any(name.startswith("encoder.layers1.") for name in stored)
 
 
-def _is_encoder(stored: Stored) -> bool:
+def _is_encoder(stored: CheckpointTensors) -> bool:
     """An encoder with its pretext heads (arXiv 2111.14791), or alone."""
     whole = any(re.match(r"(encoder\d+|decoder\d+|out)\.", name) for name in stored)
     return not whole and any("layers1.0." in name for name in stored)
 
 
-def require_merging(stored: Stored, model: Any, merging: str | None) -> None:
+def require_merging(stored: CheckpointTensors, model: Any, merging: str | None) -> None:
     """Ask for the era of a 3-D checkpoint whose layout is known to predate MONAI 1.5.
 
     Raises:
@@ -55,7 +55,7 @@ def require_merging(stored: Stored, model: Any, merging: str | None) -> None:
         )
 
 
-def translate(state: Stored, model: Any) -> dict[str, Tensor]:
+def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
     """The state dict of ``SwinUNETR`` from any published layout.
 
     Args:
@@ -95,13 +95,13 @@ def _linear(name: str) -> str:
     return name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")
 
 
-def _from_encoder(state: Stored) -> tuple[dict[str, Tensor], list[str]]:
+def _from_encoder(state: CheckpointTensors) -> tuple[dict[str, Tensor], list[str]]:
     unused = [name for name in state if _PRETEXT.match(name)]
     kept = {_linear(name): value for name, value in state.items() if name not in unused}
     return {name if name.startswith("swinViT.") else f"swinViT.{name}": value for name, value in kept.items()}, unused
 
 
-def _from_autoencoder(state: Stored) -> tuple[dict[str, Tensor], list[str]]:
+def _from_autoencoder(state: CheckpointTensors) -> tuple[dict[str, Tensor], list[str]]:
     """``encoder.layersN.0.0.*`` and ``encoder.patch_embed.*``; the rest is the autoencoder's own."""
     unused = [n for n in state if not n.startswith("encoder.") or _PRETEXT.match(n.removeprefix("encoder."))]
     renamed = {}
@@ -123,7 +123,7 @@ def _report(loaded: int, untouched: list[str], unused: list[str]) -> None:
     )
 
 
-def hint(stored: Stored) -> str:
+def hint(stored: CheckpointTensors) -> str:
     """How to build the network that these weights need, read from their shapes."""
     embed = next((v for n, v in stored.items() if n.endswith("patch_embed.proj.weight")), None)
     if embed is None:

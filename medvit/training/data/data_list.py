@@ -19,17 +19,17 @@ from medvit.training.data.volume_reading import VolumeReading
 
 __all__ = [
     "DataList",
-    "Draws",
-    "Pair",
+    "ImageLabelPair",
     "Sampler",
+    "SamplerConfig",
+    "case_name",
     "check_annotated",
     "data_root",
     "every_entry_names",
-    "known_ids",
     "load_labels",
-    "plain_name",
     "read_entries",
     "read_list",
+    "validate_label_ids",
 ]
 
 
@@ -62,7 +62,7 @@ class Sampler(Protocol):
         ...
 
 
-class Steps(Dataset[tuple[Tensor, ...]]):
+class StepDataset(Dataset[tuple[Tensor, ...]]):
     """Item n is the batch of step n, whoever asks for it and when.
 
     Args:
@@ -80,7 +80,7 @@ class Steps(Dataset[tuple[Tensor, ...]]):
         return self.sampler.batch(self.size)
 
 
-class Draws(Protocol):
+class SamplerConfig(Protocol):
     """How samples are drawn: a recipe's settings, from which a sampler is made."""
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> Sampler:
@@ -89,7 +89,7 @@ class Draws(Protocol):
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImageLabelPair:
     """An image and its reference labels.
 
     Attributes:
@@ -204,7 +204,7 @@ def read_list(
     *,
     partly_labelled: bool = False,
     reading: VolumeReading | None = None,
-) -> list[Pair]:
+) -> list[ImageLabelPair]:
     """Read the pairs of one split.
 
     An entry may name the labels that were annotated in its case, ``"annotated": ["brainstem", "mandible"]``; the others
@@ -230,14 +230,14 @@ def read_list(
     reading = reading or VolumeReading()
     pairs = []
     for entry, files in zip(content[split], entries, strict=True):
-        name = plain_name(files["image"])
+        name = case_name(files["image"])
         annotated = _annotated(entry, name, bundle, path)
         if annotated is not None and not partly_labelled:
             raise SourceError(
                 f"Found {name} partly labelled in {path}; this recipe of {bundle.name} needs all labels of every case. "
                 "Remove the entry, or complete its labels and remove 'annotated'."
             )
-        pairs.append(Pair(name, files["image"], files["label"], instances, annotated, reading))
+        pairs.append(ImageLabelPair(name, files["image"], files["label"], instances, annotated, reading))
     return pairs
 
 
@@ -261,7 +261,7 @@ def _annotated(entry: dict[str, Any], name: str, bundle: Bundle, path: Path) -> 
     return None if len(ids) == len(known) else ids
 
 
-def check_annotated(ids: np.ndarray, pair: Pair, names: Mapping[int, str] | None = None) -> None:
+def check_annotated(ids: np.ndarray, pair: ImageLabelPair, names: Mapping[int, str] | None = None) -> None:
     """Check that the labels of a pair hold only classes that its list calls annotated.
 
     Args:
@@ -283,12 +283,12 @@ def check_annotated(ids: np.ndarray, pair: Pair, names: Mapping[int, str] | None
         )
 
 
-def plain_name(path: Path) -> str:
+def case_name(path: Path) -> str:
     """A file's name without its ending."""
     return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
 
 
-def load_labels(pair: Pair) -> np.ndarray:
+def load_labels(pair: ImageLabelPair) -> np.ndarray:
     """The class ids of a pair as stored, (i, j, k) or, for pictures, (row, column); numbered objects become 1.
 
     Raises:
@@ -312,7 +312,7 @@ def load_labels(pair: Pair) -> np.ndarray:
     return (ids > 0).astype(np.uint8) if pair.instances else ids
 
 
-def known_ids(ids: np.ndarray, name: str, classes: int, who: str = "the bundle") -> np.ndarray:
+def validate_label_ids(ids: np.ndarray, name: str, classes: int, who: str = "the bundle") -> np.ndarray:
     """Class ids as they are, once they are seen to be whole numbers that a network of so many classes knows.
 
     Args:

@@ -18,10 +18,10 @@ from medvit.bundles import Bundle
 from medvit.errors import ShapeError
 from medvit.io import spacing_mm
 from medvit.physics.degradations import LowDoseCT
-from medvit.training.data.data_list import DataList, plain_name, read_entries
+from medvit.training.data.data_list import DataList, case_name, read_entries
 from medvit.training.data.volume_reading import VolumeReading
 
-__all__ = ["PairSampler", "PairSettings", "Slices", "body_corner", "read_images"]
+__all__ = ["PairSampler", "PairSettings", "SliceStack", "body_corner", "read_images"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PairSettings:
 
 
 @dataclass(frozen=True)
-class Slices:
+class SliceStack:
     """One clean volume on RAS axes: (i, j, k) float32 in its own unit, slices across k, and its sides in mm."""
 
     name: str
@@ -72,7 +72,7 @@ class Slices:
 
 def read_images(
     bundle: Bundle, data: Path | None, root: Path | None, split: str, reading: VolumeReading | None = None
-) -> list[Slices]:
+) -> list[SliceStack]:
     """Read the clean volumes of one split of a data list into memory.
 
     Raises:
@@ -83,9 +83,9 @@ def read_images(
     return [_read(entry["image"], reading) for entry in entries]
 
 
-def _read(path: Path, reading: VolumeReading) -> Slices:
+def _read(path: Path, reading: VolumeReading) -> SliceStack:
     image = nib.as_closest_canonical(reading.load(path))
-    return Slices(plain_name(path), image.get_fdata(dtype=np.float32), spacing_mm(image.affine))
+    return SliceStack(case_name(path), image.get_fdata(dtype=np.float32), spacing_mm(image.affine))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _Slab:
     clean: NDArray[np.float32]
 
 
-def _require_sense(cases: list[Slices], settings: PairSettings) -> None:
+def _require_sense(cases: list[SliceStack], settings: PairSettings) -> None:
     low, high = settings.dose
     counts = (*settings.crop, *settings.neighbour_steps, settings.slab, settings.pool, settings.uses)
     sensible = settings.context >= 0 and len(settings.neighbour_steps) and min(counts) >= 1
@@ -112,7 +112,7 @@ def _require_sense(cases: list[Slices], settings: PairSettings) -> None:
 class PairSampler:
     """Draws (degraded, clean) crops of slices scanned anew, at a dose of their own."""
 
-    def __init__(self, cases: list[Slices], settings: PairSettings, seed: int) -> None:
+    def __init__(self, cases: list[SliceStack], settings: PairSettings, seed: int) -> None:
         _require_sense(cases, settings)
         self.cases = cases
         self.settings = settings

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
 from medvit.io import spacing_mm
-from medvit.training.data.data_list import DataList, Pair, check_annotated, known_ids, read_list
+from medvit.training.data.data_list import DataList, ImageLabelPair, check_annotated, read_list, validate_label_ids
 
-__all__ = ["Case", "PatchSampler", "PatchSettings", "load_case"]
+__all__ = ["PatchSampler", "PatchSettings", "TrainingCase", "load_case"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PatchSettings:
         cases = [load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs]
         return PatchSampler([self.scaled(case) for case in cases], self, seed)
 
-    def scaled(self, case: Case) -> Case:
+    def scaled(self, case: TrainingCase) -> TrainingCase:
         """The case with its percentiles at 0 and 1, where they are asked for.
 
         Raises:
@@ -79,7 +79,7 @@ class PatchSettings:
 
 
 @dataclass(frozen=True)
-class Case:
+class TrainingCase:
     """One patient: image and labels on the same RAS-oriented grid.
 
     Attributes:
@@ -101,7 +101,7 @@ class Case:
     annotated: Tensor | None = None
 
     @classmethod
-    def build(cls, name: str, image: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, ...]) -> Case:
+    def build(cls, name: str, image: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, ...]) -> TrainingCase:
         """A case from arrays (i, j, k), with the voxels of every class listed once."""
         voxels = {int(c): np.argwhere(labels == c) for c in np.unique(labels) if c > 0}
         x, y, z = (float(s) for s in spacing_mm)
@@ -117,11 +117,11 @@ class Case:
         )
 
 
-def load_case(pair: Pair, classes: int) -> Case:
+def load_case(pair: ImageLabelPair, classes: int) -> TrainingCase:
     """A pair on the closest RAS axes, in memory.
 
     Raises:
-        SourceError: image and labels on different grids, or as ``known_ids`` and ``check_annotated``.
+        SourceError: image and labels on different grids, or as ``validate_label_ids`` and ``check_annotated``.
     """
     image = nib.as_closest_canonical(pair.reading.load(pair.image))
     labels = nib.as_closest_canonical(pair.reading.label_map(pair.label))
@@ -129,9 +129,9 @@ def load_case(pair: Pair, classes: int) -> Case:
         raise SourceError(
             f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
         )
-    ids = known_ids(np.asarray(labels.dataobj), pair.name, classes)
+    ids = validate_label_ids(np.asarray(labels.dataobj), pair.name, classes)
     check_annotated(ids, pair)
-    case = Case.build(pair.name, image.get_fdata(dtype=np.float32), ids, spacing_mm(image.affine))
+    case = TrainingCase.build(pair.name, image.get_fdata(dtype=np.float32), ids, spacing_mm(image.affine))
     if pair.annotated is None:
         return case
     return replace(case, annotated=torch.tensor([c == 0 or c in pair.annotated for c in range(classes)]))
@@ -140,7 +140,7 @@ def load_case(pair: Pair, classes: int) -> Case:
 class PatchSampler:
     """Draws augmented (image, labels) patches, every class as often as any other."""
 
-    def __init__(self, cases: list[Case], settings: PatchSettings, seed: int) -> None:
+    def __init__(self, cases: list[TrainingCase], settings: PatchSettings, seed: int) -> None:
         self.cases = cases
         self.settings = settings
         self.rng = np.random.default_rng(seed)
@@ -183,12 +183,12 @@ class PatchSampler:
         """Draw a batch of patches: what ``draw`` returns, each stacked along a first batch axis."""
         return tuple(torch.stack(parts) for parts in zip(*(self.draw() for _ in range(size)), strict=True))
 
-    def _annotated(self, case: Case, flip: bool) -> Tensor:
+    def _annotated(self, case: TrainingCase, flip: bool) -> Tensor:
         if case.annotated is None:
             return torch.ones(self._classes, dtype=torch.bool)
         return case.annotated[self._table()[: self._classes]] if flip else case.annotated
 
-    def _pick(self) -> tuple[Case, np.ndarray]:
+    def _pick(self) -> tuple[TrainingCase, np.ndarray]:
         rng, s = self.rng, self.settings
         if rng.random() < s.organ_fraction:
             organ = int(rng.choice(list(self._holders)))
@@ -202,7 +202,7 @@ class PatchSampler:
         case = self.cases[int(rng.integers(len(self.cases)))]
         return case, case.body[int(rng.integers(len(case.body)))].astype(float)
 
-    def _grid(self, case: Case, centre: np.ndarray, flip: bool) -> Tensor:
+    def _grid(self, case: TrainingCase, centre: np.ndarray, flip: bool) -> Tensor:
         """Normalised sampling positions (1, i, j, k, 3) of the patch in the case's volume."""
         rng, s = self.rng, self.settings
         ax, ay, az = np.deg2rad(rng.uniform(-s.rotation_deg, s.rotation_deg, 3))

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
 from medvit.io import read_image
-from medvit.training.data.data_list import DataList, Pair, known_ids, load_labels, read_list
-from medvit.transforms import unit_rgb
+from medvit.training.data.data_list import DataList, ImageLabelPair, load_labels, read_list, validate_label_ids
+from medvit.transforms import scale_to_unit_rgb
 
 __all__ = ["Picture", "PictureSampler", "PictureSettings", "load_picture"]
 
@@ -64,7 +64,7 @@ class Picture:
     mask: Tensor
 
 
-def load_picture(pair: Pair, classes: int = 2) -> Picture:
+def load_picture(pair: ImageLabelPair, classes: int = 2) -> Picture:
     """A pair in memory, its brightness stretched as in use.
 
     Args:
@@ -74,11 +74,11 @@ def load_picture(pair: Pair, classes: int = 2) -> Picture:
     Raises:
         SourceError: picture and labels of different sizes, or an id beyond the classes.
     """
-    image = unit_rgb(read_image(pair.image).check().array)
+    image = scale_to_unit_rgb(read_image(pair.image).check().array)
     mask = load_labels(pair)
     if classes == 2:
         mask = mask > 0
-    mask = known_ids(mask, pair.name, classes)
+    mask = validate_label_ids(mask, pair.name, classes)
     if mask.shape != image.shape[1:]:
         raise SourceError(
             f"Found {pair.name} with a picture of {image.shape[1:]} and labels of {mask.shape} (rows, columns); both must be equal. "

@@ -16,10 +16,10 @@ from medvit.bundles import Bundle
 from medvit.errors import ShapeError
 from medvit.io import spacing_mm
 from medvit.physics.degradations import TruncatedMR
-from medvit.training.data.data_list import DataList, plain_name, read_entries
-from medvit.training.data.degraded_pairs import Slices, body_corner
+from medvit.training.data.data_list import DataList, case_name, read_entries
+from medvit.training.data.degraded_pairs import SliceStack, body_corner
 from medvit.training.data.volume_reading import VolumeReading
-from medvit.transforms import unit_range
+from medvit.transforms import percentile_range
 
 __all__ = ["TruncationPairs", "TruncationSampler", "read_stacks"]
 
@@ -63,7 +63,7 @@ class TruncationPairs:
 
 def read_stacks(
     bundle: Bundle, data: Path | None, root: Path | None, split: str, reading: VolumeReading | None = None
-) -> list[Slices]:
+) -> list[SliceStack]:
     """Read the clean volumes of one split as they are stored, slices across k, in memory.
 
     Unlike ``read_images`` nothing is turned to the patient's axes: a stack's own plane is the one that was encoded.
@@ -76,15 +76,15 @@ def read_stacks(
     return [_read(entry["image"], reading) for entry in entries]
 
 
-def _read(path: Path, reading: VolumeReading) -> Slices:
+def _read(path: Path, reading: VolumeReading) -> SliceStack:
     image = reading.load(path)
-    return Slices(plain_name(path), image.get_fdata(dtype=np.float32), spacing_mm(image.affine))
+    return SliceStack(case_name(path), image.get_fdata(dtype=np.float32), spacing_mm(image.affine))
 
 
 class TruncationSampler:
     """Draws (truncated, whole) crops of slices, each truncated anew."""
 
-    def __init__(self, cases: list[Slices], settings: TruncationPairs, seed: int) -> None:
+    def __init__(self, cases: list[SliceStack], settings: TruncationPairs, seed: int) -> None:
         ranges = (settings.brightness, settings.gamma)
         ordered = all(0 < low <= high for low, high in ranges) and 0 <= settings.redrawn <= 1
         if not (cases and settings.factors and min(settings.factors) >= 1 and min(settings.crop) >= 1 and ordered):
@@ -150,12 +150,12 @@ def _redrawn(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
     return drawn + np.maximum(image - 1, 0) + np.minimum(image, 0)
 
 
-def _scaled(case: Slices, percentiles: tuple[float, float]) -> Slices:
-    low, high = unit_range(case.image, percentiles)
-    return Slices(case.name, (case.image - low) / (high - low), case.spacing_mm)
+def _scaled(case: SliceStack, percentiles: tuple[float, float]) -> SliceStack:
+    low, high = percentile_range(case.image, percentiles)
+    return SliceStack(case.name, (case.image - low) / (high - low), case.spacing_mm)
 
 
-def _shown(case: Slices) -> dict[int, NDArray[np.intp]]:
+def _shown(case: SliceStack) -> dict[int, NDArray[np.intp]]:
     """Which slices show the head, for each axis whose slices are fine; the middle one where none does."""
     even = max(case.spacing_mm) < _EVEN * min(case.spacing_mm)
     found = {}

@@ -18,7 +18,7 @@ from medvit.errors import ImageError, SourceError
 from medvit.io import read_image, spacing_mm
 from medvit.training.data.data_list import DataList, read_entries
 from medvit.training.data.volume_reading import VolumeReading
-from medvit.transforms import unit_rgb
+from medvit.transforms import scale_to_unit_rgb
 
 __all__ = ["CropSampler", "PictureCrops", "Unlabelled", "VolumeCrops"]
 
@@ -141,7 +141,7 @@ def _volume(path: Path, reading: VolumeReading) -> Unlabelled:
 
 
 def _picture(path: Path) -> Unlabelled:
-    return Unlabelled(path.name, torch.from_numpy(unit_rgb(read_image(path).check().array)), (1.0, 1.0))
+    return Unlabelled(path.name, torch.from_numpy(scale_to_unit_rgb(read_image(path).check().array)), (1.0, 1.0))
 
 
 class CropSampler:

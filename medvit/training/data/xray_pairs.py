@@ -117,7 +117,7 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
         reading = data.get("reading") or VolumeReading()
         scan, reference = (open_source(data[key], geometry=reading.geometry) for key in ("image", "label"))
         for key, opened in (("image", scan), ("label", reference)):
-            reading.remark(Path(data[key]).name, opened.notes, opened.set_aside)
+            reading.remark(Path(data[key]).name, opened.notes, opened.excluded)
         shape = scan.array.shape[1:]
         if reference.array.shape[1:] != shape or not np.allclose(reference.affine, scan.affine, atol=1e-3):
             raise ShapeError(

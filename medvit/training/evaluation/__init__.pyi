@@ -4,11 +4,11 @@ from .evaluate_bundles import evaluate_bundle as evaluate_bundle
 from .evaluate_bundles import evaluation_of as evaluation_of
 from .evaluate_bundles import report as report
 from .evaluate_bundles import scorer as scorer
-from .evaluation_set import Part as Part
+from .evaluation_set import EvaluationSet as EvaluationSet
 from .reconstruction import TwoViewOverlap as TwoViewOverlap
 from .reconstruction import best_constant as best_constant
 from .reconstruction import mean_atlas as mean_atlas
-from .restoration import DoseRestoration as DoseRestoration
+from .restoration import LowDoseEvaluation as LowDoseEvaluation
 from .score_report import QUALITY as QUALITY
 from .score_report import SCORES as SCORES
 from .score_report import place_for as place_for
@@ -16,5 +16,5 @@ from .score_report import record_scores as record_scores
 from .score_report import table as table
 from .segmentation import LabelOverlap as LabelOverlap
 from .segmentation import dice as dice
-from .super_resolution import FinerRestoration as FinerRestoration
+from .super_resolution import SuperResolutionEvaluation as SuperResolutionEvaluation
 from .synthetic import SyntheticOverlap as SyntheticOverlap

@@ -24,11 +24,11 @@ from medvit.inference import load_model
 from medvit.io import open_source
 from medvit.reports import imaged_anatomy
 from medvit.training.data import DataList, read_entries
-from medvit.training.evaluation.evaluation_set import Part, Say
-from medvit.training.evaluation.outcomes import Answer, Judged, Signal
+from medvit.training.evaluation.evaluation_set import EvaluationSet, Report
+from medvit.training.evaluation.outcomes import LabelOutcome, QualitySignal, ScoredCases
 from medvit.training.evaluation.score_report import QUALITY, place_for, replace_file_text
 
-__all__ = ["Found", "calibrate", "limit_of", "record_calibration"]
+__all__ = ["CalibrationReport", "calibrate", "limit_of", "record_calibration"]
 
 _SEPARATES = 0.5
 """Least difference of both shares for a signal to be used."""
@@ -41,7 +41,7 @@ _FEWEST_OTHERS = 3
 class _Measured:
     """A signal, its limit, and for each answer whether it is bad and whether a limit set by the other cases flags it."""
 
-    name: Signal
+    name: QualitySignal
     limit: float | None
     left_out: tuple[tuple[bool, bool], ...]
 
@@ -55,7 +55,7 @@ class _Measured:
 
 
 @dataclass(frozen=True)
-class Found:
+class CalibrationReport:
     """A calibration and its table."""
 
     calibration: Calibration
@@ -63,7 +63,7 @@ class Found:
     validation: Validation
 
 
-def calibrate(part: Part, evaluation: Any, say: Say, device: str = "auto") -> Found:
+def calibrate(part: EvaluationSet, evaluation: Any, say: Report, device: str = "auto") -> CalibrationReport:
     """Run a bundle on a part of its list and find the limits.
 
     Raises:
@@ -75,7 +75,7 @@ def calibrate(part: Part, evaluation: Any, say: Say, device: str = "auto") -> Fo
             f"Found {type(evaluation).__name__} in configs/evaluate.json of {part.bundle.name}, which gives no signals of quality; "
             "name an evaluation that does."
         )
-    judged: Judged = evaluation.answers(part, load_model(part.bundle, device), say)
+    judged: ScoredCases = evaluation.answers(part, load_model(part.bundle, device), say)
     cases = dict.fromkeys(answer.case for answer in judged.answers)
     spoilt = len({answer.case for answer in judged.answers if answer.bad})
     measured = _measured(judged)
@@ -84,10 +84,10 @@ def calibrate(part: Part, evaluation: Any, say: Say, device: str = "auto") -> Fo
         weights_sha256=part.bundle.weights_sha256, cases=len(cases), spoilt=spoilt, bad=judged.bad, limits=limits
     )  # fmt: skip
     table = "\n".join([*_signal_rows(judged, measured), "", *_rating_rows(judged, calibration)])
-    return Found(calibration, table, _validation(part, judged))
+    return CalibrationReport(calibration, table, _validation(part, judged))
 
 
-def _validation(part: Part, judged: Judged) -> Validation:
+def _validation(part: EvaluationSet, judged: ScoredCases) -> Validation:
     """Count the real and synthetic cases, take the mean Dice of the real ones and measure the field of view that they cover.
 
     Data lists do not state body parts: those that the bundle states stay.
@@ -105,7 +105,7 @@ def _validation(part: Part, judged: Judged) -> Validation:
     )
 
 
-def _field_of_view(part: Part) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+def _field_of_view(part: EvaluationSet) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
     """Measure the smallest and largest extent of a part's images; None for pictures and radiographs.
 
     A restoration sees slices one by one, so that a short stack is no other field of view.
@@ -120,45 +120,45 @@ def _field_of_view(part: Part) -> tuple[tuple[float, float, float], tuple[float,
     return (float(low[0]), float(low[1]), head_foot), (float(high[0]), float(high[1]), float(high[2]))
 
 
-def _measured(judged: Judged) -> list[_Measured]:
-    names = [name for name in get_args(Signal) if any(name in answer.signals for answer in judged.answers)]
+def _measured(judged: ScoredCases) -> list[_Measured]:
+    names = [name for name in get_args(QualitySignal) if any(name in answer.signals for answer in judged.answers)]
     return [_Measured(name, limit_of(name, judged.answers), _left_out(name, judged.answers)) for name in names]
 
 
-def limit_of(signal: Signal, answers: Sequence[Answer]) -> float | None:
+def limit_of(signal: QualitySignal, answers: Sequence[LabelOutcome]) -> float | None:
     """From where on the signal parts bad answers from the others best; None where it does not part them at all."""
     known = [answer for answer in answers if signal in answer.signals]
     sign = -1.0 if signal == "agreement" else 1.0
-    doubt = np.array([sign * answer.signals[signal] for answer in known])
+    uncertainty = np.array([sign * answer.signals[signal] for answer in known])
     bad = np.array([answer.bad for answer in known])
     if not len(known) or bad.all():
         return None
     if not bad.any():
-        return _rounded(signal, sign * float(doubt.max()))
-    levels = np.unique(doubt)
+        return _rounded(signal, sign * float(uncertainty.max()))
+    levels = np.unique(uncertainty)
     best, limit = -1.0, math.inf
     for low, high in pairwise(levels):
-        over = doubt > (low + high) / 2
+        over = uncertainty > (low + high) / 2
         parted = float(over[bad].mean() - over[~bad].mean())
         if parted >= best:  # of two that part alike, the one that flags less
             best, limit = parted, float(low + high) / 2
     return _rounded(signal, sign * limit) if best > 0 else None
 
 
-def _rounded(signal: Signal, limit: float) -> float:
+def _rounded(signal: QualitySignal, limit: float) -> float:
     """Four digits, away from what was seen, so that rounding flags nothing more."""
     whole = math.floor if signal == "agreement" else math.ceil
     return whole(limit * 1e4) / 1e4
 
 
-def _flagged(signal: Signal, answer: Answer, limit: float | None) -> bool:
+def _flagged(signal: QualitySignal, answer: LabelOutcome, limit: float | None) -> bool:
     value = answer.signals.get(signal)
     if value is None or limit is None:
         return False
     return value < limit if signal == "agreement" else value > limit
 
 
-def _signal_rows(judged: Judged, measured: Sequence[_Measured]) -> list[str]:
+def _signal_rows(judged: ScoredCases, measured: Sequence[_Measured]) -> list[str]:
     """Each signal: its limit, what it flags, and the same for cases it was not set by."""
     bad = sum(answer.bad for answer in judged.answers)
     lines = [
@@ -176,7 +176,7 @@ def _signal_rows(judged: Judged, measured: Sequence[_Measured]) -> list[str]:
     return lines
 
 
-_UNITS: dict[Signal, str] = {
+_UNITS: dict[QualitySignal, str] = {
     "entropy": "bits a voxel above",
     "agreement": "Dice with the mirror image below",
     "moved": "HU above",
@@ -188,7 +188,7 @@ def _counts(hits: Sequence[tuple[bool, bool]], bad: bool) -> str:
     return f"{sum(among)} of {len(among)}"
 
 
-def _left_out(signal: Signal, answers: Sequence[Answer]) -> tuple[tuple[bool, bool], ...]:
+def _left_out(signal: QualitySignal, answers: Sequence[LabelOutcome]) -> tuple[tuple[bool, bool], ...]:
     """Whether each answer is bad, and flagged by a limit that the other cases set."""
     found = []
     for case in dict.fromkeys(answer.case for answer in answers):
@@ -197,13 +197,13 @@ def _left_out(signal: Signal, answers: Sequence[Answer]) -> tuple[tuple[bool, bo
     return tuple(found)
 
 
-def _rating_rows(judged: Judged, calibration: Calibration) -> list[str]:
+def _rating_rows(judged: ScoredCases, calibration: Calibration) -> list[str]:
     """Tabulate the number and scores of the cases with each rating."""
     lines = [
         f"| run | rating | cases | mean {judged.score} | worst answer | with a bad answer |",
         "|---|---|---|---|---|---|",
     ]
-    by_case: dict[str, list[Answer]] = {}
+    by_case: dict[str, list[LabelOutcome]] = {}
     for answer in judged.answers:
         by_case.setdefault(answer.case, []).append(answer)
     for run, cases in judged.ratings.items():
@@ -220,7 +220,7 @@ def _rating_rows(judged: Judged, calibration: Calibration) -> list[str]:
     return lines
 
 
-def record_calibration(bundle: Bundle, found: Found) -> None:
+def record_calibration(bundle: Bundle, found: CalibrationReport) -> None:
     """Write limits and cases into metadata.json (medvit.quality, medvit.validation) and the table into docs/README.md.
 
     Raises:

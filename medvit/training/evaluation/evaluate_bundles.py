@@ -14,9 +14,9 @@ from torch import nn
 
 from medvit.bundles import Bundle, open_bundle
 from medvit.errors import BundleError
-from medvit.inference import load_model, model_around
+from medvit.inference import load_model, loaded_bundle_for
 from medvit.training.data import VolumeReading
-from medvit.training.evaluation.evaluation_set import Evaluation, Part, Say
+from medvit.training.evaluation.evaluation_set import Evaluation, EvaluationSet, Report
 from medvit.training.evaluation.score_report import table
 
 __all__ = ["evaluate_bundle", "evaluation_of", "report", "scorer"]
@@ -54,7 +54,7 @@ def evaluate_bundle(
     data: Path | None,
     root: Path | None,
     split: str,
-    say: Say,
+    say: Report,
     device: str = "auto",
     *,
     geometry: str | None = None,
@@ -63,7 +63,7 @@ def evaluate_bundle(
 
     Args:
         bundle: the bundle.
-        data, root, split: as ``Part``.
+        data, root, split: as ``EvaluationSet``.
         say: takes a line for people as soon as a case is judged.
         device: as ``medvit.inference.device.choose_device`` takes it.
         geometry: "sform" or "qform" of NIfTI files to take; None for the sform where it is stated.
@@ -75,11 +75,11 @@ def evaluate_bundle(
     Raises:
         BundleError: not trained, or no evaluate.json that fits. SourceError: the list is wrong. Others as ``medvit.run``.
     """
-    part = Part(bundle, data, root, split, reading=VolumeReading(geometry))
+    part = EvaluationSet(bundle, data, root, split, reading=VolumeReading(geometry))
     return _scores(evaluation_of(bundle), part, say, device)
 
 
-def _scores(evaluation: Evaluation, part: Part, say: Say, device: str) -> dict[str, Any]:
+def _scores(evaluation: Evaluation, part: EvaluationSet, say: Report, device: str) -> dict[str, Any]:
     part.bundle.require_trained()
     judge = evaluation.judge(part)
     scores = judge(load_model(part.bundle, device), say)
@@ -106,13 +106,13 @@ def scorer(
         BundleError: no evaluate.json that fits. SourceError: the list is wrong.
     """
     judge = evaluation_of(bundle).judge(
-        Part(bundle, data, root, split, watched=True, reading=reading or VolumeReading())
+        EvaluationSet(bundle, data, root, split, watched=True, reading=reading or VolumeReading())
     )
 
     def metrics(network: nn.Module) -> dict[str, float]:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         with _modes_kept(network):
-            found: dict[str, float] = judge(model_around(bundle, network, device), lambda _: None)["metrics"]
+            found: dict[str, float] = judge(loaded_bundle_for(bundle, network, device), lambda _: None)["metrics"]
         return found
 
     return metrics
@@ -144,7 +144,7 @@ def report(
     bundle = open_bundle(bundle_root)
     bundle.require_task(evaluation.task)
     data, root = (None if cases.get(key) is None else Path(str(cases[key])) for key in ("data", "root"))
-    part = Part(bundle, data, root, str(cases["split"]))
+    part = EvaluationSet(bundle, data, root, str(cases["split"]))
     scores = _scores(evaluation, part, lambda line: print(line, flush=True), device)
     print(table(bundle, scores), flush=True)
     folder = Path(output_dir)

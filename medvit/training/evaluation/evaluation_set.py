@@ -9,15 +9,15 @@ from statistics import mean, pstdev
 from typing import Any, ClassVar, Protocol
 
 from medvit.bundles import Bundle
-from medvit.inference import Model
-from medvit.training.data import Pair, VolumeReading, read_list
+from medvit.inference import LoadedBundle
+from medvit.training.data import ImageLabelPair, VolumeReading, read_list
 
-__all__ = ["Evaluation", "Judge", "Part", "Say", "labelled_pairs", "mean_rows", "per_label", "summary"]
+__all__ = ["Evaluation", "EvaluationSet", "Report", "Scorer", "labelled_pairs", "mean_rows", "per_label", "summary"]
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 """Takes a line for people as soon as a case is judged."""
 
-Judge = Callable[[Model, Say], dict[str, Any]]
+Scorer = Callable[[LoadedBundle, Report], dict[str, Any]]
 """Scores a model on cases it holds ready, so that a training run can ask again and again.
 
 The scores are one JSON object: ``task``, ``split``, ``metric`` (the name of the number to watch), ``score`` (that number,
@@ -27,7 +27,7 @@ the task's table shows.
 
 
 @dataclass(frozen=True)
-class Part:
+class EvaluationSet:
     """A bundle and the part of a data list that judges it.
 
     Attributes:
@@ -52,12 +52,14 @@ class Evaluation(Protocol):
 
     task: ClassVar[str]
 
-    def judge(self, part: Part) -> Judge:
+    def judge(self, part: EvaluationSet) -> Scorer:
         """Read what judges, refuse what cannot, and give back what scores models by it."""
         ...
 
 
-def labelled_pairs(part: Part, split: str | None = None, *, partly_labelled: bool = False) -> list[Pair]:
+def labelled_pairs(
+    part: EvaluationSet, split: str | None = None, *, partly_labelled: bool = False
+) -> list[ImageLabelPair]:
     """Read the images and labels of a part, or of another split of its list.
 
     Args:
@@ -72,7 +74,7 @@ def labelled_pairs(part: Part, split: str | None = None, *, partly_labelled: boo
     return read_list(*where, partly_labelled=partly_labelled, reading=part.reading)
 
 
-def summary(part: Part, task: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+def summary(part: EvaluationSet, task: str, metrics: Mapping[str, float]) -> dict[str, Any]:
     """What stands at the top of all scores; the first metric is the one to watch."""
     name, score = next(iter(metrics.items()))
     return {"task": task, "split": part.split, "metric": name, "score": score, "metrics": dict(metrics)}

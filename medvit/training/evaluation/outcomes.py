@@ -8,14 +8,14 @@ from typing import Literal
 
 from medvit.bundles import Calibration
 
-__all__ = ["Answer", "Judged", "Signal"]
+__all__ = ["LabelOutcome", "QualitySignal", "ScoredCases"]
 
-Signal = Literal["entropy", "agreement", "moved"]
+QualitySignal = Literal["entropy", "agreement", "moved"]
 """As in ``medvit.bundles.metadata.Calibration.limits``."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class LabelOutcome:
     """What can be right or wrong on its own: a label of a case, or a restored image.
 
     Attributes:
@@ -28,11 +28,11 @@ class Answer:
     case: str
     score: float
     bad: bool
-    signals: dict[Signal, float]
+    signals: dict[QualitySignal, float]
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredCases:
     """The answers of a bundle to cases whose truth is known, and how each case would be called.
 
     Attributes:
@@ -46,7 +46,7 @@ class Judged:
 
     bad: str
     score: str
-    answers: tuple[Answer, ...]
+    answers: tuple[LabelOutcome, ...]
     ratings: dict[str, dict[str, Callable[[Calibration], str]]]
     real: bool = True
     scans: int | None = None

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from medvit.bundles import Bundle, Calibration
 from medvit.errors import ShapeError
-from medvit.inference import Model, apply, by_name
+from medvit.inference import LoadedBundle, apply, by_name
 from medvit.progress import Progress
-from medvit.reports import Doubts
-from medvit.training.data import Pair
-from medvit.training.evaluation.evaluation_set import Judge, Part, Say, labelled_pairs, per_label, summary
-from medvit.training.evaluation.outcomes import Answer, Judged, Signal
+from medvit.reports import UncertaintySignals
+from medvit.training.data import ImageLabelPair
+from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, labelled_pairs, per_label, summary
+from medvit.training.evaluation.outcomes import LabelOutcome, QualitySignal, ScoredCases
 from medvit.training.evaluation.segmentation import dice
 
 __all__ = ["TwoViewOverlap", "best_constant", "mean_atlas", "two_view_table"]
@@ -41,7 +41,7 @@ class TwoViewOverlap:
     baseline_split: str = "training"
     acceptable: float = 0.7
 
-    def judge(self, part: Part) -> Judge:
+    def judge(self, part: EvaluationSet) -> Scorer:
         """See ``Evaluation``; ``{"mean_dice", "per_label", "baseline", "atlas", "cases", "baseline_cases"}`` beside what all scores have.
 
         Raises:
@@ -62,7 +62,7 @@ class TwoViewOverlap:
         without = constant({name: best_constant(each) for name, each in masks.items()})
         atlas = per_label(names, constant({name: mean_atlas(each) for name, each in masks.items()}))
 
-        def scores(model: Model, say: Say) -> dict[str, Any]:
+        def scores(model: LoadedBundle, say: Report) -> dict[str, Any]:
             found = {}
             for name, made in cases.items():
                 ids = _found(model, made)
@@ -88,10 +88,10 @@ class TwoViewOverlap:
 
         return scores
 
-    def answers(self, part: Part, model: Model, say: Say) -> Judged:
+    def answers(self, part: EvaluationSet, model: LoadedBundle, say: Report) -> ScoredCases:
         """Every label of every case with how undecided the network was; agreement with the views is judged apart."""
         labels = part.bundle.facts.labels
-        found: list[Answer] = []
+        found: list[LabelOutcome] = []
         ratings: dict[str, Callable[[Calibration], str]] = {}
         for pair in labelled_pairs(part):
             made, progress = self._prepare(pair), Progress()
@@ -99,13 +99,13 @@ class TwoViewOverlap:
             entropy = by_name(progress.entropy, labels)
             for label in labels:
                 score = dice(ids == label.id, _ids(made) == label.id)
-                signals: dict[Signal, float] = {"entropy": entropy[label.name]} if label.name in entropy else {}
-                found.append(Answer(pair.name, score, score < self.acceptable, signals))
-            ratings[pair.name] = partial(_rating, len(entropy) < len(labels), Doubts(entropy))
+                signals: dict[QualitySignal, float] = {"entropy": entropy[label.name]} if label.name in entropy else {}
+                found.append(LabelOutcome(pair.name, score, score < self.acceptable, signals))
+            ratings[pair.name] = partial(_rating, len(entropy) < len(labels), UncertaintySignals(entropy))
             say(f"{pair.name}: {entropy}")
-        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), {"plain": ratings})
+        return ScoredCases(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), {"plain": ratings})
 
-    def _prepare(self, pair: Pair) -> dict[Hashable, Any]:
+    def _prepare(self, pair: ImageLabelPair) -> dict[Hashable, Any]:
         return self.preparation({"image": str(pair.image), "label": str(pair.label), "reading": pair.reading})
 
 
@@ -115,12 +115,12 @@ def _ids(made: Mapping[Hashable, Any]) -> NDArray[np.int64]:
     return ids
 
 
-def _rating(absent: bool, doubts: Doubts, calibration: Calibration) -> str:
+def _rating(absent: bool, signals: UncertaintySignals, calibration: Calibration) -> str:
     """As ``judge_shapes`` calls it, but for volumes and views."""
-    return "poor" if absent else "check" if replace(doubts, calibration=calibration).reasons() else "good"
+    return "poor" if absent else "check" if replace(signals, calibration=calibration).reasons() else "good"
 
 
-def _found(model: Model, made: Mapping[Hashable, Any], progress: Progress | None = None) -> NDArray[np.integer]:
+def _found(model: LoadedBundle, made: Mapping[Hashable, Any], progress: Progress | None = None) -> NDArray[np.integer]:
     """The labels a model makes of a prepared case's radiographs, (x, y, z)."""
     ids: NDArray[np.integer] = np.asarray(
         apply(model, {name: made[name] for name in ("coronal", "sagittal")}, progress)

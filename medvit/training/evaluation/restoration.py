@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from medvit.bundles import Bundle, Calibration
 from medvit.errors import BundleError
-from medvit.inference import Model, apply
+from medvit.inference import LoadedBundle, apply
 from medvit.physics.degradations import LowDoseCT
 from medvit.progress import Progress
-from medvit.restoration import Change, judge_change, measure_change, neighbours
+from medvit.restoration import Change, context_slices, judge_change, measure_change
 from medvit.settings import RunSettings
 from medvit.tasks import open_for
-from medvit.training.data import Slices, read_images
+from medvit.training.data import SliceStack, read_images
 from medvit.training.evaluation.classical_denoisers import STRENGTHS, classical
-from medvit.training.evaluation.evaluation_set import Judge, Part, Say, mean_rows, summary
-from medvit.training.evaluation.outcomes import Answer, Judged, Signal
+from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, mean_rows, summary
+from medvit.training.evaluation.outcomes import LabelOutcome, QualitySignal, ScoredCases
 from medvit.training.objectives import ssim
 
-__all__ = ["DoseRestoration", "dose_table", "edge_response"]
+__all__ = ["LowDoseEvaluation", "dose_table", "edge_response"]
 
 _BODY_SHARE = 0.01
 """A slice is judged where more than this share of its pixels lies above the window's lower end: one that shows air and a
@@ -42,7 +42,7 @@ class _Scanned:
     that is what a network may look at, and what lies beyond it never sees.
     """
 
-    clean: Slices
+    clean: SliceStack
     near: dict[str, NDArray[np.float32]]
     context: int
 
@@ -56,7 +56,7 @@ class _Scanned:
 
 
 @dataclass(frozen=True)
-class DoseRestoration:
+class LowDoseEvaluation:
     """PSNR and SSIM in a window, and bias in a range, of clean volumes taken again at lower doses.
 
     Doses are judged on the same slices. PSNR and SSIM are of each slice, on intensities clipped to the window, and their mean
@@ -99,17 +99,17 @@ class DoseRestoration:
                 "Correct configs/evaluate.json."
             )
 
-    def judge(self, part: Part) -> Judge:
+    def judge(self, part: EvaluationSet) -> Scorer:
         """See ``Evaluation``; ``{"per_dose", "cases"}`` beside what all scores have.
 
         Raises:
             SourceError: the list is wrong.
         """
-        context = neighbours(part.bundle)
+        context = context_slices(part.bundle)
         scanned = [self._scan(volume, n, context) for n, volume in enumerate(_clean(part))]
         others = {} if part.watched else self._others(scanned)
 
-        def scores(model: Model, say: Say) -> dict[str, Any]:
+        def scores(model: LoadedBundle, say: Report) -> dict[str, Any]:
             cases = {}
             for case in scanned:
                 rows = {dose: self._compare(model, case, dose) for dose in case.near}
@@ -124,24 +124,24 @@ class DoseRestoration:
 
         return scores
 
-    def answers(self, part: Part, model: Model, say: Say) -> Judged:
+    def answers(self, part: EvaluationSet, model: LoadedBundle, say: Report) -> ScoredCases:
         """Every case at every dose, with how far the means of its soft tissue moved."""
-        found: list[Answer] = []
+        found: list[LabelOutcome] = []
         ratings: dict[str, Callable[[Calibration], str]] = {}
         volumes = _clean(part)
         for number, volume in enumerate(volumes):
-            case = self._scan(volume, number, neighbours(part.bundle))
+            case = self._scan(volume, number, context_slices(part.bundle))
             for dose in case.near:
                 name, restored = f"{case.clean.name} at {dose}", self._restored(model, case, dose)
                 bias = self._measure(restored, case.clean.image)["bias_hu"]
                 across, down, _ = case.clean.spacing_mm
                 change = measure_change(case.poor(dose), restored, (across, down), "HU")
-                moved: dict[Signal, float] = {"moved": abs(change.mean_difference or 0.0)}
-                found.append(Answer(name, bias, abs(bias) > self.acceptable_bias, moved))
+                moved: dict[QualitySignal, float] = {"moved": abs(change.mean_difference or 0.0)}
+                found.append(LabelOutcome(name, bias, abs(bias) > self.acceptable_bias, moved))
                 ratings[name] = partial(_rating, change)
                 say(f"{name}: moved {moved['moved']:.2f}, bias {bias:+.2f}")
         bad = f"bias of soft tissue beyond {self.acceptable_bias:g} HU"
-        return Judged(bad, "bias (HU)", tuple(found), {"plain": ratings}, scans=len(volumes))
+        return ScoredCases(bad, "bias (HU)", tuple(found), {"plain": ratings}, scans=len(volumes))
 
     def _others(self, scanned: Sequence[_Scanned]) -> dict[str, dict[str, dict[str, float]]]:
         """What the compared denoisers reach at each dose, means over the cases, each at the strength that suits it best there."""
@@ -158,7 +158,7 @@ class DoseRestoration:
         rows = [self._measure(image, case.clean.image) for image, case in zip(restored, scanned, strict=True)]
         return {"strength": strength, **{name: mean(r[name] for r in rows) for name in rows[0]}}
 
-    def _scan(self, volume: Slices, number: int, context: int) -> _Scanned:
+    def _scan(self, volume: SliceStack, number: int, context: int) -> _Scanned:
         depth = volume.image.shape[2]
         at = np.arange((self.slice_stride - 1) // 2, depth, self.slice_stride)
         at = at[(volume.image[..., at] > self.window[0]).mean((0, 1)) > _BODY_SHARE]
@@ -167,19 +167,19 @@ class DoseRestoration:
                 f"Found {volume.name} with {depth} slices, of which slice_stride {self.slice_stride} chooses none with "
                 f"a hundredth of its pixels above {self.window[0]:g}; a smaller stride is needed. Correct configs/evaluate.json."
             )
-        clean = Slices(volume.name, np.ascontiguousarray(volume.image[..., at]), volume.spacing_mm)
+        clean = SliceStack(volume.name, np.ascontiguousarray(volume.image[..., at]), volume.spacing_mm)
         around = (at[:, None] + np.arange(-context, context + 1)).clip(0, depth - 1).ravel()
         scanners = {f"{100 * dose:g} %": self.scanner.at_dose(dose, self.seed + number) for dose in self.doses}
         taken = np.ascontiguousarray(volume.image[..., around])
         return _Scanned(clean, {name: scan(taken, clean.spacing_mm) for name, scan in scanners.items()}, context)
 
-    def _restored(self, model: Model, case: _Scanned, dose: str) -> NDArray[np.float32]:
+    def _restored(self, model: LoadedBundle, case: _Scanned, dose: str) -> NDArray[np.float32]:
         affine = torch.diag(torch.tensor([*case.clean.spacing_mm, 1.0], dtype=torch.float64))
         source = MetaTensor(torch.from_numpy(case.near[dose])[None], affine=affine)
         ready = open_for(model.bundle, source, RunSettings(), Progress())
         return case.judged(np.asarray(apply(model, {"image": ready.scan.meta_tensor()}))[0])
 
-    def _compare(self, model: Model, case: _Scanned, dose: str) -> dict[str, float]:
+    def _compare(self, model: LoadedBundle, case: _Scanned, dose: str) -> dict[str, float]:
         clean, poor, restored = case.clean, case.poor(dose), self._restored(model, case, dose)
         before, after = self._measure(poor, clean.image), self._measure(restored, clean.image)
         return {
@@ -224,7 +224,7 @@ def edge_response(image: NDArray[np.floating], clean: NDArray[np.floating], stee
     return float((found * true).sum(0)[edges].sum()) / whole if whole else 1.0
 
 
-def _clean(part: Part) -> list[Slices]:
+def _clean(part: EvaluationSet) -> list[SliceStack]:
     return read_images(part.bundle, part.data, part.root, part.split, part.reading)
 
 

@@ -15,13 +15,13 @@ from medvit.training.evaluation.restoration import dose_table
 from medvit.training.evaluation.segmentation import dice_table
 from medvit.training.evaluation.super_resolution import finer_table
 
-__all__ = ["QUALITY", "SCORES", "Marks", "place_for", "record_scores", "replace_file_text", "table"]
+__all__ = ["QUALITY", "SCORES", "ScoreMarkers", "place_for", "record_scores", "replace_file_text", "table"]
 
 _TABLES = {"segmentation": dice_table, "restoration": dose_table, "reconstruction": two_view_table}
 
 
 @dataclass(frozen=True)
-class Marks:
+class ScoreMarkers:
     """Between which lines of docs/README.md a table is written."""
 
     what: str
@@ -29,8 +29,8 @@ class Marks:
     end: str
 
 
-SCORES = Marks("scores", "<!-- scores: written by `medvit evaluate --record` -->", "<!-- end of scores -->")
-QUALITY = Marks(
+SCORES = ScoreMarkers("scores", "<!-- scores: written by `medvit evaluate --record` -->", "<!-- end of scores -->")
+QUALITY = ScoreMarkers(
     "the rating", "<!-- quality: written by `medvit evaluate --calibrate --record` -->", "<!-- end of quality -->"
 )
 
@@ -44,7 +44,7 @@ def _page(bundle: Bundle) -> Path:
     return bundle.root / "docs" / "README.md"
 
 
-def place_for(bundle: Bundle, marks: Marks = SCORES) -> tuple[str, str]:
+def place_for(bundle: Bundle, marks: ScoreMarkers = SCORES) -> tuple[str, str]:
     """What stands before and after the marks in docs/README.md.
 
     Raises:

@@ -14,15 +14,15 @@ from monai.data import MetaTensor
 
 from medvit.bundles import Bundle, Calibration
 from medvit.errors import SourceError
-from medvit.inference import Model
-from medvit.labels import Label, Measures
+from medvit.inference import LoadedBundle
+from medvit.labels import Label, LabelMeasures
 from medvit.pipeline import run_model
-from medvit.reports import Doubts, judge
+from medvit.reports import UncertaintySignals, rate_labels
 from medvit.segmentation import Result
 from medvit.settings import RunSettings
-from medvit.training.data import Pair, check_annotated, known_ids, load_labels
-from medvit.training.evaluation.evaluation_set import Judge, Part, Say, labelled_pairs, per_label, summary
-from medvit.training.evaluation.outcomes import Answer, Judged, Signal
+from medvit.training.data import ImageLabelPair, check_annotated, load_labels, validate_label_ids
+from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, labelled_pairs, per_label, summary
+from medvit.training.evaluation.outcomes import LabelOutcome, QualitySignal, ScoredCases
 
 __all__ = ["LabelOverlap", "LabelledCase", "dice", "dice_table"]
 
@@ -68,7 +68,7 @@ class LabelOverlap:
     acceptable: float = 0.7
     real_patients: bool = True
 
-    def judge(self, part: Part) -> Judge:
+    def judge(self, part: EvaluationSet) -> Scorer:
         """See ``Evaluation``; ``{"mean_dice", "per_label", "cases"}`` beside what all scores have.
 
         Raises:
@@ -77,7 +77,7 @@ class LabelOverlap:
         judging = self.cases(part)
         labels = part.bundle.facts.labels
 
-        def scores(model: Model, say: Say) -> dict[str, Any]:
+        def scores(model: LoadedBundle, say: Report) -> dict[str, Any]:
             cases = {}
             for case in judging:
                 result = _answer(model, case, RunSettings(fast=model.fast), part)
@@ -97,7 +97,7 @@ class LabelOverlap:
 
         return scores
 
-    def cases(self, part: Part) -> Sequence[LabelledCase]:
+    def cases(self, part: EvaluationSet) -> Sequence[LabelledCase]:
         """What judges: the images and labels of the list.
 
         Raises:
@@ -108,43 +108,47 @@ class LabelOverlap:
             for p in labelled_pairs(part, partly_labelled=True)
         ]
 
-    def is_real(self, part: Part) -> bool:
+    def is_real(self, part: EvaluationSet) -> bool:
         """Say whether the cases of a part are of real patients."""
         return self.real_patients
 
-    def answers(self, part: Part, model: Model, say: Say) -> Judged:
+    def answers(self, part: EvaluationSet, model: LoadedBundle, say: Report) -> ScoredCases:
         """Every label of every case with what the network said of it, the mirror image's answer included."""
-        found: list[Answer] = []
+        found: list[LabelOutcome] = []
         ratings: dict[str, dict[str, Callable[[Calibration], str]]] = {"plain": {}, "with --quality-map": {}}
         for case in self.cases(part):
             result = _answer(model, case, RunSettings(fast=model.fast, quality_map=True), part)
             truth = case.truth(result)
             entropy, agreement = result.entropy(), result.agreement() or {}
-            for label in case.judged(result.wanted):
+            for label in case.judged(result.requested_labels):
                 score = dice(result.array == label.id, truth == label.id)
-                signals: dict[Signal, float] = {"agreement": agreement[label.name]}
+                signals: dict[QualitySignal, float] = {"agreement": agreement[label.name]}
                 if label.name in entropy:
                     signals["entropy"] = entropy[label.name]
-                found.append(Answer(case.name, score, score < self.acceptable, signals))
-            rows = result.statistics(), result.wanted
-            ratings["plain"][case.name] = partial(_rating, *rows, Doubts(entropy))
-            ratings["with --quality-map"][case.name] = partial(_rating, *rows, Doubts(entropy, agreement))
+                found.append(LabelOutcome(case.name, score, score < self.acceptable, signals))
+            rows = result.statistics(), result.requested_labels
+            ratings["plain"][case.name] = partial(_rating, *rows, UncertaintySignals(entropy))
+            ratings["with --quality-map"][case.name] = partial(_rating, *rows, UncertaintySignals(entropy, agreement))
             say(f"{case.name}: {', '.join(f'{k} {v}' for k, v in found[-1].signals.items())}")
-        return Judged(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), ratings, self.is_real(part))
+        return ScoredCases(
+            f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), ratings, self.is_real(part)
+        )
 
 
-def _rating(measures: Sequence[Measures], labels: Sequence[Label], doubts: Doubts, calibration: Calibration) -> str:
-    return str(judge(measures, labels, replace(doubts, calibration=calibration))["rating"])
+def _rating(
+    measures: Sequence[LabelMeasures], labels: Sequence[Label], signals: UncertaintySignals, calibration: Calibration
+) -> str:
+    return str(rate_labels(measures, labels, replace(signals, calibration=calibration))["rating"])
 
 
-def _answer(model: Model, case: LabelledCase, settings: RunSettings, part: Part) -> Result:
+def _answer(model: LoadedBundle, case: LabelledCase, settings: RunSettings, part: EvaluationSet) -> Result:
     """Run a model on a case; collect what reading the case remarked."""
     result = run_model(model, case.source, replace(settings, geometry=part.reading.geometry))
-    part.reading.remark(case.name, result.scan.notes, result.scan.set_aside)
+    part.reading.remark(case.name, result.scan.notes, result.scan.excluded)
     return result
 
 
-def _truth(pair: Pair, bundle: Bundle, result: Result) -> np.ndarray:
+def _truth(pair: ImageLabelPair, bundle: Bundle, result: Result) -> np.ndarray:
     """The reference ids of a pair, seen to lie on the image's grid and to be the bundle's."""
     truth = load_labels(pair)
     if truth.shape != result.array.shape:
@@ -158,7 +162,7 @@ def _truth(pair: Pair, bundle: Bundle, result: Result) -> np.ndarray:
         raise SourceError(
             f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
         )
-    ids = known_ids(truth, pair.name, max(label.id for label in bundle.facts.labels) + 1, bundle.name)
+    ids = validate_label_ids(truth, pair.name, max(label.id for label in bundle.facts.labels) + 1, bundle.name)
     check_annotated(ids, pair, {label.id: label.name for label in bundle.facts.labels})
     return ids
 

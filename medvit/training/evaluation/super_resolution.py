@@ -15,20 +15,20 @@ from scipy.ndimage import binary_fill_holes
 
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
-from medvit.inference import Model, apply
-from medvit.physics import zero_filled
+from medvit.inference import LoadedBundle, apply
+from medvit.physics import zero_fill
 from medvit.physics.degradations import TruncatedMR
 from medvit.progress import Progress
-from medvit.restoration import at_factor
+from medvit.restoration import with_factor
 from medvit.settings import RunSettings
 from medvit.tasks import open_for
-from medvit.training.data import Slices, read_stacks
-from medvit.training.evaluation.evaluation_set import Judge, Part, Say, mean_rows, summary
+from medvit.training.data import SliceStack, read_stacks
+from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, mean_rows, summary
 from medvit.training.evaluation.restoration import edge_response
 from medvit.training.objectives import ssim_map
-from medvit.transforms import unit_range
+from medvit.transforms import percentile_range
 
-__all__ = ["INTERPOLATIONS", "FinerRestoration", "JudgedSlices", "choose", "finer_table", "restored"]
+__all__ = ["INTERPOLATIONS", "EvaluatedSlices", "SuperResolutionEvaluation", "choose", "finer_table", "restored"]
 
 _PERCENTILES = (0.5, 99.5)
 _HEAD = 0.1
@@ -50,13 +50,13 @@ def _bicubic(coarse: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
 
 INTERPOLATIONS: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
     "bicubic": _bicubic,
-    "sinc": zero_filled,
+    "sinc": zero_fill,
 }
 """What learns nothing: from coarse (i, j, k) to (factor * i, factor * j, k). Sinc is k-space filled with zeros."""
 
 
 @dataclass(frozen=True)
-class JudgedSlices:
+class EvaluatedSlices:
     """The slices of one volume that are judged.
 
     Attributes:
@@ -65,13 +65,13 @@ class JudgedSlices:
         whole: the volume's range, which PSNR and SSIM refer to.
     """
 
-    clean: Slices
+    clean: SliceStack
     head: NDArray[np.bool_]
     whole: float
 
 
 @dataclass(frozen=True)
-class FinerRestoration:
+class SuperResolutionEvaluation:
     """PSNR and SSIM inside the head of volumes that were made coarser and finer again.
 
     Each clean volume is taken anew with wider pixels (``TruncatedMR``, without noise) and restored as a user's coarse scan
@@ -102,7 +102,7 @@ class FinerRestoration:
                 "are needed. Correct configs/evaluate.json."
             )
 
-    def judge(self, part: Part) -> Judge:
+    def judge(self, part: EvaluationSet) -> Scorer:
         """See ``Evaluation``; ``{"per_factor", "cases"}`` beside what all scores have.
 
         Raises:
@@ -110,7 +110,7 @@ class FinerRestoration:
         """
         chosen = choose(self, part)
 
-        def scores(model: Model, say: Say) -> dict[str, Any]:
+        def scores(model: LoadedBundle, say: Report) -> dict[str, Any]:
             self._require_whole(model)
             cases = {}
             for case in chosen:
@@ -129,13 +129,13 @@ class FinerRestoration:
 
         return scores
 
-    def chosen(self, volume: Slices) -> JudgedSlices:
+    def chosen(self, volume: SliceStack) -> EvaluatedSlices:
         """The slices of a volume that are judged, cut to sides that divide by every factor.
 
         Raises:
             BundleError: the stride leaves none that shows a head, or the factors do not divide each other.
         """
-        low, high = unit_range(volume.image, _PERCENTILES)
+        low, high = percentile_range(volume.image, _PERCENTILES)
         most = max(self.factors)
         i, j = (n - n % most for n in volume.image.shape[:2])
         slices = volume.image[:i, :j, (self.slice_stride - 1) // 2 :: self.slice_stride]
@@ -149,10 +149,10 @@ class FinerRestoration:
                 f"shows a head, or factors {list(self.factors)} that do not divide each other; both are needed. Correct "
                 "configs/evaluate.json."
             )
-        clean = Slices(volume.name, np.ascontiguousarray(slices[..., shown]), volume.spacing_mm)
-        return JudgedSlices(clean, head[..., shown], high - low)
+        clean = SliceStack(volume.name, np.ascontiguousarray(slices[..., shown]), volume.spacing_mm)
+        return EvaluatedSlices(clean, head[..., shown], high - low)
 
-    def _require_whole(self, model: Model) -> None:
+    def _require_whole(self, model: LoadedBundle) -> None:
         context = getattr(model.inferer, "context", 0)
         if context and self.slice_stride > 1:
             raise BundleError(
@@ -161,17 +161,17 @@ class FinerRestoration:
             )
 
 
-def choose(evaluation: FinerRestoration, part: Part) -> list[JudgedSlices]:
+def choose(evaluation: SuperResolutionEvaluation, part: EvaluationSet) -> list[EvaluatedSlices]:
     """What of a part is judged.
 
     Raises:
-        SourceError: the list is wrong. BundleError: see ``FinerRestoration.chosen``.
+        SourceError: the list is wrong. BundleError: see ``SuperResolutionEvaluation.chosen``.
     """
     volumes = read_stacks(part.bundle, part.data, part.root, part.split, part.reading)
     return [evaluation.chosen(volume) for volume in volumes]
 
 
-def _compare(model: Model, case: JudgedSlices, factor: int) -> dict[str, float]:
+def _compare(model: LoadedBundle, case: EvaluatedSlices, factor: int) -> dict[str, float]:
     clean = case.clean
     coarse = TruncatedMR(factor).coarse(clean.image, clean.spacing_mm)
     least = 0.0 if clean.image.min() >= 0 else -np.inf
@@ -193,7 +193,7 @@ def _compare(model: Model, case: JudgedSlices, factor: int) -> dict[str, float]:
 
 
 def restored(
-    model: Model, coarse: NDArray[np.float32], spacing_mm: tuple[float, float, float], factor: int
+    model: LoadedBundle, coarse: NDArray[np.float32], spacing_mm: tuple[float, float, float], factor: int
 ) -> NDArray[np.float32]:
     """A coarse scan (i, j, k) through the users' path, on the grid finer by the factor.
 
@@ -207,11 +207,11 @@ def restored(
     affine = torch.diag(torch.tensor([across * factor, down * factor, between, 1.0], dtype=torch.float64))
     source = MetaTensor(torch.from_numpy(coarse)[None], affine=affine)
     ready = open_for(model.bundle, source, RunSettings(), Progress())
-    image: NDArray[np.float32] = np.asarray(apply(at_factor(model, factor), {"image": ready.scan.meta_tensor()}))[0]
+    image: NDArray[np.float32] = np.asarray(apply(with_factor(model, factor), {"image": ready.scan.meta_tensor()}))[0]
     return image
 
 
-def _measure(image: NDArray[np.float32], case: JudgedSlices) -> dict[str, float]:
+def _measure(image: NDArray[np.float32], case: EvaluatedSlices) -> dict[str, float]:
     """PSNR in dB and SSIM inside the head, edge response, and bias in per cent, of (i, j, k) against the clean one."""
     clean, head = case.clean.image, case.head
     a, b = (torch.from_numpy(v.astype(np.float64)).movedim(2, 0)[:, None] for v in (image, clean))

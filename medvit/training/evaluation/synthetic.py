@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from medvit.errors import BundleError
 from medvit.segmentation import Result
 from medvit.training.data import DataList, every_entry_names
-from medvit.training.evaluation.evaluation_set import Part
+from medvit.training.evaluation.evaluation_set import EvaluationSet
 from medvit.training.evaluation.segmentation import LabelledCase, LabelOverlap
 from medvit.training.synthesis import Synthesis, SyntheticSampler, SyntheticSettings
 
@@ -47,13 +47,13 @@ class SyntheticOverlap(LabelOverlap):
                 f"Found per_map {self.per_map}; at least one image from each map is needed. Correct configs/evaluate.json."
             )
 
-    def is_real(self, part: Part) -> bool:
+    def is_real(self, part: EvaluationSet) -> bool:
         """Say whether the cases of a part are of real patients: not where images are made from label maps."""
         return self.real_patients and every_entry_names(
             part.bundle, DataList(part.data, part.root, part.split), "label"
         )
 
-    def cases(self, part: Part) -> Sequence[LabelledCase]:
+    def cases(self, part: EvaluationSet) -> Sequence[LabelledCase]:
         """What judges.
 
         Raises:

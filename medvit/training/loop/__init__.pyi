@@ -1,7 +1,7 @@
 from .adapters import Adapted as Adapted
 from .adapters import AdapterSettings as AdapterSettings
 from .adapters import adapt as adapt
-from .adapters import merged as merged
+from .adapters import merge_adapters as merge_adapters
 from .initial_weights import start_from as start_from
 from .machine import Machine as Machine
 from .machine import several_processes as several_processes

@@ -1,7 +1,7 @@
 """Fine-tuning a few numbers for each linear layer in place of all weights (LoRA: E. Hu et al., arXiv 2106.09685).
 
 A linear layer of weights W computes with W + B A while it trains, B and A thin: ``rank`` numbers for each of its inputs and
-outputs. W stays as it is, B begins at zero, so a network with adapters starts as the one without. ``merged`` adds them up:
+outputs. W stays as it is, B begins at zero, so a network with adapters starts as the one without. ``merge_adapters`` adds them up:
 what is published has the tensors that it always had, and nothing that runs it need know. The paper's factor alpha / r is 1
 here, so that a checkpoint says all that a merge needs.
 """
@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from medvit.errors import BundleError
 
-__all__ = ["Adapted", "AdapterSettings", "adapt", "is_adapter", "merged"]
+__all__ = ["Adapted", "AdapterSettings", "adapt", "is_adapter", "merge_adapters"]
 
 _DOWN, _UP = ".adapter_down", ".adapter_up"
 _HEADS = ("out", "output", "head")
@@ -157,7 +157,7 @@ def is_adapter(name: str) -> bool:
     return name.endswith((_DOWN, _UP))
 
 
-def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict without adapters, each added to the weights it belongs to; one that has none is as it was."""
     found = {name: value for name, value in state.items() if not is_adapter(name)}
     for name, down in state.items():

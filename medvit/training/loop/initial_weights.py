@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from medvit.bundles import open_bundle, read_checkpoint, unwrap
+from medvit.bundles import extract_tensors, open_bundle, read_checkpoint
 from medvit.errors import CheckpointError
-from medvit.training.loop.adapters import is_adapter, merged
+from medvit.training.loop.adapters import is_adapter, merge_adapters
 
 __all__ = ["Started", "read_weights", "start_from"]
 
@@ -84,4 +84,4 @@ def read_weights(given: str) -> Mapping[str, Tensor]:
         path = bundle.weights
     content = read_checkpoint(path)
     average = content.get("average")
-    return merged(average if isinstance(average, Mapping) else unwrap(content))
+    return merge_adapters(average if isinstance(average, Mapping) else extract_tensors(content))

@@ -56,7 +56,7 @@ class Machine:
         """Whether the loss must be scaled, since small gradients would vanish."""
         return self.precision == "fp16"
 
-    def holding(self, objective: Objective) -> Objective:
+    def prepare_objective(self, objective: Objective) -> Objective:
         """The objective on the device, in place, its convolutions as this device does them best."""
         if self.device.type == "cpu":
             speed_up_convolutions(objective)

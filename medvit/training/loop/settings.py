@@ -26,7 +26,7 @@ class LoopSettings:
             are scores, the average with the best one is what is kept in the end.
         patience: stop after so many scores without a better one; 0 never stops early.
         seed: seeds samples, dropout and initial weights.
-        tell_every: steps between rows of the curve.
+        log_every: steps between rows of the curve.
     """
 
     steps: int
@@ -41,7 +41,7 @@ class LoopSettings:
     validate_every: int = 0
     patience: int = 0
     seed: int = 0
-    tell_every: int = 20
+    log_every: int = 20
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: rising, constant, linear to zero at the end."""

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from medvit.bundles import read_checkpoint
 from medvit.errors import CheckpointError, DivergedError, StoppedError
-from medvit.training.data import Sampler, Steps
+from medvit.training.data import Sampler, StepDataset
 from medvit.training.loop.checkpoint_io import store_state
 from medvit.training.loop.curves import Log
 from medvit.training.loop.machine import Machine
@@ -57,8 +57,8 @@ class TrainingLoop:
         self.settings, self.sampler, self.folder, self.score = settings, sampler, folder, score
         self.machine = machine or Machine()
         self.step, self.best = 0, -math.inf
-        self.settled = False
-        self.objective, self.network = self.machine.holding(objective), objective.network
+        self.fine_tuning = False
+        self.objective, self.network = self.machine.prepare_objective(objective), objective.network
         self.restart_average()
         rate, decay = settings.learning_rate, settings.weight_decay
         self.optimizer = torch.optim.AdamW(objective.groups(), rate, weight_decay=decay)
@@ -78,10 +78,10 @@ class TrainingLoop:
         """Let the average be the network's present weights, as far as they are trained."""
         self.average = {k: v.detach().clone() for k, v in self.objective.trained().items()}
 
-    def settle(self) -> None:
+    def fine_tuning_mode(self) -> None:
         """Leave out what helps weights that begin from nothing, now and when this run goes on."""
-        self.settled = True
-        self.objective.settle()
+        self.fine_tuning = True
+        self.objective.fine_tuning_mode()
 
     def run(self) -> dict[str, Tensor]:
         """Train to the last step, or until scores stop rising, and return the averaged weights to keep, on the CPU.
@@ -108,7 +108,7 @@ class TrainingLoop:
     def _loader(self) -> DataLoader[tuple[Tensor, ...]]:
         s = self.settings
         return DataLoader(
-            Steps(self.sampler, s.batch_size, s.seed, idist.get_rank()),
+            StepDataset(self.sampler, s.batch_size, s.seed, idist.get_rank()),
             batch_size=None,
             sampler=range(self.step, s.steps),
             num_workers=self.machine.workers,
@@ -121,7 +121,7 @@ class TrainingLoop:
         engine = Engine(self._train_one)
         engine.logger.setLevel(logging.CRITICAL)  # it would print beside the one line that an error is
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._track)
-        engine.add_event_handler(self._every(s.tell_every), self._tell)
+        engine.add_event_handler(self._every(s.log_every), self._log_metrics)
         if self.score is not None and s.validate_every:
             engine.add_event_handler(self._every(s.validate_every, s.steps), self._validate)
         engine.add_event_handler(self._every(s.checkpoint_every), self.save)
@@ -178,7 +178,7 @@ class TrainingLoop:
             else:
                 kept.copy_(value)
 
-    def _tell(self) -> None:
+    def _log_metrics(self) -> None:
         seconds = (time.perf_counter() - self._since) / max(1, self.step - self._from)
         row = {
             "loss": float(f"{self._mean:.4g}"),  # a restoration's is a few millionths
@@ -234,7 +234,7 @@ class TrainingLoop:
             "scaler": self.scaler.state_dict(),
             "stopping": dict(self.stopping.state_dict()),
             "mean": self._mean,
-            "settled": self.settled,
+            "settled": self.fine_tuning,
         }
         self._store(self.checkpoint, state)
 
@@ -266,5 +266,5 @@ class TrainingLoop:
                 "another --output; its weights can be started from: --from."
             ) from error
         if state.get("settled", False):
-            self.settle()
+            self.fine_tuning_mode()
         self.log.cut(self.step)

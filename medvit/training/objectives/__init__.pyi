@@ -2,7 +2,7 @@ from .barlow_twins import TwinsObjective as TwinsObjective
 from .barlow_twins import split_by_picture as split_by_picture
 from .base import Objective as Objective
 from .masked_modelling import MaskedModelling as MaskedModelling
-from .mean_constraint import HoldSettings as HoldSettings
+from .mean_constraint import MeanConstraintSettings as MeanConstraintSettings
 from .pointwise_kernels import with_point_kernels as with_point_kernels
 from .restoration_losses import ssim as ssim
 from .restoration_losses import ssim_map as ssim_map

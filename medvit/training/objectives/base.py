@@ -38,5 +38,5 @@ class Objective(nn.Module):
         """What follows from the averaged weights and must be computed anew; by default nothing."""
         return average
 
-    def settle(self) -> None:
+    def fine_tuning_mode(self) -> None:
         """Leave out what helps weights that begin from nothing: for a network that is trained already; by default nothing."""

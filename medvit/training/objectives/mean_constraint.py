@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from medvit.errors import BundleError
 
-__all__ = ["HeldMean", "HoldSettings"]
+__all__ = ["MeanConstraint", "MeanConstraintSettings"]
 
 
 @dataclass(frozen=True)
-class HoldSettings:
+class MeanConstraintSettings:
     """Whose mean is held, and how firmly.
 
     Attributes:
@@ -44,7 +44,7 @@ class HoldSettings:
             )
 
 
-class HeldMean(nn.Module):
+class MeanConstraint(nn.Module):
     """Holds E[restored - clean] at zero over some pixels, at each level of noise, by Lagrange multipliers.
 
     The least squares guess E[clean | degraded] is right on average over *all* pixels that look alike. Over those that turn out
@@ -57,7 +57,7 @@ class HeldMean(nn.Module):
 
     multipliers: Tensor
 
-    def __init__(self, settings: HoldSettings) -> None:
+    def __init__(self, settings: MeanConstraintSettings) -> None:
         super().__init__()
         self.settings = settings
         self.register_buffer("multipliers", torch.zeros(len(settings.noise_levels) + 1))

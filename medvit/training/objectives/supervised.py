@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from medvit.errors import BundleError, ShapeError
 from medvit.training.objectives.base import Objective
-from medvit.training.objectives.mean_constraint import HeldMean, HoldSettings
+from medvit.training.objectives.mean_constraint import MeanConstraint, MeanConstraintSettings
 from medvit.training.objectives.restoration_losses import charbonnier, l1, ssim_loss
 from medvit.training.objectives.segmentation_losses import bce_dice, focal_tversky_ce, weighted_dice_ce
 from medvit.training.objectives.two_view_losses import view_losses
@@ -75,7 +75,7 @@ class OrganObjective(Objective):
             heads[name] = nn.Conv3d(stage.conv_block.conv3.conv.out_channels, classes, 1)
         return nn.ModuleDict(heads)
 
-    def settle(self) -> None:
+    def fine_tuning_mode(self) -> None:
         """Background weighs what it does in the end; heads drawn anew, whose first gradients mean nothing, have no say."""
         self.background_weights = ((0, self.background_weights[-1][1]),)
         self.deep_supervision = 0.0
@@ -181,7 +181,7 @@ class RestorationObjective(Objective):
         window: (low, high): intensities whose differences count in full, both images clipped to it; None for all alike. Bone
             and metal else outweigh the soft tissue beside them.
         outside: what differences count that are not clipped, beside a window, between 0 and 1.
-        held: whose means are held to the clean one (``HeldMean``), one constraint each.
+        held: whose means are held to the clean one (``MeanConstraint``), one constraint each.
 
     Raises:
         BundleError: another loss, or a start that the network has no convolution named ``output`` or ``patch_embed`` for.
@@ -196,11 +196,11 @@ class RestorationObjective(Objective):
         contrast_start: tuple[float, float] | None = None,
         window: tuple[float, float] | None = None,
         outside: float = 0.1,
-        held: Sequence[HoldSettings] = (),
+        held: Sequence[MeanConstraintSettings] = (),
     ) -> None:
         super().__init__(network)
         self.window, self.outside = window, outside
-        self.held = nn.ModuleList(HeldMean(settings) for settings in held)
+        self.held = nn.ModuleList(MeanConstraint(settings) for settings in held)
         self.loss = _RESTORATION[_one_of(loss, list(_RESTORATION))]
         self.output_rate = output_rate
         if identity_start or output_rate != 1:

@@ -18,10 +18,10 @@ from medvit.segmentation.networks import SwinUNETR, check_input
 from medvit.training.objectives.base import Objective
 
 __all__ = [
+    "AugmentedViews",
     "SwinPretraining",
     "SwinTasks",
     "TaskLosses",
-    "Views",
     "check_unit",
     "cut_out",
     "nt_xent",
@@ -88,7 +88,7 @@ class TaskLosses(NamedTuple):
     contrast: Tensor
 
 
-class Views(NamedTuple):
+class AugmentedViews(NamedTuple):
     """Two views of every volume of a batch, the first of each and then the second of each.
 
     Attributes:
@@ -223,13 +223,13 @@ class SwinPretraining(Objective):
             nt_xent(first, second, self.tasks.temperature),
         )
 
-    def views(self, volumes: Tensor) -> Views:
+    def views(self, volumes: Tensor) -> AugmentedViews:
         """Two views of each volume, drawn apart; arguments and errors as for ``forward``."""
         self._check(volumes)
         turns = torch.randint(4, (2 * len(volumes),))
         whole = quarter_turned(torch.cat([volumes, volumes]), turns)
         seen = cut_out(whole, self.tasks.cut_share, self.tasks.cut_side)
-        return Views(seen, whole, turns.to(volumes.device))
+        return AugmentedViews(seen, whole, turns.to(volumes.device))
 
     def deepest(self, volumes: Tensor) -> Tensor:
         """The encoder's last map, (batch, 16 x feature size, i/32, j/32, k/32)."""

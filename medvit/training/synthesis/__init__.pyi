@@ -3,4 +3,4 @@ from .sampler import SyntheticSampler as SyntheticSampler
 from .sampler import SyntheticSettings as SyntheticSettings
 from .settings import Brightness as Brightness
 from .settings import Pose as Pose
-from .settings import Scanner as Scanner
+from .settings import ScannerArtifacts as ScannerArtifacts

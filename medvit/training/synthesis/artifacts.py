@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["blur", "ghosts", "rician", "thicker"]
+__all__ = ["add_ghosts", "add_rician_noise", "blur", "thicken_slices"]
 
 _FWHM = 2 * math.sqrt(2 * math.log(2))
 
@@ -28,7 +28,7 @@ def blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
     return image
 
 
-def thicker(image: Tensor, axis: int, voxels: float) -> Tensor:
+def thicken_slices(image: Tensor, axis: int, voxels: float) -> Tensor:
     """The image as slices of so many voxels' thickness would show it, linear between their centres; 1 or less changes nothing.
 
     A slice's profile is a Gaussian of its thickness as full width at half maximum.
@@ -50,7 +50,7 @@ def thicker(image: Tensor, axis: int, voxels: float) -> Tensor:
     ).contiguous()
 
 
-def ghosts(image: Tensor, moved: np.ndarray, rng: np.random.Generator) -> Tensor:
+def add_ghosts(image: Tensor, moved: np.ndarray, rng: np.random.Generator) -> Tensor:
     """The head moves once: part of k-space along one axis was taken of the moved head.
 
     Args:
@@ -72,7 +72,7 @@ def ghosts(image: Tensor, moved: np.ndarray, rng: np.random.Generator) -> Tensor
     return magnitude
 
 
-def rician(image: Tensor, sigma: float, noise: torch.Generator) -> Tensor:
+def add_rician_noise(image: Tensor, sigma: float, noise: torch.Generator) -> Tensor:
     """The magnitude of the image with normal noise in its real and its imaginary part."""
     if sigma <= 0:
         return image

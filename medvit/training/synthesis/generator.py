@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.training.synthesis.artifacts import blur, ghosts, rician, thicker
+from medvit.training.synthesis.artifacts import add_ghosts, add_rician_noise, blur, thicken_slices
 from medvit.training.synthesis.deformation import flipped_ids, sampled_labels, sampling_grid, smooth_field
-from medvit.training.synthesis.settings import Brightness, Pose, Scanner
+from medvit.training.synthesis.settings import Brightness, Pose, ScannerArtifacts
 
 __all__ = ["Synthesis"]
 
@@ -30,7 +30,7 @@ class Synthesis:
     spacing_mm: tuple[float, float, float]
     pose: Pose = field(default_factory=Pose)
     brightness: Brightness = field(default_factory=Brightness)
-    scanner: Scanner = field(default_factory=Scanner)
+    scanner: ScannerArtifacts = field(default_factory=ScannerArtifacts)
 
     def __call__(
         self, labels: Tensor, spacing_mm: tuple[float, float, float], rng: np.random.Generator
@@ -90,13 +90,13 @@ class Synthesis:
     def _scanned(self, image: Tensor, rng: np.random.Generator, noise: torch.Generator) -> Tensor:
         s = self.scanner
         if rng.random() < s.motion:
-            image = ghosts(image, rng.uniform(-s.motion_mm, s.motion_mm, 3) / np.array(self.spacing_mm), rng)
+            image = add_ghosts(image, rng.uniform(-s.motion_mm, s.motion_mm, 3) / np.array(self.spacing_mm), rng)
         across = int(rng.integers(3))
         slices = float(rng.uniform(*s.slice_mm)) if rng.random() < s.thick else s.slice_mm[0]
         plane = float(rng.uniform(*s.plane_mm))
         for axis, side in enumerate(self.spacing_mm):
-            image = thicker(image, axis, (slices if axis == across else plane) / side)
-        return _stretched(rician(image, float(rng.uniform(0, s.noise)), noise))
+            image = thicken_slices(image, axis, (slices if axis == across else plane) / side)
+        return _stretched(add_rician_noise(image, float(rng.uniform(0, s.noise)), noise))
 
 
 def _stretched(image: Tensor) -> Tensor:

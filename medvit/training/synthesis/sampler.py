@@ -14,9 +14,9 @@ from torch import Tensor
 from medvit.bundles import Bundle
 from medvit.errors import ShapeError
 from medvit.io import spacing_mm
-from medvit.training.data import DataList, VolumeReading, known_ids, plain_name, read_entries
+from medvit.training.data import DataList, VolumeReading, case_name, read_entries, validate_label_ids
 from medvit.training.synthesis.generator import Synthesis
-from medvit.transforms import placed
+from medvit.transforms import coordinate_channels
 
 __all__ = ["SyntheticSampler", "SyntheticSettings", "read_map"]
 
@@ -73,9 +73,9 @@ def read_map(path: Path, reading: VolumeReading | None = None) -> LabelMap:
     """
     reading = reading or VolumeReading()
     stored = nib.as_closest_canonical(reading.label_map(path))
-    ids = known_ids(np.asarray(stored.dataobj), plain_name(path), _HIGHEST, "a label map")
+    ids = validate_label_ids(np.asarray(stored.dataobj), case_name(path), _HIGHEST, "a label map")
     whole = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int16))
-    return LabelMap(plain_name(path), whole, spacing_mm(stored.affine))
+    return LabelMap(case_name(path), whole, spacing_mm(stored.affine))
 
 
 class SyntheticSampler:
@@ -102,7 +102,7 @@ class SyntheticSampler:
         """One sample of a map, as ``draw`` gives it."""
         synthesis = self.settings.synthesis
         image, ids = synthesis(chosen.ids, chosen.spacing_mm, self.rng)
-        return placed(image, synthesis.spacing_mm) if self.settings.place else image, self._table[ids]
+        return coordinate_channels(image, synthesis.spacing_mm) if self.settings.place else image, self._table[ids]
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
         """A batch: (batch, 1, i, j, k) images and classes."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from medvit.errors import ShapeError
 
-__all__ = ["Brightness", "Pose", "Scanner"]
+__all__ = ["Brightness", "Pose", "ScannerArtifacts"]
 
 
 def _require(good: bool, what: str, found: object, needed: str) -> None:
@@ -81,7 +81,7 @@ class Brightness:
 
 
 @dataclass(frozen=True)
-class Scanner:
+class ScannerArtifacts:
     """How poorly it is scanned.
 
     Attributes:

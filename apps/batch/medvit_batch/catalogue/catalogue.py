@@ -24,13 +24,14 @@ from medvit_batch.sqlite import connect
 
 __all__ = ["Catalogue", "secret_of"]
 
-_VERSION = 1
+_VERSION = 2
+_UPGRADES = {1: "ALTER TABLE files RENAME COLUMN said TO detail"}
 _SCHEMA = """
 CREATE TABLE walks (number INTEGER PRIMARY KEY);
 CREATE TABLE folders (id INTEGER PRIMARY KEY, path BLOB UNIQUE, zip INTEGER, links INTEGER, problem TEXT, seen INTEGER);
 CREATE TABLE files (
   id INTEGER PRIMARY KEY, folder INTEGER, name BLOB, entry TEXT, size INTEGER, modified INTEGER, changed INTEGER, kind TEXT,
-  series TEXT, said TEXT, planes TEXT, seen INTEGER, UNIQUE (folder, name, entry));
+  series TEXT, detail TEXT, planes TEXT, seen INTEGER, UNIQUE (folder, name, entry));
 CREATE INDEX of_series ON files (seen, kind, series);
 """
 _CHUNK = 100
@@ -46,7 +47,7 @@ class Catalogue(Groups):
     """
 
     def __init__(self, path: Path, secret: bytes = b"") -> None:
-        base = connect(path, _SCHEMA, _VERSION, durable=False)
+        base = connect(path, _SCHEMA, _VERSION, durable=False, upgrades=_UPGRADES)
         _renew(base)
         super().__init__(
             base, int(base.execute("SELECT MAX(number) FROM walks").fetchone()[0] or 0), secret or _secret(base)
@@ -120,10 +121,10 @@ class Catalogue(Groups):
         self.base.executemany("UPDATE files SET seen=?, changed=? WHERE id=?", same)
         for name, why in folder.lost:
             lost = self._new(number, Entry(name, 0, 0, 0))
-            self.base.execute("UPDATE files SET kind='missing', said=? WHERE id=?", (why, lost))
+            self.base.execute("UPDATE files SET kind='missing', detail=? WHERE id=?", (why, lost))
         for name in folder.hollow:
             hollow = self._new(number, Entry(name, 0, 0, 0))
-            self.base.execute("UPDATE files SET kind='other', said=? WHERE id=?", (HOLLOW, hollow))
+            self.base.execute("UPDATE files SET kind='other', detail=? WHERE id=?", (HOLLOW, hollow))
 
     def _folder(self, path: bytes, zipped: bool, links: int = 0, problem: str = "") -> int:
         row = self.base.execute(
@@ -137,7 +138,7 @@ class Catalogue(Groups):
         row = self.base.execute(
             "INSERT INTO files (folder, name, entry, size, modified, changed, kind, seen) VALUES (?,?,'',?,?,?,'new',?) "
             "ON CONFLICT (folder, name, entry) DO UPDATE SET size=excluded.size, modified=excluded.modified, "
-            "changed=excluded.changed, kind='new', series=NULL, said=NULL, planes=NULL, seen=excluded.seen RETURNING id",
+            "changed=excluded.changed, kind='new', series=NULL, detail=NULL, planes=NULL, seen=excluded.seen RETURNING id",
             (folder, entry.name, entry.size, entry.modified, entry.changed, self.seen),
         ).fetchone()
         return int(row["id"])
@@ -150,8 +151,8 @@ class Catalogue(Groups):
         ):  # without a UID they are told apart by their folder, whose number only this table knows
             series += f"d{self.base.execute('SELECT folder FROM files WHERE id=?', (number,)).fetchone()['folder']}"
         self.base.execute(
-            "UPDATE files SET kind=?, series=?, said=?, planes=?, patient=? WHERE id=?",
-            (first.kind, series, first.said, first.planes, first.patient, number),
+            "UPDATE files SET kind=?, series=?, detail=?, planes=?, patient=? WHERE id=?",
+            (first.kind, series, first.detail, first.planes, first.patient, number),
         )
         if first.kind != "zip":
             return
@@ -160,10 +161,10 @@ class Catalogue(Groups):
         within = self._folder(os.path.join(home, row["name"]), zipped=True)  # noqa: PTH118 - bytes
         self.base.execute("DELETE FROM files WHERE folder=?", (within,))
         self.base.executemany(
-            "INSERT OR IGNORE INTO files (folder, name, entry, size, modified, changed, kind, series, said, planes, patient, seen) "
+            "INSERT OR IGNORE INTO files (folder, name, entry, size, modified, changed, kind, series, detail, planes, patient, seen) "
             "VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             [
-                (within, row["name"], r.entry, r.size, row["modified"], row["changed"], r.kind, r.series, r.said, r.planes, r.patient, self.seen)
+                (within, row["name"], r.entry, r.size, row["modified"], row["changed"], r.kind, r.series, r.detail, r.planes, r.patient, self.seen)
                 for r in entries
             ],
         )  # fmt: skip
@@ -186,11 +187,11 @@ class Catalogue(Groups):
     def unused(self) -> list[tuple[str, str, str]]:
         """(alias, kind, why) of every file and folder that no case can be made of and a person may ask about."""
         rows = self.base.execute(
-            "SELECT f.id, f.folder, f.entry, kind, said FROM files f WHERE seen=? AND kind IN ('damaged', 'unreadable', 'missing', 'other') "
+            "SELECT f.id, f.folder, f.entry, kind, detail FROM files f WHERE seen=? AND kind IN ('damaged', 'unreadable', 'missing', 'other') "
             "ORDER BY kind, f.id",
             (self.seen,),
         ).fetchall()
-        found = [(alias(row), row["kind"], row["said"] or "not DICOM") for row in rows]
+        found = [(alias(row), row["kind"], row["detail"] or "not DICOM") for row in rows]
         folders = self.base.execute("SELECT id, problem, links FROM folders WHERE seen=?", (self.seen,)).fetchall()
         found += [(f"d{row['id']}", "unreadable folder", row["problem"]) for row in folders if row["problem"]]
         found += [

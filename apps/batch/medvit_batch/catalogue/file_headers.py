@@ -29,7 +29,7 @@ from medvit.io import (
     without_digits,
     zip_files,
 )
-from medvit.io.dicom.header import DamagedError, Identity, Plane, read_planes
+from medvit.io.dicom.header import DamagedError, Identity, PlaneHeader, read_planes
 from medvit.io.dicom.preflight import series_key
 
 __all__ = ["LAYOUT", "Record", "Want", "dicom_file", "planes_of", "read_all", "without_values"]
@@ -39,13 +39,13 @@ _SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI)?(?:..)(?:\x00\x00)?([0-9.]{8,64})
 """A SeriesInstanceUID (0020,000E) as it stands in a little-endian file, explicit or implicit."""
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _HEAD = 2**16
-_FIELDS = tuple(f.name for f in fields(Plane))[1:]
+_FIELDS = tuple(f.name for f in fields(PlaneHeader))[1:]
 """All but the file, in the order in which a plane takes them behind it."""
 
 LAYOUT = " ".join(_FIELDS)
 """Layout of the planes in a record; records of another layout are read anew."""
 
-_TUPLES = tuple(place for place, f in enumerate(fields(Plane)[1:]) if str(f.type).startswith("tuple"))
+_TUPLES = tuple(place for place, f in enumerate(fields(PlaneHeader)[1:]) if str(f.type).startswith("tuple"))
 """Those that JSON gives back as lists."""
 
 _ORDER, _PATIENT = _FIELDS.index("order"), _FIELDS.index("patient")
@@ -68,7 +68,7 @@ class Record:
         kind: "planes" (a DICOM image), "object" (DICOM, no image), "damaged", "image" (a file of another format), "zip",
             "other", "unreadable", "missing" (a link that leads nowhere, a placeholder whose content was not fetched).
         series: what its planes share with others of their series.
-        said: kind of object, or why it is damaged; never a value of the header.
+        detail: kind of object, or why it is damaged; never a value of the header.
         planes: JSON of its planes.
         patient: JSON of who its planes say the patient is.
         entry: name within a zip, else empty.
@@ -77,7 +77,7 @@ class Record:
 
     kind: str
     series: str = ""
-    said: str = ""
+    detail: str = ""
     planes: str = ""
     patient: str = ""
     entry: str = ""
@@ -108,9 +108,9 @@ def _read(want: Want) -> list[Record]:
             once = [stream]  # opened once: on a server's disk that is what takes the time
             return [_record(DicomFile("f", lambda: once.pop() if once else _regular(path), want.size))]
     except OSError as error:
-        return [Record("unreadable", said=why_lost(error, path.is_symlink()), size=want.size)]
+        return [Record("unreadable", detail=why_lost(error, path.is_symlink()), size=want.size)]
     except Exception as error:  # whatever a file's content leads pydicom to, it costs this file alone
-        return [Record("damaged", said=f"its header cannot be read: {type(error).__name__}", size=want.size)]
+        return [Record("damaged", detail=f"its header cannot be read: {type(error).__name__}", size=want.size)]
 
 
 def _regular(path: Path) -> BinaryIO:
@@ -132,14 +132,14 @@ def _record(file: DicomFile, entry: str = "") -> Record:
         return Record("damaged", series, without_values(str(error)), entry=entry, size=file.size)
     except UnreadableError as error:
         kind = "missing" if error.why == NOT_FETCHED else "unreadable"
-        return Record(kind, said=error.why, entry=entry, size=file.size)
+        return Record(kind, detail=error.why, entry=entry, size=file.size)
     if found is None:
         said = "empty" if not file.size else ""
-        return Record("other", said=said, entry=entry, size=file.size)
+        return Record("other", detail=said, entry=entry, size=file.size)
     if isinstance(found, str):
-        return Record("object", said=found[:64], entry=entry, size=file.size)
+        return Record("object", detail=found[:64], entry=entry, size=file.size)
     if not found:
-        return Record("damaged", said="it states no frames", entry=entry, size=file.size)
+        return Record("damaged", detail="it states no frames", entry=entry, size=file.size)
     rows = json.dumps([[getattr(plane, name) for name in _FIELDS] for plane in found])
     patient = json.dumps(sorted({plane.patient for plane in found}))
     return Record("planes", series_key(found[0]), planes=rows, patient=patient, entry=entry, size=file.size)
@@ -152,28 +152,28 @@ def _zip(path: Path, size: int) -> list[Record]:
         with zipfile.ZipFile(path) as archive:
             unread = Unread()
             found = [_record(DicomFile("f", file.open, file.size), file.name) for file in zip_files(archive, unread)]
-            found += [Record("missing", said=why, entry=name) for name, why in unread.lost]
+            found += [Record("missing", detail=why, entry=name) for name, why in unread.lost]
             alike = {(folder_of(r.entry), without_digits(r.entry)) for r in found if r.kind == "planes"}
             hollow = [name for name in unread.hollow if (folder_of(name), without_digits(name)) in alike]
-            found += [Record("other", said=HOLLOW, entry=name) for name in hollow]
+            found += [Record("other", detail=HOLLOW, entry=name) for name in hollow]
     except MemoryError:
         raise
     except Exception as error:  # ours, or whatever a damaged or encrypted archive leads zipfile to
         said = str(error) if isinstance(error, MedvitError) else f"a damaged or encrypted zip: {type(error).__name__}"
-        return [Record("damaged", said=without_values(said).replace(path.name, "it"), size=size)]
+        return [Record("damaged", detail=without_values(said).replace(path.name, "it"), size=size)]
     if not any(record.kind in ("planes", "object", "damaged", "missing") for record in found):
         return [Record("other", size=size)]
     return [Record("zip", size=size), *found]
 
 
-def planes_of(content: str, file: DicomFile) -> Iterator[Plane]:
+def planes_of(content: str, file: DicomFile) -> Iterator[PlaneHeader]:
     """The planes of a record again, of the file that it was read from."""
     for row in json.loads(content):
         for place in _TUPLES:
             if row[place] is not None:
                 row[place] = tuple(row[place])
         row[_ORDER], row[_PATIENT] = tuple(map(tuple, row[_ORDER])), Identity(*row[_PATIENT])
-        yield Plane(file, *row)
+        yield PlaneHeader(file, *row)
 
 
 def dicom_file(alias: str, path: bytes, entry: str, size: int) -> DicomFile:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvit.io import NAMED_ALIKE, NOWHERE, Lost, without_digits
-from medvit.io.dicom.header import Identity, Plane, differing, keyed, resolved_issuers
-from medvit.io.dicom.preflight import Preflight, Volume, differing_versions
+from medvit.io.dicom.header import Identity, PlaneHeader, differing, keyed, resolved_issuers
+from medvit.io.dicom.preflight import Preflight, SeriesVolume, differing_versions
 from medvit_batch.catalogue.file_headers import dicom_file, planes_of
 
 __all__ = ["ARCHIVE", "Group", "Groups", "Image", "alias", "found_in", "full_path"]
@@ -35,7 +35,7 @@ class Group:
         doubtful: how many damaged files lie beside its files and may belong to it or to another series.
         lost: aliases of files beside its own that could not be read and may be slices of it, and why.
         changed: when the newest of its files came, nanoseconds.
-        stamp: hash of its files' paths, sizes, times and headers; the same as long as nothing was touched.
+        file_signature: hash of its files' paths, sizes, times and headers; the same as long as nothing was touched.
         patient: keyed fingerprint of who the headers say the patient is.
         issuer: who issued the PatientID, where another series of the archive or the user says so and the headers do not.
         question: why a person has to decide which patient it is of; empty where that is clear.
@@ -46,12 +46,12 @@ class Group:
     inside: int
     series: str
     place: str
-    planes: tuple[Plane, ...]
+    planes: tuple[PlaneHeader, ...]
     damaged: tuple[tuple[str, str], ...]
     doubtful: int
     lost: tuple[Lost, ...]
     changed: int
-    stamp: str
+    file_signature: str
     patient: str = ""
     issuer: str = ""
     question: str = ""
@@ -74,14 +74,14 @@ class Image:
         alias: its number in the catalogue.
         path: where it lies.
         place: a hash of the path.
-        changed, stamp: as of a ``Group``.
+        changed, file_signature: as of a ``Group``.
     """
 
     alias: str
     path: Path
     place: str
     changed: int
-    stamp: str
+    file_signature: str
 
 
 class Groups:
@@ -137,7 +137,7 @@ class Groups:
             series,
             _short(rows[0]["path"]) if inside else "",
             tuple(planes),
-            tuple((f"{home}/f{row['id']}", row["said"]) for row in bad),
+            tuple((f"{home}/f{row['id']}", row["detail"]) for row in bad),
             sum(doubtful.get(folder, 0) for folder in homes),
             tuple((alias(row), why) for row, why in lost),
             max(row["changed"] for row in (*rows, *bad)),
@@ -226,7 +226,7 @@ class Groups:
         for row in beside:
             home = alias(row).rpartition("/")[0]
             if row["kind"] != "other" and home in homes:
-                found.append((row, row["said"] or NOWHERE))
+                found.append((row, row["detail"] or NOWHERE))
             elif row["kind"] == "other" and (home, without_digits(_name(row))) in names:
                 found.append((row, NAMED_ALIKE))
         return found
@@ -265,8 +265,8 @@ class Groups:
             yield Image(alias(row), Path(os.fsdecode(path)), _short(path), row["changed"], _stamp([row], self.secret))
 
 
-def _planes(rows: Iterable[sqlite3.Row]) -> list[Plane]:
-    planes: list[Plane] = []
+def _planes(rows: Iterable[sqlite3.Row]) -> list[PlaneHeader]:
+    planes: list[PlaneHeader] = []
     for row in rows:
         planes += planes_of(row["planes"], dicom_file(alias(row), full_path(row), row["entry"], row["size"]))
     return planes
@@ -308,6 +308,6 @@ ARCHIVE = "the archive"
 """What a message calls the source."""
 
 
-def found_in(group: Group, volumes: tuple[Volume, ...]) -> Preflight:
+def found_in(group: Group, volumes: tuple[SeriesVolume, ...]) -> Preflight:
     """A series of the archive as preflight would find it alone in a folder."""
     return Preflight(len(group.planes), volumes, {}, group.damaged, 0, group.lost)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medvit_batch.cases import State
-from medvit_batch.execution.cluster_spec import Where
+from medvit_batch.execution.cluster_spec import ClusterSpec
 from medvit_batch.journal import Journal
 from medvit_batch.selection.plan import Plan
 
@@ -34,7 +34,7 @@ class Limits:
     min_free_gb: float = 1.0
     grace: float = 60.0
     metrics_port: int = 0
-    where: Where | None = None
+    where: ClusterSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from medvit.cli.common import Shown
+from medvit.cli.common import Terminal
 from medvit.errors import OutputError, SourceError
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.events import Events
 from medvit_batch.execution.batch import Batch
-from medvit_batch.execution.publish import alone, prepare, recover
+from medvit_batch.execution.publish import exclusive_folder, prepare, recover
 from medvit_batch.execution.session import Session
 from medvit_batch.journal import Journal
 from medvit_batch.results.metrics import served
@@ -24,7 +24,7 @@ CATALOGUE = "catalogue.sqlite"
 
 
 @contextmanager
-def open_batch_folder(batch: Batch, shown: Shown) -> Iterator[Session]:
+def open_batch_folder(batch: Batch, shown: Terminal) -> Iterator[Session]:
     """Lock a batch's folder, repair what an interrupted run left, and yield a session; serve its metrics meanwhile.
 
     Raises:
@@ -39,9 +39,9 @@ def open_batch_folder(batch: Batch, shown: Shown) -> Iterator[Session]:
         raise OutputError(
             f"Found the archive itself given for the results ({batch.out}); they need a folder of their own. Change -o."
         )
-    _ = batch.plan.asked  # refuses a bundle before anything is made
+    _ = batch.plan.options_hashes  # refuses a bundle before anything is made
     prepare(batch.out)
-    with alone(batch.out):
+    with exclusive_folder(batch.out):
         journal, catalogue = Journal(batch.out, new=True), Catalogue(batch.out / CATALOGUE)
         try:
             privacy = batch.plan.work.privacy

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from medvit.errors import SourceError
 from medvit.progress import Progress
-from medvit_batch.cases import Job
+from medvit_batch.cases import CaseJob
 
 if TYPE_CHECKING:
     from medvit.io import Scan
@@ -31,7 +31,7 @@ class Opened:
     digest: str
 
 
-def open_case(job: Job) -> Opened:
+def open_case(job: CaseJob) -> Opened:
     """Find and hash a case's images, one file at a time.
 
     Raises:
@@ -65,11 +65,11 @@ def open_case(job: Job) -> Opened:
     return Opened(found_in(job.group, volumes), digest.hexdigest())
 
 
-def read_case(job: Job, opened: Opened, progress: Progress) -> Scan:
+def read_case(job: CaseJob, opened: Opened, progress: Progress) -> Scan:
     """A case's images decoded, and de-identified where that is asked.
 
     Raises:
-        MedvitError: as ``medvit.io.open_found`` and ``open_source`` do.
+        MedvitError: as ``medvit.io.open_volume`` and ``open_source`` do.
     """
     scan = _decoded(job, opened, progress)
     if job.note:
@@ -81,19 +81,19 @@ def read_case(job: Job, opened: Opened, progress: Progress) -> Scan:
     return deidentified_scan(scan, job.work.privacy)
 
 
-def _decoded(job: Job, opened: Opened, progress: Progress) -> Scan:
+def _decoded(job: CaseJob, opened: Opened, progress: Progress) -> Scan:
     from medvit.io import open_source
-    from medvit.io.dicom import open_found
+    from medvit.io.dicom import open_volume
     from medvit_batch.catalogue.series_groups import ARCHIVE
 
     if job.group is None or opened.found is None:
         assert job.key.image is not None
         return open_source(job.key.image, progress=progress, geometry=job.work.run.geometry)
-    scan = open_found(opened.found, str(job.key.number), job.work.run.on_irregular, ARCHIVE, progress).check()
+    scan = open_volume(opened.found, str(job.key.number), job.work.run.on_irregular, ARCHIVE, progress).check()
     if not job.group.doubtful:
         return scan
     said = (
         f"{job.group.doubtful} damaged file(s) lie beside the images of this and other series; one of them may be a slice at "
         "the end of this volume."
     )
-    return replace(scan, set_aside=(*scan.set_aside, said))
+    return replace(scan, excluded=(*scan.excluded, said))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-__all__ = ["Turns", "doubtful"]
+__all__ = ["Turns", "was_interrupted"]
 
 _LOOK = 64
 """How far ahead to look for a case that nobody has read yet."""
@@ -48,14 +48,14 @@ class Turns:
         """Put a case back, behind the others."""
         self._queue.append(case)
 
-    def suspect(self, case: int, beside: frozenset[int]) -> bool:
+    def suspect(self, case: int, concurrent_cases: frozenset[int]) -> bool:
         """Whether a case may have ended because of another in the same worker; it and the others are then run alone."""
-        if not beside or case in self.alone:
+        if not concurrent_cases or case in self.alone:
             return False
-        self.alone |= {case, *beside}
+        self.alone |= {case, *concurrent_cases}
         return True
 
 
-def doubtful(row: Mapping[str, Any]) -> bool:
+def was_interrupted(row: Mapping[str, Any]) -> bool:
     """Whether a case of the journal was at work when a worker or a run ended; it is run alone, so that it is seen whose fault it is."""
     return bool(row["tries"] or row["interrupted"])

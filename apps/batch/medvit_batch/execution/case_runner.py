@@ -24,16 +24,16 @@ from medvit.errors import (
     out_of_space,
 )
 from medvit.progress import Progress
-from medvit_batch.cases import Job, Outcome, State
+from medvit_batch.cases import CaseJob, Outcome, State
 from medvit_batch.catalogue.file_headers import without_values
 from medvit_batch.execution.case_input import Opened, open_case, read_case
-from medvit_batch.execution.worker import Link
+from medvit_batch.execution.worker import CaseChannel
 
 if TYPE_CHECKING:
-    from medvit.inference import Model
+    from medvit.inference import LoadedBundle
     from medvit.io import Scan
     from medvit.restoration import Restored, RestoredSaved
-    from medvit.segmentation import Result, Saved
+    from medvit.segmentation import Result, SavedResult
 
 __all__ = ["input_digest", "run_case"]
 
@@ -48,7 +48,7 @@ _HELD = 3
 """How many times the size of its images a case takes at most while its results are written: images, labels, and what is written."""
 
 
-def run_case(job: Job, link: Link) -> Outcome | None:
+def run_case(job: CaseJob, link: CaseChannel) -> Outcome | None:
     """Run one case; whatever happens becomes an outcome, or None where the outcome is said once the results are written."""
     progress = Progress(link.show)
     made = _attempt(job, link, lambda: _made(job, link, progress))
@@ -67,7 +67,7 @@ def run_case(job: Job, link: Link) -> Outcome | None:
     return link.finish(size, finish)
 
 
-def _attempt(job: Job, link: Link, step: Callable[[], _Made]) -> _Made | Outcome:
+def _attempt(job: CaseJob, link: CaseChannel, step: Callable[[], _Made]) -> _Made | Outcome:
     try:
         return step()
     except MemoryError:
@@ -87,7 +87,7 @@ def _attempt(job: Job, link: Link, step: Callable[[], _Made]) -> _Made | Outcome
         )
 
 
-def _told(job: Job, outcome: Outcome, progress: Progress) -> Outcome:
+def _told(job: CaseJob, outcome: Outcome, progress: Progress) -> Outcome:
     """An outcome as it may leave the worker, with what it took."""
     if job.work.privacy is not None:
         outcome = outcome.in_words(job.work.privacy.words)
@@ -95,7 +95,7 @@ def _told(job: Job, outcome: Outcome, progress: Progress) -> Outcome:
     return replace(outcome, seconds=seconds, peak_mb=_peak_mb())
 
 
-def input_digest(job: Job) -> str | Outcome:
+def input_digest(job: CaseJob) -> str | Outcome:
     """The hash of a case's images, without running it; or what came of it where there is none."""
     found: list[str] = []
 
@@ -103,12 +103,12 @@ def input_digest(job: Job) -> str | Outcome:
         found.append(digest)
         return False
 
-    outcome = run_case(job, Link(lambda what, content: None, ask))
+    outcome = run_case(job, CaseChannel(lambda what, content: None, ask))
     assert outcome is not None  # nothing is written
     return found[0] if found else outcome
 
 
-def _made(job: Job, link: Link, progress: Progress) -> Outcome | tuple[int, Callable[[], Outcome]]:
+def _made(job: CaseJob, link: CaseChannel, progress: Progress) -> Outcome | tuple[int, Callable[[], Outcome]]:
     """A case up to its result: the bytes that it holds, and the steps that write it."""
     with progress.stage("open"):  # of a case that was read ahead, what is waited for
         opened = (link.reading.opened() if link.reading is not None else None) or open_case(job)
@@ -131,7 +131,7 @@ def _made(job: Job, link: Link, progress: Progress) -> Outcome | tuple[int, Call
     return scan.array.nbytes * _HELD, lambda: _with_images(job, opened, write(), progress)
 
 
-def _scan(job: Job, opened: Opened, link: Link, progress: Progress) -> Scan:
+def _scan(job: CaseJob, opened: Opened, link: CaseChannel, progress: Progress) -> Scan:
     """A case's images: those that were read ahead, or read now."""
     scan = link.reading.scan() if link.reading is not None else None
     if scan is None:
@@ -141,19 +141,21 @@ def _scan(job: Job, opened: Opened, link: Link, progress: Progress) -> Scan:
     return scan
 
 
-def _segment(job: Job, model: Model, scan: Scan, progress: Progress) -> Callable[[], Outcome]:
+def _segment(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) -> Callable[[], Outcome]:
     from medvit.pipeline import run_model
     from medvit.segmentation import OUTPUT_TYPES, OutputSettings, check_types
-    from medvit.segmentation.save import save
+    from medvit.segmentation.save import save_result
 
     types = tuple(t for t in job.work.types if t in OUTPUT_TYPES) or _USUAL.get(scan.kind, ("nifti",))
     check_types(types, scan.kind)
     result = run_model(model, scan, job.work.run, progress)
     settings = OutputSettings(types, job.work.preview, job.work.statistics, job.work.per_label)
-    return lambda: _outcome(job, result, save(result, job.staging, settings), "implausible anatomy, quality is poor")
+    return lambda: _outcome(
+        job, result, save_result(result, job.staging, settings), "implausible anatomy, quality is poor"
+    )
 
 
-def _restore(job: Job, model: Model, scan: Scan, progress: Progress) -> Callable[[], Outcome]:
+def _restore(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) -> Callable[[], Outcome]:
     from medvit.restoration import (
         RESTORED_TYPES,
         RestoredOutput,
@@ -175,7 +177,7 @@ def _restore(job: Job, model: Model, scan: Scan, progress: Progress) -> Callable
     )
 
 
-def _with_images(job: Job, opened: Opened, outcome: Outcome, progress: Progress) -> Outcome:
+def _with_images(job: CaseJob, opened: Opened, outcome: Outcome, progress: Progress) -> Outcome:
     """A case that was written, with its de-identified images where those are asked for."""
     if job.work.privacy is None or not job.work.privacy.images or opened.found is None:
         return outcome
@@ -184,28 +186,28 @@ def _with_images(job: Job, opened: Opened, outcome: Outcome, progress: Progress)
     with progress.stage("images"):
         (volume,) = (v for v in opened.found.volumes if v.number == job.key.number)
         add_images(job.staging, {plane.file.name: plane.file for plane in volume.planes}.values(), job.work.privacy)
-    return replace(outcome, seal=_seal(job.staging))
+    return replace(outcome, run_sha256=_sha256_of_run(job.staging))
 
 
-def _outcome(job: Job, result: Result | Restored, saved: Saved | RestoredSaved, if_poor: str) -> Outcome:
-    flags = (*saved.set_aside, *([if_poor] if saved.quality["rating"] == "poor" else []))
+def _outcome(job: CaseJob, result: Result | Restored, saved: SavedResult | RestoredSaved, if_poor: str) -> Outcome:
+    flags = (*saved.not_written, *([if_poor] if saved.quality["rating"] == "poor" else []))
     return Outcome(
         State.CHECKED,
         flags=flags,
         rating=saved.quality["rating"],
         rating_reasons=tuple(saved.quality["reasons"]),
-        notes=tuple(_unnamed(note, job) for note in (*result.notes, *saved.notes) if note not in saved.set_aside),
+        notes=tuple(_unnamed(note, job) for note in (*result.notes, *saved.notes) if note not in saved.not_written),
         version=result.bundle.version,
         weights=result.bundle.weights_sha256,
-        seal=_seal(saved.folder),
+        run_sha256=_sha256_of_run(saved.folder),
     )
 
 
-def _seal(folder: Path) -> str:
+def _sha256_of_run(folder: Path) -> str:
     return hashlib.sha256((folder / "run.json").read_bytes()).hexdigest()
 
 
-def _unnamed(text: str, job: Job) -> str:
+def _unnamed(text: str, job: CaseJob) -> str:
     """A message without the name of an image file, which may be a person's; DICOM files have aliases from the start."""
     path = job.key.image
     if path is None:
@@ -219,7 +221,7 @@ def _unnamed(text: str, job: Job) -> str:
     return text
 
 
-def _refused(job: Job, link: Link, error: MedvitError) -> Outcome:
+def _refused(job: CaseJob, link: CaseChannel, error: MedvitError) -> Outcome:
     text = without_values(_unnamed(str(error).splitlines()[0], job))
     code = type(error).__name__
     if isinstance(error, OutputError) and out_of_space(error.__cause__):
@@ -235,7 +237,7 @@ def _last_sentence(text: str) -> str:
     return text.rstrip().rpartition(". ")[2]
 
 
-def _failed(link: Link, code: str, reason: str, remedy: str) -> Outcome:
+def _failed(link: CaseChannel, code: str, reason: str, remedy: str) -> Outcome:
     return Outcome(State.FAILED, link.stage, code, reason, remedy, fatal=True)
 
 

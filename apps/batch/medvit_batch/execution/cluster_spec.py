@@ -9,7 +9,7 @@ from typing import Any
 
 from medvit_batch.errors import BatchError
 
-__all__ = ["CONNECT", "DASHBOARD", "STARTED", "Cluster", "Where", "closed"]
+__all__ = ["CONNECT", "DASHBOARD", "STARTED", "Cluster", "ClusterSpec", "closed"]
 
 
 STARTED = ("local", "slurm", "cuda")
@@ -28,7 +28,7 @@ DASHBOARD = f"{_LOCAL}:8787"
 
 
 @dataclass(frozen=True)
-class Where:
+class ClusterSpec:
     """Where cases are run.
 
     Attributes:

@@ -8,12 +8,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from medvit_batch.errors import BatchError
-from medvit_batch.execution.cluster_spec import _LOCAL, CONNECT, DASHBOARD, STARTED, Cluster, Where, closed
+from medvit_batch.execution.cluster_spec import _LOCAL, CONNECT, DASHBOARD, STARTED, Cluster, ClusterSpec, closed
 
 __all__ = ["started"]
 
 
-def started(where: Where) -> Cluster:
+def started(where: ClusterSpec) -> Cluster:
     """A cluster, ready to be given cases; its workers may still be on their way.
 
     Raises:
@@ -71,7 +71,7 @@ def _environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _local(where: Where, begun: ExitStack) -> Any:
+def _local(where: ClusterSpec, begun: ExitStack) -> Any:
     from distributed import LocalCluster
 
     # without a limit: the processes that hold images are ours, which Dask does not count
@@ -88,7 +88,7 @@ def _local(where: Where, begun: ExitStack) -> Any:
     return made
 
 
-def _cuda(where: Where, begun: ExitStack) -> Any:
+def _cuda(where: ClusterSpec, begun: ExitStack) -> Any:
     try:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:

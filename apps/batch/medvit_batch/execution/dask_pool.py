@@ -20,12 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from medvit_batch.cases import Job, Outcome, State
+from medvit_batch.cases import CaseJob, Outcome, State
 from medvit_batch.errors import BatchError
 from medvit_batch.execution.case_runner import input_digest
-from medvit_batch.execution.cluster_spec import Cluster, Where
+from medvit_batch.execution.cluster_spec import Cluster, ClusterSpec
 from medvit_batch.execution.dask_cluster import started
-from medvit_batch.execution.worker_pool import Event, Pool
+from medvit_batch.execution.worker_pool import Event, EventKind, Pool
 
 __all__ = ["ClusterPool"]
 
@@ -42,13 +42,13 @@ _POOLS: list[Pool] = []
 class _There:
     """A case on the cluster; stands where a worker does in the events of ``Pool``."""
 
-    job: Job
+    job: CaseJob
     address: str
     answered: Callable[[_There, bool], None]
     alone: bool
     stage: str = "cluster"
     future: Any = None
-    ahead: Job | None = None
+    ahead: CaseJob | None = None
 
     def answer(self, go_on: bool) -> None:
         """Run the case, or leave it."""
@@ -70,11 +70,11 @@ class ClusterPool:
         BatchError: what is needed is not installed, or nobody answers.
     """
 
-    def __init__(self, where: Where, time_limit: float) -> None:
+    def __init__(self, where: ClusterSpec, time_limit: float) -> None:
         self.cluster: Cluster = started(where)
         self.client, self.time_limit = self.cluster.client, time_limit
         self.there: list[_There] = []
-        self._ahead: dict[str, Job] = {}  # by address, once its worker has been told
+        self._ahead: dict[str, CaseJob] = {}  # by address, once its worker has been told
         self._heard: queue.SimpleQueue[tuple[_There, str, Any]] = queue.SimpleQueue()
         self._seen = time.monotonic()
 
@@ -113,11 +113,11 @@ class ClusterPool:
         told = {item.ahead.case: False for item in self.there if item.ahead is not None}
         return told | {job.case: address in free for address, job in self._ahead.items()}
 
-    def tell(self, job: Job) -> None:
+    def tell(self, job: CaseJob) -> None:
         """Tell a worker what comes next; it hears of it together with the case before."""
         next(item for item in self.there if item.hungry()).ahead = job
 
-    def give(self, job: Job, alone: bool = False) -> None:
+    def give(self, job: CaseJob, alone: bool = False) -> None:
         """Have a worker look at a case; the one that has read it already, if that is free."""
         known = self._workers()
         self._ahead = {address: kept for address, kept in self._ahead.items() if address in known}
@@ -131,22 +131,22 @@ class ClusterPool:
                 other.ahead = None
         item = _There(job, address, self._run, alone)
         self.there.append(item)
-        self._submit(item, "input", _digest, job)
+        self._submit(item, EventKind.INPUT, _digest, job)
 
     def _run(self, item: _There, go_on: bool) -> None:
         item.stage = "run"
         ahead, item.ahead = item.ahead, None
         if not go_on:
-            self._heard.put((item, "left", None))
+            self._heard.put((item, EventKind.SKIPPED, None))
             return
         if ahead is not None:
             self._ahead[item.address] = ahead
         workers = self._workers()
         host = workers.get(item.address, {}).get("host")
         sharers = sum(1 for worker in workers.values() if worker.get("host") == host)
-        self._submit(item, "done", _case, item.job, ahead, _How(self.time_limit, item.alone, max(1, sharers)))
+        self._submit(item, EventKind.DONE, _case, item.job, ahead, _How(self.time_limit, item.alone, max(1, sharers)))
 
-    def _submit(self, item: _There, what: str, function: Callable[..., Any], *arguments: Any) -> None:
+    def _submit(self, item: _There, what: EventKind, function: Callable[..., Any], *arguments: Any) -> None:
         item.future = self.client.submit(
             function,
             *arguments,
@@ -165,23 +165,23 @@ class ClusterPool:
             return []
         if item not in self.there:  # it was stopped meanwhile
             return []
-        if what == "left":
+        if what is EventKind.SKIPPED:
             self.there.remove(item)
-            return [Event("done", item.job, Outcome(State.SKIPPED), item)]
+            return [Event(EventKind.DONE, item.job, Outcome(State.SKIPPED), item)]
         if future.status != "finished":
             self.there.remove(item)
             why = type(future.exception()).__name__ if future.status == "error" else future.status
-            return [Event("lost", item.job, f"it was ended by the cluster ({why})", item)]
+            return [Event(EventKind.CRASHED, item.job, f"it was ended by the cluster ({why})", item)]
         found = future.result()
-        if what == "input" and isinstance(found, str):
-            return [Event("input", item.job, found, item)]
+        if what is EventKind.INPUT and isinstance(found, str):
+            return [Event(EventKind.INPUT, item.job, found, item)]
         self.there.remove(item)
-        kind, content, place, beside = ("done", found, "", frozenset()) if what == "input" else found
-        if kind == "done" and content.state is State.CHECKED:
+        kind, content, place, beside = (EventKind.DONE, found, "", frozenset()) if what is EventKind.INPUT else found
+        if kind is EventKind.DONE and content.state is State.CHECKED:
             os.replace(place, item.job.staging)
         return [Event(kind, item.job, content, item, beside)]
 
-    def stop(self) -> list[Job]:
+    def stop(self) -> list[CaseJob]:
         """Take back what is not finished; return those jobs. A worker that is at one of them ends it by itself."""
         left = [item.job for item in self.there]
         for item in self.there:
@@ -191,7 +191,7 @@ class ClusterPool:
         return left
 
 
-def _digest(job: Job) -> str | Outcome:
+def _digest(job: CaseJob) -> str | Outcome:
     """On a worker: the hash of a case's images, or why there is none."""
     return input_digest(job)
 
@@ -211,7 +211,7 @@ class _How:
     sharers: int
 
 
-def _case(job: Job, ahead: Job | None, how: _How) -> tuple[str, Any, str, frozenset[int]]:
+def _case(job: CaseJob, ahead: CaseJob | None, how: _How) -> tuple[EventKind, Any, str, frozenset[int]]:
     """On a worker: run a case in its process; what, content and beside of the last event, and the folder that was written."""
     place = job.staging.with_name(f"{job.staging.name}-{uuid.uuid4().hex[:12]}")
     with _BUSY:  # a worker with several threads runs one case at a time all the same
@@ -221,12 +221,12 @@ def _case(job: Job, ahead: Job | None, how: _How) -> tuple[str, Any, str, frozen
             pool.tell(ahead)
         while True:
             for event in pool.wait(_TICK):
-                if event.what == "input":
+                if event.what is EventKind.INPUT:
                     event.worker.answer(True)
-                elif event.what != "stage":
-                    if event.what != "done" or event.content.state is not State.CHECKED:
+                elif event.what is not EventKind.STAGE:
+                    if event.what is not EventKind.DONE or event.content.state is not State.CHECKED:
                         shutil.rmtree(place, ignore_errors=True)
-                    return event.what, event.content, str(place), event.beside
+                    return event.what, event.content, str(place), event.concurrent_cases
 
 
 def _pool(how: _How) -> Pool:

@@ -17,29 +17,29 @@ class Claims:
     def __init__(self, journal: Journal, out: Path) -> None:
         self._journal, self._out = journal, out
         self._makers: dict[str, int] = {}  # what a case at work will hold, to the case
-        self._held: dict[int, str] = {}
+        self._result_keys: dict[int, str] = {}
         self._why_not: dict[int, tuple[State, str]] = {}
 
     def must_run(self, case: int, digest: str) -> bool:
         """Whether a case must be run: not if its folder, or another case's, holds exactly this result. If so, it is claimed."""
         row = self._journal.case(case)
-        held = hashlib.sha256(f"{row['asked']}|{digest}".encode()).hexdigest()
-        if row["held"] == held and (self._out / row["folder"] / "run.json").is_file():
+        result_key = hashlib.sha256(f"{row['options_hash']}|{digest}".encode()).hexdigest()
+        if row["result_key"] == result_key and (self._out / row["folder"] / "run.json").is_file():
             self._why_not[case] = (State.PUBLISHED, "")
             return False
-        other = self._journal.held(held)
-        if other is None and self._makers.get(held, case) != case:
-            other = self._journal.case(self._makers[held])
+        other = self._journal.published_with_key(result_key)
+        if other is None and self._makers.get(result_key, case) != case:
+            other = self._journal.case(self._makers[result_key])
         if other is not None and other["id"] != case:
             reason = f"the same images as {other['folder'].removeprefix('cases/')}, which holds the result"
             self._why_not[case] = (State.SKIPPED, reason)
             return False
-        self._makers[held], self._held[case] = case, held
+        self._makers[result_key], self._result_keys[case] = case, result_key
         return True
 
-    def held(self, case: int) -> str:
+    def result_key(self, case: int) -> str:
         """What a case at work will hold."""
-        return self._held[case]
+        return self._result_keys[case]
 
     def why_not(self, case: int) -> tuple[State, str]:
         """What becomes of a case that need not be run, and why."""
@@ -47,4 +47,4 @@ class Claims:
 
     def release(self, case: int) -> None:
         """A case is at work no more."""
-        self._makers.pop(self._held.pop(case, ""), None)
+        self._makers.pop(self._result_keys.pop(case, ""), None)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvit.progress import Progress
-from medvit_batch.cases import Job
+from medvit_batch.cases import CaseJob
 from medvit_batch.catalogue.series_groups import Group
 from medvit_batch.execution.case_input import Opened, open_case, read_case
 
@@ -39,7 +39,7 @@ def room(workers: int) -> int:
     return min(_MOST, _free() // (_SHARE * max(1, workers)))
 
 
-def size_of(job: Job) -> int | None:
+def size_of(job: CaseJob) -> int | None:
     """Bytes that reading a series takes at most, as its headers have it; None for image files, which do not say beforehand."""
     if job.group is None:
         return None
@@ -72,7 +72,7 @@ class Reading:
         progress: how far it is, with the seconds that it took.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CaseJob) -> None:
         self.job, self.progress = job, Progress()
         self._opened: Future[Opened | None] = Future()
         self._scan: Future[Scan | None] = Future()
@@ -104,10 +104,10 @@ class Reading:
             self._opened.set_result(None)
         self._scan.set_result(scan)
 
-    def fits(self, job: Job) -> bool:
+    def fits(self, job: CaseJob) -> bool:
         """Whether what was read is what a job needs: the same files, read in the same way."""
         ours = self.job
-        stamps = [g.stamp if g is not None else None for g in (ours.group, job.group)]
+        stamps = [g.file_signature if g is not None else None for g in (ours.group, job.group)]
         return stamps[0] == stamps[1] and (ours.key, ours.bundle, ours.work) == (job.key, job.bundle, job.work)
 
 
@@ -123,19 +123,19 @@ class Ahead:
     def __init__(self, say: Callable[[str, int], None], workers: int) -> None:
         self._say, self._workers = say, workers
         self._lock = threading.Lock()
-        self._next: Job | None = None
+        self._next: CaseJob | None = None
         self._reading: Reading | None = None
         self._thread: threading.Thread | None = None
         self._may = False
 
-    def tell(self, job: Job | None) -> None:
+    def tell(self, job: CaseJob | None) -> None:
         """Which case comes next; None where there is none, or another worker has it."""
         with self._lock:
             self._drop()
             self._next = job
             self._begin()
 
-    def take(self, job: Job) -> Reading | None:
+    def take(self, job: CaseJob) -> Reading | None:
         """What was read of a case whose turn it is; anything else is dropped. Nothing more is read until ``go``."""
         with self._lock:
             self._may, reading = False, self._reading

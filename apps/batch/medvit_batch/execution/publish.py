@@ -1,6 +1,6 @@
 """From checked to published: a case's folder gets its final name in one rename, and what a kill left is put right.
 
-A worker writes ``staging/<case>`` through ``medvit.segmentation.save.save``, which verifies every object, hashes and fsyncs every file. The
+A worker writes ``staging/<case>`` through ``medvit.segmentation.save.save_result``, which verifies every object, hashes and fsyncs every file. The
 journal says "checked" before the rename and "published" after it, so whichever of the two a kill falls between, the next
 run knows what it finds.
 """
@@ -19,13 +19,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from medvit.atomic_write import explained
+from medvit.atomic_write import os_errors_as_output_errors
 from medvit.errors import OutputError
 from medvit_batch.cases import State
 from medvit_batch.errors import BatchError
 from medvit_batch.journal import JOURNAL, Journal
 
-__all__ = ["RECEIVED", "alone", "prepare", "publish_case", "recover", "staged", "sweep", "withdraw"]
+__all__ = [
+    "RECEIVED",
+    "exclusive_folder",
+    "prepare",
+    "publish_case",
+    "recover",
+    "remove_leftovers",
+    "staging_path",
+    "withdraw",
+]
 
 RECEIVED = "received"
 """Folder for what comes over the network, within that for results: it is made before there is a journal."""
@@ -54,13 +63,13 @@ def prepare(out: Path) -> None:
         raise OutputError(
             f"Found files in {out} that no batch has written; a new folder is needed, or one to go on with. Choose another with -o."
         )
-    with explained(out):
+    with os_errors_as_output_errors(out):
         (out / _STAGING).mkdir(parents=True, exist_ok=True)
         (out / _CASES).mkdir(exist_ok=True)
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
+def exclusive_folder(out: Path) -> Iterator[None]:
     """Be the only one that writes to a batch; the system lets go of the lock with the process, however that ends.
 
     Raises:
@@ -91,14 +100,14 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
-def staged(out: Path, case: int) -> Path:
+def staging_path(out: Path, case: int) -> Path:
     """Where a worker writes a case."""
     return out / _STAGING / str(case)
 
 
-def sweep(out: Path, case: int | None = None) -> None:
+def remove_leftovers(out: Path, case: int | None = None) -> None:
     """Take away what was written aside: of one case, or everything."""
-    for path in (out / _STAGING).iterdir() if case is None else [staged(out, case)]:
+    for path in (out / _STAGING).iterdir() if case is None else [staging_path(out, case)]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -108,8 +117,8 @@ def publish_case(out: Path, case: int, folder: str) -> None:
     Raises:
         OutputError: the system refuses.
     """
-    source, final, old = staged(out, case), out / folder, out / _STAGING / f"old-{case}"
-    with explained(final):
+    source, final, old = staging_path(out, case), out / folder, out / _STAGING / f"old-{case}"
+    with os_errors_as_output_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -131,7 +140,7 @@ def withdraw(out: Path, folder: str) -> str:
         return ""
     home = out / WITHDRAWN / folder.removeprefix(f"{_CASES}/")
     place = next(p for n in itertools.count(1) if not (p := home.with_name(f"{home.name}-{n}")).exists())
-    with explained(place):
+    with os_errors_as_output_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, place)
         for changed in (source.parent, place.parent):
@@ -157,10 +166,10 @@ def recover(journal: Journal, out: Path) -> int:
     was written aside goes.
     """
     for row in journal.cases(State.CHECKED):
-        if _intact(staged(out, row["id"]), row["seal"]):
+        if _intact(staging_path(out, row["id"]), row["run_sha256"]):
             publish_case(out, row["id"], row["folder"])
             journal.move(row["id"], State.PUBLISHED)
-        elif _sealed(out / row["folder"], row["seal"]):
+        elif _has_sha256(out / row["folder"], row["run_sha256"]):
             journal.move(row["id"], State.PUBLISHED)
         else:
             journal.move(row["id"], State.PENDING)
@@ -175,18 +184,18 @@ def recover(journal: Journal, out: Path) -> int:
         journal.move(
             row["id"], State.FAILED, interrupted=0, stage="run", code="Interrupted", reason=reason, remedy=remedy
         )
-    sweep(out)
+    remove_leftovers(out)
     return len(left)
 
 
-def _sealed(folder: Path, seal: str) -> bool:
+def _has_sha256(folder: Path, run_sha256: str) -> bool:
     record = folder / "run.json"
-    return record.is_file() and hashlib.sha256(record.read_bytes()).hexdigest() == seal
+    return record.is_file() and hashlib.sha256(record.read_bytes()).hexdigest() == run_sha256
 
 
-def _intact(folder: Path, seal: str) -> bool:
+def _intact(folder: Path, run_sha256: str) -> bool:
     """Whether a folder holds exactly what was checked."""
-    if not _sealed(folder, seal):
+    if not _has_sha256(folder, run_sha256):
         return False
     for name, digest in json.loads((folder / "run.json").read_text())["files"].items():
         path = folder / name

@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from medvit.progress import Progress
-from medvit_batch.cases import Decision, Job, Key, Outcome, State
+from medvit_batch.cases import CaseJob, CaseLocation, Decision, Outcome, State
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.events import Events
 from medvit_batch.execution.batch import Batch, Limits
-from medvit_batch.execution.case_queue import Turns, doubtful
+from medvit_batch.execution.case_queue import Turns, was_interrupted
 from medvit_batch.execution.deduplicator import Claims
-from medvit_batch.execution.publish import publish_case, staged, sweep, withdraw
+from medvit_batch.execution.publish import publish_case, remove_leftovers, staging_path, withdraw
 from medvit_batch.execution.shutdown import Stop
-from medvit_batch.execution.worker_pool import Event, Pool
+from medvit_batch.execution.worker_pool import Event, EventKind, Pool
 from medvit_batch.journal import Journal
 
 if TYPE_CHECKING:
@@ -62,9 +62,11 @@ class Session:
         self._short = False  # whether there was too little space at the last look
         self._claims = Claims(journal, batch.out)
         self._turns = Turns(())
-        self._next: dict[int, Job] = {}  # what workers were told comes next
+        self._next: dict[int, CaseJob] = {}  # what workers were told comes next
 
-    def plan(self, progress: Progress, ready: Callable[[Decision], bool] = lambda decision: True) -> dict[int, Key]:
+    def plan(
+        self, progress: Progress, ready: Callable[[Decision], bool] = lambda decision: True
+    ) -> dict[int, CaseLocation]:
         """Look at the archive and enter every decision; return what is to be run, and where its images are.
 
         Args:
@@ -74,13 +76,13 @@ class Session:
         archive = self.batch.archive
         self.catalogue.look(archive, self.batch.out, progress, readers=max(1, (os.cpu_count() or 1) // 2))
         planned: set[int] = set()
-        waiting: dict[int, Key] = {}
+        waiting: dict[int, CaseLocation] = {}
         for decision in self.batch.plan.decide(self.catalogue):
             progress.check()
             if not ready(decision):
                 planned |= self.journal.numbers(decision)
                 continue
-            asked = self.batch.plan.asked_of(decision)
+            asked = self.batch.plan.options_hash_of(decision)
             withdrawn = self._withdrawn(decision)
             case, state, changed = self.journal.take(decision, asked, self.number, self.batch.out, withdrawn)
             self.unreported |= withdrawn is not None or (changed and state is not State.PENDING)
@@ -110,7 +112,7 @@ class Session:
         self.events.write("withdrawn", case=name, disputed=decision.disputed, folder=place, sent_to=peers)
         return f"{why}; {moved}.", recall
 
-    def work_off(self, waiting: dict[int, Key], keep: bool = False) -> None:
+    def work_off(self, waiting: dict[int, CaseLocation], keep: bool = False) -> None:
         """Run cases until none is left or the run is to stop; what is not finished then waits in the journal.
 
         Args:
@@ -134,7 +136,7 @@ class Session:
             if not keep or self.pool.busy():
                 self.close()
 
-    def _tell_next(self, keys: dict[int, Key]) -> None:
+    def _tell_next(self, keys: dict[int, CaseLocation]) -> None:
         """Tell workers what comes next, so that they read it beside what they run; nothing stands in the journal for it."""
         if self.stop.asked:
             return
@@ -142,7 +144,7 @@ class Session:
             if not self.pool.hungry():
                 return
             row = self.journal.case(case)
-            if not doubtful(row):
+            if not was_interrupted(row):
                 self._next[case] = self._job(row, keys[case])
                 self.pool.tell(self._next[case])
 
@@ -150,7 +152,7 @@ class Session:
         """End the workers; cases that were at work wait again."""
         for job in self.pool.stop():
             self.journal.move(job.case, State.PENDING)
-            sweep(self.batch.out, job.case)
+            remove_leftovers(self.batch.out, job.case)
 
     def _room(self) -> bool:
         free = shutil.disk_usage(self.batch.out).free / 1e9
@@ -191,54 +193,54 @@ class Session:
         self.failures = min(self.failures, self.batch.limits.stop_after - 1)
         self.stop.go_on()
 
-    def _give(self, case: int, keys: dict[int, Key]) -> None:
+    def _give(self, case: int, keys: dict[int, CaseLocation]) -> None:
         row = self.journal.case(case)
         job = self._next.pop(case, None) or self._job(row, keys[case])
         self.journal.move(case, State.RUNNING, tries=row["tries"] + 1, stage="start")
-        sweep(self.batch.out, case)
-        self.pool.give(job, case in self._turns.alone or doubtful(row))
+        remove_leftovers(self.batch.out, case)
+        self.pool.give(job, case in self._turns.alone or was_interrupted(row))
 
-    def _job(self, row: dict[str, Any], key: Key) -> Job:
+    def _job(self, row: dict[str, Any], key: CaseLocation) -> CaseJob:
         case, root = row["id"], self.batch.plan.root(row["bundle"])
         group = self.catalogue.group(key.inside, key.series) if key.image is None else None
         work = self.batch.plan.work
         if work.privacy is not None and group is not None and group.issuer:
             work = replace(work, privacy=replace(work.privacy, issuer=group.issuer))
-        return Job(case, row["folder"], root, work, staged(self.batch.out, case), group, key, row["note"])
+        return CaseJob(case, row["folder"], root, work, staging_path(self.batch.out, case), group, key, row["note"])
 
     def _heard(self, event: Event) -> int | None:
         """Write down what a worker did; return its case if it is to be tried again."""
         job = event.job
-        if event.what == "input":
+        if event.what is EventKind.INPUT:
             event.worker.answer(self._claims.must_run(job.case, event.content))
-        elif event.of_another and self._turns.suspect(job.case, event.beside):
+        elif event.may_be_caused_by_another and self._turns.suspect(job.case, event.concurrent_cases):
             return self._back(job, "another case in the same worker may be the reason; it is tried again by itself")
-        elif event.what == "done":
+        elif event.what is EventKind.DONE:
             self._done(job, event.content)
-        elif event.what == "late":
+        elif event.what is EventKind.TIMED_OUT:
             limit = self.batch.limits.time_limit
             reason = f"Found that the case took longer than {limit:g} s (--time-limit) and ended it."
             self._settle(
                 job, Outcome(State.FAILED, event.content, "TimeLimit", reason, "Retry it with a longer --time-limit.")
             )
-        elif event.what == "lost":
+        elif event.what is EventKind.CRASHED:
             return self._lost(job, event.worker.stage, event.content)
-        elif event.what == "unborn":
+        elif event.what is EventKind.START_FAILED:
             return self._back(job, "")
-        elif event.what == "back":
+        elif event.what is EventKind.REQUEUED:
             return self._back(job, "its worker was ended because of another case; it is tried again")
         return None
 
-    def _back(self, job: Job, why: str) -> int:
+    def _back(self, job: CaseJob, why: str) -> int:
         """A case waits again, as if it had not been tried."""
         self._claims.release(job.case)
         self.journal.move(job.case, State.PENDING, tries=self.journal.case(job.case)["tries"] - 1)
-        sweep(self.batch.out, job.case)
+        remove_leftovers(self.batch.out, job.case)
         if why:
             self._tell(job, State.PENDING, why, Outcome(State.PENDING))
         return job.case
 
-    def _done(self, job: Job, outcome: Outcome) -> None:
+    def _done(self, job: CaseJob, outcome: Outcome) -> None:
         if outcome.state is State.SKIPPED:
             state, reason = self._claims.why_not(job.case)
             words = {"stage": "input", "code": "copy", "reason": reason} if reason else {"stage": ""}
@@ -253,13 +255,13 @@ class Session:
             self._settle(job, outcome)
         self._claims.release(job.case)
 
-    def _publish(self, job: Job, outcome: Outcome) -> None:
+    def _publish(self, job: CaseJob, outcome: Outcome) -> None:
         row = self.journal.case(job.case)
-        held = self._claims.held(job.case)
+        result_key = self._claims.result_key(job.case)
         columns = {
-            "stage": "", "code": "", "reason": "", "remedy": "", "held": held, "flags": json.dumps((*outcome.flags, *filter(None, [row["recall"]]))),
+            "stage": "", "code": "", "reason": "", "remedy": "", "result_key": result_key, "flags": json.dumps((*outcome.flags, *filter(None, [row["recall"]]))),
             "rating": outcome.rating, "rating_reasons": json.dumps(outcome.rating_reasons), "notes": json.dumps(outcome.notes),
-            "version": outcome.version, "weights": outcome.weights, "seal": outcome.seal, "seconds": json.dumps(outcome.seconds),
+            "version": outcome.version, "weights": outcome.weights, "run_sha256": outcome.run_sha256, "seconds": json.dumps(outcome.seconds),
             "peak_mb": outcome.peak_mb, "interrupted": 0,
         }  # fmt: skip
         self.journal.move(job.case, State.CHECKED, **columns)
@@ -268,7 +270,7 @@ class Session:
         self.failures = 0
         self._tell(job, State.PUBLISHED, f"rating {outcome.rating}{', flagged' if outcome.flags else ''}", outcome)
 
-    def _lost(self, job: Job, stage: str, how: str) -> int | None:
+    def _lost(self, job: CaseJob, stage: str, how: str) -> int | None:
         tries = self.journal.case(job.case)["tries"]
         self._claims.release(job.case)
         if "ended by" in how and tries < _TRIES:
@@ -283,7 +285,7 @@ class Session:
         self._settle(job, Outcome(State.FAILED, stage, "WorkerDied", reason, remedy))
         return None
 
-    def _settle(self, job: Job, outcome: Outcome) -> None:
+    def _settle(self, job: CaseJob, outcome: Outcome) -> None:
         """A case that gave no result."""
         self.journal.move(
             job.case, outcome.state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, remedy=outcome.remedy,
@@ -301,7 +303,7 @@ class Session:
                 f"{what}: {self.failures} cases in a row failed (--stop-after). The last: {outcome.reason} {outcome.remedy}"
             )
 
-    def _tell(self, job: Job, state: State, words: str, outcome: Outcome) -> None:
+    def _tell(self, job: CaseJob, state: State, words: str, outcome: Outcome) -> None:
         self.done += state is not State.PENDING
         name = job.name.removeprefix("cases/")
         if not self.events.printed:

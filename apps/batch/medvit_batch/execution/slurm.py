@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 from medvit_batch.errors import BatchError
-from medvit_batch.execution.cluster_spec import CONNECT, DASHBOARD, Where, closed
+from medvit_batch.execution.cluster_spec import CONNECT, DASHBOARD, ClusterSpec, closed
 
 __all__ = ["SCHEDULER", "job_script", "read_job", "slurm_cluster"]
 
@@ -52,7 +52,7 @@ def read_job(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found.items()))
 
 
-def slurm_cluster(where: Where, begun: ExitStack) -> Any:
+def slurm_cluster(where: ClusterSpec, begun: ExitStack) -> Any:
     """A cluster whose workers are jobs; they may wait in the queue for long.
 
     Args:
@@ -149,7 +149,7 @@ def _slurm_cluster() -> Any:
     return SLURMCluster
 
 
-def _asked(where: Where) -> dict[str, Any]:
+def _asked(where: ClusterSpec) -> dict[str, Any]:
     """How dask-jobqueue is told what a job is: one worker, which runs one case at a time with all the job's cores."""
     job = dict(where.job)
     gres, prologue = job.pop("gres", ""), job.pop("prologue", "")
@@ -169,7 +169,7 @@ def _asked(where: Where) -> dict[str, Any]:
     return asked
 
 
-def job_script(where: Where) -> str:
+def job_script(where: ClusterSpec) -> str:
     """The script that each job would run, but for its certificates; nothing is started or submitted.
 
     Raises:

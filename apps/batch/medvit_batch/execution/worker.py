@@ -18,11 +18,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from medvit_batch.cases import Job, Outcome
+from medvit_batch.cases import CaseJob, Outcome
 from medvit_batch.execution.prefetch import Ahead, Reading, room
 from medvit_batch.parent_watch import follow_parent
 
-__all__ = ["Link", "Runner", "serve"]
+__all__ = ["CaseChannel", "Runner", "serve"]
 
 _FIRST_TO_GO = "700"
 """Of 1000: when memory runs out the system shall end a worker, which costs a case, rather than its parent."""
@@ -37,7 +37,7 @@ def _at_once(size: int, finish: Finish) -> Outcome | None:
 
 
 @dataclass
-class Link:
+class CaseChannel:
     """What a worker says to its parent while it is at work on a case, and what lies ready for the case.
 
     Attributes:
@@ -68,11 +68,11 @@ class Link:
             self.say("stage", stage)
 
 
-Runner = Callable[[Job, Link], Outcome | None]
+Runner = Callable[[CaseJob, CaseChannel], Outcome | None]
 """Runs a case; None where its outcome follows later."""
 
 
-class _Desk:
+class WorkerEndpoint:
     """A worker's end of the line to its parent.
 
     A thread of its own listens, so that the parent can say what comes next while a case is at work.
@@ -88,7 +88,7 @@ class _Desk:
         self._speaking = threading.Lock()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._writing: threading.Thread | None = None
-        self.jobs: queue.SimpleQueue[tuple[Job, bool, Reading | None] | None] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[tuple[CaseJob, bool, Reading | None] | None] = queue.SimpleQueue()
         self.ahead = Ahead(lambda what, case: self.say(what, case), workers)
 
     def listen(self) -> None:
@@ -111,7 +111,7 @@ class _Desk:
         with self._speaking:
             self._connection.send((what, case, content))
 
-    def link(self, job: Job, alone: bool, reading: Reading | None) -> Link:
+    def link(self, job: CaseJob, alone: bool, reading: Reading | None) -> CaseChannel:
         """What a case is run with.
 
         Args:
@@ -130,15 +130,17 @@ class _Desk:
         if alone:
             self.ahead.settle()
             self.settle()
-            return Link(say, ask, reading, alone=True)
-        return Link(say, ask, reading, self.ahead.go, self.settle, lambda size, finish: self._finish(job, size, finish))
+            return CaseChannel(say, ask, reading, alone=True)
+        return CaseChannel(
+            say, ask, reading, self.ahead.go, self.settle, lambda size, finish: self._finish(job, size, finish)
+        )
 
     def settle(self) -> None:
         """Wait until the case before is written."""
         if self._writing is not None:
             self._writing.join()
 
-    def _finish(self, job: Job, size: int, finish: Finish) -> Outcome | None:
+    def _finish(self, job: CaseJob, size: int, finish: Finish) -> Outcome | None:
         if not self._behind or size > room(self._workers):
             return finish(False)
 
@@ -172,7 +174,7 @@ def serve(connection: Connection, run: Runner, threads: int, workers: int = 1, b
         os.environ[name] = str(threads)
     # they may quote headers; and what one thread silences for a while, another would make loud again
     warnings.simplefilter("ignore")
-    desk = _Desk(connection, workers, behind)
+    desk = WorkerEndpoint(connection, workers, behind)
     threading.Thread(target=desk.listen, name="medvit-listener", daemon=True).start()
     with contextlib.suppress(OSError):
         desk.say("ready", 0, os.getpid())

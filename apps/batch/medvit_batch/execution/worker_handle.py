@@ -13,10 +13,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from medvit_batch.cases import Job
+from medvit_batch.cases import CaseJob
 from medvit_batch.execution.worker import Runner, serve
 
-__all__ = ["FIRST_STEPS", "NEVER", "InHand", "Worker", "how_it_ended", "started"]
+__all__ = ["FIRST_STEPS", "NEVER", "ActiveCase", "Worker", "how_it_ended", "started"]
 
 FIRST_STEPS = 120.0
 """Seconds that a worker may take to start, on a busy machine with a cold disk."""
@@ -25,10 +25,10 @@ NEVER = float("inf")
 
 
 @dataclass(eq=False)
-class InHand:
+class ActiveCase:
     """A case that a worker has in hand; what answers for it."""
 
-    job: Job
+    job: CaseJob
     worker: Worker
     since: float
     deadline: float
@@ -58,9 +58,9 @@ class Worker:
     lines: queue.SimpleQueue[tuple[str, Any] | None]
     speaker: threading.Thread
     ready: bool = False
-    case: InHand | None = None
-    behind: InHand | None = None
-    ahead: Job | None = None
+    case: ActiveCase | None = None
+    behind: ActiveCase | None = None
+    ahead: CaseJob | None = None
     reading: int | None = None
 
     def send(self, what: str, content: Any) -> None:
@@ -75,7 +75,7 @@ class Worker:
         self.speaker.join()
         self.connection.close()
 
-    def in_hand(self) -> list[InHand]:
+    def in_hand(self) -> list[ActiveCase]:
         """The cases that it is responsible for."""
         return [case for case in (self.behind, self.case) if case is not None]
 
@@ -85,7 +85,7 @@ class Worker:
             return self.deadline
         return min((case.deadline for case in self.in_hand()), default=NEVER)
 
-    def beside(self, case: InHand, *, held: bool) -> frozenset[int]:
+    def concurrent_cases(self, case: ActiveCase, *, held: bool) -> frozenset[int]:
         """What else it is at; with what it only holds in memory."""
         found = {other.job.case for other in self.in_hand()}
         found |= {self.reading} if self.reading is not None else set()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
-from medvit_batch.cases import Job
+from medvit_batch.cases import CaseJob
 from medvit_batch.errors import BatchError
 from medvit_batch.execution.case_runner import run_case
 from medvit_batch.execution.worker import Runner
-from medvit_batch.execution.worker_handle import FIRST_STEPS, NEVER, InHand, Worker, how_it_ended, started
+from medvit_batch.execution.worker_handle import FIRST_STEPS, NEVER, ActiveCase, Worker, how_it_ended, started
 
-__all__ = ["Event", "Pool"]
+__all__ = ["Event", "EventKind", "Pool"]
 
 _LOADING = 600.0
 """Seconds that reading the input and loading a model may take, before the clock of the case itself starts."""
@@ -26,6 +27,19 @@ _STARTS = 3
 
 _MEMORY = ("MemoryError", "OutOfMemoryError", "MemoryShortError")
 """Kinds of error of a case that had too little memory."""
+
+
+class EventKind(StrEnum):
+    """A kind of event in the life of a case at a worker."""
+
+    INPUT = "input"
+    STAGE = "stage"
+    DONE = "done"
+    START_FAILED = "start_failed"
+    TIMED_OUT = "timed_out"
+    CRASHED = "crashed"
+    REQUEUED = "requeued"
+    SKIPPED = "skipped"
 
 
 class Asking(Protocol):
@@ -42,25 +56,26 @@ class Event:
     """Something a worker did.
 
     Attributes:
-        what: "input" (content is a hash, and an answer is due), "stage", "done" (an ``Outcome``), "late" (the time limit has
-            passed), "lost" (the worker died; content says how), "unborn" (it died before it began), "back" (it was ended because of
-            another case).
+        what: INPUT (content is a hash, and an answer is due), STAGE, DONE (an ``Outcome``), TIMED_OUT, CRASHED (the worker died;
+            content says how), START_FAILED (it died before it began), REQUEUED (it was ended because of another case).
         job: the case it concerns.
         content: as said.
         worker: who.
-        beside: numbers of other cases that the worker had in hand, one of which may be the reason.
+        concurrent_cases: numbers of other cases that the worker had in hand, one of which may be the reason.
     """
 
-    what: str
-    job: Job
+    what: EventKind
+    job: CaseJob
     content: Any
     worker: Asking
-    beside: frozenset[int] = frozenset()
+    concurrent_cases: frozenset[int] = frozenset()
 
     @property
-    def of_another(self) -> bool:
+    def may_be_caused_by_another(self) -> bool:
         """Whether it may be another case's doing: where a worker died, hung, or ran out of memory."""
-        return self.what in ("late", "lost") or (self.what == "done" and self.content.code in _MEMORY)
+        return self.what in (EventKind.TIMED_OUT, EventKind.CRASHED) or (
+            self.what is EventKind.DONE and self.content.code in _MEMORY
+        )
 
 
 class Pool:
@@ -97,14 +112,14 @@ class Pool:
         """Numbers of the cases that workers were told come next, and whether their worker is free now."""
         return {w.ahead.case: w.case is None for w in self.workers if w.ahead is not None}
 
-    def tell(self, job: Job) -> None:
+    def tell(self, job: CaseJob) -> None:
         """Tell a worker what comes next, so that it reads it beside what it runs."""
         worker = next(worker for worker in self.workers if worker.hungry())
         worker.ahead = job
         if worker.ready:
             worker.send("next", job)
 
-    def give(self, job: Job, alone: bool = False) -> None:
+    def give(self, job: CaseJob, alone: bool = False) -> None:
         """Give a job to a worker that has none; one is started if there is none.
 
         Args:
@@ -119,11 +134,11 @@ class Pool:
                 if other is not worker:
                     other.send("next", None)
                 other.ahead = None
-        worker.case = InHand(job, worker, time.monotonic(), NEVER, alone=alone)
+        worker.case = ActiveCase(job, worker, time.monotonic(), NEVER, alone=alone)
         if worker.ready:
             self._send(worker)
 
-    def _choose(self, job: Job, alone: bool) -> Worker:
+    def _choose(self, job: CaseJob, alone: bool) -> Worker:
         """The worker that has read the case, or one that has read no other, or any."""
         free = [w for w in self.workers if w.case is None]
         if alone:  # nor what another case may still do to its worker
@@ -164,14 +179,14 @@ class Pool:
             return self._unborn(worker, f"it was not ready after {FIRST_STEPS:.0f} s")
         late = next(case for case in worker.in_hand() if now > case.deadline)
         # reading another case can hold up the one that runs; writing one, for which there is a time too, cannot for long
-        event = Event("late", late.job, late.stage, late, worker.beside(late, held=False))
+        event = Event(EventKind.TIMED_OUT, late.job, late.stage, late, worker.concurrent_cases(late, held=False))
         return [event, *self._rest(worker, late)]
 
-    def _rest(self, worker: Worker, culprit: InHand) -> list[Event]:
+    def _rest(self, worker: Worker, culprit: ActiveCase) -> list[Event]:
         """End a worker because of a case: what else it had in hand goes back."""
         others = [case for case in worker.in_hand() if case is not culprit]
         self._end(worker)
-        return [Event("back", case.job, None, case) for case in others]
+        return [Event(EventKind.REQUEUED, case.job, None, case) for case in others]
 
     def _heard(self, worker: Worker) -> list[Event]:
         events: list[Event] = []
@@ -186,7 +201,10 @@ class Pool:
         self._end(worker)
         if not worker.ready:
             return [*events, *self._unborn(worker, how)]
-        lost = [Event("lost", case.job, how, case, worker.beside(case, held=False)) for case in worker.in_hand()]
+        lost = [
+            Event(EventKind.CRASHED, case.job, how, case, worker.concurrent_cases(case, held=False))
+            for case in worker.in_hand()
+        ]
         return events + lost
 
     def _take(self, worker: Worker, what: str, number: int, content: Any) -> list[Event]:
@@ -208,8 +226,8 @@ class Pool:
         if what == "stage":
             case.stage = content
         if what != "done":
-            return [Event(what, case.job, content, case)]
-        event = Event(what, case.job, content, case, worker.beside(case, held=True))
+            return [Event(EventKind(what), case.job, content, case)]
+        event = Event(EventKind.DONE, case.job, content, case, worker.concurrent_cases(case, held=True))
         if content.fatal:
             return [event, *self._rest(worker, case)]
         if case is worker.behind:
@@ -225,14 +243,14 @@ class Pool:
             raise BatchError(
                 f"Found {_STARTS} workers in a row that died while they started ({how}); nothing can be run so. Run medvit doctor."
             )
-        return [Event("unborn", case.job, how, case) for case in worker.in_hand()]
+        return [Event(EventKind.START_FAILED, case.job, how, case) for case in worker.in_hand()]
 
     def _end(self, worker: Worker) -> None:
         if worker in self.workers:
             self.workers.remove(worker)
         worker.end()
 
-    def stop(self) -> list[Job]:
+    def stop(self) -> list[CaseJob]:
         """End all workers at once; return the jobs that were not finished."""
         left = [case.job for worker in self.workers for case in worker.in_hand()]
         for worker in list(self.workers):

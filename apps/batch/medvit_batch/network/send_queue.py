@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Queue", "Sender", "send_files"]
 
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS sends (id INTEGER PRIMARY KEY, folder TEXT, seal TEXT, peer TEXT, state TEXT DEFAULT 'waiting', "
-    "tries INTEGER DEFAULT 0, due REAL DEFAULT 0, reason TEXT DEFAULT '', UNIQUE (folder, seal, peer))"
+    "CREATE TABLE IF NOT EXISTS sends (id INTEGER PRIMARY KEY, folder TEXT, run_sha256 TEXT, peer TEXT, state TEXT DEFAULT 'waiting', "
+    "tries INTEGER DEFAULT 0, due REAL DEFAULT 0, reason TEXT DEFAULT '', UNIQUE (folder, run_sha256, peer))"
 )
 _REFUSALS = 5
 """How often objects that a peer refuses are offered."""
@@ -42,7 +42,7 @@ _WARNED = 0x0001
 class _Due:
     number: int
     folder: str
-    seal: str
+    run_sha256: str
     tries: int
 
 
@@ -52,22 +52,24 @@ class Queue:
     def __init__(self, journal: Journal, out: Path, peer: Peer, pause: float = 10.0, commit: bool = False) -> None:
         self.base, self.out, self.peer, self.pause = journal.base, out, peer, pause
         self.base.execute(_SCHEMA)
+        if "seal" in {row["name"] for row in self.base.execute("PRAGMA table_info(sends)")}:
+            self.base.execute("ALTER TABLE sends RENAME COLUMN seal TO run_sha256")  # its name in earlier versions
         self.commitments = Commitments(self.base) if commit else None
 
     def fill(self) -> None:
         """Enter every published result that is not in the queue; a result that was replaced before it went is dropped."""
         self.base.execute(
-            "INSERT OR IGNORE INTO sends (folder, seal, peer) SELECT folder, seal, ? FROM cases WHERE state='published'",
+            "INSERT OR IGNORE INTO sends (folder, run_sha256, peer) SELECT folder, run_sha256, ? FROM cases WHERE state='published'",
             (self.peer.name,),
         )
         self.base.execute(
             "UPDATE sends SET state='replaced' WHERE peer=? AND state='waiting' AND NOT EXISTS "
-            "(SELECT 1 FROM cases c WHERE c.folder=sends.folder AND c.seal=sends.seal AND c.state='published')",
+            "(SELECT 1 FROM cases c WHERE c.folder=sends.folder AND c.run_sha256=sends.run_sha256 AND c.state='published')",
             (self.peer.name,),
         )
         self.base.execute(  # a case that was only looked at again holds the same result as before
             "UPDATE sends SET state='waiting' WHERE peer=? AND state='replaced' AND EXISTS "
-            "(SELECT 1 FROM cases c WHERE c.folder=sends.folder AND c.seal=sends.seal AND c.state='published')",
+            "(SELECT 1 FROM cases c WHERE c.folder=sends.folder AND c.run_sha256=sends.run_sha256 AND c.state='published')",
             (self.peer.name,),
         )
 
@@ -77,7 +79,7 @@ class Queue:
             "SELECT * FROM sends WHERE peer=? AND state='waiting' AND due<=? ORDER BY due, id LIMIT 1",
             (self.peer.name, now),
         ).fetchone()
-        return None if row is None else _Due(row["id"], row["folder"], row["seal"], row["tries"])
+        return None if row is None else _Due(row["id"], row["folder"], row["run_sha256"], row["tries"])
 
     def counts(self) -> dict[str, int]:
         """How many results wait, are sent, or were refused."""

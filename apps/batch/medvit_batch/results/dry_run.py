@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from medvit.cli.common import Shown
+from medvit.cli.common import Terminal
 from medvit_batch.cases import Decision, State
 from medvit_batch.journal import JOURNAL, Journal
 
@@ -23,7 +23,7 @@ _WIDTH = 180
 
 
 def show_decisions(
-    decisions: list[Decision], batch: Batch, catalogue: Catalogue, shown: Shown, script: str = ""
+    decisions: list[Decision], batch: Batch, catalogue: Catalogue, shown: Terminal, script: str = ""
 ) -> None:
     """Print what would be done, as a table or as JSON; with the script of the jobs that would be submitted, if any."""
     journal = Journal(batch.out) if (batch.out / JOURNAL).is_file() else None
@@ -68,7 +68,7 @@ def _action(decision: Decision, batch: Batch, journal: Journal | None) -> tuple[
         return decision.state, decision.reason
     if journal is None:
         return "run", decision.reason
-    state, same = journal.known(decision, batch.plan.asked_of(decision))
+    state, same = journal.known(decision, batch.plan.options_hash_of(decision))
     if state is None or state is State.PENDING:
         return "run", decision.reason
     if same:

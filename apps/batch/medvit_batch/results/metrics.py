@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from medvit.atomic_write import explained, replace_file
+from medvit.atomic_write import os_errors_as_output_errors, replace_file
 from medvit.reports import RATINGS
-from medvit_batch.cases import State, in_turn
+from medvit_batch.cases import State, sequential_seconds
 from medvit_batch.errors import NetworkError
 from medvit_batch.journal import Journal, sends_by_state
 
@@ -26,7 +26,7 @@ def metrics_text(journal: Journal) -> str:
     ratings = dict.fromkeys(RATINGS, 0)
     for row in journal.cases(State.PUBLISHED):
         peak = max(peak, row["peak_mb"])
-        seconds += sum(in_turn(json.loads(row["seconds"])).values())
+        seconds += sum(sequential_seconds(json.loads(row["seconds"])).values())
         ratings[row["rating"]] = ratings.get(row["rating"], 0) + 1
     lines = ["# HELP medvit_batch_cases Cases of the batch by state.", "# TYPE medvit_batch_cases gauge"]
     lines += [f'medvit_batch_cases{{state="{state.value}"}} {counts.get(state.value, 0)}' for state in State]
@@ -47,7 +47,7 @@ def metrics_text(journal: Journal) -> str:
 def write_metrics(journal: Journal, out: Path) -> None:
     """Write the file anew; a reader finds the old one or the new one, whole."""
     path = out / "metrics.prom"
-    with explained(out), replace_file(path) as aside:
+    with os_errors_as_output_errors(out), replace_file(path) as aside:
         aside.write_text(metrics_text(journal), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from medvit.atomic_write import explained, replace_file
+from medvit.atomic_write import os_errors_as_output_errors, replace_file
 
 __all__ = ["write_parquet"]
 
@@ -30,7 +30,7 @@ def write_parquet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        with explained(path.parent):
+        with os_errors_as_output_errors(path.parent):
             path.unlink(missing_ok=True)
         return False
     time = pyarrow.timestamp("s", tz="UTC")
@@ -38,7 +38,7 @@ def write_parquet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in columns])
     values = {name: [_value(name, row[name]) for row in rows] for name in columns}
     table = pyarrow.table(values, schema=schema)
-    with explained(path.parent), replace_file(path) as aside:
+    with os_errors_as_output_errors(path.parent), replace_file(path) as aside:
         parquet.write_table(table, aside)
     return True
 

@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from medvit.atomic_write import explained, replace_file
+from medvit.atomic_write import os_errors_as_output_errors, replace_file
 from medvit.reports import RATINGS
 from medvit_batch.cases import State
 from medvit_batch.results.charts import bar, histogram
@@ -52,7 +52,7 @@ def write_report(summary: Summary, out: Path) -> None:
         _pictures(summary, out), _files(summary), "</body></html>\n",
     ]  # fmt: skip
     path = out / "report.html"
-    with explained(out), replace_file(path) as aside:
+    with os_errors_as_output_errors(out), replace_file(path) as aside:
         aside.write_text("".join(parts), encoding="utf-8")
 
 

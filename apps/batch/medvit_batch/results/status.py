@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from medvit.cli.common import Shown
+from medvit.cli.common import Terminal
 from medvit_batch.cases import State
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.execution.batch_folder import CATALOGUE
@@ -23,7 +23,7 @@ _REASONS = 10
 _ALIAS = re.compile(r"\bd\d+(?:-[0-9a-f]{4})?/f\d+\b|\bd\d+\b")
 
 
-def show_status(out: Path, shown: Shown, cases: bool, paths: bool) -> None:
+def show_status(out: Path, shown: Terminal, cases: bool, paths: bool) -> None:
     """Print it.
 
     Args:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvit.atomic_write import explained, replace_file
-from medvit_batch.cases import State, in_turn
+from medvit.atomic_write import os_errors_as_output_errors, replace_file
+from medvit_batch.cases import State, sequential_seconds
 from medvit_batch.journal import Journal
 from medvit_batch.results.parquet import write_parquet
 
@@ -70,7 +70,7 @@ def _row(case: dict[str, Any]) -> dict[str, Any]:
         "study_uid": facts["study"], "series_uid": facts["series"], "stage": case["stage"], "code": case["code"],
         "reason": case["reason"], "remedy": case["remedy"], "flags": "; ".join(flags) if published else "",
         "rating_reasons": "; ".join(json.loads(case["rating_reasons"])) if published else "",
-        "seconds": round(sum(in_turn(json.loads(case["seconds"])).values()), 2), "peak_mb": case["peak_mb"],
+        "seconds": round(sum(sequential_seconds(json.loads(case["seconds"])).values()), 2), "peak_mb": case["peak_mb"],
         "weights_sha256": case["weights"] if published else "", "updated": case["updated"], "folder": case["folder"],
     }  # fmt: skip
 
@@ -90,7 +90,11 @@ def write_tables(summary: Summary, out: Path) -> None:
 
 
 def _table(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
-    with explained(path.parent), replace_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    with (
+        os_errors_as_output_errors(path.parent),
+        replace_file(path) as aside,
+        aside.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

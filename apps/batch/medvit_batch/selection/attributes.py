@@ -12,12 +12,12 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, keyword_dict
 
 from medvit.io.dicom.header import read_dataset
-from medvit.io.dicom.preflight import Volume
+from medvit.io.dicom.preflight import SeriesVolume
 from medvit_batch.selection.expressions import Lookup
 
 __all__ = ["DERIVED", "of_image", "of_volume", "proper_name"]
 
-DERIVED: dict[str, Callable[[Volume], Any]] = {
+DERIVED: dict[str, Callable[[SeriesVolume], Any]] = {
     "Slices": lambda v: len(v.planes) if v.kind == "volume" else 0,
     "Rows": lambda v: v.first.rows,
     "Columns": lambda v: v.first.columns,
@@ -58,7 +58,7 @@ def proper_name(word: str) -> str:
     return found
 
 
-def of_volume(volume: Volume) -> Lookup:
+def of_volume(volume: SeriesVolume) -> Lookup:
     """The attributes of a volume; the header of its first plane is read once, when it is first asked for."""
     header: list[Dataset] = []
 
@@ -86,7 +86,7 @@ def of_image(name: str) -> Sequence[str]:
     return ("image",) if name == "Kind" else ()
 
 
-def _header(volume: Volume) -> Dataset:
+def _header(volume: SeriesVolume) -> Dataset:
     with warnings.catch_warnings(), volume.first.file.open() as stream:
         warnings.simplefilter("ignore")
         return read_dataset(stream, stop_before_pixels=True, force=True)

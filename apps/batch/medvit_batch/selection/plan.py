@@ -14,11 +14,11 @@ from medvit.bundles import Bundle, open_bundle
 from medvit.deidentification import Privacy, burned_in
 from medvit.errors import BundleError, MedvitError, OutputError
 from medvit.io import PICTURE_SUFFIXES
-from medvit.io.dicom.preflight import Volume, candidates, choose_volume, sort_planes
+from medvit.io.dicom.preflight import SeriesVolume, candidate_volumes, choose_volume, sort_planes
 from medvit.reports import RATING_RULES
 from medvit.restoration import RESTORED_TYPES
 from medvit.segmentation import OUTPUT_TYPES
-from medvit_batch.cases import Decision, Facts, Key, State, Work, digest_of
+from medvit_batch.cases import CaseDescription, CaseLocation, Decision, RunOptions, State, json_sha256
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.catalogue.file_headers import without_values
 from medvit_batch.catalogue.series_groups import ARCHIVE, Group, Image, found_in
@@ -50,7 +50,7 @@ class Plan:
     """
 
     rules: Rules
-    work: Work
+    work: RunOptions
     issuer: str = ""
 
     @cached_property
@@ -87,23 +87,27 @@ class Plan:
             )
 
     @cached_property
-    def asked(self) -> dict[str, str]:
+    def options_hashes(self) -> dict[str, str]:
         """For each bundle, a hash of everything beside the images that decides a result."""
-        return {bundle.name: self._asked(bundle) for bundle in self.bundles.values()}
+        return {bundle.name: self._options_hash(bundle) for bundle in self.bundles.values()}
 
-    def asked_of(self, decision: Decision) -> str:
+    def options_hash_of(self, decision: Decision) -> str:
         """Return a hash of all settings, beside the images, that decide a case's result."""
-        asked = self.asked.get(decision.bundle, "")
+        options_hash = self.options_hashes.get(decision.bundle, "")
         # a pseudonym is made from the number and its issuer
-        return asked if self.work.privacy is None or not decision.issuer else digest_of([asked, decision.issuer])
+        return (
+            options_hash
+            if self.work.privacy is None or not decision.issuer
+            else json_sha256([options_hash, decision.issuer])
+        )
 
     def root(self, name: str) -> str:
         """The folder of a bundle that a decision names."""
         return next(str(bundle.root) for bundle in self.bundles.values() if bundle.name == name)
 
-    def _asked(self, bundle: Bundle) -> str:
+    def _options_hash(self, bundle: Bundle) -> str:
         configs = [hashlib.sha256((bundle.root / "configs" / name).read_bytes()).hexdigest() for name in ("inference.json", "metadata.json")]  # fmt: skip
-        return digest_of(
+        return json_sha256(
             [bundle.name, bundle.version, bundle.weights_sha256, configs, RATING_RULES, self.work.deciding()]
         )
 
@@ -126,10 +130,10 @@ class Plan:
         for image in catalogue.images():
             yield from self._image(image)
 
-    def _volume(self, group: Group, volumes: tuple[Volume, ...], volume: Volume) -> Iterator[Decision]:
+    def _volume(self, group: Group, volumes: tuple[SeriesVolume, ...], volume: SeriesVolume) -> Iterator[Decision]:
         facts, name = _facts(volume), _names(volumes)[volume.number]
         lasting = f"{group.series}|{group.place}|{name}"
-        key = Key(group.inside, group.series, volume.number)
+        key = CaseLocation(group.inside, group.series, volume.number)
         home = _folder(group, name)
         question = "" if group.several and self.work.privacy is None else group.question
         disputed = bool(question) or any(finding.code in _DISPUTES for finding in volume.findings)
@@ -138,7 +142,7 @@ class Plan:
             named = self.bundles[bundle].name if bundle else ""
             folder = f"{home}/{named}" if bundle else home
             return Decision(
-                lasting, named, state, reason, facts, key, group.stamp, group.changed, folder, code, group.patient, group.issuer, disputed
+                lasting, named, state, reason, facts, key, group.file_signature, group.changed, folder, code, group.patient, group.issuer, disputed
             )  # fmt: skip
 
         if volume.kind in ("localizer", "screen", "clip"):
@@ -149,7 +153,7 @@ class Plan:
                 volume.kind,
             )
             return
-        if volume in candidates(volumes)[1]:
+        if volume in candidate_volumes(volumes)[1]:
             yield decision(
                 "", State.SKIPPED, "a few slices beside the volume of their series; its result says so", "stray"
             )
@@ -171,14 +175,14 @@ class Plan:
             else:
                 yield decision(bundle, State.PENDING, choice.reason)
 
-    def _shows_words(self, volume: Volume) -> str | None:
+    def _shows_words(self, volume: SeriesVolume) -> str | None:
         """Why an image may name the patient in its pixels, where that matters."""
         if self.work.privacy is None or self.work.privacy.burned_in:
             return None
         stated = of_volume(volume)("BurnedInAnnotation")
         return burned_in(volume.modality, stated[0] if stated else "")
 
-    def _choose(self, volume: Volume) -> Choice:
+    def _choose(self, volume: SeriesVolume) -> Choice:
         try:
             return self.rules.choose(of_volume(volume))
         except Exception as error:  # its header can only be read in part; a damaged value must not end the run
@@ -186,7 +190,7 @@ class Plan:
 
     def _misfit(self, bundle: str, picture: bool, modality: str | None) -> tuple[str, str] | None:
         opened = self.bundles[bundle]
-        reason = opened.facts.misfit(opened.name, picture, modality)
+        reason = opened.facts.mismatch(opened.name, picture, modality)
         dimensions = picture != (opened.facts.dimensions == 2)
         if reason is None or (self.work.run.force and not dimensions):
             return None
@@ -197,7 +201,7 @@ class Plan:
 
     def _image(self, image: Image) -> Iterator[Decision]:
         choice, picture = self.rules.choose(of_image), image.path.suffix.lower() in PICTURE_SUFFIXES
-        facts = Facts(kind="picture" if picture else "image", file=image.alias)
+        facts = CaseDescription(kind="picture" if picture else "image", file=image.alias)
         for bundle in choice.bundles or ("",):
             fits = bundle and picture == (self.bundles[bundle].facts.dimensions == 2)
             reason = (
@@ -207,12 +211,14 @@ class Plan:
             )
             home, named = f"image-{image.place}", self.bundles[bundle].name if bundle else ""
             yield Decision(
-                f"image|{image.place}", named, State.PENDING if fits else State.SKIPPED, reason, facts, Key(image=image.path), image.stamp,
+                f"image|{image.place}", named, State.PENDING if fits else State.SKIPPED, reason, facts, CaseLocation(image=image.path), image.file_signature,
                 image.changed, f"{home}/{named}" if bundle else home, "" if fits else "rules",
             )  # fmt: skip
 
 
-def _refusal(group: Group, volumes: tuple[Volume, ...], volume: Volume, on_irregular: str) -> tuple[str, str] | None:
+def _refusal(
+    group: Group, volumes: tuple[SeriesVolume, ...], volume: SeriesVolume, on_irregular: str
+) -> tuple[str, str] | None:
     """Why a run would refuse a volume without a look at its pixels: the same words, long before."""
     try:
         choose_volume(found_in(group, volumes), str(volume.number), ARCHIVE)
@@ -233,7 +239,7 @@ def _unnamed(privacy: Privacy, decision: Decision) -> Decision:
         volume=privacy.token(decision.volume),
         reason=privacy.words(decision.reason),
         folder=privacy.folder(decision.folder),
-        stamp=privacy.token(decision.stamp),
+        file_signature=privacy.token(decision.file_signature),
         facts=replace(
             facts, study=privacy.uid(facts.study), series=privacy.uid(facts.series), part=privacy.words(facts.part)
         ),
@@ -241,15 +247,17 @@ def _unnamed(privacy: Privacy, decision: Decision) -> Decision:
 
 
 def _whole(group: Group, error: MedvitError) -> Decision:
-    facts = Facts(study=_uid(group.planes[0].study), series=_uid(group.series), modality=group.planes[0].modality)
-    key, reason = Key(group.inside, group.series, 0), without_values(str(error).splitlines()[0])
+    facts = CaseDescription(
+        study=_uid(group.planes[0].study), series=_uid(group.series), modality=group.planes[0].modality
+    )
+    key, reason = CaseLocation(group.inside, group.series, 0), without_values(str(error).splitlines()[0])
     return Decision(
-        f"{group.series}|{group.place}|", "", State.SET_ASIDE, reason, facts, key, group.stamp, group.changed, _folder(group, ""),
+        f"{group.series}|{group.place}|", "", State.SET_ASIDE, reason, facts, key, group.file_signature, group.changed, _folder(group, ""),
         type(error).__name__,
     )  # fmt: skip
 
 
-def _names(volumes: tuple[Volume, ...]) -> dict[int, str]:
+def _names(volumes: tuple[SeriesVolume, ...]) -> dict[int, str]:
     """For each volume's number, what tells it apart within its series; empty for the main one."""
     main = max(volumes, key=lambda v: (v.kind == "volume", len(v.planes), -v.number))
     counts: Counter[tuple[str, str]] = Counter()
@@ -275,10 +283,10 @@ def _folder(group: Group, name: str) -> str:
     return f"{base}-{apart}" if group.place or name else base
 
 
-def _facts(volume: Volume) -> Facts:
+def _facts(volume: SeriesVolume) -> CaseDescription:
     first = volume.first
     modality = first.modality if re.fullmatch(r"[A-Z]{1,16}", first.modality) else ""
-    return Facts(
+    return CaseDescription(
         _uid(first.study), _uid(volume.series), volume.part, volume.kind, modality, len(volume.planes), first.rows, first.columns,
         volume.plane_name, first.file.name,
     )  # fmt: skip

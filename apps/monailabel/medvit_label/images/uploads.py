@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import medvit
-from medvit.io import IMAGE_SUFFIXES, sound_zip, zip_files
+from medvit.io import IMAGE_SUFFIXES, zip_errors_as_source_errors, zip_files
 from medvit_label.errors import RequestError
 
 __all__ = ["IMAGES", "LABELS", "received", "require_image"]
@@ -45,7 +45,7 @@ def received(name: str | None, stream: BinaryIO, kinds: tuple[str, ...], scratch
                 "Found an upload of 0 bytes; a complete file is needed. Save it again and send it again."
             )
         if ending == ".zip":
-            with sound_zip("upload.zip"), zipfile.ZipFile(path) as archive:
+            with zip_errors_as_source_errors("upload.zip"), zipfile.ZipFile(path) as archive:
                 zip_files(archive)
         yield path
 

@@ -11,10 +11,10 @@ from medvit.errors import MedvitError
 from medvit_label.background_runs import DONE, RUNNING, STOPPED, Kind, Runs
 from medvit_label.errors import BusyError
 from medvit_label.images.local import Image
-from medvit_label.inference.run import Inferred, Params
+from medvit_label.inference.run import InferenceFiles, Params
 
 if TYPE_CHECKING:
-    from medvit_label.project import Service
+    from medvit_label.project import Project
 
 __all__ = ["Batches"]
 
@@ -29,7 +29,7 @@ class Batches:
         service: the project.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Project) -> None:
         self._service, self._stop = service, threading.Event()
         self._runs = Runs(service.journal, _KIND)
         self._closing = False
@@ -97,7 +97,7 @@ class Batches:
             shutil.rmtree(made.folder, ignore_errors=True)
         return True
 
-    def _inferred(self, model: str, image: Image, params: Params) -> Inferred | None:
+    def _inferred(self, model: str, image: Image, params: Params) -> InferenceFiles | None:
         while not self._stop.is_set():
             try:
                 job = self._service.submit(model, self._service.images.find(image.id), params)

@@ -72,7 +72,9 @@ def run_again(before: Result, box: Box, device: str, progress: Progress) -> NDAr
     part = replace(scan, array=np.ascontiguousarray(scan.array[(slice(None), *seen)]), affine=affine, kind="array",
                    slices=(), planes=None, frames=(), original=None, header=None)  # fmt: skip
     # the whole image was fit for the model; a part of it need not hold air, say
-    settings = medvit.RunSettings(device=device, force=True, roi_subset=tuple(label.name for label in before.wanted))
+    settings = medvit.RunSettings(
+        device=device, force=True, roi_subset=tuple(label.name for label in before.requested_labels)
+    )
     made = medvit.run(before.bundle, part, settings, progress)
     assert isinstance(made, Result)
     ids = before.array.copy()

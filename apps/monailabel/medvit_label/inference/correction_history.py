@@ -10,7 +10,7 @@ from medvit.progress import Progress
 from medvit.segmentation import Result
 from medvit_label.annotators import Annotator
 from medvit_label.inference.corrections import Correction, carried, correct
-from medvit_label.inference.run import Inferred
+from medvit_label.inference.run import InferenceFiles
 from medvit_label.labels.saved_corrections import KeptCorrections, Mark
 
 __all__ = ["Correcting"]
@@ -66,7 +66,7 @@ class Correcting:
 
     def correct(
         self, plain: Result, asked: Correction, scratch: Path, progress: Progress, anew: bool = False
-    ) -> Inferred:
+    ) -> InferenceFiles:
         """Take new strokes in on top of those kept, and keep what comes of it.
 
         Args:

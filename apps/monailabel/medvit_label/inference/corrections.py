@@ -20,7 +20,7 @@ from medvit.progress import Progress
 from medvit.segmentation import Result
 from medvit_label.inference.box_rerun import read_box, run_again
 from medvit_label.inference.click_refinement import refine_labels
-from medvit_label.inference.run import Inferred, Params, centroids, converted, truth
+from medvit_label.inference.run import InferenceFiles, Params, centroids, convert_file, truth
 from medvit_label.inference.strokes import has_points, read_strokes
 from medvit_label.labels.label_files import read_scribbles
 from medvit_label.labels.label_info import read_label_info
@@ -74,7 +74,7 @@ def carried(plain: Result, ids: NDArray[np.integer], words: list[str]) -> Result
     return _with_labels(plain, ids, entropies, [*words, *_doubt_words(lost)])
 
 
-def correct(before: Result, asked: Correction, scratch: Path, progress: Progress) -> Inferred:
+def correct(before: Result, asked: Correction, scratch: Path, progress: Progress) -> InferenceFiles:
     """The answer with the box run on again and the strokes taken in.
 
     Raises:
@@ -102,7 +102,9 @@ def correct(before: Result, asked: Correction, scratch: Path, progress: Progress
     return made
 
 
-def _corrected(result: Result, ids: NDArray[np.integer], words: list[str], params: Params, scratch: Path) -> Inferred:
+def _corrected(
+    result: Result, ids: NDArray[np.integer], words: list[str], params: Params, scratch: Path
+) -> InferenceFiles:
     """A result with other labels, written as an inference writes its own.
 
     Args:
@@ -122,7 +124,7 @@ def _corrected(result: Result, ids: NDArray[np.integer], words: list[str], param
             "entropy_bits": made.entropy(), "centroids": centroids(made.array), "notes": list(made.notes),
             "changed_voxels": int((ids != result.array).sum()),
         }))  # fmt: skip
-        return Inferred(folder, converted(folder / name, params), said, made)
+        return InferenceFiles(folder, convert_file(folder / name, params), said, made)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -161,5 +163,5 @@ def _write(result: Result, folder: Path) -> str:
         return "labels.png"
     from medvit.io import write_labels
 
-    write_labels(folder / "labels.nii.gz", result.array, result.scan, result.wanted)
+    write_labels(folder / "labels.nii.gz", result.array, result.scan, result.requested_labels)
     return "labels.nii.gz"

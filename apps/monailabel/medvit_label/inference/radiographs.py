@@ -10,18 +10,18 @@ from pydantic import BeforeValidator
 from medvit.bundles import Bundle
 from medvit.progress import Progress
 from medvit.reconstruction import Reconstructed, ReconstructionSettings, reconstruct_views
-from medvit.reconstruction.views import ViewFlags, open_view, require_one_patient
+from medvit.reconstruction.views import ViewGeometry, open_view, require_one_patient
 from medvit_label.errors import RequestError
 from medvit_label.images.local import Image
 
-__all__ = ["CONFIG", "ForViews", "flags_of", "reconstructed", "require_lateral", "written"]
+__all__ = ["CONFIG", "ForViews", "flags_of", "reconstructed", "require_lateral", "write_reconstruction"]
 
 CONFIG = {
     "lateral": "", "pixel_spacing": "", "magnification": "", "source_to_detector": "", "source_to_patient": "", "invert": False,
 }  # fmt: skip
 """What ``GET /info/`` lists as the model's settings: the names of ``medvit reconstruct``'s options."""
 
-OWN_GRID = "The labels lie on a grid of the network's own around the middle of the views, not on the picture: open them as a volume."
+OWN_GRID_NOTE = "The labels lie on a grid of the network's own around the middle of the views, not on the picture: open them as a volume."
 
 
 def _listed(value: Any) -> Any:
@@ -36,7 +36,7 @@ ForViews = Annotated[tuple[float, float] | None, BeforeValidator(_listed)]
 """A number for the AP and one for the lateral view."""
 
 
-def flags_of(params: Any) -> tuple[ViewFlags, ViewFlags]:
+def flags_of(params: Any) -> tuple[ViewGeometry, ViewGeometry]:
     """What a client states of the AP and the lateral view.
 
     Args:
@@ -47,7 +47,7 @@ def flags_of(params: Any) -> tuple[ViewFlags, ViewFlags]:
     """
     given = (params.pixel_spacing, params.magnification, params.source_to_detector, params.source_to_patient)
     pixel, larger, far, near = ((None, None) if pair is None else pair for pair in given)
-    made = [ViewFlags(pixel[n], larger[n], far[n], near[n], params.invert) for n in (0, 1)]
+    made = [ViewGeometry(pixel[n], larger[n], far[n], near[n], params.invert) for n in (0, 1)]
     return made[0], made[1]
 
 
@@ -71,7 +71,7 @@ def require_lateral(bundle: Bundle, image: Image, lateral: Image | None) -> Imag
 
 
 def reconstructed(
-    bundle: Bundle, views: tuple[Image, Image], flags: tuple[ViewFlags, ViewFlags], settings: ReconstructionSettings, progress: Progress
+    bundle: Bundle, views: tuple[Image, Image], flags: tuple[ViewGeometry, ViewGeometry], settings: ReconstructionSettings, progress: Progress
 ) -> Reconstructed:  # fmt: skip
     """What ``medvit reconstruct`` makes of the two images, AP first.
 
@@ -88,11 +88,11 @@ def reconstructed(
     return reconstruct_views(opened, bundle, settings, progress)
 
 
-def written(result: Reconstructed, folder: Path) -> tuple[Path, dict[str, Any]]:
+def write_reconstruction(result: Reconstructed, folder: Path) -> tuple[Path, dict[str, Any]]:
     """The labels as NIfTI on the network's grid, and what clients are told of them."""
     result.save(folder, ("nifti",), overwrite=True)
     said = {
-        "label_names": {label.name: label.id for label in result.wanted},
+        "label_names": {label.name: label.id for label in result.requested_labels},
         "statistics": [{"name": row.name, "voxels": row.voxels} for row in result.statistics()],
         "entropy_bits": result.entropy(),
         "consistency": result.consistency(),

@@ -23,21 +23,28 @@ from medvit.errors import BackendError
 from medvit.inference import choose_device
 from medvit.progress import Progress
 from medvit.reconstruction import Reconstructed, ReconstructionSettings
-from medvit.reports import seconds
+from medvit.reports import stage_seconds
 from medvit.restoration import Restored
 from medvit.segmentation import Result
 from medvit_label.errors import RequestError
 from medvit_label.images.local import Image
-from medvit_label.inference.radiographs import OWN_GRID, ForViews, flags_of, reconstructed, require_lateral, written
+from medvit_label.inference.radiographs import (
+    OWN_GRID_NOTE,
+    ForViews,
+    flags_of,
+    reconstructed,
+    require_lateral,
+    write_reconstruction,
+)
 from medvit_label.inference.strokes import has_points
 
 __all__ = [
-    "Inferred",
+    "InferenceFiles",
     "Params",
     "Results",
     "asks_correction",
     "centroids",
-    "converted",
+    "convert_file",
     "infer",
     "json_object",
     "read_params",
@@ -133,7 +140,7 @@ def restarts(content: dict[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Inferred:
+class InferenceFiles:
     """What an inference made.
 
     Attributes:
@@ -195,7 +202,7 @@ class Asked:
     lateral: Image | None = None
 
 
-def infer(asked: Asked, scratch: Path, progress: Progress) -> Inferred:
+def infer(asked: Asked, scratch: Path, progress: Progress) -> InferenceFiles:
     """Run it and write what a client may be sent.
 
     Raises:
@@ -215,9 +222,9 @@ def infer(asked: Asked, scratch: Path, progress: Progress) -> Inferred:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    said["latencies"] = seconds(progress) | {"total": round(time.perf_counter() - started, 3)}
-    said["notes"] = [*result.notes, *([OWN_GRID] if isinstance(result, Reconstructed) else [])]
-    return Inferred(folder, file, said, result)
+    said["latencies"] = stage_seconds(progress) | {"total": round(time.perf_counter() - started, 3)}
+    said["notes"] = [*result.notes, *([OWN_GRID_NOTE] if isinstance(result, Reconstructed) else [])]
+    return InferenceFiles(folder, file, said, result)
 
 
 def _run(asked: Asked, progress: Progress) -> Result | Restored | Reconstructed:
@@ -246,19 +253,19 @@ def _write(result: Result | Restored | Reconstructed, folder: Path, asked: Asked
     facts = asked.bundle.facts
     said: dict[str, Any] = {"bundle": f"{asked.bundle.name} {asked.bundle.version}", "quality": result.quality()}
     if isinstance(result, Reconstructed):
-        file, more = written(result, folder)
-        return converted(file, asked.params), said | more
+        file, more = write_reconstruction(result, folder)
+        return convert_file(file, asked.params), said | more
     if isinstance(result, Restored):
-        said["set_aside"] = list(result.save(folder, ("nifti",), overwrite=True).set_aside)
-        return converted(folder / "restored.nii.gz", asked.params), said
+        said["set_aside"] = list(result.save(folder, ("nifti",), overwrite=True).not_written)
+        return convert_file(folder / "restored.nii.gz", asked.params), said
     types = ("png",) if result.scan.is_picture else ("nifti", "dicom-seg") if asked.seg else ("nifti",)
     saved = result.save(folder, types, overwrite=True)
     said["label_names"] = {label.name: label.id for label in facts.labels}
     said["statistics"] = [{"name": row.name, "voxels": row.voxels} for row in result.statistics()]
     said["centroids"] = centroids(result.array)
     said["entropy_bits"] = result.entropy()
-    said["set_aside"] = list(saved.set_aside)
-    return converted(folder / ("labels.png" if result.scan.is_picture else "labels.nii.gz"), asked.params), said
+    said["set_aside"] = list(saved.not_written)
+    return convert_file(folder / ("labels.png" if result.scan.is_picture else "labels.nii.gz"), asked.params), said
 
 
 def centroids(ids: NDArray[np.integer]) -> dict[str, list[int]]:
@@ -273,7 +280,7 @@ def centroids(ids: NDArray[np.integer]) -> dict[str, list[int]]:
     return found
 
 
-def converted(file: Path, params: Params) -> Path:
+def convert_file(file: Path, params: Params) -> Path:
     """The file in the format and number type a client asks for; the file itself where it asks for none."""
     wanted = params.result_extension or "".join(file.suffixes[-2:] if file.suffix == ".gz" else file.suffixes[-1:])
     if file.suffix == ".png" or (file.name.endswith(wanted) and not params.result_dtype and params.result_compress):

@@ -15,8 +15,8 @@ import medvit
 from medvit.conversion import Writing, save_labels
 from medvit.errors import GeometryError, MedvitError, OutputError
 from medvit.io import check_stated_size
-from medvit.io.labels import Named, Reading, by_name, make_label
-from medvit.io.labels.read import read
+from medvit.io.labels import Named, ReadOptions, by_name, make_label
+from medvit.io.labels.read import read_label_set
 from medvit.labels import Label
 from medvit.progress import Progress
 from medvit.settings import GEOMETRIES
@@ -70,8 +70,8 @@ def _write_volume(
     scan = image.open()
     source = _from_bare(file, scan, folder.parent) if file.suffix == ".bin" else file
     try:
-        found = read(
-            source, Reading(scan, table=table, names=names, strict=bool(table), geometry=image.geometry), Progress()
+        found = read_label_set(
+            source, ReadOptions(scan, table=table, names=names, strict=bool(table), geometry=image.geometry), Progress()
         )
     finally:
         if source != file:
@@ -184,7 +184,9 @@ def read_scribbles(
     taken = scan.geometry if scan.geometry in GEOMETRIES else None  # drawn on this image, so placed as it is
     if stated is None:
         return medvit.read_labels(file, scan, geometry=taken).array
-    return read(file, Reading(scan, table=known, names=stated, strict=True, geometry=taken), Progress()).array
+    return read_label_set(
+        file, ReadOptions(scan, table=known, names=stated, strict=True, geometry=taken), Progress()
+    ).array
 
 
 def label_map(path: Path) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from medvit.io.labels import clean_name, printable
+from medvit.io.labels import clean_name, printable_text
 from medvit_label.errors import RequestError
 
 __all__ = ["read_label_info"]
@@ -76,5 +76,5 @@ def _number(row: Any) -> int | None:
 
 def _name(row: Any) -> str:
     values = [row.get(key) for key in ("name", "title", "label")] if isinstance(row, dict) else []
-    words = [" ".join(printable(value).split()) for value in values if isinstance(value, str)]
+    words = [" ".join(printable_text(value).split()) for value in values if isinstance(value, str)]
     return next((word for word in words if word), "")

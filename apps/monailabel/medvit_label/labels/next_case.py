@@ -12,9 +12,9 @@ from medvit_label.errors import UnknownError
 from medvit_label.images.local import Image
 
 if TYPE_CHECKING:
-    from medvit_label.project import Service
+    from medvit_label.project import Project
 
-__all__ = ["STRATEGIES", "Choice", "choose", "doubt", "rating_of"]
+__all__ = ["STRATEGIES", "Choice", "choose", "rating_of", "uncertainty"]
 
 STRATEGIES = {
     "first": "The first case, by name, that has no final label.",
@@ -35,7 +35,7 @@ class Choice:
     reason: str
 
 
-def choose(service: Service, strategy: str, params: dict[str, Any]) -> Choice | None:
+def choose(service: Project, strategy: str, params: dict[str, Any]) -> Choice | None:
     """The next case; None when all have a final label.
 
     Raises:
@@ -46,7 +46,7 @@ def choose(service: Service, strategy: str, params: dict[str, Any]) -> Choice | 
             f"Found no strategy {strategy[:40]!r}; there are: {', '.join(STRATEGIES)}. Ask for one of these."
         )
     waiting = service.unlabelled()
-    taken = service.journal.picked_since(time.time() - _RESTING_S)
+    taken = service.journal.assigned_since(time.time() - _RESTING_S)
     free = [image for image in waiting if image.id not in taken] or waiting
     if not free:
         return None
@@ -57,10 +57,10 @@ def choose(service: Service, strategy: str, params: dict[str, Any]) -> Choice | 
     return _by_quality(service, free, params.get("model"))
 
 
-def _by_quality(service: Service, free: list[Image], model: Any) -> Choice:
+def _by_quality(service: Project, free: list[Image], model: Any) -> Choice:
     rows = service.journal.rows("SELECT * FROM quality")
     judged = {row["image"]: json.loads(row["content"]) for row in rows if not model or row["model"] == model}
-    scored = [(*doubt(judged[image.id]), image) for image in free if image.id in judged]
+    scored = [(*uncertainty(judged[image.id]), image) for image in free if image.id in judged]
     unseen = [image for image in free if image.id not in judged]
     worst = max(scored, key=lambda item: item[0], default=None)
     if worst is not None and worst[0] > 0:
@@ -72,7 +72,7 @@ def _by_quality(service: Service, free: list[Image], model: Any) -> Choice:
     return Choice(free[0], "The model's answers on all remaining cases look plausible; this is the first of them.")
 
 
-def doubt(judged: dict[str, Any]) -> tuple[float, str]:
+def uncertainty(judged: dict[str, Any]) -> tuple[float, str]:
     """How little an answer is to be trusted, 0 to 3, and why.
 
     Implausible anatomy weighs 2 ("poor") or 1 ("check"); disagreement with the mirror image's answer, one minus the lowest

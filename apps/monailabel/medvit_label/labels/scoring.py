@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.bundles import Bundle
-from medvit.inference import agreement
+from medvit.inference import label_agreement
 from medvit_label.images.local import Image
 from medvit_label.labels.label_files import label_map
 from medvit_label.labels.store import FINAL, StoredLabel
 from medvit_label.models.versions import INSTALLED
 
 if TYPE_CHECKING:
-    from medvit_label.project import Service
+    from medvit_label.project import Project
 
 __all__ = ["note_scores", "statistics"]
 
@@ -27,7 +27,7 @@ _LONGEST_S = 4 * 3600
 """A case that was given out longer ago was not worked on all the time; its seconds are not known."""
 
 
-def note_scores(service: Service, image: Image, label: StoredLabel, bundle: Bundle | None) -> None:
+def note_scores(service: Project, image: Image, label: StoredLabel, bundle: Bundle | None) -> None:
     """Note of a submitted label its volumes, the seconds it took, and how far it is from the model's last answer.
 
     Args:
@@ -44,7 +44,7 @@ def note_scores(service: Service, image: Image, label: StoredLabel, bundle: Bund
     if before is not None and before[0].shape == ids.shape:
         there = set(np.unique(ids).tolist()) | set(np.unique(before[0]).tolist())
         either = [known for known in bundle.facts.labels if known.id in there]
-        noted |= {"agreement": agreement(ids, before[0], either), "against": f"{bundle.name} {before[1]}"}
+        noted |= {"agreement": label_agreement(ids, before[0], either), "against": f"{bundle.name} {before[1]}"}
     service.labels.note(label, noted)
 
 
@@ -63,18 +63,18 @@ def _volumes(ids: NDArray[Any], label: StoredLabel, image: Image, bundle: Bundle
     }
 
 
-def _seconds(service: Service, label: StoredLabel) -> float | None:
+def _seconds(service: Project, label: StoredLabel) -> float | None:
     """As the client says, else since the case was last given out."""
     said = label.info.get("seconds")
     if isinstance(said, int | float) and said >= 0:
         return float(said)
-    rows = service.journal.rows("SELECT MAX(created) AS given FROM picks WHERE image = ?", label.image)
+    rows = service.journal.rows("SELECT MAX(created) AS given FROM assignments WHERE image = ?", label.image)
     given = rows[0]["given"]
     passed = None if given is None else label.created - given
     return round(passed, 1) if passed is not None and passed <= _LONGEST_S else None
 
 
-def statistics(service: Service) -> dict[str, Any]:
+def statistics(service: Project) -> dict[str, Any]:
     """The state of the project in one JSON object, as the page shows it."""
     counting = service.labels.finals()
     rows = [_row(label) for label in sorted(counting.values(), key=lambda label: label.created)]
@@ -83,7 +83,7 @@ def statistics(service: Service) -> dict[str, Any]:
     return {
         "project": service.status() | {"waiting": len(service.unlabelled())},
         "queue": {"states": Counter(job["state"] for job in jobs), "jobs": [j for j in jobs if j["ended"] is None]},
-        "next": _doubted(service),
+        "next": _most_uncertain(service),
         "labels": rows,
         "several": _several(service, counting),
         "seconds_per_case": {"median": median(seconds), "cases": len(seconds)} if seconds else None,
@@ -106,7 +106,7 @@ def _row(label: StoredLabel) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _several(service: Service, counting: dict[str, StoredLabel]) -> list[dict[str, Any]]:
+def _several(service: Project, counting: dict[str, StoredLabel]) -> list[dict[str, Any]]:
     """List images with final labels of several annotators, with the annotator whose label counts."""
     found = []
     for image, label in counting.items():
@@ -125,22 +125,22 @@ def _by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"against": name, "mean": round(mean(v), 4), "labels": len(v)} for name, v in found.items()]
 
 
-def _doubted(service: Service) -> list[dict[str, Any]]:
+def _most_uncertain(service: Project) -> list[dict[str, Any]]:
     """The cases without a label whose answers look least trustworthy, with the reason."""
-    from medvit_label.labels.next_case import doubt, rating_of
+    from medvit_label.labels.next_case import rating_of, uncertainty
 
     waiting = {image.id for image in service.unlabelled()}
     rows = service.journal.rows("SELECT * FROM quality")
     kept = [(json.loads(row["content"]), row["image"]) for row in rows if row["image"] in waiting]
-    judged = [(*doubt(content), rating_of(content), image) for content, image in kept]
+    judged = [(*uncertainty(content), rating_of(content), image) for content, image in kept]
     ordered = sorted(judged, key=lambda item: -item[0])[:10]
     return [
-        {"image": image, "doubt": round(score, 3), "rating": rating, "reason": reason}
+        {"image": image, "uncertainty": round(score, 3), "rating": rating, "reason": reason}
         for score, reason, rating, image in ordered
     ]
 
 
-def _model(service: Service, name: str, bundle: Bundle) -> dict[str, Any]:
+def _model(service: Project, name: str, bundle: Bundle) -> dict[str, Any]:
     return {
         "version": bundle.version,
         "serving": service.versions.serving(name),

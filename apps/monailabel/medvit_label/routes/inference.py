@@ -18,9 +18,9 @@ from medvit_label.errors import AccessError, RequestError
 from medvit_label.images.local import Image
 from medvit_label.images.uploads import IMAGES, LABELS, received, require_image
 from medvit_label.inference.queue import Job
-from medvit_label.inference.run import Inferred, Params, asks_correction, read_params, restarts
-from medvit_label.project import Service
-from medvit_label.routes.project import Held
+from medvit_label.inference.run import InferenceFiles, Params, asks_correction, read_params, restarts
+from medvit_label.project import Project
+from medvit_label.routes.project import CurrentProject
 
 __all__ = ["router"]
 
@@ -33,7 +33,7 @@ _LOOK_S = 0.5
 @router.post("/infer/{model}")
 async def run_inference(
     request: Request,
-    service: Held,
+    service: CurrentProject,
     background: BackgroundTasks,
     model: str,
     image: str = "",
@@ -61,7 +61,7 @@ async def run_inference(
     return await asyncio.to_thread(_answer, made, output, wanted, job)
 
 
-def _target(service: Service, held: ExitStack, image: str, session: str, file: UploadFile | None) -> Image:
+def _target(service: Project, held: ExitStack, image: str, session: str, file: UploadFile | None) -> Image:
     if file is None:
         return service.image_of(image, session)
     path = held.enter_context(received(file.filename, file.file, IMAGES, service.scratch))
@@ -69,7 +69,7 @@ def _target(service: Service, held: ExitStack, image: str, session: str, file: U
     return Image(f"upload {uuid.uuid4().hex}", path)
 
 
-async def _finished(request: Request, job: Job[Inferred]) -> Inferred:
+async def _finished(request: Request, job: Job[InferenceFiles]) -> InferenceFiles:
     """The job's outcome; the job is cancelled when nobody waits for it any more."""
     waiting = asyncio.wrap_future(job.future)
     while True:
@@ -82,7 +82,7 @@ async def _finished(request: Request, job: Job[Inferred]) -> Inferred:
             raise HTTPException(409, f"The inference was cancelled: {error}") from None
 
 
-def _answer(made: Inferred, output: str, params: Params, job: Job[Inferred]) -> Response:
+def _answer(made: InferenceFiles, output: str, params: Params, job: Job[InferenceFiles]) -> Response:
     said = made.params | {"job": job.id}
     if output == "json":
         return Response(json.dumps(said), media_type="application/json")
@@ -99,7 +99,7 @@ def _answer(made: Inferred, output: str, params: Params, job: Job[Inferred]) -> 
     return _multipart(said, made)
 
 
-def _multipart(said: dict[str, Any], made: Inferred) -> Response:
+def _multipart(said: dict[str, Any], made: InferenceFiles) -> Response:
     """Both in one answer: the JSON as the field ``params``, the file as ``image``."""
     mark = f"medvit{uuid.uuid4().hex}"
     name = f"{uuid.uuid4().hex}{''.join(made.file.suffixes[-2:]) if made.file.suffix == '.gz' else made.file.suffix}"
@@ -112,19 +112,19 @@ def _multipart(said: dict[str, Any], made: Inferred) -> Response:
 
 
 @router.get("/queue/")
-def queue(service: Held) -> list[dict[str, Any]]:
+def queue(service: CurrentProject) -> list[dict[str, Any]]:
     """The line of inferences with their progress."""
     return service.queue.listing()
 
 
 @router.get("/queue/{job}")
-def queued(service: Held, job: str) -> dict[str, Any]:
+def queued(service: CurrentProject, job: str) -> dict[str, Any]:
     """One inference and its progress."""
     return service.queue.find(job).shown()
 
 
 @router.delete("/queue/{job}")
-def cancel(request: Request, service: Held, job: str) -> dict[str, Any]:
+def cancel(request: Request, service: CurrentProject, job: str) -> dict[str, Any]:
     """Cancel an inference that waits or runs; with accounts an annotator's own only."""
     account, owner = account_of(request), service.queue.find(job).owner
     if account is not None and not account.reviews and account.name != owner:
@@ -135,7 +135,7 @@ def cancel(request: Request, service: Held, job: str) -> dict[str, Any]:
 
 
 @router.get("/model/info/{model}")
-def model_info(service: Held, model: str) -> dict[str, Any]:
+def model_info(service: CurrentProject, model: str) -> dict[str, Any]:
     """The checksum and version of a model's weights."""
     bundle = service.model(model)
     return {
@@ -146,7 +146,7 @@ def model_info(service: Held, model: str) -> dict[str, Any]:
 
 
 @router.put("/model/{model}")
-def refuse_model(service: Held, model: str) -> None:
+def refuse_model(service: CurrentProject, model: str) -> None:
     """No weights are taken over the network: a pickle could run code."""
     service.model(model)
     raise HTTPException(

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Form, HTTPException, Request
 
 from medvit_label.accounts import Accounts
 from medvit_label.annotators import account_of
-from medvit_label.routes.project import Held
+from medvit_label.routes.project import CurrentProject
 
 __all__ = ["router"]
 
@@ -27,7 +27,7 @@ _log = logging.getLogger("medvit_label")
 
 
 @router.get("/auth/")
-def auth(request: Request, service: Held) -> dict[str, Any]:
+def auth(request: Request, service: CurrentProject) -> dict[str, Any]:
     """Say whether a login is needed, and whether it is by accounts or by the server's one token."""
     accounts = request.app.state.accounts is not None
     return {"enabled": service.settings.asks_login, "client_id": "medvit", "realm": "", "accounts": accounts}
@@ -35,7 +35,10 @@ def auth(request: Request, service: Held) -> dict[str, Any]:
 
 @router.post("/auth/token")
 async def token(
-    request: Request, service: Held, username: Annotated[str, Form()] = "", password: Annotated[str, Form()] = ""
+    request: Request,
+    service: CurrentProject,
+    username: Annotated[str, Form()] = "",
+    password: Annotated[str, Form()] = "",
 ) -> dict[str, Any]:
     """Log in (OAuth2's password flow): an account's name and password; without accounts any name, and the token as password."""
     accounts: Accounts | None = request.app.state.accounts

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from medvit_label.labels.scoring import statistics
-from medvit_label.routes.project import Held
+from medvit_label.routes.project import CurrentProject
 
 __all__ = ["router"]
 
@@ -20,7 +20,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 @router.get("/stats/")
-def stats(service: Held) -> dict[str, Any]:
+def stats(service: CurrentProject) -> dict[str, Any]:
     """Labels with agreement, volumes and seconds; the line; the cases in doubt; versions and trainings of each model."""
     return statistics(service)
 

@@ -16,32 +16,32 @@ from medvit_label.images.nifti_copy import as_nifti
 from medvit_label.images.uploads import IMAGES, received, require_image
 from medvit_label.inference.run import json_object
 from medvit_label.labels.next_case import choose
-from medvit_label.project import Service
+from medvit_label.project import Project
 from medvit_label.settings import is_loopback
 
-__all__ = ["router", "the_service"]
+__all__ = ["current_project", "router"]
 
 router = APIRouter()
 
 
-def the_service(request: Request) -> Service:
+def current_project(request: Request) -> Project:
     """The service behind the application."""
-    service: Service = request.app.state.service
+    service: Project = request.app.state.service
     return service
 
 
-Held = Annotated[Service, Depends(the_service)]
+CurrentProject = Annotated[Project, Depends(current_project)]
 Params = Annotated[str, Form()]
 
 
 @router.get("/info/")
-def info(service: Held) -> dict[str, Any]:
+def info(service: CurrentProject) -> dict[str, Any]:
     """Models, strategies, trainers and how far the project is."""
     return service.info()
 
 
 @router.get("/datastore/")
-def datastore(service: Held, output: str = "stats") -> Any:
+def datastore(service: CurrentProject, output: str = "stats") -> Any:
     """The project's state; ``output=all`` lists every image and label, ``output=train`` the labelled images."""
     if output == "all":
         return service.objects()
@@ -50,13 +50,13 @@ def datastore(service: Held, output: str = "stats") -> Any:
     return service.status()
 
 
-def _local_file(service: Service, image: Image) -> Path:
+def _local_file(service: Project, image: Image) -> Path:
     """The image as one file: as it is, or a DICOM series as NIfTI, made once."""
     return image.path if image.series is None else as_nifti(image, service.settings.state / "nifti")
 
 
 @router.api_route("/datastore/image", methods=["GET", "HEAD"])
-def download_image(service: Held, request: Request, image: str, check_sum: str | None = None) -> Any:
+def download_image(service: CurrentProject, request: Request, image: str, check_sum: str | None = None) -> Any:
     """An image, a DICOM series as NIfTI; HEAD says whether it is there (and, with a checksum, the same)."""
     file = _local_file(service, service.images.find(image))
     if check_sum and request.method == "HEAD":
@@ -67,19 +67,19 @@ def download_image(service: Held, request: Request, image: str, check_sum: str |
 
 
 @router.get("/datastore/image/info")
-def image_info(service: Held, image: str) -> dict[str, Any]:
+def image_info(service: CurrentProject, image: str) -> dict[str, Any]:
     """What is known of an image."""
     return _described(service, service.images.find(image))
 
 
 @router.put("/datastore/image/info")
-def note_image(service: Held, image: str, info: Params = "{}") -> dict[str, Any]:
+def note_image(service: CurrentProject, image: str, info: Params = "{}") -> dict[str, Any]:
     """Add to what is known of an image."""
     service.journal.note(service.images.find(image).id, json_object(info))
     return {}
 
 
-def _described(service: Service, image: Image) -> dict[str, Any]:
+def _described(service: Project, image: Image) -> dict[str, Any]:
     known = service.journal.info(image.id)
     if image.series is not None:
         known |= {"SeriesInstanceUID": image.series, "StudyInstanceUID": image.study, "Modality": image.modality}
@@ -91,7 +91,7 @@ def _described(service: Service, image: Image) -> dict[str, Any]:
 @router.put("/datastore/")
 @router.put("/datastore/image")
 def add_image(
-    service: Held, file: Annotated[UploadFile, File()], image: str = "", params: Params = "{}"
+    service: CurrentProject, file: Annotated[UploadFile, File()], image: str = "", params: Params = "{}"
 ) -> dict[str, Any]:
     """Add an image to the project; nothing is overwritten."""
     content = json_object(params)
@@ -105,7 +105,7 @@ def add_image(
 
 @router.delete("/datastore/")
 @router.delete("/datastore/image")
-def remove_image(service: Held, id: str) -> None:
+def remove_image(service: CurrentProject, id: str) -> None:
     """Originals are never touched from here."""
     raise HTTPException(
         403,
@@ -114,12 +114,14 @@ def remove_image(service: Held, id: str) -> None:
 
 
 @router.post("/activelearning/{strategy}")
-def next_case(request: Request, service: Held, strategy: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+def next_case(
+    request: Request, service: CurrentProject, strategy: str, params: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The case to label next, and why."""
     choice, who = choose(service, strategy, params or {}), annotator_of(request, params or {})
     if choice is None:
         return {}
-    service.journal.pick(choice.image.id, strategy, who.name)
+    service.journal.assign(choice.image.id, strategy, who.name)
     others = service.presence.note(choice.image.id, who.name, "taken")
     return {
         "id": choice.image.id,
@@ -132,7 +134,7 @@ def next_case(request: Request, service: Held, strategy: str, params: dict[str, 
 
 @router.put("/session/")
 def create_session(
-    service: Held, files: Annotated[list[UploadFile], File()], uncompress: bool = False, expiry: int = 0
+    service: CurrentProject, files: Annotated[list[UploadFile], File()], uncompress: bool = False, expiry: int = 0
 ) -> dict[str, Any]:
     """Begin a session with one image: a file, or a zip of a DICOM series. An archive is never unpacked to disk."""
     if len(files) != 1:
@@ -145,7 +147,7 @@ def create_session(
 
 
 @router.get("/session/{session}")
-def get_session(service: Held, session: str, update_ts: bool = False, image: bool = False) -> Any:
+def get_session(service: CurrentProject, session: str, update_ts: bool = False, image: bool = False) -> Any:
     """A session, or with ``image=true`` its image."""
     if image:
         file = service.sessions.image(session).path
@@ -154,6 +156,6 @@ def get_session(service: Held, session: str, update_ts: bool = False, image: boo
 
 
 @router.delete("/session/{session}")
-def remove_session(service: Held, session: str) -> dict[str, Any]:
+def remove_session(service: CurrentProject, session: str) -> dict[str, Any]:
     """End a session."""
     return service.sessions.remove(session)

@@ -24,7 +24,7 @@ from medvit_label.labels.label_files import label_map
 from medvit_label.labels.store import StoredLabel
 
 if TYPE_CHECKING:
-    from medvit_label.project import Service
+    from medvit_label.project import Project
 
 __all__ = ["LEAST", "Cases", "collect", "divide"]
 
@@ -58,7 +58,7 @@ class Cases:
         return told
 
 
-def collect(service: Service, model: str, share: float, folder: Path) -> Cases:
+def collect(service: Project, model: str, share: float, folder: Path) -> Cases:
     """Lay out the final labels that count of a model's kind with their images, in two parts; an image's part never changes.
 
     They become files under plain names with a data list beside them, as ``medvit.training`` takes them: a link is made where
@@ -98,7 +98,7 @@ def collect(service: Service, model: str, share: float, folder: Path) -> Cases:
 
 
 def _usable(
-    service: Service, model: str, folder: Path
+    service: Project, model: str, folder: Path
 ) -> tuple[dict[str, StoredLabel], dict[str, dict[str, str]], dict[str, str]]:
     """Return the labels that can be trained on, the files of each with its image, and why others cannot; all by image.
 
@@ -212,7 +212,7 @@ def _files(path: Path) -> Iterable[Path]:
     return sorted(files_below(path)) if path.is_dir() else [path]
 
 
-def _one(service: Service, label: StoredLabel, folder: Path, name: str) -> dict[str, str]:
+def _one(service: Project, label: StoredLabel, folder: Path, name: str) -> dict[str, str]:
     image = service.images.find(label.image)
     ending = "".join(label.file.suffixes[-2:]) if label.file.suffix == ".gz" else label.file.suffix
     marked = f"{name}_labels{ending}"

@@ -12,12 +12,12 @@ from medvit_label.training.cases import LEAST, collect
 from medvit_label.training.jobs import Ended, TrainParams, read_train_params
 
 if TYPE_CHECKING:
-    from medvit_label.project import Service
+    from medvit_label.project import Project
 
-__all__ = ["adopt", "roll_back", "told", "train", "trainers"]
+__all__ = ["adopt", "roll_back", "train", "trainers", "worker_arguments"]
 
 
-def trainers(service: Service) -> dict[str, Any]:
+def trainers(service: Project) -> dict[str, Any]:
     """What ``GET /info/`` says of models that can be trained here, with the settings a client may change."""
     words = f"Fine-tunes on final labels ({LEAST} at least); the new weights serve only if they score higher on the cases held out."
     return {
@@ -34,7 +34,7 @@ def _untrainable(bundle: Bundle) -> str | None:
     return f"no configs/{absent[0]}.json" if absent else None
 
 
-def train(service: Service, model: str, content: dict[str, Any]) -> dict[str, Any]:
+def train(service: Project, model: str, content: dict[str, Any]) -> dict[str, Any]:
     """Begin to fine-tune the version that serves.
 
     Raises:
@@ -61,7 +61,7 @@ def train(service: Service, model: str, content: dict[str, Any]) -> dict[str, An
     return service.trainings.start(model, prepare)
 
 
-def told(service: Service, row: dict[str, Any], info: dict[str, Any], folder: Path) -> dict[str, Any]:
+def worker_arguments(service: Project, row: dict[str, Any], info: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The line that a run's process gets. Where bundles lie is never read from the project's files."""
     base = service.model(row["model"], info["base"])
     return {
@@ -71,7 +71,7 @@ def told(service: Service, row: dict[str, Any], info: dict[str, Any], folder: Pa
     }  # fmt: skip
 
 
-def adopt(service: Service, ended: Ended) -> int | None:
+def adopt(service: Project, ended: Ended) -> int | None:
     """Publish what a run made if it scored higher than what it started from; return its number."""
     before, after = ended.outcome["before"], ended.outcome["after"]
     if not after > before:
@@ -87,7 +87,7 @@ def adopt(service: Service, ended: Ended) -> int | None:
     return number
 
 
-def roll_back(service: Service, model: str, to: int | None) -> int:
+def roll_back(service: Project, model: str, to: int | None) -> int:
     """Serve an earlier version from now on; return its number.
 
     Raises:

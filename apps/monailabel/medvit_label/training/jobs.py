@@ -93,13 +93,17 @@ class Trainings:
         folder: the project's state.
         journal: where runs are written down.
         judge: what is done with a run that came to its end.
-        told: the line a run's process gets, from the run's row and its folder.
+        worker_arguments: the line a run's process gets, from the run's row and its folder.
     """
 
     def __init__(
-        self, folder: Path, journal: Journal, judge: Judge, told: Callable[[dict[str, Any], Path], dict[str, Any]]
+        self,
+        folder: Path,
+        journal: Journal,
+        judge: Judge,
+        worker_arguments: Callable[[dict[str, Any], Path], dict[str, Any]],
     ) -> None:
-        self._folder, self._judge, self._told = folder / "training", judge, told
+        self._folder, self._judge, self._worker_arguments = folder / "training", judge, worker_arguments
         self._runs = Runs(journal, _KIND)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -147,7 +151,7 @@ class Trainings:
         self._stopping = False
         process = None
         if not (folder / OUTCOME).is_file():  # else it ended while no server was there to hear of it
-            told = self._told(row, folder)
+            told = self._worker_arguments(row, folder)
             with (folder / "log.txt").open("ab") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "medvit_label.training.process"], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NAMES", "dress", "icon_file"]
+__all__ = ["NAMES", "icon_file", "set_icon"]
 
 NAMES = ("run", "save", "look", "server", "xray", "views", "segments")
 
@@ -17,7 +17,7 @@ def icon_file(name: str, kind: str) -> Path:
     return Path(str(resources.files(__name__) / f"{name}_{kind}.svg"))
 
 
-def dress(button: Any, name: str, viewer: Any) -> None:
+def set_icon(button: Any, name: str, viewer: Any) -> None:
     """Put an icon on a button, that of the viewer's theme now and whenever it changes.
 
     Args:

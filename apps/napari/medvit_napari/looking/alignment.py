@@ -19,7 +19,7 @@ import numpy as np
 
 from medvit_napari.looking.display_frame import Frame, own_data
 from medvit_napari.looking.notifications import tell, tell_of, warn
-from medvit_napari.reading.layer_info import Place, place_of
+from medvit_napari.reading.layer_info import LayerInfo, place_of
 
 __all__ = ["Alignment", "align", "relation"]
 
@@ -65,7 +65,7 @@ class Alignment:
         if place is not None and place.grid is not None and self.viewer is not None:
             self._use(place.grid.own_frame, place)
 
-    def _frame_of(self, place: Place) -> Frame | None:
+    def _frame_of(self, place: LayerInfo) -> Frame | None:
         """Return the frame of a place's patient space; volumes without one share the first volume's, but not across cases."""
         own = _space(place)
         if own in self._frames:
@@ -73,7 +73,7 @@ class Alignment:
         shared = [frame for name, frame in self._frames.items() if not name.startswith(_CASE) and "" in (own, name)]
         return shared[0] if shared and not own.startswith(_CASE) else None
 
-    def _volumes(self) -> Iterator[tuple[Any, Place]]:
+    def _volumes(self) -> Iterator[tuple[Any, LayerInfo]]:
         for layer in self.viewer.layers:
             place = place_of(layer)
             if place is not None and place.grid is not None and type(layer).__name__ in _VOLUMES:
@@ -116,7 +116,7 @@ class Alignment:
             _place(layer, frame)
         self._mark()
 
-    def _use(self, frame: Frame, place: Place) -> None:
+    def _use(self, frame: Frame, place: LayerInfo) -> None:
         """Show a place's patient space along other axes, at the same point of the patient."""
         viewer, before = self.viewer, self._frame_of(place)
         moved = [name for name, known in self._frames.items() if known is before]
@@ -179,12 +179,12 @@ def _other(first: str, second: str) -> str:
     )
 
 
-def _space(place: Place) -> str:
+def _space(place: LayerInfo) -> str:
     """Name a patient space: that of a case, a frame of reference, or "" where nothing is stated."""
     return f"{_CASE}{place.case}" if place.case else place.frame_of_reference
 
 
-def relation(first: Place, second: Place) -> str:
+def relation(first: LayerInfo, second: LayerInfo) -> str:
     """Compare the patient spaces of two layers.
 
     Returns:

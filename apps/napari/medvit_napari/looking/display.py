@@ -12,11 +12,11 @@ import numpy as np
 from medvit.atomic_write import replace_file
 from medvit.errors import OutputError
 from medvit.io import spacing_mm
-from medvit.labels import Measures
-from medvit.reports import Window, measure, presets
+from medvit.labels import LabelMeasures
+from medvit.reports import ContrastWindow, ct_presets, measure
 from medvit_napari.errors import LayerError
 from medvit_napari.looking.notifications import rating_line
-from medvit_napari.reading.layer_info import compact, place_of
+from medvit_napari.reading.layer_info import place_of, to_smallest_dtype
 from medvit_napari.saving.save_labels import named_labels, stored_array
 
 __all__ = [
@@ -40,12 +40,12 @@ _GIF_MS = 60
 _GIF_FRAMES = 120
 
 
-def windows_of(layer: Any) -> tuple[Window, ...]:
+def windows_of(layer: Any) -> tuple[ContrastWindow, ...]:
     """The windows to offer for an image layer."""
     place = place_of(layer)
     modality = place.modality if place is not None and place.source.hounsfield else None
     data = layer.data
-    return presets(modality, data[data.shape[0] // 2] if modality != "CT" else np.zeros(1))
+    return ct_presets(modality, data[data.shape[0] // 2] if modality != "CT" else np.zeros(1))
 
 
 def about(layer: Any) -> list[str]:
@@ -125,7 +125,7 @@ def show_plane(viewer: Any, name: str) -> None:
     viewer.dims.point = at
 
 
-def label_table(layer: Any) -> list[Measures]:
+def label_table(layer: Any) -> list[LabelMeasures]:
     """Volume, mean and place of each label of a layer, on its own image's grid.
 
     Raises:
@@ -133,7 +133,7 @@ def label_table(layer: Any) -> list[Measures]:
     """
     array, place = stored_array(layer), place_of(layer)
     assert place is not None
-    rows = measure(compact(array), place.scan(), named_labels(layer))
+    rows = measure(to_smallest_dtype(array), place.scan(), named_labels(layer))
     return rows if place.image() is not None else [replace(row, mean=None, std=None) for row in rows]
 
 

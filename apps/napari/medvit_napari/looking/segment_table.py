@@ -1,6 +1,6 @@
 """The segment table of a label layer: names, codes, colours, visibility, and the segment that is painted. No Qt in here.
 
-The table is ``Place.labels`` in the layer's metadata; every writer writes it.
+The table is ``LayerInfo.labels`` in the layer's metadata; every writer writes it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from medvit.bundles import bundle_folders, open_bundle
 from medvit.errors import MedvitError
-from medvit.io.labels import clean_name, make_label, printable, unique
+from medvit.io.labels import clean_name, make_label, printable_text, unique
 from medvit.labels import Code, Label
 from medvit_napari.errors import LayerError
 from medvit_napari.looking.display_frame import own_data
-from medvit_napari.reading.layer_info import KEY, Place, place_of
+from medvit_napari.reading.layer_info import KEY, LayerInfo, place_of
 
 __all__ = [
     "add_segment",
@@ -73,7 +73,7 @@ def label_features(labels: Sequence[Label]) -> Any:
     return pd.DataFrame({"index": [0, *(n.id for n in labels)], "name": ["background", *(n.title for n in labels)]})
 
 
-def _place(layer: Any) -> Place:
+def _place(layer: Any) -> LayerInfo:
     place = place_of(layer)
     if place is None or type(layer).__name__ != "Labels":
         raise LayerError(
@@ -229,7 +229,7 @@ def change_segment(
         title = code.title
     known: dict[str, Any] = {}
     if title is not None:
-        words = " ".join(printable(title).split())
+        words = " ".join(printable_text(title).split())
         known |= {"title": words, "name": clean_name(words, f"label_{number}")}
     if color is not None:
         known["color"] = color

@@ -17,7 +17,16 @@ from medvit_napari.looking.display_frame import own_data
 from medvit_napari.reading.display_grid import Canonical
 from medvit_napari.reading.lazy_volume import Filling
 
-__all__ = ["KEY", "Place", "blank", "compact", "digest", "image_of", "place_of", "scan_of"]
+__all__ = [
+    "KEY",
+    "LayerInfo",
+    "array_sha256",
+    "image_of",
+    "place_of",
+    "placeholder_scan",
+    "scan_of",
+    "to_smallest_dtype",
+]
 
 KEY = "medvit"
 """Under which a layer's metadata hold its place."""
@@ -26,7 +35,7 @@ _LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class LayerInfo:
     """What stands in a layer's metadata.
 
     Attributes:
@@ -91,7 +100,7 @@ class Place:
     def warnings(self) -> tuple[str, ...]:
         """Warnings that a person must read: parts that were set aside or do not fit."""
         read = self._read
-        return tuple(dict.fromkeys([*self.flags, *(read.set_aside if read is not None else ())]))
+        return tuple(dict.fromkeys([*self.flags, *(read.excluded if read is not None else ())]))
 
     @property
     def _read(self) -> Scan | None:
@@ -110,33 +119,33 @@ class Place:
         return self.source.scan() if isinstance(self.source, Filling) else self.source
 
     def image(self) -> Scan | None:
-        """The source, or None where labels have a grid and no image: ``blank`` stands for one then."""
+        """The source, or None where labels have a grid and no image: ``placeholder_scan`` stands for one then."""
         scan = self.scan()
         return scan if any(scan.array.strides) else None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Place:
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerInfo:
         return self  # napari copies metadata with a layer; what is known stays the same
 
 
-def blank(shape: Sequence[int], affine: Affine, kind: str = "array", header: Any = None) -> Scan:
+def placeholder_scan(shape: Sequence[int], affine: Affine, kind: str = "array", header: Any = None) -> Scan:
     """The grid of labels without an image; one voxel of memory stands for all."""
     return Scan(np.broadcast_to(np.float32(0), (1, *shape)), affine, kind, header=header)
 
 
-def compact(array: NDArray[Any]) -> NDArray[Any]:
+def to_smallest_dtype(array: NDArray[Any]) -> NDArray[Any]:
     """Ids in the smallest type that holds them, in memory order, as writers take them."""
     return np.ascontiguousarray(array).astype(np.uint8 if array.max(initial=0) < 256 else np.uint16)
 
 
-def digest(array: NDArray[Any]) -> str:
+def array_sha256(array: NDArray[Any]) -> str:
     """A fingerprint of voxels."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def place_of(layer: Any) -> Place | None:
+def place_of(layer: Any) -> LayerInfo | None:
     """What is known of a layer, or None for one that did not come from here."""
     found = layer.metadata.get(KEY) if hasattr(layer, "metadata") else None
-    return found if isinstance(found, Place) else None
+    return found if isinstance(found, LayerInfo) else None
 
 
 def image_of(layer: Any) -> Any:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from medvit.io import Scan
 from medvit.labels import Label
-from medvit.reports import usual_window
+from medvit.reports import default_window
 from medvit_napari.looking.segment_table import label_colormap, label_features
 from medvit_napari.reading.display_grid import Canonical
-from medvit_napari.reading.layer_info import KEY, Place, blank, digest
+from medvit_napari.reading.layer_info import KEY, LayerInfo, array_sha256, placeholder_scan
 from medvit_napari.reading.lazy_volume import Filling
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def image_layer(scan: Scan, name: str = "", **options: Any) -> LayerTuple:
     assert grid is not None
     shown = grid.show(scan.array[0])
     middle = shown[shown.shape[0] // 2]
-    window = usual_window(scan.modality if scan.hounsfield else None, middle, scan.slices)
-    place = Place(scan, grid, notes=scan.notes, flags=scan.set_aside)
+    window = default_window(scan.modality if scan.hounsfield else None, middle, scan.slices)
+    place = LayerInfo(scan, grid, notes=scan.notes, flags=scan.excluded)
     kind = _KINDS.get(scan.kind)
     plane = "" if scan.kind != "dicom" else ("axial", "coronal", "sagittal")[grid.order.index(2)]
     return shown, {
@@ -82,7 +82,7 @@ def _picture(scan: Scan, name: str, options: dict[str, Any]) -> LayerTuple:
     data = np.moveaxis(scan.array, 0, -1) if colours else scan.array[0]
     if colours:
         data = data.clip(0, 255).astype(np.uint8)
-    place = Place(scan, None, notes=scan.notes, flags=scan.set_aside)
+    place = LayerInfo(scan, None, notes=scan.notes, flags=scan.excluded)
     return data, {"name": name, "rgb": colours, "metadata": place.metadata(), **options}, "image"
 
 
@@ -101,12 +101,12 @@ def filling_layer(
     key: list[Any] = [slice(None)] * 3
     key[axis] = filling.shape[axis] // 2
     middle = filling[tuple(key)]
-    window = None if filling.is_blank else usual_window(filling.modality if filling.hounsfield else None, middle)
+    window = None if filling.is_blank else default_window(filling.modality if filling.hounsfield else None, middle)
     plane = ("axial", "coronal", "sagittal")[axis] if kind == "dicom" else ""
     return filling, {
         "name": _name(filling.modality or _KINDS.get(kind), plane, filling.grid.shape[2]),
         "contrast_limits": BLANK if window is None else window.limits,
-        "metadata": Place(filling, filling.grid, notes=notes, flags=flags).metadata(),
+        "metadata": LayerInfo(filling, filling.grid, notes=notes, flags=flags).metadata(),
         **filling.grid.placement(),
     }, "image"  # fmt: skip
 
@@ -114,7 +114,7 @@ def filling_layer(
 def window_of(filling: Filling) -> tuple[float, float]:
     """What a volume of which nothing was there at first is to be drawn with, once it is read."""
     shown = np.asarray(filling)
-    return usual_window(filling.modality if filling.hounsfield else None, shown[shown.shape[0] // 2]).limits
+    return default_window(filling.modality if filling.hounsfield else None, shown[shown.shape[0] // 2]).limits
 
 
 def label_layer(
@@ -127,11 +127,11 @@ def label_layer(
         source: the image whose grid this is.
         labels: names and colours.
         name: of the layer.
-        known: more of the ``Place``: made_by, origin, notes.
+        known: more of the ``LayerInfo``: made_by, origin, notes.
     """
     grid = source.grid if isinstance(source, Filling) else _grid(source)
     shown = np.ascontiguousarray(array if grid is None else grid.show(array))
-    place = Place(source, grid, labels=tuple(labels), digest=digest(shown), **known)
+    place = LayerInfo(source, grid, labels=tuple(labels), digest=array_sha256(shown), **known)
     return shown, {
         "name": name,
         "opacity": _OPACITY,
@@ -142,13 +142,13 @@ def label_layer(
     }, "labels"  # fmt: skip
 
 
-def inherit(layers: list[LayerTuple], place: Place | None) -> list[LayerTuple]:
+def inherit(layers: list[LayerTuple], place: LayerInfo | None) -> list[LayerTuple]:
     """Put layers that were made of an image into that image's case and patient space."""
     if place is None or not (place.case or place.space):
         return layers
     return [
         (data, {**options, "metadata": replace(made, case=place.case, space=place.space).metadata()}, kind)
-        if isinstance(made := options.get("metadata", {}).get(KEY), Place)
+        if isinstance(made := options.get("metadata", {}).get(KEY), LayerInfo)
         else (data, options, kind)
         for data, options, kind in layers
     ]
@@ -177,7 +177,7 @@ def label_layers(found: LabelSet, source: Scan | Filling | None = None, made_by:
         source: the image they lie on, where that is open.
         made_by: a model that answered just now; empty for a file.
     """
-    base = source or found.reference or blank(found.shape, found.affine, found.kind, found.header)
+    base = source or found.reference or placeholder_scan(found.shape, found.affine, found.kind, found.header)
     groups: list[list[Any]] = []
     for segment in found.segments:
         home = next((g for g in groups if not any(segment.overlap(other) for other in g)), None)
@@ -208,7 +208,7 @@ def result_layers(result: Result) -> list[LayerTuple]:
     bundle = result.bundle
     made = f"{bundle.name} {bundle.version}"
     known = {"made_by": made, "origin": "made", "notes": result.notes, "quality": result.quality()}
-    layers = [label_layer(result.array, result.scan, result.wanted, bundle.name, **known)]
+    layers = [label_layer(result.array, result.scan, result.requested_labels, bundle.name, **known)]
     differ = result.disagreement()
     if differ is not None:
         from medvit.io.labels import make_label
@@ -230,7 +230,7 @@ def restored_layers(result: Restored, limits: tuple[float, float] | None = None)
     other = image_layer(replace(result.scan, array=change[None]), f"Restored minus source ({_DIFFERENCE})", **look)
     for layer in (image, other):
         grid = layer[1]["metadata"][KEY].grid
-        place = Place(restored, grid, made_by=made, origin="restored", notes=result.notes, quality=quality)
+        place = LayerInfo(restored, grid, made_by=made, origin="restored", notes=result.notes, quality=quality)
         layer[1]["metadata"] = place.metadata()
     return [image, other]
 
@@ -247,12 +247,14 @@ def surface_layers(array: NDArray[Any], scan: Scan, labels: Sequence[Label]) -> 
         if mask.any():
             surface = surface_of(mask, scan.affine)
             layers.append(
-                _surface(grid.shown_world(surface.vertices), surface.faces, label, Place(scan, grid, labels=(label,)))
+                _surface(
+                    grid.shown_world(surface.vertices), surface.faces, label, LayerInfo(scan, grid, labels=(label,))
+                )
             )
     return layers
 
 
-def _surface(vertices: NDArray[Any], faces: NDArray[Any], label: Label, place: Place) -> LayerTuple:
+def _surface(vertices: NDArray[Any], faces: NDArray[Any], label: Label, place: LayerInfo) -> LayerTuple:
     from napari.utils import Colormap
 
     colour = Colormap([[*(c / 255 for c in label.color), 1.0]] * 2, name=f"medvit {label.name}")
@@ -267,19 +269,21 @@ def _surface(vertices: NDArray[Any], faces: NDArray[Any], label: Label, place: P
 
 def reconstructed_layers(result: Reconstructed) -> list[LayerTuple]:
     """Bones in three dimensions as labels and as surfaces."""
-    scan = blank(result.array.shape, result.affine)
+    scan = placeholder_scan(result.array.shape, result.affine)
     made = f"{result.bundle.name} {result.bundle.version}"
     known: dict[str, Any] = {"made_by": made, "origin": "made", "notes": result.notes, "quality": result.quality()}
     known["space"] = f"radiographs {uuid.uuid4().hex}"  # they do not say where the patient was
-    layers = [label_layer(result.array, scan, result.wanted, f"From X-rays by {result.bundle.name}", **known)]
+    layers = [label_layer(result.array, scan, result.requested_labels, f"From X-rays by {result.bundle.name}", **known)]
     grid = _grid(scan)
     assert grid is not None
-    place = Place(scan, grid, **known)
-    for label in result.wanted:
+    place = LayerInfo(scan, grid, **known)
+    for label in result.requested_labels:
         if label.name in result.surfaces:
             surface = result.surfaces[label.name]
             layers.append(_surface(grid.shown_world(surface.vertices), surface.faces, label, place))
-    if result.doubt is not None:
-        look = {"name": "Doubt (bits)", "visible": False, "colormap": "inferno", "contrast_limits": (0.0, 1.0)}
-        layers.append((grid.show(result.doubt), {**look, "metadata": place.metadata(), **grid.placement()}, "image"))
+    if result.entropy_map is not None:
+        look = {"name": "Entropy (bits)", "visible": False, "colormap": "inferno", "contrast_limits": (0.0, 1.0)}
+        layers.append(
+            (grid.show(result.entropy_map), {**look, "metadata": place.metadata(), **grid.placement()}, "image")
+        )
     return layers

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medvit.errors import MedvitError
 from medvit.io import Affine, Scan, flip_lps_ras, read_image
 from medvit.io.dicom import read_dicom, read_slice
-from medvit.io.dicom.preflight import Volume
+from medvit.io.dicom.preflight import SeriesVolume
 from medvit.progress import Cancelled, Progress
 from medvit_napari.reading.display_grid import Canonical
 
@@ -197,7 +197,7 @@ class SeriesFilling(Filling):
         files: as ``Filling``.
     """
 
-    def __init__(self, volume: Volume, finish: Callable[[Scan], Scan], files: ExitStack) -> None:
+    def __init__(self, volume: SeriesVolume, finish: Callable[[Scan], Scan], files: ExitStack) -> None:
         stack = volume.stack
         assert stack is not None
         first, count = stack.planes[0], len(stack.planes)

@@ -13,12 +13,19 @@ from typing import Any
 
 from medvit.errors import MedvitError, SourceError
 from medvit.io import IMAGE_SUFFIXES, PICTURE_SUFFIXES, Scan, files_below, is_packed_image, open_source
-from medvit.io.dicom import dicom_files, noted, open_found
-from medvit.io.dicom.header import Plane, read_dataset
-from medvit.io.dicom.preflight import Chosen, Preflight, Volume, candidates, choose_volume, preflight
+from medvit.io.dicom import dicom_files, open_volume, with_preflight_notes
+from medvit.io.dicom.header import PlaneHeader, read_dataset
+from medvit.io.dicom.preflight import (
+    Preflight,
+    SeriesVolume,
+    VolumeChoice,
+    candidate_volumes,
+    choose_volume,
+    inspect_files,
+)
 from medvit.io.labels import is_dicom, open_object, read_labels, referenced_series, series_of
 from medvit.progress import Progress
-from medvit_napari.reading.layer_info import KEY, Place, place_of
+from medvit_napari.reading.layer_info import KEY, LayerInfo, place_of
 from medvit_napari.reading.layers import LayerTuple, filling_layer, image_layer, inherit, label_layers
 from medvit_napari.reading.lazy_volume import FileFilling, SeriesFilling
 
@@ -95,7 +102,7 @@ def _looks_dicom(path: Path) -> bool:
 
 def offers(found: Preflight) -> tuple[Offer, ...]:
     """What a source holds, the likely ones first said."""
-    worth, _ = candidates(found.volumes)
+    worth, _ = candidate_volumes(found.volumes)
     return tuple(
         Offer(
             v.number,
@@ -141,13 +148,13 @@ def open_layers(path: Path, ask: Ask | None = None, seen: Iterable[Any] = (), be
 def _image_file(path: Path, behind: bool) -> list[LayerTuple]:
     """A NIfTI, NRRD or MetaImage: labels where it names them, else an image."""
     from medvit.io import image_grid, read_image
-    from medvit.io.labels import own_names
+    from medvit.io.labels import embedded_names
 
     header = image_grid(path)
-    if not header.is_picture and own_names(path, header).labels:
+    if not header.is_picture and embedded_names(path, header).labels:
         return label_layers(read_labels(path))
     if behind and not header.is_picture and min(header.array.shape) > 0:
-        return [filling_layer(FileFilling(path, header).start(), header.kind, header.notes, header.set_aside)]
+        return [filling_layer(FileFilling(path, header).start(), header.kind, header.notes, header.excluded)]
     return [image_layer(read_image(path).check())]
 
 
@@ -161,7 +168,7 @@ def _modality(path: Path) -> str:
 def _dicom(path: Path, ask: Ask | None, seen: Iterable[Any]) -> list[LayerTuple]:
     with ExitStack() as stack:
         files, unread = stack.enter_context(dicom_files(path))
-        found = preflight(files, None, unread)
+        found = inspect_files(files, None, unread)
         if not found.volumes:
             objects = label_objects(path) if path.is_dir() else []
             if objects:
@@ -198,16 +205,16 @@ def _one(path: Path, found: Preflight, number: int, answer: Answer, files: ExitS
             again, _ = own.enter_context(dicom_files(path))
             chosen = _reopened(chosen, again)
         filling = SeriesFilling(chosen.volume, partial(_finished, found=found, chosen=chosen), own).start()
-        return filling_layer(filling, notes=chosen.notes, flags=chosen.set_aside)
+        return filling_layer(filling, notes=chosen.notes, flags=chosen.excluded)
     way = answer.on_irregular if chosen.volume.worst() == "irregular" else "fail"
-    return image_layer(open_found(found, wanted, way, path.name, Progress()).check())
+    return image_layer(open_volume(found, wanted, way, path.name, Progress()).check())
 
 
-def _finished(scan: Scan, found: Preflight, chosen: Chosen) -> Scan:
-    return noted(scan, found, chosen).check()
+def _finished(scan: Scan, found: Preflight, chosen: VolumeChoice) -> Scan:
+    return with_preflight_notes(scan, found, chosen).check()
 
 
-def _can_fill(volume: Volume) -> bool:
+def _can_fill(volume: SeriesVolume) -> bool:
     return (
         volume.kind == "volume"
         and volume.stack is not None
@@ -216,13 +223,13 @@ def _can_fill(volume: Volume) -> bool:
     )
 
 
-def _reopened(chosen: Chosen, files: Iterable[Any]) -> Chosen:
+def _reopened(chosen: VolumeChoice, files: Iterable[Any]) -> VolumeChoice:
     """The same volume, its planes read through files that stay open."""
     fresh = {file.name: file for file in files}
     volume = chosen.volume
     assert volume.stack is not None
 
-    def again(planes: Iterable[Plane]) -> tuple[Plane, ...]:
+    def again(planes: Iterable[PlaneHeader]) -> tuple[PlaneHeader, ...]:
         return tuple(replace(p, file=fresh[p.file.name]) for p in planes)
 
     stack = replace(volume.stack, planes=again(volume.stack.planes))
@@ -241,26 +248,26 @@ def _referred(path: Path) -> tuple[str, ...]:
 
 def open_objects(paths: Iterable[Path], seen: Iterable[Any]) -> list[LayerTuple]:
     """SEG and RTSTRUCT as labels, each on the open image it was drawn on, else on the one beside it, else on its own grid."""
-    from medvit.io.labels import Reading
-    from medvit.io.labels.read import read
+    from medvit.io.labels import ReadOptions
+    from medvit.io.labels.read import read_label_set
 
     known = _by_series(map(place_of, seen))
     layers: list[LayerTuple] = []
     for path in paths:
         on_image = _on_known(path, known)
         if on_image is None:
-            found = read(path, Reading(search=True), Progress())
+            found = read_label_set(path, ReadOptions(search=True), Progress())
             shown = [] if found.reference is None else [image_layer(found.reference)]
             on_image = shown + label_layers(found)
         layers += on_image
     return layers
 
 
-def _by_series(places: Iterable[Place | None]) -> dict[str, Place]:
+def _by_series(places: Iterable[LayerInfo | None]) -> dict[str, LayerInfo]:
     return {place.series: place for place in places if place is not None and place.series}
 
 
-def _on_known(path: Path, known: dict[str, Place]) -> list[LayerTuple] | None:
+def _on_known(path: Path, known: dict[str, LayerInfo]) -> list[LayerTuple] | None:
     """The labels of an object on the image they were drawn on, or None where that is not known."""
     place = next((known[uid] for uid in _referred(path) if uid in known), None)
     if place is None:

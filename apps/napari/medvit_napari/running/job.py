@@ -148,10 +148,10 @@ def run_request(request: Request, progress: Progress) -> list[LayerTuple]:
         settings = replace(settings, roi_crop=roi_box(request.region, request.layer))
     load_triton()
     from medvit.pipeline import run
-    from medvit.restoration import Restored, settled
+    from medvit.restoration import Restored, with_irregular_policy
 
     if bundle.facts.task == "restoration":
-        settings = settled(bundle, settings, None)
+        settings = with_irregular_policy(bundle, settings, None)
     result = run(bundle, scan, settings, progress)
     if isinstance(result, Restored):
         limits = tuple(float(v) for v in request.layer.contrast_limits)
@@ -159,7 +159,7 @@ def run_request(request: Request, progress: Progress) -> list[LayerTuple]:
     layers = result_layers(result)
     if request.surfaces and not scan.is_picture:
         progress.check()
-        layers += surface_layers(result.array, scan, result.wanted)
+        layers += surface_layers(result.array, scan, result.requested_labels)
     progress.check()
     return inherit(layers, place_of(request.layer))
 
@@ -204,7 +204,7 @@ def fetch_weights(name: str, progress: Progress) -> str:
     """
     from contextlib import nullcontext
 
-    from medvit.bundles.remote import Request as Wanted
+    from medvit.bundles.remote import FetchRequest as Wanted
     from medvit.bundles.remote import fetch
 
     return fetch(Wanted(name), lambda shown: True, lambda: nullcontext(progress)).bundle.state

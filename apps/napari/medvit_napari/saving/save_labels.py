@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 
 from medvit.conversion import Converted, Writing, save_labels
-from medvit.io.dicom.write import Origin
-from medvit.io.labels import Grid, LabelSet, Segment
+from medvit.io.dicom.write import SegmentOrigin
+from medvit.io.labels import Grid, LabelMask, LabelSet
 from medvit.labels import Label
 from medvit.progress import Progress
 from medvit_napari.errors import LayerError, PlaceError
 from medvit_napari.looking.display_frame import Interpolated, own_data
 from medvit_napari.looking.notifications import rating_line
 from medvit_napari.looking.segment_table import check_names, completed, table_of, unnamed
-from medvit_napari.reading.layer_info import KEY, Place, compact, digest, place_of
+from medvit_napari.reading.layer_info import KEY, LayerInfo, array_sha256, place_of, to_smallest_dtype
 
 __all__ = ["is_corrected", "labels_of", "named_labels", "save_layer", "stored_array", "write_labels_nifti"]
 
 
-def _known(layer: Any) -> Place:
+def _known(layer: Any) -> LayerInfo:
     if type(layer).__name__ != "Labels":
         raise LayerError(
             f"Found the layer {layer.name!r}, which holds no labels; a label layer is needed. Choose one, or convert it: right-click, "
@@ -39,7 +39,7 @@ def _known(layer: Any) -> Place:
 
 def is_corrected(layer: Any) -> bool:
     """Whether voxels were painted since the layer came."""
-    return digest(np.asarray(own_data(layer))) != _known(layer).digest
+    return array_sha256(np.asarray(own_data(layer))) != _known(layer).digest
 
 
 def stored_array(layer: Any) -> np.ndarray[Any, Any]:
@@ -80,9 +80,9 @@ def labels_of(layer: Any) -> LabelSet:
     place, array = _known(layer), stored_array(layer)
     edited = is_corrected(layer) or not place.made_by
     kind = "SEMIAUTOMATIC" if place.made_by and edited else "AUTOMATIC" if place.made_by else "MANUAL"
-    origin = Origin(algorithm_type=kind, algorithm_name="" if kind == "MANUAL" else place.made_by)
+    origin = SegmentOrigin(algorithm_type=kind, algorithm_name="" if kind == "MANUAL" else place.made_by)
     if place.origin == "read" and not is_corrected(layer):
-        origin = Origin()  # as its file said, which is not known here any more
+        origin = SegmentOrigin()  # as its file said, which is not known here any more
     labels = named_labels(layer)
     check_names(labels)
     boxes = find_objects(np.ascontiguousarray(array).astype(np.int32), max([label.id for label in labels], default=0))
@@ -91,7 +91,7 @@ def labels_of(layer: Any) -> LabelSet:
         box = boxes[label.id - 1]
         start = (0, 0, 0) if box is None else tuple(int(side.start) for side in box)
         voxels = np.zeros((0, 0, 0), bool) if box is None else array[box] == label.id
-        segments.append(Segment(label, start, voxels, origin))  # type: ignore[arg-type]
+        segments.append(LabelMask(label, start, voxels, origin))  # type: ignore[arg-type]
     scan = place.scan()
     return LabelSet(
         tuple(segments),
@@ -104,7 +104,7 @@ def labels_of(layer: Any) -> LabelSet:
     )
 
 
-def _without_name(place: Place, labels: Sequence[Label]) -> tuple[str, ...]:
+def _without_name(place: LayerInfo, labels: Sequence[Label]) -> tuple[str, ...]:
     """Say which segments have no name of their own, and which ids were painted without a row in the table."""
     rows = {label.id for label in place.labels}
     extra = [str(label.id) for label in labels if label.id not in rows]
@@ -138,20 +138,20 @@ def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Raises:
         PlaceError: the layer does not say where it lies. LayerError: two segments of one name.
     """
-    from medvit.atomic_write import write_aside
+    from medvit.atomic_write import staging_folder
     from medvit.io import write_labels
 
     place = meta.get("metadata", {}).get(KEY)
-    if not isinstance(place, Place) or place.grid is None:
+    if not isinstance(place, LayerInfo) or place.grid is None:
         raise PlaceError(
             f"Found the label layer {meta.get('name', '')!r}, which does not say on which image it lies. Save it as TIFF, or make it with medvit."
         )
     final = Path(path if path.lower().endswith((".nii", ".nii.gz")) else path + ".nii.gz")
     shown = np.asarray(data.source if isinstance(data, Interpolated) else data)
-    array = compact(place.grid.back(shown))
+    array = to_smallest_dtype(place.grid.back(shown))
     labels = completed(place.labels, [int(v) for v in np.unique(array) if v], {})
     check_names(labels)
-    with write_aside(final.parent) as staging:
+    with staging_folder(final.parent) as staging:
         write_labels(staging / final.name, array, place.scan(), labels)
         (staging / final.name).replace(final)
     return [str(final)]

@@ -12,7 +12,7 @@ from medvit.conversion import Writing, save_labels
 from medvit.io.labels import LabelSet
 from medvit.progress import Progress
 from medvit_napari.errors import LayerError, ServerError
-from medvit_napari.reading.layer_info import Place, place_of
+from medvit_napari.reading.layer_info import LayerInfo, place_of
 from medvit_napari.saving.save_labels import labels_of
 from medvit_napari.server.client import Case, Client, Submission
 
@@ -33,7 +33,7 @@ class OpenCase:
 
     number: int
     case: Case
-    place: Place
+    place: LayerInfo
 
     @property
     def title(self) -> str:

@@ -19,8 +19,8 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
-from medvit.labels import Measures
-from medvit_napari.icons import dress
+from medvit.labels import LabelMeasures
+from medvit_napari.icons import set_icon
 from medvit_napari.looking.alignment import align
 from medvit_napari.looking.display import (
     PLANES,
@@ -54,7 +54,7 @@ class LookWidget(JobPanel):
         self.table = QTableWidget(0, 4)
         self.table.setHorizontalHeaderLabels(["Label", "mL", "Mean", "Std"])
         self.table.setEditTriggers(QTableWidget.NoEditTriggers)
-        self.rows: list[Measures] = []
+        self.rows: list[LabelMeasures] = []
         self._shown: Any = None
         self.about, self.along_button = QLabel(""), QPushButton("Show along its axes")
         self.about.setWordWrap(True)
@@ -69,7 +69,7 @@ class LookWidget(JobPanel):
         for name, act in {"Measure": self.measure, "Picture...": self.picture, "GIF...": self.gif}.items():
             out.addWidget(_button(name, act))
         self.measure_button = out.itemAt(0).widget()
-        dress(self.measure_button, "look", napari_viewer)
+        set_icon(self.measure_button, "look", napari_viewer)
         layout.addLayout(form)
         layout.addWidget(self.about)
         layout.addWidget(self.along_button)
@@ -148,7 +148,7 @@ class LookWidget(JobPanel):
             return
         self.start(lambda progress: label_table(layer), self._fill, "Measuring...")
 
-    def _fill(self, rows: list[Measures]) -> None:
+    def _fill(self, rows: list[LabelMeasures]) -> None:
         self.rows = [row for row in rows if row.voxels]
         self.table.setRowCount(len(self.rows))
         for at, row in enumerate(self.rows):

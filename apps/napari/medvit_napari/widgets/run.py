@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLabe
 
 from medvit.bundles import Bundle
 from medvit.settings import DEFAULT_BUNDLE, RunSettings
-from medvit_napari.icons import dress
+from medvit_napari.icons import set_icon
 from medvit_napari.looking.notifications import outcome
 from medvit_napari.reading.layers import LayerTuple
 from medvit_napari.running.job import Request, card, cards, fetch_weights, preload, run_request
@@ -41,7 +41,7 @@ class RunWidget(JobPanel):
         self.run_button = QPushButton("Run")
         self._lay_out()
         self.bundle.currentIndexChanged.connect(self._show_card)
-        dress(self.run_button, "run", napari_viewer)
+        set_icon(self.run_button, "run", napari_viewer)
         self.run_button.clicked.connect(self.run)
         self.fetch_button.clicked.connect(self.fetch)
         names = [b.name for b in self.bundles]

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QFormLayout, QHBoxLayout, QPu
 from medvit.bundles import open_bundle
 from medvit.conversion import Converted
 from medvit_napari.errors import PlaceError, in_window
-from medvit_napari.icons import dress
+from medvit_napari.icons import set_icon
 from medvit_napari.looking.segment_table import unnamed
 from medvit_napari.reading.layer_info import image_of, place_of
 from medvit_napari.reading.layers import label_layer
@@ -71,7 +71,7 @@ class SaveWidget(JobPanel):
         layout.addLayout(self.job_row())
         layout.addStretch(1)
         self.new_button.clicked.connect(self.new)
-        dress(self.save_button, "save", napari_viewer)
+        set_icon(self.save_button, "save", napari_viewer)
         self.save_button.clicked.connect(self.ask_and_save)
 
     def new(self) -> None:

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from medvit.labels import Label
-from medvit_napari.icons import dress
+from medvit_napari.icons import set_icon
 from medvit_napari.looking.segment_table import (
     add_segment,
     add_segments,
@@ -71,7 +71,7 @@ class SegmentsWidget(JobPanel):
         self._layer: Any = None
         self._filling = False
         self._lay_out()
-        dress(self.add_button, "segments", napari_viewer)
+        set_icon(self.add_button, "segments", napari_viewer)
         self.labels.currentIndexChanged.connect(self._follow)
         self.table.itemChanged.connect(self._edited)
         self.table.itemSelectionChanged.connect(self._selected)

@@ -16,10 +16,10 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLine
 import medvit
 from medvit.progress import Progress
 from medvit_napari.errors import ServerError
-from medvit_napari.icons import dress
+from medvit_napari.icons import set_icon
 from medvit_napari.looking.display_frame import own_data
 from medvit_napari.looking.notifications import rating_line, warn
-from medvit_napari.reading.layer_info import KEY, digest, place_of
+from medvit_napari.reading.layer_info import KEY, array_sha256, place_of
 from medvit_napari.reading.layers import LayerTuple, inherit, label_layers, rated
 from medvit_napari.reading.open import open_layers
 from medvit_napari.server.client import Access, Answer, Case, Client, ServerInfo
@@ -96,7 +96,7 @@ class ServerWidget(JobPanel):
         for name, act in (doing | {"Train": self.train, "Training?": self.training}).items():
             self.buttons[name].clicked.connect(act)
             (row if name in doing else train).addWidget(self.buttons[name])
-        dress(self.buttons["Connect"], "server", self.viewer)
+        set_icon(self.buttons["Connect"], "server", self.viewer)
         layout.addLayout(row)
         layout.addLayout(train)
         layout.addLayout(self.job_row())
@@ -261,7 +261,7 @@ class ServerWidget(JobPanel):
         except Exception as error:
             self.show_error(error)
             return
-        sent, out = digest(np.asarray(own_data(layer))), Path(tempfile.mkdtemp(dir=self._folder.name))
+        sent, out = array_sha256(np.asarray(own_data(layer))), Path(tempfile.mkdtemp(dir=self._folder.name))
         place = place_of(layer)
         maker = place.made_by if place is not None else ""
         model = maker if self.info is not None and maker in self.info.models else ""
@@ -274,7 +274,7 @@ class ServerWidget(JobPanel):
     def _submitted(self, case: OpenCase, layer: Any, sent: str, tag: str, notes: tuple[str, ...]) -> None:
         lines = [f"Submitted for case {case.title}, tag {tag}."]
         self.nothing.setChecked(False)
-        if layer in self.viewer.layers and digest(np.asarray(own_data(layer))) != sent:
+        if layer in self.viewer.layers and array_sha256(np.asarray(own_data(layer))) != sent:
             lines.append(
                 "Its labels were changed during the submit; the change is not submitted yet, so the layers stay."
             )

@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QSlider, QVBoxLayout
 
-from medvit_napari.icons import dress
+from medvit_napari.icons import set_icon
 from medvit_napari.looking.orthogonal_views import LinkedViews
 from medvit_napari.looking.swipe_compare import Swipe, swipe_layer
 from medvit_napari.widgets.panel import JobPanel, add_layers
@@ -44,7 +44,7 @@ class ViewsWidget(JobPanel):
         layout.addLayout(form)
         layout.addLayout(row)
         layout.addLayout(self.job_row())
-        dress(self.swipe_button, "views", napari_viewer)
+        set_icon(self.swipe_button, "views", napari_viewer)
         self.swipe_button.clicked.connect(self.compare)
         self.line.valueChanged.connect(self.part)
         self.grid.toggled.connect(lambda on: setattr(self.viewer.grid, "enabled", on))

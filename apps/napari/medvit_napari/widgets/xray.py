@@ -12,8 +12,8 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QLine
 from medvit.bundles import bundle_folders, open_bundle
 from medvit.errors import GeometryError
 from medvit.progress import Progress
-from medvit.reconstruction.views import ViewFlags
-from medvit_napari.icons import dress
+from medvit.reconstruction.views import ViewGeometry
+from medvit_napari.icons import set_icon
 from medvit_napari.looking.notifications import outcome
 from medvit_napari.reading.layers import LayerTuple, reconstructed_layers
 from medvit_napari.running.job import load_triton
@@ -29,7 +29,7 @@ class XrayRequest:
     ap: str
     lat: str
     bundle: str
-    flags: ViewFlags = field(default_factory=ViewFlags)
+    flags: ViewGeometry = field(default_factory=ViewGeometry)
     force: bool = False
 
 
@@ -46,7 +46,7 @@ def run_views(request: XrayRequest, progress: Progress) -> list[LayerTuple]:
     result = medvit.reconstruct(request.ap, request.lat, request.bundle, **how)  # type: ignore[arg-type]
     layers = reconstructed_layers(result)
     sides, shape = np.linalg.norm(result.affine[:3, :3], axis=0), result.array.shape
-    for view, picture, shadow, across in zip(result.views, result.pictures, result.shadows, (0, 1), strict=True):
+    for view, picture, shadow, across in zip(result.views, result.pictures, result.reprojections, (0, 1), strict=True):
         pixel = [sides[axis] * shape[axis] / count for axis, count in zip((2, across), picture.shape, strict=True)]
         look = {"visible": False, "units": ("mm", "mm"), "scale": pixel}
         layers.append((picture, {"name": f"{view.slot} view", **look}, "image"))
@@ -73,7 +73,7 @@ class XrayWidget(JobPanel):
         for name, part in rows.items():
             form.addRow(name, part)
         self.run_button = QPushButton("Reconstruct")
-        dress(self.run_button, "xray", napari_viewer)
+        set_icon(self.run_button, "xray", napari_viewer)
         self.run_button.clicked.connect(self.run)
         layout.addLayout(form)
         for part in (self.invert, self.force, self.run_button):
@@ -89,7 +89,9 @@ class XrayWidget(JobPanel):
     def run(self) -> None:
         """Begin."""
         try:
-            flags = ViewFlags(_number(self.pixel.text()), _number(self.larger.text()), invert=self.invert.isChecked())
+            flags = ViewGeometry(
+                _number(self.pixel.text()), _number(self.larger.text()), invert=self.invert.isChecked()
+            )
         except GeometryError as error:
             self.show_error(error)
             return

@@ -14,7 +14,7 @@ from .patient_identity import keyed as keyed
 from .patient_identity import patients_among as patients_among
 from .patient_identity import person_of as person_of
 from .patient_identity import resolved_issuers as resolved_issuers
-from .plane import Plane as Plane
+from .plane import PlaneHeader as PlaneHeader
 from .read import TYPE_2 as TYPE_2
 from .read import read_planes as read_planes
 from .values import HeaderValues as HeaderValues

@@ -11,12 +11,12 @@ from medvit.io.dicom.header.parser import DamagedError
 from medvit.io.dicom.header.values import finite
 
 if TYPE_CHECKING:
-    from medvit.io.dicom.header.plane import Plane
+    from medvit.io.dicom.header.plane import PlaneHeader
 
 __all__ = ["frame_planes", "frame_scaling"]
 
 
-def frame_planes(plane: Plane, header: Dataset) -> list[Plane]:
+def frame_planes(plane: PlaneHeader, header: Dataset) -> list[PlaneHeader]:
     """A record for each frame, placed where its functional groups say; one without a place where there are no such groups.
 
     Args:
@@ -65,7 +65,7 @@ def _number(group: Dataset, keyword: str, needed: bool = False) -> float | None:
     return numbers[0] if numbers else None
 
 
-def _frame(plane: Plane, number: int, shared: Dataset, own: Dataset) -> Plane:
+def _frame(plane: PlaneHeader, number: int, shared: Dataset, own: Dataset) -> PlaneHeader:
     measures = _group(shared, own, "PixelMeasuresSequence")
     content = _group(shared, own, "FrameContentSequence")
     index = content.get("DimensionIndexValues")

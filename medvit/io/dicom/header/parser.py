@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_partial
 
-__all__ = ["DamagedError", "Elements", "TooMuchError", "read_elements"]
+__all__ = ["DamagedError", "Elements", "HeaderTooLargeError", "read_elements"]
 
 _LAST_WANTED = 0x0028FFFF
 """Reading stops behind the image pixel group; what preflight asks for has all come by then."""
@@ -53,7 +53,7 @@ class DamagedError(Exception):
     """A DICOM file whose header cannot be read; ``args[0]`` says why, without quoting it."""
 
 
-class TooMuchError(Exception):
+class HeaderTooLargeError(Exception):
     """A file that unpacks to more than any image."""
 
 
@@ -95,7 +95,7 @@ def read_elements(stream: BinaryIO, first: bytes, wanted: Mapping[int, bytes]) -
         wanted: tags up to the group 0028, and the value representation of each.
 
     Raises:
-        TooMuchError: a deflated file whose header alone is larger than any; and what pydicom raises for damaged files.
+        HeaderTooLargeError: a deflated file whose header alone is larger than any; and what pydicom raises for damaged files.
     """
     content, size = first, _FIRST_BYTES
     if content[128:132] == b"DICM":
@@ -137,7 +137,7 @@ def _inflated(packed: bytes, wanted: Mapping[int, bytes]) -> Elements:
     try:
         end = _walk(content, 0, wanted, values, unpacking.eof, True, _LAST_WANTED)
     except _ShortError:
-        raise TooMuchError from None
+        raise HeaderTooLargeError from None
     return Elements(values, _DEFLATED, "", end)
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from medvit.io.dicom.header.patient_identity import Identity
 from medvit.io.files import DicomFile
 
-__all__ = ["Plane"]
+__all__ = ["PlaneHeader"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plane:
+class PlaneHeader:
     """One image plane as its header states it; absent values are None or empty.
 
     Attributes:

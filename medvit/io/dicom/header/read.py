@@ -15,9 +15,9 @@ from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
 from medvit.io.dicom.header.dataset import read_dataset
-from medvit.io.dicom.header.parser import DamagedError, TooMuchError, read_elements
+from medvit.io.dicom.header.parser import DamagedError, HeaderTooLargeError, read_elements
 from medvit.io.dicom.header.patient_identity import IDENTIFYING, hash_of, identity_of_bytes
-from medvit.io.dicom.header.plane import Plane
+from medvit.io.dicom.header.plane import PlaneHeader
 from medvit.io.dicom.header.values import HeaderValues, tag_of
 from medvit.io.files import DicomFile, not_fetched, unreadable
 from medvit.io.unread_files import is_placeholder
@@ -55,7 +55,7 @@ _WANTED = {
 """Tags that are read, and the value representation of each."""
 
 
-def read_planes(file: DicomFile) -> list[Plane] | str | None:
+def read_planes(file: DicomFile) -> list[PlaneHeader] | str | None:
     """The planes of a DICOM image; the modality or kind of a DICOM object that is none; None for other files.
 
     Raises:
@@ -68,7 +68,7 @@ def read_planes(file: DicomFile) -> list[Plane] | str | None:
         raise unreadable(file.name, error) from error
 
 
-def _read(file: DicomFile) -> list[Plane] | str | None:
+def _read(file: DicomFile) -> list[PlaneHeader] | str | None:
     with file.open() as stream:
         start = stream.read(_SEEN)
         bare = start[128:132] != b"DICM"
@@ -98,7 +98,7 @@ _SEEN = 4096
 _WHY = {
     EOFError: "the file is cut off",
     RecursionError: "its sequences are nested too deep",
-    TooMuchError: "it unpacks to more than any header",
+    HeaderTooLargeError: "it unpacks to more than any header",
 }
 
 
@@ -130,7 +130,7 @@ def _modality(sop_class: str, stated: str) -> str:
     return stated or next((m for uid, m in _MODALITIES.items() if f"{sop_class}.".startswith(f"{uid}.")), "")
 
 
-def _planes(file: DicomFile, values: HeaderValues) -> list[Plane] | str:
+def _planes(file: DicomFile, values: HeaderValues) -> list[PlaneHeader] | str:
     elements = values.elements
     sop_class = values.text("SOPClassUID")
     modality = _modality(sop_class, values.text("Modality"))
@@ -148,7 +148,7 @@ def _planes(file: DicomFile, values: HeaderValues) -> list[Plane] | str:
         return modality
     if sop_class == _SPECTROSCOPY:
         return "MR spectroscopy"
-    plane = Plane(
+    plane = PlaneHeader(
         file=file,
         frame=None,
         sop_class=sop_class,
@@ -167,12 +167,12 @@ def _planes(file: DicomFile, values: HeaderValues) -> list[Plane] | str:
         samples=values.whole("SamplesPerPixel", 1),
         bits=values.whole("BitsAllocated", 16),
         photometric=values.text("PhotometricInterpretation"),
-        position=values.needed("ImagePositionPatient", 3),
-        orientation=values.needed("ImageOrientationPatient", 6),
-        spacing=values.needed("PixelSpacing", 2),
+        position=values.required_numbers("ImagePositionPatient", 3),
+        orientation=values.required_numbers("ImageOrientationPatient", 6),
+        spacing=values.required_numbers("PixelSpacing", 2),
         thickness=values.number("SliceThickness"),
         between=values.number("SpacingBetweenSlices"),
-        rescale=_pair(values.needed("RescaleSlope", 1), values.needed("RescaleIntercept", 1)),
+        rescale=_pair(values.required_numbers("RescaleSlope", 1), values.required_numbers("RescaleIntercept", 1)),
         unit=values.text("RescaleType"),
         unscaled=_unscaled(values) if modality == "CT" else (),
         packing=_packing(values),
@@ -199,7 +199,7 @@ def _unscaled(values: HeaderValues) -> tuple[str, ...]:
     """List the tags without which stored values of a CT are no Hounsfield units (PS3.3 C.8.2.1), a slope of 0 among them."""
     if values.has("ModalityLUTSequence"):
         return ()
-    zero = ("RescaleSlope",) if values.needed("RescaleSlope", 1) == (0.0,) else ()
+    zero = ("RescaleSlope",) if values.required_numbers("RescaleSlope", 1) == (0.0,) else ()
     return tuple(keyword for keyword in _RESCALE if keyword in zero or not values.texts(keyword))
 
 

@@ -49,7 +49,7 @@ class HeaderValues:
         except TypeError:  # a list of pydicom's, which cannot be looked up
             return _stated.__wrapped__(keywords, key)
 
-    def needed(self, keyword: str, count: int) -> tuple[float, ...] | None:
+    def required_numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
         """Numbers without which an image has no place or no values; None where they are absent or not as many.
 
         Raises:

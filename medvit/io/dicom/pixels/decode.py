@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medvit.errors import ImageError, MedvitError, SourceError
-from medvit.io.dicom.header import Plane, frame_scaling
+from medvit.io.dicom.header import PlaneHeader, frame_scaling
 from medvit.io.dicom.pixels.stored_pixels import decode_plane, open_plane
 from medvit.io.memory_limits import check_image_memory
 
-__all__ = ["AIR_HU", "Values", "plane_values", "real_values", "same_pixels", "sound_headers"]
+__all__ = ["AIR_HU", "Values", "check_header_values", "plane_values", "real_values", "same_pixels"]
 
 AIR_HU = -1024.0
 """What CT shows outside its field of view."""
@@ -41,7 +41,7 @@ class Values:
 
 
 @contextmanager
-def sound_headers() -> Iterator[None]:
+def check_header_values() -> Iterator[None]:
     """A header value that cannot be read as what its tag promises becomes one of our errors."""
     try:
         yield
@@ -54,7 +54,7 @@ def sound_headers() -> Iterator[None]:
         ) from error
 
 
-def plane_values(planes: Sequence[Plane]) -> Iterator[tuple[Dataset, Values]]:
+def plane_values(planes: Sequence[PlaneHeader]) -> Iterator[tuple[Dataset, Values]]:
     """The full header (without its pixels) and the real values of each plane, in order.
 
     A multi-frame file is opened once for a run of its frames.
@@ -70,11 +70,11 @@ def plane_values(planes: Sequence[Plane]) -> Iterator[tuple[Dataset, Values]]:
         if plane.frame is None or plane.file.name != name:
             name, dataset = plane.file.name, open_plane(plane)
         stored = decode_plane(dataset, plane)
-        with sound_headers():
+        with check_header_values():
             yield dataset, real_values(stored, dataset, plane)
 
 
-def real_values(stored: NDArray[Any], dataset: Dataset, plane: Plane) -> Values:
+def real_values(stored: NDArray[Any], dataset: Dataset, plane: PlaneHeader) -> Values:
     """Grey values in the image's own units, by the slope and intercept of this very plane.
 
     Values of CT and PET are quantities and stay as they are under MONOCHROME1; of anything else, that kind is turned
@@ -116,7 +116,7 @@ def _eight_bits(colours: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(colours >> 8 if colours.dtype == np.uint16 else colours, dtype=np.float32)
 
 
-def _scaling(dataset: Dataset, plane: Plane) -> tuple[float, float, bool]:
+def _scaling(dataset: Dataset, plane: PlaneHeader) -> tuple[float, float, bool]:
     """Slope, intercept, and whether they are Philips' own.
 
     Philips stores floating-point signal as (stored x slope + intercept) / (slope x scale slope), where slope and
@@ -150,7 +150,7 @@ def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
     return value - 2**bits if dtype.kind == "i" and value >= 2 ** (bits - 1) else value
 
 
-def same_pixels(planes: Sequence[Plane]) -> bool:
+def same_pixels(planes: Sequence[PlaneHeader]) -> bool:
     """Whether planes are copies: equal files, or equal stored pixels under headers that differ."""
     contents = [plane.file.read() for plane in planes]
     if len(set(contents)) == 1:

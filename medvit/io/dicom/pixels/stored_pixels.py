@@ -27,7 +27,7 @@ from pydicom.uid import (
 )
 
 from medvit.errors import ImageError, MedvitError, SourceError
-from medvit.io.dicom.header import Plane, count_unpacked
+from medvit.io.dicom.header import PlaneHeader, count_unpacked
 from medvit.io.dicom.pixels.decoders import ITK_ONLY
 from medvit.io.files import unreadable
 from medvit.io.stated_sizes import picture_size
@@ -46,7 +46,7 @@ _PIXEL_MODULE = (
 """Attributes that state how pixels are packed (PS3.3 C.7.6.3)."""
 
 
-def open_plane(plane: Plane) -> Dataset:
+def open_plane(plane: PlaneHeader) -> Dataset:
     """Read the file of a plane; refuse one that unpacks to more, or whose frames state another size, than its header.
 
     Raises:
@@ -74,7 +74,7 @@ def open_plane(plane: Plane) -> Dataset:
         raise SourceError(f"Found {file.name}, whose pixels cannot be read: {_reason(error)}") from error
 
 
-def _check_frames(dataset: Dataset, plane: Plane) -> None:
+def _check_frames(dataset: Dataset, plane: PlaneHeader) -> None:
     """Refuse compressed pixels whose own header promises another size than the image's: a decoder would believe them."""
     from pydicom.encaps import generate_frames
 
@@ -89,7 +89,7 @@ def _check_frames(dataset: Dataset, plane: Plane) -> None:
             )
 
 
-def _refuse_bomb(content: bytes, plane: Plane) -> None:
+def _refuse_bomb(content: bytes, plane: PlaneHeader) -> None:
     """Refuse a deflated file that unpacks to far more than its image needs: it is unpacked in memory."""
     needed = plane.rows * plane.columns * plane.samples * plane.bits // 8 * plane.frames
     limit = needed + _BESIDE_PIXELS
@@ -100,7 +100,7 @@ def _refuse_bomb(content: bytes, plane: Plane) -> None:
         )
 
 
-def decode_plane(dataset: Dataset, plane: Plane) -> NDArray[Any]:
+def decode_plane(dataset: Dataset, plane: PlaneHeader) -> NDArray[Any]:
     """Stored values of one plane, (row, column) or, in colour, (row, column, RGB)."""
     from pydicom.pixels import pixel_array
 
@@ -126,7 +126,7 @@ def decode_plane(dataset: Dataset, plane: Plane) -> NDArray[Any]:
     return np.asarray(stored)
 
 
-def _shifted(dataset: Dataset, plane: Plane) -> bool:
+def _shifted(dataset: Dataset, plane: PlaneHeader) -> bool:
     """Tell whether a pixel lies above the lowest bits of its cell (PS3.5 8.1.1).
 
     Uncompressed and run-length coded files hold whole cells; of other compressed ones those do whose stream has more bits
@@ -157,7 +157,7 @@ def _precision(stream: bytes) -> int:
     return 0
 
 
-def _as_cells(dataset: Dataset, plane: Plane) -> Dataset:
+def _as_cells(dataset: Dataset, plane: PlaneHeader) -> Dataset:
     """Describe the pixels as wide as their cells, so that no decoder cuts them off."""
     made = Dataset()
     for keyword in (*_PIXEL_MODULE, "NumberOfFrames", "PixelData"):
@@ -168,7 +168,7 @@ def _as_cells(dataset: Dataset, plane: Plane) -> Dataset:
     return made
 
 
-def _shift(cells: NDArray[Any], plane: Plane, signed: bool) -> NDArray[Any]:
+def _shift(cells: NDArray[Any], plane: PlaneHeader, signed: bool) -> NDArray[Any]:
     """Take each pixel out of its cell, as DCMTK does: shifted down, other bits cleared, the sign carried on."""
     bits, high = plane.packing
     plain = (cells.astype(np.int64) >> (high + 1 - bits)) & (2**bits - 1)

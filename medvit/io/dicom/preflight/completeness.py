@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from medvit.io.dicom.header import Plane
+from medvit.io.dicom.header import PlaneHeader
 from medvit.io.dicom.preflight.findings import Finding
-from medvit.io.dicom.preflight.series_volumes import Volume, series_key
+from medvit.io.dicom.preflight.series_volumes import SeriesVolume, series_key
 
 __all__ = ["end_findings"]
 
@@ -23,7 +23,7 @@ _COUNTED_ALONG = ("localizer", "screen")
 _WHOLE = "Fetch or send the whole series again."
 
 
-def end_findings(volumes: Sequence[Volume]) -> dict[int, tuple[Finding, ...]]:
+def end_findings(volumes: Sequence[SeriesVolume]) -> dict[int, tuple[Finding, ...]]:
     """Find volumes at whose ends slices are missing, by counts and numbers in the headers and by the volumes beside them.
 
     Args:
@@ -32,7 +32,7 @@ def end_findings(volumes: Sequence[Volume]) -> dict[int, tuple[Finding, ...]]:
     Returns:
         Findings by the volume's number.
     """
-    series: dict[str, list[Volume]] = defaultdict(list)
+    series: dict[str, list[SeriesVolume]] = defaultdict(list)
     for volume in volumes:
         series[series_key(volume.first)].append(volume)
     found: dict[int, tuple[Finding, ...]] = {}
@@ -54,18 +54,18 @@ def end_findings(volumes: Sequence[Volume]) -> dict[int, tuple[Finding, ...]]:
     return found
 
 
-def _inner_holes(volume: Volume) -> int:
+def _inner_holes(volume: SeriesVolume) -> int:
     """Count the slices missing between others."""
     assert volume.stack is not None
     gaps, usual = np.diff(volume.stack.distance), volume.stack.spacing_mm[2]
     return int(np.maximum(np.rint(gaps / usual) - 1, 0).sum()) if len(gaps) and usual > 0 else 0
 
 
-def _instances(planes: Iterable[Plane]) -> int:
+def _instances(planes: Iterable[PlaneHeader]) -> int:
     return len({plane.sop_instance or plane.file.name for plane in planes})
 
 
-def _stated(planes: Sequence[Plane]) -> tuple[str, int, int] | None:
+def _stated(planes: Sequence[PlaneHeader]) -> tuple[str, int, int] | None:
     """Compare the counts that headers state with what is there: the tag, how many are missing, and of how many."""
     there = _instances(planes)
     totals = {plane.counts[1] for plane in planes} - {0}
@@ -78,13 +78,13 @@ def _stated(planes: Sequence[Plane]) -> tuple[str, int, int] | None:
     return None if any(plane.frame is not None for plane in planes) else _of_acquisitions(planes)
 
 
-def _of_acquisitions(planes: Sequence[Plane]) -> tuple[str, int, int] | None:
+def _of_acquisitions(planes: Sequence[PlaneHeader]) -> tuple[str, int, int] | None:
     """Compare ImagesInAcquisition with what is there.
 
     Scanners count the images of an acquisition or, as some do, of the whole series. With several acquisitions in a series,
     the count is taken for that of an acquisition only where most of them have exactly as many images.
     """
-    parts: dict[str, list[Plane]] = defaultdict(list)
+    parts: dict[str, list[PlaneHeader]] = defaultdict(list)
     for plane in planes:
         if plane.counts[0]:
             parts[dict(plane.order).get("AcquisitionNumber", "")].append(plane)
@@ -112,7 +112,7 @@ def _count(short: tuple[str, int, int]) -> list[Finding]:
     return [Finding("fewer_than_stated", "flag", text, step=_WHOLE)]
 
 
-def _numbers(volume: Volume, planes: Sequence[Plane], few: float) -> list[Finding]:
+def _numbers(volume: SeriesVolume, planes: Sequence[PlaneHeader], few: float) -> list[Finding]:
     """Look for InstanceNumbers that no image of the series has, where the stack itself shows no gap.
 
     Args:
@@ -151,9 +151,9 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (" and others" if len(numbers) > 5 else "")
 
 
-def _shorter(stacks: Sequence[Volume]) -> dict[int, list[Finding]]:
+def _shorter(stacks: Sequence[SeriesVolume]) -> dict[int, list[Finding]]:
     """Find a volume that ends before the others of its series which were taken with it: echoes, time points, weightings."""
-    groups: dict[tuple[object, ...], list[Volume]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[SeriesVolume]] = defaultdict(list)
     for volume in stacks:
         names = tuple(part.rpartition(" ")[0] for part in volume.part.split(", "))
         if volume.part and not any(name.startswith(_OWN_EXTENT) for name in names):

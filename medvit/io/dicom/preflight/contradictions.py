@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medvit.io.dicom.header import Plane, differing
+from medvit.io.dicom.header import PlaneHeader, differing
 from medvit.io.dicom.preflight.findings import Finding
 
 __all__ = ["differing_versions", "patient_finding", "versions_finding"]
 
 
-def versions_finding(planes: Sequence[Plane]) -> Finding | None:
+def versions_finding(planes: Sequence[PlaneHeader]) -> Finding | None:
     """Find images that are there in two versions, under the same UIDs, with another patient or another study's data.
 
     An archive that corrects a patient sends the same images again, so one of the versions is wrong, and only a person knows which.
@@ -31,7 +31,7 @@ def versions_finding(planes: Sequence[Plane]) -> Finding | None:
     return Finding(code, "refused", found, "results would carry one version's patient and study", step)
 
 
-def differing_versions(planes: Sequence[Plane]) -> tuple[list[tuple[Plane, Plane]], list[str]]:
+def differing_versions(planes: Sequence[PlaneHeader]) -> tuple[list[tuple[PlaneHeader, PlaneHeader]], list[str]]:
     """Find images that are there in two versions; return the pairs, and by what they differ.
 
     Args:
@@ -39,8 +39,8 @@ def differing_versions(planes: Sequence[Plane]) -> tuple[list[tuple[Plane, Plane
     """
     if len({(p.patient, p.carried) for p in planes}) < 2:
         return [], []
-    firsts: dict[tuple[str, int | None], Plane] = {}
-    twins: list[tuple[Plane, Plane]] = []
+    firsts: dict[tuple[str, int | None], PlaneHeader] = {}
+    twins: list[tuple[PlaneHeader, PlaneHeader]] = []
     words: dict[str, None] = {}
     for plane in planes:
         first = firsts.setdefault((plane.sop_instance, plane.frame), plane)
@@ -55,7 +55,7 @@ def differing_versions(planes: Sequence[Plane]) -> tuple[list[tuple[Plane, Plane
     return twins, list(words)
 
 
-def patient_finding(planes: Sequence[Plane]) -> Finding | None:
+def patient_finding(planes: Sequence[PlaneHeader]) -> Finding | None:
     """Find headers of one volume that are of different patients."""
     identities = list(dict.fromkeys(p.patient for p in planes))
     words: dict[str, None] = {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medvit.io.dicom.header import TYPE_2, Plane, is_uid
+from medvit.io.dicom.header import TYPE_2, PlaneHeader, is_uid
 from medvit.io.dicom.pixels import missing_decoder
 from medvit.io.dicom.preflight.contradictions import patient_finding
 from medvit.io.dicom.preflight.findings import Finding
-from medvit.io.dicom.preflight.series_volumes import Volume
+from medvit.io.dicom.preflight.series_volumes import SeriesVolume
 
 __all__ = ["SEVERAL_FILES", "tag_findings"]
 
@@ -30,7 +30,7 @@ _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """Transfer syntaxes whose pixels have a known length in the file."""
 
 
-def tag_findings(volume: Volume) -> list[Finding]:
+def tag_findings(volume: SeriesVolume) -> list[Finding]:
     """Everything about tags and pixels that can be seen without decoding."""
     planes = volume.planes
     found = [*_pixels(planes), *_together(planes)]
@@ -45,7 +45,7 @@ def tag_findings(volume: Volume) -> list[Finding]:
     return found
 
 
-def _pixels(planes: Sequence[Plane]) -> list[Finding]:
+def _pixels(planes: Sequence[PlaneHeader]) -> list[Finding]:
     found = []
     largest = max(p.rows * p.columns for p in planes)
     if largest > _LARGEST_PLANE:
@@ -77,13 +77,13 @@ def _pixels(planes: Sequence[Plane]) -> list[Finding]:
     return found
 
 
-def _least_bytes(plane: Plane) -> int:
+def _least_bytes(plane: PlaneHeader) -> int:
     """What the pixels of a plane's file take up at least: subsampled colours (YBR 4:2:2, 4:2:0) need less than whole ones."""
     samples = 1 if plane.photometric.endswith(("_422", "_420")) else plane.samples
     return plane.frames * plane.rows * plane.columns * samples * plane.bits // 8
 
 
-def _together(planes: Sequence[Plane]) -> list[Finding]:
+def _together(planes: Sequence[PlaneHeader]) -> list[Finding]:
     """What a series must have in common, whatever else it holds."""
     found: list[Finding] = []
     patient = patient_finding(planes)
@@ -97,7 +97,7 @@ def _together(planes: Sequence[Plane]) -> list[Finding]:
     return found
 
 
-def _files(planes: Sequence[Plane]) -> list[Finding]:
+def _files(planes: Sequence[PlaneHeader]) -> list[Finding]:
     """Frames of several files (a concatenation, PS3.3 C.7.6.16.2.2.4, or one frame each) make one volume, but not one
     source image."""
     files = {p.file.name for p in planes if p.frame is not None}
@@ -108,7 +108,7 @@ def _files(planes: Sequence[Plane]) -> list[Finding]:
     return [Finding("several_multiframe_files", "tags", text, step=step)]
 
 
-def _uids(planes: Sequence[Plane]) -> list[Finding]:
+def _uids(planes: Sequence[PlaneHeader]) -> list[Finding]:
     """What a SEG or RTSTRUCT needs to refer to these images."""
     step = "To have DICOM objects, add --repair-tags."
     found = []
@@ -135,7 +135,7 @@ def _uids(planes: Sequence[Plane]) -> list[Finding]:
     return found
 
 
-def _values(volume: Volume) -> list[Finding]:
+def _values(volume: SeriesVolume) -> list[Finding]:
     planes, found = volume.planes, []
     if volume.unit is not None:
         found.append(Finding("other_unit", "note", f"CT values in {volume.unit!r} (RescaleType), not Hounsfield units"))
@@ -163,7 +163,7 @@ def _values(volume: Volume) -> list[Finding]:
     return found
 
 
-def _packing(planes: Sequence[Plane]) -> list[Finding]:
+def _packing(planes: Sequence[PlaneHeader]) -> list[Finding]:
     """Find pixels outside of the lowest bits of their cells, and impossible values of HighBit."""
     odd = sorted({(p.bits, *p.packing) for p in planes if p.packing[1] != p.packing[0] - 1})
     found = []
@@ -179,7 +179,7 @@ def _packing(planes: Sequence[Plane]) -> list[Finding]:
     return found
 
 
-def _empty(planes: Sequence[Plane]) -> list[Finding]:
+def _empty(planes: Sequence[PlaneHeader]) -> list[Finding]:
     absent = [tag for tag in TYPE_2 if any(tag in p.absent for p in planes)]
     if not absent:
         return []
@@ -187,7 +187,7 @@ def _empty(planes: Sequence[Plane]) -> list[Finding]:
     return [Finding("missing_tags", "note", text)]
 
 
-def _spacing(volume: Volume) -> list[Finding]:
+def _spacing(volume: SeriesVolume) -> list[Finding]:
     """Positions decide; a stated spacing that differs is said, since other tools believe it."""
     stated, stack = volume.first.between, volume.stack
     if not stated or stack is None or len(volume.planes) < 2:

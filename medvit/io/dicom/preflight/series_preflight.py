@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from medvit.errors import SelectionError, SourceError
-from medvit.io.dicom.header import DamagedError, Plane, patients_among, read_planes
+from medvit.io.dicom.header import DamagedError, PlaneHeader, patients_among, read_planes
 from medvit.io.dicom.pixels import same_pixels
 from medvit.io.dicom.preflight.completeness import end_findings
 from medvit.io.dicom.preflight.header_checks import tag_findings
 from medvit.io.dicom.preflight.series_split import is_stray
-from medvit.io.dicom.preflight.series_volumes import Volume, split_volumes
+from medvit.io.dicom.preflight.series_volumes import SeriesVolume, split_volumes
 from medvit.io.files import DicomFile, UnreadableError, folder_of, without_digits
 from medvit.io.unread_files import LISTED, NAMED_ALIKE, Lost, Unread, lost_words
 from medvit.progress import Progress
 
-__all__ = ["Chosen", "Preflight", "candidates", "choose_volume", "preflight", "sort_planes"]
+__all__ = ["Preflight", "VolumeChoice", "candidate_volumes", "choose_volume", "inspect_files", "sort_planes"]
 
 _LISTED = 20
 """Volumes that a message lists."""
@@ -45,7 +45,7 @@ class Preflight:
     """
 
     files: int
-    volumes: tuple[Volume, ...]
+    volumes: tuple[SeriesVolume, ...]
     objects: dict[str, int]
     damaged: tuple[tuple[str, str], ...]
     other: int
@@ -78,21 +78,23 @@ class Preflight:
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class VolumeChoice:
     """The volume to run on.
 
     Attributes:
         volume: it.
         notes: what else was there and does not matter to the run.
-        set_aside: slices of the same series that were left out and that a person should look at.
+        excluded: slices of the same series that were left out and that a person should look at.
     """
 
-    volume: Volume
+    volume: SeriesVolume
     notes: tuple[str, ...] = ()
-    set_aside: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
 
-def preflight(files: Iterable[DicomFile], progress: Progress | None = None, unread: Unread | None = None) -> Preflight:
+def inspect_files(
+    files: Iterable[DicomFile], progress: Progress | None = None, unread: Unread | None = None
+) -> Preflight:
     """Read every header, sort the planes into volumes and say what is odd about each.
 
     Memory stays small: a record of a few values a plane, whatever the files weigh.
@@ -105,7 +107,7 @@ def preflight(files: Iterable[DicomFile], progress: Progress | None = None, unre
     unread = Unread() if unread is None else unread
     names: list[str] = []
     progress = progress or Progress()
-    planes: list[Plane] = []
+    planes: list[PlaneHeader] = []
     objects: Counter[str] = Counter()
     damaged: list[tuple[str, str]] = []
     packed: list[str] = []
@@ -137,7 +139,7 @@ def preflight(files: Iterable[DicomFile], progress: Progress | None = None, unre
     return Preflight(count, volumes, dict(objects), tuple(damaged), other, lost, tuple(packed), passed, tuple(names))
 
 
-def sort_planes(planes: Iterable[Plane], whole: bool = True) -> tuple[Volume, ...]:
+def sort_planes(planes: Iterable[PlaneHeader], whole: bool = True) -> tuple[SeriesVolume, ...]:
     """Sort planes into volumes, numbered, with everything that is odd about each.
 
     Args:
@@ -155,7 +157,7 @@ def volume_and_part(wanted: str) -> tuple[int, int | None]:
     return (int(match[1]), None if match[2] is None else int(match[2])) if match else (0, None)
 
 
-def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular: str = "fail") -> Chosen:
+def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular: str = "fail") -> VolumeChoice:
     """The volume asked for by number or SeriesInstanceUID, or the only one that a model could run on.
 
     Localizers, screens and strays of a series never stand in the way of its volume.
@@ -167,7 +169,7 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
     if not found.volumes:
         _refuse_damaged(found, None)
         raise SourceError(f"Found no DICOM images among {found.files} file(s) in {where}; one series is needed.")
-    worth, strays = candidates(found.volumes)
+    worth, strays = candidate_volumes(found.volumes)
     named = [v for v in worth if v.series == wanted] or [v for v in found.volumes if v.series == wanted]
     if wanted is not None and not named:
         number, part = volume_and_part(wanted)
@@ -203,10 +205,10 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
     rest = [v for v in found.volumes if v is not chosen and v not in ours]
     notes = (f"Set aside: {_listing(rest, ' ')}",) if rest and wanted is None else ()
     near, far = _lost(found, chosen)
-    return Chosen(chosen, (*notes, *found.notes(), *far), (*aside, *near))
+    return VolumeChoice(chosen, (*notes, *found.notes(), *far), (*aside, *near))
 
 
-def _lost(found: Preflight, chosen: Volume) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _lost(found: Preflight, chosen: SeriesVolume) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """List unread files of a source that may be slices of the chosen volume, and count those beside other images.
 
     A file in a folder of the volume's own may be a slice, and so may one in a folder without any image. A file that is not
@@ -226,7 +228,7 @@ def _beside(count: int) -> tuple[str, ...]:
     return (f"{count} file(s) beside other images could not be read (medvit inspect names them).",) if count else ()
 
 
-def candidates(volumes: tuple[Volume, ...]) -> tuple[list[Volume], list[Volume]]:
+def candidate_volumes(volumes: tuple[SeriesVolume, ...]) -> tuple[list[SeriesVolume], list[SeriesVolume]]:
     """Volumes worth running on, all of the best kind there is, and strays within their series, which are not."""
     whole = [v for v in volumes if v.kind == "volume"]
     largest: dict[str, int] = {}
@@ -242,13 +244,13 @@ def candidates(volumes: tuple[Volume, ...]) -> tuple[list[Volume], list[Volume]]
     return kept, strays
 
 
-def _strayed(volume: Volume) -> str:
+def _strayed(volume: SeriesVolume) -> str:
     first, count = volume.first, volume.count
     at = f" at {volume.stack.distance[0]:.2f} mm" if volume.stack is not None else ""
     return f"{count} slice{'s' if count > 1 else ''} of {first.rows}x{first.columns}, {volume.plane_name}{at}, in the same series"
 
 
-def _refuse_damaged(found: Preflight, chosen: Volume | None) -> None:
+def _refuse_damaged(found: Preflight, chosen: SeriesVolume | None) -> None:
     """A damaged file beside a volume's own may be one of its slices, so the volume may be incomplete."""
     homes = None if chosen is None else {p.file.folder for p in chosen.planes}
     near = [(n, why) for n, why in found.damaged if homes is None or n.replace("\\", "/").rpartition("/")[0] in homes]
@@ -261,7 +263,7 @@ def _refuse_damaged(found: Preflight, chosen: Volume | None) -> None:
         )
 
 
-def _listing(volumes: Iterable[Volume], joint: str = "\n") -> str:
+def _listing(volumes: Iterable[SeriesVolume], joint: str = "\n") -> str:
     listed = list(volumes)
     lines = [f"  {v.number}: {v.describe()}" for v in listed[:_LISTED]]
     if len(listed) > _LISTED:

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from medvit.io.dicom.header import Plane
-from medvit.io.dicom.preflight.stack import along_normal, same_place_mm, stack_up
+from medvit.io.dicom.header import PlaneHeader
+from medvit.io.dicom.preflight.stack import build_stack, distances_along_normal, same_position_tolerance_mm
 
-__all__ = ["interleaved", "is_stray", "multiplicity_of", "places_of", "told_apart"]
+__all__ = ["interleaved", "is_stray", "multiplicity_of", "places_of", "split_by_attribute"]
 
 _STRAY = 0.1
 """A part with less than this share of the slices of another in its series (or at most three) is a stray of it."""
@@ -28,7 +28,7 @@ _ANYWHERE = ("ImageType", "StackID")
 """Attributes by which parts may also lie beside one another; those of any other are parted only where they overlap, since
 a table that moves changes many an attribute within one volume."""
 
-Parts = dict[str, list[Plane]]
+Parts = dict[str, list[PlaneHeader]]
 
 
 def is_stray(count: int, most: int) -> bool:
@@ -36,12 +36,12 @@ def is_stray(count: int, most: int) -> bool:
     return count < most and (count <= min(3, most // 4) or count < _STRAY * most)
 
 
-def places_of(planes: Sequence[Plane]) -> list[list[Plane]]:
+def places_of(planes: Sequence[PlaneHeader]) -> list[list[PlaneHeader]]:
     """Planes by position along the normal."""
-    distance = along_normal(planes)
+    distance = distances_along_normal(planes)
     order = np.argsort(distance, kind="stable")
-    starts = np.concatenate([[True], np.diff(distance[order]) >= same_place_mm(planes[0])])
-    places: list[list[Plane]] = []
+    starts = np.concatenate([[True], np.diff(distance[order]) >= same_position_tolerance_mm(planes[0])])
+    places: list[list[PlaneHeader]] = []
     for n, new in zip(order, starts, strict=True):
         if new:
             places.append([])
@@ -49,12 +49,12 @@ def places_of(planes: Sequence[Plane]) -> list[list[Plane]]:
     return places
 
 
-def multiplicity_of(planes: Sequence[Plane]) -> list[int]:
+def multiplicity_of(planes: Sequence[PlaneHeader]) -> list[int]:
     """How many planes lie at each position."""
     return [len(place) for place in places_of(planes)]
 
 
-def told_apart(planes: list[Plane], places: int) -> Parts:
+def split_by_attribute(planes: list[PlaneHeader], places: int) -> Parts:
     """Split by the first attribute, or pair of them, that leaves no two planes of a part at one position.
 
     Each part is to fill at least half of the places; where no attribute does that, parts may also be whole volumes beside
@@ -72,7 +72,7 @@ def told_apart(planes: list[Plane], places: int) -> Parts:
     return loose
 
 
-def interleaved(planes: list[Plane]) -> Parts:
+def interleaved(planes: list[PlaneHeader]) -> Parts:
     """Split an irregular stack where it is two or more regular ones pushed into each other, or one with strays.
 
     Two reconstructions with other increments, two stacks of one file, a picture of another kind between the slices: what
@@ -88,7 +88,7 @@ def interleaved(planes: list[Plane]) -> Parts:
     return {}
 
 
-def _partings(planes: list[Plane], pairs: bool) -> Iterator[tuple[tuple[str, ...], Parts]]:
+def _partings(planes: list[PlaneHeader], pairs: bool) -> Iterator[tuple[tuple[str, ...], Parts]]:
     """Every way to part planes by an attribute in which they differ, or by two."""
     orders = [dict(p.order) for p in planes]
     names = [n for n in dict.fromkeys(k for o in orders for k in o) if len({o.get(n) for o in orders}) > 1]
@@ -111,13 +111,13 @@ def _sound(parts: Parts) -> bool:
     return most >= _SHORTEST and all(is_stray(len(part), most) or _regular(part) for part in parts.values())
 
 
-def _regular(part: list[Plane]) -> bool:
-    return len(part) >= _SHORTEST and all(f.severity == "note" for f in stack_up(part).findings)
+def _regular(part: list[PlaneHeader]) -> bool:
+    return len(part) >= _SHORTEST and all(f.severity == "note" for f in build_stack(part).findings)
 
 
-def _overlap(main: list[Plane], part: list[Plane]) -> bool:
+def _overlap(main: list[PlaneHeader], part: list[PlaneHeader]) -> bool:
     """Whether a part lies for at least half of its length within the main one."""
-    distance = along_normal([*main, *part])
+    distance = distances_along_normal([*main, *part])
     a, b = distance[: len(main)], distance[len(main) :]
     shared = min(a.max(), b.max()) - max(a.min(), b.min())
     return bool(shared >= 0 and shared >= 0.5 * min(np.ptp(a), np.ptp(b)))

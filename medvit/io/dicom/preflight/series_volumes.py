@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from medvit.io.dicom.header import Plane
+from medvit.io.dicom.header import PlaneHeader
 from medvit.io.dicom.preflight.contradictions import versions_finding
 from medvit.io.dicom.preflight.findings import Finding
-from medvit.io.dicom.preflight.series_split import interleaved, multiplicity_of, places_of, told_apart
-from medvit.io.dicom.preflight.stack import Stack, along_normal, stack_up
+from medvit.io.dicom.preflight.series_split import interleaved, multiplicity_of, places_of, split_by_attribute
+from medvit.io.dicom.preflight.stack import Stack, build_stack, distances_along_normal
 
-__all__ = ["Volume", "series_key", "split_volumes"]
+__all__ = ["SeriesVolume", "series_key", "split_volumes"]
 
 _LOCALIZER = {"LOCALIZER", "SCOUT", "SURVIEW", "REF_SURVIEW", "TOPOGRAM", "SCANOGRAM", "SCANO"}
 """Words of ImageType by which makers mark overview images."""
@@ -33,7 +33,7 @@ _SAME_PIXEL_MM = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Volume:
+class SeriesVolume:
     """Planes that belong together.
 
     Attributes:
@@ -47,14 +47,14 @@ class Volume:
     """
 
     kind: str
-    planes: tuple[Plane, ...]
+    planes: tuple[PlaneHeader, ...]
     stack: Stack | None = None
     findings: tuple[Finding, ...] = ()
     part: str = ""
     number: int = 0
 
     @property
-    def first(self) -> Plane:
+    def first(self) -> PlaneHeader:
         """The first plane."""
         return self.planes[0]
 
@@ -120,26 +120,28 @@ class Volume:
         return max((f.severity for f in self.findings), key=order.index, default="note")
 
 
-def series_key(plane: Plane) -> str:
+def series_key(plane: PlaneHeader) -> str:
     """What planes of one series share: its UID or, without one, at least study and folder, which tell exports apart."""
     return plane.series or f"of {plane.study} in {plane.file.folder}"
 
 
-def split_volumes(planes: Iterable[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
+def split_volumes(
+    planes: Iterable[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeader]], bool]
+) -> list[SeriesVolume]:
     """All volumes among the planes, numbered in a stable order.
 
     Args:
         planes: of any number of series.
         same_pixels: whether planes that share a position and a SOPInstanceUID are copies of one another.
     """
-    series: dict[str, list[Plane]] = defaultdict(list)
+    series: dict[str, list[PlaneHeader]] = defaultdict(list)
     for plane in planes:
         series[series_key(plane)].append(plane)
     volumes = [volume for key in sorted(series) for volume in _split_series(series[key], same_pixels)]
     return [replace(volume, number=n) for n, volume in enumerate(volumes, 1)]
 
 
-def _kind(plane: Plane) -> str:
+def _kind(plane: PlaneHeader) -> str:
     capture = plane.sop_class == _CAPTURE or plane.sop_class.startswith(_CAPTURE + ".")
     coloured = plane.samples > 1 or plane.photometric == "PALETTE COLOR"
     if capture or (coloured and plane.modality in _CROSS_SECTIONAL):
@@ -153,13 +155,15 @@ def _kind(plane: Plane) -> str:
     return "unplaced" if plane.modality in _CROSS_SECTIONAL else "picture"
 
 
-def _split_series(planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
+def _split_series(
+    planes: list[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeader]], bool]
+) -> list[SeriesVolume]:
     volumes, versions = _by_kind(planes, same_pixels), versions_finding(planes)
     return volumes if versions is None else [replace(v, findings=(versions, *v.findings)) for v in volumes]
 
 
-def _by_kind(planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
-    kinds: dict[str, list[Plane]] = defaultdict(list)
+def _by_kind(planes: list[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeader]], bool]) -> list[SeriesVolume]:
+    kinds: dict[str, list[PlaneHeader]] = defaultdict(list)
     for plane in planes:
         kinds[_kind(plane)].append(plane)
     volumes = [
@@ -173,22 +177,22 @@ def _by_kind(planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]
         groups = (
             _by(kinds[kind], lambda p: (p.rows, p.columns)) if together else _by(kinds[kind], lambda p: p.file.name)
         )
-        volumes += [Volume(kind, tuple(group)) for group in groups.values()]
+        volumes += [SeriesVolume(kind, tuple(group)) for group in groups.values()]
     return volumes
 
 
-def _by(planes: Iterable[Plane], key: Callable[[Plane], Any]) -> dict[Any, list[Plane]]:
-    groups: dict[Any, list[Plane]] = defaultdict(list)
+def _by(planes: Iterable[PlaneHeader], key: Callable[[PlaneHeader], Any]) -> dict[Any, list[PlaneHeader]]:
+    groups: dict[Any, list[PlaneHeader]] = defaultdict(list)
     for plane in planes:
         groups[key(plane)].append(plane)
     return groups
 
 
-def _alike(planes: list[Plane]) -> list[list[Plane]]:
+def _alike(planes: list[PlaneHeader]) -> list[list[PlaneHeader]]:
     """Groups of one matrix, orientation and pixel spacing, the largest first."""
-    groups: list[list[Plane]] = []
+    groups: list[list[PlaneHeader]] = []
     for same in _by(planes, lambda p: (p.rows, p.columns)).values():
-        near: list[tuple[np.ndarray, list[Plane]]] = []
+        near: list[tuple[np.ndarray, list[PlaneHeader]]] = []
         for exact, members in _by(same, lambda p: (p.orientation, p.spacing)).items():
             values = np.array([*exact[0], *exact[1]])
             tolerance = np.array([_SAME_COSINE] * 6 + [_SAME_PIXEL_MM] * 2)
@@ -201,26 +205,29 @@ def _alike(planes: list[Plane]) -> list[list[Plane]]:
     return sorted(groups, key=len, reverse=True)
 
 
-def _apart(planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]) -> list[Volume]:
+def _apart(planes: list[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeader]], bool]) -> list[SeriesVolume]:
     """Volumes among planes that lie on top of one another: echoes, time points, diffusion weightings, copies."""
     planes, findings = _without_copies(planes, same_pixels)
     multiplicity = multiplicity_of(planes)
-    parts: dict[str, list[Plane]] = {}
-    whole = stack_up(planes)
+    parts: dict[str, list[PlaneHeader]] = {}
+    whole = build_stack(planes)
     if max(multiplicity) > 1:
-        parts = told_apart(planes, len(multiplicity)) or _ranked(planes, multiplicity)
+        parts = split_by_attribute(planes, len(multiplicity)) or _ranked(planes, multiplicity)
     elif any(f.severity == "irregular" for f in whole.findings):
         parts = interleaved(planes)
-    stacks = {part: stack_up(members) for part, members in parts.items()} or {"": whole}
-    return [Volume("volume", stack.planes, stack, (*findings, *stack.findings), part) for part, stack in stacks.items()]
+    stacks = {part: build_stack(members) for part, members in parts.items()} or {"": whole}
+    return [
+        SeriesVolume("volume", stack.planes, stack, (*findings, *stack.findings), part)
+        for part, stack in stacks.items()
+    ]
 
 
 def _without_copies(
-    planes: list[Plane], same_pixels: Callable[[Sequence[Plane]], bool]
-) -> tuple[list[Plane], list[Finding]]:
+    planes: list[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeader]], bool]
+) -> tuple[list[PlaneHeader], list[Finding]]:
     """Planes without files that were copied; different images under one SOPInstanceUID are a finding."""
-    kept: list[Plane] = []
-    copies: list[Plane] = []
+    kept: list[PlaneHeader] = []
+    copies: list[PlaneHeader] = []
     for place in places_of(planes):
         for twins in _by(place, lambda p: (p.sop_instance or p.file.name, p.frame)).values():
             if len(twins) > 1 and not same_pixels(twins):
@@ -238,22 +245,22 @@ def _without_copies(
     return kept, [Finding("copies", "note", said)]
 
 
-def _mm_of(place: Sequence[Plane], planes: Sequence[Plane]) -> tuple[float, ...]:
-    return (round(float(along_normal([planes[0], place[0]])[1]), 3),)
+def _mm_of(place: Sequence[PlaneHeader], planes: Sequence[PlaneHeader]) -> tuple[float, ...]:
+    return (round(float(distances_along_normal([planes[0], place[0]])[1]), 3),)
 
 
-def _ranked(planes: list[Plane], multiplicity: list[int]) -> dict[str, list[Plane]]:
+def _ranked(planes: list[PlaneHeader], multiplicity: list[int]) -> dict[str, list[PlaneHeader]]:
     """Split by the order of instance numbers, where every position has the same number of planes."""
     if len(multiplicity) < 2 or len(set(multiplicity)) > 1 or len({p.instance for p in planes}) < len(planes):
         return {}
-    parts: dict[str, list[Plane]] = defaultdict(list)
+    parts: dict[str, list[PlaneHeader]] = defaultdict(list)
     for place in places_of(planes):
         for rank, plane in enumerate(sorted(place, key=lambda p: p.instance), 1):
             parts[f"pass {rank} of {multiplicity[0]}"].append(plane)
     return dict(parts)
 
 
-def _unplaced(volumes: list[Volume], planes: list[Plane]) -> list[Volume]:
+def _unplaced(volumes: list[SeriesVolume], planes: list[PlaneHeader]) -> list[SeriesVolume]:
     """Slices without a place cannot be left out silently: they make their volume unusable."""
     for group in _by(planes, lambda p: (p.rows, p.columns)).values():
         at = next(
@@ -275,7 +282,7 @@ def _unplaced(volumes: list[Volume], planes: list[Plane]) -> list[Volume]:
             "Choose a cross-sectional series, or convert it to NIfTI with a known geometry.",
         )
         if at is None:
-            volumes.append(Volume("volume", tuple(group), None, (finding,)))
+            volumes.append(SeriesVolume("volume", tuple(group), None, (finding,)))
         else:
             volumes[at] = replace(volumes[at], findings=(finding, *volumes[at].findings))
     return volumes

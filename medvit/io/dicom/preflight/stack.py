@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.io.dicom.header import Plane
+from medvit.io.dicom.header import PlaneHeader
 from medvit.io.dicom.preflight.findings import Finding
 from medvit.io.geometry import Affine, affine_fault
 
-__all__ = ["Stack", "along_normal", "same_place_mm", "stack_up"]
+__all__ = ["Stack", "build_stack", "distances_along_normal", "same_position_tolerance_mm"]
 
 Array = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class Stack:
         findings: what is irregular.
     """
 
-    planes: tuple[Plane, ...]
+    planes: tuple[PlaneHeader, ...]
     positions: Array
     distance: Array
     axes: Array
@@ -65,12 +65,12 @@ class Stack:
         return affine
 
 
-def same_place_mm(plane: Plane) -> float:
+def same_position_tolerance_mm(plane: PlaneHeader) -> float:
     """How far apart two slices like this one may lie and yet be at one position."""
     return max(_SAME_MM, _SAME_PIXELS * min(plane.spacing or (0.0,)))
 
 
-def along_normal(planes: Sequence[Plane]) -> Array:
+def distances_along_normal(planes: Sequence[PlaneHeader]) -> Array:
     """Distance of each placed plane along the normal of the first, millimetres."""
     cosines = np.array(planes[0].orientation)
     normal = _across_both(cosines[:3], cosines[3:])
@@ -83,7 +83,7 @@ def _across_both(a: Array, b: Array) -> Array:
     return np.array([y * w - z * v, z * u - x * w, x * v - y * u])
 
 
-def stack_up(planes: Sequence[Plane]) -> Stack:
+def build_stack(planes: Sequence[PlaneHeader]) -> Stack:
     """Sort planes of one orientation, matrix and pixel spacing, and say what is irregular about their positions."""
     cosines = np.array(planes[0].orientation)
     axes, said = _axes(cosines[:3], cosines[3:])
@@ -132,7 +132,9 @@ def _axes(across: Array, down: Array) -> tuple[Array, list[Finding]]:
     return np.column_stack([sides, normal / np.linalg.norm(normal)]), said
 
 
-def _look(planes: tuple[Plane, ...], positions: Array, distance: Array, normal: Array) -> tuple[float, list[Finding]]:
+def _look(
+    planes: tuple[PlaneHeader, ...], positions: Array, distance: Array, normal: Array
+) -> tuple[float, list[Finding]]:
     """The usual distance between slices, and all that is irregular."""
     if len(planes) == 1:
         thickness = max(planes[0].between or 0.0, 0.0) or planes[0].thickness or 0.0
@@ -146,7 +148,7 @@ def _look(planes: tuple[Plane, ...], positions: Array, distance: Array, normal: 
         return (thickness, []) if thickness > 0 else (1.0, [lacking])
     gaps = np.diff(distance)
     usual = float(np.median(gaps))
-    same = same_place_mm(planes[0])
+    same = same_position_tolerance_mm(planes[0])
     at = distance[1:][gaps < same]
     if len(at):
         found = Finding(
@@ -207,7 +209,7 @@ def _gaps(distance: Array, gaps: Array, usual: float) -> list[Finding]:
     ]
 
 
-def _direction(positions: Array, distance: Array, normal: Array, usual: float, first: Plane) -> list[Finding]:
+def _direction(positions: Array, distance: Array, normal: Array, usual: float, first: PlaneHeader) -> list[Finding]:
     """Gantry tilt, and slices shifted sideways against the line of the others."""
     path = (positions[-1] - positions[0]) / (distance[-1] - distance[0])
     tilt = float(np.degrees(np.arccos(np.clip(path @ normal / np.linalg.norm(path), -1, 1))))

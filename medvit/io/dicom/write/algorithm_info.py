@@ -9,11 +9,11 @@ from pydicom.sr.coding import Code as DicomCode
 
 from medvit.labels import Code, Label
 
-__all__ = ["Author", "Origin", "coded", "tracking_uids"]
+__all__ = ["AlgorithmInfo", "SegmentOrigin", "to_dicom_code", "tracking_uids"]
 
 
 @dataclass(frozen=True)
-class Origin:
+class SegmentOrigin:
     """How a segment came about, in the words of its file; empty where it does not say.
 
     Attributes:
@@ -31,7 +31,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Author:
+class AlgorithmInfo:
     """What made an object, as it is written into it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Author:
     weights: str
     software: str
     intended_use: str
-    origins: Mapping[str, Origin] = field(default_factory=dict)
+    origins: Mapping[str, SegmentOrigin] = field(default_factory=dict)
 
     def equipment(self) -> dict[str, str]:
         """The Enhanced General Equipment module (PS3.3 C.7.5.2) as highdicom takes it."""
@@ -58,7 +58,7 @@ class Author:
         }
 
 
-def coded(code: Code) -> DicomCode:
+def to_dicom_code(code: Code) -> DicomCode:
     """A bundle's code as highdicom takes it."""
     return DicomCode(code.value, code.scheme, code.meaning)
 

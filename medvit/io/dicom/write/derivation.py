@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
-from medvit.io.dicom.write.algorithm_info import Author
-from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.algorithm_info import AlgorithmInfo
+from medvit.io.dicom.write.source_images import SourceImages
 from medvit.labels import Code
 
-__all__ = ["Derivation", "corner", "finer_pixels"]
+__all__ = ["Derivation", "first_pixel_position", "upsampled_pixel_measures"]
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,18 @@ class Derivation:
         author: the bundle and its weights.
         title: the bundle's name for people.
         code: what was done, of DICOM's CID 7203; None leaves the code out.
-        finer: whether the new pixels are finer in the slices' plane than the source's.
+        upsampled: whether the new pixels are finer in the slices' plane than the source's.
     """
 
-    author: Author
+    author: AlgorithmInfo
     title: str
     code: Code | None = None
-    finer: bool = False
+    upsampled: bool = False
 
     def words(self) -> str:
         """The sentence for DerivationDescription."""
         author = self.author
-        finer = " Pixels are finer than acquired." if self.finer else ""
+        finer = " Pixels are finer than acquired." if self.upsampled else ""
         return f"{self.title} by {author.bundle}, medvit {author.software}.{finer} {author.intended_use}."
 
 
@@ -43,20 +43,20 @@ def _purpose(value: str, meaning: str) -> Items:
     return Items([item])
 
 
-def finer_pixels(slices: Slices) -> list[str]:
+def upsampled_pixel_measures(slices: SourceImages) -> list[str]:
     """PixelSpacing by the planes: down a column, across a row."""
     return [f"{side:.10g}" for side in slices.pixel_mm]
 
 
-def corner(slices: Slices, k: int) -> list[str]:
+def first_pixel_position(slices: SourceImages, k: int) -> list[str]:
     """ImagePositionPatient by the planes: the centre of the first pixel of slice k."""
     return [f"{v:.10g}"[:16] for v in slices.planes[k, :3, 3]]
 
 
-def derivation_items(slices: Slices, k: int, derivation: Derivation) -> tuple[Items, Items | None]:
+def derivation_items(slices: SourceImages, k: int, derivation: Derivation) -> tuple[Items, Items | None]:
     """The reference to slice k as a source image, and the code of the derivation."""
     source = slices.reference(k)
-    source.SpatialLocationsPreserved = "NO" if derivation.finer else "YES"  # of its pixels, by row and column
+    source.SpatialLocationsPreserved = "NO" if derivation.upsampled else "YES"  # of its pixels, by row and column
     source.PurposeOfReferenceCodeSequence = _purpose("121322", "Source image for image processing operation")
     if derivation.code is None:
         return Items([source]), None
@@ -66,7 +66,7 @@ def derivation_items(slices: Slices, k: int, derivation: Derivation) -> tuple[It
     return Items([source]), Items([code])
 
 
-def _refer(dataset: Dataset, slices: Slices, k: int, derivation: Derivation) -> None:
+def _refer(dataset: Dataset, slices: SourceImages, k: int, derivation: Derivation) -> None:
     """The slice that this one was made of, by itself and within its series."""
     dataset.SourceImageSequence, code = derivation_items(slices, k, derivation)
     dataset.pop("DerivationCodeSequence", None)
@@ -75,7 +75,7 @@ def _refer(dataset: Dataset, slices: Slices, k: int, derivation: Derivation) -> 
     dataset.ReferencedSeriesSequence = referenced_series(slices, k)
 
 
-def referenced_series(slices: Slices, k: int) -> Items:
+def referenced_series(slices: SourceImages, k: int) -> Items:
     """The Common Instance Reference module's item for the series of slice k (PS3.3 C.12.2)."""
     series, instance = Dataset(), Dataset()
     instance.ReferencedSOPClassUID = slices.header(k).SOPClassUID

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
-from medvit.io.dicom.write.pixel_encoding import Storage, has_rescale, scale_group
-from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.pixel_encoding import PixelEncoding, has_rescale, scale_group
+from medvit.io.dicom.write.source_images import SourceImages
 
 if TYPE_CHECKING:
     from medvit.io.dicom.write.derivation import Derivation
@@ -25,7 +25,7 @@ _FRAME_TYPES = (
 
 
 def as_frames(
-    dataset: Dataset, values: NDArray[np.float32], slices: Slices, storage: Storage, derivation: Derivation
+    dataset: Dataset, values: NDArray[np.float32], slices: SourceImages, storage: PixelEncoding, derivation: Derivation
 ) -> None:
     """Fill a copy of the source's header with the frames used, in the order of the source.
 
@@ -59,7 +59,7 @@ def as_frames(
     if storage.stated and not storage.kept:
         shared.pop("PixelValueTransformationSequence", None)
     _derived_types(shared)
-    if derivation.finer:
+    if derivation.upsampled:
         _lay(shared, kept, slices, order)
         dataset.Columns, dataset.Rows = values.shape[:2]
     dataset.SharedFunctionalGroupsSequence = Items([shared])
@@ -76,23 +76,23 @@ def as_frames(
     dataset["PixelData"].VR = "OW"
 
 
-def _lay(shared: Dataset, kept: list[Dataset], slices: Slices, order: list[int]) -> None:
+def _lay(shared: Dataset, kept: list[Dataset], slices: SourceImages, order: list[int]) -> None:
     """The finer pixels of all frames, and where the first of each lies."""
-    from medvit.io.dicom.write.derivation import corner, finer_pixels
+    from medvit.io.dicom.write.derivation import first_pixel_position, upsampled_pixel_measures
 
     found = next((g.PixelMeasuresSequence[0] for g in (shared, *kept) if g.get("PixelMeasuresSequence")), Dataset())
     measures = deepcopy(found)
-    measures.PixelSpacing = finer_pixels(slices)
+    measures.PixelSpacing = upsampled_pixel_measures(slices)
     shared.PixelMeasuresSequence = Items([measures])
     shared.pop("PlanePositionSequence", None)
     for k, own in zip(order, kept, strict=True):
         own.pop("PixelMeasuresSequence", None)
         place = Dataset()
-        place.ImagePositionPatient = corner(slices, k)
+        place.ImagePositionPatient = first_pixel_position(slices, k)
         own.PlanePositionSequence = Items([place])
 
 
-def _evident(slices: Slices) -> Dataset:
+def _evident(slices: SourceImages) -> Dataset:
     """The source as the SOP Instance Reference Macro names it (PS3.3 table 10-4): all that the frames refer to."""
     series, instance = Dataset(), Dataset()
     instance.ReferencedSOPClassUID = slices.first.SOPClassUID

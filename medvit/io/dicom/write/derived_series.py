@@ -19,12 +19,18 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from medvit.io.dicom.write.derivation import Derivation, _purpose, _refer, corner, finer_pixels
-from medvit.io.dicom.write.patient_study import carry_over, drop_incomplete
-from medvit.io.dicom.write.pixel_encoding import Storage, has_rescale, plan_storage
-from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.derivation import (
+    Derivation,
+    _purpose,
+    _refer,
+    first_pixel_position,
+    upsampled_pixel_measures,
+)
+from medvit.io.dicom.write.patient_study import copy_patient_study, drop_incomplete
+from medvit.io.dicom.write.pixel_encoding import PixelEncoding, has_rescale, plan_storage
+from medvit.io.dicom.write.source_images import SourceImages
 
-__all__ = ["derived_name", "has_sides", "write_derived"]
+__all__ = ["derived_name", "has_laterality", "write_derived"]
 
 _NOT_CARRIED = (
     "SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries "
@@ -62,11 +68,11 @@ _WITHOUT_SIDES = frozenset(
 class _Series:
     uid: str
     derivation: Derivation
-    storage: Storage
+    storage: PixelEncoding
     now: datetime
 
 
-def has_sides(dataset: Dataset) -> bool:
+def has_laterality(dataset: Dataset) -> bool:
     """Whether the body part is, or may be, one of a pair."""
     return str(dataset.get("BodyPartExamined") or "") not in _WITHOUT_SIDES
 
@@ -76,7 +82,9 @@ def derived_name(k: int) -> str:
     return f"{k + 1:04d}.dcm"
 
 
-def write_derived(folder: Path, values: NDArray[np.float32], slices: Slices, derivation: Derivation) -> Storage:
+def write_derived(
+    folder: Path, values: NDArray[np.float32], slices: SourceImages, derivation: Derivation
+) -> PixelEncoding:
     """Write the derived series, uncompressed: one file a slice, or one multi-frame file where the source is one.
 
     Args:
@@ -105,7 +113,7 @@ def write_derived(folder: Path, values: NDArray[np.float32], slices: Slices, der
         if not numbered:
             dataset.InstanceNumber = k + 1
         _scaled(dataset, storage, k)
-        if derivation.finer:
+        if derivation.upsampled:
             _lay(dataset, slices, k, values.shape)
         _refer(dataset, slices, k, derivation)
         dataset.PixelData = storage.stored(values[:, :, k], k).tobytes()
@@ -123,7 +131,7 @@ def _based_on(header: Dataset, series: _Series) -> Dataset:
     for keyword in _NOT_CARRIED:
         dataset.pop(keyword, None)
     _contribute(dataset, header, series.derivation)
-    carry_over(dataset, header)
+    copy_patient_study(dataset, header)
     drop_incomplete(dataset)
     kind = "" if header.get("PerFrameFunctionalGroupsSequence") else str(header.get("Modality"))
     for keyword in (*_TYPE_2[""], *(_TYPE_2.get(kind, []) if kind else [])):
@@ -131,7 +139,7 @@ def _based_on(header: Dataset, series: _Series) -> Dataset:
             setattr(dataset, keyword, None)
     if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
         dataset.DeidentificationMethod = "not stated"  # Type 1C: present and empty is a fault that would be passed on
-    if kind in ("CT", "MR") and has_sides(dataset) and "ImageLaterality" not in dataset:
+    if kind in ("CT", "MR") and has_laterality(dataset) and "ImageLaterality" not in dataset:
         dataset.Laterality = dataset.get("Laterality") or ""  # whether the part has sides is not stated
     author, day, time = series.derivation.author, series.now.strftime("%Y%m%d"), series.now.strftime("%H%M%S")
     dataset.SOPInstanceUID, dataset.SeriesInstanceUID = generate_uid(prefix=None), series.uid
@@ -203,7 +211,7 @@ def _contribute(dataset: Dataset, header: Dataset, derivation: Derivation) -> No
     dataset.SoftwareVersions, dataset.DeviceSerialNumber = author.software, author.weights[:16] or author.software
 
 
-def _scaled(dataset: Dataset, storage: Storage, k: int) -> None:
+def _scaled(dataset: Dataset, storage: PixelEncoding, k: int) -> None:
     if dataset.Modality == "CT" and not has_rescale(dataset):
         dataset.pop("RescaleType", None)  # it names the unit that slope and intercept would give
     if not storage.stated:
@@ -215,8 +223,8 @@ def _scaled(dataset: Dataset, storage: Storage, k: int) -> None:
     dataset.RescaleType = dataset.get("RescaleType") or unit
 
 
-def _lay(dataset: Dataset, slices: Slices, k: int, shape: tuple[int, ...]) -> None:
+def _lay(dataset: Dataset, slices: SourceImages, k: int, shape: tuple[int, ...]) -> None:
     """The finer pixels of slice k and where the first of them lies; the slice itself lies where it lay."""
     dataset.Columns, dataset.Rows = shape[:2]
-    dataset.PixelSpacing = finer_pixels(slices)
-    dataset.ImagePositionPatient = corner(slices, k)
+    dataset.PixelSpacing = upsampled_pixel_measures(slices)
+    dataset.ImagePositionPatient = first_pixel_position(slices, k)

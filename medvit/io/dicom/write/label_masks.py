@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from medvit.labels import Label
 
-__all__ = ["mask_of"]
+__all__ = ["label_mask"]
 
 
-def mask_of(array: NDArray[np.generic], place: int, label: Label) -> NDArray[np.bool_]:
+def label_mask(array: NDArray[np.generic], place: int, label: Label) -> NDArray[np.bool_]:
     """A label's mask, (i, j, k).
 
     Args:

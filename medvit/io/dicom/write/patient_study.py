@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence as Items
 
 from medvit.io.dicom.header import attribute_type
 
-__all__ = ["bare", "carry_over", "character_set", "drop_incomplete", "speak_utf8"]
+__all__ = ["character_set", "copy_patient_study", "drop_incomplete", "ensure_utf8", "strip_for_highdicom"]
 
 _PATIENT_AND_STUDY = (
     "PatientName PatientID PatientBirthDate PatientSex StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber "
@@ -63,11 +63,11 @@ _LONG = ("PerFrameFunctionalGroupsSequence", "ROIContourSequence")
 _TEXT = frozenset("LO LT PN SH ST UC UT".split())
 
 
-def bare(headers: list[Dataset]) -> list[Dataset]:
-    """Strip copies of headers (``Slices.tidy``) of what highdicom would refuse, print with a warning, or copy unseen.
+def strip_for_highdicom(headers: list[Dataset]) -> list[Dataset]:
+    """Strip copies of headers (``SourceImages.normalised_headers``) of what highdicom would refuse, print with a warning, or copy unseen.
 
     It refuses character sets that the standard allows (an empty first value, Korean) and dates and sexes as archives
-    have them, and it warns of odd names by quoting them. ``carry_over`` puts all of it into the finished object.
+    have them, and it warns of odd names by quoting them. ``copy_patient_study`` puts all of it into the finished object.
     Sequences of patient and study go for good: highdicom copies them even where they are empty or incomplete, which makes
     its objects invalid, and no other object of ours has them.
     """
@@ -82,7 +82,7 @@ def bare(headers: list[Dataset]) -> list[Dataset]:
     return headers
 
 
-def carry_over(dataset: Dataset, source: Dataset) -> None:
+def copy_patient_study(dataset: Dataset, source: Dataset) -> None:
     """Put a source's patient and study into an object, as they are, with the character set they are in."""
     for keyword in _PATIENT_AND_STUDY:
         setattr(dataset, keyword, source.get(keyword))
@@ -167,7 +167,7 @@ def character_set(source: Dataset) -> list[str]:
     return [only.replace(_EXTENDED + "IR", "ISO_IR")]
 
 
-def speak_utf8(dataset: Dataset) -> None:
+def ensure_utf8(dataset: Dataset) -> None:
     """State UTF-8 where words of our own need it: the source's character set may lack their letters (PS3.3 C.12.1.1.2).
 
     What was carried over alone never asks for it: its bytes stay as they are.

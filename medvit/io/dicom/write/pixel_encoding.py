@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medvit.io.dicom.header import frame_scaling
-from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.source_images import SourceImages
 
-__all__ = ["PHILIPS_SLOPE", "Storage", "has_rescale", "plan_storage", "scale_group"]
+__all__ = ["PHILIPS_SLOPE", "PixelEncoding", "has_rescale", "plan_storage", "scale_group"]
 
 PHILIPS_SLOPE = 0x2005100E
 """Philips' private MR Scale Slope; a derived image has no private elements, so its values need a public rescale."""
 
 
 @dataclass(frozen=True)
-class Storage:
+class PixelEncoding:
     """How the slices of a derived series are stored, 16 bits allocated.
 
     Attributes:
@@ -43,7 +43,7 @@ class Storage:
         return np.ascontiguousarray(numbers.astype("<i2" if self.signed else "<u2"))
 
 
-def scale_group(slices: Slices, k: int) -> Dataset:
+def scale_group(slices: SourceImages, k: int) -> Dataset:
     """Find where slice k states its rescale: its header, or its functional group."""
     header = slices.header(k)
     if not slices.frames:
@@ -65,7 +65,7 @@ def has_rescale(group: Dataset) -> bool:
     return stated and group.RescaleSlope != 0
 
 
-def _scale(slices: Slices, k: int) -> tuple[float, float, bool]:
+def _scale(slices: SourceImages, k: int) -> tuple[float, float, bool]:
     """Slope, intercept, and whether they can stand in the derived image as they are."""
     header, group = slices.header(k), scale_group(slices, k)
     if header.get("ModalityLUTSequence"):
@@ -82,7 +82,7 @@ def _fits(ranges: Sequence[tuple[float, float]], bits: int, signed: bool) -> boo
     return all(low <= np.rint(a) and np.rint(b) <= high for a, b in ranges)
 
 
-def plan_storage(values: NDArray[np.float32], slices: Slices) -> Storage:
+def plan_storage(values: NDArray[np.float32], slices: SourceImages) -> PixelEncoding:
     """The narrowest change that holds all values: none, 16 bits, a sign, and only then a rescale of its own.
 
     Args:
@@ -107,6 +107,6 @@ def plan_storage(values: NDArray[np.float32], slices: Slices) -> Storage:
     own_bits = (bits,) if int(first.get("BitsAllocated") or 16) == 16 else ()
     for width, sign in (*((b, signed) for b in own_bits), (16, signed), (16, True)):
         if _fits(ranges, width, sign):
-            return Storage(width, sign, scales, stated, own)
+            return PixelEncoding(width, sign, scales, stated, own)
     fresh = tuple(((high - low) / 65535 or 1.0, low) for low, high in extremes)
-    return Storage(16, False, tuple((float(f"{s:.9g}") * (1 + 1e-8), i) for s, i in fresh), True, False)
+    return PixelEncoding(16, False, tuple((float(f"{s:.9g}") * (1 + 1e-8), i) for s, i in fresh), True, False)

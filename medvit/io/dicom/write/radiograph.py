@@ -12,17 +12,17 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from medvit.io.dicom.write.derived_series import has_sides
-from medvit.io.dicom.write.patient_study import carry_over
+from medvit.io.dicom.write.derived_series import has_laterality
+from medvit.io.dicom.write.patient_study import copy_patient_study
 
-__all__ = ["CrSeries", "write_cr"]
+__all__ = ["RadiographSeries", "write_radiograph"]
 
 _VIEWS = {0.0: ("AP", ["L", "F"]), 90.0: ("RL", ["P", "F"]), 180.0: ("PA", ["R", "F"]), 270.0: ("LL", ["A", "F"])}
 """ViewPosition and PatientOrientation by angle; with the source on the left, the right side is next to the detector (RL)."""
 
 
 @dataclass(frozen=True, eq=False)
-class CrSeries:
+class RadiographSeries:
     """What the views of one run share.
 
     Attributes:
@@ -46,7 +46,9 @@ class CrSeries:
     intended_use: str
 
 
-def write_cr(path: Path, pixels: NDArray[np.uint16], view_deg: float, number: int, series: CrSeries) -> None:
+def write_radiograph(
+    path: Path, pixels: NDArray[np.uint16], view_deg: float, number: int, series: RadiographSeries
+) -> None:
     """Write one view.
 
     Args:
@@ -59,7 +61,7 @@ def write_cr(path: Path, pixels: NDArray[np.uint16], view_deg: float, number: in
     dataset, now = Dataset(), datetime.now()
     blank = Dataset()
     blank.StudyInstanceUID = series.study_uid
-    carry_over(dataset, series.source if series.source is not None else blank)
+    copy_patient_study(dataset, series.source if series.source is not None else blank)
     dataset.StudyInstanceUID = dataset.StudyInstanceUID or series.study_uid
     dataset.SOPClassUID, dataset.SOPInstanceUID = ComputedRadiographyImageStorage, generate_uid(prefix=None)
     dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "CR", series.uid, 9006
@@ -69,7 +71,7 @@ def write_cr(path: Path, pixels: NDArray[np.uint16], view_deg: float, number: in
     position, orientation = _VIEWS.get(view_deg % 360, ("", None))
     dataset.BodyPartExamined = series.source.get("BodyPartExamined", "") if series.source is not None else ""
     dataset.ViewPosition, dataset.PatientOrientation = position, orientation
-    if has_sides(dataset):
+    if has_laterality(dataset):
         dataset.Laterality = ""
     dataset.ImageType, dataset.InstanceNumber = ["DERIVED", "SECONDARY"], number
     dataset.DerivationDescription = f"Radiograph computed from a CT at {view_deg:g} degrees. {series.words}"

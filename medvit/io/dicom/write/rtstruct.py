@@ -13,10 +13,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medvit.io.contours import outline_mask
-from medvit.io.dicom.write.algorithm_info import Author
-from medvit.io.dicom.write.label_masks import mask_of
-from medvit.io.dicom.write.patient_study import carry_over, speak_utf8
-from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.algorithm_info import AlgorithmInfo
+from medvit.io.dicom.write.label_masks import label_mask
+from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8
+from medvit.io.dicom.write.source_images import SourceImages
 from medvit.labels import Code, Label
 
 __all__ = ["write_rtstruct"]
@@ -26,7 +26,9 @@ _EXPLICIT_LIMIT = 65534
 """Bytes that an explicit length of a decimal string can state (PS3.5 7.1.2); a longer outline needs implicit VR."""
 
 
-def write_rtstruct(path: Path, array: np.ndarray, slices: Slices, labels: Sequence[Label], author: Author) -> None:
+def write_rtstruct(
+    path: Path, array: np.ndarray, slices: SourceImages, labels: Sequence[Label], author: AlgorithmInfo
+) -> None:
     """Write one ROI a label, one contour for each outline of each slice.
 
     Args:
@@ -36,7 +38,7 @@ def write_rtstruct(path: Path, array: np.ndarray, slices: Slices, labels: Sequen
         labels: those that occur in ``array``.
         author: what made it.
     """
-    first = slices.tidy()[0]
+    first = slices.normalised_headers()[0]
     dataset = _frame(first, author)
     dataset.ReferencedFrameOfReferenceSequence = [_references(slices)]
     dataset.StructureSetROISequence = []
@@ -47,7 +49,7 @@ def write_rtstruct(path: Path, array: np.ndarray, slices: Slices, labels: Sequen
         dataset.ROIContourSequence.append(_contours(number, label, array, slices))
         dataset.RTROIObservationsSequence.append(_observation(number, label, author))
     slices.creation.restate(dataset, required=False)
-    speak_utf8(dataset)
+    ensure_utf8(dataset)
     if _longest(dataset) > _EXPLICIT_LIMIT:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset.save_as(path, enforce_file_format=True)
@@ -59,10 +61,10 @@ def _longest(dataset: Dataset) -> int:
     return max((sum(len(str(v)) + 1 for v in contour.ContourData) for contour in contours), default=0)
 
 
-def _frame(first: Dataset, author: Author) -> Dataset:
+def _frame(first: Dataset, author: AlgorithmInfo) -> Dataset:
     """Everything but the structures: patient, study, series, equipment, structure set."""
     dataset = Dataset()
-    carry_over(dataset, first)
+    copy_patient_study(dataset, first)
     now = datetime.now()
     dataset.SOPClassUID = RTStructureSetStorage
     dataset.SOPInstanceUID = generate_uid(prefix=None)
@@ -89,7 +91,7 @@ def _frame(first: Dataset, author: Author) -> Dataset:
     return dataset
 
 
-def _references(slices: Slices) -> Dataset:
+def _references(slices: SourceImages) -> Dataset:
     first = slices.first
     series = Dataset()
     series.SeriesInstanceUID = first.SeriesInstanceUID
@@ -104,7 +106,7 @@ def _references(slices: Slices) -> Dataset:
     return frame
 
 
-def _roi(number: int, label: Label, frame: str, author: Author) -> Dataset:
+def _roi(number: int, label: Label, frame: str, author: AlgorithmInfo) -> Dataset:
     item = Dataset()
     item.ROINumber = number
     item.ReferencedFrameOfReferenceUID = frame
@@ -116,12 +118,12 @@ def _roi(number: int, label: Label, frame: str, author: Author) -> Dataset:
     return item
 
 
-def _contours(number: int, label: Label, array: np.ndarray, slices: Slices) -> Dataset:
+def _contours(number: int, label: Label, array: np.ndarray, slices: SourceImages) -> Dataset:
     item = Dataset()
     item.ROIDisplayColor = list(label.color)
     item.ReferencedROINumber = number
     item.ContourSequence = []
-    mask = mask_of(array, number - 1, label)
+    mask = label_mask(array, number - 1, label)
     for k in np.flatnonzero(mask.any((0, 1))).tolist():
         for points in outline_mask(mask[:, :, k]):
             index = np.column_stack([points, np.zeros(len(points)), np.ones(len(points))])
@@ -136,7 +138,7 @@ def _contours(number: int, label: Label, array: np.ndarray, slices: Slices) -> D
     return item
 
 
-def _observation(number: int, label: Label, author: Author) -> Dataset:
+def _observation(number: int, label: Label, author: AlgorithmInfo) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number

@@ -14,10 +14,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless, SecondaryCaptureImageStorage, generate_uid
 
-from medvit.io.dicom.write.algorithm_info import Author
-from medvit.io.dicom.write.patient_study import carry_over, speak_utf8
+from medvit.io.dicom.write.algorithm_info import AlgorithmInfo
+from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8
 from medvit.io.dicom.write.rle import encode_rle
-from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.source_images import SourceImages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +34,7 @@ class _Series:
     """What all pictures of the series share."""
 
     uid: str
-    author: Author
+    author: AlgorithmInfo
     placed: bool
     now: datetime
 
@@ -45,7 +45,11 @@ def sc_name(k: int) -> str:
 
 
 def write_sc(
-    folder: Path, pictures: Iterable[NDArray[np.uint8]], spacing_mm: tuple[float, float], slices: Slices, author: Author
+    folder: Path,
+    pictures: Iterable[NDArray[np.uint8]],
+    spacing_mm: tuple[float, float],
+    slices: SourceImages,
+    author: AlgorithmInfo,
 ) -> list[str]:
     """Write one RGB picture a slice, with outlines and the intended use burned in, RLE Lossless.
 
@@ -72,7 +76,7 @@ def write_sc(
         _refer(dataset, slices, k)
         _fill(dataset, picture)
         slices.creation.restate(dataset, required=False)
-        speak_utf8(dataset)
+        ensure_utf8(dataset)
         dataset.save_as(folder / sc_name(k), enforce_file_format=True)
     return digests
 
@@ -80,7 +84,7 @@ def write_sc(
 def _frame(header: Dataset, k: int, series: _Series) -> Dataset:
     """Patient, study, series and equipment."""
     dataset, author = Dataset(), series.author
-    carry_over(dataset, header)
+    copy_patient_study(dataset, header)
     dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(prefix=None)
     dataset.Modality = "OT"
     dataset.ConversionType = "WSD"
@@ -143,7 +147,7 @@ def _letters(direction: np.ndarray) -> str:
     return "".join(names[axis][int(direction[axis] > 0)] for axis in order if abs(direction[axis]) > 0.05)
 
 
-def _refer(dataset: Dataset, slices: Slices, k: int) -> None:
+def _refer(dataset: Dataset, slices: SourceImages, k: int) -> None:
     """The slice that the picture shows, where it has a name."""
     header = slices.header(k)
     if not (header.get("SOPInstanceUID") and header.get("SOPClassUID")):

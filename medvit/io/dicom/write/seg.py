@@ -12,19 +12,19 @@ import numpy as np
 import pydicom
 from pydicom.sr.coding import Code as DicomCode
 
-from medvit.io.dicom.write.algorithm_info import Author, coded, tracking_uids
-from medvit.io.dicom.write.label_masks import mask_of
-from medvit.io.dicom.write.patient_study import bare, carry_over, speak_utf8
-from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.algorithm_info import AlgorithmInfo, to_dicom_code, tracking_uids
+from medvit.io.dicom.write.label_masks import label_mask
+from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8, strip_for_highdicom
+from medvit.io.dicom.write.source_images import SourceImages
 from medvit.labels import Label
 
 if TYPE_CHECKING:
-    from medvit.io.dicom.write.algorithm_info import Origin
+    from medvit.io.dicom.write.algorithm_info import SegmentOrigin
 
 __all__ = ["write_seg"]
 
 
-def _segment(number: int, label: Label, author: Author, uid: str) -> hd.seg.SegmentDescription:
+def _segment(number: int, label: Label, author: AlgorithmInfo, uid: str) -> hd.seg.SegmentDescription:
     algorithm = hd.AlgorithmIdentificationSequence(
         name=author.bundle,
         family=DicomCode("123109", "DCM", "Artificial Intelligence"),
@@ -35,8 +35,8 @@ def _segment(number: int, label: Label, author: Author, uid: str) -> hd.seg.Segm
     description = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=label.title,
-        segmented_property_category=coded(label.category),
-        segmented_property_type=coded(label.type),
+        segmented_property_category=to_dicom_code(label.category),
+        segmented_property_type=to_dicom_code(label.type),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
         tracking_uid=uid,
@@ -52,7 +52,7 @@ def _segment(number: int, label: Label, author: Author, uid: str) -> hd.seg.Segm
 _UNKNOWN = "not stated in the source"
 
 
-def _carried_over(description: hd.seg.SegmentDescription, origin: Origin | None) -> hd.seg.SegmentDescription:
+def _carried_over(description: hd.seg.SegmentDescription, origin: SegmentOrigin | None) -> hd.seg.SegmentDescription:
     """A description that says how its segment came about, where that was not this run (PS3.3 C.8.20.2)."""
     if origin is None:
         return description
@@ -70,9 +70,9 @@ def _carried_over(description: hd.seg.SegmentDescription, origin: Origin | None)
 def write_seg(
     path: Path,
     array: np.ndarray,
-    slices: Slices,
+    slices: SourceImages,
     labels: Sequence[Label],
-    author: Author,
+    author: AlgorithmInfo,
     tracking: Mapping[str, str] | None = None,
 ) -> None:
     """Write a BINARY segmentation, one segment a label, numbered 1..N in the order given.
@@ -88,13 +88,13 @@ def write_seg(
     if array.ndim == 3:
         numbered = np.zeros(array.shape, np.uint8 if len(labels) < 256 else np.uint16)
         for number, label in enumerate(labels, 1):
-            numbered[mask_of(array, number - 1, label)] = number
+            numbered[label_mask(array, number - 1, label)] = number
     else:
         numbered = array.astype(np.uint8)
-    headers, tracking = slices.tidy(), tracking or tracking_uids(labels)
+    headers, tracking = slices.normalised_headers(), tracking or tracking_uids(labels)
     first = deepcopy(headers[0])
     segmentation = hd.seg.Segmentation(
-        source_images=bare(headers),
+        source_images=strip_for_highdicom(headers),
         plane_positions=_positions(slices) if slices.frames else None,
         pixel_array=np.ascontiguousarray(numbered.swapaxes(0, 2)),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -112,13 +112,13 @@ def write_seg(
         series_description=f"Segmentation; {author.intended_use}"[:64],
         omit_empty_frames=True,
     )
-    carry_over(segmentation, first)
+    copy_patient_study(segmentation, first)
     slices.creation.restate(segmentation, required=True)
-    speak_utf8(segmentation)
+    ensure_utf8(segmentation)
     pydicom.dcmwrite(path, segmentation, enforce_file_format=True)
 
 
-def _positions(slices: Slices) -> list[hd.PlanePositionSequence]:
+def _positions(slices: SourceImages) -> list[hd.PlanePositionSequence]:
     """Where each slice lies: a multi-frame source may hold more frames than are used, in any order."""
     return [
         hd.PlanePositionSequence(

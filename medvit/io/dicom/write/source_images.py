@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence as Items
 from medvit.io.creation import TODAY, Creation
 from medvit.io.scan import Scan
 
-__all__ = ["Slices", "source_of"]
+__all__ = ["SourceImages", "source_of"]
 
 _TYPE_2 = (
     "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName "
@@ -36,7 +36,7 @@ _ELSEWHERE_MM = 1e6
 
 
 @dataclass(frozen=True, eq=False)
-class Slices:
+class SourceImages:
     """What a SEG, RTSTRUCT, SR or capture refers to.
 
     Attributes:
@@ -88,7 +88,7 @@ class Slices:
         normal = np.cross(self.planes[0, :3, 0], self.planes[0, :3, 1])
         return float(abs(steps[0] @ normal) / np.linalg.norm(normal))
 
-    def tidy(self) -> list[Dataset]:
+    def normalised_headers(self) -> list[Dataset]:
         """Copies of the headers as highdicom needs them; the originals stay as they are.
 
         Absent Type 2 attributes are present and empty; orientation and pixel spacing, which agree up to rounding, are
@@ -132,7 +132,7 @@ def _short(value: float) -> str:
     return f"{value:.10g}"
 
 
-def _share(header: Dataset, slices: Slices) -> None:
+def _share(header: Dataset, slices: SourceImages) -> None:
     """Orientation and measures of the frames used into the shared groups; frames not used out of the way."""
     if not header.get("SharedFunctionalGroupsSequence"):
         header.SharedFunctionalGroupsSequence = Items([Dataset()])
@@ -156,6 +156,6 @@ def _share(header: Dataset, slices: Slices) -> None:
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = Items([orientation]), Items([measures])
 
 
-def source_of(scan: Scan) -> Slices:
+def source_of(scan: Scan) -> SourceImages:
     """The slices of a DICOM scan."""
-    return Slices(scan.slices, scan.frames, scan.planes_lps(), scan.creation)
+    return SourceImages(scan.slices, scan.frames, scan.planes_lps(), scan.creation)

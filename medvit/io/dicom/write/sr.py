@@ -16,15 +16,15 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from medvit.io.dicom.write.algorithm_info import Author, coded
-from medvit.io.dicom.write.patient_study import bare, carry_over, speak_utf8
-from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.algorithm_info import AlgorithmInfo, to_dicom_code
+from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8, strip_for_highdicom
+from medvit.io.dicom.write.source_images import SourceImages
 from medvit.labels import Label
 
 if TYPE_CHECKING:
-    from medvit.labels import Measures
+    from medvit.labels import LabelMeasures
 
-__all__ = ["Finding", "Report", "write_sr"]
+__all__ = ["MeasurementReport", "SegmentMeasurements", "write_sr"]
 
 _VOLUME = Code("118565006", "SCT", "Volume")
 _DIAMETER = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
@@ -85,7 +85,7 @@ _ANY_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
 
 @dataclass(frozen=True)
-class Finding:
+class SegmentMeasurements:
     """A label as its segment and its numbers.
 
     Attributes:
@@ -96,13 +96,13 @@ class Finding:
     """
 
     label: Label
-    measures: Measures
+    measures: LabelMeasures
     segment: int
     tracking_uid: str
 
 
 @dataclass(frozen=True)
-class Report:
+class MeasurementReport:
     """What a measurement report says.
 
     Attributes:
@@ -111,12 +111,12 @@ class Report:
         complete: whether every label asked for was found.
     """
 
-    findings: Sequence[Finding]
+    findings: Sequence[SegmentMeasurements]
     unit: str
     complete: bool
 
 
-def write_sr(path: Path, seg: Path, slices: Slices, report: Report, author: Author) -> None:
+def write_sr(path: Path, seg: Path, slices: SourceImages, report: MeasurementReport, author: AlgorithmInfo) -> None:
     """Write the measurements of each segment of a SEG: volume, mean and deviation of intensity, longest diameter.
 
     The numbers are those of statistics.json: millilitres by counting voxels, population standard deviation, and the
@@ -130,9 +130,9 @@ def write_sr(path: Path, seg: Path, slices: Slices, report: Report, author: Auth
         report: what to say.
         author: what made it.
     """
-    headers, segmentation = slices.tidy(), pydicom.dcmread(seg)
+    headers, segmentation = slices.normalised_headers(), pydicom.dcmread(seg)
     first = deepcopy(headers[0])
-    bare(headers)
+    strip_for_highdicom(headers)
     modality = str(headers[0].get("Modality") or "")
     context = sr.ObservationContext(observer_device_context=_observer(author))
     intensity = _Intensity.of(modality, report.unit)
@@ -156,9 +156,9 @@ def write_sr(path: Path, seg: Path, slices: Slices, report: Report, author: Auth
         is_complete=report.complete,
         specific_character_set=None,
     )
-    carry_over(document, first)
+    copy_patient_study(document, first)
     slices.creation.restate(document, required=True)
-    speak_utf8(document)
+    ensure_utf8(document)
     pydicom.dcmwrite(path, document, enforce_file_format=True)
 
 
@@ -176,7 +176,7 @@ class _Intensity:
         return cls(known, _UNITS.get(unit, _NO_UNITS))
 
 
-def _observer(author: Author) -> sr.ObserverContext:
+def _observer(author: AlgorithmInfo) -> sr.ObserverContext:
     """The device that measured: medvit with this bundle and these weights, always under the same UID."""
     attributes = sr.DeviceObserverIdentifyingAttributes(
         uid=generate_uid(entropy_srcs=["medvit", author.software, author.bundle, author.weights]),
@@ -188,7 +188,7 @@ def _observer(author: Author) -> sr.ObserverContext:
     return sr.ObserverContext(codes.DCM.Device, attributes)
 
 
-def _library(slices: Slices) -> sr.ContainerContentItem:
+def _library(slices: SourceImages) -> sr.ContainerContentItem:
     """The images measured (TID 1600), one group with what they share; what differs stands in the images themselves."""
     first, (down, across) = slices.first, slices.pixel_mm
     context, pixels = "HAS ACQ CONTEXT", Code("{pixels}", "UCUM", "Pixels")
@@ -211,7 +211,7 @@ def _library(slices: Slices) -> sr.ContainerContentItem:
 
 
 def _groups(
-    findings: Sequence[Finding], segmentation: Dataset, intensity: _Intensity, author: Author
+    findings: Sequence[SegmentMeasurements], segmentation: Dataset, intensity: _Intensity, author: AlgorithmInfo
 ) -> list[sr.VolumetricROIMeasurementsAndQualitativeEvaluations]:
     drawn_on = _sources(segmentation)
     kind, uid = segmentation.SOPClassUID, segmentation.SOPInstanceUID
@@ -222,13 +222,13 @@ def _groups(
 
 
 def _group(
-    finding: Finding, segment: sr.ReferencedSegment, intensity: _Intensity, author: Author
+    finding: SegmentMeasurements, segment: sr.ReferencedSegment, intensity: _Intensity, author: AlgorithmInfo
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     """One label's measurement group (TID 1411)."""
     label, numbers = finding.label, finding.measures
     sites = None
     if label.laterality is not None:
-        sites = [sr.FindingSite(coded(label.type), laterality=coded(label.laterality))]
+        sites = [sr.FindingSite(to_dicom_code(label.type), laterality=to_dicom_code(label.laterality))]
     measured = (
         (_VOLUME, numbers.volume_ml, _MILLILITRE, None),
         (intensity.name, numbers.mean, intensity.unit, _MEAN),
@@ -238,8 +238,8 @@ def _group(
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=finding.tracking_uid, identifier=label.name),
         referenced_segment=segment,
-        finding_category=coded(label.category),
-        finding_type=coded(label.type),
+        finding_category=to_dicom_code(label.category),
+        finding_type=to_dicom_code(label.type),
         finding_sites=sites,
         algorithm_id=sr.AlgorithmIdentification(
             name=author.bundle,
@@ -272,7 +272,7 @@ def _sources(segmentation: Dataset) -> dict[int, list[sr.SourceImageForSegmentat
     }
 
 
-def _statement(author: Author) -> Dataset:
+def _statement(author: AlgorithmInfo) -> Dataset:
     """The intended use as a sentence of the report, where TID 1500 has room for text: its qualitative evaluations."""
     container = sr.ContainerContentItem(
         name=Code("C0034375", "UMLS", "Qualitative Evaluations"), relationship_type="CONTAINS"

@@ -14,11 +14,11 @@ import pydicom
 
 from medvit.errors import RoundTripError
 from medvit.io.contours import fill_polygons
-from medvit.io.dicom.write.label_masks import mask_of
+from medvit.io.dicom.write.label_masks import label_mask
 from medvit.io.dicom.write.rtstruct import read_contours
 from medvit.io.dicom.write.secondary_capture import sc_name
-from medvit.io.dicom.write.source_images import Slices
-from medvit.io.dicom.write.sr import Finding
+from medvit.io.dicom.write.source_images import SourceImages
+from medvit.io.dicom.write.sr import SegmentMeasurements
 from medvit.io.geometry import slice_planes
 from medvit.labels import Label
 
@@ -89,7 +89,7 @@ def check_seg(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[L
         rows, columns = np.nonzero(frame)
         sums[number].append(origin + np.outer(columns * across, cosines[:3]) + np.outer(rows * down, cosines[3:]))
     for n, label in enumerate(labels, 1):
-        meant = mask_of(array, n - 1, label)
+        meant = label_mask(array, n - 1, label)
         differing = int((masks[n] != meant).sum())
         if differing:
             _refuse(path, f"{differing} differing voxels in {label.name}")
@@ -123,7 +123,7 @@ def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Seque
             if np.abs(index[:, 2]).max() > 0.01:
                 _refuse(path, f"a contour of {label.name} off the source's slices")
             filled[:, :, k] ^= fill_polygons([index[:, :2]], (array.shape[0], array.shape[1]))
-        meant = mask_of(array, place, label)
+        meant = label_mask(array, place, label)
         dice = 2 * int((filled & meant).sum()) / max(1, int(filled.sum()) + int(meant.sum()))
         if dice < _RTSTRUCT_DICE:
             _refuse(path, f"a Dice of {dice:.4f} for {label.name}")
@@ -132,7 +132,7 @@ def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Seque
             _refuse(path, f"{label.name} {shift:.2f} mm away from its place")
 
 
-def check_sc(folder: Path, digests: Sequence[str], slices: Slices) -> None:
+def check_sc(folder: Path, digests: Sequence[str], slices: SourceImages) -> None:
     """Decode each picture, compare it with what was drawn, and its source with the slice of its number.
 
     Args:
@@ -155,7 +155,7 @@ def check_sc(folder: Path, digests: Sequence[str], slices: Slices) -> None:
             _refuse(path, "a picture of another slice")
 
 
-def check_sr(path: Path, seg: Path, findings: Sequence[Finding]) -> None:
+def check_sr(path: Path, seg: Path, findings: Sequence[SegmentMeasurements]) -> None:
     """Compare each measurement group with the numbers meant, and its segment and tracking UID with the SEG's.
 
     Raises:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medvit.errors import RoundTripError
-from medvit.io.dicom.write.source_images import Slices
+from medvit.io.dicom.write.source_images import SourceImages
 
 __all__ = ["check_derived"]
 
@@ -43,7 +43,7 @@ def _refuse(path: Path, what: str) -> None:
     )
 
 
-def check_derived(folder: Path, values: NDArray[np.float32], slices: Slices) -> None:
+def check_derived(folder: Path, values: NDArray[np.float32], slices: SourceImages) -> None:
     """Compare every slice with the values meant for its place, and its references with the source.
 
     Args:
@@ -120,7 +120,7 @@ def _frame(
     )
 
 
-def _slice_at(path: Path, frame: _Frame, slices: Slices) -> int:
+def _slice_at(path: Path, frame: _Frame, slices: SourceImages) -> int:
     """The source's slice whose corner lies where this one states its own, and whose axes point the same way."""
     away = np.linalg.norm(slices.planes[:, :3, 3] - frame.position, axis=1)
     k = int(away.argmin())
