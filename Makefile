@@ -46,6 +46,8 @@ check: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/house.py
 
 setup: $(VENV)/.setup
 dev: $(VENV)/.dev
