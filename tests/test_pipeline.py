@@ -183,7 +183,7 @@ def test_what_prints_is_short_and_names_nobody(banded, tmp_path):
     assert re.fullmatch(r"Scan\(dicom CT, 24 x 20 x 6, [\d.]+ x [\d.]+ x [\d.]+ mm\)", repr(result.scan))
     assert repr(result).startswith(f"Result(banded {result.bundle.version} on Scan(dicom CT, ")
     assert repr(labels) == "LabelSet(seg, 24 x 20 x 6: brainstem)"
-    assert re.fullmatch(r"Segment\(\w+, \d+ voxels\)", repr(labels.segments[0]))
+    assert re.fullmatch(r"LabelMask\(\w+, \d+ voxels\)", repr(labels.segments[0]))
     for shown in (result, result.scan, labels, labels.segments, labels.reference):
         assert "Doe" not in repr(shown)
         assert len(repr(shown)) < 1000
