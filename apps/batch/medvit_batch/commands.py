@@ -21,15 +21,16 @@ from medvit_batch.execution.batch_folder import CATALOGUE, open_batch_folder
 from medvit_batch.execution.session import Session
 from medvit_batch.journal import Journal
 from medvit_batch.options import BatchOptions
+from medvit_batch.results.metrics import served
 
 __all__ = [
     "Again",
     "closed",
+    "open_session",
     "report_changes",
     "retry_batch",
     "run_batch",
     "show_plan",
-    "sound_tables",
     "write_reports",
 ]
 
@@ -45,7 +46,7 @@ class Again:
 
 
 @contextmanager
-def sound_tables() -> Iterator[None]:
+def _sound_tables() -> Iterator[None]:
     """What SQLite cannot do becomes one of our errors."""
     try:
         yield
@@ -56,10 +57,25 @@ def sound_tables() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def open_session(batch: Batch, shown: Terminal) -> Iterator[Session]:
+    """Open a batch's folder for a session; serve its metrics meanwhile.
+
+    Raises:
+        NetworkError: the port for metrics cannot be had. Others: as ``open_batch_folder``.
+    """
+    with (
+        _sound_tables(),
+        open_batch_folder(batch, shown) as session,
+        served(batch.out, batch.limits.metrics_port),
+    ):
+        yield session
+
+
 def run_batch(asked: BatchOptions, out: Path, shown: Terminal) -> int:
     """Run a batch to its end; return the exit code."""
     batch = asked.lasting().batch(out)
-    with sound_tables(), open_batch_folder(batch, shown) as session:
+    with open_session(batch, shown) as session:
         with progress_bar(shown) as progress:
             waiting = session.plan(progress)
         _say_plan(session, waiting, shown)
@@ -82,7 +98,7 @@ def retry_batch(out: Path, again: Again, shown: Terminal) -> int:
     asked = replace(asked, **again.other)
     if again.device is not None:
         asked = replace(asked, run={**asked.run, "device": again.device})
-    with sound_tables(), open_batch_folder(asked.batch(out), shown) as session:
+    with open_session(asked.batch(out), shown) as session:
         chosen = _chosen(session.journal, again)
         for case in chosen:
             session.journal.move(case, State.PENDING, tries=0, interrupted=0)

@@ -15,7 +15,6 @@ from medvit_batch.execution.batch import Batch
 from medvit_batch.execution.publish import exclusive_folder, prepare, recover
 from medvit_batch.execution.session import Session
 from medvit_batch.journal import Journal
-from medvit_batch.results.metrics import served
 
 __all__ = ["CATALOGUE", "open_batch_folder"]
 
@@ -25,7 +24,7 @@ CATALOGUE = "catalogue.sqlite"
 
 @contextmanager
 def open_batch_folder(batch: Batch, shown: Terminal) -> Iterator[Session]:
-    """Lock a batch's folder, repair what an interrupted run left, and yield a session; serve its metrics meanwhile.
+    """Lock a batch's folder, repair what an interrupted run left, and yield a session.
 
     Raises:
         SourceError: no archive. BundleError: a bundle that cannot run. OutputError, BatchError: the folder cannot be used.
@@ -50,7 +49,7 @@ def open_batch_folder(batch: Batch, shown: Terminal) -> Iterator[Session]:
             if left:
                 shown.say(f"{left} case(s) that were at work when the last run ended wait again.")
             session = Session(batch, journal, catalogue, shown.say, Events(batch.out, shown))
-            with closing(session), served(batch.out, batch.limits.metrics_port):
+            with closing(session):
                 yield session
         finally:
             catalogue.close()
