@@ -197,12 +197,12 @@ def test_a_folder_that_cannot_be_written(result):
 
 def test_a_failed_check_publishes_nothing(banded, tmp_path, monkeypatch):
     """The round-trip check stands between writing and publishing: break the writer and nothing appears."""
-    import medvit.io.dicom.write.seg as seg
+    import medvit.io.dicom.write as writers
 
     write_series(tmp_path / "series", phantom()[0], oblique_affine())
     result = medvit.segment(tmp_path / "series", bundle=banded)
-    honest = seg.write_seg
-    monkeypatch.setattr(seg, "write_seg", lambda path, array, *rest: honest(path, np.flip(array, 0), *rest))
+    honest = writers.write_seg
+    monkeypatch.setattr(writers, "write_seg", lambda path, array, *rest: honest(path, np.flip(array, 0), *rest))
     with pytest.raises(RoundTripError, match=r"differing voxels.*Nothing was published"):
         result.save(tmp_path / "out", ("nifti", "dicom-seg"))
     assert not (tmp_path / "out").exists()
