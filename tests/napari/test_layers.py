@@ -20,8 +20,9 @@ from medvit_napari.reading.layer_info import KEY, place_of, scan_of
 from medvit_napari.reading.layers import BLANK, image_layer, window_of
 from medvit_napari.reading.lazy_volume import FileFilling, Filling, SeriesFilling
 from medvit_napari.reading.open import Answer, is_ours, open_layers
+from medvit_napari.reading.painted_labels import is_corrected
 from medvit_napari.running.job import Job, Request, card, cards, roi_box, run_request
-from medvit_napari.saving.save_labels import is_corrected, labels_of, save_layer, write_labels_nifti
+from medvit_napari.saving.save_labels import labels_of, save_layer, write_labels_nifti
 from medvit_napari.widgets.save import new_labels
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from medvit_napari.looking.display_frame import Frame, own_data
 from medvit_napari.looking.notifications import tell, tell_of, warn
+from medvit_napari.reading.display_frame import Frame, own_data
 from medvit_napari.reading.layer_info import LayerInfo, place_of
 
 __all__ = ["Alignment", "align", "relation"]

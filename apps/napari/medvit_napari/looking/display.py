@@ -16,8 +16,9 @@ from medvit.labels import LabelMeasures
 from medvit.reports import ContrastWindow, ct_presets, measure
 from medvit_napari.errors import LayerError
 from medvit_napari.looking.notifications import rating_line
+from medvit_napari.looking.segment_table import named_labels
 from medvit_napari.reading.layer_info import place_of, to_smallest_dtype
-from medvit_napari.saving.save_labels import named_labels, stored_array
+from medvit_napari.reading.painted_labels import stored_array
 
 __all__ = [
     "PLANES",

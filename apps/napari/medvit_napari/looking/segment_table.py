@@ -10,15 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from medvit.bundles import bundle_folders, open_bundle
 from medvit.errors import MedvitError
 from medvit.io.labels import clean_name, make_label, printable_text, unique
 from medvit.labels import Code, Label
 from medvit_napari.errors import LayerError
-from medvit_napari.looking.display_frame import own_data
 from medvit_napari.reading.layer_info import KEY, LayerInfo, place_of
+from medvit_napari.reading.painted_labels import label_place, painted_ids
+from medvit_napari.reading.segment_colors import label_colormap, label_features
 
 __all__ = [
     "add_segment",
@@ -29,9 +28,7 @@ __all__ = [
     "completed",
     "hidden_ids",
     "known_labels",
-    "label_colormap",
-    "label_features",
-    "painted_ids",
+    "named_labels",
     "parse_code",
     "remove_segment",
     "set_visible",
@@ -42,35 +39,10 @@ __all__ = [
 _LONGEST_NAME = 64
 """Characters of a segment's name in DICOM (LO); a longer one would be cut in the file."""
 
-_UNNAMED = (0.75, 0.75, 0.75, 1.0)
-"""An id that a person paints without a row in the table is seen, in grey; napari would leave it transparent."""
-
 
 def unnamed(number: int, color: Sequence[int] | None = None) -> Label:
     """Make the label of a segment without a name: "Segment N", with generic codes."""
     return make_label(number, f"Segment {number}", color)
-
-
-def label_colormap(labels: Iterable[Label], hidden: Iterable[int] = ()) -> Any:
-    """Make napari's colour map of a segment table.
-
-    Args:
-        labels: ids and colours.
-        hidden: ids drawn transparent.
-    """
-    from napari.utils.colormaps import DirectLabelColormap
-
-    gone = set(hidden)
-    colours: dict[int | None, Any] = {None: _UNNAMED, 0: (0, 0, 0, 0)}
-    colours |= {n.id: (*(c / 255 for c in n.color), 0.0 if n.id in gone else 1.0) for n in labels}
-    return DirectLabelColormap(color_dict=colours)
-
-
-def label_features(labels: Sequence[Label]) -> Any:
-    """Make the table that napari shows in its status line: index and name."""
-    import pandas as pd
-
-    return pd.DataFrame({"index": [0, *(n.id for n in labels)], "name": ["background", *(n.title for n in labels)]})
 
 
 def _place(layer: Any) -> LayerInfo:
@@ -82,18 +54,20 @@ def _place(layer: Any) -> LayerInfo:
     return place
 
 
-def painted_ids(layer: Any) -> list[int]:
-    """List the ids that have voxels."""
-    data = np.asarray(own_data(layer))
-    if data.dtype.itemsize <= 2:
-        return [int(v) for v in np.flatnonzero(np.bincount(data.ravel())) if v]
-    return [int(v) for v in np.unique(data) if v]
-
-
 def table_of(layer: Any) -> tuple[Label, ...]:
     """Return a layer's segments: its table, and "Segment N" for every painted id without a row."""
     place = _place(layer)
     return completed(place.labels, painted_ids(layer), {v: _painted_colour(layer, v) for v in painted_ids(layer)})
+
+
+def named_labels(layer: Any) -> tuple[Label, ...]:
+    """Return the segments of a label layer on an image, as ``table_of``.
+
+    Raises:
+        LayerError, PlaceError: no labels of ours.
+    """
+    label_place(layer)
+    return table_of(layer)
 
 
 def completed(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.io import Affine, check_affine, spacing_mm, world
-from medvit_napari.looking.display_frame import Frame, Interpolated
+from medvit_napari.reading.display_frame import Frame, Interpolated
 
 __all__ = ["AXIS_LABELS", "Canonical"]
 

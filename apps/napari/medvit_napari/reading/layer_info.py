@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medvit.io import Affine, Scan
 from medvit.labels import Label
 from medvit_napari.errors import LayerError, PlaceError
-from medvit_napari.looking.display_frame import own_data
+from medvit_napari.reading.display_frame import own_data
 from medvit_napari.reading.display_grid import Canonical
 from medvit_napari.reading.lazy_volume import Filling
 

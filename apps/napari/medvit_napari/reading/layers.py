@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from medvit.io import Scan
 from medvit.labels import Label
 from medvit.reports import default_window
-from medvit_napari.looking.segment_table import label_colormap, label_features
 from medvit_napari.reading.display_grid import Canonical
 from medvit_napari.reading.layer_info import KEY, LayerInfo, array_sha256, placeholder_scan
 from medvit_napari.reading.lazy_volume import Filling
+from medvit_napari.reading.segment_colors import label_colormap, label_features
 
 if TYPE_CHECKING:
     from medvit.io.labels import LabelSet

@@ -13,60 +13,14 @@ from medvit.io.dicom.write import SegmentOrigin
 from medvit.io.labels import Grid, LabelMask, LabelSet
 from medvit.labels import Label
 from medvit.progress import Progress
-from medvit_napari.errors import LayerError, PlaceError
-from medvit_napari.looking.display_frame import Interpolated, own_data
+from medvit_napari.errors import PlaceError
 from medvit_napari.looking.notifications import rating_line
-from medvit_napari.looking.segment_table import check_names, completed, table_of, unnamed
-from medvit_napari.reading.layer_info import KEY, LayerInfo, array_sha256, place_of, to_smallest_dtype
+from medvit_napari.looking.segment_table import check_names, completed, named_labels, unnamed
+from medvit_napari.reading.display_frame import Interpolated
+from medvit_napari.reading.layer_info import KEY, LayerInfo, to_smallest_dtype
+from medvit_napari.reading.painted_labels import is_corrected, label_place, stored_array
 
-__all__ = ["is_corrected", "labels_of", "named_labels", "save_layer", "stored_array", "write_labels_nifti"]
-
-
-def _known(layer: Any) -> LayerInfo:
-    if type(layer).__name__ != "Labels":
-        raise LayerError(
-            f"Found the layer {layer.name!r}, which holds no labels; a label layer is needed. Choose one, or convert it: right-click, "
-            "Convert to Labels."
-        )
-    place = place_of(layer)
-    if place is None or place.grid is None:
-        raise PlaceError(
-            f"Found the label layer {layer.name!r}, which does not say on which image it lies. Make it with medvit: run a bundle, open a "
-            "SEG, or use 'New labels on this image'."
-        )
-    return place
-
-
-def is_corrected(layer: Any) -> bool:
-    """Whether voxels were painted since the layer came."""
-    return array_sha256(np.asarray(own_data(layer))) != _known(layer).digest
-
-
-def stored_array(layer: Any) -> np.ndarray[Any, Any]:
-    """A label layer's ids as its image is stored, (i, j, k).
-
-    Raises:
-        LayerError, PlaceError: no labels of ours, or of another size than their image.
-    """
-    place = _known(layer)
-    assert place.grid is not None
-    array = place.grid.back(np.asarray(own_data(layer)))
-    if array.shape != place.grid.shape:
-        raise LayerError(
-            f"Found the layer {layer.name!r} with {array.shape} voxels where its image has {place.grid.shape}. Paint on a layer that "
-            "medvit made."
-        )
-    return array
-
-
-def named_labels(layer: Any) -> tuple[Label, ...]:
-    """Return the layer's segment table, with "Segment N" for painted ids without a row in it.
-
-    Raises:
-        LayerError, PlaceError: no labels of ours.
-    """
-    _known(layer)
-    return table_of(layer)
+__all__ = ["labels_of", "save_layer", "write_labels_nifti"]
 
 
 def labels_of(layer: Any) -> LabelSet:
@@ -77,7 +31,7 @@ def labels_of(layer: Any) -> LabelSet:
     """
     from scipy.ndimage import find_objects
 
-    place, array = _known(layer), stored_array(layer)
+    place, array = label_place(layer), stored_array(layer)
     edited = is_corrected(layer) or not place.made_by
     kind = "SEMIAUTOMATIC" if place.made_by and edited else "AUTOMATIC" if place.made_by else "MANUAL"
     origin = SegmentOrigin(algorithm_type=kind, algorithm_name="" if kind == "MANUAL" else place.made_by)

@@ -22,8 +22,8 @@ from qtpy.QtWidgets import (
 
 from medvit_napari.errors import readable
 from medvit_napari.looking.display import set_window
-from medvit_napari.looking.display_frame import own_data
 from medvit_napari.looking.notifications import tell_of
+from medvit_napari.reading.display_frame import own_data
 from medvit_napari.reading.layer_info import place_of
 from medvit_napari.reading.layers import BLANK, window_of
 from medvit_napari.reading.lazy_volume import Filling

@@ -15,7 +15,8 @@ from medvit_napari.icons import set_icon
 from medvit_napari.looking.segment_table import unnamed
 from medvit_napari.reading.layer_info import image_of, place_of
 from medvit_napari.reading.layers import label_layer
-from medvit_napari.saving.save_labels import is_corrected, labels_of, save_layer
+from medvit_napari.reading.painted_labels import is_corrected
+from medvit_napari.saving.save_labels import labels_of, save_layer
 from medvit_napari.widgets.panel import JobPanel, add_layers
 
 __all__ = ["SaveWidget", "new_labels"]

@@ -17,8 +17,8 @@ import medvit
 from medvit.progress import Progress
 from medvit_napari.errors import ServerError
 from medvit_napari.icons import set_icon
-from medvit_napari.looking.display_frame import own_data
 from medvit_napari.looking.notifications import rating_line, warn
+from medvit_napari.reading.display_frame import own_data
 from medvit_napari.reading.layer_info import KEY, array_sha256, place_of
 from medvit_napari.reading.layers import LayerTuple, inherit, label_layers, rated
 from medvit_napari.reading.open import open_layers

@@ -1,0 +1,63 @@
+"""The voxels of a label layer: ids as the image is stored, and whether a person has painted since the layer came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medvit_napari.errors import LayerError, PlaceError
+from medvit_napari.reading.display_frame import own_data
+from medvit_napari.reading.layer_info import LayerInfo, array_sha256, place_of
+
+__all__ = ["is_corrected", "label_place", "painted_ids", "stored_array"]
+
+
+def label_place(layer: Any) -> LayerInfo:
+    """Return the place of a label layer on its image.
+
+    Raises:
+        LayerError: no labels. PlaceError: labels that do not say on which image they lie.
+    """
+    if type(layer).__name__ != "Labels":
+        raise LayerError(
+            f"Found the layer {layer.name!r}, which holds no labels; a label layer is needed. Choose one, or convert it: right-click, "
+            "Convert to Labels."
+        )
+    place = place_of(layer)
+    if place is None or place.grid is None:
+        raise PlaceError(
+            f"Found the label layer {layer.name!r}, which does not say on which image it lies. Make it with medvit: run a bundle, open a "
+            "SEG, or use 'New labels on this image'."
+        )
+    return place
+
+
+def is_corrected(layer: Any) -> bool:
+    """Tell whether voxels were painted since the layer came."""
+    return array_sha256(np.asarray(own_data(layer))) != label_place(layer).digest
+
+
+def stored_array(layer: Any) -> np.ndarray[Any, Any]:
+    """Return a label layer's ids as its image is stored, (i, j, k).
+
+    Raises:
+        LayerError, PlaceError: no labels of ours, or of another size than their image.
+    """
+    place = label_place(layer)
+    assert place.grid is not None
+    array = place.grid.back(np.asarray(own_data(layer)))
+    if array.shape != place.grid.shape:
+        raise LayerError(
+            f"Found the layer {layer.name!r} with {array.shape} voxels where its image has {place.grid.shape}. Paint on a layer that "
+            "medvit made."
+        )
+    return array
+
+
+def painted_ids(layer: Any) -> list[int]:
+    """List the ids that have voxels."""
+    data = np.asarray(own_data(layer))
+    if data.dtype.itemsize <= 2:
+        return [int(v) for v in np.flatnonzero(np.bincount(data.ravel())) if v]
+    return [int(v) for v in np.unique(data) if v]
