@@ -12,7 +12,7 @@ from medvit._version import __version__
 
 if TYPE_CHECKING:
     from medvit.bundles import open_bundle
-    from medvit.conversion import convert
+    from medvit.conversion import Converted, convert, save_labels
     from medvit.errors import MedvitError
     from medvit.interop import load_published
     from medvit.io import open_source
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from medvit.settings import RunSettings
 
 __all__ = [
+    "Converted",
     "MedvitError",
     "Progress",
     "Reconstructed",
@@ -43,10 +44,12 @@ __all__ = [
     "restore",
     "run",
     "run_many",
+    "save_labels",
     "segment",
 ]
 
 _HOMES = {
+    "Converted": "medvit.conversion",
     "MedvitError": "medvit.errors",
     "Progress": "medvit.progress",
     "Reconstructed": "medvit.reconstruction",
@@ -63,6 +66,7 @@ _HOMES = {
     "restore": "medvit.pipeline",
     "run": "medvit.pipeline",
     "run_many": "medvit.pipeline",
+    "save_labels": "medvit.conversion",
     "segment": "medvit.pipeline",
 }
 

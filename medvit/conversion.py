@@ -131,24 +131,32 @@ def convert_labels(
 
 
 def save_labels(
-    found: LabelSet, folder: str | os.PathLike[str], writing: Writing, progress: Progress | None = None
+    found: LabelSet,
+    folder: str | os.PathLike[str],
+    output_types: Sequence[str] = (),
+    *,
+    per_label: bool = False,
+    overwrite: bool = False,
+    repair_tags: bool = False,
+    progress: Progress | None = None,
 ) -> Converted:
     """Write labels that are in memory, corrected by hand for instance, as ``convert`` writes those of a file.
 
     Args:
         found: the labels on one grid, with the image they lie on as ``reference`` for DICOM objects.
-        folder: where; created.
-        writing: what to write.
+        folder, output_types, per_label, overwrite: as ``convert``; without output types "dicom-seg" where the image is a
+            DICOM series, else "nifti".
+        repair_tags: give the image's slices consistent UIDs where theirs are missing or contradict each other.
         progress: told how far it is; can cancel it.
 
     Raises:
         MedvitError: as ``convert``.
     """
     final = Path(folder)
-    _check_names(writing.output_types)
-    check_folder(final, writing.overwrite)
+    _check_names(output_types)
+    check_folder(final, overwrite)
     usual = ("dicom-seg",) if found.reference is not None and found.reference.slices else ("nifti",)
-    writing = replace(writing, output_types=writing.output_types or usual)
+    writing = Writing(tuple(output_types) or usual, per_label, overwrite, repair_tags)
     return _publish(
         found, final, writing, _ConversionSource({"kind": found.kind, "sha256": None}, {}), progress or Progress()
     )

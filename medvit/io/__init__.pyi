@@ -15,6 +15,7 @@ from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .images import image_grid as image_grid
 from .images import read_image as read_image
+from .images import read_image_slice as read_image_slice
 from .label_ids import storage_step as storage_step
 from .label_ids import whole_numbers as whole_numbers
 from .memory_limits import limit_memory as limit_memory

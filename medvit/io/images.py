@@ -21,7 +21,7 @@ from medvit.settings import check_geometry
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image", "read_layers"]
+__all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image", "read_image_slice", "read_layers"]
 
 _NIFTI = (".nii", ".nii.gz")
 _ITK = {".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage"}
@@ -50,6 +50,16 @@ def image_grid(path: Path, geometry: str | None = None) -> Scan:
     Raises: as ``read_image``, of what the header shows.
     """
     return _read(path, False, geometry)
+
+
+def read_image_slice(path: Path, k: int) -> NDArray[np.float32] | None:
+    """Read one slice, (i, j), of an uncompressed NIfTI, its last axis at ``k``; None of other files, which are read as a whole."""
+    if not path.name.lower().endswith(".nii"):
+        return None
+    import nibabel as nib
+
+    stored: Any = nib.load(path)
+    return np.asarray(stored.dataobj[:, :, k], dtype=np.float32).reshape(stored.shape[:2])
 
 
 def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:

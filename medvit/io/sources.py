@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvit.errors import ImageError, SourceError
-from medvit.io.dicom import ON_IRREGULAR, dicom_files, open_volume
-from medvit.io.dicom.preflight import Preflight, inspect_files
+from medvit.io.dicom import ON_IRREGULAR, open_preflight, open_volume
+from medvit.io.dicom.preflight import Preflight
 from medvit.io.images import IMAGE_SUFFIXES, read_image
 from medvit.io.scan import Scan
 from medvit.io.unread_files import NOWHERE, next_step
@@ -141,8 +141,7 @@ def _packed_image(path: Path, geometry: str | None) -> Scan | None:
 
 
 def _from_dicom(path: Path, choice: _Choice, progress: Progress) -> Scan:
-    with dicom_files(path) as (files, unread):
-        found = inspect_files(files, progress, unread)
+    with open_preflight(path, progress) as found:
         if not found.volumes and not found.damaged:
             raise _nothing(found, path)
         return open_volume(found, choice.series, choice.on_irregular, path.name or str(path), progress)

@@ -86,9 +86,7 @@ def test_a_slice_is_there_before_the_others_and_other_cuts_wait_for_nothing(tmp_
     values, _ = phantom()
     write_series(tmp_path / "ct", values, np.diag([2.0, 2, 3, 1]))
     filling = open_layers(tmp_path / "ct")[0][0]
-    again = SeriesFilling(
-        filling._volume, filling._finish, filling._files
-    )  # not started: nothing is read but what is asked for
+    again = SeriesFilling(filling._reader)  # not started: nothing is read but what is asked for
     shown = again.grid.show(values)
     assert np.array_equal(again[5], shown[5]) and again._there.sum() == 1
     assert again[:, 3].shape == shown[:, 3].shape and again._there.sum() == 1
@@ -157,7 +155,7 @@ def test_a_series_that_cannot_be_decoded_says_why(tmp_path):
     paths = write_series(tmp_path / "ct", values, np.diag([2.0, 2, 3, 1]), PixelSpacing=["2", "2"])
     filling = open_layers(tmp_path / "ct")[0][0]
     filling.scan()
-    broken = SeriesFilling(filling._volume, filling._finish, filling._files)
+    broken = SeriesFilling(filling._reader)
     paths[3].write_bytes(paths[3].read_bytes()[:900])
     broken.read_all()
     with pytest.raises(medvit.MedvitError, match="cut off|complete"):

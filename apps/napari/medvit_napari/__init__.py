@@ -3,7 +3,7 @@
 import sys
 import warnings
 
-from medvit.cli.qt_binding import installed_binding, known_fault
+from medvit.cli import installed_binding, known_fault
 
 if "PySide6" in sys.modules and (_fault := known_fault(installed_binding())) is not None:
     warnings.warn(_fault, RuntimeWarning, stacklevel=2)  # napari shows warnings in its window

@@ -6,11 +6,10 @@ from .dicomweb import web_client as web_client
 from .dicomweb import web_words as web_words
 from .read import ON_IRREGULAR as ON_IRREGULAR
 from .read import read_dicom as read_dicom
-from .read import read_slice as read_slice
-from .source import dicom_files as dicom_files
+from .slice_reader import SliceReader as SliceReader
+from .source import open_preflight as open_preflight
 from .source import open_volume as open_volume
 from .source import run_preflight as run_preflight
-from .source import with_preflight_notes as with_preflight_notes
 from .stack_resampling import labels_to_slices as labels_to_slices
 from .stack_resampling import resample_to_grid as resample_to_grid
 from .uid_repair import repair_uids as repair_uids

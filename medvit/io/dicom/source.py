@@ -17,7 +17,7 @@ from medvit.io.unread_files import Unread
 from medvit.io.zip_archive import zip_errors_as_source_errors, zip_files
 from medvit.progress import Progress
 
-__all__ = ["dicom_files", "open_volume", "run_preflight", "with_preflight_notes"]
+__all__ = ["dicom_files", "open_preflight", "open_volume", "run_preflight", "with_preflight_notes"]
 
 
 def run_preflight(source: Path, progress: Progress | None = None) -> Preflight:
@@ -26,8 +26,19 @@ def run_preflight(source: Path, progress: Progress | None = None) -> Preflight:
     Raises:
         SourceError: the zip or the DICOMDIR cannot be read or points outside of itself.
     """
+    with open_preflight(source, progress) as found:
+        return found
+
+
+@contextmanager
+def open_preflight(source: Path, progress: Progress | None = None) -> Iterator[Preflight]:
+    """Yield the preflight of a source, whose files stay open while it is in use.
+
+    Raises:
+        SourceError: as ``run_preflight``.
+    """
     with dicom_files(source) as (files, unread):
-        return inspect_files(files, progress, unread)
+        yield inspect_files(files, progress, unread)
 
 
 @contextmanager

@@ -1,6 +1,3 @@
-from .dicom_objects import is_dicom as is_dicom
-from .dicom_objects import open_object as open_object
-from .dicom_objects import series_of as series_of
 from .label_set import Grid as Grid
 from .label_set import LabelMask as LabelMask
 from .label_set import LabelSet as LabelSet
@@ -12,9 +9,13 @@ from .names import clean_name as clean_name
 from .names import make_label as make_label
 from .names import printable_text as printable_text
 from .names import unique as unique
+from .object_search import begins_as_dicom as begins_as_dicom
+from .object_search import is_label_object as is_label_object
+from .object_search import label_objects as label_objects
+from .object_search import object_series as object_series
 from .read import ReadOptions as ReadOptions
+from .read import read_label_set as read_label_set
 from .read import read_labels as read_labels
-from .rtstruct_reader import referenced_series as referenced_series
 from .write import INTENDED_USE as INTENDED_USE
 from .write import write_dicom as write_dicom
 from .write import write_each as write_each

@@ -8,20 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydicom import Dataset
-
 from medvit.errors import MedvitError, SelectionError, SourceError
 from medvit.io.dicom import read_dicom
 from medvit.io.dicom.header import read_dataset
 from medvit.io.dicom.preflight import choose_volume, inspect_files
-from medvit.io.files import DicomFile, files_below, one_file
+from medvit.io.files import DicomFile, one_file
 from medvit.io.images import IMAGE_SUFFIXES
-from medvit.io.labels.dicom_objects import dicom_errors_as_source_errors, is_dicom, open_object, series_of
+from medvit.io.labels.dicom_objects import dicom_errors_as_source_errors, is_dicom, open_object
 from medvit.io.labels.grid_mapping import resample_to
 from medvit.io.labels.label_set import Grid, LabelSet
 from medvit.io.labels.map_reader import read_map
 from medvit.io.labels.names import rename, require_known
-from medvit.io.labels.rtstruct_reader import read_rtstruct, referenced_series
+from medvit.io.labels.object_search import header_series, label_objects
+from medvit.io.labels.rtstruct_reader import read_rtstruct
 from medvit.io.labels.seg_reader import read_seg
 from medvit.io.scan import Scan
 from medvit.io.sources import open_source
@@ -31,7 +30,7 @@ from medvit.progress import Progress
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["ReadOptions", "read_labels"]
+__all__ = ["ReadOptions", "read_label_set", "read_labels"]
 
 _MOST_FILES = 20_000
 """Files looked at when searching for the series an object was drawn on."""
@@ -130,7 +129,7 @@ def _read_object(path: Path, how: ReadOptions, progress: Progress) -> LabelSet:
     header = open_object(path, stop_before_pixels=True)
     with dicom_errors_as_source_errors(path.name, "a DICOM object"):
         modality = str(header.get("Modality", "") or "")
-        series = _referred(header, modality)
+        series = header_series(header)
     if modality not in ("SEG", "RTSTRUCT"):
         raise SourceError(
             f"Found {path.name}, a DICOM object of modality {modality or 'unknown'}; a SEG or RTSTRUCT is needed. "
@@ -155,33 +154,14 @@ def _read_object(path: Path, how: ReadOptions, progress: Progress) -> LabelSet:
     return require_known(found, how.table) if how.strict else found
 
 
-def _referred(header: Dataset, modality: str) -> tuple[str, ...]:
-    return referenced_series(header) if modality == "RTSTRUCT" else series_of(header)
-
-
 def _only_object(folder: Path) -> Path:
     """The one SEG or RTSTRUCT in a folder."""
-    found = []
-    for path in sorted(files_below(folder))[:_MOST_FILES]:
-        if _is_dicom(path):
-            try:
-                tags = read_dataset(path, stop_before_pixels=True, specific_tags=["Modality"])
-            except Exception:
-                continue
-            if tags.get("Modality") in ("SEG", "RTSTRUCT"):
-                found.append(path)
+    found = label_objects(folder, _MOST_FILES)
     if len(found) == 1:
         return found[0]
     listing = "".join(f"\n  {path.relative_to(folder)}" for path in found[:20])
     what = f"{len(found)} SEG and RTSTRUCT files" if found else "no SEG or RTSTRUCT"
     raise SelectionError(f"Found {what} in {folder}; one is needed. Give the file itself.{listing}")
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        return is_dicom(path)
-    except OSError:  # it vanished, or may not be read: no object to offer
-        return False
 
 
 def _open(how: ReadOptions, series: tuple[str, ...], progress: Progress) -> Scan:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medvit
-from medvit.conversion import Writing, save_labels
+from medvit.conversion import save_labels
 from medvit.errors import GeometryError, MedvitError, OutputError
 from medvit.io import check_stated_size
 from medvit.io.labels import Named, ReadOptions, by_name, make_label
@@ -87,7 +87,7 @@ def _write_volume(
         write_labels(folder / "labels.nii.gz", np.zeros(found.shape, np.uint8), scan, table)
         return folder / "labels.nii.gz", (*found.notes, "The label is empty: the annotator saw none of the structures.")
     types = ("nifti", "dicom-seg") if scan.kind == "dicom" else ("nifti",)
-    made = save_labels(found, folder, Writing(types, overwrite=True))
+    made = save_labels(found, folder, types, overwrite=True)
     return folder / "labels.nii.gz", (*made.notes, *made.flags)
 
 

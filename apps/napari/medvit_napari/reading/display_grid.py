@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.io import Affine, check_affine, spacing_mm, world
+from medvit.io import Affine, axis_codes, check_affine, spacing_mm, world
 from medvit_napari.reading.display_frame import Frame, Interpolated
 
 __all__ = ["AXIS_LABELS", "Canonical"]
@@ -210,9 +210,7 @@ class Canonical:
     @property
     def orientation(self) -> str:
         """Three letters: where the stored axes i, j, k run in the patient, of R, L, A, P, S, I."""
-        import nibabel as nib
-
-        return "".join(nib.aff2axcodes(self.affine))
+        return axis_codes(self.affine)
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.errors import MedvitError
-from medvit.io import Affine, Scan, flip_lps_ras, read_image
-from medvit.io.dicom import read_dicom, read_slice
-from medvit.io.dicom.preflight import SeriesVolume
+from medvit.io import Affine, Scan, read_image, read_image_slice
+from medvit.io.dicom import SliceReader
 from medvit.progress import Cancelled, Progress
 from medvit_napari.reading.display_grid import Canonical
 
@@ -32,7 +30,7 @@ class Filling(ABC):
     Args:
         stored: zeros, (i, j, k), into which slices are put.
         affine: voxel index to RAS+ mm.
-        files: keeps the files open; closed when all is read, or nothing more is wanted.
+        close: closes the files; called when all is read, or nothing more is wanted.
     """
 
     modality: str | None = None
@@ -47,8 +45,8 @@ class Filling(ABC):
     space: str = ""
     """FrameOfReferenceUID, where the headers state one for all slices."""
 
-    def __init__(self, stored: NDArray[np.float32], affine: Affine, files: ExitStack) -> None:
-        self._files, self._stored = files, stored
+    def __init__(self, stored: NDArray[np.float32], affine: Affine, close: Callable[[], None] = lambda: None) -> None:
+        self._close, self._stored = close, stored
         self._there = np.zeros(stored.shape[2], bool)
         i, j, k = stored.shape
         self.grid = Canonical((i, j, k), affine)
@@ -60,7 +58,7 @@ class Filling(ABC):
         self._wanted = Progress(self._tell)
         self.on_done: list[Callable[[], None]] = []
         self.on_progress: list[Callable[[int, int], None]] = []
-        self._thread = threading.Thread(target=_fill, args=(weakref.ref(self), files), daemon=True, name="medvit-read")
+        self._thread = threading.Thread(target=_fill, args=(weakref.ref(self), close), daemon=True, name="medvit-read")
 
     @abstractmethod
     def _read_slice(self, k: int) -> NDArray[np.float32] | None:
@@ -151,7 +149,7 @@ class Filling(ABC):
         finally:
             self._there[:] = True
             self._done.set()
-            self._files.close()
+            self._close()
         if not isinstance(self._error, Cancelled):
             for call in list(self.on_done):
                 call()
@@ -192,28 +190,21 @@ class SeriesFilling(Filling):
     """A DICOM series, decoded slice by slice.
 
     Args:
-        volume: a regular one, as preflight found it.
-        finish: makes of the scan read what ``open_source`` would give, its checks and notes.
-        files: as ``Filling``.
+        reader: of a regular volume; closed when all is read, or nothing more is wanted.
     """
 
-    def __init__(self, volume: SeriesVolume, finish: Callable[[Scan], Scan], files: ExitStack) -> None:
-        stack = volume.stack
-        assert stack is not None
-        first, count = stack.planes[0], len(stack.planes)
-        memory = np.zeros((count, first.rows, first.columns), np.float32)  # zeroed pages cost nothing until used
-        super().__init__(memory.transpose(2, 1, 0), flip_lps_ras(stack.affine), files)
-        self._volume, self._finish = volume, finish
-        self.modality, self.series, self.hounsfield = volume.modality or None, volume.series, volume.hounsfield
-        spaces = {plane.frame_of_reference for plane in volume.planes}
-        self.space = spaces.pop() if len(spaces) == 1 else ""
+    def __init__(self, reader: SliceReader) -> None:
+        memory = np.zeros(reader.shape[::-1], np.float32)  # zeroed pages cost nothing until used
+        super().__init__(memory.transpose(2, 1, 0), reader.affine, reader.close)
+        self._reader = reader
+        self.modality, self.series, self.hounsfield = reader.modality, reader.series, reader.hounsfield
+        self.space = reader.frame_of_reference
 
     def _read_slice(self, k: int) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = read_slice(self._volume, k)
-        return values
+        return self._reader.read_slice(k)
 
     def _read_whole(self) -> Scan:
-        return self._finish(read_dicom(self._volume, progress=self._wanted, into=self._stored))
+        return self._reader.read_all(self._stored, self._wanted)
 
 
 class FileFilling(Filling):
@@ -225,17 +216,11 @@ class FileFilling(Filling):
     """
 
     def __init__(self, path: Path, header: Scan) -> None:
-        super().__init__(np.zeros(header.array.shape[1:], np.float32, order="F"), header.affine, ExitStack())
+        super().__init__(np.zeros(header.array.shape[1:], np.float32, order="F"), header.affine)
         self._path = path
-        self._lazy = path.name.lower().endswith(".nii")
 
     def _read_slice(self, k: int) -> NDArray[np.float32] | None:
-        if not self._lazy:
-            return None
-        import nibabel as nib
-
-        stored: Any = nib.load(self._path)
-        return np.asarray(stored.dataobj[:, :, k], dtype=np.float32).reshape(self._stored.shape[:2])
+        return read_image_slice(self._path, k)
 
     def _read_whole(self) -> Scan:
         scan = read_image(self._path).check()
@@ -245,9 +230,9 @@ class FileFilling(Filling):
         return scan
 
 
-def _fill(filling: weakref.ref[Filling], files: ExitStack) -> None:
+def _fill(filling: weakref.ref[Filling], close: Callable[[], None]) -> None:
     alive = filling()
     if alive is None:
-        files.close()
+        close()
     else:
         alive.read_all()

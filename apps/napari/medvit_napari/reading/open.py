@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from medvit.errors import MedvitError, SourceError
-from medvit.io import IMAGE_SUFFIXES, PICTURE_SUFFIXES, Scan, files_below, is_packed_image, open_source
-from medvit.io.dicom import dicom_files, open_volume, with_preflight_notes
-from medvit.io.dicom.header import PlaneHeader, read_dataset
-from medvit.io.dicom.preflight import (
-    Preflight,
-    SeriesVolume,
-    VolumeChoice,
-    candidate_volumes,
-    choose_volume,
-    inspect_files,
+from medvit.io import (
+    IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    files_below,
+    image_grid,
+    is_packed_image,
+    open_source,
+    read_image,
 )
-from medvit.io.labels import is_dicom, open_object, read_labels, referenced_series, series_of
+from medvit.io.dicom import SliceReader, open_preflight, open_volume
+from medvit.io.dicom.preflight import Preflight, candidate_volumes, choose_volume
+from medvit.io.labels import (
+    ReadOptions,
+    begins_as_dicom,
+    embedded_names,
+    is_label_object,
+    label_objects,
+    object_series,
+    read_label_set,
+    read_labels,
+)
 from medvit.progress import Progress
 from medvit_napari.reading.layer_info import KEY, LayerInfo, place_of
 from medvit_napari.reading.layers import LayerTuple, filling_layer, image_layer, inherit, label_layers
 from medvit_napari.reading.lazy_volume import FileFilling, SeriesFilling
 
-__all__ = ["Answer", "Ask", "Offer", "is_ours", "label_objects", "open_layers", "open_objects"]
+__all__ = ["Answer", "Ask", "Offer", "is_ours", "open_layers", "open_objects"]
 
 _DRAWN = ("SEG", "RTSTRUCT")
 """Kinds of DICOM objects that are shown on their image."""
@@ -82,22 +89,15 @@ Ask = Callable[[tuple[Offer, ...]], Answer | None]
 def is_ours(path: Path) -> bool:
     """Whether this plugin reads a path; decided by its first bytes, quickly."""
     if path.is_dir():
-        return any(_looks_dicom(p) for p in _first_files(path))
+        return any(begins_as_dicom(p) for p in _first_files(path))
     name = path.name.lower()
     if name.endswith(IMAGE_SUFFIXES):
         return not name.endswith(PICTURE_SUFFIXES)
-    return path.is_file() and (name.endswith(".zip") or name.upper() == "DICOMDIR" or _looks_dicom(path))
+    return path.is_file() and (name.endswith(".zip") or name.upper() == "DICOMDIR" or begins_as_dicom(path))
 
 
 def _first_files(folder: Path, most: int = 50) -> Iterable[Path]:
     yield from islice(files_below(folder), most)
-
-
-def _looks_dicom(path: Path) -> bool:
-    try:
-        return is_dicom(path)
-    except OSError:
-        return False
 
 
 def offers(found: Preflight) -> tuple[Offer, ...]:
@@ -140,16 +140,13 @@ def open_layers(path: Path, ask: Ask | None = None, seen: Iterable[Any] = (), be
         return _image_file(path, behind)
     if path.is_file() and is_packed_image(path):
         return [image_layer(open_source(path))]
-    if path.is_file() and _looks_dicom(path) and _modality(path) in _DRAWN:
+    if path.is_file() and is_label_object(path):
         return open_objects([path], seen)
     return _dicom(path, ask, seen)
 
 
 def _image_file(path: Path, behind: bool) -> list[LayerTuple]:
     """A NIfTI, NRRD or MetaImage: labels where it names them, else an image."""
-    from medvit.io import image_grid, read_image
-    from medvit.io.labels import embedded_names
-
     header = image_grid(path)
     if not header.is_picture and embedded_names(path, header).labels:
         return label_layers(read_labels(path))
@@ -158,17 +155,8 @@ def _image_file(path: Path, behind: bool) -> list[LayerTuple]:
     return [image_layer(read_image(path).check())]
 
 
-def _modality(path: Path) -> str:
-    try:
-        return str(read_dataset(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality", ""))
-    except Exception:
-        return ""
-
-
 def _dicom(path: Path, ask: Ask | None, seen: Iterable[Any]) -> list[LayerTuple]:
-    with ExitStack() as stack:
-        files, unread = stack.enter_context(dicom_files(path))
-        found = inspect_files(files, None, unread)
+    with open_preflight(path) as found:
         if not found.volumes:
             objects = label_objects(path) if path.is_dir() else []
             if objects:
@@ -178,8 +166,8 @@ def _dicom(path: Path, ask: Ask | None, seen: Iterable[Any]) -> list[LayerTuple]
         if answer is None:
             return [(None,)]  # type: ignore[list-item]  # napari's word for "read, and nothing to show"
         drawn = {kind: found.objects[kind] for kind in _DRAWN if kind in found.objects and path.is_dir()}
-        found = replace(found, objects={kind: n for kind, n in found.objects.items() if kind not in drawn})
-        opened = [_one(path, found, number, answer, stack) for number in answer.numbers]
+        shown = replace(found, objects={kind: n for kind, n in found.objects.items() if kind not in drawn})
+        opened = [_one(path, shown, number, answer) for number in answer.numbers]
     return opened + _matching(label_objects(path), opened) if drawn else opened
 
 
@@ -195,62 +183,19 @@ def _answer(found: Preflight, ask: Ask | None, where: str) -> Answer | None:
     return Answer((likely[0].number,), "fail", asked=False)  # one irregular: refused with its reason
 
 
-def _one(path: Path, found: Preflight, number: int, answer: Answer, files: ExitStack) -> LayerTuple:
+def _one(path: Path, found: Preflight, number: int, answer: Answer) -> LayerTuple:
     """One volume as a layer; a regular one is shown at once and read behind."""
     wanted = str(number) if answer.asked else None  # nobody has seen the list: the notes then hold it
     chosen = choose_volume(found, wanted, path.name, answer.on_irregular)
-    if _can_fill(chosen.volume):
-        own = ExitStack()
-        if not path.is_dir():  # every volume keeps its own handle on a zip, since it outlives this call
-            again, _ = own.enter_context(dicom_files(path))
-            chosen = _reopened(chosen, again)
-        filling = SeriesFilling(chosen.volume, partial(_finished, found=found, chosen=chosen), own).start()
+    if SliceReader.can_read(chosen.volume):
+        filling = SeriesFilling(SliceReader(path, found, chosen)).start()
         return filling_layer(filling, notes=chosen.notes, flags=chosen.excluded)
     way = answer.on_irregular if chosen.volume.worst() == "irregular" else "fail"
     return image_layer(open_volume(found, wanted, way, path.name, Progress()).check())
 
 
-def _finished(scan: Scan, found: Preflight, chosen: VolumeChoice) -> Scan:
-    return with_preflight_notes(scan, found, chosen).check()
-
-
-def _can_fill(volume: SeriesVolume) -> bool:
-    return (
-        volume.kind == "volume"
-        and volume.stack is not None
-        and volume.worst() in ("note", "flag", "tags")
-        and volume.count > 1
-    )
-
-
-def _reopened(chosen: VolumeChoice, files: Iterable[Any]) -> VolumeChoice:
-    """The same volume, its planes read through files that stay open."""
-    fresh = {file.name: file for file in files}
-    volume = chosen.volume
-    assert volume.stack is not None
-
-    def again(planes: Iterable[PlaneHeader]) -> tuple[PlaneHeader, ...]:
-        return tuple(replace(p, file=fresh[p.file.name]) for p in planes)
-
-    stack = replace(volume.stack, planes=again(volume.stack.planes))
-    return replace(chosen, volume=replace(volume, planes=again(volume.planes), stack=stack))
-
-
-def label_objects(folder: Path) -> list[Path]:
-    """The SEG and RTSTRUCT files below a folder."""
-    return [p for p in sorted(files_below(folder)) if _looks_dicom(p) and _modality(p) in _DRAWN]
-
-
-def _referred(path: Path) -> tuple[str, ...]:
-    header = open_object(path, stop_before_pixels=True)
-    return referenced_series(header) if header.get("Modality") == "RTSTRUCT" else series_of(header)
-
-
 def open_objects(paths: Iterable[Path], seen: Iterable[Any]) -> list[LayerTuple]:
     """SEG and RTSTRUCT as labels, each on the open image it was drawn on, else on the one beside it, else on its own grid."""
-    from medvit.io.labels import ReadOptions
-    from medvit.io.labels.read import read_label_set
-
     known = _by_series(map(place_of, seen))
     layers: list[LayerTuple] = []
     for path in paths:
@@ -269,7 +214,7 @@ def _by_series(places: Iterable[LayerInfo | None]) -> dict[str, LayerInfo]:
 
 def _on_known(path: Path, known: dict[str, LayerInfo]) -> list[LayerTuple] | None:
     """The labels of an object on the image they were drawn on, or None where that is not known."""
-    place = next((known[uid] for uid in _referred(path) if uid in known), None)
+    place = next((known[uid] for uid in object_series(path) if uid in known), None)
     if place is None:
         return None
     scan = place.scan()

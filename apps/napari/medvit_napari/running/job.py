@@ -147,7 +147,7 @@ def run_request(request: Request, progress: Progress) -> list[LayerTuple]:
     if request.region is not None:
         settings = replace(settings, roi_crop=roi_box(request.region, request.layer))
     load_triton()
-    from medvit.pipeline import run
+    from medvit import run
     from medvit.restoration import Restored, with_irregular_policy
 
     if bundle.facts.task == "restoration":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medvit.conversion import Converted, Writing, save_labels
+from medvit import Converted, save_labels
 from medvit.io.dicom.write import SegmentOrigin
 from medvit.io.labels import Grid, LabelMask, LabelSet
 from medvit.labels import Label
@@ -82,8 +82,8 @@ def save_layer(
     Raises:
         MedvitError: what cannot be written, or does not read back as what was meant; nothing is published then.
     """
-    writing = Writing(tuple(types), overwrite=overwrite, repair_tags=repair_tags)
-    return save_labels(labels_of(layer), folder, writing, progress)
+    how = {"overwrite": overwrite, "repair_tags": repair_tags}
+    return save_labels(labels_of(layer), folder, types, **how, progress=progress)
 
 
 def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:

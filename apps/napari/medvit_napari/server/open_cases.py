@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medvit.conversion import Writing, save_labels
+from medvit import save_labels
 from medvit.io.labels import LabelSet
 from medvit.progress import Progress
 from medvit_napari.errors import LayerError, ServerError
@@ -124,7 +124,7 @@ def send(
         ServerError: the server refuses; the message says that the labels are still here.
     """
     found, tag, model = what
-    save_labels(found, out, Writing(("nifti",), overwrite=True), progress)
+    save_labels(found, out, ("nifti",), overwrite=True, progress=progress)
     names = {label.title: label.id for label in found.labels}
     try:
         return client.submit(

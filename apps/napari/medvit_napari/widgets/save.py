@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout
 
+from medvit import Converted
 from medvit.bundles import open_bundle
-from medvit.conversion import Converted
 from medvit_napari.errors import PlaceError, in_window
 from medvit_napari.icons import set_icon
 from medvit_napari.looking.segment_table import unnamed

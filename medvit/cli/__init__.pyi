@@ -1,0 +1,2 @@
+from .qt_binding import installed_binding as installed_binding
+from .qt_binding import known_fault as known_fault
