@@ -10,70 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.bundles import Bundle, Calibration, Validation
-from medvit.inference import by_name
-from medvit.labels import Label
-from medvit.progress import Progress
+from medvit.reconstruction.statistics import ShapeMeasures
 from medvit.reconstruction.views import View
+from medvit.tasks import LabelResult
 
 if TYPE_CHECKING:
-    from monai.data import MetaTensor
     from numpy.typing import NDArray
 
     from medvit.io import Surface
     from medvit.reconstruction.save import ReconstructedSaved
-    from medvit.reconstruction.statistics import ShapeMeasures
+    from medvit.reports import ImagedAnatomy
 
 __all__ = ["Reconstructed"]
 
 
-@dataclass(frozen=True, eq=False)
-class Reconstructed:
-    """Labels and everything needed to say where they came from.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reconstructed(LabelResult[list[ShapeMeasures]]):
+    """Labels and everything needed to say where they came from; see ``LabelResult``.
+
+    The labels are (1, x, y, z) uint8 on the network's grid, RAS+ mm with the isocenter at the origin: radiographs do not
+    say where the patient was.
 
     Attributes:
-        labels: MetaTensor on the CPU, (1, x, y, z) uint8 on the network's grid, RAS+ mm with the isocenter at the origin:
-            radiographs do not say where the patient was.
         pictures: the AP and the lateral picture on the network's field, (row, column) float32.
         field_coverage: share of the field that each picture shows.
         views: as they were opened.
-        bundle: the bundle that made them.
-        settings: device, precision and switches of the run, as they go into ``run.json``.
-        notes: what a reader of the result must know, in plain words.
-        progress: holds the seconds of each stage.
-        entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``.
-        calibration: what they mean for the weights that ran, if that is known.
         entropy_map: bits of every voxel, (x, y, z) float32: how undecided the network was about what it gave there, background too.
-        validation: the cases behind the calibration of the weights that ran, if they are known.
     """
 
-    labels: MetaTensor
     pictures: tuple[NDArray[np.float32], NDArray[np.float32]]
     field_coverage: tuple[float, float]
     views: tuple[View, View]
-    bundle: Bundle
-    settings: dict[str, Any]
-    notes: tuple[str, ...]
-    progress: Progress = field(repr=False)
-    entropies: tuple[float | None, ...] = ()
-    calibration: Calibration | None = None
     entropy_map: NDArray[np.float32] | None = field(default=None, repr=False)
-    validation: Validation | None = None
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.labels.shape[1:]))
         return f"Reconstructed({self.bundle.name} {self.bundle.version}, {size}: {', '.join(label.name for label in self.requested_labels)})"
-
-    @property
-    def requested_labels(self) -> tuple[Label, ...]:
-        """The bundle's labels."""
-        return self.bundle.facts.labels
-
-    @property
-    def array(self) -> NDArray[np.uint8]:
-        """The labels as a plain (x, y, z) array."""
-        plain: NDArray[np.uint8] = np.asarray(self.labels)[0]
-        return plain
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -129,25 +101,22 @@ class Reconstructed:
             made.append(project_labels(self.array, self.affine, beam))
         return made[0], made[1]
 
-    def quality(self) -> dict[str, Any]:
-        """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
-
-        By plausible anatomy, agreement with the views, the network's own doubts, and what the weights and this anatomy are
-        known for.
-        """
+    def _rate(self) -> dict[str, Any]:
+        """Rate the shapes by plausible anatomy, agreement with the views and the network's uncertainty."""
         from medvit.reconstruction.rating import RatedViews, judge_shapes
-        from medvit.reports import ImagedAnatomy, UncertaintySignals, with_standing
+        from medvit.reports import UncertaintySignals
 
         covered: dict[str, float] = {
             view.slot: share for view, share in zip(self.views, self.field_coverage, strict=True)
         }
         signals = UncertaintySignals(self.entropy(), None, self.calibration)
-        rated = judge_shapes(self.statistics(), self.requested_labels, RatedViews(self.consistency(), covered), signals)
-        return with_standing(rated, self.bundle, self.validation, [ImagedAnatomy(view.regions) for view in self.views])
+        views = RatedViews(self.consistency(), covered)
+        return judge_shapes(self.statistics(), self.requested_labels, views, signals)
 
-    def entropy(self) -> dict[str, float]:
-        """How undecided the network was about each label that it gave, in bits a voxel; see ``medvit.inference.uncertainty``."""
-        return by_name(self.entropies, self.requested_labels)
+    def _imaged(self) -> list[ImagedAnatomy]:
+        from medvit.reports import ImagedAnatomy
+
+        return [ImagedAnatomy(view.regions) for view in self.views]
 
     def save(
         self,

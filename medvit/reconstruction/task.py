@@ -101,18 +101,19 @@ def _reconstructed(
         *_coverage(views, covered, size, sides),
     )
     return Reconstructed(
-        labels,
-        (pictures[0], pictures[1]),
-        (covered[0], covered[1]),
-        views,
-        bundle,
-        record,
-        (*said, *own),
-        progress,
-        progress.entropy,
-        model.calibration,
-        entropy_map,
-        model.validation,
+        labels=labels,
+        requested_labels=bundle.facts.labels,
+        pictures=(pictures[0], pictures[1]),
+        field_coverage=(covered[0], covered[1]),
+        views=views,
+        bundle=bundle,
+        settings=record,
+        notes=(*said, *own),
+        progress=progress,
+        entropies=progress.entropy,
+        calibration=model.calibration,
+        entropy_map=entropy_map,
+        validation=model.validation,
     )
 
 

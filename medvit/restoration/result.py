@@ -4,54 +4,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.bundles import Bundle, Calibration, Validation
 from medvit.io import Scan
-from medvit.progress import Progress
+from medvit.restoration.change import Change
+from medvit.tasks import TaskResult
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
     from numpy.typing import NDArray
 
-    from medvit.restoration.change import Change
+    from medvit.reports import ImagedAnatomy
     from medvit.restoration.save import RestoredSaved
 
 __all__ = ["Restored"]
 
 
-@dataclass(frozen=True, eq=False)
-class Restored:
-    """A restored image and everything needed to say where it came from.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Restored(TaskResult[Change]):
+    """A restored image and everything needed to say where it came from; see ``TaskResult``.
 
     Attributes:
         image: MetaTensor on the CPU, (1, i, j, k) float32 in the source's unit, the grid and affine of ``scan``.
         slices: for a tilted or uneven DICOM stack, the restored slices themselves, (column, row, slice); ``image`` then
             lies on the straight grid around them.
         scan: the source; for a bundle that makes images finer, interpolated onto the grid of the result.
-        bundle: the bundle that made it.
-        settings: device, precision and switches of the run, as they go into ``run.json``.
-        notes: what a reader of the result must know, in plain words.
-        progress: holds the seconds of each stage.
-        calibration: how far the weights that ran may move values, if that is known.
         source_scan: the source as it was given, where ``scan`` is interpolated; else None.
-        validation: the cases behind the calibration of the weights that ran, if they are known.
     """
 
     image: MetaTensor
-    slices: NDArray[np.float32] | None
+    slices: NDArray[np.float32] | None = None
     scan: Scan
-    bundle: Bundle
-    settings: dict[str, Any]
-    notes: tuple[str, ...]
-    progress: Progress = field(repr=False)
-    calibration: Calibration | None = None
     source_scan: Scan | None = None
-    validation: Validation | None = None
 
     def __repr__(self) -> str:
         return f"Restored({self.bundle.name} {self.bundle.version} on {self.scan!r})"
@@ -91,16 +79,16 @@ class Restored:
         across, down, _ = self.scan.spacing_mm  # the grid around irregular slices has their pixels
         return measure_change(self.source_on_slices(), self.on_source_slices(), (across, down), self.intensity_unit)
 
-    def quality(self) -> dict[str, Any]:
-        """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
-
-        By what changed, and what the weights and this anatomy are known for.
-        """
-        from medvit.reports import imaged_anatomy, with_standing
+    def _rate(self) -> dict[str, Any]:
+        """Rate the image by what changed."""
         from medvit.restoration.rating import judge_change
 
-        rated = judge_change(self.statistics(), self.calibration, upsampled=self.source_scan is not None)
-        return with_standing(rated, self.bundle, self.validation, [imaged_anatomy(self.source_scan or self.scan)])
+        return judge_change(self.statistics(), self.calibration, upsampled=self.source_scan is not None)
+
+    def _imaged(self) -> list[ImagedAnatomy]:
+        from medvit.reports import imaged_anatomy
+
+        return [imaged_anatomy(self.source_scan or self.scan)]
 
     def save(
         self,

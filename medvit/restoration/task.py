@@ -87,14 +87,14 @@ def _restored(model: LoadedBundle, ready: PreparedScan, settings: RunSettings, p
     record = _record(model, ready, settings)
     notes = _notes(model, ready)
     return Restored(
-        _image(values, scan),
-        slices,
-        scan,
-        model.bundle,
-        record,
-        notes,
-        progress,
-        model.calibration,
+        image=_image(values, scan),
+        slices=slices,
+        scan=scan,
+        bundle=model.bundle,
+        settings=record,
+        notes=notes,
+        progress=progress,
+        calibration=model.calibration,
         validation=model.validation,
     )
 
@@ -113,9 +113,16 @@ def _finer(
         f"{was[0]:.4g} x {was[1]:.4g} mm; the distance between slices is the source's."
     )
     return Restored(
-        _image(values, interpolated), None, interpolated, model.bundle, record, (*_notes(model, ready), words), progress,
-        model.calibration, scan, model.validation,
-    )  # fmt: skip
+        image=_image(values, interpolated),
+        scan=interpolated,
+        bundle=model.bundle,
+        settings=record,
+        notes=(*_notes(model, ready), words),
+        progress=progress,
+        calibration=model.calibration,
+        source_scan=scan,
+        validation=model.validation,
+    )
 
 
 def _image(values: NDArray[np.float32], scan: Scan) -> MetaTensor:

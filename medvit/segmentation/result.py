@@ -10,61 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.bundles import Bundle, Calibration, Validation
-from medvit.inference import by_name
 from medvit.io import Scan
-from medvit.labels import Label
-from medvit.progress import Progress
+from medvit.labels import LabelMeasures
+from medvit.tasks import LabelResult
 
 if TYPE_CHECKING:
-    from monai.data import MetaTensor
     from numpy.typing import NDArray
 
-    from medvit.labels import LabelMeasures
+    from medvit.reports import ImagedAnatomy
     from medvit.segmentation.save import SavedResult
 
 __all__ = ["Result"]
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """Labels and everything needed to say where they came from.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result(LabelResult[list[LabelMeasures]]):
+    """Labels on the source's own grid and affine, and everything needed to say where they came from; see ``LabelResult``.
 
     Attributes:
-        labels: MetaTensor on the CPU, (1, i, j, k), integer, the source's own grid and affine; ids as in the bundle.
         scan: the source.
-        bundle: the bundle that made them.
-        requested_labels: the labels asked for; all of the bundle's unless ``roi_subset`` was given.
-        settings: device, precision and switches of the run, as they go into ``run.json``.
-        notes: what a reader of the result must know, in plain words.
-        progress: holds the seconds of each stage.
         mirrored: with ``quality_map``, the labels that the mirror image gave, (i, j, k) on the same grid; see ``medvit.inference.mirror_agreement``.
-        entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``; empty where no network's answer is left.
-        calibration: what these signals mean for the weights that ran, if that is known.
-        validation: the cases behind it, if they are known.
     """
 
-    labels: MetaTensor
     scan: Scan
-    bundle: Bundle
-    requested_labels: tuple[Label, ...]
-    settings: dict[str, Any]
-    notes: tuple[str, ...]
-    progress: Progress = field(repr=False)
     mirrored: NDArray[np.int16] | None = field(default=None, repr=False)
-    entropies: tuple[float | None, ...] = ()
-    calibration: Calibration | None = None
-    validation: Validation | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(label.name for label in self.requested_labels)
         return f"Result({self.bundle.name} {self.bundle.version} on {self.scan!r}: {names})"
-
-    @property
-    def array(self) -> np.ndarray:
-        """The labels as a plain (i, j, k) array."""
-        plain: np.ndarray = np.asarray(self.labels)[0]
-        return plain
 
     def on_source_slices(self) -> np.ndarray:
         """The labels on the source's own DICOM slices, (column, row, slice).
@@ -101,23 +74,17 @@ class Result:
 
         return measure(self.array, self.scan, self.requested_labels)
 
-    def quality(self) -> dict[str, Any]:
-        """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
+    def _rate(self) -> dict[str, Any]:
+        """Rate the labels by plausible anatomy and the network's uncertainty."""
+        from medvit.reports import UncertaintySignals, rate_labels
 
-        By plausible anatomy, the network's own doubts, and what the weights and this anatomy are known for.
-        """
-        from medvit.reports import UncertaintySignals, imaged_anatomy, rate_labels, with_standing
+        signals = UncertaintySignals(self.entropy(), self.agreement(), self.calibration)
+        return rate_labels(self.statistics(), self.requested_labels, signals)
 
-        rated = rate_labels(
-            self.statistics(),
-            self.requested_labels,
-            UncertaintySignals(self.entropy(), self.agreement(), self.calibration),
-        )
-        return with_standing(rated, self.bundle, self.validation, [imaged_anatomy(self.scan)])
+    def _imaged(self) -> list[ImagedAnatomy]:
+        from medvit.reports import imaged_anatomy
 
-    def entropy(self) -> dict[str, float]:
-        """How undecided the network was about each wanted label that it gave, in bits a voxel; see ``medvit.inference.uncertainty``."""
-        return by_name(self.entropies, self.requested_labels)
+        return [imaged_anatomy(self.scan)]
 
     def agreement(self) -> dict[str, float] | None:
         """With ``quality_map``, the Dice of each label between the image's and its mirror image's answer; else None."""

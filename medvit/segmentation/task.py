@@ -78,17 +78,17 @@ def predict_scan(
         *([cropped] if settings.roi_crop else []),
     )
     return Result(
-        labels,
-        scan,
-        model.bundle,
-        requested_labels,
-        record,
-        notes,
-        progress,
-        mirrored,
-        entropy,
-        model.calibration,
-        model.validation,
+        labels=labels,
+        scan=scan,
+        bundle=model.bundle,
+        requested_labels=requested_labels,
+        settings=record,
+        notes=notes,
+        progress=progress,
+        mirrored=mirrored,
+        entropies=entropy,
+        calibration=model.calibration,
+        validation=model.validation,
     )
 
 
