@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table as RichTable
 
-    from medvit.reconstruction import Reconstructed, ReconstructedOutput, ReconstructedSaved, ShapeMeasures
+    from medvit.reconstruction import Reconstructed, ReconstructedOutput, ShapeMeasures
     from medvit.reconstruction.views import View, ViewGeometry
+    from medvit.tasks import SavedResult
 
 __all__ = ["reconstruct"]
 
@@ -127,7 +128,7 @@ def reconstruct(
         raise typer.Exit(FLAGGED)
 
 
-def _reconstruct(job: _Job, shown: Terminal) -> ReconstructedSaved:
+def _reconstruct(job: _Job, shown: Terminal) -> SavedResult:
     from medvit.bundles import open_bundle
     from medvit.reconstruction import check_reconstructed_types, save_reconstructed
     from medvit.reconstruction.views import open_view, require_one_patient
@@ -157,7 +158,7 @@ def _reconstruct(job: _Job, shown: Terminal) -> ReconstructedSaved:
     return saved
 
 
-def _report(result: Reconstructed, saved: ReconstructedSaved, job: _Job, shown: Terminal) -> None:
+def _report(result: Reconstructed, saved: SavedResult, job: _Job, shown: Terminal) -> None:
     if shown.json:
         outcome = {
             "output": str(saved.folder),

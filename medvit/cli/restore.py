@@ -30,8 +30,9 @@ from medvit.cli.common import (
 from medvit.settings import DEFAULT_RESTORATION
 
 if TYPE_CHECKING:
-    from medvit.restoration import Restored, RestoredOutput, RestoredSaved
+    from medvit.restoration import Restored, RestoredOutput
     from medvit.settings import RunSettings
+    from medvit.tasks import SavedResult
 
 __all__ = ["restore"]
 
@@ -119,7 +120,7 @@ def restore(
         raise typer.Exit(FLAGGED)
 
 
-def _restore(job: _Job, shown: Terminal) -> RestoredSaved:
+def _restore(job: _Job, shown: Terminal) -> SavedResult:
     from dataclasses import replace
 
     from medvit.bundles import open_bundle
@@ -149,7 +150,7 @@ def _restore(job: _Job, shown: Terminal) -> RestoredSaved:
     return saved
 
 
-def _report(result: Restored, saved: RestoredSaved, shown: Terminal) -> None:
+def _report(result: Restored, saved: SavedResult, shown: Terminal) -> None:
     change = result.statistics()
     if shown.json:
         outcome = {

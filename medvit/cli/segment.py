@@ -31,8 +31,9 @@ from medvit.cli.common import (
 from medvit.settings import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
-    from medvit.segmentation import OutputSettings, Result, SavedResult
+    from medvit.segmentation import OutputSettings, Result
     from medvit.settings import RunSettings
+    from medvit.tasks import SavedResult
 
 __all__ = ["segment"]
 

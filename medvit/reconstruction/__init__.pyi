@@ -6,7 +6,6 @@ from .networks.swin_x2s_network import fuse_views as fuse_views
 from .networks.swin_x2s_network import swin_x2s as swin_x2s
 from .result import Reconstructed as Reconstructed
 from .save import ReconstructedOutput as ReconstructedOutput
-from .save import ReconstructedSaved as ReconstructedSaved
 from .save import check_reconstructed_types as check_reconstructed_types
 from .save import save_reconstructed as save_reconstructed
 from .statistics import ShapeMeasures as ShapeMeasures

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from medvit.reconstruction.result import Reconstructed
+    from medvit.reconstruction.result_protocol import ReconstructionResult
 
 __all__ = ["draw_reconstruction_preview"]
 
@@ -17,7 +17,7 @@ _LIGHT = np.array([0.35, -0.75, 0.55])
 _MOST_FACES = 60_000
 
 
-def draw_reconstruction_preview(path: Path, result: Reconstructed) -> None:
+def draw_reconstruction_preview(path: Path, result: ReconstructionResult) -> None:
     """Write ``preview.png``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ def _plain(axes: Any) -> None:
     axes.set_facecolor(_BACKGROUND)
 
 
-def _draw_surfaces(axes: Any, result: Reconstructed) -> None:
+def _draw_surfaces(axes: Any, result: ReconstructionResult) -> None:
     """All surfaces as seen from the front and the patient's left, a little from above."""
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
@@ -84,7 +84,7 @@ def _draw_surfaces(axes: Any, result: Reconstructed) -> None:
     axes.set_title("Surfaces, from the front and right", color=_TEXT, fontsize=11)
 
 
-def _draw_numbers(axes: Any, result: Reconstructed) -> None:
+def _draw_numbers(axes: Any, result: ReconstructionResult) -> None:
     from matplotlib.patches import Rectangle
 
     axes.set_axis_off()

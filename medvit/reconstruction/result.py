@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medvit.io import Surface
-    from medvit.reconstruction.save import ReconstructedSaved
     from medvit.reports import ImagedAnatomy
+    from medvit.tasks import SavedResult
 
 __all__ = ["Reconstructed"]
 
@@ -127,7 +127,7 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
         statistics: bool = False,
         maps: bool = False,
         overwrite: bool = False,
-    ) -> ReconstructedSaved:
+    ) -> SavedResult:
         """Write the result into a folder: all of it, or nothing.
 
         Args:

@@ -1,27 +1,27 @@
-"""Publishing a reconstruction: everything is written aside and checked, then takes its final name at once."""
+"""Save a reconstruction as NIfTI and meshes, with its statistics and preview."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvit.atomic_write import hashes_within, os_errors_as_output_errors, publish, staging_folder
 from medvit.errors import OutputError, RoundTripError
 from medvit.io import MESH_WRITERS
-from medvit.reports import record_header, stage_seconds
-from medvit.tasks import check_folder
+from medvit.reconstruction.result_protocol import ReconstructionResult
+from medvit.reports import run_record
+from medvit.tasks import SavedResult, SavePlan, publish_result, write_statistics
+from medvit.tasks.save import Writer
 
 if TYPE_CHECKING:
-    from medvit.reconstruction.result import Reconstructed
+    from medvit.reconstruction.views import View
 
 __all__ = [
     "RECONSTRUCTED_TYPES",
     "ReconstructedOutput",
-    "ReconstructedSaved",
     "check_reconstructed_types",
     "save_reconstructed",
 ]
@@ -29,7 +29,7 @@ __all__ = [
 RECONSTRUCTED_TYPES = ("nifti", *MESH_WRITERS)
 """What a reconstruction can be written as."""
 
-_OURS = (
+_OUTPUT_FILES = (
     "labels.nii.gz", "labels.json", "meshes/*.stl", "meshes/*.ply", "meshes/*.obj", "statistics.json", "statistics.csv",
     "preview.png", "run.json", "maps/entropy.nii.gz",
 )  # fmt: skip
@@ -46,20 +46,6 @@ class ReconstructedOutput:
     maps: bool = False
 
 
-@dataclass(frozen=True)
-class ReconstructedSaved:
-    """Published output: the folder, paths within it, and the rating."""
-
-    folder: Path
-    files: tuple[str, ...]
-    quality: dict[str, Any]
-
-    @property
-    def flagged(self) -> bool:
-        """Whether a person must look (exit code 3)."""
-        return bool(self.quality["rating"] == "poor")
-
-
 def check_reconstructed_types(types: Sequence[str]) -> None:
     """Refuse output types that do not exist.
 
@@ -74,49 +60,49 @@ def check_reconstructed_types(types: Sequence[str]) -> None:
 
 
 def save_reconstructed(
-    result: Reconstructed, folder: str | os.PathLike[str], settings: ReconstructedOutput
-) -> ReconstructedSaved:
+    result: ReconstructionResult, folder: str | os.PathLike[str], settings: ReconstructedOutput
+) -> SavedResult:
     """Write, check and publish a reconstruction; see ``Reconstructed.save``."""
-    final = Path(folder)
     check_reconstructed_types(settings.output_types)
-    check_folder(final, settings.overwrite)
-    with os_errors_as_output_errors(final), staging_folder(final) as staging:
-        with result.progress.stage("write"):
-            _write_all(result, staging, settings)
-        files = hashes_within(staging)
-        (staging / "run.json").write_text(json.dumps(_record(result, files), indent=2) + "\n")
-        result.progress.check()
-        publish(staging, final, _OURS)
-    return ReconstructedSaved(final, tuple(sorted([*files, "run.json"])), result.quality())
+    plan = SavePlan(writers=_writers(result, settings), output_files=_OUTPUT_FILES, overwrite=settings.overwrite)
+
+    def record(files: dict[str, str], _: tuple[str, ...]) -> dict[str, Any]:
+        return run_record(result, files, result.notes, {"views": [_view_facts(view) for view in result.views]})
+
+    return publish_result(result, folder, plan, record)
 
 
-def _write_all(result: Reconstructed, staging: Path, settings: ReconstructedOutput) -> None:
+def _writers(result: ReconstructionResult, settings: ReconstructedOutput) -> list[Writer]:
+    writers: list[Writer] = []
+    if "nifti" in settings.output_types:
+        writers.append(partial(_write_nifti, result))
+    writers += [partial(_write_meshes, result, kind) for kind in MESH_WRITERS if kind in settings.output_types]
+    if settings.maps:
+        writers.append(partial(_write_entropy_map, result))
+    writers.append(partial(_write_statistics, result, settings.statistics))
+    if settings.preview:
+        writers.append(partial(_write_preview, result))
+    return writers
+
+
+def _write_nifti(result: ReconstructionResult, staging: Path) -> None:
     import numpy as np
 
     from medvit.io import Scan, write_label_names, write_labels
-    from medvit.reconstruction.statistics import write_shapes
 
-    if "nifti" in settings.output_types:
-        grid = Scan(np.zeros((1, *result.array.shape), np.float32), result.affine, "array")
-        write_labels(staging / "labels.nii.gz", result.array, grid, result.requested_labels)
-        write_label_names(staging / "labels.json", result.requested_labels)
-    for kind in MESH_WRITERS:
-        if kind in settings.output_types:
-            result.progress.check()
-            _write_meshes(result, staging / "meshes", kind)
-    if settings.maps:
-        (staging / "maps").mkdir()
-        _write_entropy_map(result, staging / "maps" / "entropy.nii.gz")
-    _write_statistics(result, staging)
-    if settings.statistics:
-        write_shapes(staging / "statistics.csv", result.statistics())
-    if settings.preview:
-        from medvit.reconstruction.preview import draw_reconstruction_preview
-
-        draw_reconstruction_preview(staging / "preview.png", result)
+    grid = Scan(np.zeros((1, *result.array.shape), np.float32), result.affine, "array")
+    write_labels(staging / "labels.nii.gz", result.array, grid, result.requested_labels)
+    write_label_names(staging / "labels.json", result.requested_labels)
 
 
-def _write_meshes(result: Reconstructed, folder: Path, kind: str) -> None:
+def _write_preview(result: ReconstructionResult, staging: Path) -> None:
+    from medvit.reconstruction.preview import draw_reconstruction_preview
+
+    draw_reconstruction_preview(staging / "preview.png", result)
+
+
+def _write_meshes(result: ReconstructionResult, kind: str, staging: Path) -> None:
+    folder = staging / "meshes"
     folder.mkdir(exist_ok=True)
     for name, surface in result.surfaces.items():
         if not surface.is_closed:
@@ -128,8 +114,8 @@ def _write_meshes(result: Reconstructed, folder: Path, kind: str) -> None:
         MESH_WRITERS[kind](folder / f"{name}.{kind}", surface, words)
 
 
-def _write_entropy_map(result: Reconstructed, path: Path) -> None:
-    """Bits of every voxel, on the labels' grid."""
+def _write_entropy_map(result: ReconstructionResult, staging: Path) -> None:
+    """Write bits of every voxel, on the labels' grid."""
     import nibabel as nib
 
     if result.entropy_map is None:
@@ -140,13 +126,15 @@ def _write_entropy_map(result: Reconstructed, path: Path) -> None:
     image.set_sform(result.affine, 1)
     image.set_qform(result.affine, 1)
     image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    folder = staging / "maps"
+    folder.mkdir()
+    nib.save(image, folder / "entropy.nii.gz")
 
 
-def _write_statistics(result: Reconstructed, staging: Path) -> None:
+def _write_statistics(result: ReconstructionResult, as_csv: bool, staging: Path) -> None:
+    from medvit.reconstruction.statistics import write_shapes
+
     content = {
-        "intended_use": result.bundle.intended_use,
-        "bundle": f"{result.bundle.name} {result.bundle.version}",
         "quality": result.quality(),
         "entropy_bits": result.entropy(),
         "consistency": {"measure": "gradient correlation, Penney et al., IEEE TMI 17(4), 1998", **result.consistency()},
@@ -155,31 +143,20 @@ def _write_statistics(result: Reconstructed, staging: Path) -> None:
         },
         "labels": [asdict(row) for row in result.statistics()],
     }
-    (staging / "statistics.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_statistics(staging, result.bundle, content)
+    if as_csv:
+        write_shapes(staging / "statistics.csv", result.statistics())
 
 
-def _record(result: Reconstructed, files: dict[str, str]) -> dict[str, Any]:
-    """What goes into ``run.json``; the views are named by fingerprints of their pixels alone."""
-    bundle = result.bundle
+def _view_facts(view: View) -> dict[str, Any]:
+    """Return what ``run.json`` tells of a view, which is named by a fingerprint of its pixels alone."""
     return {
-        **record_header(bundle.intended_use),
-        "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256},
-        "settings": result.settings,
-        "views": [
-            {
-                "slot": view.slot,
-                "modality": view.modality,
-                "shape": list(view.values.shape),
-                "pixel_mm_in_patient": [round(v, 5) for v in view.pixel_mm],
-                "magnification": round(view.magnification, 5),
-                "source_to_patient_mm": view.source_to_patient_mm,
-                "geometry_from": view.geometry_from,
-                "sha256": view.fingerprint,
-            }
-            for view in result.views
-        ],
-        "quality": result.quality(),
-        "notes": list(result.notes),
-        "seconds": stage_seconds(result.progress),
-        "files": files,
+        "slot": view.slot,
+        "modality": view.modality,
+        "shape": list(view.values.shape),
+        "pixel_mm_in_patient": [round(v, 5) for v in view.pixel_mm],
+        "magnification": round(view.magnification, 5),
+        "source_to_patient_mm": view.source_to_patient_mm,
+        "geometry_from": view.geometry_from,
+        "sha256": view.fingerprint,
     }

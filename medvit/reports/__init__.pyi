@@ -10,6 +10,7 @@ from .rating import RATINGS as RATINGS
 from .rating import UncertaintySignals as UncertaintySignals
 from .rating import judge_volume as judge_volume
 from .rating import rate_labels as rate_labels
+from .record import RecordedResult as RecordedResult
 from .record import record_header as record_header
 from .record import run_record as run_record
 from .record import source_facts as source_facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,19 +33,19 @@ _PACKAGES = (
 
 
 class RecordedResult(Protocol):
-    """What every result of one image has: see ``medvit.Result``."""
+    """What every result has: see ``medvit.tasks.TaskResult``."""
 
     @property
     def bundle(self) -> Bundle:
         """What made it."""
 
     @property
-    def scan(self) -> Scan:
-        """The source."""
-
-    @property
     def settings(self) -> dict[str, Any]:
         """Of the run."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of it must know."""
 
     @property
     def progress(self) -> Progress:
@@ -99,24 +100,29 @@ def stage_seconds(progress: Progress) -> dict[str, float]:
 
 
 def run_record(
-    result: RecordedResult, files: dict[str, str], notes: tuple[str, ...], source: Scan | None = None
+    result: RecordedResult,
+    files: dict[str, str],
+    notes: Sequence[str],
+    sources: Mapping[str, Any],
+    creation: Creation = TODAY,
 ) -> dict[str, Any]:
-    """What goes into ``run.json``.
+    """Return the content of ``run.json``.
 
-    The source is named by a fingerprint of its voxels alone: file names and tags can hold a patient's name.
+    A source is named by a fingerprint of its voxels alone: file names and tags can hold a patient's name.
 
     Args:
         result: the run.
         files: sha256 of each file written.
         notes: everything a reader must know.
-        source: what was given, where the result's scan is something made of it.
+        sources: what was given, as ``source_facts`` of a scan, under "source".
+        creation: the rule for dates, that of the scan.
     """
-    bundle, scan = result.bundle, source or result.scan
+    bundle = result.bundle
     return {
-        **record_header(bundle.intended_use, scan.creation),
+        **record_header(bundle.intended_use, creation),
         "bundle": {"name": bundle.name, "version": bundle.version, "weights_sha256": bundle.weights_sha256},
         "settings": result.settings,
-        "source": source_facts(scan),
+        **sources,
         "quality": result.quality(),
         "notes": list(notes),
         "seconds": stage_seconds(result.progress),

@@ -11,7 +11,6 @@ from .rating import judge_change as judge_change
 from .result import Restored as Restored
 from .save import RESTORED_TYPES as RESTORED_TYPES
 from .save import RestoredOutput as RestoredOutput
-from .save import RestoredSaved as RestoredSaved
 from .save import check_restored_types as check_restored_types
 from .save import save_restored as save_restored
 from .save import usual_restored_types as usual_restored_types

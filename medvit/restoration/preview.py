@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from medvit.restoration.result import Restored
+    from medvit.restoration.result_protocol import RestorationResult
 
 __all__ = ["draw_restored_preview"]
 
@@ -19,7 +19,7 @@ _DETAIL = 0.4
 """Share of the sides that the second row shows."""
 
 
-def draw_restored_preview(path: Path, result: Restored) -> None:
+def draw_restored_preview(path: Path, result: RestorationResult) -> None:
     """Write ``preview.png``: the middle slice and a detail of it, three times: before, after, after minus before.
 
     It is the middle axial slice, but for an image made finer in the plane of its slices, which shows that plane.
@@ -52,7 +52,7 @@ def draw_restored_preview(path: Path, result: Restored) -> None:
     figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
 
 
-def _middle(result: Restored) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+def _middle(result: RestorationResult) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
     """The middle slice, before and after, as (across, down) in radiological order, and how much taller a pixel is than wide."""
     import nibabel as nib
 
@@ -116,7 +116,7 @@ def _draw(
         axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=_NOTE, linewidth=1.2))
 
 
-def _numbers(result: Restored) -> str:
+def _numbers(result: RestorationResult) -> str:
     change = result.statistics()
     unit = change.unit
     words = []

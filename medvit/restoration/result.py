@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medvit.reports import ImagedAnatomy
-    from medvit.restoration.save import RestoredSaved
+    from medvit.tasks import SavedResult
 
 __all__ = ["Restored"]
 
@@ -99,7 +99,7 @@ class Restored(TaskResult[Change]):
         statistics: bool = False,
         maps: bool = False,
         overwrite: bool = False,
-    ) -> RestoredSaved:
+    ) -> SavedResult:
         """Write the result into a folder: all of it, or nothing.
 
         Args:

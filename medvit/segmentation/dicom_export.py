@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvit._version import __version__
-from medvit.segmentation.result import Result
+from medvit.segmentation.result_protocol import SegmentationResult
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -29,11 +29,9 @@ class DicomExport:
 
     Attributes:
         result: what they say.
-        folder: where they are written aside.
     """
 
-    result: Result
-    folder: Path
+    result: SegmentationResult
 
     @cached_property
     def labels(self) -> list[Label]:
@@ -77,58 +75,58 @@ class DicomExport:
         return source_of(self.result.scan)
 
 
-def _write_seg(draft: DicomExport) -> None:
+def _write_seg(export: DicomExport, folder: Path) -> None:
     from medvit.io.dicom.write import check_seg, write_seg
 
-    path = draft.folder / "seg.dcm"
-    write_seg(path, draft.array, draft.slices, draft.labels, draft.author, draft.tracking)
-    check_seg(path, draft.array, draft.slices.planes, draft.labels)
+    path = folder / "seg.dcm"
+    write_seg(path, export.array, export.slices, export.labels, export.author, export.tracking)
+    check_seg(path, export.array, export.slices.planes, export.labels)
 
 
-def _write_rtstruct(draft: DicomExport) -> None:
+def _write_rtstruct(export: DicomExport, folder: Path) -> None:
     from medvit.io.dicom.write import check_rtstruct, write_rtstruct
 
-    path = draft.folder / "rtstruct.dcm"
-    write_rtstruct(path, draft.array, draft.slices, draft.labels, draft.author)
-    check_rtstruct(path, draft.array, draft.slices.planes, draft.labels)
+    path = folder / "rtstruct.dcm"
+    write_rtstruct(path, export.array, export.slices, export.labels, export.author)
+    check_rtstruct(path, export.array, export.slices.planes, export.labels)
 
 
-def _write_sr(draft: DicomExport) -> None:
+def _write_sr(export: DicomExport, folder: Path) -> None:
     """Needs ``seg.dcm`` in the same folder."""
     from medvit.io.dicom.write import MeasurementReport, SegmentMeasurements, check_sr, write_sr
 
-    path, seg = draft.folder / "sr.dcm", draft.folder / "seg.dcm"
-    rows = {row.name: row for row in draft.result.statistics()}
+    path, seg = folder / "sr.dcm", folder / "seg.dcm"
+    rows = {row.name: row for row in export.result.statistics()}
     findings = [
-        SegmentMeasurements(label, rows[label.name], number, draft.tracking[label.name])
-        for number, label in enumerate(draft.labels, 1)
+        SegmentMeasurements(label, rows[label.name], number, export.tracking[label.name])
+        for number, label in enumerate(export.labels, 1)
     ]
     report = MeasurementReport(
-        findings, draft.result.intensity_unit, len(findings) == len(draft.result.requested_labels)
+        findings, export.result.intensity_unit, len(findings) == len(export.result.requested_labels)
     )
-    write_sr(path, seg, draft.slices, report, draft.author)
+    write_sr(path, seg, export.slices, report, export.author)
     check_sr(path, seg, findings)
 
 
-def _write_sc(draft: DicomExport) -> None:
+def _write_sc(export: DicomExport, folder: Path) -> None:
     from medvit.io.dicom.write import check_sc, write_sc
 
-    folder, slices = draft.folder / "sc", draft.slices
-    folder.mkdir()
-    overlay = _overlay(draft)
+    within, slices = folder / "sc", export.slices
+    within.mkdir()
+    overlay = _overlay(export)
     pictures = (overlay.draw(k) for k in range(len(slices.planes)))
-    check_sc(folder, write_sc(folder, pictures, overlay.spacing_mm, slices, draft.author), slices)
+    check_sc(within, write_sc(within, pictures, overlay.spacing_mm, slices, export.author), slices)
 
 
-def _overlay(draft: DicomExport) -> Overlay:
+def _overlay(export: DicomExport) -> Overlay:
     from medvit.reports import Overlay
 
-    bundle, scan = draft.result.bundle, draft.result.scan
+    bundle, scan = export.result.bundle, export.result.scan
     window = bundle.config.get("intensity_range") if scan.modality in bundle.facts.modalities else None
-    low, high = window or np.percentile(draft.image, (1, 99)).tolist()
-    nothing = () if draft.labels else ("No label was found",)
+    low, high = window or np.percentile(export.image, (1, 99)).tolist()
+    nothing = () if export.labels else ("No label was found",)
     lines = (*nothing, bundle.intended_use, f"{bundle.name} {bundle.version}")
-    return Overlay(draft.image, draft.array, draft.labels, (float(low), float(high)), draft.slices.pixel_mm, lines)
+    return Overlay(export.image, export.array, export.labels, (float(low), float(high)), export.slices.pixel_mm, lines)
 
 
 def study_blockers(slices: Sequence[Dataset]) -> list[str]:
@@ -141,7 +139,7 @@ def study_blockers(slices: Sequence[Dataset]) -> list[str]:
     return lacking + ([f"the slices state {len(studies)} different StudyInstanceUIDs"] if len(studies) > 1 else [])
 
 
-DICOM_WRITERS: Mapping[str, Callable[[DicomExport], None]] = {
+DICOM_WRITERS: Mapping[str, Callable[[DicomExport, Path], None]] = {
     "dicom-seg": _write_seg,
     "rtstruct": _write_rtstruct,
     "sr": _write_sr,

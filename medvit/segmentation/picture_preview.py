@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from medvit.segmentation.result import Result
+    from medvit.segmentation.result_protocol import SegmentationResult
 
 __all__ = ["draw_picture_preview"]
 
 _BACKGROUND, _TEXT, _NOTE = "#101418", "#e8ecf0", "#ffcc66"
 
 
-def draw_picture_preview(path: Path, result: Result) -> None:
+def draw_picture_preview(path: Path, result: SegmentationResult) -> None:
     """Write ``preview.png`` of a picture's result: as it is on the left, with outlines on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

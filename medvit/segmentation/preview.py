@@ -12,7 +12,7 @@ import numpy as np
 from medvit.labels import Label, LabelMeasures
 
 if TYPE_CHECKING:
-    from medvit.segmentation.result import Result
+    from medvit.segmentation.result_protocol import SegmentationResult
 
 __all__ = ["draw_preview"]
 
@@ -41,7 +41,7 @@ class _View:
     labels: Sequence[Label]
 
 
-def draw_preview(path: Path, result: Result) -> None:
+def draw_preview(path: Path, result: SegmentationResult) -> None:
     """Write ``preview.png`` of a result."""
     if result.scan.is_picture:
         from medvit.segmentation.picture_preview import draw_picture_preview
@@ -71,7 +71,7 @@ def draw_preview(path: Path, result: Result) -> None:
     figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
 
 
-def _view(result: Result) -> _View:
+def _view(result: SegmentationResult) -> _View:
     """Image and labels turned to RAS and cut to the labels with some of their surroundings, or whole without any."""
     import nibabel as nib
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medvit.reports import ImagedAnatomy
-    from medvit.segmentation.save import SavedResult
+    from medvit.tasks import SavedResult
 
 __all__ = ["Result"]
 

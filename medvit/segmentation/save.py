@@ -1,23 +1,23 @@
-"""Publishing a result: everything is written aside and checked, then takes its final name at once."""
+"""Save a segmentation as NIfTI, DICOM objects or PNG, with its statistics and preview."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medvit.atomic_write import hashes_within, os_errors_as_output_errors, publish, staging_folder
 from medvit.errors import OutputError
 from medvit.io.dicom import repairable
-from medvit.reports import run_record, write_csv
+from medvit.reports import run_record, source_facts, write_csv
 from medvit.segmentation.dicom_export import DICOM_WRITERS, DicomExport, study_blockers
-from medvit.segmentation.result import Result
-from medvit.tasks import check_folder
+from medvit.segmentation.result_protocol import SegmentationResult
+from medvit.tasks import SavedResult, SavePlan, publish_result, write_statistics
+from medvit.tasks.save import Writer
 
-__all__ = ["OUTPUT_FILES", "OUTPUT_TYPES", "OutputSettings", "SavedResult", "check_types", "save_result"]
+__all__ = ["OUTPUT_FILES", "OUTPUT_TYPES", "OutputSettings", "check_types", "save_result"]
 
 OUTPUT_TYPES = ("nifti", "dicom-seg", "rtstruct", "sr", "sc", "png")
 """What a segmentation can be written as."""
@@ -42,30 +42,6 @@ class OutputSettings:
     overwrite: bool = False
 
 
-@dataclass(frozen=True)
-class SavedResult:
-    """What was published.
-
-    Attributes:
-        folder: where.
-        files: paths within it.
-        quality: as ``Result.quality()``.
-        not_written: what was asked for and could not be written, with the reason; empty when all was.
-        notes: what was done beyond what was asked, in plain words.
-    """
-
-    folder: Path
-    files: tuple[str, ...]
-    quality: dict[str, Any]
-    not_written: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def flagged(self) -> bool:
-        """Whether a person must look: something set aside, or implausible anatomy (exit code 3)."""
-        return bool(self.not_written) or self.quality["rating"] == "poor"
-
-
 def check_types(types: tuple[str, ...], kind: str) -> None:
     """Refuse output types that do not exist or that this kind of source cannot have.
 
@@ -86,34 +62,19 @@ def check_types(types: tuple[str, ...], kind: str) -> None:
             )
 
 
-def save_result(result: Result, folder: str | os.PathLike[str], settings: OutputSettings) -> SavedResult:
+def save_result(result: SegmentationResult, folder: str | os.PathLike[str], settings: OutputSettings) -> SavedResult:
     """Write, check and publish a result; see ``Result.save``."""
-    final = Path(folder)
     check_types(settings.output_types, result.scan.kind)
-    check_folder(final, settings.overwrite)
-    with os_errors_as_output_errors(final), staging_folder(final) as staging:
-        plan = _plan(result, settings.output_types)
-        with result.progress.stage("write"):
-            _write_all(result, staging, plan, settings)
-        files = hashes_within(staging)
-        notes = tuple(dict.fromkeys((*result.notes, *plan.notes, *plan.not_written)))
-        (staging / "run.json").write_text(json.dumps(run_record(result, files, notes), indent=2) + "\n")
-        result.progress.check()
-        publish(staging, final, [*OUTPUT_FILES, *(f"{label.name}.nii.gz" for label in result.bundle.facts.labels)])
-    return SavedResult(final, tuple(sorted([*files, "run.json"])), result.quality(), plan.not_written, plan.notes)
+
+    def record(files: dict[str, str], notes: tuple[str, ...]) -> dict[str, Any]:
+        return run_record(result, files, notes, {"source": source_facts(result.scan)}, result.scan.creation)
+
+    return publish_result(result, folder, _plan(result, settings), record)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What will be written, in the order of writing, and what a reader must know about the choice."""
-
-    types: tuple[str, ...]
-    not_written: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def _plan(result: Result, asked: Sequence[str]) -> _Plan:
-    types, notes = list(asked), []
+def _plan(result: SegmentationResult, settings: OutputSettings) -> SavePlan:
+    asked, notes = settings.output_types, []
+    types = list(asked)
     reasons = _reasons(result) if result.scan.kind == "dicom" else []
     withheld = [name for name in dict.fromkeys(asked) if name in _NEEDS_DICOM] if reasons else []
     if "sc" in withheld and not study_blockers(result.scan.slices):
@@ -131,11 +92,16 @@ def _plan(result: Result, asked: Sequence[str]) -> _Plan:
     if "sr" in types and "dicom-seg" not in types:
         types.append("dicom-seg")
         notes.append("The segmentation was written as well: the measurement report refers to its segments.")
-    aside = (*result.scan.excluded, *not_written)
-    return _Plan(tuple(name for name in OUTPUT_TYPES if name in types), aside, tuple(notes))
+    return SavePlan(
+        writers=_writers(result, [name for name in OUTPUT_TYPES if name in types], settings),
+        output_files=[*OUTPUT_FILES, *(f"{label.name}.nii.gz" for label in result.bundle.facts.labels)],
+        overwrite=settings.overwrite,
+        not_written=(*result.scan.excluded, *not_written),
+        notes=tuple(notes),
+    )
 
 
-def _reasons(result: Result) -> list[str]:
+def _reasons(result: SegmentationResult) -> list[str]:
     """Why objects that refer to the source and to what was found cannot be written."""
     return list(result.scan.blockers) or ([] if result.on_source_slices().any() else ["no label was found"])
 
@@ -145,40 +111,44 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _write_all(result: Result, staging: Path, plan: _Plan, settings: OutputSettings) -> None:
-    draft = DicomExport(result, staging)
-    plain = {"nifti": _write_nifti, "png": _write_png}
-    for name in plan.types:
-        result.progress.check()
-        if name in DICOM_WRITERS:
-            DICOM_WRITERS[name](draft)
-        else:
-            plain[name](result, staging)
+def _writers(result: SegmentationResult, types: Sequence[str], settings: OutputSettings) -> list[Writer]:
+    """Return the writers of all files, in an order in which each finds what it refers to."""
+    export = DicomExport(result)
+    by_type: dict[str, Writer] = {
+        "nifti": partial(_write_nifti, result),
+        "png": partial(_write_png, result),
+        **{name: partial(write, export) for name, write in DICOM_WRITERS.items()},
+    }
+    writers = [by_type[name] for name in types]
     if settings.per_label:
-        _write_each(result, staging)
-    _write_map(result, staging)
-    _write_statistics(result, staging, settings.statistics)
+        writers.append(partial(_write_each, result))
+    writers += [partial(_write_map, result), partial(_write_statistics, result, settings.statistics)]
     if settings.preview:
-        from medvit.segmentation.preview import draw_preview
+        writers.append(partial(_write_preview, result))
+    return writers
 
-        draw_preview(staging / "preview.png", result)
+
+def _write_preview(result: SegmentationResult, staging: Path) -> None:
+    from medvit.segmentation.preview import draw_preview
+
+    draw_preview(staging / "preview.png", result)
 
 
-def _write_nifti(result: Result, staging: Path) -> None:
+def _write_nifti(result: SegmentationResult, staging: Path) -> None:
     from medvit.io import write_label_names, write_labels
 
     write_labels(staging / "labels.nii.gz", result.array, result.scan, result.requested_labels)
     write_label_names(staging / "labels.json", result.requested_labels)
 
 
-def _write_each(result: Result, staging: Path) -> None:
+def _write_each(result: SegmentationResult, staging: Path) -> None:
     from medvit.io import write_labels
 
     for label in result.requested_labels:
         write_labels(staging / f"{label.name}.nii.gz", (result.array == label.id).astype("uint8"), result.scan, [label])
 
 
-def _write_map(result: Result, staging: Path) -> None:
+def _write_map(result: SegmentationResult, staging: Path) -> None:
     """Where the image's and its mirror image's answers differ, if both were asked for."""
     from medvit.io import write_labels
 
@@ -194,7 +164,7 @@ def _write_map(result: Result, staging: Path) -> None:
         write_labels(staging / "maps" / "disagreement.nii.gz", differ, result.scan, ())
 
 
-def _write_png(result: Result, staging: Path) -> None:
+def _write_png(result: SegmentationResult, staging: Path) -> None:
     from PIL import Image
 
     picture = Image.fromarray(result.array.astype("uint8"), mode="P")
@@ -205,17 +175,15 @@ def _write_png(result: Result, staging: Path) -> None:
     picture.save(staging / "labels.png")
 
 
-def _write_statistics(result: Result, staging: Path, as_csv: bool) -> None:
-    rows = result.statistics()
+def _write_statistics(result: SegmentationResult, as_csv: bool, staging: Path) -> None:
+    rows, agreement = result.statistics(), result.agreement()
     content = {
-        "intended_use": result.bundle.intended_use,
-        "bundle": f"{result.bundle.name} {result.bundle.version}",
         "intensity_unit": result.intensity_unit,
         "quality": result.quality(),
         "entropy_bits": result.entropy(),
-        **({"agreement_with_mirror_image": agreement} if (agreement := result.agreement()) is not None else {}),
+        **({"agreement_with_mirror_image": agreement} if agreement is not None else {}),
         "labels": [asdict(row) for row in rows],
     }
-    (staging / "statistics.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_statistics(staging, result.bundle, content)
     if as_csv:
         write_csv(staging / "statistics.csv", rows)

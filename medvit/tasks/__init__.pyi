@@ -2,4 +2,10 @@ from .prepared_scan import PreparedScan as PreparedScan
 from .prepared_scan import open_for as open_for
 from .result import LabelResult as LabelResult
 from .result import TaskResult as TaskResult
+from .save import SavedFiles as SavedFiles
+from .save import SavedResult as SavedResult
+from .save import SavePlan as SavePlan
 from .save import check_folder as check_folder
+from .save import publish_files as publish_files
+from .save import publish_result as publish_result
+from .save import write_statistics as write_statistics

@@ -1,13 +1,148 @@
-"""The folder of a result: checked before a run, so that nothing of the user is overwritten."""
+"""Saving: check the folder, write aside, hash, record in ``run.json`` and publish, all or nothing."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from medvit.atomic_write import HIDDEN, os_errors_as_output_errors, staging_folder
+from medvit.atomic_write import HIDDEN, hashes_within, os_errors_as_output_errors, publish, staging_folder
 from medvit.errors import OutputError
 
-__all__ = ["check_folder"]
+if TYPE_CHECKING:
+    from medvit.bundles import Bundle
+    from medvit.progress import Progress
+    from medvit.reports import RecordedResult
+
+__all__ = [
+    "Record",
+    "SavePlan",
+    "SavedFiles",
+    "SavedResult",
+    "Writer",
+    "check_folder",
+    "publish_files",
+    "publish_result",
+    "write_statistics",
+]
+
+Writer = Callable[[Path], Iterable[str] | None]
+"""A function that writes into a folder and returns what a reader of its files must know, if anything."""
+
+Record = Callable[[dict[str, str], tuple[str, ...]], Mapping[str, Any]]
+"""A function that makes the content of ``run.json`` of the sha256 of each file and the notes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavePlan:
+    """The files of one save.
+
+    Attributes:
+        writers: write the files, in this order.
+        output_files: names or patterns of the files that an earlier save may have left; those not written again are removed,
+            other files stay.
+        overwrite: whether the folder may hold files.
+        not_written: what was asked for and cannot be written, with the reason.
+        notes: what the plan does beyond what was asked.
+    """
+
+    writers: Sequence[Writer]
+    output_files: Sequence[str]
+    overwrite: bool = False
+    not_written: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedFiles:
+    """Published files.
+
+    Attributes:
+        folder: where.
+        files: paths within it.
+        notes: what was done beyond what was asked, in plain words.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedResult(SavedFiles):
+    """The published files of a result.
+
+    Attributes:
+        quality: the rating and its reasons, as ``quality()`` of the result.
+        not_written: what was asked for and could not be written, with the reason; empty when all was.
+    """
+
+    quality: dict[str, Any]
+    not_written: tuple[str, ...] = ()
+
+    @property
+    def rating(self) -> str:
+        """The word of the rating: good, uncalibrated, check or poor."""
+        return str(self.quality["rating"])
+
+    @property
+    def flagged(self) -> bool:
+        """Whether a person must look: something was not written, or the rating is poor (exit code 3)."""
+        return bool(self.not_written) or self.rating == "poor"
+
+
+def publish_result(
+    result: RecordedResult, folder: str | os.PathLike[str], plan: SavePlan, record: Record
+) -> SavedResult:
+    """Write, check and publish a result; ``record`` is given its notes too, without repetitions."""
+
+    def with_all_notes(files: dict[str, str], notes: tuple[str, ...]) -> Mapping[str, Any]:
+        return record(files, tuple(dict.fromkeys((*result.notes, *notes, *plan.not_written))))
+
+    saved = publish_files(folder, plan, with_all_notes, result.progress)
+    return SavedResult(
+        folder=saved.folder,
+        files=saved.files,
+        quality=result.quality(),
+        not_written=plan.not_written,
+        notes=saved.notes,
+    )
+
+
+def publish_files(folder: str | os.PathLike[str], plan: SavePlan, record: Record, progress: Progress) -> SavedFiles:
+    """Write files aside, hash them, record them in ``run.json``, and give all their final names at once.
+
+    Args:
+        folder: where; created.
+        plan: what to write.
+        record: makes ``run.json``; called when all else is written.
+        progress: told of the stage "write"; can cancel it.
+
+    Raises:
+        OutputError: the folder cannot be written or already holds something.
+    """
+    final = Path(folder)
+    check_folder(final, plan.overwrite)
+    notes = list(plan.notes)
+    with os_errors_as_output_errors(final), staging_folder(final) as staging:
+        with progress.stage("write"):
+            for write in plan.writers:
+                progress.check()
+                notes += write(staging) or ()
+        files = hashes_within(staging)
+        (staging / "run.json").write_text(json.dumps(record(files, tuple(notes)), indent=2) + "\n")
+        progress.check()
+        publish(staging, final, plan.output_files)
+    return SavedFiles(folder=final, files=tuple(sorted([*files, "run.json"])), notes=tuple(notes))
+
+
+def write_statistics(folder: Path, bundle: Bundle, content: Mapping[str, Any]) -> None:
+    """Write ``statistics.json``: the bundle, its intended use, and a task's own numbers."""
+    first = {"intended_use": bundle.intended_use, "bundle": f"{bundle.name} {bundle.version}"}
+    (folder / "statistics.json").write_text(json.dumps({**first, **content}, indent=2) + "\n")
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:

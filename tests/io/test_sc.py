@@ -191,7 +191,7 @@ def test_nothing_found_is_written_into_the_pictures(banded, tmp_path):
     saved = result.save(tmp_path / "out", ("sc", "sr"))
     assert saved.not_written == ("sr not written: no label was found. NIfTI was written instead.",)
     assert not saved.notes
-    assert _overlay(DicomExport(result, tmp_path)).lines[0] == "No label was found"
+    assert _overlay(DicomExport(result)).lines[0] == "No label was found"
     assert len([name for name in saved.files if name.startswith("sc/")]) == 29
 
 
@@ -229,7 +229,7 @@ def test_lossy_sources_stay_lossy(banded, tmp_path):
 def test_a_picture_that_reads_back_differently_is_not_published(banded, tmp_path):
     write_series(tmp_path / "series", phantom()[0], oblique_affine())
     result = medvit.segment(tmp_path / "series", bundle=banded)
-    draft = DicomExport(result, tmp_path)
+    draft = DicomExport(result)
     overlay = _overlay(draft)
     pictures = [overlay.draw(k) for k in range(len(draft.slices.planes))]
     digests = write_sc(tmp_path, pictures, overlay.spacing_mm, draft.slices, draft.author)

@@ -32,8 +32,9 @@ from medvit_batch.execution.worker import CaseChannel
 if TYPE_CHECKING:
     from medvit.inference import LoadedBundle
     from medvit.io import Scan
-    from medvit.restoration import Restored, RestoredSaved
-    from medvit.segmentation import Result, SavedResult
+    from medvit.restoration import Restored
+    from medvit.segmentation import Result
+    from medvit.tasks import SavedResult
 
 __all__ = ["input_digest", "run_case"]
 
@@ -189,7 +190,7 @@ def _with_images(job: CaseJob, opened: Opened, outcome: Outcome, progress: Progr
     return replace(outcome, run_sha256=_sha256_of_run(job.staging))
 
 
-def _outcome(job: CaseJob, result: Result | Restored, saved: SavedResult | RestoredSaved, if_poor: str) -> Outcome:
+def _outcome(job: CaseJob, result: Result | Restored, saved: SavedResult, if_poor: str) -> Outcome:
     flags = (*saved.not_written, *([if_poor] if saved.quality["rating"] == "poor" else []))
     return Outcome(
         State.CHECKED,
