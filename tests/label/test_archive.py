@@ -19,7 +19,7 @@ import pytest
 from medvit_label.errors import AccessError, ArchiveError
 from medvit_label.images.local import Image
 from medvit_label.journal import Journal
-from medvit_label.labels.store import LabelStore
+from medvit_label.labels.store import LabelRepository
 from medvit_label.self_test import running
 from medvit_label.settings import ServerSettings
 from typer.testing import CliRunner
@@ -227,7 +227,7 @@ def test_a_label_is_kept_when_the_archive_does_not_take_it_and_sent_with_the_nex
     table = open_bundle(make_bundle(tmp_path / "bundles" / "bands")).facts.labels
     image = Image(series, tmp_path / "series", series, "1.2", "CT")
     shelf = _Shelf(image)
-    store = LabelStore(tmp_path / "state", Journal(tmp_path / "state"), shelf)  # type: ignore[arg-type]
+    store = LabelRepository(tmp_path / "state", Journal(tmp_path / "state"), shelf)  # type: ignore[arg-type]
     save: Callable[[], Any] = lambda: store.save(image, tmp_path / "labels.nii.gz", "final", table, {})  # noqa: E731
     first = save()
     assert "HTTP 507" in first.info["notes"][-1] and "sent again with the next label" in first.info["notes"][-1]

@@ -26,17 +26,16 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return ServerSettings(str(tmp_path / "studies"), tmp_path / "state", ("bands",)).check()
 
 
-def submit(service, top: Path, name: str) -> None:
-    image = service.images.find(name)
-    table = service.model("bands").facts.labels
-    service.labels.save(image, top / "truth" / f"{name}.nii.gz", "final", table, {"model": "bands"})
+def submit(project, top: Path, name: str) -> None:
+    image = project.images.find(name)
+    table = project.models.find("bands").facts.labels
+    project.labels.save(image, top / "truth" / f"{name}.nii.gz", "final", table, {"model": "bands"})
 
 
 def test_labels_sessions_ranking_and_training_go_on(settings, tmp_path: Path) -> None:
     from medvit_label.inference.run import Params
     from medvit_label.labels.next_case import choose
     from medvit_label.project import Project
-    from medvit_label.training import fine_tuning as tuning
 
     first = Project(settings)
     try:
@@ -49,32 +48,34 @@ def test_labels_sessions_ranking_and_training_go_on(settings, tmp_path: Path) ->
             submit(first, tmp_path, name)
         upload = tmp_path / "sent.nii.gz"
         upload.write_bytes((tmp_path / "studies" / "case0.nii.gz").read_bytes())
-        session = first.sessions.add(upload, 0)["session_id"]
-        made = first.submit("bands", first.images.find("case4"), Params()).future.result(60)
-        first.journal.assign("case5", "first", "somebody")
-        run = tuning.train(first, "bands", {"steps": 120, "learning_rate": 0.003})
+        session = first.images.sessions.add(upload, 0)["session_id"]
+        made = first.runs.inferences.submit("bands", first.images.find("case4"), Params()).future.result(60)
+        first.activity.assign("case5", "first", "somebody")
+        run = first.runs.fine_tuning.start("bands", {"steps": 120, "learning_rate": 0.003})
         folder = settings.state / "training" / run["id"]
         wait_for((folder / "run" / "bands" / "checkpoint.pt").is_file)
     finally:
         first.close()
-    assert first.trainings._process is not None and first.trainings._process.poll() is not None
+    assert first.runs.trainings._process is not None and first.runs.trainings._process.poll() is not None
 
     second = Project(settings)
     try:
         assert second.labels.labelled() == done
-        assert second.sessions.image(session).path.is_file()
-        assert [image.id for image in second.unlabelled()] == ["case4", "case5"]
-        assert choose(second, "first", {}).image.id == "case4"  # case5 is with somebody
-        assert json.loads(second.journal.rows("SELECT * FROM quality")[0]["content"])["quality"]
+        assert second.images.sessions.image(session).path.is_file()
+        assert [image.id for image in second.labels.unlabelled()] == ["case4", "case5"]
+        assert (
+            choose("first", {}, second.labels.unlabelled(), second.activity, second.predictions).image.id == "case4"
+        )  # case5 is with somebody
+        assert second.predictions.qualities()[0].content["quality"]
         kept, version = second.predictions.get("bands", "case4")
         assert np.array_equal(kept, made.result.array) and version == "0.1.0"
-        assert second.trainings.running()
-        run = wait_for(lambda: (shown := second.trainings.shown())["status"] != "RUNNING" and shown)
+        assert second.runs.trainings.running()
+        run = wait_for(lambda: (shown := second.runs.trainings.shown())["status"] != "RUNNING" and shown)
         assert run["status"] == "DONE" and run["published"] == 1, run
         assert run["split"] == {"by": "image", "training": 4, "validation": 1}
         log = (folder / "log.txt").read_text()
         assert log.count("Going on from") == 1 and log.count("Starting from") == 1
-        assert second.model("bands").version == "0.1.0+project.1"
+        assert second.models.find("bands").version == "0.1.0+project.1"
     finally:
         second.close()
     told = [path.read_text() for path in (settings.state / "training").rglob("*") if path.is_file()]
@@ -85,7 +86,7 @@ def test_what_a_killed_server_left_of_a_training_that_ended_is_cleared(settings)
     from medvit_label.project import Project
 
     first = Project(settings)
-    runs = first.trainings._runs
+    runs = first.runs.trainings._runs
     runs.add("bands", {"params": {"steps": 1}}, "ended")
     runs.write("ended", "DONE", {"params": {"steps": 1}})
     first.close()
@@ -110,24 +111,24 @@ def test_a_batch_ranks_what_has_no_label_and_goes_on_after_a_restart(settings, t
     held = threading.Event()
     first = Project(settings)
     submit(first, tmp_path, "case0")
-    first.queue.submit(lambda _: held.wait(30), "bands", "somebody's")
-    first.batches.start("bands", Params(), True)
+    first.runs.inferences.queue.submit(lambda _: held.wait(30), "bands", "somebody's")
+    first.runs.batches.start("bands", Params(), True)
     with pytest.raises(BusyError, match="Found a batch that runs; .* Wait for it, or stop it"):
-        first.batches.start("bands", Params(), True)
-    assert first.batches.shown()["left"] == 6
+        first.runs.batches.start("bands", Params(), True)
+    assert first.runs.batches.shown()["left"] == 6
     held.set()
-    wait_for(lambda: len(first.batches.left("bands")) < 6)
+    wait_for(lambda: len(first.runs.batches.left("bands")) < 6)
     first.close()
 
     second = Project(settings)
     try:
-        shown = wait_for(lambda: (now := second.batches.shown())["status"] != "RUNNING" and now)
+        shown = wait_for(lambda: (now := second.runs.batches.shown())["status"] != "RUNNING" and now)
         assert (shown["status"], shown["made"], shown["failed"]) == ("DONE", 5, 1)
-        assert [image.id for image in second.batches.left("bands")] == ["flat"]
+        assert [image.id for image in second.runs.batches.left("bands")] == ["flat"]
         assert {label.image for label in second.labels.all() if label.tag == "original"} == {
             f"case{n}" for n in range(1, 6)
         }
-        assert second.batches.stop() is None and not list(second.scratch.iterdir())
+        assert second.runs.batches.stop() is None and not list(second.scratch.iterdir())
     finally:
         second.close()
 
@@ -137,11 +138,11 @@ def test_a_run_whose_bundle_is_gone_does_not_keep_the_project_from_being_served(
 
     first = Project(settings)
     info = {"base": 7, "split": {}, "params": {"steps": 1}}
-    first.journal.change("INSERT INTO trainings VALUES ('a', 'bands', 'RUNNING', 1.0, NULL, ?)", json.dumps(info))
+    first.runs.trainings._runs.add("bands", info, "a")
     (settings.state / "training" / "a").mkdir(parents=True)
     first.close()
     second = Project(settings)
-    shown = second.trainings.shown()
+    shown = second.runs.trainings.shown()
     second.close()
     assert shown["status"] == "ERROR" and "Found no files of version 7 of bands in the project" in shown["reason"]
 
@@ -188,9 +189,8 @@ def test_runs_that_end_badly_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_run_that_is_refused_says_why(settings, tmp_path: Path) -> None:
     import nibabel as nib
     from medvit_label.project import Project
-    from medvit_label.training import fine_tuning as tuning
 
-    service = Project(settings)
+    project = Project(settings)
     try:
         for number in range(4):
             empty = nib.load(tmp_path / "truth" / f"case{number}.nii.gz")
@@ -198,21 +198,21 @@ def test_a_run_that_is_refused_says_why(settings, tmp_path: Path) -> None:
                 nib.Nifti1Image(np.zeros(empty.shape, np.uint8), empty.affine),
                 tmp_path / "truth" / f"case{number}.nii.gz",
             )
-            submit(service, tmp_path, f"case{number}")
-        tuning.train(service, "bands", {"steps": 2})
-        run = wait_for(lambda: (shown := service.trainings.shown())["status"] != "RUNNING" and shown)
+            submit(project, tmp_path, f"case{number}")
+        project.runs.fine_tuning.start("bands", {"steps": 2})
+        run = wait_for(lambda: (shown := project.runs.trainings.shown())["status"] != "RUNNING" and shown)
         assert run["status"] == "ERROR" and "Found background alone in the labels of all 3 cases" in run["reason"]
-        assert service.model("bands").version == "0.1.0"
+        assert project.models.find("bands").version == "0.1.0"
     finally:
-        service.close()
+        project.close()
 
 
 def test_a_restoration_is_what_the_library_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nibabel as nib
     from medvit_label.inference.run import Params
     from medvit_label.project import Project
+    from medvit_label.routes.project_state import project_info
     from medvit_label.settings import ServerSettings
-    from medvit_label.training import fine_tuning as tuning
 
     import medvit
     from medvit.errors import BundleError
@@ -221,17 +221,19 @@ def test_a_restoration_is_what_the_library_makes(tmp_path: Path, monkeypatch: py
     bundle = make_restoring_bundle(tmp_path / "bundles" / "stencil")
     make_cases(tmp_path / "studies", tmp_path / "truth", 1)
     monkeypatch.setenv("MEDVIT_BUNDLES", str(bundle.parent))
-    service = Project(ServerSettings(str(tmp_path / "studies"), tmp_path / "state", ("stencil",)))
+    project = Project(ServerSettings(str(tmp_path / "studies"), tmp_path / "state", ("stencil",)))
     try:
-        info = service.info()
+        info = project_info(project)
         assert info["models"]["stencil"]["type"] == "others" and info["trainers"] == {}
-        made = service.submit("stencil", service.images.find("case0"), Params(force=True)).future.result(60)
+        made = project.runs.inferences.submit(
+            "stencil", project.images.find("case0"), Params(force=True)
+        ).future.result(60)
         ours = medvit.restore(tmp_path / "studies" / "case0.nii.gz", bundle=bundle, force=True)
         theirs = np.asarray(nib.load(made.file).dataobj)
         assert np.allclose(theirs, np.asarray(ours.image)[0], atol=1e-3) and made.params["bundle"] == "stencil 0.1.0"
         with pytest.raises(
             BundleError, match=r"Found a bundle for restoration where stencil was to be trained; .* Name one of: none"
         ):
-            tuning.train(service, "stencil", {})
+            project.runs.fine_tuning.start("stencil", {})
     finally:
-        service.close()
+        project.close()

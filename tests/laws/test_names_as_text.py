@@ -94,6 +94,7 @@ def test_what_waits_to_be_sent_since_an_earlier_version_is_sent_still(tmp_path: 
 
 def test_assignments_of_an_earlier_version_are_known(tmp_path: Path) -> None:
     from medvit_label.journal import Journal
+    from medvit_label.labels.activity import ActivityRepository
 
     Journal(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as base:
@@ -101,5 +102,5 @@ def test_assignments_of_an_earlier_version_are_known(tmp_path: Path) -> None:
         base.execute("INSERT INTO picks VALUES ('a', 'first', 'me', 10.0)")
         base.commit()
     journal = Journal(tmp_path)
-    assert journal.assigned_since(5.0) == {"a"}
+    assert ActivityRepository(journal).assigned_since(5.0) == {"a"}
     journal.close()

@@ -1,4 +1,4 @@
-"""What goes on in the background, as the journal has it: batches and trainings, one of a kind at a time, states in MONAI Label's words."""
+"""Background runs in the journal: batches and trainings, one of a kind at a time, with the states of MONAI Label."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Literal
 from medvit_label.errors import BusyError, UnknownError
 from medvit_label.journal import Journal
 
-__all__ = ["DONE", "ERROR", "RUNNING", "STOPPED", "Kind", "Runs"]
+__all__ = ["DONE", "ERROR", "RUNNING", "STOPPED", "RunKind", "RunRepository"]
 
 RUNNING, DONE, ERROR, STOPPED = "RUNNING", "DONE", "ERROR", "STOPPED"
-"""States in MONAI Label's words. What a stopped server leaves as running is gone on with by the next one."""
+"""States of a run, in MONAI Label's words. A new server continues the runs that a stopped server left as running."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class RunKind:
     """A kind of run: its table in the journal, its name, and the requests that start and stop it."""
 
     table: Literal["batches", "trainings"]
@@ -27,22 +27,22 @@ class Kind:
     stop: str
 
 
-class Runs:
-    """The rows of one kind of run; each is ``id``, ``model``, ``state``, ``created``, ``ended`` and ``info`` (JSON).
+class RunRepository:
+    """Repository of one kind of run; each row has ``id``, ``model``, ``state``, ``created``, ``ended`` and ``info`` (JSON).
 
     Args:
-        journal: where they are written down.
-        kind: which.
+        journal: the project's journal.
+        kind: the kind of run.
     """
 
-    def __init__(self, journal: Journal, kind: Kind) -> None:
+    def __init__(self, journal: Journal, kind: RunKind) -> None:
         self._journal, self._kind = journal, kind
 
     def require_none(self) -> None:
-        """Refuse while one runs.
+        """Refuse to start a run while another one runs.
 
         Raises:
-            BusyError: one does.
+            BusyError: another run is going on.
         """
         if self.running():
             raise BusyError(
@@ -50,10 +50,10 @@ class Runs:
             )
 
     def add(self, model: str, info: dict[str, Any], identity: str = "") -> dict[str, Any]:
-        """Write a run down as running; its row.
+        """Add a run in the state "running"; return its row.
 
         Raises:
-            BusyError: another runs.
+            BusyError: another run is going on.
         """
         identity = identity or uuid.uuid4().hex
         with self._journal.together():
@@ -65,27 +65,23 @@ class Runs:
         return self.row(identity)
 
     def write(self, identity: str, state: str, info: dict[str, Any]) -> None:
-        """Write down where a run stands; with another state than running it has ended now."""
+        """Update a run; with another state than running its end is set to now."""
         ended = None if state == RUNNING else time.time()
         self._journal.change(
             f"UPDATE {self._kind.table} SET state = ?, ended = ?, info = ? WHERE id = ?",
             state, ended, json.dumps(info), identity,
         )  # fmt: skip
 
-    def going(self) -> list[dict[str, Any]]:
-        """Those that run, or ran when an earlier server ended."""
+    def running(self) -> list[dict[str, Any]]:
+        """Return the runs that are going on, or were when an earlier server stopped."""
         return self._rows("state = ?", RUNNING)
 
-    def running(self) -> bool:
-        """Whether one is going on."""
-        return bool(self.going())
-
     def all(self) -> list[dict[str, Any]]:
-        """All, oldest first."""
+        """Return all runs, oldest first."""
         return self._rows("1 ORDER BY created")
 
     def row(self, identity: str | None = None) -> dict[str, Any]:
-        """One of them; by default the newest.
+        """Return one run; by default the newest.
 
         Raises:
             UnknownError: there is none.

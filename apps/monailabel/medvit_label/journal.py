@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,24 +84,3 @@ class Journal:
         """Carry out a change."""
         with self._lock:
             self._database.execute(query, values)
-
-    def info(self, image: str) -> dict[str, Any]:
-        """What clients have noted of an image."""
-        rows = self.rows("SELECT info FROM images WHERE id = ?", image)
-        return dict(json.loads(rows[0]["info"])) if rows else {}
-
-    def note(self, image: str, info: dict[str, Any]) -> None:
-        """Add to what is noted of an image."""
-        with self.together():
-            merged = json.dumps(self.info(image) | info)
-            self.change(
-                "INSERT INTO images VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET info = excluded.info", image, merged
-            )
-
-    def assign(self, image: str, strategy: str, client: str) -> None:
-        """Remember that a case was given to an annotator."""
-        self.change("INSERT INTO assignments VALUES (?, ?, ?, ?)", image, strategy, client, time.time())
-
-    def assigned_since(self, moment: float) -> set[str]:
-        """Cases given out after a moment."""
-        return {row["image"] for row in self.rows("SELECT DISTINCT image FROM assignments WHERE created > ?", moment)}

@@ -1,4 +1,4 @@
-"""The web application: endpoints, errors in one form, and the guard before them."""
+"""The web application: endpoints, errors as JSON, and access control."""
 
 from __future__ import annotations
 
@@ -16,12 +16,8 @@ from medvit.errors import MedvitError
 from medvit_label.access_control import Guard
 from medvit_label.accounts import Accounts
 from medvit_label.project import Project
-from medvit_label.routes import inference as routes_work
-from medvit_label.routes import labels as routes_labels
-from medvit_label.routes import login as routes_login
-from medvit_label.routes import page as routes_page
-from medvit_label.routes import project as routes_project
-from medvit_label.routes import training as routes_train
+from medvit_label.routes import inference, labels, login, page, training
+from medvit_label.routes import project as project_routes
 from medvit_label.settings import ServerSettings
 
 __all__ = ["create_app", "serve"]
@@ -30,24 +26,20 @@ _log = logging.getLogger("medvit_label")
 
 
 def create_app(settings: ServerSettings) -> Any:
-    """The ASGI application for checked settings; its service opens when it starts and closes when it ends."""
+    """Make the ASGI application for checked settings; its project opens when it starts and closes when it ends."""
     accounts = Accounts(settings.users, settings.limits.login_s) if settings.users is not None else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service, app.state.accounts = Project(settings), accounts
+        app.state.project, app.state.accounts = Project(settings), accounts
         yield
-        app.state.service.close()
+        app.state.project.close()
 
     app = FastAPI(title="medvit label", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(routes_login.router)
-    app.include_router(routes_project.router)
-    app.include_router(routes_labels.router)
-    app.include_router(routes_work.router)
-    app.include_router(routes_train.router)
-    app.include_router(routes_page.router)
-    app.add_exception_handler(MedvitError, _explained)
-    app.add_exception_handler(Exception, _unexpected)
+    for routes in (login, project_routes, labels, inference, training, page):
+        app.include_router(routes.router)
+    app.add_exception_handler(MedvitError, _refusal_answer)
+    app.add_exception_handler(Exception, _fault_answer)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
@@ -55,9 +47,9 @@ def create_app(settings: ServerSettings) -> Any:
     return Guard(app, settings, accounts)
 
 
-async def _explained(request: Request, error: Exception) -> JSONResponse:
-    """What was found, needed and to be done, in the words of the error; no path of the server goes out."""
-    settings: ServerSettings = request.app.state.service.settings
+async def _refusal_answer(request: Request, error: Exception) -> JSONResponse:
+    """Answer with the error's sentence, without paths of the server."""
+    settings: ServerSettings = request.app.state.project.settings
     words = str(error)
     for place in settings.places:
         words = words.replace(place, "…")
@@ -65,8 +57,8 @@ async def _explained(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": words, "kind": type(error).__name__}, getattr(error, "status", 422))
 
 
-async def _unexpected(_: Request, error: Exception) -> JSONResponse:
-    """A fault of ours: its kind and place are logged, not its words, which may name a patient."""
+async def _fault_answer(_: Request, error: Exception) -> JSONResponse:
+    """Answer to an unexpected error; its kind and place are logged, not its text, which may name a patient."""
     number, last = uuid.uuid4().hex[:8], error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next

@@ -108,13 +108,12 @@ class Listing:
 
 
 class Images(Protocol):
-    """Where a project's images come from.
+    """The source of a project's images: a local folder or a DICOMweb service."""
 
-    Attributes:
-        keeps_segs: whether the SEG of a final label goes there too.
-    """
-
-    keeps_segs: bool
+    @property
+    def keeps_segs(self) -> bool:
+        """True where the SEG of a final label is stored there too."""
+        ...
 
     def listed(self) -> dict[str, Image]:
         """All images, by id."""

@@ -1,52 +1,70 @@
-"""A model on every image without a final label, one after another behind whoever asks meanwhile: what ranks the cases to label next."""
+"""A model run on every image without a final label, in the background; the answers rank the cases to label next."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medvit.errors import MedvitError
-from medvit_label.background_runs import DONE, RUNNING, STOPPED, Kind, Runs
+from medvit_label.background_runs import DONE, RUNNING, STOPPED, RunKind, RunRepository
 from medvit_label.errors import BusyError
 from medvit_label.images.local import Image
+from medvit_label.images.repository import ImageRepository
+from medvit_label.inference.inferences import Inferences
 from medvit_label.inference.run import InferenceFiles, Params
-
-if TYPE_CHECKING:
-    from medvit_label.project import Project
+from medvit_label.journal import Journal
+from medvit_label.labels.predictions import Predictions
+from medvit_label.labels.store import LabelRepository
+from medvit_label.models.offered import Models
 
 __all__ = ["Batches"]
 
-_KIND = Kind("batches", "batch", "POST /batch/infer/MODEL", "DELETE /batch/infer")
+_KIND = RunKind("batches", "batch", "POST /batch/infer/MODEL", "DELETE /batch/infer")
 _RETRY_S = 1.0
 
 
 class Batches:
-    """One batch at a time; one that a stopped server left is gone on with, since what is done can be seen from the journal.
+    """Batches, one at a time; a new server continues the one that a stopped server left.
 
     Args:
-        service: the project.
+        journal: the project's journal.
+        images: the project's images.
+        labels: store of the labels, which knows the images without a final one.
+        models: the bundles offered.
+        predictions: store of the last answers, which knows the images that a model has been run on.
+        inferences: queue of inferences; annotators come first in it.
     """
 
-    def __init__(self, service: Project) -> None:
-        self._service, self._stop = service, threading.Event()
-        self._runs = Runs(service.journal, _KIND)
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        images: ImageRepository,
+        labels: LabelRepository,
+        models: Models,
+        predictions: Predictions,
+        inferences: Inferences,
+    ) -> None:
+        self._images, self._labels, self._models = images, labels, models
+        self._predictions, self._inferences = predictions, inferences
+        self._runs, self._stop = RunRepository(journal, _KIND), threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
 
     def resume(self) -> None:
-        """Go on with the batch that an earlier server left."""
-        for row in self._runs.going():
+        """Continue the batch that an earlier server left."""
+        for row in self._runs.running():
             self._launch(row)
 
     def start(self, model: str, params: Params, save: bool) -> dict[str, Any]:
-        """Begin a batch.
+        """Start a batch.
 
         Raises:
-            BusyError: one is running. UnknownError: no such model. BundleError: it makes no labels.
+            BusyError: one is running. UnknownError: there is no such model. BundleError: it makes no labels.
         """
-        self._service.model(model).require_task("segmentation")
+        self._models.find(model).require_task("segmentation")
         row = self._runs.add(model, {"params": params.model_dump(), "save": save, "made": 0, "failed": 0})
         self._launch(row)
         return self.shown(row["id"])
@@ -67,40 +85,38 @@ class Batches:
             if made or not self._stop.is_set():
                 info["made" if made else "failed"] += 1
             self._runs.write(row["id"], RUNNING, info)
-        if not self._closing:  # else it is still down as running: the next server goes on with it
+        if not self._closing:  # else its state stays "running", and the next server continues it
             self._runs.write(row["id"], STOPPED if self._stop.is_set() else DONE, info)
 
     def left(self, model: str) -> list[Image]:
-        """Images without a final label that the version which answers now has not been run on."""
-        bundle = self._service.model(model)
-        current = f"{bundle.name} {bundle.version}"
-        rows = self._service.journal.rows("SELECT image, content FROM quality WHERE model = ?", model)
-        judged = {row["image"] for row in rows if json.loads(row["content"]).get("bundle") == current}
-        return [image for image in self._service.unlabelled() if image.id not in judged]
+        """Return the images without a final label that the serving version has not been run on."""
+        bundle = self._models.find(model)
+        answered = self._predictions.images_answered_by(f"{bundle.name} {bundle.version}")
+        return [image for image in self._labels.unlabelled() if image.id not in answered]
 
     def _one(self, model: str, image: Image, info: dict[str, Any]) -> bool:
-        """Run the model on an image, when it is its turn; whether it made something."""
+        """Run the model on an image; return whether it made something."""
         try:
-            made = self._inferred(model, image, Params.model_validate(info["params"]))
-        except Exception:  # it is no image for this model, somebody cancelled it, or it met a fault: the others go on
+            made = self._infer(model, image, Params.model_validate(info["params"]))
+        except Exception:  # an image the model refuses, a cancelled run or a fault ends one image only
             return False
         if made is None:
             return False
         try:
             if info["save"]:
-                bundle = self._service.model(model)
+                bundle = self._models.find(model)
                 about = {"model": model, "bundle": made.params["bundle"]}
-                self._service.labels.save(image, made.file, "original", bundle.facts.labels, about)
+                self._labels.save(image, made.file, "original", bundle.facts.labels, about)
         except MedvitError:
             return False
         finally:
             shutil.rmtree(made.folder, ignore_errors=True)
         return True
 
-    def _inferred(self, model: str, image: Image, params: Params) -> InferenceFiles | None:
+    def _infer(self, model: str, image: Image, params: Params) -> InferenceFiles | None:
         while not self._stop.is_set():
             try:
-                job = self._service.submit(model, self._service.images.find(image.id), params)
+                job = self._inferences.submit(model, self._images.find(image.id), params)
             except BusyError:
                 self._stop.wait(_RETRY_S)  # annotators come first
                 continue
@@ -113,25 +129,25 @@ class Batches:
         return None
 
     def stop(self) -> dict[str, Any] | None:
-        """Stop the batch there is; None where there is none."""
-        rows = self._runs.going()
+        """Stop the running batch and return it; None where there is none."""
+        rows = self._runs.running()
         if not rows:
             return None
-        self._let_go()
+        self._end_thread()
         return self.shown(rows[0]["id"])
 
     def close(self) -> None:
-        """Let it end for now; it is gone on with by the next server."""
+        """End the running batch for now; the next server continues it."""
         self._closing = True
-        self._let_go()
+        self._end_thread()
 
-    def _let_go(self) -> None:
+    def _end_thread(self) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
 
     def shown(self, identity: str | None = None) -> dict[str, Any]:
-        """A batch as clients see it; by default the newest.
+        """Return a batch as clients see it; by default the newest.
 
         Raises:
             UnknownError: there is none.
@@ -145,5 +161,5 @@ class Batches:
         }  # fmt: skip
 
     def running(self) -> bool:
-        """Whether a batch is going on."""
-        return self._runs.running()
+        """Return whether a batch is running."""
+        return bool(self._runs.running())

@@ -20,10 +20,11 @@ from medvit.progress import Progress
 from medvit.segmentation import Result
 from medvit_label.inference.box_rerun import read_box, run_again
 from medvit_label.inference.click_refinement import refine_labels
-from medvit_label.inference.run import InferenceFiles, Params, centroids, convert_file, truth
+from medvit_label.inference.run import InferenceFiles, Params, centroids, convert_file
 from medvit_label.inference.strokes import has_points, read_strokes
 from medvit_label.labels.label_files import read_scribbles
 from medvit_label.labels.label_info import read_label_info
+from medvit_label.request_params import read_flag
 
 __all__ = ["Correction", "carried", "correct"]
 
@@ -59,7 +60,7 @@ class Correction:
     def resumes(self, bundle: Bundle) -> bool:
         """Tell whether the kept corrections are asked for, without a new one."""
         asks = has_points(self.content, bundle) or self.box is not None or self.drawn is not None
-        return truth(self.content, "resume") and not asks
+        return read_flag(self.content, "resume") and not asks
 
 
 def carried(plain: Result, ids: NDArray[np.integer], words: list[str]) -> Result:

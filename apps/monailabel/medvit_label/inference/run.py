@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -37,6 +36,7 @@ from medvit_label.inference.radiographs import (
     write_reconstruction,
 )
 from medvit_label.inference.strokes import has_points
+from medvit_label.request_params import json_object, read_flag
 
 __all__ = [
     "InferenceFiles",
@@ -46,10 +46,8 @@ __all__ = [
     "centroids",
     "convert_file",
     "infer",
-    "json_object",
     "read_params",
     "restarts",
-    "truth",
 ]
 
 _KEPT = 4
@@ -78,43 +76,6 @@ class Params(BaseModel):
     invert: bool = False
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """What a client sends as ``params`` or ``info``; nothing stands for an empty object.
-
-    Raises:
-        RequestError: no JSON object, or one that cannot be written down and sent on as JSON.
-    """
-    try:
-        content = json.loads(text or "{}")
-        if not isinstance(content, dict):
-            raise ValueError("it is no object")
-        # what is kept of it is sent to every client: NaN, infinity and half a character would break each such answer
-        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise RequestError("Found params that hold half a character (a lone surrogate); send whole ones.") from None
-    except (ValueError, RecursionError) as error:
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise RequestError(f"Found params that are no JSON object ({why}); send one, or none.") from None
-    return content
-
-
-def truth(content: dict[str, Any], key: str) -> bool:
-    """Read a client's yes or no; form fields and tables of settings send it as a word.
-
-    Raises:
-        RequestError: neither.
-    """
-    value = content.get(key)
-    word = value.strip().lower() if isinstance(value, str) else value
-    if word in (None, False, 0, "", "false", "no", "off", "0"):
-        return False
-    if word in (True, 1, "true", "yes", "on", "1"):
-        return True
-    raise RequestError(
-        f"Found params.{key} of {str(value)[:40]!r}; true or false is needed. Correct it or leave it out."
-    )
-
-
 def read_params(text: str) -> tuple[Params, dict[str, Any]]:
     """A client's ``params``: those that mean something to an inference, and all of them.
 
@@ -131,12 +92,12 @@ def read_params(text: str) -> tuple[Params, dict[str, Any]]:
 
 def asks_correction(content: dict[str, Any], bundle: Bundle) -> bool:
     """Tell whether a client's ``params`` ask for corrections: new ones, or those kept."""
-    return has_points(content, bundle) or truth(content, "resume") or content.get("roi") not in (None, [])
+    return has_points(content, bundle) or read_flag(content, "resume") or content.get("roi") not in (None, [])
 
 
 def restarts(content: dict[str, Any]) -> bool:
     """Return whether a client asks to drop its corrections; ``fresh`` is the key of earlier versions."""
-    return truth(content, "restart") or truth(content, "fresh")
+    return read_flag(content, "restart") or read_flag(content, "fresh")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,18 +1,16 @@
-"""Which case to label next, and why: first, random, or the one where the model's answer deserves it least to be trusted."""
+"""Choice of the case to label next: the first, a random one, or the one with the most uncertain answer of a model."""
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medvit_label.errors import UnknownError
 from medvit_label.images.local import Image
-
-if TYPE_CHECKING:
-    from medvit_label.project import Project
+from medvit_label.labels.activity import Activity
+from medvit_label.labels.predictions import Predictions
 
 __all__ = ["STRATEGIES", "Choice", "choose", "rating_of", "uncertainty"]
 
@@ -21,10 +19,10 @@ STRATEGIES = {
     "random": "Any case without a final label.",
     "quality": "The case whose predicted labels look least trustworthy: implausible anatomy, or answers that differ in the mirror.",
 }
-"""Names and what they do."""
+"""Names and descriptions of the strategies."""
 
-_RESTING_S = 900.0
-"""Seconds for which a case given to one annotator is not given to another, while there are others."""
+_RESERVED_S = 900.0
+"""Seconds for which a case assigned to one annotator is not assigned to another, as long as there are other cases."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +33,29 @@ class Choice:
     reason: str
 
 
-def choose(service: Project, strategy: str, params: dict[str, Any]) -> Choice | None:
-    """The next case; None when all have a final label.
+def choose(
+    strategy: str, params: dict[str, Any], waiting: list[Image], activity: Activity, predictions: Predictions
+) -> Choice | None:
+    """Choose the case to label next.
+
+    Args:
+        strategy: one of ``STRATEGIES``.
+        params: what the client sends; ``model`` limits the strategy "quality" to the answers of one model.
+        waiting: images without a final label.
+        activity: recent assignments, so that two annotators are not given the same case.
+        predictions: the models' answers with their quality.
+
+    Returns:
+        The choice; None when all images have a final label.
 
     Raises:
-        UnknownError: no such strategy.
+        UnknownError: there is no such strategy.
     """
     if strategy not in STRATEGIES:
         raise UnknownError(
             f"Found no strategy {strategy[:40]!r}; there are: {', '.join(STRATEGIES)}. Ask for one of these."
         )
-    waiting = service.unlabelled()
-    taken = service.journal.assigned_since(time.time() - _RESTING_S)
+    taken = activity.assigned_since(time.time() - _RESERVED_S)
     free = [image for image in waiting if image.id not in taken] or waiting
     if not free:
         return None
@@ -54,14 +63,13 @@ def choose(service: Project, strategy: str, params: dict[str, Any]) -> Choice | 
         return Choice(free[0], "It is the first without a final label.")
     if strategy == "random":
         return Choice(random.choice(free), "It was drawn at random from those without a final label.")
-    return _by_quality(service, free, params.get("model"))
+    return _by_quality(free, predictions, params.get("model"))
 
 
-def _by_quality(service: Project, free: list[Image], model: Any) -> Choice:
-    rows = service.journal.rows("SELECT * FROM quality")
-    judged = {row["image"]: json.loads(row["content"]) for row in rows if not model or row["model"] == model}
-    scored = [(*uncertainty(judged[image.id]), image) for image in free if image.id in judged]
-    unseen = [image for image in free if image.id not in judged]
+def _by_quality(free: list[Image], predictions: Predictions, model: Any) -> Choice:
+    known = {row.image: row.content for row in predictions.qualities() if not model or row.model == model}
+    scored = [(*uncertainty(known[image.id]), image) for image in free if image.id in known]
+    unseen = [image for image in free if image.id not in known]
     worst = max(scored, key=lambda item: item[0], default=None)
     if worst is not None and worst[0] > 0:
         return Choice(worst[2], worst[1])
@@ -73,7 +81,7 @@ def _by_quality(service: Project, free: list[Image], model: Any) -> Choice:
 
 
 def uncertainty(judged: dict[str, Any]) -> tuple[float, str]:
-    """How little an answer is to be trusted, 0 to 3, and why.
+    """Return the uncertainty of an answer, from 0 to 3, and the reason.
 
     Implausible anatomy weighs 2 ("poor") or 1 ("check"); disagreement with the mirror image's answer, one minus the lowest
     Dice, is added where it was measured.

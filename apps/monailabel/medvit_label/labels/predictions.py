@@ -1,31 +1,53 @@
-"""The model's last answer on each image of the project, kept on disk, to hold submitted labels against."""
+"""The model's last answer on each image of the project and its quality, to compare submitted labels with and to rank cases."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvit.atomic_write import replace_file
+from medvit_label.journal import Journal
 
-__all__ = ["Predictions"]
+__all__ = ["Predictions", "Quality"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Quality of a model's last answer on an image.
+
+    Attributes:
+        image: the image's id.
+        model: the bundle's name.
+        content: ``quality`` and ``agreement`` of the result, ``bundle`` (its name and version) and ``seconds``.
+    """
+
+    image: str
+    model: str
+    content: dict[str, Any]
 
 
 class Predictions:
-    """Label maps in ``<state>/predictions``, one for each model and image; a newer answer takes an older one's place.
+    """Repository of label maps in ``<state>/predictions``, one for each model and image, and of their quality in the journal.
+
+    A newer answer replaces an older one.
 
     Args:
         folder: the project's state.
+        journal: the project's journal.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "predictions"
+    def __init__(self, folder: Path, journal: Journal) -> None:
+        self._folder, self._journal = folder / "predictions", journal
 
     def keep(self, model: str, image: str, ids: NDArray[np.integer], version: str) -> None:
-        """Keep an answer.
+        """Store an answer.
 
         Args:
             model: the bundle's name.
@@ -37,12 +59,28 @@ class Predictions:
             np.savez_compressed(file, ids=ids.astype(np.uint16), version=np.array(version))
 
     def get(self, model: str, image: str) -> tuple[NDArray[np.integer], str] | None:
-        """An answer and the version of the bundle that gave it; None where none was kept, or its file is damaged."""
+        """Return an answer and the version of the bundle that gave it; None where there is none, or its file is damaged."""
         try:
             with np.load(self._file(model, image), allow_pickle=False) as kept:
                 return kept["ids"], str(kept["version"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
+
+    def keep_quality(self, quality: Quality) -> None:
+        """Store the quality of an answer."""
+        self._journal.change(
+            "INSERT INTO quality VALUES (?, ?, ?) ON CONFLICT (image, model) DO UPDATE SET content = excluded.content",
+            quality.image, quality.model, json.dumps(quality.content),
+        )  # fmt: skip
+
+    def qualities(self) -> list[Quality]:
+        """Return the quality of every stored answer."""
+        rows = self._journal.rows("SELECT * FROM quality")
+        return [Quality(image=r["image"], model=r["model"], content=json.loads(r["content"])) for r in rows]
+
+    def images_answered_by(self, bundle: str) -> set[str]:
+        """Return the images whose last answer came from a bundle, given by its name and version (``bands 0.1.0``)."""
+        return {quality.image for quality in self.qualities() if quality.content.get("bundle") == bundle}
 
     def _file(self, model: str, image: str) -> Path:
         return self._folder / model / f"{hashlib.sha256(image.encode()).hexdigest()[:32]}.npz"

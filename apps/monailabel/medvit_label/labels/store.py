@@ -22,7 +22,7 @@ from medvit_label.journal import Journal
 from medvit_label.labels.label_files import label_map, write_label
 from medvit_label.labels.label_info import read_label_info
 
-__all__ = ["FINAL", "LabelStore", "StoredLabel", "label_map"]
+__all__ = ["FINAL", "LabelRepository", "StoredLabel", "label_map"]
 
 FINAL = "final"
 _SEG = "seg.dcm"
@@ -65,8 +65,8 @@ class StoredLabel:
         return str(self.info.get("annotator", self.info.get("client_id")) or "")[:64]
 
 
-class LabelStore:
-    """Versioned labels in ``<state>/labels``.
+class LabelRepository:
+    """Repository of versioned labels in ``<state>/labels``; the journal holds their versions and the chosen ones.
 
     Args:
         folder: the project's state.
@@ -136,8 +136,8 @@ class LabelStore:
             label.image, label.tag, label.version, by, time.time(),
         )  # fmt: skip
 
-    def told(self, stored: StoredLabel) -> list[str]:
-        """Say, where several annotators have submitted a final label, whose counts now and how to let another count."""
+    def annotators_note(self, stored: StoredLabel) -> list[str]:
+        """Return a note on the label that counts and how to choose another, if several annotators submitted a final label; else none."""
         if stored.tag != FINAL:
             return []
         newest = {label.annotator: label.version for label in self.versions(stored.image, stored.tag)}
@@ -200,8 +200,8 @@ class LabelStore:
         return sent
 
     def _send(self, stored: StoredLabel) -> StoredLabel:
-        told = self._images.store(stored.file.with_name(_SEG))
-        sent = replace(stored, info=stored.info | told | {_ARCHIVE: "stored"})
+        known = self._images.store(stored.file.with_name(_SEG))
+        sent = replace(stored, info=stored.info | known | {_ARCHIVE: "stored"})
         self._write(sent)
         return sent
 
@@ -261,6 +261,16 @@ class LabelStore:
             row["image"]
             for row in self._journal.rows("SELECT DISTINCT image FROM labels WHERE tag = 'final' AND hidden = 0")
         }
+
+    def unlabelled(self) -> list[Image]:
+        """Return the images without a final label, sorted by id."""
+        labelled = self.labelled()
+        return [image for name, image in sorted(self._images.listed().items()) if name not in labelled]
+
+    def tags(self) -> dict[str, int]:
+        """Return the number of images that have a label of each tag."""
+        query = "SELECT tag, COUNT(DISTINCT image) AS n FROM labels WHERE hidden = 0 GROUP BY tag"
+        return {row["tag"]: row["n"] for row in self._journal.rows(query)}
 
     def take_back(self, image: str, tag: str, version: int | None = None) -> StoredLabel | None:
         """Let the versions of a label, or one of them, be seen no more; their files stay. Return the one that counts from now on."""

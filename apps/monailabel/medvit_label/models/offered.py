@@ -1,30 +1,34 @@
-"""The bundles on offer: as they were installed, or the project's own version of them that serves."""
+"""The bundles that a project offers: as installed, or the project's own version of one that serves."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from medvit.bundles import Bundle, bundle_folders, open_bundle
+from medvit.io.labels import clean_name
 from medvit_label.errors import UnknownError
+from medvit_label.images.local import Image
 from medvit_label.models.versions import Versions
 
 __all__ = ["TASKS", "Models"]
 
 TASKS = {"segmentation": "segmentation", "restoration": "others", "reconstruction": "others"}
-"""MONAI Label's word for each task: what makes no labels on the image's own grid is not offered where clients draw such."""
+"""MONAI Label's type of each task; clients offer only "segmentation" for drawing on the image's grid."""
 
 
 class Models:
-    """What can be asked to infer.
+    """The bundles that a project offers, and their versions.
 
     Args:
         names: bundles named at the start; empty for all that are trained.
-        versions: the project's own.
+        versions: the project's own versions.
     """
 
     def __init__(self, names: tuple[str, ...], versions: Versions) -> None:
-        self._names, self._versions = names, versions
+        self._names, self.versions = names, versions
 
     def installed(self) -> dict[str, Bundle]:
-        """The bundles as they were installed: trained, for a task that is served, and named at the start if any were."""
+        """Return the installed bundles by name: trained, for a supported task, and named at the start if any were."""
         found = {}
         for name in self._names or tuple(bundle_folders()):
             bundle = open_bundle(name)
@@ -35,18 +39,18 @@ class Models:
         return found
 
     def served(self) -> dict[str, Bundle]:
-        """The bundles that answer.
+        """Return the bundles that answer, by name.
 
         Raises:
-            BundleError: the project's version of one cannot be used; nothing else answers in its place.
+            BundleError: the project's version of one cannot be used; no other version is used instead.
         """
-        return {name: self._versions.bundle(bundle) for name, bundle in self.installed().items()}
+        return {name: self.versions.bundle(bundle) for name, bundle in self.installed().items()}
 
     def find(self, name: str, number: int | None = None) -> Bundle:
-        """The bundle of that name that answers, or another version of it.
+        """Return the bundle of a name, in the version that serves or in another one.
 
         Raises:
-            UnknownError: it is not on offer.
+            UnknownError: it is not offered. BundleError: the version cannot be used.
         """
         models = self.installed()
         if name not in models:
@@ -54,4 +58,31 @@ class Models:
             raise UnknownError(
                 f"Found no model {name[:60]!r} on this server; it offers: {offered}. Ask for one of these."
             )
-        return self._versions.bundle(models[name], number)
+        return self.versions.bundle(models[name], number)
+
+    def for_label(self, image: Image, model: str | None, names: Iterable[str] = ()) -> Bundle | None:
+        """Find the bundle whose labels an annotation uses.
+
+        Args:
+            image: the labelled image.
+            model: the bundle that the client names; empty for the only one that fits the image and has all names.
+            names: names of the annotation's labels.
+
+        Raises:
+            UnknownError: there is no such model.
+        """
+        if model:
+            return self.find(model)
+        found = [
+            b for b in self.served().values()
+            if b.facts.task == "segmentation" and b.facts.mismatch(b.name, image.is_picture, image.modality) is None
+        ]  # fmt: skip
+        if len(found) > 1:
+            keys = {clean_name(name, name) for name in names}
+            found = [b for b in found if keys and keys <= _label_names(b)]
+        return found[0] if len(found) == 1 else None
+
+
+def _label_names(bundle: Bundle) -> set[str]:
+    """Return a bundle's names and titles of labels, normalised for comparison."""
+    return {clean_name(text, text) for label in bundle.facts.labels for text in (label.name, label.title)}

@@ -1,4 +1,4 @@
-"""Endpoints that make the server work: inference with its line, and what was asked of it."""
+"""Endpoints of inference: run a model, its queue, and the model's weights."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["router"]
 router = APIRouter()
 _OUTPUTS = ("image", "json", "all", "dicom_seg")
 _LOOK_S = 0.5
-"""Seconds between looks at whether the client still waits."""
+"""Seconds between checks of whether the client is still connected."""
 
 
 @router.post("/infer/{model}")
 async def run_inference(
     request: Request,
-    service: CurrentProject,
+    project: CurrentProject,
     background: BackgroundTasks,
     model: str,
     image: str = "",
@@ -43,34 +43,34 @@ async def run_inference(
     file: Annotated[UploadFile | None, File()] = None,
     label: Annotated[UploadFile | None, File()] = None,
 ) -> Any:
-    """Run a bundle on an image of the project, of a session or sent along. The work is cancelled if the client goes away."""
+    """Run a bundle on an image of the project, of a session or of the request; cancel it when the client disconnects."""
     if output not in _OUTPUTS:
         raise RequestError(f"Found output {output[:20]!r}; it must be one of {', '.join(_OUTPUTS)}.")
-    wanted, content = read_params(params)
+    settings, content = read_params(params)
     with ExitStack() as held:
-        target = await asyncio.to_thread(_target, service, held, image, session_id, file)
+        target = await asyncio.to_thread(_target, project, held, image, session_id, file)
         who = annotator_of(request, content)
-        if label is not None or asks_correction(content, service.model(model)):
-            drawn = held.enter_context(received(label.filename, label.file, LABELS, service.scratch)) if label else None
-            job = await asyncio.to_thread(service.submit_refinement, model, target, content, drawn, who)
+        if label is not None or asks_correction(content, project.models.find(model)):
+            drawn = held.enter_context(received(label.filename, label.file, LABELS, project.scratch)) if label else None
+            job = await asyncio.to_thread(project.runs.inferences.submit_correction, model, target, content, drawn, who)
         else:
             seg, restart = output == "dicom_seg", restarts(content)
-            job = await asyncio.to_thread(service.submit, model, target, wanted, seg, who, restart)
+            job = await asyncio.to_thread(project.runs.inferences.submit, model, target, settings, seg, who, restart)
         made = await _finished(request, job)
     background.add_task(shutil.rmtree, made.folder, ignore_errors=True)
-    return await asyncio.to_thread(_answer, made, output, wanted, job)
+    return await asyncio.to_thread(_answer, made, output, settings, job)
 
 
-def _target(service: Project, held: ExitStack, image: str, session: str, file: UploadFile | None) -> Image:
+def _target(project: Project, held: ExitStack, image: str, session: str, file: UploadFile | None) -> Image:
     if file is None:
-        return service.image_of(image, session)
-    path = held.enter_context(received(file.filename, file.file, IMAGES, service.scratch))
+        return project.images.named(image, session)
+    path = held.enter_context(received(file.filename, file.file, IMAGES, project.scratch))
     require_image(path)
     return Image(f"upload {uuid.uuid4().hex}", path)
 
 
 async def _finished(request: Request, job: Job[InferenceFiles]) -> InferenceFiles:
-    """The job's outcome; the job is cancelled when nobody waits for it any more."""
+    """Return the job's files; cancel the job when the client disconnects."""
     waiting = asyncio.wrap_future(job.future)
     while True:
         try:
@@ -83,28 +83,28 @@ async def _finished(request: Request, job: Job[InferenceFiles]) -> InferenceFile
 
 
 def _answer(made: InferenceFiles, output: str, params: Params, job: Job[InferenceFiles]) -> Response:
-    said = made.params | {"job": job.id}
+    known = made.params | {"job": job.id}
     if output == "json":
-        return Response(json.dumps(said), media_type="application/json")
+        return Response(json.dumps(known), media_type="application/json")
     if output == "image":
         return FileResponse(made.file, filename=made.file.name)
     if output == "dicom_seg":
         seg = made.folder / "seg.dcm"
         if not seg.is_file():
             reasons = (
-                "; ".join(said.get("set_aside", [])) or "the image is no DICOM series, or the bundle makes no labels"
+                "; ".join(known.get("set_aside", [])) or "the image is no DICOM series, or the bundle makes no labels"
             )
             raise HTTPException(422, f"Found that no DICOM SEG can be written: {reasons}. Ask for output=image.")
         return FileResponse(seg, media_type="application/dicom", filename="seg.dcm")
-    return _multipart(said, made)
+    return _multipart(known, made)
 
 
-def _multipart(said: dict[str, Any], made: InferenceFiles) -> Response:
-    """Both in one answer: the JSON as the field ``params``, the file as ``image``."""
+def _multipart(known: dict[str, Any], made: InferenceFiles) -> Response:
+    """Return an answer with the JSON as the field ``params`` and the file as ``image``."""
     mark = f"medvit{uuid.uuid4().hex}"
     name = f"{uuid.uuid4().hex}{''.join(made.file.suffixes[-2:]) if made.file.suffix == '.gz' else made.file.suffix}"
     head = (
-        f'--{mark}\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json\r\n\r\n{json.dumps(said)}\r\n'
+        f'--{mark}\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json\r\n\r\n{json.dumps(known)}\r\n'
         f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\nContent-Type: application/octet-stream\r\n\r\n'
     )
     body = head.encode() + made.file.read_bytes() + f"\r\n--{mark}--\r\n".encode()
@@ -112,32 +112,32 @@ def _multipart(said: dict[str, Any], made: InferenceFiles) -> Response:
 
 
 @router.get("/queue/")
-def queue(service: CurrentProject) -> list[dict[str, Any]]:
-    """The line of inferences with their progress."""
-    return service.queue.listing()
+def queue(project: CurrentProject) -> list[dict[str, Any]]:
+    """List the inferences with their progress."""
+    return project.runs.inferences.queue.listing()
 
 
 @router.get("/queue/{job}")
-def queued(service: CurrentProject, job: str) -> dict[str, Any]:
-    """One inference and its progress."""
-    return service.queue.find(job).shown()
+def queued(project: CurrentProject, job: str) -> dict[str, Any]:
+    """Return one inference and its progress."""
+    return project.runs.inferences.queue.find(job).shown()
 
 
 @router.delete("/queue/{job}")
-def cancel(request: Request, service: CurrentProject, job: str) -> dict[str, Any]:
-    """Cancel an inference that waits or runs; with accounts an annotator's own only."""
-    account, owner = account_of(request), service.queue.find(job).owner
+def cancel(request: Request, project: CurrentProject, job: str) -> dict[str, Any]:
+    """Cancel an inference that waits or runs; with accounts an annotator can cancel only their own."""
+    account, owner = account_of(request), project.runs.inferences.queue.find(job).owner
     if account is not None and not account.reviews and account.name != owner:
         raise AccessError(
             f"Found an inference of {shown_name(owner)} to cancel; an annotator may cancel only their own. Ask a reviewer."
         )
-    return service.queue.cancel(job).shown()
+    return project.runs.inferences.queue.cancel(job).shown()
 
 
 @router.get("/model/info/{model}")
-def model_info(service: CurrentProject, model: str) -> dict[str, Any]:
-    """The checksum and version of a model's weights."""
-    bundle = service.model(model)
+def model_info(project: CurrentProject, model: str) -> dict[str, Any]:
+    """Return the checksum and version of a model's weights."""
+    bundle = project.models.find(model)
     return {
         "checksum": f"SHA256:{bundle.weights_sha256}",
         "modified_time": int(bundle.weights.stat().st_mtime),
@@ -146,9 +146,9 @@ def model_info(service: CurrentProject, model: str) -> dict[str, Any]:
 
 
 @router.put("/model/{model}")
-def refuse_model(service: CurrentProject, model: str) -> None:
-    """No weights are taken over the network: a pickle could run code."""
-    service.model(model)
+def refuse_model(project: CurrentProject, model: str) -> None:
+    """Refuse weights sent over the network: a pickle could run code."""
+    project.models.find(model)
     raise HTTPException(
         403,
         "Found weights sent to the server; it takes none, since a model file can run code. Use medvit bundles fetch.",

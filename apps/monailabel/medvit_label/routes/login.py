@@ -1,4 +1,4 @@
-"""Endpoints of the login, MONAI Label's: a name and password for a token, which every other request then shows."""
+"""Endpoints of MONAI Label's login: a name and password give a token, which every other request needs."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _log = logging.getLogger("medvit_label")
 
 
 @router.get("/auth/")
-def auth(request: Request, service: CurrentProject) -> dict[str, Any]:
+def auth(request: Request, project: CurrentProject) -> dict[str, Any]:
     """Say whether a login is needed, and whether it is by accounts or by the server's one token."""
     accounts = request.app.state.accounts is not None
-    return {"enabled": service.settings.asks_login, "client_id": "medvit", "realm": "", "accounts": accounts}
+    return {"enabled": project.settings.asks_login, "client_id": "medvit", "realm": "", "accounts": accounts}
 
 
 @router.post("/auth/token")
 async def token(
     request: Request,
-    service: CurrentProject,
+    project: CurrentProject,
     username: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
 ) -> dict[str, Any]:
     """Log in (OAuth2's password flow): an account's name and password; without accounts any name, and the token as password."""
     accounts: Accounts | None = request.app.state.accounts
     if accounts is None:
-        if not service.settings.token or not hmac.compare_digest(password.encode(), service.settings.token.encode()):
+        if not project.settings.token or not hmac.compare_digest(password.encode(), project.settings.token.encode()):
             raise HTTPException(
                 401,
                 "Found a wrong password; the token that the server was started with is needed. Type it as the password.",
@@ -64,7 +64,7 @@ async def token(
 
 @router.get("/auth/token/valid")
 def valid(request: Request) -> dict[str, Any]:
-    """Answer to a valid token alone: whose it is, and the role."""
+    """Return the account of a valid token, and its role."""
     account = account_of(request)
     if account is None:
         return {"username": "annotator", "roles": []}

@@ -1,4 +1,4 @@
-"""The project's state: ``/stats/`` for programs, and at ``/`` a page that shows it to people."""
+"""Endpoints of the project's statistics: ``/stats/`` as JSON, and ``/`` as a page."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-from medvit_label.labels.scoring import statistics
 from medvit_label.routes.project import CurrentProject
+from medvit_label.routes.project_state import project_statistics
 
 __all__ = ["router"]
 
 router = APIRouter()
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; frame-ancestors 'none'"
-"""Nothing from elsewhere is loaded, and nothing is sent elsewhere."""
+"""Content security policy: the page loads and sends nothing beyond this server."""
 
 
 @router.get("/stats/")
-def stats(service: CurrentProject) -> dict[str, Any]:
-    """Labels with agreement, volumes and seconds; the line; the cases in doubt; versions and trainings of each model."""
-    return statistics(service)
+def stats(project: CurrentProject) -> dict[str, Any]:
+    """Return labels with agreement, volumes and seconds; the queue; uncertain cases; versions and trainings of each model."""
+    return project_statistics(project)
 
 
 @router.get("/")
 def page() -> HTMLResponse:
-    """The page. It holds no data of the project; it asks for them, with the token where one is needed."""
+    """Return the page. It contains no data of the project; its script requests them, with the token where one is needed."""
     text = (files("medvit_label") / "page.html").read_text(encoding="utf-8")
     return HTMLResponse(text, headers={"content-security-policy": _POLICY, "referrer-policy": "no-referrer"})

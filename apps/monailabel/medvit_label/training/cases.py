@@ -1,4 +1,4 @@
-"""The cases a model is fine-tuned on: the newest final labels, split once and for all into those that train and those that judge."""
+"""The cases that a model is fine-tuned on: final labels with their images, split permanently into training and validation."""
 
 from __future__ import annotations
 
@@ -9,137 +9,169 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pydicom
 
+from medvit.bundles import Bundle
 from medvit.errors import GeometryError, MedvitError
 from medvit.io import files_below
 from medvit.io.dicom.header import read_dataset
 from medvit.labels import Label
 from medvit_label.errors import RequestError
 from medvit_label.images.local import Image
+from medvit_label.images.repository import ImageRepository
+from medvit_label.journal import Journal
 from medvit_label.labels.label_files import label_map
-from medvit_label.labels.store import StoredLabel
+from medvit_label.labels.store import LabelRepository, StoredLabel
 
-if TYPE_CHECKING:
-    from medvit_label.project import Project
-
-__all__ = ["LEAST", "Cases", "collect", "divide"]
+__all__ = ["LEAST", "CaseCollector", "Cases", "SplitRepository", "divide"]
 
 LEAST = 4
-"""Final labels with which training may begin: three to learn from and one held out."""
+"""Fewest final labels that training needs: three to train on and one to validate on."""
 
 TRAINING, VALIDATION = "training", "validation"
 
 
 @dataclass(frozen=True)
 class Cases:
-    """Labels by what they are for.
+    """Labels to train on and to validate on.
 
     Attributes:
-        training: what is learned from.
-        validation: what judges, before and after; it is never trained on, nor ever was here.
-        by: what was kept together: "patient" or "image".
-        aside: images whose final label cannot be trained on, with the reason.
+        training: labels to train on.
+        validation: labels to score the weights with, before and after training; none of them was ever trained on.
+        by: what stays on one side of the split: "patient" or "image".
+        excluded: images whose final label cannot be trained on, with the reason.
     """
 
     training: tuple[StoredLabel, ...]
     validation: tuple[StoredLabel, ...]
     by: str
-    aside: dict[str, str] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
 
-    def said(self) -> dict[str, Any]:
-        """The split as clients are told it."""
-        told: dict[str, Any] = {"by": self.by, "training": len(self.training), "validation": len(self.validation)}
-        if self.aside:
-            told["set_aside"] = [{"image": name, "reason": words} for name, words in self.aside.items()]
-        return told
+    def summary(self) -> dict[str, Any]:
+        """Return the split as clients see it."""
+        found: dict[str, Any] = {"by": self.by, "training": len(self.training), "validation": len(self.validation)}
+        if self.excluded:
+            found["set_aside"] = [{"image": name, "reason": reason} for name, reason in self.excluded.items()]
+        return found
 
 
-def collect(service: Project, model: str, share: float, folder: Path) -> Cases:
-    """Lay out the final labels that count of a model's kind with their images, in two parts; an image's part never changes.
-
-    They become files under plain names with a data list beside them, as ``medvit.training`` takes them: a link is made where
-    the file system allows it, else a copy, so that an image that is taken out of the project meanwhile stays, and no name of an
-    image gets into scores or messages. A label that cannot be trained on is set aside with the reason; the others train.
+class SplitRepository:
+    """Repository of the part of each image, "training" or "validation", by model; a part never changes.
 
     Args:
-        service: the project.
-        model: the bundle's name.
-        share: of images to hold out, roughly.
-        folder: where the files go.
-
-    Raises:
-        RequestError: too few labels, or all of one patient.
+        journal: the project's journal.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    labels, files, aside = _usable(service, model, folder)
-    there = service.images.listed()
-    patients = {name: _patient(there[name], service.journal.info(name)) for name in labels}
-    groups: dict[str, list[str]] = {}
-    for name, patient in patients.items():
-        groups.setdefault(patient or f"image {name}", []).append(name)
-    known = {row["image"]: row["part"] for row in service.journal.rows("SELECT * FROM parts WHERE model = ?", model)}
-    try:
-        parts = divide(groups, known, share)
-    except RequestError as error:
-        raise RequestError(f"{error}{_told(aside)}") from None
-    for name, part in parts.items():
-        if name not in known:
-            service.journal.change("INSERT INTO parts VALUES (?, ?, ?)", model, name, part)
-    chosen = {part: [name for name in sorted(parts) if parts[name] == part] for part in (TRAINING, VALIDATION)}
-    by = "patient" if all(patients.values()) else "image"
-    content = {"description": f"split by {by}"} | {part: [files[n] for n in names] for part, names in chosen.items()}
-    (folder / "datalist.json").write_text(json.dumps(content, indent=1) + "\n")
-    training, validation = (tuple(labels[name] for name in chosen[part]) for part in (TRAINING, VALIDATION))
-    return Cases(training, validation, by, aside)
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def parts(self, model: str) -> dict[str, str]:
+        """Return the part of each image that was ever used to train a model."""
+        rows = self._journal.rows("SELECT * FROM parts WHERE model = ?", model)
+        return {row["image"]: row["part"] for row in rows}
+
+    def add(self, model: str, parts: dict[str, str]) -> None:
+        """Store the part of images that have none yet."""
+        known = self.parts(model)
+        for name, part in parts.items():
+            if name not in known:
+                self._journal.change("INSERT INTO parts VALUES (?, ?, ?)", model, name, part)
 
 
-def _usable(
-    service: Project, model: str, folder: Path
-) -> tuple[dict[str, StoredLabel], dict[str, dict[str, str]], dict[str, str]]:
-    """Return the labels that can be trained on, the files of each with its image, and why others cannot; all by image.
+class CaseCollector:
+    """Collects the final labels of a model with their images.
 
-    Raises:
-        RequestError: fewer than ``LEAST`` can.
+    Args:
+        images: the project's images.
+        labels: store of the labels.
+        splits: store of the parts.
     """
-    there, table = service.images.listed(), service.model(model).facts.labels
-    labels: dict[str, StoredLabel] = {}
-    files: dict[str, dict[str, str]] = {}
-    aside: dict[str, str] = {}
-    wanted = {name: label for name, label in service.labels.finals().items() if label.info.get("model") == model}
-    if len(wanted) >= LEAST:  # else nothing is read for nothing
-        for number, (name, label) in enumerate(wanted.items(), 1):
-            reason = _fault(label, table) if name in there else "the image is not in the project any more"
-            try:
-                made = {} if reason else _one(service, label, folder, f"case_{number:04d}")
-            except MedvitError as error:
-                reason = f"its image cannot be used ({error})"
-            if reason:
-                aside[name] = reason
-            else:
-                labels[name], files[name] = label, made
-    _require_enough(len(labels if len(wanted) >= LEAST else wanted), model, aside)
-    return labels, files, aside
+
+    def __init__(self, images: ImageRepository, labels: LabelRepository, splits: SplitRepository) -> None:
+        self._images, self._labels, self._splits = images, labels, splits
+
+    def collect(self, bundle: Bundle, share: float, folder: Path) -> Cases:
+        """Write the final labels that count of a model and their images into a folder, with a data list for ``medvit.training``.
+
+        Files get plain names, so that no name of an image gets into scores or messages. A file is linked where the file system
+        allows it, else copied, so that it stays when its image is taken out of the project. A label that cannot be trained on is
+        excluded with the reason.
+
+        Args:
+            bundle: the bundle to train.
+            share: share of the images to validate on.
+            folder: where the files go.
+
+        Raises:
+            RequestError: there are too few labels, or all are of one patient.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        labels, files, excluded = self._usable(bundle, folder)
+        there = self._images.listed()
+        patients = {name: _patient(there[name], self._images.info(name)) for name in labels}
+        groups: dict[str, list[str]] = {}
+        for name, patient in patients.items():
+            groups.setdefault(patient or f"image {name}", []).append(name)
+        try:
+            parts = divide(groups, self._splits.parts(bundle.name), share)
+        except RequestError as error:
+            raise RequestError(f"{error}{_excluded_note(excluded)}") from None
+        self._splits.add(bundle.name, parts)
+        chosen = {part: [name for name in sorted(parts) if parts[name] == part] for part in (TRAINING, VALIDATION)}
+        by = "patient" if all(patients.values()) else "image"
+        content = {"description": f"split by {by}"} | {p: [files[n] for n in names] for p, names in chosen.items()}
+        (folder / "datalist.json").write_text(json.dumps(content, indent=1) + "\n")
+        training, validation = (tuple(labels[name] for name in chosen[part]) for part in (TRAINING, VALIDATION))
+        return Cases(training, validation, by, excluded)
+
+    def _usable(
+        self, bundle: Bundle, folder: Path
+    ) -> tuple[dict[str, StoredLabel], dict[str, dict[str, str]], dict[str, str]]:
+        """Return the labels that can be trained on, the files of each with its image, and the reasons against others; all by image.
+
+        Raises:
+            RequestError: fewer than ``LEAST`` can.
+        """
+        there, model = self._images.listed(), bundle.name
+        labels: dict[str, StoredLabel] = {}
+        files: dict[str, dict[str, str]] = {}
+        excluded: dict[str, str] = {}
+        wanted = {name: label for name, label in self._labels.finals().items() if label.info.get("model") == model}
+        if len(wanted) >= LEAST:  # else no file needs to be read
+            for number, (name, label) in enumerate(wanted.items(), 1):
+                reason = (
+                    _fault(label, bundle.facts.labels) if name in there else "the image is not in the project any more"
+                )
+                try:
+                    made = {} if reason else _write_case(self._images.find(name), label, folder, f"case_{number:04d}")
+                except MedvitError as error:
+                    reason = f"its image cannot be used ({error})"
+                if reason:
+                    excluded[name] = reason
+                else:
+                    labels[name], files[name] = label, made
+        _require_enough(len(labels if len(wanted) >= LEAST else wanted), model, excluded)
+        return labels, files, excluded
 
 
-def _require_enough(count: int, model: str, aside: dict[str, str]) -> None:
+def _require_enough(count: int, model: str, excluded: dict[str, str]) -> None:
     """Refuse to train on fewer labels than ``LEAST``.
 
     Raises:
-        RequestError: there are fewer; those set aside are named.
+        RequestError: there are fewer; the excluded ones are named.
     """
     if count < LEAST:
         raise RequestError(
             f"Found {count} images with a final label for {model}; at least {LEAST} are needed: {LEAST - 1} to learn from and one "
-            f"to judge by. Submit more with the tag final.{_told(aside)}"
+            f"to judge by. Submit more with the tag final.{_excluded_note(excluded)}"
         )
 
 
-def _told(aside: dict[str, str]) -> str:
-    left = "; ".join(f"{name[:80]}: {words}" for name, words in list(aside.items())[:5])
+def _excluded_note(excluded: dict[str, str]) -> str:
+    left = "; ".join(f"{name[:80]}: {reason}" for name, reason in list(excluded.items())[:5])
     return f" Set aside: {left}." if left else ""
 
 
@@ -156,17 +188,17 @@ def _fault(label: StoredLabel, table: Sequence[Label]) -> str:
 
 
 def divide(groups: dict[str, list[str]], known: dict[str, str], share: float) -> dict[str, str]:
-    """A part for each image: a group stays together, and what trained once never judges.
+    """Assign a part to each image: a group stays together, and an image that was trained on never validates.
 
-    New groups are taken in the order of a hash, which has nothing to do with names, and held out until the share is reached.
+    New groups are taken in the order of a hash, which is independent of names, for validation until the share is reached.
 
     Args:
         groups: images by what must stay together.
-        known: parts given earlier.
-        share: of images to hold out.
+        known: parts assigned earlier.
+        share: share of the images to validate on.
 
     Raises:
-        RequestError: nothing is left for one of the parts.
+        RequestError: one of the parts is empty.
     """
     parts: dict[str, str] = {}
     new = []
@@ -190,7 +222,7 @@ def divide(groups: dict[str, list[str]], known: dict[str, str], share: float) ->
 
 
 def _patient(image: Image, noted: dict[str, Any]) -> str | None:
-    """What tells images of one patient: a note of the client's (``patient``), or DICOM's PatientID. None where neither is there."""
+    """Return a key of the image's patient: a client's note (``patient``) or DICOM's PatientID; None where there is neither."""
     if isinstance(noted.get("patient"), str | int):
         return f"noted {noted['patient']}"
     if image.series is None:
@@ -212,8 +244,8 @@ def _files(path: Path) -> Iterable[Path]:
     return sorted(files_below(path)) if path.is_dir() else [path]
 
 
-def _one(service: Project, label: StoredLabel, folder: Path, name: str) -> dict[str, str]:
-    image = service.images.find(label.image)
+def _write_case(image: Image, label: StoredLabel, folder: Path, name: str) -> dict[str, str]:
+    """Link or write a label and its image into a folder; return their file names."""
     ending = "".join(label.file.suffixes[-2:]) if label.file.suffix == ".gz" else label.file.suffix
     marked = f"{name}_labels{ending}"
     _link(label.file, folder / marked)

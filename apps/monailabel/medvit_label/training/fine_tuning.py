@@ -1,99 +1,136 @@
-"""From final labels to a better model: what is trained, when it is published, and how to go back."""
+"""Fine-tuning of a model on the project's final labels, and the choice of the version that serves."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
+from medvit_label.inference.inferences import Inferences
+from medvit_label.journal import Journal
+from medvit_label.models.offered import Models
 from medvit_label.models.versions import INSTALLED
-from medvit_label.training.cases import LEAST, collect
-from medvit_label.training.jobs import Ended, TrainParams, read_train_params
+from medvit_label.training.cases import LEAST, CaseCollector
+from medvit_label.training.jobs import FinishedRun, Trainings, TrainParams, read_train_params
 
-if TYPE_CHECKING:
-    from medvit_label.project import Project
-
-__all__ = ["adopt", "roll_back", "train", "trainers", "worker_arguments"]
+__all__ = ["FineTuner"]
 
 
-def trainers(service: Project) -> dict[str, Any]:
-    """What ``GET /info/`` says of models that can be trained here, with the settings a client may change."""
-    words = f"Fine-tunes on final labels ({LEAST} at least); the new weights serve only if they score higher on the cases held out."
-    return {
-        name: {"type": "segmentation", "description": words, "config": TrainParams().model_dump()}
-        for name, bundle in service.models().items()
-        if _untrainable(bundle) is None
-    }
+class FineTuner:
+    """Fine-tunes models and publishes the new weights that score higher.
+
+    Args:
+        folder: the project's state.
+        journal: the project's journal.
+        models: the bundles offered, and their versions.
+        cases: collects the labels to train on.
+        inferences: keeps answers in memory, which a new version makes outdated.
+        device: as ``RunSettings.device``.
+
+    Attributes:
+        trainings: the runs, one at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        journal: Journal,
+        models: Models,
+        cases: CaseCollector,
+        inferences: Inferences,
+        device: str,
+    ) -> None:
+        self._models, self._cases, self._inferences, self._device = models, cases, inferences, device
+        self.trainings = Trainings(folder, journal, self._publish_if_better, self._worker_arguments)
+
+    def trainers(self) -> dict[str, Any]:
+        """Return the models that can be trained, with the settings a client may change, as ``GET /info/`` lists them."""
+        words = f"Fine-tunes on final labels ({LEAST} at least); the new weights serve only if they score higher on the cases held out."
+        return {
+            name: {"type": "segmentation", "description": words, "config": TrainParams().model_dump()}
+            for name, bundle in self._models.served().items()
+            if _reason_against_training(bundle) is None
+        }
+
+    def start(self, model: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Start to fine-tune the version that serves; return the run.
+
+        Args:
+            model: the bundle's name.
+            content: the request's ``params``.
+
+        Raises:
+            UnknownError: there is no such model. BundleError: it cannot be trained. RequestError: there are too few labels.
+            BusyError: a training is running.
+        """
+        bundle, params = self._models.find(model), read_train_params(content)
+        reason = _reason_against_training(bundle)
+        if reason is not None:
+            raise BundleError(
+                f"Found {reason} where {model} was to be trained; a bundle for segmentation that says how it is trained and judged is needed. "
+                f"Name one of: {', '.join(self.trainers()) or 'none'}."
+            )
+
+        def prepare(folder: Path) -> dict[str, Any]:
+            cases = self._cases.collect(bundle, params.validation_share, folder / "data")
+            names = [label.image for label in (*cases.training, *cases.validation)]
+            return {
+                "base": self._models.versions.serving(model),
+                "split": cases.summary(),
+                "params": params.model_dump(),
+                "images": names,
+            }
+
+        return self.trainings.start(model, prepare)
+
+    def roll_back(self, model: str, to: int | None) -> int:
+        """Serve another version from now on; return its number.
+
+        Args:
+            model: the bundle's name.
+            to: the number; None for the version that the serving one was trained from.
+
+        Raises:
+            UnknownError: there is no such model or version.
+        """
+        self._models.find(model, INSTALLED)
+        number = self._models.versions.roll_back(model, to)
+        self._inferences.forget(model)
+        return number
+
+    def _worker_arguments(self, row: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the arguments of a run's process. The bundle's folder is looked up; the project's files do not name it."""
+        info, model = json.loads(row["info"]), row["model"]
+        installed, base = self._models.find(model, INSTALLED), self._models.find(model, info["base"])
+        return {
+            "folder": str(folder.resolve()), "base": str(base.root), "device": self._device,
+            "version": f"{installed.version}+project.{self._models.versions.next(model)}",
+            **info["params"],
+        }  # fmt: skip
+
+    def _publish_if_better(self, ended: FinishedRun) -> int | None:
+        """Publish the weights of a finished run if they score higher than those it started from; return the version's number."""
+        before, after = ended.outcome["before"], ended.outcome["after"]
+        if not after > before:
+            return None
+        versions = self._models.versions
+        earlier = [row["version"] for row in versions.listing(ended.model) if row.get("run") == ended.run]
+        if earlier:  # published by a server that stopped before it could record it
+            return int(earlier[0])
+        number = versions.publish(
+            ended.model, ended.candidate,
+            {"run": ended.run, "from": ended.base, "metric": ended.outcome["metric"], "before": before, "after": after, "split": ended.split, "params": ended.params},
+        )  # fmt: skip
+        self._inferences.forget(ended.model)
+        return number
 
 
-def _untrainable(bundle: Bundle) -> str | None:
+def _reason_against_training(bundle: Bundle) -> str | None:
+    """Return the reason for which a bundle cannot be trained here; None where it can."""
     if bundle.facts.task != "segmentation":
         return f"a bundle for {bundle.facts.task}"
     absent = [name for name in ("train", "evaluate") if not (bundle.root / "configs" / f"{name}.json").is_file()]
     return f"no configs/{absent[0]}.json" if absent else None
-
-
-def train(service: Project, model: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Begin to fine-tune the version that serves.
-
-    Raises:
-        UnknownError: no such model. BundleError: it cannot be trained. RequestError: too few labels. BusyError: one runs.
-    """
-    bundle, params = service.model(model), read_train_params(content)
-    why = _untrainable(bundle)
-    if why is not None:
-        raise BundleError(
-            f"Found {why} where {model} was to be trained; a bundle for segmentation that says how it is trained and judged is needed. "
-            f"Name one of: {', '.join(trainers(service)) or 'none'}."
-        )
-
-    def prepare(folder: Path) -> dict[str, Any]:
-        cases = collect(service, model, params.validation_share, folder / "data")
-        names = [label.image for label in (*cases.training, *cases.validation)]
-        return {
-            "base": service.versions.serving(model),
-            "split": cases.said(),
-            "params": params.model_dump(),
-            "images": names,
-        }
-
-    return service.trainings.start(model, prepare)
-
-
-def worker_arguments(service: Project, row: dict[str, Any], info: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The line that a run's process gets. Where bundles lie is never read from the project's files."""
-    base = service.model(row["model"], info["base"])
-    return {
-        "folder": str(folder.resolve()), "base": str(base.root), "device": service.settings.device,
-        "version": f"{service.model(row['model'], INSTALLED).version}+project.{service.versions.next(row['model'])}",
-        **info["params"],
-    }  # fmt: skip
-
-
-def adopt(service: Project, ended: Ended) -> int | None:
-    """Publish what a run made if it scored higher than what it started from; return its number."""
-    before, after = ended.outcome["before"], ended.outcome["after"]
-    if not after > before:
-        return None
-    earlier = [row["version"] for row in service.versions.listing(ended.model) if row.get("run") == ended.run]
-    if earlier:  # by a server that ended before it could write down so
-        return int(earlier[0])
-    number = service.versions.publish(
-        ended.model, ended.candidate,
-        {"run": ended.run, "from": ended.base, "metric": ended.outcome["metric"], "before": before, "after": after, "split": ended.split, "params": ended.params},
-    )  # fmt: skip
-    service.results.forget(ended.model)
-    return number
-
-
-def roll_back(service: Project, model: str, to: int | None) -> int:
-    """Serve an earlier version from now on; return its number.
-
-    Raises:
-        UnknownError: no such model or version.
-    """
-    service.model(model, INSTALLED)
-    number = service.versions.roll_back(model, to)
-    service.results.forget(model)
-    return number

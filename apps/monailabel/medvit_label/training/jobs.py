@@ -1,4 +1,4 @@
-"""Training in the background: one run at a time, in a process of its own, gone on with when the server comes back."""
+"""Training runs in the background: one at a time, each in a process of its own, continued by the next server."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medvit.errors import MedvitError
-from medvit_label.background_runs import DONE, ERROR, RUNNING, STOPPED, Kind, Runs
+from medvit_label.background_runs import DONE, ERROR, RUNNING, STOPPED, RunKind, RunRepository
 from medvit_label.errors import RequestError
 from medvit_label.journal import Journal
 from medvit_label.training.process import OUTCOME, STAGE
 
-__all__ = ["Ended", "TrainParams", "Trainings", "read_train_params"]
+__all__ = ["FinishedRun", "TrainParams", "Trainings", "read_train_params"]
 
-_KIND = Kind("trainings", "training", "POST /train/MODEL", "DELETE /train/")
+_KIND = RunKind("trainings", "training", "POST /train/MODEL", "DELETE /train/")
 _GRACE_S = 10
 _HEAVY = ("run", "data", "candidate")
-"""What a run's folder holds that nobody needs once it has ended: copies of images among them."""
+"""Folders of a run that are deleted once it has ended; they hold copies of images."""
 
 
 class TrainParams(BaseModel):
-    """What a client may ask of a training run; anything else it sends (its own settings) is passed over."""
+    """Settings of a training run that a client may change; other keys that it sends are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -43,10 +43,10 @@ class TrainParams(BaseModel):
 
 
 def read_train_params(content: dict[str, Any]) -> TrainParams:
-    """A client's parameters.
+    """Read a client's settings.
 
     Raises:
-        RequestError: a value that cannot be.
+        RequestError: a value is not allowed.
     """
     try:
         return TrainParams.model_validate(content)
@@ -56,8 +56,8 @@ def read_train_params(content: dict[str, Any]) -> TrainParams:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A run that came to its end.
+class FinishedRun:
+    """A training run that came to its end.
 
     Attributes:
         run: its id.
@@ -65,8 +65,8 @@ class Ended:
         base: number of the version it started from.
         candidate: the new bundle's folder.
         outcome: the scores before and after.
-        split: the cases, as they were told.
-        params: what was asked for.
+        split: the cases, as clients see them.
+        params: the client's settings.
     """
 
     run: str
@@ -78,41 +78,41 @@ class Ended:
     params: dict[str, Any]
 
 
-class Judge(Protocol):
-    """Decides about a run that ended: publishes what is better."""
+class Publisher(Protocol):
+    """Publishes the weights of a finished run if they are better."""
 
-    def __call__(self, ended: Ended) -> int | None:
-        """The number of the new version; None where it was no better."""
+    def __call__(self, ended: FinishedRun) -> int | None:
+        """Return the number of the new version; None where it is not better."""
         ...
 
 
 class Trainings:
-    """Runs in ``<state>/training/<id>``.
+    """Training runs in ``<state>/training/<id>``.
 
     Args:
         folder: the project's state.
-        journal: where runs are written down.
-        judge: what is done with a run that came to its end.
-        worker_arguments: the line a run's process gets, from the run's row and its folder.
+        journal: the project's journal.
+        publish: called with each finished run.
+        worker_arguments: makes the arguments of a run's process from the run's row and its folder.
     """
 
     def __init__(
         self,
         folder: Path,
         journal: Journal,
-        judge: Judge,
+        publish: Publisher,
         worker_arguments: Callable[[dict[str, Any], Path], dict[str, Any]],
     ) -> None:
-        self._folder, self._judge, self._worker_arguments = folder / "training", judge, worker_arguments
-        self._runs = Runs(journal, _KIND)
+        self._folder, self._publish, self._worker_arguments = folder / "training", publish, worker_arguments
+        self._runs = RunRepository(journal, _KIND)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._watcher: threading.Thread | None = None
         self._stopping, self._closing = False, False
 
     def resume(self) -> None:
-        """Go on with the run that an earlier server left, and clear what one that ended had no time to."""
-        going = self._runs.going()
+        """Continue the run that an earlier server left, and delete files that it had no time to delete."""
+        going = self._runs.running()
         left = {row["id"] for row in self._runs.all()} - {row["id"] for row in going}
         for identity in left:
             self._clear(self._folder / identity)
@@ -120,15 +120,15 @@ class Trainings:
             try:
                 with self._lock:
                     self._launch(row)
-            except MedvitError as error:  # its bundle was removed, say: no reason not to serve
+            except MedvitError as error:  # such as a removed bundle: the project is served all the same
                 self._end(row, ERROR, {"reason": str(error)})
 
     def start(self, model: str, prepare: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Begin a run.
+        """Start a run.
 
         Args:
             model: the bundle's name.
-            prepare: lays the cases out in the run's folder and gives what is to be remembered of it (``base``, ``split``,
+            prepare: writes the cases into the run's folder and returns what to remember of the run (``base``, ``split``,
                 ``params``).
 
         Raises:
@@ -150,15 +150,15 @@ class Trainings:
         folder = self._folder / row["id"]
         self._stopping = False
         process = None
-        if not (folder / OUTCOME).is_file():  # else it ended while no server was there to hear of it
-            told = self._worker_arguments(row, folder)
+        if not (folder / OUTCOME).is_file():  # else it ended while no server was running
+            arguments = self._worker_arguments(row, folder)
             with (folder / "log.txt").open("ab") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "medvit_label.training.process"], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True
                 )  # fmt: skip
             assert process.stdin is not None
-            with suppress(OSError):  # a process that could not begin: its end is told below
-                process.stdin.write(json.dumps(told) + "\n")
+            with suppress(OSError):  # a process that could not start; the watcher records its end
+                process.stdin.write(json.dumps(arguments) + "\n")
                 process.stdin.flush()
         self._process = process
         self._watcher = threading.Thread(target=self._watch, args=(row, folder, process), name="training")
@@ -167,11 +167,11 @@ class Trainings:
     def _watch(self, row: dict[str, Any], folder: Path, process: subprocess.Popen[str] | None) -> None:
         code = 0 if process is None else process.wait()
         if self._closing:
-            return  # it is still down as running: the next server goes on with it
+            return  # its state stays "running", and the next server continues it
         if self._stopping:
             self._end(row, STOPPED, {})
         else:
-            self._end(row, *self._settle(row, folder, code))
+            self._end(row, *self._outcome(row, folder, code))
         self._clear(folder)
 
     @staticmethod
@@ -179,8 +179,8 @@ class Trainings:
         for heavy in _HEAVY:
             shutil.rmtree(folder / heavy, ignore_errors=True)
 
-    def _settle(self, row: dict[str, Any], folder: Path, code: int) -> tuple[str, dict[str, Any]]:
-        """How a run ended, and what came of it."""
+    def _outcome(self, row: dict[str, Any], folder: Path, code: int) -> tuple[str, dict[str, Any]]:
+        """Return the state of a run that ended and what to add to its info."""
         try:
             outcome = json.loads((folder / OUTCOME).read_text())
         except (OSError, ValueError):
@@ -192,9 +192,9 @@ class Trainings:
             return ERROR, {"reason": outcome["error"].replace(str(folder), "…")}
         info = json.loads(row["info"])
         candidate = folder / "candidate" / row["model"]
-        ended = Ended(row["id"], row["model"], info["base"], candidate, outcome, info["split"], info["params"])
+        ended = FinishedRun(row["id"], row["model"], info["base"], candidate, outcome, info["split"], info["params"])
         try:
-            return DONE, {"outcome": outcome, "published": self._judge(ended)}
+            return DONE, {"outcome": outcome, "published": self._publish(ended)}
         except Exception as error:
             return ERROR, {
                 "outcome": outcome,
@@ -207,21 +207,21 @@ class Trainings:
             self._runs.write(row["id"], state, json.loads(row["info"]) | curve | more)
 
     def stop(self) -> dict[str, Any] | None:
-        """Stop the run there is; None where there is none."""
+        """Stop the running training and return it; None where there is none."""
         with self._lock:
-            rows = self._runs.going()
+            rows = self._runs.running()
             if not rows:
                 return None
             self._stopping = True
-        self._let_go()
+        self._end_process()
         return self.shown(rows[0]["id"])
 
     def close(self) -> None:
-        """Let the run end for now; it is gone on with by the next server."""
+        """End the running training for now; the next server continues it."""
         self._closing = True
-        self._let_go()
+        self._end_process()
 
-    def _let_go(self) -> None:
+    def _end_process(self) -> None:
         process, watcher = self._process, self._watcher
         if process is not None and process.stdin is not None:
             process.stdin.close()
@@ -233,11 +233,11 @@ class Trainings:
             watcher.join()
 
     def running(self) -> bool:
-        """Whether a run is going on."""
-        return self._runs.running()
+        """Return whether a training is running."""
+        return bool(self._runs.running())
 
     def shown(self, identity: str | None = None) -> dict[str, Any]:
-        """A run as clients see it, in MONAI Label's keys with ours beside them; by default the newest.
+        """Return a run as clients see it, with MONAI Label's keys and further ones; by default the newest.
 
         Raises:
             UnknownError: there is none.
@@ -245,11 +245,11 @@ class Trainings:
         return self._as_shown(self._runs.row(identity))
 
     def listing(self) -> list[dict[str, Any]]:
-        """All runs, oldest first."""
+        """Return all runs as clients see them, oldest first."""
         return [self._as_shown(row) for row in self._runs.all()]
 
     def statistics(self) -> dict[str, Any]:
-        """The newest finished run of each model, as MONAI Label's ``train_stats`` has them."""
+        """Return the newest finished run of each model, as MONAI Label's ``train_stats``."""
         return {
             run["model"]: {
                 "name": "train", "start_ts": run["start_ts"], "total_time": f"{run['seconds']:.0f} s", "epoch": run["done"],
@@ -276,7 +276,7 @@ class Trainings:
         }  # fmt: skip
 
     def _step(self, identity: str, model: str) -> int:
-        """The last step that the run's curve tells of: every twentieth, or in short runs every tenth of them."""
+        """Return the last step in the run's curve, which has every twentieth step, or in short runs every tenth part of them."""
         curve = self._folder / identity / "run" / model / "curve.csv"
         try:
             with curve.open(newline="") as file:
@@ -286,7 +286,7 @@ class Trainings:
         return steps[-1] if steps else 0
 
     def _lines(self, folder: Path) -> list[str]:
-        """What the run said of its steps, newest last; lines that name folders are left out."""
+        """Return the log's lines on the last steps; lines that name folders are left out."""
         try:
             lines = (folder / "log.txt").read_text(errors="replace").splitlines()
         except OSError:

@@ -1,4 +1,4 @@
-"""The process that trains: told what to do on its standard input, and gone as soon as that closes (the server stopped it, or died)."""
+"""The process of a training run: it reads its arguments from standard input, and ends when that closes (the server stopped it, or ended)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 __all__ = ["OUTCOME", "STAGE", "main"]
 
 OUTCOME, STAGE = "outcome.json", "stage.txt"
-"""Files in a run's folder: how it ended, and what it is doing."""
+"""Files in a run's folder: its outcome, and its current stage."""
 
 
 def main() -> int:
-    """Fine-tune as the line on standard input says; 0 when it came to its end, 1 when it was refused."""
-    told: dict[str, Any] = json.loads(sys.stdin.readline())
+    """Fine-tune with the arguments on standard input; return 0 when it came to its end, 1 when it was refused."""
+    arguments: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_server, daemon=True).start()
-    folder = Path(told["folder"])
+    folder = Path(arguments["folder"])
     from medvit.errors import MedvitError
 
     try:
-        outcome = _fine_tune(told, folder)
+        outcome = _fine_tune(arguments, folder)
     except MedvitError as error:
         _write(folder / OUTCOME, json.dumps({"error": str(error), "kind": type(error).__name__}))
         return 1
@@ -38,7 +38,7 @@ def _end_with_the_server() -> None:
     os._exit(3)
 
 
-def _fine_tune(told: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _fine_tune(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     import torch
 
     from medvit.bundles import Bundle
@@ -50,8 +50,8 @@ def _fine_tune(told: dict[str, Any], folder: Path) -> dict[str, Any]:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     data = folder / "data"
     wanted = FineTuning(
-        Bundle(Path(told["base"])), DataList(data / "datalist.json", data), folder, told["version"], told["steps"],
-        told["learning_rate"], told["device"],
+        Bundle(Path(arguments["base"])), DataList(data / "datalist.json", data), folder, arguments["version"], arguments["steps"],
+        arguments["learning_rate"], arguments["device"],
     )  # fmt: skip
     return fine_tune(wanted, lambda stage: _write(folder / STAGE, stage))
 

@@ -1,0 +1,162 @@
+"""The inferences of a project: submitted to one queue, their answers stored, and corrected by annotators."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+from medvit.progress import Progress
+from medvit.segmentation import Result
+from medvit_label.annotators import Annotator
+from medvit_label.images.local import Image
+from medvit_label.images.repository import ImageRepository
+from medvit_label.inference.correction_history import Correcting
+from medvit_label.inference.corrections import Correction
+from medvit_label.inference.queue import Job, JobQueue
+from medvit_label.inference.radiographs import require_lateral
+from medvit_label.inference.run import Asked, InferenceFiles, Params, Results, infer, read_params, restarts
+from medvit_label.labels.activity import Activity
+from medvit_label.labels.predictions import Predictions, Quality
+from medvit_label.labels.saved_corrections import KeptCorrections
+from medvit_label.models.offered import Models
+
+__all__ = ["Inferences"]
+
+
+class Inferences:
+    """Runs of models on images, one at a time.
+
+    Args:
+        models: the bundles offered.
+        images: the project's images and sessions.
+        predictions: store of the last answers.
+        corrections: store of the annotators' corrections.
+        activity: record of the annotators' work.
+        queue: inferences that run or wait.
+        scratch: folder for the files that clients are sent.
+        device: as ``RunSettings.device``.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Models,
+        images: ImageRepository,
+        predictions: Predictions,
+        corrections: KeptCorrections,
+        activity: Activity,
+        queue: JobQueue,
+        scratch: Path,
+        device: str,
+    ) -> None:
+        self._models, self._images, self._predictions = models, images, predictions
+        self._corrections, self._activity = corrections, activity
+        self.queue, self._scratch, self._device = queue, scratch, device
+        self._results = Results()
+
+    def submit(
+        self, model: str, image: Image, params: Params, seg: bool = False, who: Annotator | None = None, restart: bool = False
+    ) -> Job[InferenceFiles]:  # fmt: skip
+        """Put an inference in the queue.
+
+        Args:
+            model: the bundle's name.
+            image: the image.
+            params: the client's settings.
+            seg: whether to write a DICOM SEG too.
+            who: the annotator; None for the server itself.
+            restart: drop the annotator's corrections of the image.
+
+        Raises:
+            UnknownError: there is no such model or lateral view. RequestError: a reconstruction has no lateral view.
+            BusyError: the queue is full.
+        """
+        bundle, lateral = self._models.find(model), None
+        if bundle.facts.task == "reconstruction":  # before queueing: a request without its second view need not wait
+            named = bool(params.lateral or params.lateral_session)
+            second = self._images.named(params.lateral, params.lateral_session) if named else None
+            lateral = require_lateral(bundle, image, second)
+        asked = Asked(bundle, image, params, self._device, seg, lateral)
+
+        def work(progress: Progress) -> InferenceFiles:
+            state = image.state()
+            made = infer(asked, self._scratch, progress)
+            if isinstance(made.result, Result):
+                self._keep_answer(image, model, made)
+            if who is not None:
+                own = Correcting(self._corrections, who, model, image.id, state)
+                if isinstance(made.result, Result):
+                    self._results.keep(own.key, state, made.result)
+                    dropped = own.restart() if restart else []
+                    words, made.params["corrections"] = own.remark()
+                    made.params["notes"] += [*dropped, *words]
+                self._note_work(made, image, who, "run")
+            return made
+
+        return self.queue.submit(work, model, image.id, who.name if who is not None else "")
+
+    def submit_correction(
+        self, model: str, image: Image, content: dict[str, Any], drawn: Path | None, who: Annotator
+    ) -> Job[InferenceFiles]:
+        """Put an annotator's clicks, scribbles or box in the queue, on top of earlier ones; run the model first where it has no answer.
+
+        Args:
+            model: the bundle's name.
+            image: the image.
+            content: the request's ``params``.
+            drawn: scribbles as a label map.
+            who: the annotator.
+
+        Raises:
+            UnknownError: there is no such model. BundleError: it makes no labels. BusyError: the queue is full.
+        """
+        bundle, (params, _) = self._models.find(model), read_params(json.dumps(content))
+        bundle.require_task("segmentation")
+        asked = Asked(bundle, image, params, self._device)
+
+        def work(progress: Progress) -> InferenceFiles:
+            state = image.state()
+            own = Correcting(self._corrections, who, model, image.id, state)
+            anew = restarts(content)
+            plain = self._results.get(own.key, state)
+            if plain is None or anew:
+                first = infer(asked, self._scratch, progress)
+                shutil.rmtree(first.folder, ignore_errors=True)
+                plain = cast(Result, first.result)
+                if own.lasting:
+                    self._results.keep(own.key, state, plain)
+            correction = Correction(content, drawn, params, self._device)
+            made = own.correct(plain, correction, self._scratch, progress, anew)
+            self._note_work(made, image, who, "corrected")
+            return made
+
+        return self.queue.submit(work, model, image.id, who.name)
+
+    def forget(self, model: str) -> None:
+        """Drop a model's answers in memory, because another version of it serves from now on."""
+        self._results.forget(model)
+
+    def close(self) -> None:
+        """Cancel all inferences and wait until the running one has ended."""
+        self.queue.close()
+
+    def _keep_answer(self, image: Image, model: str, made: InferenceFiles) -> None:
+        """Store an answer, to score labels with, and its quality, to rank the cases."""
+        if image.outside:
+            return
+        assert isinstance(made.result, Result)
+        self._predictions.keep(model, image.id, made.result.array, made.result.bundle.version)
+        content = {
+            "quality": made.params["quality"], "agreement": made.result.agreement(), "bundle": made.params["bundle"],
+            "seconds": made.params["latencies"]["total"] if "latencies" in made.params else None,
+        }  # fmt: skip
+        self._predictions.keep_quality(Quality(image=image.id, model=model, content=content))
+
+    def _note_work(self, made: InferenceFiles, image: Image, who: Annotator, action: str) -> None:
+        """Record the annotator's work on an image of the project; add notes on others who recently worked on it."""
+        if image.outside:
+            return
+        made.params["others"] = self._activity.note(image.id, who.name, action)
+        made.params["notes"] += made.params["others"]

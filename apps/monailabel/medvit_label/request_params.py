@@ -1,0 +1,47 @@
+"""Reading of the ``params`` that clients send with a request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from medvit_label.errors import RequestError
+
+__all__ = ["json_object", "read_flag"]
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Read the JSON object that a client sends as ``params`` or ``info``; an empty text is an empty object.
+
+    Raises:
+        RequestError: it is not a JSON object, or cannot be written again as JSON.
+    """
+    try:
+        content = json.loads(text or "{}")
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+        # the server sends it on to every client: NaN, infinity and lone surrogates would make each such answer invalid
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RequestError("Found params that hold half a character (a lone surrogate); send whole ones.") from None
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise RequestError(f"Found params that are no JSON object ({why}); send one, or none.") from None
+    return content
+
+
+def read_flag(content: dict[str, Any], key: str) -> bool:
+    """Read a flag of a client's ``params``; forms and tables of settings send it as a word.
+
+    Raises:
+        RequestError: the value is neither true nor false.
+    """
+    value = content.get(key)
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word in (None, False, 0, "", "false", "no", "off", "0"):
+        return False
+    if word in (True, 1, "true", "yes", "on", "1"):
+        return True
+    raise RequestError(
+        f"Found params.{key} of {str(value)[:40]!r}; true or false is needed. Correct it or leave it out."
+    )
