@@ -1,9 +1,10 @@
-"""The project's own versions of a bundle: made by training here, kept beside the labels, never in the bundle that was installed."""
+"""A project's own versions of bundles: made by training in the project and stored with it; the installed bundle never changes."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -19,30 +20,32 @@ from medvit_label.settings import state_folder
 __all__ = ["INSTALLED", "Versions", "open_versions"]
 
 INSTALLED = 0
-"""The number of the bundle as it was installed."""
+"""Number of the bundle as it was installed."""
+
+_MEDVIT_NAME = re.compile(rb"\bmedvit(?:\.\w+)+")
 
 
 class Versions:
-    """Versions in ``<state>/models/<bundle>/vNNNN/<bundle>``, and which of them serves.
+    """Repository of versions in ``<state>/models/<bundle>/vNNNN/<bundle>``; the journal holds which of them serves.
 
     Args:
         folder: the project's state.
-        journal: where versions are written down.
+        journal: the project's journal.
     """
 
     def __init__(self, folder: Path, journal: Journal) -> None:
         self._folder, self._journal = folder / "models", journal
 
     def serving(self, model: str) -> int:
-        """The number of the version that answers; ``INSTALLED`` for the bundle as it was installed."""
+        """Return the number of the version that answers; ``INSTALLED`` for the bundle as it was installed."""
         rows = self._journal.rows("SELECT version FROM serving WHERE model = ?", model)
         return int(rows[0]["version"]) if rows else INSTALLED
 
     def bundle(self, installed: Bundle, number: int | None = None) -> Bundle:
-        """The bundle of a version; by default of the one that serves.
+        """Return the bundle of a version; by default of the one that serves.
 
         Raises:
-            BundleError: its files were taken away, or configs of its own were put there.
+            BundleError: its files are missing, or its configs are not those of the installed bundle.
         """
         number = self.serving(installed.name) if number is None else number
         if number == INSTALLED:
@@ -58,7 +61,7 @@ class Versions:
         return found
 
     def publish(self, model: str, candidate: Path, info: dict[str, Any]) -> int:
-        """Keep a copy of a bundle as the next version and let it serve; return its number."""
+        """Store a copy of a bundle as the next version and serve it; return its number."""
         place = self._folder / model
         place.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=place))
@@ -78,7 +81,7 @@ class Versions:
         return number
 
     def next(self, model: str) -> int:
-        """The number that the next version gets."""
+        """Return the number of the next version."""
         rows = self._journal.rows("SELECT MAX(version) AS last FROM versions WHERE model = ?", model)
         return int(rows[0]["last"] or INSTALLED) + 1
 
@@ -90,7 +93,7 @@ class Versions:
             to: the number; None for the one that the serving version was trained from.
 
         Raises:
-            UnknownError: no such version, or none to go back to.
+            UnknownError: there is no such version, or no earlier one.
         """
         now = self.serving(model)
         known = {row["version"]: row for row in self.listing(model)}
@@ -108,7 +111,7 @@ class Versions:
         return to
 
     def listing(self, model: str) -> list[dict[str, Any]]:
-        """All versions, oldest first, with what is known of their training; the first is the installed one."""
+        """Return all versions, oldest first, with what is known of their training; the first is the installed one."""
         now = self.serving(model)
         rows = self._journal.rows("SELECT * FROM versions WHERE model = ? ORDER BY version", model)
         made = [{"version": r["version"], "created": r["created"], **json.loads(r["info"])} for r in rows]
@@ -124,23 +127,41 @@ class Versions:
 
 
 def _require_same_configs(found: Bundle, installed: Bundle, number: int) -> None:
-    """Configs can run code, so a version's must be those of the installed bundle; only metadata and weights are its own."""
+    """Refuse a version whose configs are not those of the installed bundle: configs can run code, so only metadata and weights may differ.
+
+    Raises:
+        BundleError: they differ; where the version uses other names of medvit, the message lists them.
+    """
     theirs, ours = (
         {path.name: path.read_bytes() for path in (bundle.root / "configs").iterdir() if path.name != "metadata.json"}
         for bundle in (found, installed)
     )
-    if theirs != ours:
+    if theirs == ours:
+        return
+    names = sorted(_medvit_names(theirs) - _medvit_names(ours))
+    if names:
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise BundleError(
-            f"Found configs in version {number} of {installed.name} that are not those of the installed bundle; only weights may differ. "
-            f"The bundle was updated, or the project changed by hand: train it again, or medvit label rollback {installed.name} --to 0."
+            f"Found names in the configs of version {number} of {installed.name} that the installed bundle does not use ({listed}), as "
+            "an earlier release of medvit wrote them; the configs of the installed bundle are needed, since configs can run code and "
+            f"only weights may differ. Train the version again, or serve the installed bundle: medvit label rollback {installed.name} --to 0."
         )
+    raise BundleError(
+        f"Found configs in version {number} of {installed.name} that are not those of the installed bundle; only weights may differ. "
+        f"The bundle was updated, or the project changed by hand: train it again, or medvit label rollback {installed.name} --to 0."
+    )
+
+
+def _medvit_names(configs: dict[str, bytes]) -> set[str]:
+    """Return the dotted names of medvit that configs contain."""
+    return {name.decode() for content in configs.values() for name in _MEDVIT_NAME.findall(content)}
 
 
 def open_versions(studies: str, state: Path | None) -> Versions:
-    """The versions of a project that was served before, or is being served.
+    """Open the versions of a project that was served before, or is being served.
 
     Raises:
-        SourceError: there is none.
+        SourceError: there is no such project.
     """
     folder = state_folder(studies, state)
     if not (folder / JOURNAL).is_file():
