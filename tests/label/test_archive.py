@@ -17,7 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 from medvit_label.errors import AccessError, ArchiveError
-from medvit_label.images.local import Image
+from medvit_label.images.source import LabelImage
 from medvit_label.journal import Journal
 from medvit_label.labels.store import LabelRepository
 from medvit_label.self_test import running
@@ -204,10 +204,10 @@ class _Shelf:
 
     keeps_segs = True
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: LabelImage) -> None:
         self.image, self.open, self.kept = image, False, list[str]()
 
-    def listed(self) -> dict[str, Image]:
+    def listed(self) -> dict[str, LabelImage]:
         return {self.image.id: self.image}
 
     def store(self, seg: Path) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def test_a_label_is_kept_when_the_archive_does_not_take_it_and_sent_with_the_nex
     series = str(pydicom.dcmread(paths[0]).SeriesInstanceUID)
     nib.save(nib.Nifti1Image(ids, oblique_affine()), tmp_path / "labels.nii.gz")
     table = open_bundle(make_bundle(tmp_path / "bundles" / "bands")).facts.labels
-    image = Image(series, tmp_path / "series", series, "1.2", "CT")
+    image = LabelImage(series, tmp_path / "series", series, "1.2", "CT")
     shelf = _Shelf(image)
     store = LabelRepository(tmp_path / "state", Journal(tmp_path / "state"), shelf)  # type: ignore[arg-type]
     save: Callable[[], Any] = lambda: store.save(image, tmp_path / "labels.nii.gz", "final", table, {})  # noqa: E731

@@ -67,7 +67,7 @@ def test_a_failure_is_listed_by_its_kind_alone_and_does_not_hold_up_the_line() -
     after.free.set()
     assert queue.submit(after, "bands", "image").future.result(5) == "made"
     assert isinstance(job.future.exception(5), OSError)
-    assert queue.find(job.id).shown()["reason"] == "OSError"
+    assert queue.find(job.id).summary()["reason"] == "OSError"
     running = queue.submit(work, "bands", "image")
     assert work.begun.wait(5)
     queue.close()  # a server that ends does not wait for the end of its inferences
@@ -93,4 +93,4 @@ def test_what_a_job_made_is_not_kept_for_the_list() -> None:
     del job
     gc.collect()
     assert made[0]() is None
-    assert queue.find(identity).shown()["state"] == "done" and queue.find(identity).stage == "infer"
+    assert queue.find(identity).summary()["state"] == "done" and queue.find(identity).stage == "infer"

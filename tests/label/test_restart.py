@@ -70,7 +70,7 @@ def test_labels_sessions_ranking_and_training_go_on(settings, tmp_path: Path) ->
         kept, version = second.predictions.get("bands", "case4")
         assert np.array_equal(kept, made.result.array) and version == "0.1.0"
         assert second.runs.trainings.running()
-        run = wait_for(lambda: (shown := second.runs.trainings.shown())["status"] != "RUNNING" and shown)
+        run = wait_for(lambda: (shown := second.runs.trainings.summary())["status"] != "RUNNING" and shown)
         assert run["status"] == "DONE" and run["published"] == 1, run
         assert run["split"] == {"by": "image", "training": 4, "validation": 1}
         log = (folder / "log.txt").read_text()
@@ -115,14 +115,14 @@ def test_a_batch_ranks_what_has_no_label_and_goes_on_after_a_restart(settings, t
     first.runs.batches.start("bands", Params(), True)
     with pytest.raises(BusyError, match="Found a batch that runs; .* Wait for it, or stop it"):
         first.runs.batches.start("bands", Params(), True)
-    assert first.runs.batches.shown()["left"] == 6
+    assert first.runs.batches.summary()["left"] == 6
     held.set()
     wait_for(lambda: len(first.runs.batches.left("bands")) < 6)
     first.close()
 
     second = Project(settings)
     try:
-        shown = wait_for(lambda: (now := second.runs.batches.shown())["status"] != "RUNNING" and now)
+        shown = wait_for(lambda: (now := second.runs.batches.summary())["status"] != "RUNNING" and now)
         assert (shown["status"], shown["made"], shown["failed"]) == ("DONE", 5, 1)
         assert [image.id for image in second.runs.batches.left("bands")] == ["flat"]
         assert {label.image for label in second.labels.all() if label.tag == "original"} == {
@@ -142,7 +142,7 @@ def test_a_run_whose_bundle_is_gone_does_not_keep_the_project_from_being_served(
     (settings.state / "training" / "a").mkdir(parents=True)
     first.close()
     second = Project(settings)
-    shown = second.runs.trainings.shown()
+    shown = second.runs.trainings.summary()
     second.close()
     assert shown["status"] == "ERROR" and "Found no files of version 7 of bands in the project" in shown["reason"]
 
@@ -156,7 +156,7 @@ def test_runs_that_end_badly_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     runs = Trainings(tmp_path, Journal(tmp_path), full, lambda _row, _folder: {})
     with pytest.raises(UnknownError, match="Found no training yet; start one: POST /train/MODEL"):
-        runs.shown()
+        runs.summary()
     info = {"base": 0, "split": {}, "params": {"steps": 1}}
 
     def prepare(folder: Path) -> dict[str, object]:
@@ -165,7 +165,7 @@ def test_runs_that_end_badly_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("sys.executable", shutil.which("false"))  # a process that ends before it began
     runs.start("bands", prepare)
-    shown = wait_for(lambda: (now := runs.shown())["status"] != "RUNNING" and now)
+    shown = wait_for(lambda: (now := runs.summary())["status"] != "RUNNING" and now)
     assert (
         shown["status"] == "ERROR"
         and "Found that the training ended with code 1 before its last step; see" in shown["reason"]
@@ -177,7 +177,7 @@ def test_runs_that_end_badly_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return info
 
     runs.start("bands", prepare_ended)
-    shown = wait_for(lambda: (now := runs.shown())["status"] != "RUNNING" and now)
+    shown = wait_for(lambda: (now := runs.summary())["status"] != "RUNNING" and now)
     assert shown["status"] == "ERROR" and shown["after"] == 0.2
     assert (
         "Found that the new weights could not be published (OSError); see that the project's folder" in shown["reason"]
@@ -200,7 +200,7 @@ def test_a_run_that_is_refused_says_why(settings, tmp_path: Path) -> None:
             )
             submit(project, tmp_path, f"case{number}")
         project.runs.fine_tuning.start("bands", {"steps": 2})
-        run = wait_for(lambda: (shown := project.runs.trainings.shown())["status"] != "RUNNING" and shown)
+        run = wait_for(lambda: (shown := project.runs.trainings.summary())["status"] != "RUNNING" and shown)
         assert run["status"] == "ERROR" and "Found background alone in the labels of all 3 cases" in run["reason"]
         assert project.models.find("bands").version == "0.1.0"
     finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from medvit_label.journal import Journal
-from medvit_label.models.versions import INSTALLED, Versions
+from medvit_label.models.versions import INSTALLED, VersionRepository
 
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
@@ -16,11 +16,11 @@ from tests.laws.test_before import unpack
 
 
 @pytest.fixture
-def versions(tmp_path: Path) -> Versions:
-    return Versions(tmp_path / "state", Journal(tmp_path / "state"))
+def versions(tmp_path: Path) -> VersionRepository:
+    return VersionRepository(tmp_path / "state", Journal(tmp_path / "state"))
 
 
-def test_a_version_with_the_names_of_an_earlier_release_is_refused(tmp_path: Path, versions: Versions) -> None:
+def test_a_version_with_the_names_of_an_earlier_release_is_refused(tmp_path: Path, versions: VersionRepository) -> None:
     """The version is one that the release before the renames made; its configs name classes that are gone."""
     before = unpack("label", tmp_path) / "state" / "models" / BANDS / "v0001" / BANDS
     installed = Bundle(make_bundle(tmp_path / "bundles" / BANDS))
@@ -41,7 +41,7 @@ def test_a_version_with_the_names_of_an_earlier_release_is_refused(tmp_path: Pat
     assert versions.roll_back(BANDS, INSTALLED) == INSTALLED and versions.bundle(installed) is installed
 
 
-def test_a_version_with_other_configs_of_the_same_names_is_refused(tmp_path: Path, versions: Versions) -> None:
+def test_a_version_with_other_configs_of_the_same_names_is_refused(tmp_path: Path, versions: VersionRepository) -> None:
     installed = Bundle(make_bundle(tmp_path / "bundles" / BANDS))
     versions.publish(BANDS, installed.root, {})
     assert versions.bundle(installed).root != installed.root

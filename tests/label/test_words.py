@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from medvit_label.dependencies import _require
 from medvit_label.errors import AccessError, ArchiveError, GoneError, RequestError, UnknownError
 from medvit_label.images.local import LocalImages
 from medvit_label.inference.strokes import read_strokes
-from medvit_label.journal import Journal
+from medvit_label.journal import JOURNAL, Journal
 from medvit_label.labels.label_files import label_map
 
 from medvit.bundles import open_bundle
@@ -113,6 +115,13 @@ def test_what_is_missing_on_the_machine(tmp_path: Path) -> None:
         OutputError, match="Found that labels cannot be kept in .* a folder that can be written is needed. Give --state"
     ):
         Journal(tmp_path / "file")
+    Journal(tmp_path / "state").close()
+    with closing(sqlite3.connect(tmp_path / "state" / JOURNAL)) as base:
+        base.execute("PRAGMA user_version = 1")
+    with pytest.raises(
+        OutputError, match="Found a journal of version 1 in .*; version 0 is needed. Update medvit, or give"
+    ):
+        Journal(tmp_path / "state")
     with pytest.raises(
         BackendError, match="Found no nobody_has_this installed; the label server needs it. Run: pip install"
     ):

@@ -1,4 +1,4 @@
-"""What stands before every request: who may ask, from where, and how much may be sent."""
+"""ASGI middleware before every request: host and origin check, token, size limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from medvit_label.accounts import Accounts
 from medvit_label.settings import ServerSettings, is_loopback
 
-__all__ = ["Guard"]
+__all__ = ["AccessControl"]
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -26,11 +26,11 @@ _log = logging.getLogger("medvit_label")
 
 
 class _TooMuch(Exception):  # noqa: N818 - never leaves this module
-    """The body went over the limit."""
+    """The body exceeds the limit."""
 
 
-class Guard:
-    """ASGI middleware: Host and Origin, token, size; and one line in the log for each request, without names.
+class AccessControl:
+    """ASGI middleware: host and origin check, token, size limit; it logs one line a request, without names.
 
     Args:
         app: what it stands before.
@@ -43,7 +43,7 @@ class Guard:
         self._limit = settings.limits.upload_mb * 2**20
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
-        """Let a request through, or answer it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -89,7 +89,7 @@ class Guard:
         return None
 
     def _login_refusal(self, scope: MutableMapping[str, Any], token: str, accounts: Accounts) -> tuple[int, str] | None:
-        """Refuse a request without a valid login, or tell the routes whose it is."""
+        """Refuse a request without a valid login; give the account to the routes."""
         account, expired = accounts.of_token(token)
         if account is not None:
             scope.setdefault("state", {})["account"] = account

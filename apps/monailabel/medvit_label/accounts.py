@@ -143,7 +143,7 @@ def add_account(path: Path, name: str, role: str, password: str) -> None:
 
 
 def remove_account(path: Path, name: str) -> None:
-    """Take an account out of a file.
+    """Remove an account from a file.
 
     Raises:
         AccountError: there is none of that name, or the file is none of ours.
@@ -180,7 +180,7 @@ def _write(path: Path, accounts: list[Account]) -> None:
 
 
 class Accounts:
-    """The accounts of a running server and the tokens it gave out; a changed file takes effect at the next request.
+    """The accounts of a running server and its tokens; a changed file takes effect at the next request.
 
     Args:
         path: the file, already checked.

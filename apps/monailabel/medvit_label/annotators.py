@@ -9,7 +9,7 @@ from fastapi import Request
 
 from medvit_label.errors import AccessError
 
-__all__ = ["Annotator", "account_of", "annotator_of", "require_manager", "require_reviewer", "shown_name"]
+__all__ = ["Annotator", "account_of", "annotator_of", "display_name", "require_manager", "require_reviewer"]
 
 _REVIEWING, _MANAGING = ("reviewer", "admin"), ("admin",)
 
@@ -29,9 +29,9 @@ class Annotator:
     account: bool = False
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """The name for messages."""
-        return shown_name(self.name)
+        return display_name(self.name)
 
     @property
     def reviews(self) -> bool:
@@ -44,13 +44,13 @@ class Annotator:
         return self.account and self.reviews
 
 
-def shown_name(name: str) -> str:
+def display_name(name: str) -> str:
     """Return an annotator's name for messages."""
     return name or "an annotator without a name"
 
 
 def account_of(request: Request) -> Annotator | None:
-    """Return the account that the guard found behind a request's token; None without accounts."""
+    """Return the account that access control found for a request's token; None without accounts."""
     account = getattr(request.state, "account", None)
     return Annotator(account.name, account.role, True) if account is not None else None
 

@@ -56,7 +56,7 @@ class RunRepository:
             BusyError: another run is going on.
         """
         identity = identity or uuid.uuid4().hex
-        with self._journal.together():
+        with self._journal.transaction():
             self.require_none()
             self._journal.change(
                 f"INSERT INTO {self._kind.table} VALUES (?, ?, ?, ?, NULL, ?)",

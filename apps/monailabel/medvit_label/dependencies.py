@@ -1,4 +1,4 @@
-"""What the server and its check need beside the core, said before anything else fails."""
+"""Packages that the server and its self-test need beside the core, checked first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _require(names: tuple[str, ...], what: str, step: str) -> None:
 
 
 def require_server() -> None:
-    """Refuse to go on without the packages of the extra ``label``."""
+    """Refuse to start without the packages of the extra ``label``."""
     _require(
         ("fastapi", "uvicorn", "python_multipart", "dicomweb_client"),
         "the label server",
@@ -25,5 +25,5 @@ def require_server() -> None:
 
 
 def require_client() -> None:
-    """Refuse to go on without MONAI Label's client."""
+    """Refuse to start without MONAI Label's client."""
     _require(("monailabel", "requests"), "the self-test through MONAI Label's own client", "Run: make label.")

@@ -1,4 +1,4 @@
-"""Why a request is refused. Each error keeps its built-in kind and knows the HTTP status a client sees."""
+"""Errors that refuse a request. Each keeps its built-in kind and has the HTTP status that a client sees."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ __all__ = [
 
 
 class LabelServerError(MedvitError, RuntimeError):
-    """Anything the annotation server refuses to do."""
+    """A refusal of the annotation server."""
 
     status = 500
 
 
 class RequestError(LabelServerError, ValueError):
-    """The request cannot mean anything."""
+    """The request is invalid."""
 
     status = 400
 
 
 class AccessError(LabelServerError, PermissionError):
-    """What was asked for is not allowed."""
+    """The request is not allowed."""
 
     status = 403
 
 
 class AccountError(LabelServerError, ValueError):
-    """The file of accounts cannot be used, or an account cannot be added to it or taken out."""
+    """The file of accounts cannot be used, or an account cannot be added or removed."""
 
     status = 400
 
 
 class ArchiveError(LabelServerError, OSError):
-    """The DICOMweb service that holds the images does not give or take what it should."""
+    """The DICOMweb service that holds the images refuses, or does not answer."""
 
     status = 502
 
 
 class UnknownError(LabelServerError, LookupError):
-    """No such image, label, model, session or job."""
+    """There is no such image, label, model, session or job."""
 
     status = 404
 
 
 class GoneError(UnknownError):
-    """It was there, and is not any more."""
+    """The image was there and has been removed."""
 
     status = 410
 
 
 class TooLargeError(LabelServerError, ValueError):
-    """More bytes than the server takes."""
+    """The request exceeds the size limit."""
 
     status = 413
 
 
 class BusyError(LabelServerError):
-    """As many requests wait as may wait."""
+    """The queue is full, or another run is going on."""
 
     status = 429

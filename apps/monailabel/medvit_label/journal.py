@@ -1,4 +1,4 @@
-"""What must outlive the server: labels and versions, sessions, assignments, quality signals, training runs, in one SQLite file."""
+"""The journal of a project: one SQLite file with all that outlives the server. Repositories own the statements on its tables."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medvit.errors import OutputError
+from medvit.errors import MedvitError, OutputError
 
 __all__ = ["JOURNAL", "Journal"]
 
 JOURNAL = "journal.sqlite"
+
+SCHEMA_VERSION = 0
+"""Version of the tables, SQLite's ``user_version``; a release that changes them raises it."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, info TEXT NOT NULL);
@@ -38,10 +41,13 @@ CREATE TABLE IF NOT EXISTS serving (model TEXT PRIMARY KEY, version INTEGER NOT 
 
 
 class Journal:
-    """Rows in, rows out; every change is on the disk when its call returns.
+    """Connection to ``journal.sqlite``; every change is on the disk when its call returns.
 
     Args:
-        folder: where ``journal.sqlite`` lies; created.
+        folder: folder of ``journal.sqlite``; it is created if it does not exist.
+
+    Raises:
+        OutputError: the folder cannot be written, or a newer release made the journal.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,9 +55,17 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(folder / JOURNAL, check_same_thread=False, isolation_level=None)
             self._database.row_factory = sqlite3.Row
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA_VERSION:
+                raise OutputError(
+                    f"Found a journal of version {version} in {folder}, as a newer release of medvit writes it; version {SCHEMA_VERSION} "
+                    "is needed. Update medvit, or give another --state."
+                )
             if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'picks'").fetchone():
                 self._database.execute("ALTER TABLE picks RENAME TO assignments")  # its name in earlier versions
             self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _TABLES)
+        except MedvitError:
+            raise
         except (OSError, sqlite3.Error) as error:
             raise OutputError(
                 f"Found that labels cannot be kept in {folder} ({error}); a folder that can be written is needed. Give --state."
@@ -59,13 +73,13 @@ class Journal:
         self._lock = threading.RLock()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._database.close()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Several calls as one change: all of them, or none."""
+    def transaction(self) -> Iterator[None]:
+        """Make several changes as one transaction: all of them, or none."""
         with self._lock:
             self._database.execute("BEGIN IMMEDIATE")
             try:
@@ -76,11 +90,11 @@ class Journal:
             self._database.execute("COMMIT")
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
-        """The rows of a query."""
+        """Return the rows of a query."""
         with self._lock:
             return [dict(row) for row in self._database.execute(query, values).fetchall()]
 
     def change(self, query: str, *values: Any) -> None:
-        """Carry out a change."""
+        """Execute a change."""
         with self._lock:
             self._database.execute(query, values)

@@ -6,19 +6,20 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvit_label.images.local import Images, LocalImages
+from medvit_label.images.local import LocalImages
 from medvit_label.images.repository import ImageRepository
-from medvit_label.images.sessions import Sessions
+from medvit_label.images.sessions import SessionRepository
+from medvit_label.images.source import ImageSource
 from medvit_label.inference.all_images import Batches
 from medvit_label.inference.inferences import Inferences
 from medvit_label.inference.queue import JobQueue
 from medvit_label.journal import Journal
-from medvit_label.labels.activity import Activity
-from medvit_label.labels.predictions import Predictions
-from medvit_label.labels.saved_corrections import KeptCorrections
+from medvit_label.labels.activity import ActivityRepository
+from medvit_label.labels.predictions import PredictionRepository
+from medvit_label.labels.saved_corrections import CorrectionRepository
 from medvit_label.labels.store import LabelRepository
 from medvit_label.models.offered import Models
-from medvit_label.models.versions import Versions
+from medvit_label.models.versions import VersionRepository
 from medvit_label.settings import ServerSettings, is_url
 from medvit_label.training.cases import CaseCollector, SplitRepository
 from medvit_label.training.fine_tuning import FineTuner
@@ -81,13 +82,13 @@ class Project:
         self._journal = journal = Journal(state)
         shutil.rmtree(self.scratch, ignore_errors=True)  # left by a server that was killed
         self.scratch.mkdir(parents=True)
-        self.models = Models(settings.bundles, Versions(state, journal))
-        self.corrections = KeptCorrections(state, journal, limits.corrections)
-        sessions = Sessions(state, journal, limits.session_s, self.corrections.drop_image)
+        self.models = Models(settings.bundles, VersionRepository(state, journal))
+        self.corrections = CorrectionRepository(state, journal, limits.corrections)
+        sessions = SessionRepository(state, journal, limits.session_s, self.corrections.drop_image)
         self.images = ImageRepository(_image_source(settings, self.models), sessions, journal)
         self.labels = LabelRepository(state, journal, self.images)
-        self.predictions = Predictions(state, journal)
-        self.activity = Activity(journal)
+        self.predictions = PredictionRepository(state, journal)
+        self.activity = ActivityRepository(journal)
         self.runs = self._make_runs()
         self.runs.resume()
 
@@ -114,7 +115,7 @@ class Project:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-def _image_source(settings: ServerSettings, models: Models) -> Images:
+def _image_source(settings: ServerSettings, models: Models) -> ImageSource:
     """Return the local folder or the DICOMweb service that holds the project's images."""
     if not is_url(settings.studies):
         return LocalImages(Path(settings.studies), settings.state, settings.geometry)

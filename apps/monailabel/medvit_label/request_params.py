@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from medvit_label.errors import RequestError
 
-__all__ = ["json_object", "read_flag"]
+__all__ = ["json_object", "read_flag", "read_settings"]
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -45,3 +49,16 @@ def read_flag(content: dict[str, Any], key: str) -> bool:
     raise RequestError(
         f"Found params.{key} of {str(value)[:40]!r}; true or false is needed. Correct it or leave it out."
     )
+
+
+def read_settings(kind: type[_Settings], content: dict[str, Any]) -> _Settings:
+    """Read the settings that a client's ``params`` contain.
+
+    Raises:
+        RequestError: a value is not allowed.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestError(f"Found params.{first['loc'][0]}: {first['msg']}. Correct it or leave it out.") from None

@@ -1,4 +1,4 @@
-"""``medvit label check``: a real server, a real client, a real inference, all on this machine."""
+"""``medvit label check``: a test with a server, a client and an inference on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _READY_S = 300
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+    """Return an unused port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(studies: str, *options: str, log: Path | None = None, token: str = "") -> Iterator[tuple[str, float]]:
-    """``medvit label start`` in a process of its own; gives its URL and the seconds until it answered.
+    """Run ``medvit label start`` in a process of its own; yield its URL and the seconds until it answered.
 
     Raises:
         BackendError: it ended, or did not answer in time.
@@ -55,7 +55,7 @@ def answering(
     log: Path | None = None,
     by_hand: str = "medvit label start",
 ) -> Iterator[float]:
-    """A server's process, from when it answers until the block ends; gives the seconds until it answered.
+    """Run a server's process until the block ends; yield the seconds until it answered.
 
     Args:
         command: starts it.
@@ -97,7 +97,7 @@ def _answers(url: str, path: str = "/auth/") -> bool:
 
 
 def run_check(studies: str | None, login_file: Path | None = None) -> dict[str, Any]:
-    """Versions, bundles, the datastore and an inference; ``passed`` says whether all of it works.
+    """Check versions, bundles, the datastore and an inference; ``passed`` says whether all of it works.
 
     Args:
         studies: a folder or DICOMweb service to look at too.
@@ -143,7 +143,7 @@ def run_check(studies: str | None, login_file: Path | None = None) -> dict[str, 
 
 
 def _self_test_image(folder: Path) -> tuple[str, str]:
-    """A small image of the kind some trained bundle takes, made here; the bundle's name and the image's."""
+    """Make a small image that a trained bundle accepts; return the bundle's name and the image's."""
     import nibabel as nib
 
     from medvit.bundles import bundle_folders, open_bundle

@@ -13,7 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 
 from medvit.errors import MedvitError
-from medvit_label.access_control import Guard
+from medvit_label.access_control import AccessControl
 from medvit_label.accounts import Accounts
 from medvit_label.project import Project
 from medvit_label.routes import inference, labels, login, page, training
@@ -44,7 +44,7 @@ def create_app(settings: ServerSettings) -> Any:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
         )
-    return Guard(app, settings, accounts)
+    return AccessControl(app, settings, accounts)
 
 
 async def _refusal_answer(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What ``medvit label start`` was asked for. Light to import."""
+"""Settings of ``medvit label start``. Light to import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORTEST_TOKEN = 16
 
 @dataclass(frozen=True)
 class Limits:
-    """How much the server takes.
+    """Limits of the server.
 
     Attributes:
         upload_mb: size of one request's body, 2**20 bytes.
@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How to serve.
+    """Settings of the server.
 
     Attributes:
         studies: folder with images, or the URL of a DICOMweb service.
@@ -50,7 +50,7 @@ class ServerSettings:
         device: as ``RunSettings.device``.
         origins: addresses of web viewers (OHIF) that may call from a browser.
         limits: how much is taken.
-        login: what a DICOMweb service is told of who asks.
+        login: the login for a DICOMweb service.
         users: file of accounts; None for one token, or on loopback none.
         geometry: "sform" or "qform" of the project's NIfTI files to take; None for the sform where it is stated.
     """
@@ -82,7 +82,7 @@ class ServerSettings:
         return tuple(sorted(given | ({self.studies} if is_url(self.studies) else set()), key=len, reverse=True))
 
     def check(self) -> ServerSettings:
-        """Refuse what would open the server to anybody, or has nothing to serve; return self."""
+        """Refuse settings that open the server to anybody or serve nothing; return self."""
         check_geometry(self.geometry)
         if self.users is not None:
             from medvit_label.accounts import read_accounts
@@ -120,12 +120,12 @@ class ServerSettings:
 
 
 def is_url(studies: str) -> bool:
-    """Whether studies come from a DICOMweb service."""
+    """Return whether studies come from a DICOMweb service."""
     return studies.startswith(("http://", "https://"))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Return whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -135,7 +135,7 @@ def is_loopback(host: str) -> bool:
 
 
 def state_folder(studies: str, given: Path | None) -> Path:
-    """Where labels and the journal go: as given, else ``medvit-labels`` in the studies' folder or, for DICOMweb, here."""
+    """Return the folder of labels and the journal: as given, else ``medvit-labels`` in the studies' folder or, for DICOMweb, here."""
     if given is not None:
         return given
     return Path("medvit-labels") if is_url(studies) else Path(studies) / "medvit-labels"

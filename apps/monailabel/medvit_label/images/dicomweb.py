@@ -1,4 +1,4 @@
-"""The images of a project on a DICOMweb service (Orthanc, say): found by QIDO-RS, read by WADO-RS, SEG stored by STOW-RS."""
+"""Images on a DICOMweb service such as Orthanc: listed by QIDO-RS, fetched by WADO-RS, SEG stored by STOW-RS."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from medvit.io.dicom import Login, status_of, web_client, web_words
 from medvit.io.dicom.header import read_dataset
 from medvit_label.errors import AccessError, ArchiveError, GoneError, UnknownError
-from medvit_label.images.local import Image, Listing
+from medvit_label.images.source import LabelImage, Listing
 
 if TYPE_CHECKING:
     from dicomweb_client import DICOMwebClient
@@ -27,13 +27,13 @@ _SILENT_S = 60.0
 
 
 def require_login(url: str, login: Login) -> str:
-    """Ask a service for one study before anything is served.
+    """Send one query to a service, to check the login before anything is served.
 
     Returns:
-        In words, that it does not answer now: it may come later. Nothing where it answers.
+        A sentence if it does not answer now, which may pass; else an empty text.
 
     Raises:
-        ArchiveError: it wants a login, or refuses the one there is.
+        ArchiveError: it needs a login, or refuses the given one.
     """
     try:
         web_client(url, 5.0, login).search_for_studies(limit=1)
@@ -52,7 +52,7 @@ class DicomWebImages:
         url: of the service, for example ``http://127.0.0.1:8042/dicom-web``.
         cache: folder for series that were fetched.
         modalities: which to list.
-        login: what the service is told of who asks.
+        login: the login for the service.
     """
 
     keeps_segs = True
@@ -65,23 +65,23 @@ class DicomWebImages:
         self._counts: dict[str, int] = {}
         self._listing = Listing(self._look, _FRESH_S)
 
-    def listed(self) -> dict[str, Image]:
-        """The service's image series now, by SeriesInstanceUID.
+    def listed(self) -> dict[str, LabelImage]:
+        """Return the service's image series by SeriesInstanceUID.
 
         Raises:
-            ArchiveError: it does not answer, or wants another login.
+            ArchiveError: it does not answer, or needs another login.
         """
-        return self._listing.now()
+        return self._listing.current()
 
-    def _look(self) -> dict[str, Image]:
-        found: dict[str, Image] = {}
+    def _look(self) -> dict[str, LabelImage]:
+        found: dict[str, LabelImage] = {}
         counts: dict[str, int] = {}
         for modality in self._modalities:
             asked = {"search_filters": {"Modality": modality}, "fields": ["NumberOfSeriesRelatedInstances"]}
             for entry in self._ask(lambda asked=asked: self._client.search_for_series(get_remaining=True, **asked)):
                 series, study = _value(entry, "0020000E"), _value(entry, "0020000D")
                 if _UID.fullmatch(series) and _UID.fullmatch(study):
-                    found[series] = Image(series, self._cache / series, series, study, modality)
+                    found[series] = LabelImage(series, self._cache / series, series, study, modality)
                     count = _value(entry, "00201209")
                     counts[series] = int(count) if count.isdigit() else 0
         self._counts = counts
@@ -93,11 +93,11 @@ class DicomWebImages:
         except Exception as error:
             raise ArchiveError(web_words("the DICOMweb service", error, self._login)) from error
 
-    def find(self, name: str) -> Image:
-        """The series of that UID, fetched into the cache if it is not there as a whole.
+    def find(self, name: str) -> LabelImage:
+        """Return the series of a UID, fetched into the cache unless it is there completely.
 
         Raises:
-            UnknownError: no such series. GoneError: the service does not have its slices any more.
+            UnknownError: there is no such series. GoneError: the service has none of its slices.
         """
         image = self.listed().get(name)
         if image is None or image.study is None:
@@ -107,12 +107,12 @@ class DicomWebImages:
                 self._fetch(image)
         return image
 
-    def _whole(self, image: Image) -> bool:
-        """Whether the cache holds as many slices as the service; a scanner may have been sending when we fetched."""
+    def _whole(self, image: LabelImage) -> bool:
+        """Return whether the cache holds as many slices as the service, which may still receive some."""
         there = sum(1 for _ in image.path.glob("*.dcm")) if image.path.is_dir() else 0
         return there > 0 and self._counts.get(image.id, 0) in (0, there)
 
-    def _fetch(self, image: Image) -> None:
+    def _fetch(self, image: LabelImage) -> None:
         slices = self._ask(lambda: self._client.retrieve_series(image.study, image.series))
         if not slices:
             raise GoneError(f"Found no slices of series {image.id}; it was taken out of the service. Ask for another.")
@@ -127,7 +127,7 @@ class DicomWebImages:
             shutil.rmtree(aside, ignore_errors=True)
 
     def add(self, name: str, file: Path) -> str:
-        """Images come into the service by its own ways.
+        """Refuse an upload: images are sent to the service itself.
 
         Raises:
             AccessError: always.
@@ -142,7 +142,6 @@ class DicomWebImages:
         Raises:
             ArchiveError: the service refuses it.
         """
-
         dataset = read_dataset(seg)
         answer = self._ask(lambda: self._client.store_instances([dataset]))
         if "FailedSOPSequence" in answer and len(answer.FailedSOPSequence):

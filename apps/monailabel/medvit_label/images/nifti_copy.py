@@ -1,19 +1,19 @@
-"""A DICOM series of the project as one NIfTI file, for viewers that open files."""
+"""Copies of DICOM series as NIfTI files, for viewers that open files."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
 
-from medvit_label.images.local import Image
+from medvit_label.images.source import LabelImage
 
 __all__ = ["as_nifti"]
 
 _LOCK = threading.Lock()
 
 
-def as_nifti(image: Image, cache: Path) -> Path:
-    """The series on its own grid, float32 in its own unit; made once and kept until the series changes.
+def as_nifti(image: LabelImage, cache: Path) -> Path:
+    """Write a series as NIfTI on its own grid, float32 in its own unit; reuse the file until the series changes.
 
     Raises:
         MedvitError: the series cannot be opened as one volume, and why.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medvit_label.errors import RequestError
-from medvit_label.images.local import Image, Images
-from medvit_label.images.sessions import Sessions
+from medvit_label.images.sessions import SessionRepository
+from medvit_label.images.source import ImageSource, LabelImage
 from medvit_label.journal import Journal
 
 __all__ = ["ImageRepository"]
@@ -23,7 +23,7 @@ class ImageRepository:
         journal: the project's journal.
     """
 
-    def __init__(self, source: Images, sessions: Sessions, journal: Journal) -> None:
+    def __init__(self, source: ImageSource, sessions: SessionRepository, journal: Journal) -> None:
         self._source, self.sessions, self._journal = source, sessions, journal
 
     @property
@@ -31,11 +31,11 @@ class ImageRepository:
         """True where the SEG of a final label is stored beside its image."""
         return self._source.keeps_segs
 
-    def listed(self) -> dict[str, Image]:
+    def listed(self) -> dict[str, LabelImage]:
         """Return all images of the project by id."""
         return self._source.listed()
 
-    def find(self, name: str) -> Image:
+    def find(self, name: str) -> LabelImage:
         """Return the image of an id, ready to be opened.
 
         Raises:
@@ -43,7 +43,7 @@ class ImageRepository:
         """
         return self._source.find(name)
 
-    def named(self, image: str, session: str) -> Image:
+    def named(self, image: str, session: str) -> LabelImage:
         """Return the image that a request names, of the project or of a session.
 
         Raises:
@@ -74,7 +74,7 @@ class ImageRepository:
 
     def note(self, image: str, info: dict[str, Any]) -> None:
         """Add to what is noted of an image."""
-        with self._journal.together():
+        with self._journal.transaction():
             merged = json.dumps(self.info(image) | info)
             self._journal.change(
                 "INSERT INTO images VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET info = excluded.info", image, merged

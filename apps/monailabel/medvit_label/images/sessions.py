@@ -1,4 +1,4 @@
-"""Images that a client sends for a while, outside of the project: kept in files, remembered in the journal."""
+"""Images that a client sends for a limited time, outside the project: stored in files and listed in the journal."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from medvit_label.errors import UnknownError
-from medvit_label.images.local import Image
+from medvit_label.images.source import LabelImage
 from medvit_label.journal import Journal
 
-__all__ = ["Sessions"]
+__all__ = ["SessionRepository"]
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
-class Sessions:
-    """Sessions under ``<state>/sessions``.
+class SessionRepository:
+    """Repository of sessions; their images are in ``<state>/sessions``.
 
     Args:
         folder: the project's state.
-        journal: where they are written down.
-        longest_s: seconds a session that nobody uses may live.
-        ended: told the image's id of a session that ends.
+        journal: the project's journal.
+        longest_s: longest lifetime of an unused session in seconds.
+        ended: called with the image's id of a session that ends.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Sessions:
         self.sweep()
 
     def add(self, file: Path, expiry: int) -> dict[str, Any]:
-        """Begin a session with an image, which is moved."""
+        """Start a session with an image, which is moved."""
         name = uuid.uuid4().hex
         place = self._folder / name
         place.mkdir(parents=True)
@@ -46,27 +46,27 @@ class Sessions:
         os.replace(file, target)
         now, life = time.time(), min(expiry if expiry > 0 else self._longest, self._longest)
         self._journal.change("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", name, file.name, now, now, life)
-        return self.shown(name)
+        return self.summary(name)
 
-    def shown(self, name: str) -> dict[str, Any]:
-        """A session as clients see it; no path is told."""
+    def summary(self, name: str) -> dict[str, Any]:
+        """Return a session as clients see it, without paths."""
         row = self._row(name)
         times = {"create_ts": int(row["created"]), "last_access_ts": int(row["used"]), "expiry": int(row["expiry"])}
         return {"session_id": name, "session_info": {"name": name, "image": row["file"], "meta": {}, **times}}
 
-    def image(self, name: str) -> Image:
-        """A session's image; using it lets the session live on.
+    def image(self, name: str) -> LabelImage:
+        """Return a session's image, and extend the session.
 
         Raises:
-            UnknownError: no such session, or it expired.
+            UnknownError: there is no such session, or it expired.
         """
         row = self._row(name)
         self._journal.change("UPDATE sessions SET used = ? WHERE id = ?", time.time(), name)
-        return Image(f"session {name}", self._folder / name / row["file"])
+        return LabelImage(f"session {name}", self._folder / name / row["file"])
 
     def remove(self, name: str) -> dict[str, Any]:
         """End a session and delete its image."""
-        shown = self.shown(name)
+        shown = self.summary(name)
         self._drop(name)
         return shown
 

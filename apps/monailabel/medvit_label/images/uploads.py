@@ -1,4 +1,4 @@
-"""Files that clients send: of a kind that is taken, under a name of ours, read before they are believed."""
+"""Files that clients upload: checked for their type and stored under a name of the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import medvit
 from medvit.io import IMAGE_SUFFIXES, zip_errors_as_source_errors, zip_files
 from medvit_label.errors import RequestError
 
-__all__ = ["IMAGES", "LABELS", "received", "require_image"]
+__all__ = ["IMAGES", "LABELS", "require_image", "save_upload"]
 
 IMAGES = (*IMAGE_SUFFIXES, ".zip", ".dcm")
 """Endings of images that are taken; a zip holds a DICOM series."""
@@ -24,8 +24,8 @@ LABELS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".png", ".dcm", ".bin
 
 
 @contextmanager
-def received(name: str | None, stream: BinaryIO, kinds: tuple[str, ...], scratch: Path) -> Iterator[Path]:
-    """An upload as a file in a folder of its own, gone when the block ends. Of the client's name only the ending is used.
+def save_upload(name: str | None, stream: BinaryIO, kinds: tuple[str, ...], scratch: Path) -> Iterator[Path]:
+    """Write an upload into a temporary folder, deleted when the block ends. Only the ending of the client's name is used.
 
     Raises:
         RequestError: an ending that is not taken, or a file of no bytes.

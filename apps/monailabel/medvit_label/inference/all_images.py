@@ -10,12 +10,12 @@ from typing import Any
 from medvit.errors import MedvitError
 from medvit_label.background_runs import DONE, RUNNING, STOPPED, RunKind, RunRepository
 from medvit_label.errors import BusyError
-from medvit_label.images.local import Image
 from medvit_label.images.repository import ImageRepository
+from medvit_label.images.source import LabelImage
 from medvit_label.inference.inferences import Inferences
 from medvit_label.inference.run import InferenceFiles, Params
 from medvit_label.journal import Journal
-from medvit_label.labels.predictions import Predictions
+from medvit_label.labels.predictions import PredictionRepository
 from medvit_label.labels.store import LabelRepository
 from medvit_label.models.offered import Models
 
@@ -44,7 +44,7 @@ class Batches:
         images: ImageRepository,
         labels: LabelRepository,
         models: Models,
-        predictions: Predictions,
+        predictions: PredictionRepository,
         inferences: Inferences,
     ) -> None:
         self._images, self._labels, self._models = images, labels, models
@@ -67,7 +67,7 @@ class Batches:
         self._models.find(model).require_task("segmentation")
         row = self._runs.add(model, {"params": params.model_dump(), "save": save, "made": 0, "failed": 0})
         self._launch(row)
-        return self.shown(row["id"])
+        return self.summary(row["id"])
 
     def _launch(self, row: dict[str, Any]) -> None:
         self._stop.clear()
@@ -88,13 +88,13 @@ class Batches:
         if not self._closing:  # else its state stays "running", and the next server continues it
             self._runs.write(row["id"], STOPPED if self._stop.is_set() else DONE, info)
 
-    def left(self, model: str) -> list[Image]:
+    def left(self, model: str) -> list[LabelImage]:
         """Return the images without a final label that the serving version has not been run on."""
         bundle = self._models.find(model)
         answered = self._predictions.images_answered_by(f"{bundle.name} {bundle.version}")
         return [image for image in self._labels.unlabelled() if image.id not in answered]
 
-    def _one(self, model: str, image: Image, info: dict[str, Any]) -> bool:
+    def _one(self, model: str, image: LabelImage, info: dict[str, Any]) -> bool:
         """Run the model on an image; return whether it made something."""
         try:
             made = self._infer(model, image, Params.model_validate(info["params"]))
@@ -113,7 +113,7 @@ class Batches:
             shutil.rmtree(made.folder, ignore_errors=True)
         return True
 
-    def _infer(self, model: str, image: Image, params: Params) -> InferenceFiles | None:
+    def _infer(self, model: str, image: LabelImage, params: Params) -> InferenceFiles | None:
         while not self._stop.is_set():
             try:
                 job = self._inferences.submit(model, self._images.find(image.id), params)
@@ -134,7 +134,7 @@ class Batches:
         if not rows:
             return None
         self._end_thread()
-        return self.shown(rows[0]["id"])
+        return self.summary(rows[0]["id"])
 
     def close(self) -> None:
         """End the running batch for now; the next server continues it."""
@@ -146,7 +146,7 @@ class Batches:
         if self._thread is not None:
             self._thread.join()
 
-    def shown(self, identity: str | None = None) -> dict[str, Any]:
+    def summary(self, identity: str | None = None) -> dict[str, Any]:
         """Return a batch as clients see it; by default the newest.
 
         Raises:

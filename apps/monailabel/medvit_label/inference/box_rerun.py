@@ -1,4 +1,4 @@
-"""The same model again on a box of the image alone: what an annotator asks for where the answer on the whole image went wrong.
+"""A second run of the model on a box of the image, for places where the first answer is wrong.
 
 The network sees the box at its own resolution with some voxels around it, and nothing else; the labels in the box become what it
 says then, and all others stay.
@@ -30,7 +30,7 @@ _LEAST = 4
 
 
 def read_box(roi: Any, shape: tuple[int, ...]) -> Box:
-    """A client's ``roi``: two opposite corners, both within the box.
+    """Read a client's ``roi``: two opposite corners, both within the box.
 
     Raises:
         RequestError: no two corners within the image, or too small a box.
@@ -50,13 +50,13 @@ def read_box(roi: Any, shape: tuple[int, ...]) -> Box:
 
 
 def run_again(before: Result, box: Box, device: str, progress: Progress) -> NDArray[np.integer]:
-    """The labels with those in a box found anew.
+    """Return the labels with those in a box replaced by a new run.
 
     Args:
         before: the answer on the whole image.
-        box: which part is found anew.
+        box: the part to run on.
         device: as ``RunSettings.device``.
-        progress: told where the run stands; can cancel it.
+        progress: reports where the run stands; can cancel it.
 
     Raises:
         MedvitError: why the box cannot be run on, as ``medvit.run`` says it.

@@ -1,4 +1,4 @@
-"""Clicks and scribbles on top of labels: which voxels around them follow.
+"""Refinement of labels by clicks and scribbles: which voxels around a stroke change.
 
 The labels as they are, a network's answer or an annotator's edit, are the prior; a click is evidence against them at one voxel. An
 error mostly lies along a border, between where the label ends and where it should end, and a click falls into its middle. So the

@@ -1,4 +1,4 @@
-"""An answer corrected by an annotator: a box run on again, clicks, scribbles; what comes of it is written as an inference is."""
+"""Corrections of an answer by an annotator: a second run on a box, clicks, scribbles; written like the files of an inference."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from medvit_label.labels.label_files import read_scribbles
 from medvit_label.labels.label_info import read_label_info
 from medvit_label.request_params import read_flag
 
-__all__ = ["Correction", "carried", "correct"]
+__all__ = ["Correction", "correct", "with_earlier_corrections"]
 
 _AGREED = "The clicks or scribbles agree with the labels; they changed nothing."
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What an annotator asks for on top of an answer.
+    """A correction that an annotator requests.
 
     Attributes:
         content: the request's params: ``roi``, ``clicks``, ``foreground``, ``background``.
@@ -48,7 +48,7 @@ class Correction:
     device: str
 
     def has_strokes(self, bundle: Bundle) -> bool:
-        """Tell whether something was clicked or drawn; without a box there must be, and an empty request is told so."""
+        """Return whether there are strokes; also true for an empty request, which is then refused."""
         strokes = has_points(self.content, bundle) or self.drawn is not None
         return strokes or (self.box is None and not self.resumes(bundle))
 
@@ -58,25 +58,25 @@ class Correction:
         return self.content.get("roi") or None
 
     def resumes(self, bundle: Bundle) -> bool:
-        """Tell whether the kept corrections are asked for, without a new one."""
+        """Return whether the request asks for the stored corrections only."""
         asks = has_points(self.content, bundle) or self.box is not None or self.drawn is not None
         return read_flag(self.content, "resume") and not asks
 
 
-def carried(plain: Result, ids: NDArray[np.integer], words: list[str]) -> Result:
-    """Put the labels of earlier corrections in the place of a plain answer's.
+def with_earlier_corrections(plain: Result, ids: NDArray[np.integer], words: list[str]) -> Result:
+    """Replace the labels of a plain answer by those of earlier corrections.
 
     Args:
         plain: the model's answer.
         ids: the labels as the annotator left them, on the same grid.
         words: how they came about, for the notes.
     """
-    entropies, lost = _still_true(plain, ids)
-    return _with_labels(plain, ids, entropies, [*words, *_doubt_words(lost)])
+    entropies, lost = _valid_entropies(plain, ids)
+    return _with_labels(plain, ids, entropies, [*words, *_uncertainty_note(lost)])
 
 
 def correct(before: Result, asked: Correction, scratch: Path, progress: Progress) -> InferenceFiles:
-    """The answer with the box run on again and the strokes taken in.
+    """Apply a box and strokes to an answer; write the files.
 
     Raises:
         RequestError: a box or strokes that mean nothing. MedvitError: why the box cannot be run on.
@@ -106,7 +106,7 @@ def correct(before: Result, asked: Correction, scratch: Path, progress: Progress
 def _corrected(
     result: Result, ids: NDArray[np.integer], words: list[str], params: Params, scratch: Path
 ) -> InferenceFiles:
-    """A result with other labels, written as an inference writes its own.
+    """Replace a result's labels and write its files as those of an inference.
 
     Args:
         result: the result.
@@ -115,23 +115,23 @@ def _corrected(
         params: what the client asked for.
         scratch: where files go.
     """
-    entropies, lost = _still_true(result, ids)
-    made = _with_labels(result, ids, entropies, [*words, *_doubt_words(lost)])
+    entropies, lost = _valid_entropies(result, ids)
+    made = _with_labels(result, ids, entropies, [*words, *_uncertainty_note(lost)])
     folder = Path(tempfile.mkdtemp(prefix="infer-", dir=scratch))
     try:
         name = _write(made, folder)
-        said = json.loads(json.dumps({
+        answer = json.loads(json.dumps({
             "label_names": {label.name: label.id for label in made.bundle.facts.labels}, "quality": made.quality(),
             "entropy_bits": made.entropy(), "centroids": centroids(made.array), "notes": list(made.notes),
             "changed_voxels": int((ids != result.array).sum()),
         }))  # fmt: skip
-        return InferenceFiles(folder, convert_file(folder / name, params), said, made)
+        return InferenceFiles(folder, convert_file(folder / name, params), answer, made)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _doubt_words(lost: list[str]) -> list[str]:
+def _uncertainty_note(lost: list[str]) -> list[str]:
     names = ", ".join(lost)
     return [f"The uncertainty of {names} is left out, since their voxels have changed."] if lost else []
 
@@ -146,8 +146,8 @@ def _with_labels(
     return replace(result, labels=labels, mirrored=None, entropies=entropies, notes=notes)
 
 
-def _still_true(result: Result, ids: NDArray[np.integer]) -> tuple[tuple[float | None, ...], list[str]]:
-    """The entropies of labels that no correction touched, None for the others, and the names of those that lost theirs."""
+def _valid_entropies(result: Result, ids: NDArray[np.integer]) -> tuple[tuple[float | None, ...], list[str]]:
+    """Return the entropies of unchanged labels, None for the others, and the names of those that lost theirs."""
     before, changed = result.array, ids != result.array
     touched = set(np.unique(before[changed]).tolist()) | set(np.unique(ids[changed]).tolist())
     kept = tuple(None if n in touched else bits for n, bits in enumerate(result.entropies, 1))

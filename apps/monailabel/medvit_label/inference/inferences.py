@@ -10,16 +10,24 @@ from typing import Any, cast
 from medvit.progress import Progress
 from medvit.segmentation import Result
 from medvit_label.annotators import Annotator
-from medvit_label.images.local import Image
 from medvit_label.images.repository import ImageRepository
-from medvit_label.inference.correction_history import Correcting
+from medvit_label.images.source import LabelImage
+from medvit_label.inference.correction_history import AnnotatorCorrections
 from medvit_label.inference.corrections import Correction
 from medvit_label.inference.queue import Job, JobQueue
 from medvit_label.inference.radiographs import require_lateral
-from medvit_label.inference.run import Asked, InferenceFiles, Params, Results, infer, read_params, restarts
-from medvit_label.labels.activity import Activity
-from medvit_label.labels.predictions import Predictions, Quality
-from medvit_label.labels.saved_corrections import KeptCorrections
+from medvit_label.inference.run import (
+    AnswerCache,
+    InferenceFiles,
+    InferenceRequest,
+    Params,
+    asks_restart,
+    infer,
+    read_params,
+)
+from medvit_label.labels.activity import ActivityRepository
+from medvit_label.labels.predictions import PredictionRepository, Quality
+from medvit_label.labels.saved_corrections import CorrectionRepository
 from medvit_label.models.offered import Models
 
 __all__ = ["Inferences"]
@@ -44,9 +52,9 @@ class Inferences:
         *,
         models: Models,
         images: ImageRepository,
-        predictions: Predictions,
-        corrections: KeptCorrections,
-        activity: Activity,
+        predictions: PredictionRepository,
+        corrections: CorrectionRepository,
+        activity: ActivityRepository,
         queue: JobQueue,
         scratch: Path,
         device: str,
@@ -54,10 +62,10 @@ class Inferences:
         self._models, self._images, self._predictions = models, images, predictions
         self._corrections, self._activity = corrections, activity
         self.queue, self._scratch, self._device = queue, scratch, device
-        self._results = Results()
+        self._results = AnswerCache()
 
     def submit(
-        self, model: str, image: Image, params: Params, seg: bool = False, who: Annotator | None = None, restart: bool = False
+        self, model: str, image: LabelImage, params: Params, seg: bool = False, who: Annotator | None = None, restart: bool = False
     ) -> Job[InferenceFiles]:  # fmt: skip
         """Put an inference in the queue.
 
@@ -78,15 +86,15 @@ class Inferences:
             named = bool(params.lateral or params.lateral_session)
             second = self._images.named(params.lateral, params.lateral_session) if named else None
             lateral = require_lateral(bundle, image, second)
-        asked = Asked(bundle, image, params, self._device, seg, lateral)
+        request = InferenceRequest(bundle, image, params, self._device, seg, lateral)
 
         def work(progress: Progress) -> InferenceFiles:
             state = image.state()
-            made = infer(asked, self._scratch, progress)
+            made = infer(request, self._scratch, progress)
             if isinstance(made.result, Result):
                 self._keep_answer(image, model, made)
             if who is not None:
-                own = Correcting(self._corrections, who, model, image.id, state)
+                own = AnnotatorCorrections(self._corrections, who, model, image.id, state)
                 if isinstance(made.result, Result):
                     self._results.keep(own.key, state, made.result)
                     dropped = own.restart() if restart else []
@@ -98,7 +106,7 @@ class Inferences:
         return self.queue.submit(work, model, image.id, who.name if who is not None else "")
 
     def submit_correction(
-        self, model: str, image: Image, content: dict[str, Any], drawn: Path | None, who: Annotator
+        self, model: str, image: LabelImage, content: dict[str, Any], drawn: Path | None, who: Annotator
     ) -> Job[InferenceFiles]:
         """Put an annotator's clicks, scribbles or box in the queue, on top of earlier ones; run the model first where it has no answer.
 
@@ -114,15 +122,15 @@ class Inferences:
         """
         bundle, (params, _) = self._models.find(model), read_params(json.dumps(content))
         bundle.require_task("segmentation")
-        asked = Asked(bundle, image, params, self._device)
+        request = InferenceRequest(bundle, image, params, self._device)
 
         def work(progress: Progress) -> InferenceFiles:
             state = image.state()
-            own = Correcting(self._corrections, who, model, image.id, state)
-            anew = restarts(content)
+            own = AnnotatorCorrections(self._corrections, who, model, image.id, state)
+            anew = asks_restart(content)
             plain = self._results.get(own.key, state)
             if plain is None or anew:
-                first = infer(asked, self._scratch, progress)
+                first = infer(request, self._scratch, progress)
                 shutil.rmtree(first.folder, ignore_errors=True)
                 plain = cast(Result, first.result)
                 if own.lasting:
@@ -142,7 +150,7 @@ class Inferences:
         """Cancel all inferences and wait until the running one has ended."""
         self.queue.close()
 
-    def _keep_answer(self, image: Image, model: str, made: InferenceFiles) -> None:
+    def _keep_answer(self, image: LabelImage, model: str, made: InferenceFiles) -> None:
         """Store an answer, to score labels with, and its quality, to rank the cases."""
         if image.outside:
             return
@@ -154,7 +162,7 @@ class Inferences:
         }  # fmt: skip
         self._predictions.keep_quality(Quality(image=image.id, model=model, content=content))
 
-    def _note_work(self, made: InferenceFiles, image: Image, who: Annotator, action: str) -> None:
+    def _note_work(self, made: InferenceFiles, image: LabelImage, who: Annotator, action: str) -> None:
         """Record the annotator's work on an image of the project; add notes on others who recently worked on it."""
         if image.outside:
             return

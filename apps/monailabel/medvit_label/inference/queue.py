@@ -1,4 +1,4 @@
-"""One inference at a time, a bounded line behind it, each with progress and cancel."""
+"""Queue of inferences: one runs at a time, a limited number waits, each with progress and cancel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REMEMBERED = 200
 
 @dataclass(eq=False)
 class Job(Generic[T]):
-    """One piece of work and where it stands.
+    """An inference in the queue, with its state.
 
     Attributes:
         model: whose work it is.
@@ -55,21 +55,21 @@ class Job(Generic[T]):
     def _show(self, stage: str, done: int, total: int) -> None:
         self.stage, self.done, self.total = stage, done, total
 
-    def remembered(self) -> Job[T]:
-        """The job as it is kept once it ended: without what it made, which may be hundreds of megabytes."""
+    def without_result(self) -> Job[T]:
+        """Return a copy of an ended job without its result, which may be hundreds of megabytes."""
         kept = copy.copy(self)
         kept.progress = Progress()  # the job's own one refers back to it
         del kept.future
         return kept
 
-    def shown(self) -> dict[str, Any]:
-        """The job as clients see it."""
+    def summary(self) -> dict[str, Any]:
+        """Return the job as clients see it."""
         keys = ("id", "model", "image", "state", "stage", "done", "total", "created", "started", "ended", "reason")
         return {key: getattr(self, key) for key in keys}
 
 
 class JobQueue:
-    """A line of jobs before one worker.
+    """A queue of jobs with one worker.
 
     Args:
         limit: jobs that may wait or run at once.
@@ -121,10 +121,10 @@ class JobQueue:
         finally:
             job.ended = time.time()
             with self._lock:
-                self._jobs[job.id] = job.remembered()
+                self._jobs[job.id] = job.without_result()
 
     def find(self, name: str) -> Job[Any]:
-        """The job of that id.
+        """Return the job of an id.
 
         Raises:
             UnknownError: no such job, or one that ended long ago.
@@ -136,18 +136,18 @@ class JobQueue:
         return job
 
     def cancel(self, name: str) -> Job[Any]:
-        """Ask a job to stop at its next window, or not to begin."""
+        """Cancel a job at its next window, or before it starts."""
         job = self.find(name)
         job.progress.cancel()
         return job
 
     def listing(self) -> list[dict[str, Any]]:
-        """All jobs that are remembered, oldest first."""
+        """Return all remembered jobs as clients see them, oldest first."""
         with self._lock:
-            return [job.shown() for job in self._jobs.values()]
+            return [job.summary() for job in self._jobs.values()]
 
     def close(self) -> None:
-        """Cancel what waits or runs and wait for its end."""
+        """Cancel all jobs and wait until the running one has ended."""
         with self._lock:
             for job in self._jobs.values():
                 job.progress.cancel()

@@ -1,4 +1,4 @@
-"""Bones from two radiographs of the project, through ``medvit.reconstruct``'s own path: what a client says of the views."""
+"""Reconstruction of bones from two radiographs of the project, with the client's statements on the views."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from medvit.progress import Progress
 from medvit.reconstruction import Reconstructed, ReconstructionSettings, reconstruct_views
 from medvit.reconstruction.views import ViewGeometry, open_view, require_one_patient
 from medvit_label.errors import RequestError
-from medvit_label.images.local import Image
+from medvit_label.images.source import LabelImage
 
-__all__ = ["CONFIG", "ForViews", "flags_of", "reconstructed", "require_lateral", "write_reconstruction"]
+__all__ = ["CONFIG", "ForViews", "reconstruct_bones", "require_lateral", "view_geometries", "write_reconstruction"]
 
 CONFIG = {
     "lateral": "", "pixel_spacing": "", "magnification": "", "source_to_detector": "", "source_to_patient": "", "invert": False,
@@ -25,7 +25,7 @@ OWN_GRID_NOTE = "The labels lie on a grid of the network's own around the middle
 
 
 def _listed(value: Any) -> Any:
-    """``"0.15,0.2"`` as the command line takes it, a number for both views, or one for each; nothing for nothing."""
+    """Split ``"0.15,0.2"`` (as the command line takes it), one number for both views, or one for each; None for an empty value."""
     if value is None or value == "":
         return None
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
@@ -36,14 +36,14 @@ ForViews = Annotated[tuple[float, float] | None, BeforeValidator(_listed)]
 """A number for the AP and one for the lateral view."""
 
 
-def flags_of(params: Any) -> tuple[ViewGeometry, ViewGeometry]:
-    """What a client states of the AP and the lateral view.
+def view_geometries(params: Any) -> tuple[ViewGeometry, ViewGeometry]:
+    """Return what a client states of the AP and the lateral view.
 
     Args:
         params: ``medvit_label.inference.run.Params``.
 
     Raises:
-        GeometryError: a size that cannot be.
+        GeometryError: a size is not possible.
     """
     given = (params.pixel_spacing, params.magnification, params.source_to_detector, params.source_to_patient)
     pixel, larger, far, near = ((None, None) if pair is None else pair for pair in given)
@@ -51,11 +51,11 @@ def flags_of(params: Any) -> tuple[ViewGeometry, ViewGeometry]:
     return made[0], made[1]
 
 
-def require_lateral(bundle: Bundle, image: Image, lateral: Image | None) -> Image:
-    """The second view.
+def require_lateral(bundle: Bundle, image: LabelImage, lateral: LabelImage | None) -> LabelImage:
+    """Return the lateral view.
 
     Raises:
-        RequestError: none was named, or the first one again.
+        RequestError: the request names none, or the AP view again.
     """
     if lateral is None:
         raise RequestError(
@@ -70,10 +70,10 @@ def require_lateral(bundle: Bundle, image: Image, lateral: Image | None) -> Imag
     return lateral
 
 
-def reconstructed(
-    bundle: Bundle, views: tuple[Image, Image], flags: tuple[ViewGeometry, ViewGeometry], settings: ReconstructionSettings, progress: Progress
+def reconstruct_bones(
+    bundle: Bundle, views: tuple[LabelImage, LabelImage], flags: tuple[ViewGeometry, ViewGeometry], settings: ReconstructionSettings, progress: Progress
 ) -> Reconstructed:  # fmt: skip
-    """What ``medvit reconstruct`` makes of the two images, AP first.
+    """Reconstruct bones from two images, AP first, as ``medvit reconstruct`` does.
 
     Raises:
         MedvitError: why it cannot be run, as ``medvit.reconstruct`` says it.
@@ -89,13 +89,13 @@ def reconstructed(
 
 
 def write_reconstruction(result: Reconstructed, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The labels as NIfTI on the network's grid, and what clients are told of them."""
+    """Write the labels as NIfTI on the network's grid; return the file and its JSON answer."""
     result.save(folder, ("nifti",), overwrite=True)
-    said = {
+    answer = {
         "label_names": {label.name: label.id for label in result.requested_labels},
         "statistics": [{"name": row.name, "voxels": row.voxels} for row in result.statistics()],
         "entropy_bits": result.entropy(),
         "consistency": result.consistency(),
         "set_aside": ["the labels of a reconstruction lie on no DICOM slices"],
     }
-    return folder / "labels.nii.gz", said
+    return folder / "labels.nii.gz", answer

@@ -1,4 +1,4 @@
-"""A bundle on one image of the project, through ``medvit.run``; what comes back is what ``medvit segment`` writes."""
+"""Run of a bundle on one image of the project through ``medvit.run``; its files are those of ``medvit segment``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 import medvit
@@ -25,37 +25,36 @@ from medvit.reconstruction import Reconstructed, ReconstructionSettings
 from medvit.reports import stage_seconds
 from medvit.restoration import Restored
 from medvit.segmentation import Result
-from medvit_label.errors import RequestError
-from medvit_label.images.local import Image
+from medvit_label.images.source import LabelImage
 from medvit_label.inference.radiographs import (
     OWN_GRID_NOTE,
     ForViews,
-    flags_of,
-    reconstructed,
+    reconstruct_bones,
     require_lateral,
+    view_geometries,
     write_reconstruction,
 )
 from medvit_label.inference.strokes import has_points
-from medvit_label.request_params import json_object, read_flag
+from medvit_label.request_params import json_object, read_flag, read_settings
 
 __all__ = [
+    "AnswerCache",
     "InferenceFiles",
     "Params",
-    "Results",
     "asks_correction",
+    "asks_restart",
     "centroids",
     "convert_file",
     "infer",
     "read_params",
-    "restarts",
 ]
 
 _KEPT = 4
-"""Results held in memory, for clicks on top of them."""
+"""Answers in memory."""
 
 
 class Params(BaseModel):
-    """What a client may ask of an inference; anything else it sends (its own settings) is passed over."""
+    """Settings of an inference that a client may change; other keys that it sends are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -77,37 +76,33 @@ class Params(BaseModel):
 
 
 def read_params(text: str) -> tuple[Params, dict[str, Any]]:
-    """A client's ``params``: those that mean something to an inference, and all of them.
+    """Read a client's ``params``; return the settings of an inference, and all keys.
 
     Raises:
-        RequestError: no JSON object, or a value that cannot be.
+        RequestError: it is not a JSON object, or a value is not allowed.
     """
     content = json_object(text)
-    try:
-        return Params.model_validate(content), content
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RequestError(f"Found params.{first['loc'][0]}: {first['msg']}. Correct it or leave it out.") from None
+    return read_settings(Params, content), content
 
 
 def asks_correction(content: dict[str, Any], bundle: Bundle) -> bool:
-    """Tell whether a client's ``params`` ask for corrections: new ones, or those kept."""
+    """Return whether a client's ``params`` ask for corrections, new or stored ones."""
     return has_points(content, bundle) or read_flag(content, "resume") or content.get("roi") not in (None, [])
 
 
-def restarts(content: dict[str, Any]) -> bool:
+def asks_restart(content: dict[str, Any]) -> bool:
     """Return whether a client asks to drop its corrections; ``fresh`` is the key of earlier versions."""
     return read_flag(content, "restart") or read_flag(content, "fresh")
 
 
 @dataclass(frozen=True, eq=False)
 class InferenceFiles:
-    """What an inference made.
+    """The files and the JSON answer of an inference.
 
     Attributes:
         folder: holds the files; the caller removes it.
         file: the label map or restored image in it.
-        params: what clients are told beside it.
+        params: the JSON answer.
         result: the run's result.
     """
 
@@ -117,17 +112,17 @@ class InferenceFiles:
     result: Result | Restored | Reconstructed
 
 
-class Results:
-    """The last plain answers, by annotator, model and image, for clicks on top of them; dropped with the image they were made of."""
+class AnswerCache:
+    """The last plain answers in memory, by annotator, model and image, for clicks on top of them."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[str, str, str], tuple[str, Result]] = OrderedDict()
         self._lock = Lock()
 
     def keep(self, key: tuple[str, str, str], state: str, result: Result) -> None:
-        """Hold an answer of an image that was in a state (``Image.state``); the one unused for longest goes.
+        """Store an answer of an image in a state (``LabelImage.state``); drop the least recently used one.
 
-        It can be made again: corrections on top of it are kept elsewhere (``KeptCorrections``).
+        It can be made again: corrections on top of it are kept elsewhere (``CorrectionRepository``).
         """
         with self._lock:
             self._held[key] = (state, result)
@@ -152,53 +147,53 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One inference: a bundle, an image, how, whether a DICOM SEG is wanted too, and the lateral view for a reconstruction."""
+class InferenceRequest:
+    """One inference: a bundle, an image, settings, whether to write a DICOM SEG, and a reconstruction's lateral view."""
 
     bundle: Bundle
-    image: Image
+    image: LabelImage
     params: Params
     device: str
     seg: bool = False
-    lateral: Image | None = None
+    lateral: LabelImage | None = None
 
 
-def infer(asked: Asked, scratch: Path, progress: Progress) -> InferenceFiles:
-    """Run it and write what a client may be sent.
+def infer(request: InferenceRequest, scratch: Path, progress: Progress) -> InferenceFiles:
+    """Run an inference and write the files for the client.
 
     Raises:
         MedvitError: why it cannot be run, as ``medvit.run`` says it.
     """
     started = time.perf_counter()
-    params = asked.params
-    if params.device is not None and choose_device(params.device) != choose_device(asked.device):
+    params = request.params
+    if params.device is not None and choose_device(params.device) != choose_device(request.device):
         raise BackendError(
-            f"Found device {params.device!r} asked for, where this server runs on {choose_device(asked.device)}; nothing else is used "
+            f"Found device {params.device!r} asked for, where this server runs on {choose_device(request.device)}; nothing else is used "
             "in its place. Leave it out, or start the server with --device."
         )
-    result = _run(asked, progress)
+    result = _run(request, progress)
     folder = Path(tempfile.mkdtemp(prefix="infer-", dir=scratch))
     try:
-        file, said = _write(result, folder, asked)
+        file, answer = _write(result, folder, request)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    said["latencies"] = stage_seconds(progress) | {"total": round(time.perf_counter() - started, 3)}
-    said["notes"] = [*result.notes, *([OWN_GRID_NOTE] if isinstance(result, Reconstructed) else [])]
-    return InferenceFiles(folder, file, said, result)
+    answer["latencies"] = stage_seconds(progress) | {"total": round(time.perf_counter() - started, 3)}
+    answer["notes"] = [*result.notes, *([OWN_GRID_NOTE] if isinstance(result, Reconstructed) else [])]
+    return InferenceFiles(folder, file, answer, result)
 
 
-def _run(asked: Asked, progress: Progress) -> Result | Restored | Reconstructed:
-    params, image = asked.params, asked.image
-    if asked.bundle.facts.task == "reconstruction":
-        views = image, require_lateral(asked.bundle, image, asked.lateral)
-        settings = ReconstructionSettings(asked.device, params.force)
-        return reconstructed(asked.bundle, views, flags_of(params), settings, progress)
+def _run(request: InferenceRequest, progress: Progress) -> Result | Restored | Reconstructed:
+    params, image = request.params, request.image
+    if request.bundle.facts.task == "reconstruction":
+        views = image, require_lateral(request.bundle, image, request.lateral)
+        settings = ReconstructionSettings(request.device, params.force)
+        return reconstruct_bones(request.bundle, views, view_geometries(params), settings, progress)
     return medvit.run(
-        asked.bundle,
+        request.bundle,
         image.path,
         medvit.RunSettings(
-            device=asked.device,
+            device=request.device,
             force=params.force,
             roi_subset=tuple(params.roi_subset),
             series=image.series,
@@ -210,27 +205,29 @@ def _run(asked: Asked, progress: Progress) -> Result | Restored | Reconstructed:
     )
 
 
-def _write(result: Result | Restored | Reconstructed, folder: Path, asked: Asked) -> tuple[Path, dict[str, Any]]:
-    facts = asked.bundle.facts
-    said: dict[str, Any] = {"bundle": f"{asked.bundle.name} {asked.bundle.version}", "quality": result.quality()}
+def _write(
+    result: Result | Restored | Reconstructed, folder: Path, request: InferenceRequest
+) -> tuple[Path, dict[str, Any]]:
+    facts = request.bundle.facts
+    answer: dict[str, Any] = {"bundle": f"{request.bundle.name} {request.bundle.version}", "quality": result.quality()}
     if isinstance(result, Reconstructed):
         file, more = write_reconstruction(result, folder)
-        return convert_file(file, asked.params), said | more
+        return convert_file(file, request.params), answer | more
     if isinstance(result, Restored):
-        said["set_aside"] = list(result.save(folder, ("nifti",), overwrite=True).not_written)
-        return convert_file(folder / "restored.nii.gz", asked.params), said
-    types = ("png",) if result.scan.is_picture else ("nifti", "dicom-seg") if asked.seg else ("nifti",)
+        answer["set_aside"] = list(result.save(folder, ("nifti",), overwrite=True).not_written)
+        return convert_file(folder / "restored.nii.gz", request.params), answer
+    types = ("png",) if result.scan.is_picture else ("nifti", "dicom-seg") if request.seg else ("nifti",)
     saved = result.save(folder, types, overwrite=True)
-    said["label_names"] = {label.name: label.id for label in facts.labels}
-    said["statistics"] = [{"name": row.name, "voxels": row.voxels} for row in result.statistics()]
-    said["centroids"] = centroids(result.array)
-    said["entropy_bits"] = result.entropy()
-    said["set_aside"] = list(saved.not_written)
-    return convert_file(folder / ("labels.png" if result.scan.is_picture else "labels.nii.gz"), asked.params), said
+    answer["label_names"] = {label.name: label.id for label in facts.labels}
+    answer["statistics"] = [{"name": row.name, "voxels": row.voxels} for row in result.statistics()]
+    answer["centroids"] = centroids(result.array)
+    answer["entropy_bits"] = result.entropy()
+    answer["set_aside"] = list(saved.not_written)
+    return convert_file(folder / ("labels.png" if result.scan.is_picture else "labels.nii.gz"), request.params), answer
 
 
 def centroids(ids: NDArray[np.integer]) -> dict[str, list[int]]:
-    """``{"label_3": [3, i, j, k]}``: the middle of each label, in voxels. OHIF's first extensions draw nothing without it."""
+    """Return the centre of each label in voxels, as ``{"label_3": [3, i, j, k]}``. OHIF's first extensions need it."""
     boxes = ndimage.find_objects(ids)
     found = {}
     for number, box in enumerate(boxes, 1):
@@ -242,7 +239,7 @@ def centroids(ids: NDArray[np.integer]) -> dict[str, list[int]]:
 
 
 def convert_file(file: Path, params: Params) -> Path:
-    """The file in the format and number type a client asks for; the file itself where it asks for none."""
+    """Convert a file to the format and number type that a client asks for; return it unchanged without such a wish."""
     wanted = params.result_extension or "".join(file.suffixes[-2:] if file.suffix == ".gz" else file.suffixes[-1:])
     if file.suffix == ".png" or (file.name.endswith(wanted) and not params.result_dtype and params.result_compress):
         return file

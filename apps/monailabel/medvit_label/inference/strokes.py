@@ -33,7 +33,7 @@ class Strokes:
 
 
 def has_points(content: Mapping[str, Any], bundle: Bundle) -> bool:
-    """Tell whether a request's params hold a point, under any of the names that ``read_strokes`` takes.
+    """Return whether a request's params hold a point, under any of the names that ``read_strokes`` takes.
 
     Raises:
         RequestError: as ``read_strokes``, for what is no list of points by label.

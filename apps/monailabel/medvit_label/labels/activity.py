@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 
-from medvit_label.annotators import shown_name
+from medvit_label.annotators import display_name
 from medvit_label.journal import Journal
-from medvit_label.labels.saved_corrections import moment
+from medvit_label.labels.saved_corrections import format_time
 
-__all__ = ["Activity"]
+__all__ = ["ActivityRepository"]
 
 _RECENT_S = 8 * 3600.0
 """Seconds for which work on an image is reported to others: a working day."""
 
 
-class Activity:
+class ActivityRepository:
     """Repository of assigned cases and of the last thing each annotator did with each image.
 
     Args:
@@ -60,6 +60,6 @@ class Activity:
             image, annotator, time.time() - _RECENT_S,
         )  # fmt: skip
         return [
-            f"{shown_name(row['annotator'])} works on this image too ({row['action']}, {moment(row['at'])})."
+            f"{display_name(row['annotator'])} works on this image too ({row['action']}, {format_time(row['at'])})."
             for row in rows
         ]

@@ -1,4 +1,4 @@
-"""A label's files: what any client sent, by the names of its labels, on the image's own grid."""
+"""A label's files: labels in any client's format, written by name on the image's own grid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medvit.labels import Label
 from medvit.progress import Progress
 from medvit.settings import GEOMETRIES
 from medvit_label.errors import RequestError
-from medvit_label.images.local import Image
+from medvit_label.images.source import LabelImage
 
 if TYPE_CHECKING:
     from medvit.io import Scan
@@ -36,7 +36,7 @@ _MOST_IDS = 255
 
 
 def write_label(
-    image: Image, file: Path, folder: Path, table: tuple[Label, ...], names: Mapping[int, str] | None
+    image: LabelImage, file: Path, folder: Path, table: tuple[Label, ...], names: Mapping[int, str] | None
 ) -> tuple[Path, tuple[str, ...]]:
     """Write a label into a folder: the map on the image's grid and, for DICOM, a SEG.
 
@@ -65,7 +65,7 @@ def write_label(
 
 
 def _write_volume(
-    image: Image, file: Path, folder: Path, table: tuple[Label, ...], names: Mapping[int, str] | None
+    image: LabelImage, file: Path, folder: Path, table: tuple[Label, ...], names: Mapping[int, str] | None
 ) -> tuple[Path, tuple[str, ...]]:
     scan = image.open()
     source = _from_bare(file, scan, folder.parent) if file.suffix == ".bin" else file
@@ -92,7 +92,7 @@ def _write_volume(
 
 
 def _from_bare(file: Path, scan: Scan, folder: Path) -> Path:
-    """Bare voxels, one byte each, i fastest (as OHIF sends them), as NIfTI on the image's grid."""
+    """Write bare voxels (one byte each, i fastest, as OHIF sends them) as NIfTI on the image's grid."""
     import nibabel as nib
 
     shape = scan.array.shape[1:]
@@ -107,7 +107,7 @@ def _from_bare(file: Path, scan: Scan, folder: Path) -> Path:
 
 
 def _write_picture(
-    image: Image, file: Path, folder: Path, table: tuple[Label, ...], names: Mapping[int, str] | None
+    image: LabelImage, file: Path, folder: Path, table: tuple[Label, ...], names: Mapping[int, str] | None
 ) -> tuple[Path, tuple[str, ...]]:
     """Write a picture's label as a PNG of ids."""
     from PIL import Image as Pictures
@@ -124,7 +124,7 @@ def _write_picture(
 
 
 def _picture_ids(file: Path) -> NDArray[np.integer]:
-    """The ids of a picture's label or scribbles as a client sent them.
+    """Read the ids of a picture's label or scribbles as a client sent them.
 
     Raises:
         RequestError: neither PNG nor NIfTI, or numbers that are no ids. OutputError: damaged.

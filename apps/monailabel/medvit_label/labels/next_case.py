@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from medvit_label.errors import UnknownError
-from medvit_label.images.local import Image
-from medvit_label.labels.activity import Activity
-from medvit_label.labels.predictions import Predictions
+from medvit_label.images.source import LabelImage
+from medvit_label.labels.activity import ActivityRepository
+from medvit_label.labels.predictions import PredictionRepository
 
 __all__ = ["STRATEGIES", "Choice", "choose", "rating_of", "uncertainty"]
 
@@ -29,12 +29,16 @@ _RESERVED_S = 900.0
 class Choice:
     """The case to label next and the reason in words."""
 
-    image: Image
+    image: LabelImage
     reason: str
 
 
 def choose(
-    strategy: str, params: dict[str, Any], waiting: list[Image], activity: Activity, predictions: Predictions
+    strategy: str,
+    params: dict[str, Any],
+    waiting: list[LabelImage],
+    activity: ActivityRepository,
+    predictions: PredictionRepository,
 ) -> Choice | None:
     """Choose the case to label next.
 
@@ -66,7 +70,7 @@ def choose(
     return _by_quality(free, predictions, params.get("model"))
 
 
-def _by_quality(free: list[Image], predictions: Predictions, model: Any) -> Choice:
+def _by_quality(free: list[LabelImage], predictions: PredictionRepository, model: Any) -> Choice:
     known = {row.image: row.content for row in predictions.qualities() if not model or row.model == model}
     scored = [(*uncertainty(known[image.id]), image) for image in free if image.id in known]
     unseen = [image for image in free if image.id not in known]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.atomic_write import replace_file
 from medvit_label.journal import Journal
+from medvit_label.labels.label_arrays import read_arrays, write_arrays
 
-__all__ = ["Predictions", "Quality"]
+__all__ = ["PredictionRepository", "Quality"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class Quality:
     content: dict[str, Any]
 
 
-class Predictions:
+class PredictionRepository:
     """Repository of label maps in ``<state>/predictions``, one for each model and image, and of their quality in the journal.
 
     A newer answer replaces an older one.
@@ -55,16 +54,12 @@ class Predictions:
             ids: (i, j, k), or (row, column) of a picture.
             version: of the bundle that answered.
         """
-        with replace_file(self._file(model, image)) as aside, aside.open("wb") as file:
-            np.savez_compressed(file, ids=ids.astype(np.uint16), version=np.array(version))
+        write_arrays(self._file(model, image), ids=ids.astype(np.uint16), version=np.array(version))
 
     def get(self, model: str, image: str) -> tuple[NDArray[np.integer], str] | None:
         """Return an answer and the version of the bundle that gave it; None where there is none, or its file is damaged."""
-        try:
-            with np.load(self._file(model, image), allow_pickle=False) as kept:
-                return kept["ids"], str(kept["version"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            return None
+        found = read_arrays(self._file(model, image), "ids", "version")
+        return None if found is None else (found[0], str(found[1]))
 
     def keep_quality(self, quality: Quality) -> None:
         """Store the quality of an answer."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from medvit.bundles import Bundle
 from medvit.inference import label_agreement
-from medvit_label.images.local import Image
-from medvit_label.labels.activity import Activity
+from medvit_label.images.source import LabelImage
+from medvit_label.labels.activity import ActivityRepository
 from medvit_label.labels.label_files import label_map
-from medvit_label.labels.predictions import Predictions
+from medvit_label.labels.predictions import PredictionRepository
 from medvit_label.labels.store import FINAL, StoredLabel
 
 __all__ = ["score_label"]
@@ -22,7 +22,11 @@ _LONGEST_S = 4 * 3600
 
 
 def score_label(
-    image: Image, label: StoredLabel, bundle: Bundle, predictions: Predictions, activity: Activity
+    image: LabelImage,
+    label: StoredLabel,
+    bundle: Bundle,
+    predictions: PredictionRepository,
+    activity: ActivityRepository,
 ) -> dict[str, Any]:
     """Compute the scores of a final label, to be noted with it.
 
@@ -49,7 +53,7 @@ def score_label(
     return scores
 
 
-def _volumes(ids: NDArray[Any], label: StoredLabel, image: Image, bundle: Bundle) -> dict[str, float]:
+def _volumes(ids: NDArray[Any], label: StoredLabel, image: LabelImage, bundle: Bundle) -> dict[str, float]:
     """Return the volume of each present label in millilitres, or for pictures its number of pixels."""
     size = 1.0
     if not image.is_picture:
@@ -64,7 +68,7 @@ def _volumes(ids: NDArray[Any], label: StoredLabel, image: Image, bundle: Bundle
     }
 
 
-def _seconds(label: StoredLabel, activity: Activity) -> float | None:
+def _seconds(label: StoredLabel, activity: ActivityRepository) -> float | None:
     """Return the seconds that the client states, else those since the case was last assigned."""
     stated = label.info.get("seconds")
     if isinstance(stated, int | float) and stated >= 0:

@@ -1,4 +1,4 @@
-"""Labels of a project: every one that is saved becomes a new version; none is ever overwritten."""
+"""Labels of a project: each saved label becomes a new version; none is ever overwritten."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from threading import Lock
 from typing import Any
 
 from medvit.labels import Label
-from medvit_label.annotators import Annotator, shown_name
+from medvit_label.annotators import Annotator, display_name
 from medvit_label.errors import ArchiveError, RequestError, UnknownError
-from medvit_label.images.local import Image, Images
+from medvit_label.images.source import ImageSource, LabelImage
 from medvit_label.journal import Journal
 from medvit_label.labels.label_files import label_map, write_label
 from medvit_label.labels.label_info import read_label_info
@@ -49,7 +49,7 @@ class StoredLabel:
         version: 1, 2, ...
         file: the label map, on the image's own grid.
         created: seconds since 1970.
-        info: what the client said of it, its hash, and what was noted on the way.
+        info: the client's params, the file's hash, and notes.
     """
 
     image: str
@@ -70,29 +70,29 @@ class LabelRepository:
 
     Args:
         folder: the project's state.
-        journal: where versions are written down.
-        images: where the labelled images are.
+        journal: the project's journal.
+        images: source of the labelled images.
     """
 
-    def __init__(self, folder: Path, journal: Journal, images: Images) -> None:
+    def __init__(self, folder: Path, journal: Journal, images: ImageSource) -> None:
         self._folder, self._journal, self._images = folder / "labels", journal, images
         self._saving = Lock()
 
     def save(
-        self, image: Image, file: Path, tag: str, table: tuple[Label, ...], info: dict[str, Any], who: Annotator | None = None
+        self, image: LabelImage, file: Path, tag: str, table: tuple[Label, ...], info: dict[str, Any], who: Annotator | None = None
     ) -> StoredLabel:  # fmt: skip
-        """Keep a label that any program wrote, on its image's grid, as the next version.
+        """Store a label on its image's grid as the next version.
 
         Args:
             image: the image.
             file: as ``write_label`` takes it.
             tag: "final", "original", or another word.
             table: labels whose ids, names and codes it uses.
-            info: to be remembered with it; ``label_info`` names its numbers, ``replace`` lets it count instead of another's.
+            info: the client's params, stored with it; ``label_info`` names its numbers, ``replace`` makes it count instead of another's.
             who: the annotator; None for the server itself.
 
         Raises:
-            RequestError: no such tag may be, or a label that the table does not have. MedvitError: the label is none of this image.
+            RequestError: the tag is not allowed, or a label is not in the table. MedvitError: the label does not fit the image.
         """
         if not _TAG.fullmatch(tag):
             raise RequestError(
@@ -110,8 +110,8 @@ class LabelRepository:
                 sends = self._images.keeps_segs and tag == FINAL and (aside / _SEG).is_file()
                 archive = {_ARCHIVE: _WAITING if counts else _HELD} if sends else {}
                 own = {"annotator": who.name if who else "", "sha256": _sha256(made), "notes": list(notes)}
-                said = _said(info)
-                stored = self._publish(image, tag, aside, made.name, said | archive | own)
+                given = _client_info(info)
+                stored = self._publish(image, tag, aside, made.name, given | archive | own)
                 if before is not None and counts and self.standing(image.id, tag) != stored:
                     self._choose(stored, who.name if who else "")
         finally:
@@ -145,11 +145,11 @@ class LabelRepository:
             return []
         standing = self.standing(stored.image, stored.tag)
         assert standing is not None
-        listed = ", ".join(f"{shown_name(name)} (version {version})" for name, version in newest.items())
+        listed = ", ".join(f"{display_name(name)} (version {version})" for name, version in newest.items())
         counts = "this one counts" if standing.version == stored.version else "this one is kept and does not count"
         return [
             f"Labels of {len(newest)} annotators are kept for this image: {listed}. Version {standing.version} by "
-            f"{shown_name(standing.annotator)} counts, so {counts}. To let another count, a reviewer sends POST /datastore/label/choose?image=...&version=N."
+            f"{display_name(standing.annotator)} counts, so {counts}. To let another count, a reviewer sends POST /datastore/label/choose?image=...&version=N."
         ]
 
     def standing(self, image: str, tag: str) -> StoredLabel | None:
@@ -169,7 +169,7 @@ class LabelRepository:
         return [_stored(self._folder, row) for row in rows]
 
     def choose(self, image: str, tag: str, version: int, who: Annotator) -> StoredLabel:
-        """Let a version count from now on; for DICOM its SEG goes to the archive.
+        """Choose the version that counts from now on; for DICOM its SEG goes to the archive.
 
         Raises:
             UnknownError: there is no such version.
@@ -188,7 +188,7 @@ class LabelRepository:
         return self._archived(label)
 
     def _archived(self, stored: StoredLabel) -> StoredLabel:
-        """Send a label's SEG to the archive and, if that takes it, those it could not be sent before. A label is never lost by this."""
+        """Send a label's SEG to the archive, and then those that could not be sent before; a failure loses no label."""
         try:
             sent = self._send(stored)
             for earlier in self.all():
@@ -211,8 +211,8 @@ class LabelRepository:
             json.dumps(label.info), label.image, label.tag, label.version,
         )  # fmt: skip
 
-    def _publish(self, image: Image, tag: str, aside: Path, name: str, info: dict[str, Any]) -> StoredLabel:
-        with self._journal.together():
+    def _publish(self, image: LabelImage, tag: str, aside: Path, name: str, info: dict[str, Any]) -> StoredLabel:
+        with self._journal.transaction():
             rows = self._journal.rows(
                 "SELECT MAX(version) AS last FROM labels WHERE image = ? AND tag = ?", image.id, tag
             )
@@ -231,7 +231,7 @@ class LabelRepository:
         return StoredLabel(image.id, tag, version, final / name, now, info)
 
     def all(self) -> list[StoredLabel]:
-        """Every version that was not taken back, oldest first."""
+        """Return every visible version, oldest first."""
         rows = self._journal.rows("SELECT * FROM labels WHERE hidden = 0 ORDER BY created, version")
         return [_stored(self._folder, row) for row in rows]
 
@@ -239,7 +239,7 @@ class LabelRepository:
         """Return the label that counts, or for other tags than "final" the newest version; or a version by its number.
 
         Raises:
-            UnknownError: the image has no such label, or its file was taken away.
+            UnknownError: the image has no such label, or its file is missing.
         """
         if version is None:
             found = self.standing(image, tag)
@@ -256,13 +256,13 @@ class LabelRepository:
         return {name: label for name, label in found.items() if label is not None}
 
     def labelled(self) -> set[str]:
-        """Images that have a final label."""
+        """Return the images that have a final label."""
         return {
             row["image"]
             for row in self._journal.rows("SELECT DISTINCT image FROM labels WHERE tag = 'final' AND hidden = 0")
         }
 
-    def unlabelled(self) -> list[Image]:
+    def unlabelled(self) -> list[LabelImage]:
         """Return the images without a final label, sorted by id."""
         labelled = self.labelled()
         return [image for name, image in sorted(self._images.listed().items()) if name not in labelled]
@@ -272,10 +272,10 @@ class LabelRepository:
         query = "SELECT tag, COUNT(DISTINCT image) AS n FROM labels WHERE hidden = 0 GROUP BY tag"
         return {row["tag"]: row["n"] for row in self._journal.rows(query)}
 
-    def take_back(self, image: str, tag: str, version: int | None = None) -> StoredLabel | None:
-        """Let the versions of a label, or one of them, be seen no more; their files stay. Return the one that counts from now on."""
+    def hide(self, image: str, tag: str, version: int | None = None) -> StoredLabel | None:
+        """Hide all versions of a label, or one of them; their files stay. Return the version that counts from now on."""
         if version is None and not self.versions(image, tag):
-            self.latest(image, tag)  # says that there is none
+            self.latest(image, tag)  # raises
         numbers = [self.latest(image, tag, version).version] if version is not None else []
         for number in numbers or [label.version for label in self.versions(image, tag)]:
             self._journal.change(
@@ -285,12 +285,12 @@ class LabelRepository:
         return None if standing is None else self._released(standing)
 
     def note(self, label: StoredLabel, info: dict[str, Any]) -> None:
-        """Add to what is remembered of a label."""
+        """Add to the stored information on a label."""
         now = self.latest(label.image, label.tag, label.version)
         self._write(replace(now, info=now.info | info))
 
-    def note_of_client(self, label: StoredLabel, info: dict[str, Any]) -> list[str]:
-        """Add what a client says of a label; what the server itself wrote stays, which the words returned say."""
+    def note_from_client(self, label: StoredLabel, info: dict[str, Any]) -> list[str]:
+        """Add a client's information on a label; return a note if it contains keys that only the server may write."""
         ours = sorted(_OURS & info.keys())
         self.note(label, {key: value for key, value in info.items() if key not in ours})
         return [f"Written by the server alone, left as they are: {', '.join(ours)}."] if ours else []
@@ -302,7 +302,7 @@ def _stored(folder: Path, row: dict[str, Any]) -> StoredLabel:
     )
 
 
-def _said(info: dict[str, Any]) -> dict[str, Any]:
+def _client_info(info: dict[str, Any]) -> dict[str, Any]:
     """Return the params of a submit without the keys that only the server sets, and with seconds only as a number."""
     kept = {key: value for key, value in info.items() if key not in _SCORES}
     seconds = kept.get("seconds")
@@ -312,7 +312,7 @@ def _said(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder_of(image: str) -> str:
-    """A folder for an image's labels: its name where that is safe as one, and its hash, so that no two share it."""
+    """Return the folder of an image's labels: its name where that is safe, and its hash, so that no two share it."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", image).strip(".")[:80]
     return f"{safe}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
 

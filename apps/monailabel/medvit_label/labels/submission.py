@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from medvit_label.annotators import Annotator
-from medvit_label.images.local import Image
-from medvit_label.labels.activity import Activity
+from medvit_label.images.source import LabelImage
+from medvit_label.labels.activity import ActivityRepository
 from medvit_label.labels.label_info import read_label_info
-from medvit_label.labels.predictions import Predictions
+from medvit_label.labels.predictions import PredictionRepository
 from medvit_label.labels.scoring import score_label
 from medvit_label.labels.store import LabelRepository, StoredLabel
 from medvit_label.models.offered import Models
@@ -36,7 +36,7 @@ class Submission:
         annotator: who submits it.
     """
 
-    image: Image
+    image: LabelImage
     file: Path
     tag: str
     content: dict[str, Any]
@@ -44,7 +44,12 @@ class Submission:
 
 
 def submit_label(
-    given: Submission, *, labels: LabelRepository, models: Models, predictions: Predictions, activity: Activity
+    given: Submission,
+    *,
+    labels: LabelRepository,
+    models: Models,
+    predictions: PredictionRepository,
+    activity: ActivityRepository,
 ) -> tuple[StoredLabel, list[str]]:
     """Store an annotator's label as the next version and score it.
 
@@ -69,5 +74,7 @@ def submit_label(
         labels.note(stored, scores)
     notes = [*labels.annotators_note(stored), *activity.note(given.image.id, who.name, "submitted")]
     if replaces and not who.reviews:
-        notes.insert(0, f'"replace" was passed over: it is for reviewers and admins, and {who.shown} is {who.role}.')
+        notes.insert(
+            0, f'"replace" was passed over: it is for reviewers and admins, and {who.display_name} is {who.role}.'
+        )
     return stored, notes if bundle else [_NO_MODEL, *notes]

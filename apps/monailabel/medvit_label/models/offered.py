@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from medvit.bundles import Bundle, bundle_folders, open_bundle
 from medvit.io.labels import clean_name
 from medvit_label.errors import UnknownError
-from medvit_label.images.local import Image
-from medvit_label.models.versions import Versions
+from medvit_label.images.source import LabelImage
+from medvit_label.models.versions import VersionRepository
 
 __all__ = ["TASKS", "Models"]
 
@@ -24,7 +24,7 @@ class Models:
         versions: the project's own versions.
     """
 
-    def __init__(self, names: tuple[str, ...], versions: Versions) -> None:
+    def __init__(self, names: tuple[str, ...], versions: VersionRepository) -> None:
         self._names, self.versions = names, versions
 
     def installed(self) -> dict[str, Bundle]:
@@ -60,7 +60,7 @@ class Models:
             )
         return self.versions.bundle(models[name], number)
 
-    def for_label(self, image: Image, model: str | None, names: Iterable[str] = ()) -> Bundle | None:
+    def for_label(self, image: LabelImage, model: str | None, names: Iterable[str] = ()) -> Bundle | None:
         """Find the bundle whose labels an annotation uses.
 
         Args:

@@ -17,7 +17,7 @@ from medvit_label.errors import UnknownError
 from medvit_label.journal import JOURNAL, Journal
 from medvit_label.settings import state_folder
 
-__all__ = ["INSTALLED", "Versions", "open_versions"]
+__all__ = ["INSTALLED", "VersionRepository", "open_versions"]
 
 INSTALLED = 0
 """Number of the bundle as it was installed."""
@@ -25,7 +25,7 @@ INSTALLED = 0
 _MEDVIT_NAME = re.compile(rb"\bmedvit(?:\.\w+)+")
 
 
-class Versions:
+class VersionRepository:
     """Repository of versions in ``<state>/models/<bundle>/vNNNN/<bundle>``; the journal holds which of them serves.
 
     Args:
@@ -67,7 +67,7 @@ class Versions:
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=place))
         try:
             shutil.copytree(candidate, aside / model)
-            with self._journal.together():
+            with self._journal.transaction():
                 number = self.next(model)
                 while self._place(model, number).exists():  # left by a server that was killed between both steps
                     number += 1
@@ -157,7 +157,7 @@ def _medvit_names(configs: dict[str, bytes]) -> set[str]:
     return {name.decode() for content in configs.values() for name in _MEDVIT_NAME.findall(content)}
 
 
-def open_versions(studies: str, state: Path | None) -> Versions:
+def open_versions(studies: str, state: Path | None) -> VersionRepository:
     """Open the versions of a project that was served before, or is being served.
 
     Raises:
@@ -168,4 +168,4 @@ def open_versions(studies: str, state: Path | None) -> Versions:
         raise SourceError(
             f"Found no project in {folder}; one that was served before is needed. Give --studies and --state as medvit label start had them."
         )
-    return Versions(folder, Journal(folder))
+    return VersionRepository(folder, Journal(folder))

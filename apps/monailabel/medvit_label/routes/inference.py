@@ -13,12 +13,12 @@ from fastapi import APIRouter, BackgroundTasks, File, Form, HTTPException, Reque
 from fastapi.responses import FileResponse, Response
 
 from medvit.progress import Cancelled
-from medvit_label.annotators import account_of, annotator_of, shown_name
+from medvit_label.annotators import account_of, annotator_of, display_name
 from medvit_label.errors import AccessError, RequestError
-from medvit_label.images.local import Image
-from medvit_label.images.uploads import IMAGES, LABELS, received, require_image
+from medvit_label.images.source import LabelImage
+from medvit_label.images.uploads import IMAGES, LABELS, require_image, save_upload
 from medvit_label.inference.queue import Job
-from medvit_label.inference.run import InferenceFiles, Params, asks_correction, read_params, restarts
+from medvit_label.inference.run import InferenceFiles, Params, asks_correction, asks_restart, read_params
 from medvit_label.project import Project
 from medvit_label.routes.project import CurrentProject
 
@@ -51,22 +51,24 @@ async def run_inference(
         target = await asyncio.to_thread(_target, project, held, image, session_id, file)
         who = annotator_of(request, content)
         if label is not None or asks_correction(content, project.models.find(model)):
-            drawn = held.enter_context(received(label.filename, label.file, LABELS, project.scratch)) if label else None
+            drawn = (
+                held.enter_context(save_upload(label.filename, label.file, LABELS, project.scratch)) if label else None
+            )
             job = await asyncio.to_thread(project.runs.inferences.submit_correction, model, target, content, drawn, who)
         else:
-            seg, restart = output == "dicom_seg", restarts(content)
+            seg, restart = output == "dicom_seg", asks_restart(content)
             job = await asyncio.to_thread(project.runs.inferences.submit, model, target, settings, seg, who, restart)
         made = await _finished(request, job)
     background.add_task(shutil.rmtree, made.folder, ignore_errors=True)
     return await asyncio.to_thread(_answer, made, output, settings, job)
 
 
-def _target(project: Project, held: ExitStack, image: str, session: str, file: UploadFile | None) -> Image:
+def _target(project: Project, held: ExitStack, image: str, session: str, file: UploadFile | None) -> LabelImage:
     if file is None:
         return project.images.named(image, session)
-    path = held.enter_context(received(file.filename, file.file, IMAGES, project.scratch))
+    path = held.enter_context(save_upload(file.filename, file.file, IMAGES, project.scratch))
     require_image(path)
-    return Image(f"upload {uuid.uuid4().hex}", path)
+    return LabelImage(f"upload {uuid.uuid4().hex}", path)
 
 
 async def _finished(request: Request, job: Job[InferenceFiles]) -> InferenceFiles:
@@ -120,7 +122,7 @@ def queue(project: CurrentProject) -> list[dict[str, Any]]:
 @router.get("/queue/{job}")
 def queued(project: CurrentProject, job: str) -> dict[str, Any]:
     """Return one inference and its progress."""
-    return project.runs.inferences.queue.find(job).shown()
+    return project.runs.inferences.queue.find(job).summary()
 
 
 @router.delete("/queue/{job}")
@@ -129,9 +131,9 @@ def cancel(request: Request, project: CurrentProject, job: str) -> dict[str, Any
     account, owner = account_of(request), project.runs.inferences.queue.find(job).owner
     if account is not None and not account.reviews and account.name != owner:
         raise AccessError(
-            f"Found an inference of {shown_name(owner)} to cancel; an annotator may cancel only their own. Ask a reviewer."
+            f"Found an inference of {display_name(owner)} to cancel; an annotator may cancel only their own. Ask a reviewer."
         )
-    return project.runs.inferences.queue.cancel(job).shown()
+    return project.runs.inferences.queue.cancel(job).summary()
 
 
 @router.get("/model/info/{model}")

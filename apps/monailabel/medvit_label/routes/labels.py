@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, File, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
 
-from medvit_label.annotators import annotator_of, require_reviewer, shown_name
-from medvit_label.images.uploads import LABELS, received
+from medvit_label.annotators import annotator_of, display_name, require_reviewer
+from medvit_label.images.uploads import LABELS, save_upload
 from medvit_label.labels.store import FINAL, StoredLabel
 from medvit_label.labels.submission import Submission, submit_label
 from medvit_label.project import Project
@@ -28,7 +28,7 @@ def save_label(
     """Store a label as the next version; for DICOM the SEG of the one that counts goes to the archive of its image."""
     content = json_object(params)
     who, found = annotator_of(request, content), project.images.find(image)
-    with received(label.filename, label.file, LABELS, project.scratch) as path:
+    with save_upload(label.filename, label.file, LABELS, project.scratch) as path:
         given = Submission(image=found, file=path, tag=tag or FINAL, content=content, annotator=who)
         stored, notes = submit_label(
             given,
@@ -61,7 +61,7 @@ def label_versions(project: CurrentProject, label: str, tag: str = FINAL) -> lis
 def choose_label(
     request: Request, project: CurrentProject, image: str, version: int, tag: str = FINAL
 ) -> dict[str, Any]:
-    """Let a version of a final label count: for training, statistics, download and the archive."""
+    """Choose the version of a final label that counts for training, statistics, download and the archive."""
     stored = project.labels.choose(image, tag, version, annotator_of(request, {}))
     return {
         "image": image,
@@ -89,10 +89,10 @@ def download_label(
 @router.delete("/datastore/label", dependencies=_REVIEWER)
 def remove_label(project: CurrentProject, id: str, tag: str, version: int | None = None) -> dict[str, Any]:
     """Hide a label, or a version of it; its files stay. Return the version that counts from then on."""
-    now = project.labels.take_back(id, tag, version)
+    now = project.labels.hide(id, tag, version)
     if now is None:
         return {"counts": None, "notes": [f"No {tag} label of this image is left; their files are kept."]}
-    words = f"Version {now.version} by {shown_name(now.annotator)} counts from now on."
+    words = f"Version {now.version} by {display_name(now.annotator)} counts from now on."
     return {"counts": now.version, "notes": [words]}
 
 
@@ -106,6 +106,6 @@ def label_info(project: CurrentProject, label: str, tag: str) -> dict[str, Any]:
 
 @router.put("/datastore/label/info")
 def note_label(project: CurrentProject, label: str, tag: str, info: Params = "{}") -> dict[str, Any]:
-    """Add to what is remembered of a label."""
-    words = project.labels.note_of_client(project.labels.latest(label, tag), json_object(info))
+    """Add to the stored information on a label."""
+    words = project.labels.note_from_client(project.labels.latest(label, tag), json_object(info))
     return {"notes": words} if words else {}

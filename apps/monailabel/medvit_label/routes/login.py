@@ -28,7 +28,7 @@ _log = logging.getLogger("medvit_label")
 
 @router.get("/auth/")
 def auth(request: Request, project: CurrentProject) -> dict[str, Any]:
-    """Say whether a login is needed, and whether it is by accounts or by the server's one token."""
+    """Return whether a login is needed, and whether it is by accounts or by the server's one token."""
     accounts = request.app.state.accounts is not None
     return {"enabled": project.settings.asks_login, "client_id": "medvit", "realm": "", "accounts": accounts}
 

@@ -11,9 +11,9 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from medvit_label.annotators import annotator_of
 from medvit_label.errors import RequestError
-from medvit_label.images.local import Image, stem_of
 from medvit_label.images.nifti_copy import as_nifti
-from medvit_label.images.uploads import IMAGES, received, require_image
+from medvit_label.images.source import LabelImage, stem_of
+from medvit_label.images.uploads import IMAGES, require_image, save_upload
 from medvit_label.labels.next_case import choose
 from medvit_label.project import Project
 from medvit_label.request_params import json_object
@@ -51,7 +51,7 @@ def datastore(project: CurrentProject, output: str = "stats") -> Any:
     return project_status(project)
 
 
-def _local_file(project: Project, image: Image) -> Path:
+def _local_file(project: Project, image: LabelImage) -> Path:
     """Return the image as one file: as it is, or a DICOM series as NIfTI, which is made once."""
     return image.path if image.series is None else as_nifti(image, project.settings.state / "nifti")
 
@@ -80,7 +80,7 @@ def note_image(project: CurrentProject, image: str, info: Params = "{}") -> dict
     return {}
 
 
-def _described(project: Project, image: Image) -> dict[str, Any]:
+def _described(project: Project, image: LabelImage) -> dict[str, Any]:
     known = project.images.info(image.id)
     if image.series is not None:
         known |= {"SeriesInstanceUID": image.series, "StudyInstanceUID": image.study, "Modality": image.modality}
@@ -96,7 +96,7 @@ def add_image(
 ) -> dict[str, Any]:
     """Add an image to the project; nothing is overwritten."""
     content = json_object(params)
-    with received(file.filename, file.file, IMAGES, project.scratch) as path:
+    with save_upload(file.filename, file.file, IMAGES, project.scratch) as path:
         require_image(path)
         name = image if image not in ("", "None") else stem_of(Path(file.filename or "").name)
         identity = project.images.add(name, path)
@@ -144,7 +144,7 @@ def create_session(
         raise RequestError(
             f"Found {len(files)} files for a session; one image is needed. Send a DICOM series as one zip."
         )
-    with received(files[0].filename, files[0].file, IMAGES, project.scratch) as path:
+    with save_upload(files[0].filename, files[0].file, IMAGES, project.scratch) as path:
         require_image(path)
         return project.images.sessions.add(path, expiry)
 
@@ -155,7 +155,7 @@ def get_session(project: CurrentProject, session: str, update_ts: bool = False, 
     if image:
         file = project.images.sessions.image(session).path
         return FileResponse(file, filename=file.name)
-    return project.images.sessions.shown(session)
+    return project.images.sessions.summary(session)
 
 
 @router.delete("/session/{session}")

@@ -43,7 +43,7 @@ def train_status(project: CurrentProject, all: bool = False, check_if_running: b
     """Return the newest training, or all; 404 where there is none, or with ``check_if_running`` none that runs."""
     if check_if_running and not project.runs.trainings.running():
         raise UnknownError("Found no training that runs; start one: POST /train/MODEL.")
-    return project.runs.trainings.listing() if all else project.runs.trainings.shown()
+    return project.runs.trainings.listing() if all else project.runs.trainings.summary()
 
 
 @router.delete("/train/", dependencies=_REVIEWER)
@@ -64,7 +64,7 @@ def batch_status(project: CurrentProject, check_if_running: bool = False) -> dic
     """Return the newest batch; 404 where there is none, or with ``check_if_running`` none that runs."""
     if check_if_running and not project.runs.batches.running():
         raise UnknownError("Found no batch that runs; start one: POST /batch/infer/MODEL.")
-    return project.runs.batches.shown()
+    return project.runs.batches.summary()
 
 
 @router.delete("/batch/infer", dependencies=_REVIEWER)

@@ -20,8 +20,8 @@ from medvit.io import files_below
 from medvit.io.dicom.header import read_dataset
 from medvit.labels import Label
 from medvit_label.errors import RequestError
-from medvit_label.images.local import Image
 from medvit_label.images.repository import ImageRepository
+from medvit_label.images.source import LabelImage
 from medvit_label.journal import Journal
 from medvit_label.labels.label_files import label_map
 from medvit_label.labels.store import LabelRepository, StoredLabel
@@ -221,7 +221,7 @@ def divide(groups: dict[str, list[str]], known: dict[str, str], share: float) ->
     return parts
 
 
-def _patient(image: Image, noted: dict[str, Any]) -> str | None:
+def _patient(image: LabelImage, noted: dict[str, Any]) -> str | None:
     """Return a key of the image's patient: a client's note (``patient``) or DICOM's PatientID; None where there is neither."""
     if isinstance(noted.get("patient"), str | int):
         return f"noted {noted['patient']}"
@@ -244,7 +244,7 @@ def _files(path: Path) -> Iterable[Path]:
     return sorted(files_below(path)) if path.is_dir() else [path]
 
 
-def _write_case(image: Image, label: StoredLabel, folder: Path, name: str) -> dict[str, str]:
+def _write_case(image: LabelImage, label: StoredLabel, folder: Path, name: str) -> dict[str, str]:
     """Link or write a label and its image into a folder; return their file names."""
     ending = "".join(label.file.suffixes[-2:]) if label.file.suffix == ".gz" else label.file.suffix
     marked = f"{name}_labels{ending}"

@@ -12,8 +12,9 @@ from medvit_label.inference.inferences import Inferences
 from medvit_label.journal import Journal
 from medvit_label.models.offered import Models
 from medvit_label.models.versions import INSTALLED
+from medvit_label.request_params import read_settings
 from medvit_label.training.cases import LEAST, CaseCollector
-from medvit_label.training.jobs import FinishedRun, Trainings, TrainParams, read_train_params
+from medvit_label.training.jobs import FinishedRun, Trainings, TrainParams
 
 __all__ = ["FineTuner"]
 
@@ -66,7 +67,7 @@ class FineTuner:
             UnknownError: there is no such model. BundleError: it cannot be trained. RequestError: there are too few labels.
             BusyError: a training is running.
         """
-        bundle, params = self._models.find(model), read_train_params(content)
+        bundle, params = self._models.find(model), read_settings(TrainParams, content)
         reason = _reason_against_training(bundle)
         if reason is not None:
             raise BundleError(

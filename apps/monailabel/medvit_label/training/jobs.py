@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from medvit.errors import MedvitError
 from medvit_label.background_runs import DONE, ERROR, RUNNING, STOPPED, RunKind, RunRepository
-from medvit_label.errors import RequestError
 from medvit_label.journal import Journal
 from medvit_label.training.process import OUTCOME, STAGE
 
-__all__ = ["FinishedRun", "TrainParams", "Trainings", "read_train_params"]
+__all__ = ["FinishedRun", "TrainParams", "Trainings"]
 
 _KIND = RunKind("trainings", "training", "POST /train/MODEL", "DELETE /train/")
 _GRACE_S = 10
@@ -40,19 +39,6 @@ class TrainParams(BaseModel):
     steps: int = Field(default=200, ge=1, le=1_000_000)
     learning_rate: float = Field(default=1e-4, gt=0, le=0.1)
     validation_share: float = Field(default=0.2, ge=0.05, le=0.5)
-
-
-def read_train_params(content: dict[str, Any]) -> TrainParams:
-    """Read a client's settings.
-
-    Raises:
-        RequestError: a value is not allowed.
-    """
-    try:
-        return TrainParams.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RequestError(f"Found params.{first['loc'][0]}: {first['msg']}. Correct it or leave it out.") from None
 
 
 @dataclass(frozen=True)
@@ -144,7 +130,7 @@ class Trainings:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
             self._launch(self._runs.add(model, info, identity))
-        return self.shown(identity)
+        return self.summary(identity)
 
     def _launch(self, row: dict[str, Any]) -> None:
         folder = self._folder / row["id"]
@@ -214,7 +200,7 @@ class Trainings:
                 return None
             self._stopping = True
         self._end_process()
-        return self.shown(rows[0]["id"])
+        return self.summary(rows[0]["id"])
 
     def close(self) -> None:
         """End the running training for now; the next server continues it."""
@@ -236,17 +222,17 @@ class Trainings:
         """Return whether a training is running."""
         return bool(self._runs.running())
 
-    def shown(self, identity: str | None = None) -> dict[str, Any]:
+    def summary(self, identity: str | None = None) -> dict[str, Any]:
         """Return a run as clients see it, with MONAI Label's keys and further ones; by default the newest.
 
         Raises:
             UnknownError: there is none.
         """
-        return self._as_shown(self._runs.row(identity))
+        return self._summary(self._runs.row(identity))
 
     def listing(self) -> list[dict[str, Any]]:
         """Return all runs as clients see them, oldest first."""
-        return [self._as_shown(row) for row in self._runs.all()]
+        return [self._summary(row) for row in self._runs.all()]
 
     def statistics(self) -> dict[str, Any]:
         """Return the newest finished run of each model, as MONAI Label's ``train_stats``."""
@@ -258,7 +244,7 @@ class Trainings:
             for run in self.listing() if run["status"] == DONE
         }  # fmt: skip
 
-    def _as_shown(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _summary(self, row: dict[str, Any]) -> dict[str, Any]:
         info, folder = json.loads(row["info"]), self._folder / row["id"]
         steps = int(info["params"]["steps"])
         going = row["state"] == RUNNING

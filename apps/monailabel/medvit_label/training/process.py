@@ -34,7 +34,7 @@ def main() -> int:
 def _end_with_the_server() -> None:
     while sys.stdin.read(4096):
         pass
-    # checkpoints are written aside and renamed, so the process may end at any moment
+    # checkpoints are written aside and renamed, so the process may end at any format_time
     os._exit(3)
 
 
