@@ -72,8 +72,8 @@ def _scrolled(viewer: Any) -> float:
 def _clicked() -> None:
     """One run by the widget in a window; prints the seconds."""
     import napari
+    from medvit_napari.looking.alignment import add_layers
     from medvit_napari.reading.open import open_layers
-    from medvit_napari.widgets.panel import add_layers
     from medvit_napari.widgets.run import RunWidget
 
     viewer = napari.Viewer(show=True)

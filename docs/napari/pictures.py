@@ -13,11 +13,11 @@ from typing import Any
 
 import napari
 import numpy as np
+from medvit_napari.looking.alignment import add_layers
 from medvit_napari.looking.display import go_to, save_gif, show_plane
 from medvit_napari.reading.open import Answer, open_layers
 from medvit_napari.widgets.dialogs import SeriesDialog
 from medvit_napari.widgets.look import LookWidget
-from medvit_napari.widgets.panel import add_layers
 from medvit_napari.widgets.run import RunWidget
 from medvit_napari.widgets.save import SaveWidget
 from medvit_napari.widgets.views import ViewsWidget

@@ -10,12 +10,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from medvit_napari.icons import NAMES, icon_file
+from medvit_napari.looking.alignment import add_layers
 from medvit_napari.reading.layers import BLANK, window_of
 from medvit_napari.reading.open import open_layers
 from medvit_napari.running.job import State
 from medvit_napari.widgets.dialogs import follow
 from medvit_napari.widgets.look import LookWidget
-from medvit_napari.widgets.panel import add_layers
 from medvit_napari.widgets.run import RunWidget
 from medvit_napari.widgets.server import ServerWidget
 from medvit_napari.widgets.xray import XrayWidget

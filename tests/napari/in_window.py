@@ -11,11 +11,11 @@ from pathlib import Path
 import napari
 import numpy as np
 from medvit_label.self_test import running
+from medvit_napari.looking.alignment import add_layers
 from medvit_napari.looking.display import camera, save_gif, show_plane
 from medvit_napari.reading.layer_info import place_of
 from medvit_napari.reading.open import open_layers
 from medvit_napari.widgets.look import LookWidget
-from medvit_napari.widgets.panel import add_layers
 from medvit_napari.widgets.run import RunWidget
 from medvit_napari.widgets.save import SaveWidget
 from medvit_napari.widgets.server import ServerWidget

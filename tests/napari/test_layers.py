@@ -21,9 +21,10 @@ from medvit_napari.reading.layers import BLANK, image_layer, window_of
 from medvit_napari.reading.lazy_volume import FileFilling, Filling, SeriesFilling
 from medvit_napari.reading.open import Answer, is_ours, open_layers
 from medvit_napari.reading.painted_labels import is_corrected
-from medvit_napari.running.job import Job, Request, card, cards, roi_box, run_request
+from medvit_napari.running.job import Job, Request, State, card, cards, region_corners, roi_box, run_request
+from medvit_napari.running.radiographs import parse_number
+from medvit_napari.saving.empty_labels import new_labels
 from medvit_napari.saving.save_labels import labels_of, save_layer, write_labels_nifti
-from medvit_napari.widgets.save import new_labels
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
@@ -398,3 +399,16 @@ def test_what_cannot_be_done_is_said_in_words(tmp_path, rng):
     with pytest.raises(LayerError, match="it was cut. Open the file again"):
         scan_of(image)
     assert readable(MemoryError()) == "Found too little memory; close other images, or use a machine with more."
+
+
+def test_fields_of_widgets_become_numbers_corners_and_lines():
+    assert State("read", 0.5).line == "Read" and State("read", 0.5, 89.0).line == "Read, about 89 s left"
+    assert State("read", 0.5, 150.0).line == "Read, about 2 min left"
+    assert parse_number("  ") is None and parse_number(" 0.15") == 0.15
+    with pytest.raises(GeometryError, match="a number is needed"):
+        parse_number("0,15 mm")
+    shapes = ViewerModel().add_shapes(None, ndim=3, scale=(3, 2, 2))
+    assert region_corners(shapes) is None
+    drawn = np.array([[1, 2, 3], [1, 2, 7], [1, 6, 7], [1, 6, 3]])
+    shapes.add_rectangles(drawn)
+    np.testing.assert_allclose(region_corners(shapes), drawn * (3, 2, 2))

@@ -9,7 +9,7 @@ their own.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from textwrap import wrap
@@ -20,8 +20,9 @@ import numpy as np
 from medvit_napari.looking.notifications import tell, tell_of, warn
 from medvit_napari.reading.display_frame import Frame, own_data
 from medvit_napari.reading.layer_info import LayerInfo, place_of
+from medvit_napari.reading.layers import LayerTuple
 
-__all__ = ["Alignment", "align", "relation"]
+__all__ = ["Alignment", "add_layers", "align", "relation"]
 
 _VOLUMES = ("Image", "Labels")
 _OPENED = ("image", "read")
@@ -238,3 +239,11 @@ def align(viewer: Any) -> Alignment:
     made = Alignment(viewer)
     _KNOWN.append(made)
     return made
+
+
+def add_layers(viewer: Any, tuples: Sequence[LayerTuple]) -> list[Any]:
+    """Add layers to a viewer in its display frame; return them."""
+    from napari.layers import Layer
+
+    align(viewer)
+    return [viewer.add_layer(Layer.create(data, dict(options), kind)) for data, options, kind in tuples]

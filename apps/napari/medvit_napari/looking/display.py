@@ -15,9 +15,12 @@ from medvit.io import spacing_mm
 from medvit.labels import LabelMeasures
 from medvit.reports import ContrastWindow, ct_presets, measure
 from medvit_napari.errors import LayerError
-from medvit_napari.looking.notifications import rating_line
+from medvit_napari.looking.notifications import rating_line, tell_of
 from medvit_napari.looking.segment_table import named_labels
+from medvit_napari.reading.display_frame import own_data
 from medvit_napari.reading.layer_info import place_of, to_smallest_dtype
+from medvit_napari.reading.layers import BLANK, window_of
+from medvit_napari.reading.lazy_volume import Filling
 from medvit_napari.reading.painted_labels import stored_array
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "DragWindow",
     "about",
     "camera",
+    "draw_read",
     "go_to",
     "label_table",
     "outline",
@@ -202,3 +206,28 @@ def save_gif(viewer: Any, path: Path, screenshot: Any) -> Path:
             f"Found that {final.name} cannot be written ({error.strerror}). Choose another folder."
         ) from error
     return final
+
+
+def draw_read(filling: Filling, viewer: Any) -> BaseException | None:
+    """Draw an image again, all of which has been read; remove it and return the error where that failed."""
+    filling.on_done.clear()
+    shown = [layer for layer in viewer.layers if own_data(layer) is filling]
+    if filling.error is not None:
+        for layer in shown:  # what could not be read as a whole is no image to look at or to run on
+            viewer.layers.remove(layer)
+        return filling.error
+    for layer in shown:
+        if tuple(layer.contrast_limits) == BLANK:
+            set_window(layer, window_of(filling))
+        _renew_remarks(layer)
+        layer.refresh()
+        layer.events.data(value=layer.data)  # its voxels are others now; linked views draw it again too
+    return None
+
+
+def _renew_remarks(layer: Any) -> None:
+    """Bring a layer's remarks up to what is known once all of it is read, and show the new ones."""
+    place = place_of(layer)
+    if place is not None:
+        layer.metadata = {**layer.metadata, **place.metadata()}
+        tell_of(layer, (*place.flags, *place.notes))

@@ -27,6 +27,7 @@ __all__ = [
     "fetch_weights",
     "load_triton",
     "preload",
+    "region_corners",
     "roi_box",
     "run_request",
     "was_cancelled",
@@ -71,6 +72,14 @@ class State:
         """What a person reads."""
         return _STAGES.get(self.stage, self.stage.capitalize())
 
+    @property
+    def line(self) -> str:
+        """The same with the time left, where it can be told."""
+        if self.seconds_left is None:
+            return self.words
+        left = self.seconds_left
+        return f"{self.words}, about {f'{left:.0f} s' if left < 90 else f'{left / 60:.0f} min'} left"
+
 
 _STAGES = {
     "prepare": "Getting the network ready; before its first run on this machine it is converted for it, which takes up to minutes",
@@ -101,6 +110,13 @@ def card(bundle: Bundle) -> str:
     }
     lines = [f"<b>{escape(bundle.name)} {escape(bundle.version)}</b>", escape(str(data["description"]))]
     return "<br>".join(lines + [f"<b>{name}:</b> {escape(text)}" for name, text in rows.items()])
+
+
+def region_corners(shapes: Any) -> NDArray[np.float64] | None:
+    """Return the corners of a shapes layer's first shape in napari's world, (corner, axis); None of an empty layer."""
+    if not len(shapes.data):
+        return None
+    return np.array([shapes.data_to_world(corner) for corner in shapes.data[0]])
 
 
 def roi_box(corners: NDArray[np.float64], layer: Any) -> str:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medvit import save_labels
-from medvit.io.labels import LabelSet
+from medvit.io.labels import LabelSet, read_labels
+from medvit.labels import Label
 from medvit.progress import Progress
 from medvit_napari.errors import LayerError, ServerError
-from medvit_napari.reading.layer_info import LayerInfo, place_of
+from medvit_napari.reading.layer_info import KEY, LayerInfo, place_of
+from medvit_napari.reading.layers import LayerTuple, inherit, label_layers, rated
+from medvit_napari.reading.open import open_layers
 from medvit_napari.saving.save_labels import labels_of
-from medvit_napari.server.client import Case, Client, Submission
+from medvit_napari.server.client import Answer, Case, Client, Submission
 
-__all__ = ["OpenCase", "case_of", "labels_for", "layers_of", "send", "show_only"]
+__all__ = [
+    "OpenCase",
+    "case_of",
+    "infer_labels",
+    "labels_for",
+    "layers_of",
+    "remove_layers",
+    "send",
+    "show_only",
+    "take_case",
+]
 
 _SAME_MM = 1e-3
 
@@ -39,6 +54,69 @@ class OpenCase:
     def title(self) -> str:
         """The number, and the id that the server gave it."""
         return f"{self.number}: {self.case.id}"
+
+
+def take_case(
+    client: Client, strategy: str, number: int, folder: Path, progress: Progress
+) -> tuple[OpenCase, list[LayerTuple]]:
+    """Fetch the case that a strategy chooses, and open its image.
+
+    Args:
+        client: of the server.
+        strategy: one that the server offers.
+        number: of the case, counted from 1 in the order of taking.
+        folder: where its file goes.
+        progress: can cancel it.
+
+    Returns:
+        The case, and the layers of its image.
+    """
+    case = client.next_case(strategy, folder, progress)
+    layers = open_layers(case.path)
+    place = replace(layers[0][1]["metadata"][KEY], case=f"{number} {uuid.uuid4().hex}")
+    taken = OpenCase(number, case, place)
+    return taken, _numbered(inherit(layers, place), taken)
+
+
+def infer_labels(
+    client: Client, case: OpenCase, model: tuple[str, Sequence[Label]], folder: Path, progress: Progress
+) -> tuple[Answer, list[LayerTuple]]:
+    """Have a model of the server label a case.
+
+    Args:
+        client: of the server that the case came from.
+        case: theirs.
+        model: its name and its labels.
+        folder: where the answer's file goes.
+        progress: can cancel it.
+
+    Returns:
+        The server's answer, and the labels as layers with their rating.
+    """
+    name, table = model
+    answer = client.ask_model(name, case.case.id, folder, progress)
+    scan = case.place.scan()
+    made = label_layers(read_labels(answer.path, like=scan, table=table), scan, name)
+    layers = rated(inherit(made, case.place), answer.quality)
+    return answer, _numbered([(data, {**options, "name": name}, kind) for data, options, kind in layers], case)
+
+
+def _numbered(layers: list[LayerTuple], case: OpenCase) -> list[LayerTuple]:
+    """Put the case's number behind the names of layers, from the second case on."""
+    if case.number == 1:
+        return layers
+    return [
+        (data, {**options, "name": f"{options['name']} (case {case.number})"}, kind) for data, options, kind in layers
+    ]
+
+
+def remove_layers(viewer: Any, case: OpenCase) -> int:
+    """Take the layers of a case out of the viewer; return their count."""
+    gone = layers_of(viewer, case)
+    for layer in gone:
+        layer.visible = False
+        viewer.layers.remove(layer)
+    return len(gone)
 
 
 def layers_of(viewer: Any, case: OpenCase) -> list[Any]:

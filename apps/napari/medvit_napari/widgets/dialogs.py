@@ -21,11 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from medvit_napari.errors import readable
-from medvit_napari.looking.display import set_window
-from medvit_napari.looking.notifications import tell_of
-from medvit_napari.reading.display_frame import own_data
-from medvit_napari.reading.layer_info import place_of
-from medvit_napari.reading.layers import BLANK, window_of
+from medvit_napari.looking.display import draw_read
 from medvit_napari.reading.lazy_volume import Filling
 from medvit_napari.reading.open import Answer, Offer
 
@@ -111,7 +107,9 @@ class _Told(QObject):  # type: ignore[misc]
         self.done.emit()
 
     def _draw(self) -> None:
-        _drawn_again(self._filling, self._viewer)
+        fault = draw_read(self._filling, self._viewer)
+        if fault is not None:
+            show_error(fault)
 
 
 def follow(data: Iterable[Any], viewer: Any) -> None:
@@ -122,30 +120,6 @@ def follow(data: Iterable[Any], viewer: Any) -> None:
             filling.on_done.append(told.tell)
             if filling.is_done:
                 told.tell()
-
-
-def _drawn_again(filling: Filling, viewer: Any) -> None:
-    filling.on_done.clear()
-    shown = [layer for layer in viewer.layers if own_data(layer) is filling]
-    if filling.error is not None:
-        for layer in shown:  # what could not be read as a whole is no image to look at or to run on
-            viewer.layers.remove(layer)
-        show_error(filling.error)
-        return
-    for layer in shown:
-        if tuple(layer.contrast_limits) == BLANK:
-            set_window(layer, window_of(filling))
-        _renew_remarks(layer)
-        layer.refresh()
-        layer.events.data(value=layer.data)  # its voxels are others now; linked views draw it again too
-
-
-def _renew_remarks(layer: Any) -> None:
-    """Bring a layer's remarks up to what is known once all of it is read, and show the new ones."""
-    place = place_of(layer)
-    if place is not None:
-        layer.metadata = {**layer.metadata, **place.metadata()}
-        tell_of(layer, (*place.flags, *place.notes))
 
 
 def error_box(error: BaseException, parent: QWidget | None = None) -> QMessageBox:

@@ -12,19 +12,10 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QProgressBar, QPushBu
 
 from medvit.progress import Progress
 from medvit_napari.looking.alignment import align
-from medvit_napari.reading.layers import LayerTuple
 from medvit_napari.running.job import Job, State, was_cancelled
 from medvit_napari.widgets.dialogs import show_error
 
-__all__ = ["JobPanel", "LayerCombo", "add_layers"]
-
-
-def add_layers(viewer: Any, tuples: Sequence[LayerTuple]) -> list[Any]:
-    """Add what a run gave to a viewer; what is selected and shown there stays so, new layers aside."""
-    from napari.layers import Layer
-
-    align(viewer)
-    return [viewer.add_layer(Layer.create(data, dict(options), kind)) for data, options, kind in tuples]
+__all__ = ["JobPanel", "LayerCombo"]
 
 
 class LayerCombo(QComboBox):  # type: ignore[misc]  # Qt is not typed here
@@ -205,12 +196,7 @@ class JobPanel(QWidget):  # type: ignore[misc]
             return
         self.bar.setRange(0, 0 if state.in_one else 100)
         self.bar.setValue(round(100 * state.share))
-        left = "" if state.seconds_left is None else f", about {_seconds(state.seconds_left)} left"
-        self.status.setText(f"{state.words}{left}")
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value < 90 else f"{value / 60:.0f} min"
+        self.status.setText(state.line)
 
 
 def _safely(signal: Any) -> Callable[[Any], None]:

@@ -10,11 +10,12 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLabe
 from medvit.bundles import Bundle
 from medvit.settings import DEFAULT_BUNDLE, RunSettings
 from medvit_napari.icons import set_icon
+from medvit_napari.looking.alignment import add_layers
 from medvit_napari.looking.notifications import outcome
 from medvit_napari.reading.layers import LayerTuple
-from medvit_napari.running.job import Request, card, cards, fetch_weights, preload, run_request
+from medvit_napari.running.job import Request, card, cards, fetch_weights, preload, region_corners, run_request
 from medvit_napari.widgets.dialogs import confirm
-from medvit_napari.widgets.panel import JobPanel, add_layers
+from medvit_napari.widgets.panel import JobPanel
 
 __all__ = ["RunWidget"]
 
@@ -77,11 +78,7 @@ class RunWidget(JobPanel):
             low_memory=self.low_memory.isChecked(),
         )
         shapes = self.region.layer()
-        corners = None
-        if shapes is not None and len(shapes.data):
-            import numpy as np
-
-            corners = np.array([shapes.data_to_world(corner) for corner in shapes.data[0]])
+        corners = region_corners(shapes) if shapes is not None else None
         axes, surfaces = self.axes.text(), self.surfaces.isChecked()
         return Request(self.image.layer(), self.bundle.currentText(), settings, axes, surfaces, corners)
 

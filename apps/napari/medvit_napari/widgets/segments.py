@@ -1,4 +1,4 @@
-"""The widget with the segment table of a label layer. What it changes is in ``segments``."""
+"""The widget with the segment table of a label layer. What it changes is in ``looking.segment_table``."""
 
 from __future__ import annotations
 

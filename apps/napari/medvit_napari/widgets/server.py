@@ -1,31 +1,37 @@
-"""The widget that works with a MONAI Label server. What it says to the server is in ``monai_label``."""
+"""The widget that works with a MONAI Label server. What it says to the server is in ``server``."""
 
 from __future__ import annotations
 
 import contextlib
 import getpass
 import tempfile
-import uuid
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout
 
-import medvit
-from medvit.progress import Progress
 from medvit_napari.errors import ServerError
 from medvit_napari.icons import set_icon
+from medvit_napari.looking.alignment import add_layers
 from medvit_napari.looking.notifications import rating_line, warn
 from medvit_napari.reading.display_frame import own_data
-from medvit_napari.reading.layer_info import KEY, array_sha256, place_of
-from medvit_napari.reading.layers import LayerTuple, inherit, label_layers, rated
-from medvit_napari.reading.open import open_layers
+from medvit_napari.reading.layer_info import array_sha256, place_of
+from medvit_napari.reading.layers import LayerTuple
 from medvit_napari.server.client import Access, Answer, Case, Client, ServerInfo
-from medvit_napari.server.open_cases import OpenCase, case_of, labels_for, layers_of, send, show_only
+from medvit_napari.server.open_cases import (
+    OpenCase,
+    case_of,
+    infer_labels,
+    labels_for,
+    layers_of,
+    remove_layers,
+    send,
+    show_only,
+    take_case,
+)
 from medvit_napari.widgets.dialogs import follow
-from medvit_napari.widgets.panel import JobPanel, add_layers
+from medvit_napari.widgets.panel import JobPanel
 
 __all__ = ["ServerWidget"]
 
@@ -149,24 +155,21 @@ class ServerWidget(JobPanel):
 
     def next_case(self) -> None:
         """Take the case that the strategy chooses."""
-        strategy, folder = self.strategy.currentText(), Path(self._folder.name)
+        strategy, folder, number = self.strategy.currentText(), Path(self._folder.name), self._taken_count + 1
+        self._do(
+            lambda client, progress: take_case(client, strategy, number, folder, progress),
+            self._taken,
+            "Taking the next case...",
+        )
 
-        def work(client: Client, progress: Progress) -> tuple[Case, list[LayerTuple]]:
-            case = client.next_case(strategy, folder, progress)
-            return case, open_layers(case.path)
-
-        self._do(work, self._taken, "Taking the next case...")
-
-    def _taken(self, made: tuple[Case, list[LayerTuple]]) -> None:
-        case, layers = made
-        self._taken_count += 1
-        place = replace(layers[0][1]["metadata"][KEY], case=f"{self._taken_count} {uuid.uuid4().hex}")
-        taken = OpenCase(self._taken_count, case, place)
+    def _taken(self, made: tuple[OpenCase, list[LayerTuple]]) -> None:
+        taken, layers = made
+        case, place, self._taken_count = taken.case, taken.place, taken.number
         again = next((c.number for c in self.cases if c.case.id == case.id), None)
         self.cases.append(taken)
         self.case_choice.addItem(taken.title)
         self.labels.setCurrentIndex(0)  # no labels of an earlier case stay chosen
-        added = add_layers(self.viewer, self._named(inherit(layers, place), taken))
+        added = add_layers(self.viewer, layers)
         self.image = added[0]
         follow([layer[0] for layer in layers], self.viewer)
         self._work_on(taken)
@@ -175,15 +178,6 @@ class ServerWidget(JobPanel):
             words += f" It is already open as number {again}; labels painted there are not in this one."
         told = [case.reason] if case.reason else []
         self.status.setText("\n".join([words, *told, *place.warnings, *place.reading_notes]))
-
-    def _named(self, layers: list[LayerTuple], case: OpenCase) -> list[LayerTuple]:
-        """Put the case's number behind the names of layers, from the second case on."""
-        if case.number == 1:
-            return layers
-        return [
-            (data, {**options, "name": f"{options['name']} (case {case.number})"}, kind)
-            for data, options, kind in layers
-        ]
 
     def _work_on(self, case: OpenCase) -> None:
         self.case_choice.setCurrentIndex(self.cases.index(case))
@@ -217,27 +211,19 @@ class ServerWidget(JobPanel):
         if case is None or self.info is None:
             self.status.setText("Found no case; one is needed. Connect, and take the next case.")
             return
-        model, folder, place = self.model.currentText(), Path(self._folder.name), case.place
+        model, folder = self.model.currentText(), Path(self._folder.name)
         table = self.info.labels(model)
-
-        def work(client: Client, progress: Progress) -> tuple[Answer, list[LayerTuple]]:
-            answer = client.ask_model(model, case.case.id, folder, progress)
-            scan = place.scan()
-            found = medvit.read_labels(answer.path, like=scan, table=table)
-            return answer, rated(inherit(label_layers(found, scan, model), place), answer.quality)
-
         self._do(
-            work,
+            lambda client, progress: infer_labels(client, case, (model, table), folder, progress),
             lambda made: self._inferred(made[0], made[1], model, case),
             f"{model} is at work on case {case.title}...",
         )
 
     def _inferred(self, answer: Answer, made: list[LayerTuple], model: str, case: OpenCase) -> None:
-        named = [(data, {**options, "name": model}, kind) for data, options, kind in made]
         words = f"Labels by {model} of case {case.title} are there; correct them and submit."
         if not any(type(layer).__name__ == "Image" for layer in layers_of(self.viewer, case)):
             words += " Its image was closed meanwhile; the labels lie where the image lay."
-        for layer in add_layers(self.viewer, self._named(named, case)):
+        for layer in add_layers(self.viewer, made):
             if case is self.open_case:
                 self.labels.choose(layer)
             else:
@@ -286,17 +272,14 @@ class ServerWidget(JobPanel):
 
     def _put_away(self, case: OpenCase) -> str:
         """Take the layers of a submitted case out of the viewer, and show the case at work."""
-        gone = layers_of(self.viewer, case)
-        for layer in gone:
-            layer.visible = False
-            self.viewer.layers.remove(layer)
+        count = remove_layers(self.viewer, case)
         at = self.cases.index(case)
         self.cases.pop(at)
         self.case_choice.removeItem(at)
         if self.open_case is not None:
             self._work_on(self.open_case)
         now = f" At work: case {self.open_case.title}." if self.open_case is not None else ""
-        return f"Its {len(gone)} layer(s) were removed from the window.{now}"
+        return f"Its {count} layer(s) were removed from the window.{now}"
 
     def release(self) -> None:
         """Follow the viewer no more."""

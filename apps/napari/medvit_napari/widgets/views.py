@@ -9,9 +9,10 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QSlider, QVBoxLayout
 
 from medvit_napari.icons import set_icon
+from medvit_napari.looking.alignment import add_layers
 from medvit_napari.looking.orthogonal_views import LinkedViews
 from medvit_napari.looking.swipe_compare import Swipe, swipe_layer
-from medvit_napari.widgets.panel import JobPanel, add_layers
+from medvit_napari.widgets.panel import JobPanel
 
 __all__ = ["ViewsWidget"]
 

@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QLineEdit, QPushButton, QVBoxLayout
 
 from medvit.bundles import bundle_folders, open_bundle
 from medvit.errors import GeometryError
-from medvit.progress import Progress
 from medvit.reconstruction.views import ViewGeometry
 from medvit_napari.icons import set_icon
+from medvit_napari.looking.alignment import add_layers
 from medvit_napari.looking.notifications import outcome
-from medvit_napari.reading.layers import LayerTuple, reconstructed_layers
-from medvit_napari.running.job import load_triton
-from medvit_napari.widgets.panel import JobPanel, add_layers
+from medvit_napari.reading.layers import LayerTuple
+from medvit_napari.running.radiographs import XrayRequest, parse_number, run_views
+from medvit_napari.widgets.panel import JobPanel
 
-__all__ = ["XrayRequest", "XrayWidget", "run_views"]
-
-
-@dataclass(frozen=True)
-class XrayRequest:
-    """Two radiographs and what a person states about them."""
-
-    ap: str
-    lat: str
-    bundle: str
-    flags: ViewGeometry = field(default_factory=ViewGeometry)
-    force: bool = False
-
-
-def run_views(request: XrayRequest, progress: Progress) -> list[LayerTuple]:
-    """Labels and surfaces of the bones, each picture, and over it the millimetres of bone along its rays.
-
-    Raises:
-        MedvitError: as ``medvit.reconstruct``.
-    """
-    load_triton()
-    import medvit
-
-    how = {"ap_flags": request.flags, "lat_flags": request.flags, "force": request.force, "progress": progress}
-    result = medvit.reconstruct(request.ap, request.lat, request.bundle, **how)  # type: ignore[arg-type]
-    layers = reconstructed_layers(result)
-    sides, shape = np.linalg.norm(result.affine[:3, :3], axis=0), result.array.shape
-    for view, picture, shadow, across in zip(result.views, result.pictures, result.reprojections, (0, 1), strict=True):
-        pixel = [sides[axis] * shape[axis] / count for axis, count in zip((2, across), picture.shape, strict=True)]
-        look = {"visible": False, "units": ("mm", "mm"), "scale": pixel}
-        layers.append((picture, {"name": f"{view.slot} view", **look}, "image"))
-        over = {"colormap": "magenta", "blending": "additive", "opacity": 0.6, **look}
-        layers.append((shadow, {"name": f"{view.slot} view, projected again (mm of bone)", **over}, "image"))
-    return layers
+__all__ = ["XrayWidget"]
 
 
 class XrayWidget(JobPanel):
@@ -90,7 +55,7 @@ class XrayWidget(JobPanel):
         """Begin."""
         try:
             flags = ViewGeometry(
-                _number(self.pixel.text()), _number(self.larger.text()), invert=self.invert.isChecked()
+                parse_number(self.pixel.text()), parse_number(self.larger.text()), invert=self.invert.isChecked()
             )
         except GeometryError as error:
             self.show_error(error)
@@ -103,12 +68,3 @@ class XrayWidget(JobPanel):
         seconds = self.seconds
         lines = outcome(add_layers(self.viewer, made), seconds)
         self.status.setText("\n".join([*lines, "The views and what was projected again are hidden layers."]))
-
-
-def _number(text: str) -> float | None:
-    if not text.strip():
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise GeometryError(f"Found {text!r}; a number is needed, such as 0.15. Correct it.") from None

@@ -1,0 +1,62 @@
+"""A reconstruction of bones from two radiographs: what is asked for, and the layers it gives. No Qt in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medvit.errors import GeometryError
+from medvit.progress import Progress
+from medvit.reconstruction.views import ViewGeometry
+from medvit_napari.reading.layers import LayerTuple, reconstructed_layers
+from medvit_napari.running.job import load_triton
+
+__all__ = ["XrayRequest", "parse_number", "run_views"]
+
+
+@dataclass(frozen=True)
+class XrayRequest:
+    """Two radiographs and what a person states about them."""
+
+    ap: str
+    lat: str
+    bundle: str
+    flags: ViewGeometry = field(default_factory=ViewGeometry)
+    force: bool = False
+
+
+def run_views(request: XrayRequest, progress: Progress) -> list[LayerTuple]:
+    """Reconstruct; return labels and surfaces of the bones, each picture, and over it the millimetres of bone along its rays.
+
+    Raises:
+        MedvitError: as ``medvit.reconstruct``.
+    """
+    load_triton()
+    from medvit import reconstruct
+
+    how = {"ap_flags": request.flags, "lat_flags": request.flags, "force": request.force, "progress": progress}
+    result = reconstruct(request.ap, request.lat, request.bundle, **how)  # type: ignore[arg-type]
+    layers = reconstructed_layers(result)
+    sides, shape = np.linalg.norm(result.affine[:3, :3], axis=0), result.array.shape
+    for view, picture, shadow, across in zip(result.views, result.pictures, result.reprojections, (0, 1), strict=True):
+        pixel = [sides[axis] * shape[axis] / count for axis, count in zip((2, across), picture.shape, strict=True)]
+        look = {"visible": False, "units": ("mm", "mm"), "scale": pixel}
+        layers.append((picture, {"name": f"{view.slot} view", **look}, "image"))
+        over = {"colormap": "magenta", "blending": "additive", "opacity": 0.6, **look}
+        layers.append((shadow, {"name": f"{view.slot} view, projected again (mm of bone)", **over}, "image"))
+    return layers
+
+
+def parse_number(text: str) -> float | None:
+    """Read a number that a person typed; None of an empty field.
+
+    Raises:
+        GeometryError: not a number.
+    """
+    if not text.strip():
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise GeometryError(f"Found {text!r}; a number is needed, such as 0.15. Correct it.") from None
