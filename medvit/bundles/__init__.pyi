@@ -8,9 +8,9 @@ from .metadata import BundleFacts as BundleFacts
 from .metadata import Calibration as Calibration
 from .metadata import PrecisionCheck as PrecisionCheck
 from .metadata import Validation as Validation
-from .pointwise_kernels import centre as centre
-from .pointwise_kernels import has_surroundings as has_surroundings
-from .pointwise_kernels import narrowed as narrowed
+from .pointwise_weight_storage import centre as centre
+from .pointwise_weight_storage import has_surroundings as has_surroundings
+from .pointwise_weight_storage import narrowed as narrowed
 from .precision_check import record_precision_check as record_precision_check
 from .precision_check import require_precision_check as require_precision_check
 from .search import bundle_folders as bundle_folders

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medvit.bundles.pointwise_kernels import widened
+from medvit.bundles.pointwise_weight_storage import widened
 from medvit.errors import CheckpointError
 
 __all__ = ["CheckpointTensors", "extract_tensors", "fill_index_tables", "read_checkpoint"]

@@ -38,7 +38,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     from safetensors.torch import load
 
-    from medvit.bundles.pointwise_kernels import widened
+    from medvit.bundles.pointwise_weight_storage import widened
 
     path = Path(path).resolve()
     bundle = Bundle(path.parents[1])

@@ -1,5 +1,5 @@
-from .creation import TODAY as TODAY
-from .creation import Creation as Creation
+from .creation_dates import TODAY as TODAY
+from .creation_dates import Creation as Creation
 from .files import DicomFile as DicomFile
 from .files import UnreadableError as UnreadableError
 from .files import files_below as files_below
@@ -16,6 +16,8 @@ from .images import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .images import image_grid as image_grid
 from .images import read_image as read_image
 from .images import read_image_slice as read_image_slice
+from .intensity_units import AS_STORED as AS_STORED
+from .intensity_units import stated_unit as stated_unit
 from .label_ids import storage_step as storage_step
 from .label_ids import whole_numbers as whole_numbers
 from .memory_limits import limit_memory as limit_memory
@@ -30,8 +32,6 @@ from .sources import is_packed_image as is_packed_image
 from .sources import open_source as open_source
 from .sources import require_there as require_there
 from .stated_sizes import check_stated_size as check_stated_size
-from .units import AS_STORED as AS_STORED
-from .units import stated_unit as stated_unit
 from .unread_files import HOLLOW as HOLLOW
 from .unread_files import NAMED_ALIKE as NAMED_ALIKE
 from .unread_files import NOT_FETCHED as NOT_FETCHED

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.errors import ImageError
-from medvit.io.creation import TODAY, Creation
+from medvit.io.creation_dates import TODAY, Creation
 from medvit.io.geometry import Affine, check_affine, flip_lps_ras, slice_planes, spacing_mm
 
 if TYPE_CHECKING:

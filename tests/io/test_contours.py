@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medvit.io.contours import fill_polygons, outline_mask
+from medvit.io.polygon_masks import fill_polygons, outline_mask
 
 
 @settings(max_examples=150, deadline=None)

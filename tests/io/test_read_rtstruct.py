@@ -12,11 +12,11 @@ import pytest
 import medvit
 from medvit.errors import GeometryError, MedvitError, SelectionError, SourceError
 from medvit.io import flip_lps_ras, open_source
-from medvit.io.contours import fill_polygons
 from medvit.io.labels import Grid
 from medvit.io.labels.names import color_of
 from medvit.io.labels.rasterize import Contour, plane_distance
 from medvit.io.labels.rtstruct_reader import read_rtstruct
+from medvit.io.polygon_masks import fill_polygons
 from tests.bands import dice, oblique_affine, phantom, write_series
 
 AFFINE = oblique_affine((1.1, 1.9, 2.5))

@@ -8,7 +8,7 @@ from pydicom import Dataset
 
 from medvit.io import AS_STORED, Scan, stated_unit
 from medvit.io.dicom.write.sr import _UNITS
-from medvit.io.units import _PET, _SUV
+from medvit.io.intensity_units import _PET, _SUV
 
 
 def _scan(modality: str | None, **stated: str) -> Scan:

@@ -8,7 +8,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from medvit.bundles import narrowed, read_checkpoint
-from medvit.bundles.pointwise_kernels import widened
+from medvit.bundles.pointwise_weight_storage import widened
 from medvit.errors import BundleError, CheckpointError
 from medvit.segmentation import SwinUNETR
 from medvit.training.objectives import with_point_kernels

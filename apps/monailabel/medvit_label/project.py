@@ -18,7 +18,7 @@ from medvit_label.labels.activity import ActivityRepository
 from medvit_label.labels.predictions import PredictionRepository
 from medvit_label.labels.saved_corrections import CorrectionRepository
 from medvit_label.labels.store import LabelRepository
-from medvit_label.models.offered import Models
+from medvit_label.models.available import Models
 from medvit_label.models.versions import VersionRepository
 from medvit_label.settings import ServerSettings, is_url
 from medvit_label.training.cases import CaseCollector, SplitRepository

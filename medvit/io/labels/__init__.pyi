@@ -1,7 +1,7 @@
+from .label_map_reader import embedded_names as embedded_names
 from .label_set import Grid as Grid
 from .label_set import LabelMask as LabelMask
 from .label_set import LabelSet as LabelSet
-from .map_reader import embedded_names as embedded_names
 from .name_tables import read_table as read_table
 from .names import Named as Named
 from .names import by_name as by_name

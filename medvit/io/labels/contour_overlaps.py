@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.io.contours import fill_polygon
+from medvit.io.polygon_masks import fill_polygon
 
 __all__ = ["fill_union", "shared_by_crossing", "without_duplicates"]
 

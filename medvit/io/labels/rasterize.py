@@ -10,10 +10,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.io.contours import fill_polygons
 from medvit.io.labels.contour_overlaps import fill_union, shared_by_crossing, without_duplicates
 from medvit.io.labels.grid_mapping import MaskBuilder
 from medvit.io.labels.label_set import Grid
+from medvit.io.polygon_masks import fill_polygons
 
 __all__ = ["Contour", "RasterizedRoi", "fill", "plane_distance"]
 

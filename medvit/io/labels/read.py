@@ -16,8 +16,8 @@ from medvit.io.files import DicomFile, one_file
 from medvit.io.images import IMAGE_SUFFIXES
 from medvit.io.labels.dicom_objects import dicom_errors_as_source_errors, is_dicom, open_object
 from medvit.io.labels.grid_mapping import resample_to
+from medvit.io.labels.label_map_reader import read_map
 from medvit.io.labels.label_set import Grid, LabelSet
-from medvit.io.labels.map_reader import read_map
 from medvit.io.labels.names import rename, require_known
 from medvit.io.labels.object_search import header_series, label_objects
 from medvit.io.labels.rtstruct_reader import read_rtstruct

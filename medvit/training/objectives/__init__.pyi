@@ -3,7 +3,7 @@ from .barlow_twins import split_by_picture as split_by_picture
 from .base import Objective as Objective
 from .masked_modelling import MaskedModelling as MaskedModelling
 from .mean_constraint import MeanConstraintSettings as MeanConstraintSettings
-from .pointwise_kernels import with_point_kernels as with_point_kernels
+from .pointwise_constraint import with_point_kernels as with_point_kernels
 from .restoration_losses import ssim as ssim
 from .restoration_losses import ssim_map as ssim_map
 from .supervised import OrganObjective as OrganObjective

@@ -17,7 +17,7 @@ from medvit_label.inference.run import InferenceFiles, Params
 from medvit_label.journal import Journal
 from medvit_label.labels.predictions import PredictionRepository
 from medvit_label.labels.store import LabelRepository
-from medvit_label.models.offered import Models
+from medvit_label.models.available import Models
 
 __all__ = ["Batches"]
 

@@ -28,7 +28,7 @@ from medvit_label.inference.run import (
 from medvit_label.labels.activity import ActivityRepository
 from medvit_label.labels.predictions import PredictionRepository, Quality
 from medvit_label.labels.saved_corrections import CorrectionRepository
-from medvit_label.models.offered import Models
+from medvit_label.models.available import Models
 
 __all__ = ["Inferences"]
 

@@ -13,7 +13,7 @@ from medvit_label.labels.label_info import read_label_info
 from medvit_label.labels.predictions import PredictionRepository
 from medvit_label.labels.scoring import score_label
 from medvit_label.labels.store import LabelRepository, StoredLabel
-from medvit_label.models.offered import Models
+from medvit_label.models.available import Models
 from medvit_label.request_params import read_flag
 
 __all__ = ["Submission", "submit_label"]

@@ -11,7 +11,7 @@ from medvit.bundles import Bundle
 from medvit_label.inference.radiographs import CONFIG
 from medvit_label.labels.next_case import STRATEGIES, rating_of, uncertainty
 from medvit_label.labels.store import FINAL, StoredLabel
-from medvit_label.models.offered import TASKS
+from medvit_label.models.available import TASKS
 from medvit_label.models.versions import INSTALLED
 from medvit_label.project import Project
 

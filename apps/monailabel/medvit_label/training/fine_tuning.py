@@ -10,7 +10,7 @@ from medvit.bundles import Bundle
 from medvit.errors import BundleError
 from medvit_label.inference.inferences import Inferences
 from medvit_label.journal import Journal
-from medvit_label.models.offered import Models
+from medvit_label.models.available import Models
 from medvit_label.models.versions import INSTALLED
 from medvit_label.request_params import read_settings
 from medvit_label.training.cases import LEAST, CaseCollector

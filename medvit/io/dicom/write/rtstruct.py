@@ -12,11 +12,11 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
-from medvit.io.contours import outline_mask
 from medvit.io.dicom.write.algorithm_info import AlgorithmInfo
 from medvit.io.dicom.write.label_masks import label_mask
 from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8
 from medvit.io.dicom.write.source_images import SourceImages
+from medvit.io.polygon_masks import outline_mask
 from medvit.labels import Code, Label
 
 __all__ = ["write_rtstruct"]

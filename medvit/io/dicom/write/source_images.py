@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
-from medvit.io.creation import TODAY, Creation
+from medvit.io.creation_dates import TODAY, Creation
 from medvit.io.scan import Scan
 
 __all__ = ["SourceImages", "source_of"]

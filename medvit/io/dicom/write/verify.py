@@ -13,13 +13,13 @@ import numpy as np
 import pydicom
 
 from medvit.errors import RoundTripError
-from medvit.io.contours import fill_polygons
 from medvit.io.dicom.write.label_masks import label_mask
 from medvit.io.dicom.write.rtstruct import read_contours
 from medvit.io.dicom.write.secondary_capture import sc_name
 from medvit.io.dicom.write.source_images import SourceImages
 from medvit.io.dicom.write.sr import SegmentMeasurements
 from medvit.io.geometry import slice_planes
+from medvit.io.polygon_masks import fill_polygons
 from medvit.labels import Label
 
 __all__ = ["check_rtstruct", "check_sc", "check_seg", "check_sr"]

@@ -18,7 +18,7 @@ def with_point_kernels(network: nn.Module, stages: Sequence[str]) -> nn.Module:
 
     At the bottom of a U-shaped network a voxel stands for 32 of the image's along each side and a kernel of 3 sees mostly
     padding, but such kernels are half of a small network's weights. Held to their centre they are stored as such
-    (``medvit.bundles.pointwise_kernels``), while network, twin and export know nothing of it.
+    (``medvit.bundles.pointwise_weight_storage``), while network, twin and export know nothing of it.
 
     Args:
         network: changed in place.
