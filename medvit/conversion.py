@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvit.atomic_write import hashes_within, os_errors_as_output_errors, publish, staging_folder
 from medvit.errors import OutputError
 from medvit.io import Scan, spacing_mm
 from medvit.io.dicom import repair_uids, repairable
@@ -20,7 +19,8 @@ from medvit.labels import Label
 from medvit.progress import Progress
 from medvit.reports import record_header, stage_seconds
 from medvit.segmentation import OUTPUT_FILES
-from medvit.tasks import check_folder
+from medvit.tasks import SavedFiles, SavePlan, check_folder, publish_files
+from medvit.tasks.save import Writer
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -48,22 +48,16 @@ class Writing:
     repair_tags: bool = False
 
 
-@dataclass(frozen=True)
-class Converted:
-    """What was published.
+@dataclass(frozen=True, kw_only=True)
+class Converted(SavedFiles):
+    """Published labels; ``notes`` say what was assumed or resampled.
 
     Attributes:
-        folder: where.
-        files: names within it.
         labels: the labels converted.
-        notes: what was assumed or resampled.
         flags: what was set aside or does not fit; empty when all is well (else exit code 3).
     """
 
-    folder: Path
-    files: tuple[str, ...]
     labels: tuple[Label, ...]
-    notes: tuple[str, ...]
     flags: tuple[str, ...]
 
 
@@ -174,15 +168,18 @@ def _publish(
     found: LabelSet, final: Path, writing: Writing, origin: _ConversionSource, progress: Progress
 ) -> Converted:
     found, writing = _ready(found, writing)
-    with os_errors_as_output_errors(final), staging_folder(final) as staging:
-        with progress.stage("write"):
-            found = _write_all(found, staging, writing, progress)
-        files = hashes_within(staging)
-        record = _record(found, origin, writing, files, progress)
-        (staging / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-        progress.check()
-        publish(staging, final, [*OUTPUT_FILES, *(f"{label.name}.nii.gz" for label in found.labels)])
-    return Converted(final, tuple(sorted([*files, "run.json"])), found.labels, found.notes, found.flags)
+
+    def record(files: dict[str, str], notes: tuple[str, ...]) -> dict[str, Any]:
+        return _record(found.with_notes(*dict.fromkeys(notes)), origin, writing, files, progress)
+
+    plan = SavePlan(
+        writers=_writers(found, writing),
+        output_files=[*OUTPUT_FILES, *(f"{label.name}.nii.gz" for label in found.labels)],
+        overwrite=writing.overwrite,
+    )
+    saved = publish_files(final, plan, record, progress)
+    notes = (*found.notes, *dict.fromkeys(saved.notes))
+    return Converted(folder=final, files=saved.files, notes=notes, labels=found.labels, flags=found.flags)
 
 
 def _sha256(path: Path) -> str:
@@ -225,21 +222,22 @@ def _ready(found: LabelSet, writing: Writing) -> tuple[LabelSet, Writing]:
     return found.with_notes(flags=[flag]), replace(writing, output_types=("nifti",))
 
 
-def _write_all(found: LabelSet, staging: Path, writing: Writing, progress: Progress) -> LabelSet:
-    """Write every output; return the labels with what a reader of the outputs must know."""
-    notes: list[str] = []
+def _writers(found: LabelSet, writing: Writing) -> list[Writer]:
+    writers: list[Writer] = []
     for name in dict.fromkeys(writing.output_types):
-        progress.check()
-        if name == "nifti":
-            write_nifti(found, staging)
-        else:
-            notes += write_dicom(found, staging, name)
+        writers.append(partial(write_nifti, found) if name == "nifti" else partial(write_dicom, found, name))
     if writing.per_label:
-        write_each(found, staging)
-        if found.overlaps and "nifti" in writing.output_types:
-            pairs = ", ".join(f"{a} and {b} ({count} voxels)" for a, b, count in found.overlaps)
-            notes.append(f"Labels overlap, so there is one file each and no label map: {pairs}.")
-    return found.with_notes(*dict.fromkeys(notes))
+        writers.append(partial(_write_each, found, writing))
+    return writers
+
+
+def _write_each(found: LabelSet, writing: Writing, staging: Path) -> list[str]:
+    """Write one NIfTI a label; return a note where labels overlap and a label map was asked for."""
+    write_each(found, staging)
+    if not found.overlaps or "nifti" not in writing.output_types:
+        return []
+    pairs = ", ".join(f"{a} and {b} ({count} voxels)" for a, b, count in found.overlaps)
+    return [f"Labels overlap, so there is one file each and no label map: {pairs}."]
 
 
 def _record(

@@ -23,10 +23,11 @@ from .label_ids import whole_numbers as whole_numbers
 from .memory_limits import limit_memory as limit_memory
 from .meshes import MESH_WRITERS as MESH_WRITERS
 from .meshes import Surface as Surface
+from .nifti import write_intensities as write_intensities
 from .nifti import write_label_names as write_label_names
 from .nifti import write_labels as write_labels
+from .nifti import write_volume as write_volume
 from .nifti_geometry import load_nifti as load_nifti
-from .nifti_intensities import write_intensities as write_intensities
 from .scan import Scan as Scan
 from .sources import is_packed_image as is_packed_image
 from .sources import open_source as open_source

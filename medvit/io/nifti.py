@@ -1,18 +1,23 @@
-"""Writing label maps as NIfTI, with their names inside."""
+"""Write NIfTI: label maps with their names inside, intensities, and plain volumes. Nothing else in medvit saves one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medvit.io.scan import Scan
 from medvit.labels import Label
 
-__all__ = ["write_label_names", "write_labels"]
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
+
+__all__ = ["write_intensities", "write_label_names", "write_labels", "write_volume"]
 
 _ANY_READER = 0
 """NIfTI extension code under which label tables are read by TotalSegmentator's tools; nibabel cannot read 30, Caret's own."""
@@ -41,28 +46,9 @@ def write_labels(path: Path, array: np.ndarray, scan: Scan, labels: Sequence[Lab
     """
     import nibabel as nib
 
-    if isinstance(scan.header, nib.Nifti1Header):
-        header = scan.header.copy()
-        header.extensions.clear()
-        for field in ("descrip", "aux_file", "db_name", "intent_name", "data_type"):
-            if field in header:
-                header[field] = b""
-        header["cal_min"] = header["cal_max"] = 0
-        header.set_intent("label", name="")
-        header.set_slope_inter(1, 0)
-        header.set_data_dtype(array.dtype)
-        header.set_data_shape(array.shape)
-        image = (
-            type(nib.Nifti1Image(array, None))(array, None, header)
-            if header.sizeof_hdr == 348
-            else nib.Nifti2Image(array, None, header)
-        )
-    else:
-        image = nib.Nifti1Image(array, scan.affine)
-        image.set_sform(scan.affine, 1)
-        image.set_qform(scan.affine, 1)
-        image.header.set_xyzt_units("mm")
-        image.header.set_intent("label", name="")
+    image = _image_on(array, array.dtype, scan)
+    image.header.set_slope_inter(1, 0)
+    image.header.set_intent("label", name="")
     image.header.extensions.append(nib.nifti1.Nifti1Extension(_ANY_READER, _label_table(labels)))
     nib.save(image, path)
 
@@ -81,3 +67,104 @@ def write_label_names(path: Path, labels: Sequence[Label]) -> None:
         for item in labels
     }
     path.write_text(json.dumps({"labels": table}, indent=2) + "\n")
+
+
+def write_volume(path: Path, array: NDArray[np.generic], affine: NDArray[np.floating[Any]], words: str = "") -> None:
+    """Write values on a grid of their own.
+
+    Args:
+        path: the file to write.
+        array: (i, j, k), in a type that NIfTI has.
+        affine: voxel index to RAS+ millimetres; stated by the sform and the qform.
+        words: for the header's description, at most 79 bytes.
+    """
+    import nibabel as nib
+
+    image = _plain_image(array, array.dtype, affine)
+    image.header["descrip"] = words.encode()[:79]
+    nib.save(image, path)
+
+
+def write_intensities(path: Path, array: NDArray[np.float32], scan: Scan, words: str, given: Scan | None = None) -> str:
+    """Write (i, j, k) intensities; return the type they are stored in.
+
+    Whole numbers are stored as whole numbers: a NIfTI source's own type, slope and intercept, 16 bits for other sources
+    whose values are whole. Where they do not fit, a wider type is taken.
+
+    Args:
+        path: the file to write.
+        array: in the source's unit.
+        scan: the source; its place is written as ``write_labels`` does, its texts are not, since they can name people.
+        words: for the header's description, at most 79 bytes.
+        given: the source as it was given, where ``scan`` is interpolated from it: its values say whether they are whole.
+    """
+    import nibabel as nib
+
+    own = scan.header if isinstance(scan.header, nib.Nifti1Header) else None
+    slope, inter = _scale(own)
+    wanted = own.get_data_dtype() if own is not None else _plain_type(given or scan)
+    stored, dtype = _stored(array, np.dtype(wanted), slope, inter)
+    image = _image_on(stored, dtype, scan)
+    image.header["descrip"] = words.encode()[:79]
+    if np.issubdtype(dtype, np.integer):
+        image.header.set_slope_inter(slope, inter)
+    else:
+        image.header.set_slope_inter(1, 0)
+    nib.save(image, path)
+    return str(dtype)
+
+
+def _scale(header: object) -> tuple[float, float]:
+    slope, inter = header.get_slope_inter() if header is not None else (None, None)  # type: ignore[attr-defined]
+    return float(slope or 1.0), float(inter or 0.0)
+
+
+def _plain_type(scan: Scan) -> np.dtype[np.generic]:
+    values = scan.array[0] if scan.original is None else scan.original.values
+    return np.dtype(np.int16) if bool((values == np.rint(values)).all()) else np.dtype(np.float32)
+
+
+def _stored(
+    array: NDArray[np.float32], dtype: np.dtype[np.generic], slope: float, inter: float
+) -> tuple[NDArray[np.generic], np.dtype[np.generic]]:
+    if not np.issubdtype(dtype, np.integer):
+        wide = np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
+        return array.astype(wide), wide
+    whole = np.rint((array.astype(np.float64) - inter) / slope)
+    low, high = whole.min(), whole.max()
+    kinds: list[Any] = [dtype, np.dtype(np.int16), np.dtype(np.int32)]
+    for kind in kinds:
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return whole.astype(kind), np.dtype(kind)
+    return array.astype(np.float32), np.dtype(np.float32)
+
+
+def _image_on(array: NDArray[np.generic], dtype: np.dtype[np.generic], scan: Scan) -> Nifti1Image:
+    """Return an image on the scan's grid: with the header of a NIfTI source, emptied of its texts, or with a plain one."""
+    import nibabel as nib
+
+    if not isinstance(scan.header, nib.Nifti1Header):
+        return _plain_image(array, dtype, scan.affine)
+    header = scan.header.copy()
+    header.extensions.clear()
+    for field in ("descrip", "aux_file", "db_name", "intent_name", "data_type"):
+        if field in header:
+            header[field] = b""
+    header["cal_min"] = header["cal_max"] = 0
+    header.set_data_shape(array.shape)
+    header.set_data_dtype(dtype)
+    kind = nib.Nifti1Image if header.sizeof_hdr == 348 else nib.Nifti2Image
+    return kind(array, None, header)
+
+
+def _plain_image(
+    array: NDArray[np.generic], dtype: np.dtype[np.generic], affine: NDArray[np.floating[Any]]
+) -> Nifti1Image:
+    """Return an image whose sform and qform both state the affine, in millimetres."""
+    import nibabel as nib
+
+    image = nib.Nifti1Image(array, affine, dtype=dtype)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    return image

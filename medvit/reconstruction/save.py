@@ -116,19 +116,15 @@ def _write_meshes(result: ReconstructionResult, kind: str, staging: Path) -> Non
 
 def _write_entropy_map(result: ReconstructionResult, staging: Path) -> None:
     """Write bits of every voxel, on the labels' grid."""
-    import nibabel as nib
+    from medvit.io import write_volume
 
     if result.entropy_map is None:
         raise OutputError(
             f"Found no doubt of {result.bundle.name} on the grid of its labels; a map needs it. Leave --maps out."
         )
-    image = nib.Nifti1Image(result.entropy_map, result.affine)
-    image.set_sform(result.affine, 1)
-    image.set_qform(result.affine, 1)
-    image.header.set_xyzt_units("mm")
     folder = staging / "maps"
     folder.mkdir()
-    nib.save(image, folder / "entropy.nii.gz")
+    write_volume(folder / "entropy.nii.gz", result.entropy_map, result.affine)
 
 
 def _write_statistics(result: ReconstructionResult, as_csv: bool, staging: Path) -> None:

@@ -144,16 +144,12 @@ def _write_series(result: RestorationResult, staging: Path) -> list[str]:
 
 
 def _write_difference(result: RestorationResult, staging: Path) -> None:
-    import nibabel as nib
+    from medvit.io import write_volume
 
     folder = staging / "maps"
     folder.mkdir()
-    image = nib.Nifti1Image((result.array - result.scan.array[0]).astype("float32"), result.scan.affine)
-    image.set_sform(result.scan.affine, 1)
-    image.set_qform(result.scan.affine, 1)
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = b"restored minus source"
-    nib.save(image, folder / "difference.nii.gz")
+    difference = (result.array - result.scan.array[0]).astype("float32")
+    write_volume(folder / "difference.nii.gz", difference, result.scan.affine, "restored minus source")
 
 
 def _write_statistics(result: RestorationResult, as_csv: bool, staging: Path) -> None:

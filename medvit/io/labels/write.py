@@ -44,7 +44,7 @@ def write_each(found: LabelSet, staging: Path) -> None:
         write_labels(staging / f"{segment.label.name}.nii.gz", mask, found.scan, [segment.label])
 
 
-def write_dicom(found: LabelSet, staging: Path, name: str) -> list[str]:
+def write_dicom(found: LabelSet, name: str, staging: Path) -> list[str]:
     """Write a SEG or RTSTRUCT, read it back and compare; notes on what the format could not keep."""
     from medvit.io.dicom.write import check_rtstruct, check_seg, source_of, write_rtstruct, write_seg
 

@@ -1,4 +1,4 @@
-"""Radiographs on disk: PNG, NIfTI or DICOM, and the record of how they were made."""
+"""Save radiographs as PNG, NIfTI or DICOM, with the record of how they were made."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medvit.atomic_write import hashes_within, os_errors_as_output_errors, publish, staging_folder
+from medvit.io import write_volume
 from medvit.reconstruction.radiographs.project import Radiographs, check_drr_settings
 from medvit.reports import record_header, source_facts, stage_seconds
+from medvit.tasks import SavePlan, publish_files
+from medvit.tasks.save import Writer
 
 __all__ = ["save_radiographs"]
 
@@ -33,24 +36,16 @@ def save_radiographs(
         OutputError: an unknown type, or the folder cannot be written.
     """
     check_drr_settings(pictures.settings, types)
-    final = Path(folder)
-    with os_errors_as_output_errors(final), staging_folder(final) as staging:
-        with pictures.progress.stage("write"):
-            unit = 1.0 if pictures.settings.as_published else max(float(pictures.values.max()), 1e-12) / 65535
-            if "dicom" in types:
-                _write_dicom(staging, pictures, unit)
-            for view, values in zip(pictures.geometry.views_deg, pictures.values, strict=True):
-                pictures.progress.check()
-                if "png" in types:
-                    _write_png(staging / f"drr_{view:g}.png", values, unit, pictures.settings.as_published)
-                if "nifti" in types:
-                    affine = pictures.geometry.detector_affine(view, pictures.isocenter_mm)
-                    _write_nifti(staging / f"drr_{view:g}.nii.gz", values, affine)
-        files = hashes_within(staging)
-        (staging / "run.json").write_text(json.dumps(_record(pictures, files, unit), indent=2) + "\n")
-        pictures.progress.check()
-        publish(staging, final, _earlier(final))
-    return sorted([*files, "run.json"])
+    unit = 1.0 if pictures.settings.as_published else max(float(pictures.values.max()), 1e-12) / 65535
+    views = list(zip(pictures.geometry.views_deg, pictures.values, strict=True))
+    writers: list[Writer] = [partial(_write_dicom, pictures, unit)] if "dicom" in types else []
+    if "png" in types:
+        writers += [partial(_write_png, view, values, unit, pictures.settings.as_published) for view, values in views]
+    if "nifti" in types:
+        writers += [partial(_write_nifti, view, values, pictures) for view, values in views]
+    plan = SavePlan(writers=writers, output_files=_earlier(Path(folder)), overwrite=True)
+    saved = publish_files(folder, plan, lambda files, _: _record(pictures, files, unit), pictures.progress)
+    return list(saved.files)
 
 
 def _earlier(folder: Path) -> list[str]:
@@ -62,14 +57,14 @@ def _earlier(folder: Path) -> list[str]:
         return []
 
 
-def _write_png(path: Path, values: np.ndarray, unit: float, as_published: bool) -> None:
+def _write_png(view: float, values: np.ndarray, unit: float, as_published: bool, staging: Path) -> None:
     from PIL import Image
 
     pixels = values.astype(np.uint8) if as_published else np.round(values / unit).clip(0, 65535).astype(np.uint16)
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(pixels).save(staging / f"drr_{view:g}.png")
 
 
-def _write_dicom(folder: Path, pictures: Radiographs, unit: float) -> None:
+def _write_dicom(pictures: Radiographs, unit: float, staging: Path) -> None:
     from pydicom.uid import generate_uid
 
     from medvit._version import __version__
@@ -90,17 +85,14 @@ def _write_dicom(folder: Path, pictures: Radiographs, unit: float) -> None:
     )
     for number, (view, values) in enumerate(zip(geometry.views_deg, pictures.values, strict=True), 1):
         pixels = np.round(values / unit).clip(0, 65535).astype(np.uint16)
-        write_radiograph(folder / f"drr_{view:g}.dcm", pixels, view, number, series)
+        write_radiograph(staging / f"drr_{view:g}.dcm", pixels, view, number, series)
 
 
-def _write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
-    import nibabel as nib
-
-    image = nib.Nifti1Image(np.ascontiguousarray(values.T[:, :, None]).astype(np.float32), affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+def _write_nifti(view: float, values: np.ndarray, pictures: Radiographs, staging: Path) -> None:
+    affine = pictures.geometry.detector_affine(view, pictures.isocenter_mm)
+    write_volume(
+        staging / f"drr_{view:g}.nii.gz", np.ascontiguousarray(values.T[:, :, None]).astype(np.float32), affine
+    )
 
 
 def _record(pictures: Radiographs, files: dict[str, str], unit: float) -> dict[str, Any]:
