@@ -19,8 +19,7 @@ from medvit.labels import Label
 from medvit.progress import Progress
 from medvit.reports import record_header, stage_seconds
 from medvit.segmentation import OUTPUT_FILES
-from medvit.tasks import SavedFiles, SavePlan, check_folder, publish_files
-from medvit.tasks.save import Writer
+from medvit.tasks import SavedFiles, SavePlan, Writer, check_folder, publish_files
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor

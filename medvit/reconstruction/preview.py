@@ -7,23 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvit.reports import (
+    BACKGROUND_COLOR,
+    NOTE_COLOR,
+    TEXT_COLOR,
+    hide_ticks,
+    new_preview,
+    save_preview,
+    unit_color,
+    write_preview_footer,
+    write_preview_title,
+)
+
 if TYPE_CHECKING:
     from medvit.reconstruction.result_protocol import ReconstructionResult
 
 __all__ = ["draw_reconstruction_preview"]
 
-_BACKGROUND, _TEXT, _NOTE = "#101418", "#e8ecf0", "#ffcc66"
 _LIGHT = np.array([0.35, -0.75, 0.55])
 _MOST_FACES = 60_000
 
 
 def draw_reconstruction_preview(path: Path, result: ReconstructionResult) -> None:
     """Write ``preview.png``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 6.2), dpi=100, facecolor=_BACKGROUND)
-    FigureCanvasAgg(figure)
+    figure = new_preview(15, 6.2)
     grid = figure.add_gridspec(
         1, 4, width_ratios=[1, 1, 1.25, 0.8], left=0.01, right=0.99, top=0.87, bottom=0.1, wspace=0.04
     )
@@ -38,29 +45,28 @@ def draw_reconstruction_preview(path: Path, result: ReconstructionResult) -> Non
             )
         _plain(axes)
         agreement = result.consistency()[view.slot]
-        axes.set_title(f"{view.slot} view, result projected again ({agreement:.2f})", color=_TEXT, fontsize=11)
+        axes.set_title(f"{view.slot} view, result projected again ({agreement:.2f})", color=TEXT_COLOR, fontsize=11)
         for text, x in zip(letters[n], (0.03, 0.97), strict=True):
-            axes.text(x, 0.5, text, transform=axes.transAxes, color=_NOTE, ha="center", va="center", fontsize=11)
+            axes.text(x, 0.5, text, transform=axes.transAxes, color=NOTE_COLOR, ha="center", va="center", fontsize=11)
     _draw_surfaces(figure.add_subplot(grid[0, 2], projection="3d"), result)
     _draw_numbers(figure.add_subplot(grid[0, 3]), result)
     bundle = result.bundle
-    figure.text(0.01, 0.94, f"{bundle.metadata.get('name', bundle.name)}", color=_TEXT, fontsize=15, weight="bold")
+    write_preview_title(figure, bundle, 0.94)
     words = f"{bundle.intended_use}. Shapes behind what two pictures show are learnt, not measured.  {bundle.name} {bundle.version}"
-    figure.text(0.01, 0.025, words, color=_NOTE, fontsize=12)
-    figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
+    write_preview_footer(figure, words, 0.025)
+    save_preview(figure, path)
 
 
 def _plain(axes: Any) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_facecolor(_BACKGROUND)
+    hide_ticks(axes)
+    axes.set_facecolor(BACKGROUND_COLOR)
 
 
 def _draw_surfaces(axes: Any, result: ReconstructionResult) -> None:
     """All surfaces as seen from the front and the patient's left, a little from above."""
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-    axes.set_facecolor(_BACKGROUND)
+    axes.set_facecolor(BACKGROUND_COLOR)
     axes.set_axis_off()
     light, corners = _LIGHT / np.linalg.norm(_LIGHT), []
     for label in result.requested_labels:
@@ -81,7 +87,7 @@ def _draw_surfaces(axes: Any, result: ReconstructionResult) -> None:
         axes.set(**{f"{a}lim": (m - reach, m + reach) for a, m in zip("xyz", middle, strict=True)})
     axes.set_box_aspect((1, 1, 1), zoom=1.35)
     axes.view_init(elev=12, azim=55)
-    axes.set_title("Surfaces, from the front and right", color=_TEXT, fontsize=11)
+    axes.set_title("Surfaces, from the front and right", color=TEXT_COLOR, fontsize=11)
 
 
 def _draw_numbers(axes: Any, result: ReconstructionResult) -> None:
@@ -90,12 +96,12 @@ def _draw_numbers(axes: Any, result: ReconstructionResult) -> None:
     axes.set_axis_off()
     for row, (shape, label) in enumerate(zip(result.statistics(), result.requested_labels, strict=True)):
         y = 0.95 - row * min(0.16, 0.8 / max(1, len(result.requested_labels)))
-        axes.add_patch(Rectangle((0.0, y - 0.02), 0.07, 0.04, color=tuple(c / 255 for c in label.color)))
-        axes.text(0.11, y, label.title, color=_TEXT, fontsize=11, va="center", transform=axes.transAxes)
+        axes.add_patch(Rectangle((0.0, y - 0.02), 0.07, 0.04, color=unit_color(label)))
+        axes.text(0.11, y, label.title, color=TEXT_COLOR, fontsize=11, va="center", transform=axes.transAxes)
         words = "not found"
         if shape.extent_mm is not None:
             sides = " x ".join(f"{v:.0f}" for v in shape.extent_mm)
             words = f"{shape.volume_ml:.0f} mL, {sides} mm"
-        axes.text(0.11, y - 0.06, words, color=_TEXT, fontsize=10, va="center", transform=axes.transAxes)
+        axes.text(0.11, y - 0.06, words, color=TEXT_COLOR, fontsize=10, va="center", transform=axes.transAxes)
     quality = result.quality()
-    axes.text(0.0, 0.08, f"Rating: {quality['rating']}", color=_NOTE, fontsize=12, transform=axes.transAxes)
+    axes.text(0.0, 0.08, f"Rating: {quality['rating']}", color=NOTE_COLOR, fontsize=12, transform=axes.transAxes)

@@ -13,8 +13,7 @@ from medvit.errors import OutputError, RoundTripError
 from medvit.io import MESH_WRITERS
 from medvit.reconstruction.result_protocol import ReconstructionResult
 from medvit.reports import run_record
-from medvit.tasks import SavedResult, SavePlan, publish_result, write_statistics
-from medvit.tasks.save import Writer
+from medvit.tasks import SavedResult, SavePlan, Writer, publish_result, write_statistics
 
 if TYPE_CHECKING:
     from medvit.reconstruction.views import View

@@ -5,6 +5,15 @@ from .diameter import longest_diameter as longest_diameter
 from .inspection import Inspection as Inspection
 from .inspection import inspect_source as inspect_source
 from .overlay import Overlay as Overlay
+from .preview_style import BACKGROUND_COLOR as BACKGROUND_COLOR
+from .preview_style import NOTE_COLOR as NOTE_COLOR
+from .preview_style import TEXT_COLOR as TEXT_COLOR
+from .preview_style import hide_ticks as hide_ticks
+from .preview_style import new_preview as new_preview
+from .preview_style import save_preview as save_preview
+from .preview_style import unit_color as unit_color
+from .preview_style import write_preview_footer as write_preview_footer
+from .preview_style import write_preview_title as write_preview_title
 from .rating import RATING_RULES as RATING_RULES
 from .rating import RATINGS as RATINGS
 from .rating import UncertaintySignals as UncertaintySignals

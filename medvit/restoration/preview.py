@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit.reports import (
+    NOTE_COLOR,
+    TEXT_COLOR,
+    hide_ticks,
+    new_preview,
+    save_preview,
+    write_preview_footer,
+    write_preview_title,
+)
+
 if TYPE_CHECKING:
     from medvit.restoration.result_protocol import RestorationResult
 
 __all__ = ["draw_restored_preview"]
 
-_BACKGROUND, _TEXT, _NOTE = "#101418", "#e8ecf0", "#ffcc66"
 _SOFT_TISSUE_HU = (-160.0, 240.0)
 _DETAIL = 0.4
 """Share of the sides that the second row shows."""
@@ -24,14 +33,10 @@ def draw_restored_preview(path: Path, result: RestorationResult) -> None:
 
     It is the middle axial slice, but for an image made finer in the plane of its slices, which shows that plane.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     before, after, aspect = _middle(result)
     window = _window(before, result.intensity_unit)
     height = float(np.clip(before.shape[1] * aspect / before.shape[0], 0.5, 1.4))
-    figure = Figure(figsize=(13.2, 4.35 * (height + 1) + 1.7), dpi=100, facecolor=_BACKGROUND)
-    FigureCanvasAgg(figure)
+    figure = new_preview(13.2, 4.35 * (height + 1) + 1.7)
     axes = figure.subplots(
         2, 3, height_ratios=[height, 1],
         gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.1, "wspace": 0.03, "hspace": 0.03},
@@ -44,12 +49,14 @@ def draw_restored_preview(path: Path, result: RestorationResult) -> None:
         _draw(axes[0, column], plane, limits, aspect, box if column == 0 else None)
         _draw(axes[1, column], plane[box], limits, aspect, None)
         unit = result.intensity_unit
-        axes[0, column].set_title(f"{title}  ({limits[0]:.0f} to {limits[1]:.0f} {unit})", color=_TEXT, fontsize=12)
+        axes[0, column].set_title(
+            f"{title}  ({limits[0]:.0f} to {limits[1]:.0f} {unit})", color=TEXT_COLOR, fontsize=12
+        )
     bundle = result.bundle
-    figure.text(0.01, 0.955, f"{bundle.metadata.get('name', bundle.name)}", color=_TEXT, fontsize=15, weight="bold")
-    figure.text(0.01, 0.055, _numbers(result), color=_TEXT, fontsize=12)
-    figure.text(0.01, 0.02, f"{bundle.intended_use}.  {bundle.name} {bundle.version}", color=_NOTE, fontsize=12)
-    figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
+    write_preview_title(figure, bundle, 0.955)
+    figure.text(0.01, 0.055, _numbers(result), color=TEXT_COLOR, fontsize=12)
+    write_preview_footer(figure, f"{bundle.intended_use}.  {bundle.name} {bundle.version}", 0.02)
+    save_preview(figure, path)
 
 
 def _middle(result: RestorationResult) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
@@ -108,12 +115,11 @@ def _draw(
     from matplotlib.patches import Rectangle
 
     axes.imshow(plane.T, cmap="gray", vmin=limits[0], vmax=limits[1], aspect=aspect, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    hide_ticks(axes)
     if box is not None:
         corner = box[0].start - 0.5, box[1].start - 0.5
         sides = box[0].stop - box[0].start, box[1].stop - box[1].start
-        axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=_NOTE, linewidth=1.2))
+        axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=NOTE_COLOR, linewidth=1.2))
 
 
 def _numbers(result: RestorationResult) -> str:

@@ -15,8 +15,7 @@ from medvit.errors import OutputError
 from medvit.reports import run_record, source_facts
 from medvit.restoration.preconditions import DESCRIPTION_PREFIX
 from medvit.restoration.result_protocol import RestorationResult
-from medvit.tasks import SavedResult, SavePlan, publish_result, write_statistics
-from medvit.tasks.save import Writer
+from medvit.tasks import SavedResult, SavePlan, Writer, publish_result, write_statistics
 
 __all__ = [
     "RESTORED_TYPES",

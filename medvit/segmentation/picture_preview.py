@@ -7,26 +7,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medvit.reports import new_preview, save_preview, unit_color, write_preview_footer, write_preview_title
+
 if TYPE_CHECKING:
     from medvit.segmentation.result_protocol import SegmentationResult
 
 __all__ = ["draw_picture_preview"]
 
-_BACKGROUND, _TEXT, _NOTE = "#101418", "#e8ecf0", "#ffcc66"
-
 
 def draw_picture_preview(path: Path, result: SegmentationResult) -> None:
     """Write ``preview.png`` of a picture's result: as it is on the left, with outlines on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from medvit.transforms import scale_to_unit_rgb
 
     picture = scale_to_unit_rgb(result.scan.array).transpose(1, 2, 0)
     height, width = picture.shape[:2]
     tall = min(12.0, max(3.0, 6.5 * height / width)) + 1.2
-    figure = Figure(figsize=(14, tall), dpi=100, facecolor=_BACKGROUND)
-    FigureCanvasAgg(figure)
+    figure = new_preview(14, tall)
     axes = figure.subplots(1, 2, gridspec_kw={"left": 0.01, "right": 0.99, "top": 0.9, "bottom": 0.08, "wspace": 0.02})
     for side in axes:
         side.imshow(picture, interpolation="nearest")
@@ -34,7 +30,7 @@ def draw_picture_preview(path: Path, result: SegmentationResult) -> None:
     found = []
     for measures, label in zip(result.statistics(), result.requested_labels, strict=True):
         mask = result.array == label.id
-        color = tuple(c / 255 for c in label.color)
+        color = unit_color(label)
         if mask.any() and min(mask.shape) > 1:  # contours need two rows and two columns
             axes[1].contour(mask.astype(float), levels=[0.5], colors=[color], linewidths=1.2)
         share = 100 * measures.voxels / mask.size
@@ -42,9 +38,9 @@ def draw_picture_preview(path: Path, result: SegmentationResult) -> None:
             (f"{label.title}: {share:.1f} % of pixels" if measures.voxels else f"{label.title}: not found", color)
         )
     bundle = result.bundle
-    figure.text(0.01, 0.94, bundle.metadata.get("name", bundle.name), color=_TEXT, fontsize=15, weight="bold")
+    write_preview_title(figure, bundle, 0.94)
     for at, (words, color) in zip(np.linspace(0.5, 0.95, len(found), endpoint=False), found, strict=True):
         figure.text(at, 0.94, words, color=color, fontsize=12)
     said = f"{bundle.intended_use}.  {bundle.name} {bundle.version}.  Rating: {result.quality()['rating']}"
-    figure.text(0.01, 0.02, said, color=_NOTE, fontsize=12)
-    figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
+    write_preview_footer(figure, said, 0.02)
+    save_preview(figure, path)

@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvit.labels import Label, LabelMeasures
+from medvit.reports import (
+    BACKGROUND_COLOR,
+    NOTE_COLOR,
+    TEXT_COLOR,
+    hide_ticks,
+    new_preview,
+    save_preview,
+    unit_color,
+    write_preview_footer,
+    write_preview_title,
+)
 
 if TYPE_CHECKING:
     from medvit.segmentation.result_protocol import SegmentationResult
 
 __all__ = ["draw_preview"]
 
-_BACKGROUND = "#101418"
-_TEXT = "#e8ecf0"
-_NOTE = "#ffcc66"
 _MARGIN_MM = 45.0
 """Surroundings shown around the labels."""
 
@@ -48,27 +56,18 @@ def draw_preview(path: Path, result: SegmentationResult) -> None:
 
         draw_picture_preview(path, result)
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     bundle, view = result.bundle, _view(result)
-    figure = Figure(figsize=(15, 6.4), dpi=100, facecolor=_BACKGROUND)
-    FigureCanvasAgg(figure)
+    figure = new_preview(15, 6.4)
     grid = figure.add_gridspec(
         1, 4, width_ratios=[1, 1, 1, 0.62], left=0.01, right=0.99, top=0.88, bottom=0.09, wspace=0.04
     )
     for column, plane in enumerate(_PLANES):
         _draw_plane(figure.add_subplot(grid[0, column]), plane, view)
     _draw_legend(figure.add_subplot(grid[0, 3]), result.statistics(), result.requested_labels)
-    figure.text(0.01, 0.945, f"{bundle.metadata.get('name', bundle.name)}", color=_TEXT, fontsize=15, weight="bold")
-    figure.text(
-        0.01,
-        0.025,
-        f"{bundle.intended_use}.  {bundle.name} {bundle.version}.  Rating: {result.quality()['rating']}",
-        color=_NOTE,
-        fontsize=12,
-    )
-    figure.savefig(path, facecolor=_BACKGROUND, metadata={"Software": "medvit"}, format="png")
+    write_preview_title(figure, bundle, 0.945)
+    words = f"{bundle.intended_use}.  {bundle.name} {bundle.version}.  Rating: {result.quality()['rating']}"
+    write_preview_footer(figure, words, 0.025)
+    save_preview(figure, path)
 
 
 def _view(result: SegmentationResult) -> _View:
@@ -125,16 +124,15 @@ def _draw_plane(axes: Any, plane: tuple[Any, ...], view: _View) -> None:
     for label in view.labels:
         mask = (outlines == label.id).astype(float)
         if mask.any():
-            color = tuple(c / 255 for c in label.color)
+            color = unit_color(label)
             axes.contour(columns, rows, mask, levels=[0.5], colors=[color], linewidths=1.6)
             axes.contourf(columns, rows, mask, levels=[0.5, 1.5], colors=[color], alpha=0.25)
-    axes.set_title(name, color=_TEXT, fontsize=12)
-    axes.set_facecolor(_BACKGROUND)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set_title(name, color=TEXT_COLOR, fontsize=12)
+    axes.set_facecolor(BACKGROUND_COLOR)
+    hide_ticks(axes)
     corners = ((sideways[0], 0.02, 0.5), (sideways[1], 0.98, 0.5), (vertical[0], 0.5, 0.97), (vertical[1], 0.5, 0.03))
     for text, x, y in corners:
-        axes.text(x, y, text, transform=axes.transAxes, color=_NOTE, ha="center", va="center", fontsize=11)
+        axes.text(x, y, text, transform=axes.transAxes, color=NOTE_COLOR, ha="center", va="center", fontsize=11)
 
 
 _LEGEND_SIZE, _LEGEND_WIDTH = 11, 25
@@ -151,6 +149,6 @@ def _draw_legend(axes: Any, measures: Sequence[LabelMeasures], labels: Sequence[
     size = min(_LEGEND_SIZE, _LEGEND_SIZE * _LEGEND_WIDTH / max(1, longest))
     for row, (volume, label) in enumerate(zip(volumes, labels, strict=True)):
         y = 0.95 - row * step
-        axes.add_patch(Rectangle((0.0, y - step * 0.25), 0.08, step * 0.5, color=tuple(c / 255 for c in label.color)))
-        axes.text(0.12, y, label.title, color=_TEXT, fontsize=size, va="center", transform=axes.transAxes)
-        axes.text(1.0, y, volume, color=_TEXT, fontsize=size, va="center", ha="right", transform=axes.transAxes)
+        axes.add_patch(Rectangle((0.0, y - step * 0.25), 0.08, step * 0.5, color=unit_color(label)))
+        axes.text(0.12, y, label.title, color=TEXT_COLOR, fontsize=size, va="center", transform=axes.transAxes)
+        axes.text(1.0, y, volume, color=TEXT_COLOR, fontsize=size, va="center", ha="right", transform=axes.transAxes)

@@ -14,8 +14,7 @@ from medvit.io.dicom import repairable
 from medvit.reports import run_record, source_facts, write_csv
 from medvit.segmentation.dicom_export import DICOM_WRITERS, DicomExport, study_blockers
 from medvit.segmentation.result_protocol import SegmentationResult
-from medvit.tasks import SavedResult, SavePlan, publish_result, write_statistics
-from medvit.tasks.save import Writer
+from medvit.tasks import SavedResult, SavePlan, Writer, publish_result, write_statistics
 
 __all__ = ["OUTPUT_FILES", "OUTPUT_TYPES", "OutputSettings", "check_types", "save_result"]
 

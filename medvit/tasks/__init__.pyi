@@ -5,6 +5,7 @@ from .result import TaskResult as TaskResult
 from .save import SavedFiles as SavedFiles
 from .save import SavedResult as SavedResult
 from .save import SavePlan as SavePlan
+from .save import Writer as Writer
 from .save import check_folder as check_folder
 from .save import publish_files as publish_files
 from .save import publish_result as publish_result

@@ -15,8 +15,7 @@ import numpy as np
 from medvit.io import write_volume
 from medvit.reconstruction.radiographs.project import Radiographs, check_drr_settings
 from medvit.reports import record_header, source_facts, stage_seconds
-from medvit.tasks import SavePlan, publish_files
-from medvit.tasks.save import Writer
+from medvit.tasks import SavePlan, Writer, publish_files
 
 __all__ = ["save_radiographs"]
 
