@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from monai.data import MetaTensor
 
     from medvit.reports import ImagedAnatomy
+    from medvit.tasks.save import SavedResult
 
 __all__ = ["LabelResult", "TaskResult"]
 
@@ -68,7 +69,7 @@ class TaskResult(ABC, Generic[Statistics]):
         return with_standing(self._rate(), self.bundle, self.validation, self._imaged())
 
     @abstractmethod
-    def save(self, folder: str | os.PathLike[str], output_types: Sequence[str]) -> object:
+    def save(self, folder: str | os.PathLike[str], output_types: Sequence[str]) -> SavedResult:
         """Write the result into a folder: all of it, or nothing."""
 
 
