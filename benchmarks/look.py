@@ -110,7 +110,7 @@ def restored(bundle: Bundle, model: LoadedBundle, case: int) -> list[tuple[str, 
 
     source = MetaTensor(torch.from_numpy(poor)[None], affine=torch.diag(torch.tensor([*volume.spacing_mm, 1.0])))
     ready = open_for(bundle, source, RunSettings(force=True), Progress())
-    after = np.asarray(apply(model, {"image": ready.scan.meta_tensor()}))[0]
+    after = np.asarray(apply(model, {"image": ready.scan.meta_tensor()}).output)[0]
     low, high = evaluation.window
     # the patient, and a little around: most of a slice is air
     box = tuple(
@@ -137,7 +137,7 @@ def projected(
     parser = ConfigParser()
     parser.read_config([str(bundle.root / "configs" / f"{name}.json") for name in ("inference", "train")])
     made = parser.get_parsed_content("draws").preparation.transforms[0](paths)  # radiographs, before they are stacked
-    found = np.asarray(apply(model, {"coronal": made["coronal"], "sagittal": made["sagittal"]}))[0]
+    found = np.asarray(apply(model, {"coronal": made["coronal"], "sagittal": made["sagittal"]}).output)[0]
     truth = np.asarray(made["label"])[0]
     out = []
     for view, unseen in (("coronal", 1), ("sagittal", 0)):

@@ -27,10 +27,6 @@ class Progress:
         self._show = show
         self._stop = threading.Event()
         self.seconds: dict[str, float] = {}
-        self.facts: dict[str, str] = {}
-        """What was decided on the way, for the record: ``backend``, ``precision``, ``backend_reason``."""
-        self.entropy: tuple[float | None, ...] = ()
-        """How undecided the network was about each of its labels, of the newest image; see ``medvit.inference.uncertainty``."""
 
     def cancel(self) -> None:
         """Ask the run to stop at the next window, slice or file; safe from any thread."""

@@ -232,7 +232,7 @@ def test_a_model_at_another_factor(interpolating):
     )
     from medvit.inference import apply
 
-    found = apply(with_factor(model, 4), {"image": source})
+    found = apply(with_factor(model, 4), {"image": source}).output
     assert found.shape == (1, 32, 24, 2)
     assert np.allclose(found.affine, [[1, 0, 0, -1.5], [0, 1, 0, -1.5], [0, 0, 1, 0], [0, 0, 0, 1]])
 

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from medvit.bundles import Bundle, Calibration, Validation, open_bundle, require_precision_check
 from medvit.errors import BackendError, BundleError, MemoryShortError
+from medvit.inference.backends import SelectedBackend
 from medvit.inference.checks import is_out_of_memory
 from medvit.inference.device import choose_device
+from medvit.inference.prediction import Prediction
 from medvit.inference.region import region_mask
 from medvit.inference.slice_wise import SliceWise
 from medvit.inference.sliding_window import SlidingWindow
@@ -190,8 +192,8 @@ def apply(
     *,
     roi_crop: str = "",
     low_memory: bool = False,
-    entropy: LabelEntropy | None = None,
-) -> Tensor:
+    entropy_map: bool = False,
+) -> Prediction:
     """Data through a model's preprocessing, inferer and postprocessing.
 
     The one way through a network for every task: what comes out is what the bundle's last step makes, label ids or
@@ -204,10 +206,10 @@ def apply(
         progress: told where the run stands; can cancel it.
         roi_crop: where the answer matters, see ``RunSettings``.
         low_memory: see ``RunSettings``.
-        entropy: given the network's answers, for a caller that wants more of them than ``progress.entropy``.
+        entropy_map: also keep the entropy of every voxel.
 
     Returns:
-        The postprocessed output, (channel, *spatial) on the CPU, a MetaTensor where the postprocessing gives one.
+        The postprocessed output with the backend that ran and the entropies of labels.
 
     Raises:
         BundleError: the network's output holds NaN or infinite values. MemoryShortError: too little memory.
@@ -218,9 +220,17 @@ def apply(
         with torch.inference_mode():
             with progress.stage("preprocess"):
                 ready = model.preprocessing(dict(data))
-            if entropy is None and model.bundle.facts.labels:
-                entropy = LabelEntropy()
-            return _applied(model, ready, progress, roi_crop, low_memory, entropy)
+            entropy = LabelEntropy(keep_map=entropy_map) if entropy_map or model.bundle.facts.labels else None
+            backends: list[SelectedBackend] = []
+            output = _applied(model, ready, progress, _How(roi_crop, low_memory, entropy, backends.append))
+            prediction = Prediction(output=output)
+            if backends:
+                ran = backends[-1]
+                prediction = replace(prediction, backend=ran.backend, precision=ran.precision, reason=ran.reason)
+            if entropy is None:
+                return prediction
+            bits = entropy.map()
+            return replace(prediction, entropies=entropy.values(), entropy_map=None if bits is None else bits.numpy())
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryShortError) or not is_out_of_memory(error):
             raise
@@ -231,18 +241,23 @@ def apply(
         ) from error
 
 
-def _applied(
-    model: LoadedBundle,
-    ready: dict[str, Any],
-    progress: Progress,
-    roi_crop: str,
-    low_memory: bool,
-    entropy: LabelEntropy | None,
-) -> Tensor:
-    """What comes after the preprocessing."""
-    inferer = model.inferer
+@dataclass(frozen=True)
+class _How:
+    """How a network is run, and who is told what comes of it."""
+
+    roi_crop: str
+    low_memory: bool
+    entropy: LabelEntropy | None
+    on_backend: Callable[[SelectedBackend], object]
+
+
+def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how: _How) -> Tensor:
+    """Run what comes after the preprocessing."""
+    inferer, roi_crop, low_memory, entropy = model.inferer, how.roi_crop, how.low_memory, how.entropy
     windows = isinstance(inferer, SlidingWindow)
     extra: dict[str, Any] = {"progress": progress} if isinstance(inferer, SlidingWindow | SliceWise) else {}
+    if windows:
+        extra["on_backend"] = how.on_backend
     if roi_crop:
         if not windows or isinstance(inferer, WholeImage):
             raise BackendError(
@@ -271,13 +286,10 @@ def _applied(
                 made: Tensor = inferer.stream(image, model.network, lambda planes: add_planes(finite(planes)), **extra)
             return made
 
-        streamed = steps.run(stream, ready["image"])
-        progress.entropy = entropy.values() if entropy else ()
-        return streamed
+        return steps.run(stream, ready["image"])
     with progress.stage("infer"):
         image = ready["image"].as_tensor()[None].to(model.device)
         output = finite(inferer(image, model.network, **extra)[0].cpu())
-        progress.entropy = entropy.values() if entropy else ()
     with progress.stage("postprocess"):
         made: Tensor = model.postprocessing({**ready, "pred": output})["pred"]
     return made

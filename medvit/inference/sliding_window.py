@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from medvit.errors import ShapeError
-from medvit.inference.backends import BackendRequest, may_need_conversion, select_backend
+from medvit.inference.backends import BackendRequest, SelectedBackend, may_need_conversion, select_backend
 from medvit.inference.checks import (
     UNSUPPORTED_OPTIONS,
     call_network,
@@ -44,6 +44,9 @@ __all__ = ["SlidingWindow"]
 PlaneConsumer = Callable[[Tensor], None]
 """Takes finished planes of logits, (class, plane, *rest), in their order along the first axis."""
 
+OnBackend = Callable[[SelectedBackend], object]
+"""Takes the backend that runs a network, once it is known."""
+
 
 class SlidingWindow(Inferer):  # type: ignore[misc]
     """A MONAI inferer: windows of ``roi_size`` blended over the image.
@@ -60,7 +63,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         sw_batch_size: windows per call of the network.
         backend: "eager" (the network as it is), "compiled" (torch.compile), "openvino" (a graph on the CPU, converted once and
             kept; an extra), "cuda" (a CUDA graph), or "auto": for a bundle's network on the CPU the OpenVINO graph where that is
-            installed and was measured to be faster, else eager. What was taken is in ``progress.facts``.
+            installed and was measured to be faster, else eager. A call tells ``on_backend`` which one was taken.
         precision: "fp32", or "bf16" by openvino or cuda.
         sigma_scale: the Gaussian's standard deviation as a share of the window.
         padding_mode: "constant", "reflect", "replicate" or "circular", for images smaller than a window.
@@ -122,6 +125,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         *args: Any,
         progress: Progress | None = None,
         where: Tensor | None = None,
+        on_backend: OnBackend | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Logits (batch, class, *spatial) for inputs (batch, channel, *spatial).
@@ -130,9 +134,10 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
             inputs: floating-point; a MetaTensor gives a MetaTensor.
             network: takes (window, channel, *roi) and gives (window, class, *roi).
             args: further arguments of the network.
-            progress: told how many calls are done and which backend runs them; can cancel between them.
+            progress: told how many calls are done; can cancel between them.
             where: (batch, 1, *spatial) bool: only windows that touch it are run. Within it nothing changes; elsewhere the first
                 class, background, is the largest.
+            on_backend: called once with the backend that runs the network.
             kwargs: further arguments of the network.
 
         Raises:
@@ -146,7 +151,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         device = torch.device(self.device) if self.device is not None else image.device
         weight = self._weight(tiling, image)
         blend: Blend | None = None
-        work = InferenceRun(network, progress, where, args, kwargs)
+        work = InferenceRun(network, progress, where, args, kwargs, on_backend)
         for at, window, logits in self._logits(image, tiling, work):
             blend = blend or Blend(tiling.padded, len(logits), weight, len(image), device)
             blend.add(logits, tiling.origins[window].tolist(), at)
@@ -194,11 +199,12 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         add_planes: PlaneConsumer,
         progress: Progress | None = None,
         where: Tensor | None = None,
+        on_backend: OnBackend | None = None,
     ) -> Tensor:
         """Give away the logits of ``__call__`` a few planes at a time, as they are finished; returns the labels.
 
         Args:
-            inputs: (1, channel, *spatial); network, progress and where as for ``__call__``.
+            inputs: (1, channel, *spatial); network, progress, where and on_backend as for ``__call__``.
             add_planes: called with (class, plane, *rest) until all planes along the first axis have come.
 
         Returns:
@@ -206,7 +212,8 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         """
         image, tiling = self._prepared(inputs, {})
         planes = PlaneSink(tiling, add_planes, where)
-        labels = tiling.crop(self._decided(image, tiling, InferenceRun(network, progress, where), planes, False))
+        work = InferenceRun(network, progress, where, on_backend=on_backend)
+        labels = tiling.crop(self._decided(image, tiling, work, planes, False))
         return labels if where is None else labels * where.to(labels.device)
 
     def _decided(
@@ -289,17 +296,19 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
             work.progress.report("infer", len(calls), len(calls))
 
     def _ready(self, work: InferenceRun, batch: Tensor, windows: int) -> Callable[..., Tensor]:
-        """The network by the backend that suits or was asked for, which is told to the progress."""
+        """Return the network as run by the backend that suits or was asked for, which ``on_backend`` is told."""
         check_fits(work.network, batch)
         windows = windows if self.mirrored is None else 2 * windows
         wanted = BackendRequest(self.backend, self.precision, windows, bool(work.args or work.kwargs))
-        run = self._chosen(work, batch, wanted)
+        with self._preparing(work, wanted):
+            chosen = select_backend(work.network, batch, wanted)
+        if work.on_backend is not None:
+            work.on_backend(chosen)
+        run = chosen.run
         return run if self.mirrored is None else self.mirrored.both(run)
 
-    def _chosen(self, work: InferenceRun, batch: Tensor, wanted: BackendRequest) -> Callable[..., Tensor]:
-        if work.progress is None:
-            return select_backend(work.network, batch, wanted).run
-        with work.progress.stage("prepare") if may_need_conversion(work.network, wanted) else nullcontext():
-            chosen = select_backend(work.network, batch, wanted)
-        work.progress.facts.update(backend=chosen.backend, precision=chosen.precision, backend_reason=chosen.reason)
-        return chosen.run
+    def _preparing(self, work: InferenceRun, wanted: BackendRequest) -> AbstractContextManager[None]:
+        """Return the stage of the progress in which a network is converted; none where it is not."""
+        if work.progress is None or not may_need_conversion(work.network, wanted):
+            return nullcontext()
+        return work.progress.stage("prepare")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from medvit.inference.sliding_window import SlidingWindow
+from medvit.inference.sliding_window import OnBackend, SlidingWindow
 from medvit.inference.tiling import Tiling, tile
 from medvit.progress import Progress
 
@@ -27,11 +27,12 @@ class WholeImage(SlidingWindow):
         network: Callable[..., Tensor],
         *args: Any,
         progress: Progress | None = None,
+        on_backend: OnBackend | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Logits (batch, class, row, column) for inputs (batch, channel, row, column)."""
         if self.windows(inputs.shape[2:]) > 1:
-            return super().__call__(inputs, network, *args, progress=progress, **kwargs)
+            return super().__call__(inputs, network, *args, progress=progress, on_backend=on_backend, **kwargs)
         if progress is not None:
             progress.report("infer", 0, 1)
         logits = network(inputs, *args, **kwargs)

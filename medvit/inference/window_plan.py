@@ -12,6 +12,7 @@ from monai.data.utils import compute_importance_map
 from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
+from medvit.inference.backends import SelectedBackend
 from medvit.inference.tiling import Tiling
 from medvit.kernels.occupied_windows import constant_groups, occupied_windows
 from medvit.progress import Progress
@@ -34,13 +35,14 @@ OCCUPIED, UNTOUCHED = -1, -2
 
 @dataclass(frozen=True)
 class InferenceRun:
-    """A network, what it is given beside windows, who watches, and where its answer matters (see ``SlidingWindow``)."""
+    """A network, its arguments beside windows, its observers and where its answer matters (see ``SlidingWindow``)."""
 
     network: Callable[..., Tensor]
     progress: Progress | None = None
     where: Tensor | None = None
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    on_backend: Callable[[SelectedBackend], object] | None = None
 
 
 class PlaneSink:

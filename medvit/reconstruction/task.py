@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
-from medvit.inference import LabelEntropy, LoadedBundle, apply, load_model
+from medvit.inference import LoadedBundle, apply, load_model
 from medvit.progress import Progress
 from medvit.reconstruction.result import Reconstructed
 from medvit.reconstruction.views import View, require_one_patient
@@ -80,12 +80,11 @@ def _reconstructed(
         name: MetaTensor(torch.from_numpy(picture[None].copy()))
         for name, picture in zip(("coronal", "sagittal"), pictures, strict=True)
     }
-    entropy = LabelEntropy(keep_map=True)
-    labels = apply(model, data, progress, entropy=entropy)
+    prediction = apply(model, data, progress, entropy_map=True)
+    labels, bits = prediction.output, prediction.entropy_map
     assert isinstance(labels, MetaTensor)  # as the bundle's postprocessing makes them
-    bits = entropy.map()
     # a postprocessing that moves the labels to another grid leaves nothing to lay the map on
-    entropy_map = None if bits is None or bits.shape != labels.shape[1:] else bits.numpy()
+    entropy_map = None if bits is None or bits.shape != labels.shape[1:] else bits
     record = {
         "device": str(model.device),
         "device_asked": settings.device,
@@ -110,7 +109,7 @@ def _reconstructed(
         settings=record,
         notes=(*said, *own),
         progress=progress,
-        entropies=progress.entropy,
+        entropies=prediction.entropies,
         calibration=model.calibration,
         entropy_map=entropy_map,
         validation=model.validation,

@@ -79,7 +79,7 @@ def _restored(model: LoadedBundle, ready: PreparedScan, settings: RunSettings, p
         return _finer(model, ready, settings, progress, factor)
     slices: NDArray[np.float32] | None = None
     if scan.original is None:
-        values = _values(apply(model, {"image": scan.meta_tensor()}, progress))
+        values = _values(apply(model, {"image": scan.meta_tensor()}, progress).output)
     else:
         slices = _each_slice(model, scan, progress)
         values = resample_to_grid(slices, scan.original.grid)
@@ -105,7 +105,7 @@ def _finer(
     """The same on a grid finer in plane; the source is interpolated onto it, to be compared with and written beside."""
     scan = ready.scan
     interpolated = upsampled_scan(scan, factor)
-    values = _values(apply(model, {"image": scan.meta_tensor()}, progress))
+    values = _values(apply(model, {"image": scan.meta_tensor()}, progress).output)
     record = {**_record(model, ready, settings), "in_plane_factor": factor}
     was, now = scan.spacing_mm, interpolated.spacing_mm
     words = (
@@ -170,5 +170,5 @@ def _each_slice(model: LoadedBundle, scan: Scan, progress: Progress) -> NDArray[
             "slices would have to be made up. Use --on-irregular split, which takes the longest regular part."
         )
     flat = replace(scan, array=original.values[None], affine=flip_lps_ras(original.grid.affine), original=None)
-    slices: NDArray[np.float32] = _values(apply(model, {"image": flat.meta_tensor()}, progress))[0]
+    slices: NDArray[np.float32] = _values(apply(model, {"image": flat.meta_tensor()}, progress).output)[0]
     return slices

@@ -36,13 +36,14 @@ def predict_scan(
     """A model on a source that is open: the last step of ``run``, ``run_model`` and ``run_many``."""
     scan = ready.scan
     how = {"roi_crop": settings.roi_crop, "low_memory": settings.low_memory}
-    labels = _as_labels(apply(model, {"image": scan.meta_tensor()}, progress, **how), scan)  # type: ignore[arg-type]
+    prediction = apply(model, {"image": scan.meta_tensor()}, progress, **how)  # type: ignore[arg-type]
+    labels = _as_labels(prediction.output, scan)
     if settings.roi_subset:
         ids = torch.tensor([label.id for label in requested_labels], dtype=labels.dtype)
         labels = labels * torch.isin(labels.as_tensor(), ids)
     if scan.original is not None:  # nothing was measured there
         labels = labels * torch.from_numpy(scan.original.covered)
-    entropy, mirrored = progress.entropy, None
+    mirrored = None
     if settings.quality_map:
         from medvit.inference import mirrored_labels
 
@@ -50,10 +51,10 @@ def predict_scan(
     record = {
         "device": str(model.device),
         "device_asked": settings.device,
-        "backend": progress.facts.get("backend", "eager"),
+        "backend": prediction.backend,
         "backend_asked": getattr(model.inferer, "backend", "eager"),
-        "backend_reason": progress.facts.get("backend_reason", "the bundle's inferer takes no backend"),
-        "precision": progress.facts.get("precision", "fp32"),
+        "backend_reason": prediction.reason,
+        "precision": prediction.precision,
         "fast": model.fast,
         "overlap": float(getattr(model.inferer, "overlap", 0)),
         "mirrored": getattr(model.inferer, "mirrored", None) is not None,
@@ -86,7 +87,7 @@ def predict_scan(
         notes=notes,
         progress=progress,
         mirrored=mirrored,
-        entropies=entropy,
+        entropies=prediction.entropies,
         calibration=model.calibration,
         validation=model.validation,
     )

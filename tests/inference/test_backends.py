@@ -65,13 +65,14 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def test_an_openvino_graph_gives_the_networks_own_logits(swin, image, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     monkeypatch.setenv("MEDVIT_CACHE", str(tmp_path))
-    progress = Progress()
+    progress, told = Progress(), []
     with torch.inference_mode():
         wanted = SlidingWindow(ROI, 0.5, backend="eager")(image, swin)
-        found = SlidingWindow(ROI, 0.5, backend="openvino", sw_batch_size=2)(image, swin, progress=progress)
+        inferer = SlidingWindow(ROI, 0.5, backend="openvino", sw_batch_size=2)
+        found = inferer(image, swin, progress=progress, on_backend=told.append)
     assert relative(found, wanted) < 1e-4
     assert float((found.argmax(1) == wanted.argmax(1)).float().mean()) > 0.9999
-    assert progress.facts == {"backend": "openvino", "precision": "fp32", "backend_reason": "asked for"}
+    assert [(chosen.backend, chosen.precision, chosen.reason) for chosen in told] == [("openvino", "fp32", "asked for")]
     assert "prepare" in progress.seconds
     (record,) = tmp_path.glob("openvino/*/made.json")
     facts = json.loads(record.read_text())["facts"]
@@ -91,12 +92,12 @@ def test_bf16_is_near_and_is_not_fp32(image):
         with pytest.raises(BackendError, match="does not compute in bf16; leave the precision out"):
             SlidingWindow(ROI, 0.5, precision="bf16")(image, network)
         return
-    progress = Progress()
+    told = []
     with torch.inference_mode():
         wanted = SlidingWindow(ROI, 0.5)(image, network)
-        found = SlidingWindow(ROI, 0.5, precision="bf16")(image, network, progress=progress)
+        found = SlidingWindow(ROI, 0.5, precision="bf16")(image, network, on_backend=told.append)
     assert 1e-5 < relative(found, wanted) < 3e-2
-    assert progress.facts["precision"] == "bf16"
+    assert [chosen.precision for chosen in told] == ["bf16"]
 
 
 def test_auto_converts_a_bundles_large_network_alone(image, monkeypatch, tmp_path):

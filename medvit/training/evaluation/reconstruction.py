@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from medvit.bundles import Bundle, Calibration
 from medvit.errors import ShapeError
 from medvit.inference import LoadedBundle, apply, by_name
-from medvit.progress import Progress
 from medvit.reports import UncertaintySignals
 from medvit.training.data import ImageLabelPair
 from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, labelled_pairs, per_label, summary
@@ -65,7 +64,7 @@ class TwoViewOverlap:
         def scores(model: LoadedBundle, say: Report) -> dict[str, Any]:
             found = {}
             for name, made in cases.items():
-                ids = _found(model, made)
+                ids, _ = _found(model, made)
                 found[name] = {label.name: dice(ids == label.id, _ids(made) == label.id) for label in labels}
                 guessed = mean(without[name].values())
                 say(f"{name}: mean Dice {mean(found[name].values()):.3f}, without the X-rays {guessed:.3f}")
@@ -94,9 +93,9 @@ class TwoViewOverlap:
         found: list[LabelOutcome] = []
         ratings: dict[str, Callable[[Calibration], str]] = {}
         for pair in labelled_pairs(part):
-            made, progress = self._prepare(pair), Progress()
-            ids = _found(model, made, progress)
-            entropy = by_name(progress.entropy, labels)
+            made = self._prepare(pair)
+            ids, entropies = _found(model, made)
+            entropy = by_name(entropies, labels)
             for label in labels:
                 score = dice(ids == label.id, _ids(made) == label.id)
                 signals: dict[QualitySignal, float] = {"entropy": entropy[label.name]} if label.name in entropy else {}
@@ -120,17 +119,16 @@ def _rating(absent: bool, signals: UncertaintySignals, calibration: Calibration)
     return "poor" if absent else "check" if replace(signals, calibration=calibration).reasons() else "good"
 
 
-def _found(model: LoadedBundle, made: Mapping[Hashable, Any], progress: Progress | None = None) -> NDArray[np.integer]:
-    """The labels a model makes of a prepared case's radiographs, (x, y, z)."""
-    ids: NDArray[np.integer] = np.asarray(
-        apply(model, {name: made[name] for name in ("coronal", "sagittal")}, progress)
-    )[0]
+def _found(model: LoadedBundle, made: Mapping[Hashable, Any]) -> tuple[NDArray[np.integer], tuple[float | None, ...]]:
+    """Return the labels a model makes of a prepared case's radiographs, (x, y, z), and their entropies."""
+    prediction = apply(model, {name: made[name] for name in ("coronal", "sagittal")})
+    ids: NDArray[np.integer] = np.asarray(prediction.output)[0]
     if ids.shape != _ids(made).shape:
         raise ShapeError(
             f"Found labels of {ids.shape} for references of {_ids(made).shape}; both must lie on the network's grid. "
             "Give evaluate.json's field the img_size of inference.json."
         )
-    return ids
+    return ids, prediction.entropies
 
 
 def mean_atlas(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:

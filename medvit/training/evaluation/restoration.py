@@ -177,7 +177,7 @@ class LowDoseEvaluation:
         affine = torch.diag(torch.tensor([*case.clean.spacing_mm, 1.0], dtype=torch.float64))
         source = MetaTensor(torch.from_numpy(case.near[dose])[None], affine=affine)
         ready = open_for(model.bundle, source, RunSettings(), Progress())
-        return case.judged(np.asarray(apply(model, {"image": ready.scan.meta_tensor()}))[0])
+        return case.judged(np.asarray(apply(model, {"image": ready.scan.meta_tensor()}).output)[0])
 
     def _compare(self, model: LoadedBundle, case: _Scanned, dose: str) -> dict[str, float]:
         clean, poor, restored = case.clean, case.poor(dose), self._restored(model, case, dose)

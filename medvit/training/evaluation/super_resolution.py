@@ -207,7 +207,8 @@ def restored(
     affine = torch.diag(torch.tensor([across * factor, down * factor, between, 1.0], dtype=torch.float64))
     source = MetaTensor(torch.from_numpy(coarse)[None], affine=affine)
     ready = open_for(model.bundle, source, RunSettings(), Progress())
-    image: NDArray[np.float32] = np.asarray(apply(with_factor(model, factor), {"image": ready.scan.meta_tensor()}))[0]
+    made = apply(with_factor(model, factor), {"image": ready.scan.meta_tensor()})
+    image: NDArray[np.float32] = np.asarray(made.output)[0]
     return image
 
 
