@@ -32,11 +32,8 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from medvit.bundles import Bundle, open_bundle
-from medvit.inference import LoadedBundle, apply, load_model, loaded_bundle_for
-from medvit.pipeline import run_model
-from medvit.progress import Progress
-from medvit.settings import RunSettings
-from medvit.tasks import open_for
+from medvit.inference import LoadedBundle, load_model, loaded_bundle_for
+from medvit.pipeline import Predictor
 from medvit.training.data import DataList, case_name, read_entries, read_images, read_list
 from medvit.training.evaluation import EvaluationSet, evaluation_of
 from medvit.training.loop import start_from
@@ -59,7 +56,7 @@ def panels(bundle: Bundle, model: LoadedBundle, case: int) -> list[tuple[str, np
         return projected(bundle, model, {"image": str(pair.image), "label": str(pair.label)})
     judging: Any = evaluation_of(bundle)
     judged = judging.cases(EvaluationSet(bundle))[case]
-    result = run_model(model, judged.source)
+    result = Predictor(model).run(judged.source)
     found, truth, image = result.array, judged.truth(result), result.scan.array
     if result.scan.is_picture:
         picture = np.moveaxis(image[:3], 0, -1) / max(1.0, float(image.max()))
@@ -83,7 +80,7 @@ def three_planes(model: LoadedBundle, path: Path) -> list[tuple[str, np.ndarray,
 
     The patient's right is on the viewer's left, and one voxel is drawn as one pixel of 1 mm.
     """
-    result = run_model(model, path)
+    result = Predictor(model).run(path)
     turn = nib.io_orientation(result.scan.affine)
     image, found = (nib.apply_orientation(v, turn) for v in (result.scan.array[0], result.array))
     sides = [float(result.scan.spacing_mm[int(np.flatnonzero(turn[:, 0] == axis)[0])]) for axis in range(3)]
@@ -109,8 +106,7 @@ def restored(bundle: Bundle, model: LoadedBundle, case: int) -> list[tuple[str, 
     from monai.data import MetaTensor
 
     source = MetaTensor(torch.from_numpy(poor)[None], affine=torch.diag(torch.tensor([*volume.spacing_mm, 1.0])))
-    ready = open_for(bundle, source, RunSettings(force=True), Progress())
-    after = np.asarray(apply(model, {"image": ready.scan.meta_tensor()}).output)[0]
+    after = Predictor(model, force=True).run(source).array
     low, high = evaluation.window
     # the patient, and a little around: most of a slice is air
     box = tuple(
@@ -137,7 +133,7 @@ def projected(
     parser = ConfigParser()
     parser.read_config([str(bundle.root / "configs" / f"{name}.json") for name in ("inference", "train")])
     made = parser.get_parsed_content("draws").preparation.transforms[0](paths)  # radiographs, before they are stacked
-    found = np.asarray(apply(model, {"coronal": made["coronal"], "sagittal": made["sagittal"]}).output)[0]
+    found = np.asarray(Predictor(model).predict({name: made[name] for name in ("coronal", "sagittal")}).output)[0]
     truth = np.asarray(made["label"])[0]
     out = []
     for view, unseen in (("coronal", 1), ("sagittal", 0)):

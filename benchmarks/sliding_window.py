@@ -30,12 +30,10 @@ CASE = SHARED / "data" / "ct_headneck_openkbp" / "pt_100_ct.nii.gz"
 def uncropped(case: Path) -> tuple[torch.nn.Module, Tensor, dict[str, object]]:
     """The bundle's network, an image (1, 1, i, j, k) by its preprocessing but the crop, and its inferer's settings."""
     from medvit.inference import load_model
-    from medvit.progress import Progress
-    from medvit.settings import RunSettings
-    from medvit.tasks import open_for
+    from medvit.pipeline import Predictor
 
     model = load_model(BUNDLE, "cpu")
-    ready = {"image": open_for(model.bundle, str(case), RunSettings(), Progress()).scan.meta_tensor()}
+    ready = dict(Predictor(model).prepare(case).data)
     for transform in model.preprocessing.transforms:
         if type(transform).__name__ != "CropToBodyd":
             ready = transform(ready)

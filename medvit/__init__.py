@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medvit.interop import load_published
     from medvit.io import open_source
     from medvit.io.labels import read_labels
-    from medvit.pipeline import reconstruct, restore, run, run_many, segment
+    from medvit.pipeline import Predictor, reconstruct, restore, run, run_many, segment
     from medvit.progress import Progress
     from medvit.reconstruction import Reconstructed
     from medvit.reconstruction.views import ViewGeometry
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Converted",
     "MedvitError",
+    "Predictor",
     "Progress",
     "Reconstructed",
     "Restored",
@@ -51,6 +52,7 @@ __all__ = [
 _HOMES = {
     "Converted": "medvit.conversion",
     "MedvitError": "medvit.errors",
+    "Predictor": "medvit.pipeline",
     "Progress": "medvit.progress",
     "Reconstructed": "medvit.reconstruction",
     "Restored": "medvit.restoration",

@@ -1,170 +1,299 @@
-"""The one path: open a source, run a bundle on it, give back a result. Every door calls ``run``."""
+"""The one way to run a bundle: open its images, prepare them, predict, make the result. Every door enters here.
+
+Importing this module loads no torch; a source is opened and judged before the network is loaded.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from monai.data import MetaTensor
-
+from medvit import inference, reconstruction, restoration, segmentation
 from medvit.bundles import Bundle, open_bundle
-from medvit.errors import BackendError, MedvitError
-from medvit.inference import (
-    LoadedBundle,
-    choose_device,
-    load_model,
-    loaded_bundle_for,
-)
-from medvit.io import Scan
+from medvit.errors import BackendError, BundleError, MedvitError, SourceError
 from medvit.progress import Cancelled, Progress
-from medvit.reconstruction import Reconstructed, ReconstructionSettings, reconstruct_views
-from medvit.reconstruction.views import ViewGeometry, open_view
-from medvit.restoration import Restored, run_restoration, with_irregular_policy
-from medvit.segmentation import Result, check_settings, predict_scan
 from medvit.settings import DEFAULT_BUNDLE, DEFAULT_RECONSTRUCTION, DEFAULT_RESTORATION, RunSettings
-from medvit.tasks import PreparedScan, open_for
+from medvit.tasks import Input, Inputs, Prepared, Task
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+    from medvit.inference import LoadedBundle, Prediction
+    from medvit.io import Scan
+    from medvit.reconstruction import Reconstructed, ReconstructionSettings
+    from medvit.reconstruction.views import ViewGeometry
+    from medvit.restoration import Restored
+    from medvit.segmentation import Result
 
 __all__ = [
     "CaseResult",
-    "LoadedBundle",
-    "RunSettings",
-    "choose_device",
-    "load_model",
-    "loaded_bundle_for",
+    "Predictor",
+    "prepare",
     "reconstruct",
     "restore",
     "run",
     "run_many",
-    "run_model",
     "segment",
+    "task_of",
 ]
+
+AnyTask: TypeAlias = "Task[Any, Any, Any, Result | Restored | Reconstructed]"
+Settings: TypeAlias = "RunSettings | ReconstructionSettings"
+
+_Kind = TypeVar("_Kind")
+
+
+def task_of(bundle: Bundle) -> AnyTask:
+    """Return the task that a bundle is for, without loading torch.
+
+    Raises:
+        BundleError: the bundle is for a task that medvit does not have.
+    """
+    match bundle.facts.task:
+        case "segmentation":
+            return segmentation.SegmentationTask()
+        case "restoration":
+            return restoration.RestorationTask()
+        case "reconstruction":
+            return reconstruction.ReconstructionTask()
+        case other:
+            raise BundleError(
+                f"Found {bundle.name}, a bundle for {other}; segmentation, restoration or reconstruction is needed. Name another."
+            )
+
+
+class Predictor:
+    """A loaded bundle that turns sources into results; keep it where many sources are run.
+
+    Calls from several threads run one after the other.
+
+    Example:
+        >>> predictor = medvit.Predictor("headneck_ct_swin_unetr", device="cpu")  # doctest: +SKIP
+        >>> result = predictor("scan.nii.gz")  # doctest: +SKIP
+
+    Args:
+        bundle: a bundle's name or folder, or one that is loaded already, such as one around a network in training.
+        settings: of the bundle's task: ``RunSettings``, or ``ReconstructionSettings`` for two radiographs.
+        switches: fields of the settings, in place of or beside them.
+
+    Attributes:
+        loaded: the loaded bundle.
+        settings: of every run.
+
+    Raises:
+        MedvitError: what is wrong for all sources: bundle, settings, device, backend.
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | Bundle | LoadedBundle,
+        settings: Settings | None = None,
+        **switches: Any,
+    ) -> None:
+        if isinstance(bundle, str | os.PathLike | Bundle):
+            opened = _bundle(bundle)
+            self._task = task_of(opened)
+            self.settings = _settings(opened, settings, switches)
+            self._task.check(opened, self.settings)  # before torch is loaded
+            self.loaded = _load(opened, self.settings)
+        else:
+            self.loaded = bundle
+            self._task = task_of(bundle.bundle)
+            self.settings = _settings(bundle.bundle, settings, switches, fast=bundle.fast)
+            self._task.check(bundle.bundle, self.settings)
+            _require_same(bundle, self.settings)
+        self._lock = threading.Lock()
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle."""
+        return self.loaded.bundle
+
+    def __call__(
+        self, source: Inputs | Prepared, progress: Progress | None = None
+    ) -> Result | Restored | Reconstructed:
+        """Run the bundle on a source; see ``run``."""
+        return self.run(source, progress)
+
+    def run(self, source: Inputs | Prepared, progress: Progress | None = None) -> Result | Restored | Reconstructed:
+        """Run the bundle on a source.
+
+        Args:
+            source: as ``medvit.run`` takes it; a scan or views that are open already, or what ``prepare`` returned.
+            progress: shows the stages; can cancel the run.
+
+        Raises:
+            MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
+        """
+        progress = progress or Progress()
+        prepared = source if isinstance(source, Prepared) else self.prepare(source, progress)
+        with self._lock:
+            prediction = self._task.predict(self.loaded, prepared, self.settings, progress)
+        return self._task.result(self.loaded, prepared, prediction, self.settings, progress)
+
+    def prepare(self, source: Inputs, progress: Progress | None = None) -> Prepared:
+        """Open a source and check that it is what the bundle was made for; safe beside a run in another thread."""
+        return _prepared(self._task, self.bundle, source, self.settings, progress or Progress())
+
+    def predict(self, data: Mapping[str, MetaTensor], progress: Progress | None = None) -> Prediction:
+        """Run the bundle on images in memory that nobody opened or judged: what evaluation computes itself.
+
+        Args:
+            data: as the bundle's preprocessing takes it.
+            progress: shows the stages; can cancel the run.
+        """
+        with self._lock:
+            return inference.apply(self.loaded, data, progress)
 
 
 def run(
     bundle: str | os.PathLike[str] | Bundle,
-    source: str | os.PathLike[str] | MetaTensor | Scan,
-    settings: RunSettings | None = None,
+    source: Inputs | Prepared,
+    settings: Settings | None = None,
     progress: Progress | None = None,
-    *,
-    geometry: str | None = None,
-) -> Result | Restored:
+    **switches: Any,
+) -> Result | Restored | Reconstructed:
     """Run a bundle on a source.
 
     Args:
         bundle: a bundle's name or folder.
-        source: a path (DICOM folder, zip, NIfTI, NRRD, MHA, PNG, JPEG) or a MetaTensor (1, i, j, k).
-        settings: device and switches.
-        progress: told where the run stands; can cancel it.
-        geometry: "sform" or "qform" of a NIfTI to take, in place of the settings' own; see ``RunSettings``.
+        source: a path (DICOM folder, zip, NIfTI, NRRD, MHA, PNG, JPEG), a MetaTensor (1, i, j, k), a scan that is open
+            already, or what ``prepare`` returned; for a reconstruction a mapping with two radiographs, ``{"ap": ..., "lat": ...}``.
+        settings: of the bundle's task: ``RunSettings``, or ``ReconstructionSettings`` for two radiographs.
+        progress: shows the stages; can cancel the run.
+        switches: fields of the settings, in place of or beside them.
 
     Returns:
-        The result on the source's own grid: labels, or intensities from a bundle that restores.
+        The result on the source's own grid: labels, or intensities from a bundle that restores; from a bundle that reconstructs,
+        labels on the network's grid.
 
     Raises:
         MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
     """
-    settings = settings or RunSettings()
-    if geometry is not None:
-        settings = replace(settings, geometry=geometry)
-    progress = progress or Progress()
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    if opened.facts.task == "restoration":
-        from medvit.restoration import run_restoration
-
-        return run_restoration(opened, source, settings, progress)
-    return _run_labels(opened, source, settings, progress)
-
-
-def _run_labels(
-    opened: Bundle, source: str | os.PathLike[str] | MetaTensor | Scan, settings: RunSettings, progress: Progress
-) -> Result:
-    requested_labels = check_settings(opened, settings)
-    opened.require_trained()
-    ready = open_for(opened, source, settings, progress)
+    opened, progress = _bundle(bundle), progress or Progress()
+    settings = _settings(opened, settings, switches)
+    prepared = source if isinstance(source, Prepared) else prepare(opened, source, settings, progress)
     with progress.stage("load"):
-        model = load_model(opened, settings.device, settings.fast, settings.backend, settings.precision)
-    return predict_scan(model, ready, requested_labels, settings, progress)
+        predictor = Predictor(opened, settings)
+    return predictor.run(prepared, progress)
 
 
-def run_model(
-    model: LoadedBundle,
-    source: str | os.PathLike[str] | MetaTensor | Scan,
-    settings: RunSettings | None = None,
+def prepare(
+    bundle: str | os.PathLike[str] | Bundle,
+    source: Inputs,
+    settings: Settings | None = None,
     progress: Progress | None = None,
-) -> Result:
-    """``run`` with a model that is there already: one kept between cases, or one around a network in training.
+    **switches: Any,
+) -> Prepared:
+    """Do what ``run`` does before the bundle is loaded: check the settings, open the source and judge it. Loads no torch.
 
-    Args, result and errors as ``run``; device and overlap are the model's.
+    Args, errors: as ``run``.
+    """
+    opened = _bundle(bundle)
+    task, settings = task_of(opened), _settings(opened, settings, switches)
+    task.check(opened, settings)
+    opened.require_trained()
+    return _prepared(task, opened, source, settings, progress or Progress())
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One of many sources, with its result or the reason why there is none.
+
+    Attributes:
+        source: as it was given.
+        result: None where the case failed.
+        error: why it failed; None where it did not.
+    """
+
+    source: Inputs
+    result: Result | Restored | Reconstructed | None = None
+    error: MedvitError | None = None
+
+
+def run_many(
+    bundle: str | os.PathLike[str] | Bundle | LoadedBundle,
+    sources: Iterable[Inputs],
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    **switches: Any,
+) -> Iterator[CaseResult]:
+    """Run a bundle on many sources, in their order; the bundle is loaded once, and the next case is prepared beside this one.
+
+    Sources are taken one ahead, so a list, a folder's listing or a queue will do. A case that fails does not stop the others.
+
+    Args:
+        bundle: a bundle's name or folder, or one that is loaded already.
+        sources: each as ``run`` takes it.
+        settings: for all, as ``run`` takes them.
+        progress: its ``cancel`` stops after the window at hand; each result has seconds of its own.
+        switches: fields of the settings, in place of or beside them.
 
     Raises:
-        BackendError: the settings ask for a device, an overlap, a backend or a precision that the model was not made with.
+        MedvitError: what is wrong for all cases: bundle, settings, device, backend. Cancelled: if asked for.
     """
-    settings = settings or RunSettings(fast=model.fast)
-    progress = progress or Progress()
-    made = (getattr(model.inferer, "backend", "auto"), getattr(model.inferer, "precision", "fp32"))
-    if (settings.backend, settings.precision) not in (("auto", "fp32"), made):
-        raise BackendError(
-            f"Found settings for backend {settings.backend!r} and precision {settings.precision!r} beside a model that is made already. "
-            "Make the model with them: load_model(bundle, device, fast, backend, precision)."
-        )
-    asked = model.device if settings.device == "auto" else choose_device(settings.device)
-    if (asked.type, asked.index or 0) != (model.device.type, model.device.index or 0) or settings.fast != model.fast:
-        raise BackendError(
-            f"Found settings for {asked} (fast: {settings.fast}) and a model on {model.device} (fast: {model.fast}); nothing is "
-            "moved or replaced. Make the model with them: load_model(bundle, device, fast)."
-        )
-    requested_labels = check_settings(model.bundle, settings)
-    return predict_scan(model, open_for(model.bundle, source, settings, progress), requested_labels, settings, progress)
+    watching, predictor = progress or Progress(), Predictor(bundle, settings, **switches)
+    waiting = iter(sources)
+    with ThreadPoolExecutor(1, "medvit-next-case") as reader:
+
+        def begin() -> tuple[Inputs, Progress, Future[Prepared]] | None:
+            for source in waiting:
+                own = watching.child()
+                return source, own, reader.submit(predictor.prepare, source, own)
+            return None
+
+        coming = begin()
+        while coming is not None:
+            source, own, preparing = coming
+            try:
+                prepared = preparing.result()
+                coming = begin()
+                yield CaseResult(source, predictor.run(prepared, own))
+            except Cancelled:
+                raise
+            except MedvitError as error:
+                if coming is not None and coming[2] is preparing:
+                    coming = begin()
+                yield CaseResult(source, error=error)
 
 
 def segment(
     source: str | os.PathLike[str] | MetaTensor | Scan,
     bundle: str | os.PathLike[str] | Bundle = DEFAULT_BUNDLE,
     *,
-    device: str = "auto",
-    fast: bool = False,
-    force: bool = False,
-    roi_subset: Sequence[str] = (),
-    repair_tags: bool = False,
-    series: str | None = None,
-    on_irregular: str = "fail",
-    quality_map: bool = False,
-    backend: str = "auto",
-    precision: str = "fp32",
-    roi_crop: str = "",
-    low_memory: bool = False,
-    geometry: str | None = None,
     progress: Progress | None = None,
+    **switches: Any,
 ) -> Result:
-    """Label the anatomy in a scan.
+    """Label the anatomy in a scan: ``run`` with a bundle for segmentation.
 
     Example:
         >>> result = medvit.segment("scan.nii.gz")  # doctest: +SKIP
         >>> result.save("out", output_types=("nifti",), preview=True)  # doctest: +SKIP
 
-    Args and errors as ``run``; ``bundle`` must be one for segmentation.
+    Args:
+        source, bundle, progress: as ``run``.
+        switches: fields of ``RunSettings``: device, fast, force, roi_subset, repair_tags, series, on_irregular, quality_map,
+            backend, precision, roi_crop, low_memory, geometry.
+
+    Raises:
+        MedvitError: as ``run``.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    opened.require_task("segmentation")
-    switches = (device, fast, force, tuple(roi_subset), repair_tags, series, on_irregular, quality_map)
-    settings = RunSettings(*switches, backend, precision, roi_crop, low_memory, geometry)
-    return _run_labels(opened, source, settings, progress or Progress())
+    made = run(_for(bundle, "segmentation"), source, progress=progress, **switches)
+    return _as(segmentation.Result, made)
 
 
 def restore(
     source: str | os.PathLike[str] | MetaTensor | Scan,
     bundle: str | os.PathLike[str] | Bundle = DEFAULT_RESTORATION,
     *,
-    device: str = "auto",
-    fast: bool = False,
-    force: bool = False,
-    repair_tags: bool = False,
-    series: str | None = None,
     on_irregular: str | None = None,
-    geometry: str | None = None,
     progress: Progress | None = None,
+    **switches: Any,
 ) -> Restored:
     """Restore a scan: take its noise or blur away, in its own unit and on its own grid, or one as much finer as its bundle says.
 
@@ -172,16 +301,18 @@ def restore(
         >>> result = medvit.restore("series")  # doctest: +SKIP
         >>> result.save("out", output_types=("nifti", "dicom"), preview=True)  # doctest: +SKIP
 
-    Args and errors as ``medvit.run``; ``bundle`` must be one for restoration. ``on_irregular`` left out lets a network
-    that looks at single slices restore the slices of a tilted or uneven stack where they lie, and refuses such a stack
-    for any other.
+    Args:
+        source, bundle, progress: as ``run``; the bundle must be one for restoration.
+        on_irregular: as in ``RunSettings``. Left out, a network that looks at single slices restores the slices of a tilted
+            or uneven stack where they lie, and such a stack is refused for any other.
+        switches: fields of ``RunSettings``: device, fast, force, repair_tags, series, geometry.
+
+    Raises:
+        MedvitError: as ``run``.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    opened.require_task("restoration")
-    settings = RunSettings(device, fast, force, (), repair_tags, series, geometry=geometry)
-    return run_restoration(
-        opened, source, with_irregular_policy(opened, settings, on_irregular), progress or Progress()
-    )
+    opened = _for(bundle, "restoration")
+    settings = restoration.with_irregular_policy(opened, RunSettings(**switches), on_irregular)
+    return _as(restoration.Restored, run(opened, source, settings, progress))
 
 
 def reconstruct(
@@ -191,9 +322,8 @@ def reconstruct(
     *,
     ap_flags: ViewGeometry | None = None,
     lat_flags: ViewGeometry | None = None,
-    device: str = "auto",
-    force: bool = False,
     progress: Progress | None = None,
+    **switches: Any,
 ) -> Reconstructed:
     """Reconstruct bones in three dimensions from two radiographs.
 
@@ -205,86 +335,100 @@ def reconstruct(
         ap, lat: the AP (or PA) and the lateral view: DICOM (CR, DX), PNG or JPEG.
         bundle: one for reconstruction.
         ap_flags, lat_flags: geometry that the files do not state, or that is to go before it.
-        device: "auto", "cpu", "gpu", "gpu:N" or "mps".
-        force: take views that look unfit; recorded.
-        progress: told where the run stands; can cancel it.
+        progress: shows the stages; can cancel the run.
+        switches: fields of ``ReconstructionSettings``: device, force.
 
     Raises:
-        MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
+        MedvitError: as ``run``.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    progress = progress or Progress()
-    opened.require_task("reconstruction")
-    opened.require_trained()
-    with progress.stage("read"):
-        views = (
-            open_view(ap, "AP", opened, ap_flags, force, progress),
-            open_view(lat, "lateral", opened, lat_flags, force, progress),
+    views = {
+        "ap": reconstruction.ViewInput(source=ap, geometry=ap_flags),
+        "lat": reconstruction.ViewInput(source=lat, geometry=lat_flags),
+    }
+    made = run(_for(bundle, "reconstruction"), views, progress=progress, **switches)
+    return _as(reconstruction.Reconstructed, made)
+
+
+def _bundle(bundle: str | os.PathLike[str] | Bundle) -> Bundle:
+    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+
+
+def _for(bundle: str | os.PathLike[str] | Bundle, task: str) -> Bundle:
+    opened = _bundle(bundle)
+    opened.require_task(task)
+    return opened
+
+
+def _as(kind: type[_Kind], made: object) -> _Kind:
+    assert isinstance(made, kind)  # as the bundle's task makes it
+    return made
+
+
+def _settings(bundle: Bundle, settings: Settings | None, switches: Mapping[str, Any], **defaults: Any) -> Any:
+    """Return the settings that a bundle's task takes, with the switches in place.
+
+    Raises:
+        BundleError: settings of another task.
+    """
+    kind, switches = task_of(bundle).settings, dict(switches)
+    if "roi_subset" in switches:
+        switches["roi_subset"] = tuple(switches["roi_subset"])
+    if settings is None:
+        fields = {name: value for name, value in defaults.items() if name in kind.__dataclass_fields__}
+        return kind(**{**fields, **switches})
+    if not isinstance(settings, kind):
+        raise BundleError(
+            f"Found {type(settings).__name__} for {bundle.name}, a bundle for {bundle.facts.task}; {kind.__name__} is needed."
         )
-    return reconstruct_views(views, opened, ReconstructionSettings(device, force), progress)
+    return replace(settings, **switches)
 
 
-Source = str | os.PathLike[str]
+def _load(bundle: Bundle, settings: Settings) -> LoadedBundle:
+    if isinstance(settings, RunSettings):
+        return inference.load_model(bundle, settings.device, settings.fast, settings.backend, settings.precision)
+    return inference.load_model(bundle, settings.device)
 
 
-@dataclass(frozen=True)
-class CaseResult:
-    """One of many sources, and what came of it: a result, or the reason why there is none.
-
-    Attributes:
-        source: as it was given.
-        result: the labels; None where the case failed.
-        error: why it failed; None where it did not.
-    """
-
-    source: Source
-    result: Result | None = None
-    error: MedvitError | None = None
-
-
-def run_many(
-    bundle: str | os.PathLike[str] | Bundle,
-    sources: Iterable[Source],
-    settings: RunSettings | None = None,
-    progress: Progress | None = None,
-) -> Iterator[CaseResult]:
-    """Run a bundle on many sources, in their order; the model is loaded once and stays.
-
-    Sources are taken one ahead, so a list, a folder's listing or a queue will do. A case that fails does not stop the others.
-
-    Args:
-        bundle: a bundle's name or folder.
-        sources: paths as ``run`` takes them.
-        settings: device and switches, for all.
-        progress: its ``cancel`` stops after the window at hand; each result has seconds of its own.
+def _require_same(loaded: LoadedBundle, settings: Settings) -> None:
+    """Refuse settings that a loaded bundle was not loaded with.
 
     Raises:
-        MedvitError: what is wrong for all cases: bundle, device, backend. Cancelled: if asked for.
+        BackendError: another device, overlap, backend or precision.
     """
-    settings = settings or RunSettings()
-    watching = progress or Progress()
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    wanted = check_settings(opened, settings)
-    model = load_model(opened, settings.device, settings.fast, settings.backend, settings.precision)
-    waiting = iter(sources)
-    with ThreadPoolExecutor(1, "medvit-next-case") as reader:
+    asked = loaded.device if settings.device == "auto" else inference.choose_device(settings.device)
+    fast = settings.fast if isinstance(settings, RunSettings) else loaded.fast
+    if (asked.type, asked.index or 0) != (loaded.device.type, loaded.device.index or 0) or fast != loaded.fast:
+        raise BackendError(
+            f"Found settings for {asked} (fast: {fast}) and a model on {loaded.device} (fast: {loaded.fast}); nothing is "
+            "moved or replaced. Make the model with them: load_model(bundle, device, fast)."
+        )
+    if not isinstance(settings, RunSettings):
+        return
+    made = getattr(loaded.inferer, "backend", "auto"), getattr(loaded.inferer, "precision", "fp32")
+    if (settings.backend, settings.precision) not in (("auto", "fp32"), made):
+        raise BackendError(
+            f"Found settings for backend {settings.backend!r} and precision {settings.precision!r} beside a model that is made already. "
+            "Make the model with them: load_model(bundle, device, fast, backend, precision)."
+        )
 
-        def begin() -> tuple[Source, Progress, Future[PreparedScan]] | None:
-            for source in waiting:
-                own = watching.child()
-                return source, own, reader.submit(open_for, opened, source, settings, own)
-            return None
 
-        coming = begin()
-        while coming is not None:
-            source, own, reading = coming
-            try:
-                ready = reading.result()
-                coming = begin()
-                yield CaseResult(source, predict_scan(model, ready, wanted, settings, own))
-            except Cancelled:
-                raise
-            except MedvitError as error:
-                if coming is not None and coming[2] is reading:
-                    coming = begin()
-                yield CaseResult(source, error=error)
+def _prepared(task: AnyTask, bundle: Bundle, source: Inputs, settings: Settings, progress: Progress) -> Prepared:
+    """Open what is not open yet, and judge the images."""
+    named = source if isinstance(source, Mapping) else {"image": source}
+    if set(named) != set(task.inputs):
+        found = f"inputs named {', '.join(map(str, named))}" if isinstance(source, Mapping) else "one source"
+        if len(task.inputs) == 1:
+            raise SourceError(f"Found {found} for {bundle.name}, which takes a single source. Give it without a name.")
+        raise SourceError(
+            f"Found {found} for {bundle.name}, whose inputs are {', '.join(task.inputs)}. Give a mapping from each name to a source."
+        )
+    given = {name: _input(named[name], task.opened) for name in task.inputs}
+    reads = any(isinstance(one, Input) for one in given.values())
+    with progress.stage("read") if reads else nullcontext():
+        opened = task.open(given, bundle, settings, progress)
+    prepared: Prepared = task.prepare(opened, bundle, settings)
+    return prepared
+
+
+def _input(one: Any, opened: type) -> Any:
+    return one if isinstance(one, opened | Input) else Input(source=one)

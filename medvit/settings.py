@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from medvit.errors import BackendError, GeometryError
+from medvit.errors import BackendError, GeometryError, SelectionError
 
 __all__ = [
     "BACKENDS",
@@ -16,6 +17,8 @@ __all__ = [
     "RunSettings",
     "check_geometry",
     "check_names",
+    "check_region",
+    "region_sides",
 ]
 
 DEFAULT_BUNDLE = "headneck_ct_swin_unetr"
@@ -31,6 +34,8 @@ BACKENDS = ("auto", "eager", "compiled", "openvino", "cuda")
 PRECISIONS = ("fp32", "bf16")
 GEOMETRIES = ("sform", "qform")
 """Which of a NIfTI's two affines may be chosen."""
+
+_BOX = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,25 @@ def check_geometry(geometry: str | None) -> None:
         raise GeometryError(
             f"Found geometry {geometry!r}; it must be {' or '.join(GEOMETRIES)}. Leave --geometry out to take the sform where there is one."
         )
+
+
+def check_region(text: str) -> None:
+    """Refuse a region of interest that is neither "body" nor a box.
+
+    Raises:
+        SelectionError: with the two forms.
+    """
+    if text in ("", "body"):
+        return
+    found = _BOX.fullmatch(text.replace(" ", ""))
+    if not found or any(low >= high for low, high in region_sides(text)):
+        raise SelectionError(
+            f"Found the region {text!r}; it must be body, or a box of source voxels such as 0:128,40:200,0:64 (first:last+1 along "
+            "each axis). Correct --roi-crop."
+        )
+
+
+def region_sides(text: str) -> list[tuple[int, int]]:
+    """Return the first and the last voxel plus one of a box along each axis."""
+    numbers = [int(n) for n in re.findall(r"\d+", text)]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))

@@ -15,7 +15,7 @@ import medvit
 from medvit.cli.main import app
 from medvit.inference import FlipAveraging, label_agreement, loaded_bundle_for
 from medvit.inference.mirror_agreement import exchanged_sides
-from medvit.pipeline import run_model
+from medvit.pipeline import Predictor
 from medvit.settings import RunSettings
 from tests.bands import all_orientations, oblique_affine, phantom, reorient, undo
 
@@ -50,7 +50,7 @@ class _RightOfMiddle(torch.nn.Module):
 def test_a_network_that_ignores_the_image_disagrees_with_itself(banded):
     model = loaded_bundle_for(medvit.open_bundle(banded), _RightOfMiddle())
     settings = RunSettings(device="cpu", quality_map=True, fast=False)
-    result = run_model(model, _scan(), settings)
+    result = Predictor(model, settings).run(_scan())
     assert result.agreement()["brainstem"] < 0.1
     assert any("brainstem and what the mirror image gave overlap by 0.0" in r for r in result.quality()["reasons"])
 
@@ -59,7 +59,7 @@ def test_one_that_averages_both_answers_still_disagrees_with_the_mirror_images_a
     """Else its second run would be its first, and say nothing."""
     model = loaded_bundle_for(medvit.open_bundle(banded), _RightOfMiddle())
     model.inferer.mirrored = FlipAveraging()
-    result = run_model(model, _scan(), RunSettings(device="cpu", quality_map=True, fast=False))
+    result = Predictor(model, RunSettings(device="cpu", quality_map=True, fast=False)).run(_scan())
     assert (result.array == 1).mean() == pytest.approx(
         2 * (result.mirrored == 1).mean(), abs=0.05
     )  # both halves, and one
@@ -115,7 +115,7 @@ def test_pictures_are_mirrored_across_columns(tmp_path):
     picture[0, 20:30, 10:20] = picture[0, 40:50, 70:90] = 200
     model = loaded_bundle_for(medvit.open_bundle("nuclei_barlow_swin"), _BrightOnTheLeft())
     tensor = MetaTensor(torch.from_numpy(picture))
-    result = run_model(model, tensor, RunSettings(device="cpu", quality_map=True))
+    result = Predictor(model, RunSettings(device="cpu", quality_map=True)).run(tensor)
     assert np.array_equal(result.array > 0, picture[0] * (np.arange(96) < 48) > 0)
     assert np.array_equal(result.mirrored > 0, picture[0] * (np.arange(96) >= 48) > 0)
     assert np.array_equal(result.disagreement() > 0, picture[0] > 0)

@@ -13,7 +13,7 @@ import medvit
 from medvit.bundles import Calibration
 from medvit.inference import LabelEntropy, by_name, load_model, loaded_bundle_for
 from medvit.inference import uncertainty as entropy
-from medvit.pipeline import run_model
+from medvit.pipeline import Predictor
 from medvit.reports import UncertaintySignals
 from medvit.settings import RunSettings
 from tests.bands import make_bundle, oblique_affine, phantom
@@ -59,9 +59,9 @@ def _scan() -> MetaTensor:
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_a_run_says_it_of_each_label_it_found(banded, tmp_path, low_memory):
     """The same whether logits are held as a whole or go by plane by plane, and never the mirror image's."""
-    result = run_model(
-        load_model(banded, "cpu"), _scan(), RunSettings(device="cpu", low_memory=low_memory, quality_map=True)
-    )
+    result = Predictor(
+        load_model(banded, "cpu"), RunSettings(device="cpu", low_memory=low_memory, quality_map=True)
+    ).run(_scan())
     plain = medvit.segment(_scan(), bundle=banded, roi_subset=("brainstem", "larynx"))
     assert set(result.entropy()) == {label.name for label in result.requested_labels}
     assert all(0 <= bits <= 1 for bits in result.entropy().values())
@@ -84,7 +84,7 @@ def test_only_a_calibration_of_these_very_weights_is_used(tmp_path):
     result = medvit.segment(_scan(), bundle=folder)
     assert result.calibration is not None and result.quality()["rating"] == "check"
     assert any("the network is in doubt about larynx (0." in reason for reason in result.quality()["reasons"])
-    given = run_model(loaded_bundle_for(medvit.open_bundle(folder), load_model(folder, "cpu").network), _scan())
+    given = Predictor(loaded_bundle_for(medvit.open_bundle(folder), load_model(folder, "cpu").network)).run(_scan())
     assert given.calibration is None and not any("in doubt" in reason for reason in given.quality()["reasons"])
 
 

@@ -13,9 +13,9 @@ import torch
 import medvit
 from medvit.bundles import PrecisionCheck, record_precision_check, require_precision_check
 from medvit.errors import BackendError, SelectionError
-from medvit.inference import check_region
 from medvit.inference.streaming import SlabArgmax
 from medvit.kernels.resample_argmax import resample_argmax
+from medvit.settings import check_region
 from medvit.transforms import NetworkGrid
 
 

@@ -3,6 +3,8 @@
 - Loose modules: files directly in ``medvit/``, without ``__init__``, ``__main__`` and ``_version``.
 - Import circles: groups of files that import each other. Imports for types alone and imports inside functions count. A name
   imported from a room's face counts as an import of the file that defines it; the face itself does not count.
+- Ways to run: modules that run a loaded bundle to make a result, by ``apply`` of ``medvit.inference`` or by ``predict`` of a task
+  that they name. ``medvit.pipeline`` is the one that should; the tasks and ``medvit.inference`` are what it runs.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ LOOSE = 8
 """The largest number of loose modules that the design allows."""
 CIRCLES = 0
 """The largest number of import circles: the design allows none."""
+WAYS = 1
+"""How many modules beside the pipeline may run a bundle: the check of a lower precision, which runs one before it is allowed."""
 NOT_LOOSE = {"__init__", "__main__", "_version"}
 
 
@@ -91,6 +95,28 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
+def runs_a_bundle(path: Path) -> bool:
+    """Say whether a file calls ``apply`` of ``medvit.inference``, or ``predict`` of a task that it names."""
+    applies = names_task = predicts = False
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            applies |= (node.module or "").startswith("medvit.inference") and "apply" in names
+            names_task |= any(name == "task_of" or name.endswith("Task") for name in names)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            called, of = node.func.attr, node.func.value
+            applies |= called == "apply" and "inference" in (getattr(of, "id", ""), getattr(of, "attr", ""))
+            predicts |= called == "predict"
+    return applies or (names_task and predicts)
+
+
+def ways_to_run(names: dict[str, Path]) -> list[str]:
+    """Return the modules beside the pipeline, the tasks and the inference room that run a bundle."""
+    tasks = {f"medvit.{name}.task" for name in ("segmentation", "restoration", "reconstruction")}
+    others = (name for name in names if name not in {"medvit.pipeline", *tasks})
+    return [name for name in others if not name.startswith("medvit.inference") and runs_a_bundle(names[name])]
+
+
 def main() -> int:
     """Print the numbers; 1 where one is past its limit."""
     sys.setrecursionlimit(10_000)
@@ -107,7 +133,9 @@ def main() -> int:
     print(f"Import circles: {len(groups)} (at most {CIRCLES})")
     for group in groups:
         print(f"  {len(group)} files: {', '.join(group)}")
-    return int(len(loose) > LOOSE or len(groups) > CIRCLES)
+    others = ways_to_run(names)
+    print(f"Ways to run: 1, and {len(others)} beside it (at most {WAYS}): {', '.join(others)}")
+    return int(len(loose) > LOOSE or len(groups) > CIRCLES or len(others) > WAYS)
 
 
 if __name__ == "__main__":

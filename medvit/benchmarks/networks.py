@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from medvit.errors import BackendError, BundleError
 from medvit.inference import SlidingWindow, load_model
-from medvit.progress import Progress
+from medvit.io import open_source
 from medvit.segmentation import SwinUNETR
 from medvit.settings import RunSettings
-from medvit.tasks import open_for
+from medvit.tasks import prepare_scan
 
 __all__ = ["Row", "Workload", "bundle_workload", "compare", "random_workload"]
 
@@ -111,7 +111,7 @@ def bundle_workload(name: str, case: str | os.PathLike[str], side: int = 96, air
         )
     config = json.loads(twin.read_text()) | {"bundle_root": str(model.bundle.root), "device": "cpu"}
     peer = ConfigParser(config).get_parsed_content("network")
-    scan = open_for(model.bundle, case, RunSettings("cpu"), Progress()).scan
+    scan = prepare_scan({"image": open_source(case)}, model.bundle, RunSettings("cpu")).scan
     image = model.preprocessing({"image": scan.meta_tensor()})["image"].as_tensor()[None]
     if air:
         image = nn.functional.pad(image, (0, 0, 0, 0, 0, image.shape[2] * 3 // 2), value=float(image.min()))

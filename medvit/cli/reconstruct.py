@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from medvit.reconstruction import Reconstructed, ReconstructedOutput, ShapeMeasures
-    from medvit.reconstruction.views import View, ViewGeometry
+    from medvit.reconstruction.views import ViewGeometry
     from medvit.tasks import SavedResult
 
 __all__ = ["reconstruct"]
@@ -130,8 +130,14 @@ def reconstruct(
 
 def _reconstruct(job: _Job, shown: Terminal) -> SavedResult:
     from medvit.bundles import open_bundle
-    from medvit.reconstruction import check_reconstructed_types, save_reconstructed
-    from medvit.reconstruction.views import open_view, require_one_patient
+    from medvit.pipeline import prepare, run
+    from medvit.reconstruction import (
+        Reconstructed,
+        ReconstructionSettings,
+        ViewInput,
+        check_reconstructed_types,
+        save_reconstructed,
+    )
     from medvit.tasks import check_folder
 
     bundle = open_bundle(job.bundle)
@@ -140,19 +146,18 @@ def _reconstruct(job: _Job, shown: Terminal) -> SavedResult:
     check_reconstructed_types(job.write.output_types)
     check_folder(job.output, job.write.overwrite)
     with progress_bar(shown) as progress:
-        with progress.stage("read"):
-            views: tuple[View, View] = (
-                open_view(job.ap, "AP", bundle, job.flags[0], job.force, progress),
-                open_view(job.lat, "lateral", bundle, job.flags[1], job.force, progress),
-            )
-        require_one_patient(views, job.force)
+        views = {
+            "ap": ViewInput(source=job.ap, geometry=job.flags[0]),
+            "lat": ViewInput(source=job.lat, geometry=job.flags[1]),
+        }
+        settings = ReconstructionSettings(job.device, job.force)
+        prepared = prepare(bundle, views, settings, progress)
         # torch and MONAI take seconds to load; mistakes are refused before
         from medvit.inference import import_monai_lightly
 
         import_monai_lightly()
-        from medvit.reconstruction import ReconstructionSettings, reconstruct_views
-
-        result = reconstruct_views(views, bundle, ReconstructionSettings(job.device, job.force), progress)
+        result = run(bundle, prepared, settings, progress)
+        assert isinstance(result, Reconstructed)  # of a bundle that reconstructs
         saved = save_reconstructed(result, job.output, job.write)
     _report(result, saved, job, shown)
     return saved

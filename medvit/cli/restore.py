@@ -142,9 +142,11 @@ def _restore(job: _Job, shown: Terminal) -> SavedResult:
         from medvit.inference import import_monai_lightly
 
         import_monai_lightly()
-        from medvit.restoration import run_restoration
+        from medvit import pipeline
+        from medvit.restoration import Restored
 
-        result = run_restoration(bundle, scan, run, progress)
+        result = pipeline.run(bundle, scan, run, progress)
+        assert isinstance(result, Restored)  # of a bundle that restores
         saved = save_restored(result, job.output, write)
     _report(result, saved, shown)
     return saved

@@ -147,12 +147,12 @@ def _segment(job: _Job, shown: Terminal) -> SavedResult:
 
     from medvit.bundles import open_bundle
     from medvit.io import open_source
-    from medvit.segmentation import check_types
+    from medvit.segmentation import SegmentationTask, check_types
     from medvit.segmentation.save import save_result
     from medvit.tasks import check_folder
 
     bundle = open_bundle(job.bundle)
-    bundle.require_task("segmentation")
+    SegmentationTask().check(bundle, job.run)
     bundle.require_trained()
     check_folder(job.output, job.write.overwrite)
     with progress_bar(shown) as progress:

@@ -59,6 +59,11 @@ class LoadedBundle:
     fast: bool = False
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of a result must know about the network that ran."""
+        return () if self.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
+
+    @property
     def calibration(self) -> Calibration | None:
         """What signals of quality mean for these weights; None where that was found for others, or never."""
         found = self.bundle.facts.quality

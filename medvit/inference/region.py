@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medvit.errors import ImageError, SelectionError
+from medvit.errors import ImageError
+from medvit.settings import region_sides
 from medvit.transforms import NetworkGrid
 
-__all__ = ["check_region", "region_mask"]
-
-_BOX = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
+__all__ = ["region_mask"]
 
 _MARGIN = 2
 """Voxels added around the body, so that its skin is within."""
-
-
-def check_region(text: str) -> None:
-    """Refuse what is neither "body" nor a box.
-
-    Raises:
-        SelectionError: with the two forms.
-    """
-    if text in ("", "body"):
-        return
-    found = _BOX.fullmatch(text.replace(" ", ""))
-    if not found or any(low >= high for low, high in _sides(text)):
-        raise SelectionError(
-            f"Found the region {text!r}; it must be body, or a box of source voxels such as 0:128,40:200,0:64 (first:last+1 along "
-            "each axis). Correct --roi-crop."
-        )
 
 
 def region_mask(image: MetaTensor, text: str) -> Tensor:
@@ -50,7 +31,7 @@ def region_mask(image: MetaTensor, text: str) -> Tensor:
     if text == "body":
         return _body(image.as_tensor()[0].cpu().numpy())
     grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))
-    sides = _sides(text)
+    sides = region_sides(text)
     mask = torch.zeros(1, 1, *image.shape[1:], dtype=torch.bool)
     at = []
     for axis, source_axis in enumerate(grid.axes):
@@ -67,11 +48,6 @@ def region_mask(image: MetaTensor, text: str) -> Tensor:
             f"Found the region {text}, in which the image has nothing; it must touch it. Correct --roi-crop."
         )
     return mask
-
-
-def _sides(text: str) -> list[tuple[int, int]]:
-    numbers = [int(n) for n in re.findall(r"\d+", text)]
-    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _body(image: np.ndarray) -> Tensor:

@@ -10,4 +10,5 @@ from .save import check_reconstructed_types as check_reconstructed_types
 from .save import save_reconstructed as save_reconstructed
 from .statistics import ShapeMeasures as ShapeMeasures
 from .task import ReconstructionSettings as ReconstructionSettings
-from .task import reconstruct_views as reconstruct_views
+from .task import ReconstructionTask as ReconstructionTask
+from .task import ViewInput as ViewInput

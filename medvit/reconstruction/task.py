@@ -1,32 +1,30 @@
-"""Reconstruction through the one path: two radiographs opened, brought onto the network's field, labels out."""
+"""Reconstruction: two radiographs in, labels in three dimensions out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from medvit import inference
 from medvit.bundles import Bundle
-from medvit.errors import BundleError
-from medvit.inference import LoadedBundle, apply, load_model
+from medvit.errors import SourceError
 from medvit.progress import Progress
+from medvit.reconstruction.field import coverage_notes, difference_notes, field_of, on_field
 from medvit.reconstruction.result import Reconstructed
-from medvit.reconstruction.views import View, require_one_patient
+from medvit.reconstruction.views import View, ViewGeometry, ViewPosition, open_view, require_one_patient
+from medvit.tasks import Input, Prepared
 
-__all__ = ["ReconstructionSettings", "on_field", "reconstruct_views", "run_reconstruction_model"]
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
-_PIXELS_PER_VOXEL = 2
-"""As finely as radiographs are computed for training; the bundle's preprocessing does the rest."""
+    from medvit.inference import LoadedBundle, Prediction
 
-_AIR = 0.05
-"""Grey values up to this share above the darkest are taken for air."""
-
-_SAME = 0.005
-"""Relative difference of pixel sizes or magnifications below which two views count as alike."""
+__all__ = ["PreparedViews", "ReconstructionSettings", "ReconstructionTask", "ViewInput"]
 
 
 @dataclass(frozen=True)
@@ -37,155 +35,143 @@ class ReconstructionSettings:
     force: bool = False
 
 
-def reconstruct_views(
-    views: tuple[View, View], bundle: Bundle, settings: ReconstructionSettings, progress: Progress
-) -> Reconstructed:
-    """``reconstruct`` of views that are open already, AP first."""
-    bundle.require_task("reconstruction")
-    bundle.require_trained()
-    notes = require_one_patient(views, settings.force)
-    with progress.stage("load"):
-        model = load_model(bundle, settings.device)
-    return _reconstructed(model, views, settings, notes, progress)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewInput(Input):
+    """One radiograph, with the geometry that its file does not state or that is to go before it."""
+
+    geometry: ViewGeometry | None = None
 
 
-def run_reconstruction_model(
-    model: LoadedBundle,
-    views: tuple[View, View],
-    settings: ReconstructionSettings | None = None,
-    progress: Progress | None = None,
-) -> Reconstructed:
-    """``reconstruct_views`` with a model that is there already."""
-    settings = settings or ReconstructionSettings()
-    model.bundle.require_task("reconstruction")
-    notes = require_one_patient(views, settings.force)
-    return _reconstructed(model, views, settings, notes, progress or Progress())
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedViews(Prepared):
+    """Two views of one patient on the network's field.
+
+    Attributes:
+        views: as they were opened, AP first.
+        pictures: each view on the field, (row, column) float32.
+        field_coverage: share of the field that each picture shows.
+    """
+
+    views: tuple[View, View]
+    pictures: tuple[NDArray[np.float32], NDArray[np.float32]]
+    field_coverage: tuple[float, float]
+
+    @property
+    def data(self) -> Mapping[str, MetaTensor]:
+        """The pictures as the bundle's preprocessing takes them."""
+        import torch
+        from monai.data import MetaTensor
+
+        return {
+            name: MetaTensor(torch.from_numpy(picture[None].copy()))
+            for name, picture in zip(("coronal", "sagittal"), self.pictures, strict=True)
+        }
 
 
-def _reconstructed(
-    model: LoadedBundle,
-    views: tuple[View, View],
-    settings: ReconstructionSettings,
-    notes: tuple[str, ...],
-    progress: Progress,
-) -> Reconstructed:
-    bundle = model.bundle
-    size, sides = _field(bundle)
-    made = [
-        on_field(view, (size[2], size[across]), (sides[2], sides[across]))
-        for view, across in zip(views, (0, 1), strict=True)
-    ]
-    pictures, covered = [picture for picture, _ in made], [share for _, share in made]
-    data = {
-        name: MetaTensor(torch.from_numpy(picture[None].copy()))
-        for name, picture in zip(("coronal", "sagittal"), pictures, strict=True)
-    }
-    prediction = apply(model, data, progress, entropy_map=True)
-    labels, bits = prediction.output, prediction.entropy_map
-    assert isinstance(labels, MetaTensor)  # as the bundle's postprocessing makes them
-    # a postprocessing that moves the labels to another grid leaves nothing to lay the map on
-    entropy_map = None if bits is None or bits.shape != labels.shape[1:] else bits
-    record = {
-        "device": str(model.device),
+class ReconstructionTask:
+    """The steps of a bundle that makes a volume of two radiographs; see ``medvit.tasks.Task``."""
+
+    name: ClassVar[str] = "reconstruction"
+    inputs: ClassVar[tuple[str, ...]] = ("ap", "lat")
+    settings = ReconstructionSettings
+    opened = View
+
+    def check(self, bundle: Bundle, settings: ReconstructionSettings) -> None:
+        """Refuse a bundle of another task."""
+        bundle.require_task(self.name)
+
+    def open(
+        self,
+        inputs: Mapping[str, Input | View],
+        bundle: Bundle,
+        settings: ReconstructionSettings,
+        progress: Progress,
+    ) -> dict[str, View]:
+        """Open each radiograph as a view; one that is open already stays as it is.
+
+        Raises:
+            SourceError: it cannot be read. Others as ``open_view``.
+        """
+        found = {}
+        for name, one in inputs.items():
+            if isinstance(one, View):
+                found[name] = one
+                continue
+            slot: ViewPosition = "AP" if name == "ap" else "lateral"
+            if not isinstance(one.source, str | os.PathLike):
+                raise SourceError(
+                    f"Found {type(one.source).__name__} as {slot} view; a radiograph in a file is needed, or a view from open_view."
+                )
+            geometry = one.geometry if isinstance(one, ViewInput) else None
+            found[name] = open_view(one.source, slot, bundle, geometry, settings.force, progress, one.series)
+        return found
+
+    def prepare(self, opened: Mapping[str, View], bundle: Bundle, settings: ReconstructionSettings) -> PreparedViews:
+        """Check that both views are of one patient; resample them onto the network's field.
+
+        Raises:
+            SourceError: they name different patients. BundleError: the bundle does not state its field.
+        """
+        views = opened["ap"], opened["lat"]
+        patient = require_one_patient(views, settings.force)
+        size, sides = field_of(bundle)
+        (ap, ap_share), (lat, lat_share) = (
+            on_field(view, (size[2], size[across]), (sides[2], sides[across]))
+            for view, across in zip(views, (0, 1), strict=True)
+        )
+        covered = ap_share, lat_share
+        notes = (
+            *(note for view in views for note in view.notes),
+            *patient,
+            *difference_notes(views),
+            *coverage_notes(views, covered, size, sides),
+        )
+        return PreparedViews(notes=notes, views=views, pictures=(ap, lat), field_coverage=covered)
+
+    def predict(
+        self, loaded: LoadedBundle, prepared: PreparedViews, settings: ReconstructionSettings, progress: Progress
+    ) -> Prediction:
+        """Label the volume, with the entropy of every voxel."""
+        return inference.apply(loaded, prepared.data, progress, entropy_map=True)
+
+    def result(
+        self,
+        loaded: LoadedBundle,
+        prepared: PreparedViews,
+        prediction: Prediction,
+        settings: ReconstructionSettings,
+        progress: Progress,
+    ) -> Reconstructed:
+        """Add the views, notes and the record of the run to the labels."""
+        from monai.data import MetaTensor
+
+        labels, bits = prediction.output, prediction.entropy_map
+        assert isinstance(labels, MetaTensor)  # as the bundle's postprocessing makes them
+        return Reconstructed(
+            labels=labels,
+            requested_labels=loaded.bundle.facts.labels,
+            pictures=prepared.pictures,
+            field_coverage=prepared.field_coverage,
+            views=prepared.views,
+            bundle=loaded.bundle,
+            settings=_record(loaded, prediction, settings),
+            notes=(*prepared.notes, *loaded.notes),
+            progress=progress,
+            entropies=prediction.entropies,
+            calibration=loaded.calibration,
+            # a postprocessing that moves the labels to another grid leaves nothing to lay the map on
+            entropy_map=None if bits is None or bits.shape != labels.shape[1:] else bits,
+            validation=loaded.validation,
+        )
+
+
+def _record(loaded: LoadedBundle, prediction: Prediction, settings: ReconstructionSettings) -> dict[str, Any]:
+    import torch
+
+    return {
+        "device": str(loaded.device),
         "device_asked": settings.device,
-        "precision": "fp32",
+        "precision": prediction.precision,
         "forced": settings.force,
         "threads": torch.get_num_threads(),
     }
-    own = () if model.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
-    said = (
-        *(note for view in views for note in view.notes),
-        *notes,
-        *_differences(views),
-        *_coverage(views, covered, size, sides),
-    )
-    return Reconstructed(
-        labels=labels,
-        requested_labels=bundle.facts.labels,
-        pictures=(pictures[0], pictures[1]),
-        field_coverage=(covered[0], covered[1]),
-        views=views,
-        bundle=bundle,
-        settings=record,
-        notes=(*said, *own),
-        progress=progress,
-        entropies=prediction.entropies,
-        calibration=model.calibration,
-        entropy_map=entropy_map,
-        validation=model.validation,
-    )
-
-
-def _field(bundle: Bundle) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """The network's grid, (x, y, z) voxels and their sides, as the bundle states them."""
-    try:
-        x, y, z = (int(n) for n in bundle.config["img_size"])
-        a, b, c = (float(s) for s in bundle.config["spacing_mm"])
-    except (KeyError, TypeError, ValueError):
-        raise BundleError(
-            f"Found no img_size and spacing_mm of three numbers in {bundle.name}; views are brought onto that field. Add them to "
-            "configs/inference.json."
-        ) from None
-    return (x, y, z), (a, b, c)
-
-
-def on_field(view: View, size: tuple[int, int], sides_mm: tuple[float, float]) -> tuple[NDArray[np.float32], float]:
-    """A view's picture on exactly the network's field, around the middle of the picture.
-
-    Args:
-        view: the radiograph; its middle is taken for the projection of the field's middle.
-        size: voxels of the field along rows (z) and columns (x or y).
-        sides_mm: of a voxel, in the same order.
-
-    Returns:
-        (row, column) float32 with two pixels a voxel, smoothed first where detail would alias, beyond the picture its
-        darkest grey; and the share of the field that is seen: what lies beyond edges that show air counts as air.
-    """
-    from scipy.ndimage import gaussian_filter, map_coordinates
-
-    steps = [side / _PIXELS_PER_VOXEL / pixel for side, pixel in zip(sides_mm, view.pixel_mm, strict=True)]
-    counts = [n * _PIXELS_PER_VOXEL for n in size]
-    blur = [0.5 * np.sqrt(max(step**2 - 1, 0.0)) for step in steps]
-    values = gaussian_filter(view.values.astype(np.float64), blur, mode="nearest")
-    places = [
-        (np.arange(n) - (n - 1) / 2) * step + (m - 1) / 2
-        for n, step, m in zip(counts, steps, view.values.shape, strict=True)
-    ]
-    outside = [(p < -0.5) | (p > m - 0.5) for p, m in zip(places, view.values.shape, strict=True)]
-    dark, bright = (float(v) for v in np.percentile(view.values, (0.5, 99.5)))
-    picture = map_coordinates(values, np.meshgrid(*places, indexing="ij"), order=1, mode="nearest")
-    picture[outside[0]] = dark
-    picture[:, outside[1]] = dark
-    share = 1.0
-    for axis, beyond in enumerate(outside):
-        edges = np.take(view.values, [0, -1], axis=axis)
-        if float(np.percentile(edges, 99)) > dark + _AIR * (bright - dark):  # the body goes on beyond the edge
-            share *= 1 - float(beyond.mean())
-    return picture.astype(np.float32), share
-
-
-def _differences(views: Sequence[View]) -> list[str]:
-    """That two views are not alike, which resampling has made good."""
-    a, b = views
-    words = []
-    if max(abs(p / q - 1) for p, q in zip(a.pixel_mm, b.pixel_mm, strict=True)) > _SAME:
-        words.append(
-            f"pixels of {a.pixel_mm[0]:.3g} x {a.pixel_mm[1]:.3g} mm and {b.pixel_mm[0]:.3g} x {b.pixel_mm[1]:.3g} mm in the patient"
-        )
-    if abs(a.magnification / b.magnification - 1) > _SAME:
-        words.append(f"magnifications of {a.magnification:.3f} and {b.magnification:.3f}")
-    return [f"The two views have {' and '.join(words)}; both were resampled to the network's field."] if words else []
-
-
-def _coverage(
-    views: Sequence[View], covered: Sequence[float], size: Sequence[int], sides: Sequence[float]
-) -> list[str]:
-    notes = []
-    for view, share, across in zip(views, covered, (0, 1), strict=True):
-        if share < 1:
-            height, width = view.size_mm
-            notes.append(
-                f"The {view.slot} view shows {width:.0f} x {height:.0f} mm in the patient, where the network's field is "
-                f"{size[across] * sides[across]:.0f} x {size[2] * sides[2]:.0f} mm; the rest was taken for air."
-            )
-    return notes

@@ -17,5 +17,4 @@ from .save import usual_restored_types as usual_restored_types
 from .super_resolution import upsampled_scan as upsampled_scan
 from .super_resolution import upsampling_factor as upsampling_factor
 from .super_resolution import with_factor as with_factor
-from .task import run_restoration as run_restoration
-from .task import run_restoration_model as run_restoration_model
+from .task import RestorationTask as RestorationTask

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from medvit.bundles import Bundle
+from medvit.errors import GeometryError
 from medvit.io import Scan
 from medvit.settings import RunSettings
 
@@ -15,6 +16,7 @@ __all__ = [
     "earlier_restoration",
     "is_slice_wise",
     "reasons_to_refuse",
+    "require_regular",
     "with_irregular_policy",
 ]
 
@@ -58,6 +60,19 @@ def reasons_to_refuse(scan: Scan, bundle: Bundle) -> list[str]:
     if few is not None:
         found.append(f"{few}, where Hounsfield units take 12 bits or more: it was squeezed into 256 grey values")
     return found
+
+
+def require_regular(scan: Scan) -> None:
+    """Refuse a tilted or uneven stack for a bundle that makes images finer in their plane.
+
+    Raises:
+        GeometryError: the slices do not lie on the grid that they were resampled onto.
+    """
+    if scan.original is not None:
+        raise GeometryError(
+            "Found a tilted or uneven stack of slices for a bundle that makes images finer in their plane; a regular one is needed. "
+            "Use --on-irregular split, which takes the longest regular part, or convert that part to NIfTI."
+        )
 
 
 def is_slice_wise(bundle: Bundle) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from monai.transforms import Compose
 
-from medvit.errors import GeometryError
 from medvit.inference import LoadedBundle
 from medvit.io import Scan
 from medvit.physics import upsampled_index, zero_fill
+from medvit.restoration.preconditions import require_regular
 from medvit.transforms import IntensityOnUpsampledGridd, ZeroFillUpsampled
 
 __all__ = ["upsampled_scan", "upsampling_factor", "with_factor"]
@@ -51,11 +51,7 @@ def upsampled_scan(scan: Scan, factor: int) -> Scan:
     Raises:
         GeometryError: a stack that was resampled onto a true grid: its slices do not lie on it.
     """
-    if scan.original is not None:
-        raise GeometryError(
-            "Found a tilted or uneven stack of slices for a bundle that makes images finer in their plane; a regular one is needed. "
-            "Use --on-irregular split, which takes the longest regular part, or convert that part to NIfTI."
-        )
+    require_regular(scan)
     values = zero_fill(scan.array[0], factor)
     if scan.array.min() >= 0:
         values = np.maximum(values, 0)

@@ -1,174 +1,180 @@
-"""Restoration through the one path: a source opened, run through a bundle, intensities on its own grid or a finer one."""
+"""Restoration: one scan in, its intensities with less noise or blur out, on its own grid or a finer one."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
 
+from medvit import inference, restoration
 from medvit.bundles import Bundle
 from medvit.errors import GeometryError, ImageError
-from medvit.inference import LoadedBundle, SliceWise, apply, load_model
 from medvit.io import Scan, axis_codes, flip_lps_ras
 from medvit.io.dicom import resample_to_grid
 from medvit.progress import Progress
-from medvit.restoration.preconditions import reasons_to_refuse
+from medvit.restoration.preconditions import reasons_to_refuse, require_regular
 from medvit.restoration.result import Restored
-from medvit.restoration.super_resolution import upsampled_scan, upsampling_factor
-from medvit.settings import RunSettings
-from medvit.tasks import PreparedScan, open_for
+from medvit.settings import RunSettings, check_geometry, check_names
+from medvit.tasks import Input, PreparedScan, open_scans, prepare_scan
 
 if TYPE_CHECKING:
+    from monai.data import MetaTensor
     from numpy.typing import NDArray
+    from torch import Tensor
 
-__all__ = ["run_restoration", "run_restoration_model"]
+    from medvit.inference import LoadedBundle, Prediction
 
-
-def _require_unspoilt(ready: PreparedScan, bundle: Bundle, force: bool) -> PreparedScan:
-    reasons = reasons_to_refuse(ready.scan, bundle)
-    if reasons and not force:
-        raise ImageError(f"Found {reasons[0]}. Give the original series, or run all the same with --force.")
-    return replace(ready, forced=(*ready.forced, *(f"Forced: {reason}." for reason in reasons)))
+__all__ = ["RestorationTask"]
 
 
-def run_restoration(
-    bundle: Bundle,
-    source: str | os.PathLike[str] | MetaTensor | Scan,
-    settings: RunSettings,
-    progress: Progress,
-) -> Restored:
-    """``medvit.run`` for a bundle that restores; see there.
+class RestorationTask:
+    """The steps of a bundle that restores intensities; see ``medvit.tasks.Task``."""
 
-    Raises:
-        ImageError: beside what ``run`` raises, an image that was restored before or squeezed into 8 bits.
-    """
-    bundle.require_task("restoration")
-    bundle.require_trained()
-    ready = _require_unspoilt(open_for(bundle, source, settings, progress), bundle, settings.force)
-    with progress.stage("load"):
-        model = load_model(bundle, settings.device, settings.fast)
-    return _restored(model, ready, settings, progress)
+    name: ClassVar[str] = "restoration"
+    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    settings = RunSettings
+    opened = Scan
 
+    def check(self, bundle: Bundle, settings: RunSettings) -> None:
+        """Refuse a bundle of another task, and unknown backends and geometries."""
+        bundle.require_task(self.name)
+        check_names(settings.backend, settings.precision)
+        check_geometry(settings.geometry)
 
-def run_restoration_model(
-    model: LoadedBundle,
-    source: str | os.PathLike[str] | MetaTensor | Scan,
-    settings: RunSettings | None = None,
-    progress: Progress | None = None,
-) -> Restored:
-    """``run_restoration`` with a model that is there already; settings of device and overlap are the model's."""
-    settings, progress = settings or RunSettings(fast=model.fast), progress or Progress()
-    model.bundle.require_task("restoration")
-    ready = _require_unspoilt(open_for(model.bundle, source, settings, progress), model.bundle, settings.force)
-    return _restored(model, ready, settings, progress)
+    def open(
+        self, inputs: Mapping[str, Input | Scan], bundle: Bundle, settings: RunSettings, progress: Progress
+    ) -> dict[str, Scan]:
+        """Open the source as a scan; check one that is open already."""
+        return open_scans(inputs, settings, progress)
 
+    def prepare(self, opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettings) -> PreparedScan:
+        """Check that the scan is what the bundle was made for, and the original.
 
-def _restored(model: LoadedBundle, ready: PreparedScan, settings: RunSettings, progress: Progress) -> Restored:
-    scan = ready.scan
-    if scan.is_picture:
-        raise ImageError(
-            f"Found a picture for {model.bundle.name}; restoration takes volumes, a single slice as a volume one voxel thick. "
-            "Save it so."
+        Raises:
+            ImageError: a picture, or an image that was restored before or squeezed into 8 bits.
+        """
+        prepared = prepare_scan(opened, bundle, settings)
+        if prepared.scan.is_picture:
+            raise ImageError(
+                f"Found a picture for {bundle.name}; restoration takes volumes, a single slice as a volume one voxel thick. "
+                "Save it so."
+            )
+        reasons = reasons_to_refuse(prepared.scan, bundle)
+        if reasons and not settings.force:
+            raise ImageError(f"Found {reasons[0]}. Give the original series, or run all the same with --force.")
+        return replace(prepared, forced=(*prepared.forced, *(f"Forced: {reason}." for reason in reasons)))
+
+    def predict(
+        self, loaded: LoadedBundle, prepared: PreparedScan, settings: RunSettings, progress: Progress
+    ) -> Prediction:
+        """Restore the scan; of a tilted or uneven stack, restore its own slices.
+
+        Raises:
+            GeometryError: an irregular stack for a network that does not look at single slices of it.
+        """
+        scan = prepared.scan
+        if restoration.upsampling_factor(loaded) > 1:
+            require_regular(scan)
+        if scan.original is None:
+            return inference.apply(loaded, prepared.data, progress)
+        return inference.apply(loaded, {"image": _own_slices(scan, loaded).meta_tensor()}, progress)
+
+    def result(
+        self,
+        loaded: LoadedBundle,
+        prepared: PreparedScan,
+        prediction: Prediction,
+        settings: RunSettings,
+        progress: Progress,
+    ) -> Restored:
+        """Put the intensities on the scan's grid or the finer one; add the sources, notes and the record of the run."""
+        source, factor = prepared.scan, restoration.upsampling_factor(loaded)
+        scan = restoration.upsampled_scan(source, factor) if factor > 1 else source
+        values, slices = _values(prediction.output), None
+        if scan.original is not None:
+            slices = values[0]
+            values = resample_to_grid(slices, scan.original.grid)
+            values = np.where(scan.original.covered, values, scan.array[0])[None]
+        finer = factor > 1
+        return Restored(
+            image=_image(values, scan),
+            slices=slices,
+            scan=scan,
+            bundle=loaded.bundle,
+            settings={
+                **_record(loaded, prepared, prediction, settings),
+                **({"in_plane_factor": factor} if finer else {}),
+            },
+            notes=(
+                *prepared.notes,
+                *prepared.forced,
+                *prepared.repaired,
+                *loaded.notes,
+                *([_finer(source, scan, factor)] if finer else []),
+            ),
+            progress=progress,
+            calibration=loaded.calibration,
+            source_scan=source if finer else None,
+            validation=loaded.validation,
         )
-    factor = upsampling_factor(model)
-    if factor > 1:
-        return _finer(model, ready, settings, progress, factor)
-    slices: NDArray[np.float32] | None = None
-    if scan.original is None:
-        values = _values(apply(model, {"image": scan.meta_tensor()}, progress).output)
-    else:
-        slices = _each_slice(model, scan, progress)
-        values = resample_to_grid(slices, scan.original.grid)
-        values = np.where(scan.original.covered, values, scan.array[0])[None]
-    record = _record(model, ready, settings)
-    notes = _notes(model, ready)
-    return Restored(
-        image=_image(values, scan),
-        slices=slices,
-        scan=scan,
-        bundle=model.bundle,
-        settings=record,
-        notes=notes,
-        progress=progress,
-        calibration=model.calibration,
-        validation=model.validation,
-    )
 
 
-def _finer(
-    model: LoadedBundle, ready: PreparedScan, settings: RunSettings, progress: Progress, factor: int
-) -> Restored:
-    """The same on a grid finer in plane; the source is interpolated onto it, to be compared with and written beside."""
-    scan = ready.scan
-    interpolated = upsampled_scan(scan, factor)
-    values = _values(apply(model, {"image": scan.meta_tensor()}, progress).output)
-    record = {**_record(model, ready, settings), "in_plane_factor": factor}
-    was, now = scan.spacing_mm, interpolated.spacing_mm
-    words = (
+def _finer(source: Scan, scan: Scan, factor: int) -> str:
+    was, now = source.spacing_mm, scan.spacing_mm
+    return (
         f"Pixels are {factor} times finer in the slices' plane: {now[0]:.4g} x {now[1]:.4g} mm where the source has "
         f"{was[0]:.4g} x {was[1]:.4g} mm; the distance between slices is the source's."
-    )
-    return Restored(
-        image=_image(values, interpolated),
-        scan=interpolated,
-        bundle=model.bundle,
-        settings=record,
-        notes=(*_notes(model, ready), words),
-        progress=progress,
-        calibration=model.calibration,
-        source_scan=scan,
-        validation=model.validation,
     )
 
 
 def _image(values: NDArray[np.float32], scan: Scan) -> MetaTensor:
+    import torch
+    from monai.data import MetaTensor
+
     return MetaTensor(torch.from_numpy(values), affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"})
 
 
-def _notes(model: LoadedBundle, ready: PreparedScan) -> tuple[str, ...]:
-    own = () if model.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
-    return (*ready.scan.notes, *ready.scan.excluded, *ready.forced, *ready.repaired, *own)
+def _record(
+    loaded: LoadedBundle, prepared: PreparedScan, prediction: Prediction, settings: RunSettings
+) -> dict[str, Any]:
+    import torch
 
-
-def _record(model: LoadedBundle, ready: PreparedScan, settings: RunSettings) -> dict[str, Any]:
     return {
-        "device": str(model.device),
+        "device": str(loaded.device),
         "device_asked": settings.device,
-        "precision": getattr(model.inferer, "precision", "fp32"),
-        "fast": model.fast,
-        "forced": bool(ready.forced),
-        "repaired": list(ready.repaired),
+        "precision": prediction.precision,
+        "fast": loaded.fast,
+        "forced": bool(prepared.forced),
+        "repaired": list(prepared.repaired),
         "on_irregular": settings.on_irregular,
         "geometry": settings.geometry,
         "threads": torch.get_num_threads(),
     }
 
 
-def _values(made: torch.Tensor) -> NDArray[np.float32]:
+def _values(made: Tensor) -> NDArray[np.float32]:
+    from monai.data import MetaTensor
+
     plain = made.as_tensor() if isinstance(made, MetaTensor) else made
     values: NDArray[np.float32] = plain.float().numpy()
     return values
 
 
-def _each_slice(model: LoadedBundle, scan: Scan, progress: Progress) -> NDArray[np.float32]:
-    """A tilted or uneven stack's own slices, (column, row, slice), as a network that looks at one at a time restores them.
+def _own_slices(scan: Scan, loaded: LoadedBundle) -> Scan:
+    """Return a tilted or uneven stack's own slices, (column, row, slice), as if they were a regular stack.
 
-    Where the slices lie says nothing to such a network, so nothing needs to be resampled before it. One that sees a slice's
-    neighbours is given those of the stack, a little shifted or farther away as they may be.
+    Where the slices lie says nothing to a network that looks at one at a time, so nothing needs to be resampled before it.
+    One that sees a slice's neighbours is given those of the stack, a little shifted or farther away as they may be.
     """
-    original, inferer = scan.original, model.inferer
+    original, inferer = scan.original, loaded.inferer
     assert original is not None
     # the network's slices lie across one of the patient's axes; those of the stack must lie across the same
     across = axis_codes(flip_lps_ras(original.grid.affine))[2]
-    if not isinstance(inferer, SliceWise) or across not in ("RL", "PA", "SI")[inferer.axis]:
+    if not isinstance(inferer, inference.SliceWise) or across not in ("RL", "PA", "SI")[inferer.axis]:
         raise GeometryError(
-            f"Found an irregular stack for {model.bundle.name}, which does not look at its single slices; values between the "
+            f"Found an irregular stack for {loaded.bundle.name}, which does not look at its single slices; values between the "
             "slices would have to be made up. Use --on-irregular split, which takes the longest regular part."
         )
-    flat = replace(scan, array=original.values[None], affine=flip_lps_ras(original.grid.affine), original=None)
-    slices: NDArray[np.float32] = _values(apply(model, {"image": flat.meta_tensor()}, progress).output)[0]
-    return slices
+    return replace(scan, array=original.values[None], affine=flip_lps_ras(original.grid.affine), original=None)

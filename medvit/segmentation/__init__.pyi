@@ -10,5 +10,4 @@ from .save import OUTPUT_FILES as OUTPUT_FILES
 from .save import OUTPUT_TYPES as OUTPUT_TYPES
 from .save import OutputSettings as OutputSettings
 from .save import check_types as check_types
-from .task import check_settings as check_settings
-from .task import predict_scan as predict_scan
+from .task import SegmentationTask as SegmentationTask

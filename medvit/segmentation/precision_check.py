@@ -11,6 +11,7 @@ from medvit.errors import BundleError
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
     from medvit.progress import Progress
+    from medvit.segmentation.result import Result
 
 __all__ = ["run_precision_check"]
 
@@ -37,19 +38,24 @@ def run_precision_check(
     from medvit.inference import load_model, with_backend
     from medvit.progress import Progress
     from medvit.reports import versions
-    from medvit.segmentation.task import check_settings, predict_scan
+    from medvit.segmentation.task import SegmentationTask
     from medvit.settings import RunSettings
-    from medvit.tasks import open_for
+    from medvit.tasks import Input
 
     progress = progress or Progress()
-    bundle.require_task("segmentation")
+    task, settings = SegmentationTask(), RunSettings("cpu")
+    task.check(bundle, settings)
     model = load_model(bundle, "cpu")
-    settings = RunSettings("cpu")
-    labels = check_settings(bundle, settings)
-    ready = open_for(bundle, case, settings, progress)
-    lower = with_backend(model, "auto", precision)
-    found = predict_scan(lower, ready, labels, settings, progress)
-    wanted = predict_scan(with_backend(model, "eager", "fp32"), ready, labels, settings, progress)
+    with progress.stage("read"):
+        opened = task.open({"image": Input(source=case)}, bundle, settings, progress)
+    prepared = task.prepare(opened, bundle, settings)
+
+    def labelled(backend: str, precision: str) -> Result:
+        # the pipeline loads no bundle in a precision whose check has not passed, which is what is found out here
+        loaded = with_backend(model, backend, precision)
+        return task.result(loaded, prepared, task.predict(loaded, prepared, settings, progress), settings, progress)
+
+    found, wanted = labelled("auto", precision), labelled("eager", "fp32")
     dice: dict[str, float] = {}
     for label in bundle.facts.labels:
         a, b = (torch.as_tensor(result.array == label.id) for result in (found, wanted))
@@ -64,7 +70,7 @@ def run_precision_check(
     return PrecisionCheck(
         precision="bf16",
         backend=found.settings["backend"],
-        case=ready.scan.fingerprint(),
+        case=prepared.scan.fingerprint(),
         dice=dice,
         weights_sha256=bundle.weights_sha256,
         versions=stated,

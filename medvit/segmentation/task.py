@@ -1,66 +1,130 @@
-"""Segmentation of one scan by a loaded bundle."""
+"""Segmentation: one scan or picture in, labels on its own grid out."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from monai.data import MetaTensor
-from torch import Tensor
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from medvit import inference
 from medvit.bundles import Bundle
-from medvit.inference import LoadedBundle, apply, check_region
 from medvit.io import Scan
 from medvit.labels import Label
 from medvit.progress import Progress
 from medvit.segmentation.result import Result
-from medvit.settings import RunSettings
-from medvit.tasks import PreparedScan
+from medvit.settings import RunSettings, check_geometry, check_names, check_region
+from medvit.tasks import Input, PreparedScan, open_scans, prepare_scan
 
-__all__ = ["check_settings", "predict_scan"]
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+    from torch import Tensor
+
+    from medvit.inference import LoadedBundle, Prediction
+
+__all__ = ["SegmentationTask"]
 
 
-def check_settings(bundle: Bundle, settings: RunSettings) -> tuple[Label, ...]:
-    """The labels asked for, of a bundle that makes labels of one image, once the settings are seen to mean something."""
-    bundle.require_task("segmentation")
-    check_region(settings.roi_crop)
+class SegmentationTask:
+    """The steps of a bundle that labels voxels or pixels; see ``medvit.tasks.Task``."""
+
+    name: ClassVar[str] = "segmentation"
+    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    settings = RunSettings
+    opened = Scan
+
+    def check(self, bundle: Bundle, settings: RunSettings) -> None:
+        """Refuse a bundle of another task, unknown labels, backends and geometries, and a region that means nothing."""
+        bundle.require_task(self.name)
+        check_names(settings.backend, settings.precision)
+        check_geometry(settings.geometry)
+        check_region(settings.roi_crop)
+        _requested(bundle, settings)
+
+    def open(
+        self, inputs: Mapping[str, Input | Scan], bundle: Bundle, settings: RunSettings, progress: Progress
+    ) -> dict[str, Scan]:
+        """Open the source as a scan; check one that is open already."""
+        return open_scans(inputs, settings, progress)
+
+    def prepare(self, opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettings) -> PreparedScan:
+        """Check that the scan is what the bundle was made for; repair its UIDs where that is asked for."""
+        return prepare_scan(opened, bundle, settings)
+
+    def predict(
+        self, loaded: LoadedBundle, prepared: PreparedScan, settings: RunSettings, progress: Progress
+    ) -> Prediction:
+        """Label the scan, and with ``quality_map`` its mirror image too."""
+        prediction = inference.apply(
+            loaded, prepared.data, progress, roi_crop=settings.roi_crop, low_memory=settings.low_memory
+        )
+        if not settings.quality_map:
+            return prediction
+        return replace(prediction, mirrored=inference.mirrored_labels(loaded, prepared.scan, progress))
+
+    def result(
+        self,
+        loaded: LoadedBundle,
+        prepared: PreparedScan,
+        prediction: Prediction,
+        settings: RunSettings,
+        progress: Progress,
+    ) -> Result:
+        """Keep the requested labels where something was measured; add the sources, notes and the record of the run."""
+        import torch
+
+        scan, requested = prepared.scan, _requested(loaded.bundle, settings)
+        labels = _as_labels(prediction.output, scan)
+        if settings.roi_subset:
+            ids = torch.tensor([label.id for label in requested], dtype=labels.dtype)
+            labels = labels * torch.isin(labels.as_tensor(), ids)
+        if scan.original is not None:  # nothing was measured there
+            labels = labels * torch.from_numpy(scan.original.covered)
+        region = f"Only windows that touch the region {settings.roi_crop} were run; outside it all is background."
+        return Result(
+            labels=labels,
+            scan=scan,
+            bundle=loaded.bundle,
+            requested_labels=requested,
+            settings=_record(loaded, prepared, prediction, settings),
+            notes=(
+                *prepared.notes,
+                *prepared.forced,
+                *prepared.repaired,
+                *loaded.notes,
+                *([region] if settings.roi_crop else []),
+            ),
+            progress=progress,
+            mirrored=prediction.mirrored,
+            entropies=prediction.entropies,
+            calibration=loaded.calibration,
+            validation=loaded.validation,
+        )
+
+
+def _requested(bundle: Bundle, settings: RunSettings) -> tuple[Label, ...]:
     return tuple(bundle.label(name) for name in settings.roi_subset) or bundle.facts.labels
 
 
-def predict_scan(
-    model: LoadedBundle,
-    ready: PreparedScan,
-    requested_labels: tuple[Label, ...],
-    settings: RunSettings,
-    progress: Progress,
-) -> Result:
-    """A model on a source that is open: the last step of ``run``, ``run_model`` and ``run_many``."""
-    scan = ready.scan
-    how = {"roi_crop": settings.roi_crop, "low_memory": settings.low_memory}
-    prediction = apply(model, {"image": scan.meta_tensor()}, progress, **how)  # type: ignore[arg-type]
-    labels = _as_labels(prediction.output, scan)
-    if settings.roi_subset:
-        ids = torch.tensor([label.id for label in requested_labels], dtype=labels.dtype)
-        labels = labels * torch.isin(labels.as_tensor(), ids)
-    if scan.original is not None:  # nothing was measured there
-        labels = labels * torch.from_numpy(scan.original.covered)
-    mirrored = None
-    if settings.quality_map:
-        from medvit.inference import mirrored_labels
+def _record(
+    loaded: LoadedBundle, prepared: PreparedScan, prediction: Prediction, settings: RunSettings
+) -> dict[str, Any]:
+    import torch
 
-        mirrored = mirrored_labels(model, scan, progress)
-    record = {
-        "device": str(model.device),
+    return {
+        "device": str(loaded.device),
         "device_asked": settings.device,
         "backend": prediction.backend,
-        "backend_asked": getattr(model.inferer, "backend", "eager"),
+        "backend_asked": getattr(loaded.inferer, "backend", "eager"),
         "backend_reason": prediction.reason,
         "precision": prediction.precision,
-        "fast": model.fast,
-        "overlap": float(getattr(model.inferer, "overlap", 0)),
-        "mirrored": getattr(model.inferer, "mirrored", None) is not None,
+        "fast": loaded.fast,
+        "overlap": float(getattr(loaded.inferer, "overlap", 0)),
+        "mirrored": getattr(loaded.inferer, "mirrored", None) is not None,
         "roi_subset": list(settings.roi_subset),
-        "forced": bool(ready.forced),
-        "repaired": list(ready.repaired),
+        "forced": bool(prepared.forced),
+        "repaired": list(prepared.repaired),
         "on_irregular": settings.on_irregular,
         "geometry": settings.geometry,
         "quality_map": settings.quality_map,
@@ -68,33 +132,13 @@ def predict_scan(
         "low_memory": settings.low_memory,
         "threads": torch.get_num_threads(),
     }
-    own = () if model.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
-    cropped = f"Only windows that touch the region {settings.roi_crop} were run; outside it all is background."
-    notes = (
-        *scan.notes,
-        *scan.excluded,
-        *ready.forced,
-        *ready.repaired,
-        *own,
-        *([cropped] if settings.roi_crop else []),
-    )
-    return Result(
-        labels=labels,
-        scan=scan,
-        bundle=model.bundle,
-        requested_labels=requested_labels,
-        settings=record,
-        notes=notes,
-        progress=progress,
-        mirrored=mirrored,
-        entropies=prediction.entropies,
-        calibration=model.calibration,
-        validation=model.validation,
-    )
 
 
 def _as_labels(made: Tensor, scan: Scan) -> MetaTensor:
-    """Ids as the integers they are; never for intensities, which rounding would spoil."""
+    """Return ids as integers; never called for intensities, which rounding would spoil."""
+    import torch
+    from monai.data import MetaTensor
+
     plain = made.as_tensor().clone() if isinstance(made, MetaTensor) else made.clone()
     if plain.dtype not in (torch.uint8, torch.int16):
         plain = plain.round().to(torch.int16)  # ids are whole numbers, whatever a bundle's last step makes of them

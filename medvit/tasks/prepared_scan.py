@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from monai.data import MetaTensor
+from typing import TYPE_CHECKING
 
 from medvit.bundles import Bundle
 from medvit.errors import ImageError, ModalityError
@@ -13,21 +12,28 @@ from medvit.io import Scan, open_source
 from medvit.io.dicom import repair_uids
 from medvit.progress import Progress
 from medvit.settings import RunSettings
+from medvit.tasks.protocol import Input, Prepared
 
-__all__ = ["PreparedScan", "open_for"]
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+__all__ = ["PreparedScan", "open_scans", "prepare_scan"]
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedScan:
-    """A source opened and found fit for a bundle, and what had to be forced or repaired for it."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedScan(Prepared):
+    """A scan found fit for a bundle, with what had to be forced or repaired for it."""
 
     scan: Scan
-    forced: tuple[str, ...] = ()
-    repaired: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> Mapping[str, MetaTensor]:
+        """The scan as the bundle's preprocessing takes it."""
+        return {"image": self.scan.meta_tensor()}
 
 
 def check_fit(scan: Scan, bundle: Bundle) -> str | None:
-    """Why an image is not what the bundle was made for, or None.
+    """Return why an image is not what the bundle was made for, or None.
 
     DICOM states its modality. Other formats do not, so their values must reach where the bundle's images reach
     (a CT holds air below -500 HU).
@@ -61,18 +67,31 @@ def _require_fit(scan: Scan, bundle: Bundle, force: bool) -> tuple[str, ...]:
     return (f"Forced: {reason}.",)
 
 
-def open_for(
-    bundle: Bundle, source: str | os.PathLike[str] | MetaTensor | Scan, settings: RunSettings, progress: Progress
-) -> PreparedScan:
-    """Open a source and see that it is what a bundle was made for: the first step of every door, whatever its task.
+def open_scans(inputs: Mapping[str, Input | Scan], settings: RunSettings, progress: Progress) -> dict[str, Scan]:
+    """Open each input as a scan; check one that is open already.
 
     Raises:
-        SourceError: it cannot be opened. ModalityError, ImageError: it is not what the bundle was made for.
+        SourceError: it cannot be opened, or no bundle can use it.
     """
-    with progress.stage("read"):
-        scan = open_source(source, settings.series, progress, settings.on_irregular, settings.geometry)
+
+    def opened(one: Input | Scan) -> Scan:
+        if isinstance(one, Scan):
+            return one.check()
+        series = one.series if one.series is not None else settings.series
+        return open_source(one.source, series, progress, settings.on_irregular, settings.geometry)
+
+    return {name: opened(one) for name, one in inputs.items()}
+
+
+def prepare_scan(opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettings) -> PreparedScan:
+    """Check that a scan is what a bundle was made for; repair its UIDs where that is asked for.
+
+    Raises:
+        ModalityError, ImageError: it is not what the bundle was made for.
+    """
+    scan = opened["image"]
     forced = _require_fit(scan, bundle, settings.force)
     repaired: tuple[str, ...] = ()
     if settings.repair_tags:
         scan, repaired = repair_uids(scan)
-    return PreparedScan(scan, forced, repaired)
+    return PreparedScan(scan=scan, notes=(*scan.notes, *scan.excluded), forced=forced, repaired=repaired)

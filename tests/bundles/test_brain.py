@@ -16,7 +16,7 @@ import medvit
 from medvit.bundles import load_weights, open_bundle
 from medvit.inference import load_model
 from medvit.inference.mirror_agreement import exchanged_sides
-from medvit.pipeline import run_model
+from medvit.pipeline import Predictor
 from medvit.training.evaluation import EvaluationSet, dice, evaluation_of
 
 NAME = "brain_mr_swin_unetr"
@@ -80,8 +80,8 @@ def test_a_mirrored_head_gets_its_labels_mirrored():
     head = np.linalg.norm(np.indices(values.shape) - 31.5, axis=0) < 28
     scan = MetaTensor(torch.from_numpy(values * head)[None], affine=np.diag([3.0, 3.0, 3.0, 1.0]))
     model = load_model(NAME, "cpu", backend="eager")
-    first = run_model(model, scan)
-    second = run_model(model, MetaTensor(scan.flip(1), affine=scan.affine))
+    first = Predictor(model).run(scan)
+    second = Predictor(model).run(MetaTensor(scan.flip(1), affine=scan.affine))
     turned = exchanged_sides(np.flip(second.array, 0).astype(np.int16), model.bundle.facts.labels)
     assert (turned == first.array).mean() > 0.999 and (first.array > 0).mean() > 0.05
     assert first.settings["mirrored"] is True
@@ -106,7 +106,7 @@ def test_a_real_head_has_its_right_on_its_right(shared):
 def test_the_shipped_weights_reach_their_score_on_a_head_they_were_not_trained_on(shared):
     bundle = open_bundle(NAME)
     case = evaluation_of(bundle).cases(EvaluationSet(bundle, None, shared / "data"))[0]
-    result = run_model(load_model(bundle, "cpu"), case.source)
+    result = Predictor(load_model(bundle, "cpu")).run(case.source)
     truth = case.truth(result)
     found = np.mean([dice(result.array == label.id, truth == label.id) for label in bundle.facts.labels])
     assert found > bundle.metadata["eval_metrics"]["mean_dice"] - 0.15

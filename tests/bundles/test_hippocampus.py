@@ -13,7 +13,7 @@ import pytest
 import medvit
 from medvit.bundles import open_bundle
 from medvit.inference import load_model
-from medvit.pipeline import run_model
+from medvit.pipeline import Predictor
 from medvit.training.data import load_labels, read_list
 from tests.bands import dice
 
@@ -68,7 +68,7 @@ def test_the_shipped_weights_reach_their_score_on_heads_they_were_not_trained_on
     pairs = read_list(bundle, None, shared / "data", "validation")[::16]
     found = []
     for pair in pairs:
-        ids = run_model(model, pair.image).array
+        ids = Predictor(model).run(pair.image).array
         truth = load_labels(pair)
         found += [dice(ids == c, truth == c) for c in (1, 2)]
     assert np.mean(found) > bundle.metadata["eval_metrics"]["mean_dice"] - 0.05

@@ -201,8 +201,8 @@ def test_stopping_leaves_nothing_half_written(stop, swallowed, examples, tmp_pat
     swallow = (
         "import signal, sys\n"
         "from medvit.cli import common, main\n"
-        "import medvit.segmentation.task\n"
-        "inner = medvit.segmentation.task.apply\n"
+        "import medvit.inference\n"
+        "inner = medvit.inference.apply\n"
         "def infer(*given, **how):\n"
         "    print('inferring', file=sys.stderr, flush=True)\n"
         "    try:\n"
@@ -211,7 +211,7 @@ def test_stopping_leaves_nothing_half_written(stop, swallowed, examples, tmp_pat
         "        if swallowed: return inner(*given, **how)\n"
         "        raise\n"
         f"swallowed = {swallowed}\n"
-        "medvit.segmentation.task.apply = infer\n"
+        "medvit.inference.apply = infer\n"
         "main.app()\n"
     )
     command = [sys.executable, "-c", swallow, "segment", str(examples / "headneck_ct_dicom.zip"), "-o", str(out)]

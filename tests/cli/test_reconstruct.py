@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import medvit
 from medvit.cli.main import app
 from medvit.errors import BundleError, GeometryError, ImageError, ModalityError, OutputError, SourceError
-from medvit.reconstruction.task import on_field
+from medvit.reconstruction.field import on_field
 from medvit.reconstruction.view_consistency import gradient_correlation
 from medvit.reconstruction.views import ViewGeometry, open_view
 from tests.bands import dice, make_reconstructing_bundle, write_series

@@ -23,7 +23,7 @@ from medvit.cli.main import app
 from medvit.errors import BackendError, BundleError, ModalityError, ShapeError, SourceError
 from medvit.inference import load_model, loaded_bundle_for
 from medvit.physics.degradations import LowDoseCT, ParallelBeam
-from medvit.pipeline import run, run_model
+from medvit.pipeline import Predictor, run
 from medvit.settings import RunSettings
 from medvit.training.evaluation import (
     EvaluationSet,
@@ -512,7 +512,7 @@ def test_a_model_around_a_network_runs_as_the_bundle_would(bands):
     network = BandNetwork(8)
     network.centres.data = (torch.arange(8) / 8).half().float()
     model = loaded_bundle_for(bundle, network, "cpu")
-    theirs, ours = run(bundle, source, RunSettings("cpu")), run_model(model, source)
+    theirs, ours = run(bundle, source, RunSettings("cpu")), Predictor(model).run(source)
     assert np.array_equal(theirs.array, ours.array)
     reasons = {theirs.settings.pop("backend_reason"), ours.settings.pop("backend_reason")}
     assert "only a bundle's network is converted without being asked" in reasons
@@ -521,11 +521,11 @@ def test_a_model_around_a_network_runs_as_the_bundle_would(bands):
     assert not any("network was given in memory" in note for note in theirs.notes)
     assert ours.labels.dtype in (torch.uint8, torch.int16)
     fast = load_model(bundle, "cpu", fast=True)
-    assert run_model(fast, source).settings["overlap"] == 0.25
+    assert Predictor(fast).run(source).settings["overlap"] == 0.25
     with pytest.raises(
         BackendError, match=r"settings for cpu \(fast: True\) and a model on cpu \(fast: False\); nothing is"
     ):
-        run_model(model, source, RunSettings("cpu", fast=True))
+        Predictor(model, RunSettings("cpu", fast=True))
 
 
 def test_intensities_are_never_made_labels(denoiser):
@@ -542,4 +542,4 @@ def test_a_network_that_makes_no_numbers_makes_no_labels(bands):
             return image.expand(-1, 8, -1, -1, -1) * float("inf")
 
     with pytest.raises(BundleError, match="no numbers in what bundle's network made on cpu; nothing was made of them"):
-        run_model(loaded_bundle_for(bundle, Overflowing()), data.parent / "validation_ct.nii.gz")
+        Predictor(loaded_bundle_for(bundle, Overflowing())).run(data.parent / "validation_ct.nii.gz")

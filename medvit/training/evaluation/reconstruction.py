@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from medvit.bundles import Bundle, Calibration
 from medvit.errors import ShapeError
-from medvit.inference import LoadedBundle, apply, by_name
+from medvit.inference import LoadedBundle, by_name
+from medvit.pipeline import Predictor
 from medvit.reports import UncertaintySignals
 from medvit.training.data import ImageLabelPair
 from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, labelled_pairs, per_label, summary
@@ -121,7 +122,7 @@ def _rating(absent: bool, signals: UncertaintySignals, calibration: Calibration)
 
 def _found(model: LoadedBundle, made: Mapping[Hashable, Any]) -> tuple[NDArray[np.integer], tuple[float | None, ...]]:
     """Return the labels a model makes of a prepared case's radiographs, (x, y, z), and their entropies."""
-    prediction = apply(model, {name: made[name] for name in ("coronal", "sagittal")})
+    prediction = Predictor(model).predict({name: made[name] for name in ("coronal", "sagittal")})
     ids: NDArray[np.integer] = np.asarray(prediction.output)[0]
     if ids.shape != _ids(made).shape:
         raise ShapeError(

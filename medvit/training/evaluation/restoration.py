@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 
 from medvit.bundles import Bundle, Calibration
 from medvit.errors import BundleError
-from medvit.inference import LoadedBundle, apply
+from medvit.inference import LoadedBundle
 from medvit.physics.degradations import LowDoseCT
-from medvit.progress import Progress
-from medvit.restoration import Change, context_slices, judge_change, measure_change
-from medvit.settings import RunSettings
-from medvit.tasks import open_for
+from medvit.pipeline import Predictor
+from medvit.restoration import Change, Restored, context_slices, judge_change, measure_change
 from medvit.training.data import SliceStack, read_images
 from medvit.training.evaluation.classical_denoisers import STRENGTHS, classical
 from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, mean_rows, summary
@@ -176,8 +174,9 @@ class LowDoseEvaluation:
     def _restored(self, model: LoadedBundle, case: _Scanned, dose: str) -> NDArray[np.float32]:
         affine = torch.diag(torch.tensor([*case.clean.spacing_mm, 1.0], dtype=torch.float64))
         source = MetaTensor(torch.from_numpy(case.near[dose])[None], affine=affine)
-        ready = open_for(model.bundle, source, RunSettings(), Progress())
-        return case.judged(np.asarray(apply(model, {"image": ready.scan.meta_tensor()}).output)[0])
+        result = Predictor(model).run(source)
+        assert isinstance(result, Restored)  # of a bundle that restores
+        return case.judged(result.array)
 
     def _compare(self, model: LoadedBundle, case: _Scanned, dose: str) -> dict[str, float]:
         clean, poor, restored = case.clean, case.poor(dose), self._restored(model, case, dose)

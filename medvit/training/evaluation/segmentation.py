@@ -16,7 +16,7 @@ from medvit.bundles import Bundle, Calibration
 from medvit.errors import SourceError
 from medvit.inference import LoadedBundle
 from medvit.labels import Label, LabelMeasures
-from medvit.pipeline import run_model
+from medvit.pipeline import Predictor
 from medvit.reports import UncertaintySignals, rate_labels
 from medvit.segmentation import Result
 from medvit.settings import RunSettings
@@ -143,7 +143,8 @@ def _rating(
 
 def _answer(model: LoadedBundle, case: LabelledCase, settings: RunSettings, part: EvaluationSet) -> Result:
     """Run a model on a case; collect what reading the case remarked."""
-    result = run_model(model, case.source, replace(settings, geometry=part.reading.geometry))
+    result = Predictor(model, settings, geometry=part.reading.geometry).run(case.source)
+    assert isinstance(result, Result)  # of a bundle for segmentation
     part.reading.remark(case.name, result.scan.notes, result.scan.excluded)
     return result
 

@@ -15,13 +15,11 @@ from scipy.ndimage import binary_fill_holes
 
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
-from medvit.inference import LoadedBundle, apply
+from medvit.inference import LoadedBundle
 from medvit.physics import zero_fill
 from medvit.physics.degradations import TruncatedMR
-from medvit.progress import Progress
-from medvit.restoration import with_factor
-from medvit.settings import RunSettings
-from medvit.tasks import open_for
+from medvit.pipeline import Predictor
+from medvit.restoration import Restored, with_factor
 from medvit.training.data import SliceStack, read_stacks
 from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, mean_rows, summary
 from medvit.training.evaluation.restoration import edge_response
@@ -206,10 +204,9 @@ def restored(
     across, down, between = spacing_mm
     affine = torch.diag(torch.tensor([across * factor, down * factor, between, 1.0], dtype=torch.float64))
     source = MetaTensor(torch.from_numpy(coarse)[None], affine=affine)
-    ready = open_for(model.bundle, source, RunSettings(), Progress())
-    made = apply(with_factor(model, factor), {"image": ready.scan.meta_tensor()})
-    image: NDArray[np.float32] = np.asarray(made.output)[0]
-    return image
+    result = Predictor(with_factor(model, factor)).run(source)
+    assert isinstance(result, Restored)  # of a bundle that restores
+    return result.array
 
 
 def _measure(image: NDArray[np.float32], case: EvaluatedSlices) -> dict[str, float]:

@@ -143,13 +143,14 @@ def _scan(job: CaseJob, opened: Opened, link: CaseChannel, progress: Progress) -
 
 
 def _segment(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) -> Callable[[], Outcome]:
-    from medvit.pipeline import run_model
-    from medvit.segmentation import OUTPUT_TYPES, OutputSettings, check_types
+    from medvit.pipeline import Predictor
+    from medvit.segmentation import OUTPUT_TYPES, OutputSettings, Result, check_types
     from medvit.segmentation.save import save_result
 
     types = tuple(t for t in job.work.types if t in OUTPUT_TYPES) or _USUAL.get(scan.kind, ("nifti",))
     check_types(types, scan.kind)
-    result = run_model(model, scan, job.work.run, progress)
+    result = Predictor(model, job.work.run).run(scan, progress)
+    assert isinstance(result, Result)  # of a bundle for segmentation
     settings = OutputSettings(types, job.work.preview, job.work.statistics, job.work.per_label)
     return lambda: _outcome(
         job, result, save_result(result, job.staging, settings), "implausible anatomy, quality is poor"
@@ -157,18 +158,20 @@ def _segment(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) 
 
 
 def _restore(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) -> Callable[[], Outcome]:
+    from medvit.pipeline import Predictor
     from medvit.restoration import (
         RESTORED_TYPES,
+        Restored,
         RestoredOutput,
         check_restored_types,
-        run_restoration_model,
         save_restored,
         usual_restored_types,
     )
 
     types = tuple(t for t in job.work.types if t in RESTORED_TYPES) or usual_restored_types(scan.kind)
     check_restored_types(types, scan.kind)
-    result = run_restoration_model(model, scan, job.work.run, progress)
+    result = Predictor(model, job.work.run).run(scan, progress)
+    assert isinstance(result, Restored)  # of a bundle that restores
     settings = RestoredOutput(types, job.work.preview, job.work.statistics)
     return lambda: _outcome(
         job,

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from medvit.bundles import Bundle
+from medvit.pipeline import run
 from medvit.progress import Progress
-from medvit.reconstruction import Reconstructed, ReconstructionSettings, reconstruct_views
-from medvit.reconstruction.views import ViewGeometry, open_view, require_one_patient
+from medvit.reconstruction import Reconstructed, ReconstructionSettings, ViewInput
+from medvit.reconstruction.views import ViewGeometry
 from medvit_label.errors import RequestError
 from medvit_label.images.source import LabelImage
 
@@ -78,14 +79,13 @@ def reconstruct_bones(
     Raises:
         MedvitError: why it cannot be run, as ``medvit.reconstruct`` says it.
     """
-    ap, lateral = views
-    with progress.stage("read"):
-        opened = (
-            open_view(ap.path, "AP", bundle, flags[0], settings.force, progress, series=ap.series),
-            open_view(lateral.path, "lateral", bundle, flags[1], settings.force, progress, series=lateral.series),
-        )
-    require_one_patient(opened, settings.force)
-    return reconstruct_views(opened, bundle, settings, progress)
+    inputs = {
+        name: ViewInput(source=image.path, series=image.series, geometry=geometry)
+        for name, image, geometry in zip(("ap", "lat"), views, flags, strict=True)
+    }
+    result = run(bundle, inputs, settings, progress)
+    assert isinstance(result, Reconstructed)  # of a bundle that reconstructs
+    return result
 
 
 def write_reconstruction(result: Reconstructed, folder: Path) -> tuple[Path, dict[str, Any]]:

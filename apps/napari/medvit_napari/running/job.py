@@ -165,6 +165,7 @@ def run_request(request: Request, progress: Progress) -> list[LayerTuple]:
     load_triton()
     from medvit import run
     from medvit.restoration import Restored, with_irregular_policy
+    from medvit.segmentation import Result
 
     if bundle.facts.task == "restoration":
         settings = with_irregular_policy(bundle, settings, None)
@@ -172,6 +173,7 @@ def run_request(request: Request, progress: Progress) -> list[LayerTuple]:
     if isinstance(result, Restored):
         limits = tuple(float(v) for v in request.layer.contrast_limits)
         return inherit(restored_layers(result, (limits[0], limits[1])), place_of(request.layer))
+    assert isinstance(result, Result)  # of a bundle for segmentation
     layers = result_layers(result)
     if request.surfaces and not scan.is_picture:
         progress.check()

@@ -1,0 +1,103 @@
+"""Two views on the network's field: resampling, and notes on what differs or lies outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.bundles import Bundle
+from medvit.errors import BundleError
+from medvit.reconstruction.views import View
+
+__all__ = ["coverage_notes", "difference_notes", "field_of", "on_field"]
+
+_PIXELS_PER_VOXEL = 2
+"""As finely as radiographs are computed for training; the bundle's preprocessing does the rest."""
+
+_AIR = 0.05
+"""Grey values up to this share above the darkest are taken for air."""
+
+_SAME = 0.005
+"""Relative difference of pixel sizes or magnifications below which two views count as alike."""
+
+
+def field_of(bundle: Bundle) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Return the network's grid, (x, y, z) voxels and their sides, as the bundle states them.
+
+    Raises:
+        BundleError: it does not state them.
+    """
+    try:
+        x, y, z = (int(n) for n in bundle.config["img_size"])
+        a, b, c = (float(s) for s in bundle.config["spacing_mm"])
+    except (KeyError, TypeError, ValueError):
+        raise BundleError(
+            f"Found no img_size and spacing_mm of three numbers in {bundle.name}; views are brought onto that field. Add them to "
+            "configs/inference.json."
+        ) from None
+    return (x, y, z), (a, b, c)
+
+
+def on_field(view: View, size: tuple[int, int], sides_mm: tuple[float, float]) -> tuple[NDArray[np.float32], float]:
+    """Resample a view onto exactly the network's field, around the middle of the picture.
+
+    Args:
+        view: the radiograph; its middle is taken for the projection of the field's middle.
+        size: voxels of the field along rows (z) and columns (x or y).
+        sides_mm: of a voxel, in the same order.
+
+    Returns:
+        (row, column) float32 with two pixels a voxel, smoothed first where detail would alias, beyond the picture its
+        darkest grey; and the share of the field that is seen: what lies beyond edges that show air counts as air.
+    """
+    from scipy.ndimage import gaussian_filter, map_coordinates
+
+    steps = [side / _PIXELS_PER_VOXEL / pixel for side, pixel in zip(sides_mm, view.pixel_mm, strict=True)]
+    counts = [n * _PIXELS_PER_VOXEL for n in size]
+    blur = [0.5 * np.sqrt(max(step**2 - 1, 0.0)) for step in steps]
+    values = gaussian_filter(view.values.astype(np.float64), blur, mode="nearest")
+    places = [
+        (np.arange(n) - (n - 1) / 2) * step + (m - 1) / 2
+        for n, step, m in zip(counts, steps, view.values.shape, strict=True)
+    ]
+    outside = [(p < -0.5) | (p > m - 0.5) for p, m in zip(places, view.values.shape, strict=True)]
+    dark, bright = (float(v) for v in np.percentile(view.values, (0.5, 99.5)))
+    picture = map_coordinates(values, np.meshgrid(*places, indexing="ij"), order=1, mode="nearest")
+    picture[outside[0]] = dark
+    picture[:, outside[1]] = dark
+    share = 1.0
+    for axis, beyond in enumerate(outside):
+        edges = np.take(view.values, [0, -1], axis=axis)
+        if float(np.percentile(edges, 99)) > dark + _AIR * (bright - dark):  # the body goes on beyond the edge
+            share *= 1 - float(beyond.mean())
+    return picture.astype(np.float32), share
+
+
+def difference_notes(views: Sequence[View]) -> list[str]:
+    """Say that two views are not alike, which resampling has made good."""
+    a, b = views
+    words = []
+    if max(abs(p / q - 1) for p, q in zip(a.pixel_mm, b.pixel_mm, strict=True)) > _SAME:
+        words.append(
+            f"pixels of {a.pixel_mm[0]:.3g} x {a.pixel_mm[1]:.3g} mm and {b.pixel_mm[0]:.3g} x {b.pixel_mm[1]:.3g} mm in the patient"
+        )
+    if abs(a.magnification / b.magnification - 1) > _SAME:
+        words.append(f"magnifications of {a.magnification:.3f} and {b.magnification:.3f}")
+    return [f"The two views have {' and '.join(words)}; both were resampled to the network's field."] if words else []
+
+
+def coverage_notes(
+    views: Sequence[View], covered: Sequence[float], size: Sequence[int], sides: Sequence[float]
+) -> list[str]:
+    """Say of each view that it shows less than the network's field."""
+    notes = []
+    for view, share, across in zip(views, covered, (0, 1), strict=True):
+        if share < 1:
+            height, width = view.size_mm
+            notes.append(
+                f"The {view.slot} view shows {width:.0f} x {height:.0f} mm in the patient, where the network's field is "
+                f"{size[across] * sides[across]:.0f} x {size[2] * sides[2]:.0f} mm; the rest was taken for air."
+            )
+    return notes
