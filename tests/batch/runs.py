@@ -21,7 +21,7 @@ from medvit.progress import Progress
 
 def behave(job: CaseJob, link: CaseChannel) -> Outcome:
     """Do what the job's name says."""
-    link.say("started", 0)
+    link.started()
     link.show("infer", 0, 1)
     if job.name == "hang":
         time.sleep(600)
@@ -68,7 +68,7 @@ def sham(job: CaseJob, link: CaseChannel) -> Outcome | None:
         opened = opened or opening(job)
         if not link.ask(opened.digest):
             return Outcome(State.SKIPPED)
-        link.say("started", 0)
+        link.started()
         if link.reading is None or link.reading.scan() is None:
             early = False
             read_case(job, opened, Progress())

@@ -20,8 +20,10 @@ from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.cli import app
 from medvit_batch.execution import prefetch as ahead
 from medvit_batch.execution.case_queue import Turns, was_interrupted
+from medvit_batch.execution.dispatcher import Dispatcher
+from medvit_batch.execution.messages import PrefetchMessage, ReadingEnded, ReadingStarted
+from medvit_batch.execution.pipe_transport import PipeTransport
 from medvit_batch.execution.prefetch import Ahead, room, size_of
-from medvit_batch.execution.worker_pool import Pool
 from typer.testing import CliRunner
 
 import medvit
@@ -59,17 +61,17 @@ class _Said:
     """What was said, and a moment to wait for."""
 
     def __init__(self) -> None:
-        self.lines: list[tuple[str, int]] = []
+        self.lines: list[PrefetchMessage] = []
         self.changed = threading.Condition()
 
-    def __call__(self, what: str, case: int) -> None:
+    def __call__(self, message: PrefetchMessage) -> None:
         with self.changed:
-            self.lines.append((what, case))
+            self.lines.append(message)
             self.changed.notify_all()
 
-    def wait_for(self, what: str, case: int) -> None:
+    def wait_until_read(self, case: int) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: (what, case) in self.lines, 30)
+            assert self.changed.wait_for(lambda: ReadingEnded(case=case) in self.lines, 30)
 
 
 @pytest.fixture
@@ -86,8 +88,8 @@ def test_a_case_is_read_while_another_is_at_work_and_not_before(tmp_path, said):
     time.sleep(0.05)
     assert said.lines == []  # the case at work has not got its own images yet
     reader.go()
-    said.wait_for("read", 1)
-    assert said.lines == [("reading", 1), ("read", 1)]
+    said.wait_until_read(1)
+    assert said.lines == [ReadingStarted(case=1), ReadingEnded(case=1)]
     reading = reader.take(first)
     assert reading is not None
     opened, scan = reading.opened(), reading.scan()
@@ -103,11 +105,11 @@ def test_one_case_is_held_at_most(tmp_path, said):
     reader = Ahead(said, 1)
     reader.go()
     reader.tell(first)
-    said.wait_for("read", 1)
+    said.wait_until_read(1)
     assert reader._reading is not None
     scan = weakref.ref(reader._reading._scan.result())
     reader.tell(second)
-    said.wait_for("read", 2)
+    said.wait_until_read(2)
     gc.collect()
     assert scan() is None
     assert reader.take(first) is None
@@ -215,7 +217,8 @@ def _run(
             tmp_path / "archive" / f"{n} {name}", n, SeriesInstanceUID=f"1.2.840.99999.{n + 1}"
         )  # in this order
     monkeypatch.setattr(
-        "medvit_batch.execution.session._pool", lambda limits: Pool(limits.workers, limits.time_limit, 1, sham)
+        "medvit_batch.execution.session._dispatcher",
+        lambda limits: Dispatcher(PipeTransport(limits.workers, threads=1, run=sham), limits.time_limit),
     )
     out = tmp_path / "out"
     line = ["run", str(tmp_path / "archive"), "-o", str(out), "-b", str(banded), "--no-preview", "-ot", "nifti"]
@@ -258,7 +261,7 @@ def test_a_case_that_crashes_while_it_is_written_costs_itself_alone(banded, tmp_
 
 
 def test_a_case_that_hangs_while_it_is_read_costs_itself_alone(banded, tmp_path, monkeypatch):
-    monkeypatch.setattr("medvit_batch.execution.worker_pool._LOADING", 8.0)
+    monkeypatch.setattr("medvit_batch.execution.dispatcher._LOADING", 8.0)
     said, rows, records = _run(tmp_path, banded, monkeypatch, "a", "hangs", "c", limit=5)
     assert (rows["hangs"]["state"], rows["hangs"]["code"]) == ("failed", "TimeLimit")
     assert set(records) == {"a", "c"}

@@ -256,7 +256,7 @@ def test_jobs_of_a_batch_system(banded, tmp_path, monkeypatch):
 
 @pytest.mark.soak
 def test_a_cluster_without_workers_ends_the_run(banded, tmp_path, monkeypatch):
-    monkeypatch.setattr("medvit_batch.execution.dask_pool._NOBODY", 2.0)
+    monkeypatch.setattr("medvit_batch.execution.dask_transport._NOBODY", 2.0)
     write_small(tmp_path / "archive", 1)
     line = ["run", str(tmp_path / "archive"), "-o", str(tmp_path / "out"), "-b", str(banded)]
     with _cluster(tmp_path / "cluster", 0) as (address, _):

@@ -11,99 +11,100 @@ from pathlib import Path
 
 import pytest
 from medvit_batch.cases import State
-from medvit_batch.execution.worker_pool import Event, Pool
+from medvit_batch.execution.dispatcher import Dispatcher
+from medvit_batch.execution.messages import CaseEnded, EndKind, InputHashed
+from medvit_batch.execution.pipe_transport import PipeTransport
 
 from tests.batch.runs import behave, job, note_and_wait
 
 _PATIENCE = 60.0
 
 
-def _until(pool: Pool, count: int) -> list[Event]:
-    """The first ``count`` ends of cases."""
-    found: list[Event] = []
+def _end(dispatcher: Dispatcher) -> CaseEnded:
+    """Wait for the end of the case at work."""
     until = time.monotonic() + _PATIENCE
-    while len(found) < count and time.monotonic() < until:
-        for event in pool.wait(0.2):
-            if event.what == "input":
-                event.worker.answer(True)
-            elif event.what != "stage":
-                found.append(event)
-    return found
+    while time.monotonic() < until:
+        for event in dispatcher.wait(0.2):
+            if not isinstance(event, InputHashed):
+                return event
+            dispatcher.answer(event.case, True)
+    raise AssertionError
 
 
 @pytest.fixture
-def pool():
-    made = Pool(1, time_limit=1.5, threads=1, run=behave)
+def dispatcher():
+    made = Dispatcher(PipeTransport(1, threads=1, run=behave), time_limit=1.5)
     yield made
     made.stop()
 
 
-def test_a_worker_is_kept_from_case_to_case(pool):
+def test_a_worker_is_kept_from_case_to_case(dispatcher):
     pids = set()
     for n in range(3):
-        pool.give(job(n, "fine"))
-        (event,) = _until(pool, 1)
-        assert (event.what, event.content.state, event.job.case) == ("done", State.CHECKED, n)
-        pids.add(event.content.reason)
+        dispatcher.give(job(n, "fine"))
+        event = _end(dispatcher)
+        assert (event.kind, event.outcome.state, event.case) == (EndKind.DONE, State.CHECKED, n)
+        pids.add(event.outcome.reason)
     assert len(pids) == 1
 
 
-def test_crash_hang_and_exit_cost_one_case_each(pool):
+def test_crash_hang_and_exit_cost_one_case_each(dispatcher):
     ends = {}
     for n, name in enumerate(["segfault", "fine", "exit", "hang", "broken", "fine"]):
-        pool.give(job(n, name))
-        (event,) = _until(pool, 1)
-        ends[n] = (event.what, event.content if event.what in ("crashed", "timed_out") else event.content.state)
-        assert pool.idle() == 1
+        dispatcher.give(job(n, name))
+        event = _end(dispatcher)
+        ends[n] = (event.kind, event.detail or (event.outcome.state if event.outcome else event.stage))
+        assert dispatcher.idle() == 1
     assert ends == {
-        0: ("crashed", "it was ended by SIGSEGV"),
-        1: ("done", State.CHECKED),
-        2: ("crashed", "it ended with exit code 7"),
-        3: ("timed_out", "infer"),
-        4: ("done", State.FAILED),
-        5: ("done", State.CHECKED),
+        0: (EndKind.CRASHED, "it was ended by SIGSEGV"),
+        1: (EndKind.DONE, State.CHECKED),
+        2: (EndKind.CRASHED, "it ended with exit code 7"),
+        3: (EndKind.TIMED_OUT, "infer"),
+        4: (EndKind.DONE, State.FAILED),
+        5: (EndKind.DONE, State.CHECKED),
     }
 
 
-def test_a_worker_that_died_while_idle_is_replaced(pool):
-    pool.give(job(1, "fine"))
-    (event,) = _until(pool, 1)
-    os.kill(int(event.content.reason), signal.SIGKILL)
+def test_a_worker_that_died_while_idle_is_replaced(dispatcher):
+    dispatcher.give(job(1, "fine"))
+    event = _end(dispatcher)
+    os.kill(int(event.outcome.reason), signal.SIGKILL)
     time.sleep(0.3)
-    pool.give(job(2, "fine"))
-    (event,) = _until(pool, 1)
-    assert (event.what, event.job.case) == ("done", 2)
+    dispatcher.give(job(2, "fine"))
+    event = _end(dispatcher)
+    assert (event.kind, event.case) == (EndKind.DONE, 2)
 
 
-def test_a_worker_asks_before_it_goes_on(pool):
-    pool.give(job(1, "ask"))
-    (event,) = _until(pool, 1)
-    assert event.content.reason == "True"
+def test_a_worker_asks_before_it_goes_on(dispatcher):
+    dispatcher.give(job(1, "ask"))
+    event = _end(dispatcher)
+    assert event.outcome.reason == "True"
 
 
-def test_workers_that_cannot_start_end_the_run(pool, monkeypatch):
+def test_workers_that_cannot_start_end_the_run(dispatcher, monkeypatch):
     from medvit_batch.errors import BatchError
 
-    monkeypatch.setattr("medvit_batch.execution.worker_handle.serve", os._exit)
-    pool.give(job(1, "fine"))
+    monkeypatch.setattr("medvit_batch.execution.pipe_transport.serve", os._exit)
+    dispatcher.give(job(1, "fine"))
     with pytest.raises(BatchError, match="Found 3 workers in a row that died while they started.*Run medvit doctor"):
         for _ in range(200):
-            for event in pool.wait(0.2):
-                assert event.what == "start_failed"
-                pool.give(event.job)
+            for event in dispatcher.wait(0.2):
+                assert (event.case, event.kind) == (1, EndKind.START_FAILED)
+                dispatcher.give(job(1, "fine"))
 
 
 _PARENT = """
 import sys, time
 from pathlib import Path
-from medvit_batch.execution.worker_pool import Pool
+from medvit_batch.execution.dispatcher import Dispatcher
+from medvit_batch.execution.pipe_transport import PipeTransport
 from tests.batch.runs import job, note_and_wait
 if __name__ == "__main__":
-    pool = Pool(2, 600, 1, note_and_wait)
+    dispatcher = Dispatcher(PipeTransport(2, threads=1, run=note_and_wait), 600)
     for n in range(2):
-        pool.give(job(n, "x", Path(sys.argv[1])))
+        dispatcher.give(job(n, "x", Path(sys.argv[1])))
     while True:
-        pool.wait(0.1)
+        dispatcher.wait(0.1)
 """
 
 

@@ -171,7 +171,7 @@ def test_a_worker_says_how_a_case_ended(error, code, message, monkeypatch):
         raise error
 
     monkeypatch.setattr("medvit_batch.execution.case_runner._made", fails)
-    outcome = run_case(job(1, "one"), CaseChannel(lambda what, content: None, lambda digest: True))
+    outcome = run_case(job(1, "one"), CaseChannel(case=1))
     assert (outcome.state, outcome.code, outcome.fatal) == (State.FAILED, code, True)
     assert outcome.reason.startswith(message)
     assert outcome.remedy.startswith(("Retry it with fewer workers", "Run medvit segment on the series with --debug"))

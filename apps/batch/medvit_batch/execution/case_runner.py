@@ -104,7 +104,7 @@ def input_digest(job: CaseJob) -> str | Outcome:
         found.append(digest)
         return False
 
-    outcome = run_case(job, CaseChannel(lambda what, content: None, ask))
+    outcome = run_case(job, CaseChannel(case=job.case, ask=ask))
     assert outcome is not None  # nothing is written
     return found[0] if found else outcome
 
@@ -121,7 +121,7 @@ def _made(job: CaseJob, link: CaseChannel, progress: Progress) -> Outcome | tupl
 
         bundle, run = open_bundle(job.bundle), job.work.run
         model = load_model(bundle, run.device, run.fast, run.backend, run.precision)
-    link.say("started", time.monotonic())
+    link.started()
     with progress.stage("read"):
         scan = _scan(job, opened, link, progress)
     link.go()

@@ -19,6 +19,7 @@ from medvit.progress import Progress
 from medvit_batch.cases import CaseJob
 from medvit_batch.catalogue.series_groups import Group
 from medvit_batch.execution.case_input import Opened, open_case, read_case
+from medvit_batch.execution.messages import PrefetchMessage, ReadingEnded, ReadingStarted
 
 if TYPE_CHECKING:
     from medvit.io import Scan
@@ -115,13 +116,13 @@ class Ahead:
     """What a worker reads beside the case it runs: one case at most.
 
     Args:
-        say: told ("reading", number) when it begins with a case and ("read", number) when it is done, so that the parent knows
-            whose fault a crash may be.
+        send: sends a message when it begins with a case and when it is done, so that the dispatcher knows which case may be the
+            reason for a crash.
         workers: how many share this machine's memory.
     """
 
-    def __init__(self, say: Callable[[str, int], None], workers: int) -> None:
-        self._say, self._workers = say, workers
+    def __init__(self, send: Callable[[PrefetchMessage], None], workers: int) -> None:
+        self._send, self._workers = send, workers
         self._lock = threading.Lock()
         self._next: CaseJob | None = None
         self._reading: Reading | None = None
@@ -179,10 +180,10 @@ class Ahead:
         if before is not None:  # one at a time: what was dropped stops at its next slice
             before.join()
         with contextlib.suppress(OSError):  # the parent is gone, and this process with it
-            self._say("reading", reading.job.case)
+            self._send(ReadingStarted(case=reading.job.case))
         reading.run()
         with contextlib.suppress(OSError):
-            self._say("read", reading.job.case)
+            self._send(ReadingEnded(case=reading.job.case))
 
 
 def _soon(group: Group | None) -> None:

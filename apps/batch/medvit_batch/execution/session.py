@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medvit.progress import Progress
 from medvit_batch.cases import CaseJob, CaseLocation, Decision, Outcome, State
@@ -16,13 +16,12 @@ from medvit_batch.events import Events
 from medvit_batch.execution.batch import Batch, Limits
 from medvit_batch.execution.case_queue import Turns, was_interrupted
 from medvit_batch.execution.deduplicator import Claims
+from medvit_batch.execution.dispatcher import Dispatcher
+from medvit_batch.execution.messages import CaseEnded, EndKind, Event, InputHashed
+from medvit_batch.execution.pipe_transport import PipeTransport
 from medvit_batch.execution.publish import publish_case, remove_leftovers, staging_path, withdraw
 from medvit_batch.execution.shutdown import Stop
-from medvit_batch.execution.worker_pool import Event, EventKind, Pool
 from medvit_batch.journal import Journal
-
-if TYPE_CHECKING:
-    from medvit_batch.execution.dask_pool import ClusterPool
 
 __all__ = ["Session"]
 
@@ -33,12 +32,13 @@ _TICK = 0.5
 """Seconds between looks at signals and at the disk."""
 
 
-def _pool(limits: Limits) -> Pool | ClusterPool:
+def _dispatcher(limits: Limits) -> Dispatcher:
     if limits.where is not None:
-        from medvit_batch.execution.dask_pool import ClusterPool
+        from medvit_batch.execution.dask_transport import DaskTransport
 
-        return ClusterPool(limits.where, limits.time_limit)
-    return Pool(limits.workers, limits.time_limit, max(1, (os.cpu_count() or 1) // limits.workers))
+        return Dispatcher(DaskTransport(limits.where, limits.time_limit), limits.time_limit)
+    threads = max(1, (os.cpu_count() or 1) // limits.workers)
+    return Dispatcher(PipeTransport(limits.workers, threads=threads), limits.time_limit)
 
 
 class Session:
@@ -50,7 +50,7 @@ class Session:
         self.batch, self.journal, self.catalogue, self.say, self.events = batch, journal, catalogue, say, events
         limits = batch.limits
         self.stop = Stop(limits.grace, say)
-        self.pool = _pool(limits)
+        self.dispatcher = _dispatcher(limits)
         self.number = journal.start({"archive": str(batch.archive), **batch.command})
         self.failures = self.done = self.total = 0
         self.lasting = False
@@ -63,6 +63,7 @@ class Session:
         self._claims = Claims(journal, batch.out)
         self._turns = Turns(())
         self._next: dict[int, CaseJob] = {}  # what workers were told comes next
+        self._active: dict[int, CaseJob] = {}
 
     def plan(
         self, progress: Progress, ready: Callable[[Decision], bool] = lambda decision: True
@@ -122,35 +123,42 @@ class Session:
         self._turns, self._next = Turns(waiting), {}
         self.total = self.done + len(waiting)
         try:
-            while (self._turns and not self.stop.asked) or self.pool.busy():
-                while self._turns and self.pool.idle() and not self.stop.asked and self._room():
-                    self._give(self._turns.pick(self.pool.ahead()), waiting)
+            while (self._turns and not self.stop.asked) or self.dispatcher.busy():
+                while self._turns and self.dispatcher.idle() and not self.stop.asked and self._room():
+                    self._give(self._turns.pick(self.dispatcher.ahead()), waiting)
                 self._tell_next(waiting)
                 if self.stop.now:
                     break
-                for event in self.pool.wait(_TICK):
+                for event in self.dispatcher.wait(_TICK):
                     again = self._heard(event)
                     if again is not None:
                         self._turns.again(again)
         finally:
-            if not keep or self.pool.busy():
+            if not keep:
                 self.close()
+            elif self.dispatcher.busy():
+                self.end_workers()
 
     def _tell_next(self, keys: dict[int, CaseLocation]) -> None:
         """Tell workers what comes next, so that they read it beside what they run; nothing stands in the journal for it."""
         if self.stop.asked:
             return
-        for case in self._turns.coming(self.pool.ahead()):
-            if not self.pool.hungry():
+        for case in self._turns.coming(self.dispatcher.ahead()):
+            if not self.dispatcher.hungry():
                 return
             row = self.journal.case(case)
             if not was_interrupted(row):
                 self._next[case] = self._job(row, keys[case])
-                self.pool.tell(self._next[case])
+                self.dispatcher.tell(self._next[case])
 
     def close(self) -> None:
-        """End the workers; cases that were at work wait again."""
-        for job in self.pool.stop():
+        """End the workers and let go of their cluster."""
+        self.end_workers()
+        self.dispatcher.transport.close()
+
+    def end_workers(self) -> None:
+        """End the workers; the cases assigned to them wait again."""
+        for job in self.dispatcher.stop():
             self.journal.move(job.case, State.PENDING)
             remove_leftovers(self.batch.out, job.case)
 
@@ -198,7 +206,8 @@ class Session:
         job = self._next.pop(case, None) or self._job(row, keys[case])
         self.journal.move(case, State.RUNNING, tries=row["tries"] + 1, stage="start")
         remove_leftovers(self.batch.out, case)
-        self.pool.give(job, case in self._turns.alone or was_interrupted(row))
+        self._active[case] = job
+        self.dispatcher.give(job, alone=case in self._turns.alone or was_interrupted(row))
 
     def _job(self, row: dict[str, Any], key: CaseLocation) -> CaseJob:
         case, root = row["id"], self.batch.plan.root(row["bundle"])
@@ -210,25 +219,31 @@ class Session:
 
     def _heard(self, event: Event) -> int | None:
         """Write down what a worker did; return its case if it is to be tried again."""
-        job = event.job
-        if event.what is EventKind.INPUT:
-            event.worker.answer(self._claims.must_run(job.case, event.content))
-        elif event.may_be_caused_by_another and self._turns.suspect(job.case, event.concurrent_cases):
+        if isinstance(event, InputHashed):
+            self.dispatcher.answer(event.case, self._claims.must_run(event.case, event.digest))
+            return None
+        return self._ended(self._active.pop(event.case), event)
+
+    def _ended(self, job: CaseJob, event: CaseEnded) -> int | None:
+        """Write down how a case ended; return it if it is to be tried again."""
+        if event.may_be_caused_by_another and self._turns.suspect(job.case, event.concurrent_cases):
             return self._back(job, "another case in the same worker may be the reason; it is tried again by itself")
-        elif event.what is EventKind.DONE:
-            self._done(job, event.content)
-        elif event.what is EventKind.TIMED_OUT:
-            limit = self.batch.limits.time_limit
-            reason = f"Found that the case took longer than {limit:g} s (--time-limit) and ended it."
-            self._settle(
-                job, Outcome(State.FAILED, event.content, "TimeLimit", reason, "Retry it with a longer --time-limit.")
-            )
-        elif event.what is EventKind.CRASHED:
-            return self._lost(job, event.worker.stage, event.content)
-        elif event.what is EventKind.START_FAILED:
-            return self._back(job, "")
-        elif event.what is EventKind.REQUEUED:
-            return self._back(job, "its worker was ended because of another case; it is tried again")
+        match event.kind:
+            case EndKind.DONE:
+                assert event.outcome is not None
+                self._done(job, event.outcome)
+            case EndKind.TIMED_OUT:
+                limit = self.batch.limits.time_limit
+                reason = f"Found that the case took longer than {limit:g} s (--time-limit) and ended it."
+                self._settle(
+                    job, Outcome(State.FAILED, event.stage, "TimeLimit", reason, "Retry it with a longer --time-limit.")
+                )
+            case EndKind.CRASHED:
+                return self._lost(job, event.stage, event.detail)
+            case EndKind.START_FAILED:
+                return self._back(job, "")
+            case EndKind.REQUEUED:
+                return self._back(job, "its worker was ended because of another case; it is tried again")
         return None
 
     def _back(self, job: CaseJob, why: str) -> int:

@@ -16,13 +16,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from medvit_batch.cases import CaseJob, Outcome
+from medvit_batch.execution.messages import (
+    Answer,
+    CaseDone,
+    CaseReleased,
+    CaseStarted,
+    FromWorker,
+    InputHashed,
+    NextCase,
+    RunCase,
+    StageChanged,
+    ToWorker,
+    WorkerReady,
+)
 from medvit_batch.execution.prefetch import Ahead, Reading, room
 from medvit_batch.parent_watch import follow_parent
 
-__all__ = ["CaseChannel", "Runner", "serve"]
+__all__ = ["CaseChannel", "Runner", "WorkerSettings", "serve"]
 
 _FIRST_TO_GO = "700"
 """Of 1000: when memory runs out the system shall end a worker, which costs a case, rather than its parent."""
@@ -36,24 +48,30 @@ def _at_once(size: int, finish: Finish) -> Outcome | None:
     return finish(False)
 
 
-@dataclass
+def _go_on(digest: str) -> bool:
+    return True
+
+
+@dataclass(kw_only=True)
 class CaseChannel:
-    """What a worker says to its parent while it is at work on a case, and what lies ready for the case.
+    """A worker's messages about the case that it runs, and what is ready for the case.
 
     Attributes:
-        say: sends a pair (what, content).
-        ask: sends an input's hash and waits to be told whether to go on.
+        case: number of the case.
+        send: sends a message.
+        ask: sends the hash of the case's images; returns whether the case must be run.
         reading: the case's images, where they were read ahead.
         go: called once the case has its images, and the next one's may be read.
         settle: waits until the case before is written.
         finish: given the bytes that the case holds and its last steps, has those done: at once, giving what came of it, or beside
             the next case, giving None.
-        alone: whether nothing is done beside it.
+        alone: True if nothing is done beside it.
         stage: the stage it is in.
     """
 
-    say: Callable[[str, Any], None]
-    ask: Callable[[str], bool]
+    case: int
+    send: Callable[[FromWorker], None] = lambda message: None
+    ask: Callable[[str], bool] = _go_on
     reading: Reading | None = None
     go: Callable[[], None] = lambda: None
     settle: Callable[[], None] = lambda: None
@@ -61,78 +79,99 @@ class CaseChannel:
     alone: bool = False
     stage: str = ""
 
+    def started(self) -> None:
+        """Report that the model is loaded."""
+        self.send(CaseStarted(case=self.case))
+
     def show(self, stage: str, done: int, total: int) -> None:
-        """As ``Progress`` calls it: the parent hears of each new stage."""
+        """Report each new stage; a callback of ``Progress``."""
         if stage != self.stage:
             self.stage = stage
-            self.say("stage", stage)
+            self.send(StageChanged(case=self.case, stage=stage))
 
 
 Runner = Callable[[CaseJob, CaseChannel], Outcome | None]
 """Runs a case; None where its outcome follows later."""
 
 
-class WorkerEndpoint:
-    """A worker's end of the line to its parent.
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """How a worker process works.
 
-    A thread of its own listens, so that the parent can say what comes next while a case is at work.
-
-    Args:
-        connection: to the parent.
-        workers: how many share this machine's memory.
-        behind: whether a case may be written beside the next.
+    Attributes:
+        threads: threads that torch may use.
+        workers: how many workers share this machine's memory.
+        writes_behind: True if the results of a case may be written beside the next case.
     """
 
-    def __init__(self, connection: Connection, workers: int, behind: bool) -> None:
-        self._connection, self._workers, self._behind = connection, workers, behind
-        self._speaking = threading.Lock()
+    threads: int
+    workers: int = 1
+    writes_behind: bool = True
+
+
+class WorkerEndpoint:
+    """A worker's end of the pipe to its dispatcher.
+
+    A thread of its own receives, so that the next case can be announced while a case is run.
+
+    Args:
+        connection: to the dispatcher.
+        settings: how the worker works.
+    """
+
+    def __init__(self, connection: Connection, settings: WorkerSettings) -> None:
+        self._connection, self._settings = connection, settings
+        self._sending = threading.Lock()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._writing: threading.Thread | None = None
-        self.jobs: queue.SimpleQueue[tuple[CaseJob, bool, Reading | None] | None] = queue.SimpleQueue()
-        self.ahead = Ahead(lambda what, case: self.say(what, case), workers)
+        self.orders: queue.SimpleQueue[tuple[RunCase, Reading | None] | None] = queue.SimpleQueue()
+        self.ahead = Ahead(self.send, settings.workers)
 
     def listen(self) -> None:
-        """Take what the parent says, until it is gone."""
+        """Receive messages until the dispatcher has ended."""
         with contextlib.suppress(EOFError, OSError):
             while True:
-                what, content = self._connection.recv()
-                if what == "job":
-                    job, alone = content
-                    self.jobs.put((job, alone, self.ahead.take(job)))
-                elif what == "next":
-                    self.ahead.tell(content)
-                else:
-                    self._answers.put(content)
+                message: ToWorker = self._connection.recv()
+                match message:
+                    case RunCase():
+                        self.orders.put((message, self.ahead.take(message.job)))
+                    case NextCase():
+                        self.ahead.tell(message.job)
+                    case Answer():
+                        self._answers.put(message.go_on)
         self._answers.put(False)
-        self.jobs.put(None)
+        self.orders.put(None)
 
-    def say(self, what: str, case: int, content: Any = None) -> None:
-        """Tell the parent something about a case."""
-        with self._speaking:
-            self._connection.send((what, case, content))
+    def send(self, message: FromWorker) -> None:
+        """Send a message to the dispatcher."""
+        with self._sending:
+            self._connection.send(message)
 
-    def link(self, job: CaseJob, alone: bool, reading: Reading | None) -> CaseChannel:
-        """What a case is run with.
+    def channel(self, order: RunCase, reading: Reading | None) -> CaseChannel:
+        """Return the channel of a case.
 
         Args:
-            job: the case.
-            alone: whether nothing is to be done beside it.
+            order: the case, and whether it is run alone.
             reading: its images, where they were read ahead.
         """
-
-        def say(what: str, content: Any) -> None:
-            self.say(what, job.case, content)
+        case = order.job.case
 
         def ask(digest: str) -> bool:
-            say("input", digest)
+            self.send(InputHashed(case=case, digest=digest))
             return self._answers.get()
 
-        if alone:
+        if order.alone:
             self.ahead.settle()
             self.settle()
-            return CaseChannel(say, ask, reading, alone=True)
+            return CaseChannel(case=case, send=self.send, ask=ask, reading=reading, alone=True)
         return CaseChannel(
-            say, ask, reading, self.ahead.go, self.settle, lambda size, finish: self._finish(job, size, finish)
+            case=case,
+            send=self.send,
+            ask=ask,
+            reading=reading,
+            go=self.ahead.go,
+            settle=self.settle,
+            finish=lambda size, finish: self._finish(case, size, finish),
         )
 
     def settle(self) -> None:
@@ -140,48 +179,46 @@ class WorkerEndpoint:
         if self._writing is not None:
             self._writing.join()
 
-    def _finish(self, job: CaseJob, size: int, finish: Finish) -> Outcome | None:
-        if not self._behind or size > room(self._workers):
+    def _finish(self, case: int, size: int, finish: Finish) -> Outcome | None:
+        if not self._settings.writes_behind or size > room(self._settings.workers):
             return finish(False)
 
         def write() -> None:
             outcome = finish(True)
             with contextlib.suppress(OSError):  # the parent is gone, and this process with it
-                self.say("done", job.case, outcome)
+                self.send(CaseDone(case=case, outcome=outcome))
 
-        self.say("free", job.case)
+        self.send(CaseReleased(case=case))
         self._writing = threading.Thread(target=write, name="medvit-last-case", daemon=True)
         self._writing.start()
         return None
 
 
-def serve(connection: Connection, run: Runner, threads: int, workers: int = 1, behind: bool = True) -> None:
-    """The life of a worker process.
+def serve(connection: Connection, run: Runner, settings: WorkerSettings) -> None:
+    """Run cases as they are ordered; the main function of a worker process.
 
     Args:
-        connection: to the parent. Gets ("job", (job, whether nothing may be done beside it)), ("next", job) and ("answer", whether to
-            go on); gives (what, number of the case, content).
+        connection: to the dispatcher; receives ``ToWorker`` and sends ``FromWorker`` messages.
         run: runs a case.
-        threads: that torch may use.
-        workers: how many there are on this machine.
-        behind: whether a case may be written beside the next.
+        settings: how the worker works.
     """
     follow_parent()
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = str(threads)
+        os.environ[name] = str(settings.threads)
     # they may quote headers; and what one thread silences for a while, another would make loud again
     warnings.simplefilter("ignore")
-    desk = WorkerEndpoint(connection, workers, behind)
-    threading.Thread(target=desk.listen, name="medvit-listener", daemon=True).start()
+    endpoint = WorkerEndpoint(connection, settings)
+    threading.Thread(target=endpoint.listen, name="medvit-listener", daemon=True).start()
     with contextlib.suppress(OSError):
-        desk.say("ready", 0, os.getpid())
-        while (given := desk.jobs.get()) is not None:
-            outcome = run(given[0], desk.link(*given))
+        endpoint.send(WorkerReady())
+        while (given := endpoint.orders.get()) is not None:
+            order, reading = given
+            outcome = run(order.job, endpoint.channel(order, reading))
             if outcome is not None:
-                desk.say("done", given[0].case, outcome)
+                endpoint.send(CaseDone(case=order.job.case, outcome=outcome))
                 if outcome.fatal:
                     return
-        desk.settle()
+        endpoint.settle()

@@ -1,130 +1,115 @@
-"""A worker process as its parent sees it: what it has in hand, and how to talk to it."""
+"""A worker as its dispatcher sees it: its cases, its deadlines, and the link to it."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import signal
-import threading
-import time
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Protocol
 
 from medvit_batch.cases import CaseJob
-from medvit_batch.execution.worker import Runner, serve
+from medvit_batch.execution.messages import FromWorker, ToWorker
 
-__all__ = ["FIRST_STEPS", "NEVER", "ActiveCase", "Worker", "how_it_ended", "started"]
-
-FIRST_STEPS = 120.0
-"""Seconds that a worker may take to start, on a busy machine with a cold disk."""
+__all__ = ["NEVER", "ActiveCase", "Transport", "Worker", "WorkerLink"]
 
 NEVER = float("inf")
 
 
-@dataclass(eq=False)
+class WorkerLink(Protocol):
+    """A dispatcher's link to one worker."""
+
+    def send(self, message: ToWorker) -> None:
+        """Send a message without waiting; a worker that has ended is reported by its transport."""
+
+    def is_alive(self) -> bool:
+        """Return whether the worker can still be given cases."""
+
+    def takes_next(self) -> bool:
+        """Return whether the worker can be told now which case comes next."""
+
+    def end(self) -> None:
+        """End the worker, whatever it is doing."""
+
+
+class Transport(Protocol):
+    """The way to the workers of a run: where they come from, and how messages reach them.
+
+    Attributes:
+        keeps_time_limit: True if the other end ends a case at its time limit by itself.
+    """
+
+    keeps_time_limit: bool
+
+    def joined(self) -> list[WorkerLink]:
+        """Return links to workers that joined by themselves since the last call."""
+
+    def startable(self, workers: int) -> int:
+        """Return how many workers could be started beside the given number."""
+
+    def start(self) -> WorkerLink:
+        """Start a worker."""
+
+    def wait(self, seconds: float) -> list[tuple[WorkerLink, FromWorker]]:
+        """Return the messages that arrive within that time; return as soon as there is one."""
+
+    def close(self) -> None:
+        """Free what the transport holds; all workers were ended before."""
+
+
+@dataclass(eq=False, kw_only=True)
 class ActiveCase:
-    """A case that a worker has in hand; what answers for it."""
+    """A case assigned to a worker, with its deadline.
+
+    Attributes:
+        job: the case.
+        deadline: when its worker is ended, by ``time.monotonic``.
+        stage: the stage it is in.
+        alone: True if its worker does nothing beside it.
+    """
 
     job: CaseJob
-    worker: Worker
-    since: float
-    deadline: float
+    deadline: float = NEVER
     stage: str = "start"
     alone: bool = False
 
-    def answer(self, go_on: bool) -> None:
-        """Tell a worker that asked whether to go on; one that has died meanwhile shows up as lost."""
-        self.worker.send("answer", go_on)
 
-
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Worker:
-    """A process.
+    """A worker with its cases.
 
     Attributes:
+        link: the way to it.
         deadline: when it must be ready.
-        case: what it runs.
-        behind: what it writes beside that.
-        ahead: what it was told comes next.
+        ready: True once it takes messages.
+        case: the case that it runs.
+        behind: the case whose results it writes beside that.
+        ahead: the case that it was told comes next.
         reading: number of the case that it reads beside the one it runs.
     """
 
-    process: SpawnProcess
-    connection: Connection
+    link: WorkerLink
     deadline: float
-    lines: queue.SimpleQueue[tuple[str, Any] | None]
-    speaker: threading.Thread
     ready: bool = False
     case: ActiveCase | None = None
     behind: ActiveCase | None = None
     ahead: CaseJob | None = None
     reading: int | None = None
 
-    def send(self, what: str, content: Any) -> None:
-        """Say something, without waiting for a worker that is too busy to listen."""
-        self.lines.put((what, content))
-
-    def end(self) -> None:
-        """End it, wherever it is."""
-        self.process.kill()
-        self.process.join()
-        self.lines.put(None)
-        self.speaker.join()
-        self.connection.close()
-
-    def in_hand(self) -> list[ActiveCase]:
-        """The cases that it is responsible for."""
+    def active(self) -> list[ActiveCase]:
+        """Return the cases assigned to it."""
         return [case for case in (self.behind, self.case) if case is not None]
 
     def due(self) -> float:
-        """When something must have happened."""
+        """Return when it must be ready or, once it is, when the first of its cases must be done."""
         if not self.ready:
             return self.deadline
-        return min((case.deadline for case in self.in_hand()), default=NEVER)
+        return min((case.deadline for case in self.active()), default=NEVER)
 
     def concurrent_cases(self, case: ActiveCase, *, held: bool) -> frozenset[int]:
-        """What else it is at; with what it only holds in memory."""
-        found = {other.job.case for other in self.in_hand()}
+        """Return numbers of the other cases at the worker; with ``held``, also of the case that it only keeps in memory."""
+        found = {other.job.case for other in self.active()}
         found |= {self.reading} if self.reading is not None else set()
         found |= {self.ahead.case} if held and self.ahead is not None else set()
         return frozenset(found - {case.job.case})
 
     def hungry(self) -> bool:
-        """Whether it could be told what comes next."""
-        return self.case is not None and not self.case.alone and self.ahead is None
-
-
-def started(run: Runner, threads: int, sharers: int, behind: bool) -> Worker:
-    """A new process; see ``serve``."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=serve, args=(theirs, run, threads, sharers, behind), name="medvit-batch-worker", daemon=True
-    )
-    process.start()
-    theirs.close()
-    lines: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
-    speaker = threading.Thread(target=_speak, args=(ours, lines), name="medvit-speaker", daemon=True)
-    speaker.start()
-    return Worker(process, ours, time.monotonic() + FIRST_STEPS, lines, speaker)
-
-
-def _speak(connection: Connection, lines: queue.SimpleQueue[tuple[str, Any] | None]) -> None:
-    """Send line after line; a worker that has died shows up elsewhere."""
-    with contextlib.suppress(OSError):
-        while (line := lines.get()) is not None:
-            connection.send(line)
-
-
-def how_it_ended(process: SpawnProcess) -> str:
-    """In words, once it has."""
-    process.join()
-    code = process.exitcode or 0
-    if code >= 0:
-        return f"it ended with exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f"it was ended by {signal.Signals(-code).name}"
-    return f"it was ended by signal {-code}"
+        """Return whether it could be told which case comes next."""
+        return self.case is not None and not self.case.alone and self.ahead is None and self.link.takes_next()

@@ -1,0 +1,139 @@
+"""Workers that are processes of this machine; each is reached by a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import threading
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from medvit_batch.execution.case_runner import run_case
+from medvit_batch.execution.messages import FromWorker, ToWorker, WorkerLost
+from medvit_batch.execution.worker import Runner, WorkerSettings, serve
+from medvit_batch.execution.worker_handle import WorkerLink
+
+__all__ = ["PipeTransport"]
+
+_LAST_STEPS = 10.0
+"""Seconds that a worker may take to end after it has closed its pipe."""
+
+
+class _Process:
+    """A worker process and its pipe.
+
+    A thread sends, so that nobody waits for a worker that is too busy to receive.
+    """
+
+    def __init__(self, process: BaseProcess, connection: Connection) -> None:
+        self.process, self.connection, self.ended = process, connection, False
+        self._messages: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send_all, name="medvit-sender", daemon=True)
+        self._sender.start()
+
+    def send(self, message: ToWorker) -> None:
+        """Send a message without waiting."""
+        self._messages.put(message)
+
+    def is_alive(self) -> bool:
+        """Return whether the process runs."""
+        return self.process.is_alive()
+
+    def takes_next(self) -> bool:
+        """Return True: the worker receives at any time."""
+        return True
+
+    def end(self) -> None:
+        """Kill the process and close the pipe."""
+        if self.ended:
+            return
+        self.ended = True
+        self.process.kill()
+        self.process.join()
+        self._messages.put(None)
+        self._sender.join()
+        self.connection.close()
+
+    def ends(self) -> tuple[Connection, int]:
+        """Return what to wait for: a message, or the end of the process."""
+        return self.connection, self.process.sentinel
+
+    def received(self) -> list[FromWorker]:
+        """Return the messages that have arrived; the last one is ``WorkerLost`` if the process has ended."""
+        found: list[FromWorker] = []
+        try:
+            while self.connection.poll():
+                found.append(self.connection.recv())
+        except (EOFError, OSError):  # the worker has closed its end, so it is about to end
+            self.process.join(_LAST_STEPS)
+        if not self.process.is_alive():
+            found.append(WorkerLost(detail=_how_it_ended(self.process)))
+        return found
+
+    def _send_all(self) -> None:
+        with contextlib.suppress(OSError):
+            while (message := self._messages.get()) is not None:
+                self.connection.send(message)
+
+
+class PipeTransport:
+    """Up to ``count`` worker processes of this machine.
+
+    Args:
+        count: how many.
+        threads: threads that each may use.
+        run: what a worker does with a case.
+        sharers: how many workers share this machine's memory, where there are others than these; the results of a case are then
+            written before the next case is given.
+    """
+
+    keeps_time_limit = False
+
+    def __init__(self, count: int, *, threads: int, run: Runner = run_case, sharers: int = 0) -> None:
+        self.count, self._run = count, run
+        self._settings = WorkerSettings(threads=threads, workers=max(count, sharers), writes_behind=not sharers)
+        self._processes: list[_Process] = []
+
+    def joined(self) -> list[WorkerLink]:
+        """Return nothing: workers are started."""
+        return []
+
+    def startable(self, workers: int) -> int:
+        """Return how many workers could be started."""
+        return self.count - workers
+
+    def start(self) -> WorkerLink:
+        """Start a worker process."""
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=serve, args=(theirs, self._run, self._settings), name="medvit-batch-worker", daemon=True
+        )
+        process.start()
+        theirs.close()
+        self._processes = [kept for kept in self._processes if not kept.ended]
+        self._processes.append(_Process(process, ours))
+        return self._processes[-1]
+
+    def wait(self, seconds: float) -> list[tuple[WorkerLink, FromWorker]]:
+        """Return the messages that arrive within that time."""
+        open_ = [process for process in self._processes if not process.ended]
+        ends = wait([end for process in open_ for end in process.ends()], seconds)
+        ready = [process for process in open_ if any(end in ends for end in process.ends())]
+        return [(process, message) for process in ready for message in process.received()]
+
+    def close(self) -> None:
+        """Hold nothing: the processes are ended one by one."""
+
+
+def _how_it_ended(process: BaseProcess) -> str:
+    """Return in words how a process ended."""
+    process.join()
+    code = process.exitcode or 0
+    if code >= 0:
+        return f"it ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"it was ended by {signal.Signals(-code).name}"
+    return f"it was ended by signal {-code}"
