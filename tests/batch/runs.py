@@ -7,16 +7,23 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from medvit_batch.cases import CaseJob, Outcome, State
 from medvit_batch.execution import prefetch as ahead
 from medvit_batch.execution.case_input import Opened, open_case, read_case
+from medvit_batch.execution.dispatcher import Dispatcher
+from medvit_batch.execution.messages import CaseEnded, InputHashed
+from medvit_batch.execution.pipe_transport import PipeTransport
 from medvit_batch.execution.worker import CaseChannel
 
 from medvit.errors import MedvitError, SourceError
 from medvit.progress import Progress
+
+_PATIENCE = 60.0
 
 
 def behave(job: CaseJob, link: CaseChannel) -> Outcome:
@@ -41,15 +48,30 @@ def behave(job: CaseJob, link: CaseChannel) -> Outcome:
 
 
 def note_and_wait(job: CaseJob, link: CaseChannel) -> Outcome:
-    """Write down who is at work, then work for ever."""
-    (job.staging / f"pid-{job.case}").write_text(str(os.getpid()))
+    """Write down which process is at work and which made it, then work for ever."""
+    (job.staging / f"aside-{job.case}").write_text(f"{os.getpid()} {os.getppid()}")
+    (job.staging / f"aside-{job.case}").replace(job.staging / f"pid-{job.case}")
     while True:
         time.sleep(0.01)
 
 
-def die(job: CaseJob, link: CaseChannel) -> Outcome:
-    """Never reached: ``serve`` ends before it is ready."""
-    raise AssertionError
+def describe(job: CaseJob, link: CaseChannel) -> Outcome:
+    """Say what this process had loaded when it got the case, and what it was given; or kill the process that forked it."""
+    if job.name == "waits":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+    loaded = {name: name in sys.modules for name in ("torch", "monai", "medvit.segmentation.save")}
+    import torch
+
+    known = {
+        "loaded": loaded,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
+        "environment": dict(os.environ),
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+    }
+    return Outcome(State.CHECKED, reason=json.dumps(known), fatal=job.name == "last")
 
 
 def job(number: int, name: str, staging: Path = Path()) -> CaseJob:
@@ -121,3 +143,28 @@ def _folder(job: CaseJob) -> str:
 def _spoil_reading() -> None:
     """What is read ahead meets the same faults."""
     ahead.open_case = opening
+
+
+def next_end(dispatcher: Dispatcher) -> CaseEnded:
+    """Wait for the end of the case at work."""
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        for event in dispatcher.wait(0.2):
+            if not isinstance(event, InputHashed):
+                return event
+            dispatcher.answer(event.case, True)
+    raise AssertionError
+
+
+def described(dispatcher: Dispatcher) -> dict[str, Any]:
+    """Run ``describe`` once; its worker ends with it."""
+    dispatcher.give(job(1, "last"))
+    event = next_end(dispatcher)
+    assert event.outcome is not None, event
+    found: dict[str, Any] = json.loads(event.outcome.reason)
+    return found
+
+
+def describers(threads: int = 1) -> Dispatcher:
+    """A dispatcher of one worker that describes itself."""
+    return Dispatcher(PipeTransport(1, threads=threads, run=describe), time_limit=600)

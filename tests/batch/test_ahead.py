@@ -218,7 +218,7 @@ def _run(
         )  # in this order
     monkeypatch.setattr(
         "medvit_batch.execution.session._dispatcher",
-        lambda limits: Dispatcher(PipeTransport(limits.workers, threads=1, run=sham), limits.time_limit),
+        lambda limits, say: Dispatcher(PipeTransport(limits.workers, threads=1, run=sham), limits.time_limit),
     )
     out = tmp_path / "out"
     line = ["run", str(tmp_path / "archive"), "-o", str(out), "-b", str(banded), "--no-preview", "-ot", "nifti"]

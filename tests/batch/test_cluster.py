@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -15,12 +14,12 @@ import pytest
 from click.testing import Result
 from medvit_batch.cli import app
 from medvit_batch.errors import BatchError
-from medvit_batch.execution import dask_cluster as clusters
+from medvit_batch.execution.environment import restored_environment
 from medvit_batch.execution.slurm import SCHEDULER, read_job
 from typer.testing import CliRunner
 
 from tests.batch.archives import command, make_mixed, write_small
-from tests.batch.test_kill import counts, results, seconds, until
+from tests.batch.test_kill import counts, processes, results, seconds, until
 from tests.nodes import free_port, wait_for_port
 
 pytest.importorskip("distributed", reason="the extra 'distributed' is not installed")
@@ -189,7 +188,7 @@ def test_the_environment_is_as_it_was(monkeypatch):
     monkeypatch.setenv("KEPT", "1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = dict(os.environ)
-    with clusters._environment():
+    with restored_environment():
         os.environ.update({"OMP_NUM_THREADS": "1", "KEPT": "2"})
     assert dict(os.environ) == before
 
@@ -303,19 +302,9 @@ def test_a_lost_worker_costs_nothing(banded, tmp_path):
 
 
 def _our_worker_sees(variable: str) -> bool:
-    """Whether a process that a Dask worker's process has made was given a variable."""
-    lines: dict[int, tuple[int, bytes, bytes]] = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            fields = (place / "stat").read_text().rpartition(")")[2].split()
-            lines[int(place.name)] = (
-                int(fields[1]),
-                (place / "cmdline").read_bytes(),
-                (place / "environ").read_bytes(),
-            )
-    ours = (
-        found
-        for found in lines.values()
-        if b"spawn_main" in found[1] and b"spawn_main" in lines.get(found[0], (0, b""))[1]
+    """Whether a worker, forked from a fork server that a Dask worker's process has started, was given a variable."""
+    servers = {pid for pid, _, line, _ in processes() if b"multiprocessing.forkserver" in line}
+    return any(
+        pid in servers and parent in servers and variable.encode() in environment.split(b"\0")
+        for pid, parent, _, environment in processes()
     )
-    return any(variable.encode() in environment.split(b"\0") for _, _, environment in ours)

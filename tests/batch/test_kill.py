@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +129,8 @@ def test_a_worker_that_is_killed_costs_nothing(banded, tmp_path):
     # so large that its results take longer to write and verify than this test takes to see that it has begun
     write_series(archive / "a", np.tile(phantom()[0], (2, 2, 3)), oblique_affine())
     run = start(archive, out, banded)
-    until(lambda: bool(_children(run.pid)), run)
-    (worker,) = _children(run.pid)
+    until(lambda: bool(_workers(run.pid)), run)
+    (worker,) = _workers(run.pid)
     worker_gone = Path(f"/proc/{worker}/stat")
     until(lambda: any((out / "staging").glob("**/.medvit-*")), run)
     os.kill(worker, signal.SIGKILL)
@@ -147,7 +148,7 @@ def test_a_worker_that_is_killed_with_several_cases_in_hand_costs_nothing(banded
         write_small(archive / str(n), n)
     run = start(archive, out, banded)
     until(lambda: counts(out).get("running", 0) > 1, run)  # one of them is being written
-    (worker,) = _children(run.pid)
+    (worker,) = _workers(run.pid)
     subprocess.run(["kill", "-9", str(worker)], check=True)
     said, _ = run.communicate(timeout=_PATIENCE)
     assert run.returncode in (0, 3), said
@@ -157,15 +158,16 @@ def test_a_worker_that_is_killed_with_several_cases_in_hand_costs_nothing(banded
     assert not list((out / "staging").iterdir())
 
 
-def _children(parent: int) -> list[int]:
-    """Workers among the children of a process; multiprocessing keeps a helper of its own beside them."""
-    found = []
+def processes() -> Iterator[tuple[int, int, bytes, bytes]]:
+    """Number, parent, command line and environment of every process."""
     for place in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):
             fields = (place / "stat").read_text().rpartition(")")[2].split()
-            line = (place / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(fields[1]) == parent and b"spawn_main" in line:
-            found.append(int(place.name))
-    return found
+            yield int(place.name), int(fields[1]), (place / "cmdline").read_bytes(), (place / "environ").read_bytes()
+
+
+def _workers(run: int) -> list[int]:
+    """Workers of a run: forked from a fork server that is a child of the run."""
+    known = [(pid, parent) for pid, parent, line, _ in processes() if b"multiprocessing.forkserver" in line]
+    servers = {pid for pid, parent in known if parent == run}
+    return [pid for pid, parent in known if parent in servers]

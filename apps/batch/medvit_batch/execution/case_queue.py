@@ -31,7 +31,7 @@ class Turns:
         """Take the case whose turn it is.
 
         Args:
-            ahead: as ``Pool.ahead`` gives it.
+            ahead: as ``Dispatcher.ahead`` gives it.
         """
         near = list(islice(self._queue, _LOOK))
         ready = (case for case in near if ahead.get(case, False))

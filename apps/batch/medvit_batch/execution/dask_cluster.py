@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from medvit_batch.errors import BatchError
 from medvit_batch.execution.cluster_spec import _LOCAL, CONNECT, DASHBOARD, STARTED, Cluster, ClusterSpec, closed
+from medvit_batch.execution.environment import restored_environment
 
 __all__ = ["started"]
 
@@ -25,14 +24,14 @@ def started(where: ClusterSpec) -> Cluster:
     if where.cluster not in STARTED:
         return _connected(client_of, where.cluster)
     with ExitStack() as begun:
-        with _environment():
+        with restored_environment():  # Dask's nannies set variables in the environment of whoever starts them
             made = {"local": _local, "slurm": slurm_cluster, "cuda": _cuda}[where.cluster](where, begun)
         client = client_of(made, set_as_default=False)
         begun.callback(client.close)
         ends = begun.pop_all()
 
     def close() -> None:
-        with _environment():
+        with restored_environment():
             ends.close()
 
     return Cluster(client, str(made.scheduler_address), close, where.cluster == "slurm")
@@ -57,18 +56,6 @@ def _connected(client_of: Any, address: str) -> Cluster:
             f"{', '.join(STARTED)}. Start one with dask scheduler, and workers with dask worker ADDRESS --nthreads 1."
         ) from error
     return Cluster(client, address, client.close)
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """What Dask's nannies set in the environment of whoever starts them is there while they start, and no longer."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
 
 
 def _local(where: ClusterSpec, begun: ExitStack) -> Any:

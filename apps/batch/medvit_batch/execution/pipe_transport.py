@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import signal
 import threading
-from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from medvit_batch.execution.case_runner import run_case
+from medvit_batch.execution.fork_server import start_process
 from medvit_batch.execution.messages import FromWorker, ToWorker, WorkerLost
 from medvit_batch.execution.worker import Runner, WorkerSettings, serve
 from medvit_batch.execution.worker_handle import WorkerLink
@@ -19,6 +20,9 @@ __all__ = ["PipeTransport"]
 
 _LAST_STEPS = 10.0
 """Seconds that a worker may take to end after it has closed its pipe."""
+
+_SERVER_LOST = 255
+"""Exit code that multiprocessing reports for a worker whose fork server has ended."""
 
 
 class _Process:
@@ -92,8 +96,8 @@ class PipeTransport:
     keeps_time_limit = False
 
     def __init__(self, count: int, *, threads: int, run: Runner = run_case, sharers: int = 0) -> None:
-        self.count, self._run = count, run
-        self._settings = WorkerSettings(threads=threads, workers=max(count, sharers), writes_behind=not sharers)
+        self.count, self._threads, self._run = count, threads, run
+        self._workers, self._writes_behind = max(count, sharers), not sharers
         self._processes: list[_Process] = []
 
     def joined(self) -> list[WorkerLink]:
@@ -106,15 +110,15 @@ class PipeTransport:
 
     def start(self) -> WorkerLink:
         """Start a worker process."""
-        context = get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=serve, args=(theirs, self._run, self._settings), name="medvit-batch-worker", daemon=True
+        settings = WorkerSettings(
+            threads=self._threads,
+            environment=dict(os.environ),
+            workers=self._workers,
+            writes_behind=self._writes_behind,
         )
-        process.start()
-        theirs.close()
+        process, connection = start_process(serve, (self._run, settings), self._threads)
         self._processes = [kept for kept in self._processes if not kept.ended]
-        self._processes.append(_Process(process, ours))
+        self._processes.append(_Process(process, connection))
         return self._processes[-1]
 
     def wait(self, seconds: float) -> list[tuple[WorkerLink, FromWorker]]:
@@ -132,6 +136,8 @@ def _how_it_ended(process: BaseProcess) -> str:
     """Return in words how a process ended."""
     process.join()
     code = process.exitcode or 0
+    if code == _SERVER_LOST:
+        return "it was ended by the end of the fork server"
     if code >= 0:
         return f"it ended with exit code {code}"
     with contextlib.suppress(ValueError):

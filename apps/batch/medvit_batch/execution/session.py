@@ -17,6 +17,7 @@ from medvit_batch.execution.batch import Batch, Limits
 from medvit_batch.execution.case_queue import Turns, was_interrupted
 from medvit_batch.execution.deduplicator import Claims
 from medvit_batch.execution.dispatcher import Dispatcher
+from medvit_batch.execution.fork_server import fork_server_is_usable
 from medvit_batch.execution.messages import CaseEnded, EndKind, Event, InputHashed
 from medvit_batch.execution.pipe_transport import PipeTransport
 from medvit_batch.execution.publish import publish_case, remove_leftovers, staging_path, withdraw
@@ -32,11 +33,13 @@ _TICK = 0.5
 """Seconds between looks at signals and at the disk."""
 
 
-def _dispatcher(limits: Limits) -> Dispatcher:
+def _dispatcher(limits: Limits, say: Callable[[str], None]) -> Dispatcher:
     if limits.where is not None:
         from medvit_batch.execution.dask_transport import DaskTransport
 
         return Dispatcher(DaskTransport(limits.where, limits.time_limit), limits.time_limit)
+    if not fork_server_is_usable():
+        say("Found no fork server on this system; each worker loads torch and MONAI by itself when it starts.")
     threads = max(1, (os.cpu_count() or 1) // limits.workers)
     return Dispatcher(PipeTransport(limits.workers, threads=threads), limits.time_limit)
 
@@ -50,7 +53,7 @@ class Session:
         self.batch, self.journal, self.catalogue, self.say, self.events = batch, journal, catalogue, say, events
         limits = batch.limits
         self.stop = Stop(limits.grace, say)
-        self.dispatcher = _dispatcher(limits)
+        self.dispatcher = _dispatcher(limits, say)
         self.number = journal.start({"archive": str(batch.archive), **batch.command})
         self.failures = self.done = self.total = 0
         self.lasting = False

@@ -7,17 +7,19 @@ it is given; what is published, and everything in the journal, is its parent's m
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import queue
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from medvit_batch.cases import CaseJob, Outcome
+from medvit_batch.execution.fork_server import THREAD_VARIABLES
 from medvit_batch.execution.messages import (
     Answer,
     CaseDone,
@@ -100,11 +102,13 @@ class WorkerSettings:
 
     Attributes:
         threads: threads that torch may use.
+        environment: environment variables of the process that started it.
         workers: how many workers share this machine's memory.
         writes_behind: True if the results of a case may be written beside the next case.
     """
 
     threads: int
+    environment: Mapping[str, str]
     workers: int = 1
     writes_behind: bool = True
 
@@ -206,8 +210,10 @@ def serve(connection: Connection, run: Runner, settings: WorkerSettings) -> None
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = str(settings.threads)
+    os.environ.clear()  # a forked worker has that of the fork server
+    os.environ.update({**settings.environment, **dict.fromkeys(THREAD_VARIABLES, str(settings.threads))})
+    # libraries then make no locks between processes, as numba does in a process that was forked
+    multiprocessing.set_start_method("spawn", force=True)
     # they may quote headers; and what one thread silences for a while, another would make loud again
     warnings.simplefilter("ignore")
     endpoint = WorkerEndpoint(connection, settings)

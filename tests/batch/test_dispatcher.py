@@ -12,23 +12,12 @@ from pathlib import Path
 import pytest
 from medvit_batch.cases import State
 from medvit_batch.execution.dispatcher import Dispatcher
-from medvit_batch.execution.messages import CaseEnded, EndKind, InputHashed
+from medvit_batch.execution.messages import EndKind
 from medvit_batch.execution.pipe_transport import PipeTransport
 
-from tests.batch.runs import behave, job, note_and_wait
+from tests.batch.runs import behave, job, next_end, note_and_wait
 
 _PATIENCE = 60.0
-
-
-def _end(dispatcher: Dispatcher) -> CaseEnded:
-    """Wait for the end of the case at work."""
-    until = time.monotonic() + _PATIENCE
-    while time.monotonic() < until:
-        for event in dispatcher.wait(0.2):
-            if not isinstance(event, InputHashed):
-                return event
-            dispatcher.answer(event.case, True)
-    raise AssertionError
 
 
 @pytest.fixture
@@ -42,7 +31,7 @@ def test_a_worker_is_kept_from_case_to_case(dispatcher):
     pids = set()
     for n in range(3):
         dispatcher.give(job(n, "fine"))
-        event = _end(dispatcher)
+        event = next_end(dispatcher)
         assert (event.kind, event.outcome.state, event.case) == (EndKind.DONE, State.CHECKED, n)
         pids.add(event.outcome.reason)
     assert len(pids) == 1
@@ -52,7 +41,7 @@ def test_crash_hang_and_exit_cost_one_case_each(dispatcher):
     ends = {}
     for n, name in enumerate(["segfault", "fine", "exit", "hang", "broken", "fine"]):
         dispatcher.give(job(n, name))
-        event = _end(dispatcher)
+        event = next_end(dispatcher)
         ends[n] = (event.kind, event.detail or (event.outcome.state if event.outcome else event.stage))
         assert dispatcher.idle() == 1
     assert ends == {
@@ -67,17 +56,17 @@ def test_crash_hang_and_exit_cost_one_case_each(dispatcher):
 
 def test_a_worker_that_died_while_idle_is_replaced(dispatcher):
     dispatcher.give(job(1, "fine"))
-    event = _end(dispatcher)
+    event = next_end(dispatcher)
     os.kill(int(event.outcome.reason), signal.SIGKILL)
     time.sleep(0.3)
     dispatcher.give(job(2, "fine"))
-    event = _end(dispatcher)
+    event = next_end(dispatcher)
     assert (event.kind, event.case) == (EndKind.DONE, 2)
 
 
 def test_a_worker_asks_before_it_goes_on(dispatcher):
     dispatcher.give(job(1, "ask"))
-    event = _end(dispatcher)
+    event = next_end(dispatcher)
     assert event.outcome.reason == "True"
 
 
@@ -114,7 +103,7 @@ def test_workers_end_with_their_parent_however_it_ends(how, tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), str(tmp_path)], env=env)
     try:
-        pids = [_pid(tmp_path / f"pid-{n}") for n in range(2)]
+        pids = [pid for n in range(2) for pid in _pids(tmp_path / f"pid-{n}")]
     finally:
         parent.send_signal(how)
         parent.wait()
@@ -124,12 +113,13 @@ def test_workers_end_with_their_parent_however_it_ends(how, tmp_path):
     assert not [pid for pid in pids if _alive(pid)]
 
 
-def _pid(path: Path) -> int:
+def _pids(path: Path) -> list[int]:
+    """A worker and the process that made it."""
     until = time.monotonic() + _PATIENCE
-    while not (path.exists() and path.read_text()):
+    while not path.exists():
         assert time.monotonic() < until
         time.sleep(0.05)
-    return int(path.read_text())
+    return [int(pid) for pid in path.read_text().split()]
 
 
 def _alive(pid: int) -> bool:
@@ -150,7 +140,7 @@ def test_the_thread_that_watches_the_parent_works_without_the_kernel(tmp_path, m
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), str(tmp_path)], env=env)
-    pids = [_pid(tmp_path / f"pid-{n}") for n in range(2)]
+    pids = [pid for n in range(2) for pid in _pids(tmp_path / f"pid-{n}")]
     parent.kill()
     parent.wait()
     until = time.monotonic() + 20
