@@ -15,6 +15,7 @@ from medvit.settings import RunSettings
 from medvit_batch.catalogue.series_groups import Group
 
 __all__ = [
+    "CASES",
     "CaseDescription",
     "CaseJob",
     "CaseLocation",
@@ -22,9 +23,14 @@ __all__ = [
     "Outcome",
     "RunOptions",
     "State",
+    "case_name",
     "json_sha256",
     "sequential_seconds",
 ]
+
+
+CASES = "cases"
+"""Name of the folder of all results, within the batch."""
 
 
 class State(StrEnum):
@@ -204,6 +210,15 @@ class Outcome:
             rating_reasons=tuple(map(change, self.rating_reasons)),
             notes=tuple(map(change, self.notes)),
         )
+
+
+def case_name(folder: str) -> str:
+    """Return the name of a case in messages and tables.
+
+    Args:
+        folder: of its results, within the batch.
+    """
+    return folder.removeprefix(f"{CASES}/")
 
 
 def sequential_seconds(seconds: Mapping[str, float]) -> dict[str, float]:

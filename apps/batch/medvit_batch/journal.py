@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
-from medvit_batch.cases import Decision, State
+from medvit_batch.cases import CASES, Decision, State
 from medvit_batch.errors import BatchError
 from medvit_batch.sqlite import connect
 
-__all__ = ["JOURNAL", "Journal", "sends_by_state"]
+__all__ = ["JOURNAL", "CaseRow", "Journal", "RunRow", "sends_by_state"]
 
 JOURNAL = "journal.sqlite"
 _VERSION = 4
@@ -60,6 +60,53 @@ _MAY = {
 _CLEARED = {"stage": "", "code": "", "reason": "", "remedy": ""}
 
 
+class CaseRow(TypedDict):
+    """A row of the table of cases; flags, reasons, notes, facts and seconds are JSON."""
+
+    id: int
+    volume: str
+    bundle: str
+    folder: str
+    state: str
+    stage: str
+    code: str
+    reason: str
+    remedy: str
+    facts: str
+    file_signature: str
+    options_hash: str
+    input: str | None
+    result_key: str | None
+    flags: str
+    rating: str
+    rating_reasons: str
+    notes: str
+    version: str
+    weights: str
+    run_sha256: str
+    seconds: str
+    peak_mb: float
+    tries: int
+    interrupted: int
+    run: int
+    updated: str
+    patient: str
+    note: str
+    recall: str
+
+
+class RunRow(TypedDict, total=False):
+    """A row of the table of runs; command, files and unused are JSON."""
+
+    id: int
+    started: str
+    finished: str | None
+    command: str
+    outcome: str | None
+    files: str | None
+    unused: str | None
+
+
 class Journal:
     """Where every case stands."""
 
@@ -75,7 +122,7 @@ class Journal:
         """Let go of the file."""
         self.base.close()
 
-    def start(self, command: dict[str, Any]) -> int:
+    def start(self, command: Mapping[str, object]) -> int:
         """Note that a run starts, with all it was asked; return its number."""
         row = self.base.execute(
             "INSERT INTO runs (started, command) VALUES (?,?) RETURNING id", (_now(), json.dumps(command, default=str))
@@ -113,17 +160,17 @@ class Journal:
         """Note how a run ended."""
         self.base.execute("UPDATE runs SET finished=?, outcome=? WHERE id=?", (_now(), outcome, run))
 
-    def last_run(self) -> dict[str, Any] | None:
+    def last_run(self) -> RunRow | None:
         """The newest run."""
         row = self.base.execute("SELECT * FROM runs ORDER BY id DESC LIMIT 1").fetchone()
-        return dict(row) if row is not None else None
+        return cast(RunRow, dict(row)) if row is not None else None
 
-    def doubted(self, decision: Decision) -> dict[str, Any] | None:
+    def doubted(self, decision: Decision) -> CaseRow | None:
         """Return the case of a decision, if it is published and its result may now be another patient's."""
         row = self._row(decision)
         if row is None or State(row["state"]) is not State.PUBLISHED:
             return None
-        return dict(row) if decision.disputed or _corrected(row, decision) else None
+        return cast(CaseRow, dict(row)) if decision.disputed or _corrected(row, decision) else None
 
     def recalled(self, folder: str) -> list[str]:
         """Return names of the peers that a result was sent to."""
@@ -222,14 +269,14 @@ class Journal:
             "INSERT INTO cases (volume, bundle, folder, state, stage, code, reason, facts, file_signature, options_hash, run, updated, patient) "
             "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
             (
-                decision.volume, decision.bundle, f"cases/{decision.folder}", decision.state, "plan" if planned else "", decision.code,
+                decision.volume, decision.bundle, f"{CASES}/{decision.folder}", decision.state, "plan" if planned else "", decision.code,
                 decision.reason if planned else "", json.dumps(asdict(decision.facts)), decision.file_signature, options_hash, run, _now(),
                 decision.patient,
             ),
         ).fetchone()  # fmt: skip
         return int(row["id"])
 
-    def move(self, case: int, state: State, **columns: Any) -> None:
+    def move(self, case: int, state: State, **columns: object) -> None:
         """Bring a case into another state; on the disk when this returns."""
         found = State(self.base.execute("SELECT state FROM cases WHERE id=?", (case,)).fetchone()["state"])
         if state not in _MAY[found]:
@@ -238,22 +285,22 @@ class Journal:
         names = ", ".join(f"{name}=?" for name in columns)
         self.base.execute(f"UPDATE cases SET {names} WHERE id=?", (*columns.values(), case))
 
-    def case(self, number: int) -> dict[str, Any]:
+    def case(self, number: int) -> CaseRow:
         """One case."""
-        return dict(self.base.execute("SELECT * FROM cases WHERE id=?", (number,)).fetchone())
+        return cast(CaseRow, dict(self.base.execute("SELECT * FROM cases WHERE id=?", (number,)).fetchone()))
 
-    def cases(self, *states: State) -> Iterator[dict[str, Any]]:
+    def cases(self, *states: State) -> Iterator[CaseRow]:
         """Cases in these states, in all if none is named, in the order they were found."""
         where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
         for row in self.base.execute(f"SELECT * FROM cases {where} ORDER BY id", states).fetchall():
-            yield dict(row)
+            yield cast(CaseRow, dict(row))
 
-    def published_with_key(self, result_key: str) -> dict[str, Any] | None:
+    def published_with_key(self, result_key: str) -> CaseRow | None:
         """The published case whose folder holds exactly this: these images, this bundle, these settings."""
         row = self.base.execute(
             "SELECT * FROM cases WHERE result_key=? AND state='published' LIMIT 1", (result_key,)
         ).fetchone()
-        return dict(row) if row is not None else None
+        return cast(CaseRow, dict(row)) if row is not None else None
 
     def counts(self) -> dict[str, int]:
         """How many cases are in each state."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+
+from medvit_batch.journal import CaseRow
 
 __all__ = ["Turns", "was_interrupted"]
 
@@ -56,6 +57,6 @@ class Turns:
         return True
 
 
-def was_interrupted(row: Mapping[str, Any]) -> bool:
+def was_interrupted(row: CaseRow) -> bool:
     """Whether a case of the journal was at work when a worker or a run ended; it is run alone, so that it is seen whose fault it is."""
     return bool(row["tries"] or row["interrupted"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from medvit_batch.cases import State
+from medvit_batch.cases import State, case_name
 from medvit_batch.journal import Journal
 
 __all__ = ["Claims"]
@@ -31,7 +31,7 @@ class Claims:
         if other is None and self._makers.get(result_key, case) != case:
             other = self._journal.case(self._makers[result_key])
         if other is not None and other["id"] != case:
-            reason = f"the same images as {other['folder'].removeprefix('cases/')}, which holds the result"
+            reason = f"the same images as {case_name(other['folder'])}, which holds the result"
             self._why_not[case] = (State.SKIPPED, reason)
             return False
         self._makers[result_key], self._result_keys[case] = case, result_key

@@ -21,7 +21,7 @@ from typing import IO
 
 from medvit.atomic_write import os_errors_as_output_errors
 from medvit.errors import OutputError
-from medvit_batch.cases import State
+from medvit_batch.cases import CASES, State, case_name
 from medvit_batch.errors import BatchError
 from medvit_batch.journal import JOURNAL, Journal
 
@@ -42,7 +42,7 @@ RECEIVED = "received"
 WITHDRAWN = "withdrawn"
 """Folder for results that no longer count, since the patient was corrected or is in question."""
 
-_STAGING, _CASES, _LOCK = "staging", "cases", ".lock"
+_STAGING, _LOCK = "staging", ".lock"
 _MOST = 3
 """How often a run may end while a case is at work, until the case is held to be the reason."""
 
@@ -58,14 +58,14 @@ def prepare(out: Path) -> None:
     if (
         out.is_dir()
         and not (out / JOURNAL).is_file()
-        and any(p.name not in (_LOCK, RECEIVED, _STAGING, _CASES) for p in out.iterdir())
+        and any(p.name not in (_LOCK, RECEIVED, _STAGING, CASES) for p in out.iterdir())
     ):
         raise OutputError(
             f"Found files in {out} that no batch has written; a new folder is needed, or one to go on with. Choose another with -o."
         )
     with os_errors_as_output_errors(out):
         (out / _STAGING).mkdir(parents=True, exist_ok=True)
-        (out / _CASES).mkdir(exist_ok=True)
+        (out / CASES).mkdir(exist_ok=True)
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def withdraw(out: Path, folder: str) -> str:
     source = out / folder
     if not source.is_dir():
         return ""
-    home = out / WITHDRAWN / folder.removeprefix(f"{_CASES}/")
+    home = out / WITHDRAWN / case_name(folder)
     place = next(p for n in itertools.count(1) if not (p := home.with_name(f"{home.name}-{n}")).exists())
     with os_errors_as_output_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)

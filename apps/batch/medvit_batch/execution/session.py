@@ -7,10 +7,9 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from medvit.progress import Progress
-from medvit_batch.cases import CaseJob, CaseLocation, Decision, Outcome, State
+from medvit_batch.cases import CaseJob, CaseLocation, Decision, Outcome, State, case_name
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.events import Events
 from medvit_batch.execution.batch import Batch, Limits
@@ -22,7 +21,7 @@ from medvit_batch.execution.messages import CaseEnded, EndKind, Event, InputHash
 from medvit_batch.execution.pipe_transport import PipeTransport
 from medvit_batch.execution.publish import publish_case, remove_leftovers, staging_path, withdraw
 from medvit_batch.execution.shutdown import Stop
-from medvit_batch.journal import Journal
+from medvit_batch.journal import CaseRow, Journal
 
 __all__ = ["Session"]
 
@@ -111,7 +110,7 @@ class Session:
         )
         peers = self.journal.recalled(row["folder"])
         recall = f"The earlier result was sent to {', '.join(peers)}: have it removed there." if peers else ""
-        name = row["folder"].removeprefix("cases/")
+        name = case_name(row["folder"])
         self.say(f"{name}: {why[0].lower()}{why[1:]}; {moved}. {recall}".rstrip())
         self.events.write("withdrawn", case=name, disputed=decision.disputed, folder=place, sent_to=peers)
         return f"{why}; {moved}.", recall
@@ -212,7 +211,7 @@ class Session:
         self._active[case] = job
         self.dispatcher.give(job, alone=case in self._turns.alone or was_interrupted(row))
 
-    def _job(self, row: dict[str, Any], key: CaseLocation) -> CaseJob:
+    def _job(self, row: CaseRow, key: CaseLocation) -> CaseJob:
         case, root = row["id"], self.batch.plan.root(row["bundle"])
         group = self.catalogue.group(key.inside, key.series) if key.image is None else None
         work = self.batch.plan.work
@@ -323,7 +322,7 @@ class Session:
 
     def _tell(self, job: CaseJob, state: State, words: str, outcome: Outcome) -> None:
         self.done += state is not State.PENDING
-        name = job.name.removeprefix("cases/")
+        name = case_name(job.name)
         if not self.events.printed:
             self.say(f"[{self.done}/{self.total}] {name}: {state}{f', {words}' if words else ''}")
         self.events.write("case", case=name, state=state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, rating=outcome.rating, seconds=outcome.seconds)  # fmt: skip

@@ -12,10 +12,10 @@ from typing import Any
 import typer
 
 from medvit.cli.common import Terminal
-from medvit_batch.cases import State
+from medvit_batch.cases import State, case_name
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.execution.batch_folder import CATALOGUE
-from medvit_batch.journal import Journal, sends_by_state
+from medvit_batch.journal import Journal, RunRow, sends_by_state
 
 __all__ = ["show_status"]
 
@@ -47,7 +47,7 @@ def show_status(out: Path, shown: Terminal, cases: bool, paths: bool) -> None:
 
 def _content(journal: Journal, cases: bool) -> dict[str, Any]:
     rows = list(journal.cases())
-    run = journal.last_run() or {}
+    run: RunRow = journal.last_run() or {}
     reasons = Counter((row["state"], row["code"], row["reason"], row["remedy"]) for row in rows if row["state"] in (State.FAILED, State.SET_ASIDE))  # fmt: skip
     return {
         "cases": journal.counts(),
@@ -55,22 +55,18 @@ def _content(journal: Journal, cases: bool) -> dict[str, Any]:
         "sends": sends_by_state(journal),
         "run": {key: run.get(key) for key in ("started", "finished", "outcome")},
         "at_work": [
-            {"case": _name(row), "stage": row["stage"], "seconds": _age(row["updated"])}
+            {"case": case_name(row["folder"]), "stage": row["stage"], "seconds": _age(row["updated"])}
             for row in rows
             if row["state"] == State.RUNNING
         ],
         "reasons": [{"state": s, "code": c, "reason": r, "remedy": m, "cases": n} for (s, c, r, m), n in reasons.most_common()],
         "unused": json.loads(run.get("unused") or "[]"),
         "list": [
-            {"case": _name(row), "state": row["state"], "file": json.loads(row["facts"])["file"], "rating": row["rating"], "flags": json.loads(row["flags"]),
+            {"case": case_name(row["folder"]), "state": row["state"], "file": json.loads(row["facts"])["file"], "rating": row["rating"], "flags": json.loads(row["flags"]),
              "stage": row["stage"], "code": row["code"], "reason": row["reason"]}
             for row in rows
         ] if cases else [],
     }  # fmt: skip
-
-
-def _name(row: dict[str, Any]) -> str:
-    return str(row["folder"]).removeprefix("cases/")
 
 
 def _age(since: str) -> float:

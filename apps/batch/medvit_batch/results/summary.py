@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medvit.atomic_write import os_errors_as_output_errors, replace_file
-from medvit_batch.cases import State, sequential_seconds
-from medvit_batch.journal import Journal
+from medvit_batch.cases import State, case_name, sequential_seconds
+from medvit_batch.journal import CaseRow, Journal, RunRow
 from medvit_batch.results.parquet import write_parquet
 
 __all__ = ["Summary", "summarize", "write_tables"]
@@ -38,7 +38,7 @@ class Summary:
     cases: list[dict[str, Any]]
     measurements: list[dict[str, Any]]
     counts: dict[str, int]
-    run: dict[str, Any]
+    run: RunRow
     intended_use: tuple[str, ...]
 
 
@@ -59,10 +59,10 @@ def summarize(journal: Journal, out: Path) -> Summary:
     return Summary(cases, measurements, journal.counts(), journal.last_run() or {}, tuple(uses))
 
 
-def _row(case: dict[str, Any]) -> dict[str, Any]:
+def _row(case: CaseRow) -> dict[str, Any]:
     facts, flags = json.loads(case["facts"]), json.loads(case["flags"])
     published = case["state"] == State.PUBLISHED
-    name = case["folder"].removeprefix("cases/")
+    name = case_name(case["folder"])
     return {
         "case": name.partition("/")[0], "bundle": case["bundle"], "version": case["version"] if published else "", "state": case["state"],
         "flagged": "yes" if published and flags else "no", "rating": case["rating"] if published else "", "modality": facts["modality"],
