@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from medvit.atomic_write import os_errors_as_output_errors
+from medvit.atomic_write import hashes_within, os_errors_as_output_errors
 from medvit.errors import OutputError
 from medvit_batch.cases import CASES, State, case_name
 from medvit_batch.errors import BatchError
@@ -197,11 +197,5 @@ def _intact(folder: Path, run_sha256: str) -> bool:
     """Whether a folder holds exactly what was checked."""
     if not _has_sha256(folder, run_sha256):
         return False
-    for name, digest in json.loads((folder / "run.json").read_text())["files"].items():
-        path = folder / name
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                return False
-    return True
+    stated: dict[str, str] = json.loads((folder / "run.json").read_text())["files"]
+    return stated.items() <= hashes_within(folder).items()
