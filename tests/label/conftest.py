@@ -99,7 +99,7 @@ class Lab:
         return requests.request(method, self.url + path, timeout=60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     pytest.importorskip("fastapi")
     pytest.importorskip("monailabel.client")
