@@ -81,6 +81,7 @@ MISTAKES: dict[str, dict[str, str]] = {
     "bundles list": {"an argument": "{scan}"},
     "bundles show": {"unknown bundle": "no_such_bundle"},
     "bundles verify": {"unknown bundle": "no_such_bundle", "bundle not fetched": "abdomen_ct_swin_unetr_btcv"},
+    "bundles gate": {"unknown bundle": "no_such_bundle --case {scan}"},  # the earlier name of the next command
     "bundles precision-check": {
         "unknown bundle": "no_such_bundle --case {scan}",
         "absent case": "headneck_ct_swin_unetr --case {absent}",
