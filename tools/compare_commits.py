@@ -79,7 +79,7 @@ JOBS = {
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took: seconds of processor time, and megabytes at most."""
+    """The cost of a command: seconds of processor time, and megabytes at most."""
 
     seconds: float
     megabytes: float

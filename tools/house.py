@@ -26,7 +26,7 @@ LOOSE = 8
 CIRCLES = 0
 """The largest number of import circles: the design allows none."""
 WAYS = 1
-"""How many modules beside the pipeline may run a bundle: the check of a lower precision, which runs one before it is allowed."""
+"""The largest number of modules beside the pipeline that may run a bundle: the check of a lower precision, which runs one before it is allowed."""
 NOT_LOOSE = {"__init__", "__main__", "_version"}
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LabelResult", "TaskResult"]
 
 Statistics = TypeVar("Statistics")
-"""What a task measures of its result."""
+"""The type of a task's statistics."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

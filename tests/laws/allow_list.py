@@ -1,4 +1,4 @@
-"""What the allow-list for fetched configs admits: every public class is put to it, and the answers are listed."""
+"""The names that the allow-list for fetched configs admits: every public class is put to it, and the answers are listed."""
 
 from __future__ import annotations
 

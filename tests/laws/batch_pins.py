@@ -1,4 +1,4 @@
-"""What a batch leaves and prints: its folder, tables, events, metrics, records and databases; all through the command line."""
+"""Products of a batch: its folder, tables, events, metrics, records and databases; all through the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How commands end: with a mistake, an unknown option, no arguments, and with the help."""
+"""Exit codes of commands: with a mistake, an unknown option, no arguments, and with the help."""
 
 from __future__ import annotations
 

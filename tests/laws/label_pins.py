@@ -1,4 +1,4 @@
-"""What the label server answers and keeps: its endpoints, the shapes of their answers, and its journal; all over HTTP."""
+"""The interface of the label server: its endpoints, the shapes of their answers, and its journal; all over HTTP."""
 
 from __future__ import annotations
 

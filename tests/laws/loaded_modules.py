@@ -1,4 +1,4 @@
-"""What commands load, found in processes of their own."""
+"""Modules that commands load, found in processes of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the product shows to the outside, written down: the pinned files, their check and the command that renews them.
+"""Pins of the public interface: the pinned files, their check and the command that renews them.
 
 ``python -m tests.laws.pins`` compares every pin with what is found now and prints the differences;
 ``python -m tests.laws.pins --write [NAME...]`` writes what is found as well.

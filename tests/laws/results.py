@@ -1,4 +1,4 @@
-"""What results hold: files, keys of records and tables, and the stages that a run reports; all through the command line."""
+"""Contents of results: files, keys of records and tables, and the stages that a run reports; all through the command line."""
 
 from __future__ import annotations
 

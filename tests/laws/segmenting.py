@@ -31,7 +31,7 @@ _STATISTICS = ("labels", "entropy_bits", "agreement", "quality.rating")
 """What is compared of ``statistics.json``; a renamed key is corrected here and in ``--write``'s rows alike."""
 
 _NOT_NUMBERS = ("title",)
-"""Of a label's statistics: words for people."""
+"""Entries of a label's statistics that are words for people."""
 
 
 def statistics_numbers(folder: Path) -> Numbers:

@@ -1,4 +1,4 @@
-"""What medvit makes stays the same: labels, DICOM objects, statistics, restored and reconstructed images, training steps.
+"""Digests of the results of medvit: labels, DICOM objects, statistics, restored and reconstructed images, training steps.
 
 The expected values lie in ``expected/``, one file a row. All rows are made once, in a process of its own with one thread.
 """

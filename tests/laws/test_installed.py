@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git says w
 
 @dataclass(frozen=True)
 class Layout:
-    """Where medvit lies: the folders on the path, the folder that holds them all."""
+    """A checkout of medvit: the folders on the path, the folder that holds them all."""
 
     top: Path
     paths: tuple[Path, ...]

@@ -26,7 +26,7 @@ HEAVY = {
     "numba",
     "highdicom",
 }
-"""What neither the import, the help nor a mistake on the command line may load."""
+"""Modules that neither the import, the help nor a mistake on the command line may load."""
 
 SHARED_NAMES = {
     *(
