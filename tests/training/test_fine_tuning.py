@@ -28,7 +28,7 @@ def test_a_gentle_recipe_starts_where_the_schedule_ended():
 def test_the_new_bundle_says_what_it_is_and_the_old_one_stays(tmp_path: Path):
     root = make_learning_bundle(tmp_path / "bundles" / "bands")
     metadata = root / "configs" / "metadata.json"
-    gate = {
+    check = {
         "precision": "bf16",
         "backend": "eager",
         "case": "0",
@@ -37,7 +37,7 @@ def test_the_new_bundle_says_what_it_is_and_the_old_one_stays(tmp_path: Path):
         "versions": {},
     }
     content = json.loads(metadata.read_text())
-    content["medvit"]["gates"] = [gate]
+    content["medvit"]["precision_checks"] = [check]
     metadata.write_text(json.dumps(content))
     before = hashes_within(root)
     names = make_cases(tmp_path / "s", tmp_path / "t", 3)
