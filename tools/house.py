@@ -1,10 +1,13 @@
 """Print the numbers that describe the layout of the code, and fail where one is past its limit: ``python tools/house.py``.
 
+With ``--places`` it lists the places as well.
+
 - Loose modules: files directly in ``medvit/``, without ``__init__``, ``__main__`` and ``_version``.
 - Import circles: groups of files that import each other. Imports for types alone and imports inside functions count. A name
   imported from a room's face counts as an import of the file that defines it; the face itself does not count.
 - Ways to run: modules that run a loaded bundle to make a result, by ``apply`` of ``medvit.inference`` or by ``predict`` of a task
   that they name. ``medvit.pipeline`` is the one that should; the tasks and ``medvit.inference`` are what it runs.
+- Sizes, parameters and first words of docstrings: see ``tools/code_style.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import code_style
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -27,6 +32,10 @@ CIRCLES = 0
 """The largest number of import circles: the design allows none."""
 WAYS = 1
 """The largest number of modules beside the pipeline that may run a bundle: the check of a lower precision, which runs one before it is allowed."""
+MANY_PARAMETERS = frozenset({"SlidingWindow", "SwinUNETR", "SwinX2S"})
+"""Constructors pinned in the shared INTERFACES.md, which take more than eight parameters."""
+STYLE = {"long_files": 1, "long_functions": 0, "many_parameters": 4, "positional": 101, "questions": 508}
+"""The largest number of places past each limit of style."""
 NOT_LOOSE = {"__init__", "__main__", "_version"}
 
 
@@ -117,6 +126,27 @@ def ways_to_run(names: dict[str, Path]) -> list[str]:
     return [name for name in others if not name.startswith("medvit.inference") and runs_a_bundle(names[name])]
 
 
+def style(names: dict[str, Path], places: bool) -> bool:
+    """Print the numbers of style; return whether one is past its limit."""
+    found = code_style.Findings()
+    for path in names.values():
+        code_style.look_at(path, str(path.relative_to(ROOT)), found, MANY_PARAMETERS)
+    titles = {
+        "long_files": f"Files over {code_style.FILE_LINES} lines",
+        "long_functions": f"Functions over {code_style.FUNCTION_LINES} lines",
+        "many_parameters": f"Functions with more than {code_style.PARAMETERS} parameters",
+        "positional": f"Dataclasses with more than {code_style.POSITIONAL_FIELDS} fields by position",
+        "questions": "Docstrings that open with What, Whether, Whose, How, Where, Why or Of",
+    }
+    for kind, title in titles.items():
+        listed = getattr(found, kind)
+        print(f"{title}: {len(listed)} (at most {STYLE[kind]})")
+        if places or len(listed) > STYLE[kind]:
+            print(*(f"  {place}" for place in listed), sep="\n")
+    print(f"Lines of code: {found.code_lines:,} (at most {code_style.CODE_LINES:,})")
+    return any(len(getattr(found, kind)) > STYLE[kind] for kind in titles)
+
+
 def main() -> int:
     """Print the numbers; 1 where one is past its limit."""
     sys.setrecursionlimit(10_000)
@@ -135,7 +165,8 @@ def main() -> int:
         print(f"  {len(group)} files: {', '.join(group)}")
     others = ways_to_run(names)
     print(f"Ways to run: 1, and {len(others)} beside it (at most {WAYS}): {', '.join(others)}")
-    return int(len(loose) > LOOSE or len(groups) > CIRCLES or len(others) > WAYS)
+    past = len(loose) > LOOSE or len(groups) > CIRCLES or len(others) > WAYS
+    return int(style(names, "--places" in sys.argv[1:]) or past)
 
 
 if __name__ == "__main__":
