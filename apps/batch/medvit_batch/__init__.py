@@ -1,1 +1,3 @@
-"""medvit_batch: thousands of series, unattended. One command on one machine; what it has done is never lost."""
+"""medvit_batch: run a bundle over whole archives, unattended, on one machine or a cluster, with all states kept in a
+journal.
+"""

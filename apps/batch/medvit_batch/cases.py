@@ -1,4 +1,4 @@
-"""What travels: a case, what was decided about it, the job that a worker gets and the outcome it gives back."""
+"""Records that travel between the journal, the dispatcher and the workers: decisions, jobs and outcomes of cases."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = [
 
 
 CASES = "cases"
-"""Name of the folder of all results, within the batch."""
+"""Name of the folder below the batch's folder that holds the results of all cases."""
 
 
 class State(StrEnum):
-    """Where a case stands."""
+    """State of a case in the journal."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -47,13 +47,13 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How cases are run and what is written: what decides a result, beside its images and bundle.
+    """Options of a batch that decide its results, together with the images and the bundle.
 
     Attributes:
-        run: as the pipeline takes it.
-        types: output types; empty for the usual ones of the source's kind.
-        preview, statistics, per_label: as ``OutputSettings``.
-        privacy: how results are de-identified; None where they carry the patient's attributes on.
+        run: settings of the pipeline.
+        types: output types; empty for the default types of the source's kind.
+        preview, statistics, per_label: see ``OutputSettings``.
+        privacy: de-identification settings; None if results keep the patient's attributes.
     """
 
     run: RunSettings = field(default_factory=RunSettings)
@@ -64,13 +64,13 @@ class RunOptions:
     privacy: Privacy | None = None
 
     def deciding(self) -> dict[str, Any]:
-        """All that changes a result; the device does not."""
+        """Return the options that change a result; the device is not one of them."""
         content = asdict(self)
         del content["run"]["device"], content["run"]["series"]
         if self.privacy is None:
-            del content["privacy"]  # what was asked before there was such an option is still the same
+            del content["privacy"]  # so that results of versions without this option keep their hash
         else:
-            del content["privacy"]["issuer"]  # of one case
+            del content["privacy"]["issuer"]  # the issuer belongs to one case, not to the options
         if self.run.geometry is None:
             del content["run"]["geometry"]
         return content
@@ -78,7 +78,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class CaseDescription:
-    """What is said of a case's images to others: no name, no date, no path."""
+    """Description of a case's images that may be shown to others; it holds no name, date or path."""
 
     study: str = ""
     series: str = ""
@@ -94,7 +94,7 @@ class CaseDescription:
 
 @dataclass(frozen=True)
 class CaseLocation:
-    """Where the images of a case are found in the catalogue: a series in a place and a volume's number, or an image file."""
+    """Key of a case's images in the catalogue: a series with its place and volume number, or an image file."""
 
     inside: int = 0
     series: str = ""
@@ -104,22 +104,22 @@ class CaseLocation:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done with a volume.
+    """Decision what to do with a volume.
 
     Attributes:
-        volume: its lasting name within this batch.
-        bundle: what it is run through; empty where there is none.
+        volume: lasting name of the volume within this batch.
+        bundle: bundle to run it through; empty if there is none.
         state: pending, set aside or skipped.
-        reason: in words.
-        code: of the reason, for programs.
-        facts: about the images.
-        key: where they are.
-        file_signature: of their files.
-        changed: when the newest of them came, nanoseconds.
-        folder: a name for its results that holds nobody's name.
-        patient: keyed fingerprint of who the headers say the patient is; empty for image files.
-        issuer: of the PatientID, where it is not the headers that say so.
-        disputed: whether a person has to decide which patient it is of.
+        reason: reason for the state, in words.
+        code: reason for the state, for programs.
+        facts: description of the images.
+        key: key of the images in the catalogue.
+        file_signature: hash of the files' paths, sizes, times and headers.
+        changed: time at which the newest file arrived, in nanoseconds.
+        folder: folder for the results, whose name identifies nobody.
+        patient: keyed fingerprint of the patient's identity in the headers; empty for image files.
+        issuer: issuer of the PatientID where the headers state none.
+        disputed: True if a person must decide which patient the volume belongs to.
     """
 
     volume: str
@@ -139,17 +139,17 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class CaseJob:
-    """A case as a worker gets it.
+    """Job that a worker gets: one case, with everything needed to run it.
 
     Attributes:
-        case: its number in the journal.
-        name: what logs call it.
-        bundle: name or folder.
-        work: how to run it.
-        staging: folder to write to; it is not there yet.
-        group: the images of the series, for DICOM.
-        key: which of them.
-        note: what a reader must know of earlier results.
+        case: number of the case in the journal.
+        name: name of the case in logs.
+        bundle: name or folder of the bundle.
+        work: options of the run.
+        staging: folder to write to; it does not exist yet.
+        group: images of the series; None for an image file.
+        key: key of the volume within the group, or of the image file.
+        note: note about earlier results, added to the scan's notes.
     """
 
     case: int
@@ -164,23 +164,23 @@ class CaseJob:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case.
+    """Outcome of running a case.
 
     Attributes:
-        state: checked, failed, set aside or, where the disk was full or the worker stopped, pending.
-        stage: where it ended.
+        state: checked, failed or set aside; pending if the disk was full or the worker stopped.
+        stage: stage in which the case ended.
         code: kind of error.
-        reason, remedy: what to tell a person.
-        fatal: whether the worker should be replaced.
-        full: whether there was no space left.
-        flags: what a person must look at in a result.
+        reason, remedy: explanation and next step for a person.
+        fatal: True if the worker should be replaced.
+        full: True if the disk was full.
+        flags: points that a person must check in the result.
         rating: one of ``medvit.reports.rating.RATINGS``.
-        rating_reasons: why.
-        notes: what a reader must know.
-        version, weights: of the bundle that ran.
-        run_sha256: sha256 of run.json.
-        seconds: by stage; see ``sequential_seconds``.
-        peak_mb: the most memory the worker ever took.
+        rating_reasons: reasons for the rating.
+        notes: notes for whoever reads the result.
+        version, weights: version and weights' sha256 of the bundle that ran.
+        run_sha256: sha256 of ``run.json``.
+        seconds: seconds by stage; see ``sequential_seconds``.
+        peak_mb: peak memory of the worker so far.
     """
 
     state: State
@@ -201,7 +201,7 @@ class Outcome:
     peak_mb: float = 0.0
 
     def in_words(self, change: Callable[[str], str]) -> Outcome:
-        """With every sentence changed."""
+        """Return a copy with ``change`` applied to each of its sentences."""
         return replace(
             self,
             reason=change(self.reason),
@@ -216,20 +216,21 @@ def case_name(folder: str) -> str:
     """Return the name of a case in messages and tables.
 
     Args:
-        folder: of its results, within the batch.
+        folder: folder of its results, relative to the batch.
     """
     return folder.removeprefix(f"{CASES}/")
 
 
 def sequential_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Seconds by stage for which a case kept its worker busy, one stage after the other.
+    """Return the stages' seconds that add up to the time a case kept its worker busy.
 
-    Not among them: "preflight", which lies within another stage; "ahead", reading beside the case before, of which "open" and "read"
-    hold what was waited for; "behind", writing beside the case after, for which "wait" of that case says what it waited.
+    Left out are "preflight", which is part of another stage; "ahead", the time for reading this case while the case
+    before it ran ("open" and "read" hold the time spent waiting for it); and "behind", the time for writing this case
+    while the next one ran ("wait" of that next case holds the time spent waiting for it).
     """
     return {name: value for name, value in seconds.items() if name not in ("preflight", "ahead", "behind")}
 
 
 def json_sha256(content: Any) -> str:
-    """sha256 of anything that JSON can hold."""
+    """Return the sha256 of any content that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

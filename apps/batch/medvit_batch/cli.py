@@ -1,4 +1,4 @@
-"""``medvit batch``: a whole archive in, a result for every series that a bundle is made for, and a report."""
+"""``medvit batch``: run a bundle over a whole archive and write a result for each suitable series, and a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, stated once: what to run, how and what to write; and what we are on the network."""
+"""Options shared by several commands: bundle, run and output options, and the local DICOM node."""
 
 from __future__ import annotations
 
@@ -110,9 +110,10 @@ _GROUPS: dict[str, Callable[..., Any]] = {"asked": _asked, "local": _local}
 
 
 def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the shared options in place of its parameters ``asked`` and ``local``, which it gets filled in.
+    """Replace the parameters ``asked`` and ``local`` of a command by the shared options, and build both objects from
+    them.
 
-    The ``archive`` of ``asked`` it fills in itself.
+    The command itself must fill in the ``archive`` of ``asked``.
     """
     own = inspect.signature(command, eval_str=True).parameters
     groups = {name: inspect.signature(_GROUPS[name], eval_str=True).parameters for name in own if name in _GROUPS}

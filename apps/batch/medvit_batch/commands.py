@@ -1,4 +1,4 @@
-"""What the commands do, once their options are read."""
+"""Implementation of the commands, called once their options are read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Again:
-    """Which cases to try again, and what is to be different."""
+    """Selection of the cases to try again, and the options that differ from the last run."""
 
     reason: str | None = None
     set_aside: bool = False
@@ -47,7 +47,7 @@ class Again:
 
 @contextmanager
 def _sound_tables() -> Iterator[None]:
-    """What SQLite cannot do becomes one of our errors."""
+    """Raise a ``BatchError`` in place of an ``OperationalError`` of SQLite."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -59,10 +59,10 @@ def _sound_tables() -> Iterator[None]:
 
 @contextmanager
 def open_session(batch: Batch, shown: Terminal) -> Iterator[Session]:
-    """Open a batch's folder for a session; serve its metrics meanwhile.
+    """Open a batch's folder for a session and serve its metrics while it is open.
 
     Raises:
-        NetworkError: the port for metrics cannot be had. Others: as ``open_batch_folder``.
+        NetworkError: the port for metrics cannot be opened. Others: see ``open_batch_folder``.
     """
     with (
         _sound_tables(),
@@ -127,7 +127,7 @@ def _chosen(journal: Journal, again: Again) -> set[int]:
 
 
 def closed(session: Session, shown: Terminal) -> int:
-    """Note the end of a run, write its reports, say what came of it; return the exit code."""
+    """Record the end of a run, write its reports and print a summary; return the exit code."""
     ended = session.finish()
     journal, out = session.journal, session.batch.out
     write_reports(journal, out)
@@ -144,7 +144,7 @@ def closed(session: Session, shown: Terminal) -> int:
 
 
 def write_reports(journal: Journal, out: Path) -> None:
-    """The tables, the page and the metrics of a batch."""
+    """Write the tables, the HTML report and the metrics of a batch."""
     from medvit_batch.results.metrics import write_metrics
     from medvit_batch.results.report import write_report
     from medvit_batch.results.summary import summarize, write_tables
@@ -156,7 +156,9 @@ def write_reports(journal: Journal, out: Path) -> None:
 
 
 def report_changes(session: Session) -> None:
-    """Write the tables and the report before the run where a look changed them: a withdrawn result must not stand in them as valid."""
+    """Write the tables and the report before cases run, if the scan of the archive changed any: a withdrawn result must
+    not be listed as valid.
+    """
     if session.unreported:
         write_reports(session.journal, session.batch.out)
         session.unreported = False
@@ -184,7 +186,7 @@ def _say_plan(session: Session, waiting: dict[int, CaseLocation], shown: Termina
 
 
 def show_plan(asked: BatchOptions, out: Path, shown: Terminal) -> int:
-    """Print what a run would do with each series; nothing is written to ``out``."""
+    """Print the decision for each series; write nothing to ``out``."""
     from medvit_batch.catalogue.catalogue import Catalogue, secret_of
     from medvit_batch.execution.slurm import job_script
     from medvit_batch.results.dry_run import show_decisions

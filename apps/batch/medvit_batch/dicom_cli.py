@@ -1,4 +1,4 @@
-"""``medvit dicom``: the batch as a node of the hospital's network."""
+"""``medvit dicom``: the batch as a node of the hospital's network (DIMSE and DICOMweb)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch refuses, of medvit's family of errors."""
+"""Errors of a batch, of the family of ``MedvitError``."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ __all__ = ["BatchError", "ExpressionError", "NetworkError", "PeerError", "Refuse
 
 
 class BatchError(MedvitError, RuntimeError):
-    """A batch cannot start or cannot go on."""
+    """Error for a batch that cannot start or continue."""
 
 
 class ExpressionError(MedvitError, ValueError):
-    """A selection that cannot be understood; the message points at the place."""
+    """Error for a selection with a syntax error; the message marks the position."""
 
 
 class RulesError(MedvitError, ValueError):
-    """A file of rules that cannot be used."""
+    """Error for a file of rules that cannot be used."""
 
 
 class NetworkError(MedvitError, OSError):
-    """A DICOM node cannot be started or used."""
+    """Error for a DICOM node that cannot be started or used."""
 
 
 class PeerError(NetworkError):
-    """A peer that cannot be understood or reached, or refuses."""
+    """Error for a peer that is unreachable, refuses, or answers unintelligibly."""
 
 
 class RefusedError(PeerError):
-    """A peer that is there and will not take an object; offering it again soon would not help."""
+    """Error for a reachable peer that refuses an object; sending it again soon would not help."""

@@ -1,4 +1,6 @@
-"""Lines of JSON for programs that watch a batch: in ``log.jsonl`` always, on the terminal if asked. No patient data, no paths."""
+"""Events of a batch as lines of JSON: always in ``log.jsonl``, on the terminal if asked. They hold no patient data and
+no paths.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ LOG = "log.jsonl"
 
 
 class Format(StrEnum):
-    """How a command that runs for long speaks."""
+    """Output format of a command that runs for long."""
 
     TEXT = "text"
     JSON = "json"
@@ -34,29 +36,29 @@ def _line(what: str, **content: Any) -> str:
 
 @dataclass(frozen=True)
 class JsonLines(Terminal):
-    """Speaks in lines of JSON on standard output, as collectors of logs take them; errors too."""
+    """Terminal that prints lines of JSON on standard output, errors too, as log collectors expect."""
 
     def say(self, text: str) -> None:
-        """What a person would read, as the text of a line."""
+        """Print a sentence for people as the text of a line."""
         if not self.quiet:
             typer.echo(_line("said", text=text))
 
     def complain(self, text: str, kind: str) -> None:
-        """Why the command ends."""
+        """Print the error that ends the command."""
         typer.echo(_line("error", kind=kind, text=text.removeprefix("Error: ")))
 
 
 def speaking(form: Format, quiet: bool, json: bool, debug: bool) -> Terminal:
-    """What a command says things with."""
+    """Return the terminal that a command prints with."""
     return (JsonLines if form is Format.JSON else Terminal)(quiet=quiet, json=json, debug=debug)
 
 
 class Events:
-    """Appends to the log of a batch; a line is whole or not there, and none is waited for.
+    """Writer of a batch's log; each line is written whole, and none is flushed to disk at once.
 
     Args:
-        out: the batch.
-        shown: lines are printed too where it speaks in such lines.
+        out: folder of the batch.
+        shown: terminal; if it prints lines of JSON, events are printed too.
     """
 
     def __init__(self, out: Path, shown: Terminal) -> None:
@@ -65,7 +67,7 @@ class Events:
         self._quiet = shown.quiet
 
     def write(self, what: str, **content: Any) -> None:
-        """Add a line."""
+        """Append a line to the log."""
         line = _line(what, **content)
         if self.printed and not self._quiet:
             typer.echo(line)

@@ -1,1 +1,1 @@
-"""The catalogue of files and series that a batch found."""
+"""Catalogue of the files and series that a batch found."""

@@ -1,7 +1,9 @@
-"""The catalogue of an archive: every file's header, read once and kept by path, size and time in ``catalogue.sqlite``.
+"""Catalogue of an archive: the header of each file, read once and stored by path, size and times in
+``catalogue.sqlite``.
 
-It holds paths, which may name patients, so it is as confidential as the archive itself: only its owner can read it, and
-everything a batch tells others speaks of ``d3/f17``, the numbers of a folder and a file in here.
+The catalogue holds paths, which may contain patients' names. So it is as confidential as the archive, and only its
+owner can read it. Everything that a batch shows to others names a file by its alias ``d3/f17``: the numbers of a folder
+and a file in the catalogue.
 """
 
 from __future__ import annotations
@@ -35,15 +37,15 @@ CREATE TABLE files (
 CREATE INDEX of_series ON files (seen, kind, series);
 """
 _CHUNK = 100
-"""Files read at a time, and stored in one transaction."""
+"""Number of files that are read at a time and stored in one transaction."""
 
 
 class Catalogue(Groups):
-    """Database of the headers of an archive's files. One process writes it at a time.
+    """Database of the headers of an archive's files. Only one process may write it at a time.
 
     Args:
-        path: the database.
-        secret: what fingerprints are keyed with, of another catalogue; its own where none is given.
+        path: file of the database.
+        secret: key of the fingerprints, taken from another catalogue; by default this catalogue's own key.
     """
 
     def __init__(self, path: Path, secret: bytes = b"") -> None:
@@ -54,7 +56,7 @@ class Catalogue(Groups):
         )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database."""
         self.base.close()
 
     @contextmanager
@@ -68,13 +70,13 @@ class Catalogue(Groups):
         self.base.execute("COMMIT")
 
     def look(self, top: Path, leave_out: Path, progress: Progress, readers: int = 1) -> int:
-        """Walk an archive and read every header that is new or has changed; return how many were read.
+        """Walk an archive and read each header that is new or has changed; return the number of files read.
 
         Args:
             top: the archive.
-            leave_out: a folder within it that is passed over: where results go.
-            progress: told how far it is; can stop it.
-            readers: processes that read headers.
+            leave_out: folder within the archive that is not read, because results are written to it.
+            progress: receives the progress and can stop the walk.
+            readers: number of processes that read headers.
         """
         self.seen += 1
         self.beside = self.patients = None
@@ -148,7 +150,7 @@ class Catalogue(Groups):
         series = first.series
         if series.startswith(
             "of "
-        ):  # without a UID they are told apart by their folder, whose number only this table knows
+        ):  # without a UID, series are told apart by their folder, whose number only this database has
             series += f"d{self.base.execute('SELECT folder FROM files WHERE id=?', (number,)).fetchone()['folder']}"
         self.base.execute(
             "UPDATE files SET kind=?, series=?, detail=?, planes=?, patient=? WHERE id=?",
@@ -170,14 +172,14 @@ class Catalogue(Groups):
         )  # fmt: skip
 
     def _forget(self, top: bytes) -> None:
-        """Files that are not there any more, below a folder that was walked."""
+        """Delete the entries of files that have disappeared from a folder below ``top``."""
         with self._together():
             for row in self.base.execute("SELECT id, path FROM folders").fetchall():
                 if row["path"] == top or row["path"].startswith(top.rstrip(b"/") + b"/"):
                     self.base.execute("DELETE FROM files WHERE folder=? AND seen<?", (row["id"], self.seen))
 
     def counts(self) -> dict[str, int]:
-        """How many files of each kind the last walk saw."""
+        """Return the number of files of each kind in the last walk."""
         rows = self.base.execute(
             "SELECT kind, COUNT(*) AS n FROM files WHERE seen=? AND kind<>'zip' GROUP BY kind ORDER BY kind",
             (self.seen,),
@@ -185,7 +187,7 @@ class Catalogue(Groups):
         return {row["kind"]: row["n"] for row in rows}
 
     def unused(self) -> list[tuple[str, str, str]]:
-        """(alias, kind, why) of every file and folder that no case can be made of and a person may ask about."""
+        """Return (alias, kind, reason) of each file and folder that belongs to no case and that a person may ask about."""
         rows = self.base.execute(
             "SELECT f.id, f.folder, f.entry, kind, detail FROM files f WHERE seen=? AND kind IN ('damaged', 'unreadable', 'missing', 'other') "
             "ORDER BY kind, f.id",
@@ -202,7 +204,7 @@ class Catalogue(Groups):
         return found
 
     def path_of(self, name: str) -> str | None:
-        """The path behind an alias; None for one that is not known (any more)."""
+        """Return the path of an alias; None if the catalogue does not know it (any more)."""
         number = name.rpartition("/")[2]
         table = {"f": "files", "d": "folders"}.get(number[:1])
         if table is None or not number[1:].isdigit():
@@ -219,12 +221,14 @@ class Catalogue(Groups):
 
 
 def _state(row: sqlite3.Row) -> tuple[int, int, int]:
-    """Return size and times of a file; a copy may keep size and time of writing, but the time of change is always new."""
+    """Return a file's size and times; a copied file may keep its size and time of writing, but never its time of
+    change.
+    """
     return row["size"], row["modified"], row["changed"]
 
 
 def _renew(base: sqlite3.Connection) -> None:
-    """Have every file read again if an earlier medvit kept other values of its header; the numbers of files stay."""
+    """Have each file read again if an earlier medvit stored other header fields; the files keep their numbers."""
     base.execute("CREATE TABLE IF NOT EXISTS layout (fields TEXT, secret BLOB)")
     row = base.execute("SELECT fields FROM layout").fetchone()
     known = {column["name"] for column in base.execute("PRAGMA table_info(files)")}
@@ -239,12 +243,12 @@ def _renew(base: sqlite3.Connection) -> None:
 
 
 def _secret(base: sqlite3.Connection) -> bytes:
-    """Return the key of the fingerprints; without it, no guess can be tested against those in the journal."""
+    """Return the key of the fingerprints in the journal; the key keeps others from testing guesses against them."""
     return bytes(base.execute("SELECT secret FROM layout").fetchone()["secret"])
 
 
 def secret_of(path: Path) -> bytes:
-    """Return the secret of an existing catalogue; empty where there is none."""
+    """Return the secret of an existing catalogue; empty bytes if there is no catalogue."""
     if not path.is_file():
         return b""
     opened = Catalogue(path)

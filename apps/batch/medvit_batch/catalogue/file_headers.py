@@ -1,4 +1,4 @@
-"""What one file holds, by its header: a record that is kept from run to run."""
+"""Records of the files in an archive, made from their headers and kept from run to run."""
 
 from __future__ import annotations
 
@@ -36,24 +36,30 @@ __all__ = ["LAYOUT", "Record", "Want", "dicom_file", "planes_of", "read_all", "w
 
 _ZIP = b"PK\x03\x04"
 _SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI)?(?:..)(?:\x00\x00)?([0-9.]{8,64})", re.DOTALL)
-"""A SeriesInstanceUID (0020,000E) as it stands in a little-endian file, explicit or implicit."""
+"""Pattern of a SeriesInstanceUID (0020,000E) in a little-endian file, with explicit or implicit VR."""
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _HEAD = 2**16
 _FIELDS = tuple(f.name for f in fields(PlaneHeader))[1:]
-"""All but the file, in the order in which a plane takes them behind it."""
+"""Fields of ``PlaneHeader`` without its first, the file; their order is that of the constructor."""
 
 LAYOUT = " ".join(_FIELDS)
-"""Layout of the planes in a record; records of another layout are read anew."""
+"""Fields of a plane as stored in a record; a catalogue with another layout is read again."""
 
 _TUPLES = tuple(place for place, f in enumerate(fields(PlaneHeader)[1:]) if str(f.type).startswith("tuple"))
-"""Those that JSON gives back as lists."""
+"""Positions of the fields that hold tuples, which JSON returns as lists."""
 
 _ORDER, _PATIENT = _FIELDS.index("order"), _FIELDS.index("patient")
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """A file to look at: ``path`` in bytes, ``number`` is its caller's."""
+    """A file to read.
+
+    Attributes:
+        number: number of the file for the caller.
+        path: path in bytes.
+        size: bytes.
+    """
 
     number: int
     path: bytes
@@ -62,16 +68,16 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a file or an entry of a zip is.
+    """Record of a file or of an entry of a zip.
 
     Attributes:
         kind: "planes" (a DICOM image), "object" (DICOM, no image), "damaged", "image" (a file of another format), "zip",
             "other", "unreadable", "missing" (a link that leads nowhere, a placeholder whose content was not fetched).
-        series: what its planes share with others of their series.
-        detail: kind of object, or why it is damaged; never a value of the header.
-        planes: JSON of its planes.
-        patient: JSON of who its planes say the patient is.
-        entry: name within a zip, else empty.
+        series: key that the planes of one series share.
+        detail: kind of object, or the reason for damage; never a value of the header.
+        planes: JSON of the planes.
+        patient: JSON of the patient's identities in the planes.
+        entry: name within a zip; empty for a file.
         size: bytes.
     """
 
@@ -85,12 +91,14 @@ class Record:
 
 
 def without_values(text: str) -> str:
-    """A message without what it quotes: a damaged header may have a name where a number belongs."""
+    """Replace the quoted parts of a message, since a damaged header may have a name where a number belongs."""
     return _QUOTED.sub("'...'", text)
 
 
 def read_all(wants: list[Want]) -> list[tuple[int, list[Record]]]:
-    """The records of files: one each, for a zip one for itself and one for each of its entries."""
+    """Read files and return their records: one for each file; for a zip, one for itself and one for each of its
+    entries.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return [(want.number, _read(want)) for want in wants]
@@ -105,16 +113,16 @@ def _read(want: Want) -> list[Record]:
             if stream.read(len(_ZIP)) == _ZIP:
                 return _zip(path, want.size)
             stream.seek(0)
-            once = [stream]  # opened once: on a server's disk that is what takes the time
+            once = [stream]  # the stream is reused, because opening is the slow step on a network disk
             return [_record(DicomFile("f", lambda: once.pop() if once else _regular(path), want.size))]
     except OSError as error:
         return [Record("unreadable", detail=why_lost(error, path.is_symlink()), size=want.size)]
-    except Exception as error:  # whatever a file's content leads pydicom to, it costs this file alone
+    except Exception as error:  # any fault that a file causes in pydicom affects only that file
         return [Record("damaged", detail=f"its header cannot be read: {type(error).__name__}", size=want.size)]
 
 
 def _regular(path: Path) -> BinaryIO:
-    """A file opened for reading, seen to be a plain file first: a pipe would wait forever."""
+    """Open a file for reading; refuse anything but a plain file, since reading from a pipe would wait forever."""
     stream = path.open("rb")
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
@@ -158,7 +166,7 @@ def _zip(path: Path, size: int) -> list[Record]:
             found += [Record("other", detail=HOLLOW, entry=name) for name in hollow]
     except MemoryError:
         raise
-    except Exception as error:  # ours, or whatever a damaged or encrypted archive leads zipfile to
+    except Exception as error:  # our own error, or any fault that a damaged or encrypted archive causes in zipfile
         said = str(error) if isinstance(error, MedvitError) else f"a damaged or encrypted zip: {type(error).__name__}"
         return [Record("damaged", detail=without_values(said).replace(path.name, "it"), size=size)]
     if not any(record.kind in ("planes", "object", "damaged", "missing") for record in found):
@@ -167,7 +175,7 @@ def _zip(path: Path, size: int) -> list[Record]:
 
 
 def planes_of(content: str, file: DicomFile) -> Iterator[PlaneHeader]:
-    """The planes of a record again, of the file that it was read from."""
+    """Yield the planes that a record holds, as planes of the given file."""
     for row in json.loads(content):
         for place in _TUPLES:
             if row[place] is not None:
@@ -177,7 +185,7 @@ def planes_of(content: str, file: DicomFile) -> Iterator[PlaneHeader]:
 
 
 def dicom_file(alias: str, path: bytes, entry: str, size: int) -> DicomFile:
-    """A file, or an entry of a zip, that can be sent to another process."""
+    """Return a file, or an entry of a zip, in a form that can be sent to another process."""
     name = os.fsdecode(path)
     return DicomFile(alias, partial(_open_entry, name, entry) if entry else partial(_open_plain, name, alias), size)
 
@@ -198,5 +206,5 @@ def _open_entry(path: str, entry: str) -> BinaryIO:
 
 @lru_cache(maxsize=2)
 def _archive(path: str, modified: int) -> zipfile.ZipFile:
-    """A zip kept open, since its list of entries would be read again for each slice."""
+    """Open a zip and keep it open; otherwise its list of entries would be read again for each slice."""
     return zipfile.ZipFile(path)

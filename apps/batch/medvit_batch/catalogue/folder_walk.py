@@ -1,4 +1,4 @@
-"""Walking an archive folder by folder: nothing in it can stop the walk."""
+"""Walk through the folders of an archive; an unreadable folder or file is reported and does not end the walk."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Entry:
     """A regular file.
 
     Attributes:
-        name: within its folder, as the system's bytes: names need not be text.
+        name: name within its folder, in the bytes of the file system, since a name need not be valid text.
         size: bytes.
-        modified: when its content was written, nanoseconds; copies may keep an old one.
-        changed: when it came to be here, nanoseconds; nobody sets it back.
+        modified: time at which the content was written, in nanoseconds; a copy may keep an old one.
+        changed: time at which the file arrived here, in nanoseconds; no program can set it back.
     """
 
     name: bytes
@@ -32,15 +32,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """One folder's files, sorted by name.
+    """Files of one folder, sorted by name.
 
     Attributes:
-        path: its bytes.
-        files: regular files; pipes and devices are left out.
-        links: names of the folder that lead to one read already, by another name.
-        lost: names of files that cannot be looked at, such as links that lead nowhere, and why (``medvit.io.unread_files``).
+        path: path in bytes.
+        files: regular files.
+        links: 1 if the path leads to a folder that was already read under another name, else 0.
+        lost: (name, reason) of files that cannot be read, such as links with a missing target
+            (``medvit.io.unread_files``).
         hollow: names of pipes, devices and empty folders that are named like files beside them.
-        problem: why it could not be read; empty if it was.
+        problem: reason why the folder could not be read; empty if it was read.
     """
 
     path: bytes
@@ -52,10 +53,10 @@ class Folder:
 
 
 def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iterator[Folder]:
-    """Give every folder below ``top`` in a stable order, without the one that results go to.
+    """Yield each folder below ``top`` in a stable order, except ``leave_out``.
 
-    Links to folders are followed once all real ones are walked; none leads to a folder that was walked before, to one above
-    the archive, or to the results.
+    Links to folders are followed after all real folders. A link to a folder that was walked before, to a parent of the
+    archive or to ``leave_out`` is not followed.
     """
     folders, out = [os.fsencode(os.path.realpath(top))], os.fsencode(os.path.realpath(leave_out))
     entered, linked = EnteredFolders(folders[0]), deque[bytes]()
@@ -93,7 +94,7 @@ def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iter
 
 
 def _hollow(entries: Iterable[os.DirEntry[bytes]], files: Iterable[Entry]) -> tuple[bytes, ...]:
-    """Find entries that are no files, hold nothing, and are named like the files beside them."""
+    """Return the names of pipes, devices and empty folders that are named like the files beside them."""
     alike = {without_digits(os.fsdecode(file.name)) for file in files}
     return tuple(e.name for e in entries if without_digits(os.fsdecode(e.name)) in alike and _holds_nothing(e))
 
@@ -105,4 +106,4 @@ def _holds_nothing(entry: os.DirEntry[bytes]) -> bool:
         with os.scandir(entry.path) as found:
             return next(found, None) is None
     except OSError:
-        return False  # said when the walk comes to it
+        return False  # reported when the walk reaches this folder

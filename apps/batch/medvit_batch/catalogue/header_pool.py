@@ -1,4 +1,4 @@
-"""Reading headers in several processes, in the order of the walk and no further ahead than memory allows."""
+"""Reading of headers in several processes, in the order of the walk and with a limited number of chunks in memory."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from medvit_batch.parent_watch import follow_parent
 __all__ = ["in_processes"]
 
 _PATIENCE = 3.0
-"""Seconds in which chunks are read here before processes are started for the rest. Most walks find few new files, and what a
-fast disk gives in that time is read sooner than processes are started."""
+"""Seconds of reading in this process before others are started. Most walks find few new files, and a fast disk delivers
+those before a process has started.
+"""
 
 _AHEAD = 4
-"""Chunks that wait for each process."""
+"""Number of chunks that wait for each process."""
 
 Chunk = list[tuple[int, list[Record]]]
 
 
 def in_processes(stack: ExitStack, chunks: Iterator[list[Want]], readers: int) -> Iterator[Chunk]:
-    """``read_all`` of each chunk, in order.
+    """Apply ``read_all`` to each chunk and yield the results in order.
 
     Args:
-        stack: what is started is stopped with it.
-        chunks: what to read.
-        readers: how many processes.
+        stack: stops the processes when it closes.
+        chunks: files to read.
+        readers: number of processes.
     """
     start, first = time.monotonic(), None
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""The images of a catalogue by what belongs together: a series of loose files, a series in a zip, an image file."""
+"""Groups of a catalogue's images: a series of loose files, a series in a zip, an image file."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ _JOINED = "SELECT f.*, d.path FROM files f JOIN folders d ON d.id=f.folder"
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The images of one series in one place: the loose files of the archive, or one zip.
+    """Images of one series in one place: the loose files of the archive, or one zip.
 
     Attributes:
-        inside: number of the zip it lies in; 0 for loose files. With ``series``, its key in the catalogue.
-        series: SeriesInstanceUID, or what stands for it where there is none.
+        inside: number of the zip that holds the series; 0 for loose files. Together with ``series``, the key in the
+            catalogue.
+        series: SeriesInstanceUID, or a substitute if the headers state none.
         place: empty for loose files, else a short hash of the zip's path.
-        planes: all of them.
-        damaged: aliases of damaged files that belong to the series, and why.
-        doubtful: how many damaged files lie beside its files and may belong to it or to another series.
-        lost: aliases of files beside its own that could not be read and may be slices of it, and why.
-        changed: when the newest of its files came, nanoseconds.
-        file_signature: hash of its files' paths, sizes, times and headers; the same as long as nothing was touched.
-        patient: keyed fingerprint of who the headers say the patient is.
-        issuer: who issued the PatientID, where another series of the archive or the user says so and the headers do not.
-        question: why a person has to decide which patient it is of; empty where that is clear.
-        several: whether nothing but name and birth date, both of which differ, tells apart the people whose PatientID it has.
-            Results carry the patient of their own images, so the question counts only where pseudonyms would join them.
+        planes: all planes of the series.
+        damaged: (alias, reason) of damaged files that belong to the series.
+        doubtful: number of damaged files in the same folders that may belong to this or another series.
+        lost: (alias, reason) of unreadable files in the same folders that may be slices of the series.
+        changed: time at which the newest file arrived, in nanoseconds.
+        file_signature: hash of the files' paths, sizes, times and headers; it changes when a file is touched.
+        patient: keyed fingerprint of the patient's identity in the headers.
+        issuer: issuer of the PatientID, if another series of the archive or the user states it and the headers do not.
+        question: reason why a person must decide which patient the series belongs to; empty if that is clear.
+        several: True if people share this PatientID and only their names and birth dates, both different, tell them apart.
+            A result carries the patient of its own images, so ``question`` counts only where pseudonyms would join these people.
     """
 
     inside: int
@@ -68,13 +69,13 @@ class _Patients:
 
 @dataclass(frozen=True)
 class Image:
-    """An image file of another format, or a zip with just one in it.
+    """An image file of another format, or a zip that holds exactly one.
 
     Attributes:
-        alias: its number in the catalogue.
-        path: where it lies.
-        place: a hash of the path.
-        changed, file_signature: as of a ``Group``.
+        alias: name of the file outside the catalogue.
+        path: path of the file.
+        place: hash of the path.
+        changed, file_signature: see ``Group``.
     """
 
     alias: str
@@ -85,24 +86,24 @@ class Image:
 
 
 class Groups:
-    """What the last walk of a catalogue saw, one series after the other.
+    """Series and image files that the last walk of a catalogue saw.
 
     Args:
-        base: the catalogue's tables.
+        base: database of the catalogue.
         seen: number of the last walk.
-        secret: what fingerprints are keyed with.
+        secret: key of the fingerprints.
     """
 
     def __init__(self, base: sqlite3.Connection, seen: int, secret: bytes) -> None:
         self.base, self.seen, self.secret = base, seen, secret
         self.assumed = ""
-        """Issuer that the user states for every PatientID without one."""
+        """Issuer that the user states for each PatientID without one."""
 
         self.patients: _Patients | None = None
         self.beside: tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]] | None = None
 
     def groups(self) -> Iterator[Group]:
-        """Every series with images that the last walk saw, one at a time: only one is held in memory."""
+        """Yield each series with images that the last walk saw; only one is held in memory at a time."""
         rows = self.base.execute(
             "SELECT DISTINCT CASE WHEN entry='' THEN 0 ELSE folder END AS inside, series FROM files "
             "WHERE seen=? AND kind='planes' ORDER BY inside, series",
@@ -114,7 +115,7 @@ class Groups:
                 yield group
 
     def group(self, inside: int, series: str) -> Group | None:
-        """The images of one series; None if the last walk saw none of them."""
+        """Return the images of one series; None if the last walk saw none of them."""
         if self.beside is None:
             self.beside = self._damaged()
         certain, doubtful = self.beside
@@ -149,7 +150,9 @@ class Groups:
         )
 
     def _decided(self, series: str, identities: set[Identity]) -> tuple[str, str, bool]:
-        """Return the issuer to read a series' PatientID with, the reason where a person must decide, and ``Group.several``."""
+        """Return the issuer of a series' PatientID, the reason why a person must decide (empty if none), and
+        ``Group.several``.
+        """
         if self.patients is None:
             self.patients = self._look_at_patients()
         words = self.patients.disputed.get(series)
@@ -207,14 +210,16 @@ class Groups:
         return _Patients(resolved_issuers(everybody, self.assumed), disputed)
 
     def _between_versions(self, series: str) -> list[str]:
-        """List what the versions of an image differ in, where a series lies in several places, a zip among them."""
+        """List the fields in which versions of one image differ, for a series that lies in several places (at least one
+        is a zip).
+        """
         rows = self.base.execute(
             f"{_JOINED} WHERE f.seen=? AND kind='planes' AND series=? ORDER BY f.id", (self.seen, series)
         )
         return differing_versions(_planes(rows.fetchall()))[1]
 
     def _lost(self, rows: list[sqlite3.Row]) -> list[tuple[sqlite3.Row, str]]:
-        """Find what may be a slice beside those of a series and could not be read, or is empty, and why."""
+        """Return files beside those of a series, with reasons, that may be slices of it and are unreadable or empty."""
         homes = {alias(row).rpartition("/")[0] for row in rows}
         names = {(alias(row).rpartition("/")[0], without_digits(_name(row))) for row in rows}
         beside = self.base.execute(
@@ -232,7 +237,7 @@ class Groups:
         return found
 
     def _damaged(self) -> tuple[dict[tuple[int, str], list[sqlite3.Row]], dict[int, int]]:
-        """Damaged files by the series they belong to, and counts by folder of those that may belong to several."""
+        """Return the damaged files by the series they belong to, and by folder the number that may belong to several."""
         certain: dict[tuple[int, str], list[sqlite3.Row]] = defaultdict(list)
         doubtful: dict[int, int] = defaultdict(int)
         rows = self.base.execute(
@@ -255,7 +260,7 @@ class Groups:
         return certain, doubtful
 
     def images(self) -> Iterator[Image]:
-        """Every image file of another format that the last walk saw."""
+        """Yield each image file of another format that the last walk saw."""
         rows = self.base.execute(
             f"{_JOINED} WHERE f.seen=? AND kind='image' ORDER BY f.id",
             (self.seen,),
@@ -273,7 +278,7 @@ def _planes(rows: Iterable[sqlite3.Row]) -> list[PlaneHeader]:
 
 
 def alias(row: sqlite3.Row) -> str:
-    """What a file is called outside of the catalogue."""
+    """Return the name of a file outside the catalogue."""
     within = row["entry"].replace("\\", "/").rpartition("/")[0]
     apart = f"-{_short(within.encode('utf-8', 'surrogateescape'))[:4]}" if within else ""
     return f"d{row['folder']}{apart}/f{row['id']}"
@@ -284,7 +289,7 @@ def _name(row: sqlite3.Row) -> str:
 
 
 def full_path(row: sqlite3.Row) -> bytes:
-    """The path of a file; of an entry, that of its zip."""
+    """Return the path of a file; for an entry of a zip, that of the zip."""
     path: bytes = row["path"]
     return path if row["entry"] else os.path.join(path, row["name"])  # noqa: PTH118 - bytes
 
@@ -305,9 +310,9 @@ def _stamp(rows: Iterable[sqlite3.Row], secret: bytes) -> str:
 
 
 ARCHIVE = "the archive"
-"""What a message calls the source."""
+"""Name of the source in messages."""
 
 
 def found_in(group: Group, volumes: tuple[SeriesVolume, ...]) -> Preflight:
-    """A series of the archive as preflight would find it alone in a folder."""
+    """Return the preflight of a series as if it lay alone in a folder."""
     return Preflight(len(group.planes), volumes, {}, group.damaged, 0, group.lost)

@@ -1,1 +1,1 @@
-"""Running the cases of a batch in worker processes or on a cluster."""
+"""Execution of the cases of a batch in worker processes or on a cluster."""

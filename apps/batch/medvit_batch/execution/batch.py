@@ -1,4 +1,4 @@
-"""All a run was asked, ready to be done, and how its outcome reads as an exit code."""
+"""Settings of a run, and the exit code of its outcome."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Batch", "Limits", "exit_code"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may take.
+    """Limits of a run.
 
     Attributes:
-        workers: processes.
+        workers: number of worker processes.
         time_limit: seconds a case may take.
-        stop_after: failures in a row after which a run stops.
+        stop_after: failures in a row after which the run stops.
         min_free_gb: free space below which no case is started.
-        grace: seconds that cases at work are given when the run is stopped.
-        where: the Dask cluster whose workers are used in place of processes of our own, if any.
-        metrics_port: port of this machine at which metrics are served; 0 for none.
+        grace: seconds that running cases get to finish when the run is stopped.
+        where: Dask cluster whose workers replace local processes; None for local processes.
+        metrics_port: port on this machine that serves metrics; 0 for none.
     """
 
     workers: int = 1
@@ -39,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Batch:
-    """All a run was asked."""
+    """Settings of a run: archive, output folder, plan, limits and the command that was given."""
 
     archive: Path
     out: Path
@@ -49,7 +49,11 @@ class Batch:
 
 
 def exit_code(journal: Journal, ended: str) -> int:
-    """0 all done · 1 stopped by failures or for want of space, or nothing but failures · 3 a person must look, or some wait."""
+    """Return the exit code of a run.
+
+    0: all cases done. 1: stopped by failures or lack of space, or cases failed and none has a result. 3: cases are open
+    or flagged, so a person must look.
+    """
     counts = journal.counts()
     if ended in ("failures", "space") or (counts.get("failed") and not counts.get("published")):
         return 1

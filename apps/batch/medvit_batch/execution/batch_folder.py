@@ -1,4 +1,4 @@
-"""The folder of a batch: checked, locked and repaired before a session works in it."""
+"""Folder of a batch: checked, locked and repaired before a session works in it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from medvit_batch.journal import Journal
 __all__ = ["CATALOGUE", "open_batch_folder"]
 
 CATALOGUE = "catalogue.sqlite"
-"""Name of the file with the archive's headers, within the folder."""
+"""Name of the file with the archive's headers, in the folder of the batch."""
 
 
 @contextmanager
 def open_batch_folder(batch: Batch, shown: Terminal) -> Iterator[Session]:
-    """Lock a batch's folder, repair what an interrupted run left, and yield a session.
+    """Lock a batch's folder, repair the state that an interrupted run left, and yield a session.
 
     Raises:
-        SourceError: no archive. BundleError: a bundle that cannot run. OutputError, BatchError: the folder cannot be used.
+        SourceError: the archive is not a folder. BundleError: a bundle cannot run. OutputError, BatchError: the folder
+            cannot be used.
     """
     if not batch.archive.is_dir():
         raise SourceError(
@@ -38,7 +39,7 @@ def open_batch_folder(batch: Batch, shown: Terminal) -> Iterator[Session]:
         raise OutputError(
             f"Found the archive itself given for the results ({batch.out}); they need a folder of their own. Change -o."
         )
-    _ = batch.plan.options_hashes  # refuses a bundle before anything is made
+    _ = batch.plan.options_hashes  # refuses a bundle before anything is written
     prepare(batch.out)
     with exclusive_folder(batch.out):
         journal, catalogue = Journal(batch.out, new=True), Catalogue(batch.out / CATALOGUE)

@@ -1,4 +1,4 @@
-"""The images of a case: found, hashed and decoded; by whoever runs it, or ahead of that."""
+"""Images of a case: found, hashed and decoded, in the case's own turn or ahead of it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Opened", "open_case", "read_case"]
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """What is known of a case before its pixels are decoded.
+    """Facts about a case before its pixels are decoded.
 
     Attributes:
-        found: what preflight finds of its series; None for an image file.
-        digest: a hash of everything in its images that decides the result.
+        found: preflight of its series; None for an image file.
+        digest: hash of everything in its images that decides the result.
     """
 
     found: Preflight | None
@@ -35,7 +35,7 @@ def open_case(job: CaseJob) -> Opened:
     """Find and hash a case's images, one file at a time.
 
     Raises:
-        SourceError: they cannot be read, or are others than when they were looked at.
+        SourceError: the images cannot be read, or changed since the archive was scanned.
     """
     digest = hashlib.sha256()
     if job.group is None:
@@ -57,7 +57,7 @@ def open_case(job: CaseJob) -> Opened:
             "Found other volumes in the series than when it was looked at; its files changed. Run the batch again."
         )
     files = {plane.file.name: plane.file for plane in chosen.planes}
-    # the order of files in the archive is no part of the images
+    # the order of files in the archive does not change the images
     digest.update("".join(sorted(hashlib.sha256(file.read()).hexdigest() for file in files.values())).encode())
     digest.update(repr((chosen.part, chosen.kind, job.group.doubtful > 0)).encode())
     if job.group.lost:
@@ -66,10 +66,10 @@ def open_case(job: CaseJob) -> Opened:
 
 
 def read_case(job: CaseJob, opened: Opened, progress: Progress) -> Scan:
-    """A case's images decoded, and de-identified where that is asked.
+    """Decode a case's images, and de-identify them if the job asks for it.
 
     Raises:
-        MedvitError: as ``medvit.io.open_volume`` and ``open_source`` do.
+        MedvitError: see ``medvit.io.open_volume`` and ``open_source``.
     """
     scan = _decoded(job, opened, progress)
     if job.note:

@@ -1,4 +1,4 @@
-"""Whose turn it is among the cases that wait, which come next, and which are run with nothing beside them."""
+"""Queue of the waiting cases: which case is next, which may be read ahead, and which run alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from medvit_batch.journal import CaseRow
 __all__ = ["Turns", "was_interrupted"]
 
 _LOOK = 64
-"""How far ahead to look for a case that nobody has read yet."""
+"""Number of waiting cases that are searched for one that no worker has read yet."""
 
 
 class Turns:
-    """Cases in the order they were found; a case whose worker has read it already comes when that worker is free.
+    """Waiting cases in the order they were found; a case that a worker has read ahead is preferred when that worker is
+    free.
 
     Args:
         waiting: numbers of the cases.
@@ -29,10 +30,10 @@ class Turns:
         return len(self._queue)
 
     def pick(self, ahead: Mapping[int, bool]) -> int:
-        """Take the case whose turn it is.
+        """Remove the next case from the queue and return it.
 
         Args:
-            ahead: as ``Dispatcher.ahead`` gives it.
+            ahead: cases read ahead and whether their workers are free; see ``Dispatcher.ahead``.
         """
         near = list(islice(self._queue, _LOOK))
         ready = (case for case in near if ahead.get(case, False))
@@ -42,15 +43,15 @@ class Turns:
         return case
 
     def coming(self, ahead: Mapping[int, bool]) -> Iterator[int]:
-        """Cases that a worker may read before their turn."""
+        """Yield the cases that a worker may read ahead of their turn."""
         return (case for case in list(islice(self._queue, _LOOK)) if case not in ahead and case not in self.alone)
 
     def again(self, case: int) -> None:
-        """Put a case back, behind the others."""
+        """Append a case to the queue again."""
         self._queue.append(case)
 
     def suspect(self, case: int, concurrent_cases: frozenset[int]) -> bool:
-        """Whether a case may have ended because of another in the same worker; it and the others are then run alone."""
+        """Return True if another case of the same worker may have ended this one; mark it and the others to run alone."""
         if not concurrent_cases or case in self.alone:
             return False
         self.alone |= {case, *concurrent_cases}
@@ -58,5 +59,7 @@ class Turns:
 
 
 def was_interrupted(row: CaseRow) -> bool:
-    """Whether a case of the journal was at work when a worker or a run ended; it is run alone, so that it is seen whose fault it is."""
+    """Return True if the case was running when a worker or a run ended; it is then run alone, so that the culprit can
+    be told.
+    """
     return bool(row["tries"] or row["interrupted"])

@@ -1,4 +1,4 @@
-"""Running a case through the pipeline; whatever happens on the way becomes an outcome, with stage, reason and remedy."""
+"""Execution of a case through the pipeline; every error becomes an outcome with stage, reason and remedy."""
 
 from __future__ import annotations
 
@@ -39,18 +39,20 @@ if TYPE_CHECKING:
 __all__ = ["input_digest", "run_case"]
 
 _THEIRS = (SourceError, GeometryError, ImageError, SelectionError, ModalityError, ShapeError)
-"""Errors that lie in the images: the case is set aside, since running it again would not help."""
+"""Errors caused by the images: the case is set aside, since running it again would not help."""
 
 _USUAL = {"dicom": ("dicom-seg", "nifti"), "picture": ("png",)}
 
 _Made = TypeVar("_Made")
 
 _HELD = 3
-"""How many times the size of its images a case takes at most while its results are written: images, labels, and what is written."""
+"""Upper limit of a case's memory while its results are written, as a multiple of its images' size: images, labels and
+files to write.
+"""
 
 
 def run_case(job: CaseJob, link: CaseChannel) -> Outcome | None:
-    """Run one case; whatever happens becomes an outcome, or None where the outcome is said once the results are written."""
+    """Run one case and return its outcome, errors included; None if the outcome follows once the results are written."""
     progress = Progress(link.show)
     made = _attempt(job, link, lambda: _made(job, link, progress))
     if isinstance(made, Outcome):
@@ -60,7 +62,10 @@ def run_case(job: CaseJob, link: CaseChannel) -> Outcome | None:
     def finish(beside: bool) -> Outcome:
         start = time.perf_counter()
         outcome = _attempt(job, link, write)
-        for name in ("write", "images"):  # with what lies around them: hashes, and waiting for the disk
+        for name in (
+            "write",
+            "images",
+        ):  # their time is part of "behind" or "write", with hashing and waiting for the disk
             progress.seconds.pop(name, None)
         progress.seconds["behind" if beside else "write"] = time.perf_counter() - start
         return _told(job, outcome, progress)
@@ -77,7 +82,7 @@ def _attempt(job: CaseJob, link: CaseChannel, step: Callable[[], _Made]) -> _Mad
     except MedvitError as error:
         return _refused(job, link, error)
     except Exception as error:
-        # the words of an unforeseen error may quote a header, so only its kind is kept
+        # the message of an unforeseen error may quote a header, so only its type is kept
         if type(error).__name__ == "OutOfMemoryError":
             text = "Found too little memory on the GPU for this case."
             return _failed(link, "OutOfMemoryError", text, "Retry it with fewer workers, or with --device cpu.")
@@ -89,7 +94,7 @@ def _attempt(job: CaseJob, link: CaseChannel, step: Callable[[], _Made]) -> _Mad
 
 
 def _told(job: CaseJob, outcome: Outcome, progress: Progress) -> Outcome:
-    """An outcome as it may leave the worker, with what it took."""
+    """Return an outcome as it may leave the worker: in de-identified words, with its seconds and peak memory."""
     if job.work.privacy is not None:
         outcome = outcome.in_words(job.work.privacy.words)
     seconds = {name: round(value, 3) for name, value in progress.seconds.items()}
@@ -97,7 +102,7 @@ def _told(job: CaseJob, outcome: Outcome, progress: Progress) -> Outcome:
 
 
 def input_digest(job: CaseJob) -> str | Outcome:
-    """The hash of a case's images, without running it; or what came of it where there is none."""
+    """Return the hash of a case's images without running it, or its outcome if the images cannot be hashed."""
     found: list[str] = []
 
     def ask(digest: str) -> bool:
@@ -105,13 +110,13 @@ def input_digest(job: CaseJob) -> str | Outcome:
         return False
 
     outcome = run_case(job, CaseChannel(case=job.case, ask=ask))
-    assert outcome is not None  # nothing is written
+    assert outcome is not None  # None is only returned when results are written, and here none are
     return found[0] if found else outcome
 
 
 def _made(job: CaseJob, link: CaseChannel, progress: Progress) -> Outcome | tuple[int, Callable[[], Outcome]]:
-    """A case up to its result: the bytes that it holds, and the steps that write it."""
-    with progress.stage("open"):  # of a case that was read ahead, what is waited for
+    """Run a case up to its result; return the bytes it holds in memory and a function that writes its results."""
+    with progress.stage("open"):  # for a case that was read ahead, the time spent waiting for it
         opened = (link.reading.opened() if link.reading is not None else None) or open_case(job)
     if not link.ask(opened.digest):
         return Outcome(State.SKIPPED)
@@ -127,13 +132,13 @@ def _made(job: CaseJob, link: CaseChannel, progress: Progress) -> Outcome | tupl
     link.go()
     write = (_restore if bundle.facts.task == "restoration" else _segment)(job, model, scan, progress)
 
-    with progress.stage("wait"):  # one case is written at a time
+    with progress.stage("wait"):  # only one case is written at a time
         link.settle()
     return scan.array.nbytes * _HELD, lambda: _with_images(job, opened, write(), progress)
 
 
 def _scan(job: CaseJob, opened: Opened, link: CaseChannel, progress: Progress) -> Scan:
-    """A case's images: those that were read ahead, or read now."""
+    """Return a case's images, read ahead or read now."""
     scan = link.reading.scan() if link.reading is not None else None
     if scan is None:
         return read_case(job, opened, progress)
@@ -150,7 +155,7 @@ def _segment(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) 
     types = tuple(t for t in job.work.types if t in OUTPUT_TYPES) or _USUAL.get(scan.kind, ("nifti",))
     check_types(types, scan.kind)
     result = Predictor(model, job.work.run).run(scan, progress)
-    assert isinstance(result, Result)  # of a bundle for segmentation
+    assert isinstance(result, Result)  # a bundle for segmentation returns nothing else
     settings = OutputSettings(types, job.work.preview, job.work.statistics, job.work.per_label)
     return lambda: _outcome(
         job, result, save_result(result, job.staging, settings), "implausible anatomy, quality is poor"
@@ -171,7 +176,7 @@ def _restore(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) 
     types = tuple(t for t in job.work.types if t in RESTORED_TYPES) or usual_restored_types(scan.kind)
     check_restored_types(types, scan.kind)
     result = Predictor(model, job.work.run).run(scan, progress)
-    assert isinstance(result, Restored)  # of a bundle that restores
+    assert isinstance(result, Restored)  # a bundle for restoration returns nothing else
     settings = RestoredOutput(types, job.work.preview, job.work.statistics)
     return lambda: _outcome(
         job,
@@ -182,7 +187,9 @@ def _restore(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) 
 
 
 def _with_images(job: CaseJob, opened: Opened, outcome: Outcome, progress: Progress) -> Outcome:
-    """A case that was written, with its de-identified images where those are asked for."""
+    """Add the de-identified images to the results of a case, if the job asks for them; return the outcome with the new
+    hash.
+    """
     if job.work.privacy is None or not job.work.privacy.images or opened.found is None:
         return outcome
     from medvit.deidentification import add_images
@@ -212,7 +219,9 @@ def _sha256_of_run(folder: Path) -> str:
 
 
 def _unnamed(text: str, job: CaseJob) -> str:
-    """A message without the name of an image file, which may be a person's; DICOM files have aliases from the start."""
+    """Replace the name of an image file in a message, since it may be a person's; DICOM files have aliases from the
+    start.
+    """
     path = job.key.image
     if path is None:
         return text
@@ -237,7 +246,7 @@ def _refused(job: CaseJob, link: CaseChannel, error: MedvitError) -> Outcome:
 
 
 def _last_sentence(text: str) -> str:
-    """The step that each of our messages ends with."""
+    """Return the last sentence of a message: the remedy."""
     return text.rstrip().rpartition(". ")[2]
 
 

@@ -1,4 +1,4 @@
-"""The cluster that a batch runs on: its description, and a started one."""
+"""Description of the cluster that a batch runs on, and the handle of a started one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["CONNECT", "DASHBOARD", "STARTED", "Cluster", "ClusterSpec", "closed"
 
 
 STARTED = ("local", "slurm", "cuda")
-"""Clusters that are started for a run; anything else is the address of a scheduler."""
+"""Clusters that are started for a run; any other value is the address of a scheduler."""
 
 
 CONNECT = 30
@@ -24,18 +24,18 @@ _LOCAL = "127.0.0.1"
 
 
 DASHBOARD = f"{_LOCAL}:8787"
-"""For whoever is on this machine; where the port is taken, Dask chooses another."""
+"""Address of the dashboard, reachable from this machine only; if the port is taken, Dask chooses another."""
 
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """Where cases are run.
+    """Description of the cluster that runs the cases.
 
     Attributes:
         cluster: address of a scheduler, or one of ``STARTED``.
-        workers: how many are started; for "cuda" there is one for each GPU.
-        job: (name, value) pairs, for "slurm"; see ``slurm.read_job``.
-        out: the batch's folder; what jobs print, and what they need to be let in, goes there.
+        workers: number of workers to start; "cuda" starts one for each GPU.
+        job: (name, value) pairs of a "slurm" job; see ``slurm.read_job``.
+        out: folder of the batch, for the output and the certificates of jobs.
     """
 
     cluster: str
@@ -49,10 +49,10 @@ class Cluster:
     """A cluster in use.
 
     Attributes:
-        client: talks to it.
-        address: of its scheduler.
-        close: ends what was started for the run.
-        queued: whether its workers may still wait in the queue of a batch system.
+        client: Dask client of the cluster.
+        address: address of its scheduler.
+        close: function that ends everything started for the run.
+        queued: True if its workers may still wait in the queue of a batch system.
     """
 
     client: Any
@@ -62,10 +62,9 @@ class Cluster:
 
 
 def closed() -> Any:
-    """Connections that only this run's own workers can make: whoever reaches a scheduler could have it run anything.
+    """Return TLS settings with temporary certificates, so that only this run's workers can connect.
 
-    Raises:
-        BatchError: what makes certificates is not installed.
+    Anyone who can reach an open scheduler could have it run any code.
     """
     from distributed.security import Security
 

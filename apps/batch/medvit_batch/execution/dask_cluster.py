@@ -1,4 +1,4 @@
-"""Dask clusters: one that is there already, or one that is started for a run and ends with it."""
+"""Dask clusters: an existing one, or one that is started for a run and ends with it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["started"]
 
 
 def started(where: ClusterSpec) -> Cluster:
-    """A cluster, ready to be given cases; its workers may still be on their way.
+    """Connect to a cluster or start one; its workers may not have joined yet.
 
     Raises:
-        BatchError: what it needs is not installed or not there.
+        BatchError: a package is not installed, or the cluster is not reachable.
     """
     from medvit_batch.execution.slurm import slurm_cluster
 
@@ -24,7 +24,7 @@ def started(where: ClusterSpec) -> Cluster:
     if where.cluster not in STARTED:
         return _connected(client_of, where.cluster)
     with ExitStack() as begun:
-        with restored_environment():  # Dask's nannies set variables in the environment of whoever starts them
+        with restored_environment():  # Dask's nannies set variables in the environment of the process that starts them
             made = {"local": _local, "slurm": slurm_cluster, "cuda": _cuda}[where.cluster](where, begun)
         client = client_of(made, set_as_default=False)
         begun.callback(client.close)
@@ -61,7 +61,7 @@ def _connected(client_of: Any, address: str) -> Cluster:
 def _local(where: ClusterSpec, begun: ExitStack) -> Any:
     from distributed import LocalCluster
 
-    # without a limit: the processes that hold images are ours, which Dask does not count
+    # no memory limit: our worker processes hold the images, and Dask does not count them
     made = LocalCluster(
         n_workers=where.workers,
         threads_per_worker=1,
@@ -88,7 +88,7 @@ def _cuda(where: ClusterSpec, begun: ExitStack) -> Any:
         made = LocalCUDACluster(
             host=_LOCAL, dashboard_address=DASHBOARD, threads_per_worker=1, silence_logs="ERROR", security=security
         )
-    except Exception as error:  # NVIDIA's own library says it in many ways
+    except Exception as error:  # NVIDIA's libraries raise errors of many types
         raise BatchError(
             f"Found that no cluster of GPUs can be started here ({type(error).__name__}); NVIDIA GPUs and their driver are needed. See "
             "nvidia-smi, or run without --cluster."

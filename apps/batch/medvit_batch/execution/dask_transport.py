@@ -1,10 +1,10 @@
-"""Workers of a Dask cluster; each Dask worker runs a case as a task.
+"""Transport to the workers of a Dask cluster; each Dask worker runs a case as a task.
 
-Every Dask worker has a dispatcher with one worker process of ours, which keeps its model and reads the next case while it runs one. So
-a time limit, a crash or too little memory costs a case there as it does here. Before a case is run its images are hashed there, and
-this side decides whether it must be run. Results are written aside below the batch's folder, which all machines must see under one
-path, under a name of their own for each try: a case that Dask runs again elsewhere never meets what its first worker may still be
-writing.
+Each Dask worker has a dispatcher with one worker process of ours, which keeps its model loaded and reads the next case
+while it runs one. So a time limit, a crash or lack of memory affects one case, as it does on a single machine. Before a
+case is run, its Dask worker hashes the images and the run decides whether the case must be run. Results are first
+written below the batch's folder, which all machines must see under the same path. Each try has a folder of its own, so
+a case that Dask runs again elsewhere never meets files that its first worker may still be writing.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ if TYPE_CHECKING:
 __all__ = ["DaskTransport"]
 
 _NOBODY = 300.0
-"""Seconds without any worker after which a run gives up; not where jobs may wait in a queue for longer."""
+"""Seconds without any worker after which a run gives up, unless jobs may wait longer in a queue."""
 
 _TICK = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TaskSettings:
-    """How a case is run on a Dask worker.
+    """Settings with which a Dask worker runs a case.
 
     Attributes:
-        time_limit: seconds that it may take once its model is loaded.
-        alone: True if nothing is done beside it.
-        sharers: Dask workers on its machine.
+        time_limit: seconds that the case may take once its model is loaded.
+        alone: True if the worker process runs and reads nothing beside this case.
+        sharers: number of Dask workers on the same machine.
     """
 
     time_limit: float
@@ -73,8 +73,8 @@ class _TaskEnded:
     """The result of a task that ran a case.
 
     Attributes:
-        end: how the case ended.
-        staging: the folder to which its results were written.
+        end: end of the case.
+        staging: folder that holds its results.
     """
 
     end: CaseEnded
@@ -89,7 +89,7 @@ class _TaskDone:
 
 
 class _DaskWorker:
-    """A link to one Dask worker; with an empty address, to whichever has time."""
+    """Link to one Dask worker; with an empty address, to any worker that is free."""
 
     def __init__(self, transport: DaskTransport, address: str) -> None:
         self.transport, self.address = transport, address
@@ -99,7 +99,7 @@ class _DaskWorker:
         self._running = False
 
     def send(self, message: ToWorker) -> None:
-        """Submit the tasks of a case: one that hashes its images and, if the answer says so, one that runs it."""
+        """Submit the tasks of a case: one that hashes its images and, if the answer is to go on, one that runs it."""
         if isinstance(message, NextCase):
             self._next = message.job
         elif isinstance(message, RunCase):
@@ -121,11 +121,11 @@ class _DaskWorker:
         return self.address in self.transport.known
 
     def takes_next(self) -> bool:
-        """Return whether the task that runs the case, with which the next case is announced, is not submitted yet."""
+        """Return True until the task that runs the case, and announces the next, is submitted."""
         return bool(self.address) and not self._running
 
     def end(self) -> None:
-        """Take back what is not finished; a worker that is at a case ends it by itself."""
+        """Cancel unfinished tasks; a worker that runs a case ends it by itself."""
         if self.future is not None:
             self.future.cancel()
         self.order = self.future = None
@@ -140,7 +140,7 @@ class DaskTransport:
         time_limit: seconds that a case may take once its model is loaded.
 
     Raises:
-        BatchError: what is needed is not installed, or nobody answers.
+        BatchError: a package is missing, or the cluster does not answer.
     """
 
     keeps_time_limit = True
@@ -155,7 +155,7 @@ class DaskTransport:
         self._seen = time.monotonic()
 
     def joined(self) -> list[WorkerLink]:
-        """Return links to the workers that have none.
+        """Return new links, for workers without one.
 
         Raises:
             BatchError: there was no worker for too long.
@@ -178,7 +178,7 @@ class DaskTransport:
         return 0
 
     def start(self) -> WorkerLink:
-        """Return a link to any worker: those that had time are gone since they were counted."""
+        """Return a link to any worker, since the free workers have left after they were counted."""
         return self._link("")
 
     def wait(self, seconds: float) -> list[tuple[WorkerLink, FromWorker]]:
@@ -196,7 +196,7 @@ class DaskTransport:
             return found
 
     def close(self) -> None:
-        """End what was started for the run."""
+        """End everything that was started for the run."""
         self.cluster.close()
 
     def report(self, link: _DaskWorker, message: FromWorker) -> None:
@@ -204,18 +204,18 @@ class DaskTransport:
         self._arrived.put((link, message))
 
     def forget(self, link: _DaskWorker) -> None:
-        """Forget a link; its worker, if there is one, joins anew."""
+        """Forget a link; its worker, if it still exists, gets a new one."""
         if link in self._links:
             self._links.remove(link)
 
     def task_settings(self, address: str, alone: bool) -> _TaskSettings:
-        """Return how a case is run on a worker."""
+        """Return the settings with which a worker runs a case."""
         host = self.known.get(address)
         sharers = sum(1 for other in self.known.values() if other == host)
         return _TaskSettings(time_limit=self._time_limit, alone=alone, sharers=max(1, sharers))
 
     def submit(self, link: _DaskWorker, function: Callable[..., object], *arguments: object) -> None:
-        """Submit a task for a worker; another takes it if that worker is lost."""
+        """Submit a task for a worker; another worker takes it if that one is lost."""
         link.future = self.cluster.client.submit(
             function,
             *arguments,
@@ -234,7 +234,7 @@ class DaskTransport:
 
 
 def _message(link: _DaskWorker, future: Future) -> FromWorker:
-    """Return the message that a finished task stands for; move the results of a case to where the run expects them."""
+    """Return the message for a finished task; move the results of a case to the folder that the run expects."""
     assert link.order is not None
     job = link.order.job
     if future.status != "finished":
@@ -253,13 +253,13 @@ def _message(link: _DaskWorker, future: Future) -> FromWorker:
 
 _BUSY = threading.Lock()
 _DISPATCHERS: list[Dispatcher] = []
-"""On a Dask worker: its one dispatcher, of one process."""
+"""The one dispatcher of a Dask worker, with one worker process; empty until the first case."""
 
 
 def _run_case(job: CaseJob, ahead: CaseJob | None, settings: _TaskSettings) -> _TaskEnded:
     """Run a case in the process of this Dask worker."""
     staging = job.staging.with_name(f"{job.staging.name}-{uuid.uuid4().hex[:12]}")
-    with _BUSY:  # a worker with several threads runs one case at a time all the same
+    with _BUSY:  # a Dask worker with several threads still runs one case at a time
         dispatcher = _local_dispatcher(settings)
         dispatcher.give(replace(job, staging=staging), alone=settings.alone)
         if ahead is not None and dispatcher.hungry():
@@ -276,7 +276,7 @@ def _run_case(job: CaseJob, ahead: CaseJob | None, settings: _TaskSettings) -> _
 
 def _local_dispatcher(settings: _TaskSettings) -> Dispatcher:
     if not _DISPATCHERS:
-        # Dask's nanny makes its workers daemons, which may have no children; ours ends with its parent by itself
+        # Dask's nanny starts its workers as daemons, which may have no children; our process ends with its parent by itself
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         transport = PipeTransport(1, threads=_threads(settings.sharers), sharers=settings.sharers)
         _DISPATCHERS.append(Dispatcher(transport, settings.time_limit))
@@ -285,9 +285,10 @@ def _local_dispatcher(settings: _TaskSettings) -> Dispatcher:
 
 
 def _threads(sharers: int) -> int:
-    """Threads for a worker's process: those its Dask worker was given or, of one with a single thread, its part of the machine.
+    """Return the number of threads for a worker process: those of its Dask worker or, if that has one thread, its share
+    of the machine.
 
-    Dask's nanny sets OMP_NUM_THREADS=1 for its worker, since that may run many tasks at a time; ours runs one.
+    Dask's nanny sets OMP_NUM_THREADS=1, since its worker may run many tasks at a time; ours runs one.
     """
     from distributed import get_worker
 

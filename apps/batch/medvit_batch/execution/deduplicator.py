@@ -1,4 +1,4 @@
-"""Which result each case at work will hold, so that nothing is made twice: not what is there, nor what another case is making."""
+"""Claims on results, so that none is made twice: neither a published result nor one that another case is making."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ __all__ = ["Claims"]
 
 
 class Claims:
-    """The results being made by the cases at work; a result is told by its input's digest and what was asked of it."""
+    """Results being made by the running cases; a result is identified by its input's digest and its options."""
 
     def __init__(self, journal: Journal, out: Path) -> None:
         self._journal, self._out = journal, out
-        self._makers: dict[str, int] = {}  # what a case at work will hold, to the case
+        self._makers: dict[str, int] = {}  # result key to the running case that makes it
         self._result_keys: dict[int, str] = {}
         self._why_not: dict[int, tuple[State, str]] = {}
 
     def must_run(self, case: int, digest: str) -> bool:
-        """Whether a case must be run: not if its folder, or another case's, holds exactly this result. If so, it is claimed."""
+        """Return False if this case's folder, or another case, already holds exactly this result; otherwise claim it
+        and return True.
+        """
         row = self._journal.case(case)
         result_key = hashlib.sha256(f"{row['options_hash']}|{digest}".encode()).hexdigest()
         if row["result_key"] == result_key and (self._out / row["folder"] / "run.json").is_file():
@@ -38,13 +40,13 @@ class Claims:
         return True
 
     def result_key(self, case: int) -> str:
-        """What a case at work will hold."""
+        """Return the key of the result that a running case makes."""
         return self._result_keys[case]
 
     def why_not(self, case: int) -> tuple[State, str]:
-        """What becomes of a case that need not be run, and why."""
+        """Return the state of a case that need not be run, and the reason."""
         return self._why_not.pop(case)
 
     def release(self, case: int) -> None:
-        """A case is at work no more."""
+        """Release the claim of a case that is not running any more."""
         self._makers.pop(self._result_keys.pop(case, ""), None)

@@ -1,6 +1,6 @@
-"""The dispatcher of a run: gives cases to workers, watches their time, and replaces workers that crash or hang.
+"""Dispatcher of a run: gives cases to workers, watches their time limits, and replaces workers that crash or hang.
 
-It is the same for workers of this machine and of a cluster; a ``Transport`` brings the messages.
+It is the same for local workers and for those of a cluster; a ``Transport`` carries the messages.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _STARTING = 120.0
 """Seconds that a worker may take to start, on a busy machine with a cold disk."""
 
 _LOADING = 600.0
-"""Seconds that reading the input and loading a model may take, before the time limit of the case itself counts."""
+"""Seconds for reading the input and loading a model, before the time limit of the case itself counts."""
 
 _STARTS = 3
-"""Workers in a row that may end before they are ready, until the run gives up."""
+"""Number of workers in a row that may end before they are ready; then the run gives up."""
 
 
 class Dispatcher:
-    """Gives cases to workers and hands on what becomes of them.
+    """Dispatcher that gives cases to workers and returns their events.
 
     Args:
-        transport: the way to the workers.
+        transport: connection to the workers.
         time_limit: seconds that a case may take once its model is loaded.
     """
 
@@ -56,36 +56,36 @@ class Dispatcher:
         self._failed_starts = 0
 
     def idle(self) -> int:
-        """Return how many more cases could be given."""
+        """Return the number of further cases that could be given."""
         self._refresh()
         free = sum(1 for worker in self.workers if worker.case is None)
         return free + self.transport.startable(len(self.workers))
 
     def busy(self) -> int:
-        """Return how many cases are being run or written."""
+        """Return the number of cases that are being run or written."""
         return sum(len(worker.active()) for worker in self.workers)
 
     def hungry(self) -> int:
-        """Return how many workers could be told which case comes next."""
+        """Return the number of workers that could be told their next case."""
         return sum(1 for worker in self.workers if worker.hungry())
 
     def ahead(self) -> dict[int, bool]:
-        """Return the numbers of the cases that workers were told come next, and whether their worker is free now."""
+        """Return the cases that workers were told to read ahead, with True if the worker is free now."""
         return {w.ahead.case: w.case is None for w in self.workers if w.ahead is not None}
 
     def tell(self, job: CaseJob) -> None:
-        """Tell a worker which case comes next, so that it reads the case beside the one it runs."""
+        """Tell a worker its next case, so that it reads that case while it runs the current one."""
         worker = next(worker for worker in self.workers if worker.hungry())
         worker.ahead = job
         if worker.ready:
             worker.link.send(NextCase(job=job))
 
     def give(self, job: CaseJob, *, alone: bool = False) -> None:
-        """Give a case to a free worker; start one if there is none.
+        """Give a case to a free worker; start a worker if none is free.
 
         Args:
             job: the case.
-            alone: whether its worker does nothing beside it.
+            alone: True if the worker may do nothing else meanwhile.
         """
         self._remove_dead()
         worker = self._choose(job, alone)
@@ -99,18 +99,18 @@ class Dispatcher:
             self._send(worker)
 
     def answer(self, case: int, go_on: bool) -> None:
-        """Answer the worker that hashed a case's images; one that has ended meanwhile is reported later."""
+        """Answer the worker that hashed a case's images; a worker that has ended meanwhile is reported by ``wait``."""
         for worker in self.workers:
             if any(active.job.case == case for active in worker.active()):
                 worker.link.send(Answer(go_on=go_on))
 
     def wait(self, seconds: float) -> list[Event]:
-        """Return what happens within that time; return as soon as something did."""
+        """Return the events that arrive within that time, as soon as there is one."""
         nearest = min((worker.due() for worker in self.workers), default=NEVER) - time.monotonic()
         events: list[Event] = []
         for link, message in self.transport.wait(max(0.0, min(seconds, nearest))):
             worker = next((worker for worker in self.workers if worker.link is link), None)
-            if worker is not None:  # its worker may have been ended because of an earlier message
+            if worker is not None:  # an earlier message may have ended this worker
                 events += self._take(worker, message)
         now = time.monotonic()
         for worker in [w for w in self.workers if now > w.due()]:
@@ -139,9 +139,9 @@ class Dispatcher:
         return worker
 
     def _choose(self, job: CaseJob, alone: bool) -> Worker:
-        """Return the free worker that has read the case, or one that has read no other, or any, or a new one."""
+        """Return a free worker that has read the case, or that has read none, or any other, or a new one."""
         free = [w for w in self.workers if w.case is None]
-        if alone:  # nor what another case may still do to its worker
+        if alone:  # a worker that still reads another case could be affected by it
             for worker in [w for w in free if w.reading is not None and w.behind is None]:
                 self._end(worker)
             free = [w for w in free if w in self.workers]
@@ -157,7 +157,7 @@ class Dispatcher:
             worker.link.send(NextCase(job=worker.ahead))
 
     def _take(self, worker: Worker, message: FromWorker) -> list[Event]:
-        """Act on a message from a worker."""
+        """Handle a message from a worker; return the events it leads to."""
         match message:
             case WorkerReady():
                 worker.ready, self._failed_starts = True, 0
@@ -184,7 +184,7 @@ class Dispatcher:
                 worker.case, worker.behind = None, active
             case CaseDone():
                 return self._done(worker, active, message)
-            case CaseEnded():  # judged by the dispatcher at the other end
+            case CaseEnded():  # decided by the dispatcher on the cluster's worker
                 self._free(worker, active)
                 return [replace(message, stage=message.stage or active.stage)]
         return []
@@ -212,18 +212,18 @@ class Dispatcher:
         if not worker.ready:
             return self._lost(worker, f"it was not ready after {_STARTING:.0f} s")
         late = next(case for case in worker.active() if now > case.deadline)
-        # reading another case can hold up the one that runs; writing one, for which there is a time too, cannot for long
+        # the case that runs may be late because another is being read; writing another has a time limit too and cannot delay it for long
         event = self._ended(worker, late, EndKind.TIMED_OUT)
         return [event, *self._requeue_others(worker, late)]
 
     def _requeue_others(self, worker: Worker, culprit: ActiveCase) -> list[Event]:
-        """End a worker because of a case; return its other cases."""
+        """End a worker because of one case; return the end events of its other cases."""
         others = [case for case in worker.active() if case is not culprit]
         self._end(worker)
         return [CaseEnded(case=o.job.case, kind=EndKind.REQUEUED, stage=o.stage) for o in others]
 
     def _lost(self, worker: Worker, detail: str) -> list[Event]:
-        """Remove a worker that has ended, or that did not become ready in time."""
+        """Remove a worker that has ended or did not become ready in time; return the end events of its cases."""
         self._end(worker)
         if worker.ready:
             return [self._ended(worker, case, EndKind.CRASHED, detail) for case in worker.active()]

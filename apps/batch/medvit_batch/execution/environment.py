@@ -1,4 +1,4 @@
-"""Environment variables that are changed for a while."""
+"""Temporary changes of environment variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["restored_environment"]
 
 @contextmanager
 def restored_environment() -> Iterator[None]:
-    """Restore the environment variables when a block ends, whatever it set or removed."""
+    """Restore the environment variables when a block ends, including those that the block set or removed."""
     before = dict(os.environ)
     try:
         yield

@@ -1,8 +1,8 @@
-"""Start of worker processes: forked from a server that has loaded torch and MONAI or, elsewhere than on Linux, spawned.
+"""Start of worker processes: forked from a server with torch and MONAI loaded or, on other systems than Linux, spawned.
 
-A forked worker starts at once; a spawned one loads the libraries anew. The fork server ends with its parent, and its workers with it.
-It has the environment and the numbers of threads with which it was started; a worker that needs others is spawned, and so is one where
-the server cannot be started or does not answer.
+A forked worker is ready at once; a spawned one loads the libraries itself. The fork server ends with its parent, and
+its workers end with it. It keeps the environment and the numbers of threads it was started with. A worker that needs
+others is spawned; so is a worker for which the server cannot be started or does not answer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from medvit_batch.execution.environment import restored_environment
 __all__ = ["IN_FORK_SERVER", "THREAD_VARIABLES", "fork_server_is_usable", "start_process"]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-"""Environment variables from which libraries take their number of threads when they are loaded."""
+"""Environment variables from which libraries take their number of threads at import."""
 
 IN_FORK_SERVER = "MEDVIT_BATCH_FORK_SERVER"
-"""Environment variable that only the fork server has."""
+"""Environment variable that is set only in the fork server."""
 
 _PRELOAD = "medvit_batch.execution.fork_server_preload"
 
@@ -33,7 +33,7 @@ _ANSWER = 120.0
 """Seconds that the server may take to load the libraries, on a busy machine with a cold disk."""
 
 _FAILURES = 2
-"""Times that the server may not answer, as when it was killed a moment ago, until it is asked no more."""
+"""Times that the server may fail to answer (it may have been killed) before workers are only spawned."""
 
 _VOLATILE = ("PYTEST_CURRENT_TEST",)
 
@@ -55,14 +55,14 @@ def start_process(
 
     Args:
         target: its main function, which takes the other end of the pipe first.
-        arguments: what the function takes after that.
-        threads: numbers of threads of its libraries.
+        arguments: further arguments of that function.
+        threads: number of threads for its libraries.
     """
     global _failures
     for method in ("forkserver", "spawn") if _runs(threads) else ("spawn",):
         context = get_context(method)
         ours, theirs = multiprocessing.Pipe()
-        # multiprocessing's stubs give every context's process a class of its own
+        # multiprocessing's stubs give each context a process class of its own
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=target, args=(theirs, *arguments), name="medvit-batch-worker", daemon=True
         )
@@ -70,7 +70,7 @@ def start_process(
             process.start()
         elif not _answers(process):
             _failures += 1
-            ours.close()  # a worker that comes late sees that nobody needs it
+            ours.close()  # a worker that starts late finds the pipe closed and ends
             theirs.close()
             continue
         theirs.close()
@@ -79,7 +79,7 @@ def start_process(
 
 
 def _runs(threads: int) -> bool:
-    """Start the fork server, if it is not started; return whether it serves workers of this environment."""
+    """Start the fork server if needed; return True if it can serve workers of this environment."""
     global _started_with, _failures
     if _failures >= _FAILURES or not fork_server_is_usable():
         return False
@@ -87,13 +87,13 @@ def _runs(threads: int) -> bool:
     if _started_with is not None and _started_with != needed:
         return False
     get_context("forkserver").set_forkserver_preload([_PRELOAD])
-    # the server finds modules as this process does, and not in the folder in which the user happens to be
+    # the server must find modules as this process does, and not in the user's current folder
     path = os.pathsep.join(folder for folder in sys.path if folder)
     try:
         with restored_environment():
             os.environ.update({**needed, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", IN_FORK_SERVER: "1"})
             multiprocessing.forkserver.ensure_running()
-    except OSError:  # as where the path of its socket is too long
+    except OSError:  # for example, the path of its socket is too long
         _failures = _FAILURES
         return False
     _started_with = needed
@@ -101,9 +101,10 @@ def _runs(threads: int) -> bool:
 
 
 def _answers(process: BaseProcess) -> bool:
-    """Have the fork server start a process; return whether it did.
+    """Have the fork server start a process; return True if it did.
 
-    A thread waits for the server, which may be loading, so that this one can take signals and give up.
+    A thread waits for the server, which may still be loading, so that the calling thread can handle signals and give
+    up.
     """
     started: Future[None] = Future()
 

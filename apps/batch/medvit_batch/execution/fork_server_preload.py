@@ -1,8 +1,8 @@
-"""Load what a case needs into the fork server, so that a worker forked from it starts at once.
+"""Preload of the fork server: imports what a case needs, so that a worker forked from it starts at once.
 
-The fork server imports this module by its name when it starts; elsewhere its import does nothing. The server must be fit to be forked
-afterwards: one thread of Python, and CUDA untouched. Threads of native libraries (OpenBLAS, jemalloc) are restarted by those libraries
-in a child.
+The fork server imports this module by name when it starts; any other import of it does nothing. Afterwards the server
+must be safe to fork: one Python thread, and CUDA not initialized. Native libraries (OpenBLAS, jemalloc) restart their
+own threads in a child.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__: list[str] = []
 
 def _load() -> None:
     end_with_parent()
-    warnings.simplefilter("ignore")  # as in a worker: they may quote headers
+    warnings.simplefilter("ignore")  # as in a worker: warnings may quote headers
     import monai.inferers
     import monai.transforms  # noqa: F401
     import torch
@@ -35,7 +35,7 @@ def _load() -> None:
     if torch.cuda.is_initialized() or threading.active_count() > 1:  # type: ignore[no-untyped-call]
         raise SystemExit("Found the fork server unfit to be forked: CUDA is in use, or a second thread.")
     gc.collect()
-    gc.freeze()  # a child's collections leave the pages that it shares as they are
+    gc.freeze()  # so that garbage collection in a child does not copy the pages it shares
 
 
 if os.environ.get(IN_FORK_SERVER):

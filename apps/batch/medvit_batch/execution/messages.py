@@ -1,4 +1,4 @@
-"""Messages between a dispatcher and its workers, and the events that a dispatcher hands on."""
+"""Messages between a dispatcher and its workers, and the events that a dispatcher returns."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ __all__ = [
 ]
 
 _MEMORY = ("MemoryError", "OutOfMemoryError", "MemoryShortError")
-"""Kinds of error of a case that had too little memory."""
+"""Error types of a case that ran out of memory."""
 
 
 class EndKind(StrEnum):
-    """How a case ended at a worker.
+    """Kind of end that a case had at a worker.
 
     Attributes:
-        DONE: the worker gave an outcome.
+        DONE: the worker returned an outcome.
         START_FAILED: the worker ended before it was ready.
         TIMED_OUT: the worker was ended because the case reached its time limit.
         CRASHED: the worker ended while it had the case.
@@ -52,7 +52,7 @@ class EndKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RunCase:
-    """An order to run a case; ``alone`` forbids work on other cases beside it."""
+    """Order to run a case; ``alone`` forbids work on other cases at the same time."""
 
     job: CaseJob
     alone: bool
@@ -60,14 +60,14 @@ class RunCase:
 
 @dataclass(frozen=True, kw_only=True)
 class NextCase:
-    """The case to read while the current one runs; None withdraws it."""
+    """Announcement of the case to read while the current one runs; None withdraws it."""
 
     job: CaseJob | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The reply to ``InputHashed``: whether the case must be run."""
+    """Reply to ``InputHashed``: True if the case must be run."""
 
     go_on: bool
 
@@ -77,26 +77,26 @@ ToWorker = RunCase | NextCase | Answer
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerReady:
-    """A worker's first message."""
+    """First message of a worker, sent when it is ready."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingStarted:
-    """The worker begins to read a case ahead."""
+    """Notice that the worker begins to read a case ahead."""
 
     case: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingEnded:
-    """The worker has read a case ahead, or has failed to."""
+    """Notice that the worker has read a case ahead, or failed to."""
 
     case: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputHashed:
-    """The hash of a case's images; the worker waits for an ``Answer``."""
+    """Hash of a case's images; the worker waits for an ``Answer``."""
 
     case: int
     digest: str
@@ -104,14 +104,14 @@ class InputHashed:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseStarted:
-    """The model of a case is loaded: the case's time limit counts from now."""
+    """Notice that the model of a case is loaded and its time limit counts from now."""
 
     case: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageChanged:
-    """A case enters a stage."""
+    """Notice that a case enters a stage."""
 
     case: int
     stage: str
@@ -119,14 +119,14 @@ class StageChanged:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseReleased:
-    """The results of a case are written beside the next: the worker is free for another."""
+    """Notice that the results of a case are written in the background, and the worker is free for another case."""
 
     case: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseDone:
-    """The outcome of a case."""
+    """Outcome of a case, as the worker sends it."""
 
     case: int
     outcome: Outcome
@@ -134,10 +134,10 @@ class CaseDone:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerLost:
-    """A worker has ended; its transport reports it.
+    """Notice that a worker has ended, sent by its transport.
 
     Attributes:
-        detail: how it ended, in words.
+        detail: kind of end, in words.
     """
 
     detail: str
@@ -145,15 +145,15 @@ class WorkerLost:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseEnded:
-    """The end of a case at a worker; a dispatcher on a cluster's worker sends it to the dispatcher of the run.
+    """End of a case at a worker; a dispatcher on a cluster's worker sends it to the dispatcher of the run.
 
     Attributes:
-        case: its number.
-        kind: how it ended.
-        outcome: what the worker gave; None unless the kind is DONE.
-        detail: how the worker ended, where it did.
-        stage: the stage in which the case was.
-        concurrent_cases: numbers of other cases that the worker had, one of which may be the reason.
+        case: number of the case.
+        kind: kind of end.
+        outcome: outcome from the worker; None unless the kind is DONE.
+        detail: kind of end of the worker, if the worker ended.
+        stage: stage in which the case was.
+        concurrent_cases: other cases that the worker had, one of which may be the cause.
     """
 
     case: int
@@ -165,7 +165,7 @@ class CaseEnded:
 
     @property
     def may_be_caused_by_another(self) -> bool:
-        """True if another case may be the reason: the worker crashed, hung, or ran out of memory."""
+        """True if another case may be the cause: the worker crashed, hung, or ran out of memory."""
         if self.outcome is not None:
             return self.outcome.code in _MEMORY
         return self.kind in (EndKind.TIMED_OUT, EndKind.CRASHED)
@@ -184,4 +184,4 @@ FromWorker = (
     | WorkerLost
 )
 Event = InputHashed | CaseEnded
-"""What the caller of a dispatcher must act on; ``InputHashed`` needs ``Dispatcher.answer``."""
+"""Events that the caller of a dispatcher must handle; ``InputHashed`` needs ``Dispatcher.answer``."""

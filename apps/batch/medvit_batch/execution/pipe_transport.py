@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine; each is reached by a pipe."""
+"""Transport to worker processes on this machine, each reached by a pipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SERVER_LOST = 255
 class _Process:
     """A worker process and its pipe.
 
-    A thread sends, so that nobody waits for a worker that is too busy to receive.
+    A separate thread sends messages, so that the caller never waits for a worker that is too busy to receive.
     """
 
     def __init__(self, process: BaseProcess, connection: Connection) -> None:
@@ -46,7 +46,7 @@ class _Process:
         return self.process.is_alive()
 
     def takes_next(self) -> bool:
-        """Return True: the worker receives at any time."""
+        """Return True, since the worker can receive at any time."""
         return True
 
     def end(self) -> None:
@@ -61,7 +61,7 @@ class _Process:
         self.connection.close()
 
     def ends(self) -> tuple[Connection, int]:
-        """Return what to wait for: a message, or the end of the process."""
+        """Return the handles to wait for: the pipe, and the sentinel of the process."""
         return self.connection, self.process.sentinel
 
     def received(self) -> list[FromWorker]:
@@ -70,7 +70,7 @@ class _Process:
         try:
             while self.connection.poll():
                 found.append(self.connection.recv())
-        except (EOFError, OSError):  # the worker has closed its end, so it is about to end
+        except (EOFError, OSError):  # the worker has closed its end, so the process is about to end
             self.process.join(_LAST_STEPS)
         if not self.process.is_alive():
             found.append(WorkerLost(detail=_how_it_ended(self.process)))
@@ -83,14 +83,14 @@ class _Process:
 
 
 class PipeTransport:
-    """Up to ``count`` worker processes of this machine.
+    """Up to ``count`` worker processes on this machine.
 
     Args:
-        count: how many.
-        threads: threads that each may use.
-        run: what a worker does with a case.
-        sharers: how many workers share this machine's memory, where there are others than these; the results of a case are then
-            written before the next case is given.
+        count: maximum number of workers.
+        threads: threads for each worker.
+        run: function with which a worker runs a case.
+        sharers: number of workers that share this machine's memory, if there are others than these; results of a case
+            are then written before the next case is given.
     """
 
     keeps_time_limit = False
@@ -101,11 +101,11 @@ class PipeTransport:
         self._processes: list[_Process] = []
 
     def joined(self) -> list[WorkerLink]:
-        """Return nothing: workers are started."""
+        """Return an empty list, since workers do not join by themselves."""
         return []
 
     def startable(self, workers: int) -> int:
-        """Return how many workers could be started."""
+        """Return the number of workers that could still be started."""
         return self.count - workers
 
     def start(self) -> WorkerLink:
@@ -129,11 +129,11 @@ class PipeTransport:
         return [(process, message) for process in ready for message in process.received()]
 
     def close(self) -> None:
-        """Hold nothing: the processes are ended one by one."""
+        """Do nothing: the dispatcher ends the processes one by one."""
 
 
 def _how_it_ended(process: BaseProcess) -> str:
-    """Return in words how a process ended."""
+    """Describe the end of a process in words."""
     process.join()
     code = process.exitcode or 0
     if code == _SERVER_LOST:

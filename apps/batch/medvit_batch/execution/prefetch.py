@@ -1,7 +1,8 @@
-"""The next case is read while this one runs: a thread of the worker hashes its files and decodes its images.
+"""Prefetch of the next case: while one case runs, a thread of the worker hashes the next one's files and decodes its
+images.
 
-What it finds is used only where all went well. Whatever goes wrong ahead is forgotten, and the case is read again in its own turn,
-so that stage, reason and remedy are those of a case that nobody read ahead.
+The images read ahead are used only if no error occurred. After an error, the case is read again in its own turn, so
+that stage, reason and remedy are the same as without prefetch.
 """
 
 from __future__ import annotations
@@ -27,37 +28,39 @@ if TYPE_CHECKING:
 __all__ = ["Ahead", "Reading", "room", "size_of"]
 
 _MOST = 1 << 30
-"""Bytes that a case beside the one that runs may take."""
+"""Bytes of memory that a prefetched case may take."""
 
 _SHARE = 4
-"""What one worker holds beside the case it runs stays below the free memory divided by this and by the number of workers."""
+"""Divisor of the free memory: a prefetched case may take the free memory divided by this and by the number of workers."""
 
 _FLOAT = 4
 
 
 def room(workers: int) -> int:
-    """Bytes that each of so many workers may take now for a case beside the one it runs."""
+    """Return the bytes that each of so many workers may use now for a prefetched case."""
     return min(_MOST, _free() // (_SHARE * max(1, workers)))
 
 
 def size_of(job: CaseJob) -> int | None:
-    """Bytes that reading a series takes at most, as its headers have it; None for image files, which do not say beforehand."""
+    """Return the most bytes that reading a series takes, by its headers; None for image files, whose size is not known
+    before.
+    """
     if job.group is None:
         return None
     planes = job.group.planes
     values = sum(plane.rows * plane.columns * max(1, plane.samples) for plane in planes) * _FLOAT
-    copies = 3 if job.work.run.on_irregular == "resample" else 1  # the slices, and the grid that they are brought onto
+    copies = 3 if job.work.run.on_irregular == "resample" else 1  # the slices, and the grid that they are resampled to
     return values * copies + 2 * max((plane.file.size for plane in planes), default=0)
 
 
 def _free() -> int:
-    """Bytes of memory that can be had: of the machine or, where that is less, of the container."""
+    """Return the bytes of available memory: of the machine or, if less, of the container."""
     found = [_MOST * _SHARE]
     with contextlib.suppress(OSError, AttributeError, ValueError):
         stated = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
         assert stated is not None
         found = [int(stated[1]) << 10]
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+    with contextlib.suppress(OSError, ValueError):  # "max" if there is no limit
         group = Path("/sys/fs/cgroup")
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.M)
@@ -66,11 +69,11 @@ def _free() -> int:
 
 
 class Reading:
-    """A case that is being read, or has been.
+    """A case that is being read ahead, or has been.
 
     Attributes:
-        job: which.
-        progress: how far it is, with the seconds that it took.
+        job: the case.
+        progress: progress of the reading, with its seconds.
     """
 
     def __init__(self, job: CaseJob) -> None:
@@ -79,21 +82,21 @@ class Reading:
         self._scan: Future[Scan | None] = Future()
 
     def opened(self) -> Opened | None:
-        """What the case is; waits for it. None if that failed."""
+        """Wait for the opened case and return it; None if opening failed."""
         return self._opened.result()
 
     def scan(self) -> Scan | None:
-        """Its images; waits for them. None if that failed. They are handed over and not kept."""
+        """Wait for the decoded images and return them, without keeping a reference; None if reading failed."""
         found, self._scan = self._scan.result(), Future()
         return found
 
     @property
     def seconds(self) -> float:
-        """How long it took, or has taken."""
+        """Seconds that the reading took, or has taken so far."""
         return sum(value for name, value in self.progress.seconds.items() if name in ("open", "read"))
 
     def run(self) -> None:
-        """Read; nothing is raised, since whoever runs the case finds the same and says it."""
+        """Open and decode the case. Errors are dropped: the case runner meets them again and reports them."""
         opened, scan = None, None
         with contextlib.suppress(Exception):
             with self.progress.stage("open"):
@@ -106,19 +109,19 @@ class Reading:
         self._scan.set_result(scan)
 
     def fits(self, job: CaseJob) -> bool:
-        """Whether what was read is what a job needs: the same files, read in the same way."""
+        """Return True if the images are those that a job needs: the same files, read in the same way."""
         ours = self.job
         stamps = [g.file_signature if g is not None else None for g in (ours.group, job.group)]
         return stamps[0] == stamps[1] and (ours.key, ours.bundle, ours.work) == (job.key, job.bundle, job.work)
 
 
 class Ahead:
-    """What a worker reads beside the case it runs: one case at most.
+    """Prefetch of at most one case while a worker runs another.
 
     Args:
-        send: sends a message when it begins with a case and when it is done, so that the dispatcher knows which case may be the
-            reason for a crash.
-        workers: how many share this machine's memory.
+        send: sends a message when reading of a case begins and when it ends, so that the dispatcher knows which case
+            may have caused a crash.
+        workers: number of workers that share this machine's memory.
     """
 
     def __init__(self, send: Callable[[PrefetchMessage], None], workers: int) -> None:
@@ -130,14 +133,14 @@ class Ahead:
         self._may = False
 
     def tell(self, job: CaseJob | None) -> None:
-        """Which case comes next; None where there is none, or another worker has it."""
+        """Set the next case; None if there is none, or another worker has it."""
         with self._lock:
             self._drop()
             self._next = job
             self._begin()
 
     def take(self, job: CaseJob) -> Reading | None:
-        """What was read of a case whose turn it is; anything else is dropped. Nothing more is read until ``go``."""
+        """Return the reading of a case whose turn it is, or None; drop any other. Reading pauses until ``go``."""
         with self._lock:
             self._may, reading = False, self._reading
             if reading is None or not reading.fits(job):
@@ -147,7 +150,7 @@ class Ahead:
             return reading
 
     def go(self) -> None:
-        """The case at work has its images: the next one's may be read beside it."""
+        """Allow reading again: the running case has its images."""
         with self._lock:
             self._may = True
             self._begin()
@@ -177,9 +180,9 @@ class Ahead:
         self._thread.start()
 
     def _run(self, reading: Reading, before: threading.Thread | None) -> None:
-        if before is not None:  # one at a time: what was dropped stops at its next slice
+        if before is not None:  # one at a time; a dropped reading stops at its next slice
             before.join()
-        with contextlib.suppress(OSError):  # the parent is gone, and this process with it
+        with contextlib.suppress(OSError):  # the parent has ended, and this process ends with it
             self._send(ReadingStarted(case=reading.job.case))
         reading.run()
         with contextlib.suppress(OSError):
@@ -187,7 +190,7 @@ class Ahead:
 
 
 def _soon(group: Group | None) -> None:
-    """Tell the system that the files of a series are read soon; it reads them when the disk has time, or not at all."""
+    """Advise the system that the files of a series are read soon, so that it can read them when the disk is idle."""
     if group is None or group.inside or not hasattr(os, "posix_fadvise"):
         return
     left = _MOST
@@ -195,5 +198,5 @@ def _soon(group: Group | None) -> None:
         left -= file.size
         if left < 0:
             return
-        with contextlib.suppress(Exception), file.open() as stream:  # whoever reads it then says what is wrong with it
+        with contextlib.suppress(Exception), file.open() as stream:  # an error is reported when the case is read
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)

@@ -1,8 +1,9 @@
-"""From checked to published: a case's folder gets its final name in one rename, and what a kill left is put right.
+"""Publication of checked results: one rename gives a case's folder its final name; states left by a killed run are
+repaired.
 
-A worker writes ``staging/<case>`` through ``medvit.segmentation.save.save_result``, which verifies every object, hashes and fsyncs every file. The
-journal says "checked" before the rename and "published" after it, so whichever of the two a kill falls between, the next
-run knows what it finds.
+A worker writes ``staging/<case>`` through ``medvit.segmentation.save.save_result``, which verifies each object and
+hashes and fsyncs each file. The journal says "checked" before the rename and "published" after it, so the next run can
+tell at which step a run was killed.
 """
 
 from __future__ import annotations
@@ -37,21 +38,21 @@ __all__ = [
 ]
 
 RECEIVED = "received"
-"""Folder for what comes over the network, within that for results: it is made before there is a journal."""
+"""Name of the folder for objects received over the network, in the output folder; it exists before the journal does."""
 
 WITHDRAWN = "withdrawn"
-"""Folder for results that no longer count, since the patient was corrected or is in question."""
+"""Name of the folder for results that no longer count, since their patient was corrected or is in question."""
 
 _STAGING, _LOCK = "staging", ".lock"
 _MOST = 3
-"""How often a run may end while a case is at work, until the case is held to be the reason."""
+"""Number of runs that may end while a case is running; then the case itself counts as the cause."""
 
 
 def prepare(out: Path) -> None:
-    """Make the folder for results, or see that it is one that a batch has written.
+    """Make the output folder, or check that a batch has written it.
 
     Raises:
-        OutputError: it holds something else, or cannot be made.
+        OutputError: the folder holds other files, or cannot be made.
     """
     if out.exists() and not out.is_dir():
         raise OutputError(f"Found a file at {out}, where the output folder should be. Choose another with -o.")
@@ -70,10 +71,11 @@ def prepare(out: Path) -> None:
 
 @contextmanager
 def exclusive_folder(out: Path) -> Iterator[None]:
-    """Be the only one that writes to a batch; the system lets go of the lock with the process, however that ends.
+    """Lock a batch's folder against other writers; the system releases the lock with the process, even when that is
+    killed.
 
     Raises:
-        BatchError: another process is at it.
+        BatchError: another process holds the lock.
     """
     with (out / _LOCK).open("a+") as file:
         if not _lock(file):
@@ -101,21 +103,21 @@ def _lock(file: IO[str]) -> bool:
 
 
 def staging_path(out: Path, case: int) -> Path:
-    """Where a worker writes a case."""
+    """Return the folder to which a worker writes a case."""
     return out / _STAGING / str(case)
 
 
 def remove_leftovers(out: Path, case: int | None = None) -> None:
-    """Take away what was written aside: of one case, or everything."""
+    """Remove the staging folder of one case, or of all cases."""
     for path in (out / _STAGING).iterdir() if case is None else [staging_path(out, case)]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def publish_case(out: Path, case: int, folder: str) -> None:
-    """Give a checked case its final name; an earlier result is gone in the same moment.
+    """Rename the folder of a checked case to its final name, in place of an earlier result.
 
     Raises:
-        OutputError: the system refuses.
+        OutputError: the operating system refuses.
     """
     source, final, old = staging_path(out, case), out / folder, out / _STAGING / f"old-{case}"
     with os_errors_as_output_errors(final):
@@ -130,10 +132,10 @@ def publish_case(out: Path, case: int, folder: str) -> None:
 
 
 def withdraw(out: Path, folder: str) -> str:
-    """Move a withdrawn result out of the way; return its new folder within the batch, or an empty text if there is no result.
+    """Move a withdrawn result away; return its new folder relative to the batch, or "" if there is no result.
 
     Raises:
-        OutputError: the system refuses.
+        OutputError: the operating system refuses.
     """
     source = out / folder
     if not source.is_dir():
@@ -149,7 +151,7 @@ def withdraw(out: Path, folder: str) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in a folder on the disk too."""
+    """Flush the names in a folder to disk."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -160,10 +162,10 @@ def _sync(folder: Path) -> None:
 
 
 def recover(journal: Journal, out: Path) -> int:
-    """Put right what an earlier run left when it was killed; return how many cases were at work.
+    """Repair the state that a killed run left; return the number of cases that were running.
 
-    Checked cases are published, or were and only the journal does not know; those at work wait again; everything else that
-    was written aside goes.
+    Checked cases are published, unless they already were and only the journal lacks it; running cases wait again; all
+    other files in the staging folder are removed.
     """
     for row in journal.cases(State.CHECKED):
         if _intact(staging_path(out, row["id"]), row["run_sha256"]):
@@ -194,7 +196,7 @@ def _has_sha256(folder: Path, run_sha256: str) -> bool:
 
 
 def _intact(folder: Path, run_sha256: str) -> bool:
-    """Whether a folder holds exactly what was checked."""
+    """Return True if a folder holds the files that were checked, with the same hashes."""
     if not _has_sha256(folder, run_sha256):
         return False
     stated: dict[str, str] = json.loads((folder / "run.json").read_text())["files"]

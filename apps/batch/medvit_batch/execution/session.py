@@ -1,4 +1,4 @@
-"""A run: the plan entered into the journal, the cases worked off, every outcome written down before anything follows."""
+"""Session of a run: enters the plan into the journal, runs the cases, and records each outcome before the next step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from medvit_batch.journal import CaseRow, Journal
 __all__ = ["Session"]
 
 _TRIES = 2
-"""How often a case is tried whose worker was ended from outside: by the system, or by somebody."""
+"""Tries of a case whose worker was ended from outside, by the system or by a person."""
 
 _TICK = 0.5
 """Seconds between looks at signals and at the disk."""
@@ -44,7 +44,7 @@ def _dispatcher(limits: Limits, say: Callable[[str], None]) -> Dispatcher:
 
 
 class Session:
-    """One process's work on a batch."""
+    """Work of one process on a batch."""
 
     def __init__(
         self, batch: Batch, journal: Journal, catalogue: Catalogue, say: Callable[[str], None], events: Events
@@ -56,25 +56,27 @@ class Session:
         self.number = journal.start({"archive": str(batch.archive), **batch.command})
         self.failures = self.done = self.total = 0
         self.lasting = False
-        """True where only a signal ends the session: after failures, or on a full disk, it rests and goes on by itself."""
+        """True if only a signal ends the session; after failures, or on a full disk, it rests and continues by itself."""
 
         self.unreported = False
-        """Return whether a look changed cases or withdrew results that the tables and the report do not show yet."""
+        """True if the last scan of the archive changed cases or withdrew results that the tables and the report do not
+        show yet.
+        """
 
-        self._short = False  # whether there was too little space at the last look
+        self._short = False  # True if the last check found too little free space
         self._claims = Claims(journal, batch.out)
         self._turns = Turns(())
-        self._next: dict[int, CaseJob] = {}  # what workers were told comes next
+        self._next: dict[int, CaseJob] = {}  # cases that workers were told to read ahead
         self._active: dict[int, CaseJob] = {}
 
     def plan(
         self, progress: Progress, ready: Callable[[Decision], bool] = lambda decision: True
     ) -> dict[int, CaseLocation]:
-        """Look at the archive and enter every decision; return what is to be run, and where its images are.
+        """Scan the archive and enter each decision; return the cases to run, with the keys of their images.
 
         Args:
-            progress: told how far the look is.
-            ready: whether a series may be taken already.
+            progress: receives the progress of the scan.
+            ready: function that returns True if a series is complete and may be taken.
         """
         archive = self.batch.archive
         self.catalogue.look(archive, self.batch.out, progress, readers=max(1, (os.cpu_count() or 1) // 2))
@@ -97,7 +99,9 @@ class Session:
         return waiting
 
     def _withdrawn(self, decision: Decision) -> tuple[str, str] | None:
-        """Move a result away that may be another patient's; return what a reader must know of it, and of those who have it."""
+        """Move away a result that may be another patient's; return a note for readers and one for its recipients, or
+        None.
+        """
         row = self.journal.doubted(decision)
         if row is None:
             return None
@@ -116,11 +120,11 @@ class Session:
         return f"{why}; {moved}.", recall
 
     def work_off(self, waiting: dict[int, CaseLocation], keep: bool = False) -> None:
-        """Run cases until none is left or the run is to stop; what is not finished then waits in the journal.
+        """Run cases until none is left or the run is to stop; unfinished cases then wait in the journal.
 
         Args:
-            waiting: what to run.
-            keep: whether workers stay for the next time, with their models.
+            waiting: cases to run, with the keys of their images.
+            keep: True if workers stay for the next call, with their models loaded.
         """
         self._turns, self._next = Turns(waiting), {}
         self.total = self.done + len(waiting)
@@ -142,7 +146,7 @@ class Session:
                 self.end_workers()
 
     def _tell_next(self, keys: dict[int, CaseLocation]) -> None:
-        """Tell workers what comes next, so that they read it beside what they run; nothing stands in the journal for it."""
+        """Tell workers their next cases, so that they read these ahead; the journal does not record it."""
         if self.stop.asked:
             return
         for case in self._turns.coming(self.dispatcher.ahead()):
@@ -154,7 +158,7 @@ class Session:
                 self.dispatcher.tell(self._next[case])
 
     def close(self) -> None:
-        """End the workers and let go of their cluster."""
+        """End the workers and close the connection to their cluster."""
         self.end_workers()
         self.dispatcher.transport.close()
 
@@ -180,7 +184,7 @@ class Session:
         """Start no more cases for lack of space; print the reason once.
 
         Args:
-            found: what was found, a sentence.
+            found: sentence that says what was found.
         """
         if not self._short:
             step = (
@@ -193,13 +197,13 @@ class Session:
         self._ask("space")
 
     def _ask(self, reason: str) -> None:
-        """Start no more cases; where the run is to last, those at work may take as long as they need."""
+        """Start no more cases; a session that is to last lets running cases take as long as they need."""
         self.stop.ask(reason)
         if self.lasting and not self.stop.ended:
             self.stop.until = float("inf")
 
     def rested(self) -> None:
-        """Go on after a rest; the next failure in a row makes it rest again."""
+        """Continue after a rest; one more failure in a row makes it rest again."""
         self.failures = min(self.failures, self.batch.limits.stop_after - 1)
         self.stop.go_on()
 
@@ -220,14 +224,14 @@ class Session:
         return CaseJob(case, row["folder"], root, work, staging_path(self.batch.out, case), group, key, row["note"])
 
     def _heard(self, event: Event) -> int | None:
-        """Write down what a worker did; return its case if it is to be tried again."""
+        """Record an event of a worker; return its case if it is to be tried again."""
         if isinstance(event, InputHashed):
             self.dispatcher.answer(event.case, self._claims.must_run(event.case, event.digest))
             return None
         return self._ended(self._active.pop(event.case), event)
 
     def _ended(self, job: CaseJob, event: CaseEnded) -> int | None:
-        """Write down how a case ended; return it if it is to be tried again."""
+        """Record the end of a case; return its number if it is to be tried again."""
         if event.may_be_caused_by_another and self._turns.suspect(job.case, event.concurrent_cases):
             return self._back(job, "another case in the same worker may be the reason; it is tried again by itself")
         match event.kind:
@@ -249,7 +253,7 @@ class Session:
         return None
 
     def _back(self, job: CaseJob, why: str) -> int:
-        """A case waits again, as if it had not been tried."""
+        """Put a case back in the queue as if it had not been tried; return its number."""
         self._claims.release(job.case)
         self.journal.move(job.case, State.PENDING, tries=self.journal.case(job.case)["tries"] - 1)
         remove_leftovers(self.batch.out, job.case)
@@ -303,7 +307,7 @@ class Session:
         return None
 
     def _settle(self, job: CaseJob, outcome: Outcome) -> None:
-        """A case that gave no result."""
+        """Record a case that gave no result; stop or rest after too many failures in a row."""
         self.journal.move(
             job.case, outcome.state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, remedy=outcome.remedy,
             seconds=json.dumps(outcome.seconds), peak_mb=outcome.peak_mb, interrupted=0,
@@ -328,7 +332,7 @@ class Session:
         self.events.write("case", case=name, state=state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, rating=outcome.rating, seconds=outcome.seconds)  # fmt: skip
 
     def finish(self) -> str:
-        """Note how the run ended; return it in a word."""
+        """Record the end of the run; return its reason in one word."""
         ended = self.stop.reason or "done"
         self.journal.finish(self.number, ended)
         self.events.write("end", outcome=ended, cases=self.journal.counts())

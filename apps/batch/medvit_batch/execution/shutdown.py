@@ -1,4 +1,4 @@
-"""Stopping a run: the first signal lets the cases at work finish, the second ends them where they are."""
+"""Shutdown of a run: the first signal lets running cases finish, the second ends them at once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 __all__ = ["SIGNAL", "Stop"]
 
 SIGNAL = "signal"
-"""The reason for which everything ends, and not only the starting of cases."""
+"""Reason that ends the whole run, while others only stop the start of new cases."""
 
 
 @dataclass
 class Stop:
-    """Whether and how a run is to stop.
+    """State of a request to stop a run.
 
     Attributes:
-        grace: seconds that cases at work are given to finish.
-        say: tells a person.
-        reason: why it stops; empty while it goes on.
-        until: when even the cases at work are ended, by ``time.monotonic``.
+        grace: seconds that running cases get to finish.
+        say: prints a sentence for the user.
+        reason: reason for stopping; empty while the run goes on.
+        until: time by ``time.monotonic`` at which even running cases are ended.
     """
 
     grace: float
@@ -32,12 +32,12 @@ class Stop:
     until: float = float("inf")
 
     def ask(self, reason: str) -> None:
-        """Start no more cases; those at work may finish. A signal counts for more than any other reason."""
+        """Start no more cases; running ones may finish. A signal replaces any other reason."""
         if not self.reason or (reason == SIGNAL and self.reason != SIGNAL):
             self.reason, self.until = reason, time.monotonic() + self.grace
 
     def go_on(self) -> None:
-        """Start cases again, unless a signal ended that."""
+        """Allow the start of cases again, unless a signal asked for the end."""
         if self.reason != SIGNAL:
             self.reason, self.until = "", float("inf")
 
@@ -48,17 +48,17 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """Whether no more cases are to be started."""
+        """True if no more cases are to be started."""
         return bool(self.reason)
 
     @property
     def now(self) -> bool:
-        """Whether cases at work are to be ended as well."""
+        """True if running cases are to be ended as well."""
         return time.monotonic() >= self.until
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C stop the run instead of ending the process."""
+        """Handle SIGTERM and Ctrl-C as requests to stop, in place of ending the process."""
 
         def asked(number: int, _: Any) -> None:
             if self.ended:

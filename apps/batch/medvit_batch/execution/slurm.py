@@ -1,4 +1,4 @@
-"""Workers as jobs of SLURM, through dask-jobqueue."""
+"""SLURM jobs as workers, through dask-jobqueue."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from medvit_batch.execution.cluster_spec import CONNECT, DASHBOARD, ClusterSpec,
 __all__ = ["SCHEDULER", "job_script", "read_job", "slurm_cluster"]
 
 SCHEDULER = "tls://ADDRESS-OF-THIS-MACHINE:PORT"
-"""What stands for the scheduler in a script that is only shown."""
+"""Placeholder for the scheduler's address in a script that is only shown."""
 
 _JOB = ("account", "cores", "gres", "interface", "memory", "prologue", "python", "queue", "walltime")
-"""What may be said of a job; more stands in Dask's own jobqueue.yaml."""
+"""Names that ``--job`` accepts; Dask's own jobqueue.yaml knows more."""
 
 _USUAL_CORES, _USUAL_MEMORY = 4, "16GB"
 _NAME, _KEYS = "medvit", ".keys-"
@@ -31,10 +31,10 @@ _NAP = 0.1
 
 
 def read_job(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """What is said of jobs, as name=value.
+    """Parse the name=value settings of jobs.
 
     Raises:
-        BatchError: a name that does not exist, or a value that cannot be.
+        BatchError: a name is unknown, or a value is not valid.
     """
     found: dict[str, str] = {}
     for text in words:
@@ -53,16 +53,16 @@ def read_job(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def slurm_cluster(where: ClusterSpec, begun: ExitStack) -> Any:
-    """A cluster whose workers are jobs; they may wait in the queue for long.
+    """Start a cluster whose workers are SLURM jobs; they may wait in the queue for a long time.
 
     Args:
-        where: how many, and what is asked for each.
-        begun: gets what is to be ended.
+        where: number of jobs, and the resources of each.
+        begun: exit stack that will end the cluster.
 
     Raises:
-        BatchError: dask-jobqueue or sbatch is not there, or no job is taken.
+        BatchError: dask-jobqueue or sbatch is missing, or SLURM accepts no job.
     """
-    kind = _slurm_cluster()  # which brings its part of Dask's configuration
+    kind = _slurm_cluster()  # this import also loads its part of Dask's configuration
     if shutil.which("sbatch") is None:
         raise BatchError(
             "Found no sbatch on the PATH; --cluster slurm submits its jobs with it. Run this on a machine of the cluster that may submit."
@@ -77,14 +77,16 @@ def slurm_cluster(where: ClusterSpec, begun: ExitStack) -> Any:
         _wait_for_jobs(cluster, where.workers)
     cluster.adapt(
         minimum_jobs=where.workers, maximum_jobs=where.workers
-    )  # one that ends, as at its walltime, is followed by another
+    )  # a job that ends, as at its walltime, is followed by another
     return cluster
 
 
 def _kept(security: Any, home: Path, begun: ExitStack) -> Any:
-    """The same certificates in files that only their owner can read, where jobs find them; gone with the cluster."""
+    """Write the certificates to files that only their owner can read and that jobs find; they are removed with the
+    cluster.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    for left in home.glob(f"{_KEYS}*"):  # by a run that was killed: there is one at a time
+    for left in home.glob(f"{_KEYS}*"):  # from a run that was killed, since there is only one run at a time
         shutil.rmtree(left, ignore_errors=True)
     made = Path(mkdtemp(prefix=_KEYS, dir=home))
     begun.callback(shutil.rmtree, made, ignore_errors=True)
@@ -99,7 +101,7 @@ def _kept(security: Any, home: Path, begun: ExitStack) -> Any:
 
 
 def _end(cluster: Any) -> None:
-    with contextlib.suppress(AssertionError):  # Dask's, about jobs that were never taken
+    with contextlib.suppress(AssertionError):  # raised by Dask about jobs that were never accepted
         cluster.close()
 
 
@@ -111,7 +113,7 @@ def _configured(key: str) -> Any:
 
 @contextmanager
 def _without_traces() -> Iterator[None]:
-    """Jobs that are refused are told by us, in words."""
+    """Silence the tracebacks of Dask about refused jobs, which are reported by a ``BatchError``."""
     loggers = [logging.getLogger(name) for name in ("tornado.application", "asyncio")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -124,10 +126,10 @@ def _without_traces() -> Iterator[None]:
 
 
 def _wait_for_jobs(cluster: Any, jobs: int) -> None:
-    """Wait until every job was offered to the batch system.
+    """Wait until each job was submitted to SLURM.
 
     Raises:
-        BatchError: it took none.
+        BatchError: SLURM accepted none.
     """
     until = time.monotonic() + CONNECT * jobs
     while len(cluster.workers) < jobs and time.monotonic() < until:
@@ -150,10 +152,10 @@ def _slurm_cluster() -> Any:
 
 
 def _asked(where: ClusterSpec) -> dict[str, Any]:
-    """How dask-jobqueue is told what a job is: one worker, which runs one case at a time with all the job's cores."""
+    """Return dask-jobqueue's settings for a job: one worker, which runs one case at a time with all cores of the job."""
     job = dict(where.job)
     gres, prologue = job.pop("gres", ""), job.pop("prologue", "")
-    folder = os.path.abspath(where.out / "jobs")  # noqa: PTH100 - links are kept: other machines may not see what they lead to
+    folder = os.path.abspath(where.out / "jobs")  # noqa: PTH100 - links are kept, since other machines may not see their targets
     asked: dict[str, Any] = {
         "processes": 1,
         "cores": int(job.pop("cores", _USUAL_CORES)),
@@ -170,12 +172,14 @@ def _asked(where: ClusterSpec) -> dict[str, Any]:
 
 
 def job_script(where: ClusterSpec) -> str:
-    """The script that each job would run, but for its certificates; nothing is started or submitted.
+    """Return the script that each job would run, without its certificates; start and submit nothing.
 
     Raises:
         BatchError: dask-jobqueue is not installed.
     """
     asked = _asked(where)
-    with TemporaryDirectory(prefix="medvit-") as aside:  # the folder that is named is made, and a plan makes none
+    with TemporaryDirectory(
+        prefix="medvit-"
+    ) as aside:  # dask-jobqueue creates the log folder, and a dry run must not create one
         job = _slurm_cluster().job_cls(SCHEDULER, name=f"{_NAME}-0", **{**asked, "log_directory": aside})
         return str(job.job_script()).replace(aside, asked["log_directory"])
