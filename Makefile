@@ -1,11 +1,11 @@
-# make demo: the main job on a fresh machine.  make test: the suite.  make soak: the long runs.
+# make demo: the main job on a fresh machine.  make test: the suite.  make soak: the long runs.  make docs: the documentation site.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-restore demo-reconstruct demo-nuclei label test soak wheel-test check setup dev system clean train-all benchmark
+.PHONY: demo demo-restore demo-reconstruct demo-nuclei label test soak docs wheel-test check setup dev system clean train-all benchmark
 
 demo: setup
 	$(BIN)/medvit segment examples/headneck_ct_dicom.zip -o demo-result -ot nifti -ot dicom-seg -ot rtstruct --preview --statistics --overwrite || [ $$? = 3 ]
@@ -38,6 +38,10 @@ test: dev system check
 soak: dev system
 	$(BIN)/python tests/run.py -m soak --durations=25
 
+# The documentation site in site/; open site/index.html. It needs no network once its packages are installed.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # A wheel and a checkout in other folders find their bundles, samples and data; the wheel also in an empty environment (downloads).
 wheel-test: dev
 	$(BIN)/python -m pytest tests/laws/test_installed.py tests/soak/test_wheel.py
@@ -65,6 +69,10 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.setup
 	$(BIN)/pip install -q --no-deps "rt-utils>=1.2.7,<2" "monailabel==0.8.5"
 	@touch $@
 
+$(VENV)/.docs: pyproject.toml $(VENV)/.setup
+	$(BIN)/pip install -q -e ".[docs]"
+	@touch $@
+
 # Debian packages that tests use as outside judges; where they cannot be installed, those tests skip and say so.
 system:
 	@missing=$$(for p in $$(cat apt-packages.txt); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
@@ -85,4 +93,4 @@ benchmark: dev
 	$(BIN)/python benchmarks/main_job.py
 
 clean:
-	rm -rf $(VENV) demo-result demo-low-dose demo-restored demo-xrays demo-reconstructed demo-nuclei-result build dist
+	rm -rf $(VENV) demo-result demo-low-dose demo-restored demo-xrays demo-reconstructed demo-nuclei-result build dist site
