@@ -5,7 +5,6 @@ from .networks.restore_rwkv import PUBLISHED as PUBLISHED
 from .networks.restore_rwkv import RestoreRWKV as RestoreRWKV
 from .networks.restore_rwkv import RestoreRWKVSize as RestoreRWKVSize
 from .preconditions import context_slices as context_slices
-from .preconditions import reasons_to_refuse as reasons_to_refuse
 from .preconditions import with_irregular_policy as with_irregular_policy
 from .rating import judge_change as judge_change
 from .result import Restored as Restored

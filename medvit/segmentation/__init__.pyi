@@ -1,6 +1,4 @@
-from .dicom_export import DICOM_WRITERS as DICOM_WRITERS
 from .dicom_export import DicomExport as DicomExport
-from .dicom_export import study_blockers as study_blockers
 from .networks.barlow_swin import BarlowSwin as BarlowSwin
 from .networks.swin_unetr import LegacyPatchMerging as LegacyPatchMerging
 from .networks.swin_unetr import SwinUNETR as SwinUNETR

@@ -4,7 +4,6 @@ from .prepared_scan import prepare_scan as prepare_scan
 from .protocol import Input as Input
 from .protocol import Inputs as Inputs
 from .protocol import Prepared as Prepared
-from .protocol import Source as Source
 from .protocol import Task as Task
 from .result import LabelResult as LabelResult
 from .result import TaskResult as TaskResult

@@ -14,9 +14,6 @@ from .data_list import validate_label_ids as validate_label_ids
 from .degraded_pairs import PairSettings as PairSettings
 from .degraded_pairs import SliceStack as SliceStack
 from .degraded_pairs import read_images as read_images
-from .patches import PatchSampler as PatchSampler
-from .patches import PatchSettings as PatchSettings
-from .patches import TrainingCase as TrainingCase
 from .picture_crops import PictureSettings as PictureSettings
 from .truncation_pairs import TruncationPairs as TruncationPairs
 from .truncation_pairs import read_stacks as read_stacks
