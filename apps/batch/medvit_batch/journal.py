@@ -1,7 +1,7 @@
-"""The journal of a batch, ``journal.sqlite``: where every case stands. It survives whatever ends the process.
+"""Journal of a batch, ``journal.sqlite``: the state of each case, which survives a crash of the process or machine.
 
-It holds no path and no patient data. Only ``medvit batch run`` and the like write it, one at a time; anybody may read it
-meanwhile. A commit is on the disk before anything follows from it.
+The journal holds no path and no patient data. Only commands that run cases write it, one at a time; other processes may
+read it meanwhile. Each commit is on the disk before the next step.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ _UPGRADES = {
     "ALTER TABLE cases RENAME COLUMN held TO result_key; ALTER TABLE cases RENAME COLUMN seal TO run_sha256; "
     "DROP INDEX of_held; CREATE INDEX of_result_key ON cases (result_key)",
 }
-"""From version 1, in which a rating was called a word on quality, version 2, which did not notice that a patient was corrected, and
-version 3, which had other names for four columns."""
+"""Upgrades by the version they start from. Version 1 had "quality" for "rating", version 2 did not notice a corrected
+patient, and version 3 had other names for four columns.
+"""
 _SCHEMA = """
 CREATE TABLE runs (
   id INTEGER PRIMARY KEY, started TEXT, finished TEXT, command TEXT, outcome TEXT, files TEXT, unused TEXT);
@@ -55,13 +56,13 @@ _MAY = {
     State.SET_ASIDE: {State.PENDING, State.SET_ASIDE, State.SKIPPED},
     State.SKIPPED: {State.PENDING, State.SET_ASIDE, State.SKIPPED},
 }
-"""Which state may follow which; anything else is a mistake in the program."""
+"""States that may follow each state; any other change is a programming error."""
 
 _CLEARED = {"stage": "", "code": "", "reason": "", "remedy": ""}
 
 
 class CaseRow(TypedDict):
-    """A row of the table of cases; flags, reasons, notes, facts and seconds are JSON."""
+    """Row of the table of cases; flags, rating_reasons, notes, facts and seconds are JSON."""
 
     id: int
     volume: str
@@ -96,7 +97,7 @@ class CaseRow(TypedDict):
 
 
 class RunRow(TypedDict, total=False):
-    """A row of the table of runs; command, files and unused are JSON."""
+    """Row of the table of runs; command, files and unused are JSON."""
 
     id: int
     started: str
@@ -108,7 +109,7 @@ class RunRow(TypedDict, total=False):
 
 
 class Journal:
-    """Where every case stands."""
+    """Database with the state of each case of a batch."""
 
     def __init__(self, folder: Path, *, new: bool = False) -> None:
         path = folder / JOURNAL
@@ -119,24 +120,24 @@ class Journal:
         self.base = connect(path, _SCHEMA, _VERSION, durable=True, upgrades=_UPGRADES)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database."""
         self.base.close()
 
     def start(self, command: Mapping[str, object]) -> int:
-        """Note that a run starts, with all it was asked; return its number."""
+        """Record the start of a run with its command; return its number."""
         row = self.base.execute(
             "INSERT INTO runs (started, command) VALUES (?,?) RETURNING id", (_now(), json.dumps(command, default=str))
         ).fetchone()
         return int(row["id"])
 
     def agree(self, mark: str) -> None:
-        """See that all results of a batch are de-identified with one key, or none is.
+        """Check that all results of a batch are de-identified with the same key, or none is.
 
         Args:
-            mark: of the key; empty where results carry the patient's attributes on.
+            mark: mark of the key; empty if results keep the patient's attributes.
 
         Raises:
-            BatchError: earlier runs did otherwise.
+            BatchError: earlier runs used another key, or differ in de-identification.
         """
         self.base.execute("CREATE TABLE IF NOT EXISTS privacy (mark TEXT)")
         row = self.base.execute("SELECT mark FROM privacy").fetchone()
@@ -153,27 +154,27 @@ class Journal:
             self.base.execute("INSERT INTO privacy VALUES (?)", (mark,))
 
     def looked(self, run: int, files: dict[str, int], unused: list[tuple[str, str, str]]) -> None:
-        """Note what kinds of files a run found, and those that no case was made of."""
+        """Record the number of files by kind that a run found, and the files that belong to no case."""
         self.base.execute("UPDATE runs SET files=?, unused=? WHERE id=?", (json.dumps(files), json.dumps(unused), run))
 
     def finish(self, run: int, outcome: str) -> None:
-        """Note how a run ended."""
+        """Record the end of a run."""
         self.base.execute("UPDATE runs SET finished=?, outcome=? WHERE id=?", (_now(), outcome, run))
 
     def last_run(self) -> RunRow | None:
-        """The newest run."""
+        """Return the newest run; None if there is none."""
         row = self.base.execute("SELECT * FROM runs ORDER BY id DESC LIMIT 1").fetchone()
         return cast(RunRow, dict(row)) if row is not None else None
 
     def doubted(self, decision: Decision) -> CaseRow | None:
-        """Return the case of a decision, if it is published and its result may now be another patient's."""
+        """Return the published case of a decision if its result may now be another patient's; otherwise None."""
         row = self._row(decision)
         if row is None or State(row["state"]) is not State.PUBLISHED:
             return None
         return cast(CaseRow, dict(row)) if decision.disputed or _corrected(row, decision) else None
 
     def recalled(self, folder: str) -> list[str]:
-        """Return names of the peers that a result was sent to."""
+        """Return the names of the peers that a result was sent to."""
         if self.base.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='sends'").fetchone() is None:
             return []
         rows = self.base.execute(
@@ -184,16 +185,18 @@ class Journal:
     def take(
         self, decision: Decision, options_hash: str, run: int, home: Path, withdrawn: tuple[str, str] | None = None
     ) -> tuple[int, State, bool]:
-        """Enter a decision; return the case, its state, and whether it had to change.
+        """Enter a decision; return the case, its state, and True if the state or the reason changed.
 
-        A case that was done, failed or set aside by a worker stays so as long as its files and what is asked are the same.
+        A case that was published, failed or set aside by a worker keeps its state while its files and options are the
+        same.
 
         Args:
-            decision: what is to be done.
-            options_hash: hash of what decides the result, beside the images.
+            decision: decision on the case.
+            options_hash: hash of all settings, beside the images, that decide the result.
             run: number of the run.
-            home: the batch.
-            withdrawn: what a reader must know of an earlier result that was withdrawn now, and of those who have it.
+            home: folder of the batch.
+            withdrawn: note for readers and note for recipients of an earlier result that was just withdrawn; None if
+                none was.
         """
         row = self._row(decision)
         if row is None:
@@ -212,7 +215,7 @@ class Journal:
         elif (state is State.PUBLISHED and decision.state is State.SKIPPED and withdrawn is None) or (
             state is decision.state and row["reason"] == decision.reason and same
         ):
-            return case, state, False  # a result stays, though this run does not ask for it
+            return case, state, False  # a result is kept even if this run does not ask for it
         planned = {"stage": "plan", "code": decision.code, "reason": decision.reason, "remedy": ""}
         words = _CLEARED if decision.state is State.PENDING else planned
         if withdrawn is not None:
@@ -231,12 +234,12 @@ class Journal:
         return case, decision.state, True
 
     def numbers(self, decision: Decision) -> set[int]:
-        """The case of a decision, if it is in the journal."""
+        """Return the number of a decision's case as a set; an empty set if it is not in the journal."""
         row = self._row(decision)
         return set() if row is None else {int(row["id"])}
 
     def known(self, decision: Decision, options_hash: str) -> tuple[State | None, bool]:
-        """The state that a decision's case is in, and whether its files and what is asked are still the same."""
+        """Return the state of a decision's case, and True if its files and options are unchanged."""
         row = self._row(decision)
         if row is None:
             return None, False
@@ -244,7 +247,7 @@ class Journal:
         return State(row["state"]), same and not _corrected(row, decision)
 
     def gone(self, planned: set[int], archive: str) -> None:
-        """Set aside what waits, was found in this archive by an earlier run, and was not found again."""
+        """Set aside waiting cases that an earlier run found in this archive and this one did not."""
         rows = self.base.execute(
             "SELECT c.id, r.command FROM cases c JOIN runs r ON r.id=c.run WHERE c.state='pending'"
         ).fetchall()
@@ -261,7 +264,7 @@ class Journal:
 
     def _insert(self, decision: Decision, options_hash: str, run: int) -> int:
         planned = decision.state is not State.PENDING
-        # what was skipped before it was known which bundle it would go to needs no row beside the one that says more
+        # a row without a bundle, from when the case was skipped, is replaced by this one
         self.base.execute(
             "DELETE FROM cases WHERE volume=? AND bundle='' AND ?<>''", (decision.volume, decision.bundle)
         )
@@ -277,7 +280,7 @@ class Journal:
         return int(row["id"])
 
     def move(self, case: int, state: State, **columns: object) -> None:
-        """Bring a case into another state; on the disk when this returns."""
+        """Change the state of a case; it is on the disk when this returns."""
         found = State(self.base.execute("SELECT state FROM cases WHERE id=?", (case,)).fetchone()["state"])
         if state not in _MAY[found]:
             raise AssertionError(f"case {case} cannot go from {found} to {state}")
@@ -286,30 +289,32 @@ class Journal:
         self.base.execute(f"UPDATE cases SET {names} WHERE id=?", (*columns.values(), case))
 
     def case(self, number: int) -> CaseRow:
-        """One case."""
+        """Return one case."""
         return cast(CaseRow, dict(self.base.execute("SELECT * FROM cases WHERE id=?", (number,)).fetchone()))
 
     def cases(self, *states: State) -> Iterator[CaseRow]:
-        """Cases in these states, in all if none is named, in the order they were found."""
+        """Yield the cases in these states, or in all if none is given, in the order they were found."""
         where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
         for row in self.base.execute(f"SELECT * FROM cases {where} ORDER BY id", states).fetchall():
             yield cast(CaseRow, dict(row))
 
     def published_with_key(self, result_key: str) -> CaseRow | None:
-        """The published case whose folder holds exactly this: these images, this bundle, these settings."""
+        """Return the published case whose folder holds the result with this key (the same images, bundle and options),
+        or None.
+        """
         row = self.base.execute(
             "SELECT * FROM cases WHERE result_key=? AND state='published' LIMIT 1", (result_key,)
         ).fetchone()
         return cast(CaseRow, dict(row)) if row is not None else None
 
     def counts(self) -> dict[str, int]:
-        """How many cases are in each state."""
+        """Return the number of cases in each state."""
         rows = self.base.execute("SELECT state, COUNT(*) AS n FROM cases GROUP BY state").fetchall()
         found = {row["state"]: int(row["n"]) for row in rows}
         return {state.value: found[state.value] for state in State if state.value in found}
 
     def flagged(self) -> int:
-        """How many published cases a person must look at."""
+        """Return the number of published cases that a person must check."""
         return int(
             self.base.execute("SELECT COUNT(*) FROM cases WHERE state='published' AND flags<>'[]'").fetchone()[0]
         )
@@ -325,7 +330,7 @@ def _now() -> str:
 
 
 def sends_by_state(journal: Journal) -> dict[str, int]:
-    """How many results wait for all peers, are sent, or were refused; empty where nothing is sent on."""
+    """Return the number of results for all peers by state (waiting, sent, refused ...); empty if nothing is sent on."""
     there = journal.base.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='sends'").fetchone()
     if there is None:
         return {}

@@ -1,4 +1,4 @@
-"""``medvit dicom listen``: a node whose received series go through the batch, and whose results are sent on."""
+"""``medvit dicom listen``: a node that runs the batch on received series and sends the results on."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _NAP = 0.1
 
 @dataclass(frozen=True)
 class Target:
-    """Where results go.
+    """Destination of results.
 
     Attributes:
-        peer: who gets them.
-        commit: whether it is asked to vouch for what it got.
+        peer: peer that receives them.
+        commit: True to request storage commitment.
     """
 
     peer: Peer
@@ -39,10 +39,11 @@ class Target:
 
 
 def target_of(send_to: str | None, commit: bool) -> Target | None:
-    """What ``--send-to`` and ``--commit`` say.
+    """Return the target that ``--send-to`` and ``--commit`` name; None without ``--send-to``.
 
     Raises:
-        PeerError: no peer. NetworkError: nobody, or nobody who could, is to vouch.
+        PeerError: the peer's address is not valid. NetworkError: ``--commit`` without a peer, or with a DICOMweb
+            server.
     """
     if send_to is None:
         if commit:
@@ -60,13 +61,13 @@ def target_of(send_to: str | None, commit: bool) -> Target | None:
 
 
 def listen(asked: BatchOptions, out: Path, shown: Terminal, node: Node, pace: Pace, target: Target | None) -> int:
-    """Receive, process and send on until a signal; return the exit code: 3 too where results still wait to be sent."""
+    """Receive, run and send on until a signal; return the exit code, which is 3 if results still wait to be sent."""
     quiet_networking()
     if node.most < 1:
         raise BatchError(f"Found --max-associations {node.most}; at least 1 is needed. Correct it.")
     inbox = inbox_of(out)
     asked = replace(asked, archive=str(inbox))
-    asked.lasting().batch(out).plan.options_hashes  # noqa: B018  refuses a bundle before anybody sends anything
+    asked.lasting().batch(out).plan.options_hashes  # noqa: B018  refuses a bundle before any peer sends objects
 
     @contextmanager
     def beside() -> Iterator[None]:
@@ -86,7 +87,7 @@ def listen(asked: BatchOptions, out: Path, shown: Terminal, node: Node, pace: Pa
 
 
 def inbox_of(out: Path) -> Path:
-    """Where received images are kept; as confidential as the archive they come from."""
+    """Return the folder for received images; it is as confidential as the archive they come from."""
     prepare(out)
     inbox = out / RECEIVED
     with os_errors_as_output_errors(inbox):
@@ -95,7 +96,9 @@ def inbox_of(out: Path) -> Path:
 
 
 def say_unsent(out: Path, target: Target, shown: Terminal) -> int:
-    """Say what of the results was sent; return how many were not, or are not vouched for where that was asked."""
+    """Print how many results were sent; return the number of those not sent or, if commitment was requested, not
+    committed.
+    """
     with closing(Journal(out)) as journal:
         queue = Queue(journal, out, target.peer, commit=target.commit)
         queue.fill()
@@ -106,7 +109,7 @@ def say_unsent(out: Path, target: Target, shown: Terminal) -> int:
 
 
 def drain(out: Path, target: Target, node: Node) -> None:
-    """Offer every waiting result once; where the peer is to vouch for them, wait as long as it may be silent."""
+    """Offer each waiting result once; with commitment, wait for answers up to the peer's timeout."""
     with ExitStack() as open_:
         queue = Queue(open_.enter_context(closing(Journal(out))), out, target.peer, commit=target.commit)
         if target.commit:

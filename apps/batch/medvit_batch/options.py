@@ -1,4 +1,4 @@
-"""What a user asked of a batch, as the journal keeps it, so that ``retry`` and ``watch`` can ask the same again."""
+"""Options of a batch, as the journal stores them, so that ``retry`` and ``watch`` can use them again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ON_IRREGULAR = ("fail", "resample", "split")
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """The options of ``medvit batch run``; plain values only."""
+    """Options of ``medvit batch run``, as plain values."""
 
     archive: str
     bundle: str | None = None
@@ -47,7 +47,7 @@ class BatchOptions:
     issuer: str = ""
 
     def lasting(self) -> BatchOptions:
-        """With full paths, so that it means the same wherever it is asked again."""
+        """Return a copy with absolute paths, so that it means the same from any working folder."""
         bundle = self.bundle
         if bundle is not None and (Path(bundle) / "configs" / "metadata.json").is_file():
             bundle = str(Path(bundle).resolve())
@@ -56,23 +56,23 @@ class BatchOptions:
         return replace(self, archive=str(Path(self.archive).resolve()), bundle=bundle, rules=rules, deid_key=key)
 
     def command(self) -> dict[str, Any]:
-        """As the journal keeps it."""
+        """Return the options as the journal stores them."""
         return asdict(self)
 
     @classmethod
     def again(cls, command: dict[str, Any]) -> BatchOptions:
-        """What an earlier run was asked."""
+        """Return the options of an earlier run."""
         several = {name: tuple(command.get(name, ())) for name in ("types", "retain", "job")}
         return cls(**{**command, **several})
 
     def privacy(self, make_key: bool = True) -> Privacy | None:
-        """How results are to be de-identified; None where they are not.
+        """Return the de-identification settings; None if results are not de-identified.
 
         Args:
-            make_key: whether a key is written where there is none; otherwise one serves for this once.
+            make_key: True to write a new key file if there is none; otherwise a temporary key is used.
 
         Raises:
-            BatchError: options that contradict one another, or no sound key.
+            BatchError: options contradict each other, or the key is not valid.
         """
         from medvit.deidentification import RETAINABLE, Privacy, read_key
 
@@ -97,10 +97,10 @@ class BatchOptions:
         return Privacy(key, tuple(sorted(self.retain)), self.allow_burned_in, self.with_images)
 
     def _where(self, out: Path) -> ClusterSpec | None:
-        """The cluster that was asked for.
+        """Return the description of the cluster; None for local processes.
 
         Raises:
-            BatchError: options that contradict one another.
+            BatchError: options contradict each other.
         """
         from medvit_batch.execution.cluster_spec import STARTED, ClusterSpec
         from medvit_batch.execution.slurm import read_job
@@ -117,16 +117,16 @@ class BatchOptions:
         return ClusterSpec(self.cluster, self.workers, read_job(self.job), out)
 
     def batch(self, out: Path, make_key: bool = True) -> Batch:
-        """Everything that a session needs.
+        """Validate the options and return everything that a session needs.
 
         Args:
-            out: where results go.
-            make_key: as ``privacy`` takes it.
+            out: folder for the results.
+            make_key: see ``privacy``.
 
         Raises:
-            BatchError: options that contradict one another, or a number out of range.
-            BackendError: a backend or a precision that there is not. GeometryError: a geometry that there is not.
-            RulesError, ExpressionError: rules or a selection that cannot be understood.
+            BatchError: options contradict each other, or a number is out of range.
+            BackendError: an unknown backend or precision. GeometryError: an unknown geometry.
+            RulesError, ExpressionError: rules or a selection with a mistake.
         """
         from medvit.restoration import RESTORED_TYPES
         from medvit.segmentation import OUTPUT_TYPES

@@ -1,4 +1,4 @@
-"""Children that end with their parent, however it ends."""
+"""Parent watch: child processes that end when their parent ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import threading
 __all__ = ["ENDED_WITH_PARENT", "end_with_parent", "follow_parent"]
 
 ENDED_WITH_PARENT = 75
-"""Exit code of a child that saw its parent gone; nobody is there to read it, but a log may show it."""
+"""Exit code of a child whose parent has ended; a log may show it."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def follow_parent() -> None:
-    """End this process with its parent; called first in a child made by multiprocessing.
+    """End this process when its parent ends; called first in a child started by multiprocessing.
 
-    Linux kills the child in the moment its parent is gone, even while it is stuck in native code. Elsewhere, and where the
-    kernel's promise came too late, a thread waits for the pipe that multiprocessing keeps open from the parent to break. The parent of
-    a forked worker is the fork server, which ends with the process that started it; the pipe is from that process.
+    Linux kills the child at once, even while it runs native code. On other systems, or if the parent ended before this
+    call, a thread waits for the pipe that multiprocessing keeps open to the parent. The parent of a forked worker is
+    the fork server, which ends with the process that started it; the pipe leads to that process.
     """
     end_with_parent()
     threading.Thread(target=_watch, name="lifeline", daemon=True).start()
 
 
 def end_with_parent() -> None:
-    """Have Linux kill this process with its parent, and leave signals to the group to the parent.
+    """Have Linux kill this process with its parent, and ignore SIGINT and SIGTERM.
 
-    Ctrl-C and a service manager's SIGTERM reach a whole group; children leave it to the parent what is to be done.
+    Ctrl-C and a service manager's SIGTERM reach the whole process group; only the parent may act on them.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

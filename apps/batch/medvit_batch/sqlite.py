@@ -1,4 +1,4 @@
-"""Opening the SQLite files of a batch."""
+"""SQLite databases of a batch."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from medvit_batch.errors import BatchError
 __all__ = ["connect"]
 
 _WAIT_MS = 20_000
-"""How long to wait for another process that writes."""
+"""Milliseconds to wait while another process writes."""
 
 
 def connect(
     path: Path, schema: str, version: int, *, durable: bool, upgrades: Mapping[int, str] | None = None
 ) -> sqlite3.Connection:
-    """A database in write-ahead mode that only its owner can read.
+    """Open a database in write-ahead mode that only its owner can read.
 
     Args:
-        path: the file; made if it is not there.
-        schema: statements that make its tables.
-        version: of the schema; another one is refused unless ``upgrades`` leads from it.
-        durable: whether a commit must survive a power cut, and not only a kill.
-        upgrades: for an older version, the statements that make the next version of it.
+        path: file of the database; created if missing.
+        schema: statements that create its tables.
+        version: version of the schema; another one is refused unless ``upgrades`` leads from it to this one.
+        durable: True if a commit must survive a power failure, not only a kill.
+        upgrades: statements that upgrade an older version to the next, by the older version.
 
     Raises:
-        BatchError: it is damaged, or of another version.
+        BatchError: the database is damaged, or of another version.
     """
     new = not path.exists()
     try:
@@ -58,7 +58,7 @@ def connect(
 
 
 def _upgrade(base: sqlite3.Connection, older: int, statements: str) -> int:
-    """Bring the tables from one version to the next in one transaction, unless another process has done so meanwhile."""
+    """Upgrade the tables to the next version in one transaction, unless another process has just done so."""
     base.execute("BEGIN IMMEDIATE")
     try:
         if base.execute("PRAGMA user_version").fetchone()[0] == older:

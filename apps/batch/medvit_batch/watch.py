@@ -1,4 +1,6 @@
-"""``medvit batch watch``: a folder that fills. A series is taken when none of its files has come or changed for a while."""
+"""``medvit batch watch``: series that arrive in a folder. A series is taken when none of its files has arrived or
+changed for a while.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +25,20 @@ from medvit_batch.options import BatchOptions
 __all__ = ["Pace", "watch_folder"]
 
 _NAP = 0.2
-"""Seconds between looks at signals."""
+"""Seconds between checks for signals."""
 
 _SHORTEST_REST, _LONGEST_REST = 6, 60
-"""Shortest and longest rest after failures in a row, in multiples of the seconds between looks."""
+"""Shortest and longest rest after failures in a row, in multiples of the interval between scans."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """When a series is complete, and how often to look.
+    """Timing of a watch: the age at which a series is complete, and the interval between scans.
 
     Attributes:
-        quiet_for: seconds in which none of its files came or changed.
-        every: seconds between looks.
-        complete_at: slices with which it is complete at once; 0 for none.
+        quiet_for: seconds without new or changed files after which a series is complete.
+        every: seconds between scans of the folder.
+        complete_at: number of slices at which a series is complete at once; 0 for none.
     """
 
     quiet_for: float = 60.0
@@ -51,13 +53,13 @@ def watch_folder(
     pace: Pace,
     beside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> int:
-    """Take series as they become complete, until a signal; return the exit code.
+    """Run series as they become complete, until a signal; return the exit code.
 
-    After failures in a row it rests, for six times the seconds between looks at first, and then tries one more case; with too little
-    space it waits for more.
+    After failures in a row the watch rests, first for six intervals, and then tries one more case. If disk space runs
+    out, it waits for more.
 
-    The age of a file is counted from when it came to be here or was last written, whichever is later. Copies that keep an
-    old time of writing are young all the same. What is to go on meanwhile, as receiving, is ``beside``.
+    The age of a file counts from its arrival in the folder or its last change, whichever is later; so a copy that keeps
+    an old time of writing is still young. ``beside`` is a context that is open meanwhile, as for receiving.
     """
     for name, value in (("--quiet-for", pace.quiet_for), ("--every", pace.every), ("--complete-at", pace.complete_at)):
         if not value >= 0:
@@ -77,7 +79,7 @@ def watch_folder(
 
 
 def _look_or_rest(session: Session, pace: Pace) -> None:
-    """Look; a disk that is full costs this look alone, and what was at work waits again."""
+    """Scan the folder once; a full disk only ends this scan, and running cases wait again."""
     try:
         _look(session, pace)
         return

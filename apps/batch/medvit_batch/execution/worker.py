@@ -1,7 +1,7 @@
-"""A worker: a process that keeps its models loaded and runs one case after the other.
+"""Worker process: keeps its models loaded and runs one case after the other.
 
-Beside the case that it runs, a thread may read the next one and another may write the one before. It writes only below the folder
-it is given; what is published, and everything in the journal, is its parent's matter.
+While a case runs, one thread may read the next case and another may write the previous one. A worker writes only below
+the folder of its job; its parent publishes results and writes the journal.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ from medvit_batch.parent_watch import follow_parent
 __all__ = ["CaseChannel", "Runner", "WorkerSettings", "serve"]
 
 _FIRST_TO_GO = "700"
-"""Of 1000: when memory runs out the system shall end a worker, which costs a case, rather than its parent."""
+"""Value for Linux's oom_score_adj (up to 1000): if memory runs out, the system should kill a worker rather than its
+parent.
+"""
 
 
 Finish = Callable[[bool], Outcome]
-"""The last steps of a case; told whether they are done beside another case."""
+"""Function that writes the results of a case; its argument is True if it runs while the next case does."""
 
 
 def _at_once(size: int, finish: Finish) -> Outcome | None:
@@ -56,19 +58,19 @@ def _go_on(digest: str) -> bool:
 
 @dataclass(kw_only=True)
 class CaseChannel:
-    """A worker's messages about the case that it runs, and what is ready for the case.
+    """Channel between a case and its worker: messages to the dispatcher, and the images that were read ahead.
 
     Attributes:
         case: number of the case.
         send: sends a message.
         ask: sends the hash of the case's images; returns whether the case must be run.
-        reading: the case's images, where they were read ahead.
-        go: called once the case has its images, and the next one's may be read.
-        settle: waits until the case before is written.
-        finish: given the bytes that the case holds and its last steps, has those done: at once, giving what came of it, or beside
-            the next case, giving None.
-        alone: True if nothing is done beside it.
-        stage: the stage it is in.
+        reading: the case's images, if they were read ahead.
+        go: called once the case has its images, so that the next case's may be read.
+        settle: waits until the previous case is written.
+        finish: takes the bytes that the case holds and the function that writes its results. Runs the function at once
+            and returns its outcome, or runs it in the background and returns None.
+        alone: True if the worker does nothing else meanwhile.
+        stage: current stage of the case.
     """
 
     case: int
@@ -93,18 +95,18 @@ class CaseChannel:
 
 
 Runner = Callable[[CaseJob, CaseChannel], Outcome | None]
-"""Runs a case; None where its outcome follows later."""
+"""Function that runs a case; it returns None if the outcome follows later."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """How a worker process works.
+    """Settings of a worker process.
 
     Attributes:
         threads: threads that torch may use.
         environment: environment variables of the process that started it.
-        workers: how many workers share this machine's memory.
-        writes_behind: True if the results of a case may be written beside the next case.
+        workers: number of workers that share this machine's memory.
+        writes_behind: True if the results of a case may be written while the next case runs.
     """
 
     threads: int
@@ -114,13 +116,13 @@ class WorkerSettings:
 
 
 class WorkerEndpoint:
-    """A worker's end of the pipe to its dispatcher.
+    """End of the pipe in the worker.
 
-    A thread of its own receives, so that the next case can be announced while a case is run.
+    A separate thread receives messages, so that the next case can be announced while a case runs.
 
     Args:
-        connection: to the dispatcher.
-        settings: how the worker works.
+        connection: pipe to the dispatcher.
+        settings: settings of the worker.
     """
 
     def __init__(self, connection: Connection, settings: WorkerSettings) -> None:
@@ -156,7 +158,7 @@ class WorkerEndpoint:
 
         Args:
             order: the case, and whether it is run alone.
-            reading: its images, where they were read ahead.
+            reading: the case's images, if they were read ahead.
         """
         case = order.job.case
 
@@ -179,7 +181,7 @@ class WorkerEndpoint:
         )
 
     def settle(self) -> None:
-        """Wait until the case before is written."""
+        """Wait until the previous case is written."""
         if self._writing is not None:
             self._writing.join()
 
@@ -189,7 +191,7 @@ class WorkerEndpoint:
 
         def write() -> None:
             outcome = finish(True)
-            with contextlib.suppress(OSError):  # the parent is gone, and this process with it
+            with contextlib.suppress(OSError):  # the parent has ended, and this process ends with it
                 self.send(CaseDone(case=case, outcome=outcome))
 
         self.send(CaseReleased(case=case))
@@ -202,19 +204,19 @@ def serve(connection: Connection, run: Runner, settings: WorkerSettings) -> None
     """Run cases as they are ordered; the main function of a worker process.
 
     Args:
-        connection: to the dispatcher; receives ``ToWorker`` and sends ``FromWorker`` messages.
-        run: runs a case.
-        settings: how the worker works.
+        connection: pipe to the dispatcher; receives ``ToWorker`` and sends ``FromWorker`` messages.
+        run: function that runs a case.
+        settings: settings of the worker.
     """
     follow_parent()
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
-    os.environ.clear()  # a forked worker has that of the fork server
+    os.environ.clear()  # a forked worker starts with the environment of the fork server
     os.environ.update({**settings.environment, **dict.fromkeys(THREAD_VARIABLES, str(settings.threads))})
-    # libraries then make no locks between processes, as numba does in a process that was forked
+    # with "spawn", libraries create no locks between processes, as numba would in a forked process
     multiprocessing.set_start_method("spawn", force=True)
-    # they may quote headers; and what one thread silences for a while, another would make loud again
+    # warnings may quote headers; a filter in one thread would be undone by another, so this one is for the whole process
     warnings.simplefilter("ignore")
     endpoint = WorkerEndpoint(connection, settings)
     threading.Thread(target=endpoint.listen, name="medvit-listener", daemon=True).start()

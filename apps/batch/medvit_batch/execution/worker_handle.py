@@ -1,4 +1,4 @@
-"""A worker as its dispatcher sees it: its cases, its deadlines, and the link to it."""
+"""Handle of a worker in its dispatcher: cases, deadlines and the link."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEVER = float("inf")
 
 
 class WorkerLink(Protocol):
-    """A dispatcher's link to one worker."""
+    """Link of a dispatcher to one worker."""
 
     def send(self, message: ToWorker) -> None:
         """Send a message without waiting; a worker that has ended is reported by its transport."""
@@ -23,17 +23,17 @@ class WorkerLink(Protocol):
         """Return whether the worker can still be given cases."""
 
     def takes_next(self) -> bool:
-        """Return whether the worker can be told now which case comes next."""
+        """Return whether the worker can be told its next case now."""
 
     def end(self) -> None:
-        """End the worker, whatever it is doing."""
+        """End the worker at once."""
 
 
 class Transport(Protocol):
-    """The way to the workers of a run: where they come from, and how messages reach them.
+    """Transport of messages between a run and its workers; it also starts workers or finds those that join.
 
     Attributes:
-        keeps_time_limit: True if the other end ends a case at its time limit by itself.
+        keeps_time_limit: True if a dispatcher at the other end ends a case at its time limit.
     """
 
     keeps_time_limit: bool
@@ -42,7 +42,7 @@ class Transport(Protocol):
         """Return links to workers that joined by themselves since the last call."""
 
     def startable(self, workers: int) -> int:
-        """Return how many workers could be started beside the given number."""
+        """Return the number of further workers that could be started if there are already ``workers``."""
 
     def start(self) -> WorkerLink:
         """Start a worker."""
@@ -51,7 +51,7 @@ class Transport(Protocol):
         """Return the messages that arrive within that time; return as soon as there is one."""
 
     def close(self) -> None:
-        """Free what the transport holds; all workers were ended before."""
+        """Release connections and threads; all workers have ended before."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -60,9 +60,9 @@ class ActiveCase:
 
     Attributes:
         job: the case.
-        deadline: when its worker is ended, by ``time.monotonic``.
-        stage: the stage it is in.
-        alone: True if its worker does nothing beside it.
+        deadline: time by ``time.monotonic`` at which its worker is ended.
+        stage: current stage of the case.
+        alone: True if its worker does nothing else meanwhile.
     """
 
     job: CaseJob
@@ -76,13 +76,13 @@ class Worker:
     """A worker with its cases.
 
     Attributes:
-        link: the way to it.
-        deadline: when it must be ready.
-        ready: True once it takes messages.
+        link: link to the worker.
+        deadline: time by which it must be ready.
+        ready: True once it receives messages.
         case: the case that it runs.
-        behind: the case whose results it writes beside that.
-        ahead: the case that it was told comes next.
-        reading: number of the case that it reads beside the one it runs.
+        behind: the previous case, whose results it still writes.
+        ahead: the next case, which it was told to read.
+        reading: number of the case that it is reading ahead; None if none.
     """
 
     link: WorkerLink
@@ -98,18 +98,20 @@ class Worker:
         return [case for case in (self.behind, self.case) if case is not None]
 
     def due(self) -> float:
-        """Return when it must be ready or, once it is, when the first of its cases must be done."""
+        """Return the time by which it must be ready or, once it is, the first deadline of its cases."""
         if not self.ready:
             return self.deadline
         return min((case.deadline for case in self.active()), default=NEVER)
 
     def concurrent_cases(self, case: ActiveCase, *, held: bool) -> frozenset[int]:
-        """Return numbers of the other cases at the worker; with ``held``, also of the case that it only keeps in memory."""
+        """Return the numbers of the worker's other cases; with ``held``, also of the case that it was told to read
+        ahead.
+        """
         found = {other.job.case for other in self.active()}
         found |= {self.reading} if self.reading is not None else set()
         found |= {self.ahead.case} if held and self.ahead is not None else set()
         return frozenset(found - {case.job.case})
 
     def hungry(self) -> bool:
-        """Return whether it could be told which case comes next."""
+        """Return whether it could be told its next case."""
         return self.case is not None and not self.case.alone and self.ahead is None and self.link.takes_next()

@@ -1,1 +1,1 @@
-"""The DICOM network: peers, receiving, querying and sending."""
+"""DICOM network: peers, receiving, querying and sending."""

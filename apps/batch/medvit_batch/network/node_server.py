@@ -1,8 +1,9 @@
-"""The server of a DICOM node: a silent, slow or hostile caller loses its own connection and delays no other caller.
+"""Server of a DICOM node that tolerates silent, slow and hostile callers: such a caller loses its connection and delays
+no other.
 
-pynetdicom shakes hands for TLS where it accepts connections, and reads as many bytes as a PDU says it has. Here both are bounded: every
-connection is secured and says who it is in a thread of its own, within the time limit; only then does an association exist and count
-against the most that there may be.
+pynetdicom does the TLS handshake in the thread that accepts connections, and reads as many bytes as a PDU claims to
+have. Here both are bounded: each connection does its handshake and sends its association request in its own thread,
+within the time limit. Only then does an association exist and count towards the maximum number.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["NodeServer", "end_server", "start_server"]
 
 _LONGEST_PDU = 2**20
-"""Bytes of a PDU; we announce far less, and a request for an association with every context there is has a tenth."""
+"""Upper limit of a PDU in bytes. Our announced maximum is far smaller, and an association request with all known
+contexts has a tenth.
+"""
 
 _MOST_WAITING = 128
-"""Most connections without an association request; for a further one, the oldest is closed."""
+"""Upper limit of connections without an association request; one more closes the oldest."""
 
 _REQUEST, _DATA, _ABORT = 0x01, 0x04, 0x07
 _KNOWN = range(_REQUEST, _ABORT + 1)
@@ -48,11 +51,11 @@ _CANNOT_UNDERSTAND, _OTHER_CLASS = 0xC000, 0xA900
 """Status of C-STORE (PS3.4 B.2.3)."""
 
 _PARTING_S = 1.0
-"""Seconds for a last word to be read."""
+"""Seconds that a peer gets to read the last answer before its connection is closed."""
 
 
 class _UnfitError(Exception):
-    """Rejection of a caller; ``args[0]`` is the answer it gets."""
+    """Rejection of a caller; ``args[0]`` is the encoded answer."""
 
 
 def _abort(reason: int) -> bytes:
@@ -64,10 +67,10 @@ def _rejection(reason: int) -> bytes:
 
 
 def _receive_some(sock: socket.socket, count: int, until: float) -> bytearray:
-    """Receive so many bytes, or fewer where the peer closes the connection, within a time limit for all of them.
+    """Receive so many bytes within a time limit for all of them; fewer if the peer closes the connection.
 
     Raises:
-        TimeoutError: they did not come.
+        TimeoutError: the bytes did not arrive in time.
     """
     found = bytearray()
     while len(found) < count:
@@ -86,7 +89,7 @@ def _receive(sock: socket.socket, count: int, until: float) -> bytes:
     """Receive exactly so many bytes.
 
     Raises:
-        TimeoutError: they did not come. ConnectionError: the peer closed the connection.
+        TimeoutError: the bytes did not arrive in time. ConnectionError: the peer closed the connection.
     """
     found = _receive_some(sock, count, until)
     if len(found) < count:
@@ -95,7 +98,7 @@ def _receive(sock: socket.socket, count: int, until: float) -> bytes:
 
 
 class _Socket(AssociationSocket):  # type: ignore[misc]
-    """A socket that believes no PDU to be longer than one can be, and waits for a whole one no longer than the time limit."""
+    """Socket with an upper limit on the length of a PDU and a time limit for receiving a whole one."""
 
     def __init__(self, assoc: Association, sock: socket.socket, ahead: bytes, patience: float) -> None:
         super().__init__(assoc, client_socket=sock)
@@ -103,11 +106,11 @@ class _Socket(AssociationSocket):  # type: ignore[misc]
 
     @property
     def ready(self) -> bool:
-        """Tell whether there is something to be read."""
+        """Return True if there are bytes to read."""
         return bool(self._ahead) or bool(super().ready)
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Receive the header of a PDU or what follows it; fewer bytes where the peer closed the connection."""
+        """Receive the header of a PDU, or the rest of it; fewer bytes if the peer closes the connection."""
         sock = self.socket
         if sock is None:
             raise ConnectionError("the connection is closed")
@@ -124,7 +127,7 @@ class _Socket(AssociationSocket):  # type: ignore[misc]
 
 
 class _Handler(RequestHandler):  # type: ignore[misc]
-    """One connection, from its first byte on."""
+    """Handler of one connection, from its first byte on."""
 
     server: NodeServer
     request: socket.socket
@@ -143,7 +146,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         except _UnfitError as told:
             _part(sock, told.args[0])
             return
-        except (OSError, ValueError):  # silent, gone, or no TLS (ssl.SSLError is an OSError)
+        except (OSError, ValueError):  # silent, closed, or not TLS (ssl.SSLError is an OSError)
             _close(sock)
             return
         finally:
@@ -152,7 +155,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         super().handle()
 
     def _asked(self, sock: socket.socket, until: float) -> bytes:
-        """Return the A-ASSOCIATE-RQ of a caller that may call us."""
+        """Return the A-ASSOCIATE-RQ of a caller, if it is permitted to call."""
         head = _receive(sock, _HEADER.size, until)
         kind, _, length = _HEADER.unpack(head)
         if kind != _REQUEST:
@@ -170,9 +173,9 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
     def _create_association(self) -> Association:
         made = super()._create_association()
-        made.dul.event_queue.get_nowait()  # that a socket is there; the one that takes its place says so again
+        made.dul.event_queue.get_nowait()  # drop the event of the socket; the replacement below reports it again
         made.dul.socket = _Socket(made, self.request, self.ahead, self.server.patience)
-        made.dul.daemon = True  # a peer that is silent keeps nobody from ending
+        made.dul.daemon = True  # so that a silent peer cannot keep the process from ending
         serve = made._serve_request
 
         def served(message: Any, context: int) -> None:
@@ -187,17 +190,17 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
 
 def _unfit(association: Association, asked: C_STORE, context: int) -> int:
-    """Return the status for an object that the library would not answer for, or would abort for; 0 for others."""
+    """Return the status for an object that pynetdicom would not answer, or would abort for; 0 for other objects."""
     accepted = association._accepted_cx.get(context)
     if accepted is None or asked.MessageID is None:
         return 0
-    if not asked.is_valid_request:  # it lacks its UIDs
+    if not asked.is_valid_request:  # its UIDs are missing
         return _CANNOT_UNDERSTAND
     return 0 if asked.AffectedSOPClassUID == accepted.abstract_syntax else _OTHER_CLASS
 
 
 def _refuse(association: Association, asked: C_STORE, context: int, status: int) -> None:
-    """Answer a C-STORE request with a status, so that the peer can go on with others."""
+    """Answer a C-STORE request with a status, so that the peer can continue with other objects."""
     answer = C_STORE()
     answer.MessageID = answer.MessageIDBeingRespondedTo = asked.MessageID
     answer.AffectedSOPClassUID, answer.AffectedSOPInstanceUID = asked.AffectedSOPClassUID, asked.AffectedSOPInstanceUID
@@ -206,7 +209,7 @@ def _refuse(association: Association, asked: C_STORE, context: int, status: int)
 
 
 def _part(sock: socket.socket, words: bytes) -> None:
-    """Send a last word and close, once it is read or a moment has passed."""
+    """Send a last answer and close the connection, once the peer has read it or after a second."""
     with contextlib.suppress(OSError, ValueError):
         sock.settimeout(_PARTING_S)
         sock.sendall(words)
@@ -224,14 +227,16 @@ def _close(sock: socket.socket) -> None:
 
 
 def _hang_up(sock: socket.socket | None) -> None:
-    """End a connection that another thread waits for: it finds it closed."""
+    """Shut down a connection while another thread waits for it; that thread then finds it closed."""
     if sock is not None:
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # TLS would take its state away below the other thread
+            socket.socket.shutdown(
+                sock, socket.SHUT_RDWR
+            )  # SSLSocket.shutdown would discard the TLS state that the other thread uses
 
 
 class NodeServer(ThreadedAssociationServer):  # type: ignore[misc]
-    """Accepts connections, whatever those before are doing."""
+    """Server that accepts connections without waiting for earlier ones."""
 
     daemon_threads = True
     block_on_close = False
@@ -244,13 +249,15 @@ class NodeServer(ThreadedAssociationServer):  # type: ignore[misc]
         super().__init__(*arguments, request_handler=_Handler, **more)
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; its requests are read in its own thread."""
+        """Accept a connection; its own thread reads from it."""
         made, address = self.socket.accept()
         self.enter(made)
         return made, address
 
     def enter(self, sock: socket.socket, former: socket.socket | None = None) -> None:
-        """Note a connection without an association request, or its replacement; close the oldest where there are too many."""
+        """Register a connection without an association request, or its TLS replacement; close the oldest if there are
+        too many.
+        """
         with self._lock:
             self._waiting.pop(former, None)
             self._waiting[sock] = None
@@ -259,35 +266,35 @@ class NodeServer(ThreadedAssociationServer):  # type: ignore[misc]
             _hang_up(oldest)
 
     def leave(self, sock: socket.socket) -> None:
-        """Note that a connection sent its association request, or was closed."""
+        """Unregister a connection that sent its association request or was closed."""
         with self._lock:
             self._waiting.pop(sock, None)
 
     def hang_up(self) -> None:
-        """Close the connections without an association request."""
+        """Close all connections without an association request."""
         with self._lock:
             waiting = list(self._waiting)
         for sock in waiting:
             _hang_up(sock)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: the words of an error may quote what a peer sent."""
+        """Print nothing, since an error's message may quote what a peer sent."""
 
 
 def start_server(
     ae: AE, address: tuple[str, int], handlers: Sequence[Any], tls: ssl.SSLContext | None, patience: float
 ) -> NodeServer:
-    """Listen, in a thread of its own.
+    """Start a server that listens in its own thread.
 
     Args:
         ae: titles, contexts and limits.
         address: host and port.
-        handlers: of pynetdicom's events.
-        tls: for secured associations.
+        handlers: handlers of pynetdicom's events.
+        tls: TLS settings; None for plain associations.
         patience: seconds that a peer may be silent, or take for one PDU.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address cannot be used.
     """
     server: NodeServer = ae.make_server(
         address, evt_handlers=list(handlers), server_class=NodeServer, tls=tls, patience=patience
@@ -300,11 +307,11 @@ def start_server(
 
 
 def end_server(server: NodeServer, grace: float = 2.0) -> None:
-    """Listen no more, abort the associations there are, and close every connection, within a few seconds.
+    """Stop listening, abort all associations, and close each connection, within a few seconds.
 
     Args:
-        server: as ``start_server`` gave it.
-        grace: seconds that peers have to hear of it.
+        server: server from ``start_server``.
+        grace: seconds that peers get to receive the abort.
     """
     server.shutdown()
     server.hang_up()

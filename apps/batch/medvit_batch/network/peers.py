@@ -1,4 +1,6 @@
-"""Nodes and servers that images are asked of and results are sent to: DIMSE by ``AET@host:port``, DICOMweb by its address."""
+"""Peers from which images are fetched and to which results are sent: DIMSE by ``AET@host:port``, DICOMweb by its
+address.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ _ECHO_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Tls:
-    """Files for secured associations: our certificate and key, and whose certificates are trusted."""
+    """Files for TLS: our certificate, its key, and the trusted certificates."""
 
     certificate: Path | None = None
     key: Path | None = None
@@ -37,10 +39,10 @@ class Tls:
         return self.certificate is not None or self.trusted is not None
 
     def context(self, server: bool) -> ssl.SSLContext | None:
-        """For ``ssl``; None where no file is given. With ``trusted``, both sides must show a certificate.
+        """Return an SSL context, or None if no file is given. With ``trusted``, both sides must show a certificate.
 
         Raises:
-            NetworkError: files that cannot be used, or a server without a certificate.
+            NetworkError: a file cannot be used, or a server has no certificate.
         """
         if not self:
             return None
@@ -69,12 +71,12 @@ class Tls:
 
 @dataclass(frozen=True)
 class Local:
-    """What we are on the network.
+    """Local DICOM node.
 
     Attributes:
         aet: our application entity title.
         timeout: seconds that a peer may be silent.
-        tls: for secured associations.
+        tls: files for TLS.
     """
 
     aet: str = "MEDVIT"
@@ -84,12 +86,12 @@ class Local:
 
 @dataclass(frozen=True)
 class Peer:
-    """A node or server.
+    """Peer: a DIMSE node or a DICOMweb server.
 
     Attributes:
-        name: as it was given; it holds no secret.
-        aet, host, port: of a DIMSE node.
-        url: of a DICOMweb server, else empty.
+        name: address as the user wrote it; it holds no secret.
+        aet, host, port: address of a DIMSE node.
+        url: address of a DICOMweb server; empty for a DIMSE node.
     """
 
     name: str
@@ -100,10 +102,10 @@ class Peer:
 
 
 def parse_peer(text: str) -> Peer:
-    """Read ``AET@host:port`` or ``http(s)://...``.
+    """Parse ``AET@host:port`` or ``http(s)://...``.
 
     Raises:
-        PeerError: neither.
+        PeerError: the text is neither.
     """
     if text.startswith(("http://", "https://")):
         if dicomweb.names_a_password(text):
@@ -122,10 +124,10 @@ def parse_peer(text: str) -> Peer:
 
 
 def quiet_networking() -> None:
-    """Keep the libraries' own log and warnings, which may quote values of datasets, off the terminal.
+    """Silence the logs and warnings of the network libraries, which may quote values of datasets.
 
     Raises:
-        NetworkError: the extra is not installed.
+        NetworkError: a package of the extra is not installed.
     """
     try:
         import dicomweb_client  # noqa: F401
@@ -137,7 +139,7 @@ def quiet_networking() -> None:
     import logging
     import warnings
 
-    # for the whole process: its threads would undo each other's filters
+    # for the whole process, since its threads would undo each other's filters
     warnings.filterwarnings("ignore", category=UserWarning, module="pydicom|pynetdicom")
     for name in ("pynetdicom", "dicomweb_client", "retrying", "urllib3", "pydicom"):
         logger = logging.getLogger(name)
@@ -147,10 +149,10 @@ def quiet_networking() -> None:
 
 @contextmanager
 def associated(ae: AE, peer: Peer, local: Local, **more: Any) -> Iterator[Association]:
-    """An association with a node, released or aborted at the end.
+    """Open an association with a peer; release it at the end, or abort it on an error.
 
     Raises:
-        PeerError: it cannot be reached, or refuses. RefusedError: it offers none of the services.
+        PeerError: the peer is not reachable or refuses. RefusedError: it supports none of the services.
     """
     ae.ae_title = local.aet
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = local.timeout
@@ -178,5 +180,5 @@ def associated(ae: AE, peer: Peer, local: Local, **more: Any) -> Iterator[Associ
 
 
 def web_client(peer: Peer, timeout: float) -> DICOMwebClient:
-    """A DICOMweb client that logs in as the environment says and tries again when a server is busy."""
+    """Return a DICOMweb client that takes its login from the environment and retries when a server is busy."""
     return dicomweb.web_client(peer.url, timeout)

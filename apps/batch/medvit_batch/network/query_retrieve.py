@@ -1,4 +1,4 @@
-"""``medvit dicom query``: series of a PACS, found by C-FIND or QIDO, fetched by C-GET, C-MOVE or WADO."""
+"""``medvit dicom query``: series of a PACS, found by C-FIND or QIDO-RS, fetched by C-GET, C-MOVE or WADO-RS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PENDING = (0xFF00, 0xFF01)
 
 @dataclass(frozen=True)
 class Found:
-    """A series that a peer has; ``objects`` is 0 where it does not say how many."""
+    """A series of a peer; ``objects`` is 0 if the peer does not state a number."""
 
     study: str
     series: str
@@ -41,10 +41,10 @@ class Found:
 
 
 def parse_keys(texts: list[str]) -> dict[str, str]:
-    """``Keyword=value`` pairs as a query takes them, wildcards and ranges included.
+    """Parse the ``Keyword=value`` pairs of a query; values may hold wildcards and ranges.
 
     Raises:
-        NetworkError: no pair, or no attribute of that name.
+        NetworkError: a text is not a pair, or its keyword is unknown.
     """
     keys = {}
     for text in texts:
@@ -59,10 +59,11 @@ def parse_keys(texts: list[str]) -> dict[str, str]:
 
 
 def find(peer: Peer, keys: dict[str, str], local: Local) -> list[Found]:
-    """Every series for which the keys hold: first the studies, then their series, as a strict PACS wants it.
+    """Return each series that matches the keys. C-FIND first asks for studies, then for their series, as a strict PACS
+    requires.
 
     Raises:
-        PeerError: it cannot be reached, or the query failed.
+        PeerError: the peer is not reachable, or the query failed.
     """
     of_series = {name: value for name, value in keys.items() if name in _OF_SERIES}
     of_study = {name: value for name, value in keys.items() if name not in _OF_SERIES}
@@ -127,10 +128,10 @@ def _qido(peer: Peer, keys: dict[str, str], local: Local) -> list[Found]:
 
 
 def fetch(peer: Peer, series: list[Found], inbox: Path, node: Node, move: bool) -> Iterator[tuple[Found, int]]:
-    """Bring series into a folder; yields each with the number of objects that now lie there.
+    """Fetch series into a folder; yield each with the number of its objects in the folder.
 
     Raises:
-        PeerError: the peer cannot be reached, or does not give what it has.
+        PeerError: the peer is not reachable, or does not send all objects.
     """
     receiver = Receiver(inbox, node)
     if peer.url:
@@ -215,7 +216,7 @@ def _wado(peer: Peer, item: Found, inbox: Path, local: Local) -> None:
 
 
 def _packed(found: Dataset) -> bytes:
-    """Encode an object as a file; write one without UIDs as it is, so that later ones are still received."""
+    """Encode an object as a DICOM file; one without UIDs is encoded as it is, so that later objects are still received."""
     packed = BytesIO()
     try:
         pydicom.dcmwrite(packed, found, enforce_file_format=True)

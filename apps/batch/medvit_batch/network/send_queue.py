@@ -1,7 +1,7 @@
-"""The send queue: results that are to go to a peer, in the journal, until the peer has said that it has them.
+"""Send queue in the journal: results to send to a peer, kept until the peer has confirmed them.
 
-What is to be sent is worked out from the journal itself, so a kill between publishing and queueing loses nothing. A peer
-that is down costs only time; objects that it refuses are tried some times and then left, with the reason.
+The queue is filled from the journal itself, so a kill between publishing and queueing loses no result. If a peer is not
+reachable, results wait; objects that it refuses are offered a few times and then left, with the reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SCHEMA = (
     "tries INTEGER DEFAULT 0, due REAL DEFAULT 0, reason TEXT DEFAULT '', UNIQUE (folder, run_sha256, peer))"
 )
 _REFUSALS = 5
-"""How often objects that a peer refuses are offered."""
+"""Number of times that objects which a peer refuses are offered."""
 
 _LONGEST_PAUSE = 300.0
 _WARNINGS = range(0xB000, 0xC000)
@@ -47,17 +47,19 @@ class _Due:
 
 
 class Queue:
-    """What waits to be sent to one peer."""
+    """Queue of the results to send to one peer."""
 
     def __init__(self, journal: Journal, out: Path, peer: Peer, pause: float = 10.0, commit: bool = False) -> None:
         self.base, self.out, self.peer, self.pause = journal.base, out, peer, pause
         self.base.execute(_SCHEMA)
         if "seal" in {row["name"] for row in self.base.execute("PRAGMA table_info(sends)")}:
-            self.base.execute("ALTER TABLE sends RENAME COLUMN seal TO run_sha256")  # its name in earlier versions
+            self.base.execute(
+                "ALTER TABLE sends RENAME COLUMN seal TO run_sha256"
+            )  # the column's name in earlier versions
         self.commitments = Commitments(self.base) if commit else None
 
     def fill(self) -> None:
-        """Enter every published result that is not in the queue; a result that was replaced before it went is dropped."""
+        """Enter each published result that is not in the queue; drop a result that was replaced before it was sent."""
         self.base.execute(
             "INSERT OR IGNORE INTO sends (folder, run_sha256, peer) SELECT folder, run_sha256, ? FROM cases WHERE state='published'",
             (self.peer.name,),
@@ -67,14 +69,14 @@ class Queue:
             "(SELECT 1 FROM cases c WHERE c.folder=sends.folder AND c.run_sha256=sends.run_sha256 AND c.state='published')",
             (self.peer.name,),
         )
-        self.base.execute(  # a case that was only looked at again holds the same result as before
+        self.base.execute(  # a case that was only checked again still has the same result
             "UPDATE sends SET state='waiting' WHERE peer=? AND state='replaced' AND EXISTS "
             "(SELECT 1 FROM cases c WHERE c.folder=sends.folder AND c.run_sha256=sends.run_sha256 AND c.state='published')",
             (self.peer.name,),
         )
 
     def due(self, now: float) -> _Due | None:
-        """The next result to be sent."""
+        """Return the next result to send; None if none is due."""
         row = self.base.execute(
             "SELECT * FROM sends WHERE peer=? AND state='waiting' AND due<=? ORDER BY due, id LIMIT 1",
             (self.peer.name, now),
@@ -82,14 +84,14 @@ class Queue:
         return None if row is None else _Due(row["id"], row["folder"], row["run_sha256"], row["tries"])
 
     def counts(self) -> dict[str, int]:
-        """How many results wait, are sent, or were refused."""
+        """Return the number of results by state: waiting, sent, refused ..."""
         rows = self.base.execute(
             "SELECT state, COUNT(*) AS n FROM sends WHERE peer=? GROUP BY state", (self.peer.name,)
         )
         return {row["state"]: int(row["n"]) for row in rows.fetchall()}
 
     def step(self, local: Local) -> bool:
-        """Send one result if one is due, or ask about one; return whether one was."""
+        """Send one due result, or request storage commitment for one; return True if there was one."""
         self.fill()
         item = self.due(time.time())
         if item is None:
@@ -99,10 +101,10 @@ class Queue:
             refused = send_files(files, self.peer, local) if files else ""
         except RefusedError as error:
             refused = str(error)
-        except PeerError as error:  # nobody there: the case waits, and is not to blame
+        except PeerError as error:  # not reachable: the result waits, and the try does not count
             self._set(item, "waiting", str(error), item.tries)
             return True
-        except Exception as error:  # what it says may quote a header; the other results are sent all the same
+        except Exception as error:  # its message may quote a header; the other results are still sent
             refused = f"Found an unexpected error on sending ({type(error).__name__}); valid objects are needed. Check them with dciodvfy."
         if not refused:
             self._set(item, "sent", "", item.tries + 1)
@@ -111,7 +113,7 @@ class Queue:
         return True
 
     def _ask(self, local: Local) -> bool:
-        """Ask the peer to vouch for a result that it was sent, where that is wanted."""
+        """Request storage commitment for one sent result, if that is asked; return True if there was one."""
         due = None if self.commitments is None else self.commitments.due(self.peer.name, time.time())
         if due is None or self.commitments is None:
             return False
@@ -126,7 +128,7 @@ class Queue:
         return True
 
     def uncommitted(self) -> int:
-        """How many results were sent and may still be vouched for; 0 where that is not wanted."""
+        """Return the number of sent results that still wait for storage commitment; 0 if none is asked."""
         return 0 if self.commitments is None else self.commitments.open(self.peer.name)
 
     def _say(self, number: int, reason: str) -> None:
@@ -143,18 +145,15 @@ class Queue:
 def _objects(folder: Path) -> list[Path]:
     try:
         names = json.loads((folder / "run.json").read_text())["files"]
-    except OSError:  # somebody took it away
+    except OSError:  # the folder was removed
         return []
     return sorted(folder / name for name in names if name.endswith(".dcm"))
 
 
 def send_files(files: list[Path], peer: Peer, local: Local) -> str:
-    """Send DICOM files; return why one was not taken, or nothing if the peer has them all.
+    """Send DICOM files; return the reason why one was not accepted, or "" if the peer has all.
 
-    One that cannot be sent, or is refused, keeps none of the others back.
-
-    Raises:
-        PeerError: the peer cannot be reached, or the connection broke.
+    A file that cannot be sent, or is refused, does not stop the others.
     """
     import pydicom
 
@@ -174,7 +173,7 @@ def send_files(files: list[Path], peer: Peer, local: Local) -> str:
 
 
 def _lacking(path: Path) -> str:
-    """Name the attributes that sending needs and the object lacks; return an empty text where it has all."""
+    """Return a phrase with the attributes that sending needs and the object lacks; "" if it lacks none."""
     import pydicom
 
     try:
@@ -213,7 +212,7 @@ def _store(files: list[Path], peer: Peer, local: Local) -> list[str]:
                 said.append(
                     f"Found that {peer.name} refused {path.name} with status {code:04X}; see its log, then run medvit dicom listen again."
                 )
-            if code in _OUT_OF_RESOURCES:  # it would take none of the others either
+            if code in _OUT_OF_RESOURCES:  # it would refuse the others as well
                 break
     return said
 
@@ -241,7 +240,7 @@ def _post(objects: list[Dataset], peer: Peer, local: Local) -> list[str]:
 
 
 class Sender(threading.Thread):
-    """Sends beside a run, with a connection of its own to the journal."""
+    """Thread that sends results while a batch runs; it opens its own connection to the journal."""
 
     def __init__(self, out: Path, peer: Peer, local: Local, pause: float = 10.0, commit: bool = False) -> None:
         super().__init__(name="medvit-sender", daemon=True)
@@ -249,7 +248,7 @@ class Sender(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        """Until ``close``."""
+        """Send due results until ``close``."""
         with closing(Journal(self.out)) as journal:
             queue = Queue(journal, self.out, self.peer, self.pause, self.commit)
             while not self.ended.is_set():
@@ -257,6 +256,6 @@ class Sender(threading.Thread):
                     self.ended.wait(0.5)
 
     def close(self) -> None:
-        """Finish what is being sent; the rest waits in the journal."""
+        """Finish the current result; the others stay in the queue."""
         self.ended.set()
         self.join(2 * self.local.timeout)

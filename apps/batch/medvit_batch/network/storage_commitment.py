@@ -1,7 +1,7 @@
-"""Storage commitment (PS3.4 annex J): a peer is asked to vouch for what it was sent, and says so in its own time.
+"""Storage commitment (PS3.4 annex J): a request to a peer to confirm that it keeps the objects it was sent.
 
-It answers on an association of its own to our port, so only a node that listens can hear it. What was asked stands in the
-journal, under the transaction's UID, before it is asked.
+The peer answers later, on its own association to our port, so only a listening node receives the answer. Each request
+is entered in the journal under its transaction UID before it is sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SERVICE", "Commitments", "Reported", "listener"]
 
 SERVICE = "1.2.840.10008.1.20.1"
-"""Storage Commitment Push Model."""
+"""UID of the Storage Commitment Push Model SOP class."""
 
 _INSTANCE = "1.2.840.10008.1.20.1.1"
 _REQUEST = 1
@@ -35,19 +35,19 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS commitments (id TEXT PRIMARY KEY, send INTEGER, asked REAL, state TEXT DEFAULT 'asked')"
 )
 _PATIENCE = 600.0
-"""Seconds after which a peer that has not answered is asked again."""
+"""Seconds after which a request without an answer is repeated."""
 
 _TIMES = 5
-"""How often it is asked about one result."""
+"""Upper limit of requests for one result."""
 
 
 @dataclass(frozen=True)
 class Reported:
-    """A peer's answer.
+    """Answer of a peer to a storage commitment request.
 
     Attributes:
-        transaction: UID under which it was asked.
-        failed: how many objects it does not vouch for.
+        transaction: transaction UID of the request.
+        failed: number of objects that the peer does not commit to.
     """
 
     transaction: str
@@ -55,14 +55,16 @@ class Reported:
 
 
 class Commitments:
-    """What a peer was asked to vouch for, beside the queue of what it was sent."""
+    """Storage commitment requests and their state, in the journal beside the send queue."""
 
     def __init__(self, base: sqlite3.Connection) -> None:
         self.base = base
         base.execute(_SCHEMA)
 
     def due(self, peer: str, now: float) -> tuple[int, str] | None:
-        """(number, folder) of the next result that was sent and that the peer is to be asked about."""
+        """Return (number, folder) of the next sent result for which commitment is to be requested; None if there is
+        none.
+        """
         row = self.base.execute(
             "SELECT s.id, s.folder FROM sends s WHERE s.peer=? AND s.state='sent' AND NOT EXISTS (SELECT 1 FROM commitments c WHERE "
             "c.send=s.id AND (c.state='not offered' OR c.asked>?)) AND (SELECT COUNT(*) FROM commitments c WHERE c.send=s.id)<? "
@@ -72,23 +74,23 @@ class Commitments:
         return None if row is None else (row["id"], row["folder"])
 
     def ask(self, send: int, files: list[Path], peer: Peer, local: Local) -> None:
-        """Ask about the objects of a result.
+        """Request storage commitment for the objects of a result.
 
         Raises:
-            RefusedError: the peer has no such service, or will not. PeerError: it cannot be reached.
+            RefusedError: the peer has no such service, or refuses. PeerError: it is not reachable.
         """
         transaction = generate_uid(prefix=None)
         self.base.execute("INSERT INTO commitments (id, send, asked) VALUES (?,?,?)", (transaction, send, time.time()))
         _request(transaction, files, peer, local)
 
     def not_offered(self, send: int) -> None:
-        """Note that the peer is not to be asked about a result again."""
+        """Record that commitment for a result is not to be requested again."""
         self.base.execute("UPDATE commitments SET state='not offered' WHERE send=?", (send,))
 
     def hear(self, reported: Reported) -> None:
-        """Note an answer: the result is safe, or is sent again."""
+        """Record an answer: the result is committed, or is sent again."""
         row = self.base.execute("SELECT send FROM commitments WHERE id=?", (reported.transaction,)).fetchone()
-        if row is None:  # about something that we never asked
+        if row is None:  # a transaction that we never started
             return
         self.base.execute(
             "UPDATE commitments SET state=? WHERE id=?", ("failed" if reported.failed else "done", reported.transaction)
@@ -100,7 +102,7 @@ class Commitments:
         )
 
     def open(self, peer: str) -> int:
-        """How many results the peer was sent and may still vouch for."""
+        """Return the number of results that were sent to the peer and may still be committed."""
         row = self.base.execute(
             "SELECT COUNT(*) FROM sends s WHERE s.peer=? AND s.state='sent' AND NOT EXISTS "
             "(SELECT 1 FROM commitments c WHERE c.send=s.id AND c.state='not offered')",
@@ -136,7 +138,7 @@ def _request(transaction: str, files: list[Path], peer: Peer, local: Local) -> N
 
 
 def listener(out: Path) -> Callable[[Any], tuple[int, None]]:
-    """What hears a peer's reports (N-EVENT-REPORT) for a batch, as pynetdicom calls it."""
+    """Return a handler of N-EVENT-REPORT for pynetdicom, which records a peer's answers in the journal of a batch."""
 
     def heard(event: Any) -> tuple[int, None]:
         found = event.event_information

@@ -1,4 +1,6 @@
-"""A node that receives: C-ECHO and C-STORE. An object is on the disk, whole and under its name, before it is acknowledged."""
+"""Node that receives objects: C-ECHO and C-STORE. An object is whole on the disk, under its final name, before it is
+acknowledged.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +32,22 @@ __all__ = ["Node", "Receiver", "keep", "receiving"]
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LONGEST_UID = 64
 _HEAD = 4096
-"""Bytes of a file that are looked at first, which most headers fit in."""
+"""Number of bytes of a file that are parsed first; most headers fit."""
 _OK, _NO_SPACE, _OTHER_CLASS, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 """Status of C-STORE (PS3.4 B.2.3)."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """How to listen.
+    """Settings of a listening node.
 
     Attributes:
-        local: our title, time limits and certificates.
-        host, port: where.
-        callers: titles that may call; empty for all.
-        most: associations at a time; a further one is refused and may come again.
-        min_free_gb: free space below which nothing is taken.
-        reports: hears what a peer says of objects that it was sent (storage commitment); None where nobody asks.
+        local: our title, time limit and TLS files.
+        host, port: address to listen on.
+        callers: AE titles that may call; empty for all.
+        most: maximum number of associations; a further one is refused and may be tried again.
+        min_free_gb: free space below which no object is accepted.
+        reports: handler of storage commitment reports; None if no commitment is asked.
     """
 
     local: Local
@@ -58,13 +60,13 @@ class Node:
 
 
 class Receiver:
-    """Stores what arrives below a folder, by the UIDs of study, series and object."""
+    """Receiver of objects, which stores them below a folder by the UIDs of study, series and object."""
 
     def __init__(self, inbox: Path, node: Node) -> None:
         self.inbox, self.node = inbox, node
 
     def store(self, event: Any) -> int:
-        """A C-STORE request; return its status."""
+        """Store the object of a C-STORE request; return the status."""
         try:
             if shutil.disk_usage(self.inbox).free / 1e9 < self.node.min_free_gb:
                 return _NO_SPACE
@@ -81,10 +83,10 @@ class Receiver:
 
 
 def keep(content: bytes, inbox: Path) -> bool:
-    """Write a DICOM file under its final name at once or not at all; False if its UIDs make no path.
+    """Write a DICOM file under its final name, whole or not at all; return False if its UIDs are not valid as a path.
 
     Raises:
-        OSError: the system refuses.
+        OSError: the operating system refuses.
     """
     uids = _uids(content)
     if uids is None:
@@ -97,7 +99,7 @@ def keep(content: bytes, inbox: Path) -> bool:
     if final.exists():
         if final.read_bytes() == content:
             return True
-        # another object under the same UID: both are kept, and preflight says so
+        # another object under the same UID: both are kept, and preflight reports them
         final = home / f"{uids[2]}-{hashlib.sha256(content).hexdigest()[:8]}.dcm"
     handle, name = tempfile.mkstemp(dir=aside)
     try:
@@ -113,24 +115,24 @@ def keep(content: bytes, inbox: Path) -> bool:
 
 
 def _texts(content: bytes, *names: str) -> list[str] | None:
-    """Read UIDs from a file's header, which is unpacked no further than it reaches; None where it cannot be read."""
+    """Read UIDs from a file's header; decompress no more than the header; return None if it cannot be read."""
     stream = BytesIO(content)
     try:
         header = HeaderValues(read_elements(stream, stream.read(_HEAD), {tag_of(name): b"UI" for name in names}))
         return [header.text(name) for name in names]
     except (MemoryError, OSError):
         raise
-    except Exception:  # whatever somebody sends, it costs that object alone
+    except Exception:  # any fault in what a peer sends affects only that object
         return None
 
 
 def _class_of(content: bytes) -> str:
-    """SOPClassUID, where the header states one."""
+    """Return the SOPClassUID, or "" if the header states none."""
     return (_texts(content, "SOPClassUID") or [""])[0]
 
 
 def _uids(content: bytes) -> tuple[str, str, str] | None:
-    """UIDs of study, series and object, if they are ones; nothing else may become a path."""
+    """Return the UIDs of study, series and object if they are valid UIDs, else None; no other text may become a path."""
     found = _texts(content, "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     if found is None:
         return None
@@ -141,10 +143,10 @@ def _uids(content: bytes) -> tuple[str, str, str] | None:
 
 @contextmanager
 def receiving(inbox: Path, node: Node) -> Iterator[Receiver]:
-    """Listen as long as the block runs.
+    """Listen while the block runs.
 
     Raises:
-        NetworkError: the port is taken, or a title or certificate cannot be used.
+        NetworkError: the port is in use, or a title or certificate cannot be used.
     """
     from pynetdicom import evt
 
@@ -181,7 +183,7 @@ def _entity(node: Node) -> AE:
     ae.require_calling_aet = list(node.callers)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = node.local.timeout
     ae.add_supported_context(Verification)
-    if node.reports is not None:  # the peer calls, and yet is the one that provides the service
+    if node.reports is not None:  # the peer opens the association although it is the provider (SCP) of the service
         ae.add_supported_context(SERVICE, scu_role=True, scp_role=True)
     for context in AllStoragePresentationContexts:
         assert context.abstract_syntax is not None

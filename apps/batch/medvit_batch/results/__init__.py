@@ -1,1 +1,1 @@
-"""Results of a batch: reports, tables, charts and metrics."""
+"""Reports, tables, charts and metrics of a batch."""

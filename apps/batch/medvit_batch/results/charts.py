@@ -1,4 +1,4 @@
-"""Small charts as SVG, drawn without a script so that the report opens anywhere."""
+"""Small charts as SVG without a script, so that the report opens in any browser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WIDTH, _HEIGHT, _BINS = 240, 70, 20
 
 
 def histogram(values: Sequence[float], unit: str, title: str) -> str:
-    """How often values occur, with the least, the middle and the largest in words."""
+    """Draw a histogram, with minimum, median and maximum as text."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
     width = (high - low) / _BINS or 1.0
@@ -32,7 +32,7 @@ def histogram(values: Sequence[float], unit: str, title: str) -> str:
 
 
 def bar(parts: Sequence[tuple[str, int, str]]) -> str:
-    """Shares of a whole as one line: (name, count, colour) of each part."""
+    """Draw the parts of a whole, (name, count, colour) each, as one horizontal bar."""
     total = sum(count for _, count, _ in parts) or 1
     cells = "".join(
         f'<span style="width:{100 * count / total:.3f}%;background:{colour}" title="{escape(name)}: {count}"></span>'

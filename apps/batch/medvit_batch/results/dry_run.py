@@ -1,4 +1,4 @@
-"""``--dry-run``: every decision and its reason as a table."""
+"""``--dry-run``: a table of all decisions with their reasons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WIDTH = 180
 def show_decisions(
     decisions: list[Decision], batch: Batch, catalogue: Catalogue, shown: Terminal, script: str = ""
 ) -> None:
-    """Print what would be done, as a table or as JSON; with the script of the jobs that would be submitted, if any."""
+    """Print the decisions as a table or as JSON, with the script of the jobs that would be submitted, if any."""
     journal = Journal(batch.out) if (batch.out / JOURNAL).is_file() else None
     rows = []
     for decision in decisions:

@@ -1,4 +1,6 @@
-"""Where a batch stands, as Prometheus reads it: ``metrics.prom`` for a node's textfile collector, or served. No patient data."""
+"""Metrics of a batch for Prometheus: ``metrics.prom`` for a node's textfile collector, or served. They hold no patient
+data.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ _HERE = "127.0.0.1"
 
 
 def metrics_text(journal: Journal) -> str:
-    """The batch in Prometheus' text format."""
+    """Return the metrics in Prometheus' text format."""
     counts, peak, seconds = journal.counts(), 0.0, 0.0
     ratings = dict.fromkeys(RATINGS, 0)
     for row in journal.cases(State.PUBLISHED):
@@ -45,7 +47,7 @@ def metrics_text(journal: Journal) -> str:
 
 
 def write_metrics(journal: Journal, out: Path) -> None:
-    """Write the file anew; a reader finds the old one or the new one, whole."""
+    """Write the file of metrics atomically, so that a reader finds either the old or the new one."""
     path = out / "metrics.prom"
     with os_errors_as_output_errors(out), replace_file(path) as aside:
         aside.write_text(metrics_text(journal), encoding="utf-8")
@@ -53,14 +55,14 @@ def write_metrics(journal: Journal, out: Path) -> None:
 
 @contextmanager
 def served(out: Path, port: int) -> Iterator[None]:
-    """Serve the metrics of a batch on this machine alone, as they are when they are asked for, as long as the block runs.
+    """Serve current metrics of a batch, on this machine only, while the block runs.
 
     Args:
-        out: the batch.
-        port: where; 0 serves nothing.
+        out: folder of the batch.
+        port: port to serve at; 0 serves nothing.
 
     Raises:
-        NetworkError: the port cannot be had.
+        NetworkError: the port cannot be used.
     """
     if not port:
         yield
@@ -80,7 +82,7 @@ def served(out: Path, port: int) -> Iterator[None]:
             self.wfile.write(content)
 
         def log_message(self, *words: object) -> None:
-            """Nothing: who asks, and how often, is nobody's business."""
+            """Log nothing about requests."""
 
     try:
         server = ThreadingHTTPServer((_HERE, port), Handler)

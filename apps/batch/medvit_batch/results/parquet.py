@@ -1,4 +1,4 @@
-"""Tables of a batch as Parquet beside CSV, for programs that read columns with their types. Needs pyarrow."""
+"""Tables of a batch as Parquet beside CSV, for programs that read typed columns; needs pyarrow."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ _TYPES = {
     "slices": "int32", "rows": "int32", "columns": "int32", "voxels": "int64", "seconds": "float64", "peak_mb": "float64",
     "volume_ml": "float64", "mean": "float64", "std": "float64", "flagged": "bool", "touches_border": "bool", "updated": "time",
 }  # fmt: skip
-"""Of columns that are no text."""
+"""Types of the columns that hold no text."""
 
 
 def write_parquet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Write a table; return whether that could be done, which needs pyarrow.
+    """Write a table as Parquet if pyarrow is installed; return True if it was written.
 
-    Where it is not installed, an earlier table goes: it would say something else than the CSV beside it.
-
-    Raises:
-        OutputError: the system refuses.
+    Without pyarrow, an earlier table is removed, since it would contradict the new CSV beside it.
     """
     try:
         import pyarrow
@@ -44,7 +41,7 @@ def write_parquet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str
 
 
 def _value(name: str, value: Any) -> Any:
-    """A value of a table as its column has it; what is unknown is null, not an empty text."""
+    """Convert a value to the type of its column; an unknown value becomes null, not an empty text."""
     kind = _TYPES.get(name)
     if value is None or value == "":
         return None

@@ -1,4 +1,6 @@
-"""``report.html``: the batch on one page that opens offline and can be mailed. No patient data, no paths, no script."""
+"""``report.html``: the batch on one page that opens offline and can be mailed. It holds no patient data, no paths and
+no script.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ from medvit_batch.results.summary import Summary
 __all__ = ["write_report"]
 
 _PICTURES = 200
-"""Thumbnails within the page, those that need a look first; beyond them, it links to the previews."""
+"""Upper limit of thumbnails on the page, flagged cases first; further cases get a link to their preview."""
 
 _ROWS = 500
-"""Cases listed in a table; all of them stand in cases.csv."""
+"""Upper limit of cases in a table; cases.csv lists all."""
 
 _CHARTS = 60
 _SIZE = (360, 160)
@@ -46,7 +48,7 @@ td.uid{font:12px ui-monospace,monospace;word-break:break-all;max-width:330px}
 
 
 def write_report(summary: Summary, out: Path) -> None:
-    """Write the page."""
+    """Write the report of a batch."""
     parts = [
         _head(summary), _states(summary), _look(summary), _failures(summary), _ratings(summary), _volumes(summary), _times(summary),
         _pictures(summary, out), _files(summary), "</body></html>\n",
@@ -60,7 +62,7 @@ def _head(summary: Summary) -> str:
     run, asked = summary.run, json.loads(summary.run.get("command") or "{}")
     versions = sorted({f"{row['bundle']} {row['version']}" for row in summary.cases if row["version"]})
     hidden = asked.get("deidentify")
-    # a node's run may have started on the day of a study
+    # the start of a node's run may be the day of a study
     said = [] if hidden else [f"Last run started {run.get('started', '')[:16].replace('T', ' ')} UTC"]
     said.append(
         f"Last run ended: {run.get('outcome') or 'not yet'}" if hidden else f"ended: {run.get('outcome') or 'not yet'}"
@@ -103,7 +105,7 @@ def _flag_words(row: dict[str, Any]) -> str:
 
 
 def _failures(summary: Summary) -> str:
-    """Cases without a result, those with one reason together."""
+    """List the cases without a result, grouped by reason."""
     parts = []
     for state, title in ((State.FAILED, "Failed"), (State.SET_ASIDE, "Set aside"), (State.SKIPPED, "Skipped")):
         groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -187,7 +189,7 @@ def _thumbnail(row: dict[str, Any], out: Path) -> str:
         with Image.open(out / row["folder"] / "preview.png") as picture:
             picture.thumbnail(_SIZE)
             picture.convert("RGB").save(packed, "JPEG", quality=72)
-    except OSError:  # it is being replaced
+    except OSError:  # the file is being replaced
         return ""
     data = base64.b64encode(packed.getvalue()).decode()
     return f'<a href="{escape(row["folder"])}/preview.png"><img alt="preview of {escape(row["case"])}" src="data:image/jpeg;base64,{data}"></a>'

@@ -1,4 +1,4 @@
-"""``medvit batch status``: where a batch stands, read from its journal while another process may be writing it."""
+"""``medvit batch status``: the state of a batch, read from its journal, also while another process writes it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _ALIAS = re.compile(r"\bd\d+(?:-[0-9a-f]{4})?/f\d+\b|\bd\d+\b")
 
 
 def show_status(out: Path, shown: Terminal, cases: bool, paths: bool) -> None:
-    """Print it.
+    """Print the state of a batch.
 
     Args:
-        out: the batch.
-        shown: as text or JSON.
-        cases: whether every case is listed.
-        paths: whether to say which files aliases stand for.
+        out: folder of the batch.
+        shown: terminal, for text or JSON.
+        cases: True to list each case.
+        paths: True to list the paths of the aliases.
     """
     journal = Journal(out)
     content = _content(journal, cases)

@@ -1,4 +1,4 @@
-"""A batch in numbers: what ``cases.csv``, ``measurements.csv`` and the report are made from. No patient data."""
+"""Summary of a batch, from which ``cases.csv``, ``measurements.csv`` and the report are made. It holds no patient data."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MEASURES = ("volume_ml", "mean", "std", "voxels", "touches_border")
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything a reader of a batch is told.
+    """Tables and counts of a batch.
 
     Attributes:
-        cases: one row of ``cases.csv`` each.
+        cases: rows of ``cases.csv``.
         measurements: one row for each label of each published case.
-        counts: cases by state.
-        run: the newest run, as the journal has it.
-        intended_use: the sentence of each bundle that ran.
+        counts: number of cases by state.
+        run: newest run in the journal.
+        intended_use: statement of intended use of each bundle that ran.
     """
 
     cases: list[dict[str, Any]]
@@ -43,7 +43,7 @@ class Summary:
 
 
 def summarize(journal: Journal, out: Path) -> Summary:
-    """Gather what the journal and the results say."""
+    """Collect the contents of the journal and of the results."""
     cases = [_row(case) for case in journal.cases()]
     measurements: list[dict[str, Any]] = []
     uses: dict[str, None] = {}
@@ -53,7 +53,7 @@ def summarize(journal: Journal, out: Path) -> Summary:
             continue
         if "intended_use" in content:
             uses[content["intended_use"]] = None
-        for label in content.get("labels", ()):  # a restored image has none
+        for label in content.get("labels", ()):  # a restored image has no labels
             kept = {name: label[name] for name in _MEASURES}
             measurements.append({"case": row["case"], "bundle": row["bundle"], "label": label["name"], **kept})
     return Summary(cases, measurements, journal.counts(), journal.last_run() or {}, tuple(uses))
@@ -78,13 +78,13 @@ def _row(case: CaseRow) -> dict[str, Any]:
 def _statistics(folder: Path) -> dict[str, Any] | None:
     try:
         content: dict[str, Any] = json.loads((folder / "statistics.json").read_text())
-    except (OSError, ValueError):  # it is being replaced, or somebody took it away
+    except (OSError, ValueError):  # the file is being replaced, or was removed
         return None
     return content
 
 
 def write_tables(summary: Summary, out: Path) -> None:
-    """Write ``cases.csv`` and ``measurements.csv``, and both as Parquet where pyarrow is installed."""
+    """Write ``cases.csv`` and ``measurements.csv``, and both as Parquet if pyarrow is installed."""
     _table(out / "cases.csv", _COLUMNS, summary.cases)
     _table(out / "measurements.csv", ("case", "bundle", "label", *_MEASURES), summary.measurements)
 

@@ -1,1 +1,1 @@
-"""The selection of series and of a bundle for each, by rules."""
+"""Selection of series, and of the bundle for each, by rules."""

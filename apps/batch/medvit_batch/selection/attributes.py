@@ -1,4 +1,4 @@
-"""The attributes that a selection or a rule can ask for: DICOM's own, and a few that are made from the whole series."""
+"""Attributes that a selection or a rule can use: those of DICOM, and some derived from the whole series."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ DERIVED: dict[str, Callable[[SeriesVolume], Any]] = {
     "Kind": lambda v: v.kind,
     "Part": lambda v: v.part,
 }
-"""What the series shows, whatever its header says: ``Plane`` is axial, coronal, sagittal, or oblique and one of them."""
+"""Attributes derived from the planes, not read from the header; ``Plane`` is axial, coronal or sagittal, or oblique
+with one of these.
+"""
 
 _SHORT = {"BodyPart": "BodyPartExamined", "Description": "SeriesDescription", "Protocol": "ProtocolName"}
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 _WORDS = ("AE AS CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV").split()
-"""Value representations that hold words or numbers (PS3.5 6.2); the others cannot be compared with either."""
+"""Value representations with text or numbers (PS3.5 6.2); others cannot be compared."""
 
 
 @lru_cache(maxsize=1)
 def _names() -> dict[str, str]:
-    """Every name that is understood, in small letters, and the proper one."""
+    """Return the proper name of each known attribute by its lower-case name."""
     known = {word.casefold(): word for word in keyword_dict if word}
     known |= {short.casefold(): full for short, full in _SHORT.items()}
     return known | {word.casefold(): word for word in DERIVED}
 
 
 def proper_name(word: str) -> str:
-    """An attribute's name as it is written in the dictionary.
+    """Return the name of an attribute as DICOM's dictionary or ``DERIVED`` writes it.
 
     Raises:
-        LookupError: there is none, or it cannot be compared; the words say what to do.
+        LookupError: the name is unknown, or its values cannot be compared; the message holds the remedy.
     """
     names = _names()
     found = names.get(word.casefold())
@@ -59,7 +61,9 @@ def proper_name(word: str) -> str:
 
 
 def of_volume(volume: SeriesVolume) -> Lookup:
-    """The attributes of a volume; the header of its first plane is read once, when it is first asked for."""
+    """Return a function that looks up the attributes of a volume; it reads the header of the first plane once, at the
+    first use.
+    """
     header: list[Dataset] = []
 
     def values(name: str) -> Sequence[str]:
@@ -82,7 +86,7 @@ def of_volume(volume: SeriesVolume) -> Lookup:
 
 
 def of_image(name: str) -> Sequence[str]:
-    """The attributes of an image file of another format: it states none, and says only that it is one."""
+    """Return the values of an attribute for an image file of another format, which has only ``Kind``."""
     return ("image",) if name == "Kind" else ()
 
 
@@ -100,6 +104,6 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _years(text: str) -> str:
-    """An age as DICOM writes it, 045Y or 006M, in years."""
+    """Convert an age as DICOM writes it (045Y, 006M) to years."""
     number, unit = text[:-1], text[-1:].upper()
     return f"{int(number) * _YEARS[unit]:.6g}" if number.isdigit() and unit in _YEARS else text

@@ -1,4 +1,4 @@
-"""The language of ``--select`` and of rules: comparisons of DICOM attributes, joined by and, or, not.
+"""Language of ``--select`` and of rules: comparisons of DICOM attributes, joined by and, or, not.
 
     either     = both { "or" both }
     both       = negated { "and" negated }
@@ -6,8 +6,8 @@
     comparison = NAME [ ("==" | "!=" | "~" | "<" | "<=" | ">" | ">=") value | ["not"] "in" "(" value { "," value } ")" ]
     value      = NUMBER | "text" | 'text' | WORD
 
-Nothing is ever evaluated as Python: the text is cut into tokens, the tokens become a tree of the four classes below, and
-the tree asks a function for the values of an attribute.
+A selection is never evaluated as Python. It is split into tokens, which become a tree of the five classes below; each
+node gets the values of an attribute from a function.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medvit_batch.errors import ExpressionError
 __all__ = ["Expression", "Lookup", "parse"]
 
 Lookup: TypeAlias = Callable[[str], Sequence[str]]
-"""The values of an attribute as text; none where it is absent or empty."""
+"""Function that returns the values of an attribute as text; none if the attribute is absent or empty."""
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<text>"[^"]*"|'[^']*')|(?P<sign>==|!=|<=|>=|[~<>(),])|(?P<word>[^\s"'=!<>~(),]+)|(?P<odd>.))""",
@@ -34,7 +34,7 @@ _ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator
 _SIGNS = ("==", "!=", "~", *_ORDERS)
 _WORDS = ("and", "or", "not", "in")
 _DEEPEST = 50
-"""Parentheses and nots within one another; what is deeper is no selection that a person wrote."""
+"""Upper limit of nested parentheses and nots."""
 
 
 class _Node(Protocol):
@@ -43,11 +43,11 @@ class _Node(Protocol):
 
 @dataclass(frozen=True)
 class Expression:
-    """A selection, read once and asked of many series.
+    """A parsed selection, which can be applied to many series.
 
     Attributes:
-        text: as it was given.
-        names: the attributes it asks for, as they are written in DICOM's dictionary or ``attributes.py``.
+        text: text of the selection.
+        names: attributes that it uses, as written in DICOM's dictionary or ``attributes.py``.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Expression:
     tree: _Node
 
     def true(self, values: Lookup) -> bool:
-        """Whether it holds for the series whose attributes ``values`` knows."""
+        """Return True if the selection holds for a series with these attributes."""
         return self.tree.true(values)
 
 
@@ -120,7 +120,7 @@ def _number(text: str) -> float | None:
 
 
 def _equal(found: str, wanted: str) -> bool:
-    """As numbers where both are, else as words without regard to case."""
+    """Compare as numbers if both are numbers, else as text without regard to case."""
     a, b = _number(found), _number(wanted)
     return a == b if a is not None and b is not None else found.strip().casefold() == wanted.strip().casefold()
 
@@ -136,7 +136,7 @@ class _Token:
 
 
 class _Reader:
-    """Tokens to a tree, by descent."""
+    """Recursive descent parser from tokens to a tree."""
 
     def __init__(self, text: str, known: Callable[[str], str]) -> None:
         self.text, self.known = text, known
@@ -254,14 +254,14 @@ class _Reader:
 
 
 def parse(text: str, known: Callable[[str], str]) -> Expression:
-    """Read a selection.
+    """Parse a selection.
 
     Args:
-        text: as the user wrote it.
-        known: an attribute's name as written to its proper one; a LookupError, whose words are shown, refuses it.
+        text: text of the selection.
+        known: function from an attribute's name to its proper name; raises a LookupError whose message is shown.
 
     Raises:
-        ExpressionError: with the place and what is needed there.
+        ExpressionError: a syntax error; the message marks the position.
     """
     reader = _Reader(text, known)
     if reader.peek().kind == "end":

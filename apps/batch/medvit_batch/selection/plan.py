@@ -1,4 +1,4 @@
-"""Deciding, from headers alone, what is to be done with every volume of an archive, and why."""
+"""Plan of a run: the decision for each volume of an archive, with its reason, made from headers alone."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = ["Plan"]
 
 
 _WRITTEN_AS = {"segmentation": OUTPUT_TYPES, "restoration": RESTORED_TYPES}
-"""What the bundles that a batch runs can be written as."""
+"""Output types by the task of a bundle; a batch runs bundles of these tasks."""
 
 _DISPUTES = ("several_patients", "two_versions")
-"""Findings that leave it open which patient a result would be of."""
+"""Codes of findings that leave open which patient a result would belong to."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LONGEST_UID = 64
@@ -41,12 +41,12 @@ _LONGEST_UID = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """The rules of a run, and how it runs.
+    """Plan of a run: its rules and its options.
 
     Attributes:
-        rules: which series goes to which bundle.
-        work: how it is run.
-        issuer: who issued every PatientID that is stated without an issuer; empty where the user does not say.
+        rules: rules that assign series to bundles.
+        work: options of the run.
+        issuer: issuer of each PatientID without one, as stated by the user; empty if not stated.
     """
 
     rules: Rules
@@ -55,10 +55,10 @@ class Plan:
 
     @cached_property
     def bundles(self) -> dict[str, Bundle]:
-        """Every bundle that the rules name, opened and seen to be ready.
+        """Open and verify each bundle that the rules name.
 
         Raises:
-            BundleError: unknown, not trained, of another task, or without a label that is asked for.
+            BundleError: a bundle is unknown, has no weights, has another task, or lacks a requested label.
         """
         opened = {name: open_bundle(name) for name in self.rules.bundles}
         roots = {bundle.name: bundle.root for bundle in opened.values()}
@@ -88,13 +88,13 @@ class Plan:
 
     @cached_property
     def options_hashes(self) -> dict[str, str]:
-        """For each bundle, a hash of everything beside the images that decides a result."""
+        """Return, for each bundle, a hash of all settings, beside the images, that decide a result."""
         return {bundle.name: self._options_hash(bundle) for bundle in self.bundles.values()}
 
     def options_hash_of(self, decision: Decision) -> str:
-        """Return a hash of all settings, beside the images, that decide a case's result."""
+        """Return the hash of all settings, beside the images, that decide a case's result."""
         options_hash = self.options_hashes.get(decision.bundle, "")
-        # a pseudonym is made from the number and its issuer
+        # a pseudonym is made from the PatientID and its issuer
         return (
             options_hash
             if self.work.privacy is None or not decision.issuer
@@ -102,7 +102,7 @@ class Plan:
         )
 
     def root(self, name: str) -> str:
-        """The folder of a bundle that a decision names."""
+        """Return the folder of a bundle that a decision names."""
         return next(str(bundle.root) for bundle in self.bundles.values() if bundle.name == name)
 
     def _options_hash(self, bundle: Bundle) -> str:
@@ -112,7 +112,9 @@ class Plan:
         )
 
     def decide(self, catalogue: Catalogue) -> Iterator[Decision]:
-        """A decision for each volume and each bundle it goes to, one series after the other; unnamed where that is asked."""
+        """Yield a decision for each volume and each of its bundles, one series after the other; de-identified if the
+        options ask for it.
+        """
         privacy, catalogue.assumed = self.work.privacy, self.issuer
         yield from (
             self._decide(catalogue) if privacy is None else map(partial(_unnamed, privacy), self._decide(catalogue))
@@ -122,7 +124,7 @@ class Plan:
         for group in catalogue.groups():
             try:
                 volumes = sort_planes(group.planes)
-            except MedvitError as error:  # a copy could not be read to be compared
+            except MedvitError as error:  # another copy of the series could not be read for comparison
                 yield _whole(group, error)
                 continue
             for volume in volumes:
@@ -176,7 +178,9 @@ class Plan:
                 yield decision(bundle, State.PENDING, choice.reason)
 
     def _shows_words(self, volume: SeriesVolume) -> str | None:
-        """Why an image may name the patient in its pixels, where that matters."""
+        """Return the reason why an image may show the patient's name in its pixels; None if it does not, or if that is
+        allowed.
+        """
         if self.work.privacy is None or self.work.privacy.burned_in:
             return None
         stated = of_volume(volume)("BurnedInAnnotation")
@@ -185,7 +189,7 @@ class Plan:
     def _choose(self, volume: SeriesVolume) -> Choice:
         try:
             return self.rules.choose(of_volume(volume))
-        except Exception as error:  # its header can only be read in part; a damaged value must not end the run
+        except Exception as error:  # a damaged value in the header must not end the run
             return Choice((), f"its header cannot be read for the selection ({type(error).__name__})")
 
     def _misfit(self, bundle: str, picture: bool, modality: str | None) -> tuple[str, str] | None:
@@ -219,7 +223,7 @@ class Plan:
 def _refusal(
     group: Group, volumes: tuple[SeriesVolume, ...], volume: SeriesVolume, on_irregular: str
 ) -> tuple[str, str] | None:
-    """Why a run would refuse a volume without a look at its pixels: the same words, long before."""
+    """Return the reason and the error's type if a run would refuse a volume whatever its pixels are; None if not."""
     try:
         choose_volume(found_in(group, volumes), str(volume.number), ARCHIVE)
     except MedvitError as error:
@@ -232,7 +236,7 @@ def _refusal(
 
 
 def _unnamed(privacy: Privacy, decision: Decision) -> Decision:
-    """A decision in which the project's UIDs stand for those of the series, and nothing for its dates."""
+    """Replace UIDs, names of files and dates in a decision by pseudonyms of the project."""
     facts = decision.facts
     return replace(
         decision,
@@ -258,7 +262,7 @@ def _whole(group: Group, error: MedvitError) -> Decision:
 
 
 def _names(volumes: tuple[SeriesVolume, ...]) -> dict[int, str]:
-    """For each volume's number, what tells it apart within its series; empty for the main one."""
+    """Return a name for each volume's number that is unique within its series; empty for the main volume."""
     main = max(volumes, key=lambda v: (v.kind == "volume", len(v.planes), -v.number))
     counts: Counter[tuple[str, str]] = Counter()
     names = {}
@@ -272,12 +276,12 @@ def _names(volumes: tuple[SeriesVolume, ...]) -> dict[int, str]:
 
 
 def _uid(text: str) -> str:
-    """A UID if it is one: what a damaged header holds in its place is nobody's business."""
+    """Return the text if it is a valid UID, else ""; a damaged header may hold other text in its place."""
     return text if _UID.fullmatch(text) and len(text) <= _LONGEST_UID else ""
 
 
 def _folder(group: Group, name: str) -> str:
-    """A folder's name: the series' UID, and a hash behind it where one alone would not do."""
+    """Return the name of a series' folder: its UID, with a hash appended if the UID alone would not be unique."""
     base = _uid(group.series) or f"series-{hashlib.sha256(group.series.encode()).hexdigest()[:16]}"
     apart = hashlib.sha256(f"{group.place}|{name}".encode()).hexdigest()[:8]
     return f"{base}-{apart}" if group.place or name else base

@@ -1,4 +1,4 @@
-"""Rules: which series goes to which bundle. A file of them is checked in full before anything is read.
+"""Rules that assign series to bundles. A file of rules is validated as a whole before any image is read.
 
     [[rules]]
     name = "head and neck"
@@ -9,7 +9,7 @@
     when = 'Description ~ scout'
     skip = "overview images"
 
-The first rule that holds decides; a series that none holds for is skipped.
+The first rule that holds for a series decides; a series without such a rule is skipped.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _KINDS = (".toml", ".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.
+    """A rule that assigns series to bundles, or skips them.
 
     Attributes:
-        name: what a decision calls it.
-        when: for which series; None for all.
-        bundles: what they are run through; none if they are skipped.
-        skip: why they are not run.
+        name: name of the rule in decisions.
+        when: condition on a series; None for all.
+        bundles: bundles to run; empty if the series is skipped.
+        skip: reason for skipping.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the rules say of a series: the bundles, and the reason in words."""
+    """Choice of the rules for a series: the bundles, and the reason in words."""
 
     bundles: tuple[str, ...]
     reason: str
@@ -57,18 +57,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Rules:
-    """A selection and the rules for what it lets through."""
+    """A selection, and the rules for the series that it selects."""
 
     rules: tuple[Rule, ...]
     select: Expression | None = None
 
     @property
     def bundles(self) -> tuple[str, ...]:
-        """Every bundle that is named."""
+        """Return each bundle that a rule names."""
         return tuple(dict.fromkeys(bundle for rule in self.rules for bundle in rule.bundles))
 
     def choose(self, values: Lookup) -> Choice:
-        """What is to be done with a series."""
+        """Return the choice for a series with these attributes."""
         if self.select is not None and not self.select.true(values):
             return Choice((), f"not selected by: {self.select.text}")
         for rule in self.rules:
@@ -99,21 +99,21 @@ class _File(BaseModel):
 
 
 def one_bundle(bundle: str, select: str | None) -> Rules:
-    """The rules of a run with one bundle.
+    """Return the rules of a run with one bundle for all selected series.
 
     Raises:
-        ExpressionError: the selection cannot be understood.
+        ExpressionError: the selection has a syntax error.
     """
     chosen = parse(select, proper_name) if select is not None else None
     return Rules((Rule(f"bundle {Path(bundle).name}", None, (bundle,)),), chosen)
 
 
 def read_rules(path: Path, select: str | None) -> Rules:
-    """A file of rules, TOML or YAML; ``select`` is asked before them, beside the file's own.
+    """Read a TOML or YAML file of rules; a series must pass ``select`` and the file's own selection.
 
     Raises:
-        RulesError: it cannot be read, or something in it is not understood; the message says which rule.
-        ExpressionError: ``select`` cannot be understood.
+        RulesError: the file cannot be read, or has a mistake; the message names the rule.
+        ExpressionError: ``select`` has a syntax error.
     """
     try:
         content = _File.model_validate(_content(path))
@@ -129,7 +129,7 @@ def read_rules(path: Path, select: str | None) -> Rules:
     given = [text for text in (content.select, select) if text is not None]
     joined = " and ".join(f"({text})" for text in given) if len(given) > 1 else "".join(given)
     for text in given:
-        parse(text, proper_name)  # each alone first, so that the message points into what was written
+        parse(text, proper_name)  # each alone first, so that a position in a message refers to the user's text
     return Rules(rules, parse(joined, proper_name) if given else None)
 
 
