@@ -1,4 +1,4 @@
-"""Reading and writing images and results. Knows nothing of networks."""
+"""Readers and writers of images, labels and DICOM objects. This package does not depend on networks."""
 
 import lazy_loader
 

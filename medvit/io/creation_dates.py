@@ -1,7 +1,7 @@
-"""The dates that medvit writes into what it makes: the day of the run, unless the source was de-identified.
+"""Dates that medvit writes into new objects: the day of the run, unless the source was de-identified.
 
-Under a DICOM node the day of the run is the day of the study. A de-identified scan therefore carries the rule by which new
-objects state dates: moved into the past as far as the study's dates were, or none.
+On a DICOM node the day of the run is the day of the study and would reveal it. A de-identified scan therefore carries a
+rule for the dates of new objects: shifted into the past by the same number of days as the study's dates, or omitted.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 __all__ = ["TODAY", "Creation"]
 
 _REQUIRED = ("ContentDate", "ContentTime")
-"""Type 1 in segmentations and reports (PS3.3), which therefore need a value."""
+"""Attributes of Type 1 in segmentations and reports (PS3.3), which therefore need a value."""
 
 _DATES = ("InstanceCreationDate", "ContentDate", "SeriesDate", "StructureSetDate", "DateOfSecondaryCapture")
 _TIMES = ("InstanceCreationTime", "ContentTime", "SeriesTime", "StructureSetTime", "TimeOfSecondaryCapture")
 _EMPTY = ("ContentDate", "ContentTime", "StructureSetDate", "StructureSetTime")
-"""Type 2 in some objects: present and empty where no date is stated."""
+"""Attributes of Type 2 in some objects: present but empty where no date is stated."""
 
 _NO_DATE, _NO_TIME = "19000101", "000000"
 
 
 @dataclass(frozen=True)
 class Creation:
-    """The rule for dates of new objects and records.
+    """The rule for dates and times of new objects and records.
 
     Attributes:
-        days_earlier: days by which the day of the run is moved into the past; the time of day stays.
-        withheld: no date or time is stated; where the standard needs a value, it is 1900-01-01, 00:00:00.
+        days_earlier: days by which the day of the run is shifted into the past; the time of day stays.
+        withheld: True to state no date or time; where the standard needs a value, it is 1900-01-01, 00:00:00.
     """
 
     days_earlier: int = 0
@@ -43,17 +43,17 @@ class Creation:
         return datetime.now() - timedelta(self.days_earlier)
 
     def finished(self) -> str | None:
-        """Return the end of a run for its record, in UTC; None where it is withheld."""
+        """Return the end of a run for its record, ISO 8601 in UTC; None where dates are withheld."""
         if self.withheld:
             return None
         return (datetime.now(UTC) - timedelta(self.days_earlier)).isoformat(timespec="seconds")
 
     def restate(self, dataset: Dataset, required: bool) -> None:
-        """Replace the dates and times of an object's making, which state the moment of the run, by this rule.
+        """Replace the creation dates and times of a new object, which state the moment of the run, by this rule.
 
         Args:
-            dataset: a new object with the date of the run.
-            required: whether ContentDate and ContentTime are Type 1 in it.
+            dataset: a new object with the date of the run; changed in place.
+            required: True where ContentDate and ContentTime are Type 1 in this object.
         """
         if not self.withheld:
             day = self.now().strftime("%Y%m%d")
@@ -73,4 +73,4 @@ class Creation:
 
 
 TODAY = Creation()
-"""Dates as they are."""
+"""The rule for sources that were not de-identified: the day of the run."""

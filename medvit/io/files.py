@@ -1,4 +1,4 @@
-"""The files of a source, one by one: those of a folder and below, or those that a DICOMDIR lists."""
+"""Enumeration of a source's files: all files below a folder, or those that a DICOMDIR lists."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """One entry of a folder or zip.
+    """A file of a folder or zip that may be DICOM.
 
     Attributes:
-        name: its path within the source.
-        open: gives a readable, seekable stream of its bytes.
-        size: bytes.
+        name: path within the source.
+        open: function that returns a readable, seekable stream of the bytes.
+        size: size in bytes.
     """
 
     name: str
@@ -54,35 +54,53 @@ class DicomFile:
     size: int
 
     def read(self) -> bytes:
-        """All of its bytes."""
+        """Read all bytes."""
         with self.open() as stream:
             return stream.read()
 
     @property
     def folder(self) -> str:
-        """The folder it lies in, within the source."""
+        """Folder of the file within the source; empty at the top."""
         return folder_of(self.name)
 
 
 def folder_of(name: str) -> str:
-    """Give the folder of a file within its source."""
+    """Return the folder of a file within its source.
+
+    Args:
+        name: path within the source, with slashes or backslashes.
+
+    Returns:
+        The folder; empty at the top.
+    """
     return name.replace("\\", "/").rpartition("/")[0]
 
 
 def without_digits(name: str) -> str:
-    """Give a file's name without its numbers, as slices of one export share it."""
+    """Return a file's name without its digits; the slices of one export share it.
+
+    Args:
+        name: path within the source.
+
+    Returns:
+        The last component of the path, without digits.
+    """
     return re.sub(r"\d+", "", name.replace("\\", "/").rpartition("/")[2])
 
 
 def printable_name(name: str) -> str:
-    """A file name as any terminal and log can take it: bytes that are no text, and control characters, as numbers."""
+    """Replace control characters and undecodable bytes of a file name by their numbers, for terminals and logs."""
     if name.isprintable():
         return name
     return "".join(c if c.isprintable() else f"<{ord(c):x}>" for c in name)
 
 
 class UnreadableError(SourceError):
-    """A file of a source that cannot be opened; ``why`` is its reason, one of those in ``medvit.io.unread_files``."""
+    """A file of a source that cannot be opened.
+
+    Attributes:
+        why: the reason, as ``medvit.io.unread_files`` words it.
+    """
 
     def __init__(self, message: str, why: str) -> None:
         super().__init__(message)
@@ -90,7 +108,7 @@ class UnreadableError(SourceError):
 
 
 def unreadable(name: str, error: OSError, path: str | None = None) -> UnreadableError:
-    """Turn the system's refusal to open or read a file into an error of ours."""
+    """Convert the operating system's refusal to open or read a file to an ``UnreadableError``."""
     why = why_lost(error, path is not None and os.path.islink(path))  # noqa: PTH114 - as the walk gives it
     if why == NOWHERE:
         text = f"Found {name}, a link that leads nowhere; the file itself is needed. {next_step(why)}."
@@ -103,7 +121,7 @@ def unreadable(name: str, error: OSError, path: str | None = None) -> Unreadable
 
 
 def not_fetched(name: str) -> UnreadableError:
-    """Make the error for a placeholder, whose content was not fetched."""
+    """Create the error for a placeholder, whose content was not fetched."""
     text = f"Found {name}, a placeholder whose content was not fetched (git-annex, Git LFS, iCloud); it is needed. {next_step(NOT_FETCHED)}."
     return UnreadableError(text, NOT_FETCHED)
 
@@ -116,16 +134,17 @@ def _open(path: str) -> BinaryIO:
 
 
 def one_file(path: Path) -> DicomFile:
-    """A single file as a source."""
+    """Return a single file as a source."""
     return DicomFile(printable_name(path.name), partial(_open, str(path)), path.stat().st_size)
 
 
 def folder_files(path: Path, unread: Unread | None = None) -> Iterator[DicomFile]:
-    """Give every regular file below a folder, in a stable order; names are held one folder at a time.
+    """Yield every regular file below a folder, in a stable order; only the names of one folder at a time are kept in
+    memory.
 
     Args:
         path: the folder.
-        unread: told what is not read.
+        unread: collects the entries that are not read.
     """
     top = len(str(path / "_")) - 1
     for name, size in _walked(path, unread or Unread()):
@@ -133,21 +152,30 @@ def folder_files(path: Path, unread: Unread | None = None) -> Iterator[DicomFile
 
 
 def files_below(path: Path, left_out: Callable[[Path], bool] | None = None) -> Iterator[Path]:
-    """Give the path of every regular file below a folder, as ``folder_files`` walks it.
+    """Yield the path of every regular file below a folder, in a stable order.
+
+    Links to folders are followed once; pipes, devices and folders named ``.git`` are skipped.
 
     Args:
         path: the folder.
-        left_out: tells folders that are not to be entered.
+        left_out: returns True for a folder that is not to be entered.
+
+    Returns:
+        An iterator over paths.
+
+    Raises:
+        SourceError: the folder itself cannot be opened.
     """
     return (Path(name) for name, _ in _walked(path, Unread(), left_out))
 
 
 def _walked(path: Path, unread: Unread, left_out: Callable[[Path], bool] | None = None) -> Iterator[tuple[str, int]]:
-    """Give the path and size of every regular file below a folder.
+    """Yield the path and size of every regular file below a folder.
 
-    Links to folders are followed once all real ones are read, and none leads to a folder that was read before or to one
-    that holds the source. Pipes and devices are passed over, since reading them would wait forever, and so are the folders
-    in which git keeps its own files.
+    Links to folders are followed after all real folders are read. A link is skipped if its target was read before or
+    contains
+    the source. Pipes and devices are skipped, since reading them would block forever, and so are folders named
+    ``.git``.
     """
     top, entered = len(str(path / "_")) - 1, EnteredFolders(str(path))
     folders, linked = [str(path)], deque[str]()
@@ -185,7 +213,9 @@ def _walked(path: Path, unread: Unread, left_out: Callable[[Path], bool] | None 
 
 
 def _look(entry: os.DirEntry[str], unread: Unread, top: int) -> tuple[str, int]:
-    """Tell what an entry of a folder is: "file" with its bytes, "folder", "link" (to a folder), or nothing to read."""
+    """Return the kind of a folder's entry ("file", "folder", "link" to a folder, or empty for nothing to read) and a
+    file's size in bytes.
+    """
     try:
         mode = entry.stat()
     except OSError as error:
@@ -204,7 +234,7 @@ def _look(entry: os.DirEntry[str], unread: Unread, top: int) -> tuple[str, int]:
 
 
 def dicomdir_files(path: Path, unread: Unread) -> list[DicomFile]:
-    """Return the files that a DICOMDIR lists (PS3.10 8.6); note absent ones as unread.
+    """Return the files that a DICOMDIR lists (PS3.10 8.6); record absent files in ``unread``.
 
     Names are matched without regard to case, since discs are often copied to lower case.
 
@@ -241,13 +271,13 @@ def dicomdir_files(path: Path, unread: Unread) -> list[DicomFile]:
 
 
 class _Folders:
-    """Looks names up in folders, upper or lower case alike; each folder is listed once, however many names are asked."""
+    """Case-insensitive look-up of paths; each folder is listed only once."""
 
     def __init__(self) -> None:
         self._names: dict[Path, dict[str, str]] = {}
 
     def find(self, folder: Path, parts: list[str]) -> Path | None:
-        """The file at ``parts`` below a folder, or None."""
+        """Return the file at ``parts`` below a folder; None if it does not exist."""
         at = folder
         for part in parts:
             exact = at / part

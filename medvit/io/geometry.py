@@ -1,6 +1,6 @@
-"""The one place where patient coordinates are converted and judged.
+"""Conversion and validation of patient coordinates, done here alone.
 
-Inside medvit the world is RAS+ millimetres (NIfTI's convention); DICOM and ITK speak LPS.
+medvit works in RAS+ millimetres, as NIfTI does; DICOM and ITK use LPS.
 """
 
 from __future__ import annotations
@@ -24,50 +24,91 @@ __all__ = [
 ]
 
 Affine: TypeAlias = NDArray[np.float64]
+"""A (4, 4) float64 matrix from voxel indices to world millimetres."""
 
 _SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
-"""Voxel sides outside this range are a broken header, or one in metres or micrometres: clinical scanners go from about
-0.1 to 20 mm."""
+"""Smallest and largest plausible side of a voxel. Clinical scanners give about 0.1 to 20 mm; a side outside this range
+comes
+from a broken header, or from one in metres or micrometres.
+"""
 
 _SHEAR_COSINE = 0.02
-"""Largest cosine between two voxel axes; more than about 1.1 degrees off square is a sheared (tilted) volume."""
+"""Largest cosine between two voxel axes; a volume whose axes are more than about 1.1 degrees off square is sheared
+(tilted).
+"""
 
 
 def flip_lps_ras(affine: Affine) -> Affine:
-    """The same voxel-to-world map with x and y negated: LPS to RAS and, alike, RAS to LPS."""
+    """Negate x and y of a voxel-to-world matrix: LPS to RAS, or RAS to LPS.
+
+    Args:
+        affine: (4, 4), voxel index to millimetres.
+
+    Returns:
+        (4, 4) float64, voxel index to millimetres in the other convention.
+    """
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
 
 
 def slice_planes(affine: Affine, count: int) -> NDArray[np.float64]:
-    """(slice, 4, 4): (column, row, 0) of each slice of a regular stack to the affine's world."""
+    """Return the matrix of each slice of a regular stack, (slice, 4, 4): index (column, row, 0) to the world of the
+    affine.
+    """
     planes = np.repeat(np.asarray(affine, dtype=np.float64)[None], count, 0)
     planes[:, :3, 3] += np.arange(count)[:, None] * planes[0, :3, 2]
     return planes
 
 
 def spacing_mm(affine: Affine) -> tuple[float, float, float]:
-    """Voxel sides along i, j, k in millimetres."""
+    """Return the sides of a voxel along i, j, k.
+
+    Args:
+        affine: (4, 4), voxel index to millimetres.
+
+    Returns:
+        Three lengths in millimetres.
+    """
     x, y, z = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
     return float(x), float(y), float(z)
 
 
 def axis_codes(affine: Affine) -> str:
-    """Where i, j, k point, e.g. ``"RAS"`` or ``"PLI"``, nearest letters for an oblique volume."""
+    """Return the directions of i, j, k as letters, e.g. ``"RAS"`` or ``"PLI"``; the nearest letters for an oblique
+    volume.
+
+    Args:
+        affine: (4, 4), voxel index to RAS+ millimetres.
+
+    Returns:
+        Three letters of R, L, A, P, S, I.
+    """
     import nibabel as nib
 
     return "".join(nib.orientations.aff2axcodes(affine))
 
 
 def world(affine: Affine, index: NDArray[np.float64]) -> NDArray[np.float64]:
-    """World positions (n, 3) in RAS+ millimetres of voxel indices (n, 3)."""
+    """Map voxel indices to world positions.
+
+    Args:
+        affine: (4, 4), voxel index to RAS+ millimetres.
+        index: (n, 3) voxel indices; fractions are allowed.
+
+    Returns:
+        (n, 3) float64 positions in RAS+ millimetres.
+    """
     index = np.atleast_2d(index)
     moved: NDArray[np.float64] = index @ affine[:3, :3].T + affine[:3, 3]
     return moved
 
 
 def affine_fault(affine: Affine) -> tuple[str, str, str] | None:
-    """What is found, what is needed and the step to take, for a geometry on which no measurement could be trusted: one
-    that is not finite, has a zero or absurd spacing, or axes that are not square to each other; or None.
+    """Find a fault that makes measurements on a grid meaningless.
+
+    Faults: values that are not finite, a spacing that is zero or implausible, axes that are not perpendicular.
+
+    Returns:
+        The fault, the requirement and a remedy, as parts of a message; None for a sound affine.
     """
     affine = np.asarray(affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
@@ -88,10 +129,13 @@ def affine_fault(affine: Affine) -> tuple[str, str, str] | None:
 
 
 def check_affine(affine: Affine) -> None:
-    """Refuse a geometry on which no measurement could be trusted.
+    """Refuse a grid on which measurements would be meaningless.
+
+    Args:
+        affine: (4, 4), voxel index to millimetres.
 
     Raises:
-        GeometryError: see ``affine_fault``.
+        GeometryError: the affine has one of the faults that ``affine_fault`` finds.
     """
     fault = affine_fault(affine)
     if fault is not None:

@@ -26,34 +26,59 @@ __all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image", "re
 _NIFTI = (".nii", ".nii.gz")
 _ITK = {".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage"}
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""File extensions of pictures, in lower case."""
 IMAGE_SUFFIXES = (*_NIFTI, *_ITK, *PICTURE_SUFFIXES)
+"""File extensions of single-file images, in lower case."""
 
 
 def read_image(path: Path, geometry: str | None = None) -> Scan:
-    """One image file as a ``Scan``, its array order as stored.
+    """Read one image file as a ``Scan``; keep the stored order of the axes.
 
     Args:
-        path: the file.
-        geometry: for a NIfTI, "sform" or "qform" to take; None for the sform where it is stated.
+        path: a NIfTI, NRRD, MetaImage, PNG or JPEG file.
+        geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated.
+
+    Returns:
+        The image, float32: (1, i, j, k), or (channel, row, column) for pictures.
 
     Raises:
         SourceError: the file is damaged or of an unknown kind.
-        ImageError: it holds a time series, a vector image or colours where one volume is needed.
-        GeometryError: a NIfTI without a usable place in the world; axes in different units.
+        ImageError: the file holds a time series, a vector image or colours where one volume is needed.
+        GeometryError: a NIfTI has no usable affine, or the axes of an NRRD have different units.
+        TooLargeError: the image would exceed the memory limit.
     """
     return _read(path, True, geometry)
 
 
 def image_grid(path: Path, geometry: str | None = None) -> Scan:
-    """The same from a volume's header alone: every voxel is 0, one of memory stands for all. Quick, whatever the size.
+    """Read the grid of an image from its header, without decoding voxels.
 
-    Raises: as ``read_image``, of what the header shows.
+    All voxels of the returned array are 0 and share one element of memory, so the call is fast for volumes of any size.
+    Pictures are decoded.
+
+    Args:
+        path: as ``read_image``.
+        geometry: as ``read_image``.
+
+    Returns:
+        The image without its values.
+
+    Raises:
+        SourceError, ImageError, GeometryError, TooLargeError: as ``read_image``, for faults that the header shows.
     """
     return _read(path, False, geometry)
 
 
 def read_image_slice(path: Path, k: int) -> NDArray[np.float32] | None:
-    """Read one slice, (i, j), of an uncompressed NIfTI, its last axis at ``k``; None of other files, which are read as a whole."""
+    """Read one slice of an uncompressed NIfTI.
+
+    Args:
+        path: the file.
+        k: index of the slice along the last axis.
+
+    Returns:
+        (i, j) float32; None for other files, which can only be read as a whole.
+    """
     if not path.name.lower().endswith(".nii"):
         return None
     import nibabel as nib
@@ -63,13 +88,15 @@ def read_image_slice(path: Path, k: int) -> NDArray[np.float32] | None:
 
 
 def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:
-    """Read an NRRD or MetaImage of one or several values a voxel.
+    """Read an NRRD or MetaImage with one or several values in each voxel.
 
     Returns:
-        The volume of the first value, and each value's voxels, (i, j, k).
+        A scan of the first value; and the voxels of each value, (i, j, k).
 
     Raises:
-        SourceError: the file is damaged, or larger than the memory limit. ImageError: it is no volume.
+        SourceError: the file is damaged.
+        TooLargeError: the image would exceed the memory limit.
+        ImageError: the file holds no 3-D volume.
     """
     import SimpleITK as sitk
 
@@ -91,7 +118,7 @@ def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:
 def _read(path: Path, voxels: bool, geometry: str | None) -> Scan:
     check_geometry(geometry)
     name = path.name.lower()
-    check_stated_size(path)  # a viewer that reads the header alone holds the voxels soon after
+    check_stated_size(path)  # also for a header alone: the caller soon reads the voxels too
     try:
         if path.stat().st_size == 0:
             raise SourceError(
@@ -136,7 +163,7 @@ def _read_nifti(path: Path, voxels: bool, geometry: str | None) -> Scan:
     image = nib.load(path)
     array = np.asarray(image.get_fdata(dtype=np.float32)).reshape(shape[:3]) if voxels else _empty(shape[:3])
     header = place.header(image.header)
-    # nibabel clears them on loading; a restored image is stored as its source is
+    # nibabel clears slope and intercept on loading; a restored image must be stored like its source
     header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
     dropped = ("The NIfTI's trailing axes of length 1 were dropped.",) if len(shape) > 3 else ()
     return Scan(
@@ -169,7 +196,7 @@ def _read_itk(path: Path, voxels: bool) -> Scan:
 
 
 def _itk_place(path: Path, header: Any) -> tuple[Affine, tuple[str, ...]]:
-    """Voxel index to RAS+ millimetres, from an ITK image or its reader, and notes on its unit."""
+    """Return the affine (voxel index to RAS+ millimetres) of an ITK image or reader, and notes about its unit."""
     if header.GetDimension() != 3:
         raise ImageError(f"Found a {header.GetDimension()}-D image; a 3-D volume is needed. Extract one volume first.")
     lps = np.eye(4)
@@ -182,7 +209,7 @@ def _itk_place(path: Path, header: Any) -> tuple[Affine, tuple[str, ...]]:
 
 def _read_picture(path: Path) -> Scan:
     with _opened_picture(path) as picture:
-        check_image_memory(picture.size[::-1], "a picture", values=3)  # where the header lies deep in the file
+        check_image_memory(picture.size[::-1], "a picture", values=3)  # where check_stated_size found no size
         deep = picture.mode in ("I", "I;16", "F", "L", "1")
         pixels = np.asarray(picture if deep else picture.convert("RGB"), dtype=np.float32)
     channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
@@ -190,7 +217,11 @@ def _read_picture(path: Path) -> Scan:
 
 
 def _opened_picture(path: Path) -> Picture:
-    """Open a picture without decoding it. Pillow's own limit on sizes would refuse what the memory limit allows."""
+    """Open a picture without decoding it.
+
+    Classes of Pillow for PNG and JPEG are called directly, since ``Image.open`` refuses sizes that the memory limit
+    allows.
+    """
     from PIL import Image, JpegImagePlugin, PngImagePlugin
 
     with path.open("rb") as file:

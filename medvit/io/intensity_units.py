@@ -1,4 +1,4 @@
-"""What the values of an image are measured in, as its headers say."""
+"""The unit of an image's values, as its headers state it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from medvit.io.scan import Scan
 __all__ = ["AS_STORED", "stated_unit"]
 
 AS_STORED = "as stored"
-"""Values without a unit: those of most MR images, or of a format that states none."""
+"""Name for values without a unit, as in most MR images and in formats that state none."""
 
 _PET = {
     "CNTS": "counts",
@@ -26,17 +26,24 @@ _PET = {
     "MLG": "ml/g",
     "1CM": "1/cm",
 }
-"""Units (0054,1001) of a PET image (PS3.3 C.8.9.1.1.3), in words that people use."""
+"""Plain words for the Units (0054,1001) of a PET image (PS3.3 C.8.9.1.1.3)."""
 
 _SUV = {"BW": "g/ml (SUVbw)", "LBM": "g/ml (SUVlbm)", "IBW": "g/ml (SUVibw)", "BSA": "cm2/ml (SUVbsa)"}
-"""SUV Type (0054,1006) of a PET image in GML or CM2ML (PS3.3 C.8.9.1); body weight where none is stated."""
+"""Plain words for the SUV Type (0054,1006) of a PET image in GML or CM2ML (PS3.3 C.8.9.1)."""
 
 
 def stated_unit(scan: Scan) -> str | None:
-    """The unit of a scan's values; ``AS_STORED`` where they have none; None where the format states no modality.
+    """Return the unit of a scan's values.
 
-    CT images are in Hounsfield units unless their Rescale Type says otherwise or their rescale tags are missing (PS3.3
-    C.8.2.1, C.11.1.1.2), PET images in what their Units say. Values of every other modality are as stored.
+    CT images are in Hounsfield units unless their Rescale Type names another unit or their rescale tags are missing
+    (PS3.3
+    C.8.2.1, C.11.1.1.2). PET images are in the unit of their Units attribute. Values of other modalities have no unit.
+
+    Args:
+        scan: the image.
+
+    Returns:
+        The unit in plain words; ``AS_STORED`` for values without a unit; None where the format states no modality.
     """
     if scan.modality is None:
         return None

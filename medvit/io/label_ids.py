@@ -1,4 +1,4 @@
-"""Label ids that a file stores with rounding errors: found, rounded within a tolerance, and reported."""
+"""Detection and rounding of label ids that a file stores with rounding errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ TOLERANCE = 0.01
 """Distance from a whole number within which a stored id counts as that number."""
 
 _WIDEST = 0.25
-"""Widest tolerance: beyond it two ids could be one stored value."""
+"""Largest tolerance; with a larger one, one stored value could stand for two ids."""
 
 
 def storage_step(header: Any) -> float:
-    """Return the distance of two neighbouring values of a NIfTI that stores scaled integers; 0 for other headers."""
+    """Return the distance between neighbouring values of a NIfTI that stores scaled integers.
+
+    Args:
+        header: a nibabel header; other objects are allowed.
+
+    Returns:
+        The absolute slope; 0 for other headers and for types that are not integer.
+    """
     if not hasattr(header, "get_slope_inter") or header.get_data_dtype().kind not in "iu":
         return 0.0
     slope = header.get_slope_inter()[0]
@@ -25,24 +32,24 @@ def storage_step(header: Any) -> float:
 
 
 def whole_numbers(values: NDArray[Any], step: float = 0.0) -> tuple[NDArray[Any], str | None] | None:
-    """Round ids that were saved through floats.
+    """Round label ids that were saved as floating-point values.
 
     A program that saves floating-point labels under an integer header stores them scaled: 1 comes back as 0.99998. The
-    tolerance is ``TOLERANCE``, or half of the file's own step where that is wider, at most a quarter.
+    tolerance is ``TOLERANCE``, or half of the file's own step where that is larger, at most a quarter.
 
     Args:
-        values: ids as read, any shape.
-        step: of the file, see ``storage_step``.
+        values: ids as read, any shape and dtype.
+        step: distance between neighbouring values of the file, see ``storage_step``.
 
     Returns:
-        The ids and, where they were rounded, a note; None where a value is not near a whole number (or not finite).
+        The ids, and a note where they were rounded; None if any value is not finite or not near a whole number.
     """
     if values.dtype.kind in "iub":
         return values, None
     whole = np.rint(values)
     off = float(np.abs(values - whole).max(initial=0.0))
     tolerance = max(TOLERANCE, min(0.51 * step, _WIDEST))
-    if not off <= tolerance:  # NaN is not
+    if not off <= tolerance:  # written so that NaN fails too
         return None
     if off == 0:
         return whole, None

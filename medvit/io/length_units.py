@@ -1,4 +1,4 @@
-"""Units of length that image headers state, as millimetres."""
+"""Units of length that image headers state, and their conversion to millimetres."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from medvit.io.geometry import Affine
 __all__ = ["LengthUnit", "header_unit", "nifti_unit", "scaled"]
 
 _NIFTI = {1: ("metre", 1000.0), 2: ("millimetre", 1.0), 3: ("micron", 0.001)}
-"""Spatial codes of NIfTI's ``xyzt_units``."""
+"""Unit and its length in millimetres, by the spatial code of NIfTI's ``xyzt_units``."""
 
 _SPACE_BITS = 0x07
-"""Bits of ``xyzt_units`` that hold the unit of space; the others hold that of time."""
+"""Bits of ``xyzt_units`` that hold the unit of space; the others hold the unit of time."""
 
 _WORDS = {
     "millimetre": (1.0, "mm millimeter millimeters millimetre millimetres"),
@@ -28,15 +28,15 @@ _WORDS = {
 _UNITS = {word: (name, factor) for name, (factor, words) in _WORDS.items() for word in words.split()}
 
 _NONE = ("", "?", "none", "unknown", "???")
-"""Words by which NRRD and MetaImage headers leave the unit open."""
+"""Words of NRRD and MetaImage headers that mean an unstated unit."""
 
 _LONGEST_HEADER = 1 << 20
-"""Bytes within which the text header of an NRRD or MetaImage must end."""
+"""Largest size of the text header of an NRRD or MetaImage, in bytes."""
 
 
 @dataclass(frozen=True)
 class LengthUnit:
-    """The unit of a header's lengths.
+    """The unit of length of a header.
 
     Attributes:
         name: in words; empty where the header states none.
@@ -49,7 +49,7 @@ class LengthUnit:
     unknown: str = ""
 
     def notes(self, sides_mm: tuple[float, float, float]) -> list[str]:
-        """Describe a conversion, or an unknown unit; no note for millimetres."""
+        """Describe a conversion or an unknown unit; return no note for millimetres."""
         if self.unknown:
             return [
                 f"The header states lengths in {self.unknown!r}, which is not a known unit; millimetres were assumed."
@@ -61,7 +61,7 @@ class LengthUnit:
 
 
 def nifti_unit(code: int) -> LengthUnit:
-    """Decode the unit of space in NIfTI's ``xyzt_units``; bits of the unit of time are passed over."""
+    """Decode the unit of space in NIfTI's ``xyzt_units``; ignore the bits of the unit of time."""
     space = code & _SPACE_BITS
     if space in _NIFTI:
         return LengthUnit(*_NIFTI[space])
@@ -69,14 +69,14 @@ def nifti_unit(code: int) -> LengthUnit:
 
 
 def header_unit(path: Path, kind: str) -> LengthUnit:
-    """Read the unit that an NRRD or MetaImage header states; ITK's reader passes it over.
+    """Read the unit that an NRRD or MetaImage header states; ITK's reader ignores it.
 
     Args:
-        path: the file (for a detached header, the header).
+        path: the file; of an image in two files, the header.
         kind: "nrrd" or "metaimage".
 
     Raises:
-        GeometryError: axes in different units.
+        GeometryError: the axes have different units.
     """
     with path.open("rb") as file:
         block = file.read(_LONGEST_HEADER)
@@ -108,5 +108,5 @@ def _first_blank(block: bytes) -> int:
 
 
 def scaled(affine: Affine, factor: float) -> Affine:
-    """Multiply a voxel-to-world map's world by a factor."""
+    """Multiply the world coordinates of a voxel-to-world matrix by a factor."""
     return np.asarray(np.diag([factor, factor, factor, 1.0]) @ np.asarray(affine, dtype=np.float64))

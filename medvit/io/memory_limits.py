@@ -1,7 +1,7 @@
-"""The limit on what one image may take in memory, judged from headers before anything is unpacked.
+"""Limit on the memory of one image, checked against file headers before anything is decompressed.
 
-A file of a few megabytes can unpack to many gigabytes, by accident or on purpose. Every reader states what the header
-promises to ``check_memory`` before it decodes or decompresses, so that every door refuses alike.
+A file of a few megabytes can unpack to many gigabytes, by accident or on purpose. Every reader passes the size that the
+header states to ``check_memory`` before it decodes or decompresses, so that all entry points refuse alike.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ __all__ = [
 ]
 
 VARIABLE = "MEDVIT_MEMORY_LIMIT"
-"""The environment variable that states the limit; processes that are started later inherit it."""
+"""Environment variable that sets the limit; processes started later inherit it."""
 
 _SHARE = 4
-"""The default limit is the machine's memory divided by this."""
+"""Divisor of the machine's memory that gives the default limit."""
 
 _FLOAT = 4
-"""Bytes of a voxel once it is read: images are held as float32."""
+"""Bytes of a decoded voxel; images are kept as float32."""
 
 _UNKNOWN = 8 * 2**30
-"""Memory assumed of a machine that does not tell."""
+"""Memory assumed, in bytes, for a machine that does not report it."""
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _LARGEST = 10**24
-"""Bytes to which a stated size is cut; no machine has as many."""
+"""Upper bound for a stated size, in bytes; larger sizes are cut to it."""
 
 _GROUP_FILES = ("memory.max", "memory/memory.limit_in_bytes")
 """Files below /sys/fs/cgroup in which Linux states the memory of a container (versions 2 and 1)."""
 
 
 def parse_size(text: str) -> int:
-    """Read a size such as "4GB", "512MiB" or "2e9" bytes.
+    """Parse a size such as "4GB", "512MiB" or "2e9" bytes.
 
     Args:
         text: a number with one of the units B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024).
@@ -58,7 +58,7 @@ def parse_size(text: str) -> int:
         Bytes, at least 1.
 
     Raises:
-        SourceError: not a size.
+        SourceError: the text is not a size above zero.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None or not 0 < float(match[1]) < math.inf:
@@ -70,7 +70,7 @@ def parse_size(text: str) -> int:
 
 
 def say_bytes(count: float) -> str:
-    """Write a number of bytes for people: "17.2 GB"."""
+    """Format a number of bytes for people: "17.2 GB"."""
     if count < 1000:
         return f"{count:.0f} bytes"
     for unit in ("kB", "MB", "GB"):
@@ -81,7 +81,7 @@ def say_bytes(count: float) -> str:
 
 
 def physical_memory() -> int:
-    """Return the bytes of memory that this process may use at most: the machine's or, where less, the container's."""
+    """Return the memory that this process may use, in bytes: the machine's or, where smaller, the container's."""
     found = [_machine_memory()]
     for name in _GROUP_FILES:
         with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
@@ -108,7 +108,7 @@ def _windows_memory() -> int:
 
 
 def memory_limit() -> int:
-    """Return the limit in bytes: what was set, else a quarter of the memory there is.
+    """Return the limit in bytes: the configured one, else a quarter of the available memory.
 
     Raises:
         SourceError: the environment variable holds no size.
@@ -124,13 +124,13 @@ def memory_limit() -> int:
 
 @contextlib.contextmanager
 def limit_memory(size: str | int) -> Iterator[None]:
-    """Set the limit for this process and those it starts, until the block ends.
+    """Set the limit for this process and the processes it starts, until the block ends.
 
     Args:
-        size: bytes, or a text as ``parse_size`` reads it.
+        size: bytes, or a text as ``parse_size`` reads it, e.g. "4GB".
 
     Raises:
-        SourceError: not a size.
+        SourceError: ``size`` is not a size above zero.
     """
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = str(parse_size(str(size)))
@@ -144,12 +144,12 @@ def limit_memory(size: str | int) -> Iterator[None]:
 
 
 def check_memory(needed: int, found: str, remedy: str) -> None:
-    """Refuse what would take more memory than the limit.
+    """Refuse an object that would take more memory than the limit.
 
     Args:
         needed: bytes.
-        found: what takes it, from the header: "a NIfTI of 2048 x 2048 x 1000 voxels".
-        remedy: the step to take beside raising the limit: "Crop or resample it".
+        found: the object, for the message: "a NIfTI of 2048 x 2048 x 1000 voxels".
+        remedy: the step to take apart from raising the limit: "Crop or resample it".
 
     Raises:
         TooLargeError: ``needed`` is above the limit.
@@ -166,16 +166,16 @@ def check_memory(needed: int, found: str, remedy: str) -> None:
 
 
 def check_image_memory(shape: Sequence[int], found: str, beside: int = 0, values: int = 1) -> None:
-    """Refuse an image that would take more memory than the limit once it is decoded to float32.
+    """Refuse an image that would take more memory than the limit after decoding to float32.
 
     Args:
-        shape: its voxels or pixels along each axis, as the header states them.
-        found: its kind, with the article: "a NIfTI".
-        beside: bytes that are unpacked beside the voxels.
-        values: numbers a voxel or pixel.
+        shape: voxels or pixels along each axis, as the header states them.
+        found: kind of image, with the article: "a NIfTI".
+        beside: bytes that are decompressed in addition to the voxels.
+        values: number of values in each voxel or pixel.
 
     Raises:
-        TooLargeError: it is above the limit.
+        TooLargeError: the image would exceed the limit.
     """
     count = 1
     for side in shape:

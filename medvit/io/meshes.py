@@ -1,4 +1,6 @@
-"""Surfaces as STL, PLY or OBJ, in millimetres on RAS+ axes, which each file states as 3D Slicer reads it (SPACE=RAS)."""
+"""Writers of surface meshes: STL, PLY and OBJ, in millimetres on RAS+ axes. Each file states SPACE=RAS, which 3D Slicer
+reads.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ __all__ = ["MESH_WRITERS", "Surface"]
 
 
 def _write_stl(path: Path, surface: Surface, words: str) -> None:
-    """Binary STL: 80 bytes of text, then normal and corners of each triangle."""
+    """Write binary STL: 80 bytes of text, then the normal and the corners of each triangle."""
     corners = surface.vertices[surface.faces].astype("<f4")
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     length = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -47,16 +49,16 @@ MESH_WRITERS: Mapping[str, Callable[[Path, Surface, str], None]] = {
     "ply": _write_ply,
     "obj": _write_obj,
 }
-"""What writes a surface, by the file's ending."""
+"""Functions that write a surface, by file extension; each takes the path, the surface and a text for the file's header."""
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """Triangles, their corners anticlockwise as seen from outside.
+    """A triangle mesh; the corners of each triangle run anticlockwise when seen from outside.
 
     Attributes:
         vertices: (vertex, 3) float64, RAS+ mm.
-        faces: (face, 3) int64.
+        faces: (face, 3) int64, indices into ``vertices``.
     """
 
     vertices: NDArray[np.float64]
@@ -64,7 +66,9 @@ class Surface:
 
     @property
     def is_closed(self) -> bool:
-        """Whether every edge belongs to exactly two triangles that run through it in opposite ways: no hole, no flap."""
+        """True where the surface has no hole and no flap: two triangles share each edge and traverse it in opposite
+        directions.
+        """
         edges = np.concatenate([self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]])
         there, counts = np.unique(edges, axis=0, return_counts=True)
         back = np.unique(edges[:, ::-1], axis=0)
@@ -72,12 +76,12 @@ class Surface:
 
     @property
     def area_mm2(self) -> float:
-        """Of all triangles."""
+        """Total area of the triangles, mm²."""
         return float(np.linalg.norm(self._normals, axis=1).sum() / 2)
 
     @property
     def volume_ml(self) -> float:
-        """Enclosed, by the divergence theorem."""
+        """Enclosed volume in ml, computed by the divergence theorem; meaningful for a closed surface."""
         corner = self.vertices[self.faces[:, 0]] - self.vertices.mean(0)
         return float((corner * self._normals).sum() / 6) / 1000
 

@@ -1,4 +1,4 @@
-"""Write NIfTI: label maps with their names inside, intensities, and plain volumes. Nothing else in medvit saves one."""
+"""Writers of NIfTI files: label maps with embedded names, intensities, plain volumes. medvit saves NIfTI only here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["write_intensities", "write_label_names", "write_labels", "write_volume"]
 
 _ANY_READER = 0
-"""NIfTI extension code under which label tables are read by TotalSegmentator's tools; nibabel cannot read 30, Caret's own."""
+"""NIfTI extension code of label tables that TotalSegmentator's tools read; nibabel cannot read 30, the code of Caret
+itself.
+"""
 
 
 def _label_table(labels: Sequence[Label]) -> bytes:
@@ -38,11 +40,18 @@ def _label_table(labels: Sequence[Label]) -> bytes:
 
 
 def write_labels(path: Path, array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> None:
-    """Write (i, j, k) labels on the scan's grid.
+    """Write a label map on the scan's grid, with its label names embedded.
 
-    A NIfTI source's sform, qform and codes are kept to the bit where both forms place the voxels alike; else both state the
-    place that was taken (``nifti_geometry``). The unit is the millimetre. The source's description, file names and extensions
-    are not kept, since they can hold patient data.
+    A NIfTI source's sform, qform and their codes are kept exactly where both place the voxels alike; otherwise both
+    state the
+    affine of the scan (see ``nifti_geometry``). The unit is the millimetre. The source's description, file names and
+    extensions are not copied, since they can hold patient data.
+
+    Args:
+        path: the file to write.
+        array: (i, j, k) integer label ids.
+        scan: the source.
+        labels: the labels whose names and colours are embedded.
     """
     import nibabel as nib
 
@@ -54,7 +63,12 @@ def write_labels(path: Path, array: np.ndarray, scan: Scan, labels: Sequence[Lab
 
 
 def write_label_names(path: Path, labels: Sequence[Label]) -> None:
-    """Write the sidecar: id, name, title, colour and codes of each label."""
+    """Write the JSON file beside a label map: name, title, colour and codes of each label.
+
+    Args:
+        path: the file to write.
+        labels: the labels, each with its id.
+    """
     table = {
         str(item.id): {
             "name": item.name,
@@ -70,13 +84,13 @@ def write_label_names(path: Path, labels: Sequence[Label]) -> None:
 
 
 def write_volume(path: Path, array: NDArray[np.generic], affine: NDArray[np.floating[Any]], words: str = "") -> None:
-    """Write values on a grid of their own.
+    """Write a volume on a grid of its own.
 
     Args:
         path: the file to write.
-        array: (i, j, k), in a type that NIfTI has.
-        affine: voxel index to RAS+ millimetres; stated by the sform and the qform.
-        words: for the header's description, at most 79 bytes.
+        array: (i, j, k), of a dtype that NIfTI supports.
+        affine: (4, 4), voxel index to RAS+ millimetres; written as sform and as qform.
+        words: text for the header's description, at most 79 bytes.
     """
     import nibabel as nib
 
@@ -86,17 +100,21 @@ def write_volume(path: Path, array: NDArray[np.generic], affine: NDArray[np.floa
 
 
 def write_intensities(path: Path, array: NDArray[np.float32], scan: Scan, words: str, given: Scan | None = None) -> str:
-    """Write (i, j, k) intensities; return the type they are stored in.
+    """Write a volume of intensities on the scan's grid; choose a dtype that keeps the values.
 
-    Whole numbers are stored as whole numbers: a NIfTI source's own type, slope and intercept, 16 bits for other sources
-    whose values are whole. Where they do not fit, a wider type is taken.
+    Whole numbers are stored as whole numbers: with the dtype, slope and intercept of a NIfTI source, else in 16 bits
+    where the
+    source's values are whole. A larger dtype is used where the values do not fit.
 
     Args:
         path: the file to write.
-        array: in the source's unit.
-        scan: the source; its place is written as ``write_labels`` does, its texts are not, since they can name people.
-        words: for the header's description, at most 79 bytes.
-        given: the source as it was given, where ``scan`` is interpolated from it: its values say whether they are whole.
+        array: (i, j, k) float32, in the source's unit.
+        scan: the source. Its geometry is written as in ``write_labels``; its texts are not, since they can name people.
+        words: text for the header's description, at most 79 bytes.
+        given: the source before interpolation, where ``scan`` is a resampled copy; its values decide if they are whole.
+
+    Returns:
+        The stored dtype, e.g. "int16".
     """
     import nibabel as nib
 
@@ -140,7 +158,7 @@ def _stored(
 
 
 def _image_on(array: NDArray[np.generic], dtype: np.dtype[np.generic], scan: Scan) -> Nifti1Image:
-    """Return an image on the scan's grid: with the header of a NIfTI source, emptied of its texts, or with a plain one."""
+    """Return an image on the scan's grid, with the NIfTI source's header without its texts, or with a plain header."""
     import nibabel as nib
 
     if not isinstance(scan.header, nib.Nifti1Header):

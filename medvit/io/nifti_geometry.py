@@ -1,6 +1,6 @@
-"""The place of a NIfTI's voxels: its sform and qform, their unit, and which of the two is taken.
+"""Geometry of a NIfTI file: its sform and qform, their unit, and the choice between the two.
 
-The sform is taken where it is stated (code above 0), else the qform; a user's choice goes before that rule.
+The sform is used where it is stated (code above 0), else the qform; a choice by the user overrides this rule.
 """
 
 from __future__ import annotations
@@ -25,16 +25,22 @@ if TYPE_CHECKING:
 __all__ = ["NiftiPlace", "load_nifti", "place_nifti", "raw_header", "require_grey"]
 
 _NOTED, _FLAGGED = 0.1, 1.0
-"""Voxels that a corner may lie apart by sform and qform before it is noted, and flagged."""
+"""Distances of a corner placed by sform and by qform, in voxels, from which a note is added and from which a flag is
+set.
+"""
 
 _WIDEST_SIDE_MM, _LONGEST_MM, _SHORTEST_MM = 20.0, 3000.0, 2.0
-"""Beyond a voxel side, and outside of a range of extents, that scanners give: the unit is probably not millimetres."""
+"""Limits of plausible sizes: the largest voxel side, the largest extent, the smallest extent. Beyond them, the unit is
+probably not the millimetre.
+"""
 
 _QUATERNION_SLACK = 1e-3
-"""Excess of a quaternion's squared length over 1 that is rounding."""
+"""Excess of a quaternion's squared length over 1 that counts as rounding."""
 
 _QUATERNION_ROUNDING = 3 * float(np.finfo(np.float32).eps)
-"""The rounding of a half turn's quaternion, whose unstored part is 0: its square root would turn the volume."""
+"""Rounding of the quaternion of a half turn, whose unstored component is 0; the square root of this error would rotate
+the volume.
+"""
 
 _CODES = range(1, 6)
 """Codes of a stated sform or qform that the standard defines."""
@@ -42,15 +48,16 @@ _CODES = range(1, 6)
 
 @dataclass(frozen=True, eq=False)
 class NiftiPlace:
-    """The place that was taken for a NIfTI's voxels.
+    """The geometry that was chosen for a NIfTI's voxels.
 
     Attributes:
-        affine: voxel index to RAS+ millimetres.
+        affine: (4, 4), voxel index to RAS+ millimetres.
         form: "sform", "qform", or "none" where the header states neither.
-        code: of the form taken.
-        notes: what was converted, assumed or chosen.
-        flags: what a person must look at.
-        restated: whether the header, as it is, states another place than ``affine`` in some reader's eyes.
+        code: code of the chosen form.
+        notes: conversions, assumptions and choices, in plain words.
+        flags: findings that a person must check.
+        restated: True where some readers would place the voxels elsewhere than ``affine`` if the header were kept as it
+            is.
     """
 
     affine: Affine
@@ -76,10 +83,10 @@ class NiftiPlace:
 
 
 def raw_header(path: str | os.PathLike[str]) -> Any:
-    """Read the header of a NIfTI file as stored: nibabel replaces a voxel size of 0 by 1.
+    """Read the header of a NIfTI file as stored; nibabel would replace a voxel size of 0 by 1.
 
     Raises:
-        OSError, ValueError, nibabel's errors: not a NIfTI header.
+        OSError, ValueError, errors of nibabel: the file has no NIfTI header.
     """
     import nibabel as nib
     from nibabel.openers import ImageOpener
@@ -94,13 +101,13 @@ def raw_header(path: str | os.PathLike[str]) -> Any:
 
 
 def require_grey(raw: Any) -> None:
-    """Refuse a NIfTI whose voxels are not one real number each.
+    """Refuse a NIfTI with colours or complex numbers; each voxel must hold one real number.
 
     Args:
         raw: its header as stored (``raw_header``).
 
     Raises:
-        ImageError: colours or complex numbers.
+        ImageError: the voxels are colours or complex numbers.
     """
     kind = raw.get_data_dtype()
     if kind.names:
@@ -112,14 +119,14 @@ def require_grey(raw: Any) -> None:
 
 
 def place_nifti(raw: Any, geometry: str | None = None) -> NiftiPlace:
-    """Decide where a NIfTI's voxels lie.
+    """Choose between sform and qform; return the geometry of a NIfTI's voxels.
 
     Args:
         raw: its header as stored (``raw_header``).
-        geometry: "sform" or "qform" to take, a user's decision; None for the sform where it is stated.
+        geometry: the form to use, "sform" or "qform", chosen by the user; None uses the sform where it is stated.
 
     Raises:
-        GeometryError: the form taken is not finite, has a voxel size of 0 or an absurd one, or is sheared.
+        GeometryError: the chosen form is not finite, has a zero or implausible voxel size, or is sheared.
     """
     check_geometry(geometry)
     unit = nifti_unit(int(raw["xyzt_units"]))
@@ -155,15 +162,21 @@ def place_nifti(raw: Any, geometry: str | None = None) -> NiftiPlace:
 
 
 def load_nifti(path: str | os.PathLike[str], geometry: str | None = None) -> tuple[Any, NiftiPlace]:
-    """Load a NIfTI with nibabel, its affine and header in millimetres and by the form taken; voxels are read when used.
+    """Load a NIfTI with nibabel, with the affine and header of the chosen form in millimetres. Voxels are read on first
+    use.
 
     Args:
         path: the file.
-        geometry: as ``place_nifti``.
+        geometry: the form to use, "sform" or "qform"; None uses the sform where it is stated.
+
+    Returns:
+        The nibabel image, and its geometry (``NiftiPlace``).
 
     Raises:
-        GeometryError: as ``place_nifti``. ImageError: as ``require_grey``. TooLargeError: more than the memory limit. OSError, nibabel's errors: the file
-            cannot be read.
+        GeometryError: the chosen form is not finite, has a zero or implausible voxel size, or is sheared.
+        ImageError: the voxels are colours or complex numbers.
+        TooLargeError: the image would exceed the memory limit.
+        OSError, errors of nibabel: the file cannot be read.
     """
     import nibabel as nib
 
@@ -187,7 +200,7 @@ def _sform(raw: Any) -> Affine:
 
 
 def _qform(raw: Any) -> Affine:
-    """Compute the affine of quaternion, offsets and voxel sizes; not finite where they are no rotation."""
+    """Compute the affine from quaternion, offsets and voxel sizes; return NaN where the quaternion is not a rotation."""
     from nibabel.quaternions import quat2mat
 
     vector = np.array([float(raw[f"quatern_{axis}"]) for axis in "bcd"])
@@ -207,7 +220,7 @@ def _qform(raw: Any) -> Affine:
 
 
 def _unplaced(raw: Any) -> Affine:
-    """nibabel's place for a file that states none: voxel sizes alone, the origin in the middle."""
+    """Return nibabel's affine for a file that states no form: voxel sizes alone, with the origin in the middle."""
     plain = raw.copy()
     plain["pixdim"][1:4] = np.abs(raw["pixdim"][1:4])
     return np.asarray(plain.get_base_affine(), dtype=np.float64)
@@ -244,11 +257,13 @@ def _doubted(affine: Affine, shape: tuple[int, int, int]) -> str:
 
 
 _Form = tuple[str, Affine, int]
-"""A form's name, affine in millimetres and code."""
+"""Name, affine in millimetres and code of a form."""
 
 
 def _compared(taken: _Form, other: _Form, raw: Any, geometry: str | None) -> tuple[float, list[str], list[str]]:
-    """Measure by how many voxels two forms place the farthest corner apart; return that with notes and flags."""
+    """Measure the largest distance between the corners as placed by two forms, in voxels; return it with notes and
+    flags.
+    """
     (name, affine, code), (beside, second, code2) = taken, other
     if not np.isfinite(second).all() or abs(np.linalg.det(second[:3, :3])) < 1e-12:
         words = "is not finite" if not np.isfinite(second).all() else "has a voxel size of 0"
@@ -279,7 +294,9 @@ def _compared(taken: _Form, other: _Form, raw: Any, geometry: str | None) -> tup
 
 
 def _sizes_compared(affine: Affine, raw: Any, unit: LengthUnit) -> tuple[float, list[str]]:
-    """Measure by how many voxels ``pixdim`` misses the extents of the only form, an sform; return that with a note."""
+    """Measure by how many voxels ``pixdim`` misses the extents of the sform, the only stated form; return that with
+    notes.
+    """
     sides, stated = np.array(spacing_mm(affine)), np.asarray(raw["pixdim"][1:4], dtype=np.float64) * unit.to_mm
     apart = float((np.abs(stated / sides - 1) * _shape(raw)).max()) if np.isfinite(stated).all() else np.inf
     if apart <= _NOTED:

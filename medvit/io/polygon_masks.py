@@ -1,8 +1,9 @@
-"""Masks to closed polygons and back.
+"""Conversion of 2-D masks to closed polygons and back.
 
-Polygons run half-way between the centres of inside and outside pixels (a hair nearer to the inside), so filling them
-by pixel centres gives the mask again exactly, and so does a reader that rounds every point to its nearest pixel first. A hole is joined to its outline by a channel of no width (a keyhole, PS3.3 C.8.8.6.3), since
-readers fill every CLOSED_PLANAR contour and a hole of its own would come out as tissue.
+Polygons run half-way between the centres of inside and outside pixels, slightly nearer to the inside. Filling them by
+pixel centres therefore restores the mask exactly, also in a reader that first rounds each point to its nearest pixel. A
+hole is joined to its outline by a channel of zero width (a keyhole, PS3.3 C.8.8.6.3), since readers fill every
+CLOSED_PLANAR contour and would fill a separate contour of a hole as tissue.
 """
 
 from __future__ import annotations
@@ -17,15 +18,23 @@ __all__ = ["fill_polygon", "fill_polygons", "outline_mask"]
 Polygon = NDArray[np.float64]
 
 _LEVEL = 0.52
-"""Where between outside (0) and inside (1) an outline runs; at 0.5 readers that round would fall to either side."""
+"""Position of an outline between outside (0) and inside (1); at 0.5, readers that round points would place them on
+either side.
+"""
 
 
 _INSIDE = 1
-"""What scikit-image calls a strictly inner point; edges and corners are higher."""
+"""Value of scikit-image's ``grid_points_in_poly`` for a strictly inner point; points on edges and corners have higher
+values.
+"""
 
 
 def outline_mask(mask: NDArray[np.bool_]) -> list[Polygon]:
-    """Closed outlines of a 2-D mask, (point, axis) in index coordinates; the first point is not repeated."""
+    """Trace the closed outlines of a 2-D mask.
+
+    Returns:
+        Polygons, each (point, axis) in index coordinates; the first point is not repeated at the end.
+    """
     from skimage.measure import find_contours
 
     padded = np.pad(mask.astype(np.uint8), 1)
@@ -46,14 +55,15 @@ def outline_mask(mask: NDArray[np.bool_]) -> list[Polygon]:
 
 
 def fill_polygons(polygons: Sequence[Polygon], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels whose centres lie inside an odd number of polygons, or on the edge of one.
+    """Return a mask of the pixels whose centres lie inside an odd number of polygons, or on the edge of any polygon.
 
-    Holes may thus be contours of their own or joined to their outline. Edges count as inside since many planning
-    systems draw through the centres of the outermost pixels.
+    Holes may thus be separate contours or joined to their outline. Edges count as inside since many planning systems
+    draw
+    through the centres of the outermost pixels.
 
     Args:
         polygons: each (point, axis) in index coordinates.
-        shape: of the mask, along the same axes.
+        shape: shape of the mask, along the same axes.
     """
     mask, edges = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for points in polygons:
@@ -66,7 +76,9 @@ def fill_polygons(polygons: Sequence[Polygon], shape: tuple[int, int]) -> NDArra
 def fill_polygon(
     points: Polygon, shape: tuple[int, int]
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_], NDArray[np.bool_]]:
-    """One polygon's box within the mask, and there the pixels strictly inside it and those on its edge."""
+    """Return the bounding box of a polygon within the mask, and two masks of that box: pixels strictly inside, and
+    pixels on the edge.
+    """
     from skimage.measure import grid_points_in_poly
 
     low = np.clip(np.floor(points.min(0)).astype(int), 0, shape)

@@ -1,4 +1,4 @@
-"""What opening a source gives: one image, where it lies, and what is needed to write results beside it."""
+"""The image that opening a source gives, with its geometry and the information that writing results needs."""
 
 from __future__ import annotations
 
@@ -29,22 +29,25 @@ class Scan:
 
     Attributes:
         array: (channel, i, j, k) or, for pictures, (channel, row, column); float32 in the image's own units.
-        affine: voxel index to RAS+ millimetres, 4x4. For pictures the identity.
+        affine: (4, 4), voxel index to RAS+ millimetres; the identity for pictures.
         kind: "dicom", "nifti", "nrrd", "metaimage", "picture" or "array".
-        modality: DICOM's Modality ("CT", "MR", ...) or None where the format does not say.
-        slices: for DICOM, the headers without pixels, in the order of the slices; one alone for a multi-frame file.
-        planes: for DICOM, (slice, 4, 4) voxel index (column, row, 0) of each original slice to LPS millimetres. Slices may
-            miss their place on the grid by hundredths of a millimetre, and what refers to them must not.
-        unit: for CT, what its values are where they are no Hounsfield units (RescaleType).
-        unscaled: for CT, the rescale tags that its headers lack, so that its values are in no known unit.
+        modality: DICOM's Modality ("CT", "MR", ...), or None where the format states none.
+        slices: for DICOM, the headers without pixels, in the order of the slices; a single header for a multi-frame
+            file.
+        planes: for DICOM, (slice, 4, 4), index (column, row, 0) of each original slice to LPS millimetres. Slices may
+            deviate
+            from their place on the grid by hundredths of a millimetre; objects that refer to them need the exact place.
+        unit: for CT with values that are not Hounsfield units, their unit (RescaleType).
+        unscaled: for CT, the rescale tags that the headers lack; the unit of the values is then unknown.
         frames: for a multi-frame file, the frame (from 0) of each slice.
-        original: for a resampled DICOM stack, its own slices; ``array`` then lies on a true grid.
-        excluded: what was left out although it may matter; a person must look (exit code 3).
-        header: for NIfTI, the header with the place that was taken in millimetres, so that results keep its codes.
-        geometry: for NIfTI, the form its place was taken from: "sform", "qform" or "none".
-        notes: what was set aside or assumed on the way, in plain words.
-        blockers: why DICOM objects cannot refer to this source; empty when they can.
-        creation: the rule for dates in what is made from it.
+        original: for a resampled DICOM stack, its slices before resampling; ``array`` then lies on a regular grid.
+        excluded: possibly relevant parts of the source that were left out; a person must check them (exit code 3).
+        header: for NIfTI, the header with the chosen geometry in millimetres, so that results keep its codes.
+        geometry: for NIfTI, the form that its geometry was taken from: "sform", "qform" or "none".
+        notes: assumptions, and parts of the source that were set aside, in plain words.
+        blockers: reasons why DICOM objects cannot refer to this source; empty when they can.
+        creation: the rule for dates in objects made from this scan.
+        name: file name of the source.
     """
 
     array: NDArray[np.float32]
@@ -66,14 +69,14 @@ class Scan:
     name: str = field(default="image", repr=False)
 
     def __repr__(self) -> str:
-        """Size and geometry: never its values or headers, which hold a patient's name."""
+        """Return size and geometry; values and headers are left out, since they may contain a patient's name."""
         size = " x ".join(map(str, self.array.shape[1:]))
         spacing = "" if self.is_picture else ", " + " x ".join(f"{mm:.4g}" for mm in self.spacing_mm) + " mm"
         return f"Scan({self.kind}{f' {self.modality}' if self.modality else ''}, {size}{spacing})"
 
     @property
     def is_picture(self) -> bool:
-        """Whether this is a 2-D picture without a place in the world."""
+        """True for a 2-D picture, which has no position in the patient."""
         return self.array.ndim == 3
 
     @property
@@ -83,11 +86,11 @@ class Scan:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel sides along i, j, k."""
+        """Voxel sides along i, j, k in millimetres."""
         return spacing_mm(self.affine)
 
     def check(self) -> Scan:
-        """Refuse pixels and geometry that no model could use; return self.
+        """Refuse pixels and geometry that no model could use; return the scan itself.
 
         Raises:
             ImageError: NaN or infinite values, or the same value everywhere.
@@ -107,13 +110,13 @@ class Scan:
         return self
 
     def planes_lps(self) -> NDArray[np.float64]:
-        """(slice, 4, 4): (column, row, 0) of each original slice to LPS millimetres."""
+        """Return a matrix for each original slice, (slice, 4, 4): index (column, row, 0) to LPS millimetres."""
         if self.planes is not None:
             return self.planes
         return slice_planes(flip_lps_ras(self.affine), self.array.shape[-1])
 
     def meta_tensor(self) -> MetaTensor:
-        """The image as a MetaTensor, (channel, *spatial), affine to RAS+."""
+        """Return the image as a MetaTensor, (channel, *spatial), with its affine to RAS+."""
         import torch
         from monai.data import MetaTensor
 
@@ -122,7 +125,9 @@ class Scan:
         return MetaTensor(torch.from_numpy(np.ascontiguousarray(self.array)), affine=affine, meta=meta)
 
     def fingerprint(self) -> str:
-        """sha256 over values, shape and geometry; says which image a result came from without naming anyone."""
+        """Return the sha256 of values, shape and geometry, which identifies the image of a result without naming a
+        patient.
+        """
         digest = hashlib.sha256(np.ascontiguousarray(self.array).tobytes())
         digest.update(repr((self.array.shape, np.round(self.affine, 4).tolist())).encode())
         return digest.hexdigest()
@@ -130,12 +135,12 @@ class Scan:
 
 @dataclass(frozen=True, eq=False)
 class StackGrid:
-    """A true grid around a stack, and where each slice lies on it.
+    """A regular grid around a stack, and the place of each slice on it.
 
     Attributes:
         shape: voxels (i, j, k): across, down, along the normal.
-        affine: voxel index to LPS millimetres.
-        place: (slice, 3) grid index of each slice's first pixel; fractions are meant.
+        affine: (4, 4), voxel index to LPS millimetres.
+        place: (slice, 3) grid index of each slice's first pixel, with fractions.
     """
 
     shape: tuple[int, int, int]
@@ -145,13 +150,13 @@ class StackGrid:
 
 @dataclass(frozen=True, eq=False)
 class SourceStack:
-    """The slices that a regridded image came from.
+    """The original slices of a resampled stack.
 
     Attributes:
-        values: (column, row, slice) float32, as the slices have them.
-        planes: (slice, 4, 4) voxel index (column, row, 0) to LPS millimetres.
-        grid: the true grid.
-        covered: (i, j, k) where the grid lies between slices.
+        values: (column, row, slice) float32, as stored in the slices.
+        planes: (slice, 4, 4), index (column, row, 0) to LPS millimetres.
+        grid: the regular grid.
+        covered: (i, j, k), True where the grid lies between slices.
     """
 
     values: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Opening a source: a DICOM folder, file, zip or DICOMDIR, NIfTI, NRRD, MetaImage, PNG or JPEG."""
+"""Opening of sources: a DICOM folder, file, zip or DICOMDIR, NIfTI, NRRD, MetaImage, PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["is_packed_image", "open_source", "require_there"]
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which volume of a source, what to do if it is irregular, and which form of a NIfTI to take."""
+    """The volume of a source to read, the treatment of an irregular stack, and the form of a NIfTI to use."""
 
     series: str | None
     on_irregular: str
@@ -45,20 +45,30 @@ def open_source(
     on_irregular: str = "fail",
     geometry: str | None = None,
 ) -> Scan:
-    """Open anything medvit reads as one checked image.
+    """Open any source that medvit reads as one checked image.
 
     Args:
-        source: a folder with DICOM files (walked recursively), a DICOM file or DICOMDIR, a zip of either, an image file,
+        source: a folder with DICOM files (walked recursively), a DICOM file or DICOMDIR, a zip of either, an image
+            file,
             or a MetaTensor (channel, i, j, k) with its affine.
         series: number of a volume as ``medvit inspect`` lists it, or SeriesInstanceUID, where a source holds several;
             "2.1" means part 1 of volume 2 under "split".
-        progress: told how far reading is.
-        on_irregular: "fail", "resample" or "split" a tilted or uneven stack; see ``medvit.io.dicom.read.read_dicom``.
-        geometry: "sform" or "qform" of a NIfTI to take. None takes the sform where it is stated, and sets a flag
+        progress: shows the progress of reading; can cancel it.
+        on_irregular: treatment of a tilted or uneven stack: "fail", "resample" or "split"; see
+            ``medvit.io.dicom.read.read_dicom``.
+        geometry: the form of a NIfTI to use, "sform" or "qform". None uses the sform where it is stated, and sets a
+            flag
             (``Scan.excluded``) where the qform shows other axes or the mirror image.
 
+    Returns:
+        The image, its geometry and notes.
+
     Raises:
-        SourceError: nothing usable there; GeometryError, ImageError, SelectionError: why it cannot be used.
+        SourceError: the source does not exist, or cannot be read, or contains no image.
+        SelectionError: the source holds several volumes and ``series`` names none of them.
+        GeometryError: the grid is not usable.
+        ImageError: the pixels are not usable.
+        TooLargeError: the image would exceed the memory limit.
     """
     progress = progress or Progress()
     if on_irregular not in ON_IRREGULAR:
@@ -90,10 +100,13 @@ def _opened(source: str | os.PathLike[str] | MetaTensor, choice: _Choice, progre
 
 
 def require_there(path: Path) -> None:
-    """Refuse a path at which there is nothing.
+    """Refuse a path that does not exist.
+
+    Args:
+        path: the file or folder.
 
     Raises:
-        SourceError: nothing there, or a link that leads nowhere.
+        SourceError: the path does not exist, or is a broken link.
     """
     if path.exists():
         return
@@ -116,13 +129,20 @@ def _from_tensor(image: MetaTensor) -> Scan:
             f"Found a MetaTensor of shape {tuple(array.shape)}; (1, i, j, k) is needed, or (1 or 3, row, column) for a picture. "
             "Add the channel axis first."
         )
-    if array.ndim == 3:  # a picture has no place in the world, whatever affine it carries
+    if array.ndim == 3:  # a picture has no position in the patient; its affine is ignored
         return Scan(array, np.eye(4), "picture")
     return Scan(array, np.asarray(affine, dtype=np.float64), "array")
 
 
 def is_packed_image(path: Path) -> bool:
-    """Whether a file is a zip that holds one image file and nothing else."""
+    """Return True if a file is a zip that contains exactly one file, an image.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SourceError: the zip is damaged.
+    """
     if not zipfile.is_zipfile(path):
         return False
     with zip_errors_as_source_errors(path.name), zipfile.ZipFile(path) as archive:
@@ -131,11 +151,11 @@ def is_packed_image(path: Path) -> bool:
 
 
 def _packed_image(path: Path, geometry: str | None) -> Scan | None:
-    """The image of a zip that holds one image file and nothing else."""
+    """Read the image of a zip that contains exactly one file, an image; return None for other files."""
     if not is_packed_image(path):
         return None
     with zip_errors_as_source_errors(path.name), zipfile.ZipFile(path) as archive:
-        zip_files(archive)  # refuses an entry that no one should unpack
+        zip_files(archive)  # raises for entries that point outside of the zip or are too large
         (entry,) = (entry for entry in archive.infolist() if not entry.is_dir())
         return _image_from_zip(archive, entry, geometry)
 
@@ -148,7 +168,7 @@ def _from_dicom(path: Path, choice: _Choice, progress: Progress) -> Scan:
 
 
 def _nothing(found: Preflight, path: Path) -> SourceError:
-    """Say why there is nothing to run on."""
+    """Compose the error for a source without images."""
     if found.lost:
         counts = Counter(why for _, why in found.lost)
         said = ", ".join(f"{count} {why}" for why, count in counts.items())

@@ -1,6 +1,7 @@
-"""The sizes that files state in their headers, judged against the memory limit before anything is unpacked.
+"""Check of the image sizes that file headers state against the memory limit, before anything is decompressed.
 
-PNG: ISO/IEC 15948, 11.2.2. JPEG and JPEG-LS: ITU-T T.81, B.2.2, and T.87, C.2.2. JPEG 2000: ITU-T T.800, A.5.1 and I.5.3.1.
+PNG: ISO/IEC 15948, 11.2.2. JPEG and JPEG-LS: ITU-T T.81, B.2.2, and T.87, C.2.2. JPEG 2000: ITU-T T.800, A.5.1 and
+I.5.3.1.
 """
 
 from __future__ import annotations
@@ -17,28 +18,30 @@ from medvit.io.memory_limits import check_image_memory
 __all__ = ["check_stated_size", "picture_size"]
 
 _NIFTI_HEADERS = {348: "Nifti1Header", 540: "Nifti2Header"}
-"""Bytes that a NIfTI header states as its own length, and nibabel's class for it."""
+"""Lengths in bytes that a NIfTI header states for itself, with nibabel's class for each."""
 
 _PICTURE_HEAD = 2**20
-"""Bytes of a picture that hold its header; what lies before it (EXIF, thumbnails, profiles) is shorter."""
+"""Number of leading bytes of a picture that contain its size; the data before it (EXIF, thumbnails, profiles) is
+shorter.
+"""
 
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
-"""Markers of JPEG and JPEG-LS that state the size: C4, C8 and CC are tables and extensions."""
+"""Markers of JPEG and JPEG-LS that are followed by the size; C4, C8 and CC are tables and extensions."""
 
 _BARE_MARKERS = frozenset({0x01, 0xFF, *range(0xD0, 0xD9)})
-"""Markers without a length behind them."""
+"""Markers that are not followed by a length."""
 
 
 def check_stated_size(path: Path) -> None:
-    """Refuse an image file whose header promises more than the memory limit.
+    """Refuse an image file whose header states a size above the memory limit.
 
-    Headers that cannot be read pass: the reader says better what is wrong with them.
+    Files whose header cannot be read pass, since the reader reports the fault more precisely.
 
     Args:
-        path: a NIfTI, NRRD, MetaImage, PNG or JPEG file; others pass.
+        path: a NIfTI, NRRD, MetaImage, PNG or JPEG file; other files pass.
 
     Raises:
-        TooLargeError: the image would take more than the limit.
+        TooLargeError: the image would exceed the memory limit.
     """
     name = path.name.lower()
     try:
@@ -68,7 +71,7 @@ def _check_nifti(path: Path) -> None:
     if not length:
         return
     header = getattr(nib, _NIFTI_HEADERS[length])(start[:length], check=False)
-    # extensions lie before the voxels and are unpacked with them; a fourth axis is refused by the reader
+    # extensions precede the voxels and are decompressed with them; the reader refuses a fourth axis
     check_image_memory(header.get_data_shape()[:3], "a NIfTI", beside=max(0, int(header["vox_offset"])))
 
 
@@ -95,13 +98,13 @@ def _check_itk(path: Path) -> None:
 
 
 def picture_size(start: bytes) -> tuple[int, int] | None:
-    """Read the size that a picture's own header states.
+    """Read the size that the header of a picture states.
 
     Args:
         start: the first bytes of a PNG, JPEG, JPEG-LS or JPEG 2000 file or codestream.
 
     Returns:
-        Rows and columns, or None where the bytes hold no such header.
+        Rows and columns; None where the bytes contain no such header.
     """
     if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) >= 24:
         return int.from_bytes(start[20:24], "big"), int.from_bytes(start[16:20], "big")

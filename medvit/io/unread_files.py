@@ -1,4 +1,6 @@
-"""Files of a source that were not read: links that lead nowhere, files that vanished, cannot be opened or were not fetched."""
+"""Files of a source that could not be read, with the reasons: broken links, vanished files, missing permissions,
+content not fetched.
+"""
 
 from __future__ import annotations
 
@@ -35,24 +37,26 @@ _STEPS = {
     NAMED_ALIKE: "Copy the whole series again",
     LISTED: "Copy the whole disc again",
 }
-"""The step to take by what was lost."""
+"""Remedy for each reason."""
 
 _SMALL = 2**15
-"""Bytes that a placeholder of git-annex has at most."""
+"""Largest size of a git-annex placeholder, in bytes."""
 
 Lost = tuple[str, str]
-"""A file's name within the source, and what happened to it: one of the reasons above."""
+"""Name of a file within the source, and the reason why it was not read: one of the constants above or a text of
+``why_lost``.
+"""
 
 
 @dataclass
 class Unread:
-    """Parts of a source that were not read, collected while the source is walked.
+    """Parts of a source that were not read, collected while its folders are walked.
 
     Attributes:
-        lost: files, and folders that cannot be opened, any of which may be or hold an image.
-        passed: counts of what was passed over since it holds no image of its own, by what it is.
-        hollow: names of pipes, devices and empty folders; one that is named like the slices beside it stands for a slice.
-        single: whether the source is one file that was given by itself, so that nothing beside it is expected.
+        lost: files and folders that cannot be opened; each may be, or contain, an image.
+        passed: number of skipped entries that contain no image of their own, by kind of entry.
+        hollow: names of pipes, devices and empty folders; an entry named like the slices beside it may replace a slice.
+        single: True where the source is one file given by itself, so that no files are expected beside it.
     """
 
     lost: list[Lost] = field(default_factory=list)
@@ -62,10 +66,12 @@ class Unread:
 
 
 class EnteredFolders:
-    """The folders that a walk has entered, by device and inode, so that links cannot form a circle.
+    """The folders that a walk has entered, by device and inode; they stop links from forming an endless circle.
 
     Args:
-        top: where the walk begins; the folders above it count as entered, since a link to one of them leads round too.
+        top: the folder in which the walk begins. The folders above it count as entered, since a link to one of them
+            would
+            make the walk endless too.
     """
 
     def __init__(self, top: str | bytes) -> None:
@@ -76,10 +82,10 @@ class EnteredFolders:
             self.enter(at)
 
     def enter(self, folder: str | bytes) -> bool:
-        """Note a folder; return whether it had not been entered before.
+        """Record a folder; return True if the walk has not entered it before.
 
         Raises:
-            OSError: it is not there or cannot be looked at.
+            OSError: the folder does not exist or cannot be accessed.
         """
         stated = os.stat(folder)  # noqa: PTH116 - bytes, which Path does not take
         identity = (stated.st_dev, stated.st_ino)
@@ -89,11 +95,14 @@ class EnteredFolders:
 
 
 def why_lost(error: OSError, linked: bool) -> str:
-    """Name what the system's refusal to open or read a file means.
+    """Return the reason for which the operating system refused to open or read a file.
 
     Args:
-        error: the refusal.
-        linked: whether the name is a link.
+        error: the exception of the operating system.
+        linked: True if the name is a symbolic link.
+
+    Returns:
+        One of the reasons of this module, or a text with the system's own words.
     """
     import errno
 
@@ -105,16 +114,16 @@ def why_lost(error: OSError, linked: bool) -> str:
 
 
 def is_special(mode: int) -> bool:
-    """Tell a pipe, socket or device, on which reading may wait forever."""
+    """Return True for a pipe, socket or device, on which reading may block forever."""
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def is_placeholder(start: bytes, size: int) -> bool:
-    """Recognise a placeholder: a small text in place of a file whose content was not fetched.
+    """Return True for a placeholder: a small text file in place of a file whose content was not fetched.
 
     Args:
-        start: the file's first bytes.
-        size: of the file.
+        start: the first bytes of the file.
+        size: its size in bytes.
     """
     if not 0 < size <= _SMALL:
         return False
@@ -125,12 +134,15 @@ def is_placeholder(start: bytes, size: int) -> bool:
 
 
 def next_step(reason: str) -> str:
-    """Give the step to take, without its full stop."""
+    """Return the remedy for a reason, without its full stop."""
     return _STEPS.get(reason, "Check the permissions and the disk")
 
 
 def lost_words(lost: Iterable[Lost]) -> tuple[str, ...]:
-    """Say how many files were lost beside a volume, one sentence for each reason; without their names, which may be a patient's."""
+    """Count the files that were lost beside a volume; return one sentence for each reason.
+
+    The sentences omit the names of files, which may contain a patient's name.
+    """
     counts = Counter(why for _, why in lost)
     return tuple(
         f"Not read: {count} {why}; they may be slices of this volume. {next_step(why)}."

@@ -1,4 +1,4 @@
-"""The files in a zip: read without unpacking, its links followed to their end, and what it must not hold refused."""
+"""Reading of zip archives without unpacking them: links are resolved, and unsafe or oversized entries are refused."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ from medvit.io.unread_files import NOWHERE, Unread
 __all__ = ["zip_errors_as_source_errors", "zip_files"]
 
 _LARGEST_ZIP = 32 * 2**30
-"""Bytes a zip may unpack to; more is a damaged or hostile archive."""
+"""Largest total of a zip's unpacked entries, in bytes; an archive with more is damaged or hostile."""
 
 _MOST_LINKS = 40
-"""Links that may lead to one another, as Linux allows."""
+"""Largest number of links in a chain, as on Linux."""
 
 _LONGEST_PATH = 4096
-"""Bytes of a path to which a link may lead."""
+"""Longest target of a link, in bytes."""
 
 
 def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[DicomFile]:
-    """Give the entries of a zip, read without unpacking.
+    """List the entries of a zip as files that can be read without unpacking.
 
     Args:
         archive: the zip, open.
-        unread: told which links in it lead to no entry, and which folders in it are empty.
+        unread: collects broken links and empty folders of the zip.
+
+    Returns:
+        The files; folders and links are left out.
 
     Raises:
-        SourceError: an entry points outside of the archive, or all unpack to more than any archive of images.
+        SourceError: an entry points outside of the archive, or the entries together unpack to more than 32 GiB.
         TooLargeError: an entry, which is read in memory, unpacks to more than the memory limit.
     """
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
@@ -72,7 +75,9 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
 
 
 def _follow(archive: zipfile.ZipFile, links: list[zipfile.ZipInfo], unread: Unread) -> None:
-    """Sort the links of a zip: those to entries of it are read as these, any other leads nowhere."""
+    """Resolve the links of a zip: count those that lead to an entry, which is read anyway, and record the others as
+    broken.
+    """
     goals = {
         link.filename: archive.read(link).decode("utf-8", "replace") if link.file_size <= _LONGEST_PATH else ""
         for link in links
@@ -87,7 +92,7 @@ def _follow(archive: zipfile.ZipFile, links: list[zipfile.ZipInfo], unread: Unre
 
 
 def _reached(name: str, goals: dict[str, str], there: set[str]) -> bool:
-    """Follow a link of a zip, over other links to files and folders, and tell whether an entry lies at its end."""
+    """Follow a link of a zip through other links; return True if it ends at an entry."""
     for _ in range(_MOST_LINKS):
         parts = PurePosixPath(name).parts
         heads = (posixpath.join(*parts[:count]) for count in range(1, len(parts) + 1))
@@ -97,7 +102,7 @@ def _reached(name: str, goals: dict[str, str], there: set[str]) -> bool:
         if not goals[link]:
             return False
         name = posixpath.normpath(posixpath.join(posixpath.dirname(link), goals[link], name[len(link) :].lstrip("/")))
-    return False  # they lead round in a circle
+    return False  # the links form a circle
 
 
 def _open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> BinaryIO:
@@ -106,7 +111,14 @@ def _open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> BinaryIO:
 
 @contextmanager
 def zip_errors_as_source_errors(name: str) -> Iterator[None]:
-    """Whatever a damaged, encrypted or oddly packed zip raises becomes one of our errors."""
+    """Convert exceptions raised by a damaged, encrypted or unsupported zip to ``SourceError``.
+
+    Args:
+        name: name of the zip in the message.
+
+    Raises:
+        SourceError: the block raised an exception other than ``MedvitError`` or ``MemoryError``.
+    """
     try:
         yield
     except (MedvitError, MemoryError):

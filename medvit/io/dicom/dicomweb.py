@@ -1,7 +1,9 @@
-"""What every door that speaks DICOMweb shares: the login, patience with a service that is busy, and words for its refusals.
+"""DICOMweb helpers shared by all commands: login, retries for a busy service, and messages for its refusals.
 
-Not in ``medvit.io``, whose import takes most of a second: commands that only might need it import this. ``requests`` and
-``dicomweb_client`` (extras ``label`` and ``network``) come in with ``web_client``.
+This module is not on the face of ``medvit.io``, whose import takes most of a second; commands that may not need it
+import
+it directly. ``web_client`` imports ``requests`` and ``dicomweb_client`` (extras ``label`` and ``network``) on first
+use.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ __all__ = ["Login", "names_a_password", "read_login", "status_of", "web_client",
 _USER, _PASSWORD, _TOKEN = "MEDVIT_DICOMWEB_USER", "MEDVIT_DICOMWEB_PASSWORD", "MEDVIT_DICOMWEB_TOKEN"
 
 _PAUSES_S = (0.2, 0.6, 1.8)
-"""Seconds before the second, third and fourth try."""
+"""Seconds before the second, third and fourth attempt."""
 
 _PASSING = frozenset({408, 429, 502, 503, 504})
-"""Statuses of a service that is busy or starts, and may answer in a moment."""
+"""HTTP statuses of a service that is busy or starting, after which a retry may succeed."""
 
 
 @dataclass(frozen=True)
 class Login:
-    """What a service is told of who asks: a user with a password or, where no user is given, a bearer token."""
+    """Credentials for a DICOMweb service: a user with a password or, without a user, a bearer token."""
 
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
@@ -42,7 +44,7 @@ class Login:
 
 
 def read_login(file: Path | None = None) -> Login:
-    """The login that a file states, else the environment: never the command line, which every process can read.
+    """Read the login from a file, else from the environment; never from the command line, which every process can read.
 
     Args:
         file: lines ``MEDVIT_DICOMWEB_USER=...`` and ``MEDVIT_DICOMWEB_PASSWORD=...``, or ``MEDVIT_DICOMWEB_TOKEN=...``.
@@ -69,17 +71,17 @@ def read_login(file: Path | None = None) -> Login:
 
 
 def names_a_password(url: str) -> bool:
-    """Whether an address holds a user or password, which logs and process lists would show."""
+    """Return True if an address contains a user or password, which logs and process lists would show."""
     return "@" in url.partition("//")[2].partition("/")[0]
 
 
 def web_client(url: str, timeout: float, login: Login | None = None) -> DICOMwebClient:
-    """A DICOMweb client that logs in, and asks again when the service is busy or the connection breaks.
+    """Create a DICOMweb client that logs in, and retries when the service is busy or the connection breaks.
 
     Args:
-        url: of the service.
-        timeout: seconds that it may be silent.
-        login: who asks; by default as the environment says.
+        url: address of the service.
+        timeout: seconds to wait for an answer.
+        login: the credentials; by default those of the environment.
     """
     import requests
     from dicomweb_client import DICOMwebClient
@@ -93,7 +95,7 @@ def web_client(url: str, timeout: float, login: Login | None = None) -> DICOMweb
     session.mount("http://", _patient_adapter())
     session.mount("https://", _patient_adapter())
     client = DICOMwebClient(url.rstrip("/"), session=session, timeout=timeout)
-    # its own retries end in an error of another family, and send an empty body the second time
+    # the client's own retries raise other errors, and send an empty body the second time
     client.set_http_retry_params(retry=False)
     return client
 
@@ -108,7 +110,7 @@ def _patient_adapter() -> HTTPAdapter:
     from requests.adapters import HTTPAdapter
 
     class Patient(HTTPAdapter):  # type: ignore[misc]  # requests has no types
-        """Tries again after what may pass. Storing twice is safe: an object keeps its UID."""
+        """HTTP adapter that retries after temporary failures. Storing an object twice is safe, since it keeps its UID."""
 
         def send(self, request: Any, *args: Any, **more: Any) -> requests.Response:
             if request.body is not None and not isinstance(request.body, bytes | str):
@@ -118,11 +120,11 @@ def _patient_adapter() -> HTTPAdapter:
                     answer = super().send(request, *args, **more)
                     if answer.status_code not in _PASSING:
                         if not more.get("stream"):
-                            _ = answer.content  # a body that breaks off is asked for again too
+                            _ = answer.content  # reads the body here, so that a broken transfer is retried too
                         return answer
                     answer.close()
                 except (requests.Timeout, requests.exceptions.SSLError):
-                    raise  # silent, or not who it says: waiting does not help
+                    raise  # no answer in time, or a wrong certificate: waiting does not help
                 except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
                     pass
                 time.sleep(pause)
@@ -132,18 +134,18 @@ def _patient_adapter() -> HTTPAdapter:
 
 
 def status_of(error: Exception) -> int | None:
-    """The HTTP status that an error of ``web_client``'s is about; None where the service did not answer."""
+    """Return the HTTP status behind an error of ``web_client``; None where the service did not answer."""
     status: int | None = getattr(getattr(error, "response", None), "status_code", None)
     return status
 
 
 def web_words(name: str, error: Exception, login: Login | None = None) -> str:
-    """What an error of ``web_client``'s means to a user, without anything of the login.
+    """Describe an error of ``web_client`` for users, without revealing the login.
 
     Args:
-        name: what the service is called; no secret.
-        error: what was raised.
-        login: what was told to the service, as in ``web_client``.
+        name: name of the service, without secrets.
+        error: the exception.
+        login: the login given to ``web_client``.
     """
     status = status_of(error)
     if status in (401, 403) and (read_login() if login is None else login):

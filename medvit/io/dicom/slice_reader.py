@@ -1,4 +1,4 @@
-"""Reading a regular volume slice by slice, as a viewer needs it: any slice at once, and the whole volume behind it."""
+"""Reader of a regular volume slice by slice, for viewers: single slices at once, the whole volume in the background."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ __all__ = ["SliceReader"]
 
 
 class SliceReader:
-    """A regular DICOM volume whose slices can be read alone and in any order. Its files stay open until ``close``.
+    """Reader of a regular DICOM volume, whose slices can be read alone and in any order. Its files stay open until
+    ``close``.
 
     Args:
         source: the folder, file, zip or DICOMDIR.
@@ -31,9 +32,9 @@ class SliceReader:
         chosen: the volume; one for which ``can_read`` is true.
 
     Attributes:
-        shape: of the volume, (i, j, k); k counts the slices.
-        affine: voxel index to RAS+ mm, 4x4.
-        modality: as the headers state it, or None.
+        shape: (i, j, k) of the volume; k counts the slices.
+        affine: (4, 4), voxel index to RAS+ mm.
+        modality: Modality of the headers, or None.
         hounsfield: True for a CT whose headers state Hounsfield units.
         series: SeriesInstanceUID.
         frame_of_reference: FrameOfReferenceUID, where the headers state one for all slices, else empty.
@@ -56,27 +57,27 @@ class SliceReader:
 
     @staticmethod
     def can_read(volume: SeriesVolume) -> bool:
-        """Tell whether a volume is a straight, even stack of several slices that nothing refuses."""
+        """Return True for a straight, regular stack of several slices without a finding that prevents reading."""
         usable = volume.worst() in ("note", "flag", "tags")
         return volume.kind == "volume" and volume.stack is not None and usable and volume.count > 1
 
     def read_slice(self, k: int) -> NDArray[np.float32]:
-        """Read one slice, (i, j), as ``read_all`` gives it.
+        """Read one slice, (i, j), with the same values as ``read_all``.
 
         Raises:
-            SourceError, ImageError: pixels that cannot be read.
+            SourceError, ImageError: the pixels cannot be read.
         """
         return read_slice(self._chosen.volume, k)
 
     def read_all(self, into: NDArray[np.float32], progress: Progress | None = None) -> Scan:
-        """Read the whole volume as ``open_source`` gives it, its checks and notes included.
+        """Read the whole volume as ``open_source`` does, with the same checks and notes.
 
         Args:
-            into: memory of the volume's shape, of any strides; slices can be looked at there while others are read.
-            progress: told how far reading is; can cancel it.
+            into: array of the volume's shape, with any strides; its slices can be displayed while others are read.
+            progress: shows the progress of reading; can cancel it.
 
         Raises:
-            MedvitError: why it cannot be read.
+            MedvitError: the volume cannot be read.
         """
         scan = read_dicom(self._chosen.volume, progress=progress, into=into)
         return with_preflight_notes(scan, self._found, self._chosen).check()
@@ -87,7 +88,7 @@ class SliceReader:
 
 
 def _reopened(chosen: VolumeChoice, files: Iterable[DicomFile]) -> VolumeChoice:
-    """Return the same choice, its planes read through other handles of the same files."""
+    """Return the same choice with its planes bound to other handles of the same files."""
     fresh = {file.name: file for file in files}
     volume = chosen.volume
     assert volume.stack is not None

@@ -21,10 +21,10 @@ __all__ = ["dicom_files", "open_preflight", "open_volume", "run_preflight", "wit
 
 
 def run_preflight(source: Path, progress: Progress | None = None) -> Preflight:
-    """Preflight of a DICOM folder, file, zip or DICOMDIR.
+    """Run the preflight of a DICOM folder, file, zip or DICOMDIR.
 
     Raises:
-        SourceError: the zip or the DICOMDIR cannot be read or points outside of itself.
+        SourceError: the zip or the DICOMDIR cannot be read, or refers to files outside of it.
     """
     with open_preflight(source, progress) as found:
         return found
@@ -32,7 +32,7 @@ def run_preflight(source: Path, progress: Progress | None = None) -> Preflight:
 
 @contextmanager
 def open_preflight(source: Path, progress: Progress | None = None) -> Iterator[Preflight]:
-    """Yield the preflight of a source, whose files stay open while it is in use.
+    """Yield the preflight of a source, whose files stay open until the block ends.
 
     Raises:
         SourceError: as ``run_preflight``.
@@ -43,7 +43,9 @@ def open_preflight(source: Path, progress: Progress | None = None) -> Iterator[P
 
 @contextmanager
 def dicom_files(path: Path) -> Iterator[tuple[Iterable[DicomFile], Unread]]:
-    """Yield the files of a source, open while in use, and the notes on those that cannot be read."""
+    """Yield the files of a source, which stay open until the block ends, and the collection of files that cannot be
+    read.
+    """
     unread = Unread()
     if path.is_dir():
         yield folder_files(path, unread), unread
@@ -58,26 +60,26 @@ def dicom_files(path: Path) -> Iterator[tuple[Iterable[DicomFile], Unread]]:
 
 
 def open_volume(found: Preflight, series: str | None, on_irregular: str, where: str, progress: Progress) -> Scan:
-    """One volume of what preflight found, decoded; the files it names must still be there.
+    """Decode one volume of a preflight; the files must still exist.
 
     Args:
-        found: all that may belong to the volume: its series, or a whole source.
-        series, on_irregular: as ``open_source`` takes them.
-        where: what a message calls the source.
-        progress: told how far reading is.
+        found: the preflight of the volume's series, or of a whole source.
+        series, on_irregular: as in ``open_source``.
+        where: name of the source in messages.
+        progress: shows the progress of reading; can cancel it.
 
     Raises:
-        SourceError, GeometryError, ImageError, SelectionError: why it cannot be used.
+        SourceError, GeometryError, ImageError, SelectionError: the volume cannot be used.
     """
     chosen = choose_volume(found, series, where, on_irregular)
     part = None if series in (None, chosen.volume.series) else volume_and_part(str(series))[1]
     try:
         scan = read_dicom(chosen.volume, on_irregular, part, progress)
-    except GeometryError as error:  # a slice that was set aside may be the one that is missed
+    except GeometryError as error:  # the missing slice may be one that was set aside
         raise GeometryError(" ".join([str(error), *chosen.excluded])) from error
     return with_preflight_notes(scan, found, chosen)
 
 
 def with_preflight_notes(scan: Scan, found: Preflight, chosen: VolumeChoice) -> Scan:
-    """What was read with what preflight says of it, and of what lay beside it."""
+    """Return the scan with the preflight's notes on the volume and on the files beside it."""
     return replace(scan, notes=(*scan.notes, *chosen.notes), excluded=(*chosen.excluded, *scan.excluded))

@@ -1,7 +1,8 @@
-"""Consistent UIDs for slices that lack them or contradict each other, when the user asks for it.
+"""Repair of UIDs that are missing or contradict each other among the slices of a scan, on the user's request.
 
-The new UIDs are derived from the image itself (its fingerprint, PS3.5 B.2), so repairing the same series twice gives the
-same ones. Only copies of the headers change; the files are never touched.
+The new UIDs are derived from the image itself (its fingerprint, PS3.5 B.2), so that repairing the same series twice
+gives
+the same UIDs. Only copies of the headers change; the source files are not touched.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from medvit.io.scan import Scan
 __all__ = ["repair_uids", "repairable"]
 
 _CLASSES = {"MR": MRImageStorage, "PT": PositronEmissionTomographyImageStorage}
-"""Storage class by modality; anything else is taken for CT, which the default bundle is made for."""
+"""Storage class by modality; other modalities get the class of CT, the modality of the default bundle."""
 
 _SHARED = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-"""One for all slices."""
+"""Attributes with one value for all slices."""
 
 
 def repair_uids(scan: Scan) -> tuple[Scan, tuple[str, ...]]:
-    """The scan with headers that DICOM objects can refer to, and what was changed, in plain words.
+    """Return the scan with valid UIDs, so that DICOM objects can refer to it, and the changes in plain words.
 
     Args:
-        scan: a DICOM scan; any other, and one without fault, comes back as it is.
+        scan: a DICOM scan; other scans, and scans without fault, are returned unchanged.
     """
     if not repairable(scan.blockers):
         return scan, ()
@@ -48,18 +49,18 @@ def repair_uids(scan: Scan) -> tuple[Scan, tuple[str, ...]]:
 
 
 def repairable(blockers: tuple[str, ...]) -> bool:
-    """Whether any reason against DICOM objects would be gone after a repair."""
+    """Return True if a repair would remove at least one of the reasons against DICOM objects."""
     return any(not reason.endswith(SEVERAL_FILES) for reason in blockers)
 
 
 def _uid(header: Dataset, keyword: str) -> str:
-    """A UID of a header; empty where it has none that objects can refer to."""
+    """Return a UID of a header; empty where it is missing or not a valid UID."""
     text = str(header.get(keyword) or "")
     return text if is_uid(text) else ""
 
 
 def _class(headers: list[Dataset]) -> list[str]:
-    """The storage class that the modality has, where none is stated."""
+    """Set the storage class of the modality in headers that state none; return the change in plain words."""
     lacking = [header for header in headers if not _uid(header, "SOPClassUID")]
     for header in lacking:
         header.SOPClassUID = _CLASSES.get(str(header.get("Modality")), CTImageStorage)

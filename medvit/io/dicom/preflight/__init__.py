@@ -1,4 +1,4 @@
-"""The check of a source before pixels are read: its series, their volumes, and findings about them."""
+"""Checks of a source before pixels are read: its series, their volumes, and findings about them."""
 
 import lazy_loader
 

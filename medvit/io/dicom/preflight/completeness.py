@@ -1,4 +1,4 @@
-"""Slices that are missing at an end of a stack, where no gap between positions can show it."""
+"""Detection of slices that are missing at an end of a stack, where no gap between positions can show it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from medvit.io.dicom.preflight.series_volumes import SeriesVolume, series_key
 __all__ = ["end_findings"]
 
 _FEW = 1 / 2
-"""A series may begin with any InstanceNumber. Numbers that are missing before its first are taken for lost slices only where
-they are at most this share of the slices there; more are another part of the study, or were left out on purpose."""
+"""Largest number of InstanceNumbers missing before the first, as a share of the slices present, that counts as lost
+slices.
+
+A series may begin with any InstanceNumber; more missing numbers belong to another part of the study, or were left out
+on purpose.
+"""
 
 _COUNTED_ALONG = ("localizer", "screen")
-"""Kinds of images that some scanners number through with the slices, so that a volume beside them begins late."""
+"""Kinds of images that some scanners number together with the slices, so that a volume beside them begins late."""
 
 _WHOLE = "Fetch or send the whole series again."
 
 
 def end_findings(volumes: Sequence[SeriesVolume]) -> dict[int, tuple[Finding, ...]]:
-    """Find volumes at whose ends slices are missing, by counts and numbers in the headers and by the volumes beside them.
+    """Find volumes with slices missing at an end, by counts and numbers in the headers and by comparison with sibling
+    volumes.
 
     Args:
-        volumes: all of a source, so that every image of a series is among them.
+        volumes: all volumes of a source, so that every image of a series is among them.
 
     Returns:
         Findings by the volume's number.
@@ -45,7 +50,7 @@ def end_findings(volumes: Sequence[SeriesVolume]) -> dict[int, tuple[Finding, ..
         said = _stated(planes)
         shorter = _shorter(stacks)
         for volume in stacks:
-            # what is missing between two slices shows as a gap, and is refused for it
+            # slices missing between two others show as a gap, which another finding refuses
             short = said if said is not None and said[1] > sum(map(_inner_holes, stacks)) else None
             own = _count(short) if short is not None else _numbers(volume, planes, 0 if scouted else _FEW)
             own += shorter.get(volume.number, [])
@@ -66,7 +71,9 @@ def _instances(planes: Iterable[PlaneHeader]) -> int:
 
 
 def _stated(planes: Sequence[PlaneHeader]) -> tuple[str, int, int] | None:
-    """Compare the counts that headers state with what is there: the tag, how many are missing, and of how many."""
+    """Compare the counts that headers state with the images present; return the tag, the number missing, and the stated
+    total.
+    """
     there = _instances(planes)
     totals = {plane.counts[1] for plane in planes} - {0}
     if len(totals) == 1 and (total := totals.pop()) > there:
@@ -79,10 +86,11 @@ def _stated(planes: Sequence[PlaneHeader]) -> tuple[str, int, int] | None:
 
 
 def _of_acquisitions(planes: Sequence[PlaneHeader]) -> tuple[str, int, int] | None:
-    """Compare ImagesInAcquisition with what is there.
+    """Compare ImagesInAcquisition with the images present.
 
-    Scanners count the images of an acquisition or, as some do, of the whole series. With several acquisitions in a series,
-    the count is taken for that of an acquisition only where most of them have exactly as many images.
+    Some scanners count the images of an acquisition, others those of the whole series. In a series with several
+    acquisitions,
+    the count is taken as that of an acquisition only where most acquisitions have exactly as many images.
     """
     parts: dict[str, list[PlaneHeader]] = defaultdict(list)
     for plane in planes:
@@ -113,12 +121,14 @@ def _count(short: tuple[str, int, int]) -> list[Finding]:
 
 
 def _numbers(volume: SeriesVolume, planes: Sequence[PlaneHeader], few: float) -> list[Finding]:
-    """Look for InstanceNumbers that no image of the series has, where the stack itself shows no gap.
+    """Find InstanceNumbers that no image of the series has, in a stack without gaps.
 
     Args:
         volume: the volume.
-        planes: all images of its series.
-        few: up to which share of its slices numbers that are missing before the first are taken for lost slices.
+        planes: all planes of its series.
+        few: largest number of InstanceNumbers missing before the first, as a share of the volume's slices, that counts
+            as
+            lost slices.
     """
     assert volume.stack is not None
     own = [plane.instance for plane in volume.stack.planes]
@@ -152,7 +162,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def _shorter(stacks: Sequence[SeriesVolume]) -> dict[int, list[Finding]]:
-    """Find a volume that ends before the others of its series which were taken with it: echoes, time points, weightings."""
+    """Find volumes that end before sibling volumes of the same series and acquisition: echoes, time points, weightings."""
     groups: dict[tuple[object, ...], list[SeriesVolume]] = defaultdict(list)
     for volume in stacks:
         names = tuple(part.rpartition(" ")[0] for part in volume.part.split(", "))
@@ -183,4 +193,4 @@ _OWN_EXTENT = (
     "StackID",
     "SequenceName",
 )
-"""Attributes whose volumes may well differ in length: phases of a contrast study, reconstructions, stacks."""
+"""Attributes that separate volumes of possibly different length: phases of a contrast study, reconstructions, stacks."""

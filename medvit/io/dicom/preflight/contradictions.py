@@ -1,4 +1,4 @@
-"""Contradictions among the headers of one series: about its patient, or between two versions of the same image."""
+"""Contradictions among the headers of one series: several patients, or two versions of the same image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ __all__ = ["differing_versions", "patient_finding", "versions_finding"]
 
 
 def versions_finding(planes: Sequence[PlaneHeader]) -> Finding | None:
-    """Find images that are there in two versions, under the same UIDs, with another patient or another study's data.
+    """Report images that exist in two versions: same UIDs, but different data of patient or study.
 
-    An archive that corrects a patient sends the same images again, so one of the versions is wrong, and only a person knows which.
+    An archive that corrects a patient's data sends the same images again. One of the versions is then wrong, and only a
+    person
+    can decide which.
 
     Args:
-        planes: of one series, copies included.
+        planes: planes of one series, copies included.
     """
     twins, words = differing_versions(planes)
     if not twins:
@@ -32,10 +34,10 @@ def versions_finding(planes: Sequence[PlaneHeader]) -> Finding | None:
 
 
 def differing_versions(planes: Sequence[PlaneHeader]) -> tuple[list[tuple[PlaneHeader, PlaneHeader]], list[str]]:
-    """Find images that are there in two versions; return the pairs, and by what they differ.
+    """Find images that exist in two versions; return the pairs, and the names of the data that differ.
 
     Args:
-        planes: of one series, copies included.
+        planes: planes of one series, copies included.
     """
     if len({(p.patient, p.carried) for p in planes}) < 2:
         return [], []
@@ -56,7 +58,7 @@ def differing_versions(planes: Sequence[PlaneHeader]) -> tuple[list[tuple[PlaneH
 
 
 def patient_finding(planes: Sequence[PlaneHeader]) -> Finding | None:
-    """Find headers of one volume that are of different patients."""
+    """Report headers of different patients within one volume."""
     identities = list(dict.fromkeys(p.patient for p in planes))
     words: dict[str, None] = {}
     for other in identities[1:]:

@@ -1,4 +1,4 @@
-"""What preflight finds: one value that the table, the JSON and the error message are all made from."""
+"""Findings of the preflight, from which the table, the JSON and the error message are made."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ _KINDS: dict[str, type[MedvitError]] = {
     "too_large": SourceError,
     "shared_instance": SourceError,
 }
-"""Kinds of error; anything else is a matter of geometry."""
+"""Error class by finding code; other codes give a ``GeometryError``."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One oddity of a volume.
+    """An irregularity of a volume.
 
     Attributes:
-        code: a word programs can rely on.
-        severity: "note" (said, nothing changes), "flag" (results are written and a person must look, exit code 3), "tags"
-            (results are written, DICOM objects only with --repair-tags),
-            "irregular" (refused unless --on-irregular says what to do), "refused".
+        code: stable identifier for programs.
+        severity: "note" (shown, without effect), "flag" (results are written and a person must check them, exit code
+            3),
+            "tags" (results are written, DICOM objects only with --repair-tags), "irregular" (refused unless
+            --on-irregular
+            states a treatment), "refused".
         found, needed, step: the three parts of a message.
-        positions_mm: where along the slice normal, LPS millimetres.
+        positions_mm: positions along the slice normal, LPS millimetres.
     """
 
     code: str
@@ -45,11 +47,11 @@ class Finding:
     @property
     def text(self) -> str:
         """The whole message."""
-        if self.severity in ("tags", "flag"):  # a sentence of its own: it stands in the result's record too
+        if self.severity in ("tags", "flag"):  # a full sentence, since the record of a result contains it too
             return f"{self.found[0].upper()}{self.found[1:]}. {self.step}"
         needed = f"; {self.needed}." if self.needed else "."
         return f"Found {self.found}{needed}{' ' + self.step if self.step else ''}"
 
     def error(self) -> MedvitError:
-        """The message as the error of its kind."""
+        """Return the message as an error of the matching class."""
         return _KINDS.get(self.code, GeometryError)(self.text)

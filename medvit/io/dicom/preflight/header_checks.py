@@ -1,4 +1,4 @@
-"""What a volume's headers lack or contradict, beside its geometry."""
+"""Checks of a volume's headers for missing or contradictory tags, apart from geometry."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _UIDS = {
 }
 
 SEVERAL_FILES = "multi-frame files, to which no object here can refer"
-"""How the one reason against DICOM objects ends that no repair takes away."""
+"""End of the only reason against DICOM objects that a repair cannot remove."""
 
 _LARGEST_PLANE = 2**28
-"""Pixels of one plane, 16384 x 16384; a header that states more is damaged or hostile."""
+"""Largest number of pixels of a plane, 16384 x 16384; a header that states more is damaged or hostile."""
 
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-"""Transfer syntaxes whose pixels have a known length in the file."""
+"""Transfer syntaxes of uncompressed pixels, whose length in the file is known."""
 
 
 def tag_findings(volume: SeriesVolume) -> list[Finding]:
-    """Everything about tags and pixels that can be seen without decoding."""
+    """Report all faults of tags and pixels that can be detected without decoding."""
     planes = volume.planes
     found = [*_pixels(planes), *_together(planes)]
     if volume.kind == "volume":
@@ -78,13 +78,15 @@ def _pixels(planes: Sequence[PlaneHeader]) -> list[Finding]:
 
 
 def _least_bytes(plane: PlaneHeader) -> int:
-    """What the pixels of a plane's file take up at least: subsampled colours (YBR 4:2:2, 4:2:0) need less than whole ones."""
+    """Return the smallest possible size of the pixels of a plane's file; subsampled colours (YBR 4:2:2, 4:2:0) need
+    fewer bytes.
+    """
     samples = 1 if plane.photometric.endswith(("_422", "_420")) else plane.samples
     return plane.frames * plane.rows * plane.columns * samples * plane.bits // 8
 
 
 def _together(planes: Sequence[PlaneHeader]) -> list[Finding]:
-    """What a series must have in common, whatever else it holds."""
+    """Report several patients or modalities in a volume, which must have one of each."""
     found: list[Finding] = []
     patient = patient_finding(planes)
     found += [] if patient is None else [patient]
@@ -98,8 +100,10 @@ def _together(planes: Sequence[PlaneHeader]) -> list[Finding]:
 
 
 def _files(planes: Sequence[PlaneHeader]) -> list[Finding]:
-    """Frames of several files (a concatenation, PS3.3 C.7.6.16.2.2.4, or one frame each) make one volume, but not one
-    source image."""
+    """Report volumes whose frames lie in several multi-frame files, to which DICOM objects cannot refer.
+
+    Such files are a concatenation (PS3.3 C.7.6.16.2.2.4), or files with one frame each.
+    """
     files = {p.file.name for p in planes if p.frame is not None}
     if len(files) < 2:
         return []
@@ -109,7 +113,7 @@ def _files(planes: Sequence[PlaneHeader]) -> list[Finding]:
 
 
 def _uids(planes: Sequence[PlaneHeader]) -> list[Finding]:
-    """What a SEG or RTSTRUCT needs to refer to these images."""
+    """Report missing, invalid or contradictory UIDs, which a SEG or RTSTRUCT needs to refer to these images."""
     step = "To have DICOM objects, add --repair-tags."
     found = []
     for tag, field in _UIDS.items():
@@ -164,7 +168,7 @@ def _values(volume: SeriesVolume) -> list[Finding]:
 
 
 def _packing(planes: Sequence[PlaneHeader]) -> list[Finding]:
-    """Find pixels outside of the lowest bits of their cells, and impossible values of HighBit."""
+    """Report pixels outside of the lowest bits of their cells, and impossible values of HighBit."""
     odd = sorted({(p.bits, *p.packing) for p in planes if p.packing[1] != p.packing[0] - 1})
     found = []
     for allocated, bits, high in odd:
@@ -188,7 +192,9 @@ def _empty(planes: Sequence[PlaneHeader]) -> list[Finding]:
 
 
 def _spacing(volume: SeriesVolume) -> list[Finding]:
-    """Positions decide; a stated spacing that differs is said, since other tools believe it."""
+    """Report a SpacingBetweenSlices that differs from the positions. Positions are used, but other tools read the
+    attribute.
+    """
     stated, stack = volume.first.between, volume.stack
     if not stated or stack is None or len(volume.planes) < 2:
         return []

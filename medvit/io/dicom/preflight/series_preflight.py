@@ -1,4 +1,6 @@
-"""Preflight: what a source holds, volume by volume, before any pixel is decoded. Every run and ``medvit inspect`` make it."""
+"""Preflight: the volumes of a source and their findings, before pixels are decoded. Every run and ``medvit inspect``
+use it.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +24,26 @@ from medvit.progress import Progress
 __all__ = ["Preflight", "VolumeChoice", "candidate_volumes", "choose_volume", "inspect_files", "sort_planes"]
 
 _LISTED = 20
-"""Volumes that a message lists."""
+"""Largest number of volumes listed in a message."""
 
 _PACKED = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-"""Archives within a source are not opened: one in another may unpack to anything."""
+"""Extensions of archives. Archives within a source are not opened, since a nested archive may unpack to any size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preflight:
-    """What was found.
+    """The content of a source.
 
     Attributes:
-        files: how many were looked at.
-        volumes: everything with pixels, numbered.
-        objects: DICOM objects that are no images, by kind.
-        damaged: names of DICOM files with a damaged header, and why.
-        other: how many are not DICOM.
-        lost: files that could not be read, and why (``medvit.io.unread_files``); any may be a slice.
-        passed: what was passed over since it holds no image of its own, and how many of each.
-        packed: names of archives among the other files; what they hold is not looked at.
-        unused: names of the files that are not DICOM, of pipes and devices, and of empty folders.
+        files: number of files examined.
+        volumes: all images, numbered.
+        objects: number of DICOM objects that are not images, by kind.
+        damaged: names of DICOM files with a damaged header, each with the reason.
+        other: number of files that are not DICOM.
+        lost: files that could not be read, each with the reason (``medvit.io.unread_files``); each may be a slice.
+        packed: names of archives among the other files; their content is not examined.
+        passed: kinds of entries that were skipped because they contain no image of their own, with the number of each.
+        unused: names of files that are not DICOM, of pipes and devices, and of empty folders.
     """
 
     files: int
@@ -56,11 +58,11 @@ class Preflight:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Names of files that a DICOMDIR lists and that are not there."""
+        """Names of files that a DICOMDIR lists but that do not exist."""
         return tuple(name for name, why in self.lost if why == LISTED)
 
     def notes(self) -> tuple[str, ...]:
-        """What was set aside, in plain words."""
+        """Describe the files that were set aside, in plain words."""
         notes = []
         if self.other:
             notes.append(f"{self.other} file(s) that are not DICOM were set aside.")
@@ -79,12 +81,12 @@ class Preflight:
 
 @dataclass(frozen=True, eq=False)
 class VolumeChoice:
-    """The volume to run on.
+    """The volume chosen for a run.
 
     Attributes:
-        volume: it.
-        notes: what else was there and does not matter to the run.
-        excluded: slices of the same series that were left out and that a person should look at.
+        volume: the chosen volume.
+        notes: other content of the source that does not affect the run.
+        excluded: files that were left out although they may be slices of the volume; a person should check them.
     """
 
     volume: SeriesVolume
@@ -95,14 +97,14 @@ class VolumeChoice:
 def inspect_files(
     files: Iterable[DicomFile], progress: Progress | None = None, unread: Unread | None = None
 ) -> Preflight:
-    """Read every header, sort the planes into volumes and say what is odd about each.
+    """Read every header, sort the planes into volumes, and report irregularities of each.
 
-    Memory stays small: a record of a few values a plane, whatever the files weigh.
+    Memory use is small: a record of a few values for each plane, whatever the size of the files.
 
     Args:
-        files: of the source.
-        progress: told how far it is; can stop it.
-        unread: what walking the source fills with what it cannot read.
+        files: files of the source.
+        progress: shows progress; can cancel.
+        unread: the collection of unread files, filled while ``files`` is iterated.
     """
     unread = Unread() if unread is None else unread
     names: list[str] = []
@@ -113,7 +115,7 @@ def inspect_files(
     packed: list[str] = []
     count = other = 0
     with progress.stage("preflight"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd values are found and named below
+        warnings.simplefilter("ignore")  # the findings below report odd values
         for file in files:
             count += 1
             progress.check()
@@ -140,11 +142,11 @@ def inspect_files(
 
 
 def sort_planes(planes: Iterable[PlaneHeader], whole: bool = True) -> tuple[SeriesVolume, ...]:
-    """Sort planes into volumes, numbered, with everything that is odd about each.
+    """Sort planes into numbered volumes, each with findings on its irregularities.
 
     Args:
-        planes: of any number of series.
-        whole: whether each series should be there with all its images, and not one file of it alone.
+        planes: planes of any number of series.
+        whole: True where each series should be complete, False for a single file of one.
     """
     volumes = split_volumes(planes, same_pixels)
     ends = end_findings(volumes) if whole else {}
@@ -152,19 +154,21 @@ def sort_planes(planes: Iterable[PlaneHeader], whole: bool = True) -> tuple[Seri
 
 
 def volume_and_part(wanted: str) -> tuple[int, int | None]:
-    """``"2"`` or ``"2.1"`` as volume and part; volume 0, which there is not, for anything else, as a UID is."""
+    """Parse ``"2"`` or ``"2.1"`` as volume and part; return volume 0, which does not exist, for other text such as a
+    UID.
+    """
     match = re.fullmatch(r"(\d{1,9})(?:\.(\d{1,9}))?", wanted)
     return (int(match[1]), None if match[2] is None else int(match[2])) if match else (0, None)
 
 
 def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular: str = "fail") -> VolumeChoice:
-    """The volume asked for by number or SeriesInstanceUID, or the only one that a model could run on.
+    """Choose the volume by number or SeriesInstanceUID, or the only one that a model could run on.
 
-    Localizers, screens and strays of a series never stand in the way of its volume.
+    Localizers, screens and strays are not candidates where their series contains a volume.
 
     Raises:
-        SourceError: no image at all, or a damaged file among the volume's own.
-        SelectionError: several and none chosen, or no such one; the message lists what is there.
+        SourceError: the source has no image, or a damaged file that may belong to the volume.
+        SelectionError: no volume matches, or several do; the message lists them.
     """
     if not found.volumes:
         _refuse_damaged(found, None)
@@ -209,10 +213,11 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
 
 
 def _lost(found: Preflight, chosen: SeriesVolume) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """List unread files of a source that may be slices of the chosen volume, and count those beside other images.
+    """List unread files that may be slices of the chosen volume, and count those beside other images.
 
-    A file in a folder of the volume's own may be a slice, and so may one in a folder without any image. A file that is not
-    DICOM, but is named like the slices beside it, was one.
+    A file may be a slice if its folder contains slices of the volume, or contains no image at all. A file that is not
+    DICOM
+    but is named like the slices beside it counts as a damaged slice.
     """
     if chosen.kind != "volume":
         return (), _beside(len(found.lost) + len(found.damaged))
@@ -229,7 +234,7 @@ def _beside(count: int) -> tuple[str, ...]:
 
 
 def candidate_volumes(volumes: tuple[SeriesVolume, ...]) -> tuple[list[SeriesVolume], list[SeriesVolume]]:
-    """Volumes worth running on, all of the best kind there is, and strays within their series, which are not."""
+    """Return the volumes that a model could run on, all of the best kind present, and the strays within their series."""
     whole = [v for v in volumes if v.kind == "volume"]
     largest: dict[str, int] = {}
     for v in whole:
@@ -251,7 +256,7 @@ def _strayed(volume: SeriesVolume) -> str:
 
 
 def _refuse_damaged(found: Preflight, chosen: SeriesVolume | None) -> None:
-    """A damaged file beside a volume's own may be one of its slices, so the volume may be incomplete."""
+    """Refuse a volume whose folder contains a damaged file, since that file may be one of its slices."""
     homes = None if chosen is None else {p.file.folder for p in chosen.planes}
     near = [(n, why) for n, why in found.damaged if homes is None or n.replace("\\", "/").rpartition("/")[0] in homes]
     if near:

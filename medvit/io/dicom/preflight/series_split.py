@@ -1,7 +1,6 @@
-"""Volumes that share a series, told apart by what their headers say: echoes, time points, kernels, stacks, stations.
+"""Separation of volumes that share a series, by their headers: echoes, time points, kernels, stacks, stations.
 
-Nothing is guessed: a series is only parted where the parts make more sense than the whole, and whoever runs a model then
-chooses one.
+A series is split only where the parts are more regular than the whole; the user then chooses one of them.
 """
 
 from __future__ import annotations
@@ -19,25 +18,30 @@ from medvit.io.dicom.preflight.stack import build_stack, distances_along_normal,
 __all__ = ["interleaved", "is_stray", "multiplicity_of", "places_of", "split_by_attribute"]
 
 _STRAY = 0.1
-"""A part with less than this share of the slices of another in its series (or at most three) is a stray of it."""
+"""Share of another part's slices below which a part counts as a stray of its series (so does a part of at most three
+slices).
+"""
 
 _SHORTEST = 4
-"""Slices of which a part must consist at least, to be a volume beside others."""
+"""Smallest number of slices of a volume beside others."""
 
 _ANYWHERE = ("ImageType", "StackID")
-"""Attributes by which parts may also lie beside one another; those of any other are parted only where they overlap, since
-a table that moves changes many an attribute within one volume."""
+"""Attributes that separate parts even where the parts do not overlap. Other attributes separate only overlapping parts,
+since
+a moving table changes many attributes within one volume.
+"""
 
 Parts = dict[str, list[PlaneHeader]]
+"""Planes by the name of their part."""
 
 
 def is_stray(count: int, most: int) -> bool:
-    """Whether so few slices are no volume of their own beside one of ``most`` slices."""
+    """Return True if a part of ``count`` slices is too small to be a volume beside a part of ``most`` slices."""
     return count < most and (count <= min(3, most // 4) or count < _STRAY * most)
 
 
 def places_of(planes: Sequence[PlaneHeader]) -> list[list[PlaneHeader]]:
-    """Planes by position along the normal."""
+    """Group planes by position along the normal."""
     distance = distances_along_normal(planes)
     order = np.argsort(distance, kind="stable")
     starts = np.concatenate([[True], np.diff(distance[order]) >= same_position_tolerance_mm(planes[0])])
@@ -50,15 +54,17 @@ def places_of(planes: Sequence[PlaneHeader]) -> list[list[PlaneHeader]]:
 
 
 def multiplicity_of(planes: Sequence[PlaneHeader]) -> list[int]:
-    """How many planes lie at each position."""
+    """Count the planes at each position."""
     return [len(place) for place in places_of(planes)]
 
 
 def split_by_attribute(planes: list[PlaneHeader], places: int) -> Parts:
-    """Split by the first attribute, or pair of them, that leaves no two planes of a part at one position.
+    """Split by the first attribute, or pair of attributes, that leaves at most one plane of a part at each position.
 
-    Each part is to fill at least half of the places; where no attribute does that, parts may also be whole volumes beside
-    one another (stations that overlap), or strays among them (a summary picture). Empty where nothing tells.
+    Each part must fill at least half of the positions. Where no attribute achieves that, parts may also be complete
+    volumes
+    side by side (overlapping stations), or strays among them (a summary picture). Returns no parts where no attribute
+    does so.
     """
     loose: Parts = {}
     for chosen, parts in _partings(planes, pairs=True):
@@ -73,10 +79,11 @@ def split_by_attribute(planes: list[PlaneHeader], places: int) -> Parts:
 
 
 def interleaved(planes: list[PlaneHeader]) -> Parts:
-    """Split an irregular stack where it is two or more regular ones pushed into each other, or one with strays.
+    """Split an irregular stack that consists of two or more interleaved regular stacks, or of one with strays.
 
-    Two reconstructions with other increments, two stacks of one file, a picture of another kind between the slices: what
-    no one should interpolate across.
+    Examples: two reconstructions with different increments, two stacks of one file, an image of another kind between
+    the
+    slices. Interpolation across such slices would mix unrelated images.
     """
     for chosen, parts in _partings(planes, pairs=False):
         if not _sound(parts):
@@ -89,7 +96,9 @@ def interleaved(planes: list[PlaneHeader]) -> Parts:
 
 
 def _partings(planes: list[PlaneHeader], pairs: bool) -> Iterator[tuple[tuple[str, ...], Parts]]:
-    """Every way to part planes by an attribute in which they differ, or by two."""
+    """Yield every way to split planes by an attribute with several values, and by pairs of such attributes if
+    ``pairs``.
+    """
     orders = [dict(p.order) for p in planes]
     names = [n for n in dict.fromkeys(k for o in orders for k in o) if len({o.get(n) for o in orders}) > 1]
     for chosen in (*((n,) for n in names), *(itertools.combinations(names, 2) if pairs else ())):
@@ -100,13 +109,13 @@ def _partings(planes: list[PlaneHeader], pairs: bool) -> Iterator[tuple[tuple[st
 
 
 def _natural(text: str) -> list[tuple[float, str]]:
-    """A key that sorts numbers within text by their size."""
+    """Return a sort key that orders numbers within text by value."""
     words = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(float(word), "") if n % 2 else (-1.0, word) for n, word in enumerate(words)]
 
 
 def _sound(parts: Parts) -> bool:
-    """Whether each part is a regular stack of some slices, or a stray beside one."""
+    """Return True if each part is a regular stack of several slices, or a stray beside one."""
     most = max(len(part) for part in parts.values())
     return most >= _SHORTEST and all(is_stray(len(part), most) or _regular(part) for part in parts.values())
 
@@ -116,7 +125,7 @@ def _regular(part: list[PlaneHeader]) -> bool:
 
 
 def _overlap(main: list[PlaneHeader], part: list[PlaneHeader]) -> bool:
-    """Whether a part lies for at least half of its length within the main one."""
+    """Return True if a part overlaps the main part along at least half of the shorter one's length."""
     distance = distances_along_normal([*main, *part])
     a, b = distance[: len(main)], distance[len(main) :]
     shared = min(a.max(), b.max()) - max(a.min(), b.min())

@@ -1,4 +1,7 @@
-"""Planes to volumes: a SeriesInstanceUID is not a volume, so each series is split by what its planes show and where."""
+"""Grouping of planes into volumes. One SeriesInstanceUID may cover several volumes, so each series is split by kind of
+image,
+grid and position.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,15 @@ from medvit.io.dicom.preflight.stack import Stack, build_stack, distances_along_
 __all__ = ["SeriesVolume", "series_key", "split_volumes"]
 
 _LOCALIZER = {"LOCALIZER", "SCOUT", "SURVIEW", "REF_SURVIEW", "TOPOGRAM", "SCANOGRAM", "SCANO"}
-"""Words of ImageType by which makers mark overview images."""
+"""Words of ImageType by which manufacturers mark overview images."""
 
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-"""Secondary Capture Image Storage and, behind a further dot, its multi-frame kinds."""
+"""UID of Secondary Capture Image Storage; followed by a dot and a number, the UIDs of its multi-frame kinds."""
 
 _CROSS_SECTIONAL = {"CT", "MR", "PT", "NM"}
 
 _HOUNSFIELD = ("", "HU", "HU_MOD", "US", "UNSPECIFIED")
-"""RescaleTypes of CT that are Hounsfield units, or say nothing (PS3.3 C.11.1.1.2)."""
+"""RescaleTypes of CT that mean Hounsfield units or no stated unit (PS3.3 C.11.1.1.2)."""
 
 _SAME_COSINE = 1e-3
 _SAME_PIXEL_MM = 1e-3
@@ -34,16 +37,17 @@ _SAME_PIXEL_MM = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class SeriesVolume:
-    """Planes that belong together.
+    """A volume candidate: planes of one series that belong together.
 
     Attributes:
-        kind: "volume" (slices with a place), "localizer", "screen" (captures and summaries), "picture" (a projection or
+        kind: "volume" (slices with a position), "localizer", "screen" (captures and summaries), "picture" (a projection
+            or
             photograph), "clip" (frames in time).
         planes: in the order of their positions.
-        stack: their geometry, for a volume.
-        findings: what is odd about them.
-        part: what tells this volume apart from others of its series, e.g. "EchoTime 4.6"; empty where it is alone.
-        number: its place in the listing, from 1.
+        stack: the geometry of a volume; None for other kinds.
+        findings: irregularities.
+        part: the difference from other volumes of the series, e.g. "EchoTime 4.6"; empty for a single volume.
+        number: number in the listing, from 1.
     """
 
     kind: str
@@ -65,19 +69,21 @@ class SeriesVolume:
 
     @property
     def modality(self) -> str:
-        """Modality, where any of its planes states one."""
+        """Modality of the first plane that states one, else empty."""
         return next((p.modality for p in self.planes if p.modality), "")
 
     @property
     def unit(self) -> str | None:
-        """What CT values are where they are no Hounsfield units: "Z_EFF" or "EDW" of a spectral scanner, for example."""
+        """Unit of CT values that are not Hounsfield units, such as "Z_EFF" or "EDW" of a spectral scanner; None
+        otherwise.
+        """
         if self.modality != "CT":
             return None
         return next((p.unit for p in self.planes if p.unit.upper() not in _HOUNSFIELD), None)
 
     @property
     def unscaled(self) -> tuple[str, ...]:
-        """Rescale tags that any slice of a CT lacks."""
+        """Rescale tags that at least one slice of a CT lacks."""
         return tuple(dict.fromkeys(tag for p in self.planes for tag in p.unscaled)) if self.modality == "CT" else ()
 
     @property
@@ -87,17 +93,17 @@ class SeriesVolume:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
-        """Across, down, between slices."""
+        """Spacing across, down and between slices."""
         return self.stack.spacing_mm if self.stack else None
 
     @property
     def count(self) -> int:
-        """Slices, pictures or frames: a record may stand for many frames without a place."""
+        """Number of slices, pictures or frames; one plane of a clip stands for all its frames."""
         return sum(1 if p.frame is not None else p.frames for p in self.planes)
 
     @property
     def plane_name(self) -> str:
-        """axial, coronal, sagittal or oblique, by the slice normal; empty without a place."""
+        """Name of the plane by the slice normal: axial, coronal, sagittal or oblique; empty without a position."""
         if self.stack is None:
             return ""
         normal = np.abs(self.stack.axes[:, 2])
@@ -105,7 +111,7 @@ class SeriesVolume:
         return near if normal.max() > 0.999 else f"oblique {near}"
 
     def describe(self) -> str:
-        """A line without patient data: what it is, its size, its UID."""
+        """Return a line without patient data: modality, size, part and UID."""
         first, count = self.first, self.count
         what = {"volume": "slice", "clip": "frame"}.get(self.kind, self.kind) + ("s" if count > 1 else "")
         words = [self.modality or "unknown modality", f"{count} {what} of {first.rows}x{first.columns}"]
@@ -115,24 +121,26 @@ class SeriesVolume:
         return ", ".join([*words, self.series or "(no UID)"])
 
     def worst(self) -> str:
-        """The gravest severity among the findings."""
+        """Return the highest severity among the findings."""
         order = ("note", "flag", "tags", "irregular", "refused")
         return max((f.severity for f in self.findings), key=order.index, default="note")
 
 
 def series_key(plane: PlaneHeader) -> str:
-    """What planes of one series share: its UID or, without one, at least study and folder, which tell exports apart."""
+    """Return the key that planes of one series share: the UID or, without one, study and folder, which separate
+    exports.
+    """
     return plane.series or f"of {plane.study} in {plane.file.folder}"
 
 
 def split_volumes(
     planes: Iterable[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeader]], bool]
 ) -> list[SeriesVolume]:
-    """All volumes among the planes, numbered in a stable order.
+    """Split planes into volumes, numbered in a stable order.
 
     Args:
-        planes: of any number of series.
-        same_pixels: whether planes that share a position and a SOPInstanceUID are copies of one another.
+        planes: planes of any number of series.
+        same_pixels: returns True if planes that share a position and a SOPInstanceUID are copies of one another.
     """
     series: dict[str, list[PlaneHeader]] = defaultdict(list)
     for plane in planes:
@@ -189,7 +197,7 @@ def _by(planes: Iterable[PlaneHeader], key: Callable[[PlaneHeader], Any]) -> dic
 
 
 def _alike(planes: list[PlaneHeader]) -> list[list[PlaneHeader]]:
-    """Groups of one matrix, orientation and pixel spacing, the largest first."""
+    """Group planes of the same matrix, orientation and pixel spacing, the largest group first."""
     groups: list[list[PlaneHeader]] = []
     for same in _by(planes, lambda p: (p.rows, p.columns)).values():
         near: list[tuple[np.ndarray, list[PlaneHeader]]] = []
@@ -206,7 +214,7 @@ def _alike(planes: list[PlaneHeader]) -> list[list[PlaneHeader]]:
 
 
 def _apart(planes: list[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeader]], bool]) -> list[SeriesVolume]:
-    """Volumes among planes that lie on top of one another: echoes, time points, diffusion weightings, copies."""
+    """Separate volumes whose planes share positions: echoes, time points, diffusion weightings, copies."""
     planes, findings = _without_copies(planes, same_pixels)
     multiplicity = multiplicity_of(planes)
     parts: dict[str, list[PlaneHeader]] = {}
@@ -225,7 +233,7 @@ def _apart(planes: list[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeade
 def _without_copies(
     planes: list[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeader]], bool]
 ) -> tuple[list[PlaneHeader], list[Finding]]:
-    """Planes without files that were copied; different images under one SOPInstanceUID are a finding."""
+    """Remove copied files; report different images under one SOPInstanceUID as a finding."""
     kept: list[PlaneHeader] = []
     copies: list[PlaneHeader] = []
     for place in places_of(planes):
@@ -261,7 +269,9 @@ def _ranked(planes: list[PlaneHeader], multiplicity: list[int]) -> dict[str, lis
 
 
 def _unplaced(volumes: list[SeriesVolume], planes: list[PlaneHeader]) -> list[SeriesVolume]:
-    """Slices without a place cannot be left out silently: they make their volume unusable."""
+    """Refuse volumes with slices that state no position; leaving such slices out silently would make a volume
+    incomplete.
+    """
     for group in _by(planes, lambda p: (p.rows, p.columns)).values():
         at = next(
             (n for n, v in enumerate(volumes) if (v.first.rows, v.first.columns) == (group[0].rows, group[0].columns)),

@@ -1,4 +1,4 @@
-"""Slice positions to one regular, straight stack, or what is irregular about them (PS3.3 C.7.6.2)."""
+"""Sorting of slices to a stack by position, with findings where it is not regular and straight (PS3.3 C.7.6.2)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ __all__ = ["Stack", "build_stack", "distances_along_normal", "same_position_tole
 Array = NDArray[np.float64]
 
 _SAME_MM, _SAME_PIXELS = 0.01, 0.1
-"""Slices closer than this, or than this share of a pixel, lie at the same position: headers round to a thousandth, and a
-table that moves back for the next time point misses its place by some hundredths."""
+"""Distance in millimetres, and as a share of a pixel, below which slices lie at the same position. Headers round to a
+thousandth, and a table that returns for the next time point deviates by some hundredths.
+"""
 
 _UNEVEN_AXES, _ROUGHEST_AXES = 1e-4, 0.01
-"""How far directions may be from perpendicular unit vectors: what is taken as it stands, and what is straightened."""
+"""Deviations of directions from perpendicular unit vectors: up to the first they are used as stated, up to about the
+second
+they are corrected.
+"""
 
 _OFF_GRID = 0.05
-"""How far a slice may lie from its place on the regular grid, as a share of the slice spacing."""
+"""Largest distance of a slice from its place on the regular grid, as a share of the slice spacing."""
 
 _TILT_DEGREES = 0.5
-"""Largest angle between the stacking direction and the slice normal; scanners' gantry tilts start at about 1."""
+"""Largest angle between the stacking direction and the slice normal, in degrees; gantry tilts of scanners start at
+about 1.
+"""
 
 _REMEDY = "Add --on-irregular resample (or split), or"
 
@@ -41,8 +47,8 @@ class Stack:
         positions: (slice, 3) centres of the first pixels, LPS millimetres.
         distance: (slice,) along the normal, millimetres.
         axes: (3, 3) unit vectors along a row, along a column and along the normal, as columns.
-        spacing_mm: across, down, and the usual distance between slices.
-        findings: what is irregular.
+        spacing_mm: across, down, and the median distance between slices.
+        findings: irregularities.
     """
 
     planes: tuple[PlaneHeader, ...]
@@ -54,7 +60,9 @@ class Stack:
 
     @property
     def affine(self) -> Affine:
-        """LPS affine of (column, row, slice); exact for a regular stack, of the end points for any other."""
+        """(4, 4), index (column, row, slice) to LPS millimetres; exact for a regular stack, else through the first and
+        last slice.
+        """
         affine = np.eye(4)
         affine[:3, 0] = self.axes[:, 0] * self.spacing_mm[0]
         affine[:3, 1] = self.axes[:, 1] * self.spacing_mm[1]
@@ -66,25 +74,27 @@ class Stack:
 
 
 def same_position_tolerance_mm(plane: PlaneHeader) -> float:
-    """How far apart two slices like this one may lie and yet be at one position."""
+    """Return the largest distance between two slices like this one that still counts as one position."""
     return max(_SAME_MM, _SAME_PIXELS * min(plane.spacing or (0.0,)))
 
 
 def distances_along_normal(planes: Sequence[PlaneHeader]) -> Array:
-    """Distance of each placed plane along the normal of the first, millimetres."""
+    """Return the position of each placed plane along the normal of the first, (plane,), millimetres."""
     cosines = np.array(planes[0].orientation)
     normal = _across_both(cosines[:3], cosines[3:])
     return np.asarray(np.array([p.position for p in planes]) @ (normal / (np.linalg.norm(normal) or 1.0)))
 
 
 def _across_both(a: Array, b: Array) -> Array:
-    """The cross product of two vectors; numpy's own spends ten times as long on finding out that they are vectors."""
+    """Compute the cross product of two vectors; ``numpy.cross`` takes ten times as long, most of it to check its
+    arguments.
+    """
     (x, y, z), (u, v, w) = a.tolist(), b.tolist()
     return np.array([y * w - z * v, z * u - x * w, x * v - y * u])
 
 
 def build_stack(planes: Sequence[PlaneHeader]) -> Stack:
-    """Sort planes of one orientation, matrix and pixel spacing, and say what is irregular about their positions."""
+    """Sort planes of one orientation, matrix and pixel spacing; report irregular positions as findings."""
     cosines = np.array(planes[0].orientation)
     axes, said = _axes(cosines[:3], cosines[3:])
     positions = np.array([p.position for p in planes])
@@ -103,7 +113,7 @@ def build_stack(planes: Sequence[PlaneHeader]) -> Stack:
 
 
 def _fault(stack: Stack) -> tuple[str, str, str] | None:
-    """What is wrong with the sides of a voxel. A negative one would turn the image round."""
+    """Return the fault of a stack's voxel sides as parts of a message, or None. A negative side would mirror the image."""
     pixel = stack.spacing_mm[:2]
     if min(pixel) <= 0:
         found = f"a PixelSpacing of {pixel[1]:g} x {pixel[0]:g} mm"
@@ -112,7 +122,9 @@ def _fault(stack: Stack) -> tuple[str, str, str] | None:
 
 
 def _axes(across: Array, down: Array) -> tuple[Array, list[Finding]]:
-    """Unit vectors along a row, a column and the normal, as columns, and what had to be done to the stated ones."""
+    """Return unit vectors along a row, a column and the normal, as columns, with findings on corrections of the stated
+    directions.
+    """
     sides = np.column_stack([across, down])
     off = float(np.abs(sides.T @ sides - np.eye(2)).max())
     if off > 2 * _ROUGHEST_AXES:
@@ -135,7 +147,7 @@ def _axes(across: Array, down: Array) -> tuple[Array, list[Finding]]:
 def _look(
     planes: tuple[PlaneHeader, ...], positions: Array, distance: Array, normal: Array
 ) -> tuple[float, list[Finding]]:
-    """The usual distance between slices, and all that is irregular."""
+    """Return the median distance between slices, and findings on irregular positions."""
     if len(planes) == 1:
         thickness = max(planes[0].between or 0.0, 0.0) or planes[0].thickness or 0.0
         lacking = Finding(
@@ -173,7 +185,7 @@ def _mm(values: Array) -> tuple[float, ...]:
 
 
 def _gaps(distance: Array, gaps: Array, usual: float) -> list[Finding]:
-    """Missing slices where gaps are multiples of the usual one, otherwise uneven spacing."""
+    """Report missing slices where gaps are multiples of the median gap, otherwise uneven spacing."""
     count = len(distance)
     even = distance[0] + np.arange(count) * (distance[-1] - distance[0]) / (count - 1)
     off = float(np.abs(distance - even).max())
@@ -210,7 +222,7 @@ def _gaps(distance: Array, gaps: Array, usual: float) -> list[Finding]:
 
 
 def _direction(positions: Array, distance: Array, normal: Array, usual: float, first: PlaneHeader) -> list[Finding]:
-    """Gantry tilt, and slices shifted sideways against the line of the others."""
+    """Report a gantry tilt, and slices shifted sideways from the line of the others."""
     path = (positions[-1] - positions[0]) / (distance[-1] - distance[0])
     tilt = float(np.degrees(np.arccos(np.clip(path @ normal / np.linalg.norm(path), -1, 1))))
     straight = positions[0] + (distance - distance[0])[:, None] * path
