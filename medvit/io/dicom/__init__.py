@@ -1,4 +1,4 @@
-"""DICOM: headers, pixels, the check of a series before it is read, and writing."""
+"""DICOM input and output: headers, pixels, preflight of a series, reading, and writing of objects."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Reading one volume or picture of a DICOM source, or refusing it with the reason."""
+"""Reading of one volume or picture of a DICOM source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medvit.progress import Progress
 __all__ = ["ON_IRREGULAR", "drop_unreadable", "read_dicom", "read_slice"]
 
 ON_IRREGULAR = ("fail", "resample", "split")
-"""What to do with a stack that is not regular and straight."""
+"""Treatments of a stack that is not regular and straight."""
 
 
 def read_dicom(
@@ -33,20 +33,24 @@ def read_dicom(
     *,
     into: NDArray[np.float32] | None = None,
 ) -> Scan:
-    """Decode a volume (1, column, row, slice), slices sorted along their normal, or a picture (channel, row, column).
+    """Decode a volume as (1, column, row, slice), slices sorted along their normal, or a picture as (channel, row,
+    column).
 
     Args:
-        volume: as preflight found it.
-        on_irregular: "fail" refuses a tilted or uneven stack; "resample" brings it onto a true grid and keeps its slices
-            for the way back; "split" takes the longest run of evenly spaced slices and sets the others aside (a tilted
-            run is resampled: it has no regular part).
-        part: number of the run to take under "split", from 1; None takes the longest.
-        progress: told how far decoding is.
-        into: (column, row, slice) memory of a regular volume's size, of any strides; slices can be looked at there while
-            others are still being decoded.
+        volume: a volume of the preflight.
+        on_irregular: "fail" refuses a tilted or uneven stack; "resample" resamples it to a regular grid and keeps its
+            slices,
+            so that labels can be mapped back; "split" reads the longest run of evenly spaced slices and sets the others
+            aside
+            (a tilted run is resampled, since none of its parts is regular).
+        part: number of the run to read under "split", from 1; None reads the longest.
+        progress: shows the progress of decoding; can cancel it.
+        into: (column, row, slice) array for a regular volume, with any strides; its slices can be displayed while
+            others are
+            still being decoded.
 
     Raises:
-        MedvitError: the volume's gravest finding, or pixels that cannot be read.
+        MedvitError: the volume has a finding that prevents reading, or its pixels cannot be read.
     """
     progress = progress or Progress()
     aside: tuple[str, ...] = ()
@@ -89,10 +93,11 @@ def _refuse(volume: SeriesVolume, severity: str) -> None:
 
 
 def read_slice(volume: SeriesVolume, k: int) -> NDArray[np.float32]:
-    """One slice alone, (column, row), as ``read_dicom`` gives it: what a viewer shows before the others are decoded.
+    """Read one slice, (column, row), with the same values as ``read_dicom``; viewers show it before the others are
+    decoded.
 
     Raises:
-        SourceError, ImageError: pixels that cannot be read.
+        SourceError, ImageError: the pixels cannot be read.
     """
     assert volume.stack is not None
     plane = volume.stack.planes[k]
@@ -103,16 +108,16 @@ def read_slice(volume: SeriesVolume, k: int) -> NDArray[np.float32]:
 
 
 def _air(volume: SeriesVolume) -> float | None:
-    """Give air's value in Hounsfield units; None where the values are no such units."""
+    """Return the value of air in Hounsfield units; None for volumes in another unit."""
     return AIR_HU if volume.hounsfield else None
 
 
 def _decode(
     planes: tuple[PlaneHeader, ...], progress: Progress, air: float | None, into: NDArray[np.float32] | None = None
 ) -> tuple[tuple[Dataset, ...], NDArray[np.float32], list[str]]:
-    """Headers without pixels, values (column, row, slice), and what was done to the values.
+    """Return the headers without pixels, the values (column, row, slice), and notes on conversions.
 
-    One header a slice; one alone where all are frames of one file.
+    There is one header for each slice, or a single one where all slices are frames of one file.
     """
     first = planes[0]
     headers: list[Dataset] = []
@@ -120,7 +125,7 @@ def _decode(
     inverted = philips = False
     for k, (header, values) in enumerate(plane_values(planes)):
         progress.report("read", k, len(planes))
-        if array is None:  # not before the first plane is seen to exist: a header can state any size
+        if array is None:  # only after the first plane was decoded, since a damaged header can state any size
             array = np.empty((first.columns, first.rows, len(planes)), np.float32) if into is None else into
         array[:, :, k] = values.array.T
         inverted, philips = inverted or values.inverted, philips or values.philips
@@ -144,7 +149,7 @@ def _without_pixels(header: Dataset) -> None:
 
 
 def _fill_padding(array: NDArray[np.float32], air: float | None) -> list[str]:
-    """Replace padding by air in CT and by the lowest value elsewhere: what lies there was never measured."""
+    """Replace padding by air in CT and by the lowest value elsewhere; padding was never measured."""
     padding = np.isnan(array)
     count = int(padding.sum())
     if not count:
@@ -155,7 +160,9 @@ def _fill_padding(array: NDArray[np.float32], air: float | None) -> list[str]:
 
 
 def _planes(stack: Stack) -> NDArray[np.float64]:
-    """(slice, 4, 4): (column, row, 0) of each slice to LPS millimetres, just where its header puts it."""
+    """Return a matrix for each slice, (slice, 4, 4): index (column, row, 0) to LPS millimetres, exactly as its header
+    states.
+    """
     planes = np.repeat(stack.affine[None], len(stack.planes), 0)
     planes[:, :3, 2] = stack.axes[:, 2] * stack.spacing_mm[2]
     planes[:, :3, 3] = stack.positions
@@ -180,7 +187,7 @@ def _regridded(scan: Scan, stack: Stack, why: list[str]) -> Scan:
 
 
 def _split(volume: SeriesVolume, part: int | None) -> tuple[SeriesVolume, tuple[str, ...]]:
-    """The run of evenly spaced slices to take, and what is said of the others."""
+    """Choose the run of evenly spaced slices to read; return it with a note on the other runs."""
     stack = volume.stack
     assert stack is not None
     runs = regular_runs(stack)
@@ -207,7 +214,7 @@ def _split(volume: SeriesVolume, part: int | None) -> tuple[SeriesVolume, tuple[
 
 
 def _picture(volume: SeriesVolume) -> Scan:
-    """A projection, photograph or screen as (channel, row, column)."""
+    """Read a projection, photograph or screen capture as (channel, row, column)."""
     if len(volume.planes) > 1:
         raise SelectionError(
             f"Found {len(volume.planes)} {volume.kind} images of one series; a volume or a single picture is needed. "
@@ -222,11 +229,11 @@ def _picture(volume: SeriesVolume) -> Scan:
 
 
 def drop_unreadable(header: Dataset) -> None:
-    """Take away what objects carry over or look into and that cannot be read as what its tag promises."""
+    """Remove invalid values of attributes that written objects copy or inspect."""
     for keyword in (*_TYPE_2, *_LOOKED_INTO):
         try:
             value = header.get(keyword)
             if dictionary_VR(keyword) in ("DS", "IS") and value not in (None, ""):
-                float(value)  # pydicom hands over text where there is no number
+                float(value)  # pydicom returns text where the value is not numeric
         except (TypeError, ValueError, AttributeError, OverflowError, LookupError, NotImplementedError):
             del header[keyword]

@@ -1,8 +1,9 @@
-"""Tilted, shifted and uneven stacks to a true grid, and labels from there back onto the original slices.
+"""Resampling of tilted, shifted and uneven stacks to a regular grid, and of labels back to the original slices.
 
-Between two neighbouring slices values are interpolated linearly; nothing is ever made up beyond them. All planes of a
-stack share their directions, so a slice is only shifted within its plane and placed along the normal: no rotation, and
-pixels along the direction without a shift stay exactly as they are.
+Values are interpolated linearly between neighbouring slices, and never extrapolated. All planes of a stack share their
+directions, so each slice is only shifted within its plane and placed along the normal, without rotation; along a
+direction
+without shift, pixels keep their values exactly.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from medvit.io.scan import StackGrid
 __all__ = ["labels_to_slices", "plan_grid", "regular_runs", "resample_to_grid"]
 
 _WIDEST_MM = 12.0
-"""Widest gap that is interpolated across: clinical CT is at most about this coarse."""
+"""Widest gap, in millimetres, that is interpolated; clinical CT is rarely coarser."""
 
 _LARGEST_GROWTH = 4
-"""How many times the slices' own pixels the grid may hold."""
+"""Largest ratio of the grid's voxels to the pixels of the slices."""
 
 _ZERO = 1e-4
-"""Shifts of less than this share of a pixel are none."""
+"""Shift, as a share of a pixel, below which a slice counts as not shifted."""
 
 
 def plan_grid(stack: Stack, rows: int, columns: int) -> StackGrid:
-    """The grid: the slices' own directions and pixels, spacing near the lower quartile of the gaps, both ends kept.
+    """Plan the regular grid: directions and pixels of the slices, spacing near the lower quartile of the gaps, same
+    first and last slice.
 
     Raises:
-        GeometryError: a gap too wide to interpolate across.
+        GeometryError: a gap is too wide to interpolate, or the slices hardly overlap.
     """
     gaps = np.diff(stack.distance)
     limit = max(_WIDEST_MM, 2.05 * float(np.median(gaps)))
@@ -61,7 +63,7 @@ def plan_grid(stack: Stack, rows: int, columns: int) -> StackGrid:
 
 
 def resample_to_grid(values: NDArray[np.float32], grid: StackGrid) -> NDArray[np.float32]:
-    """Slices (column, row, slice) on the grid (i, j, k); NaN where no two slices enclose a voxel."""
+    """Resample slices (column, row, slice) to the grid (i, j, k); NaN where no two slices enclose a voxel."""
     out = np.full(grid.shape, np.nan, np.float32)
     along = grid.place[:, 2]
     held: dict[int, NDArray[np.float32]] = {}
@@ -72,7 +74,7 @@ def resample_to_grid(values: NDArray[np.float32], grid: StackGrid) -> NDArray[np
         weight = 0.0 if width <= 0 else float(np.clip((k - along[below]) / width, 0, 1))
         held = {n: held[n] if n in held else _shifted(values[:, :, n], grid, n) for n in (below, above)}
         near = weight < _ZERO or weight > 1 - _ZERO
-        # a slice exactly here stands alone: its edge must not vanish where a shifted neighbour has none
+        # a slice at exactly this position is used alone: NaN of a shifted neighbour must not erase its edge
         out[:, :, k] = (
             held[below if weight < 0.5 else above] if near else held[below] * (1 - weight) + held[above] * weight
         )
@@ -80,7 +82,7 @@ def resample_to_grid(values: NDArray[np.float32], grid: StackGrid) -> NDArray[np
 
 
 def _shifted(plane: NDArray[np.float32], grid: StackGrid, n: int) -> NDArray[np.float32]:
-    """One slice in the grid's plane, moved by whole and broken pixels; NaN around it."""
+    """Shift one slice within its plane by whole and fractional pixels; NaN around it."""
     for axis in (0, 1):
         whole = int(np.floor(grid.place[n, axis]))
         part = float(grid.place[n, axis] - whole)
@@ -89,7 +91,7 @@ def _shifted(plane: NDArray[np.float32], grid: StackGrid, n: int) -> NDArray[np.
         if part < _ZERO:
             plane = np.pad(plane, around, constant_values=np.nan)
             continue
-        # a grid pixel between two of the slice's: nearer to the left one the smaller the part
+        # a grid pixel lies between two of the slice; a smaller fraction gives more weight to the second
         around[axis] = (whole + 1, grid.shape[axis] - plane.shape[axis] - whole)
         wide = np.pad(plane, around, constant_values=np.nan)
         first = np.take(wide, range(grid.shape[axis]), axis)
@@ -99,10 +101,11 @@ def _shifted(plane: NDArray[np.float32], grid: StackGrid, n: int) -> NDArray[np.
 
 
 def labels_to_slices(labels: NDArray[np.integer], grid: StackGrid, size: tuple[int, int]) -> NDArray[np.integer]:
-    """Labels of the grid (i, j, k) on the original slices (column, row, slice).
+    """Map labels of the grid (i, j, k) to the original slices (column, row, slice).
 
-    Each pixel takes the label with the largest share among the up to eight grid voxels around its centre (trilinear
-    weights); where they agree, as nearly everywhere, nothing is weighed.
+    Each pixel takes the label with the largest weight among the up to eight grid voxels around its centre (trilinear
+    weights).
+    Weights are computed only where these voxels differ.
     """
     out = np.zeros((*size, len(grid.place)), labels.dtype)
     padded = np.pad(labels, [(0, 1)] * 3, mode="edge")
@@ -138,7 +141,7 @@ def _vote(corners: NDArray[np.integer], weights: NDArray[np.float64]) -> NDArray
 
 
 def regular_runs(stack: Stack) -> list[range]:
-    """Runs of slices with even spacing, in order; each slice is in exactly one."""
+    """Split a stack into runs of evenly spaced slices, in order; each slice belongs to exactly one run."""
     gaps = np.diff(stack.distance)
     runs, start = [], 0
     while start < len(gaps):

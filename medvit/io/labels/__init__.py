@@ -1,4 +1,6 @@
-"""Reading others' results: SEG, RTSTRUCT and label maps as one kind of value, on any grid."""
+"""Readers of label files made elsewhere (SEG, RTSTRUCT, label maps), which give one kind of object on any grid, and
+writers.
+"""
 
 import lazy_loader
 

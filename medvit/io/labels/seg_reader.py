@@ -1,4 +1,6 @@
-"""Reading DICOM Segmentations (PS3.3 A.51 and A.88): BINARY, FRACTIONAL and LABELMAP, by the places stated in them."""
+"""Reader of DICOM Segmentations (PS3.3 A.51 and A.88): BINARY, FRACTIONAL and LABELMAP, placed by their stated
+positions.
+"""
 
 from __future__ import annotations
 
@@ -36,32 +38,33 @@ _BACKGROUND = "125040"
 """DICOM's code for background as a segment's type."""
 
 _SAME_DEPTH = 0.01
-"""How far, as a share, a frame's thickness may differ from a voxel's and be the same."""
+"""Largest difference, as a share, between a frame's thickness and a voxel's side that counts as equal."""
 
 
 @dataclass(frozen=True)
 class _Described:
-    """The items of SegmentSequence that stand for something, by number."""
+    """Items of SegmentSequence, without background, by segment number."""
 
     labels: dict[int, Label]
     origins: dict[int, SegmentOrigin]
 
 
 def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force: bool = False) -> LabelSet:
-    """Any Segmentation object as masks on a grid.
+    """Read a Segmentation of any kind as masks on a grid.
 
-    Frames lie where their Plane Position, Plane Orientation and Pixel Measures say, never in their order. Without a
-    reference the grid is the regular one that the frames span, slices left out as empty included.
+    Frames are placed by Plane Position, Plane Orientation and Pixel Measures, never by their order. Without a
+    reference, the
+    grid is the regular one that the frames span, including slices omitted as empty.
 
     Args:
         path: the file.
-        like: the image on whose grid to put the labels.
-        threshold: of FRACTIONAL ones, the share of MaximumFractionalValue from which a voxel belongs, 0..1.
-        force: take the positions as given although the reference has another frame of reference.
+        like: the image on whose grid to place the labels.
+        threshold: for FRACTIONAL ones, the smallest share of MaximumFractionalValue that belongs to a segment, 0..1.
+        force: True to accept a reference with another frame of reference.
 
     Raises:
-        SourceError: not a Segmentation, damaged, or in 2-D image coordinates.
-        GeometryError: frames that make no regular grid, or nothing of it on the reference.
+        SourceError: the file is not a Segmentation, is damaged, or uses 2-D image coordinates.
+        GeometryError: the frames form no regular grid, or none of them lies on the reference.
     """
     dataset = open_object(path)
     with dicom_errors_as_source_errors(path.name, "a SEG"):
@@ -119,7 +122,7 @@ def _describe(dataset: Dataset, name: str) -> _Described:
     for item in dataset.SegmentSequence:
         number = int(item.SegmentNumber)
         if number in background:
-            continue  # Label Map Segmentations may describe their background (PS3.3 C.8.20.2.3.3)
+            continue  # a label map may describe its background (PS3.3 C.8.20.2.3.3)
         color = None
         stored = item.get("RecommendedDisplayCIELabValue") or []
         if len(stored) == 3:
@@ -129,7 +132,7 @@ def _describe(dataset: Dataset, name: str) -> _Described:
         category = (item.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()])[0]
         title = str(item.get("SegmentLabel") or item.get("SegmentDescription") or "")
         codes = (code_of(category), code_of(kinds[0]), code_of(sides[0]))
-        labels.append(make_label(number or free, title, color, codes))  # 0 is no id of a label
+        labels.append(make_label(number or free, title, color, codes))  # a label id is above 0
         if number in numbers:
             raise SourceError(
                 f"Found {name}, a SEG with two segments of the number {number}; each needs its own. Export it again."
@@ -145,10 +148,10 @@ def _describe(dataset: Dataset, name: str) -> _Described:
 
 
 def _background(dataset: Dataset) -> set[int]:
-    """List the stored values that stand for no label.
+    """Return the stored values that belong to no label.
 
-    In a label map that is PixelPaddingValue, whether or not a segment describes it, and 0 unless a segment of another
-    kind than background has that number beside another PixelPaddingValue (PS3.3 C.8.20.2.3.3).
+    In a label map these are PixelPaddingValue, with or without a description, and 0. The value 0 is a label only where
+    PixelPaddingValue is another value and a segment numbered 0 is of another type than background (PS3.3 C.8.20.2.3.3).
     """
     if dataset.SegmentationType != "LABELMAP":
         return {0}
@@ -161,14 +164,14 @@ def _background(dataset: Dataset) -> set[int]:
 
 @dataclass(frozen=True)
 class _Placed:
-    """Where frames go.
+    """Grid and position of frames.
 
     Attributes:
-        grid: the reference's, the slices' of a stack that is none (``slice_index_grid``), or the frames' own.
-        lattices: how each frame lies in it.
-        own: whether it is the frames' own.
-        on_slices: whether it is ``slice_index_grid``.
-        notes: what was assumed.
+        grid: the reference's grid, the slices of an irregular stack (``slice_index_grid``), or the frames' own grid.
+        lattices: mapping of each frame to the grid.
+        own: True for the frames' own grid.
+        on_slices: True for ``slice_index_grid``.
+        notes: assumptions.
     """
 
     grid: Grid
@@ -179,7 +182,7 @@ class _Placed:
 
 
 def _place(frames: list[Frame], like: Scan | None, series: tuple[str, ...]) -> _Placed:
-    """The reference's slices or grid where every frame is one of them, else the frames' own grid."""
+    """Place the frames on the reference's slices or grid where all of them fit, else on their own grid."""
     if like is not None and like.original is not None:
         on_slices = frames_on_slices(frames, like.original)
         if on_slices is not None:
@@ -200,7 +203,7 @@ def _place(frames: list[Frame], like: Scan | None, series: tuple[str, ...]) -> _
 
 
 def _as_deep(frames: list[Frame], lattices: list[GridMapping], grid: Grid) -> bool:
-    """Whether frames are as thick as the grid's voxels: on a finer grid one frame stands for several slices."""
+    """Return True if frames are as thick as the grid's voxels; on a finer grid one frame would cover several slices."""
     sides = spacing_mm(grid.affine)
     return all(
         abs(sides[lattice.axes[2]] / (frame.spacing or frame.thickness or np.inf) - 1) < _SAME_DEPTH
@@ -220,13 +223,13 @@ def _own(lps: Affine, frame: Frame) -> GridMapping:
 
 @dataclass
 class _Gathered:
-    """What the pixels gave.
+    """Masks and findings from the pixels.
 
     Attributes:
-        masks: by segment number.
-        strays: numbers in a label map that are no segment.
-        highest: of a fractional one, the largest share of its maximum in each segment.
-        said: what was assumed.
+        masks: masks by segment number.
+        strays: values in a label map that belong to no segment.
+        highest: for a fractional one, the largest share of the maximum in each segment.
+        said: assumptions.
     """
 
     masks: dict[int, MaskBuilder]
@@ -235,7 +238,7 @@ class _Gathered:
     said: list[str] = field(default_factory=list)
 
     def flags(self, labels: Mapping[int, Label], threshold: float) -> list[str]:
-        """What a person must look at."""
+        """Return findings that a person must check."""
         flags = [
             f"No voxel of {labels[n].name} reaches {threshold:g} of the maximum (the highest has {share:.3g}); it is empty."
             for n, share in self.highest.items()
@@ -248,7 +251,7 @@ class _Gathered:
         return flags
 
     def notes(self, labels: Mapping[int, Label]) -> list[str]:
-        """What was assumed, and which segments have nothing in any frame."""
+        """Return assumptions, and the segments without a voxel."""
         bare = [
             label.name
             for n, label in labels.items()
@@ -272,7 +275,7 @@ def _gather(
     limit = largest = 1.0
     if kind == "FRACTIONAL":
         largest = float(dataset.MaximumFractionalValue)
-        limit = round(threshold * largest, 6)  # 0.07 of 100 is 7, not a hair more
+        limit = round(threshold * largest, 6)  # so that 0.07 of 100 is exactly 7
         found.said.append(
             f"A fractional segmentation ({str(dataset.SegmentationFractionalType).lower()}): voxels from {threshold:g} of its "
             "maximum on were taken."
@@ -298,7 +301,7 @@ def _gather(
 
 
 def _pixels(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
-    """Frames, (row, column), one at a time: a whole SEG of a hundred segments does not fit in memory."""
+    """Yield frames, (row, column), one at a time, since a whole SEG of a hundred segments does not fit in memory."""
     given = 0
     syntax = dataset.file_meta.TransferSyntaxUID
     bits = int(dataset.BitsAllocated) == 1 and not syntax.is_compressed and syntax.is_little_endian
@@ -314,7 +317,9 @@ def _pixels(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
 
 
 def _unpacked(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
-    """Frames of single bits, which follow each other without a gap, so that one may begin within a byte (PS3.5 8.2)."""
+    """Yield frames of single bits, which follow each other without a gap, so that a frame may begin within a byte
+    (PS3.5 8.2).
+    """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     content = np.frombuffer(dataset.PixelData, np.uint8)
     size = rows * columns

@@ -1,7 +1,7 @@
-"""Labels on the slices of a tilted or uneven stack, which make no grid, and from there onto the true grid around them.
+"""Labels on the slices of a tilted or uneven stack, and their resampling to the regular grid around it.
 
-What was drawn on the slices stays as it was drawn: DICOM objects written again lie on the slices, voxel for voxel. On
-the true grid a label is where the slices around a voxel hold most of it, weighed as the image's values are.
+Labels drawn on the slices are kept unchanged: DICOM objects written from them match the slices voxel for voxel. On the
+regular grid, a voxel has a label where more than half of the surrounding slices' interpolated weight has it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from medvit.io.labels.seg_frames import Frame
 from medvit.io.scan import Scan, SourceStack
 
 _MOST = 0.5
-"""More than this share: exactly half-way between two slices, two labels could else claim the same voxel."""
+"""Share of the interpolated weight above which a voxel has a label; at exactly half, two labels could claim the same
+voxel.
+"""
 
 __all__ = ["contours_on_slices", "frames_on_slices", "onto_grid", "slice_index_grid", "slice_masks"]
 
 _ON_SLICE_MM = 0.1
-"""How far contours and frames may leave their slice; headers and planning systems round to a hundredth of a millimetre."""
+"""Largest distance of contours and frames from their slice, in mm; headers and planning systems round to 0.01 mm."""
 
 
 def slice_index_grid(original: SourceStack) -> Grid:
-    """(column, row, slice) as if it were a grid: indices stand for millimetres."""
+    """Return the slices (column, row, slice) as a grid in index coordinates, with one "millimetre" for each index."""
     columns, rows, count = original.values.shape
     return Grid((columns, rows, count), np.eye(4))
 
 
 def _slice_of(original: SourceStack, points: NDArray[np.float64]) -> int | None:
-    """The slice that points (point, axis) in LPS millimetres lie on, or None."""
+    """Return the slice that contains the points (point, axis) in LPS millimetres, or None."""
     planes = original.planes
     normals = np.cross(planes[:, :3, 0], planes[:, :3, 1])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
@@ -45,7 +47,7 @@ def _slice_of(original: SourceStack, points: NDArray[np.float64]) -> int | None:
 
 
 def frames_on_slices(frames: Sequence[Frame], original: SourceStack) -> list[GridMapping] | None:
-    """How each frame of a SEG lies in ``slice_index_grid``, or None where one is not a slice of the stack."""
+    """Map each frame of a SEG to ``slice_index_grid``; return None where a frame is not a slice of the stack."""
     placed = []
     for frame in frames:
         k = _slice_of(original, frame.affine[None, :3, 3])
@@ -59,7 +61,7 @@ def frames_on_slices(frames: Sequence[Frame], original: SourceStack) -> list[Gri
 
 
 def contours_on_slices(contours: Sequence[Contour], original: SourceStack) -> list[Contour] | None:
-    """Contours in ``slice_index_grid``, or None where one does not lie on a slice of the stack."""
+    """Convert contours to ``slice_index_grid``; return None where a contour does not lie on a slice of the stack."""
     flip = flip_lps_ras(np.eye(4))[:3, :3]
     moved = []
     for contour in contours:
@@ -75,7 +77,9 @@ def contours_on_slices(contours: Sequence[Contour], original: SourceStack) -> li
 
 
 def onto_grid(found: LabelSet, scan: Scan) -> LabelSet:
-    """Labels in ``slice_index_grid`` on the true grid of a resampled stack; their masks on the slices are kept beside."""
+    """Resample labels in ``slice_index_grid`` to the regular grid of a resampled stack; keep their masks on the slices
+    too.
+    """
     original = scan.original
     assert original is not None
     segments = []
@@ -87,7 +91,7 @@ def onto_grid(found: LabelSet, scan: Scan) -> LabelSet:
 
 
 def _cut(mask: NDArray[np.bool_]) -> Box:
-    """A mask cut to its box, as a segment holds it."""
+    """Cut a mask to its bounding box, as a ``LabelMask`` stores it."""
     places = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     if not len(places[0]):
         return {"start": (0, 0, 0), "voxels": np.zeros((0, 0, 0), dtype=bool)}
@@ -97,10 +101,12 @@ def _cut(mask: NDArray[np.bool_]) -> Box:
 
 
 def slice_masks(found: LabelSet) -> list[tuple[LabelMask, NDArray[np.bool_]]]:
-    """Each segment with its mask on the DICOM slices of the reference, (column, row, slice); those without a voxel left out.
+    """Return each segment with its mask on the DICOM slices of the reference, (column, row, slice); empty segments are
+    left out.
 
-    For a straight and even stack that is its mask on the grid. Labels drawn on the slices of any other stand as they were
-    drawn, and labels from elsewhere are brought back from the true grid.
+    For a regular stack this is the mask on the grid. For other stacks, labels drawn on the slices are returned as
+    drawn, and
+    labels from elsewhere are mapped back from the regular grid.
     """
     original = found.reference.original if found.reference is not None else None
     if original is None:

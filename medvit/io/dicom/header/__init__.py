@@ -1,4 +1,4 @@
-"""Headers of DICOM files, read without their pixels."""
+"""Readers of DICOM headers without pixels."""
 
 import lazy_loader
 

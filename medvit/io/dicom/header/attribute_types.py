@@ -1,6 +1,7 @@
-"""The type of an attribute at the top level of an image object (PS3.3): whether it must be there, and with a value.
+"""Types of attributes at the top level of image objects (PS3.3): required with a value, required but possibly empty,
+optional.
 
-``attribute_types.tsv`` holds the attributes that are not Type 3 everywhere and whose presence something here decides.
+``attribute_types.tsv`` lists the attributes that are not Type 3 in every object and that medvit needs to know.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from typing import Literal
 __all__ = ["AttributeType", "attribute_type"]
 
 AttributeType = Literal["1", "2", "3"]
-"""1: present with a value; 2: present, may be empty; 3: optional. A conditional type (1C, 2C) counts as the type without C."""
+"""Type of an attribute.
+
+1: present with a value; 2: present, may be empty; 3: optional. A conditional type (1C, 2C) counts as the type without
+C.
+"""
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -21,11 +26,11 @@ def attribute_type(sop_class: str, keyword: str) -> AttributeType:
     """Look up the type of an attribute.
 
     Args:
-        sop_class: the object's SOPClassUID; one that is not an image of the standard gets the strictest type of all images.
+        sop_class: the object's SOPClassUID; an unknown class gets the strictest type of all image classes.
         keyword: the attribute's keyword.
 
     Returns:
-        "1", "2" or "3"; "3" for an attribute that the object does not know.
+        "1", "2" or "3"; "3" for an attribute that the object does not define.
     """
     row = _table().get(keyword)
     if row is None:
@@ -44,7 +49,7 @@ def _lines() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _classes() -> frozenset[str]:
-    """SOP classes that the table covers, without their common root: its first line."""
+    """Return the SOP classes of the table, without their common root, from its first line."""
     return frozenset(_lines()[0].split(","))
 
 

@@ -1,7 +1,8 @@
-"""Regions of the body that DICOM headers name: BodyPartExamined, else AnatomicRegionSequence.
+"""Body regions named in DICOM headers: BodyPartExamined, else AnatomicRegionSequence.
 
-BodyPartExamined is a free code string: scanners write "HEADNECK", "HEAD AND NECK", "Neck_1", "HALS". Words are looked up, and a
-word that joins several is taken apart.
+BodyPartExamined is a free code string: scanners write "HEADNECK", "HEAD AND NECK", "Neck_1", "HALS". Words are looked
+up, and
+compound words are split.
 """
 
 from __future__ import annotations
@@ -43,21 +44,21 @@ _JOINED = {
     "NECKOFFEMUR": ("LEG",),
     "AORTA": ("CHEST", "ABDOMEN"),
 }
-"""Words that name several regions, or another than their parts do."""
+"""Words that name several regions, or a region other than that of their parts."""
 
 _NOTHING = {"", "UNKNOWN", "NONE", "NA", "UNSPECIFIED", "NOTSPECIFIED", "OTHER"}
-"""Values, letters alone, that state nothing."""
+"""Values that state no region, reduced to their letters."""
 
 
 @cache
 def body_regions(text: str) -> frozenset[str]:
-    """Name the regions of the body that a text speaks of: "HEAD", "NECK", "CHEST" and the like.
+    """Return the body regions that a text names: "HEAD", "NECK", "CHEST" and the like.
 
     Args:
         text: a value of BodyPartExamined, or the meaning of an anatomic code.
 
     Returns:
-        The regions; empty where any word is not known.
+        The regions; empty where any word is unknown.
     """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().upper()
     found: set[str] = set()
@@ -71,7 +72,7 @@ def body_regions(text: str) -> frozenset[str]:
 
 @cache
 def _taken_apart(word: str) -> tuple[str, ...] | None:
-    """Return the regions of a word, or of the known words joined in it; None if other words are in it."""
+    """Return the regions of a word or of the known words it is composed of; None if it contains other words."""
     if word in _JOINED:
         return _JOINED[word]
     if word in _REGION:
@@ -85,10 +86,10 @@ def _taken_apart(word: str) -> tuple[str, ...] | None:
 
 
 def examined_regions(headers: Iterable[Dataset]) -> frozenset[str] | None:
-    """Name the regions that the headers of an image state.
+    """Return the regions that the headers of an image state.
 
     Returns:
-        The regions; empty where a value is stated and not known; None where none is stated, which is no evidence of anything.
+        The regions; empty where the stated value is unknown; None where no region is stated.
     """
     stated: set[str] = set()
     coded: set[str] = set()
@@ -105,7 +106,7 @@ def examined_regions(headers: Iterable[Dataset]) -> frozenset[str] | None:
 
 
 def _coded(header: Dataset) -> set[str]:
-    """Return the meanings of the anatomic region's codes, of the image or of all its frames."""
+    """Return the meanings of the anatomic region codes of the image or of all its frames."""
     found: set[str] = set()
     frames: Any = header.get("SharedFunctionalGroupsSequence") or ()
     places = [header, *(item for group in frames for item in group.get("FrameAnatomySequence") or ())]

@@ -1,7 +1,9 @@
-"""Opening DICOM files of others with pydicom, which unpacks deflated ones whole before it looks at them.
+"""Reading of DICOM files with pydicom, which decompresses a deflated file as a whole before it parses it.
 
-Deflate packs a thousandfold at most (RFC 1951), so a file of a few megabytes may unpack to gigabytes. What a deflated file
-unpacks to is counted first, without keeping it, and judged against the memory limit.
+Deflate compresses at most about a thousandfold (RFC 1951), so a file of a few megabytes may decompress to gigabytes.
+The
+decompressed size of a deflated file is therefore counted first, without keeping the data, and compared with the memory
+limit.
 """
 
 from __future__ import annotations
@@ -20,30 +22,32 @@ from medvit.io.memory_limits import memory_limit, say_bytes
 __all__ = ["check_deflated", "count_unpacked", "read_dataset"]
 
 _STEP = 2**22
-"""Bytes unpacked at a time while counting."""
+"""Bytes decompressed at a time while counting."""
 
 _COPIES = 3
-"""pydicom holds an unpacked file as chunks, joined, and as the values of its elements."""
+"""Copies of a decompressed file that pydicom holds: as chunks, joined, and as the values of its elements."""
 
 _HEAD = 2**16
-"""Bytes that hold the file meta group of any file."""
+"""Number of leading bytes that contain the file meta group of any file."""
 
 _META_GROUP, _SYNTAX = b"\x02\x00", b"\x10\x00"
-"""The group of the file meta elements and, in it, TransferSyntaxUID."""
+"""Group number of the file meta elements, and element number of TransferSyntaxUID in it."""
 
 _WIDE = (b"OB", b"OW", b"SQ", b"UN", b"UT")
-"""Value representations with four bytes of length among file meta elements (PS3.5 7.1.2)."""
+"""Value representations of file meta elements with a length of four bytes (PS3.5 7.1.2)."""
 
 
 def read_dataset(source: str | os.PathLike[str] | BinaryIO, **options: Any) -> Dataset:
-    """Read a DICOM file as ``pydicom.dcmread`` does, but refuse a deflated one that unpacks to more than the limit.
+    """Read a DICOM file as ``pydicom.dcmread`` does, but refuse a deflated file that decompresses to more than the
+    limit.
 
     Args:
-        source: path or binary file at its start.
-        options: as ``pydicom.dcmread`` takes them.
+        source: path, or binary file at its start.
+        options: as for ``pydicom.dcmread``.
 
     Raises:
-        TooLargeError: it unpacks to more than the memory limit allows; and whatever pydicom raises.
+        TooLargeError: the file decompresses to more than the memory limit allows.
+        Exception: any error of pydicom.
     """
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
@@ -54,13 +58,13 @@ def read_dataset(source: str | os.PathLike[str] | BinaryIO, **options: Any) -> D
 
 
 def check_deflated(file: BinaryIO) -> None:
-    """Refuse a deflated file that unpacks to more than the limit; others pass. The file is left at its start.
+    """Refuse a deflated file that decompresses to more than the limit; other files pass. The file is left at its start.
 
     Args:
-        file: a DICOM file at its start, which can be read twice.
+        file: a seekable DICOM file at its start.
 
     Raises:
-        TooLargeError: why.
+        TooLargeError: the file decompresses to more than the memory limit allows.
     """
     limit = memory_limit()
     most = limit // _COPIES
@@ -72,11 +76,11 @@ def check_deflated(file: BinaryIO) -> None:
 
 
 def _deflated_from(start: bytes) -> int | None:
-    """Find where the deflated part of a file begins (PS3.5 A.5); None for files that are not deflated."""
+    """Return the offset of the deflated part of a file (PS3.5 A.5); None for files that are not deflated."""
     if start[128:132] != b"DICM":
         return None
     at, deflated = 132, False
-    while start[at : at + 2] == _META_GROUP:  # explicit little endian, whatever follows (PS3.10 7.1)
+    while start[at : at + 2] == _META_GROUP:  # always explicit little endian (PS3.10 7.1)
         tag, kind = start[at + 2 : at + 4], start[at + 4 : at + 6]
         wide = kind in _WIDE
         begin = at + (12 if wide else 8)
@@ -88,11 +92,12 @@ def _deflated_from(start: bytes) -> int | None:
 
 
 def count_unpacked(file: BinaryIO, most: int) -> int:
-    """Count the bytes that the deflated part of a file unpacks to, without keeping them. The file is left at its start.
+    """Count the bytes to which the deflated part of a file decompresses, without keeping them. The file is left at its
+    start.
 
     Args:
-        file: a DICOM file at its start, which can be read twice.
-        most: counting stops a little above so many bytes.
+        file: a seekable DICOM file at its start.
+        most: counting stops soon after this number of bytes.
 
     Returns:
         The count; 0 for a file that is not deflated.
@@ -113,7 +118,7 @@ def _count_rest(file: BinaryIO, most: int) -> int:
     while packed and not unpacking.eof and size <= most:
         try:
             size += len(unpacking.decompress(packed, _STEP))
-        except zlib.error:  # damaged: the reader says so
+        except zlib.error:  # a damaged file: the reader reports it
             return size
         packed = unpacking.unconsumed_tail or file.read(_STEP)
     return size

@@ -1,4 +1,4 @@
-"""Multi-frame images: one record a frame, from the functional groups (PS3.3 C.7.6.16)."""
+"""Headers of multi-frame images: one record for each frame, from the functional groups (PS3.3 C.7.6.16)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ __all__ = ["frame_planes", "frame_scaling"]
 
 
 def frame_planes(plane: PlaneHeader, header: Dataset) -> list[PlaneHeader]:
-    """A record for each frame, placed where its functional groups say; one without a place where there are no such groups.
+    """Return a record for each frame with the geometry of its functional groups, or one record without position if
+    there are no groups.
 
     Args:
-        plane: what the top level of the header states.
-        header: all of it, without pixels.
+        plane: the values at the top level of the header.
+        header: the whole header, without pixels.
 
     Raises:
-        DamagedError: groups of fewer or more frames than there are, or numbers that are none.
+        DamagedError: the number of groups differs from the number of frames, or a value is not numeric.
     """
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
-    if not per_frame:  # one record stands for all of them: a header can state any number of frames
+    if not per_frame:  # one record for all frames, since a damaged header can state any number of them
         return [replace(plane, position=None)]
     if len(per_frame) != plane.frames:
         raise DamagedError(f"functional groups of {len(per_frame)} frames, where it states {plane.frames}")
@@ -36,7 +37,7 @@ def frame_planes(plane: PlaneHeader, header: Dataset) -> list[PlaneHeader]:
 
 
 def _group(shared: Dataset, own: Dataset, name: str) -> Dataset:
-    """A functional group of a frame: its own, else the shared one, else an empty one."""
+    """Return a functional group of a frame: its own, else the shared one, else an empty data set."""
     for place in (own, shared):
         if place.get(name):
             group: Dataset = place[name].value[0]
@@ -55,7 +56,7 @@ def _numbers(group: Dataset, keyword: str) -> tuple[float, ...] | None:
 
 
 def _number(group: Dataset, keyword: str, needed: bool = False) -> float | None:
-    """A number; None where it is absent or, unless it is needed, none."""
+    """Return a number; None where it is absent or, if ``needed`` is false, not numeric."""
     value = group.get(keyword)
     if value in (None, ""):
         return None
@@ -111,7 +112,9 @@ def _frame_type(shared: Dataset, own: Dataset) -> tuple[str, ...]:
 
 
 def frame_scaling(dataset: Dataset, frame: int | None, tag: int) -> float | None:
-    """A private number that stands at the top of a single-frame header, or in the private groups of a frame's own."""
+    """Return a private number from the top level of the header, or from the private groups of the frame; None where
+    absent.
+    """
     places = [dataset]
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     if frame is not None and per_frame is not None and frame < len(per_frame):

@@ -1,7 +1,7 @@
-"""The few header values that preflight needs, read straight from a file's first bytes (PS3.5 7, PS3.10 7).
+"""Parser of the few header values that preflight needs, on a file's first bytes (PS3.5 7, PS3.10 7).
 
-Nearly every file is little endian with plain elements one behind the other; those are stepped over by their lengths,
-without making an object of each. Whatever is written in any other way goes through pydicom, which knows all of them.
+Nearly every file is little endian and consists of plain elements in sequence; the parser skips them by their lengths,
+without creating an object for each. Files with any other encoding are read by pydicom, which supports all encodings.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from pydicom.filereader import read_partial
 __all__ = ["DamagedError", "Elements", "HeaderTooLargeError", "read_elements"]
 
 _LAST_WANTED = 0x0028FFFF
-"""Reading stops behind the image pixel group; what preflight asks for has all come by then."""
+"""Last tag of the image pixel group, after which reading stops; all values that preflight needs precede it."""
 
 _FIRST_BYTES = 8192
-"""Read at once, since most headers end before; then eight times as many, and so on."""
+"""Bytes read at first, which contain most headers; each further attempt reads eight times as many."""
 
 _MOST_BYTES = 2**20
-"""A header that is longer is left to pydicom, which need not hold it in memory."""
+"""Largest header parsed here, in bytes; pydicom reads longer ones without keeping them in memory."""
 
 _MOST_UNPACKED = 2**26
-"""Bytes that the header of a deflated file may unpack to; more is a damaged or hostile file."""
+"""Largest decompressed header of a deflated file, in bytes; a file with more is damaged or hostile."""
 
 _DEEPEST = 64
-"""Levels of sequences that are stepped over; more are left to pydicom, which says where it gives up."""
+"""Deepest nesting of sequences that is skipped here; pydicom reads deeper ones and reports where it fails."""
 
 _META = {0x00020010: b"UI", 0x00020002: b"UI"}
 """TransferSyntaxUID and MediaStorageSOPClassUID."""
 
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""Value representations with a length of four bytes (PS3.5 7.1.2)."""
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-"""Value representations with four and with two bytes of length (PS3.5 7.1.2)."""
+"""Value representations with a length of two bytes (PS3.5 7.1.2)."""
 
 _TEXT = frozenset(b"AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
 
@@ -50,11 +51,11 @@ _length = struct.Struct("<L").unpack_from
 
 
 class DamagedError(Exception):
-    """A DICOM file whose header cannot be read; ``args[0]`` says why, without quoting it."""
+    """A DICOM file whose header cannot be read; ``args[0]`` is the reason, without values of the header."""
 
 
 class HeaderTooLargeError(Exception):
-    """A file that unpacks to more than any image."""
+    """A deflated file whose header decompresses to more than any valid header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,10 @@ class Elements:
     """Top-level values of a header.
 
     Attributes:
-        values: by tag: text as bytes, numbers as numbers.
+        values: values by tag: text as bytes, numbers as numbers.
         syntax: TransferSyntaxUID; empty where the file states none.
         media: MediaStorageSOPClassUID.
-        end: where the header ends and further groups or pixels begin, bytes from the start of the file.
+        end: offset at which the header ends, in bytes; further groups or pixels follow.
     """
 
     values: Mapping[int, Any]
@@ -75,27 +76,28 @@ class Elements:
 
 
 class _UnusualError(Exception):
-    """Written in a way that is left to pydicom."""
+    """An encoding that only pydicom reads."""
 
 
 class _ShortError(Exception):
-    """The bytes at hand end before the header does."""
+    """A header that continues beyond the bytes read so far."""
 
 
 class _DeflatedError(Exception):
-    """The rest of the file, from ``args[0]`` on, is deflated."""
+    """A deflated file; ``args[0]`` is the offset of the deflated data."""
 
 
 def read_elements(stream: BinaryIO, first: bytes, wanted: Mapping[int, bytes]) -> Elements:
-    """The wanted values of a DICOM file.
+    """Read the wanted values of a DICOM file.
 
     Args:
         stream: the file, read up to the end of ``first``.
         first: its first bytes.
-        wanted: tags up to the group 0028, and the value representation of each.
+        wanted: value representation of each wanted tag, up to the group 0028.
 
     Raises:
-        HeaderTooLargeError: a deflated file whose header alone is larger than any; and what pydicom raises for damaged files.
+        HeaderTooLargeError: the header of a deflated file decompresses to more than any valid header.
+        Exception: any error of pydicom for damaged files.
     """
     content, size = first, _FIRST_BYTES
     if content[128:132] == b"DICM":
@@ -113,7 +115,7 @@ def read_elements(stream: BinaryIO, first: bytes, wanted: Mapping[int, bytes]) -
 
 
 def _plain(content: bytes, wanted: Mapping[int, bytes], whole: bool) -> Elements:
-    """Values of a file with a preamble, little endian and not deflated."""
+    """Read the values of a file with a preamble, little endian and not deflated."""
     meta: dict[int, Any] = {}
     at = _walk(content, 132, _META, meta, whole, explicit=True, last=0x0002FFFF)
     syntax, media = (meta.get(tag, b"").decode("latin-1").strip(" \0") for tag in _META)
@@ -123,14 +125,14 @@ def _plain(content: bytes, wanted: Mapping[int, bytes], whole: bool) -> Elements
         raise _UnusualError
     explicit = syntax != _IMPLICIT
     if not explicit and content[at + 4 : at + 6] in _LONG | _SHORT:
-        raise _UnusualError  # it says implicit and is not
+        raise _UnusualError  # states implicit VR but is explicit
     values: dict[int, Any] = {}
     end = _walk(content, at, wanted, values, whole, explicit, _LAST_WANTED)
     return Elements(values, syntax, media, end)
 
 
 def _inflated(packed: bytes, wanted: Mapping[int, bytes]) -> Elements:
-    """Values of a deflated data set (PS3.5 A.5), unpacked as far as its header may reach."""
+    """Read the values of a deflated data set (PS3.5 A.5); decompress no more than a header may need."""
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
     content = unpacking.decompress(packed, _MOST_UNPACKED)
     values: dict[int, Any] = {}
@@ -150,7 +152,7 @@ def _walk(
     explicit: bool,
     last: int,
 ) -> int:
-    """Step from element to element, keep the wanted values, and give the place of the first beyond ``last``."""
+    """Step from element to element and keep the wanted values; return the offset of the first element beyond ``last``."""
     size = len(content)
     while True:
         if at + 8 > size:
@@ -181,7 +183,7 @@ def _walk(
                 raise _UnusualError
             at = _behind(content, start, explicit, whole)
             if tag in wanted:
-                found[tag] = b""  # seen to be there; what is in it is not asked for
+                found[tag] = b""  # present; its content is not needed
             continue
         at = start + length
         if at > size:
@@ -193,8 +195,8 @@ def _walk(
 
 
 def _behind(content: bytes, at: int, explicit: bool, whole: bool) -> int:
-    """The place behind a sequence of undefined length whose first item is at ``at`` (PS3.5 7.5)."""
-    size, inside = len(content), [False]  # for each level, whether it is an item
+    """Return the offset behind a sequence of undefined length whose first item is at ``at`` (PS3.5 7.5)."""
+    size, inside = len(content), [False]  # for each level, True for an item, False for a sequence
     while inside:
         if at + 12 > size and not (at + 8 <= size and whole):
             raise _UnusualError if whole else _ShortError
@@ -228,7 +230,7 @@ def _behind(content: bytes, at: int, explicit: bool, whole: bool) -> int:
 
 
 def _stored(value: bytes, vr: bytes, order: str) -> Any:
-    """Binary numbers as numbers; anything else as it is."""
+    """Convert binary numbers; return other values unchanged."""
     if vr == b"US" and len(value) >= 2:
         return struct.unpack_from(order + "H", value)[0]
     if vr == b"FD" and len(value) >= 8:
@@ -240,7 +242,7 @@ def _by_pydicom(stream: BinaryIO, wanted: Mapping[int, bytes], force: bool) -> E
     stream.seek(0)
     header = read_partial(stream, _beyond, force=force)
     values: dict[int, Any] = {}
-    for tag, element in header.items():  # raw elements: asking the dataset itself would convert each one
+    for tag, element in header.items():  # raw elements; indexing the data set would convert each one
         if tag in wanted:
             value, vr = element.value, element.VR or ""
             if type(value) is bytes and isinstance(element, RawDataElement) and vr.encode() not in _TEXT:

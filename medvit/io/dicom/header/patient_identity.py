@@ -1,12 +1,16 @@
-"""The rule that decides whether two headers are of one patient, of two, or leave the question open.
+"""Comparison of the patients of two headers: one patient, two patients, or undecided.
 
-PatientID names a patient only together with who issued it (PS3.3 C.7.1.1): two hospitals may both have a patient 1. Headers with
-different issuers are of two patients. Where one header states an issuer and the other none, they are of one patient only if the
-name (letter case aside) and the birth date agree; otherwise a person has to decide. Where neither states one, they are of one patient
-unless both the name and the birth date contradict each other; then a person has to decide too.
+PatientID identifies a patient only together with its issuer (PS3.3 C.7.1.1), since two hospitals may both have a
+patient 1.
+Headers with different issuers belong to two patients. Where only one header states an issuer, they belong to one
+patient only
+if the name (letter case aside) and the birth date agree; otherwise a person has to decide. Where neither states an
+issuer, they
+belong to one patient unless both the name and the birth date differ; then a person has to decide too.
 
-An ``Identity`` holds hashes, so it can be compared and kept; anybody who can guess a name can test the guess against it, so it goes
-into nothing that is handed on. ``keyed`` makes a fingerprint for records.
+An ``Identity`` holds hashes, so it can be compared and stored. Since anybody can hash a guessed name and compare, it
+must not
+leave the process; ``keyed`` makes a fingerprint for records.
 """
 
 from __future__ import annotations
@@ -38,18 +42,18 @@ __all__ = [
 ]
 
 IDENTIFYING = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
-"""Attributes that say who a patient is, in the order of ``Identity``."""
+"""Attributes that identify a patient, in the order of ``Identity``."""
 
 
 class Identity(NamedTuple):
     """Identity of the patient in a header, as hashes; 0 (or an empty text) for absent or empty values.
 
     Attributes:
-        number: of PatientID.
-        issuer: IssuerOfPatientID as text, since it names an institution and no patient.
-        name: of PatientName: letter case, padding and empty components at its end aside.
-        birth: of PatientBirthDate.
-        sex: of PatientSex.
+        number: hash of PatientID.
+        issuer: IssuerOfPatientID as text, since it names an institution, not a patient.
+        name: hash of PatientName without letter case, padding and empty trailing components.
+        birth: hash of PatientBirthDate.
+        sex: hash of PatientSex.
     """
 
     number: int = 0
@@ -61,7 +65,7 @@ class Identity(NamedTuple):
 
 @lru_cache(maxsize=8192)
 def make_identity(number: str, issuer: str, name: str, birth: str, sex: str) -> Identity:
-    """Make an identity of header values as text."""
+    """Create an identity from header values as text."""
     return Identity(
         _hash(number.strip()),
         issuer.strip(),
@@ -78,19 +82,19 @@ def identity_of(header: Dataset) -> Identity:
 
 @lru_cache(maxsize=8192)
 def identity_of_bytes(values: tuple[str, ...], characters: tuple[str, ...]) -> Identity:
-    """Make an identity of values that were read byte for byte (as Latin 1).
+    """Create an identity from raw bytes decoded as Latin 1.
 
     Args:
         values: in the order of ``IDENTIFYING``.
-        characters: SpecificCharacterSet.
+        characters: SpecificCharacterSet of the header.
     """
     return make_identity(*(_decoded(value, characters) for value in values))
 
 
 def same_patient(first: Identity, second: Identity) -> bool | None:
-    """Decide if two headers are of one patient; None where a person has to.
+    """Decide if two headers belong to one patient; return None where a person has to decide.
 
-    Without a PatientID on both sides nothing is known, which is None too.
+    The result is also None where one of the headers has no PatientID.
     """
     if not first.number or not second.number:
         return None
@@ -106,11 +110,12 @@ def same_patient(first: Identity, second: Identity) -> bool | None:
 def differing(first: Identity, second: Identity, *, absent: bool) -> tuple[str, ...]:
     """List the attributes by which two headers of one series contradict each other about the patient.
 
-    An issuer that only one of them states is no contradiction where name and birth date agree.
+    An issuer stated by only one of them is no contradiction where name and birth date agree.
 
     Args:
-        first, second: what the headers say.
-        absent: count a name, birth date or sex that only one of them states, as between two versions of one image.
+        first, second: identities of the two headers.
+        absent: True to count a name, birth date or sex that only one header states, as between two versions of one
+            image.
     """
     needed = IDENTIFYING if absent else IDENTIFYING[:2]
     rows = zip(IDENTIFYING, first, second, strict=True)
@@ -121,15 +126,16 @@ def differing(first: Identity, second: Identity, *, absent: bool) -> tuple[str, 
 
 
 def resolved_issuers(identities: Iterable[Identity], assumed: str = "") -> dict[Identity, str | None]:
-    """Find the issuer that each identity without one belongs to, among everything that is known.
+    """Find the issuer of each identity that states none, among all known identities.
 
     Args:
-        identities: all there are.
-        assumed: the issuer of every PatientID that is stated without one, where a person has said so.
+        identities: all known identities.
+        assumed: the issuer that a person has stated for every PatientID without one.
 
     Returns:
-        For each identity, the issuer to read its PatientID with: its own; that of the one patient with an issuer whose PatientID,
-        name and birth date are the same; empty where no issuer is stated for this PatientID at all; None where a person has to decide.
+        The issuer of each identity: its own; else that of the only patient with the same PatientID, name and birth
+            date; empty
+        where no header states an issuer for this PatientID; None where a person has to decide.
     """
     known = set(identities)
     by_number: dict[int, set[Identity]] = {}
@@ -151,19 +157,20 @@ def resolved_issuers(identities: Iterable[Identity], assumed: str = "") -> dict[
 
 
 def patients_among(identities: Iterable[Identity]) -> int:
-    """Count the patients that headers are of; where a person has to decide, they count as two."""
+    """Count the patients of headers; undecided identities count as different patients where their names differ."""
     resolved = resolved_issuers(identities).items()
     return len({(known.number, issuer, known.name if issuer is None else 0) for known, issuer in resolved})
 
 
 def person_of(header: Dataset, issuer: str = "") -> str:
-    """Say in one text which patient a header is of, for pseudonyms; equal texts are one patient.
+    """Return a text that identifies the patient of a header, for pseudonyms; equal texts mean one patient.
 
-    PatientID and its issuer decide; without a PatientID the name (letter case aside) and the birth date, without them the study.
+    PatientID and its issuer decide; without a PatientID the name (letter case aside) and the birth date; without a name
+    the study.
 
     Args:
-        header: as read.
-        issuer: to read a PatientID with that states none; see ``resolved_issuers``.
+        header: a header as read.
+        issuer: the issuer of a PatientID stated without one; see ``resolved_issuers``.
     """
     number, stated, name, birth, _ = ("\\".join(_read(header, keyword)) for keyword in IDENTIFYING)
     if number:
@@ -175,23 +182,25 @@ def person_of(header: Dataset, issuer: str = "") -> str:
 
 
 def keyed(key: bytes, identities: Iterable[Identity]) -> str:
-    """Make a fingerprint of identities that only the holder of the key can compare with a guess."""
+    """Compute a fingerprint of identities; only the holder of the key can compare it with a guess."""
     content = repr(sorted(map(tuple, set(identities))))
     return hmac.new(key, content.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
 
 
 def hash_of(text: str) -> int:
-    """Hash a text to the same number in every process; 0 for an empty text."""
+    """Hash a text to the same number in every process; return 0 for an empty text."""
     return _hash(text)
 
 
 def _agree(first: Identity, second: Identity) -> bool:
-    """Tell if name and birth date are stated and the same; what is absent on both sides proves nothing."""
+    """Return True if both headers state name and birth date, and both agree; values absent from both headers prove
+    nothing.
+    """
     return bool(first.name and first.birth) and (first.name, first.birth) == (second.name, second.birth)
 
 
 def _several_people(identities: Iterable[Identity]) -> bool:
-    """Tell if two identities differ in both name and birth date: a marriage or a typing error changes one of them."""
+    """Return True if names and birth dates both differ; after a marriage or a typing error only one of them does."""
     stated = {(known.name, known.birth) for known in identities if known.name and known.birth}
     return len({name for name, _ in stated}) > 1 and len({birth for _, birth in stated}) > 1
 
@@ -211,12 +220,12 @@ def _hash(text: str) -> int:
 
 
 def _decoded(text: str, characters: tuple[str, ...]) -> str:
-    """Text that was read as Latin 1, in the character set that its header states."""
+    """Decode text that was read as Latin 1 in the character set of its header."""
     if text.isascii() and "\x1b" not in text:
         return text
     try:
         return str(decode_bytes(text.encode("latin-1"), convert_encodings(list(characters) or None), TEXT_VR_DELIMS))
-    except (UnicodeError, LookupError, ValueError):  # decoded already, or in no set that there is
+    except (UnicodeError, LookupError, ValueError):  # already decoded, or in an unknown character set
         return text
 
 
@@ -225,5 +234,5 @@ def _read(header: Dataset, keyword: str) -> list[str]:
         value = header.get(keyword)
         several = value if isinstance(value, (list, tuple, MultiValue)) else [value]
         return [text for v in several if v is not None and (text := str(v).strip())]
-    except Exception:  # a damaged value says nothing
+    except Exception:  # a damaged value counts as absent
         return []

@@ -1,4 +1,4 @@
-"""The header of one plane of a DICOM image."""
+"""Header values of one plane of a DICOM image."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ class PlaneHeader:
     """One image plane as its header states it; absent values are None or empty.
 
     Attributes:
-        file: where it lies.
-        frame: its number within a multi-frame file, from 0; None in a file of its own.
+        file: the file that contains the plane.
+        frame: number within a multi-frame file, from 0; None for a single-frame file.
         position, orientation: ImagePositionPatient and ImageOrientationPatient, LPS millimetres.
         spacing: PixelSpacing, row then column, millimetres.
-        patient: who the header says it is, as hashes.
-        carried: a hash of what results carry on of the study.
+        thickness, between: SliceThickness and SpacingBetweenSlices, millimetres.
+        patient: identity of the patient, as hashes.
+        carried: hash of the study attributes that results copy.
+        syntax: TransferSyntaxUID.
+        bits: BitsAllocated.
         rescale: slope and intercept.
-        unit: what rescaling gives (RescaleType), where stated.
-        unscaled: rescale tags that a CT lacks, or a slope of 0, so that its values are in no known unit.
+        unit: unit of the rescaled values (RescaleType), where stated.
+        unscaled: rescale tags that a CT lacks (a slope of 0 counts as missing); the unit of its values is then unknown.
         packing: BitsStored and HighBit.
         counts: ImagesInAcquisition, NumberOfSeriesRelatedInstances and InConcatenationTotalNumber; 0 where not stated.
-        order: what may tell apart planes at one position: (attribute, value) pairs.
-        absent: Type 2 attributes that are not there at all.
-        space: bytes behind the header, where the pixels should be.
+        order: (attribute, value) pairs that may separate planes at one position.
+        absent: Type 2 attributes that the header lacks.
+        space: bytes behind the header, which contain the pixels.
     """
 
     file: DicomFile
@@ -67,5 +70,5 @@ class PlaneHeader:
 
     @property
     def placed(self) -> bool:
-        """Whether it states where it lies in the patient."""
+        """True where the header states position, orientation and spacing."""
         return self.position is not None and self.orientation is not None and self.spacing is not None

@@ -1,7 +1,8 @@
-"""What preflight knows of an image: one small record a plane, read from the header without touching its pixels.
+"""Reading of headers for preflight: one small record for each plane, without reading its pixels.
 
-Tens of thousands of files pass through here, so each leaves only the few values that sorting and checking need; the
-full header is read again, with the pixels, for the slices that are used.
+Preflight reads tens of thousands of files and keeps only the few values that sorting and checking need; the full header
+is
+read again, with the pixels, for the slices that are used.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ TYPE_2 = (
     "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName "
     "StudyID SeriesNumber InstanceNumber"
 ).split()
-"""Attributes that an image must have, if only empty (PS3.3 C.7): objects derived from it carry them on."""
+"""Attributes of Type 2 (PS3.3 C.7), which an image must have, possibly empty; objects derived from it copy them."""
 
 _ORDERED_BY = tuple(
     "TemporalPositionIdentifier EchoNumbers EchoTime InversionTime DiffusionBValue SequenceName TriggerTime "
     "AcquisitionNumber ConvolutionKernel KVP SliceThickness ImageType".split()
 )
-"""What tells apart images of one series that lie on top of one another, the most telling first."""
+"""Attributes that separate images of one series at the same position, the most distinctive first."""
 
 _OF_STUDY = tuple("StudyDate StudyTime AccessionNumber StudyID ReferringPhysicianName".split())
-"""Attributes of the study that results copy, beside its UID."""
+"""Attributes of the study that results copy, apart from its UID."""
 
 _WANTED = {
     tag_of(keyword): dictionary_VR(keyword).encode()
@@ -52,15 +53,18 @@ _WANTED = {
         "NumberOfSeriesRelatedInstances InConcatenationTotalNumber LossyImageCompression DirectoryRecordSequence".split(),
     )
 }
-"""Tags that are read, and the value representation of each."""
+"""Value representation of each tag that is read."""
 
 
 def read_planes(file: DicomFile) -> list[PlaneHeader] | str | None:
-    """The planes of a DICOM image; the modality or kind of a DICOM object that is none; None for other files.
+    """Read the planes of a DICOM image.
+
+    Returns:
+        The planes of an image; the modality or kind of another DICOM object; None for files that are not DICOM.
 
     Raises:
-        DamagedError: it is DICOM, but its header is cut off or nonsense.
-        UnreadableError: the system cannot read it, or it only stands for a file whose content was not fetched.
+        DamagedError: the file is DICOM, but its header is cut off or invalid.
+        UnreadableError: the file cannot be read, or is a placeholder for content that was not fetched.
     """
     try:
         return _read(file)
@@ -88,12 +92,12 @@ def _read(file: DicomFile) -> list[PlaneHeader] | str | None:
         except Exception as error:
             if bare:
                 return None
-            # what the error says may quote the header, and with it a patient
+            # the error's own text is left out, since it may quote patient data of the header
             raise DamagedError(_WHY.get(type(error), f"it cannot be taken apart: {type(error).__name__}")) from error
 
 
 _SEEN = 4096
-"""Bytes that show whether a file is DICOM, and hold most of a header."""
+"""Number of leading bytes that identify a DICOM file and contain most of a header."""
 
 _WHY = {
     EOFError: "the file is cut off",
@@ -113,7 +117,7 @@ def _carried(stated: tuple[tuple[str, str], ...]) -> int:
 
 
 _NO_IMAGE = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "FID")
-"""Kinds of objects with rows and columns that are results, not images."""
+"""Modalities of objects that have rows and columns but are results, not images."""
 
 _SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
 
@@ -123,7 +127,9 @@ _MODALITIES = {
     "1.2.840.10008.5.1.4.1.1.128": "PT",
     "1.2.840.10008.5.1.4.1.1.20": "NM",
 }
-"""What an image is whose class says so (PS3.4 B.5), for headers without a Modality; also those who begin so: enhanced."""
+"""Modality of an image by its SOP class (PS3.4 B.5) or the beginning of it (enhanced images), for headers without a
+Modality.
+"""
 
 
 def _modality(sop_class: str, stated: str) -> str:
@@ -141,7 +147,7 @@ def _planes(file: DicomFile, values: HeaderValues) -> list[PlaneHeader] | str:
                 return "DICOMDIR"
             raise DamagedError("its header states neither a kind nor an image")
         if _modality(sop_class, "") or UID(sop_class).name.endswith("Image Storage"):
-            # what is left of a copy that broke off between two elements of its header
+            # a copy that was cut off between two elements of its header
             raise DamagedError("an image without rows or columns")
         return modality or UID(sop_class).name
     if modality in _NO_IMAGE:
@@ -192,11 +198,13 @@ def _planes(file: DicomFile, values: HeaderValues) -> list[PlaneHeader] | str:
 
 
 _ENHANCED = ("1.1.2.1", "1.1.4.1", "1.1.128.1", "1.1.2.2", "1.1.4.4", "1.1.128.2")
-"""Enhanced CT, MR and PET and their legacy-converted kinds, which hold geometry by frame even where there is but one."""
+"""Ends of the UIDs of enhanced CT, MR and PET and their legacy-converted kinds, which state geometry by frame even for
+a single frame.
+"""
 
 
 def _unscaled(values: HeaderValues) -> tuple[str, ...]:
-    """List the tags without which stored values of a CT are no Hounsfield units (PS3.3 C.8.2.1), a slope of 0 among them."""
+    """List missing tags, or a slope of 0, without which stored values of a CT are not Hounsfield units (PS3.3 C.8.2.1)."""
     if values.has("ModalityLUTSequence"):
         return ()
     zero = ("RescaleSlope",) if values.required_numbers("RescaleSlope", 1) == (0.0,) else ()
@@ -226,7 +234,7 @@ def _pair(slope: tuple[float, ...] | None, intercept: tuple[float, ...] | None) 
 
 
 def _whole_header(file: DicomFile) -> tuple[pydicom.Dataset, int]:
-    """All of a header, and where it ends."""
+    """Read a whole header; return it with the offset at which it ends."""
     with file.open() as stream:
         seen = BytesIO(stream.read()) if file.size < 2**20 else stream
         return read_dataset(seen, stop_before_pixels=True, force=True), seen.tell()

@@ -1,4 +1,4 @@
-"""Header values as words and numbers, with pydicom's full conversion left out where plain bytes will do."""
+"""Conversion of header values to words and numbers, without pydicom's full conversion where plain bytes suffice."""
 
 from __future__ import annotations
 
@@ -16,44 +16,45 @@ __all__ = ["HeaderValues", "finite", "is_uid", "tag_of"]
 
 @lru_cache(maxsize=256)
 def tag_of(keyword: str) -> int:
-    """The tag of an attribute."""
+    """Return the tag of an attribute."""
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
     return int(tag)
 
 
 class HeaderValues:
-    """Quick access to the values of one header, by keyword."""
+    """Fast access to the values of one header, by keyword."""
 
     def __init__(self, elements: Elements) -> None:
         self.elements = elements
         self._found = elements.values
 
     def has(self, keyword: str) -> bool:
-        """Whether it is there, if only empty."""
+        """Return True if the attribute is present, even if empty."""
         return tag_of(keyword) in self._found
 
     def text(self, keyword: str) -> str:
-        """Its values as one text; empty where absent."""
+        """Return all values of an attribute as one text; empty where absent."""
         return _joined(self.texts(keyword))
 
     def texts(self, keyword: str) -> tuple[str, ...]:
-        """Its values, without padding; none where absent or all empty."""
+        """Return the values of an attribute, without padding; no values where it is absent or all are empty."""
         return _texts(self._found.get(tag_of(keyword)))
 
     def stated(self, keywords: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-        """(keyword, text) of those attributes that have a value; one tuple for all headers that state the same."""
+        """Return (keyword, text) for each attribute that has a value; headers with equal values share one tuple."""
         key = tuple([self._found.get(tag) for tag in _tags(keywords)])
         try:
             return _stated(keywords, key)
-        except TypeError:  # a list of pydicom's, which cannot be looked up
+        except TypeError:  # a list of pydicom, which is not hashable
             return _stated.__wrapped__(keywords, key)
 
     def required_numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        """Numbers without which an image has no place or no values; None where they are absent or not as many.
+        """Return the numbers of an attribute that geometry or values need; None where it is absent or has another
+        count.
 
         Raises:
-            DamagedError: they are there, and no numbers; or several where there is to be one.
+            DamagedError: the values are not numeric, or there are several where one is expected.
         """
         words = self.texts(keyword)
         if len(words) != count:
@@ -66,13 +67,13 @@ class HeaderValues:
         return numbers
 
     def number(self, keyword: str) -> float | None:
-        """A number that can be done without: None where it is absent or none."""
+        """Return an optional number; None where it is absent or not numeric."""
         words = self.texts(keyword)
         numbers = finite(words) if len(words) == 1 else None
         return numbers[0] if numbers else None
 
     def whole(self, keyword: str, default: int) -> int:
-        """An unsigned short, or an integer string."""
+        """Return an unsigned short, or an integer string, as int."""
         value = self._found.get(tag_of(keyword))
         if type(value) is int:
             return value
@@ -82,7 +83,10 @@ class HeaderValues:
 
 @lru_cache(maxsize=8192)
 def is_uid(text: str) -> bool:
-    """Whether objects can refer to it: digits and dots, at most 64 (PS3.5 9.1); leading zeros, which some write, do no harm."""
+    """Return True for a UID that objects can refer to: digits and dots, at most 64 (PS3.5 9.1).
+
+    Leading zeros, which some writers produce, are accepted.
+    """
     return re.fullmatch(r"[0-9.]{1,64}", text) is not None
 
 
@@ -113,14 +117,16 @@ def _joined(words: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=8192)
 def _words(value: bytes) -> tuple[str, ...]:
-    """The values of a string element; nearly all are the same in slice after slice, and then one tuple serves them."""
+    """Split the values of a string element; cached, since most slices repeat the same values and can share one tuple."""
     words = tuple(word.strip(" \0") for word in value.decode("latin-1").split("\\"))
     return words if any(words) else ()
 
 
 @lru_cache(maxsize=4096)
 def finite(words: tuple[str, ...]) -> tuple[float, ...] | None:
-    """Words as finite numbers, or None; one tuple for the thousands of planes that share a value."""
+    """Convert words to finite numbers; return None where one is not. Cached, since thousands of planes share the same
+    values.
+    """
     try:
         numbers = tuple(map(float, words))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Pixels of DICOM files, decoded and rescaled."""
+"""Decoding and rescaling of DICOM pixels."""
 
 import lazy_loader
 

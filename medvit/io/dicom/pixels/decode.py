@@ -1,4 +1,4 @@
-"""Stored pixels to real values: rescaling, inverted display and padding (PS3.3 C.7.6.3, C.7.6.16, C.11.1)."""
+"""Conversion of stored pixels to real values: rescaling, inverted display, padding (PS3.3 C.7.6.3, C.7.6.16, C.11.1)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from medvit.io.memory_limits import check_image_memory
 __all__ = ["AIR_HU", "Values", "check_header_values", "plane_values", "real_values", "same_pixels"]
 
 AIR_HU = -1024.0
-"""What CT shows outside its field of view."""
+"""Value of CT outside the field of view, in Hounsfield units."""
 
 _PHILIPS_SLOPE = 0x2005100E
-"""Philips' private MR Scale Slope, behind the creator "Philips MR Imaging DD 001" in block 10."""
+"""Tag of Philips' private MR Scale Slope, of the creator "Philips MR Imaging DD 001" in block 10."""
 
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """One plane's real values.
+    """Real values of one plane.
 
     Attributes:
-        array: (row, column) float32, NaN where the header says padding.
-        inverted: whether MONOCHROME1 was turned round.
-        philips: whether Philips' own scaling was applied.
+        array: (row, column) float32, NaN for padding; in colour (row, column, RGB).
+        inverted: True where MONOCHROME1 was inverted.
+        philips: True where Philips' private scaling was applied.
     """
 
     array: NDArray[np.float32]
@@ -42,7 +42,7 @@ class Values:
 
 @contextmanager
 def check_header_values() -> Iterator[None]:
-    """A header value that cannot be read as what its tag promises becomes one of our errors."""
+    """Convert exceptions raised by header values of the wrong type to ``SourceError``."""
     try:
         yield
     except (MedvitError, MemoryError):
@@ -55,12 +55,14 @@ def check_header_values() -> Iterator[None]:
 
 
 def plane_values(planes: Sequence[PlaneHeader]) -> Iterator[tuple[Dataset, Values]]:
-    """The full header (without its pixels) and the real values of each plane, in order.
+    """Yield the full header (without pixels) and the real values of each plane, in order.
 
-    A multi-frame file is opened once for a run of its frames.
+    A multi-frame file is opened once for consecutive frames.
 
     Raises:
-        SourceError: cut off, damaged or not decodable. ImageError: pixels of another shape than stated.
+        SourceError: the file is cut off, damaged or not decodable.
+        ImageError: the shape of the pixels differs from the header.
+        TooLargeError: the planes would exceed the memory limit.
     """
     name, dataset = "", Dataset()
     if planes:
@@ -75,10 +77,11 @@ def plane_values(planes: Sequence[PlaneHeader]) -> Iterator[tuple[Dataset, Value
 
 
 def real_values(stored: NDArray[Any], dataset: Dataset, plane: PlaneHeader) -> Values:
-    """Grey values in the image's own units, by the slope and intercept of this very plane.
+    """Convert stored values to real values, with the slope and intercept of this plane.
 
-    Values of CT and PET are quantities and stay as they are under MONOCHROME1; of anything else, that kind is turned
-    round so that brighter always means more.
+    CT and PET values are quantities and keep their sign under MONOCHROME1; in other modalities MONOCHROME1 is inverted,
+    so
+    that brighter always means more.
     """
     if stored.ndim == 3:
         return Values(stored.astype(np.float32))
@@ -112,12 +115,12 @@ def real_values(stored: NDArray[Any], dataset: Dataset, plane: PlaneHeader) -> V
 
 
 def _eight_bits(colours: NDArray[Any]) -> NDArray[np.float32]:
-    """(row, column, RGB) as 0 to 255, whatever the width of the palette."""
+    """Scale the colours of a palette, (row, column, RGB), to 0 to 255."""
     return np.asarray(colours >> 8 if colours.dtype == np.uint16 else colours, dtype=np.float32)
 
 
 def _scaling(dataset: Dataset, plane: PlaneHeader) -> tuple[float, float, bool]:
-    """Slope, intercept, and whether they are Philips' own.
+    """Return slope, intercept, and True where they are Philips' private ones.
 
     Philips stores floating-point signal as (stored x slope + intercept) / (slope x scale slope), where slope and
     intercept are DICOM's and the scale slope is private (Chenevert et al., Transl. Oncol. 7(1), 2014); without it,
@@ -132,7 +135,9 @@ def _scaling(dataset: Dataset, plane: PlaneHeader) -> tuple[float, float, bool]:
 
 
 def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None:
-    """Where a stored value is padding: PixelPaddingValue, or anything between it and PixelPaddingRangeLimit."""
+    """Return a mask of the padding: PixelPaddingValue, or the range from it to PixelPaddingRangeLimit; None without
+    padding.
+    """
     value = dataset.get("PixelPaddingValue")
     if value is None or not isinstance(value, int):
         return None
@@ -144,14 +149,14 @@ def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None
 
 
 def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
-    """The value as the pixels' own type holds it; writers mix signed and unsigned VRs of this tag."""
+    """Convert a padding value to the range of the pixels' dtype; writers mix signed and unsigned VRs of this tag."""
     bits = 8 * dtype.itemsize
     value %= 2**bits
     return value - 2**bits if dtype.kind == "i" and value >= 2 ** (bits - 1) else value
 
 
 def same_pixels(planes: Sequence[PlaneHeader]) -> bool:
-    """Whether planes are copies: equal files, or equal stored pixels under headers that differ."""
+    """Return True if planes are copies: equal files, or equal stored pixels under different headers."""
     contents = [plane.file.read() for plane in planes]
     if len(set(contents)) == 1:
         return True

@@ -1,4 +1,4 @@
-"""Which transfer syntaxes can be decoded here, by what, and what would help where none can (PS3.5 10, annex A)."""
+"""Transfer syntaxes: those that medvit can decode, the decoder for each, and the remedy for others (PS3.5 10, annex A)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ITK_ONLY = (
     "1.2.840.10008.1.2.4.53",  # JPEG spectral selection, 12 bits
     "1.2.840.10008.1.2.4.55",  # JPEG full progression, 12 bits
 )
-"""JPEG kinds that pydicom's permissively licensed decoders refuse and SimpleITK's reader takes."""
+"""JPEG processes that pydicom's permissively licensed decoders do not support but SimpleITK's reader does."""
 
 _VIDEO = ("1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.101", "1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.103",
           "1.2.840.10008.1.2.4.104", "1.2.840.10008.1.2.4.105", "1.2.840.10008.1.2.4.106", "1.2.840.10008.1.2.4.107",
@@ -26,11 +26,12 @@ _HELP = {
     "1.2.840.10008.1.2.4.80": "pyjpegls",
     "1.2.840.10008.1.2.4.81": "pyjpegls",
 }
+"""Python package that decodes a transfer syntax."""
 
 
 @lru_cache(maxsize=64)
 def missing_decoder(syntax: str) -> tuple[str, str, str] | None:
-    """What was found, what is needed and the step to take, for a transfer syntax that cannot be decoded here; or None."""
+    """Return the fault, the requirement and the remedy for a transfer syntax that cannot be decoded; None for others."""
     from pydicom.pixels import get_decoder
 
     uid = UID(syntax)

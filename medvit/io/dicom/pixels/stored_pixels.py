@@ -1,4 +1,4 @@
-"""Stored pixels of a DICOM file: opening it, refusing sizes that its header does not state, and decoding (PS3.5 8)."""
+"""Stored pixels of a DICOM file: reading, checks of stated sizes, and decoding (PS3.5 8)."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from medvit.io.stated_sizes import picture_size
 __all__ = ["decode_plane", "open_plane"]
 
 _CODE_HEAD = 2**16
-"""Bytes of a compressed frame that hold its own header."""
+"""Number of leading bytes of a compressed frame that contain its own header."""
 
 _BESIDE_PIXELS = 2**28
-"""Bytes that a header and private elements may take up beside the pixels of a deflated file."""
+"""Bytes allowed for the header and private elements of a deflated file, in addition to its pixels."""
 
 _PIXEL_MODULE = (
     "Rows Columns SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation"
@@ -47,10 +47,11 @@ _PIXEL_MODULE = (
 
 
 def open_plane(plane: PlaneHeader) -> Dataset:
-    """Read the file of a plane; refuse one that unpacks to more, or whose frames state another size, than its header.
+    """Read the file of a plane; check its decompressed size and the sizes of its frames against its header.
 
     Raises:
-        SourceError: cut off or damaged. ImageError: compressed frames of another size than stated.
+        SourceError: the file is cut off, damaged, or decompresses to far more than its image needs.
+        ImageError: the size of a compressed frame differs from the header.
     """
     file = plane.file
     try:
@@ -60,7 +61,7 @@ def open_plane(plane: PlaneHeader) -> Dataset:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(BytesIO(content), force=True)
-        if not dataset.file_meta.get("TransferSyntaxUID"):  # files without a preamble: pydicom saw how they are written
+        if not dataset.file_meta.get("TransferSyntaxUID"):  # no preamble: pydicom has detected the encoding
             implicit, little = dataset.original_encoding
             native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             dataset.file_meta.TransferSyntaxUID = native
@@ -75,7 +76,7 @@ def open_plane(plane: PlaneHeader) -> Dataset:
 
 
 def _check_frames(dataset: Dataset, plane: PlaneHeader) -> None:
-    """Refuse compressed pixels whose own header promises another size than the image's: a decoder would believe them."""
+    """Refuse compressed frames that state another size than the header; a decoder would trust the frame."""
     from pydicom.encaps import generate_frames
 
     if not dataset.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in dataset:
@@ -90,7 +91,7 @@ def _check_frames(dataset: Dataset, plane: PlaneHeader) -> None:
 
 
 def _refuse_bomb(content: bytes, plane: PlaneHeader) -> None:
-    """Refuse a deflated file that unpacks to far more than its image needs: it is unpacked in memory."""
+    """Refuse a deflated file that decompresses to far more than its image needs, since it is decompressed in memory."""
     needed = plane.rows * plane.columns * plane.samples * plane.bits // 8 * plane.frames
     limit = needed + _BESIDE_PIXELS
     if count_unpacked(BytesIO(content), limit) > limit:
@@ -101,12 +102,17 @@ def _refuse_bomb(content: bytes, plane: PlaneHeader) -> None:
 
 
 def decode_plane(dataset: Dataset, plane: PlaneHeader) -> NDArray[Any]:
-    """Stored values of one plane, (row, column) or, in colour, (row, column, RGB)."""
+    """Decode the stored values of one plane: (row, column) or, in colour, (row, column, RGB).
+
+    Raises:
+        SourceError: the pixels cannot be decoded.
+        ImageError: the decoded shape differs from the header.
+    """
     from pydicom.pixels import pixel_array
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what pydicom finds odd about lengths is either harmless or fails below
+            warnings.simplefilter("ignore")  # pydicom's warnings about lengths are harmless, or decoding fails below
             if plane.syntax in ITK_ONLY:
                 stored = _by_itk(dataset, plane.frame or 0)
             elif _shifted(dataset, plane) and plane.samples == 1:
@@ -127,10 +133,11 @@ def decode_plane(dataset: Dataset, plane: PlaneHeader) -> NDArray[Any]:
 
 
 def _shifted(dataset: Dataset, plane: PlaneHeader) -> bool:
-    """Tell whether a pixel lies above the lowest bits of its cell (PS3.5 8.1.1).
+    """Return True if a pixel lies above the lowest bits of its cell (PS3.5 8.1.1).
 
-    Uncompressed and run-length coded files hold whole cells; of other compressed ones those do whose stream has more bits
-    than a pixel.
+    Uncompressed and run-length coded files store whole cells; other compressed files do so if the stream has more bits
+    than a
+    pixel.
     """
     bits, high = plane.packing
     if not bits <= high < plane.bits:
@@ -158,18 +165,18 @@ def _precision(stream: bytes) -> int:
 
 
 def _as_cells(dataset: Dataset, plane: PlaneHeader) -> Dataset:
-    """Describe the pixels as wide as their cells, so that no decoder cuts them off."""
+    """Return a data set that describes the pixels as wide as their cells, so that decoders keep all bits."""
     made = Dataset()
     for keyword in (*_PIXEL_MODULE, "NumberOfFrames", "PixelData"):
         if keyword in dataset and keyword not in ("BitsStored", "HighBit"):
-            made[keyword] = dataset[keyword]  # the same element: not to be changed
+            made[keyword] = dataset[keyword]  # the element is shared with the source; do not change it
     made.file_meta = dataset.file_meta
     made.BitsStored, made.HighBit = plane.bits, plane.bits - 1
     return made
 
 
 def _shift(cells: NDArray[Any], plane: PlaneHeader, signed: bool) -> NDArray[Any]:
-    """Take each pixel out of its cell, as DCMTK does: shifted down, other bits cleared, the sign carried on."""
+    """Extract each pixel from its cell as DCMTK does: shift down, clear other bits, extend the sign."""
     bits, high = plane.packing
     plain = (cells.astype(np.int64) >> (high + 1 - bits)) & (2**bits - 1)
     if signed:
@@ -179,7 +186,7 @@ def _shift(cells: NDArray[Any], plane: PlaneHeader, signed: bool) -> NDArray[Any
 
 
 def _by_itk(dataset: Dataset, frame: int) -> NDArray[Any]:
-    """12-bit lossy JPEG through ITK's GDCM, from a file that holds the pixels and nothing about the patient."""
+    """Decode 12-bit lossy JPEG with ITK's GDCM, from a temporary file that contains the pixels and no patient data."""
     import SimpleITK as sitk
     from pydicom.encaps import encapsulate, get_frame
 
@@ -204,7 +211,7 @@ def _by_itk(dataset: Dataset, frame: int) -> NDArray[Any]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Silence stderr: the C library tries 8 bits first and writes its complaint straight to the terminal."""
+    """Silence stderr: the C library first tries 8 bits and writes its warning directly to the terminal."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:

@@ -1,4 +1,4 @@
-"""Writing DICOM objects: SEG, RTSTRUCT, SR, derived series, secondary captures and radiographs."""
+"""Writers of DICOM objects: SEG, RTSTRUCT, SR, derived series, secondary captures and radiographs."""
 
 import lazy_loader
 

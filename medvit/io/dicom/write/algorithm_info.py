@@ -1,4 +1,4 @@
-"""The algorithm that made a result, and its codes and tracking identifiers, as DICOM objects state them."""
+"""The algorithm behind a result, with its codes and tracking identifiers, as DICOM objects state them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ __all__ = ["AlgorithmInfo", "SegmentOrigin", "to_dicom_code", "tracking_uids"]
 
 @dataclass(frozen=True)
 class SegmentOrigin:
-    """How a segment came about, in the words of its file; empty where it does not say.
+    """Origin of a segment, as its file states it; empty where the file states nothing.
 
     Attributes:
         algorithm_type: "AUTOMATIC", "SEMIAUTOMATIC" or "MANUAL" (PS3.3 C.8.20.2, 0062,0008).
-        algorithm_name: what made an automatic one.
-        tracking_id, tracking_uid: which thing in the patient it is (PS3.3 C.8.20.2, 0062,0020 and 0062,0021).
-        interpreted: the ROI's kind, "ORGAN", "GTV" and the like (PS3.3 C.8.8.8, 3006,00A4).
+        algorithm_name: name of the algorithm of an automatic segment.
+        tracking_id, tracking_uid: identifiers of the segmented object in the patient (PS3.3 C.8.20.2, 0062,0020 and
+            0062,0021).
+        interpreted: kind of the ROI, "ORGAN", "GTV" and the like (PS3.3 C.8.8.8, 3006,00A4).
     """
 
     algorithm_type: str = ""
@@ -32,14 +33,14 @@ class SegmentOrigin:
 
 @dataclass(frozen=True)
 class AlgorithmInfo:
-    """What made an object, as it is written into it.
+    """The algorithm and software that made an object.
 
     Attributes:
         bundle: the bundle's name and version, e.g. "headneck_ct_swin_unetr 0.1.0".
         weights: sha256 of the weights.
         software: medvit's version.
-        intended_use: the sentence every object carries.
-        origins: by label name, how labels came about that this author did not make but carries over.
+        intended_use: the sentence that every object carries.
+        origins: by label name, the origin of labels that were copied from elsewhere rather than made by this algorithm.
     """
 
     bundle: str
@@ -49,7 +50,7 @@ class AlgorithmInfo:
     origins: Mapping[str, SegmentOrigin] = field(default_factory=dict)
 
     def equipment(self) -> dict[str, str]:
-        """The Enhanced General Equipment module (PS3.3 C.7.5.2) as highdicom takes it."""
+        """Return the Enhanced General Equipment module (PS3.3 C.7.5.2) as keyword arguments for highdicom."""
         return {
             "manufacturer": "medvit",
             "manufacturer_model_name": self.bundle,
@@ -59,12 +60,12 @@ class AlgorithmInfo:
 
 
 def to_dicom_code(code: Code) -> DicomCode:
-    """A bundle's code as highdicom takes it."""
+    """Convert a bundle's code to pydicom's ``Code``, which highdicom accepts."""
     return DicomCode(code.value, code.scheme, code.meaning)
 
 
 def tracking_uids(labels: Sequence[Label]) -> dict[str, str]:
-    """A new tracking UID for each label, by name: made once a save, so that all its objects speak of the same finding."""
+    """Generate a tracking UID for each label, by name; one call for each save, so that all its objects share the UIDs."""
     import highdicom as hd
 
     return {label.name: str(hd.UID()) for label in labels}

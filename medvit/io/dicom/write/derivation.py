@@ -1,4 +1,4 @@
-"""The derivation of a restored series: the parts that series and multi-frame objects share."""
+"""Attributes that describe the derivation of a restored series, common to single-frame and multi-frame objects."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Derivation", "first_pixel_position", "upsampled_pixel_measures"]
 
 @dataclass(frozen=True)
 class Derivation:
-    """How the new values came about.
+    """The origin of restored values.
 
     Attributes:
         author: the bundle and its weights.
         title: the bundle's name for people.
-        code: what was done, of DICOM's CID 7203; None leaves the code out.
-        upsampled: whether the new pixels are finer in the slices' plane than the source's.
+        code: code of the operation, from DICOM's CID 7203; None omits the code.
+        upsampled: True where the new pixels are finer, within the slices' plane, than those of the source.
     """
 
     author: AlgorithmInfo
@@ -31,7 +31,7 @@ class Derivation:
     upsampled: bool = False
 
     def words(self) -> str:
-        """The sentence for DerivationDescription."""
+        """Return the sentence for DerivationDescription."""
         author = self.author
         finer = " Pixels are finer than acquired." if self.upsampled else ""
         return f"{self.title} by {author.bundle}, medvit {author.software}.{finer} {author.intended_use}."
@@ -44,19 +44,19 @@ def _purpose(value: str, meaning: str) -> Items:
 
 
 def upsampled_pixel_measures(slices: SourceImages) -> list[str]:
-    """PixelSpacing by the planes: down a column, across a row."""
+    """Return PixelSpacing from the planes: down a column, across a row."""
     return [f"{side:.10g}" for side in slices.pixel_mm]
 
 
 def first_pixel_position(slices: SourceImages, k: int) -> list[str]:
-    """ImagePositionPatient by the planes: the centre of the first pixel of slice k."""
+    """Return ImagePositionPatient from the planes: the centre of the first pixel of slice k."""
     return [f"{v:.10g}"[:16] for v in slices.planes[k, :3, 3]]
 
 
 def derivation_items(slices: SourceImages, k: int, derivation: Derivation) -> tuple[Items, Items | None]:
-    """The reference to slice k as a source image, and the code of the derivation."""
+    """Return the reference to slice k as a source image, and the code of the derivation."""
     source = slices.reference(k)
-    source.SpatialLocationsPreserved = "NO" if derivation.upsampled else "YES"  # of its pixels, by row and column
+    source.SpatialLocationsPreserved = "NO" if derivation.upsampled else "YES"  # of pixels, by row and column
     source.PurposeOfReferenceCodeSequence = _purpose("121322", "Source image for image processing operation")
     if derivation.code is None:
         return Items([source]), None
@@ -67,7 +67,7 @@ def derivation_items(slices: SourceImages, k: int, derivation: Derivation) -> tu
 
 
 def _refer(dataset: Dataset, slices: SourceImages, k: int, derivation: Derivation) -> None:
-    """The slice that this one was made of, by itself and within its series."""
+    """Refer to the slice from which this one was derived, by instance and by series."""
     dataset.SourceImageSequence, code = derivation_items(slices, k, derivation)
     dataset.pop("DerivationCodeSequence", None)
     if code is not None:
@@ -76,7 +76,7 @@ def _refer(dataset: Dataset, slices: SourceImages, k: int, derivation: Derivatio
 
 
 def referenced_series(slices: SourceImages, k: int) -> Items:
-    """The Common Instance Reference module's item for the series of slice k (PS3.3 C.12.2)."""
+    """Return the Common Instance Reference module's item for the series of slice k (PS3.3 C.12.2)."""
     series, instance = Dataset(), Dataset()
     instance.ReferencedSOPClassUID = slices.header(k).SOPClassUID
     instance.ReferencedSOPInstanceUID = slices.header(k).SOPInstanceUID

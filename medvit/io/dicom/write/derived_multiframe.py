@@ -1,4 +1,4 @@
-"""The derived image of a multi-frame source: one file, one functional group a frame (PS3.3 C.7.6.16)."""
+"""Derived image of a multi-frame source: one file with a functional group for each frame (PS3.3 C.7.6.16)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _FRAME_TYPES = (
 def as_frames(
     dataset: Dataset, values: NDArray[np.float32], slices: SourceImages, storage: PixelEncoding, derivation: Derivation
 ) -> None:
-    """Fill a copy of the source's header with the frames used, in the order of the source.
+    """Add the used frames to a copy of the source's header, in the order of the source.
 
     Args:
-        dataset: the header, with all but frames and pixels.
+        dataset: the header, complete except for frames and pixels; changed in place.
         values: (column, row, slice).
-        slices: which frame of the source each slice is.
-        storage: how values are stored.
-        derivation: what is said about them.
+        slices: the source's slices, each with its frame.
+        storage: encoding of the values.
+        derivation: description of the derivation.
     """
     from medvit.io.dicom.write.derivation import derivation_items, referenced_series
 
@@ -65,7 +65,7 @@ def as_frames(
     dataset.SharedFunctionalGroupsSequence = Items([shared])
     dataset.PerFrameFunctionalGroupsSequence = Items(kept)
     dataset.NumberOfFrames = len(kept)
-    # the frames say what they were made of
+    # each frame states its own derivation
     dataset.pop("DerivationCodeSequence", None)
     dataset.ReferencedSeriesSequence = referenced_series(slices, 0)
     evidence = Dataset()
@@ -77,7 +77,7 @@ def as_frames(
 
 
 def _lay(shared: Dataset, kept: list[Dataset], slices: SourceImages, order: list[int]) -> None:
-    """The finer pixels of all frames, and where the first of each lies."""
+    """Set the pixel size and first position of all frames for the finer pixels."""
     from medvit.io.dicom.write.derivation import first_pixel_position, upsampled_pixel_measures
 
     found = next((g.PixelMeasuresSequence[0] for g in (shared, *kept) if g.get("PixelMeasuresSequence")), Dataset())
@@ -93,7 +93,7 @@ def _lay(shared: Dataset, kept: list[Dataset], slices: SourceImages, order: list
 
 
 def _evident(slices: SourceImages) -> Dataset:
-    """The source as the SOP Instance Reference Macro names it (PS3.3 table 10-4): all that the frames refer to."""
+    """Return the source's item for the SOP Instance Reference Macro (PS3.3 table 10-4)."""
     series, instance = Dataset(), Dataset()
     instance.ReferencedSOPClassUID = slices.first.SOPClassUID
     instance.ReferencedSOPInstanceUID = slices.first.SOPInstanceUID

@@ -1,8 +1,10 @@
-"""A derived DICOM series beside its source: the same kind of image in the same place, its values restored.
+"""Writer of a derived DICOM series: the same kind of image in the same position, with restored values.
 
-The source's headers are carried over but for what is not true of the new pixels. As PS3.3 C.12.1.1.5 asks, the equipment
-module names what made the derived images, and the scanner moves to ContributingEquipmentSequence; that also holds an item
-for the algorithm, with the bundle's version and the sha256 of its weights.
+The source's headers are copied except for attributes that are wrong for the new pixels. As PS3.3 C.12.1.1.5 requires,
+the
+equipment module names the software that made the derived images, and the scanner moves to
+ContributingEquipmentSequence.
+That sequence also holds an item for the algorithm, with the bundle's version and the sha256 of its weights.
 """
 
 from __future__ import annotations
@@ -41,27 +43,29 @@ _NOT_CARRIED = (
     "ConcatenationUID InConcatenationNumber InConcatenationTotalNumber ConcatenationFrameOffsetNumber "
     "SOPInstanceUIDOfConcatenationSource StationName"
 ).split()
-"""What is not true of the new pixels."""
+"""Attributes that are wrong for the new pixels."""
 
 _EQUIPMENT = (
     "Manufacturer InstitutionName InstitutionAddress InstitutionalDepartmentName StationName ManufacturerModelName "
     "DeviceSerialNumber SoftwareVersions"
 ).split()
-"""The General Equipment module, which describes the scanner in the source."""
+"""Attributes of the General Equipment module, which in the source describes the scanner."""
 
 _TYPE_2 = {
     "": "SeriesNumber InstanceNumber PositionReferenceIndicator".split(),
     "CT": "PatientPosition SliceThickness KVP AcquisitionNumber".split(),
     "MR": "PatientPosition SliceThickness ScanOptions RepetitionTime EchoTime EchoTrainLength".split(),
 }
-"""Attributes written empty where the source leaves them out (PS3.5 7.4.3): of any image, and of single-frame CT and MR."""
+"""Attributes written empty where the source lacks them (PS3.5 7.4.3): those of any image, and those of single-frame CT
+and MR.
+"""
 
 
 _WITHOUT_SIDES = frozenset(
     "ABDOMEN ABDOMENPELVIS BLADDER BRAIN CHEST CHESTABDOMEN CHESTABDPELVIS COCCYX CSPINE HEAD HEADNECK HEART JAW LIVER LSPINE "
     "LUMBARSPINE MEDIASTINUM NECK NECKCHEST PANCREAS PELVIS PROSTATE SKULL SPINE SSPINE STERNUM TSPINE UTERUS WHOLEBODY".split()
 )
-"""Body parts of which there is one (PS3.16 annex L): Laterality, Type 2C in the General Series module, is left out for them."""
+"""Unpaired body parts (PS3.16 annex L), for which Laterality, Type 2C in the General Series module, is omitted."""
 
 
 @dataclass(frozen=True)
@@ -73,28 +77,29 @@ class _Series:
 
 
 def has_laterality(dataset: Dataset) -> bool:
-    """Whether the body part is, or may be, one of a pair."""
+    """Return True if the body part is, or may be, paired."""
     return str(dataset.get("BodyPartExamined") or "") not in _WITHOUT_SIDES
 
 
 def derived_name(k: int) -> str:
-    """The file of slice k (from 0): 0001.dcm and on."""
+    """Return the file name of slice k (from 0): 0001.dcm and so on."""
     return f"{k + 1:04d}.dcm"
 
 
 def write_derived(
     folder: Path, values: NDArray[np.float32], slices: SourceImages, derivation: Derivation
 ) -> PixelEncoding:
-    """Write the derived series, uncompressed: one file a slice, or one multi-frame file where the source is one.
+    """Write the derived series, uncompressed: one file for each slice, or one multi-frame file for a multi-frame
+    source.
 
     Args:
-        folder: an existing folder; gets ``0001.dcm`` and on in the order of the slices.
+        folder: an existing folder; gets ``0001.dcm`` and so on, in the order of the slices.
         values: (column, row, slice) in the source's unit.
         slices: the source's slices, with all UIDs and one frame of reference; their planes are those of the values.
-        derivation: what is said about it.
+        derivation: description of the derivation.
 
     Returns:
-        How the values are stored.
+        The encoding of the stored values.
     """
     storage = plan_storage(values, slices)
     series = _Series(generate_uid(prefix=None), derivation, storage, datetime.now())
@@ -124,7 +129,7 @@ def write_derived(
 
 
 def _based_on(header: Dataset, series: _Series) -> Dataset:
-    """The source's header but for its pixels, with what is true of the new ones."""
+    """Return a copy of the source's header without pixels, with attributes of the new ones."""
     dataset = _public(header)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -138,9 +143,9 @@ def _based_on(header: Dataset, series: _Series) -> Dataset:
         if keyword not in dataset:
             setattr(dataset, keyword, None)
     if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
-        dataset.DeidentificationMethod = "not stated"  # Type 1C: present and empty is a fault that would be passed on
+        dataset.DeidentificationMethod = "not stated"  # Type 1C: must not be present and empty
     if kind in ("CT", "MR") and has_laterality(dataset) and "ImageLaterality" not in dataset:
-        dataset.Laterality = dataset.get("Laterality") or ""  # whether the part has sides is not stated
+        dataset.Laterality = dataset.get("Laterality") or ""  # headers do not state whether the body part is paired
     author, day, time = series.derivation.author, series.now.strftime("%Y%m%d"), series.now.strftime("%H%M%S")
     dataset.SOPInstanceUID, dataset.SeriesInstanceUID = generate_uid(prefix=None), series.uid
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
@@ -152,7 +157,7 @@ def _based_on(header: Dataset, series: _Series) -> Dataset:
     dataset.ImageType = _image_type(header)
     dataset.DerivationDescription = series.derivation.words()
     dataset.ImageComments = author.intended_use
-    dataset.BurnedInAnnotation = header.get("BurnedInAnnotation") or "NO"  # burned in once stays burned in
+    dataset.BurnedInAnnotation = header.get("BurnedInAnnotation") or "NO"  # burned-in text persists
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, _photometric(header, dataset)
     dataset.BitsAllocated, dataset.BitsStored = 16, series.storage.bits
     dataset.HighBit, dataset.PixelRepresentation = series.storage.bits - 1, int(series.storage.signed)
@@ -160,7 +165,7 @@ def _based_on(header: Dataset, series: _Series) -> Dataset:
 
 
 def _public(header: Dataset) -> Dataset:
-    """A deep copy without private elements, overlays and curves, at any depth."""
+    """Return a deep copy without private elements, overlays and curves, at any depth."""
     copy = Dataset()
     for element in header:
         group = element.tag.group
@@ -174,7 +179,9 @@ def _public(header: Dataset) -> Dataset:
 
 
 def _image_type(header: Dataset) -> list[str]:
-    """DERIVED, SECONDARY and the rest of the source's; multi-frame kinds know PRIMARY alone (PS3.3 C.8.16.1.2)."""
+    """Return DERIVED, SECONDARY and the source's further values; PRIMARY for multi-frame kinds, which allow no other
+    (PS3.3 C.8.16.1.2).
+    """
     rest = [str(v) for v in header.get("ImageType") or []][2:]
     if header.get("PerFrameFunctionalGroupsSequence"):
         return ["DERIVED", "PRIMARY", *rest]
@@ -182,18 +189,18 @@ def _image_type(header: Dataset) -> list[str]:
 
 
 def _photometric(header: Dataset, dataset: Dataset) -> str:
-    """MONOCHROME2, but for quantities under MONOCHROME1, whose values were not turned round on reading."""
+    """Return MONOCHROME2, or MONOCHROME1 for CT and PET values, which were not inverted on reading."""
     if header.get("PhotometricInterpretation") != "MONOCHROME1":
         return "MONOCHROME2"
     if header.get("Modality") in ("CT", "PT"):
         return "MONOCHROME1"
     for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTSequence"):
-        dataset.pop(keyword, None)  # made for values the other way round
+        dataset.pop(keyword, None)  # these refer to the values before inversion
     return "MONOCHROME2"
 
 
 def _contribute(dataset: Dataset, header: Dataset, derivation: Derivation) -> None:
-    """The scanner into the contributing equipment, ourselves into its place (PS3.3 C.12.1.1.5)."""
+    """Move the scanner to the contributing equipment and state medvit as the equipment (PS3.3 C.12.1.1.5)."""
     scanner, ours, author = Dataset(), Dataset(), derivation.author
     scanner.PurposeOfReferenceCodeSequence = _purpose("109101", "Acquisition Equipment")
     for keyword in _EQUIPMENT:
@@ -213,7 +220,7 @@ def _contribute(dataset: Dataset, header: Dataset, derivation: Derivation) -> No
 
 def _scaled(dataset: Dataset, storage: PixelEncoding, k: int) -> None:
     if dataset.Modality == "CT" and not has_rescale(dataset):
-        dataset.pop("RescaleType", None)  # it names the unit that slope and intercept would give
+        dataset.pop("RescaleType", None)  # RescaleType has no meaning without slope and intercept
     if not storage.stated:
         return
     slope, intercept = storage.scales[k]
@@ -224,7 +231,7 @@ def _scaled(dataset: Dataset, storage: PixelEncoding, k: int) -> None:
 
 
 def _lay(dataset: Dataset, slices: SourceImages, k: int, shape: tuple[int, ...]) -> None:
-    """The finer pixels of slice k and where the first of them lies; the slice itself lies where it lay."""
+    """Set the pixel size and first position of slice k for the finer pixels; the slice itself keeps its place."""
     dataset.Columns, dataset.Rows = shape[:2]
     dataset.PixelSpacing = upsampled_pixel_measures(slices)
     dataset.ImagePositionPatient = first_pixel_position(slices, k)

@@ -1,4 +1,4 @@
-"""What every DICOM object carries over from its source: patient, study, and the character set their text is in."""
+"""Attributes that every DICOM object copies from its source: patient, study, and the character set of their text."""
 
 from __future__ import annotations
 
@@ -25,51 +25,64 @@ _ALSO = (
     "LastMenstrualDate PhysiciansOfRecord NameOfPhysiciansReadingStudy AdmittingDiagnosesDescription MedicalAlerts Allergies "
     "SmokingStatus AdditionalPatientHistory Occupation LongitudinalTemporalInformationModified"
 ).split()
-"""Further ones, where the source has them: objects of one study are to say the same of patient and study, which dcentvfy
-compares. Sequences stay behind, since incomplete items would make the objects invalid; but how a source was de-identified is
-said on where its codes are whole."""
+"""Further attributes, copied where the source has them.
+
+Objects of one study must state the same patient and study, which dcentvfy compares. Sequences are not copied, since
+incomplete items would make the objects invalid, except the codes of the de-identification method where they are
+complete.
+"""
 
 _CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _FORMS = {"AS": re.compile(r"\d{3}[DWMY]"), "DA": re.compile(r"\d{8}"), "TM": re.compile(r"\d{2,6}(\.\d{1,6})?")}
-"""What an age, a date or a time may be (PS3.5 6.2)."""
+"""Valid forms of an age, a date and a time (PS3.5 6.2)."""
 
 _CHECKED = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName")
-"""Those that highdicom looks into."""
+"""Attributes whose values highdicom checks."""
 
 _STUDY_GROUPS = frozenset((0x0008, 0x0010, 0x0012, 0x0032, 0x0038, 0x0040))
-"""Groups of the patient's and the study's sequences, which highdicom would copy as they are, whole or not."""
+"""Groups of the sequences of patient and study, which highdicom would copy unchanged even if incomplete."""
 
 _SPECIMENS = "SpecimenDescriptionSequence"
-"""The one sequence of these groups that highdicom needs, for microscopy."""
+"""The only sequence of these groups that highdicom needs, for microscopy."""
 
 _CALENDAR = (
     "PatientBirthDateInAlternativeCalendar",
     "PatientDeathDateInAlternativeCalendar",
     "PatientAlternativeCalendar",
 )
-"""The third is Type 1C: without it, the dates mean nothing and make an object invalid."""
+"""Dates in another calendar and its name, which is Type 1C: without it the dates are invalid."""
 
 _REFERENCES = ("ReferencedStudySequence", "ReferencedPatientSequence", "ReferencedPerformedProcedureStepSequence")
 _REFERENCE = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
 
 _EXTENDED = "ISO 2022 "
 _MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58")
-"""Sets that only extend another (PS3.3 table C.12-4)."""
+"""Character sets that only extend another (PS3.3 table C.12-4)."""
 
 _KNOWN = frozenset(term for term in python_encoding if term not in ("", "ISO_IR 6")) | {"ISO_IR 203", "ISO 2022 IR 203"}
 _LONG = ("PerFrameFunctionalGroupsSequence", "ROIContourSequence")
-"""Sequences of thousands of items without a word in them."""
+"""Sequences of thousands of items that contain no text."""
 
 _TEXT = frozenset("LO LT PN SH ST UC UT".split())
 
 
 def strip_for_highdicom(headers: list[Dataset]) -> list[Dataset]:
-    """Strip copies of headers (``SourceImages.normalised_headers``) of what highdicom would refuse, print with a warning, or copy unseen.
+    """Remove from copies of headers (``SourceImages.normalised_headers``) what highdicom would refuse, warn about or
+    copy unchecked.
 
-    It refuses character sets that the standard allows (an empty first value, Korean) and dates and sexes as archives
-    have them, and it warns of odd names by quoting them. ``copy_patient_study`` puts all of it into the finished object.
-    Sequences of patient and study go for good: highdicom copies them even where they are empty or incomplete, which makes
-    its objects invalid, and no other object of ours has them.
+    highdicom refuses character sets that the standard allows (an empty first value, Korean) and some dates and sexes
+    that
+    archives contain, and quotes unusual names in warnings. ``copy_patient_study`` adds these values to the finished
+    object.
+    Sequences of patient and study are removed for good: highdicom copies them even where they are empty or incomplete,
+    which
+    makes its objects invalid, and medvit's other objects omit them too.
+
+    Args:
+        headers: the copies; changed in place.
+
+    Returns:
+        The same copies.
     """
     for header in headers:
         for tag in [tag for tag in header.keys() if tag.group in _STUDY_GROUPS]:  # noqa: SIM118
@@ -83,11 +96,11 @@ def strip_for_highdicom(headers: list[Dataset]) -> list[Dataset]:
 
 
 def copy_patient_study(dataset: Dataset, source: Dataset) -> None:
-    """Put a source's patient and study into an object, as they are, with the character set they are in."""
+    """Copy a source's patient and study to an object unchanged, with their character set."""
     for keyword in _PATIENT_AND_STUDY:
         setattr(dataset, keyword, source.get(keyword))
     for keyword in _ALSO:
-        dataset.pop(keyword, None)  # highdicom takes some over by itself
+        dataset.pop(keyword, None)  # highdicom copies some of them by itself
         if keyword in source and _valid(source[keyword]):
             setattr(dataset, keyword, source.get(keyword))
     methods = source.get("DeidentificationMethodCodeSequence") or []
@@ -95,7 +108,7 @@ def copy_patient_study(dataset: Dataset, source: Dataset) -> None:
     if methods and all(all(item.get(keyword) for keyword in _CODE) for item in methods):
         dataset.DeidentificationMethodCodeSequence = deepcopy(methods)
     if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
-        dataset.DeidentificationMethod = "not stated"  # Type 1C: present and empty is a fault that would be passed on
+        dataset.DeidentificationMethod = "not stated"  # Type 1C: must not be present and empty
     terms = character_set(source)
     if terms:
         dataset.SpecificCharacterSet = terms if len(terms) > 1 else terms[0]
@@ -104,7 +117,9 @@ def copy_patient_study(dataset: Dataset, source: Dataset) -> None:
 
 
 def drop_incomplete(dataset: Dataset) -> None:
-    """Drop sequences at the top level of an image that no object may hold: empty, or with items that lack what they need."""
+    """Remove invalid sequences at the top level of an image: empty ones, and those whose items lack required
+    attributes.
+    """
     _drop_half_a_calendar(dataset)
     for element in [element for element in dataset if element.VR == "SQ"]:
         items, keyword = element.value or [], element.keyword
@@ -117,7 +132,7 @@ def drop_incomplete(dataset: Dataset) -> None:
 
 
 def _complete(item: Dataset, keyword: str) -> bool:
-    """Return whether an item of a reference or code sequence has all attributes that the standard requires."""
+    """Return True if an item of a reference or code sequence has all attributes that the standard requires."""
     if keyword in _REFERENCES:
         return all(item.get(name) for name in _REFERENCE)
     if keyword.endswith("CodeSequence"):
@@ -133,7 +148,9 @@ def _drop_half_a_calendar(header: Dataset) -> None:
 
 
 def _valid(element: DataElement) -> bool:
-    """Whether a value has the form of its kind; an age that is none would make the object invalid, and nobody needs it."""
+    """Return True if a value has the form of its VR. An invalid age is left out, since it would make the object
+    invalid.
+    """
     form = _FORMS.get(element.VR)
     return (
         form is None or (element.value in (None, "") and element.VR != "AS") or bool(form.fullmatch(str(element.value)))
@@ -141,12 +158,15 @@ def _valid(element: DataElement) -> bool:
 
 
 def character_set(source: Dataset) -> list[str]:
-    """The terms of a source's SpecificCharacterSet as an object may state them (PS3.3 C.12.1.1.2); empty for ASCII.
+    """Return the terms of a source's SpecificCharacterSet in a form that objects may state (PS3.3 C.12.1.1.2); empty
+    for ASCII.
 
-    The text's bytes stay the same. Terms that mean the same are written the way validators know: the default
-    repertoire by its name where the first of several is left empty, a set without code extensions where it stands
-    alone, GB18030 for its subset GBK, and this and UTF-8 without others after them. Where the source states none, or one that does not exist, and yet holds more
-    than ASCII, its bytes have been read as Latin 1, and that is stated.
+    The bytes of the text stay the same. Terms with the same meaning are written as validators expect them: the default
+    repertoire by name where the first of several terms is empty; a single set without code extensions; GB18030 for its
+    subset
+    GBK; GB18030 and UTF-8 without further terms. Where the source states no set, or an unknown one, but contains more
+    than
+    ASCII, its bytes have been read as Latin 1, and that set is stated.
     """
     found = source.get("SpecificCharacterSet")
     terms = [str(t or "").strip() for t in (found if isinstance(found, MultiValue | list | tuple) else [found])]
@@ -168,9 +188,10 @@ def character_set(source: Dataset) -> list[str]:
 
 
 def ensure_utf8(dataset: Dataset) -> None:
-    """State UTF-8 where words of our own need it: the source's character set may lack their letters (PS3.3 C.12.1.1.2).
+    """State UTF-8 where text written by medvit needs it, since the source's character set may lack its letters (PS3.3
+    C.12.1.1.2).
 
-    What was carried over alone never asks for it: its bytes stay as they are.
+    Copied text never needs it: its bytes stay the same.
     """
     own = [element for element in dataset if element.keyword not in (*_PATIENT_AND_STUDY, *_ALSO)]
     if any(_needs_more(element) for element in own):

@@ -1,4 +1,6 @@
-"""How real values go back into stored ones: the source's own rescale and type where they fit, wider ones where not."""
+"""Encoding of real values as stored pixels: with the source's rescale and type where the values fit, else with a larger
+type.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,19 @@ from medvit.io.dicom.write.source_images import SourceImages
 __all__ = ["PHILIPS_SLOPE", "PixelEncoding", "has_rescale", "plan_storage", "scale_group"]
 
 PHILIPS_SLOPE = 0x2005100E
-"""Philips' private MR Scale Slope; a derived image has no private elements, so its values need a public rescale."""
+"""Tag of Philips' private MR Scale Slope; a derived image has no private elements, so its values need a public rescale."""
 
 
 @dataclass(frozen=True)
 class PixelEncoding:
-    """How the slices of a derived series are stored, 16 bits allocated.
+    """Encoding of the slices of a derived series, with 16 bits allocated.
 
     Attributes:
         bits: BitsStored.
-        signed: whether PixelRepresentation is 1.
+        signed: True for PixelRepresentation 1.
         scales: slope and intercept of each slice; real value = stored x slope + intercept.
-        stated: whether slope and intercept are to be written; not where the source states none and needs none.
-        kept: whether the rescale is the source's own.
+        stated: True where slope and intercept are written; False where the source states none and needs none.
+        kept: True where the rescale is the source's own.
     """
 
     bits: int
@@ -37,14 +39,14 @@ class PixelEncoding:
     kept: bool
 
     def stored(self, values: NDArray[np.float32], k: int) -> NDArray[np.integer]:
-        """Real values (column, row) of slice k as stored (row, column)."""
+        """Encode the real values (column, row) of slice k as stored values (row, column)."""
         slope, intercept = self.scales[k]
         numbers = np.rint((values.T.astype(np.float64) - intercept) / slope)
         return np.ascontiguousarray(numbers.astype("<i2" if self.signed else "<u2"))
 
 
 def scale_group(slices: SourceImages, k: int) -> Dataset:
-    """Find where slice k states its rescale: its header, or its functional group."""
+    """Return the data set that states the rescale of slice k: its header, or its functional group."""
     header = slices.header(k)
     if not slices.frames:
         return header
@@ -60,13 +62,13 @@ def scale_group(slices: SourceImages, k: int) -> Dataset:
 
 
 def has_rescale(group: Dataset) -> bool:
-    """Tell whether a header or functional group states how stored values become real ones."""
+    """Return True if a header or functional group states a usable rescale: slope and intercept, the slope other than 0."""
     stated = all(group.get(keyword) not in (None, "") for keyword in ("RescaleSlope", "RescaleIntercept"))
     return stated and group.RescaleSlope != 0
 
 
 def _scale(slices: SourceImages, k: int) -> tuple[float, float, bool]:
-    """Slope, intercept, and whether they can stand in the derived image as they are."""
+    """Return slope, intercept, and True where the derived image can state them as they are."""
     header, group = slices.header(k), scale_group(slices, k)
     if header.get("ModalityLUTSequence"):
         return 1.0, 0.0, False
@@ -74,7 +76,7 @@ def _scale(slices: SourceImages, k: int) -> tuple[float, float, bool]:
     philips = frame_scaling(header, slices.frames[k] if slices.frames else None, PHILIPS_SLOPE)
     if header.get("Modality") == "MR" and philips is not None and np.isfinite(philips) and philips > 0:
         return 1 / philips, intercept / (slope * philips), False
-    return slope, intercept, group.get("RescaleSlope") != 0  # 0 was read as 1, and is not written on
+    return slope, intercept, group.get("RescaleSlope") != 0  # a slope of 0 was read as 1 and is not copied
 
 
 def _fits(ranges: Sequence[tuple[float, float]], bits: int, signed: bool) -> bool:
@@ -83,7 +85,8 @@ def _fits(ranges: Sequence[tuple[float, float]], bits: int, signed: bool) -> boo
 
 
 def plan_storage(values: NDArray[np.float32], slices: SourceImages) -> PixelEncoding:
-    """The narrowest change that holds all values: none, 16 bits, a sign, and only then a rescale of its own.
+    """Choose the encoding that holds all values with the smallest change: none, 16 bits, a sign, and last a new
+    rescale.
 
     Args:
         values: (column, row, slice), real values.

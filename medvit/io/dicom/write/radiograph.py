@@ -1,4 +1,4 @@
-"""A computed radiograph as a CR image (PS3.3 A.2), with the geometry of its view where archives and viewers look for it."""
+"""Writer of a computed radiograph as a CR image (PS3.3 A.2), with the geometry of its view in the standard attributes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from medvit.io.dicom.write.patient_study import copy_patient_study
 __all__ = ["RadiographSeries", "write_radiograph"]
 
 _VIEWS = {0.0: ("AP", ["L", "F"]), 90.0: ("RL", ["P", "F"]), 180.0: ("PA", ["R", "F"]), 270.0: ("LL", ["A", "F"])}
-"""ViewPosition and PatientOrientation by angle; with the source on the left, the right side is next to the detector (RL)."""
+"""ViewPosition and PatientOrientation by angle; with the source on the left, the right side is next to the detector
+(RL).
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class RadiographSeries:
-    """What the views of one run share.
+    """Properties common to the views of one run.
 
     Attributes:
-        uid, study_uid: of the series, and of the study where the source has none.
+        uid: SeriesInstanceUID.
+        study_uid: StudyInstanceUID, used where the source has none.
         source: a header of the CT, for patient and study; None for other formats.
         pixel_spacing_mm: on the detector, between rows and columns.
-        source_to_patient_mm, source_to_detector_mm: from the focal spot.
+        source_to_patient_mm, source_to_detector_mm: distances from the focal spot.
         software: medvit's version.
-        words: what the pixels mean.
-        intended_use: stands in the description.
+        words: meaning of the pixel values, for the description.
+        intended_use: sentence for the description.
     """
 
     uid: str
@@ -54,9 +57,9 @@ def write_radiograph(
     Args:
         path: the file to write.
         pixels: (row, column), bone bright.
-        view_deg: as in ``medvit.physics.drr.Geometry``.
+        view_deg: angle of the view in degrees, as in ``medvit.physics.drr.Geometry``.
         number: InstanceNumber.
-        series: what it shares with the other views.
+        series: properties common to all views.
     """
     dataset, now = Dataset(), datetime.now()
     blank = Dataset()

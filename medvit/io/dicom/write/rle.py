@@ -1,7 +1,8 @@
-"""RLE Lossless frames (PS3.5 Annex G), the one compression that every DICOM viewer and archive reads.
+"""Encoder of RLE Lossless frames (PS3.5 Annex G), the one compression that every DICOM viewer and archive reads.
 
-GDCM's encoder ends the whole process on some picture sizes, and pydicom's takes a tenth of a second a picture; this one
-takes a few milliseconds.
+GDCM's encoder ends the whole process on some picture sizes, and pydicom's takes a tenth of a second for each picture;
+this
+encoder takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 __all__ = ["encode_rle"]
 
 _HEADER = 64
-"""Bytes that say how many segments there are and where each begins."""
+"""Bytes of the header, which states the number of segments and the offset of each."""
 
 
 def encode_rle(picture: NDArray[np.uint8]) -> bytes:
-    """One frame: a header, then a segment for each colour, rows encoded on their own.
+    """Encode one frame: a header, then a segment for each colour, with rows encoded separately.
 
     Args:
         picture: (row, column, 3) RGB.
@@ -32,14 +33,14 @@ def encode_rle(picture: NDArray[np.uint8]) -> bytes:
 
 
 def _padded(plane: NDArray[np.uint8]) -> bytes:
-    # a row of n bytes takes at most n and one more for each 128 of them
+    # an encoded row of n bytes takes at most n bytes, and one more for each 128 of them
     room = np.empty(plane.shape[0] * (plane.shape[1] + plane.shape[1] // 128 + 1), np.uint8)
     content = room[: _pack(plane, room)].tobytes()
     return content + b"\0" * (len(content) % 2)
 
 
 def _jit(function: Any) -> Any:
-    """Compiled once a machine where numba finds a place to keep it, else once a process."""
+    """Compile a function: once for the machine if numba can cache the result, else once for each process."""
     try:
         return njit(cache=True, nogil=True)(function)
     except RuntimeError:
@@ -48,7 +49,9 @@ def _jit(function: Any) -> Any:
 
 @_jit
 def _pack(plane: Any, out: Any) -> int:
-    """Runs of three and more as (257 - length, value), what lies between as (length - 1, values); bytes written."""
+    """Encode runs of at least three as (257 - length, value), other values as (length - 1, values); return the bytes
+    written.
+    """
     rows, columns = plane.shape
     at = 0
     for row in range(rows):

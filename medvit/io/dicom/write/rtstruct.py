@@ -1,4 +1,4 @@
-"""DICOM RT Structure Sets (PS3.3 A.19): closed planar contours on the original slices."""
+"""Writer of DICOM RT Structure Sets (PS3.3 A.19): closed planar contours on the original slices."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ __all__ = ["write_rtstruct"]
 
 
 _EXPLICIT_LIMIT = 65534
-"""Bytes that an explicit length of a decimal string can state (PS3.5 7.1.2); a longer outline needs implicit VR."""
+"""Longest decimal string, in bytes, whose length explicit VR can state (PS3.5 7.1.2); a longer contour needs implicit
+VR.
+"""
 
 
 def write_rtstruct(
     path: Path, array: np.ndarray, slices: SourceImages, labels: Sequence[Label], author: AlgorithmInfo
 ) -> None:
-    """Write one ROI a label, one contour for each outline of each slice.
+    """Write one ROI for each label, with one contour for each outline on each slice.
 
     Args:
         path: the file to write.
         array: (column, row, slice) label ids, or (column, row, slice, label) masks, which may overlap.
         slices: the source's slices, in the order of the array's.
-        labels: those that occur in ``array``.
-        author: what made it.
+        labels: the labels that occur in ``array``.
+        author: the algorithm that made the labels.
     """
     first = slices.normalised_headers()[0]
     dataset = _frame(first, author)
@@ -56,13 +58,13 @@ def write_rtstruct(
 
 
 def _longest(dataset: Dataset) -> int:
-    """Characters of the longest contour."""
+    """Return the number of characters of the longest contour."""
     contours = [contour for item in dataset.ROIContourSequence for contour in item.ContourSequence]
     return max((sum(len(str(v)) + 1 for v in contour.ContourData) for contour in contours), default=0)
 
 
 def _frame(first: Dataset, author: AlgorithmInfo) -> Dataset:
-    """Everything but the structures: patient, study, series, equipment, structure set."""
+    """Create a data set with all but the structures: patient, study, series, equipment, structure set."""
     dataset = Dataset()
     copy_patient_study(dataset, first)
     now = datetime.now()
@@ -97,7 +99,7 @@ def _references(slices: SourceImages) -> Dataset:
     series.SeriesInstanceUID = first.SeriesInstanceUID
     series.ContourImageSequence = [slices.reference(k) for k in range(len(slices.planes))]
     study = Dataset()
-    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as PS3.3 table C.8-41 asks
+    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as PS3.3 table C.8-41 requires
     study.ReferencedSOPInstanceUID = first.StudyInstanceUID
     study.RTReferencedSeriesSequence = [series]
     frame = Dataset()
@@ -162,7 +164,7 @@ def _code_item(code: Code) -> Dataset:
 
 
 def read_contours(path: Path) -> dict[str, list[np.ndarray]]:
-    """ROI names and their contours, each (point, 3) in LPS millimetres."""
+    """Read the contours of each ROI, by name; each contour is (point, 3) in LPS millimetres."""
     dataset = pydicom.dcmread(path)
     names = {int(roi.ROINumber): str(roi.ROIName) for roi in dataset.StructureSetROISequence}
     return {

@@ -1,4 +1,4 @@
-"""Secondary capture series (PS3.3 A.8.1): pictures for viewers that show neither SEG nor RTSTRUCT."""
+"""Writer of secondary capture series (PS3.3 A.8.1): pictures for viewers that show neither SEG nor RTSTRUCT."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageComp
 
 @dataclass(frozen=True)
 class _Series:
-    """What all pictures of the series share."""
+    """Properties common to all pictures of the series."""
 
     uid: str
     author: AlgorithmInfo
@@ -40,7 +40,7 @@ class _Series:
 
 
 def sc_name(k: int) -> str:
-    """The file of slice k (from 0): 0001.dcm and on."""
+    """Return the file name of slice k (from 0): 0001.dcm and so on."""
     return f"{k + 1:04d}.dcm"
 
 
@@ -51,16 +51,17 @@ def write_sc(
     slices: SourceImages,
     author: AlgorithmInfo,
 ) -> list[str]:
-    """Write one RGB picture a slice, with outlines and the intended use burned in, RLE Lossless.
+    """Write one RGB picture for each slice, with outlines and the intended use burned in, RLE Lossless.
 
-    The pictures keep patient and study, and lie where the slices lie as long as these state one frame of reference.
+    The pictures keep patient and study; they get the position of their slice if all slices share one frame of
+    reference.
 
     Args:
         folder: an existing folder; gets ``0001.dcm``, ``0002.dcm``, ... in the order of the slices.
-        pictures: (row, column, 3) RGB, one a slice in the order of the slices; taken one by one.
+        pictures: (row, column, 3) RGB, one for each slice in the order of the slices; consumed one by one.
         spacing_mm: (down, across) of the pictures' pixels; the pictures cover the slices.
         slices: the source's slices, with one StudyInstanceUID.
-        author: what made it.
+        author: the algorithm that made the outlines.
 
     Returns:
         sha256 of each picture's (row, column, 3) bytes, in the order of k, for ``check_sc``.
@@ -82,7 +83,7 @@ def write_sc(
 
 
 def _frame(header: Dataset, k: int, series: _Series) -> Dataset:
-    """Patient, study, series and equipment."""
+    """Create a data set with patient, study, series and equipment."""
     dataset, author = Dataset(), series.author
     copy_patient_study(dataset, header)
     dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(prefix=None)
@@ -90,7 +91,7 @@ def _frame(header: Dataset, k: int, series: _Series) -> Dataset:
     dataset.ConversionType = "WSD"
     dataset.SeriesInstanceUID = series.uid
     dataset.SeriesNumber = 9004
-    dataset.Laterality = header.get("Laterality") or ""  # empty says unknown; whether the part has sides is not stated
+    dataset.Laterality = header.get("Laterality") or ""  # empty: unknown whether the part is paired
     dataset.SeriesDescription = f"Overlay; {author.intended_use}"[:64]
     dataset.Manufacturer = dataset.SecondaryCaptureDeviceManufacturer = "medvit"
     dataset.ManufacturerModelName = dataset.SecondaryCaptureDeviceManufacturerModelName = author.bundle
@@ -103,7 +104,7 @@ def _frame(header: Dataset, k: int, series: _Series) -> Dataset:
     day, time = series.now.strftime("%Y%m%d"), series.now.strftime("%H%M%S")
     dataset.InstanceCreationDate = dataset.ContentDate = dataset.SeriesDate = dataset.DateOfSecondaryCapture = day
     dataset.InstanceCreationTime = dataset.ContentTime = dataset.SeriesTime = dataset.TimeOfSecondaryCapture = time
-    for keyword in _LOSSY:  # what was lossy once stays so, whatever it is stored in now
+    for keyword in _LOSSY:  # lossy pixels stay lossy, whatever the new encoding
         if header.get(keyword):
             setattr(dataset, keyword, header.get(keyword))
     dataset.file_meta = FileMetaDataset()
@@ -118,7 +119,7 @@ def _place(
     slice_spacing_mm: tuple[float, float],
     placed: bool,
 ) -> None:
-    """Pixel size and orientation, and the slice's place in the patient (Image Plane, PS3.3 C.7.6.2)."""
+    """Set pixel size and orientation, and the slice's position in the patient (Image Plane, PS3.3 C.7.6.2)."""
     cosines = (plane[:3, :2] / np.linalg.norm(plane[:3, :2], axis=0)).T.ravel()
     dataset.PatientOrientation = [_letters(cosines[:3]), _letters(cosines[3:])]
     down, across = spacing_mm
@@ -128,7 +129,7 @@ def _place(
     dataset.FrameOfReferenceUID = header.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = header.get("PositionReferenceIndicator", "") or ""
     dataset.ImageOrientationPatient = [_short(v) for v in cosines]
-    # the position is that of the first pixel's centre, and smaller pixels begin nearer to the corner
+    # ImagePositionPatient is the centre of the first pixel, which for smaller pixels is nearer to the corner
     shift = cosines[:3] * (across - slice_spacing_mm[1]) / 2 + cosines[3:] * (down - slice_spacing_mm[0]) / 2
     origin = plane[:3, 3] + shift
     dataset.ImagePositionPatient = [_short(v) for v in origin]
@@ -136,19 +137,19 @@ def _place(
 
 
 def _short(value: float) -> str:
-    """As many digits as fit the 16 characters of a decimal string."""
+    """Format a number with as many digits as fit the 16 characters of a decimal string."""
     return next(text for n in range(14, 0, -1) if len(text := f"{value:.{n}g}") <= 16)
 
 
 def _letters(direction: np.ndarray) -> str:
-    """Where a direction in LPS points, the strongest axis first (PS3.3 C.7.6.1.1.1)."""
+    """Return the letters of a direction in LPS, the strongest axis first (PS3.3 C.7.6.1.1.1)."""
     order = np.argsort(-np.abs(direction))
     names = ("RL", "AP", "FH")
     return "".join(names[axis][int(direction[axis] > 0)] for axis in order if abs(direction[axis]) > 0.05)
 
 
 def _refer(dataset: Dataset, slices: SourceImages, k: int) -> None:
-    """The slice that the picture shows, where it has a name."""
+    """Refer to the slice that the picture shows, where it has a SOPInstanceUID."""
     header = slices.header(k)
     if not (header.get("SOPInstanceUID") and header.get("SOPClassUID")):
         return

@@ -1,4 +1,4 @@
-"""DICOM Segmentation objects (PS3.3 A.51) on the original slices."""
+"""Writer of DICOM Segmentation objects (PS3.3 A.51) on the original slices."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _UNKNOWN = "not stated in the source"
 
 
 def _carried_over(description: hd.seg.SegmentDescription, origin: SegmentOrigin | None) -> hd.seg.SegmentDescription:
-    """A description that says how its segment came about, where that was not this run (PS3.3 C.8.20.2)."""
+    """State the origin of a segment in its description, where it was not made by this run (PS3.3 C.8.20.2)."""
     if origin is None:
         return description
     del description.SegmentationAlgorithmIdentificationSequence
@@ -75,15 +75,15 @@ def write_seg(
     author: AlgorithmInfo,
     tracking: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a BINARY segmentation, one segment a label, numbered 1..N in the order given.
+    """Write a BINARY segmentation with one segment for each label, numbered 1..N in the given order.
 
     Args:
         path: the file to write.
         array: (column, row, slice) label ids, or (column, row, slice, label) masks, which may overlap.
         slices: the source's slices, in the order of the array's, with all UIDs and one frame of reference.
-        labels: those that occur in ``array``.
-        author: what made it.
-        tracking: the tracking UID of each label, by name (``tracking_uids``); new ones without it.
+        labels: the labels that occur in ``array``.
+        author: the algorithm that made the labels.
+        tracking: the tracking UID of each label, by name (``tracking_uids``); by default new ones.
     """
     if array.ndim == 3:
         numbered = np.zeros(array.shape, np.uint8 if len(labels) < 256 else np.uint16)
@@ -119,7 +119,7 @@ def write_seg(
 
 
 def _positions(slices: SourceImages) -> list[hd.PlanePositionSequence]:
-    """Where each slice lies: a multi-frame source may hold more frames than are used, in any order."""
+    """Return the position of each slice; a multi-frame source may hold more frames than are used, in any order."""
     return [
         hd.PlanePositionSequence(
             coordinate_system=hd.CoordinateSystemNames.PATIENT, image_position=plane[:3, 3].tolist()

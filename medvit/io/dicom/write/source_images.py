@@ -1,4 +1,4 @@
-"""The original DICOM slices that results refer to: their headers, frames and places, made fit to be referred to."""
+"""The original DICOM slices that results refer to: headers, frames and positions, normalised for highdicom."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ _TYPE_2 = (
     "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName "
     "StudyID SeriesNumber"
 ).split()
-"""Attributes every object carries over from its study, empty where the source leaves them out (PS3.5 7.4.3)."""
+"""Attributes of patient and study that every object copies, empty where the source lacks them (PS3.5 7.4.3)."""
 
 _LOOKED_INTO = (
     "InstanceNumber SliceThickness SpacingBetweenSlices PatientAge PatientSize PatientWeight PatientComments "
     "StudyDescription IssuerOfPatientID PatientIdentityRemoved DeidentificationMethod AcquisitionNumber ContentDate "
     "ContentTime SeriesDate SeriesTime AcquisitionDate AcquisitionTime RescaleSlope RescaleIntercept KVP"
 ).split()
+"""Further attributes that the writers read."""
 
 _SAME_COSINE = 1e-5
-"""Directions closer than this are the same but for rounding."""
+"""Largest difference between direction cosines that counts as rounding."""
 
 _ELSEWHERE_MM = 1e6
-"""Where frames that a volume does not use are put, so that no result refers to them."""
+"""Position, in millimetres along each axis, given to frames that a volume does not use, so that no result refers to
+them.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceImages:
-    """What a SEG, RTSTRUCT, SR or capture refers to.
+    """The slices that a SEG, RTSTRUCT, SR or secondary capture refers to.
 
     Attributes:
-        headers: without pixels, in the order of the slices; one alone for all frames of a multi-frame file.
+        headers: headers without pixels, in the order of the slices; a single one for all frames of a multi-frame file.
         frames: for a multi-frame file, the frame (from 0) of each slice; else empty.
-        planes: (slice, 4, 4) voxel index (column, row, 0) to LPS millimetres.
-        creation: the rule for dates in what refers to them.
+        planes: (slice, 4, 4), index (column, row, 0) to LPS millimetres.
+        creation: the rule for dates in objects that refer to them.
     """
 
     headers: tuple[Dataset, ...]
@@ -52,20 +55,20 @@ class SourceImages:
     creation: Creation = TODAY
 
     def __repr__(self) -> str:
-        """Their number: headers hold a patient's name."""
+        """Return the number of slices; headers are left out, since they contain a patient's name."""
         return f"Slices({len(self.planes)})"
 
     @property
     def first(self) -> Dataset:
-        """The header that patient, study and series are read from."""
+        """The header from which patient, study and series are read."""
         return self.headers[0]
 
     def header(self, k: int) -> Dataset:
-        """The header of slice k."""
+        """Return the header of slice k."""
         return self.headers[0] if len(self.headers) == 1 else self.headers[k]
 
     def reference(self, k: int) -> Dataset:
-        """An item that refers to slice k (PS3.3 table 10-3)."""
+        """Return an item that refers to slice k (PS3.3 table 10-3)."""
         item = Dataset()
         item.ReferencedSOPClassUID = self.header(k).SOPClassUID
         item.ReferencedSOPInstanceUID = self.header(k).SOPInstanceUID
@@ -81,7 +84,7 @@ class SourceImages:
 
     @property
     def spacing_mm(self) -> float | None:
-        """Distance between slices where it is the same throughout; None for an uneven or tilted stack, or one slice."""
+        """Distance between slices of a regular stack; None for an uneven or tilted stack, or a single slice."""
         steps = np.diff(self.planes[:, :3, 3], axis=0)
         if not len(steps) or np.abs(steps - steps[0]).max() > 0.05 * np.linalg.norm(steps[0]):
             return None
@@ -89,10 +92,11 @@ class SourceImages:
         return float(abs(steps[0] @ normal) / np.linalg.norm(normal))
 
     def normalised_headers(self) -> list[Dataset]:
-        """Copies of the headers as highdicom needs them; the originals stay as they are.
+        """Copy the headers and normalise the copies for highdicom; the originals are not changed.
 
-        Absent Type 2 attributes are present and empty; orientation and pixel spacing, which agree up to rounding, are
-        equal; thickness and spacing say what the positions say.
+        Absent Type 2 attributes are added empty; orientation and pixel spacing, which agree up to rounding, are made
+        equal;
+        thickness and spacing are set from the positions.
         """
         copies = [deepcopy(header) for header in self.headers]
         for copy in copies:
@@ -100,7 +104,7 @@ class SourceImages:
                 if keyword not in copy:
                     setattr(copy, keyword, None if keyword == "SeriesNumber" else "")
             if not copy.get("SpecificCharacterSet", "absent"):
-                del copy.SpecificCharacterSet  # stated but empty is the default one, which highdicom takes for unknown
+                del copy.SpecificCharacterSet  # empty means the default set, but highdicom refuses it as unknown
         if self.frames:
             _share(copies[0], self)
             return copies
@@ -114,8 +118,12 @@ class SourceImages:
         return copies
 
     def _stated(self, first: Dataset) -> tuple[list[Any], list[Any], float | None]:
-        """Orientation and pixel spacing as the first header states them, or as the planes have them where it states none
-        or its directions had to be straightened; and the distance between slices."""
+        """Return orientation, pixel spacing and the distance between slices.
+
+        Orientation and pixel spacing come from the first header; from the planes where the header states none, or where
+        its
+        directions were corrected.
+        """
         sides = np.linalg.norm(self.planes[0, :3, :2], axis=0)
         cosines = (self.planes[0, :3, :2] / sides).T.ravel()
         orientation = list(first.get("ImageOrientationPatient") or [])
@@ -133,7 +141,7 @@ def _short(value: float) -> str:
 
 
 def _share(header: Dataset, slices: SourceImages) -> None:
-    """Orientation and measures of the frames used into the shared groups; frames not used out of the way."""
+    """Move orientation and measures of the used frames to the shared groups; move unused frames out of the way."""
     if not header.get("SharedFunctionalGroupsSequence"):
         header.SharedFunctionalGroupsSequence = Items([Dataset()])
     shared = header.SharedFunctionalGroupsSequence[0]
@@ -157,5 +165,5 @@ def _share(header: Dataset, slices: SourceImages) -> None:
 
 
 def source_of(scan: Scan) -> SourceImages:
-    """The slices of a DICOM scan."""
+    """Return the slices of a DICOM scan."""
     return SourceImages(scan.slices, scan.frames, scan.planes_lps(), scan.creation)

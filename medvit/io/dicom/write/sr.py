@@ -1,4 +1,4 @@
-"""DICOM measurement reports (Comprehensive 3D SR, PS3.3 A.35.13; templates TID 1500 and 1411 of PS3.16)."""
+"""Writer of DICOM measurement reports (Comprehensive 3D SR, PS3.3 A.35.13; templates TID 1500 and 1411 of PS3.16)."""
 
 from __future__ import annotations
 
@@ -56,20 +56,22 @@ _UNITS = {
     "ml/g": Code("ml/g", "UCUM", "Milliliter/gram"),
     "1/cm": Code("/cm", "UCUM", "/Centimeter"),
 }
-"""Codes of the units that an image's values may be stated in (PS3.16 CID 84 and 85); any other has none."""
+"""Codes of the units of image values (PS3.16 CID 84 and 85); other units have no code."""
 
 _HOW = (
     "volume: sum of whole voxels; standard deviation: population; "
     "diameter: largest distance between centres of outer voxel faces"
 )
-"""Stands among the algorithm's parameters, since a method's own item is one that dcmqi does not read."""
+"""Definitions of the measurements, stated as a parameter of the algorithm since dcmqi cannot read an item for the
+method.
+"""
 
 _INTENSITY = {
     "CT": Code("112031", "DCM", "Attenuation Coefficient"),
     "MR": Code("110852", "DCM", "MR signal intensity"),
     "PT": Code("110821", "DCM", "Nuclear Medicine Tomographic Activity"),
 }
-"""What the image's values are, by modality (PS3.16 CID 7469)."""
+"""Name of the image's values, by modality (PS3.16 CID 7469)."""
 
 _ANY_INTENSITY = Code("intensity", "99MEDVIT", "Image intensity")
 
@@ -79,20 +81,20 @@ _PROCEDURE = {
     "PT": Code("44136-0", "LN", "PET unspecified body region"),
     "NM": Code("49118-3", "LN", "NM unspecified body region"),
 }
-"""The examination as far as the series says it (PS3.16 CID 100)."""
+"""Examination by modality, the only part that the series states (PS3.16 CID 100)."""
 
 _ANY_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
 
 @dataclass(frozen=True)
 class SegmentMeasurements:
-    """A label as its segment and its numbers.
+    """A label with its segment and its measurements.
 
     Attributes:
-        label: the bundle's.
-        measures: its numbers, as in statistics.json.
-        segment: its number in the SEG.
-        tracking_uid: the one of that segment.
+        label: a label of the bundle.
+        measures: measurements, as in statistics.json.
+        segment: number of the segment in the SEG.
+        tracking_uid: tracking UID of that segment.
     """
 
     label: Label
@@ -103,12 +105,12 @@ class SegmentMeasurements:
 
 @dataclass(frozen=True)
 class MeasurementReport:
-    """What a measurement report says.
+    """Content of a measurement report.
 
     Attributes:
-        findings: one measurement group each.
-        unit: of the image's values as statistics.json states it ("HU", "Bq/ml"), or "as stored".
-        complete: whether every label asked for was found.
+        findings: labels, with one measurement group for each.
+        unit: unit of the image's values, as in statistics.json ("HU", "Bq/ml"), or "as stored".
+        complete: True where every requested label was found.
     """
 
     findings: Sequence[SegmentMeasurements]
@@ -120,15 +122,16 @@ def write_sr(path: Path, seg: Path, slices: SourceImages, report: MeasurementRep
     """Write the measurements of each segment of a SEG: volume, mean and deviation of intensity, longest diameter.
 
     The numbers are those of statistics.json: millilitres by counting voxels, population standard deviation, and the
-    maximum 3D diameter of the mesh in millimetres. The content of the report is complete where all labels were found;
-    it is preliminary and nobody has verified it.
+    maximum 3D diameter of the mesh in millimetres. The report is marked complete where all labels were found,
+    preliminary and
+    unverified.
 
     Args:
         path: the file to write.
         seg: the SEG on the same slices, as written by ``write_seg``.
         slices: the source's slices, with all UIDs.
-        report: what to say.
-        author: what made it.
+        report: the content.
+        author: the algorithm that made the labels.
     """
     headers, segmentation = slices.normalised_headers(), pydicom.dcmread(seg)
     first = deepcopy(headers[0])
@@ -164,20 +167,20 @@ def write_sr(path: Path, seg: Path, slices: SourceImages, report: MeasurementRep
 
 @dataclass(frozen=True)
 class _Intensity:
-    """What the image's values are called and measured in."""
+    """Name and unit of the image's values."""
 
     name: Code
     unit: Code
 
     @classmethod
     def of(cls, modality: str, unit: str) -> _Intensity:
-        """By the image's modality and the unit in which statistics.json states its values."""
+        """Choose name and unit by the image's modality and the unit in statistics.json."""
         known = _ANY_INTENSITY if modality == "CT" and unit != "HU" else _INTENSITY.get(modality, _ANY_INTENSITY)
         return cls(known, _UNITS.get(unit, _NO_UNITS))
 
 
 def _observer(author: AlgorithmInfo) -> sr.ObserverContext:
-    """The device that measured: medvit with this bundle and these weights, always under the same UID."""
+    """Return the observing device: medvit with this bundle and these weights, always with the same UID."""
     attributes = sr.DeviceObserverIdentifyingAttributes(
         uid=generate_uid(entropy_srcs=["medvit", author.software, author.bundle, author.weights]),
         name="medvit",
@@ -189,7 +192,7 @@ def _observer(author: AlgorithmInfo) -> sr.ObserverContext:
 
 
 def _library(slices: SourceImages) -> sr.ContainerContentItem:
-    """The images measured (TID 1600), one group with what they share; what differs stands in the images themselves."""
+    """Return the list of measured images (TID 1600): one group with their common attributes."""
     first, (down, across) = slices.first, slices.pixel_mm
     context, pixels = "HAS ACQ CONTEXT", Code("{pixels}", "UCUM", "Pixels")
     shared = [
@@ -224,7 +227,7 @@ def _groups(
 def _group(
     finding: SegmentMeasurements, segment: sr.ReferencedSegment, intensity: _Intensity, author: AlgorithmInfo
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """One label's measurement group (TID 1411)."""
+    """Create one label's measurement group (TID 1411)."""
     label, numbers = finding.label, finding.measures
     sites = None
     if label.laterality is not None:
@@ -254,9 +257,9 @@ def _group(
 
 
 def _sources(segmentation: Dataset) -> dict[int, list[sr.SourceImageForSegmentation]]:
-    """The slices that each segment was drawn on, by its number.
+    """Return the slices on which each segment was drawn, by its number.
 
-    ``ReferencedSegment.from_segmentation`` fails on a SEG with one segment, whose number stands in the shared groups.
+    ``ReferencedSegment.from_segmentation`` fails on a SEG with a single segment, whose number is in the shared groups.
     """
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     found: dict[int, dict[str, str]] = {}
@@ -273,7 +276,7 @@ def _sources(segmentation: Dataset) -> dict[int, list[sr.SourceImageForSegmentat
 
 
 def _statement(author: AlgorithmInfo) -> Dataset:
-    """The intended use as a sentence of the report, where TID 1500 has room for text: its qualitative evaluations."""
+    """Return the intended use as text within the qualitative evaluations, the part of TID 1500 that allows text."""
     container = sr.ContainerContentItem(
         name=Code("C0034375", "UMLS", "Qualitative Evaluations"), relationship_type="CONTAINS"
     )

@@ -1,6 +1,6 @@
-"""Every DICOM object is read back and compared with what was meant before it takes its final name.
+"""Verification of DICOM objects: each is read back and compared with the computed result before it gets its final name.
 
-The readers here share nothing with the writers: frames are placed by the positions stated in the file.
+These readers share no code with the writers: frames are placed by the positions stated in the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RTSTRUCT_DICE = 0.999
 
 
 def _planes(lps: np.ndarray, count: int) -> np.ndarray:
-    """(slice, 4, 4) of a stack given so, or of a regular one given by its affine."""
+    """Return the matrix of each slice, (slice, 4, 4), from such matrices or from the affine of a regular stack."""
     return lps if lps.ndim == 3 else slice_planes(lps, count)
 
 
@@ -40,7 +40,7 @@ def _centroid(mask: np.ndarray, planes: np.ndarray) -> np.ndarray:
 
 
 def _nearest(planes: np.ndarray, point: np.ndarray) -> tuple[int, np.ndarray]:
-    """The slice that a point lies in, and its index (column, row, off-plane) there."""
+    """Return the slice that contains a point, and the point's index (column, row, off-plane) in it."""
     offset = point - planes[:, :3, 3]
     normals = np.cross(planes[:, :3, 0], planes[:, :3, 1])
     away = np.abs((offset * normals).sum(1)) / np.linalg.norm(normals, axis=1)
@@ -56,16 +56,16 @@ def _refuse(path: Path, what: str) -> None:
 
 
 def check_seg(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[Label]) -> None:
-    """Compare a SEG voxel for voxel, and each segment's centroid in LPS millimetres.
+    """Compare a SEG with the computed labels: every voxel, and each segment's centroid in LPS millimetres.
 
     Args:
         path: the SEG.
         array: (column, row, slice) label ids, or (column, row, slice, label) masks, which may overlap.
         lps: voxel index to LPS millimetres, (4, 4), or (slice, 4, 4) for (column, row, 0) of each slice.
-        labels: what must be in it.
+        labels: the expected labels.
 
     Raises:
-        RoundTripError: any voxel, segment or place differs.
+        RoundTripError: a voxel, a segment or a position differs.
     """
     dataset = pydicom.dcmread(path)
     frames = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
@@ -79,7 +79,7 @@ def check_seg(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[L
     masks = {n: np.zeros(array.shape[:3], dtype=bool) for n in range(1, len(labels) + 1)}
     sums: dict[int, list[np.ndarray]] = {n: [] for n in masks}
     for f, frame in enumerate(frames):
-        # what is the same for all frames (a lone segment, a lone slice) stands among the shared groups
+        # values common to all frames (a single segment, a single slice) are in the shared groups
         number = int(_group(dataset, shared, f, "SegmentIdentificationSequence").ReferencedSegmentNumber)
         origin = np.array(_group(dataset, shared, f, "PlanePositionSequence").ImagePositionPatient, dtype=float)
         k, place = _nearest(planes, origin)
@@ -104,12 +104,17 @@ def _group(dataset: pydicom.Dataset, shared: pydicom.Dataset, frame: int, name: 
 
 
 def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[Label]) -> None:
-    """Fill the contours again and compare by Dice, and each ROI's centroid in LPS millimetres.
+    """Fill the contours, and compare them with the computed labels by Dice and by each ROI's centroid in LPS
+    millimetres.
 
-    Args: as ``check_seg``.
+    Args:
+        path: the RTSTRUCT.
+        array: (column, row, slice) label ids, or (column, row, slice, label) masks, which may overlap.
+        lps: voxel index to LPS millimetres, (4, 4), or (slice, 4, 4) for (column, row, 0) of each slice.
+        labels: the expected labels.
 
     Raises:
-        RoundTripError: an ROI is missing, differs or lies elsewhere.
+        RoundTripError: an ROI is missing, differs, or has another position.
     """
     contours = read_contours(path)
     planes = _planes(lps, array.shape[2])
@@ -133,11 +138,12 @@ def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Seque
 
 
 def check_sc(folder: Path, digests: Sequence[str], slices: SourceImages) -> None:
-    """Decode each picture, compare it with what was drawn, and its source with the slice of its number.
+    """Decode each secondary capture; compare it with the drawn picture, and its source with the slice of the same
+    number.
 
     Args:
-        folder: with ``0001.dcm`` and on.
-        digests: sha256 of each picture drawn.
+        folder: the folder with ``0001.dcm`` and so on.
+        digests: sha256 of each drawn picture.
         slices: the source's slices, in the same order.
 
     Raises:
@@ -156,10 +162,15 @@ def check_sc(folder: Path, digests: Sequence[str], slices: SourceImages) -> None
 
 
 def check_sr(path: Path, seg: Path, findings: Sequence[SegmentMeasurements]) -> None:
-    """Compare each measurement group with the numbers meant, and its segment and tracking UID with the SEG's.
+    """Compare each measurement group with the computed numbers, and its segment and tracking UID with the SEG.
+
+    Args:
+        path: the SR.
+        seg: the SEG that the SR refers to.
+        findings: the expected measurements, in the same order.
 
     Raises:
-        RoundTripError: a group is missing, a number differs, or it speaks of another segment.
+        RoundTripError: a group is missing, a number differs, or a group refers to another segment.
     """
     document, segmentation = pydicom.dcmread(path), pydicom.dcmread(seg)
     segments = {int(item.SegmentNumber): str(item.TrackingUID) for item in segmentation.SegmentSequence}
@@ -186,7 +197,7 @@ def check_sr(path: Path, seg: Path, findings: Sequence[SegmentMeasurements]) -> 
 
 
 def _items(node: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
-    """Every content item below a node, in the order of the document."""
+    """Yield every content item below a node, in the order of the document."""
     for item in node.get("ContentSequence", []):
         yield item
         yield from _items(item)

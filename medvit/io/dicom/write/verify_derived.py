@@ -1,6 +1,7 @@
-"""A derived series is read back and compared with what was meant before it is published.
+"""Verification of a derived series: it is read back and compared with the computed values before it is published.
 
-Nothing is shared with the writer: values come through the stated rescale, places from the stated positions.
+This reader shares no code with the writer: values are computed with the stated rescale, positions are read from the
+file.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PIXEL_MM = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """One slice as the file states it; stored values (row, column)."""
+    """One slice as the file states it; stored values are (row, column)."""
 
     stored: NDArray[np.float64]
     position: NDArray[np.float64]
@@ -44,15 +45,17 @@ def _refuse(path: Path, what: str) -> None:
 
 
 def check_derived(folder: Path, values: NDArray[np.float32], slices: SourceImages) -> None:
-    """Compare every slice with the values meant for its place, and its references with the source.
+    """Compare every slice with the values computed for its position, and its references with the source.
 
     Args:
-        folder: holds the files of the series and nothing else.
-        values: (column, row, slice), what was meant.
+        folder: contains the files of the series and nothing else.
+        values: (column, row, slice), the computed values.
         slices: the source's slices, in the same order.
 
     Raises:
-        RoundTripError: a value off by more than half a stored step, a slice elsewhere, a wrong or doubled UID.
+        RoundTripError: a value differs by more than half a stored step, a slice has another position, or a UID is wrong
+            or
+            repeated.
     """
     seen: set[int] = set()
     uids: set[str] = set()
@@ -113,7 +116,7 @@ def _frame(
         stored,
         np.array(place.ImagePositionPatient, dtype=float),
         np.array(turn.ImageOrientationPatient, dtype=float),
-        np.array(pixel.get("PixelSpacing") or (np.nan, np.nan), dtype=float),  # not stated: nothing to compare
+        np.array(pixel.get("PixelSpacing") or (np.nan, np.nan), dtype=float),  # NaN passes the comparison
         float(scale.get("RescaleSlope", 1)),
         float(scale.get("RescaleIntercept", 0)),
         source,
@@ -121,7 +124,7 @@ def _frame(
 
 
 def _slice_at(path: Path, frame: _Frame, slices: SourceImages) -> int:
-    """The source's slice whose corner lies where this one states its own, and whose axes point the same way."""
+    """Return the index of the source's slice with the same position and orientation; refuse a frame without one."""
     away = np.linalg.norm(slices.planes[:, :3, 3] - frame.position, axis=1)
     k = int(away.argmin())
     axes = slices.planes[k][:3, :2] / np.linalg.norm(slices.planes[k][:3, :2], axis=0)
