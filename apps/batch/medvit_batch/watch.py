@@ -103,10 +103,10 @@ def _look(session: Session, pace: Pace) -> None:
 
     waiting = session.plan(Progress(), ready)
     report_changes(session)
-    done = session.done
+    done = session.outcomes.done
     if waiting:
         session.work_off(waiting, keep=True)
-    if session.done != done:
+    if session.outcomes.done != done:
         write_reports(session.journal, session.batch.out)
 
 

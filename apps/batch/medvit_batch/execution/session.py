@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,20 +12,18 @@ from medvit_batch.cases import CaseJob, CaseLocation, Decision, Outcome, State, 
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.events import Events
 from medvit_batch.execution.batch import Batch, Limits
+from medvit_batch.execution.case_outcomes import CaseOutcomes
 from medvit_batch.execution.case_queue import Turns, was_interrupted
 from medvit_batch.execution.deduplicator import Claims
 from medvit_batch.execution.dispatcher import Dispatcher
 from medvit_batch.execution.fork_server import fork_server_is_usable
-from medvit_batch.execution.messages import CaseEnded, EndKind, Event, InputHashed
+from medvit_batch.execution.messages import Event, InputHashed
 from medvit_batch.execution.pipe_transport import PipeTransport
-from medvit_batch.execution.publish import publish_case, remove_leftovers, staging_path, withdraw
+from medvit_batch.execution.publish import remove_leftovers, staging_path, withdraw
 from medvit_batch.execution.shutdown import Stop
 from medvit_batch.journal import CaseRow, Journal
 
 __all__ = ["Session"]
-
-_TRIES = 2
-"""Tries of a case whose worker was ended from outside, by the system or by a person."""
 
 _TICK = 0.5
 """Seconds between looks at signals and at the disk."""
@@ -54,7 +51,6 @@ class Session:
         self.stop = Stop(limits.grace, say)
         self.dispatcher = _dispatcher(limits, say)
         self.number = journal.start({"archive": str(batch.archive), **batch.command})
-        self.failures = self.done = self.total = 0
         self.lasting = False
         """True if only a signal ends the session; after failures, or on a full disk, it rests and continues by itself."""
 
@@ -65,6 +61,10 @@ class Session:
 
         self._short = False  # True if the last check found too little free space
         self._claims = Claims(journal, batch.out)
+        self.outcomes = CaseOutcomes(
+            batch=batch, journal=journal, claims=self._claims, events=events, say=say,
+            no_space=self.no_space, stop_after_failures=self._too_many_failures,
+        )  # fmt: skip
         self._turns = Turns(())
         self._next: dict[int, CaseJob] = {}  # cases that workers were told to read ahead
         self._active: dict[int, CaseJob] = {}
@@ -127,7 +127,7 @@ class Session:
             keep: True if workers stay for the next call, with their models loaded.
         """
         self._turns, self._next = Turns(waiting), {}
-        self.total = self.done + len(waiting)
+        self.outcomes.total = self.outcomes.done + len(waiting)
         try:
             while (self._turns and not self.stop.asked) or self.dispatcher.busy():
                 while self._turns and self.dispatcher.idle() and not self.stop.asked and self._room():
@@ -202,9 +202,22 @@ class Session:
         if self.lasting and not self.stop.ended:
             self.stop.until = float("inf")
 
+    def _too_many_failures(self, last: Outcome) -> None:
+        """Stop or rest after a case that ended a row of failures.
+
+        Args:
+            last: outcome of that case.
+        """
+        if self.stop.asked:
+            return
+        self._ask("failures")
+        what = "Resting" if self.lasting else "Stopping"
+        failures = self.outcomes.failures
+        self.say(f"{what}: {failures} cases in a row failed (--stop-after). The last: {last.reason} {last.remedy}")
+
     def rested(self) -> None:
         """Continue after a rest; one more failure in a row makes it rest again."""
-        self.failures = min(self.failures, self.batch.limits.stop_after - 1)
+        self.outcomes.failures = min(self.outcomes.failures, self.batch.limits.stop_after - 1)
         self.stop.go_on()
 
     def _give(self, case: int, keys: dict[int, CaseLocation]) -> None:
@@ -228,108 +241,7 @@ class Session:
         if isinstance(event, InputHashed):
             self.dispatcher.answer(event.case, self._claims.must_run(event.case, event.digest))
             return None
-        return self._ended(self._active.pop(event.case), event)
-
-    def _ended(self, job: CaseJob, event: CaseEnded) -> int | None:
-        """Record the end of a case; return its number if it is to be tried again."""
-        if event.may_be_caused_by_another and self._turns.suspect(job.case, event.concurrent_cases):
-            return self._back(job, "another case in the same worker may be the reason; it is tried again by itself")
-        match event.kind:
-            case EndKind.DONE:
-                assert event.outcome is not None
-                self._done(job, event.outcome)
-            case EndKind.TIMED_OUT:
-                limit = self.batch.limits.time_limit
-                reason = f"Found that the case took longer than {limit:g} s (--time-limit) and ended it."
-                self._settle(
-                    job, Outcome(State.FAILED, event.stage, "TimeLimit", reason, "Retry it with a longer --time-limit.")
-                )
-            case EndKind.CRASHED:
-                return self._lost(job, event.stage, event.detail)
-            case EndKind.START_FAILED:
-                return self._back(job, "")
-            case EndKind.REQUEUED:
-                return self._back(job, "its worker was ended because of another case; it is tried again")
-        return None
-
-    def _back(self, job: CaseJob, why: str) -> int:
-        """Put a case back in the queue as if it had not been tried; return its number."""
-        self._claims.release(job.case)
-        self.journal.move(job.case, State.PENDING, tries=self.journal.case(job.case)["tries"] - 1)
-        remove_leftovers(self.batch.out, job.case)
-        if why:
-            self._tell(job, State.PENDING, why, Outcome(State.PENDING))
-        return job.case
-
-    def _done(self, job: CaseJob, outcome: Outcome) -> None:
-        if outcome.state is State.SKIPPED:
-            state, reason = self._claims.why_not(job.case)
-            words = {"stage": "input", "code": "copy", "reason": reason} if reason else {"stage": ""}
-            self.journal.move(job.case, state, **words)
-            self._tell(job, state, reason or "nothing has changed", outcome)
-        elif outcome.state is State.CHECKED:
-            self._publish(job, outcome)
-        elif outcome.full:
-            self.journal.move(job.case, State.PENDING)
-            self.no_space(outcome.reason)
-        else:
-            self._settle(job, outcome)
-        self._claims.release(job.case)
-
-    def _publish(self, job: CaseJob, outcome: Outcome) -> None:
-        row = self.journal.case(job.case)
-        result_key = self._claims.result_key(job.case)
-        columns = {
-            "stage": "", "code": "", "reason": "", "remedy": "", "result_key": result_key, "flags": json.dumps((*outcome.flags, *filter(None, [row["recall"]]))),
-            "rating": outcome.rating, "rating_reasons": json.dumps(outcome.rating_reasons), "notes": json.dumps(outcome.notes),
-            "version": outcome.version, "weights": outcome.weights, "run_sha256": outcome.run_sha256, "seconds": json.dumps(outcome.seconds),
-            "peak_mb": outcome.peak_mb, "interrupted": 0,
-        }  # fmt: skip
-        self.journal.move(job.case, State.CHECKED, **columns)
-        publish_case(self.batch.out, job.case, row["folder"])
-        self.journal.move(job.case, State.PUBLISHED)
-        self.failures = 0
-        self._tell(job, State.PUBLISHED, f"rating {outcome.rating}{', flagged' if outcome.flags else ''}", outcome)
-
-    def _lost(self, job: CaseJob, stage: str, how: str) -> int | None:
-        tries = self.journal.case(job.case)["tries"]
-        self._claims.release(job.case)
-        if "ended by" in how and tries < _TRIES:
-            self.journal.move(job.case, State.PENDING)
-            self._tell(
-                job, State.PENDING, f"its worker was lost ({how}); it is tried again", Outcome(State.PENDING, stage)
-            )
-            return job.case
-        killed = " The system ends processes so when memory runs out." if "SIGKILL" in how else ""
-        reason = f"Found its worker dead: {how}.{killed}"
-        remedy = "Retry it with fewer workers or more memory; if it fails again, run medvit segment on the series and report it."
-        self._settle(job, Outcome(State.FAILED, stage, "WorkerDied", reason, remedy))
-        return None
-
-    def _settle(self, job: CaseJob, outcome: Outcome) -> None:
-        """Record a case that gave no result; stop or rest after too many failures in a row."""
-        self.journal.move(
-            job.case, outcome.state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, remedy=outcome.remedy,
-            seconds=json.dumps(outcome.seconds), peak_mb=outcome.peak_mb, interrupted=0,
-        )  # fmt: skip
-        self._claims.release(job.case)
-        self._tell(job, outcome.state, outcome.reason, outcome)
-        if outcome.state is not State.FAILED:
-            return
-        self.failures += 1
-        if self.failures >= self.batch.limits.stop_after and not self.stop.asked:
-            self._ask("failures")
-            what = "Resting" if self.lasting else "Stopping"
-            self.say(
-                f"{what}: {self.failures} cases in a row failed (--stop-after). The last: {outcome.reason} {outcome.remedy}"
-            )
-
-    def _tell(self, job: CaseJob, state: State, words: str, outcome: Outcome) -> None:
-        self.done += state is not State.PENDING
-        name = case_name(job.name)
-        if not self.events.printed:
-            self.say(f"[{self.done}/{self.total}] {name}: {state}{f', {words}' if words else ''}")
-        self.events.write("case", case=name, state=state, stage=outcome.stage, code=outcome.code, reason=outcome.reason, rating=outcome.rating, seconds=outcome.seconds)  # fmt: skip
+        return self.outcomes.record(self._active.pop(event.case), event, self._turns)
 
     def finish(self) -> str:
         """Record the end of the run; return its reason in one word."""
