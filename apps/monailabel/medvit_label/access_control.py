@@ -20,22 +20,22 @@ _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[MutableMapping[str, Any], _Receive, _Send], Awaitable[None]]
 
 _OPEN = ("/", "/auth/", "/auth/token")
-"""What a client may ask before it has a token: the page, which holds no data, whether one is needed, and for one."""
+"""Paths that need no token: the page (it holds no data), the endpoint that tells if a token is needed, and the login."""
 
 _log = logging.getLogger("medvit_label")
 
 
 class _TooMuch(Exception):  # noqa: N818 - never leaves this module
-    """The body exceeds the limit."""
+    """Error for a body that exceeds the size limit."""
 
 
 class AccessControl:
-    """ASGI middleware: host and origin check, token, size limit; it logs one line a request, without names.
+    """ASGI middleware that checks host, origin, token and size; it logs one line per request, without names.
 
     Args:
-        app: what it stands before.
+        app: application that it protects.
         settings: token, limits and address.
-        accounts: of those who may log in; None where there is one token for all, or none.
+        accounts: accounts that may log in; None for a single token or no token.
     """
 
     def __init__(self, app: _App, settings: ServerSettings, accounts: Accounts | None = None) -> None:
@@ -43,7 +43,7 @@ class AccessControl:
         self._limit = settings.limits.upload_mb * 2**20
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward a request, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -58,7 +58,7 @@ class AccessControl:
     def _refusal(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> tuple[int, str] | None:
         name = headers.get("host", "").rpartition("]")[0].lstrip("[") or headers.get("host", "").partition(":")[0]
         if is_loopback(self._settings.host) and not is_loopback(name):
-            # a web page elsewhere can make its own name lead here (DNS rebinding); its requests say so in Host
+            # a web page elsewhere can make its own host name resolve to this machine (DNS rebinding); Host shows that name
             return (
                 403,
                 "Found another host's name in the request; this server answers to this machine only. Use http://127.0.0.1.",
@@ -89,7 +89,9 @@ class AccessControl:
         return None
 
     def _login_refusal(self, scope: MutableMapping[str, Any], token: str, accounts: Accounts) -> tuple[int, str] | None:
-        """Refuse a request without a valid login; give the account to the routes."""
+        """Return status and message for a request without a valid login; otherwise give the account to the routes and
+        return None.
+        """
         account, expired = accounts.of_token(token)
         if account is not None:
             scope.setdefault("state", {})["account"] = account
@@ -111,7 +113,7 @@ class AccessControl:
         async def watched(message: _Message) -> None:
             nonlocal status, begun
             if seen > self._limit and not begun:
-                return  # the application saw an error; the client is told of the limit below
+                return  # the application received an error; the answer below tells the client about the limit
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
                 message["headers"] = [

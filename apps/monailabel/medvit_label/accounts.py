@@ -1,4 +1,4 @@
-"""Accounts of an annotation server: a file with names, roles and hashed passwords, and the tokens of those who logged in."""
+"""Accounts of an annotation server: a file with names, roles and hashed passwords, and the tokens of logged-in users."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from medvit_label.errors import AccountError
 __all__ = ["ROLES", "SHORTEST_PASSWORD", "Account", "Accounts", "add_account", "read_accounts", "remove_account"]
 
 ROLES = ("annotator", "reviewer", "admin")
-"""From the one who may do least to the one who may do all; what each may do: docs/label.md."""
+"""Roles in the order of their permissions, fewest first; docs/label.md lists the permissions."""
 
 SHORTEST_PASSWORD = 8
-"""Characters."""
+"""Least number of characters of a password."""
 
 _LONGEST_PASSWORD = 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _COST = {"n": 2**15, "r": 8, "p": 3}
-"""scrypt's parameters: some tenths of a second and 32 MB for one password, so that guessing a stolen file is slow."""
+"""Parameters of scrypt: one password takes some tenths of a second and 32 MB, so that guessing from a stolen file is
+slow.
+"""
 
 _HIGHEST = {"n": 2**18, "r": 16, "p": 8}
 _REMEMBERED_S = 86400.0
-"""Seconds for which an expired token is still known as such, so that its owner is told to log in again."""
+"""Seconds for which an expired token is still recognised, so that the answer can ask its owner to log in again."""
 
 _log = logging.getLogger("medvit_label")
 
@@ -44,10 +46,10 @@ class Account:
     """An annotator's account.
 
     Attributes:
-        name: as it is typed at the login.
+        name: name typed at the login.
         role: one of ``ROLES``.
-        salt, digest: of the password, hexadecimal.
-        cost: scrypt's n, r and p.
+        salt, digest: salt and hash of the password, hexadecimal.
+        cost: parameters n, r and p of scrypt.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Account:
     cost: Mapping[str, int]
 
     def has_password(self, password: str) -> bool:
-        """Compare a password with the account's, in the same time whatever differs."""
+        """Compare a password with the account's in constant time."""
         return hmac.compare_digest(_digest(password, self.salt, self.cost), self.digest)
 
 
@@ -68,10 +70,10 @@ def _digest(password: str, salt: str, cost: Mapping[str, int]) -> str:
 
 
 def read_accounts(path: Path) -> dict[str, Account]:
-    """Read a file of accounts; the keys are the names in small letters.
+    """Read a file of accounts; the keys are the names in lower case.
 
     Raises:
-        AccountError: the file is absent, open to other users of the machine, or none of ours.
+        AccountError: the file is missing, readable by other users of the machine, or not a file of accounts.
     """
     try:
         state = path.stat()
@@ -116,10 +118,11 @@ def _account(name: str, row: Mapping[str, Any]) -> Account:
 
 
 def add_account(path: Path, name: str, role: str, password: str) -> None:
-    """Add an account to a file, which is made where there is none; only its owner may read it.
+    """Add an account to a file, which is created if missing; only its owner may read it.
 
     Raises:
-        AccountError: the name is taken or none, the role unknown, the password too short, or the file none of ours.
+        AccountError: the name is taken or not allowed, the role unknown, the password too short, or the file not one of
+            accounts.
     """
     if not _NAME.fullmatch(name):
         raise AccountError(
@@ -146,7 +149,7 @@ def remove_account(path: Path, name: str) -> None:
     """Remove an account from a file.
 
     Raises:
-        AccountError: there is none of that name, or the file is none of ours.
+        AccountError: there is no such account, or the file is not one of accounts.
     """
     known = read_accounts(path)
     if name.lower() not in known:
@@ -167,7 +170,7 @@ def _write(path: Path, accounts: list[Account]) -> None:
     }
     try:
         with replace_file(path) as aside:
-            # closed to others from the first byte on, whatever the umask
+            # not readable by others from the first byte on, whatever the umask
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(json.dumps({"users": rows}, indent=1) + "\n")
@@ -180,10 +183,10 @@ def _write(path: Path, accounts: list[Account]) -> None:
 
 
 class Accounts:
-    """The accounts of a running server and its tokens; a changed file takes effect at the next request.
+    """Accounts of a running server and its tokens; a change of the file takes effect at the next request.
 
     Args:
-        path: the file, already checked.
+        path: file of accounts, already checked.
         life_s: seconds for which a token is valid.
     """
 
@@ -194,7 +197,7 @@ class Accounts:
         self._known = read_accounts(path)
         self._tokens: dict[str, tuple[str, str, float]] = {}
         salt = secrets.token_hex(16)
-        # what a login without an account is compared with, so that it takes as long as any other
+        # an unknown name is compared with this account, so that its login takes as long as any other
         self._nobody = Account("", ROLES[0], salt, _digest(secrets.token_hex(16), salt, _COST), _COST)
 
     def _stat(self) -> tuple[int, int]:
@@ -218,7 +221,7 @@ class Accounts:
         return self._known
 
     def log_in(self, name: str, password: str) -> tuple[str, Account] | None:
-        """Return a new token for a right password, None for a wrong one, after the same time."""
+        """Return a new token and the account for a correct password, else None; both take the same time."""
         with self._lock:
             account = self._current().get(name.lower())
         fits = (account or self._nobody).has_password(password[: _LONGEST_PASSWORD + 1])
@@ -231,15 +234,17 @@ class Accounts:
         return token, account
 
     def of_token(self, token: str) -> tuple[Account | None, bool]:
-        """Return the account that a token was given to, or None; and whether a token that was valid has expired."""
+        """Return the account that a token was given to, or None; and True if the token was valid and has expired."""
         with self._lock:
             row = self._tokens.get(_hashed(token))
             account = self._current().get(row[0]) if row is not None else None
-        if row is None or account is None or account.digest != row[1]:  # removed, or given another password
+        if (
+            row is None or account is None or account.digest != row[1]
+        ):  # the account was removed, or got another password
             return None, False
         return (None, True) if row[2] < time.time() else (account, False)
 
 
 def _hashed(token: str) -> str:
-    """Hash a token: a look-up by its hash reveals nothing about the token by its time."""
+    """Hash a token, so that the time of a look-up reveals nothing about the token."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -1,4 +1,6 @@
-"""An annotator: the account that logged in, else the ``client_id`` that a client sends; and what each role may do."""
+"""Annotators: an annotator is the account that logged in, else the ``client_id`` of the request; the role grants
+permissions.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ class Annotator:
     """Annotator who sends a request.
 
     Attributes:
-        name: of the account, or the ``client_id``; empty where the client sends none.
-        role: the account's; without accounts everyone may do all.
-        account: whether the name was proved by a login.
+        name: name of the account, or the ``client_id``; empty if the client sends none.
+        role: role of the account; without accounts everyone has the role "admin".
+        account: True if a login proved the name.
     """
 
     name: str = ""
@@ -30,12 +32,12 @@ class Annotator:
 
     @property
     def display_name(self) -> str:
-        """The name for messages."""
+        """Name of the annotator in messages."""
         return display_name(self.name)
 
     @property
     def reviews(self) -> bool:
-        """True where the role may decide about other annotators' labels."""
+        """True if the role may decide about other annotators' labels."""
         return self.role in _REVIEWING
 
     @property
@@ -60,7 +62,7 @@ def annotator_of(request: Request, content: dict[str, Any]) -> Annotator:
     client = content.get("client_id")
     whole = (
         client.encode("utf-8", "replace").decode() if isinstance(client, str) else ""
-    )  # JSON may hold half a character
+    )  # JSON may hold half a surrogate pair
     named = " ".join(whole.split())[:64]
     return account_of(request) or Annotator(named)
 
@@ -78,7 +80,7 @@ def require_reviewer(request: Request) -> None:
     """Refuse accounts that may not decide about labels, training and batches.
 
     Raises:
-        AccessError: an annotator's.
+        AccessError: the account's role is "annotator".
     """
     _require(request, _REVIEWING)
 
@@ -87,6 +89,6 @@ def require_manager(request: Request) -> None:
     """Refuse accounts that may not change which version of a model answers.
 
     Raises:
-        AccessError: no administrator's.
+        AccessError: the account's role is not "admin".
     """
     _require(request, _MANAGING)

@@ -1,4 +1,4 @@
-"""``medvit label``: a server for annotators, spoken to by 3D Slicer, OHIF and MONAI Label's own client."""
+"""``medvit label``: a server for annotators who use 3D Slicer, OHIF or MONAI Label's own client."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _token(file: Path | None, host: str, users: Path | None, shown: Terminal) ->
 
 
 def _reach(settings: ServerSettings, shown: Terminal) -> None:
-    """Refuse a login that the archive refuses; say that it is silent, which may pass."""
+    """Refuse a login that the archive refuses; print a note if the archive does not answer now, which may be temporary."""
     from medvit_label.settings import is_url
 
     if is_url(settings.studies):
@@ -126,7 +126,7 @@ def check(
         require_client()
         login = read_login(login_file)
         if studies is not None:
-            # refused before the self-test, which takes half a minute
+            # before the self-test, which takes half a minute
             _reach(ServerSettings(studies, state_folder(studies, None), login=login).check(), shown)
         found = run_check(studies, login_file)
         code = 0 if found["passed"] else 1

@@ -1,4 +1,4 @@
-"""Packages that the server and its self-test need beside the core, checked first."""
+"""Check for packages that the server and its self-test need beside the core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that refuse a request. Each keeps its built-in kind and has the HTTP status that a client sees."""
+"""Errors that refuse a request; each keeps a built-in error type and has the HTTP status of the answer."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ __all__ = [
 
 
 class LabelServerError(MedvitError, RuntimeError):
-    """A refusal of the annotation server."""
+    """Base of the errors with which the annotation server refuses."""
 
     status = 500
 
 
 class RequestError(LabelServerError, ValueError):
-    """The request is invalid."""
+    """Error for an invalid request."""
 
     status = 400
 
 
 class AccessError(LabelServerError, PermissionError):
-    """The request is not allowed."""
+    """Error for a request that is not permitted."""
 
     status = 403
 
 
 class AccountError(LabelServerError, ValueError):
-    """The file of accounts cannot be used, or an account cannot be added or removed."""
+    """Error for a file of accounts that cannot be used, or an account that cannot be added or removed."""
 
     status = 400
 
 
 class ArchiveError(LabelServerError, OSError):
-    """The DICOMweb service that holds the images refuses, or does not answer."""
+    """Error for a DICOMweb service with the images that refuses or does not answer."""
 
     status = 502
 
 
 class UnknownError(LabelServerError, LookupError):
-    """There is no such image, label, model, session or job."""
+    """Error for an unknown image, label, model, session or job."""
 
     status = 404
 
 
 class GoneError(UnknownError):
-    """The image was there and has been removed."""
+    """Error for an image that was removed."""
 
     status = 410
 
 
 class TooLargeError(LabelServerError, ValueError):
-    """The request exceeds the size limit."""
+    """Error for a request that exceeds the size limit."""
 
     status = 413
 
 
 class BusyError(LabelServerError):
-    """The queue is full, or another run is going on."""
+    """Error for a full queue, or for another run in progress."""
 
     status = 429

@@ -1,4 +1,6 @@
-"""The journal of a project: one SQLite file with all that outlives the server. Repositories own the statements on its tables."""
+"""Journal of a project: one SQLite file with all state that lasts beyond the server. Repositories hold the SQL
+statements.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ __all__ = ["JOURNAL", "Journal"]
 JOURNAL = "journal.sqlite"
 
 SCHEMA_VERSION = 0
-"""Version of the tables, SQLite's ``user_version``; a release that changes them raises it."""
+"""Version of the tables in SQLite's ``user_version``; a release that changes the tables raises it."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, info TEXT NOT NULL);

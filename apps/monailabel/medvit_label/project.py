@@ -35,7 +35,7 @@ class Runs:
     Attributes:
         inferences: runs on single images, one at a time.
         batches: runs on all images without a final label, in the background.
-        fine_tuning: starts trainings, and publishes and chooses versions.
+        fine_tuning: trainings, and the versions of models that they publish.
     """
 
     inferences: Inferences
@@ -48,12 +48,12 @@ class Runs:
         return self.fine_tuning.trainings
 
     def resume(self) -> None:
-        """Continue the training and the batch that an earlier server left."""
+        """Continue the training and the batch that an earlier server left unfinished."""
         self.trainings.resume()
         self.batches.resume()
 
     def close(self) -> None:
-        """Cancel what runs; the next server continues a training or batch."""
+        """Cancel all runs; the next server continues a training or batch."""
         self.batches.close()
         self.trainings.close()
         self.inferences.close()
@@ -66,21 +66,21 @@ class Project:
         settings: checked settings.
 
     Attributes:
-        images: repository of the images, with clients' notes and sessions.
+        images: repository of the images, with notes of clients and sessions.
         labels: repository of the versioned labels.
         predictions: repository of the models' last answers.
         corrections: repository of the annotators' corrections.
         activity: repository of assignments and the annotators' recent work.
-        models: the bundles offered; ``models.versions`` is the repository of their versions.
+        models: the offered bundles; ``models.versions`` is the repository of their versions.
         runs: inferences, batches and trainings.
-        scratch: folder for files that live as long as a request.
+        scratch: folder for temporary files of a request.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
         state, limits = settings.state, settings.limits
         self.settings, self.scratch = settings, state / "scratch"
         self._journal = journal = Journal(state)
-        shutil.rmtree(self.scratch, ignore_errors=True)  # left by a server that was killed
+        shutil.rmtree(self.scratch, ignore_errors=True)  # left by a killed server
         self.scratch.mkdir(parents=True)
         self.models = Models(settings.bundles, VersionRepository(state, journal))
         self.corrections = CorrectionRepository(state, journal, limits.corrections)
@@ -109,7 +109,7 @@ class Project:
         return Runs(inferences=inferences, batches=batches, fine_tuning=fine_tuning)
 
     def close(self) -> None:
-        """Cancel what runs and close the journal; the next server continues a training or batch."""
+        """Cancel all runs and close the journal; the next server continues a training or batch."""
         self.runs.close()
         self._journal.close()
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -15,16 +15,16 @@ _Settings = TypeVar("_Settings", bound=BaseModel)
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Read the JSON object that a client sends as ``params`` or ``info``; an empty text is an empty object.
+    """Parse the JSON object that a client sends as ``params`` or ``info``; an empty text means an empty object.
 
     Raises:
-        RequestError: it is not a JSON object, or cannot be written again as JSON.
+        RequestError: the text is not a JSON object, or cannot be encoded again as JSON.
     """
     try:
         content = json.loads(text or "{}")
         if not isinstance(content, dict):
             raise ValueError("it is no object")
-        # the server sends it on to every client: NaN, infinity and lone surrogates would make each such answer invalid
+        # the server sends the object to each client: NaN, infinity or a lone surrogate would make those answers invalid
         json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise RequestError("Found params that hold half a character (a lone surrogate); send whole ones.") from None
@@ -35,7 +35,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def read_flag(content: dict[str, Any], key: str) -> bool:
-    """Read a flag of a client's ``params``; forms and tables of settings send it as a word.
+    """Read a flag of a client's ``params``; forms and settings tables send it as text.
 
     Raises:
         RequestError: the value is neither true nor false.

@@ -22,7 +22,7 @@ from medvit.errors import BackendError
 __all__ = ["answering", "free_port", "run_check", "running"]
 
 _READY_S = 300
-"""Seconds after which a server that does not answer has failed."""
+"""Seconds after which a server that does not answer counts as failed."""
 
 
 def free_port() -> int:
@@ -34,10 +34,10 @@ def free_port() -> int:
 
 @contextmanager
 def running(studies: str, *options: str, log: Path | None = None, token: str = "") -> Iterator[tuple[str, float]]:
-    """Run ``medvit label start`` in a process of its own; yield its URL and the seconds until it answered.
+    """Run ``medvit label start`` in a separate process; yield its URL and the seconds until it answered.
 
     Raises:
-        BackendError: it ended, or did not answer in time.
+        BackendError: the server ended, or did not answer in time.
     """
     port = free_port()
     command = [sys.executable, "-m", "medvit_label", "start", "--studies", studies, "--port", str(port), *options]
@@ -58,15 +58,15 @@ def answering(
     """Run a server's process until the block ends; yield the seconds until it answered.
 
     Args:
-        command: starts it.
-        url: where it will listen.
-        path: what is asked for until it is there.
-        environment: its environment.
-        log: file for what it prints; by default that is lost.
-        by_hand: what starts it at a prompt, for the error.
+        command: command that starts the server.
+        url: address at which it will listen.
+        path: path to request until the server answers.
+        environment: environment variables of the process.
+        log: file for its output; by default the output is discarded.
+        by_hand: command to start it by hand, for the error message.
 
     Raises:
-        BackendError: it ended, or did not answer in time.
+        BackendError: the server ended, or did not answer in time.
     """
     started = time.perf_counter()
     with open(log or os.devnull, "wb") as out:
@@ -97,11 +97,12 @@ def _answers(url: str, path: str = "/auth/") -> bool:
 
 
 def run_check(studies: str | None, login_file: Path | None = None) -> dict[str, Any]:
-    """Check versions, bundles, the datastore and an inference; ``passed`` says whether all of it works.
+    """Check versions, bundles, the datastore and an inference; the key ``passed`` of the result is True if all of it
+    works.
 
     Args:
-        studies: a folder or DICOMweb service to look at too.
-        login_file: states the login for that service; else the environment does.
+        studies: folder or DICOMweb service to list as well; None for none.
+        login_file: file with the login for that service; by default the environment variables.
 
     Raises:
         MedvitError: the server does not start.

@@ -26,7 +26,7 @@ _log = logging.getLogger("medvit_label")
 
 
 def create_app(settings: ServerSettings) -> Any:
-    """Make the ASGI application for checked settings; its project opens when it starts and closes when it ends."""
+    """Create the ASGI application; its project opens when the application starts and closes when it ends."""
     accounts = Accounts(settings.users, settings.limits.login_s) if settings.users is not None else None
 
     @asynccontextmanager
@@ -48,7 +48,7 @@ def create_app(settings: ServerSettings) -> Any:
 
 
 async def _refusal_answer(request: Request, error: Exception) -> JSONResponse:
-    """Answer with the error's sentence, without paths of the server."""
+    """Answer with the error's message, with the server's paths removed."""
     settings: ServerSettings = request.app.state.project.settings
     words = str(error)
     for place in settings.places:
@@ -58,7 +58,7 @@ async def _refusal_answer(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _fault_answer(_: Request, error: Exception) -> JSONResponse:
-    """Answer to an unexpected error; its kind and place are logged, not its text, which may name a patient."""
+    """Answer an unexpected error; log its type and place, but not its message, which may name a patient."""
     number, last = uuid.uuid4().hex[:8], error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
@@ -76,7 +76,7 @@ def serve(settings: ServerSettings) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("uvicorn.error", "dicomweb_client", "urllib3", "retrying", "highdicom", "pydicom"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # their lines and tracebacks can name patients
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # their messages and tracebacks can name patients
     uvicorn.run(
         create_app(settings),
         host=settings.host,

@@ -1,4 +1,4 @@
-"""Settings of ``medvit label start``. Light to import."""
+"""Settings of ``medvit label start``, in a module that is fast to import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medvit_label.errors import AccessError
 __all__ = ["Limits", "ServerSettings", "is_loopback", "is_url", "state_folder"]
 
 SHORTEST_TOKEN = 16
-"""Characters; a shorter token can be guessed."""
+"""Least number of characters of a token; a shorter one can be guessed."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Limits:
     """Limits of the server.
 
     Attributes:
-        upload_mb: size of one request's body, 2**20 bytes.
+        upload_mb: size limit of a request's body, in units of 2**20 bytes.
         waiting: inferences that may wait or run; one more is refused at once.
-        session_s: seconds after which a session that nobody used is removed.
+        session_s: seconds after which an unused session is removed.
         corrections: sets of corrections that are kept, one for each annotator, model and image.
         login_s: seconds for which a login is valid.
     """
@@ -45,14 +45,14 @@ class ServerSettings:
         state: folder for labels, the journal and caches.
         bundles: names of the bundles to offer; empty for all that are trained.
         host: address to bind to.
-        port: its port; 0 for any free one.
-        token: what clients must show; empty on loopback only.
-        device: as ``RunSettings.device``.
+        port: port to bind to; 0 for any free one.
+        token: token that clients must send; it may be empty on loopback only.
+        device: see ``RunSettings.device``.
         origins: addresses of web viewers (OHIF) that may call from a browser.
-        limits: how much is taken.
+        limits: limits of the server.
         login: the login for a DICOMweb service.
-        users: file of accounts; None for one token, or on loopback none.
-        geometry: "sform" or "qform" of the project's NIfTI files to take; None for the sform where it is stated.
+        users: file of accounts; None for a single token, or on loopback no token.
+        geometry: "sform" or "qform" for the project's NIfTI files; None for the sform if the file has one.
     """
 
     studies: str
@@ -70,19 +70,25 @@ class ServerSettings:
 
     @property
     def asks_login(self) -> bool:
-        """True where clients must send a token: an account's or the server's."""
+        """True if clients must send a token, an account's or the server's."""
         return bool(self.token) or self.users is not None
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Paths and addresses of this server that no answer may show, the longest first."""
+        """Paths and addresses of this server that no answer may contain, longest first."""
         paths = [self.state] if is_url(self.studies) else [self.state, Path(self.studies)]
-        # as given they are searched for only where they cannot be a part of ordinary words: "." or "data" could
+        # a relative path of one part, such as "." or "data", could be part of ordinary words, so it is not searched for
         given = {str(path) for path in (*paths, *(path.resolve() for path in paths)) if len(path.parts) > 1}
         return tuple(sorted(given | ({self.studies} if is_url(self.studies) else set()), key=len, reverse=True))
 
     def check(self) -> ServerSettings:
-        """Refuse settings that open the server to anybody or serve nothing; return self."""
+        """Check the settings and return them.
+
+        Raises:
+            AccessError: the server would be open to anyone on the network, a token is too short, or accounts and a
+                token are mixed.
+            SourceError: there is no folder of studies.
+        """
         check_geometry(self.geometry)
         if self.users is not None:
             from medvit_label.accounts import read_accounts
@@ -135,7 +141,9 @@ def is_loopback(host: str) -> bool:
 
 
 def state_folder(studies: str, given: Path | None) -> Path:
-    """Return the folder of labels and the journal: as given, else ``medvit-labels`` in the studies' folder or, for DICOMweb, here."""
+    """Return the folder for labels and the journal: ``given``, else ``medvit-labels`` in the folder of studies or, for
+    DICOMweb, in the current folder.
+    """
     if given is not None:
         return given
     return Path("medvit-labels") if is_url(studies) else Path(studies) / "medvit-labels"

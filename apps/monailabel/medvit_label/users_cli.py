@@ -1,4 +1,4 @@
-"""``medvit label users``: the accounts of an annotation server."""
+"""``medvit label users``: accounts of an annotation server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Name = Annotated[str, typer.Argument(help="Name typed at the login.", show_defau
 
 
 def _password() -> str:
-    """Ask twice at a terminal, else read one line of standard input; a password on the command line would be seen by others."""
+    """Ask twice at a terminal, else read one line of standard input; a command line option would show the password to
+    others.
+    """
     from medvit_label.errors import AccountError
 
     if not sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""Images on a DICOMweb service such as Orthanc: listed by QIDO-RS, fetched by WADO-RS, SEG stored by STOW-RS."""
+"""Images on a DICOMweb service such as Orthanc: listed by QIDO-RS, fetched by WADO-RS; SEGs are stored by STOW-RS."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ __all__ = ["DicomWebImages", "require_login"]
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _FRESH_S = 5.0
 _SILENT_S = 60.0
-"""Seconds that the service may be silent: Orthanc gathers a whole series before it begins to answer."""
+"""Seconds that the service may be silent; Orthanc reads a whole series before it begins to answer."""
 
 
 def require_login(url: str, login: Login) -> str:
-    """Send one query to a service, to check the login before anything is served.
+    """Send one query to a service, to check the login before the server starts.
 
     Returns:
-        A sentence if it does not answer now, which may pass; else an empty text.
+        Empty text if the service answers; else a sentence with the fault, which may be temporary.
 
     Raises:
-        ArchiveError: it needs a login, or refuses the given one.
+        ArchiveError: the service needs a login, or refuses the given one.
     """
     try:
         web_client(url, 5.0, login).search_for_studies(limit=1)
@@ -46,12 +46,12 @@ def require_login(url: str, login: Login) -> str:
 
 
 class DicomWebImages:
-    """The image series of a DICOMweb service.
+    """Image series of a DICOMweb service.
 
     Args:
-        url: of the service, for example ``http://127.0.0.1:8042/dicom-web``.
-        cache: folder for series that were fetched.
-        modalities: which to list.
+        url: address of the service, for example ``http://127.0.0.1:8042/dicom-web``.
+        cache: folder for fetched series.
+        modalities: modalities to list.
         login: the login for the service.
     """
 
@@ -69,7 +69,7 @@ class DicomWebImages:
         """Return the service's image series by SeriesInstanceUID.
 
         Raises:
-            ArchiveError: it does not answer, or needs another login.
+            ArchiveError: the service does not answer, or needs another login.
         """
         return self._listing.current()
 
@@ -94,7 +94,7 @@ class DicomWebImages:
             raise ArchiveError(web_words("the DICOMweb service", error, self._login)) from error
 
     def find(self, name: str) -> LabelImage:
-        """Return the series of a UID, fetched into the cache unless it is there completely.
+        """Return the series of a UID; fetch it into the cache unless the cache holds all of it.
 
         Raises:
             UnknownError: there is no such series. GoneError: the service has none of its slices.
@@ -108,7 +108,7 @@ class DicomWebImages:
         return image
 
     def _whole(self, image: LabelImage) -> bool:
-        """Return whether the cache holds as many slices as the service, which may still receive some."""
+        """Return True if the cache holds as many slices as the service, which may still be receiving some."""
         there = sum(1 for _ in image.path.glob("*.dcm")) if image.path.is_dir() else 0
         return there > 0 and self._counts.get(image.id, 0) in (0, there)
 
@@ -127,7 +127,7 @@ class DicomWebImages:
             shutil.rmtree(aside, ignore_errors=True)
 
     def add(self, name: str, file: Path) -> str:
-        """Refuse an upload: images are sent to the service itself.
+        """Refuse an upload, since images must be sent to the service itself.
 
         Raises:
             AccessError: always.

@@ -1,4 +1,4 @@
-"""Images in a local folder: files, and DICOM series found by their headers. No file there is ever changed."""
+"""Images in a local folder: image files, and DICOM series found by their headers. No original file is ever changed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _FRESH_S = 1.0
 
 
 class LocalImages:
-    """A folder with images at any depth.
+    """Images in a folder, at any depth.
 
     Args:
-        folder: the folder.
-        left_out: a folder within it that holds no images (the labels).
+        folder: folder of the images.
+        left_out: folder within it that holds no images (the labels).
         geometry: form of NIfTI files to use; see ``LabelImage``.
     """
 
@@ -47,7 +47,7 @@ class LocalImages:
                 continue
             if name.lower().endswith(SUFFIXES):
                 identity = stem_of(str(path.relative_to(self._folder)))
-                # scan.nii.gz beside scan.png: the second keeps its ending in its id
+                # scan.nii.gz beside scan.png: the second file keeps its suffix in its id
                 identity = identity if identity not in found else str(path.relative_to(self._folder))
                 nifti = name.lower().endswith((".nii", ".nii.gz"))
                 found[identity] = LabelImage(identity, path, geometry=self._geometry if nifti else None)
@@ -70,7 +70,9 @@ class LocalImages:
         found[series] = LabelImage(series, folder, series, study, modality)
 
     def _header(self, path: Path) -> tuple[str, str, str] | None:
-        """Return series, study and modality of a DICOM image; None for other files. A file is read again only if it changed."""
+        """Return series, study and modality of a DICOM image; None for other files. A file is read again only if it has
+        changed.
+        """
         try:
             state = path.stat()
             signature = (state.st_mtime_ns, state.st_size)
@@ -103,7 +105,7 @@ class LocalImages:
         """Add an uploaded file under a name; return its id.
 
         Raises:
-            RequestError: the name is not allowed, or there is such an image; nothing is overwritten.
+            RequestError: the name is not allowed, or such an image exists already.
         """
         identity = check_name(name)
         ending = file.name[len(stem_of(file.name)) :]
@@ -114,13 +116,13 @@ class LocalImages:
             )
         aside = target.with_name(f".{target.name}.part")
         aside.write_bytes(file.read_bytes())
-        os.link(aside, target)  # unlike a rename, this fails if somebody was faster
+        os.link(aside, target)  # unlike a rename, this fails if another request has just created the file
         aside.unlink()
         self._listing.forget()
         return identity
 
     def store(self, seg: Path) -> dict[str, Any]:
-        """Return nothing to remember: a local project stores the SEG with the label only."""
+        """Return an empty dict, since a local project stores the SEG with the label only."""
         return {}
 
 
@@ -135,7 +137,7 @@ def _read_header(path: Path) -> tuple[str, str, str] | None:
     except OSError:
         raise
     except Exception:
-        return None  # damaged: no image to offer
+        return None  # damaged files are not offered
     series, modality = str(header.get("SeriesInstanceUID", "")), str(header.get("Modality", ""))
     if not series or modality in _NO_IMAGES or "SOPClassUID" not in header:
         return None

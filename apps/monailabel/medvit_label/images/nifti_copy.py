@@ -13,16 +13,16 @@ _LOCK = threading.Lock()
 
 
 def as_nifti(image: LabelImage, cache: Path) -> Path:
-    """Write a series as NIfTI on its own grid, float32 in its own unit; reuse the file until the series changes.
+    """Write a series as NIfTI on its own grid, as float32 in its own unit; reuse the file until the series changes.
 
     Raises:
-        MedvitError: the series cannot be opened as one volume, and why.
+        MedvitError: the series cannot be opened as one volume.
     """
     import nibabel as nib
 
     from medvit.atomic_write import replace_file
 
-    made, noted = cache / f"{image.id}.nii.gz", cache / f"{image.id}.state"  # a UID: digits and dots
+    made, noted = cache / f"{image.id}.nii.gz", cache / f"{image.id}.state"  # the id is a UID, so safe as a file name
     with _LOCK:
         state = image.state()
         if not (made.is_file() and noted.is_file() and noted.read_text() == state):

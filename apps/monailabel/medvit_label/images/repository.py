@@ -1,4 +1,4 @@
-"""The images of a project: listed by their source, with what clients have noted of each, and those of sessions."""
+"""Repository of a project's images: those of the source, with notes of clients, and those of sessions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ImageRepository:
 
     Args:
         source: a local folder or a DICOMweb service.
-        sessions: images sent for a while.
+        sessions: images that clients send for a limited time.
         journal: the project's journal.
     """
 
@@ -28,7 +28,7 @@ class ImageRepository:
 
     @property
     def keeps_segs(self) -> bool:
-        """True where the SEG of a final label is stored beside its image."""
+        """True if the source stores the SEG of a final label beside its image."""
         return self._source.keeps_segs
 
     def listed(self) -> dict[str, LabelImage]:
@@ -47,7 +47,7 @@ class ImageRepository:
         """Return the image that a request names, of the project or of a session.
 
         Raises:
-            RequestError: it names none. UnknownError: there is no such image.
+            RequestError: the request names no image. UnknownError: there is no such image.
         """
         if session:
             return self.sessions.image(session)
@@ -64,16 +64,16 @@ class ImageRepository:
         return self._source.add(name, file)
 
     def store(self, seg: Path) -> dict[str, Any]:
-        """Store a label's DICOM SEG where the image came from; return what to remember of it."""
+        """Store a label's DICOM SEG at the source of its image; return facts to store with the label."""
         return self._source.store(seg)
 
     def info(self, image: str) -> dict[str, Any]:
-        """Return what clients have noted of an image."""
+        """Return the notes of clients on an image."""
         rows = self._journal.rows("SELECT info FROM images WHERE id = ?", image)
         return dict(json.loads(rows[0]["info"])) if rows else {}
 
     def note(self, image: str, info: dict[str, Any]) -> None:
-        """Add to what is noted of an image."""
+        """Add notes of a client to an image."""
         with self._journal.transaction():
             merged = json.dumps(self.info(image) | info)
             self._journal.change(

@@ -24,10 +24,10 @@ class SessionRepository:
     """Repository of sessions; their images are in ``<state>/sessions``.
 
     Args:
-        folder: the project's state.
+        folder: folder of the project's state.
         journal: the project's journal.
         longest_s: longest lifetime of an unused session in seconds.
-        ended: called with the image's id of a session that ends.
+        ended: called with the image's id when a session ends.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SessionRepository:
         self.sweep()
 
     def add(self, file: Path, expiry: int) -> dict[str, Any]:
-        """Start a session with an image, which is moved."""
+        """Start a session with an image file, which is moved into the session's folder."""
         name = uuid.uuid4().hex
         place = self._folder / name
         place.mkdir(parents=True)
@@ -49,7 +49,7 @@ class SessionRepository:
         return self.summary(name)
 
     def summary(self, name: str) -> dict[str, Any]:
-        """Return a session as clients see it, without paths."""
+        """Return a session in the form that clients get, without paths."""
         row = self._row(name)
         times = {"create_ts": int(row["created"]), "last_access_ts": int(row["used"]), "expiry": int(row["expiry"])}
         return {"session_id": name, "session_info": {"name": name, "image": row["file"], "meta": {}, **times}}
@@ -71,7 +71,7 @@ class SessionRepository:
         return shown
 
     def sweep(self) -> int:
-        """Remove sessions that expired; return how many."""
+        """Remove expired sessions; return their number."""
         now = time.time()
         old = [row["id"] for row in self._journal.rows("SELECT id FROM sessions WHERE used + expiry < ?", now)]
         for name in old:

@@ -1,4 +1,4 @@
-"""The images of a project and their source, a local folder or a DICOMweb service."""
+"""Images of a project, and the protocol of their source: a local folder or a DICOMweb service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "ImageSource", "LabelImage", "Listing", "check_name", "stem_of"]
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".zip")
-"""Endings of image files; a zip holds a DICOM series."""
+"""Suffixes of image files; a zip holds a DICOM series."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -31,12 +31,13 @@ class LabelImage:
     """One image of the project.
 
     Attributes:
-        id: the file's name without its ending, or the SeriesInstanceUID.
-        path: the file or folder, as ``medvit.open_source`` takes it.
-        series: the SeriesInstanceUID, for DICOM.
-        study: the StudyInstanceUID, for DICOM.
-        modality: DICOM's Modality; None for other formats.
-        geometry: for a NIfTI, the form to use, "sform" or "qform", as the project was started; None for the sform if there is one.
+        id: name of the file without its suffix, or the SeriesInstanceUID.
+        path: file or folder, suitable for ``medvit.open_source``.
+        series: SeriesInstanceUID, for DICOM.
+        study: StudyInstanceUID, for DICOM.
+        modality: Modality, for DICOM.
+        geometry: for a NIfTI file, the form to use ("sform" or "qform") by the project's settings; None for the sform
+            if there is one.
     """
 
     id: str
@@ -50,7 +51,7 @@ class LabelImage:
         """Read and check the image.
 
         Raises:
-            MedvitError: as ``medvit.open_source``.
+            MedvitError: see ``medvit.open_source``.
         """
         return medvit.open_source(self.path, self.series, geometry=self.geometry)
 
@@ -61,7 +62,7 @@ class LabelImage:
 
     @property
     def outside(self) -> bool:
-        """True for an image outside the project: one of a session, or sent along with a request."""
+        """True for an image outside the project: one of a session, or one sent with a request."""
         return self.id.startswith(("session ", "upload "))
 
     def state(self) -> str:
@@ -81,7 +82,7 @@ class Listing:
     """A list of images that is updated when it is too old; safe to use from several threads.
 
     Args:
-        look: finds the images, by id.
+        look: function that finds the images, by id.
         fresh_s: seconds for which a list is valid.
     """
 
@@ -109,7 +110,7 @@ class ImageSource(Protocol):
 
     @property
     def keeps_segs(self) -> bool:
-        """True where the SEG of a final label is stored there too."""
+        """True if the source stores the SEG of a final label too."""
         ...
 
     def listed(self) -> dict[str, LabelImage]:
@@ -125,22 +126,22 @@ class ImageSource(Protocol):
         ...
 
     def store(self, seg: Path) -> dict[str, Any]:
-        """Store a label's DICOM SEG where the image came from; return what to remember of it."""
+        """Store a label's DICOM SEG at the source of its image; return facts to store with the label."""
         ...
 
 
 def stem_of(name: str) -> str:
-    """Return a file's name without the ending of its format."""
+    """Return a file's name without the suffix of its format."""
     low = name.lower()
     ending = next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if low.endswith(suffix)), "")
     return name[: len(name) - len(ending)] if ending else name
 
 
 def check_name(name: str) -> str:
-    """Return a name from a client that is safe as a file's name.
+    """Return a name from a client if it is safe as a file's name.
 
     Raises:
-        RequestError: it is not, for example because it could lead out of its folder.
+        RequestError: the name is not safe; it could, for example, lead out of its folder.
     """
     if not _NAME.fullmatch(name) or ".." in name:
         raise RequestError(

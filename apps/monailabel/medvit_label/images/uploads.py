@@ -17,18 +17,19 @@ from medvit_label.errors import RequestError
 __all__ = ["IMAGES", "LABELS", "require_image", "save_upload"]
 
 IMAGES = (*IMAGE_SUFFIXES, ".zip", ".dcm")
-"""Endings of images that are taken; a zip holds a DICOM series."""
+"""Suffixes of images that are accepted; a zip holds a DICOM series."""
 
 LABELS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".png", ".dcm", ".bin")
-"""Endings of labels that are taken; ``.bin`` are bare voxels, as OHIF sends them."""
+"""Suffixes of labels that are accepted; ``.bin`` files hold bare voxels, as OHIF sends them."""
 
 
 @contextmanager
 def save_upload(name: str | None, stream: BinaryIO, kinds: tuple[str, ...], scratch: Path) -> Iterator[Path]:
-    """Write an upload into a temporary folder, deleted when the block ends. Only the ending of the client's name is used.
+    """Write an upload into a temporary folder, which is deleted when the block ends. Only the suffix of the client's
+    file name is used.
 
     Raises:
-        RequestError: an ending that is not taken, or a file of no bytes.
+        RequestError: the suffix is not accepted, or the file is empty.
     """
     low = (name or "").lower()
     ending = next((kind for kind in sorted(kinds, key=len, reverse=True) if low.endswith(kind)), None)
@@ -54,6 +55,6 @@ def require_image(path: Path) -> None:
     """Refuse a file that cannot be opened as one image.
 
     Raises:
-        SourceError: why not.
+        SourceError: the file cannot be opened.
     """
     medvit.open_source(path)

@@ -1,1 +1,1 @@
-"""Runs of models on images of a label project, and corrections by clicks."""
+"""Inference on images of a label project, and corrections by clicks."""

@@ -1,4 +1,6 @@
-"""A model run on every image without a final label, in the background; the answers rank the cases to label next."""
+"""Batch that runs a model on each image without a final label, in the background; the answers rank the cases to label
+next.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,15 @@ _RETRY_S = 1.0
 
 
 class Batches:
-    """Batches, one at a time; a new server continues the one that a stopped server left.
+    """Batches, one at a time; a new server continues a batch that a stopped server left unfinished.
 
     Args:
         journal: the project's journal.
         images: the project's images.
-        labels: store of the labels, which knows the images without a final one.
-        models: the bundles offered.
-        predictions: store of the last answers, which knows the images that a model has been run on.
-        inferences: queue of inferences; annotators come first in it.
+        labels: repository of labels, which lists the images without a final one.
+        models: the offered bundles.
+        predictions: repository of the last answers, which lists the images a model has been run on.
+        inferences: queue of inferences, in which annotators take precedence.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Batches:
         self._thread: threading.Thread | None = None
 
     def resume(self) -> None:
-        """Continue the batch that an earlier server left."""
+        """Continue the batch that an earlier server left unfinished."""
         for row in self._runs.running():
             self._launch(row)
 
@@ -62,7 +64,7 @@ class Batches:
         """Start a batch.
 
         Raises:
-            BusyError: one is running. UnknownError: there is no such model. BundleError: it makes no labels.
+            BusyError: a batch is running. UnknownError: there is no such model. BundleError: the model makes no labels.
         """
         self._models.find(model).require_task("segmentation")
         row = self._runs.add(model, {"params": params.model_dump(), "save": save, "made": 0, "failed": 0})
@@ -85,20 +87,20 @@ class Batches:
             if made or not self._stop.is_set():
                 info["made" if made else "failed"] += 1
             self._runs.write(row["id"], RUNNING, info)
-        if not self._closing:  # else its state stays "running", and the next server continues it
+        if not self._closing:  # otherwise the state stays "running", and the next server continues the batch
             self._runs.write(row["id"], STOPPED if self._stop.is_set() else DONE, info)
 
     def left(self, model: str) -> list[LabelImage]:
-        """Return the images without a final label that the serving version has not been run on."""
+        """Return the images without a final label on which the serving version has not been run."""
         bundle = self._models.find(model)
         answered = self._predictions.images_answered_by(f"{bundle.name} {bundle.version}")
         return [image for image in self._labels.unlabelled() if image.id not in answered]
 
     def _one(self, model: str, image: LabelImage, info: dict[str, Any]) -> bool:
-        """Run the model on an image; return whether it made something."""
+        """Run the model on an image; return True if it gave a result."""
         try:
             made = self._infer(model, image, Params.model_validate(info["params"]))
-        except Exception:  # an image the model refuses, a cancelled run or a fault ends one image only
+        except Exception:  # a refused image, a cancelled run or a fault ends this image only
             return False
         if made is None:
             return False
@@ -118,7 +120,7 @@ class Batches:
             try:
                 job = self._inferences.submit(model, self._images.find(image.id), params)
             except BusyError:
-                self._stop.wait(_RETRY_S)  # annotators come first
+                self._stop.wait(_RETRY_S)  # annotators take precedence
                 continue
             while True:
                 try:
@@ -129,7 +131,7 @@ class Batches:
         return None
 
     def stop(self) -> dict[str, Any] | None:
-        """Stop the running batch and return it; None where there is none."""
+        """Stop the running batch and return it; None if none runs."""
         rows = self._runs.running()
         if not rows:
             return None
@@ -137,7 +139,7 @@ class Batches:
         return self.summary(rows[0]["id"])
 
     def close(self) -> None:
-        """End the running batch for now; the next server continues it."""
+        """Interrupt the running batch; the next server continues it."""
         self._closing = True
         self._end_thread()
 
@@ -147,10 +149,10 @@ class Batches:
             self._thread.join()
 
     def summary(self, identity: str | None = None) -> dict[str, Any]:
-        """Return a batch as clients see it; by default the newest.
+        """Return a batch in the form that clients get; by default the newest.
 
         Raises:
-            UnknownError: there is none.
+            UnknownError: there is no such batch.
         """
         row = self._runs.row(identity)
         info = json.loads(row["info"])

@@ -1,7 +1,7 @@
-"""A second run of the model on a box of the image, for places where the first answer is wrong.
+"""Second run of the model on a box of the image, for regions where the first answer is wrong.
 
-The network sees the box at its own resolution with some voxels around it, and nothing else; the labels in the box become what it
-says then, and all others stay.
+The network sees only the box, at its own resolution, with some voxels around it. Labels inside the box are replaced by
+the new answer; all others stay.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _AROUND = 16
 """Voxels that the network also sees on each side of the box."""
 
 _LEAST = 4
-"""Voxels along each side of a box: fewer show nothing."""
+"""Least number of voxels along each side of a box; a smaller box shows no structure."""
 
 
 def read_box(roi: Any, shape: tuple[int, ...]) -> Box:
-    """Read a client's ``roi``: two opposite corners, both within the box.
+    """Read a client's ``roi``: two opposite corners, both included in the box.
 
     Raises:
-        RequestError: no two corners within the image, or too small a box.
+        RequestError: the value is not two corners within the image, or the box is too small.
     """
     if not isinstance(roi, list) or len(roi) != 2:
         raise RequestError(
@@ -50,16 +50,16 @@ def read_box(roi: Any, shape: tuple[int, ...]) -> Box:
 
 
 def run_again(before: Result, box: Box, device: str, progress: Progress) -> NDArray[np.integer]:
-    """Return the labels with those in a box replaced by a new run.
+    """Return the labels with those in a box replaced by the answer of a new run.
 
     Args:
         before: the answer on the whole image.
-        box: the part to run on.
-        device: as ``RunSettings.device``.
-        progress: reports where the run stands; can cancel it.
+        box: box to run on.
+        device: see ``RunSettings.device``.
+        progress: receives the progress and can cancel the run.
 
     Raises:
-        MedvitError: why the box cannot be run on, as ``medvit.run`` says it.
+        MedvitError: the box cannot be run on; see ``medvit.run``.
     """
     scan = before.scan
     seen = tuple(
@@ -71,7 +71,7 @@ def run_again(before: Result, box: Box, device: str, progress: Progress) -> NDAr
         affine[:3, 3] += affine[:3, :3] @ [side.start for side in seen]
     part = replace(scan, array=np.ascontiguousarray(scan.array[(slice(None), *seen)]), affine=affine, kind="array",
                    slices=(), planes=None, frames=(), original=None, header=None)  # fmt: skip
-    # the whole image was fit for the model; a part of it need not hold air, say
+    # the whole image passed the checks of the model; a part of it may lack, for example, air
     settings = medvit.RunSettings(
         device=device, force=True, roi_subset=tuple(label.name for label in before.requested_labels)
     )

@@ -1,11 +1,12 @@
-"""Refinement of labels by clicks and scribbles: which voxels around a stroke change.
+"""Refinement of labels by clicks and scribbles: computes which voxels around a stroke change.
 
-The labels as they are, a network's answer or an annotator's edit, are the prior; a click is evidence against them at one voxel. An
-error mostly lies along a border, between where the label ends and where it should end, and a click falls into its middle. So the
-click's distance to the nearest voxel that already has its label tells how thick the error is, and the border moves past the click by
-about as much again, less the farther from the click and the less alike the intensities are. Where the image shows a spot around
-the click with an edge of its own, the spot is what changes. How many voxels one click changes is bounded: a click that was
-misunderstood costs its label little, one that was understood can be repeated.
+The current labels, a network's answer or an annotator's edit, are the prior; a click is evidence against them at one
+voxel. An error usually lies along a border, between the present and the correct edge of a label, and an annotator
+clicks in its middle. So the distance from the click to the nearest voxel with the click's label estimates half the
+thickness of the error. The border moves past the click by about the same distance again; it moves less where voxels are
+farther from the click or differ in intensity. If the image shows a spot around the click with an edge of its own,
+exactly the spot changes. The number of voxels that one click changes is bounded: a misunderstood click does little
+harm, and a correct one can be repeated.
 """
 
 from __future__ import annotations
@@ -22,42 +23,44 @@ from medvit_label.inference.strokes import Strokes
 __all__ = ["Refinement", "refine_labels"]
 
 _ERROR_DEPTHS = 2.0
-"""Shift of the border nearest a click, in distances between click and border: a click lies in the middle of an error."""
+"""Shift of the border nearest to a click, in units of the distance between click and border; a click lies in the middle
+of an error.
+"""
 
 _WIDTH = 2.5
-"""Standard deviation, in the same distances, with which that falls off away from the click."""
+"""Standard deviation, in the same unit, with which the shift decreases away from the click."""
 
 _REACH = 4.0
-"""Nothing changes farther from a click than this many of the same distances and one voxel."""
+"""Radius around a click beyond which no voxel changes: this many of the same units plus one voxel."""
 
 _BALLS = 8.0
-"""Voxels that may change, in balls around the click that reach to the border."""
+"""Upper limit of changed voxels, in balls around the click that reach to the border."""
 
 _SHARE, _SPOT_SHARE = 0.008, 0.02
-"""Voxels that may change, as a share of the label's; the second where the image shows a spot with an edge of its own."""
+"""Upper limit of changed voxels, as a share of the label's; the second value applies to a spot with an edge of its own."""
 
 _SPOT_EDGE = 6.0
 """Least difference between the inside of a spot and the ring around it, in standard errors (Welch's t)."""
 
 _NEW_VOXELS = 3
-"""Radius, in voxels, within which a label changes that is nowhere near the click yet."""
+"""Radius, in voxels, within which a label may change if it does not yet exist near the click."""
 
 _HALF = {2: 96, 3: 28}
-"""Half the side of the box that is looked at, in voxels of the shortest side, by the image's dimensions."""
+"""Half the side of the box around a click, in voxels of the shortest side, by the image's number of dimensions."""
 
 _ENOUGH = 50
-"""Voxels of a label that tell which intensities it has."""
+"""Least number of voxels that characterise the intensities of a label."""
 
 _Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """Labels after strokes.
+    """Labels after applying strokes.
 
     Attributes:
-        ids: the labels; the array that was given where no voxel changed.
-        notes: what was set aside or taken otherwise than drawn, for the answer and the record.
+        ids: label ids; the given array itself if no voxel changed.
+        notes: parts of strokes that were left out or changed, for the answer and the record.
     """
 
     ids: NDArray[np.integer]
@@ -66,17 +69,17 @@ class Refinement:
 
 @dataclass(frozen=True, kw_only=True)
 class _Region:
-    """A stroke and the box around it that is looked at.
+    """A stroke and the box around it.
 
     Attributes:
         image: intensities.
-        ids: labels as they are.
-        open: where voxels have the label that the stroke changes, and no stroke of another label lies on them.
-        seeds: the stroke's voxels.
-        label: what the stroke says.
+        ids: current labels.
+        open: voxels that have the label which the stroke changes, and no stroke of another label.
+        seeds: voxels of the stroke.
+        label: label of the stroke.
         spacing: voxel sides in mm.
-        total: voxels of the stroke's label in the whole image.
-        old_total: voxels of the label that the stroke changes.
+        total: number of voxels of the stroke's label in the whole image.
+        old_total: number of voxels of the label that the stroke changes.
     """
 
     image: NDArray[np.float32]
@@ -90,28 +93,28 @@ class _Region:
 
     @property
     def budgeted(self) -> int:
-        """Voxels of the smaller of both labels, background aside; 0 where the stroke's label is new."""
+        """Number of voxels of the smaller of both labels, without background; 0 if the stroke's label is new."""
         if self.label == 0:
             return self.old_total
         return min(self.total, self.old_total) if self.old else self.total
 
     @property
     def old(self) -> int:
-        """The label that the stroke changes."""
+        """Label that the stroke changes."""
         return int(self.ids[self.seeds][0])
 
 
 def refine_labels(
     image: NDArray[np.float32], before: NDArray[np.integer], strokes: Strokes, spacing_mm: Sequence[float]
 ) -> Refinement:
-    """Take strokes into labels; each changes voxels near it that are connected to it and have the label it was drawn on.
+    """Apply strokes to labels; each changes connected voxels near it with the label on which it was drawn.
 
-    Strokes that agree with the labels change nothing.
+    A stroke that agrees with the labels changes nothing.
 
     Args:
         image: intensities, (i, j, k) or (row, column).
         before: label ids on the same grid: a network's answer, or labels edited since.
-        strokes: what was drawn.
+        strokes: strokes of the annotator.
         spacing_mm: voxel sides.
     """
     after, notes = before, list(strokes.notes)
@@ -121,7 +124,7 @@ def refine_labels(
         inner = tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(place, box, strict=True))
         own = np.zeros(tuple(side.stop - side.start for side in box), bool)
         own[inner] = seeds
-        own &= after[box] != label  # an earlier stroke may have reached it
+        own &= after[box] != label  # an earlier stroke may already have changed them
         if not own.any():
             continue
         old = int(after[box][own][0])
@@ -148,7 +151,7 @@ def refine_labels(
 def _wrong_strokes(
     before: NDArray[np.integer], drawn: NDArray[np.int16]
 ) -> Iterator[tuple[tuple[slice, ...], int, _Mask]]:
-    """Connected strokes where they contradict the labels: the box of each, its label, its voxels in the box."""
+    """Yield the connected parts of strokes that contradict the labels: box, label and voxels within the box of each."""
     wrong = (drawn >= 0) & (drawn != before)
     whole = next(iter(ndimage.find_objects(wrong.astype(np.uint8))), None)
     if whole is None:
@@ -172,7 +175,7 @@ def _around(place: tuple[slice, ...], shape: tuple[int, ...], spacing: tuple[flo
 
 
 def _bounded(region: _Region) -> _Mask:
-    """Return the voxels around a stroke that are to take its label."""
+    """Return the voxels around a stroke that take its label."""
     spacing, seeds, free = region.spacing, region.seeds, region.open
     step = min(spacing)
     away: NDArray[np.float64] = ndimage.distance_transform_edt(~seeds, sampling=spacing)
@@ -203,7 +206,9 @@ def _bounded(region: _Region) -> _Mask:
 
 
 def _small_piece(region: _Region, away: NDArray[np.float64]) -> _Mask | None:
-    """Return a whole roundish piece of a label with the stroke in its middle, if most of the label is elsewhere; else None."""
+    """Return a whole roundish piece of a label with the stroke in its middle, if most of the label lies elsewhere; else
+    None.
+    """
     if region.old == 0:
         return None
     piece, step = _connected(region.open, region.seeds), min(region.spacing)
@@ -215,7 +220,7 @@ def _small_piece(region: _Region, away: NDArray[np.float64]) -> _Mask | None:
 
 
 def _thickest(region: _Region) -> float:
-    """Measure half the thickness of the label nearby, in mm: a missing part of it is no thicker."""
+    """Return half the thickness of the label nearby, in mm; a missing part of the label is no thicker."""
     own = region.ids == (region.label or region.old)
     if not own.any():
         return _NEW_VOXELS * min(region.spacing)
@@ -225,7 +230,9 @@ def _thickest(region: _Region) -> float:
 def _spot_radius(
     image: NDArray[np.float32], free: _Mask, away: NDArray[np.float64], thick: float, step: float
 ) -> float | None:
-    """Measure a spot around the stroke with an edge in the image, in mm; None without an edge well before the border."""
+    """Return the radius of a spot around the stroke with an edge in the image, in mm; None if no edge lies well before
+    the border.
+    """
     within = free & (away <= thick + 3 * step)
     order = np.argsort(away[within], kind="stable")
     distance, values = away[within][order], image[within][order].astype(np.float64)
@@ -242,7 +249,7 @@ def _spot_radius(
 
 
 def _edge(sums: NDArray[np.float64], squares: NDArray[np.float64], first: int, last: int) -> float:
-    """Welch's t between the first values and those from there to ``last``; 0 where these are too few."""
+    """Return Welch's t between the first values and those from ``first`` to ``last``; 0 if these are too few."""
     if first < 3 or last - first < 6:
         return 0.0
     inner, outer = sums[first] / first, (sums[last] - sums[first]) / (last - first)
@@ -253,7 +260,7 @@ def _edge(sums: NDArray[np.float64], squares: NDArray[np.float64], first: int, l
 
 
 def _alike(region: _Region, away: NDArray[np.float64], thick: float) -> NDArray[np.float64]:
-    """Compute each voxel's similarity to those at the stroke, 0 to 1, by the spread of intensities around it."""
+    """Return the similarity of each voxel's intensity to that at the stroke, from 0 to 1."""
     near = region.open & (away <= 3 * _WIDTH * thick + 2 * min(region.spacing))
     spread = float(np.std(region.image[near])) or 1.0
     alike: NDArray[np.float64] = np.exp(-0.5 * ((region.image - _at_stroke(region, away, thick)) / spread) ** 2)
@@ -273,7 +280,7 @@ def _connected(mask: _Mask, seeds: _Mask) -> _Mask:
 
 
 def _unlike(region: _Region) -> bool:
-    """Return whether the stroke lies on intensities outside the label's range nearby, such as air or metal."""
+    """Return True if the stroke lies on intensities far outside the label's range nearby, such as air or metal."""
     if region.label == 0:
         return False
     known = region.image[region.ids == region.label]

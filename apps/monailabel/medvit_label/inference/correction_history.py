@@ -1,4 +1,4 @@
-"""The corrections of an annotator over time: each continues from the annotator's last one."""
+"""Corrections of an annotator over several requests: each correction starts from the annotator's last one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AnnotatorCorrections:
         who: the annotator.
         model: the bundle's name.
         image: the image's id.
-        state: of the image now.
+        state: current state of the image (``LabelImage.state``).
     """
 
     def __init__(self, corrections: CorrectionRepository, who: Annotator, model: str, image: str, state: str) -> None:
@@ -33,7 +33,7 @@ class AnnotatorCorrections:
 
     @property
     def lasting(self) -> bool:
-        """True where a later request can name the image; an image sent along ends with its request."""
+        """True if a later request can name the image; an image sent with a request is deleted after it."""
         return not self.key[2].startswith("upload ")
 
     def restart(self) -> list[str]:
@@ -44,7 +44,7 @@ class AnnotatorCorrections:
         )
 
     def remark(self) -> tuple[list[str], dict[str, Any]]:
-        """Return notes on stored corrections that a plain answer does not contain."""
+        """Return notes on stored corrections that a plain answer does not contain, and their number for the answer."""
         summary = self._corrections.summary(*self.key)
         known = {"annotator": self._who.name, "kept": 0, "shown": False}
         if summary is None:
@@ -59,7 +59,7 @@ class AnnotatorCorrections:
         return [words], known | {"kept": summary.count}
 
     def _lost(self, summary: CorrectionSummary) -> str:
-        """Return the reason against continuing from stored corrections; empty where there is none."""
+        """Return the reason why stored corrections cannot be continued; "" if they can."""
         if not summary.file:
             return f"{summary.words} of {self._who.display_name} on this image were dropped to make room for newer ones; they start anew."
         if summary.state != self._state:
@@ -69,17 +69,17 @@ class AnnotatorCorrections:
     def correct(
         self, plain: Result, asked: Correction, scratch: Path, progress: Progress, anew: bool = False
     ) -> InferenceFiles:
-        """Add new strokes to the stored corrections, and store the outcome.
+        """Apply new strokes on top of the stored corrections, and store the outcome.
 
         Args:
             plain: the model's own answer.
             asked: the new strokes.
-            scratch: where files go.
-            progress: reports where the work stands; can cancel it.
-            anew: drop those kept, as the annotator asks.
+            scratch: folder for files.
+            progress: receives the progress and can cancel the work.
+            anew: True to drop the stored corrections first, at the annotator's request.
 
         Raises:
-            MedvitError: strokes that mean nothing; what was kept stays.
+            MedvitError: invalid strokes; the stored corrections are kept.
         """
         summary = self._corrections.summary(*self.key) if self.lasting and not anew else None
         before, count, words = self._resumed(plain, summary)
@@ -100,7 +100,7 @@ class AnnotatorCorrections:
         return made
 
     def _resumed(self, plain: Result, summary: CorrectionSummary | None) -> tuple[Result, int, list[str]]:
-        """Return the answer with the stored corrections in it, their number, and the notes on them."""
+        """Return the answer with the stored corrections applied, their number, and notes on them."""
         if summary is None:
             return plain, 0, []
         lost = self._lost(summary)

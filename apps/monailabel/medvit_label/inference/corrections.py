@@ -1,4 +1,6 @@
-"""Corrections of an answer by an annotator: a second run on a box, clicks, scribbles; written like the files of an inference."""
+"""Corrections of an answer by an annotator: a second run on a box, clicks, scribbles. The files are those of an
+inference.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,9 @@ class Correction:
 
     Attributes:
         content: the request's params: ``roi``, ``clicks``, ``foreground``, ``background``.
-        drawn: scribbles as a file on the image's grid.
-        params: the request's params that mean something to any inference.
-        device: to run a box on.
+        drawn: file of scribbles on the image's grid.
+        params: settings of an inference from the request's params.
+        device: device for the second run on a box.
     """
 
     content: dict[str, Any]
@@ -48,13 +50,13 @@ class Correction:
     device: str
 
     def has_strokes(self, bundle: Bundle) -> bool:
-        """Return whether there are strokes; also true for an empty request, which is then refused."""
+        """Return whether there are strokes; also True for an empty request, which is then refused."""
         strokes = has_points(self.content, bundle) or self.drawn is not None
         return strokes or (self.box is None and not self.resumes(bundle))
 
     @property
     def box(self) -> Any:
-        """The box to run on again; None without one (3D Slicer sends an empty list)."""
+        """Box to run on again; None without one (3D Slicer sends an empty list)."""
         return self.content.get("roi") or None
 
     def resumes(self, bundle: Bundle) -> bool:
@@ -68,18 +70,18 @@ def with_earlier_corrections(plain: Result, ids: NDArray[np.integer], words: lis
 
     Args:
         plain: the model's answer.
-        ids: the labels as the annotator left them, on the same grid.
-        words: how they came about, for the notes.
+        ids: labels after the annotator's corrections, on the same grid.
+        words: notes on the origin of the labels.
     """
     entropies, lost = _valid_entropies(plain, ids)
     return _with_labels(plain, ids, entropies, [*words, *_uncertainty_note(lost)])
 
 
 def correct(before: Result, asked: Correction, scratch: Path, progress: Progress) -> InferenceFiles:
-    """Apply a box and strokes to an answer; write the files.
+    """Apply a box and strokes to an answer and write the files for the client.
 
     Raises:
-        RequestError: a box or strokes that mean nothing. MedvitError: why the box cannot be run on.
+        RequestError: an invalid box or strokes. MedvitError: the box cannot be run on.
     """
     started, ids, words = time.perf_counter(), before.array, list[str]()
     if asked.box is not None:
@@ -110,10 +112,10 @@ def _corrected(
 
     Args:
         result: the result.
-        ids: the labels that take the place of its own.
-        words: how they came about, for the notes.
-        params: what the client asked for.
-        scratch: where files go.
+        ids: labels that replace those of the result.
+        words: notes on the origin of the labels.
+        params: settings from the client.
+        scratch: folder for files.
     """
     entropies, lost = _valid_entropies(result, ids)
     made = _with_labels(result, ids, entropies, [*words, *_uncertainty_note(lost)])
@@ -147,7 +149,7 @@ def _with_labels(
 
 
 def _valid_entropies(result: Result, ids: NDArray[np.integer]) -> tuple[tuple[float | None, ...], list[str]]:
-    """Return the entropies of unchanged labels, None for the others, and the names of those that lost theirs."""
+    """Return the entropies of unchanged labels (None for others), and the names of the labels that lost theirs."""
     before, changed = result.array, ids != result.array
     touched = set(np.unique(before[changed]).tolist()) | set(np.unique(ids[changed]).tolist())
     kept = tuple(None if n in touched else bits for n, bits in enumerate(result.entropies, 1))

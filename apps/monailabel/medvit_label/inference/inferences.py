@@ -1,4 +1,4 @@
-"""The inferences of a project: submitted to one queue, their answers stored, and corrected by annotators."""
+"""Inferences of a project: queued one after the other; answers are stored, and corrected by annotators."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ __all__ = ["Inferences"]
 
 
 class Inferences:
-    """Runs of models on images, one at a time.
+    """Inferences of models on images, one at a time.
 
     Args:
-        models: the bundles offered.
+        models: the offered bundles.
         images: the project's images and sessions.
-        predictions: store of the last answers.
-        corrections: store of the annotators' corrections.
-        activity: record of the annotators' work.
-        queue: inferences that run or wait.
-        scratch: folder for the files that clients are sent.
-        device: as ``RunSettings.device``.
+        predictions: repository of the last answers.
+        corrections: repository of the annotators' corrections.
+        activity: repository of the annotators' recent work.
+        queue: queue of the running and waiting inferences.
+        scratch: folder for the files that are sent to clients.
+        device: see ``RunSettings.device``.
     """
 
     def __init__(
@@ -73,16 +73,18 @@ class Inferences:
             model: the bundle's name.
             image: the image.
             params: the client's settings.
-            seg: whether to write a DICOM SEG too.
+            seg: True to write a DICOM SEG too.
             who: the annotator; None for the server itself.
-            restart: drop the annotator's corrections of the image.
+            restart: True to drop the annotator's corrections of the image.
 
         Raises:
             UnknownError: there is no such model or lateral view. RequestError: a reconstruction has no lateral view.
             BusyError: the queue is full.
         """
         bundle, lateral = self._models.find(model), None
-        if bundle.facts.task == "reconstruction":  # before queueing: a request without its second view need not wait
+        if (
+            bundle.facts.task == "reconstruction"
+        ):  # before queueing, so that a request without its second view is refused at once
             named = bool(params.lateral or params.lateral_session)
             second = self._images.named(params.lateral, params.lateral_session) if named else None
             lateral = require_lateral(bundle, image, second)
@@ -108,7 +110,8 @@ class Inferences:
     def submit_correction(
         self, model: str, image: LabelImage, content: dict[str, Any], drawn: Path | None, who: Annotator
     ) -> Job[InferenceFiles]:
-        """Put an annotator's clicks, scribbles or box in the queue, on top of earlier ones; run the model first where it has no answer.
+        """Queue an annotator's clicks, scribbles or box, applied on top of earlier ones; run the model first if it has
+        no answer yet.
 
         Args:
             model: the bundle's name.
@@ -118,7 +121,7 @@ class Inferences:
             who: the annotator.
 
         Raises:
-            UnknownError: there is no such model. BundleError: it makes no labels. BusyError: the queue is full.
+            UnknownError: there is no such model. BundleError: the model makes no labels. BusyError: the queue is full.
         """
         bundle, (params, _) = self._models.find(model), read_params(json.dumps(content))
         bundle.require_task("segmentation")
@@ -143,7 +146,7 @@ class Inferences:
         return self.queue.submit(work, model, image.id, who.name)
 
     def forget(self, model: str) -> None:
-        """Drop a model's answers in memory, because another version of it serves from now on."""
+        """Drop a model's answers in memory, since another version of it serves from now on."""
         self._results.forget(model)
 
     def close(self) -> None:
@@ -151,7 +154,7 @@ class Inferences:
         self.queue.close()
 
     def _keep_answer(self, image: LabelImage, model: str, made: InferenceFiles) -> None:
-        """Store an answer, to score labels with, and its quality, to rank the cases."""
+        """Store an answer, to score labels against it, and its quality, to rank the cases."""
         if image.outside:
             return
         assert isinstance(made.result, Result)
@@ -163,7 +166,7 @@ class Inferences:
         self._predictions.keep_quality(Quality(image=image.id, model=model, content=content))
 
     def _note_work(self, made: InferenceFiles, image: LabelImage, who: Annotator, action: str) -> None:
-        """Record the annotator's work on an image of the project; add notes on others who recently worked on it."""
+        """Record the annotator's work on an image of the project; add notes on others who recently worked on the image."""
         if image.outside:
             return
         made.params["others"] = self._activity.note(image.id, who.name, action)

@@ -1,4 +1,4 @@
-"""Queue of inferences: one runs at a time, a limited number waits, each with progress and cancel."""
+"""Queue of inferences: one runs at a time, a limited number waits; each has progress and can be cancelled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Job", "JobQueue"]
 
 T = TypeVar("T")
 _REMEMBERED = 200
-"""Finished jobs that can still be asked about."""
+"""Number of ended jobs that can still be looked up."""
 
 
 @dataclass(eq=False)
@@ -27,11 +27,11 @@ class Job(Generic[T]):
     """An inference in the queue, with its state.
 
     Attributes:
-        model: whose work it is.
-        image: on which image, as it may appear in lists for clients.
-        owner: whoever asked for it: an account's name or a ``client_id``.
+        model: name of the model.
+        image: id of the image.
+        owner: annotator who requested it: an account's name or a ``client_id``.
         state: "waiting", "running", "done", "failed" or "cancelled".
-        stage, done, total: as ``Progress`` reports.
+        stage, done, total: progress as ``Progress`` reports it.
     """
 
     model: str
@@ -58,12 +58,12 @@ class Job(Generic[T]):
     def without_result(self) -> Job[T]:
         """Return a copy of an ended job without its result, which may be hundreds of megabytes."""
         kept = copy.copy(self)
-        kept.progress = Progress()  # the job's own one refers back to it
+        kept.progress = Progress()  # the job's own Progress refers back to the job
         del kept.future
         return kept
 
     def summary(self) -> dict[str, Any]:
-        """Return the job as clients see it."""
+        """Return the job in the form that clients get."""
         keys = ("id", "model", "image", "state", "stage", "done", "total", "created", "started", "ended", "reason")
         return {key: getattr(self, key) for key in keys}
 
@@ -72,7 +72,7 @@ class JobQueue:
     """A queue of jobs with one worker.
 
     Args:
-        limit: jobs that may wait or run at once.
+        limit: upper limit of jobs that wait or run.
     """
 
     def __init__(self, limit: int) -> None:
@@ -82,10 +82,10 @@ class JobQueue:
         self._jobs: OrderedDict[str, Job[Any]] = OrderedDict()
 
     def submit(self, work: Callable[[Progress], T], model: str, image: str, owner: str = "") -> Job[T]:
-        """Put work at the end of the line.
+        """Append work to the queue.
 
         Raises:
-            BusyError: the line is full.
+            BusyError: the queue is full.
         """
         job: Job[T] = Job(model, image, owner)
         with self._lock:
@@ -112,7 +112,7 @@ class JobQueue:
             job.state, job.reason = "cancelled", "Cancelled."
             raise
         except BaseException as error:
-            # the words may name a path or a patient; the client that asked gets them, lists get the kind
+            # the message may name a path or a patient; the client that asked gets it, lists show only its type
             job.state, job.reason = "failed", type(error).__name__
             raise
         else:
@@ -127,7 +127,7 @@ class JobQueue:
         """Return the job of an id.
 
         Raises:
-            UnknownError: no such job, or one that ended long ago.
+            UnknownError: there is no such job, or it ended long ago.
         """
         with self._lock:
             job = self._jobs.get(name)
@@ -136,13 +136,13 @@ class JobQueue:
         return job
 
     def cancel(self, name: str) -> Job[Any]:
-        """Cancel a job at its next window, or before it starts."""
+        """Cancel a job: before it starts, or at the next window of the running inference."""
         job = self.find(name)
         job.progress.cancel()
         return job
 
     def listing(self) -> list[dict[str, Any]]:
-        """Return all remembered jobs as clients see them, oldest first."""
+        """Return all remembered jobs in the form that clients get, oldest first."""
         with self._lock:
             return [job.summary() for job in self._jobs.values()]
 

@@ -1,4 +1,4 @@
-"""Reconstruction of bones from two radiographs of the project, with the client's statements on the views."""
+"""Reconstruction of bones from two radiographs of the project, with the geometry that the client states for the views."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ __all__ = ["CONFIG", "ForViews", "reconstruct_bones", "require_lateral", "view_g
 CONFIG = {
     "lateral": "", "pixel_spacing": "", "magnification": "", "source_to_detector": "", "source_to_patient": "", "invert": False,
 }  # fmt: skip
-"""What ``GET /info/`` lists as the model's settings: the names of ``medvit reconstruct``'s options."""
+"""Settings of a reconstruction model in ``GET /info/``, named like the options of ``medvit reconstruct``."""
 
 OWN_GRID_NOTE = "The labels lie on a grid of the network's own around the middle of the views, not on the picture: open them as a volume."
 
 
 def _listed(value: Any) -> Any:
-    """Split ``"0.15,0.2"`` (as the command line takes it), one number for both views, or one for each; None for an empty value."""
+    """Split ``"0.15,0.2"`` (the form of the command line), one number for both views, or a pair; return None for an
+    empty value.
+    """
     if value is None or value == "":
         return None
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
@@ -34,17 +36,17 @@ def _listed(value: Any) -> Any:
 
 
 ForViews = Annotated[tuple[float, float] | None, BeforeValidator(_listed)]
-"""A number for the AP and one for the lateral view."""
+"""A number for the AP view and one for the lateral view."""
 
 
 def view_geometries(params: Any) -> tuple[ViewGeometry, ViewGeometry]:
-    """Return what a client states of the AP and the lateral view.
+    """Return the geometry that a client states for the AP and the lateral view.
 
     Args:
         params: ``medvit_label.inference.run.Params``.
 
     Raises:
-        GeometryError: a size is not possible.
+        GeometryError: an impossible size.
     """
     given = (params.pixel_spacing, params.magnification, params.source_to_detector, params.source_to_patient)
     pixel, larger, far, near = ((None, None) if pair is None else pair for pair in given)
@@ -56,7 +58,7 @@ def require_lateral(bundle: Bundle, image: LabelImage, lateral: LabelImage | Non
     """Return the lateral view.
 
     Raises:
-        RequestError: the request names none, or the AP view again.
+        RequestError: the request names no lateral view, or names the AP view again.
     """
     if lateral is None:
         raise RequestError(
@@ -77,14 +79,14 @@ def reconstruct_bones(
     """Reconstruct bones from two images, AP first, as ``medvit reconstruct`` does.
 
     Raises:
-        MedvitError: why it cannot be run, as ``medvit.reconstruct`` says it.
+        MedvitError: the views cannot be run on; see ``medvit.reconstruct``.
     """
     inputs = {
         name: ViewInput(source=image.path, series=image.series, geometry=geometry)
         for name, image, geometry in zip(("ap", "lat"), views, flags, strict=True)
     }
     result = run(bundle, inputs, settings, progress)
-    assert isinstance(result, Reconstructed)  # of a bundle that reconstructs
+    assert isinstance(result, Reconstructed)  # a bundle that reconstructs returns nothing else
     return result
 
 

@@ -1,4 +1,6 @@
-"""Run of a bundle on one image of the project through ``medvit.run``; its files are those of ``medvit segment``."""
+"""Inference of a bundle on one image of the project through ``medvit.run``; it writes the same files as ``medvit
+segment``.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ __all__ = [
 ]
 
 _KEPT = 4
-"""Answers in memory."""
+"""Number of answers that are held in memory."""
 
 
 class Params(BaseModel):
@@ -79,14 +81,14 @@ def read_params(text: str) -> tuple[Params, dict[str, Any]]:
     """Read a client's ``params``; return the settings of an inference, and all keys.
 
     Raises:
-        RequestError: it is not a JSON object, or a value is not allowed.
+        RequestError: the text is not a JSON object, or a value is not allowed.
     """
     content = json_object(text)
     return read_settings(Params, content), content
 
 
 def asks_correction(content: dict[str, Any], bundle: Bundle) -> bool:
-    """Return whether a client's ``params`` ask for corrections, new or stored ones."""
+    """Return whether a client's ``params`` ask for corrections, new or stored."""
     return has_points(content, bundle) or read_flag(content, "resume") or content.get("roi") not in (None, [])
 
 
@@ -97,13 +99,13 @@ def asks_restart(content: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class InferenceFiles:
-    """The files and the JSON answer of an inference.
+    """Files and JSON answer of an inference.
 
     Attributes:
-        folder: holds the files; the caller removes it.
-        file: the label map or restored image in it.
+        folder: folder of the files; the caller removes it.
+        file: the label map or restored image.
         params: the JSON answer.
-        result: the run's result.
+        result: result of the run.
     """
 
     folder: Path
@@ -113,16 +115,17 @@ class InferenceFiles:
 
 
 class AnswerCache:
-    """The last plain answers in memory, by annotator, model and image, for clicks on top of them."""
+    """Last plain answers in memory by annotator, model and image, as the basis of corrections."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[str, str, str], tuple[str, Result]] = OrderedDict()
         self._lock = Lock()
 
     def keep(self, key: tuple[str, str, str], state: str, result: Result) -> None:
-        """Store an answer of an image in a state (``LabelImage.state``); drop the least recently used one.
+        """Store an answer for an image in a certain state (``LabelImage.state``); drop the least recently used one.
 
-        It can be made again: corrections on top of it are kept elsewhere (``CorrectionRepository``).
+        A dropped answer can be computed again; corrections on top of it are stored elsewhere
+        (``CorrectionRepository``).
         """
         with self._lock:
             self._held[key] = (state, result)
@@ -131,13 +134,13 @@ class AnswerCache:
                 self._held.popitem(last=False)
 
     def forget(self, model: str) -> None:
-        """Drop a model's answers: another version of it answers from now on."""
+        """Drop a model's answers, since another version of it serves from now on."""
         with self._lock:
             for key in [key for key in self._held if key[1] == model]:
                 del self._held[key]
 
     def get(self, key: tuple[str, str, str], state: str) -> Result | None:
-        """Return a held answer; None where there is none, or where the image has changed."""
+        """Return an answer from memory; None if there is none, or if the image has changed."""
         with self._lock:
             before, result = self._held.get(key, ("", None))
             if result is None or before != state:
@@ -148,7 +151,9 @@ class AnswerCache:
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """One inference: a bundle, an image, settings, whether to write a DICOM SEG, and a reconstruction's lateral view."""
+    """One inference: bundle, image, settings, device, ``seg`` (True to write a DICOM SEG), and a reconstruction's
+    lateral view.
+    """
 
     bundle: Bundle
     image: LabelImage
@@ -162,7 +167,7 @@ def infer(request: InferenceRequest, scratch: Path, progress: Progress) -> Infer
     """Run an inference and write the files for the client.
 
     Raises:
-        MedvitError: why it cannot be run, as ``medvit.run`` says it.
+        MedvitError: the image cannot be run on; see ``medvit.run``.
     """
     started = time.perf_counter()
     params = request.params
@@ -227,7 +232,9 @@ def _write(
 
 
 def centroids(ids: NDArray[np.integer]) -> dict[str, list[int]]:
-    """Return the centre of each label in voxels, as ``{"label_3": [3, i, j, k]}``. OHIF's first extensions need it."""
+    """Return the centroid of each label in voxels, as ``{"label_3": [3, i, j, k]}``, which early versions of OHIF's
+    extension need.
+    """
     boxes = ndimage.find_objects(ids)
     found = {}
     for number, box in enumerate(boxes, 1):
@@ -239,7 +246,9 @@ def centroids(ids: NDArray[np.integer]) -> dict[str, list[int]]:
 
 
 def convert_file(file: Path, params: Params) -> Path:
-    """Convert a file to the format and number type that a client asks for; return it unchanged without such a wish."""
+    """Convert a file to the format and number type that a client asks for; return it unchanged if the client asks for
+    none.
+    """
     wanted = params.result_extension or "".join(file.suffixes[-2:] if file.suffix == ".gz" else file.suffixes[-1:])
     if file.suffix == ".png" or (file.name.endswith(wanted) and not params.result_dtype and params.result_compress):
         return file

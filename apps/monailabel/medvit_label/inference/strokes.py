@@ -1,4 +1,4 @@
-"""Clicks and scribbles as clients send them, read onto the image's grid."""
+"""Strokes: clicks and scribbles of clients, as label ids on the image's grid."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Strokes:
     """Strokes that an annotator drew.
 
     Attributes:
-        ids: on the image's grid, -1 where nothing was drawn, 0 for background.
-        names: the labels' names by id.
-        notes: contradictions that were settled.
+        ids: label ids on the image's grid; -1 where nothing was drawn, 0 for background.
+        names: names of the labels by id.
+        notes: notes on contradictions, and their resolution.
     """
 
     ids: NDArray[np.int16]
@@ -33,10 +33,10 @@ class Strokes:
 
 
 def has_points(content: Mapping[str, Any], bundle: Bundle) -> bool:
-    """Return whether a request's params hold a point, under any of the names that ``read_strokes`` takes.
+    """Return whether a request's params hold a point, under any key that ``read_strokes`` reads.
 
     Raises:
-        RequestError: as ``read_strokes``, for what is no list of points by label.
+        RequestError: a value is not a list of points by label.
     """
     return any(points for _, points in _lists(content, bundle))
 
@@ -44,17 +44,18 @@ def has_points(content: Mapping[str, Any], bundle: Bundle) -> bool:
 def read_strokes(
     content: Mapping[str, Any], bundle: Bundle, shape: Sequence[int], drawn: NDArray[np.integer] | None
 ) -> Strokes:
-    """Read a client's clicks and scribbles; where two clicks name one voxel the last is taken, with a note.
+    """Read a client's clicks and scribbles; if two clicks give one voxel different labels, the last counts, with a
+    note.
 
     Args:
         content: ``{"clicks": {"liver": [[i, j, k], ...], "background": [...]}}``; or MONAI Label's ``foreground`` (with ``label``,
             a name, unless the bundle has only one) and ``background`` lists; or lists under the labels' own names.
-        bundle: whose labels they name.
-        shape: of the image.
-        drawn: scribbles as an array on the image's grid, 0 where nothing was drawn; 255 stands for background.
+        bundle: bundle whose labels they name.
+        shape: shape of the image.
+        drawn: scribbles as an array on the image's grid: 0 where nothing was drawn, 255 for background.
 
     Raises:
-        RequestError: unknown labels, or points outside of the image.
+        RequestError: an unknown label, or a point outside the image.
     """
     names = {0: _BACKGROUND} | {label.id: label.name for label in bundle.facts.labels}
     ids = np.full(tuple(shape), -1, np.int16)
@@ -85,7 +86,7 @@ def read_strokes(
 
 
 def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, list[Any]]]:
-    """Return the points of a request by label, in the order in which they count."""
+    """Yield the points of a request by label, in the order in which they are applied."""
     clicks = content.get("clicks") or {}
     if not isinstance(clicks, dict):
         raise RequestError(
@@ -102,13 +103,13 @@ def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, li
 
 
 def _named(content: Mapping[str, Any], bundle: Bundle) -> dict[str, list[Any]]:
-    """Return the lists under the labels' own names: MONAI Label's clients send several labels so."""
+    """Return the lists under the labels' own names, the form in which MONAI Label's clients send several labels."""
     names = {label.name for label in bundle.facts.labels} - {_BACKGROUND, "foreground", "clicks", "roi"}
     return {name: points for name, points in content.items() if name in names and isinstance(points, list)}
 
 
 def _misnamed(content: Mapping[str, Any], bundle: Bundle) -> dict[str, list[Any]]:
-    """Lists of points under names that mean nothing here: whoever reads them refuses them as unknown labels."""
+    """Return lists of points under unknown names, so that the caller refuses them as unknown labels."""
     if bundle.facts.task != "segmentation":
         return {}
     known = {label.name for label in bundle.facts.labels} | {_BACKGROUND, "foreground", "clicks", "roi", "label_info"}
@@ -132,7 +133,7 @@ def _foreground_label(content: Mapping[str, Any], bundle: Bundle) -> str:
     """Return the label of the points under ``foreground``.
 
     Raises:
-        RequestError: none is named, and the bundle has several.
+        RequestError: the request names no label, and the bundle has several.
     """
     if content.get("label"):
         return str(content["label"])
@@ -148,7 +149,7 @@ def place_of(point: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Read a client's point as voxel indices.
 
     Raises:
-        RequestError: it is none, or lies outside of the image.
+        RequestError: the value is not a point, or the point lies outside the image.
     """
     try:
         place = tuple(round(float(value)) for value in point)

@@ -1,4 +1,4 @@
-"""Annotators at work: cases assigned to them, and their recent runs, corrections and labels of an image."""
+"""Activity of annotators: cases assigned to them, and their recent runs, corrections and labels of images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medvit_label.labels.saved_corrections import format_time
 __all__ = ["ActivityRepository"]
 
 _RECENT_S = 8 * 3600.0
-"""Seconds for which work on an image is reported to others: a working day."""
+"""Seconds for which work on an image is reported to other annotators: a working day."""
 
 
 class ActivityRepository:
-    """Repository of assigned cases and of the last thing each annotator did with each image.
+    """Repository of assigned cases and of each annotator's last action on each image.
 
     Args:
         journal: the project's journal.
@@ -40,7 +40,7 @@ class ActivityRepository:
         return None if last is None else float(last)
 
     def note(self, image: str, annotator: str, action: str) -> list[str]:
-        """Record what an annotator did with an image; return one sentence for each other annotator who recently worked on it.
+        """Record an action on an image; return one sentence for each other annotator who recently worked on the image.
 
         Args:
             image: the image's id.

@@ -1,4 +1,4 @@
-"""Label maps in compressed ``.npz`` files of the server."""
+"""Label maps in compressed ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["read_arrays", "write_arrays"]
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write arrays into one file, which replaces an earlier one at once."""
+    """Write arrays into one file, which replaces an earlier file atomically."""
     with replace_file(path) as aside, aside.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def read_arrays(path: Path, *names: str) -> tuple[NDArray[Any], ...] | None:
-    """Read arrays of a file by name; return None where the file is missing or damaged."""
+    """Read arrays of a file by name; return None if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return tuple(np.asarray(stored[name]) for name in names)

@@ -1,4 +1,4 @@
-"""A label's files: labels in any client's format, written by name on the image's own grid."""
+"""Files of a label: reading labels in the formats of all clients, and writing them on the image's grid."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 __all__ = ["label_map", "read_scribbles", "write_label"]
 
 _BACKGROUND = 255
-"""Value of scribbles that mark background."""
+"""Value of background in scribbles."""
 
 _MOST_IDS = 255
-"""Largest id of a picture's label, which is kept as a PNG of 8 bits."""
+"""Largest id in a picture's label, which is stored as a PNG of 8 bits."""
 
 
 def write_label(
     image: LabelImage, file: Path, folder: Path, table: tuple[Label, ...], names: Mapping[int, str] | None
 ) -> tuple[Path, tuple[str, ...]]:
-    """Write a label into a folder: the map on the image's grid and, for DICOM, a SEG.
+    """Write a label into a folder: its map on the image's grid and, for DICOM, a SEG.
 
     Args:
         image: the labelled image.
         file: NIfTI, NRRD, MetaImage, DICOM SEG or, for pictures, PNG; ``.bin`` for bare voxels as OHIF sends them.
-        folder: where.
-        table: the labels there may be; empty for any.
-        names: the name of each number of the file, as its sender states them. A ``.seg.nrrd`` or SEG names its own.
+        folder: folder for the files.
+        table: permitted labels; empty for any.
+        names: name of each number in the file, as the client states them; a ``.seg.nrrd`` or SEG holds its own names.
 
     Returns:
-        The map's file, and notes.
+        The file of the map, and notes.
 
     Raises:
-        RequestError: a label that the table does not have, or two of one name; the image is named.
-        MedvitError: the file is damaged, or none of this image.
+        RequestError: a label that is not in the table, or two labels of one name.
+        MedvitError: the file is damaged or does not fit the image; the message names the image.
     """
     try:
         if image.is_picture:
@@ -124,10 +124,11 @@ def _write_picture(
 
 
 def _picture_ids(file: Path) -> NDArray[np.integer]:
-    """Read the ids of a picture's label or scribbles as a client sent them.
+    """Read the ids of a picture's label or scribbles from a client's file.
 
     Raises:
-        RequestError: neither PNG nor NIfTI, or numbers that are no ids. OutputError: damaged.
+        RequestError: the file is neither PNG nor NIfTI, or holds numbers that are not ids. OutputError: the file is
+            damaged.
     """
     if not file.name.endswith((".png", ".nii", ".nii.gz")):
         raise RequestError(
@@ -146,7 +147,7 @@ def _picture_ids(file: Path) -> NDArray[np.integer]:
 def _renumbered(
     ids: NDArray[np.integer], table: tuple[Label, ...], names: Mapping[int, str] | None
 ) -> tuple[NDArray[np.integer], tuple[str, ...]]:
-    """Return the ids of a picture's label as the table has them, by the names of their sender."""
+    """Return a picture's label with the ids of the table, matched by the names that its sender states."""
     values = [int(value) for value in np.unique(ids) if value]
     stated = {number: make_label(number, title) for number, title in (names or {}).items()}
     left = [value for value in values if value not in stated]
@@ -168,20 +169,20 @@ def read_scribbles(
     """Read scribbles on an image's grid as ids of the bundle's labels, 255 for background.
 
     Args:
-        file: a label map.
+        file: label map with the scribbles.
         scan: the image.
-        table: the bundle's labels.
-        names: the name of each number, as their sender states them; None for the bundle's own numbers.
+        table: labels of the bundle.
+        names: name of each number, as the client states them; None for the bundle's own ids.
 
     Raises:
-        SourceError: a name that the bundle does not have, or a number that the names leave out.
+        SourceError: a name that the bundle does not have, or a number without a name.
     """
     known = (*table, make_label(_BACKGROUND, "background"))
     stated = None if names is None else {**names, _BACKGROUND: "background"}
     if scan.is_picture:
         ids = _picture_ids(file)
         return ids if stated is None else _renumbered(ids, known, stated)[0]
-    taken = scan.geometry if scan.geometry in GEOMETRIES else None  # drawn on this image, so placed as it is
+    taken = scan.geometry if scan.geometry in GEOMETRIES else None  # drawn on this image, so it has the same geometry
     if stated is None:
         return medvit.read_labels(file, scan, geometry=taken).array
     return read_label_set(
@@ -190,7 +191,7 @@ def read_scribbles(
 
 
 def label_map(path: Path) -> np.ndarray:
-    """Return the ids of a label map as stored: (i, j, k), or (row, column) of a PNG."""
+    """Return the ids of a label map as stored: (i, j, k), or (row, column) for a PNG."""
     check_stated_size(path)
     if path.suffix.lower() == ".png":
         from PIL import Image as Pictures
@@ -206,7 +207,7 @@ def label_map(path: Path) -> np.ndarray:
             raise RequestError(
                 "Found a label in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
             )
-        return ids.astype(np.uint8) if ids.dtype == bool else ids  # a PNG of 1 bit
+        return ids.astype(np.uint8) if ids.dtype == bool else ids  # a PNG of 1 bit per pixel
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError

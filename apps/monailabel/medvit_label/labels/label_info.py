@@ -1,4 +1,4 @@
-"""``label_info``: the names that 3D Slicer, OHIF and MONAI Label's client send with a label's numbers."""
+"""``label_info``: names of a label's numbers, as 3D Slicer, OHIF and MONAI Label's client send them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from medvit_label.errors import RequestError
 __all__ = ["read_label_info"]
 
 _NUMBERS = ("idx", "labelID", "label", "segmentIndex", "id", "value")
-"""Keys under which clients give a segment's number: 3D Slicer ``idx``, OHIF ``segmentIndex``, MONAI Label's own the others."""
+"""Keys under which clients send a segment's number: ``idx`` from 3D Slicer, ``segmentIndex`` from OHIF, the others from
+MONAI Label.
+"""
 
 _LARGEST = 65535
 
 _TOOLS = frozenset({"background", "foreground_scribbles", "background_scribbles"})
-"""Segments of 3D Slicer's module that are no structures."""
+"""Segments of 3D Slicer's module that are not structures."""
 
 
 def read_label_info(content: dict[str, Any]) -> dict[int, str] | None:
-    """Return the name of each number of a label, as a client states them; None where it states none.
+    """Return the name of each number of a label, as a client states them; None if it states none.
 
     Args:
         content: the request's ``params``.
 
     Raises:
-        RequestError: no list of numbers with names, or two entries with one number or one name.
+        RequestError: the value is not a list of numbers with names, or two entries share a number or a name.
     """
     rows = content.get("label_info")
     if not rows:

@@ -22,12 +22,12 @@ STRATEGIES = {
 """Names and descriptions of the strategies."""
 
 _RESERVED_S = 900.0
-"""Seconds for which a case assigned to one annotator is not assigned to another, as long as there are other cases."""
+"""Seconds for which a case assigned to one annotator is not assigned to another, if there are other cases."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The case to label next and the reason in words."""
+    """Case to label next, and the reason in words."""
 
     image: LabelImage
     reason: str
@@ -44,13 +44,13 @@ def choose(
 
     Args:
         strategy: one of ``STRATEGIES``.
-        params: what the client sends; ``model`` limits the strategy "quality" to the answers of one model.
+        params: request's params; ``model`` limits the strategy "quality" to the answers of one model.
         waiting: images without a final label.
-        activity: recent assignments, so that two annotators are not given the same case.
+        activity: recent assignments, so that two annotators do not get the same case.
         predictions: the models' answers with their quality.
 
     Returns:
-        The choice; None when all images have a final label.
+        The choice; None if all images have a final label.
 
     Raises:
         UnknownError: there is no such strategy.
@@ -109,6 +109,6 @@ def uncertainty(judged: dict[str, Any]) -> tuple[float, str]:
 
 
 def rating_of(judged: dict[str, Any]) -> str:
-    """Return the rating of a kept answer; those that an earlier version kept call it "word"."""
+    """Return the rating of a stored answer; earlier versions stored it under "word"."""
     quality = judged["quality"]
     return str(quality["rating"] if "rating" in quality else quality["word"])

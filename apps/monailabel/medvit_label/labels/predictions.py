@@ -1,4 +1,4 @@
-"""The model's last answer on each image of the project and its quality, to compare submitted labels with and to rank cases."""
+"""Repository of the models' last answers on the images and their quality, to score submitted labels and to rank cases."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PredictionRepository:
     A newer answer replaces an older one.
 
     Args:
-        folder: the project's state.
+        folder: folder of the project's state.
         journal: the project's journal.
     """
 
@@ -51,13 +51,13 @@ class PredictionRepository:
         Args:
             model: the bundle's name.
             image: the image's id.
-            ids: (i, j, k), or (row, column) of a picture.
-            version: of the bundle that answered.
+            ids: label ids, (i, j, k), or (row, column) of a picture.
+            version: version of the bundle that answered.
         """
         write_arrays(self._file(model, image), ids=ids.astype(np.uint16), version=np.array(version))
 
     def get(self, model: str, image: str) -> tuple[NDArray[np.integer], str] | None:
-        """Return an answer and the version of the bundle that gave it; None where there is none, or its file is damaged."""
+        """Return an answer and the version of its bundle; None if there is none, or its file is damaged."""
         found = read_arrays(self._file(model, image), "ids", "version")
         return None if found is None else (found[0], str(found[1]))
 
@@ -69,12 +69,12 @@ class PredictionRepository:
         )  # fmt: skip
 
     def qualities(self) -> list[Quality]:
-        """Return the quality of every stored answer."""
+        """Return the quality of each stored answer."""
         rows = self._journal.rows("SELECT * FROM quality")
         return [Quality(image=r["image"], model=r["model"], content=json.loads(r["content"])) for r in rows]
 
     def images_answered_by(self, bundle: str) -> set[str]:
-        """Return the images whose last answer came from a bundle, given by its name and version (``bands 0.1.0``)."""
+        """Return the images whose last answer came from a bundle with this name and version (``bands 0.1.0``)."""
         return {quality.image for quality in self.qualities() if quality.content.get("bundle") == bundle}
 
     def _file(self, model: str, image: str) -> Path:

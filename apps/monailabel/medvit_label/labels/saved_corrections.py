@@ -1,4 +1,6 @@
-"""Corrections of each annotator on disk: the labels after the last click, by annotator, model and image."""
+"""Repository of the annotators' corrections on disk: the labels after the last correction, by annotator, model and
+image.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,11 @@ class CorrectionSummary:
     """Summary of an annotator's corrections of one image.
 
     Attributes:
-        state: of the image they were made on (``LabelImage.state``).
-        version: of the model they were made on.
-        count: requests with clicks, scribbles or a box.
-        changed: seconds since 1970 of the last one.
-        file: holds the labels; empty where they were dropped for want of room.
+        state: state of the image at the time (``LabelImage.state``).
+        version: version of the model at the time.
+        count: number of requests with clicks, scribbles or a box.
+        changed: time of the last one, in seconds since 1970.
+        file: file with the labels; empty if they were dropped to make room.
     """
 
     state: str
@@ -43,17 +45,19 @@ class CorrectionSummary:
 
 
 def format_time(seconds: float) -> str:
-    """Return a time of day with its date, for messages."""
+    """Format a time with its date, for messages."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 class CorrectionRepository:
-    """Repository of corrected label maps in ``<state>/corrections``; they outlive other images and a restart.
+    """Repository of corrected label maps in ``<state>/corrections``; they are kept when another image is opened or the
+    server restarts.
 
     Args:
-        folder: the project's state.
+        folder: folder of the project's state.
         journal: the project's journal.
-        most: number of label maps to keep, one for each annotator, model and image; the oldest further ones are dropped.
+        most: upper limit of stored label maps, one for each annotator, model and image; the oldest ones beyond it are
+            dropped.
     """
 
     def __init__(self, folder: Path, journal: Journal, most: int) -> None:
@@ -61,7 +65,7 @@ class CorrectionRepository:
         self._lock = threading.Lock()
 
     def summary(self, annotator: str, model: str, image: str) -> CorrectionSummary | None:
-        """Return the summary of an annotator's corrections; None where there are none."""
+        """Return the summary of an annotator's corrections; None if there are none."""
         rows = self._journal.rows(
             "SELECT * FROM corrections WHERE annotator = ? AND model = ? AND image = ?", annotator, model, image
         )
@@ -71,20 +75,20 @@ class CorrectionRepository:
         return CorrectionSummary(row["state"], row["version"], row["count"], row["changed"], row["file"])
 
     def labels(self, summary: CorrectionSummary) -> NDArray[np.integer] | None:
-        """Return the labels after the last correction; None where their file is missing or damaged."""
+        """Return the labels after the last correction; None if their file is missing or damaged."""
         found = read_arrays(self._folder / summary.file, "ids")
         return None if found is None else found[0]
 
     def keep(self, key: tuple[str, str, str], summary: CorrectionSummary, ids: NDArray[np.integer]) -> list[str]:
-        """Keep the labels after a correction in place of those before it.
+        """Store the labels after a correction in place of those before it.
 
         Args:
             key: annotator, model and image.
-            summary: what to write down; its ``file`` is chosen here.
+            summary: summary to store; its ``file`` is set here.
             ids: the labels.
 
         Returns:
-            Nothing, or in words that others' corrections had to make room.
+            Notes; one note if others' corrections were dropped to make room.
         """
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32] + ".npz"
         with self._lock:
@@ -103,7 +107,7 @@ class CorrectionRepository:
         )
         for row in old:
             (self._folder / row["file"]).unlink(missing_ok=True)
-            # the row stays, for a note to its annotator
+            # the row stays, so that its annotator gets a note
             self._journal.change(
                 "UPDATE corrections SET file = '' WHERE annotator = ? AND model = ? AND image = ?",
                 row["annotator"], row["model"], row["image"],

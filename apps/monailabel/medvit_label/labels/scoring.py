@@ -1,4 +1,4 @@
-"""Scores of a submitted label: its volumes, the time it took, and its agreement with the model's last answer."""
+"""Scores of a submitted label: volumes, time spent, and agreement with the model's last answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medvit_label.labels.store import FINAL, StoredLabel
 __all__ = ["score_label"]
 
 _LONGEST_S = 4 * 3600
-"""Longest plausible seconds of work on a case; a case that was assigned earlier was left alone in between."""
+"""Longest plausible seconds of work on a case; a case assigned earlier was left alone in between."""
 
 
 def score_label(
@@ -28,7 +28,7 @@ def score_label(
     predictions: PredictionRepository,
     activity: ActivityRepository,
 ) -> dict[str, Any]:
-    """Compute the scores of a final label, to be noted with it.
+    """Compute the scores of a final label, to be stored with it.
 
     Args:
         image: the labelled image.
@@ -38,7 +38,8 @@ def score_label(
         activity: the assignments of cases.
 
     Returns:
-        ``volumes``, ``seconds`` and, where the model has answered on this grid, ``agreement`` and ``against``; none for labels
+        ``volumes``, ``seconds`` and, if the model has answered on this grid, ``agreement`` and ``against``; empty for
+        labels with another tag than "final".
         with another tag than "final".
     """
     if label.tag != FINAL:
@@ -54,7 +55,7 @@ def score_label(
 
 
 def _volumes(ids: NDArray[Any], label: StoredLabel, image: LabelImage, bundle: Bundle) -> dict[str, float]:
-    """Return the volume of each present label in millilitres, or for pictures its number of pixels."""
+    """Return the volume of each present label in millilitres; for pictures its number of pixels."""
     size = 1.0
     if not image.is_picture:
         import nibabel as nib
@@ -69,7 +70,9 @@ def _volumes(ids: NDArray[Any], label: StoredLabel, image: LabelImage, bundle: B
 
 
 def _seconds(label: StoredLabel, activity: ActivityRepository) -> float | None:
-    """Return the seconds that the client states, else those since the case was last assigned."""
+    """Return the seconds that the client states, or those since the case was last assigned; None if unknown or
+    implausibly long.
+    """
     stated = label.info.get("seconds")
     if isinstance(stated, int | float) and stated >= 0:
         return float(stated)

@@ -1,4 +1,4 @@
-"""Labels of a project: each saved label becomes a new version; none is ever overwritten."""
+"""Repository of a project's labels: each saved label becomes a new version; none is ever overwritten."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _OURS = frozenset({
     "annotator", "sha256", "notes", _ARCHIVE, "model", "bundle", "label_info", "volumes", "seconds", "agreement", "against", "version",
     "ts", "counts", "replace",
 })  # fmt: skip
-"""Keys of a label's info that clients cannot write once it is stored."""
+"""Keys of a label's info that clients cannot change once the label is stored."""
 
 _SCORES = frozenset({_ARCHIVE, "volumes", "agreement", "against"})
-"""Keys that mean something to the server and that no submit can bring."""
+"""Keys that only the server sets; they are removed from a client's submission."""
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
@@ -45,10 +45,10 @@ class StoredLabel:
 
     Attributes:
         image: the image's id.
-        tag: "final" for what an annotator submitted, "original" for a model's.
+        tag: "final" for an annotator's submission, "original" for a model's answer, or another word.
         version: 1, 2, ...
-        file: the label map, on the image's own grid.
-        created: seconds since 1970.
+        file: label map on the image's grid.
+        created: time in seconds since 1970.
         info: the client's params, the file's hash, and notes.
     """
 
@@ -61,15 +61,16 @@ class StoredLabel:
 
     @property
     def annotator(self) -> str:
-        """Annotator who submitted the label: an account's name or a ``client_id``; empty for a client without one."""
+        """Annotator who submitted the label: name of an account, or a ``client_id``; empty if the client sent none."""
         return str(self.info.get("annotator", self.info.get("client_id")) or "")[:64]
 
 
 class LabelRepository:
-    """Repository of versioned labels in ``<state>/labels``; the journal holds their versions and the chosen ones.
+    """Repository of versioned labels in ``<state>/labels``; the journal holds their versions, and the choice among
+    them.
 
     Args:
-        folder: the project's state.
+        folder: folder of the project's state.
         journal: the project's journal.
         images: source of the labelled images.
     """
@@ -85,10 +86,11 @@ class LabelRepository:
 
         Args:
             image: the image.
-            file: as ``write_label`` takes it.
+            file: see ``write_label``.
             tag: "final", "original", or another word.
             table: labels whose ids, names and codes it uses.
-            info: the client's params, stored with it; ``label_info`` names its numbers, ``replace`` makes it count instead of another's.
+            info: request's params, stored with the label; ``label_info`` names its numbers, ``replace`` makes it count
+                in place of another's label.
             who: the annotator; None for the server itself.
 
         Raises:
@@ -104,7 +106,7 @@ class LabelRepository:
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=place))
         try:
             made, notes = write_label(image, file, aside, table, names)
-            with self._saving:  # two that submit at once: the second sees the first
+            with self._saving:  # if two annotators submit at once, the second sees the label of the first
                 before = self.standing(image.id, tag) if tag == FINAL else None
                 counts = before is None or self._takes_over(before, who, info)
                 sends = self._images.keeps_segs and tag == FINAL and (aside / _SEG).is_file()
@@ -119,7 +121,7 @@ class LabelRepository:
         return self._archived(stored) if sends and counts else stored
 
     def _takes_over(self, before: StoredLabel, who: Annotator | None, info: dict[str, Any]) -> bool:
-        """Return whether a new final label counts instead of the present one."""
+        """Return whether a new final label counts in place of the present one."""
         if who is None or who.supersedes or (info.get("replace") and who.reviews):
             return True
         pinned = self._pinned(before.image, before.tag)
@@ -137,7 +139,9 @@ class LabelRepository:
         )  # fmt: skip
 
     def annotators_note(self, stored: StoredLabel) -> list[str]:
-        """Return a note on the label that counts and how to choose another, if several annotators submitted a final label; else none."""
+        """Return a note on the label that counts, and on choosing another, if several annotators submitted a final
+        label; else no note.
+        """
         if stored.tag != FINAL:
             return []
         newest = {label.annotator: label.version for label in self.versions(stored.image, stored.tag)}
@@ -153,7 +157,9 @@ class LabelRepository:
         ]
 
     def standing(self, image: str, tag: str) -> StoredLabel | None:
-        """Return the label that counts: the chosen one, else the newest of the first annotator; None without any."""
+        """Return the label that counts: the chosen one, else the newest of the first annotator; None if there is no
+        label.
+        """
         labels = self.versions(image, tag)
         if not labels or tag != FINAL:
             return labels[-1] if labels else None
@@ -162,14 +168,14 @@ class LabelRepository:
         return chosen or [label for label in labels if label.annotator == labels[0].annotator][-1]
 
     def versions(self, image: str, tag: str) -> list[StoredLabel]:
-        """Return all versions of an image's label that were not taken back, oldest first."""
+        """Return all visible versions of an image's label, oldest first."""
         rows = self._journal.rows(
             "SELECT * FROM labels WHERE image = ? AND tag = ? AND hidden = 0 ORDER BY version", image, tag
         )
         return [_stored(self._folder, row) for row in rows]
 
     def choose(self, image: str, tag: str, version: int, who: Annotator) -> StoredLabel:
-        """Choose the version that counts from now on; for DICOM its SEG goes to the archive.
+        """Choose the version that counts from now on; for DICOM, send its SEG to the archive.
 
         Raises:
             UnknownError: there is no such version.
@@ -180,7 +186,7 @@ class LabelRepository:
         return self._released(label)
 
     def _released(self, label: StoredLabel) -> StoredLabel:
-        """Send the SEG of a label that counts from now on, if it was held back."""
+        """Send the SEG of a label that counts from now on, if it was held back; return the label with its new state."""
         if label.info.get(_ARCHIVE) != _HELD:
             return label
         label = replace(label, info=label.info | {_ARCHIVE: _WAITING})
@@ -188,7 +194,9 @@ class LabelRepository:
         return self._archived(label)
 
     def _archived(self, stored: StoredLabel) -> StoredLabel:
-        """Send a label's SEG to the archive, and then those that could not be sent before; a failure loses no label."""
+        """Send a label's SEG to the archive, then those that could not be sent earlier; a failure adds a note and loses
+        no label.
+        """
         try:
             sent = self._send(stored)
             for earlier in self.all():
@@ -218,7 +226,9 @@ class LabelRepository:
             )
             version = (rows[0]["last"] or 0) + 1
             final = aside.parent / f"v{version:04d}"
-            while final.exists():  # left by a server that was killed between both steps: kept, and passed over
+            while (
+                final.exists()
+            ):  # left by a server that was killed between the two steps: the folder is kept, and its number skipped
                 version += 1
                 final = aside.parent / f"v{version:04d}"
             os.replace(aside, final)
@@ -231,12 +241,12 @@ class LabelRepository:
         return StoredLabel(image.id, tag, version, final / name, now, info)
 
     def all(self) -> list[StoredLabel]:
-        """Return every visible version, oldest first."""
+        """Return each visible version, oldest first."""
         rows = self._journal.rows("SELECT * FROM labels WHERE hidden = 0 ORDER BY created, version")
         return [_stored(self._folder, row) for row in rows]
 
     def latest(self, image: str, tag: str, version: int | None = None) -> StoredLabel:
-        """Return the label that counts, or for other tags than "final" the newest version; or a version by its number.
+        """Return the label that counts (for tags other than "final" the newest version), or the version with a number.
 
         Raises:
             UnknownError: the image has no such label, or its file is missing.
@@ -251,7 +261,7 @@ class LabelRepository:
         return found
 
     def finals(self) -> dict[str, StoredLabel]:
-        """Return the final label that counts, of each image that has one."""
+        """Return the final label that counts for each image that has one."""
         found = {name: self.standing(name, FINAL) for name in sorted(self.labelled())}
         return {name: label for name, label in found.items() if label is not None}
 
@@ -268,14 +278,16 @@ class LabelRepository:
         return [image for name, image in sorted(self._images.listed().items()) if name not in labelled]
 
     def tags(self) -> dict[str, int]:
-        """Return the number of images that have a label of each tag."""
+        """Return the number of images with a label, by tag."""
         query = "SELECT tag, COUNT(DISTINCT image) AS n FROM labels WHERE hidden = 0 GROUP BY tag"
         return {row["tag"]: row["n"] for row in self._journal.rows(query)}
 
     def hide(self, image: str, tag: str, version: int | None = None) -> StoredLabel | None:
-        """Hide all versions of a label, or one of them; their files stay. Return the version that counts from now on."""
+        """Hide all versions of a label, or one of them, and keep their files; return the version that counts from now
+        on.
+        """
         if version is None and not self.versions(image, tag):
-            self.latest(image, tag)  # raises
+            self.latest(image, tag)  # raises UnknownError
         numbers = [self.latest(image, tag, version).version] if version is not None else []
         for number in numbers or [label.version for label in self.versions(image, tag)]:
             self._journal.change(
@@ -285,12 +297,12 @@ class LabelRepository:
         return None if standing is None else self._released(standing)
 
     def note(self, label: StoredLabel, info: dict[str, Any]) -> None:
-        """Add to the stored information on a label."""
+        """Add facts to the stored information on a label."""
         now = self.latest(label.image, label.tag, label.version)
         self._write(replace(now, info=now.info | info))
 
     def note_from_client(self, label: StoredLabel, info: dict[str, Any]) -> list[str]:
-        """Add a client's information on a label; return a note if it contains keys that only the server may write."""
+        """Add a client's information on a label; return a note if it contains keys that only the server may set."""
         ours = sorted(_OURS & info.keys())
         self.note(label, {key: value for key, value in info.items() if key not in ours})
         return [f"Written by the server alone, left as they are: {', '.join(ours)}."] if ours else []
@@ -303,7 +315,7 @@ def _stored(folder: Path, row: dict[str, Any]) -> StoredLabel:
 
 
 def _client_info(info: dict[str, Any]) -> dict[str, Any]:
-    """Return the params of a submit without the keys that only the server sets, and with seconds only as a number."""
+    """Return the params of a submission without keys that only the server sets, and with seconds only as a number."""
     kept = {key: value for key, value in info.items() if key not in _SCORES}
     seconds = kept.get("seconds")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
@@ -312,7 +324,7 @@ def _client_info(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder_of(image: str) -> str:
-    """Return the folder of an image's labels: its name where that is safe, and its hash, so that no two share it."""
+    """Return the name of the folder for an image's labels: the image's name made safe, and a hash that makes it unique."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", image).strip(".")[:80]
     return f"{safe}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
 

@@ -1,4 +1,4 @@
-"""Submission of an annotator's label: which bundle's labels it uses, storing, scoring, and notes for the annotator."""
+"""Submission of an annotator's label: choice of the bundle, storing, scoring, and notes for the annotator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Submission:
         file: the label map, in any format that ``write_label`` reads.
         tag: "final", "original" or another word.
         content: the request's ``params``.
-        annotator: who submits it.
+        annotator: annotator who submits it.
     """
 
     image: LabelImage
@@ -54,10 +54,11 @@ def submit_label(
     """Store an annotator's label as the next version and score it.
 
     Returns:
-        The label, and notes: whose label counts, what other annotators recently did with the image, and whether no bundle fits.
+        The label, and notes: the label that counts, other annotators' recent work on the image, and the lack of a
+            fitting bundle.
 
     Raises:
-        UnknownError: the request names a model that is not offered. MedvitError: as ``LabelRepository.save``.
+        UnknownError: the request names a model that is not offered. MedvitError: see ``LabelRepository.save``.
     """
     content, who = given.content, given.annotator
     named, names = content.get("model"), read_label_info(content) or {}

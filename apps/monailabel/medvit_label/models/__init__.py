@@ -1,1 +1,1 @@
-"""Models that a label project offers, and their versions."""
+"""Models that a label project offers, with their versions."""

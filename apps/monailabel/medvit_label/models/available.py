@@ -1,4 +1,4 @@
-"""The bundles that a project offers: as installed, or the project's own version of one that serves."""
+"""Bundles that a project offers, each as installed or in the project's own version that serves."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from medvit_label.models.versions import VersionRepository
 __all__ = ["TASKS", "Models"]
 
 TASKS = {"segmentation": "segmentation", "restoration": "others", "reconstruction": "others"}
-"""MONAI Label's type of each task; clients offer only "segmentation" for drawing on the image's grid."""
+"""MONAI Label's type of each task; clients offer drawing on the image's grid only for "segmentation"."""
 
 
 class Models:
-    """The bundles that a project offers, and their versions.
+    """Bundles that a project offers, with their versions.
 
     Args:
-        names: bundles named at the start; empty for all that are trained.
-        versions: the project's own versions.
+        names: bundles named at the start; empty for all trained ones.
+        versions: repository of the project's own versions.
     """
 
     def __init__(self, names: tuple[str, ...], versions: VersionRepository) -> None:
         self._names, self.versions = names, versions
 
     def installed(self) -> dict[str, Bundle]:
-        """Return the installed bundles by name: trained, for a supported task, and named at the start if any were."""
+        """Return the installed bundles by name: trained, of a supported task, and named at the start if any were named."""
         found = {}
         for name in self._names or tuple(bundle_folders()):
             bundle = open_bundle(name)
@@ -39,18 +39,18 @@ class Models:
         return found
 
     def served(self) -> dict[str, Bundle]:
-        """Return the bundles that answer, by name.
+        """Return the bundles that serve, by name.
 
         Raises:
-            BundleError: the project's version of one cannot be used; no other version is used instead.
+            BundleError: the project's version of a bundle cannot be used; no other version replaces it.
         """
         return {name: self.versions.bundle(bundle) for name, bundle in self.installed().items()}
 
     def find(self, name: str, number: int | None = None) -> Bundle:
-        """Return the bundle of a name, in the version that serves or in another one.
+        """Return a bundle by name, in the version that serves or in another one.
 
         Raises:
-            UnknownError: it is not offered. BundleError: the version cannot be used.
+            UnknownError: the bundle is not offered. BundleError: the version cannot be used.
         """
         models = self.installed()
         if name not in models:
@@ -65,7 +65,7 @@ class Models:
 
         Args:
             image: the labelled image.
-            model: the bundle that the client names; empty for the only one that fits the image and has all names.
+            model: bundle that the client names; if empty, the only bundle that fits the image and has all names.
             names: names of the annotation's labels.
 
         Raises:
@@ -84,5 +84,5 @@ class Models:
 
 
 def _label_names(bundle: Bundle) -> set[str]:
-    """Return a bundle's names and titles of labels, normalised for comparison."""
+    """Return the names and titles of a bundle's labels, normalised for comparison."""
     return {clean_name(text, text) for label in bundle.facts.labels for text in (label.name, label.title)}

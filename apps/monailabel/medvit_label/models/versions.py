@@ -1,4 +1,4 @@
-"""A project's own versions of bundles: made by training in the project and stored with it; the installed bundle never changes."""
+"""Versions of bundles trained in a project and stored with it; the installed bundle never changes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from medvit_label.settings import state_folder
 __all__ = ["INSTALLED", "VersionRepository", "open_versions"]
 
 INSTALLED = 0
-"""Number of the bundle as it was installed."""
+"""Number of the bundle as installed."""
 
 _MEDVIT_NAME = re.compile(rb"\bmedvit(?:\.\w+)+")
 
 
 class VersionRepository:
-    """Repository of versions in ``<state>/models/<bundle>/vNNNN/<bundle>``; the journal holds which of them serves.
+    """Repository of versions in ``<state>/models/<bundle>/vNNNN/<bundle>``; the journal holds the number of the one
+    that serves.
 
     Args:
-        folder: the project's state.
+        folder: folder of the project's state.
         journal: the project's journal.
     """
 
@@ -37,15 +38,15 @@ class VersionRepository:
         self._folder, self._journal = folder / "models", journal
 
     def serving(self, model: str) -> int:
-        """Return the number of the version that answers; ``INSTALLED`` for the bundle as it was installed."""
+        """Return the number of the version that serves; ``INSTALLED`` for the bundle as installed."""
         rows = self._journal.rows("SELECT version FROM serving WHERE model = ?", model)
         return int(rows[0]["version"]) if rows else INSTALLED
 
     def bundle(self, installed: Bundle, number: int | None = None) -> Bundle:
-        """Return the bundle of a version; by default of the one that serves.
+        """Return the bundle of a version; by default the version that serves.
 
         Raises:
-            BundleError: its files are missing, or its configs are not those of the installed bundle.
+            BundleError: its files are missing, or its configs differ from those of the installed bundle.
         """
         number = self.serving(installed.name) if number is None else number
         if number == INSTALLED:
@@ -69,7 +70,7 @@ class VersionRepository:
             shutil.copytree(candidate, aside / model)
             with self._journal.transaction():
                 number = self.next(model)
-                while self._place(model, number).exists():  # left by a server that was killed between both steps
+                while self._place(model, number).exists():  # left by a server that was killed between the two steps
                     number += 1
                 os.replace(aside, self._place(model, number))
                 self._journal.change(
@@ -86,11 +87,11 @@ class VersionRepository:
         return int(rows[0]["last"] or INSTALLED) + 1
 
     def roll_back(self, model: str, to: int | None = None) -> int:
-        """Serve an earlier version, or any other by its number; nothing is deleted. Return the number.
+        """Serve an earlier version, or any version by its number, and return the number; nothing is deleted.
 
         Args:
             model: the bundle's name.
-            to: the number; None for the one that the serving version was trained from.
+            to: number of the version; None for the one from which the serving version was trained.
 
         Raises:
             UnknownError: there is no such version, or no earlier one.
@@ -111,7 +112,7 @@ class VersionRepository:
         return to
 
     def listing(self, model: str) -> list[dict[str, Any]]:
-        """Return all versions, oldest first, with what is known of their training; the first is the installed one."""
+        """Return all versions, oldest first, with the facts of their training; the first is the installed bundle."""
         now = self.serving(model)
         rows = self._journal.rows("SELECT * FROM versions WHERE model = ? ORDER BY version", model)
         made = [{"version": r["version"], "created": r["created"], **json.loads(r["info"])} for r in rows]
@@ -127,10 +128,12 @@ class VersionRepository:
 
 
 def _require_same_configs(found: Bundle, installed: Bundle, number: int) -> None:
-    """Refuse a version whose configs are not those of the installed bundle: configs can run code, so only metadata and weights may differ.
+    """Refuse a version whose configs differ from those of the installed bundle.
+
+    Configs can run code, so only metadata and weights may differ.
 
     Raises:
-        BundleError: they differ; where the version uses other names of medvit, the message lists them.
+        BundleError: the configs differ; the message lists names of medvit that only the version uses.
     """
     theirs, ours = (
         {path.name: path.read_bytes() for path in (bundle.root / "configs").iterdir() if path.name != "metadata.json"}
@@ -158,7 +161,7 @@ def _medvit_names(configs: dict[str, bytes]) -> set[str]:
 
 
 def open_versions(studies: str, state: Path | None) -> VersionRepository:
-    """Open the versions of a project that was served before, or is being served.
+    """Open the repository of versions of a project, which may be served at the same time.
 
     Raises:
         SourceError: there is no such project.

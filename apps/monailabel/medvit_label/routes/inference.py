@@ -27,7 +27,7 @@ __all__ = ["router"]
 router = APIRouter()
 _OUTPUTS = ("image", "json", "all", "dicom_seg")
 _LOOK_S = 0.5
-"""Seconds between checks of whether the client is still connected."""
+"""Seconds between checks that the client is still connected."""
 
 
 @router.post("/infer/{model}")

@@ -25,7 +25,7 @@ _REVIEWER = [Depends(require_reviewer)]
 def save_label(
     request: Request, project: CurrentProject, image: str, label: Annotated[UploadFile, File()], tag: str = FINAL, params: Params = "{}"
 ) -> dict[str, Any]:  # fmt: skip
-    """Store a label as the next version; for DICOM the SEG of the one that counts goes to the archive of its image."""
+    """Store a label as the next version; for DICOM, the SEG of the label that counts goes to the archive of its image."""
     content = json_object(params)
     who, found = annotator_of(request, content), project.images.find(image)
     with save_upload(label.filename, label.file, LABELS, project.scratch) as path:
@@ -79,7 +79,7 @@ def download_label(
     image: str = "",
     version: int | None = None,
 ) -> Any:
-    """Return the label that counts, or a version of it."""
+    """Return the file of the label that counts, or of a version."""
     found = project.labels.latest(label or image, tag, version)
     if request.method == "HEAD":
         return JSONResponse({})
@@ -88,7 +88,7 @@ def download_label(
 
 @router.delete("/datastore/label", dependencies=_REVIEWER)
 def remove_label(project: CurrentProject, id: str, tag: str, version: int | None = None) -> dict[str, Any]:
-    """Hide a label, or a version of it; its files stay. Return the version that counts from then on."""
+    """Hide a label, or one version, and keep its files. Return the version that counts from then on."""
     now = project.labels.hide(id, tag, version)
     if now is None:
         return {"counts": None, "notes": [f"No {tag} label of this image is left; their files are kept."]}

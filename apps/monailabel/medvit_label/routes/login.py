@@ -1,4 +1,4 @@
-"""Endpoints of MONAI Label's login: a name and password give a token, which every other request needs."""
+"""Endpoints of MONAI Label's login: name and password give a token, which all other requests need."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["router"]
 router = APIRouter()
 
 _WRONG_S = 1.0
-"""Seconds before a wrong password is answered."""
+"""Seconds before the answer to a wrong password."""
 
 _AT_ONCE = asyncio.Semaphore(2)
-"""Passwords compared at once: each takes 32 MB and a core."""
+"""Upper limit of passwords compared at the same time; each takes 32 MB and a core."""
 
 _log = logging.getLogger("medvit_label")
 
 
 @router.get("/auth/")
 def auth(request: Request, project: CurrentProject) -> dict[str, Any]:
-    """Return whether a login is needed, and whether it is by accounts or by the server's one token."""
+    """Return whether a login is needed, and whether accounts or a single token are used."""
     accounts = request.app.state.accounts is not None
     return {"enabled": project.settings.asks_login, "client_id": "medvit", "realm": "", "accounts": accounts}
 
@@ -40,7 +40,9 @@ async def token(
     username: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
 ) -> dict[str, Any]:
-    """Log in (OAuth2's password flow): an account's name and password; without accounts any name, and the token as password."""
+    """Log in (OAuth2 password flow) with an account's name and password or, without accounts, any name and the token as
+    password.
+    """
     accounts: Accounts | None = request.app.state.accounts
     if accounts is None:
         if not project.settings.token or not hmac.compare_digest(password.encode(), project.settings.token.encode()):
@@ -52,7 +54,9 @@ async def token(
     async with _AT_ONCE:
         found = await asyncio.to_thread(accounts.log_in, username.strip(), password)
     if found is None:
-        _log.warning("a login was refused")  # what was typed as a name may be a password
+        _log.warning(
+            "a login was refused"
+        )  # the name is not logged, since it may be a password typed in the wrong field
         await asyncio.sleep(_WRONG_S)
         raise HTTPException(
             401,

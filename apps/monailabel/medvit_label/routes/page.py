@@ -1,4 +1,4 @@
-"""Endpoints of the project's statistics: ``/stats/`` as JSON, and ``/`` as a page."""
+"""Endpoints of the project's statistics: ``/stats/`` as JSON, and ``/`` as an HTML page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["router"]
 router = APIRouter()
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; frame-ancestors 'none'"
-"""Content security policy: the page loads and sends nothing beyond this server."""
+"""Content security policy: the page may load from and send to this server only."""
 
 
 @router.get("/stats/")
@@ -27,6 +27,8 @@ def stats(project: CurrentProject) -> dict[str, Any]:
 
 @router.get("/")
 def page() -> HTMLResponse:
-    """Return the page. It contains no data of the project; its script requests them, with the token where one is needed."""
+    """Return the page, which contains no data of the project; its script requests the data, with the token if one is
+    needed.
+    """
     text = (files("medvit_label") / "page.html").read_text(encoding="utf-8")
     return HTMLResponse(text, headers={"content-security-policy": _POLICY, "referrer-policy": "no-referrer"})

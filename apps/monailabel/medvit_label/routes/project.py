@@ -1,4 +1,4 @@
-"""Endpoints of the project: info, images, sessions, the next case. Paths and answers are MONAI Label 0.8's."""
+"""Endpoints of the project: info, images, sessions, the next case. Paths and answers are those of MONAI Label 0.8."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Params = Annotated[str, Form()]
 
 @router.get("/info/")
 def info(project: CurrentProject) -> dict[str, Any]:
-    """Return models, strategies, trainers and the progress of the project."""
+    """Return models, trainers, strategies and the progress of the project."""
     return project_info(project)
 
 
 @router.get("/datastore/")
 def datastore(project: CurrentProject, output: str = "stats") -> Any:
-    """Return the project's progress; ``output=all`` lists every image and label, ``output=train`` the labelled images."""
+    """Return the project's progress; ``output=all`` lists each image and label, ``output=train`` the labelled images."""
     if output == "all":
         return project_objects(project)
     if output == "train":
@@ -52,13 +52,13 @@ def datastore(project: CurrentProject, output: str = "stats") -> Any:
 
 
 def _local_file(project: Project, image: LabelImage) -> Path:
-    """Return the image as one file: as it is, or a DICOM series as NIfTI, which is made once."""
+    """Return the image as one file: the file itself, or a DICOM series converted to NIfTI once."""
     return image.path if image.series is None else as_nifti(image, project.settings.state / "nifti")
 
 
 @router.api_route("/datastore/image", methods=["GET", "HEAD"])
 def download_image(project: CurrentProject, request: Request, image: str, check_sum: str | None = None) -> Any:
-    """Return an image, a DICOM series as NIfTI; HEAD checks that it exists, and that its checksum is the same."""
+    """Return an image, a DICOM series as NIfTI; HEAD checks that it exists and, given a checksum, that it is unchanged."""
     file = _local_file(project, project.images.find(image))
     if check_sum and request.method == "HEAD":
         kind, _, digest = check_sum.rpartition(":")
@@ -69,13 +69,13 @@ def download_image(project: CurrentProject, request: Request, image: str, check_
 
 @router.get("/datastore/image/info")
 def image_info(project: CurrentProject, image: str) -> dict[str, Any]:
-    """Return what is known of an image."""
+    """Return the facts and clients' notes on an image."""
     return _described(project, project.images.find(image))
 
 
 @router.put("/datastore/image/info")
 def note_image(project: CurrentProject, image: str, info: Params = "{}") -> dict[str, Any]:
-    """Add to what clients have noted of an image."""
+    """Add notes of a client to an image."""
     project.images.note(project.images.find(image).id, json_object(info))
     return {}
 
@@ -94,7 +94,7 @@ def _described(project: Project, image: LabelImage) -> dict[str, Any]:
 def add_image(
     project: CurrentProject, file: Annotated[UploadFile, File()], image: str = "", params: Params = "{}"
 ) -> dict[str, Any]:
-    """Add an image to the project; nothing is overwritten."""
+    """Add an image to the project; an existing image is not overwritten."""
     content = json_object(params)
     with save_upload(file.filename, file.file, IMAGES, project.scratch) as path:
         require_image(path)
@@ -107,7 +107,7 @@ def add_image(
 @router.delete("/datastore/")
 @router.delete("/datastore/image")
 def remove_image(project: CurrentProject, id: str) -> None:
-    """Refuse to delete an image: the server never changes originals."""
+    """Refuse to delete an image, since the server never changes originals."""
     raise HTTPException(
         403,
         "Found a request to delete an image; the server never touches originals. Take the file out of the folder yourself.",

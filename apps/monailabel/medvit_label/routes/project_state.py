@@ -1,4 +1,4 @@
-"""The state of a project as JSON: ``GET /info/``, ``/datastore/`` and ``/stats/``."""
+"""State of a project as JSON, for ``GET /info/``, ``/datastore/`` and ``/stats/``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _model_info(bundle: Bundle) -> dict[str, Any]:
 
 
 def project_status(project: Project) -> dict[str, Any]:
-    """Return the numbers of images, of those with a final label, and of those with a label of each tag."""
+    """Return the number of images, of images with a final label, and of images with a label by tag."""
     images, labelled = set(project.images.listed()), project.labels.labelled()
     return {
         "total": len(images),
@@ -63,7 +63,7 @@ def project_status(project: Project) -> dict[str, Any]:
 
 
 def project_objects(project: Project) -> dict[str, Any]:
-    """Return every image with its labels, as ``GET /datastore/?output=all`` lists them."""
+    """Return each image with its labels, in the form of ``GET /datastore/?output=all``."""
     found: dict[str, Any] = {
         name: {
             "image": {
@@ -84,7 +84,7 @@ def project_objects(project: Project) -> dict[str, Any]:
 
 
 def project_statistics(project: Project) -> dict[str, Any]:
-    """Return the numbers that the page shows: progress, queue, labels with their scores, models and trainings."""
+    """Return the numbers for the page: progress, queue, labels with their scores, models and trainings."""
     counting = project.labels.finals()
     rows = [_label_row(label) for label in sorted(counting.values(), key=lambda label: label.created)]
     seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
@@ -117,7 +117,7 @@ def _label_row(label: StoredLabel) -> dict[str, Any]:
 
 
 def _labels_of_several(project: Project, counting: dict[str, StoredLabel]) -> list[dict[str, Any]]:
-    """List the images with final labels of several annotators, and the annotator whose label counts."""
+    """List the images for which several annotators submitted final labels, with the annotator whose label counts."""
     found = []
     for image, label in counting.items():
         names = list(dict.fromkeys(other.annotator for other in project.labels.versions(image, FINAL)))
@@ -127,7 +127,7 @@ def _labels_of_several(project: Project, counting: dict[str, StoredLabel]) -> li
 
 
 def _agreement_by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the mean agreement of the labels with each version of a model whose answers were corrected."""
+    """Return the labels' mean agreement with the answers of each version of a model."""
     found: dict[str, list[float]] = {}
     for row in rows:
         if row["mean_agreement"] is not None:
@@ -136,7 +136,7 @@ def _agreement_by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _most_uncertain(project: Project) -> list[dict[str, Any]]:
-    """Return the ten cases without a final label whose answers are the most uncertain, with the reason."""
+    """Return the ten cases without a final label that have the most uncertain answers, with the reasons."""
     waiting = {image.id for image in project.labels.unlabelled()}
     rows = [row for row in project.predictions.qualities() if row.image in waiting]
     ranked = sorted(((*uncertainty(row.content), row) for row in rows), key=lambda item: -item[0])[:10]

@@ -1,4 +1,4 @@
-"""Endpoints of trainings, batches and the versions of models. Paths are MONAI Label 0.8's."""
+"""Endpoints of trainings, batches and versions of models. Paths are those of MONAI Label 0.8."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train_model(project: CurrentProject, model: str, params: dict[str, Any] | No
 
 @router.get("/train/")
 def train_status(project: CurrentProject, all: bool = False, check_if_running: bool = False) -> Any:
-    """Return the newest training, or all; 404 where there is none, or with ``check_if_running`` none that runs."""
+    """Return the newest training, or all; answer 404 if there is none or, with ``check_if_running``, if none runs."""
     if check_if_running and not project.runs.trainings.running():
         raise UnknownError("Found no training that runs; start one: POST /train/MODEL.")
     return project.runs.trainings.listing() if all else project.runs.trainings.summary()
@@ -48,20 +48,22 @@ def train_status(project: CurrentProject, all: bool = False, check_if_running: b
 
 @router.delete("/train/", dependencies=_REVIEWER)
 def train_stop(project: CurrentProject) -> dict[str, Any] | None:
-    """Stop the running training; nothing of it is published."""
+    """Stop the running training without publishing its weights."""
     return project.runs.trainings.stop()
 
 
 @router.post("/batch/infer/{model}", dependencies=_REVIEWER)
 def batch_start(project: CurrentProject, model: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Run a model on every image without a final label, in the background; the strategy ``quality`` ranks them by the answers."""
+    """Run a model on each image without a final label, in the background; the strategy ``quality`` ranks them by the
+    answers.
+    """
     content = {"quality_map": True} | (params or {})
     return project.runs.batches.start(model, read_params(json.dumps(content))[0], bool(content.get("save_label", True)))
 
 
 @router.get("/batch/infer")
 def batch_status(project: CurrentProject, check_if_running: bool = False) -> dict[str, Any]:
-    """Return the newest batch; 404 where there is none, or with ``check_if_running`` none that runs."""
+    """Return the newest batch; answer 404 if there is none or, with ``check_if_running``, if none runs."""
     if check_if_running and not project.runs.batches.running():
         raise UnknownError("Found no batch that runs; start one: POST /batch/infer/MODEL.")
     return project.runs.batches.summary()
@@ -69,18 +71,18 @@ def batch_status(project: CurrentProject, check_if_running: bool = False) -> dic
 
 @router.delete("/batch/infer", dependencies=_REVIEWER)
 def batch_stop(project: CurrentProject) -> dict[str, Any] | None:
-    """Stop the running batch; what it made stays."""
+    """Stop the running batch; its answers are kept."""
     return project.runs.batches.stop()
 
 
 @router.get("/model/versions/{model}")
 def versions(project: CurrentProject, model: str) -> list[dict[str, Any]]:
-    """List the versions of a model with their scores: 0 as installed, others made here; and which one serves."""
+    """List the versions of a model with their scores; version 0 is the installed one, others were trained here."""
     return project.models.versions.listing(project.models.find(model, INSTALLED).name)
 
 
 @router.post("/model/rollback/{model}", dependencies=_MANAGER)
 def roll_back(project: CurrentProject, model: str, to: int | None = None) -> dict[str, Any]:
-    """Serve the version that the serving one was trained from, or another by its number. Nothing is deleted."""
+    """Serve the version from which the serving one was trained, or another by its number. Nothing is deleted."""
     number = project.runs.fine_tuning.roll_back(model, to)
     return {"model": model, "serving": number, "version": project.models.find(model).version}

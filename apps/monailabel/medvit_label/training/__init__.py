@@ -1,1 +1,1 @@
-"""Fine-tuning on the labels of a project."""
+"""Fine-tuning of models on the labels of a project."""

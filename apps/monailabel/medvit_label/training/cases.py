@@ -1,4 +1,4 @@
-"""The cases that a model is fine-tuned on: final labels with their images, split permanently into training and validation."""
+"""Cases on which a model is fine-tuned: final labels with their images, split permanently into training and validation."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from medvit_label.labels.store import LabelRepository, StoredLabel
 __all__ = ["LEAST", "CaseCollector", "Cases", "SplitRepository", "divide"]
 
 LEAST = 4
-"""Fewest final labels that training needs: three to train on and one to validate on."""
+"""Least number of final labels for training: three to train on and one to validate on."""
 
 TRAINING, VALIDATION = "training", "validation"
 
 
 @dataclass(frozen=True)
 class Cases:
-    """Labels to train on and to validate on.
+    """Labels for training and validation.
 
     Attributes:
         training: labels to train on.
-        validation: labels to score the weights with, before and after training; none of them was ever trained on.
-        by: what stays on one side of the split: "patient" or "image".
-        excluded: images whose final label cannot be trained on, with the reason.
+        validation: labels that score the weights before and after training; none was ever trained on.
+        by: unit of the split, "patient" or "image"; all images of a unit are in the same part.
+        excluded: reason for each image whose final label cannot be used.
     """
 
     training: tuple[StoredLabel, ...]
@@ -51,7 +51,7 @@ class Cases:
     excluded: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """Return the split as clients see it."""
+        """Return the split in the form that clients get."""
         found: dict[str, Any] = {"by": self.by, "training": len(self.training), "validation": len(self.validation)}
         if self.excluded:
             found["set_aside"] = [{"image": name, "reason": reason} for name, reason in self.excluded.items()]
@@ -59,7 +59,7 @@ class Cases:
 
 
 class SplitRepository:
-    """Repository of the part of each image, "training" or "validation", by model; a part never changes.
+    """Repository of the assignment of images to "training" or "validation", by model; an assignment never changes.
 
     Args:
         journal: the project's journal.
@@ -69,12 +69,12 @@ class SplitRepository:
         self._journal = journal
 
     def parts(self, model: str) -> dict[str, str]:
-        """Return the part of each image that was ever used to train a model."""
+        """Return the part ("training" or "validation") of each image that was ever used to train a model."""
         rows = self._journal.rows("SELECT * FROM parts WHERE model = ?", model)
         return {row["image"]: row["part"] for row in rows}
 
     def add(self, model: str, parts: dict[str, str]) -> None:
-        """Store the part of images that have none yet."""
+        """Store the parts of images that have none yet."""
         known = self.parts(model)
         for name, part in parts.items():
             if name not in known:
@@ -82,28 +82,29 @@ class SplitRepository:
 
 
 class CaseCollector:
-    """Collects the final labels of a model with their images.
+    """Collector of a model's final labels with their images.
 
     Args:
         images: the project's images.
-        labels: store of the labels.
-        splits: store of the parts.
+        labels: repository of labels.
+        splits: repository of the parts.
     """
 
     def __init__(self, images: ImageRepository, labels: LabelRepository, splits: SplitRepository) -> None:
         self._images, self._labels, self._splits = images, labels, splits
 
     def collect(self, bundle: Bundle, share: float, folder: Path) -> Cases:
-        """Write the final labels that count of a model and their images into a folder, with a data list for ``medvit.training``.
+        """Write a model's final labels that count, with their images, into a folder, with a data list for
+        ``medvit.training``.
 
-        Files get plain names, so that no name of an image gets into scores or messages. A file is linked where the file system
-        allows it, else copied, so that it stays when its image is taken out of the project. A label that cannot be trained on is
-        excluded with the reason.
+        Files get neutral names, so that no image's name appears in scores or messages. Files are linked if the file
+        system permits, else copied, so that they remain if an image is removed from the project. A label that cannot be
+        used is excluded with the reason.
 
         Args:
             bundle: the bundle to train.
-            share: share of the images to validate on.
-            folder: where the files go.
+            share: share of the images for validation.
+            folder: folder for the files.
 
         Raises:
             RequestError: there are too few labels, or all are of one patient.
@@ -130,17 +131,18 @@ class CaseCollector:
     def _usable(
         self, bundle: Bundle, folder: Path
     ) -> tuple[dict[str, StoredLabel], dict[str, dict[str, str]], dict[str, str]]:
-        """Return the labels that can be trained on, the files of each with its image, and the reasons against others; all by image.
+        """Return, by image: the usable labels, the file names of label and image, and the reasons against the other
+        labels.
 
         Raises:
-            RequestError: fewer than ``LEAST`` can.
+            RequestError: fewer than ``LEAST`` labels are usable.
         """
         there, model = self._images.listed(), bundle.name
         labels: dict[str, StoredLabel] = {}
         files: dict[str, dict[str, str]] = {}
         excluded: dict[str, str] = {}
         wanted = {name: label for name, label in self._labels.finals().items() if label.info.get("model") == model}
-        if len(wanted) >= LEAST:  # else no file needs to be read
+        if len(wanted) >= LEAST:  # with fewer, no file needs to be read
             for number, (name, label) in enumerate(wanted.items(), 1):
                 reason = (
                     _fault(label, bundle.facts.labels) if name in there else "the image is not in the project any more"
@@ -161,7 +163,7 @@ def _require_enough(count: int, model: str, excluded: dict[str, str]) -> None:
     """Refuse to train on fewer labels than ``LEAST``.
 
     Raises:
-        RequestError: there are fewer; the excluded ones are named.
+        RequestError: there are fewer; the message lists the excluded ones.
     """
     if count < LEAST:
         raise RequestError(
@@ -176,29 +178,27 @@ def _excluded_note(excluded: dict[str, str]) -> str:
 
 
 def _fault(label: StoredLabel, table: Sequence[Label]) -> str:
-    """Return the reason against training on a label; empty where there is none."""
+    """Return the reason against training on a label; "" if there is none."""
     if not label.file.is_file():
         return "its file was taken away"
     try:
         values = np.unique(label_map(label.file))
-    except Exception as error:  # cut, empty or of another kind: whatever the reader meets
+    except Exception as error:  # a truncated, empty or wrong file can raise any error
         return f"its file cannot be read ({type(error).__name__})"
     strange = [f"{value:g}" for value in values.tolist() if value and value not in {known.id for known in table}]
     return f"it has values that the model does not know ({', '.join(strange[:8])})" if strange else ""
 
 
 def divide(groups: dict[str, list[str]], known: dict[str, str], share: float) -> dict[str, str]:
-    """Assign a part to each image: a group stays together, and an image that was trained on never validates.
+    """Assign a part to each image: a group stays together, and an image used for training never validates.
 
-    New groups are taken in the order of a hash, which is independent of names, for validation until the share is reached.
+    New groups are taken in the order of a hash, so independently of their names, and go to validation until the share
+    is reached.
 
     Args:
-        groups: images by what must stay together.
+        groups: ids of images by group, such as a patient.
         known: parts assigned earlier.
-        share: share of the images to validate on.
-
-    Raises:
-        RequestError: one of the parts is empty.
+        share: share of the images for validation.
     """
     parts: dict[str, str] = {}
     new = []
@@ -222,7 +222,9 @@ def divide(groups: dict[str, list[str]], known: dict[str, str], share: float) ->
 
 
 def _patient(image: LabelImage, noted: dict[str, Any]) -> str | None:
-    """Return a key of the image's patient: a client's note (``patient``) or DICOM's PatientID; None where there is neither."""
+    """Return a key of the image's patient: a client's note (``patient``) or DICOM's PatientID; None if there is
+    neither.
+    """
     if isinstance(noted.get("patient"), str | int):
         return f"noted {noted['patient']}"
     if image.series is None:
@@ -260,7 +262,7 @@ def _write_case(image: LabelImage, label: StoredLabel, folder: Path, name: str) 
         shape = nib.load(label.file).shape
         if tuple(shape) != scan.array.shape[1:]:
             raise GeometryError(f"it has {scan.array.shape[1:]} voxels, its label {tuple(shape)}: it was changed")
-        # on the very grid of the label, whatever the original's format and header
+        # with the label's affine, whatever the format and header of the original
         nib.save(nib.Nifti1Image(scan.array[0], nib.load(label.file).affine), folder / shown)
     return {"image": shown, "label": marked}
 

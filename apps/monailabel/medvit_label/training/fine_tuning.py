@@ -20,18 +20,18 @@ __all__ = ["FineTuner"]
 
 
 class FineTuner:
-    """Fine-tunes models and publishes the new weights that score higher.
+    """Fine-tuning of models; new weights are published if they score higher.
 
     Args:
-        folder: the project's state.
+        folder: folder of the project's state.
         journal: the project's journal.
-        models: the bundles offered, and their versions.
-        cases: collects the labels to train on.
-        inferences: keeps answers in memory, which a new version makes outdated.
-        device: as ``RunSettings.device``.
+        models: the offered bundles with their versions.
+        cases: collector of the labels to train on.
+        inferences: inferences, whose answers in memory are dropped when a new version serves.
+        device: see ``RunSettings.device``.
 
     Attributes:
-        trainings: the runs, one at a time.
+        trainings: training runs, one at a time.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class FineTuner:
         self.trainings = Trainings(folder, journal, self._publish_if_better, self._worker_arguments)
 
     def trainers(self) -> dict[str, Any]:
-        """Return the models that can be trained, with the settings a client may change, as ``GET /info/`` lists them."""
+        """Return the trainable models with the settings that a client may change, in the form of ``GET /info/``."""
         words = f"Fine-tunes on final labels ({LEAST} at least); the new weights serve only if they score higher on the cases held out."
         return {
             name: {"type": "segmentation", "description": words, "config": TrainParams().model_dump()}
@@ -57,14 +57,15 @@ class FineTuner:
         }
 
     def start(self, model: str, content: dict[str, Any]) -> dict[str, Any]:
-        """Start to fine-tune the version that serves; return the run.
+        """Start fine-tuning the version that serves; return the run.
 
         Args:
             model: the bundle's name.
             content: the request's ``params``.
 
         Raises:
-            UnknownError: there is no such model. BundleError: it cannot be trained. RequestError: there are too few labels.
+            UnknownError: there is no such model. BundleError: the model cannot be trained. RequestError: there are too
+                few labels.
             BusyError: a training is running.
         """
         bundle, params = self._models.find(model), read_settings(TrainParams, content)
@@ -92,7 +93,7 @@ class FineTuner:
 
         Args:
             model: the bundle's name.
-            to: the number; None for the version that the serving one was trained from.
+            to: number of the version; None for the one from which the serving version was trained.
 
         Raises:
             UnknownError: there is no such model or version.
@@ -103,7 +104,9 @@ class FineTuner:
         return number
 
     def _worker_arguments(self, row: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Return the arguments of a run's process. The bundle's folder is looked up; the project's files do not name it."""
+        """Return the arguments of a run's process. The bundle's folder is looked up now, since the project's files do
+        not store it.
+        """
         info, model = json.loads(row["info"]), row["model"]
         installed, base = self._models.find(model, INSTALLED), self._models.find(model, info["base"])
         return {
@@ -113,13 +116,15 @@ class FineTuner:
         }  # fmt: skip
 
     def _publish_if_better(self, ended: FinishedRun) -> int | None:
-        """Publish the weights of a finished run if they score higher than those it started from; return the version's number."""
+        """Publish the weights of a finished run if they score higher than those it started from; return the version's
+        number, else None.
+        """
         before, after = ended.outcome["before"], ended.outcome["after"]
         if not after > before:
             return None
         versions = self._models.versions
         earlier = [row["version"] for row in versions.listing(ended.model) if row.get("run") == ended.run]
-        if earlier:  # published by a server that stopped before it could record it
+        if earlier:  # published by a server that stopped before it could record this
             return int(earlier[0])
         number = versions.publish(
             ended.model, ended.candidate,
@@ -130,7 +135,7 @@ class FineTuner:
 
 
 def _reason_against_training(bundle: Bundle) -> str | None:
-    """Return the reason for which a bundle cannot be trained here; None where it can."""
+    """Return the reason why a bundle cannot be trained here; None if it can."""
     if bundle.facts.task != "segmentation":
         return f"a bundle for {bundle.facts.task}"
     absent = [name for name in ("train", "evaluate") if not (bundle.root / "configs" / f"{name}.json").is_file()]

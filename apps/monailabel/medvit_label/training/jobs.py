@@ -1,4 +1,4 @@
-"""Training runs in the background: one at a time, each in a process of its own, continued by the next server."""
+"""Training runs in the background: one at a time, each in a separate process, continued by the next server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["FinishedRun", "TrainParams", "Trainings"]
 _KIND = RunKind("trainings", "training", "POST /train/MODEL", "DELETE /train/")
 _GRACE_S = 10
 _HEAVY = ("run", "data", "candidate")
-"""Folders of a run that are deleted once it has ended; they hold copies of images."""
+"""Folders that are deleted when the run has ended, since they hold copies of images."""
 
 
 class TrainParams(BaseModel):
@@ -43,16 +43,16 @@ class TrainParams(BaseModel):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A training run that came to its end.
+    """A training run that ended with an outcome.
 
     Attributes:
-        run: its id.
+        run: id of the run.
         model: the bundle's name.
-        base: number of the version it started from.
-        candidate: the new bundle's folder.
-        outcome: the scores before and after.
-        split: the cases, as clients see them.
-        params: the client's settings.
+        base: number of the version from which it started.
+        candidate: folder of the new bundle.
+        outcome: scores before and after training.
+        split: split of the cases, in the form that clients get.
+        params: settings from the client.
     """
 
     run: str
@@ -65,10 +65,10 @@ class FinishedRun:
 
 
 class Publisher(Protocol):
-    """Publishes the weights of a finished run if they are better."""
+    """Publisher of the weights of a finished run, if they are better."""
 
     def __call__(self, ended: FinishedRun) -> int | None:
-        """Return the number of the new version; None where it is not better."""
+        """Return the number of the new version; None if the weights are not better."""
         ...
 
 
@@ -76,10 +76,10 @@ class Trainings:
     """Training runs in ``<state>/training/<id>``.
 
     Args:
-        folder: the project's state.
+        folder: folder of the project's state.
         journal: the project's journal.
-        publish: called with each finished run.
-        worker_arguments: makes the arguments of a run's process from the run's row and its folder.
+        publish: publisher, called with each finished run.
+        worker_arguments: function that makes the arguments of a run's process from the run's row and folder.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Trainings:
         self._stopping, self._closing = False, False
 
     def resume(self) -> None:
-        """Continue the run that an earlier server left, and delete files that it had no time to delete."""
+        """Continue the run that an earlier server left unfinished, and delete files that it left behind."""
         going = self._runs.running()
         left = {row["id"] for row in self._runs.all()} - {row["id"] for row in going}
         for identity in left:
@@ -106,7 +106,7 @@ class Trainings:
             try:
                 with self._lock:
                     self._launch(row)
-            except MedvitError as error:  # such as a removed bundle: the project is served all the same
+            except MedvitError as error:  # such as a removed bundle; the project is served nevertheless
                 self._end(row, ERROR, {"reason": str(error)})
 
     def start(self, model: str, prepare: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -114,11 +114,11 @@ class Trainings:
 
         Args:
             model: the bundle's name.
-            prepare: writes the cases into the run's folder and returns what to remember of the run (``base``, ``split``,
-                ``params``).
+            prepare: function that writes the cases into the run's folder and returns facts to store with the run
+                (``base``, ``split``, ``params``).
 
         Raises:
-            BusyError: one is running.
+            BusyError: a training is running.
         """
         with self._lock:
             self._runs.require_none()
@@ -136,14 +136,14 @@ class Trainings:
         folder = self._folder / row["id"]
         self._stopping = False
         process = None
-        if not (folder / OUTCOME).is_file():  # else it ended while no server was running
+        if not (folder / OUTCOME).is_file():  # otherwise the process ended while no server was running
             arguments = self._worker_arguments(row, folder)
             with (folder / "log.txt").open("ab") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "medvit_label.training.process"], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True
                 )  # fmt: skip
             assert process.stdin is not None
-            with suppress(OSError):  # a process that could not start; the watcher records its end
+            with suppress(OSError):  # the process could not start; the watcher records its end
                 process.stdin.write(json.dumps(arguments) + "\n")
                 process.stdin.flush()
         self._process = process
@@ -153,7 +153,7 @@ class Trainings:
     def _watch(self, row: dict[str, Any], folder: Path, process: subprocess.Popen[str] | None) -> None:
         code = 0 if process is None else process.wait()
         if self._closing:
-            return  # its state stays "running", and the next server continues it
+            return  # the state stays "running", and the next server continues the run
         if self._stopping:
             self._end(row, STOPPED, {})
         else:
@@ -166,7 +166,7 @@ class Trainings:
             shutil.rmtree(folder / heavy, ignore_errors=True)
 
     def _outcome(self, row: dict[str, Any], folder: Path, code: int) -> tuple[str, dict[str, Any]]:
-        """Return the state of a run that ended and what to add to its info."""
+        """Return the state of an ended run, and facts to add to its info."""
         try:
             outcome = json.loads((folder / OUTCOME).read_text())
         except (OSError, ValueError):
@@ -193,7 +193,7 @@ class Trainings:
             self._runs.write(row["id"], state, json.loads(row["info"]) | curve | more)
 
     def stop(self) -> dict[str, Any] | None:
-        """Stop the running training and return it; None where there is none."""
+        """Stop the running training and return it; None if none runs."""
         with self._lock:
             rows = self._runs.running()
             if not rows:
@@ -203,7 +203,7 @@ class Trainings:
         return self.summary(rows[0]["id"])
 
     def close(self) -> None:
-        """End the running training for now; the next server continues it."""
+        """Interrupt the running training; the next server continues it."""
         self._closing = True
         self._end_process()
 
@@ -223,19 +223,19 @@ class Trainings:
         return bool(self._runs.running())
 
     def summary(self, identity: str | None = None) -> dict[str, Any]:
-        """Return a run as clients see it, with MONAI Label's keys and further ones; by default the newest.
+        """Return a run in the form that clients get, with MONAI Label's keys and others; by default the newest.
 
         Raises:
-            UnknownError: there is none.
+            UnknownError: there is no such run.
         """
         return self._summary(self._runs.row(identity))
 
     def listing(self) -> list[dict[str, Any]]:
-        """Return all runs as clients see them, oldest first."""
+        """Return all runs in the form that clients get, oldest first."""
         return [self._summary(row) for row in self._runs.all()]
 
     def statistics(self) -> dict[str, Any]:
-        """Return the newest finished run of each model, as MONAI Label's ``train_stats``."""
+        """Return the newest finished run of each model, in the form of MONAI Label's ``train_stats``."""
         return {
             run["model"]: {
                 "name": "train", "start_ts": run["start_ts"], "total_time": f"{run['seconds']:.0f} s", "epoch": run["done"],
@@ -262,7 +262,7 @@ class Trainings:
         }  # fmt: skip
 
     def _step(self, identity: str, model: str) -> int:
-        """Return the last step in the run's curve, which has every twentieth step, or in short runs every tenth part of them."""
+        """Return the last step in the run's curve; the curve holds every twentieth step, or more steps in a short run."""
         curve = self._folder / identity / "run" / model / "curve.csv"
         try:
             with curve.open(newline="") as file:
@@ -272,7 +272,7 @@ class Trainings:
         return steps[-1] if steps else 0
 
     def _lines(self, folder: Path) -> list[str]:
-        """Return the log's lines on the last steps; lines that name folders are left out."""
+        """Return the log's last lines about steps; lines that name folders are left out."""
         try:
             lines = (folder / "log.txt").read_text(errors="replace").splitlines()
         except OSError:

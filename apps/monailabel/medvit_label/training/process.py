@@ -1,4 +1,8 @@
-"""The process of a training run: it reads its arguments from standard input, and ends when that closes (the server stopped it, or ended)."""
+"""Process of a training run.
+
+The process reads its arguments from standard input and ends when that closes, because the server stopped it or has
+ended.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ from typing import Any
 __all__ = ["OUTCOME", "STAGE", "main"]
 
 OUTCOME, STAGE = "outcome.json", "stage.txt"
-"""Files in a run's folder: its outcome, and its current stage."""
+"""Names of the files in a run's folder that hold its outcome and its current stage."""
 
 
 def main() -> int:
-    """Fine-tune with the arguments on standard input; return 0 when it came to its end, 1 when it was refused."""
+    """Fine-tune with the arguments on standard input; return 0 if training finished, 1 if it was refused."""
     arguments: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_server, daemon=True).start()
     folder = Path(arguments["folder"])
@@ -34,7 +38,7 @@ def main() -> int:
 def _end_with_the_server() -> None:
     while sys.stdin.read(4096):
         pass
-    # checkpoints are written aside and renamed, so the process may end at any format_time
+    # checkpoints are written aside and renamed, so the process may end at any time
     os._exit(3)
 
 
@@ -46,7 +50,7 @@ def _fine_tune(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     from medvit.training.data import DataList
 
     if hasattr(os, "nice"):
-        os.nice(10)  # whoever waits for an inference comes first
+        os.nice(10)  # an annotator's inference has priority
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     data = folder / "data"
     wanted = FineTuning(
