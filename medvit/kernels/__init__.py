@@ -1,4 +1,4 @@
-"""Operators that know nothing of medicine."""
+"""Array operators with a fast path per device and a plain reference; none of them depends on the rest of medvit."""
 
 from medvit.kernels.bi_wkv import bi_wkv
 from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d

@@ -1,4 +1,4 @@
-"""The one check that chooses an operator's backend and that explains why a backend asked for by name cannot run."""
+"""Choice of an operator's backend; the same check explains why a requested backend cannot run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ __all__ = ["select_backend"]
 def select_backend(
     operator: str, backend: str | None, known: Sequence[str], unsupported_reason: Callable[[str], str | None]
 ) -> str:
-    """The backend asked for if it can run, the first that can if none is asked for.
+    """Return the requested backend if it can run, or the first backend that can if none is requested.
 
     Args:
-        operator: the operator's name, for the message.
-        backend: the backend's name, or None.
-        known: all of the operator's, the one to be preferred first.
-        unsupported_reason: why a backend cannot take the tensors at hand, or None if it can.
+        operator: name of the operator, for the message.
+        backend: name of the requested backend, or None.
+        known: names of the operator's backends, most preferred first.
+        unsupported_reason: function that returns why a backend cannot take the current tensors, or None if it can.
+
+    Returns:
+        The name of a backend that can run.
 
     Raises:
-        BackendError: an unknown backend, or one that cannot run.
+        BackendError: the requested backend is unknown or cannot run, or no backend can.
     """
     if backend is None:
         return _able(operator, known, unsupported_reason)

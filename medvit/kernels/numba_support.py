@@ -1,4 +1,4 @@
-"""What every numba path shares: one way to compile, and one lock, since numba's threads are one pool per process."""
+"""Compilation options and the lock shared by all numba paths; numba has one thread pool per process."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from numba import config, njit, set_num_threads
 __all__ = ["numba_jit", "numba_threads"]
 
 _ONE_AT_A_TIME = threading.Lock()
-"""Numba's plainest threading layer aborts the process when two threads enter it at once (a label server's would)."""
+"""Lock around parallel numba code: numba's default threading layer aborts the process when two threads enter it at once."""
 
 
 def numba_jit(fastmath: bool | set[str] = True) -> Callable[[Any], Any]:
-    """Compile for parallel runs and keep the machine code between processes where some folder can be written."""
+    """Make a decorator that compiles for parallel runs and caches the machine code on disk if a folder is writable."""
 
     def decorate(function: Any) -> Any:
         try:
             return njit(parallel=True, fastmath=fastmath, cache=True)(function)
-        except RuntimeError:  # read-only installation and home: compiled anew in each process
+        except RuntimeError:  # installation and home are read-only: each process compiles again
             return njit(parallel=True, fastmath=fastmath)(function)
 
     return decorate
@@ -30,7 +30,7 @@ def numba_jit(fastmath: bool | set[str] = True) -> Callable[[Any], Any]:
 
 @contextmanager
 def numba_threads() -> Iterator[None]:
-    """Run alone, on as many threads as torch was told to use."""
+    """Hold the lock and use as many threads as torch is set to."""
     with _ONE_AT_A_TIME:
         set_num_threads(max(1, min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)))
         yield

@@ -1,4 +1,4 @@
-"""What every network asks of the numbers it is given; their shapes are each network's own matter."""
+"""Checks of type and device for the input of every network; each network checks shapes itself."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["require_floating_point", "require_tensor"]
 
 
 def require_tensor(x: object, what: str = "an input") -> None:
-    """Refuse what is no tensor.
+    """Refuse an input that is not a tensor.
 
     Raises:
-        ImageError: with the type that was found.
+        ImageError: the input is not a tensor; the message names its type.
     """
     if not isinstance(x, Tensor):
         raise ImageError(
@@ -24,15 +24,16 @@ def require_tensor(x: object, what: str = "an input") -> None:
 
 
 def require_floating_point(x: Tensor, weight: Tensor, what: str = "an input") -> None:
-    """Refuse numbers of another type or place than a network's weights.
+    """Refuse an input whose type or device differs from that of a network's weights.
 
     Args:
         x: the network's input.
         weight: any of its weights.
-        what: what the message calls the input, with its article.
+        what: name of the input in the message, with its article.
 
     Raises:
-        ImageError: whole or complex numbers. ShapeError: another floating type (outside of autocast) or device.
+        ImageError: the input is integer or complex.
+        ShapeError: another floating-point type (outside of autocast) or another device.
     """
     if not x.is_floating_point():
         raise ImageError(

@@ -1,4 +1,4 @@
-"""Whether a graph is being written down that must run where medvit is not."""
+"""Checks for graph recording and compilation, during which tensors hold no values or medvit's operators must be avoided."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ __all__ = ["has_concrete_values", "plain", "recording"]
 
 
 def recording() -> bool:
-    """Whether ``torch.export`` or ``torch.jit.trace`` is watching (MONAI's export commands trace).
+    """Return True while ``torch.export`` or ``torch.jit.trace`` records a graph (MONAI's export commands trace).
 
-    Operators then take a path of PyTorch's own operators: a loop of numba would be written down as the numbers it gave
-    for the example, and an operator of medvit's would be missing wherever the graph is read.
+    Operators then use plain PyTorch operators: a numba loop would be recorded as the constants it computed for the example
+    input, and medvit's own operators do not exist where the graph is loaded.
     """
-    if torch.compiler.is_compiling():  # which does not follow a question to the tracer
+    if torch.compiler.is_compiling():  # the compiler cannot trace a call to torch._C._is_tracing
         return torch.compiler.is_exporting()
     return bool(torch._C._is_tracing())
 
 
 def has_concrete_values() -> bool:
-    """Whether tensors hold numbers to look at; those of a graph that is being recorded or compiled do not."""
+    """Return True if tensors hold values; while a graph is recorded or compiled they do not."""
     return not (torch.compiler.is_compiling() or bool(torch._C._is_tracing()))
 
 
 def plain(tensor: Tensor) -> bool:
-    """Whether an operator without gradients may run on a tensor without PyTorch's dispatcher: numbers that nothing watches.
+    """Return True if an operator without gradients may bypass PyTorch's dispatcher: a plain tensor, no recording, no functorch.
 
-    Its first call of an operator imports the compiler, a second that a command would wait for each time it starts.
+    The dispatcher imports the compiler at its first call of an operator, which delays every start of a command by a second.
     """
     return (
         type(tensor) is Tensor

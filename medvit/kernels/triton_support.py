@@ -1,4 +1,4 @@
-"""Whether Triton can run here, why not, and on which device its kernels are started."""
+"""Checks whether Triton kernels can run on a tensor, and the device on which they are launched."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 __all__ = ["launching", "triton_unavailable_reason"]
 
 _OLDEST = (8, 0)
-"""The compute capability from which the kernels are compiled in tests (A100)."""
+"""Oldest compute capability for which tests compile the kernels (A100)."""
 
 _INSTALLED = find_spec("triton") is not None
 _INTERPRETING = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-"""Triton's interpreter stands in for a GPU; Triton itself looks at this once, when kernels are defined."""
+"""True if Triton's interpreter replaces the GPU; Triton reads this variable once, when kernels are defined."""
 
 
 def _constant(answer: Callable[[int], str | None]) -> Callable[[int], str | None]:
-    """What ``torch.compiler.assume_constant_result`` does, which would import the compiler (0.8 s) with every start."""
+    """Mark a function as ``torch.compiler.assume_constant_result`` does, without importing the compiler (0.8 s per start)."""
     answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return answer
 
@@ -35,7 +35,7 @@ def _too_old(index: int) -> str | None:
 
 
 def triton_unavailable_reason(tensor: Tensor) -> str | None:
-    """Why a Triton kernel cannot take this tensor, or None if it can."""
+    """Return why a Triton kernel cannot take this tensor, or None if it can."""
     device = tensor.device
     if not _INSTALLED:
         return "triton is not installed; torch for CUDA brings it, elsewhere pip install triton"
@@ -49,7 +49,7 @@ def triton_unavailable_reason(tensor: Tensor) -> str | None:
 
 @contextmanager
 def launching(tensor: Tensor) -> Iterator[None]:
-    """Start kernels on the tensor's device, which need not be the current one."""
+    """Launch kernels on the tensor's device, which need not be the current device."""
     if tensor.device.type == "cuda":
         with torch.cuda.device(tensor.device):
             yield

@@ -1,4 +1,4 @@
-"""The bidirectional weighted key-value average of Restore-RWKV: every token looks at all others in O(T)."""
+"""Bidirectional weighted key-value average (Bi-WKV) of Restore-RWKV: every token attends to all others in O(T)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor, backend: str) ->
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    # the inputs alone: y and its denominators are cheaper to compute again than to keep
+    # only the inputs are saved: y and its denominators are cheaper to recompute than to keep
     *tensors, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
 
@@ -82,31 +82,39 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
 
 
 def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str | None = None) -> Tensor:
-    """The bidirectional key-value average of Restore-RWKV (Yang et al., arXiv 2407.11087, eq. 3).
+    """Compute the bidirectional key-value average of Restore-RWKV (Yang et al., arXiv 2407.11087, eq. 3).
 
     y_t = [Σ_{i≠t} exp(k_i - w (|t-i| - 1)) v_i + exp(u + k_t) v_t] / [the same sum without v], channel by channel.
-    Maxima are subtracted, nothing is added to the denominator: T = 1 gives y = v, and adding a constant to k
-    changes nothing.
+    Exponents are stabilised by subtracting their maximum; no ε is added to the denominator. So T = 1 gives y = v,
+    and a constant added to k leaves y unchanged.
 
     Args:
         w: (C,) decay per step between tokens; may be negative.
-        u: (C,) bonus of a token for itself.
+        u: (C,) bonus for a token's own key.
         k: (B, T, C) keys, any strides.
         v: (B, T, C) values, any strides.
-        backend: "triton" (a GPU, O(T)), "cpu" (numba, O(T), sums in float64), "torch" (any device, O(T log T), sums in
-            float64), "reference" (the formula, all pairs) or None to choose the first of these that can run. While a graph
-            is recorded (``torch.export``, ``torch.jit.trace``), all but the reference are written as plain operators.
+        backend: "triton" (GPU, O(T)), "cpu" (numba, O(T), sums in float64), "torch" (any device, O(T log T), sums in
+            float64), "reference" (the formula, O(T²)) or None for the first of these that can run. While a graph is
+            recorded (``torch.export``, ``torch.jit.trace``), all but the reference use plain PyTorch operators.
 
-    All four are float32 or float64 of one type on one device, or float16 or bfloat16 (w and u may then be float32), which
-    are computed in float32 and come back in their own type. Gradients are there once, not twice, except with the reference.
+    The four tensors are on one device and of one type: float32, float64, float16 or bfloat16 (w and u may then be
+    float32). Half-precision input is computed in float32 and returned in its own type. First derivatives are available;
+    second derivatives only with the reference.
 
     Returns:
-        (B, T, C), k's type.
+        (B, T, C), the type of k.
 
     Raises:
-        ShapeError: sizes, types or devices do not fit each other, or a side is zero.
-        ImageError: NaN or infinite values (looked for on the CPU; a GPU is not made to wait, there they travel on).
-        BackendError: the backend asked for cannot take these tensors; the message says why.
+        ShapeError: sizes, types or devices do not match, or an axis is empty.
+        ImageError: NaN or infinite values on the CPU. On a GPU there is no such check, since it would block the stream.
+        BackendError: the requested backend cannot take these tensors; the message says why.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.kernels import bi_wkv
+        >>> k, v = torch.zeros(1, 3, 1), torch.tensor([[[1.0], [2.0], [6.0]]])
+        >>> bi_wkv(torch.zeros(1), torch.zeros(1), k, v).flatten()  # no decay, equal keys: the mean
+        tensor([3., 3., 3.])
     """
     w, u, v = in_one_type(k, {"w": w, "u": u, "v": v}).values()
     _check(w, u, k, v)

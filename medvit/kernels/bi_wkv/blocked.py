@@ -1,9 +1,10 @@
-"""One chunk of tokens and eight channels at a time: what the passes of ``cpu.py`` do, one exponential per key.
+"""Steps of the passes in ``cpu.py`` on one chunk of tokens and eight channels, with one exponential per key.
 
-Within a chunk all sums stand over the exponential of one number per channel, M, so the recurrences are a multiplication
-and an addition. ``connect`` finds M and says how far below it keys lie; where that is too far, ``careful.py`` is used.
+Within a chunk all sums are divided by exp(M), with one number M per channel, so a step of the recurrence is a
+multiplication and an addition. ``connect`` finds M and the largest distance of a key below M; where the distance is too
+large for float64, ``stable.py`` is used.
 
-Numba keeps machine code by the date of the file that asks for it: after a change here or in ``lanes.py``, touch ``cpu.py``.
+Numba caches machine code by the date of the file with the compiled caller: after a change here or in ``simd.py``, touch ``cpu.py``.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ __all__ = [
 
 CHUNK = 64
 _NOTHING = -1e300
-"""The maximum of no keys at all: finite, since infinity minus infinity is not a number."""
+"""Maximum of an empty set of keys. It is finite, since infinity minus infinity is NaN."""
 
 
 @njit
 def load(source, b, start, count, first, block):  # type: ignore[no-untyped-def]
-    """Eight channels of ``source`` (B, outer, inner, C) as float64 into ``block`` (token, lane), zeros past the last channel.
+    """Copy eight channels of ``source`` (B, outer, inner, C) as float64 to ``block`` (token, lane), zeros past the last channel.
 
-    Token t is the (t % inner)th of the (t // inner)th row: columns are rows of a transposed view.
+    Token t is element t % inner of row t // inner; the columns of an image are the rows of its transposed view.
     """
     inner = source.shape[2]
     row, i = start // inner, start % inner
@@ -45,7 +46,7 @@ def load(source, b, start, count, first, block):  # type: ignore[no-untyped-def]
 
 @njit
 def store(block, count, target, b, start, first):  # type: ignore[no-untyped-def]
-    """The way back from ``load``; ``target``'s channels lie side by side."""
+    """Copy ``block`` (token, lane) to eight channels of ``target``, the inverse of ``load``; the channel stride of ``target`` is 1."""
     inner = target.shape[2]
     row, i = start // inner, start % inner
     lanes = min(LANES, target.shape[3] - first)
@@ -62,15 +63,18 @@ def store(block, count, target, b, start, first):  # type: ignore[no-untyped-def
 
 @njit
 def open_gate(block, gate, count):  # type: ignore[no-untyped-def]
-    """``block`` times the sigmoid of ``gate``, both (token, lane)."""
+    """Multiply ``block`` by the sigmoid of ``gate`` in place; both (token, lane)."""
     for t in range(count):
         put(block, (t, 0), get(block, (t, 0)) / (exp(get(gate, (t, 0)) * -1.0) + 1.0))
 
 
 @njit
 def summarise(key, value, count, decay, rows):  # type: ignore[no-untyped-def]
-    """Rows 0, 1: largest and smallest key. 2, 3: Σ with and without v that the chunk adds to what comes after it, over
-    exp of the largest. 4, 5: to what comes before it."""
+    """Write the chunk's summary to ``rows``.
+
+    Rows 0 and 1: the largest and smallest key. Rows 2 and 3: the sums with and without v that the chunk contributes to the
+    tokens after it, divided by exp(largest key). Rows 4 and 5: the same sums for the tokens before it.
+    """
     top = low = get(key, (0, 0))
     for t in range(1, count):
         top, low = largest(top, get(key, (t, 0))), smallest(low, get(key, (t, 0)))
@@ -92,10 +96,10 @@ def summarise(key, value, count, decay, rows):  # type: ignore[no-untyped-def]
 
 @njit
 def connect(rows, tokens, decay):  # type: ignore[no-untyped-def]
-    """From what each chunk adds to what each chunk meets, (chunk, 7, lane), in place.
+    """Replace each chunk's own sums by the sums over all other chunks, (chunk, 7, lane), in place.
 
-    Row 0 becomes M, 2 and 3 the sums before the chunk, 4 and 5 those after it, over exp(M). Returns the furthest that
-    a key lies below its M.
+    Row 0 becomes M, rows 2 and 3 the sums over the tokens before the chunk, rows 4 and 5 those after it, divided by exp(M).
+    Returns the largest distance of a key below its M.
     """
     chunks = rows.shape[0]
     w = get(decay, (0,))
@@ -134,7 +138,7 @@ def connect(rows, tokens, decay):  # type: ignore[no-untyped-def]
 
 @njit
 def _meet(key, value, count, decay, bonus, rows, part):  # type: ignore[no-untyped-def]
-    """``key`` becomes exp(key - M); ``part`` (2, token, lane) the sums with and without v over a token and those before."""
+    """Replace ``key`` by exp(key - M); write the sums with and without v up to each token to ``part`` (2, token, lane)."""
     top, keep, own = get(rows, (0, 0)), exp(get(decay, (0,)) * -1.0), exp(get(bonus, (0,)))
     one, two = get(rows, (2, 0)), get(rows, (3, 0))
     for t in range(count):
@@ -148,7 +152,7 @@ def _meet(key, value, count, decay, bonus, rows, part):  # type: ignore[no-untyp
 
 @njit
 def emit(key, value, count, decay, bonus, rows, part):  # type: ignore[no-untyped-def]
-    """y into ``part[0]``; ``key`` is used up."""
+    """Write y to ``part[0]``; ``key`` is overwritten."""
     _meet(key, value, count, decay, bonus, rows, part)
     keep, one, two = exp(get(decay, (0,)) * -1.0), get(rows, (4, 0)), get(rows, (5, 0))
     for t in range(count - 1, -1, -1):
@@ -159,9 +163,9 @@ def emit(key, value, count, decay, bonus, rows, part):  # type: ignore[no-untype
 
 @njit
 def quotients(key, value, grad, gate, gated, count, decay, bonus, rows, part):  # type: ignore[no-untyped-def]
-    """a = g / D and b = g y / D over exp(-M) into ``part[0]`` and ``part[1]``; ``key`` becomes exp(key - M).
+    """Write a = g / D and b = g y / D, divided by exp(-M), to ``part[0]`` and ``part[1]``; replace ``key`` by exp(key - M).
 
-    If ``gated``, g is the gradient of y times the sigmoid of ``gate``, which becomes the gradient of the gate.
+    If ``gated``, g is the gradient of y times the sigmoid of ``gate``, and ``gate`` is replaced by its gradient.
     """
     _meet(key, value, count, decay, bonus, rows, part)
     keep, one, two = exp(get(decay, (0,)) * -1.0), get(rows, (4, 0)), get(rows, (5, 0))
@@ -180,7 +184,7 @@ def quotients(key, value, grad, gate, gated, count, decay, bonus, rows, part):  
 
 @njit
 def summarise_gradients(part, count, decay, rows):  # type: ignore[no-untyped-def]
-    """What the chunk adds to A, B, A' and B' after it (rows 0 to 3) and before it (4 to 7), over exp(-M)."""
+    """Write the chunk's contributions to A, B, A' and B' after it (rows 0 to 3) and before it (4 to 7), divided by exp(-M)."""
     keep, fade = exp(get(decay, (0,)) * -1.0), splat(1.0)
     up, up_two, up_fall, up_fall_two = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     down, down_two, down_fall, down_fall_two = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
@@ -204,7 +208,7 @@ def summarise_gradients(part, count, decay, rows):  # type: ignore[no-untyped-de
 
 @njit
 def connect_gradients(rows, sums, tokens, decay):  # type: ignore[no-untyped-def]
-    """From what each chunk adds to what it meets, (chunk, 8, lane), in place; ``sums`` (chunk, 7, lane) holds M."""
+    """Replace each chunk's own gradient sums by those over all other chunks, (chunk, 8, lane); ``sums`` (chunk, 7, lane) has M."""
     chunks = rows.shape[0]
     w = get(decay, (0,))
     for first in (0, 4):
@@ -230,7 +234,7 @@ def connect_gradients(rows, sums, tokens, decay):  # type: ignore[no-untyped-def
 
 @njit
 def emit_gradients(key, value, count, decay, bonus, rows, part, shared):  # type: ignore[no-untyped-def]
-    """After ``quotients``: dk into ``part[2]``, dv into ``part[3]``, the chunk's dw and du into ``shared`` (2, lane)."""
+    """Write dk to ``part[2]``, dv to ``part[3]`` and the chunk's dw and du to ``shared`` (2, lane); call after ``quotients``."""
     keep, own = exp(get(decay, (0,)) * -1.0), exp(get(bonus, (0,)))
     one, two, fall, fall_two = get(rows, (0, 0)), get(rows, (1, 0)), get(rows, (2, 0)), get(rows, (3, 0))
     dw, du = splat(0.0), splat(0.0)

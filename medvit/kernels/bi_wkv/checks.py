@@ -1,4 +1,4 @@
-"""What both forms of Bi-WKV refuse, and which backend takes their tensors."""
+"""Checks of the arguments of ``bi_wkv`` and ``bi_wkv_2d``, and of the backends that can take them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ BACKENDS = ("triton", "cpu", "torch", "reference")
 HALVES = (torch.float16, torch.bfloat16)
 _TYPES = (torch.float32, torch.float64)
 _DENSE_LIMIT = 2**28
-"""Scores the reference may hold at once, B·T·T·C: 1 GiB in float32."""
+"""Largest number of scores that the reference may hold at once, B·T·T·C: 1 GiB in float32."""
 
 
 def unsupported_reason(backend: str, k: Tensor, tokens: int) -> str | None:
-    """Why a backend cannot take these keys, (B, ..., C) of so many tokens a scan, or None if it can."""
+    """Return why a backend cannot take the keys ``k``, (B, ..., C) with ``tokens`` tokens a scan, or None if it can."""
     if backend == "triton":
         return triton_unavailable_reason(k)
     if backend == "cpu" and k.device.type != "cpu":
@@ -29,7 +29,10 @@ def unsupported_reason(backend: str, k: Tensor, tokens: int) -> str | None:
 
 
 def in_one_type(k: Tensor, others: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Under autocast, all in k's type; decay and bonus may stay float32 beside halves, which they would lose digits in."""
+    """Convert tensors to the type of k under autocast.
+
+    Decay and bonus may stay float32 beside half-precision keys, since they would lose digits in half precision.
+    """
     if not (torch.amp.is_autocast_available(k.device.type) and torch.is_autocast_enabled(k.device.type)):
         return others
     wide = k.dtype in HALVES
@@ -40,7 +43,7 @@ def in_one_type(k: Tensor, others: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_kinds(tensors: dict[str, Tensor], shown: str) -> None:
-    """Refuse empty tensors and types or devices that do not fit; ``tensors`` are w, u, k, v and perhaps r."""
+    """Refuse empty tensors and types or devices that do not match; ``tensors`` are w, u, k, v and, for images, r."""
     k = tensors["k"]
     names, all_of = ", ".join(tensors), list(tensors.values())
     if 0 in k.shape:
@@ -61,9 +64,9 @@ def check_kinds(tensors: dict[str, Tensor], shown: str) -> None:
 
 
 def check_finite(tensors: dict[str, Tensor]) -> None:
-    """Refuse NaN and infinite values by the name of the tensor that holds them."""
+    """Refuse NaN and infinite values; the message names the tensor."""
     for name, tensor in tensors.items():
-        # the sum says it in one pass without a mask; where large numbers overflow it, all are looked at
+        # the sum finds NaN and infinity in one pass without a mask; where it overflows, every value is checked
         if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
             raise ImageError(
                 f"Found NaN or infinite values in {name} of bi_wkv; all must be finite. Check the weights and the input."

@@ -1,12 +1,12 @@
 """Bi-WKV on the CPU in O(T): chunks of tokens in parallel, eight channels side by side, sums in float64.
 
-Each chunk first says what it adds to all tokens after it and before it; these are added up over the chunks; then each
-chunk, knowing what lies around it, emits its outputs. Backwards the same is done once more for the gradients' sums.
-Exponentials are taken again rather than kept, so memory beyond input and output is a few numbers per chunk. Sums are
-float64 whatever the input: a float32 recurrence of 10^5 steps would drift.
+Three passes: each chunk computes the sums it contributes to the tokens after and before it; the sums are accumulated over
+the chunks; each chunk computes its outputs from its own tokens and the accumulated sums. The backward pass repeats the
+three passes for the gradients' sums. Exponentials are recomputed rather than kept, so the memory beyond input and output is
+a few numbers per chunk. Sums are float64 for every input type: a float32 recurrence of 10^5 steps would drift.
 
-Tokens are those of a (B, outer, inner, C) view read in order, so an image's columns are the rows of its transposed view and
-nothing is copied for them.
+Tokens are read in the order of a (B, outer, inner, C) view, so the columns of an image are the rows of its transposed view
+and need no copy.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from medvit.kernels.numba_support import numba_jit, numba_threads
 __all__ = ["backward", "forward", "gradients", "run"]
 
 _SPAN = 16
-"""Chunks that one thread takes at a time: 1024 tokens."""
+"""Number of chunks that a thread takes at a time: 1024 tokens."""
 
 _FURTHEST = 200.0
-"""How far below M a key may lie, its bonus included: what is lost under 1e-308 is then e^-500 of any denominator."""
+"""Largest distance of a key below M, bonus included. Values lost by underflow below 1e-308 are then e^-500 of any denominator."""
 
 _GROWTH = 100.0
-"""How much the sums may grow within a chunk, where the decay is negative."""
+"""Largest exponent by which sums may grow within a chunk, where the decay is negative."""
 
 
 @numba_jit(False)
 def _surroundings(decay, k, v, sums, worst):  # type: ignore[no-untyped-def]
-    """What each chunk meets into ``sums`` (B, group, chunk, 7, lane), the furthest key into ``worst`` (B, group)."""
+    """Write the sums over all other chunks to ``sums`` (B, group, chunk, 7, lane), the distances below M to ``worst`` (B, group)."""
     batch, groups, chunks = sums.shape[:3]
     tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
     for job in prange(batch * spans):
@@ -86,7 +86,7 @@ def _forward(decay, bonus, k, v, r, gated, sums, y):  # type: ignore[no-untyped-
 
 @numba_jit(False)
 def _backward(decay, bonus, k, v, r, gated, g, sums, rows, shared, dk, dv, dr):  # type: ignore[no-untyped-def]
-    """dk and dv, and in ``shared`` (B, group, chunk, 2, lane) each chunk's dw and du; ``rows`` is scratch."""
+    """Write dk, dv and dr, and each chunk's dw and du to ``shared`` (B, group, chunk, 2, lane); ``rows`` is scratch."""
     batch, groups, chunks = sums.shape[:3]
     tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
     for second in range(2):
@@ -104,7 +104,7 @@ def _backward(decay, bonus, k, v, r, gated, g, sums, rows, shared, dk, dv, dr): 
                     load(g, b, start, count, first, grad)
                     if gated:
                         load(r, b, start, count, first, gate)
-                    # anew the second time: cheaper than a trip of three float64 per element through memory
+                    # recomputed in the second pass: cheaper than writing and reading three float64 per element
                     quotients(key, value, grad, gate, gated, count, w, u, sums[b, group, n], part)
                     if second == 0:
                         summarise_gradients(part, count, w, met)
@@ -126,14 +126,14 @@ def _double(tensor: Tensor) -> np.ndarray:
 
 
 def _padded(tensor: Tensor) -> np.ndarray:
-    """(C,) as float64, zeros up to whole groups of lanes."""
+    """Convert a (C,) tensor to float64, padded with zeros to whole groups of lanes."""
     return np.pad(_double(tensor), (0, -tensor.shape[0] % LANES))
 
 
 def _prepare(
     w: Tensor, u: Tensor, k: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Padded decay and bonus, what each chunk meets, and the (sample, first channel) pairs ``careful.py`` has to take."""
+    """Return padded decay and bonus, the sums over other chunks, and the (sample, first channel) pairs left to ``stable.py``."""
     decay, bonus = _padded(w), _padded(u)
     batch, tokens = k.shape[0], k.shape[1] * k.shape[2]
     sums = np.empty((batch, decay.size // LANES, -(-tokens // CHUNK), 7, LANES))
@@ -141,15 +141,16 @@ def _prepare(
     _surroundings(decay, k, v, sums, worst)
     growth = (-decay * min(CHUNK, tokens)).reshape(-1, LANES).max(1)
     wild = (worst + np.abs(bonus).reshape(-1, LANES).max(1) > _FURTHEST) | (growth > _GROWTH)
-    if tokens == 1:  # y = v to the last bit, which a product and a quotient are not
+    if tokens == 1:  # y must equal v to the last bit, but a product followed by a quotient rounds
         wild[:] = True
     return decay, bonus, sums, np.argwhere(wild) * [1, LANES]
 
 
 def run(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor | None, y: Tensor) -> None:
-    """Write y, times the sigmoid of r if there is one; all (B, outer, inner, C), read and written in that order of tokens.
+    """Write y, multiplied by the sigmoid of r if r is given.
 
-    Any strides; the channels of ``y`` lie side by side.
+    All tensors are (B, outer, inner, C), read and written in that order of tokens; any strides, but the channel stride of
+    ``y`` is 1.
     """
     keys, values = k.detach().numpy(), v.detach().numpy()
     gate = r.detach().numpy() if r is not None else keys
@@ -165,7 +166,7 @@ def run(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor | None, y: Tensor)
 
 
 def _carefully(wild: np.ndarray, w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """y of the channels that no common scale holds; the others are not written. Copies, which the usual way does not."""
+    """Compute y with ``stable.py`` for the pairs in ``wild``; other channels stay unwritten. Copies its input, unlike ``run``."""
     from medvit.kernels.bi_wkv import stable as careful
 
     y = torch.empty(k.shape, dtype=k.dtype)
@@ -183,7 +184,7 @@ def gradients(
     grad: Tensor,
     out: tuple[Tensor, Tensor, Tensor | None],
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of w and u; those of k, v and r are written to ``out``, as ``run`` writes y."""
+    """Return the gradients of w and u; write those of k, v and r to ``out``, laid out as y in ``run``."""
     dk, dv, dr = out
     keys, values, slope = k.detach().numpy(), v.detach().numpy(), grad.detach().numpy()
     gate = r.detach().numpy() if r is not None else keys
@@ -229,16 +230,16 @@ def _careful_gradients(
 
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Same arguments and result as the reference; float32 or float64 on the CPU, any strides."""
+    """Compute y; arguments and result as ``bi_wkv_reference``, float32 or float64 on the CPU, any strides."""
     y = torch.empty(k.shape, dtype=k.dtype)
     run(w, u, k[:, None], v[:, None], None, y[:, None])
     return y
 
 
 def backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of w, u, k and v for the gradient of y."""
+    """Return the gradients of w, u, k and v for the gradient of y."""
     dk, dv = (torch.empty(k.shape, dtype=k.dtype) for _ in range(2))
-    # sums hand down expanded gradients, of stride zero; one copy spares another compilation for them
+    # the gradient of a sum is an expanded tensor of stride zero; a copy avoids compiling the loops for such strides
     plain = grad.contiguous()
     dw, du = gradients(w, u, k[:, None], v[:, None], None, plain[:, None], (dk[:, None], dv[:, None], None))
     return dw, du, dk, dv

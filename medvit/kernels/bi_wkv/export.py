@@ -1,4 +1,4 @@
-"""Bi-WKV for graphs that leave medvit: the prefix sums of ``scan.py`` without gradients, in as few operators as they need."""
+"""Bi-WKV for exported graphs: the prefix sums of ``prefix_sum.py`` without gradients, in few plain operators."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from torch import Tensor
 __all__ = ["forward"]
 
 _NOTHING = -1e30
-"""The maximum of no keys at all."""
+"""Maximum of an empty set of keys."""
 
 
 def _later(values: Tensor, by: int, before: Tensor) -> Tensor:
-    """Each token gets what the token ``by`` before it had, the first ``by`` of them ``before``'s; tokens lie along axis -2."""
-    # padding would be one operator here but ten nodes in ONNX
+    """Shift values by ``by`` tokens along axis -2; the first ``by`` tokens take the last values of ``before``."""
+    # concatenation rather than padding, which is one operator here but ten nodes in ONNX
     tokens = values.shape[-2]
     return torch.cat([before, values], -2)[..., tokens - by : 2 * tokens - by, :]
 
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Same arguments and result as the reference, in the type of its arguments; O(T log T).
+    """Compute y in O(T log T); arguments and result as ``bi_wkv_reference``, in the type of the arguments.
 
-    Doubling adds log2 T times where a recurrence adds T times, so float32 is enough here (1e-5 for keys of ±60).
+    Doubling takes log2 T additions where a recurrence takes T, so float32 is accurate enough (1e-5 for keys of ±60).
     """
-    # both directions side by side in the batch, values and the ones that count them on an axis before it
+    # both directions are stacked along the batch; numerators and denominators along a new first axis
     top = torch.cat([k, k.flip(1)])  # (2B, T, C)
     values = torch.cat([v, v.flip(1)])
     sums = torch.stack([values, torch.ones_like(values)])  # (2, 2B, T, C), over exp(top)

@@ -1,4 +1,4 @@
-"""Bi-WKV over an image, as Restore-RWKV uses it: row by row, then column by column on what came out, then a gate."""
+"""Bi-WKV over an image as in Restore-RWKV: a scan along the rows, a scan of its result along the columns, then a gate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _tokens(image: Tensor) -> Tensor:
 
 
 def _columns(image: Tensor) -> Tensor:
-    """(B, H, W, C) as the tokens of its columns; copies."""
+    """Flatten (B, H, W, C) to tokens, column by column; this copies."""
     return image.transpose(1, 2).flatten(1, 2)
 
 
@@ -37,7 +37,7 @@ def _image(tokens: Tensor, like: Tensor, *, down: bool) -> Tensor:
 
 
 def _by(one: _Scan, w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """The formula with whatever runs one scan: the gated result and that of the rows."""
+    """Compute the gated result and the result of the row scan, with ``one`` as the scan."""
     rows = _image(one(w[0], u[0], _tokens(k), _tokens(v)), k, down=False)
     return r.sigmoid() * _image(one(w[1], u[1], _columns(k), _columns(rows)), k, down=True), rows
 
@@ -132,27 +132,36 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor) -> None:
 
 
 def bi_wkv_2d(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor, *, backend: str | None = None) -> Tensor:
-    """σ(r) · Bi-WKV down the columns of Bi-WKV along the rows (Yang et al., arXiv 2407.11087, Re-WKV and eq. 3).
+    """Compute σ(r) · Bi-WKV(columns, Bi-WKV(rows, v)) on an image (Yang et al., arXiv 2407.11087, Re-WKV and eq. 3).
 
-    All pixels are one sequence: first row after row, then column after column with the first result as values.
+    Each scan takes all pixels as one sequence: first row after row, then column after column with the first result as
+    values.
 
     Args:
-        w: (2, C) decay per step between tokens, of the rows' and of the columns' scan.
-        u: (2, C) bonus of a token for itself.
+        w: (2, C) decay per step between tokens, for the row scan and the column scan.
+        u: (2, C) bonus for a token's own key.
         k: (B, height, width, C) keys, any strides.
         v: (B, height, width, C) values, any strides.
-        r: (B, height, width, C) receptance.
-        backend: as ``bi_wkv``'s; "triton" and "cpu" read the columns where they lie.
+        r: (B, height, width, C) receptance, the input of the gate.
+        backend: as for ``bi_wkv``; "triton" and "cpu" read the columns by stride, without a copy.
 
-    Types, devices and gradients as ``bi_wkv``.
+    Types, devices and gradients as for ``bi_wkv``.
 
     Returns:
-        (B, height, width, C), k's type.
+        (B, height, width, C), the type of k.
 
     Raises:
-        ShapeError: sizes, types or devices do not fit each other, or a side is zero.
-        ImageError: NaN or infinite values (looked for on the CPU; a GPU is not made to wait, there they travel on).
-        BackendError: the backend asked for cannot take these tensors; the message says why.
+        ShapeError: sizes, types or devices do not match, or an axis is empty.
+        ImageError: NaN or infinite values on the CPU. On a GPU there is no such check, since it would block the stream.
+        BackendError: the requested backend cannot take these tensors; the message says why.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.kernels import bi_wkv_2d
+        >>> w, u, k = torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(1, 2, 2, 1)
+        >>> v = torch.tensor([1.0, 2.0, 3.0, 6.0]).view(1, 2, 2, 1)
+        >>> bi_wkv_2d(w, u, k, v, torch.zeros_like(k)).flatten()  # half the mean: the gate is sigmoid(0)
+        tensor([1.5000, 1.5000, 1.5000, 1.5000])
     """
     w, u, v, r = in_one_type(k, {"w": w, "u": u, "v": v, "r": r}).values()
     _check(w, u, k, v, r)

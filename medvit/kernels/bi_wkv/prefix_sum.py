@@ -1,4 +1,4 @@
-"""Bi-WKV in plain PyTorch and O(T log T): prefix sums by doubling, for devices that have no loop of their own."""
+"""Bi-WKV in plain PyTorch and O(T log T): prefix sums by doubling, for devices without a compiled kernel."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 __all__ = ["backward", "forward"]
 
 _NOTHING = -1e30
-"""The maximum of no keys at all: finite, since infinity minus infinity is not a number."""
+"""Maximum of an empty set of keys. It is finite, since infinity minus infinity is NaN."""
 
 
 class _Sums(NamedTuple):
-    """Weighted sums over a stretch of tokens up to each token, all (B, T, C) and over exp(top)."""
+    """Weighted sums over a range of tokens that ends at each token, all (B, T, C) and divided by exp(top)."""
 
     top: Tensor  # largest decayed key
     one: Tensor  # Σ exp(κ_i - w (t - i)) a_i
@@ -24,13 +24,13 @@ class _Sums(NamedTuple):
 
 
 def _shift(values: Tensor, by: int, fill: float) -> Tensor:
-    """Each token gets what the token ``by`` before it had."""
+    """Shift values by ``by`` tokens; the first ``by`` tokens take ``fill``."""
     head = values.new_full((values.shape[0], min(by, values.shape[1]), values.shape[2]), fill)
     return torch.cat([head, values[:, : values.shape[1] - by]], 1) if by < values.shape[1] else head
 
 
 def _before(w: Tensor, key: Tensor, one: Tensor, two: Tensor) -> _Sums:
-    """The sums over all tokens before each, the nearest of them undecayed."""
+    """Compute the sums over all tokens before each token; the nearest one is not decayed."""
     sums = _Sums(key, one, two, torch.zeros_like(one), torch.zeros_like(two))
     reach = 1
     while reach < key.shape[1]:  # sums over ``reach`` tokens become sums over twice as many
@@ -50,13 +50,13 @@ def _before(w: Tensor, key: Tensor, one: Tensor, two: Tensor) -> _Sums:
 
 
 def _around(w: Tensor, key: Tensor, one: Tensor, two: Tensor) -> tuple[_Sums, _Sums]:
-    """The sums over the tokens before each and after each."""
+    """Compute the sums over the tokens before and after each token."""
     after = _before(w, key.flip(1), one.flip(1), two.flip(1))
     return _before(w, key, one, two), _Sums(*(x.flip(1) for x in after))
 
 
 def _average(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """y and its denominators as (maximum, sum)."""
+    """Return y and its denominators as (y, maximum, sum)."""
     before, after = _around(w, k, v, torch.ones_like(v))
     top = torch.maximum(torch.maximum(before.top, after.top), u + k)
     a, b, e = (before.top - top).exp(), (after.top - top).exp(), (u + k - top).exp()
@@ -65,24 +65,24 @@ def _average(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor
 
 
 def _exact(*tensors: Tensor) -> list[Tensor]:
-    """As float64: the gradient of w is a difference of large sums. Apple's GPUs have no float64 and stay as they are."""
+    """Convert to float64, since the gradient of w is a difference of large sums; Apple GPUs have no float64 and keep float32."""
     return [t if t.device.type == "mps" else t.double() for t in tensors]
 
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Same arguments and result as the reference; float32 or float64 on any device."""
+    """Compute y; arguments and result as ``bi_wkv_reference``, float32 or float64 on any device."""
     return _average(*_exact(w, u, k, v))[0].to(k.dtype)
 
 
 def backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of w, u, k and v for the gradient of y; see the README for the derivation."""
+    """Return the gradients of w, u, k and v for the gradient of y; the README has the derivation."""
     dtype = k.dtype
     w, u, k, v, grad = _exact(w, u, k, v, grad)
     y, top, under = _average(w, u, k, v)
     one = grad / under
     two = one * y
     before, after = _around(w, -top, one, two)
-    # no exponent is above 0: every denominator holds the term of this key
+    # every exponent is at most 0, since each denominator includes the term of this key
     a, b, e = (k + before.top).exp(), (k + after.top).exp(), (k + u - top).exp()
     dv = a * before.one + b * after.one + e * one
     dk = v * dv - (a * before.two + b * after.two + e * two)

@@ -1,8 +1,8 @@
-"""Eight float64 side by side as one value that numba keeps in registers: ``Lanes``, with +, -, *, / and a few functions.
+"""Numba type ``Lanes``: a vector of eight float64 in registers, with +, -, *, / and a few functions.
 
-Numba turns loops over arrays into vector instructions only where it can prove that no two arrays overlap, which it
-cannot for a recurrence with several sums. Here each operation is a vector instruction by construction; where the
-machine's registers are shorter (AVX2, NEON), LLVM splits it.
+Numba turns loops over arrays into vector instructions only where it can prove that no two arrays overlap, which fails for
+a recurrence with several sums. Here each operation is one vector instruction by construction; where the registers of the
+machine are shorter (AVX2, NEON), LLVM splits it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["LANES", "exp", "get", "greatest", "largest", "put", "smallest", "spl
 LANES = 8
 
 _FLAGS = ("contract", "nsz")
-"""Fused multiply-add, but no licence to assume that there is no NaN: what goes in must come out."""
+"""LLVM fast-math flags: fused multiply-add is allowed, the assumption that there is no NaN is not, so that NaN propagates."""
 
 
 class _LanesType(types.Type):  # type: ignore[misc]
@@ -46,7 +46,7 @@ def _broadcast(builder: Any, value: Any) -> Any:
 
 
 def _binary(build: Callable[[Any, Any, Any], Any]) -> Any:
-    """An operation of two values of which one may be a single number."""
+    """Make a numba operation of two values, of which one may be a scalar."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def operation(typingctx: Any, a: Any, b: Any) -> Any:
@@ -83,7 +83,7 @@ def _one_is_lanes(a: Any, b: Any) -> bool:
 
 
 def _spell(sign: Any, operation: Any) -> None:
-    # numba compares the two signatures to the letter, annotations included
+    # numba requires the two signatures to be identical, annotations included
     @overload(sign)
     def _(a, b):  # type: ignore[no-untyped-def]
         return (lambda a, b: operation(a, b)) if _one_is_lanes(a, b) else None
@@ -97,7 +97,7 @@ _spell(operator.truediv, _divide)
 
 @intrinsic  # type: ignore[untyped-decorator]
 def splat(typingctx: Any, value: Any) -> Any:
-    """One number in all lanes."""
+    """Broadcast one number to all lanes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _broadcast(builder, args[0])
@@ -106,7 +106,7 @@ def splat(typingctx: Any, value: Any) -> Any:
 
 
 def _address(context: Any, builder: Any, kind: Any, value: Any, indices: list[Any], element: Any) -> Any:
-    """Pointer to eight numbers in a row, which the caller promises to lie side by side within the array."""
+    """Return a pointer to eight consecutive numbers; the caller must ensure that they are contiguous and within the array."""
     array = context.make_array(kind)(context, builder, value)
     place = builder.ptrtoint(array.data, _WORD)
     for index, stride in zip(indices, cgutils.unpack_tuple(builder, array.strides), strict=True):
@@ -116,7 +116,7 @@ def _address(context: Any, builder: Any, kind: Any, value: Any, indices: list[An
 
 @intrinsic  # type: ignore[untyped-decorator]
 def get(typingctx: Any, array: Any, at: Any) -> Any:
-    """Lanes from ``array[at]``, a tuple with one index per axis, and the seven after it; nothing is checked."""
+    """Read lanes from ``array[at]`` (one index per axis) and the seven numbers after it; bounds are not checked."""
     element = ir.FloatType() if array.dtype == types.float32 else _DOUBLE
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -130,7 +130,7 @@ def get(typingctx: Any, array: Any, at: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def put(typingctx: Any, array: Any, at: Any, value: Any) -> Any:
-    """Write lanes to ``array[at]`` and the seven after it; nothing is checked."""
+    """Write lanes to ``array[at]`` and the seven numbers after it; bounds are not checked."""
     element = ir.FloatType() if array.dtype == types.float32 else _DOUBLE
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -145,7 +145,7 @@ def put(typingctx: Any, array: Any, at: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def greatest(typingctx: Any, value: Any) -> Any:
-    """The largest of the eight numbers."""
+    """Return the largest of the eight numbers."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         top = builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
@@ -159,12 +159,12 @@ def greatest(typingctx: Any, value: Any) -> Any:
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _LIMIT = 708.0
 _ROUND = 6755399441055744.0
-"""1.5 * 2^52: a double this large has no fraction, so adding it rounds, and leaves the whole number in the low bits."""
+"""The number 1.5 * 2^52. A double of this size has no fraction, so adding it rounds and leaves the integer in the low bits."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _powers_of_two(typingctx: Any, shifted: Any) -> Any:
-    """2^n from the low bits of n + ``_ROUND``: n goes into the exponent, without a conversion."""
+    """Compute 2^n from the low bits of n + ``_ROUND``, by moving n to the exponent bits without a conversion."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         bits = builder.bitcast(args[0], _WORDS)
@@ -176,9 +176,9 @@ def _powers_of_two(typingctx: Any, shifted: Any) -> Any:
 
 @njit(inline="always")
 def exp(x):  # type: ignore[no-untyped-def]
-    """exp of each lane to 4e-16, for |x| up to 708, beyond which it stays where it is there.
+    """Compute exp of each lane to a relative error of 4e-16; x is clipped to ±708.
 
-    A whole power of two times the Taylor series to r^12 on |r| <= ln 2 / 2, whose rest is below 2e-16.
+    The result is an integer power of two times the Taylor series to r^12 on |r| <= ln 2 / 2, whose remainder is below 2e-16.
     """
     x = smallest(largest(x, -_LIMIT), _LIMIT)
     shifted = x * _LOG2E + _ROUND

@@ -1,9 +1,9 @@
-"""Bi-WKV on the CPU for any keys, decays and bonuses: every sum is kept over the exponential of its own running maximum.
+"""Bi-WKV on the CPU for keys, decays and bonuses of any size: every sum is divided by the exponential of its own running maximum.
 
-For keys κ and values a, both operators below need, at each token t, the weighted sums over the tokens before it
-and after it. One state (maximum, sums) is carried along each way. The way up is run once to keep a state per chunk
-of tokens; the way down then repeats one chunk of it at a time, so that what both ways meet in stays in cache and
-memory does not grow with T. Several times slower than ``chunks.py``, which takes over wherever exponents stay moderate.
+For keys κ and values a, both operators below need, at each token t, the weighted sums over the tokens before and after
+it. A state (maximum, sums) is carried in each direction. The forward sweep runs once and keeps one state per chunk of
+tokens; the backward sweep then repeats the forward sweep one chunk at a time, so that both directions meet in cache and
+memory does not grow with T. This is several times slower than ``blocked.py``, which is used wherever exponents are moderate.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ __all__ = ["backward", "forward"]
 _LANES = 8
 _CHUNK = 128
 _NOTHING = -1e300
-"""The maximum of no keys at all: finite, since infinity minus infinity is not a number."""
+"""Maximum of an empty set of keys. It is finite, since infinity minus infinity is NaN."""
 
 _STRICT = {"contract", "nsz"}
-"""Fused multiply-add, but no licence to assume that there is no NaN: what goes in must come out."""
+"""LLVM fast-math flags: fused multiply-add is allowed, the assumption that there is no NaN is not, so that NaN propagates."""
 
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _FLOOR = -708.0
 _ROUND = 6755399441055744.0
-"""1.5 * 2^52: a double this large has no fraction, so adding it rounds, and leaves the whole number in the low bits."""
+"""The number 1.5 * 2^52. A double of this size has no fraction, so adding it rounds and leaves the integer in the low bits."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _power_of_two(typingctx: Any, shifted: Any) -> Any:
-    """2^n as a float64 from the low bits of n + ``_ROUND``: n goes into the exponent, without a conversion."""
+    """Compute 2^n from the low bits of n + ``_ROUND``, by moving n to the exponent bits without a conversion."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = ir.IntType(64)
@@ -48,7 +48,7 @@ def _power_of_two(typingctx: Any, shifted: Any) -> Any:
 
 @njit(inline="always", fastmath=_STRICT)
 def _exp(x):  # type: ignore[no-untyped-def]
-    """exp for x <= 0, vectorisable: a whole power of two and the Taylor series on |r| <= ln 2 / 2 to 4e-18."""
+    """Compute exp for x <= 0 without branches: an integer power of two times the Taylor series on |r| <= ln 2 / 2 (4e-18)."""
     x = x if x > _FLOOR else _FLOOR
     shifted = x * _LOG2E + _ROUND
     whole = shifted - _ROUND
@@ -71,7 +71,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 @njit(fastmath=_STRICT)
 def _exp_all(block):  # type: ignore[no-untyped-def]
-    """In place: the one loop in which time goes, kept so plain that it becomes whole vectors."""
+    """Compute exp in place. This loop takes most of the time; it is so simple that the compiler vectorises it."""
     flat = block.reshape(-1)
     for n in range(flat.shape[0]):
         flat[n] = _exp(flat[n])
@@ -79,15 +79,15 @@ def _exp_all(block):  # type: ignore[no-untyped-def]
 
 @njit(fastmath=_STRICT)
 def _sweep(key, one, two, count, back, decay, state, met, gap, weight):  # type: ignore[no-untyped-def]
-    """Carry the sums over a chunk: with each token all that was decays by one step and the token joins undecayed.
+    """Carry the sums over a chunk: at each token the sums decay by one step, then the token is added undecayed.
 
     Args:
-        key, one, two: (token, lane), of which the first ``count`` are used, last first if ``back``.
-        state: (5, lane): maximum m, sums of one and of two, and how far each falls per unit of decay; all over exp(m).
-        met: (5, token, lane), written: the state each token meets; with 3 rows, only the sums are carried.
+        key, one, two: (token, lane); the first ``count`` tokens are used, in reverse order if ``back``.
+        state: (5, lane): maximum m, sums of one and of two, and minus their derivatives in the decay; all divided by exp(m).
+        met: (5, token, lane), output: the state before each token; with 3 rows, the derivatives are left out.
         gap, weight: (token, lane) scratch.
     """
-    # the maxima do not need the sums, so all exponentials of the chunk can be taken at once in between
+    # the maxima do not depend on the sums, so all exponentials of the chunk can be computed together in between
     for n in range(count):
         t = count - 1 - n if back else n
         for c in range(_LANES):
@@ -125,7 +125,7 @@ def _clear(state):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _load(source, start, stop, first, block):  # type: ignore[no-untyped-def]
-    """Tokens start..stop of the lanes from channel ``first``, as float64; lanes past the last channel stay."""
+    """Copy tokens start..stop of the lanes from channel ``first`` as float64; lanes past the last channel are unchanged."""
     lanes = min(_LANES, source.shape[1] - first)
     for t in range(start, stop):
         for c in range(lanes):
@@ -134,12 +134,12 @@ def _load(source, start, stop, first, block):  # type: ignore[no-untyped-def]
 
 @njit(fastmath=_STRICT)
 def _average(k, v, first, decay, bonus, y, at, rest):  # type: ignore[no-untyped-def]
-    """Write eight channels of y from column ``at``; with room in ``rest``, also its denominators as (maximum, sum)."""
+    """Write eight channels of y from column ``at``; if ``rest`` is not empty, also the denominators as (maximum, sum)."""
     tokens, lanes = k.shape[0], min(_LANES, y.shape[1] - at)
     key, value, ones = np.zeros((_CHUNK, _LANES)), np.zeros((_CHUNK, _LANES)), np.ones((_CHUNK, _LANES))
     gap, weight = np.empty((_CHUNK, _LANES)), np.empty((3, _CHUNK, _LANES))
     before, after = np.empty((3, _CHUNK, _LANES)), np.empty((3, _CHUNK, _LANES))
-    low = np.empty(((tokens + _CHUNK - 1) // _CHUNK, 5, _LANES))  # the state each chunk begins with
+    low = np.empty(((tokens + _CHUNK - 1) // _CHUNK, 5, _LANES))  # the state at the start of each chunk
     state = np.empty((5, _LANES))
     _clear(state)
     for n in range(low.shape[0]):
@@ -173,7 +173,7 @@ def _average(k, v, first, decay, bonus, y, at, rest):  # type: ignore[no-untyped
 
 @numba_jit(_STRICT)
 def forward(which, w, u, k, v, y):  # type: ignore[no-untyped-def]
-    """Write y for the pairs of sample and first channel in ``which``, (pair, 2)."""
+    """Write y for the (sample, first channel) pairs in ``which``, (pair, 2)."""
     channels = k.shape[2]
     for job in prange(which.shape[0]):
         b, first = which[job, 0], which[job, 1]
@@ -185,9 +185,10 @@ def forward(which, w, u, k, v, y):  # type: ignore[no-untyped-def]
 
 @njit(fastmath=_STRICT)
 def _adjoint(k, v, first, decay, bonus, own, one, two, dk, dv):  # type: ignore[no-untyped-def]
-    """Gradients of eight channels. Keys are the negated logarithms of the denominators, values their gradients.
+    """Compute the gradients of eight channels with the recurrence of the forward pass.
 
-    own, one, two: (T, lane) minus the maximum of each denominator, g / D and g y / D over that maximum.
+    Its keys are the negated logarithms of the denominators, its values g / D and g y / D.
+    own, one, two: (T, lane): minus the maximum of each denominator; g / D and g y / D relative to that maximum.
     Returns (2, lane) gradients of w and u.
     """
     tokens, lanes = k.shape[0], min(_LANES, k.shape[1] - first)
@@ -210,7 +211,7 @@ def _adjoint(k, v, first, decay, bonus, own, one, two, dk, dv):  # type: ignore[
         _sweep(own[start:], one[start:], two[start:], stop - start, True, decay, state, after, gap, weight[0])
         for t in range(stop - start):
             for c in range(_LANES):
-                # none of the three is above 0: every denominator holds the term of this key
+                # all three are at most 0, since each denominator includes the term of this key
                 weight[0, t, c], weight[1, t, c] = key[t, c] + before[0, t, c], key[t, c] + after[0, t, c]
                 weight[2, t, c] = key[t, c] + bonus[c] + own[start + t, c]
         _exp_all(weight)
@@ -230,7 +231,7 @@ def _adjoint(k, v, first, decay, bonus, own, one, two, dk, dv):  # type: ignore[
 
 @numba_jit(_STRICT)
 def backward(which, w, u, k, v, g, dw, du, dk, dv):  # type: ignore[no-untyped-def]
-    """Write the gradients for the pairs of sample and first channel in ``which``; dw and du are (sample, channel)."""
+    """Write the gradients for the (sample, first channel) pairs in ``which``; dw and du are (sample, channel)."""
     _, tokens, channels = k.shape
     for job in prange(which.shape[0]):
         b, first = which[job, 0], which[job, 1]
@@ -238,7 +239,7 @@ def backward(which, w, u, k, v, g, dw, du, dk, dv):  # type: ignore[no-untyped-d
         decay, bonus = np.zeros(_LANES), np.zeros(_LANES)
         decay[:lanes], bonus[:lanes] = w[first : first + lanes], u[first : first + lanes]
         two, rest = np.zeros((tokens, _LANES)), np.empty((tokens, 2, _LANES))
-        # y anew in float64: cheaper than keeping it, and k's gradient is a difference from it
+        # y is recomputed in float64: cheaper than keeping it, and the gradient of k is a difference from y
         _average(k[b], v[b], first, decay, bonus, two, 0, rest)
         own, one = np.empty((tokens, _LANES)), np.zeros((tokens, _LANES))
         for t in range(tokens):

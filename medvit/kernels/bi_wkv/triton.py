@@ -1,7 +1,7 @@
 """Bi-WKV on a GPU: launches of the kernels in ``triton_forward.py`` and ``triton_backward.py``.
 
-One scan goes along the tokens of a (B, rows, columns, C) image, row by row or column by column; a flat sequence is an image
-of one row. Strides are arguments, so neither way copies anything.
+A scan runs over the tokens of a (B, rows, columns, C) image, row by row or column by column; a flat sequence is an image
+of one row. Strides are arguments, so neither direction copies the image.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["Plan", "ScanBuffers", "backward", "forward", "gradients", "run"]
 
 @dataclass(frozen=True)
 class Plan:
-    """How tokens are shared out.
+    """Block sizes of a launch. A run is the tokens of one channel that a thread keeps in registers.
 
     Attributes:
-        length: tokens of one channel that a thread keeps in registers.
-        runs: such runs one after another in a program.
-        width: channels of a program, side by side.
-        rows: chunks connected at a time.
-        warps: of a program.
+        length: number of tokens in a run.
+        runs: number of consecutive runs in a program.
+        width: number of channels in a program.
+        rows: number of chunks that ``connect`` takes at a time.
+        warps: number of warps of a program.
     """
 
     length: int
@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """Of a program."""
+        """Number of tokens in a program."""
         return self.length * self.runs
 
 
@@ -47,21 +47,21 @@ FORWARD = Plan(16, 16, rows=128)
 BACKWARD = Plan(8, 32, width=8)
 
 _EXACT_GRADIENTS = (torch.float64, torch.float32)
-"""Types whose gradients are summed in float64, as on the CPU: where sums grow (w below 0), the gradient of w is a small difference
-of large numbers, of which float32 sums leave 3e-3."""
+"""Input types whose gradients are summed in float64, as on the CPU. Where sums grow (w below 0), the gradient of w is a small
+difference of large numbers: float32 sums leave a relative error of 3e-3."""
 
 
 @dataclass(frozen=True)
 class ScanBuffers:
-    """One scan's input, all (B, rows, columns, C), and the way it goes.
+    """Input of one scan, all (B, rows, columns, C), and its direction.
 
     Attributes:
-        w: (C,).
-        u: (C,).
+        w: (C,) decay.
+        u: (C,) bonus.
         k: keys.
         v: values.
-        r: receptance whose sigmoid gates y, or None.
-        down: column by column instead of row by row.
+        r: receptance whose sigmoid multiplies y, or None.
+        down: scan column by column instead of row by row.
     """
 
     w: Tensor
@@ -72,19 +72,19 @@ class ScanBuffers:
     down: bool = False
 
     def strides(self, tensor: Tensor) -> tuple[int, ...]:
-        """From one sample, one line of tokens, one token and one channel to the next."""
+        """Return the strides of samples, lines of tokens, tokens and channels."""
         b, rows, columns, c = tensor.stride()
         return (b, columns, rows, c) if self.down else (b, rows, columns, c)
 
     def flat(self, *tensors: Tensor) -> bool:
-        """Whether one stride leads from each token to the next."""
+        """Return True if one stride leads from each token to the next, in all tensors."""
         outer, inner = (2, 1) if self.down else (1, 2)
         return all(t.shape[outer] == 1 or t.stride(outer) == t.shape[inner] * t.stride(inner) for t in tensors)
 
 
 @dataclass(frozen=True)
 class _Met:
-    """What each chunk holds and meets, and the sizes that every launch needs."""
+    """Maxima and sums of the chunks and of the tokens around them, and the sizes that every launch needs."""
 
     scan: ScanBuffers
     plan: Plan
@@ -110,7 +110,7 @@ class _Met:
 
 
 _PAIR = 2
-"""Channels that a program connects chunks for."""
+"""Number of channels in a program of ``connect``."""
 
 
 def _narrow(plan: Plan) -> dict[str, int]:
@@ -139,7 +139,7 @@ def _surroundings(scan: ScanBuffers, plan: Plan, wide: tuple[torch.dtype, ...] =
 
 
 def run(scan: ScanBuffers, plan: Plan | None = None) -> Tensor:
-    """y, (B, rows, columns, C) contiguous, gated if there is a receptance."""
+    """Compute y, (B, rows, columns, C) contiguous, gated if ``scan`` has a receptance."""
     with launching(scan.k):
         met = _surroundings(scan, plan or FORWARD)
         y = torch.empty(scan.k.shape, dtype=scan.k.dtype, device=scan.k.device)
@@ -155,7 +155,7 @@ def run(scan: ScanBuffers, plan: Plan | None = None) -> Tensor:
 def gradients(
     scan: ScanBuffers, grad: Tensor, *, onto: Tensor | None = None, plan: Plan | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of w, u, k, v and r; that of k is added to ``onto`` if given, which is then changed and returned."""
+    """Return the gradients of w, u, k, v and r; if ``onto`` is given, the gradient of k is added to it in place."""
     plan = plan or BACKWARD
     with launching(scan.k):
         met = _surroundings(scan, plan, _EXACT_GRADIENTS)
@@ -183,16 +183,16 @@ def gradients(
         )  # fmt: skip
         dw, du = (
             part.sum((0, 1), dtype=torch.float64) for part in shared
-        )  # no views: an operator's results may not alias
+        )  # no views: the results of an operator must not alias each other
     return dw.to(scan.w.dtype), du.to(scan.u.dtype), dk, dv, dr
 
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Same arguments and result as the reference, on a GPU; halves are read as they are and computed in float32."""
+    """Compute y on a GPU; arguments and result as ``bi_wkv_reference``; half precision is computed in float32."""
     return run(ScanBuffers(w, u, k[:, None], v[:, None]))[:, 0]
 
 
 def backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of w, u, k and v for the gradient of y."""
+    """Return the gradients of w, u, k and v for the gradient of y."""
     dw, du, dk, dv, _ = gradients(ScanBuffers(w, u, k[:, None], v[:, None]), grad[:, None])
     return dw, du, dk[:, 0], dv[:, 0]

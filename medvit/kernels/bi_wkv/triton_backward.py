@@ -1,4 +1,4 @@
-"""The gradients of Bi-WKV on a GPU. Keys are the negated logarithms of the denominators, values their gradients (README)."""
+"""Triton kernels of the gradients of Bi-WKV: the same recurrence, with minus the logarithms of the denominators as keys (README)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["connect_gradients", "emit_gradients", "summarise_gradients"]
 
 @triton.jit
 def _join(c1, l1, m1, a1, b1, f1, g1, c2, l2, m2, a2, b2, f2, g2):
-    """A stretch and the one after it as one: decay, length, maximum, A, B, A', B'."""
+    """Combine two consecutive ranges of tokens; each is (decay, length, maximum, A, B, A', B')."""
     old = m1 - c2
     m = tl.maximum(old, m2)
     x, y = tl.exp2((old - m).to(a1.dtype)), tl.exp2((m2 - m).to(a1.dtype))
@@ -78,7 +78,7 @@ def _quotients(
     kb, ko, ki, kc, vb, vo, vi, vc, rb, ro, ri, rc, gb, go, gi, gc,
     RUNS: tl.constexpr, LENGTH: tl.constexpr, KIND: tl.constexpr, FLAT: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """Keys, values, and for each token minus the logarithm of its denominator, g / D, g y / D, and the gradient of r."""
+    """Load keys and values; compute for each token minus the logarithm of its denominator, g / D, g y / D and the gradient of r."""
     decay = tl.load(w + c, mask=fits, other=0.0).to(KIND) * LOG2E
     bonus = tl.load(u + c, mask=fits, other=0.0).to(KIND) * LOG2E
     at = places(first, tokens, inner, ko, ki, LENGTH, FLAT)
@@ -104,7 +104,7 @@ def _quotients(
             gate_grads = gate_grads + (grad * y * open * (1.0 - open),)
             grad = grad * open
         one = grad / unders[j]
-        # a token past the last one is none: its key weighs nothing, and the sums above never held it
+        # tokens past the last one get weight zero here; the sums above did not include them either
         logs = logs + (tl.where(first + j < tokens, -tops[j], NOTHING),)
         ones, twos = ones + (one,), twos + (one * y,)
     return top, decay, bonus, keys, values, logs, ones, twos, gate_grads
@@ -117,7 +117,10 @@ def summarise_gradients(
     RUNS: tl.constexpr, LENGTH: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, FLAT: tl.constexpr,
     GATED: tl.constexpr,
 ):  # fmt: skip
-    """``grad_marks`` (B, 2, chunk, C) float64: the maxima after and before the chunk; ``grad_sums`` (B, 8, chunk, C): A, B, A', B'."""
+    """Write the chunk's contributions to the tokens after and before it.
+
+    ``grad_marks`` (B, 2, chunk, C) float64: the maxima. ``grad_sums`` (B, 8, chunk, C): A, B, A', B' for each direction.
+    """
     n, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
     fits = c < channels
@@ -152,7 +155,7 @@ def _last(x, row, ROWS: tl.constexpr):
 def connect_gradients(
     w, grad_marks, grad_sums, met_marks, met_sums, channels, chunks, tokens_each, ROWS: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
-    """From what each chunk adds to what it meets, same shapes."""
+    """Accumulate the chunks' contributions to the sums over all tokens before and after each chunk; shapes are unchanged."""
     back, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
     c = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)[None, :]
     fits = c < channels
@@ -213,7 +216,7 @@ def emit_gradients(
     RUNS: tl.constexpr, LENGTH: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, FLAT: tl.constexpr,
     GATED: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """dk (added to what is there if ``ADD``), dv and dr, all of the strides db, do, di, dc; dw and du (B, chunk, C) by chunk."""
+    """Write dk (or add to it if ``ADD``), dv and dr, all of strides db, do, di, dc; write dw and du of each chunk, (B, chunk, C)."""
     n, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
     fits = c < channels
@@ -231,7 +234,7 @@ def emit_gradients(
     fall, rise = tl.zeros_like(m), tl.zeros_like(m)
     firsts, seconds = (), ()
     for j in tl.static_range(LENGTH):
-        # no exponent is above 0: every denominator holds the term of this key
+        # every exponent is at most 0, since each denominator includes the term of this key
         e, own = tl.exp2(keys[j] + m), tl.exp2(keys[j] + bonus + logs[j])
         fall -= e * (values[j] * f - h)
         rise += own * (values[j] * ones[j] - twos[j])

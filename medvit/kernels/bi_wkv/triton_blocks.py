@@ -1,8 +1,8 @@
-"""What the Triton kernels of both directions share: tiles of runs, and the sums of their tokens over a running maximum.
+"""Functions shared by the forward and backward Triton kernels: tiles of runs, and the sums of their tokens over a running maximum.
 
 A program holds ``RUNS`` runs of ``LENGTH`` tokens for ``WIDTH`` channels. A thread keeps a run of one channel in registers, so
-all its loads are under way at once and a step of a recurrence costs one exponential. Exponents are in units of ln 2; keys
-stand over a number per chunk and channel, so that in single precision what weighs most is what is most exact.
+all its loads are issued at once and a step of the recurrence costs one exponential. Exponents are in units of ln 2. Keys
+are relative to one number per chunk and channel, so that in single precision the largest terms are the most accurate.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ __all__ = ["LOG2E", "NOTHING", "empty", "join", "load", "meet", "places", "run_s
 
 LOG2E = tl.constexpr(1.4426950408889634)
 NOTHING = tl.constexpr(-1e30)
-"""The maximum of no keys at all: finite, since infinity minus infinity is not a number."""
+"""Maximum of an empty set of keys. It is finite, since infinity minus infinity is NaN."""
 
 
 @triton.jit
 def places(first, tokens, inner, outer_stride, inner_stride, LENGTH: tl.constexpr, FLAT: tl.constexpr):
-    """Where the tokens of each run lie; token t is the (t % inner)th of the (t // inner)th row, or column."""
+    """Compute the offsets of the tokens of each run; token t is element t % inner of row (or column) t // inner."""
     out = ()
     for j in tl.static_range(LENGTH):
         t = tl.minimum(first + j, tokens - 1)
@@ -27,13 +27,13 @@ def places(first, tokens, inner, outer_stride, inner_stride, LENGTH: tl.constexp
             at = t.to(tl.int64) * inner_stride
         else:
             at = (t // inner).to(tl.int64) * outer_stride + (t % inner).to(tl.int64) * inner_stride
-        out = out + (at,)  # Triton knows no unpacking
+        out = out + (at,)  # Triton does not support unpacking
     return out
 
 
 @triton.jit
 def load(base, at, first, tokens, fits, empty, KIND: tl.constexpr, LENGTH: tl.constexpr):
-    """A run's numbers; ``empty`` past the last token, 0 past the last channel."""
+    """Load the numbers of a run; ``empty`` past the last token, 0 past the last channel."""
     out = ()
     for j in tl.static_range(LENGTH):
         x = tl.load(base + at[j], mask=fits & (first + j < tokens), other=0.0).to(KIND)
@@ -43,7 +43,7 @@ def load(base, at, first, tokens, fits, empty, KIND: tl.constexpr, LENGTH: tl.co
 
 @triton.jit
 def join(c1, m1, n1, d1, c2, m2, n2, d2):
-    """A stretch of tokens and the one after it as one: its decay, the maximum, and two sums over it."""
+    """Combine two consecutive ranges of tokens; each is (decay, maximum, sum with values, sum without)."""
     old = m1 - c2
     m = tl.maximum(old, m2)
     a, b = tl.exp2((old - m).to(n1.dtype)), tl.exp2((m2 - m).to(n1.dtype))
@@ -52,7 +52,7 @@ def join(c1, m1, n1, d1, c2, m2, n2, d2):
 
 @triton.jit
 def step(m, n, d, decay, key, one, two):
-    """All that was decays by one step and a token joins undecayed: one of the two weights is 1."""
+    """Decay the sums by one step and add a token undecayed; one of the two weights is 1."""
     gap = m - decay - key
     e = tl.exp2(-tl.abs(gap))
     keep, add = tl.where(gap >= 0, 1.0, e), tl.where(gap >= 0, e, 1.0)
@@ -61,14 +61,14 @@ def step(m, n, d, decay, key, one, two):
 
 @triton.jit
 def empty(like):
-    """The state that has met no token."""
+    """Return the state before the first token."""
     zero = tl.zeros_like(like)
     return zero + NOTHING, zero, zero
 
 
 @triton.jit
 def run_sums(keys, values, decay, LENGTH: tl.constexpr, BACK: tl.constexpr):
-    """What each run adds to the token after it, or before it if ``BACK``: maximum, sum of values, sum of weights."""
+    """Compute a run's contribution to the token after it (before it if ``BACK``): maximum, sum of values, sum of weights."""
     m, n, d = empty(keys[0])
     for j in tl.static_range(LENGTH):
         m = tl.maximum(m, keys[j] - decay * (j if BACK else LENGTH - 1 - j))
@@ -81,11 +81,11 @@ def run_sums(keys, values, decay, LENGTH: tl.constexpr, BACK: tl.constexpr):
 
 @triton.jit
 def runs_before(m, n, d, decay, cm, cn, cd, RUNS: tl.constexpr, LENGTH: tl.constexpr, BACK: tl.constexpr):
-    """What the first token of each run meets (the last one if ``BACK``), given what the first run's meets."""
+    """Compute the state before the first token of each run (after the last if ``BACK``), from the state before the program."""
     run = tl.broadcast_to(tl.arange(0, RUNS)[:, None], m.shape)
-    order = RUNS - 1 - run if BACK else run  # how many runs were passed before this one
+    order = RUNS - 1 - run if BACK else run  # number of runs before this one in the direction of the scan
     if BACK:
-        # turned over by hand: Triton's own scan from the end has known faults
+        # reversed by gather, since Triton's own reverse scan has known faults
         m, n, d = tl.gather(m, order, 0), tl.gather(n, order, 0), tl.gather(d, order, 0)
     passed = tl.zeros_like(m) + decay * LENGTH
     passed, m, n, d = tl.associative_scan((passed, m, n, d), 0, join)
@@ -99,9 +99,9 @@ def runs_before(m, n, d, decay, cm, cn, cd, RUNS: tl.constexpr, LENGTH: tl.const
 
 @triton.jit
 def meet(keys, values, decay, bonus, carry, RUNS: tl.constexpr, LENGTH: tl.constexpr):
-    """For each token of each run the sums over all tokens: their maximum, with values, and without.
+    """Compute for each token of each run the sums over all tokens: maximum, sum with values, sum without.
 
-    ``carry``: what the program's first token meets before it (maximum, two sums) and its last one after it.
+    ``carry``: the states before the program's first token and after its last one, (maximum, two sums) each.
     """
     m, n, d = run_sums(keys, values, decay, LENGTH, False)
     m, n, d = runs_before(m, n, d, decay, carry[0], carry[1], carry[2], RUNS, LENGTH, False)

@@ -1,4 +1,4 @@
-"""Bi-WKV forwards on a GPU: what each chunk adds, what each chunk meets, and the outputs; three launches."""
+"""Triton kernels of the forward pass of Bi-WKV, three launches: sums of each chunk, sums over all other chunks, outputs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ def summarise(
     kb, ko, ki, kc, vb, vo, vi, vc,
     RUNS: tl.constexpr, LENGTH: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
-    """``marks`` (B, 3, chunk, C) float64: the maxima after and before the chunk, its largest key. ``sums`` (B, 4, chunk, C):
-    with and without values, after it and before it."""
+    """Write the chunk's contributions to the tokens after and before it.
+
+    ``marks`` (B, 3, chunk, C) float64: the maxima of the contributions after and before the chunk, and its largest key.
+    ``sums`` (B, 4, chunk, C): the sums with and without values, for the tokens after it and for those before it.
+    """
     n, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
     fits = c < channels
@@ -53,7 +56,10 @@ def summarise(
 def connect(
     w, marks, sums, met_marks, met_sums, channels, chunks, tokens_each, ROWS: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """From what each chunk adds to what it meets: (B, 2, chunk, C) maxima in float64 and (B, 4, chunk, C) sums."""
+    """Accumulate the chunks' contributions to the sums over all tokens before and after each chunk.
+
+    The output is (B, 2, chunk, C) maxima in float64 and (B, 4, chunk, C) sums.
+    """
     back, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
     c = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)[None, :]
     fits = c < channels
@@ -76,7 +82,7 @@ def connect(
         two = tl.load(sums + two_at + n, mask=here, other=0.0)
         passed = tl.zeros_like(m) + decay
         passed, m, one, two = tl.associative_scan((passed, m, one, two), 0, join)
-        # what the chunk before has met and added is what this one meets
+        # the state before a chunk is the accumulated state of the chunk before it
         em, en, ed = tl.gather(m, last, 0), tl.gather(one, last, 0), tl.gather(two, last, 0)
         em = tl.where(row == 0, NOTHING, em)
         en, ed = tl.where(row == 0, 0.0, en), tl.where(row == 0, 0.0, ed)
@@ -93,7 +99,7 @@ def connect(
 
 @triton.jit
 def carried(marks, met_marks, met_sums, b, n, c, fits, channels, chunks, KIND: tl.constexpr):
-    """What the chunk meets, over exp of the largest key that it holds or meets, and that key."""
+    """Load the largest key in or around the chunk, and the sums around the chunk divided by exp of that key."""
     step = chunks.to(tl.int64) * channels
     row = n.to(tl.int64) * channels + c
     up = tl.load(met_marks + b * 2 * step + row, mask=fits, other=NOTHING)
@@ -116,7 +122,7 @@ def emit(
     RUNS: tl.constexpr, LENGTH: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, FLAT: tl.constexpr,
     GATED: tl.constexpr,
 ):  # fmt: skip
-    """y, times the sigmoid of r if ``GATED``."""
+    """Write y, multiplied by the sigmoid of r if ``GATED``."""
     n, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
     fits = c < channels

@@ -1,4 +1,4 @@
-"""Which windows of an image hold something: all but those of one value a channel, which need to be computed once only."""
+"""Search for constant windows (one value per channel), for which a network needs to run only once."""
 
 from __future__ import annotations
 
@@ -18,21 +18,29 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def occupied_windows(image: Tensor, roi_size: Sequence[int], origins: Tensor) -> Tensor:
-    """Whether each window of an image has a channel with two different values.
+    """Find the windows of an image with two different values in some channel; the other windows are constant.
 
-    Values are compared by their bits, so that windows called constant are the same to any network: 0.0 differs from -0.0,
-    and a NaN equals itself. Each voxel is read for one block between the windows' edges, however many windows cover it.
+    Values are compared by their bits, so that constant windows are identical to any network: 0.0 differs from -0.0, and a
+    NaN equals itself. Each voxel is read once, however many windows cover it, since minima and maxima are computed for the
+    blocks between the edges of the windows.
 
     Args:
         image: (batch, channel, *spatial), any real type.
-        roi_size: the windows' size in voxels, (axis,).
+        roi_size: (axis,) window size in voxels.
         origins: (window, axis) integer, the first voxel of each window.
 
     Returns:
-        (batch, window) bool on the image's device.
+        (batch, window) bool on the image's device; False for constant windows.
 
     Raises:
-        ShapeError: a type without such bits, or windows that do not lie in the image.
+        ShapeError: an empty or complex image, or windows outside the image.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.kernels import occupied_windows
+        >>> image = torch.tensor([[[0.0, 0.0, 0.0, 5.0]]])
+        >>> occupied_windows(image, (2,), torch.tensor([[0], [1], [2]]))
+        tensor([[False, False,  True]])
     """
     bits = _bits(image)
     check_windows(image.shape[2:], roi_size, origins)
@@ -49,16 +57,16 @@ def occupied_windows(image: Tensor, roi_size: Sequence[int], origins: Tensor) ->
 
 
 def constant_groups(image: Tensor, origins: Tensor, occupied: Tensor) -> Tensor:
-    """Which constant windows are the same: one run of a network for each group is enough.
+    """Group identical constant windows, so that a network runs once per group.
 
     Args:
         image: (batch, channel, *spatial).
         origins: (window, axis), as given to ``occupied_windows``.
-        occupied: (batch, window), its answer.
+        occupied: (batch, window), the result of ``occupied_windows``.
 
     Returns:
-        (batch, window) int64 on the CPU: -1 for occupied windows, else a number that windows share whose channels hold
-        the same values, in whichever image of the batch.
+        (batch, window) int64 on the CPU: -1 for occupied windows, else a group number. Windows of a group have the same
+        values in all channels; a group may span several images of the batch.
     """
     places = origins.to(image.device)
     at: tuple[Any, ...] = (slice(None), slice(None), *places.unbind(1))
@@ -70,10 +78,10 @@ def constant_groups(image: Tensor, origins: Tensor, occupied: Tensor) -> Tensor:
 
 
 def check_windows(spatial: Sequence[int], roi_size: Sequence[int], origins: Tensor) -> None:
-    """Refuse windows that do not lie in an image.
+    """Refuse windows outside an image.
 
     Raises:
-        ShapeError: with what was found.
+        ShapeError: a window is outside the image, or the shapes of sizes and origins do not match the image.
     """
     axes = len(spatial)
     fits = (
@@ -102,7 +110,7 @@ def _bits(image: Tensor) -> Tensor:
 
 
 def _blocks(roi_size: Sequence[int], origins: Tensor) -> tuple[list[list[int]], list[tuple[slice, ...]]]:
-    """The windows' edges along each axis, and for each window which blocks between them it is made of."""
+    """Return the windows' edges along each axis, and for each window the blocks between edges that it consists of."""
     starts = origins.tolist()
     edges = [
         sorted({row[axis] for row in starts} | {row[axis] + roi for row in starts}) for axis, roi in enumerate(roi_size)

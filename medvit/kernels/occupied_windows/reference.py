@@ -1,4 +1,4 @@
-"""The definition, window by window."""
+"""Reference of ``occupied_windows``: the definition, window by window."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["occupied_windows_reference"]
 
 
 def occupied_windows_reference(image: Tensor, roi_size: Sequence[int], origins: Tensor) -> Tensor:
-    """Whether some voxel of a window differs from the first one of its channel; arguments as ``occupied_windows``.
+    """Find the windows with a voxel that differs from the first one of its channel; arguments as ``occupied_windows``.
 
-    Compares values and not bits: a window of 0.0 and -0.0 is constant here, a NaN differs from itself.
+    This compares values, not bits: a window of 0.0 and -0.0 is constant here, and a NaN differs from itself.
     """
     found = []
     for origin in origins.tolist():

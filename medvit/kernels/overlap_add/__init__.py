@@ -1,4 +1,4 @@
-"""Overlapping windows blended into one image."""
+"""Blending of overlapping windows into one image."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _op.register_autograd(_gradients, setup_context=_remember)
 
 
 def unsupported_reason(backend: str, windows: Tensor, weight: Tensor) -> str | None:
-    """Why a backend cannot take these tensors, or None if it can. Chooses and explains alike."""
+    """Return why a backend cannot take these tensors, or None if it can; used for the choice and for the message."""
     if backend == "triton":
         if weight.ndim > 3:
             return f"the windows have {weight.ndim} axes, the kernel takes up to three"
@@ -120,25 +120,31 @@ def _check(windows: Tensor, origins: Tensor, size: Sequence[int], weight: Tensor
 def overlap_add(
     windows: Tensor, origins: Tensor, size: Sequence[int], weight: Tensor, *, backend: str | None = None
 ) -> Tensor:
-    """The weighted mean of overlapping windows at each voxel of an image.
+    """Compute the weighted mean of overlapping windows at each voxel of an image.
 
-    Where windows come one after another, ``Blend`` takes them so; ``LabelStream`` too, and keeps labels in place of channels.
+    ``Blend`` does the same for windows that come one at a time; ``LabelStream`` also, and keeps labels instead of channels.
 
     Args:
-        windows: (window, channel, *roi) float, any strides; the gradient is theirs alone.
-        origins: (window, axis) integer: each window's first voxel.
-        size: of the image in voxels, (axis,).
-        weight: (*roi), positive, of the type in which sums are kept.
-        backend: "triton" (a GPU: each voxel gathers its windows and is written once), "torch" (any device, window by
-            window), "reference" (the formula, float64) or None to choose the first of these that can run.
+        windows: (window, channel, *roi) float, any strides; the only argument with a gradient.
+        origins: (window, axis) integer, the first voxel of each window.
+        size: (axis,) image size in voxels.
+        weight: (*roi) positive; its type is that of the sums.
+        backend: "triton" (GPU; each output voxel is written once), "torch" (any device, window by window), "reference"
+            (the formula, float64) or None for the first of these that can run.
 
     Returns:
-        (channel, *size) of the weight's type.
+        (channel, *size), the type of ``weight``.
 
     Raises:
-        ShapeError: sizes, types or devices that do not fit each other, a window that leaves the image, or a voxel that no
-            window covers.
-        BackendError: the backend asked for cannot take these tensors; the message says why.
+        ShapeError: sizes, types or devices do not match, a window is partly outside the image, or no window covers a voxel.
+        BackendError: the requested backend cannot take these tensors; the message says why.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.kernels import overlap_add
+        >>> windows = torch.tensor([[[2.0, 2.0]], [[4.0, 4.0]]])
+        >>> overlap_add(windows, torch.tensor([[0], [1]]), (3,), torch.ones(2))
+        tensor([[2., 3., 4.]])
     """
     _check(windows, origins, size, weight)
     name = select_backend(

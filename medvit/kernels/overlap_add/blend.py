@@ -1,4 +1,4 @@
-"""Windows added up over a whole image."""
+"""Sums of overlapping windows over a whole image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Blend", "box", "check_window", "fused"]
 
 
 class Blend:
-    """Windows added one at a time; the weighted mean of all of them at the end.
+    """Accumulator of overlapping windows, added one at a time, with their weighted mean at the end.
 
     Args:
-        size: of the image in voxels, (axis,).
-        channels: of the windows.
-        weight: (*roi), positive: how much each voxel of a window counts.
-        batch: images blended side by side; windows lie at the same places in each.
-        device: where the sums lie; None for the weight's device.
+        size: (axis,) image size in voxels.
+        channels: number of channels of a window.
+        weight: (*roi) positive weight of each voxel of a window.
+        batch: number of images; all have windows at the same positions.
+        device: device of the sums; None for the device of ``weight``.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Blend:
         """Add a window's values, (channel, *roi), times the weight.
 
         Raises:
-            ShapeError: a window of another size or number of channels, or one that does not fit into the image.
+            ShapeError: the window has another size or number of channels, or is partly outside the image.
         """
         check_window(window, self._sums.shape[1], self._weight)
         at = box(origin, self._weight.shape)
@@ -56,16 +56,16 @@ class Blend:
 
             triton.accumulate(place, self._weights[at] if image == 0 else None, window, self._weight)
             return
-        # product, then sum, each rounded, as MONAI does it: a fused multiply-add gives other last digits
+        # product and sum are rounded separately, as in MONAI: a fused multiply-add gives other last digits
         place.add_((window * self._weight).to(place.device))
         if image == 0:
             self._weights[at].add_(self._weight.to(place.device))
 
     def mean(self) -> Tensor:
-        """(batch, channel, *size): the weighted mean. The sums are divided in place, so ask once.
+        """Return the weighted mean, (batch, channel, *size). The sums are divided in place, so call this once.
 
         Raises:
-            ShapeError: a voxel that no window covers.
+            ShapeError: no window covers a voxel.
         """
         missing = int((self._weights == 0).sum())
         if missing:
@@ -76,14 +76,14 @@ class Blend:
 
 
 def fused(sums: Tensor, window: Tensor, weight: Tensor) -> bool:
-    """Whether one kernel can add the window: all on one GPU, no gradient asked for, up to three axes."""
+    """Return True if the Triton kernel can add the window: all tensors on one GPU, no gradient needed, at most three axes."""
     together = sums.device == window.device == weight.device
     wanted = torch.is_grad_enabled() and (window.requires_grad or weight.requires_grad)
     return together and not wanted and weight.ndim <= 3 and triton_unavailable_reason(sums) is None
 
 
 def check_window(window: Tensor, channels: int, weight: Tensor) -> None:
-    """Refuse a window that is not (channels, *weight's size)."""
+    """Refuse a window whose shape is not (channels, *weight.shape)."""
     if window.shape != (channels, *weight.shape):
         raise ShapeError(
             f"Found a window of {tuple(window.shape)}; {(channels, *weight.shape)} is needed, channels first and then the size of "
@@ -92,5 +92,5 @@ def check_window(window: Tensor, channels: int, weight: Tensor) -> None:
 
 
 def box(origin: Sequence[int], roi: Sequence[int]) -> tuple[slice, ...]:
-    """Where a window of this size lies."""
+    """Return the slices of the image that a window at ``origin`` covers."""
     return tuple(slice(start, start + length) for start, length in zip(origin, roi, strict=True))

@@ -1,4 +1,4 @@
-"""Labels from overlapping windows, finished while they come: the sums of a few planes in memory, never those of an image."""
+"""Labels from overlapping windows, plane by plane: only the sums of a few planes are in memory, never those of the image."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from medvit.kernels.overlap_add.blend import box, check_window, fused
 __all__ = ["LabelStream", "argmax_of", "sigmoid_above"]
 
 _PLANES = 4
-"""Planes decided at a time, which bounds what deciding needs beside the sums."""
+"""Number of planes labelled at a time; it limits the memory needed beside the sums."""
 
 Choice = Callable[[Tensor, Tensor], Tensor]
-"""Weighted sums (channel, plane, *rest) and weights (plane, *rest) to labels (channel or 1, plane, *rest), of any type."""
+"""Function from weighted sums (channel, plane, *rest) and weights (plane, *rest) to labels (channel or 1, plane, *rest)."""
 
 
 def argmax_of(sums: Tensor, weights: Tensor) -> Tensor:
-    """The channel with the largest sum: a voxel's weight is the same for all channels, so no division is needed."""
+    """Return the channel with the largest sum; all channels of a voxel have the same weight, so no division is needed."""
     return sums.argmax(0, keepdim=True)
 
 
 def sigmoid_above(threshold: float) -> Choice:
-    """Where the sigmoid of the weighted mean is above a threshold in (0, 1), channel by channel; without dividing.
+    """Make a function that marks, for each channel, the voxels whose weighted mean has a sigmoid above a threshold.
 
     Raises:
-        ShapeError: a threshold that nothing or everything is above.
+        ShapeError: the threshold is not in (0, 1).
     """
     if not 0 < threshold < 1:
         raise ShapeError(f"Found a threshold of {threshold}; it must lie between 0 and 1. 0.5 is usual.")
@@ -37,18 +37,18 @@ def sigmoid_above(threshold: float) -> Choice:
 
 
 class LabelStream:
-    """Windows added one at a time, in the order of their first axis; labels at the end.
+    """Accumulator of windows that come in the order of their first axis, with labels at the end.
 
-    The sums of as many planes as a window has lie in a ring, plane ``x`` at ``x`` modulo the window's length. Once the next
-    window starts beyond a plane, nothing more comes for it: its labels are written and its place in the ring is cleared.
-    So the memory is channel x (a window's length) x (the other axes), whatever the length of the image, and the labels.
+    The sums are a ring buffer of as many planes as a window has; plane ``x`` is at ``x`` modulo the window's length. Once
+    the next window starts after a plane, that plane is complete: its labels are written and its place in the ring is cleared.
+    So the memory is channel x (length of a window) x (the other axes), whatever the length of the image, and the labels.
 
     Args:
-        size: of the image in voxels, (axis,).
-        channels: of the windows.
-        weight: (*roi), positive; planes lie along its first axis.
-        choice: what makes labels of sums and weights.
-        masks: how many channels labels have: 1, or as many as the windows.
+        size: (axis,) image size in voxels.
+        channels: number of channels of a window.
+        weight: (*roi) positive; planes are along its first axis.
+        choice: function from sums and weights to labels.
+        masks: number of channels of the labels: 1, or that of the windows.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class LabelStream:
         """Add a window's values, (channel, *roi), times the weight.
 
         Raises:
-            ShapeError: a window of another size or number of channels, one that does not fit into the image, or one that
-                starts before a plane that is finished.
+            ShapeError: the window has another size or number of channels, is partly outside the image, or starts before a
+                finished plane.
         """
         check_window(window, self._sums.shape[0], self._weight)
         roi = tuple(self._weight.shape)
@@ -99,16 +99,16 @@ class LabelStream:
             self._weights[(ring, *rest)] += self._weight[part]
 
     def labels(self) -> Tensor:
-        """(mask, *size) uint8, int16 above 256 channels: all planes, finished.
+        """Finish all planes and return the labels, (mask, *size), uint8 or, above 256 channels, int16.
 
         Raises:
-            ShapeError: a voxel that no window covers.
+            ShapeError: no window covers a voxel.
         """
         self._finish(self._size[0])
         return self._labels
 
     def _finish(self, end: int) -> None:
-        """Decide the planes before ``end`` and clear their place."""
+        """Label the planes before ``end`` and clear their place in the ring."""
         length = self._weight.shape[0]
         while self._done < end:
             at = self._done % length

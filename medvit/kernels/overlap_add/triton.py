@@ -1,4 +1,4 @@
-"""Overlap-add on a GPU: launches of the kernels in ``triton_kernels.py``. Fused multiply-adds are off: same bits as torch's."""
+"""Overlap-add on a GPU: launches of the kernels in ``triton_kernels.py``, without fused multiply-adds so that bits equal torch's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK = 256
 
 
 def _three(tensor: Tensor, axes: int, after: int = 0) -> Tensor:
-    """The last ``axes`` axes as three, with axes of length 1 after the first ``after`` of them."""
+    """View the last ``axes`` axes as three, by adding axes of length 1 after the first ``after`` of them."""
     for _ in range(3 - axes):
         tensor = tensor.unsqueeze(tensor.ndim - axes + after)
         axes += 1
@@ -24,18 +24,18 @@ def _three(tensor: Tensor, axes: int, after: int = 0) -> Tensor:
 
 
 def accumulate(sums: Tensor, weights: Tensor | None, window: Tensor, weight: Tensor, turn: int = 0) -> None:
-    """Add window x weight to ``sums`` in place and the weight to ``weights`` unless None.
+    """Add window x weight to ``sums`` in place, and the weight to ``weights`` unless that is None.
 
     Args:
         sums: (channel, ring, *rest), the part of the sums that the window covers along all axes but the first.
-        weights: (ring, *rest).
+        weights: (ring, *rest) sums of the weights.
         window: (channel, *roi), of the weight's type or a narrower one.
-        weight: (*roi).
-        turn: the plane of the ring in which the window's first plane lies.
+        weight: (*roi) weight of each voxel.
+        turn: plane of the ring that holds the window's first plane.
     """
     axes = weight.ndim
     ring = sums.shape[1]
-    # the planes' axis stays the first: it is the one that goes round
+    # the axis of the planes must stay first, since the kernel wraps around along the first axis
     total, values, shares = (_three(t, axes, 1) for t in (sums, window, weight))
     counts = _three(weights, axes, 1) if weights is not None else shares
     grid = (-(-weight.numel() // _BLOCK), sums.shape[0])
@@ -48,12 +48,12 @@ def accumulate(sums: Tensor, weights: Tensor | None, window: Tensor, weight: Ten
 
 
 def blend(windows: Tensor, origins: Tensor, size: Sequence[int], weight: Tensor) -> tuple[Tensor, int]:
-    """The weighted mean, (channel, *size), and how many voxels no window covers."""
+    """Compute the weighted mean, (channel, *size), and the number of voxels that no window covers."""
     axes, channels = weight.ndim, windows.shape[1]
     whole = (1,) * (3 - axes) + tuple(size)
     values, shares = _three(windows, axes), _three(weight, axes)
     places = torch.nn.functional.pad(origins.cpu().long(), (3 - axes, 0))
-    # which windows cover each plane, in the order in which they were given
+    # list the windows that cover each plane, in the order in which they were given
     plane = torch.arange(whole[0])[:, None]
     covering = (plane >= places[:, 0]) & (plane < places[:, 0] + shares.shape[0])
     first = torch.cat([torch.zeros(1, dtype=torch.int64), covering.sum(1).cumsum(0)])

@@ -1,4 +1,4 @@
-"""Overlap-add on a GPU: a window added where it lies, and the mean of all windows written once."""
+"""Triton kernels of overlap-add: ``accumulate`` adds one window to the sums, ``blend`` writes the mean of all windows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def accumulate(
 ):  # fmt: skip
     """Add a window (channel, length, rows, width) times its weight to ``sums``, and the weight to ``weights`` if ``FIRST``.
 
-    Planes lie along a ring: the window's first is plane ``turn`` of ``ring``. A product and a sum, each rounded.
+    Planes are in a ring buffer: the window's first is plane ``turn`` of ``ring``. Product and sum are rounded separately.
     """
     c = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -38,9 +38,10 @@ def blend(
     windows, weight, origins, first, listed, out, missed, length, rows, width, roi_x, roi_y, roi_z,
     wn, wc, wx, wy, wz, px, py, pz, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """``out`` (channel, length, rows, width): the weighted mean of the windows ``listed`` from first[plane] to first[plane + 1].
+    """Write the weighted mean of the windows ``listed`` from first[plane] to first[plane + 1] to ``out``.
 
-    ``missed``: for each program of the first channel, the number of its voxels that no window covers.
+    ``out`` is (channel, length, rows, width). ``missed`` gets, for each program of the first channel, the number of its
+    voxels that no window covers.
     """
     plane, j = tl.program_id(0) // rows, tl.program_id(0) % rows
     c = tl.program_id(2).to(tl.int64)

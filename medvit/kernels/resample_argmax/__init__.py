@@ -1,4 +1,4 @@
-"""Labels at full resolution from logits at network resolution, without full-resolution logits."""
+"""Labels at full resolution from logits at network resolution; full-resolution logits are never in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["resample_argmax"]
 BACKENDS = ("triton", "cpu", "torch", "reference")
 
 _REFERENCE_LIMIT = 2**27
-"""Interpolated logits the reference may hold at once: 1 GiB."""
+"""Largest number of interpolated logits that the reference may hold at once: 1 GiB."""
 
 
 def _choose(
@@ -61,7 +61,7 @@ def _label_type(classes: int) -> torch.dtype:
 
 
 def unsupported_reason(backend: str, logits: Tensor, out_shape: Sequence[int]) -> str | None:
-    """Why a backend cannot take these logits, or None if it can. Chooses and explains alike."""
+    """Return why a backend cannot take these logits, or None if it can; used for the choice and for the message."""
     if backend == "triton":
         if logits.dtype == torch.float64:
             return "the logits are torch.float64, the kernel interpolates in torch.float32"
@@ -111,28 +111,35 @@ def resample_argmax(
     background: int = 0,
     backend: str | None = None,
 ) -> Tensor:
-    """The class with the largest trilinearly interpolated logit at each output voxel.
+    """Compute the class with the largest trilinearly interpolated logit at each output voxel.
 
-    The logits cover a box of a grid; grid and output cover the same extent (voxel centres at half-integers, as
-    ``torch.nn.functional.interpolate`` with ``align_corners=False``). Interpolating logits and then choosing keeps
-    boundaries smoother than nearest-neighbour labels; class x full resolution is never held. Of equal logits the first wins.
+    The logits cover a box of a grid; grid and output have the same extent (voxel centres at half-integers, as in
+    ``torch.nn.functional.interpolate`` with ``align_corners=False``). The argmax of interpolated logits has smoother
+    boundaries than nearest-neighbour labels. Of equal logits the first class is taken.
 
     Args:
         logits: (class, depth, height, width) float, any strides; interpolated in float32.
         out_shape: (depth, height, width) of the result.
-        grid_shape: size of the grid of which the logits are a box; None if they are all of it.
+        grid_shape: (depth, height, width) of the grid that contains the box of logits; None if they cover all of it.
         start: first voxel of the box on the grid.
         background: class of output voxels more than half a voxel outside the box.
-        backend: "triton" (a GPU), "cpu" (numba, a row of every class at a time), "torch" (any device, eight planes of every
-            class), "reference" (all classes at full resolution, float64) or None to choose the first of these that can run.
+        backend: "triton" (GPU), "cpu" (numba, a row of every class at a time), "torch" (any device, eight planes of every
+            class), "reference" (all classes at full resolution, float64) or None for the first of these that can run.
 
     Returns:
         (depth, height, width) uint8 (int16 above 256 classes), on the logits' device.
 
     Raises:
-        ShapeError: the box does not lie in the grid, no voxel or class, or not floating-point numbers.
-        ImageError: NaN or infinite logits (looked for on the CPU; a GPU is not made to wait).
-        BackendError: the backend asked for cannot take these logits; the message says why.
+        ShapeError: the box is not inside the grid, there is no voxel or class, or the type is not floating-point.
+        ImageError: NaN or infinite logits on the CPU. On a GPU there is no such check, since it would block the stream.
+        BackendError: the requested backend cannot take these logits; the message says why.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.kernels import resample_argmax
+        >>> logits = torch.tensor([[0.0, 0.0], [-1.0, 3.0]]).view(2, 1, 1, 2)
+        >>> resample_argmax(logits, out_shape=(1, 1, 4))
+        tensor([[[0, 0, 1, 1]]], dtype=torch.uint8)
     """
     grid = tuple(grid_shape) if grid_shape is not None else tuple(logits.shape[1:])
     _check(logits, out_shape, grid, start, background)

@@ -1,4 +1,4 @@
-"""Which voxels of a grid each voxel of the output lies between, axis by axis."""
+"""Interpolation tables: the two grid voxels around each output voxel, and their weights, axis by axis."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Axis", "axes"]
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the output that a box of the grid covers.
+    """Interpolation table of one axis, for the output indices within the box.
 
     Attributes:
-        first: the first output index that falls in the box.
-        low: (out,) int64, the neighbour below within the box.
+        first: first output index within the box.
+        low: (out,) int64, index within the box of the neighbour below.
         high: (out,) int64, the neighbour above.
-        weight: (out,) float32, of the neighbour above.
+        weight: (out,) float32, weight of the neighbour above.
     """
 
     first: int
@@ -29,13 +29,13 @@ class Axis:
 
     @property
     def inside(self) -> slice:
-        """Output indices that fall in the box."""
+        """Output indices within the box."""
         return slice(self.first, self.first + len(self.low))
 
 
 def _axis(length: int, grid: int, start: int, out: int) -> Axis:
     position = (torch.arange(out, dtype=torch.float64) + 0.5) * (grid / out) - 0.5
-    # the half voxel at the grid's own edge is covered by its first and last voxel
+    # the first and last voxel of the grid also cover the half voxel between their centre and the edge
     position = position.clamp(0, grid - 1) - start
     inside = torch.nonzero((position >= -0.5) & (position <= length - 0.5))[:, 0]
     position = position[inside].clamp(0, length - 1)
@@ -45,6 +45,6 @@ def _axis(length: int, grid: int, start: int, out: int) -> Axis:
 
 
 def axes(box: Sequence[int], grid: Sequence[int], start: Sequence[int], out: Sequence[int]) -> tuple[Axis, Axis, Axis]:
-    """The three axes of an output that covers the same extent as the grid, of which the box is a part."""
+    """Make the tables of the three axes; the output has the same extent as the grid, and the box is a part of the grid."""
     x, y, z = (_axis(*sizes) for sizes in zip(box, grid, start, out, strict=True))
     return x, y, z

@@ -1,4 +1,4 @@
-"""Interpolation and choice in one sweep, one row of the output at a time; what is held is one row of every class."""
+"""Numba path: interpolation and argmax in one sweep, an output row at a time; memory is one row of one class at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The definition: interpolate every class at full resolution, then choose."""
+"""Reference of ``resample_argmax``: interpolate every class at full resolution, then take the argmax."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["resample_argmax_reference"]
 
 
 def resample_argmax_reference(logits: Tensor, x: Axis, y: Axis, z: Axis) -> Tensor:
-    """The class with the largest trilinearly interpolated logit, in double precision, where the box lies; int64."""
+    """Compute the class with the largest trilinearly interpolated logit within the box, in double precision; int64."""
     value = logits.double()
     for axis, at in enumerate((x, y, z), 1):
         shape = [1] * value.ndim

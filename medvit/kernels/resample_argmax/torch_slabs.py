@@ -1,4 +1,4 @@
-"""A few output planes at a time in plain PyTorch: any device, and what exported graphs record."""
+"""Plain PyTorch path: a few output planes at a time, on any device; also the path that exported graphs record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medvit.kernels.resample_argmax.axes import Axis
 __all__ = ["choose"]
 
 _SLAB = 8
-"""Output planes worked on at a time; bounds memory at classes x 8 planes whatever the volume's length."""
+"""Number of output planes computed at a time; it limits memory to classes x 8 planes for volumes of any length."""
 
 
 def _along(values: Tensor, axis: int, at: Axis, part: slice = slice(None)) -> Tensor:

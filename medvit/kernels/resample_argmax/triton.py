@@ -1,4 +1,4 @@
-"""Resampling and choice on a GPU: the launch of the kernel in ``triton_kernels.py``."""
+"""Resampling and argmax on a GPU: the launch of the kernel in ``triton_kernels.py``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def choose(logits: Tensor, x: Axis, y: Axis, z: Axis, out: Tensor) -> None:
     ]
     place = out[x.inside, y.inside, z.inside]
     rows, width = len(y.low), len(z.low)
-    # the class's stride times its number may need 64 bits, which an argument of that size brings along
+    # class stride times class number may need 64 bits; Triton then computes in 64 bits, since the stride has that type
     with launching(logits):
         kernel[(len(x.low) * rows, -(-width // _BLOCK))](
             logits, *tables, place, logits.shape[0], rows, width, *logits.stride(), *place.stride(), BLOCK=_BLOCK

@@ -1,4 +1,4 @@
-"""Interpolation and choice in one sweep on a GPU: a program keeps the best class so far of a piece of one output row."""
+"""Triton kernel of ``resample_argmax``: a program keeps the best class so far for a part of one output row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def choose(
     classes, rows, width, sc, sx, sy, sz, ox, oy, oz,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """``out`` from its first voxel in the box, strides ox, oy, oz; ``logits`` of strides sc, sx, sy, sz."""
+    """Write labels to ``out`` (pointer to its first voxel in the box, strides ox, oy, oz); ``logits`` has strides sc, sx, sy, sz."""
     i, j = tl.program_id(0) // rows, tl.program_id(0) % rows
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = n < width

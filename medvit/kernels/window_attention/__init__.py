@@ -1,4 +1,4 @@
-"""Shifted-window attention on the natural layout, 2-D and 3-D."""
+"""Shifted-window attention in 2-D and 3-D on unpartitioned feature maps, (batch, *spatial, channel)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TYPES = (torch.float32, torch.float64, *_HALVES)
 
 
 def unsupported_reason(backend: str, qkv: Tensor) -> str | None:
-    """Why a backend cannot take these tensors, or None if it can. Chooses and explains alike."""
+    """Return why a backend cannot take these tensors, or None if it can; used for the choice and for the message."""
     if backend == "reference":
         return None
     if backend == "triton":
@@ -81,7 +81,7 @@ def _check(
 
 
 def _count(spatial: Sequence[int], window: Sequence[int]) -> int:
-    """How many windows there are, shrunk ones included."""
+    """Count the windows of a feature map; a side shorter than the window has one, shrunk window."""
     return prod([-(-side // min(side, w)) for side, w in zip(spatial, window, strict=True)])
 
 
@@ -118,34 +118,43 @@ def window_attention(
     windows: Sequence[int] | Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Attention within (shifted) windows: softmax(q kᵀ · head_dim^-0.5 + bias + mask) v (Swin, arXiv 2103.14030, eq. 4).
+    """Compute attention within (shifted) windows: softmax(q kᵀ · head_dim^-0.5 + bias + mask) v (Swin, arXiv 2103.14030, eq. 4).
 
-    Padding, roll, partition, mask and their reverse are done by index, exactly as MONAI's Swin has them.
+    Padding, roll, partition, mask and their inverses are done by index tables, with the conventions of MONAI's Swin.
 
     Args:
-        qkv: (batch, *spatial, 3C) float on the natural layout; last axis q, k, v, each heads x head_dim. Half precision
-            is computed in float32 and comes back in its own type.
+        qkv: (batch, *spatial, 3C) float, not partitioned into windows; the last axis is q, k, v, each heads x head_dim. Half
+            precision is computed in float32 and returned in its own type.
         bias_table: (prod(2·window - 1), heads), relative position bias of the full window size.
-        num_heads: heads; divides C.
-        window_size: window along each spatial axis; sides at or below it shrink it and drop the shift.
+        num_heads: number of heads; divides C.
+        window_size: window along each spatial axis. Where a side is not longer than the window, the window shrinks to the
+            side and the shift is dropped.
         shift: cyclic shift along each spatial axis.
-        qkv_bias: (3C,), what q, k and v are for padded tokens (the projection of zeros); None means zeros.
-        windows: distinct indices of the windows to compute, in row-major order, a list or an integer tensor; the others'
-            tokens come back as zero. Time is proportional to the list.
-        backend: "triton" (a GPU), "cpu" (numba), "reference" (any type and device) or None to choose the first of these
-            that can run; while ``torch.export`` or ``torch.jit.trace`` records a graph, the formula as graph compilers like it. The first two take
-            float32 and halves, float64 goes to the reference.
+        qkv_bias: (3C,) values of q, k and v for padded tokens (the projection of zeros); None means zeros.
+        windows: distinct indices of the windows to compute (windows are numbered in row-major order), a list or an integer
+            tensor; tokens of other windows are zero in the result. Time is proportional to the length of the list.
+        backend: "triton" (GPU), "cpu" (numba), "reference" (any type and device) or None for the first of these that can
+            run. The first two take float32 and half precision; float64 needs the reference. With None, a graph recorded
+            by ``torch.export`` or ``torch.jit.trace`` gets plain PyTorch operators.
 
     Returns:
-        (batch, *spatial, C).
+        (batch, *spatial, C), the type of ``qkv``.
 
     Raises:
-        ShapeError: sizes, types or devices do not fit each other, or there is no sample or token.
-        BackendError: the backend asked for cannot take these tensors; the message says why.
+        ShapeError: sizes, types or devices do not match, or there is no sample or token.
+        BackendError: the requested backend cannot take these tensors; the message says why.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.kernels import window_attention
+        >>> qkv = torch.zeros(1, 4, 3)
+        >>> qkv[0, :, 2] = torch.tensor([1.0, 3.0, 5.0, 9.0])  # v; q and k are zero, so each window gives its mean
+        >>> window_attention(qkv, torch.zeros(3, 1), num_heads=1, window_size=(2,), shift=(0,)).flatten()
+        tensor([2., 2., 7., 7.])
     """
     tensors = {"bias_table": bias_table} | ({"qkv_bias": qkv_bias} if qkv_bias is not None else {})
     _check(qkv, tensors, num_heads, window_size, shift)
-    recorded = backend is None and recording()  # plain operators, which every runtime of an exported graph has
+    recorded = backend is None and recording()  # use plain operators, which every runtime of an exported graph has
     asked = "reference" if recorded else backend
     name = select_backend("window_attention", asked, BACKENDS, lambda backend: unsupported_reason(backend, qkv))
     spatial = tuple(int(side) for side in qkv.shape[1:-1])  # a tracer gives tensors here
@@ -153,7 +162,7 @@ def window_attention(
     rows = None if windows is None else _list(windows, _count(spatial, window_size), qkv.device)
     pad = qkv_bias if qkv_bias is not None else qkv.new_zeros(width)
     given = qkv.dtype
-    if given in _HALVES and name != "triton":  # as autocast's: the sums and the softmax want float32
+    if given in _HALVES and name != "triton":  # sums and softmax need float32, as under autocast
         qkv, bias_table, pad = qkv.float(), bias_table.float(), pad.float()
     if name != "reference":
         mixed: Tensor = attend(qkv, bias_table, pad, rows, list(window_size), list(shift), num_heads, name)[0]

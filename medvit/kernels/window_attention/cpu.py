@@ -1,4 +1,4 @@
-"""Window attention on the CPU: one pass per row of scores, nothing of size n x n is ever written out.
+"""Window attention on the CPU: one pass per row of scores; no n x n matrix is stored.
 
 Numba compiles the loops for the machine at hand. A row of scores (343 floats for a 7x7x7 window) stays in the
 first-level cache from the product to the weighted sum; the backward pass recomputes it from the saved
@@ -46,7 +46,7 @@ def _as_float(typingctx: Any, bits: Any) -> Any:
 
 @njit(inline="always", fastmath=True)
 def _exp(x):  # type: ignore[no-untyped-def]
-    """exp for x <= 0, vectorisable: split 2^t into a whole power (exponent bits) and a polynomial."""
+    """Compute exp for x <= 0 without branches: 2^t is an integer power (exponent bits) times a polynomial."""
     t = max(x * _LOG2E, _FLOOR)
     whole = np.floor(t)
     f = t - whole
@@ -56,7 +56,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _gather(qkv, pad, token, offset, columns):  # type: ignore[no-untyped-def]
-    """Transposed block (head_dim, n) of q, k or v for one window; padding takes the bias of the projection."""
+    """Copy the transposed block (head_dim, n) of q, k or v of one window; padded tokens take the projection's bias."""
     for j in range(token.shape[0]):
         t = token[j]
         for c in range(columns.shape[0]):
@@ -65,7 +65,7 @@ def _gather(qkv, pad, token, offset, columns):  # type: ignore[no-untyped-def]
 
 @njit(inline="always", fastmath=True)
 def _scores(row, q, k, i, bias, region, masked, scale):  # type: ignore[no-untyped-def]
-    """Scores of query i against all keys, bias and mask added."""
+    """Compute the scores of query i against all keys, with bias and mask added."""
     width = row.shape[0]
     for j in range(width):
         row[j] = bias[j]
@@ -123,7 +123,7 @@ def _backward(qkv, pad, bias, token, region, masked, scale, out, lse, grad, spli
     windows, n = token.shape
     heads, _, width = bias.shape
     head_dim = channels // heads
-    # a job owns one head and every splits-th window, so no two jobs add to the same number: deterministic
+    # a job has one head and every splits-th window, so no two jobs add to the same number: results are deterministic
     for job in prange(heads * splits):
         h, split = job // splits, job % splits
         start = h * head_dim
@@ -181,7 +181,7 @@ def _backward(qkv, pad, bias, token, region, masked, scale, out, lse, grad, spli
 
 @lru_cache(maxsize=64)
 def _narrow(layout: WindowLayout) -> tuple[np.ndarray, np.ndarray]:
-    """Index tables in the small types the loops read, regions padded to whole vectors."""
+    """Convert the index tables to int32 for the loops; pad regions to whole vectors."""
     windows, n = layout.token.shape
     region = np.zeros((windows, -(-n // _LANES) * _LANES), np.int32)
     region[:, :n] = layout.region
@@ -189,7 +189,7 @@ def _narrow(layout: WindowLayout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _listed(layout: WindowLayout, windows: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, regions and whether there are several, of the windows in the list."""
+    """Return the rows of token, region and masked of the windows in the list."""
     token, region = _narrow(layout)
     if windows is None:
         return token, region, layout.masked
@@ -211,7 +211,7 @@ def _bias(table: Tensor, layout: WindowLayout, heads: int) -> np.ndarray:
 def forward(
     qkv: Tensor, table: Tensor, pad: Tensor, layout: WindowLayout, windows: Tensor | None, heads: int
 ) -> tuple[Tensor, Tensor]:
-    """(batch, token, C), and the logarithms of the sums of weights, (batch, window, head, n); float32."""
+    """Compute the result, (batch, token, C), and the log-sum-exp of the scores, (batch, window, head, n); float32."""
     token, region, masked = _listed(layout, windows)
     batch, tokens, triple = qkv.shape
     out = torch.zeros(batch, tokens, triple // 3)
@@ -232,7 +232,7 @@ def backward(
     windows: Tensor | None,
     heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv, the bias table and the padding; ``saved`` is what ``forward`` gave."""
+    """Return the gradients of qkv, the bias table and the padding; ``saved`` is the result of ``forward``."""
     (qkv, table, pad), (out, lse) = inputs, saved
     token, region, masked = _listed(layout, windows)
     bias = _bias(table, layout, heads)

@@ -1,7 +1,7 @@
-"""Where every token of every window lies: pad, roll, partition and mask as index tables.
+"""Index tables of window attention: the token at every position of every window.
 
 Swin attention is usually written as pad, roll, partition, attend, reverse, roll back, crop. All of these but
-the attention are a permutation of tokens, so they are worked out once here and used as indices.
+the attention are a permutation of tokens, so they are computed once here and used as indices.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["WindowLayout", "window_layout"]
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: layouts are cached
 class WindowLayout:
-    """Index tables of one feature map cut into windows.
+    """Index tables of one feature map partitioned into windows.
 
     Attributes:
         token: (window, position) int64, index of the token in the flattened feature map; -1 for padding.
-        region: (window, position) int64; tokens attend to each other freely only within one region.
+        region: (window, position) int64; attention between different regions is masked.
         relative: (position, position) int64, row of the bias table of the full window size.
-        masked: (window,) bool, whether a window holds more than one region.
+        masked: (window,) bool, True for windows with more than one region.
     """
 
     token: np.ndarray
@@ -33,7 +33,7 @@ class WindowLayout:
 
 
 def _relative_index(window: tuple[int, ...], tokens: int) -> np.ndarray:
-    """Bias-table rows for the first ``tokens`` positions of a full window, as MONAI's ``[:n, :n]``."""
+    """Return the bias-table rows of the first ``tokens`` positions of a full window, as MONAI's ``[:n, :n]``."""
     coords = np.stack(np.meshgrid(*[np.arange(w) for w in window], indexing="ij")).reshape(len(window), -1)
     difference = coords[:, :, None] - coords[:, None, :] + np.array(window)[:, None, None] - 1
     strides = [prod(2 * w - 1 for w in window[axis + 1 :]) for axis in range(len(window))]
@@ -43,10 +43,10 @@ def _relative_index(window: tuple[int, ...], tokens: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def window_layout(spatial: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> WindowLayout:
-    """The tables for a feature map of size ``spatial``.
+    """Compute the tables for a feature map of size ``spatial``.
 
-    A side at or below its window shrinks the window to it and drops the shift (MONAI's ``get_window_size``);
-    other sides are padded at the end up to a multiple of the window, before the shift.
+    Where a side is not longer than the window, the window shrinks to the side and the shift is dropped (MONAI's
+    ``get_window_size``); other sides are padded at the end to a multiple of the window, before the shift.
     """
     size = tuple(min(s, w) for s, w in zip(spatial, window, strict=True))
     moved = tuple(0 if s <= w else d for s, w, d in zip(spatial, window, shift, strict=True))
@@ -59,7 +59,7 @@ def window_layout(spatial: tuple[int, ...], window: tuple[int, ...], shift: tupl
 
     region = np.zeros(padded, dtype=np.int64)
     if any(moved):
-        # MONAI numbers the regions by three slices an axis, each axis in turn, with the shift it was given
+        # MONAI numbers the regions by three slices per axis, one axis after another
         for axis, (length, w, m) in enumerate(zip(padded, size, moved, strict=True)):
             code = np.zeros(length, dtype=np.int64)
             if m:
@@ -76,7 +76,7 @@ def window_layout(spatial: tuple[int, ...], window: tuple[int, ...], shift: tupl
 
 
 def _partition(volume: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(window, position) view of a padded volume, windows and positions in row-major order."""
+    """Rearrange a padded volume to (window, position), with windows and positions in row-major order."""
     split: list[int] = []
     for length, w in zip(volume.shape, size, strict=True):
         split += [length // w, w]

@@ -1,4 +1,4 @@
-"""Window attention as PyTorch knows it: an operator with shapes for tracing and a backward operator of its own."""
+"""PyTorch operators of window attention, forward and backward, with their output shapes for tracing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def attend(
     num_heads: int,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """(batch, *spatial, C), and what the gradients need: logarithms of the sums of weights, (batch, window, head, position)."""
+    """Compute the result, (batch, *spatial, C), and the log-sum-exp of the scores, (batch, window, head, position), for backward."""
     layout = window_layout(tuple(qkv.shape[1:-1]), tuple(window_size), tuple(shift))
     out, lse = _path(backend).forward(_flat(qkv), bias_table, pad, layout, windows, num_heads)
     return out.view(*qkv.shape[:-1], -1), lse

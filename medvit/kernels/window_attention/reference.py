@@ -1,4 +1,4 @@
-"""Window attention as the formula reads: softmax(q kᵀ · scale + bias + mask) v, window by window."""
+"""Reference of window attention, written as the formula: softmax(q kᵀ · scale + bias + mask) v, window by window."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medvit.kernels.window_attention.layout import WindowLayout
 __all__ = ["window_attention_reference"]
 
 MASK = -100.0
-"""What MONAI adds between tokens of different regions; not minus infinity, so a far token still weighs e^-100."""
+"""Number that MONAI adds to scores between different regions. It is not minus infinity, so such a token still has weight e^-100."""
 
 
 def window_attention_reference(
@@ -21,11 +21,11 @@ def window_attention_reference(
     layout: WindowLayout,
     num_heads: int,
 ) -> Tensor:  # (batch, token, C)
-    """Attention within windows on flattened tokens; any float type, differentiable by autograd."""
+    """Compute attention within windows on flattened tokens; any float type, differentiable by autograd."""
     batch, tokens, width = qkv.shape
     channels = width // 3
     head_dim = channels // num_heads
-    # indices are worked out before any tensor is touched, so that torch.export records them as constants
+    # indices are computed before any tensor operation, so that torch.export records them as constants
     token = np.where(layout.token < 0, tokens, layout.token)  # (window, n), the last row of ``extended`` is padding
     index = torch.from_numpy(token).to(qkv.device)
     extended = torch.cat([qkv, pad.expand(batch, 1, width)], 1)
@@ -40,7 +40,7 @@ def window_attention_reference(
         apart = region[:, :, None] != region[:, None, :]
         scores = scores + apart[:, None].to(scores.dtype) * MASK
     attended = (scores.softmax(-1) @ v).transpose(2, 3).reshape(batch, -1, channels)  # (batch, window x n, C)
-    source = np.full(tokens + 1, token.size)  # where each token's result lies; the row after the last is zeros
+    source = np.full(tokens + 1, token.size)  # the row of each token's result; the row after the last is zeros
     source[token.reshape(-1)] = np.arange(token.size)
     nothing = attended.new_zeros(batch, 1, channels)
     return torch.cat([attended, nothing], 1)[:, torch.from_numpy(source[:tokens]).to(qkv.device)]

@@ -19,12 +19,12 @@ __all__ = ["backward", "forward"]
 
 _KINDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 _SHARES = 512
-"""Programs among which the windows' bias gradients are shared out, about."""
+"""Approximate number of programs among which the windows are divided for the gradient of the bias."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Queries and keys of a program at a time. 343 keys are 11 x 32 = 352, not 512."""
+    """Number of queries and keys that a program takes at a time. With 32 keys, 343 are padded to 352 rather than 512."""
 
     queries: int = 64
     keys: int = 32
@@ -41,7 +41,7 @@ class _Tables:
     masked: Tensor
     place: Tensor
     middle: int
-    pairs: Tensor  # (offset, query): where in n x n, the element after the last for none
+    pairs: Tensor  # (offset, query): index into n x n; n x n itself where there is no such key
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +61,7 @@ def _tables(layout: WindowLayout, device: torch.device) -> _Tables:
 
 
 class _Call:
-    """What every launch of one call shares."""
+    """Arguments shared by all launches of one call."""
 
     def __init__(
         self, qkv: Tensor, table: Tensor, pad: Tensor, layout: WindowLayout, windows: Tensor | None, heads: int
@@ -74,7 +74,7 @@ class _Call:
         self.heads, self.channels = heads, width // 3
         self.head_dim = self.channels // heads
         self.windows = windows
-        self.columns = table.float().t().contiguous()  # (head, offset): a head's column lies together
+        self.columns = table.float().t().contiguous()  # (head, offset): the column of a head is contiguous
         self.pad = pad.float()
 
     @property
@@ -92,14 +92,14 @@ class _Call:
 
     @property
     def options(self) -> dict[str, Any]:
-        width = max(16, 1 << (self.head_dim - 1).bit_length())  # a matrix product wants 16
+        width = max(16, 1 << (self.head_dim - 1).bit_length())  # matrix products in Triton need at least 16
         return {
             "QUERIES": BLOCKS.queries, "KEYS": BLOCKS.keys, "WIDTH": width, "KIND": _KINDS[self.qkv.dtype],
             "SOME": self.windows is not None, "num_warps": BLOCKS.warps,
         }  # fmt: skip
 
     def fresh(self, channels: int) -> Tensor:
-        """Space for every token; zeros where not every token is written."""
+        """Allocate (batch, token, channels); filled with zeros if only some windows are computed."""
         make = torch.empty if self.windows is None else torch.zeros
         return make(self.batch, self.tokens, channels, dtype=self.qkv.dtype, device=self.qkv.device)
 
@@ -111,7 +111,7 @@ def _blocks(n: int, size: int) -> int:
 def forward(
     qkv: Tensor, table: Tensor, pad: Tensor, layout: WindowLayout, windows: Tensor | None, heads: int
 ) -> tuple[Tensor, Tensor]:
-    """(batch, token, C), and the logarithms of the sums of weights, (batch, window, head, n)."""
+    """Compute the result, (batch, token, C), and the log-sum-exp of the scores over ln 2, (batch, window, head, n)."""
     call = _Call(qkv, table, pad, layout, windows, heads)
     out = call.fresh(call.channels)
     lse = torch.empty(call.batch, call.count, heads, call.n, dtype=torch.float32, device=qkv.device)
@@ -130,7 +130,7 @@ def backward(
     windows: Tensor | None,
     heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv, the bias table and the padding; the same bits every time."""
+    """Return the gradients of qkv, the bias table and the padding; results are deterministic."""
     qkv, table, pad = inputs
     call = _Call(qkv, table, pad, layout, windows, heads)
     n, device = call.n, qkv.device

@@ -1,7 +1,8 @@
-"""Window attention on a GPU. A program owns one window, one head and a block of queries or keys; nothing is added to by two.
+"""Triton kernels of window attention. A program has one window, one head and a block of queries or keys; no two programs
+write to the same number.
 
 Tokens, regions and padding come from index tables; the row of the bias table is ``place[i] - place[j] + middle``, so that the
-head's column of the table stays in first-level cache and no n x n table is read. Exponents are in units of ln 2.
+column of a head in the table stays in first-level cache and no n x n table is read. Exponents are in units of ln 2.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ __all__ = ["attend", "bias_gradient", "key_gradients", "query_gradients"]
 LOG2E = tl.constexpr(1.4426950408889634)
 FAR = tl.constexpr(-1e30)
 MASK = tl.constexpr(-100.0)
-"""Between tokens of different regions, as MONAI has it: a far token still weighs e^-100."""
+"""Number that MONAI adds to scores between different regions: such a token still has weight e^-100."""
 
 
 @triton.jit
 def _item(windows, count, SOME: tl.constexpr):
-    """Sample and window of this program, and where its window lies in the tables."""
+    """Return the sample of this program and the row of its window in the tables."""
     item = tl.program_id(0)
     b, row = item // count, item % count
     if SOME:
@@ -29,7 +30,7 @@ def _item(windows, count, SOME: tl.constexpr):
 
 @triton.jit
 def _rows(base, pad, at, token, column, fits, stride, WIDTH: tl.constexpr, KIND: tl.constexpr):
-    """(position, head_dim) of q, k or v; a padded token has the projection's bias."""
+    """Load (position, head_dim) of q, k or v; padded tokens take the projection's bias."""
     real = at[:, None] & (token >= 0)[:, None] & fits[None, :]
     x = tl.load(base + token[:, None].to(tl.int64) * stride + column[None, :], mask=real, other=0.0).to(KIND)
     instead = tl.load(pad + column, mask=fits, other=0.0).to(KIND)
@@ -38,12 +39,12 @@ def _rows(base, pad, at, token, column, fits, stride, WIDTH: tl.constexpr, KIND:
 
 @triton.jit
 def _scores(q, k, i, j, place, region, table, middle, scale, n, masked, KIND: tl.constexpr):
-    """Scores of queries i against keys j over ln 2: bias and mask added, nothing beyond the last key."""
+    """Compute the scores of queries i against keys j, divided by ln 2, with bias and mask; keys past the last get ``FAR``."""
     s = tl.dot(q, tl.trans(k), input_precision="tf32x3") * (scale * LOG2E)
     inside = (i < n)[:, None] & (j < n)[None, :]
     pi, pj = tl.load(place + i, mask=i < n, other=0), tl.load(place + j, mask=j < n, other=0)
     s += tl.load(table + (pi[:, None] - pj[None, :] + middle), mask=inside, other=0.0).to(tl.float32) * LOG2E
-    if masked != 0:  # only the last window along an axis holds several regions
+    if masked != 0:  # only the last window along an axis has several regions
         ri, rj = tl.load(region + i, mask=i < n, other=0), tl.load(region + j, mask=j < n, other=0)
         s += tl.where(ri[:, None] != rj[None, :], MASK * LOG2E, 0.0)
     return tl.where((j < n)[None, :], s, FAR)
@@ -55,7 +56,7 @@ def attend(
     count, tokens, n, channels, head_dim, heads, offsets, middle, batch_stride, stride, scale,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """``out`` (B, token, C) and ``lse`` (B x window, head, n), the logarithms of the sums over ln 2."""
+    """Write the result to ``out`` (B, token, C) and the log-sum-exp divided by ln 2 to ``lse`` (B x window, head, n)."""
     b, window = _item(windows, count, SOME)
     head = tl.program_id(1)
     i = tl.program_id(2) * QUERIES + tl.arange(0, QUERIES)
@@ -95,7 +96,7 @@ def _slopes(
     base, grad, out, pad, place, region, table, lse, b, own, other, i, j, column, fits, row,
     tokens, n, channels, middle, stride, scale, mixed, WIDTH: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """For queries i and keys j: q, k, v's gradient's factors: weights, slopes of the scores, q, k, and the gradient of the output."""
+    """Return the factors of the gradients for queries i and keys j: weights, gradients of the scores, q, k, gradient of the output."""
     q = _rows(base, pad, i < n, own, column, fits, stride, WIDTH, KIND)
     k = _rows(base, pad, j < n, other, column + channels, fits, stride, WIDTH, KIND)
     v = _rows(base, pad, j < n, other, column + 2 * channels, fits, stride, WIDTH, KIND)
@@ -105,7 +106,7 @@ def _slopes(
     delta = tl.sum(g * tl.load(out + at, mask=here, other=0.0).to(tl.float32), 1)
     s = _scores(q, k, i, j, place, region, table, middle, scale, n, mixed, KIND)
     p = tl.exp2(s - tl.load(lse + row + i, mask=i < n, other=0.0)[:, None])
-    # a padded query was dropped and a query past the last is none: neither has a say
+    # padded queries and queries past the last contribute no gradient
     p = tl.where(((i < n) & (own >= 0))[:, None], p, 0.0)
     slope = p * (tl.dot(g.to(KIND), tl.trans(v), input_precision="tf32x3") - delta[:, None])
     return p, slope, q, k, g
@@ -117,7 +118,7 @@ def query_gradients(
     count, tokens, n, channels, head_dim, heads, offsets, middle, batch_stride, stride, scale,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """The first third of ``dqkv`` (B, token, 3C)."""
+    """Write the gradient of q, the first third of ``dqkv`` (B, token, 3C)."""
     b, window = _item(windows, count, SOME)
     head = tl.program_id(1)
     i = tl.program_id(2) * QUERIES + tl.arange(0, QUERIES)
@@ -147,7 +148,7 @@ def key_gradients(
     count, tokens, n, channels, head_dim, heads, offsets, middle, batch_stride, stride, scale,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """The other two thirds of ``dqkv``, and what padded keys hand to the bias, ``dpad`` (block of keys, B x window, 2C)."""
+    """Write the gradients of k and v to ``dqkv``, and those of padded keys to ``dpad`` (block of keys, B x window, 2C)."""
     b, window = _item(windows, count, SOME)
     head = tl.program_id(1)
     j = tl.program_id(2) * KEYS + tl.arange(0, KEYS)
@@ -184,7 +185,7 @@ def bias_gradient(
     count, tokens, n, channels, head_dim, heads, offsets, middle, batch_stride, stride, scale, items, splits,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """``dense`` (split, head, n, n): slopes of the scores, summed over every splits-th window in a fixed order."""
+    """Write the gradients of the scores, summed over every splits-th window in a fixed order, to ``dense`` (split, head, n, n)."""
     head, split = tl.program_id(1) % heads, tl.program_id(1) // heads
     blocks = (n + KEYS - 1) // KEYS
     i = (tl.program_id(0) // blocks) * QUERIES + tl.arange(0, QUERIES)
@@ -199,7 +200,7 @@ def bias_gradient(
             window = tl.load(windows + window).to(tl.int64)
         own = tl.load(token + window * n + i, mask=i < n, other=-1)
         other = tl.load(token + window * n + j, mask=j < n, other=0)
-        row = ((b * count + item % count) * heads + head) * n  # that is item, in 64 bits
+        row = ((b * count + item % count) * heads + head) * n  # b * count + item % count is item, in 64 bits
         mixed = tl.load(masked + window)
         _p, slope, _q, _k, _g = _slopes(
             qkv + b * batch_stride, grad, out, pad, place, region + window * n, table + head * offsets, lse,
