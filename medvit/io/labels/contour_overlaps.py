@@ -1,8 +1,10 @@
-"""Contours of one plane that are not simply beside or within each other: drawn twice, or across one another.
+"""Contours of one plane that repeat or cross each other.
 
-Of nested contours the inner one is a hole, by the parity of how many contours lie around a voxel. Parity has no right
-answer where two contours cross: what they share would become a hole, and of a contour drawn twice nothing would be left.
-The standard lets parity decide for CLOSEDPLANAR_XOR alone (PS3.3 C.8.8.6.3).
+Of nested contours, the inner one is a hole: the parity of the number of contours around a voxel decides. Parity fails
+for
+crossing contours, whose common area would become a hole, and for a contour drawn twice, which would vanish. The
+standard
+uses parity alone only for CLOSEDPLANAR_XOR (PS3.3 C.8.8.6.3).
 """
 
 from __future__ import annotations
@@ -18,17 +20,19 @@ from medvit.io.polygon_masks import fill_polygon
 __all__ = ["fill_union", "shared_by_crossing", "without_duplicates"]
 
 _DRAWN_APART = 0.05
-"""Share of the smaller of two contours that must lie within, and outside of, the larger for the two to cross: outlines of
-a thin wall touch each other by rounding."""
+"""Smallest share of the smaller contour that must lie inside, and outside, the larger one for the two to cross;
+outlines of a
+thin wall touch each other by rounding.
+"""
 
 _ROUND_MM = 2
-"""Decimals to which the points of a contour drawn twice agree."""
+"""Decimals, in mm, to which the points of repeated contours agree."""
 
 _Drawn = TypeVar("_Drawn")
 
 
 def without_duplicates(contours: Sequence[_Drawn], points: Sequence[NDArray[np.float64]]) -> list[_Drawn]:
-    """The contours without those whose points (point, axis) another one has already, in whatever order."""
+    """Remove contours whose points (point, axis) equal those of another contour, in any order."""
     seen: dict[tuple[tuple[int, ...], bytes], _Drawn] = {}
     for contour, own in zip(contours, points, strict=True):
         rounded = np.unique(np.round(own, _ROUND_MM) + 0.0, axis=0)
@@ -39,12 +43,12 @@ def without_duplicates(contours: Sequence[_Drawn], points: Sequence[NDArray[np.f
 def _crosses(
     shared: NDArray[np.floating] | np.floating, smaller: NDArray[np.floating] | np.floating
 ) -> NDArray[np.bool_]:
-    """Whether contours cross, from the pixels that two share and those of the smaller of the two."""
+    """Return True where contours cross, from the number of pixels that two share and that of the smaller of the two."""
     return np.asarray((shared > 0) & (shared >= _DRAWN_APART * smaller) & (shared <= (1 - _DRAWN_APART) * smaller))
 
 
 def shared_by_crossing(masks: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """What any two masks (contour, voxel) share by crossing, (voxel,), or None where no two cross."""
+    """Return a mask (voxel,) of the voxels that crossing masks (contour, voxel) share; None where no two cross."""
     held = masks.astype(np.float32)
     shared, sizes = held @ held.T, held.sum(1)
     pairs = np.argwhere(np.triu(_crosses(shared, np.minimum(sizes[:, None], sizes[None])), 1))
@@ -52,7 +56,9 @@ def shared_by_crossing(masks: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
 
 
 def fill_union(outlines: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
-    """``fill_polygons``, what contours share by crossing included; and whether any cross."""
+    """Fill polygons as ``fill_polygons`` does, but include the common area of crossing contours; return True as well if
+    any cross.
+    """
     mask, edges, crossing = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), False
     filled = []
     for points in outlines:
@@ -72,7 +78,7 @@ def fill_union(outlines: Sequence[NDArray[np.float64]], shape: tuple[int, int]) 
 
 
 def _meeting(boxes: Sequence[tuple[slice, slice]]) -> Iterator[tuple[int, int]]:
-    """Pairs of boxes that share a pixel."""
+    """Yield the pairs of boxes that share a pixel."""
     ends = np.array([[(side.start, side.stop) for side in box] for box in boxes], dtype=np.int64).reshape(-1, 2, 2)
     for a in range(len(ends) - 1):
         later = ends[a + 1 :]
@@ -84,7 +90,7 @@ def _meeting(boxes: Sequence[tuple[slice, slice]]) -> Iterator[tuple[int, int]]:
 def _where_both(
     first: tuple[tuple[slice, slice], NDArray[np.bool_]], second: tuple[tuple[slice, slice], NDArray[np.bool_]]
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_], NDArray[np.bool_]]:
-    """The box that two have in common, and the mask of each in it."""
+    """Return the common box of two masks, and each mask cut to it."""
     starts = [max(a.start, b.start) for a, b in zip(first[0], second[0], strict=True)]
     stops = [min(a.stop, b.stop) for a, b in zip(first[0], second[0], strict=True)]
 

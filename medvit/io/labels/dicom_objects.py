@@ -1,4 +1,4 @@
-"""What the readers of SEG and RTSTRUCT share: opening, and turning damage into one of our errors."""
+"""Helpers of the readers of SEG and RTSTRUCT: opening of files, conversion of errors, references to images."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ __all__ = [
 ]
 
 _UNDEFINED = 0xFFFFFFFF
-"""The length of an element that ends at a delimiter (PS3.5 7.1.1)."""
+"""Length of an element that ends at a delimiter (PS3.5 7.1.1)."""
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as PS3.10 says, or, as some planning systems write it, with the dataset at once."""
+    """Return True if a file begins with the DICOM preamble (PS3.10), or directly with a data set, as some planning
+    systems write it.
+    """
     with path.open("rb") as file:
         start = file.read(132)
     return start[128:] == b"DICM" or start[:2] == b"\x08\x00"
 
 
 def open_object(path: Path, stop_before_pixels: bool = False) -> Dataset:
-    """The dataset of a file.
+    """Read the data set of a file.
 
     Raises:
-        SourceError: not DICOM, or cut off.
+        SourceError: the file is not DICOM, or is cut off.
     """
     try:
         if not is_dicom(path):
@@ -59,9 +61,9 @@ def open_object(path: Path, stop_before_pixels: bool = False) -> Dataset:
 
 
 def _require_whole(dataset: Dataset, name: str) -> None:
-    """Refuse a file that ends within its last element, which pydicom takes for a shorter one.
+    """Refuse a file that ends within its last element, which pydicom would read as a shorter one.
 
-    Sequences of contours cut off there would otherwise read as fewer contours.
+    A truncated sequence of contours would otherwise read as fewer contours.
     """
     last = dataset.get_item(max(dataset.keys())) if len(dataset) else None
     if not isinstance(last, RawDataElement) or not isinstance(last.value, bytes):
@@ -75,17 +77,17 @@ def _require_whole(dataset: Dataset, name: str) -> None:
 
 @contextmanager
 def dicom_errors_as_source_errors(name: str, kind: str) -> Iterator[None]:
-    """Whatever a damaged or incomplete object raises on the way becomes one of our errors.
+    """Convert exceptions raised by a damaged or incomplete object to ``SourceError``.
 
     Args:
-        name: of the file.
-        kind: what it is, with its article: "a SEG".
+        name: name of the file.
+        kind: kind of object, with its article: "a SEG".
     """
     try:
         yield
     except (MedvitError, MemoryError):
         raise
-    except AttributeError as error:  # what pydicom raises for an attribute that is not there
+    except AttributeError as error:  # raised by pydicom for an absent attribute
         raise SourceError(
             f"Found {name}, {kind} that is damaged or incomplete (without {error.name or error}); every value of it is needed. "
             "Export it again."
@@ -98,7 +100,7 @@ def dicom_errors_as_source_errors(name: str, kind: str) -> Iterator[None]:
 
 
 def series_of(item: Dataset) -> tuple[str, ...]:
-    """The UIDs in an item's ReferencedSeriesSequence or RTReferencedSeriesSequence; a reference without one is none."""
+    """Return the UIDs in an item's ReferencedSeriesSequence or RTReferencedSeriesSequence; empty UIDs are left out."""
     named = [
         str(series.get("SeriesInstanceUID") or "")
         for keyword in ("ReferencedSeriesSequence", "RTReferencedSeriesSequence")
@@ -108,28 +110,29 @@ def series_of(item: Dataset) -> tuple[str, ...]:
 
 
 def instances(scan: Scan) -> set[str]:
-    """The SOPInstanceUIDs of a DICOM image."""
+    """Return the SOPInstanceUIDs of a DICOM image."""
     return {str(header.get("SOPInstanceUID", "")) for header in scan.slices} - {""}
 
 
 def drawn_on(scan: Scan, series: tuple[str, ...]) -> bool:
-    """Whether a DICOM image is the very series that labels refer to."""
+    """Return True if a DICOM image belongs to one of the series that labels refer to."""
     return any(str(header.get("SeriesInstanceUID", "")) in series for header in scan.slices[:1])
 
 
 def check_frame(stated: tuple[str, tuple[str, ...]], scan: Scan | None, force: bool) -> list[str]:
-    """Flags for a frame of reference that is not the reference's, or none.
+    """Return flags where the labels' frame of reference differs from the reference's.
 
-    Positions in two frames of reference mean different places in the patient (PS3.3 C.7.4.1). A file that names the
-    reference's own series all the same was written with a wrong UID, and is read with a flag.
+    Positions in two frames of reference mean different places in the patient (PS3.3 C.7.4.1). A file that nevertheless
+    names
+    the reference's own series was written with a wrong UID, and is read with a flag.
 
     Args:
         stated: the object's FrameOfReferenceUID and the series it refers to.
         scan: the reference.
-        force: read it all the same; flagged.
+        force: True to read the object all the same, with a flag.
 
     Raises:
-        GeometryError: another frame and another series, and not forced.
+        GeometryError: frame of reference and series both differ, and ``force`` is False.
     """
     frame, series = stated
     if scan is None or not scan.slices:

@@ -1,4 +1,4 @@
-"""Masks onto a grid: copied voxel for voxel where the grids agree, resampled by the nearest voxel where they do not."""
+"""Mapping of masks to another grid: voxels are copied where the grids coincide, else the nearest voxel is taken."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["GridMapping", "MaskBuilder", "clipped_labels_note", "exact_mapping", "lost_labels_note", "resample_to"]
 
 _OFF_VOXEL = 0.05
-"""How far a voxel may lie from its place on another grid, in voxels, for the two to be the same place: headers round
-positions to some micrometres, over some hundred voxels."""
+"""Largest distance, in voxels, between voxel centres of two grids that coincide; headers round positions to some
+micrometres, over some hundred voxels.
+"""
 
 
 @dataclass(frozen=True)
 class GridMapping:
-    """How indices of one grid become those of another, where both share their lattice of points.
+    """A mapping of the indices of one grid to another, where the voxel centres of both coincide.
 
     Attributes:
         axes: the target axis of each source axis.
@@ -38,7 +39,7 @@ class GridMapping:
     offset: tuple[int, int, int]
 
     def move(self, start: Sequence[int], piece: NDArray[np.bool_]) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
-        """A box of voxels at ``start`` of the source grid, and the same on the target grid."""
+        """Map a box of voxels at ``start`` of the source grid to the target grid; return its start and voxels there."""
         target = [0, 0, 0]
         for axis, (to, sign) in enumerate(zip(self.axes, self.signs, strict=True)):
             first = start[axis] if sign > 0 else -(start[axis] + piece.shape[axis] - 1)
@@ -49,12 +50,12 @@ class GridMapping:
 
 
 def exact_mapping(change: Affine, shape: Sequence[int], flat: bool = False) -> GridMapping | None:
-    """The lattice map behind a change of index, or None where voxels of the two grids do not coincide.
+    """Find the mapping of indices behind an affine; return None where voxels of the two grids do not coincide.
 
     Args:
-        change: source index to target index, 4x4.
+        change: (4, 4), source index to target index.
         shape: voxels along each source axis.
-        flat: whether the third source axis only stands for a thickness, as of a lone frame; it then fits any.
+        flat: True where the third source axis is only a thickness, as for a single frame; its length may then differ.
     """
     linear = np.array(change[:3, :3])
     if flat:
@@ -81,11 +82,12 @@ def exact_mapping(change: Affine, shape: Sequence[int], flat: bool = False) -> G
 
 @dataclass
 class MaskBuilder:
-    """A mask as it is gathered from boxes; what lies beyond the grid is counted, not kept.
+    """A mask assembled from boxes; voxels beyond the grid are counted, not kept.
 
     Attributes:
         shape: (i, j, k) of the grid.
-        lost: voxels that lay beyond it.
+        lost: number of voxels beyond the grid.
+        kept: start and voxels of each box, cut to the grid.
     """
 
     shape: tuple[int, int, int]
@@ -93,7 +95,7 @@ class MaskBuilder:
     kept: list[tuple[NDArray[np.int64], NDArray[np.bool_]]] = field(default_factory=list)
 
     def add(self, start: Sequence[int], piece: NDArray[np.bool_]) -> None:
-        """Take in a box of voxels, (i, j, k), at ``start``."""
+        """Add a box of voxels, (i, j, k), at ``start``."""
         low = np.maximum(start, 0)
         high = np.minimum(np.add(start, piece.shape), self.shape)
         whole = int(piece.sum())
@@ -108,7 +110,7 @@ class MaskBuilder:
             self.kept.append(_trim(low, inside))
 
     def gather(self) -> tuple[tuple[int, int, int], NDArray[np.bool_]]:
-        """Start and voxels of the smallest box around all pieces; pieces that overlap are united."""
+        """Return start and voxels of the smallest box around all pieces, as their union."""
         if not self.kept:
             return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
         low = np.min([start for start, _ in self.kept], axis=0)
@@ -131,13 +133,14 @@ def _trim(start: NDArray[np.int64], piece: NDArray[np.bool_]) -> tuple[NDArray[n
 
 
 def resample_to(found: LabelSet, grid: Grid) -> LabelSet:
-    """The same labels on another grid.
+    """Return the same labels on another grid.
 
-    Where the two grids share their voxel centres, voxels are copied (turned, mirrored and shifted as needed). Else each
-    voxel of the new grid takes the nearest one of the old, which the notes say. What lies beyond the new grid is flagged.
+    Where the two grids coincide, voxels are copied, with axes turned, mirrored and shifted as needed. Otherwise each
+    voxel of
+    the new grid takes the nearest voxel of the old, which a note states. Voxels beyond the new grid are flagged.
 
     Raises:
-        GeometryError: nothing lies on the new grid.
+        GeometryError: no labelled voxel lies on the new grid.
     """
     change = np.linalg.inv(grid.affine) @ found.affine
     lattice = exact_mapping(change, found.shape)
@@ -177,12 +180,12 @@ def resample_to(found: LabelSet, grid: Grid) -> LabelSet:
 
 
 def lost_labels_note(names: Sequence[str]) -> Sequence[str]:
-    """What to say of labels that fall between the voxel centres of a coarser grid."""
+    """Describe labels that fall between the voxel centres of a coarser grid."""
     return (f"Too small for the reference's grid, empty there: {', '.join(names)}.",) if names else ()
 
 
 def clipped_labels_note(lost: dict[str, int]) -> Sequence[str]:
-    """What to say of voxels beyond the grid, by label name."""
+    """Describe the voxels beyond the grid, by label name."""
     if not lost:
         return ()
     named = ", ".join(f"{name} {count}" for name, count in lost.items())
@@ -190,7 +193,7 @@ def clipped_labels_note(lost: dict[str, int]) -> Sequence[str]:
 
 
 def _nearest(segment: LabelMask, change: Affine) -> tuple[list[int], NDArray[np.bool_]]:
-    """A segment sampled at the voxel centres of another grid: (i, j, k) start there, and the box of voxels."""
+    """Sample a segment at the voxel centres of another grid; return start and voxels, (i, j, k), on that grid."""
     from scipy.ndimage import affine_transform
 
     size = np.array(segment.voxels.shape)
@@ -201,7 +204,7 @@ def _nearest(segment: LabelMask, change: Affine) -> tuple[list[int], NDArray[np.
     low = np.floor(reached.min(0)).astype(int)
     high = np.ceil(reached.max(0)).astype(int) + 1
     back = np.linalg.inv(change)
-    # one voxel of margin, so that the outer half of the outermost voxels counts as theirs
+    # one voxel of margin, so that the outer half of the outermost voxels counts too
     padded = np.pad(segment.voxels, 1).astype(np.uint8)
     origin = back[:3, :3] @ low + back[:3, 3] - segment.start + 1
     sampled = affine_transform(padded, back[:3, :3], origin, tuple(high - low), order=0, mode="constant", cval=0)

@@ -1,4 +1,4 @@
-"""Reading label maps: NIfTI, NRRD (3D Slicer's too) and MetaImage, one whole number a voxel."""
+"""Reader of label maps: NIfTI, NRRD (3D Slicer's included) and MetaImage, with one whole number in each voxel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medvit.labels import Label
 __all__ = ["embedded_names", "read_map"]
 
 _MOST_UNNAMED = 256
-"""More different values than this, without names for them, are an image and not labels."""
+"""Largest number of different values without names; a file with more is an image, not labels."""
 
 
 def read_map(
@@ -36,21 +36,23 @@ def read_map(
 ) -> LabelSet:
     """Read a label map as masks on its own grid.
 
-    A value's name is what ``names`` says, else the file (3D Slicer's fields, our NIfTI extension with ``labels.json``
-    beside it). The table's label of that name is taken, whatever its number; a value without a name gets the table's
-    label of its number, else ``label_N`` with generic codes, which the notes say.
+    The name of a value comes from ``names``, else from the file (3D Slicer's fields, medvit's NIfTI extension,
+    ``labels.json``
+    beside it). The table's label with that name is used, whatever its number. A value without a name gets the table's
+    label of
+    its number, else the name ``label_N`` with generic codes and a note.
 
     Args:
-        path: NIfTI, NRRD (of several layers too, as 3D Slicer writes overlapping segments) or MetaImage.
+        path: a NIfTI, NRRD (also with several layers, as 3D Slicer writes overlapping segments) or MetaImage file.
         table: labels whose ids, names, colours and codes are used.
-        geometry: for a NIfTI, "sform" or "qform" to take; None for the sform where it is stated.
+        geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated.
         names: name of each value, as the sender of the file states them.
-        strict: refuse values with voxels that are not in the table.
+        strict: True to refuse values with voxels that the table lacks.
 
     Raises:
-        ImageError: fractions, negative or too many values: an image, not labels.
-        SourceError: damaged, or a picture; with ``strict``, a label that the table does not have.
-        GeometryError: no usable place in the world.
+        ImageError: fractions, negative values or too many values, as in an image.
+        SourceError: the file is damaged or a picture; with ``strict``, the table lacks a label.
+        GeometryError: the file has no usable affine.
     """
     slicer, segments_told = from_slicer(_nrrd_fields(path))
     remarks = segments_told
@@ -95,7 +97,7 @@ def _values(
     own: Mapping[tuple[int, int], Label],
     numbers: set[int],
 ) -> tuple[list[tuple[Named, tuple[int, int, int], NDArray[np.bool_]]], list[str]]:
-    """Return the values of each layer with their own names and masks, and notes on those that were rounded."""
+    """Return the values of each layer with their own names and masks, and notes on rounding."""
     found = []
     rounded: list[str] = []
     for layer, voxels in enumerate(layers if layers is not None else (scan.array[0],)):
@@ -109,7 +111,9 @@ def _values(
 
 
 def _require_named(rows: Sequence[Named], stated: bool, remarks: Sequence[str]) -> None:
-    """Refuse values that a sender's names leave out, and those with several names: the number may mean another label."""
+    """Refuse values without a name among the sender's names, and values with several names, since a number may mean
+    another label.
+    """
     left = [str(row.value) for row in rows if row.present and row.own is None] if stated else []
     if left:
         raise SourceError(
@@ -124,7 +128,7 @@ def _require_named(rows: Sequence[Named], stated: bool, remarks: Sequence[str]) 
 
 
 def _nrrd_fields(path: Path) -> dict[str, str]:
-    """Read the fields of an NRRD's header; empty for any other file, and for one that cannot be read (reading reports that)."""
+    """Read the header fields of an NRRD; return none for other files and for unreadable ones, which the reader reports."""
     if path.suffix.lower() not in (".nrrd", ".nhdr"):
         return {}
     import SimpleITK as sitk
@@ -139,7 +143,12 @@ def _nrrd_fields(path: Path) -> dict[str, str]:
 
 
 def embedded_names(path: Path, scan: Scan) -> NamesFound:
-    """Read the labels that a file names itself; none for an image, and for a label map without names."""
+    """Read the label names that a file contains; return none for an image, and for a label map without names.
+
+    Args:
+        path: the file.
+        scan: the file's content, opened.
+    """
     if scan.kind == "nifti":
         inside, beside = from_header(scan.header), from_sidecar(path)
         return NamesFound({**inside.labels, **beside.labels}, (*inside.notes, *beside.notes))
@@ -151,7 +160,9 @@ def embedded_names(path: Path, scan: Scan) -> NamesFound:
 
 
 def _whole(scan: Scan, name: str, known: set[int]) -> tuple[NDArray[Any], list[int], list[str]]:
-    """Convert voxels to whole numbers, (i, j, k) uint8 or uint16; return them, the values that occur, and a note on rounding."""
+    """Convert voxels to whole numbers, (i, j, k) uint8 or uint16; return them, the values that occur, and notes on
+    rounding.
+    """
     values: NDArray[Any] = scan.array[0]
     if not np.isfinite(values).all():
         raise ImageError(

@@ -1,7 +1,8 @@
-"""What reading labels gives: one mask a segment, on one grid, with what its file says of it.
+"""Labels that were read: one mask for each segment, on one grid, with the metadata of its file.
 
-Masks are kept cut to their box, so a hundred segments of a large scan fit in memory, and apart from each other, so
-that segments which overlap (PS3.3 C.8.20.2, Segments Overlap) lose nothing.
+Masks are cut to their bounding box, so that a hundred segments of a large scan fit in memory. They are stored
+separately,
+so that overlapping segments (PS3.3 C.8.20.2, Segments Overlap) stay complete.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["Box", "Grid", "LabelMask", "LabelSet"]
 
 
 class Box(TypedDict):
-    """Where a mask begins, and the mask cut to its box."""
+    """Start of a mask on its grid, and the mask cut to its bounding box."""
 
     start: tuple[int, int, int]
     voxels: NDArray[np.bool_]
@@ -35,14 +36,19 @@ class Box(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where voxels lie: (i, j, k) counts and voxel index to RAS+ millimetres."""
+    """The grid of voxels.
+
+    Attributes:
+        shape: number of voxels (i, j, k).
+        affine: (4, 4), voxel index to RAS+ millimetres.
+    """
 
     shape: tuple[int, int, int]
     affine: Affine
 
     @classmethod
     def of(cls, scan: Scan) -> Grid:
-        """The grid of an opened image."""
+        """Return the grid of an opened image."""
         i, j, k = scan.array.shape[1:]
         return cls((i, j, k), scan.affine)
 
@@ -54,8 +60,8 @@ class LabelMask:
     Attributes:
         label: id, name, title, colour and codes.
         start: (i, j, k) of the first voxel of ``voxels`` on the grid.
-        voxels: bool, (i, j, k), the mask cut to its box; of size 0 for a segment without voxels.
-        origin: how it came about.
+        voxels: bool, (i, j, k), the mask cut to its bounding box; of size 0 for a segment without voxels.
+        origin: origin of the segment, as its file states it.
     """
 
     label: Label
@@ -68,12 +74,12 @@ class LabelMask:
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
-        """Where ``voxels`` lie on the grid."""
+        """Slices of ``voxels`` on the grid."""
         i, j, k = (slice(a, a + n) for a, n in zip(self.start, self.voxels.shape, strict=True))
         return i, j, k
 
     def overlap(self, other: LabelMask) -> int:
-        """How many voxels two segments share."""
+        """Count the voxels that two segments share."""
         low = np.maximum(self.start, other.start)
         high = np.minimum(np.add(self.start, self.voxels.shape), np.add(other.start, other.voxels.shape))
         if (high <= low).any():
@@ -92,16 +98,17 @@ class LabelSet:
 
     Attributes:
         segments: in the order of their file.
-        grid: of all masks.
+        grid: the grid of all masks.
         kind: "seg", "rtstruct", "nifti", "nrrd", "metaimage" or "array".
-        frame: FrameOfReferenceUID, empty where the file states none.
-        series: UIDs of the image series the file refers to.
+        frame: FrameOfReferenceUID; empty where the file states none.
+        series: UIDs of the image series that the file refers to.
         reference: the image whose grid this is, where one was given or found.
-        header: a NIfTI source's header, so that its codes and units are kept.
-        notes: what was assumed or resampled, in plain words.
-        flags: what was set aside or does not fit; a person must look.
-        masks_on_slices: for labels drawn on the slices of a tilted or uneven stack, start and voxels of each segment there,
-            (column, row, slice); ``segments`` then hold what of them lies on the true grid.
+        header: the header of a NIfTI source, so that its codes and units are kept.
+        notes: assumptions and resampling, in plain words.
+        flags: findings that a person must check: parts set aside, or contradictions.
+        masks_on_slices: for labels drawn on the slices of a tilted or uneven stack, start and voxels of each segment on
+            them,
+            (column, row, slice); ``segments`` then hold the masks resampled to the regular grid.
     """
 
     segments: tuple[LabelMask, ...]
@@ -121,27 +128,27 @@ class LabelSet:
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        """The label of each segment."""
+        """Labels of the segments, in their order."""
         return tuple(segment.label for segment in self.segments)
 
     @property
     def affine(self) -> Affine:
-        """Voxel index to RAS+ millimetres, 4x4."""
+        """(4, 4), voxel index to RAS+ millimetres."""
         return self.grid.affine
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels along i, j, k."""
+        """Number of voxels along i, j, k."""
         return self.grid.shape
 
     def mask(self, name: str | int) -> NDArray[np.bool_]:
-        """One segment on the whole grid, (i, j, k) bool.
+        """Return the mask of one segment on the whole grid, (i, j, k) bool.
 
         Args:
             name: the label's name or id.
 
         Raises:
-            KeyError: no such segment.
+            KeyError: there is no such segment.
         """
         for segment in self.segments:
             if name in (segment.label.name, segment.label.id):
@@ -149,31 +156,31 @@ class LabelSet:
         raise KeyError(name)
 
     def whole(self, segment: LabelMask) -> NDArray[np.bool_]:
-        """A segment's mask on the whole grid, (i, j, k)."""
+        """Return a segment's mask on the whole grid, (i, j, k)."""
         mask = np.zeros(self.shape, dtype=bool)
         mask[segment.box] = segment.voxels
         return mask
 
     @cached_property
     def overlaps(self) -> tuple[tuple[str, str, int], ...]:
-        """Names of segments that share voxels, and how many."""
+        """Pairs of segment names that share voxels, with the number of these voxels."""
         seen = np.zeros(self.shape, dtype=bool)
         for segment in self.segments:
             if (seen[segment.box] & segment.voxels).any():
                 break
             seen[segment.box] |= segment.voxels
         else:
-            return ()  # the usual case, known without comparing each with each
+            return ()  # the usual case, found without comparing all pairs
         pairs = itertools.combinations(self.segments, 2)
         shared = ((a.label.name, b.label.name, a.overlap(b)) for a, b in pairs)
         return tuple(row for row in shared if row[2])
 
     @property
     def array(self) -> NDArray[np.unsignedinteger[Any]]:
-        """All segments as one label map, (i, j, k), uint8 or uint16, 0 where there is none.
+        """All segments as one label map, (i, j, k), uint8 or uint16, 0 for background.
 
         Raises:
-            OutputError: segments overlap; a label map holds one value a voxel.
+            OutputError: segments overlap; a label map holds only one value in each voxel.
         """
         if self.overlaps:
             first, second, count = self.overlaps[0]
@@ -190,15 +197,15 @@ class LabelSet:
 
     @property
     def scan(self) -> Scan:
-        """The image on whose grid writers put the labels; without pixels where none was given."""
+        """The image on whose grid writers place the labels; without pixels where no reference exists."""
         if self.reference is not None:
             return self.reference
         return Scan(np.zeros((1, 0, 0, 0), np.float32), self.affine, self.kind, header=self.header)
 
     def present(self) -> tuple[LabelMask, ...]:
-        """The segments that have voxels."""
+        """Return the segments that have voxels."""
         return tuple(segment for segment in self.segments if segment.voxels.any())
 
     def with_notes(self, *notes: str, flags: Sequence[str] = ()) -> LabelSet:
-        """The same with more notes and flags."""
+        """Return a copy with additional notes and flags."""
         return replace(self, notes=(*self.notes, *notes), flags=(*self.flags, *flags))

@@ -1,4 +1,4 @@
-"""Tables that say what the numbers of a label map mean: our header extension, ``labels.json``, 3D Slicer's, a bundle's."""
+"""Tables of label names: medvit's header extension, ``labels.json``, 3D Slicer's header fields, a bundle's labels."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ __all__ = [
 ]
 
 LARGEST_ID = 65535
-"""The largest number that a label map holds."""
+"""Largest value of a label map."""
 
 _TABLE_STEP = 'Write {"labels": {"1": {"name": "liver"}, ...}} or {"1": "liver", ...}.'
 
 
 @dataclass(frozen=True)
 class NamesFound:
-    """The labels that a file names itself, by number, and what of its table of names could not be used."""
+    """Labels that a file names itself, by number, and notes on unusable entries of its table."""
 
     labels: dict[int, Label]
     notes: tuple[str, ...] = ()
 
 
 def read_table(path: Path) -> tuple[Label, ...]:
-    """Read a file of labels: medvit's ``labels.json``, or a JSON object from number to name.
+    """Read a table of labels: medvit's ``labels.json``, or a JSON object from number to name.
 
     Raises:
-        SourceError: not readable, not JSON, not such a table, or one with two labels of one name or number.
+        SourceError: the file is not readable, not JSON, not such a table, or repeats a name or number.
     """
     labels, given = _read_rows(path)
     _require_distinct(given, path.name)
@@ -65,7 +65,7 @@ def _require_distinct(given: Mapping[int, str], where: str) -> None:
 
 
 def _once(rows: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; refuse equal keys, of which Python would silently keep the last."""
+    """Build a JSON object; refuse repeated keys, of which Python would silently keep the last."""
     twice = [key for key, count in Counter(key for key, _ in rows).items() if count > 1]
     if twice:
         raise ValueError(f"{twice[0]!r} occurs {sum(key == twice[0] for key, _ in rows)} times in one object")
@@ -73,7 +73,7 @@ def _once(rows: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
-    """Return the labels of a table, and the names that it gives them, by number."""
+    """Return the labels of a table, and the names stated in it, by number."""
     try:
         content = json.loads(path.read_text(), object_pairs_hook=_once)
     except OSError as error:
@@ -89,7 +89,7 @@ def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
         raise SourceError(
             f"Found {path.name}, which holds no table of labels; numbers with names are needed. {_TABLE_STEP}"
         )
-    # the background may be listed beside labels; alone it is refused as no label
+    # the background may be listed beside labels; a table of the background alone is refused
     rows = {key: row for key, row in rows.items() if key.strip() != "0"} or rows
     try:
         labels = [_row(_number(key), value) for key, value in rows.items()]
@@ -123,20 +123,20 @@ def _row(number: int, value: Any) -> Label:
 
 
 def from_sidecar(path: Path) -> NamesFound:
-    """Read the ``labels.json`` beside a ``labels.nii.gz``, as medvit writes the two; no names without one."""
+    """Read the ``labels.json`` beside a ``labels.nii.gz``, as medvit writes them; return no names where there is none."""
     beside = path.with_name("labels.json")
     if path.name.partition(".")[0] != "labels" or not beside.is_file():
         return NamesFound({})
     try:
         return distinct_names(_read_rows(beside)[0], "labels.json")
     except SourceError as error:
-        # what is quoted in brackets may be text of the file, which the record must not hold
+        # text in brackets may quote the file, which the record must not contain
         found = re.sub(r" \(.*\)", "", str(error).partition(";")[0].removeprefix("Found "))
         return NamesFound({}, (f"The names beside the label map were passed over: {found}.",))
 
 
 def from_header(header: Any) -> NamesFound:
-    """Read the label table in a NIfTI's header extensions (as Caret's, in XML); no names without one."""
+    """Read the label table (XML, as Caret's) from a NIfTI's header extensions; return no names where there is none."""
     notes = []
     for extension in getattr(header, "extensions", None) or []:
         content = extension.get_content()
@@ -150,7 +150,7 @@ def from_header(header: Any) -> NamesFound:
             rows = ElementTree.fromstring(text.strip("\0 \n")).iter("Label")
             return _numbered([(int(r.attrib["Key"]), r.text or "", _xml_color(r.attrib)) for r in rows], "the header")
         except (ElementTree.ParseError, KeyError, ValueError, OverflowError) as error:
-            why = type(error).__name__  # its words may quote the header, which the record must not hold
+            why = type(error).__name__  # the error's text may quote the header; the record must not
             notes.append(f"The table of names in the label map's header cannot be read and was passed over ({why}).")
     return NamesFound({}, tuple(notes))
 
@@ -164,7 +164,9 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True)
 class SlicerSegment:
-    """A segment of a 3D Slicer ``.seg.nrrd``: its voxels have ``value`` in ``layer`` (overlapping segments lie in several)."""
+    """A segment of a 3D Slicer ``.seg.nrrd``: the voxels with ``value`` in ``layer``; overlapping segments use several
+    layers.
+    """
 
     layer: int
     value: int
@@ -172,11 +174,12 @@ class SlicerSegment:
 
 
 def from_slicer(fields: Mapping[str, str]) -> tuple[tuple[SlicerSegment, ...], tuple[str, ...]]:
-    """List the segments of a 3D Slicer ``.seg.nrrd``, from its header fields; none for any other NRRD.
+    """List the segments of a 3D Slicer ``.seg.nrrd`` from its header fields; return none for another NRRD.
 
     Returns:
-        The segments, and notes: on those that share a value within a layer, where the last name is taken, and on those without
-        a name or without a value and layer that can be.
+        The segments; and notes on segments that share a value within a layer (the last name is kept), have no name, or
+        have an
+        invalid value or layer.
     """
     found: dict[tuple[int, int], SlicerSegment] = {}
     twice, nameless, lost = list[str](), list[str](), list[str]()
@@ -218,7 +221,9 @@ def _numbered(rows: list[tuple[int, str, Any]], where: str) -> NamesFound:
 
 
 def distinct_names(labels: Sequence[Label], where: str) -> NamesFound:
-    """Number repeated names of labels; return labels by number, with notes on names and numbers that occur twice."""
+    """Make the names of labels unique by numbering; return the labels by number, with notes on repeated names and
+    numbers.
+    """
     notes = []
     numbers = [number for number, count in Counter(label.id for label in labels).items() if count > 1]
     if numbers:

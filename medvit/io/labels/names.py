@@ -1,4 +1,4 @@
-"""Labels for what files name in their own ways: clean names, colours, codes where a file has none."""
+"""Normalisation of the names, colours and codes that label files use, with defaults where a file has none."""
 
 from __future__ import annotations
 
@@ -29,37 +29,39 @@ __all__ = [
 ]
 
 STRUCTURE = Code(value="91723000", scheme="SCT", meaning="Anatomical Structure")
+"""Default category of a label (PS3.16 CID 7150)."""
 TISSUE = Code(value="85756007", scheme="SCT", meaning="Tissue")
-"""What a label is coded as where nothing says more (PS3.16 CID 7150 and 7151)."""
+"""Default type of a label (PS3.16 CID 7151)."""
 
 _GOLDEN = 0.618033988749895
+"""Step of the hue, as a share of the colour circle; the golden ratio keeps neighbouring numbers far apart."""
 
 _GENERIC = re.compile(r"(segment|label)?_?[0-9]*")
-"""Cleaned names that programs give by themselves (3D Slicer's "Segment_1"): they name nothing, so the number decides."""
+"""Cleaned names that programs generate (3D Slicer's "Segment_1"); they carry no meaning, so the number decides."""
 
 _OURS = re.compile(r"(label)?_?[0-9]*")
-"""Names that medvit gives to unnamed labels: their number is that in the label map."""
+"""Names that medvit generates for unnamed labels; their number is the value in the label map."""
 
 
 def clean_name(title: str, otherwise: str) -> str:
-    """A name for files and commands: lower-case ASCII letters, digits and underscores."""
+    """Convert a title to a name for files and commands: lower-case ASCII letters, digits and underscores."""
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:60] or otherwise
 
 
 def printable_text(text: str) -> str:
-    """Return a text with a blank in place of each character that cannot be shown; DICOM reads some as a change of script."""
+    """Replace each unprintable character by a blank, since DICOM interprets some of them as a change of character set."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def color_of(number: int) -> tuple[int, int, int]:
-    """A colour for a label that has none, the same every time, far from its neighbours'."""
+    """Return a fixed colour for a label without one, distinct from the colours of neighbouring numbers."""
     r, g, b = colorsys.hsv_to_rgb((number * _GOLDEN) % 1.0, 0.65, 0.95)
     return round(r * 255), round(g * 255), round(b * 255)
 
 
 def code_of(item: Any) -> Code | None:
-    """A coded concept of a DICOM item (PS3.3 8.8), or None where it is incomplete."""
+    """Read the coded concept of a DICOM item (PS3.3 8.8); return None where it is incomplete."""
     value = next((str(item[key].value) for key in ("CodeValue", "LongCodeValue", "URNCodeValue") if item.get(key)), "")
     meaning = str(item.get("CodeMeaning") or "")
     scheme = str(item.get("CodingSchemeDesignator") or "")
@@ -67,13 +69,13 @@ def code_of(item: Any) -> Code | None:
 
 
 def make_label(number: int, title: str, color: Sequence[int] | None = None, codes: Sequence[Code | None] = ()) -> Label:
-    """A label from what a file says.
+    """Create a label from the values in a file.
 
     Args:
-        number: its id, at least 1.
-        title: its name for people; may be empty.
-        color: RGB 0..255; one is chosen where there is none, or where it is not three numbers.
-        codes: category, type and laterality; generic ones where there are none.
+        number: the label's id, at least 1.
+        title: the name for people; may be empty.
+        color: RGB 0..255; a colour is chosen where this is None or not three numbers.
+        codes: category, type and laterality; generic codes where absent.
     """
     category, kind, side = (*codes, None, None, None)[:3]
     title = " ".join(printable_text(title).split()) or f"Label {number}"
@@ -92,7 +94,7 @@ def make_label(number: int, title: str, color: Sequence[int] | None = None, code
 
 
 def unique(labels: Iterable[Label]) -> list[Label]:
-    """The same labels, those with a name already taken numbered on (``lesion``, ``lesion_2``)."""
+    """Make the names of labels unique by numbering repeated ones (``lesion``, ``lesion_2``)."""
     taken: set[str] = set()
     distinct = []
     for label in labels:
@@ -106,9 +108,9 @@ def unique(labels: Iterable[Label]) -> list[Label]:
 
 
 def rename(found: LabelSet, table: Sequence[Label]) -> LabelSet:
-    """Give segments the ids, names, colours and codes of a table's labels of the same name or title.
+    """Give segments the ids, names, colours and codes of the table's labels with the same name or title.
 
-    Segments the table does not know keep what they have; where their id is one of the table's, they get a free one.
+    Segments that the table lacks keep their own; where their id is used in the table, they get a free one.
     """
     known = _keyed(table)
     matches = [_match(segment.label, known) for segment in found.segments]
@@ -131,10 +133,10 @@ def rename(found: LabelSet, table: Sequence[Label]) -> LabelSet:
 
 
 def require_known(found: LabelSet, table: Sequence[Label]) -> LabelSet:
-    """Refuse segments with voxels that a table does not have, or has once for two of them; drop those without voxels.
+    """Refuse segments with voxels that the table lacks; drop segments without voxels that it lacks.
 
     Raises:
-        SourceError: such a segment, by its name.
+        SourceError: a segment is not in the table; the message names it.
     """
     known = set(table)
     strange = [segment.label.title for segment in found.present() if segment.label not in known]
@@ -146,14 +148,22 @@ def require_known(found: LabelSet, table: Sequence[Label]) -> LabelSet:
 
 @dataclass(frozen=True)
 class Named:
-    """A value of a label map: its own name, if the file or its sender gives one, and whether it has voxels."""
+    """A value of a label map.
+
+    Attributes:
+        value: the value.
+        own: its label, if the file or its sender names one.
+        present: True where voxels have the value.
+    """
 
     value: int
     own: Label | None
     present: bool
 
     def has_name(self, strict: bool) -> bool:
-        """Return whether the name is more than its value; ``strict`` counts numbered names of other programs or values as names."""
+        """Return True if the name is more than a generated one; with ``strict``, only names that medvit generates do
+        not count.
+        """
         if self.own is None:
             return False
         pattern, title = _OURS if strict else _GENERIC, _key(self.own.title)
@@ -164,21 +174,22 @@ class Named:
 
 
 def by_name(rows: Sequence[Named], table: Sequence[Label], strict: bool = False) -> tuple[list[Label], list[str]]:
-    """Choose the label of each value: by its name where the table has that, by its number where it has no name.
+    """Choose the label of each value: by name where the table has the name, by number where the value has no name.
 
-    A name that the table does not know keeps its value apart from the table's labels, unless the table knows none of
-    the names: it then renames by number, and a note says so.
+    A value whose name the table lacks is kept as a separate label. If the table has none of the names, it renames the
+    values
+    by number, with a note.
 
     Args:
         rows: the values, in the order of their file.
-        table: labels to use.
-        strict: refuse a value with voxels that is not in the table, instead of keeping it beside it.
+        table: the labels to use.
+        strict: True to refuse a value with voxels that the table lacks, instead of keeping it as a separate label.
 
     Returns:
         A label for each row, and notes.
 
     Raises:
-        SourceError: with ``strict``, a value that the table does not have, or two of one name.
+        SourceError: with ``strict``, the table lacks a value, or two values have the same name.
     """
     known = _keyed(table)
     numbers = {label.id: label for label in table}
@@ -188,7 +199,7 @@ def by_name(rows: Sequence[Named], table: Sequence[Label], strict: bool = False)
     renames = not strict and not any(matches)
     chosen: list[Label | None] = [None] * len(rows)
     used: set[int] = set()
-    for index in sorted(range(len(rows)), key=lambda n: (matches[n] is None, n)):  # names before numbers
+    for index in sorted(range(len(rows)), key=lambda n: (matches[n] is None, n)):  # values matched by name first
         row, match = rows[index], matches[index]
         if match is None and (renames or not row.has_name(strict)):
             match = numbers.get(row.value)
@@ -236,7 +247,9 @@ def _kept_apart(row: Named, taken: set[int]) -> Label:
 def _told(
     rows: Sequence[Named], chosen: Sequence[Label | None], kept: Sequence[int], renames: bool, table: bool
 ) -> list[str]:
-    """Say of values with voxels what was renumbered, renamed by number, kept beside the table or has no name."""
+    """Describe the values with voxels that were renumbered, renamed by number, kept as separate labels, or have no
+    name.
+    """
     notes = []
     moved = [
         f"{row.own.title} from {row.value} to {label.id}"
@@ -267,7 +280,9 @@ def _told(
 
 
 def _key(text: str) -> str:
-    """Normalise a name for comparison; keep one without Latin letters, apart from case and spaces."""
+    """Normalise a name for comparison; a name without Latin letters keeps its characters, in lower case with single
+    spaces.
+    """
     return clean_name(text, "") or " ".join(text.casefold().split())
 
 
@@ -276,7 +291,7 @@ def _keyed(table: Sequence[Label]) -> dict[str, Label]:
 
 
 def _match(own: Label, known: Mapping[str, Label]) -> Label | None:
-    made_up = not clean_name(own.title, "") and _OURS.fullmatch(own.name)  # of a title without any Latin letter
+    made_up = not clean_name(own.title, "") and _OURS.fullmatch(own.name)  # generated for a title without Latin letters
     return known.get(_key(own.title)) or (None if made_up else known.get(own.name))
 
 

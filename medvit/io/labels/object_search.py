@@ -1,4 +1,4 @@
-"""Finding SEG and RTSTRUCT objects among files, and the series that an object was drawn on."""
+"""Search for SEG and RTSTRUCT files, and for the series on which such an object was drawn."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _KINDS = ("SEG", "RTSTRUCT")
 
 
 def begins_as_dicom(path: Path) -> bool:
-    """Tell whether a file begins as a DICOM file; False where it cannot be read."""
+    """Return True if a file begins as a DICOM file; False where it cannot be read."""
     try:
         return is_dicom(path)
-    except OSError:  # it vanished, or may not be read
+    except OSError:  # vanished, or no permission
         return False
 
 
 def is_label_object(path: Path) -> bool:
-    """Tell whether a file is a DICOM SEG or RTSTRUCT; False where its header cannot be read."""
+    """Return True if a file is a DICOM SEG or RTSTRUCT; False where its header cannot be read."""
     if not begins_as_dicom(path):
         return False
     try:
         tags = read_dataset(path, stop_before_pixels=True, specific_tags=["Modality"])
-    except Exception:  # whatever a damaged header raises
+    except Exception:  # a damaged header may raise any exception
         return False
     return str(tags.get("Modality", "")) in _KINDS
 
@@ -40,21 +40,21 @@ def label_objects(folder: Path, most: int | None = None) -> list[Path]:
     """List the SEG and RTSTRUCT files below a folder, sorted by path.
 
     Args:
-        folder: walked recursively.
-        most: files to look at; None for all.
+        folder: searched recursively.
+        most: largest number of files to examine; None for all.
     """
     return [path for path in islice(sorted(files_below(folder)), most) if is_label_object(path)]
 
 
 def object_series(path: Path) -> tuple[str, ...]:
-    """Return the SeriesInstanceUIDs that a SEG or RTSTRUCT was drawn on.
+    """Return the SeriesInstanceUIDs on which a SEG or RTSTRUCT was drawn.
 
     Raises:
-        SourceError: not DICOM, or cut off.
+        SourceError: the file is not DICOM, or is cut off.
     """
     return header_series(open_object(path, stop_before_pixels=True))
 
 
 def header_series(header: Dataset) -> tuple[str, ...]:
-    """Return the same from the object's header."""
+    """Return the SeriesInstanceUIDs on which a SEG or RTSTRUCT was drawn, from its header."""
     return referenced_series(header) if header.get("Modality") == "RTSTRUCT" else series_of(header)

@@ -1,4 +1,6 @@
-"""Contours to voxels: a voxel belongs where its centre lies inside, in the slab that a contour's plane stands for."""
+"""Filling of contours: a voxel belongs to an ROI where its centre lies inside a contour, within the slab of the
+contour's plane.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +20,29 @@ from medvit.io.polygon_masks import fill_polygons
 __all__ = ["Contour", "RasterizedRoi", "fill", "plane_distance"]
 
 _FLAT_MM = 0.1
-"""How far points may leave their contour's plane; planning systems round to a hundredth of a millimetre."""
+"""Largest distance of points from their contour's plane, in mm; planning systems round to 0.01 mm."""
 
 _ALONG = 0.05
-"""How far, in voxels, a contour may leave a plane of the grid and still be in it."""
+"""Largest distance, in voxels, of a contour from a plane of the grid that still contains it."""
 
 _ON_SLICE = 0.1
-"""How far from a slice, in slices, contours may lie and still be that slice's own."""
+"""Largest distance, in slices, of contours from the slice to which they belong."""
 
 _MIDWAY = 0.02
-"""In slices: how far a slice midway between two planes is pushed to one side, more than coordinates are rounded."""
+"""Offset, in slices, that assigns a slice midway between two planes to one of them; larger than the rounding of
+coordinates.
+"""
 
 _ROUND = 3
-"""Decimals of a voxel to which points are rounded, so that a contour drawn through pixel centres passes through them."""
+"""Decimals, in voxels, to which points are rounded, so that a contour drawn through pixel centres passes exactly
+through them.
+"""
 
 _SAME_MM = 0.05
-"""Planes closer than this are one: coordinates are rounded, and slices are not as thin."""
+"""Distance, in mm, below which planes count as one: coordinates are rounded, and slices are thicker."""
 
 _PARALLEL = 0.999
-"""Cosine from which two normals are the same direction; small contours state theirs only roughly."""
+"""Smallest cosine of two normals that count as parallel; small contours define theirs only roughly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +51,7 @@ class Contour:
 
     Attributes:
         points: (point, axis) in RAS+ millimetres.
-        parity: whether it is one of those that parity alone combines, CLOSEDPLANAR_XOR (PS3.3 C.8.8.6.3).
+        parity: True for CLOSEDPLANAR_XOR, whose contours are combined by parity alone (PS3.3 C.8.8.6.3).
     """
 
     points: NDArray[np.float64]
@@ -53,7 +59,7 @@ class Contour:
 
     @cached_property
     def normal(self) -> NDArray[np.float64]:
-        """Unit normal of the plane that fits best, its largest component positive."""
+        """Unit normal of the best-fitting plane, with its largest component positive."""
         centred = self.points - self.points.mean(0)
         axis: NDArray[np.float64] = np.linalg.svd(centred, full_matrices=False)[2][-1]
         sign = np.sign(axis[np.abs(axis).argmax()])
@@ -61,24 +67,24 @@ class Contour:
 
     @property
     def flat(self) -> bool:
-        """Whether all points lie in one plane."""
+        """True where all points lie in one plane."""
         return bool(np.ptp(self.points @ self.normal) <= _FLAT_MM)
 
 
 @dataclass
 class RasterizedRoi:
-    """What filling gave.
+    """The mask of a filled ROI, with counts for flags and notes.
 
     Attributes:
         pieces: the mask.
-        off: contours beyond the grid.
-        bent: contours that are not flat.
-        cut: whether any reaches over the grid's edge.
-        between: whether any stands for a slab of its own, between slices or across them.
-        gaps: slices between the first and the last contour that have none.
-        parity: whether parity alone combines its contours.
-        twice: contours that were there already.
-        crossing: whether contours of one plane cross; what they share then belongs to the ROI.
+        off: number of contours beyond the grid.
+        bent: number of contours that are not flat.
+        cut: True where a contour extends beyond the grid's edge.
+        between: True where a contour between slices, or oblique to them, fills a slab.
+        gaps: number of slices without contour between the first and the last.
+        parity: True where contours are combined by parity alone.
+        twice: number of repeated contours.
+        crossing: True where contours of one plane cross; their common area then belongs to the ROI.
     """
 
     pieces: MaskBuilder
@@ -93,11 +99,11 @@ class RasterizedRoi:
 
 
 def plane_distance(contours: Sequence[Contour]) -> float:
-    """Millimetres between neighbouring planes of parallel contours, the smallest there is; 0 where there is one plane."""
+    """Return the smallest distance, in mm, between neighbouring planes of parallel contours; 0 for a single plane."""
     smallest = np.inf
     left = sorted(contours, key=lambda contour: float(np.ptp(contour.points, axis=0).max()))
     while left:
-        normal = left[-1].normal  # the widest contour says best how all parallel to it lie
+        normal = left[-1].normal  # the widest contour defines the normal most exactly
         places = [float(c.points.mean(0) @ normal) for c in left if c.normal @ normal > _PARALLEL]
         left = [c for c in left[:-1] if c.normal @ normal <= _PARALLEL]
         gaps = np.diff(np.sort(places))
@@ -106,13 +112,14 @@ def plane_distance(contours: Sequence[Contour]) -> float:
 
 
 def fill(contours: Sequence[Contour], grid: Grid, apart_mm: float) -> RasterizedRoi:
-    """Fill one ROI's closed contours.
+    """Fill the closed contours of one ROI.
 
     Args:
-        contours: all of the ROI.
-        grid: where to.
-        apart_mm: distance between the file's contour planes; 0 where each contour is to mark just the slice it lies on,
-            as on the very series it was drawn on.
+        contours: all contours of the ROI.
+        grid: the grid of the mask.
+        apart_mm: distance between the file's contour planes; 0 to fill only the slice on which each contour lies, as on
+            the
+            series it was drawn on.
     """
     found = RasterizedRoi(MaskBuilder(grid.shape), parity=any(contour.parity for contour in contours))
     if not found.parity:
@@ -140,7 +147,7 @@ def fill(contours: Sequence[Contour], grid: Grid, apart_mm: float) -> Rasterized
 
 
 def _fill_along(polygons: list[NDArray[np.float64]], axis: int, apart: float, found: RasterizedRoi) -> None:
-    """Contours in planes of the grid's own: each slice takes those in its plane, or the nearest within its slab."""
+    """Fill contours in planes of the grid: each slice takes those in its plane, or the nearest within its slab."""
     shape = found.pieces.shape
     flat = [a for a in range(3) if a != axis]
     planes: dict[float, list[NDArray[np.float64]]] = defaultdict(list)
@@ -183,15 +190,15 @@ def _judge_edges(outlines: list[NDArray[np.float64]], shape: tuple[int, int], fo
 def _slabs(
     planes: dict[float, list[NDArray[np.float64]]], apart: float, count: int
 ) -> dict[int, list[NDArray[np.float64]]]:
-    """Which contours each slice takes: those of the nearest plane not farther than half a plane distance."""
+    """Return the contours of each slice: those of the nearest plane, at most half a plane distance away."""
     chosen: dict[int, list[NDArray[np.float64]]] = {}
     places = np.array(sorted(planes))
     for k in range(count):
-        # half open with a little play: a slice midway belongs to the plane above, and only to that
+        # half-open interval: a slice midway belongs to the plane above, and only to that
         away = k + _MIDWAY - places
         nearest = float(places[np.abs(away).argmin()])
         if np.abs(away).min() <= apart / 2:
-            # contours of one plane, whose places may differ by rounding
+            # contours of one plane, whose positions may differ by rounding
             chosen[k] = [
                 points for place in places[np.abs(places - nearest) < _ALONG].tolist() for points in planes[place]
             ]
@@ -199,7 +206,7 @@ def _slabs(
 
 
 def _planes(contours: Sequence[Contour]) -> list[list[Contour]]:
-    """Contours by the plane they lie in, the widest of each first."""
+    """Group contours by plane, the widest of each group first."""
     groups: list[list[Contour]] = []
     for contour in sorted(contours, key=lambda c: -float(np.ptp(c.points, axis=0).max())):
         for group in groups:
@@ -213,7 +220,7 @@ def _planes(contours: Sequence[Contour]) -> list[list[Contour]]:
 
 
 def _fill_across(contours: list[Contour], grid: Grid, apart_mm: float, found: RasterizedRoi) -> None:
-    """Contours in planes that are oblique to the grid: every voxel centre is projected onto its nearest plane."""
+    """Fill contours in planes oblique to the grid: voxel centres within the slab are projected onto the plane."""
     from skimage.measure import points_in_poly
 
     slab = apart_mm or float(np.linalg.norm(grid.affine[:3, :3], axis=0).min())
@@ -245,9 +252,9 @@ def _fill_across(contours: list[Contour], grid: Grid, apart_mm: float, found: Ra
 def _near_plane(
     grid: Grid, box: tuple[NDArray[np.int64], NDArray[np.int64]], plane: tuple[NDArray[np.float64], float, float]
 ) -> NDArray[np.int64]:
-    """Indices (n, 3) of the voxels in a box whose centres lie within a slab.
+    """Return the indices (n, 3) of the voxels in a box whose centres lie within a slab.
 
-    They are found column by column along the axis that crosses the slab fastest, so the box may be large.
+    Each column of voxels along the axis that crosses the slab fastest is handled separately, so the box may be large.
 
     Args:
         grid: the grid.

@@ -1,4 +1,4 @@
-"""One way in for all labels: what kind of file it is, and on which grid its labels are wanted."""
+"""Reading of labels of any kind: the file's format is detected, and the labels are placed on the requested grid."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 __all__ = ["ReadOptions", "read_label_set", "read_labels"]
 
 _MOST_FILES = 20_000
-"""Files looked at when searching for the series an object was drawn on."""
+"""Largest number of files searched for the series that an object refers to."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read labels.
+    """Options for reading labels.
 
     Attributes:
-        like: the image on whose grid to put them: anything medvit opens.
-        series: number or UID, where ``like`` holds several series; the one the labels name is found by itself.
-        threshold: share of the maximum from which a voxel of a FRACTIONAL SEG belongs.
-        table: names, ids, colours and codes that the labels get.
-        force: take positions as given in another frame of reference; flagged.
-        on_irregular: "fail", "resample" or "split" where the image is a tilted or uneven stack.
-        search: look for the image beside the labels where ``like`` is not given.
-        geometry: "sform" or "qform" to take of NIfTI labels and of a NIfTI ``like``.
-        names: name of each value of a label map, as its sender states them; they decide, not the numbers.
-        strict: refuse labels with voxels that ``table`` does not have, and two of one name.
+        like: the image on whose grid to place the labels: any source that medvit opens.
+        series: number or UID, where ``like`` holds several series; by default the series that the labels refer to.
+        threshold: smallest share of the maximum that belongs to a segment of a FRACTIONAL SEG.
+        table: labels whose names, ids, colours and codes are used.
+        force: True to accept positions in another frame of reference, with a flag.
+        on_irregular: treatment of a tilted or uneven stack: "fail", "resample" or "split".
+        search: True to search for the image beside the labels where ``like`` is not given.
+        geometry: form to use, "sform" or "qform", for NIfTI labels and a NIfTI ``like``.
+        names: name of each value of a label map, as its sender states them; names take precedence over numbers.
+        strict: True to refuse labels with voxels that ``table`` lacks, and two labels of one name.
     """
 
     like: str | os.PathLike[str] | MetaTensor | Scan | None = None
@@ -83,22 +83,30 @@ def read_labels(
         >>> found.array, found.affine, [label.title for label in found.labels]  # doctest: +SKIP
 
     Args:
-        source: the file, or a folder in which exactly one SEG or RTSTRUCT lies.
-        like: the image on whose grid to put the labels; without it a SEG or label map keeps its own, and an RTSTRUCT takes
-            that of the series it was drawn on, if that lies beside it.
-        threshold: of a FRACTIONAL SEG, the share of its maximum from which a voxel belongs, above 0 and at most 1.
+        source: the file, or a folder that contains exactly one SEG or RTSTRUCT.
+        like: the image on whose grid to place the labels: any source that medvit opens. Without it, a SEG or label map
+            keeps
+            its own grid, and an RTSTRUCT gets that of the series it was drawn on, if that series is in the same folder.
+        threshold: for a FRACTIONAL SEG, the smallest share of its maximum that belongs to a segment, above 0 and at
+            most 1.
         series: number or UID, where ``like`` holds several series.
-        table: labels whose ids, names, colours and codes to use, for example ``open_bundle(...).facts.labels``. Where the file
-            names its labels, the table's label of that name is taken, whatever the number.
-        force: take positions as given although the frames of reference differ.
-        on_irregular: "fail", "resample" or "split" where ``like`` is a tilted or uneven stack (``medvit.segment``).
-        geometry: "sform" or "qform" to take of NIfTI labels and of a NIfTI ``like``; None for the sform where it is stated.
+        table: labels whose ids, names, colours and codes to use, for example ``open_bundle(...).facts.labels``. Where
+            the file
+            names its labels, the table's label of that name is used, whatever its number.
+        force: True to accept positions although the frames of reference differ.
+        on_irregular: treatment of a tilted or uneven stack ``like``: "fail", "resample" or "split" (see
+            ``medvit.open_source``).
+        geometry: form to use, "sform" or "qform", for NIfTI labels and a NIfTI ``like``; None uses the sform where it
+            is stated.
 
     Returns:
         The segments on one grid; ``array`` is (i, j, k) with its affine to RAS+ millimetres.
 
     Raises:
-        SourceError, GeometryError, ImageError, SelectionError: why it cannot be read.
+        SourceError: the file does not exist, is damaged, or contains no labels.
+        GeometryError: the labels do not fit the grid of ``like``.
+        ImageError: a label map contains values that are not labels.
+        SelectionError: an RTSTRUCT without ``like``, or several files or series to choose from.
     """
     return read_label_set(
         Path(source),
@@ -108,7 +116,7 @@ def read_labels(
 
 
 def read_label_set(source: Path, how: ReadOptions, progress: Progress) -> LabelSet:
-    """``read_labels`` with its settings in one value."""
+    """Read labels as ``read_labels`` does, with its settings in one object."""
     if not 0 < how.threshold <= 1:
         raise SourceError(
             f"Found a threshold of {how.threshold:g}; it is a share of the maximum, above 0 and at most 1. Correct --threshold."
@@ -155,7 +163,7 @@ def _read_object(path: Path, how: ReadOptions, progress: Progress) -> LabelSet:
 
 
 def _only_object(folder: Path) -> Path:
-    """The one SEG or RTSTRUCT in a folder."""
+    """Return the only SEG or RTSTRUCT in a folder."""
     found = label_objects(folder, _MOST_FILES)
     if len(found) == 1:
         return found[0]
@@ -165,7 +173,7 @@ def _only_object(folder: Path) -> Path:
 
 
 def _open(how: ReadOptions, series: tuple[str, ...], progress: Progress) -> Scan:
-    """The reference; of several series the one that was chosen, else the one the labels name."""
+    """Open the reference; of several series, take the chosen one, else the one that the labels refer to."""
     like = how.like
     assert like is not None
     if how.series is None and len(series) == 1:
@@ -185,7 +193,9 @@ def _volume(scan: Scan) -> Scan:
 
 
 def _beside(path: Path, series: tuple[str, ...], on_irregular: str, progress: Progress) -> Scan | None:
-    """The series an object refers to, where it lies in the object's folder or one below; None where it does not."""
+    """Read the series that an object refers to from the object's folder or one below it; return None where it is not
+    there.
+    """
     if not series:
         return None
     files = [p for pattern in ("*", "*/*") for p in path.parent.glob(pattern) if p.is_file()]

@@ -1,4 +1,4 @@
-"""Reading RT Structure Sets (PS3.3 A.19) onto a grid: a voxel belongs where its centre lies within the contours."""
+"""Reader of RT Structure Sets (PS3.3 A.19): contours are filled on a grid by the rule that voxel centres decide."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["read_rtstruct", "referenced_series"]
 
 _SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
-"""Contours that enclose an area (PS3.3 C.8.8.6.1); the middle one is how the standard spells it."""
+"""Types of contours that enclose an area (PS3.3 C.8.8.6.1); the second is the standard's own spelling."""
 
 _OTHERS = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 
@@ -48,20 +48,21 @@ class _Roi:
 
 
 def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> LabelSet:
-    """An RT Structure Set as masks on a reference's grid.
+    """Read an RT Structure Set as masks on a reference's grid.
 
-    A voxel belongs to an ROI where its centre lies inside an odd number of its closed contours in the plane, or on an
-    edge: nested contours and keyholes are holes. Where contours lie between the reference's slices, each stands for the
-    slab half-way to its neighbours; shapes are not interpolated.
+    A voxel belongs to an ROI where its centre lies inside an odd number of closed contours of its plane, or on an edge,
+    so
+    that nested contours and keyholes are holes. Contours between the reference's slices fill the slab half-way to the
+    neighbouring contours; shapes are not interpolated.
 
     Args:
         path: the file.
-        like: the image on whose grid to put the labels.
-        force: take the positions as given although the reference has another frame of reference.
+        like: the image on whose grid to place the labels.
+        force: True to accept a reference with another frame of reference.
 
     Raises:
-        SelectionError: no reference; the message names the series the file was drawn on.
-        SourceError: not an RTSTRUCT, damaged, or without a closed contour.
+        SelectionError: no reference was given; the message names the series that the file refers to.
+        SourceError: the file is not an RTSTRUCT, is damaged, or has no closed contour.
         GeometryError: no contour lies on the reference.
     """
     dataset = open_object(path)
@@ -90,7 +91,7 @@ def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> 
 
 
 def referenced_series(dataset: Dataset) -> tuple[str, ...]:
-    """UIDs of the image series the contours were drawn on."""
+    """Return the UIDs of the image series on which the contours were drawn."""
     return tuple(
         uid
         for frame in dataset.get("ReferencedFrameOfReferenceSequence", []) or []
@@ -110,7 +111,7 @@ def _require_rtstruct(dataset: Dataset, name: str) -> None:
 
 
 def _frame(dataset: Dataset) -> str:
-    """The frame of reference the ROIs lie in; several are refused."""
+    """Return the frame of reference of the ROIs; refuse several."""
     found = {str(roi.get("ReferencedFrameOfReferenceUID") or "") for roi in dataset.StructureSetROISequence} - {""}
     if len(found) > 1:
         raise GeometryError(
@@ -120,7 +121,7 @@ def _frame(dataset: Dataset) -> str:
 
 
 def _rois(dataset: Dataset, name: str) -> tuple[list[_Roi], list[str]]:
-    """Each ROI with its closed contours, and what was set aside."""
+    """Return each ROI with its closed contours, and flags on contours that were set aside."""
     aside = SkippedContours()
     numbers = [int(roi.ROINumber) for roi in dataset.StructureSetROISequence]
     drawn = _drawn(dataset, numbers, name, aside)
@@ -148,10 +149,10 @@ def _rois(dataset: Dataset, name: str) -> tuple[list[_Roi], list[str]]:
 
 
 def _drawn(dataset: Dataset, numbers: Sequence[int], name: str, aside: SkippedContours) -> dict[int, list[Dataset]]:
-    """The items of contours by ROI number; one ROI's may stand in several."""
+    """Return the contour items of each ROI number; an ROI may have several."""
     drawn: dict[int, list[Dataset]] = defaultdict(list)
     for item in dataset.get("ROIContourSequence", []) or []:
-        # in the order of tags the number comes last: where it is missing, the file may have been cut off
+        # the number is the last tag of the item: where it is missing, the file may have been cut off
         number = int(item.ReferencedROINumber)
         if number in numbers:
             drawn[number].append(item)
@@ -167,7 +168,7 @@ def _drawn(dataset: Dataset, numbers: Sequence[int], name: str, aside: SkippedCo
 
 
 def _closed(items: Sequence[Dataset], roi: str, name: str, aside: SkippedContours) -> list[Contour]:
-    """The contours of an ROI that enclose something; others are counted."""
+    """Return the contours of an ROI that enclose an area; count the others."""
     closed = []
     for item in items:
         shape = str(item.get("ContourGeometricType") or "").upper()
@@ -190,7 +191,7 @@ def _closed(items: Sequence[Dataset], roi: str, name: str, aside: SkippedContour
 
 
 def _points(item: Dataset, roi: str, name: str) -> NDArray[np.float64]:
-    """The points of one contour in RAS+ millimetres, (point, axis)."""
+    """Return the points of one contour in RAS+ millimetres, (point, axis)."""
     values = _numbers(item)
     if len(values) % 3 or not np.isfinite(values).all():
         raise SourceError(
@@ -202,7 +203,7 @@ def _points(item: Dataset, roi: str, name: str) -> NDArray[np.float64]:
 
 
 def _numbers(item: Dataset) -> NDArray[np.float64]:
-    """Contour Data as numbers, straight from the file's text: pydicom would check each of a million by itself."""
+    """Parse Contour Data directly from the file's text; pydicom would validate each of a million values separately."""
     if "ContourData" not in item:
         return np.empty(0)
     stored = item.get_item("ContourData").value
@@ -213,7 +214,7 @@ def _numbers(item: Dataset) -> NDArray[np.float64]:
 
 
 def _missing_images(dataset: Dataset, like: Scan) -> list[str]:
-    """How many of the images that contours name are not among the reference's."""
+    """Flag the images that contours refer to but the reference lacks."""
     present = instances(like)
     if not present:
         return []
@@ -230,7 +231,9 @@ def _missing_images(dataset: Dataset, like: Scan) -> list[str]:
 
 
 def _where(rois: list[_Roi], like: Scan) -> tuple[Grid, list[_Roi], bool]:
-    """The grid to fill on: the slices of a stack that is none, where all contours lie on them, else the reference's."""
+    """Choose the grid to fill: the slices of an irregular stack where all contours lie on them, else the reference's
+    grid.
+    """
     if like.original is not None:
         moved = [contours_on_slices(roi.contours, like.original) for roi in rois]
         on_slices = [replace(roi, contours=c) for roi, c in zip(rois, moved, strict=True) if c is not None]

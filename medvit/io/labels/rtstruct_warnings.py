@@ -1,4 +1,4 @@
-"""What reading an RTSTRUCT has to say, in plain words: what was set aside, and what was assumed."""
+"""Messages on reading an RTSTRUCT, in plain words: contours that were set aside, and assumptions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["SkippedContours", "flags_of", "notes_of"]
 
 @dataclass
 class SkippedContours:
-    """What a file holds beside closed contours of its ROIs, counted.
+    """Counts of contours that were set aside or are irregular.
 
     Attributes:
-        shapes: contours of other kinds, by kind.
+        shapes: contours that are not closed planar, by type.
         thin: closed contours of fewer than three points, by ROI.
-        miscounted: contours that do not hold the number of points they state, by ROI.
-        strange: contours of no ROI that the file describes.
+        miscounted: contours whose number of points differs from the stated one, by ROI.
+        strange: contours whose ROI the file does not describe.
     """
 
     shapes: Counter[str] = field(default_factory=Counter)
@@ -28,7 +28,7 @@ class SkippedContours:
     strange: int = 0
 
     def flags(self) -> list[str]:
-        """In words."""
+        """Describe the counts in words."""
         words = [
             f"{count} {shape} contour(s) were set aside; only closed planar ones enclose voxels."
             for shape, count in self.shapes.items()
@@ -51,7 +51,7 @@ def _counted(rows: Iterable[tuple[str, int]]) -> str:
 
 
 def _named(titles: Sequence[str], counts: Sequence[int]) -> list[tuple[str, int]]:
-    """Counts that are not 0, with the ROI's title."""
+    """Pair ROI titles with their counts; leave out counts of 0."""
     return [(title, count) for title, count in zip(titles, counts, strict=True) if count]
 
 
@@ -60,11 +60,11 @@ def _listed(rows: Iterable[tuple[str, int]]) -> str:
 
 
 def flags_of(titles: Sequence[str], filled: Sequence[RasterizedRoi]) -> list[str]:
-    """What a person must look at.
+    """Describe findings that a person must check.
 
     Args:
-        titles: of the ROIs.
-        filled: what filling each gave.
+        titles: titles of the ROIs.
+        filled: the filled mask of each ROI.
     """
     flags = []
     if off := _named(titles, [found.off for found in filled]):
@@ -79,12 +79,12 @@ def flags_of(titles: Sequence[str], filled: Sequence[RasterizedRoi]) -> list[str
 
 
 def notes_of(titles: Sequence[str], filled: Sequence[RasterizedRoi], bare: Sequence[str]) -> list[str]:
-    """What was assumed.
+    """Describe assumptions.
 
     Args:
-        titles: of the ROIs.
-        filled: what filling each gave.
-        bare: titles of ROIs that have no closed contour.
+        titles: titles of the ROIs.
+        filled: the filled mask of each ROI.
+        bare: titles of ROIs without a closed contour.
     """
     notes = []
     if between := _named(titles, [found.between for found in filled]):

@@ -1,4 +1,4 @@
-"""Where the frames of a SEG lie (PS3.3 C.7.6.16.2): one affine a frame, and the regular grid that all of them span."""
+"""Geometry of the frames of a SEG (PS3.3 C.7.6.16.2): an affine for each frame, and the regular grid that they span."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from medvit.io.geometry import Affine
 __all__ = ["Frame", "native_grid", "read_frames"]
 
 _OFF_SLOT = 0.05
-"""How far a frame may lie from its place in an even stack, as a share of the slice spacing."""
+"""Largest distance of a frame from its place in a regular stack, as a share of the slice spacing."""
 
 _SAME_MM = 1e-3
-"""Frames closer than this along their normal are one slice."""
+"""Distance along the normal, in millimetres, below which frames belong to one slice."""
 
 _MOST_SLICES = 10_000
-"""More slices than this between the first and the last frame is a stray frame, not a scan."""
+"""Largest number of slices between the first and last frame; a larger number means a stray frame, not a scan."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame's place.
+    """The geometry of one frame.
 
     Attributes:
-        affine: (column, row, slice) index to LPS millimetres; a slice step is the normal, one spacing long if stated.
+        affine: (4, 4), index (column, row, slice) to LPS millimetres; a slice step follows the normal, one spacing long
+            if stated.
         shape: (columns, rows, 1).
-        segment: the number it belongs to, or None in a label map.
+        segment: number of the frame's segment; None in a label map.
         spacing: SpacingBetweenSlices in mm, 0 where not stated.
         thickness: SliceThickness in mm, 0 where not stated.
     """
@@ -44,10 +45,11 @@ class Frame:
 
 
 def read_frames(dataset: Dataset, name: str) -> list[Frame]:
-    """Every frame's place, in stored order.
+    """Read the geometry of every frame, in stored order.
 
     Raises:
-        SourceError: frames and their descriptions differ in number, or no frame says where in the patient it lies.
+        SourceError: the numbers of frames and descriptions differ, or the frames have no position in the patient.
+        GeometryError: a position, orientation or spacing is not usable.
     """
     count = int(dataset.get("NumberOfFrames", 1) or 1)
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
@@ -98,10 +100,11 @@ def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Fra
 
 
 def native_grid(frames: list[Frame]) -> tuple[Affine, tuple[int, int, int], list[str]]:
-    """The regular grid that frames span: (column, row, slice) index to LPS, its shape, and notes.
+    """Compute the regular grid that the frames span: its affine, (column, row, slice) index to LPS; its shape; and
+    notes.
 
     Raises:
-        GeometryError: frames of several orientations or pixel sizes, or positions without an even spacing.
+        GeometryError: the frames have several orientations or pixel sizes, or positions without a regular spacing.
     """
     first = frames[0]
     planes = np.array([frame.affine[:3, :2].ravel() for frame in frames])
@@ -120,7 +123,7 @@ def native_grid(frames: list[Frame]) -> tuple[Affine, tuple[int, int, int], list
     count = int(slots[-1]) + 1
     lowest = frames[int(order[0])]
     affine = np.array(lowest.affine)
-    # frames lie where they are stated, so the step is what leads from the first to the last
+    # the step spans the stated positions of the first and last frame
     affine[:3, 2] = normal * ((distinct[-1] - distinct[0]) / (count - 1) if count > 1 else step)
     empty = count - len(distinct)
     if empty:
@@ -131,7 +134,9 @@ def native_grid(frames: list[Frame]) -> tuple[Affine, tuple[int, int, int], list
 
 
 def _step(distinct: NDArray[np.float64], first: Frame) -> tuple[float, list[str]]:
-    """The slice spacing in mm: as stated, else the smallest gap, else the thickness, whichever all positions keep to."""
+    """Return the slice spacing in mm: the stated one, the smallest gap or the thickness, the first of these that fits
+    all positions.
+    """
     gaps = np.diff(distinct)
     stated = first.spacing
     candidates = [(stated, "")] if stated else []

@@ -1,4 +1,4 @@
-"""Labels that were read, written again: what each format can keep, and what to say of the rest."""
+"""Writers of labels that were read from other files, with notes on the details that a format cannot keep."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["INTENDED_USE", "write_dicom", "write_each", "write_nifti"]
 
 INTENDED_USE = "Converted; for research use, not for diagnosis"
-"""What converted objects carry: free text of their source could hold patient data and is not taken along."""
+"""Statement in converted objects. Free text of the source is not copied, since it could hold patient data."""
 
 _LONGEST_TITLE = 64
-"""Bytes of a title: DICOM counts characters (PS3.5 6.2, LO), some readers their bytes."""
+"""Largest size of a title in bytes; DICOM limits characters (PS3.5 6.2, LO), but some readers limit bytes."""
 
 
 def write_nifti(found: LabelSet, staging: Path) -> None:
-    """Write ``labels.nii.gz``, unless labels overlap, and ``labels.json``."""
+    """Write ``labels.json`` and, unless labels overlap, ``labels.nii.gz``."""
     from medvit.io.nifti import write_label_names, write_labels
 
     if not found.overlaps:
@@ -36,7 +36,7 @@ def write_nifti(found: LabelSet, staging: Path) -> None:
 
 
 def write_each(found: LabelSet, staging: Path) -> None:
-    """Write one NIfTI mask a label."""
+    """Write one NIfTI mask for each label."""
     from medvit.io.nifti import write_labels
 
     for segment in found.segments:
@@ -45,7 +45,7 @@ def write_each(found: LabelSet, staging: Path) -> None:
 
 
 def write_dicom(found: LabelSet, name: str, staging: Path) -> list[str]:
-    """Write a SEG or RTSTRUCT, read it back and compare; notes on what the format could not keep."""
+    """Write a SEG or RTSTRUCT, read it back and compare it; return notes on details that the format cannot keep."""
     from medvit.io.dicom.write import check_rtstruct, check_seg, source_of, write_rtstruct, write_seg
 
     masks = slice_masks(found)
@@ -75,7 +75,7 @@ def write_dicom(found: LabelSet, name: str, staging: Path) -> list[str]:
 
 
 def _merged(masks: Sequence[NDArray[np.bool_]], labels: Sequence[Label]) -> NDArray[np.generic]:
-    """A label map (i, j, k), or where masks overlap all of them, (i, j, k, label)."""
+    """Merge masks to a label map (i, j, k), or stack them as (i, j, k, label) where they overlap."""
     array = np.zeros(masks[0].shape, np.uint16)
     for mask, label in zip(masks, labels, strict=True):
         if array[mask].any():
@@ -85,7 +85,7 @@ def _merged(masks: Sequence[NDArray[np.bool_]], labels: Sequence[Label]) -> NDAr
 
 
 def _titled(segments: Sequence[LabelMask]) -> list[Label]:
-    """Labels whose titles fit DICOM: short enough, without its separator, and each its own."""
+    """Return labels with titles that are valid in DICOM: short enough, without backslash, and unique."""
     taken: set[str] = set()
     labels = []
     for segment in segments:
