@@ -1,4 +1,4 @@
-"""Windows: which values are drawn black and white. The usual ones of CT reading, and what a header or the values suggest."""
+"""Contrast windows: the values drawn black and white. Presets of CT reading, and windows from a header or the values."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["ContrastWindow", "ct_presets", "default_window", "suggest_window"]
 
 @dataclass(frozen=True)
 class ContrastWindow:
-    """A centre and a width, in the image's unit (DICOM PS3.3 C.11.2.1.2).
+    """A contrast window: centre and width in the image's unit (DICOM PS3.3 C.11.2.1.2).
 
-    Attributes:
-        name: what people call it.
-        center: the value in the middle of the greys.
-        width: from black to white.
+    Args:
+        name: name for people.
+        center: value at the middle of the greys.
+        width: distance between the values drawn black and white.
     """
 
     name: str
@@ -45,18 +45,21 @@ _CT = (
     ContrastWindow("Mediastinum", 50, 350),
     ContrastWindow("Angiography", 300, 600),
 )
-"""In Hounsfield units, as reading rooms have them (e.g. Radiopaedia, "Windowing (CT)")."""
+"""Presets for CT in Hounsfield units, as radiologists use them (e.g. Radiopaedia, "Windowing (CT)")."""
 
 _SHARES = (("Full", 0.0, 100.0), ("Usual", 1.0, 99.0), ("Bright", 5.0, 99.9), ("Dark parts", 0.5, 80.0))
-"""For images without an absolute scale: percentiles of their own values."""
+"""Presets for images without an absolute scale: percentiles of their own values."""
 
 
 def ct_presets(modality: str | None, values: NDArray[Any]) -> tuple[ContrastWindow, ...]:
-    """The windows to offer for an image.
+    """Return the contrast windows to offer for an image.
 
     Args:
-        modality: DICOM's, or None, also for a CT whose values are no Hounsfield units.
-        values: some of the image, of any shape; a CT has its own windows and does not need it.
+        modality: DICOM's Modality; None where unknown, and for a CT whose values are not Hounsfield units.
+        values: values of the image, any shape, a sample suffices; not used for CT.
+
+    Returns:
+        The presets of CT, or windows from percentiles of the values.
     """
     return _CT if modality == "CT" else tuple(_of_shares(values))
 
@@ -72,12 +75,15 @@ def _of_shares(values: NDArray[Any]) -> list[ContrastWindow]:
 
 
 def default_window(modality: str | None, values: NDArray[Any], headers: Sequence[Any] = ()) -> ContrastWindow:
-    """The window to begin with: for CT the soft tissues', else what the header states, else the values' middle 98 %.
+    """Choose the initial contrast window: soft tissue for CT, else the header's, else the middle 98 % of the values.
 
     Args:
-        modality: DICOM's, or None, also for a CT whose values are no Hounsfield units.
-        values: some of the image.
-        headers: of the image's slices, if it has any.
+        modality: DICOM's Modality; None where unknown, and for a CT whose values are not Hounsfield units.
+        values: values of the image, any shape, a sample suffices.
+        headers: headers of the image's slices, if any.
+
+    Returns:
+        The contrast window.
     """
     if modality == "CT":
         return _CT[0]
@@ -86,7 +92,7 @@ def default_window(modality: str | None, values: NDArray[Any], headers: Sequence
 
 
 def suggest_window(header: Any) -> ContrastWindow | None:
-    """The first window that a DICOM header states, or None."""
+    """Return the first contrast window that a DICOM header states, or None."""
     center, width = header.get("WindowCenter"), header.get("WindowWidth")
     try:
         first = [

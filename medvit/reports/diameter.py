@@ -1,4 +1,4 @@
-"""The longest diameter of a label, exactly."""
+"""The exact longest diameter of a label."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from scipy.spatial.distance import cdist
 __all__ = ["longest_diameter"]
 
 _ROWS = 1024
-"""Points whose distances to all others are held at once."""
+"""Number of points whose distances to all others are computed at once."""
 
 
 def longest_diameter(inside: NDArray[np.bool_], axes: NDArray[np.float64]) -> float:
-    """The largest distance between two points of a label's surface.
+    """Compute the largest distance between two points of a label's surface.
 
     The surface is the mesh half-way between the centres of inside and outside voxels (IBSI's maximum 3D diameter,
-    L0JK): its vertices are the centres of the voxels' outer faces. So one voxel measures its longest side, and a row
-    of n voxels n sides. Only vertices of the convex hull can be farthest apart, and only those are compared, all of
-    them: the result is exact.
+    L0JK); its
+    vertices are the centres of the voxels' outer faces. One voxel thus measures its longest side, and a row of n voxels
+    n sides. Only vertices of the convex hull can be farthest apart; all of them are compared, so the result is exact.
 
     Args:
         inside: (i, j, k) mask with at least one voxel.
         axes: (3, 3), the step of each index in millimetres as a column.
 
     Returns:
-        Millimetres.
+        The diameter in millimetres.
     """
     points = _faces(np.argwhere(_ends(inside))) @ axes.T
     return _farthest(points[ConvexHull(points).vertices])
 
 
 def _ends(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Voxels that are the first or last of their line along every axis; corners of the convex hull are among them."""
+    """Return the voxels that are first or last in their line along every axis, which include all corners of the convex
+    hull.
+    """
     kept = inside.copy()
     for axis, length in enumerate(inside.shape):
         ends = np.zeros_like(inside)
@@ -46,20 +48,20 @@ def _ends(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _faces(index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Centres of the six faces of each voxel; with them, even a flat label has a hull with a volume."""
+    """Return the centres of the six faces of each voxel; with them, even a flat label has a hull with a volume."""
     steps = np.concatenate([np.eye(3), -np.eye(3)]) / 2
     return np.asarray((index[:, None] + steps).reshape(-1, 3))
 
 
 def _farthest(points: NDArray[np.float64]) -> float:
-    """The largest distance between any two of the points."""
+    """Return the largest distance between any two of the points."""
     centre = (points.min(0) + points.max(0)) / 2
     radius = np.linalg.norm(points - centre, axis=1)
     best, at = 0.0, points[radius.argmax()]
-    for _ in range(4):  # from a point to the farthest from it and on: nearly the answer at once
+    for _ in range(4):  # step repeatedly to the farthest point: a good lower bound
         distance = np.linalg.norm(points - at, axis=1)
         best, at = max(best, float(distance.max())), points[distance.argmax()]
-    # two points are at most the sum of their radii apart, so one near the centre cannot beat what was found
+    # two points are at most the sum of their radii apart, so points near the centre cannot exceed the bound
     kept = points[radius >= best - radius.max() - 1e-6]
     for start in range(0, len(kept), _ROWS):
         best = max(best, float(cdist(kept[start : start + _ROWS], points).max()))

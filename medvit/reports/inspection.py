@@ -1,4 +1,4 @@
-"""What a source holds and what a run would do with it: for people, for programs and as a picture. No patient data."""
+"""Content of a source and the outcome that a run would have: as data, and for a diagram. No patient data."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """The outcome of looking at a source.
+    """Result of an inspection.
 
     Attributes:
-        content: as ``--json`` prints it.
-        flagged: whether something needs a person's decision (exit code 3).
-        found: the volumes, for a picture of their positions; None for an image file.
+        content: the content that ``--json`` prints.
+        flagged: True where something needs a person's decision (exit code 3).
+        found: the preflight, for a diagram of slice positions; None for an image file.
     """
 
     content: dict[str, Any]
@@ -42,15 +42,19 @@ class Inspection:
 
 
 def inspect_source(source: Path, progress: Progress | None = None, geometry: str | None = None) -> Inspection:
-    """Look at a source without decoding more than is needed.
+    """Inspect a source without decoding more than necessary.
 
     Args:
-        source: what ``open_source`` takes.
-        progress: told how far it is.
-        geometry: "sform" or "qform" of a NIfTI, as ``open_source``.
+        source: a path that ``open_source`` accepts.
+        progress: shows progress; can cancel.
+        geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated.
+
+    Returns:
+        The content of the source, and the outcome that a run would have.
 
     Raises:
-        SourceError: nothing there, or nothing that is an image.
+        SourceError: the source does not exist, or contains no image.
+        GeometryError, ImageError: an image file is not usable.
     """
     progress = progress or Progress()
     require_there(source)
@@ -62,8 +66,8 @@ def inspect_source(source: Path, progress: Progress | None = None, geometry: str
         run = {"volume": chosen.volume.number, "set_aside": list(chosen.excluded), "reason": None}
     except MedvitError as error:
         if not found.volumes and not found.damaged:
-            open_source(source, progress=progress)  # says better why there is nothing
-        first = re.sub(":$", ".", str(error).splitlines()[0])  # the list behind it stands above already
+            open_source(source, progress=progress)  # raises a more precise error
+        first = re.sub(":$", ".", str(error).splitlines()[0])  # without the list of volumes, which is output anyway
         run = {"volume": None, "set_aside": [], "reason": first}
     content = {
         "kind": "dicom",
@@ -121,7 +125,7 @@ def _volume(volume: SeriesVolume, taken: bool, flagged: bool) -> dict[str, Any]:
 
 
 def _image(scan: Scan) -> Inspection:
-    """Describe an image file, which holds one image; refused files do not come here."""
+    """Describe an image file, which contains one image that ``open_source`` accepted."""
     low, high = float(scan.array.min()), float(scan.array.max())
     content = {
         "kind": scan.kind,

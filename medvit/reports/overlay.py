@@ -1,4 +1,4 @@
-"""A slice as a picture: windowed grey, outlines in the labels' colours, the intended use in a corner."""
+"""Pictures of slices: grey values in a contrast window, outlines in the labels' colours, the intended use in a corner."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from medvit.labels import Label
 __all__ = ["Overlay"]
 
 _SIDE = 512
-"""The longer side is enlarged to at least this, so that the outlines are fine and the words can be read."""
+"""Smallest length of the longer side, in pixels, so that outlines are fine and the text is legible."""
 
 _SHORT_SIDE, _LARGEST = 256, 2048
-"""The same for the shorter side, as long as the longer one stays within bounds."""
+"""Desired length of the shorter side, and the largest length of the longer side, in pixels."""
 
 _FILL = 0.2
-"""How much of a label's colour lies over the grey inside its outline."""
+"""Weight of a label's colour over the grey inside its outline."""
 
 _TEXT = (255, 204, 102)
 
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """The pictures of a labelled series, drawn one by one.
+    """Pictures of a labelled series, drawn one by one.
 
-    Attributes:
+    Args:
         image: (column, row, slice) float32 in the image's own unit.
         array: (column, row, slice) label ids.
-        labels: those to draw.
-        window: the values drawn black and white.
-        pixel_mm: (down, across): the distance of rows and of columns.
-        lines: words for the lower left corner.
+        labels: the labels to draw.
+        window: contrast window: the values drawn black and white.
+        pixel_mm: (down, across): distance of rows and of columns.
+        lines: text for the lower left corner.
     """
 
     image: NDArray[np.float32]
@@ -47,7 +47,7 @@ class Overlay:
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """(row, column) of the pictures: enlarged by a whole factor, and along one axis to make pixels square."""
+        """(row, column) of the pictures: enlarged by an integer factor, and along one axis to make pixels square."""
         columns, rows = self.image.shape[:2]
         down, across = (side / min(self.pixel_mm) for side in self.pixel_mm)
         high, wide = rows * down, columns * across
@@ -58,12 +58,12 @@ class Overlay:
 
     @property
     def spacing_mm(self) -> tuple[float, float]:
-        """(down, across) of the pictures' pixels: exactly what makes them cover the original slice."""
+        """(down, across) size of the pictures' pixels, so that the pictures cover the original slice exactly."""
         columns, rows = self.image.shape[:2]
         return self.pixel_mm[0] * rows / self.shape[0], self.pixel_mm[1] * columns / self.shape[1]
 
     def draw(self, k: int) -> NDArray[np.uint8]:
-        """The picture of slice k, (row, column, 3) RGB; each original pixel is repeated, none is interpolated."""
+        """Draw slice k as (row, column, 3) RGB; original pixels are repeated, not interpolated."""
         low, high = self.window
         columns, rows = self.image.shape[:2]
         down = np.arange(self.shape[0]) * rows // self.shape[0]
@@ -83,7 +83,7 @@ class Overlay:
 
     @cached_property
     def _numbers(self) -> NDArray[np.uint16]:
-        """From label ids to 1..N in the order of ``labels``, all others to 0."""
+        """Table from label ids to 1..N in the order of ``labels``; other ids become 0."""
         table = np.zeros(max(int(self.array.max()), *(label.id for label in self.labels), 0) + 1, np.uint16)
         for number, label in enumerate(self.labels, 1):
             table[label.id] = number
@@ -94,11 +94,11 @@ class Overlay:
         return np.array([(0, 0, 0), *(label.color for label in self.labels)], np.uint8)
 
     def _edge(self, marks: NDArray[np.uint16]) -> NDArray[np.bool_]:
-        """Pixels nearer to another label than an outline is thick, which is about a 400th of the picture."""
+        """Return the pixels nearer to another label than the thickness of an outline, about a 400th of the picture."""
         from scipy.ndimage import maximum_filter, minimum_filter
 
         size = 2 * max(1, round(max(marks.shape) / 400)) + 1
-        padded = np.pad(marks, 1)  # a label cut by the picture's edge is closed there
+        padded = np.pad(marks, 1)  # closes outlines at the picture's edge
         differs = maximum_filter(padded, size) != minimum_filter(padded, size)
         return np.asarray(differs[1:-1, 1:-1])
 
@@ -112,7 +112,7 @@ class Overlay:
 
     @cached_property
     def _words(self):  # type: ignore[no-untyped-def]
-        """The corner's words on black, as wide as they must be, broken where the picture is narrow."""
+        """Image of the corner's text on black, with line breaks where the picture is narrow."""
         from PIL import Image, ImageDraw, ImageFont
 
         rows, columns = self.shape

@@ -1,4 +1,4 @@
-"""Rate labels by plausible anatomy and the network's own doubts."""
+"""Rating of labels by anatomical plausibility and by the network's uncertainty."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from medvit.labels import Label, LabelMeasures
 __all__ = ["RATINGS", "RATING_RULES", "UncertaintySignals", "judge_volume", "rate_labels"]
 
 RATINGS = ("good", "uncalibrated", "check", "poor")
-"""All ratings; a later one wins over an earlier one."""
+"""All ratings; a later one takes precedence over an earlier one."""
 
 RATING_RULES = 2
-"""Number of the rules that results are rated by; a batch runs results of other rules again. 2: with "uncalibrated"."""
+"""Version of the rating rules; a batch repeats results that were rated by another version. Version 2 added
+"uncalibrated".
+"""
 
 _ABSURD = (0.2, 3.0)
-"""Below this share of the smallest, or above this multiple of the largest volume seen in training: absurd."""
+"""Factors for an absurd volume: below this share of the smallest, or above this multiple of the largest volume in
+training.
+"""
 
 _UNUSUAL = (0.6, 1.5)
-"""The same for a volume worth a look."""
+"""Factors for an unusual volume, of the smallest and largest volume in training."""
 
 _AGREES = 0.7
-"""Dice between the answers for an image and for its mirror image below which a label is worth a look, where no calibration
-says another."""
+"""Default Dice between the labels of an image and of its mirror image below which a label is rated "check"."""
 
 
 @dataclass(frozen=True)
 class UncertaintySignals:
-    """What a network said of its own labels, by their names.
+    """Uncertainty of a network about its own labels, by label name.
 
     Attributes:
-        entropy: bits a voxel; judged only where a calibration says what it means.
-        agreement: Dice with the mirror image's answer, or None where there was no second run.
-        calibration: of the weights that ran, or None.
+        entropy: mean entropy in bits per voxel; used only where a calibration sets a limit.
+        agreement: Dice with the labels of the mirror image; None without a second run.
+        calibration: calibration of the weights that ran, or None.
     """
 
     entropy: Mapping[str, float] = field(default_factory=dict)
@@ -45,14 +48,14 @@ class UncertaintySignals:
 
     @property
     def limits(self) -> dict[str, float]:
-        """From which signal on a label is worth a look; signals that told nothing are left out."""
+        """Limit of each signal beyond which a label is rated "check"; signals without a limit are left out."""
         return {"agreement": _AGREES} if self.calibration is None else dict(self.calibration.limits)  # type: ignore[arg-type]
 
     def reasons(self) -> list[str]:
-        """Labels that the network itself is in doubt about."""
+        """Describe the labels whose uncertainty exceeds a limit."""
         limits, found = self.limits, []
         known = self.calibration
-        if known is not None and 2 * known.spoilt > known.cases:  # no signal makes a good answer likely then
+        if known is not None and 2 * known.spoilt > known.cases:  # then no signal makes a good result likely
             found.append(f"of {known.cases} cases whose answer is known, {known.spoilt} came out bad ({known.bad})")
         for name, bits in self.entropy.items():
             if bits > limits.get("entropy", math.inf):
@@ -68,14 +71,26 @@ class UncertaintySignals:
 def rate_labels(
     measures: Sequence[LabelMeasures], labels: Sequence[Label], signals: UncertaintySignals | None = None
 ) -> dict[str, Any]:
-    """``{"rating", "reasons"}``: "poor" if an organ is missing, absurdly sized or on the other side; "check" if its size
-    is unusual, it is cut by a volume's edge, or the network is in doubt about it; otherwise "good"."""
+    """Rate the labels of an image.
+
+    "poor": an organ is missing, absurdly sized or on the wrong side. "check": its size is unusual, the image edge cuts
+    it, or
+    the network is uncertain about it. Otherwise "good".
+
+    Args:
+        measures: measurements of each label.
+        labels: the labels, in the same order.
+        signals: uncertainty of the network.
+
+    Returns:
+        ``{"rating": ..., "reasons": [...]}``.
+    """
     poor: list[str] = []
     check: list[str] = []
     for found, label in zip(measures, labels, strict=True):
         if not found.voxels:
             poor.append(f"{label.name} was not found")
-        if found.touches_border and found.volume_ml is not None:  # in a picture the edge cuts objects as a rule
+        if found.touches_border and found.volume_ml is not None:  # edges of pictures usually cut objects
             check.append(f"{label.name} is cut by the edge of the image")
         if found.voxels and found.volume_ml is not None:
             rating, reason = judge_volume(label, found.volume_ml)
@@ -88,7 +103,15 @@ def rate_labels(
 
 
 def judge_volume(label: Label, volume_ml: float) -> tuple[str, str]:
-    """ "poor" or "check" and the reason where a volume is absurd or unusual beside those seen in training, else ("good", "")."""
+    """Rate a label's volume by the volumes in training.
+
+    Args:
+        label: the label, with its smallest and largest volume in training.
+        volume_ml: the measured volume.
+
+    Returns:
+        "poor" for an absurd or "check" for an unusual volume, with the reason; else ("good", "").
+    """
     if label.volume_ml is None:
         return "good", ""
     low, high = label.volume_ml
@@ -100,7 +123,7 @@ def judge_volume(label: Label, volume_ml: float) -> tuple[str, str]:
 
 
 def _sides(measures: Sequence[LabelMeasures], labels: Sequence[Label]) -> list[str]:
-    """A right organ must lie to the right (larger x in RAS+) of the left one of the same kind."""
+    """Describe right organs that do not lie to the right (larger x in RAS+) of the left organ of the same kind."""
     place: dict[tuple[str, str], tuple[str, float]] = {}
     for found, label in zip(measures, labels, strict=True):
         if label.laterality is not None and found.centroid_mm is not None:

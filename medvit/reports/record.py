@@ -1,4 +1,4 @@
-"""The record of a run: what ran on what, with which settings and how long. No patient data."""
+"""The record of a run: bundle, source, settings and durations, without patient data."""
 
 from __future__ import annotations
 
@@ -33,30 +33,34 @@ _PACKAGES = (
 
 
 class RecordedResult(Protocol):
-    """What every result has: see ``medvit.tasks.TaskResult``."""
+    """The part of a result that its record needs; see ``medvit.tasks.TaskResult``."""
 
     @property
     def bundle(self) -> Bundle:
-        """What made it."""
+        """Bundle that made the result."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the run."""
+        """Settings of the run."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of it must know."""
+        """Notes for readers of the result."""
 
     @property
     def progress(self) -> Progress:
-        """With the seconds of each stage."""
+        """Progress of the run, with the seconds of each stage."""
 
     def quality(self) -> dict[str, Any]:
         """Return the rating and its reasons."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, medvit and what it stands on."""
+    """Return the versions of Python, medvit and the packages it uses.
+
+    Returns:
+        Version by package name; "not installed" for a missing package.
+    """
     found = {"python": platform.python_version(), "medvit": __version__}
     for name in _PACKAGES:
         try:
@@ -70,12 +74,15 @@ def record_header(intended_use: str, creation: Creation = TODAY) -> dict[str, An
     """Return the entries that every ``run.json`` begins with.
 
     Args:
-        intended_use: the sentence of the bundle.
-        creation: the rule for dates; a de-identified run states none, or one moved into the past.
+        intended_use: the bundle's sentence.
+        creation: the rule for dates; for de-identified sources it shifts or omits them.
+
+    Returns:
+        Entries that JSON can hold.
     """
     return {
         "intended_use": intended_use,
-        # when it ran, not when the patient was scanned
+        # the time of the run, not of the scan
         "finished": creation.finished(),
         "versions": versions(),
         "machine": {"system": platform.system(), "processor": platform.machine()},
@@ -83,7 +90,14 @@ def record_header(intended_use: str, creation: Creation = TODAY) -> dict[str, An
 
 
 def source_facts(scan: Scan) -> dict[str, Any]:
-    """A source without a name: what it is, and a fingerprint of its voxels."""
+    """Describe a source without its name: kind, shape, spacing, and a fingerprint of its voxels.
+
+    Args:
+        scan: the source.
+
+    Returns:
+        Entries that JSON can hold.
+    """
     return {
         "kind": scan.kind,
         "modality": scan.modality,
@@ -95,7 +109,11 @@ def source_facts(scan: Scan) -> dict[str, Any]:
 
 
 def stage_seconds(progress: Progress) -> dict[str, float]:
-    """How long each stage took."""
+    """Return the seconds that each stage took, rounded to milliseconds.
+
+    Args:
+        progress: the progress of a run.
+    """
     return {k: round(v, 3) for k, v in progress.seconds.items()}
 
 
@@ -108,14 +126,17 @@ def run_record(
 ) -> dict[str, Any]:
     """Return the content of ``run.json``.
 
-    A source is named by a fingerprint of its voxels alone: file names and tags can hold a patient's name.
+    A source is identified only by a fingerprint of its voxels, since file names and tags can hold a patient's name.
 
     Args:
-        result: the run.
+        result: the result of the run.
         files: sha256 of each file written.
-        notes: everything a reader must know.
-        sources: what was given, as ``source_facts`` of a scan, under "source".
-        creation: the rule for dates, that of the scan.
+        notes: notes for readers of the result.
+        sources: description of the sources, e.g. ``{"source": source_facts(scan)}``.
+        creation: the rule for dates, from the scan.
+
+    Returns:
+        The record, with entries that JSON can hold.
     """
     bundle = result.bundle
     return {

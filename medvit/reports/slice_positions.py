@@ -1,4 +1,4 @@
-"""A picture of where the slices of each volume lie: gaps, duplicates, tilt and shifts can be seen at a glance."""
+"""Diagram of the slice positions of each volume, which shows gaps, duplicates, tilt and shifts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from medvit.io.dicom.preflight import SeriesVolume
 __all__ = ["draw_positions"]
 
 _SHOWN = 12
-"""Volumes drawn, the largest first; more would be too small to read."""
+"""Largest number of volumes drawn, starting with the largest; more would be too small to read."""
 
 _COLORS = {"note": "#2f7d4f", "flag": "#b07d12", "tags": "#b07d12", "irregular": "#c25a12", "refused": "#b3202c"}
 
 
 def draw_positions(path: Path, volumes: Sequence[SeriesVolume]) -> int:
-    """Draw the slices of each volume as lines seen along their rows; how many volumes were drawn.
+    """Draw the slices of each volume as lines, seen along their rows, and save the diagram as PNG.
 
-    Across: how far a slice is shifted sideways within its plane. Upwards: its distance along the normal. Millimetres.
+    Horizontal: sideways shift of a slice within its plane. Vertical: distance along the normal. Both in millimetres.
+
+    Args:
+        path: the file to write.
+        volumes: volumes of a preflight; those without geometry are left out.
+
+    Returns:
+        The number of volumes drawn.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,7 +48,7 @@ def _draw(axes: Any, volume: SeriesVolume) -> None:
     stack = volume.stack
     assert stack is not None
     shift = (stack.positions - stack.positions[0]) @ stack.axes[:, :2]
-    # the direction in which slices are shifted, seen from the side; along columns where they are not
+    # the axis along which slices are shifted most; the column axis for unshifted slices
     main = int(np.ptp(shift, axis=0).argmax()) if np.ptp(shift, axis=0).max() > 0.1 else 1
     width = (volume.first.columns if main == 0 else volume.first.rows) * stack.spacing_mm[main]
     gaps = np.diff(stack.distance)
@@ -55,7 +62,7 @@ def _draw(axes: Any, volume: SeriesVolume) -> None:
         axes.plot([moved, moved + width], [at, at], color=color, linewidth=1.4 if is_odd else 0.9)
     last, apart = -np.inf, 0.05 * float(np.ptp(stack.distance))
     for n in np.flatnonzero(odd[:-1] & odd[1:]) if len(gaps) else []:
-        if stack.distance[n] - last < apart:  # words on top of one another help no one
+        if stack.distance[n] - last < apart:  # avoid overlapping text
             continue
         last = float(stack.distance[n])
         axes.annotate(

@@ -1,4 +1,4 @@
-"""Measures of each label on the source's own grid."""
+"""Measurements of each label on the source's own grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ __all__ = ["measure", "write_csv"]
 
 
 def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[LabelMeasures]:
-    """Measures of each label in an (i, j, k) label map (or (row, column) for pictures)."""
+    """Measure each label of a label map.
+
+    Args:
+        array: label ids, (i, j, k), or (row, column) for pictures.
+        scan: the image on the same grid, for intensities and geometry.
+        labels: the labels to measure.
+
+    Returns:
+        Measurements of each label, in the same order; those of an absent label are empty.
+    """
     voxel_ml = None if scan.is_picture else float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000
     boxes = find_objects(array, max_label=max((label.id for label in labels), default=0))
     return [_measure(array, boxes[label.id - 1], scan, label, voxel_ml) for label in labels]
@@ -27,12 +36,12 @@ def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[Labe
 def _measure(
     array: np.ndarray, box: tuple[slice, ...] | None, scan: Scan, label: Label, voxel_ml: float | None
 ) -> LabelMeasures:
-    """One label's measures, looking only into the box that holds it."""
+    """Measure one label within its bounding box."""
     if box is None:
         volume = None if voxel_ml is None else 0.0
         return LabelMeasures(label.id, label.name, label.title, 0, volume, None, None, None, None, None, False)
     inside = array[box] == label.id
-    # colours count as their mean, which is the value itself where there is one channel
+    # the mean over channels: for colours their mean, for one channel the value itself
     values = scan.array[(slice(None), *box)][:, inside].mean(0, dtype=np.float64)
     low = np.array([side.start for side in box])
     high = np.array([side.stop - 1 for side in box])
@@ -59,7 +68,12 @@ def _measure(
 
 
 def write_csv(path: Path, rows: Sequence[LabelMeasures]) -> None:
-    """One line a label; vectors become one column an axis."""
+    """Write measurements as CSV: one line for each label, one column for each component of a vector.
+
+    Args:
+        path: the file to write.
+        rows: measurements of each label.
+    """
     with path.open("w", newline="") as file:
         writer = None
         for row in rows:

@@ -1,8 +1,11 @@
-"""Closed, smooth surfaces of labelled voxels.
+"""Closed, smooth surfaces of masks.
 
-Marching cubes (W. E. Lorensen, H. E. Cline, SIGGRAPH 1987, as scikit-image has it) on the mask with a rim of background: on
-masks, Lewiner's variant lets four triangles meet in an edge where voxels touch at edges alone. Then Taubin's smoothing (G. Taubin, "A signal processing approach to fair surface design", SIGGRAPH 1995), which
-takes the steps of the voxels away without shrinking the body.
+The surface is computed by marching cubes (W. E. Lorensen, H. E. Cline, SIGGRAPH 1987, as implemented in scikit-image)
+on the
+mask padded with background. Lewiner's variant is not used: where voxels of a mask touch only at edges, its triangles
+share
+one edge by fours. Taubin's smoothing (G. Taubin, "A signal processing approach to fair surface design", SIGGRAPH 1995)
+then removes the voxel steps without shrinking the surface.
 """
 
 from __future__ import annotations
@@ -16,19 +19,22 @@ from medvit.io import Affine, Surface, world
 __all__ = ["surface_of"]
 
 _INWARD, _OUTWARD = 0.5, -0.53
-"""Taubin's factors: a step towards the neighbours' mean, and a slightly larger one back."""
+"""Factors of Taubin's smoothing: a step towards the mean of the neighbours, and a slightly larger step back."""
 
 
 def surface_of(mask: NDArray[np.bool_], affine: Affine, smoothing: int = 10) -> Surface:
-    """The surface of a mask.
+    """Compute the closed, smoothed surface of a mask.
 
     Args:
-        mask: (i, j, k).
-        affine: voxel index to RAS+ mm, 4x4.
-        smoothing: pairs of Taubin's steps; 0 leaves the voxels' own surface.
+        mask: (i, j, k) bool.
+        affine: (4, 4), voxel index to RAS+ mm.
+        smoothing: number of pairs of Taubin's steps; 0 keeps the voxel steps.
+
+    Returns:
+        The surface in RAS+ mm, with normals outwards.
 
     Raises:
-        ShapeError: not three axes, or nothing in it.
+        ShapeError: the mask does not have three axes, or is empty.
     """
     from skimage.measure import marching_cubes
 
@@ -40,7 +46,7 @@ def surface_of(mask: NDArray[np.bool_], affine: Affine, smoothing: int = 10) -> 
     corners, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5, method="lorensen")
     vertices = world(np.asarray(affine, dtype=np.float64), corners.astype(np.float64) - 1)
     surface = Surface(vertices, faces.astype(np.int64))
-    if surface.volume_ml < 0:  # the affine mirrors, or the triangles face inwards
+    if surface.volume_ml < 0:  # the triangles face inwards, as under a mirroring affine
         surface = Surface(vertices, surface.faces[:, ::-1].copy())
     return Surface(_smoothed(surface, smoothing), surface.faces)
 
@@ -52,7 +58,7 @@ def _smoothed(surface: Surface, pairs: int) -> NDArray[np.float64]:
     a = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2]])
     b = np.concatenate([faces[:, 1], faces[:, 2], faces[:, 0]])
     near = coo_array((np.ones(2 * len(a)), (np.r_[a, b], np.r_[b, a])), (count, count)).tocsr()
-    near.data[:] = 1  # an edge counts once, though two triangles have it
+    near.data[:] = 1  # an edge counts once, although two triangles share it
     many = np.maximum(np.asarray(near.sum(1)), 1.0)[:, None]
     vertices = surface.vertices
     for _ in range(pairs):

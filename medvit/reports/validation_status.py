@@ -1,7 +1,8 @@
-"""Validation of a bundle's weights and anatomy: the only module that decides "uncalibrated".
+"""Validation of a bundle's weights and anatomy, which decides if a result is "uncalibrated"; no other module decides
+this.
 
-A rating of "good" says that nothing is odd about a result. It means something only where results of these weights were compared
-with the truth on real patients, where they were acceptable, and for images of the anatomy that was compared.
+The rating "good" means that no fault was found. It is reliable only if results of the same weights were compared with
+reference labels of real patients and were acceptable, and only for images of the same anatomy.
 """
 
 from __future__ import annotations
@@ -30,21 +31,24 @@ __all__ = [
 ]
 
 MIN_REAL_CASES = 8
-"""Fewest cases of real patients behind a calibration with which a result can be good."""
+"""Smallest number of real patients in a calibration for the rating "good"."""
 
 FIELD_TOLERANCE = 0.25
-"""Share by which an image may be smaller than the smallest, or larger than the largest validated field of view, along each axis."""
+"""Share by which an image may be smaller than the smallest, or larger than the largest validated field of view, along
+each axis.
+"""
 
 _AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
 @dataclass(frozen=True)
 class ImagedAnatomy:
-    """The part of the body that an image shows, as far as it is known.
+    """The part of the body that an image shows, as far as known.
 
-    Attributes:
-        regions: that the header names, see ``medvit.io.dicom.header.body_part.examined_regions``.
-        extent_mm: from right to left, front to back and head to foot, along the nearest axes; None for a picture.
+    Args:
+        regions: body regions that the header names, see ``medvit.io.dicom.header.body_part.examined_regions``.
+        extent_mm: extent from right to left, front to back and head to foot, along the nearest axes; None for a
+            picture.
     """
 
     regions: frozenset[str] | None
@@ -53,15 +57,15 @@ class ImagedAnatomy:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Validation of a bundle's weights: cases, score, anatomy, and reasons against "good".
+    """Validation of a bundle's weights: cases, score, anatomy, and reasons against the rating "good".
 
     Attributes:
-        real_cases, synthetic_cases: behind the calibration.
-        mean_dice: on the real cases; None for restorations and where there is none.
-        acceptable: the mean Dice that is asked for.
+        real_cases, synthetic_cases: numbers of cases in the calibration.
+        mean_dice: mean Dice on the real cases; None for restorations and without real cases.
+        acceptable: smallest acceptable mean Dice.
         body_parts: validated values of BodyPartExamined.
-        field_of_view_mm: smallest and largest validated extent; None where none is stated.
-        missing: why no result can be good, a sentence's part each; empty where one can.
+        field_of_view_mm: smallest and largest validated extent; None where not stated.
+        missing: reasons why no result can be rated "good", each a part of a sentence; empty where a result can.
     """
 
     real_cases: int
@@ -74,12 +78,12 @@ class Standing:
 
     @property
     def best_rating(self) -> str:
-        """The best rating that a result can get."""
+        """Best possible rating of a result."""
         return "uncalibrated" if self.missing else "good"
 
 
 def standing_of(bundle: Bundle) -> Standing:
-    """Say what a bundle's own weights are known to do."""
+    """Return the validation of a bundle's own weights."""
     facts = bundle.facts
     entry = bundle.fetched
     own = facts.weights.sha256 if entry is None else entry.sha256
@@ -97,7 +101,7 @@ def standing_of(bundle: Bundle) -> Standing:
 
 
 def _missing(facts: BundleFacts, known: Validation | None) -> list[str]:
-    """Return the reasons why no result of these weights can be good."""
+    """Return the reasons why no result of these weights can be rated "good"."""
     if known is None:
         return [f"these weights were not calibrated on real patients; at least {MIN_REAL_CASES} cases are needed"]
     if known.real_cases < MIN_REAL_CASES:
@@ -120,16 +124,16 @@ def _missing(facts: BundleFacts, known: Validation | None) -> list[str]:
 def with_standing(
     rated: dict[str, Any], bundle: Bundle, known: Validation | None, images: Sequence[ImagedAnatomy]
 ) -> dict[str, Any]:
-    """Complete a rating by what the weights and the image's anatomy are known for.
+    """Add the validation of weights and anatomy to a rating.
 
     Args:
-        rated: ``{"rating", "reasons"}`` by what can be seen of the result.
-        bundle: that made it.
-        known: the validation of the weights that ran; None where there is none.
-        images: that it was made of.
+        rated: ``{"rating", "reasons"}`` from the result alone.
+        bundle: the bundle that made the result.
+        known: validation of the weights that ran; None where there is none.
+        images: anatomy of the images that the result was made of.
 
     Returns:
-        The same with the reasons why the result cannot be called good; "good" becomes "uncalibrated" where there is one.
+        The rating with the reasons against "good"; where there is a reason, "good" becomes "uncalibrated".
     """
     reasons = _missing(bundle.facts, known)
     if known is not None:
@@ -139,7 +143,7 @@ def with_standing(
 
 
 def _outside(image: ImagedAnatomy, known: Validation) -> list[str]:
-    """Say how an image differs from the validated anatomy, by the regions that its header names and by its field of view."""
+    """Describe the differences between an image and the validated anatomy: regions in its header, and field of view."""
     reasons = []
     validated: frozenset[str] = frozenset().union(*map(body_regions, known.body_parts))
     regions, extent = image.regions, image.extent_mm
@@ -165,12 +169,12 @@ def _outside(image: ImagedAnatomy, known: Validation) -> list[str]:
 
 
 def field_words(field_mm: tuple[tuple[float, float, float], tuple[float, float, float]]) -> str:
-    """Write the smallest and largest extent of a validated field of view, without a unit."""
+    """Format the smallest and largest extent of a validated field of view, in mm without the unit."""
     return " x ".join(f"{a:.0f}" if a == b else f"{a:.0f} to {b:.0f}" for a, b in zip(*field_mm, strict=True))
 
 
 def imaged_anatomy(scan: Scan) -> ImagedAnatomy:
-    """Say which part of the body a scan shows."""
+    """Determine the part of the body that a scan shows."""
     if scan.is_picture:
         return ImagedAnatomy(examined_regions(scan.slices))
     found = [0.0, 0.0, 0.0]

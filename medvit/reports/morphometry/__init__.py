@@ -1,4 +1,4 @@
-"""Sizes of labelled bones: of any body, and what is measured of femora, hip bones, vertebrae and ribs."""
+"""Measures of labelled bones: general sizes, and specific measures of femora, hip bones, vertebrae and ribs."""
 
 import lazy_loader
 

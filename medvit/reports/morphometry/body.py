@@ -1,4 +1,4 @@
-"""One labelled bone as its measures need it: voxels, surface, cross-sections, all in RAS+ millimetres."""
+"""A labelled bone with the data that its measures need: voxels, surface and cross-sections, in RAS+ millimetres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvit.reports.surfaces import surface_of
 __all__ = ["Body", "Sections", "body_of", "sections", "unit"]
 
 _WHOLE = 0.9
-"""Share of a label's voxels that must hang together for it to be measured as one bone."""
+"""Smallest share of a label's voxels in its largest connected piece for it to be measured as one bone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +23,10 @@ class Body:
     """The largest connected piece of a label.
 
     Attributes:
-        mask: (i, j, k), its bounding box with a rim of background.
-        affine: voxel index of the box to RAS+ mm.
+        mask: (i, j, k), its bounding box padded with background.
+        affine: (4, 4), voxel index of ``mask`` to RAS+ mm.
         surface: closed and smoothed, RAS+ mm.
-        cut: whether it reaches the edge of the field, so that part of the bone may be missing.
+        cut: True where it touches the edge of the image, so that part of the bone may be missing.
     """
 
     mask: NDArray[np.bool_]
@@ -36,12 +36,12 @@ class Body:
 
     @cached_property
     def places(self) -> NDArray[np.float64]:
-        """Middles of its voxels, (n, 3) RAS+ mm."""
+        """Centres of its voxels, (n, 3) RAS+ mm."""
         return world(self.affine, np.argwhere(self.mask).astype(np.float64))
 
     @cached_property
     def normals(self) -> NDArray[np.float64]:
-        """Outward unit normals at the surface's vertices, (n, 3): of the triangles around each, by their areas."""
+        """Outward unit normals at the surface's vertices, (n, 3): means over the adjacent triangles, weighted by area."""
         vertices, faces = self.surface.vertices, self.surface.faces
         a, b, c = (vertices[faces[:, n]] for n in range(3))
         crossed, summed = np.cross(b - a, c - a), np.zeros_like(vertices)
@@ -52,16 +52,16 @@ class Body:
 
     @property
     def side_mm(self) -> float:
-        """The longest side of a voxel: nothing finer can be told."""
+        """Longest side of a voxel, the limit of resolution."""
         return max(spacing_mm(self.affine))
 
     @property
     def voxel_mm3(self) -> float:
-        """Volume of a voxel."""
+        """Volume of a voxel in mm³."""
         return abs(float(np.linalg.det(self.affine[:3, :3])))
 
     def inside(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether points, (..., 3) RAS+ mm, lie in it; between voxels' middles linearly interpolated."""
+        """Return True for points, (..., 3) RAS+ mm, inside the bone; linearly interpolated between voxel centres."""
         index = (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
         values = ndimage.map_coordinates(self.mask.astype(np.float32), np.moveaxis(index, -1, 0), order=1)
         found: NDArray[np.bool_] = values > 0.5
@@ -69,12 +69,12 @@ class Body:
 
 
 def body_of(mask: NDArray[np.bool_], affine: Affine, surface: Surface | None = None) -> Body | str:
-    """A label's voxels as one bone, or why they are none.
+    """Return a label's voxels as one bone, or the reason why they are not one.
 
     Args:
         mask: (i, j, k), at least one voxel.
-        affine: voxel index to RAS+ mm.
-        surface: of the whole mask, where it is there already.
+        affine: (4, 4), voxel index to RAS+ mm.
+        surface: surface of the whole mask, if already computed.
     """
     numbered, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count > 1:
@@ -93,12 +93,12 @@ def body_of(mask: NDArray[np.bool_], affine: Affine, surface: Surface | None = N
 
 @dataclass(frozen=True, eq=False)
 class Sections:
-    """Slabs of a bone across a direction.
+    """Cross-sections of a bone: slabs perpendicular to a direction.
 
     Attributes:
-        at_mm: where the middle of each lies along the direction, (slab,).
-        areas_mm2: their volume by their thickness, (slab,).
-        middles: the mean of their voxels, (slab, 3).
+        at_mm: position of each slab's middle along the direction, (slab,).
+        areas_mm2: volume divided by thickness, (slab,).
+        middles: mean position of the voxels, (slab, 3).
     """
 
     at_mm: NDArray[np.float64]
@@ -110,13 +110,15 @@ class Sections:
 
 
 def sections(places: NDArray[np.float64], voxel_mm3: float, along: NDArray[np.float64], step_mm: float) -> Sections:
-    """Cross-sections of voxels, those of empty slabs left out.
+    """Compute the cross-sections of voxels; leave out empty slabs.
 
     Args:
-        places: middles of voxels, (n, 3).
-        voxel_mm3: volume of one.
-        along: distance of each along the direction, (n,).
-        step_mm: from slab to slab; a voxel counts for the two nearest ones, or rows of voxels would fall into one or the other.
+        places: centres of the voxels, (n, 3).
+        voxel_mm3: volume of a voxel.
+        along: position of each voxel along the direction, (n,).
+        step_mm: distance of slabs. A voxel is shared between its two nearest slabs, since whole rows of voxels would
+            otherwise
+            fall into one or the other.
     """
     number = (along - along.min()) / step_mm
     low = number.astype(np.int64)
@@ -131,6 +133,6 @@ def sections(places: NDArray[np.float64], voxel_mm3: float, along: NDArray[np.fl
 
 
 def unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same direction with length 1."""
+    """Scale a vector to length 1."""
     made: NDArray[np.float64] = np.asarray(vector, dtype=np.float64) / max(float(np.linalg.norm(vector)), 1e-12)
     return made

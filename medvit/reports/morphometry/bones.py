@@ -1,4 +1,4 @@
-"""Sizes of labelled bones in millimetres: where they are, how they lie, how wide and high."""
+"""Sizes of labelled bones in millimetres: position, orientation, extent."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ __all__ = ["BoneMeasures", "measure_bones"]
 
 @dataclass(frozen=True)
 class BoneMeasures:
-    """One labelled bone. Positions and directions are RAS+ mm.
+    """Measures of one labelled bone. Positions and directions are RAS+ mm.
 
     Attributes:
         id: value in the label map.
-        voxels: how many.
+        voxels: number of voxels.
         volume_ml: volume.
-        centroid_mm: its middle, (3,).
-        axes: directions of its longest to its shortest spread, (axis, 3), unit vectors, right-handed; each of the first two
-            points to the side where its largest component is positive. Of bodies as wide as high they are arbitrary.
-        extents_mm: full size along these axes, (3,), voxels counted whole.
+        centroid_mm: centroid, (3,).
+        axes: (axis, 3), unit vectors, right-handed, from the direction of the longest to that of the shortest spread;
+            each of
+            the first two points to the side where its largest component is positive. For bodies as wide as high they
+            are arbitrary.
+        extents_mm: full size along these axes, (3,), including whole voxels.
         size_mm: full size along right, anterior and superior, (3,): width, depth and height of the upright patient.
     """
 
@@ -38,8 +40,10 @@ class BoneMeasures:
 
     @property
     def tilt_deg(self) -> tuple[float, float]:
-        """How far the longest axis leans from the vertical: seen from the front, to the patient's right where positive, and
-        from the side, to the front where positive; -90 to 90 degrees."""
+        """Angles of the longest axis from the vertical, -90 to 90 degrees: seen from the front, positive to the
+        patient's right; and
+        seen from the side, positive to the front.
+        """
         x, y, z = (float(v) for v in self.axes[0] * (1 if self.axes[0][2] >= 0 else -1))
         return float(np.degrees(np.arctan2(x, z))), float(np.degrees(np.arctan2(y, z)))
 
@@ -48,15 +52,16 @@ def measure_bones(labels: np.ndarray, affine: Affine, ids: Sequence[int] | None 
     """Measure the labelled bones of a volume.
 
     Args:
-        labels: (i, j, k), whole numbers, 0 background.
-        affine: voxel index to RAS+ mm, 4x4.
-        ids: which; None measures all that occur. Those that do not occur are left out of the answer.
+        labels: (i, j, k), integer ids, 0 background.
+        affine: (4, 4), voxel index to RAS+ mm.
+        ids: ids to measure; None measures all that occur. Absent ids are left out of the result.
 
     Returns:
-        One entry a bone found, by id.
+        Measures of each bone found, by ascending id.
 
     Raises:
-        ShapeError: not three axes, or not whole numbers. GeometryError: an irregular affine.
+        ShapeError: the labels do not have three axes, or are not integer.
+        GeometryError: the affine is not usable.
     """
     labels = np.asarray(labels)
     if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
@@ -74,7 +79,7 @@ def _measure(bone: int, index: np.ndarray, affine: np.ndarray) -> BoneMeasures:
     place = world(affine, index.astype(np.float64))
     centroid = place.mean(0)
     voxel = affine[:3, :3]
-    # the spread within a voxel counts too, so that a slice one voxel thick has a thickness
+    # includes the spread within a voxel, so that a slice one voxel thick has a thickness
     spread = (place - centroid).T @ (place - centroid) / len(place) + voxel @ voxel.T / 12
     axes = np.linalg.eigh(spread)[1].T[::-1].copy()
     for axis in axes[:2]:
@@ -87,9 +92,11 @@ def _measure(bone: int, index: np.ndarray, affine: np.ndarray) -> BoneMeasures:
 
 
 def _extent(place: np.ndarray, directions: np.ndarray, voxel: np.ndarray) -> tuple[float, float, float]:
-    """Full size along directions: between the outermost voxels' middles, plus what a voxel measures along each."""
+    """Compute the full size along directions: between the outermost voxel centres, plus the size of a voxel along each
+    direction.
+    """
     along = place @ directions.T
-    # half a voxel at both ends; of a voxel askew, its mean width rather than its corners
+    # half a voxel at both ends; for an oblique direction, the voxel's mean width rather than its corners
     whole = np.sqrt(((directions @ voxel) ** 2).sum(1))
     a, b, c = (float(v) for v in np.ptp(along, axis=0) + whole)
     return a, b, c

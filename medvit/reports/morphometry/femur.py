@@ -1,9 +1,12 @@
 """Measures of a femur.
 
-Lengths and breadths after R. Martin, Lehrbuch der Anthropologie (measures 1 and 21); the head as the sphere its surface lies on, the
-neck-shaft (CCD) angle between the neck's axis, from the head's centre through the narrowest part of the neck, and the shaft's
-axis; the offset as the distance of the head's centre from the shaft's axis (P. C. Noble et al., Clin. Orthop. 235, 1988).
-The head is looked for at the end that lies higher in the patient.
+Lengths and breadths follow R. Martin, Lehrbuch der Anthropologie (measures 1 and 21). The head is a sphere fitted to
+its
+surface. The neck-shaft (CCD) angle lies between the shaft's axis and the neck's axis, from the head's centre through
+the
+narrowest part of the neck. The offset is the distance of the head's centre from the shaft's axis (P. C. Noble et al.,
+Clin.
+Orthop. 235, 1988). The head is searched at the end that lies higher in the patient.
 """
 
 from __future__ import annotations
@@ -21,29 +24,29 @@ from medvit.reports.morphometry.spheres import Ball, BallSearch, fit_ball
 __all__ = ["measure_femur"]
 
 _HEAD = (8.0, 36.0)
-"""Radii in mm of heads, from small children to large adults with room."""
+"""Smallest and largest radius of heads in mm, from small children to large adults, with a margin."""
 
 _PROXIMAL = (0.35, 100.0)
-"""The head is looked for in this share of the length, or these mm, below the top, whichever is less."""
+"""Extent below the top in which the head is searched: this share of the length or these mm, whichever is less."""
 
 _ASIDE = 0.6
-"""A head's centre lies at least this many of its radii aside of the shaft's axis."""
+"""Smallest distance of a head's centre from the shaft's axis, in multiples of the head's radius."""
 
 _DISTAL = 0.15
 """Share of the length that the condyles take."""
 
 _CONDYLES = 1.8
-"""The lower end is at least this many times as wide as the shaft is thick."""
+"""Smallest ratio of the lower end's width to the shaft's thickness."""
 
 _SHAFT = 1.4
-"""A cross-section belongs to the shaft if its area is at most this multiple of a slender one's."""
+"""Largest ratio of a shaft cross-section's area to the area of a slender one."""
 
 _CUT = "the bone reaches the edge of the field; part of it may be missing"
 
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """A point on an axis and its direction, unit, upwards."""
+    """An axis: a point and a unit vector upwards."""
 
     origin: NDArray[np.float64]
     up: NDArray[np.float64]
@@ -54,7 +57,7 @@ class _Line:
 
 
 def measure_femur(body: Body) -> StructureMeasures:
-    """Length, head, neck-shaft angle, offset and epicondylar breadth."""
+    """Measure length, head, neck-shaft angle, offset and epicondylar breadth."""
     found = StructureMeasures("femur")
     shaft = _shaft(body)
     head: Ball | str = shaft if isinstance(shaft, str) else _head(body, shaft)
@@ -78,7 +81,7 @@ def _longest(places: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _shaft(body: Body) -> _Line | str:
-    """The line through the middles of the slender cross-sections that follow each other."""
+    """Fit a line to the centres of the longest run of slender cross-sections."""
     up = _longest(body.places)
     line = _Line(body.places.mean(0), up)
     for _ in range(3):
@@ -95,7 +98,9 @@ def _shaft(body: Body) -> _Line | str:
 
 
 def _slender(across: Sections) -> Sections:
-    """The longest run of cross-sections near the area of slender ones; the ends' last slabs, which are part empty, left out."""
+    """Return the longest run of cross-sections of about the smallest area, without the first and last slab, which are
+    partly empty.
+    """
     inner = across[slice(1, -1)]
     if not len(inner.at_mm):
         return inner
@@ -103,7 +108,7 @@ def _slender(across: Sections) -> Sections:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], small.astype(np.int8), [0]])))
     runs = edges.reshape(-1, 2)
     start, end = runs[np.argmax(runs[:, 1] - runs[:, 0])]
-    trim = 1 if end - start > 6 else 0  # next to the ends it widens already
+    trim = 1 if end - start > 6 else 0  # the shaft widens near the ends of the run
     return inner[slice(int(start) + trim, int(end) - trim)]
 
 
@@ -120,7 +125,7 @@ def _head(body: Body, shaft: _Line) -> Ball | str:
 
 
 def _neck_shaft(body: Body, shaft: _Line, head: Ball) -> float | str:
-    """Degrees between the shaft downwards and the neck towards the head."""
+    """Return the angle in degrees between the shaft downwards and the neck towards the head."""
     away = body.places - head.centre
     distance = np.linalg.norm(away, axis=1)
     shell = (distance > head.radius_mm + 0.5 * body.side_mm) & (distance < 1.25 * head.radius_mm + body.side_mm)
@@ -144,7 +149,7 @@ def _neck_shaft(body: Body, shaft: _Line, head: Ball) -> float | str:
 
 
 def _breadth(body: Body, shaft: _Line) -> float | str:
-    """Across the shaft, the extent of the lower end along its own widest direction."""
+    """Measure the extent of the lower end perpendicular to the shaft, along its widest direction."""
     vertices = body.surface.vertices
     height = vertices @ shaft.up
     lower = vertices[height < height.min() + _DISTAL * np.ptp(height)]

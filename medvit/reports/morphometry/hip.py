@@ -1,7 +1,8 @@
-"""Measures of a hip bone.
+"""Measures of a hip bone: greatest height and acetabular radius.
 
-Its greatest height (R. Martin, Lehrbuch der Anthropologie, measure 1 of the hip bone), and the acetabulum as the sphere that its socket lies
-on, as in templating for hip replacement.
+The height is measure 1 of the hip bone in R. Martin, Lehrbuch der Anthropologie. The acetabulum is the sphere fitted to
+its
+socket, as in templating for hip replacement.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from medvit.reports.morphometry.spheres import Ball, BallSearch, fit_ball
 __all__ = ["measure_hip"]
 
 _SOCKET = (10.0, 38.0)
-"""Radii in mm of sockets, children's included."""
+"""Smallest and largest radius of sockets in mm, children's included."""
 
 
 def measure_hip(body: Body) -> StructureMeasures:
-    """Height and acetabulum."""
+    """Measure height and acetabular radius."""
     found = StructureMeasures("hip")
     whole = longest_diameter(body.mask, body.affine[:3, :3])
     found.put("height_mm", "the bone reaches the edge of the field; part of it may be missing" if body.cut else whole)

@@ -1,4 +1,4 @@
-"""What a structure's measures come out as: numbers, and a reason for each that its shape does not allow."""
+"""Measures of a structure: numbers, with a reason for each measure that cannot be taken."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["StructureMeasures"]
 
 @dataclass(frozen=True)
 class StructureMeasures:
-    """Measures of one labelled structure; every one of its kind is either in ``values`` or in ``absent``.
+    """Measures of one labelled structure; every measure of its kind is either in ``values`` or in ``absent``.
 
     Attributes:
         structure: "femur", "hip", "vertebra" or "rib".
-        values: by name; the name's ending is the unit, ``_mm`` or ``_deg``.
-        absent: why a measure could not be taken, in plain words, by its name.
+        values: values by name; the name ends with the unit, ``_mm`` or ``_deg``.
+        absent: reasons why measures could not be taken, in plain words, by name.
     """
 
     structure: str
@@ -22,7 +22,7 @@ class StructureMeasures:
     absent: dict[str, str] = field(default_factory=dict)
 
     def put(self, name: str, value: float | str) -> None:
-        """Add a measure, or the reason why there is none."""
+        """Add a measure, or the reason why it could not be taken."""
         if isinstance(value, str):
             self.absent[name] = value
         else:

@@ -1,7 +1,10 @@
-"""Measures of a rib: how long it is along its centre line, and how far its ends lie apart.
+"""Measures of a rib: length along its centre line, and distance between its ends.
 
-The ends are the two voxels farthest from each other on ways within the bone; the centre line runs through the middles of the
-voxels that are equally far from one end. The chord is the span between a rib's ends of S. A. Holcombe et al., J. Biomech. 49(13), 2016.
+The ends are the two voxels farthest from each other on paths within the bone. The centre line connects the mean
+positions of
+voxels at equal path length from one end. The chord is the span between a rib's ends of S. A. Holcombe et al., J.
+Biomech.
+49(13), 2016.
 """
 
 from __future__ import annotations
@@ -17,13 +20,13 @@ from medvit.reports.morphometry.measured import StructureMeasures
 __all__ = ["measure_rib"]
 
 _SLENDER = 5.0
-"""A rib is at least this many times as long as thick."""
+"""Smallest ratio of length to thickness of a rib."""
 
 _CUT = "the rib reaches the edge of the field; part of it may be missing"
 
 
 def measure_rib(body: Body) -> StructureMeasures:
-    """Arc length and chord."""
+    """Measure arc length and chord."""
     found = StructureMeasures("rib")
     line = _CUT if body.cut else _centre_line(body)
     if isinstance(line, str):
@@ -36,7 +39,7 @@ def measure_rib(body: Body) -> StructureMeasures:
 
 
 def _ways(body: Body, start: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Millimetres from a voxel to each within the bone, infinite outside, (i, j, k)."""
+    """Compute the path length in mm from a voxel to each voxel of the bone, (i, j, k); infinite outside."""
     from skimage.graph import MCP_Geometric
 
     costs = np.where(body.mask, 1.0, np.inf)
@@ -50,7 +53,7 @@ def _farthest(ways: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def _centre_line(body: Body) -> NDArray[np.float64] | str:
-    """Points from end to end, (n, 3) RAS+ mm, or why there is no such line."""
+    """Return points from end to end, (n, 3) RAS+ mm, or the reason why there is no such line."""
     first = _farthest(_ways(body, np.argwhere(body.mask)[0]))
     ways = _ways(body, first)
     length = float(ways[body.mask].max())
@@ -65,18 +68,18 @@ def _centre_line(body: Body) -> NDArray[np.float64] | str:
         if ndimage.label(part, np.ones((3, 3, 3)))[1] != 1:
             return "it branches, or folds back on itself"
         middles.append(world(body.affine, np.argwhere(part).astype(np.float64)).mean(0))
-    # what is equally far from a corner of an end face lies askew in its first slab
+    # slabs at the ends are skewed, since path lengths start at a corner of the end face
     inner = np.array(middles)[1:-1]
     return np.concatenate([[_end(body, inner[2::-1], thick)], inner, [_end(body, inner[-3:], thick)]])
 
 
 def _end(body: Body, middles: NDArray[np.float64], thick: float) -> NDArray[np.float64]:
-    """Where the centre line leaves the bone: beyond the last middle, on the parabola through the last three.
+    """Return the point where the centre line leaves the bone, on the parabola through the last three mean positions.
 
     Args:
         body: the rib.
-        middles: the last three, outermost last.
-        thick: of the rib, mm.
+        middles: the last three mean positions, outermost last.
+        thick: thickness of the rib, mm.
     """
     a, b, c = middles
     rise, bend = (3 * c - 4 * b + a) / 2, (a - 2 * b + c) / 2
@@ -91,7 +94,7 @@ def _end(body: Body, middles: NDArray[np.float64], thick: float) -> NDArray[np.f
 
 
 def _smooth(line: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The line as a cubic spline through its points, finely."""
+    """Return a fine cubic spline through the points of a line."""
     from scipy.interpolate import CubicSpline
 
     at = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])

@@ -1,8 +1,9 @@
-"""The sphere that a part of a bone's surface lies on: the head of a femur from outside, an acetabulum from within.
+"""Sphere fitted to a part of a bone's surface: the head of a femur from outside, an acetabulum from inside.
 
-Many spheres, each through a point along its normal and through a second point, are tried (RANSAC: M. A. Fischler, R. C. Bolles, Comm.
-ACM 24(6), 1981); those on which most of the surface lies, facing the right way, are fitted by least squares, and the best one
-is the answer. The same points are drawn every time.
+Many spheres are tried, each through two points with its centre on the normal of the first (RANSAC: M. A. Fischler, R.
+C.
+Bolles, Comm. ACM 24(6), 1981). Those that most of the surface lies on, with the right orientation, are refined by least
+squares, and the best one is returned. The random points are the same on every call.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from numpy.typing import NDArray
 __all__ = ["Ball", "BallSearch", "fit_ball"]
 
 _TRIALS, _SECONDS, _POINTS = 1500, 6, 3000
-"""First points, second points for each, and vertices looked at."""
+"""Numbers of first points, of second points for each, and of vertices used."""
 
 _REFINED = 12
-"""Spheres that are fitted by least squares, those with the most points."""
+"""Number of spheres refined by least squares, those with the most points."""
 
 _FACING = 0.75
-"""Cosine between the surface's normal and the sphere's from which a point lies on it."""
+"""Smallest cosine between the normals of surface and sphere for a point to lie on the sphere."""
 
 _NEAR_COSINE = np.cos(np.radians(10))
 _THIN = 0.06
-"""Largest distance from the sphere, of its radius: coarse voxels must not make a ball of a cylinder."""
+"""Largest distance from the sphere, as a share of its radius; with coarse voxels, a larger one would accept a cylinder."""
 
 _ROUND = 0.1
-"""Largest root mean square distance from the sphere, of its radius, that is still a sphere."""
+"""Largest root mean square distance from the sphere, as a share of its radius."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +38,8 @@ class Ball:
 
     Attributes:
         centre: (3,) mm.
-        radius_mm: its radius.
-        share: of all directions from its centre, those in which the surface lies on it.
+        radius_mm: radius.
+        share: share of all directions from its centre in which the surface lies on it.
     """
 
     centre: NDArray[np.float64]
@@ -48,13 +49,13 @@ class Ball:
 
 @dataclass(frozen=True)
 class BallSearch:
-    """What sphere is looked for.
+    """Requirements for a sphere.
 
     Attributes:
-        radii_mm: smallest and largest.
-        share: of directions that must be covered.
-        tolerance_mm: how far a surface's vertex may lie away.
-        hollow: a socket, whose surface faces the centre, rather than a ball.
+        radii_mm: smallest and largest radius.
+        share: share of directions that must be covered.
+        tolerance_mm: largest distance of a surface vertex from the sphere.
+        hollow: True for a socket, whose surface faces the centre; False for a ball.
     """
 
     radii_mm: tuple[float, float]
@@ -64,12 +65,12 @@ class BallSearch:
 
 
 def fit_ball(points: NDArray[np.float64], normals: NDArray[np.float64], search: BallSearch) -> Ball | str:
-    """The sphere that most of a surface lies on, or why there is none.
+    """Find the sphere that most of a surface lies on; return the reason where there is none.
 
     Args:
         points: vertices, (n, 3) mm.
         normals: outward unit normals, (n, 3).
-        search: what is looked for.
+        search: requirements for the sphere.
     """
     low, high = search.radii_mm
     none = f"no {'socket' if search.hollow else 'sphere'} of {low:g} to {high:g} mm radius fits its surface"
@@ -95,7 +96,7 @@ def _fitted(
     radius: float,
     search: BallSearch,
 ) -> tuple[Ball | None, int]:
-    """A sphere moved onto the points that lie on it, if it is one as looked for, and how many they are."""
+    """Refine a sphere on the points near it; return it if it meets the requirements, with the number of points on it."""
     on = np.zeros(len(points), bool)
     for _ in range(8):
         on = _lies_on(points, normals, centre[None], np.array([radius]), search)[0]
@@ -112,11 +113,11 @@ def _fitted(
 def _candidates(
     points: NDArray[np.float64], normals: NDArray[np.float64], search: BallSearch, random: np.random.Generator
 ) -> list[tuple[NDArray[np.float64], float]]:
-    """Spheres with the most points on them, of many through two points, the centre along the normal of the first."""
+    """Return the spheres with the most points, of many through two points with the centre on the normal of the first."""
     first = np.repeat(random.integers(len(points), size=_TRIALS), _SECONDS)
     way = points[random.integers(len(points), size=len(first))] - points[first]
     across = (way * normals[first]).sum(1)
-    steps = (way**2).sum(1) / (2 * np.where(np.abs(across) > 1e-6, across, np.inf))  # along the normal, to the centre
+    steps = (way**2).sum(1) / (2 * np.where(np.abs(across) > 1e-6, across, np.inf))  # along the normal to the centre
     radii = np.abs(steps)
     fit = (radii >= search.radii_mm[0]) & (radii <= search.radii_mm[1]) & ((steps > 0) == search.hollow)
     if not fit.any():
@@ -137,7 +138,7 @@ def _lies_on(
     radii: NDArray[np.float64],
     search: BallSearch,
 ) -> NDArray[np.bool_]:
-    """(sphere, point): near enough, and facing as it should."""
+    """Return a mask (sphere, point) of the points near a sphere and with the right orientation."""
     away = points[None] - centres[:, None]
     distance = np.linalg.norm(away, axis=2)
     facing = (away * normals[None]).sum(2) / np.maximum(distance, 1e-9) * (-1 if search.hollow else 1)
@@ -147,7 +148,7 @@ def _lies_on(
 
 
 def _through(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Least squares: |p|^2 = 2 p c + (r^2 - |c|^2)."""
+    """Fit a sphere by least squares: |p|^2 = 2 p c + (r^2 - |c|^2)."""
     middle = points.mean(0)
     moved = points - middle
     found = np.linalg.lstsq(np.column_stack([2 * moved, np.ones(len(moved))]), (moved**2).sum(1), rcond=None)[0]
@@ -156,7 +157,7 @@ def _through(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
 
 
 def _covered(away: NDArray[np.float64]) -> float:
-    """Share of 400 even directions (a golden spiral) with a point within 10 degrees."""
+    """Return the share of 400 evenly distributed directions (a golden spiral) that have a point within 10 degrees."""
     number = np.arange(400) + 0.5
     z, turn = 1 - number / 200, np.pi * (1 + 5**0.5) * number
     even = np.column_stack([np.sqrt(1 - z**2) * np.cos(turn), np.sqrt(1 - z**2) * np.sin(turn), z])

@@ -1,6 +1,6 @@
-"""Which measures a label gets: by the code of what it is (PS3.16 CID 7603 and others), else by the name it usually has.
+"""Choice of measures for a label: by its code (PS3.16 CID 7603 and others), else by its usual name.
 
-Never by the bundle: any bundle whose labels say that they are femora has its femora measured.
+The bundle does not matter: any bundle whose labels mark femora has its femora measured.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ _CODES = {
     "rib": _RIBS,
     "vertebra": _VERTEBRAE,
 }
-"""SNOMED CT: femur; hip, under which hip bones are coded; a rib and the first to the twelfth; a vertebra, C2 to L5. The atlas
-(14806007) has no body."""
+"""SNOMED CT codes: femur; hip, which also codes hip bones; a rib and the first to the twelfth; a vertebra, C2 to L5.
+The atlas
+(14806007) has no body.
+"""
 
 _NAMES = {
     "femur": r"femur",
@@ -42,7 +44,7 @@ _NAMES = {
     "rib": r"rib",
     "vertebra": r"vertebrae?(?!_c1$)",
 }
-"""How names begin, TotalSegmentator's among them, with the side before or behind."""
+"""Patterns of label names, including TotalSegmentator's; the side may precede or follow."""
 
 STRUCTURES = {
     "femur": (measure_femur, ("length_mm", "head_radius_mm", "offset_mm", "neck_shaft_deg", "epicondylar_breadth_mm")),
@@ -50,13 +52,13 @@ STRUCTURES = {
     "rib": (measure_rib, ("arc_mm", "chord_mm")),
     "vertebra": (measure_vertebra, NAMES),
 }
-"""What measures a kind of bone, and the names of its measures."""
+"""Function that measures a kind of bone, and the names of its measures."""
 
 _BY_CODE = {code: structure for structure, codes in _CODES.items() for code in codes.split()}
 
 
 def structure_of(label: Label) -> str | None:
-    """The kind of bone a label marks, or None where it has no measures of its own."""
+    """Return the kind of bone that a label marks, or None where it has no measures of its own."""
     if label.type.scheme == "SCT" and label.type.value in _BY_CODE:
         return _BY_CODE[label.type.value]
     for structure, pattern in _NAMES.items():
@@ -68,13 +70,13 @@ def structure_of(label: Label) -> str | None:
 def measure_structure(
     mask: NDArray[bool_], affine: Affine, label: Label, surface: Surface | None = None
 ) -> StructureMeasures | None:
-    """The measures that a label's kind of bone has, in mm and degrees; None for other labels.
+    """Measure a label by its kind of bone, in mm and degrees; return None for other labels.
 
     Args:
         mask: (i, j, k), the label's voxels.
-        affine: voxel index to RAS+ mm.
-        label: says what it is.
-        surface: of the mask, where it is there already.
+        affine: (4, 4), voxel index to RAS+ mm.
+        label: the label, whose code or name gives the kind.
+        surface: surface of the mask, if already computed.
     """
     structure = structure_of(label)
     if structure is None:

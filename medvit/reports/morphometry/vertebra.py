@@ -1,12 +1,16 @@
-"""Measures of a vertebra's body.
+"""Measures of a vertebral body: heights, width, depth, angle of the endplates.
 
-Heights in front, in the middle and behind, in the middle third of the body's width, as six-point vertebral morphometry takes them
-(R. Eastell et al., J. Bone Miner. Res. 6(3), 1991; H. K. Genant et al., J. Bone Miner. Res. 8(9), 1993), here as means over
-strips of a tenth of the depth, a twentieth away from the rims, since a rim's own voxels are too few. The endplates' angle is that of the lines through
-the front and the back strip; the height between planes through them by least squares.
+Anterior, middle and posterior heights are taken in the middle third of the body's width, as in six-point vertebral
+morphometry (R. Eastell et al., J. Bone Miner. Res. 6(3), 1991; H. K. Genant et al., J. Bone Miner. Res. 8(9), 1993).
+Here they
+are means over strips of a tenth of the depth, a twentieth away from the rims, since the rims alone have too few voxels.
+The
+endplates' angle is the angle between the lines through their front and back strips; the height is the distance between
+planes fitted to the endplates by least squares.
 
-The body is parted from arch and processes by opening with a ball: what is thinner than the body goes, and all that lies behind
-the body's back wall with it.
+The body is separated from arch and processes by a morphological opening with a ball, which removes parts thinner than
+the
+body; everything behind the body's back wall is removed with them.
 """
 
 from __future__ import annotations
@@ -28,30 +32,30 @@ NAMES = (
 )  # fmt: skip
 
 _OPENING = 0.65
-"""Radius of the ball that parts the body from its arch, of the largest ball that fits in."""
+"""Radius of the ball of the opening, as a share of that of the largest ball that fits inside."""
 
 _ARCH = 0.08
-"""From this share of the voxels on, what is not body is an arch, which says where behind is."""
+"""Smallest share of voxels outside the body that counts as an arch, which shows the posterior side."""
 
 _FINE, _COARSE = 0.4, 2.0
-"""Smallest and largest step in mm of the straight grid that is measured on."""
+"""Smallest and largest step, in mm, of the regular grid used for measuring."""
 
 _ROUNDS = (2.0, 2.0, 2.0, 1.0, 1.0)
-"""Steps of the grids on which the frame is turned until it fits, of the voxels' smallest side."""
+"""Steps of the grids in successive rounds of aligning the frame, in multiples of the voxels' smallest side."""
 
 _LEAST_VOXELS = 5
-"""Voxels that the body must be high."""
+"""Smallest height of the body in voxels."""
 
 _SPUR = 0.4
-"""Share of the median height below which a column is a spur, a rim's rounding or a stray piece, no part of the body."""
+"""Share of the median height below which a column is not part of the body: a spur, a rounded rim or a stray piece."""
 
 _STRIPS = {"front_height_mm": (0.05, 0.15), "middle_height_mm": (0.45, 0.55), "back_height_mm": (0.85, 0.95)}
-"""Shares of the depth, from the front."""
+"""Strips of the depth, as shares from the front."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """Axes of a vertebra, unit vectors in RAS+: its right, front and top; and the origin in its body."""
+    """Coordinate frame of a vertebra: origin in its body, unit vectors to its front and top in RAS+."""
 
     origin: NDArray[np.float64]
     front: NDArray[np.float64]
@@ -59,13 +63,13 @@ class _Frame:
 
     @property
     def axes(self) -> NDArray[np.float64]:
-        """(axis, 3): right, front, top."""
+        """Unit vectors to right, front and top, (axis, 3)."""
         return np.stack([unit(np.cross(self.front, self.top)), self.front, self.top])
 
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """The body as columns from the lower endplate to the upper one, on a straight grid.
+    """The body as columns from the lower to the upper endplate, on a regular grid.
 
     Attributes:
         x, y: mm to the right and to the front, (column,).
@@ -78,12 +82,12 @@ class _Columns:
     top: NDArray[np.float64]
 
     def where(self, chosen: NDArray[np.bool_]) -> _Columns:
-        """Some of them."""
+        """Return a subset of the columns."""
         return _Columns(self.x[chosen], self.y[chosen], self.bottom[chosen], self.top[chosen])
 
 
 def measure_vertebra(body: Body) -> StructureMeasures:
-    """Heights, width, depth and the endplates' angle."""
+    """Measure heights, width, depth and the endplates' angle."""
     found = StructureMeasures("vertebra")
     values = "the vertebra reaches the edge of the field; part of it may be missing" if body.cut else _values(body)
     for name in NAMES:
@@ -111,7 +115,9 @@ def _values(body: Body) -> dict[str, float] | str:
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """The vertebra on a straight grid of its own: (x, y, z) voxels of ``step`` mm, the first one's middle at ``first``."""
+    """The vertebra resampled in its own frame: (x, y, z) voxels of ``step`` mm; ``first`` is the centre of the first
+    one.
+    """
 
     frame: _Frame
     step: float
@@ -129,24 +135,24 @@ class _Grid:
         return cls(frame, step, first, body.inside(places @ frame.axes + frame.origin), coarseness)
 
     def along(self, axis: int) -> NDArray[np.float64]:
-        """mm of the voxels' middles along an axis."""
+        """Return the positions of the voxel centres along an axis, in mm."""
         middles: NDArray[np.float64] = self.first[axis] + np.arange(self.voxels.shape[axis]) * self.step
         return middles
 
 
 def _core(grid: _Grid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The body as the opening leaves it, its faces where they were, its edges rounded; and what lies well away from it."""
+    """Return the body after the opening, flat faces unchanged and edges rounded; and the voxels well away from it."""
     depth = ndimage.distance_transform_edt(grid.voxels)
     radius = _OPENING * float(depth.max())
     numbered, _ = ndimage.label(depth > radius)
     kept = numbered == numbered[np.unravel_index(int(depth.argmax()), depth.shape)]
     away = ndimage.distance_transform_edt(~kept)
-    # a right-angled corner of the body lies up to 1.73 times the ball's radius from where its middle can be
+    # a right-angled corner of the body lies up to 1.73 times the ball's radius from the ball's nearest centre
     return (away <= radius) & grid.voxels, (away > 1.8 * radius) & grid.voxels
 
 
 def _columns(grid: _Grid, body: Body) -> tuple[_Columns, NDArray[np.bool_], _Grid] | str:
-    """The body's columns in a frame whose front was found."""
+    """Return the body's columns in a frame aligned with its front."""
     core, rest = _core(grid)
     front = _front(grid, core, rest)
     if isinstance(front, str):
@@ -173,7 +179,9 @@ def _columns(grid: _Grid, body: Body) -> tuple[_Columns, NDArray[np.bool_], _Gri
 
 
 def _front(grid: _Grid, core: NDArray[np.bool_], rest: NDArray[np.bool_]) -> NDArray[np.float64] | str:
-    """Where the front is: away from the arch; of a body alone, the patient's front along the body's own axis."""
+    """Find the direction of the front: away from the arch, or for a body without arch the body's axis nearest to the
+    patient's front.
+    """
     top = grid.frame.top
     middle = _middle(grid, core)
     if rest.sum() >= _ARCH * grid.voxels.sum():
@@ -183,9 +191,9 @@ def _front(grid: _Grid, core: NDArray[np.bool_], rest: NDArray[np.bool_]) -> NDA
     flat = np.argwhere(core)[:, :2] * grid.step
     spread, ways = np.linalg.eigh(np.cov(flat.T))
     patient = grid.frame.axes @ np.array([0.0, 1.0, 0.0])
-    near = ways[:, 0] * np.sign(patient[:2] @ ways[:, 0])  # a body is wider than deep
+    near = ways[:, 0] * np.sign(patient[:2] @ ways[:, 0])  # the short axis: a body is wider than deep
     if np.sqrt(spread[1] / spread[0]) < 1.1:
-        near = unit(patient[:2])  # as round as this, it has no axis of its own
+        near = unit(patient[:2])  # too round for an axis of its own
     if near @ unit(patient[:2]) < np.cos(np.radians(40)):
         return "it has no arch to tell its front by, and lies askew"
     return unit(near @ grid.frame.axes[:2])
@@ -197,19 +205,21 @@ def _middle(grid: _Grid, voxels: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _inner(columns: _Columns) -> _Columns:
-    """Columns of the endplates without their rims: within 0.35 of width and depth of the middle."""
+    """Return the columns of the endplates without their rims: within 0.35 of width and depth from the middle."""
     return columns.where((np.abs(_share(columns.x)) < 0.35) & (np.abs(_share(columns.y)) < 0.35))
 
 
 def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """-0.5 to 0.5 across."""
+    """Scale positions to -0.5..0.5 of their range."""
     low, high = values.min(), values.max()
     share: NDArray[np.float64] = (values - (low + high) / 2) / max(high - low, 1e-9)
     return share
 
 
 def _plane(columns: _Columns, heights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Height at the origin, and its rise to the right and to the front; outliers beyond twice the scatter left out once."""
+    """Fit a plane: height at the origin, rise to the right and to the front. Outliers beyond twice the scatter are left
+    out once.
+    """
     table = np.column_stack([np.ones(len(columns.x)), columns.x, columns.y])
     found = np.linalg.lstsq(table, heights, rcond=None)[0]
     off = np.abs(heights - table @ found)
@@ -218,7 +228,7 @@ def _plane(columns: _Columns, heights: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def _turned(frame: _Frame, columns: _Columns) -> _Frame | str:
-    """The frame with its top along the mean of both endplates' normals."""
+    """Align the frame's top with the mean of the endplates' normals."""
     inner = _inner(columns)
     if len(inner.x) < 12:
         return "its body has too few voxels"
@@ -254,7 +264,7 @@ def _measured(columns: _Columns, voxels: NDArray[np.bool_], grid: _Grid) -> dict
 
 
 def _extent(voxels: NDArray[np.bool_], axis: int, across: int) -> float:
-    """Mean extent in voxels along an axis, of the lines in the middle third of what another axis spans."""
+    """Return the mean extent in voxels along an axis, over lines in the middle third of the range along another axis."""
     spanned = np.flatnonzero(voxels.any(tuple(n for n in range(3) if n != across)))
     count = int(spanned[-1] - spanned[0]) + 1
     chosen = spanned[0] + np.arange(count // 3, max(count // 3 + 1, count - count // 3))
