@@ -1,4 +1,6 @@
-"""The napari plugin: hospital folders in, every result in its place on the anatomy, and a server to label with."""
+"""napari plugin: opens DICOM folders and image files, runs bundles, shows results on their image, and works with a
+label server.
+"""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""What the plugin refuses to do, in the one family of errors."""
+"""Errors of the plugin, of the family of ``MedvitError``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["LayerError", "PlaceError", "ServerError", "in_window", "readable"]
 
 
 class LayerError(ImageError):
-    """A layer of another kind than what was to be done needs."""
+    """Error for a layer of the wrong kind."""
 
 
 class PlaceError(SourceError):
-    """A layer does not say where it lies in the patient."""
+    """Error for a layer without a stated position in the patient."""
 
 
 class ServerError(MedvitError, ConnectionError):
-    """A label server cannot be reached, or does not answer as documented."""
+    """Error for a label server that is not reachable, or does not answer as documented."""
 
 
 _IN_A_WINDOW = (
@@ -43,18 +43,18 @@ _IN_A_WINDOW = (
     (r", and --labels or -b gives the ids back", ""),
     (r" with -o\b", ""),
 )
-"""Steps that a message names as the command line has them, as the widgets call them."""
+"""Replacements of options and commands in messages, written for the command line, by the names in the widgets."""
 
 
 def in_window(text: str) -> str:
-    """Replace steps that a message or note names for the command line by those of the window."""
+    """Replace options and commands of the command line in a message or note by their names in the widgets."""
     for pattern, words in _IN_A_WINDOW:
         text = re.sub(pattern, words, text)
     return text
 
 
 def readable(error: BaseException) -> str:
-    """One message for people, its steps named as they are in a window; what is unforeseen says so and keeps its kind."""
+    """Return the message of an error for people, with names from the widgets; an unforeseen error keeps its type."""
     if isinstance(error, MedvitError):
         return in_window(str(error))
     if isinstance(error, MemoryError):

@@ -1,4 +1,4 @@
-"""napari's way in: the reader hook, sample data, and the writer hook. Each calls what works without a window."""
+"""Hooks for napari: reader, sample data and writer. They call functions that work without a window."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["get_reader", "sample_ct", "sample_nuclei"]
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerTuple]] | None:
-    """The reader for a path, or None where another plugin should look at it."""
+    """Return the reader for a path; None if another plugin should read it."""
     paths = [path] if isinstance(path, str) else list(path)
     return read if paths and all(is_ours(Path(p)) for p in paths) else None
 
 
 def read(path: str | Sequence[str]) -> list[LayerTuple]:
-    """The layers of one path or several; asks with a dialog where there is a window and something to choose."""
+    """Return the layers of one or several paths; with a window, a dialog asks if there is a choice."""
     paths = [path] if isinstance(path, str) else list(path)
     viewer = _viewer()
     ask = None
@@ -30,7 +30,7 @@ def read(path: str | Sequence[str]) -> list[LayerTuple]:
 
         ask = ask_which
     if viewer is not None:
-        align(viewer)  # layers that napari adds are put in their place, and their remarks are shown
+        align(viewer)  # puts layers that napari adds into the display frame, and shows their remarks
     layers: list[LayerTuple] = []
     for one in paths:
         layers += open_layers(Path(one), ask, list(viewer.layers) if viewer is not None else [], behind=ask is not None)
@@ -48,7 +48,7 @@ def _viewer() -> Any:
 
 
 def _sample(name: str) -> Path:
-    """A file of the examples, in a checkout or within the installed package."""
+    """Return the path of a sample file, in a checkout or in the installed package."""
     here = Path(__file__).resolve()
     for place in (here.parent / "samples", *(p / "examples" for p in here.parents[:4])):
         if (place / name).exists():
@@ -61,10 +61,10 @@ def _sample(name: str) -> Path:
 
 
 def sample_ct() -> list[LayerTuple]:
-    """A real CT of head and neck, a DICOM series in a zip; see examples/ATTRIBUTION.md."""
+    """Return the layers of a real CT of head and neck, a DICOM series in a zip; see examples/ATTRIBUTION.md."""
     return read(str(_sample("headneck_ct_dicom.zip")))
 
 
 def sample_nuclei() -> list[LayerTuple]:
-    """A microscopy picture of nuclei."""
+    """Return the layer of a microscopy picture of nuclei."""
     return open_layers(_sample("nuclei.png"))

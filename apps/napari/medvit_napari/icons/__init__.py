@@ -1,4 +1,4 @@
-"""The plugin's icons, one for dark themes and one for light ones each, and putting them on buttons."""
+"""Icons of the plugin, each for dark and for light themes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NAMES = ("run", "save", "look", "server", "xray", "views", "segments")
 
 
 def icon_file(name: str, kind: str) -> Path:
-    """The SVG of an icon for a "dark" or a "light" theme."""
+    """Return the path of an icon's SVG for a "dark" or a "light" theme."""
     return Path(str(resources.files(__name__) / f"{name}_{kind}.svg"))
 
 
 def set_icon(button: Any, name: str, viewer: Any) -> None:
-    """Put an icon on a button, that of the viewer's theme now and whenever it changes.
+    """Put an icon on a button, and change it with the viewer's theme.
 
     Args:
         button: a Qt button.
@@ -37,7 +37,7 @@ def set_icon(button: Any, name: str, viewer: Any) -> None:
             with contextlib.suppress(ValueError, RuntimeError):
                 viewer.events.theme.disconnect(draw)
             return
-        with contextlib.suppress(RuntimeError):  # Qt may have deleted it before us
+        with contextlib.suppress(RuntimeError):  # Qt may already have deleted the button
             alive.setIcon(QIcon(str(icon_file(name, _kind(viewer.theme)))))
 
     viewer.events.theme.connect(draw)

@@ -1,9 +1,10 @@
-"""One display frame per viewer: volumes of one patient space overlay, others are announced. Works on viewer models; no Qt in here.
+"""Alignment of a viewer's volumes: those of one patient space share a display frame; others are reported. It needs no
+Qt.
 
-The first volume's axes are the frame of its patient space. A volume of that space whose axes agree with it is shown voxel by voxel at its place in the patient; any other
-image is shown interpolated along the frame's axes. Labels are painted on, so they are never interpolated when they come: their axes
-become the frame, and the images follow. Volumes of other frames of reference, and of other cases of a label server, have a frame of
-their own.
+The first volume's axes become the frame of its patient space. A volume of that space whose axes agree with the frame is
+shown voxel by voxel at its position in the patient; any other image is shown interpolated along the frame's axes. A new
+label layer is never interpolated, since a person paints on it: its axes become the frame, and the images follow.
+Volumes of other frames of reference, and of other cases of a label server, have their own frame.
 """
 
 from __future__ import annotations
@@ -26,24 +27,24 @@ __all__ = ["Alignment", "add_layers", "align", "relation"]
 
 _VOLUMES = ("Image", "Labels")
 _OPENED = ("image", "read")
-"""Origins of layers whose remarks are shown when they come; those of a run are shown by its widget."""
+"""Origins of layers whose remarks are shown when the layer is added; the widget of a run shows those of its results."""
 _MARK = "medvit: "
-"""Begins the text on the canvas that is ours; other text is left alone."""
+"""Prefix of medvit's text on the canvas; other text is not changed."""
 
 _CASE = "case "
-"""Begins the name of a case's patient space."""
+"""Prefix of the name of a case's patient space."""
 
 _LINE = 60
-"""Characters a line of that text."""
+"""Characters in a line of the text on the canvas."""
 
 _KNOWN: list[Alignment] = []
 
 
 class Alignment:
-    """Keeps the volumes of a viewer in one display frame while layers come and go.
+    """Alignment that keeps the volumes of a viewer in one display frame while layers are added and removed.
 
     Args:
-        viewer: a viewer or its model; ``align`` gives the one alignment of a viewer.
+        viewer: a viewer or its model; ``align`` returns the only alignment of a viewer.
     """
 
     def __init__(self, viewer: Any) -> None:
@@ -57,17 +58,19 @@ class Alignment:
 
     @property
     def viewer(self) -> Any:
-        """The viewer, or None once it is closed."""
+        """The viewer; None once it is closed."""
         return self._viewer()
 
     def show_along(self, layer: Any) -> None:
-        """Show everything along a layer's own axes, at the same point of the patient."""
+        """Show all layers along the axes of one layer, at the same point of the patient."""
         place = place_of(layer)
         if place is not None and place.grid is not None and self.viewer is not None:
             self._use(place.grid.own_frame, place)
 
     def _frame_of(self, place: LayerInfo) -> Frame | None:
-        """Return the frame of a place's patient space; volumes without one share the first volume's, but not across cases."""
+        """Return the frame of a layer's patient space; volumes without a stated space share the first volume's frame,
+        except across cases.
+        """
         own = _space(place)
         if own in self._frames:
             return self._frames[own]
@@ -101,7 +104,7 @@ class Alignment:
         self._mark()
 
     def _take(self, layer: Any) -> None:
-        """Bring a new layer into the frame, or the frame to it."""
+        """Place a new layer in its frame; new labels whose axes differ replace the frame."""
         place = place_of(layer)
         if place is None or place.grid is None:
             return
@@ -118,7 +121,7 @@ class Alignment:
         self._mark()
 
     def _use(self, frame: Frame, place: LayerInfo) -> None:
-        """Show a place's patient space along other axes, at the same point of the patient."""
+        """Show a layer's patient space along other axes, at the same point of the patient."""
         viewer, before = self.viewer, self._frame_of(place)
         moved = [name for name, known in self._frames.items() if known is before]
         self._frames |= dict.fromkeys([*moved, _space(place)], frame)
@@ -136,7 +139,7 @@ class Alignment:
         self._mark()
 
     def _announce(self, layer: Any) -> None:
-        """Say how a new volume relates to those that are there."""
+        """Show a note or warning on the relation of a new volume to the open ones."""
         place = place_of(layer)
         if place is None or place.grid is None or type(layer).__name__ != "Image" or place.origin == "restored":
             return
@@ -158,7 +161,7 @@ class Alignment:
             tell(f"Overlaid: {layer.name}. {place_of(layer).grid.remarks[0]}")  # type: ignore[union-attr]
 
     def _mark(self, event: Any = None) -> None:
-        """Write on the canvas, while such volumes are visible, that they do not overlay."""
+        """Write on the canvas that visible volumes do not overlay, as long as there are such volumes."""
         viewer = self.viewer
         if viewer is None:
             return
@@ -181,7 +184,7 @@ def _other(first: str, second: str) -> str:
 
 
 def _space(place: LayerInfo) -> str:
-    """Name a patient space: that of a case, a frame of reference, or "" where nothing is stated."""
+    """Return the name of a patient space: that of a case, a frame of reference, or "" if none is stated."""
     return f"{_CASE}{place.case}" if place.case else place.frame_of_reference
 
 
@@ -189,7 +192,7 @@ def relation(first: LayerInfo, second: LayerInfo) -> str:
     """Compare the patient spaces of two layers.
 
     Returns:
-        "same" frame of reference or image, "other" frame of reference, or "unknown" where one is not stated.
+        "same" frame of reference or image, "other" frame of reference or case, or "unknown" if one is not stated.
     """
     if first.source is second.source:
         return "same"
@@ -202,7 +205,7 @@ def relation(first: LayerInfo, second: LayerInfo) -> str:
 
 
 def _place(layer: Any, frame: Frame) -> None:
-    """Show a layer in a frame."""
+    """Show a layer in a display frame."""
     place = place_of(layer)
     if place is None or place.grid is None:
         return
@@ -231,7 +234,7 @@ def _darkest(layer: Any) -> float:
 
 
 def align(viewer: Any) -> Alignment:
-    """Return the alignment of a viewer; made at the first call, and kept as long as the viewer."""
+    """Return the alignment of a viewer; create it at the first call and keep it as long as the viewer."""
     viewer = getattr(viewer, "__wrapped__", viewer)
     for known in _KNOWN:
         if known.viewer is viewer:
@@ -242,7 +245,7 @@ def align(viewer: Any) -> Alignment:
 
 
 def add_layers(viewer: Any, tuples: Sequence[LayerTuple]) -> list[Any]:
-    """Add layers to a viewer in its display frame; return them."""
+    """Add layers to a viewer in its display frame; return the added layers."""
     from napari.layers import Layer
 
     align(viewer)

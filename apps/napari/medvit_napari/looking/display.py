@@ -1,4 +1,4 @@
-"""Ways to look: windows, planes, a table of labels, going to one, pictures out. Works on any viewer model; no Qt in here."""
+"""Display tools: contrast windows, planes, label measurements, pictures. They work on any viewer model and need no Qt."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ __all__ = [
 ]
 
 PLANES = {"Axial": (0, 1, 2), "Coronal": (1, 0, 2), "Sagittal": (2, 0, 1)}
-"""The order of napari's axes that puts each plane on the screen as it is read."""
+"""Order of napari's axes for each plane."""
 
 _GIF_MS = 60
 _GIF_FRAMES = 120
 
 
 def windows_of(layer: Any) -> tuple[ContrastWindow, ...]:
-    """The windows to offer for an image layer."""
+    """Return the contrast windows to offer for an image layer."""
     place = place_of(layer)
     modality = place.modality if place is not None and place.source.hounsfield else None
     data = layer.data
@@ -54,7 +54,7 @@ def windows_of(layer: Any) -> tuple[ContrastWindow, ...]:
 
 
 def about(layer: Any) -> list[str]:
-    """Describe an image or label layer in lines: its voxels, its orientation letters, its warnings and notes.
+    """Describe an image or label layer in lines: voxels, orientation, rating, warnings and notes.
 
     Args:
         layer: any layer.
@@ -73,7 +73,7 @@ def about(layer: Any) -> list[str]:
 
 
 def set_window(layer: Any, limits: tuple[float, float]) -> None:
-    """Draw an image between two values, its slider's range widened where they lie outside."""
+    """Set the contrast limits of an image; widen the range of its slider if needed."""
     low, high = layer.contrast_limits_range
     if limits[0] < low or limits[1] > high:
         layer.contrast_limits_range = (min(low, limits[0]), max(high, limits[1]))
@@ -81,24 +81,24 @@ def set_window(layer: Any, limits: tuple[float, float]) -> None:
 
 
 class DragWindow:
-    """While on, dragging over the picture sets an image's window: to the right wider, upwards brighter, as reading rooms have it.
+    """Mouse drag that sets an image's contrast window: rightwards for wider, upwards for brighter, as in reading rooms.
 
-    Dragging moves the picture otherwise; with a modifier key, or while painting, it does what it always does.
+    With a modifier key, or while painting, dragging keeps its usual effect.
 
     Args:
         viewer: a viewer or its model.
-        image: gives the layer whose window is set, or None.
+        image: function that returns the layer whose window is set, or None.
     """
 
     _PIXELS = 300.0
-    """Of a drag that doubles the width, or moves the level by it."""
+    """Pixels of a drag that doubles the width, or moves the level by the width."""
 
     def __init__(self, viewer: Any, image: Callable[[], Any]) -> None:
         self._viewer, self._image = viewer, image
         self.is_on = False
 
     def turn(self, on: bool) -> None:
-        """On or off."""
+        """Turn dragging on or off."""
         if on != self.is_on:
             callbacks = self._viewer.mouse_drag_callbacks
             callbacks.append(self._dragged) if on else callbacks.remove(self._dragged)
@@ -111,7 +111,7 @@ class DragWindow:
             return
         low, high = layer.contrast_limits
         x, y = event.pos[:2]
-        event.handled = True  # the camera stays where it is
+        event.handled = True  # keeps the camera from moving
         yield
         while event.type == "mouse_move":
             right, down = event.pos[0] - x, event.pos[1] - y
@@ -123,7 +123,7 @@ class DragWindow:
 
 
 def show_plane(viewer: Any, name: str) -> None:
-    """Put a plane on the screen, at the point where the viewer is."""
+    """Show a plane at the current point of the viewer."""
     at = viewer.dims.point
     viewer.dims.ndisplay = 2
     viewer.dims.order = PLANES[name]
@@ -131,10 +131,10 @@ def show_plane(viewer: Any, name: str) -> None:
 
 
 def label_table(layer: Any) -> list[LabelMeasures]:
-    """Volume, mean and place of each label of a layer, on its own image's grid.
+    """Measure volume and intensities of each label of a layer on its image's grid.
 
     Raises:
-        LayerError, PlaceError: no labels on an image of ours.
+        LayerError, PlaceError: the layer holds no labels, or states no image.
     """
     array, place = stored_array(layer), place_of(layer)
     assert place is not None
@@ -143,44 +143,46 @@ def label_table(layer: Any) -> list[LabelMeasures]:
 
 
 def go_to(viewer: Any, layer: Any, number: int) -> None:
-    """Move the viewer to the middle slice and place of a label.
+    """Move the viewer to the middle of a label.
 
     Raises:
-        LayerError: it has no voxel.
+        LayerError: the label has no voxel.
     """
     index = np.argwhere(np.asarray(layer.data) == number)
     if not len(index):
         raise LayerError(
             f"Found no voxel of label {number} in {layer.name!r}; there is nothing to go to. Choose another."
         )
-    nearest = index[np.abs(index - np.median(index, 0)).sum(1).argmin()]  # a voxel of the label, also of a ring
+    nearest = index[
+        np.abs(index - np.median(index, 0)).sum(1).argmin()
+    ]  # the result is a voxel of the label, even for a ring-shaped label
     at = layer.data_to_world(nearest)
     viewer.dims.point = at
-    drawn = [at[axis] for axis in viewer.dims.displayed]  # the camera counts the axes on the screen
+    drawn = [at[axis] for axis in viewer.dims.displayed]  # the camera counts only the displayed axes
     camera(viewer).center = (0.0, *drawn)[-3:]
     layer.selected_label = number
 
 
 def camera(viewer: Any) -> Any:
-    """A viewer's camera, which napari 0.9 keeps with its scene."""
+    """Return a viewer's camera; napari 0.9 keeps it in the viewer's scene."""
     return getattr(viewer, "scene", viewer).camera
 
 
 def outline(layer: Any, on: bool) -> None:
-    """Draw labels as outlines, or filled."""
+    """Draw labels as outlines or filled."""
     layer.contour = 1 if on else 0
 
 
 def save_gif(viewer: Any, path: Path, screenshot: Any) -> Path:
-    """The slices one after the other, as they are shown, as an animated GIF; the viewer is put back where it was.
+    """Save the slices, as they are shown, as an animated GIF; restore the viewer's position afterwards.
 
     Args:
         viewer: a viewer with a volume.
-        path: where to; its ending becomes ``.gif``.
-        screenshot: gives the picture on the screen, (row, column, RGBA) uint8.
+        path: path of the file; its suffix becomes ``.gif``.
+        screenshot: function that returns the picture on the screen, (row, column, RGBA) uint8.
 
     Raises:
-        OutputError: nothing to step through, or the file cannot be written.
+        OutputError: there is only one slice, or the file cannot be written.
     """
     from PIL import Image
 
@@ -209,11 +211,11 @@ def save_gif(viewer: Any, path: Path, screenshot: Any) -> Path:
 
 
 def draw_read(filling: Filling, viewer: Any) -> BaseException | None:
-    """Draw an image again, all of which has been read; remove it and return the error where that failed."""
+    """Redraw an image after all of it has been read; if reading failed, remove it and return the error."""
     filling.on_done.clear()
     shown = [layer for layer in viewer.layers if own_data(layer) is filling]
     if filling.error is not None:
-        for layer in shown:  # what could not be read as a whole is no image to look at or to run on
+        for layer in shown:  # an image that could not be read as a whole must not be shown or run on
             viewer.layers.remove(layer)
         return filling.error
     for layer in shown:
@@ -221,12 +223,12 @@ def draw_read(filling: Filling, viewer: Any) -> BaseException | None:
             set_window(layer, window_of(filling))
         _renew_remarks(layer)
         layer.refresh()
-        layer.events.data(value=layer.data)  # its voxels are others now; linked views draw it again too
+        layer.events.data(value=layer.data)  # the voxels have changed; linked views redraw on this event
     return None
 
 
 def _renew_remarks(layer: Any) -> None:
-    """Bring a layer's remarks up to what is known once all of it is read, and show the new ones."""
+    """Update a layer's remarks after all of it has been read, and show the new ones."""
     place = place_of(layer)
     if place is not None:
         layer.metadata = {**layer.metadata, **place.metadata()}

@@ -1,4 +1,4 @@
-"""Words that reach the window: napari's notifications, and the rating of a run as a sentence. No Qt in here."""
+"""Notifications in napari's window, and the rating of a run as a sentence. They need no Qt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medvit_napari.reading.layer_info import place_of
 __all__ = ["outcome", "rating_line", "tell", "tell_of", "warn"]
 
 _MOST = 6
-"""Remarks shown in one notification; all stand in the layer's metadata and in the widget Look."""
+"""Upper limit of remarks in one notification; the layer's metadata and the widget Look list all."""
 
 
 def warn(text: str) -> None:
@@ -29,11 +29,11 @@ def tell(text: str) -> None:
 
 
 def tell_of(layer: Any, known: Iterable[str] = ()) -> None:
-    """Show what a person must know of a layer that was opened: one warning and one note, where there is something.
+    """Show warnings and notes about an opened layer, as one notification each.
 
     Args:
-        layer: in the viewer.
-        known: remarks that were shown before.
+        layer: layer in the viewer.
+        known: remarks that have already been shown.
     """
     place = place_of(layer)
     if place is None:
@@ -51,10 +51,10 @@ def _shortened(remarks: list[str]) -> list[str]:
 
 
 def rating_line(quality: Mapping[str, Any]) -> str:
-    """Put a run's rating and its reasons into one line; empty where there is no rating.
+    """Return a run's rating and its reasons as one line; "" if there is no rating.
 
     Args:
-        quality: as ``Result.quality`` gives it.
+        quality: see ``Result.quality``.
     """
     rating = quality.get("rating") or ""
     if not rating:
@@ -64,11 +64,12 @@ def rating_line(quality: Mapping[str, Any]) -> str:
 
 
 def outcome(layers: list[Any], seconds: float) -> list[str]:
-    """Say what a run gave: its rating with reasons, its time and all layers made, then flags and notes; warn where it is not good.
+    """Return lines on the result of a run: rating, time, layers, flags and notes; show a warning unless the rating is
+    good.
 
     Args:
-        layers: added to the viewer.
-        seconds: from the start to the layers.
+        layers: layers added to the viewer.
+        seconds: time from the start of the run to the layers.
     """
     place = next((found for layer in layers if (found := place_of(layer)) is not None), None)
     rating = rating_line(place.quality) if place is not None else ""

@@ -1,4 +1,6 @@
-"""A coronal and a sagittal view beside a viewer, at the same point, with a crosshair. Works on viewer models; no Qt in here."""
+"""Coronal and sagittal views beside a viewer, linked to the same point by a crosshair. They work on viewer models and
+need no Qt.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from medvit_napari.looking.display import PLANES
 __all__ = ["CROSSHAIR", "LinkedViews", "crosshair"]
 
 CROSSHAIR = "Crosshair"
-"""Name of the layer that marks the point."""
+"""Name of the layer with the crosshair."""
 
 _HISTORY = ("_undo_history", "_redo_history")
 _KINDS = ("Image", "Labels")
@@ -23,7 +25,7 @@ _SHARED = ("visible", "opacity", "blending", "contrast_limits", "gamma", "colorm
 
 
 def crosshair(point: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Three lines through a point of a volume, (line, start and way, axis), in voxels."""
+    """Return three lines through a point of a volume in voxels: (line, start and direction, axis)."""
     lines = np.zeros((3, 2, 3))
     lines[:, 0] = point
     for axis in range(3):
@@ -33,7 +35,7 @@ def crosshair(point: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.
 
 @dataclass(eq=False)
 class _Twin:
-    """A layer and what stands for it in each other view; they share their voxels."""
+    """A layer and its copies in the other views, which share its voxels."""
 
     layer: Any
     copies: dict[str, Any]
@@ -41,10 +43,10 @@ class _Twin:
 
 
 class LinkedViews:
-    """Shows a viewer's volumes from two more sides until released.
+    """Coronal and sagittal views of a viewer's volumes, linked until released.
 
     Args:
-        viewer: a viewer or its model. Its layers are not changed; one, the crosshair, is added while this lives.
+        viewer: a viewer or its model. Its layers are not changed; the crosshair is added as a layer until release.
     """
 
     def __init__(self, viewer: Any) -> None:
@@ -126,11 +128,11 @@ class LinkedViews:
                     model.layers.move(now, at)
 
     def _mark(self) -> None:
-        """The crosshair in every view, on the grid of the first volume."""
+        """Add or remove the crosshair in each view, on the grid of the first volume."""
         for name, model in self._all.items():
             cross = self._crosses.get(name)
             if cross is not None and cross not in model.layers:
-                cross = None  # a person has removed it
+                cross = None  # a user has removed it
             if not self._twins:
                 if cross is not None:
                     model.layers.remove(cross)
@@ -183,7 +185,7 @@ class LinkedViews:
             yield from _clicked(viewer, event)
 
     def release(self) -> None:
-        """Follow the viewer no more, and take the crosshair away."""
+        """Stop following the viewer, and remove the crosshair."""
         for event in self._watched:
             with contextlib.suppress(ValueError, RuntimeError):
                 event.disconnect(self._renew)
@@ -203,9 +205,10 @@ def _coloured(layer: Any) -> bool:
 
 
 def _share_undo(layers: list[Any]) -> None:
-    """One history for label layers that share their voxels: what is painted in any view is undone from any.
+    """Give label layers that share voxels one undo history, so that a stroke in any view can be undone from any view.
 
-    A step holds places in the voxels and what was there before, so it is the same step for all. napari has no public way.
+    A step of the history holds positions of voxels and their earlier values, so it is valid for all these layers.
+    napari has no public function for this.
     """
     first = layers[0]
     if all(hasattr(first, name) for name in _HISTORY):
@@ -215,15 +218,15 @@ def _share_undo(layers: list[Any]) -> None:
 
 
 def _redraw(source: Any, others: list[Any]) -> list[Callable[[], None]]:
-    """Draw the others again when voxels of one change, or it gets others; what ends it."""
+    """Redraw the other layers when one's voxels change or are replaced; return functions that end this."""
 
     def draw(event: Any = None) -> None:
         replaced = [other for other in others if other.data is not source.data]
         for other in replaced:
-            other.scale, other.translate = source.scale, source.translate  # shown along other axes now, perhaps
+            other.scale, other.translate = source.scale, source.translate  # the data may now be shown along other axes
             other.data = source.data
         if replaced:
-            _share_undo([source, *others])  # napari begins a new history with new data
+            _share_undo([source, *others])  # napari starts a new history for new data
         for other in others:
             other.refresh(extent=False)
 
@@ -234,7 +237,7 @@ def _redraw(source: Any, others: list[Any]) -> list[Callable[[], None]]:
 
 
 def _clicked(viewer: Any, event: Any) -> Iterator[None]:
-    """A click without a drag moves the point there."""
+    """Move the viewer's point to the position of a click, unless the mouse is dragged."""
     moved = False
     yield
     while event.type == "mouse_move":

@@ -1,4 +1,4 @@
-"""The segment table of a label layer: names, codes, colours, visibility, and the segment that is painted. No Qt in here.
+"""Segment table of a label layer: names, codes, colours, visibility, and the segment that is painted. It needs no Qt.
 
 The table is ``LayerInfo.labels`` in the layer's metadata; every writer writes it.
 """
@@ -37,11 +37,11 @@ __all__ = [
 ]
 
 _LONGEST_NAME = 64
-"""Characters of a segment's name in DICOM (LO); a longer one would be cut in the file."""
+"""Upper limit of characters in a segment's name (DICOM LO); a file would hold only the beginning of a longer name."""
 
 
 def unnamed(number: int, color: Sequence[int] | None = None) -> Label:
-    """Make the label of a segment without a name: "Segment N", with generic codes."""
+    """Make the label of an unnamed segment: "Segment N", with generic codes."""
     return make_label(number, f"Segment {number}", color)
 
 
@@ -55,16 +55,16 @@ def _place(layer: Any) -> LayerInfo:
 
 
 def table_of(layer: Any) -> tuple[Label, ...]:
-    """Return a layer's segments: its table, and "Segment N" for every painted id without a row."""
+    """Return a layer's segments: its table, and "Segment N" for each painted id without a row."""
     place = _place(layer)
     return completed(place.labels, painted_ids(layer), {v: _painted_colour(layer, v) for v in painted_ids(layer)})
 
 
 def named_labels(layer: Any) -> tuple[Label, ...]:
-    """Return the segments of a label layer on an image, as ``table_of``.
+    """Return the segments of a label layer that lies on an image; see ``table_of``.
 
     Raises:
-        LayerError, PlaceError: no labels of ours.
+        LayerError, PlaceError: the layer holds no labels that medvit made.
     """
     label_place(layer)
     return table_of(layer)
@@ -73,7 +73,7 @@ def named_labels(layer: Any) -> tuple[Label, ...]:
 def completed(
     labels: Iterable[Label], painted: Iterable[int], colours: Mapping[int, tuple[int, int, int] | None]
 ) -> tuple[Label, ...]:
-    """Complete a table with "Segment N" for every painted id without a row."""
+    """Complete a table with "Segment N" for each painted id without a row."""
     rows = {label.id: label for label in labels}
     rows |= {value: unnamed(value, colours.get(value)) for value in painted if value not in rows}
     return tuple(unique(label for _, label in sorted(rows.items())))
@@ -82,7 +82,7 @@ def completed(
 def _painted_colour(layer: Any, value: int) -> tuple[int, int, int] | None:
     chosen = getattr(layer.colormap, "color_dict", None)
     if chosen is not None and value not in chosen:
-        return None  # painted without a colour of its own: coloured as every door does
+        return None  # painted without a colour of its own; the default colour of its id applies
     colour = layer.get_color(value)
     if colour is None or not float(colour[3]):
         return None
@@ -91,16 +91,16 @@ def _painted_colour(layer: Any, value: int) -> tuple[int, int, int] | None:
 
 
 def hidden_ids(layer: Any) -> set[int]:
-    """List the ids that are drawn transparent."""
+    """Return the ids that are drawn transparent."""
     colours = getattr(layer.colormap, "color_dict", {})
     return {int(n) for n, colour in colours.items() if n and not float(colour[3])}
 
 
 def check_names(labels: Iterable[Label]) -> None:
-    """Refuse two segments of one name.
+    """Refuse two segments with the same name.
 
     Raises:
-        LayerError: names that differ at most in letter case, spaces and signs.
+        LayerError: names that differ only in letter case, spaces and signs.
     """
     rows = list(labels)
     count = Counter(_key(label) for label in rows)
@@ -113,13 +113,13 @@ def check_names(labels: Iterable[Label]) -> None:
 
 
 def _key(label: Label) -> str:
-    """Compare names as files and servers do: without letter case, spaces and signs."""
+    """Return the form of a name that files and servers compare: without letter case, spaces and signs."""
     words = " ".join(label.title.casefold().split())
     return clean_name(words, words)
 
 
 def _store(layer: Any, labels: Iterable[Label], hidden: Iterable[int]) -> None:
-    """Put a table into the layer, its colours and its status line."""
+    """Store a table in the layer, with its colours and its names for the status line."""
     rows = tuple(unique(sorted(labels, key=lambda n: n.id)))
     layer.colormap = label_colormap(rows, hidden)
     layer.features = label_features(rows)
@@ -127,10 +127,10 @@ def _store(layer: Any, labels: Iterable[Label], hidden: Iterable[int]) -> None:
 
 
 def add_segment(layer: Any, title: str = "") -> Label:
-    """Add a segment with the first free id and make it the one that is painted.
+    """Add a segment with the first free id and select it for painting.
 
     Args:
-        title: its name; "Segment N" where it is empty.
+        title: name of the segment; if empty, "Segment N".
     """
     rows = table_of(layer)
     taken = {label.id for label in rows}
@@ -142,9 +142,9 @@ def add_segment(layer: Any, title: str = "") -> Label:
 
 
 def add_segments(layer: Any, labels: Iterable[Label]) -> list[Label]:
-    """Add the segments of a bundle's table; those whose name is there already stay as they are.
+    """Add the segments of a bundle's table, except those whose name exists already; return the added ones.
 
-    An id that is taken is replaced by the first free one.
+    An id that is already used is replaced by the first free one.
     """
     rows = list(table_of(layer))
     names, taken, added = {_key(n) for n in rows}, {n.id for n in rows}, []
@@ -162,7 +162,7 @@ def remove_segment(layer: Any, number: int) -> None:
     """Remove a segment's row.
 
     Raises:
-        LayerError: it has voxels; they would become a segment without a name.
+        LayerError: the segment has voxels, which would be left without a name.
     """
     if number in painted_ids(layer):
         raise LayerError(
@@ -182,12 +182,12 @@ def change_segment(
     """Change a segment's name, colour or code; None leaves a value as it is.
 
     Args:
-        number: its id.
-        code: a code of its type, or a label whose category, type and laterality it takes. A segment without a name takes that label's
-            name, too.
+        number: id of the segment.
+        code: a code of the segment's type, or a label whose category, type and laterality are used. An unnamed segment
+            also takes that label's name.
 
     Raises:
-        LayerError: no such segment, or a name that is empty or too long.
+        LayerError: there is no such segment, or the name is empty or too long.
     """
     rows = {label.id: label for label in table_of(layer)}
     if number not in rows:
@@ -217,14 +217,14 @@ def change_segment(
 
 
 def set_visible(layer: Any, number: int, visible: bool) -> None:
-    """Draw a segment or leave it out; its voxels stay."""
+    """Show or hide a segment; its voxels are not changed."""
     hidden = hidden_ids(layer)
     hidden.discard(number) if visible else hidden.add(number)
     _store(layer, table_of(layer), hidden)
 
 
 def known_labels() -> list[Label]:
-    """List the labels of all bundles' tables, each concept once, by name; bundles that cannot be read are left out."""
+    """Return the labels of all bundles, each concept once, sorted by name; unreadable bundles are left out."""
     found: dict[str, Label] = {}
     for folder in bundle_folders():
         try:
@@ -237,16 +237,16 @@ def known_labels() -> list[Label]:
 
 
 def code_text(label: Label) -> str:
-    """Write a label's code as scheme/value/meaning, its side behind it."""
+    """Format a label's code as scheme/value/meaning, followed by its side."""
     side = f" ({label.laterality.meaning})" if label.laterality is not None else ""
     return f"{label.type.scheme}/{label.type.value}/{label.type.meaning}{side}"
 
 
 def parse_code(text: str) -> Code:
-    """Read a code typed as scheme/value/meaning.
+    """Parse a code of the form scheme/value/meaning.
 
     Raises:
-        LayerError: another form, or text that DICOM's fields do not hold (16, 16 and 64 characters).
+        LayerError: another form, or text too long for DICOM (16, 16 and 64 characters).
     """
     parts = [part.strip() for part in text.split("/", 2)]
     if len(parts) != 3 or not all(parts) or not text.isprintable() or "\\" in text:

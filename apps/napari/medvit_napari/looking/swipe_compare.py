@@ -1,4 +1,6 @@
-"""Two images of one grid as one, parted by a line that can be moved: before and after a restoration. No Qt in here."""
+"""Swipe comparison of two images on one grid, separated by a movable line: before and after a restoration. It needs no
+Qt.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ __all__ = ["Swipe", "swipe_layer"]
 
 
 class Swipe:
-    """An array for napari: the first image left of the line, the second right of it, whatever plane is cut.
+    """Array for napari with the first image left of a line and the second right of it, on any plane.
 
     Args:
         first, second: arrays of one shape, (inferior, posterior, left).
-        share: where the line stands, 0 to 1 of the way to the right.
+        share: position of the line, from 0 (left) to 1 (right).
     """
 
     def __init__(self, first: Any, second: Any, share: float = 0.5) -> None:
@@ -45,10 +47,10 @@ class Swipe:
 
 
 def swipe_layer(first: Any, second: Any) -> LayerTuple:
-    """A layer that parts two image layers.
+    """Make a layer that compares two image layers.
 
     Raises:
-        LayerError: no two grey images on one grid, or of different frames of reference.
+        LayerError: the layers are not two grey images on one grid, or have different frames of reference.
     """
     a, b = image_of(first), image_of(second)
     here, there = place_of(a), place_of(b)

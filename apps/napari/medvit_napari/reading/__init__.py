@@ -1,1 +1,1 @@
-"""Reading sources into layers."""
+"""Reading of sources into layers."""

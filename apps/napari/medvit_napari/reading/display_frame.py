@@ -1,4 +1,4 @@
-"""Display frames: axes that all volumes of a window share, and volumes interpolated onto them for display."""
+"""Display frames: axes shared by all volumes of a window, and volumes interpolated onto them for display."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvit_napari.errors import LayerError
 __all__ = ["TO_DISPLAY", "Frame", "Interpolated", "own_data"]
 
 TO_DISPLAY = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
-"""RAS+ mm to (inferior, posterior, left) mm."""
+"""Matrix from RAS+ mm to (inferior, posterior, left) mm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +40,16 @@ class Frame:
 
 
 class Interpolated:
-    """Array for napari: a volume interpolated onto the axes of a frame, computed block by block as napari asks.
+    """Array for napari: a volume interpolated onto the axes of a frame, computed block by block on request.
 
-    The volume itself stays as it is in ``source``; this array cannot be painted on.
+    ``source`` holds the original volume; this array is read-only.
 
     Args:
-        source: the volume along its own axes, as ``Canonical.show`` gives it.
-        to_source: 4x4, index of this array to index of ``source``.
-        shape: voxels of this array.
+        source: the volume along its own axes; see ``Canonical.show``.
+        to_source: 4x4 matrix from an index of this array to an index of ``source``.
+        shape: number of voxels along each axis of this array.
         order: 1 for images, 0 for labels.
-        outside: value beyond the volume.
+        outside: value outside the volume.
     """
 
     ndim = 3
@@ -86,7 +86,7 @@ class Interpolated:
             return np.zeros(size, self.dtype)
         values = getattr(
             self.source, "loaded", self.source
-        )  # a volume that is still being read: the part that is there
+        )  # for a volume that is still being read, the part read so far
         offset = self._offset + self._matrix @ [r.start for r in ranges]
         steps = self._matrix * [r.step for r in ranges]
         how = {"order": self._order, "mode": "constant", "cval": self._outside, "prefilter": False}
@@ -101,10 +101,10 @@ class Interpolated:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if hasattr(self.source, "scan"):
-            self.source.scan()  # waits until all of it is read
+            self.source.scan()  # waits until all of it has been read
         return np.asarray(self[(slice(None),) * 3], dtype=dtype)
 
 
 def own_data(layer: Any) -> Any:
-    """Return a layer's voxels along the volume's own axes, also where it is shown interpolated."""
+    """Return a layer's voxels along the volume's own axes, even if the layer is shown interpolated."""
     return layer.data.source if isinstance(layer.data, Interpolated) else layer.data

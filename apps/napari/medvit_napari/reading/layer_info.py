@@ -1,4 +1,4 @@
-"""What the plugin knows of a layer: the image behind it, where that lies, and the labels' names and colours."""
+"""Information about a layer in its metadata: the image and its grid, the labels' names and colours, notes and rating."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ __all__ = [
 ]
 
 KEY = "medvit"
-"""Under which a layer's metadata hold its place."""
+"""Key of the ``LayerInfo`` in a layer's metadata."""
 
 _LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 
 
 @dataclass(frozen=True, eq=False)
 class LayerInfo:
-    """What stands in a layer's metadata.
+    """Information about a layer, stored in its metadata.
 
     Attributes:
-        source: the image; of labels, the one they lie on.
-        grid: how it is shown; None for a picture.
-        labels: of a label layer.
-        digest: of the voxels when they came, to tell whether a person has corrected them.
-        made_by: bundle and version that made the layer; empty for what was read.
-        origin: "image", "read", "made" or "restored".
-        notes: what a reader must know.
-        flags: what was set aside or does not fit; a person must look.
-        quality: the rating of the run that made the layer and its reasons, as ``Result.quality`` gives them; empty for what was read.
-        space: identifier of the frame of reference where the source's headers do not state it, else empty.
-        case: the label server's id of the image.
+        source: the image; for labels, the image on which they lie.
+        grid: placement in napari; None for a picture.
+        labels: segments of a label layer.
+        digest: hash of the voxels at the time the layer was made, to detect corrections.
+        made_by: bundle and version that made the layer; empty for a layer that was read.
+        origin: "image", "read", "made", "restored" or "painted".
+        notes: notes for the user.
+        flags: warnings: parts that were left out or do not fit.
+        quality: rating and reasons of the run that made the layer, see ``Result.quality``; empty for a layer that was
+            read.
+        space: identifier of the frame of reference if the source's headers state none, else empty.
+        case: identifier of the open case of a label server, else empty.
     """
 
     source: Scan | Filling
@@ -67,7 +68,7 @@ class LayerInfo:
 
     @property
     def modality(self) -> str | None:
-        """As the source states it."""
+        """Modality of the source; None if it states none."""
         return self.source.modality
 
     @property
@@ -79,7 +80,9 @@ class LayerInfo:
 
     @property
     def frame_of_reference(self) -> str:
-        """FrameOfReferenceUID of a DICOM source that states one for all slices, or ``space``; empty where nothing is stated."""
+        """FrameOfReferenceUID of a DICOM source that states one for all slices, or ``space``; empty if neither is
+        stated.
+        """
         if self.space or isinstance(self.source, Filling):
             return self.space or self.source.space  # type: ignore[union-attr]
         stated = {str(header.get("FrameOfReferenceUID") or "") for header in self.source.slices}
@@ -87,72 +90,72 @@ class LayerInfo:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Notes that a person should read, those on how the volume is shown first."""
+        """Notes for the user, with those on the display of the volume first."""
         return (*(self.grid.remarks if self.grid is not None else ()), *self.reading_notes)
 
     @property
     def reading_notes(self) -> tuple[str, ...]:
-        """Notes of opening; of an image that is read behind its layer, as far as known."""
+        """Notes from opening the source; of an image that is still being read, those known so far."""
         read = self._read
         return tuple(dict.fromkeys([*self.notes, *(read.notes if read is not None else ())]))
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings that a person must read: parts that were set aside or do not fit."""
+        """Warnings for the user: parts that were left out or do not fit."""
         read = self._read
         return tuple(dict.fromkeys([*self.flags, *(read.excluded if read is not None else ())]))
 
     @property
     def _read(self) -> Scan | None:
-        """The scan of an image that is read behind its layer, once that has ended well."""
+        """Scan of an image that is read in the background; None until reading has succeeded."""
         source = self.source
         behind = self.origin == "image" and isinstance(source, Filling) and source.is_done and source.error is None
         return source.scan() if behind else None  # type: ignore[union-attr]
 
     def metadata(self) -> dict[str, Any]:
-        """Return the layer's metadata: this place, and as plain text the orientation letters and the remarks."""
+        """Return the layer's metadata: this object and, as text, the orientation letters and the remarks."""
         letters = self.grid.orientation if self.grid is not None else ""
         return {KEY: self, "orientation": letters, "warnings": self.warnings, "notes": self.remarks}
 
     def scan(self) -> Scan:
-        """The source as every door reads it; waits until it is read."""
+        """Return the source as a scan; wait until it has been read."""
         return self.source.scan() if isinstance(self.source, Filling) else self.source
 
     def image(self) -> Scan | None:
-        """The source, or None where labels have a grid and no image: ``placeholder_scan`` stands for one then."""
+        """Return the source; None if labels have a grid but no image (``placeholder_scan``)."""
         scan = self.scan()
         return scan if any(scan.array.strides) else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerInfo:
-        return self  # napari copies metadata with a layer; what is known stays the same
+        return self  # napari copies metadata with a layer; the information stays the same
 
 
 def placeholder_scan(shape: Sequence[int], affine: Affine, kind: str = "array", header: Any = None) -> Scan:
-    """The grid of labels without an image; one voxel of memory stands for all."""
+    """Return a scan with the grid of labels that have no image; it takes the memory of one voxel."""
     return Scan(np.broadcast_to(np.float32(0), (1, *shape)), affine, kind, header=header)
 
 
 def to_smallest_dtype(array: NDArray[Any]) -> NDArray[Any]:
-    """Ids in the smallest type that holds them, in memory order, as writers take them."""
+    """Convert ids to the smallest type that holds them, contiguous in memory, for writers."""
     return np.ascontiguousarray(array).astype(np.uint8 if array.max(initial=0) < 256 else np.uint16)
 
 
 def array_sha256(array: NDArray[Any]) -> str:
-    """A fingerprint of voxels."""
+    """Return the sha256 of voxels."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def place_of(layer: Any) -> LayerInfo | None:
-    """What is known of a layer, or None for one that did not come from here."""
+    """Return the information about a layer; None for a layer that medvit did not make."""
     found = layer.metadata.get(KEY) if hasattr(layer, "metadata") else None
     return found if isinstance(found, LayerInfo) else None
 
 
 def image_of(layer: Any) -> Any:
-    """The layer, if it is one grey image.
+    """Return the layer if it is an image of one resolution.
 
     Raises:
-        LayerError: labels, shapes, colours, or a time series.
+        LayerError: the layer is not an image, or has several resolutions.
     """
     kind = type(layer).__name__
     if kind != "Image":
@@ -167,14 +170,15 @@ def image_of(layer: Any) -> Any:
 
 
 def scan_of(layer: Any, axes: str = "") -> Scan:
-    """The image of a layer as ``medvit.run`` takes it, with the values that the layer holds now.
+    """Return the image of a layer as a scan for ``medvit.run``, with the layer's present values.
 
     Args:
-        layer: an image layer. One that medvit opened lies where its file says.
-        axes: for any other layer, where its axes run in the patient, three of R, L, A, P, S, I, for example "IPL".
+        layer: an image layer; for one that medvit opened, its file states the position.
+        axes: for any other layer, the directions of its axes in the patient: three of R, L, A, P, S, I, for example
+            "IPL".
 
     Raises:
-        LayerError: no single grey volume or picture. PlaceError: nothing says where it lies.
+        LayerError: the layer is not a single grey volume or a picture. PlaceError: its position is not stated.
     """
     place = place_of(image_of(layer))
     if place is not None:
@@ -192,7 +196,7 @@ def scan_of(layer: Any, axes: str = "") -> Scan:
 
 
 def _stated(layer: Any, axes: str) -> Scan:
-    """A layer of another reader: a picture, or a volume whose axes a person states."""
+    """Return the scan of a layer that another plugin read: a picture, or a volume whose axes the user states."""
     shape = tuple(int(n) for n in np.shape(layer.data))
     if getattr(layer, "rgb", False):
         if len(shape) != 3:

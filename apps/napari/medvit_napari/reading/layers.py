@@ -1,4 +1,4 @@
-"""What napari is given: images, labels, surfaces with names, colours, millimetres, and what the plugin knows of them."""
+"""Layers for napari: images, labels and surfaces with names, colours, position and ``LayerInfo``."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ __all__ = [
 ]
 
 LayerTuple: TypeAlias = tuple[Any, dict[str, Any], str]
-"""Data, options and kind, as napari's readers give them."""
+"""Data, options and kind of a layer, in the form of napari's readers."""
 
 BLANK = (0.0, 1.0)
-"""Limits of an image of which nothing is there yet; a person who sets others keeps them."""
+"""Contrast limits of an image before any of it has been read; limits that the user sets are kept."""
 
 _KINDS = {"nifti": "NIfTI", "nrrd": "NRRD", "metaimage": "MetaImage"}
 _OPACITY = 0.55
@@ -57,7 +57,7 @@ def _name(modality: str | None, plane: str, count: int) -> str:
 
 
 def image_layer(scan: Scan, name: str = "", **options: Any) -> LayerTuple:
-    """A scan as an image layer, its name free of anything a file name or header could say of a person."""
+    """Make an image layer of a scan; its name never holds text from a file name or header that could name a person."""
     if scan.is_picture:
         return _picture(scan, name or "Picture", options)
     grid = _grid(scan)
@@ -89,13 +89,13 @@ def _picture(scan: Scan, name: str, options: dict[str, Any]) -> LayerTuple:
 def filling_layer(
     filling: Filling, kind: str = "dicom", notes: tuple[str, ...] = (), flags: tuple[str, ...] = ()
 ) -> LayerTuple:
-    """A volume that is still being read as an image layer; its middle slice is there at once where that can be.
+    """Make an image layer of a volume that is still being read; its middle slice is read at once if possible.
 
     Args:
-        filling: started.
-        kind: as ``Scan.kind``.
-        notes: of its header.
-        flags: what was set aside.
+        filling: the volume, with reading started.
+        kind: see ``Scan.kind``.
+        notes: notes from the header.
+        flags: parts that were left out.
     """
     axis = filling.grid.order.index(2)
     key: list[Any] = [slice(None)] * 3
@@ -112,7 +112,7 @@ def filling_layer(
 
 
 def window_of(filling: Filling) -> tuple[float, float]:
-    """What a volume of which nothing was there at first is to be drawn with, once it is read."""
+    """Return the contrast limits of a volume that has just been read completely."""
     shown = np.asarray(filling)
     return default_window(filling.modality if filling.hounsfield else None, shown[shown.shape[0] // 2]).limits
 
@@ -120,14 +120,14 @@ def window_of(filling: Filling) -> tuple[float, float]:
 def label_layer(
     array: NDArray[Any], source: Scan | Filling, labels: Sequence[Label], name: str, **known: Any
 ) -> LayerTuple:
-    """A label map as it is stored, (i, j, k) or (row, column), as a label layer on its image.
+    """Make a label layer of a label map in stored order, (i, j, k) or (row, column).
 
     Args:
-        array: ids, 0 for none; copied, since it is to be painted on.
-        source: the image whose grid this is.
+        array: ids, 0 for none; copied, since the layer is painted on.
+        source: the image that has this grid.
         labels: names and colours.
-        name: of the layer.
-        known: more of the ``LayerInfo``: made_by, origin, notes.
+        name: name of the layer.
+        known: further fields of ``LayerInfo``, such as made_by, origin and notes.
     """
     grid = source.grid if isinstance(source, Filling) else _grid(source)
     shown = np.ascontiguousarray(array if grid is None else grid.show(array))
@@ -143,7 +143,7 @@ def label_layer(
 
 
 def inherit(layers: list[LayerTuple], place: LayerInfo | None) -> list[LayerTuple]:
-    """Put layers that were made of an image into that image's case and patient space."""
+    """Give layers that were made from an image the case and patient space of that image."""
     if place is None or not (place.case or place.space):
         return layers
     return [
@@ -155,7 +155,7 @@ def inherit(layers: list[LayerTuple], place: LayerInfo | None) -> list[LayerTupl
 
 
 def rated(layers: list[LayerTuple], quality: Mapping[str, Any]) -> list[LayerTuple]:
-    """Put the rating of the run that made layers, with its reasons, into what the layers know."""
+    """Store the rating of the run that made layers, with its reasons, in their ``LayerInfo``."""
     return [
         (data, {**options, "metadata": replace(options["metadata"][KEY], quality=quality).metadata()}, kind)
         for data, options, kind in layers
@@ -170,12 +170,12 @@ def _grid(scan: Scan) -> Canonical | None:
 
 
 def label_layers(found: LabelSet, source: Scan | Filling | None = None, made_by: str = "") -> list[LayerTuple]:
-    """Make layers of labels that were read: one, or as few as hold labels that share voxels.
+    """Make label layers of labels that were read: one, or several if labels share voxels.
 
     Args:
         found: the labels.
-        source: the image they lie on, where that is open.
-        made_by: a model that answered just now; empty for a file.
+        source: the image on which they lie, if it is open.
+        made_by: model that has just made them; empty for a file.
     """
     base = source or found.reference or placeholder_scan(found.shape, found.affine, found.kind, found.header)
     groups: list[list[Any]] = []
@@ -204,7 +204,9 @@ def label_layers(found: LabelSet, source: Scan | Filling | None = None, made_by:
 
 
 def result_layers(result: Result) -> list[LayerTuple]:
-    """Labels of a run, and with a quality map where the mirror image's answer differs."""
+    """Make the label layer of a run; with a quality map, also one of the voxels where the mirror image's answer
+    differs.
+    """
     bundle = result.bundle
     made = f"{bundle.name} {bundle.version}"
     known = {"made_by": made, "origin": "made", "notes": result.notes, "quality": result.quality()}
@@ -219,7 +221,7 @@ def result_layers(result: Result) -> list[LayerTuple]:
 
 
 def restored_layers(result: Restored, limits: tuple[float, float] | None = None) -> list[LayerTuple]:
-    """A restored image, and what it changed, hidden at first; both where the source lies."""
+    """Make layers of a restored image and of its change (hidden at first), both at the position of the source."""
     restored = replace(result.scan, array=result.array[None])
     made, quality = f"{result.bundle.name} {result.bundle.version}", result.quality()
     options = {} if limits is None else {"contrast_limits": limits}
@@ -236,7 +238,7 @@ def restored_layers(result: Restored, limits: tuple[float, float] | None = None)
 
 
 def surface_layers(array: NDArray[Any], scan: Scan, labels: Sequence[Label]) -> list[LayerTuple]:
-    """The closed surface of each label found, where it lies on its image."""
+    """Make the closed surface of each present label, at its position on the image."""
     from medvit.reports import surface_of
 
     grid = _grid(scan)
@@ -268,11 +270,11 @@ def _surface(vertices: NDArray[Any], faces: NDArray[Any], label: Label, place: L
 
 
 def reconstructed_layers(result: Reconstructed) -> list[LayerTuple]:
-    """Bones in three dimensions as labels and as surfaces."""
+    """Make layers of reconstructed bones: labels, surfaces and, if present, a map of entropy."""
     scan = placeholder_scan(result.array.shape, result.affine)
     made = f"{result.bundle.name} {result.bundle.version}"
     known: dict[str, Any] = {"made_by": made, "origin": "made", "notes": result.notes, "quality": result.quality()}
-    known["space"] = f"radiographs {uuid.uuid4().hex}"  # they do not say where the patient was
+    known["space"] = f"radiographs {uuid.uuid4().hex}"  # radiographs do not state the patient's position
     layers = [label_layer(result.array, scan, result.requested_labels, f"From X-rays by {result.bundle.name}", **known)]
     grid = _grid(scan)
     assert grid is not None

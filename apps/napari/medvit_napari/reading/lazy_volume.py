@@ -1,4 +1,4 @@
-"""A volume that can be looked at while it is being read: the slice on the screen first, the others behind it."""
+"""Volumes that can be viewed while they are being read: slices on the screen first, the others in the background."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ __all__ = ["FileFilling", "Filling", "SeriesFilling"]
 
 
 class Filling(ABC):
-    """An array for napari, (inferior, posterior, left) float32, read in a thread behind what is on the screen.
+    """Array for napari, (inferior, posterior, left) float32, that a background thread fills.
 
-    Asked for one slice along the stored last axis, it reads that one if its turn has not come and it can. Other cuts show what is
-    there, and ``on_done`` callbacks say when to draw them again. The scan, once whole, is the one that every other door reads.
+    A request for one slice along the last stored axis reads that slice at once, if it has not been read and can be read
+    alone. Other cuts show the part read so far; ``on_done`` callbacks tell when to redraw them. The complete scan is
+    the same as from any other reader of medvit.
 
     Args:
-        stored: zeros, (i, j, k), into which slices are put.
-        affine: voxel index to RAS+ mm.
-        close: closes the files; called when all is read, or nothing more is wanted.
+        stored: array of zeros, (i, j, k), to be filled.
+        affine: 4x4 matrix from voxel index to RAS+ mm.
+        close: closes the files; called when reading has ended.
     """
 
     modality: str | None = None
-    """As the headers state it."""
+    """Modality in the headers; None if none is stated."""
 
     hounsfield: bool = False
     """True for a CT whose headers state Hounsfield units."""
@@ -43,7 +44,7 @@ class Filling(ABC):
     """SeriesInstanceUID of a DICOM series."""
 
     space: str = ""
-    """FrameOfReferenceUID, where the headers state one for all slices."""
+    """FrameOfReferenceUID, if the headers state one for all slices."""
 
     def __init__(self, stored: NDArray[np.float32], affine: Affine, close: Callable[[], None] = lambda: None) -> None:
         self._close, self._stored = close, stored
@@ -62,34 +63,34 @@ class Filling(ABC):
 
     @abstractmethod
     def _read_slice(self, k: int) -> NDArray[np.float32] | None:
-        """One slice, (i, j), or None where it cannot be had before the others."""
+        """Return one slice, (i, j); None if it cannot be read before the others."""
 
     @abstractmethod
     def _read_whole(self) -> Scan:
-        """The scan, checked."""
+        """Read and check the whole scan."""
 
-    # what napari asks of an array
+    # attributes that napari expects of an array
     dtype = np.dtype(np.float32)
     ndim = 3
 
     @property
     def loaded(self) -> NDArray[np.float32]:
-        """Values read so far, zeros elsewhere; does not wait for the rest."""
+        """Values read so far, with zeros elsewhere; access does not wait."""
         return self._shown
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Voxels along napari's axes."""
+        """Shape along napari's axes."""
         return tuple(self._shown.shape)
 
     @property
     def size(self) -> int:
-        """Voxels."""
+        """Number of voxels."""
         return int(self._shown.size)
 
     @property
     def nbytes(self) -> int:
-        """Bytes."""
+        """Number of bytes."""
         return int(self._shown.nbytes)
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
@@ -105,11 +106,11 @@ class Filling(ABC):
         return np.asarray(self._shown, dtype=dtype)
 
     def _slice_of(self, key: Any) -> int | None:
-        """The stack's slice that a cut lies in, or None for a cut across."""
+        """Return the stored slice in which a cut lies; None for a cut across slices."""
         parts = key if isinstance(key, tuple) else (key,)
         at = parts[self._axis] if len(parts) > self._axis and Ellipsis not in [p for p in parts if p is ...] else None
         count = len(self._there)
-        if isinstance(at, slice):  # napari 0.9 asks for a slab of one slice
+        if isinstance(at, slice):  # napari 0.9 requests a slab of one slice
             start, stop, step = at.indices(count)
             at = start if stop - start == step == 1 else None
         if not isinstance(at, (int, np.integer)):
@@ -123,25 +124,25 @@ class Filling(ABC):
         try:
             values = self._read_slice(k)
         except (MedvitError, OSError, ValueError):
-            return  # the thread meets it as well, and tells
+            return  # the reading thread meets the same error and reports it
         if values is not None and not self._there[k]:
             self._stored[:, :, k] = values
             self._there[k] = True
 
     def _tell(self, stage: str, done: int, total: int) -> None:
-        """Slices before the one that is being read are there."""
+        """Mark the slices read so far, and call the progress callbacks."""
         if stage == "read" and total == len(self._there):
             self._there[:done] = True
             for call in list(self.on_progress):
                 call(done, total)
 
     def start(self) -> Filling:
-        """Begin to read; return self."""
+        """Start reading in the background; return self."""
         self._thread.start()
         return self
 
     def read_all(self) -> None:
-        """Read what is missing, in the calling thread."""
+        """Read the missing slices in the calling thread."""
         try:
             self._scan = self._read_whole()
         except BaseException as error:
@@ -155,29 +156,29 @@ class Filling(ABC):
                 call()
 
     def stop(self) -> None:
-        """Read no further: nobody looks at it any more."""
+        """Stop reading, since the layer is not needed any more."""
         self._wanted.cancel()
 
     @property
     def is_done(self) -> bool:
-        """Whether all is read, or reading failed."""
+        """True if all has been read, or reading failed."""
         return self._done.is_set()
 
     @property
     def is_blank(self) -> bool:
-        """Whether no slice is there yet."""
+        """True if no slice has been read yet."""
         return not self._there.any()
 
     @property
     def error(self) -> BaseException | None:
-        """Why reading failed, if it did."""
+        """Error that ended the reading; None if there was none."""
         return self._error
 
     def scan(self) -> Scan:
-        """The whole scan; waits for it.
+        """Return the whole scan; wait until it has been read.
 
         Raises:
-            MedvitError: why it could not be read.
+            MedvitError: the scan could not be read.
         """
         self._done.wait()
         if self._error is not None:
@@ -187,14 +188,14 @@ class Filling(ABC):
 
 
 class SeriesFilling(Filling):
-    """A DICOM series, decoded slice by slice.
+    """DICOM series, decoded slice by slice.
 
     Args:
-        reader: of a regular volume; closed when all is read, or nothing more is wanted.
+        reader: reader of a regular volume; closed when reading has ended.
     """
 
     def __init__(self, reader: SliceReader) -> None:
-        memory = np.zeros(reader.shape[::-1], np.float32)  # zeroed pages cost nothing until used
+        memory = np.zeros(reader.shape[::-1], np.float32)  # the system provides zeroed pages only when they are used
         super().__init__(memory.transpose(2, 1, 0), reader.affine, reader.close)
         self._reader = reader
         self.modality, self.series, self.hounsfield = reader.modality, reader.series, reader.hounsfield
@@ -208,11 +209,12 @@ class SeriesFilling(Filling):
 
 
 class FileFilling(Filling):
-    """A NIfTI, NRRD or MetaImage; slices of an uncompressed NIfTI are there at once, of others when all is read.
+    """NIfTI, NRRD or MetaImage file; slices of an uncompressed NIfTI can be read alone, others appear when all has been
+    read.
 
     Args:
         path: the file.
-        header: its grid, as ``image_grid`` gives it.
+        header: grid of the file; see ``image_grid``.
     """
 
     def __init__(self, path: Path, header: Scan) -> None:

@@ -1,4 +1,4 @@
-"""Opening what a person drops on napari: which images are there, what is odd about them, and the layers they become."""
+"""Opening of files and folders in napari: the images they hold, remarks on these, and the layers made of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from medvit_napari.reading.lazy_volume import FileFilling, SeriesFilling
 __all__ = ["Answer", "Ask", "Offer", "is_ours", "open_layers", "open_objects"]
 
 _DRAWN = ("SEG", "RTSTRUCT")
-"""Kinds of DICOM objects that are shown on their image."""
+"""Modalities of DICOM objects that are shown on their image."""
 
 _OUTCOME = {
     "note": "ready",
@@ -52,16 +52,16 @@ _OUTCOME = {
 
 @dataclass(frozen=True)
 class Offer:
-    """One volume or picture of a source, as a dialog shows it. No patient data.
+    """A volume or picture of a source as a dialog lists it; it holds no patient data.
 
     Attributes:
-        number: as ``medvit inspect`` counts.
+        number: number as in ``medvit inspect``.
         title: modality, size, plane.
-        outcome: "ready" and the like.
-        findings: what is odd about it, in plain words.
-        irregular: whether a way of straightening must be chosen.
-        refused: whether it cannot be opened.
-        likely: whether a run without a choice would take it.
+        outcome: "ready" or another entry of ``_OUTCOME``.
+        findings: remarks on irregularities, in plain words.
+        irregular: True if a treatment (resample or split) must be chosen.
+        refused: True if it cannot be opened.
+        likely: True if a run without a choice would take it.
     """
 
     number: int
@@ -75,7 +75,9 @@ class Offer:
 
 @dataclass(frozen=True)
 class Answer:
-    """Choice of volumes: numbers of offers, "resample" or "split" for irregular ones, and whether a person saw the list."""
+    """Choice of volumes: numbers of offers, treatment of irregular ones ("resample" or "split"), and True if a person
+    saw the list.
+    """
 
     numbers: tuple[int, ...]
     on_irregular: str = "resample"
@@ -83,11 +85,11 @@ class Answer:
 
 
 Ask = Callable[[tuple[Offer, ...]], Answer | None]
-"""Shown what a source offers; None if nothing is wanted."""
+"""Function that shows the offers of a source and returns the choice; None for no choice."""
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this plugin reads a path; decided by its first bytes, quickly."""
+    """Return True if this plugin reads a path, by file names and first bytes alone."""
     if path.is_dir():
         return any(begins_as_dicom(p) for p in _first_files(path))
     name = path.name.lower()
@@ -101,12 +103,12 @@ def _first_files(folder: Path, most: int = 50) -> Iterable[Path]:
 
 
 def offers(found: Preflight) -> tuple[Offer, ...]:
-    """What a source holds, the likely ones first said."""
+    """Return the volumes of a source as offers."""
     worth, _ = candidate_volumes(found.volumes)
     return tuple(
         Offer(
             v.number,
-            ", ".join(v.describe().split(", ")[:-1]),  # without the UID behind
+            ", ".join(v.describe().split(", ")[:-1]),  # without the UID at the end
             _OUTCOME[v.worst()],
             tuple(_in_a_window(f.text) for f in v.findings),
             v.worst() == "irregular",
@@ -118,21 +120,23 @@ def offers(found: Preflight) -> tuple[Offer, ...]:
 
 
 def _in_a_window(finding: str) -> str:
-    """A finding's step, where it is a flag of the command line, as the dialog offers it."""
+    """Replace an option of the command line in a finding by the choice in the dialog."""
     return re.sub(r"Add --on-irregular [^,]*,", "Choose a way below,", finding)
 
 
 def open_layers(path: Path, ask: Ask | None = None, seen: Iterable[Any] = (), behind: bool = False) -> list[LayerTuple]:
-    """The layers of a file or folder.
+    """Return the layers of a file or folder.
 
     Args:
-        path: anything medvit opens, or a SEG or RTSTRUCT.
-        ask: asked which, where a source holds several images or an irregular one; without it such a source is refused.
-        seen: layers that are open, on which labels may belong.
-        behind: read image files in a thread too, as DICOM series always are; the caller draws them again, see ``follow``.
+        path: file or folder that medvit can open, or a SEG or RTSTRUCT.
+        ask: function that asks the user if a source holds several images or an irregular one; without it such a source
+            is refused.
+        seen: open layers, on which labels may lie.
+        behind: True to read image files in the background too, as DICOM series always are; the caller must redraw them
+            (``follow``).
 
     Raises:
-        MedvitError: why it cannot be opened.
+        MedvitError: the path cannot be opened.
     """
     path = Path(path)
     name = path.name.lower()
@@ -146,7 +150,7 @@ def open_layers(path: Path, ask: Ask | None = None, seen: Iterable[Any] = (), be
 
 
 def _image_file(path: Path, behind: bool) -> list[LayerTuple]:
-    """A NIfTI, NRRD or MetaImage: labels where it names them, else an image."""
+    """Return the layers of a NIfTI, NRRD or MetaImage file: labels if the file names labels, else an image."""
     header = image_grid(path)
     if not header.is_picture and embedded_names(path, header).labels:
         return label_layers(read_labels(path))
@@ -161,10 +165,10 @@ def _dicom(path: Path, ask: Ask | None, seen: Iterable[Any]) -> list[LayerTuple]
             objects = label_objects(path) if path.is_dir() else []
             if objects:
                 return open_objects(objects, seen)
-            return [image_layer(open_source(path))]  # says why there is nothing
+            return [image_layer(open_source(path))]  # raises an error with the reason
         answer = _answer(found, ask, path.name)
         if answer is None:
-            return [(None,)]  # type: ignore[list-item]  # napari's word for "read, and nothing to show"
+            return [(None,)]  # type: ignore[list-item]  # napari's convention for "read, but no layer"
         drawn = {kind: found.objects[kind] for kind in _DRAWN if kind in found.objects and path.is_dir()}
         shown = replace(found, objects={kind: n for kind, n in found.objects.items() if kind not in drawn})
         opened = [_one(path, shown, number, answer) for number in answer.numbers]
@@ -172,20 +176,20 @@ def _dicom(path: Path, ask: Ask | None, seen: Iterable[Any]) -> list[LayerTuple]
 
 
 def _answer(found: Preflight, ask: Ask | None, where: str) -> Answer | None:
-    """Which volumes: the only likely one if it is regular, else what is chosen."""
+    """Return the choice of volumes: the only likely one if it is regular, else the user's."""
     listed = offers(found)
     likely = [offer for offer in listed if offer.likely]
     if len(likely) == 1 and not likely[0].irregular:
         return Answer((likely[0].number,), asked=False)
     if ask is not None:
         return ask(listed)
-    choose_volume(found, None, where)  # several: refused with the list of them
-    return Answer((likely[0].number,), "fail", asked=False)  # one irregular: refused with its reason
+    choose_volume(found, None, where)  # several volumes: raises an error that lists them
+    return Answer((likely[0].number,), "fail", asked=False)  # one irregular volume: refused with its reason
 
 
 def _one(path: Path, found: Preflight, number: int, answer: Answer) -> LayerTuple:
-    """One volume as a layer; a regular one is shown at once and read behind."""
-    wanted = str(number) if answer.asked else None  # nobody has seen the list: the notes then hold it
+    """Return the layer of one volume; a regular one is shown at once and read in the background."""
+    wanted = str(number) if answer.asked else None  # nobody saw the list, so the notes hold it
     chosen = choose_volume(found, wanted, path.name, answer.on_irregular)
     if SliceReader.can_read(chosen.volume):
         filling = SeriesFilling(SliceReader(path, found, chosen)).start()
@@ -195,7 +199,9 @@ def _one(path: Path, found: Preflight, number: int, answer: Answer) -> LayerTupl
 
 
 def open_objects(paths: Iterable[Path], seen: Iterable[Any]) -> list[LayerTuple]:
-    """SEG and RTSTRUCT as labels, each on the open image it was drawn on, else on the one beside it, else on its own grid."""
+    """Return the layers of SEG and RTSTRUCT objects, each on its open image, else on the image in its folder, else on
+    its own grid.
+    """
     known = _by_series(map(place_of, seen))
     layers: list[LayerTuple] = []
     for path in paths:
@@ -213,7 +219,7 @@ def _by_series(places: Iterable[LayerInfo | None]) -> dict[str, LayerInfo]:
 
 
 def _on_known(path: Path, known: dict[str, LayerInfo]) -> list[LayerTuple] | None:
-    """The labels of an object on the image they were drawn on, or None where that is not known."""
+    """Return the label layers of an object on its open image; None if that image is not open."""
     place = next((known[uid] for uid in object_series(path) if uid in known), None)
     if place is None:
         return None
@@ -222,9 +228,12 @@ def _on_known(path: Path, known: dict[str, LayerInfo]) -> list[LayerTuple] | Non
 
 
 def _matching(paths: list[Path], opened: list[LayerTuple]) -> list[LayerTuple]:
-    """Read the labels in a folder that belong to the images opened from it; report those that cannot be read.
+    """Return the layers of a folder's SEG and RTSTRUCT objects that belong to the images just opened from it.
 
-    The first image's notes count those of other images, which are not shown.
+    A note of the first image counts the objects that belong to other images, which are not shown.
+
+    Raises:
+        SourceError: an object of these images cannot be read.
     """
     known = _by_series(layer[1]["metadata"][KEY] for layer in opened if layer[0] is not None)
     layers: list[LayerTuple] = []

@@ -1,4 +1,4 @@
-"""The voxels of a label layer: ids as the image is stored, and whether a person has painted since the layer came."""
+"""Voxels of a label layer: ids in stored order, and detection of painting since the layer was made."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["is_corrected", "label_place", "painted_ids", "stored_array"]
 
 
 def label_place(layer: Any) -> LayerInfo:
-    """Return the place of a label layer on its image.
+    """Return the ``LayerInfo`` of a label layer on an image.
 
     Raises:
-        LayerError: no labels. PlaceError: labels that do not say on which image they lie.
+        LayerError: the layer holds no labels. PlaceError: the layer does not state its image.
     """
     if type(layer).__name__ != "Labels":
         raise LayerError(
@@ -34,15 +34,15 @@ def label_place(layer: Any) -> LayerInfo:
 
 
 def is_corrected(layer: Any) -> bool:
-    """Tell whether voxels were painted since the layer came."""
+    """Return True if voxels were painted since the layer was made."""
     return array_sha256(np.asarray(own_data(layer))) != label_place(layer).digest
 
 
 def stored_array(layer: Any) -> np.ndarray[Any, Any]:
-    """Return a label layer's ids as its image is stored, (i, j, k).
+    """Return a label layer's ids in the stored order of its image, (i, j, k).
 
     Raises:
-        LayerError, PlaceError: no labels of ours, or of another size than their image.
+        LayerError, PlaceError: the layer holds no labels that medvit made, or has another size than their image.
     """
     place = label_place(layer)
     assert place.grid is not None
@@ -56,7 +56,7 @@ def stored_array(layer: Any) -> np.ndarray[Any, Any]:
 
 
 def painted_ids(layer: Any) -> list[int]:
-    """List the ids that have voxels."""
+    """Return the ids that have voxels."""
     data = np.asarray(own_data(layer))
     if data.dtype.itemsize <= 2:
         return [int(v) for v in np.flatnonzero(np.bincount(data.ravel())) if v]

@@ -1,4 +1,4 @@
-"""A segment table as napari draws and lists it: colours and names by id."""
+"""Colours and names of a segment table in the form that napari uses."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from medvit.labels import Label
 __all__ = ["label_colormap", "label_features"]
 
 _UNNAMED = (0.75, 0.75, 0.75, 1.0)
-"""An id that a person paints without a row in the table is seen, in grey; napari would leave it transparent."""
+"""Colour of painted ids without a row in the table: grey, since napari would draw them transparent."""
 
 
 def label_colormap(labels: Iterable[Label], hidden: Iterable[int] = ()) -> Any:
-    """Make napari's colour map of a segment table.
+    """Make napari's colormap of a segment table.
 
     Args:
         labels: ids and colours.
-        hidden: ids drawn transparent.
+        hidden: ids to draw transparent.
     """
     from napari.utils.colormaps import DirectLabelColormap
 
@@ -29,7 +29,7 @@ def label_colormap(labels: Iterable[Label], hidden: Iterable[int] = ()) -> Any:
 
 
 def label_features(labels: Sequence[Label]) -> Any:
-    """Make the table that napari shows in its status line: index and name."""
+    """Make the table of index and name that napari shows in its status line."""
     import pandas as pd
 
     return pd.DataFrame({"index": [0, *(n.id for n in labels)], "name": ["background", *(n.title for n in labels)]})

@@ -1,1 +1,1 @@
-"""Running bundles in the background."""
+"""Runs of bundles in the background."""

@@ -1,4 +1,4 @@
-"""A run in the background: what is asked for, where it stands, how to stop it, and the layers it gives. No Qt in here."""
+"""Background runs: request, progress, cancel and the resulting layers. They need no Qt."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What to run.
+    """Request to run a bundle on a layer.
 
     Attributes:
         layer: the image layer.
-        bundle: its name or folder.
-        settings: as every door takes them.
-        axes: for a layer that medvit did not open, where its axes run, for example "IPL".
-        surfaces: also a surface of each label.
-        region: corners of a box drawn on the image, (corner, 3) in napari's world, or None.
+        bundle: name or folder of the bundle.
+        settings: settings of the run.
+        axes: directions of the axes, for example "IPL", for a layer that medvit did not open.
+        surfaces: True to make a surface of each label too.
+        region: corners of a box drawn on the image, (corner, 3) in napari's world coordinates; None for the whole
+            image.
     """
 
     layer: Any
@@ -57,9 +58,9 @@ class Request:
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands: its stage, the share of it that is done, and the seconds left, if they can be told.
+    """Progress of a job: stage, share done, and seconds left if they can be estimated.
 
-    ``in_one`` is a stage that is done in one step, of which nothing tells how far it is.
+    ``in_one`` is True for a stage of a single step, which reports no progress.
     """
 
     stage: str
@@ -69,12 +70,12 @@ class State:
 
     @property
     def words(self) -> str:
-        """What a person reads."""
+        """Name of the stage for people."""
         return _STAGES.get(self.stage, self.stage.capitalize())
 
     @property
     def line(self) -> str:
-        """The same with the time left, where it can be told."""
+        """Name of the stage, with the time left if it can be estimated."""
         if self.seconds_left is None:
             return self.words
         left = self.seconds_left
@@ -86,16 +87,16 @@ _STAGES = {
     "load": "Loading the network",
     "waiting": "Waiting for the server",
 }
-"""Stages whose name says too little."""
+"""Names of stages for people, where the stage's own name is not enough."""
 
 
 def cards() -> list[Bundle]:
-    """The bundles for scans and pictures; those that take two X-rays have a view of their own."""
+    """Return the bundles for scans and pictures; those for two X-rays have a widget of their own."""
     return [b for b in map(open_bundle, bundle_folders()) if b.facts.task in ("segmentation", "restoration")]
 
 
 def card(bundle: Bundle) -> str:
-    """What a person should know before running a bundle, as a few lines of rich text."""
+    """Describe a bundle in a few lines of rich text for the user."""
     from html import escape
 
     facts, data = bundle.facts, bundle.metadata
@@ -113,23 +114,22 @@ def card(bundle: Bundle) -> str:
 
 
 def region_corners(shapes: Any) -> NDArray[np.float64] | None:
-    """Return the corners of a shapes layer's first shape in napari's world, (corner, axis); None of an empty layer."""
+    """Return the corners of a shapes layer's first shape in napari's world coordinates, (corner, axis); None for an
+    empty layer.
+    """
     if not len(shapes.data):
         return None
     return np.array([shapes.data_to_world(corner) for corner in shapes.data[0]])
 
 
 def roi_box(corners: NDArray[np.float64], layer: Any) -> str:
-    """A box drawn in napari as ``RunSettings.roi_crop`` takes it, in the source's own voxels.
+    """Convert a box drawn in napari to the form of ``RunSettings.roi_crop``, in voxels of the source.
 
-    A rectangle drawn on a slice has no depth; it stands for all slices.
+    A rectangle drawn on a slice has no depth, so it covers all slices.
 
     Args:
-        corners: (corner, 3) in napari's world.
-        layer: the image it was drawn on.
-
-    Raises:
-        SelectionError: the box misses the image, or the layer is no volume of ours.
+        corners: (corner, 3) in napari's world coordinates.
+        layer: the image on which it was drawn.
     """
     place = place_of(layer)
     if place is None or place.grid is None:
@@ -150,13 +150,13 @@ def roi_box(corners: NDArray[np.float64], layer: Any) -> str:
 
 
 def run_request(request: Request, progress: Progress) -> list[LayerTuple]:
-    """Run a bundle as every door does, and give what comes of it as layers.
+    """Run a bundle and return the result as layers.
 
     Raises:
-        MedvitError: why it cannot be; Cancelled if it was stopped.
+        MedvitError: the bundle cannot be run. Cancelled: the run was stopped.
     """
     bundle = open_bundle(request.bundle)
-    bundle.require_trained()  # said at once, before torch is loaded
+    bundle.require_trained()  # raises at once, before torch is imported
     with progress.stage("read"):
         scan = scan_of(request.layer, request.axes)
     settings = request.settings
@@ -173,7 +173,7 @@ def run_request(request: Request, progress: Progress) -> list[LayerTuple]:
     if isinstance(result, Restored):
         limits = tuple(float(v) for v in request.layer.contrast_limits)
         return inherit(restored_layers(result, (limits[0], limits[1])), place_of(request.layer))
-    assert isinstance(result, Result)  # of a bundle for segmentation
+    assert isinstance(result, Result)  # a bundle for segmentation returns nothing else
     layers = result_layers(result)
     if request.surfaces and not scan.is_picture:
         progress.check()
@@ -183,9 +183,10 @@ def run_request(request: Request, progress: Progress) -> list[LayerTuple]:
 
 
 def preload() -> None:
-    """Load beside the window what the first run needs, seconds' worth, while a person chooses image and bundle.
+    """Load libraries for the first run in a thread, while the user chooses image and bundle.
 
-    The thread is one that Python waits for at its end: a library half loaded must not be pulled away.
+    The thread is not a daemon: Python waits for it at exit, since a library must not be unloaded half-way through its
+    import.
     """
     threading.Thread(target=_load, name="medvit-load").start()
 
@@ -195,10 +196,10 @@ def _load() -> None:
 
 
 def load_triton() -> None:
-    """Load Triton so that it finds its own LLVM first.
+    """Import Triton so that it resolves symbols in its own LLVM first.
 
-    A software renderer (Mesa's llvmpipe) has brought another LLVM into the process by the time a window is open; where
-    Triton's calls land in that one, Python ends with a segmentation fault.
+    A software renderer (Mesa's llvmpipe) loads another LLVM into the process when a window opens; if Triton's calls
+    reached that one, Python would end with a segmentation fault.
     """
     import os
     import sys
@@ -215,10 +216,11 @@ def load_triton() -> None:
 
 
 def fetch_weights(name: str, progress: Progress) -> str:
-    """Fetch a bundle's weights, to whose licence a person has agreed, as ``medvit bundles fetch`` does; returns the state.
+    """Fetch a bundle's weights, whose licence the user has accepted, as ``medvit bundles fetch`` does; return the
+    bundle's state.
 
     Raises:
-        FetchError and the like: not to be had, or not what was published.
+        FetchError and others: the weights are not available, or differ from those published.
     """
     from contextlib import nullcontext
 
@@ -229,11 +231,12 @@ def fetch_weights(name: str, progress: Progress) -> str:
 
 
 class Job:
-    """Work in a thread of its own, with progress, time left and a cancel that takes effect at the next window.
+    """Job in a separate thread, with progress, estimated time left, and a cancel that takes effect at the next window.
 
     Args:
-        work: given the ``Progress``; its answer goes to ``done``.
-        done, failed, told: called from the thread. After ``cancel`` only ``failed`` is, with ``Cancelled``.
+        work: function that takes the ``Progress``; its result is passed to ``done``.
+        done, failed, told: callbacks, called in the job's thread. After ``cancel``, only ``failed`` is called, with
+            ``Cancelled``.
     """
 
     def __init__(
@@ -250,23 +253,23 @@ class Job:
         self._thread = threading.Thread(target=self._run, daemon=True, name="medvit-run")
 
     def start(self) -> Job:
-        """Begin; return self."""
+        """Start the job; return self."""
         self._thread.start()
         return self
 
     def cancel(self) -> None:
-        """Stop at the next window, slice or file."""
+        """Cancel the job at its next window, slice or file."""
         self.is_cancelled = True
         self.progress.cancel()
 
     def join(self, seconds: float | None = None) -> bool:
-        """Wait; whether it has ended."""
+        """Wait for the job; return True if it has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended yet."""
+        """True until the job has ended."""
         return self._thread.is_alive()
 
     def _show(self, stage: str, done: int, total: int) -> None:
@@ -280,12 +283,12 @@ class Job:
         try:
             made = self._work(self.progress)
             self.progress.check()
-        except BaseException as error:  # a thread has nowhere to raise to
+        except BaseException as error:  # an error in a thread would be lost
             self._failed(error)
         else:
             self._done(made)
 
 
 def was_cancelled(error: BaseException) -> bool:
-    """Whether it is the user's own decision."""
+    """Return True if the user cancelled the job."""
     return isinstance(error, Cancelled)

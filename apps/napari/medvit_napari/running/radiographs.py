@@ -1,4 +1,4 @@
-"""A reconstruction of bones from two radiographs: what is asked for, and the layers it gives. No Qt in here."""
+"""Reconstruction of bones from two radiographs: the request and the resulting layers. It needs no Qt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["XrayRequest", "parse_number", "run_views"]
 
 @dataclass(frozen=True)
 class XrayRequest:
-    """Two radiographs and what a person states about them."""
+    """Two radiographs, and their geometry as the user states it."""
 
     ap: str
     lat: str
@@ -27,10 +27,11 @@ class XrayRequest:
 
 
 def run_views(request: XrayRequest, progress: Progress) -> list[LayerTuple]:
-    """Reconstruct; return labels and surfaces of the bones, each picture, and over it the millimetres of bone along its rays.
+    """Reconstruct bones; return labels, surfaces, both pictures, and over each picture the millimetres of bone along
+    its rays.
 
     Raises:
-        MedvitError: as ``medvit.reconstruct``.
+        MedvitError: see ``medvit.reconstruct``.
     """
     load_triton()
     from medvit import reconstruct
@@ -49,10 +50,10 @@ def run_views(request: XrayRequest, progress: Progress) -> list[LayerTuple]:
 
 
 def parse_number(text: str) -> float | None:
-    """Read a number that a person typed; None of an empty field.
+    """Parse a number from a field; return None for an empty field.
 
     Raises:
-        GeometryError: not a number.
+        GeometryError: the text is not a number.
     """
     if not text.strip():
         return None

@@ -1,1 +1,1 @@
-"""Saving label layers."""
+"""Saving of label layers."""

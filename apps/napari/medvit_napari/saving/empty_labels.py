@@ -1,4 +1,4 @@
-"""An empty label layer on an image, to paint on."""
+"""Empty label layers to paint on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["new_labels"]
 
 
 def new_labels(layer: Any, bundle: str = "") -> LayerTuple:
-    """Make an empty label layer on an image, with one unnamed segment, or with the names, codes and colours of a bundle.
+    """Make an empty label layer on an image, with one unnamed segment or with the segments of a bundle.
 
     Args:
         layer: an image.
-        bundle: whose segments it gets; empty for none, as no bundle's anatomy is taken for an image unasked.
+        bundle: bundle whose segments the layer gets; empty for none, since an image need not show a bundle's anatomy.
 
     Raises:
-        LayerError, PlaceError: no image that medvit opened.
+        LayerError, PlaceError: the layer is not an image that medvit opened.
     """
     place = place_of(image_of(layer))
     if place is None or place.grid is None:

@@ -1,4 +1,6 @@
-"""Labels as they stand in napari, written by the same writers as the command line's, and read back before they count."""
+"""Saving of label layers with the same writers as the command line; each file is read back and compared before it is
+published.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,10 @@ __all__ = ["labels_of", "save_layer", "write_labels_nifti"]
 
 
 def labels_of(layer: Any) -> LabelSet:
-    """Convert a label layer to labels on their image, as every writer takes them.
+    """Convert a label layer to a ``LabelSet`` for the writers.
 
     Raises:
-        LayerError, PlaceError: no labels of ours, of another size than their image, or two segments of one name.
+        LayerError, PlaceError: no labels that medvit made, another size than their image, or two segments of one name.
     """
     from scipy.ndimage import find_objects
 
@@ -36,7 +38,7 @@ def labels_of(layer: Any) -> LabelSet:
     kind = "SEMIAUTOMATIC" if place.made_by and edited else "AUTOMATIC" if place.made_by else "MANUAL"
     origin = SegmentOrigin(algorithm_type=kind, algorithm_name="" if kind == "MANUAL" else place.made_by)
     if place.origin == "read" and not is_corrected(layer):
-        origin = SegmentOrigin()  # as its file said, which is not known here any more
+        origin = SegmentOrigin()  # the origin stays that of the file, which is not known here
     labels = named_labels(layer)
     check_names(labels)
     boxes = find_objects(np.ascontiguousarray(array).astype(np.int32), max([label.id for label in labels], default=0))
@@ -59,7 +61,7 @@ def labels_of(layer: Any) -> LabelSet:
 
 
 def _without_name(place: LayerInfo, labels: Sequence[Label]) -> tuple[str, ...]:
-    """Say which segments have no name of their own, and which ids were painted without a row in the table."""
+    """Return notes on segments without a name, and on ids that were painted without a row in the table."""
     rows = {label.id for label in place.labels}
     extra = [str(label.id) for label in labels if label.id not in rows]
     plain = [label.title for label in labels if label.title == unnamed(label.id).title]
@@ -77,20 +79,20 @@ def save_layer(
     repair_tags: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
-    """Write a label layer: "nifti", "dicom-seg" and "rtstruct", or what its image allows if none is named.
+    """Write a label layer as "nifti", "dicom-seg" or "rtstruct"; by default as all types that its image permits.
 
     Raises:
-        MedvitError: what cannot be written, or does not read back as what was meant; nothing is published then.
+        MedvitError: a type cannot be written, or a file does not read back as expected; nothing is published then.
     """
     how = {"overwrite": overwrite, "repair_tags": repair_tags}
     return save_labels(labels_of(layer), folder, types, **how, progress=progress)
 
 
 def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """napari's writer hook: one label layer as NIfTI, with its names, on its image's own grid.
+    """Write one label layer as NIfTI with its names, on its image's own grid; napari's writer hook.
 
     Raises:
-        PlaceError: the layer does not say where it lies. LayerError: two segments of one name.
+        PlaceError: the layer does not state its position. LayerError: two segments have the same name.
     """
     from medvit.atomic_write import staging_folder
     from medvit.io import write_labels

@@ -1,1 +1,1 @@
-"""The client of a label server."""
+"""Client of a label server."""

@@ -1,7 +1,7 @@
-"""A client of MONAI Label's documented HTTP interface: models, next case, inference, labels, training. No Qt in here.
+"""Client of MONAI Label's documented HTTP interface: models, next case, inference, labels, training. It needs no Qt.
 
-The endpoints are those of MONAI Label 0.8: ``/auth/token``, ``/info/``, ``/activelearning/{strategy}``, ``/infer/{model}``,
-``/datastore/image``, ``/datastore/label``, ``/train/{model}``.
+The endpoints are those of MONAI Label 0.8: ``/auth/token``, ``/info/``, ``/activelearning/{strategy}``,
+``/infer/{model}``, ``/datastore/image``, ``/datastore/label``, ``/train/{model}``.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _NO_LOGIN = 401
 _ITS_FAULT = 500
 
 _PATIENCE_S = 600.0
-"""An inference on a CPU takes minutes; a server that is away says so at once."""
+"""Seconds to wait for an answer: an inference on a CPU takes minutes, while a missing server is noticed at once."""
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a server offers.
+    """Models, strategies and trainers of a server.
 
     Attributes:
-        name: of the app.
-        models: names, with the titles of their labels by id.
-        strategies: how the next case may be chosen.
-        trainers: names of models that can be trained.
+        name: name of the server's app.
+        models: names of the models, each with the names of its labels by id.
+        strategies: strategies to choose the next case.
+        trainers: names of the models that can be trained.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ServerInfo:
     trainers: tuple[str, ...]
 
     def labels(self, model: str) -> list[Label]:
-        """A model's labels, with colours."""
+        """Return a model's labels, with colours."""
         return unique(
             make_label(number, title) for number, title in sorted(self.models.get(model, {}).items()) if number
         )
@@ -63,9 +63,10 @@ class Case:
     """An image of the server's datastore.
 
     Attributes:
-        id: its id there.
-        path: where it lies here.
-        reason: the server's words on why it is next, and on who else works on it; empty where it says nothing.
+        id: id of the image in the datastore.
+        path: path of the fetched file.
+        reason: the server's reason for the choice, and its note on other annotators of the case; empty if it sends
+            none.
     """
 
     id: str
@@ -75,12 +76,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's labels, and what the server says of them.
+    """Labels from a model, with the server's notes.
 
     Attributes:
-        path: the label map.
-        quality: rating and reasons, as ``Result.quality`` gives them; empty where the server tells none.
-        notes: its notes: corrections that are kept, others who work on the image.
+        path: path of the label map.
+        quality: rating and reasons, see ``Result.quality``; empty if the server sends none.
+        notes: the server's notes, on stored corrections and on others who work on the image.
     """
 
     path: Path
@@ -90,12 +91,12 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Identity of a client, and its proof: a token, or user and password.
+    """Identity of a client, with a token or with user and password.
 
     Attributes:
-        token: of a server that asks for one; sent as a bearer.
-        user, password: of an account, where the server asks for a login.
-        client_id: names the annotator where the server has no accounts.
+        token: bearer token, if the server asks for one.
+        user, password: login of an account, if the server asks for one.
+        client_id: name of the annotator on a server without accounts.
     """
 
     token: str = field(default="", repr=False)
@@ -109,10 +110,10 @@ class Submission:
     """A label to submit.
 
     Attributes:
-        label: a NIfTI or NRRD file on the image's grid.
-        tag: "final" for one a person stands behind.
-        names: name and value of each label; the names decide which label of the model a value is.
-        model: whose label table they follow; empty where that is not known.
+        label: NIfTI or NRRD file on the image's grid.
+        tag: "final" for a label that an annotator has approved.
+        names: value of each label by name; the server matches the model's labels by these names.
+        model: model whose label table they follow; empty if unknown.
     """
 
     label: Path
@@ -122,15 +123,15 @@ class Submission:
 
 
 class Client:
-    """Talks to one server.
+    """Client of one server.
 
     Args:
-        address: for example "http://127.0.0.1:8000".
-        token: of a server that asks for one; sent as a bearer.
-        access: who asks, in place of ``token``.
+        address: address of the server, for example "http://127.0.0.1:8000".
+        token: bearer token, if the server asks for one.
+        access: identity of the client, in place of ``token``.
 
     Raises:
-        ServerError: no http address.
+        ServerError: the address is not an http address.
     """
 
     def __init__(self, address: str, token: str = "", access: Access | None = None) -> None:
@@ -143,10 +144,10 @@ class Client:
         self._token = self.access.token
 
     def log_in(self, progress: Progress | None = None) -> None:
-        """Exchange the user's name and password for a token, which every later request shows.
+        """Exchange the user's name and password for a token, which later requests send.
 
         Raises:
-            ServerError: no such account, or the server has no login.
+            ServerError: there is no such account, or the server has no login.
         """
         form = urlencode({"grant_type": "password", "username": self.access.user, "password": self.access.password})
         self._token = ""
@@ -161,7 +162,7 @@ class Client:
             ) from error
 
     def info(self) -> ServerInfo:
-        """What the server offers."""
+        """Return the server's models, strategies and trainers."""
         found = self._json("GET", "/info/")
         try:
             models = {name: _numbered(model.get("labels")) for name, model in found.get("models", {}).items()}
@@ -173,10 +174,10 @@ class Client:
         return ServerInfo(str(found.get("name", "")), models, strategies, trainers)
 
     def next_case(self, strategy: str, folder: Path, progress: Progress | None = None) -> Case:
-        """The case that a strategy chooses, its image fetched into a folder.
+        """Choose the next case by a strategy and fetch its image into a folder.
 
         Raises:
-            ServerError: every image is labelled, or the server cannot tell.
+            ServerError: every image is labelled, or the server gives no valid answer.
         """
         found = self._json("POST", f"/activelearning/{quote(strategy)}", json.dumps(self._who).encode())
         image = str(found.get("id") or "")
@@ -192,10 +193,11 @@ class Client:
         return self.ask_model(model, image, folder, progress).path
 
     def ask_model(self, model: str, image: str, folder: Path, progress: Progress | None = None) -> Answer:
-        """Have a model label an image of the datastore.
+        """Run a model of the server on an image of the datastore; return its labels as a file in a folder, with the
+        server's notes.
 
         Raises:
-            ServerError: the server refuses, or is away.
+            ServerError: the server refuses, or is not reachable.
         """
         wanted = {"result_extension": ".nii.gz", "result_dtype": "uint16", **self._who}
         body, kind = _form({"params": json.dumps(wanted)}, {})
@@ -220,15 +222,15 @@ class Client:
         return self.submit(image, Submission(label=label, tag=tag, names=names or {}))
 
     def submit(self, image: str, sent: Submission, progress: Progress | None = None) -> tuple[str, ...]:
-        """Submit a label for an image; return what the server notes about it.
+        """Submit a label for an image; return the server's notes.
 
         Args:
-            image: its id in the datastore.
+            image: id of the image in the datastore.
             sent: the label.
-            progress: can cancel it.
+            progress: can cancel the request.
 
         Raises:
-            ServerError: the server refuses, knows no such image, or is away.
+            ServerError: the server refuses, does not know the image, or is not reachable.
         """
         listed = [{"name": name, "idx": value} for name, value in sent.names.items()]
         params = {"label_info": listed, **self._who} | ({"model": sent.model} if sent.model else {})
@@ -242,15 +244,15 @@ class Client:
         return tuple(str(note) for note in noted) if isinstance(noted, list) else ()
 
     def train(self, model: str) -> None:
-        """Start training; the server refuses a second one."""
+        """Start training a model; the server refuses a second training."""
         self._json("POST", f"/train/{quote(model)}", b"{}")
 
     def training(self) -> str:
-        """How far training is, in words: its state and, where the server tells (ours does), steps, scores and the version made."""
+        """Describe the state of the training and, if the server sends them, its steps, its scores and the new version."""
         return _told(self._json("GET", "/train/?check_if_running=false"))
 
     def stop_training(self) -> None:
-        """Stop it."""
+        """Stop the training."""
         self._send("DELETE", "/train/")
 
     def _json(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
@@ -271,14 +273,16 @@ class Client:
         kind: str = "",
         progress: Progress | None = None,
     ) -> tuple[bytes, str]:
-        """Return an answer's content and its file's name; log in where the server asks for it. Can be cancelled at any moment."""
+        """Return an answer's content and file name; log in if the server asks for it. The request can be cancelled at
+        any time.
+        """
         progress = progress or Progress()
         try:
             return self._ask(method, path, body, kind, progress)
         except _LoginError:
             if not self.access.user:
                 raise
-        self.log_in(progress)  # the first time, and when a token has expired
+        self.log_in(progress)  # at the first request, and after a token has expired
         return self._ask(method, path, body, kind, progress)
 
     def _ask(self, method: str, path: str, body: bytes | None, kind: str, progress: Progress) -> tuple[bytes, str]:
@@ -291,7 +295,7 @@ class Client:
             said = f"Found that {self.address} refused {path.partition('?')[0]} ({error.code}: {_detail(error)})."
             if error.code == _NO_LOGIN:
                 raise _LoginError(f"{said} Type the user and the password of your account, or the token.") from error
-            # below 500 the words are the server's answer to what was asked, with a step of their own
+            # below 500, the server's message answers the request and holds its own remedy
             raise ServerError(said if error.code < _ITS_FAULT else f"{said} Look at the server's own log.") from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
@@ -302,7 +306,7 @@ class Client:
 
 
 class _LoginError(ServerError):
-    """The server asks for a login, or refuses the one it was given."""
+    """Error for a server that asks for a login, or refuses the given one."""
 
 
 def _told(found: dict[str, Any]) -> str:
@@ -330,7 +334,7 @@ def _detail(error: HTTPError) -> str:
 
 
 def _both(content: bytes, name: str) -> tuple[dict[str, Any], bytes, str]:
-    """Part an answer of both, MONAI Label's multipart form, into what is said, the file's content and name; a bare file says nothing."""
+    """Split MONAI Label's multipart answer into JSON, file content and file name; for a bare file, the JSON is empty."""
     if not content.startswith(b"--"):
         return {}, content, name
     said: dict[str, Any] = {}
@@ -347,7 +351,9 @@ def _both(content: bytes, name: str) -> tuple[dict[str, Any], bytes, str]:
 
 
 def _kept(folder: Path, content: bytes, name: str) -> Path:
-    """Content as a file with a name of our own: the server's could hold a patient's, or lead elsewhere."""
+    """Write content to a file with a neutral name, since the server's file name could name a patient or lead to another
+    folder.
+    """
     ending = next((e for e in (".nii.gz", ".nii", ".nrrd", ".mha", ".zip", ".dcm") if name.lower().endswith(e)), "")
     if not ending:
         ending = (
@@ -365,7 +371,7 @@ def _kept(folder: Path, content: bytes, name: str) -> Path:
 
 
 def _form(fields: dict[str, str], files: dict[str, Path]) -> tuple[bytes, str]:
-    """A multipart form (RFC 7578)."""
+    """Encode a multipart form (RFC 7578); return the body and its content type."""
     mark = uuid.uuid4().hex
     parts = [
         f'--{mark}\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode() for n, v in fields.items()
@@ -378,7 +384,7 @@ def _form(fields: dict[str, str], files: dict[str, Path]) -> tuple[bytes, str]:
 
 
 def _numbered(labels: Any) -> dict[int, str]:
-    """A model's labels, which servers give as a list of names or as names with numbers."""
+    """Return a model's labels by id; servers send a list of names, or names with numbers."""
     if isinstance(labels, dict):
         return {
             int(v): str(k)

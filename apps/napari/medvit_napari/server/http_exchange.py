@@ -1,4 +1,4 @@
-"""One HTTP exchange that can be cancelled at any moment, also while a server says nothing. No Qt in here."""
+"""HTTP exchange that can be cancelled at any time, even while the server is silent. It needs no Qt."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ __all__ = ["Answer", "BrokenOffError", "exchange"]
 
 _CHUNK = 2**20
 _LOOK_S = 0.1
-"""Seconds between looks at whether the exchange is still wanted."""
+"""Seconds between checks for a cancel."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server sent: its content, and the file name it gave."""
+    """Answer of a server: content and file name."""
 
     content: bytes
     name: str
 
 
 class BrokenOffError(OSError):
-    """The server went away in the middle of its answer."""
+    """Error for a connection that broke in the middle of an answer."""
 
 
 @dataclass(eq=False)
 class _Line:
-    """An exchange under way in a thread, and what can end it from another."""
+    """A running exchange, with the sockets by which another thread can end it."""
 
     sockets: list[socket.socket] = field(default_factory=list)
     answer: Answer | None = None
     error: BaseException | None = None
 
     def cut(self) -> None:
-        """End it: whoever reads from the line gets an error at once."""
+        """End the exchange: close its sockets, so that its thread gets an error at once."""
         for line in self.sockets:
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
 
 
 def exchange(request: Request, seconds: float, progress: Progress) -> Answer:
-    """Send a request and receive its answer; told how much has come, and cancelled, by ``progress``.
+    """Send a request and return its answer.
 
     Args:
         request: as ``urllib`` takes it.
-        seconds: of silence after which the server counts as gone.
-        progress: told of what arrives.
+        seconds: seconds of silence after which the server counts as lost.
+        progress: receives the number of bytes, and can cancel the exchange.
 
     Raises:
-        HTTPError: the server refuses. OSError, HTTPException: it cannot be reached, or went away. Cancelled: by a person.
+        HTTPError: the server refuses. OSError, HTTPException: it is not reachable, or the connection broke. Cancelled:
+            by the user.
     """
     line = _Line()
     thread = threading.Thread(target=_run, args=(line, request, seconds, progress), daemon=True, name="medvit-server")
@@ -77,7 +78,7 @@ def exchange(request: Request, seconds: float, progress: Progress) -> Answer:
 def _run(line: _Line, request: Request, seconds: float, progress: Progress) -> None:
     try:
         line.answer = _received(line, request, seconds, progress)
-    except BaseException as error:  # a thread has nowhere to raise to
+    except BaseException as error:  # an error in a thread would be lost
         line.error = error
 
 
@@ -102,7 +103,7 @@ def _length(headers: Any) -> int:
 
 
 def _remembering(kind: type[Any], line: _Line) -> Any:
-    """A handler of urllib's whose sockets the line can cut."""
+    """Return a handler for urllib that records its sockets, so that the exchange can be ended."""
 
     class Remembering(kind):  # type: ignore[misc]
         def do_open(self, make: Any, request: Any, **given: Any) -> Any:
@@ -112,7 +113,7 @@ def _remembering(kind: type[Any], line: _Line) -> Any:
 
                 def connected() -> None:
                     connect()
-                    line.sockets.append(connection.sock)  # the connection forgets it once the answer begins
+                    line.sockets.append(connection.sock)  # the connection drops its reference once the answer begins
 
                 connection.connect = connected  # type: ignore[method-assign]
                 return connection

@@ -1,4 +1,4 @@
-"""Cases of a label server that are open in a viewer: which layers belong to which, and what may be submitted for one. No Qt in here."""
+"""Open cases of a label server: their layers in the viewer, and the labels that may be submitted. They need no Qt."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _SAME_MM = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class OpenCase:
-    """A case that was taken from the server.
+    """A case that was taken from the server and is open.
 
     Attributes:
-        number: counted from 1 in the order of taking.
-        case: its id and file.
-        place: of its image.
+        number: number in the order of taking, from 1.
+        case: id and file of the case.
+        place: ``LayerInfo`` of its image.
     """
 
     number: int
@@ -52,7 +52,7 @@ class OpenCase:
 
     @property
     def title(self) -> str:
-        """The number, and the id that the server gave it."""
+        """Number of the case, and its id on the server."""
         return f"{self.number}: {self.case.id}"
 
 
@@ -62,11 +62,11 @@ def take_case(
     """Fetch the case that a strategy chooses, and open its image.
 
     Args:
-        client: of the server.
-        strategy: one that the server offers.
-        number: of the case, counted from 1 in the order of taking.
-        folder: where its file goes.
-        progress: can cancel it.
+        client: client of the server.
+        strategy: name of a strategy that the server offers.
+        number: number of the case in the order of taking, from 1.
+        folder: folder for its file.
+        progress: can cancel the request.
 
     Returns:
         The case, and the layers of its image.
@@ -81,14 +81,14 @@ def take_case(
 def infer_labels(
     client: Client, case: OpenCase, model: tuple[str, Sequence[Label]], folder: Path, progress: Progress
 ) -> tuple[Answer, list[LayerTuple]]:
-    """Have a model of the server label a case.
+    """Run a model of the server on a case.
 
     Args:
-        client: of the server that the case came from.
-        case: theirs.
-        model: its name and its labels.
-        folder: where the answer's file goes.
-        progress: can cancel it.
+        client: client of the server that sent the case.
+        case: the case.
+        model: name of the model, and its labels.
+        folder: folder for the file of the answer.
+        progress: can cancel the request.
 
     Returns:
         The server's answer, and the labels as layers with their rating.
@@ -102,7 +102,7 @@ def infer_labels(
 
 
 def _numbered(layers: list[LayerTuple], case: OpenCase) -> list[LayerTuple]:
-    """Put the case's number behind the names of layers, from the second case on."""
+    """Append the case's number to the names of layers, from the second case on."""
     if case.number == 1:
         return layers
     return [
@@ -111,7 +111,7 @@ def _numbered(layers: list[LayerTuple], case: OpenCase) -> list[LayerTuple]:
 
 
 def remove_layers(viewer: Any, case: OpenCase) -> int:
-    """Take the layers of a case out of the viewer; return their count."""
+    """Remove the layers of a case from the viewer; return their number."""
     gone = layers_of(viewer, case)
     for layer in gone:
         layer.visible = False
@@ -120,20 +120,20 @@ def remove_layers(viewer: Any, case: OpenCase) -> int:
 
 
 def layers_of(viewer: Any, case: OpenCase) -> list[Any]:
-    """List the layers of a viewer that belong to a case."""
+    """Return the layers of a viewer that belong to a case."""
     return [
         layer for layer in viewer.layers if (place := place_of(layer)) is not None and place.case == case.place.case
     ]
 
 
 def case_of(layer: Any, cases: list[OpenCase]) -> OpenCase | None:
-    """Find the open case that a layer belongs to."""
+    """Return the open case to which a layer belongs; None if there is none."""
     place = place_of(layer) if layer is not None else None
     return next((c for c in cases if place is not None and place.case and place.case == c.place.case), None)
 
 
 def show_only(viewer: Any, shown: OpenCase, cases: list[OpenCase]) -> None:
-    """Hide the layers of all other cases: two patients never lie on each other."""
+    """Hide the layers of all other cases, so that images of two patients are never shown on top of each other."""
     for case in cases:
         if case is not shown:
             for layer in layers_of(viewer, case):
@@ -145,16 +145,16 @@ def show_only(viewer: Any, shown: OpenCase, cases: list[OpenCase]) -> None:
 
 
 def labels_for(layer: Any, cases: list[OpenCase], chosen: OpenCase | None, empty: bool) -> tuple[OpenCase, LabelSet]:
-    """Take a layer's labels for the case they belong to.
+    """Return the case to which a layer's labels belong, and the labels.
 
     Args:
         layer: a label layer.
-        cases: the open ones.
-        chosen: the case at work, which a refusal names.
-        empty: whether labels without any voxel are meant.
+        cases: the open cases.
+        chosen: the selected case, for the error message.
+        empty: True if labels without any voxel are intended.
 
     Raises:
-        LayerError: labels of no open case, on another grid than its image, or without a voxel.
+        LayerError: the labels belong to no open case, have another grid than its image, or have no voxel.
     """
     found = labels_of(layer)
     home = case_of(layer, cases)
@@ -189,17 +189,17 @@ def _size(shape: tuple[int, ...]) -> str:
 def send(
     client: Client, case: OpenCase, what: tuple[LabelSet, str, str], out: Path, progress: Progress
 ) -> tuple[str, ...]:
-    """Write labels as a file and submit it; return the server's notes.
+    """Write labels to a file and submit it; return the server's notes.
 
     Args:
-        client: of the server that the case came from.
-        case: theirs.
+        client: client of the server that sent the case.
+        case: the case.
         what: the labels, the tag, and the model that made them or "".
         out: an empty folder.
-        progress: can cancel it.
+        progress: can cancel the request.
 
     Raises:
-        ServerError: the server refuses; the message says that the labels are still here.
+        ServerError: the server refuses; the message says that the labels are still open in napari.
     """
     found, tag, model = what
     save_labels(found, out, ("nifti",), overwrite=True, progress=progress)

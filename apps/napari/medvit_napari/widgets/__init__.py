@@ -1,1 +1,1 @@
-"""Widgets of the plugin."""
+"""Qt widgets of the plugin."""

@@ -1,4 +1,4 @@
-"""The few questions and messages the plugin has: which image, what went wrong, may this be fetched."""
+"""Dialogs of the plugin: choice of images, errors, confirmation."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = ["SeriesDialog", "ask_which", "confirm", "error_box", "follow", "show_
 
 
 _SHOWN: list[QMessageBox] = []
-"""Messages that nobody has closed yet."""
+"""Message boxes that are still open."""
 
 
 class SeriesDialog(QDialog):  # type: ignore[misc]  # Qt is not typed here
-    """A list of what a source holds, with what is odd about each, and how to take an irregular one."""
+    """Dialog with a list of a source's images, remarks on each, and the treatment of irregular ones."""
 
     def __init__(self, offers: tuple[Offer, ...], parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -60,7 +60,7 @@ class SeriesDialog(QDialog):  # type: ignore[misc]  # Qt is not typed here
         self._changed()
 
     def answer(self) -> Answer:
-        """What is ticked."""
+        """Return the user's choice."""
         numbers = [o.number for n, o in enumerate(self.offers) if self.list.item(n).checkState() == Qt.Checked]
         return Answer(tuple(numbers), str(self.way.currentData()))
 
@@ -84,7 +84,7 @@ def _item(offer: Offer) -> QListWidgetItem:
 
 
 def ask_which(offers: tuple[Offer, ...]) -> Answer | None:
-    """The choice of a person, or None."""
+    """Ask the user which images to open; return the choice, or None if cancelled."""
     dialog = SeriesDialog(offers, QApplication.activeWindow())
     try:
         return dialog.answer() if dialog.exec_() else None
@@ -93,7 +93,7 @@ def ask_which(offers: tuple[Offer, ...]) -> Answer | None:
 
 
 class _Told(QObject):  # type: ignore[misc]
-    """Carries word from a reading thread to the window's, where a slot of its own draws again."""
+    """Relay from the reading thread to the window's thread, in which the image is redrawn."""
 
     done = Signal()
 
@@ -103,7 +103,9 @@ class _Told(QObject):  # type: ignore[misc]
         self.done.connect(self._draw)
 
     def tell(self) -> None:
-        """From any thread. Kept by the filling, since a Qt signal does not keep its object."""
+        """Emit the signal; safe in any thread. The filling holds this method, since a Qt signal does not keep its
+        object alive.
+        """
         self.done.emit()
 
     def _draw(self) -> None:
@@ -113,7 +115,7 @@ class _Told(QObject):  # type: ignore[misc]
 
 
 def follow(data: Iterable[Any], viewer: Any) -> None:
-    """Draw images again once they are read, and show why one could not be."""
+    """Redraw images once they have been read; show the error if reading fails."""
     for filling in data:
         if isinstance(filling, Filling):
             told = _Told(filling, viewer)
@@ -123,7 +125,7 @@ def follow(data: Iterable[Any], viewer: Any) -> None:
 
 
 def error_box(error: BaseException, parent: QWidget | None = None) -> QMessageBox:
-    """The message of an error for people, with what a report needs behind a button, to copy."""
+    """Make the message box of an error, with the traceback behind a button, to copy into a report."""
     box = QMessageBox(parent)
     box.setWindowTitle("medvit")
     box.setIcon(QMessageBox.Warning)
@@ -134,14 +136,14 @@ def error_box(error: BaseException, parent: QWidget | None = None) -> QMessageBo
 
 
 def show_error(error: BaseException, parent: QWidget | None = None) -> None:
-    """The same, shown without stopping anything else."""
+    """Show an error without blocking the window."""
     box = error_box(error, parent or QApplication.activeWindow())
-    _SHOWN.append(box)  # without a parent, as where another program is in front, nothing else keeps it
+    _SHOWN.append(box)  # without a parent (another program is in front), no other object would keep the box alive
     box.finished.connect(lambda _: _SHOWN.remove(box) if box in _SHOWN else None)
     box.open()
 
 
 def confirm(title: str, text: str, parent: QWidget | None = None) -> bool:
-    """Whether a person agrees."""
+    """Ask the user a yes/no question; return True for yes."""
     asked = QMessageBox.question(parent, title, text, QMessageBox.Yes | QMessageBox.No, QMessageBox.No)
     return bool(asked == QMessageBox.Yes)

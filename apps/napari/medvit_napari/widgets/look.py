@@ -1,4 +1,4 @@
-"""The widget to look with. What it does is in ``looking``."""
+"""Widget "Look"; its functions are in ``looking``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = ["LookWidget"]
 
 
 class LookWidget(JobPanel):
-    """Windows, planes, the table of labels, and pictures out."""
+    """Widget for contrast windows, planes, label measurements and pictures."""
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
@@ -93,7 +93,7 @@ class LookWidget(JobPanel):
             outline(layer, on)
 
     def release(self) -> None:
-        """Dragging moves the picture again, and no image is followed."""
+        """Restore the usual effect of dragging, and stop following the image."""
         self._watch(None)
         self.drag.turn(False)
         super().release()
@@ -116,7 +116,7 @@ class LookWidget(JobPanel):
                 self.window.addItem(f"{window.name} ({window.center:.0f}, {window.width:.0f})", window.limits)
 
     def _watch(self, layer: Any) -> None:
-        """Follow the remarks of the chosen image: some are known only once all of it is read."""
+        """Follow the remarks of the chosen image, some of which are known only when all of it has been read."""
         if self._shown is not None:
             self._shown.events.data.disconnect(self._describe)
         self._shown = layer
@@ -129,7 +129,7 @@ class LookWidget(JobPanel):
         self.along_button.setEnabled(layer is not None and bool(layer.metadata.get("orientation")))
 
     def show_along(self) -> None:
-        """Show everything along the chosen image's own axes."""
+        """Show all layers along the chosen image's own axes."""
         layer = self.image.layer()
         if layer is not None:
             align(self.viewer).show_along(layer)
@@ -141,7 +141,7 @@ class LookWidget(JobPanel):
             set_window(layer, limits)
 
     def measure(self) -> None:
-        """Fill the table for the chosen labels."""
+        """Measure the chosen labels and fill the table."""
         layer = self.labels.layer()
         if layer is None:
             self.status.setText("Found no label layer; one is needed. Run a bundle, or open a SEG.")
@@ -163,7 +163,7 @@ class LookWidget(JobPanel):
             self._guard(go_to, self.viewer, layer, self.rows[row].id)
 
     def picture(self) -> None:
-        """Save what is on the screen."""
+        """Save the picture on the screen."""
         name, _ = QFileDialog.getSaveFileName(self, "Save the picture", "", "PNG (*.png)")
         if name:
             self.viewer.screenshot(str(Path(name).with_suffix(".png")), canvas_only=True)

@@ -1,4 +1,6 @@
-"""What the plugin's widgets share: layer choices that follow the viewer, a job with its bar, messages. Thin on purpose."""
+"""Base of the plugin's widgets: layer choices that follow the viewer, a background job with progress bar, error
+messages.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ __all__ = ["JobPanel", "LayerCombo"]
 
 
 class LayerCombo(QComboBox):  # type: ignore[misc]  # Qt is not typed here
-    """The viewer's layers of some kinds, by name; keeps its choice while layers come and go."""
+    """Combo box of the viewer's layers of some kinds; it keeps its choice while layers are added and removed."""
 
     def __init__(self, viewer: Any, kinds: Sequence[str], nothing: str = "") -> None:
         super().__init__()
@@ -32,18 +34,18 @@ class LayerCombo(QComboBox):  # type: ignore[misc]  # Qt is not typed here
         self._renew()
 
     def release(self) -> None:
-        """Follow the viewer no more."""
+        """Stop following the viewer."""
         for event in self._watched:
             with contextlib.suppress(ValueError, RuntimeError):
                 event.disconnect(self._renew)
 
     def layer(self) -> Any:
-        """The chosen layer, or None."""
+        """Return the chosen layer, or None."""
         at = self.currentIndex() - bool(self._nothing)
         return self._layers[at] if 0 <= at < len(self._layers) else None
 
     def choose(self, layer: Any) -> None:
-        """Choose a layer, if it is among them."""
+        """Choose a layer, if the combo box lists it."""
         if layer in self._layers:
             self.setCurrentIndex(self._layers.index(layer) + bool(self._nothing))
 
@@ -56,7 +58,7 @@ class LayerCombo(QComboBox):  # type: ignore[misc]  # Qt is not typed here
 
 
 class _Relay(QObject):  # type: ignore[misc]
-    """Carries a job's word from its thread to the window's."""
+    """Relay of signals from a job's thread to the window's thread."""
 
     done = Signal(object)
     failed = Signal(object)
@@ -64,9 +66,9 @@ class _Relay(QObject):  # type: ignore[misc]
 
 
 class JobPanel(QWidget):  # type: ignore[misc]
-    """A widget that does one thing at a time in the background, with a bar, the time left and a cancel.
+    """Widget that runs one background job at a time, with progress bar, time left and a cancel button.
 
-    Closing it, or the window, cancels; nothing is added to the viewer then, nor after an error.
+    Closing the widget or the window cancels the job. After that, or after an error, no layer is added.
     """
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -88,16 +90,16 @@ class JobPanel(QWidget):  # type: ignore[misc]
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setVisible(False)
         self.cancel_button.clicked.connect(self.cancel)
-        self.destroyed.connect(_stopper(self))  # a window that closes tells its docks' contents nothing else
+        self.destroyed.connect(_stopper(self))  # a closing window sends no other event to the widgets in its docks
 
     def combo(self, kinds: Sequence[str], nothing: str = "") -> LayerCombo:
-        """A choice of layers that ends with this widget."""
+        """Make a combo box of layers that is released with this widget."""
         made = LayerCombo(self.viewer, kinds, nothing)
         self._combos.append(made)
         return made
 
     def job_row(self) -> QVBoxLayout:
-        """Bar, cancel and status."""
+        """Make the row with progress bar, cancel button and status."""
         rows, row = QVBoxLayout(), QHBoxLayout()
         row.addWidget(self.bar)
         row.addWidget(self.cancel_button)
@@ -106,7 +108,7 @@ class JobPanel(QWidget):  # type: ignore[misc]
         return rows
 
     def start(self, work: Callable[[Progress], Any], then: Callable[[Any], None], words: str) -> None:
-        """Begin work, unless some is under way."""
+        """Start a job, unless one is running."""
         if self.job is not None:
             self.status.setText("Something is running already; wait for it, or cancel it.")
             return
@@ -119,45 +121,45 @@ class JobPanel(QWidget):  # type: ignore[misc]
 
     @property
     def seconds(self) -> float:
-        """Seconds since the last job began."""
+        """Seconds since the start of the last job."""
         return time.monotonic() - self._began
 
     def cancel(self) -> None:
-        """Ask the job to stop."""
+        """Cancel the job."""
         if self.job is not None:
             self.job.cancel()
             self.status.setText("Stopping after this step...")
 
     def release(self) -> None:
-        """Stop what runs and follow the viewer no more."""
+        """Cancel the job and stop following the viewer."""
         if self.job is not None:
             self.job.cancel()
         for combo in self._combos:
             combo.release()
 
     def _end(self) -> None:
-        """Release, and have Qt delete what nobody shows any more.
+        """Release the widget, and have Qt delete it if it has no parent.
 
-        Left to Python, it would be deleted whenever and in whatever thread garbage is collected, a job's for example; Qt ends the process
-        for that.
+        Otherwise Python's garbage collector could delete it in any thread, such as that of a job, and Qt would end the
+        process.
         """
         self.release()
         if self.parent() is None:
             self.deleteLater()
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Closing cancels."""
+        """Release the widget when it is closed."""
         super().closeEvent(event)
         self._end()
 
     def changeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Taken out of its dock, which is how napari closes one, it ends as well."""
+        """Release the widget when it is taken out of its dock, which is how napari closes it."""
         super().changeEvent(event)
         if event.type() == QEvent.ParentChange and self.parent() is None:
             self._end()
 
     def show_error(self, error: BaseException) -> None:
-        """Say what went wrong, in the panel and as a message with details."""
+        """Show an error in the panel, and in a message box with details."""
         self.last_error = error
         from medvit_napari.errors import readable
 
@@ -200,7 +202,9 @@ class JobPanel(QWidget):  # type: ignore[misc]
 
 
 def _safely(signal: Any) -> Callable[[Any], None]:
-    """A signal that may outlive its window: a run can end after the window has closed."""
+    """Return a function that emits a signal and ignores a deleted receiver, since a job can end after its window has
+    closed.
+    """
 
     def emit(value: Any) -> None:
         with contextlib.suppress(RuntimeError):
@@ -210,7 +214,7 @@ def _safely(signal: Any) -> Callable[[Any], None]:
 
 
 def _stopper(panel: JobPanel) -> Callable[..., None]:
-    """What ends a panel's job and its watch on the viewer, without keeping the panel alive."""
+    """Return a function that releases a panel without keeping it alive."""
     import weakref
 
     seen = weakref.ref(panel)

@@ -1,4 +1,4 @@
-"""The widget that runs a bundle on a layer. What it does is in ``running``; here are the fields."""
+"""Widget "Run a bundle"; its functions are in ``running``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["RunWidget"]
 
 
 class RunWidget(JobPanel):
-    """Choose an image and a bundle, run it, and get its result as layers. Layers that are there are never changed."""
+    """Widget to run a bundle on an image and add the result as layers. Existing layers are never changed."""
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
@@ -69,7 +69,7 @@ class RunWidget(JobPanel):
         layout.addStretch(1)
 
     def request(self) -> Request:
-        """What the fields ask for."""
+        """Return the request that the fields describe."""
         settings = RunSettings(
             device=self.device.currentText(),
             fast=self.fast.isChecked(),
@@ -83,7 +83,7 @@ class RunWidget(JobPanel):
         return Request(self.image.layer(), self.bundle.currentText(), settings, axes, surfaces, corners)
 
     def run(self) -> None:
-        """Begin a run with what the fields say."""
+        """Start a run with the values of the fields."""
         request = self.request()
         if request.layer is None:
             self.status.setText(
@@ -103,7 +103,7 @@ class RunWidget(JobPanel):
         self.status.setText("\n".join([*lines, f"{use}."]))
 
     def fetch(self) -> None:
-        """Show where a bundle's weights come from and their licence, and fetch them if that is agreed to."""
+        """Show the source and licence of a bundle's weights, and fetch them if the user agrees."""
         name = self.bundle.currentText()
         bundle = self.bundles[self.bundle.currentIndex()]
         origin = bundle.facts.weights.origin

@@ -1,4 +1,4 @@
-"""The widget to correct labels and save them. Painting is napari's own, and so is its undo."""
+"""Widget "Correct and save labels"; painting and undo are napari's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ __all__ = ["SaveWidget"]
 
 
 class SaveWidget(JobPanel):
-    """Save a label layer as NIfTI, DICOM SEG or RTSTRUCT, each read back and compared before it counts."""
+    """Widget to save a label layer as NIfTI, DICOM SEG or RTSTRUCT; each file is read back and compared before it is
+    published.
+    """
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
@@ -53,20 +55,20 @@ class SaveWidget(JobPanel):
         self.save_button.clicked.connect(self.ask_and_save)
 
     def new(self) -> None:
-        """An empty label layer on the chosen image."""
+        """Add an empty label layer on the chosen image."""
         try:
             add_layers(self.viewer, [new_labels(self.image.layer())])
         except Exception as error:
             self.show_error(error)
 
     def ask_and_save(self) -> None:
-        """Save in a folder that a person chooses."""
+        """Ask for a folder and save in it."""
         folder = QFileDialog.getExistingDirectory(self, "Save the labels in")
         if folder:
             self.save(Path(folder))
 
     def save(self, folder: Path) -> None:
-        """Save the chosen layer in a folder."""
+        """Save the chosen label layer in a folder."""
         layer = self.labels.layer()
         if layer is None:
             self.status.setText("Found no label layer; one is needed. Run a bundle, or make new labels on an image.")
@@ -74,7 +76,7 @@ class SaveWidget(JobPanel):
         types = tuple(name for name, box in self.types.items() if box.isChecked())
         how = {"overwrite": self.overwrite.isChecked(), "repair_tags": self.repair.isChecked()}
         try:
-            labels_of(layer)  # a mistake is said at once
+            labels_of(layer)  # raises errors before the job starts
         except Exception as error:
             self.show_error(error)
             return

@@ -1,4 +1,4 @@
-"""The widget with the segment table of a label layer. What it changes is in ``looking.segment_table``."""
+"""Widget "Segments"; its functions are in ``looking.segment_table``."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ SHOWN, COLOUR, ID, NAME, CODE = range(5)
 
 
 class SegmentsWidget(JobPanel):
-    """Names, codes, colours and visibility of a layer's segments; the chosen row is what is painted now.
+    """Widget with a layer's segment table: names, codes, colours and visibility. The selected row is the segment that
+    is painted.
 
-    What stands in the table is what SEG, RTSTRUCT and NIfTI get.
+    The values in the table are those written to SEG, RTSTRUCT and NIfTI.
     """
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -95,11 +96,11 @@ class SegmentsWidget(JobPanel):
         layout.addLayout(self.job_row())
 
     def row_of(self, number: int) -> int:
-        """Return the row of a segment's id, or -1."""
+        """Return the row of a segment's id; -1 if there is none."""
         return next((at for at, label in enumerate(self._rows) if label.id == number), -1)
 
     def refresh(self, *_: Any) -> None:
-        """Show the layer's table as it is now."""
+        """Show the layer's present table."""
         layer = self._layer
         self._filling = True
         try:
@@ -132,7 +133,7 @@ class SegmentsWidget(JobPanel):
 
     def _fill(self, at: int, label: Label, shown: bool) -> None:
         for column in (SHOWN, COLOUR, ID, NAME):
-            if self.table.item(at, column) is None:  # items are kept: Qt may be in the middle of a change of one
+            if self.table.item(at, column) is None:  # items are reused, since Qt may be in the middle of changing one
                 self.table.setItem(at, column, QTableWidgetItem())
                 if column != NAME:
                     self.table.item(at, column).setFlags(Qt.ItemIsEnabled | Qt.ItemIsSelectable)
@@ -148,7 +149,7 @@ class SegmentsWidget(JobPanel):
         box.lineEdit().setCursorPosition(0)
 
     def _codes(self, at: int) -> QComboBox:
-        """Make a combo box of the bundles' codes for a row, in which scheme/value/meaning can also be typed."""
+        """Make a combo box of known codes for a row; a code can also be typed as scheme/value/meaning."""
         box = QComboBox()
         box.setEditable(True)
         box.setInsertPolicy(QComboBox.NoInsert)
@@ -172,17 +173,17 @@ class SegmentsWidget(JobPanel):
         self.set_code(self._rows[at].id, box.itemData(listed) if listed >= 0 else text)
 
     def set_code(self, number: int, code: Label | str) -> None:
-        """Give a segment the code of a known label, or one typed as scheme/value/meaning."""
+        """Set the code of a segment: that of a known label, or one typed as scheme/value/meaning."""
         self._change(
             lambda layer: change_segment(layer, number, code=parse_code(code) if isinstance(code, str) else code)
         )
 
     def set_color(self, number: int, color: tuple[int, int, int]) -> None:
-        """Give a segment a colour, RGB 0..255."""
+        """Set the colour of a segment, RGB 0..255."""
         self._change(lambda layer: change_segment(layer, number, color=color))
 
     def _change(self, act: Callable[[Any], Any]) -> None:
-        """Change the layer's table and show it, or say why not and show what is there."""
+        """Apply a change to the layer's table and show the table; show the error if the change is refused."""
         if self._layer is None or self._filling:
             return
         fault: Exception | None = None
@@ -219,7 +220,7 @@ class SegmentsWidget(JobPanel):
             self._layer.selected_label = self._rows[rows[0].row()].id
 
     def _select_painted(self, *_: Any) -> None:
-        """Choose the row of what is painted now."""
+        """Select the row of the segment that is painted."""
         if self._layer is None:
             return
         self._filling = True
@@ -230,7 +231,7 @@ class SegmentsWidget(JobPanel):
             self._filling = False
 
     def _painted(self, *_: Any) -> None:
-        """Add a row for an id that was painted without one."""
+        """Add a row for a painted id without one."""
         number = int(self._layer.selected_label)
         if number and self.row_of(number) < 0:
             self.refresh()
@@ -259,12 +260,12 @@ class SegmentsWidget(JobPanel):
         ]
 
     def _renewed(self, *_: Any) -> None:
-        """Follow a table that was changed elsewhere."""
+        """Show a table that was changed elsewhere."""
         if not self._filling and self._layer is not None and place_of(self._layer) is not None:
             self.refresh()
 
     def _follow(self, *_: Any) -> None:
-        """Watch the chosen layer."""
+        """Follow the chosen layer."""
         layer = self.labels.layer()
         if layer is self._layer and layer is not None:
             return
@@ -282,6 +283,6 @@ class SegmentsWidget(JobPanel):
         self._layer = None
 
     def release(self) -> None:
-        """Follow the layer and the viewer no more."""
+        """Stop following the layer and the viewer."""
         self._forget()
         super().release()

@@ -1,4 +1,4 @@
-"""The widget that works with a MONAI Label server. What it says to the server is in ``server``."""
+"""Widget "MONAI Label server"; its functions are in ``server``."""
 
 from __future__ import annotations
 
@@ -41,14 +41,15 @@ _FINAL = "final"
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # an account without a name, in a container for instance
+    except (OSError, KeyError):  # an account without a name, for example in a container
         return "medvit"
 
 
 class ServerWidget(JobPanel):
-    """Connect, take cases, infer, correct, submit, train. A server that goes away leaves every layer as it is.
+    """Widget to connect, take cases, infer, correct, submit and train. If the server is lost, all layers stay as they
+    are.
 
-    Labels are submitted for the case on whose image they were made, whatever case was taken last.
+    Labels are always submitted for the case on whose image they were made, even if another case was taken later.
     """
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -110,7 +111,7 @@ class ServerWidget(JobPanel):
 
     @property
     def client(self) -> Client:
-        """Return the client for the values of the fields; keep it, with its login token, until they change."""
+        """Client for the present values of the fields; kept, with its login token, until these change."""
         access = Access(
             token=self.token.text().strip(),
             user=self.user.text().strip(),
@@ -125,13 +126,13 @@ class ServerWidget(JobPanel):
 
     @property
     def open_case(self) -> OpenCase | None:
-        """The case at work, or None."""
+        """Selected case; None without one."""
         at = self.case_choice.currentIndex()
         return self.cases[at] if 0 <= at < len(self.cases) else None
 
     @property
     def case(self) -> Case | None:
-        """The case at work as the server knows it, or None."""
+        """Selected case in the client's form; None without one."""
         return self.open_case.case if self.open_case is not None else None
 
     def _do(self, work: Any, then: Any, words: str) -> None:
@@ -143,7 +144,7 @@ class ServerWidget(JobPanel):
         self.start(lambda progress: work(client, progress), then, words)
 
     def connect_server(self) -> None:
-        """Ask what the server offers."""
+        """Connect to the server and list its models and strategies."""
         self._do(lambda client, progress: client.info(), self._connected, "Asking...")
 
     def _connected(self, info: ServerInfo) -> None:
@@ -168,7 +169,7 @@ class ServerWidget(JobPanel):
         again = next((c.number for c in self.cases if c.case.id == case.id), None)
         self.cases.append(taken)
         self.case_choice.addItem(taken.title)
-        self.labels.setCurrentIndex(0)  # no labels of an earlier case stay chosen
+        self.labels.setCurrentIndex(0)  # labels of an earlier case must not stay selected
         added = add_layers(self.viewer, layers)
         self.image = added[0]
         follow([layer[0] for layer in layers], self.viewer)
@@ -201,12 +202,12 @@ class ServerWidget(JobPanel):
             self.status.setText(f"These are labels of case {home.title}, which is at work now.")
 
     def _layer_came(self, event: Any) -> None:
-        """Choose labels that were made on the image of the case at work."""
+        """Select new labels that were made on the image of the selected case."""
         if type(event.value).__name__ == "Labels" and case_of(event.value, self.cases) is self.open_case is not None:
             self.labels.choose(event.value)
 
     def infer(self) -> None:
-        """Have the chosen model label the case."""
+        """Run the chosen model on the selected case."""
         case = self.open_case
         if case is None or self.info is None:
             self.status.setText("Found no case; one is needed. Connect, and take the next case.")
@@ -234,7 +235,7 @@ class ServerWidget(JobPanel):
         self.status.setText("\n".join(filter(None, [words, rating, *answer.notes])))
 
     def submit(self) -> None:
-        """Send the chosen labels for the case they belong to, with the tag."""
+        """Submit the chosen labels, with the tag, for the case to which they belong."""
         layer, tag = self.labels.layer(), self.tag.text().strip() or _FINAL
         if self.job is not None:
             self.status.setText("Something is running already; nothing was submitted. Wait for it, or cancel it.")
@@ -271,7 +272,7 @@ class ServerWidget(JobPanel):
         self.status.setText("\n".join([*lines, *notes]))
 
     def _put_away(self, case: OpenCase) -> str:
-        """Take the layers of a submitted case out of the viewer, and show the case at work."""
+        """Remove the layers of a submitted case from the viewer, and show the selected case; return a sentence on it."""
         count = remove_layers(self.viewer, case)
         at = self.cases.index(case)
         self.cases.pop(at)
@@ -282,7 +283,7 @@ class ServerWidget(JobPanel):
         return f"Its {count} layer(s) were removed from the window.{now}"
 
     def release(self) -> None:
-        """Follow the viewer no more."""
+        """Stop following the viewer."""
         with contextlib.suppress(ValueError, RuntimeError):
             self.viewer.layers.events.inserted.disconnect(self._layer_came)
         super().release()
@@ -293,7 +294,7 @@ class ServerWidget(JobPanel):
         self._do(lambda client, progress: client.train(model), lambda _: self.training(), "Starting to train...")
 
     def training(self) -> None:
-        """Say how far training is."""
+        """Show the state of the training."""
         self._do(
             lambda client, _: client.training(), lambda said: self.status.setText(f"Training: {said}"), "Asking..."
         )

@@ -1,4 +1,4 @@
-"""The widget with a coronal and a sagittal view, and with two images side by side or parted by a line."""
+"""Widget with a coronal and a sagittal view, and a comparison of two images side by side or by a swipe line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ViewsWidget"]
 
 
 class ViewsWidget(JobPanel):
-    """Click in a view here, or with Shift in the window's own, and every view goes to that point."""
+    """Widget with linked views: a click in a view (with Shift in the main window) moves all views to that point."""
 
     def __init__(self, napari_viewer: Any) -> None:
         from napari.qt import QtViewer
@@ -51,7 +51,7 @@ class ViewsWidget(JobPanel):
         self.grid.toggled.connect(lambda on: setattr(self.viewer.grid, "enabled", on))
 
     def compare(self) -> None:
-        """Add a layer that is the left image on one side of a line and the right one on the other."""
+        """Add a layer that shows the left image on one side of a line and the right image on the other."""
         first, second = self.first.layer(), self.second.layer()
         if first is None or second is None:
             self.status.setText("Found no two images; an image and its restored one are needed. Run a bundle first.")
@@ -65,27 +65,30 @@ class ViewsWidget(JobPanel):
         self.part(self.line.value())
 
     def part(self, percent: int) -> None:
-        """Move the line."""
+        """Move the swipe line to a percentage of the width."""
         if self.swipe is not None and isinstance(self.swipe.data, Swipe):
             self.swipe.data.share = percent / 100
             self.swipe.refresh(extent=False)
 
     def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Fit the views once their size is known."""
+        """Fit the views when their size is known."""
         super().showEvent(event)
         for model in self.views.others.values():
             model.reset_view()
 
     def release(self) -> None:
-        """Follow the viewer no more. The canvases stay with the window: destroyed before it, they end the process with a fault."""
+        """Stop following the viewer.
+
+        The canvases move to the window, since destroying them before it would end the process with a fault.
+        """
         self.views.release()
         super().release()
         home = getattr(
             self.viewer.window, "_qt_window", None
-        )  # gone where the window closed first, and its canvases with it
+        )  # None if the window closed first, and its canvases with it
         canvases, self.canvases = (self.canvases if home is not None else {}), {}
         for canvas in canvases.values():
-            with contextlib.suppress(RuntimeError):  # Qt may have deleted it before us
+            with contextlib.suppress(RuntimeError):  # Qt may already have deleted the canvas
                 canvas.dims.stop()
                 canvas.hide()
                 canvas.setParent(home)

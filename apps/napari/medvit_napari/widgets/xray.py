@@ -1,4 +1,4 @@
-"""The widget for two X-rays: bones in three dimensions, and what they would look like in each picture."""
+"""Widget "Bones from two X-rays"."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["XrayWidget"]
 
 
 class XrayWidget(JobPanel):
-    """Choose an AP and a lateral view, say how large a pixel is where the files do not, and reconstruct."""
+    """Widget to choose an AP and a lateral radiograph, state the pixel size if the files do not, and reconstruct bones."""
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
@@ -52,7 +52,7 @@ class XrayWidget(JobPanel):
             line.setText(name)
 
     def run(self) -> None:
-        """Begin."""
+        """Start the reconstruction."""
         try:
             flags = ViewGeometry(
                 parse_number(self.pixel.text()), parse_number(self.larger.text()), invert=self.invert.isChecked()
