@@ -1,4 +1,4 @@
-"""The command line: one small module a command, heavy imports inside the commands."""
+"""Command line: one module for each command; heavy libraries are imported inside the commands."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""``medvit benchmark``: Swin UNETR by each backend against MONAI, on this machine."""
+"""``medvit benchmark``: time Swin UNETR on each backend against MONAI, on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``medvit bundles``: what is installed, what it is, whether it is intact; fetching and removing."""
+"""``medvit bundles``: list, show, verify, fetch, export and remove bundles."""
 
 from __future__ import annotations
 
@@ -51,10 +51,12 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
 
 
 def _standing_lines(standing: dict[str, Any], task: str) -> Iterator[str]:
-    """Name what the ratings of a bundle rest on."""
+    """Describe the evidence behind a bundle's ratings, one line at a time."""
     made = f", {standing['synthetic_cases']} synthetic" if standing["synthetic_cases"] else ""
     dice = f", mean Dice {standing['mean_dice']:.3f}" if "mean_dice" in standing else ""
-    asked = "" if task == "restoration" else f" (acceptable {standing['acceptable']:.2f})"  # it is a Dice
+    asked = (
+        "" if task == "restoration" else f" (acceptable {standing['acceptable']:.2f})"
+    )  # the acceptable value is a Dice, which restoration does not have
     yield f"Calibration: {standing['real_cases']} cases of real patients{made}{dice}{asked}"
     if standing["body_parts"]:
         yield f"Validated anatomy: {', '.join(standing['body_parts'])}"
@@ -93,7 +95,7 @@ def list_bundles(as_json: Json = False, debug: Debug = False) -> None:
                 row["licence"],
                 f"{row['size_mb']}",
             )
-        # one line a bundle also where output is piped and no width is known
+        # one line for each bundle, also if output is piped and no width is known
         Console(width=None if typer.get_text_stream("stdout").isatty() else 160).print(table)
 
 
@@ -142,7 +144,7 @@ def verify(name: Name, as_json: Json = False, debug: Debug = False) -> None:
             typer.echo(f"{bundle.name} {bundle.version} is intact (weights sha256 {digest}).")
 
 
-@app.command("gate", hidden=True)  # its earlier name
+@app.command("gate", hidden=True)  # the command's name in earlier versions
 @app.command("precision-check")
 def precision_check(
     name: Name,
@@ -216,7 +218,7 @@ def fetch(
 
 
 def _agree(card: FetchSummary, yes: bool, as_json: bool) -> bool:
-    """Show what is to be fetched and ask; on standard error where standard output speaks JSON."""
+    """Show the download and its licence and ask for agreement; on standard error if standard output holds JSON."""
     from medvit.errors import FetchError
 
     inside = "stated in the archive; shown and asked again before it is installed"

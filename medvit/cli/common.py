@@ -1,4 +1,4 @@
-"""What every command shares: one clear line for an error, the pinned exit codes, the progress bar."""
+"""Parts shared by all commands: error messages, pinned exit codes, common options, progress bar."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ __all__ = [
 FAILED, FLAGGED = 1, 3
 
 _RUNNING: list[Progress] = []
-"""What a signal cancels, in case a library swallows the interrupt itself (as some do while they import)."""
+"""Progress objects that a signal cancels, since some libraries swallow the interrupt itself (for example while they
+import).
+"""
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; created.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
@@ -50,7 +52,7 @@ RepairTags = Annotated[
 
 
 def _set_limit(context: typer.Context, value: str | None) -> str | None:
-    """Set the memory limit for as long as the command runs."""
+    """Set the memory limit while the command runs."""
     if value is not None and not context.resilient_parsing:
         from medvit.errors import SourceError
         from medvit.io import limit_memory
@@ -95,7 +97,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @dataclass(frozen=True)
 class Terminal:
-    """How much a command says."""
+    """Output settings of a command."""
 
     quiet: bool = False
     verbose: bool = False
@@ -103,39 +105,39 @@ class Terminal:
     debug: bool = False
 
     def say_seconds(self, progress: Progress) -> None:
-        """With --verbose, print what each stage took."""
+        """Print the seconds of each stage, if ``--verbose`` is given."""
         if self.verbose:
             for stage, seconds in progress.seconds.items():
                 self.say(f"{stage:>12}  {seconds:7.2f} s")
 
     def say(self, text: str) -> None:
-        """Print a line for people, unless quiet or speaking JSON."""
+        """Print a line for people, except with ``--quiet`` or ``--json``."""
         if not (self.quiet or self.json):
             typer.echo(text)
 
     def complain(self, text: str, kind: str) -> None:
-        """Print why a command ends on standard error, whatever else is kept quiet; ``kind`` is for programs."""
+        """Print an error on standard error, even with ``--quiet``; ``kind`` names its type for programs."""
         typer.echo(text, err=True)
 
 
 def split_values(values: list[str] | None) -> tuple[str, ...]:
-    """The values of a repeatable option, each of which may hold several separated by commas."""
+    """Return the values of a repeatable option, each of which may hold several values separated by commas."""
     return tuple(part.strip() for value in values or [] for part in value.split(",") if part.strip())
 
 
 def named_files(files: tuple[str, ...]) -> list[str]:
-    """File names for the eye: a folder in one word."""
+    """Shorten a list of files for people: one entry for each folder."""
     flat = [name for name in files if "/" not in name]
     folders = Counter(name.partition("/")[0] for name in files if "/" in name)
     return [*flat, *(f"{folder}/ with {count} files" for folder, count in sorted(folders.items()))]
 
 
 _REASONS = 3
-"""Reasons of a rating that a line for people names."""
+"""Upper limit of a rating's reasons in a line for people."""
 
 
 def rating_words(quality: dict[str, Any]) -> str:
-    """Name a rating and its first reasons in one line; those of "poor" stand in a warning of their own."""
+    """Describe a rating and its first reasons in one line; the reasons of "poor" are printed as a separate warning."""
     if quality["rating"] == "poor":
         return "rating poor"
     reasons = quality["reasons"][:_REASONS]
@@ -145,7 +147,7 @@ def rating_words(quality: dict[str, Any]) -> str:
 
 
 def _fail(text: str, shown: Terminal, kind: str) -> NoReturn:
-    """One line on standard error, and under --json also the outcome on standard output, so that a program finds one there."""
+    """Print an error on standard error, with ``--json`` also as JSON on standard output; exit with code 1."""
     if shown.json:
         message = text.removeprefix("Error: ")
         typer.echo(json.dumps({"error": {"kind": kind, "message": message}}, indent=2))
@@ -155,7 +157,7 @@ def _fail(text: str, shown: Terminal, kind: str) -> NoReturn:
 
 @contextmanager
 def handle_errors(shown: Terminal) -> Iterator[None]:
-    """Turn errors into one clear line and exit code 1; a termination signal counts as Ctrl-C."""
+    """Print errors as one clear line and exit with code 1; treat a termination signal like Ctrl-C."""
     from medvit.errors import MedvitError
     from medvit.progress import Cancelled
 
@@ -184,7 +186,7 @@ def handle_errors(shown: Terminal) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
-        if asked:  # a library may wrap the interrupt in an error of its own, as MONAI does while it imports
+        if asked:  # a library may wrap the interrupt in its own error, as MONAI does while it is imported
             _fail("Cancelled: nothing was written.", shown, "Cancelled")
         if shown.debug:
             raise
@@ -198,7 +200,7 @@ def handle_errors(shown: Terminal) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(shown: Terminal) -> Iterator[Progress]:
-    """A ``Progress`` that a signal cancels, drawn as a bar with the time left where a person is watching."""
+    """Yield a ``Progress`` that a signal cancels; on a terminal, draw it as a bar with the time left."""
     with _drawn(shown) as progress:
         _RUNNING.append(progress)
         try:

@@ -1,4 +1,4 @@
-"""``medvit convert``: labels of one kind of file into another."""
+"""``medvit convert``: convert labels from one file format to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``medvit doctor``: what this machine has, and whether each part works."""
+"""``medvit doctor``: check the parts of this installation and machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _devices() -> str:
 
 
 def _backends() -> str:
-    """What each backend of the inference engine would do here; OpenVINO's answer is compared where it is installed."""
+    """Describe each backend of the inference engine on this machine; compare OpenVINO, if installed, with fp64."""
     from importlib.util import find_spec
 
     import torch
@@ -66,7 +66,7 @@ def _backends() -> str:
 
 
 def _small_operators() -> str:
-    """Blending, resampling with argmax and the search for constant windows, each on a case whose answer is known."""
+    """Check blending, resampling with argmax and the search for constant windows on cases with known results."""
     import torch
 
     from medvit.kernels.occupied_windows import occupied_windows
@@ -91,7 +91,7 @@ def _small_operators() -> str:
 
 
 def _window_attention() -> str:
-    """The CPU path against the fp64 formula on a small shifted, padded case."""
+    """Compare the CPU path with the fp64 formula on a small shifted, padded case."""
     import torch
 
     from medvit.kernels.window_attention import window_attention
@@ -109,7 +109,7 @@ def _window_attention() -> str:
 
 
 def _bi_wkv() -> str:
-    """The default path, forwards and backwards, against the fp64 formula on a short sequence with far-apart keys."""
+    """Compare the default path and its gradients with the fp64 formula, on a short sequence with widely spread keys."""
     import torch
 
     from medvit.kernels.bi_wkv import bi_wkv

@@ -1,4 +1,4 @@
-"""``medvit drr``: a CT in, radiographs out."""
+"""``medvit drr``: make digitally reconstructed radiographs from a CT."""
 
 from __future__ import annotations
 

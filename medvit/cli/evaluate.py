@@ -1,4 +1,4 @@
-"""``medvit evaluate``: a bundle's scores on a data list, through the same path every door takes."""
+"""``medvit evaluate``: score a bundle on a data list, through the same pipeline as ``medvit segment`` and ``restore``."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def evaluate(
 
         opened = open_bundle(bundle)
         if record:
-            place_for(opened, QUALITY if calibrate else SCORES)  # better known before the work than after it
+            place_for(
+                opened, QUALITY if calibrate else SCORES
+            )  # fails before the work starts if the scores cannot be stored
         if calibrate:
             part = EvaluationSet(opened, data, root, split, reading=VolumeReading(geometry))
             _calibrate(part, device, record, shown)
@@ -82,7 +84,7 @@ def evaluate(
 
 
 def _say_remarks(notes: list[str], flags: list[str], shown: Terminal) -> None:
-    """Print what was found in the files; end with exit code 3 where a person must look."""
+    """Print notes and warnings about the files; with warnings, exit with code 3."""
     for flag in flags:
         typer.echo(f"Warning: {flag}", err=True)
     for note in notes:

@@ -1,4 +1,4 @@
-"""``medvit bundles export``: a bundle's network for other runtimes, with the check that it answers alike."""
+"""``medvit bundles export``: export a bundle's network for other runtimes and compare both."""
 
 from __future__ import annotations
 

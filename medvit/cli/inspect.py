@@ -1,4 +1,4 @@
-"""``medvit inspect``: what a source holds, what is odd about it, and what a run would do with it."""
+"""``medvit inspect``: list the volumes of a source, their irregularities, and the volume that a run would take."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["inspect"]
 
 _ROWS = 60
-"""Volumes shown to people; --json has them all."""
+"""Upper limit of volumes in the table; ``--json`` lists all."""
 
 _FILES = 5
-"""Number of names of damaged and unread files to show."""
+"""Upper limit of damaged or unread files that are named."""
 
 
 def inspect(

@@ -1,4 +1,4 @@
-"""The ``medvit`` command. Apps add theirs through the entry-point group ``medvit.commands``."""
+"""Command ``medvit``; apps add their commands through the entry-point group ``medvit.commands``."""
 
 from __future__ import annotations
 

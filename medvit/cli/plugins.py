@@ -1,4 +1,6 @@
-"""Commands of the apps, through the entry-point group ``medvit.commands``. A broken app costs itself and no other command."""
+"""Commands of installed apps, found through the entry-point group ``medvit.commands``. A failing app disables only its
+own command.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,24 @@ import typer
 __all__ = ["add_apps"]
 
 _ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-"""A command that cannot be run takes every option, so that its own message is the one that is read."""
+"""Click settings of a command that replaces a failed app: it accepts all options, so that its error message is always
+shown.
+"""
 
 
 def add_apps(app: typer.Typer, found: Iterable[EntryPoint] | None = None) -> None:
-    """Add every app's commands; in place of one that cannot be loaded, a command that says so.
+    """Add each app's commands; if an app cannot be loaded, add a command that reports the error.
 
     Args:
         app: the ``medvit`` command.
-        found: entry points; those that are installed, if left out.
+        found: entry points; by default the installed ones.
     """
     for entry in entry_points(group="medvit.commands") if found is None else found:
         try:
             commands = entry.load()
             if not isinstance(commands, typer.Typer):
                 raise TypeError(f"{entry.value} is a {type(commands).__name__} and no typer.Typer")
-        except Exception as error:  # whatever an app's module does while it is imported
+        except Exception as error:  # importing an app can raise any error
             _add_broken(app, entry, error)
         else:
             app.add_typer(commands, name=entry.name)

@@ -1,4 +1,4 @@
-"""What the Python binding of the window system (Qt) is, and whether it can be trusted; loads neither Qt nor torch."""
+"""Detection of the installed Qt binding and its known faults, without importing Qt or torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BINDINGS = ("PySide6_Essentials", "PySide6", "PyQt6", "PyQt5", "PySide2")
 
 
 def installed_binding() -> tuple[str, str] | None:
-    """Distribution and version of an installed binding; None where there is none."""
+    """Return distribution name and version of an installed Qt binding; None if there is none."""
     for name in _BINDINGS:
         try:
             return name, version(name)
@@ -21,10 +21,11 @@ def installed_binding() -> tuple[str, str] | None:
 
 
 def known_fault(found: tuple[str, str] | None, python: tuple[int, int] = sys.version_info[:2]) -> str | None:
-    """Why a window would not last with a binding, or None.
+    """Return a message on a known fault of a Qt binding with this version of Python; None if there is none.
 
-    Each call of PySide6 6.12.0 that returns nothing gives away a reference to None that it does not own. Before Python 3.12, where
-    None became immortal (PEP 683), the interpreter ends with "deallocating None" after some ten thousand such calls.
+    Each call of PySide6 6.12.0 that returns None releases a reference to None that it does not own. Before Python 3.12,
+    in which None became immortal (PEP 683), the interpreter ends with "deallocating None" after some ten thousand such
+    calls.
     """
     if found is None or not found[0].startswith("PySide6") or not found[1].startswith("6.12.") or python >= (3, 12):
         return None

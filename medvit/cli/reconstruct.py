@@ -1,4 +1,4 @@
-"""``medvit reconstruct``: two radiographs in, bones in three dimensions out."""
+"""``medvit reconstruct``: reconstruct bones in three dimensions from two radiographs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Job:
 
 
 def _each(text: str | None, option: str) -> tuple[float | None, float | None]:
-    """One number for both views, or two separated by a comma: AP, lateral."""
+    """Parse one number for both views, or two numbers separated by a comma for AP and lateral."""
     if text is None:
         return None, None
     try:
@@ -152,12 +152,12 @@ def _reconstruct(job: _Job, shown: Terminal) -> SavedResult:
         }
         settings = ReconstructionSettings(job.device, job.force)
         prepared = prepare(bundle, views, settings, progress)
-        # torch and MONAI take seconds to load; mistakes are refused before
+        # torch and MONAI take seconds to import, so mistakes are refused before
         from medvit.inference import import_monai_lightly
 
         import_monai_lightly()
         result = run(bundle, prepared, settings, progress)
-        assert isinstance(result, Reconstructed)  # of a bundle that reconstructs
+        assert isinstance(result, Reconstructed)  # a bundle that reconstructs returns nothing else
         saved = save_reconstructed(result, job.output, job.write)
     _report(result, saved, job, shown)
     return saved
@@ -206,7 +206,7 @@ def _table(result: Reconstructed) -> None:
 
 
 def _bones(bones: Sequence[ShapeMeasures]) -> RichTable:
-    """What is measured of femora, hips, vertebrae and ribs, and what could not be."""
+    """Make a table of the measures of femora, hips, vertebrae and ribs, with reasons for missing measures."""
     from rich.table import Table
 
     table = Table("Body", "Measure", "Value")
@@ -219,6 +219,6 @@ def _bones(bones: Sequence[ShapeMeasures]) -> RichTable:
 
 
 def _named(name: str, value: str) -> tuple[str, str]:
-    """``neck_shaft_deg`` as words with its unit."""
+    """Split a name such as ``neck_shaft_deg`` into words, and append its unit to the value."""
     words, _, unit = name.rpartition("_")
     return words.replace("_", " ").capitalize(), f"{value} {unit}"

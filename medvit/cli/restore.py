@@ -1,4 +1,4 @@
-"""``medvit restore``: a scan in, the same scan with less noise or blur out."""
+"""``medvit restore``: reduce noise or blur in a scan."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _restore(job: _Job, shown: Terminal) -> SavedResult:
             scan = open_source(job.source, run.series, progress, run.on_irregular, run.geometry)
         write = replace(job.write, output_types=job.types or usual_restored_types(scan.kind))
         check_restored_types(write.output_types, scan.kind)
-        # torch and MONAI take seconds to load; mistakes are refused before
+        # torch and MONAI take seconds to import, so mistakes are refused before
         from medvit.inference import import_monai_lightly
 
         import_monai_lightly()
@@ -146,7 +146,7 @@ def _restore(job: _Job, shown: Terminal) -> SavedResult:
         from medvit.restoration import Restored
 
         result = pipeline.run(bundle, scan, run, progress)
-        assert isinstance(result, Restored)  # of a bundle that restores
+        assert isinstance(result, Restored)  # a bundle that restores returns nothing else
         saved = save_restored(result, job.output, write)
     _report(result, saved, shown)
     return saved

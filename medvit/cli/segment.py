@@ -1,4 +1,4 @@
-"""``medvit segment``: a scan in, labels out."""
+"""``medvit segment``: label the anatomy in a scan."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["segment"]
 
 
 _REASONS = 3
-"""Reasons shown on the terminal; all of them stand in statistics.json."""
+"""Upper limit of reasons on the terminal; statistics.json lists all."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _segment(job: _Job, shown: Terminal) -> SavedResult:
         usual = {"dicom": ("dicom-seg", "nifti"), "picture": ("png",)}.get(scan.kind, ("nifti",))
         write = replace(job.write, output_types=job.types or usual)
         check_types(write.output_types, scan.kind)
-        # torch and MONAI take seconds to load; mistakes are refused before
+        # torch and MONAI take seconds to import, so mistakes are refused before
         from medvit.inference import import_monai_lightly
 
         import_monai_lightly()
@@ -169,7 +169,7 @@ def _segment(job: _Job, shown: Terminal) -> SavedResult:
         from medvit.segmentation import Result
 
         result = run(bundle, scan, job.run, progress)
-        assert isinstance(result, Result)  # of a bundle for segmentation
+        assert isinstance(result, Result)  # a bundle for segmentation returns nothing else
         saved = save_result(result, job.output, write)
     _report(result, saved, job, shown)
     return saved
