@@ -1,11 +1,14 @@
 """The family of errors. Each keeps the built-in kind it is, so ``except ValueError`` still works.
 
-Every message says what was found, what is needed and one step to take.
+Every error has as data what was found, what is needed and one step to take; ``MedvitError.sentence`` is the one place that
+makes a sentence of them. Doors (command line, napari, label server) give it their own words for options.
 """
 
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Callable
 
 __all__ = [
     "BackendError",
@@ -30,12 +33,70 @@ __all__ = [
     "StoreError",
     "TooLargeError",
     "out_of_space",
+    "python_words",
     "system_words",
 ]
 
+_LITERAL = re.compile(r"-?[0-9.]+(e-?[0-9]+)?|True|False|None|[\[(\"'].*|.*\.\.\.")
+"""Values of options that Python writes without quotation marks."""
+
+
+def python_words(name: str, value: str | None) -> str:
+    """Word an option as Python writes it: ``on_irregular="split"``, ``low_memory=True``, ``medvit.fetch_bundle("lungs")``.
+
+    Args:
+        name: the name of an argument, or of a function with ``()`` behind it.
+        value: the value of it as text, or None where only the name is meant.
+    """
+    if value is None:
+        return name
+    written = value if _LITERAL.fullmatch(value) else f'"{value}"'
+    return f"{name[:-1]}{written})" if name.endswith("()") else f"{name}={written}"
+
 
 class MedvitError(Exception):
-    """Anything medvit refuses to do, with its reason."""
+    """Anything medvit refuses to do, with its reason.
+
+    The parts stay as attributes, so that no code has to take the sentence apart. Pickling keeps them: it calls the class with
+    the sentence alone and puts the attributes back, so a class with further arguments needs defaults for them.
+
+    An option is named by a token in the text: ``{on_irregular}`` or ``{on_irregular=split}`` (in f-strings with doubled
+    braces), and its name is listed in ``option``. ``str(error)`` words it for Python; ``sentence`` takes a door's words. Other
+    braces, such as those of file names, stay as they are.
+
+    Args:
+        found: what was found, without "Found" and without a full stop. Where it is the only argument, it is a finished
+            sentence, such as another program's.
+        needed: what is needed instead, without a full stop; empty where that is obvious.
+        remedy: one step to take, as a full sentence or several; empty where there is none.
+        option: names of the options that tokens of the text stand for: arguments as Python callers write them, or functions
+            with ``()`` behind their names.
+    """
+
+    def __init__(self, found: str, needed: str = "", remedy: str = "", *, option: str | tuple[str, ...] = ()) -> None:
+        self.found = found
+        self.needed = needed
+        self.remedy = remedy
+        self.option = (option,) if isinstance(option, str) else option
+        super().__init__(self.sentence())
+
+    def sentence(self, words: Callable[[str, str | None], str] = python_words) -> str:
+        """Compose the message from the parts: "Found {found}; {needed}. {remedy}", without those that are empty.
+
+        Args:
+            words: gives a door's words for an option's name and value (None where only the name is meant).
+        """
+        text = self.found
+        if self.needed or self.remedy:
+            text = f"Found {text}; {self.needed}." if self.needed else f"Found {text}."
+            text += f" {self.remedy}" if self.remedy else ""
+        if not self.option:
+            return text
+        token = re.compile(rf"\{{({'|'.join(map(re.escape, self.option))})(?:=([^{{}}]*))?\}}")
+        return token.sub(lambda match: words(match[1], match[2]), text)
+
+    def __str__(self) -> str:
+        return self.sentence()
 
 
 class DeidentificationError(MedvitError, ValueError):

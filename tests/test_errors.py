@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import importlib
 import inspect
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -11,9 +16,21 @@ from pydicom.tag import Tag, tag_in_exception
 
 import medvit.errors as errors
 from medvit.atomic_write import os_errors_as_output_errors
-from medvit.errors import MedvitError, OutputError, out_of_space
+from medvit.errors import MedvitError, OutputError, SourceError, out_of_space, python_words
 
-KINDS = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls is not MedvitError]
+KINDS = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, MedvitError | OSError)]
+KINDS = [cls for cls in KINDS if cls is not MedvitError]
+
+
+def family():
+    """Return every class of the family, those of the applications too."""
+    rooms = ("medvit.progress", "medvit.io.files", "medvit_batch.errors", "medvit_label.errors", "medvit_napari.errors")
+    for room in (*rooms, "medvit_napari.server.client"):
+        importlib.import_module(room)
+    found = [MedvitError]
+    for kind in found:
+        found += [below for below in kind.__subclasses__() if below not in found]
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda c: c.__name__)
@@ -23,6 +40,91 @@ def test_each_is_ours_and_keeps_a_builtin_kind(kind):
         issubclass(kind, builtin) for builtin in (ValueError, RuntimeError, OSError, ArithmeticError, MemoryError)
     )
     assert kind.__name__ in errors.__all__
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        (("a 2D image", "a volume is needed", "Give one."), "Found a 2D image; a volume is needed. Give one."),
+        (("a 2D image", "a volume is needed"), "Found a 2D image; a volume is needed."),
+        (("a 2D image", "", "Give a volume. See docs."), "Found a 2D image. Give a volume. See docs."),
+        (("The server is full.",), "The server is full."),
+    ],
+)
+def test_the_sentence_is_composed_of_the_parts_that_are_there(parts, sentence):
+    error = SourceError(*parts)
+    assert str(error) == sentence == error.args[0]
+    assert (error.found, error.needed, error.remedy) == (*parts, "", "")[:3]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("on_irregular", None, "on_irregular"),
+        ("on_irregular", "split", 'on_irregular="split"'),
+        ("force", "True", "force=True"),
+        ("sw_batch_size", "1", "sw_batch_size=1"),
+        ("spacing", "(1, 1, 1)", "spacing=(1, 1, 1)"),
+        ("medvit.bundles.names()", None, "medvit.bundles.names()"),
+        ("medvit.fetch_bundle()", "lungs", 'medvit.fetch_bundle("lungs")'),
+    ],
+)
+def test_python_words_of_an_option(name, value, words):
+    assert python_words(name, value) == words
+
+
+def test_each_door_words_the_options_of_an_error():
+    error = SourceError(
+        "an uneven stack",
+        "a regular one is needed",
+        "Use {on_irregular=split}, or {force}.",
+        option=("on_irregular", "force"),
+    )
+    assert str(error) == 'Found an uneven stack; a regular one is needed. Use on_irregular="split", or force.'
+    assert (
+        error.sentence(lambda name, value: f"<{name}|{value}>")
+        == "Found an uneven stack; a regular one is needed. Use <on_irregular|split>, or <force|None>."
+    )
+    assert error.option == ("on_irregular", "force")
+    assert error.remedy == "Use {on_irregular=split}, or {force}."
+
+
+@pytest.mark.parametrize(
+    "name", ["{0}.nii", "{on}.nii", "{on_irregular_x}", "{{", "}{", "{force", "a{}b", "{force=a{b}}"]
+)
+def test_braces_in_data_stay_as_they_are(name):
+    error = SourceError(f"{name}", "an image is needed", "Use {on_irregular}.", option="on_irregular")
+    assert str(error) == f"Found {name}; an image is needed. Use on_irregular."
+    assert str(SourceError(name, "an image is needed", "Use {on_irregular}.")).endswith("Use {on_irregular}.")
+
+
+@pytest.mark.parametrize("kind", family(), ids=lambda c: c.__name__)
+def test_every_class_keeps_its_parts_through_pickle_and_copy(kind):
+    extra = {"why": "it is gone"} if kind.__name__ == "UnreadableError" else {}
+    error = kind("{a} file", "an image is needed", "Use {force}.", option="force", **extra)
+    error.__cause__ = ValueError("first")
+    for again in (
+        *(pickle.loads(pickle.dumps(error, n)) for n in range(pickle.HIGHEST_PROTOCOL + 1)),
+        copy.copy(error),
+    ):
+        assert type(again) is kind
+        assert str(again) == str(error) == "Found {a} file; an image is needed. Use force."
+        assert again.sentence(lambda name, _: f"--{name}").endswith("Use --force.")
+        assert vars(again) == vars(error)
+        assert again.args == error.args == (str(error),)
+        assert getattr(again, "errno", None) is None
+
+
+def _refuse(kind):
+    raise kind("a file", "an image is needed", "Use {force}.", option="force")
+
+
+def test_an_error_keeps_its_parts_through_a_process_pool():
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for kind in (OutputError, SourceError):
+            with pytest.raises(kind, match=r"^Found a file; an image is needed. Use force.$") as caught:
+                pool.submit(_refuse, kind).result()
+            assert (caught.value.needed, caught.value.option) == ("an image is needed", ("force",))
 
 
 def test_a_full_disk_is_told_from_what_pydicom_makes_of_it():

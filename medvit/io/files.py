@@ -102,8 +102,10 @@ class UnreadableError(SourceError):
         why: the reason, as ``medvit.io.unread_files`` words it.
     """
 
-    def __init__(self, message: str, why: str) -> None:
-        super().__init__(message)
+    def __init__(
+        self, found: str, needed: str = "", remedy: str = "", *, option: str | tuple[str, ...] = (), why: str = ""
+    ) -> None:
+        super().__init__(found, needed, remedy, option=option)
         self.why = why
 
 
@@ -111,19 +113,19 @@ def unreadable(name: str, error: OSError, path: str | None = None) -> Unreadable
     """Convert the operating system's refusal to open or read a file to an ``UnreadableError``."""
     why = why_lost(error, path is not None and os.path.islink(path))  # noqa: PTH114 - as the walk gives it
     if why == NOWHERE:
-        text = f"Found {name}, a link that leads nowhere; the file itself is needed. {next_step(why)}."
+        found, needed = f"{name}, a link that leads nowhere", "the file itself is needed"
     elif why == VANISHED:
-        text = f"Found {name} gone since it was listed; every file must stay while it is read. {next_step(why)}."
+        found, needed = f"{name} gone since it was listed", "every file must stay while it is read"
     else:
         said = error.strerror or type(error).__name__
-        text = f"Found {name}, which cannot be read ({said}); every file must be readable. {next_step(why)}."
-    return UnreadableError(text, why)
+        found, needed = f"{name}, which cannot be read ({said})", "every file must be readable"
+    return UnreadableError(found, needed, f"{next_step(why)}.", why=why)
 
 
 def not_fetched(name: str) -> UnreadableError:
     """Create the error for a placeholder, whose content was not fetched."""
-    text = f"Found {name}, a placeholder whose content was not fetched (git-annex, Git LFS, iCloud); it is needed. {next_step(NOT_FETCHED)}."
-    return UnreadableError(text, NOT_FETCHED)
+    found = f"{name}, a placeholder whose content was not fetched (git-annex, Git LFS, iCloud)"
+    return UnreadableError(found, "it is needed", f"{next_step(NOT_FETCHED)}.", why=NOT_FETCHED)
 
 
 def _open(path: str) -> BinaryIO:
@@ -190,8 +192,9 @@ def _walked(path: Path, unread: Unread, left_out: Callable[[Path], bool] | None 
         except OSError as error:
             if folder == str(path):
                 raise SourceError(
-                    f"Found the folder {printable_name(Path(folder).name)}, which cannot be opened ({error.strerror}); every folder "
-                    "must be readable. Check its permissions."
+                    f"the folder {printable_name(Path(folder).name)}, which cannot be opened ({error.strerror})",
+                    "every folder must be readable",
+                    "Check its permissions.",
                 ) from error
             said = error.strerror or type(error).__name__
             unread.lost.append((f"{printable_name(folder[top:])}/", f"folder(s) that cannot be opened ({said})"))
@@ -249,8 +252,9 @@ def dicomdir_files(path: Path, unread: Unread) -> list[DicomFile]:
         wanted = [r.ReferencedFileID for r in records if r.get("ReferencedFileID")]
     except Exception as error:
         raise SourceError(
-            f"Found {path.name}, a DICOMDIR that cannot be read ({type(error).__name__}); it must list the disc's files. "
-            "Give the folder it lies in instead."
+            f"{path.name}, a DICOMDIR that cannot be read ({type(error).__name__})",
+            "it must list the disc's files",
+            "Give the folder it lies in instead.",
         ) from error
     found, folders = [], _Folders()
     for parts in wanted:
@@ -258,8 +262,9 @@ def dicomdir_files(path: Path, unread: Unread) -> list[DicomFile]:
         name = printable_name("/".join(parts))
         if any(part in ("..", ".", "") or "/" in part or "\\" in part or ":" in part for part in parts):
             raise SourceError(
-                f"Found a DICOMDIR that lists {name!r}, outside of its folder; entries must stay inside. "
-                "Do not trust this disc: ask for another."
+                f"a DICOMDIR that lists {name!r}, outside of its folder",
+                "entries must stay inside",
+                "Do not trust this disc: ask for another.",
             )
         full = folders.find(path.parent, parts)
         if full is None:
