@@ -190,7 +190,7 @@ def _check_names(types: Sequence[str]) -> None:
     for name in types:
         if name not in CONVERT_TYPES:
             raise OutputError(
-                f"Found output type {name!r}; labels can be converted to {', '.join(CONVERT_TYPES)}. Correct -ot."
+                f"output type {name!r}", f"labels can be converted to {', '.join(CONVERT_TYPES)}", "Correct -ot."
             )
 
 
@@ -205,8 +205,9 @@ def _ready(found: LabelSet, writing: Writing) -> tuple[LabelSet, Writing]:
     if reference is None or not reference.slices:
         what = "no image" if reference is None else f"a {reference.kind} image"
         raise OutputError(
-            f"Found {what} to refer to for {' and '.join(asked)}; DICOM objects refer to the original DICOM slices. "
-            "Give the series with --like, or use -ot nifti."
+            f"{what} to refer to for {' and '.join(asked)}",
+            "DICOM objects refer to the original DICOM slices",
+            "Give the series with --like, or use -ot nifti.",
         )
     if writing.repair_tags:
         reference, repaired = repair_uids(reference)

@@ -63,7 +63,9 @@ def task_of(bundle: Bundle) -> AnyTask:
             return reconstruction.ReconstructionTask()
         case other:
             raise BundleError(
-                f"Found {bundle.name}, a bundle for {other}; segmentation, restoration or reconstruction is needed. Name another."
+                f"{bundle.name}, a bundle for {other}",
+                "segmentation, restoration or reconstruction is needed",
+                "Name another.",
             )
 
 
@@ -378,7 +380,8 @@ def _settings(bundle: Bundle, settings: Settings | None, switches: Mapping[str, 
         return kind(**{**fields, **switches})
     if not isinstance(settings, kind):
         raise BundleError(
-            f"Found {type(settings).__name__} for {bundle.name}, a bundle for {bundle.facts.task}; {kind.__name__} is needed."
+            f"{type(settings).__name__} for {bundle.name}, a bundle for {bundle.facts.task}",
+            f"{kind.__name__} is needed",
         )
     return replace(settings, **switches)
 
@@ -399,16 +402,20 @@ def _require_same(loaded: LoadedBundle, settings: Settings) -> None:
     fast = settings.fast if isinstance(settings, RunSettings) else loaded.fast
     if (asked.type, asked.index or 0) != (loaded.device.type, loaded.device.index or 0) or fast != loaded.fast:
         raise BackendError(
-            f"Found settings for {asked} (fast: {fast}) and a model on {loaded.device} (fast: {loaded.fast}); nothing is "
-            "moved or replaced. Make the model with them: load_model(bundle, device, fast)."
+            f"settings for {asked} (fast: {fast}) and a model on {loaded.device} (fast: {loaded.fast})",
+            "nothing is moved or replaced",
+            "Make the model with them: load_model(bundle, device, fast).",
         )
     if not isinstance(settings, RunSettings):
         return
     made = getattr(loaded.inferer, "backend", "auto"), getattr(loaded.inferer, "precision", "fp32")
     if (settings.backend, settings.precision) not in (("auto", "fp32"), made):
         raise BackendError(
-            f"Found settings for backend {settings.backend!r} and precision {settings.precision!r} beside a model that is made already. "
-            "Make the model with them: load_model(bundle, device, fast, backend, precision)."
+            (
+                f"settings for backend {settings.backend!r} and precision {settings.precision!r} beside a model that is "
+                "made already"
+            ),
+            remedy="Make the model with them: load_model(bundle, device, fast, backend, precision).",
         )
 
 
@@ -418,9 +425,12 @@ def _prepared(task: AnyTask, bundle: Bundle, source: Inputs, settings: Settings,
     if set(named) != set(task.inputs):
         found = f"inputs named {', '.join(map(str, named))}" if isinstance(source, Mapping) else "one source"
         if len(task.inputs) == 1:
-            raise SourceError(f"Found {found} for {bundle.name}, which takes a single source. Give it without a name.")
+            raise SourceError(
+                f"{found} for {bundle.name}, which takes a single source", remedy="Give it without a name."
+            )
         raise SourceError(
-            f"Found {found} for {bundle.name}, whose inputs are {', '.join(task.inputs)}. Give a mapping from each name to a source."
+            f"{found} for {bundle.name}, whose inputs are {', '.join(task.inputs)}",
+            remedy="Give a mapping from each name to a source.",
         )
     given = {name: _input(named[name], task.opened) for name in task.inputs}
     reads = any(isinstance(one, Input) for one in given.values())

@@ -83,14 +83,17 @@ def check_names(backend: str, precision: str) -> None:
     """
     if backend not in BACKENDS:
         raise BackendError(
-            f"Found inference backend {backend!r}; it must be one of {', '.join(BACKENDS)}. Use backend='auto' to let medvit choose."
+            f"inference backend {backend!r}",
+            f"it must be one of {', '.join(BACKENDS)}",
+            "Use backend='auto' to let medvit choose.",
         )
     if precision not in PRECISIONS:
-        raise BackendError(f"Found precision {precision!r}; it must be fp32 or bf16. Leave it out for fp32.")
+        raise BackendError(f"precision {precision!r}", "it must be fp32 or bf16", "Leave it out for fp32.")
     if precision == "bf16" and backend in ("eager", "compiled"):
         raise BackendError(
-            f"Found precision 'bf16' for the {backend!r} backend, which computes in fp32; openvino (CPU) and cuda take bf16. "
-            "Use backend='auto', or leave the precision out."
+            f"precision 'bf16' for the {backend!r} backend, which computes in fp32",
+            "openvino (CPU) and cuda take bf16",
+            "Use backend='auto', or leave the precision out.",
         )
 
 
@@ -102,7 +105,9 @@ def check_geometry(geometry: str | None) -> None:
     """
     if geometry is not None and geometry not in GEOMETRIES:
         raise GeometryError(
-            f"Found geometry {geometry!r}; it must be {' or '.join(GEOMETRIES)}. Leave --geometry out to take the sform where there is one."
+            f"geometry {geometry!r}",
+            f"it must be {' or '.join(GEOMETRIES)}",
+            "Leave --geometry out to take the sform where there is one.",
         )
 
 
@@ -117,8 +122,9 @@ def check_region(text: str) -> None:
     found = _BOX.fullmatch(text.replace(" ", ""))
     if not found or any(low >= high for low, high in region_sides(text)):
         raise SelectionError(
-            f"Found the region {text!r}; it must be body, or a box of source voxels such as 0:128,40:200,0:64 (first:last+1 along "
-            "each axis). Correct --roi-crop."
+            f"the region {text!r}",
+            "it must be body, or a box of source voxels such as 0:128,40:200,0:64 (first:last+1 along each axis)",
+            "Correct --roi-crop.",
         )
 
 

@@ -106,8 +106,9 @@ def bundle_workload(name: str, case: str | os.PathLike[str], side: int = 96, air
     twin = model.bundle.root / "configs" / "inference_monai.json"
     if not twin.is_file():
         raise BundleError(
-            f"Found no configs/inference_monai.json in {model.bundle.name}; MONAI's network and inferer are read from it. "
-            "Take a bundle of Swin UNETR, or leave --bundle out."
+            f"no configs/inference_monai.json in {model.bundle.name}",
+            "MONAI's network and inferer are read from it",
+            "Take a bundle of Swin UNETR, or leave --bundle out.",
         )
     config = json.loads(twin.read_text()) | {"bundle_root": str(model.bundle.root), "device": "cpu"}
     peer = ConfigParser(config).get_parsed_content("network")

@@ -60,7 +60,9 @@ class Bundle:
         section = self.metadata.get("medvit")
         if section is None:
             raise BundleError(
-                f"Found no 'medvit' section in the metadata of {self.name}; it states labels and weights. See CONTRIBUTING.md."
+                f"no 'medvit' section in the metadata of {self.name}",
+                "it states labels and weights",
+                "See CONTRIBUTING.md.",
             )
         try:
             return BundleFacts.model_validate(section)
@@ -147,7 +149,7 @@ class Bundle:
         """Refuse a bundle made for another task."""
         if self.facts.task != task:
             raise BundleError(
-                f"Found {self.name}, a bundle for {self.facts.task}; one for {task} is needed. Name another."
+                f"{self.name}, a bundle for {self.facts.task}", f"one for {task} is needed", "Name another."
             )
 
     def require_trained(self) -> None:
@@ -157,7 +159,9 @@ class Bundle:
             raise BundleError(self._not_fetched())
         if state == "not trained":
             raise BundleError(
-                f"Found no weights for {self.name} (state: not trained); a bundle runs only with its own. Choose another: medvit bundles list."
+                f"no weights for {self.name} (state: not trained)",
+                "a bundle runs only with its own",
+                "Choose another: medvit bundles list.",
             )
 
     def _not_fetched(self) -> str:
@@ -181,7 +185,8 @@ def _checked(path: Path, expected: str) -> str:
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
     if actual != expected:
         raise ChecksumError(
-            f"Found {path.name} with sha256 {actual[:12]}..., but {expected[:12]}... is recorded in the bundle's metadata; "
-            "they must be equal. The file is damaged or was exchanged: install the bundle again."
+            f"{path.name} with sha256 {actual[:12]}..., but {expected[:12]}... is recorded in the bundle's metadata",
+            "they must be equal",
+            "The file is damaged or was exchanged: install the bundle again.",
         )
     return actual

@@ -46,7 +46,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "nothing"
         raise CheckpointError(
-            f"Found {what} at {path.name}; a file of weights (.safetensors, .pt, .pth or .npz) is needed. Check the path."
+            f"{what} at {path.name}", "a file of weights (.safetensors, .pt, .pth or .npz) is needed", "Check the path."
         )
     with path.open("rb") as file:
         start = file.read(9)
@@ -61,16 +61,21 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 def _keras(name: str) -> CheckpointError:
     return CheckpointError(
-        f"Found a Keras file ({name}); its arrays are needed as a mapping from layer path to array. Where Keras runs, save them with "
-        "numpy.savez('weights.npz', **{w.path: w.numpy() for w in model.weights}) and give that file."
+        f"a Keras file ({name})",
+        "its arrays are needed as a mapping from layer path to array",
+        (
+            "Where Keras runs, save them with numpy.savez('weights.npz', **{w.path: w.numpy() for w in model.weights}) "
+            "and give that file."
+        ),
     )
 
 
 def _damaged(name: str, error: Exception) -> CheckpointError:
     first = (str(error).strip().splitlines() or ["no detail"])[0][:160]
     return CheckpointError(
-        f"Found {name}, which is damaged or incomplete ({type(error).__name__}: {first}); a whole file of weights is needed. "
-        "Download or copy it again and compare its size."
+        f"{name}, which is damaged or incomplete ({type(error).__name__}: {first})",
+        "a whole file of weights is needed",
+        "Download or copy it again and compare its size.",
     )
 
 
@@ -126,14 +131,20 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
         if asked is None:
             raise _damaged(path.name, error) from error
         raise CheckpointError(
-            f"Found {path.name}, a pickle that asks for {asked}; a file of weights needs tensors and numbers alone, and this could "
-            "run code, so it was not opened further. If you trust where it comes from, save its tensors as safetensors there."
+            f"{path.name}, a pickle that asks for {asked}",
+            (
+                "a file of weights needs tensors and numbers alone, and this could run code, so it was not opened "
+                "further"
+            ),
+            "If you trust where it comes from, save its tensors as safetensors there.",
         ) from None
     except Exception as error:
         raise _damaged(path.name, error) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"Found a {type(content).__name__} in {path.name}; a mapping from names to tensors is needed. Save model.state_dict()."
+            f"a {type(content).__name__} in {path.name}",
+            "a mapping from names to tensors is needed",
+            "Save model.state_dict().",
         )
     return content
 
@@ -155,7 +166,7 @@ def extract_tensors(content: Mapping[str, Any]) -> CheckpointTensors:
     if inner and all(str(name).startswith("module.") for name in inner):
         inner = {name.removeprefix("module."): value for name, value in inner.items()}
     if not inner:
-        raise CheckpointError("Found no tensors in the checkpoint; its weights are needed. Check which file was saved.")
+        raise CheckpointError("no tensors in the checkpoint", "its weights are needed", "Check which file was saved.")
     return CheckpointTensors({str(name): _tensor(str(name), value) for name, value in inner.items()}, wrapper)
 
 
@@ -164,12 +175,15 @@ def _tensor(name: str, value: Any) -> Tensor:
         value = torch.from_numpy(np.array(value))
     if not isinstance(value, Tensor):
         raise CheckpointError(
-            f"Found a {type(value).__name__} under {name!r}, where a tensor is expected; a mapping from names to tensors is needed. "
-            "Give model.state_dict() alone."
+            f"a {type(value).__name__} under {name!r}, where a tensor is expected",
+            "a mapping from names to tensors is needed",
+            "Give model.state_dict() alone.",
         )
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise CheckpointError(
-            f"Found NaN or infinite values in {name}; weights must be finite. The training that made the file diverged: take an earlier one."
+            f"NaN or infinite values in {name}",
+            "weights must be finite",
+            "The training that made the file diverged: take an earlier one.",
         )
     return value
 

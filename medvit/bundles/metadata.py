@@ -195,11 +195,11 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except OSError as error:
         raise BundleError(
-            f"Found no readable {path.name} in {path.parent.parent.name}; a bundle needs it. Install the bundle again."
+            f"no readable {path.name} in {path.parent.parent.name}", "a bundle needs it", "Install the bundle again."
         ) from error
     except ValueError as error:
         raise BundleError(
-            f"Found {path.name} of {path.parent.parent.name}, which is not JSON ({error}). Correct it."
+            f"{path.name} of {path.parent.parent.name}, which is not JSON ({error})", remedy="Correct it."
         ) from error
     return dict(content)
 

@@ -68,8 +68,9 @@ def widened(state: Mapping[str, Tensor], content: bytes) -> dict[str, Tensor]:
             whole[name] = _wide(state[name], [int(side) for side in sides])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(
-            f"Found a header that tells of kernels the file does not hold ({told[:60]}); names with odd sides are needed. "
-            "Install the bundle again."
+            f"a header that tells of kernels the file does not hold ({told[:60]})",
+            "names with odd sides are needed",
+            "Install the bundle again.",
         ) from None
     return whole
 

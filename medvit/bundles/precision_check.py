@@ -27,15 +27,19 @@ def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
     if not current:
         why = "of other weights only" if mine else "for it"
         raise BackendError(
-            f"Found precision {precision!r} for {bundle.name} and no precision check {why}; its labels must first be seen to agree with fp32 "
-            f"(lowest Dice of a label at least {MIN_DICE}). Run: {command}, or leave the precision out."
+            f"precision {precision!r} for {bundle.name} and no precision check {why}",
+            f"its labels must first be seen to agree with fp32 (lowest Dice of a label at least {MIN_DICE})",
+            f"Run: {command}, or leave the precision out.",
         )
     check = current[-1]
     if not check.passed:
         worst = min(check.dice, key=check.dice.__getitem__)
         raise BackendError(
-            f"Found precision {precision!r} for {bundle.name}, whose precision check did not pass: Dice {check.lowest:.4f} of {worst} against "
-            f"fp32, at least {MIN_DICE} is needed. Leave the precision out, or run the precision check on other weights: {command}."
+            (
+                f"precision {precision!r} for {bundle.name}, whose precision check did not pass: Dice {check.lowest:.4f} "
+                f"of {worst} against fp32, at least {MIN_DICE} is needed"
+            ),
+            remedy=f"Leave the precision out, or run the precision check on other weights: {command}.",
         )
     return check
 

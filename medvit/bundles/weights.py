@@ -49,14 +49,16 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     # safetensors begin with the length of their JSON header, which may well look like a pickle's first byte
     if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
         raise BundleError(
-            f"Found a pickle in {path.name}, where safetensors is expected; a pickle can run code. Convert it: see CONTRIBUTING.md."
+            f"a pickle in {path.name}, where safetensors is expected",
+            "a pickle can run code",
+            "Convert it: see CONTRIBUTING.md.",
         )
     _checked(path, bundle.weights_sha256)
     try:
         state = widened(load(content), content)
     except Exception as error:
         raise BundleError(
-            f"Found {path.name}, which is not safetensors ({error}); it must be. Install the bundle again."
+            f"{path.name}, which is not safetensors ({error})", "it must be", "Install the bundle again."
         ) from error
     wanted = network.state_dict()
     # index tables follow from the network and step counters are not used: files of weights leave whole numbers out
@@ -64,7 +66,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     wrong = sorted(wanted.keys() ^ state.keys()) or [k for k in wanted if wanted[k].shape != state[k].shape]
     if wrong:
         raise BundleError(
-            f"Found weights of another network: {len(wrong)} tensors do not fit, the first is {wrong[0]}. Check network_def in inference.json."
+            f"weights of another network: {len(wrong)} tensors do not fit, the first is {wrong[0]}",
+            remedy="Check network_def in inference.json.",
         )
     network.load_state_dict({k: v.to(wanted[k].dtype) for k, v in state.items()})
     setattr(network, WEIGHTS_ATTRIBUTE, bundle.weights_sha256)

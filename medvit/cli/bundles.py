@@ -236,7 +236,9 @@ def _agree(card: FetchSummary, yes: bool, as_json: bool) -> bool:
         return True
     if not typer.get_text_stream("stdin").isatty():
         raise FetchError(
-            "Found no terminal to ask at; the licence above must be agreed to, and nothing was fetched. Run again with --yes to agree."
+            "no terminal to ask at",
+            "the licence above must be agreed to, and nothing was fetched",
+            "Run again with --yes to agree.",
         )
     return typer.confirm("Agree to the licence and go on?", err=as_json)
 

@@ -110,7 +110,7 @@ def _table(labels: Path | None, bundle: str | None) -> tuple[Label, ...]:
     from medvit.io.labels import read_table
 
     if labels is not None and bundle is not None:
-        raise SourceError("Found both --labels and -b; one table of labels is needed. Leave one out.")
+        raise SourceError("both --labels and -b", "one table of labels is needed", "Leave one out.")
     if bundle is not None:
         return open_bundle(bundle).facts.labels
     return read_table(labels) if labels is not None else ()

@@ -60,9 +60,9 @@ def _draw(inspection: Inspection, path: Path, overwrite: bool) -> None:
     from medvit.reports import draw_positions
 
     if inspection.found is None or not any(v.stack for v in inspection.found.volumes):
-        raise OutputError("Found no slices with positions to draw; a DICOM volume has them. Leave --picture out.")
+        raise OutputError("no slices with positions to draw", "a DICOM volume has them", "Leave --picture out.")
     if path.exists() and not overwrite:
-        raise OutputError(f"Found {path}; pictures are never written over silently. Add --overwrite.")
+        raise OutputError(f"{path}", "pictures are never written over silently", "Add --overwrite.")
     volumes = inspection.found.volumes
     with os_errors_as_output_errors(path.parent), replace_file(path) as aside:
         draw_positions(aside, volumes)

@@ -85,7 +85,7 @@ def train(
         opened = open_bundle(bundle)
         images = DataList(data, root, reading=VolumeReading(geometry))
         if only_adapters and adapters is None:
-            raise BundleError("Found --only-adapters without --adapters; their rank is needed. Add --adapters 8.")
+            raise BundleError("--only-adapters without --adapters", "their rank is needed", "Add --adapters 8.")
         few = None if adapters is None else AdapterSettings(adapters, not only_adapters)
         settings = TrainSettings(
             images,

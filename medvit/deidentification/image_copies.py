@@ -70,14 +70,16 @@ def _copy(file: DicomFile, path: Path, clean: Callable[[Dataset], Dataset]) -> N
             tag.group & 0xFF00 == 0x6000 and tag.element == 0x0102 and source[tag].value for tag in list(source.keys())
         ):
             raise ImageError(
-                "Found overlays within the pixels, whose words may name the patient; --with-images writes pixels as they are. "
-                "Leave --with-images out for this series."
+                "overlays within the pixels, whose words may name the patient",
+                "--with-images writes pixels as they are",
+                "Leave --with-images out for this series.",
             )
         made = clean(source)
         if not (made.get("SOPClassUID") and made.get("SOPInstanceUID")):
             raise ImageError(
-                "Found images without a SOPClassUID or SOPInstanceUID; --with-images needs both to write a file. "
-                "Leave --with-images out for this series."
+                "images without a SOPClassUID or SOPInstanceUID",
+                "--with-images needs both to write a file",
+                "Leave --with-images out for this series.",
             )
         meta = FileMetaDataset()
         meta.TransferSyntaxUID = source.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)

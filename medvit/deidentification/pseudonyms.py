@@ -116,11 +116,14 @@ def read_key(path: Path, make: bool) -> tuple[bytes, bool]:
         key = path.read_bytes().strip()
     except OSError as error:
         raise DeidentificationError(
-            f"Found a key that cannot be read ({error.strerror}); a file with the project's secret is needed. Check --deid-key."
+            f"a key that cannot be read ({error.strerror})",
+            "a file with the project's secret is needed",
+            "Check --deid-key.",
         ) from error
     if len(key) < _SHORTEST_KEY:
         raise DeidentificationError(
-            f"Found a key of {len(key)} bytes; at least {_SHORTEST_KEY} that nobody can guess are needed. "
-            "Give --deid-key a file that is not there yet: a key is made."
+            f"a key of {len(key)} bytes",
+            f"at least {_SHORTEST_KEY} that nobody can guess are needed",
+            "Give --deid-key a file that is not there yet: a key is made.",
         )
     return key, False

@@ -42,7 +42,7 @@ def refuse_options(options: dict[str, Any]) -> None:
     """Refuse options of MONAI's inferer that ours does not take, with what to do instead."""
     for name in options:
         step = UNSUPPORTED_OPTIONS.get(name, "give device to the constructor" if name == "device" else "leave it out")
-        raise BackendError(f"Found option {name!r}, which SlidingWindow does not take here. Instead, {step}.")
+        raise BackendError(f"option {name!r}, which SlidingWindow does not take here", remedy=f"Instead, {step}.")
 
 
 def check_settings(
@@ -54,18 +54,20 @@ def check_settings(
         ShapeError: an overlap outside [0, 1), less than one window a call, no Gaussian. BackendError: an unknown mode.
     """
     if not all(0 <= share < 1 for share in (overlap if isinstance(overlap, Sequence) else [overlap])):
-        raise ShapeError(f"Found an overlap of {overlap}; it must be at least 0 and below 1. 0.5 is usual.")
+        raise ShapeError(f"an overlap of {overlap}", "it must be at least 0 and below 1", "0.5 is usual.")
     if sw_batch_size < 1 or not all(
         s > 0 for s in (sigma_scale if isinstance(sigma_scale, Sequence) else [sigma_scale])
     ):
         raise ShapeError(
-            f"Found sw_batch_size {sw_batch_size} and sigma_scale {sigma_scale}; at least one window per call and a Gaussian "
-            "wider than 0 are needed. 1 and 0.125 are usual."
+            f"sw_batch_size {sw_batch_size} and sigma_scale {sigma_scale}",
+            "at least one window per call and a Gaussian wider than 0 are needed",
+            "1 and 0.125 are usual.",
         )
     if mode not in ("gaussian", "constant") or padding not in PADDING:
         raise BackendError(
-            f"Found mode {str(mode)!r} and padding_mode {str(padding)!r}; mode is 'gaussian' or 'constant', padding_mode "
-            f"one of {', '.join(PADDING)}. Use one of these."
+            f"mode {str(mode)!r} and padding_mode {str(padding)!r}",
+            f"mode is 'gaussian' or 'constant', padding_mode one of {', '.join(PADDING)}",
+            "Use one of these.",
         )
 
 
@@ -77,13 +79,18 @@ def check_image(inputs: Tensor) -> None:
     """
     if inputs.ndim < 3 or 0 in inputs.shape or not inputs.is_floating_point():
         raise ShapeError(
-            f"Found an image of {tuple(inputs.shape)}, {inputs.dtype}; (batch, channel, *spatial) floating-point with at least "
-            "one voxel is needed. Add the missing axes, or convert with .float()."
+            f"an image of {tuple(inputs.shape)}, {inputs.dtype}",
+            "(batch, channel, *spatial) floating-point with at least one voxel is needed",
+            "Add the missing axes, or convert with .float().",
         )
     if not bool(torch.isfinite(inputs).all()):
         raise ImageError(
-            f"Found {int((~torch.isfinite(inputs)).sum())} values that are NaN or infinite in an image of {tuple(inputs.shape)}; "
-            "a network makes nothing of them. Replace them, as with torch.nan_to_num."
+            (
+                f"{int((~torch.isfinite(inputs)).sum())} values that are NaN or infinite in an image of "
+                f"{tuple(inputs.shape)}"
+            ),
+            "a network makes nothing of them",
+            "Replace them, as with torch.nan_to_num.",
         )
 
 
@@ -98,13 +105,15 @@ def check_fits(network: object, batch: Tensor) -> None:
         return
     if first.device.type != batch.device.type:
         raise BackendError(
-            f"Found a network on {first.device} and windows on {batch.device}; both must lie on one device. Move the network, or give "
-            "sw_device to the inferer."
+            f"a network on {first.device} and windows on {batch.device}",
+            "both must lie on one device",
+            "Move the network, or give sw_device to the inferer.",
         )
     if first.dtype != batch.dtype and not torch.is_autocast_enabled(batch.device.type):
         raise BackendError(
-            f"Found a network of {first.dtype} and windows of {batch.dtype}; both must be of one type. Convert the image with "
-            f".to({first.dtype})."
+            f"a network of {first.dtype} and windows of {batch.dtype}",
+            "both must be of one type",
+            f"Convert the image with .to({first.dtype}).",
         )
 
 
@@ -125,14 +134,14 @@ def call_network(
         words = str(error).lower()
         if is_out_of_memory(error):
             raise MemoryShortError(
-                f"Found too little memory on {batch.device} for {len(batch)} windows of {tuple(batch.shape[2:])} at once; lower "
-                "sw_batch_size or roi_size, or run with --low-memory or --device cpu."
+                f"too little memory on {batch.device} for {len(batch)} windows of {tuple(batch.shape[2:])} at once",
+                "lower sw_batch_size or roi_size, or run with --low-memory or --device cpu",
             ) from error
         if any(word in words for word in _OF_SIZE):
             raise ShapeError(
-                f"Found a network that cannot take windows of {tuple(batch.shape)} ({str(error).strip().splitlines()[0]}); "
-                "(window, channel, *roi) must suit it. Give a roi_size that its strides divide, such as multiples of 32, and the "
-                "channels it was made for."
+                f"a network that cannot take windows of {tuple(batch.shape)} ({str(error).strip().splitlines()[0]})",
+                "(window, channel, *roi) must suit it",
+                "Give a roi_size that its strides divide, such as multiples of 32, and the channels it was made for.",
             ) from error
         raise
     return validate_logits(logits, batch)
@@ -152,11 +161,14 @@ def validate_logits(logits: object, batch: Tensor) -> Tensor:
     """The network's output if it is one tensor of logits as large as the windows."""
     if not isinstance(logits, Tensor):
         raise ShapeError(
-            f"Found a network that returns {type(logits).__name__}; one tensor is needed. Wrap it so that it returns its logits."
+            f"a network that returns {type(logits).__name__}",
+            "one tensor is needed",
+            "Wrap it so that it returns its logits.",
         )
     if logits.ndim != batch.ndim or len(logits) != len(batch) or logits.shape[2:] != batch.shape[2:]:
         raise ShapeError(
-            f"Found a network that makes {tuple(logits.shape)} of windows {tuple(batch.shape)}; (window, class, *roi) of the "
-            f"windows' size {tuple(batch.shape[2:])} is needed. Resize inside the network, or use MONAI's SlidingWindowInferer."
+            f"a network that makes {tuple(logits.shape)} of windows {tuple(batch.shape)}",
+            f"(window, class, *roi) of the windows' size {tuple(batch.shape[2:])} is needed",
+            "Resize inside the network, or use MONAI's SlidingWindowInferer.",
         )
     return logits.as_tensor() if isinstance(logits, MetaTensor) else logits

@@ -21,18 +21,20 @@ def choose_device(name: str) -> torch.device:
     kind = wanted.partition(":")[0]
     if kind not in ("cpu", "cuda", "mps"):
         raise BackendError(
-            f"Found device {name!r}; it must be auto, cpu, gpu, gpu:N or mps. Leave it out to choose automatically."
+            f"device {name!r}", "it must be auto, cpu, gpu, gpu:N or mps", "Leave it out to choose automatically."
         )
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
-        raise BackendError(f"Found device {name!r}, which is not a device name; use cpu, gpu, gpu:N or mps.") from error
+        raise BackendError(f"device {name!r}, which is not a device name", "use cpu, gpu, gpu:N or mps") from error
     count = torch.cuda.device_count() if kind == "cuda" else 0
     absent = (kind == "cuda" and (device.index or 0) >= count) or (
         kind == "mps" and not torch.backends.mps.is_available()
     )
     if absent:
         raise BackendError(
-            f"Found no device {name!r} on this machine ({count} CUDA device(s)); nothing else is used in its place. Use --device cpu."
+            f"no device {name!r} on this machine ({count} CUDA device(s))",
+            "nothing else is used in its place",
+            "Use --device cpu.",
         )
     return device

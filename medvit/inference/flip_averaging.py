@@ -38,7 +38,9 @@ class FlipAveraging:
         named = [number for pair in self.swapped_classes for number in pair]
         if len(set(named)) != len(named) or any(len(pair) != 2 for pair in self.swapped_classes):
             raise ShapeError(
-                f"Found the classes {list(self.swapped_classes)} to exchange; each is another's mirror image or its own. Name it in one pair."
+                f"the classes {list(self.swapped_classes)} to exchange",
+                "each is another's mirror image or its own",
+                "Name it in one pair.",
             )
 
     def both(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -60,8 +62,9 @@ class FlipAveraging:
     def _windows(self, windows: Tensor) -> Tensor:
         if windows.ndim < self.axis + 3 or windows.shape[1] <= max(self.negated_channels, default=-1):
             raise ShapeError(
-                f"Found windows of {tuple(windows.shape)}; axis {self.axis} and channels {list(self.negated_channels)} are to be mirrored. "
-                "Correct 'mirrored' of the inferer."
+                f"windows of {tuple(windows.shape)}",
+                f"axis {self.axis} and channels {list(self.negated_channels)} are to be mirrored",
+                "Correct 'mirrored' of the inferer.",
             )
         mirrored = torch.flip(windows, (self.axis + 2,))  # a copy, so it may be changed
         for channel in self.negated_channels:
@@ -73,7 +76,8 @@ class FlipAveraging:
         for one, other in self.swapped_classes:
             if max(one, other) >= len(order):
                 raise ShapeError(
-                    f"Found {len(order)} classes, of which {one} and {other} are to be exchanged. Correct 'mirrored' of the inferer."
+                    f"{len(order)} classes, of which {one} and {other} are to be exchanged",
+                    remedy="Correct 'mirrored' of the inferer.",
                 )
             order[one], order[other] = other, one
         return order

@@ -118,8 +118,12 @@ def with_backend(model: LoadedBundle, backend: str, precision: str) -> LoadedBun
         return model
     if not isinstance(inferer, SlidingWindow):
         raise BackendError(
-            f"Found backend {backend!r} and precision {precision!r} for {model.bundle.name}, whose inferer is "
-            f"{type(inferer).__name__}; only SlidingWindow takes them. Leave them out."
+            (
+                f"backend {backend!r} and precision {precision!r} for {model.bundle.name}, whose inferer is "
+                f"{type(inferer).__name__}"
+            ),
+            "only SlidingWindow takes them",
+            "Leave them out.",
         )
     return replace(model, inferer=with_options(inferer, backend=backend, precision=precision))
 
@@ -186,7 +190,8 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
         if isinstance(cause, BundleError):
             raise cause from None
         raise BundleError(
-            f"Found a config of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}. Correct configs/inference.json."
+            f"a config of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}",
+            remedy="Correct configs/inference.json.",
         ) from error
 
 
@@ -241,8 +246,8 @@ def apply(
             raise
         step = "use a machine with more" if low_memory else "run with --low-memory"
         raise MemoryShortError(
-            f"Found too little memory for this image by {model.bundle.name} on {model.device}; {step}, --roi-crop body or a box, or "
-            "--device cpu where a GPU ran out."
+            f"too little memory for this image by {model.bundle.name} on {model.device}",
+            f"{step}, --roi-crop body or a box, or --device cpu where a GPU ran out",
         ) from error
 
 
@@ -266,7 +271,9 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
     if roi_crop:
         if not windows or isinstance(inferer, WholeImage):
             raise BackendError(
-                f"Found --roi-crop for {model.bundle.name}, which does not run by windows of a volume; it has no use there. Leave it out."
+                f"--roi-crop for {model.bundle.name}, which does not run by windows of a volume",
+                "it has no use there",
+                "Leave it out.",
             )
         extra["where"] = region_mask(ready["image"], roi_crop)
     if low_memory and windows:
@@ -275,8 +282,9 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
     def finite(values: Tensor) -> Tensor:
         if not bool(torch.isfinite(values).all()):  # an argmax would make labels of them
             raise BundleError(
-                f"Found values that are no numbers in what {model.bundle.name}'s network made on {model.device}; nothing was made of "
-                "them. Run it with --device cpu, and report it."
+                f"values that are no numbers in what {model.bundle.name}'s network made on {model.device}",
+                "nothing was made of them",
+                "Run it with --device cpu, and report it.",
             )
         if entropy is not None:
             entropy.add_planes(values)

@@ -27,7 +27,7 @@ def region_mask(image: MetaTensor, text: str) -> Tensor:
         ImageError: no volume that ``ResampleToNetworkGridd`` has made, nothing that looks like a body, or a box outside the image.
     """
     if "network_grid" not in image.meta:
-        raise ImageError("Found an image that is no volume on a network's grid; --roi-crop needs one. Leave it out.")
+        raise ImageError("an image that is no volume on a network's grid", "--roi-crop needs one", "Leave it out.")
     if text == "body":
         return _body(image.as_tensor()[0].cpu().numpy())
     grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))
@@ -45,7 +45,7 @@ def region_mask(image: MetaTensor, text: str) -> Tensor:
     mask[0, 0][tuple(at)] = True
     if not bool(mask.any()):
         raise ImageError(
-            f"Found the region {text}, in which the image has nothing; it must touch it. Correct --roi-crop."
+            f"the region {text}, in which the image has nothing", "it must touch it", "Correct --roi-crop."
         )
     return mask
 
@@ -56,7 +56,7 @@ def _body(image: np.ndarray) -> Tensor:
 
     if image.min() == image.max():
         raise ImageError(
-            "Found an image of one value, in which there is no body; --roi-crop body needs one. Leave it out."
+            "an image of one value, in which there is no body", "--roi-crop body needs one", "Leave it out."
         )
     pieces, _ = label(image > threshold_otsu(image))
     largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())

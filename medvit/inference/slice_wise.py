@@ -37,8 +37,9 @@ class SliceWise(Inferer):  # type: ignore[misc]
         super().__init__()
         if axis not in (0, 1, 2) or context < 0 or batch_size < 1 or views not in (1, 4):
             raise ShapeError(
-                f"Found axis {axis}, context {context}, batch_size {batch_size} and views {views}; axis must be 0, 1 or 2, context at "
-                "least 0, batch_size at least 1, views 1 or 4. Axis 2 with context 0 and 1 view is usual."
+                f"axis {axis}, context {context}, batch_size {batch_size} and views {views}",
+                "axis must be 0, 1 or 2, context at least 0, batch_size at least 1, views 1 or 4",
+                "Axis 2 with context 0 and 1 view is usual.",
             )
         self.axis = axis
         self.context = context
@@ -67,8 +68,9 @@ class SliceWise(Inferer):  # type: ignore[misc]
         """
         if inputs.ndim != 5 or 0 in inputs.shape:
             raise ShapeError(
-                f"Found an input of shape {tuple(inputs.shape)}; (batch, channel, i, j, k) with at least one voxel is needed. "
-                "Add the missing axes."
+                f"an input of shape {tuple(inputs.shape)}",
+                "(batch, channel, i, j, k) with at least one voxel is needed",
+                "Add the missing axes.",
             )
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         volume = plain.movedim(self.axis + 2, 1)  # (batch, slice, channel, height, width)

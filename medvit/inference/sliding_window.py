@@ -226,7 +226,8 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         for at, window, logits in self._logits(image, tiling, work):
             if not masks and len(logits) == 1:
                 raise ShapeError(
-                    "Found a network with one channel, whose largest logit is always the first; give labels() a threshold, as 0.5."
+                    "a network with one channel, whose largest logit is always the first",
+                    "give labels() a threshold, as 0.5",
                 )
             if at == len(found) + len(streams):
                 found += [stream.labels() for stream in streams]

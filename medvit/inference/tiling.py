@@ -49,8 +49,8 @@ class Tiling:
             return F.pad(image, sides[::-1], mode=mode, value=value)
         except (RuntimeError, NotImplementedError, ValueError) as error:
             raise ShapeError(
-                f"Found an image of {self.spatial}, which padding_mode={mode!r} cannot make {self.padded}: {error}. "
-                "Use padding_mode='constant', or a smaller roi_size."
+                f"an image of {self.spatial}, which padding_mode={mode!r} cannot make {self.padded}: {error}",
+                remedy="Use padding_mode='constant', or a smaller roi_size.",
             ) from error
 
     def crop(self, result: Tensor) -> Tensor:
@@ -82,8 +82,9 @@ def tile(
     for name, given in (("roi_size", roi_size), ("overlap", overlap)):
         if isinstance(given, Sequence) and len(given) != len(spatial):
             raise ShapeError(
-                f"Found {name} {tuple(given)} for an image of {tuple(spatial)}; one number for each axis after batch and channel is "
-                f"needed. Give {len(spatial)} numbers, or add the image's missing axes."
+                f"{name} {tuple(given)} for an image of {tuple(spatial)}",
+                "one number for each axis after batch and channel is needed",
+                f"Give {len(spatial)} numbers, or add the image's missing axes.",
             )
     roi = tuple(int(n) for n in fall_back_tuple(roi_size, spatial))
     padded = tuple(max(s, r) for s, r in zip(spatial, roi, strict=True))

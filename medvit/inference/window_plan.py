@@ -91,12 +91,13 @@ def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:
     wanted = (len(image), 1, *tiling.spatial)
     if tuple(where.shape) != wanted or where.dtype != torch.bool:
         raise ShapeError(
-            f"Found a mask of {tuple(where.shape)}, {where.dtype}, for an image of {(len(image), *tiling.spatial)}; {wanted} of "
-            "torch.bool is needed. Make it from the image that is given."
+            f"a mask of {tuple(where.shape)}, {where.dtype}, for an image of {(len(image), *tiling.spatial)}",
+            f"{wanted} of torch.bool is needed",
+            "Make it from the image that is given.",
         )
     if not bool(where.any()):
         raise ImageError(
-            "Found a region of interest without a voxel in the image; one is needed. Check --roi-crop, or leave it out."
+            "a region of interest without a voxel in the image", "one is needed", "Check --roi-crop, or leave it out."
         )
     padded = tiling.pad(where.to(torch.uint8), "constant", 0)
     boxes = [(slice(None), slice(0, 1), *tiling.box(n)) for n in range(len(tiling.origins))]
@@ -126,7 +127,9 @@ def background_logits(logits: Tensor) -> Tensor:
     """
     if len(logits) < 2:
         raise ShapeError(
-            "Found a network with one channel, which has no background class; a region of interest needs one. Leave --roi-crop out."
+            "a network with one channel, which has no background class",
+            "a region of interest needs one",
+            "Leave --roi-crop out.",
         )
     made = torch.zeros_like(logits)
     made[0] = 1

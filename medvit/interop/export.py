@@ -63,20 +63,23 @@ def check_target(path: Path, kind: str, overwrite: bool = False) -> None:
         OutputError: the file exists.
     """
     if kind not in SUFFIXES:
-        raise ExportError(f"Found export format {kind!r}; it must be one of {', '.join(SUFFIXES)}. Correct --format.")
+        raise ExportError(f"export format {kind!r}", f"it must be one of {', '.join(SUFFIXES)}", "Correct --format.")
     if path.suffix != SUFFIXES[kind]:
-        raise ExportError(f"Found the name {path.name} for {kind}; it must end in {SUFFIXES[kind]}. Correct -o.")
+        raise ExportError(f"the name {path.name} for {kind}", f"it must end in {SUFFIXES[kind]}", "Correct -o.")
     absent = [name for name in _NEEDS[kind] if find_spec(name) is None]
     if absent:
         raise ExportError(
-            f"Found no package {' or '.join(absent)}, which export to {kind} needs. Install the extra: pip install 'medvit[openvino]'."
+            f"no package {' or '.join(absent)}, which export to {kind} needs",
+            remedy="Install the extra: pip install 'medvit[openvino]'.",
         )
     taken = [
         file for file in (path, path.with_suffix(".bin")) if file.exists() and (kind == "openvino" or file == path)
     ]
     if taken and not overwrite:
         raise OutputError(
-            f"Found {taken[0].name} in place; files are never written over silently. Add --overwrite or choose another name."
+            f"{taken[0].name} in place",
+            "files are never written over silently",
+            "Add --overwrite or choose another name.",
         )
 
 
@@ -149,8 +152,9 @@ def _recorded(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(
-            f"Found a {type(network).__name__} that torch.export cannot record ({first}); its forward must not depend on values. "
-            "Export one of medvit's networks, or report this."
+            f"a {type(network).__name__} that torch.export cannot record ({first})",
+            "its forward must not depend on values",
+            "Export one of medvit's networks, or report this.",
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names folders of the machine that exported
@@ -179,8 +183,9 @@ def _write_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) 
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(
-            f"Found a network that OpenVINO cannot take ({first}); a graph of operators it knows is needed. Export to onnx, or "
-            "install another version of OpenVINO."
+            f"a network that OpenVINO cannot take ({first})",
+            "a graph of operators it knows is needed",
+            "Export to onnx, or install another version of OpenVINO.",
         ) from error
     openvino.save_model(graph, str(path), compress_to_fp16=False)
     onnx.unlink()
@@ -227,14 +232,19 @@ def _flat(output: Any) -> list[Tensor]:
 def _compare(found: list[Tensor], wanted: list[Tensor]) -> tuple[float, float]:
     if [tuple(x.shape) for x in found] != [tuple(x.shape) for x in wanted]:
         raise ExportError(
-            f"Found outputs of {[tuple(x.shape) for x in found]} from the written graph, not {[tuple(x.shape) for x in wanted]}; "
-            "nothing was written. Report this."
+            (
+                f"outputs of {[tuple(x.shape) for x in found]} from the written graph, not "
+                f"{[tuple(x.shape) for x in wanted]}"
+            ),
+            "nothing was written",
+            "Report this.",
         )
     difference = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
     scale = max(float(x.abs().max()) for x in wanted)
     if not difference <= _TOLERANCE * max(1.0, scale):
         raise ExportError(
-            f"Found a written graph that differs from the network by up to {difference:.2g} (largest value {scale:.2g}); at most "
-            f"{_TOLERANCE:g} of it is allowed, so nothing was written. Choose another format and report this."
+            f"a written graph that differs from the network by up to {difference:.2g} (largest value {scale:.2g})",
+            f"at most {_TOLERANCE:g} of it is allowed, so nothing was written",
+            "Choose another format and report this.",
         )
     return difference, scale

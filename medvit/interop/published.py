@@ -62,7 +62,7 @@ def load_published(
     kind = _kind(model)
     if merging is not None and kind != "SwinUNETR":
         raise CheckpointError(
-            f"Found merging={merging!r} for a {kind}; only Swin UNETR has patch merging of several eras. Leave it out."
+            f"merging={merging!r} for a {kind}", "only Swin UNETR has patch merging of several eras", "Leave it out."
         )
     content = path_or_state_dict if isinstance(path_or_state_dict, Mapping) else read_checkpoint(path_or_state_dict)
     stored = extract_tensors(content)
@@ -85,7 +85,9 @@ def _kind(model: nn.Module) -> str:
             return base.__name__
     home = type(model).__module__.partition(".")[0]
     raise CheckpointError(
-        f"Found {home}'s {type(model).__name__} to load into; one of medvit's {', '.join(_TRANSLATORS)} is needed. Use load_state_dict for others."
+        f"{home}'s {type(model).__name__} to load into",
+        f"one of medvit's {', '.join(_TRANSLATORS)} is needed",
+        "Use load_state_dict for others.",
     )
 
 
@@ -94,8 +96,9 @@ def _require_kind(stored: CheckpointTensors, kind: str) -> None:
     looks = [who for who, trait in _TRAITS if any(trait in name for name in stored)]
     if looks and looks[0] != kind:  # Swin-X2S has names of Swin UNETR's among its own
         raise CheckpointError(
-            f"Found weights that look like {looks[0]}'s ({len(stored)} tensors, the first is {next(iter(stored))}); "
-            f"{kind}'s are needed. Give the right file, or build a {looks[0]}."
+            f"weights that look like {looks[0]}'s ({len(stored)} tensors, the first is {next(iter(stored))})",
+            f"{kind}'s are needed",
+            f"Give the right file, or build a {looks[0]}.",
         )
 
 
@@ -109,8 +112,9 @@ def _load(model: nn.Module, state: dict[str, Tensor], hint: str) -> None:
             if names
         ]
         raise CheckpointError(
-            f"Found a checkpoint with {' and '.join(parts)} tensors; it must hold exactly the {len(wanted)} of this {type(model).__name__}. "
-            f"{hint or 'Build the network as the weights need it.'}"
+            f"a checkpoint with {' and '.join(parts)} tensors",
+            f"it must hold exactly the {len(wanted)} of this {type(model).__name__}",
+            hint or "Build the network as the weights need it.",
         )
     adopts: frozenset[str] = getattr(model, "adopts", frozenset())
     wrong = [
@@ -120,8 +124,9 @@ def _load(model: nn.Module, state: dict[str, Tensor], hint: str) -> None:
     ]
     if wrong:
         raise CheckpointError(
-            f"Found {len(wrong)} tensors of other sizes than this {type(model).__name__}'s ({_some(wrong, '; ')}); all must be equal. "
-            f"{hint or 'Build the network as the weights need it.'}"
+            f"{len(wrong)} tensors of other sizes than this {type(model).__name__}'s ({_some(wrong, '; ')})",
+            "all must be equal",
+            hint or "Build the network as the weights need it.",
         )
     model.load_state_dict({name: state[name].to(here.dtype) for name, here in wanted.items()})
 

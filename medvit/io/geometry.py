@@ -140,4 +140,4 @@ def check_affine(affine: Affine) -> None:
     fault = affine_fault(affine)
     if fault is not None:
         found, needed, step = fault
-        raise GeometryError(f"Found {found}; {needed}. {step}")
+        raise GeometryError(found, needed, step)

@@ -105,8 +105,9 @@ def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise SourceError(
-            f"Found {path.name}, which cannot be read ({type(error).__name__}: {_first_line(error)}); "
-            "a complete image file is needed. Export or copy it again."
+            f"{path.name}, which cannot be read ({type(error).__name__}: {_first_line(error)})",
+            "a complete image file is needed",
+            "Export or copy it again.",
         ) from error
     affine, notes = _itk_place(path, image)
     voxels = sitk.GetArrayFromImage(image).astype(np.float32)
@@ -122,7 +123,7 @@ def _read(path: Path, voxels: bool, geometry: str | None) -> Scan:
     try:
         if path.stat().st_size == 0:
             raise SourceError(
-                f"Found {path.name}, an empty file (0 bytes); a complete image file is needed. Export or copy it again."
+                f"{path.name}, an empty file (0 bytes)", "a complete image file is needed", "Export or copy it again."
             )
         if name.endswith(_NIFTI):
             return _read_nifti(path, voxels, geometry)
@@ -133,8 +134,9 @@ def _read(path: Path, voxels: bool, geometry: str | None) -> Scan:
         raise
     except Exception as error:
         raise SourceError(
-            f"Found {path.name}, which cannot be read ({type(error).__name__}: {_first_line(error)}); "
-            "a complete image file is needed. Export or copy it again."
+            f"{path.name}, which cannot be read ({type(error).__name__}: {_first_line(error)})",
+            "a complete image file is needed",
+            "Export or copy it again.",
         ) from error
 
 
@@ -154,11 +156,12 @@ def _read_nifti(path: Path, voxels: bool, geometry: str | None) -> Scan:
     shape = raw.get_data_shape()
     if len(shape) > 3 and int(np.prod(shape[3:])) > 1:
         raise ImageError(
-            f"Found a {len(shape)}-D NIfTI of shape {'x'.join(map(str, shape))}; one 3-D volume is needed. "
-            "Extract one volume of the series (for example with nibabel's four_to_three) and run again."
+            f"a {len(shape)}-D NIfTI of shape {'x'.join(map(str, shape))}",
+            "one 3-D volume is needed",
+            "Extract one volume of the series (for example with nibabel's four_to_three) and run again.",
         )
     if len(shape) < 3:
-        raise ImageError(f"Found a {len(shape)}-D NIfTI; a 3-D volume is needed. Save it as a volume or as PNG.")
+        raise ImageError(f"a {len(shape)}-D NIfTI", "a 3-D volume is needed", "Save it as a volume or as PNG.")
     place = place_nifti(raw, geometry)
     image = nib.load(path)
     array = np.asarray(image.get_fdata(dtype=np.float32)).reshape(shape[:3]) if voxels else _empty(shape[:3])
@@ -186,7 +189,7 @@ def _read_itk(path: Path, voxels: bool) -> Scan:
     header.ReadImageInformation()
     if header.GetNumberOfComponents() != 1:
         count = header.GetNumberOfComponents()
-        raise ImageError(f"Found {count} components per voxel; one is needed. Save one channel and run again.")
+        raise ImageError(f"{count} components per voxel", "one is needed", "Save one channel and run again.")
     affine, notes = _itk_place(path, header)
     if voxels:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32).transpose(2, 1, 0)
@@ -198,7 +201,7 @@ def _read_itk(path: Path, voxels: bool) -> Scan:
 def _itk_place(path: Path, header: Any) -> tuple[Affine, tuple[str, ...]]:
     """Return the affine (voxel index to RAS+ millimetres) of an ITK image or reader, and notes about its unit."""
     if header.GetDimension() != 3:
-        raise ImageError(f"Found a {header.GetDimension()}-D image; a 3-D volume is needed. Extract one volume first.")
+        raise ImageError(f"a {header.GetDimension()}-D image", "a 3-D volume is needed", "Extract one volume first.")
     lps = np.eye(4)
     lps[:3, :3] = np.array(header.GetDirection()).reshape(3, 3) * np.array(header.GetSpacing())
     lps[:3, 3] = header.GetOrigin()

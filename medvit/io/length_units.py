@@ -95,8 +95,9 @@ def header_unit(path: Path, kind: str) -> LengthUnit:
     units = {_UNITS.get(word, (word, 0.0)) for word in found}
     if len(units) > 1:
         raise GeometryError(
-            f"Found axes in different units ({', '.join(sorted(found))}) in {path.name}; one unit is needed. "
-            "Correct the header's units."
+            f"axes in different units ({', '.join(sorted(found))}) in {path.name}",
+            "one unit is needed",
+            "Correct the header's units.",
         )
     ((name, factor),) = units
     return LengthUnit(name, factor) if factor else LengthUnit("", unknown=name)

@@ -63,7 +63,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None or not 0 < float(match[1]) < math.inf:
         shown = text if len(text) <= 40 else f"{text[:40]}..."
-        raise SourceError(f"Found the memory limit {shown!r}; a size above zero is needed. Write it as 4GB or 512MiB.")
+        raise SourceError(f"the memory limit {shown!r}", "a size above zero is needed", "Write it as 4GB or 512MiB.")
     power = "kmgt".find(match[2].lower()) + 1
     unit = 1024**power if match[3] else _UNITS[match[2].lower()]
     return max(1, min(int(float(match[1]) * unit), _LARGEST))
@@ -160,8 +160,9 @@ def check_memory(needed: int, found: str, remedy: str) -> None:
     whence = "" if os.environ.get(VARIABLE) else ", a quarter of the memory here"
     enough = f"{needed / 1000**3 * 1.05:.1f}GB" if needed > 1000**3 else f"{needed / 1000**2 * 1.05 + 1:.0f}MB"
     raise TooLargeError(
-        f"Found {found}, which takes {say_bytes(needed)} of memory; the limit is {say_bytes(limit)}{whence}. {remedy}, or raise the "
-        f"limit: --memory-limit {enough} or {VARIABLE}={enough}."
+        f"{found}, which takes {say_bytes(needed)} of memory",
+        f"the limit is {say_bytes(limit)}{whence}",
+        f"{remedy}, or raise the limit: --memory-limit {enough} or {VARIABLE}={enough}.",
     )
 
 

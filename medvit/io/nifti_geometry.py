@@ -111,10 +111,10 @@ def require_grey(raw: Any) -> None:
     """
     kind = raw.get_data_dtype()
     if kind.names:
-        raise ImageError("Found a colour NIfTI; one grey value per voxel is needed. Save one channel and run again.")
+        raise ImageError("a colour NIfTI", "one grey value per voxel is needed", "Save one channel and run again.")
     if kind.kind == "c":
         raise ImageError(
-            "Found a NIfTI of complex numbers; one real value per voxel is needed. Save their magnitude and run again."
+            "a NIfTI of complex numbers", "one real value per voxel is needed", "Save their magnitude and run again."
         )
 
 
@@ -238,7 +238,7 @@ def _require_sound(affine: Affine, taken: str, unit: LengthUnit, other: str | No
         step = f"The header states {stated}. {step}"
     step = f"Take the {other} with --geometry {other}, or correct the header." if other else step
     where = f" by the {taken}" if other else ""
-    raise GeometryError(f"Found {found}{where}; {needed}. {step}")
+    raise GeometryError(f"{found}{where}", needed, step)
 
 
 def _is_implausible(affine: Affine, shape: tuple[int, int, int]) -> bool:

@@ -101,12 +101,13 @@ class Scan:
         bad = self.array.size - int(np.isfinite(self.array).sum())
         if bad:
             raise ImageError(
-                f"Found {bad} NaN or infinite values among {self.array.size} voxels; all must be finite. "
-                "Replace them (for CT outside the field of view, -1024) and run again."
+                f"{bad} NaN or infinite values among {self.array.size} voxels",
+                "all must be finite",
+                "Replace them (for CT outside the field of view, -1024) and run again.",
             )
         if self.array.size == 0 or self.array.min() == self.array.max():
             value = f"the value {self.array.flat[0]:g} everywhere" if self.array.size else "no voxels"
-            raise ImageError(f"Found {value}; an image needs contrast. Check that the right file was exported.")
+            raise ImageError(f"{value}", "an image needs contrast", "Check that the right file was exported.")
         return self
 
     def planes_lps(self) -> NDArray[np.float64]:

@@ -73,7 +73,7 @@ def open_source(
     progress = progress or Progress()
     if on_irregular not in ON_IRREGULAR:
         raise SourceError(
-            f"Found on_irregular {on_irregular!r}; it must be one of {', '.join(ON_IRREGULAR)}. Leave it out to fail."
+            f"on_irregular {on_irregular!r}", f"it must be one of {', '.join(ON_IRREGULAR)}", "Leave it out to fail."
         )
     if isinstance(source, Scan):
         return source.check()
@@ -112,22 +112,25 @@ def require_there(path: Path) -> None:
         return
     if path.is_symlink():
         raise SourceError(
-            f"Found a link at {path} that leads nowhere; the file or folder itself is needed. {next_step(NOWHERE)}."
+            f"a link at {path} that leads nowhere", "the file or folder itself is needed", f"{next_step(NOWHERE)}."
         )
-    raise SourceError(f"Found nothing at {path}; a file or folder is needed. Check the path.")
+    raise SourceError(f"nothing at {path}", "a file or folder is needed", "Check the path.")
 
 
 def _from_tensor(image: MetaTensor) -> Scan:
     affine = getattr(image, "affine", None)
     if affine is None:
         raise SourceError(
-            f"Found a {type(image).__name__}; a path or a MetaTensor with its affine is needed. Wrap the array in MetaTensor."
+            f"a {type(image).__name__}",
+            "a path or a MetaTensor with its affine is needed",
+            "Wrap the array in MetaTensor.",
         )
     array = np.asarray(image, dtype=np.float32)
     if not ((array.ndim == 4 and array.shape[0] == 1) or (array.ndim == 3 and array.shape[0] in (1, 3))):
         raise ImageError(
-            f"Found a MetaTensor of shape {tuple(array.shape)}; (1, i, j, k) is needed, or (1 or 3, row, column) for a picture. "
-            "Add the channel axis first."
+            f"a MetaTensor of shape {tuple(array.shape)}",
+            "(1, i, j, k) is needed, or (1 or 3, row, column) for a picture",
+            "Add the channel axis first.",
         )
     if array.ndim == 3:  # a picture has no position in the patient; its affine is ignored
         return Scan(array, np.eye(4), "picture")
@@ -173,12 +176,13 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
         counts = Counter(why for _, why in found.lost)
         said = ", ".join(f"{count} {why}" for why, count in counts.items())
         return SourceError(
-            f"Found {said}, and no DICOM image in {path.name}; the files themselves are needed. "
-            f"{next_step(counts.most_common(1)[0][0])}."
+            f"{said}, and no DICOM image in {path.name}",
+            "the files themselves are needed",
+            f"{next_step(counts.most_common(1)[0][0])}.",
         )
     if not found.files:
         kind = f"an empty zip ({path.name})" if path.is_file() else f"no files in {path.name}"
-        return SourceError(f"Found {kind}; a DICOM series or one image file is needed. Check the export.")
+        return SourceError(kind, "a DICOM series or one image file is needed", "Check the export.")
     hint = "Check the export."
     if set(found.objects) & {"SEG", "RTSTRUCT"}:
         hint = "It holds results of a segmentation: read them with medvit convert, or give the images they belong to."
@@ -193,7 +197,7 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
         hint = f"Give one of its image files instead, for example {images[0]}." if images else hint
     kinds = f" ({', '.join(sorted(found.objects))})" if found.objects else ""
     return SourceError(
-        f"Found no DICOM images among {found.files} file(s){kinds} in {path.name}; one series is needed. {hint}"
+        f"no DICOM images among {found.files} file(s){kinds} in {path.name}", "one series is needed", hint
     )
 
 

@@ -47,15 +47,16 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
         parts = PurePosixPath(entry.filename.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
             raise SourceError(
-                f"Found the entry {entry.filename!r} in the zip, which points outside of it; entries must stay inside. "
-                "Do not trust this archive: ask for another."
+                f"the entry {entry.filename!r} in the zip, which points outside of it",
+                "entries must stay inside",
+                "Do not trust this archive: ask for another.",
             )
     largest = max((entry.file_size for entry in entries), default=0)
     check_memory(largest, "a file in the zip", "Unpack it first")
     total = sum(entry.file_size for entry in entries)
     if total > _LARGEST_ZIP:
         raise SourceError(
-            f"Found a zip that unpacks to {total / 2**30:.0f} GiB; at most {_LARGEST_ZIP // 2**30} are taken. Split it."
+            f"a zip that unpacks to {total / 2**30:.0f} GiB", f"at most {_LARGEST_ZIP // 2**30} are taken", "Split it."
         )
     links = [entry for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
     if unread is not None:
@@ -125,6 +126,7 @@ def zip_errors_as_source_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise SourceError(
-            f"Found a damaged or encrypted zip ({name}: {type(error).__name__}: {error}); all of it must be readable. "
-            "Copy it again, or unpack it first."
+            f"a damaged or encrypted zip ({name}: {type(error).__name__}: {error})",
+            "all of it must be readable",
+            "Copy it again, or unpack it first.",
         ) from error

@@ -30,7 +30,9 @@ def select_backend(
         return _able(operator, known, unsupported_reason)
     if backend not in known:
         raise BackendError(
-            f"Found {operator} backend {backend!r}; it must be one of {', '.join(known)}. Leave it out to let medvit choose."
+            f"{operator} backend {backend!r}",
+            f"it must be one of {', '.join(known)}",
+            "Leave it out to let medvit choose.",
         )
     reason = unsupported_reason(backend)
     if reason:

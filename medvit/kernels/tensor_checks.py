@@ -18,8 +18,12 @@ def require_tensor(x: object, what: str = "an input") -> None:
     """
     if not isinstance(x, Tensor):
         raise ImageError(
-            f"Found a {type(x).__name__} as {what.partition(' ')[2]}; a torch tensor is needed. Make one with torch.as_tensor(..., dtype=torch.float32), "
-            "or give the image to medvit.segment and the like, which prepare it."
+            f"a {type(x).__name__} as {what.partition(' ')[2]}",
+            "a torch tensor is needed",
+            (
+                "Make one with torch.as_tensor(..., dtype=torch.float32), or give the image to medvit.segment and the "
+                "like, which prepare it."
+            ),
         )
 
 
@@ -37,14 +41,19 @@ def require_floating_point(x: Tensor, weight: Tensor, what: str = "an input") ->
     """
     if not x.is_floating_point():
         raise ImageError(
-            f"Found {what} of {x.dtype}; floating-point numbers in the range the network was trained on are needed. "
-            "Scale the image first, as the bundle's preprocessing does."
+            f"{what} of {x.dtype}",
+            "floating-point numbers in the range the network was trained on are needed",
+            "Scale the image first, as the bundle's preprocessing does.",
         )
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise ShapeError(
-            f"Found {what} of {x.dtype} for weights of {weight.dtype}; they must be one type. Convert it: .to({weight.dtype})."
+            f"{what} of {x.dtype} for weights of {weight.dtype}",
+            "they must be one type",
+            f"Convert it: .to({weight.dtype}).",
         )
     if x.device != weight.device:
         raise ShapeError(
-            f"Found {what} on {x.device} and weights on {weight.device}; they must be on one device. Move it with .to(device)."
+            f"{what} on {x.device} and weights on {weight.device}",
+            "they must be on one device",
+            "Move it with .to(device).",
         )

@@ -39,8 +39,9 @@ def truncate_kspace(image: NDArray[np.floating], factor: int) -> NDArray[np.floa
     _check(image, factor)
     if any(n % factor for n in image.shape[:2]):
         raise ShapeError(
-            f"Found slices of {image.shape[0]} x {image.shape[1]} pixels to make {factor} times coarser; their sides must divide "
-            "by it. Cut off what is left over."
+            f"slices of {image.shape[0]} x {image.shape[1]} pixels to make {factor} times coarser",
+            "their sides must divide by it",
+            "Cut off what is left over.",
         )
     return _in_plane(image, lambda line: _coarser_lines(line, factor))
 
@@ -80,8 +81,9 @@ def upsampled_index(factor: int) -> NDArray[np.float64]:
 def _check(image: NDArray[np.floating], factor: int) -> None:
     if image.ndim not in (2, 3) or 0 in image.shape or factor < 1:
         raise ShapeError(
-            f"Found an image of shape {image.shape} and a factor of {factor}; (i, j) or (i, j, k) with at least one voxel and a "
-            "factor of at least 1 are needed. Take off channel and batch axes first."
+            f"an image of shape {image.shape} and a factor of {factor}",
+            "(i, j) or (i, j, k) with at least one voxel and a factor of at least 1 are needed",
+            "Take off channel and batch axes first.",
         )
 
 

@@ -34,8 +34,9 @@ def field_of(bundle: Bundle) -> tuple[tuple[int, int, int], tuple[float, float, 
         a, b, c = (float(s) for s in bundle.config["spacing_mm"])
     except (KeyError, TypeError, ValueError):
         raise BundleError(
-            f"Found no img_size and spacing_mm of three numbers in {bundle.name}; views are brought onto that field. Add them to "
-            "configs/inference.json."
+            f"no img_size and spacing_mm of three numbers in {bundle.name}",
+            "views are brought onto that field",
+            "Add them to configs/inference.json.",
         ) from None
     return (x, y, z), (a, b, c)
 

@@ -54,7 +54,9 @@ def check_reconstructed_types(types: Sequence[str]) -> None:
     for name in types:
         if name not in RECONSTRUCTED_TYPES:
             raise OutputError(
-                f"Found output type {name!r}; a reconstruction is written as {', '.join(RECONSTRUCTED_TYPES)}. Correct -ot."
+                f"output type {name!r}",
+                f"a reconstruction is written as {', '.join(RECONSTRUCTED_TYPES)}",
+                "Correct -ot.",
             )
 
 
@@ -106,8 +108,9 @@ def _write_meshes(result: ReconstructionResult, kind: str, staging: Path) -> Non
     for name, surface in result.surfaces.items():
         if not surface.is_closed:
             raise RoundTripError(
-                f"Found a surface of {name} with a hole or a flap; it must be closed. Nothing was published: please report this "
-                "with run settings and medvit doctor's output."
+                f"a surface of {name} with a hole or a flap",
+                "it must be closed",
+                "Nothing was published: please report this with run settings and medvit doctor's output.",
             )
         words = f"{name}; {result.bundle.name} {result.bundle.version}; research use"
         MESH_WRITERS[kind](folder / f"{name}.{kind}", surface, words)
@@ -119,7 +122,7 @@ def _write_entropy_map(result: ReconstructionResult, staging: Path) -> None:
 
     if result.entropy_map is None:
         raise OutputError(
-            f"Found no doubt of {result.bundle.name} on the grid of its labels; a map needs it. Leave --maps out."
+            f"no doubt of {result.bundle.name} on the grid of its labels", "a map needs it", "Leave --maps out."
         )
     folder = staging / "maps"
     folder.mkdir()

@@ -100,7 +100,8 @@ class ReconstructionTask:
             slot: ViewPosition = "AP" if name == "ap" else "lateral"
             if not isinstance(one.source, str | os.PathLike):
                 raise SourceError(
-                    f"Found {type(one.source).__name__} as {slot} view; a radiograph in a file is needed, or a view from open_view."
+                    f"{type(one.source).__name__} as {slot} view",
+                    "a radiograph in a file is needed, or a view from open_view",
                 )
             geometry = one.geometry if isinstance(one, ViewInput) else None
             found[name] = open_view(one.source, slot, bundle, geometry, settings.force, progress, one.series)

@@ -70,8 +70,9 @@ def require_regular(scan: Scan) -> None:
     """
     if scan.original is not None:
         raise GeometryError(
-            "Found a tilted or uneven stack of slices for a bundle that makes images finer in their plane; a regular one is needed. "
-            "Use --on-irregular split, which takes the longest regular part, or convert that part to NIfTI."
+            "a tilted or uneven stack of slices for a bundle that makes images finer in their plane",
+            "a regular one is needed",
+            "Use --on-irregular split, which takes the longest regular part, or convert that part to NIfTI.",
         )
 
 

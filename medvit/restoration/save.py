@@ -59,12 +59,13 @@ def check_restored_types(types: Sequence[str], kind: str) -> None:
     for name in types:
         if name not in RESTORED_TYPES:
             raise OutputError(
-                f"Found output type {name!r}; a restored image is written as {' or '.join(RESTORED_TYPES)}. Correct -ot."
+                f"output type {name!r}", f"a restored image is written as {' or '.join(RESTORED_TYPES)}", "Correct -ot."
             )
         if name == "dicom" and kind != "dicom":
             raise OutputError(
-                f"Found output type 'dicom' for a {kind} source; a derived series refers to the original DICOM slices. "
-                "Give the DICOM series as the source, or use -ot nifti."
+                f"output type 'dicom' for a {kind} source",
+                "a derived series refers to the original DICOM slices",
+                "Give the DICOM series as the source, or use -ot nifti.",
             )
 
 

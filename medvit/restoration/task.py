@@ -58,12 +58,13 @@ class RestorationTask:
         prepared = prepare_scan(opened, bundle, settings)
         if prepared.scan.is_picture:
             raise ImageError(
-                f"Found a picture for {bundle.name}; restoration takes volumes, a single slice as a volume one voxel thick. "
-                "Save it so."
+                f"a picture for {bundle.name}",
+                "restoration takes volumes, a single slice as a volume one voxel thick",
+                "Save it so.",
             )
         reasons = reasons_to_refuse(prepared.scan, bundle)
         if reasons and not settings.force:
-            raise ImageError(f"Found {reasons[0]}. Give the original series, or run all the same with --force.")
+            raise ImageError(reasons[0], remedy="Give the original series, or run all the same with --force.")
         return replace(prepared, forced=(*prepared.forced, *(f"Forced: {reason}." for reason in reasons)))
 
     def predict(
@@ -174,7 +175,8 @@ def _own_slices(scan: Scan, loaded: LoadedBundle) -> Scan:
     across = axis_codes(flip_lps_ras(original.grid.affine))[2]
     if not isinstance(inferer, inference.SliceWise) or across not in ("RL", "PA", "SI")[inferer.axis]:
         raise GeometryError(
-            f"Found an irregular stack for {loaded.bundle.name}, which does not look at its single slices; values between the "
-            "slices would have to be made up. Use --on-irregular split, which takes the longest regular part."
+            f"an irregular stack for {loaded.bundle.name}, which does not look at its single slices",
+            "values between the slices would have to be made up",
+            "Use --on-irregular split, which takes the longest regular part.",
         )
     return replace(scan, array=original.values[None], affine=flip_lps_ras(original.grid.affine), original=None)

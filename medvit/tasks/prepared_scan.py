@@ -59,10 +59,10 @@ def _require_fit(scan: Scan, bundle: Bundle, force: bool) -> tuple[str, ...]:
     if reason is None:
         return ()
     if scan.is_picture != (bundle.facts.dimensions == 2):
-        raise ImageError(f"Found {reason}. Choose a bundle for it: medvit bundles list.")
+        raise ImageError(reason, remedy="Choose a bundle for it: medvit bundles list.")
     if not force:
         raise ModalityError(
-            f"Found {reason}. Choose a bundle for it (medvit bundles list), or run all the same with --force."
+            reason, remedy="Choose a bundle for it (medvit bundles list), or run all the same with --force."
         )
     return (f"Forced: {reason}.",)
 

@@ -152,10 +152,10 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         OutputError: existing output, a file in the way, or no permission.
     """
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"Found a file at {folder}, where the output folder should be. Choose another with -o.")
+        raise OutputError(f"a file at {folder}, where the output folder should be", remedy="Choose another with -o.")
     if folder.is_dir() and _holds_something(folder) and not overwrite:
         raise OutputError(
-            f"Found files in {folder}; results are never written over silently. Choose another folder or add --overwrite."
+            f"files in {folder}", "results are never written over silently", "Choose another folder or add --overwrite."
         )
     with os_errors_as_output_errors(folder), staging_folder(folder):
         pass

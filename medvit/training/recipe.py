@@ -62,15 +62,17 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
     parser.read_config([str(path) for path in configs])
     if "recipe" not in parser.get():
         raise BundleError(
-            f"Found no 'recipe' in configs/{name}.json of {bundle.name}; medvit train runs one. Train it by MONAI's own command, "
-            "which its docs/README.md states."
+            f"no 'recipe' in configs/{name}.json of {bundle.name}",
+            "medvit train runs one",
+            "Train it by MONAI's own command, which its docs/README.md states.",
         )
     parser["bundle_root"] = str(bundle.root)
     if seed is not None:
         if not isinstance(parser.get("loop"), dict):
             raise BundleError(
-                f"Found a seed for configs/{name}.json of {bundle.name}, which has no 'loop' to hold it; shipped ones have. Leave --seed "
-                "out, or give the config a 'loop'."
+                f"a seed for configs/{name}.json of {bundle.name}, which has no 'loop' to hold it",
+                "shipped ones have",
+                "Leave --seed out, or give the config a 'loop'.",
             )
         parser["loop#seed"] = seed
     try:
@@ -81,6 +83,7 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
         if isinstance(cause, BundleError):
             raise cause from None
         raise BundleError(
-            f"Found a configs/{name}.json of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}. Correct it."
+            f"a configs/{name}.json of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}",
+            remedy="Correct it.",
         ) from error
     return replace(recipe, name=name)

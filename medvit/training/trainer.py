@@ -84,12 +84,16 @@ def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
     """
     if settings.publish and settings.recipe != "train":
         raise BundleError(
-            f"Found --publish with the recipe {settings.recipe}; only 'train' makes the bundle's weights. Train from its checkpoint: --from."
+            f"--publish with the recipe {settings.recipe}",
+            "only 'train' makes the bundle's weights",
+            "Train from its checkpoint: --from.",
         )
     if settings.adapters is not None and (settings.start is None or settings.recipe != "train"):
         lacking = "without --from" if settings.start is None else f"with the recipe {settings.recipe}"
         raise BundleError(
-            f"Found --adapters {lacking}; they adapt weights that the recipe 'train' has made already. Say which: --from {bundle.name}."
+            f"--adapters {lacking}",
+            "they adapt weights that the recipe 'train' has made already",
+            f"Say which: --from {bundle.name}.",
         )
     recipe = read_recipe(bundle, settings.recipe, settings.seed)
     return fit(bundle, recipe.with_steps(settings.steps), settings)

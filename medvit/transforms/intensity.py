@@ -25,7 +25,7 @@ _BEYOND = "beyond"
 def _checked_range(low: float, high: float) -> tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ShapeError(
-            f"Found an intensity range of {low} to {high}; the first must be below the second. Correct intensity_range."
+            f"an intensity range of {low} to {high}", "the first must be below the second", "Correct intensity_range."
         )
     return float(low), float(high)
 
@@ -72,7 +72,7 @@ def percentile_range(image: NDArray[np.floating], percentiles: Sequence[float]) 
     """
     if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise ShapeError(
-            f"Found percentiles {list(percentiles)}; two from 0 to 100 in order are needed. 0.5 and 99.5 are usual."
+            f"percentiles {list(percentiles)}", "two from 0 to 100 in order are needed", "0.5 and 99.5 are usual."
         )
     values = image.reshape(-1)[:: max(1, image.size // _MOST)]
     low, high = (float(v) for v in np.percentile(values, percentiles))
@@ -80,7 +80,7 @@ def percentile_range(image: NDArray[np.floating], percentiles: Sequence[float]) 
         low, high = float(image.min()), float(image.max())
     if low == high:
         raise ShapeError(
-            f"Found the value {low:g} everywhere; an image needs contrast. Check that the right one is given."
+            f"the value {low:g} everywhere", "an image needs contrast", "Check that the right one is given."
         )
     return low, high
 
@@ -145,8 +145,12 @@ class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
             values = _plain(out[key]).cpu().float()
             if tuple(values.shape[1:]) != grid.source_shape or grid.grid_shape != grid.source_shape:
                 raise ShapeError(
-                    f"Found an output of {tuple(values.shape[1:])} on a grid of {grid.grid_shape} for a source of "
-                    f"{grid.source_shape}; they must be equal. Use ResampleToNetworkGridd with spacing_mm null and no crop."
+                    (
+                        f"an output of {tuple(values.shape[1:])} on a grid of {grid.grid_shape} for a source of "
+                        f"{grid.source_shape}"
+                    ),
+                    "they must be equal",
+                    "Use ResampleToNetworkGridd with spacing_mm null and no crop.",
                 )
             values = values * (self.high - self.low) + self.low
             if beyond is not None:

@@ -41,7 +41,9 @@ class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
             plain = (logits.as_tensor() if isinstance(logits, MetaTensor) else logits).cpu()
             if tuple(plain.shape[1:]) != grid.size:
                 raise ShapeError(
-                    f"Found logits of {tuple(plain.shape[1:])} for an image of {grid.size}; they must match. Check the inferer."
+                    f"logits of {tuple(plain.shape[1:])} for an image of {grid.size}",
+                    "they must match",
+                    "Check the inferer.",
                 )
             labels = resample_argmax(plain, out_shape=grid.source_shape, grid_shape=grid.grid_shape, start=grid.start)
             out[key] = self.on_source(labels, image)

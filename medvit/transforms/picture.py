@@ -39,17 +39,19 @@ def scale_to_unit_rgb(array: np.ndarray) -> np.ndarray:
     """
     if array.ndim != 3 or array.shape[0] not in (1, 3):
         raise ImageError(
-            f"Found a picture of shape {array.shape}; (1 or 3, row, column) is needed: grey or red, green, blue. Convert it first."
+            f"a picture of shape {array.shape}",
+            "(1 or 3, row, column) is needed: grey or red, green, blue",
+            "Convert it first.",
         )
     values = np.asarray(array, dtype=np.float64)
     values = np.repeat(values, 3, 0) if len(values) == 1 else values  # first, so that grey and grey as RGB are the same
     if not np.isfinite(values).all():
-        raise ImageError("Found NaN or infinite values in a picture; all must be finite. Replace them first.")
+        raise ImageError("NaN or infinite values in a picture", "all must be finite", "Replace them first.")
     low, high = np.percentile(values, (_DARK, _BRIGHT))
     if high <= low:  # nearly all pixels are alike: a few bright spots on black
         low, high = float(values.min()), float(values.max())
     if high <= low:
-        raise ImageError(f"Found the value {low:g} everywhere in a picture; an image needs contrast. Check the file.")
+        raise ImageError(f"the value {low:g} everywhere in a picture", "an image needs contrast", "Check the file.")
     scaled: np.ndarray = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
     return scaled
 

@@ -80,7 +80,9 @@ class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
             values = (out[key].as_tensor() if isinstance(out[key], MetaTensor) else out[key]).cpu().float()
             if tuple(values.shape[1:]) != interpolated.shape:
                 raise ShapeError(
-                    f"Found an output of {tuple(values.shape[1:])} for an image of {interpolated.shape}; they must be equal. Check the inferer."
+                    f"an output of {tuple(values.shape[1:])} for an image of {interpolated.shape}",
+                    "they must be equal",
+                    "Check the inferer.",
                 )
             restored = values[0].numpy()
             if self.keep_measured:

@@ -49,7 +49,7 @@ class StackViewsd(MapTransform):  # type: ignore[misc]
         super().__init__(keys)
         if len(self.keys) != 2:
             raise ShapeError(
-                f"Found {len(self.keys)} key(s) for two views; name the coronal and the sagittal picture. Correct keys."
+                f"{len(self.keys)} key(s) for two views", "name the coronal and the sagittal picture", "Correct keys."
             )
         self.plane = int(plane[0]), int(plane[1])
         self.output_key = output_key
@@ -61,7 +61,7 @@ class StackViewsd(MapTransform):  # type: ignore[misc]
         for key in self.keys:
             if key not in out:
                 raise ShapeError(
-                    f"Found no {key} view; both views are needed. Give {' and '.join(map(str, self.keys))}."
+                    f"no {key} view", "both views are needed", f"Give {' and '.join(map(str, self.keys))}."
                 )
         views = [self._view(str(key), torch.as_tensor(np.asarray(out[key]))) for key in self.keys]
         first = out[self.keys[0]]
@@ -73,22 +73,24 @@ class StackViewsd(MapTransform):  # type: ignore[misc]
         side, height = self.plane
         if picture.ndim != 3 or picture.shape[0] != 1:
             raise ShapeError(
-                f"Found a {name} view of shape {tuple(picture.shape)}; (1, row, column), one grey value per pixel, is needed. "
-                "Save it as a grey picture."
+                f"a {name} view of shape {tuple(picture.shape)}",
+                "(1, row, column), one grey value per pixel, is needed",
+                "Save it as a grey picture.",
             )
         rows, columns = picture.shape[1:]
         if abs(rows * side / (columns * height) - 1) > _ASPECT:
             raise ShapeError(
-                f"Found a {name} view of {rows} rows and {columns} columns; rows to columns must be as {height} to {side}, or "
-                "the body would be distorted. Crop or pad it to the field the bundle states."
+                f"a {name} view of {rows} rows and {columns} columns",
+                f"rows to columns must be as {height} to {side}, or the body would be distorted",
+                "Crop or pad it to the field the bundle states.",
             )
         values = picture.double().numpy()
         if not np.isfinite(values).all():
-            raise ImageError(f"Found NaN or infinite values in the {name} view; all must be finite. Replace them.")
+            raise ImageError(f"NaN or infinite values in the {name} view", "all must be finite", "Replace them.")
         low, high = np.percentile(values, self.percentiles)
         if not high > low:
             raise ImageError(
-                f"Found a {name} view without contrast; it must show a body. Check that the right file was given."
+                f"a {name} view without contrast", "it must show a body", "Check that the right file was given."
             )
         scaled = torch.from_numpy((values - low) / (high - low)).clamp(0, 1).float()
         upright = scaled.flip(1, 2).transpose(1, 2)[None]  # feet first and right last, as z and x run
@@ -122,7 +124,7 @@ class LabelsOnVolumeGridd(MapTransform):  # type: ignore[misc]
             logits = out[key]
             if logits.ndim != 4:
                 raise ShapeError(
-                    f"Found logits of shape {tuple(logits.shape)}; (class, x, y, z) is needed. Check the inferer."
+                    f"logits of shape {tuple(logits.shape)}", "(class, x, y, z) is needed", "Check the inferer."
                 )
             plain = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
             labels = plain.argmax(0, keepdim=True).to(torch.uint8).cpu()

@@ -52,8 +52,12 @@ def _sound_tables() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise BatchError(
-            f"Found that the journal cannot be written ({error}); without it nothing is run. Free some space or check its folder's "
-            "permissions, then give the same command again: what was finished is not lost."
+            f"that the journal cannot be written ({error})",
+            "without it nothing is run",
+            (
+                "Free some space or check its folder's permissions, then give the same command again: what was finished "
+                "is not lost."
+            ),
         ) from error
 
 
@@ -92,7 +96,7 @@ def retry_batch(out: Path, again: Again, shown: Terminal) -> int:
     journal.close()
     if last is None:
         raise BatchError(
-            f"Found no run in the journal of {out}; there is nothing to try again. Start with medvit batch run."
+            f"no run in the journal of {out}", "there is nothing to try again", "Start with medvit batch run."
         )
     asked = BatchOptions.again(json.loads(last["command"]))
     asked = replace(asked, **again.other)
@@ -121,7 +125,7 @@ def _chosen(journal: Journal, again: Again) -> set[int]:
         kinds = ", ".join(sorted({row["code"] for row in rows})) or "none"
         what = f" with {again.reason!r} in their reason" if again.reason else ""
         raise BatchError(
-            f"Found no failed cases{what}; the kinds of error there are: {kinds}. See medvit batch status --cases."
+            f"no failed cases{what}", f"the kinds of error there are: {kinds}", "See medvit batch status --cases."
         )
     return found
 
@@ -172,12 +176,17 @@ def _say_plan(session: Session, waiting: dict[int, CaseLocation], shown: Termina
         total = sum(files.values())
         if lost:
             raise BatchError(
-                f"Found {lost} file(s) in {session.batch.archive.name} that could not be read (links that lead nowhere, content that "
-                "was not fetched, no permission), and no image; the files themselves are needed. Fetch or copy them again."
+                (
+                    f"{lost} file(s) in {session.batch.archive.name} that could not be read (links that lead nowhere, "
+                    "content that was not fetched, no permission), and no image"
+                ),
+                "the files themselves are needed",
+                "Fetch or copy them again.",
             )
         raise BatchError(
-            f"Found no images among {total} file(s) in {session.batch.archive.name}; DICOM series or image files are needed. "
-            "Check the path."
+            f"no images among {total} file(s) in {session.batch.archive.name}",
+            "DICOM series or image files are needed",
+            "Check the path.",
         )
     others = ", ".join(f"{n} {state}" for state, n in counts.items() if state != State.PENDING)
     if lost:
@@ -193,9 +202,7 @@ def show_plan(asked: BatchOptions, out: Path, shown: Terminal) -> int:
 
     batch: Batch = asked.lasting().batch(out, make_key=False)
     if not batch.archive.is_dir():
-        raise BatchError(
-            f"Found no folder at {asked.archive}; an archive is a folder with images in it. Check the path."
-        )
+        raise BatchError(f"no folder at {asked.archive}", "an archive is a folder with images in it", "Check the path.")
     _ = batch.plan.options_hashes
     where = batch.limits.where
     script = job_script(where) if where is not None and where.cluster == "slurm" else ""

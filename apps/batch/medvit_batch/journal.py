@@ -114,9 +114,7 @@ class Journal:
     def __init__(self, folder: Path, *, new: bool = False) -> None:
         path = folder / JOURNAL
         if not new and not path.is_file():
-            raise BatchError(
-                f"Found no journal in {folder}; a folder that medvit batch has written is needed. Check -o."
-            )
+            raise BatchError(f"no journal in {folder}", "a folder that medvit batch has written is needed", "Check -o.")
         self.base = connect(path, _SCHEMA, _VERSION, durable=True, upgrades=_UPGRADES)
 
     def close(self) -> None:
@@ -147,8 +145,9 @@ class Journal:
                 "with another key" if earlier and mark else "with --deidentify" if earlier else "without --deidentify"
             )
             raise BatchError(
-                f"Found results that were made {found}; those of one batch are kept alike, so that nobody takes one for the other. "
-                "Choose another folder with -o, or ask as before."
+                f"results that were made {found}",
+                "those of one batch are kept alike, so that nobody takes one for the other",
+                "Choose another folder with -o, or ask as before.",
             )
         if row is None:
             self.base.execute("INSERT INTO privacy VALUES (?)", (mark,))

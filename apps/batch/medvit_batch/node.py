@@ -48,14 +48,15 @@ def target_of(send_to: str | None, commit: bool) -> Target | None:
     if send_to is None:
         if commit:
             raise NetworkError(
-                "Found --commit without --send-to; it asks about what is sent. Add --send-to, or leave it out."
+                "--commit without --send-to", "it asks about what is sent", "Add --send-to, or leave it out."
             )
         return None
     peer = parse_peer(send_to)
     if commit and peer.url:
         raise NetworkError(
-            "Found --commit with a DICOMweb server, whose answer to what it is sent says already what it keeps; storage commitment is "
-            "a service of DIMSE nodes. Leave --commit out, or send to AET@host:port."
+            "--commit with a DICOMweb server, whose answer to what it is sent says already what it keeps",
+            "storage commitment is a service of DIMSE nodes",
+            "Leave --commit out, or send to AET@host:port.",
         )
     return Target(peer, commit)
 
@@ -64,7 +65,7 @@ def listen(asked: BatchOptions, out: Path, shown: Terminal, node: Node, pace: Pa
     """Receive, run and send on until a signal; return the exit code, which is 3 if results still wait to be sent."""
     quiet_networking()
     if node.most < 1:
-        raise BatchError(f"Found --max-associations {node.most}; at least 1 is needed. Correct it.")
+        raise BatchError(f"--max-associations {node.most}", "at least 1 is needed", "Correct it.")
     inbox = inbox_of(out)
     asked = replace(asked, archive=str(inbox))
     asked.lasting().batch(out).plan.options_hashes  # noqa: B018  refuses a bundle before any peer sends objects

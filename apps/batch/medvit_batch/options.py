@@ -79,19 +79,23 @@ class BatchOptions:
         if not self.deidentify:
             if self.deid_key or self.retain or self.allow_burned_in or self.with_images:
                 raise BatchError(
-                    "Found --deid-key, --retain, --allow-burned-in or --with-images without --deidentify; they say how that is done. "
-                    "Add --deidentify, or leave them out."
+                    "--deid-key, --retain, --allow-burned-in or --with-images without --deidentify",
+                    "they say how that is done",
+                    "Add --deidentify, or leave them out.",
                 )
             return None
         wrong = [name for name in self.retain if name not in RETAINABLE]
         if wrong:
             raise BatchError(
-                f"Found --retain {wrong[0]}; it must be one of {', '.join(RETAINABLE)}. Correct it, or leave it out to retain nothing."
+                f"--retain {wrong[0]}",
+                f"it must be one of {', '.join(RETAINABLE)}",
+                "Correct it, or leave it out to retain nothing.",
             )
         if self.deid_key is None:
             raise BatchError(
-                "Found --deidentify without --deid-key; a project's secret is needed, from which new UIDs are made, the same in each "
-                "run. Name a file outside the results with --deid-key: where there is none, a key is made."
+                "--deidentify without --deid-key",
+                "a project's secret is needed, from which new UIDs are made, the same in each run",
+                "Name a file outside the results with --deid-key: where there is none, a key is made.",
             )
         key, _ = read_key(Path(self.deid_key), make_key)
         return Privacy(key, tuple(sorted(self.retain)), self.allow_burned_in, self.with_images)
@@ -107,13 +111,15 @@ class BatchOptions:
 
         if self.job and self.cluster != "slurm":
             raise BatchError(
-                "Found --job without --cluster slurm; it says what is asked of SLURM for each worker. Add the one or leave out the other."
+                "--job without --cluster slurm",
+                "it says what is asked of SLURM for each worker",
+                "Add the one or leave out the other.",
             )
         if not self.cluster:
             return None
         if self.workers > 1 and (self.cluster not in STARTED or self.cluster == "cuda"):
             own = "there is one for each GPU" if self.cluster == "cuda" else "a cluster has workers of its own"
-            raise BatchError(f"Found both --workers and --cluster {self.cluster}; {own}. Leave --workers out.")
+            raise BatchError(f"both --workers and --cluster {self.cluster}", own, "Leave --workers out.")
         return ClusterSpec(self.cluster, self.workers, read_job(self.job), out)
 
     def batch(self, out: Path, make_key: bool = True) -> Batch:
@@ -136,21 +142,21 @@ class BatchOptions:
         from medvit_batch.selection.rules import one_bundle, read_rules
 
         if self.rules is not None and self.bundle is not None:
-            raise BatchError("Found both -b and --rules; rules name the bundles themselves. Leave one out.")
+            raise BatchError("both -b and --rules", "rules name the bundles themselves", "Leave one out.")
         for name, value, least in (
             ("--workers", self.workers, 1), ("--stop-after", self.stop_after, 1), ("--time-limit", self.time_limit, 0.001),
             ("--min-free-gb", self.min_free_gb, 0),
         ):  # fmt: skip
             if not value >= least:
-                raise BatchError(f"Found {name} {value:g}; at least {least:g} is needed. Correct it.")
+                raise BatchError(f"{name} {value:g}", f"at least {least:g} is needed", "Correct it.")
         known = tuple(dict.fromkeys((*OUTPUT_TYPES, *RESTORED_TYPES)))
         wrong = [name for name in self.types if name not in known]
         if wrong:
-            raise BatchError(f"Found output type {wrong[0]!r}; it must be one of {', '.join(known)}. Correct -ot.")
+            raise BatchError(f"output type {wrong[0]!r}", f"it must be one of {', '.join(known)}", "Correct -ot.")
         run = {**self.run, "roi_subset": tuple(self.run.get("roi_subset", ()))}
         if run.get("on_irregular", "fail") not in _ON_IRREGULAR:
             raise BatchError(
-                f"Found --on-irregular {run['on_irregular']}; it must be one of {', '.join(_ON_IRREGULAR)}. Correct it."
+                f"--on-irregular {run['on_irregular']}", f"it must be one of {', '.join(_ON_IRREGULAR)}", "Correct it."
             )
         check_names(run.get("backend", "auto"), run.get("precision", "fp32"))
         check_geometry(run.get("geometry"))

@@ -45,13 +45,17 @@ def connect(
             found = _upgrade(base, older, (upgrades or {})[older])
     except (sqlite3.Error, OSError) as error:
         raise BatchError(
-            f"Found {path.name}, which cannot be used ({error}); a database that can be written is needed. Check the permissions of "
-            "its folder; if it is damaged, put back a copy or choose another folder with -o."
+            f"{path.name}, which cannot be used ({error})",
+            "a database that can be written is needed",
+            (
+                "Check the permissions of its folder; if it is damaged, put back a copy or choose another folder with "
+                "-o."
+            ),
         ) from error
     if found != version:
         base.close()
         raise BatchError(
-            f"Found {path.name} of version {found}; this medvit writes version {version}. Choose another folder with -o."
+            f"{path.name} of version {found}", f"this medvit writes version {version}", "Choose another folder with -o."
         )
     base.row_factory = sqlite3.Row
     return base

@@ -63,7 +63,7 @@ def watch_folder(
     """
     for name, value in (("--quiet-for", pace.quiet_for), ("--every", pace.every), ("--complete-at", pace.complete_at)):
         if not value >= 0:
-            raise BatchError(f"Found {name} {value:g}; at least 0 is needed. Correct it.")
+            raise BatchError(f"{name} {value:g}", "at least 0 is needed", "Correct it.")
     with open_session(asked.lasting().batch(out), shown) as session, session.stop.on_signals():
         session.lasting = True
         shown.say(f"Watching; a series is taken when it is quiet for {pace.quiet_for:g} s. Ctrl-C ends it.")

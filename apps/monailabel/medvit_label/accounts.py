@@ -81,24 +81,30 @@ def read_accounts(path: Path) -> dict[str, Account]:
     except (OSError, UnicodeDecodeError) as error:
         words = error.strerror if isinstance(error, OSError) else "it is no text"
         raise AccountError(
-            f"Found no readable file of accounts at {path} ({words}); one is needed. Make it with: medvit label users add NAME --users FILE."
+            f"no readable file of accounts at {path} ({words})",
+            "one is needed",
+            "Make it with: medvit label users add NAME --users FILE.",
         ) from error
     if os.name == "posix" and state.st_mode & 0o077:
         raise AccountError(
-            f"Found that other users of this machine may open {path} (mode {state.st_mode & 0o777:04o}); it holds password hashes, so only "
-            f"its owner may. Run: chmod 600 {path}"
+            f"that other users of this machine may open {path} (mode {state.st_mode & 0o777:04o})",
+            "it holds password hashes, so only its owner may",
+            f"Run: chmod 600 {path}",
         )
     try:
         rows = json.loads(text)["users"]
         found = {str(name).lower(): _account(str(name), row) for name, row in rows.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise AccountError(
-            f"Found {path}, which is no file of accounts ({type(error).__name__}); one written by medvit label users add is needed. "
-            "Restore an earlier copy, or make a new file."
+            f"{path}, which is no file of accounts ({type(error).__name__})",
+            "one written by medvit label users add is needed",
+            "Restore an earlier copy, or make a new file.",
         ) from error
     if len(found) != len(rows):
         raise AccountError(
-            f"Found two accounts in {path} whose names differ in letter case alone; each person needs one. Remove one of them."
+            f"two accounts in {path} whose names differ in letter case alone",
+            "each person needs one",
+            "Remove one of them.",
         )
     return found
 
@@ -126,20 +132,24 @@ def add_account(path: Path, name: str, role: str, password: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise AccountError(
-            f"Found the name {name[:40]!r}; a name is 1 to 64 letters, digits, '.', '_', '@' or '-', the first a letter or digit. "
-            "Choose another."
+            f"the name {name[:40]!r}",
+            "a name is 1 to 64 letters, digits, '.', '_', '@' or '-', the first a letter or digit",
+            "Choose another.",
         )
     if role not in ROLES:
-        raise AccountError(f"Found the role {role[:40]!r}; it must be one of {', '.join(ROLES)}. Correct --role.")
+        raise AccountError(f"the role {role[:40]!r}", f"it must be one of {', '.join(ROLES)}", "Correct --role.")
     if not SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
         raise AccountError(
-            f"Found a password of {len(password)} characters; {SHORTEST_PASSWORD} to {_LONGEST_PASSWORD} are needed. Choose another."
+            f"a password of {len(password)} characters",
+            f"{SHORTEST_PASSWORD} to {_LONGEST_PASSWORD} are needed",
+            "Choose another.",
         )
     known = read_accounts(path) if path.exists() else {}
     if name.lower() in known:
         raise AccountError(
-            f"Found an account {known[name.lower()].name!r} in {path} already; nothing was changed. Choose another name, or remove "
-            "the account first: medvit label users remove."
+            f"an account {known[name.lower()].name!r} in {path} already",
+            "nothing was changed",
+            "Choose another name, or remove the account first: medvit label users remove.",
         )
     salt = secrets.token_hex(16)
     _write(path, [*known.values(), Account(name, role, salt, _digest(password, salt, _COST), _COST)])
@@ -154,7 +164,7 @@ def remove_account(path: Path, name: str) -> None:
     known = read_accounts(path)
     if name.lower() not in known:
         listed = ", ".join(account.name for account in known.values()) or "none"
-        raise AccountError(f"Found no account {name[:40]!r} in {path}; there are: {listed}. Correct the name.")
+        raise AccountError(f"no account {name[:40]!r} in {path}", f"there are: {listed}", "Correct the name.")
     _write(path, [account for key, account in known.items() if key != name.lower()])
 
 
@@ -178,7 +188,9 @@ def _write(path: Path, accounts: list[Account]) -> None:
                 os.fsync(file.fileno())
     except OSError as error:
         raise AccountError(
-            f"Found that {path} cannot be written ({error.strerror}); a folder that can be written is needed. Check --users."
+            f"that {path} cannot be written ({error.strerror})",
+            "a folder that can be written is needed",
+            "Check --users.",
         ) from error
 
 

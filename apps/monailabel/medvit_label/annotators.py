@@ -71,8 +71,9 @@ def _require(request: Request, roles: tuple[str, ...]) -> None:
     account = account_of(request)
     if account is not None and account.role not in roles:
         raise AccessError(
-            f"Found the role {account.role!r} of {account.name}; this needs the role {' or '.join(roles)}. Ask one of them, or the "
-            "administrator of the server for another role."
+            f"the role {account.role!r} of {account.name}",
+            f"this needs the role {' or '.join(roles)}",
+            "Ask one of them, or the administrator of the server for another role.",
         )
 
 

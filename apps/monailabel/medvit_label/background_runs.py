@@ -46,7 +46,7 @@ class RunRepository:
         """
         if self.running():
             raise BusyError(
-                f"Found a {self._kind.name} that runs; one at a time may. Wait for it, or stop it: {self._kind.stop}."
+                f"a {self._kind.name} that runs", "one at a time may", f"Wait for it, or stop it: {self._kind.stop}."
             )
 
     def add(self, model: str, info: dict[str, Any], identity: str = "") -> dict[str, Any]:
@@ -88,7 +88,7 @@ class RunRepository:
         """
         rows = self._rows("id = ?", identity) if identity else self._rows("1 ORDER BY created DESC LIMIT 1")
         if not rows:
-            raise UnknownError(f"Found no {self._kind.name} yet; start one: {self._kind.start}.")
+            raise UnknownError(f"no {self._kind.name} yet", f"start one: {self._kind.start}")
         return rows[0]
 
     def _rows(self, where: str, *values: Any) -> list[dict[str, Any]]:

@@ -42,7 +42,9 @@ def _token(file: Path | None, host: str, users: Path | None, shown: Terminal) ->
             return file.read_text().strip()
         except OSError as error:
             raise SourceError(
-                f"Found no readable token in {file} ({error.strerror}); a file with one line is needed. Check --token-file."
+                f"no readable token in {file} ({error.strerror})",
+                "a file with one line is needed",
+                "Check --token-file.",
             ) from error
     given = os.environ.get("MEDVIT_LABEL_TOKEN", "")
     if given or is_loopback(host) or users is not None:

@@ -12,7 +12,7 @@ __all__ = ["require_client", "require_server"]
 def _require(names: tuple[str, ...], what: str, step: str) -> None:
     absent = [name for name in names if find_spec(name) is None]
     if absent:
-        raise BackendError(f"Found no {', '.join(absent)} installed; {what} needs it. {step}")
+        raise BackendError(f"no {', '.join(absent)} installed", f"{what} needs it", step)
 
 
 def require_server() -> None:

@@ -60,8 +60,9 @@ class Journal:
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA_VERSION:
                 raise OutputError(
-                    f"Found a journal of version {version} in {folder}, as a newer release of medvit writes it; version {SCHEMA_VERSION} "
-                    "is needed. Update medvit, or give another --state."
+                    f"a journal of version {version} in {folder}, as a newer release of medvit writes it",
+                    f"version {SCHEMA_VERSION} is needed",
+                    "Update medvit, or give another --state.",
                 )
             if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'picks'").fetchone():
                 self._database.execute("ALTER TABLE picks RENAME TO assignments")  # its name in earlier versions
@@ -70,7 +71,9 @@ class Journal:
             raise
         except (OSError, sqlite3.Error) as error:
             raise OutputError(
-                f"Found that labels cannot be kept in {folder} ({error}); a folder that can be written is needed. Give --state."
+                f"that labels cannot be kept in {folder} ({error})",
+                "a folder that can be written is needed",
+                "Give --state.",
             ) from error
         self._lock = threading.RLock()
 

@@ -75,7 +75,8 @@ def answering(
             while not _answers(url, path):
                 if server.poll() is not None or time.perf_counter() - started > _READY_S:
                     raise BackendError(
-                        f"Found that the server did not start (exit code {server.poll()}); run it by hand to see why: {by_hand}."
+                        f"that the server did not start (exit code {server.poll()})",
+                        f"run it by hand to see why: {by_hand}",
                     )
                 time.sleep(0.1)
             yield time.perf_counter() - started
@@ -153,7 +154,7 @@ def _self_test_image(folder: Path) -> tuple[str, str]:
     able = [b for b in able if b.facts.task == "segmentation" and b.facts.dimensions == 3]
     if not able:
         raise BackendError(
-            "Found no trained bundle for segmentation; one is needed for the self-test. See: medvit bundles list."
+            "no trained bundle for segmentation", "one is needed for the self-test", "See: medvit bundles list."
         )
     bundle = min(able, key=lambda b: b.weights.stat().st_size)
     values = bundle.facts.values

@@ -95,32 +95,42 @@ class ServerSettings:
 
             if self.token:
                 raise AccessError(
-                    "Found both accounts (--users) and a token for everybody; only one of them may be given. Leave --token-file out and "
-                    "MEDVIT_LABEL_TOKEN unset."
+                    "both accounts (--users) and a token for everybody",
+                    "only one of them may be given",
+                    "Leave --token-file out and MEDVIT_LABEL_TOKEN unset.",
                 )
             if not read_accounts(self.users):
                 raise AccessError(
-                    f"Found no account in {self.users}; at least one is needed. Run: medvit label users add NAME --users FILE."
+                    f"no account in {self.users}",
+                    "at least one is needed",
+                    "Run: medvit label users add NAME --users FILE.",
                 )
         if not is_loopback(self.host) and not self.asks_login:
             raise AccessError(
-                f"Found the address {self.host}, which other machines can reach, and no token; a token is needed there. "
-                "Give --token-file, set MEDVIT_LABEL_TOKEN, give --users, or leave --host out."
+                f"the address {self.host}, which other machines can reach, and no token",
+                "a token is needed there",
+                "Give --token-file, set MEDVIT_LABEL_TOKEN, give --users, or leave --host out.",
             )
         if self.token and len(self.token) < SHORTEST_TOKEN:
             raise AccessError(
-                f"Found a token of {len(self.token)} characters; at least {SHORTEST_TOKEN} are needed. "
-                "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'."
+                f"a token of {len(self.token)} characters",
+                f"at least {SHORTEST_TOKEN} are needed",
+                "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'.",
             )
         if is_url(self.studies) and names_a_password(self.studies):
             raise AccessError(
-                "Found a user or password in the address of --studies, where logs and process lists show it; an address without is "
-                "needed. Put the login in the environment (MEDVIT_DICOMWEB_USER, MEDVIT_DICOMWEB_PASSWORD) or in --login-file."
+                "a user or password in the address of --studies, where logs and process lists show it",
+                "an address without is needed",
+                (
+                    "Put the login in the environment (MEDVIT_DICOMWEB_USER, MEDVIT_DICOMWEB_PASSWORD) or in "
+                    "--login-file."
+                ),
             )
         if not is_url(self.studies) and not Path(self.studies).is_dir():
             raise SourceError(
-                f"Found no folder at {self.studies}; a folder with images or the URL of a DICOMweb service is needed. "
-                "Check --studies."
+                f"no folder at {self.studies}",
+                "a folder with images or the URL of a DICOMweb service is needed",
+                "Check --studies.",
             )
         return self
 

@@ -33,7 +33,7 @@ def _password() -> str:
 
     first = getpass.getpass("Password: ")
     if getpass.getpass("Once more: ") != first:
-        raise AccountError("Found two different passwords; the same one is needed twice. Run the command again.")
+        raise AccountError("two different passwords", "the same one is needed twice", "Run the command again.")
     return first
 
 

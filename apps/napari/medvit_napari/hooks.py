@@ -56,7 +56,7 @@ def _sample(name: str) -> Path:
     from medvit.errors import SourceError
 
     raise SourceError(
-        f"Found no sample {name} beside {resources.files('medvit_napari')}; it comes with medvit. Install medvit again."
+        f"no sample {name} beside {resources.files('medvit_napari')}", "it comes with medvit", "Install medvit again."
     )
 
 

@@ -35,8 +35,9 @@ _DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotI
 
 def _refuse(found: str) -> FetchError:
     return FetchError(
-        f"Found {found} in the bundle's archive; only plain files under one folder are unpacked, and nothing was installed. "
-        "Get the archive from another place."
+        f"{found} in the bundle's archive",
+        "only plain files under one folder are unpacked, and nothing was installed",
+        "Get the archive from another place.",
     )
 
 
@@ -95,7 +96,9 @@ def read_metadata(archive: Path, name: str) -> dict[str, Any]:
 
 def _damaged(error: Exception) -> FetchError:
     return FetchError(
-        f"Found a damaged archive ({str(error) or type(error).__name__}); a whole zip is needed, and nothing was installed. Get it again."
+        f"a damaged archive ({str(error) or type(error).__name__})",
+        "a whole zip is needed, and nothing was installed",
+        "Get it again.",
     )
 
 
@@ -120,8 +123,9 @@ def _targets(content: zipfile.ZipFile, name: str) -> dict[zipfile.ZipInfo, PureP
         raise _refuse(f"no {_MARK} at the top or in one folder")
     if tops != {name}:
         raise FetchError(
-            f"Found the bundle {min(tops)!r} in the archive, where {name!r} was asked for; they must be the same. "
-            f"Ask for it by its name: medvit bundles fetch {min(tops)}."
+            f"the bundle {min(tops)!r} in the archive, where {name!r} was asked for",
+            "they must be the same",
+            f"Ask for it by its name: medvit bundles fetch {min(tops)}.",
         )
     return {entry: path.relative_to(name) for entry, path in files.items()}
 

@@ -65,8 +65,9 @@ def check_configs(folder: Path) -> None:
     for where, text in _programs(folder):
         if text not in known:
             raise BundleError(
-                f"Found {text[:100]!r} in {where} of a fetched bundle; configs run as programs, and no shipped bundle has these words. "
-                "Read it, and if you trust it, unpack the archive yourself into a folder named in MEDVIT_BUNDLES."
+                f"{text[:100]!r} in {where} of a fetched bundle",
+                "configs run as programs, and no shipped bundle has these words",
+                "Read it, and if you trust it, unpack the archive yourself into a folder named in MEDVIT_BUNDLES.",
             )
 
 
@@ -77,7 +78,7 @@ def _programs(root: Path) -> Iterator[tuple[str, str]]:
             continue
         if path.suffix != ".json":
             # MONAI also reads YAML, whose configs would escape this look
-            raise BundleError(f"Found configs/{path.name} in a bundle; configs are JSON. Convert it, or leave it out.")
+            raise BundleError(f"configs/{path.name} in a bundle", "configs are JSON", "Convert it, or leave it out.")
         for key, text in _strings(read_json(path)):
             if not (_is_allowed(text) if key == "_target_" else not text.lstrip().startswith(("$", "%"))):
                 yield f"configs/{path.name}", text

@@ -59,13 +59,13 @@ def _read(path: Path, kind: str, name: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BundleError(
-            f"Found more than tensors in {name}: reading it all would run code, or it is no checkpoint. It must hold tensors alone; "
-            "nothing in it was run. Ask its publisher for safetensors."
+            f"more than tensors in {name}: reading it all would run code, or it is no checkpoint",
+            remedy="It must hold tensors alone; nothing in it was run. Ask its publisher for safetensors.",
         ) from error
     except Exception as error:  # torch and safetensors raise many kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BundleError(
-            f"Found {name}, which is not a readable {kind} file ({first}). Get it again from its publisher."
+            f"{name}, which is not a readable {kind} file ({first})", remedy="Get it again from its publisher."
         ) from error
 
 
@@ -83,8 +83,9 @@ def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:
         or not all(isinstance(v, torch.Tensor) for v in content.values())
     ):
         raise BundleError(
-            f"Found no table of tensors in {name}; a state dict is needed, alone or under {' or '.join(_WRAPPERS)}. "
-            "Give the file that its publisher names."
+            f"no table of tensors in {name}",
+            f"a state dict is needed, alone or under {' or '.join(_WRAPPERS)}",
+            "Give the file that its publisher names.",
         )
     prefix = "module." if all(str(k).startswith("module.") for k in content) else ""
     return {str(k).removeprefix(prefix): v for k, v in content.items()}
@@ -108,13 +109,15 @@ def _fitting(state: dict[str, Tensor], network: nn.Module, name: str) -> dict[st
     wrong = wrong or [k for k in derived & state.keys() if not torch.equal(state[k], wanted[k])]
     if wrong:
         raise BundleError(
-            f"Found weights of another network in {name}: {len(wrong)} tensors do not fit, the first is {wrong[0]}. "
-            "Every name and shape must be as in inference.json; give the file that its publisher names."
+            f"weights of another network in {name}: {len(wrong)} tensors do not fit, the first is {wrong[0]}",
+            remedy="Every name and shape must be as in inference.json; give the file that its publisher names.",
         )
     learnt = {k: v for k, v in state.items() if k not in derived}
     broken = [k for k, v in learnt.items() if not bool(torch.isfinite(v).all())]
     if broken:
         raise BundleError(
-            f"Found numbers that are not finite in {name}, first in {broken[0]}; weights must be. Get the file again from its publisher."
+            f"numbers that are not finite in {name}, first in {broken[0]}",
+            "weights must be",
+            "Get the file again from its publisher.",
         )
     return learnt

@@ -59,8 +59,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
             raise FetchError(
-                f"Found a redirect of {before.hostname} from {before.scheme} to {after.scheme}; a protected address must stay so. "
-                "Report it to who runs the server, or give the file with --from FILE."
+                f"a redirect of {before.hostname} from {before.scheme} to {after.scheme}",
+                "a protected address must stay so",
+                "Report it to who runs the server, or give the file with --from FILE.",
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -98,8 +99,9 @@ def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.
         reason = error.reason
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise FetchError(
-                f"Found a certificate of {urlsplit(address).hostname} that cannot be trusted ({reason.verify_message}); it must be. "
-                "Name your institution's certificates in SSL_CERT_FILE, or give the file with --from FILE."
+                f"a certificate of {urlsplit(address).hostname} that cannot be trusted ({reason.verify_message})",
+                "it must be",
+                "Name your institution's certificates in SSL_CERT_FILE, or give the file with --from FILE.",
             ) from error
         raise RetryableError(f"could not be reached ({describe_error(reason)})") from error
     except (OSError, http.client.HTTPException) as error:
@@ -110,13 +112,15 @@ def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.
 def _refuse(host: str, code: int) -> None:
     if 300 <= code < 400:  # in a circle, or to what is no web address at all
         raise FetchError(
-            f"Found a redirect of {host} that cannot be followed (HTTP {code}); it must end at a file on the web. "
-            "Report it to who runs the server, or give the file with --from FILE."
+            f"a redirect of {host} that cannot be followed (HTTP {code})",
+            "it must end at a file on the web",
+            "Report it to who runs the server, or give the file with --from FILE.",
         )
     if code in _FINAL:
         raise FetchError(
-            f"Found that {host} {_FINAL[code]} (HTTP {code}); the file must be there to be fetched. "
-            "Set MEDVIT_MIRROR to a place that has it, or give the file with --from FILE."
+            f"that {host} {_FINAL[code]} (HTTP {code})",
+            "the file must be there to be fetched",
+            "Set MEDVIT_MIRROR to a place that has it, or give the file with --from FILE.",
         )
 
 
@@ -146,11 +150,12 @@ def read_small(address: str, patience: RetryPolicy) -> bytes:
         else:
             if len(content) > _SMALL:
                 raise FetchError(
-                    f"Found more than {_SMALL} bytes at {address}, where a checksum is needed. Correct the mirror."
+                    f"more than {_SMALL} bytes at {address}, where a checksum is needed", remedy="Correct the mirror."
                 )
             return content
         time.sleep(patience.wait_s * 2**number)
     raise FetchError(
-        f"Found that {urlsplit(address).hostname} {reason}; a connection is needed. "
-        "Try again, set MEDVIT_MIRROR to another place, or give the file with --from FILE."
+        f"that {urlsplit(address).hostname} {reason}",
+        "a connection is needed",
+        "Try again, set MEDVIT_MIRROR to another place, or give the file with --from FILE.",
     )

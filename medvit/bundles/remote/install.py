@@ -115,7 +115,7 @@ def fetch(
     if known and not request.overwrite and _intact(known):
         return FetchResult(known, None)
     if request.given is not None and not request.given.is_file():
-        raise FetchError(f"Found no file at {request.given}; --from needs one. Check the path.")
+        raise FetchError(f"no file at {request.given}", "--from needs one", "Check the path.")
     origin = known.facts.weights.origin if known else None
     if known and origin and not (request.given and is_bundle_archive(request.given)):
         place = weights_place(origin, request.given)
@@ -139,7 +139,8 @@ def fetch(
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise BundleError(
-            f"Found {name!r} where a bundle's name is needed: letters, digits, '_', '-' and '.' alone. See: medvit bundles list."
+            f"{name!r} where a bundle's name is needed: letters, digits, '_', '-' and '.' alone",
+            remedy="See: medvit bundles list.",
         )
 
 
@@ -156,7 +157,7 @@ def _intact(bundle: Bundle) -> bool:
 def _require(agreed: bool) -> None:
     if not agreed:
         raise FetchError(
-            "Found no agreement to the licence; it is needed, and nothing was installed. Run again to agree."
+            "no agreement to the licence", "it is needed, and nothing was installed", "Run again to agree."
         )
 
 
@@ -179,9 +180,7 @@ def _bring(
             if place.checksum is not None:
                 check_digest(place.path, place.checksum, place.shown)
         except PermissionError as error:
-            raise FetchError(
-                f"Found {place.path}, which may not be read; it must be. Check its permissions."
-            ) from error
+            raise FetchError(f"{place.path}, which may not be read", "it must be", "Check its permissions.") from error
         return place.path
     assert place.address is not None
     checksum = place.checksum or sha256_of(read_small(place.address + ".sha256", patience), place.address + ".sha256")
@@ -226,8 +225,9 @@ def _install_bundle(request: FetchRequest, archive: Path, place: DownloadLocatio
         bundle = Bundle(aside / request.name)
         if bundle.facts.weights.sha256 is None:
             raise BundleError(
-                f"Found no sha256 of the weights in the metadata of {request.name}; an archive must bring its weights with theirs. "
-                "Ask who made it."
+                f"no sha256 of the weights in the metadata of {request.name}",
+                "an archive must bring its weights with theirs",
+                "Ask who made it.",
             )
         sha256 = bundle.verify()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +287,7 @@ def remove(name: str) -> None:
         if entry is None and not found and not _under_way(name):
             there = ", ".join(read_manifest().bundles) or "nothing"
             raise StoreError(
-                f"Found no {name!r} in the bundle store; only what was fetched can be removed. It holds: {there}."
+                f"no {name!r} in the bundle store", "only what was fetched can be removed", f"It holds: {there}."
             )
         with staging_folder(store_folder()) as aside:
             for path in found:

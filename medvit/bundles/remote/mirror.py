@@ -44,13 +44,14 @@ def _mirror() -> str | Path | None:
         return value.rstrip("/")
     if "://" in value:
         raise FetchError(
-            "Found an address in MEDVIT_MIRROR that is not a plain http or https one; it must be, without user, password or query. "
-            "Correct it, or name a folder."
+            "an address in MEDVIT_MIRROR that is not a plain http or https one",
+            "it must be, without user, password or query",
+            "Correct it, or name a folder.",
         )
     folder = Path(value).expanduser()
     if not folder.is_dir():
         raise FetchError(
-            f"Found no folder at {folder}, which MEDVIT_MIRROR names; nothing else is asked. Correct or unset it."
+            f"no folder at {folder}, which MEDVIT_MIRROR names", "nothing else is asked", "Correct or unset it."
         )
     return folder
 
@@ -85,8 +86,9 @@ def archive_place(name: str, given: Path | None, known: Bundle | None) -> Downlo
     if given is not None:
         if not is_bundle_archive(given):
             raise FetchError(
-                f"Found {given.name}, which is neither a bundle's zip nor weights that {name} asks for; one of them is needed. "
-                "Give the file that the bundle's documentation names."
+                f"{given.name}, which is neither a bundle's zip nor weights that {name} asks for",
+                "one of them is needed",
+                "Give the file that the bundle's documentation names.",
             )
         beside = given.with_name(given.name + ".sha256")
         return DownloadLocation(
@@ -103,8 +105,9 @@ def archive_place(name: str, given: Path | None, known: Bundle | None) -> Downlo
         return DownloadLocation(None, f"{mirror}/{file}", None, f"{mirror}/{file}")
     if known is not None:
         raise BundleError(
-            f"Found no address for {name} in its metadata; without one it can only come from a mirror or a file. "
-            "Set MEDVIT_MIRROR, or give its zip with --from FILE."
+            f"no address for {name} in its metadata",
+            "without one it can only come from a mirror or a file",
+            "Set MEDVIT_MIRROR, or give its zip with --from FILE.",
         )
     raise BundleError(
         f"Found no bundle named {name!r}.{suggest_names(name, list(bundle_folders()))} "
@@ -115,7 +118,9 @@ def archive_place(name: str, given: Path | None, known: Bundle | None) -> Downlo
 def _in_folder(mirror: Path, name: str) -> Path:
     if not (mirror / name).is_file():
         raise FetchError(
-            f"Found no {name} in {mirror}, which MEDVIT_MIRROR names; nothing else is asked. Put it there, or unset MEDVIT_MIRROR."
+            f"no {name} in {mirror}, which MEDVIT_MIRROR names",
+            "nothing else is asked",
+            "Put it there, or unset MEDVIT_MIRROR.",
         )
     return mirror / name
 
@@ -128,7 +133,5 @@ def sha256_of(content: bytes, name: str) -> str:
     """
     found = re.match(rb"\s*([0-9a-fA-F]{64})(\s|$)", content)
     if not found:
-        raise FetchError(
-            f"Found no sha256 in {name}; its first word must be 64 hexadecimal digits. Correct the mirror."
-        )
+        raise FetchError(f"no sha256 in {name}", "its first word must be 64 hexadecimal digits", "Correct the mirror.")
     return f"sha256:{found[1].decode().lower()}"

@@ -68,8 +68,9 @@ def check_digest(path: Path, checksum: str, source: str) -> None:
     found = digest(path, checksum.partition(":")[0])
     if found != checksum:
         raise ChecksumError(
-            f"Found a file with {found} at {source}, but {checksum} is published; they must be equal. "
-            "It is damaged or another file: get it from another place."
+            f"a file with {found} at {source}, but {checksum} is published",
+            "they must be equal",
+            "It is damaged or another file: get it from another place.",
         )
 
 
@@ -164,8 +165,12 @@ def download(remote: Remote, path: Path, progress: Progress, patience: RetryPoli
                 progress.check()
                 time.sleep(patience.wait_s * 2 ** (idle - 1))
         raise FetchError(
-            f"Found that {remote.host} {reason}; {part.have} bytes have arrived and are kept. "
-            "Start the same command again to go on from there, set MEDVIT_MIRROR to another place, or give the file with --from FILE."
+            f"that {remote.host} {reason}",
+            f"{part.have} bytes have arrived and are kept",
+            (
+                "Start the same command again to go on from there, set MEDVIT_MIRROR to another place, or give the file "
+                "with --from FILE."
+            ),
         )
 
 
@@ -207,7 +212,7 @@ def _attempt(part: _Part, progress: Progress, patience: RetryPolicy) -> None:
     if total == _MOST and have == _MOST:
         part.drop()
         raise FetchError(
-            f"Found more than {_MOST >> 30} GiB at {remote.host} and no end; no bundle is as large. Report it."
+            f"more than {_MOST >> 30} GiB at {remote.host} and no end", "no bundle is as large", "Report it."
         )
     if have < total and total < _MOST:
         raise RetryableError("broke off")
@@ -220,8 +225,9 @@ def _accept(part: _Part, response: http.client.HTTPResponse) -> int:
     remote, headers = part.remote, response.headers
     if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         raise FetchError(
-            f"Found a web page at {remote.host} where a file is published; it is likely a login or an error page. "
-            "Open the address in a browser, save the file and give it with --from FILE."
+            f"a web page at {remote.host} where a file is published",
+            "it is likely a login or an error page",
+            "Open the address in a browser, save the file and give it with --from FILE.",
         )
     length = headers.get("Content-Length", "")
     announced = int(length) if length.isdigit() else None
@@ -238,8 +244,9 @@ def _accept(part: _Part, response: http.client.HTTPResponse) -> int:
         if total is not None and total > remote.size:
             part.drop()
             raise FetchError(
-                f"Found a file of {total} bytes at {remote.host}, but {remote.size} bytes are published; it is another file. "
-                "Set MEDVIT_MIRROR to a place that has the right one, or give the file with --from FILE."
+                f"a file of {total} bytes at {remote.host}, but {remote.size} bytes are published",
+                "it is another file",
+                "Set MEDVIT_MIRROR to a place that has the right one, or give the file with --from FILE.",
             )
         total = remote.size
     _require_space((total or 0) - part.have)
@@ -257,6 +264,7 @@ def _require_space(needed: int) -> None:
     free = shutil.disk_usage(store_folder()).free
     if 2 * needed > free:
         raise StoreError(
-            f"Found {free >> 20} MiB free for the bundle store {store_folder()}; about {2 * needed >> 20} MiB are needed. "
-            "Free some space, or set MEDVIT_HOME to another disk."
+            f"{free >> 20} MiB free for the bundle store {store_folder()}",
+            f"about {2 * needed >> 20} MiB are needed",
+            "Free some space, or set MEDVIT_HOME to another disk.",
         )

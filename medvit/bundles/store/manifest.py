@@ -56,13 +56,16 @@ def read_manifest() -> Manifest:
         return Manifest()
     except OSError as error:
         raise StoreError(
-            f"Found {_path()}, which cannot be read ({error.strerror}); it says which weights are right. Check its permissions."
+            f"{_path()}, which cannot be read ({error.strerror})",
+            "it says which weights are right",
+            "Check its permissions.",
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise StoreError(
-            f"Found {_path()} damaged ({first['msg']}); it says which weights are right. "
-            "Move it away and fetch its bundles again: medvit bundles fetch NAME."
+            f"{_path()} damaged ({first['msg']})",
+            "it says which weights are right",
+            "Move it away and fetch its bundles again: medvit bundles fetch NAME.",
         ) from None
 
 

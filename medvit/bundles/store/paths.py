@@ -53,7 +53,9 @@ def os_errors_as_store_errors() -> Iterator[None]:
     except OSError as error:
         what, step = system_words(error)
         raise StoreError(
-            f"Found {what} in the bundle store {store_folder()}; it must be writable. {step}, or set MEDVIT_HOME to another folder."
+            f"{what} in the bundle store {store_folder()}",
+            "it must be writable",
+            f"{step}, or set MEDVIT_HOME to another folder.",
         ) from error
 
 
@@ -90,6 +92,8 @@ def locked(name: str, wait: bool = False) -> Iterator[None]:
     with file:
         if not _try_lock(file, wait):
             raise FetchError(
-                f"Found another process fetching or removing {name}; only one may. Wait until it has finished, then try again."
+                f"another process fetching or removing {name}",
+                "only one may",
+                "Wait until it has finished, then try again.",
             )
         yield

@@ -63,8 +63,9 @@ def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) ->
     except OSError as error:
         what, step = system_words(error)
         raise BackendError(
-            f"Found {what} in the cache {cache_folder()}; a converted network is kept there. {step}, set MEDVIT_CACHE to another "
-            "folder, or use --backend eager, which needs none."
+            f"{what} in the cache {cache_folder()}",
+            "a converted network is kept there",
+            f"{step}, set MEDVIT_CACHE to another folder, or use --backend eager, which needs none.",
         ) from error
     _let_go(entry)
     return entry, record

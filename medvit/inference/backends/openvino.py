@@ -142,8 +142,9 @@ def _make(network: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str,
     difference = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
     if not (found.shape == wanted.shape and difference <= _TOLERANCE):
         raise BackendError(
-            f"Found an OpenVINO graph that differs from its network by {difference:.2g} of the largest logit; at most {_TOLERANCE:g} "
-            "is allowed. Use --backend eager, and report this."
+            f"an OpenVINO graph that differs from its network by {difference:.2g} of the largest logit",
+            f"at most {_TOLERANCE:g} is allowed",
+            "Use --backend eager, and report this.",
         )
     return {"difference": difference, "ratio": eager / quick, "seconds": seconds}
 
@@ -167,8 +168,9 @@ def _converted(network: nn.Module, example: Tensor) -> Any:
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackendError(
-            f"Found a {type(network).__name__} that cannot be made an OpenVINO graph ({first}); its forward must not depend on "
-            "values and take OpenVINO's operators only. Use --backend eager."
+            f"a {type(network).__name__} that cannot be made an OpenVINO graph ({first})",
+            "its forward must not depend on values and take OpenVINO's operators only",
+            "Use --backend eager.",
         ) from error
 
 

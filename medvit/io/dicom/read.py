@@ -197,8 +197,9 @@ def _split(volume: SeriesVolume, part: int | None) -> tuple[SeriesVolume, tuple[
     ]
     if part is not None and not 1 <= part <= len(runs):
         raise SelectionError(
-            f"Found no part {part} of volume {volume.number}; it has these: {'; '.join(names)}. "
-            f"Give one as --series {volume.number}.1"
+            f"no part {part} of volume {volume.number}",
+            f"it has these: {'; '.join(names)}",
+            f"Give one as --series {volume.number}.1",
         )
     taken = part - 1 if part is not None else max(range(len(runs)), key=lambda n: len(runs[n]))
     chosen = build_stack([stack.planes[n] for n in runs[taken]])
@@ -217,8 +218,9 @@ def _picture(volume: SeriesVolume) -> Scan:
     """Read a projection, photograph or screen capture as (channel, row, column)."""
     if len(volume.planes) > 1:
         raise SelectionError(
-            f"Found {len(volume.planes)} {volume.kind} images of one series; a volume or a single picture is needed. "
-            "Give one of the files instead."
+            f"{len(volume.planes)} {volume.kind} images of one series",
+            "a volume or a single picture is needed",
+            "Give one of the files instead.",
         )
     (_, values), = plane_values(volume.planes)  # fmt: skip
     array = values.array if values.array.ndim == 3 else values.array[:, :, None]

@@ -39,9 +39,12 @@ def plan_grid(stack: Stack, rows: int, columns: int) -> StackGrid:
     if gaps.max() > limit:
         at = int(gaps.argmax())
         raise GeometryError(
-            f"Found a gap of {gaps[at]:.1f} mm between the slices at {stack.distance[at]:.2f} and "
-            f"{stack.distance[at + 1]:.2f} mm; at most {limit:.1f} mm are filled by interpolation. "
-            "Use --on-irregular split to take the regular parts."
+            (
+                f"a gap of {gaps[at]:.1f} mm between the slices at {stack.distance[at]:.2f} and "
+                f"{stack.distance[at + 1]:.2f} mm"
+            ),
+            f"at most {limit:.1f} mm are filled by interpolation",
+            "Use --on-irregular split to take the regular parts.",
         )
     total = float(stack.distance[-1] - stack.distance[0])
     count = int(np.ceil(total / float(np.quantile(gaps, 0.25)) - 0.05)) + 1
@@ -52,8 +55,12 @@ def plan_grid(stack: Stack, rows: int, columns: int) -> StackGrid:
     size = (columns + int(high[0] - low[0]), rows + int(high[1] - low[1]), count)
     if np.prod(size) > _LARGEST_GROWTH * rows * columns * max(count, len(gaps) + 1):
         raise GeometryError(
-            f"Found slices shifted so far that the straight grid around them has {size[0]}x{size[1]}x{size[2]} voxels for "
-            f"slices of {columns}x{rows}; they do not overlap enough to be one volume. Choose another series."
+            (
+                f"slices shifted so far that the straight grid around them has {size[0]}x{size[1]}x{size[2]} voxels for "
+                f"slices of {columns}x{rows}"
+            ),
+            "they do not overlap enough to be one volume",
+            "Choose another series.",
         )
     affine = np.eye(4)
     affine[:3, :3] = stack.axes * np.array([*stack.spacing_mm[:2], step])

@@ -45,8 +45,9 @@ def open_object(path: Path, stop_before_pixels: bool = False) -> Dataset:
     try:
         if not is_dicom(path):
             raise SourceError(
-                f"Found {path.name}, which is neither DICOM nor a label map; a SEG, RTSTRUCT, NIfTI, NRRD or MetaImage file is "
-                "needed. Unpack an archive first."
+                f"{path.name}, which is neither DICOM nor a label map",
+                "a SEG, RTSTRUCT, NIfTI, NRRD or MetaImage file is needed",
+                "Unpack an archive first.",
             )
         dataset = read_dataset(path, force=True, stop_before_pixels=stop_before_pixels)
         _require_whole(dataset, path.name)
@@ -55,8 +56,9 @@ def open_object(path: Path, stop_before_pixels: bool = False) -> Dataset:
         raise
     except Exception as error:
         raise SourceError(
-            f"Found {path.name}, a DICOM file damaged in its header ({type(error).__name__}); a complete file is needed. "
-            "Export it again."
+            f"{path.name}, a DICOM file damaged in its header ({type(error).__name__})",
+            "a complete file is needed",
+            "Export it again.",
         ) from error
 
 
@@ -70,8 +72,9 @@ def _require_whole(dataset: Dataset, name: str) -> None:
         return
     if last.length != _UNDEFINED and len(last.value) < last.length:
         raise SourceError(
-            f"Found {name}, a DICOM file that ends after {len(last.value)} of the {last.length} bytes of its last element; "
-            "it was cut off. Copy or export it again."
+            f"{name}, a DICOM file that ends after {len(last.value)} of the {last.length} bytes of its last element",
+            "it was cut off",
+            "Copy or export it again.",
         )
 
 
@@ -89,13 +92,14 @@ def dicom_errors_as_source_errors(name: str, kind: str) -> Iterator[None]:
         raise
     except AttributeError as error:  # raised by pydicom for an absent attribute
         raise SourceError(
-            f"Found {name}, {kind} that is damaged or incomplete (without {error.name or error}); every value of it is needed. "
-            "Export it again."
+            f"{name}, {kind} that is damaged or incomplete (without {error.name or error})",
+            "every value of it is needed",
+            "Export it again.",
         ) from error
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise SourceError(
-            f"Found {name}, {kind} that is damaged or incomplete ({first}); every value of it is needed. Export it again."
+            f"{name}, {kind} that is damaged or incomplete ({first})", "every value of it is needed", "Export it again."
         ) from error
 
 
@@ -147,6 +151,7 @@ def check_frame(stated: tuple[str, tuple[str, ...]], scan: Scan | None, force: b
     if force:
         return ["Forced: the frame of reference is not the reference's; positions were taken as given."]
     raise GeometryError(
-        f"Found labels in the frame of reference {frame}, where the reference lies in {theirs.pop()}; positions of the two "
-        "are not comparable. Give the series they were drawn on with --like, or take them as given with --force."
+        f"labels in the frame of reference {frame}, where the reference lies in {theirs.pop()}",
+        "positions of the two are not comparable",
+        "Give the series they were drawn on with --like, or take them as given with --force.",
     )

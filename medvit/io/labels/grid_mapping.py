@@ -164,8 +164,9 @@ def resample_to(found: LabelSet, grid: Grid) -> LabelSet:
     flags = [*clipped_labels_note(lost), *lost_labels_note(small)]
     if lost and not any(segment.voxels.any() for segment in moved):
         raise GeometryError(
-            "Found no labelled voxel on the reference's grid; the labels lie elsewhere in space. "
-            "Give the image they were drawn on with --like."
+            "no labelled voxel on the reference's grid",
+            "the labels lie elsewhere in space",
+            "Give the image they were drawn on with --like.",
         )
     notes = []
     if lattice is None:

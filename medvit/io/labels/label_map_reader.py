@@ -59,7 +59,9 @@ def read_map(
     scan, layers = read_layers(path) if slicer else (read_image(path, geometry), None)
     if scan.is_picture:
         raise SourceError(
-            f"Found {path.name}, a picture; labels need a place in the patient, which pictures lack. Give a NIfTI, NRRD, SEG or RTSTRUCT."
+            f"{path.name}, a picture",
+            "labels need a place in the patient, which pictures lack",
+            "Give a NIfTI, NRRD, SEG or RTSTRUCT.",
         )
     check_affine(scan.affine)
     own = {(segment.layer, segment.value): segment.label for segment in slicer}
@@ -117,13 +119,15 @@ def _require_named(rows: Sequence[Named], stated: bool, remarks: Sequence[str]) 
     left = [str(row.value) for row in rows if row.present and row.own is None] if stated else []
     if left:
         raise SourceError(
-            f"Found the value(s) {', '.join(left[:8])} in the label map, which the names sent with it leave out; each value needs its name. "
-            "Send the number and name of each segment."
+            f"the value(s) {', '.join(left[:8])} in the label map, which the names sent with it leave out",
+            "each value needs its name",
+            "Send the number and name of each segment.",
         )
     if remarks:
         raise SourceError(
-            f"Found segments that their file does not tell apart; each needs a name and a value of its own. {remarks[0]} Correct them "
-            "and save them again."
+            "segments that their file does not tell apart",
+            "each needs a name and a value of its own",
+            f"{remarks[0]} Correct them and save them again.",
         )
 
 
@@ -166,7 +170,7 @@ def _whole(scan: Scan, name: str, known: set[int]) -> tuple[NDArray[Any], list[i
     values: NDArray[Any] = scan.array[0]
     if not np.isfinite(values).all():
         raise ImageError(
-            f"Found NaN or infinite values in {name}; labels are whole numbers. Replace them with 0 and run again."
+            f"NaN or infinite values in {name}", "labels are whole numbers", "Replace them with 0 and run again."
         )
     rounded = whole_numbers(values, storage_step(scan.header))
     if rounded is None or values.size == 0 or rounded[0].min() < 0 or rounded[0].max() > LARGEST_ID:
@@ -174,8 +178,9 @@ def _whole(scan: Scan, name: str, known: set[int]) -> tuple[NDArray[Any], list[i
         if rounded is None:
             shown += f", among them {values.flat[int(np.abs(values - np.rint(values)).argmax())]:g},"
         raise ImageError(
-            f"Found values from {shown} in {name}; labels are whole numbers from 0 to {LARGEST_ID} (within {TOLERANCE:g}). "
-            "Give the label map, not the image it belongs to."
+            f"values from {shown} in {name}",
+            f"labels are whole numbers from 0 to {LARGEST_ID} (within {TOLERANCE:g})",
+            "Give the label map, not the image it belongs to.",
         )
     values, note = rounded
     array = values.astype(np.uint8 if values.max() < 256 else np.uint16)
@@ -183,8 +188,9 @@ def _whole(scan: Scan, name: str, known: set[int]) -> tuple[NDArray[Any], list[i
     stray = [v for v in found if v not in known]
     if len(stray) > _MOST_UNNAMED:
         raise ImageError(
-            f"Found {len(stray)} different values without a name in {name}; that is an image, not labels (at most {_MOST_UNNAMED} "
-            "unnamed ones). Give the label map, or name its values with --labels."
+            f"{len(stray)} different values without a name in {name}",
+            f"that is an image, not labels (at most {_MOST_UNNAMED} unnamed ones)",
+            "Give the label map, or name its values with --labels.",
         )
     return array, found, [note] if note else []
 

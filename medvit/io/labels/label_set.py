@@ -186,8 +186,9 @@ class LabelSet:
             first, second, count = self.overlaps[0]
             more = f" (and {len(self.overlaps) - 1} more pairs)" if len(self.overlaps) > 1 else ""
             raise OutputError(
-                f"Found {first} and {second} sharing {count} voxels{more}; a label map holds one label a voxel, and none is "
-                "written over another. Write one file each with --per-label, or keep dicom-seg or rtstruct."
+                f"{first} and {second} sharing {count} voxels{more}",
+                "a label map holds one label a voxel, and none is written over another",
+                "Write one file each with --per-label, or keep dicom-seg or rtstruct.",
             )
         largest = max((label.id for label in self.labels), default=0)
         array = np.zeros(self.shape, np.uint8 if largest < 256 else np.uint16)

@@ -59,8 +59,9 @@ def _require_distinct(given: Mapping[int, str], where: str) -> None:
         before = first.setdefault(name.strip().casefold(), number)
         if before != number:
             raise SourceError(
-                f"Found the name {name!r} for labels {before} and {number} in {where}; each label needs a name of its own. "
-                "Rename one of them."
+                f"the name {name!r} for labels {before} and {number} in {where}",
+                "each label needs a name of its own",
+                "Rename one of them.",
             )
 
 
@@ -78,17 +79,15 @@ def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
         content = json.loads(path.read_text(), object_pairs_hook=_once)
     except OSError as error:
         raise SourceError(
-            f"Found no readable table of labels at {path} ({error.strerror}); a JSON file is needed. Check --labels."
+            f"no readable table of labels at {path} ({error.strerror})", "a JSON file is needed", "Check --labels."
         ) from error
     except (ValueError, RecursionError) as error:
         raise SourceError(
-            f"Found {path.name}, which is not JSON ({error}); a table of labels is needed. {_TABLE_STEP}"
+            f"{path.name}, which is not JSON ({error})", "a table of labels is needed", _TABLE_STEP
         ) from error
     rows = content.get("labels", content) if isinstance(content, dict) else None
     if not isinstance(rows, dict) or not rows:
-        raise SourceError(
-            f"Found {path.name}, which holds no table of labels; numbers with names are needed. {_TABLE_STEP}"
-        )
+        raise SourceError(f"{path.name}, which holds no table of labels", "numbers with names are needed", _TABLE_STEP)
     # the background may be listed beside labels; a table of the background alone is refused
     rows = {key: row for key, row in rows.items() if key.strip() != "0"} or rows
     try:
@@ -98,7 +97,9 @@ def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ValidationError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise SourceError(
-            f"Found an entry in {path.name} that is no label ({first}); each needs a number from 1 on and a name. {_TABLE_STEP}"
+            f"an entry in {path.name} that is no label ({first})",
+            "each needs a number from 1 on and a name",
+            _TABLE_STEP,
         ) from error
 
 

@@ -222,15 +222,16 @@ def _require_distinct(rows: Sequence[Named], matches: Sequence[Label | None]) ->
         if sum(other.id == label.id for other in labels) > 1:
             title = row.own.title if row.own is not None else label.title
             raise SourceError(
-                f"Found two segments named {title!r}; each label is one segment. Merge them, or give each its own name."
+                f"two segments named {title!r}", "each label is one segment", "Merge them, or give each its own name."
             )
 
 
 def _strange(names: Sequence[str], table: Sequence[Label]) -> SourceError:
     listed = ", ".join(dict.fromkeys(names))
     return SourceError(
-        f"Found {listed[:300]}, which the table of labels does not have; it has {', '.join(label.name for label in table)}. "
-        "Rename the segment as one of these, or remove it."
+        f"{listed[:300]}, which the table of labels does not have",
+        f"it has {', '.join(label.name for label in table)}",
+        "Rename the segment as one of these, or remove it.",
     )
 
 

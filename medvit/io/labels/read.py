@@ -119,10 +119,12 @@ def read_label_set(source: Path, how: ReadOptions, progress: Progress) -> LabelS
     """Read labels as ``read_labels`` does, with its settings in one object."""
     if not 0 < how.threshold <= 1:
         raise SourceError(
-            f"Found a threshold of {how.threshold:g}; it is a share of the maximum, above 0 and at most 1. Correct --threshold."
+            f"a threshold of {how.threshold:g}",
+            "it is a share of the maximum, above 0 and at most 1",
+            "Correct --threshold.",
         )
     if not source.exists():
-        raise SourceError(f"Found nothing at {source}; a SEG, RTSTRUCT or label map is needed. Check the path.")
+        raise SourceError(f"nothing at {source}", "a SEG, RTSTRUCT or label map is needed", "Check the path.")
     path = _only_object(source) if source.is_dir() else source
     if path.name.lower().endswith(IMAGE_SUFFIXES):
         found = read_map(path, how.table, how.geometry, how.names, how.strict)
@@ -140,8 +142,9 @@ def _read_object(path: Path, how: ReadOptions, progress: Progress) -> LabelSet:
         series = header_series(header)
     if modality not in ("SEG", "RTSTRUCT"):
         raise SourceError(
-            f"Found {path.name}, a DICOM object of modality {modality or 'unknown'}; a SEG or RTSTRUCT is needed. "
-            "To give an image as the grid, use --like."
+            f"{path.name}, a DICOM object of modality {modality or 'unknown'}",
+            "a SEG or RTSTRUCT is needed",
+            "To give an image as the grid, use --like.",
         )
     notes: tuple[str, ...] = ()
     if how.like is not None:
@@ -187,7 +190,7 @@ def _open(how: ReadOptions, series: tuple[str, ...], progress: Progress) -> Scan
 def _volume(scan: Scan) -> Scan:
     if scan.is_picture:
         raise SourceError(
-            "Found a picture as the reference; a volume is needed. Give a DICOM series or NIfTI with --like."
+            "a picture as the reference", "a volume is needed", "Give a DICOM series or NIfTI with --like."
         )
     return scan
 

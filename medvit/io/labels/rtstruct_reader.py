@@ -73,15 +73,16 @@ def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> 
         if like is None:
             named = f"series {series[0]}" if series else "a series it does not name"
             raise SelectionError(
-                f"Found {path.name}, an RTSTRUCT drawn on {named}; contours need its grid to become voxels. "
-                "Give that series, or another image of the same place, with --like."
+                f"{path.name}, an RTSTRUCT drawn on {named}",
+                "contours need its grid to become voxels",
+                "Give that series, or another image of the same place, with --like.",
             )
         flags = check_frame((frame, series), like, force)
         rois, aside = _rois(dataset, path.name)
         flags += aside + _missing_images(dataset, like)
     if not any(roi.contours for roi in rois):
         raise SourceError(
-            f"Found {path.name}, an RTSTRUCT without any closed contour; there is nothing to fill. Check the export."
+            f"{path.name}, an RTSTRUCT without any closed contour", "there is nothing to fill", "Check the export."
         )
     own = drawn_on(like, series)
     grid, rois, on_slices = _where(rois, like)
@@ -104,10 +105,12 @@ def _require_rtstruct(dataset: Dataset, name: str) -> None:
     if str(dataset.get("SOPClassUID", "")) != _SOP_CLASS:
         what = dataset.get("Modality", "") or "unknown"
         raise SourceError(
-            f"Found {name}, a DICOM object of modality {what}; an RTSTRUCT is needed. To give an image as the grid, use --like."
+            f"{name}, a DICOM object of modality {what}",
+            "an RTSTRUCT is needed",
+            "To give an image as the grid, use --like.",
         )
     if not dataset.get("StructureSetROISequence"):
-        raise SourceError(f"Found {name}, an RTSTRUCT without ROIs; there is nothing to fill. Check the export.")
+        raise SourceError(f"{name}, an RTSTRUCT without ROIs", "there is nothing to fill", "Check the export.")
 
 
 def _frame(dataset: Dataset) -> str:
@@ -115,7 +118,9 @@ def _frame(dataset: Dataset) -> str:
     found = {str(roi.get("ReferencedFrameOfReferenceUID") or "") for roi in dataset.StructureSetROISequence} - {""}
     if len(found) > 1:
         raise GeometryError(
-            f"Found an RTSTRUCT whose ROIs lie in {len(found)} frames of reference; one grid holds one. Export them apart."
+            f"an RTSTRUCT whose ROIs lie in {len(found)} frames of reference",
+            "one grid holds one",
+            "Export them apart.",
         )
     return found.pop() if found else str(dataset.get("FrameOfReferenceUID") or "")
 
@@ -161,8 +166,9 @@ def _drawn(dataset: Dataset, numbers: Sequence[int], name: str, aside: SkippedCo
     twice = sorted({n for n in drawn if numbers.count(n) > 1})
     if twice:
         raise SourceError(
-            f"Found {name}, an RTSTRUCT in which {numbers.count(twice[0])} ROIs have the number {twice[0]}; its contours could be "
-            "of any of them. Export it again with a number for each ROI."
+            f"{name}, an RTSTRUCT in which {numbers.count(twice[0])} ROIs have the number {twice[0]}",
+            "its contours could be of any of them",
+            "Export it again with a number for each ROI.",
         )
     return drawn
 
@@ -178,7 +184,9 @@ def _closed(items: Sequence[Dataset], roi: str, name: str, aside: SkippedContour
         points = _points(item, roi, name)
         if not len(points):
             raise SourceError(
-                f"Found {name} with a closed contour of {roi} without points; at least three enclose an area. Export it again."
+                f"{name} with a closed contour of {roi} without points",
+                "at least three enclose an area",
+                "Export it again.",
             )
         stated = item.get("NumberOfContourPoints")
         if stated is not None and int(stated) != len(points):
@@ -195,8 +203,9 @@ def _points(item: Dataset, roi: str, name: str) -> NDArray[np.float64]:
     values = _numbers(item)
     if len(values) % 3 or not np.isfinite(values).all():
         raise SourceError(
-            f"Found {name} with a contour of {roi} whose {len(values)} coordinates are not finite triples; each point needs "
-            "x, y and z. Export it again."
+            f"{name} with a contour of {roi} whose {len(values)} coordinates are not finite triples",
+            "each point needs x, y and z",
+            "Export it again.",
         )
     flip = flip_lps_ras(np.eye(4))[:3, :3]
     return np.asarray(values.reshape(-1, 3) @ flip)
@@ -251,8 +260,9 @@ def _fill_all(rois: Sequence[_Roi], grid: Grid, own: bool) -> tuple[list[LabelMa
         segments.append(LabelMask(roi.label, start, voxels, roi.origin))
     if rois and all(len(roi.contours) - found.twice == found.off for roi, found in zip(rois, filled, strict=True)):
         raise GeometryError(
-            f"Found {sum(found.off for found in filled)} contours and none of them on the reference's grid; they were drawn "
-            "elsewhere. Give the series they were drawn on with --like."
+            f"{sum(found.off for found in filled)} contours and none of them on the reference's grid",
+            "they were drawn elsewhere",
+            "Give the series they were drawn on with --like.",
         )
     titles = [roi.label.title for roi in rois]
     small = [

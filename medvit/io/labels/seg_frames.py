@@ -56,12 +56,15 @@ def read_frames(dataset: Dataset, name: str) -> list[Frame]:
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if len(per_frame) != count:
         raise SourceError(
-            f"Found {name}, a SEG of {count} frames with {len(per_frame)} descriptions; each frame needs its place. Export it again."
+            f"{name}, a SEG of {count} frames with {len(per_frame)} descriptions",
+            "each frame needs its place",
+            "Export it again.",
         )
     if "PlanePositionSlideSequence" in shared or any("PlanePositionSlideSequence" in g for g in per_frame):
         raise SourceError(
-            f"Found {name}, a SEG of a slide image; only labels with a place in the patient can be read. "
-            "Open it in a pathology viewer."
+            f"{name}, a SEG of a slide image",
+            "only labels with a place in the patient can be read",
+            "Open it in a pathology viewer.",
         )
     return [_frame(dataset, shared, groups, name) for groups in per_frame]
 
@@ -76,8 +79,9 @@ def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Fra
     )
     if position is None or orientation is None or measures is None:
         raise SourceError(
-            f"Found {name}, a SEG whose frames have no place in the patient, as of an X-ray or a photograph; a volume's is "
-            "needed. Open it beside its own image in a DICOM viewer."
+            f"{name}, a SEG whose frames have no place in the patient, as of an X-ray or a photograph",
+            "a volume's is needed",
+            "Open it beside its own image in a DICOM viewer.",
         )
     identified = group("SegmentIdentificationSequence")
     cosines = np.array([float(v) for v in orientation.ImageOrientationPatient])
@@ -92,8 +96,9 @@ def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Fra
     affine[:3, 3] = [float(v) for v in position.ImagePositionPatient]
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise GeometryError(
-            f"Found {name}, a SEG with a frame whose position, orientation or spacing is no usable number; each must be. "
-            "Export it again."
+            f"{name}, a SEG with a frame whose position, orientation or spacing is no usable number",
+            "each must be",
+            "Export it again.",
         )
     number = int(identified.ReferencedSegmentNumber) if identified is not None else None
     return Frame(affine, (int(dataset.Columns), int(dataset.Rows), 1), number, abs(spacing), thickness)
@@ -110,8 +115,9 @@ def native_grid(frames: list[Frame]) -> tuple[Affine, tuple[int, int, int], list
     planes = np.array([frame.affine[:3, :2].ravel() for frame in frames])
     if np.ptp(planes, axis=0).max() > 1e-3:
         raise GeometryError(
-            "Found SEG frames of several orientations or pixel sizes; without a reference they make no grid. "
-            "Give the series it was drawn on with --like."
+            "SEG frames of several orientations or pixel sizes",
+            "without a reference they make no grid",
+            "Give the series it was drawn on with --like.",
         )
     normal = np.cross(first.affine[:3, 0], first.affine[:3, 1])
     normal /= np.linalg.norm(normal)
@@ -152,9 +158,12 @@ def _step(distinct: NDArray[np.float64], first: Frame) -> tuple[float, list[str]
             return step, notes
     if not candidates:
         raise GeometryError(
-            "Found a SEG of one slice without thickness or spacing; a grid needs one. Give the series it was drawn on with --like."
+            "a SEG of one slice without thickness or spacing",
+            "a grid needs one",
+            "Give the series it was drawn on with --like.",
         )
     raise GeometryError(
-        f"Found SEG frames {gaps.min():.2f} to {gaps.max():.2f} mm apart, without an even spacing; without a reference they make "
-        "no grid. Give the series it was drawn on with --like."
+        f"SEG frames {gaps.min():.2f} to {gaps.max():.2f} mm apart, without an even spacing",
+        "without a reference they make no grid",
+        "Give the series it was drawn on with --like.",
     )

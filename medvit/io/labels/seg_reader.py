@@ -91,8 +91,9 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
     lost = {described.labels[n].name: m.lost for n, m in masks.items() if m.lost and n in described.labels}
     if lost and not any(m.kept for m in masks.values()):
         raise GeometryError(
-            "Found no frame of the SEG on the reference's grid; they lie elsewhere. "
-            "Give the series it was drawn on with --like."
+            "no frame of the SEG on the reference's grid",
+            "they lie elsewhere",
+            "Give the series it was drawn on with --like.",
         )
     found = found.with_notes(flags=list(clipped_labels_note(lost)))
     return onto_grid(found, like) if like is not None and placed.on_slices else found
@@ -102,15 +103,16 @@ def _require_seg(dataset: Dataset, name: str) -> None:
     if str(dataset.get("SOPClassUID", "")) not in _SOP_CLASSES:
         what = dataset.get("Modality", "") or "unknown"
         raise SourceError(
-            f"Found {name}, a DICOM object of modality {what}; a Segmentation (SEG) is needed. "
-            "To give an image as the grid, use --like."
+            f"{name}, a DICOM object of modality {what}",
+            "a Segmentation (SEG) is needed",
+            "To give an image as the grid, use --like.",
         )
     if not dataset.get("SegmentSequence"):
         raise SourceError(
-            f"Found {name}, a SEG without SegmentSequence; it must say what its masks are. Export it again."
+            f"{name}, a SEG without SegmentSequence", "it must say what its masks are", "Export it again."
         )
     if "PixelData" not in dataset:
-        raise SourceError(f"Found {name}, a SEG without pixels; it holds no mask. Export it again.")
+        raise SourceError(f"{name}, a SEG without pixels", "it holds no mask", "Export it again.")
 
 
 def _describe(dataset: Dataset, name: str) -> _Described:
@@ -135,7 +137,7 @@ def _describe(dataset: Dataset, name: str) -> _Described:
         labels.append(make_label(number or free, title, color, codes))  # a label id is above 0
         if number in numbers:
             raise SourceError(
-                f"Found {name}, a SEG with two segments of the number {number}; each needs its own. Export it again."
+                f"{name}, a SEG with two segments of the number {number}", "each needs its own", "Export it again."
             )
         numbers.append(number)
         origins[number] = SegmentOrigin(
@@ -215,8 +217,9 @@ def _own(lps: Affine, frame: Frame) -> GridMapping:
     lattice = exact_mapping(np.linalg.inv(lps) @ frame.affine, frame.shape, flat=True)
     if lattice is None:
         raise GeometryError(
-            f"Found a SEG frame at {np.round(frame.affine[:3, 3], 2).tolist()} mm, off the regular grid of the others; "
-            "frames must be stacked straight. Give the series it was drawn on with --like."
+            f"a SEG frame at {np.round(frame.affine[:3, 3], 2).tolist()} mm, off the regular grid of the others",
+            "frames must be stacked straight",
+            "Give the series it was drawn on with --like.",
         )
     return lattice
 
@@ -292,7 +295,7 @@ def _gather(
                     found.strays.add(number)
         else:
             if frame.segment is None:
-                raise SourceError("Found a SEG frame that names no segment; each must. Export it again.")
+                raise SourceError("a SEG frame that names no segment", "each must", "Export it again.")
             if kind == "FRACTIONAL":
                 share = float(flat.max()) / largest
                 found.highest[frame.segment] = max(share, found.highest.get(frame.segment, 0.0))
@@ -311,8 +314,12 @@ def _pixels(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
             given += 1
     except (ValueError, EOFError, RuntimeError, IndexError) as error:
         raise SourceError(
-            f"Found a SEG whose pixels end or cannot be decoded after {given} of {count} frames "
-            f"({(str(error).splitlines() or [''])[0][:100]}); all are needed. Copy or export it again."
+            (
+                f"a SEG whose pixels end or cannot be decoded after {given} of {count} frames "
+                f"({(str(error).splitlines() or [''])[0][:100]})"
+            ),
+            "all are needed",
+            "Copy or export it again.",
         ) from error
 
 

@@ -76,7 +76,7 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
     shown = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
     if k.ndim != 3 or k.shape != v.shape or w.shape != k.shape[2:] or u.shape != k.shape[2:]:
         raise ShapeError(
-            f"Found {shown}; (C,), (C,), (B, T, C) and (B, T, C) are needed. Flatten an image to tokens and check C."
+            shown, "(C,), (C,), (B, T, C) and (B, T, C) are needed", "Flatten an image to tokens and check C."
         )
     check_kinds(tensors, shown)
 

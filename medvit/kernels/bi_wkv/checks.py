@@ -48,7 +48,7 @@ def check_kinds(tensors: dict[str, Tensor], shown: str) -> None:
     names, all_of = ", ".join(tensors), list(tensors.values())
     if 0 in k.shape:
         raise ShapeError(
-            f"Found {shown}; at least one sample, token and channel is needed. Leave empty batches out before the call."
+            shown, "at least one sample, token and channel is needed", "Leave empty batches out before the call."
         )
     small = {t.dtype for n, t in tensors.items() if n in ("w", "u")}
     data = {t.dtype for n, t in tensors.items() if n not in ("w", "u")}
@@ -56,11 +56,11 @@ def check_kinds(tensors: dict[str, Tensor], shown: str) -> None:
     if len(data) > 1 or not fitting or k.dtype not in (*_TYPES, *HALVES):
         found = ", ".join(str(t.dtype).removeprefix("torch.") for t in all_of)
         raise ShapeError(
-            f"Found {names} of types {found}; all must be one floating type. Convert them with .to(k.dtype)."
+            f"{names} of types {found}", "all must be one floating type", "Convert them with .to(k.dtype)."
         )
     if len({t.device for t in all_of}) > 1:
         found = ", ".join(str(t.device) for t in all_of)
-        raise ShapeError(f"Found {names} on {found}; all must be on one device. Move them with .to(k.device).")
+        raise ShapeError(f"{names} on {found}", "all must be on one device", "Move them with .to(k.device).")
 
 
 def check_finite(tensors: dict[str, Tensor]) -> None:
@@ -69,5 +69,5 @@ def check_finite(tensors: dict[str, Tensor]) -> None:
         # the sum finds NaN and infinity in one pass without a mask; where it overflows, every value is checked
         if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
             raise ImageError(
-                f"Found NaN or infinite values in {name} of bi_wkv; all must be finite. Check the weights and the input."
+                f"NaN or infinite values in {name} of bi_wkv", "all must be finite", "Check the weights and the input."
             )

@@ -126,7 +126,9 @@ def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor) -> None:
     pairs = (2, k.shape[-1]) if k.ndim else ()
     if k.ndim != 4 or not k.shape == v.shape == r.shape or not w.shape == u.shape == pairs:
         raise ShapeError(
-            f"Found {shown}; (2, C), (2, C) and three times (B, height, width, C) are needed. Move the channels last and check C."
+            shown,
+            "(2, C), (2, C) and three times (B, height, width, C) are needed",
+            "Move the channels last and check C.",
         )
     check_kinds(tensors, shown)
 

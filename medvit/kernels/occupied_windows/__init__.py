@@ -95,16 +95,21 @@ def check_windows(spatial: Sequence[int], roi_size: Sequence[int], origins: Tens
     )
     if not fits:
         raise ShapeError(
-            f"Found windows of {tuple(roi_size)} with origins of shape {tuple(origins.shape)} for an image of {tuple(spatial)}; "
-            "origins must be (window, axis) with every window inside the image. Pad the image, or correct the origins."
+            (
+                f"windows of {tuple(roi_size)} with origins of shape {tuple(origins.shape)} for an image of "
+                f"{tuple(spatial)}"
+            ),
+            "origins must be (window, axis) with every window inside the image",
+            "Pad the image, or correct the origins.",
         )
 
 
 def _bits(image: Tensor) -> Tensor:
     if image.is_complex() or image.ndim < 3 or 0 in image.shape:
         raise ShapeError(
-            f"Found an image of {tuple(image.shape)}, {image.dtype}; (batch, channel, *spatial) of real numbers with at least one "
-            "voxel is needed. Add the missing axes, or take the magnitude."
+            f"an image of {tuple(image.shape)}, {image.dtype}",
+            "(batch, channel, *spatial) of real numbers with at least one voxel is needed",
+            "Add the missing axes, or take the magnitude.",
         )
     return image.detach().view(_BITS[image.element_size()])
 

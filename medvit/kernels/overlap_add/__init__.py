@@ -31,7 +31,9 @@ def _op(windows: Tensor, origins: Tensor, weight: Tensor, size: list[int], backe
         blended, missing = triton.blend(windows, origins, size, weight)
         if missing:
             raise ShapeError(
-                f"Found {missing} voxels that no window covers; every voxel needs one. Take a smaller step between windows."
+                f"{missing} voxels that no window covers",
+                "every voxel needs one",
+                "Take a smaller step between windows.",
             )
         return blended
     blend = Blend(size, windows.shape[1], weight)
@@ -91,29 +93,37 @@ def unsupported_reason(backend: str, windows: Tensor, weight: Tensor) -> str | N
 def _check(windows: Tensor, origins: Tensor, size: Sequence[int], weight: Tensor) -> None:
     if windows.ndim != weight.ndim + 2 or tuple(origins.shape) != (len(windows), weight.ndim):
         raise ShapeError(
-            f"Found windows of {tuple(windows.shape)}, origins of {tuple(origins.shape)} and a weight of {tuple(weight.shape)}; "
-            "(window, channel, *roi), (window, axis) and (*roi) are needed. Bring them into that form."
+            (
+                f"windows of {tuple(windows.shape)}, origins of {tuple(origins.shape)} and a weight of "
+                f"{tuple(weight.shape)}"
+            ),
+            "(window, channel, *roi), (window, axis) and (*roi) are needed",
+            "Bring them into that form.",
         )
     if windows.shape[2:] != weight.shape or len(size) != weight.ndim or 0 in windows.shape:
         raise ShapeError(
-            f"Found windows of {tuple(windows.shape)} and a weight of {tuple(weight.shape)} for an image of {tuple(size)}; at least one "
-            "window and channel, as many axes and windows of the weight's size are needed. Give every window the same channels and size."
+            f"windows of {tuple(windows.shape)} and a weight of {tuple(weight.shape)} for an image of {tuple(size)}",
+            "at least one window and channel, as many axes and windows of the weight's size are needed",
+            "Give every window the same channels and size.",
         )
     if not (windows.is_floating_point() and weight.is_floating_point()) or origins.is_floating_point():
         raise ShapeError(
-            f"Found windows of {windows.dtype}, a weight of {weight.dtype} and origins of {origins.dtype}; the first two must be "
-            "floating-point and the origins whole numbers. Convert them with .float() and .long()."
+            f"windows of {windows.dtype}, a weight of {weight.dtype} and origins of {origins.dtype}",
+            "the first two must be floating-point and the origins whole numbers",
+            "Convert them with .float() and .long().",
         )
     if windows.device != weight.device:
         raise ShapeError(
-            f"Found windows on {windows.device} and a weight on {weight.device}; they must be on one device. Move the weight with "
-            ".to(windows.device)."
+            f"windows on {windows.device} and a weight on {weight.device}",
+            "they must be on one device",
+            "Move the weight with .to(windows.device).",
         )
     for origin in origins.tolist() if has_concrete_values() else ():
         if any(o < 0 or o + r > s for o, r, s in zip(origin, weight.shape, size, strict=True)):
             raise ShapeError(
-                f"Found a window of {tuple(weight.shape)} at {tuple(origin)} in an image of {tuple(size)}; "
-                "it must lie within. Pad the image, or correct the origin."
+                f"a window of {tuple(weight.shape)} at {tuple(origin)} in an image of {tuple(size)}",
+                "it must lie within",
+                "Pad the image, or correct the origin.",
             )
 
 

@@ -48,8 +48,12 @@ class Blend:
         place = self._sums[image][(slice(None), *at)]
         if place.shape != window.shape:
             raise ShapeError(
-                f"Found a window of {tuple(self._weight.shape)} at {tuple(origin)} in an image of {tuple(self._weights.shape)}; "
-                "it must lie within. Pad the image, or correct the origin."
+                (
+                    f"a window of {tuple(self._weight.shape)} at {tuple(origin)} in an image of "
+                    f"{tuple(self._weights.shape)}"
+                ),
+                "it must lie within",
+                "Pad the image, or correct the origin.",
             )
         if fused(place, window, self._weight):
             from medvit.kernels.overlap_add import triton
@@ -70,7 +74,9 @@ class Blend:
         missing = int((self._weights == 0).sum())
         if missing:
             raise ShapeError(
-                f"Found {missing} voxels that no window covers; every voxel needs one. Take a smaller step between windows."
+                f"{missing} voxels that no window covers",
+                "every voxel needs one",
+                "Take a smaller step between windows.",
             )
         return self._sums.div_(self._weights)
 
@@ -86,8 +92,9 @@ def check_window(window: Tensor, channels: int, weight: Tensor) -> None:
     """Refuse a window whose shape is not (channels, *weight.shape)."""
     if window.shape != (channels, *weight.shape):
         raise ShapeError(
-            f"Found a window of {tuple(window.shape)}; {(channels, *weight.shape)} is needed, channels first and then the size of "
-            "the weights. Give every window the same channels and size."
+            f"a window of {tuple(window.shape)}",
+            f"{(channels, *weight.shape)} is needed, channels first and then the size of the weights",
+            "Give every window the same channels and size.",
         )
 
 

@@ -31,7 +31,7 @@ def sigmoid_above(threshold: float) -> Choice:
         ShapeError: the threshold is not in (0, 1).
     """
     if not 0 < threshold < 1:
-        raise ShapeError(f"Found a threshold of {threshold}; it must lie between 0 and 1. 0.5 is usual.")
+        raise ShapeError(f"a threshold of {threshold}", "it must lie between 0 and 1", "0.5 is usual.")
     edge = float(torch.logit(torch.tensor(threshold, dtype=torch.float64)))
     return lambda sums, weights: sums > edge * weights
 
@@ -78,8 +78,12 @@ class LabelStream:
         inside = all(o >= 0 and o + r <= s for o, r, s in zip(origin, roi, self._size, strict=True))
         if first < self._done or not inside:
             raise ShapeError(
-                f"Found a window of {roi} at {tuple(origin)} in an image of {self._size} of which {self._done} planes are finished; "
-                "windows must lie within and come in the order of their first axis. Sort them by it."
+                (
+                    f"a window of {roi} at {tuple(origin)} in an image of {self._size} of which {self._done} planes are "
+                    "finished"
+                ),
+                "windows must lie within and come in the order of their first axis",
+                "Sort them by it.",
             )
         self._finish(first)
         turn = first % roi[0]
@@ -117,8 +121,9 @@ class LabelStream:
             missing = int((weights == 0).sum())
             if missing:
                 raise ShapeError(
-                    f"Found {missing} voxels that no window covers in planes {self._done} to {self._done + planes - 1}; every voxel "
-                    "needs one. Take a smaller step between windows."
+                    f"{missing} voxels that no window covers in planes {self._done} to {self._done + planes - 1}",
+                    "every voxel needs one",
+                    "Take a smaller step between windows.",
                 )
             sums = self._sums[:, at : at + planes]
             self._labels[:, self._done : self._done + planes] = self._choice(sums, weights)

@@ -81,12 +81,15 @@ def _check(
     fits = len(box) == 3 == len(grid) == len(start) == len(out_shape)
     if not fits or any(s < 0 or s + b > g for s, b, g in zip(start, box, grid, strict=True)):
         raise ShapeError(
-            f"Found logits of {box} starting at {tuple(start)} on a grid of {tuple(grid)}; the box must lie within. Check the crop."
+            f"logits of {box} starting at {tuple(start)} on a grid of {tuple(grid)}",
+            "the box must lie within",
+            "Check the crop.",
         )
     if 0 in logits.shape or min(out_shape) < 1 or not logits.is_floating_point():
         raise ShapeError(
-            f"Found logits of {tuple(logits.shape)}, {logits.dtype}, for an output of {tuple(out_shape)}; floating-point numbers of at "
-            "least one class and voxel are needed. Leave empty images out, and give logits, not labels."
+            f"logits of {tuple(logits.shape)}, {logits.dtype}, for an output of {tuple(out_shape)}",
+            "floating-point numbers of at least one class and voxel are needed",
+            "Leave empty images out, and give logits, not labels.",
         )
     most = torch.iinfo(_label_type(logits.shape[0])).max
     if not 0 <= background <= most or logits.shape[0] > 2**15:
@@ -98,7 +101,9 @@ def _check(
         for number, plane in enumerate(logits):  # class by class: a mask of all of them would be large
             if not bool(plane.isfinite().all()):
                 raise ImageError(
-                    f"Found NaN or infinite values in the logits of class {number}; all must be finite. Check the weights and the input."
+                    f"NaN or infinite values in the logits of class {number}",
+                    "all must be finite",
+                    "Check the weights and the input.",
                 )
 
 

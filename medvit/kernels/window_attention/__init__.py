@@ -49,34 +49,44 @@ def _check(
     axes, width = qkv.ndim - 2, int(qkv.shape[-1]) if qkv.ndim else 0
     if not 1 <= axes == len(window) == len(shift):
         raise ShapeError(
-            f"Found {axes} spatial axes, a window of {len(window)} and a shift of {len(shift)}; give one number for each axis."
+            f"{axes} spatial axes, a window of {len(window)} and a shift of {len(shift)}",
+            "give one number for each axis",
         )
     if num_heads < 1 or width % (3 * num_heads) or 0 in qkv.shape:
         raise ShapeError(
-            f"Found qkv of shape {tuple(qkv.shape)} for {num_heads} heads; at least one sample and token are needed, and the last "
-            "axis must hold q, k and v, each heads x head_dim. Leave empty batches out and check the projection."
+            f"qkv of shape {tuple(qkv.shape)} for {num_heads} heads",
+            "at least one sample and token are needed, and the last axis must hold q, k and v, each heads x head_dim",
+            "Leave empty batches out and check the projection.",
         )
     if min(window) < 1 or not all(0 <= s < w for s, w in zip(shift, window, strict=True)):
         raise ShapeError(
-            f"Found a window of {tuple(window)} and a shift of {tuple(shift)}; windows must be at least 1 and shifts within "
-            "0..window - 1. Half a window is the usual shift."
+            f"a window of {tuple(window)} and a shift of {tuple(shift)}",
+            "windows must be at least 1 and shifts within 0..window - 1",
+            "Half a window is the usual shift.",
         )
     wanted = {"bias_table": (prod([2 * w - 1 for w in window]), num_heads), "qkv_bias": (width,)}
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != wanted[name]:
             raise ShapeError(
-                f"Found {name} of shape {tuple(tensor.shape)}; {wanted[name]} is needed for a window of {tuple(window)}, {num_heads} "
-                f"heads and a last axis of {width}. Take it from the same layer as qkv."
+                f"{name} of shape {tuple(tensor.shape)}",
+                (
+                    f"{wanted[name]} is needed for a window of {tuple(window)}, {num_heads} heads and a last axis of "
+                    f"{width}"
+                ),
+                "Take it from the same layer as qkv.",
             )
         if tensor.device != qkv.device:
             raise ShapeError(
-                f"Found {name} on {tensor.device} and qkv on {qkv.device}; they must be on one device. Move it with .to(qkv.device)."
+                f"{name} on {tensor.device} and qkv on {qkv.device}",
+                "they must be on one device",
+                "Move it with .to(qkv.device).",
             )
         fits = tensor.dtype == qkv.dtype or (qkv.dtype in _HALVES and tensor.dtype == torch.float32)
         if qkv.dtype not in _TYPES or not fits:
             raise ShapeError(
-                f"Found {name} of {tensor.dtype} and qkv of {qkv.dtype}; both must be one floating type, or float32 beside halves. "
-                "Convert it with .to(qkv.dtype)."
+                f"{name} of {tensor.dtype} and qkv of {qkv.dtype}",
+                "both must be one floating type, or float32 beside halves",
+                "Convert it with .to(qkv.dtype).",
             )
 
 
@@ -89,7 +99,9 @@ def _list(windows: Sequence[int] | Tensor, count: int, device: torch.device) -> 
     rows = windows if isinstance(windows, Tensor) else torch.tensor(list(windows), dtype=torch.int64)
     if rows.ndim != 1 or rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
         raise ShapeError(
-            f"Found windows of shape {tuple(rows.shape)} and type {rows.dtype}; a list of whole numbers is needed. Give indices, not a mask."
+            f"windows of shape {tuple(rows.shape)} and type {rows.dtype}",
+            "a list of whole numbers is needed",
+            "Give indices, not a mask.",
         )
     if has_concrete_values() and rows.device.type in ("cpu", "cuda"):
         listed = rows.tolist()

@@ -21,7 +21,7 @@ def require(ok: bool, name: str, value: object, needed: str) -> None:
     """
     numbers = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, float)]
     if not ok or not all(math.isfinite(x) for x in numbers):
-        raise ShapeError(f"Found {name} = {value}; {needed} is needed. Correct this parameter of the degradation.")
+        raise ShapeError(f"{name} = {value}", f"{needed} is needed", "Correct this parameter of the degradation.")
 
 
 def checked_image(image: ArrayLike, spacing_mm: Sequence[float]) -> tuple[NDArray[np.float32], tuple[float, ...]]:
@@ -33,18 +33,22 @@ def checked_image(image: ArrayLike, spacing_mm: Sequence[float]) -> tuple[NDArra
     array = np.asarray(image)
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise ShapeError(
-            f"Found an image of shape {array.shape}; (i, j) or (i, j, k) with at least one voxel is needed. "
-            "Take off channel and batch axes first."
+            f"an image of shape {array.shape}",
+            "(i, j) or (i, j, k) with at least one voxel is needed",
+            "Take off channel and batch axes first.",
         )
     sides = tuple(float(s) for s in spacing_mm)
     if len(sides) != array.ndim or not all(math.isfinite(s) and s > 0 for s in sides):
         raise ShapeError(
-            f"Found a spacing of {sides} mm for an image of {array.ndim} axes; one positive number for each is needed. "
-            "Give the voxel sides in millimetres."
+            f"a spacing of {sides} mm for an image of {array.ndim} axes",
+            "one positive number for each is needed",
+            "Give the voxel sides in millimetres.",
         )
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or not np.isfinite(array).all():
         raise ImageError(
-            "Found values that are no finite real numbers; all must be. Replace them (for CT outside the field of view, -1024)."
+            "values that are no finite real numbers",
+            "all must be",
+            "Replace them (for CT outside the field of view, -1024).",
         )
     return array.astype(np.float32), sides
 

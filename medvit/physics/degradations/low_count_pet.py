@@ -81,8 +81,9 @@ class LowCountPET:
         """True coincidences expected in each bin, (slice, view, bin), and counts per unit of line integral."""
         if volume.min() < 0 or not volume.any():
             raise ImageError(
-                f"Found activities from {volume.min():g} to {volume.max():g}; 0 or more, and some above 0, are needed. "
-                "Give the image in its own unit, before any normalisation."
+                f"activities from {volume.min():g} to {volume.max():g}",
+                "0 or more, and some above 0, are needed",
+                "Give the image in its own unit, before any normalisation.",
             )
         slices = np.ascontiguousarray(slices_of(volume))
         lines = self.beam.project(torch.from_numpy(slices), (spacing_mm[0], spacing_mm[1])).numpy().astype(np.float64)

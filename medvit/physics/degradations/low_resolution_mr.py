@@ -64,7 +64,9 @@ class LowResolutionMR:
         wanted = self._voxels(sides)
         if self.noise and volume.min() < 0:
             raise ImageError(
-                f"Found values down to {volume.min():g}; a magnitude image has none below 0. Give it before any normalisation."
+                f"values down to {volume.min():g}",
+                "a magnitude image has none below 0",
+                "Give it before any normalisation.",
             )
         values = volume.astype(np.float64)
         excite, back = self._slices(values.shape, sides, wanted)
@@ -84,12 +86,16 @@ class LowResolutionMR:
     def _voxels(self, sides: tuple[float, ...]) -> tuple[float, ...]:
         if len(self.voxel_mm) != len(sides):
             raise ShapeError(
-                f"Found voxel_mm of {len(self.voxel_mm)} axes for an image of {len(sides)}; one for each is needed. Use None to leave one."
+                f"voxel_mm of {len(self.voxel_mm)} axes for an image of {len(sides)}",
+                "one for each is needed",
+                "Use None to leave one.",
             )
         wanted = tuple(s if v is None else float(v) for v, s in zip(self.voxel_mm, sides, strict=True))
         if any(v < s * (1 - 1e-6) for v, s in zip(wanted, sides, strict=True)):
             raise ShapeError(
-                f"Found acquired voxels of {wanted} mm, finer than the image's {sides} mm; detail cannot be added. Give larger ones."
+                f"acquired voxels of {wanted} mm, finer than the image's {sides} mm",
+                "detail cannot be added",
+                "Give larger ones.",
             )
         return wanted
 

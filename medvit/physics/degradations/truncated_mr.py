@@ -63,7 +63,9 @@ class TruncatedMR:
         volume, _ = checked_image(image, spacing_mm)
         if self.noise and volume.min() < 0:
             raise ImageError(
-                f"Found values down to {volume.min():g}; a magnitude image has none below 0. Give it before any normalisation."
+                f"values down to {volume.min():g}",
+                "a magnitude image has none below 0",
+                "Give it before any normalisation.",
             )
         acquired = truncate_kspace(volume, self.factor)
         if self.noise:

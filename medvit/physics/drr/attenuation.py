@@ -26,8 +26,9 @@ def water_attenuation_per_mm(energy_kev: float) -> float:
     """
     if not (math.isfinite(energy_kev) and _ENERGY_KEV[0] <= energy_kev <= _ENERGY_KEV[-1]):
         raise ShapeError(
-            f"Found an energy of {energy_kev:g} keV; the table of water goes from {_ENERGY_KEV[0]:g} to {_ENERGY_KEV[-1]:g}. "
-            "Choose one within; 60 stands for a usual radiograph at 100 to 120 kVp."
+            f"an energy of {energy_kev:g} keV",
+            f"the table of water goes from {_ENERGY_KEV[0]:g} to {_ENERGY_KEV[-1]:g}",
+            "Choose one within; 60 stands for a usual radiograph at 100 to 120 kVp.",
         )
     log = np.interp(math.log(energy_kev), np.log(_ENERGY_KEV), np.log(_WATER_PER_CM))
     return float(np.exp(log)) / 10

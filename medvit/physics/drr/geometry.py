@@ -60,14 +60,14 @@ class Geometry:
         for name, value in lengths.items():
             if not (math.isfinite(value) and value > 0):
                 raise GeometryError(
-                    f"Found {name} = {value:g}; it must be a positive length in millimetres. Correct the geometry."
+                    f"{name} = {value:g}", "it must be a positive length in millimetres", "Correct the geometry."
                 )
         if min(self.detector_shape) < 1:
             raise GeometryError(
-                f"Found a detector of {self.detector_shape} pixels; it needs at least one row and one column. Correct it."
+                f"a detector of {self.detector_shape} pixels", "it needs at least one row and one column", "Correct it."
             )
         if not self.views_deg or not all(math.isfinite(v) for v in self.views_deg):
-            raise GeometryError(f"Found views {self.views_deg}; give at least one finite angle in degrees, such as 0.")
+            raise GeometryError(f"views {self.views_deg}", "give at least one finite angle in degrees, such as 0")
 
     @property
     def magnification(self) -> float:
@@ -114,8 +114,12 @@ class Geometry:
             towards, across, down = (offset @ axis for axis in self.axes(view))
             if float(towards.max()) >= self.source_to_isocenter_mm:
                 raise GeometryError(
-                    f"Found a volume that reaches {float(towards.max()):.0f} mm towards a source at "
-                    f"{self.source_to_isocenter_mm:g} mm; it must stand outside. Increase source_to_isocenter_mm."
+                    (
+                        f"a volume that reaches {float(towards.max()):.0f} mm towards a source at "
+                        f"{self.source_to_isocenter_mm:g} mm"
+                    ),
+                    "it must stand outside",
+                    "Increase source_to_isocenter_mm.",
                 )
             larger = total / (self.source_to_isocenter_mm - towards)
             reach = np.maximum(reach, [np.abs(down * larger).max(), np.abs(across * larger).max()])
@@ -147,6 +151,7 @@ def _require_outside(source: np.ndarray, view: float, affine: Affine, shape: Seq
     if all(-0.5 <= place <= n - 0.5 for place, n in zip(at, shape, strict=True)):
         extent = " x ".join(f"{n * s:.0f}" for n, s in zip(shape, spacing_mm(affine), strict=True))
         raise GeometryError(
-            f"Found the source of the view at {view:g} degrees inside the volume of {extent} mm; it must be outside. "
-            "Increase source_to_isocenter_mm."
+            f"the source of the view at {view:g} degrees inside the volume of {extent} mm",
+            "it must be outside",
+            "Increase source_to_isocenter_mm.",
         )

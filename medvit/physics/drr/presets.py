@@ -79,7 +79,7 @@ def preset_geometry(name: str, extent_mm: Sequence[float], **options: Any) -> Ge
     """
     if name not in PRESETS:
         raise GeometryError(
-            f"Found preset {name!r}; it must be one of {', '.join(PRESETS)}. Correct it or leave it out."
+            f"preset {name!r}", f"it must be one of {', '.join(PRESETS)}", "Correct it or leave it out."
         )
     return PRESETS[name](extent_mm, **options)
 
@@ -100,14 +100,14 @@ def published_pixels(integrals: Tensor, size: tuple[int, int] | None = None, *, 
     """
     if integrals.ndim != 3:
         raise ShapeError(
-            f"Found integrals of shape {tuple(integrals.shape)}; (view, row, column) is needed. Pass one patient's views."
+            f"integrals of shape {tuple(integrals.shape)}", "(view, row, column) is needed", "Pass one patient's views."
         )
     if as_published:
         integrals = integrals.clamp(max=_HIGHEST).trunc()
     low, high = integrals.amin((1, 2), keepdim=True), integrals.amax((1, 2), keepdim=True)
     if bool((low == high).any()):
         raise ShapeError(
-            "Found a view with the same value everywhere, which cannot be stretched. Aim it at the patient."
+            "a view with the same value everywhere, which cannot be stretched", remedy="Aim it at the patient."
         )
     pixels = (integrals - low) / (high - low) * 255
     if size is not None and tuple(size) != tuple(pixels.shape[1:]):

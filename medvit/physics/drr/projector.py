@@ -78,7 +78,7 @@ class Projector:
     def __init__(self, geometry: Geometry, affine: Affine, volume_shape: Sequence[int]) -> None:
         if len(volume_shape) != 3 or min(volume_shape) < 1:
             raise ShapeError(
-                f"Found a volume of shape {tuple(volume_shape)}; (i, j, k) is needed. Give one volume of three axes."
+                f"a volume of shape {tuple(volume_shape)}", "(i, j, k) is needed", "Give one volume of three axes."
             )
         self.geometry = geometry
         self.volume_shape = tuple(int(n) for n in volume_shape)
@@ -110,13 +110,14 @@ class Projector:
         require_tensor(values, f"a {what}")
         if values.ndim not in (3, 4) or tuple(values.shape[-3:]) != shape:
             raise ShapeError(
-                f"Found a {what} of shape {tuple(values.shape)}; ({axes}) = {shape}, or (batch, {axes}), is needed. Make a "
-                "projector for this shape."
+                f"a {what} of shape {tuple(values.shape)}",
+                f"({axes}) = {shape}, or (batch, {axes}), is needed",
+                "Make a projector for this shape.",
             )
         if not values.is_floating_point():
-            raise ShapeError(f"Found a {what} of {values.dtype}; float is needed. Call .float() on it.")
+            raise ShapeError(f"a {what} of {values.dtype}", "float is needed", "Call .float() on it.")
         if not bool(values.isfinite().all()):
-            raise ImageError(f"Found NaN or infinite values in the {what}; all must be finite. Replace them.")
+            raise ImageError(f"NaN or infinite values in the {what}", "all must be finite", "Replace them.")
         return values.reshape(-1, *shape)
 
     def _chunks(self, like: Tensor) -> Iterator[_Crossings]:

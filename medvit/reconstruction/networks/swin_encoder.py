@@ -57,8 +57,9 @@ def bias_windows(
             found.append((side, (0, 0)))
         elif side[0] <= window[0] or side[1] <= window[1]:
             raise ShapeError(
-                f"Found a window of {window} for a feature map of {side}, which it exceeds along one side only; the map "
-                "must exceed it along both or be within its shorter side. Choose a window of equal sides."
+                f"a window of {window} for a feature map of {side}, which it exceeds along one side only",
+                "the map must exceed it along both or be within its shorter side",
+                "Choose a window of equal sides.",
             )
         else:
             found.append((window, (window[0] // 2, window[1] // 2)))

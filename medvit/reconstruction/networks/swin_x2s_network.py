@@ -56,7 +56,9 @@ def swin_x2s(
     """
     if size not in SWIN_X2S_SIZES:
         raise ShapeError(
-            f"Found Swin-X2S size {size!r}; it must be one of {', '.join(SWIN_X2S_SIZES)}. For others, build SwinX2S itself."
+            f"Swin-X2S size {size!r}",
+            f"it must be one of {', '.join(SWIN_X2S_SIZES)}",
+            "For others, build SwinX2S itself.",
         )
     chosen = SWIN_X2S_SIZES[size]
     return SwinX2S(img_size, in_channels, out_channels, chosen.feature_size, chosen.depths, chosen.num_heads)
@@ -70,8 +72,9 @@ def fuse_views(coronal_logits: Tensor, sagittal_logits: Tensor) -> Tensor:
     """
     if coronal_logits.shape != sagittal_logits.shape:
         raise ShapeError(
-            f"Found coronal logits of {tuple(coronal_logits.shape)} and sagittal ones of {tuple(sagittal_logits.shape)}; "
-            "they must be equal. Take both from one call of the network."
+            f"coronal logits of {tuple(coronal_logits.shape)} and sagittal ones of {tuple(sagittal_logits.shape)}",
+            "they must be equal",
+            "Take both from one call of the network.",
         )
     return coronal_logits + sagittal_logits
 
@@ -123,18 +126,20 @@ def _check_size(img_size: Sequence[int], window_size: Sequence[int]) -> tuple[in
     size = tuple(int(n) for n in img_size)
     if len(size) != 3 or len(window_size) != 2:
         raise ShapeError(
-            f"Found img_size {size} and window_size {tuple(window_size)}; Swin-X2S needs (x, y, z) voxels and a window of two "
-            "sides. Give them, such as (128, 128, 160) and (7, 7)."
+            f"img_size {size} and window_size {tuple(window_size)}",
+            "Swin-X2S needs (x, y, z) voxels and a window of two sides",
+            "Give them, such as (128, 128, 160) and (7, 7).",
         )
     if size[0] != size[1] or min(size) <= 0 or any(n % _DIVISOR for n in size):
         raise ShapeError(
-            f"Found img_size {size}; x and y must be equal and every side a multiple of {_DIVISOR}. Pad or resample the "
-            "images, for example to (128, 128, 160)."
+            f"img_size {size}",
+            f"x and y must be equal and every side a multiple of {_DIVISOR}",
+            "Pad or resample the images, for example to (128, 128, 160).",
         )
     if all(n == _DIVISOR for n in size):
         raise ShapeError(
-            f"Found img_size {size}, which leaves one voxel at the bottleneck, where normalisation needs at least two. "
-            "Use at least (32, 32, 64)."
+            f"img_size {size}, which leaves one voxel at the bottleneck, where normalisation needs at least two",
+            remedy="Use at least (32, 32, 64).",
         )
     return size[0], size[1], size[2]
 
@@ -180,13 +185,14 @@ class SwinX2S(nn.Module):
         self.in_channels, self.window_size = in_channels, (int(window_size[0]), int(window_size[1]))
         if len(depths) != _STAGES or len(num_heads) != _STAGES:
             raise ShapeError(
-                f"Found depths {tuple(depths)} and num_heads {tuple(num_heads)}; both need {_STAGES} numbers, one a stage."
+                f"depths {tuple(depths)} and num_heads {tuple(num_heads)}", f"both need {_STAGES} numbers, one a stage"
             )
         for stage, heads in enumerate(num_heads):
             if (feature_size << stage) % heads:
                 raise ShapeError(
-                    f"Found {heads} heads for the {feature_size << stage} channels of stage {stage + 1}; the heads must divide "
-                    "them. Change feature_size or num_heads."
+                    f"{heads} heads for the {feature_size << stage} channels of stage {stage + 1}",
+                    "the heads must divide them",
+                    "Change feature_size or num_heads.",
                 )
         f = feature_size
         encoder = EncoderSettings(
@@ -218,22 +224,24 @@ class SwinX2S(nn.Module):
             require_tensor(view, f"a {name} view")
             if view.ndim != 4 or tuple(view.shape[1:]) != wanted:
                 raise ShapeError(
-                    f"Found a {name} view of shape {tuple(view.shape)}; (batch, channel, {axes}) = (batch, {wanted[0]}, "
-                    f"{wanted[1]}, {wanted[2]}) is needed. Resample the view, or build the network for its size."
+                    f"a {name} view of shape {tuple(view.shape)}",
+                    f"(batch, channel, {axes}) = (batch, {wanted[0]}, {wanted[1]}, {wanted[2]}) is needed",
+                    "Resample the view, or build the network for its size.",
                 )
             if not len(view):
                 raise ShapeError(
-                    f"Found an empty batch as {name} view, {tuple(view.shape)}; at least one is needed. Leave it out."
+                    f"an empty batch as {name} view, {tuple(view.shape)}", "at least one is needed", "Leave it out."
                 )
             require_floating_point(view, self.expand_[0].weight, f"a {name} view")  # type: ignore[arg-type]
         if coronal.shape[0] != sagittal.shape[0]:
             raise ShapeError(
-                f"Found {coronal.shape[0]} coronal and {sagittal.shape[0]} sagittal views; each patient needs one of both. "
-                "Pair them."
+                f"{coronal.shape[0]} coronal and {sagittal.shape[0]} sagittal views",
+                "each patient needs one of both",
+                "Pair them.",
             )
         # a traced graph cannot look at values; eager calls can, and one NaN would spread over the whole volume
         if has_concrete_values() and not all(bool(v.isfinite().all()) for v in (coronal, sagittal)):
-            raise ImageError("Found NaN or infinite values in a view; all must be finite. Replace them and run again.")
+            raise ImageError("NaN or infinite values in a view", "all must be finite", "Replace them and run again.")
 
     def _lay_out(self, level: int, flat: Tensor, coronal: bool) -> Tensor:
         """A feature map (batch, channel, side, z) along the axis its view does not see: (batch, channel, x, y, z)."""
@@ -281,8 +289,9 @@ class StackedSwinX2S(SwinX2S):
         require_tensor(image, "some stacked views")
         if image.ndim != 4 or image.shape[1] != 2 * self.in_channels:
             raise ShapeError(
-                f"Found stacked views of shape {tuple(image.shape)}; (batch, {2 * self.in_channels}, side, z) is needed, the "
-                "coronal view first. Stack the two along the channels."
+                f"stacked views of shape {tuple(image.shape)}",
+                f"(batch, {2 * self.in_channels}, side, z) is needed, the coronal view first",
+                "Stack the two along the channels.",
             )
         return super().forward(image[:, : self.in_channels], image[:, self.in_channels :])
 

@@ -55,8 +55,8 @@ def translate(state: Mapping[str, Any], model: SwinX2S) -> dict[str, Tensor]:
     for names, what in ((missing, "lacks"), (unknown, "has beside those of the network")):
         if names:
             raise BundleError(
-                f"Found a checkpoint that is not this Swin-X2S: it {what} {len(names)} tensor(s): {_some(names)}. Build the "
-                "network with the checkpoint's depths and channels, or choose its own checkpoint."
+                f"a checkpoint that is not this Swin-X2S: it {what} {len(names)} tensor(s): {_some(names)}",
+                remedy="Build the network with the checkpoint's depths and channels, or choose its own checkpoint.",
             )
     old_size = _size_of(stored, model)
     windows = _windows(old_size, model), _windows(model.img_size, model)
@@ -70,8 +70,8 @@ def translate(state: Mapping[str, Any], model: SwinX2S) -> dict[str, Tensor]:
     ]
     if wrong:
         raise BundleError(
-            f"Found {len(wrong)} tensor(s) of another Swin-X2S: {_some(wrong)}. Build the network with the checkpoint's "
-            "feature_size, heads, channels and window."
+            f"{len(wrong)} tensor(s) of another Swin-X2S: {_some(wrong)}",
+            remedy="Build the network with the checkpoint's feature_size, heads, channels and window.",
         )
     return found
 
@@ -88,8 +88,9 @@ def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
     others = [name for name, value in plain.items() if not isinstance(value, Tensor)]
     if others or not plain:
         raise BundleError(
-            f"Found a checkpoint without a mapping of tensors ({_some(others) or 'it is empty'}); Swin-X2S stores one, alone or "
-            "as state_dict. Give that file."
+            f"a checkpoint without a mapping of tensors ({_some(others) or 'it is empty'})",
+            "Swin-X2S stores one, alone or as state_dict",
+            "Give that file.",
         )
     return plain
 
@@ -100,8 +101,9 @@ def _size_of(stored: dict[str, Tensor], model: SwinX2S) -> tuple[int, int, int]:
     columns = (side // 32) ** 2
     if side % 32 or not columns or positions % columns:
         raise BundleError(
-            f"Found {side} depths and {positions} bottleneck positions in the checkpoint; a Swin-X2S has a multiple of 32 depths "
-            "and whole columns of positions. Choose an undamaged checkpoint."
+            f"{side} depths and {positions} bottleneck positions in the checkpoint",
+            "a Swin-X2S has a multiple of 32 depths and whole columns of positions",
+            "Choose an undamaged checkpoint.",
         )
     return side, side, 32 * (positions // columns)
 
@@ -137,8 +139,9 @@ def _stretch_table(table: Tensor, old: tuple[int, int], new: tuple[int, int], na
     """The bias table of one window as that of another; offsets are in tokens, which mean the same in both."""
     if len(table) != (2 * old[0] - 1) * (2 * old[1] - 1):
         raise BundleError(
-            f"Found {name} with {len(table)} rows; a window of {old} has {(2 * old[0] - 1) * (2 * old[1] - 1)}. Build the network "
-            "with the checkpoint's window_size."
+            f"{name} with {len(table)} rows",
+            f"a window of {old} has {(2 * old[0] - 1) * (2 * old[1] - 1)}",
+            "Build the network with the checkpoint's window_size.",
         )
     square = table.reshape(2 * old[0] - 1, 2 * old[1] - 1, -1)
     rows, columns = (

@@ -93,21 +93,21 @@ def check_drr_settings(settings: DrrSettings, types: Sequence[str]) -> None:
     for name in types:
         if name not in DRR_OUTPUT_TYPES:
             raise OutputError(
-                f"Found output type {name!r}; radiographs are written as {' or '.join(DRR_OUTPUT_TYPES)}. Correct -ot."
+                f"output type {name!r}", f"radiographs are written as {' or '.join(DRR_OUTPUT_TYPES)}", "Correct -ot."
             )
     names = [f"{view:g}" for view in settings.views_deg]
     if len(set(names)) != len(names):
-        raise GeometryError(f"Found views {', '.join(names)}; each angle can be given once. Remove the double one.")
+        raise GeometryError(f"views {', '.join(names)}", "each angle can be given once", "Remove the double one.")
     if settings.as_published and settings.preset is None:
         raise GeometryError(
-            "Found as-published without a preset; it stands for a preset's faults. Add --preset swin-x2s."
+            "as-published without a preset", "it stands for a preset's faults", "Add --preset swin-x2s."
         )
 
 
 def _require_ct(scan: Scan, force: bool) -> tuple[str, ...]:
     if scan.is_picture or scan.array.shape[0] != 1:
         raise ImageError(
-            f"Found an image of shape {'x'.join(map(str, scan.array.shape))}; one CT volume is needed. Give a CT."
+            f"an image of shape {'x'.join(map(str, scan.array.shape))}", "one CT volume is needed", "Give a CT."
         )
     low, high = float(scan.array.min()), float(scan.array.max())
     reason = None
@@ -120,7 +120,7 @@ def _require_ct(scan: Scan, force: bool) -> tuple[str, ...]:
     if reason is None:
         return ()
     if not force:
-        raise ModalityError(f"Found {reason}. Give a CT, or project it all the same with --force.")
+        raise ModalityError(reason, remedy="Give a CT, or project it all the same with --force.")
     return (f"Forced: {reason}.",)
 
 
@@ -138,7 +138,9 @@ def _geometry(scan: Scan, settings: DrrSettings) -> Geometry:
     shape = settings.detector_shape or plain.covering(scan.affine, scan.array.shape[1:])
     if shape[0] * shape[1] > _MOST_PIXELS:
         raise GeometryError(
-            f"Found a detector of {shape[0]} x {shape[1]} pixels; at most {_MOST_PIXELS} can be projected. Use larger pixels."
+            f"a detector of {shape[0]} x {shape[1]} pixels",
+            f"at most {_MOST_PIXELS} can be projected",
+            "Use larger pixels.",
         )
     return replace(plain, detector_shape=shape)
 

@@ -129,12 +129,15 @@ def _require_slot(position: str, orientation: tuple[str, str] | None, slot: View
         wrong = f"a PatientOrientation along {sideways[0]}"
     if wrong:
         raise GeometryError(
-            f"Found {wrong} in the view given as {slot}; it is the other one. Exchange --ap and --lat, or give the right files."
+            f"{wrong} in the view given as {slot}",
+            "it is the other one",
+            "Exchange --ap and --lat, or give the right files.",
         )
     if orientation is not None and len(sideways) != 1:
         raise GeometryError(
-            f"Found a PatientOrientation of {'/'.join(orientation)} in the {slot} view; one axis must run along the body and one "
-            "across it. Correct the header."
+            f"a PatientOrientation of {'/'.join(orientation)} in the {slot} view",
+            "one axis must run along the body and one across it",
+            "Correct the header.",
         )
 
 

@@ -48,8 +48,9 @@ def _facts(record: dict[str, Any], path: Path, slot: ViewPosition) -> ViewHeader
     if angle not in wanted:
         other = {"AP": "--lat", "lateral": "--ap"}[slot] if angle % 90 == 0 else "another picture"
         raise GeometryError(
-            f"Found a radiograph taken at {angle:g} degrees as {slot} view; it must be {wanted[0]:g} or {wanted[1]:g}. "
-            f"Give it as {other}."
+            f"a radiograph taken at {angle:g} degrees as {slot} view",
+            f"it must be {wanted[0]:g} or {wanted[1]:g}",
+            f"Give it as {other}.",
         )
     # seen from the other side, columns run the other way
     across = {"AP": ("L", "R"), "lateral": ("P", "A")}[slot][wanted.index(angle)]

@@ -54,11 +54,12 @@ class ViewGeometry:
         for name in ("pixel_spacing_mm", "magnification", "source_to_detector_mm", "source_to_patient_mm"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise GeometryError(f"Found {name} = {value:g}; it must be positive. Correct it.")
+                raise GeometryError(f"{name} = {value:g}", "it must be positive", "Correct it.")
         if self.magnification is not None and self.magnification < 1:
             raise GeometryError(
-                f"Found a magnification of {self.magnification:g}; on a detector behind the patient it is 1 or more. "
-                "Give source-to-detector divided by source-to-patient distance."
+                f"a magnification of {self.magnification:g}",
+                "on a detector behind the patient it is 1 or more",
+                "Give source-to-detector divided by source-to-patient distance.",
             )
 
 
@@ -189,7 +190,7 @@ def _facts(path: Path, slot: ViewPosition, series: str | None) -> ViewHeader:
 def _objections(scan: Scan, slot: ViewPosition, bundle: Bundle) -> list[str]:
     if not scan.is_picture:
         raise ModalityError(
-            f"Found a volume as {slot} view; a radiograph is needed. Give one picture, or make them of a CT: medvit drr."
+            f"a volume as {slot} view", "a radiograph is needed", "Give one picture, or make them of a CT: medvit drr."
         )
     facts = bundle.facts
     if scan.modality is not None and scan.modality not in facts.modalities:
@@ -202,7 +203,9 @@ def _grey(scan: Scan, slot: ViewPosition) -> NDArray[np.float32]:
     array = scan.array
     if len(array) > 1 and not (array == array[:1]).all():
         raise ImageError(
-            f"Found colours in the {slot} view (a photograph?); one grey value per pixel is needed. Give the radiograph itself."
+            f"colours in the {slot} view (a photograph?)",
+            "one grey value per pixel is needed",
+            "Give the radiograph itself.",
         )
     plane: NDArray[np.float32] = array[0]
     return plane
@@ -249,20 +252,23 @@ def _geometry(
     pitch = (flags.pixel_spacing_mm,) * 2 if flags.pixel_spacing_mm is not None else facts.pixel_mm
     if pitch is None:
         raise GeometryError(
-            f"Found no pixel spacing of the {slot} view; sizes cannot be told without. Give the side of a detector pixel: "
-            "--pixel-spacing MM."
+            f"no pixel spacing of the {slot} view",
+            "sizes cannot be told without",
+            "Give the side of a detector pixel: --pixel-spacing MM.",
         )
     if larger is None and at_patient:
         larger = 1.0
     if larger is None:
         raise GeometryError(
-            f"Found no magnification of the {slot} view; a body in front of the detector appears larger than it is. Give "
-            "--magnification, or both --source-to-detector and --source-to-patient."
+            f"no magnification of the {slot} view",
+            "a body in front of the detector appears larger than it is",
+            "Give --magnification, or both --source-to-detector and --source-to-patient.",
         )
     if larger < 1:
         raise GeometryError(
-            f"Found a magnification of {larger:.3g} of the {slot} view; on a detector behind the patient it is 1 or more. "
-            "Correct --source-to-detector and --source-to-patient."
+            f"a magnification of {larger:.3g} of the {slot} view",
+            "on a detector behind the patient it is 1 or more",
+            "Correct --source-to-detector and --source-to-patient.",
         )
     down, across = pitch
     if not at_patient:
@@ -285,8 +291,9 @@ def require_one_patient(views: Sequence[View], force: bool) -> tuple[str, ...]:
     if first.patient != second.patient:
         if not force:
             raise SourceError(
-                "Found views of two different patients (their identifiers differ); both must be of one. Check which files "
-                "belong together, or go on with --force."
+                "views of two different patients (their identifiers differ)",
+                "both must be of one",
+                "Check which files belong together, or go on with --force.",
             )
         return ("Forced: the views name two different patients.",)
     if first.study != second.study:

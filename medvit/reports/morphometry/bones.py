@@ -66,7 +66,9 @@ def measure_bones(labels: np.ndarray, affine: Affine, ids: Sequence[int] | None 
     labels = np.asarray(labels)
     if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
         raise ShapeError(
-            f"Found labels of shape {labels.shape} and {labels.dtype}; whole numbers (i, j, k) are needed. Pass one label map."
+            f"labels of shape {labels.shape} and {labels.dtype}",
+            "whole numbers (i, j, k) are needed",
+            "Pass one label map.",
         )
     affine = np.asarray(affine, dtype=np.float64)
     check_affine(affine)

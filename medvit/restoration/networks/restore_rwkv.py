@@ -218,26 +218,35 @@ class RestoreRWKV(nn.Module):
         channels = self.patch_embed.in_channels
         if x.ndim != 4 or x.shape[1] != channels:
             raise ShapeError(
-                f"Found an input of shape {tuple(x.shape)}; (batch, channel, height, width) with {channels} channel(s) is "
-                "needed. Add the missing axes, give volumes to medvit.inference.SliceWise, or build the network for this many channels."
+                f"an input of shape {tuple(x.shape)}",
+                f"(batch, channel, height, width) with {channels} channel(s) is needed",
+                (
+                    "Add the missing axes, give volumes to medvit.inference.SliceWise, or build the network for this "
+                    "many channels."
+                ),
             )
         if 0 in x.shape:
             raise ShapeError(
-                f"Found an input of shape {tuple(x.shape)}; at least one pixel is needed. Leave empty images out."
+                f"an input of shape {tuple(x.shape)}", "at least one pixel is needed", "Leave empty images out."
             )
         dtype = self.patch_embed.weight.dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ShapeError(
-                f"Found pixels of type {x.dtype} for weights of type {dtype}; they must be one type. Convert them: .to({dtype})."
+                f"pixels of type {x.dtype} for weights of type {dtype}",
+                "they must be one type",
+                f"Convert them: .to({dtype}).",
             )
         if x.device != self.patch_embed.weight.device:
             raise ShapeError(
-                f"Found pixels on {x.device} and weights on {self.patch_embed.weight.device}; they must be on one device. "
-                "Move the image with .to(device)."
+                f"pixels on {x.device} and weights on {self.patch_embed.weight.device}",
+                "they must be on one device",
+                "Move the image with .to(device).",
             )
         if x.device.type == "cpu" and has_concrete_values() and not bool(x.isfinite().all()):
             raise ImageError(
-                "Found NaN or infinite pixels; all must be finite. Replace them (for CT outside the field of view, -1024)."
+                "NaN or infinite pixels",
+                "all must be finite",
+                "Replace them (for CT outside the field of view, -1024).",
             )
 
     def shifts(self) -> list[OmniShift]:
@@ -275,12 +284,17 @@ class RestoreRWKV(nn.Module):
 def _check_sizes(in_channels: int, out_channels: int, size: RestoreRWKVSize) -> None:
     if in_channels not in (1, out_channels) and not (out_channels == 1 and in_channels % 2):
         raise ShapeError(
-            f"Found {in_channels} input and {out_channels} output channels; the input is added to the output, so they must be "
-            "equal, or one input channel, or one output channel and an odd number of inputs. Choose such a pair."
+            f"{in_channels} input and {out_channels} output channels",
+            (
+                "the input is added to the output, so they must be equal, or one input channel, or one output channel "
+                "and an odd number of inputs"
+            ),
+            "Choose such a pair.",
         )
     numbers = (in_channels, out_channels, size.dim, *size.num_blocks, size.num_refinement_blocks)
     if len(size.num_blocks) != 4 or min(numbers) < 1 or size.dim % 2:
         raise ShapeError(
-            f"Found dim {size.dim}, num_blocks {size.num_blocks} and {size.num_refinement_blocks} refinement blocks; an even dim, "
-            "four block counts and all of them at least 1 are needed. RestoreRWKV.of_size(LIGHT) is a small network."
+            f"dim {size.dim}, num_blocks {size.num_blocks} and {size.num_refinement_blocks} refinement blocks",
+            "an even dim, four block counts and all of them at least 1 are needed",
+            "RestoreRWKV.of_size(LIGHT) is a small network.",
         )

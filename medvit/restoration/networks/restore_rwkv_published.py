@@ -44,7 +44,7 @@ def translate(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     wanted = model.state_dict()
     if not any(isinstance(module, OmniShift) for module in model.modules()):
         raise BundleError(
-            "Found a fused network to load a checkpoint into; its branches are gone. Load before fuse(), then fuse again."
+            "a fused network to load a checkpoint into", "its branches are gone", "Load before fuse(), then fuse again."
         )
     used = {
         name: value for name, value in given.items() if not (name.endswith((_UNUSED, _COPY)) and _known(name, wanted))
@@ -84,13 +84,18 @@ def _refuse_others(given: Mapping[str, Any], needed: Mapping[str, Tensor]) -> No
     found = "; ".join(f"{len(names)} {what} ({_listed(names)})" for what, names in faults.items() if names)
     if found:
         raise BundleError(
-            f"Found a checkpoint that is not this Restore-RWKV's: {found}. Every key must fit. Build the network with the "
-            "checkpoint's dim and num_blocks, or give its own checkpoint."
+            f"a checkpoint that is not this Restore-RWKV's: {found}",
+            remedy=(
+                "Every key must fit. Build the network with the checkpoint's dim and num_blocks, or give its own "
+                "checkpoint."
+            ),
         )
     spoiled = [name for name, value in given.items() if not bool(value.isfinite().all())]
     if spoiled:
         raise BundleError(
-            f"Found NaN or infinite weights in {len(spoiled)} tensors ({_listed(spoiled)}); all must be finite. Fetch the file again."
+            f"NaN or infinite weights in {len(spoiled)} tensors ({_listed(spoiled)})",
+            "all must be finite",
+            "Fetch the file again.",
         )
 
 

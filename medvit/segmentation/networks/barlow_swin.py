@@ -220,14 +220,16 @@ class BarlowSwin(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) != 3:
-            raise ShapeError(f"Found depths for {len(depths)} stages; the decoder is made for 3. Give three numbers.")
+            raise ShapeError(f"depths for {len(depths)} stages", "the decoder is made for 3", "Give three numbers.")
         if embed_dim % num_heads:
             raise ShapeError(
-                f"Found {embed_dim} channels for {num_heads} heads; the heads must divide them. Choose another embed_dim."
+                f"{embed_dim} channels for {num_heads} heads", "the heads must divide them", "Choose another embed_dim."
             )
         if any(side < _PATCH or side % _PATCH for side in image_size):
             raise ShapeError(
-                f"Found an image_size of {tuple(image_size)}; both sides must be multiples of {_PATCH}. Give the training size."
+                f"an image_size of {tuple(image_size)}",
+                f"both sides must be multiples of {_PATCH}",
+                "Give the training size.",
             )
         self.in_channels, self.divisor = in_channels, 4 * _PATCH * window_size
         self.encoder = BarlowSwinEncoder(in_channels, embed_dim, depths, num_heads, window_size, image_size)

@@ -47,9 +47,12 @@ def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
     tables = [k for k in model.state_dict() if k.endswith(_TABLE) and k not in out]
     if tables and not any(name.endswith(_TABLE) for name in state):
         raise CheckpointError(
-            f"Found Keras weights without {len(tables)} of the relative-position tables; each block needs its own, and Keras does not save them "
-            "(they are not among model.weights). Add them as '<block>/window_attention/relative_position_bias_table' from the running model, "
-            "or add zeros of (49, heads) and train on."
+            f"Keras weights without {len(tables)} of the relative-position tables",
+            "each block needs its own, and Keras does not save them (they are not among model.weights)",
+            (
+                "Add them as '<block>/window_attention/relative_position_bias_table' from the running model, or add "
+                "zeros of (49, heads) and train on."
+            ),
         )
     return {k.removeprefix("unexpected:"): v for k, v in out.items()} | counters
 

@@ -30,13 +30,15 @@ def check_input(x: Tensor, rank: int, channels: int, weight: Tensor) -> None:
     require_tensor(x)
     if x.ndim != rank or x.shape[1] != channels or 0 in x.shape:
         raise ShapeError(
-            f"Found an input of shape {tuple(x.shape)}; ({_AXES[rank]}) with {channels} channel(s) is needed. "
-            "Add the missing axes, or build the network for this many channels."
+            f"an input of shape {tuple(x.shape)}",
+            f"({_AXES[rank]}) with {channels} channel(s) is needed",
+            "Add the missing axes, or build the network for this many channels.",
         )
     require_floating_point(x, weight)
     # a graph that is being recorded holds no numbers to look at
     if has_concrete_values() and not bool(torch.isfinite(x).all()):
         raise ImageError(
-            f"Found {int((~torch.isfinite(x)).sum())} NaN or infinite values in the input; all must be finite. "
-            "Replace them before the network sees the image."
+            f"{int((~torch.isfinite(x)).sum())} NaN or infinite values in the input",
+            "all must be finite",
+            "Replace them before the network sees the image.",
         )

@@ -83,7 +83,9 @@ MERGINGS = {"merging": PatchMerging, "mergingv2": PatchMergingV2, "merging_legac
 def _known_merging(name: str) -> str:
     if name not in MERGINGS:
         raise ShapeError(
-            f"Found patch merging {name!r}; it must be one of {', '.join(MERGINGS)}. Weights from MONAI up to 1.4 need merging_legacy."
+            f"patch merging {name!r}",
+            f"it must be one of {', '.join(MERGINGS)}",
+            "Weights from MONAI up to 1.4 need merging_legacy.",
         )
     return name
 

@@ -42,16 +42,22 @@ def require_merging(stored: CheckpointTensors, model: Any, merging: str | None) 
     from medvit.segmentation.networks.swin_unetr import MERGINGS
 
     if merging is not None and merging not in MERGINGS:
-        raise CheckpointError(f"Found merging={merging!r}; it must be one of {', '.join(MERGINGS)}. Correct it.")
+        raise CheckpointError(f"merging={merging!r}", f"it must be one of {', '.join(MERGINGS)}", "Correct it.")
     flat = len(model.swinViT.window_size) == 2
     published = stored.wrapper in ("state_dict", "model") or _is_encoder(stored)
     if merging is None and published and not flat:
         what = f"wrapped in {stored.wrapper!r}" if stored.wrapper else "of an encoder alone"
         raise CheckpointError(
-            f"Found a Swin UNETR checkpoint {what}, a layout that was published before MONAI 1.5 changed the order of patch merging; "
-            "its tensors do not tell which order they were trained with, and outputs differ by 10 to 16 %. Give merging='merging_legacy' "
-            "if it was trained with MONAI up to 1.4 (the BTCV, BraTS21 and SSL weights and zoo bundles whose metadata says a monai_version below "
-            "1.5), or merging='merging' if it was trained with 1.5 or later."
+            (
+                f"a Swin UNETR checkpoint {what}, a layout that was published before MONAI 1.5 changed the order of "
+                "patch merging"
+            ),
+            "its tensors do not tell which order they were trained with, and outputs differ by 10 to 16 %",
+            (
+                "Give merging='merging_legacy' if it was trained with MONAI up to 1.4 (the BTCV, BraTS21 and SSL "
+                "weights and zoo bundles whose metadata says a monai_version below 1.5), or merging='merging' if it was "
+                "trained with 1.5 or later."
+            ),
         )
 
 
@@ -79,8 +85,9 @@ def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
         given = renamed.setdefault(name, wanted[name])  # it follows from the window size, so files may leave it out
         if given.shape == wanted[name].shape and not torch.equal(given.cpu().long(), wanted[name].cpu()):
             raise CheckpointError(
-                f"Found {name} with other numbers than the window size gives; the checkpoint counts positions in another way. "
-                "It cannot be used with this network."
+                f"{name} with other numbers than the window size gives",
+                "the checkpoint counts positions in another way",
+                "It cannot be used with this network.",
             )
     if _is_autoencoder(state) or _is_encoder(state):
         untouched = [

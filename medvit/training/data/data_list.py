@@ -138,21 +138,21 @@ def _entries(content: dict[str, Any], path: Path, cases: DataList, keys: Sequenc
     chosen = parts.get(cases.split)
     if not chosen:
         raise SourceError(
-            f"Found no {cases.split!r} entries in {path}; give a list with some. Its parts: {', '.join(parts)}."
+            f"no {cases.split!r} entries in {path}", "give a list with some", f"Its parts: {', '.join(parts)}."
         )
     # an encoder that has seen a validation image without its label has still seen it
     elsewhere = {_place(entry, path) for name, v in parts.items() if name != cases.split for entry in v}
     twice = sorted(elsewhere.intersection(_place(entry, path) for entry in chosen))
     if twice:
         raise SourceError(
-            f"Found {twice[0]} in several parts of {path}; a case may train or judge, not both. Remove it from one."
+            f"{twice[0]} in several parts of {path}", "a case may train or judge, not both", "Remove it from one."
         )
     base = data_root(cases.root, path)
     found = [{key: base / _named(entry, key, path) for key in keys} for entry in chosen]
     absent = next((file for entry in found for file in entry.values() if not file.is_file()), None)
     if absent is not None:
         raise SourceError(
-            f"Found no {absent}; every file of the list is needed. Set --root to the folder the list starts from."
+            f"no {absent}", "every file of the list is needed", "Set --root to the folder the list starts from."
         )
     return found
 
@@ -178,7 +178,7 @@ def _content(path: Path) -> dict[str, Any]:
             raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise SourceError(
-            f"Found no readable data list at {path} ({error}); a JSON file with 'training' and 'validation' is needed."
+            f"no readable data list at {path} ({error})", "a JSON file with 'training' and 'validation' is needed"
         ) from error
     return content
 
@@ -186,7 +186,9 @@ def _content(path: Path) -> dict[str, Any]:
 def _named(entry: Any, key: str, path: Path) -> str:
     if not (isinstance(entry, dict) and isinstance(entry.get(key), str)):
         raise SourceError(
-            f"Found an entry without {key!r} in {path}; each needs the path of its {key}. Give a list whose entries have it: --data."
+            f"an entry without {key!r} in {path}",
+            f"each needs the path of its {key}",
+            "Give a list whose entries have it: --data.",
         )
     return str(entry[key])
 
@@ -234,8 +236,9 @@ def read_list(
         annotated = _annotated(entry, name, bundle, path)
         if annotated is not None and not partly_labelled:
             raise SourceError(
-                f"Found {name} partly labelled in {path}; this recipe of {bundle.name} needs all labels of every case. "
-                "Remove the entry, or complete its labels and remove 'annotated'."
+                f"{name} partly labelled in {path}",
+                f"this recipe of {bundle.name} needs all labels of every case",
+                "Remove the entry, or complete its labels and remove 'annotated'.",
             )
         pairs.append(ImageLabelPair(name, files["image"], files["label"], instances, annotated, reading))
     return pairs
@@ -248,14 +251,16 @@ def _annotated(entry: dict[str, Any], name: str, bundle: Bundle, path: Path) -> 
     known = {label.name: label.id for label in bundle.facts.labels}
     if not (isinstance(named, list) and named and all(isinstance(label, str) for label in named)):
         raise SourceError(
-            f"Found {name} with annotated = {json.dumps(named)} in {path}; the names of at least one label are needed. Name the labels "
-            "that were annotated, or leave 'annotated' out where all were."
+            f"{name} with annotated = {json.dumps(named)} in {path}",
+            "the names of at least one label are needed",
+            "Name the labels that were annotated, or leave 'annotated' out where all were.",
         )
     unknown = sorted(set(named) - set(known))
     if unknown:
         raise SourceError(
-            f"Found {', '.join(unknown)} among the annotated labels of {name} in {path}; {bundle.name} has {', '.join(known)}. "
-            "Use its names."
+            f"{', '.join(unknown)} among the annotated labels of {name} in {path}",
+            f"{bundle.name} has {', '.join(known)}",
+            "Use its names.",
         )
     ids = frozenset(known[label] for label in named)
     return None if len(ids) == len(known) else ids
@@ -278,8 +283,9 @@ def check_annotated(ids: np.ndarray, pair: ImageLabelPair, names: Mapping[int, s
     if extra:
         found = ", ".join(str(v) if names is None else names.get(v, str(v)) for v in extra)
         raise SourceError(
-            f"Found label {found} in {pair.name}, which its data list does not call annotated; a label that is there in part cannot be "
-            "learned from. Add it to 'annotated' if all of it is labelled, else remove its voxels."
+            f"label {found} in {pair.name}, which its data list does not call annotated",
+            "a label that is there in part cannot be learned from",
+            "Add it to 'annotated' if all of it is labelled, else remove its voxels.",
         )
 
 
@@ -303,11 +309,13 @@ def load_labels(pair: ImageLabelPair) -> np.ndarray:
             ids = np.asarray(picture)
     except OSError as error:
         raise SourceError(
-            f"Found labels of {pair.name} that cannot be read ({error}); a complete PNG is needed. Copy it again."
+            f"labels of {pair.name} that cannot be read ({error})", "a complete PNG is needed", "Copy it again."
         ) from error
     if ids.ndim != 2:
         raise SourceError(
-            f"Found labels of {pair.name} in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
+            f"labels of {pair.name} in colour",
+            "one number a pixel (grey or palette PNG) is needed",
+            "Save ids, not colours.",
         )
     return (ids > 0).astype(np.uint8) if pair.instances else ids
 
@@ -326,8 +334,9 @@ def validate_label_ids(ids: np.ndarray, name: str, classes: int, who: str = "the
     """
     if ids.dtype.kind == "f" and not bool((ids == np.round(ids)).all()):  # NaN is not equal to itself
         raise SourceError(
-            f"Found labels of {name} that are no whole numbers; ids are needed, not probabilities or interpolated labels. Save ids, "
-            "and resample labels by nearest neighbour."
+            f"labels of {name} that are no whole numbers",
+            "ids are needed, not probabilities or interpolated labels",
+            "Save ids, and resample labels by nearest neighbour.",
         )
     low, high = (int(v) for v in (ids.min(), ids.max()))
     if low < 0 or high >= classes:

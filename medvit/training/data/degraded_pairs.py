@@ -102,10 +102,13 @@ def _require_sense(cases: list[SliceStack], settings: PairSettings) -> None:
     sensible = settings.context >= 0 and len(settings.neighbour_steps) and min(counts) >= 1
     if not 0 < low <= high or not sensible or not cases:
         raise ShapeError(
-            f"Found doses {settings.dose}, crop {settings.crop}, context {settings.context}, neighbour_steps "
-            f"{list(settings.neighbour_steps)}, slab {settings.slab}, pool {settings.pool}, uses {settings.uses} and {len(cases)} "
-            "volumes; positive doses in order, a crop of at least a pixel, counts of at least 1 and a volume are needed. "
-            "Correct train.json or the data list."
+            (
+                f"doses {settings.dose}, crop {settings.crop}, context {settings.context}, neighbour_steps "
+                f"{list(settings.neighbour_steps)}, slab {settings.slab}, pool {settings.pool}, uses {settings.uses} and "
+                f"{len(cases)} volumes"
+            ),
+            "positive doses in order, a crop of at least a pixel, counts of at least 1 and a volume are needed",
+            "Correct train.json or the data list.",
         )
 
 

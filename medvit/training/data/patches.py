@@ -72,8 +72,12 @@ class PatchSettings:
         low, high = np.percentile(case.image.numpy(), self.percentiles)
         if not high > low:
             raise SourceError(
-                f"Found {case.name} with the same value {low:g} at percentiles {self.percentiles[0]:g} and {self.percentiles[1]:g}; an "
-                "image with contrast is needed. Remove it from the list."
+                (
+                    f"{case.name} with the same value {low:g} at percentiles {self.percentiles[0]:g} and "
+                    f"{self.percentiles[1]:g}"
+                ),
+                "an image with contrast is needed",
+                "Remove it from the list.",
             )
         return replace(case, image=(case.image - float(low)) / float(high - low))
 
@@ -127,7 +131,7 @@ def load_case(pair: ImageLabelPair, classes: int) -> TrainingCase:
     labels = nib.as_closest_canonical(pair.reading.label_map(pair.label))
     if image.shape != labels.shape or not np.allclose(image.affine, labels.affine, atol=1e-3):
         raise SourceError(
-            f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
+            f"{pair.name} with image and labels on different grids", "they must share one", "Resample the labels first."
         )
     ids = validate_label_ids(np.asarray(labels.dataobj), pair.name, classes)
     check_annotated(ids, pair)
@@ -150,8 +154,9 @@ class PatchSampler:
         }
         if not self._holders:
             raise SourceError(
-                f"Found background alone in the labels of all {len(cases)} cases; at least one with something to learn is needed. Check "
-                "that the list's labels are those of its images."
+                f"background alone in the labels of all {len(cases)} cases",
+                "at least one with something to learn is needed",
+                "Check that the list's labels are those of its images.",
             )
 
     def reseed(self, seed: int | Sequence[int]) -> None:

@@ -81,8 +81,9 @@ def load_picture(pair: ImageLabelPair, classes: int = 2) -> Picture:
     mask = validate_label_ids(mask, pair.name, classes)
     if mask.shape != image.shape[1:]:
         raise SourceError(
-            f"Found {pair.name} with a picture of {image.shape[1:]} and labels of {mask.shape} (rows, columns); both must be equal. "
-            "Export the labels again."
+            f"{pair.name} with a picture of {image.shape[1:]} and labels of {mask.shape} (rows, columns)",
+            "both must be equal",
+            "Export the labels again.",
         )
     return Picture(pair.name, torch.from_numpy(image), torch.from_numpy(mask[None].astype(np.float32)))
 
@@ -98,8 +99,9 @@ class PictureSampler:
         self.pictures = list(pictures)
         if not any(bool(picture.mask.any()) for picture in self.pictures):
             raise SourceError(
-                f"Found background alone in the labels of all {len(self.pictures)} pictures; at least one with something to learn is "
-                "needed. Check that the list's labels are those of its images."
+                f"background alone in the labels of all {len(self.pictures)} pictures",
+                "at least one with something to learn is needed",
+                "Check that the list's labels are those of its images.",
             )
         self.settings = settings
         self.rng = np.random.default_rng(seed)

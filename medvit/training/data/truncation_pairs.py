@@ -89,9 +89,15 @@ class TruncationSampler:
         ordered = all(0 < low <= high for low, high in ranges) and 0 <= settings.redrawn <= 1
         if not (cases and settings.factors and min(settings.factors) >= 1 and min(settings.crop) >= 1 and ordered):
             raise ShapeError(
-                f"Found factors {list(settings.factors)}, crop {settings.crop}, brightness {settings.brightness}, gamma {settings.gamma}, "
-                f"redrawn {settings.redrawn} and {len(cases)} volumes; factors of at least 1, a crop of at least a pixel, positive "
-                "ranges in order, a share from 0 to 1 and a volume are needed. Correct train.json or the data list."
+                (
+                    f"factors {list(settings.factors)}, crop {settings.crop}, brightness {settings.brightness}, gamma "
+                    f"{settings.gamma}, redrawn {settings.redrawn} and {len(cases)} volumes"
+                ),
+                (
+                    "factors of at least 1, a crop of at least a pixel, positive ranges in order, a share from 0 to 1 "
+                    "and a volume are needed"
+                ),
+                "Correct train.json or the data list.",
             )
         self.settings = settings
         self.cases = [_scaled(case, settings.percentiles) for case in cases]

@@ -124,17 +124,20 @@ def _volume(path: Path, reading: VolumeReading) -> Unlabelled:
         stored = nib.as_closest_canonical(reading.load(path))
         values = stored.get_fdata(dtype=np.float32)
     except (OSError, EOFError) as error:
-        raise SourceError(f"Found {path.name}, which cannot be read ({error}); NIfTI is needed. Convert it.") from error
+        raise SourceError(f"{path.name}, which cannot be read ({error})", "NIfTI is needed", "Convert it.") from error
     if values.ndim != 3 or not np.isfinite(values).all():
         raise ImageError(
-            f"Found {path.name} with axes {values.shape} or values that are not finite; one finite volume (i, j, k) is needed. "
-            "Take one volume of it, or replace NaN."
+            f"{path.name} with axes {values.shape} or values that are not finite",
+            "one finite volume (i, j, k) is needed",
+            "Take one volume of it, or replace NaN.",
         )
     low, high = np.percentile(values, (1, 99))
     body = np.argwhere(values > (low + high) / 2)[::7]
     if not len(body):
         raise ImageError(
-            f"Found {path.name} with nothing brighter than its middle; a body is needed to cut crops from. Remove it from the list."
+            f"{path.name} with nothing brighter than its middle",
+            "a body is needed to cut crops from",
+            "Remove it from the list.",
         )
     sides = spacing_mm(stored.affine)
     return Unlabelled(path.name, torch.from_numpy(np.ascontiguousarray(values))[None], sides, body)
@@ -151,8 +154,9 @@ class CropSampler:
         low, high = settings.scale
         if not 0 < low <= high or min(settings.roi_size) < 1 or not images:
             raise SourceError(
-                f"Found {len(images)} images, a roi_size of {tuple(settings.roi_size)} and zooms {low:g} to {high:g}; an image, a crop of "
-                "at least a voxel and positive zooms in order are needed. Correct the recipe or the data list."
+                f"{len(images)} images, a roi_size of {tuple(settings.roi_size)} and zooms {low:g} to {high:g}",
+                "an image, a crop of at least a voxel and positive zooms in order are needed",
+                "Correct the recipe or the data list.",
             )
         self.images = list(images)
         self.settings = settings

@@ -42,7 +42,7 @@ class VolumeReading:
             raise
         except Exception as error:
             raise SourceError(
-                f"Found {path.name}, which cannot be read ({error}); NIfTI is needed. Convert it."
+                f"{path.name}, which cannot be read ({error})", "NIfTI is needed", "Convert it."
             ) from error
         self.remark(path.name, place.notes, place.flags)
         return image
@@ -58,7 +58,7 @@ class VolumeReading:
             stored = np.asarray(image.dataobj)
         except (OSError, EOFError, ValueError) as error:
             raise SourceError(
-                f"Found {path.name}, which cannot be read ({error}); a complete NIfTI is needed. Copy it again."
+                f"{path.name}, which cannot be read ({error})", "a complete NIfTI is needed", "Copy it again."
             ) from error
         header = image.header.copy()
         header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)  # nibabel clears them on loading

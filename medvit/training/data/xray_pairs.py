@@ -121,8 +121,9 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
         shape = scan.array.shape[1:]
         if reference.array.shape[1:] != shape or not np.allclose(reference.affine, scan.affine, atol=1e-3):
             raise ShapeError(
-                f"Found an image of {shape} and labels of {reference.array.shape[1:]} on other grids; they must share one. "
-                "Resample the labels first."
+                f"an image of {shape} and labels of {reference.array.shape[1:]} on other grids",
+                "they must share one",
+                "Resample the labels first.",
             )
         middle = volume_centre_mm(scan.affine, shape)
         affine = _posed(scan.affine, middle, data.get("pose"))
@@ -170,8 +171,9 @@ def _ids(reference: Scan, name: str, reading: VolumeReading) -> np.ndarray:
     rounded = whole_numbers(reference.array[0], storage_step(reference.header))
     if rounded is None:
         raise SourceError(
-            f"Found labels in {name} that are no whole numbers; ids are needed, not probabilities or interpolated labels. Save ids, "
-            "and resample labels by nearest neighbour."
+            f"labels in {name} that are no whole numbers",
+            "ids are needed, not probabilities or interpolated labels",
+            "Save ids, and resample labels by nearest neighbour.",
         )
     ids, note = rounded
     reading.remark(name, (note,) if note else ())

@@ -72,8 +72,11 @@ def calibrate(part: EvaluationSet, evaluation: Any, say: Report, device: str = "
     part.bundle.require_trained()
     if not hasattr(evaluation, "answers"):
         raise BundleError(
-            f"Found {type(evaluation).__name__} in configs/evaluate.json of {part.bundle.name}, which gives no signals of quality; "
-            "name an evaluation that does."
+            (
+                f"{type(evaluation).__name__} in configs/evaluate.json of {part.bundle.name}, which gives no signals of "
+                "quality"
+            ),
+            "name an evaluation that does",
         )
     judged: ScoredCases = evaluation.answers(part, load_model(part.bundle, device), say)
     cases = dict.fromkeys(answer.case for answer in judged.answers)

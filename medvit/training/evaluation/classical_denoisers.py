@@ -72,7 +72,9 @@ def classical(
     """
     if name not in CLASSICAL:
         raise BundleError(
-            f"Found the method {name!r} to compare with; it must be one of {', '.join(CLASSICAL)}. Correct configs/evaluate.json."
+            f"the method {name!r} to compare with",
+            f"it must be one of {', '.join(CLASSICAL)}",
+            "Correct configs/evaluate.json.",
         )
     clipped = np.clip(volume, *window).astype(np.float32)
     slices = [clipped[..., k] for k in range(clipped.shape[2])]

@@ -43,7 +43,8 @@ def evaluation_of(bundle: Bundle) -> Evaluation:
     except (RuntimeError, TypeError, KeyError, ValueError, ImportError) as error:
         cause = error.__cause__ or error
         raise BundleError(
-            f"Found a configs/evaluate.json of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}. Correct it."
+            f"a configs/evaluate.json of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}",
+            remedy="Correct it.",
         ) from error
     bundle.require_task(evaluation.task)
     return evaluation

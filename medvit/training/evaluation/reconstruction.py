@@ -126,8 +126,9 @@ def _found(model: LoadedBundle, made: Mapping[Hashable, Any]) -> tuple[NDArray[n
     ids: NDArray[np.integer] = np.asarray(prediction.output)[0]
     if ids.shape != _ids(made).shape:
         raise ShapeError(
-            f"Found labels of {ids.shape} for references of {_ids(made).shape}; both must lie on the network's grid. "
-            "Give evaluate.json's field the img_size of inference.json."
+            f"labels of {ids.shape} for references of {_ids(made).shape}",
+            "both must lie on the network's grid",
+            "Give evaluate.json's field the img_size of inference.json.",
         )
     return ids, prediction.entropies
 

@@ -92,9 +92,12 @@ class LowDoseEvaluation:
         ordered = all(len(r) == 2 and r[0] < r[1] for r in (self.window, self.bias_range))
         if not (self.doses and min(self.doses) > 0 and self.slice_stride >= 1 and ordered):
             raise BundleError(
-                f"Found doses {list(self.doses)}, slice_stride {self.slice_stride}, window {list(self.window)} and bias_range "
-                f"{list(self.bias_range)}; positive doses, a stride of at least 1 and ranges in order are needed. "
-                "Correct configs/evaluate.json."
+                (
+                    f"doses {list(self.doses)}, slice_stride {self.slice_stride}, window {list(self.window)} and "
+                    f"bias_range {list(self.bias_range)}"
+                ),
+                "positive doses, a stride of at least 1 and ranges in order are needed",
+                "Correct configs/evaluate.json.",
             )
 
     def judge(self, part: EvaluationSet) -> Scorer:
@@ -162,8 +165,12 @@ class LowDoseEvaluation:
         at = at[(volume.image[..., at] > self.window[0]).mean((0, 1)) > _BODY_SHARE]
         if not len(at):
             raise BundleError(
-                f"Found {volume.name} with {depth} slices, of which slice_stride {self.slice_stride} chooses none with "
-                f"a hundredth of its pixels above {self.window[0]:g}; a smaller stride is needed. Correct configs/evaluate.json."
+                (
+                    f"{volume.name} with {depth} slices, of which slice_stride {self.slice_stride} chooses none with a "
+                    f"hundredth of its pixels above {self.window[0]:g}"
+                ),
+                "a smaller stride is needed",
+                "Correct configs/evaluate.json.",
             )
         clean = SliceStack(volume.name, np.ascontiguousarray(volume.image[..., at]), volume.spacing_mm)
         around = (at[:, None] + np.arange(-context, context + 1)).clip(0, depth - 1).ravel()

@@ -55,8 +55,8 @@ def place_for(bundle: Bundle, marks: ScoreMarkers = SCORES) -> tuple[str, str]:
     _, end, after = rest.partition(marks.end)
     if not (start and end):
         raise BundleError(
-            f"Found no place for {marks.what} in docs/README.md of {bundle.name}; put the two lines {marks.start!r} and "
-            f"{marks.end!r} where the table belongs, then record again."
+            f"no place for {marks.what} in docs/README.md of {bundle.name}",
+            f"put the two lines {marks.start!r} and {marks.end!r} where the table belongs, then record again",
         )
     return before, after
 

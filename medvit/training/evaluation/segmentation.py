@@ -154,14 +154,15 @@ def _truth(pair: ImageLabelPair, bundle: Bundle, result: Result) -> np.ndarray:
     truth = load_labels(pair)
     if truth.shape != result.array.shape:
         raise SourceError(
-            f"Found {pair.name} with an image of {result.array.shape} and labels of {truth.shape}; they must share one grid. "
-            "Resample the labels first."
+            f"{pair.name} with an image of {result.array.shape} and labels of {truth.shape}",
+            "they must share one grid",
+            "Resample the labels first.",
         )
     if not result.scan.is_picture and not np.allclose(
         pair.reading.load(pair.label).affine, result.scan.affine, atol=1e-3
     ):
         raise SourceError(
-            f"Found {pair.name} with image and labels on different grids; they must share one. Resample the labels first."
+            f"{pair.name} with image and labels on different grids", "they must share one", "Resample the labels first."
         )
     ids = validate_label_ids(truth, pair.name, max(label.id for label in bundle.facts.labels) + 1, bundle.name)
     check_annotated(ids, pair, {label.id: label.name for label in bundle.facts.labels})

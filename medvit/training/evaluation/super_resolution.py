@@ -96,8 +96,9 @@ class SuperResolutionEvaluation:
     def __post_init__(self) -> None:
         if not (self.factors and min(self.factors) >= 2 and self.slice_stride >= 1):
             raise BundleError(
-                f"Found factors {list(self.factors)} and slice_stride {self.slice_stride}; factors of at least 2 and a stride of at least 1 "
-                "are needed. Correct configs/evaluate.json."
+                f"factors {list(self.factors)} and slice_stride {self.slice_stride}",
+                "factors of at least 2 and a stride of at least 1 are needed",
+                "Correct configs/evaluate.json.",
             )
 
     def judge(self, part: EvaluationSet) -> Scorer:
@@ -143,9 +144,12 @@ class SuperResolutionEvaluation:
         shown = head.mean((0, 1)) >= _SHARE
         if not shown.any() or any(i % factor or j % factor for factor in self.factors):
             raise BundleError(
-                f"Found {volume.name} with {volume.image.shape[2]} slices, of which slice_stride {self.slice_stride} chooses none that "
-                f"shows a head, or factors {list(self.factors)} that do not divide each other; both are needed. Correct "
-                "configs/evaluate.json."
+                (
+                    f"{volume.name} with {volume.image.shape[2]} slices, of which slice_stride {self.slice_stride} "
+                    f"chooses none that shows a head, or factors {list(self.factors)} that do not divide each other"
+                ),
+                "both are needed",
+                "Correct configs/evaluate.json.",
             )
         clean = SliceStack(volume.name, np.ascontiguousarray(slices[..., shown]), volume.spacing_mm)
         return EvaluatedSlices(clean, head[..., shown], high - low)
@@ -154,8 +158,12 @@ class SuperResolutionEvaluation:
         context = getattr(model.inferer, "context", 0)
         if context and self.slice_stride > 1:
             raise BundleError(
-                f"Found slice_stride {self.slice_stride} for {model.bundle.name}, whose network sees {context} neighbours of a slice; "
-                "they would be the wrong ones. Set slice_stride to 1 in configs/evaluate.json."
+                (
+                    f"slice_stride {self.slice_stride} for {model.bundle.name}, whose network sees {context} neighbours "
+                    "of a slice"
+                ),
+                "they would be the wrong ones",
+                "Set slice_stride to 1 in configs/evaluate.json.",
             )
 
 

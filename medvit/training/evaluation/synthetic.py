@@ -44,7 +44,9 @@ class SyntheticOverlap(LabelOverlap):
     def __post_init__(self) -> None:
         if self.per_map < 1:
             raise BundleError(
-                f"Found per_map {self.per_map}; at least one image from each map is needed. Correct configs/evaluate.json."
+                f"per_map {self.per_map}",
+                "at least one image from each map is needed",
+                "Correct configs/evaluate.json.",
             )
 
     def is_real(self, part: EvaluationSet) -> bool:

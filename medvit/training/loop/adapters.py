@@ -46,7 +46,7 @@ class AdapterSettings:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise BundleError(
-                f"Found adapters of rank {self.rank}; a whole number of at least 1 is needed. 8 is a good first one."
+                f"adapters of rank {self.rank}", "a whole number of at least 1 is needed", "8 is a good first one."
             )
 
 
@@ -114,7 +114,9 @@ def adapt(objective: nn.Module, settings: AdapterSettings, seed: int = 0) -> Ada
     layers = [module for module in network.modules() if type(module) is nn.Linear]
     if not layers:
         raise BundleError(
-            f"Found no linear layer in {type(network).__name__}; adapters sit on those. Leave out --adapters to train all weights."
+            f"no linear layer in {type(network).__name__}",
+            "adapters sit on those",
+            "Leave out --adapters to train all weights.",
         )
     rest = _rest(network) if settings.rest else []
     objective.requires_grad_(False)

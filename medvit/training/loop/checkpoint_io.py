@@ -31,7 +31,9 @@ def store_state(path: Path, state: dict[str, Any]) -> None:
         what, step = system_words(error) if isinstance(error, OSError) else _first_words(error)
         kept = f"the one of step {_step_of(path)} is kept" if path.is_file() else "there is none yet"
         raise OutputError(
-            f"Found that {path} cannot be written ({what}); {kept}. {step}, then give the same command again to go on from it."
+            f"that {path} cannot be written ({what})",
+            f"{kept}",
+            f"{step}, then give the same command again to go on from it.",
         ) from error
 
 

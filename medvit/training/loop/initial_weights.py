@@ -50,8 +50,9 @@ def start_from(network: nn.Module, given: str) -> Started:
     learnt = [k for k, v in own.items() if v.is_floating_point() and not is_adapter(k)]
     if not set(fitting).intersection(learnt):
         raise CheckpointError(
-            f"Found no tensor in {given} that fits {type(network).__name__} (it holds {', '.join(sorted(stored)[:3])}, …); weights of "
-            "the same architecture are needed. Published layouts are read by medvit.load_published."
+            f"no tensor in {given} that fits {type(network).__name__} (it holds {', '.join(sorted(stored)[:3])}, …)",
+            "weights of the same architecture are needed",
+            "Published layouts are read by medvit.load_published.",
         )
     network.load_state_dict(fitting, strict=False)
     new = [k for k in learnt if k not in fitting]
@@ -65,8 +66,9 @@ def _refuse_frozen(network: nn.Module, given: str, new: list[str]) -> None:
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}.intersection(new)
     if frozen and any(is_adapter(name) for name in network.state_dict()):
         raise CheckpointError(
-            f"Found no {min(frozen)} in {given} that fits, and with adapters it would stay as it was drawn; weights of the same "
-            "architecture and labels are needed. Leave out --adapters to train all weights."
+            f"no {min(frozen)} in {given} that fits, and with adapters it would stay as it was drawn",
+            "weights of the same architecture and labels are needed",
+            "Leave out --adapters to train all weights.",
         )
 
 

@@ -38,17 +38,20 @@ class Machine:
     def __post_init__(self) -> None:
         if self.precision not in _TYPES:
             raise BackendError(
-                f"Found precision {self.precision!r}; it must be one of {', '.join(_TYPES)}. Correct --precision."
+                f"precision {self.precision!r}", f"it must be one of {', '.join(_TYPES)}", "Correct --precision."
             )
         if self.precision != "fp32" and self.device.type == "cpu":
             # seen with torch 2.13 on AVX-512 with bf16: memory that nobody wrote in a weight's gradient, now and then, up to 1e34
             raise BackendError(
-                f"Found precision {self.precision} on cpu; there, gradients of small convolutions are now and then wrong in it "
-                "(oneDNN, pytorch issue 169688). Take --precision fp32, or a GPU."
+                f"precision {self.precision} on cpu",
+                "there, gradients of small convolutions are now and then wrong in it (oneDNN, pytorch issue 169688)",
+                "Take --precision fp32, or a GPU.",
             )
         if self.precision == "fp16" and self.device.type != "cuda":
             raise BackendError(
-                f"Found precision fp16 on {self.device.type}; it needs a CUDA GPU to train. Take --precision bf16 or fp32."
+                f"precision fp16 on {self.device.type}",
+                "it needs a CUDA GPU to train",
+                "Take --precision bf16 or fp32.",
             )
 
     @property

@@ -165,8 +165,9 @@ class TrainingLoop:
                 f"the last good weights are in {self.checkpoint}" if self.checkpoint.exists() else "none are kept yet"
             )
             raise DivergedError(
-                f"Found {what} {value} at step {self.step}; {good}. Lower learning_rate "
-                "in train.json and give the same command again."
+                f"{what} {value} at step {self.step}",
+                f"{good}",
+                "Lower learning_rate in train.json and give the same command again.",
             )
 
     def _track(self) -> None:
@@ -262,8 +263,9 @@ class TrainingLoop:
         except (KeyError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise CheckpointError(
-                f"Found a checkpoint of another run in {self.folder} ({first}); one of this recipe and version is needed to go on. Give "
-                "another --output; its weights can be started from: --from."
+                f"a checkpoint of another run in {self.folder} ({first})",
+                "one of this recipe and version is needed to go on",
+                "Give another --output; its weights can be started from: --from.",
             ) from error
         if state.get("settled", False):
             self.fine_tuning_mode()

@@ -95,12 +95,14 @@ def to_unit(images: Tensor) -> Tensor:
         return images.float() / 255
     if not images.is_floating_point():
         raise ImageError(
-            f"Found pictures of {images.dtype}; uint8, or floats in 0..1, are needed. Say what their range is by scaling them."
+            f"pictures of {images.dtype}",
+            "uint8, or floats in 0..1, are needed",
+            "Say what their range is by scaling them.",
         )
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
         raise ImageError(
-            f"Found pictures with floats from {low:g} to {high:g}; 0 to 1 is needed. Give uint8, or divide by 255 once."
+            f"pictures with floats from {low:g} to {high:g}", "0 to 1 is needed", "Give uint8, or divide by 255 once."
         )
     return images.float()
 
@@ -167,8 +169,9 @@ def barlow_twins_loss(z_a: Tensor, z_b: Tensor, off_diagonal: float = 5e-3) -> T
     """
     if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
         raise ShapeError(
-            f"Found projections of {tuple(z_a.shape)} and {tuple(z_b.shape)}; both must be (batch, feature) with a batch of at least 2, "
-            "since features are compared over the batch. Give larger batches."
+            f"projections of {tuple(z_a.shape)} and {tuple(z_b.shape)}",
+            "both must be (batch, feature) with a batch of at least 2, since features are compared over the batch",
+            "Give larger batches.",
         )
     correlation = _standard(z_a).T @ _standard(z_b) / len(z_a)
     diagonal = torch.diagonal(correlation)

@@ -44,7 +44,9 @@ def _encoder_of(network: nn.Module) -> _Encoder:
     if isinstance(network, BarlowSwin):
         return _Encoder(network.encoder.embed, 4, 16, network.divisor, network.encoder.width)
     raise BundleError(
-        f"Found a {type(network).__name__}; masked modelling knows the encoders of SwinUNETR and BarlowSwin. Give one of them."
+        f"a {type(network).__name__}",
+        "masked modelling knows the encoders of SwinUNETR and BarlowSwin",
+        "Give one of them.",
     )
 
 
@@ -91,8 +93,9 @@ class MaskedModelling(Objective):
         encoder = _encoder_of(network)
         if mask_size < encoder.token or mask_size % encoder.token or not 0 < ratio < 1:
             raise BundleError(
-                f"Found mask_size {mask_size} and ratio {ratio:g}; a multiple of the token's {encoder.token} voxels and a share between 0 "
-                "and 1 are needed. Correct the recipe."
+                f"mask_size {mask_size} and ratio {ratio:g}",
+                f"a multiple of the token's {encoder.token} voxels and a share between 0 and 1 are needed",
+                "Correct the recipe.",
             )
         self.mask_size, self.ratio = mask_size, ratio
         self.axes = 3 if isinstance(encoder.embed, nn.Conv3d) else 2
@@ -155,8 +158,9 @@ class MaskedModelling(Objective):
         size, divisor = tuple(images.shape[2:]), math.lcm(self.mask_size, _encoder_of(self.network).divisor)
         if any(side % divisor for side in size) or math.prod(size) == self.mask_size**self.axes:
             raise ShapeError(
-                f"Found images of {size}; sides must be multiples of {divisor} and hold more than one patch of {self.mask_size}. "
-                "Set such a roi_size, or a smaller mask_size."
+                f"images of {size}",
+                f"sides must be multiples of {divisor} and hold more than one patch of {self.mask_size}",
+                "Set such a roi_size, or a smaller mask_size.",
             )
 
 

@@ -39,8 +39,12 @@ class MeanConstraintSettings:
         rising = all(a < b for a, b in itertools.pairwise(self.noise_levels))
         if not (self.between[0] < self.between[1] and self.beside >= 0 and rising and self.rate > 0):
             raise BundleError(
-                f"Found between {self.between}, beside {self.beside}, noise_levels {list(self.noise_levels)} and rate {self.rate}; "
-                "ranges in order, rising levels, 0 pixels or more and a positive rate are needed. Correct train.json."
+                (
+                    f"between {self.between}, beside {self.beside}, noise_levels {list(self.noise_levels)} and rate "
+                    f"{self.rate}"
+                ),
+                "ranges in order, rising levels, 0 pixels or more and a positive rate are needed",
+                "Correct train.json.",
             )
 
 

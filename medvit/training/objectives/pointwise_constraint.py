@@ -36,12 +36,16 @@ def with_point_kernels(network: nn.Module, stages: Sequence[str]) -> nn.Module:
         except AttributeError:
             known = ", ".join(n for n, _ in network.named_children())
             raise BundleError(
-                f"Found the stage {name!r}, which the network lacks; it has {known}. Correct point_kernels in train.json."
+                f"the stage {name!r}, which the network lacks",
+                f"it has {known}",
+                "Correct point_kernels in train.json.",
             ) from None
         wide = [m for m in stage.modules() if isinstance(m, nn.Conv3d) and has_surroundings(m.kernel_size)]
         if not wide:
             raise BundleError(
-                f"Found the stage {name!r} without a convolution wider than its voxel; nothing would change. Correct point_kernels in train.json."
+                f"the stage {name!r} without a convolution wider than its voxel",
+                "nothing would change",
+                "Correct point_kernels in train.json.",
             )
         for convolution in wide:
             _hold(convolution)

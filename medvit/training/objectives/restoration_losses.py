@@ -18,13 +18,15 @@ _K1, _K2 = 0.01, 0.03
 def _check(restored: Tensor, clean: Tensor) -> None:
     if restored.shape != clean.shape or restored.ndim < 4 or 0 in restored.shape:
         raise ShapeError(
-            f"Found a restored image of shape {tuple(restored.shape)} and a clean one of {tuple(clean.shape)}; both must be one "
-            "(batch, channel, *spatial) with at least one pixel. Check the network's output channels."
+            f"a restored image of shape {tuple(restored.shape)} and a clean one of {tuple(clean.shape)}",
+            "both must be one (batch, channel, *spatial) with at least one pixel",
+            "Check the network's output channels.",
         )
     if restored.dtype != clean.dtype or restored.device != clean.device or not restored.is_floating_point():
         raise ShapeError(
-            f"Found {restored.dtype} on {restored.device} and {clean.dtype} on {clean.device}; both must be one floating type "
-            "on one device. Convert the clean image: clean.to(restored)."
+            f"{restored.dtype} on {restored.device} and {clean.dtype} on {clean.device}",
+            "both must be one floating type on one device",
+            "Convert the clean image: clean.to(restored).",
         )
 
 
@@ -52,7 +54,7 @@ def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tenso
     """
     _check(restored, clean)
     if not epsilon > 0:
-        raise ShapeError(f"Found epsilon = {epsilon}; a positive number is needed. 1e-3 is usual for images in 0..1.")
+        raise ShapeError(f"epsilon = {epsilon}", "a positive number is needed", "1e-3 is usual for images in 0..1.")
     return ((restored - clean).square() + epsilon**2).sqrt().mean() - epsilon
 
 
@@ -80,13 +82,12 @@ def ssim_map(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor
     _check(restored, clean)
     if restored.ndim != 4 or min(restored.shape[2:]) < _WINDOW:
         raise ShapeError(
-            f"Found images of shape {tuple(restored.shape)}; (batch, channel, height, width) with sides of at least {_WINDOW} is "
-            "needed. Take larger crops, and volumes slice by slice."
+            f"images of shape {tuple(restored.shape)}",
+            f"(batch, channel, height, width) with sides of at least {_WINDOW} is needed",
+            "Take larger crops, and volumes slice by slice.",
         )
     if not data_range > 0:
-        raise ShapeError(
-            f"Found data_range = {data_range}; a positive number is needed. 1 is right for images in 0..1."
-        )
+        raise ShapeError(f"data_range = {data_range}", "a positive number is needed", "1 is right for images in 0..1.")
     place = torch.arange(_WINDOW, dtype=restored.dtype, device=restored.device) - _WINDOW // 2
     line = torch.exp(-place.square() / (2 * _SIGMA**2))
     line = line / line.sum()

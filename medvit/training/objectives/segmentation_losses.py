@@ -31,7 +31,9 @@ def bce_dice(logits: Tensor, target: Tensor) -> Tensor:
     """
     if logits.shape != target.shape:
         raise ShapeError(
-            f"Found logits of {tuple(logits.shape)} and a target of {tuple(target.shape)}; both must be (batch, 1, height, width). Add or drop axes."
+            f"logits of {tuple(logits.shape)} and a target of {tuple(target.shape)}",
+            "both must be (batch, 1, height, width)",
+            "Add or drop axes.",
         )
     truth = target.to(logits.dtype)
     probability = logits.sigmoid()
@@ -116,8 +118,12 @@ def _of_annotated(probabilities: Tensor, annotated: Tensor | None) -> Tensor:
 def _checked_annotated(annotated: Tensor, shape: Sequence[int]) -> Tensor:
     if annotated.dtype != torch.bool or tuple(annotated.shape) != tuple(shape[:2]):
         raise ShapeError(
-            f"Found annotated classes of shape {tuple(annotated.shape)} and type {annotated.dtype} for logits of {shape[0]} samples and "
-            f"{shape[1]} classes; booleans of shape (batch, class) are needed. Give one for each class of each sample, background included."
+            (
+                f"annotated classes of shape {tuple(annotated.shape)} and type {annotated.dtype} for logits of "
+                f"{shape[0]} samples and {shape[1]} classes"
+            ),
+            "booleans of shape (batch, class) are needed",
+            "Give one for each class of each sample, background included.",
         )
     return annotated
 
@@ -154,8 +160,9 @@ def focal_tversky(
     _check_classes(logits, labels)
     if not (alpha > 0 and beta >= 0 and gamma >= 1):
         raise ShapeError(
-            f"Found alpha = {alpha:g}, beta = {beta:g} and gamma = {gamma:g}; alpha above 0, beta of at least 0 and gamma of at least 1 "
-            "are needed. The paper has 0.7, 0.3 and 4/3."
+            f"alpha = {alpha:g}, beta = {beta:g} and gamma = {gamma:g}",
+            "alpha above 0, beta of at least 0 and gamma of at least 1 are needed",
+            "The paper has 0.7, 0.3 and 4/3.",
         )
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     probabilities = _of_annotated(wide.softmax(1)[:, 1:], annotated)
@@ -206,8 +213,9 @@ def focal_tversky_ce(
 def _check_classes(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim < 3 or labels.shape != (logits.shape[0], 1, *logits.shape[2:]):
         raise ShapeError(
-            f"Found labels of shape {tuple(labels.shape)} for logits of {tuple(logits.shape)}; (batch, 1, *spatial) for (batch, class, "
-            "*spatial) is needed. Add or drop axes."
+            f"labels of shape {tuple(labels.shape)} for logits of {tuple(logits.shape)}",
+            "(batch, 1, *spatial) for (batch, class, *spatial) is needed",
+            "Add or drop axes.",
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:

@@ -25,7 +25,7 @@ __all__ = ["OrganObjective", "PictureObjective", "RestorationObjective", "ViewOb
 
 def _one_of(name: str, known: Sequence[str]) -> str:
     if name not in known:
-        raise BundleError(f"Found the loss {name!r}; it must be one of {', '.join(known)}. Correct train.json.")
+        raise BundleError(f"the loss {name!r}", f"it must be one of {', '.join(known)}", "Correct train.json.")
     return name
 
 
@@ -102,8 +102,12 @@ class OrganObjective(Objective):
             logits = self.heads[name](tap)
             if logits.shape[2:] != coarse.shape[2:]:
                 raise ShapeError(
-                    f"Found patches of {tuple(labels.shape[2:])} voxels, which the network pads inside; the stages of its decoder are "
-                    "supervised, so sides must be multiples of 32, one of them at least 64. Correct roi_size in train.json."
+                    f"patches of {tuple(labels.shape[2:])} voxels, which the network pads inside",
+                    (
+                        "the stages of its decoder are supervised, so sides must be multiples of 32, one of them at "
+                        "least 64"
+                    ),
+                    "Correct roi_size in train.json.",
                 )
             total = total + self.deep_supervision / (factor / 2) * self._loss(logits, coarse, annotated)
         return total
@@ -136,8 +140,9 @@ class PictureObjective(Objective):
         norm = head[-1] if isinstance(head, nn.Sequential) else None
         if not isinstance(norm, nn.BatchNorm2d):
             raise BundleError(
-                f"Found head_start for {type(network).__name__}, whose head does not end on a batch norm; one as BarlowSwin's is needed. "
-                "Leave head_start out of train.json."
+                f"head_start for {type(network).__name__}, whose head does not end on a batch norm",
+                "one as BarlowSwin's is needed",
+                "Leave head_start out of train.json.",
             )
         nn.init.constant_(norm.weight, head_start[0])
         nn.init.constant_(norm.bias, head_start[1])
@@ -215,8 +220,9 @@ class RestorationObjective(Objective):
         found = getattr(self.network, name, None)
         if not isinstance(found, nn.Conv2d):
             raise BundleError(
-                f"Found {asked} for {type(self.network).__name__}, which has no convolution named {name}; a network that adds "
-                "its input, as RestoreRWKV, is needed. Leave it out of train.json."
+                f"{asked} for {type(self.network).__name__}, which has no convolution named {name}",
+                "a network that adds its input, as RestoreRWKV, is needed",
+                "Leave it out of train.json.",
             )
         return found
 

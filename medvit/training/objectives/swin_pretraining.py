@@ -44,7 +44,9 @@ def check_unit(images: Tensor) -> None:
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         raise ImageError(
-            f"Found images from {low:g} to {high:g}; 0 to 1 is needed. Scale and clip them as the bundle's preprocessing does."
+            f"images from {low:g} to {high:g}",
+            "0 to 1 is needed",
+            "Scale and clip them as the bundle's preprocessing does.",
         )
 
 
@@ -75,8 +77,12 @@ class SwinTasks:
         weights = (self.inpainting, self.rotation, self.contrast)
         if not (shares and self.features > 0 and self.temperature > 0 and min(weights) >= 0 < max(weights)):
             raise BundleError(
-                f"Found {self}; cut_share in 0..1, cut_side from {_THINNEST} to 1, features and temperature above 0 and weights of at "
-                "least 0, one of them above, are needed. Correct pretrain.json."
+                f"{self}",
+                (
+                    f"cut_share in 0..1, cut_side from {_THINNEST} to 1, features and temperature above 0 and weights of "
+                    "at least 0, one of them above, are needed"
+                ),
+                "Correct pretrain.json.",
             )
 
 
@@ -153,8 +159,12 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
     """
     if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
         raise ShapeError(
-            f"Found vectors of {tuple(z_a.shape)} and {tuple(z_b.shape)}; both must be (batch, feature) with a batch of at least 2, "
-            "since a volume is told from the others of its batch. Give larger batches."
+            f"vectors of {tuple(z_a.shape)} and {tuple(z_b.shape)}",
+            (
+                "both must be (batch, feature) with a batch of at least 2, since a volume is told from the others of "
+                "its batch"
+            ),
+            "Give larger batches.",
         )
     both = torch.cat([z_a, z_b])
     wide = F.normalize(both.to(torch.promote_types(both.dtype, torch.float32)), dim=1)
@@ -189,8 +199,9 @@ class SwinPretraining(Objective):
         super().__init__(network)
         if len(network.swinViT.window_size) != 3:
             raise ShapeError(
-                "Found a SwinUNETR for pictures; the turns and cut-outs are those of volumes. Give one with spatial_dims=3, or use "
-                "masked modelling, which takes both."
+                "a SwinUNETR for pictures",
+                "the turns and cut-outs are those of volumes",
+                "Give one with spatial_dims=3, or use masked modelling, which takes both.",
             )
         self.tasks = tasks or SwinTasks()
         self.channels = network.swinViT.patch_embed.proj.in_channels
@@ -242,18 +253,21 @@ class SwinPretraining(Objective):
         size = tuple(volumes.shape[2:])
         if len(volumes) < 2:
             raise ShapeError(
-                "Found a batch of one volume; at least 2 are needed, since a volume is told from the others of its batch. "
-                "Raise batch_size."
+                "a batch of one volume",
+                "at least 2 are needed, since a volume is told from the others of its batch",
+                "Raise batch_size.",
             )
         if size[0] != size[1]:
             raise ShapeError(
-                f"Found volumes of {size} voxels; the first two sides must be equal, since volumes are turned about the third. "
-                "Set such a roi_size."
+                f"volumes of {size} voxels",
+                "the first two sides must be equal, since volumes are turned about the third",
+                "Set such a roi_size.",
             )
         if any(side % _STRIDE for side in size):
             raise ShapeError(
-                f"Found volumes of {size} voxels; sides must be multiples of {_STRIDE}, the voxels one feature stands for. "
-                "Set such a roi_size."
+                f"volumes of {size} voxels",
+                f"sides must be multiples of {_STRIDE}, the voxels one feature stands for",
+                "Set such a roi_size.",
             )
 
 

@@ -71,8 +71,9 @@ def view_losses(logits: Sequence[Tensor], labels: Tensor) -> ViewLosses:
     first = logits[0]
     if labels.shape != (first.shape[0], 1, *first.shape[2:]):
         raise ShapeError(
-            f"Found labels of shape {tuple(labels.shape)} for logits of {tuple(first.shape)}; (batch, 1, x, y, z) of the same "
-            "size is needed. Resample the labels to the network's grid."
+            f"labels of shape {tuple(labels.shape)} for logits of {tuple(first.shape)}",
+            "(batch, 1, x, y, z) of the same size is needed",
+            "Resample the labels to the network's grid.",
         )
     ids = labels[:, 0].long()
     lowest, highest = int(ids.min()), int(ids.max())
@@ -97,6 +98,7 @@ def _check(logits: Sequence[Tensor]) -> None:
     shapes = [tuple(view.shape) for view in logits]
     if len(shapes) < 2 or len(set(shapes)) > 1 or len(shapes[0]) != 5:
         raise ShapeError(
-            f"Found logits of shapes {shapes}; two or more views of one shape (batch, class, x, y, z) are needed. Pass what "
-            "the network returns."
+            f"logits of shapes {shapes}",
+            "two or more views of one shape (batch, class, x, y, z) are needed",
+            "Pass what the network returns.",
         )

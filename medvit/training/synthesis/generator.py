@@ -50,8 +50,9 @@ class Synthesis:
         """
         if labels.ndim != 3 or labels.is_floating_point() or int(labels.min()) < 0:
             raise ShapeError(
-                f"Found a label map of shape {tuple(labels.shape)} and type {labels.dtype}; (i, j, k) whole numbers from 0 on are needed. "
-                "Save ids, not probabilities."
+                f"a label map of shape {tuple(labels.shape)} and type {labels.dtype}",
+                "(i, j, k) whole numbers from 0 on are needed",
+                "Save ids, not probabilities.",
             )
         noise = torch.Generator(labels.device).manual_seed(int(rng.integers(2**31)))
         moved = self._moved(labels, spacing_mm, rng, noise)

@@ -11,7 +11,7 @@ __all__ = ["Brightness", "Pose", "ScannerArtifacts"]
 
 def _require(good: bool, what: str, found: object, needed: str) -> None:
     if not good:
-        raise ShapeError(f"Found {what} = {found}; {needed} is needed. Correct train.json.")
+        raise ShapeError(f"{what} = {found}", f"{needed} is needed", "Correct train.json.")
 
 
 @dataclass(frozen=True)

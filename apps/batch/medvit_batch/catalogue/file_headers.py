@@ -195,7 +195,9 @@ def _open_plain(path: str, alias: str) -> BinaryIO:
         return _regular(Path(path))
     except OSError as error:
         raise SourceError(
-            f"Found {alias}, which cannot be opened ({error.strerror}); every file must be readable. Check its permissions."
+            f"{alias}, which cannot be opened ({error.strerror})",
+            "every file must be readable",
+            "Check its permissions.",
         ) from error
 
 

@@ -32,12 +32,12 @@ def open_batch_folder(batch: Batch, shown: Terminal) -> Iterator[Session]:
     """
     if not batch.archive.is_dir():
         raise SourceError(
-            f"Found no folder at {batch.archive}; an archive is a folder with images in it. Check the path."
+            f"no folder at {batch.archive}", "an archive is a folder with images in it", "Check the path."
         )
     out, archive = Path(os.path.realpath(batch.out)), Path(os.path.realpath(batch.archive))
     if out == archive:
         raise OutputError(
-            f"Found the archive itself given for the results ({batch.out}); they need a folder of their own. Change -o."
+            f"the archive itself given for the results ({batch.out})", "they need a folder of their own", "Change -o."
         )
     _ = batch.plan.options_hashes  # refuses a bundle before anything is written
     prepare(batch.out)

@@ -45,7 +45,7 @@ def open_case(job: CaseJob) -> Opened:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             why = error.strerror or type(error).__name__
-            raise SourceError(f"Found the image, which cannot be opened ({why}). Check its permissions.") from error
+            raise SourceError(f"the image, which cannot be opened ({why})", remedy="Check its permissions.") from error
         return Opened(None, digest.hexdigest())
     from medvit.io.dicom.preflight import sort_planes
     from medvit_batch.catalogue.series_groups import found_in
@@ -54,7 +54,7 @@ def open_case(job: CaseJob) -> Opened:
     chosen = next((v for v in volumes if v.number == job.key.number), None)
     if chosen is None:
         raise SourceError(
-            "Found other volumes in the series than when it was looked at; its files changed. Run the batch again."
+            "other volumes in the series than when it was looked at", "its files changed", "Run the batch again."
         )
     files = {plane.file.name: plane.file for plane in chosen.planes}
     # the order of files in the archive does not change the images

@@ -72,6 +72,7 @@ def closed() -> Any:
         return Security.temporary()
     except ImportError as error:
         raise BatchError(
-            "Found that cryptography is not installed; without it, anybody who reaches the cluster could use it. Run pip install "
-            "'medvit[distributed]'."
+            "that cryptography is not installed",
+            "without it, anybody who reaches the cluster could use it",
+            "Run pip install 'medvit[distributed]'.",
         ) from error

@@ -42,7 +42,7 @@ def _distributed() -> Any:
         from distributed import Client
     except ImportError as error:
         raise BatchError(
-            "Found that distributed is not installed; --cluster needs it. Run pip install 'medvit[distributed]'."
+            "that distributed is not installed", "--cluster needs it", "Run pip install 'medvit[distributed]'."
         ) from error
     return Client
 
@@ -52,8 +52,9 @@ def _connected(client_of: Any, address: str) -> Cluster:
         client = client_of(address, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise BatchError(
-            f"Found no Dask scheduler at {address} ({type(error).__name__}); its address is needed, such as tcp://host:8786, or one of "
-            f"{', '.join(STARTED)}. Start one with dask scheduler, and workers with dask worker ADDRESS --nthreads 1."
+            f"no Dask scheduler at {address} ({type(error).__name__})",
+            f"its address is needed, such as tcp://host:8786, or one of {', '.join(STARTED)}",
+            "Start one with dask scheduler, and workers with dask worker ADDRESS --nthreads 1.",
         ) from error
     return Cluster(client, address, client.close)
 
@@ -80,8 +81,12 @@ def _cuda(where: ClusterSpec, begun: ExitStack) -> Any:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
         raise BatchError(
-            "Found that dask-cuda is not installed; --cluster cuda needs it. Run pip install 'medvit[cuda-cluster]' on a Linux machine "
-            "with NVIDIA GPUs, or start a dask worker for each GPU with CUDA_VISIBLE_DEVICES and give the scheduler's address."
+            "that dask-cuda is not installed",
+            "--cluster cuda needs it",
+            (
+                "Run pip install 'medvit[cuda-cluster]' on a Linux machine with NVIDIA GPUs, or start a dask worker for "
+                "each GPU with CUDA_VISIBLE_DEVICES and give the scheduler's address."
+            ),
         ) from error
     security = closed()
     try:
@@ -90,8 +95,9 @@ def _cuda(where: ClusterSpec, begun: ExitStack) -> Any:
         )
     except Exception as error:  # NVIDIA's libraries raise errors of many types
         raise BatchError(
-            f"Found that no cluster of GPUs can be started here ({type(error).__name__}); NVIDIA GPUs and their driver are needed. See "
-            "nvidia-smi, or run without --cluster."
+            f"that no cluster of GPUs can be started here ({type(error).__name__})",
+            "NVIDIA GPUs and their driver are needed",
+            "See nvidia-smi, or run without --cluster.",
         ) from error
     begun.callback(made.close)
     return made

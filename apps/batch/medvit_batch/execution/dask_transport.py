@@ -168,7 +168,9 @@ class DaskTransport:
         elif now - self._seen > _NOBODY:
             address = self.cluster.address
             raise BatchError(
-                f"Found no worker at {address} for {_NOBODY:.0f} s; at least one is needed. Start dask worker {address} --nthreads 1."
+                f"no worker at {address} for {_NOBODY:.0f} s",
+                "at least one is needed",
+                f"Start dask worker {address} --nthreads 1.",
             )
         linked = {link.address for link in self._links}
         return [self._link(address) for address in self.known if address not in linked]

@@ -230,7 +230,9 @@ class Dispatcher:
         self._failed_starts += 1
         if self._failed_starts >= _STARTS:
             raise BatchError(
-                f"Found {_STARTS} workers in a row that died while they started ({detail}); nothing can be run so. Run medvit doctor."
+                f"{_STARTS} workers in a row that died while they started ({detail})",
+                "nothing can be run so",
+                "Run medvit doctor.",
             )
         return [
             CaseEnded(case=case.job.case, kind=EndKind.START_FAILED, detail=detail, stage=case.stage)

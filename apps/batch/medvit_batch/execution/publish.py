@@ -55,14 +55,16 @@ def prepare(out: Path) -> None:
         OutputError: the folder holds other files, or cannot be made.
     """
     if out.exists() and not out.is_dir():
-        raise OutputError(f"Found a file at {out}, where the output folder should be. Choose another with -o.")
+        raise OutputError(f"a file at {out}, where the output folder should be", remedy="Choose another with -o.")
     if (
         out.is_dir()
         and not (out / JOURNAL).is_file()
         and any(p.name not in (_LOCK, RECEIVED, _STAGING, CASES) for p in out.iterdir())
     ):
         raise OutputError(
-            f"Found files in {out} that no batch has written; a new folder is needed, or one to go on with. Choose another with -o."
+            f"files in {out} that no batch has written",
+            "a new folder is needed, or one to go on with",
+            "Choose another with -o.",
         )
     with os_errors_as_output_errors(out):
         (out / _STAGING).mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def exclusive_folder(out: Path) -> Iterator[None]:
     with (out / _LOCK).open("a+") as file:
         if not _lock(file):
             raise BatchError(
-                f"Found another run that writes to {out}; one at a time can. Wait for it: medvit batch status {out}"
+                f"another run that writes to {out}", "one at a time can", f"Wait for it: medvit batch status {out}"
             )
         yield
 

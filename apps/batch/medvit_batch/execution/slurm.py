@@ -41,14 +41,15 @@ def read_job(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         name, _, value = text.partition("=")
         if name not in _JOB or not value or not value.isprintable():
             raise BatchError(
-                f"Found --job {text!r}; name=value is needed, with a name of {', '.join(_JOB)}. Correct it; more can be said in "
-                "Dask's jobqueue.yaml."
+                f"--job {text!r}",
+                f"name=value is needed, with a name of {', '.join(_JOB)}",
+                "Correct it; more can be said in Dask's jobqueue.yaml.",
             )
         found[name] = value
     if not re.fullmatch(r"[1-9]\d{0,4}", found.get("cores", "1")):
-        raise BatchError(f"Found --job cores={found['cores']}; a whole number from 1 is needed. Correct it.")
+        raise BatchError(f"--job cores={found['cores']}", "a whole number from 1 is needed", "Correct it.")
     if not re.fullmatch(r"\d+(\.\d+)? ?[kMGT]i?B", found.get("memory", "1GB")):
-        raise BatchError(f"Found --job memory={found['memory']}; a size such as 16GB is needed. Correct it.")
+        raise BatchError(f"--job memory={found['memory']}", "a size such as 16GB is needed", "Correct it.")
     return tuple(sorted(found.items()))
 
 
@@ -65,7 +66,9 @@ def slurm_cluster(where: ClusterSpec, begun: ExitStack) -> Any:
     kind = _slurm_cluster()  # this import also loads its part of Dask's configuration
     if shutil.which("sbatch") is None:
         raise BatchError(
-            "Found no sbatch on the PATH; --cluster slurm submits its jobs with it. Run this on a machine of the cluster that may submit."
+            "no sbatch on the PATH",
+            "--cluster slurm submits its jobs with it",
+            "Run this on a machine of the cluster that may submit.",
         )
     asked = _asked(where)
     options = {"dashboard_address": DASHBOARD, **(_configured("jobqueue.slurm.scheduler-options") or {})}
@@ -136,8 +139,9 @@ def _wait_for_jobs(cluster: Any, jobs: int) -> None:
         time.sleep(_NAP)
     if not any(getattr(job, "job_id", None) for job in cluster.workers.values()):
         raise BatchError(
-            f"Found that SLURM took none of {jobs} job(s); sbatch must accept them. Give it the script that --dry-run prints, to see why "
-            "it does not."
+            f"that SLURM took none of {jobs} job(s)",
+            "sbatch must accept them",
+            "Give it the script that --dry-run prints, to see why it does not.",
         )
 
 
@@ -146,7 +150,7 @@ def _slurm_cluster() -> Any:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
         raise BatchError(
-            "Found that dask-jobqueue is not installed; --cluster slurm needs it. Run pip install 'medvit[slurm]'."
+            "that dask-jobqueue is not installed", "--cluster slurm needs it", "Run pip install 'medvit[slurm]'."
         ) from error
     return SLURMCluster
 

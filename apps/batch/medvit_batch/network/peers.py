@@ -50,7 +50,7 @@ class Tls:
 
         if server and self.certificate is None:
             raise NetworkError(
-                "Found --tls-trust without --tls-cert; a node that listens needs its own certificate. Give --tls-cert."
+                "--tls-trust without --tls-cert", "a node that listens needs its own certificate", "Give --tls-cert."
             )
         purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
         try:
@@ -60,8 +60,9 @@ class Tls:
                 made.load_cert_chain(self.certificate, self.key)
         except OSError as error:
             raise NetworkError(
-                f"Found certificates that cannot be used ({type(error).__name__}: {error}); PEM files are needed. "
-                "Check --tls-cert, --tls-key and --tls-trust."
+                f"certificates that cannot be used ({type(error).__name__}: {error})",
+                "PEM files are needed",
+                "Check --tls-cert, --tls-key and --tls-trust.",
             ) from error
         if self.trusted is not None:
             made.verify_mode = ssl.CERT_REQUIRED
@@ -110,15 +111,16 @@ def parse_peer(text: str) -> Peer:
     if text.startswith(("http://", "https://")):
         if dicomweb.names_a_password(text):
             raise PeerError(
-                "Found a password in the address of a server, where logs would show it; set MEDVIT_DICOMWEB_USER and "
-                "MEDVIT_DICOMWEB_PASSWORD, or MEDVIT_DICOMWEB_TOKEN, instead."
+                "a password in the address of a server, where logs would show it",
+                "set MEDVIT_DICOMWEB_USER and MEDVIT_DICOMWEB_PASSWORD, or MEDVIT_DICOMWEB_TOKEN, instead",
             )
         return Peer(text, url=text.rstrip("/"))
     match = _NODE.fullmatch(text)
     if match is None or int(match["port"]) not in _PORTS:
         raise PeerError(
-            f"Found {text!r} for a peer; AET@host:port or the address of a DICOMweb server is needed. "
-            "Write it as PACS@10.0.0.5:104 or https://pacs/dicom-web."
+            f"{text!r} for a peer",
+            "AET@host:port or the address of a DICOMweb server is needed",
+            "Write it as PACS@10.0.0.5:104 or https://pacs/dicom-web.",
         )
     return Peer(text, match["aet"], match["host"], int(match["port"]))
 
@@ -134,7 +136,9 @@ def quiet_networking() -> None:
         import pynetdicom  # noqa: F401
     except ImportError as error:
         raise NetworkError(
-            f"Found that {error.name} is not installed; DICOM over the network needs it. Run pip install 'medvit[network]'."
+            f"that {error.name} is not installed",
+            "DICOM over the network needs it",
+            "Run pip install 'medvit[network]'.",
         ) from error
     import logging
     import warnings
@@ -162,14 +166,15 @@ def associated(ae: AE, peer: Peer, local: Local, **more: Any) -> Iterator[Associ
     association = ae.associate(peer.host, peer.port, ae_title=peer.aet, **more)
     if not association.is_established and association.rejected_contexts:
         raise RefusedError(
-            f"Found that {peer.name} offers nothing of what is asked of it; a peer for these kinds of objects or queries is "
-            "needed. Choose another."
+            f"that {peer.name} offers nothing of what is asked of it",
+            "a peer for these kinds of objects or queries is needed",
+            "Choose another.",
         )
     if not association.is_established:
         rejected = association.is_rejected
         why = "refused the association" if rejected else "could not be reached, or broke the connection"
         step = "Check the AE titles on both sides." if rejected else "Check that it runs, its host and its port."
-        raise PeerError(f"Found that {peer.name} {why}; a peer that accepts {local.aet} is needed. {step}")
+        raise PeerError(f"that {peer.name} {why}", f"a peer that accepts {local.aet} is needed", step)
     try:
         yield association
     except BaseException:

@@ -51,8 +51,9 @@ def parse_keys(texts: list[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals or not value or name not in keyword_dict:
             raise NetworkError(
-                f"Found key {name!r}; Keyword=value with a keyword of DICOM's dictionary is needed. "
-                "Write for example -k Modality=CT -k StudyDate=20260101-20260131."
+                f"key {name!r}",
+                "Keyword=value with a keyword of DICOM's dictionary is needed",
+                "Write for example -k Modality=CT -k StudyDate=20260101-20260131.",
             )
         keys[name] = value
     return keys
@@ -110,9 +111,7 @@ def _ask(association: Any, model: Any, peer: Peer, asked: dict[str, str]) -> Ite
             yield item
         elif code != 0:
             said = "was silent" if code is None else f"answered status {code:04X}"
-            raise PeerError(
-                f"Found that {peer.name} {said} when it was asked for series; see its log, and check the keys."
-            )
+            raise PeerError(f"that {peer.name} {said} when it was asked for series", "see its log, and check the keys")
 
 
 def _qido(peer: Peer, keys: dict[str, str], local: Local) -> list[Found]:
@@ -154,8 +153,9 @@ def _whole(peer: Peer, item: Found, inbox: Path) -> tuple[Found, int]:
     count = sum(1 for _ in home.glob("*.dcm")) if home.is_dir() else 0
     if count < max(1, item.objects):
         raise PeerError(
-            f"Found {count} of {item.objects or 'the'} objects of series {item.series} after {peer.name} gave what it would; "
-            "the whole series is needed. See its log; --move fetches in its own transfer syntaxes."
+            f"{count} of {item.objects or 'the'} objects of series {item.series} after {peer.name} gave what it would",
+            "the whole series is needed",
+            "See its log; --move fetches in its own transfer syntaxes.",
         )
     return item, count
 
@@ -197,10 +197,11 @@ def _through(answers: Any, peer: Peer) -> None:
     for status, _ in answers:
         code = status.get("Status")
         if code is None:
-            raise PeerError(f"Found that {peer.name} broke the connection while it sent; give the same command again.")
+            raise PeerError(f"that {peer.name} broke the connection while it sent", "give the same command again")
         if code not in (*_PENDING, 0):
             raise PeerError(
-                f"Found that {peer.name} ended the retrieval with status {code:04X}; see its log, and whether it knows our title."
+                f"that {peer.name} ended the retrieval with status {code:04X}",
+                "see its log, and whether it knows our title",
             )
 
 

@@ -204,8 +204,9 @@ def _store(files: list[Path], peer: Peer, local: Local) -> list[str]:
                 continue
             if "Status" not in status:
                 raise PeerError(
-                    f"Found that {peer.name} broke the connection or was silent for {local.timeout:g} s; it is tried again. "
-                    "Check the peer if this goes on."
+                    f"that {peer.name} broke the connection or was silent for {local.timeout:g} s",
+                    "it is tried again",
+                    "Check the peer if this goes on.",
                 )
             code = int(status.Status)
             if code and code != _WARNED and code not in _WARNINGS:
@@ -228,12 +229,10 @@ def _post(objects: list[Dataset], peer: Peer, local: Local) -> list[str]:
             return [
                 f"Found that {peer.name} refused the results with HTTP {status}; see its log and the login, then try again."
             ]
-        raise PeerError(
-            f"Found that {peer.name} answered HTTP {status}; it is tried again. Check the server."
-        ) from error
+        raise PeerError(f"that {peer.name} answered HTTP {status}", "it is tried again", "Check the server.") from error
     except requests.RequestException as error:
         raise PeerError(
-            f"Found that {peer.name} cannot be reached ({type(error).__name__}); it is tried again. Check its address."
+            f"that {peer.name} cannot be reached ({type(error).__name__})", "it is tried again", "Check its address."
         ) from error
     failed = answer.get("FailedSOPSequence") or []
     return [f"Found that {peer.name} refused {len(failed)} object(s); see its log, then try again."] if failed else []

@@ -163,8 +163,9 @@ def receiving(inbox: Path, node: Node) -> Iterator[Receiver]:
         if isinstance(error, NetworkError):
             raise
         raise NetworkError(
-            f"Found that {node.local.aet} cannot listen on {node.host}:{node.port} ({error}); a free port is needed. "
-            "Choose another --port or --host, or end what uses it."
+            f"that {node.local.aet} cannot listen on {node.host}:{node.port} ({error})",
+            "a free port is needed",
+            "Choose another --port or --host, or end what uses it.",
         ) from error
     try:
         yield receiver

@@ -88,7 +88,9 @@ def served(out: Path, port: int) -> Iterator[None]:
         server = ThreadingHTTPServer((_HERE, port), Handler)
     except (OSError, OverflowError) as error:
         raise NetworkError(
-            f"Found that metrics cannot be served on {_HERE}:{port} ({error}); a free port is needed. Choose another --metrics-port."
+            f"that metrics cannot be served on {_HERE}:{port} ({error})",
+            "a free port is needed",
+            "Choose another --metrics-port.",
         ) from error
     thread = threading.Thread(target=server.serve_forever, name="medvit-metrics", daemon=True)
     thread.start()

@@ -159,7 +159,9 @@ class _Reader:
         found = "the end" if token.kind == "end" else repr(token.value)
         step = "Close the quotation mark." if token.value in ("'", '"') else step
         return ExpressionError(
-            f"Found {found} at character {token.at + 1} of the selection; {needed} is needed. {step}\n  {shown}\n  {' ' * token.at}^"
+            f"{found} at character {token.at + 1} of the selection",
+            f"{needed} is needed",
+            f"{step}\n  {shown}\n  {' ' * token.at}^",
         )
 
     def peek(self) -> _Token:
@@ -266,7 +268,7 @@ def parse(text: str, known: Callable[[str], str]) -> Expression:
     reader = _Reader(text, known)
     if reader.peek().kind == "end":
         raise ExpressionError(
-            "Found an empty selection; a comparison is needed, as in: Modality == CT. Leave it out to take all."
+            "an empty selection", "a comparison is needed, as in: Modality == CT", "Leave it out to take all."
         )
     tree = reader.either()
     if reader.peek().kind != "end":

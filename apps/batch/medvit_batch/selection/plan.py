@@ -65,7 +65,9 @@ class Plan:
         for bundle in opened.values():
             if roots[bundle.name] != bundle.root:
                 raise RulesError(
-                    f"Found two bundles named {bundle.name}; results are kept by name, so each needs its own. Rename one folder."
+                    f"two bundles named {bundle.name}",
+                    "results are kept by name, so each needs its own",
+                    "Rename one folder.",
                 )
             self._require_use(bundle)
             bundle.verify()
@@ -77,13 +79,15 @@ class Plan:
         task = bundle.facts.task
         if task not in _WRITTEN_AS:
             raise BundleError(
-                f"Found {bundle.name}, a bundle for {task}; a batch runs bundles for {' and '.join(_WRITTEN_AS)}, which take "
-                f"one series each. Use medvit {'reconstruct' if task == 'reconstruction' else f'bundles show {bundle.name}'}."
+                f"{bundle.name}, a bundle for {task}",
+                f"a batch runs bundles for {' and '.join(_WRITTEN_AS)}, which take one series each",
+                f"Use medvit {'reconstruct' if task == 'reconstruction' else f'bundles show {bundle.name}'}.",
             )
         if self.work.types and not set(self.work.types) & set(_WRITTEN_AS[task]):
             raise OutputError(
-                f"Found no output type for {bundle.name} among {', '.join(self.work.types)}; a bundle for {task} writes "
-                f"{', '.join(_WRITTEN_AS[task])}. Add one with -ot, or leave -ot out."
+                f"no output type for {bundle.name} among {', '.join(self.work.types)}",
+                f"a bundle for {task} writes {', '.join(_WRITTEN_AS[task])}",
+                "Add one with -ot, or leave -ot out.",
             )
 
     @cached_property

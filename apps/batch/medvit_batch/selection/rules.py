@@ -121,10 +121,11 @@ def read_rules(path: Path, select: str | None) -> Rules:
         first = error.errors()[0]
         place = [f"rule {p + 1}" if isinstance(p, int) else str(p) for p in first["loc"] if p != "rules"]
         raise RulesError(
-            f"Found a mistake in {path.name}, {', '.join(place) or 'at the top'}: {first['msg']}. Correct it; see docs/batch.md."
+            f"a mistake in {path.name}, {', '.join(place) or 'at the top'}: {first['msg']}",
+            remedy="Correct it; see docs/batch.md.",
         ) from None
     if not content.rules:
-        raise RulesError(f"Found no rule in {path.name}; at least one is needed. See docs/batch.md.")
+        raise RulesError(f"no rule in {path.name}", "at least one is needed", "See docs/batch.md.")
     rules = tuple(_rule(rule, number, path) for number, rule in enumerate(content.rules, 1))
     given = [text for text in (content.select, select) if text is not None]
     joined = " and ".join(f"({text})" for text in given) if len(given) > 1 else "".join(given)
@@ -145,13 +146,13 @@ def _rule(rule: _Rule, number: int, path: Path) -> Rule:
 
 def _content(path: Path) -> Any:
     if path.suffix.lower() not in _KINDS:
-        raise RulesError(f"Found {path.name}; rules are a .toml or .yaml file. Rename or rewrite it.")
+        raise RulesError(path.name, "rules are a .toml or .yaml file", "Rename or rewrite it.")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise RulesError(
-            f"Found no readable rules at {path.name} ({why}); a text file is needed. Check the path."
+            f"no readable rules at {path.name} ({why})", "a text file is needed", "Check the path."
         ) from error
     try:
         if path.suffix.lower() == ".toml":
@@ -161,4 +162,6 @@ def _content(path: Path) -> Any:
         return yaml.safe_load(text)
     except Exception as error:
         first = " ".join(str(error).split())[:200]
-        raise RulesError(f"Found {path.name}, which is not {path.suffix[1:].upper()} ({first}). Correct it.") from error
+        raise RulesError(
+            f"{path.name}, which is not {path.suffix[1:].upper()} ({first})", remedy="Correct it."
+        ) from error

@@ -101,7 +101,7 @@ class DicomWebImages:
         """
         image = self.listed().get(name)
         if image is None or image.study is None:
-            raise UnknownError(f"Found no series {name[:80]!r} at the DICOMweb service; ask for one that is listed.")
+            raise UnknownError(f"no series {name[:80]!r} at the DICOMweb service", "ask for one that is listed")
         with self._fetching:
             if not self._whole(image):
                 self._fetch(image)
@@ -115,7 +115,7 @@ class DicomWebImages:
     def _fetch(self, image: LabelImage) -> None:
         slices = self._ask(lambda: self._client.retrieve_series(image.study, image.series))
         if not slices:
-            raise GoneError(f"Found no slices of series {image.id}; it was taken out of the service. Ask for another.")
+            raise GoneError(f"no slices of series {image.id}", "it was taken out of the service", "Ask for another.")
         self._cache.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=self._cache))
         try:
@@ -133,7 +133,7 @@ class DicomWebImages:
             AccessError: always.
         """
         raise AccessError(
-            "Found an image to add to a DICOMweb project; it takes none from here. Send it to the archive itself."
+            "an image to add to a DICOMweb project", "it takes none from here", "Send it to the archive itself."
         )
 
     def store(self, seg: Path) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class DicomWebImages:
         answer = self._ask(lambda: self._client.store_instances([dataset]))
         if "FailedSOPSequence" in answer and len(answer.FailedSOPSequence):
             raise ArchiveError(
-                "Found that the DICOMweb service refused the SEG; the label is kept here. See the service's log."
+                "that the DICOMweb service refused the SEG", "the label is kept here", "See the service's log."
             )
         return {"SeriesInstanceUID": str(dataset.SeriesInstanceUID), "SOPInstanceUID": str(dataset.SOPInstanceUID)}
 

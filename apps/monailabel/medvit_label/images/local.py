@@ -93,11 +93,13 @@ class LocalImages:
         image = self.listed().get(name)
         if image is None:
             raise UnknownError(
-                f"Found no image {name[:80]!r} in the project; ask for one that is listed. See GET /datastore/?output=all."
+                f"no image {name[:80]!r} in the project",
+                "ask for one that is listed",
+                "See GET /datastore/?output=all.",
             )
         if not image.path.exists():
             raise GoneError(
-                f"Found that image {name[:80]!r} was taken out of the project's folder; put it back, or ask for another."
+                f"that image {name[:80]!r} was taken out of the project's folder", "put it back, or ask for another"
             )
         return image
 
@@ -112,7 +114,7 @@ class LocalImages:
         target = self._folder / f"{identity}{ending}"
         if identity in self.listed() or target.exists():
             raise RequestError(
-                f"Found that there is an image {identity!r} already; nothing is overwritten. Choose another name."
+                f"that there is an image {identity!r} already", "nothing is overwritten", "Choose another name."
             )
         aside = target.with_name(f".{target.name}.part")
         aside.write_bytes(file.read_bytes())

@@ -52,7 +52,7 @@ class ImageRepository:
         if session:
             return self.sessions.image(session)
         if not image:
-            raise RequestError("Found neither an image, a file nor a session in the request; name one.")
+            raise RequestError("neither an image, a file nor a session in the request", "name one")
         return self.find(image)
 
     def add(self, name: str, file: Path) -> str:

@@ -90,5 +90,5 @@ class SessionRepository:
             or rows[0]["used"] + rows[0]["expiry"] < time.time()
             or not (self._folder / name / rows[0]["file"]).is_file()
         ):
-            raise UnknownError(f"Found no session {name[:40]!r}; it may have expired. Create it again.")
+            raise UnknownError(f"no session {name[:40]!r}", "it may have expired", "Create it again.")
         return rows[0]

@@ -145,6 +145,8 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name) or ".." in name:
         raise RequestError(
-            f"Found the name {name[:60]!r}; names are 1 to 128 letters, digits, '.', '_' or '-', without '..'. Choose another."
+            f"the name {name[:60]!r}",
+            "names are 1 to 128 letters, digits, '.', '_' or '-', without '..'",
+            "Choose another.",
         )
     return name

@@ -35,16 +35,16 @@ def save_upload(name: str | None, stream: BinaryIO, kinds: tuple[str, ...], scra
     ending = next((kind for kind in sorted(kinds, key=len, reverse=True) if low.endswith(kind)), None)
     if ending is None:
         raise RequestError(
-            f"Found an upload whose name ends in {Path(low).suffix[:12] or 'nothing'!r}; taken are {', '.join(kinds)}. Send one of these."
+            f"an upload whose name ends in {Path(low).suffix[:12] or 'nothing'!r}",
+            f"taken are {', '.join(kinds)}",
+            "Send one of these.",
         )
     with tempfile.TemporaryDirectory(prefix="upload-", dir=scratch) as folder:
         path = Path(folder) / f"upload{ending}"
         with path.open("wb") as file:
             shutil.copyfileobj(stream, file)
         if path.stat().st_size == 0:
-            raise RequestError(
-                "Found an upload of 0 bytes; a complete file is needed. Save it again and send it again."
-            )
+            raise RequestError("an upload of 0 bytes", "a complete file is needed", "Save it again and send it again.")
         if ending == ".zip":
             with zip_errors_as_source_errors("upload.zip"), zipfile.ZipFile(path) as archive:
                 zip_files(archive)

@@ -37,14 +37,17 @@ def read_box(roi: Any, shape: tuple[int, ...]) -> Box:
     """
     if not isinstance(roi, list) or len(roi) != 2:
         raise RequestError(
-            f"Found the roi {str(roi)[:60]}; two opposite corners are needed, one index for each axis. Send [[i, j, k], [i, j, k]]."
+            f"the roi {str(roi)[:60]}",
+            "two opposite corners are needed, one index for each axis",
+            "Send [[i, j, k], [i, j, k]].",
         )
     first, second = (place_of(corner, shape) for corner in roi)
     box = tuple(slice(min(a, b), max(a, b) + 1) for a, b in zip(first, second, strict=True))
     if any(side.stop - side.start < _LEAST for side in box):
         raise RequestError(
-            f"Found a roi of {' x '.join(str(side.stop - side.start) for side in box)} voxels; {_LEAST} along each axis are needed. "
-            "Draw a larger one."
+            f"a roi of {' x '.join(str(side.stop - side.start) for side in box)} voxels",
+            f"{_LEAST} along each axis are needed",
+            "Draw a larger one.",
         )
     return box
 

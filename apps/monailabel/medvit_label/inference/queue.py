@@ -92,7 +92,9 @@ class JobQueue:
             open_jobs = sum(other.ended is None for other in self._jobs.values())
             if open_jobs >= self._limit:
                 raise BusyError(
-                    f"Found {open_jobs} inferences waiting, as many as may wait; the server does one at a time. Ask again in a minute."
+                    f"{open_jobs} inferences waiting, as many as may wait",
+                    "the server does one at a time",
+                    "Ask again in a minute.",
                 )
             self._jobs[job.id] = job
             ended = [key for key, other in self._jobs.items() if other.ended is not None]
@@ -132,7 +134,7 @@ class JobQueue:
         with self._lock:
             job = self._jobs.get(name)
         if job is None:
-            raise UnknownError(f"Found no job {name[:40]!r}; ask for one that is listed. See GET /queue/.")
+            raise UnknownError(f"no job {name[:40]!r}", "ask for one that is listed", "See GET /queue/.")
         return job
 
     def cancel(self, name: str) -> Job[Any]:

@@ -67,8 +67,9 @@ def require_lateral(bundle: Bundle, image: LabelImage, lateral: LabelImage | Non
         )
     if lateral.id == image.id:
         raise RequestError(
-            "Found the same image as AP and as lateral view; two radiographs from different sides are needed. "
-            "Name the other one in params.lateral."
+            "the same image as AP and as lateral view",
+            "two radiographs from different sides are needed",
+            "Name the other one in params.lateral.",
         )
     return lateral
 

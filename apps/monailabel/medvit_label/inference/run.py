@@ -173,8 +173,9 @@ def infer(request: InferenceRequest, scratch: Path, progress: Progress) -> Infer
     params = request.params
     if params.device is not None and choose_device(params.device) != choose_device(request.device):
         raise BackendError(
-            f"Found device {params.device!r} asked for, where this server runs on {choose_device(request.device)}; nothing else is used "
-            "in its place. Leave it out, or start the server with --device."
+            f"device {params.device!r} asked for, where this server runs on {choose_device(request.device)}",
+            "nothing else is used in its place",
+            "Leave it out, or start the server with --device.",
         )
     result = _run(request, progress)
     folder = Path(tempfile.mkdtemp(prefix="infer-", dir=scratch))

@@ -62,12 +62,14 @@ def read_strokes(
     if drawn is not None:
         if drawn.shape != ids.shape:
             raise RequestError(
-                f"Found scribbles of {drawn.shape} voxels, where the image has {ids.shape}; they must be equal. Draw on the image itself."
+                f"scribbles of {drawn.shape} voxels, where the image has {ids.shape}",
+                "they must be equal",
+                "Draw on the image itself.",
             )
         known = names.keys() - {0}
         if not set(np.unique(drawn).tolist()) <= {0, 255, *known}:
             raise RequestError(
-                f"Found scribbles with ids other than {sorted(known)} and 255; the bundle knows no others. Use these ids."
+                f"scribbles with ids other than {sorted(known)} and 255", "the bundle knows no others", "Use these ids."
             )
         ids[drawn != 0] = np.where(drawn[drawn != 0] == 255, 0, drawn[drawn != 0])
     notes: list[str] = []
@@ -81,7 +83,7 @@ def read_strokes(
                 )
             ids[place] = number
     if not (ids >= 0).any():
-        raise RequestError("Found no click and no scribble; draw at least one.")
+        raise RequestError("no click and no scribble", "draw at least one")
     return Strokes(ids, names, tuple(notes))
 
 
@@ -140,7 +142,7 @@ def _foreground_label(content: Mapping[str, Any], bundle: Bundle) -> str:
     names = [label.name for label in bundle.facts.labels]
     if len(names) != 1:
         raise RequestError(
-            f"Found points under 'foreground' without a label; {bundle.name} has {', '.join(names)}. Name one as 'label'."
+            "points under 'foreground' without a label", f"{bundle.name} has {', '.join(names)}", "Name one as 'label'."
         )
     return names[0]
 
@@ -157,6 +159,6 @@ def place_of(point: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
         place = ()
     if len(place) != len(shape) or any(not 0 <= p < n for p, n in zip(place, shape, strict=True)):
         raise RequestError(
-            f"Found the point {str(point)[:60]}; a point is one voxel index for each axis within {shape}. Correct it."
+            f"the point {str(point)[:60]}", f"a point is one voxel index for each axis within {shape}", "Correct it."
         )
     return place

@@ -79,7 +79,9 @@ def _write_volume(
     if found.overlaps:
         first, second, count = found.overlaps[0]
         raise GeometryError(
-            f"Found {first} and {second} sharing {count} voxels; one label a voxel is kept. Take the shared voxels out of one of them."
+            f"{first} and {second} sharing {count} voxels",
+            "one label a voxel is kept",
+            "Take the shared voxels out of one of them.",
         )
     if not found.present():
         from medvit.io import write_labels
@@ -99,7 +101,9 @@ def _from_bare(file: Path, scan: Scan, folder: Path) -> Path:
     values = np.frombuffer(file.read_bytes(), np.uint8)
     if values.size != int(np.prod(shape)):
         raise GeometryError(
-            f"Found {values.size} bare voxels, where the image has {int(np.prod(shape))}; one byte a voxel is needed. Send NIfTI or NRRD."
+            f"{values.size} bare voxels, where the image has {int(np.prod(shape))}",
+            "one byte a voxel is needed",
+            "Send NIfTI or NRRD.",
         )
     with tempfile.NamedTemporaryFile(suffix=".nii.gz", dir=folder, delete=False) as made:
         nib.save(nib.Nifti1Image(values.reshape(shape, order="F"), scan.affine), made.name)
@@ -116,7 +120,9 @@ def _write_picture(
     ids = _picture_ids(file)
     if ids.shape != wanted:
         raise GeometryError(
-            f"Found a label of {ids.shape} pixels, where the picture has {wanted}; they must be equal. Save it at full size."
+            f"a label of {ids.shape} pixels, where the picture has {wanted}",
+            "they must be equal",
+            "Save it at full size.",
         )
     ids, notes = _renumbered(ids, table, names)
     Pictures.fromarray(ids.astype(np.uint8)).save(folder / "labels.png")
@@ -132,14 +138,17 @@ def _picture_ids(file: Path) -> NDArray[np.integer]:
     """
     if not file.name.endswith((".png", ".nii", ".nii.gz")):
         raise RequestError(
-            f"Found a label of a picture as {''.join(file.suffixes)}; a PNG of the picture's size with one number a pixel is needed. "
-            "Send that."
+            f"a label of a picture as {''.join(file.suffixes)}",
+            "a PNG of the picture's size with one number a pixel is needed",
+            "Send that.",
         )
     ids = label_map(file)
     whole = ids.astype(np.int64) if np.isfinite(ids).all() else np.full(1, -1)
     if whole.min(initial=0) < 0 or whole.max(initial=0) > _MOST_IDS or not np.array_equal(whole, ids):
         raise RequestError(
-            f"Found a label of a picture with numbers that are no ids; whole numbers from 0 to {_MOST_IDS} are needed. Save ids, not values."
+            "a label of a picture with numbers that are no ids",
+            f"whole numbers from 0 to {_MOST_IDS} are needed",
+            "Save ids, not values.",
         )
     return whole
 
@@ -153,7 +162,9 @@ def _renumbered(
     left = [value for value in values if value not in stated]
     if names is not None and left:
         raise GeometryError(
-            f"Found the value(s) {', '.join(map(str, left[:8]))}, which label_info leaves out; each value needs its name. Send all."
+            f"the value(s) {', '.join(map(str, left[:8]))}, which label_info leaves out",
+            "each value needs its name",
+            "Send all.",
         )
     rows = [Named(value, stated.get(value), True) for value in values]
     labels, notes = by_name(rows, table, strict=bool(table))
@@ -201,11 +212,11 @@ def label_map(path: Path) -> np.ndarray:
                 ids = np.asarray(picture)
         except OSError as error:
             raise OutputError(
-                f"Found a label that cannot be read as a PNG ({type(error).__name__}); send a complete one."
+                f"a label that cannot be read as a PNG ({type(error).__name__})", "send a complete one"
             ) from error
         if ids.ndim != 2:
             raise RequestError(
-                "Found a label in colour; one number a pixel (grey or palette PNG) is needed. Save ids, not colours."
+                "a label in colour", "one number a pixel (grey or palette PNG) is needed", "Save ids, not colours."
             )
         return ids.astype(np.uint8) if ids.dtype == bool else ids  # a PNG of 1 bit per pixel
     import nibabel as nib
@@ -216,5 +227,5 @@ def label_map(path: Path) -> np.ndarray:
         return np.asarray(nib.load(path).dataobj)
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise OutputError(
-            f"Found a label that cannot be read as NIfTI ({type(error).__name__}); send a complete one."
+            f"a label that cannot be read as NIfTI ({type(error).__name__})", "send a complete one"
         ) from error

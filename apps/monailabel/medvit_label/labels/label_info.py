@@ -50,15 +50,21 @@ def read_label_info(content: dict[str, Any]) -> dict[int, str] | None:
             continue
         if not 1 <= number <= _LARGEST:
             raise RequestError(
-                f"Found the number {str(number)[:20]} of {name[:60]!r} in label_info; numbers are from 1 to {_LARGEST}. Correct it."
+                f"the number {str(number)[:20]} of {name[:60]!r} in label_info",
+                f"numbers are from 1 to {_LARGEST}",
+                "Correct it.",
             )
         if number in names:
             raise RequestError(
-                f"Found {names[number]!r} and {name!r} with the number {number} in label_info; each number has one name. Correct it."
+                f"{names[number]!r} and {name!r} with the number {number} in label_info",
+                "each number has one name",
+                "Correct it.",
             )
         if clean_name(name, name) in {clean_name(other, other) for other in names.values()}:
             raise RequestError(
-                f"Found two segments named {name!r} in label_info; each label is one segment. Merge them, or give each its own name."
+                f"two segments named {name!r} in label_info",
+                "each label is one segment",
+                "Merge them, or give each its own name.",
             )
         names[number] = name
     return names

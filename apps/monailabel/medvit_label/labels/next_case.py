@@ -57,7 +57,7 @@ def choose(
     """
     if strategy not in STRATEGIES:
         raise UnknownError(
-            f"Found no strategy {strategy[:40]!r}; there are: {', '.join(STRATEGIES)}. Ask for one of these."
+            f"no strategy {strategy[:40]!r}", f"there are: {', '.join(STRATEGIES)}", "Ask for one of these."
         )
     taken = activity.assigned_since(time.time() - _RESERVED_S)
     free = [image for image in waiting if image.id not in taken] or waiting

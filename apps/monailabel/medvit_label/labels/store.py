@@ -98,7 +98,7 @@ class LabelRepository:
         """
         if not _TAG.fullmatch(tag):
             raise RequestError(
-                f"Found the tag {tag[:40]!r}; a tag is a word of small letters and digits. Use 'final' or 'original'."
+                f"the tag {tag[:40]!r}", "a tag is a word of small letters and digits", "Use 'final' or 'original'."
             )
         names = read_label_info(info)
         place = self._folder / tag / _folder_of(image.id)
@@ -257,7 +257,7 @@ class LabelRepository:
             found = next((label for label in self.versions(image, tag) if label.version == version), None)
         if found is None or not found.file.is_file():
             number = "" if version is None else f", version {version}"
-            raise UnknownError(f"Found no {tag[:40]!r} label of {image[:80]!r}{number}; ask for one that is listed.")
+            raise UnknownError(f"no {tag[:40]!r} label of {image[:80]!r}{number}", "ask for one that is listed")
         return found
 
     def finals(self) -> dict[str, StoredLabel]:

@@ -56,7 +56,7 @@ class Models:
         if name not in models:
             offered = ", ".join(models) or "none"
             raise UnknownError(
-                f"Found no model {name[:60]!r} on this server; it offers: {offered}. Ask for one of these."
+                f"no model {name[:60]!r} on this server", f"it offers: {offered}", "Ask for one of these."
             )
         return self.versions.bundle(models[name], number)
 

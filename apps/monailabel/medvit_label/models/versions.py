@@ -54,8 +54,9 @@ class VersionRepository:
         root = self._place(installed.name, number) / installed.name
         if not (root / "configs" / "metadata.json").is_file():
             raise BundleError(
-                f"Found no files of version {number} of {installed.name} in the project; they were taken away. Put them back, or "
-                f"serve another: medvit label rollback {installed.name}."
+                f"no files of version {number} of {installed.name} in the project",
+                "they were taken away",
+                f"Put them back, or serve another: medvit label rollback {installed.name}.",
             )
         found = Bundle(root)
         _require_same_configs(found, installed, number)
@@ -101,12 +102,16 @@ class VersionRepository:
         if to is None:
             if now == INSTALLED:
                 raise UnknownError(
-                    f"Found that {model} is served as it was installed; there is no earlier version. Choose one by its number: --to."
+                    f"that {model} is served as it was installed",
+                    "there is no earlier version",
+                    "Choose one by its number: --to.",
                 )
             to = int(known[now].get("from", INSTALLED))
         if to not in known:
             raise UnknownError(
-                f"Found no version {to} of {model}; there are: {', '.join(map(str, known))} (0 is as installed). Choose one of these."
+                f"no version {to} of {model}",
+                f"there are: {', '.join(map(str, known))} (0 is as installed)",
+                "Choose one of these.",
             )
         self._serve(model, to)
         return to
@@ -145,13 +150,20 @@ def _require_same_configs(found: Bundle, installed: Bundle, number: int) -> None
     if names:
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise BundleError(
-            f"Found names in the configs of version {number} of {installed.name} that the installed bundle does not use ({listed}), as "
-            "an earlier release of medvit wrote them; the configs of the installed bundle are needed, since configs can run code and "
-            f"only weights may differ. Train the version again, or serve the installed bundle: medvit label rollback {installed.name} --to 0."
+            (
+                f"names in the configs of version {number} of {installed.name} that the installed bundle does not use "
+                f"({listed}), as an earlier release of medvit wrote them"
+            ),
+            "the configs of the installed bundle are needed, since configs can run code and only weights may differ",
+            f"Train the version again, or serve the installed bundle: medvit label rollback {installed.name} --to 0.",
         )
     raise BundleError(
-        f"Found configs in version {number} of {installed.name} that are not those of the installed bundle; only weights may differ. "
-        f"The bundle was updated, or the project changed by hand: train it again, or medvit label rollback {installed.name} --to 0."
+        f"configs in version {number} of {installed.name} that are not those of the installed bundle",
+        "only weights may differ",
+        (
+            "The bundle was updated, or the project changed by hand: train it again, or medvit label rollback "
+            f"{installed.name} --to 0."
+        ),
     )
 
 
@@ -169,6 +181,8 @@ def open_versions(studies: str, state: Path | None) -> VersionRepository:
     folder = state_folder(studies, state)
     if not (folder / JOURNAL).is_file():
         raise SourceError(
-            f"Found no project in {folder}; one that was served before is needed. Give --studies and --state as medvit label start had them."
+            f"no project in {folder}",
+            "one that was served before is needed",
+            "Give --studies and --state as medvit label start had them.",
         )
     return VersionRepository(folder, Journal(folder))

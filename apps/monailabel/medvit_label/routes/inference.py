@@ -45,7 +45,7 @@ async def run_inference(
 ) -> Any:
     """Run a bundle on an image of the project, of a session or of the request; cancel it when the client disconnects."""
     if output not in _OUTPUTS:
-        raise RequestError(f"Found output {output[:20]!r}; it must be one of {', '.join(_OUTPUTS)}.")
+        raise RequestError(f"output {output[:20]!r}", f"it must be one of {', '.join(_OUTPUTS)}")
     settings, content = read_params(params)
     with ExitStack() as held:
         target = await asyncio.to_thread(_target, project, held, image, session_id, file)
@@ -131,7 +131,9 @@ def cancel(request: Request, project: CurrentProject, job: str) -> dict[str, Any
     account, owner = account_of(request), project.runs.inferences.queue.find(job).owner
     if account is not None and not account.reviews and account.name != owner:
         raise AccessError(
-            f"Found an inference of {display_name(owner)} to cancel; an annotator may cancel only their own. Ask a reviewer."
+            f"an inference of {display_name(owner)} to cancel",
+            "an annotator may cancel only their own",
+            "Ask a reviewer.",
         )
     return project.runs.inferences.queue.cancel(job).summary()
 

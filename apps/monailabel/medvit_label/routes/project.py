@@ -142,7 +142,7 @@ def create_session(
     """Start a session with one image: a file, or a zip of a DICOM series, which is never unpacked to disk."""
     if len(files) != 1:
         raise RequestError(
-            f"Found {len(files)} files for a session; one image is needed. Send a DICOM series as one zip."
+            f"{len(files)} files for a session", "one image is needed", "Send a DICOM series as one zip."
         )
     with save_upload(files[0].filename, files[0].file, IMAGES, project.scratch) as path:
         require_image(path)

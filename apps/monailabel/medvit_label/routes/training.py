@@ -26,7 +26,9 @@ def train_all(project: CurrentProject, params: dict[str, Any] | None = None) -> 
     named = content.get("model") or (trainers[0] if len(trainers) == 1 else None)
     if not isinstance(named, str):
         raise RequestError(
-            f"Found no model to train in the request; one is trained at a time. Name one of: {', '.join(trainers) or 'none'}."
+            "no model to train in the request",
+            "one is trained at a time",
+            f"Name one of: {', '.join(trainers) or 'none'}.",
         )
     own = content.get(named)
     return project.runs.fine_tuning.start(named, own if isinstance(own, dict) else content)
@@ -42,7 +44,7 @@ def train_model(project: CurrentProject, model: str, params: dict[str, Any] | No
 def train_status(project: CurrentProject, all: bool = False, check_if_running: bool = False) -> Any:
     """Return the newest training, or all; answer 404 if there is none or, with ``check_if_running``, if none runs."""
     if check_if_running and not project.runs.trainings.running():
-        raise UnknownError("Found no training that runs; start one: POST /train/MODEL.")
+        raise UnknownError("no training that runs", "start one: POST /train/MODEL")
     return project.runs.trainings.listing() if all else project.runs.trainings.summary()
 
 
@@ -65,7 +67,7 @@ def batch_start(project: CurrentProject, model: str, params: dict[str, Any] | No
 def batch_status(project: CurrentProject, check_if_running: bool = False) -> dict[str, Any]:
     """Return the newest batch; answer 404 if there is none or, with ``check_if_running``, if none runs."""
     if check_if_running and not project.runs.batches.running():
-        raise UnknownError("Found no batch that runs; start one: POST /batch/infer/MODEL.")
+        raise UnknownError("no batch that runs", "start one: POST /batch/infer/MODEL")
     return project.runs.batches.summary()
 
 

@@ -215,8 +215,12 @@ def divide(groups: dict[str, list[str]], known: dict[str, str], share: float) ->
         parts |= dict.fromkeys(groups[group], VALIDATION if fits else TRAINING)
     if len(set(parts.values())) < 2:
         raise RequestError(
-            f"Found the labels of {len(groups)} patients, which leaves nothing to {'judge by' if TRAINING in parts.values() else 'learn from'}; "
-            "labels of another patient are needed. Submit some."
+            (
+                f"the labels of {len(groups)} patients, which leaves nothing to "
+                f"{'judge by' if TRAINING in parts.values() else 'learn from'}"
+            ),
+            "labels of another patient are needed",
+            "Submit some.",
         )
     return parts
 

@@ -72,8 +72,9 @@ class FineTuner:
         reason = _reason_against_training(bundle)
         if reason is not None:
             raise BundleError(
-                f"Found {reason} where {model} was to be trained; a bundle for segmentation that says how it is trained and judged is needed. "
-                f"Name one of: {', '.join(self.trainers()) or 'none'}."
+                f"{reason} where {model} was to be trained",
+                "a bundle for segmentation that says how it is trained and judged is needed",
+                f"Name one of: {', '.join(self.trainers()) or 'none'}.",
             )
 
         def prepare(folder: Path) -> dict[str, Any]:

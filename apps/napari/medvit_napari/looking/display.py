@@ -151,7 +151,7 @@ def go_to(viewer: Any, layer: Any, number: int) -> None:
     index = np.argwhere(np.asarray(layer.data) == number)
     if not len(index):
         raise LayerError(
-            f"Found no voxel of label {number} in {layer.name!r}; there is nothing to go to. Choose another."
+            f"no voxel of label {number} in {layer.name!r}", "there is nothing to go to", "Choose another."
         )
     nearest = index[
         np.abs(index - np.median(index, 0)).sum(1).argmin()
@@ -190,7 +190,7 @@ def save_gif(viewer: Any, path: Path, screenshot: Any) -> Path:
     steps, before = int(viewer.dims.nsteps[axis]), tuple(viewer.dims.current_step)
     if viewer.dims.ndisplay != 2 or viewer.dims.ndim < 3 or steps < 2:
         raise OutputError(
-            "Found nothing to step through; a volume in a 2-D view is needed. Open one, and choose a plane."
+            "nothing to step through", "a volume in a 2-D view is needed", "Open one, and choose a plane."
         )
     pictures = []
     try:
@@ -205,7 +205,7 @@ def save_gif(viewer: Any, path: Path, screenshot: Any) -> Path:
             pictures[0].save(aside, save_all=True, append_images=pictures[1:], duration=_GIF_MS, loop=0)
     except OSError as error:
         raise OutputError(
-            f"Found that {final.name} cannot be written ({error.strerror}). Choose another folder."
+            f"that {final.name} cannot be written ({error.strerror})", remedy="Choose another folder."
         ) from error
     return final
 

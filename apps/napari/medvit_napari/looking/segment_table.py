@@ -49,7 +49,9 @@ def _place(layer: Any) -> LayerInfo:
     place = place_of(layer)
     if place is None or type(layer).__name__ != "Labels":
         raise LayerError(
-            f"Found the layer {layer.name!r}, which has no segment table; labels that medvit made are needed. Use 'New labels on this image'."
+            f"the layer {layer.name!r}, which has no segment table",
+            "labels that medvit made are needed",
+            "Use 'New labels on this image'.",
         )
     return place
 
@@ -108,7 +110,9 @@ def check_names(labels: Iterable[Label]) -> None:
         if count[_key(label)] > 1:
             ids = ", ".join(str(n.id) for n in rows if _key(n) == _key(label))
             raise LayerError(
-                f"Found {count[_key(label)]} segments named {label.title!r} (ids {ids}); each needs a name of its own. Rename one in the widget Segments."
+                f"{count[_key(label)]} segments named {label.title!r} (ids {ids})",
+                "each needs a name of its own",
+                "Rename one in the widget Segments.",
             )
 
 
@@ -166,7 +170,7 @@ def remove_segment(layer: Any, number: int) -> None:
     """
     if number in painted_ids(layer):
         raise LayerError(
-            f"Found voxels of segment {number}; a row with voxels cannot be removed. Erase or repaint them first."
+            f"voxels of segment {number}", "a row with voxels cannot be removed", "Erase or repaint them first."
         )
     _store(layer, [n for n in table_of(layer) if n.id != number], hidden_ids(layer))
 
@@ -191,13 +195,15 @@ def change_segment(
     """
     rows = {label.id: label for label in table_of(layer)}
     if number not in rows:
-        raise LayerError(f"Found no segment {number} in {layer.name!r}; a segment of its table is needed. Choose one.")
+        raise LayerError(f"no segment {number} in {layer.name!r}", "a segment of its table is needed", "Choose one.")
     old = rows[number]
     if title is not None and not title.strip():
-        raise LayerError(f"Found an empty name for segment {number}; a name is needed. Type one.")
+        raise LayerError(f"an empty name for segment {number}", "a name is needed", "Type one.")
     if title is not None and len(title.strip()) > _LONGEST_NAME:
         raise LayerError(
-            f"Found a name of {len(title.strip())} characters for segment {number}; DICOM takes at most {_LONGEST_NAME}. Shorten it."
+            f"a name of {len(title.strip())} characters for segment {number}",
+            f"DICOM takes at most {_LONGEST_NAME}",
+            "Shorten it.",
         )
     if title is None and isinstance(code, Label) and old.title == unnamed(number).title:
         title = code.title
@@ -251,11 +257,13 @@ def parse_code(text: str) -> Code:
     parts = [part.strip() for part in text.split("/", 2)]
     if len(parts) != 3 or not all(parts) or not text.isprintable() or "\\" in text:
         raise LayerError(
-            f"Found the code {text[:40]!r}; scheme/value/meaning is needed, for example SCT/10200004/Liver. Type it so, or choose one."
+            f"the code {text[:40]!r}",
+            "scheme/value/meaning is needed, for example SCT/10200004/Liver",
+            "Type it so, or choose one.",
         )
     for part, most, what in zip(parts, (16, 16, 64), ("scheme", "value", "meaning"), strict=True):
         if len(part) > most:
             raise LayerError(
-                f"Found a code whose {what} has {len(part)} characters; at most {most} are possible. Shorten it."
+                f"a code whose {what} has {len(part)} characters", f"at most {most} are possible", "Shorten it."
             )
     return Code(scheme=parts[0], value=parts[1], meaning=parts[2])

@@ -56,13 +56,16 @@ def swipe_layer(first: Any, second: Any) -> LayerTuple:
     here, there = place_of(a), place_of(b)
     if here is not None and there is not None and relation(here, there) == "other":
         raise LayerError(
-            f"Found {a.name!r} and {b.name!r} with different frames of reference; positions in one say nothing about the other. "
-            "Choose two images of one frame of reference."
+            f"{a.name!r} and {b.name!r} with different frames of reference",
+            "positions in one say nothing about the other",
+            "Choose two images of one frame of reference.",
         )
     alike = a is not b and a.ndim == b.ndim == 3 and tuple(a.data.shape) == tuple(b.data.shape)
     if not alike or not np.allclose(a.scale, b.scale) or not np.allclose(a.translate, b.translate):
         raise LayerError(
-            f"Found {a.name!r} and {b.name!r}; two grey volumes on one grid are needed. Choose an image and its restored one."
+            f"{a.name!r} and {b.name!r}",
+            "two grey volumes on one grid are needed",
+            "Choose an image and its restored one.",
         )
     return Swipe(a.data, b.data), {
         "name": f"{a.name} | {b.name}"[:80],

@@ -95,8 +95,9 @@ class Interpolated:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise LayerError(
-            "Found labels shown interpolated along another volume's axes; they can be painted on along their own axes only. "
-            "Choose their image in the widget Look and press 'Show along its axes'."
+            "labels shown interpolated along another volume's axes",
+            "they can be painted on along their own axes only",
+            "Choose their image in the widget Look and press 'Show along its axes'.",
         )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

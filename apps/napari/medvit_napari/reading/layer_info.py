@@ -160,11 +160,13 @@ def image_of(layer: Any) -> Any:
     kind = type(layer).__name__
     if kind != "Image":
         raise LayerError(
-            f"Found the layer {layer.name!r}, which holds {kind.lower()}; an image layer is needed. Choose the image it lies on."
+            f"the layer {layer.name!r}, which holds {kind.lower()}",
+            "an image layer is needed",
+            "Choose the image it lies on.",
         )
     if getattr(layer, "multiscale", False):
         raise LayerError(
-            f"Found the layer {layer.name!r}, which has several resolutions; one is needed. Open the file with medvit."
+            f"the layer {layer.name!r}, which has several resolutions", "one is needed", "Open the file with medvit."
         )
     return layer
 
@@ -189,7 +191,9 @@ def scan_of(layer: Any, axes: str = "") -> Scan:
         values = place.grid.back(np.asarray(data))
         if values.shape != scan.array.shape[1:]:
             raise LayerError(
-                f"Found the layer {layer.name!r} with {values.shape} voxels where its file has {scan.array.shape[1:]}; it was cut. Open the file again."
+                f"the layer {layer.name!r} with {values.shape} voxels where its file has {scan.array.shape[1:]}",
+                "it was cut",
+                "Open the file again.",
             )
         return replace(scan, array=np.asarray(values, dtype=np.float32)[None])
     return _stated(layer, axes)
@@ -201,8 +205,9 @@ def _stated(layer: Any, axes: str) -> Scan:
     if getattr(layer, "rgb", False):
         if len(shape) != 3:
             raise LayerError(
-                f"Found the layer {layer.name!r}, a stack of {len(shape) - 1} axes in colours; one picture in colours or one grey volume is "
-                "needed. Choose one channel: right-click the layer, Split RGB."
+                f"the layer {layer.name!r}, a stack of {len(shape) - 1} axes in colours",
+                "one picture in colours or one grey volume is needed",
+                "Choose one channel: right-click the layer, Split RGB.",
             )
         return Scan(
             np.moveaxis(np.asarray(layer.data)[..., :3], -1, 0).astype(np.float32), np.eye(4), "picture"
@@ -211,13 +216,15 @@ def _stated(layer: Any, axes: str) -> Scan:
         return Scan(np.asarray(layer.data, dtype=np.float32)[None], np.eye(4), "picture").check()
     if len(shape) != 3:
         raise LayerError(
-            f"Found the layer {layer.name!r} of {len(shape)} axes {shape}; one volume of three is needed. "
-            "Choose one time point or channel: right-click the layer, Split Stack."
+            f"the layer {layer.name!r} of {len(shape)} axes {shape}",
+            "one volume of three is needed",
+            "Choose one time point or channel: right-click the layer, Split Stack.",
         )
     if not axes:
         raise PlaceError(
-            f"Found the layer {layer.name!r}, which does not say where it lies in the patient; left and right could be exchanged. "
-            "Open its file with medvit, or state where its axes run, for example IPL, under 'Axes'."
+            f"the layer {layer.name!r}, which does not say where it lies in the patient",
+            "left and right could be exchanged",
+            "Open its file with medvit, or state where its axes run, for example IPL, under 'Axes'.",
         )
     return Scan(np.asarray(layer.data, dtype=np.float32)[None], _affine(layer, axes), "array").check()
 
@@ -227,8 +234,9 @@ def _affine(layer: Any, axes: str) -> Affine:
     known = [_LETTERS[letter] for letter in letters if letter in _LETTERS]
     if len(letters) != 3 or sorted(axis for axis, _ in known) != [0, 1, 2]:
         raise PlaceError(
-            f"Found the axes {axes!r}; three letters are needed, one each of R or L, A or P, S or I. Write IPL for head to feet, "
-            "front to back, right to left."
+            f"the axes {axes!r}",
+            "three letters are needed, one each of R or L, A or P, S or I",
+            "Write IPL for head to feet, front to back, right to left.",
         )
     scale = np.asarray(layer.scale, dtype=float)
     turned = np.asarray(layer.affine.linear_matrix)
@@ -237,12 +245,15 @@ def _affine(layer: Any, axes: str) -> Affine:
         or np.abs(turned - np.diag(np.diag(turned))).max() > 1e-6
     ):
         raise PlaceError(
-            f"Found the layer {layer.name!r} turned in napari; its axes cannot be stated by letters. Open its file with medvit."
+            f"the layer {layer.name!r} turned in napari",
+            "its axes cannot be stated by letters",
+            "Open its file with medvit.",
         )
     if np.allclose(scale, 1):
         raise PlaceError(
-            f"Found the layer {layer.name!r} without a scale (1, 1, 1); sizes in millimetres are needed. Set layer.scale, or open "
-            "its file with medvit."
+            f"the layer {layer.name!r} without a scale (1, 1, 1)",
+            "sizes in millimetres are needed",
+            "Set layer.scale, or open its file with medvit.",
         )
     affine = np.eye(4)
     affine[:3, :3] = 0

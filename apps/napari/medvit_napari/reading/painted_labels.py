@@ -21,14 +21,15 @@ def label_place(layer: Any) -> LayerInfo:
     """
     if type(layer).__name__ != "Labels":
         raise LayerError(
-            f"Found the layer {layer.name!r}, which holds no labels; a label layer is needed. Choose one, or convert it: right-click, "
-            "Convert to Labels."
+            f"the layer {layer.name!r}, which holds no labels",
+            "a label layer is needed",
+            "Choose one, or convert it: right-click, Convert to Labels.",
         )
     place = place_of(layer)
     if place is None or place.grid is None:
         raise PlaceError(
-            f"Found the label layer {layer.name!r}, which does not say on which image it lies. Make it with medvit: run a bundle, open a "
-            "SEG, or use 'New labels on this image'."
+            f"the label layer {layer.name!r}, which does not say on which image it lies",
+            remedy="Make it with medvit: run a bundle, open a SEG, or use 'New labels on this image'.",
         )
     return place
 
@@ -49,8 +50,8 @@ def stored_array(layer: Any) -> np.ndarray[Any, Any]:
     array = place.grid.back(np.asarray(own_data(layer)))
     if array.shape != place.grid.shape:
         raise LayerError(
-            f"Found the layer {layer.name!r} with {array.shape} voxels where its image has {place.grid.shape}. Paint on a layer that "
-            "medvit made."
+            f"the layer {layer.name!r} with {array.shape} voxels where its image has {place.grid.shape}",
+            remedy="Paint on a layer that medvit made.",
         )
     return array
 

@@ -134,7 +134,8 @@ def roi_box(corners: NDArray[np.float64], layer: Any) -> str:
     place = place_of(layer)
     if place is None or place.grid is None:
         raise SelectionError(
-            f"Found a box for the layer {layer.name!r}, which is no volume that medvit opened. Open its file with medvit, or leave the box out."
+            f"a box for the layer {layer.name!r}, which is no volume that medvit opened",
+            remedy="Open its file with medvit, or leave the box out.",
         )
     grid = place.grid
     index = grid.stored_index(np.asarray(corners, dtype=np.float64))
@@ -145,7 +146,7 @@ def roi_box(corners: NDArray[np.float64], layer: Any) -> str:
         if flat[shown]:
             low[stored], high[stored] = 0, grid.shape[stored]
     if (low >= high).any():
-        raise SelectionError("Found a box outside of the image; it must touch it. Draw it on the image again.")
+        raise SelectionError("a box outside of the image", "it must touch it", "Draw it on the image again.")
     return ",".join(f"{a}:{b}" for a, b in zip(low, high, strict=True))
 
 

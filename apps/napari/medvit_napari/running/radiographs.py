@@ -60,4 +60,4 @@ def parse_number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise GeometryError(f"Found {text!r}; a number is needed, such as 0.15. Correct it.") from None
+        raise GeometryError(f"{text!r}", "a number is needed, such as 0.15", "Correct it.") from None

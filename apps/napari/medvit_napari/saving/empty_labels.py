@@ -28,7 +28,8 @@ def new_labels(layer: Any, bundle: str = "") -> LayerTuple:
     place = place_of(image_of(layer))
     if place is None or place.grid is None:
         raise PlaceError(
-            f"Found the layer {layer.name!r}, which does not say where it lies in the patient. Open its file with medvit."
+            f"the layer {layer.name!r}, which does not say where it lies in the patient",
+            remedy="Open its file with medvit.",
         )
     labels = open_bundle(bundle).facts.labels if bundle else (unnamed(1),)
     known = {"origin": "painted", "space": place.space, "case": place.case}

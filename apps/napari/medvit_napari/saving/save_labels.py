@@ -100,7 +100,8 @@ def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     place = meta.get("metadata", {}).get(KEY)
     if not isinstance(place, LayerInfo) or place.grid is None:
         raise PlaceError(
-            f"Found the label layer {meta.get('name', '')!r}, which does not say on which image it lies. Save it as TIFF, or make it with medvit."
+            f"the label layer {meta.get('name', '')!r}, which does not say on which image it lies",
+            remedy="Save it as TIFF, or make it with medvit.",
         )
     final = Path(path if path.lower().endswith((".nii", ".nii.gz")) else path + ".nii.gz")
     shown = np.asarray(data.source if isinstance(data, Interpolated) else data)

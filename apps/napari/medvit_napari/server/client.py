@@ -138,7 +138,7 @@ class Client:
         parts = urlsplit(address.strip())
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ServerError(
-                f"Found the address {address!r}; a server's is needed, such as http://127.0.0.1:8000. Correct it."
+                f"the address {address!r}", "a server's is needed, such as http://127.0.0.1:8000", "Correct it."
             )
         self.address, self.access = address.strip().rstrip("/"), access or Access(token=token)
         self._token = self.access.token
@@ -158,7 +158,9 @@ class Client:
             self._token = str(json.loads(content)["access_token"])
         except (ValueError, KeyError, TypeError) as error:
             raise ServerError(
-                f"Found an answer of {self.address} to /auth/token without a token; a MONAI Label server is needed. Check the address."
+                f"an answer of {self.address} to /auth/token without a token",
+                "a MONAI Label server is needed",
+                "Check the address.",
             ) from error
 
     def info(self) -> ServerInfo:
@@ -169,7 +171,7 @@ class Client:
             strategies, trainers = tuple(found.get("strategies", {})), tuple(found.get("trainers", {}))
         except (AttributeError, TypeError) as error:
             raise ServerError(
-                f"Found an answer of {self.address} that is none of MONAI Label's. Check the address."
+                f"an answer of {self.address} that is none of MONAI Label's", remedy="Check the address."
             ) from error
         return ServerInfo(str(found.get("name", "")), models, strategies, trainers)
 
@@ -183,7 +185,7 @@ class Client:
         image = str(found.get("id") or "")
         if not image:
             raise ServerError(
-                f"Found no next case by {strategy!r}: every image has its label. Choose another strategy."
+                f"no next case by {strategy!r}: every image has its label", remedy="Choose another strategy."
             )
         content, kind = self._send("GET", f"/datastore/image?{urlencode({'image': image})}", progress=progress)
         return Case(image, _kept(folder, content, kind), str(found.get("reason") or ""))
@@ -261,7 +263,9 @@ class Client:
             found = json.loads(content or b"{}")
         except ValueError as error:
             raise ServerError(
-                f"Found an answer of {self.address} to {path.partition('?')[0]} that is not JSON; a MONAI Label server is needed. Check the address."
+                f"an answer of {self.address} to {path.partition('?')[0]} that is not JSON",
+                "a MONAI Label server is needed",
+                "Check the address.",
             ) from error
         return found if isinstance(found, dict) else {"items": found}
 
@@ -300,7 +304,7 @@ class Client:
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise ServerError(
-                f"Found no answer of {self.address} ({reason}). Check that the server runs and its address."
+                f"no answer of {self.address} ({reason})", remedy="Check that the server runs and its address."
             ) from error
         return answer.content, answer.name
 

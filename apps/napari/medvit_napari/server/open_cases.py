@@ -163,21 +163,27 @@ def labels_for(layer: Any, cases: list[OpenCase], chosen: OpenCase | None, empty
         if chosen is not None and chosen.place.grid is not None:
             where = f", on {_size(found.shape)} voxels where the image of case {chosen.title} has {_size(chosen.place.grid.shape)}"
         raise LayerError(
-            f"Found the labels {layer.name!r}, which were made on no image of an open case{where}; labels are submitted for the image they "
-            "were made on. Press Infer, or make new labels on the case's image."
+            f"the labels {layer.name!r}, which were made on no image of an open case{where}",
+            "labels are submitted for the image they were made on",
+            "Press Infer, or make new labels on the case's image.",
         )
     grid = home.place.grid
     if grid is not None and not (
         found.shape == grid.shape and np.allclose(found.affine, grid.affine, rtol=0, atol=_SAME_MM)
     ):
         raise LayerError(
-            f"Found the labels {layer.name!r} on a grid of {_size(found.shape)} voxels where the image of case {home.title} has "
-            f"{_size(grid.shape)}, or at another place; one grid is needed. Make new labels on the case's image."
+            (
+                f"the labels {layer.name!r} on a grid of {_size(found.shape)} voxels where the image of case "
+                f"{home.title} has {_size(grid.shape)}, or at another place"
+            ),
+            "one grid is needed",
+            "Make new labels on the case's image.",
         )
     if not found.present() and not empty:
         raise LayerError(
-            f"Found no labelled voxel in {layer.name!r} for case {home.title}; a label is needed. Paint, or tick 'Nothing to label' if the "
-            "image shows none of the structures."
+            f"no labelled voxel in {layer.name!r} for case {home.title}",
+            "a label is needed",
+            "Paint, or tick 'Nothing to label' if the image shows none of the structures.",
         )
     return home, found
 

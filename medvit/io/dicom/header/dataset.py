@@ -70,8 +70,9 @@ def check_deflated(file: BinaryIO) -> None:
     most = limit // _COPIES
     if count_unpacked(file, most) > most:
         raise TooLargeError(
-            f"Found a deflated DICOM file that unpacks to more than {say_bytes(most)}; reading takes {_COPIES} times as much memory, and the "
-            f"limit is {say_bytes(limit)}. Do not trust this file: ask for another, or raise the limit with --memory-limit."
+            f"a deflated DICOM file that unpacks to more than {say_bytes(most)}",
+            f"reading takes {_COPIES} times as much memory, and the limit is {say_bytes(limit)}",
+            "Do not trust this file: ask for another, or raise the limit with --memory-limit.",
         )
 
 

@@ -49,8 +49,9 @@ def check_header_values() -> Iterator[None]:
         raise
     except Exception as error:
         raise SourceError(
-            f"Found a slice with a damaged header value ({type(error).__name__}: {str(error)[:80]}); position, "
-            "orientation and spacing must be numbers. Export the series again."
+            f"a slice with a damaged header value ({type(error).__name__}: {str(error)[:80]})",
+            "position, orientation and spacing must be numbers",
+            "Export the series again.",
         ) from error
 
 
@@ -92,8 +93,9 @@ def real_values(stored: NDArray[Any], dataset: Dataset, plane: PlaneHeader) -> V
     bad = stored.size - int(np.isfinite(stored).sum()) if stored.dtype.kind == "f" else 0
     if bad:
         raise ImageError(
-            f"Found {plane.file.name} with {bad} NaN or infinite values among its {stored.size} pixels; all must be finite. "
-            "Replace them in the source."
+            f"{plane.file.name} with {bad} NaN or infinite values among its {stored.size} pixels",
+            "all must be finite",
+            "Replace them in the source.",
         )
     padding = _padding(stored, dataset)
     inverted = plane.photometric == "MONOCHROME1" and plane.modality not in ("CT", "PT")

@@ -85,8 +85,9 @@ def _check_frames(dataset: Dataset, plane: PlaneHeader) -> None:
         stated = picture_size(frame[:_CODE_HEAD])
         if stated not in (None, (plane.rows, plane.columns)):
             raise ImageError(
-                f"Found {plane.file.name} with compressed pixels of {stated[0]} x {stated[1]}; {plane.rows} x {plane.columns} is stated in "
-                "its header. Export it again."
+                f"{plane.file.name} with compressed pixels of {stated[0]} x {stated[1]}",
+                f"{plane.rows} x {plane.columns} is stated in its header",
+                "Export it again.",
             )
 
 
@@ -96,8 +97,9 @@ def _refuse_bomb(content: bytes, plane: PlaneHeader) -> None:
     limit = needed + _BESIDE_PIXELS
     if count_unpacked(BytesIO(content), limit) > limit:
         raise SourceError(
-            f"Found {plane.file.name}, a deflated file that unpacks to more than {limit // 2**20} MiB; its image needs "
-            f"{needed / 2**20:.1f}. Do not trust this file: ask for another."
+            f"{plane.file.name}, a deflated file that unpacks to more than {limit // 2**20} MiB",
+            f"its image needs {needed / 2**20:.1f}",
+            "Do not trust this file: ask for another.",
         )
 
 
@@ -126,8 +128,9 @@ def decode_plane(dataset: Dataset, plane: PlaneHeader) -> NDArray[Any]:
         raise SourceError(f"Found {plane.file.name}, whose pixels cannot be read: {_reason(error)}") from error
     if stored.shape[:2] != (plane.rows, plane.columns):
         raise ImageError(
-            f"Found {plane.file.name} with pixels of shape {stored.shape}; {(plane.rows, plane.columns)} is stated in its "
-            "header. Export it again."
+            f"{plane.file.name} with pixels of shape {stored.shape}",
+            f"{(plane.rows, plane.columns)} is stated in its header",
+            "Export it again.",
         )
     return np.asarray(stored)
 

@@ -172,7 +172,7 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
     """
     if not found.volumes:
         _refuse_damaged(found, None)
-        raise SourceError(f"Found no DICOM images among {found.files} file(s) in {where}; one series is needed.")
+        raise SourceError(f"no DICOM images among {found.files} file(s) in {where}", "one series is needed")
     worth, strays = candidate_volumes(found.volumes)
     named = [v for v in worth if v.series == wanted] or [v for v in found.volumes if v.series == wanted]
     if wanted is not None and not named:
@@ -184,8 +184,9 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
             )
         if part is not None and on_irregular != "split":
             raise SelectionError(
-                f"Found --series {wanted}, part {part} of volume {number}; volumes have parts under --on-irregular split "
-                f"alone. Add it, or give --series {number}."
+                f"--series {wanted}, part {part} of volume {number}",
+                "volumes have parts under --on-irregular split alone",
+                f"Add it, or give --series {number}.",
             )
     pool = named or worth
     if len(pool) > 1:
@@ -193,15 +194,17 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
         who = f" of {patients} patients" if patients > 1 else ""
         what = "series" if len({v.series for v in pool}) == len(pool) else "volumes"
         raise SelectionError(
-            f"Found {len(pool)} {what}{who} in one source; one is needed. "
-            f"Choose with --series NUMBER or --series UID:\n{_listing(pool)}"
+            f"{len(pool)} {what}{who} in one source",
+            "one is needed",
+            f"Choose with --series NUMBER or --series UID:\n{_listing(pool)}",
         )
     chosen = pool[0]
     if chosen.kind != "volume" and chosen.count > 1 and chosen.worst() != "refused":
         place = "of one series" if len(chosen.planes) > 1 else f"in {chosen.first.file.name}"
         raise SelectionError(
-            f"Found {chosen.count} {chosen.kind} images {place}; a volume or a single picture is needed. "
-            "Give a file with one image instead."
+            f"{chosen.count} {chosen.kind} images {place}",
+            "a volume or a single picture is needed",
+            "Give a file with one image instead.",
         )
     _refuse_damaged(found, chosen)
     ours = [v for v in strays if v.series == chosen.series and v is not chosen]
@@ -263,8 +266,9 @@ def _refuse_damaged(found: Preflight, chosen: SeriesVolume | None) -> None:
         name, why = near[0]
         more = f" (and {len(near) - 1} more)" if len(near) > 1 else ""
         raise SourceError(
-            f"Found {name}{more}, a DICOM file damaged in its header ({why}); every file of a series must be complete. "
-            "Export the series again, or move this file away."
+            f"{name}{more}, a DICOM file damaged in its header ({why})",
+            "every file of a series must be complete",
+            "Export the series again, or move this file away.",
         )
 
 

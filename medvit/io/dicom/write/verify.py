@@ -50,8 +50,9 @@ def _nearest(planes: np.ndarray, point: np.ndarray) -> tuple[int, np.ndarray]:
 
 def _refuse(path: Path, what: str) -> None:
     raise RoundTripError(
-        f"Found {what} on reading {path.name} back; it must equal what was computed. Nothing was published: "
-        "please report this with run settings and medvit doctor's output."
+        f"{what} on reading {path.name} back",
+        "it must equal what was computed",
+        "Nothing was published: please report this with run settings and medvit doctor's output.",
     )
 
 

@@ -39,8 +39,9 @@ class _Frame:
 
 def _refuse(path: Path, what: str) -> None:
     raise RoundTripError(
-        f"Found {what} on reading {path.name} of the derived series back; it must equal what was computed. Nothing was "
-        "published: please report this with run settings and medvit doctor's output."
+        f"{what} on reading {path.name} of the derived series back",
+        "it must equal what was computed",
+        "Nothing was published: please report this with run settings and medvit doctor's output.",
     )
 
 
