@@ -184,9 +184,8 @@ class Client:
         found = self._json("POST", f"/activelearning/{quote(strategy)}", json.dumps(self._who).encode())
         image = str(found.get("id") or "")
         if not image:
-            raise ServerError(
-                f"no next case by {strategy!r}: every image has its label", remedy="Choose another strategy."
-            )
+            said = f"no next case by {strategy!r}: every image has its label"
+            raise ServerError(said, remedy="Choose another strategy.")
         content, kind = self._send("GET", f"/datastore/image?{urlencode({'image': image})}", progress=progress)
         return Case(image, _kept(folder, content, kind), str(found.get("reason") or ""))
 
