@@ -1,4 +1,4 @@
-"""Running a network over volumes larger than its window."""
+"""Inference: a loaded bundle, sliding windows, slice-wise and whole-image runs, uncertainty."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What sliding-window inference refuses, and in which words."""
+"""Checks of the arguments of sliding-window inference."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ UNSUPPORTED_OPTIONS = {
     "with_coord": "use monai.inferers.SlidingWindowInferer for networks that want to know where a window lies",
     "condition": "concatenate it to the image's channels",
 }
-"""What MONAI's inferer takes and ours does not, with what to do."""
+"""Options of MONAI's inferer that ``SlidingWindow`` does not take, each with a remedy."""
 
 _OF_SIZE = ("size", "shape", "divisible", "dimension", "must match")
-"""Words of a network that was given a window which it cannot take."""
+"""Words in the error message of a network that cannot take the size of a window."""
 
 
 def refuse_options(options: dict[str, Any]) -> None:
-    """Refuse options of MONAI's inferer that ours does not take, with what to do instead."""
+    """Refuse options of MONAI's inferer that ``SlidingWindow`` does not take; the message names a remedy."""
     for name in options:
         step = UNSUPPORTED_OPTIONS.get(name, "give device to the constructor" if name == "device" else "leave it out")
         raise BackendError(f"option {name!r}, which SlidingWindow does not take here", remedy=f"Instead, {step}.")
@@ -48,10 +48,11 @@ def refuse_options(options: dict[str, Any]) -> None:
 def check_settings(
     overlap: Sequence[float] | float, sw_batch_size: int, sigma_scale: Sequence[float] | float, mode: str, padding: str
 ) -> None:
-    """Refuse settings that mean nothing.
+    """Refuse invalid settings.
 
     Raises:
-        ShapeError: an overlap outside [0, 1), less than one window a call, no Gaussian. BackendError: an unknown mode.
+        ShapeError: an overlap outside [0, 1), less than one window a call, or a Gaussian of width 0.
+        BackendError: an unknown mode.
     """
     if not all(0 <= share < 1 for share in (overlap if isinstance(overlap, Sequence) else [overlap])):
         raise ShapeError(f"an overlap of {overlap}", "it must be at least 0 and below 1", "0.5 is usual.")
@@ -72,10 +73,11 @@ def check_settings(
 
 
 def check_image(inputs: Tensor) -> None:
-    """Refuse what is no image.
+    """Refuse a tensor that is not an image.
 
     Raises:
-        ShapeError: not (batch, channel, *spatial) of floating-point numbers. ImageError: values that are no numbers.
+        ShapeError: not (batch, channel, *spatial) of floating-point numbers.
+        ImageError: NaN or infinite values.
     """
     if inputs.ndim < 3 or 0 in inputs.shape or not inputs.is_floating_point():
         raise ShapeError(
@@ -95,10 +97,10 @@ def check_image(inputs: Tensor) -> None:
 
 
 def check_fits(network: object, batch: Tensor) -> None:
-    """Refuse windows that lie elsewhere, or are of another type, than the network's parameters.
+    """Refuse windows on another device, or of another type, than the network's parameters.
 
     Raises:
-        BackendError: with both.
+        BackendError: devices or types differ; the message names both.
     """
     first = next(iter(network.parameters()), None) if isinstance(network, nn.Module) else None
     if first is None or not first.is_floating_point():
@@ -120,10 +122,10 @@ def check_fits(network: object, batch: Tensor) -> None:
 def call_network(
     network: Callable[..., Tensor], batch: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Tensor:
-    """The network's logits of a batch of windows.
+    """Compute the network's logits of a batch of windows.
 
     Raises:
-        ShapeError: it cannot take windows of that size, or makes something else of them than logits.
+        ShapeError: the network cannot take windows of that size, or its output is not logits of that size.
         MemoryShortError: there is too little memory.
     """
     try:
@@ -148,7 +150,7 @@ def call_network(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch has no type of its own for it on the CPU."""
+    """Return True if an error means that memory ran out; on the CPU torch has no error type for it."""
     words = str(error).lower()
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)
@@ -158,7 +160,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def validate_logits(logits: object, batch: Tensor) -> Tensor:
-    """The network's output if it is one tensor of logits as large as the windows."""
+    """Return the network's output if it is one tensor of logits as large as the windows."""
     if not isinstance(logits, Tensor):
         raise ShapeError(
             f"a network that returns {type(logits).__name__}",

@@ -1,4 +1,4 @@
-"""The device of a run."""
+"""Choice of the device of a run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ __all__ = ["choose_device"]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; never another than asked for.
+    """Return the device with a name; another device is never used instead.
+
+    Args:
+        name: "auto" (a GPU if there is one, else the CPU), "cpu", "gpu", "gpu:N" or "mps".
+
+    Returns:
+        The device.
 
     Raises:
-        BackendError: the device is not on this machine.
+        BackendError: the name is not a device name, or the device is not on this machine.
+
+    Examples:
+        >>> from medvit.inference import choose_device
+        >>> choose_device("cpu")
+        device(type='cpu')
     """
     wanted = name.lower().replace("gpu", "cuda")
     if wanted == "auto":

@@ -1,4 +1,4 @@
-"""A window's answer together with that of its mirror image, for what is much alike on both sides."""
+"""Test-time averaging over a window and its mirror image, for anatomy that is nearly symmetric."""
 
 from __future__ import annotations
 
@@ -16,18 +16,25 @@ __all__ = ["FlipAveraging"]
 
 @dataclass(frozen=True)
 class FlipAveraging:
-    """How windows and answers are mirrored: for a network that was trained on patients and on their mirror images.
+    """Settings to mirror windows and logits, for a network trained on patients and on their mirror images.
 
-    What it is unsure of differs between the two, so their mean is nearer the truth than either (test-time augmentation; F.
-    Isensee et al., nnU-Net, Nature Methods 18, 2021, mirrors likewise). Each window goes through the network twice.
+    The errors of the network differ between both images, so the mean of the logits is more accurate than either (test-time
+    augmentation; F. Isensee et al., nnU-Net, Nature Methods 18, 2021, mirrors likewise). Each window runs twice.
 
     Attributes:
-        axis: the spatial axis of a window that runs from one side of the patient to the other.
-        negated_channels: input channels that hold a distance along it from the middle, whose sign changes.
-        swapped_classes: pairs of classes that are one another's mirror image; the others are their own.
+        axis: spatial axis of a window that runs from one side of the patient to the other.
+        negated_channels: input channels with a signed distance from the middle along this axis; their sign changes.
+        swapped_classes: pairs of classes that are mirror images of each other; other classes are symmetric.
 
     Raises:
-        ShapeError: a class in two pairs.
+        ShapeError: a class is in two pairs.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.inference import FlipAveraging
+        >>> run = FlipAveraging(axis=0).both(lambda windows: windows)
+        >>> run(torch.tensor([[[1.0, 3.0]]]))  # a network without positional preference is unchanged
+        tensor([[[1., 3.]]])
     """
 
     axis: int = 0
@@ -44,15 +51,15 @@ class FlipAveraging:
             )
 
     def both(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """What gives the mean logits of windows (window, channel, *roi) and of their mirror images, turned back.
+        """Make a function that returns the mean logits of windows (window, channel, *roi) and of their mirror images.
 
         Raises:
-            ShapeError: when called, where windows or logits lack an axis, channel or class that is named.
+            ShapeError: when called, if windows or logits lack a configured axis, channel or class.
         """
 
         def mean(windows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             mirrored = self._windows(windows)
-            first = network(windows, *args, **kwargs).clone()  # a network may use its output's memory again
+            first = network(windows, *args, **kwargs).clone()  # a graph may reuse the memory of its output
             second = network(mirrored, *args, **kwargs)
             turned = torch.flip(second, (self.axis + 2,))[:, self._order(second)]
             return first.add_(turned).div_(2)
@@ -66,7 +73,7 @@ class FlipAveraging:
                 f"axis {self.axis} and channels {list(self.negated_channels)} are to be mirrored",
                 "Correct 'mirrored' of the inferer.",
             )
-        mirrored = torch.flip(windows, (self.axis + 2,))  # a copy, so it may be changed
+        mirrored = torch.flip(windows, (self.axis + 2,))  # torch.flip copies, so in-place changes are safe
         for channel in self.negated_channels:
             mirrored[:, channel].neg_()
         return mirrored

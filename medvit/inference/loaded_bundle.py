@@ -1,4 +1,4 @@
-"""A bundle made ready to run: its network, inferer and transforms on a device, and the one way through them."""
+"""A bundle loaded on a device (network, inferer, transforms), and ``apply``, the only way to run it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,22 @@ __all__ = ["LoadedBundle", "apply", "load_model", "loaded_bundle_for"]
 
 @dataclass(frozen=True, eq=False)
 class LoadedBundle:
-    """A bundle made ready on a device; kept between cases.
+    """A bundle's network, inferer and transforms on a device; reused for many cases.
 
     Attributes:
-        bundle: where everything but, possibly, the weights comes from.
-        device: where the network lies.
-        network: in evaluation mode.
-        inferer: how the network is run over an image.
-        preprocessing: data to what the network takes, under ``image``.
-        postprocessing: the network's output, under ``pred``, to the result on the source's grid.
-        weights_sha256: of the bundle's weights; empty for a network given in memory.
-        fast: whether the bundle's lighter overlap is used.
+        bundle: the bundle with config and metadata.
+        device: device of the network.
+        network: the network in evaluation mode.
+        inferer: inferer that runs the network over an image.
+        preprocessing: transforms from data to the network's input, under the key ``image``.
+        postprocessing: transforms from the network's output, under the key ``pred``, to the result on the source grid.
+        weights_sha256: hash of the bundle's weights; empty for a network given in memory.
+        fast: True if the bundle's smaller overlap is used.
+
+    Examples:
+        >>> from medvit.inference import load_model
+        >>> loaded = load_model("nuclei_barlow_swin", device="cpu")  # doctest: +SKIP
+        >>> loaded.network, loaded.inferer, loaded.device  # doctest: +SKIP
     """
 
     bundle: Bundle
@@ -60,18 +65,18 @@ class LoadedBundle:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of a result must know about the network that ran."""
+        """Notes for readers of a result about the network that ran."""
         return () if self.weights_sha256 else ("The network was given in memory; its weights are not the bundle's.",)
 
     @property
     def calibration(self) -> Calibration | None:
-        """What signals of quality mean for these weights; None where that was found for others, or never."""
+        """Calibration of the quality signals for these weights; None if it is missing or belongs to other weights."""
         found = self.bundle.facts.quality
         return found if found is not None and found.weights_sha256 == self.weights_sha256 else None
 
     @property
     def validation(self) -> Validation | None:
-        """The cases behind the calibration of these weights; None where they were found for others, or never."""
+        """Validation cases behind the calibration of these weights; None if missing or of other weights."""
         found = self.bundle.facts.validation
         return found if found is not None and found.weights_sha256 == self.weights_sha256 else None
 
@@ -83,23 +88,31 @@ def load_model(
     backend: str = "auto",
     precision: str = "fp32",
 ) -> LoadedBundle:
-    """A bundle's network, inferer and transforms on a device, with its weights checked; cached.
+    """Load a bundle's network, inferer and transforms on a device, with its weights verified; cached.
 
     Args:
-        bundle: a bundle, its name or folder.
-        device: a device's name as ``choose_device`` takes it.
-        fast: take the bundle's lighter overlap.
-        backend: how its inferer runs the network, see ``SlidingWindow``.
+        bundle: a bundle, its name or its folder.
+        device: name of a device, see ``choose_device``.
+        fast: use the bundle's smaller overlap.
+        backend: backend of its inferer, see ``SlidingWindow``.
         precision: "fp32", or "bf16" if the bundle's precision check has passed.
 
+    Returns:
+        The loaded bundle; calls with equal arguments share one network.
+
     Raises:
-        BundleError: unknown, not trained or badly configured. ChecksumError: its weights are others.
-        BackendError: no such device or backend; a backend for an inferer that takes none; bf16 without a passed precision check.
+        BundleError: the bundle is unknown, not trained or badly configured.
+        ChecksumError: its weights differ from the recorded hash.
+        BackendError: there is no such device or backend, the inferer takes no backend, or bf16 has no passed precision check.
+
+    Examples:
+        >>> from medvit.inference import load_model
+        >>> loaded = load_model("headneck_ct_swin_unetr", device="cpu")  # doctest: +SKIP
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.require_trained()
     files = [opened.weights, *(opened.root / "configs").glob("*.json")]
-    newest = max(path.stat().st_mtime for path in files)  # a bundle that changed is loaded anew
+    newest = max(path.stat().st_mtime for path in files)  # a changed bundle is loaded again
     loaded = _load(str(opened.root), newest, str(choose_device(device)), fast)
     check_names(backend, precision)
     if precision != "fp32":
@@ -108,10 +121,22 @@ def load_model(
 
 
 def with_backend(model: LoadedBundle, backend: str, precision: str) -> LoadedBundle:
-    """The same model, its network run in another way; nothing is loaded anew, and no precision check is required.
+    """Copy a loaded bundle with another backend; the network is shared, and no precision check is required.
+
+    Args:
+        model: the loaded bundle.
+        backend: backend of its inferer, see ``SlidingWindow``.
+        precision: "fp32" or "bf16".
+
+    Returns:
+        The copy, or the loaded bundle itself if backend and precision are the same.
 
     Raises:
-        BackendError: its inferer takes no backend.
+        BackendError: the bundle's inferer takes no backend.
+
+    Examples:
+        >>> from medvit.inference import load_model, with_backend
+        >>> eager = with_backend(load_model("headneck_ct_swin_unetr"), "eager", "fp32")  # doctest: +SKIP
     """
     inferer = model.inferer
     if (backend, precision) == (getattr(inferer, "backend", "auto"), getattr(inferer, "precision", "fp32")):
@@ -129,7 +154,7 @@ def with_backend(model: LoadedBundle, backend: str, precision: str) -> LoadedBun
 
 
 def with_options(inferer: Any, **settings: object) -> Any:
-    """A copy of an inferer with other settings; the model's own, which is shared by all who loaded it, stays."""
+    """Copy an inferer with other settings; the original, which other callers share, is unchanged."""
     other = copy.copy(inferer)
     for name, value in settings.items():
         setattr(other, name, value)
@@ -137,18 +162,27 @@ def with_options(inferer: Any, **settings: object) -> Any:
 
 
 def loaded_bundle_for(bundle: Bundle, network: nn.Module, device: str | torch.device = "cpu") -> LoadedBundle:
-    """A bundle's inferer and transforms around a network in memory: what training is judged with.
+    """Combine a bundle's inferer and transforms with a network in memory, for validation during training.
 
-    The bundle need not be trained, and none of its weights is read. Nothing is cached. The network is moved to the device
-    and put into evaluation mode, in place: put it back to train further.
+    The bundle need not be trained, and its weights are not read. Nothing is cached. The network is moved to the device and put
+    into evaluation mode in place; call ``train()`` on it to continue training.
 
     Args:
-        bundle: whose preprocessing, inferer and postprocessing are used.
-        network: takes and gives what the bundle's own network would.
-        device: a device's name as ``choose_device`` takes it, or a device.
+        bundle: bundle whose preprocessing, inferer and postprocessing are used.
+        network: network with the input and output of the bundle's own.
+        device: name of a device, see ``choose_device``, or a device.
+
+    Returns:
+        The loaded bundle, with an empty ``weights_sha256``.
 
     Raises:
-        BundleError: badly configured. BackendError: no such device.
+        BundleError: the bundle is badly configured.
+        BackendError: there is no such device.
+
+    Examples:
+        >>> from medvit.bundles import open_bundle
+        >>> from medvit.inference import loaded_bundle_for
+        >>> loaded = loaded_bundle_for(open_bundle("nuclei_barlow_swin"), network)  # doctest: +SKIP
     """
     place = choose_device(device) if isinstance(device, str) else device
     return _build(bundle, place, network=network.to(place).eval())
@@ -162,7 +196,7 @@ def _load(root: str, newest: float, device: str, fast: bool) -> LoadedBundle:
 
 
 def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn.Module | None = None) -> LoadedBundle:
-    """What the bundle's config says, with its own weights unless a network is given."""
+    """Build the parts of a bundle's config, with its own weights unless a network is given."""
     config = {**bundle.config, "bundle_root": str(bundle.root), "device": str(device)}
     if fast:
         config |= {key.removeprefix("fast_"): value for key, value in config.items() if key.startswith("fast_")}
@@ -173,7 +207,7 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
         if getattr(inferer, "precision", "fp32") != "fp32":
             require_precision_check(bundle, inferer.precision)
         post = parser.get_parsed_content("postprocessing")
-        # a door decides where results go, so the saver that stands in the config for monai.bundle is left out
+        # callers decide where results are saved, so the config's saver, which monai.bundle needs, is left out
         kept = [t for t in post.transforms if not type(t).__name__.startswith("SaveImage")]
         return LoadedBundle(
             bundle,
@@ -204,26 +238,35 @@ def apply(
     low_memory: bool = False,
     entropy_map: bool = False,
 ) -> Prediction:
-    """Data through a model's preprocessing, inferer and postprocessing.
+    """Run data through a loaded bundle's preprocessing, inferer and postprocessing.
 
-    The one way through a network for every task: what comes out is what the bundle's last step makes, label ids or
-    intensities, with nothing rounded or converted. Where the postprocessing allows it, logits go through it a few planes at a
-    time and are never held as a whole; the result is the same.
+    All tasks use this function. Its output is that of the bundle's last step, label ids or intensities, without rounding or
+    conversion. Where the postprocessing allows it, logits are processed a few planes at a time and never held as a whole; the
+    result is the same.
 
     Args:
-        model: the bundle made ready.
-        data: what the bundle's preprocessing takes: ``{"image": MetaTensor}``, or ``{"coronal": ..., "sagittal": ...}``.
-        progress: told where the run stands; can cancel it.
-        roi_crop: where the answer matters, see ``RunSettings``.
+        model: the loaded bundle.
+        data: input of the bundle's preprocessing: ``{"image": MetaTensor}``, or ``{"coronal": ..., "sagittal": ...}``.
+        progress: receives the stages of the run; can cancel it.
+        roi_crop: region in which an answer is needed, see ``RunSettings``.
         low_memory: see ``RunSettings``.
         entropy_map: also keep the entropy of every voxel.
 
     Returns:
-        The postprocessed output with the backend that ran and the entropies of labels.
+        The postprocessed output with the backend that ran and the entropies of the labels.
 
     Raises:
-        BundleError: the network's output holds NaN or infinite values. MemoryShortError: too little memory.
-        ImageError: a region that the image does not have. BackendError: a region for an inferer that takes none.
+        BundleError: the network's output has NaN or infinite values.
+        MemoryShortError: there is too little memory.
+        ImageError: the region is not in the image.
+        BackendError: a region is given for an inferer that takes none.
+
+    Examples:
+        >>> import medvit
+        >>> from medvit.inference import apply, load_model
+        >>> scan = medvit.open_source("scan.nii.gz")  # doctest: +SKIP
+        >>> prediction = apply(load_model("headneck_ct_swin_unetr"), {"image": scan.meta_tensor()})  # doctest: +SKIP
+        >>> prediction.output, prediction.entropies  # doctest: +SKIP
     """
     progress = progress or Progress()
     try:
@@ -253,7 +296,7 @@ def apply(
 
 @dataclass(frozen=True)
 class _How:
-    """How a network is run, and who is told what comes of it."""
+    """Options of a run, and the observers of its entropies and backend."""
 
     roi_crop: str
     low_memory: bool
@@ -262,7 +305,7 @@ class _How:
 
 
 def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how: _How) -> Tensor:
-    """Run what comes after the preprocessing."""
+    """Run inferer and postprocessing on preprocessed data."""
     inferer, roi_crop, low_memory, entropy = model.inferer, how.roi_crop, how.low_memory, how.entropy
     windows = isinstance(inferer, SlidingWindow)
     extra: dict[str, Any] = {"progress": progress} if isinstance(inferer, SlidingWindow | SliceWise) else {}
@@ -280,7 +323,7 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
         inferer = with_options(inferer, sw_batch_size=1)
 
     def finite(values: Tensor) -> Tensor:
-        if not bool(torch.isfinite(values).all()):  # an argmax would make labels of them
+        if not bool(torch.isfinite(values).all()):  # an argmax would turn NaN into labels
             raise BundleError(
                 f"values that are no numbers in what {model.bundle.name}'s network made on {model.device}",
                 "nothing was made of them",

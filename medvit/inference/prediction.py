@@ -20,12 +20,18 @@ class Prediction:
     Attributes:
         output: label ids or intensities as the bundle's last step makes them, (channel, *spatial) on the CPU; a MetaTensor
             where the postprocessing gives one.
-        backend: of the network: "eager", "compiled", "openvino" or "cuda".
-        precision: in which the network computed: "fp32" or "bf16".
-        reason: why this backend was taken, in plain words.
-        entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``; empty for intensities.
-        entropy_map: bits of every voxel of the network's grid, where they were asked for.
-        mirrored: labels of the mirror image on the source's grid, where they were asked for; see ``medvit.inference.mirror_agreement``.
+        backend: backend of the network: "eager", "compiled", "openvino" or "cuda".
+        precision: precision of the computation: "fp32" or "bf16".
+        reason: reason for the choice of the backend, in plain words.
+        entropies: mean bits per voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``; empty for intensities.
+        entropy_map: bits of every voxel on the network grid, if requested.
+        mirrored: labels of the mirror image on the source grid, if requested; see ``medvit.inference.mirror_agreement``.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.inference import Prediction
+        >>> Prediction(output=torch.zeros(1, 2, 2)).backend
+        'eager'
     """
 
     output: Tensor

@@ -1,4 +1,4 @@
-"""Where in an image a user wants an answer: the body, or a box."""
+"""Region of an image in which a user needs an answer: the body, or a box."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from medvit.transforms import NetworkGrid
 __all__ = ["region_mask"]
 
 _MARGIN = 2
-"""Voxels added around the body, so that its skin is within."""
+"""Number of voxels added around the body, so that it includes the skin."""
 
 
 def region_mask(image: MetaTensor, text: str) -> Tensor:
-    """(1, 1, *spatial) bool on a preprocessed image (channel, *spatial): where the answer matters.
+    """Compute the mask of the requested region on a preprocessed image (channel, *spatial), as (1, 1, *spatial) bool.
 
-    The body is the largest piece above Otsu's threshold of the first channel (N. Otsu, IEEE Trans. SMC 1979), its holes filled
-    and two voxels around it added.
+    The body is the largest component above Otsu's threshold of the first channel (N. Otsu, IEEE Trans. SMC 1979), with holes
+    filled and two voxels added around it.
 
     Raises:
-        ImageError: no volume that ``ResampleToNetworkGridd`` has made, nothing that looks like a body, or a box outside the image.
+        ImageError: the image is not a volume from ``ResampleToNetworkGridd``, has no body, or the box is outside it.
     """
     if "network_grid" not in image.meta:
         raise ImageError("an image that is no volume on a network's grid", "--roi-crop needs one", "Leave it out.")

@@ -1,4 +1,4 @@
-"""Running a 2-D network over a volume, slice by slice."""
+"""Inference with a 2-D network over a volume, slice by slice."""
 
 from __future__ import annotations
 
@@ -18,19 +18,26 @@ __all__ = ["SliceWise"]
 
 
 class SliceWise(Inferer):  # type: ignore[misc]
-    """A MONAI inferer: each slice of a volume goes through a 2-D network, its neighbours beside it if wanted.
+    """A MONAI inferer that runs a 2-D network on each slice of a volume, optionally with neighbouring slices as channels.
 
     Args:
-        axis: the spatial axis across which slices lie: 0, 1 or 2 for i, j, k.
-        context: neighbours on either side that join a slice as further channels (2.5-D); at the ends of the volume
-            the last slice stands for those that are not there.
-        batch_size: slices per call of the network.
-        views: 1, or 4 for a network that also sees each slice mirrored along its rows, its columns and both: its
-            answers, turned back, are averaged. Four times the work, and less error (the geometric self-ensemble of Lim et
-            al., arXiv 1707.02921, section 3.4; its transposed four gained nothing here).
+        axis: spatial axis perpendicular to the slices: 0, 1 or 2 for i, j, k.
+        context: number of neighbours on each side that are added as channels (2.5-D); beyond the ends of the volume the
+            first or last slice is repeated.
+        batch_size: number of slices per call of the network.
+        views: 1, or 4 to average over each slice and its mirror images along rows, columns and both. This takes four times the
+            time and reduces the error (the geometric self-ensemble of Lim et al., arXiv 1707.02921, section 3.4; its four
+            transposed views did not help here).
 
     Raises:
-        ShapeError: an axis, context or batch size that means nothing; an input that is no volume.
+        ShapeError: an invalid axis, context, batch size or number of views, or an input that is not a volume.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.inference import SliceWise
+        >>> volume = torch.rand(1, 1, 4, 4, 3)
+        >>> SliceWise(axis=2)(volume, lambda slices: slices + 1).shape
+        torch.Size([1, 1, 4, 4, 3])
     """
 
     def __init__(self, axis: int = 2, context: int = 0, batch_size: int = 1, views: int = 1) -> None:
@@ -55,13 +62,13 @@ class SliceWise(Inferer):  # type: ignore[misc]
         progress: Progress | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """The network's output on every slice, put together again.
+        """Run the network on every slice and stack the outputs.
 
         Args:
             inputs: (batch, channel, i, j, k).
-            network: takes (slice, channel · (2 · context + 1), height, width), neighbours in order, each with all its
-                channels; gives (slice, channel, height, width).
-            progress: told how many calls are done; can cancel between them.
+            network: takes (slice, channel · (2 · context + 1), height, width), neighbours in order, each with all its channels;
+                returns (slice, channel, height, width).
+            progress: receives the number of finished calls; can cancel between them.
 
         Returns:
             (batch, channel, i, j, k).

@@ -1,4 +1,4 @@
-"""Sliding-window inference: MONAI's windows and blending, without running a constant window twice."""
+"""Sliding-window inference with MONAI's windows and blending; identical constant windows run once."""
 
 from __future__ import annotations
 
@@ -42,40 +42,48 @@ from medvit.settings import check_names
 __all__ = ["SlidingWindow"]
 
 PlaneConsumer = Callable[[Tensor], None]
-"""Takes finished planes of logits, (class, plane, *rest), in their order along the first axis."""
+"""Function that takes finished planes of logits, (class, plane, *rest), in order along the first axis."""
 
 OnBackend = Callable[[SelectedBackend], object]
-"""Takes the backend that runs a network, once it is known."""
+"""Function that is called with the selected backend."""
 
 
 class SlidingWindow(Inferer):  # type: ignore[misc]
-    """A MONAI inferer: windows of ``roi_size`` blended over the image.
+    """A MONAI inferer that runs a network on overlapping windows and blends the logits.
 
-    Equal to ``monai.inferers.SlidingWindowInferer`` at equal settings. Windows that hold one value a channel, as the air
-    around a patient, go through the network once for each such value and their logits are used again. So the network has
-    to be a function of its window alone. One that is in training mode (dropout) runs every window; so does
-    ``reuse_constant=False``.
+    The result equals that of ``monai.inferers.SlidingWindowInferer`` with the same settings. Constant windows (one value per
+    channel, such as the air around a patient) run once for each value, and their logits are reused. So the network must be a
+    function of its window alone. A network in training mode (dropout) runs on every window, as with ``reuse_constant=False``.
 
     Args:
-        roi_size: window in voxels along each spatial axis; smaller images are padded; an axis of None takes the image's.
+        roi_size: window size in voxels along each spatial axis; smaller images are padded; None takes the image's size.
         overlap: share of a window that the next one covers, in [0, 1); for all axes or for each.
         mode: "gaussian" or "constant" blending.
-        sw_batch_size: windows per call of the network.
-        backend: "eager" (the network as it is), "compiled" (torch.compile), "openvino" (a graph on the CPU, converted once and
-            kept; an extra), "cuda" (a CUDA graph), or "auto": for a bundle's network on the CPU the OpenVINO graph where that is
-            installed and was measured to be faster, else eager. A call tells ``on_backend`` which one was taken.
-        precision: "fp32", or "bf16" by openvino or cuda.
-        sigma_scale: the Gaussian's standard deviation as a share of the window.
+        sw_batch_size: number of windows per call of the network.
+        backend: "eager", "compiled" (torch.compile), "openvino" (a graph on the CPU, converted once and cached; needs the
+            extra), "cuda" (a CUDA graph), or "auto": the OpenVINO graph for a bundle's network on the CPU if it is installed
+            and was measured to be faster, else eager. ``on_backend`` of a call receives the choice.
+        precision: "fp32", or "bf16" with openvino or cuda.
+        sigma_scale: standard deviation of the Gaussian as a share of the window.
         padding_mode: "constant", "reflect", "replicate" or "circular", for images smaller than a window.
-        cval: the value of constant padding.
-        sw_device: where windows go through the network; None for the image's device.
-        device: where logits are blended and returned; None for the image's device.
-        reuse_constant: run equal constant windows once.
-        mirrored: run each window's mirror image too and take the mean, see ``FlipAveraging``.
+        cval: value of constant padding.
+        sw_device: device of the network; None for the image's device.
+        device: device on which logits are blended and returned; None for the image's device.
+        reuse_constant: run identical constant windows once.
+        mirrored: also run each window's mirror image and average, see ``FlipAveraging``.
 
     Raises:
-        ShapeError: an overlap outside [0, 1), a window size, batch size or Gaussian that means nothing.
-        BackendError: a backend, precision, mode or option that is not there. One that cannot run is refused when called.
+        ShapeError: an overlap outside [0, 1), or an invalid window size, batch size or Gaussian.
+        BackendError: an unknown backend, precision, mode or option. A backend that cannot run is refused when called.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.inference import SlidingWindow
+        >>> inferer = SlidingWindow(roi_size=(4, 4, 4), overlap=0.5)
+        >>> image = torch.rand(1, 1, 6, 6, 6)
+        >>> logits = inferer(image, lambda windows: torch.cat([windows, -windows], 1))
+        >>> logits.shape
+        torch.Size([1, 2, 6, 6, 6])
     """
 
     def __init__(
@@ -115,7 +123,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         self.mirrored = mirrored
 
     def windows(self, spatial: Sequence[int]) -> int:
-        """How many windows cover an image of this size."""
+        """Return the number of windows that cover an image of this size."""
         return len(self._tile(spatial).origins)
 
     def __call__(
@@ -128,24 +136,25 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         on_backend: OnBackend | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Logits (batch, class, *spatial) for inputs (batch, channel, *spatial).
+        """Compute logits (batch, class, *spatial) of an image (batch, channel, *spatial).
 
         Args:
-            inputs: floating-point; a MetaTensor gives a MetaTensor.
-            network: takes (window, channel, *roi) and gives (window, class, *roi).
+            inputs: floating-point image; for a MetaTensor the result is a MetaTensor.
+            network: takes (window, channel, *roi) and returns (window, class, *roi).
             args: further arguments of the network.
-            progress: told how many calls are done; can cancel between them.
-            where: (batch, 1, *spatial) bool: only windows that touch it are run. Within it nothing changes; elsewhere the first
-                class, background, is the largest.
-            on_backend: called once with the backend that runs the network.
+            progress: receives the number of finished calls; can cancel between them.
+            where: (batch, 1, *spatial) bool: only windows that overlap this mask run. Inside the mask the result is unchanged;
+                outside, the first class, background, has the largest logit.
+            on_backend: called once with the selected backend.
             kwargs: further arguments of the network.
 
         Raises:
-            ShapeError: an image that is not (batch, channel, *spatial) of floating-point numbers, a network that cannot take its
-                windows, or whose output is not one tensor as large as its window. ImageError: values that are no numbers.
-            BackendError: a backend that cannot run, a network on another device or of another type than the image.
-            MemoryShortError: too little memory; the message says what to lower.
-            Cancelled: if asked for.
+            ShapeError: the image is not (batch, channel, *spatial) of floating-point numbers, the network cannot take its windows,
+                or its output is not one tensor as large as its window.
+            ImageError: NaN or infinite values.
+            BackendError: the backend cannot run, or the network has another device or type than the image.
+            MemoryShortError: there is too little memory; the message says what to lower.
+            Cancelled: the run was cancelled by ``progress``.
         """
         image, tiling = self._prepared(inputs, kwargs)
         device = torch.device(self.device) if self.device is not None else image.device
@@ -169,21 +178,21 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         where: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """What the logits of ``__call__`` come to, without ever holding them: memory does not grow with the first axis.
+        """Compute the labels of ``__call__``'s logits without holding the logits: memory does not grow with the first axis.
 
-        Voxels are decided from sums of weighted logits, which saves a division; where two classes differ by the last digit
-        only, dividing first may round them to a tie.
+        Labels are decided from sums of weighted logits, without a division. Where two classes differ only in the last digit, a
+        division first may round them to a tie.
 
         Args:
-            inputs: as for ``__call__``, and so are network, args, progress, where and kwargs.
-            threshold: None for the class with the largest logit; a number in (0, 1) for a mask of each channel, where its
-                sigmoid is above.
+            inputs: as for ``__call__``, like network, args, progress, where and kwargs.
+            threshold: None for the class with the largest logit; a number in (0, 1) for a mask of each channel, set where the
+                sigmoid is above the threshold.
 
         Returns:
-            (batch, 1, *spatial), or (batch, class, *spatial) with a threshold: uint8, int16 above 256 classes.
+            (batch, 1, *spatial), or (batch, class, *spatial) with a threshold: uint8, or int16 above 256 classes.
 
         Raises:
-            ShapeError: as ``__call__``; one channel and no threshold.
+            ShapeError: as for ``__call__``; also for one channel without a threshold.
         """
         choice = argmax_of if threshold is None else sigmoid_above(threshold)
         image, tiling = self._prepared(inputs, kwargs)
@@ -201,11 +210,11 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         where: Tensor | None = None,
         on_backend: OnBackend | None = None,
     ) -> Tensor:
-        """Give away the logits of ``__call__`` a few planes at a time, as they are finished; returns the labels.
+        """Pass the logits of ``__call__`` to a function, a few finished planes at a time; return the labels.
 
         Args:
             inputs: (1, channel, *spatial); network, progress, where and on_backend as for ``__call__``.
-            add_planes: called with (class, plane, *rest) until all planes along the first axis have come.
+            add_planes: called with (class, plane, *rest) until all planes along the first axis have been passed.
 
         Returns:
             (1, 1, *spatial), the class with the largest logit.
@@ -219,7 +228,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
     def _decided(
         self, image: Tensor, tiling: Tiling, work: InferenceRun, choice: Callable[[Tensor, Tensor], Tensor], masks: bool
     ) -> Tensor:
-        """(batch, 1 or class, *padded): what a choice makes of the weighted sums of each image."""
+        """Compute labels (batch, 1 or class, *padded) from the weighted sums of each image by ``choice``."""
         weight = self._weight(tiling, image)
         streams: list[LabelStream] = []
         found: list[Tensor] = []
@@ -240,7 +249,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         return tile(spatial, self.roi_size, self.overlap)
 
     def _prepared(self, inputs: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tiling]:
-        """The padded image and its windows."""
+        """Check the arguments; return the padded image and its windows."""
         refuse_options({name: kwargs[name] for name in (*UNSUPPORTED_OPTIONS, "device") if name in kwargs})
         check_image(inputs)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
@@ -248,16 +257,16 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         return tiling.pad(image, self.padding_mode, self.cval), tiling
 
     def _weight(self, tiling: Tiling, image: Tensor) -> Tensor:
-        """How much each voxel of a window counts, (*roi), in the type in which sums are kept: single precision at least."""
+        """Return the weight of each voxel of a window, (*roi), in the type of the sums: single precision at least."""
         sigma = tuple(self.sigma_scale) if isinstance(self.sigma_scale, Sequence) else self.sigma_scale
         dtype = torch.promote_types(image.dtype, torch.float32)
         return importance_map(tiling.roi, self.mode, sigma).to(torch.device(self.sw_device or image.device), dtype)
 
     def _logits(self, image: Tensor, tiling: Tiling, work: InferenceRun) -> Iterator[tuple[int, int, Tensor]]:
-        """Number in the batch, window and logits (class, *roi) of every window, image by image in the windows' order.
+        """Yield image number, window number and logits (class, *roi) of every window, image by image in the order of the windows.
 
-        A window that is due goes through the network in a batch with the next ones that are; a constant window of a
-        value seen before is not due, nor one that touches nothing. Logits are kept until their last use.
+        Windows run in batches. A constant window whose value has already run is skipped, and so is a window outside the mask.
+        Logits of constant windows are kept until their last use.
         """
         reuse = self.reuse_constant and not getattr(work.network, "training", False)
         groups = window_groups(image, tiling, work, reuse)
@@ -280,7 +289,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
             fresh = dict(zip(call, call_network(run, batch, work.args, work.kwargs), strict=True))
             last = done + 1 == len(calls)
             if not last:
-                batch = gathered(calls[done + 1])  # a GPU computes meanwhile
+                batch = gathered(calls[done + 1])  # gathered while the GPU computes
             for n in range(call[0] if done else 0, len(groups) if last else calls[done + 1][0]):
                 group = groups[n]
                 left[group] -= 1
@@ -289,7 +298,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
                     continue
                 logits = fresh[n] if n in fresh else kept[group]
                 if group >= 0 and n in fresh and left[group]:
-                    kept[group] = logits = logits.clone()  # a network may use its output's memory again
+                    kept[group] = logits = logits.clone()  # a graph may reuse the memory of its output
                 elif group >= 0 and not left[group]:
                     kept.pop(group, None)
                 yield n // windows, n % windows, logits
@@ -297,7 +306,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
             work.progress.report("infer", len(calls), len(calls))
 
     def _ready(self, work: InferenceRun, batch: Tensor, windows: int) -> Callable[..., Tensor]:
-        """Return the network as run by the backend that suits or was asked for, which ``on_backend`` is told."""
+        """Return the network as run by the selected backend; pass the selection to ``on_backend``."""
         check_fits(work.network, batch)
         windows = windows if self.mirrored is None else 2 * windows
         wanted = BackendRequest(self.backend, self.precision, windows, bool(work.args or work.kwargs))
@@ -309,7 +318,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         return run if self.mirrored is None else self.mirrored.both(run)
 
     def _preparing(self, work: InferenceRun, wanted: BackendRequest) -> AbstractContextManager[None]:
-        """Return the stage of the progress in which a network is converted; none where it is not."""
+        """Return the progress stage in which a network is converted; an empty context if it is not."""
         if work.progress is None or not may_need_conversion(work.network, wanted):
             return nullcontext()
         return work.progress.stage("prepare")

@@ -1,7 +1,7 @@
-"""Logits to labels on the source's grid without ever holding the logits of a whole image.
+"""Postprocessing of logits plane by plane, so that the logits of a whole image are never in memory.
 
-The inferer gives finished planes away; each is resampled and decided as soon as the next one is there. Where a step before that
-needs the labels of the whole image (``KeepLargestComponentLogitsd``), planes wait in a file for them.
+The inferer passes finished planes; each is resampled and labelled as soon as the next one is there. Where a step before the
+resampling needs the labels of the whole image (``KeepLargestComponentLogitsd``), planes are kept in a temporary file until then.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from medvit.transforms import ArgmaxOnSourceGridd, KeepLargestComponentLogitsd, 
 __all__ = ["SlabArgmax", "StreamingPostprocess", "steps_of"]
 
 _PLANES = 24
-"""Planes resampled at a time: enough that the call's own cost is small."""
+"""Number of planes resampled at a time: enough to make the overhead of a call small."""
 
 
 class SlabArgmax:
-    """Planes of logits taken one after another; labels on the source's grid at the end, as ``resample_argmax`` of all makes them.
+    """Argmax on the source grid from planes of logits in sequence, equal to ``resample_argmax`` of all planes.
 
     Args:
-        grid: how the network's grid came from the source's.
+        grid: relation between network grid and source grid.
     """
 
     def __init__(self, grid: NetworkGrid) -> None:
@@ -45,14 +45,14 @@ class SlabArgmax:
         self._high = (self._low + 1).clamp(max=box - 1)
 
     def add_planes(self, planes: Tensor) -> None:
-        """Take the next planes, (class, plane, *rest)."""
+        """Add the next planes, (class, plane, *rest)."""
         self._held.append(planes.cpu())
         held = sum(part.shape[1] for part in self._held)
         if held >= _PLANES or self._first + held == self._grid.size[0]:
             self._decide()
 
     def labels(self) -> Tensor:
-        """(depth, height, width) of the source along RAS axes, once all planes have come."""
+        """Return the labels, (depth, height, width) of the source along RAS axes, after all planes were added."""
         assert self._out is not None
         return self._out
 
@@ -70,27 +70,27 @@ class SlabArgmax:
         if self._out is None:
             self._out = torch.zeros_like(part)
         self._out[rows] = part[rows]
-        # an output row between this plane and the next needs both
+        # the last plane is kept: an output row between it and the next plane needs both
         self._held, self._first = [logits[:, -1:].clone()], end - 1
 
 
 @dataclass(frozen=True)
 class StreamingPostprocess:
-    """A bundle's postprocessing, if planes of logits can go through it.
+    """A bundle's postprocessing for planes of logits.
 
     Attributes:
-        keep: the step that leaves each class in one piece, if there is one; it needs the whole image's labels.
-        argmax: the step that lands on the source's grid.
+        keep: step that keeps the largest component of each class, or None; it needs the labels of the whole image.
+        argmax: step that computes labels on the source grid.
     """
 
     keep: KeepLargestComponentLogitsd | None
     argmax: ArgmaxOnSourceGridd
 
     def run(self, stream: Callable[[Callable[[Tensor], None]], Tensor], image: MetaTensor) -> Tensor:
-        """Labels on the source's grid, as the steps make them of all logits.
+        """Compute labels on the source grid, equal to those of the steps on all logits.
 
         Args:
-            stream: calls what it is given with the planes, (class, plane, *rest), and returns the labels (1, 1, *spatial).
+            stream: function that passes the planes, (class, plane, *rest), to its argument and returns the labels (1, 1, *spatial).
             image: the preprocessed image.
         """
         grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))
@@ -109,7 +109,7 @@ class StreamingPostprocess:
         def write(planes: Tensor) -> None:
             moved = (
                 planes.cpu().movedim(1, 0).float().contiguous()
-            )  # (plane, class, *rest): planes follow each other in the file
+            )  # (plane, class, *rest), so that planes are consecutive in the file
             shape.append(tuple(moved.shape[1:]))
             file.write(moved.numpy().tobytes())
 
@@ -127,7 +127,7 @@ class StreamingPostprocess:
 
 
 def steps_of(postprocessing: Any) -> StreamingPostprocess | None:
-    """A bundle's steps after its network if they are those that planes can go through, else None."""
+    """Return a bundle's postprocessing as ``StreamingPostprocess`` if its steps allow that, else None."""
     found = list(getattr(postprocessing, "transforms", ()))
     if any(getattr(step, "keys", None) != ("pred",) for step in found):
         return None

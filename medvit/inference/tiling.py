@@ -1,4 +1,4 @@
-"""Where windows lie on an image: as MONAI 1.6's ``sliding_window_inference`` places and pads them."""
+"""Positions of windows on an image, as MONAI 1.6's ``sliding_window_inference`` places and pads them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Tiling:
     """Windows on an image of one size.
 
     Attributes:
-        spatial: the image's size in voxels.
-        roi: the windows' size.
-        padded: the image's size after padding: at least a window along each axis.
-        before: voxels padded before the image along each axis; the rest of the padding comes after it.
+        spatial: image size in voxels.
+        roi: window size in voxels.
+        padded: image size after padding: at least a window along each axis.
+        before: number of voxels padded before the image along each axis; the rest of the padding is after it.
         origins: (window, axis), the first voxel of each window in the padded image, the last axis fastest.
     """
 
@@ -35,16 +35,16 @@ class Tiling:
     origins: Tensor
 
     def pad(self, image: Tensor, mode: str, value: float) -> Tensor:
-        """(batch, channel, *spatial) to (batch, channel, *padded).
+        """Pad (batch, channel, *spatial) to (batch, channel, *padded).
 
         Raises:
-            ShapeError: a padding that torch cannot make of so small an image.
+            ShapeError: torch cannot pad so small an image in this mode.
         """
         if self.padded == self.spatial:
             return image
         sides = [
             n for s, p, b in zip(self.spatial, self.padded, self.before, strict=True) for n in (p - s - b, b)
-        ]  # from the last axis to the first, its near side first, is what torch wants
+        ]  # reversed below: torch takes the last axis first, and of each axis the near side first
         try:
             return F.pad(image, sides[::-1], mode=mode, value=value)
         except (RuntimeError, NotImplementedError, ValueError) as error:
@@ -54,7 +54,7 @@ class Tiling:
             ) from error
 
     def crop(self, result: Tensor) -> Tensor:
-        """(..., *padded) to (..., *spatial)."""
+        """Crop (..., *padded) to (..., *spatial)."""
         for axis, (size, first) in enumerate(
             zip(self.spatial, self.before, strict=True), result.ndim - len(self.spatial)
         ):
@@ -62,22 +62,22 @@ class Tiling:
         return result
 
     def box(self, window: int) -> tuple[slice, ...]:
-        """The voxels of a window of the padded image."""
+        """Return the slices of a window in the padded image."""
         return tuple(slice(o, o + r) for o, r in zip(self.origins[window].tolist(), self.roi, strict=True))
 
 
 def tile(
     spatial: Sequence[int], roi_size: Sequence[int | None] | int | None, overlap: Sequence[float] | float
 ) -> Tiling:
-    """Windows that cover an image.
+    """Compute the windows that cover an image.
 
     Args:
-        spatial: the image's size in voxels.
-        roi_size: a window's, one number for all axes or one for each; an axis of None or below 1 takes the image's own.
+        spatial: image size in voxels.
+        roi_size: window size, one number for all axes or one for each; None or a number below 1 takes the image's size.
         overlap: share of a window that the next one covers, for all axes or for each.
 
     Raises:
-        ShapeError: sizes for another number of axes.
+        ShapeError: the number of sizes or overlaps is not that of the axes.
     """
     for name, given in (("roi_size", roi_size), ("overlap", overlap)):
         if isinstance(given, Sequence) and len(given) != len(spatial):

@@ -1,9 +1,8 @@
-"""How undecided a network was about its own labels: the entropy of its probabilities where it gave them.
+"""Uncertainty of a network about its labels: the entropy of the probabilities of its own labels.
 
-In a voxel that was given to a label with probability p, the entropy of "this label or not" is -p log2 p - (1-p) log2 (1-p): 0
-bits where the network is sure, 1 where it might as well be wrong. Its mean over the label's voxels costs no second run.
-Networks are surer than they should be, so what a number means for a bundle is found on cases whose answer is known
-(``medvit evaluate --calibrate``).
+In a voxel labelled with probability p, the entropy of "this label or not" is -p log2 p - (1-p) log2 (1-p): 0 bits for a
+certain network, 1 bit for p = 0.5. The mean over the voxels of a label needs no second run. Networks are overconfident, so
+the meaning of a number is calibrated per bundle on cases with known labels (``medvit evaluate --calibrate``).
 """
 
 from __future__ import annotations
@@ -19,14 +18,22 @@ if TYPE_CHECKING:
 __all__ = ["LabelEntropy", "by_name"]
 
 _BLOCK = 2**22
-"""Voxels taken at a time: little memory, and counts that float32 still holds exactly."""
+"""Number of voxels processed at a time: little memory, and few enough that float32 counts are exact."""
 
 
 class LabelEntropy:
-    """Mean entropies of labels, of logits that come in one piece or plane by plane, on the network's own grid.
+    """Accumulator of the mean entropy of each label, from logits in one piece or plane by plane, on the network grid.
 
     Args:
-        keep_map: also keep each voxel's bits, for ``map``.
+        keep_map: also keep the entropy of each voxel, for ``map``.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.inference import LabelEntropy
+        >>> entropy = LabelEntropy()
+        >>> entropy.add_planes(torch.tensor([[9.0, 0.0], [0.0, 0.0], [-9.0, 0.1]]))  # label 2 at the second voxel only
+        >>> entropy.values()
+        (None, 0.9392)
     """
 
     def __init__(self, keep_map: bool = False) -> None:
@@ -35,12 +42,12 @@ class LabelEntropy:
         self._kept: list[Tensor] = []
 
     def add_planes(self, logits: Tensor) -> None:
-        """Take the next logits, (class, *spatial): background first, or one class of which above 0 is the label."""
+        """Add logits, (class, *spatial): background first, or a single class whose label is set above 0."""
         import torch
 
         flat = logits.detach().reshape(len(logits), -1)
         bits: list[Tensor] = []
-        for block in torch.split(flat, _BLOCK, 1):  # never a second copy of all logits
+        for block in torch.split(flat, _BLOCK, 1):  # in blocks, to avoid a second copy of all logits
             best, own = _bits(block.float())
             sums = _sums(best, own, max(1, len(logits) - 1))
             self._sums = sums if self._sums is None else self._sums + sums
@@ -50,7 +57,7 @@ class LabelEntropy:
             self._kept.append(torch.cat(bits).reshape(logits.shape[1:]))
 
     def values(self) -> tuple[float | None, ...]:
-        """Bits a voxel, of labels 1, 2 and so on; None where a label was given to no voxel."""
+        """Return the mean bits per voxel of labels 1, 2 and so on; None for a label without voxels."""
         if self._sums is None:
             return ()
         return tuple(
@@ -58,20 +65,33 @@ class LabelEntropy:
         )
 
     def map(self) -> Tensor | None:
-        """Bits of every voxel, of the label or the background it was given to, (*spatial) float32; None if not kept."""
+        """Return the bits of every voxel for its own label or background, (*spatial) float32; None if not kept."""
         import torch
 
         return torch.cat(self._kept) if self._kept else None
 
 
 def by_name(entropies: Sequence[float | None], labels: Sequence[Label]) -> dict[str, float]:
-    """Those of the labels that were given, by their names."""
+    """Return the entropies of labels with voxels, by label name.
+
+    Args:
+        entropies: mean bits per voxel of labels 1, 2 and so on, or None, as from ``LabelEntropy.values``.
+        labels: labels to name.
+
+    Returns:
+        Mean bits per voxel, 0..1, by label name.
+
+    Examples:
+        >>> from medvit.inference import by_name
+        >>> by_name((0.25, None), [])
+        {}
+    """
     found = dict(enumerate(entropies, 1))
     return {label.name: bits for label in labels if (bits := found.get(label.id)) is not None}
 
 
 def _bits(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The label that each of (class, voxel) was given to, and how undecided that was, (voxel,)."""
+    """Return the label of each voxel of (class, voxel) and the entropy of that label, both (voxel,)."""
     if len(logits) == 1:
         chance, best = logits[0].sigmoid(), (logits[0] > 0).long()
     else:
@@ -81,7 +101,7 @@ def _bits(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sums(best: Tensor, bits: Tensor, count: int) -> Tensor:
-    """Bits and voxels by label, (2, label) float64 on the CPU."""
+    """Sum the bits and count the voxels of each label, (2, label) float64 on the CPU."""
     import torch
 
     summed = torch.zeros(2, count + 1, device=bits.device)

@@ -1,4 +1,4 @@
-"""Inference on pictures: in one piece where that fits, in windows where it does not."""
+"""Inference on pictures: in one call where they fit, in windows where they do not."""
 
 from __future__ import annotations
 
@@ -15,10 +15,21 @@ __all__ = ["WholeImage"]
 
 
 class WholeImage(SlidingWindow):
-    """A MONAI inferer: one call of the network for a picture up to ``roi_size``, blended windows beyond.
+    """A MONAI inferer that runs the network once on a picture up to ``roi_size``, and on blended windows beyond.
 
-    A network that takes any size needs no window around a small picture, and none of its edges; a window bounds the
-    memory that a large one takes. Arguments and errors as ``SlidingWindow``.
+    A network for any size needs no windows on a small picture, and so has no window edges; windows limit the memory of a large
+    picture. Arguments and errors as for ``SlidingWindow``.
+
+    Args:
+        roi_size: largest size in pixels that runs in one call, and the window size beyond.
+        overlap, mode, sw_batch_size, backend, precision: as for ``SlidingWindow``.
+        sigma_scale, padding_mode, cval, sw_device, device, reuse_constant, mirrored: as for ``SlidingWindow``.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.inference import WholeImage
+        >>> WholeImage(roi_size=(64, 64))(torch.rand(1, 3, 20, 30), lambda picture: picture[:, :1]).shape
+        torch.Size([1, 1, 20, 30])
     """
 
     def __call__(
@@ -30,7 +41,7 @@ class WholeImage(SlidingWindow):
         on_backend: OnBackend | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Logits (batch, class, row, column) for inputs (batch, channel, row, column)."""
+        """Compute logits (batch, class, row, column) of a picture (batch, channel, row, column)."""
         if self.windows(inputs.shape[2:]) > 1:
             return super().__call__(inputs, network, *args, progress=progress, on_backend=on_backend, **kwargs)
         if progress is not None:

@@ -1,4 +1,4 @@
-"""One run of a network over an image: what it is made of, and which windows it needs."""
+"""A run of a network over an image: its parts, and the windows that it needs."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = [
 ]
 
 OCCUPIED, UNTOUCHED = -1, -2
-"""Groups of windows: one that has to run, one that touches nothing of what was asked for."""
+"""Group numbers of windows that must run and of windows outside the requested mask."""
 
 
 @dataclass(frozen=True)
 class InferenceRun:
-    """A network, its arguments beside windows, its observers and where its answer matters (see ``SlidingWindow``)."""
+    """A network, its arguments beside the windows, its observers and the requested mask (see ``SlidingWindow``)."""
 
     network: Callable[..., Tensor]
     progress: Progress | None = None
@@ -46,12 +46,12 @@ class InferenceRun:
 
 
 class PlaneSink:
-    """A choice of labels that also gives the mean logits away, plane by plane, without the padding.
+    """A choice of labels that also passes the mean logits on, plane by plane, without the padding.
 
     Args:
-        tiling: the windows' places.
-        add_planes: called with (class, plane, *rest), in the planes' order.
-        where: as for ``SlidingWindow``, for one image.
+        tiling: positions of the windows.
+        add_planes: called with (class, plane, *rest), in the order of the planes.
+        where: mask as for ``SlidingWindow``, for one image.
     """
 
     def __init__(self, tiling: Tiling, add_planes: Callable[[Tensor], None], where: Tensor | None) -> None:
@@ -61,7 +61,7 @@ class PlaneSink:
         self._at = -tiling.before[0]
 
     def __call__(self, sums: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums (class, plane, *rest) to labels (1, plane, *rest)."""
+        """Return labels (1, plane, *rest) from weighted sums (class, plane, *rest)."""
         low, high = max(0, -self._at), min(sums.shape[1], self._tiling.spatial[0] - self._at)
         if low < high:
             mean = sums[:, low:high] / weights[low:high]
@@ -77,16 +77,17 @@ class PlaneSink:
 
 @lru_cache(maxsize=8)
 def importance_map(roi: tuple[int, ...], mode: str, sigma: tuple[float, ...] | float) -> Tensor:
-    """How much each voxel of a window counts, (*roi), as MONAI has it."""
+    """Return MONAI's weight of each voxel of a window, (*roi)."""
     weight: Tensor = compute_importance_map(roi, mode=mode, sigma_scale=sigma)
     return weight
 
 
 def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:
-    """(batch, window) bool: whether a window holds a voxel at which the answer matters.
+    """Return (batch, window) bool, True for windows that overlap the mask.
 
     Raises:
-        ShapeError: a mask of another size than the image. ImageError: an empty one.
+        ShapeError: the mask has another size than the image, or is not bool.
+        ImageError: the mask is empty.
     """
     wanted = (len(image), 1, *tiling.spatial)
     if tuple(where.shape) != wanted or where.dtype != torch.bool:
@@ -105,8 +106,10 @@ def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:
 
 
 def window_groups(image: Tensor, tiling: Tiling, work: InferenceRun, reuse: bool) -> list[int]:
-    """For each window of each image: ``OCCUPIED`` if it has to run, ``UNTOUCHED`` if it need not, else a number that equal
-    constant windows share, where they may be run once (``reuse``).
+    """Return a group number for each window of each image.
+
+    ``OCCUPIED``: the window must run. ``UNTOUCHED``: it is outside the mask. Other numbers: constant windows with equal values
+    have the same number and may run once (only with ``reuse``).
     """
     if reuse:
         occupied = occupied_windows(image, tiling.roi, tiling.origins)
@@ -120,10 +123,10 @@ def window_groups(image: Tensor, tiling: Tiling, work: InferenceRun, reuse: bool
 
 
 def background_logits(logits: Tensor) -> Tensor:
-    """(class, *roi): background's logit 1, the others' 0.
+    """Return logits (class, *roi) of 1 for background and 0 for other classes.
 
     Raises:
-        ShapeError: a network without a background class.
+        ShapeError: the network has no background class.
     """
     if len(logits) < 2:
         raise ShapeError(
@@ -137,7 +140,7 @@ def background_logits(logits: Tensor) -> Tensor:
 
 
 def background_outside(logits: Tensor, where: Tensor | None) -> Tensor:
-    """Logits (batch, class, *spatial), of which background's is raised above all others outside a mask (batch, 1, *spatial)."""
+    """Raise the background logit above all others outside a mask; logits (batch, class, *spatial), mask (batch, 1, *spatial)."""
     if where is None:
         return logits
     outside = ~where.to(logits.device)

@@ -1,4 +1,4 @@
-"""Graphs made once and kept in the user's cache folder: written aside, renamed, checked at every use, the oldest let go."""
+"""Cache of converted graphs in the user's cache folder; entries are written atomically, verified at each use, evicted by age."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from medvit.errors import BackendError, system_words
 __all__ = ["cache_folder", "get_or_build"]
 
 _RECORD = "made.json"
-"""Written last: what the entry is, and the sha256 of each of its files."""
+"""Name of an entry's record, written last: the facts about the entry and the sha256 of each of its files."""
 
 _LIMIT = 2 * 2**30
-"""Bytes that entries may take together before the one used longest ago goes."""
+"""Largest total size of all entries in bytes; beyond it the least recently used entry is removed."""
 
 
 def cache_folder() -> Path:
-    """``MEDVIT_CACHE``, else the platform's folder for what a program can make again. It need not exist yet."""
+    """Return ``MEDVIT_CACHE``, or else the platform's cache folder for medvit. The folder may not exist yet."""
     given = os.environ.get("MEDVIT_CACHE")
     if given:
         return Path(given).expanduser().absolute()
@@ -37,12 +37,12 @@ def cache_folder() -> Path:
 
 
 def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """The folder of an entry and its record; made if it is not there, or not as it was written.
+    """Return the folder of a cache entry and its record; build the entry if it is missing or damaged.
 
     Args:
-        kind: a folder's name.
-        key: the entry's.
-        make: writes the entry's files into the folder it is given, and returns what is to be known about them.
+        kind: name of the folder for entries of this kind.
+        key: name of the entry.
+        make: function that writes the entry's files into the folder it is given and returns the facts to record about them.
 
     Raises:
         BackendError: the cache cannot be written.
@@ -53,7 +53,7 @@ def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) ->
         _touch(entry)
         return entry, record
     try:
-        shutil.rmtree(entry, ignore_errors=True)  # what is there is not whole
+        shutil.rmtree(entry, ignore_errors=True)  # the existing entry is damaged
         entry.parent.mkdir(parents=True, exist_ok=True)
         with staging_folder(entry) as aside:
             record = make(aside)
@@ -82,7 +82,7 @@ def _put(aside: Path, entry: Path) -> None:
 
 
 def _intact(entry: Path) -> dict[str, Any] | None:
-    """The record of an entry all of whose files are as they were written, else None."""
+    """Return the record of an entry whose files all have their recorded hashes, else None."""
     try:
         content = json.loads((entry / _RECORD).read_text())
         files = content["files"]
@@ -101,11 +101,11 @@ def _touch(entry: Path) -> None:
     try:
         os.utime(entry / _RECORD)
     except OSError:
-        return  # a cache that may only be read has no order of use
+        return  # a read-only cache keeps no order of use
 
 
 def _let_go(newest: Path) -> None:
-    """Take entries away, those used longest ago first, until the rest is below the limit; the newest stays."""
+    """Remove the least recently used entries until the total size is below the limit; keep the newest entry."""
     sizes: dict[Path, int] = {}
     for record in newest.parent.glob(f"*/{_RECORD}"):
         sizes[record.parent] = sum(file.stat().st_size for file in record.parent.iterdir())

@@ -1,4 +1,4 @@
-"""A network captured once as a CUDA graph, in bf16 if asked: no launch of a kernel waits for Python."""
+"""CUDA graph of a network, captured once, optionally in bf16, so that no kernel launch waits for Python."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 __all__ = ["captured", "unsupported_reason"]
 
 _WARM_UP = 3
-"""Calls before the capture, in which libraries choose their kernels and take their memory."""
+"""Number of calls before the capture, in which libraries choose their kernels and allocate memory."""
 
 
 def unsupported_reason(batch: Tensor) -> str | None:
-    """Why there is nothing to capture, or None."""
+    """Return why no CUDA graph can be captured, or None."""
     if not torch.cuda.is_available():
         return "there is no CUDA device on this machine; use --backend auto, or a machine with an NVIDIA GPU"
     if batch.device.type != "cuda":
@@ -23,12 +23,12 @@ def unsupported_reason(batch: Tensor) -> str | None:
 
 
 def captured(network: nn.Module, batch: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
-    """Windows of the example's size through one graph; another size, as of a last incomplete batch, runs as it is.
+    """Capture a network as a CUDA graph for windows of the example's size; other sizes (a last, smaller batch) run without it.
 
     Args:
-        network: on the GPU, in evaluation mode.
+        network: a network on the GPU, in evaluation mode.
         batch: (window, channel, *roi) on the GPU.
-        precision: "fp32", or "bf16" by autocast; logits are float32 either way.
+        precision: "fp32", or "bf16" by autocast; logits are float32 in both cases.
     """
 
     def plain(windows: Tensor) -> Tensor:

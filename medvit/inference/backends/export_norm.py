@@ -1,4 +1,4 @@
-"""A network as graph compilers like it: the same numbers from operators that they know how to fuse."""
+"""Rewrite of a network for graph compilers: the same numbers from operators that they can fuse."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["as_recorded"]
 
 
 def as_recorded(network: nn.Module) -> nn.Module:
-    """A copy of a network whose instance norms are written out, which OpenVINO gathers into one operator.
+    """Copy a network with its instance norms written as basic operators, which OpenVINO fuses into one.
 
-    What ``torch.export`` makes of ``nn.InstanceNorm3d``, a batch norm over reshaped tensors, costs OpenVINO two passes of
-    reductions, two reorderings of the tensor and a third digit of agreement.
+    ``torch.export`` turns ``nn.InstanceNorm3d`` into a batch norm over reshaped tensors. In OpenVINO that costs two passes of
+    reductions, two reorderings of the tensor, and accuracy in the third digit.
     """
     written = copy.deepcopy(network)
     for module in written.modules():
@@ -24,7 +24,7 @@ def as_recorded(network: nn.Module) -> nn.Module:
 
 
 class _Norm(nn.modules.instancenorm._InstanceNorm):
-    """(x - mean) / sqrt(variance + eps), over space, channel by channel."""
+    """Instance norm (x - mean) / sqrt(variance + eps) over the spatial axes of each channel."""
 
     def forward(self, x: Tensor) -> Tensor:
         space = tuple(range(2, x.ndim))

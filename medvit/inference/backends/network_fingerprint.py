@@ -1,4 +1,4 @@
-"""What a network computes, as a short name: equal for two networks only if they give the same output."""
+"""Fingerprint of a network: a hash that is equal for two networks only if they compute the same output."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def fingerprint(network: nn.Module) -> str:
-    """sha256 over weights, structure, settings and the source files of its modules; read again only if a tensor changed.
+    """Compute the sha256 over a network's weights, structure, settings and source files; cached until a tensor changes.
 
-    Weights alone are not enough: two orders of patch merging, or two shifts, have the same.
+    Weights alone are not enough: networks with different orders of patch merging, or different shifts, can have equal weights.
     """
     state = _versions(network)
     known = _KNOWN.get(network)
@@ -48,7 +48,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def _versions(network: nn.Module) -> Any:
-    """Changes whenever a tensor does; None where torch does not keep count."""
+    """Return a value that changes whenever a tensor does; None for inference tensors, which have no version counter."""
     tensors = [*network.parameters(), *network.buffers()]
     if any(tensor.is_inference() for tensor in tensors):
         return None
@@ -57,7 +57,7 @@ def _versions(network: nn.Module) -> Any:
 
 
 def _sources(kind: type) -> list[str]:
-    """Files of a class and of those it is made from, medvit's and other people's; torch's own go by its version."""
+    """List the source files of a class and its base classes, except those of torch, which its version covers."""
     modules = [
         sys.modules.get(c.__module__) for c in kind.__mro__ if not c.__module__.startswith(("torch", "builtins"))
     ]

@@ -1,8 +1,8 @@
-"""A network as an OpenVINO graph on the CPU: converted once, compared with the network, timed beside it, and kept.
+"""OpenVINO graph of a network on the CPU: converted once, compared with the network, timed beside it, and cached.
 
-The key of the cache says everything that the graph depends on: the network's fingerprint (weights, structure, settings,
-sources), the window's size and the versions of torch, OpenVINO and medvit. One window goes through at a time: on a CPU a batch
-gains nothing.
+The cache key covers everything that the graph depends on: the network's fingerprint (weights, structure, settings,
+sources), the window size and the versions of torch, OpenVINO and medvit. Windows run one at a time, since a batch is not
+faster on a CPU.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from medvit.inference.backends.network_fingerprint import fingerprint
 __all__ = ["Graph", "faster_graph_of", "graph_of", "unsupported_reason"]
 
 _REVISION = 1
-"""Of how graphs are written; another one makes them anew."""
+"""Version of the conversion; a new number makes cached graphs invalid."""
 
 _TOLERANCE = 1e-3
-"""Largest difference of a logit that a graph in fp32 may have, as a share of the largest logit."""
+"""Largest allowed difference of a logit between network and fp32 graph, as a share of the largest logit."""
 
 _HELD = 3
-"""Graphs that stay in memory."""
+"""Number of graphs kept in memory."""
 
 _WORTH = 1.1
-"""How many times faster than the network a graph must have been for "auto" to take it."""
+"""Smallest speed-up over the network at which "auto" uses the graph."""
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}  # processors with bf16 would otherwise take it unasked
+_HINTS = {"fp32": "f32", "bf16": "bf16"}  # without a hint, OpenVINO computes in bf16 on processors that support it
 
 _IN_MEMORY: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
 _LOCK = Lock()
 
 
 class Graph:
-    """A compiled graph; called with (window, channel, *roi) float32, gives logits.
+    """A compiled graph; a call takes (window, channel, *roi) float32 and returns logits.
 
     Attributes:
-        facts: what was found when it was made: ``difference`` (largest of a logit, over the largest logit), ``ratio`` (how many
-            times faster than the network) and ``seconds`` (of converting).
+        facts: measurements from the conversion: ``difference`` (largest of a logit, as a share of the largest logit), ``ratio``
+            (speed-up over the network) and ``seconds`` (duration of the conversion).
     """
 
     def __init__(self, path: Path, precision: str, facts: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Graph:
         self._lock = Lock()
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Logits (window, class, *roi); with one window, valid until the next call."""
+        """Return logits (window, class, *roi); for a single window they are valid until the next call."""
         with self._lock:
             made = []
             for window in batch.detach().contiguous()[:, None]:
@@ -74,7 +74,7 @@ class Graph:
 
 
 def unsupported_reason(batch: Tensor, precision: str) -> str | None:
-    """Why no graph can be run on windows such as these, or None."""
+    """Return why no graph can run on windows such as these, or None."""
     if find_spec("openvino") is None:
         return "the package openvino is not installed; install the extra: pip install 'medvit[openvino]'"
     if batch.device.type != "cpu":
@@ -87,15 +87,15 @@ def unsupported_reason(batch: Tensor, precision: str) -> str | None:
 
 
 def graph_of(network: nn.Module, batch: Tensor, precision: str = "fp32") -> Graph:
-    """A network's graph for windows of one size; from memory, from the cache, or made now.
+    """Return a network's graph for windows of one size, from memory, from the cache, or newly converted.
 
     Args:
-        network: on the CPU, in evaluation mode.
-        batch: windows as they will come; only their size counts.
-        precision: in which the graph computes; its weights are kept in fp32.
+        network: a network on the CPU, in evaluation mode.
+        batch: example windows; only their size matters.
+        precision: precision of the computation; the graph's weights are stored in fp32.
 
     Raises:
-        BackendError: the network cannot be converted, its graph answers differently, or the cache cannot be written.
+        BackendError: the network cannot be converted, its graph computes other logits, or the cache cannot be written.
     """
     shape = (1, *batch.shape[1:])
     stated = (fingerprint(network), shape, torch.__version__, version("openvino"), __version__, _REVISION)
@@ -114,7 +114,7 @@ def graph_of(network: nn.Module, batch: Tensor, precision: str = "fp32") -> Grap
 
 
 def faster_graph_of(network: nn.Module, batch: Tensor) -> tuple[Graph | None, str]:
-    """The fp32 graph if it was faster than the network when it was made here, and the reason either way."""
+    """Return the fp32 graph if it was faster than the network when converted here, else None; and the reason."""
     try:
         graph = graph_of(network, batch)
     except BackendError as error:
@@ -127,7 +127,7 @@ def faster_graph_of(network: nn.Module, batch: Tensor) -> tuple[Graph | None, st
 
 
 def _make(network: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
-    """Convert, write, compare and time."""
+    """Convert a network, save the graph, compare it with the network, and time both."""
     import openvino
 
     start = time.perf_counter()
@@ -163,7 +163,7 @@ def _converted(network: nn.Module, example: Tensor) -> Any:
 
     try:
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own notes about what it will change
+            warnings.simplefilter("ignore")  # deprecation warnings inside torch
             return openvino.convert_model(torch.export.export(as_recorded(network), (example.clone(),), strict=False))
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -181,7 +181,7 @@ def _compile(path: Path, precision: str) -> Any:
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # others may be using the machine, too
+        "ENABLE_CPU_PINNING": False,  # other processes may share the processor
     }
     return openvino.Core().compile_model(str(path), "CPU", options)
 

@@ -1,6 +1,6 @@
-"""How a network is run on a window: as it is, compiled, as an OpenVINO graph or as a CUDA graph.
+"""Selection of a network's backend: eager, compiled, OpenVINO graph or CUDA graph.
 
-One check chooses a backend and explains a refusal; what was chosen, and why, travels with the run.
+The same check chooses a backend and explains a refusal; the choice and its reason are recorded with the run.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ __all__ = [
 ]
 
 _WORTH_CONVERTING = 4
-"""Windows that an image must have before "auto" thinks of a graph, which takes seconds to load and longer to make."""
+"""Smallest number of windows in an image for which "auto" considers a graph, which takes seconds to load or convert."""
 
 _LARGE = 10**6
-"""Parameters that a network must have for the same reason."""
+"""Smallest number of parameters of a network for which "auto" considers a graph."""
 
 
 @dataclass(frozen=True)
 class BackendRequest:
-    """What a caller asks for.
+    """A request for a backend.
 
     Attributes:
         backend: one of ``BACKENDS``.
         precision: "fp32" or "bf16".
-        windows: how many windows the image at hand needs.
-        arguments: whether the network takes more than the window.
+        windows: number of windows of the image.
+        arguments: True if the network takes arguments beside the windows.
     """
 
     backend: str = "auto"
@@ -54,13 +54,13 @@ class BackendRequest:
 
 @dataclass(frozen=True)
 class SelectedBackend:
-    """What is run, and why.
+    """The selected backend, with the reason for the choice.
 
     Attributes:
-        backend: never "auto".
-        precision: in which the network computes.
-        reason: why, in plain words, for the record.
-        run: windows (window, channel, *roi) to logits. A graph may use its output's memory again in the next call.
+        backend: name of the backend; never "auto".
+        precision: precision of the computation.
+        reason: reason for the choice, in plain words, for the run record.
+        run: function from windows (window, channel, *roi) to logits. A graph may reuse the memory of its output in the next call.
     """
 
     backend: str
@@ -70,7 +70,7 @@ class SelectedBackend:
 
 
 def unsupported_reason(backend: str, network: object, batch: Tensor, wanted: BackendRequest) -> str | None:
-    """Why a backend cannot run a network on windows such as these, or None if it can; chooses and explains alike."""
+    """Return why a backend cannot run a network on such windows, or None; used for the choice and for the message."""
     if backend == "eager":
         return None
     if not isinstance(network, nn.Module):
@@ -93,15 +93,15 @@ def unsupported_reason(backend: str, network: object, batch: Tensor, wanted: Bac
 
 
 def select_backend(network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest) -> SelectedBackend:
-    """The backend that is asked for made ready, or the one that suits.
+    """Prepare the requested backend, or choose one for "auto".
 
     Args:
-        network: takes (window, channel, *roi), gives (window, class, *roi).
-        batch: windows as they will come; only its size, type and device count.
-        wanted: what is asked for.
+        network: takes (window, channel, *roi), returns (window, class, *roi).
+        batch: example windows; only their size, type and device matter.
+        wanted: the request.
 
     Raises:
-        BackendError: an unknown backend or precision, or one that cannot run; the message says why and what to do.
+        BackendError: the backend or precision is unknown or cannot run; the message says why and what to do.
     """
     check_names(wanted.backend, wanted.precision)
     if wanted.backend == "auto":
@@ -117,7 +117,7 @@ def select_backend(network: Callable[..., Tensor], batch: Tensor, wanted: Backen
 
 
 def may_need_conversion(network: object, wanted: BackendRequest) -> bool:
-    """Whether ``select_backend`` may take seconds."""
+    """Return True if ``select_backend`` may take seconds."""
     return wanted.backend not in ("auto", "eager") or (wanted.backend == "auto" and hasattr(network, WEIGHTS_ATTRIBUTE))
 
 
@@ -157,7 +157,7 @@ def _automatic(network: Callable[..., Tensor], batch: Tensor, wanted: BackendReq
 
 
 def _eager_because(network: object, batch: Tensor, wanted: BackendRequest) -> str | None:
-    """Why "auto" runs the network as it is, without having looked at a graph; None if one may be better."""
+    """Return why "auto" runs the network in eager mode without trying a graph; None if a graph may be faster."""
     if batch.device.type != "cpu":
         return f"the network lies on {batch.device.type}"
     if not hasattr(network, WEIGHTS_ATTRIBUTE):
@@ -173,7 +173,7 @@ def _eager_because(network: object, batch: Tensor, wanted: BackendRequest) -> st
 
 
 def devices() -> str:
-    """For people: what each backend would do here, in one line."""
+    """Describe in one line, for people, which backends can run here."""
     example = torch.zeros(1, 1, 2, 2, 2)
     network = nn.Identity().eval()
     states = []

@@ -1,4 +1,4 @@
-"""``torch.compile``, where a C++ compiler is at hand."""
+"""Backend by ``torch.compile``, which needs a C++ compiler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MADE: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()
 
 
 def unsupported_reason() -> str | None:
-    """Why nothing can be compiled here, or None."""
+    """Return why nothing can be compiled here, or None."""
     names = ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++")
     if not any(shutil.which(name) for name in names):
         return f"torch.compile needs a C++ compiler, and none of {', '.join(names)} is on the PATH; install one"
@@ -24,7 +24,7 @@ def unsupported_reason() -> str | None:
 
 
 def compiled(network: nn.Module) -> Callable[..., Tensor]:
-    """The network compiled for windows of one size; kept as long as the network is. The first window takes minutes."""
+    """Compile a network for windows of one size, cached for the network's lifetime. The first window takes minutes."""
     if network not in _MADE:
         made = torch.compile(network, dynamic=False)
         _MADE[network] = _held(made)
@@ -32,7 +32,7 @@ def compiled(network: nn.Module) -> Callable[..., Tensor]:
 
 
 def _held(made: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    # inference mode changes how tensors are tracked, which compiled code checks for: no_grad is enough here
+    # compiled code checks for the tensor tracking that inference mode changes; no_grad is enough here
     def run(batch: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
             return made(batch.clone() if batch.is_inference() else batch)
