@@ -1,4 +1,4 @@
-"""Bundles: metadata, weights, and the search for them."""
+"""Bundles: metadata, weights, and the search for them by name."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Finding, checking and opening bundles. A bundle is the single truth about a model; nothing is said twice."""
+"""An opened bundle: its configs, metadata and weights. It is the only source of facts about a model."""
 
 from __future__ import annotations
 
@@ -31,32 +31,36 @@ __all__ = ["DEFAULT_BUNDLE", "Bundle", "BundleFacts", "Code", "Label", "Weights"
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle folder; configs are read when first asked for."""
+    """An opened bundle folder; configs are read on first use.
+
+    Attributes:
+        root: the folder, with ``configs/metadata.json`` and ``configs/inference.json``.
+    """
 
     root: Path
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """Name of the folder."""
         return self.root.name
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """metadata.json, its keys checked."""
+        """Content of metadata.json, with known keys only."""
         metadata = read_json(self.root / "configs" / "metadata.json")
         refuse_unknown(metadata, METADATA_KEYS, "configs/metadata.json", used="")
         return metadata
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """inference.json, its ids checked."""
+        """Content of inference.json, with known ids only."""
         config = read_json(self.root / "configs" / "inference.json")
         refuse_unknown(config, CONFIG_KEYS, "configs/inference.json", used=json.dumps(config))
         return config
 
     @cached_property
     def facts(self) -> BundleFacts:
-        """Labels, weights, modality and the like, validated."""
+        """The ``medvit`` section of the metadata: labels, weights, modality and the like, validated."""
         section = self.metadata.get("medvit")
         if section is None:
             raise BundleError(
@@ -75,24 +79,25 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """The bundle's version."""
+        """Version of the bundle."""
         return str(self.metadata["version"])
 
     @property
     def intended_use(self) -> str:
-        """The sentence that must stand on every result."""
+        """Sentence that every result must state."""
         return str(self.metadata["intended_use"])
 
     @property
     def own_weights(self) -> Path:
-        """Where the bundle's folder holds its weights, there or not."""
+        """Path of the weights in the bundle's folder; the file may not exist."""
         return self.root / self.facts.weights.file
 
     @property
     def fetched(self) -> Installed | None:
-        """What the store holds for this bundle: weights of exactly the checksum that its metadata ask for.
+        """Entry of the store for this bundle's weights, with exactly the checksum in its metadata; None where there is
+        none.
 
-        Weights in the bundle's own folder go before, if its metadata state their sha256.
+        Weights in the bundle's own folder take precedence if its metadata states their sha256.
         """
         wanted = self.facts.weights
         if wanted.origin is None or (wanted.sha256 and self.own_weights.is_file()):
@@ -103,16 +108,16 @@ class Bundle:
 
     @property
     def weights(self) -> Path:
-        """The weights file: in the store if they were fetched, else in the bundle's folder."""
+        """Path of the weights file: in the store if fetched, else in the bundle's folder."""
         entry = self.fetched
         return self.own_weights if entry is None else store_folder() / entry.file
 
     @property
     def weights_sha256(self) -> str:
-        """What the weights file must hash to: as the store's manifest or the metadata say.
+        """Expected sha256 of the weights file, from the store's manifest or the metadata.
 
         Raises:
-            BundleError: the weights have not been fetched, so that nothing is known about them.
+            BundleError: the weights have not been fetched, so that their checksum is unknown.
         """
         entry = self.fetched
         digest = self.facts.weights.sha256 if entry is None else entry.sha256
@@ -123,7 +128,7 @@ class Bundle:
 
     @property
     def state(self) -> str:
-        """ "trained", "not trained", or for weights that do not ship "fetched" or "not fetched"."""
+        """State of the weights: "trained", "not trained", or for weights that do not ship "fetched" or "not fetched"."""
         if self.facts.state != "trained":
             return "not trained"
         if self.fetched is not None or self.root.parent == bundles_home():
@@ -133,10 +138,10 @@ class Bundle:
         return "not trained" if self.facts.weights.origin is None else "not fetched"
 
     def label(self, name: str) -> Label:
-        """The label of that name.
+        """Return the label with a name.
 
         Raises:
-            BundleError: no such label; the nearest names are offered.
+            BundleError: there is no such label; the message offers similar names.
         """
         by_name = {label.name: label for label in self.facts.labels}
         if name not in by_name:
@@ -146,14 +151,22 @@ class Bundle:
         return by_name[name]
 
     def require_task(self, task: str) -> None:
-        """Refuse a bundle made for another task."""
+        """Refuse a bundle made for another task.
+
+        Raises:
+            BundleError: the bundle is for another task.
+        """
         if self.facts.task != task:
             raise BundleError(
                 f"{self.name}, a bundle for {self.facts.task}", f"one for {task} is needed", "Name another."
             )
 
     def require_trained(self) -> None:
-        """Refuse a bundle whose weights are not there; nothing ever runs on random weights, nor fetches by itself."""
+        """Refuse a bundle without weights; medvit never runs random weights and never downloads by itself.
+
+        Raises:
+            BundleError: the weights are missing.
+        """
         state = self.state
         if state == "not fetched":
             raise BundleError(self._not_fetched())
@@ -171,10 +184,11 @@ class Bundle:
         )
 
     def verify(self) -> str:
-        """Check configs and the weights' checksum; return the sha256.
+        """Check the configs and the checksum of the weights; return the sha256.
 
         Raises:
-            BundleError: a config is wrong or the weights are missing. ChecksumError: the weights are others.
+            BundleError: a config is wrong, or the weights are missing.
+            ChecksumError: the checksum differs.
         """
         _ = self.config, self.facts
         self.require_trained()

@@ -1,4 +1,4 @@
-"""Reading files of weights that others wrote, without ever running what they might contain."""
+"""Readers of third-party weights files that never run code contained in them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ from medvit.errors import CheckpointError
 __all__ = ["CheckpointTensors", "extract_tensors", "fill_index_tables", "read_checkpoint"]
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "params", "params_ema", "network")
-"""Keys under which training code keeps the weights beside epoch, optimiser and the like."""
+"""Keys under which training code stores the weights, beside epoch, optimiser and the like."""
 
 _HDF5 = b"\x89HDF"
 
 
 class CheckpointTensors(dict[str, Tensor]):
-    """Tensors by name, and the key of the file they lay under (None where they lay at the top)."""
+    """Tensors by name, with the key of the checkpoint that contained them.
+
+    Attributes:
+        wrapper: the key, e.g. "state_dict"; None where the tensors were at the top level.
+
+    Args:
+        tensors: tensors by name.
+        wrapper: the key.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], wrapper: str | None = None) -> None:
         super().__init__(tensors)
@@ -35,12 +43,18 @@ class CheckpointTensors(dict[str, Tensor]):
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """What a weights file holds: safetensors, .npz, or a PyTorch file read with ``weights_only=True``.
+    """Read a weights file: safetensors, .npz, or a PyTorch file, which is read with ``weights_only=True``.
 
-    The kind is told by the first bytes, not by the name.
+    The first bytes decide the format, not the file name.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The content: tensors or arrays by name, possibly nested as training code saved them.
 
     Raises:
-        CheckpointError: no such file, damaged, of another kind, or a pickle that wants to run code.
+        CheckpointError: the file does not exist, is damaged, has another format, or is a pickle that could run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -107,7 +121,7 @@ def _read_zip(path: Path) -> Mapping[str, Any]:
 
 
 def _asks_for(refusal: str) -> str | None:
-    """What PyTorch's restricted reader would not give a pickle, or None if it choked on damage."""
+    """Return the object that PyTorch's restricted reader refused to a pickle; None if the file is damaged instead."""
     named = re.search(r"GLOBAL ([\w.]+)", refusal)
     if named:
         return named[1]
@@ -115,7 +129,9 @@ def _asks_for(refusal: str) -> str | None:
 
 
 def _plain_numbers() -> list[Any]:
-    """What numpy numbers are made of: research checkpoints keep their best score as one, which is data, not code."""
+    """Return the types of numpy scalars, which PyTorch must accept: checkpoints store their best score as one, which is
+    harmless data.
+    """
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     kinds = [type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")]
     return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
@@ -124,7 +140,7 @@ def _plain_numbers() -> list[Any]:
 def _read_pickle(path: Path) -> Mapping[str, Any]:
     try:
         with torch.serialization.safe_globals(_plain_numbers()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, which are refused below
+            warnings.simplefilter("ignore")  # warnings about pickle protocols, which are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = _asks_for(str(error))
@@ -150,13 +166,19 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
 
 
 def extract_tensors(content: Mapping[str, Any]) -> CheckpointTensors:
-    """The tensors of a checkpoint, out of whatever they are wrapped in.
+    """Extract the tensors of a checkpoint from the structures that training code adds.
 
-    Training code wraps them in ``state_dict``, ``model`` and the like, data-parallel training puts ``module.`` before
-    every name, and reference files put ``sd/`` or ``w/`` before the names of weights and keep other arrays beside them.
+    Training code nests them under ``state_dict``, ``model`` and similar keys; data-parallel training adds the prefix
+    ``module.``; reference files add ``sd/`` or ``w/`` to the names of weights and store other arrays beside them.
+
+    Args:
+        content: the content of a file, as ``read_checkpoint`` returns it.
+
+    Returns:
+        Tensors by name, without prefixes.
 
     Raises:
-        CheckpointError: something among them is not a tensor, or holds NaN.
+        CheckpointError: there are no tensors, or a value is not a tensor or not finite.
     """
     wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
     inner = content if wrapper is None else content[wrapper]
@@ -189,9 +211,15 @@ def _tensor(name: str, value: Any) -> Tensor:
 
 
 def fill_index_tables(network: nn.Module, state: dict[str, Any], prefix: str) -> None:
-    """Add the network's own index tables to a state dict that leaves them out.
+    """Add the network's own index tables to a state dict that lacks them.
 
-    They follow from the window, so bundles do not store them; MONAI's export commands load a bundle's file strictly.
+    They follow from the window size, so bundles do not store them; MONAI's export commands load a bundle's file
+    strictly.
+
+    Args:
+        network: the network.
+        state: the state dict; changed in place.
+        prefix: prefix of the names in ``state``.
     """
     for name, table in network.named_buffers():
         if name.endswith("relative_position_index"):

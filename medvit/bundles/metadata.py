@@ -1,4 +1,4 @@
-"""The ``medvit`` section of a bundle's metadata.json: what a bundle states about itself, read and validated."""
+"""The ``medvit`` section of a bundle's metadata.json: its data model and validation."""
 
 from __future__ import annotations
 
@@ -33,22 +33,24 @@ METADATA_KEYS = frozenset(
     "optional_packages_version supported_apps name task description authors copyright data_source data_type dataset "
     "image_classes label_classes pred_classes eval_metrics intended_use references network_data_format medvit".split()
 )
-"""What MONAI's bundle specification and zoo put in metadata.json, and ours."""
+"""Keys of metadata.json: those of MONAI's bundle specification and model zoo, and medvit's own."""
 
 CONFIG_KEYS = frozenset(
     "imports bundle_root dataset_dir output_dir device datalist network_def network preprocessing dataset dataloader "
     "inferer postprocessing handlers evaluator checkpointloader initialize run finalize fast_overlap fast_views fast_mirrored label_maps".split()
 )
-"""Ids of inference.json that readers know; any other must at least be used by one of them. ``label_maps`` says what the ids of
-label maps mean, for train.json and evaluate.json alike."""
+"""Known ids of inference.json; any other id must be referenced by another entry.
+
+``label_maps`` describes the meaning of the ids of label maps, for train.json and evaluate.json alike.
+"""
 
 
 MIN_DICE = 0.999
-"""Lowest Dice of a label against fp32 with which a lower precision passes."""
+"""Lowest Dice of a label against fp32 for a lower precision to pass."""
 
 
 class WeightsOrigin(_Strict):
-    """Where weights that do not ship come from; ``medvit bundles fetch`` shows it before anything moves."""
+    """Origin of weights that do not ship with a bundle; ``medvit bundles fetch`` shows it before any download."""
 
     address: str = Field(pattern=r"^https?://[^/@\s?#]+/[^\s?#]*[^/\s?#]$", description="of the published file")
     size: int | None = Field(default=None, ge=1, description="bytes, where the publisher states them")
@@ -63,12 +65,12 @@ class WeightsOrigin(_Strict):
 
     @property
     def file(self) -> str:
-        """The published file's name, under which a mirror holds it."""
+        """Name of the published file, also used on a mirror."""
         return self.address.rpartition("/")[2]
 
 
 class Weights(_Strict):
-    """Where the weights lie and what they must be."""
+    """Location and checksum of a bundle's weights."""
 
     file: str
     sha256: str | None = Field(
@@ -87,7 +89,7 @@ class Weights(_Strict):
 
 
 class ExpectedIntensities(_Strict):
-    """What an image of the bundle's kind must reach, where its format states no modality."""
+    """Range of values that images of the bundle's kind must reach, used for formats that state no modality."""
 
     unit: str
     lowest_at_most: float
@@ -95,7 +97,7 @@ class ExpectedIntensities(_Strict):
 
 
 class PrecisionCheck(_Strict):
-    """How far labels in a lower precision were from those in fp32 on a case: what allows, or forbids, ``--precision``."""
+    """Agreement of labels in a lower precision with those in fp32 on a case, which permits or forbids ``--precision``."""
 
     precision: Literal["bf16"]
     backend: str
@@ -106,17 +108,17 @@ class PrecisionCheck(_Strict):
 
     @property
     def lowest(self) -> float:
-        """Dice of the label that differs most."""
+        """Dice of the label that differs most; 0 without labels."""
         return min(self.dice.values(), default=0.0)
 
     @property
     def passed(self) -> bool:
-        """Whether the precision may be used."""
+        """True if the precision may be used."""
         return self.lowest >= MIN_DICE
 
 
 class Calibration(_Strict):
-    """What the signals of quality mean for a bundle's weights, found on cases whose answer is known."""
+    """Limits of the quality signals for a bundle's weights, from cases with known labels."""
 
     weights_sha256: str
     cases: int = Field(ge=1, description="how many")
@@ -129,7 +131,7 @@ class Calibration(_Strict):
 
 
 class Validation(_Strict):
-    """The cases behind a bundle's calibration, and the anatomy that they show: what its ratings rest on."""
+    """Cases behind a bundle's calibration and the anatomy that they show, on which its ratings are based."""
 
     weights_sha256: str
     real_cases: int = Field(
@@ -145,7 +147,7 @@ class Validation(_Strict):
 
 
 class BundleFacts(_Strict):
-    """The ``medvit`` section of metadata.json."""
+    """The ``medvit`` section of metadata.json, validated."""
 
     task: Literal["segmentation", "restoration", "reconstruction"]
     dimensions: Literal[2, 3]
@@ -170,12 +172,12 @@ class BundleFacts(_Strict):
     )
 
     def mismatch(self, name: str, picture: bool, modality: str | None) -> str | None:
-        """What an image is where the bundle was made for something else, by its header alone; None where it may fit.
+        """Describe the mismatch between an image and the bundle, by the image's header; return None where it may fit.
 
         Args:
-            name: what the words call the bundle.
-            picture: whether it is a 2-D picture rather than a volume.
-            modality: DICOM's Modality; None where the format does not state one.
+            name: name of the bundle in the text.
+            picture: True for a 2-D picture, False for a volume.
+            modality: DICOM's Modality; None where the format states none.
         """
         if picture != (self.dimensions == 2):
             kind = "a 2-D picture" if picture else "a volume"
@@ -186,10 +188,10 @@ class BundleFacts(_Strict):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a bundle's config.
+    """Read the JSON object of a bundle's config.
 
     Raises:
-        BundleError: it is missing, unreadable or not JSON.
+        BundleError: the file is missing, unreadable or not JSON.
     """
     try:
         content = json.loads(path.read_text())
@@ -205,7 +207,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_unknown(content: dict[str, Any], known: frozenset[str], where: str, used: str) -> None:
-    """Refuse keys that are neither known nor referred to in ``used``."""
+    """Refuse keys that are neither known nor referenced in ``used``."""
     for key in content:
         if key not in known and f"@{key}" not in used:
             raise BundleError(
@@ -214,6 +216,6 @@ def refuse_unknown(content: dict[str, Any], known: frozenset[str], where: str, u
 
 
 def suggest_names(name: str, names: list[str]) -> str:
-    """A question offering the names nearest to a mistyped one, or nothing."""
+    """Return a question that offers the names most similar to a mistyped one; empty if there is none."""
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -1,7 +1,7 @@
-"""Convolution kernels that are zero off their centre, stored as their centre.
+"""Compact storage of convolution kernels that are zero except at their centre: only the centre is stored.
 
-The file says in its header which tensors are meant and how wide they were, so that nothing is widened that only happens to be
-narrow. Whoever reads weights reads them through ``widened``.
+The file's header lists these tensors and their original sizes, so that kernels of size 1 by design are not widened. All
+readers of weights use ``widened``.
 """
 
 from __future__ import annotations
@@ -19,26 +19,40 @@ __all__ = ["centre", "has_surroundings", "narrowed", "widened"]
 
 _KEY = "kernels_stored_as_their_centre"
 _WIDEST = 31
-"""Sides beyond this are no kernel's; a header that asks for them would only fill memory."""
+"""Largest side of a kernel; a header that states more would only fill memory."""
 
 
 def centre(kernels: Tensor) -> Tensor:
-    """The centre of kernels (out, in, *sides) of odd sides, as a view of sides 1."""
+    """Return the centre of convolution kernels, as a view.
+
+    Args:
+        kernels: (out, in, *sides) with odd sides.
+
+    Returns:
+        (out, in, 1, ...), a view of the input.
+    """
     for axis in range(2, kernels.ndim):
         kernels = kernels.narrow(axis, kernels.shape[axis] // 2, 1)
     return kernels
 
 
 def has_surroundings(sides: Sequence[int]) -> bool:
-    """Whether a kernel of these sides has a centre, and more than that."""
+    """Return True if a kernel of these sides has a centre and other elements.
+
+    Args:
+        sides: the kernel's sides in voxels.
+    """
     return prod(sides) > 1 and all(side % 2 for side in sides)
 
 
 def narrowed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What to store of a state dict, and the header's entries that tell how to read it back.
+    """Return the compact form of a state dict, with header entries for reading it back.
 
     Args:
         state: tensors by name; kernels are (out, in, *sides) with odd sides.
+
+    Returns:
+        Tensors by name, kernels that are zero off their centre reduced to it; and the entries for the file's header.
     """
     kept, sides = dict(state), {}
     for name, tensor in state.items():
@@ -51,14 +65,14 @@ def narrowed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def widened(state: Mapping[str, Tensor], content: bytes) -> dict[str, Tensor]:
-    """The state dict that was narrowed.
+    """Restore the state dict that was narrowed.
 
     Args:
-        state: tensors as a safetensors file holds them.
-        content: the file, whose header says what is to be widened.
+        state: tensors as a safetensors file contains them.
+        content: the bytes of the file, whose header lists the narrowed tensors.
 
     Raises:
-        CheckpointError: a header that does not fit its tensors.
+        CheckpointError: the header does not match the tensors.
     """
     length = int.from_bytes(content[:8], "little")
     told = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(_KEY, "{}")

@@ -1,4 +1,6 @@
-"""Whether a bundle may be run in a lower precision: its labels compared with those of fp32 on a reference case, and recorded."""
+"""Check that permits a bundle to run in a lower precision: its labels are compared with those of fp32 on a reference
+case.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,17 @@ __all__ = ["record_precision_check", "require_precision_check"]
 
 
 def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
-    """The bundle's check for a precision, if it has passed with the weights that it has now.
+    """Return the bundle's check of a precision; refuse if it did not pass with the current weights.
+
+    Args:
+        bundle: the bundle.
+        precision: "bf16".
+
+    Returns:
+        The latest check of this precision with the current weights.
 
     Raises:
-        BackendError: it did not pass, or was never run.
+        BackendError: the check did not pass, or was never run.
     """
     command = f"medvit bundles precision-check {bundle.name} --case SCAN"
     mine = [check for check in bundle.facts.precision_checks if check.precision == precision]
@@ -45,7 +54,11 @@ def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
 
 
 def record_precision_check(bundle: Bundle, check: PrecisionCheck) -> None:
-    """Write a precision check into the bundle's metadata, in place of an earlier one of the same precision.
+    """Write a precision check to the bundle's metadata; replace an earlier one of the same precision.
+
+    Args:
+        bundle: the bundle; its ``configs/metadata.json`` is changed.
+        check: the check.
 
     Raises:
         OutputError: the metadata cannot be written.

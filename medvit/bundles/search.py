@@ -1,4 +1,4 @@
-"""The search for a bundle by its name: shipped, installed and from the folders of ``MEDVIT_BUNDLES``."""
+"""Search for bundles by name: shipped, installed, and in the folders of ``MEDVIT_BUNDLES``."""
 
 from __future__ import annotations
 
@@ -26,23 +26,32 @@ def _folders(places: list[Path]) -> dict[str, Path]:
 
 
 def shipped_folders() -> dict[str, Path]:
-    """The bundles that came with this installation, by name."""
+    """Return the folders of the bundles that came with this installation, by name."""
     here = Path(__file__).resolve().parents[1]
-    # a wheel carries the bundles inside the package, a checkout beside it
+    # a wheel contains the bundles inside the package, a checkout beside it
     return _folders([here / "_bundles", here.parent / "bundles"])
 
 
 def bundle_folders() -> dict[str, Path]:
-    """Every bundle that can be found, by name: ``MEDVIT_BUNDLES`` first, then those fetched, then those shipped."""
+    """Return the folder of every bundle that can be found, by name.
+
+    Bundles in the folders of ``MEDVIT_BUNDLES`` take precedence over fetched ones, and those over shipped ones.
+    """
     given = [Path(p) for p in os.environ.get("MEDVIT_BUNDLES", "").split(os.pathsep) if p]
     return shipped_folders() | _folders([bundles_home()]) | _folders(given)
 
 
 def open_bundle(name: str | os.PathLike[str]) -> Bundle:
-    """A bundle by name or by the path of its folder.
+    """Open a bundle by name or by the path of its folder.
+
+    Args:
+        name: name of a bundle, or path of a folder with ``configs/metadata.json``.
+
+    Returns:
+        The bundle; its configs are read on first use.
 
     Raises:
-        BundleError: no such bundle; the nearest names are offered.
+        BundleError: there is no such bundle; the message offers similar names.
     """
     folders = bundle_folders()
     if str(name) in folders:

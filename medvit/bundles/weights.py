@@ -1,4 +1,4 @@
-"""Weights of a bundle: loading them into its network and checking that they are complete."""
+"""Loading of a bundle's weights into its network, with checks of checksum and completeness."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ __all__ = ["WEIGHTS_ATTRIBUTE", "load_weights"]
 
 
 WEIGHTS_ATTRIBUTE = "medvit_weights"
-"""Attribute of a network whose weights were read from a bundle: they stay what they are, so a graph made of it is worth keeping."""
+"""Attribute of a network whose weights were read from a bundle. Such weights do not change, so a compiled graph can be
+cached.
+"""
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """Load a bundle's safetensors strictly into its network, after checking them against the bundle's checksum.
 
-    Stored fp16 numbers become the network's own type. This is the ``network`` of every bundle's configs, so that
-    ``python -m monai.bundle run`` checks the same as ``medvit``.
+    Stored fp16 values are converted to the network's dtype. This is the ``network`` of every bundle's configs, so that
+    ``python -m monai.bundle run`` makes the same checks as ``medvit``.
 
     Args:
         network: the network, on its device.
@@ -33,8 +35,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         The network in evaluation mode.
 
     Raises:
-        BundleError: no weights, not safetensors (a pickle could run code), or other tensors than the network's.
-        ChecksumError: the file is not the one recorded in the metadata.
+        BundleError: there are no weights, the file is not safetensors (a pickle could run code), or its tensors do not
+            fit.
+        ChecksumError: the checksum differs from the one in the metadata.
     """
     from safetensors.torch import load
 
@@ -44,9 +47,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     bundle = Bundle(path.parents[1])
     bundle.require_trained()
     if path == bundle.own_weights:
-        path = bundle.weights  # fetched weights lie in the store; the config need not know
+        path = bundle.weights  # fetched weights are in the store, not at the path in the config
     content = path.read_bytes()
-    # safetensors begin with the length of their JSON header, which may well look like a pickle's first byte
+    # safetensors begin with the length of their JSON header, which may equal a pickle's first byte
     if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
         raise BundleError(
             f"a pickle in {path.name}, where safetensors is expected",
@@ -61,7 +64,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             f"{path.name}, which is not safetensors ({error})", "it must be", "Install the bundle again."
         ) from error
     wanted = network.state_dict()
-    # index tables follow from the network and step counters are not used: files of weights leave whole numbers out
+    # weights files omit integer tensors: index tables follow from the network, step counters are not used
     state |= {k: v for k, v in wanted.items() if k not in state and not v.is_floating_point()}
     wrong = sorted(wanted.keys() ^ state.keys()) or [k for k in wanted if wanted[k].shape != state[k].shape]
     if wrong:

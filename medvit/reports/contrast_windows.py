@@ -19,7 +19,7 @@ __all__ = ["ContrastWindow", "ct_presets", "default_window", "suggest_window"]
 class ContrastWindow:
     """A contrast window: centre and width in the image's unit (DICOM PS3.3 C.11.2.1.2).
 
-    Args:
+    Attributes:
         name: name for people.
         center: value at the middle of the greys.
         width: distance between the values drawn black and white.

@@ -29,7 +29,7 @@ _TEXT = (255, 204, 102)
 class Overlay:
     """Pictures of a labelled series, drawn one by one.
 
-    Args:
+    Attributes:
         image: (column, row, slice) float32 in the image's own unit.
         array: (column, row, slice) label ids.
         labels: the labels to draw.

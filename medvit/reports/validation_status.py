@@ -45,7 +45,7 @@ _AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 class ImagedAnatomy:
     """The part of the body that an image shows, as far as known.
 
-    Args:
+    Attributes:
         regions: body regions that the header names, see ``medvit.io.dicom.header.body_part.examined_regions``.
         extent_mm: extent from right to left, front to back and head to foot, along the nearest axes; None for a
             picture.

@@ -1,4 +1,4 @@
-"""Fetching bundles and weights from a mirror or an archive."""
+"""Fetching of bundles and weights from a mirror or a public archive."""
 
 import lazy_loader
 

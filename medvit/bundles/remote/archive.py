@@ -1,4 +1,4 @@
-"""Unpacking a bundle's zip, which may come from anywhere: every entry is looked at before one is written."""
+"""Safe unpacking of a bundle's zip of any origin: all entries are checked before the first is written."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _MOST_BYTES = 2 << 30
 _MOST_FILES = 2000
 _MOST_METADATA = 4 << 20
 _MOST_RATIO = 200
-"""Unpacked bytes for one packed: text packs tenfold, weights hardly; a bomb a thousandfold."""
+"""Largest ratio of unpacked to packed bytes: text packs tenfold, weights hardly, a zip bomb a thousandfold."""
 
 _KINDS = frozenset(" .json .md .txt .csv .yml .yaml .png .jpg .jpeg .svg .safetensors".split(" "))
-"""What a bundle is made of. No programs, libraries or pickles."""
+"""File extensions that a bundle may contain; no programs, libraries or pickles."""
 
 _DEVICES = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))])
-"""Names that are devices on Windows, whatever their ending."""
+"""Names that are devices on Windows, with any extension."""
 
 _DAMAGED = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 
@@ -42,7 +42,7 @@ def _refuse(found: str) -> FetchError:
 
 
 def is_bundle_archive(path: Path) -> bool:
-    """Whether a file is a zip that holds a bundle (a torch checkpoint is a zip too, but holds none)."""
+    """Return True if a file is a zip that contains a bundle (a torch checkpoint is also a zip, but contains none)."""
     if not zipfile.is_zipfile(path):
         return False
     try:
@@ -53,16 +53,17 @@ def is_bundle_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, folder: Path, name: str, progress: Progress) -> None:
-    """Unpack a bundle's zip into a new folder.
+    """Unpack a bundle's zip to a new folder.
 
     Args:
-        archive: its files at the top, or all in one folder called ``name``.
-        folder: created; complete, or to be thrown away if this raises.
-        name: the bundle.
-        progress: told the files that are done.
+        archive: the zip, with its files at the top level or in one folder called ``name``.
+        folder: the folder to create; incomplete if this raises, and then to be deleted.
+        name: name of the bundle.
+        progress: shows the number of unpacked files; can cancel.
 
     Raises:
-        FetchError: damaged, another bundle, or an entry that is not a plain file within the folder.
+        FetchError: the zip is damaged, contains another bundle, or has an entry that is not a plain file within the
+            folder.
     """
     try:
         with zipfile.ZipFile(archive) as content:
@@ -78,10 +79,10 @@ def unpack(archive: Path, folder: Path, name: str, progress: Progress) -> None:
 
 
 def read_metadata(archive: Path, name: str) -> dict[str, Any]:
-    """metadata.json from a bundle's zip, before anything is unpacked.
+    """Read metadata.json from a bundle's zip, without unpacking.
 
     Raises:
-        FetchError: as ``unpack``, or the metadata are not a JSON object.
+        FetchError: as ``unpack``, or the metadata is not a JSON object.
     """
     try:
         with zipfile.ZipFile(archive) as content:
@@ -103,7 +104,7 @@ def _damaged(error: Exception) -> FetchError:
 
 
 def _targets(content: zipfile.ZipFile, name: str) -> dict[zipfile.ZipInfo, PurePosixPath]:
-    """Where each file goes, below the bundle's folder."""
+    """Return the path of each file below the bundle's folder."""
     entries = content.infolist()
     if len(entries) > _MOST_FILES:
         raise _refuse(f"{len(entries)} entries")
@@ -156,7 +157,7 @@ def _checked(entry: zipfile.ZipInfo) -> PurePosixPath:
 
 
 def _refuse_clashes(paths: list[PurePosixPath], files: list[PurePosixPath]) -> None:
-    """Names that would be the same file on some system, and files that another entry takes for a folder."""
+    """Refuse names that are the same file on some system, and files that another entry uses as a folder."""
 
     def folded(path: PurePosixPath) -> str:
         return unicodedata.normalize("NFKC", str(path)).casefold()

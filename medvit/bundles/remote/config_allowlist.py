@@ -1,4 +1,6 @@
-"""Configs of a bundle that came from elsewhere: MONAI runs what stands in them, so only known words may."""
+"""Allow-list for configs of fetched bundles: MONAI executes configs, so they may contain only known classes and
+expressions.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from medvit.errors import BundleError
 
 __all__ = ["MEDVIT_NAMES", "check_configs"]
 
-# a class by its public name; a longer path could wander from a module through what it imports to os.system
+# a class by its public name; a longer path could lead through a module's own imports to os.system
 _LIBRARIES = re.compile(
     r"(monai\.(transforms|networks\.nets|inferers|data|engines|handlers|losses|metrics)|torch\.(optim|nn))\.[A-Z]\w*"
 )
@@ -50,16 +52,18 @@ MEDVIT_NAMES = frozenset(
         "medvit.transforms.ZeroFillUpsampled",
     }
 )
-"""The names of medvit that a fetched config may use as ``_target_``: networks, inferers, transforms and the loading of weights."""
+"""Names of medvit that a fetched config may use as ``_target_``: networks, inferers, transforms and the loading of
+weights.
+"""
 
 
 def check_configs(folder: Path) -> None:
-    """Refuse configs that could do other than build a network and its transforms.
+    """Refuse configs that could do anything other than build a network and its transforms.
 
-    Classes must be MONAI's, torch's or medvit's; expressions (``$...``) must be ones that a shipped bundle uses.
+    Classes must be MONAI's, torch's or medvit's; expressions (``$...``) must also occur in a shipped bundle.
 
     Raises:
-        BundleError: what else was found, and where.
+        BundleError: a config contains another class or expression; the message quotes it.
     """
     known = {text for root in shipped_folders().values() for _, text in _programs(root)}
     for where, text in _programs(folder):
@@ -72,12 +76,12 @@ def check_configs(folder: Path) -> None:
 
 
 def _programs(root: Path) -> Iterator[tuple[str, str]]:
-    """Every expression, macro and class out of the ordinary, with its file."""
+    """Yield every expression, macro and class that is not allowed in general, with its file."""
     for path in sorted((root / "configs").glob("*")):
         if path.name == "metadata.json":
             continue
         if path.suffix != ".json":
-            # MONAI also reads YAML, whose configs would escape this look
+            # MONAI also reads YAML, which this check does not cover
             raise BundleError(f"configs/{path.name} in a bundle", "configs are JSON", "Convert it, or leave it out.")
         for key, text in _strings(read_json(path)):
             if not (_is_allowed(text) if key == "_target_" else not text.lstrip().startswith(("$", "%"))):
@@ -85,7 +89,7 @@ def _programs(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_allowed(target: str) -> bool:
-    """Return whether a fetched config may name this class."""
+    """Return True if a fetched config may use this class."""
     return target in MEDVIT_NAMES or _LIBRARIES.fullmatch(target) is not None
 
 

@@ -1,4 +1,4 @@
-"""A published checkpoint's tensors, rewritten as safetensors. No code in it is ever run."""
+"""Conversion of a published checkpoint to safetensors, without running code contained in it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 __all__ = ["convert"]
 
 _WRAPPERS = ("state_dict", "model")
-"""Keys under which training programs keep the weights beside epoch, score and optimizer."""
+"""Keys under which training programs store the weights, beside epoch, score and optimizer."""
 
 _DERIVED = "relative_position_index"
-"""Index tables that follow from the window size; checkpoints hold them, our files do not."""
+"""End of the names of index tables that follow from the window size; checkpoints contain them, medvit's files do not."""
 
 
 def convert(bundle: Bundle, published: Path, target: Path) -> None:
-    """Write the weights of a published file as safetensors, numbers and types unchanged; the same file gives the same bytes.
+    """Write the weights of a published file as safetensors, with values and dtypes unchanged.
+
+    The same input always gives the same bytes.
 
     Args:
-        bundle: whose network they must fit, tensor for tensor.
-        published: torch checkpoint or safetensors, its checksum already checked.
+        bundle: the bundle whose network the tensors must fit.
+        published: torch checkpoint or safetensors, with verified checksum.
         target: the file to write.
 
     Raises:
-        BundleError: it holds anything but tensors, tensors of another network, or numbers that are not finite.
+        BundleError: the file contains more than tensors, tensors of another network, or values that are not finite.
     """
     from safetensors.torch import save
 
@@ -55,14 +57,14 @@ def _read(path: Path, kind: str, name: str) -> Any:
         if kind == "safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what matters is refused below
+            warnings.simplefilter("ignore")  # warnings about pickle protocols; unsafe files are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BundleError(
             f"more than tensors in {name}: reading it all would run code, or it is no checkpoint",
             remedy="It must hold tensors alone; nothing in it was run. Ask its publisher for safetensors.",
         ) from error
-    except Exception as error:  # torch and safetensors raise many kinds
+    except Exception as error:  # torch and safetensors raise many exception types
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BundleError(
             f"{name}, which is not a readable {kind} file ({first})", remedy="Get it again from its publisher."
@@ -70,7 +72,7 @@ def _read(path: Path, kind: str, name: str) -> Any:
 
 
 def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:
-    """Names to tensors, without a trainer's wrapping and prefixes."""
+    """Return tensors by name, without the structures and prefixes of training code."""
     import torch
 
     for key in _WRAPPERS:
@@ -99,7 +101,7 @@ def _network(bundle: Bundle) -> nn.Module:
 
 
 def _fitting(state: dict[str, Tensor], network: nn.Module, name: str) -> dict[str, Tensor]:
-    """The learnt tensors, after comparing every name, shape and index table with the network's."""
+    """Return the learnt tensors; compare every name, shape and index table with the network's."""
     import torch
 
     wanted = network.state_dict()

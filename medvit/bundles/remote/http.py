@@ -1,6 +1,6 @@
-"""Asking a web server: what is final, what is worth another try, and no way out of http and https.
+"""HTTP requests: final errors, errors worth a retry, and no schemes other than http and https.
 
-Standard library alone; proxies and certificates are those of the environment.
+Only the standard library is used; proxies and certificates are those of the environment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from medvit.errors import FetchError, MedvitError
 __all__ = ["RetryPolicy", "RetryableError", "ask", "describe_error", "read_small"]
 
 _SMALL = 64 << 10
-"""Bytes a checksum file may have."""
+"""Largest size of a checksum file, in bytes."""
 
 _FINAL = {
     401: "asks for a login",
@@ -29,17 +29,17 @@ _FINAL = {
     407: "lies behind a proxy that asks for a login",
     410: "has no such file any more",
 }
-"""Answers that another try will not change."""
+"""HTTP statuses after which a retry is pointless."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to keep trying.
+    """Limits for retries.
 
     Attributes:
-        tries: connections in a row that bring nothing new before giving up.
-        wait_s: seconds before the second try, doubled for each further one.
-        timeout_s: seconds without a byte after which a connection counts as broken.
+        tries: number of consecutive connections without new data before giving up.
+        wait_s: seconds before the second attempt, doubled for each further one.
+        timeout_s: seconds without data after which a connection counts as broken.
     """
 
     tries: int = 4
@@ -48,14 +48,14 @@ class RetryPolicy:
 
 
 class RetryableError(Exception):
-    """The connection brought less than all; another may bring the rest."""
+    """A connection that delivered less than the whole file; a retry may deliver the rest."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects within http and https, and never from https down to http."""
+    """Handler that follows redirects within http and https, but never from https to http."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """The request to follow with, or a refusal."""
+        """Return the request that follows the redirect; refuse an unsafe one."""
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
             raise FetchError(
@@ -67,12 +67,14 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.HTTPResponse:
-    """One request.
+    """Send one GET request.
 
     Raises:
-        Again: worth another try. FetchError: not. HTTPError: 416, the range asked for is not there.
+        RetryableError: a retry may succeed.
+        FetchError: a retry is pointless.
+        HTTPError: status 416, the requested range does not exist.
     """
-    # only what is named here: no file:, ftp: or data: addresses, also not by redirect; proxies as the environment says
+    # only these handlers: no file:, ftp: or data: addresses, not even by redirect; proxies from the environment
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -110,7 +112,7 @@ def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.
 
 
 def _refuse(host: str, code: int) -> None:
-    if 300 <= code < 400:  # in a circle, or to what is no web address at all
+    if 300 <= code < 400:  # a circular redirect, or one to no web address
         raise FetchError(
             f"a redirect of {host} that cannot be followed (HTTP {code})",
             "it must end at a file on the web",
@@ -125,17 +127,17 @@ def _refuse(host: str, code: int) -> None:
 
 
 def describe_error(error: object) -> str:
-    """What the system said, short."""
+    """Return a short description of a system error."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
 def read_small(address: str, patience: RetryPolicy) -> bytes:
-    """A file of a few bytes, such as a checksum.
+    """Read a file of a few bytes, such as a checksum.
 
     Raises:
-        FetchError: it cannot be had, or is much longer than such a file is.
+        FetchError: the file is not available, or much larger than a checksum.
     """
     for number in range(patience.tries):
         try:

@@ -1,4 +1,6 @@
-"""Fetching into the store, and removing from it: shown, agreed to, checked, then placed in one rename."""
+"""Installation of bundles to the store and removal from it. The user agrees first; files are checked, then moved by one
+rename.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +46,13 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class FetchRequest:
-    """What to fetch.
+    """A request to fetch a bundle.
 
     Attributes:
-        name: of the bundle.
-        given: a file that is there already, instead of an address: the published weights or the bundle's zip.
-        overwrite: also where it is installed and intact.
-        agreed: how the licence is agreed to, for the manifest.
+        name: name of the bundle.
+        given: a local file instead of a download: the published weights or the bundle's zip.
+        overwrite: True to fetch a bundle that is installed and intact.
+        agreed: form of agreement to the licence, for the manifest.
     """
 
     name: str
@@ -61,7 +63,9 @@ class FetchRequest:
 
 @dataclass(frozen=True)
 class FetchSummary:
-    """What a person sees before agreeing; None where only the file itself can say it, which is then asked again."""
+    """Summary that the user sees before agreeing. Fields are None where only the file states them; the user is then
+    asked again.
+    """
 
     name: str
     kind: Literal["weights", "bundle"]
@@ -74,7 +78,7 @@ class FetchSummary:
 
 @dataclass(frozen=True)
 class FetchResult:
-    """What came of it; ``entry`` is None where the bundle was there already and nothing was fetched."""
+    """Result of a fetch; ``entry`` is None where the bundle was already installed."""
 
     bundle: Bundle
     entry: Installed | None
@@ -92,25 +96,28 @@ def fetch(
 ) -> FetchResult:
     """Fetch a bundle, or the weights of one that ships without.
 
-    Without ``given``, weights come from the address in the bundle's metadata and whole bundles from ``MEDVIT_MIRROR``;
-    where that is set (a folder or a base address) it stands for every address, and nothing else is asked.
+    Without ``given``, weights come from the address in the bundle's metadata, and whole bundles from ``MEDVIT_MIRROR``.
+    If that
+    variable is set (a folder or a base address), it replaces every address, and no other server is contacted.
 
     Args:
-        request: what to fetch.
-        agree: shown each ``FetchSummary``; nothing is contacted before it first returns True.
-        watch: gives the ``Progress`` of a download, an unpacking.
-        patience: how long to keep trying a server.
+        request: the bundle to fetch.
+        agree: called with each ``FetchSummary``; no server is contacted before it first returns True.
+        watch: returns a context with the ``Progress`` of a download or an unpacking.
+        patience: limits for retries.
 
     Returns:
         The bundle, ready to run.
 
     Raises:
-        FetchError: not agreed, not to be had, or not safe to unpack. ChecksumError: another file than published.
-        BundleError: unknown, or its content is wrong. StoreError: the store cannot be read or written.
+        FetchError: the user did not agree, or the file is not available or not safe to unpack.
+        ChecksumError: the file differs from the published one.
+        BundleError: the bundle is unknown, or its content is wrong.
+        StoreError: the store cannot be read or written.
     """
     patience = patience or RetryPolicy()
     _check_name(request.name)
-    read_manifest()  # a damaged one is said before anything moves
+    read_manifest()  # reports a damaged manifest before any download
     known = Bundle(bundle_folders()[request.name]) if request.name in bundle_folders() else None
     if known and not request.overwrite and _intact(known):
         return FetchResult(known, None)
@@ -174,7 +181,7 @@ def _bundle_card(name: str, place: DownloadLocation, metadata: dict[str, Any], s
 def _bring(
     request: FetchRequest, place: DownloadLocation, size: int | None, watch: ProgressFactory, patience: RetryPolicy
 ) -> Path:
-    """The file, on this machine and with the right checksum."""
+    """Return the local path of the file, downloaded if necessary, with the right checksum."""
     if place.path is not None:
         try:
             if place.checksum is not None:
@@ -261,7 +268,7 @@ def _now() -> str:
 
 
 def _under_way(name: str) -> list[Path]:
-    """What downloads that stopped have left."""
+    """Return the files of interrupted downloads."""
     return [
         p
         for p in cache_home().glob("*.part*")
@@ -275,10 +282,11 @@ def _clear_cache(name: str) -> None:
 
 
 def remove(name: str) -> None:
-    """Take a fetched bundle, the fetched weights of one, or a half of either out of the store; what shipped stays.
+    """Remove a fetched bundle, fetched weights, or an interrupted download from the store; shipped bundles stay.
 
     Raises:
-        StoreError: it is not in the store. BundleError: not a bundle's name.
+        StoreError: the store does not contain it.
+        BundleError: ``name`` is not a valid bundle name.
     """
     _check_name(name)
     with locked(name), os_errors_as_store_errors():

@@ -1,4 +1,4 @@
-"""Where a bundle's file is to be had: the address in its metadata, a mirror in its stead, or a file given."""
+"""Locations of a bundle's files: the address in its metadata, a mirror, or a local file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ __all__ = ["DownloadLocation", "archive_place", "sha256_of", "weights_place"]
 
 @dataclass(frozen=True)
 class DownloadLocation:
-    """Where a file is to be had: here, or at an address; and what it must be, where that is known."""
+    """Location of a file, local or at an address, and its checksum where known.
+
+    Attributes:
+        path: a local file, or None.
+        address: an address, or None.
+        checksum: "md5:..." or "sha256:..." in hexadecimal, or None.
+        source: description for the manifest, which names no local folder.
+    """
 
     path: Path | None
     address: str | None
@@ -27,15 +34,15 @@ class DownloadLocation:
 
     @property
     def shown(self) -> str:
-        """For a person's eyes; the manifest gets ``source``, which names no folder of this machine."""
+        """Text for messages to the user, which may name a local folder."""
         return str(self.address or self.path)
 
 
 def _mirror() -> str | Path | None:
-    """``MEDVIT_MIRROR``: a base address without its last slash, a folder, or None.
+    """Return ``MEDVIT_MIRROR``: a base address without its last slash, a folder, or None.
 
     Raises:
-        FetchError: neither, or an address with a password, which would end up in messages and the manifest.
+        FetchError: the value is neither, or contains a password, which would appear in messages and the manifest.
     """
     value = os.environ.get("MEDVIT_MIRROR", "").strip()
     if not value:
@@ -57,10 +64,10 @@ def _mirror() -> str | Path | None:
 
 
 def weights_place(origin: WeightsOrigin, given: Path | None) -> DownloadLocation:
-    """Where weights that a bundle ships without are to be had.
+    """Return the location of weights that do not ship with their bundle.
 
     Raises:
-        FetchError: the mirror has none.
+        FetchError: the mirror lacks them.
     """
     if given is not None:
         return DownloadLocation(given, None, origin.checksum, "local file")
@@ -72,15 +79,16 @@ def weights_place(origin: WeightsOrigin, given: Path | None) -> DownloadLocation
 
 
 def archive_place(name: str, given: Path | None, known: Bundle | None) -> DownloadLocation:
-    """Where a whole bundle's zip is to be had; beside it on a mirror lies ``NAME.zip.sha256``.
+    """Return the location of a bundle's zip; on a mirror, ``NAME.zip.sha256`` must exist beside it.
 
     Args:
-        name: of the bundle.
-        given: a file on this machine, whose checksum file need not be there.
-        known: the bundle of that name that is installed, if any.
+        name: name of the bundle.
+        given: a local file; its checksum file is optional.
+        known: the installed bundle of that name, if any.
 
     Raises:
-        FetchError: the mirror or the file given has none. BundleError: nobody says where it is.
+        FetchError: the mirror lacks the zip, or the local file is not one.
+        BundleError: no location is known.
     """
     file = f"{name}.zip"
     if given is not None:
@@ -126,10 +134,10 @@ def _in_folder(mirror: Path, name: str) -> Path:
 
 
 def sha256_of(content: bytes, name: str) -> str:
-    """The first word of a checksum file, as ``sha256:...``.
+    """Parse the first word of a checksum file as ``sha256:...``.
 
     Raises:
-        FetchError: it is not one.
+        FetchError: the content is not a checksum.
     """
     found = re.match(rb"\s*([0-9a-fA-F]{64})(\s|$)", content)
     if not found:

@@ -1,4 +1,4 @@
-"""A file over HTTP, resumed where it broke off, and kept only if its checksum is the published one.
+"""Resumable download of a file over HTTP, kept only if it has the published checksum.
 
 Range and conditional requests follow RFC 9110, sections 13.1.5 and 14.
 """
@@ -26,7 +26,7 @@ __all__ = ["Remote", "check_digest", "digest", "download"]
 
 _CHUNK = 1 << 18
 _MOST = 8 << 30
-"""Bytes taken where the publisher states no size: an endless answer must end somewhere."""
+"""Largest download in bytes where the publisher states no size, so that an endless response ends."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Remote:
 
     @property
     def host(self) -> str:
-        """The server, for messages."""
+        """Name of the server, for messages."""
         return urlsplit(self.address).hostname or self.address
 
 
 def digest(path: Path, kind: str) -> str:
-    """``kind:hexadecimal`` of a file; kind is md5 or sha256."""
-    # md5 is what some publishers give; it guards against accidents, and the address and TLS against people
+    """Compute the checksum of a file as ``kind:hexadecimal``; ``kind`` is md5 or sha256."""
+    # some publishers state only md5, which detects accidents; address and TLS protect against attacks
     running = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -60,10 +60,10 @@ def digest(path: Path, kind: str) -> str:
 
 
 def check_digest(path: Path, checksum: str, source: str) -> None:
-    """Refuse a file that is not the published one.
+    """Refuse a file that differs from the published one.
 
     Raises:
-        ChecksumError: with both checksums.
+        ChecksumError: the checksums differ; the message states both.
     """
     found = digest(path, checksum.partition(":")[0])
     if found != checksum:
@@ -75,7 +75,7 @@ def check_digest(path: Path, checksum: str, source: str) -> None:
 
 
 class _Part:
-    """What has arrived so far, and what the server said it is."""
+    """A partial download, and the server's validator of its version."""
 
     def __init__(self, remote: Remote, path: Path) -> None:
         self.remote = remote
@@ -87,7 +87,7 @@ class _Part:
 
     @property
     def have(self) -> int:
-        """Bytes that have arrived."""
+        """Number of bytes received."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def _read_validator(self) -> str | None:
@@ -99,44 +99,45 @@ class _Part:
         return str(note.get("validator", "")) if known else None
 
     def begin(self, validator: str) -> None:
-        """Start from nothing, remembering what the server calls this version of the file."""
+        """Start from the beginning; store the server's validator of this version of the file."""
         self.path.write_bytes(b"")
         self.note.write_text(json.dumps({"address": self.remote.address, "validator": validator}))
         self.validator = validator
 
     def drop(self) -> None:
-        """Take it away."""
+        """Delete the partial download."""
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
         self.validator = None
 
     def request(self) -> dict[str, str]:
-        """Headers asking for what is missing."""
+        """Return the headers that request the missing bytes."""
         if not self.have:
             return {}
         headers = {"Range": f"bytes={self.have}-"}
-        # without a validator a changed file shows in the checksum, after which it is fetched from its start
+        # without a validator, a changed file fails its checksum and is fetched again from the start
         return headers | ({"If-Range": self.validator} if self.validator else {})
 
 
 def download(remote: Remote, path: Path, progress: Progress, patience: RetryPolicy | None = None) -> Path:
-    """Fetch a file to ``path``, going on where an earlier attempt stopped.
+    """Download a file to ``path``; resume an earlier attempt.
 
-    What has arrived stays at ``path`` when the connection breaks off for good or the user stops it. What is not the
-    published file is deleted.
+    Received data stays at ``path`` when the connection fails for good or the user cancels. A file that differs from the
+    published one is deleted.
 
     Args:
         remote: address, checksum and, where stated, size.
-        path: where it is collected; a note about its origin lies beside it.
-        progress: told the kilobytes that have arrived; can stop the download.
-        patience: how long to keep trying.
+        path: the file to write; a JSON note about its origin is kept beside it.
+        progress: shows the kilobytes received; can cancel the download.
+        patience: limits for retries.
 
     Returns:
-        ``path``, its checksum the published one.
+        ``path``, with the published checksum.
 
     Raises:
-        FetchError: the server cannot be reached, refuses, breaks off again and again, or sends something else.
-        ChecksumError: a whole file arrived, but another one. StoreError: no space or no permission.
+        FetchError: the server cannot be reached, refuses, fails repeatedly, or sends something else.
+        ChecksumError: a complete but different file was received.
+        StoreError: there is no space or no permission.
     """
     patience = patience or RetryPolicy()
     with os_errors_as_store_errors():
@@ -152,13 +153,13 @@ def download(remote: Remote, path: Path, progress: Progress, patience: RetryPoli
                     return path
                 if not resumed:
                     _refuse_whole(part)
-                # the earlier part may be of another version of the file: once more, from the start
+                # the earlier part may belong to another version of the file: try once more from the start
                 part.drop()
                 resumed, reason = False, "sent another file"
             except RetryableError as error:
                 reason = str(error)
                 resumed = resumed or part.have > 0
-            # only what goes beyond anything had before counts, or a server could keep us here for ever
+            # only bytes beyond the earlier maximum count as progress; otherwise the loop could run forever
             idle = 0 if part.have > best else idle + 1
             best = max(best, part.have)
             if 0 < idle < patience.tries:
@@ -188,11 +189,11 @@ def _refuse_whole(part: _Part) -> None:
 
 
 def _attempt(part: _Part, progress: Progress, patience: RetryPolicy) -> None:
-    """One connection; returns when the server has sent all that it announced."""
+    """Make one connection; return when the server has sent all announced bytes."""
     remote = part.remote
     try:
         response = ask(remote.address, part.request(), patience.timeout_s)
-    except urllib.error.HTTPError as error:  # 416: there is nothing after what we have, so what we have is another file
+    except urllib.error.HTTPError as error:  # 416: no bytes follow, so the part is of another file
         part.drop()
         raise RetryableError("has a shorter file than before") from error
     with response:
@@ -221,7 +222,7 @@ def _attempt(part: _Part, progress: Progress, patience: RetryPolicy) -> None:
 
 
 def _accept(part: _Part, response: http.client.HTTPResponse) -> int:
-    """Look at the answer's head; return how many bytes the whole file is said to have (``_MOST`` if it is not said)."""
+    """Check the headers of a response; return the announced size of the whole file, or ``_MOST`` if not announced."""
     remote, headers = part.remote, response.headers
     if headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         raise FetchError(
@@ -237,7 +238,7 @@ def _accept(part: _Part, response: http.client.HTTPResponse) -> int:
             part.drop()
             raise RetryableError("sent another range than asked for")
     else:
-        # no ranges here, or the file has changed since: from the start
+        # the server does not support ranges, or the file has changed: start from the beginning
         part.begin(_validator(headers))
     total = part.have + announced if announced is not None else None
     if remote.size is not None:
@@ -254,13 +255,13 @@ def _accept(part: _Part, response: http.client.HTTPResponse) -> int:
 
 
 def _validator(headers: Any) -> str:
-    """What may stand in If-Range: a strong entity tag, else the date of the last change."""
+    """Return a validator for If-Range: a strong entity tag, else the date of the last change."""
     tag = headers.get("ETag", "")
     return str(tag if tag.startswith('"') else headers.get("Last-Modified", ""))
 
 
 def _require_space(needed: int) -> None:
-    # the file, and once more what is made of it
+    # space for the file and for its converted copy
     free = shutil.disk_usage(store_folder()).free
     if 2 * needed > free:
         raise StoreError(

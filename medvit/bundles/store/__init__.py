@@ -1,4 +1,4 @@
-"""The store of fetched bundles in the user's folders."""
+"""Store of fetched bundles in the user's folders."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""``manifest.json``: what has been fetched, from where, and what its files must be."""
+"""``manifest.json``: the fetched bundles and weights, with their origins and checksums."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Installed", "Manifest", "forget", "read_manifest", "record"]
 
 
 class Installed(BaseModel):
-    """One thing fetched."""
+    """A fetched bundle, or the fetched weights of one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +32,7 @@ class Installed(BaseModel):
 
 
 class Manifest(BaseModel):
-    """All that has been fetched, by the bundle's name."""
+    """All fetched items, by name of the bundle."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,10 +45,10 @@ def _path() -> Path:
 
 
 def read_manifest() -> Manifest:
-    """The manifest, empty where nothing has been fetched.
+    """Read the manifest; empty where nothing has been fetched.
 
     Raises:
-        StoreError: it is damaged or cannot be read.
+        StoreError: the manifest is damaged or cannot be read.
     """
     try:
         return Manifest.model_validate_json(_path().read_bytes())
@@ -70,13 +70,13 @@ def read_manifest() -> Manifest:
 
 
 def record(name: str, entry: Installed) -> None:
-    """Add or replace an entry, at once for every reader."""
+    """Add or replace an entry atomically."""
     with locked("manifest", wait=True):
         _write({**read_manifest().bundles, name: entry})
 
 
 def forget(name: str) -> Installed | None:
-    """Take an entry out and return it, or None if there was none."""
+    """Remove an entry and return it; None if there was none."""
     with locked("manifest", wait=True):
         bundles = dict(read_manifest().bundles)
         entry = bundles.pop(name, None)
@@ -94,7 +94,7 @@ def _write(bundles: dict[str, Installed]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(aside).chmod(0o644)  # others on this machine may read what is installed
+            Path(aside).chmod(0o644)  # readable by other users of this machine
             os.replace(aside, _path())
         except BaseException:
             Path(aside).unlink(missing_ok=True)

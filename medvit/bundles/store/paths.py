@@ -1,4 +1,4 @@
-"""Where the store lies, and one fetch at a time in it. Light: bundles are looked up here on every command."""
+"""Folders and locks of the store. Light to import, since every command looks up bundles here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ __all__ = ["bundles_home", "cache_home", "locked", "os_errors_as_store_errors", 
 
 
 def store_folder() -> Path:
-    """The store's folder: ``MEDVIT_HOME``, else the platform's folder for a user's data. It need not exist yet."""
+    """Return the store's folder: ``MEDVIT_HOME``, else the platform's folder for user data. The folder may not exist
+    yet.
+    """
     given = os.environ.get("MEDVIT_HOME")
     if given:
         return Path(given).expanduser().absolute()
@@ -24,28 +26,28 @@ def store_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "medvit"
     xdg = os.environ.get("XDG_DATA_HOME", "")
-    # the XDG specification asks to ignore a relative path
+    # the XDG specification says to ignore a relative path
     return (Path(xdg) if xdg.startswith("/") else Path.home() / ".local" / "share") / "medvit"
 
 
 def bundles_home() -> Path:
-    """Whole bundles, one folder each; part of the search path."""
+    """Return the folder of whole bundles, one folder each; it belongs to the search path."""
     return store_folder() / "bundles"
 
 
 def weights_home() -> Path:
-    """Weights of bundles that ship without, one folder each."""
+    """Return the folder of weights of bundles that ship without, one folder each."""
     return store_folder() / "weights"
 
 
 def cache_home() -> Path:
-    """Downloads under way."""
+    """Return the folder of unfinished downloads."""
     return store_folder() / "cache"
 
 
 @contextmanager
 def os_errors_as_store_errors() -> Iterator[None]:
-    """Turn the system's refusals within the store into ours."""
+    """Convert the operating system's errors within the store to ``StoreError``."""
     try:
         yield
     except MedvitError:
@@ -60,7 +62,7 @@ def os_errors_as_store_errors() -> Iterator[None]:
 
 
 def _try_lock(file: IO[str], wait: bool) -> bool:
-    """Lock the file for this process; the system lets go of it when the process ends, however it ends."""
+    """Lock the file for this process; the operating system releases the lock when the process ends."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -80,10 +82,11 @@ def _try_lock(file: IO[str], wait: bool) -> bool:
 
 @contextmanager
 def locked(name: str, wait: bool = False) -> Iterator[None]:
-    """Hold the store's lock of that name.
+    """Hold the named lock of the store.
 
     Raises:
-        FetchError: another process holds it and ``wait`` is not set. StoreError: the store cannot be written.
+        FetchError: another process holds the lock and ``wait`` is not set.
+        StoreError: the store cannot be written.
     """
     with os_errors_as_store_errors():
         folder = store_folder() / "locks"
