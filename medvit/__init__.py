@@ -1,6 +1,7 @@
-"""medvit: scans as they really come, results people can use.
+"""medvit segments, restores and reconstructs medical images: DICOM or NIfTI in, DICOM SEG, RTSTRUCT, SR, NIfTI and
+reports out.
 
-Importing the package loads neither torch nor Qt; the names below load what they need when first used.
+Importing the package loads neither torch nor Qt; each name below loads its dependencies on first use.
 """
 
 from __future__ import annotations

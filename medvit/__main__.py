@@ -1,4 +1,4 @@
-"""``python -m medvit``."""
+"""Entry point of ``python -m medvit``."""
 
 from medvit.cli.main import app
 

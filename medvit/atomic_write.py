@@ -1,4 +1,4 @@
-"""Writing aside: a hidden folder that becomes the result or vanishes."""
+"""Atomic writing: files are written to a hidden folder, which becomes the result or is deleted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from medvit.errors import MedvitError, OutputError, system_words
 __all__ = ["HIDDEN", "hashes_within", "os_errors_as_output_errors", "publish", "replace_file", "staging_folder"]
 
 HIDDEN = ".medvit-"
-"""How the names of such folders begin."""
+"""Prefix of the names of hidden folders and files."""
 
 
 @contextmanager
 def os_errors_as_output_errors(folder: Path) -> Iterator[None]:
-    """Turn the system's refusals into ours."""
+    """Convert the operating system's errors to ``OutputError``."""
     try:
         yield
     except MedvitError:
@@ -35,10 +35,11 @@ def os_errors_as_output_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def staging_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder on the final one's file system, gone in the end whatever happens, as are those of killed runs.
+    """Yield a hidden folder on the same file system as the final folder; it is always deleted at the end.
 
-    It lies beside a folder that is to be made, and inside one that is there: of a mounted folder, the parent may be
-    another file system or closed.
+    The hidden folder is created beside a final folder that does not exist yet, and inside one that does: the parent of
+    a mounted
+    folder may be another file system or read-only. Hidden folders left by killed runs are deleted too.
     """
     home = folder if folder.is_dir() else folder.parent
     made = [p for p in (home, *home.parents) if not p.exists()]
@@ -47,7 +48,7 @@ def staging_folder(folder: Path) -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix=f"{HIDDEN}{socket.gethostname()}-{os.getpid()}-", dir=home))
     umask = os.umask(0)
     os.umask(umask)
-    place.chmod(0o777 & ~umask)  # mkdtemp closes its folders to others; results are as open as the user's other files
+    place.chmod(0o777 & ~umask)  # mkdtemp denies access to others; results get the user's usual permissions
     try:
         yield place
     finally:
@@ -59,7 +60,7 @@ def staging_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """A hidden name beside a file that takes its place once all is written, or vanishes."""
+    """Yield a hidden file beside ``path`` that replaces it when the block ends without error, or is deleted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f"{HIDDEN}{socket.gethostname()}-{os.getpid()}-{path.name}"
     try:
@@ -70,12 +71,12 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def _names_within(folder: Path) -> list[str]:
-    """All files of a result, sorted, by their paths within it: ``seg.dcm``, ``sc/0001.dcm``."""
+    """Return the files of a result by their sorted paths within it: ``seg.dcm``, ``sc/0001.dcm``."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def hashes_within(folder: Path) -> dict[str, str]:
-    """sha256 of each file of a result, by its path within it; what run.json seals."""
+    """Return the sha256 of each file of a result, by its path within it, for run.json."""
     found = {}
     for name in _names_within(folder):
         with (folder / name).open("rb") as file:
@@ -84,13 +85,14 @@ def hashes_within(folder: Path) -> dict[str, str]:
 
 
 def publish(staging: Path, final: Path, ours: Iterable[str]) -> None:
-    """Give everything its final name: the whole folder in one rename, or file by file into an existing one.
+    """Move all files to their final names: the whole folder by one rename, or file by file into an existing one.
 
     Args:
-        staging: the folder written aside, with ``run.json`` in it.
-        final: the folder wanted.
-        ours: names or patterns that an earlier result may have (``seg.dcm``, ``sc/[0-9]*.dcm``); those not written
-            again are taken away, other files stay.
+        staging: the staging folder, with ``run.json`` in it.
+        final: the final folder.
+        ours: names or patterns of files that an earlier result may have left (``seg.dcm``, ``sc/[0-9]*.dcm``); those
+            not
+            written again are removed, other files stay.
     """
     written = _names_within(staging)
     for name in written:
@@ -101,7 +103,7 @@ def publish(staging: Path, final: Path, ours: Iterable[str]) -> None:
         return
     for folder in {(final / name).parent for name in written}:
         folder.mkdir(exist_ok=True)
-    # run.json is the seal: gone while files change, back as the last with the hash of each
+    # run.json marks a complete result: it is removed before files change and moved last, with the hash of each
     (final / "run.json").unlink(missing_ok=True)
     for stale in [path for pattern in ours for path in final.glob(pattern)]:
         if stale.relative_to(final).as_posix() not in written:
@@ -113,7 +115,7 @@ def publish(staging: Path, final: Path, ours: Iterable[str]) -> None:
 
 
 def _sweep(parent: Path) -> None:
-    """Take away what a killed run of this machine left; a process that still runs keeps its folder."""
+    """Delete the hidden folders of killed runs on this machine; folders of running processes stay."""
     for stale in parent.glob(f"{HIDDEN}{socket.gethostname()}-*-*"):
         pid = stale.name.split("-")[-2]
         if pid.isdigit() and not _alive(int(pid)):
@@ -122,7 +124,7 @@ def _sweep(parent: Path) -> None:
 
 def _alive(pid: int) -> bool:
     if os.name == "nt":
-        return True  # signal 0 is not a question there but an order
+        return True  # on Windows, os.kill with signal 0 would end the process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Labels of one kind of file into another: SEG, RTSTRUCT and label maps. What ``medvit convert`` calls."""
+"""Conversion of labels between file formats: SEG, RTSTRUCT and label maps. ``medvit convert`` uses it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 __all__ = ["CONVERT_TYPES", "Converted", "Writing", "convert", "convert_labels", "save_labels"]
 
 CONVERT_TYPES = ("nifti", "dicom-seg", "rtstruct")
-"""What labels can be converted to."""
+"""Output formats of a conversion."""
 
 
 @dataclass(frozen=True)
 class Writing:
-    """What to write.
+    """Options for writing labels.
 
     Attributes:
         output_types: any of ``CONVERT_TYPES``; empty for "nifti" from DICOM objects and "dicom-seg" from label maps.
-        per_label: one NIfTI a label too; instead of the label map where labels overlap.
-        overwrite: replace an earlier result.
-        repair_tags: give the reference's slices consistent UIDs where theirs are missing or contradict each other.
+        per_label: True to write one NIfTI for each label too; where labels overlap, instead of the label map.
+        overwrite: True to replace an earlier result.
+        repair_tags: True to give the reference's slices consistent UIDs where theirs are missing or contradict each
+            other.
     """
 
     output_types: tuple[str, ...] = ()
@@ -49,11 +50,11 @@ class Writing:
 
 @dataclass(frozen=True, kw_only=True)
 class Converted(SavedFiles):
-    """Published labels; ``notes`` say what was assumed or resampled.
+    """Published labels; ``notes`` state assumptions and resampling.
 
     Attributes:
-        labels: the labels converted.
-        flags: what was set aside or does not fit; empty when all is well (else exit code 3).
+        labels: the converted labels.
+        flags: findings that a person must check (exit code 3); empty without findings.
     """
 
     labels: tuple[Label, ...]
@@ -75,22 +76,31 @@ def convert(
     on_irregular: str = "fail",
     geometry: str | None = None,
 ) -> Converted:
-    """Write labels that any program made as NIfTI, DICOM SEG or RTSTRUCT.
+    """Convert labels made by any program to NIfTI, DICOM SEG or RTSTRUCT.
 
     Example:
         >>> medvit.convert("rtstruct.dcm", "out", ("nifti",), like="series")  # doctest: +SKIP
 
     Args:
-        source, like, series, threshold, table, force, on_irregular, geometry: as ``medvit.read_labels``. DICOM objects refer to the slices of
-            ``like``, which must then be a DICOM series; where it lies beside a DICOM source it is found by itself.
-        folder: where; created.
-        output_types: any of "nifti", "dicom-seg", "rtstruct".
-        per_label: also one NIfTI a label.
-        overwrite: replace an earlier result.
+        source, like, series, threshold, table, force, on_irregular, geometry: as in ``medvit.read_labels``. DICOM
+            objects refer
+            to the slices of ``like``, which must then be a DICOM series; a series in the folder of a DICOM source is
+            found by
+            itself.
+        folder: the folder to write; created.
+        output_types: any of "nifti", "dicom-seg", "rtstruct"; by default "nifti" from DICOM objects and "dicom-seg"
+            from label
+            maps.
+        per_label: True to write one NIfTI for each label too.
+        overwrite: True to replace an earlier result.
+
+    Returns:
+        The published files, the labels, notes, and findings that a person must check.
 
     Raises:
-        MedvitError: as ``read_labels``; OutputError where an output cannot be; RoundTripError where what was written
-            does not read back as what was meant.
+        SourceError, GeometryError, ImageError, SelectionError: as in ``read_labels``.
+        OutputError: an output cannot be written.
+        RoundTripError: a written object differs from the labels when read back.
     """
     reading = ReadOptions(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry)
     return convert_labels(source, folder, reading, Writing(tuple(output_types), per_label, overwrite))
@@ -103,7 +113,7 @@ def convert_labels(
     writing: Writing,
     progress: Progress | None = None,
 ) -> Converted:
-    """``convert`` with its settings in two values, told of progress."""
+    """Convert labels as ``convert`` does, with its settings in two objects and with progress."""
     progress = progress or Progress()
     final, path = Path(folder), Path(source)
     _check_names(writing.output_types)
@@ -133,17 +143,22 @@ def save_labels(
     repair_tags: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
-    """Write labels that are in memory, corrected by hand for instance, as ``convert`` writes those of a file.
+    """Write labels in memory, for example corrected by hand, as ``convert`` writes those of a file.
 
     Args:
-        found: the labels on one grid, with the image they lie on as ``reference`` for DICOM objects.
-        folder, output_types, per_label, overwrite: as ``convert``; without output types "dicom-seg" where the image is a
+        found: the labels on one grid; for DICOM objects, with the image they lie on as ``reference``.
+        folder, output_types, per_label, overwrite: as in ``convert``; the default output is "dicom-seg" where the image
+            is a
             DICOM series, else "nifti".
-        repair_tags: give the image's slices consistent UIDs where theirs are missing or contradict each other.
-        progress: told how far it is; can cancel it.
+        repair_tags: True to give the image's slices consistent UIDs where theirs are missing or contradict each other.
+        progress: shows progress; can cancel.
+
+    Returns:
+        The published files, the labels, notes, and findings that a person must check.
 
     Raises:
-        MedvitError: as ``convert``.
+        OutputError: an output cannot be written.
+        RoundTripError: a written object differs from the labels when read back.
     """
     final = Path(folder)
     _check_names(output_types)
@@ -157,7 +172,7 @@ def save_labels(
 
 @dataclass(frozen=True)
 class _ConversionSource:
-    """What ``run.json`` says of where labels come from: what they are, and how they were read."""
+    """The source of labels for ``run.json``: its description, and the options it was read with."""
 
     source: dict[str, Any]
     reading: dict[str, Any]
@@ -195,9 +210,11 @@ def _check_names(types: Sequence[str]) -> None:
 
 
 def _ready(found: LabelSet, writing: Writing) -> tuple[LabelSet, Writing]:
-    """The labels with what the asked outputs need, or a refusal; DICOM that cannot be is set aside for NIfTI."""
+    """Return the labels with the data that the requested outputs need, or refuse; DICOM outputs that are impossible
+    become NIfTI.
+    """
     if "nifti" in writing.output_types and not writing.per_label and found.overlaps:
-        _ = found.array  # refuses, and says which labels share voxels
+        _ = found.array  # raises and names the labels that share voxels
     asked = [name for name in writing.output_types if name != "nifti"]
     if not asked:
         return found, writing
@@ -232,7 +249,7 @@ def _writers(found: LabelSet, writing: Writing) -> list[Writer]:
 
 
 def _write_each(found: LabelSet, writing: Writing, staging: Path) -> list[str]:
-    """Write one NIfTI a label; return a note where labels overlap and a label map was asked for."""
+    """Write one NIfTI for each label; return a note where labels overlap and a label map was requested."""
     write_each(found, staging)
     if not found.overlaps or "nifti" not in writing.output_types:
         return []
@@ -243,7 +260,7 @@ def _write_each(found: LabelSet, writing: Writing, staging: Path) -> list[str]:
 def _record(
     found: LabelSet, origin: _ConversionSource, writing: Writing, files: dict[str, str], progress: Progress
 ) -> dict[str, Any]:
-    """What goes into ``run.json``: files are named by their hash, since their names can hold a patient's."""
+    """Return the content of ``run.json``; files are identified by hash, since their names can hold a patient's."""
     reference = found.reference
     return {
         **record_header(INTENDED_USE),

@@ -1,4 +1,4 @@
-"""Labels of a segmentation, their codes, and the measures of one label."""
+"""Labels of a segmentation, their codes, and the measurements of a label."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Code(_Strict):
 
 
 class Label(_Strict):
-    """One class a bundle marks."""
+    """A class that a bundle segments."""
 
     id: int = Field(ge=1, description="value in the label map")
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="name on the command line and in files")
@@ -38,18 +38,19 @@ class Label(_Strict):
 
 @dataclass(frozen=True)
 class LabelMeasures:
-    """One label's numbers; those of an absent label are None.
+    """Measurements of one label; None for an absent label.
 
     Attributes:
         id, name, title: as in the bundle.
-        voxels: how many voxels carry the label.
-        volume_ml: voxels times voxel volume, in millilitres; None for pictures.
-        mean, std: of the image's values inside, in the image's own units (HU for CT; for colours the mean of the
-            channels); population deviation.
+        voxels: number of voxels with the label.
+        volume_ml: number of voxels times voxel volume, in millilitres; None for pictures.
+        mean, std: mean and population standard deviation of the image's values inside the label, in the image's own
+            units (HU
+            for CT; for colours the mean of the channels).
         centroid_mm: centre of mass, RAS+ millimetres.
-        extent_mm: side lengths along i, j, k of the smallest box, in millimetres.
+        extent_mm: side lengths of the bounding box along i, j, k, in millimetres.
         longest_diameter_mm: largest distance across the label's surface (see ``longest_diameter``); None for pictures.
-        touches_border: whether the label reaches the edge of the image, so that part may be missing.
+        touches_border: True where the label touches the edge of the image, so that a part may be missing.
     """
 
     id: int

@@ -1,6 +1,7 @@
-"""The one way to run a bundle: open its images, prepare them, predict, make the result. Every door enters here.
+"""Running of bundles: open the images, prepare them, predict, create the result. All interfaces of medvit use this
+module.
 
-Importing this module loads no torch; a source is opened and judged before the network is loaded.
+Importing it loads no torch; a source is opened and checked before the network is loaded.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ _Kind = TypeVar("_Kind")
 
 
 def task_of(bundle: Bundle) -> AnyTask:
-    """Return the task that a bundle is for, without loading torch.
+    """Return the task of a bundle, without loading torch.
 
     Raises:
-        BundleError: the bundle is for a task that medvit does not have.
+        BundleError: medvit does not support the bundle's task.
     """
     match bundle.facts.task:
         case "segmentation":
@@ -70,7 +71,7 @@ def task_of(bundle: Bundle) -> AnyTask:
 
 
 class Predictor:
-    """A loaded bundle that turns sources into results; keep it where many sources are run.
+    """A loaded bundle that turns sources into results; reuse it for several sources.
 
     Calls from several threads run one after the other.
 
@@ -79,16 +80,16 @@ class Predictor:
         >>> result = predictor("scan.nii.gz")  # doctest: +SKIP
 
     Args:
-        bundle: a bundle's name or folder, or one that is loaded already, such as one around a network in training.
-        settings: of the bundle's task: ``RunSettings``, or ``ReconstructionSettings`` for two radiographs.
-        switches: fields of the settings, in place of or beside them.
+        bundle: name or folder of a bundle, or a loaded bundle, such as one with a network in training.
+        settings: settings of the bundle's task: ``RunSettings``, or ``ReconstructionSettings`` for two radiographs.
+        switches: fields of the settings, which replace those of ``settings``.
 
     Attributes:
         loaded: the loaded bundle.
-        settings: of every run.
+        settings: settings of every run.
 
     Raises:
-        MedvitError: what is wrong for all sources: bundle, settings, device, backend.
+        MedvitError: bundle, settings, device or backend are not usable for any source.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Predictor:
             opened = _bundle(bundle)
             self._task = task_of(opened)
             self.settings = _settings(opened, settings, switches)
-            self._task.check(opened, self.settings)  # before torch is loaded
+            self._task.check(opened, self.settings)  # check before loading torch
             self.loaded = _load(opened, self.settings)
         else:
             self.loaded = bundle
@@ -126,11 +127,11 @@ class Predictor:
         """Run the bundle on a source.
 
         Args:
-            source: as ``medvit.run`` takes it; a scan or views that are open already, or what ``prepare`` returned.
+            source: a source of ``medvit.run``, an opened scan or views, or the result of ``prepare``.
             progress: shows the stages; can cancel the run.
 
         Raises:
-            MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
+            MedvitError: the source or the run failed; the class tells the kind of failure.
         """
         progress = progress or Progress()
         prepared = source if isinstance(source, Prepared) else self.prepare(source, progress)
@@ -139,14 +140,14 @@ class Predictor:
         return self._task.result(self.loaded, prepared, prediction, self.settings, progress)
 
     def prepare(self, source: Inputs, progress: Progress | None = None) -> Prepared:
-        """Open a source and check that it is what the bundle was made for; safe beside a run in another thread."""
+        """Open a source and check that it fits the bundle; safe while another thread runs the bundle."""
         return _prepared(self._task, self.bundle, source, self.settings, progress or Progress())
 
     def predict(self, data: Mapping[str, MetaTensor], progress: Progress | None = None) -> Prediction:
-        """Run the bundle on images in memory that nobody opened or judged: what evaluation computes itself.
+        """Run the bundle on images in memory, without opening or checking a source; evaluation uses this.
 
         Args:
-            data: as the bundle's preprocessing takes it.
+            data: input of the bundle's preprocessing, by name.
             progress: shows the stages; can cancel the run.
         """
         with self._lock:
@@ -163,19 +164,21 @@ def run(
     """Run a bundle on a source.
 
     Args:
-        bundle: a bundle's name or folder.
-        source: a path (DICOM folder, zip, NIfTI, NRRD, MHA, PNG, JPEG), a MetaTensor (1, i, j, k), a scan that is open
-            already, or what ``prepare`` returned; for a reconstruction a mapping with two radiographs, ``{"ap": ..., "lat": ...}``.
-        settings: of the bundle's task: ``RunSettings``, or ``ReconstructionSettings`` for two radiographs.
+        bundle: name or folder of a bundle.
+        source: a path (DICOM folder, zip, NIfTI, NRRD, MHA, PNG, JPEG), a MetaTensor (1, i, j, k), an opened scan, or
+            the
+            result of ``prepare``; for a reconstruction a mapping with two radiographs, ``{"ap": ..., "lat": ...}``.
+        settings: settings of the bundle's task: ``RunSettings``, or ``ReconstructionSettings`` for two radiographs.
         progress: shows the stages; can cancel the run.
-        switches: fields of the settings, in place of or beside them.
+        switches: fields of the settings, which replace those of ``settings``.
 
     Returns:
-        The result on the source's own grid: labels, or intensities from a bundle that restores; from a bundle that reconstructs,
-        labels on the network's grid.
+        The result on the source's own grid: labels, or intensities from a restoration; from a reconstruction, labels on
+        the
+        network's grid.
 
     Raises:
-        MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
+        MedvitError: bundle, settings, source or run failed; the class tells the kind of failure.
     """
     opened, progress = _bundle(bundle), progress or Progress()
     settings = _settings(opened, settings, switches)
@@ -192,9 +195,13 @@ def prepare(
     progress: Progress | None = None,
     **switches: Any,
 ) -> Prepared:
-    """Do what ``run`` does before the bundle is loaded: check the settings, open the source and judge it. Loads no torch.
+    """Check the settings, open the source and check it, as ``run`` does before it loads the bundle. Loads no torch.
 
-    Args, errors: as ``run``.
+    Args:
+        bundle, source, settings, progress, switches: as in ``run``.
+
+    Raises:
+        MedvitError: as in ``run``.
     """
     opened = _bundle(bundle)
     task, settings = task_of(opened), _settings(opened, settings, switches)
@@ -205,12 +212,12 @@ def prepare(
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One of many sources, with its result or the reason why there is none.
+    """One of many sources, with its result or the reason of its failure.
 
     Attributes:
-        source: as it was given.
+        source: as given.
         result: None where the case failed.
-        error: why it failed; None where it did not.
+        error: the reason of the failure; None where the case succeeded.
     """
 
     source: Inputs
@@ -225,19 +232,25 @@ def run_many(
     progress: Progress | None = None,
     **switches: Any,
 ) -> Iterator[CaseResult]:
-    """Run a bundle on many sources, in their order; the bundle is loaded once, and the next case is prepared beside this one.
+    """Run a bundle on many sources, in order; load the bundle once, and prepare the next case while one runs.
 
-    Sources are taken one ahead, so a list, a folder's listing or a queue will do. A case that fails does not stop the others.
+    The iterable is read one source ahead, so it may be a list, a folder's listing or a queue. A case that fails does
+    not stop
+    the others.
 
     Args:
-        bundle: a bundle's name or folder, or one that is loaded already.
-        sources: each as ``run`` takes it.
-        settings: for all, as ``run`` takes them.
-        progress: its ``cancel`` stops after the window at hand; each result has seconds of its own.
-        switches: fields of the settings, in place of or beside them.
+        bundle: name or folder of a bundle, or a loaded bundle.
+        sources: sources as in ``run``.
+        settings: settings for all cases, as in ``run``.
+        progress: its ``cancel`` stops the run after the current window; each result has its own durations.
+        switches: fields of the settings, which replace those of ``settings``.
+
+    Returns:
+        An iterator over the cases, each with its result or the reason of its failure.
 
     Raises:
-        MedvitError: what is wrong for all cases: bundle, settings, device, backend. Cancelled: if asked for.
+        MedvitError: bundle, settings, device or backend are not usable for any source.
+        Cancelled: the run was cancelled.
     """
     watching, predictor = progress or Progress(), Predictor(bundle, settings, **switches)
     waiting = iter(sources)
@@ -271,19 +284,23 @@ def segment(
     progress: Progress | None = None,
     **switches: Any,
 ) -> Result:
-    """Label the anatomy in a scan: ``run`` with a bundle for segmentation.
+    """Segment the anatomy in a scan: ``run`` with a segmentation bundle.
 
     Example:
         >>> result = medvit.segment("scan.nii.gz")  # doctest: +SKIP
         >>> result.save("out", output_types=("nifti",), preview=True)  # doctest: +SKIP
 
     Args:
-        source, bundle, progress: as ``run``.
-        switches: fields of ``RunSettings``: device, fast, force, roi_subset, repair_tags, series, on_irregular, quality_map,
+        source, bundle, progress: as in ``run``.
+        switches: fields of ``RunSettings``: device, fast, force, roi_subset, repair_tags, series, on_irregular,
+            quality_map,
             backend, precision, roi_crop, low_memory, geometry.
 
+    Returns:
+        The labels on the source's own grid.
+
     Raises:
-        MedvitError: as ``run``.
+        MedvitError: as in ``run``.
     """
     made = run(_for(bundle, "segmentation"), source, progress=progress, **switches)
     return _as(segmentation.Result, made)
@@ -297,20 +314,24 @@ def restore(
     progress: Progress | None = None,
     **switches: Any,
 ) -> Restored:
-    """Restore a scan: take its noise or blur away, in its own unit and on its own grid, or one as much finer as its bundle says.
+    """Restore a scan: reduce its noise or blur, in its own unit, on its own grid or a finer one, as the bundle states.
 
     Example:
         >>> result = medvit.restore("series")  # doctest: +SKIP
         >>> result.save("out", output_types=("nifti", "dicom"), preview=True)  # doctest: +SKIP
 
     Args:
-        source, bundle, progress: as ``run``; the bundle must be one for restoration.
-        on_irregular: as in ``RunSettings``. Left out, a network that looks at single slices restores the slices of a tilted
-            or uneven stack where they lie, and such a stack is refused for any other.
+        source, bundle, progress: as in ``run``; the bundle must be one for restoration.
+        on_irregular: as in ``RunSettings``. By default, a network that processes single slices restores the original
+            slices of a
+            tilted or uneven stack, and other networks refuse such a stack.
         switches: fields of ``RunSettings``: device, fast, force, repair_tags, series, geometry.
 
+    Returns:
+        The restored image, with its source.
+
     Raises:
-        MedvitError: as ``run``.
+        MedvitError: as in ``run``.
     """
     opened = _for(bundle, "restoration")
     settings = restoration.with_irregular_policy(opened, RunSettings(**switches), on_irregular)
@@ -335,13 +356,16 @@ def reconstruct(
 
     Args:
         ap, lat: the AP (or PA) and the lateral view: DICOM (CR, DX), PNG or JPEG.
-        bundle: one for reconstruction.
-        ap_flags, lat_flags: geometry that the files do not state, or that is to go before it.
+        bundle: a bundle for reconstruction.
+        ap_flags, lat_flags: geometry that the files do not state, or that replaces the stated one.
         progress: shows the stages; can cancel the run.
         switches: fields of ``ReconstructionSettings``: device, force.
 
+    Returns:
+        The labels on the network's grid.
+
     Raises:
-        MedvitError: as ``run``.
+        MedvitError: as in ``run``.
     """
     views = {
         "ap": reconstruction.ViewInput(source=ap, geometry=ap_flags),
@@ -362,15 +386,15 @@ def _for(bundle: str | os.PathLike[str] | Bundle, task: str) -> Bundle:
 
 
 def _as(kind: type[_Kind], made: object) -> _Kind:
-    assert isinstance(made, kind)  # as the bundle's task makes it
+    assert isinstance(made, kind)  # guaranteed by the bundle's task
     return made
 
 
 def _settings(bundle: Bundle, settings: Settings | None, switches: Mapping[str, Any], **defaults: Any) -> Any:
-    """Return the settings that a bundle's task takes, with the switches in place.
+    """Return the settings of a bundle's task, with the switches applied.
 
     Raises:
-        BundleError: settings of another task.
+        BundleError: the settings belong to another task.
     """
     kind, switches = task_of(bundle).settings, dict(switches)
     if "roi_subset" in switches:
@@ -393,10 +417,10 @@ def _load(bundle: Bundle, settings: Settings) -> LoadedBundle:
 
 
 def _require_same(loaded: LoadedBundle, settings: Settings) -> None:
-    """Refuse settings that a loaded bundle was not loaded with.
+    """Refuse settings that differ from those a bundle was loaded with.
 
     Raises:
-        BackendError: another device, overlap, backend or precision.
+        BackendError: device, overlap, backend or precision differ.
     """
     asked = loaded.device if settings.device == "auto" else inference.choose_device(settings.device)
     fast = settings.fast if isinstance(settings, RunSettings) else loaded.fast
@@ -420,7 +444,7 @@ def _require_same(loaded: LoadedBundle, settings: Settings) -> None:
 
 
 def _prepared(task: AnyTask, bundle: Bundle, source: Inputs, settings: Settings, progress: Progress) -> Prepared:
-    """Open what is not open yet, and judge the images."""
+    """Open the inputs that are not open yet, and check them."""
     named = source if isinstance(source, Mapping) else {"image": source}
     if set(named) != set(task.inputs):
         found = f"inputs named {', '.join(map(str, named))}" if isinstance(source, Mapping) else "one source"

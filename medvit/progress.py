@@ -1,4 +1,4 @@
-"""Progress and cancel: one object passed down the path and honoured between windows."""
+"""Progress and cancellation of a run: one object passed to all stages and checked between windows, slices and files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ __all__ = ["Cancelled", "Progress"]
 
 
 class Cancelled(MedvitError, RuntimeError):  # noqa: N818 - a decision of the user, not an error
-    """The run was cancelled; nothing was written."""
+    """Exception for a run that the user cancelled; nothing was written."""
 
 
 class Progress:
-    """Collects where a run stands and whether it should go on.
+    """Progress of a run, with its durations and a way to cancel it.
 
     Args:
-        show: called as ``show(stage, done, total)`` from the running thread; doors draw it their own way.
+        show: called as ``show(stage, done, total)`` from the running thread, to display the progress.
+
+    Attributes:
+        seconds: duration of each stage, by name.
     """
 
     def __init__(self, show: Callable[[str, int, int], None] | None = None) -> None:
@@ -29,29 +32,29 @@ class Progress:
         self.seconds: dict[str, float] = {}
 
     def cancel(self) -> None:
-        """Ask the run to stop at the next window, slice or file; safe from any thread."""
+        """Request that the run stops at the next window, slice or file; safe from any thread."""
         self._stop.set()
 
     def child(self) -> Progress:
-        """Another progress for one case of many: shown and cancelled with this one, its seconds its own."""
+        """Create a progress for one of many cases: displayed and cancelled with this one, with its own durations."""
         other = Progress(self._show)
         other._stop = self._stop
         return other
 
     def check(self) -> None:
-        """Raise ``Cancelled`` if the run was asked to stop."""
+        """Raise ``Cancelled`` if cancellation was requested."""
         if self._stop.is_set():
             raise Cancelled("The run was cancelled; nothing was written. Start it again when wanted.")
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Say how far a stage is; also a point where cancelling takes effect."""
+        """Display the progress of a stage; raise ``Cancelled`` if cancellation was requested."""
         self.check()
         if self._show is not None:
             self._show(stage, done, total)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; its seconds are added up under its name."""
+        """Measure the duration of a stage; repeated stages of one name are added up."""
         self.report(name, 0, 1)
         start = time.perf_counter()
         try:

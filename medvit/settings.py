@@ -1,4 +1,4 @@
-"""How to run a bundle. Light to import, so that a command can refuse a mistake before torch is loaded."""
+"""Settings of a run. Light to import, so that commands can refuse a mistake before torch is loaded."""
 
 from __future__ import annotations
 
@@ -22,42 +22,44 @@ __all__ = [
 ]
 
 DEFAULT_BUNDLE = "headneck_ct_swin_unetr"
-"""What ``medvit segment`` runs when no bundle is named."""
+"""Default bundle of ``medvit segment``."""
 
 DEFAULT_RESTORATION = "ct_denoise_restore_rwkv"
-"""The same for ``medvit restore``."""
+"""Default bundle of ``medvit restore``."""
 
 DEFAULT_RECONSTRUCTION = "headneck_xray_swin_x2s"
-"""The same for ``medvit reconstruct``."""
+"""Default bundle of ``medvit reconstruct``."""
 
 BACKENDS = ("auto", "eager", "compiled", "openvino", "cuda")
 PRECISIONS = ("fp32", "bf16")
 GEOMETRIES = ("sform", "qform")
-"""Which of a NIfTI's two affines may be chosen."""
+"""Affines of a NIfTI among which the user may choose."""
 
 _BOX = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to run a bundle.
+    """Settings of a run, for segmentation and restoration.
 
     Attributes:
-        device: "auto" (a GPU if there is one, said in the record), "cpu", "gpu", "gpu:N", "cuda:N" or "mps".
-        fast: the bundle's lighter overlap, where it states one.
-        force: run on a modality the bundle was not made for; recorded.
+        device: "auto" (a GPU if there is one; the record states the choice), "cpu", "gpu", "gpu:N", "cuda:N" or "mps".
+        fast: True for the bundle's smaller window overlap, where it states one.
+        force: True to accept a modality that the bundle was not made for; recorded.
         roi_subset: names of the labels to keep; empty keeps all.
-        repair_tags: give DICOM slices with missing or contradicting UIDs consistent ones; recorded.
+        repair_tags: True to give DICOM slices with missing or contradictory UIDs consistent ones; recorded.
         series: number or UID, where the source holds several series.
-        quality_map: also run on the mirror image and say where both answers differ; takes twice the time.
-        on_irregular: "fail", "resample" or "split" a tilted or uneven DICOM stack; recorded.
-        backend: how the network is run: "auto", "eager", "compiled", "openvino" or "cuda"; what ran is recorded.
-        precision: "fp32", or "bf16" where the bundle's gate has passed.
-        roi_crop: where the answer matters: "body", or a box of source voxels "i0:i1,j0:j1,k0:k1"; empty for everywhere. Only
-            windows that touch it are run, and all else is background; recorded.
-        low_memory: hold as little as possible: one window at a time, logits in planes or in a file; slower.
-        geometry: "sform" or "qform" of a NIfTI to take; None for the sform where it is stated, which is flagged where the
-            qform shows other axes or the mirror image; recorded.
+        on_irregular: treatment of a tilted or uneven DICOM stack: "fail", "resample" or "split"; recorded.
+        quality_map: True to run on the mirror image too and mark where the labels differ; takes twice the time.
+        backend: backend of the network: "auto", "eager", "compiled", "openvino" or "cuda"; the one used is recorded.
+        precision: "fp32", or "bf16" for a bundle whose precision check has passed.
+        roi_crop: region of interest: "body", or a box of source voxels "i0:i1,j0:j1,k0:k1"; empty for the whole image.
+            Only
+            windows that touch the region are run, the rest is background; recorded.
+        low_memory: True to save memory: one window at a time, logits by planes or in a file; slower.
+        geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated, and sets a
+            flag where
+            the qform shows other axes or the mirror image; recorded.
     """
 
     device: str = "auto"
@@ -76,10 +78,10 @@ class RunSettings:
 
 
 def check_names(backend: str, precision: str) -> None:
-    """Refuse a name that is none.
+    """Refuse an unknown backend or precision, and a combination that does not exist.
 
     Raises:
-        BackendError: with the names that are there.
+        BackendError: the message states the valid names.
     """
     if backend not in BACKENDS:
         raise BackendError(
@@ -98,10 +100,10 @@ def check_names(backend: str, precision: str) -> None:
 
 
 def check_geometry(geometry: str | None) -> None:
-    """Refuse a geometry that NIfTI does not have.
+    """Refuse a form of geometry that NIfTI does not have.
 
     Raises:
-        GeometryError: with the names that are there.
+        GeometryError: the message states the valid names.
     """
     if geometry is not None and geometry not in GEOMETRIES:
         raise GeometryError(
@@ -115,7 +117,7 @@ def check_region(text: str) -> None:
     """Refuse a region of interest that is neither "body" nor a box.
 
     Raises:
-        SelectionError: with the two forms.
+        SelectionError: the message states both forms.
     """
     if text in ("", "body"):
         return
@@ -129,6 +131,6 @@ def check_region(text: str) -> None:
 
 
 def region_sides(text: str) -> list[tuple[int, int]]:
-    """Return the first and the last voxel plus one of a box along each axis."""
+    """Return the first voxel and one past the last voxel of a box, along each axis."""
     numbers = [int(n) for n in re.findall(r"\d+", text)]
     return list(zip(numbers[::2], numbers[1::2], strict=True))

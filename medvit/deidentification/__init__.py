@@ -1,4 +1,4 @@
-"""Removal of what identifies a patient from headers and images (PS3.15 Annex E)."""
+"""De-identification: removal of identifying data from headers and images (PS3.15 Annex E)."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Patterns of addresses within text: mail, web, telephone, network and file paths, and UIDs; all of them identify by their form alone."""
+"""Patterns of identifying addresses in text: e-mail, web, telephone, network and file paths, UIDs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PATTERNS = tuple(
 _UID = re.compile(r"(?<![\d.])(?:[0-2](?:\.\d+){5,}|2\.25\.\d{9,39})(?!\d|\.\d)")
 _STANDARDS = re.compile(r"1\.2\.840\.10008\.(?:\d{1,3}\.){0,8}\d{1,3}")
 _SHORTEST_UID = 16
-"""Characters that tell a UID from the number of a version."""
+"""Smallest number of characters of a UID; shorter texts may be version numbers."""
 
 
 def contact_spans(text: str) -> Iterator[tuple[int, int]]:

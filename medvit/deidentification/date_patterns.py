@@ -1,4 +1,4 @@
-"""Dates within text: numbers in any usual order, and months by name in the languages that headers are written in."""
+"""Search for dates in text: numbers in any usual order, and month names in the languages of headers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ _MONTHS = (
     "november nov novembre noviembre novembro listopada ноября kasim",
     "december dezember dec dez decembre diciembre dic dicembre dezembro desember des grudnia декабря aralik",
 )
-"""Names and abbreviations of each month, without accents: English, German, French, Spanish, Italian, Portuguese, Dutch, Swedish, Polish,
-Russian and Turkish."""
+"""Names and abbreviations of each month, without accents: English, German, French, Spanish, Italian, Portuguese, Dutch,
+Swedish, Polish,
+Russian and Turkish.
+"""
 
 _NUMBER = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
 _NAME = "|".join(sorted(_NUMBER, key=len, reverse=True))
@@ -46,7 +48,7 @@ _WRITTEN = tuple(
         rf"{_BEFORE}(?P<month>{_NAME}){_GAP}(?:the{_GAP})?{_DAY}(?![^\W_]|\.\d)",
     )
 )
-"""With the month's name. Without a year of four digits, only full names count, and abbreviations of a known day."""
+"""Patterns with a month name. Without a year of four digits, an abbreviated month counts only for a known day."""
 
 _NO_YEAR = _WRITTEN[-2:]
 _FULL_NAME = 4
@@ -59,14 +61,15 @@ _CENTURY = 100
 
 
 class DateFinder:
-    """A search for dates in text, with the days that are known from headers.
+    """Search for dates in text, with the help of days known from headers.
 
-    Dates with a four-digit year are found whatever day they name. Shorter and more ambiguous forms (12.03.61, 120361, "12 Mar")
-    are found only where they name a known day: otherwise version numbers and settings would be taken for dates.
+    Dates with a four-digit year are always found. Shorter and more ambiguous forms (12.03.61, 120361, "12 Mar") are
+    found only
+    where they name a known day; otherwise version numbers and settings would count as dates.
     """
 
     def __init__(self, days: Iterable[date] = ()) -> None:
-        """Collect the known days."""
+        """Store the known days."""
         self._days = frozenset(days)
         forms = {
             day.strftime(form) for day in self._days for form in ("%d%m%Y", "%m%d%Y", "%y%m%d", "%d%m%y", "%m%d%y")
@@ -99,7 +102,7 @@ class DateFinder:
             sorted((one, two, three)) == sorted((d.day, d.month, d.year)) for d in self._days
         ):
             return False  # a list of numbers
-        if separator == ":":  # as cameras write it; the rest are times
+        if separator == ":":  # dates of cameras; other texts with colons are times
             return len(first) == 4 and len(second) == len(third) == 2 and _year(one) and _exists(one, two, three)
         if len(first) == 4:
             return len(third) <= 2 and _year(one) and (_exists(one, two, three) or _exists(one, three, two))
@@ -123,7 +126,7 @@ class DateFinder:
                     continue
                 vague = pattern in _NO_YEAR or found.get("short")
                 if vague and len(found["month"]) < _FULL_NAME and not self._knows(month, day):
-                    continue  # "2 set 16" is a setting as well as a day
+                    continue  # "2 set 16" may be a setting
                 yield match.span()
 
     def _knows(self, month: int, day: int) -> bool:
@@ -131,7 +134,7 @@ class DateFinder:
 
 
 def _without_accents(text: str) -> str:
-    """Remove the accents of a text, keeping its number of characters."""
+    """Remove the accents of a text without changing its number of characters."""
     return "".join(unicodedata.normalize("NFD", character)[:1] or character for character in text)
 
 

@@ -1,4 +1,4 @@
-"""Texts of DICOM elements with the identifiers cut out, still of the form that the element must have."""
+"""Removal of identifiers from the text of DICOM elements, so that each element stays valid."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from medvit.io.dicom.header import AttributeType
 __all__ = ["TEXT", "cleaned_value", "whole_items"]
 
 TEXT = frozenset("AE CS LO LT SH ST UC UT".split())
-"""Value representations that hold words."""
+"""Value representations that contain words."""
 
 _TYPES = ("ImageType", "FrameType")
 _LEADING = (("ORIGINAL", "DERIVED", "MIXED"), ("PRIMARY", "SECONDARY"))
-"""The first two values of an image type; a third and further value that names somebody becomes OTHER."""
+"""Valid first two values of an image type; a third or later value that names a person becomes OTHER."""
 
 _LEFT = {"CS": "OTHER"}
 _CODED = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodeMeaning")
-"""Attributes of a code: they get no dummy value, since an item without a valid code is removed."""
+"""Attributes of a code; they get no dummy value, since an item without a valid code is removed."""
 
 _REFERENCES = {
     "ReferencedImageSequence", "SourceImageSequence", "ReferencedInstanceSequence", "ReferencedSOPSequence", "ReferencedPatientSequence",
@@ -30,15 +30,15 @@ _REFERENCE = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
 
 
 def cleaned_value(element: DataElement, known: Identifiers, type_: AttributeType | None) -> DataElement | None:
-    """Cut identifiers out of a text element, value by value.
+    """Remove identifiers from a text element, value by value.
 
     Args:
-        element: of a value representation in ``TEXT``.
-        known: what to look for.
+        element: an element with a value representation in ``TEXT``.
+        known: the identifiers to remove.
         type_: the attribute's type in this kind of object; None within items.
 
     Returns:
-        The element, with as many values as before; None where nothing is left and it may be absent.
+        The element with the same number of values; None where no text remains and the element may be absent.
     """
     texts = texts_of(element.value)
     if element.keyword in _TYPES:
@@ -54,7 +54,7 @@ def cleaned_value(element: DataElement, known: Identifiers, type_: AttributeType
 
 
 def whole_items(keyword: str, items: list[Dataset]) -> list[Dataset]:
-    """Keep the items that still have what the standard needs in each: codes their value, scheme and meaning; references both UIDs."""
+    """Keep only complete items: codes with value, scheme and meaning; references with both UIDs."""
     if keyword.endswith("CodeSequence"):
         return [item for item in items if _whole_code(item)]
     if keyword in _REFERENCES:

@@ -1,4 +1,6 @@
-"""The identifiers that the headers of a case themselves hold: people, numbers, places and days, at any depth, private or retired."""
+"""Collection of the identifiers in the headers of a case: people, numbers, places and days, at any depth, also private
+or retired.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ _NUMBERS = frozenset(
     "InterpretationID ResultsID".split()
 )
 _PERSONAL = ("PatientID", "OtherPatientIDs", "AccessionNumber")
-"""Numbers that are looked for however short they are, if only where the text calls them a number."""
+"""Numbers searched at any length; short ones only where the text marks them as a number."""
 
 _PLACES = frozenset(
     "InstitutionName InstitutionalDepartmentName InstitutionAddress ReferringPhysicianAddress PatientAddress PersonAddress "
@@ -37,7 +39,7 @@ _PLACES = frozenset(
 _INSTITUTION = frozenset("InstitutionName InstitutionalDepartmentName InstitutionAddress".split())
 _DEVICE = ("StationName", "DeviceSerialNumber")
 _IN_PLACES = 4
-"""Letters that a word of a place needs: shorter ones are of any language."""
+"""Smallest number of letters of a word of a place; shorter words are too common."""
 
 _PER_FRAME = 0x52009230
 _WITH_INITIAL = 4
@@ -55,8 +57,8 @@ def identifiers_of(headers: Iterable[Dataset], retain: Iterable[str] = ()) -> Id
     """Collect the identifiers of a case.
 
     Args:
-        headers: of all its images, as they were read.
-        retain: options of the profile; what they keep is not looked for.
+        headers: headers of all its images, as read.
+        retain: options of the profile; identifiers that they retain are left out.
     """
     kept = frozenset(retain)
     stays = (_INSTITUTION if "institution" in kept else frozenset()) | (
@@ -87,14 +89,14 @@ def identifiers_of(headers: Iterable[Dataset], retain: Iterable[str] = ()) -> Id
 
 
 def _elements(dataset: Dataset) -> Iterator[DataElement]:
-    """Yield every element that can be read and may identify a person, at any depth."""
+    """Yield every readable element that may identify a person, at any depth."""
     for tag in list(dataset.keys()):
-        if tag.group == 0x7FE0 or int(tag) == _PER_FRAME:  # pixels; and thousands of frames, which state geometry
+        if tag.group == 0x7FE0 or int(tag) == _PER_FRAME:  # pixels, and frames, which state geometry
             continue
         try:
             element = dataset[tag]
             items = list(element.value or []) if element.VR == "SQ" else []
-        except Exception:  # a damaged value identifies nobody that could be searched for
+        except Exception:  # a damaged value cannot be searched for
             continue
         if element.VR == "SQ":
             for item in items:
@@ -140,7 +142,7 @@ def _person(name: str, patient: bool) -> Iterator[str]:
 
 
 def _significant(component: str, patient: bool) -> list[str]:
-    """Return the words of a component that name somebody; a particle or title only where it stands alone."""
+    """Return the words of a component that name a person; a particle or title only where it is the only word."""
     words = [word for word in words_of(component) if not word.isdigit() or len(word) >= _DIGITS]
     words = [word for word in words if word.casefold() not in ("ct", "mr", "pt", "nm")]
     proper = [word for word in words if word.casefold() not in PARTICLES]

@@ -1,8 +1,11 @@
-"""De-identification of DICOM headers by the Basic Profile of PS3.15 annex E, so that all that is made from them is free of names.
+"""De-identification of DICOM headers by the Basic Profile of PS3.15 annex E; objects made from such headers contain no
+names.
 
-Attributes of the profile are taken away, emptied, or replaced, as the kind of object allows. Beyond it go private elements, overlays
-and curves, public elements that are in no dictionary, retired texts and web addresses. From every text that stays, whatever the
-headers of the case themselves identify (names, numbers, places, dates) is cut out.
+Attributes of the profile are removed, emptied or replaced, depending on the kind of object. In addition, private
+elements, overlays
+and curves, elements missing from pydicom's dictionary, retired texts and web addresses are removed. From every
+remaining text, the
+identifiers found in the headers of the case (names, numbers, places, dates) are removed.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ _DUMMIES: dict[str, Any] = {
     "IS": "0", "FL": 0.0, "FD": 0.0, "UL": 0, "US": 0, "SL": 0, "SS": 0,
 }  # fmt: skip
 _CODES = ("CodingSchemeUID", "ContextUID", "MappingResourceUID")
-"""UIDs of vocabularies."""
+"""Attributes whose UIDs identify vocabularies."""
 
 _MOMENTS = {
     "DA": re.compile(r"\d{8}"),
@@ -53,7 +56,7 @@ _PIXELS = 0x7FE0
 _FRAMES = 0x5200
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _WITHOUT_WORDS = ("CT", "MR", "PT", "NM")
-"""Modalities whose original images hold no words unless they say so; of all others an explicit NO is asked for."""
+"""Modalities whose images contain burned-in text only if they state so; for others, BurnedInAnnotation must be NO."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class _Cleaner:
     sop_class: str
 
     def dataset(self, source: Dataset, top: bool = False) -> Dataset:
-        """A copy with nothing in it that names anybody."""
+        """Return a copy without identifying values."""
         made = Dataset()
         for element in _readable(source):
             kept = self._element(element, top)
@@ -101,7 +104,7 @@ class _Cleaner:
             "DA",
             "DT",
             "TM",
-        ):  # the table names all there are in an image; one that it does not know goes
+        ):  # the table lists all date attributes of images; others are removed
             return self._shifted(element) if rule is not None else None
         if element.VR in ("PN", "UN", "UR") or (rule is None and _retired_text(element)):
             return None if type_ != "2" else DataElement(element.tag, element.VR, None)
@@ -115,11 +118,11 @@ class _Cleaner:
         return deepcopy(element) if element.VR not in TEXT else cleaned_value(element, self.known, type_)
 
     def _sequence(self, element: DataElement, type_: AttributeType | None) -> DataElement | None:
-        """Clean the items of a sequence; drop a sequence without items unless the object must have it."""
+        """Clean the items of a sequence; drop a sequence without items unless the object requires it."""
         if not element.value and type_ is None:
-            return element  # within an item, it may have to be there
+            return element  # within an item, the sequence may be required
         made = [(self.dataset(item), bool(len(item))) for item in element.value or []]
-        frames = element.tag.group == _FRAMES  # each item stands for a frame
+        frames = element.tag.group == _FRAMES  # one item for each frame
         items = [item for item, said in made if len(item) or (frames and not said)]
         if not frames:
             items = whole_items(element.keyword, items)
@@ -128,7 +131,7 @@ class _Cleaner:
         return DataElement(element.tag, "SQ", Items(items))
 
     def _identified(self, element: DataElement, type_: AttributeType | None) -> DataElement | None:
-        if element.VR == "SQ":  # references to other images, and nothing else
+        if element.VR == "SQ":  # references to other images only
             return self._sequence(element, type_)
         if element.keyword in _CODES:
             return element
@@ -144,13 +147,14 @@ class _Cleaner:
 def deidentified(
     header: Dataset, privacy: Privacy, known: Identifiers | None = None, person: str | None = None
 ) -> Dataset:
-    """De-identify a copy of a header, or of a whole object, by the Basic Profile and the options of ``privacy``.
+    """Return a de-identified copy of a header, or of a whole object, by the Basic Profile and the options of
+    ``privacy``.
 
     Args:
-        header: the source, which stays as it is.
+        header: the source, which is not changed.
         privacy: the key and the options.
-        known: what all images of the case identify; without it, what this header does.
-        person: whose image it is, as ``Privacy.person`` says it; without it, as this header does.
+        known: identifiers of all images of the case; by default those of this header.
+        person: the patient, as ``Privacy.person`` returns it; by default that of this header.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -169,10 +173,17 @@ def deidentified(
 
 
 def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
-    """De-identify a scan's headers and notes, and the dates of whatever is written from it.
+    """De-identify a scan's headers and notes, and the dates of objects written from it.
+
+    Args:
+        scan: the scan, which is not changed.
+        privacy: the key and the options.
+
+    Returns:
+        A copy with the same voxels and geometry.
 
     Raises:
-        ImageError: its pixels have, or may have, words burned into them.
+        ImageError: the pixels contain, or may contain, burned-in text.
     """
     for header in scan.slices:
         reason = None if privacy.burned_in else burned_in(header.get("Modality"), header.get("BurnedInAnnotation"))
@@ -200,24 +211,27 @@ def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
 
 
 def _quoted(match: re.Match[str], known: Identifiers) -> str:
-    """Remove identifiers from what a message quotes of a header."""
+    """Remove identifiers from a header value that a message quotes."""
     mark = match[0][0]
     return f"{mark}{known.cut(match[0][1:-1]) or '...'}{mark}"
 
 
 def _creation(privacy: Privacy, person: str) -> Creation:
-    """Return the rule for dates of new objects: the run may be on the day of the study."""
+    """Return the rule for dates of new objects, since the day of the run may be the day of the study."""
     if "shifted-dates" in privacy.retain:
         return Creation(days_earlier=privacy.days(person))
     return Creation(withheld=True)
 
 
 def burned_in(modality: Any, stated: Any) -> str | None:
-    """Why an image is refused that may show a name; None where it may be taken.
+    """Return the reason to refuse an image that may show a name; None where the image is acceptable.
 
     Args:
         modality: its Modality.
         stated: its BurnedInAnnotation.
+
+    Returns:
+        A message, or None.
     """
     step = "Clean the pixels first, or take it all the same with --allow-burned-in."
     if str(stated or "").upper() == "YES":
@@ -231,14 +245,14 @@ def burned_in(modality: Any, stated: Any) -> str | None:
 
 
 def _readable(source: Dataset) -> Iterator[DataElement]:
-    """Public elements of the dictionary that can be read as what they promise to be."""
+    """Yield public elements of the dictionary whose values can be read."""
     for tag in sorted(source.keys()):
         private = tag.is_private or tag.group in (0x0000, 0x0002) or tag.group & 0xFF00 in (0x5000, 0x6000)
         if private or not dictionary_has_tag(tag):
             continue
         try:
             yield source[tag]
-        except Exception:  # a damaged value says nothing that may be passed on
+        except Exception:  # a damaged value is left out
             continue
 
 
@@ -252,12 +266,12 @@ def _age(element: DataElement) -> DataElement | None:
         return None
     made = deepcopy(element)
     if element.keyword == "PatientAge" and text.endswith("Y"):
-        made.value = f"{min(int(text[:3]), _OLDEST):03d}Y"  # above it, too few people live
+        made.value = f"{min(int(text[:3]), _OLDEST):03d}Y"  # few people are older: a higher age would identify
     return made
 
 
 def _match_windows(made: Dataset) -> None:
-    """Drop explanations of display windows that are not as many as the windows."""
+    """Remove explanations of contrast windows whose number differs from that of the windows."""
     if "WindowCenterWidthExplanation" in made:
         explained = texts_of(made.WindowCenterWidthExplanation)
         if not any(explained) or len(explained) != len(texts_of(made.get("WindowCenter"))):
@@ -265,7 +279,7 @@ def _match_windows(made: Dataset) -> None:
 
 
 def _state_character_set(made: Dataset, source: Dataset) -> None:
-    """State a character set that exists: an unknown term may be any word."""
+    """State a known character set; an unknown term could be any word."""
     terms = character_set(source)
     if terms:
         made.SpecificCharacterSet = terms if len(terms) > 1 else terms[0]
@@ -278,7 +292,7 @@ def _dummy(vr: str) -> Any:
 
 
 def _earlier(text: str, days: int) -> str:
-    """A date, or a date and time, some days before; empty where it is none."""
+    """Shift a date, or a date and time, into the past by a number of days; return an empty text for an invalid one."""
     try:
         return f"{datetime.strptime(text[:8], '%Y%m%d') - timedelta(days):%Y%m%d}{text[8:]}"
     except (ValueError, OverflowError):

@@ -1,8 +1,10 @@
-"""A search for the names, numbers and dates of a case in any text, and their removal; independent of DICOM.
+"""Search for and removal of the names, numbers and dates of a case in any text; independent of DICOM.
 
-A name is found in any spelling of its letters (Müller, Mueller, MULLER), by its parts, joined, with initials, and glued to other words.
-Short names count only where a word begins and ends: at anything but letters and digits, at underscores, between letters and digits,
-and where the letter case changes. So "Bo" is found in "CT_BO_3", "Bo12" and "ScanBo" but not in "Bone".
+A name is found in any spelling of its letters (Müller, Mueller, MULLER), by its parts, joined, with initials, and
+within longer words.
+A short name is found only at word boundaries: beside characters other than letters and digits, at underscores, between
+letters and
+digits, and at changes of letter case. So "Bo" is found in "CT_BO_3", "Bo12" and "ScanBo" but not in "Bone".
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _CUT = "\0"
 _LEAD = re.compile(
     rf"(?i)(?<![^\W_])(?:(?:{'|'.join(sorted(FILLERS, key=len, reverse=True))}|[^\W\d_](?=\.)){_SEPARATOR}{{1,64}})+(?={_CUT})"
 )
-"""Words that only lead to an identifier, as "for", "born" or "Dr", and initials."""
+"""Pattern of words that only introduce an identifier, such as "for", "born" or "Dr", and of initials."""
 
 _SEAM = re.compile(rf"({_SEPARATORS}){_CUT}(?:{_SEPARATORS}{_CUT})*({_SEPARATORS})")
 _ENDS = re.compile(rf"\A{_SEPARATORS}|{_SEPARATORS}\Z")
@@ -37,17 +39,17 @@ _GERMAN = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "ø": "oe", "æ": "ae
 _SINGLE = {"ß": "s", "ø": "o", "æ": "a", "œ": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "t", "\u0131": "i", "ħ": "h"}
 _PAIRS = (("ae", "a"), ("oe", "o"), ("ue", "u"), ("aa", "a"), ("ss", "s"))
 _SHORTEST_PLAIN = 4
-"""Letters that a word needs before "ue" in it is also read as "ü"."""
+"""Number of letters above which "ue" in a word is also read as "ü"."""
 
 _INSIDE = 5
-"""Letters that a name needs to be looked for within words."""
+"""Smallest number of letters of a name that is searched within words."""
 
 _LONGEST_GLUED = 40
 _LONGEST_PART = 24
 _LONGEST_SPLIT = 200
 _OTHERS = CLINICAL | {"ct", "mr"}
 _NUMBER = 4
-"""Digits that a number needs to be found by itself; shorter ones are slice counts and voltages."""
+"""Smallest number of digits of a number that is searched by itself; shorter ones may be slice counts or voltages."""
 
 _CODE = 6
 _RUN = re.compile(r"[\w .,^=/@:+-]{5,}")
@@ -55,17 +57,17 @@ _LEAST_OF_CODE = 3
 
 
 def words_of(text: str) -> list[str]:
-    """Split text into words of letters and digits, at underscores too."""
+    """Split text into words of letters and digits; underscores separate words too."""
     return _WORD.findall(text)
 
 
 def alphabetic(word: str) -> bool:
-    """Tell if a word is of a script that puts spaces between words."""
+    """Return True if a word is in a script that separates words by spaces."""
     return all(ord(character) < 0x0E00 or 0x1E00 <= ord(character) < 0x2000 for character in word)
 
 
 def spellings(word: str) -> frozenset[str]:
-    """Return every form under which a word is compared: without accents, with ü as u, as ue, and with ue as u."""
+    """Return every form under which a word is compared: without accents, with ü as u, with ü as ue, and with ue as u."""
     folded = unicodedata.normalize("NFKC", word).casefold()
     folded = "".join(chr(ord(c) - 0x60) if "ァ" <= c <= "ヶ" else c for c in folded)  # katakana as hiragana
     single = _bare("".join(_SINGLE.get(c, c) for c in folded))
@@ -86,11 +88,11 @@ def _bare(text: str) -> str:
 
 @dataclass(frozen=True)
 class Identifiers:
-    """The words, numbers and days that name the people and places of a case.
+    """Words, numbers and days that identify the people and places of a case.
 
     Attributes:
-        names: in every spelling; of two letters and more, or a single one of a script without spaces.
-        numbers: as written: patient ids, order numbers, telephones.
+        names: in every spelling; at least two letters, or a single character of a script without spaces.
+        numbers: as written: patient ids, order numbers, telephone numbers.
         days: birth and study dates.
     """
 
@@ -100,25 +102,27 @@ class Identifiers:
     _known: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __or__(self, other: Identifiers) -> Identifiers:
-        """Join two sets of identifiers."""
+        """Return the union of two sets of identifiers."""
         return Identifiers(self.names | other.names, self.numbers | other.numbers, self.days | other.days)
 
     def cut(self, text: str) -> str:
-        """Remove every identifier, with the separators left beside it; empty if only filler words remain.
+        """Remove every identifier with its separators; return an empty text if only filler words remain.
 
-        Text without identifiers comes back as it is.
+        Text without identifiers is returned unchanged.
         """
         if text not in self._known:
             self._known[text] = self._without(text)
         return self._known[text]
 
     def number_in(self, text: str) -> bool:
-        """Tell if a numeric value is, as a whole, a known number of six digits or more, or a known day."""
+        """Return True if a numeric value, as a whole, is a known number of six digits or more, or a known day."""
         digits = text.strip().partition(".")[0]
         return digits.isdigit() and len(digits) >= _CODE and bool(self.cut(digits) != digits)
 
     def within(self, content: bytes) -> bool:
-        """Tell if bytes hold a long name or number as text of a usual encoding; short ones occur in any bytes by chance."""
+        """Return True if bytes contain a long name or number in a usual encoding; short ones occur in any bytes by
+        chance.
+        """
         for encoding in ("latin-1", "utf-8", "utf-16-le"):
             for run in _RUN.findall(content.decode(encoding, "ignore")):
                 long = self._long is not None and any(self._long.search(form) for form in spellings(run))
@@ -142,7 +146,7 @@ class Identifiers:
         left = words_of(tidy)
         if all(word.casefold() in FILLERS or len(word) == 1 for word in left):
             return ""
-        return self._without(tidy)  # what was apart may now lie side by side
+        return self._without(tidy)  # the removal may have joined parts to a new match
 
     def _searches(self, text: str) -> Iterator[Iterable[tuple[int, int]]]:
         yield self._dates.spans(text)
@@ -170,7 +174,7 @@ class Identifiers:
         return re.compile("|".join(long)) if long else None
 
     def _glued(self, form: str) -> bool:
-        """Tell if a word is made of names and clinical words only, and cannot be made without a name."""
+        """Return True if a word consists of names and clinical words, and cannot be split without a name."""
         plain = [True] + [False] * len(form)
         named = [False] * (len(form) + 1)
         for at in range(len(form)):
@@ -186,7 +190,7 @@ class Identifiers:
 
     @cached_property
     def _ends(self) -> re.Pattern[str]:
-        """Clinical words with one name before or behind them; the group is the name."""
+        """Pattern of clinical words preceded or followed by a name; the group is the name."""
         names = "|".join(sorted((re.escape(name) for name in self.names if alphabetic(name)), key=len, reverse=True))
         others = "|".join(sorted(_OTHERS, key=len, reverse=True))
         return re.compile(rf"({names})(?:{others})+|(?:{others})+({names})")
@@ -196,7 +200,7 @@ class Identifiers:
         return tuple(name for name in self.names if not alphabetic(name) and len(name) > 1)
 
     def _words(self, text: str) -> Iterator[tuple[int, int]]:
-        for match in _WITH_APOSTROPHE.finditer(text):  # O'Neil, however it is written
+        for match in _WITH_APOSTROPHE.finditer(text):  # O'Neil, with any apostrophe
             if spellings("".join(words_of(match[0]))) & self.names:
                 yield match.span()
         for match in _WORD.finditer(text):
@@ -209,7 +213,7 @@ class Identifiers:
             yield from ((at + start, at + end) for start, end in found)
 
     def _pieces(self, word: str, pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Return pieces of a word, and neighbouring pieces joined, that are names."""
+        """Yield pieces of a word, and neighbouring pieces joined, that are names."""
         for first in range(len(pieces)):
             for last in range(first, min(first + 4, len(pieces))):
                 start, end = pieces[first][0], pieces[last][1]
@@ -221,7 +225,9 @@ class Identifiers:
                     yield from ((start + left, start + right) for left, right in self._inside(word[start:end]))
 
     def _inside(self, word: str) -> list[tuple[int, int]]:
-        """Find names glued to other words: the name alone where its letters can be counted, else the whole word."""
+        """Find names within a longer word: return the span of the name where its letters can be located, else that of
+        the whole word.
+        """
         if word.casefold() in CLINICAL or not any(character.isalpha() for character in word):
             return []
         for form in sorted(spellings(word), key=lambda form: (len(form) != len(word), form)):
@@ -236,8 +242,8 @@ class Identifiers:
         return []
 
     def _scripts(self, text: str) -> Iterator[tuple[int, int]]:
-        """Find names in scripts without spaces, wherever they occur."""
-        for at, character in enumerate(text):  # a family name of one character is a word of its own as well
+        """Find names in scripts without spaces, at any position."""
+        for at, character in enumerate(text):  # a one-character family name counts only before an honorific
             title = next((t for t in _HONORIFICS if text.startswith(t, at + 1)), None)
             if title is not None and not alphabetic(character) and character in self.names:
                 yield at, at + 1 + len(title)
@@ -255,7 +261,7 @@ class Identifiers:
 
 
 def misread(text: str) -> str | None:
-    """Text of UTF-8 that was read as Latin 1, as it was meant; None if it cannot be that."""
+    """Return text of UTF-8 that was read as Latin 1 in its correct form; None if the text cannot be such."""
     if text.isascii():
         return None
     try:
@@ -273,7 +279,7 @@ def _seam(match: re.Match[str]) -> str:
 
 
 def _splits(word: str) -> Iterator[list[tuple[int, int]]]:
-    """Split a word between letters and digits and where the letter case changes: "LIbone" as LI, bone and as L, Ibone."""
+    """Split a word between letters and digits and at changes of letter case: "LIbone" as LI, bone and as L, Ibone."""
     seen: list[list[tuple[int, int]]] = []
     for capital_begins in (True, False):
         starts = [0, *(at for at in range(1, len(word)) if _boundary(word, at, capital_begins))]
@@ -284,7 +290,11 @@ def _splits(word: str) -> Iterator[list[tuple[int, int]]]:
 
 
 def _boundary(word: str, at: int, capital_begins: bool) -> bool:
-    """Tell if a new piece begins at a position; of capitals before a small letter, the last begins it, or the small letter."""
+    """Return True if a new piece begins at a position.
+
+    In a run of capitals before a small letter, the piece begins at the last capital if ``capital_begins``, else at the
+    small letter.
+    """
     left, right = word[at - 1], word[at]
     if left.isdigit() != right.isdigit() or (left.islower() and right.isupper()):
         return True
@@ -294,7 +304,7 @@ def _boundary(word: str, at: int, capital_begins: bool) -> bool:
 
 
 def _number_pattern(number: str) -> re.Pattern[str] | None:
-    """Return a pattern for an identifying number with any separators; None for a number too short to be told from others."""
+    """Return a pattern for an identifying number with any separators; None for a number too short to be distinctive."""
     characters = [c for c in number if c.isalnum()]
     digits = "".join(c for c in characters if c.isdigit())
     if digits and len(digits) == len(characters):

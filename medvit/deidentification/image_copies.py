@@ -1,4 +1,4 @@
-"""The images of a case beside its results, de-identified: what the results' new UIDs refer to."""
+"""De-identified copies of the images of a case, to which the new UIDs in its results refer."""
 
 from __future__ import annotations
 
@@ -25,15 +25,22 @@ from medvit.io.dicom.header import read_dataset
 __all__ = ["IMAGES", "add_images"]
 
 IMAGES = "images"
+"""Name of the folder of the copies."""
 
 
 def add_images(folder: Path, files: Iterable[DicomFile], privacy: Privacy) -> None:
-    """Write de-identified copies of DICOM files into ``images`` and enter them into the folder's ``run.json``.
+    """Write de-identified copies of DICOM files to ``images`` and add them to the folder's ``run.json``.
 
-    The pixels stay as they are, bit for bit, compressed ones compressed.
+    Pixels are copied bit for bit, compressed ones without decompression.
+
+    Args:
+        folder: a folder of results, with ``run.json``.
+        files: the files of the case.
+        privacy: the key and the options.
 
     Raises:
-        ImageError: overlays that lie in the pixels' spare bits. OutputError: the system refuses.
+        ImageError: the pixels contain overlays in their spare bits, or an image lacks a UID.
+        OutputError: a file cannot be written.
     """
     home, sources = folder / IMAGES, list(files)
     known, person = _identified(sources, privacy)
@@ -51,7 +58,7 @@ def add_images(folder: Path, files: Iterable[DicomFile], privacy: Privacy) -> No
 
 
 def _identified(files: list[DicomFile], privacy: Privacy) -> tuple[Identifiers, str | None]:
-    """Collect the identifying values of all headers; return them with the patient they belong to."""
+    """Collect the identifiers of all headers; return them with the patient."""
     known, person = Identifiers(), None
     for file in files:
         with warnings.catch_warnings(), file.open() as stream:

@@ -1,4 +1,4 @@
-"""Words that headers use for technique and anatomy, and words that names share with them."""
+"""Lists of words in headers: terms of technique and anatomy, and words that occur in names but identify nobody."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TERMS = frozenset(
     "SE GR IR EP RM SK SP MTC SS TRSS MP OSP SPOILED FS PFF PFP CG PPG RG FC PFF 2D 3D HELICAL SPIRAL CONSTANT AUTOMATIC MANUAL "
     "WEDGE BUTTERFLY FLAT MEDIUM LARGE SMALL STRIP HEAD BODY CHEST".split()
 )
-"""Terms of code strings that the standard defines: a value that is one of them is kept whatever anybody is called."""
+"""Terms of code strings that the standard defines; such a value is kept even if it equals a person's name."""
 
 CLINICAL = frozenset(
     word.casefold()
@@ -56,13 +56,15 @@ CLINICAL = frozenset(
         ).split(),
     )
 )
-"""Words that are no names when a name is glued to them, and that are kept when a name happens to occur within them."""
+"""Words that are not names: they are recognised when joined to a name, and kept when a name occurs within them."""
 
 PARTICLES = frozenset(
     "de der den des di da du do dos das del della van von vom zu zum zur la le les el al ul bin ibn bint ben abu st san "
     "dr prof md mr mrs ms mme mlle herr frau dipl ing med phd msc bsc rn rt jr sr ii iii iv sir".split()
 )
-"""Parts of names that are no name beside others: particles, titles, degrees. Alone in a component, one is a name."""
+"""Parts of names that do not identify beside other parts: particles, titles, degrees. As the only part, one counts as a
+name.
+"""
 
 GENERIC = frozenset(
     "and the for der die das und of in am im at de la le el du des di hospital hospitals klinik klinikum clinic clinica clinique clinical "
@@ -78,4 +80,4 @@ FILLERS = frozenset(
     "for from of by to on in at the a an and with dr prof mr mrs ms md herr frau patient pat name named born geb dob id pid mrn no nr "
     "number ref referred physician fur für von vom van vd den der ten ter zu zum zur de la le della dos das bin ibn abu".split()
 )
-"""Filler words around a name; a text left with only these once its names are cut out is removed."""
+"""Filler words around a name; a text with only such words after the removal of names is removed."""

@@ -1,7 +1,8 @@
-"""What stands for patients, UIDs and days once a batch de-identifies: made with a secret key, the same for the same key.
+"""Pseudonyms of patients, UIDs and days for de-identification: derived from a secret key, the same for the same key.
 
-Whoever has the key can see whether two results belong to one patient, and nobody can get from a result to the patient without
-trying every patient there is against the key.
+The holder of the key can see if two results belong to one patient. Nobody can identify the patient of a result except
+by
+testing all candidate patients with the key.
 """
 
 from __future__ import annotations
@@ -22,26 +23,27 @@ from medvit.io.dicom.header import is_uid, person_of
 __all__ = ["Privacy", "read_key"]
 
 _STANDARDS = re.compile(r"1\.2\.840\.10008\.(?:6\.1\.\d{1,4}|\d{1,3}(?:\.\d{1,3}){0,9})")
-"""UIDs that the standard itself defines, which identify nobody; longer numbers under its root are private."""
+"""Pattern of UIDs that the standard defines, which identify nobody; longer numbers under its root are private."""
 
 _IN_WORDS = re.compile(r"\b(?:2\.25\.\d{6,39}|\d+(?:\.\d+){4,})\b")
 _DAYS = re.compile(r"\b(?:19|20)\d{6}(?:\d{6}(?:\.\d+)?)?\b")
 _TIMES = re.compile(r"\b(\w*(?:Date|Time)\w*) [^,;()]+")
 _SHORTEST_KEY = 16
 _LEAST_SHIFT, _SHIFTS = 365, 3650
-"""Days by which dates move into the past: one to eleven years."""
+"""Range of days by which dates are shifted into the past: one to eleven years."""
 
 
 @dataclass(frozen=True)
 class Privacy:
-    """How a batch de-identifies.
+    """Key and options of de-identification.
 
     Attributes:
         key: the project's secret.
-        retain: options of the profile; see ``profile.RETAINABLE``.
-        burned_in: whether images that have, or may have, words burned into their pixels are run all the same.
-        images: whether the images themselves are written too, de-identified.
-        issuer: of the PatientID of the case at hand, where its headers state none; see ``medvit.io.dicom.header.patient_identity.resolved_issuers``.
+        retain: options of the profile; see ``RETAINABLE``.
+        burned_in: True to accept images that contain, or may contain, burned-in text.
+        images: True to write de-identified copies of the images too.
+        issuer: issuer of the PatientID of the current case, where its headers state none; see
+            ``medvit.io.dicom.header.patient_identity.resolved_issuers``.
     """
 
     key: bytes = field(repr=False)
@@ -54,11 +56,11 @@ class Privacy:
         return hmac.new(self.key, f"{purpose}|{text}".encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
 
     def token(self, text: str, purpose: str = "name") -> str:
-        """A name for anything that must not be named: 64 hexadecimal digits."""
+        """Return the pseudonym of a text: 64 hexadecimal digits."""
         return self._digest(purpose, text).hex()
 
     def uid(self, uid: str) -> str:
-        """The UID that stands for another (PS3.5 B.2); the standard's own stay, and what is no UID becomes empty."""
+        """Return the pseudonym of a UID (PS3.5 B.2); UIDs of the standard stay, an invalid UID becomes empty."""
         if not uid or not is_uid(uid):
             return ""
         if _STANDARDS.fullmatch(uid):
@@ -68,20 +70,22 @@ class Privacy:
         return f"2.25.{int.from_bytes(number)}"
 
     def person(self, header: Dataset) -> str:
-        """Which patient a header is of, in one text; see ``medvit.io.dicom.header.patient_identity.person_of``."""
+        """Return a text that identifies the patient of a header; see
+        ``medvit.io.dicom.header.patient_identity.person_of``.
+        """
         return person_of(header, self.issuer)
 
     def days(self, patient: str) -> int:
-        """By how many days the dates of a patient move into the past."""
+        """Return the number of days by which a patient's dates are shifted into the past."""
         return _LEAST_SHIFT + int.from_bytes(self._digest("days", patient)[:8]) % _SHIFTS
 
     def words(self, text: str) -> str:
-        """A message with other UIDs in it and without days and times."""
+        """Replace the UIDs of a message by pseudonyms; remove dates and times."""
         text = _TIMES.sub(r"\1 (left out)", text)
         return _DAYS.sub("(a date)", _IN_WORDS.sub(lambda match: self.uid(match[0]) or "(a UID)", text))
 
     def folder(self, folder: str) -> str:
-        """The name of a case's folder, ``SERIES-PLACE/BUNDLE``, with the series' other UID and a place that no path gives away."""
+        """Return the name of a case's folder, ``SERIES-PLACE/BUNDLE``, with pseudonyms for the series and the place."""
         head, stroke, bundle = folder.partition("/")
         base, dash, place = head.partition("-")
         if not is_uid(base):
@@ -90,19 +94,23 @@ class Privacy:
 
     @property
     def mark(self) -> str:
-        """What tells one key from another and gives neither away."""
+        """Identifier of the key, which does not reveal the key."""
         return self.token("this project", "mark")[:16]
 
 
 def read_key(path: Path, make: bool) -> tuple[bytes, bool]:
-    """The project's key; return it and whether it is a new one.
+    """Read the project's key.
 
     Args:
         path: the file.
-        make: whether a new key is written where there is none; else it serves for this once.
+        make: True to write a new key where the file does not exist; False to use a temporary one.
+
+    Returns:
+        The key, and True if a new one was written.
 
     Raises:
-        DeidentificationError: too short to be a secret. OutputError: it cannot be written.
+        DeidentificationError: the file cannot be read, or the key is too short to be a secret.
+        OutputError: the key cannot be written.
     """
     if not path.exists():
         key = secrets.token_hex(32).encode()

@@ -1,4 +1,4 @@
-"""The Basic Application Level Confidentiality Profile of DICOM, PS3.15 table E.1-1, as ``ps3_15_e1.tsv`` has it."""
+"""The Basic Application Level Confidentiality Profile of DICOM, PS3.15 table E.1-1, read from ``ps3_15_e1.tsv``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medvit.io.dicom.header import AttributeType
 __all__ = ["RETAINABLE", "Rule", "method_codes", "profile"]
 
 RETAINABLE = ("shifted-dates", "device", "institution", "characteristics")
-"""Options of the profile that can be asked for; without any, everything goes that the profile names."""
+"""Supported options of the profile; without any, every attribute of the profile is removed or replaced."""
 
 _COLUMN = {"dates": "shifted-dates"}
 _CODES = {
@@ -28,32 +28,35 @@ _CODES = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is done to an attribute.
+    """The treatment of an attribute.
 
     Attributes:
-        actions: one of "X" (taken away), "Z" (emptied), "D" (a dummy), "U" (another UID), or several with a stroke between them,
-            of which the kind of object decides.
-        kept_under: options under which it stays; its dates are shifted then.
+        actions: one of "X" (remove), "Z" (empty), "D" (dummy value), "U" (another UID), or several of them joined by a
+            slash,
+            among which the kind of object decides.
+        kept_under: options under which the attribute is kept; its dates are then shifted.
     """
 
     actions: str
     kept_under: frozenset[str]
 
     def action(self, type_: AttributeType | None = None, sequence: bool = False) -> str:
-        """Return the action that leaves the object valid.
+        """Choose the action that keeps the object valid.
 
         Args:
-            type_: the attribute's type in this kind of object. None where it is not known, as within items: then a dummy is taken,
-                which may stand wherever a value may.
-            sequence: whether the attribute is a sequence. It has no dummy, and is empty only where its type is 2: then even an
-                action of the table that would empty it takes it away.
+            type_: the attribute's type in this kind of object. None where unknown, as within items: then a dummy value
+                is used,
+                which is always allowed.
+            sequence: True for a sequence. A sequence has no dummy value, and may be empty only where its type is 2;
+                otherwise it
+                is removed, even if the table says to empty it.
         """
         if "U" in self.actions:
             return "U"
         if sequence:
             return "Z" if type_ == "2" and self.actions != "X" else "X"
         if type_ == "3" and self.actions == "Z":
-            return "X"  # nothing asks for it in this kind of object
+            return "X"  # not required in this kind of object
         wanted = {"1": "DZX", "2": "ZDX", "3": "XZD"}.get(type_ or "1", "DZX")
         return next(action for action in wanted if action in self.actions)
 
@@ -64,12 +67,12 @@ _BEYOND = (
     "PlacerOrderNumberProcedure FillerOrderNumberProcedure PlacerOrderNumberImagingServiceRequestRetired "
     "FillerOrderNumberImagingServiceRequestRetired CommentsOnTheScheduledProcedureStep PixelDataProviderURL"
 ).split()
-"""Attributes without a row in the table that identify, or that hold the originals of those that do: taken away."""
+"""Attributes to remove that the table lacks: they identify a person, or contain the originals of such attributes."""
 
 
 @lru_cache(maxsize=1)
 def profile() -> dict[int, Rule]:
-    """Return the rule of each tag that the profile names, and of those that go beyond it."""
+    """Return the rule of each tag in the profile, and of the tags that medvit adds."""
     text = files("medvit.deidentification").joinpath("ps3_15_e1.tsv").read_text(encoding="utf-8")
     rules = {}
     for line in text.splitlines():
@@ -86,5 +89,5 @@ def profile() -> dict[int, Rule]:
 
 
 def method_codes(retained: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(code, meaning) of the profile and of each option that was followed."""
+    """Return (code, meaning) of the profile and of each option that was followed."""
     return [_CODES[name] for name in ("", *(option for option in RETAINABLE if option in retained))]

@@ -1,4 +1,4 @@
-"""The parts that segmentation, restoration and reconstruction share."""
+"""Parts that segmentation, restoration and reconstruction share: protocol, opening of scans, results, saving."""
 
 import lazy_loader
 

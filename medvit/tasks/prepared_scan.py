@@ -1,4 +1,4 @@
-"""A scan opened for a bundle and checked: its modality, its values and its UIDs."""
+"""Opening of a scan for a bundle, with checks of its modality, values and UIDs."""
 
 from __future__ import annotations
 
@@ -22,21 +22,28 @@ __all__ = ["PreparedScan", "open_scans", "prepare_scan"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedScan(Prepared):
-    """A scan found fit for a bundle, with what had to be forced or repaired for it."""
+    """A scan that fits a bundle, with notes on what was forced or repaired.
+
+    Attributes:
+        scan: the scan.
+        notes: notes on the image for readers of the result, in plain words.
+        forced: reasons against the image that ``force`` overrode.
+        repaired: repairs of its headers.
+    """
 
     scan: Scan
 
     @property
     def data(self) -> Mapping[str, MetaTensor]:
-        """The scan as the bundle's preprocessing takes it."""
+        """Input of the bundle's preprocessing: the scan as a MetaTensor, by name."""
         return {"image": self.scan.meta_tensor()}
 
 
 def check_fit(scan: Scan, bundle: Bundle) -> str | None:
-    """Return why an image is not what the bundle was made for, or None.
+    """Return the reason why an image does not fit a bundle, or None.
 
-    DICOM states its modality. Other formats do not, so their values must reach where the bundle's images reach
-    (a CT holds air below -500 HU).
+    DICOM states its modality. Other formats do not, so their range of values must include that of the bundle's images
+    (a CT contains air below -500 HU).
     """
     facts = bundle.facts
     stated = facts.mismatch(bundle.name, scan.is_picture, scan.modality)
@@ -68,10 +75,20 @@ def _require_fit(scan: Scan, bundle: Bundle, force: bool) -> tuple[str, ...]:
 
 
 def open_scans(inputs: Mapping[str, Input | Scan], settings: RunSettings, progress: Progress) -> dict[str, Scan]:
-    """Open each input as a scan; check one that is open already.
+    """Open each input as a scan; check scans that are already open.
+
+    Args:
+        inputs: the inputs, by name.
+        settings: settings of the run, for series and geometry.
+        progress: shows the progress of reading; can cancel it.
+
+    Returns:
+        The scans, by name of the input.
 
     Raises:
-        SourceError: it cannot be opened, or no bundle can use it.
+        SourceError: an input cannot be opened.
+        SelectionError: an input holds several series and none was chosen.
+        GeometryError, ImageError: the grid or the pixels of an input are not usable.
     """
 
     def opened(one: Input | Scan) -> Scan:
@@ -84,10 +101,19 @@ def open_scans(inputs: Mapping[str, Input | Scan], settings: RunSettings, progre
 
 
 def prepare_scan(opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettings) -> PreparedScan:
-    """Check that a scan is what a bundle was made for; repair its UIDs where that is asked for.
+    """Check that a scan fits a bundle; repair its UIDs if requested.
+
+    Args:
+        opened: the scan, under the name "image".
+        bundle: the bundle.
+        settings: settings of the run.
+
+    Returns:
+        The scan, ready for the bundle.
 
     Raises:
-        ModalityError, ImageError: it is not what the bundle was made for.
+        ModalityError: the bundle was made for other modalities.
+        ImageError: the bundle was made for other dimensions.
     """
     scan = opened["image"]
     forced = _require_fit(scan, bundle, settings.force)

@@ -1,4 +1,6 @@
-"""The protocol that segmentation, restoration and reconstruction share: from a source to a result. Light: no torch."""
+"""The protocol that segmentation, restoration and reconstruction share, from a source to a result. Importing it loads
+no torch.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["Input", "Inputs", "Prepared", "Source", "Task"]
 
 Source: TypeAlias = "str | os.PathLike[str] | MetaTensor | Scan"
-"""One image: a path, a MetaTensor (channel, i, j, k), or a scan that is open already."""
+"""One image: a path, a MetaTensor (channel, i, j, k), or an open scan."""
 
 Inputs: TypeAlias = "Source | Mapping[str, object]"
-"""The images of one case: a single source, or a mapping from the name of an input to a source, an ``Input`` or an opened image."""
+"""The images of one case: a single source, or a mapping from input names to sources, ``Input`` objects or opened
+images.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Input:
-    """One image of a case, with what the user states about it.
+    """One image of a case, with details stated by the user.
 
     Attributes:
         source: see ``Source``.
@@ -41,12 +45,12 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prepared(ABC):
-    """The opened images of a case, found fit for a bundle.
+    """The opened images of a case, checked for a bundle.
 
     Attributes:
-        notes: what a reader of the result must know about the images, in plain words.
-        forced: what speaks against the images and was overridden by ``force``.
-        repaired: what was repaired in their headers.
+        notes: notes on the images for readers of the result, in plain words.
+        forced: reasons against the images that ``force`` overrode.
+        repaired: repairs of their headers.
     """
 
     notes: tuple[str, ...] = ()
@@ -56,7 +60,7 @@ class Prepared(ABC):
     @property
     @abstractmethod
     def data(self) -> Mapping[str, MetaTensor]:
-        """The images as the bundle's preprocessing takes them."""
+        """Input of the bundle's preprocessing: images by name."""
 
 
 Opened = TypeVar("Opened")
@@ -69,10 +73,10 @@ class Task(Protocol[Opened, Fit, Settings, Made]):
     """The steps of one kind of bundle. Only ``predict`` and ``result`` load torch.
 
     Attributes:
-        name: as bundles state it.
+        name: name of the task in bundles.
         inputs: names of the images of a case.
-        settings: the class of the settings that the task takes.
-        opened: the class of an image that is open.
+        settings: class of the task's settings.
+        opened: class of an opened image.
     """
 
     name: ClassVar[str]
@@ -81,21 +85,21 @@ class Task(Protocol[Opened, Fit, Settings, Made]):
     opened: type[Opened]
 
     def check(self, bundle: Bundle, settings: Settings) -> None:
-        """Refuse settings that mean nothing to the bundle, before any file is read.
+        """Refuse settings that do not apply to the bundle, before any file is read.
 
         Raises:
-            MedvitError: what is wrong, and one step to take.
+            MedvitError: a setting is invalid for the bundle.
         """
         ...
 
     def open(
         self, inputs: Mapping[str, Input | Opened], bundle: Bundle, settings: Settings, progress: Progress
     ) -> Mapping[str, Opened]:
-        """Open each input; check and return as it is one that is open already."""
+        """Open each input; check inputs that are already open and return them unchanged."""
         ...
 
     def prepare(self, opened: Mapping[str, Opened], bundle: Bundle, settings: Settings) -> Fit:
-        """Check that the images are what the bundle was made for; ``force`` overrides that and is recorded."""
+        """Check that the images fit the bundle; ``force`` overrides the check and is recorded."""
         ...
 
     def predict(self, loaded: LoadedBundle, prepared: Fit, settings: Settings, progress: Progress) -> Prediction:
@@ -105,5 +109,5 @@ class Task(Protocol[Opened, Fit, Settings, Made]):
     def result(
         self, loaded: LoadedBundle, prepared: Fit, prediction: Prediction, settings: Settings, progress: Progress
     ) -> Made:
-        """Make the result: the prediction with its sources, notes and the record of the run."""
+        """Create the result: the prediction with its sources, notes and the record of the run."""
         ...

@@ -1,4 +1,4 @@
-"""The base of the results of all tasks: what a run returns, how far to trust it, and how it is saved."""
+"""Base class of the results of all tasks: output, rating and saving."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LabelResult", "TaskResult"]
 
 Statistics = TypeVar("Statistics")
-"""The type of a task's statistics."""
+"""Type of a task's statistics."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,11 +33,11 @@ class TaskResult(ABC, Generic[Statistics]):
 
     Attributes:
         bundle: the bundle that made it.
-        settings: device, precision and switches of the run, as they go into ``run.json``.
-        notes: what a reader of the result must know, in plain words.
+        settings: device, precision and other settings of the run, as in ``run.json``.
+        notes: notes for readers of the result, in plain words.
         progress: holds the seconds of each stage.
-        calibration: what the signals of uncertainty or change mean for the weights that ran, if that is known.
-        validation: the cases behind the calibration, if they are known.
+        calibration: limits of the quality signals for the weights that ran, if known.
+        validation: the cases behind the calibration, if known.
     """
 
     bundle: Bundle
@@ -49,11 +49,11 @@ class TaskResult(ABC, Generic[Statistics]):
 
     @abstractmethod
     def statistics(self) -> Statistics:
-        """Return what was measured of the result."""
+        """Return the measurements of the result."""
 
     @abstractmethod
     def _rate(self) -> dict[str, Any]:
-        """Rate the result by what can be seen of it: ``{"rating", "reasons"}``."""
+        """Rate the result by its own content: ``{"rating", "reasons"}``."""
 
     @abstractmethod
     def _imaged(self) -> list[ImagedAnatomy]:
@@ -62,7 +62,7 @@ class TaskResult(ABC, Generic[Statistics]):
     def quality(self) -> dict[str, Any]:
         """Rate the result: ``{"rating": "good" | "uncalibrated" | "check" | "poor", "reasons": [...]}``.
 
-        By what can be seen of it, and what the weights and this anatomy are known for.
+        The rating combines the content of the result with the validation of the weights and of the imaged anatomy.
         """
         from medvit.reports import with_standing
 
@@ -70,7 +70,7 @@ class TaskResult(ABC, Generic[Statistics]):
 
     @abstractmethod
     def save(self, folder: str | os.PathLike[str], output_types: Sequence[str]) -> SavedResult:
-        """Write the result into a folder: all of it, or nothing."""
+        """Write the result to a folder, atomically."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,8 +79,10 @@ class LabelResult(TaskResult[Statistics]):
 
     Attributes:
         labels: MetaTensor on the CPU, (1, i, j, k), integer; ids as in the bundle.
-        requested_labels: the labels asked for; all of the bundle's unless a part of them was asked for.
-        entropies: bits a voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``; empty where no network's answer is left.
+        requested_labels: the requested labels; by default all labels of the bundle.
+        entropies: mean entropy of labels 1, 2 and so on in bits per voxel, see ``medvit.inference.uncertainty``; empty
+            where
+            no network output is available.
     """
 
     labels: MetaTensor
@@ -89,10 +91,12 @@ class LabelResult(TaskResult[Statistics]):
 
     @property
     def array(self) -> np.ndarray:
-        """The labels as a plain (i, j, k) array."""
+        """Labels as a plain (i, j, k) array."""
         plain: np.ndarray = np.asarray(self.labels)[0]
         return plain
 
     def entropy(self) -> dict[str, float]:
-        """How undecided the network was about each wanted label that it gave, in bits a voxel; see ``medvit.inference.uncertainty``."""
+        """Return the mean entropy of each requested label that was found, in bits per voxel; see
+        ``medvit.inference.uncertainty``.
+        """
         return by_name(self.entropies, self.requested_labels)

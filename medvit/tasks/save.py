@@ -1,4 +1,6 @@
-"""Saving: check the folder, write aside, hash, record in ``run.json`` and publish, all or nothing."""
+"""Atomic saving of results: the folder is checked; files are written to a staging folder, hashed, recorded and
+published.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,10 @@ __all__ = [
 ]
 
 Writer = Callable[[Path], Iterable[str] | None]
-"""A function that writes into a folder and returns what a reader of its files must know, if anything."""
+"""A function that writes files to a folder and returns notes for their readers, if any."""
 
 Record = Callable[[dict[str, str], tuple[str, ...]], Mapping[str, Any]]
-"""A function that makes the content of ``run.json`` of the sha256 of each file and the notes."""
+"""A function that composes ``run.json`` from the sha256 of each file and the notes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +43,13 @@ class SavePlan:
     """The files of one save.
 
     Attributes:
-        writers: write the files, in this order.
-        output_files: names or patterns of the files that an earlier save may have left; those not written again are removed,
-            other files stay.
-        overwrite: whether the folder may hold files.
-        not_written: what was asked for and cannot be written, with the reason.
-        notes: what the plan does beyond what was asked.
+        writers: functions that write the files, in this order.
+        output_files: names or patterns of files that an earlier save may have left; those not written again are
+            removed, other
+            files stay.
+        overwrite: True where the folder may contain files.
+        not_written: requested outputs that cannot be written, with the reason.
+        notes: actions of the plan beyond the request.
     """
 
     writers: Sequence[Writer]
@@ -61,9 +64,9 @@ class SavedFiles:
     """Published files.
 
     Attributes:
-        folder: where.
+        folder: the folder.
         files: paths within it.
-        notes: what was done beyond what was asked, in plain words.
+        notes: actions beyond the request, in plain words.
     """
 
     folder: Path
@@ -76,8 +79,11 @@ class SavedResult(SavedFiles):
     """The published files of a result.
 
     Attributes:
-        quality: the rating and its reasons, as ``quality()`` of the result.
-        not_written: what was asked for and could not be written, with the reason; empty when all was.
+        folder: the folder.
+        files: paths within it.
+        notes: actions beyond the request, in plain words.
+        quality: the rating and its reasons, from ``quality()`` of the result.
+        not_written: requested outputs that could not be written, with the reason; empty when all were written.
     """
 
     quality: dict[str, Any]
@@ -85,19 +91,32 @@ class SavedResult(SavedFiles):
 
     @property
     def rating(self) -> str:
-        """The word of the rating: good, uncalibrated, check or poor."""
+        """The rating: good, uncalibrated, check or poor."""
         return str(self.quality["rating"])
 
     @property
     def flagged(self) -> bool:
-        """Whether a person must look: something was not written, or the rating is poor (exit code 3)."""
+        """True where a person must check: an output was not written, or the rating is poor (exit code 3)."""
         return bool(self.not_written) or self.rating == "poor"
 
 
 def publish_result(
     result: RecordedResult, folder: str | os.PathLike[str], plan: SavePlan, record: Record
 ) -> SavedResult:
-    """Write, check and publish a result; ``record`` is given its notes too, without repetitions."""
+    """Write, hash and publish a result.
+
+    Args:
+        result: the result.
+        folder: the folder to write; created.
+        plan: the files to write.
+        record: composes ``run.json`` from the files and all notes, including those of the result, without repetitions.
+
+    Returns:
+        The published files, with the rating.
+
+    Raises:
+        OutputError: the folder cannot be written, or already contains files.
+    """
 
     def with_all_notes(files: dict[str, str], notes: tuple[str, ...]) -> Mapping[str, Any]:
         return record(files, tuple(dict.fromkeys((*result.notes, *notes, *plan.not_written))))
@@ -113,16 +132,19 @@ def publish_result(
 
 
 def publish_files(folder: str | os.PathLike[str], plan: SavePlan, record: Record, progress: Progress) -> SavedFiles:
-    """Write files aside, hash them, record them in ``run.json``, and give all their final names at once.
+    """Write files to a staging folder, hash them, record them in ``run.json``, and publish them together.
 
     Args:
-        folder: where; created.
-        plan: what to write.
-        record: makes ``run.json``; called when all else is written.
-        progress: told of the stage "write"; can cancel it.
+        folder: the folder to write; created.
+        plan: the files to write.
+        record: composes ``run.json``; called after all other files are written.
+        progress: shows the stage "write"; can cancel it.
+
+    Returns:
+        The published files.
 
     Raises:
-        OutputError: the folder cannot be written or already holds something.
+        OutputError: the folder cannot be written, or already contains files.
     """
     final = Path(folder)
     check_folder(final, plan.overwrite)
@@ -140,16 +162,26 @@ def publish_files(folder: str | os.PathLike[str], plan: SavePlan, record: Record
 
 
 def write_statistics(folder: Path, bundle: Bundle, content: Mapping[str, Any]) -> None:
-    """Write ``statistics.json``: the bundle, its intended use, and a task's own numbers."""
+    """Write ``statistics.json``: the bundle, its intended use, and a task's own numbers.
+
+    Args:
+        folder: an existing folder.
+        bundle: the bundle.
+        content: the task's numbers, which JSON can hold.
+    """
     first = {"intended_use": bundle.intended_use, "bundle": f"{bundle.name} {bundle.version}"}
     (folder / "statistics.json").write_text(json.dumps({**first, **content}, indent=2) + "\n")
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something or cannot be made, before any work is done.
+    """Refuse an output folder that contains files or cannot be created, before any work is done.
+
+    Args:
+        folder: the folder; it need not exist.
+        overwrite: True to accept a folder that contains files.
 
     Raises:
-        OutputError: existing output, a file in the way, or no permission.
+        OutputError: there is earlier output, a file in place of the folder, or no permission.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"a file at {folder}, where the output folder should be", remedy="Choose another with -o.")

@@ -132,7 +132,7 @@ def _targets(content: zipfile.ZipFile, name: str) -> dict[zipfile.ZipInfo, PureP
 
 
 def _checked(entry: zipfile.ZipInfo) -> PurePosixPath:
-    # filename is what zipfile made of it (it cuts at a NUL byte); the archive's own words are in orig_filename
+    # zipfile shortens filename at a NUL byte; orig_filename is the name as stored
     raw = entry.orig_filename
     path = PurePosixPath(raw)
     mode = entry.external_attr >> 16
