@@ -41,7 +41,7 @@ NETWORK = {
 Entry = dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How much is done.
 
@@ -60,7 +60,7 @@ class Plan:
     seeds: int = 5
 
 
-QUICK = Plan((4, 8), 24, 12, 120, 2)
+QUICK = Plan(labels=(4, 8), pool=24, judged=12, steps=120, seeds=2)
 
 
 def make_bundle(folder: Path, seed: int) -> Bundle:
@@ -95,7 +95,15 @@ def trained(base: Bundle, folder: Path, chosen: list[Entry], judged: list[Entry]
     """A network trained on the cases chosen, and its score on those that judge."""
     folder.mkdir(parents=True)
     (folder / "list.json").write_text(json.dumps({"training": chosen, "validation": judged}))
-    wanted = FineTuning(base, DataList(folder / "list.json", _root()), folder, "0", steps, 2e-3, "cpu")
+    wanted = FineTuning(
+        base=base,
+        data=DataList(folder / "list.json", _root()),
+        folder=folder,
+        version="0",
+        steps=steps,
+        learning_rate=2e-3,
+        device="cpu",
+    )
     found = fine_tune(wanted, lambda _: None, {"metric": "mean_dice", "score": 0.0, "metrics": {}, "cases": {}})
     return open_bundle(wanted.candidate), float(found["after"])
 
@@ -112,7 +120,7 @@ def most_doubted(bundle: Bundle, waiting: list[Entry], count: int) -> list[Entry
     return [entry for _, _, entry in sorted(scored, key=lambda item: (-item[0], item[1]))[:count]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Start:
     """What both sides begin with: the first cases, the network trained on them, and its score."""
 
@@ -127,7 +135,7 @@ def begin(base: Bundle, folder: Path, pool: list[Entry], judged: list[Entry], pl
     """Train on the first cases of a pool that is in random order."""
     model, score = trained(base, folder, pool[: plan.labels[0]], judged, plan.steps)
     print(f"  both: {plan.labels[0]} labels, Dice {score:.4f}", flush=True)
-    return Start(base, pool, judged, model, score)
+    return Start(base=base, pool=pool, judged=judged, model=model, score=score)
 
 
 def curve(start: Start, folder: Path, plan: Plan, ours: bool) -> list[float]:

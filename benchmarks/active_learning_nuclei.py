@@ -38,7 +38,7 @@ NAME = "nuclei_barlow_swin"
 SIDES = ("random", "mirror", "entropy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How much is done.
 

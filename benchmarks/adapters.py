@@ -50,7 +50,16 @@ def exchanged(folder: Path, cases: int) -> DataList:
 
 def row(name: str, adapters: AdapterSettings | None, data: DataList, steps: int, folder: Path) -> str:
     """One line of the table."""
-    wanted = FineTuning(open_bundle(NAME), data, folder, "0", steps, 1e-3, "cpu", adapters)
+    wanted = FineTuning(
+        base=open_bundle(NAME),
+        data=data,
+        folder=folder,
+        version="0",
+        steps=steps,
+        learning_rate=1e-3,
+        device="cpu",
+        adapters=adapters,
+    )
     found = fine_tune(wanted, lambda stage: print(f"{name}: {stage}", flush=True))
     record = json.loads((wanted.candidate / "docs" / "training.json").read_text())
     numbers = record.get("adapters", {}).get("trained_parameters") or _size()

@@ -113,7 +113,7 @@ def measure(bundles: list[Bundle], cases: list[int], split: str) -> dict[str, An
     """Return, for each bundle, the Dice of each case after 0 to 5 clicks and every click."""
     pairs = {}
     for bundle, count in zip(bundles, cases, strict=True):
-        listed = [pair for pair in labelled_pairs(EvaluationSet(bundle, split=split)) if pair.annotated is None]
+        listed = [pair for pair in labelled_pairs(EvaluationSet(bundle=bundle, split=split)) if pair.annotated is None]
         pairs[bundle.name] = listed[:count]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as top:

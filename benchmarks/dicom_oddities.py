@@ -85,7 +85,7 @@ class Outcome:
     words: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One source: what was found in it, the sizes of its volumes, and what each command came to."""
 
@@ -166,7 +166,10 @@ def series_rows(data: Path) -> list[Row]:
     for path in sources(data):
         found, sizes = _inspected(path)
         done = _segmented(path)
-        row = Row(str(path.relative_to(data)), found, sizes, done, *_remedied(path, done))
+        remedy, remedied = _remedied(path, done)
+        row = Row(
+            source=str(path.relative_to(data)), found=found, sizes=sizes, done=done, remedy=remedy, remedied=remedied
+        )
         rows.append(row)
         print(row, flush=True)
     return rows
@@ -191,9 +194,16 @@ def result_rows(data: Path) -> list[Row]:
     for path in results_of_others(data):
         done = _converted(path)
         kind = str(pydicom.dcmread(path, force=True, stop_before_pixels=True).get("SegmentationType", "RTSTRUCT"))
-        row = Row(str(path.relative_to(data)), kind, (), done)
+        row = Row(source=str(path.relative_to(data)), found=kind, sizes=(), done=done)
         if "--like" in done.words and path.parent.name != "empty":
-            row = Row(row.source, kind, (), done, "--like its folder", _converted(path, "--like", str(path.parent)))
+            row = Row(
+                source=row.source,
+                found=kind,
+                sizes=(),
+                done=done,
+                remedy="--like its folder",
+                remedied=_converted(path, "--like", str(path.parent)),
+            )
         rows.append(row)
         print(row, flush=True)
     return rows

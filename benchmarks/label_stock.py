@@ -48,7 +48,7 @@ PLAIN = "import sys; sys.modules['openvino'] = None; from medvit_label.cli impor
 QUESTION = "import monailabel, sys; print(monailabel.__version__, sys.prefix)"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Server:
     """One that runs: seconds until it was ready, of each inference and of the windows alone as it says, and its last labels."""
 
@@ -108,7 +108,7 @@ def server(name: str, case: Path, place: Path, peer: Path | None, prefix: Path, 
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(ROOT)}
     url = f"http://127.0.0.1:{port}"
     with answering(command, url, "/info/", environment, place / "log.txt", " ".join(command)) as ready:
-        yield Server(name, MONAILabelClient(url, tmpdir=str(place)), ready)
+        yield Server(name=name, client=MONAILabelClient(url, tmpdir=str(place)), ready=ready)
 
 
 def cells(name: str, values: list[str]) -> str:

@@ -55,7 +55,7 @@ def panels(bundle: Bundle, model: LoadedBundle, case: int) -> list[tuple[str, np
         pair = read_list(bundle, None, None, "validation")[case]
         return projected(bundle, model, {"image": str(pair.image), "label": str(pair.label)})
     judging: Any = evaluation_of(bundle)
-    judged = judging.cases(EvaluationSet(bundle))[case]
+    judged = judging.cases(EvaluationSet(bundle=bundle))[case]
     result = Predictor(model).run(judged.source)
     found, truth, image = result.array, judged.truth(result), result.scan.array
     if result.scan.is_picture:
@@ -187,7 +187,7 @@ def main() -> None:
         # places in the list's own order; restoration lists have no labels, and their names are the images'
         judging: Any = evaluation_of(bundle)
         names = (
-            [case.name for case in judging.cases(EvaluationSet(bundle))]
+            [case.name for case in judging.cases(EvaluationSet(bundle=bundle))]
             if bundle.facts.task == "segmentation"
             else [case_name(e["image"]) for e in read_entries(bundle, DataList(split="validation"), ("image",))]
         )

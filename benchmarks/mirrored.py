@@ -19,7 +19,9 @@ def main() -> None:
     model = load_model(parser.parse_args().bundle, "cpu")
     if getattr(model.inferer, "mirrored", None) is None:
         parser.error(f"{model.bundle.name} has no 'mirrored' in its inference.json")
-    judge = evaluation_of(model.bundle).judge(EvaluationSet(model.bundle, None, None, "validation"))
+    judge = evaluation_of(model.bundle).judge(
+        EvaluationSet(bundle=model.bundle, data=None, root=None, split="validation")
+    )
     for name, mirrored in (("one answer", None), ("mean of both", model.inferer.mirrored)):
         scores = judge(replace(model, inferer=with_options(model.inferer, mirrored=mirrored)), lambda _: None)
         metric, value = next(iter(scores["metrics"].items()))

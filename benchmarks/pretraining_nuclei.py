@@ -42,7 +42,7 @@ SIDES = ("from scratch", "pre-trained")
 FEW = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """How much is done; all else is as the bundle's recipes say.
 
@@ -117,7 +117,9 @@ def judged(folder: Path, run: Run, budget: Budget, start: Path) -> dict[str, Any
     few = place / "list.json"
     few.write_text(json.dumps(own | {"training": chosen(own["training"], run.share)}))
     encoder = str(start) if run.side == SIDES[1] else None
-    settings = TrainSettings(DataList(few, _root()), place / "run", budget.steps, start=encoder, device="cpu")
+    settings = TrainSettings(
+        data=DataList(few, _root()), output=place / "run", steps=budget.steps, start=encoder, device="cpu"
+    )
     checkpoint = train_bundle(bundle, settings)
     recipe = read_recipe(bundle)
     network = recipe.objective.network

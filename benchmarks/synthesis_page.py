@@ -38,7 +38,7 @@ def main() -> None:
     given = options.parse_args()
     known = data_root(None, Path.cwd()) / "brain_labels"
     maps = given.maps or [known / f"synthseg_training_seg_{n}.nii.gz" for n in ("01", "14")]
-    synthesis = Synthesis((given.size,) * 3, (given.spacing,) * 3, Pose(pairs=PAIRS))
+    synthesis = Synthesis(size=(given.size,) * 3, spacing_mm=(given.spacing,) * 3, pose=Pose(pairs=PAIRS))
     figure, axes = plt.subplots(3 * len(maps), given.n, figsize=(2.1 * given.n, 6.3 * len(maps)), squeeze=False)
     for row, path in enumerate(maps):
         source = read_map(path)

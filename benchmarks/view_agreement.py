@@ -24,7 +24,7 @@ def main() -> None:
     root = Path(os.environ.get("MEDVIT_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
     bundle = open_bundle(BUNDLE)
     size, sides = bundle.config["img_size"], bundle.config["spacing_mm"]
-    field = XrayField(tuple(size), tuple(sides))
+    field = XrayField(img_size=tuple(size), spacing_mm=tuple(sides))
     make = RadiographsAndLabels(field, [[7, 1]], 200.0, 2)
     cases = [make({"image": str(p.image), "label": str(p.label)}) for p in read_list(bundle, None, root, "validation")]
     affine = np.diag([*sides, 1.0])
@@ -33,7 +33,13 @@ def main() -> None:
     found: dict[str, dict[str, list[float]]] = {}
     for name, degrees, across in (("coronal", 0.0, 0), ("sagittal", 90.0, 1)):
         shape, pixel = (2 * size[2], 2 * size[across]), (sides[2] / 2, sides[across] / 2)
-        beam = Beam(degrees, larger, field.source_to_isocenter_mm, shape, pixel)
+        beam = Beam(
+            view_deg=degrees,
+            magnification=larger,
+            source_to_patient_mm=field.source_to_isocenter_mm,
+            shape=shape,
+            pixel_mm=pixel,
+        )
         shadows = [project_labels(np.asarray(case["label"])[0], affine, beam) for case in cases]
         found[name] = {"own": [], "another's": []}
         for i, case in enumerate(cases):

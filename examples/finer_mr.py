@@ -30,7 +30,7 @@ def drawn(bundle_name: str, factor: int, count: int, out: Path) -> list[str]:
     evaluation = evaluation_of(bundle)
     assert isinstance(evaluation, SuperResolutionEvaluation)
     model, rows = load_model(bundle, "cpu"), []
-    for case in choose(evaluation, EvaluationSet(bundle)):
+    for case in choose(evaluation, EvaluationSet(bundle=bundle)):
         clean, head = case.clean.image, case.head
         coarse = TruncatedMR(factor).coarse(clean, case.clean.spacing_mm)
         sinc = np.maximum(INTERPOLATIONS["sinc"](coarse, factor), 0)

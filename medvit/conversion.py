@@ -102,7 +102,15 @@ def convert(
         OutputError: an output cannot be written.
         RoundTripError: a written object differs from the labels when read back.
     """
-    reading = ReadOptions(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry)
+    reading = ReadOptions(
+        like=like,
+        series=series,
+        threshold=threshold,
+        table=tuple(table),
+        force=force,
+        on_irregular=on_irregular,
+        geometry=geometry,
+    )
     return convert_labels(source, folder, reading, Writing(tuple(output_types), per_label, overwrite))
 
 

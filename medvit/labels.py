@@ -36,7 +36,7 @@ class Label(_Strict):
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelMeasures:
     """Measurements of one label; None for an absent label.
 

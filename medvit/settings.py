@@ -38,7 +38,7 @@ GEOMETRIES = ("sform", "qform")
 _BOX = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Settings of a run, for segmentation and restoration.
 

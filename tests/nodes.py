@@ -31,7 +31,7 @@ def wait_for_port(port: int) -> None:
     raise AssertionError(f"nobody listens on {port}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Orthanc:
     """A running PACS."""
 
@@ -87,7 +87,7 @@ def orthanc(folder: Path, dicom: int, caller: int, login: str = "") -> Iterator[
     try:
         wait_for_port(http)
         wait_for_port(dicom)
-        yield Orthanc(folder, dicom, http, caller, login)
+        yield Orthanc(folder=folder, dicom=dicom, http=http, caller=caller, login=login)
     finally:
         server.terminate()
         server.wait(30)

@@ -165,7 +165,7 @@ def test_an_era_that_nobody_stated_is_asked_for_with_how_to_tell(wrapper):
 DEGRADATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "LowDoseCT": lambda image, spacing: LowDoseCT()(image, spacing),
     "LowCountPET": lambda image, spacing: LowCountPET()(image, spacing),
-    "LowResolutionMR": lambda image, spacing: LowResolutionMR((2.0,) * len(spacing))(image, spacing),
+    "LowResolutionMR": lambda image, spacing: LowResolutionMR(voxel_mm=(2.0,) * len(spacing))(image, spacing),
     "TruncatedMR": lambda image, spacing: TruncatedMR(2)(image, spacing),
 }
 POOR: dict[str, tuple[Any, Any, type[MedvitError], str]] = {
@@ -190,7 +190,12 @@ def test_each_degradation_names_each_fault(name, fault):
 
 @pytest.fixture(scope="module")
 def projector() -> Projector:
-    geometry = Geometry(1800.0, 200.0, (6, 5), (4.0, 4.0))
+    geometry = Geometry(
+        source_to_isocenter_mm=1800.0,
+        isocenter_to_detector_mm=200.0,
+        detector_shape=(6, 5),
+        pixel_spacing_mm=(4.0, 4.0),
+    )
     return Projector(geometry, np.diag([2.0, 2.0, 2.0, 1.0]), (6, 6, 6))
 
 

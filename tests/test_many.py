@@ -32,7 +32,14 @@ def scan(tmp_path_factory):
 def test_planes_become_the_labels_that_all_logits_become():
     logits = torch.rand(3, 57, 9, 11, generator=torch.Generator().manual_seed(0))
     for long, start in ((57, 0), (70, 6)):
-        grid = NetworkGrid((0, 1, 2), (0, 0, 0), (131, 20, 15), (long, 9, 11), (start, 0, 0), (57, 9, 11))
+        grid = NetworkGrid(
+            axes=(0, 1, 2),
+            flips=(0, 0, 0),
+            source_shape=(131, 20, 15),
+            grid_shape=(long, 9, 11),
+            start=(start, 0, 0),
+            size=(57, 9, 11),
+        )
         slabs = SlabArgmax(grid)
         for first in range(0, 57, 4):
             slabs.add_planes(logits[:, first : first + 4])
@@ -41,8 +48,8 @@ def test_planes_become_the_labels_that_all_logits_become():
 
 
 def test_low_memory_changes_no_label_and_a_failed_case_stops_no_other(banded, scan, tmp_path):
-    plain = medvit.run(banded, scan, medvit.RunSettings("cpu", force=True))
-    settings = medvit.RunSettings("cpu", force=True, low_memory=True)
+    plain = medvit.run(banded, scan, medvit.RunSettings(device="cpu", force=True))
+    settings = medvit.RunSettings(device="cpu", force=True, low_memory=True)
     cases = list(medvit.run_many(banded, [scan, tmp_path / "absent.nii.gz", scan], settings))
     assert [case.error is None for case in cases] == [True, False, True]
     assert "absent" in str(cases[1].error)
@@ -54,8 +61,8 @@ def test_low_memory_changes_no_label_and_a_failed_case_stops_no_other(banded, sc
 
 
 def test_a_box_is_kept_and_the_rest_is_background_and_recorded(banded, scan):
-    plain = medvit.run(banded, scan, medvit.RunSettings("cpu", force=True)).array
-    found = medvit.run(banded, scan, medvit.RunSettings("cpu", force=True, roi_crop="18:30,8:28,8:26"))
+    plain = medvit.run(banded, scan, medvit.RunSettings(device="cpu", force=True)).array
+    found = medvit.run(banded, scan, medvit.RunSettings(device="cpu", force=True, roi_crop="18:30,8:28,8:26"))
     assert np.array_equal(found.array[22:29, 12:27, 12:25], plain[22:29, 12:27, 12:25])
     assert not found.array[:14].any()
     assert found.settings["roi_crop"] == "18:30,8:28,8:26"
@@ -76,7 +83,7 @@ def test_bf16_asks_for_a_gate_that_has_passed(banded, scan, tmp_path):
         BackendError,
         match=r"no precision check (for it|of other weights only).*Run: medvit bundles precision-check banded --case SCAN",
     ):
-        medvit.run(bundle, scan, medvit.RunSettings("cpu", force=True, precision="bf16"))
+        medvit.run(bundle, scan, medvit.RunSettings(device="cpu", force=True, precision="bf16"))
     facts = {"precision": "bf16", "backend": "openvino", "case": "0" * 64, "versions": {"torch": "2"}}
     sha = bundle.weights_sha256
     record_precision_check(bundle, PrecisionCheck(dice={"a": 0.99, "b": 1.0}, weights_sha256=sha, **facts))

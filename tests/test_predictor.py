@@ -33,7 +33,7 @@ def places(banded: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     values = np.random.default_rng(0).normal(0, 60, (30, 28, 26)).astype(np.float32)
     values[:6], values[20:, 10:, 10:] = -1000, values[20:, 10:, 10:] + 400
     nib.save(nib.Nifti1Image(values, np.diag([1.0, 1.5, 2.0, 1.0])), folder / "scan.nii.gz")
-    geometry = ViewGeometry(2.0, 1.5)
+    geometry = ViewGeometry(pixel_spacing_mm=2.0, magnification=1.5)
     for name, low in (("ap", 24), ("lat", 30)):
         picture = np.full((96, 96), 10, np.uint8)
         picture[low : low + 30, 30:70] = 200
@@ -113,7 +113,7 @@ def test_inputs_and_settings_of_another_task_are_refused(places):
     with pytest.raises(
         BundleError, match="Found RunSettings for crossing, a bundle for reconstruction; Reconstruction"
     ):
-        run(views, pair, medvit.RunSettings("cpu"))
+        run(views, pair, medvit.RunSettings(device="cpu"))
     with pytest.raises(BundleError, match="Found ReconstructionSettings for banded, a bundle for segmentation; RunSet"):
         Predictor(labels, ReconstructionSettings("cpu"))
     with pytest.raises(SelectionError, match="must be body, or a box"):

@@ -42,7 +42,7 @@ def test_right_has_higher_numbers_however_the_image_is_stored():
 def test_training_gives_the_network_the_channels_that_use_gives_it():
     ids = torch.zeros((20, 20, 20), dtype=torch.int16)
     ids[4:16, 4:16, 4:16] = 2
-    synthesis = Synthesis((16, 16, 16), (1.5, 1.5, 1.5))
+    synthesis = Synthesis(size=(16, 16, 16), spacing_mm=(1.5, 1.5, 1.5))
     sampler = SyntheticSampler(
         [LabelMap("m", ids, (1.0, 1.0, 1.0))], SyntheticSettings(synthesis, ((2, 1),), place=True), 0
     )

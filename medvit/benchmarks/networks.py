@@ -27,7 +27,7 @@ __all__ = ["Row", "Workload", "bundle_workload", "compare", "random_workload"]
 _BACKENDS = (("eager", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One backend beside MONAI.
 
@@ -52,7 +52,7 @@ class Row:
     refused: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Workload:
     """What both sides run.
 
@@ -87,7 +87,13 @@ def random_workload(feature_size: int = 12, side: int = 96, air: bool = False) -
     image = torch.rand(1, 1, length, side, side, generator=torch.Generator().manual_seed(0))
     if air:
         image[:, :, side // 2 :] = 0
-    return Workload(f"fs{feature_size}, {side}^3, {'mostly air' if air else 'full'}", peer, mine, image, side)
+    return Workload(
+        name=f"fs{feature_size}, {side}^3, {'mostly air' if air else 'full'}",
+        peer=peer,
+        mine=mine,
+        image=image,
+        roi=side,
+    )
 
 
 def bundle_workload(name: str, case: str | os.PathLike[str], side: int = 96, air: bool = False) -> Workload:
@@ -112,17 +118,17 @@ def bundle_workload(name: str, case: str | os.PathLike[str], side: int = 96, air
         )
     config = json.loads(twin.read_text()) | {"bundle_root": str(model.bundle.root), "device": "cpu"}
     peer = ConfigParser(config).get_parsed_content("network")
-    scan = prepare_scan({"image": open_source(case)}, model.bundle, RunSettings("cpu")).scan
+    scan = prepare_scan({"image": open_source(case)}, model.bundle, RunSettings(device="cpu")).scan
     image = model.preprocessing({"image": scan.meta_tensor()})["image"].as_tensor()[None]
     if air:
         image = nn.functional.pad(image, (0, 0, 0, 0, 0, image.shape[2] * 3 // 2), value=float(image.min()))
     size = " x ".join(map(str, image.shape[2:]))
     return Workload(
-        f"{model.bundle.name}, trained, {size}{', mostly air,' * air} in {side}^3",
-        peer.eval(),
-        model.network,
-        image,
-        side,
+        name=f"{model.bundle.name}, trained, {size}{', mostly air,' * air} in {side}^3",
+        peer=peer.eval(),
+        mine=model.network,
+        image=image,
+        roi=side,
     )
 
 
@@ -147,17 +153,17 @@ def compare(work: Workload, runs: int = 3) -> Iterator[Row]:
             try:
                 found = inferer(work.image, work.mine)
             except BackendError as error:
-                yield Row(name, refused=str(error))
+                yield Row(work=name, refused=str(error))
                 continue
             pairs = [(_taken(theirs), _taken(lambda: inferer(work.image, work.mine))) for _ in range(runs)]  # noqa: B023
             yield Row(
-                name,
-                statistics.median(a[0] for a, _ in pairs),
-                statistics.median(b[0] for _, b in pairs),
-                statistics.median(a[0] / b[0] for a, b in pairs),
-                statistics.median(a[1] / b[1] for a, b in pairs),
-                float((found.argmax(1) == wanted.argmax(1)).float().mean()),
-                float((found - wanted).norm() / wanted.norm()),
+                work=name,
+                theirs=statistics.median(a[0] for a, _ in pairs),
+                ours=statistics.median(b[0] for _, b in pairs),
+                ratio=statistics.median(a[0] / b[0] for a, b in pairs),
+                ratio_cpu=statistics.median(a[1] / b[1] for a, b in pairs),
+                agreement=float((found.argmax(1) == wanted.argmax(1)).float().mean()),
+                difference=float((found - wanted).norm() / wanted.norm()),
             )
 
 

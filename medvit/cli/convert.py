@@ -93,7 +93,15 @@ def convert(
         from medvit.conversion import Writing, convert_labels
         from medvit.io.labels import ReadOptions
 
-        reading = ReadOptions(like, series, threshold, _table(labels, bundle), force, on_irregular, geometry=geometry)
+        reading = ReadOptions(
+            like=like,
+            series=series,
+            threshold=threshold,
+            table=_table(labels, bundle),
+            force=force,
+            on_irregular=on_irregular,
+            geometry=geometry,
+        )
         with progress_bar(shown) as progress:
             done = convert_labels(
                 source, output, reading, Writing(split_values(output_type), per_label, overwrite, repair_tags), progress

@@ -89,16 +89,16 @@ def drr(
         types = tuple(output_type or ["png"])
         shape = None if rows is None or columns is None else (rows, columns)
         settings = DrrSettings(
-            angles,
-            source_to_isocenter,
-            isocenter_to_detector,
-            pixel_spacing,
-            shape,
-            energy,
-            preset,
-            as_published,
-            force,
-            geometry,
+            views_deg=angles,
+            source_to_isocenter_mm=source_to_isocenter,
+            isocenter_to_detector_mm=isocenter_to_detector,
+            pixel_spacing_mm=pixel_spacing,
+            detector_shape=shape,
+            energy_kev=energy,
+            preset=preset,
+            as_published=as_published,
+            force=force,
+            geometry=geometry,
         )
         check_drr_settings(settings, types)
         check_folder(output, overwrite)

@@ -70,7 +70,7 @@ def evaluate(
                 opened, QUALITY if calibrate else SCORES
             )  # fails before the work starts if the scores cannot be stored
         if calibrate:
-            part = EvaluationSet(opened, data, root, split, reading=VolumeReading(geometry))
+            part = EvaluationSet(bundle=opened, data=data, root=root, split=split, reading=VolumeReading(geometry))
             _calibrate(part, device, record, shown)
             _say_remarks(part.reading.notes, part.reading.flags, shown)
             return

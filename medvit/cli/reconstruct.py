@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["reconstruct"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Job:
     ap: Path
     lat: Path
@@ -120,10 +120,33 @@ def reconstruct(
         from medvit.reconstruction import ReconstructedOutput
         from medvit.reconstruction.views import ViewGeometry
 
-        flags = [ViewGeometry(pixels[n], larger[n], far[n], near[n], invert) for n in (0, 1)]
+        flags = [
+            ViewGeometry(
+                pixel_spacing_mm=pixels[n],
+                magnification=larger[n],
+                source_to_detector_mm=far[n],
+                source_to_patient_mm=near[n],
+                invert=invert,
+            )
+            for n in (0, 1)
+        ]
         types = split_values(output_type) or ("nifti", "stl")
-        write = ReconstructedOutput(types, preview, statistics, overwrite, maps)
-        saved = _reconstruct(_Job(ap, lat, output, bundle, (flags[0], flags[1]), device, force, write), shown)
+        write = ReconstructedOutput(
+            output_types=types, preview=preview, statistics=statistics, overwrite=overwrite, maps=maps
+        )
+        saved = _reconstruct(
+            _Job(
+                ap=ap,
+                lat=lat,
+                output=output,
+                bundle=bundle,
+                flags=(flags[0], flags[1]),
+                device=device,
+                force=force,
+                write=write,
+            ),
+            shown,
+        )
     if saved.flagged:
         raise typer.Exit(FLAGGED)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["restore"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Job:
     source: str
     output: Path
@@ -107,13 +107,21 @@ def restore(
         from medvit.settings import RunSettings
 
         job = _Job(
-            source,
-            output,
-            bundle,
-            split_values(output_type),
-            RunSettings(device, fast, force, (), repair_tags, series, geometry=geometry),
-            on_irregular,
-            RestoredOutput(preview=preview, statistics=statistics, maps=maps, overwrite=overwrite),
+            source=source,
+            output=output,
+            bundle=bundle,
+            types=split_values(output_type),
+            run=RunSettings(
+                device=device,
+                fast=fast,
+                force=force,
+                roi_subset=(),
+                repair_tags=repair_tags,
+                series=series,
+                geometry=geometry,
+            ),
+            on_irregular=on_irregular,
+            write=RestoredOutput(preview=preview, statistics=statistics, maps=maps, overwrite=overwrite),
         )
         saved = _restore(job, shown)
     if saved.flagged:

@@ -42,7 +42,7 @@ _REASONS = 3
 """Upper limit of reasons on the terminal; statistics.json lists all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Job:
     source: str
     output: Path
@@ -128,14 +128,27 @@ def segment(
         from medvit.segmentation import OutputSettings
         from medvit.settings import RunSettings
 
-        switches = (device, fast, force, split_values(roi_subset), repair_tags, series, on_irregular, quality_map)
         job = _Job(
-            source,
-            output,
-            bundle,
-            split_values(output_type),
-            RunSettings(*switches, backend, precision, roi_crop, low_memory, geometry),
-            OutputSettings(preview=preview, statistics=statistics, per_label=per_label, overwrite=overwrite),
+            source=source,
+            output=output,
+            bundle=bundle,
+            types=split_values(output_type),
+            run=RunSettings(
+                device=device,
+                fast=fast,
+                force=force,
+                roi_subset=split_values(roi_subset),
+                repair_tags=repair_tags,
+                series=series,
+                on_irregular=on_irregular,
+                quality_map=quality_map,
+                backend=backend,
+                precision=precision,
+                roi_crop=roi_crop,
+                low_memory=low_memory,
+                geometry=geometry,
+            ),
+            write=OutputSettings(preview=preview, statistics=statistics, per_label=per_label, overwrite=overwrite),
         )
         saved = _segment(job, shown)
     if saved.flagged:

@@ -88,18 +88,18 @@ def train(
             raise BundleError("--only-adapters without --adapters", "their rank is needed", "Add --adapters 8.")
         few = None if adapters is None else AdapterSettings(adapters, not only_adapters)
         settings = TrainSettings(
-            images,
-            output,
-            steps,
-            publish,
-            recipe,
-            start,
-            device,
-            precision,
-            workers,
-            few,
-            compare and start is not None,
-            seed,
+            data=images,
+            output=output,
+            steps=steps,
+            publish=publish,
+            recipe=recipe,
+            start=start,
+            device=device,
+            precision=precision,
+            workers=workers,
+            adapters=few,
+            compare=compare and start is not None,
+            seed=seed,
         )
         train_bundle(opened, settings)
     if images.reading.flags:

@@ -33,7 +33,7 @@ _LEAST_SHIFT, _SHIFTS = 365, 3650
 """Range of days by which dates are shifted into the past: one to eleven years."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Privacy:
     """Key and options of de-identification.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["LoadedBundle", "apply", "load_model", "loaded_bundle_for"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedBundle:
     """A bundle's network, inferer and transforms on a device; reused for many cases.
 
@@ -210,14 +210,14 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
         # callers decide where results are saved, so the config's saver, which monai.bundle needs, is left out
         kept = [t for t in post.transforms if not type(t).__name__.startswith("SaveImage")]
         return LoadedBundle(
-            bundle,
-            device,
-            own,
-            inferer,
-            parser.get_parsed_content("preprocessing"),
-            type(post)(kept),
-            bundle.weights_sha256 if network is None else "",
-            fast,
+            bundle=bundle,
+            device=device,
+            network=own,
+            inferer=inferer,
+            preprocessing=parser.get_parsed_content("preprocessing"),
+            postprocessing=type(post)(kept),
+            weights_sha256=bundle.weights_sha256 if network is None else "",
+            fast=fast,
         )
     except (RuntimeError, TypeError, KeyError, ImportError) as error:
         cause = error.__cause__ or error

@@ -160,7 +160,9 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         device = torch.device(self.device) if self.device is not None else image.device
         weight = self._weight(tiling, image)
         blend: Blend | None = None
-        work = InferenceRun(network, progress, where, args, kwargs, on_backend)
+        work = InferenceRun(
+            network=network, progress=progress, where=where, args=args, kwargs=kwargs, on_backend=on_backend
+        )
         for at, window, logits in self._logits(image, tiling, work):
             blend = blend or Blend(tiling.padded, len(logits), weight, len(image), device)
             blend.add(logits, tiling.origins[window].tolist(), at)
@@ -196,7 +198,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         """
         choice = argmax_of if threshold is None else sigmoid_above(threshold)
         image, tiling = self._prepared(inputs, kwargs)
-        work = InferenceRun(network, progress, where, args, kwargs)
+        work = InferenceRun(network=network, progress=progress, where=where, args=args, kwargs=kwargs)
         result = tiling.crop(self._decided(image, tiling, work, choice, threshold is not None))
         result = (result if where is None else result * where.to(result.device)).to(self.device or image.device)
         return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
@@ -221,7 +223,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         """
         image, tiling = self._prepared(inputs, {})
         planes = PlaneSink(tiling, add_planes, where)
-        work = InferenceRun(network, progress, where, on_backend=on_backend)
+        work = InferenceRun(network=network, progress=progress, where=where, on_backend=on_backend)
         labels = tiling.crop(self._decided(image, tiling, work, planes, False))
         return labels if where is None else labels * where.to(labels.device)
 

@@ -16,7 +16,7 @@ from medvit.errors import ShapeError
 __all__ = ["Tiling", "tile"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tiling:
     """Windows on an image of one size.
 

@@ -33,7 +33,7 @@ OCCUPIED, UNTOUCHED = -1, -2
 """Group numbers of windows that must run and of windows outside the requested mask."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InferenceRun:
     """A network, its arguments beside the windows, its observers and the requested mask (see ``SlidingWindow``)."""
 

@@ -113,7 +113,7 @@ def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:
     voxels = sitk.GetArrayFromImage(image).astype(np.float32)
     layers = np.moveaxis(voxels, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else voxels[None]
     found = tuple(layer.transpose(2, 1, 0) for layer in layers)
-    return Scan(found[0][None], affine, _ITK[path.suffix.lower()], notes=notes, name=path.name), found
+    return Scan(array=found[0][None], affine=affine, kind=_ITK[path.suffix.lower()], notes=notes, name=path.name), found
 
 
 def _read(path: Path, voxels: bool, geometry: str | None) -> Scan:
@@ -170,9 +170,9 @@ def _read_nifti(path: Path, voxels: bool, geometry: str | None) -> Scan:
     header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
     dropped = ("The NIfTI's trailing axes of length 1 were dropped.",) if len(shape) > 3 else ()
     return Scan(
-        array[None],
-        place.affine,
-        "nifti",
+        array=array[None],
+        affine=place.affine,
+        kind="nifti",
         header=header,
         notes=(*place.notes, *dropped),
         excluded=place.flags,
@@ -195,7 +195,7 @@ def _read_itk(path: Path, voxels: bool) -> Scan:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float32).transpose(2, 1, 0)
     else:
         array = _empty(header.GetSize())
-    return Scan(array[None], affine, _ITK[path.suffix.lower()], notes=notes, name=path.name)
+    return Scan(array=array[None], affine=affine, kind=_ITK[path.suffix.lower()], notes=notes, name=path.name)
 
 
 def _itk_place(path: Path, header: Any) -> tuple[Affine, tuple[str, ...]]:
@@ -216,7 +216,7 @@ def _read_picture(path: Path) -> Scan:
         deep = picture.mode in ("I", "I;16", "F", "L", "1")
         pixels = np.asarray(picture if deep else picture.convert("RGB"), dtype=np.float32)
     channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return Scan(channels, np.eye(4), "picture", name=path.name)
+    return Scan(array=channels, affine=np.eye(4), kind="picture", name=path.name)
 
 
 def _opened_picture(path: Path) -> Picture:

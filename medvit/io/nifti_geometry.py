@@ -46,7 +46,7 @@ _CODES = range(1, 6)
 """Codes of a stated sform or qform that the standard defines."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class NiftiPlace:
     """The geometry that was chosen for a NIfTI's voxels.
 
@@ -158,7 +158,9 @@ def place_nifti(raw: Any, geometry: str | None = None) -> NiftiPlace:
         apart, note = _sizes_compared(affine, raw, unit)
         notes += note
     restated = unit.to_mm != 1 or apart > _NOTED or any(codes[name] not in (0, *_CODES) for name in codes)
-    return NiftiPlace(affine, taken, codes[taken], tuple(notes), tuple(flags), restated)
+    return NiftiPlace(
+        affine=affine, form=taken, code=codes[taken], notes=tuple(notes), flags=tuple(flags), restated=restated
+    )
 
 
 def load_nifti(path: str | os.PathLike[str], geometry: str | None = None) -> tuple[Any, NiftiPlace]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Scan", "SourceStack", "StackGrid"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
     """One image as stored, with its geometry.
 

@@ -133,8 +133,8 @@ def _from_tensor(image: MetaTensor) -> Scan:
             "Add the channel axis first.",
         )
     if array.ndim == 3:  # a picture has no position in the patient; its affine is ignored
-        return Scan(array, np.eye(4), "picture")
-    return Scan(array, np.asarray(affine, dtype=np.float64), "array")
+        return Scan(array=array, affine=np.eye(4), kind="picture")
+    return Scan(array=array, affine=np.asarray(affine, dtype=np.float64), kind="array")
 
 
 def is_packed_image(path: Path) -> bool:

@@ -97,7 +97,13 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
         for view, picture, degrees, across in zip(self.views, self.pictures, (0.0, 90.0), (0, 1), strict=True):
             rows, columns = picture.shape
             pixel = sides[2] * self.array.shape[2] / rows, sides[across] * self.array.shape[across] / columns
-            beam = Beam(degrees, view.magnification, view.source_to_patient_mm, (rows, columns), pixel)
+            beam = Beam(
+                view_deg=degrees,
+                magnification=view.magnification,
+                source_to_patient_mm=view.source_to_patient_mm,
+                shape=(rows, columns),
+                pixel_mm=pixel,
+            )
             made.append(project_labels(self.array, self.affine, beam))
         return made[0], made[1]
 
@@ -144,5 +150,7 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
         """
         from medvit.reconstruction.save import ReconstructedOutput, save_reconstructed
 
-        settings = ReconstructedOutput(tuple(output_types), preview, statistics, overwrite, maps)
+        settings = ReconstructedOutput(
+            output_types=tuple(output_types), preview=preview, statistics=statistics, overwrite=overwrite, maps=maps
+        )
         return save_reconstructed(self, folder, settings)

@@ -34,7 +34,7 @@ _OUTPUT_FILES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReconstructedOutput:
     """What to write; see ``Reconstructed.save``."""
 
@@ -91,7 +91,7 @@ def _write_nifti(result: ReconstructionResult, staging: Path) -> None:
 
     from medvit.io import Scan, write_label_names, write_labels
 
-    grid = Scan(np.zeros((1, *result.array.shape), np.float32), result.affine, "array")
+    grid = Scan(array=np.zeros((1, *result.array.shape), np.float32), affine=result.affine, kind="array")
     write_labels(staging / "labels.nii.gz", result.array, grid, result.requested_labels)
     write_label_names(staging / "labels.json", result.requested_labels)
 

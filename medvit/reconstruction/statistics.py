@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ShapeMeasures", "measure_shapes", "write_shapes"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShapeMeasures:
     """One label's numbers; those of an absent label are None. Positions and directions are RAS+.
 
@@ -43,16 +43,16 @@ class ShapeMeasures:
     id: int
     name: str
     title: str
-    voxels: int
-    volume_ml: float
-    surface_mm2: float | None
-    surface_volume_ml: float | None
-    centroid_mm: tuple[float, ...] | None
-    extent_mm: tuple[float, ...] | None
-    size_mm: tuple[float, ...] | None
-    axes: tuple[tuple[float, ...], ...] | None
-    tilt_deg: tuple[float, ...] | None
-    touches_border: bool
+    voxels: int = 0
+    volume_ml: float = 0.0
+    surface_mm2: float | None = None
+    surface_volume_ml: float | None = None
+    centroid_mm: tuple[float, ...] | None = None
+    extent_mm: tuple[float, ...] | None = None
+    size_mm: tuple[float, ...] | None = None
+    axes: tuple[tuple[float, ...], ...] | None = None
+    tilt_deg: tuple[float, ...] | None = None
+    touches_border: bool = False
     structure: str | None = None
     morphometry: dict[str, float] = field(default_factory=dict)
     not_measured: dict[str, str] = field(default_factory=dict)
@@ -69,30 +69,30 @@ def measure_shapes(
     for label in labels:
         bone, mask = found.get(label.id), array == label.id
         own = measure_structure(mask, affine, label, surfaces.get(label.name)) or StructureMeasures("")
-        special = (own.structure or None, own.values, own.absent)
-        if bone is None:
-            nothing = (None,) * 7
-            shapes.append(ShapeMeasures(label.id, label.name, label.title, 0, 0.0, *nothing, False, *special))
-            continue
-        surface, index = surfaces[label.name], np.argwhere(mask)
-        shapes.append(
-            ShapeMeasures(
-                label.id,
-                label.name,
-                label.title,
-                bone.voxels,
-                round(bone.volume_ml, 2),
-                round(surface.area_mm2, 1),
-                round(surface.volume_ml, 2),
-                _rounded(bone.centroid_mm),
-                _rounded(bone.extents_mm),
-                _rounded(bone.size_mm),
-                tuple(tuple(round(float(v), 4) for v in axis) for axis in bone.axes),
-                _rounded(bone.tilt_deg),
-                bool((index == 0).any() or (index == np.array(array.shape) - 1).any()),
-                *special,
-            )
+        shape = ShapeMeasures(
+            id=label.id,
+            name=label.name,
+            title=label.title,
+            structure=own.structure or None,
+            morphometry=own.values,
+            not_measured=own.absent,
         )
+        if bone is not None:
+            surface, index = surfaces[label.name], np.argwhere(mask)
+            shape = replace(
+                shape,
+                voxels=bone.voxels,
+                volume_ml=round(bone.volume_ml, 2),
+                surface_mm2=round(surface.area_mm2, 1),
+                surface_volume_ml=round(surface.volume_ml, 2),
+                centroid_mm=_rounded(bone.centroid_mm),
+                extent_mm=_rounded(bone.extents_mm),
+                size_mm=_rounded(bone.size_mm),
+                axes=tuple(tuple(round(float(v), 4) for v in axis) for axis in bone.axes),
+                tilt_deg=_rounded(bone.tilt_deg),
+                touches_border=bool((index == 0).any() or (index == np.array(array.shape) - 1).any()),
+            )
+        shapes.append(shape)
     return shapes
 
 

@@ -21,7 +21,7 @@ _PLAIN_MM = 1000.0
 """Where the source is put if only the magnification is known; rays then diverge a little more or less than they did."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Beam:
     """One view as far as projecting needs it.
 
@@ -55,7 +55,14 @@ def project_labels(labels: NDArray[np.integer], affine: Affine, beam: Beam) -> N
     near = beam.source_to_patient_mm or _PLAIN_MM
     larger = max(beam.magnification, 1.0 + 1e-6)
     pitch = beam.pixel_mm[0] * larger, beam.pixel_mm[1] * larger
-    geometry = Geometry(near, near * (larger - 1), beam.shape, pitch, (beam.view_deg,), (0.0, 0.0, 0.0))
+    geometry = Geometry(
+        source_to_isocenter_mm=near,
+        isocenter_to_detector_mm=near * (larger - 1),
+        detector_shape=beam.shape,
+        pixel_spacing_mm=pitch,
+        views_deg=(beam.view_deg,),
+        isocenter_mm=(0.0, 0.0, 0.0),
+    )
     with torch.inference_mode():
         made = Projector(geometry, affine, labels.shape)(torch.from_numpy((labels > 0).astype(np.float32)))
     thickness: NDArray[np.float32] = made[0].numpy()

@@ -25,7 +25,7 @@ _FILL = 0.2
 _TEXT = (255, 204, 102)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Overlay:
     """Pictures of a labelled series, drawn one by one.
 

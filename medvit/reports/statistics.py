@@ -39,7 +39,19 @@ def _measure(
     """Measure one label within its bounding box."""
     if box is None:
         volume = None if voxel_ml is None else 0.0
-        return LabelMeasures(label.id, label.name, label.title, 0, volume, None, None, None, None, None, False)
+        return LabelMeasures(
+            id=label.id,
+            name=label.name,
+            title=label.title,
+            voxels=0,
+            volume_ml=volume,
+            mean=None,
+            std=None,
+            centroid_mm=None,
+            extent_mm=None,
+            longest_diameter_mm=None,
+            touches_border=False,
+        )
     inside = array[box] == label.id
     # the mean over channels: for colours their mean, for one channel the value itself
     values = scan.array[(slice(None), *box)][:, inside].mean(0, dtype=np.float64)
@@ -53,17 +65,17 @@ def _measure(
         extent = tuple(round(float(v), 2) for v in (high - low + 1) * np.array(scan.spacing_mm))
         diameter = round(longest_diameter(inside, scan.affine[:3, :3]), 2)
     return LabelMeasures(
-        label.id,
-        label.name,
-        label.title,
-        len(index),
-        None if voxel_ml is None else round(len(index) * voxel_ml, 3),
-        round(float(values.mean()), 2),
-        round(float(values.std()), 2),
-        centroid,
-        extent,
-        diameter,
-        border,
+        id=label.id,
+        name=label.name,
+        title=label.title,
+        voxels=len(index),
+        volume_ml=None if voxel_ml is None else round(len(index) * voxel_ml, 3),
+        mean=round(float(values.mean()), 2),
+        std=round(float(values.std()), 2),
+        centroid_mm=centroid,
+        extent_mm=extent,
+        longest_diameter_mm=diameter,
+        touches_border=border,
     )
 
 

@@ -54,7 +54,7 @@ class SliceChange:
     mean_difference: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """The whole image; numbers in its unit, None where it shows too little tissue.
 
@@ -152,21 +152,21 @@ def measure_change(
     whole, inner = _edges(pairs, softly, noise[0] or 0.0)
     changes = np.concatenate([np.abs(p.after - p.before).ravel() for p in pairs])
     return Change(
-        unit,
-        len(pairs),
-        before.shape[2],
-        pairs[0].side,
-        tissue,
-        soft,
-        _rounded(noise[0]),
-        _rounded(noise[1]),
-        _weighted(np.concatenate([difference for difference, _ in shifts]), removed, usual),
-        round(float(changes.mean()), 3),
-        round(float(changes.max()), 3),
-        whole,
-        inner,
-        tuple(rows),
-        _rounded(usual),
+        unit=unit,
+        slices_measured=len(pairs),
+        slices=before.shape[2],
+        square_pixels=pairs[0].side,
+        tissue_range=tissue,
+        soft_tissue_range=soft,
+        noise_before=_rounded(noise[0]),
+        noise_after=_rounded(noise[1]),
+        mean_difference=_weighted(np.concatenate([difference for difference, _ in shifts]), removed, usual),
+        mean_absolute_difference=round(float(changes.mean()), 3),
+        largest_difference=round(float(changes.max()), 3),
+        edge_strength=whole,
+        edge_strength_soft_tissue=inner,
+        per_slice=tuple(rows),
+        noise_removed=_rounded(usual),
     )
 
 

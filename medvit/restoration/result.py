@@ -116,5 +116,7 @@ class Restored(TaskResult[Change]):
         """
         from medvit.restoration.save import RestoredOutput, save_restored
 
-        settings = RestoredOutput(tuple(output_types), preview, statistics, maps, overwrite)
+        settings = RestoredOutput(
+            output_types=tuple(output_types), preview=preview, statistics=statistics, maps=maps, overwrite=overwrite
+        )
         return save_restored(self, folder, settings)

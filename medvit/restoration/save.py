@@ -34,7 +34,7 @@ _OUTPUT_FILES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RestoredOutput:
     """What to write; see ``Restored.save``."""
 
@@ -130,7 +130,12 @@ def _write_series(result: RestorationResult, staging: Path) -> list[str]:
     from medvit.io.dicom.write import AlgorithmInfo, Derivation, check_derived, source_of, write_derived
 
     bundle, slices, values = result.bundle, source_of(result.scan), result.on_source_slices()
-    author = AlgorithmInfo(f"{bundle.name} {bundle.version}", bundle.weights_sha256, __version__, bundle.intended_use)
+    author = AlgorithmInfo(
+        bundle=f"{bundle.name} {bundle.version}",
+        weights=bundle.weights_sha256,
+        software=__version__,
+        intended_use=bundle.intended_use,
+    )
     folder = staging / "derived"
     folder.mkdir()
     title = str(bundle.metadata.get("name", bundle.name))

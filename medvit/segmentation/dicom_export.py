@@ -53,7 +53,9 @@ class DicomExport:
 
         bundle = self.result.bundle
         name = f"{bundle.name} {bundle.version}"
-        return AlgorithmInfo(name, bundle.weights_sha256, __version__, bundle.intended_use)
+        return AlgorithmInfo(
+            bundle=name, weights=bundle.weights_sha256, software=__version__, intended_use=bundle.intended_use
+        )
 
     @property
     def array(self) -> np.ndarray:
@@ -126,7 +128,14 @@ def _overlay(export: DicomExport) -> Overlay:
     low, high = window or np.percentile(export.image, (1, 99)).tolist()
     nothing = () if export.labels else ("No label was found",)
     lines = (*nothing, bundle.intended_use, f"{bundle.name} {bundle.version}")
-    return Overlay(export.image, export.array, export.labels, (float(low), float(high)), export.slices.pixel_mm, lines)
+    return Overlay(
+        image=export.image,
+        array=export.array,
+        labels=export.labels,
+        window=(float(low), float(high)),
+        pixel_mm=export.slices.pixel_mm,
+        lines=lines,
+    )
 
 
 def study_blockers(slices: Sequence[Dataset]) -> list[str]:

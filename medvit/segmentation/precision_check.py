@@ -43,7 +43,7 @@ def run_precision_check(
     from medvit.tasks import Input
 
     progress = progress or Progress()
-    task, settings = SegmentationTask(), RunSettings("cpu")
+    task, settings = SegmentationTask(), RunSettings(device="cpu")
     task.check(bundle, settings)
     model = load_model(bundle, "cpu")
     with progress.stage("read"):

@@ -38,7 +38,7 @@ _PLANES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _View:
     """What the three planes are drawn from, on the closest RAS axes, cut to what is worth showing."""
 
@@ -88,7 +88,13 @@ def _view(result: SegmentationResult) -> _View:
         box.append(slice(low, int(at[-1]) + 1 + margin if len(at) else image.shape[axis]))
     image, marks = image[tuple(box)], marks[tuple(box)]
     window = result.bundle.config.get("intensity_range") or np.percentile(image, (1, 99)).tolist()
-    return _View(image, marks, sides, (float(window[0]), float(window[1])), result.requested_labels)
+    return _View(
+        image=image,
+        marks=marks,
+        sides_mm=sides,
+        window=(float(window[0]), float(window[1])),
+        labels=result.requested_labels,
+    )
 
 
 def _slice_at(marks: np.ndarray, axis: int) -> int:

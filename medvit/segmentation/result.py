@@ -132,5 +132,11 @@ class Result(LabelResult[list[LabelMeasures]]):
         """
         from medvit.segmentation.save import OutputSettings, save_result
 
-        settings = OutputSettings(tuple(output_types), preview, statistics, per_label, overwrite)
+        settings = OutputSettings(
+            output_types=tuple(output_types),
+            preview=preview,
+            statistics=statistics,
+            per_label=per_label,
+            overwrite=overwrite,
+        )
         return save_result(self, folder, settings)

@@ -30,7 +30,7 @@ OUTPUT_FILES = (
 """Files of an earlier result, which ``overwrite`` replaces or takes away; others in the folder stay."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OutputSettings:
     """What to write; see ``Result.save``."""
 

@@ -26,7 +26,7 @@ _CHECKPOINTS = 10
 """Checkpoints in a run, at least; a run that is killed loses no more than a tenth."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FineTuning:
     """One run of it.
 
@@ -93,7 +93,7 @@ def fine_tune(wanted: FineTuning, say: Callable[[str], None], before: dict[str, 
     say("training")
     copy_untrained(wanted.base, wanted.candidate)
     settings = TrainSettings(
-        wanted.data, wanted.folder / "run", wanted.steps, True, start=str(wanted.base.root), device=wanted.device,
+        data=wanted.data, output=wanted.folder / "run", steps=wanted.steps, publish=True, start=str(wanted.base.root), device=wanted.device,
         adapters=wanted.adapters,
     )  # fmt: skip
     fit(open_bundle(wanted.candidate), recipe, settings)

@@ -42,7 +42,7 @@ Score = Callable[[nn.Module], dict[str, float]]
 """Takes a network and gives its metrics, the one to watch first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """What a user may say about a training run; everything else is the bundle's.
 

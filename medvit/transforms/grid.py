@@ -25,7 +25,7 @@ __all__ = ["CropToBodyd", "NetworkGrid", "ResampleToNetworkGridd"]
 _KEY = "network_grid"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetworkGrid:
     """How the network's grid came from the source's, in whole numbers.
 
@@ -53,7 +53,10 @@ class NetworkGrid:
     @classmethod
     def unpack(cls, packed: Tensor) -> NetworkGrid:
         """The inverse of ``pack``."""
-        return cls(*(tuple(int(v) for v in row) for row in packed.reshape(6, -1)))
+        axes, flips, source_shape, grid_shape, start, size = (
+            tuple(map(int, row)) for row in packed.reshape(6, -1).tolist()
+        )
+        return cls(axes=axes, flips=flips, source_shape=source_shape, grid_shape=grid_shape, start=start, size=size)
 
 
 class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
@@ -96,14 +99,16 @@ class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
         straight = straight.flip([d + 1 for d in range(3) if flips[d]]).float()
         source = tuple(straight.shape[1:])
         if self.spacing_mm is None:
-            record = NetworkGrid(axes, flips, source, source, (0, 0, 0), source)
+            record = NetworkGrid(
+                axes=axes, flips=flips, source_shape=source, grid_shape=source, start=(0, 0, 0), size=source
+            )
             return _with_grid(straight.contiguous(), image, _grid_affine(affine, record), record)
         # headers round differently: whole thousandths of a millimetre decide the grid's size
         sides = [round(spacing_mm(affine)[a], 3) for a in axes]
         grid = tuple(max(1, round(n * s / t)) for n, s, t in zip(source, sides, self.spacing_mm, strict=True))
         smooth = _smooth(straight, source, grid) if self.smooth else straight
         moved = F.interpolate(smooth[None], size=grid, mode="trilinear", align_corners=False)[0]
-        record = NetworkGrid(axes, flips, source, grid, (0, 0, 0), grid)
+        record = NetworkGrid(axes=axes, flips=flips, source_shape=source, grid_shape=grid, start=(0, 0, 0), size=grid)
         return _with_grid(moved, image, _grid_affine(affine, record), record)
 
 

@@ -41,10 +41,10 @@ def behave(job: CaseJob, link: CaseChannel) -> Outcome:
     if job.name == "exit":
         os._exit(7)
     if job.name == "broken":
-        return Outcome(State.FAILED, reason="broken", fatal=True)
+        return Outcome(state=State.FAILED, reason="broken", fatal=True)
     if job.name == "ask":
-        return Outcome(State.CHECKED, reason=str(link.ask("digest")))
-    return Outcome(State.CHECKED, reason=str(os.getpid()))
+        return Outcome(state=State.CHECKED, reason=str(link.ask("digest")))
+    return Outcome(state=State.CHECKED, reason=str(os.getpid()))
 
 
 def note_and_wait(job: CaseJob, link: CaseChannel) -> Outcome:
@@ -71,14 +71,16 @@ def describe(job: CaseJob, link: CaseChannel) -> Outcome:
         "pid": os.getpid(),
         "parent": os.getppid(),
     }
-    return Outcome(State.CHECKED, reason=json.dumps(known), fatal=job.name == "last")
+    return Outcome(state=State.CHECKED, reason=json.dumps(known), fatal=job.name == "last")
 
 
 def job(number: int, name: str, staging: Path = Path()) -> CaseJob:
     """A job for ``behave``."""
     from medvit_batch.cases import CaseLocation, RunOptions
 
-    return CaseJob(number, name, "", RunOptions(), staging, None, CaseLocation())
+    return CaseJob(
+        case=number, name=name, bundle="", work=RunOptions(), staging=staging, group=None, key=CaseLocation()
+    )
 
 
 def sham(job: CaseJob, link: CaseChannel) -> Outcome | None:
@@ -89,21 +91,37 @@ def sham(job: CaseJob, link: CaseChannel) -> Outcome | None:
     try:
         opened = opened or opening(job)
         if not link.ask(opened.digest):
-            return Outcome(State.SKIPPED)
+            return Outcome(state=State.SKIPPED)
         link.started()
         if link.reading is None or link.reading.scan() is None:
             early = False
             read_case(job, opened, Progress())
     except MedvitError as error:
-        return Outcome(State.SET_ASIDE, "open", type(error).__name__, str(error), "None.")
+        return Outcome(
+            state=State.SET_ASIDE, stage="open", code=type(error).__name__, reason=str(error), remedy="None."
+        )
     except MemoryError:
-        return Outcome(State.FAILED, "open", "MemoryError", "Found too little memory.", "None.", fatal=True)
+        return Outcome(
+            state=State.FAILED,
+            stage="open",
+            code="MemoryError",
+            reason="Found too little memory.",
+            remedy="None.",
+            fatal=True,
+        )
     link.go()
     link.show("infer", 0, 1)
     time.sleep(0.7)
     name = _folder(job)
     if "greedy" in name and not link.alone:  # needs all the memory there is: with nothing beside it, it is enough
-        return Outcome(State.FAILED, "infer", "MemoryError", "Found too little memory.", "None.", fatal=True)
+        return Outcome(
+            state=State.FAILED,
+            stage="infer",
+            code="MemoryError",
+            reason="Found too little memory.",
+            remedy="None.",
+            fatal=True,
+        )
     link.settle()
 
     def write(beside: bool) -> Outcome:
@@ -115,7 +133,7 @@ def sham(job: CaseJob, link: CaseChannel) -> Outcome | None:
         record = json.dumps({"files": {}, "ahead": early, "behind": beside, "alone": link.alone})
         (job.staging / "run.json").write_text(record)
         seal = hashlib.sha256(record.encode()).hexdigest()
-        return Outcome(State.CHECKED, rating="good", run_sha256=seal)
+        return Outcome(state=State.CHECKED, rating="good", run_sha256=seal)
 
     return link.finish(1, write)
 

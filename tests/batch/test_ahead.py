@@ -45,13 +45,13 @@ def _jobs(folder: Path, count: int, **changes: object) -> list[CaseJob]:
     catalogue.close()
     return [
         CaseJob(
-            n,
-            str(n),
-            "bundle",
-            RunOptions(),
-            folder / "staging" / str(n),
-            group,
-            CaseLocation(group.inside, group.series, 1),
+            case=n,
+            name=str(n),
+            bundle="bundle",
+            work=RunOptions(),
+            staging=folder / "staging" / str(n),
+            group=group,
+            key=CaseLocation(group.inside, group.series, 1),
         )
         for n, group in enumerate(groups, 1)
     ]
@@ -122,7 +122,7 @@ def test_only_the_same_files_read_in_the_same_way_are_used(tmp_path, said):
     assert first.group is not None
     for other in (
         replace(first, group=replace(first.group, file_signature="touched")),
-        replace(first, work=RunOptions(RunSettings(on_irregular="split"))),
+        replace(first, work=RunOptions(run=RunSettings(on_irregular="split"))),
         replace(first, key=replace(first.key, number=2)),
         replace(first, bundle="other"),
     ):
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_not_read_ahead(tmp_path, said, monkeypatch):
     (job,) = _jobs(tmp_path, 1)
     files = max(plane.file.size for plane in job.group.planes)  # type: ignore[union-attr]
     assert size_of(job) == _SIZE + 2 * files
-    assert size_of(replace(job, work=RunOptions(RunSettings(on_irregular="resample")))) == 3 * _SIZE + 2 * files
+    assert size_of(replace(job, work=RunOptions(run=RunSettings(on_irregular="resample")))) == 3 * _SIZE + 2 * files
     assert size_of(replace(job, group=None, key=CaseLocation(image=tmp_path / "a.nii"))) is None
     assert job.group is not None
     huge = tuple(replace(plane, rows=65535, columns=65535) for plane in job.group.planes)

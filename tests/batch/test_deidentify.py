@@ -245,7 +245,7 @@ def test_an_image_files_name_is_hidden_by_the_key(banded, key, tmp_path):
 
 def test_a_derived_series_names_nobody(archive, tmp_path):
     bundle = make_restoring_bundle(tmp_path / "bundles" / "stencil")
-    scan = deidentified_scan(open_source(archive / "Secret^Person" / "1"), Privacy(b"0123456789abcdef"))
+    scan = deidentified_scan(open_source(archive / "Secret^Person" / "1"), Privacy(key=b"0123456789abcdef"))
     medvit.restore(scan, bundle=bundle).save(tmp_path / "out", output_types=("dicom",))
     paths = list((tmp_path / "out" / "derived").iterdir())
     assert len(paths) == SMALL[2]
@@ -266,7 +266,7 @@ def test_options_keep_what_they_say_and_no_more(retain):
     }.items():
         setattr(d, name, value)
     d.StudyInstanceUID = "1.2.3.4.5"
-    privacy = Privacy(b"0123456789abcdef", retain)
+    privacy = Privacy(key=b"0123456789abcdef", retain=retain)
     made = deidentified(d, privacy)
     assert bool(made.get("DeviceSerialNumber") == "SERIAL-77") == ("device" in retain)
     assert made.get("InstitutionName") != "Clinic of Secret"  # kept or not, it holds the patient's name
@@ -298,7 +298,7 @@ def deepcopy_with(d: Dataset, **changes: object) -> Dataset:
 
 
 def test_keys_decide_what_stands_for_what(tmp_path):
-    one, two = Privacy(b"0123456789abcdef"), Privacy(b"fedcba9876543210")
+    one, two = Privacy(key=b"0123456789abcdef"), Privacy(key=b"fedcba9876543210")
     assert one.uid("1.2.3.4") == one.uid("1.2.3.4") != two.uid("1.2.3.4")
     assert len(one.uid("1.2.3.4")) <= 64 and pydicom.uid.UID(one.uid("1.2.3.4")).is_valid
     assert one.uid("1.2.840.10008.1.2") == "1.2.840.10008.1.2"
@@ -351,7 +351,7 @@ def test_images_that_cannot_be_copied_are_refused(fault, message, tmp_path):
     (tmp_path / "case").mkdir()
     (tmp_path / "case" / "run.json").write_text('{"files": {}}')
     with pytest.raises(ImageError, match=message):
-        add_images(tmp_path / "case", [one_file(path)], Privacy(b"0123456789abcdef"))
+        add_images(tmp_path / "case", [one_file(path)], Privacy(key=b"0123456789abcdef"))
 
 
 @pytest.mark.parametrize(

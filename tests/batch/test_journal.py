@@ -17,15 +17,15 @@ from medvit_batch.journal import Journal
 from medvit.errors import OutputError
 
 RUN = Decision(
-    "1.2|",
-    "b",
-    State.PENDING,
-    "bundle b",
-    CaseDescription(series="1.2"),
-    CaseLocation(0, "1.2", 1),
-    "stamp",
-    0,
-    "1.2/b",
+    volume="1.2|",
+    bundle="b",
+    state=State.PENDING,
+    reason="bundle b",
+    facts=CaseDescription(series="1.2"),
+    key=CaseLocation(0, "1.2", 1),
+    file_signature="stamp",
+    changed=0,
+    folder="1.2/b",
 )
 
 

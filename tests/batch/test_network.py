@@ -148,7 +148,7 @@ def test_series_are_fetched_voxel_for_voxel(way, pacs, tmp_path):
     (found,) = find(peer, parse_keys([f"SeriesInstanceUID={series}"]), Local())
     originals = [pydicom.dcmread(path) for path in (top / "1").iterdir()]
     assert (found.series, found.modality, found.objects) == (series, "CT", len(originals))
-    node = Node(Local(timeout=10), port=running.caller, min_free_gb=0)
+    node = Node(local=Local(timeout=10), port=running.caller, min_free_gb=0)
     assert list(fetch(peer, [found], tmp_path, node, move=way == "move")) == [(found, len(originals))]
     fetched = {str(pydicom.dcmread(p).SOPInstanceUID): pydicom.dcmread(p) for p in tmp_path.rglob("*.dcm")}
     assert len(fetched) == len(originals)
@@ -244,13 +244,13 @@ def test_objects_without_sound_uids_are_refused_and_space_is_kept(tmp_path):
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     port = free_port()
-    with receiving(inbox, Node(Local(), port=port, min_free_gb=0)):
+    with receiving(inbox, Node(local=Local(), port=port, min_free_gb=0)):
         line = (program("storescu"), "-aec", "MEDVIT", "127.0.0.1", port)
         assert _run(*line, tmp_path / "bad.dcm").returncode != 0
         assert _run(*line, path).returncode == 0
         assert _run(*line, path).returncode == 0  # once more: kept once
     assert len(list(inbox.rglob("*.dcm"))) == 1
-    with receiving(inbox, Node(Local(), port=port, min_free_gb=1e9)):
+    with receiving(inbox, Node(local=Local(), port=port, min_free_gb=1e9)):
         assert _run(*line, tmp_path / "sent").returncode != 0
     assert not (tmp_path / "up").exists()
 
@@ -266,7 +266,7 @@ def test_secured_associations(tmp_path):
     inbox, port = tmp_path / "inbox", free_port()
     inbox.mkdir()
     paths = write_small(tmp_path / "sent", 1)
-    with receiving(inbox, Node(Local(tls=tls), port=port, min_free_gb=0)):
+    with receiving(inbox, Node(local=Local(tls=tls), port=port, min_free_gb=0)):
         assert send_files(paths, parse_peer(f"MEDVIT@127.0.0.1:{port}"), Local(tls=tls)) == ""
         with pytest.raises(PeerError, match="could not be reached"):
             send_files(paths, parse_peer(f"MEDVIT@127.0.0.1:{port}"), Local(timeout=3))

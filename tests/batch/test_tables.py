@@ -22,7 +22,7 @@ _ABSENT = {**_MEASURE, "label": "brainstem", "volume_ml": 0.0, "mean": None, "st
 
 
 def _write(out: Path, cases: list[dict[str, object]]) -> None:
-    write_tables(Summary(cases, [_MEASURE, _ABSENT], {}, {}, ()), out)
+    write_tables(Summary(cases=cases, measurements=[_MEASURE, _ABSENT], counts={}, run={}, intended_use=()), out)
 
 
 @pytest.mark.parametrize("cases", [[_CASE, _SKIPPED], []])

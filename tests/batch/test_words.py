@@ -138,7 +138,7 @@ def test_nodes_that_refuse(tmp_path):
     quiet_networking()
     local, series = Local(timeout=5), Found("1.2.3", "1.2.3.4", "CT", 3)
     paths = write_small(tmp_path / "sent", 1)[:1]
-    node = Node(local, port=free_port(), min_free_gb=0)
+    node = Node(local=local, port=free_port(), min_free_gb=0)
     with _node(store=0xA700) as name:
         peer = parse_peer(name)
         assert f"refused {paths[0].name} with status A700; see its log" in send_files(paths, peer, local)

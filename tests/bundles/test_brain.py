@@ -105,7 +105,7 @@ def test_a_real_head_has_its_right_on_its_right(shared):
 @trained
 def test_the_shipped_weights_reach_their_score_on_a_head_they_were_not_trained_on(shared):
     bundle = open_bundle(NAME)
-    case = evaluation_of(bundle).cases(EvaluationSet(bundle, None, shared / "data"))[0]
+    case = evaluation_of(bundle).cases(EvaluationSet(bundle=bundle, data=None, root=shared / "data"))[0]
     result = Predictor(load_model(bundle, "cpu")).run(case.source)
     truth = case.truth(result)
     found = np.mean([dice(result.array == label.id, truth == label.id) for label in bundle.facts.labels])

@@ -120,7 +120,7 @@ def test_monai_runs_it_and_gives_the_same_labels(copy, pictures, tmp_path):
 
 def test_a_pose_moves_pictures_and_labels_alike(tmp_path):
     """A mirrored patient gives mirrored pictures and labels; a turned one still lies on its own labels."""
-    field = XrayField((32, 32, 64), (10.0, 10.0, 6.0))
+    field = XrayField(img_size=(32, 32, 64), spacing_mm=(10.0, 10.0, 6.0))
     make = RadiographsAndLabels(field, [[7, 1]], 200.0, 2)
     paths, mirror = _ct(tmp_path, "a", flesh=-1000), np.diag([-1.0, 1.0, 1.0, 1.0])
     plain, mirrored = make(paths), make({**paths, "pose": mirror})
@@ -136,21 +136,23 @@ def test_a_pose_moves_pictures_and_labels_alike(tmp_path):
 
 
 def test_poses_keep_their_limits():
-    poses = [Poses(3, mirror=True).draw(np.random.default_rng(seed)) for seed in range(40)]
+    poses = [Poses(count=3, mirror=True).draw(np.random.default_rng(seed)) for seed in range(40)]
     sizes = [abs(np.linalg.det(pose[:3, :3])) ** (1 / 3) for pose in poses]
     assert 0.9 <= min(sizes) < 0.95 < 1.05 < max(sizes) <= 1.1
     assert {bool(np.linalg.det(pose[:3, :3]) < 0) for pose in poses} == {True, False}
     assert max(np.abs(pose[:3, 3]).max() for pose in poses) <= 20
-    assert all(np.linalg.det(Poses(3).draw(np.random.default_rng(seed))[:3, :3]) > 0 for seed in range(9))
+    assert all(np.linalg.det(Poses(count=3).draw(np.random.default_rng(seed))[:3, :3]) > 0 for seed in range(9))
 
 
 def test_every_patient_is_projected_in_each_of_its_poses(copy, tmp_path):
     path = tmp_path / "list.json"
     path.write_text(json.dumps({"training": [_ct(tmp_path, "a", flesh=-1000)]}))
-    make = RadiographsAndLabels(XrayField((32, 32, 64), (10.0, 10.0, 6.0)), [[7, 1]], 200.0, 2)
+    make = RadiographsAndLabels(XrayField(img_size=(32, 32, 64), spacing_mm=(10.0, 10.0, 6.0)), [[7, 1]], 200.0, 2)
     steps = Compose([make, StackViewsd(["coronal", "sagittal"], (32, 64), output_key="image")])
     data = DataList(path, tmp_path, "training")
-    found = [XrayPairs(steps, Compose([]), Poses(2)).sampler(open_bundle(copy), data, seed).cases for seed in (0, 0, 1)]
+    found = [
+        XrayPairs(steps, Compose([]), Poses(count=2)).sampler(open_bundle(copy), data, seed).cases for seed in (0, 0, 1)
+    ]
     assert [len(cases) for cases in found] == [3, 3, 3]
     assert all(torch.equal(a["label"], b["label"]) for a, b in zip(found[0], found[1], strict=True))
     assert torch.equal(found[0][0]["label"], found[2][0]["label"])  # as scanned
@@ -159,7 +161,7 @@ def test_every_patient_is_projected_in_each_of_its_poses(copy, tmp_path):
 
 def test_pictures_and_labels_lie_on_each_other(tmp_path):
     """What is bright in each view is where the labels, summed along what it does not see, are."""
-    field = XrayField((32, 32, 64), (10.0, 10.0, 6.0))
+    field = XrayField(img_size=(32, 32, 64), spacing_mm=(10.0, 10.0, 6.0))
     made = RadiographsAndLabels(field, [[7, 1]], 200.0, 2)(_ct(tmp_path, "a", flesh=-1000))
     assert made["label"].shape == (1, 32, 32, 64)
     assert set(made["label"].unique().tolist()) == {0, 1, 2}
@@ -250,4 +252,6 @@ def test_labels_of_another_grid(tmp_path):
     image = nib.load(other["label"])
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), other["label"])
     with pytest.raises(ShapeError, match="on other grids; they must share one"):
-        RadiographsAndLabels(XrayField((32, 32, 64), (10, 10, 6)))({"image": case["image"], "label": other["label"]})
+        RadiographsAndLabels(XrayField(img_size=(32, 32, 64), spacing_mm=(10, 10, 6)))(
+            {"image": case["image"], "label": other["label"]}
+        )

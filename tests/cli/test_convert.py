@@ -202,7 +202,13 @@ def test_overlapping_labels_need_a_file_each_but_pass_between_dicom_objects(plac
 
     labels: list[Label] = [make_label(1, "Gross tumour"), make_label(2, "Margin")]
     slices = source_of(open_source(place / "ct"))
-    write_seg(tmp_path / "seg.dcm", masks, slices, labels, AlgorithmInfo("a 1", "0" * 64, "1", "x"))
+    write_seg(
+        tmp_path / "seg.dcm",
+        masks,
+        slices,
+        labels,
+        AlgorithmInfo(bundle="a 1", weights="0" * 64, software="1", intended_use="x"),
+    )
     refused = _run(tmp_path / "seg.dcm", "-o", tmp_path / "a", "--like", place / "ct")
     assert refused.exit_code == 1
     assert "gross_tumour and margin sharing" in refused.output

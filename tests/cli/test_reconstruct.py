@@ -299,7 +299,7 @@ def test_missing_geometry_names_the_flag(crossing, taken, tmp_path):
 
 
 def test_what_is_no_radiograph(crossing, taken, tmp_path):
-    flags = ViewGeometry(1.0, 1.5)
+    flags = ViewGeometry(pixel_spacing_mm=1.0, magnification=1.5)
     rng = np.random.default_rng(0)
 
     def made(name: str, pixels: np.ndarray) -> Path:
@@ -326,7 +326,12 @@ def test_what_is_no_radiograph(crossing, taken, tmp_path):
     dark = made("dark.png", (65535 - whole).astype(np.uint16))
     with pytest.raises(ImageError, match="upper corners are bright, as where bone is dark.*Add --invert"):
         run(dark)
-    inverted = medvit.reconstruct(dark, taken / "drr_90.png", crossing, ap_flags=ViewGeometry(1.0, 1.5, invert=True))
+    inverted = medvit.reconstruct(
+        dark,
+        taken / "drr_90.png",
+        crossing,
+        ap_flags=ViewGeometry(pixel_spacing_mm=1.0, magnification=1.5, invert=True),
+    )
     assert dice(np.asarray(inverted.labels)[0] > 0, _labels(taken, crossing, "drr_0.png", "drr_90.png") > 0) > 0.99
     eight = run(made("eight.png", (whole // 257).astype(np.uint8)))
     assert dice(np.asarray(eight.labels)[0] > 0, _labels(taken, crossing, "drr_0.png", "drr_90.png") > 0) > 0.97
@@ -356,7 +361,12 @@ def test_monochrome1_and_linear_pixels(crossing, taken, tmp_path):
 def test_a_view_that_cuts_the_body_is_flagged(crossing, taken, tmp_path):
     pixels = np.asarray(Image.open(taken / "drr_0.png"))
     Image.fromarray(np.ascontiguousarray(pixels[140:-140])).save(tmp_path / "cut.png")
-    result = medvit.reconstruct(tmp_path / "cut.png", taken / "drr_90.png", crossing, ap_flags=ViewGeometry(1.0, 1.5))
+    result = medvit.reconstruct(
+        tmp_path / "cut.png",
+        taken / "drr_90.png",
+        crossing,
+        ap_flags=ViewGeometry(pixel_spacing_mm=1.0, magnification=1.5),
+    )
     assert result.quality()["rating"] == "check" and result.field_coverage[0] < 0.7 and result.field_coverage[1] == 1
     assert any("the rest was taken for air" in note for note in result.notes)
 

@@ -216,7 +216,13 @@ def test_an_outline_beyond_64_kib_is_written_in_implicit_vr(banded, tmp_path):
     write_series(tmp_path / "series", labels.astype(np.int16), oblique_affine())
     scan, path = open_source(tmp_path / "series"), tmp_path / "rtstruct.dcm"
     slices, label = source_of(scan), open_bundle(banded).label("mandible")
-    write_rtstruct(path, labels, slices, [label], AlgorithmInfo("b 1", "0" * 64, "1", "For research use"))
+    write_rtstruct(
+        path,
+        labels,
+        slices,
+        [label],
+        AlgorithmInfo(bundle="b 1", weights="0" * 64, software="1", intended_use="For research use"),
+    )
     check_rtstruct(path, labels, slices.planes, [label])
     dataset = pydicom.dcmread(path)
     assert dataset.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian

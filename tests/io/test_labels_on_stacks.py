@@ -45,7 +45,13 @@ def stack(request, tmp_path):
 
 def _written(kind: str, scan, array, folder: Path) -> Path:
     path = folder / f"{kind}.dcm"
-    KINDS[kind](path, array, source_of(scan), LABELS, AlgorithmInfo("b 1", "0" * 64, "1", "For research use"))
+    KINDS[kind](
+        path,
+        array,
+        source_of(scan),
+        LABELS,
+        AlgorithmInfo(bundle="b 1", weights="0" * 64, software="1", intended_use="For research use"),
+    )
     return path
 
 

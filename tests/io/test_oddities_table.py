@@ -26,10 +26,12 @@ def test_what_ends_alike_stands_in_one_line_and_a_message_once(oddities):
     refused = [oddities.Outcome(1, "refused", f"Found {n} slices | no tags.") for n in (4, 8)]
     done = oddities.Outcome(3, "NIfTI", "no label was found")
     rows = [
-        oddities.Row("a/ct_1.dcm", "0: CT volume", ("4x4x4",), refused[0], "--force", done),
-        oddities.Row("b.zip", "0: CT volume", ("9x9x9",), done),
-        oddities.Row("a/ct_2.dcm", "0: CT volume", ("8x8x8",), refused[1], "--force", done),
+        oddities.Row(
+            source=f"a/ct_{n}.dcm", found="0: CT volume", sizes=(size,), done=ended, remedy="--force", remedied=done
+        )
+        for n, size, ended in ((1, "4x4x4", refused[0]), (2, "8x8x8", refused[1]))
     ]
+    rows.insert(1, oddities.Row(source="b.zip", found="0: CT volume", sizes=("9x9x9",), done=done))
     notes = oddities.Notes()
     lines = oddities.table(rows, ("series", "inspect", "segment", "remedy"), notes)
     assert lines[2:] == [

@@ -147,7 +147,9 @@ def test_sizes_and_words(shape, pixel_mm, expected):
     rows, columns = shape
     image = np.zeros((columns, rows, 1), np.float32)
     lines = ("For research use, not for diagnosis", "bundle 1.0")
-    overlay = Overlay(image, np.zeros(image.shape, np.uint8), [], (0.0, 1.0), pixel_mm, lines)
+    overlay = Overlay(
+        image=image, array=np.zeros(image.shape, np.uint8), labels=[], window=(0.0, 1.0), pixel_mm=pixel_mm, lines=lines
+    )
     picture = overlay.draw(0)
     assert picture.shape == (*expected, 3)
     bright = np.argwhere(picture.max(2) > 128)

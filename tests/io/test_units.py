@@ -16,7 +16,7 @@ def _scan(modality: str | None, **stated: str) -> Scan:
     for name, value in stated.items():
         setattr(header, name, value)
     kind, slices = ("dicom", (header,)) if modality else ("nifti", ())
-    return Scan(np.zeros((1, 2, 2, 2), np.float32), np.eye(4), kind, modality, slices)
+    return Scan(array=np.zeros((1, 2, 2, 2), np.float32), affine=np.eye(4), kind=kind, modality=modality, slices=slices)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from triton.compiler import ASTSource
 TARGETS = (80, 90)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A kernel with the types of its pointers and the values of its constants; every other argument is an int."""
 
@@ -64,9 +64,13 @@ def bi_wkv_jobs() -> dict[str, Job]:
                 **more,
             }
             pointers = types | dict.fromkeys(inner, "fp64") if exact else types
-            jobs[f"bi_wkv.{kernel.__name__}.{kind}"] = Job(kernel, pointers, sizes, plan.warps)
+            jobs[f"bi_wkv.{kernel.__name__}.{kind}"] = Job(
+                kernel=kernel, pointers=pointers, constants=sizes, warps=plan.warps
+            )
         for kernel in (there.connect, back.connect_gradients):
-            jobs[f"bi_wkv.{kernel.__name__}.{kind}"] = Job(kernel, types, {"ROWS": launches.FORWARD.rows, "WIDTH": 2})
+            jobs[f"bi_wkv.{kernel.__name__}.{kind}"] = Job(
+                kernel=kernel, pointers=types, constants={"ROWS": launches.FORWARD.rows, "WIDTH": 2}
+            )
     return jobs
 
 
@@ -83,7 +87,7 @@ def window_attention_jobs() -> dict[str, Job]:
         sizes = {"QUERIES": blocks.queries, "KEYS": blocks.keys, "WIDTH": 16, "KIND": inside, "SOME": True}
         for kernel in (kernels.attend, kernels.query_gradients, kernels.key_gradients, kernels.bias_gradient):
             jobs[f"window_attention.{kernel.__name__}.{kind}"] = Job(
-                kernel, types, sizes, blocks.warps, {"scale": "fp32"}
+                kernel=kernel, pointers=types, constants=sizes, warps=blocks.warps, kinds={"scale": "fp32"}
             )
     return jobs
 
@@ -96,12 +100,14 @@ def image_jobs() -> dict[str, Job]:
     tables = {f"{axis}{end}": kind for axis in "xyz" for end, kind in (("l", "i32"), ("h", "i32"), ("w", "fp32"))}
     for kind in ("bf16", "fp32"):
         jobs[f"resample_argmax.choose.{kind}"] = Job(
-            choosing.choose, {"logits": kind, "out": "u8", **tables}, {"BLOCK": 128}
+            kernel=choosing.choose, pointers={"logits": kind, "out": "u8", **tables}, constants={"BLOCK": 128}
         )
         sums = {"sums": "fp32", "weights": "fp32", "weight": "fp32", "window": kind, "windows": kind, "out": "fp32"}
         lists = dict.fromkeys(("origins", "first", "listed", "missed"), "i32")
-        jobs[f"overlap_add.accumulate.{kind}"] = Job(blending.accumulate, sums, {"FIRST": True, "BLOCK": 256})
-        jobs[f"overlap_add.blend.{kind}"] = Job(blending.blend, sums | lists, {"BLOCK": 256})
+        jobs[f"overlap_add.accumulate.{kind}"] = Job(
+            kernel=blending.accumulate, pointers=sums, constants={"FIRST": True, "BLOCK": 256}
+        )
+        jobs[f"overlap_add.blend.{kind}"] = Job(kernel=blending.blend, pointers=sums | lists, constants={"BLOCK": 256})
     return jobs
 
 

@@ -62,7 +62,7 @@ def run_bi_wkv(every=True):
     told = {}
     plans = {"odd": (4, 4), "one token": (4, 2), "keys to 60": (16, 4), "steep": (8, 4), "growing": (16, 2), "less than a chunk": (8, 4)}  # fmt: skip
     for case, (length, runs) in plans.items():
-        triton.FORWARD = triton.BACKWARD = triton.Plan(length, runs, 16, 2, 1)
+        triton.FORWARD = triton.BACKWARD = triton.Plan(length=length, runs=runs, width=16, rows=2, warps=1)
         for dtype in (torch.float32, torch.float64) if case == "odd" else (torch.float32,):
             exact, inputs = (test_bi_wkv._inputs(case, d)[0] for d in (torch.float64, dtype))
             cut = slice(None, 150)
@@ -74,7 +74,7 @@ def run_bi_wkv(every=True):
 def run_bi_wkv_2d(every=False):
     from medvit.kernels.bi_wkv import triton
 
-    triton.FORWARD = triton.BACKWARD = triton.Plan(8, 2, 16, 2, 1)
+    triton.FORWARD = triton.BACKWARD = triton.Plan(length=8, runs=2, width=16, rows=2, warps=1)
     told = {}
     for case in ("odd", "one row") if every else ("odd",):
         exact, inputs = (test_bi_wkv_2d._inputs(case, d)[0] for d in (torch.float64, torch.float32))

@@ -22,7 +22,7 @@ VIEWER = "http://localhost:3000"
 TOKEN = "a-token-only-for-tests-0123456789"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Project:
     """A server and what it serves."""
 
@@ -65,7 +65,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     )  # fmt: skip
     served = running(str(studies), *options, log=top / "log.txt", token=TOKEN)
     with started(served, MEDVIT_BUNDLES=str(bundle.parent)) as url:
-        yield Project(url, studies, top / "state", top / "log.txt", bundle, series)
+        yield Project(url=url, studies=studies, state=top / "state", log=top / "log.txt", bundle=bundle, series=series)
 
 
 @dataclass

@@ -87,7 +87,7 @@ def served(studies: Path, state: Path, **settings: Any) -> Iterator[Served]:
 
     port = free_port()
     bundles = settings.pop("bundles", ("bands",))
-    app = create_app(ServerSettings(str(studies), state, bundles, port=port, **settings).check())
+    app = create_app(ServerSettings(studies=str(studies), state=state, bundles=bundles, port=port, **settings).check())
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -48,7 +48,7 @@ def _body(handler: BaseHTTPRequestHandler) -> bytes:
     return b"".join(pieces)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Archive:
     """A DICOMweb service without series that answers 401 without the right words, and first misbehaves as told."""
 
@@ -111,14 +111,14 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_passes_is_waited_for() -> None:
-    with serving(Archive(["503", "gone", "short"])) as archive:
+    with serving(Archive(faults=["503", "gone", "short"])) as archive:
         assert web_client(archive.url, 5, LOGIN).search_for_studies() == []
         assert archive.seen == ["503", "gone", "short", "answered"]
 
 
 def test_a_large_object_is_sent_whole_the_second_time(tmp_path: Path) -> None:
     path = write_series(tmp_path, np.zeros((800, 800, 1), np.int16), np.eye(4))[0]
-    with serving(Archive(["503"])) as archive:
+    with serving(Archive(faults=["503"])) as archive:
         web_client(archive.url, 5, LOGIN).store_instances([pydicom.dcmread(path)])
         assert archive.seen == ["503", "answered"]
         assert archive.stored[0] > 800 * 800 * 2
@@ -126,7 +126,7 @@ def test_a_large_object_is_sent_whole_the_second_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [503, 404])
 def test_what_does_not_pass_is_told_in_the_family_of_errors(status: int) -> None:
-    with serving(Archive([str(status)] * 9)) as archive:
+    with serving(Archive(faults=[str(status)] * 9)) as archive:
         with pytest.raises(requests.HTTPError) as refused:
             web_client(archive.url, 5, LOGIN).search_for_studies()
         assert f"the archive answered HTTP {status}; a DICOMweb server is needed" in web_words(
@@ -159,7 +159,7 @@ def test_a_login_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
 
 def test_a_password_in_the_address_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AccessError, match="Found a user or password in the address of --studies") as refused:
-        ServerSettings(f"http://reader:{SECRET}@127.0.0.1/dicom-web", tmp_path).check()
+        ServerSettings(studies=f"http://reader:{SECRET}@127.0.0.1/dicom-web", state=tmp_path).check()
     assert SECRET not in str(refused.value)
 
 
@@ -225,7 +225,7 @@ def test_a_label_is_kept_when_the_archive_does_not_take_it_and_sent_with_the_nex
     series = str(pydicom.dcmread(paths[0]).SeriesInstanceUID)
     nib.save(nib.Nifti1Image(ids, oblique_affine()), tmp_path / "labels.nii.gz")
     table = open_bundle(make_bundle(tmp_path / "bundles" / "bands")).facts.labels
-    image = LabelImage(series, tmp_path / "series", series, "1.2", "CT")
+    image = LabelImage(id=series, path=tmp_path / "series", series=series, study="1.2", modality="CT")
     shelf = _Shelf(image)
     store = LabelRepository(tmp_path / "state", Journal(tmp_path / "state"), shelf)  # type: ignore[arg-type]
     save: Callable[[], Any] = lambda: store.save(image, tmp_path / "labels.nii.gz", "final", table, {})  # noqa: E731

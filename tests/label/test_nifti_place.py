@@ -65,7 +65,9 @@ def test_a_project_takes_the_geometry_that_it_was_started_with(tmp_path, monkeyp
     drawn = _save(tmp_path / "drawn.nii.gz", ids.astype(np.float64), 1e-3, np.uint8, "meter")
     assert not np.array_equal(nib.load(drawn).get_fdata(), ids)
     monkeypatch.setenv("MEDVIT_BUNDLES", str(bundle.parent))
-    settings = ServerSettings(str(tmp_path / "studies"), tmp_path / "state", ("bands",), geometry="qform").check()
+    settings = ServerSettings(
+        studies=str(tmp_path / "studies"), state=tmp_path / "state", bundles=("bands",), geometry="qform"
+    ).check()
     with _serving(settings) as url:
         answer = requests.post(f"{url}/infer/bands?image=scan&output=json", timeout=60)
         assert answer.status_code == 200, answer.text

@@ -186,9 +186,9 @@ def test_a_server_open_to_others_needs_a_token(tmp_path: Path) -> None:
     from medvit_label.settings import ServerSettings
 
     with pytest.raises(AccessError, match="a token is needed there"):
-        ServerSettings(str(tmp_path), tmp_path / "s", host="0.0.0.0").check()
+        ServerSettings(studies=str(tmp_path), state=tmp_path / "s", host="0.0.0.0").check()
     with pytest.raises(AccessError, match="at least 16 are needed"):
-        ServerSettings(str(tmp_path), tmp_path / "s", host="0.0.0.0", token="short").check()
+        ServerSettings(studies=str(tmp_path), state=tmp_path / "s", host="0.0.0.0", token="short").check()
 
 
 def test_outputs_of_ohif_and_slicer(project: Project, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bundle = make_learning_bundle(tmp_path / "bundles" / "bands")
     make_cases(tmp_path / "studies", tmp_path / "truth", 6)
     monkeypatch.setenv("MEDVIT_BUNDLES", str(bundle.parent))
-    return ServerSettings(str(tmp_path / "studies"), tmp_path / "state", ("bands",)).check()
+    return ServerSettings(studies=str(tmp_path / "studies"), state=tmp_path / "state", bundles=("bands",)).check()
 
 
 def submit(project, top: Path, name: str) -> None:
@@ -221,7 +221,7 @@ def test_a_restoration_is_what_the_library_makes(tmp_path: Path, monkeypatch: py
     bundle = make_restoring_bundle(tmp_path / "bundles" / "stencil")
     make_cases(tmp_path / "studies", tmp_path / "truth", 1)
     monkeypatch.setenv("MEDVIT_BUNDLES", str(bundle.parent))
-    project = Project(ServerSettings(str(tmp_path / "studies"), tmp_path / "state", ("stencil",)))
+    project = Project(ServerSettings(studies=str(tmp_path / "studies"), state=tmp_path / "state", bundles=("stencil",)))
     try:
         info = project_info(project)
         assert info["models"]["stencil"]["type"] == "others" and info["trainers"] == {}

@@ -116,6 +116,6 @@ def _results(out: Path) -> dict[str, Product]:
 
 
 ROWS = [
-    Row("batch", _batch(), exact=True),
-    Row("batch_deidentified", _batch("--deidentify", "--deid-key", "KEY", "--with-images"), exact=True),
+    Row(name="batch", make=_batch(), exact=True),
+    Row(name="batch_deidentified", make=_batch("--deidentify", "--deid-key", "KEY", "--with-images"), exact=True),
 ]

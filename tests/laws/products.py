@@ -154,7 +154,7 @@ class Numbers:
         return _shortened(sorted(wrong), "values")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Field:
     """A floating-point array: every nth value in memory order, and the mean of each plane; compared within ``absolute``."""
 
@@ -172,7 +172,7 @@ class Field:
         while every > 1 and plain.shape[-1] % every == 0:  # else all samples lie in few columns
             every += 1
         means = plain.reshape(-1, plain.shape[-1]).mean(axis=0, dtype=np.float64).astype(np.float32)
-        return cls(plain.shape, every, plain.ravel()[::every], means, absolute)
+        return cls(shape=plain.shape, every=every, samples=plain.ravel()[::every], means=means, absolute=absolute)
 
     def to_json(self) -> dict[str, Any]:
         """Return the sampled values and the tolerance."""
@@ -187,7 +187,13 @@ class Field:
     def from_json(cls, content: Mapping[str, Any]) -> Field:
         """Read ``to_json``'s form."""
         samples, means = (np.frombuffer(_unpack(content[name]), "<f4") for name in ("samples", "means"))
-        return cls(tuple(content["shape"]), content["every"], samples, means, content["absolute"])
+        return cls(
+            shape=tuple(content["shape"]),
+            every=content["every"],
+            samples=samples,
+            means=means,
+            absolute=content["absolute"],
+        )
 
     def differences(self, found: Field, elsewhere: bool) -> list[str]:
         """Count the samples beyond the tolerance; say how far the worst one lies and where."""

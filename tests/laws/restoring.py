@@ -132,8 +132,8 @@ def _mesh_numbers(path: Path) -> dict[str, object]:
 
 
 ROWS = [
-    Row("ct_denoise_restore_rwkv", _denoised, bundle="ct_denoise_restore_rwkv"),
-    Row("mr_superres_restore_rwkv", _super_resolved, bundle="mr_superres_restore_rwkv", shared=True),
-    Row("as_given", _as_given),
-    Row("headneck_xray_swin_x2s", _reconstructed, bundle="headneck_xray_swin_x2s"),
+    Row(name="ct_denoise_restore_rwkv", make=_denoised, bundle="ct_denoise_restore_rwkv"),
+    Row(name="mr_superres_restore_rwkv", make=_super_resolved, bundle="mr_superres_restore_rwkv", shared=True),
+    Row(name="as_given", make=_as_given),
+    Row(name="headneck_xray_swin_x2s", make=_reconstructed, bundle="headneck_xray_swin_x2s"),
 ]

@@ -27,7 +27,7 @@ class Place:
     data: Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One thing that medvit makes and that no refactoring may change.
 

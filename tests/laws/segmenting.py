@@ -265,17 +265,23 @@ _CASES = {
 }
 
 ROWS = [
-    Row("example_eager", _example_objects, bundle=HEADNECK),
-    Row("example_openvino", _example("openvino"), bundle=HEADNECK, backend="openvino"),
+    Row(name="example_eager", make=_example_objects, bundle=HEADNECK),
+    Row(name="example_openvino", make=_example("openvino"), bundle=HEADNECK, backend="openvino"),
     *(
-        Row(f"{bundle}_{backend}", _case(bundle, source, box, backend), bundle=bundle, backend=backend, shared=True)
+        Row(
+            name=f"{bundle}_{backend}",
+            make=_case(bundle, source, box, backend),
+            bundle=bundle,
+            backend=backend,
+            shared=True,
+        )
         for bundle, (source, box) in _CASES.items()
         for backend in ("eager", "openvino")
     ),
-    Row("nuclei_barlow_swin", _nuclei, bundle="nuclei_barlow_swin"),
-    Row(f"{ABDOMEN}_eager", _abdomen, shared=True),
-    Row("options", _options, bundle=HEADNECK, shared=True),
-    Row("banded", _banded, exact=True),
-    Row("banded_tilted", _banded_tilted, exact=True),
-    Row("converted", _converted, exact=True),
+    Row(name="nuclei_barlow_swin", make=_nuclei, bundle="nuclei_barlow_swin"),
+    Row(name=f"{ABDOMEN}_eager", make=_abdomen, shared=True),
+    Row(name="options", make=_options, bundle=HEADNECK, shared=True),
+    Row(name="banded", make=_banded, exact=True),
+    Row(name="banded_tilted", make=_banded_tilted, exact=True),
+    Row(name="converted", make=_converted, exact=True),
 ]

@@ -87,7 +87,7 @@ def test_what_waits_to_be_sent_since_an_earlier_version_is_sent_still(tmp_path: 
                      "tries INTEGER DEFAULT 0, due REAL DEFAULT 0, reason TEXT DEFAULT '', UNIQUE (folder, seal, peer))")  # fmt: skip
         base.execute("INSERT INTO sends (folder, seal, peer) VALUES ('cases/1', 's', 'PACS@here:1')")
     journal = Journal(tmp_path)
-    due = Queue(journal, tmp_path, Peer("PACS@here:1", "PACS", "here", 1)).due(1.0)
+    due = Queue(journal, tmp_path, Peer(name="PACS@here:1", aet="PACS", host="here", port=1)).due(1.0)
     journal.close()
     assert due is not None and (due.folder, due.run_sha256) == ("cases/1", "s")
 

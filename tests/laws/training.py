@@ -131,25 +131,25 @@ FINE_TUNED = ("hippocampus_mr_swin_unetr", "ct_denoise_restore_rwkv", "mr_superr
 
 ROWS = [
     *(
-        Row(f"step_{bundle}_{recipe}", _one_step(bundle, recipe), shared=True)
+        Row(name=f"step_{bundle}_{recipe}", make=_one_step(bundle, recipe), shared=True)
         for bundle, recipes in RECIPES.items()
         for recipe in recipes
     ),
     *(
         Row(
-            f"step_{bundle}_tuned",
-            _one_step(bundle, "train", "--from", bundle, "--no-compare"),
+            name=f"step_{bundle}_tuned",
+            make=_one_step(bundle, "train", "--from", bundle, "--no-compare"),
             bundle=bundle,
             shared=True,
         )
         for bundle in FINE_TUNED
     ),
     *(
-        Row(f"scores_{bundle}", _scores(bundle), bundle=bundle, shared=True)
+        Row(name=f"scores_{bundle}", make=_scores(bundle), bundle=bundle, shared=True)
         for bundle in ("hippocampus_mr_swin_unetr", "nuclei_barlow_swin", "headneck_xray_swin_x2s")
     ),
     *(
-        Row(f"scores_{bundle}", _scores_of_crop(bundle, *crop), bundle=bundle, shared=True)
+        Row(name=f"scores_{bundle}", make=_scores_of_crop(bundle, *crop), bundle=bundle, shared=True)
         for bundle, crop in CROPS.items()
     ),
 ]

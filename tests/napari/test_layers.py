@@ -216,7 +216,7 @@ def test_a_run_lands_on_the_anatomy_and_saves_what_was_painted(banded, tmp_path)
     write_series(tmp_path / "ct", values, oblique_affine())
     (image,) = made(open_layers(tmp_path / "ct"))
     before = np.asarray(image.data).copy()
-    made_layers = made(run_request(Request(image, str(banded), surfaces=True), Progress()))
+    made_layers = made(run_request(Request(layer=image, bundle=str(banded), surfaces=True), Progress()))
     labels = made_layers[0]
     expected = np.asarray(medvit.segment(tmp_path / "ct", banded).labels)[0]
     grid = place_of(image).grid
@@ -246,7 +246,7 @@ def test_cancelling_halfway_leaves_nothing(banded, tmp_path):
     (image,) = made(open_layers(tmp_path / "a.nii.gz"))
     done, failed, ended = [], [], threading.Event()
     job = Job(
-        lambda progress: run_request(Request(image, str(banded)), progress),
+        lambda progress: run_request(Request(layer=image, bundle=str(banded)), progress),
         done.append,
         lambda error: (failed.append(error), ended.set()),
         lambda state: job.cancel() if state.stage == "infer" else None,
@@ -310,14 +310,14 @@ def test_a_bundle_that_does_not_fit_or_has_no_weights_is_refused(tmp_path, rng):
     nib.save(nib.Nifti1Image(rng.normal(100, 5, (20, 20, 20)).astype(np.float32), np.eye(4)), tmp_path / "mr.nii.gz")
     (image,) = made(open_layers(tmp_path / "mr.nii.gz"))
     with pytest.raises(ModalityError, match="--force|where headneck"):
-        run_request(Request(image, "headneck_ct_swin_unetr"), Progress())
+        run_request(Request(layer=image, bundle="headneck_ct_swin_unetr"), Progress())
     with pytest.raises(BundleError, match="bundles fetch"):
-        run_request(Request(image, "abdomen_ct_swin_unetr_btcv", RunSettings()), Progress())
+        run_request(Request(layer=image, bundle="abdomen_ct_swin_unetr_btcv", settings=RunSettings()), Progress())
     for layer in (Image(rng.integers(0, 255, (9, 8, 3)).astype(np.uint8), rgb=True), Image(rng.random((9, 8)))):
         with pytest.raises(ImageError, match="a 2-D picture, where headneck_ct_swin_unetr takes volumes"):
-            run_request(Request(layer, "headneck_ct_swin_unetr"), Progress())
+            run_request(Request(layer=layer, bundle="headneck_ct_swin_unetr"), Progress())
     with pytest.raises(ImageError, match="a volume, where nuclei_barlow_swin takes pictures"):
-        run_request(Request(image, "nuclei_barlow_swin"), Progress())
+        run_request(Request(layer=image, bundle="nuclei_barlow_swin"), Progress())
     assert "unforeseen (KeyError" in readable(KeyError("x"))
 
 

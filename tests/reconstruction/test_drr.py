@@ -25,7 +25,13 @@ from medvit.physics.drr import (
 from medvit.physics.drr.presets import swin_x2s_geometry
 from tests.bands import all_orientations, oblique_affine, reorient
 
-CONE = Geometry(700.0, 300.0, (23, 31), (4.0, 3.0), (0.0, 90.0, 33.0))
+CONE = Geometry(
+    source_to_isocenter_mm=700.0,
+    isocenter_to_detector_mm=300.0,
+    detector_shape=(23, 31),
+    pixel_spacing_mm=(4.0, 3.0),
+    views_deg=(0.0, 90.0, 33.0),
+)
 
 
 def _chords(geometry: Geometry, affine: np.ndarray, shape, centre_mm, radius_mm: float) -> np.ndarray:
@@ -68,7 +74,13 @@ def test_a_box_in_closed_form():
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     body = torch.zeros(41, 41, 41, dtype=torch.float64)
     body[5:36, 10:31, 5:36] = 0.02
-    geometry = Geometry(900.0, 100.0, (5, 7), (6.0, 5.0), (0.0,))
+    geometry = Geometry(
+        source_to_isocenter_mm=900.0,
+        isocenter_to_detector_mm=100.0,
+        detector_shape=(5, 7),
+        pixel_spacing_mm=(6.0, 5.0),
+        views_deg=(0.0,),
+    )
     found = Projector(geometry, affine, body.shape)(body)[0].numpy()
     sources, pixels = geometry.rays(affine, body.shape)
     towards = pixels[0] - sources[0]
@@ -82,7 +94,13 @@ def test_dense_integration_agrees():
     affine, shape = oblique_affine((2.0, 2.5, 3.0)), (24, 21, 19)
     zz = np.random.default_rng(0).normal(size=shape)
     body = np.exp(-(((np.indices(shape).T - [12, 10, 9]) / [5, 4, 4]) ** 2).sum(-1).T) * (1 + 0.05 * zz)
-    geometry = Geometry(400.0, 150.0, (6, 5), (9.0, 8.0), (0.0, 90.0, 140.0))
+    geometry = Geometry(
+        source_to_isocenter_mm=400.0,
+        isocenter_to_detector_mm=150.0,
+        detector_shape=(6, 5),
+        pixel_spacing_mm=(9.0, 8.0),
+        views_deg=(0.0, 90.0, 140.0),
+    )
     found = Projector(geometry, affine, shape)(torch.from_numpy(body)).numpy()
     sources, pixels = geometry.rays(affine, shape)
     inverse = np.linalg.inv(affine)
@@ -102,7 +120,13 @@ def test_itk_ray_caster_agrees():
     shape = (40, 36, 44)
     affine = np.diag([-2.0, -2.0, 2.0, 1.0])  # LPS axes, so that ITK's image has the identity as direction
     body = _sphere(shape, affine, volume_centre_mm(affine, shape), 25.0).astype(np.float32)
-    geometry = Geometry(800.0, 200.0, (21, 17), (4.0, 4.0), (0.0,))
+    geometry = Geometry(
+        source_to_isocenter_mm=800.0,
+        isocenter_to_detector_mm=200.0,
+        detector_shape=(21, 17),
+        pixel_spacing_mm=(4.0, 4.0),
+        views_deg=(0.0,),
+    )
     found = Projector(geometry, affine, shape)(torch.from_numpy(body))[0].numpy()
     image = itk.image_from_array(np.ascontiguousarray(body.transpose(2, 1, 0)))
     image.SetSpacing([2.0, 2.0, 2.0])
@@ -135,7 +159,13 @@ def test_the_adjoint(rng):
 
 def test_gradients_are_the_adjoint_and_again_the_projection(rng):
     shape = (5, 4, 6)
-    geometry = Geometry(300.0, 100.0, (3, 4), (20.0, 20.0), (0.0, 60.0))
+    geometry = Geometry(
+        source_to_isocenter_mm=300.0,
+        isocenter_to_detector_mm=100.0,
+        detector_shape=(3, 4),
+        pixel_spacing_mm=(20.0, 20.0),
+        views_deg=(0.0, 60.0),
+    )
     projector = Projector(geometry, oblique_affine((9.0, 11.0, 7.0)), shape)
     x = torch.from_numpy(rng.normal(size=shape)).requires_grad_()
     y = torch.from_numpy(rng.normal(size=projector.images_shape)).requires_grad_()
@@ -187,7 +217,12 @@ def test_all_48_ways_to_store_a_volume_give_one_picture(rng):
 def test_where_things_appear():
     """Right is left in an AP picture, front is left in a lateral one, the head is up; what is near the source is larger."""
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
-    geometry = Geometry(600.0, 200.0, (61, 61), (4.0, 4.0))
+    geometry = Geometry(
+        source_to_isocenter_mm=600.0,
+        isocenter_to_detector_mm=200.0,
+        detector_shape=(61, 61),
+        pixel_spacing_mm=(4.0, 4.0),
+    )
     body = torch.zeros(41, 41, 41, dtype=torch.float64)
     body[36, 20, 20] = 1  # to the right of the middle by 64 mm
     front, side = Projector(geometry, affine, body.shape)(body)
@@ -207,7 +242,14 @@ def test_detector_offset_and_isocenter_move_the_shadow():
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
     body = torch.zeros(41, 41, 41, dtype=torch.float64)
     body[20, 20, 20] = 1
-    geometry = Geometry(600.0, 200.0, (31, 31), (4.0, 4.0), (0.0,), detector_offset_mm=(8.0, -12.0))
+    geometry = Geometry(
+        source_to_isocenter_mm=600.0,
+        isocenter_to_detector_mm=200.0,
+        detector_shape=(31, 31),
+        pixel_spacing_mm=(4.0, 4.0),
+        views_deg=(0.0,),
+        detector_offset_mm=(8.0, -12.0),
+    )
     at = int(Projector(geometry, affine, body.shape)(body).argmax())
     assert (at // 31, at % 31) == (15 - 2, 15 + 3)
     moved = replace(geometry, detector_offset_mm=(0.0, 0.0), isocenter_mm=(80.0, 80.0, 92.0))
@@ -218,14 +260,34 @@ def test_detector_offset_and_isocenter_move_the_shadow():
 def test_what_lies_behind_the_detector_does_not_count():
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
     body = torch.ones(11, 101, 11, dtype=torch.float64)
-    found = Projector(Geometry(600.0, 50.0, (1, 1), (1.0, 1.0), (0.0,)), affine, body.shape)(body)
+    found = Projector(
+        Geometry(
+            source_to_isocenter_mm=600.0,
+            isocenter_to_detector_mm=50.0,
+            detector_shape=(1, 1),
+            pixel_spacing_mm=(1.0, 1.0),
+            views_deg=(0.0,),
+        ),
+        affine,
+        body.shape,
+    )(body)
     assert float(found) == pytest.approx(200 + 50, abs=4)  # half of 404 mm in front of the isocenter, 50 behind
 
 
 def test_a_slice_one_voxel_thick():
     affine = np.diag([3.0, 5.0, 3.0, 1.0])
     body = torch.ones(11, 1, 11, dtype=torch.float64)
-    found = Projector(Geometry(600.0, 50.0, (1, 1), (1.0, 1.0), (0.0,)), affine, body.shape)(body)
+    found = Projector(
+        Geometry(
+            source_to_isocenter_mm=600.0,
+            isocenter_to_detector_mm=50.0,
+            detector_shape=(1, 1),
+            pixel_spacing_mm=(1.0, 1.0),
+            views_deg=(0.0,),
+        ),
+        affine,
+        body.shape,
+    )(body)
     assert float(found) == pytest.approx(5.0)
 
 
@@ -245,7 +307,17 @@ def test_a_tube_of_water_lets_through_what_physics_says():
     affine = np.diag([5.0, 5.0, 5.0, 1.0])
     tube = torch.full((21, 60, 21), -1000.0, dtype=torch.float64)
     tube[:, 10:50] = 0
-    projector = Projector(Geometry(1500.0, 300.0, (1, 1), (1.0, 1.0), (0.0,)), affine, tube.shape)
+    projector = Projector(
+        Geometry(
+            source_to_isocenter_mm=1500.0,
+            isocenter_to_detector_mm=300.0,
+            detector_shape=(1, 1),
+            pixel_spacing_mm=(1.0, 1.0),
+            views_deg=(0.0,),
+        ),
+        affine,
+        tube.shape,
+    )
     assert float(torch.exp(-projector(attenuation_per_mm(tube)))) == pytest.approx(math.exp(-0.02059 * 200))
 
 

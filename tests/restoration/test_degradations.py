@@ -192,43 +192,45 @@ def test_a_wave_below_the_cut_stays_and_one_above_it_goes():
     n, side = 60, 1.0  # 3 mm voxels keep up to 1/6 cycle per mm: 10 cycles over 60 mm
     for cycles, kept in ((9, 1.0), (10, 1.0), (11, 0.0), (25, 0.0)):
         image = np.repeat(_wave(n, cycles, side)[:, None], 8, 1)
-        found = LowResolutionMR((3.0, None))(image, (side, 1.0))
+        found = LowResolutionMR(voxel_mm=(3.0, None))(image, (side, 1.0))
         assert np.allclose(found, 2 + kept * (image - 2), atol=1e-5), cycles
 
 
 def test_leaving_every_axis_gives_the_image_back(rng):
     image = rng.random((9, 8, 7))
-    assert np.allclose(LowResolutionMR((None, None, None))(image, (1, 2, 3)), image, atol=1e-6)
-    assert np.allclose(LowResolutionMR((1.0, 2.0, 3.0), slice_axis=2)(image, (1, 2, 3)), image, atol=1e-6)
+    assert np.allclose(LowResolutionMR(voxel_mm=(None, None, None))(image, (1, 2, 3)), image, atol=1e-6)
+    assert np.allclose(LowResolutionMR(voxel_mm=(1.0, 2.0, 3.0), slice_axis=2)(image, (1, 2, 3)), image, atol=1e-6)
 
 
 @pytest.mark.parametrize("profile", ["box", "gaussian"])
 def test_thick_slices_average_what_they_cover(profile):
     ramp = np.broadcast_to(np.arange(40.0), (4, 3, 40))
-    found = LowResolutionMR((None, None, 5.0), slice_axis=2, profile=profile)(ramp, (1.0, 1.0, 1.0))
+    found = LowResolutionMR(voxel_mm=(None, None, 5.0), slice_axis=2, profile=profile)(ramp, (1.0, 1.0, 1.0))
     assert np.allclose(found[..., 12:-12], ramp[..., 12:-12], atol=1e-3)  # a straight line survives averaging
-    flat = LowResolutionMR((None, None, 5.0), slice_axis=2, profile=profile)(np.full((4, 3, 40), 7.0), (1.0, 1.0, 1.0))
+    flat = LowResolutionMR(voxel_mm=(None, None, 5.0), slice_axis=2, profile=profile)(
+        np.full((4, 3, 40), 7.0), (1.0, 1.0, 1.0)
+    )
     assert np.allclose(flat, 7, atol=1e-5)
 
 
 def test_a_box_profile_is_the_mean_over_whole_voxels():
     line = np.zeros((1, 1, 12))
     line[..., 5] = 9.0
-    found = LowResolutionMR((None, None, 3.0), slice_axis=2, profile="box")(line, (1.0, 1.0, 1.0))
+    found = LowResolutionMR(voxel_mm=(None, None, 3.0), slice_axis=2, profile="box")(line, (1.0, 1.0, 1.0))
     assert found[0, 0, 4] == pytest.approx(3.0)  # slice of voxels 3, 4 and 5
 
 
 def test_rician_noise_has_the_asked_for_size():
-    bright = LowResolutionMR((2.0, 2.0), noise=5.0)(np.full((128, 128), 1000.0), (1.0, 1.0))
+    bright = LowResolutionMR(voxel_mm=(2.0, 2.0), noise=5.0)(np.full((128, 128), 1000.0), (1.0, 1.0))
     assert bright.std() == pytest.approx(5.0, rel=0.05)
     assert bright.mean() == pytest.approx(1000.0, abs=0.3)
-    dark = LowResolutionMR((2.0, 2.0), noise=5.0)(np.zeros((128, 128)), (1.0, 1.0))
+    dark = LowResolutionMR(voxel_mm=(2.0, 2.0), noise=5.0)(np.zeros((128, 128)), (1.0, 1.0))
     assert dark.mean() == pytest.approx(5.0 * np.sqrt(np.pi / 2), rel=0.05)  # Rayleigh
 
 
 def test_mr_is_deterministic_for_a_seed(rng):
     image = rng.random((12, 10, 8))
-    one = LowResolutionMR((2.0, None, 3.0), slice_axis=2, noise=0.1, seed=3)
+    one = LowResolutionMR(voxel_mm=(2.0, None, 3.0), slice_axis=2, noise=0.1, seed=3)
     assert np.array_equal(one(image, (1, 1, 1)), one(image, (1, 1, 1)))
     assert not np.array_equal(one(image, (1, 1, 1)), replace(one, seed=4)(image, (1, 1, 1)))
 
@@ -241,7 +243,7 @@ def test_truncation_keeps_the_middle_of_k_space_as_wider_voxels_would(rng):
     assert np.array_equal(found, zero_fill(degrade.coarse(image, (1, 1, 3)), 2)) and found.shape == image.shape
     # 18 / 2 is odd and has no line at Nyquist: along that axis both classes cut alike; of 24 / 2 one line is left out
     same = TruncatedMR(2)(image[:18], (1, 1, 3))
-    assert np.allclose(same, LowResolutionMR((2.0, 2.0, None))(image[:18], (1, 1, 3)), atol=1e-5)
+    assert np.allclose(same, LowResolutionMR(voxel_mm=(2.0, 2.0, None))(image[:18], (1, 1, 3)), atol=1e-5)
     assert np.allclose(degrade.with_factor(1)(image, (1, 1, 3)), image, atol=1e-6)
 
 
@@ -297,7 +299,7 @@ def test_pet_is_deterministic_for_a_seed():
 
 # --- bad input
 
-EVERY = [LowDoseCT(), LowCountPET(), LowResolutionMR((None, None)), TruncatedMR(1)]
+EVERY = [LowDoseCT(), LowCountPET(), LowResolutionMR(voxel_mm=(None, None)), TruncatedMR(1)]
 
 
 @pytest.mark.parametrize("degrade", EVERY, ids=lambda d: type(d).__name__)
@@ -334,10 +336,13 @@ def test_images_that_are_none(degrade):
         (lambda: LowCountPET(counts=-3.0), "counts = -3.0; a positive number of coincidences"),
         (lambda: LowCountPET(background=-0.1), "background = -0.1"),
         (lambda: LowCountPET().at_counts(-1.0), "fraction = -1.0; a positive share of the counts"),
-        (lambda: LowResolutionMR((0.0, None)), "voxel_mm = (0.0, None); a positive side, or None, for each axis"),
-        (lambda: LowResolutionMR((None, None), slice_axis=2), "slice_axis = 2; an axis or None"),
-        (lambda: LowResolutionMR((None, None), profile="sinc"), "profile = sinc; 'box' or 'gaussian'"),
-        (lambda: LowResolutionMR((None, None), noise=-1.0), "noise = -1.0; 0 or more"),
+        (
+            lambda: LowResolutionMR(voxel_mm=(0.0, None)),
+            "voxel_mm = (0.0, None); a positive side, or None, for each axis",
+        ),
+        (lambda: LowResolutionMR(voxel_mm=(None, None), slice_axis=2), "slice_axis = 2; an axis or None"),
+        (lambda: LowResolutionMR(voxel_mm=(None, None), profile="sinc"), "profile = sinc; 'box' or 'gaussian'"),
+        (lambda: LowResolutionMR(voxel_mm=(None, None), noise=-1.0), "noise = -1.0; 0 or more"),
         (lambda: TruncatedMR(0), "factor = 0; a whole number of 1 or more"),
         (lambda: TruncatedMR(2, noise=-1.0), "noise = -1.0; 0 or more"),
     ],
@@ -349,11 +354,11 @@ def test_parameters_that_mean_nothing(make, message):
 
 def test_mr_voxels_that_do_not_fit_the_image():
     with pytest.raises(ShapeError, match=re.escape("voxel_mm of 3 axes for an image of 2")):
-        LowResolutionMR((None, None, 3.0))(np.ones((4, 4)), (1.0, 1.0))
+        LowResolutionMR(voxel_mm=(None, None, 3.0))(np.ones((4, 4)), (1.0, 1.0))
     with pytest.raises(ShapeError, match=re.escape("finer than the image's (1.0, 1.0) mm; detail cannot be added")):
-        LowResolutionMR((0.5, None))(np.ones((4, 4)), (1.0, 1.0))
+        LowResolutionMR(voxel_mm=(0.5, None))(np.ones((4, 4)), (1.0, 1.0))
     with pytest.raises(ImageError, match="a magnitude image has none below 0"):
-        LowResolutionMR((None, None), noise=1.0)(-np.ones((4, 4)), (1.0, 1.0))
+        LowResolutionMR(voxel_mm=(None, None), noise=1.0)(-np.ones((4, 4)), (1.0, 1.0))
     with pytest.raises(ImageError, match="a magnitude image has none below 0"):
         TruncatedMR(2, noise=1.0)(-np.ones((4, 4)), (1.0, 1.0))
     with pytest.raises(ShapeError, match="slices of 4 x 5 pixels to make 2 times coarser"):

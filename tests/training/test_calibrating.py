@@ -48,11 +48,17 @@ def test_a_signal_that_does_not_tell_has_no_limit():
 def test_only_what_tells_of_cases_left_out_is_used():
     """Two bad cases that are alike are known from each other; one that is like the good ones gives no limit to go by."""
     good = [(0.1, False), (0.12, False), (0.11, False), (0.13, False)]
-    (alike,) = _measured(ScoredCases("", "", tuple(_answers("entropy", [*good, (0.4, True), (0.5, True)])), {}))
+    (alike,) = _measured(
+        ScoredCases(bad="", score="", answers=tuple(_answers("entropy", [*good, (0.4, True), (0.5, True)])), ratings={})
+    )
     assert alike.used and alike.left_out == (*[(False, False)] * 4, (True, True), (True, True))
-    (lonely,) = _measured(ScoredCases("", "", tuple(_answers("entropy", [*good, (0.125, True), (0.105, True)])), {}))
+    (lonely,) = _measured(
+        ScoredCases(
+            bad="", score="", answers=tuple(_answers("entropy", [*good, (0.125, True), (0.105, True)])), ratings={}
+        )
+    )
     assert not lonely.used
-    (fine,) = _measured(ScoredCases("", "", tuple(_answers("entropy", good)), {}))
+    (fine,) = _measured(ScoredCases(bad="", score="", answers=tuple(_answers("entropy", good)), ratings={}))
     assert fine.used and fine.limit == 0.13
 
 
@@ -113,7 +119,9 @@ def test_a_restoration_is_calibrated_by_its_bias(tmp_path):
     from medvit.training.evaluation import evaluation_of
 
     opened, lines = medvit.open_bundle(bundle), []
-    found = calibrate(EvaluationSet(opened, data, tmp_path), evaluation_of(opened), lines.append, "cpu")
+    found = calibrate(
+        EvaluationSet(bundle=opened, data=data, root=tmp_path), evaluation_of(opened), lines.append, "cpu"
+    )
     assert found.calibration.bad == "bias of soft tissue beyond 1 HU" and found.calibration.cases == 4
     assert len(lines) == 4 and "moved 7.00" in lines[0]
     assert "mean bias (HU)" in found.table
@@ -128,7 +136,7 @@ def test_what_cannot_be_calibrated(tmp_path):
         pass
 
     with pytest.raises(BundleError, match="Found Nothing in configs/evaluate.json of bands, which gives no signals"):
-        calibrate(EvaluationSet(medvit.open_bundle(bundle)), Nothing(), print, "cpu")
+        calibrate(EvaluationSet(bundle=medvit.open_bundle(bundle)), Nothing(), print, "cpu")
     shutil.copy(EVALUATE, bundle / "configs")
     (bundle / "docs").mkdir(exist_ok=True)
     (bundle / "docs" / "README.md").write_text("no marks")

@@ -203,14 +203,14 @@ class _Brighter(torch.nn.Module):
 
 def test_restoration_scores_are_what_their_words_say(denoiser):
     bundle, data = denoiser
-    judge = evaluation_of(bundle).judge(EvaluationSet(bundle, data, data.parent))
+    judge = evaluation_of(bundle).judge(EvaluationSet(bundle=bundle, data=data, root=data.parent))
     scores = judge(loaded_bundle_for(bundle, _Brighter()), _silent)
     assert list(scores["per_dose"]) == ["10 %", "25 %"]
     # by hand: the middle of each stride on RAS axes, the first case's seed, the stated scanner
     image = nib.as_closest_canonical(nib.load(data.parent / "validation_ct.nii.gz"))
     near = np.ascontiguousarray(image.get_fdata(dtype=np.float32)[..., [6, 7, 8, 22, 23, 24, 38, 39, 39]])
     clean = near[..., 1::3]
-    scanner = LowDoseCT(35e3, 3.2, beam=ParallelBeam(24, "ramp"))
+    scanner = LowDoseCT(photons_per_ray=35e3, electronic_noise=3.2, beam=ParallelBeam(24, "ramp"))
     for name, dose in (("10 %", 0.1), ("25 %", 0.25)):
         poor = scanner.at_dose(dose, seed=0)(near, (8.0, 8.0, 8.0))[..., 1::3]
         row = scores["per_dose"][name]
@@ -230,7 +230,7 @@ def test_restoration_scores_are_what_their_words_say(denoiser):
 def test_other_denoisers_are_judged_on_the_same_slices(denoiser):
     """They are beside the network in scores and table, take noise away, and blur what has steps."""
     bundle, data = denoiser
-    scores = evaluation_of(bundle).judge(EvaluationSet(bundle, data, data.parent))(
+    scores = evaluation_of(bundle).judge(EvaluationSet(bundle=bundle, data=data, root=data.parent))(
         loaded_bundle_for(bundle, _Brighter()), _silent
     )
     assert list(scores["compared"]) == ["non_local_means", "bm3d", "total_variation"]
@@ -315,12 +315,12 @@ def test_doses_that_cannot_be_judged():
         "window": [0, 1],
         "bias_range": [0, 1],
     }
-    LowDoseEvaluation(LowDoseCT(), **good)
+    LowDoseEvaluation(scanner=LowDoseCT(), **good)
     for wrong in ({"doses": []}, {"doses": [0.0]}, {"slice_stride": 0}, {"window": [1, 0]}, {"bias_range": [0, 0]}):
         with pytest.raises(
             BundleError, match=r"positive doses, a stride of at least 1 and ranges.*Correct configs/eval"
         ):
-            LowDoseEvaluation(LowDoseCT(), **{**good, **wrong})
+            LowDoseEvaluation(scanner=LowDoseCT(), **{**good, **wrong})
 
 
 class _Told(torch.nn.Module):
@@ -343,7 +343,7 @@ def test_two_views_are_scored_beside_the_best_guess_without_them(two_views):
         for split in ("training", "validation")
     }  # fmt: skip
     truth, other = (made[split]["label"].as_tensor()[0] for split in ("validation", "training"))
-    judge = evaluation.judge(EvaluationSet(bundle, data, data.parent))
+    judge = evaluation.judge(EvaluationSet(bundle=bundle, data=data, root=data.parent))
     lines: list[str] = []
     scores = judge(loaded_bundle_for(bundle, _Told(truth)), lines.append)
     assert scores["mean_dice"] == 1
@@ -363,7 +363,7 @@ def test_answers_from_two_views_come_with_the_networks_doubt(two_views):
     paths = {key: str(data.parent / f"training_{end}.nii.gz") for key, end in (("image", "ct"), ("label", "oar"))}
     other = evaluation.preparation(paths)["label"].as_tensor()[0]
     judged = replace(evaluation, acceptable=0.85).answers(
-        EvaluationSet(bundle, data, data.parent), loaded_bundle_for(bundle, _Told(other)), _silent
+        EvaluationSet(bundle=bundle, data=data, root=data.parent), loaded_bundle_for(bundle, _Told(other)), _silent
     )
     sure = np.e / (np.e + 2)  # of logits 1, 0, 0
     bits = -sure * np.log2(sure) - (1 - sure) * np.log2(1 - sure)
@@ -379,7 +379,7 @@ def test_labels_of_another_size_than_the_field(two_views):
     model = loaded_bundle_for(bundle, _Told(torch.zeros(32, 32, 32, dtype=torch.long)))
     assert isinstance(model.postprocessing.transforms[-1], LabelsOnVolumeGridd)
     with pytest.raises(ShapeError, match=r"labels of \(32, 32, 32\) for references of \(32, 32, 64\).*img_size"):
-        evaluation_of(bundle).judge(EvaluationSet(bundle, data, data.parent))(model, _silent)
+        evaluation_of(bundle).judge(EvaluationSet(bundle=bundle, data=data, root=data.parent))(model, _silent)
 
 
 def test_the_best_constant_is_the_best_threshold():
@@ -512,7 +512,7 @@ def test_a_model_around_a_network_runs_as_the_bundle_would(bands):
     network = BandNetwork(8)
     network.centres.data = (torch.arange(8) / 8).half().float()
     model = loaded_bundle_for(bundle, network, "cpu")
-    theirs, ours = run(bundle, source, RunSettings("cpu")), Predictor(model).run(source)
+    theirs, ours = run(bundle, source, RunSettings(device="cpu")), Predictor(model).run(source)
     assert np.array_equal(theirs.array, ours.array)
     reasons = {theirs.settings.pop("backend_reason"), ours.settings.pop("backend_reason")}
     assert "only a bundle's network is converted without being asked" in reasons
@@ -525,7 +525,7 @@ def test_a_model_around_a_network_runs_as_the_bundle_would(bands):
     with pytest.raises(
         BackendError, match=r"settings for cpu \(fast: True\) and a model on cpu \(fast: False\); nothing is"
     ):
-        Predictor(model, RunSettings("cpu", fast=True))
+        Predictor(model, RunSettings(device="cpu", fast=True))
 
 
 def test_intensities_are_never_made_labels(denoiser):

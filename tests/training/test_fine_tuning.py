@@ -44,7 +44,15 @@ def test_the_new_bundle_says_what_it_is_and_the_old_one_stays(tmp_path: Path):
     entries = [{"image": f"s/{n}.nii.gz", "label": f"t/{n}.nii.gz"} for n in names]
     (tmp_path / "list.json").write_text(json.dumps({"training": entries[:2], "validation": entries[2:]}))
     data = DataList(tmp_path / "list.json", tmp_path)
-    wanted = FineTuning(open_bundle(root), data, tmp_path / "run", "0.1.0+mine.1", 40, 0.003, "cpu")
+    wanted = FineTuning(
+        base=open_bundle(root),
+        data=data,
+        folder=tmp_path / "run",
+        version="0.1.0+mine.1",
+        steps=40,
+        learning_rate=0.003,
+        device="cpu",
+    )
     said: list[str] = []
     found = fine_tune(wanted, said.append)
     assert said == ["judging the weights there are", "training", "judging the new weights"]

@@ -24,7 +24,7 @@ from medvit.training.loop import Machine, start_from
 from medvit.training.objectives import Objective, OrganObjective, PictureObjective, RestorationObjective, ViewObjective
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = LoopSettings(9, cooldown_steps=3, warmup_steps=2, batch_size=4, checkpoint_every=2, learning_rate=0.05)
+SHORT = LoopSettings(steps=9, cooldown_steps=3, warmup_steps=2, batch_size=4, checkpoint_every=2, learning_rate=0.05)
 
 
 class Line(Objective):

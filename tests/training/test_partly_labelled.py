@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -145,10 +146,10 @@ def test_a_flipped_patch_exchanges_which_side_was_annotated():
     labels = np.where(labels == 4, 0, labels).astype(labels.dtype)  # the left parotid was not drawn
     case = TrainingCase.build("right only", values, labels, (2.0, 2.0, 2.0))
     known = torch.tensor([c != 4 for c in range(8)])
-    case = TrainingCase(
-        *(getattr(case, name) for name in ("name", "image", "labels", "spacing_mm", "voxels", "body")), known
+    case = replace(case, annotated=known)
+    settings = PatchSettings(
+        roi_size=(16, 16, 16), spacing_mm=(2.0, 2.0, 2.0), intensity_range=(-200.0, 300.0), swap_on_flip=((3, 4),)
     )
-    settings = PatchSettings((16, 16, 16), (2.0, 2.0, 2.0), (-200.0, 300.0), swap_on_flip=((3, 4),))
     sampler = PatchSampler([case], settings, 0)
     seen = set()
     for _ in range(40):
@@ -188,6 +189,6 @@ def test_the_shipped_list_of_the_head_and_neck_holds_what_the_data_say(shared, t
         patient = Path(entry["image"]).name.removesuffix("_ct.nii.gz")
         assert entry["annotated"] == [plain[name] for name in organs[patient]]
     contradicted = _list(tmp_path, [dict(partly[0], annotated=["larynx"])], [])
-    settings = PatchSettings((16, 16, 16), (3.0, 3.0, 3.0), (-200.0, 300.0))
+    settings = PatchSettings(roi_size=(16, 16, 16), spacing_mm=(3.0, 3.0, 3.0), intensity_range=(-200.0, 300.0))
     with pytest.raises(SourceError, match="which its data list does not call annotated"):
         settings.sampler(bundle, DataList(contradicted, shared / "data"), 0)

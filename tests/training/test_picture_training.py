@@ -69,7 +69,7 @@ def test_crops_keep_image_and_mask_together():
     picture, ids = _discs(120, 90, 0)
     image = torch.from_numpy(picture.transpose(2, 0, 1) / 255).float()
     case = Picture("a", image, torch.from_numpy((ids > 0)[None].astype(np.float32)))
-    settings = PictureSettings((64, 48), gamma=(1.0, 1.0), inverted=0.0, noise=0.0)
+    settings = PictureSettings(roi_size=(64, 48), gamma=(1.0, 1.0), inverted=0.0, noise=0.0)
     sampler = PictureSampler([case], settings, seed=0)
     shares = []
     for _ in range(12):
@@ -88,7 +88,7 @@ def test_some_crops_are_inverted_and_streams_can_be_repeated():
     case = Picture(
         "a", torch.from_numpy(picture.transpose(2, 0, 1) / 255).float(), torch.from_numpy((ids > 0)[None] * 1.0).float()
     )
-    sampler = PictureSampler([case], PictureSettings((32, 32), inverted=0.5), seed=3)
+    sampler = PictureSampler([case], PictureSettings(roi_size=(32, 32), inverted=0.5), seed=3)
     first = [sampler.draw() for _ in range(20)]
     brighter = [float(i[:, m[0] > 0].mean()) > float(i[:, m[0] == 0].mean()) for i, m in first if 0 < m.mean() < 1]
     assert any(brighter)
@@ -116,19 +116,24 @@ def test_several_classes_are_learnt(tmp_path):
     classes = np.where(ids > 0, 1 + (ids // 300) % 2, 0).astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(classes).save(tmp_path / "a_ids.png")
-    case = load_picture(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "a_ids.png"), classes=3)
+    case = load_picture(ImageLabelPair(name="a", image=tmp_path / "a.png", label=tmp_path / "a_ids.png"), classes=3)
     assert set(case.mask.unique().tolist()) == {0.0, 1.0, 2.0}
     torch.manual_seed(0)
     objective = PictureObjective(BarlowSwin(3, 3, embed_dim=16, num_heads=2))
-    sampler = PictureSampler([case], PictureSettings((64, 64)), 0)
-    run = TrainingLoop(objective, sampler, LoopSettings(12, 0, 2, batch_size=2, learning_rate=3e-3), tmp_path / "run")
+    sampler = PictureSampler([case], PictureSettings(roi_size=(64, 64)), 0)
+    run = TrainingLoop(
+        objective,
+        sampler,
+        LoopSettings(steps=12, cooldown_steps=0, warmup_steps=2, batch_size=2, learning_rate=3e-3),
+        tmp_path / "run",
+    )
     batch = sampler.batch(4)
     before = float(objective(*batch).detach())
     run.run()
     assert float(objective(*batch).detach()) < 0.8 * before
     with pytest.raises(SourceError, match=r"Found label 5 in a; the bundle knows 0\.\.2"):
         Image.fromarray(np.where(classes > 0, 5, 0).astype(np.uint8)).save(tmp_path / "a_ids.png")
-        load_picture(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "a_ids.png"), classes=3)
+        load_picture(ImageLabelPair(name="a", image=tmp_path / "a.png", label=tmp_path / "a_ids.png"), classes=3)
 
 
 def test_pictures_that_do_not_fit_their_labels(tmp_path):
@@ -136,24 +141,24 @@ def test_pictures_that_do_not_fit_their_labels(tmp_path):
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(ids.T.copy()).save(tmp_path / "turned.png")
     with pytest.raises(SourceError, match=r"Found a with a picture of \(40, 50\) and labels of \(50, 40\)"):
-        load_picture(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "turned.png", True))
+        load_picture(ImageLabelPair(name="a", image=tmp_path / "a.png", label=tmp_path / "turned.png", instances=True))
     with pytest.raises(SourceError, match="Found labels of a in colour"):
-        load_labels(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "a.png", True))
+        load_labels(ImageLabelPair(name="a", image=tmp_path / "a.png", label=tmp_path / "a.png", instances=True))
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     with pytest.raises(SourceError, match="Found labels of a that cannot be read"):
-        load_labels(ImageLabelPair("a", tmp_path / "a.png", tmp_path / "broken.png", True))
+        load_labels(ImageLabelPair(name="a", image=tmp_path / "a.png", label=tmp_path / "broken.png", instances=True))
 
 
 def test_pictures_of_background_alone():
     """One among others is drawn like them; a list of nothing else teaches nothing, and is refused."""
     full = Picture("full", torch.rand(3, 40, 40), torch.ones(1, 40, 40))
     empty = Picture("empty", torch.rand(3, 40, 40), torch.zeros(1, 40, 40))
-    _, masks = PictureSampler([full, empty], PictureSettings((32, 32)), 0).batch(12)
+    _, masks = PictureSampler([full, empty], PictureSettings(roi_size=(32, 32)), 0).batch(12)
     assert {bool(mask.any()) for mask in masks} == {True, False}
     with pytest.raises(
         SourceError, match="background alone in the labels of all 2 pictures; at least one with.*Check that"
     ):
-        PictureSampler([empty, empty], PictureSettings((32, 32)), 0)
+        PictureSampler([empty, empty], PictureSettings(roi_size=(32, 32)), 0)
 
 
 def test_a_new_head_starts_where_the_recipe_says_and_known_weights_stay():

@@ -231,7 +231,7 @@ def test_medvit_train_runs_the_bundles_recipe_and_publishes(tmp_path, monkeypatc
     nib.save(nib.Nifti1Image(_case().image, np.diag([2.0, 2.0, 3.0, 1.0])), tmp_path / "a.nii.gz")
     listed = tmp_path / "list.json"
     listed.write_text(json.dumps({"training": [{"image": "a.nii.gz"}], "validation": []}))
-    settings = TrainSettings(DataList(listed, tmp_path), tmp_path / "runs", steps=3, publish=True)
+    settings = TrainSettings(data=DataList(listed, tmp_path), output=tmp_path / "runs", steps=3, publish=True)
     assert train_bundle(open_bundle(folder), settings).is_file()
     trained = open_bundle(folder)
     assert trained.facts.state == "trained"

@@ -208,7 +208,12 @@ def test_training_from_twins_takes_the_encoder_and_keeps_its_own_decoder_and_the
         def reseed(self, seed: object) -> None:
             pass
 
-    run = TrainingLoop(_twins(), Pictures(), LoopSettings(1, 1, 0, 4, ema_decay=0.0), tmp_path)
+    run = TrainingLoop(
+        _twins(),
+        Pictures(),
+        LoopSettings(steps=1, cooldown_steps=1, warmup_steps=0, batch_size=4, ema_decay=0.0),
+        tmp_path,
+    )
     encoder = {f"encoder.{key}": value for key, value in run.network.encoder.state_dict().items()}
     assert run.run().keys() == encoder.keys()
     network = BarlowSwin(embed_dim=16, depths=(1, 1, 1), image_size=(64, 64))
@@ -220,7 +225,9 @@ def test_training_from_twins_takes_the_encoder_and_keeps_its_own_decoder_and_the
     assert torch.equal(network.decoder[0].body[0][0].weight, decoder)
     assert (network.head[-1].weight.item(), network.head[-1].bias.item()) == (4.0, -2.0)
     # a killed run goes on with the encoder's average alone
-    run = TrainingLoop(_twins(), Pictures(), LoopSettings(2, 1, 0, 4), tmp_path)
+    run = TrainingLoop(
+        _twins(), Pictures(), LoopSettings(steps=2, cooldown_steps=1, warmup_steps=0, batch_size=4), tmp_path
+    )
     assert run.run().keys() == encoder.keys()
     assert run.step == 2
 

@@ -125,7 +125,7 @@ def listed(tmp_path) -> Path:
 
 def _judged(folder: Path, listed: Path, lines: list[str]) -> tuple[Bundle, dict]:
     bundle = open_bundle(folder)
-    judge = evaluation_of(bundle).judge(EvaluationSet(bundle, listed, listed.parent))
+    judge = evaluation_of(bundle).judge(EvaluationSet(bundle=bundle, data=listed, root=listed.parent))
     return bundle, judge(load_model(bundle, "cpu"), lines.append)
 
 
@@ -193,7 +193,7 @@ def test_evaluations_that_cannot_be_made(listed, tmp_path):
         ):
             SuperResolutionEvaluation(**wrong)
     bundle = open_bundle(make_finer_bundle(tmp_path / "bundle"))
-    part = EvaluationSet(bundle, listed, listed.parent)
+    part = EvaluationSet(bundle=bundle, data=listed, root=listed.parent)
     for evaluation in (SuperResolutionEvaluation([2], 500), SuperResolutionEvaluation([2, 3], 1)):
         with pytest.raises(
             BundleError, match=r"validation_T1 with 30 slices, of which .* Correct configs/evaluate.json"
@@ -221,7 +221,7 @@ def test_medvit_train_runs_the_bundles_recipe_and_publishes(listed, tmp_path):
     train["draws"]["crop"] = [16, 16]
     train["loop"].update(batch_size=1)
     (folder / "configs" / "train.json").write_text(json.dumps(train))
-    settings = TrainSettings(DataList(listed, listed.parent), tmp_path / "runs", steps=3, publish=True)
+    settings = TrainSettings(data=DataList(listed, listed.parent), output=tmp_path / "runs", steps=3, publish=True)
     assert train_bundle(open_bundle(folder), settings).is_file()
     trained = open_bundle(folder)
     assert trained.facts.state == "trained"

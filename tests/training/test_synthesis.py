@@ -19,8 +19,8 @@ from medvit.training.synthesis.deformation import flipped_ids, smooth_field
 from medvit.training.synthesis.sampler import read_map
 from tests.bands import DEFAULT
 
-STILL = Pose(0.0, (1.0, 1.0), 0.0, 0.0, flip=0.0, pairs=((2, 3),))
-PERFECT = ScannerArtifacts((1.0, 1.0), 0.0, (1.0, 1.0), motion=0.0, noise=0.0)
+STILL = Pose(rotation_deg=0.0, scale=(1.0, 1.0), shift_mm=0.0, elastic_mm=0.0, flip=0.0, pairs=((2, 3),))
+PERFECT = ScannerArtifacts(slice_mm=(1.0, 1.0), thick=0.0, plane_mm=(1.0, 1.0), motion=0.0, noise=0.0)
 PLAIN = Brightness(spread=(0.0, 0.0), dark_background=1.0, blur_mm=(0.0, 0.0), bias=0.0, gamma=0.0)
 
 
@@ -35,7 +35,7 @@ def _head() -> torch.Tensor:
 
 
 def _synthesis(**changes) -> Synthesis:
-    plain = Synthesis((40, 44, 36), (1.0, 1.0, 1.0), STILL, PLAIN, PERFECT)
+    plain = Synthesis(size=(40, 44, 36), spacing_mm=(1.0, 1.0, 1.0), pose=STILL, brightness=PLAIN, scanner=PERFECT)
     return replace(plain, **changes)
 
 
@@ -93,7 +93,7 @@ def test_image_and_labels_stay_together_under_everything_at_once():
     """The two parts of a pair, of one brightness, are found where their label says: inside differs from around."""
     told = 0
     for seed in range(6):
-        image, ids = _one(Synthesis((40, 44, 36), (1.0, 1.0, 1.0), Pose(pairs=((2, 3),))), seed)
+        image, ids = _one(Synthesis(size=(40, 44, 36), spacing_mm=(1.0, 1.0, 1.0), pose=Pose(pairs=((2, 3),))), seed)
         assert float(image.min()) >= 0 and float(image.max()) <= 1 and bool(image.isfinite().all())
         inside, around = image[(ids == 2) | (ids == 3)], image[ids == 1]
         told += float((inside.mean() - around.mean()).abs()) > 0.1
@@ -101,7 +101,7 @@ def test_image_and_labels_stay_together_under_everything_at_once():
 
 
 def test_a_stream_repeats_by_its_seed_and_the_global_one_is_left_alone():
-    synthesis = Synthesis((20, 22, 18), (2.0, 2.0, 2.0))
+    synthesis = Synthesis(size=(20, 22, 18), spacing_mm=(2.0, 2.0, 2.0))
     before = torch.get_rng_state()
     one, two, other = (_one(synthesis, seed) for seed in (3, 3, 4))
     assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1]) and not torch.equal(one[0], other[0])
@@ -205,7 +205,7 @@ def test_maps_and_ranges_that_cannot_be_used(tmp_path):
 
 def test_real_label_maps_keep_left_and_right(shared):
     source = read_map(shared / "data" / "brain_labels" / "synthseg_training_seg_01.nii.gz")
-    synthesis = Synthesis((64, 64, 64), (3.0, 3.0, 3.0), Pose(pairs=((2, 41), (3, 42))))
+    synthesis = Synthesis(size=(64, 64, 64), spacing_mm=(3.0, 3.0, 3.0), pose=Pose(pairs=((2, 41), (3, 42))))
     for seed in range(2):
         image, ids = synthesis(source.ids, source.spacing_mm, np.random.default_rng(seed))
         left, right = (float((ids[0] == c).nonzero()[:, 0].double().mean()) for c in (2, 41))

@@ -61,7 +61,7 @@ def _scores(bundle: Bundle, part: EvaluationSet) -> dict:
 
 def test_each_map_judges_in_several_contrasts_and_the_reference_is_what_was_painted(judged):
     bundle, data = judged
-    part = EvaluationSet(bundle, data, data.parent)
+    part = EvaluationSet(bundle=bundle, data=data, root=data.parent)
     evaluation = evaluation_of(bundle)
     first, second = list(evaluation.cases(part))
     again = evaluation.cases(part)[0]
@@ -87,7 +87,7 @@ def test_images_that_were_taken_are_judged_as_they_are(judged):
     labels = np.where(_ids() == 49, 9, 0).astype(np.uint8)
     nib.save(nib.Nifti1Image(labels, np.diag([2.5, 2.5, 2.5, 1.0])), data.parent / "truth.nii.gz")
     data.write_text(json.dumps({"validation": [{"image": "mr.nii.gz", "label": "truth.nii.gz"}]}))
-    found = _scores(bundle, EvaluationSet(bundle, data, data.parent))["cases"]
+    found = _scores(bundle, EvaluationSet(bundle=bundle, data=data, root=data.parent))["cases"]
     assert list(found) == ["mr"]
     assert found["mr"]["thalamus_right"] == pytest.approx(2 * (labels > 0).sum() / ((labels > 0).sum() + labels.size))
 
@@ -96,7 +96,7 @@ def test_what_cannot_judge(judged):
     bundle, data = judged
     data.write_text(json.dumps({"validation": [{"image": "absent.nii.gz"}]}))
     with pytest.raises(SourceError, match="Found no .*absent.nii.gz"):
-        evaluation_of(bundle).judge(EvaluationSet(bundle, data, data.parent))
+        evaluation_of(bundle).judge(EvaluationSet(bundle=bundle, data=data, root=data.parent))
     path = bundle.root / "configs" / "evaluate.json"
     path.write_text(path.read_text().replace('"per_map": 2', '"per_map": 0'))
     with pytest.raises(BundleError, match="Found per_map 0; at least one image from each map is needed"):

@@ -41,7 +41,9 @@ from tests.bands import oblique_affine, phantom
 from tests.label.learning import make_cases, make_learning_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = PatchSettings((32, 32, 32), (2.0, 2.0, 2.0), (-200.0, 300.0), swap_on_flip=((3, 4),))
+SETTINGS = PatchSettings(
+    roi_size=(32, 32, 32), spacing_mm=(2.0, 2.0, 2.0), intensity_range=(-200.0, 300.0), swap_on_flip=((3, 4),)
+)
 
 
 def _case() -> TrainingCase:
@@ -79,7 +81,7 @@ def test_no_training_file_is_in_a_validation_list(path):
 
 def test_patches_keep_image_and_labels_together():
     """Labels stand where the brightness they were made from stands, after any turn, zoom and flip."""
-    plain = PatchSettings((32, 32, 32), (2.0, 2.0, 2.0), (-200.0, 300.0))
+    plain = PatchSettings(roi_size=(32, 32, 32), spacing_mm=(2.0, 2.0, 2.0), intensity_range=(-200.0, 300.0))
     sampler = PatchSampler([_case()], plain, seed=0)
     agreement = []
     for _ in range(8):
@@ -122,7 +124,11 @@ def test_reach_is_how_far_a_patch_lies_from_its_organ():
 
 def test_every_class_is_drawn_about_equally_often():
     sampler = PatchSampler(
-        [_case()], PatchSettings((8, 8, 8), (2.0, 2.0, 2.0), (-200.0, 300.0), organ_fraction=1.0), seed=0
+        [_case()],
+        PatchSettings(
+            roi_size=(8, 8, 8), spacing_mm=(2.0, 2.0, 2.0), intensity_range=(-200.0, 300.0), organ_fraction=1.0
+        ),
+        seed=0,
     )
     seen = np.zeros(8)
     for _ in range(150):
@@ -149,8 +155,8 @@ def test_the_loss_falls_with_agreement_and_ignores_absent_classes():
 def _loop(folder: Path, steps: int) -> TrainingLoop:
     torch.manual_seed(0)
     network = SwinUNETR(1, 8, feature_size=12, window_size=4)
-    settings = PatchSettings((64, 64, 32), (1.2, 1.2, 1.8), (-200.0, 300.0))
-    loop = LoopSettings(steps, cooldown_steps=2, checkpoint_every=2)
+    settings = PatchSettings(roi_size=(64, 64, 32), spacing_mm=(1.2, 1.2, 1.8), intensity_range=(-200.0, 300.0))
+    loop = LoopSettings(steps=steps, cooldown_steps=2, checkpoint_every=2)
     return TrainingLoop(OrganObjective(network), PatchSampler([_case()], settings, 0), loop, folder)
 
 
@@ -172,7 +178,7 @@ def test_the_loop_learns_and_goes_on_after_a_kill(tmp_path):
 
 
 def test_rate_and_background_follow_their_schedules():
-    settings = LoopSettings(1000, cooldown_steps=400)
+    settings = LoopSettings(steps=1000, cooldown_steps=400)
     assert settings.rate(0) == pytest.approx(1e-5)
     assert settings.rate(300) == settings.rate(599) == settings.learning_rate
     assert settings.rate(800) == pytest.approx(settings.learning_rate / 2)
@@ -304,13 +310,16 @@ def test_train_command_runs_from_the_bundles_own_configs(labelled, tmp_path):
     folder, data = labelled
     _small_network(folder)
     checkpoint = train_bundle(
-        open_bundle(folder), TrainSettings(DataList(data, tmp_path), tmp_path / "runs", 2, publish=True)
+        open_bundle(folder),
+        TrainSettings(data=DataList(data, tmp_path), output=tmp_path / "runs", steps=2, publish=True),
     )
     assert torch.load(checkpoint, weights_only=True)["step"] == 2
     assert open_bundle(folder).verify()
     (folder / "configs" / "train.json").unlink()
     with pytest.raises(BundleError, match="no configs/train.json"):
-        train_bundle(open_bundle(folder), TrainSettings(DataList(data, tmp_path), tmp_path / "runs", 2))
+        train_bundle(
+            open_bundle(folder), TrainSettings(data=DataList(data, tmp_path), output=tmp_path / "runs", steps=2)
+        )
 
 
 def test_training_is_scored_on_the_validation_split_as_users_run_it(labelled, tmp_path):
@@ -321,7 +330,7 @@ def test_training_is_scored_on_the_validation_split_as_users_run_it(labelled, tm
     config["loop"].update(validate_every=1)
     path.write_text(json.dumps(config))
     bundle = open_bundle(folder)
-    train_bundle(bundle, TrainSettings(DataList(data, tmp_path), tmp_path / "runs", 2, publish=True))
+    train_bundle(bundle, TrainSettings(data=DataList(data, tmp_path), output=tmp_path / "runs", steps=2, publish=True))
     rows = (tmp_path / "runs" / "bundle" / "scores.csv").read_text().splitlines()
     assert rows[0].startswith("step,mean_dice,dice_brainstem")
     best = max(float(row.split(",")[1]) for row in rows[1:])
@@ -413,7 +422,7 @@ def test_a_killed_command_goes_on_and_another_bundles_weights_are_refused(tmp_pa
 def test_a_recipe_that_cannot_be_built_or_published(labelled, tmp_path):
     folder, data = labelled
     _small_network(folder)
-    settings = TrainSettings(DataList(data, tmp_path), tmp_path / "runs", 2)
+    settings = TrainSettings(data=DataList(data, tmp_path), output=tmp_path / "runs", steps=2)
     with pytest.raises(BundleError, match="no configs/absent.json in bundle; .*one that it has: --recipe pretrain"):
         train_bundle(open_bundle(folder), replace(settings, recipe="absent"))
     with pytest.raises(
@@ -440,7 +449,9 @@ def test_from_whole_weights_the_help_of_new_ones_is_left_out_and_stays_so(labell
     """Heads drawn anew and a light background would first undo what the weights know; a run that goes on must not bring them back."""
     folder, data = labelled
     _small_network(folder)
-    first = train_bundle(open_bundle(folder), TrainSettings(DataList(data, tmp_path), tmp_path / "first", 1))
+    first = train_bundle(
+        open_bundle(folder), TrainSettings(data=DataList(data, tmp_path), output=tmp_path / "first", steps=1)
+    )
     seen: list[tuple[int, float, float]] = []
     plain = OrganObjective.forward
 
@@ -449,7 +460,7 @@ def test_from_whole_weights_the_help_of_new_ones_is_left_out_and_stays_so(labell
         return plain(objective, *batch)
 
     monkeypatch.setattr(OrganObjective, "forward", forward)
-    onwards = TrainSettings(DataList(data, tmp_path), tmp_path / "onwards", 1, start=str(first))
+    onwards = TrainSettings(data=DataList(data, tmp_path), output=tmp_path / "onwards", steps=1, start=str(first))
     train_bundle(open_bundle(folder), onwards)
     train_bundle(open_bundle(folder), replace(onwards, steps=2, start=None))
     assert seen == [(0, 1.0, 0.0), (1, 1.0, 0.0)]
@@ -464,7 +475,9 @@ def test_another_seed_draws_other_samples_and_is_recorded(labelled, tmp_path):
     _small_network(folder)
     ends = {}
     for name, seed in (("bundle's", None), ("same", 0), ("other", 5)):
-        settings = TrainSettings(DataList(data, tmp_path), tmp_path / name, 1, publish=True, seed=seed)
+        settings = TrainSettings(
+            data=DataList(data, tmp_path), output=tmp_path / name, steps=1, publish=True, seed=seed
+        )
         ends[name] = torch.load(train_bundle(open_bundle(folder), settings), weights_only=True)["objective"]
         assert json.loads((folder / "docs" / "training.json").read_text())["seed"] == (seed or 0)
     key = "network.out.conv.conv.weight"
@@ -496,7 +509,9 @@ def test_monai_bundle_run_training_is_the_same_run(labelled, tmp_path):
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     theirs = torch.load(next(folder.rglob("checkpoint.pt")), weights_only=True)
     ours = torch.load(
-        train_bundle(open_bundle(folder), TrainSettings(DataList(data, tmp_path), tmp_path / "runs", 2)),
+        train_bundle(
+            open_bundle(folder), TrainSettings(data=DataList(data, tmp_path), output=tmp_path / "runs", steps=2)
+        ),
         weights_only=True,
     )
     assert theirs["step"] == ours["step"] == 2

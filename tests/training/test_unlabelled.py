@@ -192,7 +192,9 @@ def test_pretraining_is_a_run_of_its_own_and_training_starts_from_it(recipe, tmp
     values = (rng.random((40, 40, 40), dtype=np.float32) * 1000 - 500).astype(np.float32)
     for n in range(2):
         nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"s{n}.nii.gz")
-    settings = TrainSettings(DataList(_listed(tmp_path, ["s0.nii.gz", "s1.nii.gz"]), tmp_path), tmp_path / "runs")
+    settings = TrainSettings(
+        data=DataList(_listed(tmp_path, ["s0.nii.gz", "s1.nii.gz"]), tmp_path), output=tmp_path / "runs"
+    )
     settings = replace(settings, recipe=recipe)
     bundle = open_bundle(folder)
     once = train_bundle(bundle, replace(settings, steps=2))

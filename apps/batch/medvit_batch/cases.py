@@ -45,7 +45,7 @@ class State(StrEnum):
     SKIPPED = "skipped"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Options of a batch that decide its results, together with the images and the bundle.
 
@@ -76,7 +76,7 @@ class RunOptions:
         return content
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaseDescription:
     """Description of a case's images that may be shown to others; it holds no name, date or path."""
 
@@ -102,7 +102,7 @@ class CaseLocation:
     image: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """Decision what to do with a volume.
 
@@ -137,7 +137,7 @@ class Decision:
     disputed: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CaseJob:
     """Job that a worker gets: one case, with everything needed to run it.
 
@@ -162,7 +162,7 @@ class CaseJob:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Outcome of running a case.
 

@@ -94,9 +94,9 @@ def _asked(
 ) -> BatchOptions:
     switches = {"device": device, "fast": fast, "backend": backend, "precision": precision, "force": force, "roi_subset": split_values(roi_subset), "repair_tags": repair_tags, "on_irregular": on_irregular, "geometry": geometry}  # fmt: skip
     return BatchOptions(
-        "", bundle, rules, select, split_values(output_type), preview, statistics, per_label, switches, workers, time_limit,
-        stop_after, min_free_gb, deidentify, None if deid_key is None else str(deid_key), split_values(retain), allow_burned_in,
-        with_images, metrics_port, cluster, tuple(job or ()), issuer.strip(),
+        archive="", bundle=bundle, rules=rules, select=select, types=split_values(output_type), preview=preview, statistics=statistics, per_label=per_label, run=switches, workers=workers, time_limit=time_limit,
+        stop_after=stop_after, min_free_gb=min_free_gb, deidentify=deidentify, deid_key=None if deid_key is None else str(deid_key), retain=split_values(retain), allow_burned_in=allow_burned_in,
+        with_images=with_images, metrics_port=metrics_port, cluster=cluster, job=tuple(job or ()), issuer=issuer.strip(),
     )  # fmt: skip
 
 

@@ -53,7 +53,14 @@ def listen(
         from medvit_batch.node import target_of
         from medvit_batch.watch import Pace
 
-        node = Node(local, host, port, tuple(allow or ()), max_associations, asked.min_free_gb)
+        node = Node(
+            local=local,
+            host=host,
+            port=port,
+            callers=tuple(allow or ()),
+            most=max_associations,
+            min_free_gb=asked.min_free_gb,
+        )
         code = go(asked, output, shown, node, Pace(quiet_for, every, complete_at), target_of(send_to, commit))
     raise typer.Exit(code)
 
@@ -96,7 +103,7 @@ def query(
             shown.say(f"{len(found)} series. Give -o and -b to fetch and run them.")
             raise typer.Exit(0)
         inbox = inbox_of(output)
-        node = Node(local, host, port, min_free_gb=asked.min_free_gb)
+        node = Node(local=local, host=host, port=port, min_free_gb=asked.min_free_gb)
         for item, count in fetch(source, found, inbox, node, move):
             what = "a series" if asked.deidentify else f"series {item.series}"
             shown.say(f"Fetched {count} object(s) of {what}.")

@@ -19,7 +19,7 @@ __all__ = ["BatchOptions"]
 _ON_IRREGULAR = ("fail", "resample", "split")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BatchOptions:
     """Options of ``medvit batch run``, as plain values."""
 
@@ -98,7 +98,9 @@ class BatchOptions:
                 "Name a file outside the results with --deid-key: where there is none, a key is made.",
             )
         key, _ = read_key(Path(self.deid_key), make_key)
-        return Privacy(key, tuple(sorted(self.retain)), self.allow_burned_in, self.with_images)
+        return Privacy(
+            key=key, retain=tuple(sorted(self.retain)), burned_in=self.allow_burned_in, images=self.with_images
+        )
 
     def _where(self, out: Path) -> ClusterSpec | None:
         """Return the description of the cluster; None for local processes.
@@ -166,14 +168,25 @@ class BatchOptions:
             else read_rules(Path(self.rules), self.select)
         )
         work = RunOptions(
-            RunSettings(**run), self.types, self.preview, self.statistics, self.per_label, self.privacy(make_key)
+            run=RunSettings(**run),
+            types=self.types,
+            preview=self.preview,
+            statistics=self.statistics,
+            per_label=self.per_label,
+            privacy=self.privacy(make_key),
         )
         limits = Limits(
-            self.workers,
-            self.time_limit,
-            self.stop_after,
-            self.min_free_gb,
+            workers=self.workers,
+            time_limit=self.time_limit,
+            stop_after=self.stop_after,
+            min_free_gb=self.min_free_gb,
             metrics_port=self.metrics_port,
             where=self._where(out),
         )
-        return Batch(Path(self.archive), out, Plan(rules, work, self.issuer), limits, self.command())
+        return Batch(
+            archive=Path(self.archive),
+            out=out,
+            plan=Plan(rules, work, self.issuer),
+            limits=limits,
+            command=self.command(),
+        )

@@ -41,7 +41,7 @@ _REMEMBERED_S = 86400.0
 _log = logging.getLogger("medvit_label")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Account:
     """An annotator's account.
 
@@ -120,7 +120,7 @@ def _account(name: str, row: Mapping[str, Any]) -> Account:
     salt, digest = str(row["salt"]), str(row["digest"])
     if len(bytes.fromhex(salt)) < 8 or len(bytes.fromhex(digest)) != 32:
         raise ValueError("a hash that is cut")
-    return Account(name, row["role"], salt, digest, cost)
+    return Account(name=name, role=row["role"], salt=salt, digest=digest, cost=cost)
 
 
 def add_account(path: Path, name: str, role: str, password: str) -> None:
@@ -152,7 +152,10 @@ def add_account(path: Path, name: str, role: str, password: str) -> None:
             "Choose another name, or remove the account first: medvit label users remove.",
         )
     salt = secrets.token_hex(16)
-    _write(path, [*known.values(), Account(name, role, salt, _digest(password, salt, _COST), _COST)])
+    _write(
+        path,
+        [*known.values(), Account(name=name, role=role, salt=salt, digest=_digest(password, salt, _COST), cost=_COST)],
+    )
 
 
 def remove_account(path: Path, name: str) -> None:
@@ -210,7 +213,9 @@ class Accounts:
         self._tokens: dict[str, tuple[str, str, float]] = {}
         salt = secrets.token_hex(16)
         # an unknown name is compared with this account, so that its login takes as long as any other
-        self._nobody = Account("", ROLES[0], salt, _digest(secrets.token_hex(16), salt, _COST), _COST)
+        self._nobody = Account(
+            name="", role=ROLES[0], salt=salt, digest=_digest(secrets.token_hex(16), salt, _COST), cost=_COST
+        )
 
     def _stat(self) -> tuple[int, int]:
         try:

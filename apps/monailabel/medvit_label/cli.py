@@ -99,8 +99,8 @@ def start(
             upload_mb=upload_limit, waiting=waiting, corrections=keep_corrections, login_s=login_hours * 3600
         )
         settings = ServerSettings(
-            studies, state_folder(studies, state), tuple(bundle or ()), host, port, _token(token_file, host, users, shown), device,
-            tuple(allow_origin or ()), limits, read_login(login_file), users, geometry,
+            studies=studies, state=state_folder(studies, state), bundles=tuple(bundle or ()), host=host, port=port, token=_token(token_file, host, users, shown), device=device,
+            origins=tuple(allow_origin or ()), limits=limits, login=read_login(login_file), users=users, geometry=geometry,
         ).check()  # fmt: skip
         _reach(settings, shown)
         from medvit_label.server import serve
@@ -129,7 +129,7 @@ def check(
         login = read_login(login_file)
         if studies is not None:
             # before the self-test, which takes half a minute
-            _reach(ServerSettings(studies, state_folder(studies, None), login=login).check(), shown)
+            _reach(ServerSettings(studies=studies, state=state_folder(studies, None), login=login).check(), shown)
         found = run_check(studies, login_file)
         code = 0 if found["passed"] else 1
         if as_json:

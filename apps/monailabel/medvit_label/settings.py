@@ -17,7 +17,7 @@ SHORTEST_TOKEN = 16
 """Least number of characters of a token; a shorter one can be guessed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """Limits of the server.
 
@@ -36,7 +36,7 @@ class Limits:
     login_s: float = 12 * 3600.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServerSettings:
     """Settings of the server.
 

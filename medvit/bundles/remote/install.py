@@ -61,7 +61,7 @@ class FetchRequest:
     agreed: Literal["asked", "--yes"] = "asked"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FetchSummary:
     """Summary that the user sees before agreeing. Fields are None where only the file states them; the user is then
     asked again.
@@ -127,14 +127,22 @@ def fetch(
     if known and origin and not (request.given and is_bundle_archive(request.given)):
         place = weights_place(origin, request.given)
         size = place.path.stat().st_size if place.path else origin.size
-        card = FetchSummary(known.name, "weights", place.shown, known.version, origin.licence, known.intended_use, size)
+        card = FetchSummary(
+            name=known.name,
+            kind="weights",
+            source=place.shown,
+            version=known.version,
+            licence=origin.licence,
+            intended_use=known.intended_use,
+            size=size,
+        )
         _require(agree(card))
         published = _bring(request, place, origin.size, watch, patience)
         entry = _install_weights(request, known, published, place.source)
     else:
         place = archive_place(request.name, request.given, known)
         if place.path is None:
-            _require(agree(FetchSummary(request.name, "bundle", place.shown)))
+            _require(agree(FetchSummary(name=request.name, kind="bundle", source=place.shown)))
         archive = _bring(request, place, None, watch, patience)
         metadata = read_metadata(archive, request.name)
         card = _bundle_card(request.name, place, metadata, archive.stat().st_size)
@@ -175,7 +183,15 @@ def _bundle_card(name: str, place: DownloadLocation, metadata: dict[str, Any], s
         str(value) if value else "not stated"
         for value in (metadata.get("version"), licence, metadata.get("intended_use"))
     ]
-    return FetchSummary(name, "bundle", place.shown, facts[0], facts[1], facts[2], size)
+    return FetchSummary(
+        name=name,
+        kind="bundle",
+        source=place.shown,
+        version=facts[0],
+        licence=facts[1],
+        intended_use=facts[2],
+        size=size,
+    )
 
 
 def _bring(

@@ -68,9 +68,9 @@ def read_dicom(
     headers, array, notes = _decode(stack.planes, progress, _air(volume), into)
     said = tuple(f"{f.text[0].upper()}{f.text[1:]}" for f in volume.findings if f.severity == "note")
     scan = Scan(
-        array[None],
-        flip_lps_ras(stack.affine),
-        "dicom",
+        array=array[None],
+        affine=flip_lps_ras(stack.affine),
+        kind="dicom",
         modality=volume.modality or None,
         unit=volume.unit,
         unscaled=volume.unscaled,
@@ -227,7 +227,14 @@ def _picture(volume: SeriesVolume) -> Scan:
     array = np.ascontiguousarray(array.transpose(2, 0, 1))
     notes = ["Values were turned round (MONOCHROME1), so that brighter means more."] if values.inverted else []
     notes += _fill_padding(array, _air(volume))
-    return Scan(array, np.eye(4), "picture", modality=volume.modality or None, notes=tuple(notes), name="dicom")
+    return Scan(
+        array=array,
+        affine=np.eye(4),
+        kind="picture",
+        modality=volume.modality or None,
+        notes=tuple(notes),
+        name="dicom",
+    )
 
 
 def drop_unreadable(header: Dataset) -> None:

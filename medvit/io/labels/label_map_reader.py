@@ -89,7 +89,14 @@ def read_map(
     segments += [LabelMask(label, (0, 0, 0), nothing, SegmentOrigin()) for label in table if label.id not in there]
     segments.sort(key=lambda segment: segment.label.id)
     said = (*scan.notes, *rounded, *remarks, *notes, *told.notes)
-    return LabelSet(tuple(segments), Grid.of(scan), scan.kind, header=scan.header, notes=said, flags=scan.excluded)
+    return LabelSet(
+        segments=tuple(segments),
+        grid=Grid.of(scan),
+        kind=scan.kind,
+        header=scan.header,
+        notes=said,
+        flags=scan.excluded,
+    )
 
 
 def _values(

@@ -92,7 +92,7 @@ class LabelMask:
         return int((cut(self) & cut(other)).sum())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LabelSet:
     """Segments on one grid.
 
@@ -201,7 +201,7 @@ class LabelSet:
         """The image on whose grid writers place the labels; without pixels where no reference exists."""
         if self.reference is not None:
             return self.reference
-        return Scan(np.zeros((1, 0, 0, 0), np.float32), self.affine, self.kind, header=self.header)
+        return Scan(array=np.zeros((1, 0, 0, 0), np.float32), affine=self.affine, kind=self.kind, header=self.header)
 
     def present(self) -> tuple[LabelMask, ...]:
         """Return the segments that have voxels."""

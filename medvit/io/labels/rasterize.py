@@ -71,7 +71,7 @@ class Contour:
         return bool(np.ptp(self.points @ self.normal) <= _FLAT_MM)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RasterizedRoi:
     """The mask of a filled ROI, with counts for flags and notes.
 
@@ -121,7 +121,7 @@ def fill(contours: Sequence[Contour], grid: Grid, apart_mm: float) -> Rasterized
             the
             series it was drawn on.
     """
-    found = RasterizedRoi(MaskBuilder(grid.shape), parity=any(contour.parity for contour in contours))
+    found = RasterizedRoi(pieces=MaskBuilder(grid.shape), parity=any(contour.parity for contour in contours))
     if not found.parity:
         once = without_duplicates(contours, [contour.points for contour in contours])
         found.twice, contours = len(contours) - len(once), once

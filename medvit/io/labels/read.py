@@ -36,7 +36,7 @@ _MOST_FILES = 20_000
 """Largest number of files searched for the series that an object refers to."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """Options for reading labels.
 
@@ -110,7 +110,15 @@ def read_labels(
     """
     return read_label_set(
         Path(source),
-        ReadOptions(like, series, threshold, tuple(table), force, on_irregular, geometry=geometry),
+        ReadOptions(
+            like=like,
+            series=series,
+            threshold=threshold,
+            table=tuple(table),
+            force=force,
+            on_irregular=on_irregular,
+            geometry=geometry,
+        ),
         Progress(),
     )
 

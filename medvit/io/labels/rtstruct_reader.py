@@ -87,7 +87,16 @@ def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> 
     own = drawn_on(like, series)
     grid, rois, on_slices = _where(rois, like)
     segments, more, notes = _fill_all(rois, grid, own or on_slices)
-    found = LabelSet(tuple(segments), grid, "rtstruct", frame, series, like, notes=tuple(notes), flags=(*flags, *more))
+    found = LabelSet(
+        segments=tuple(segments),
+        grid=grid,
+        kind="rtstruct",
+        frame=frame,
+        series=series,
+        reference=like,
+        notes=tuple(notes),
+        flags=(*flags, *more),
+    )
     return onto_grid(found, like) if on_slices else found
 
 
@@ -143,7 +152,7 @@ def _rois(dataset: Dataset, name: str) -> tuple[list[_Roi], list[str]]:
         labels.append(label)
         origins.append(
             SegmentOrigin(
-                str(roi.get("ROIGenerationAlgorithm") or "").upper(),
+                algorithm_type=str(roi.get("ROIGenerationAlgorithm") or "").upper(),
                 interpreted=str(observation.get("RTROIInterpretedType") or ""),
             )
         )

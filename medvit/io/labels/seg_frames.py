@@ -24,7 +24,7 @@ _MOST_SLICES = 10_000
 """Largest number of slices between the first and last frame; a larger number means a stray frame, not a scan."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Frame:
     """The geometry of one frame.
 
@@ -101,7 +101,13 @@ def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Fra
             "Export it again.",
         )
     number = int(identified.ReferencedSegmentNumber) if identified is not None else None
-    return Frame(affine, (int(dataset.Columns), int(dataset.Rows), 1), number, abs(spacing), thickness)
+    return Frame(
+        affine=affine,
+        shape=(int(dataset.Columns), int(dataset.Rows), 1),
+        segment=number,
+        spacing=abs(spacing),
+        thickness=thickness,
+    )
 
 
 def native_grid(frames: list[Frame]) -> tuple[Affine, tuple[int, int, int], list[str]]:

@@ -72,8 +72,8 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
         described = _describe(dataset, path.name)
         frames = read_frames(dataset, path.name)
         series = series_of(dataset)
-        stated = (str(dataset.get("FrameOfReferenceUID", "") or ""), series)
-        flags = check_frame(stated, like, force)
+        frame = str(dataset.get("FrameOfReferenceUID", "") or "")
+        flags = check_frame((frame, series), like, force)
         placed = _place(frames, like, series)
         grid, notes = placed.grid, placed.notes
         check_image_memory(grid.shape, "a SEG")
@@ -85,7 +85,16 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
     ]
     flags += gathered.flags(described.labels, threshold)
     notes += gathered.notes(described.labels)
-    found = LabelSet(tuple(segments), grid, "seg", *stated, reference=like, notes=tuple(notes), flags=tuple(flags))
+    found = LabelSet(
+        segments=tuple(segments),
+        grid=grid,
+        kind="seg",
+        frame=frame,
+        series=series,
+        reference=like,
+        notes=tuple(notes),
+        flags=tuple(flags),
+    )
     if like is not None and placed.own:
         return resample_to(found, Grid.of(like))
     lost = {described.labels[n].name: m.lost for n, m in masks.items() if m.lost and n in described.labels}
@@ -141,10 +150,10 @@ def _describe(dataset: Dataset, name: str) -> _Described:
             )
         numbers.append(number)
         origins[number] = SegmentOrigin(
-            str(item.get("SegmentAlgorithmType") or ""),
-            str(item.get("SegmentAlgorithmName") or ""),
-            str(item.get("TrackingID") or ""),
-            str(item.get("TrackingUID") or ""),
+            algorithm_type=str(item.get("SegmentAlgorithmType") or ""),
+            algorithm_name=str(item.get("SegmentAlgorithmName") or ""),
+            tracking_id=str(item.get("TrackingID") or ""),
+            tracking_uid=str(item.get("TrackingUID") or ""),
         )
     return _Described(dict(zip(numbers, unique(labels), strict=True)), origins)
 
@@ -164,7 +173,7 @@ def _background(dataset: Dataset) -> set[int]:
     return {padding} if own else {0, padding}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Placed:
     """Grid and position of frames.
 
@@ -188,7 +197,7 @@ def _place(frames: list[Frame], like: Scan | None, series: tuple[str, ...]) -> _
     if like is not None and like.original is not None:
         on_slices = frames_on_slices(frames, like.original)
         if on_slices is not None:
-            return _Placed(slice_index_grid(like.original), on_slices, on_slices=True)
+            return _Placed(grid=slice_index_grid(like.original), lattices=on_slices, on_slices=True)
     if like is not None:
         grid = Grid.of(like)
         placed = [
@@ -197,11 +206,11 @@ def _place(frames: list[Frame], like: Scan | None, series: tuple[str, ...]) -> _
         ]
         fitting = [lattice for lattice in placed if lattice is not None]
         if len(fitting) == len(frames) and (drawn_on(like, series) or _as_deep(frames, fitting, grid)):
-            return _Placed(grid, fitting)
+            return _Placed(grid=grid, lattices=fitting)
     lps, shape, notes = native_grid(frames)
     affine = flip_lps_ras(lps)
     check_affine(affine)
-    return _Placed(Grid(shape, affine), [_own(lps, frame) for frame in frames], own=True, notes=notes)
+    return _Placed(grid=Grid(shape, affine), lattices=[_own(lps, frame) for frame in frames], own=True, notes=notes)
 
 
 def _as_deep(frames: list[Frame], lattices: list[GridMapping], grid: Grid) -> bool:

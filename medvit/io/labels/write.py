@@ -107,4 +107,10 @@ def _author(segments: Sequence[LabelMask]) -> AlgorithmInfo:
     from medvit.io.dicom.write import AlgorithmInfo
 
     origins = {segment.label.name: segment.origin for segment in segments}
-    return AlgorithmInfo(f"medvit convert {__version__}", "", __version__, INTENDED_USE, origins)
+    return AlgorithmInfo(
+        bundle=f"medvit convert {__version__}",
+        weights="",
+        software=__version__,
+        intended_use=INTENDED_USE,
+        origins=origins,
+    )

@@ -50,8 +50,8 @@ def _op(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor, backend: str) -> 
     if backend == "triton":
         from medvit.kernels.bi_wkv import triton
 
-        rows = triton.run(triton.ScanBuffers(w[0], u[0], k, v))
-        return triton.run(triton.ScanBuffers(w[1], u[1], k, rows, r, down=True)), rows
+        rows = triton.run(triton.ScanBuffers(w=w[0], u=u[0], k=k, v=v))
+        return triton.run(triton.ScanBuffers(w=w[1], u=u[1], k=k, v=rows, r=r, down=True)), rows
     from medvit.kernels.bi_wkv import cpu
 
     rows, y = (torch.empty(k.shape, dtype=k.dtype) for _ in range(2))
@@ -75,8 +75,10 @@ def _op_backward(
     if backend == "triton":
         from medvit.kernels.bi_wkv import triton
 
-        dw1, du1, dk, drows, dr = triton.gradients(triton.ScanBuffers(w[1], u[1], k, rows, r, down=True), grad)
-        dw0, du0, dk, dv, _ = triton.gradients(triton.ScanBuffers(w[0], u[0], k, v), drows, onto=dk)
+        dw1, du1, dk, drows, dr = triton.gradients(
+            triton.ScanBuffers(w=w[1], u=u[1], k=k, v=rows, r=r, down=True), grad
+        )
+        dw0, du0, dk, dv, _ = triton.gradients(triton.ScanBuffers(w=w[0], u=u[0], k=k, v=v), drows, onto=dk)
         assert dr is not None
         return torch.stack([dw0, dw1]), torch.stack([du0, du1]), dk, dv, dr
     from medvit.kernels.bi_wkv import cpu

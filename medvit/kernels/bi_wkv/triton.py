@@ -19,7 +19,7 @@ from medvit.kernels.triton_support import launching
 __all__ = ["Plan", "ScanBuffers", "backward", "forward", "gradients", "run"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Block sizes of a launch. A run is the tokens of one channel that a thread keeps in registers.
 
@@ -43,15 +43,15 @@ class Plan:
         return self.length * self.runs
 
 
-FORWARD = Plan(16, 16, rows=128)
-BACKWARD = Plan(8, 32, width=8)
+FORWARD = Plan(length=16, runs=16, rows=128)
+BACKWARD = Plan(length=8, runs=32, width=8)
 
 _EXACT_GRADIENTS = (torch.float64, torch.float32)
 """Input types whose gradients are summed in float64, as on the CPU. Where sums grow (w below 0), the gradient of w is a small
 difference of large numbers: float32 sums leave a relative error of 3e-3."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScanBuffers:
     """Input of one scan, all (B, rows, columns, C), and its direction.
 
@@ -82,7 +82,7 @@ class ScanBuffers:
         return all(t.shape[outer] == 1 or t.stride(outer) == t.shape[inner] * t.stride(inner) for t in tensors)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Met:
     """Maxima and sums of the chunks and of the tokens around them, and the sizes that every launch needs."""
 
@@ -126,7 +126,13 @@ def _surroundings(scan: ScanBuffers, plan: Plan, wide: tuple[torch.dtype, ...] =
         "device": scan.k.device,
     }
     marks, sums = torch.empty(batch, 3, chunks, channels, **exact), torch.empty(batch, 4, chunks, channels, **kind)
-    met = _Met(scan, plan, marks, torch.empty_like(marks[:, :2].contiguous()), torch.empty_like(sums))
+    met = _Met(
+        scan=scan,
+        plan=plan,
+        marks=marks,
+        met_marks=torch.empty_like(marks[:, :2].contiguous()),
+        met_sums=torch.empty_like(sums),
+    )
     k, v = scan.strides(scan.k), scan.strides(scan.v)
     triton_forward.summarise[met.grid](
         scan.w, scan.k, scan.v, marks, sums, tokens, channels, chunks, met.sizes[3], *k, *v,
@@ -189,10 +195,10 @@ def gradients(
 
 def forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute y on a GPU; arguments and result as ``bi_wkv_reference``; half precision is computed in float32."""
-    return run(ScanBuffers(w, u, k[:, None], v[:, None]))[:, 0]
+    return run(ScanBuffers(w=w, u=u, k=k[:, None], v=v[:, None]))[:, 0]
 
 
 def backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of w, u, k and v for the gradient of y."""
-    dw, du, dk, dv, _ = gradients(ScanBuffers(w, u, k[:, None], v[:, None]), grad[:, None])
+    dw, du, dk, dv, _ = gradients(ScanBuffers(w=w, u=u, k=k[:, None], v=v[:, None]), grad[:, None])
     return dw, du, dk[:, 0], dv[:, 0]

@@ -34,7 +34,7 @@ class Blocks:
 BLOCKS = Blocks()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Tables:
     token: Tensor
     region: Tensor
@@ -57,7 +57,14 @@ def _tables(layout: WindowLayout, device: torch.device) -> _Tables:
     pairs = np.full((2 * middle + 1, n), n * n, np.int64)
     query, key = np.indices(relative.shape)
     pairs[relative, query] = query * n + key
-    return _Tables(put(layout.token), put(layout.region), put(layout.masked), put(place), middle, put(pairs, np.int64))
+    return _Tables(
+        token=put(layout.token),
+        region=put(layout.region),
+        masked=put(layout.masked),
+        place=put(place),
+        middle=middle,
+        pairs=put(pairs, np.int64),
+    )
 
 
 class _Call:

@@ -33,7 +33,7 @@ def hu_from_attenuation(mu: NDArray[np.float32], mu_water_per_mm: float = MU_WAT
     return hu
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LowDoseCT:
     """Adds the noise of a scan with few photons.
 

@@ -15,7 +15,7 @@ from medvit.physics.degradations.checks import checked_image, require
 __all__ = ["LowResolutionMR"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LowResolutionMR:
     """What the scanner would have given with larger voxels, on the image's own grid.
 

@@ -21,7 +21,7 @@ def volume_centre_mm(affine: Affine, shape: Sequence[int]) -> tuple[float, float
     return float(x), float(y), float(z)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Geometry:
     """A cone beam that turns about the patient's long axis.
 

@@ -48,11 +48,21 @@ def swin_x2s_geometry(
         as_published: leave the pixels uncorrected for the magnification of 1.11.
     """
     pitch = _longest(extent_mm) / detector_shape[0]
-    plain = Geometry(1800.0, 200.0, detector_shape, (pitch, pitch))
+    plain = Geometry(
+        source_to_isocenter_mm=1800.0,
+        isocenter_to_detector_mm=200.0,
+        detector_shape=detector_shape,
+        pixel_spacing_mm=(pitch, pitch),
+    )
     if as_published:
         return plain
     pitch *= plain.magnification
-    return Geometry(1800.0, 200.0, detector_shape, (pitch, pitch))
+    return Geometry(
+        source_to_isocenter_mm=1800.0,
+        isocenter_to_detector_mm=200.0,
+        detector_shape=detector_shape,
+        pixel_spacing_mm=(pitch, pitch),
+    )
 
 
 def swin_x2s_released_geometry(
@@ -61,7 +71,12 @@ def swin_x2s_released_geometry(
     """The practically parallel beam that the released radiographs show; its magnification of 1.001 is left as it is."""
     longest = _longest(extent_mm)
     pitch = longest / detector_shape[0]
-    return Geometry(500 * longest, longest / 2, detector_shape, (pitch, pitch))
+    return Geometry(
+        source_to_isocenter_mm=500 * longest,
+        isocenter_to_detector_mm=longest / 2,
+        detector_shape=detector_shape,
+        pixel_spacing_mm=(pitch, pitch),
+    )
 
 
 PRESETS: dict[str, Callable[..., Geometry]] = {

@@ -32,7 +32,7 @@ _SAMPLES = 2**22
 """Positions interpolated at once; bounds the memory, about 100 MB."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Bundle:
     """Rays that run mostly along one axis of the volume, in voxel coordinates."""
 
@@ -176,7 +176,7 @@ def _sort_rays(geometry: Geometry, affine: Affine, shape: tuple[int, ...]) -> li
         rays = np.flatnonzero(main == axis)
         if len(rays):
             at, towards, long = (torch.from_numpy(np.ascontiguousarray(a[rays])) for a in (source, direction, length))
-            found.append(_Bundle(torch.from_numpy(rays), at, towards, long, axis))
+            found.append(_Bundle(rays=torch.from_numpy(rays), source=at, direction=towards, length_mm=long, axis=axis))
     return found
 
 

@@ -25,7 +25,7 @@ _PATCH = 2
 _MLP_RATIO = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
     """What the encoder is made of; see ``SwinX2S``."""
 

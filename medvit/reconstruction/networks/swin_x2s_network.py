@@ -196,7 +196,13 @@ class SwinX2S(nn.Module):
                 )
         f = feature_size
         encoder = EncoderSettings(
-            (size[0], size[2]), in_channels, f, tuple(depths), tuple(num_heads), self.window_size, drop_path_rate
+            plane=(size[0], size[2]),
+            in_channels=in_channels,
+            feature_size=f,
+            depths=tuple(depths),
+            num_heads=tuple(num_heads),
+            window_size=self.window_size,
+            drop_path_rate=drop_path_rate,
         )
         widths = {"encoder1": (in_channels, f)} | {f"encoder{n + 2}": (f << n, f << n) for n in range(4)}
         for name, (before, after) in (widths | {"encoder10": (16 * f, 16 * f)}).items():

@@ -30,7 +30,7 @@ _MOST_PIXELS = 2**26
 """Pixels of one view; more is a slip of the spacing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DrrSettings:
     """Where source and detector stand and what is integrated.
 
@@ -60,7 +60,7 @@ class DrrSettings:
     geometry: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Radiographs:
     """Pictures of one CT.
 
@@ -133,7 +133,11 @@ def _geometry(scan: Scan, settings: DrrSettings) -> Geometry:
         return replace(found, views_deg=settings.views_deg)
     pitch = (settings.pixel_spacing_mm, settings.pixel_spacing_mm)
     plain = Geometry(
-        settings.source_to_isocenter_mm, settings.isocenter_to_detector_mm, (1, 1), pitch, settings.views_deg
+        source_to_isocenter_mm=settings.source_to_isocenter_mm,
+        isocenter_to_detector_mm=settings.isocenter_to_detector_mm,
+        detector_shape=(1, 1),
+        pixel_spacing_mm=pitch,
+        views_deg=settings.views_deg,
     )
     shape = settings.detector_shape or plain.covering(scan.affine, scan.array.shape[1:])
     if shape[0] * shape[1] > _MOST_PIXELS:
@@ -192,4 +196,12 @@ def radiographs(
         values = torch.cat(views)
         if settings.as_published:
             values = published_pixels(values, as_published=True).float()
-    return Radiographs(values.numpy(), geometry, volume_centre_mm(scan.affine, shape), settings, scan, notes, progress)
+    return Radiographs(
+        values=values.numpy(),
+        geometry=geometry,
+        isocenter_mm=volume_centre_mm(scan.affine, shape),
+        settings=settings,
+        scan=scan,
+        notes=notes,
+        progress=progress,
+    )

@@ -72,15 +72,15 @@ def _write_dicom(pictures: Radiographs, unit: float, staging: Path) -> None:
     geometry, source = pictures.geometry, pictures.scan.slices[0] if pictures.scan.slices else None
     words = "Grey values as published" if pictures.settings.as_published else f"Line integral = pixel x {unit:.6g}"
     series = RadiographSeries(
-        generate_uid(prefix=None),
-        generate_uid(prefix=None),
-        source,
-        geometry.pixel_spacing_mm,
-        geometry.source_to_isocenter_mm,
-        geometry.source_to_isocenter_mm + geometry.isocenter_to_detector_mm,
-        __version__,
-        f"{words}. {INTENDED_USE}.",
-        INTENDED_USE,
+        uid=generate_uid(prefix=None),
+        study_uid=generate_uid(prefix=None),
+        source=source,
+        pixel_spacing_mm=geometry.pixel_spacing_mm,
+        source_to_patient_mm=geometry.source_to_isocenter_mm,
+        source_to_detector_mm=geometry.source_to_isocenter_mm + geometry.isocenter_to_detector_mm,
+        software=__version__,
+        words=f"{words}. {INTENDED_USE}.",
+        intended_use=INTENDED_USE,
     )
     for number, (view, values) in enumerate(zip(geometry.views_deg, pictures.values, strict=True), 1):
         pixels = np.round(values / unit).clip(0, 65535).astype(np.uint16)

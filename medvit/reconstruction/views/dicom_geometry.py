@@ -20,7 +20,7 @@ _LATERAL = ("LL", "RL", "LAT", "LATERAL", "LLD", "RLD", "LLO", "RLO")
 _FRONTAL = ("AP", "PA")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ViewHeader:
     """What is stated; None or empty where nothing is.
 
@@ -71,16 +71,16 @@ def header_facts(header: Dataset, slot: ViewPosition) -> ViewHeader:
             "taken from behind (PA): what lies in front appears smaller than in an AP view, which is not corrected."
         )
     return ViewHeader(
-        pixel,
-        in_patient,
-        _number(header, "EstimatedRadiographicMagnificationFactor"),
-        _number(header, "DistanceSourceToDetector"),
-        _number(header, "DistanceSourceToPatient"),
-        orientation,
-        _fingerprint(header, "PatientID", "IssuerOfPatientID"),
-        _fingerprint(header, "StudyInstanceUID"),
-        str(header.get("PixelIntensityRelationship") or "").upper() == "LIN",
-        True,
+        pixel_mm=pixel,
+        pixel_in_patient=in_patient,
+        magnification=_number(header, "EstimatedRadiographicMagnificationFactor"),
+        source_to_detector_mm=_number(header, "DistanceSourceToDetector"),
+        source_to_patient_mm=_number(header, "DistanceSourceToPatient"),
+        orientation=orientation,
+        patient=_fingerprint(header, "PatientID", "IssuerOfPatientID"),
+        study=_fingerprint(header, "StudyInstanceUID"),
+        linear=str(header.get("PixelIntensityRelationship") or "").upper() == "LIN",
+        is_dicom=True,
         notes=tuple(notes),
     )
 

@@ -33,7 +33,7 @@ _WRAPPED = 0.005
 """Share of neighbouring pixels of an 8-bit picture that jump nearly its whole range: more is data that wrapped around."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ViewGeometry:
     """What a user states about one view; None leaves it to the file.
 
@@ -63,7 +63,7 @@ class ViewGeometry:
             )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class View:
     """One radiograph, turned as networks are trained: head up, columns from the patient's right to left, or front to back.
 
@@ -148,18 +148,18 @@ def open_view(
     pixel = (pixel[1], pixel[0]) if facts.lies_on_its_side else pixel
     notes += [] if facts.orientation or facts.record else [_assumed(slot)]
     return View(
-        slot,
-        np.ascontiguousarray(turn, dtype=np.float32),
-        pixel,
-        magnification,
-        distance,
-        source,
-        facts.patient,
-        facts.study,
-        scan.modality,
-        scan.fingerprint(),
-        (*notes, *((f"The {slot} view was {_listed(down, across)}.",) if down or across else ())),
-        examined_regions(scan.slices),
+        slot=slot,
+        values=np.ascontiguousarray(turn, dtype=np.float32),
+        pixel_mm=pixel,
+        magnification=magnification,
+        source_to_patient_mm=distance,
+        geometry_from=source,
+        patient=facts.patient,
+        study=facts.study,
+        modality=scan.modality,
+        fingerprint=scan.fingerprint(),
+        notes=(*notes, *((f"The {slot} view was {_listed(down, across)}.",) if down or across else ())),
+        regions=examined_regions(scan.slices),
     )
 
 

@@ -13,7 +13,7 @@ from medvit.io import Affine, check_affine, world
 __all__ = ["BoneMeasures", "measure_bones"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BoneMeasures:
     """Measures of one labelled bone. Positions and directions are RAS+ mm.
 
@@ -90,7 +90,9 @@ def _measure(bone: int, index: np.ndarray, affine: np.ndarray) -> BoneMeasures:
     extents, size = (_extent(place, directions, voxel) for directions in (axes, np.eye(3)))
     volume = len(index) * abs(float(np.linalg.det(voxel))) / 1000
     x, y, z = (float(v) for v in centroid)
-    return BoneMeasures(bone, len(index), volume, (x, y, z), axes, extents, size)
+    return BoneMeasures(
+        id=bone, voxels=len(index), volume_ml=volume, centroid_mm=(x, y, z), axes=axes, extents_mm=extents, size_mm=size
+    )
 
 
 def _extent(place: np.ndarray, directions: np.ndarray, voxel: np.ndarray) -> tuple[float, float, float]:

@@ -113,7 +113,7 @@ def _values(body: Body) -> dict[str, float] | str:
     return _measured(columns, voxels, grid)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Grid:
     """The vertebra resampled in its own frame: (x, y, z) voxels of ``step`` mm; ``first`` is the centre of the first
     one.
@@ -132,7 +132,13 @@ class _Grid:
         first, last = local.min(0) - 2 * body.side_mm, local.max(0) + 2 * body.side_mm
         counts = np.ceil((last - first) / step).astype(int) + 1
         places = np.stack(np.meshgrid(*(np.arange(n) * step for n in counts), indexing="ij"), -1) + first
-        return cls(frame, step, first, body.inside(places @ frame.axes + frame.origin), coarseness)
+        return cls(
+            frame=frame,
+            step=step,
+            first=first,
+            voxels=body.inside(places @ frame.axes + frame.origin),
+            coarseness=coarseness,
+        )
 
     def along(self, axis: int) -> NDArray[np.float64]:
         """Return the positions of the voxel centres along an axis, in mm."""

@@ -88,7 +88,7 @@ class SamplerConfig(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageLabelPair:
     """An image and its reference labels.
 
@@ -240,7 +240,16 @@ def read_list(
                 f"this recipe of {bundle.name} needs all labels of every case",
                 "Remove the entry, or complete its labels and remove 'annotated'.",
             )
-        pairs.append(ImageLabelPair(name, files["image"], files["label"], instances, annotated, reading))
+        pairs.append(
+            ImageLabelPair(
+                name=name,
+                image=files["image"],
+                label=files["label"],
+                instances=instances,
+                annotated=annotated,
+                reading=reading,
+            )
+        )
     return pairs
 
 

@@ -24,7 +24,7 @@ from medvit.training.data.volume_reading import VolumeReading
 __all__ = ["PairSampler", "PairSettings", "SliceStack", "body_corner", "read_images"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairSettings:
     """How pairs of a degraded and a clean crop are drawn.
 

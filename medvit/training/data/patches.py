@@ -24,7 +24,7 @@ from medvit.training.data.data_list import DataList, ImageLabelPair, check_annot
 __all__ = ["PatchSampler", "PatchSettings", "TrainingCase", "load_case"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatchSettings:
     """How patches are drawn.
 
@@ -82,7 +82,7 @@ class PatchSettings:
         return replace(case, image=(case.image - float(low)) / float(high - low))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingCase:
     """One patient: image and labels on the same RAS-oriented grid.
 
@@ -112,12 +112,12 @@ class TrainingCase:
         low, high = np.percentile(image, (1, 99))
         body = np.argwhere(image > (low + high) / 2)[::7]
         return cls(
-            name,
-            torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)),
-            torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8)),
-            (x, y, z),
-            voxels,
-            body,
+            name=name,
+            image=torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)),
+            labels=torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8)),
+            spacing_mm=(x, y, z),
+            voxels=voxels,
+            body=body,
         )
 
 

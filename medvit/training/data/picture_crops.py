@@ -21,7 +21,7 @@ from medvit.transforms import scale_to_unit_rgb
 __all__ = ["Picture", "PictureSampler", "PictureSettings", "load_picture"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PictureSettings:
     """How crops are drawn.
 

@@ -33,7 +33,7 @@ _SHARE = 0.05
 """Slices are drawn of which at least this share is head."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TruncationPairs:
     """How pairs of a truncated and a whole crop are drawn.
 

@@ -24,7 +24,7 @@ from medvit.training.data.volume_reading import VolumeReading
 __all__ = ["Poses", "RadiographsAndLabels", "XrayField", "XrayPairs", "XraySampler"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class XrayField:
     """What the two pictures show and how they are taken.
 
@@ -51,11 +51,15 @@ class XrayField:
         larger = 1 + self.isocenter_to_detector_mm / self.source_to_isocenter_mm
         pitch = self.spacing_mm[2] / fine * larger, self.spacing_mm[0] / fine * larger
         return Geometry(
-            self.source_to_isocenter_mm, self.isocenter_to_detector_mm, detector, pitch, isocenter_mm=isocenter_mm
+            source_to_isocenter_mm=self.source_to_isocenter_mm,
+            isocenter_to_detector_mm=self.isocenter_to_detector_mm,
+            detector_shape=detector,
+            pixel_spacing_mm=pitch,
+            isocenter_mm=isocenter_mm,
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Poses:
     """How patients are turned, moved, sized and mirrored before their radiographs are taken, so that a few serve as many.
 

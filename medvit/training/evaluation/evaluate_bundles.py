@@ -76,7 +76,7 @@ def evaluate_bundle(
     Raises:
         BundleError: not trained, or no evaluate.json that fits. SourceError: the list is wrong. Others as ``medvit.run``.
     """
-    part = EvaluationSet(bundle, data, root, split, reading=VolumeReading(geometry))
+    part = EvaluationSet(bundle=bundle, data=data, root=root, split=split, reading=VolumeReading(geometry))
     return _scores(evaluation_of(bundle), part, say, device)
 
 
@@ -107,7 +107,9 @@ def scorer(
         BundleError: no evaluate.json that fits. SourceError: the list is wrong.
     """
     judge = evaluation_of(bundle).judge(
-        EvaluationSet(bundle, data, root, split, watched=True, reading=reading or VolumeReading())
+        EvaluationSet(
+            bundle=bundle, data=data, root=root, split=split, watched=True, reading=reading or VolumeReading()
+        )
     )
 
     def metrics(network: nn.Module) -> dict[str, float]:
@@ -145,7 +147,7 @@ def report(
     bundle = open_bundle(bundle_root)
     bundle.require_task(evaluation.task)
     data, root = (None if cases.get(key) is None else Path(str(cases[key])) for key in ("data", "root"))
-    part = EvaluationSet(bundle, data, root, str(cases["split"]))
+    part = EvaluationSet(bundle=bundle, data=data, root=root, split=str(cases["split"]))
     scores = _scores(evaluation, part, lambda line: print(line, flush=True), device)
     print(table(bundle, scores), flush=True)
     folder = Path(output_dir)

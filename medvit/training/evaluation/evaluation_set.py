@@ -26,7 +26,7 @@ the task's table shows.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
     """A bundle and the part of a data list that judges it.
 

@@ -31,7 +31,7 @@ class LabelOutcome:
     signals: dict[QualitySignal, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoredCases:
     """The answers of a bundle to cases whose truth is known, and how each case would be called.
 

@@ -103,7 +103,12 @@ class TwoViewOverlap:
                 found.append(LabelOutcome(pair.name, score, score < self.acceptable, signals))
             ratings[pair.name] = partial(_rating, len(entropy) < len(labels), UncertaintySignals(entropy))
             say(f"{pair.name}: {entropy}")
-        return ScoredCases(f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), {"plain": ratings})
+        return ScoredCases(
+            bad=f"Dice of a label below {self.acceptable:g}",
+            score="Dice",
+            answers=tuple(found),
+            ratings={"plain": ratings},
+        )
 
     def _prepare(self, pair: ImageLabelPair) -> dict[Hashable, Any]:
         return self.preparation({"image": str(pair.image), "label": str(pair.label), "reading": pair.reading})

@@ -53,7 +53,7 @@ class _Scanned:
         return self.judged(self.near[dose])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LowDoseEvaluation:
     """PSNR and SSIM in a window, and bias in a range, of clean volumes taken again at lower doses.
 
@@ -142,7 +142,9 @@ class LowDoseEvaluation:
                 ratings[name] = partial(_rating, change)
                 say(f"{name}: moved {moved['moved']:.2f}, bias {bias:+.2f}")
         bad = f"bias of soft tissue beyond {self.acceptable_bias:g} HU"
-        return ScoredCases(bad, "bias (HU)", tuple(found), {"plain": ratings}, scans=len(volumes))
+        return ScoredCases(
+            bad=bad, score="bias (HU)", answers=tuple(found), ratings={"plain": ratings}, scans=len(volumes)
+        )
 
     def _others(self, scanned: Sequence[_Scanned]) -> dict[str, dict[str, dict[str, float]]]:
         """What the compared denoisers reach at each dose, means over the cases, each at the strength that suits it best there."""

@@ -131,7 +131,11 @@ class LabelOverlap:
             ratings["with --quality-map"][case.name] = partial(_rating, *rows, UncertaintySignals(entropy, agreement))
             say(f"{case.name}: {', '.join(f'{k} {v}' for k, v in found[-1].signals.items())}")
         return ScoredCases(
-            f"Dice of a label below {self.acceptable:g}", "Dice", tuple(found), ratings, self.is_real(part)
+            bad=f"Dice of a label below {self.acceptable:g}",
+            score="Dice",
+            answers=tuple(found),
+            ratings=ratings,
+            real=self.is_real(part),
         )
 
 

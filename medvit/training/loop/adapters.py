@@ -50,7 +50,7 @@ class AdapterSettings:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Adapted:
     """What ``adapt`` did, for the record.
 
@@ -128,7 +128,13 @@ def adapt(objective: nn.Module, settings: AdapterSettings, seed: int = 0) -> Ada
     if not settings.rest:
         _hold_still(network)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return Adapted(settings.rank, len(layers), settings.rest, trained, parameters)
+    return Adapted(
+        rank=settings.rank,
+        layers=len(layers),
+        norms_and_head=settings.rest,
+        trained_parameters=trained,
+        parameters=parameters,
+    )
 
 
 def _add(layer: nn.Linear, rank: int, generator: torch.Generator) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 __all__ = ["LoopSettings"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoopSettings:
     """How long and how fast to train; a bundle's train.json says it.
 

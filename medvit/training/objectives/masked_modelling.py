@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from medvit.training.objectives.swin_pretraining import check_unit
 __all__ = ["MaskedModelling", "draw_masks", "masked_l1"]
 
 
-class _Encoder(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class _Encoder:
     """What must be known of a network's encoder.
 
     Attributes:
@@ -40,9 +42,11 @@ def _encoder_of(network: nn.Module) -> _Encoder:
     # asked anew each time, not kept: a copied objective must not reach into the original's network
     if isinstance(network, SwinUNETR):
         embed: Any = network.swinViT.patch_embed.proj
-        return _Encoder(embed, 2, 32, 32, 16 * network.swinViT.embed_dim)
+        return _Encoder(embed=embed, token=2, stride=32, divisor=32, width=16 * network.swinViT.embed_dim)
     if isinstance(network, BarlowSwin):
-        return _Encoder(network.encoder.embed, 4, 16, network.divisor, network.encoder.width)
+        return _Encoder(
+            embed=network.encoder.embed, token=4, stride=16, divisor=network.divisor, width=network.encoder.width
+        )
     raise BundleError(
         f"a {type(network).__name__}",
         "masked modelling knows the encoders of SwinUNETR and BarlowSwin",

@@ -50,7 +50,7 @@ def check_unit(images: Tensor) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SwinTasks:
     """How the three tasks are set and weighed; defaults as published where the paper says.
 

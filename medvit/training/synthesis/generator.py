@@ -16,7 +16,7 @@ from medvit.training.synthesis.settings import Brightness, Pose, ScannerArtifact
 __all__ = ["Synthesis"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Synthesis:
     """Makes images of a grid from label maps.
 

@@ -14,7 +14,7 @@ def _require(good: bool, what: str, found: object, needed: str) -> None:
         raise ShapeError(f"{what} = {found}", f"{needed} is needed", "Correct train.json.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pose:
     """Where the head lies and how it is bent.
 
@@ -44,7 +44,7 @@ class Pose:
         _require(self.elastic_grid_mm > 0, "elastic_grid_mm", self.elastic_grid_mm, "a distance above 0")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Brightness:
     """What each label looks like: a normal distribution of its own, drawn for each sample.
 
@@ -80,7 +80,7 @@ class Brightness:
         _require(min(self.bias, self.gamma) >= 0, "bias and gamma", (self.bias, self.gamma), "0 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScannerArtifacts:
     """How poorly it is scanned.
 

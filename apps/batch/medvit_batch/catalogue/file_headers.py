@@ -40,7 +40,7 @@ _SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI)?(?:..)(?:\x00\x00)?([0-9.]{8,64})
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _HEAD = 2**16
 _FIELDS = tuple(f.name for f in fields(PlaneHeader))[1:]
-"""Fields of ``PlaneHeader`` without its first, the file; their order is that of the constructor."""
+"""Fields of ``PlaneHeader`` without its first, the file, in the order of a record."""
 
 LAYOUT = " ".join(_FIELDS)
 """Fields of a plane as stored in a record; a catalogue with another layout is read again."""
@@ -66,7 +66,7 @@ class Want:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """Record of a file or of an entry of a zip.
 
@@ -108,7 +108,7 @@ def _read(want: Want) -> list[Record]:
     path = Path(os.fsdecode(want.path))
     try:
         if path.name.lower().endswith(IMAGE_SUFFIXES):
-            return [Record("image", size=want.size)]
+            return [Record(kind="image", size=want.size)]
         with _regular(path) as stream:
             if stream.read(len(_ZIP)) == _ZIP:
                 return _zip(path, want.size)
@@ -116,9 +116,9 @@ def _read(want: Want) -> list[Record]:
             once = [stream]  # the stream is reused, because opening is the slow step on a network disk
             return [_record(DicomFile("f", lambda: once.pop() if once else _regular(path), want.size))]
     except OSError as error:
-        return [Record("unreadable", detail=why_lost(error, path.is_symlink()), size=want.size)]
+        return [Record(kind="unreadable", detail=why_lost(error, path.is_symlink()), size=want.size)]
     except Exception as error:  # any fault that a file causes in pydicom affects only that file
-        return [Record("damaged", detail=f"its header cannot be read: {type(error).__name__}", size=want.size)]
+        return [Record(kind="damaged", detail=f"its header cannot be read: {type(error).__name__}", size=want.size)]
 
 
 def _regular(path: Path) -> BinaryIO:
@@ -137,41 +137,41 @@ def _record(file: DicomFile, entry: str = "") -> Record:
         with file.open() as stream:
             match = _SERIES.search(stream.read(_HEAD))
         series = match[1].decode().strip("\0") if match else ""
-        return Record("damaged", series, without_values(str(error)), entry=entry, size=file.size)
+        return Record(kind="damaged", series=series, detail=without_values(str(error)), entry=entry, size=file.size)
     except UnreadableError as error:
         kind = "missing" if error.why == NOT_FETCHED else "unreadable"
-        return Record(kind, detail=error.why, entry=entry, size=file.size)
+        return Record(kind=kind, detail=error.why, entry=entry, size=file.size)
     if found is None:
         said = "empty" if not file.size else ""
-        return Record("other", detail=said, entry=entry, size=file.size)
+        return Record(kind="other", detail=said, entry=entry, size=file.size)
     if isinstance(found, str):
-        return Record("object", detail=found[:64], entry=entry, size=file.size)
+        return Record(kind="object", detail=found[:64], entry=entry, size=file.size)
     if not found:
-        return Record("damaged", detail="it states no frames", entry=entry, size=file.size)
+        return Record(kind="damaged", detail="it states no frames", entry=entry, size=file.size)
     rows = json.dumps([[getattr(plane, name) for name in _FIELDS] for plane in found])
     patient = json.dumps(sorted({plane.patient for plane in found}))
-    return Record("planes", series_key(found[0]), planes=rows, patient=patient, entry=entry, size=file.size)
+    return Record(kind="planes", series=series_key(found[0]), planes=rows, patient=patient, entry=entry, size=file.size)
 
 
 def _zip(path: Path, size: int) -> list[Record]:
     try:
         if is_packed_image(path):
-            return [Record("image", size=size)]
+            return [Record(kind="image", size=size)]
         with zipfile.ZipFile(path) as archive:
             unread = Unread()
             found = [_record(DicomFile("f", file.open, file.size), file.name) for file in zip_files(archive, unread)]
-            found += [Record("missing", detail=why, entry=name) for name, why in unread.lost]
+            found += [Record(kind="missing", detail=why, entry=name) for name, why in unread.lost]
             alike = {(folder_of(r.entry), without_digits(r.entry)) for r in found if r.kind == "planes"}
             hollow = [name for name in unread.hollow if (folder_of(name), without_digits(name)) in alike]
-            found += [Record("other", detail=HOLLOW, entry=name) for name in hollow]
+            found += [Record(kind="other", detail=HOLLOW, entry=name) for name in hollow]
     except MemoryError:
         raise
     except Exception as error:  # our own error, or any fault that a damaged or encrypted archive causes in zipfile
         said = str(error) if isinstance(error, MedvitError) else f"a damaged or encrypted zip: {type(error).__name__}"
-        return [Record("damaged", detail=without_values(said).replace(path.name, "it"), size=size)]
+        return [Record(kind="damaged", detail=without_values(said).replace(path.name, "it"), size=size)]
     if not any(record.kind in ("planes", "object", "damaged", "missing") for record in found):
-        return [Record("other", size=size)]
-    return [Record("zip", size=size), *found]
+        return [Record(kind="other", size=size)]
+    return [Record(kind="zip", size=size), *found]
 
 
 def planes_of(content: str, file: DicomFile) -> Iterator[PlaneHeader]:
@@ -181,7 +181,7 @@ def planes_of(content: str, file: DicomFile) -> Iterator[PlaneHeader]:
             if row[place] is not None:
                 row[place] = tuple(row[place])
         row[_ORDER], row[_PATIENT] = tuple(map(tuple, row[_ORDER])), Identity(*row[_PATIENT])
-        yield PlaneHeader(file, *row)
+        yield PlaneHeader(file=file, **dict(zip(_FIELDS, row, strict=True)))
 
 
 def dicom_file(alias: str, path: bytes, entry: str, size: int) -> DicomFile:

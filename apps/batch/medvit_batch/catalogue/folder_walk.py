@@ -30,7 +30,7 @@ class Entry:
     changed: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Folder:
     """Files of one folder, sorted by name.
 
@@ -66,12 +66,12 @@ def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iter
             if os.path.realpath(path) == out:
                 continue
             if not entered.enter(path):
-                yield Folder(path, links=1)
+                yield Folder(path=path, links=1)
                 continue
             with os.scandir(path) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            yield Folder(path, problem=error.strerror or type(error).__name__)
+            yield Folder(path=path, problem=error.strerror or type(error).__name__)
             continue
         files: list[Entry] = []
         within: list[bytes] = []
@@ -89,7 +89,7 @@ def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iter
                     doubtful.append(entry)
             except OSError as error:
                 lost.append((entry.name, why_lost(error, entry.is_symlink())))
-        yield Folder(path, tuple(files), lost=tuple(lost), hollow=_hollow(doubtful, files))
+        yield Folder(path=path, files=tuple(files), lost=tuple(lost), hollow=_hollow(doubtful, files))
         folders += reversed(within)
 
 

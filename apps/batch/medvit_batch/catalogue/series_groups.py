@@ -22,7 +22,7 @@ __all__ = ["ARCHIVE", "Group", "Groups", "Image", "alias", "found_in", "full_pat
 _JOINED = "SELECT f.*, d.path FROM files f JOIN folders d ON d.id=f.folder"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Group:
     """Images of one series in one place: the loose files of the archive, or one zip.
 
@@ -67,7 +67,7 @@ class _Patients:
     disputed: dict[str, tuple[str, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Image:
     """An image file of another format, or a zip that holds exactly one.
 
@@ -134,19 +134,19 @@ class Groups:
         issuer, question, several = self._decided(series, identities)
         lost = self._lost(rows)
         return Group(
-            inside,
-            series,
-            _short(rows[0]["path"]) if inside else "",
-            tuple(planes),
-            tuple((f"{home}/f{row['id']}", row["detail"]) for row in bad),
-            sum(doubtful.get(folder, 0) for folder in homes),
-            tuple((alias(row), why) for row, why in lost),
-            max(row["changed"] for row in (*rows, *bad)),
-            _stamp((*rows, *bad, *(row for row, _ in lost)), self.secret),
-            keyed(self.secret, identities),
-            issuer,
-            question,
-            several,
+            inside=inside,
+            series=series,
+            place=_short(rows[0]["path"]) if inside else "",
+            planes=tuple(planes),
+            damaged=tuple((f"{home}/f{row['id']}", row["detail"]) for row in bad),
+            doubtful=sum(doubtful.get(folder, 0) for folder in homes),
+            lost=tuple((alias(row), why) for row, why in lost),
+            changed=max(row["changed"] for row in (*rows, *bad)),
+            file_signature=_stamp((*rows, *bad, *(row for row, _ in lost)), self.secret),
+            patient=keyed(self.secret, identities),
+            issuer=issuer,
+            question=question,
+            several=several,
         )
 
     def _decided(self, series: str, identities: set[Identity]) -> tuple[str, str, bool]:
@@ -267,7 +267,13 @@ class Groups:
         )
         for row in rows.fetchall():
             path = full_path(row)
-            yield Image(alias(row), Path(os.fsdecode(path)), _short(path), row["changed"], _stamp([row], self.secret))
+            yield Image(
+                alias=alias(row),
+                path=Path(os.fsdecode(path)),
+                place=_short(path),
+                changed=row["changed"],
+                file_signature=_stamp([row], self.secret),
+            )
 
 
 def _planes(rows: Iterable[sqlite3.Row]) -> list[PlaneHeader]:
@@ -315,4 +321,6 @@ ARCHIVE = "the archive"
 
 def found_in(group: Group, volumes: tuple[SeriesVolume, ...]) -> Preflight:
     """Return the preflight of a series as if it lay alone in a folder."""
-    return Preflight(len(group.planes), volumes, {}, group.damaged, 0, group.lost)
+    return Preflight(
+        files=len(group.planes), volumes=volumes, objects={}, damaged=group.damaged, other=0, lost=group.lost
+    )

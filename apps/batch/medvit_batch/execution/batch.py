@@ -14,7 +14,7 @@ from medvit_batch.selection.plan import Plan
 __all__ = ["Batch", "Limits", "exit_code"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """Limits of a run.
 
@@ -37,7 +37,7 @@ class Limits:
     where: ClusterSpec | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Settings of a run: archive, output folder, plan, limits and the command that was given."""
 

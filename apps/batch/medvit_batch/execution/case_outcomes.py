@@ -68,7 +68,14 @@ class CaseOutcomes:
                 limit = self.batch.limits.time_limit
                 reason = f"Found that the case took longer than {limit:g} s (--time-limit) and ended it."
                 self._settle(
-                    job, Outcome(State.FAILED, event.stage, "TimeLimit", reason, "Retry it with a longer --time-limit.")
+                    job,
+                    Outcome(
+                        state=State.FAILED,
+                        stage=event.stage,
+                        code="TimeLimit",
+                        reason=reason,
+                        remedy="Retry it with a longer --time-limit.",
+                    ),
                 )
             case EndKind.CRASHED:
                 return self._lost(job, event.stage, event.detail)
@@ -84,7 +91,7 @@ class CaseOutcomes:
         self.journal.move(job.case, State.PENDING, tries=self.journal.case(job.case)["tries"] - 1)
         remove_leftovers(self.batch.out, job.case)
         if why:
-            self._tell(job, State.PENDING, why, Outcome(State.PENDING))
+            self._tell(job, State.PENDING, why, Outcome(state=State.PENDING))
         return job.case
 
     def _done(self, job: CaseJob, outcome: Outcome) -> None:
@@ -123,13 +130,16 @@ class CaseOutcomes:
         if "ended by" in how and tries < _TRIES:
             self.journal.move(job.case, State.PENDING)
             self._tell(
-                job, State.PENDING, f"its worker was lost ({how}); it is tried again", Outcome(State.PENDING, stage)
+                job,
+                State.PENDING,
+                f"its worker was lost ({how}); it is tried again",
+                Outcome(state=State.PENDING, stage=stage),
             )
             return job.case
         killed = " The system ends processes so when memory runs out." if "SIGKILL" in how else ""
         reason = f"Found its worker dead: {how}.{killed}"
         remedy = "Retry it with fewer workers or more memory; if it fails again, run medvit segment on the series and report it."
-        self._settle(job, Outcome(State.FAILED, stage, "WorkerDied", reason, remedy))
+        self._settle(job, Outcome(state=State.FAILED, stage=stage, code="WorkerDied", reason=reason, remedy=remedy))
         return None
 
     def _settle(self, job: CaseJob, outcome: Outcome) -> None:

@@ -119,7 +119,7 @@ def _made(job: CaseJob, link: CaseChannel, progress: Progress) -> Outcome | tupl
     with progress.stage("open"):  # for a case that was read ahead, the time spent waiting for it
         opened = (link.reading.opened() if link.reading is not None else None) or open_case(job)
     if not link.ask(opened.digest):
-        return Outcome(State.SKIPPED)
+        return Outcome(state=State.SKIPPED)
     with progress.stage("load"):
         from medvit.bundles import open_bundle
         from medvit.inference import load_model
@@ -156,7 +156,9 @@ def _segment(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) 
     check_types(types, scan.kind)
     result = Predictor(model, job.work.run).run(scan, progress)
     assert isinstance(result, Result)  # a bundle for segmentation returns nothing else
-    settings = OutputSettings(types, job.work.preview, job.work.statistics, job.work.per_label)
+    settings = OutputSettings(
+        output_types=types, preview=job.work.preview, statistics=job.work.statistics, per_label=job.work.per_label
+    )
     return lambda: _outcome(
         job, result, save_result(result, job.staging, settings), "implausible anatomy, quality is poor"
     )
@@ -177,7 +179,7 @@ def _restore(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) 
     check_restored_types(types, scan.kind)
     result = Predictor(model, job.work.run).run(scan, progress)
     assert isinstance(result, Restored)  # a bundle for restoration returns nothing else
-    settings = RestoredOutput(types, job.work.preview, job.work.statistics)
+    settings = RestoredOutput(output_types=types, preview=job.work.preview, statistics=job.work.statistics)
     return lambda: _outcome(
         job,
         result,
@@ -203,7 +205,7 @@ def _with_images(job: CaseJob, opened: Opened, outcome: Outcome, progress: Progr
 def _outcome(job: CaseJob, result: Result | Restored, saved: SavedResult, if_poor: str) -> Outcome:
     flags = (*saved.not_written, *([if_poor] if saved.quality["rating"] == "poor" else []))
     return Outcome(
-        State.CHECKED,
+        state=State.CHECKED,
         flags=flags,
         rating=saved.quality["rating"],
         rating_reasons=tuple(saved.quality["reasons"]),
@@ -239,10 +241,15 @@ def _refused(job: CaseJob, link: CaseChannel, error: MedvitError) -> Outcome:
     code = type(error).__name__
     if isinstance(error, OutputError) and out_of_space(error.__cause__):
         return Outcome(
-            State.PENDING, link.stage, code, text, "Free some space, then give the same command again.", full=True
+            state=State.PENDING,
+            stage=link.stage,
+            code=code,
+            reason=text,
+            remedy="Free some space, then give the same command again.",
+            full=True,
         )
     state = State.SET_ASIDE if isinstance(error, _THEIRS) else State.FAILED
-    return Outcome(state, link.stage, code, text, _last_sentence(text))
+    return Outcome(state=state, stage=link.stage, code=code, reason=text, remedy=_last_sentence(text))
 
 
 def _last_sentence(text: str) -> str:
@@ -251,7 +258,7 @@ def _last_sentence(text: str) -> str:
 
 
 def _failed(link: CaseChannel, code: str, reason: str, remedy: str) -> Outcome:
-    return Outcome(State.FAILED, link.stage, code, reason, remedy, fatal=True)
+    return Outcome(state=State.FAILED, stage=link.stage, code=code, reason=reason, remedy=remedy, fatal=True)
 
 
 def _place(error: BaseException) -> str:

@@ -110,7 +110,7 @@ class _DaskWorker:
             job, self._running = self.order.job, True
             if not message.go_on:
                 self.order = None
-                self.transport.report(self, CaseDone(case=job.case, outcome=Outcome(State.SKIPPED)))
+                self.transport.report(self, CaseDone(case=job.case, outcome=Outcome(state=State.SKIPPED)))
                 return
             self.transport.report(self, StageChanged(case=job.case, stage="run"))
             settings = self.transport.task_settings(self.address, self.order.alone)

@@ -234,7 +234,16 @@ class Session:
         work = self.batch.plan.work
         if work.privacy is not None and group is not None and group.issuer:
             work = replace(work, privacy=replace(work.privacy, issuer=group.issuer))
-        return CaseJob(case, row["folder"], root, work, staging_path(self.batch.out, case), group, key, row["note"])
+        return CaseJob(
+            case=case,
+            name=row["folder"],
+            bundle=root,
+            work=work,
+            staging=staging_path(self.batch.out, case),
+            group=group,
+            key=key,
+            note=row["note"],
+        )
 
     def _heard(self, event: Event) -> int | None:
         """Record an event of a worker; return its case if it is to be tried again."""

@@ -85,7 +85,7 @@ class Local:
     tls: Tls = Tls()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Peer:
     """Peer: a DIMSE node or a DICOMweb server.
 
@@ -114,7 +114,7 @@ def parse_peer(text: str) -> Peer:
                 "a password in the address of a server, where logs would show it",
                 "set MEDVIT_DICOMWEB_USER and MEDVIT_DICOMWEB_PASSWORD, or MEDVIT_DICOMWEB_TOKEN, instead",
             )
-        return Peer(text, url=text.rstrip("/"))
+        return Peer(name=text, url=text.rstrip("/"))
     match = _NODE.fullmatch(text)
     if match is None or int(match["port"]) not in _PORTS:
         raise PeerError(
@@ -122,7 +122,7 @@ def parse_peer(text: str) -> Peer:
             "AET@host:port or the address of a DICOMweb server is needed",
             "Write it as PACS@10.0.0.5:104 or https://pacs/dicom-web.",
         )
-    return Peer(text, match["aet"], match["host"], int(match["port"]))
+    return Peer(name=text, aet=match["aet"], host=match["host"], port=int(match["port"]))
 
 
 def quiet_networking() -> None:

@@ -37,7 +37,7 @@ _OK, _NO_SPACE, _OTHER_CLASS, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 """Status of C-STORE (PS3.4 B.2.3)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Node:
     """Settings of a listening node.
 

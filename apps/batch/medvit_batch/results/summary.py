@@ -23,7 +23,7 @@ _COLUMNS = (
 _MEASURES = ("volume_ml", "mean", "std", "voxels", "touches_border")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """Tables and counts of a batch.
 
@@ -56,7 +56,13 @@ def summarize(journal: Journal, out: Path) -> Summary:
         for label in content.get("labels", ()):  # a restored image has no labels
             kept = {name: label[name] for name in _MEASURES}
             measurements.append({"case": row["case"], "bundle": row["bundle"], "label": label["name"], **kept})
-    return Summary(cases, measurements, journal.counts(), journal.last_run() or {}, tuple(uses))
+    return Summary(
+        cases=cases,
+        measurements=measurements,
+        counts=journal.counts(),
+        run=journal.last_run() or {},
+        intended_use=tuple(uses),
+    )
 
 
 def _row(case: CaseRow) -> dict[str, Any]:

@@ -148,7 +148,7 @@ class Plan:
             named = self.bundles[bundle].name if bundle else ""
             folder = f"{home}/{named}" if bundle else home
             return Decision(
-                lasting, named, state, reason, facts, key, group.file_signature, group.changed, folder, code, group.patient, group.issuer, disputed
+                volume=lasting, bundle=named, state=state, reason=reason, facts=facts, key=key, file_signature=group.file_signature, changed=group.changed, folder=folder, code=code, patient=group.patient, issuer=group.issuer, disputed=disputed
             )  # fmt: skip
 
         if volume.kind in ("localizer", "screen", "clip"):
@@ -219,8 +219,8 @@ class Plan:
             )
             home, named = f"image-{image.place}", self.bundles[bundle].name if bundle else ""
             yield Decision(
-                f"image|{image.place}", named, State.PENDING if fits else State.SKIPPED, reason, facts, CaseLocation(image=image.path), image.file_signature,
-                image.changed, f"{home}/{named}" if bundle else home, "" if fits else "rules",
+                volume=f"image|{image.place}", bundle=named, state=State.PENDING if fits else State.SKIPPED, reason=reason, facts=facts, key=CaseLocation(image=image.path), file_signature=image.file_signature,
+                changed=image.changed, folder=f"{home}/{named}" if bundle else home, code="" if fits else "rules",
             )  # fmt: skip
 
 
@@ -260,8 +260,8 @@ def _whole(group: Group, error: MedvitError) -> Decision:
     )
     key, reason = CaseLocation(group.inside, group.series, 0), without_values(str(error).splitlines()[0])
     return Decision(
-        f"{group.series}|{group.place}|", "", State.SET_ASIDE, reason, facts, key, group.file_signature, group.changed, _folder(group, ""),
-        type(error).__name__,
+        volume=f"{group.series}|{group.place}|", bundle="", state=State.SET_ASIDE, reason=reason, facts=facts, key=key, file_signature=group.file_signature, changed=group.changed, folder=_folder(group, ""),
+        code=type(error).__name__,
     )  # fmt: skip
 
 
@@ -295,6 +295,6 @@ def _facts(volume: SeriesVolume) -> CaseDescription:
     first = volume.first
     modality = first.modality if re.fullmatch(r"[A-Z]{1,16}", first.modality) else ""
     return CaseDescription(
-        _uid(first.study), _uid(volume.series), volume.part, volume.kind, modality, len(volume.planes), first.rows, first.columns,
-        volume.plane_name, first.file.name,
+        study=_uid(first.study), series=_uid(volume.series), part=volume.part, kind=volume.kind, modality=modality, slices=len(volume.planes), rows=first.rows, columns=first.columns,
+        plane=volume.plane_name, file=first.file.name,
     )  # fmt: skip

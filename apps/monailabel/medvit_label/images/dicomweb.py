@@ -81,7 +81,9 @@ class DicomWebImages:
             for entry in self._ask(lambda asked=asked: self._client.search_for_series(get_remaining=True, **asked)):
                 series, study = _value(entry, "0020000E"), _value(entry, "0020000D")
                 if _UID.fullmatch(series) and _UID.fullmatch(study):
-                    found[series] = LabelImage(series, self._cache / series, series, study, modality)
+                    found[series] = LabelImage(
+                        id=series, path=self._cache / series, series=series, study=study, modality=modality
+                    )
                     count = _value(entry, "00201209")
                     counts[series] = int(count) if count.isdigit() else 0
         self._counts = counts

@@ -50,7 +50,7 @@ class LocalImages:
                 # scan.nii.gz beside scan.png: the second file keeps its suffix in its id
                 identity = identity if identity not in found else str(path.relative_to(self._folder))
                 nifti = name.lower().endswith((".nii", ".nii.gz"))
-                found[identity] = LabelImage(identity, path, geometry=self._geometry if nifti else None)
+                found[identity] = LabelImage(id=identity, path=path, geometry=self._geometry if nifti else None)
             else:
                 seen.add(str(path))
                 self._add_dicom(found, path)
@@ -67,7 +67,7 @@ class LocalImages:
         series, study, modality = header
         known = found.get(series)
         folder = path.parent if known is None else Path(os.path.commonpath([known.path, path.parent]))
-        found[series] = LabelImage(series, folder, series, study, modality)
+        found[series] = LabelImage(id=series, path=folder, series=series, study=study, modality=modality)
 
     def _header(self, path: Path) -> tuple[str, str, str] | None:
         """Return series, study and modality of a DICOM image; None for other files. A file is read again only if it has

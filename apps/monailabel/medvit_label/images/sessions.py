@@ -62,7 +62,7 @@ class SessionRepository:
         """
         row = self._row(name)
         self._journal.change("UPDATE sessions SET used = ? WHERE id = ?", time.time(), name)
-        return LabelImage(f"session {name}", self._folder / name / row["file"])
+        return LabelImage(id=f"session {name}", path=self._folder / name / row["file"])
 
     def remove(self, name: str) -> dict[str, Any]:
         """End a session and delete its image."""

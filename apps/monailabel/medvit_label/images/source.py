@@ -26,7 +26,7 @@ SUFFIXES = (*IMAGE_SUFFIXES, ".zip")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelImage:
     """One image of the project.
 

@@ -90,7 +90,9 @@ class AnnotatorCorrections:
         if not asked.resumes(plain.bundle):
             count += 1
             if self.lasting:
-                now = CorrectionSummary(self._state, made.result.bundle.version, count, time.time(), "")
+                now = CorrectionSummary(
+                    state=self._state, version=made.result.bundle.version, count=count, changed=time.time(), file=""
+                )
                 made.params["notes"] += self._corrections.keep(self.key, now, made.result.array)
         made.params["corrections"] = {
             "annotator": self._who.name,

@@ -88,7 +88,9 @@ class Inferences:
             named = bool(params.lateral or params.lateral_session)
             second = self._images.named(params.lateral, params.lateral_session) if named else None
             lateral = require_lateral(bundle, image, second)
-        request = InferenceRequest(bundle, image, params, self._device, seg, lateral)
+        request = InferenceRequest(
+            bundle=bundle, image=image, params=params, device=self._device, seg=seg, lateral=lateral
+        )
 
         def work(progress: Progress) -> InferenceFiles:
             state = image.state()
@@ -125,7 +127,7 @@ class Inferences:
         """
         bundle, (params, _) = self._models.find(model), read_params(json.dumps(content))
         bundle.require_task("segmentation")
-        request = InferenceRequest(bundle, image, params, self._device)
+        request = InferenceRequest(bundle=bundle, image=image, params=params, device=self._device)
 
         def work(progress: Progress) -> InferenceFiles:
             state = image.state()

@@ -22,7 +22,7 @@ _REMEMBERED = 200
 """Number of ended jobs that can still be looked up."""
 
 
-@dataclass(eq=False)
+@dataclass(kw_only=True, eq=False)
 class Job(Generic[T]):
     """An inference in the queue, with its state.
 
@@ -87,7 +87,7 @@ class JobQueue:
         Raises:
             BusyError: the queue is full.
         """
-        job: Job[T] = Job(model, image, owner)
+        job: Job[T] = Job(model=model, image=image, owner=owner)
         with self._lock:
             open_jobs = sum(other.ended is None for other in self._jobs.values())
             if open_jobs >= self._limit:

@@ -50,7 +50,16 @@ def view_geometries(params: Any) -> tuple[ViewGeometry, ViewGeometry]:
     """
     given = (params.pixel_spacing, params.magnification, params.source_to_detector, params.source_to_patient)
     pixel, larger, far, near = ((None, None) if pair is None else pair for pair in given)
-    made = [ViewGeometry(pixel[n], larger[n], far[n], near[n], params.invert) for n in (0, 1)]
+    made = [
+        ViewGeometry(
+            pixel_spacing_mm=pixel[n],
+            magnification=larger[n],
+            source_to_detector_mm=far[n],
+            source_to_patient_mm=near[n],
+            invert=params.invert,
+        )
+        for n in (0, 1)
+    ]
     return made[0], made[1]
 
 

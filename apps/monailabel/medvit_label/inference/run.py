@@ -149,7 +149,7 @@ class AnswerCache:
             return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InferenceRequest:
     """One inference: bundle, image, settings, device, ``seg`` (True to write a DICOM SEG), and a reconstruction's
     lateral view.

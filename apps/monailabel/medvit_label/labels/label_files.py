@@ -71,7 +71,9 @@ def _write_volume(
     source = _from_bare(file, scan, folder.parent) if file.suffix == ".bin" else file
     try:
         found = read_label_set(
-            source, ReadOptions(scan, table=table, names=names, strict=bool(table), geometry=image.geometry), Progress()
+            source,
+            ReadOptions(like=scan, table=table, names=names, strict=bool(table), geometry=image.geometry),
+            Progress(),
         )
     finally:
         if source != file:
@@ -197,7 +199,7 @@ def read_scribbles(
     if stated is None:
         return medvit.read_labels(file, scan, geometry=taken).array
     return read_label_set(
-        file, ReadOptions(scan, table=known, names=stated, strict=True, geometry=taken), Progress()
+        file, ReadOptions(like=scan, table=known, names=stated, strict=True, geometry=taken), Progress()
     ).array
 
 

@@ -20,7 +20,7 @@ from medvit_label.labels.label_arrays import read_arrays, write_arrays
 __all__ = ["CorrectionRepository", "CorrectionSummary", "format_time"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CorrectionSummary:
     """Summary of an annotator's corrections of one image.
 
@@ -72,7 +72,9 @@ class CorrectionRepository:
         if not rows:
             return None
         row = rows[0]
-        return CorrectionSummary(row["state"], row["version"], row["count"], row["changed"], row["file"])
+        return CorrectionSummary(
+            state=row["state"], version=row["version"], count=row["count"], changed=row["changed"], file=row["file"]
+        )
 
     def labels(self, summary: CorrectionSummary) -> NDArray[np.integer] | None:
         """Return the labels after the last correction; None if their file is missing or damaged."""

@@ -39,7 +39,7 @@ _SCORES = frozenset({_ARCHIVE, "volumes", "agreement", "against"})
 _TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredLabel:
     """One version of an image's label.
 
@@ -238,7 +238,7 @@ class LabelRepository:
                 "INSERT INTO labels (image, tag, version, file, created, info) VALUES (?, ?, ?, ?, ?, ?)",
                 image.id, tag, version, where, now, json.dumps(info),
             )  # fmt: skip
-        return StoredLabel(image.id, tag, version, final / name, now, info)
+        return StoredLabel(image=image.id, tag=tag, version=version, file=final / name, created=now, info=info)
 
     def all(self) -> list[StoredLabel]:
         """Return each visible version, oldest first."""
@@ -310,7 +310,12 @@ class LabelRepository:
 
 def _stored(folder: Path, row: dict[str, Any]) -> StoredLabel:
     return StoredLabel(
-        row["image"], row["tag"], row["version"], folder / row["file"], row["created"], json.loads(row["info"])
+        image=row["image"],
+        tag=row["tag"],
+        version=row["version"],
+        file=folder / row["file"],
+        created=row["created"],
+        info=json.loads(row["info"]),
     )
 
 

@@ -68,7 +68,7 @@ def _target(project: Project, held: ExitStack, image: str, session: str, file: U
         return project.images.named(image, session)
     path = held.enter_context(save_upload(file.filename, file.file, IMAGES, project.scratch))
     require_image(path)
-    return LabelImage(f"upload {uuid.uuid4().hex}", path)
+    return LabelImage(id=f"upload {uuid.uuid4().hex}", path=path)
 
 
 async def _finished(request: Request, job: Job[InferenceFiles]) -> InferenceFiles:

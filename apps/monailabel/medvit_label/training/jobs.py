@@ -41,7 +41,7 @@ class TrainParams(BaseModel):
     validation_share: float = Field(default=0.2, ge=0.05, le=0.5)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinishedRun:
     """A training run that ended with an outcome.
 
@@ -178,7 +178,15 @@ class Trainings:
             return ERROR, {"reason": outcome["error"].replace(str(folder), "…")}
         info = json.loads(row["info"])
         candidate = folder / "candidate" / row["model"]
-        ended = FinishedRun(row["id"], row["model"], info["base"], candidate, outcome, info["split"], info["params"])
+        ended = FinishedRun(
+            run=row["id"],
+            model=row["model"],
+            base=info["base"],
+            candidate=candidate,
+            outcome=outcome,
+            split=info["split"],
+            params=info["params"],
+        )
         try:
             return DONE, {"outcome": outcome, "published": self._publish(ended)}
         except Exception as error:

@@ -54,8 +54,8 @@ def _fine_tune(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     data = folder / "data"
     wanted = FineTuning(
-        Bundle(Path(arguments["base"])), DataList(data / "datalist.json", data), folder, arguments["version"], arguments["steps"],
-        arguments["learning_rate"], arguments["device"],
+        base=Bundle(Path(arguments["base"])), data=DataList(data / "datalist.json", data), folder=folder, version=arguments["version"], steps=arguments["steps"],
+        learning_rate=arguments["learning_rate"], device=arguments["device"],
     )  # fmt: skip
     return fine_tune(wanted, lambda stage: _write(folder / STAGE, stage))
 

@@ -34,7 +34,7 @@ KEY = "medvit"
 _LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LayerInfo:
     """Information about a layer, stored in its metadata.
 
@@ -132,7 +132,7 @@ class LayerInfo:
 
 def placeholder_scan(shape: Sequence[int], affine: Affine, kind: str = "array", header: Any = None) -> Scan:
     """Return a scan with the grid of labels that have no image; it takes the memory of one voxel."""
-    return Scan(np.broadcast_to(np.float32(0), (1, *shape)), affine, kind, header=header)
+    return Scan(array=np.broadcast_to(np.float32(0), (1, *shape)), affine=affine, kind=kind, header=header)
 
 
 def to_smallest_dtype(array: NDArray[Any]) -> NDArray[Any]:
@@ -210,10 +210,12 @@ def _stated(layer: Any, axes: str) -> Scan:
                 "Choose one channel: right-click the layer, Split RGB.",
             )
         return Scan(
-            np.moveaxis(np.asarray(layer.data)[..., :3], -1, 0).astype(np.float32), np.eye(4), "picture"
+            array=np.moveaxis(np.asarray(layer.data)[..., :3], -1, 0).astype(np.float32),
+            affine=np.eye(4),
+            kind="picture",
         ).check()
     if len(shape) == 2:
-        return Scan(np.asarray(layer.data, dtype=np.float32)[None], np.eye(4), "picture").check()
+        return Scan(array=np.asarray(layer.data, dtype=np.float32)[None], affine=np.eye(4), kind="picture").check()
     if len(shape) != 3:
         raise LayerError(
             f"the layer {layer.name!r} of {len(shape)} axes {shape}",
@@ -226,7 +228,7 @@ def _stated(layer: Any, axes: str) -> Scan:
             "left and right could be exchanged",
             "Open its file with medvit, or state where its axes run, for example IPL, under 'Axes'.",
         )
-    return Scan(np.asarray(layer.data, dtype=np.float32)[None], _affine(layer, axes), "array").check()
+    return Scan(array=np.asarray(layer.data, dtype=np.float32)[None], affine=_affine(layer, axes), kind="array").check()
 
 
 def _affine(layer: Any, axes: str) -> Affine:

@@ -65,7 +65,7 @@ def image_layer(scan: Scan, name: str = "", **options: Any) -> LayerTuple:
     shown = grid.show(scan.array[0])
     middle = shown[shown.shape[0] // 2]
     window = default_window(scan.modality if scan.hounsfield else None, middle, scan.slices)
-    place = LayerInfo(scan, grid, notes=scan.notes, flags=scan.excluded)
+    place = LayerInfo(source=scan, grid=grid, notes=scan.notes, flags=scan.excluded)
     kind = _KINDS.get(scan.kind)
     plane = "" if scan.kind != "dicom" else ("axial", "coronal", "sagittal")[grid.order.index(2)]
     return shown, {
@@ -82,7 +82,7 @@ def _picture(scan: Scan, name: str, options: dict[str, Any]) -> LayerTuple:
     data = np.moveaxis(scan.array, 0, -1) if colours else scan.array[0]
     if colours:
         data = data.clip(0, 255).astype(np.uint8)
-    place = LayerInfo(scan, None, notes=scan.notes, flags=scan.excluded)
+    place = LayerInfo(source=scan, grid=None, notes=scan.notes, flags=scan.excluded)
     return data, {"name": name, "rgb": colours, "metadata": place.metadata(), **options}, "image"
 
 
@@ -106,7 +106,7 @@ def filling_layer(
     return filling, {
         "name": _name(filling.modality or _KINDS.get(kind), plane, filling.grid.shape[2]),
         "contrast_limits": BLANK if window is None else window.limits,
-        "metadata": LayerInfo(filling, filling.grid, notes=notes, flags=flags).metadata(),
+        "metadata": LayerInfo(source=filling, grid=filling.grid, notes=notes, flags=flags).metadata(),
         **filling.grid.placement(),
     }, "image"  # fmt: skip
 
@@ -131,7 +131,7 @@ def label_layer(
     """
     grid = source.grid if isinstance(source, Filling) else _grid(source)
     shown = np.ascontiguousarray(array if grid is None else grid.show(array))
-    place = LayerInfo(source, grid, labels=tuple(labels), digest=array_sha256(shown), **known)
+    place = LayerInfo(source=source, grid=grid, labels=tuple(labels), digest=array_sha256(shown), **known)
     return shown, {
         "name": name,
         "opacity": _OPACITY,
@@ -232,7 +232,9 @@ def restored_layers(result: Restored, limits: tuple[float, float] | None = None)
     other = image_layer(replace(result.scan, array=change[None]), f"Restored minus source ({_DIFFERENCE})", **look)
     for layer in (image, other):
         grid = layer[1]["metadata"][KEY].grid
-        place = LayerInfo(restored, grid, made_by=made, origin="restored", notes=result.notes, quality=quality)
+        place = LayerInfo(
+            source=restored, grid=grid, made_by=made, origin="restored", notes=result.notes, quality=quality
+        )
         layer[1]["metadata"] = place.metadata()
     return [image, other]
 
@@ -250,7 +252,10 @@ def surface_layers(array: NDArray[Any], scan: Scan, labels: Sequence[Label]) -> 
             surface = surface_of(mask, scan.affine)
             layers.append(
                 _surface(
-                    grid.shown_world(surface.vertices), surface.faces, label, LayerInfo(scan, grid, labels=(label,))
+                    grid.shown_world(surface.vertices),
+                    surface.faces,
+                    label,
+                    LayerInfo(source=scan, grid=grid, labels=(label,)),
                 )
             )
     return layers
@@ -278,7 +283,7 @@ def reconstructed_layers(result: Reconstructed) -> list[LayerTuple]:
     layers = [label_layer(result.array, scan, result.requested_labels, f"From X-rays by {result.bundle.name}", **known)]
     grid = _grid(scan)
     assert grid is not None
-    place = LayerInfo(scan, grid, **known)
+    place = LayerInfo(source=scan, grid=grid, **known)
     for label in result.requested_labels:
         if label.name in result.surfaces:
             surface = result.surfaces[label.name]

@@ -50,7 +50,7 @@ _OUTCOME = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Offer:
     """A volume or picture of a source as a dialog lists it; it holds no patient data.
 
@@ -107,13 +107,13 @@ def offers(found: Preflight) -> tuple[Offer, ...]:
     worth, _ = candidate_volumes(found.volumes)
     return tuple(
         Offer(
-            v.number,
-            ", ".join(v.describe().split(", ")[:-1]),  # without the UID at the end
-            _OUTCOME[v.worst()],
-            tuple(_in_a_window(f.text) for f in v.findings),
-            v.worst() == "irregular",
-            v.worst() == "refused",
-            v in worth,
+            number=v.number,
+            title=", ".join(v.describe().split(", ")[:-1]),  # without the UID at the end
+            outcome=_OUTCOME[v.worst()],
+            findings=tuple(_in_a_window(f.text) for f in v.findings),
+            irregular=v.worst() == "irregular",
+            refused=v.worst() == "refused",
+            likely=v in worth,
         )
         for v in found.volumes
     )

@@ -15,7 +15,7 @@ from medvit_napari.running.job import load_triton
 __all__ = ["XrayRequest", "parse_number", "run_views"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class XrayRequest:
     """Two radiographs, and their geometry as the user states it."""
 

@@ -50,9 +50,9 @@ def labels_of(layer: Any) -> LabelSet:
         segments.append(LabelMask(label, start, voxels, origin))  # type: ignore[arg-type]
     scan = place.scan()
     return LabelSet(
-        tuple(segments),
-        Grid(place.grid.shape, scan.affine),  # type: ignore[union-attr]
-        "array",
+        segments=tuple(segments),
+        grid=Grid(place.grid.shape, scan.affine),  # type: ignore[union-attr]
+        kind="array",
         reference=place.image(),
         header=scan.header,
         notes=(*filter(None, [rating_line(place.quality)]), *place.notes, *_without_name(place, labels)),

@@ -80,7 +80,14 @@ class RunWidget(JobPanel):
         shapes = self.region.layer()
         corners = region_corners(shapes) if shapes is not None else None
         axes, surfaces = self.axes.text(), self.surfaces.isChecked()
-        return Request(self.image.layer(), self.bundle.currentText(), settings, axes, surfaces, corners)
+        return Request(
+            layer=self.image.layer(),
+            bundle=self.bundle.currentText(),
+            settings=settings,
+            axes=axes,
+            surfaces=surfaces,
+            region=corners,
+        )
 
     def run(self) -> None:
         """Start a run with the values of the fields."""

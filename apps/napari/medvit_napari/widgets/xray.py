@@ -55,13 +55,20 @@ class XrayWidget(JobPanel):
         """Start the reconstruction."""
         try:
             flags = ViewGeometry(
-                parse_number(self.pixel.text()), parse_number(self.larger.text()), invert=self.invert.isChecked()
+                pixel_spacing_mm=parse_number(self.pixel.text()),
+                magnification=parse_number(self.larger.text()),
+                invert=self.invert.isChecked(),
             )
         except GeometryError as error:
             self.show_error(error)
             return
-        views = str(Path(self.ap.text())), str(Path(self.lat.text()))
-        request = XrayRequest(*views, self.bundle.currentText(), flags, self.force.isChecked())
+        request = XrayRequest(
+            ap=str(Path(self.ap.text())),
+            lat=str(Path(self.lat.text())),
+            bundle=self.bundle.currentText(),
+            flags=flags,
+            force=self.force.isChecked(),
+        )
         self.start(lambda progress: run_views(request, progress), self._add, "Starting...")
 
     def _add(self, made: list[LayerTuple]) -> None:

@@ -10,7 +10,7 @@ from medvit.io.files import DicomFile
 __all__ = ["PlaneHeader"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlaneHeader:
     """One image plane as its header states it; absent values are None or empty.
 

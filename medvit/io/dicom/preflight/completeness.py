@@ -117,7 +117,7 @@ def _of_acquisitions(planes: Sequence[PlaneHeader]) -> tuple[str, int, int] | No
 def _count(short: tuple[str, int, int]) -> list[Finding]:
     tag, missing, total = short
     text = f"{missing} of the {total} images that {tag} states are not there, so that slices at an end may be missing"
-    return [Finding("fewer_than_stated", "flag", text, step=_WHOLE)]
+    return [Finding(code="fewer_than_stated", severity="flag", found=text, step=_WHOLE)]
 
 
 def _numbers(volume: SeriesVolume, planes: Sequence[PlaneHeader], few: float) -> list[Finding]:
@@ -145,7 +145,11 @@ def _numbers(volume: SeriesVolume, planes: Sequence[PlaneHeader], few: float) ->
         text = f"InstanceNumbers from {min(own)} on, and no image of the series with one before"
         if lost:
             text += f", so that {len(before)} slice(s) at an end may be missing"
-        found.append(Finding("numbers_begin_late", "flag" if lost else "note", text, step=_WHOLE if lost else ""))
+        found.append(
+            Finding(
+                code="numbers_begin_late", severity="flag" if lost else "note", found=text, step=_WHOLE if lost else ""
+            )
+        )
     in_order = bool(np.all(np.diff(own) > 0) or np.all(np.diff(own) < 0))
     within = sorted(set(range(min(own), max(own))) - known)
     if within and not in_order and len(within) <= _FEW * len(own):
@@ -153,7 +157,7 @@ def _numbers(volume: SeriesVolume, planes: Sequence[PlaneHeader], few: float) ->
             f"no image of the series has the InstanceNumber {_listed(within)}, and there is no gap between the slices, so "
             f"that {len(within)} slice(s) at an end may be missing"
         )
-        found.append(Finding("numbers_missing", "flag", text, step=_WHOLE))
+        found.append(Finding(code="numbers_missing", severity="flag", found=text, step=_WHOLE))
     return found
 
 
@@ -180,7 +184,7 @@ def _shorter(stacks: Sequence[SeriesVolume]) -> dict[int, list[Finding]]:
             missing = max(0, first - usual[0]) + max(0, usual[1] - last)
             if missing:
                 text = f"{missing} slice(s) at an end that the other volumes of the series have are not there"
-                found[n] = [Finding("shorter_than_others", "flag", text, step=_WHOLE)]
+                found[n] = [Finding(code="shorter_than_others", severity="flag", found=text, step=_WHOLE)]
     return found
 
 

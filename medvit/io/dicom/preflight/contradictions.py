@@ -30,7 +30,13 @@ def versions_finding(planes: Sequence[PlaneHeader]) -> Finding | None:
     )
     code = "several_patients" if any(word[0].isupper() for word in words) else "two_versions"
     step = "Decide which version is right, move the other away, and run again."
-    return Finding(code, "refused", found, "results would carry one version's patient and study", step)
+    return Finding(
+        code=code,
+        severity="refused",
+        found=found,
+        needed="results would carry one version's patient and study",
+        step=step,
+    )
 
 
 def differing_versions(planes: Sequence[PlaneHeader]) -> tuple[list[tuple[PlaneHeader, PlaneHeader]], list[str]]:
@@ -67,7 +73,13 @@ def patient_finding(planes: Sequence[PlaneHeader]) -> Finding | None:
         return None
     differ = f"{_joined(list(words))} differ{'s' if len(words) == 1 else ''}"
     text = f"several patients under one SeriesInstanceUID ({differ})"
-    return Finding("several_patients", "refused", text, "a series belongs to one", "Separate the files first.")
+    return Finding(
+        code="several_patients",
+        severity="refused",
+        found=text,
+        needed="a series belongs to one",
+        step="Separate the files first.",
+    )
 
 
 def _joined(words: list[str]) -> str:

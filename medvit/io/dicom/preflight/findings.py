@@ -22,7 +22,7 @@ _KINDS: dict[str, type[MedvitError]] = {
 """Error class by finding code; other codes give a ``GeometryError``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """An irregularity of a volume.
 

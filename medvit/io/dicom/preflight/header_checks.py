@@ -40,7 +40,13 @@ def tag_findings(volume: SeriesVolume) -> list[Finding]:
         needed = "one volume or one picture is needed"
         step = "Export a single frame, or a cross-sectional series, and run again."
         found.append(
-            Finding("time_frames", "refused", f"a clip of {volume.count} frames without a place", needed, step)
+            Finding(
+                code="time_frames",
+                severity="refused",
+                found=f"a clip of {volume.count} frames without a place",
+                needed=needed,
+                step=step,
+            )
         )
     return found
 
@@ -52,7 +58,15 @@ def _pixels(planes: Sequence[PlaneHeader]) -> list[Finding]:
         first = next(p for p in planes if p.rows * p.columns == largest)
         size = f"{first.file.name} with {first.rows} rows and {first.columns} columns"
         step = "Its header is damaged: export the series again."
-        found.append(Finding("too_large", "refused", size, "at most 16384 x 16384 pixels are taken", step))
+        found.append(
+            Finding(
+                code="too_large",
+                severity="refused",
+                found=size,
+                needed="at most 16384 x 16384 pixels are taken",
+                step=step,
+            )
+        )
     short = [p for p in planes if p.syntax in _NATIVE and p.space < _least_bytes(p)]
     if short:
         files = len({p.file.name for p in short})
@@ -61,19 +75,24 @@ def _pixels(planes: Sequence[PlaneHeader]) -> list[Finding]:
         what = "it holds no pixel data" if least < 64 else "the file is cut off"
         text = f"{short[0].file.name}{more}, whose pixels cannot be read: {what}"
         step = "Export or copy the series again."
-        found.append(Finding("cut_off", "refused", text, "every slice must be complete", step))
+        found.append(
+            Finding(code="cut_off", severity="refused", found=text, needed="every slice must be complete", step=step)
+        )
     for syntax in sorted({p.syntax for p in planes}):
         lacking = missing_decoder(syntax)
         if lacking:
-            found.append(Finding("undecodable", "refused", *lacking))
+            text, needed, step = lacking
+            found.append(Finding(code="undecodable", severity="refused", found=text, needed=needed, step=step))
     if any("MOSAIC" in p.image_type for p in planes):
         text = "a Siemens mosaic, a picture with all slices of a time point side by side"
         step = "Convert it with dcm2niix and give one volume of the NIfTI."
-        found.append(Finding("mosaic", "refused", text, "one slice an image is needed", step))
+        found.append(
+            Finding(code="mosaic", severity="refused", found=text, needed="one slice an image is needed", step=step)
+        )
     if planes[0].samples > 1 and planes[0].placed and planes[0].modality in ("CT", "MR", "PT"):
         step = "Choose another series."
         text = "colour pixels (a photograph or screen capture)"
-        found.append(Finding("colour", "refused", text, "grey values are needed", step))
+        found.append(Finding(code="colour", severity="refused", found=text, needed="grey values are needed", step=step))
     return found
 
 
@@ -94,7 +113,13 @@ def _together(planes: Sequence[PlaneHeader]) -> list[Finding]:
     if len(modalities) > 1:
         text = f"images of {' and '.join(modalities)} under one SeriesInstanceUID"
         found.append(
-            Finding("several_modalities", "refused", text, "a series is of one modality", "Separate the files first.")
+            Finding(
+                code="several_modalities",
+                severity="refused",
+                found=text,
+                needed="a series is of one modality",
+                step="Separate the files first.",
+            )
         )
     return found
 
@@ -109,7 +134,7 @@ def _files(planes: Sequence[PlaneHeader]) -> list[Finding]:
         return []
     text = f"the slices are frames of {len(files)} {SEVERAL_FILES}"
     step = "To have DICOM objects, join them into one file first."
-    return [Finding("several_multiframe_files", "tags", text, step=step)]
+    return [Finding(code="several_multiframe_files", severity="tags", found=text, step=step)]
 
 
 def _uids(planes: Sequence[PlaneHeader]) -> list[Finding]:
@@ -119,30 +144,43 @@ def _uids(planes: Sequence[PlaneHeader]) -> list[Finding]:
     for tag, field in _UIDS.items():
         lacking = sum(1 for p in planes if not getattr(p, field))
         if lacking:
-            found.append(Finding("missing_uid", "tags", f"{lacking} of {len(planes)} slices have no {tag}", step=step))
+            found.append(
+                Finding(
+                    code="missing_uid",
+                    severity="tags",
+                    found=f"{lacking} of {len(planes)} slices have no {tag}",
+                    step=step,
+                )
+            )
         wrong = sum(1 for p in planes if getattr(p, field) and not is_uid(getattr(p, field)))
         if wrong:
             text = f"{wrong} of {len(planes)} slices have a {tag} that is no UID (digits and dots, at most 64)"
-            found.append(Finding("invalid_uid", "tags", text, step=step))
+            found.append(Finding(code="invalid_uid", severity="tags", found=text, step=step))
     studies = {p.study for p in planes}
     if len(studies) > 1:
         text = f"the slices state {len(studies)} different StudyInstanceUIDs"
-        found.append(Finding("several_studies", "tags", text, step=step))
+        found.append(Finding(code="several_studies", severity="tags", found=text, step=step))
     frames = {p.frame_of_reference for p in planes}
     if len(frames) > 1:
         text = f"the slices state {len(frames)} different FrameOfReferenceUIDs"
-        found.append(Finding("several_frames_of_reference", "tags", text, step=step))
+        found.append(Finding(code="several_frames_of_reference", severity="tags", found=text, step=step))
     instances = [(p.sop_instance, p.frame) for p in planes if p.sop_instance]
     if len(set(instances)) < len(instances):
         text = "several slices share one SOPInstanceUID"
-        found.append(Finding("shared_instance_uid", "tags", text, step=step))
+        found.append(Finding(code="shared_instance_uid", severity="tags", found=text, step=step))
     return found
 
 
 def _values(volume: SeriesVolume) -> list[Finding]:
     planes, found = volume.planes, []
     if volume.unit is not None:
-        found.append(Finding("other_unit", "note", f"CT values in {volume.unit!r} (RescaleType), not Hounsfield units"))
+        found.append(
+            Finding(
+                code="other_unit",
+                severity="note",
+                found=f"CT values in {volume.unit!r} (RescaleType), not Hounsfield units",
+            )
+        )
     if volume.unscaled:
         lacking = sum(1 for p in planes if p.unscaled)
         zero = any(p.rescale[0] == 0 for p in planes)
@@ -152,18 +190,18 @@ def _values(volume: SeriesVolume) -> list[Finding]:
             "Hounsfield units; they are read as stored"
         )
         step = "Add the tags, or export the series again with them."
-        found.append(Finding("no_rescale", "flag", text, step=step))
+        found.append(Finding(code="no_rescale", severity="flag", found=text, step=step))
     found += _packing(planes)
     if any(p.rescale[0] == 0 for p in planes):
         text = "a RescaleSlope of 0, which would leave nothing of the image; 1 is applied"
-        found.append(Finding("zero_slope", "note", text))
+        found.append(Finding(code="zero_slope", severity="note", found=text))
     scales = {p.rescale for p in planes}
     if len(scales) > 1:
         text = f"{len(scales)} different pairs of RescaleSlope and RescaleIntercept; each slice's own is applied"
-        found.append(Finding("mixed_rescale", "note", text))
+        found.append(Finding(code="mixed_rescale", severity="note", found=text))
     if any(p.lossy for p in planes):
         text = "pixels that were compressed with loss (LossyImageCompression 01)"
-        found.append(Finding("lossy", "note", text))
+        found.append(Finding(code="lossy", severity="note", found=text))
     return found
 
 
@@ -179,7 +217,7 @@ def _packing(planes: Sequence[PlaneHeader]) -> list[Finding]:
             )
         else:
             text = f"a HighBit of {high} that pixels of {bits} bits cannot have; the lowest {bits} bits are read"
-        found.append(Finding("high_bit", "note", text))
+        found.append(Finding(code="high_bit", severity="note", found=text))
     return found
 
 
@@ -188,7 +226,7 @@ def _empty(planes: Sequence[PlaneHeader]) -> list[Finding]:
     if not absent:
         return []
     text = f"no {', '.join(absent)} in the headers; DICOM objects carry them empty"
-    return [Finding("missing_tags", "note", text)]
+    return [Finding(code="missing_tags", severity="note", found=text)]
 
 
 def _spacing(volume: SeriesVolume) -> list[Finding]:
@@ -204,4 +242,4 @@ def _spacing(volume: SeriesVolume) -> list[Finding]:
     text = (
         f"SpacingBetweenSlices of {stated:g} mm, where the positions are {actual:.3g} mm apart; positions are believed"
     )
-    return [Finding("spacing_disagrees", "note", text)]
+    return [Finding(code="spacing_disagrees", severity="note", found=text)]

@@ -30,7 +30,7 @@ _PACKED = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.x
 """Extensions of archives. Archives within a source are not opened, since a nested archive may unpack to any size."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Preflight:
     """The content of a source.
 
@@ -138,7 +138,17 @@ def inspect_files(
         volumes = sort_planes(planes, whole=not unread.single)
     names += unread.hollow
     lost, passed = tuple(unread.lost), tuple(sorted(unread.passed.items()))
-    return Preflight(count, volumes, dict(objects), tuple(damaged), other, lost, tuple(packed), passed, tuple(names))
+    return Preflight(
+        files=count,
+        volumes=volumes,
+        objects=dict(objects),
+        damaged=tuple(damaged),
+        other=other,
+        lost=lost,
+        packed=tuple(packed),
+        passed=passed,
+        unused=tuple(names),
+    )
 
 
 def sort_planes(planes: Iterable[PlaneHeader], whole: bool = True) -> tuple[SeriesVolume, ...]:

@@ -35,7 +35,7 @@ _SAME_COSINE = 1e-3
 _SAME_PIXEL_MM = 1e-3
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SeriesVolume:
     """A volume candidate: planes of one series that belong together.
 
@@ -185,7 +185,7 @@ def _by_kind(planes: list[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHea
         groups = (
             _by(kinds[kind], lambda p: (p.rows, p.columns)) if together else _by(kinds[kind], lambda p: p.file.name)
         )
-        volumes += [SeriesVolume(kind, tuple(group)) for group in groups.values()]
+        volumes += [SeriesVolume(kind=kind, planes=tuple(group)) for group in groups.values()]
     return volumes
 
 
@@ -225,7 +225,7 @@ def _apart(planes: list[PlaneHeader], same_pixels: Callable[[Sequence[PlaneHeade
         parts = interleaved(planes)
     stacks = {part: build_stack(members) for part, members in parts.items()} or {"": whole}
     return [
-        SeriesVolume("volume", stack.planes, stack, (*findings, *stack.findings), part)
+        SeriesVolume(kind="volume", planes=stack.planes, stack=stack, findings=(*findings, *stack.findings), part=part)
         for part, stack in stacks.items()
     ]
 
@@ -242,7 +242,12 @@ def _without_copies(
                 found = f"{len(twins)} different images under one SOPInstanceUID"
                 step = "Export the series again, or move the wrong file away."
                 finding = Finding(
-                    "shared_instance", "refused", found, "each image has its own", step, _mm_of(place, planes)
+                    code="shared_instance",
+                    severity="refused",
+                    found=found,
+                    needed="each image has its own",
+                    step=step,
+                    positions_mm=_mm_of(place, planes),
                 )
                 return planes, [finding]
             kept.append(twins[0])
@@ -250,7 +255,7 @@ def _without_copies(
     if not copies:
         return kept, []
     said = f"{len(copies)} file(s) that are copies of others; they were set aside"
-    return kept, [Finding("copies", "note", said)]
+    return kept, [Finding(code="copies", severity="note", found=said)]
 
 
 def _mm_of(place: Sequence[PlaneHeader], planes: Sequence[PlaneHeader]) -> tuple[float, ...]:
@@ -285,14 +290,14 @@ def _unplaced(volumes: list[SeriesVolume], planes: list[PlaneHeader]) -> list[Se
             if any(getattr(p, k) is None for p in group)
         ]
         finding = Finding(
-            "no_position",
-            "refused",
-            f"{len(group)} of {total} slices without {' and '.join(lacking)}",
-            "every slice needs its place in the patient",
-            "Choose a cross-sectional series, or convert it to NIfTI with a known geometry.",
+            code="no_position",
+            severity="refused",
+            found=f"{len(group)} of {total} slices without {' and '.join(lacking)}",
+            needed="every slice needs its place in the patient",
+            step="Choose a cross-sectional series, or convert it to NIfTI with a known geometry.",
         )
         if at is None:
-            volumes.append(SeriesVolume("volume", tuple(group), None, (finding,)))
+            volumes.append(SeriesVolume(kind="volume", planes=tuple(group), stack=None, findings=(finding,)))
         else:
             volumes[at] = replace(volumes[at], findings=(finding, *volumes[at].findings))
     return volumes

@@ -38,7 +38,7 @@ about 1.
 _REMEDY = "Add --on-irregular resample (or split), or"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Stack:
     """Planes in the order of their positions.
 
@@ -104,11 +104,27 @@ def build_stack(planes: Sequence[PlaneHeader]) -> Stack:
     chosen = tuple(planes[int(n)] for n in order)
     pixel = planes[0].spacing or (0.0, 0.0)
     if any(f.severity == "refused" for f in said):
-        return Stack(chosen, positions, distance, axes, (pixel[1], pixel[0], 1.0), tuple(said))
+        return Stack(
+            planes=chosen,
+            positions=positions,
+            distance=distance,
+            axes=axes,
+            spacing_mm=(pixel[1], pixel[0], 1.0),
+            findings=tuple(said),
+        )
     between, found = _look(chosen, positions, distance, axes[:, 2])
-    stack = Stack(chosen, positions, distance, axes, (pixel[1], pixel[0], between), (*said, *found))
+    stack = Stack(
+        planes=chosen,
+        positions=positions,
+        distance=distance,
+        axes=axes,
+        spacing_mm=(pixel[1], pixel[0], between),
+        findings=(*said, *found),
+    )
     if not found and (fault := _fault(stack)):
-        stack = replace(stack, findings=(*said, Finding("absurd_spacing", "refused", *fault)))
+        text, needed, step = fault
+        absurd = Finding(code="absurd_spacing", severity="refused", found=text, needed=needed, step=step)
+        stack = replace(stack, findings=(*said, absurd))
     return stack
 
 
@@ -130,14 +146,16 @@ def _axes(across: Array, down: Array) -> tuple[Array, list[Finding]]:
     if off > 2 * _ROUGHEST_AXES:
         found = "row and column directions that are not perpendicular unit vectors (ImageOrientationPatient)"
         step = "Repair the tag or convert the series to NIfTI."
-        return np.eye(3), [Finding("not_perpendicular", "refused", found, "they must be", step)]
+        return np.eye(3), [
+            Finding(code="not_perpendicular", severity="refused", found=found, needed="they must be", step=step)
+        ]
     said = []
     if off > _UNEVEN_AXES:
         found = (
             f"row and column directions up to {off:.2g} off perpendicular unit vectors (ImageOrientationPatient); the "
             "nearest such vectors are used"
         )
-        said = [Finding("rough_orientation", "note", found)]
+        said = [Finding(code="rough_orientation", severity="note", found=found)]
         u, _, v = np.linalg.svd(sides, full_matrices=False)
         sides = u @ v
     normal = _across_both(sides[:, 0], sides[:, 1])
@@ -151,11 +169,11 @@ def _look(
     if len(planes) == 1:
         thickness = max(planes[0].between or 0.0, 0.0) or planes[0].thickness or 0.0
         lacking = Finding(
-            "no_thickness",
-            "refused",
-            "a single slice without SliceThickness",
-            "a volume needs one",
-            "Add it or use NIfTI.",
+            code="no_thickness",
+            severity="refused",
+            found="a single slice without SliceThickness",
+            needed="a volume needs one",
+            step="Add it or use NIfTI.",
         )
         return (thickness, []) if thickness > 0 else (1.0, [lacking])
     gaps = np.diff(distance)
@@ -164,12 +182,12 @@ def _look(
     at = distance[1:][gaps < same]
     if len(at):
         found = Finding(
-            "duplicate_positions",
-            "refused",
-            f"two slices at the same position ({at[0]:.2f} mm along the normal{_more(len(at), 'place')})",
-            "each position needs one slice",
-            "Two acquisitions or a copied file share the series: move the duplicates away.",
-            _mm(at),
+            code="duplicate_positions",
+            severity="refused",
+            found=f"two slices at the same position ({at[0]:.2f} mm along the normal{_more(len(at), 'place')})",
+            needed="each position needs one slice",
+            step="Two acquisitions or a copied file share the series: move the duplicates away.",
+            positions_mm=_mm(at),
         )
         apart = gaps[gaps >= same]
         return float(np.median(apart)) if len(apart) else same, [found]
@@ -197,26 +215,26 @@ def _gaps(distance: Array, gaps: Array, usual: float) -> list[Finding]:
         first, missing = int(wide[0]), int((times - 1).sum())
         return [
             Finding(
-                "missing_slices",
-                "irregular",
-                f"a gap of {gaps[first]:.2f} mm between the slices at {distance[first]:.2f} and {distance[first + 1]:.2f} mm "
+                code="missing_slices",
+                severity="irregular",
+                found=f"a gap of {gaps[first]:.2f} mm between the slices at {distance[first]:.2f} and {distance[first + 1]:.2f} mm "
                 f"where the spacing is {usual:.2f} mm{_more(len(wide), 'gap')}: {missing} slice(s) missing",
-                "every slice is needed",
-                f"{_REMEDY} export the complete series again.",
-                _mm(np.column_stack([distance[wide], distance[wide + 1]]).ravel()),
+                needed="every slice is needed",
+                step=f"{_REMEDY} export the complete series again.",
+                positions_mm=_mm(np.column_stack([distance[wide], distance[wide + 1]]).ravel()),
             )
         ]
     odd = _mm(distance[:-1][np.abs(gaps - usual) > _OFF_GRID * usual])
     begins = f"; the first odd gap follows {odd[0]:.2f} mm" if odd else ""
     return [
         Finding(
-            "uneven_spacing",
-            "irregular",
-            f"unevenly spaced slices (gaps from {gaps.min():.2f} to {gaps.max():.2f} mm, up to {off:.2f} mm off a regular "
+            code="uneven_spacing",
+            severity="irregular",
+            found=f"unevenly spaced slices (gaps from {gaps.min():.2f} to {gaps.max():.2f} mm, up to {off:.2f} mm off a regular "
             f"grid{begins})",
-            "even spacing is needed",
-            f"{_REMEDY} choose a reconstruction with even spacing.",
-            odd,
+            needed="even spacing is needed",
+            step=f"{_REMEDY} choose a reconstruction with even spacing.",
+            positions_mm=odd,
         )
     ]
 
@@ -232,9 +250,26 @@ def _direction(positions: Array, distance: Array, normal: Array, usual: float, f
         shifted = f"slices shifted sideways against each other (up to {aside.max():.2f} mm)"
         step = "Add --on-irregular resample, or choose another series."
         where = _mm(distance[aside > limit])
-        return [Finding("shifted_slices", "irregular", shifted, "one straight stack is needed", step, where)]
+        return [
+            Finding(
+                code="shifted_slices",
+                severity="irregular",
+                found=shifted,
+                needed="one straight stack is needed",
+                step=step,
+                positions_mm=where,
+            )
+        ]
     if tilt > _TILT_DEGREES:
         step = "Add --on-irregular resample, or choose a series reconstructed without tilt."
         needed = "slices must be stacked straight along their normal"
-        return [Finding("gantry_tilt", "irregular", f"a gantry tilt of {tilt:.1f} degrees", needed, step)]
+        return [
+            Finding(
+                code="gantry_tilt",
+                severity="irregular",
+                found=f"a gantry tilt of {tilt:.1f} degrees",
+                needed=needed,
+                step=step,
+            )
+        ]
     return []

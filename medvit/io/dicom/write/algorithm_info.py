@@ -12,7 +12,7 @@ from medvit.labels import Code, Label
 __all__ = ["AlgorithmInfo", "SegmentOrigin", "to_dicom_code", "tracking_uids"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmentOrigin:
     """Origin of a segment, as its file states it; empty where the file states nothing.
 
@@ -31,7 +31,7 @@ class SegmentOrigin:
     interpreted: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AlgorithmInfo:
     """The algorithm and software that made an object.
 

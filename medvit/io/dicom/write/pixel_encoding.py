@@ -20,7 +20,7 @@ PHILIPS_SLOPE = 0x2005100E
 """Tag of Philips' private MR Scale Slope; a derived image has no private elements, so its values need a public rescale."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PixelEncoding:
     """Encoding of the slices of a derived series, with 16 bits allocated.
 
@@ -110,6 +110,12 @@ def plan_storage(values: NDArray[np.float32], slices: SourceImages) -> PixelEnco
     own_bits = (bits,) if int(first.get("BitsAllocated") or 16) == 16 else ()
     for width, sign in (*((b, signed) for b in own_bits), (16, signed), (16, True)):
         if _fits(ranges, width, sign):
-            return PixelEncoding(width, sign, scales, stated, own)
+            return PixelEncoding(bits=width, signed=sign, scales=scales, stated=stated, kept=own)
     fresh = tuple(((high - low) / 65535 or 1.0, low) for low, high in extremes)
-    return PixelEncoding(16, False, tuple((float(f"{s:.9g}") * (1 + 1e-8), i) for s, i in fresh), True, False)
+    return PixelEncoding(
+        bits=16,
+        signed=False,
+        scales=tuple((float(f"{s:.9g}") * (1 + 1e-8), i) for s, i in fresh),
+        stated=True,
+        kept=False,
+    )

@@ -23,7 +23,7 @@ _VIEWS = {0.0: ("AP", ["L", "F"]), 90.0: ("RL", ["P", "F"]), 180.0: ("PA", ["R",
 """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RadiographSeries:
     """Properties common to the views of one run.
 

@@ -24,7 +24,7 @@ _PLACE_MM = 0.01
 _PIXEL_MM = 1e-3
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Frame:
     """One slice as the file states it; stored values are (row, column)."""
 
@@ -114,13 +114,13 @@ def _frame(
     stored: NDArray[np.float64], place: Dataset, turn: Dataset, pixel: Dataset, scale: Dataset, source: Dataset
 ) -> _Frame:
     return _Frame(
-        stored,
-        np.array(place.ImagePositionPatient, dtype=float),
-        np.array(turn.ImageOrientationPatient, dtype=float),
-        np.array(pixel.get("PixelSpacing") or (np.nan, np.nan), dtype=float),  # NaN passes the comparison
-        float(scale.get("RescaleSlope", 1)),
-        float(scale.get("RescaleIntercept", 0)),
-        source,
+        stored=stored,
+        position=np.array(place.ImagePositionPatient, dtype=float),
+        cosines=np.array(turn.ImageOrientationPatient, dtype=float),
+        pixel_mm=np.array(pixel.get("PixelSpacing") or (np.nan, np.nan), dtype=float),  # NaN passes the comparison
+        slope=float(scale.get("RescaleSlope", 1)),
+        intercept=float(scale.get("RescaleIntercept", 0)),
+        source=source,
     )
 
 
