@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["has_concrete_values", "plain", "recording"]
+__all__ = ["can_skip_dispatcher", "has_concrete_values", "recording"]
 
 
 def recording() -> bool:
@@ -25,14 +26,18 @@ def has_concrete_values() -> bool:
     return not (torch.compiler.is_compiling() or bool(torch._C._is_tracing()))
 
 
-def plain(tensor: Tensor) -> bool:
-    """Return True if an operator without gradients may bypass PyTorch's dispatcher: a plain tensor, no recording, no functorch.
+def can_skip_dispatcher(*tensors: Tensor | None) -> bool:
+    """Return True if an operator's function may be called on these tensors without PyTorch's dispatcher.
 
-    The dispatcher imports the compiler at its first call of an operator, which delays every start of a command by a second.
+    This holds if nothing observes the call: no gradient is needed, no graph is recorded, and no dispatch mode or functorch transform is
+    active. The first call of a custom operator through the dispatcher imports ``torch._dynamo``, which takes two seconds.
     """
+    given = [tensor for tensor in tensors if tensor is not None]
     return (
-        type(tensor) is Tensor
+        all(type(tensor) in (Tensor, Parameter) for tensor in given)
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given))
         and has_concrete_values()
         and not is_in_torch_dispatch_mode()
         and not torch._C._are_functorch_transforms_active()
+        and not torch.autograd.forward_ad._current_level >= 0
     )

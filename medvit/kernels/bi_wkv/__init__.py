@@ -14,13 +14,12 @@ from medvit.kernels.bi_wkv import prefix_sum as scan
 from medvit.kernels.bi_wkv.checks import BACKENDS, HALVES, check_finite, check_kinds, in_one_type, unsupported_reason
 from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
 from medvit.kernels.bi_wkv.reference import bi_wkv_reference
-from medvit.kernels.tracing import has_concrete_values, recording
+from medvit.kernels.tracing import can_skip_dispatcher, has_concrete_values, recording
 
 __all__ = ["bi_wkv", "bi_wkv_2d"]
 
 
-@torch.library.custom_op("medvit::bi_wkv", mutates_args=())
-def _op(w: Tensor, u: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+def _forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
     if backend == "cpu":
         from medvit.kernels.bi_wkv import cpu
 
@@ -30,6 +29,9 @@ def _op(w: Tensor, u: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
 
         return triton.forward(w, u, k, v)
     return scan.forward(w, u, k, v)
+
+
+_op = torch.library.custom_op("medvit::bi_wkv", _forward, mutates_args=())
 
 
 @_op.register_fake
@@ -127,5 +129,6 @@ def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str | None = 
         return bi_wkv_reference(w, u, k, v)
     if recording():
         return plain.forward(w, u, k, v)
-    y: Tensor = _op(w, u, k, v, name)
+    run = _forward if can_skip_dispatcher(w, u, k, v) else _op
+    y: Tensor = run(w, u, k, v, name)
     return y

@@ -14,7 +14,7 @@ from medvit.kernels.bi_wkv import export as plain
 from medvit.kernels.bi_wkv import prefix_sum as scan
 from medvit.kernels.bi_wkv.checks import BACKENDS, HALVES, check_finite, check_kinds, in_one_type, unsupported_reason
 from medvit.kernels.bi_wkv.reference import bi_wkv_reference
-from medvit.kernels.tracing import has_concrete_values, recording
+from medvit.kernels.tracing import can_skip_dispatcher, has_concrete_values, recording
 
 __all__ = ["bi_wkv_2d"]
 
@@ -42,8 +42,7 @@ def _by(one: _Scan, w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor) -> tu
     return r.sigmoid() * _image(one(w[1], u[1], _columns(k), _columns(rows)), k, down=True), rows
 
 
-@torch.library.custom_op("medvit::bi_wkv_2d", mutates_args=())
-def _op(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     if backend == "torch":
         y, rows = _by(scan.forward, w, u, k, v, r)
         return y.contiguous(), rows
@@ -58,6 +57,9 @@ def _op(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor, backend: str) -> 
     cpu.run(w[0], u[0], k, v, None, rows)
     cpu.run(w[1], u[1], *(x.transpose(1, 2) for x in (k, rows, r, y)))
     return y, rows
+
+
+_op = torch.library.custom_op("medvit::bi_wkv_2d", _forward, mutates_args=())
 
 
 @_op.register_fake
@@ -178,5 +180,6 @@ def bi_wkv_2d(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor, *, backend:
         return bi_wkv_2d(*(t.float() for t in (w, u, k, v, r)), backend=name).to(k.dtype)
     if name == "reference" or recording():
         return _by(bi_wkv_reference if name == "reference" else plain.forward, w, u, k, v, r)[0]
-    y: Tensor = _op(w, u, k, v, r, name)[0]
+    run = _forward if can_skip_dispatcher(w, u, k, v, r) else _op
+    y: Tensor = run(w, u, k, v, r, name)[0]
     return y

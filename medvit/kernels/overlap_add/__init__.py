@@ -13,7 +13,7 @@ from medvit.kernels.backends import select_backend
 from medvit.kernels.overlap_add.blend import Blend, box
 from medvit.kernels.overlap_add.label_stream import LabelStream, argmax_of, sigmoid_above
 from medvit.kernels.overlap_add.reference import overlap_add_reference
-from medvit.kernels.tracing import has_concrete_values
+from medvit.kernels.tracing import can_skip_dispatcher, has_concrete_values
 from medvit.kernels.triton_support import triton_unavailable_reason
 
 __all__ = ["Blend", "LabelStream", "argmax_of", "overlap_add", "overlap_add_reference", "sigmoid_above"]
@@ -21,8 +21,7 @@ __all__ = ["Blend", "LabelStream", "argmax_of", "overlap_add", "overlap_add_refe
 BACKENDS = ("triton", "torch", "reference")
 
 
-@torch.library.custom_op("medvit::overlap_add", mutates_args=())
-def _op(windows: Tensor, origins: Tensor, weight: Tensor, size: list[int], backend: str) -> Tensor:
+def _forward(windows: Tensor, origins: Tensor, weight: Tensor, size: list[int], backend: str) -> Tensor:
     if backend == "reference":
         return overlap_add_reference(windows, origins, size, weight).to(weight)
     if backend == "triton":
@@ -40,6 +39,9 @@ def _op(windows: Tensor, origins: Tensor, weight: Tensor, size: list[int], backe
     for window, origin in zip(windows, origins.tolist(), strict=True):
         blend.add(window, origin)
     return blend.mean()[0]
+
+
+_op = torch.library.custom_op("medvit::overlap_add", _forward, mutates_args=())
 
 
 @_op.register_fake
@@ -160,5 +162,6 @@ def overlap_add(
     name = select_backend(
         "overlap_add", backend, BACKENDS, lambda backend: unsupported_reason(backend, windows, weight)
     )
-    blended: Tensor = _op(windows, origins, weight, list(size), name)
+    run = _forward if can_skip_dispatcher(windows, origins, weight) else _op
+    blended: Tensor = run(windows, origins, weight, list(size), name)
     return blended

@@ -12,7 +12,7 @@ from medvit.kernels.backends import select_backend
 from medvit.kernels.resample_argmax import torch_slabs as slabs
 from medvit.kernels.resample_argmax.axes import axes
 from medvit.kernels.resample_argmax.reference import resample_argmax_reference
-from medvit.kernels.tracing import has_concrete_values, plain
+from medvit.kernels.tracing import can_skip_dispatcher, has_concrete_values
 from medvit.kernels.triton_support import triton_unavailable_reason
 
 __all__ = ["resample_argmax"]
@@ -151,6 +151,6 @@ def resample_argmax(
     name = select_backend(
         "resample_argmax", backend, BACKENDS, lambda backend: unsupported_reason(backend, logits, out_shape)
     )
-    run = _choose if plain(logits) else _op
+    run = _choose if can_skip_dispatcher(logits) else _op
     labels: Tensor = run(logits, list(out_shape), list(grid), list(start), background, name)
     return labels

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from medvit.errors import ShapeError
 from medvit.kernels.backends import select_backend
-from medvit.kernels.tracing import has_concrete_values, recording
+from medvit.kernels.tracing import can_skip_dispatcher, has_concrete_values, recording
 from medvit.kernels.triton_support import triton_unavailable_reason
 from medvit.kernels.window_attention.export import window_attention_recorded
 from medvit.kernels.window_attention.layout import WindowLayout, window_layout
-from medvit.kernels.window_attention.operator import attend
+from medvit.kernels.window_attention.operator import attend, attend_directly
 from medvit.kernels.window_attention.reference import window_attention_reference
 
 __all__ = ["window_attention"]
@@ -177,7 +177,8 @@ def window_attention(
     if given in _HALVES and name != "triton":  # sums and softmax need float32, as under autocast
         qkv, bias_table, pad = qkv.float(), bias_table.float(), pad.float()
     if name != "reference":
-        mixed: Tensor = attend(qkv, bias_table, pad, rows, list(window_size), list(shift), num_heads, name)[0]
+        run = attend_directly if can_skip_dispatcher(qkv, bias_table, pad, rows) else attend
+        mixed: Tensor = run(qkv, bias_table, pad, rows, list(window_size), list(shift), num_heads, name)[0]
         return mixed.to(given)
     layout = window_layout(spatial, tuple(window_size), tuple(shift))
     flat = qkv.reshape(qkv.shape[0], -1, width)

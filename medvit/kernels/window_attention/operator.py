@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medvit.kernels.window_attention.layout import window_layout
 
-__all__ = ["attend"]
+__all__ = ["attend", "attend_directly"]
 
 
 def _path(backend: str) -> Any:
@@ -27,8 +27,7 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.reshape(tensor.shape[0], -1, tensor.shape[-1])
 
 
-@torch.library.custom_op("medvit::window_attention", mutates_args=())
-def attend(
+def attend_directly(
     qkv: Tensor,
     bias_table: Tensor,
     pad: Tensor,
@@ -42,6 +41,9 @@ def attend(
     layout = window_layout(tuple(qkv.shape[1:-1]), tuple(window_size), tuple(shift))
     out, lse = _path(backend).forward(_flat(qkv), bias_table, pad, layout, windows, num_heads)
     return out.view(*qkv.shape[:-1], -1), lse
+
+
+attend = torch.library.custom_op("medvit::window_attention", attend_directly, mutates_args=())
 
 
 @attend.register_fake
