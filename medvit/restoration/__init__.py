@@ -1,4 +1,4 @@
-"""Networks that make a poor image a better one, and the physics that makes a good image a poor one."""
+"""Restoration: networks, task, result and outputs for images with less noise or blur."""
 
 import lazy_loader
 

@@ -1,20 +1,20 @@
-"""What a restoration changed: noise before and after, bias, edges. Measured in the slices, on at most 32 of them.
+"""Measures of a restoration's change: noise before and after, shift, edges. They are measured in at most 32 slices.
 
-Noise: the local standard deviation in a square of about 6 mm (an odd number of pixels, at least 3), where the mean of that
-square in the source lies in the tissue range; its most frequent value is the noise of the source, since edges and texture only make other values larger
-(after O. Christianson, J. Winslow, D. P. Frush, E. Samei, "Automated technique to measure noise in clinical CT
-examinations", AJR 205(1), 2015, whose range for soft tissue, 0 to 100 HU, is used for HU). The noise afterwards is that times the
-middle ratio of the deviations after and before in the same squares, where the source shows little but noise. Where no unit is stated, the range goes from Otsu's threshold of the squares' means to their 99th
-percentile.
+Noise is the local standard deviation in a square of about 6 mm (an odd number of pixels, at least 3) whose mean in the
+source is in the tissue range. The noise of the source is its most frequent value, since edges and texture only make values
+larger (after O. Christianson, J. Winslow, D. P. Frush, E. Samei, "Automated technique to measure noise in clinical CT
+examinations", AJR 205(1), 2015, whose range for soft tissue, 0 to 100 HU, is used for HU). The noise afterwards is this
+value times the median ratio of the deviations after and before in the same squares, where the source shows little but noise.
+If no unit is stated, the range is from Otsu's threshold of the squares' means to their 99th percentile.
 
-Shift: the mean of restored minus source over soft tissue, found in the restored image, which noise hides less: squares of about 6 mm
-whose every pixel lies in the soft-tissue range, since an edge, half tissue and half air, has no mean to keep. Pixels weigh less the
-more noise was taken from around them (the inverse of its variance and half of its usual one): where few photons arrived, the source itself is
-off by tens of HU, and a restoration that brings it back has shifted nothing.
+Shift is the mean of restored minus source over soft tissue. Soft tissue is found in the restored image, which has less
+noise: squares of about 6 mm with every pixel in the soft-tissue range, since an edge, half tissue and half air, has no mean
+to keep. Pixels are weighted by the inverse of the variance of the removed noise around them plus half of its usual variance:
+where few photons arrived, the source itself is off by tens of HU, and a restoration that corrects this is not a shift.
 
-Edges: gradients of Gaussians of one pixel, where the source's is steeper than its noise level per pixel, about five
-times what noise alone makes of it. The strength is the slope of the restored gradients over the source's: 1 keeps edges
-as steep as they were, less blurs them. Noise in the source takes some per cent off.
+Edges are measured by gradients of Gaussians of one pixel, where the source's gradient per pixel exceeds its noise level,
+about five times the gradient of noise alone. Strength is the slope of the restored gradients over the source's: 1 means
+edges as steep as before, less means blur. Noise in the source lowers it by some per cent.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _SIDE_MM = 6.0
 _TISSUE_HU, _SOFT_HU = (0.0, 100.0), (-200.0, 200.0)
 _MOST_SLICES = 32
 _FLAT = 3.0
-"""Local deviations up to so many times the noise are tissue, larger ones edges."""
+"""Local deviations up to this multiple of the noise are tissue, larger ones edges."""
 _FEWEST = 100
-"""Squares among which a most frequent value means something."""
+"""Smallest number of squares for which a most frequent value is meaningful."""
 
 
 @dataclass(frozen=True)
 class SliceChange:
-    """One slice; None where it shows too little tissue.
+    """Change of one slice; None where it shows too little tissue.
 
     Attributes:
-        slice: its number, from 0, in the order of the stack.
-        noise_before, noise_after: in the image's unit.
-        mean_difference: restored minus source in soft tissue.
+        slice: number of the slice, from 0, in the order of the stack.
+        noise_before, noise_after: noise in the image's unit.
+        mean_difference: mean of restored minus source in soft tissue.
     """
 
     slice: int
@@ -56,20 +56,28 @@ class SliceChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """The whole image; numbers in its unit, None where it shows too little tissue.
+    """Change of a whole image, in the image's unit; None where it shows too little tissue.
 
     Attributes:
-        unit: of the numbers.
-        slices_measured, slices: how many of how many.
+        unit: unit of the values.
+        slices_measured, slices: number of slices measured, and in the image.
         square_pixels: side of the square in which noise was measured.
-        tissue_range: in which noise was measured.
-        soft_tissue_range: in which bias and soft-tissue edges were measured.
-        noise_before, noise_after: most frequent local standard deviation, and what became of it in the same places.
-        mean_difference: restored minus source in soft tissue away from edges, see above: the shift.
-        noise_removed: the middle of the local deviations of restored minus source in that tissue.
+        tissue_range: range of values in which noise was measured.
+        soft_tissue_range: range of values in which shift and soft-tissue edges were measured.
+        noise_before, noise_after: most frequent local standard deviation of the source, and its value after restoration in the
+            same squares.
+        mean_difference: shift: restored minus source in soft tissue away from edges, see above.
+        noise_removed: median of the local deviations of restored minus source in that tissue.
         mean_absolute_difference, largest_difference: over all voxels measured.
-        edge_strength, edge_strength_soft_tissue: 1 where edges are as steep as before; all, and those within soft tissue.
-        per_slice: the same for each slice measured.
+        edge_strength, edge_strength_soft_tissue: 1 where edges are as steep as before; of all edges, and of those in soft tissue.
+        per_slice: the change of each slice measured.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.restoration import measure_change
+        >>> noisy = np.random.default_rng(0).normal(50, 10, (64, 64, 2)).astype(np.float32)
+        >>> measure_change(noisy, 50 + (noisy - 50) / 2, (1.0, 1.0), "HU").noise_reduction_percent
+        50.0
     """
 
     unit: str
@@ -90,7 +98,7 @@ class Change:
 
     @property
     def noise_reduction_percent(self) -> float | None:
-        """How much of the noise is gone."""
+        """Share of the noise that was removed, in per cent."""
         if not self.noise_before or self.noise_after is None:
             return None
         return round(100 * (1 - self.noise_after / self.noise_before), 1)
@@ -98,7 +106,7 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """One slice before and after, (column, row) float64, and the source's local means and deviations."""
+    """A slice before and after, (column, row) float64, and the source's local means and deviations."""
 
     number: int
     before: NDArray[np.float64]
@@ -115,7 +123,7 @@ class _Pair:
         return found
 
     def shift(self, soft: tuple[float, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """After minus before in soft tissue away from edges, and the local deviation of that difference at the same pixels."""
+        """Return after minus before in soft tissue away from edges, and the local deviation of that difference."""
         inside = ((self.after >= soft[0]) & (self.after <= soft[1])).astype(np.uint8)
         inner = minimum_filter(inside, self.side, mode="constant", cval=0) > 0
         difference = self.after - self.before
@@ -127,12 +135,22 @@ class _Pair:
 def measure_change(
     before: NDArray[np.float32], after: NDArray[np.float32], pixel_mm: tuple[float, float], unit: str
 ) -> Change:
-    """Compare an image with its restored self.
+    """Measure the change from an image to its restored version.
 
     Args:
-        before, after: (column, row, slice), one grid, in the image's unit.
+        before, after: (column, row, slice) on one grid, in the image's unit.
         pixel_mm: sides of a pixel along column and row index.
-        unit: "HU" takes the ranges of CT; any other finds its own.
+        unit: "HU" for the ranges of CT; for any other unit the ranges are found from the image.
+
+    Returns:
+        The change of the whole image and of each slice measured.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.restoration import measure_change
+        >>> image = np.random.default_rng(0).normal(50, 10, (64, 64, 2)).astype(np.float32)
+        >>> measure_change(image, image + 3, (1.0, 1.0), "HU").mean_difference
+        3.0
     """
     pairs = list(_pairs(before, after, _side(pixel_mm)))
     tissue, soft = (_TISSUE_HU, _SOFT_HU) if unit == "HU" else _own_ranges(pairs)
@@ -171,7 +189,7 @@ def measure_change(
 
 
 def _side(pixel_mm: tuple[float, float]) -> int:
-    """The odd number of pixels nearest to the square's side; a smaller square of coarse pixels would hold too few."""
+    """Return the odd number of pixels nearest to the square's side, at least 3, since fewer would be too few."""
     pixels = _SIDE_MM / float(np.sqrt(pixel_mm[0] * pixel_mm[1]))
     return max(3, 2 * round((pixels - 1) / 2) + 1)
 
@@ -184,8 +202,8 @@ def _pairs(before: NDArray[np.float32], after: NDArray[np.float32], side: int) -
 
 
 def _local(plane: NDArray[np.float64], side: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of the square around each pixel, NaN where it reaches over the edge."""
-    middle = float(plane.mean())  # against cancellation
+    """Return mean and standard deviation of the square around each pixel; NaN where the square crosses the edge."""
+    middle = float(plane.mean())  # subtracted to avoid cancellation
     mean = uniform_filter(plane - middle, side)
     square = uniform_filter((plane - middle) ** 2, side)
     count = side**2
@@ -198,7 +216,7 @@ def _local(plane: NDArray[np.float64], side: int) -> tuple[NDArray[np.float64], 
 
 
 def _own_ranges(pairs: list[_Pair]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """From Otsu's threshold (IEEE Trans. SMC 9(1), 1979) of the local means to their 99th percentile."""
+    """Return the range from Otsu's threshold (IEEE Trans. SMC 9(1), 1979) of the local means to their 99th percentile."""
     from skimage.filters import threshold_otsu
 
     means = np.concatenate([pair.local[0][np.isfinite(pair.local[0])] for pair in pairs])
@@ -209,7 +227,7 @@ def _own_ranges(pairs: list[_Pair]) -> tuple[tuple[float, float], tuple[float, f
 
 
 def _most_frequent(values: NDArray[np.float64]) -> float | None:
-    """The mode, by a histogram of 100 bins up to twice the median, smoothed by three boxes of five bins."""
+    """Return the mode, from a histogram of 100 bins up to twice the median, smoothed by three boxes of five bins."""
     values = values[np.isfinite(values)]
     if len(values) < _FEWEST:
         return None
@@ -225,10 +243,10 @@ def _most_frequent(values: NDArray[np.float64]) -> float | None:
 
 
 def _noise(was: NDArray[np.float64], now: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """The most frequent deviation before, and what became of it: times the middle ratio of the squares' deviations after and before.
+    """Return the most frequent deviation before, and after: the first times the median ratio of the squares' deviations.
 
-    Only squares where little but noise was seen have a say. A most frequent value of its own would jump: in few squares of coarse
-    pixels there are two of about the same height. Where there was no noise, it is what there is now.
+    Only squares with little but noise are used. The mode of the deviations after is not used, since it is unstable: in few
+    squares of coarse pixels there are two modes of about the same height. It is used only where the source has no noise.
     """
     noise = _most_frequent(was)
     flat = np.isfinite(was) & (was > 0) & (was <= _FLAT * (noise or 0.0))
@@ -245,7 +263,7 @@ def _gradient(plane: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _edges(pairs: list[_Pair], softly: list[NDArray[np.bool_]], least: float) -> tuple[float | None, float | None]:
-    """Slope of the restored gradients over the source's at its edges: all, and those within soft tissue."""
+    """Return the slope of the restored gradients over the source's at its edges: of all edges, and of those in soft tissue."""
     both, own = np.zeros(2), np.zeros(2)
     for pair, soft in zip(pairs, softly, strict=True):
         was, now = _gradient(pair.before), _gradient(pair.after)
@@ -263,7 +281,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _weighted(values: NDArray[np.float64], deviation: NDArray[np.float64], usual: float | None) -> float | None:
-    """Compute the mean; values with more noise around them weigh less."""
+    """Return the weighted mean; values with more noise around them have less weight."""
     if not len(values) or usual is None:
         return None
     weights = 1 / (deviation**2 + usual**2 / 2) if usual > 0 else np.ones_like(values)

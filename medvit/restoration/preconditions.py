@@ -1,4 +1,4 @@
-"""Whether a source can be restored, and how a bundle takes an irregular one. Light: no torch."""
+"""Checks whether a source can be restored, and the default policy for irregular stacks; does not import torch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = [
 ]
 
 DESCRIPTION_PREFIX = "medvit restored"
-"""How the description of a NIfTI that a restoration wrote begins."""
+"""First words of the description in a NIfTI that a restoration wrote."""
 
 PROCESSING = "109102"
 """DICOM's code for processing equipment (CID 7005), under which a derived series names its bundle."""
 
 
 def earlier_restoration(scan: Scan) -> str | None:
-    """What says that an image is the result of an earlier restoration, or None."""
+    """Return the evidence that an image is the result of an earlier restoration, or None."""
     described = scan.header["descrip"] if scan.header is not None and "descrip" in scan.header else b""
     if bytes(described).startswith(DESCRIPTION_PREFIX.encode()):
         return "its description says that medvit restored it before"
@@ -41,7 +41,7 @@ def earlier_restoration(scan: Scan) -> str | None:
 
 
 def _few_bits(scan: Scan) -> str | None:
-    """Why an image in HU has too few grey values to show noise, or None."""
+    """Return why an image in HU has too few grey values to show noise, or None."""
     if scan.header is not None and hasattr(scan.header, "get_data_dtype"):
         dtype = scan.header.get_data_dtype()
         return f"values of {dtype}" if dtype.itemsize == 1 else None
@@ -50,7 +50,20 @@ def _few_bits(scan: Scan) -> str | None:
 
 
 def reasons_to_refuse(scan: Scan, bundle: Bundle) -> list[str]:
-    """What speaks against restoring an image that the bundle otherwise takes."""
+    """List the reasons against restoring an image that otherwise suits the bundle.
+
+    Args:
+        scan: the opened source.
+        bundle: the restoration bundle.
+
+    Returns:
+        Reasons in plain words; empty if there are none.
+
+    Examples:
+        >>> import medvit
+        >>> from medvit.restoration import reasons_to_refuse
+        >>> reasons_to_refuse(medvit.open_source("restored.nii.gz"), medvit.open_bundle("ct_denoise_restore_rwkv"))  # doctest: +SKIP
+    """
     found = []
     before = earlier_restoration(scan)
     if before is not None:
@@ -63,10 +76,10 @@ def reasons_to_refuse(scan: Scan, bundle: Bundle) -> list[str]:
 
 
 def require_regular(scan: Scan) -> None:
-    """Refuse a tilted or uneven stack for a bundle that makes images finer in their plane.
+    """Refuse a tilted or uneven stack for a bundle that increases the in-plane resolution.
 
     Raises:
-        GeometryError: the slices do not lie on the grid that they were resampled onto.
+        GeometryError: the slices are not on the regular grid to which they were resampled.
     """
     if scan.original is not None:
         raise GeometryError(
@@ -77,8 +90,10 @@ def require_regular(scan: Scan) -> None:
 
 
 def is_slice_wise(bundle: Bundle) -> bool:
-    """Whether a bundle's network sees one slice at a time, or one between its neighbours, and leaves its grid as it is, so that
-    an irregular stack is no hindrance."""
+    """Return True if a bundle's network takes single slices (or a slice and its neighbours) and keeps their grid.
+
+    Such a bundle can restore an irregular stack.
+    """
     steps = bundle.config.get("preprocessing", {}).get("transforms", [])
     if any(str(step.get("_target_", "")).endswith(".ZeroFillUpsampled") for step in steps):
         return False
@@ -86,10 +101,39 @@ def is_slice_wise(bundle: Bundle) -> bool:
 
 
 def context_slices(bundle: Bundle) -> int:
-    """How many slices on either side of one a bundle's network sees beside it."""
+    """Return the number of neighbouring slices on each side that a bundle's network takes as channels.
+
+    Args:
+        bundle: the restoration bundle.
+
+    Returns:
+        The number, 0 for none.
+
+    Examples:
+        >>> import medvit
+        >>> from medvit.restoration import context_slices
+        >>> context_slices(medvit.open_bundle("ct_denoise_restore_rwkv"))  # doctest: +SKIP
+        1
+    """
     return int(bundle.config.get("inferer", {}).get("context", 0))
 
 
 def with_irregular_policy(bundle: Bundle, settings: RunSettings, on_irregular: str | None) -> RunSettings:
-    """Settings with what to do with an irregular stack: as asked, else what the bundle's network can take."""
+    """Set the policy for irregular stacks: as requested, else "resample" if the bundle's network takes single slices, else "fail".
+
+    Args:
+        bundle: the restoration bundle.
+        settings: settings of the run.
+        on_irregular: requested policy, "fail", "resample" or "split", or None.
+
+    Returns:
+        The settings with this policy.
+
+    Examples:
+        >>> import medvit
+        >>> from medvit.restoration import with_irregular_policy
+        >>> bundle = medvit.open_bundle("ct_denoise_restore_rwkv")
+        >>> with_irregular_policy(bundle, medvit.RunSettings(), "split").on_irregular
+        'split'
+    """
     return replace(settings, on_irregular=on_irregular or ("resample" if is_slice_wise(bundle) else "fail"))

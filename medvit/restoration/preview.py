@@ -1,4 +1,4 @@
-"""A restored image at a glance: before, after and their difference, with the numbers and the research-use line."""
+"""Preview of a restored image: before, after and difference, with the numbers and the research-use line."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _DETAIL = 0.4
 
 
 def draw_restored_preview(path: Path, result: RestorationResult) -> None:
-    """Write ``preview.png``: the middle slice and a detail of it, three times: before, after, after minus before.
+    """Write ``preview.png``: the middle slice and a detail of it, each before, after, and as after minus before.
 
-    It is the middle axial slice, but for an image made finer in the plane of its slices, which shows that plane.
+    It is the middle axial slice, or a slice in the plane of a super-resolution.
     """
     before, after, aspect = _middle(result)
     window = _window(before, result.intensity_unit)
@@ -60,7 +60,7 @@ def draw_restored_preview(path: Path, result: RestorationResult) -> None:
 
 
 def _middle(result: RestorationResult) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-    """The middle slice, before and after, as (across, down) in radiological order, and how much taller a pixel is than wide."""
+    """Return the middle slice before and after, (across, down) in radiological order, and the ratio of pixel height to width."""
     import nibabel as nib
 
     scan = result.scan
@@ -71,14 +71,14 @@ def _middle(result: RestorationResult) -> tuple[NDArray[np.float32], NDArray[np.
     cut = 2 if result.source_scan is None else int(turn[2, 0])
     across, down = (axis for axis in range(3) if axis != cut)
     at = pair[0].shape[cut] // 2
-    # x grows to the patient's right, drawn on the left; y to the front and z to the head, drawn at the top or y on the left
+    # axes are drawn reversed: the patient's right on the left, the head at the top, the front at the top or on the left
     before, after = (np.take(v, at, cut)[::-1, ::-1].astype(np.float32) for v in pair)
     box = _body(before)
     return before[box], after[box], float(sides[down] / sides[across])
 
 
 def _body(plane: NDArray[np.float32]) -> tuple[slice, slice]:
-    """What is worth showing: the box around what is not background, with a margin."""
+    """Return the box around the foreground, with a margin."""
     from skimage.filters import threshold_otsu
 
     if plane.min() == plane.max():
@@ -100,7 +100,7 @@ def _window(plane: NDArray[np.float32], unit: str) -> tuple[float, float]:
 
 
 def _detail(plane: NDArray[np.float32], aspect: float) -> tuple[slice, slice]:
-    """A square around the middle of what is not background, within the picture."""
+    """Return a square around the middle of the foreground, within the picture."""
     mask = plane > np.percentile(plane, 50)
     centre = np.argwhere(mask).mean(0) if mask.any() else np.array(plane.shape) / 2
     wide = max(2, round(plane.shape[0] * _DETAIL))

@@ -1,4 +1,4 @@
-"""What a restoration gives back: intensities on the source's own grid or a finer one, and how to measure, judge and save them."""
+"""Result of a restoration: intensities on the source grid or a finer one, with statistics, rating and saving."""
 
 from __future__ import annotations
 
@@ -26,14 +26,20 @@ __all__ = ["Restored"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Restored(TaskResult[Change]):
-    """A restored image and everything needed to say where it came from; see ``TaskResult``.
+    """A restored image with its origin; see ``TaskResult``.
 
     Attributes:
-        image: MetaTensor on the CPU, (1, i, j, k) float32 in the source's unit, the grid and affine of ``scan``.
-        slices: for a tilted or uneven DICOM stack, the restored slices themselves, (column, row, slice); ``image`` then
-            lies on the straight grid around them.
-        scan: the source; for a bundle that makes images finer, interpolated onto the grid of the result.
-        source_scan: the source as it was given, where ``scan`` is interpolated; else None.
+        bundle, settings, notes, progress, calibration, validation: as for ``TaskResult``.
+        image: MetaTensor on the CPU, (1, i, j, k) float32 in the source's unit, with the grid and affine of ``scan``.
+        slices: for a tilted or uneven DICOM stack, the restored slices, (column, row, slice); ``image`` is then on a regular
+            grid around them.
+        scan: the source; for a super-resolution bundle, interpolated to the grid of the result.
+        source_scan: the original source if ``scan`` is interpolated, else None.
+
+    Examples:
+        >>> import medvit
+        >>> result = medvit.restore("series")  # doctest: +SKIP
+        >>> result.image, result.statistics().noise_reduction_percent  # doctest: +SKIP
     """
 
     image: MetaTensor
@@ -46,16 +52,16 @@ class Restored(TaskResult[Change]):
 
     @property
     def array(self) -> NDArray[np.float32]:
-        """The image as a plain (i, j, k) array."""
+        """Image as a plain (i, j, k) array."""
         plain: NDArray[np.float32] = np.asarray(self.image)[0]
         return plain
 
     def on_source_slices(self) -> NDArray[np.float32]:
-        """The image on the source's own slices, (column, row, slice)."""
+        """Return the image on the source's slices, (column, row, slice)."""
         return self.array if self.slices is None else self.slices
 
     def source_on_slices(self) -> NDArray[np.float32]:
-        """The source on its own slices, (column, row, slice)."""
+        """Return the source on its own slices, (column, row, slice)."""
         original = self.scan.original
         values: NDArray[np.float32] = self.scan.array[0] if original is None else original.values
         return values
@@ -69,18 +75,18 @@ class Restored(TaskResult[Change]):
         return values.unit
 
     def statistics(self) -> Change:
-        """Noise before and after, bias and edges; see ``medvit.restoration.change``."""
+        """Return noise before and after, shift and edges; see ``medvit.restoration.change``."""
         return self._change
 
     @cached_property
     def _change(self) -> Change:
         from medvit.restoration.change import measure_change
 
-        across, down, _ = self.scan.spacing_mm  # the grid around irregular slices has their pixels
+        across, down, _ = self.scan.spacing_mm  # the grid around irregular slices has the same pixel size
         return measure_change(self.source_on_slices(), self.on_source_slices(), (across, down), self.intensity_unit)
 
     def _rate(self) -> dict[str, Any]:
-        """Rate the image by what changed."""
+        """Rate the image by its measured change."""
         from medvit.restoration.rating import judge_change
 
         return judge_change(self.statistics(), self.calibration, upsampled=self.source_scan is not None)
@@ -100,19 +106,19 @@ class Restored(TaskResult[Change]):
         maps: bool = False,
         overwrite: bool = False,
     ) -> SavedResult:
-        """Write the result into a folder: all of it, or nothing.
+        """Write the result to a folder: all files, or none.
 
         Args:
-            folder: where; created. An existing one with files in it is refused unless ``overwrite``.
+            folder: folder to create. If it exists and has files, it is refused unless ``overwrite``.
             output_types: "nifti", and for a DICOM source "dicom", a derived series.
-            preview: also ``preview.png``: before, after and their difference.
-            statistics: also ``statistics.csv``, one line a slice (``statistics.json`` is always written).
-            maps: also ``maps/difference.nii.gz``, restored minus source.
+            preview: also write ``preview.png``: before, after and their difference.
+            statistics: also write ``statistics.csv``, one line per slice (``statistics.json`` is always written).
+            maps: also write ``maps/difference.nii.gz``, restored minus source.
             overwrite: replace an earlier result.
 
         Raises:
-            OutputError: the folder cannot be written or already holds something.
-            RoundTripError: a written object does not read back as what was meant.
+            OutputError: the folder cannot be written or already has files.
+            RoundTripError: a written object, read back, differs from its input.
         """
         from medvit.restoration.save import RestoredOutput, save_restored
 

@@ -1,4 +1,4 @@
-"""The parts of a restoration's result that its outputs read, so that no writer imports the result itself."""
+"""Protocol of a restoration's result as its outputs read it, so that no writer imports the result class."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class RestorationResult(RecordedResult, Protocol):
 
     @property
     def scan(self) -> Scan:
-        """The source, on the grid of the image."""
+        """Source on the grid of the image."""
 
     @property
     def source_scan(self) -> Scan | None:
-        """The source as it was given, where ``scan`` is interpolated from it."""
+        """Original source, if ``scan`` is interpolated from it."""
 
     @property
     def array(self) -> NDArray[np.float32]:
-        """The image as a plain (i, j, k) array."""
+        """Image as a plain (i, j, k) array."""
 
     @property
     def intensity_unit(self) -> str:
-        """The unit of the image's values."""
+        """Unit of the image's values."""
 
     def on_source_slices(self) -> NDArray[np.float32]:
-        """Return the image on the source's own slices, (column, row, slice)."""
+        """Return the image on the source's slices, (column, row, slice)."""
 
     def statistics(self) -> Change:
-        """Return what changed."""
+        """Return the measured change."""

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 RESTORED_TYPES = ("nifti", "dicom")
-"""What a restored image can be written as."""
+"""Output types of a restored image."""
 
 _OUTPUT_FILES = (
     "restored.nii.gz", "derived/[0-9]*.dcm", "maps/difference.nii.gz", "statistics.json", "statistics.csv", "preview.png",
@@ -36,7 +36,16 @@ _OUTPUT_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class RestoredOutput:
-    """What to write; see ``Restored.save``."""
+    """Settings for the outputs of a restoration.
+
+    Attributes:
+        output_types, preview, statistics, maps, overwrite: as for ``Restored.save``.
+
+    Examples:
+        >>> from medvit.restoration import RestoredOutput
+        >>> RestoredOutput(maps=True).output_types
+        ('nifti',)
+    """
 
     output_types: tuple[str, ...] = ("nifti",)
     preview: bool = False
@@ -46,15 +55,35 @@ class RestoredOutput:
 
 
 def usual_restored_types(kind: str) -> tuple[str, ...]:
-    """What is written where nobody says: the derived series too for a DICOM source."""
+    """Return the default output types: NIfTI, and for a DICOM source also the derived series.
+
+    Args:
+        kind: kind of the source, see ``Scan.kind``.
+
+    Returns:
+        Names of output types.
+
+    Examples:
+        >>> from medvit.restoration import usual_restored_types
+        >>> usual_restored_types("dicom")
+        ('dicom', 'nifti')
+    """
     return ("dicom", "nifti") if kind == "dicom" else ("nifti",)
 
 
 def check_restored_types(types: Sequence[str], kind: str) -> None:
-    """Refuse output types that do not exist or that this kind of source cannot have.
+    """Refuse output types that do not exist or do not suit the kind of source.
+
+    Args:
+        types: names of output types.
+        kind: kind of the source, see ``Scan.kind``.
 
     Raises:
-        OutputError: with what is possible.
+        OutputError: a type is unknown or needs another kind of source; the message names what is possible.
+
+    Examples:
+        >>> from medvit.restoration import check_restored_types
+        >>> check_restored_types(["nifti"], "nifti")
     """
     for name in types:
         if name not in RESTORED_TYPES:
@@ -70,7 +99,21 @@ def check_restored_types(types: Sequence[str], kind: str) -> None:
 
 
 def save_restored(result: RestorationResult, folder: str | os.PathLike[str], settings: RestoredOutput) -> SavedResult:
-    """Write, check and publish a restored image; see ``Restored.save``."""
+    """Write, check and publish a restored image; see ``Restored.save``.
+
+    Args:
+        result: the restored image.
+        folder: folder to write to.
+        settings: output types and options.
+
+    Returns:
+        The files written, with notes.
+
+    Examples:
+        >>> import medvit
+        >>> from medvit.restoration import RestoredOutput, save_restored
+        >>> save_restored(medvit.restore("series"), "out", RestoredOutput(preview=True))  # doctest: +SKIP
+    """
     check_restored_types(settings.output_types, result.scan.kind)
     source = result.source_scan or result.scan
 
@@ -126,7 +169,7 @@ def _write_preview(result: RestorationResult, staging: Path) -> None:
 
 
 def _write_series(result: RestorationResult, staging: Path) -> list[str]:
-    """Write the derived series; return a note where it needs a rescale of its own."""
+    """Write the derived series; return a note if it needs a rescale other than the source's."""
     from medvit.io.dicom.write import AlgorithmInfo, Derivation, check_derived, source_of, write_derived
 
     bundle, slices, values = result.bundle, source_of(result.scan), result.on_source_slices()

@@ -1,6 +1,6 @@
-"""A source on a grid finer in its slices' plane: the steps of bundles that make an image finer, and the scan they restore.
+"""Super-resolution in the slice plane: the steps of such bundles, and the source on the finer grid.
 
-A bundle states how many times finer in its preprocessing (``ZeroFillUpsampled``, ``factor``); nothing else does.
+The factor is stated only in a bundle's preprocessing (``ZeroFillUpsampled``, ``factor``).
 """
 
 from __future__ import annotations
@@ -21,12 +21,38 @@ __all__ = ["upsampled_scan", "upsampling_factor", "with_factor"]
 
 
 def upsampling_factor(model: LoadedBundle) -> int:
-    """How many times finer in plane than its source a model's image is; 1 for one on the source's own grid."""
+    """Return the in-plane upsampling factor of a loaded bundle.
+
+    Args:
+        model: the loaded bundle.
+
+    Returns:
+        Source pixel size divided by result pixel size; 1 for a bundle that keeps the source grid.
+
+    Examples:
+        >>> from medvit.inference import load_model
+        >>> from medvit.restoration import upsampling_factor
+        >>> upsampling_factor(load_model("mr_superres_restore_rwkv"))  # doctest: +SKIP
+        2
+    """
     return next((step.factor for step in model.preprocessing.transforms if isinstance(step, ZeroFillUpsampled)), 1)
 
 
 def with_factor(model: LoadedBundle, factor: int) -> LoadedBundle:
-    """The same model for a source whose pixels are another number of times wider than the image it makes."""
+    """Copy a loaded bundle with another in-plane upsampling factor.
+
+    Args:
+        model: the loaded bundle.
+        factor: source pixel size divided by result pixel size.
+
+    Returns:
+        The copy; the network is shared.
+
+    Examples:
+        >>> from medvit.inference import load_model
+        >>> from medvit.restoration import with_factor
+        >>> model = with_factor(load_model("mr_superres_restore_rwkv"), 3)  # doctest: +SKIP
+    """
 
     def changed(steps: Compose) -> Compose:
         return type(steps)([_at(step, factor) for step in steps.transforms])
@@ -43,13 +69,29 @@ def _at(step: Any, factor: int) -> Any:
 
 
 def upsampled_scan(scan: Scan, factor: int) -> Scan:
-    """The scan interpolated onto the finer grid, as the network sees it: what a finer image is compared with and written beside.
+    """Interpolate a scan to the finer grid as the network receives it, for comparison with the result and for its geometry.
 
-    Values are those of ``zero_fill``, raised to 0 where the scan has none below it; the geometry, a NIfTI header's two
-    affines and the planes of DICOM slices are the finer grid's. The headers of DICOM slices stay the source's.
+    Values are those of ``zero_fill``, clipped at 0 if the scan has no negative values. The geometry, both affines of a NIfTI
+    header and the planes of DICOM slices are those of the finer grid. The headers of DICOM slices stay the source's.
+
+    Args:
+        scan: the source.
+        factor: in-plane upsampling factor.
+
+    Returns:
+        The scan on the finer grid.
 
     Raises:
-        GeometryError: a stack that was resampled onto a true grid: its slices do not lie on it.
+        GeometryError: the stack was resampled to a regular grid, on which its slices are not.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import Scan
+        >>> from medvit.restoration import upsampled_scan
+        >>> scan = Scan(np.ones((1, 4, 6, 3), np.float32), np.eye(4), "array")
+        >>> finer = upsampled_scan(scan, 2)
+        >>> finer.array.shape, finer.spacing_mm
+        ((1, 8, 12, 3), (0.5, 0.5, 1.0))
     """
     require_regular(scan)
     values = zero_fill(scan.array[0], factor)
@@ -62,7 +104,7 @@ def upsampled_scan(scan: Scan, factor: int) -> Scan:
 
 
 def _finer_header(header: Any, shape: tuple[int, ...], index: np.ndarray) -> Any:
-    """A NIfTI header with both of its affines on the finer grid, codes and units kept; others as they are."""
+    """Move both affines of a NIfTI header to the finer grid, with codes and units unchanged; return other headers unchanged."""
     import nibabel as nib
 
     if not isinstance(header, nib.Nifti1Header):

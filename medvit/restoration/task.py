@@ -1,4 +1,4 @@
-"""Restoration: one scan in, its intensities with less noise or blur out, on its own grid or a finer one."""
+"""Restoration task: from a scan to intensities with less noise or blur, on its grid or a finer one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ __all__ = ["RestorationTask"]
 
 
 class RestorationTask:
-    """The steps of a bundle that restores intensities; see ``medvit.tasks.Task``."""
+    """Steps of a bundle that restores intensities; see ``medvit.tasks.Task``.
+
+    Examples:
+        >>> from medvit.restoration import RestorationTask
+        >>> RestorationTask().name
+        'restoration'
+    """
 
     name: ClassVar[str] = "restoration"
     inputs: ClassVar[tuple[str, ...]] = ("image",)
@@ -46,14 +52,14 @@ class RestorationTask:
     def open(
         self, inputs: Mapping[str, Input | Scan], bundle: Bundle, settings: RunSettings, progress: Progress
     ) -> dict[str, Scan]:
-        """Open the source as a scan; check one that is open already."""
+        """Open the source as a scan; check a scan that is already open."""
         return open_scans(inputs, settings, progress)
 
     def prepare(self, opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettings) -> PreparedScan:
-        """Check that the scan is what the bundle was made for, and the original.
+        """Check that the scan suits the bundle and is an original image.
 
         Raises:
-            ImageError: a picture, or an image that was restored before or squeezed into 8 bits.
+            ImageError: the source is a picture, or an image that was restored before or reduced to 8 bits.
         """
         prepared = prepare_scan(opened, bundle, settings)
         if prepared.scan.is_picture:
@@ -70,10 +76,10 @@ class RestorationTask:
     def predict(
         self, loaded: LoadedBundle, prepared: PreparedScan, settings: RunSettings, progress: Progress
     ) -> Prediction:
-        """Restore the scan; of a tilted or uneven stack, restore its own slices.
+        """Restore the scan; for a tilted or uneven stack, restore its own slices.
 
         Raises:
-            GeometryError: an irregular stack for a network that does not look at single slices of it.
+            GeometryError: the stack is irregular and the network does not take single slices.
         """
         scan = prepared.scan
         if restoration.upsampling_factor(loaded) > 1:
@@ -90,7 +96,7 @@ class RestorationTask:
         settings: RunSettings,
         progress: Progress,
     ) -> Restored:
-        """Put the intensities on the scan's grid or the finer one; add the sources, notes and the record of the run."""
+        """Return the intensities on the scan's grid or the finer one, with sources, notes and the record of the run."""
         source, factor = prepared.scan, restoration.upsampling_factor(loaded)
         scan = restoration.upsampled_scan(source, factor) if factor > 1 else source
         values, slices = _values(prediction.output), None
@@ -164,14 +170,14 @@ def _values(made: Tensor) -> NDArray[np.float32]:
 
 
 def _own_slices(scan: Scan, loaded: LoadedBundle) -> Scan:
-    """Return a tilted or uneven stack's own slices, (column, row, slice), as if they were a regular stack.
+    """Return the slices of a tilted or uneven stack, (column, row, slice), as if they were a regular stack.
 
-    Where the slices lie says nothing to a network that looks at one at a time, so nothing needs to be resampled before it.
-    One that sees a slice's neighbours is given those of the stack, a little shifted or farther away as they may be.
+    The positions of the slices do not matter to a network that takes single slices, so nothing is resampled before it. A network
+    that also takes neighbours gets those of the stack, although they are slightly shifted or farther away.
     """
     original, inferer = scan.original, loaded.inferer
     assert original is not None
-    # the network's slices lie across one of the patient's axes; those of the stack must lie across the same
+    # the stack must be sliced along the patient axis for which the network was trained
     across = axis_codes(flip_lps_ras(original.grid.affine))[2]
     if not isinstance(inferer, inference.SliceWise) or across not in ("RL", "PA", "SI")[inferer.axis]:
         raise GeometryError(

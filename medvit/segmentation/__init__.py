@@ -1,4 +1,4 @@
-"""Networks that label every voxel or pixel."""
+"""Segmentation: networks, task, result and outputs for labels of every voxel or pixel."""
 
 import lazy_loader
 

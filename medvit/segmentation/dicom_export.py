@@ -1,4 +1,4 @@
-"""The DICOM objects of a result: each is written aside, read back and compared with what was meant."""
+"""DICOM objects of a result: each is written to a staging folder, read back and compared with its input."""
 
 from __future__ import annotations
 
@@ -25,30 +25,36 @@ __all__ = ["DICOM_WRITERS", "DicomExport", "study_blockers"]
 
 @dataclass(frozen=True)
 class DicomExport:
-    """What the DICOM objects of one save share.
+    """Data shared by the DICOM objects of one save.
 
     Attributes:
-        result: what they say.
+        result: the result to write.
+
+    Examples:
+        >>> import medvit
+        >>> from medvit.segmentation import DicomExport
+        >>> export = DicomExport(medvit.segment("series"))  # doctest: +SKIP
+        >>> [label.name for label in export.labels]  # doctest: +SKIP
     """
 
     result: SegmentationResult
 
     @cached_property
     def labels(self) -> list[Label]:
-        """The labels found on the slices."""
+        """Labels present on the slices."""
         found = set(np.unique(self.array).tolist())
         return [label for label in self.result.requested_labels if label.id in found]
 
     @cached_property
     def tracking(self) -> Mapping[str, str]:
-        """One tracking UID a label, the same in SEG and SR."""
+        """Tracking UID of each label, the same in SEG and SR."""
         from medvit.io.dicom.write import tracking_uids
 
         return tracking_uids(self.labels)
 
     @property
     def author(self) -> AlgorithmInfo:
-        """The bundle and its weights."""
+        """Algorithm information: the bundle and its weights."""
         from medvit.io.dicom.write import AlgorithmInfo
 
         bundle = self.result.bundle
@@ -64,14 +70,14 @@ class DicomExport:
 
     @property
     def image(self) -> np.ndarray:
-        """The original slices in their own unit, (column, row, slice) float32."""
+        """Original slices in their own unit, (column, row, slice) float32."""
         original = self.result.scan.original
         grey: np.ndarray = self.result.scan.array[0] if original is None else original.values
         return grey
 
     @cached_property
     def slices(self) -> SourceImages:
-        """What the objects refer to."""
+        """Source images that the objects refer to."""
         from medvit.io.dicom.write import source_of
 
         return source_of(self.result.scan)
@@ -94,7 +100,7 @@ def _write_rtstruct(export: DicomExport, folder: Path) -> None:
 
 
 def _write_sr(export: DicomExport, folder: Path) -> None:
-    """Needs ``seg.dcm`` in the same folder."""
+    """Write and check the measurement report; ``seg.dcm`` must be in the same folder."""
     from medvit.io.dicom.write import MeasurementReport, SegmentMeasurements, check_sr, write_sr
 
     path, seg = folder / "sr.dcm", folder / "seg.dcm"
@@ -139,9 +145,21 @@ def _overlay(export: DicomExport) -> Overlay:
 
 
 def study_blockers(slices: Sequence[Dataset]) -> list[str]:
-    """Why not even a secondary capture can be filed beside these images; empty when it can.
+    """List the reasons why not even a secondary capture can be written for these slices.
 
-    It belongs to a patient, who may be unnamed, and to one study; a place in the patient it may lack (PS3.3 A.8.1).
+    A secondary capture belongs to a patient, who may be unnamed, and to one study; it needs no position in the patient (PS3.3 A.8.1).
+
+    Args:
+        slices: headers of the slices.
+
+    Returns:
+        Reasons in plain words; empty if a secondary capture can be written.
+
+    Examples:
+        >>> from pydicom import Dataset
+        >>> from medvit.segmentation import study_blockers
+        >>> study_blockers([Dataset()])
+        ['slices have no StudyInstanceUID']
     """
     studies = {str(header.get("StudyInstanceUID") or "") for header in slices}
     lacking = ["slices have no StudyInstanceUID"] if "" in studies else []
@@ -154,4 +172,4 @@ DICOM_WRITERS: Mapping[str, Callable[[DicomExport, Path], None]] = {
     "sr": _write_sr,
     "sc": _write_sc,
 }
-"""What writes each output type; in an order in which each finds what it refers to."""
+"""Writer of each output type, ordered so that an object comes after those it refers to."""

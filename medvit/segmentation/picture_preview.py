@@ -1,4 +1,4 @@
-"""A picture's result at a glance: outlines on the picture, legend, the research-use line."""
+"""Preview of a picture's result: outlines on the picture, legend, the research-use line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["draw_picture_preview"]
 
 
 def draw_picture_preview(path: Path, result: SegmentationResult) -> None:
-    """Write ``preview.png`` of a picture's result: as it is on the left, with outlines on the right."""
+    """Write ``preview.png`` of a picture's result: the picture on the left, with outlines on the right."""
     from medvit.transforms import scale_to_unit_rgb
 
     picture = scale_to_unit_rgb(result.scan.array).transpose(1, 2, 0)

@@ -1,4 +1,4 @@
-"""The labels of a bundle in a lower precision, compared with those of fp32 on a reference case."""
+"""Precision check: the labels of a bundle in a lower precision, compared with those in fp32 on a reference case."""
 
 from __future__ import annotations
 
@@ -22,16 +22,25 @@ _PACKAGES = ("python", "medvit", "torch", "openvino")
 def run_precision_check(
     bundle: Bundle, case: str | os.PathLike[str], precision: str = "bf16", progress: Progress | None = None
 ) -> PrecisionCheck:
-    """Label a case in fp32 as the network is, and in a lower precision, and compare.
+    """Label a case in fp32 (eager) and in a lower precision, and compare the labels.
 
     Args:
-        bundle: a trained one for segmentation.
-        case: a scan that the bundle is made for.
+        bundle: a trained segmentation bundle.
+        case: a scan of the kind that the bundle takes.
         precision: "bf16".
-        progress: told where the runs stand; can cancel them.
+        progress: receives the stages of the runs; can cancel them.
+
+    Returns:
+        The Dice of each label between both runs, with the versions of the packages.
 
     Raises:
-        BackendError: no backend computes in that precision here. BundleError: nothing was labelled, so nothing can be compared.
+        BackendError: no backend computes in that precision here.
+        BundleError: neither run found a label, so that nothing can be compared.
+
+    Examples:
+        >>> from medvit.bundles import open_bundle
+        >>> from medvit.segmentation import run_precision_check
+        >>> run_precision_check(open_bundle("headneck_ct_swin_unetr"), "scan.nii.gz").dice  # doctest: +SKIP
     """
     import torch
 
@@ -51,7 +60,7 @@ def run_precision_check(
     prepared = task.prepare(opened, bundle, settings)
 
     def labelled(backend: str, precision: str) -> Result:
-        # the pipeline loads no bundle in a precision whose check has not passed, which is what is found out here
+        # the pipeline refuses a precision whose check has not passed, so this check runs the task's steps itself
         loaded = with_backend(model, backend, precision)
         return task.result(loaded, prepared, task.predict(loaded, prepared, settings, progress), settings, progress)
 

@@ -1,4 +1,4 @@
-"""A picture to judge a result at a glance: three planes, outlines, legend, the research-use line."""
+"""Preview of a result: three planes, outlines, legend, the research-use line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_preview"]
 
 _MARGIN_MM = 45.0
-"""Surroundings shown around the labels."""
+"""Margin shown around the labels."""
 
 _PLANES = (
     # name, axis cut, axis drawn across, axis drawn upwards; radiological: the patient's right on the viewer's left
@@ -40,7 +40,7 @@ _PLANES = (
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """What the three planes are drawn from, on the closest RAS axes, cut to what is worth showing."""
+    """Data drawn in the three planes, on the closest RAS axes, cropped to the labels."""
 
     image: np.ndarray
     marks: np.ndarray
@@ -71,7 +71,7 @@ def draw_preview(path: Path, result: SegmentationResult) -> None:
 
 
 def _view(result: SegmentationResult) -> _View:
-    """Image and labels turned to RAS and cut to the labels with some of their surroundings, or whole without any."""
+    """Turn image and labels to RAS axes; crop them to the labels with a margin, or keep all if there are no labels."""
     import nibabel as nib
 
     scan = result.scan
@@ -98,7 +98,7 @@ def _view(result: SegmentationResult) -> _View:
 
 
 def _slice_at(marks: np.ndarray, axis: int) -> int:
-    """The slice that shows most labels, then most of them."""
+    """Return the slice with the largest sum over labels of the square root of their share of area; the middle without labels."""
     others = tuple(a for a in range(3) if a != axis)
     ids = [i for i in np.unique(marks) if i]
     if not ids:
@@ -114,7 +114,7 @@ def _draw_plane(axes: Any, plane: tuple[Any, ...], view: _View) -> None:
     at = _slice_at(view.marks, cut)
 
     def flat(volume: np.ndarray) -> np.ndarray:
-        # x grows to the patient's right, which is drawn on the left; y grows forward, drawn on the left of a sagittal
+        # x is drawn mirrored (the patient's right on the left), and y too (the front on the left of a sagittal plane)
         mirrored: np.ndarray = np.take(volume, at, axis=cut).T[:, ::-1]
         return mirrored
 
@@ -124,7 +124,7 @@ def _draw_plane(axes: Any, plane: tuple[Any, ...], view: _View) -> None:
         flat(view.image), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect, interpolation="bilinear"
     )
     axes.autoscale(False)
-    # a margin of one voxel closes outlines at the edge, and makes a lone row of voxels wide enough to have one
+    # a margin of one voxel closes outlines at the edge, and makes a single row of voxels wide enough for a contour
     outlines = np.pad(flat(view.marks), 1)
     rows, columns = (np.arange(-1, n - 1) for n in outlines.shape)
     for label in view.labels:
@@ -142,7 +142,7 @@ def _draw_plane(axes: Any, plane: tuple[Any, ...], view: _View) -> None:
 
 
 _LEGEND_SIZE, _LEGEND_WIDTH = 11, 25
-"""Points, and how many letters of a title and its volume fit side by side at that size."""
+"""Font size in points, and the number of characters of title and volume that fit in a row at that size."""
 
 
 def _draw_legend(axes: Any, measures: Sequence[LabelMeasures], labels: Sequence[Label]) -> None:

@@ -1,4 +1,4 @@
-"""What a run gives back: labels on the source's own grid, and how to measure, judge and save them."""
+"""Result of a segmentation: labels on the source grid, with statistics, rating and saving."""
 
 from __future__ import annotations
 
@@ -25,11 +25,19 @@ __all__ = ["Result"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result(LabelResult[list[LabelMeasures]]):
-    """Labels on the source's own grid and affine, and everything needed to say where they came from; see ``LabelResult``.
+    """Labels on the source grid, with their origin; see ``LabelResult``.
 
     Attributes:
+        labels, requested_labels, entropies: as for ``LabelResult``.
+        bundle, settings, notes, progress, calibration, validation: as for ``TaskResult``.
         scan: the source.
-        mirrored: with ``quality_map``, the labels that the mirror image gave, (i, j, k) on the same grid; see ``medvit.inference.mirror_agreement``.
+        mirrored: with ``quality_map``, the labels of the mirror image, (i, j, k) on the same grid; see
+            ``medvit.inference.mirror_agreement``.
+
+    Examples:
+        >>> import medvit
+        >>> result = medvit.segment("scan.nii.gz")  # doctest: +SKIP
+        >>> result.labels, result.statistics(), result.quality()["rating"]  # doctest: +SKIP
     """
 
     scan: Scan
@@ -40,23 +48,22 @@ class Result(LabelResult[list[LabelMeasures]]):
         return f"Result({self.bundle.name} {self.bundle.version} on {self.scan!r}: {names})"
 
     def on_source_slices(self) -> np.ndarray:
-        """The labels on the source's own DICOM slices, (column, row, slice).
+        """Return the labels on the source's DICOM slices, (column, row, slice).
 
-        The same as ``array``, except for a tilted or uneven stack that was resampled: its labels are brought back from
-        the true grid.
+        This equals ``array``, except for a tilted or uneven stack, which was resampled: its labels are resampled back to the slices.
         """
         return self.array if self.scan.original is None else self._brought_back
 
     @property
     def intensity_unit(self) -> str:
-        """What the image's values are measured in: what its headers say, else the bundle's unit, else "as stored"."""
+        """Unit of the image's values: from its headers, else the bundle's unit, else "as stored"."""
         from medvit.io import AS_STORED, stated_unit
 
         values = self.bundle.facts.values
         return stated_unit(self.scan) or (values.unit if values else AS_STORED)
 
     def statistics(self) -> list[LabelMeasures]:
-        """Volume, intensity, extent and border contact of each wanted label."""
+        """Return volume, intensity, extent and border contact of each requested label."""
         return self._measures
 
     @cached_property
@@ -87,7 +94,7 @@ class Result(LabelResult[list[LabelMeasures]]):
         return [imaged_anatomy(self.scan)]
 
     def agreement(self) -> dict[str, float] | None:
-        """With ``quality_map``, the Dice of each label between the image's and its mirror image's answer; else None."""
+        """Return the Dice of each label between the image's and its mirror image's labels; None without ``quality_map``."""
         return self._agreement
 
     @cached_property
@@ -99,7 +106,7 @@ class Result(LabelResult[list[LabelMeasures]]):
         return label_agreement(self.array, self.mirrored, self.requested_labels)
 
     def disagreement(self) -> NDArray[np.uint8] | None:
-        """With ``quality_map``, 1 where the two answers differ about the wanted labels, (i, j, k); else None."""
+        """Return 1 where the labels of image and mirror image differ, (i, j, k); None without ``quality_map``."""
         if self.mirrored is None:
             return None
         asked = np.isin(self.mirrored, [label.id for label in self.requested_labels])
@@ -116,19 +123,19 @@ class Result(LabelResult[list[LabelMeasures]]):
         per_label: bool = False,
         overwrite: bool = False,
     ) -> SavedResult:
-        """Write the result into a folder: all of it, or nothing.
+        """Write the result to a folder: all files, or none.
 
         Args:
-            folder: where; created. An existing one with files in it is refused unless ``overwrite``.
+            folder: folder to create. If it exists and has files, it is refused unless ``overwrite``.
             output_types: any of "nifti", "dicom-seg", "rtstruct", "sr" (with "dicom-seg", which it refers to), "sc", "png".
-            preview: also ``preview.png``.
-            statistics: also ``statistics.csv`` (``statistics.json`` is always written).
-            per_label: also one NIfTI for each label.
+            preview: also write ``preview.png``.
+            statistics: also write ``statistics.csv`` (``statistics.json`` is always written).
+            per_label: also write one NIfTI per label.
             overwrite: replace an earlier result.
 
         Raises:
-            OutputError: the folder cannot be written or already holds something.
-            RoundTripError: a written object does not read back as what was meant.
+            OutputError: the folder cannot be written or already has files.
+            RoundTripError: a written object, read back, differs from its input.
         """
         from medvit.segmentation.save import OutputSettings, save_result
 

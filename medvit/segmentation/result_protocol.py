@@ -1,4 +1,4 @@
-"""The parts of a segmentation's result that its outputs read, so that no writer imports the result itself."""
+"""Protocol of a segmentation's result as its outputs read it, so that no writer imports the result class."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ class SegmentationResult(RecordedResult, Protocol):
 
     @property
     def scan(self) -> Scan:
-        """The source."""
+        """Scan that was segmented."""
 
     @property
     def requested_labels(self) -> tuple[Label, ...]:
-        """The labels asked for."""
+        """Labels that were requested."""
 
     @property
     def array(self) -> np.ndarray:
-        """The labels as a plain (i, j, k) array."""
+        """Labels as a plain (i, j, k) array."""
 
     @property
     def intensity_unit(self) -> str:
-        """The unit of the scan's values."""
+        """Unit of the scan's values."""
 
     def on_source_slices(self) -> np.ndarray:
-        """Return the labels on the source's own DICOM slices, (column, row, slice)."""
+        """Return the labels on the source's DICOM slices, (column, row, slice)."""
 
     def statistics(self) -> list[LabelMeasures]:
         """Return the measures of each requested label."""
 
     def entropy(self) -> dict[str, float]:
-        """Return bits a voxel of each requested label."""
+        """Return the mean bits per voxel of each requested label."""
 
     def agreement(self) -> dict[str, float] | None:
-        """Return the Dice of each label between the image's and its mirror image's answer, if both were asked for."""
+        """Return the Dice of each label between the labels of image and mirror image; None without ``quality_map``."""
 
     def disagreement(self) -> NDArray[np.uint8] | None:
-        """Return 1 where the two answers differ, if both were asked for."""
+        """Return 1 where the labels of image and mirror image differ; None without ``quality_map``."""

@@ -19,7 +19,7 @@ from medvit.tasks import SavedResult, SavePlan, Writer, publish_result, write_st
 __all__ = ["OUTPUT_FILES", "OUTPUT_TYPES", "OutputSettings", "check_types", "save_result"]
 
 OUTPUT_TYPES = ("nifti", "dicom-seg", "rtstruct", "sr", "sc", "png")
-"""What a segmentation can be written as."""
+"""Output types of a segmentation."""
 
 _NEEDS_DICOM = ("dicom-seg", "rtstruct", "sr", "sc")
 
@@ -27,12 +27,21 @@ OUTPUT_FILES = (
     "labels.nii.gz", "labels.json", "labels.png", "seg.dcm", "rtstruct.dcm", "sr.dcm", "statistics.json", "statistics.csv",
     "preview.png", "run.json", "sc/[0-9]*.dcm", "maps/disagreement.nii.gz", "maps/disagreement.png",
 )  # fmt: skip
-"""Files of an earlier result, which ``overwrite`` replaces or takes away; others in the folder stay."""
+"""Files of an earlier result, which ``overwrite`` replaces or removes; other files in the folder stay."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSettings:
-    """What to write; see ``Result.save``."""
+    """Settings for the outputs of a segmentation.
+
+    Attributes:
+        output_types, preview, statistics, per_label, overwrite: as for ``Result.save``.
+
+    Examples:
+        >>> from medvit.segmentation import OutputSettings
+        >>> OutputSettings(preview=True).output_types
+        ('nifti',)
+    """
 
     output_types: tuple[str, ...] = ("nifti",)
     preview: bool = False
@@ -42,10 +51,18 @@ class OutputSettings:
 
 
 def check_types(types: tuple[str, ...], kind: str) -> None:
-    """Refuse output types that do not exist or that this kind of source cannot have.
+    """Refuse output types that do not exist or do not suit the kind of source.
+
+    Args:
+        types: names of output types.
+        kind: kind of the source, see ``Scan.kind``.
 
     Raises:
-        OutputError: with what is possible.
+        OutputError: a type is unknown or needs another kind of source; the message names what is possible.
+
+    Examples:
+        >>> from medvit.segmentation import check_types
+        >>> check_types(("nifti", "dicom-seg"), "dicom")
     """
     for name in types:
         if name not in OUTPUT_TYPES:
@@ -102,7 +119,7 @@ def _plan(result: SegmentationResult, settings: OutputSettings) -> SavePlan:
 
 
 def _reasons(result: SegmentationResult) -> list[str]:
-    """Why objects that refer to the source and to what was found cannot be written."""
+    """List the reasons why no objects that refer to the source's slices and to labels can be written."""
     return list(result.scan.blockers) or ([] if result.on_source_slices().any() else ["no label was found"])
 
 
@@ -112,7 +129,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _writers(result: SegmentationResult, types: Sequence[str], settings: OutputSettings) -> list[Writer]:
-    """Return the writers of all files, in an order in which each finds what it refers to."""
+    """Return the writers of all files, ordered so that a file comes after those it refers to."""
     export = DicomExport(result)
     by_type: dict[str, Writer] = {
         "nifti": partial(_write_nifti, result),
@@ -149,7 +166,7 @@ def _write_each(result: SegmentationResult, staging: Path) -> None:
 
 
 def _write_map(result: SegmentationResult, staging: Path) -> None:
-    """Where the image's and its mirror image's answers differ, if both were asked for."""
+    """Write the map of differences between image and mirror image, if there is one."""
     from medvit.io import write_labels
 
     differ = result.disagreement()

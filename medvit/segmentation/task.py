@@ -1,4 +1,4 @@
-"""Segmentation: one scan or picture in, labels on its own grid out."""
+"""Segmentation task: from one scan or picture to labels on its grid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ __all__ = ["SegmentationTask"]
 
 
 class SegmentationTask:
-    """The steps of a bundle that labels voxels or pixels; see ``medvit.tasks.Task``."""
+    """Steps of a bundle that labels voxels or pixels; see ``medvit.tasks.Task``.
+
+    Examples:
+        >>> from medvit.segmentation import SegmentationTask
+        >>> SegmentationTask().name
+        'segmentation'
+    """
 
     name: ClassVar[str] = "segmentation"
     inputs: ClassVar[tuple[str, ...]] = ("image",)
@@ -35,7 +41,7 @@ class SegmentationTask:
     opened = Scan
 
     def check(self, bundle: Bundle, settings: RunSettings) -> None:
-        """Refuse a bundle of another task, unknown labels, backends and geometries, and a region that means nothing."""
+        """Refuse a bundle of another task, unknown labels, backends and geometries, and an invalid region."""
         bundle.require_task(self.name)
         check_names(settings.backend, settings.precision)
         check_geometry(settings.geometry)
@@ -45,11 +51,11 @@ class SegmentationTask:
     def open(
         self, inputs: Mapping[str, Input | Scan], bundle: Bundle, settings: RunSettings, progress: Progress
     ) -> dict[str, Scan]:
-        """Open the source as a scan; check one that is open already."""
+        """Open the source as a scan; check a scan that is already open."""
         return open_scans(inputs, settings, progress)
 
     def prepare(self, opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettings) -> PreparedScan:
-        """Check that the scan is what the bundle was made for; repair its UIDs where that is asked for."""
+        """Check that the scan suits the bundle; repair its UIDs if requested."""
         return prepare_scan(opened, bundle, settings)
 
     def predict(
@@ -71,7 +77,7 @@ class SegmentationTask:
         settings: RunSettings,
         progress: Progress,
     ) -> Result:
-        """Keep the requested labels where something was measured; add the sources, notes and the record of the run."""
+        """Keep the requested labels where the source was measured; add sources, notes and the record of the run."""
         import torch
 
         scan, requested = prepared.scan, _requested(loaded.bundle, settings)
@@ -135,11 +141,11 @@ def _record(
 
 
 def _as_labels(made: Tensor, scan: Scan) -> MetaTensor:
-    """Return ids as integers; never called for intensities, which rounding would spoil."""
+    """Return ids as an integer MetaTensor; never used for intensities, which rounding would change."""
     import torch
     from monai.data import MetaTensor
 
     plain = made.as_tensor().clone() if isinstance(made, MetaTensor) else made.clone()
     if plain.dtype not in (torch.uint8, torch.int16):
-        plain = plain.round().to(torch.int16)  # ids are whole numbers, whatever a bundle's last step makes of them
+        plain = plain.round().to(torch.int16)  # the last step of a bundle may return ids as floating-point numbers
     return MetaTensor(plain, affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"})

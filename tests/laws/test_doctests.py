@@ -53,15 +53,6 @@ draw_positions field_words hide_ticks imaged_anatomy inspect_source judge_volume
 new_preview rate_labels record_header run_record save_preview source_facts stage_seconds standing_of surface_of
 unit_color versions with_standing write_csv write_preview_footer write_preview_title
 """,
-    "medvit.restoration": """
-Change RestorationTask RestoreRWKV RestoreRWKVSize Restored RestoredOutput check_restored_types context_slices
-judge_change measure_change reasons_to_refuse save_restored upsampled_scan upsampling_factor usual_restored_types
-with_factor with_irregular_policy
-""",
-    "medvit.segmentation": """
-BarlowSwin DicomExport LegacyPatchMerging OutputSettings Result SegmentationTask SwinUNETR check_types
-run_precision_check study_blockers
-""",
     "medvit.tasks": """
 Input LabelResult Prepared PreparedScan SavePlan SavedFiles SavedResult Task TaskResult check_folder open_scans
 prepare_scan publish_files publish_result write_statistics
@@ -69,7 +60,7 @@ prepare_scan publish_files publish_result write_statistics
 }
 """Names of each face that still lack a section or an example. Remove a name here when its docstring is complete."""
 
-AT_MOST = 155
+AT_MOST = 128
 """The largest number of names that ``LACKING`` may hold; lower it when the list has become shorter."""
 
 

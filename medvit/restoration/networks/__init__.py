@@ -1,4 +1,4 @@
-"""Networks that restore."""
+"""Networks for restoration."""
 
 import lazy_loader
 

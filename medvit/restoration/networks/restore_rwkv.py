@@ -1,8 +1,8 @@
-"""Restore-RWKV (Yang et al., arXiv 2407.11087): a U-shaped network that turns a noisy slice into a clean one.
+"""Restore-RWKV (Yang et al., arXiv 2407.11087): a U-shaped network that removes noise from a slice.
 
-Parameters and their names are the published ones, so state dicts move freely. What differs from the published code:
-the operator is the paper's formula (``medvit.kernels.bi_wkv_2d``) where the published CUDA kernel deviates from it, any
-size is taken, it runs anywhere, and no forward pass rewrites weights: ``fuse()`` gives the fast network by name.
+Parameters and their names are the published ones, so state dicts can be exchanged. Differences from the published code:
+the operator is the paper's formula (``medvit.kernels.bi_wkv_2d``), from which the published CUDA kernel deviates; any size
+and device is accepted; and no forward pass rewrites weights: ``fuse()`` returns the fast network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medvit.restoration.networks.omni_shift import FusedShift, OmniShift
 __all__ = ["LIGHT", "PUBLISHED", "ParameterCount", "RestoreRWKV", "RestoreRWKVSize"]
 
 _DIVISOR = 8
-"""Three downsamplings halve each side."""
+"""Factor by which three downsamplings reduce each side."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,13 @@ class RestoreRWKVSize:
 
     Attributes:
         dim: channels at full resolution.
-        num_blocks: blocks of the three encoder levels (and of the decoder levels beside them) and of the bottom.
-        num_refinement_blocks: blocks at full resolution behind the decoder.
+        num_blocks: number of blocks of the three encoder levels (and of the decoder levels beside them) and of the bottom.
+        num_refinement_blocks: number of blocks at full resolution after the decoder.
+
+    Examples:
+        >>> from medvit.restoration import LIGHT
+        >>> LIGHT.dim, LIGHT.num_blocks
+        (16, (1, 1, 2, 2))
     """
 
     dim: int
@@ -43,20 +48,20 @@ class RestoreRWKVSize:
 
 
 PUBLISHED = RestoreRWKVSize(48, (4, 6, 6, 8), 4)
-"""The paper's network, 28.4 million parameters."""
+"""Size of the paper's network, 28.4 million parameters."""
 
 LIGHT = RestoreRWKVSize(16, (1, 1, 2, 2), 1)
-"""1.16 million parameters, as the paper's light variant, whose widths were not published; this is one that fits."""
+"""Size with 1.16 million parameters like the paper's light variant, whose widths were not published."""
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """How many numbers a network holds.
+    """Numbers of parameters of a network.
 
     Attributes:
         stored: all parameters of the state dict, the re-parameterised 5x5 kernels included.
-        trained: without those, which follow from the others.
-        fused: with one 5x5 kernel for each OmniShift in place of its four branches.
+        trained: parameters without these kernels, which are computed from the others.
+        fused: parameters with one 5x5 kernel for each OmniShift instead of its four branches.
     """
 
     stored: int
@@ -65,7 +70,7 @@ class ParameterCount:
 
 
 class SpatialMix(nn.Module):
-    """Lets each pixel look at all others, first along rows, then along columns (paper, Re-WKV)."""
+    """Attention of each pixel to all others, first along rows, then along columns (paper, Re-WKV)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -78,7 +83,7 @@ class SpatialMix(nn.Module):
         self.spatial_first = nn.Parameter(torch.randn(2, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channel, height, width) to (batch, height, width, channel)."""
+        """Mix (batch, channel, height, width) to (batch, height, width, channel)."""
         x = self.omni_shift(x).permute(0, 2, 3, 1)
         k, v = self.key(x), self.value(x)
         decay, first = (p / (x.shape[1] * x.shape[2]) for p in (self.spatial_decay, self.spatial_first))
@@ -86,7 +91,7 @@ class SpatialMix(nn.Module):
 
 
 class ChannelMix(nn.Module):
-    """Mixes the channels of each pixel through four times as many: σ(r) · W_v relu(W_k x)²."""
+    """Mix of the channels of each pixel through four times as many: σ(r) · W_v relu(W_k x)²."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -96,13 +101,13 @@ class ChannelMix(nn.Module):
         self.value = nn.Linear(4 * dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channel, height, width) to (batch, height, width, channel)."""
+        """Mix (batch, channel, height, width) to (batch, height, width, channel)."""
         x = self.omni_shift(x).permute(0, 2, 3, 1)
         return torch.sigmoid(self.receptance(x)) * self.value(self.key(x).relu().square())  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """Spatial then channel mix, each behind a layer norm and added with its own scale per channel."""
+    """Spatial mix, then channel mix, each after a layer norm and added with a scale per channel."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -114,7 +119,7 @@ class Block(nn.Module):
         self.gamma2 = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channel, height, width) to the same."""
+        """Apply both mixes to (batch, channel, height, width); the shape is unchanged."""
         x = x.permute(0, 2, 3, 1)
         x = x + self.gamma1 * self.att(self.ln1(x).permute(0, 3, 1, 2))
         x = x + self.gamma2 * self.ffn(self.ln2(x).permute(0, 3, 1, 2))
@@ -126,7 +131,7 @@ def _blocks(dim: int, count: int) -> nn.Sequential:
 
 
 class Resample(nn.Module):
-    """A 3x3 convolution, then pixels become channels (down) or channels pixels (up)."""
+    """A 3x3 convolution and a pixel unshuffle (down) or pixel shuffle (up)."""
 
     def __init__(self, dim: int, *, up: bool) -> None:
         super().__init__()
@@ -134,28 +139,35 @@ class Resample(nn.Module):
         self.body = nn.Sequential(conv, nn.PixelShuffle(2) if up else nn.PixelUnshuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channel, height, width) to half or twice the sides and twice or half the channels."""
+        """Resample (batch, channel, height, width) to half the sides and twice the channels, or the inverse."""
         return self.body(x)  # type: ignore[no-any-return]
 
 
 class RestoreRWKV(nn.Module):
-    """Restore-RWKV: (batch, channel, height, width) float in, the restored image of the same size out.
+    """Restore-RWKV network: (batch, channel, height, width) float to the restored image of the same size.
 
     Args:
         in_channels: image channels.
-        out_channels: restored channels. The input is added to them, so there are as many as ``in_channels``; one
-            input channel is added to each, and one output channel gets the middle of an odd number (a slice between
-            its neighbours).
+        out_channels: restored channels. The input is added to them, so there are as many as ``in_channels``; a single input
+            channel is added to each output channel, and a single output channel gets the middle one of an odd number of input
+            channels (a slice between its neighbours).
         dim: channels at full resolution, even.
-        num_blocks: blocks of the three encoder levels (and of the decoder levels beside them) and of the bottom.
-        num_refinement_blocks: blocks at full resolution behind the decoder.
+        num_blocks: number of blocks of the three encoder levels (and of the decoder levels beside them) and of the bottom.
+        num_refinement_blocks: number of blocks at full resolution after the decoder.
 
-    Any height and width is taken: sides that do not divide by 8 are padded by repeating their last row or column and
-    the result cropped back. Sizes that divide give exactly what the published network gives.
+    Any height and width is accepted: sides that are not multiples of 8 are padded by repeating their last row or column and the
+    result is cropped. For multiples of 8 the output equals that of the published network.
 
     Raises:
-        ShapeError: sizes that make no network, another rank or channel count than it was made for, or no pixels.
-        ImageError: NaN or infinite pixels (looked for on the CPU; a GPU is not made to wait).
+        ShapeError: sizes do not match each other, the input has another rank or channel count, or it has no pixels.
+        ImageError: NaN or infinite pixels on the CPU. On a GPU there is no such check, since it would block the stream.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.restoration import RestoreRWKV
+        >>> network = RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1).eval()
+        >>> network(torch.rand(1, 1, 12, 20)).shape
+        torch.Size([1, 1, 12, 20])
     """
 
     def __init__(
@@ -191,11 +203,11 @@ class RestoreRWKV(nn.Module):
 
     @classmethod
     def of_size(cls, size: RestoreRWKVSize, in_channels: int = 1, out_channels: int = 1) -> RestoreRWKV:
-        """The network of a named size, e.g. ``RestoreRWKV.of_size(LIGHT)``."""
+        """Make the network of a named size, e.g. ``RestoreRWKV.of_size(LIGHT)``."""
         return cls(in_channels, out_channels, size.dim, size.num_blocks, size.num_refinement_blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The restored image, (batch, out_channels, height, width)."""
+        """Compute the restored image, (batch, out_channels, height, width)."""
         self._check(x)
         height, width = x.shape[2:]
         padded = F.pad(x, (0, -width % _DIVISOR, 0, -height % _DIVISOR), mode="replicate")
@@ -250,20 +262,20 @@ class RestoreRWKV(nn.Module):
             )
 
     def shifts(self) -> list[OmniShift]:
-        """Every OmniShift, in the order of the network; none after ``fuse()``."""
+        """List every OmniShift in the order of the network; none after ``fuse()``."""
         return [module for module in self.modules() if isinstance(module, OmniShift)]
 
     def refresh(self) -> RestoreRWKV:
-        """Recompute the stored re-parameterised kernels from their branches, so that what is saved is never stale."""
+        """Recompute the stored re-parameterised kernels from their branches, so that saved kernels are up to date."""
         with torch.no_grad():
             for shift in self.shifts():
                 shift.conv5x5_reparam.weight.copy_(shift.kernel())
         return self
 
     def fuse(self) -> RestoreRWKV:
-        """A new network for inference with one 5x5 kernel for each OmniShift, computed from the branches; same output.
+        """Make a network for inference with one 5x5 kernel for each OmniShift, computed from the branches; its output is the same.
 
-        Its state dict holds ``omni_shift.conv5x5_reparam`` alone; it cannot be trained further or load checkpoints.
+        Its state dict contains only ``omni_shift.conv5x5_reparam`` of each OmniShift; it cannot be trained or load checkpoints.
         """
         fused = copy.deepcopy(self)
         for module in fused.modules():
@@ -273,7 +285,7 @@ class RestoreRWKV(nn.Module):
         return fused.requires_grad_(False).eval()
 
     def count(self) -> ParameterCount:
-        """Parameters stored, trained, and left after ``fuse()``."""
+        """Count the parameters stored, trained, and left after ``fuse()``."""
         stored = sum(p.numel() for p in self.parameters())
         shifts = self.shifts()
         copies = sum(s.conv5x5_reparam.weight.numel() for s in shifts)

@@ -1,4 +1,4 @@
-"""Published Restore-RWKV checkpoints, old and new, as state dicts of ours: strict, every key used or named."""
+"""Conversion of published Restore-RWKV checkpoints, old and new, to strict state dicts; every key is used or named in an error."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from medvit.restoration.networks.omni_shift import OmniShift
 __all__ = ["translate"]
 
 _WRAPPERS = ("state_dict", "params_ema", "params")
-"""Under what training scripts put the weights; where both are there, the averaged ones are the published result."""
+"""Keys under which training scripts store the weights; where both are there, the averaged ones are the published result."""
 
 _UNUSED = ".att.dwconv.weight"
-"""A convolution that older checkpoints carry and whose output their network never used."""
+"""Suffix of a convolution in older checkpoints whose output their network never used."""
 
 _COPY = ".conv5x5_reparam.weight"
-"""The fused kernel, stale in published checkpoints: computed anew from its branches."""
+"""Suffix of the fused kernel, out of date in published checkpoints and recomputed from its branches."""
 
 _SHOWN = 4
 
 
 def translate(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A published state dict, renamed and completed to load strictly into ``model``.
+    """Rename and complete a published state dict, so that it loads strictly into ``model``.
 
     Args:
-        state: as ``torch.load(path, weights_only=True)`` gives it: bare, or under ``state_dict``, ``params`` or
-            ``params_ema``; names with or without ``module.``; with or without the unused ``att.dwconv.weight`` of
-            older checkpoints and the fused kernels.
+        state: result of ``torch.load(path, weights_only=True)``: bare, or under ``state_dict``, ``params`` or ``params_ema``;
+            names with or without ``module.``; with or without the fused kernels and the unused ``att.dwconv.weight`` of older
+            checkpoints.
         model: the ``RestoreRWKV`` to load into, before ``fuse()``.
 
     Returns:
-        One tensor for each key of ``model.state_dict()``, its fused kernels computed from their branches.
+        One tensor for each key of ``model.state_dict()``, with fused kernels computed from their branches.
 
     Raises:
-        BundleError: keys that are missing, unknown or of another shape, each kind named; NaN or infinite weights.
+        BundleError: keys are missing, unknown or of another shape (the message names each kind), or weights are NaN or infinite.
     """
     given = {name.removeprefix("module."): value for name, value in _unwrapped(state).items()}
     wanted = model.state_dict()
@@ -65,7 +65,7 @@ def _unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _known(name: str, wanted: Mapping[str, Tensor]) -> bool:
-    """Whether a key that may be left out belongs to a block of this network."""
+    """Return True if a key that may be missing belongs to a block of this network."""
     if name.endswith(_COPY):
         return name in wanted
     return name.removesuffix(_UNUSED) + ".att.key.weight" in wanted
@@ -104,7 +104,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _fused(state: Mapping[str, Tensor], name: str) -> Tensor:
-    # a scratch block of the right width lets the formula stand in one place
+    # a temporary OmniShift of the right width, so that the formula is written only once
     shift = OmniShift(state[f"{name}.conv1x1.weight"].shape[0])
     own = {key: state[f"{name}.{key}"] for key in shift.state_dict() if not f".{key}".endswith(_COPY)}
     shift.load_state_dict(own, strict=False)

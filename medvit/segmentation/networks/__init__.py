@@ -1,4 +1,4 @@
-"""Networks that segment."""
+"""Networks for segmentation."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
 """Barlow-Swin (arXiv 2509.06885): a three-stage Swin encoder and a convolutional decoder for pictures.
 
-The published model is one Keras notebook. Same weights and input give the same output here; what differs is what it
-could not do: any height and width, several classes, and relative-position tables that are parameters and so are trained.
+The published model is a Keras notebook. With the same weights and input this network gives the same output. In addition it
+takes any height and width and several classes, and its relative-position tables are parameters, so they are trained.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _PATCH = 4
 """Side of a patch in pixels."""
 
 _SHIFT = 1
-"""Every second block shifts its windows by one token, not by half a window as Swin does."""
+"""Shift of the windows in every second block, in tokens: one, not half a window as in Swin."""
 
 _WIDTHS = (192, 128, 64, 32)
-"""Channels of the decoder's stages."""
+"""Numbers of channels of the decoder's stages."""
 
 
 class _Block(nn.Module):
-    """Window attention and MLP, each after a norm and around a shortcut; (batch, height, width, channel)."""
+    """Window attention and MLP, each with a norm before it and a residual connection; (batch, height, width, channel)."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int, shift: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Block(nn.Module):
 
 
 class _Merging(nn.Module):
-    """Half of each side and twice the channels: neighbours (row, column) 00, 10, 01, 11, without norm or bias."""
+    """Patch merging to half of each side and twice the channels, in the order (row, column) 00, 10, 01, 11; no norm, no bias."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -74,15 +74,15 @@ class _Merging(nn.Module):
 
 
 class BarlowSwinEncoder(nn.Module):
-    """The encoder, which Barlow Twins trains without labels: three maps at 1/4, 1/8 and 1/16 of each side.
+    """Encoder, which Barlow Twins pretrains without labels: three feature maps at 1/4, 1/8 and 1/16 of each side.
 
     Args:
         in_channels: image channels.
-        embed_dim: channels of the first stage; each later one has twice as many.
-        depths: blocks in each of the three stages.
+        embed_dim: channels of the first stage; each later stage has twice as many.
+        depths: number of blocks in each of the three stages.
         num_heads: attention heads, the same in every stage.
         window_size: side of the attention window in tokens.
-        image_size: height and width the position table is made for.
+        image_size: height and width for which the position table is made.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class BarlowSwinEncoder(nn.Module):
         self.merges = nn.ModuleList(_Merging(dim) for dim in dims[:-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch, channel, height, width) with sides that divide by 16 to three (batch, channel, height, width)."""
+        """Compute three maps (batch, channel, height, width) of an image whose sides are multiples of 16."""
         x = self.embed(x).movedim(1, -1)
         x = x + self.placed(x.shape[1], x.shape[2])
         maps = []
@@ -117,9 +117,9 @@ class BarlowSwinEncoder(nn.Module):
         return maps[0], maps[1], maps[2]
 
     def placed(self, height: int, width: int) -> Tensor:
-        """The position table for a map of height x width tokens, (height, width, channel).
+        """Return the position table for a map of height x width tokens, (height, width, channel).
 
-        A table of as many rows as there are tokens is used as it is; any other is interpolated bilinearly.
+        A table with one row per token is used unchanged; any other is interpolated bilinearly.
         """
         rows, channels = self.positions.shape
         if rows == height * width:
@@ -133,7 +133,7 @@ class BarlowSwinEncoder(nn.Module):
         stored = state_dict.get(f"{prefix}positions")
         here = self.positions
         if stored is not None and stored.ndim == 2 and stored.shape[1] == here.shape[1] and len(stored) != len(here):
-            # a table made for another picture size is kept as stored, not bent to this network's
+            # a table for another picture size is kept as stored, not resized to this network's
             side = math.isqrt(len(stored))
             self.grid = (side, side) if side * side == len(stored) else None
             self.positions = nn.Parameter(here.new_empty(stored.shape), requires_grad=here.requires_grad)
@@ -141,7 +141,7 @@ class BarlowSwinEncoder(nn.Module):
 
 
 def _likely_grid(rows: int, aspect: float) -> tuple[int, int]:
-    """The height x width of a table that does not say it: of all that give its rows, the one shaped most like the picture."""
+    """Guess the height x width of a table of ``rows`` positions: the factors whose ratio is closest to the picture's."""
     heights = [h for h in range(1, rows + 1) if rows % h == 0]
     height = min(heights, key=lambda h: abs(math.log(h * h / rows / aspect)))
     grid = (height, rows // height)
@@ -154,7 +154,7 @@ def _likely_grid(rows: int, aspect: float) -> tuple[int, int]:
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with Keras' defaults; its momentum of 0.99 weighs the old value, PyTorch's the new one."""
+    """Make a batch norm with Keras' defaults; Keras' momentum of 0.99 weights the old value, PyTorch's the new one."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
@@ -165,7 +165,7 @@ def _separable(inside: int, outside: int) -> nn.Sequential:
 
 
 class _Residual(nn.Module):
-    """Two separable convolutions beside a 1x1 shortcut, each with batch norm."""
+    """Two separable convolutions and a 1x1 shortcut, each with batch norm."""
 
     def __init__(self, inside: int, outside: int, dropout: float) -> None:
         super().__init__()
@@ -180,32 +180,39 @@ class _Residual(nn.Module):
 
 
 class BarlowSwin(nn.Module):
-    """Barlow-Swin: (batch, channel, height, width) float in 0..1 in, logits (batch, class, height, width) out.
+    """Barlow-Swin network: (batch, channel, height, width) float in 0..1 to logits (batch, class, height, width).
 
     Args:
         in_channels: image channels.
-        out_channels: 1 for a binary head (sigmoid of the logit is the probability), or the number of classes,
-            background included (softmax).
+        out_channels: 1 for a binary head (the probability is the sigmoid of the logit), or the number of classes, background
+            included (softmax).
         embed_dim: channels of the first stage.
-        depths: blocks in each of the three stages.
+        depths: number of blocks in each of the three stages.
         num_heads: attention heads in every stage; divides ``embed_dim``.
         window_size: side of the attention window in tokens.
-        dropout: share of features dropped in the decoder while training.
-        image_size: height and width the position table is made for; multiples of 4. Other inputs interpolate it.
+        dropout: dropout rate in the decoder during training.
+        image_size: height and width for which the position table is made; multiples of 4. It is interpolated for other inputs.
 
-    Any size is taken: sides that do not divide by 16 windows (64 pixels by default) are padded with zeros at their end
-    and the logits cropped back. Sizes that divide give exactly what the published model gives.
+    Inputs of any size are accepted: sides that are not multiples of 16 windows (64 pixels by default) are padded with zeros at
+    their end and the logits cropped. For multiples the output equals that of the published model.
 
-    The published configuration has 7,001,829 parameters as Keras counts them (running means and variances of the
-    batch norms included), and 2,352 in the relative-position tables, which Keras neither counts nor trains.
+    The published configuration has 7,001,829 parameters as Keras counts them (running means and variances of the batch norms
+    included), and 2,352 in the relative-position tables, which Keras neither counts nor trains.
 
     Raises:
-        ShapeError: sizes that do not fit each other; another rank or channel count than the network was made for.
-        ImageError: an input of whole numbers, or with NaN.
+        ShapeError: sizes do not match each other, or the input has another rank or channel count.
+        ImageError: the input is integer or has NaN.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.segmentation import BarlowSwin
+        >>> network = BarlowSwin(embed_dim=8, depths=(1, 1, 1), num_heads=2, image_size=(64, 64)).eval()
+        >>> network(torch.rand(1, 3, 40, 50)).shape
+        torch.Size([1, 1, 40, 50])
     """
 
     adopts = frozenset({"encoder.positions"})
-    """Tensors whose first axis follows the checkpoint rather than the network."""
+    """Names of tensors whose first axis has the length of the checkpoint's, not of the network's."""
 
     def __init__(
         self,
@@ -240,7 +247,7 @@ class BarlowSwin(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(_WIDTHS[-1], out_channels, 1), _norm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of the input's own size."""
+        """Compute logits of the input's size."""
         check_input(x, 4, self.in_channels, next(self.parameters()))
         height, width = x.shape[2:]
         growth = [-side % self.divisor for side in (height, width)]

@@ -1,7 +1,7 @@
-"""Barlow-Swin's Keras weights: from layer paths to this package's names.
+"""Conversion of Barlow-Swin's Keras weights from layer paths to this package's names.
 
-Keras numbers layers through a whole session (``dense_1`` or ``dense_57``), so layers are told apart by kind and order,
-not by number. Dense kernels are (in, out), convolutions (height, width, in, out).
+Keras numbers layers over a whole session (``dense_1`` or ``dense_57``), so layers are identified by kind and order, not by
+number. Dense kernels are (in, out), convolutions (height, width, in, out).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _TABLE = "relative_position_bias_table"
 
 
 def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
-    """The state dict of ``BarlowSwin`` from a mapping of Keras layer path to array.
+    """Convert a mapping of Keras layer path to array to a state dict of ``BarlowSwin``.
 
-    A state dict of this package's own names passes through.
+    A state dict with this package's own names is returned unchanged.
 
     Raises:
-        CheckpointError: the relative-position tables are not there, which Keras does not save.
+        CheckpointError: the relative-position tables are missing, which Keras does not save.
     """
     if not any("/" in name for name in state):
         return dict(state)
@@ -58,20 +58,20 @@ def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
 
 
 class _Paths:
-    """The arrays by layer path, each handed out once."""
+    """Arrays by layer path; each is taken out once."""
 
     def __init__(self, state: CheckpointTensors) -> None:
         self.left = dict(state)
 
     def layers(self, kind: str, inside: str = "") -> list[str]:
-        """Paths of the layers of a kind directly inside another, in the order Keras made them."""
+        """List the paths of the layers of a kind directly inside another, in the order in which Keras made them."""
         start = f"{inside}/" if inside else ""
         pattern = re.compile(rf"^{re.escape(start)}({kind}(?:_(\d+))?)/")
         found = {m[1]: int(m[2] or 0) for m in map(pattern.match, self.left) if m}
         return [start + name for name in sorted(found, key=lambda name: found[name])]
 
     def take(self, layer: str, name: str, parts: dict[str, str]) -> dict[str, Tensor]:
-        """A layer's arrays under new names, in PyTorch's order of axes."""
+        """Take a layer's arrays out under new names, with axes in PyTorch's order."""
         taken = {}
         for theirs, ours in parts.items():
             value = self.left.pop(f"{layer}/{theirs}", None)
@@ -114,7 +114,7 @@ def _block(paths: _Paths, block: str, name: str, out: dict[str, Tensor]) -> None
 
 
 def _decoder(paths: _Paths, out: dict[str, Tensor]) -> None:
-    """Each stage has two separable convolutions and one plain one, each with its norm; the head has one of both."""
+    """Convert the decoder: each stage has two separable and one plain convolution, each with a norm; the head has one of both."""
     for number, layer in enumerate(paths.layers("separable_conv2d")):
         name = f"decoder.{number // 2}.body.{3 * (number % 2)}"
         out |= paths.take(
@@ -131,7 +131,7 @@ def _decoder(paths: _Paths, out: dict[str, Tensor]) -> None:
 
 
 def hint(stored: CheckpointTensors) -> str:
-    """How to build the network that these weights need, read from their shapes."""
+    """Describe, from the weights' shapes, how to build the network that they need."""
     embed = next((v for n, v in stored.items() if re.match(r"linear_embedding(_\d+)?/dense(_\d+)?/kernel$", n)), None)
     if embed is None:
         return ""

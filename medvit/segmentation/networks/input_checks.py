@@ -1,4 +1,4 @@
-"""What every network here asks of its input, in one place."""
+"""Check of the input of the segmentation networks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def check_input(x: Tensor, rank: int, channels: int, weight: Tensor) -> None:
     Args:
         x: (batch, channel, *spatial), float.
         rank: 4 for pictures, 5 for volumes.
-        channels: channels the network was built for.
-        weight: any of the network's weights; the input must have its type, outside of autocast, and its device.
+        channels: number of channels that the network takes.
+        weight: any of the network's weights; the input must have its device and, outside of autocast, its type.
 
     Raises:
         ShapeError: another rank, channel count, type or device, or an empty side.
-        ImageError: no tensor, whole numbers, NaN or infinite values.
+        ImageError: not a tensor, an integer type, NaN or infinite values.
     """
     require_tensor(x)
     if x.ndim != rank or x.shape[1] != channels or 0 in x.shape:
@@ -35,7 +35,7 @@ def check_input(x: Tensor, rank: int, channels: int, weight: Tensor) -> None:
             "Add the missing axes, or build the network for this many channels.",
         )
     require_floating_point(x, weight)
-    # a graph that is being recorded holds no numbers to look at
+    # while a graph is recorded, tensors hold no values to check
     if has_concrete_values() and not bool(torch.isfinite(x).all()):
         raise ImageError(
             f"{int((~torch.isfinite(x)).sum())} NaN or infinite values in the input",

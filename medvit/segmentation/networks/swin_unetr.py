@@ -1,7 +1,7 @@
-"""Swin UNETR (Hatamizadeh et al., arXiv 2201.01266) on MONAI's class, with medvit's window attention.
+"""Swin UNETR (Hatamizadeh et al., arXiv 2201.01266): MONAI's class with medvit's window attention.
 
-Parameters and their names are MONAI's, so state dicts move freely between the two. What differs: the block's
-pad, roll, partition, mask and reverse are one operator on the natural layout (``medvit.kernels``).
+Parameters and their names are MONAI's, so state dicts can be exchanged. In the blocks, pad, roll, partition, mask and their
+inverses are one operator of ``medvit.kernels`` on the unpartitioned feature map.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from medvit.segmentation.networks.input_checks import check_input
 __all__ = ["SwinUNETR"]
 
 _DIVISOR = 32
-"""Patch embedding and four mergings halve each side five times."""
+"""Factor by which patch embedding and four mergings reduce each side (five halvings)."""
 
 _LEGACY_ORDER = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
-"""Offsets along depth, height and width of the eight neighbours gathered by MONAI up to 1.4."""
+"""Offsets along depth, height and width of the eight neighbours that MONAI up to 1.4 gathers."""
 
 
 def _attend(block: Any, x: Tensor) -> Tensor:
-    """The attention half of a Swin block on (batch, *spatial, channel)."""
+    """Compute the attention half of a Swin block on (batch, *spatial, channel)."""
     attention = block.attn
     mixed = window_attention(
         attention.qkv(block.norm1(x)),
@@ -51,7 +51,7 @@ class _Block(SwinTransformerBlock):  # type: ignore[misc]
 
 class _Layer(BasicLayer):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channel, *spatial) through the stage's blocks and its downsampling."""
+        """Run the stage's blocks and its downsampling on (batch, channel, *spatial)."""
         x = x.movedim(1, -1)
         for block in self.blocks:
             x = block(x)
@@ -61,15 +61,26 @@ class _Layer(BasicLayer):  # type: ignore[misc]
 
 
 class LegacyPatchMerging(PatchMergingV2):  # type: ignore[misc]
-    """Patch merging as MONAI had it up to 1.4, which checkpoints published before need.
+    """Patch merging of MONAI up to 1.4, needed for checkpoints published before 1.5.
 
-    It gathers neighbours 010 and 001 twice and never 110 and 011; the weights have learnt that order.
+    It gathers the neighbours 010 and 001 twice and never 110 and 011; the weights were trained with that order.
+
+    Args:
+        dim: number of input channels.
+        norm_layer: normalisation layer before the reduction.
+        spatial_dims: 2 or 3.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.segmentation import LegacyPatchMerging
+        >>> LegacyPatchMerging(4)(torch.rand(1, 2, 2, 2, 4)).shape
+        torch.Size([1, 1, 1, 1, 8])
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, *spatial, channel) to half of each side and twice the channels."""
+        """Reduce (batch, *spatial, channel) to half of each side and twice the channels."""
         if x.ndim != 5:
-            return super().forward(x)  # type: ignore[no-any-return]  # 2-D merging never changed
+            return super().forward(x)  # type: ignore[no-any-return]  # 2-D merging is the same in all versions
         d, h, w = x.shape[1:4]
         x = functional.pad(x, (0, 0, 0, w % 2, 0, h % 2, 0, d % 2))
         neighbours = torch.cat([x[:, i::2, j::2, k::2] for i, j, k in _LEGACY_ORDER], -1)
@@ -77,7 +88,7 @@ class LegacyPatchMerging(PatchMergingV2):  # type: ignore[misc]
 
 
 MERGINGS = {"merging": PatchMerging, "mergingv2": PatchMergingV2, "merging_legacy": LegacyPatchMerging}
-"""Patch merging by the name that bundles and ``downsample`` give it."""
+"""Patch merging by its name in bundles and in ``downsample``."""
 
 
 def _known_merging(name: str) -> str:
@@ -91,27 +102,34 @@ def _known_merging(name: str) -> str:
 
 
 class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
-    """Swin UNETR: (batch, channel, depth, height, width) float in, logits (batch, class, depth, height, width) out.
+    """Swin UNETR network: (batch, channel, depth, height, width) float to logits (batch, class, depth, height, width).
 
     Args:
         in_channels: image channels.
-        out_channels: classes, background included.
-        feature_size: width of the first stage; 12, 24 and 48 are the published sizes.
+        out_channels: number of classes, background included.
+        feature_size: channels of the first stage; 12, 24 and 48 are the published sizes.
         spatial_dims: 2 or 3.
-        depths: blocks per stage.
+        depths: number of blocks per stage.
         num_heads: attention heads per stage.
-        window_size: side of the attention window, or one number per axis.
-        downsample: "merging" (the neighbour order of MONAI 1.5 and later), "mergingv2", or "merging_legacy" (MONAI up
-            to 1.4). Weights fit all three and give outputs 10 to 16 % apart in the wrong one.
-        use_v2: a residual convolution before each stage (Swin UNETR V2).
+        window_size: side of the attention window in tokens, or one number per axis.
+        downsample: "merging" (neighbour order of MONAI 1.5 and later), "mergingv2", or "merging_legacy" (MONAI up to 1.4).
+            Weights load with all three, but with the wrong one outputs differ by 10 to 16 %.
+        use_v2: add a residual convolution before each stage (Swin UNETR V2).
 
-    Any size is taken: sides that do not divide by 32 are padded with zeros at their end and the logits cropped back,
-    and an input of 32 along every side is padded to 64 along the first, since normalisation needs more than one voxel
-    at the bottleneck. Sizes that need no padding give exactly what MONAI's class gives.
+    Inputs of any size are accepted: sides that are not multiples of 32 are padded with zeros at their end and the logits
+    cropped; an input of 32 along every side is padded to 64 along the first, since normalisation needs more than one voxel at
+    the bottleneck. Without padding the output equals that of MONAI's class.
 
     Raises:
-        ShapeError: another rank or channel count than the network was made for, or an unknown ``downsample``.
-        ImageError: an input of whole numbers, or with NaN.
+        ShapeError: the input has another rank or channel count, or ``downsample`` is unknown.
+        ImageError: the input is integer or has NaN.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.segmentation import SwinUNETR
+        >>> network = SwinUNETR(in_channels=1, out_channels=3, feature_size=12, spatial_dims=2).eval()
+        >>> network(torch.rand(1, 1, 30, 40)).shape
+        torch.Size([1, 3, 30, 40])
     """
 
     def __init__(
@@ -138,7 +156,7 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
             downsample=MERGINGS[downsample],
             use_v2=use_v2,
         )
-        # the stages keep MONAI's parameters and buffers; only their forward is ours
+        # the stages keep MONAI's parameters and buffers; only their forward method is replaced
         for module in self.swinViT.modules():
             if type(module) is BasicLayer:
                 module.__class__ = _Layer
@@ -151,7 +169,7 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
 
     @property
     def merging(self) -> str:
-        """The order in which patch merging gathers neighbours; assigning another name changes it, weights untouched."""
+        """Name of the order in which patch merging gathers neighbours; it can be assigned, without a change of the weights."""
         kind = type(self.swinViT.layers1[0].downsample)
         return next(name for name, known in MERGINGS.items() if known is kind)
 
@@ -159,10 +177,10 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
     def merging(self, name: str) -> None:
         kind = MERGINGS[_known_merging(name)]
         for stage in (self.swinViT.layers1, self.swinViT.layers2, self.swinViT.layers3, self.swinViT.layers4):
-            stage[0].downsample.__class__ = kind  # the three differ in nothing but their forward
+            stage[0].downsample.__class__ = kind  # the three classes differ only in their forward method
 
     def forward(self, x_in: Tensor) -> Tensor:
-        """Logits of the input's own size."""
+        """Compute logits of the input's size."""
         check_input(
             x_in,
             len(self.swinViT.window_size) + 2,

@@ -1,4 +1,4 @@
-"""Swin UNETR's published layouts: research and zoo checkpoints, and encoders trained without labels."""
+"""Conversion of published Swin UNETR checkpoints: research and model-zoo layouts, and encoders pretrained without labels."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _INDEX = "relative_position_index"
 _PRETEXT = re.compile(
     r"^(swinViT\.)?(rotation_head|rotation_pre|contrastive_head|contrastive_pre|convTrans3d|conv|norm|mask_token|head)\b"
 )
-"""Heads and norms that only self-supervised training uses."""
+"""Pattern of the names of heads and norms that only self-supervised pretraining uses."""
 
 
 def _is_autoencoder(stored: CheckpointTensors) -> bool:
-    """``ssl_pretrained_weights.pth``: the encoder of a disrupted autoencoder (arXiv 2307.16896)."""
+    """Return True for the encoder of a disrupted autoencoder, ``ssl_pretrained_weights.pth`` (arXiv 2307.16896)."""
     return any(name.startswith("encoder.layers1.") for name in stored)
 
 
 def _is_encoder(stored: CheckpointTensors) -> bool:
-    """An encoder with its pretext heads (arXiv 2111.14791), or alone."""
+    """Return True for an encoder alone or with its pretext heads (arXiv 2111.14791)."""
     whole = any(re.match(r"(encoder\d+|decoder\d+|out)\.", name) for name in stored)
     return not whole and any("layers1.0." in name for name in stored)
 
 
 def require_merging(stored: CheckpointTensors, model: Any, merging: str | None) -> None:
-    """Ask for the era of a 3-D checkpoint whose layout is known to predate MONAI 1.5.
+    """Require ``merging`` for a 3-D checkpoint whose layout is known to predate MONAI 1.5.
 
     Raises:
-        CheckpointError: nobody stated it, or the name is unknown.
+        CheckpointError: ``merging`` is needed but None, or its name is unknown.
     """
     from medvit.segmentation.networks.swin_unetr import MERGINGS
 
@@ -62,17 +62,17 @@ def require_merging(stored: CheckpointTensors, model: Any, merging: str | None) 
 
 
 def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
-    """The state dict of ``SwinUNETR`` from any published layout.
+    """Convert tensors from any published layout to a state dict of ``SwinUNETR``.
 
     Args:
         state: tensors by published name, unwrapped.
-        model: the network; what an encoder alone does not hold is taken from it and named in a warning.
+        model: the network; tensors that an encoder checkpoint lacks are taken from it and named in a warning.
 
     Returns:
-        Every tensor of the model's state dict that the checkpoint or an encoder's load gives.
+        The tensors of the model's state dict.
 
     Raises:
-        CheckpointError: index tables of another window arrangement.
+        CheckpointError: index tables belong to another arrangement of windows.
     """
     wanted = model.state_dict()
     if _is_autoencoder(state):
@@ -82,7 +82,7 @@ def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
     else:
         renamed, unused = {_linear(name): value for name, value in state.items()}, []
     for name in [n for n in wanted if n.endswith(_INDEX)]:
-        given = renamed.setdefault(name, wanted[name])  # it follows from the window size, so files may leave it out
+        given = renamed.setdefault(name, wanted[name])  # files may omit it, since the window size determines it
         if given.shape == wanted[name].shape and not torch.equal(given.cpu().long(), wanted[name].cpu()):
             raise CheckpointError(
                 f"{name} with other numbers than the window size gives",
@@ -109,7 +109,7 @@ def _from_encoder(state: CheckpointTensors) -> tuple[dict[str, Tensor], list[str
 
 
 def _from_autoencoder(state: CheckpointTensors) -> tuple[dict[str, Tensor], list[str]]:
-    """``encoder.layersN.0.0.*`` and ``encoder.patch_embed.*``; the rest is the autoencoder's own."""
+    """Rename ``encoder.layersN.0.0.*`` and ``encoder.patch_embed.*``; list other names as unused."""
     unused = [n for n in state if not n.startswith("encoder.") or _PRETEXT.match(n.removeprefix("encoder."))]
     renamed = {}
     for name, value in state.items():
@@ -131,7 +131,7 @@ def _report(loaded: int, untouched: list[str], unused: list[str]) -> None:
 
 
 def hint(stored: CheckpointTensors) -> str:
-    """How to build the network that these weights need, read from their shapes."""
+    """Describe, from the weights' shapes, how to build the network that they need."""
     embed = next((v for n, v in stored.items() if n.endswith("patch_embed.proj.weight")), None)
     if embed is None:
         return ""
