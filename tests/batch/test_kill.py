@@ -92,7 +92,7 @@ def test_killed_then_stopped_then_finished(banded, tmp_path):
     run.send_signal(signal.SIGTERM)
     said, _ = run.communicate(timeout=_PATIENCE)
     assert run.returncode == 3, said
-    assert "Stopping: cases at work may finish" in said
+    assert "Stopping: running cases may finish" in said
     assert "Give the same command again to go on" in said
     second = kept(first, out)
     states = counts(out)

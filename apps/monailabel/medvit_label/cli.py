@@ -163,7 +163,7 @@ def versions(model: Named, studies: Studies, state: State = None, as_json: Json 
             typer.echo(json.dumps(found, indent=2))
         for row in found:
             score = f"{row['metric']} {row['before']:.3f} -> {row['after']:.3f}" if row["version"] else "as installed"
-            shown.say(f"{row['version']}  {score}{'  (answers)' if row['serving'] else ''}")
+            shown.say(f"{row['version']}  {score}{'  (serves)' if row['serving'] else ''}")
 
 
 @app.command()

@@ -48,7 +48,7 @@ def open_batch_folder(batch: Batch, shown: Terminal) -> Iterator[Session]:
             journal.agree("" if privacy is None else privacy.mark)
             left = recover(journal, batch.out)
             if left:
-                shown.say(f"{left} case(s) that were at work when the last run ended wait again.")
+                shown.say(f"{left} case(s) were running when the last run ended; they are run again.")
             session = Session(batch, journal, catalogue, shown.say, Events(batch.out, shown))
             with closing(session):
                 yield session

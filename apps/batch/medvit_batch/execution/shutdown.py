@@ -65,7 +65,7 @@ class Stop:
                 self.until = 0.0
                 return
             self.ask(SIGNAL)
-            self.say(f"Stopping: cases at work may finish within {self.grace:.0f} s; once more to end them now.")
+            self.say(f"Stopping: running cases may finish within {self.grace:.0f} s; repeat to end them now.")
 
         previous = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
         try:

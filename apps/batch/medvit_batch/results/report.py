@@ -68,7 +68,7 @@ def _head(summary: Summary) -> str:
         f"Last run ended: {run.get('outcome') or 'not yet'}" if hidden else f"ended: {run.get('outcome') or 'not yet'}"
     )
     said += [f"selection: {asked['select']}"] if asked.get("select") and not hidden else []
-    said += ["De-identified by DICOM PS3.15's Basic Profile; pixels are as they were"] if hidden else []
+    said += ["De-identified by DICOM PS3.15's Basic Profile; pixels are unchanged"] if hidden else []
     said += [f"bundles: {', '.join(versions)}"] if versions else []
     uses = "".join(f'<p class="use">{escape(use)}.</p>' for use in summary.intended_use)
     return (
@@ -95,7 +95,7 @@ def _look(summary: Summary) -> str:
         for row in rows[:_ROWS]
     )
     return (
-        f"<h2>Published, and to be looked at ({len(rows)})</h2><table><tr><th>Series</th><th>Rating</th><th>Why</th></tr>{cells}</table>"
+        f"<h2>Published results to check ({len(rows)})</h2><table><tr><th>Series</th><th>Rating</th><th>Reason</th></tr>{cells}</table>"
         + _more(len(rows))
     )
 
@@ -137,7 +137,7 @@ def _ratings(summary: Summary) -> str:
         return ""
     parts = [(rating, counts[rating], _COLOURS[rating]) for rating in RATINGS]
     said = ", ".join(f"{n} {rating}" for rating, n, _ in parts if n)
-    return f"<h2>Rating</h2>{bar(parts)}<p class=dim>{escape(said)}. Judged by plausible anatomy, not by comparison with a reader; uncalibrated: nothing odd was found, and these weights or this anatomy were not compared with enough real patients.</p>"
+    return f"<h2>Rating</h2>{bar(parts)}<p class=dim>{escape(said)}. The rating judges whether the anatomy is plausible; it is not a comparison with a reader. Uncalibrated: nothing implausible was found, but these weights or this anatomy were not validated on enough real patients.</p>"
 
 
 def _volumes(summary: Summary) -> str:
@@ -157,9 +157,9 @@ def _times(summary: Summary) -> str:
     done = [row for row in summary.cases if row["state"] == State.PUBLISHED and row["seconds"]]
     if not done:
         return ""
-    charts = histogram([row["seconds"] for row in done], "s", "Time for a case")
+    charts = histogram([row["seconds"] for row in done], "s", "Time per case")
     peaks = [row["peak_mb"] for row in done if row["peak_mb"]]
-    charts += histogram(peaks, "MB", "Most memory of its worker") if peaks else ""
+    charts += histogram(peaks, "MB", "Peak memory of the worker") if peaks else ""
     return f'<h2>Time and memory</h2><div class="charts">{charts}</div>'
 
 
@@ -177,7 +177,7 @@ def _pictures(summary: Summary, out: Path) -> str:
     links = [f"<li class=uid>{_link(row)}</li>" for row in done[_PICTURES:]]
     if not shown:
         return ""
-    rest = f"<p>Pictures of the others:</p><ul>{''.join(links)}</ul>" if links else ""
+    rest = f"<p>Previews of the other cases:</p><ul>{''.join(links)}</ul>" if links else ""
     return f'<h2>Pictures</h2><div class="pictures">{"".join(shown)}</div>{rest}'
 
 
@@ -219,9 +219,7 @@ def _files(summary: Summary) -> str:
         f"<tr><td class=uid>{escape(a)}</td><td>{escape(k)}</td><td>{escape(w)}</td></tr>" for a, k, w in unused[:_ROWS]
     )
     table = (
-        f"<table><tr><th>File</th><th>Kind</th><th>Why it was not used</th></tr>{lines}</table>{_more(len(unused))}"
-        if lines
-        else ""
+        f"<table><tr><th>File</th><th>Kind</th><th>Reason</th></tr>{lines}</table>{_more(len(unused))}" if lines else ""
     )
-    note = "<p class=dim>Files go by their numbers, since their names may be patients'; medvit batch status --paths says which they are.</p>"
+    note = "<p class=dim>Files are listed by number, since their names may be patients'. medvit batch status --paths lists the names.</p>"
     return f"<h2>Files</h2><p>{escape(said) or 'none'}.</p>{table}{note if lines else ''}"

@@ -89,7 +89,7 @@ def _print(content: dict[str, Any]) -> None:
     if content["sends"]:
         typer.echo(f"Results sent on: {', '.join(f'{n} {state}' for state, n in sorted(content['sends'].items()))}.")
     for item in content["at_work"]:
-        typer.echo(f"At work: {item['case']}, for {item['seconds']:.0f} s.")
+        typer.echo(f"Running: {item['case']}, for {item['seconds']:.0f} s.")
     for item in content["reasons"][:_REASONS]:
         remedy = f" {item['remedy']}" if item["remedy"] and item["remedy"] not in item["reason"] else ""
         typer.echo(f"{item['cases']} {item['state']} ({item['code']}): {item['reason']}{remedy}")

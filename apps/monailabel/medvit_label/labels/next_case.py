@@ -17,7 +17,7 @@ __all__ = ["STRATEGIES", "Choice", "choose", "rating_of", "uncertainty"]
 STRATEGIES = {
     "first": "The first case, by name, that has no final label.",
     "random": "Any case without a final label.",
-    "quality": "The case whose predicted labels look least trustworthy: implausible anatomy, or answers that differ in the mirror.",
+    "quality": "The case whose predicted labels are most uncertain: implausible anatomy, or another answer for the mirror image.",
 }
 """Names and descriptions of the strategies."""
 
@@ -104,7 +104,7 @@ def uncertainty(judged: dict[str, Any]) -> tuple[float, str]:
         reasons.append(f"for {name} the image and its mirror image agree to Dice {lowest:.2f} only")
     if not reasons:
         return score, "The model's answer looks plausible."
-    found = "is in doubt" if score else "looks plausible, but the model is uncalibrated on this image"
+    found = "is uncertain" if score else "looks plausible, but the model is uncalibrated on this image"
     return score, f"The model's answer {found}: {'; '.join(reasons)}."
 
 

@@ -305,7 +305,7 @@ class LabelRepository:
         """Add a client's information on a label; return a note if it contains keys that only the server may set."""
         ours = sorted(_OURS & info.keys())
         self.note(label, {key: value for key, value in info.items() if key not in ours})
-        return [f"Written by the server alone, left as they are: {', '.join(ours)}."] if ours else []
+        return [f"Only the server sets these keys; they were left as they are: {', '.join(ours)}."] if ours else []
 
 
 def _stored(folder: Path, row: dict[str, Any]) -> StoredLabel:

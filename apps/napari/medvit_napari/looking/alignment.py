@@ -178,8 +178,8 @@ class Alignment:
 
 def _other(first: str, second: str) -> str:
     return (
-        f"No overlay: {first!r} and {second!r} have different frames of reference or are of different cases. Positions in one say nothing "
-        "about the other. Hide one of them."
+        f"No overlay: {first!r} and {second!r} have different frames of reference or belong to different cases. A position in one does "
+        "not apply to the other. Hide one of them."
     )
 
 

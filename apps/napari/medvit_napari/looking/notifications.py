@@ -47,7 +47,7 @@ def tell_of(layer: Any, known: Iterable[str] = ()) -> None:
 
 def _shortened(remarks: list[str]) -> list[str]:
     more = len(remarks) - _MOST
-    return remarks if more <= 0 else [*remarks[:_MOST], f"and {more} more; see Look, About this image."]
+    return remarks if more <= 0 else [*remarks[:_MOST], f"and {more} more; the widget Look lists all."]
 
 
 def rating_line(quality: Mapping[str, Any]) -> str:

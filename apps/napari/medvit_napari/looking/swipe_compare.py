@@ -57,7 +57,7 @@ def swipe_layer(first: Any, second: Any) -> LayerTuple:
     if here is not None and there is not None and relation(here, there) == "other":
         raise LayerError(
             f"{a.name!r} and {b.name!r} with different frames of reference",
-            "positions in one say nothing about the other",
+            "a position in one does not apply to the other",
             "Choose two images of one frame of reference.",
         )
     alike = a is not b and a.ndim == b.ndim == 3 and tuple(a.data.shape) == tuple(b.data.shape)

@@ -43,9 +43,9 @@ _DRAWN = ("SEG", "RTSTRUCT")
 
 _OUTCOME = {
     "note": "ready",
-    "flag": "ready; read what is flagged",
-    "tags": "ready; DICOM objects need consistent tags",
-    "irregular": "irregular: resample or take a regular part",
+    "flag": "ready, with warnings",
+    "tags": "ready; to save as DICOM, its tags must be repaired",
+    "irregular": "irregular; resample it or take a regular part",
     "refused": "cannot be opened",
 }
 

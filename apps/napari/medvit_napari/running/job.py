@@ -83,7 +83,7 @@ class State:
 
 
 _STAGES = {
-    "prepare": "Getting the network ready; before its first run on this machine it is converted for it, which takes up to minutes",
+    "prepare": "Preparing the network; before its first run on this machine it is converted, which may take minutes",
     "load": "Loading the network",
     "waiting": "Waiting for the server",
 }
@@ -107,7 +107,7 @@ def card(bundle: Bundle) -> str:
         "Weights": bundle.state,
         "Scores": "; ".join(scores[:4]) or "none stated",
         "Licence": facts.licence,
-        "Labels": ", ".join(label.title for label in facts.labels) or "none: it gives an image",
+        "Labels": ", ".join(label.title for label in facts.labels) or "none; the result is an image",
     }
     lines = [f"<b>{escape(bundle.name)} {escape(bundle.version)}</b>", escape(str(data["description"]))]
     return "<br>".join(lines + [f"<b>{name}:</b> {escape(text)}" for name, text in rows.items()])

@@ -46,9 +46,9 @@ class LookWidget(JobPanel):
         super().__init__(napari_viewer)
         self.image, self.labels = self.combo(("Image",)), self.combo(("Labels",))
         self.window, self.outlines = QComboBox(), QCheckBox("Outlines")
-        self.dragging = QCheckBox("Dragging sets the window")
+        self.dragging = QCheckBox("Dragging sets the contrast window")
         self.dragging.setToolTip(
-            "Right: wider. Up: brighter. With a key held, or while painting, dragging does what it always does."
+            "Drag right for a wider window, up for a brighter image. With a modifier key, or while painting, dragging works as usual."
         )
         self.drag = DragWindow(napari_viewer, self.image.layer)
         self.table = QTableWidget(0, 4)

@@ -33,7 +33,7 @@ class RunWidget(JobPanel):
         self.card, self.fetch_button = QLabel(), QPushButton("Fetch weights...")
         self.card.setWordWrap(True)
         self.card.setTextFormat(Qt.RichText)
-        self.region = self.combo(("Shapes",), "everywhere")
+        self.region = self.combo(("Shapes",), "whole image")
         self.axes = QLineEdit()
         self.axes.setPlaceholderText("only for layers medvit did not open, e.g. IPL")
         self.fast, self.quality = QCheckBox("Fast"), QCheckBox("Quality map (twice the time)")
@@ -105,7 +105,7 @@ class RunWidget(JobPanel):
         seconds = self.seconds
         lines = outcome(add_layers(self.viewer, made), seconds)
         if request.layer not in self.viewer.layers:
-            lines.insert(1, "Its image was closed meanwhile; the result lies where the image lay.")
+            lines.insert(1, "Its image was closed meanwhile; the result is at the position of the image.")
         use = next(b.intended_use for b in self.bundles if b.name == request.bundle)
         self.status.setText("\n".join([*lines, f"{use}."]))
 

@@ -84,10 +84,10 @@ class SaveWidget(JobPanel):
         self.start(
             lambda progress: save_layer(layer, folder, types, progress=progress, **how),
             lambda saved: self._saved(saved, corrected),
-            "Writing, and reading it back...",
+            "Writing the files and reading them back...",
         )
 
     def _saved(self, saved: Converted, corrected: bool) -> None:
         words = "corrected labels" if corrected else "labels"
-        lines = [f"Saved the {words}, read back and found equal: {', '.join(saved.files)}.", *saved.flags, *saved.notes]
+        lines = [f"Saved the {words}, read back and compared: {', '.join(saved.files)}.", *saved.flags, *saved.notes]
         self.status.setText("\n".join(map(in_window, lines)))

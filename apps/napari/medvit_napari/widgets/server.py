@@ -145,7 +145,7 @@ class ServerWidget(JobPanel):
 
     def connect_server(self) -> None:
         """Connect to the server and list its models and strategies."""
-        self._do(lambda client, progress: client.info(), self._connected, "Asking...")
+        self._do(lambda client, progress: client.info(), self._connected, "Connecting...")
 
     def _connected(self, info: ServerInfo) -> None:
         self.info = info
@@ -174,7 +174,7 @@ class ServerWidget(JobPanel):
         self.image = added[0]
         follow([layer[0] for layer in layers], self.viewer)
         self._work_on(taken)
-        words = f"Case {taken.title} is there. Infer, correct, submit."
+        words = f"Case {taken.title} is open. Infer, correct and submit."
         if again is not None:
             words += f" It is already open as number {again}; labels painted there are not in this one."
         told = [case.reason] if case.reason else []
@@ -193,13 +193,13 @@ class ServerWidget(JobPanel):
             self._work_on(case)
             own = [layer for layer in layers_of(self.viewer, case) if type(layer).__name__ == "Labels"]
             self.labels.choose(own[-1]) if own else self.labels.setCurrentIndex(0)
-            self.status.setText(f"At work: case {case.title}.")
+            self.status.setText(f"Case {case.title} is selected.")
 
     def _labels_chosen(self, *_: Any) -> None:
         home = case_of(self.labels.layer(), self.cases)
         if home is not None and home is not self.open_case:
             self._work_on(home)
-            self.status.setText(f"These are labels of case {home.title}, which is at work now.")
+            self.status.setText(f"These labels belong to case {home.title}, which is now selected.")
 
     def _layer_came(self, event: Any) -> None:
         """Select new labels that were made on the image of the selected case."""
@@ -217,13 +217,13 @@ class ServerWidget(JobPanel):
         self._do(
             lambda client, progress: infer_labels(client, case, (model, table), folder, progress),
             lambda made: self._inferred(made[0], made[1], model, case),
-            f"{model} is at work on case {case.title}...",
+            f"Running {model} on case {case.title}...",
         )
 
     def _inferred(self, answer: Answer, made: list[LayerTuple], model: str, case: OpenCase) -> None:
-        words = f"Labels by {model} of case {case.title} are there; correct them and submit."
+        words = f"Labels of case {case.title} by {model} are open; correct them and submit."
         if not any(type(layer).__name__ == "Image" for layer in layers_of(self.viewer, case)):
-            words += " Its image was closed meanwhile; the labels lie where the image lay."
+            words += " Its image was closed meanwhile; the labels are at the position of the image."
         for layer in add_layers(self.viewer, made):
             if case is self.open_case:
                 self.labels.choose(layer)
@@ -263,7 +263,7 @@ class ServerWidget(JobPanel):
         self.nothing.setChecked(False)
         if layer in self.viewer.layers and array_sha256(np.asarray(own_data(layer))) != sent:
             lines.append(
-                "Its labels were changed during the submit; the change is not submitted yet, so the layers stay."
+                "Its labels were changed while they were submitted; the change is not submitted yet, so the layers stay."
             )
         elif tag == _FINAL:
             lines.append(self._put_away(case))
@@ -279,7 +279,7 @@ class ServerWidget(JobPanel):
         self.case_choice.removeItem(at)
         if self.open_case is not None:
             self._work_on(self.open_case)
-        now = f" At work: case {self.open_case.title}." if self.open_case is not None else ""
+        now = f" Case {self.open_case.title} is selected." if self.open_case is not None else ""
         return f"Its {count} layer(s) were removed from the window.{now}"
 
     def release(self) -> None:
@@ -296,5 +296,7 @@ class ServerWidget(JobPanel):
     def training(self) -> None:
         """Show the state of the training."""
         self._do(
-            lambda client, _: client.training(), lambda said: self.status.setText(f"Training: {said}"), "Asking..."
+            lambda client, _: client.training(),
+            lambda said: self.status.setText(f"Training: {said}"),
+            "Asking the server...",
         )

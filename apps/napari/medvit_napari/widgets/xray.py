@@ -74,4 +74,4 @@ class XrayWidget(JobPanel):
     def _add(self, made: list[LayerTuple]) -> None:
         seconds = self.seconds
         lines = outcome(add_layers(self.viewer, made), seconds)
-        self.status.setText("\n".join([*lines, "The views and what was projected again are hidden layers."]))
+        self.status.setText("\n".join([*lines, "The views and the projections of the bones are hidden layers."]))
