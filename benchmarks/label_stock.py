@@ -2,7 +2,7 @@
 
     python benchmarks/label_stock.py --peer ENVIRONMENT/bin/python [--case SCAN] [--runs 3] [--logs FOLDER]
 
-The peer is monailabel 0.8.5's server with its sample app ``monaibundle``, in an environment of its own (docs/label.md says how
+The peer is monailabel 0.8.5's server with its sample app ``monaibundle``, in an environment of its own (docs/performance.md says how
 to make it): its own server, its own ``BundleInferTask``, started as its documentation says. Of ours it has the bundle alone, as
 any bundle of this kind is handed to it: configs, which name transforms of ``medvit``, and the weights as the ``model.pt`` it
 looks for. It is asked twice, as two servers: with the bundle's own ``inference.json`` (the network and sliding window are
