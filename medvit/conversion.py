@@ -53,8 +53,21 @@ class Converted(SavedFiles):
     """Published labels; ``notes`` state assumptions and resampling.
 
     Attributes:
+        folder: the folder.
+        files: paths within it.
+        notes: assumptions and resampling, in plain words.
         labels: the converted labels.
         flags: findings that a person must check (exit code 3); empty without findings.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> import medvit
+        >>> from medvit.io import write_volume
+        >>> write_volume(Path("masks.nii.gz"), np.ones((8, 8, 4), np.uint8), np.eye(4))
+        >>> converted = medvit.convert("masks.nii.gz", "converted", ("nifti",))
+        >>> [label.name for label in converted.labels], converted.flags
+        (['label_1'], ())
     """
 
     labels: tuple[Label, ...]
@@ -78,8 +91,14 @@ def convert(
 ) -> Converted:
     """Convert labels made by any program to NIfTI, DICOM SEG or RTSTRUCT.
 
-    Example:
-        >>> medvit.convert("rtstruct.dcm", "out", ("nifti",), like="series")  # doctest: +SKIP
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> import medvit
+        >>> from medvit.io import write_volume
+        >>> write_volume(Path("organs.nii.gz"), np.ones((8, 8, 4), np.uint8), np.eye(4))
+        >>> medvit.convert("organs.nii.gz", "out", ("nifti",)).files
+        ('labels.json', 'labels.nii.gz', 'run.json')
 
     Args:
         source, like, series, threshold, table, force, on_irregular, geometry: as in ``medvit.read_labels``. DICOM
@@ -167,6 +186,15 @@ def save_labels(
     Raises:
         OutputError: an output cannot be written.
         RoundTripError: a written object differs from the labels when read back.
+
+    Examples:
+        >>> import numpy as np
+        >>> import medvit
+        >>> from medvit.io.labels import Grid, LabelMask, LabelSet, make_label
+        >>> mask = LabelMask(make_label(1, "Liver"), (2, 2, 1), np.ones((3, 3, 2), dtype=bool))
+        >>> found = LabelSet(segments=(mask,), grid=Grid((8, 8, 4), np.eye(4)), kind="array")
+        >>> medvit.save_labels(found, "corrected").files
+        ('labels.json', 'labels.nii.gz', 'run.json')
     """
     final = Path(folder)
     _check_names(output_types)

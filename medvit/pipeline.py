@@ -75,7 +75,8 @@ class Predictor:
 
     Calls from several threads run one after the other.
 
-    Example:
+    Examples:
+        >>> import medvit
         >>> predictor = medvit.Predictor("headneck_ct_swin_unetr", device="cpu")  # doctest: +SKIP
         >>> result = predictor("scan.nii.gz")  # doctest: +SKIP
 
@@ -179,6 +180,14 @@ def run(
 
     Raises:
         MedvitError: bundle, settings, source or run failed; the class tells the kind of failure.
+
+    Examples:
+        >>> import medvit
+        >>> result = medvit.run("headneck_ct_swin_unetr", "scan.nii.gz", device="cpu")  # doctest: +SKIP
+        >>> medvit.run("headneck_ct_swin_unetr", "missing.nii.gz")
+        Traceback (most recent call last):
+            ...
+        medvit.errors.SourceError: Found nothing at missing.nii.gz; a file or folder is needed. Check the path.
     """
     opened, progress = _bundle(bundle), progress or Progress()
     settings = _settings(opened, settings, switches)
@@ -251,6 +260,11 @@ def run_many(
     Raises:
         MedvitError: bundle, settings, device or backend are not usable for any source.
         Cancelled: the run was cancelled.
+
+    Examples:
+        >>> import medvit
+        >>> for case in medvit.run_many("headneck_ct_swin_unetr", ["a.nii.gz", "b.nii.gz"]):  # doctest: +SKIP
+        ...     print(case.source, case.error or case.result.quality()["rating"])
     """
     watching, predictor = progress or Progress(), Predictor(bundle, settings, **switches)
     waiting = iter(sources)
@@ -286,7 +300,8 @@ def segment(
 ) -> Result:
     """Segment the anatomy in a scan: ``run`` with a segmentation bundle.
 
-    Example:
+    Examples:
+        >>> import medvit
         >>> result = medvit.segment("scan.nii.gz")  # doctest: +SKIP
         >>> result.save("out", output_types=("nifti",), preview=True)  # doctest: +SKIP
 
@@ -316,7 +331,8 @@ def restore(
 ) -> Restored:
     """Restore a scan: reduce its noise or blur, in its own unit, on its own grid or a finer one, as the bundle states.
 
-    Example:
+    Examples:
+        >>> import medvit
         >>> result = medvit.restore("series")  # doctest: +SKIP
         >>> result.save("out", output_types=("nifti", "dicom"), preview=True)  # doctest: +SKIP
 
@@ -350,8 +366,9 @@ def reconstruct(
 ) -> Reconstructed:
     """Reconstruct bones in three dimensions from two radiographs.
 
-    Example:
-        >>> flags = ViewGeometry(pixel_spacing_mm=0.15, magnification=1.1)  # doctest: +SKIP
+    Examples:
+        >>> import medvit
+        >>> flags = medvit.ViewGeometry(pixel_spacing_mm=0.15, magnification=1.1)
         >>> result = medvit.reconstruct("ap.png", "lat.png", ap_flags=flags, lat_flags=flags)  # doctest: +SKIP
 
     Args:

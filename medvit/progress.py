@@ -24,6 +24,15 @@ class Progress:
 
     Attributes:
         seconds: duration of each stage, by name.
+
+    Examples:
+        >>> from medvit import Progress
+        >>> shown = []
+        >>> progress = Progress(lambda stage, done, total: shown.append((stage, done, total)))
+        >>> with progress.stage("read"):
+        ...     progress.report("read", 5, 10)
+        >>> shown
+        [('read', 0, 1), ('read', 5, 10), ('read', 1, 1)]
     """
 
     def __init__(self, show: Callable[[str, int, int], None] | None = None) -> None:

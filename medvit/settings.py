@@ -60,6 +60,11 @@ class RunSettings:
         geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated, and sets a
             flag where
             the qform shows other axes or the mirror image; recorded.
+
+    Examples:
+        >>> from medvit import RunSettings
+        >>> RunSettings(device="cpu", fast=True).precision
+        'fp32'
     """
 
     device: str = "auto"

@@ -35,6 +35,12 @@ class Bundle:
 
     Attributes:
         root: the folder, with ``configs/metadata.json`` and ``configs/inference.json``.
+
+    Examples:
+        >>> from medvit.bundles import Bundle, bundle_folders
+        >>> bundle = Bundle(bundle_folders()["headneck_ct_swin_unetr"])
+        >>> bundle.facts.task, bundle.facts.modalities
+        ('segmentation', ('CT',))
     """
 
     root: Path

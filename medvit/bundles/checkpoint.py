@@ -35,6 +35,13 @@ class CheckpointTensors(dict[str, Tensor]):
     Args:
         tensors: tensors by name.
         wrapper: the key.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.bundles import CheckpointTensors
+        >>> tensors = CheckpointTensors({"weight": torch.ones(2)}, "state_dict")
+        >>> tensors, tensors.wrapper
+        ({'weight': tensor([1., 1.])}, 'state_dict')
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], wrapper: str | None = None) -> None:
@@ -55,6 +62,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
     Raises:
         CheckpointError: the file does not exist, is damaged, has another format, or is a pickle that could run code.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.bundles import read_checkpoint
+        >>> np.savez("weights.npz", weight=np.ones(2))
+        >>> read_checkpoint("weights.npz")
+        {'weight': array([1., 1.])}
     """
     path = Path(path)
     if not path.is_file():
@@ -179,6 +193,12 @@ def extract_tensors(content: Mapping[str, Any]) -> CheckpointTensors:
 
     Raises:
         CheckpointError: there are no tensors, or a value is not a tensor or not finite.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.bundles import extract_tensors
+        >>> extract_tensors({"epoch": 3, "state_dict": {"module.weight": torch.ones(2)}})
+        {'weight': tensor([1., 1.])}
     """
     wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
     inner = content if wrapper is None else content[wrapper]
@@ -220,6 +240,15 @@ def fill_index_tables(network: nn.Module, state: dict[str, Any], prefix: str) ->
         network: the network.
         state: the state dict; changed in place.
         prefix: prefix of the names in ``state``.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.bundles import fill_index_tables
+        >>> network, state = torch.nn.Module(), {}
+        >>> network.register_buffer("relative_position_index", torch.arange(4))
+        >>> fill_index_tables(network, state, "network.")
+        >>> state
+        {'network.relative_position_index': tensor([0, 1, 2, 3])}
     """
     for name, table in network.named_buffers():
         if name.endswith("relative_position_index"):

@@ -97,7 +97,29 @@ class ExpectedIntensities(_Strict):
 
 
 class PrecisionCheck(_Strict):
-    """Agreement of labels in a lower precision with those in fp32 on a case, which permits or forbids ``--precision``."""
+    """Agreement of labels in a lower precision with those in fp32 on a case, which permits or forbids ``--precision``.
+
+    Attributes:
+        precision: "bf16".
+        backend: backend that ran in this precision.
+        case: sha256 of the reference case's voxels.
+        dice: Dice of each label against fp32 by the eager backend, 0..1.
+        weights_sha256: sha256 of the weights.
+        versions: versions of packages.
+
+    Examples:
+        >>> from medvit.bundles import PrecisionCheck
+        >>> check = PrecisionCheck(
+        ...     precision="bf16",
+        ...     backend="openvino",
+        ...     case="0" * 64,
+        ...     dice={"mandible": 0.9996, "spinal_cord": 0.9991},
+        ...     weights_sha256="0" * 64,
+        ...     versions={},
+        ... )
+        >>> check.lowest, check.passed
+        (0.9991, True)
+    """
 
     precision: Literal["bf16"]
     backend: str
@@ -118,7 +140,23 @@ class PrecisionCheck(_Strict):
 
 
 class Calibration(_Strict):
-    """Limits of the quality signals for a bundle's weights, from cases with known labels."""
+    """Limits of the quality signals for a bundle's weights, from cases with known labels.
+
+    Attributes:
+        weights_sha256: sha256 of the weights.
+        cases: number of cases.
+        spoilt: number of cases with bad labels.
+        bad: definition of bad labels, in words.
+        limits: limit of each signal that separates bad from good labels: "entropy" (bits per voxel) and "moved" (the
+            image's
+            unit) are suspicious above it, "agreement" (Dice) below it.
+
+    Examples:
+        >>> from medvit.bundles import Calibration
+        >>> known = Calibration(weights_sha256="0" * 64, cases=12, spoilt=2, bad="Dice below 0.7", limits={"entropy": 0.05})
+        >>> known.limits["entropy"]
+        0.05
+    """
 
     weights_sha256: str
     cases: int = Field(ge=1, description="how many")
@@ -131,7 +169,21 @@ class Calibration(_Strict):
 
 
 class Validation(_Strict):
-    """Cases behind a bundle's calibration and the anatomy that they show, on which its ratings are based."""
+    """Cases behind a bundle's calibration and the anatomy that they show, on which its ratings are based.
+
+    Attributes:
+        weights_sha256: sha256 of the weights.
+        real_cases: number of real patients; noise or radiographs computed from real scans count as real.
+        synthetic_cases: number of images made from label maps or drawn.
+        mean_dice: mean Dice over the labels of the real cases, 0..1; or None.
+        body_parts: validated values of BodyPartExamined.
+        field_of_view_mm: smallest and largest extent of the cases: right-left, front-back, head-foot; or None.
+
+    Examples:
+        >>> from medvit.bundles import Validation
+        >>> Validation(weights_sha256="0" * 64, real_cases=12, mean_dice=0.85, body_parts=("HEAD",)).synthetic_cases
+        0
+    """
 
     weights_sha256: str
     real_cases: int = Field(
@@ -147,7 +199,29 @@ class Validation(_Strict):
 
 
 class BundleFacts(_Strict):
-    """The ``medvit`` section of metadata.json, validated."""
+    """The ``medvit`` section of metadata.json, validated.
+
+    Attributes:
+        task: "segmentation", "restoration" or "reconstruction".
+        dimensions: 2 for pictures, 3 for volumes.
+        modalities: DICOM modalities that the bundle was made for.
+        licence: licence of the bundle.
+        state: "trained" or "not trained".
+        weights: file, checksum and origin of the weights.
+        values: range of values of its images, for formats without a modality; or None.
+        derivation: code (DICOM CID 7203) of the derivation of a restored image; or None.
+        labels: labels of a segmentation or reconstruction.
+        precision_checks: results of ``medvit bundles precision-check``.
+        quality: limits of the quality signals; None without calibration.
+        validation: cases behind the calibration; or None.
+        acceptable: lowest mean Dice of the validation for the rating "good", 0.6..1.
+
+    Examples:
+        >>> from medvit.bundles import open_bundle
+        >>> facts = open_bundle("headneck_ct_swin_unetr").facts
+        >>> facts.mismatch("the bundle", picture=False, modality="MR")
+        'modality MR, where the bundle is made for CT'
+    """
 
     task: Literal["segmentation", "restoration", "reconstruction"]
     dimensions: Literal[2, 3]

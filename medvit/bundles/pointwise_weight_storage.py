@@ -30,6 +30,12 @@ def centre(kernels: Tensor) -> Tensor:
 
     Returns:
         (out, in, 1, ...), a view of the input.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.bundles import centre
+        >>> centre(torch.zeros(8, 4, 3, 3, 3)).shape
+        torch.Size([8, 4, 1, 1, 1])
     """
     for axis in range(2, kernels.ndim):
         kernels = kernels.narrow(axis, kernels.shape[axis] // 2, 1)
@@ -41,6 +47,14 @@ def has_surroundings(sides: Sequence[int]) -> bool:
 
     Args:
         sides: the kernel's sides in voxels.
+
+    Returns:
+        True for odd sides, of which at least one is above 1.
+
+    Examples:
+        >>> from medvit.bundles import has_surroundings
+        >>> has_surroundings((3, 3, 3)), has_surroundings((1, 1, 1))
+        (True, False)
     """
     return prod(sides) > 1 and all(side % 2 for side in sides)
 
@@ -53,6 +67,15 @@ def narrowed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 
     Returns:
         Tensors by name, kernels that are zero off their centre reduced to it; and the entries for the file's header.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.bundles import narrowed
+        >>> kernels = torch.zeros(8, 4, 3, 3, 3)
+        >>> kernels[:, :, 1, 1, 1] = 0.5
+        >>> tensors, header = narrowed({"conv.weight": kernels})
+        >>> tensors["conv.weight"].shape, header
+        (torch.Size([8, 4, 1, 1, 1]), {'kernels_stored_as_their_centre': '{"conv.weight": [3, 3, 3]}'})
     """
     kept, sides = dict(state), {}
     for name, tensor in state.items():

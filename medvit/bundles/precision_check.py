@@ -29,6 +29,13 @@ def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
 
     Raises:
         BackendError: the check did not pass, or was never run.
+
+    Examples:
+        >>> from medvit.bundles import open_bundle, require_precision_check
+        >>> require_precision_check(open_bundle("nuclei_barlow_swin"), "bf16")
+        Traceback (most recent call last):
+            ...
+        medvit.errors.BackendError: Found precision 'bf16' for nuclei_barlow_swin and no precision check for it; ...
     """
     command = f"medvit bundles precision-check {bundle.name} --case SCAN"
     mine = [check for check in bundle.facts.precision_checks if check.precision == precision]
@@ -62,6 +69,19 @@ def record_precision_check(bundle: Bundle, check: PrecisionCheck) -> None:
 
     Raises:
         OutputError: the metadata cannot be written.
+
+    Examples:
+        >>> import shutil
+        >>> from pathlib import Path
+        >>> from medvit.bundles import Bundle, PrecisionCheck, open_bundle, record_precision_check
+        >>> copy = shutil.copytree(open_bundle("nuclei_barlow_swin").root / "configs", Path("copy/configs")).parent
+        >>> weights = Bundle(copy).facts.weights.sha256
+        >>> check = PrecisionCheck(
+        ...     precision="bf16", backend="cuda", case="0" * 64, dice={"nucleus": 0.9995}, weights_sha256=weights, versions={}
+        ... )
+        >>> record_precision_check(Bundle(copy), check)
+        >>> Bundle(copy).facts.precision_checks[-1].passed
+        True
     """
     path = bundle.root / "configs" / "metadata.json"
     content = json.loads(path.read_text())

@@ -36,6 +36,14 @@ def bundle_folders() -> dict[str, Path]:
     """Return the folder of every bundle that can be found, by name.
 
     Bundles in the folders of ``MEDVIT_BUNDLES`` take precedence over fetched ones, and those over shipped ones.
+
+    Returns:
+        Folder by name of the bundle.
+
+    Examples:
+        >>> from medvit.bundles import bundle_folders
+        >>> "headneck_ct_swin_unetr" in bundle_folders()
+        True
     """
     given = [Path(p) for p in os.environ.get("MEDVIT_BUNDLES", "").split(os.pathsep) if p]
     return shipped_folders() | _folders([bundles_home()]) | _folders(given)
@@ -52,6 +60,15 @@ def open_bundle(name: str | os.PathLike[str]) -> Bundle:
 
     Raises:
         BundleError: there is no such bundle; the message offers similar names.
+
+    Examples:
+        >>> from medvit.bundles import open_bundle
+        >>> open_bundle("headneck_ct_swin_unetr").facts.task
+        'segmentation'
+        >>> open_bundle("headneck_swin")
+        Traceback (most recent call last):
+            ...
+        medvit.errors.BundleError: Found no bundle named 'headneck_swin'...
     """
     folders = bundle_folders()
     if str(name) in folders:

@@ -38,6 +38,14 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         BundleError: there are no weights, the file is not safetensors (a pickle could run code), or its tensors do not
             fit.
         ChecksumError: the checksum differs from the one in the metadata.
+
+    Examples:
+        >>> from medvit.bundles import load_weights, open_bundle
+        >>> from medvit.segmentation import BarlowSwin
+        >>> bundle = open_bundle("nuclei_barlow_swin")
+        >>> sizes = {name: value for name, value in bundle.config["network_def"].items() if name != "_target_"}
+        >>> load_weights(BarlowSwin(**sizes), bundle.weights).training
+        False
     """
     from safetensors.torch import load
 

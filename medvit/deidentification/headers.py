@@ -184,6 +184,15 @@ def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
 
     Raises:
         ImageError: the pixels contain, or may contain, burned-in text.
+
+    Examples:
+        >>> from pydicom.data import get_testdata_file
+        >>> from medvit.deidentification import Privacy, deidentified_scan
+        >>> from medvit.io import open_source
+        >>> scan = open_source(get_testdata_file("CT_small.dcm"))
+        >>> clean = deidentified_scan(scan, Privacy(key=b"a secret that nobody can guess"))
+        >>> clean.slices[0].PatientName == scan.slices[0].PatientName
+        False
     """
     for header in scan.slices:
         reason = None if privacy.burned_in else burned_in(header.get("Modality"), header.get("BurnedInAnnotation"))
@@ -232,6 +241,13 @@ def burned_in(modality: Any, stated: Any) -> str | None:
 
     Returns:
         A message, or None.
+
+    Examples:
+        >>> from medvit.deidentification import burned_in
+        >>> burned_in("CT", None) is None
+        True
+        >>> burned_in("US", "YES")
+        'Found images with words burned into them, which may name the patient; ...'
     """
     step = "Clean the pixels first, or take it all the same with --allow-burned-in."
     if str(stated or "").upper() == "YES":

@@ -41,6 +41,19 @@ def add_images(folder: Path, files: Iterable[DicomFile], privacy: Privacy) -> No
     Raises:
         ImageError: the pixels contain overlays in their spare bits, or an image lacks a UID.
         OutputError: a file cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from pydicom.data import get_testdata_file
+        >>> from medvit.deidentification import Privacy, add_images
+        >>> from medvit.io import DicomFile
+        >>> path = Path(get_testdata_file("CT_small.dcm"))
+        >>> file = DicomFile(path.name, lambda: path.open("rb"), path.stat().st_size)
+        >>> Path("result").mkdir()
+        >>> _ = Path("result/run.json").write_text('{"files": {}}')
+        >>> add_images(Path("result"), [file], Privacy(key=b"a secret that nobody can guess"))
+        >>> Path("result/images/0001.dcm").is_file()
+        True
     """
     home, sources = folder / IMAGES, list(files)
     known, person = _identified(sources, privacy)

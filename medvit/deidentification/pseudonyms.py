@@ -44,6 +44,14 @@ class Privacy:
         images: True to write de-identified copies of the images too.
         issuer: issuer of the PatientID of the current case, where its headers state none; see
             ``medvit.io.dicom.header.patient_identity.resolved_issuers``.
+
+    Examples:
+        >>> from medvit.deidentification import Privacy
+        >>> privacy = Privacy(key=b"a secret that nobody can guess")
+        >>> privacy.uid("1.2.3.4").startswith("2.25.")
+        True
+        >>> privacy.token("Doe^Jane") == privacy.token("Doe^Jane")
+        True
     """
 
     key: bytes = field(repr=False)
@@ -111,6 +119,13 @@ def read_key(path: Path, make: bool) -> tuple[bytes, bool]:
     Raises:
         DeidentificationError: the file cannot be read, or the key is too short to be a secret.
         OutputError: the key cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from medvit.deidentification import read_key
+        >>> key, made = read_key(Path("project.key"), make=True)
+        >>> len(key), made
+        (64, True)
     """
     if not path.exists():
         key = secrets.token_hex(32).encode()

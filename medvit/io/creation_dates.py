@@ -33,6 +33,11 @@ class Creation:
     Attributes:
         days_earlier: days by which the day of the run is shifted into the past; the time of day stays.
         withheld: True to state no date or time; where the standard needs a value, it is 1900-01-01, 00:00:00.
+
+    Examples:
+        >>> from medvit.io import Creation
+        >>> Creation(withheld=True).finished() is None
+        True
     """
 
     days_earlier: int = 0

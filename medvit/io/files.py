@@ -47,6 +47,13 @@ class DicomFile:
         name: path within the source.
         open: function that returns a readable, seekable stream of the bytes.
         size: size in bytes.
+
+    Examples:
+        >>> from io import BytesIO
+        >>> from medvit.io import DicomFile
+        >>> file = DicomFile("series/001.dcm", lambda: BytesIO(b"pixels"), 6)
+        >>> file.folder, file.read()
+        ('series', b'pixels')
     """
 
     name: str
@@ -72,6 +79,11 @@ def folder_of(name: str) -> str:
 
     Returns:
         The folder; empty at the top.
+
+    Examples:
+        >>> from medvit.io import folder_of
+        >>> folder_of("study/series/001.dcm")
+        'study/series'
     """
     return name.replace("\\", "/").rpartition("/")[0]
 
@@ -84,6 +96,11 @@ def without_digits(name: str) -> str:
 
     Returns:
         The last component of the path, without digits.
+
+    Examples:
+        >>> from medvit.io import without_digits
+        >>> without_digits("series/IM0012.dcm")
+        'IM.dcm'
     """
     return re.sub(r"\d+", "", name.replace("\\", "/").rpartition("/")[2])
 
@@ -99,7 +116,14 @@ class UnreadableError(SourceError):
     """A file of a source that cannot be opened.
 
     Attributes:
+        found, needed, remedy, option: parts of the message, as in ``MedvitError``.
         why: the reason, as ``medvit.io.unread_files`` words it.
+
+    Examples:
+        >>> from medvit.io import NOT_FETCHED, UnreadableError
+        >>> error = UnreadableError("slice 7 without its content", "it is needed", "Fetch it.", why=NOT_FETCHED)
+        >>> error.why == NOT_FETCHED
+        True
     """
 
     def __init__(
@@ -167,6 +191,14 @@ def files_below(path: Path, left_out: Callable[[Path], bool] | None = None) -> I
 
     Raises:
         SourceError: the folder itself cannot be opened.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from medvit.io import files_below
+        >>> Path("study").mkdir()
+        >>> Path("study/scan.nii").touch()
+        >>> [path.name for path in files_below(Path("study"))]
+        ['scan.nii']
     """
     return (Path(name) for name, _ in _walked(path, Unread(), left_out))
 

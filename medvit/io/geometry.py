@@ -46,6 +46,12 @@ def flip_lps_ras(affine: Affine) -> Affine:
 
     Returns:
         (4, 4) float64, voxel index to millimetres in the other convention.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import flip_lps_ras
+        >>> flip_lps_ras(np.eye(4)).diagonal()
+        array([-1., -1.,  1.,  1.])
     """
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
 
@@ -67,6 +73,12 @@ def spacing_mm(affine: Affine) -> tuple[float, float, float]:
 
     Returns:
         Three lengths in millimetres.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import spacing_mm
+        >>> spacing_mm(np.diag([0.8, 0.8, 2.5, 1.0]))
+        (0.8, 0.8, 2.5)
     """
     x, y, z = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
     return float(x), float(y), float(z)
@@ -81,6 +93,12 @@ def axis_codes(affine: Affine) -> str:
 
     Returns:
         Three letters of R, L, A, P, S, I.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import axis_codes
+        >>> axis_codes(np.diag([-1.0, -1.0, 1.0, 1.0]))
+        'LPS'
     """
     import nibabel as nib
 
@@ -96,6 +114,12 @@ def world(affine: Affine, index: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Returns:
         (n, 3) float64 positions in RAS+ millimetres.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import world
+        >>> world(np.diag([2.0, 2.0, 5.0, 1.0]), np.array([[1, 1, 1]]))
+        array([[2., 2., 5.]])
     """
     index = np.atleast_2d(index)
     moved: NDArray[np.float64] = index @ affine[:3, :3].T + affine[:3, 3]
@@ -136,6 +160,15 @@ def check_affine(affine: Affine) -> None:
 
     Raises:
         GeometryError: the affine has one of the faults that ``affine_fault`` finds.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import check_affine
+        >>> check_affine(np.diag([0.8, 0.8, 2.5, 1.0]))
+        >>> check_affine(np.diag([0.0, 0.8, 2.5, 1.0]))
+        Traceback (most recent call last):
+            ...
+        medvit.errors.GeometryError: Found a voxel spacing of 0 x 0.8 x 2.5 mm; ...
     """
     fault = affine_fault(affine)
     if fault is not None:

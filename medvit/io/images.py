@@ -46,6 +46,14 @@ def read_image(path: Path, geometry: str | None = None) -> Scan:
         ImageError: the file holds a time series, a vector image or colours where one volume is needed.
         GeometryError: a NIfTI has no usable affine, or the axes of an NRRD have different units.
         TooLargeError: the image would exceed the memory limit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import read_image, write_volume
+        >>> write_volume(Path("scan.nii"), np.ones((8, 8, 4), np.uint8), np.diag([1.0, 1.0, 2.0, 1.0]))
+        >>> read_image(Path("scan.nii")).array.shape
+        (1, 8, 8, 4)
     """
     return _read(path, True, geometry)
 
@@ -65,6 +73,14 @@ def image_grid(path: Path, geometry: str | None = None) -> Scan:
 
     Raises:
         SourceError, ImageError, GeometryError, TooLargeError: as ``read_image``, for faults that the header shows.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import image_grid, write_volume
+        >>> write_volume(Path("grid.nii"), np.ones((8, 8, 4), np.uint8), np.diag([1.0, 1.0, 2.0, 1.0]))
+        >>> image_grid(Path("grid.nii")).spacing_mm
+        (1.0, 1.0, 2.0)
     """
     return _read(path, False, geometry)
 
@@ -78,6 +94,14 @@ def read_image_slice(path: Path, k: int) -> NDArray[np.float32] | None:
 
     Returns:
         (i, j) float32; None for other files, which can only be read as a whole.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import read_image_slice, write_volume
+        >>> write_volume(Path("slices.nii"), np.ones((8, 8, 4), np.uint8), np.eye(4))
+        >>> read_image_slice(Path("slices.nii"), 2).shape
+        (8, 8)
     """
     if not path.name.lower().endswith(".nii"):
         return None

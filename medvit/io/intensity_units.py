@@ -44,6 +44,13 @@ def stated_unit(scan: Scan) -> str | None:
 
     Returns:
         The unit in plain words; ``AS_STORED`` for values without a unit; None where the format states no modality.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import Scan, stated_unit
+        >>> ct = Scan(array=np.zeros((1, 4, 4, 2), np.float32), affine=np.eye(4), kind="dicom", modality="CT")
+        >>> stated_unit(ct)
+        'HU'
     """
     if scan.modality is None:
         return None

@@ -24,6 +24,16 @@ def storage_step(header: Any) -> float:
 
     Returns:
         The absolute slope; 0 for other headers and for types that are not integer.
+
+    Examples:
+        >>> import nibabel
+        >>> import numpy as np
+        >>> from medvit.io import storage_step
+        >>> header = nibabel.Nifti1Header()
+        >>> header.set_data_dtype(np.int16)
+        >>> header.set_slope_inter(0.5, 0)
+        >>> storage_step(header)
+        0.5
     """
     if not hasattr(header, "get_slope_inter") or header.get_data_dtype().kind not in "iu":
         return 0.0
@@ -43,6 +53,17 @@ def whole_numbers(values: NDArray[Any], step: float = 0.0) -> tuple[NDArray[Any]
 
     Returns:
         The ids, and a note where they were rounded; None if any value is not finite or not near a whole number.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import whole_numbers
+        >>> ids, note = whole_numbers(np.array([0.0, 0.999]))
+        >>> ids
+        array([0., 1.])
+        >>> note
+        'The label ids are stored up to 0.001 away from whole numbers ...'
+        >>> whole_numbers(np.array([0.0, 0.4])) is None
+        True
     """
     if values.dtype.kind in "iub":
         return values, None

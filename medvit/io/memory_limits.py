@@ -129,8 +129,18 @@ def limit_memory(size: str | int) -> Iterator[None]:
     Args:
         size: bytes, or a text as ``parse_size`` reads it, e.g. "4GB".
 
+    Yields:
+        None.
+
     Raises:
         SourceError: ``size`` is not a size above zero.
+
+    Examples:
+        >>> from medvit.io import limit_memory
+        >>> from medvit.io.memory_limits import memory_limit
+        >>> with limit_memory("2GB"):
+        ...     memory_limit()
+        2000000000
     """
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = str(parse_size(str(size)))

@@ -59,6 +59,14 @@ class Surface:
     Attributes:
         vertices: (vertex, 3) float64, RAS+ mm.
         faces: (face, 3) int64, indices into ``vertices``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import Surface
+        >>> corners = np.array([[0, 0, 0], [10, 0, 0], [0, 10, 0], [0, 0, 10]], dtype=float)
+        >>> tetrahedron = Surface(corners, np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]))
+        >>> tetrahedron.is_closed, round(tetrahedron.volume_ml, 4)
+        (True, 0.1667)
     """
 
     vertices: NDArray[np.float64]

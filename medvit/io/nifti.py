@@ -52,6 +52,16 @@ def write_labels(path: Path, array: np.ndarray, scan: Scan, labels: Sequence[Lab
         array: (i, j, k) integer label ids.
         scan: the source.
         labels: the labels whose names and colours are embedded.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import Scan, read_image, write_labels
+        >>> from medvit.io.labels import make_label
+        >>> scan = Scan(array=np.zeros((1, 4, 4, 2), np.float32), affine=np.eye(4), kind="array")
+        >>> write_labels(Path("labels.nii.gz"), np.ones((4, 4, 2), np.uint8), scan, [make_label(1, "Liver")])
+        >>> read_image(Path("labels.nii.gz")).array.max()
+        np.float32(1.0)
     """
     import nibabel as nib
 
@@ -68,6 +78,15 @@ def write_label_names(path: Path, labels: Sequence[Label]) -> None:
     Args:
         path: the file to write.
         labels: the labels, each with its id.
+
+    Examples:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from medvit.io import write_label_names
+        >>> from medvit.io.labels import make_label
+        >>> write_label_names(Path("labels.json"), [make_label(1, "Liver")])
+        >>> json.loads(Path("labels.json").read_text())["labels"]["1"]["name"]
+        'liver'
     """
     table = {
         str(item.id): {
@@ -91,6 +110,14 @@ def write_volume(path: Path, array: NDArray[np.generic], affine: NDArray[np.floa
         array: (i, j, k), of a dtype that NIfTI supports.
         affine: (4, 4), voxel index to RAS+ millimetres; written as sform and as qform.
         words: text for the header's description, at most 79 bytes.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import read_image, write_volume
+        >>> write_volume(Path("volume.nii.gz"), np.ones((8, 8, 4), np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
+        >>> read_image(Path("volume.nii.gz"))
+        Scan(nifti, 8 x 8 x 4, 1 x 1 x 2 mm)
     """
     import nibabel as nib
 
@@ -115,6 +142,14 @@ def write_intensities(path: Path, array: NDArray[np.float32], scan: Scan, words:
 
     Returns:
         The stored dtype, e.g. "int16".
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import Scan, write_intensities
+        >>> scan = Scan(array=np.full((1, 4, 4, 2), 7, np.float32), affine=np.eye(4), kind="array")
+        >>> write_intensities(Path("restored.nii"), scan.array[0] + 1, scan, "denoised")
+        'int16'
     """
     import nibabel as nib
 

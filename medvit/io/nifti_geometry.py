@@ -179,6 +179,15 @@ def load_nifti(path: str | os.PathLike[str], geometry: str | None = None) -> tup
         ImageError: the voxels are colours or complex numbers.
         TooLargeError: the image would exceed the memory limit.
         OSError, errors of nibabel: the file cannot be read.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import load_nifti, write_volume
+        >>> write_volume(Path("place.nii"), np.ones((8, 8, 4), np.uint8), np.diag([1.0, 1.0, 2.0, 1.0]))
+        >>> image, place = load_nifti("place.nii")
+        >>> image.shape, place.form
+        ((8, 8, 4), 'sform')
     """
     import nibabel as nib
 

@@ -48,6 +48,13 @@ class Scan:
         blockers: reasons why DICOM objects cannot refer to this source; empty when they can.
         creation: the rule for dates in objects made from this scan.
         name: file name of the source.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import Scan
+        >>> voxels = np.zeros((1, 4, 4, 2), np.float32)
+        >>> Scan(array=voxels, affine=np.diag([2.0, 2.0, 5.0, 1.0]), kind="array", modality="MR")
+        Scan(array MR, 4 x 4 x 2, 2 x 2 x 5 mm)
     """
 
     array: NDArray[np.float32]

@@ -69,6 +69,15 @@ def open_source(
         GeometryError: the grid is not usable.
         ImageError: the pixels are not usable.
         TooLargeError: the image would exceed the memory limit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import open_source, write_volume
+        >>> voxels = np.arange(8 * 8 * 4, dtype=np.int16).reshape(8, 8, 4)
+        >>> write_volume(Path("head.nii"), voxels, np.diag([1.0, 1.0, 2.0, 1.0]))
+        >>> open_source("head.nii")
+        Scan(nifti, 8 x 8 x 4, 1 x 1 x 2 mm)
     """
     progress = progress or Progress()
     if on_irregular not in ON_IRREGULAR:
@@ -107,6 +116,14 @@ def require_there(path: Path) -> None:
 
     Raises:
         SourceError: the path does not exist, or is a broken link.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from medvit.io import require_there
+        >>> require_there(Path("missing.nii"))
+        Traceback (most recent call last):
+            ...
+        medvit.errors.SourceError: Found nothing at missing.nii; a file or folder is needed. Check the path.
     """
     if path.exists():
         return
@@ -143,8 +160,20 @@ def is_packed_image(path: Path) -> bool:
     Args:
         path: the file.
 
+    Returns:
+        True for such a zip, False for other files.
+
     Raises:
         SourceError: the zip is damaged.
+
+    Examples:
+        >>> import zipfile
+        >>> from pathlib import Path
+        >>> from medvit.io import is_packed_image
+        >>> with zipfile.ZipFile("picture.zip", "w") as archive:
+        ...     archive.writestr("picture.png", b"")
+        >>> is_packed_image(Path("picture.zip"))
+        True
     """
     if not zipfile.is_zipfile(path):
         return False

@@ -42,6 +42,17 @@ def check_stated_size(path: Path) -> None:
 
     Raises:
         TooLargeError: the image would exceed the memory limit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import check_stated_size, limit_memory, write_volume
+        >>> write_volume(Path("large.nii"), np.zeros((20, 20, 20), np.uint8), np.eye(4))
+        >>> with limit_memory("1kB"):
+        ...     check_stated_size(Path("large.nii"))
+        Traceback (most recent call last):
+            ...
+        medvit.errors.TooLargeError: Found a NIfTI of 20 x 20 x 20 voxels, which takes 32.4 kB of memory; ...
     """
     name = path.name.lower()
     try:

@@ -57,6 +57,13 @@ class Unread:
         passed: number of skipped entries that contain no image of their own, by kind of entry.
         hollow: names of pipes, devices and empty folders; an entry named like the slices beside it may replace a slice.
         single: True where the source is one file given by itself, so that no files are expected beside it.
+
+    Examples:
+        >>> from medvit.io import NOT_FETCHED, Unread
+        >>> unread = Unread()
+        >>> unread.lost.append(("series/007.dcm", NOT_FETCHED))
+        >>> len(unread.lost)
+        1
     """
 
     lost: list[Lost] = field(default_factory=list)
@@ -72,6 +79,12 @@ class EnteredFolders:
         top: the folder in which the walk begins. The folders above it count as entered, since a link to one of them
             would
             make the walk endless too.
+
+    Examples:
+        >>> from medvit.io import EnteredFolders
+        >>> folders = EnteredFolders(".")
+        >>> folders.enter("."), folders.enter(".")
+        (True, False)
     """
 
     def __init__(self, top: str | bytes) -> None:
@@ -103,6 +116,11 @@ def why_lost(error: OSError, linked: bool) -> str:
 
     Returns:
         One of the reasons of this module, or a text with the system's own words.
+
+    Examples:
+        >>> from medvit.io import why_lost
+        >>> why_lost(PermissionError(13, "Permission denied"), linked=False)
+        'file(s) that cannot be read (Permission denied)'
     """
     import errno
 

@@ -41,6 +41,15 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
     Raises:
         SourceError: an entry points outside of the archive, or the entries together unpack to more than 32 GiB.
         TooLargeError: an entry, which is read in memory, unpacks to more than the memory limit.
+
+    Examples:
+        >>> import zipfile
+        >>> from medvit.io import zip_files
+        >>> with zipfile.ZipFile("series.zip", "w") as archive:
+        ...     archive.writestr("series/001.dcm", b"pixels")
+        >>> with zipfile.ZipFile("series.zip") as archive:
+        ...     [(file.name, file.size) for file in zip_files(archive)]
+        [('series/001.dcm', 6)]
     """
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     for entry in entries:
@@ -117,8 +126,21 @@ def zip_errors_as_source_errors(name: str) -> Iterator[None]:
     Args:
         name: name of the zip in the message.
 
+    Yields:
+        None.
+
     Raises:
         SourceError: the block raised an exception other than ``MedvitError`` or ``MemoryError``.
+
+    Examples:
+        >>> import zipfile
+        >>> from io import BytesIO
+        >>> from medvit.io import zip_errors_as_source_errors
+        >>> with zip_errors_as_source_errors("scan.zip"):
+        ...     archive = zipfile.ZipFile(BytesIO(b"not a zip"))
+        Traceback (most recent call last):
+            ...
+        medvit.errors.SourceError: Found a damaged or encrypted zip (scan.zip: BadZipFile: ...
     """
     try:
         yield

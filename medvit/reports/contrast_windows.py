@@ -23,6 +23,11 @@ class ContrastWindow:
         name: name for people.
         center: value at the middle of the greys.
         width: distance between the values drawn black and white.
+
+    Examples:
+        >>> from medvit.reports import ContrastWindow
+        >>> ContrastWindow("Bone", 400, 1800).limits
+        (-500.0, 1300.0)
     """
 
     name: str
@@ -60,6 +65,12 @@ def ct_presets(modality: str | None, values: NDArray[Any]) -> tuple[ContrastWind
 
     Returns:
         The presets of CT, or windows from percentiles of the values.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.reports import ct_presets
+        >>> [window.name for window in ct_presets("CT", np.zeros(1))][:3]
+        ['Soft tissue', 'Lung', 'Bone']
     """
     return _CT if modality == "CT" else tuple(_of_shares(values))
 
@@ -84,6 +95,12 @@ def default_window(modality: str | None, values: NDArray[Any], headers: Sequence
 
     Returns:
         The contrast window.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.reports import default_window
+        >>> default_window("MR", np.arange(101)).limits
+        (1.0, 99.0)
     """
     if modality == "CT":
         return _CT[0]

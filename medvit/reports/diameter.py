@@ -27,6 +27,12 @@ def longest_diameter(inside: NDArray[np.bool_], axes: NDArray[np.float64]) -> fl
 
     Returns:
         The diameter in millimetres.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.reports import longest_diameter
+        >>> longest_diameter(np.ones((3, 1, 1), dtype=bool), np.eye(3))
+        3.0
     """
     points = _faces(np.argwhere(_ends(inside))) @ axes.T
     return _farthest(points[ConvexHull(points).vertices])

@@ -34,6 +34,11 @@ class Inspection:
         content: the content that ``--json`` prints.
         flagged: True where something needs a person's decision (exit code 3).
         found: the preflight, for a diagram of slice positions; None for an image file.
+
+    Examples:
+        >>> from medvit.reports import Inspection
+        >>> Inspection({"kind": "nifti", "outcome": "ready"}, flagged=False).content["outcome"]
+        'ready'
     """
 
     content: dict[str, Any]
@@ -55,6 +60,17 @@ def inspect_source(source: Path, progress: Progress | None = None, geometry: str
     Raises:
         SourceError: the source does not exist, or contains no image.
         GeometryError, ImageError: an image file is not usable.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import write_volume
+        >>> from medvit.reports import inspect_source
+        >>> voxels = np.arange(8 * 8 * 4, dtype=np.int16).reshape(8, 8, 4)
+        >>> write_volume(Path("head.nii"), voxels, np.diag([1.0, 1.0, 2.0, 1.0]))
+        >>> found = inspect_source(Path("head.nii"))
+        >>> found.content["spacing_mm"], found.content["outcome"]
+        ([1.0, 1.0, 2.0], 'ready')
     """
     progress = progress or Progress()
     require_there(source)

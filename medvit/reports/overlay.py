@@ -36,6 +36,21 @@ class Overlay:
         window: contrast window: the values drawn black and white.
         pixel_mm: (down, across): distance of rows and of columns.
         lines: text for the lower left corner.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io.labels import make_label
+        >>> from medvit.reports import Overlay
+        >>> pictures = Overlay(
+        ...     image=np.zeros((8, 8, 2), np.float32),
+        ...     array=np.ones((8, 8, 2), np.uint8),
+        ...     labels=[make_label(1, "Liver")],
+        ...     window=(-160.0, 240.0),
+        ...     pixel_mm=(1.0, 1.0),
+        ...     lines=("For research use",),
+        ... )
+        >>> pictures.draw(0).shape
+        (512, 512, 3)
     """
 
     image: NDArray[np.float32]

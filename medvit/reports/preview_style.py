@@ -35,6 +35,11 @@ def new_preview(width: float, height: float) -> Figure:
 
     Returns:
         The figure, in the style's background colour.
+
+    Examples:
+        >>> from medvit.reports import new_preview
+        >>> new_preview(4, 3).get_size_inches()
+        array([4., 3.])
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -50,6 +55,13 @@ def save_preview(figure: Figure, path: Path) -> None:
     Args:
         figure: the figure.
         path: the file to write.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from medvit.reports import new_preview, save_preview
+        >>> save_preview(new_preview(4, 3), Path("preview.png"))
+        >>> Path("preview.png").is_file()
+        True
     """
     figure.savefig(path, facecolor=BACKGROUND_COLOR, metadata={"Software": "medvit"}, format="png")
 
@@ -61,6 +73,14 @@ def write_preview_title(figure: Figure, bundle: Bundle, height: float) -> None:
         figure: the figure.
         bundle: the bundle.
         height: position of the text, as a share of the figure's height.
+
+    Examples:
+        >>> from medvit.bundles import open_bundle
+        >>> from medvit.reports import new_preview, write_preview_title
+        >>> figure = new_preview(4, 3)
+        >>> write_preview_title(figure, open_bundle("headneck_ct_swin_unetr"), 0.95)
+        >>> len(figure.texts)
+        1
     """
     figure.text(
         0.01, height, f"{bundle.metadata.get('name', bundle.name)}", color=TEXT_COLOR, fontsize=15, weight="bold"
@@ -74,6 +94,13 @@ def write_preview_footer(figure: Figure, words: str, height: float) -> None:
         figure: the figure.
         words: the text.
         height: position of the text, as a share of the figure's height.
+
+    Examples:
+        >>> from medvit.reports import new_preview, write_preview_footer
+        >>> figure = new_preview(4, 3)
+        >>> write_preview_footer(figure, "For research use, not for diagnosis", 0.02)
+        >>> figure.texts[0].get_text()
+        'For research use, not for diagnosis'
     """
     figure.text(0.01, height, words, color=NOTE_COLOR, fontsize=12)
 
@@ -83,6 +110,13 @@ def hide_ticks(axes: Any) -> None:
 
     Args:
         axes: matplotlib axes.
+
+    Examples:
+        >>> from medvit.reports import hide_ticks, new_preview
+        >>> axes = new_preview(4, 3).add_subplot()
+        >>> hide_ticks(axes)
+        >>> list(axes.get_xticks())
+        []
     """
     axes.set_xticks([])
     axes.set_yticks([])
@@ -93,5 +127,14 @@ def unit_color(label: Label) -> tuple[float, ...]:
 
     Args:
         label: the label.
+
+    Returns:
+        Red, green, blue.
+
+    Examples:
+        >>> from medvit.io.labels import make_label
+        >>> from medvit.reports import unit_color
+        >>> unit_color(make_label(1, "Liver", (255, 0, 51)))
+        (1.0, 0.0, 0.2)
     """
     return tuple(part / 255 for part in label.color)

@@ -40,6 +40,11 @@ class UncertaintySignals:
         entropy: mean entropy in bits per voxel; used only where a calibration sets a limit.
         agreement: Dice with the labels of the mirror image; None without a second run.
         calibration: calibration of the weights that ran, or None.
+
+    Examples:
+        >>> from medvit.reports import UncertaintySignals
+        >>> UncertaintySignals(agreement={"liver": 0.52, "spleen": 0.93}).reasons()
+        ['liver and what the mirror image gave overlap by 0.52 only']
     """
 
     entropy: Mapping[str, float] = field(default_factory=dict)
@@ -84,6 +89,16 @@ def rate_labels(
 
     Returns:
         ``{"rating": ..., "reasons": [...]}``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import Scan
+        >>> from medvit.io.labels import make_label
+        >>> from medvit.reports import measure, rate_labels
+        >>> scan = Scan(array=np.zeros((1, 8, 8, 8), np.float32), affine=np.eye(4), kind="array")
+        >>> labels = [make_label(1, "Liver")]
+        >>> rate_labels(measure(np.zeros((8, 8, 8), np.uint8), scan, labels), labels)
+        {'rating': 'poor', 'reasons': ['liver was not found']}
     """
     poor: list[str] = []
     check: list[str] = []
@@ -111,6 +126,15 @@ def judge_volume(label: Label, volume_ml: float) -> tuple[str, str]:
 
     Returns:
         "poor" for an absurd or "check" for an unusual volume, with the reason; else ("good", "").
+
+    Examples:
+        >>> from medvit.io.labels import make_label
+        >>> from medvit.reports import judge_volume
+        >>> liver = make_label(1, "Liver").model_copy(update={"volume_ml": (900.0, 2100.0)})
+        >>> judge_volume(liver, 1500.0)
+        ('good', '')
+        >>> judge_volume(liver, 100.0)
+        ('poor', 'liver measures 100 mL, where 900 to 2100 mL were seen in training')
     """
     if label.volume_ml is None:
         return "good", ""

@@ -33,7 +33,13 @@ _PACKAGES = (
 
 
 class RecordedResult(Protocol):
-    """The part of a result that its record needs; see ``medvit.tasks.TaskResult``."""
+    """The part of a result that its record needs; see ``medvit.tasks.TaskResult``.
+
+    Examples:
+        >>> from medvit.reports import RecordedResult
+        >>> def rating(result: RecordedResult) -> str:
+        ...     return result.quality()["rating"]
+    """
 
     @property
     def bundle(self) -> Bundle:
@@ -60,6 +66,12 @@ def versions() -> dict[str, str]:
 
     Returns:
         Version by package name; "not installed" for a missing package.
+
+    Examples:
+        >>> import medvit
+        >>> from medvit.reports import versions
+        >>> versions()["medvit"] == medvit.__version__
+        True
     """
     found = {"python": platform.python_version(), "medvit": __version__}
     for name in _PACKAGES:
@@ -79,6 +91,11 @@ def record_header(intended_use: str, creation: Creation = TODAY) -> dict[str, An
 
     Returns:
         Entries that JSON can hold.
+
+    Examples:
+        >>> from medvit.reports import record_header
+        >>> list(record_header("For research use, not for diagnosis"))
+        ['intended_use', 'finished', 'versions', 'machine']
     """
     return {
         "intended_use": intended_use,
@@ -97,6 +114,14 @@ def source_facts(scan: Scan) -> dict[str, Any]:
 
     Returns:
         Entries that JSON can hold.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import Scan
+        >>> from medvit.reports import source_facts
+        >>> scan = Scan(array=np.zeros((1, 4, 4, 2), np.float32), affine=np.eye(4), kind="array")
+        >>> source_facts(scan)["shape"]
+        [1, 4, 4, 2]
     """
     return {
         "kind": scan.kind,
@@ -113,6 +138,18 @@ def stage_seconds(progress: Progress) -> dict[str, float]:
 
     Args:
         progress: the progress of a run.
+
+    Returns:
+        Seconds by name of the stage.
+
+    Examples:
+        >>> from medvit.progress import Progress
+        >>> from medvit.reports import stage_seconds
+        >>> progress = Progress()
+        >>> with progress.stage("read"):
+        ...     pass
+        >>> list(stage_seconds(progress))
+        ['read']
     """
     return {k: round(v, 3) for k, v in progress.seconds.items()}
 
@@ -137,6 +174,21 @@ def run_record(
 
     Returns:
         The record, with entries that JSON can hold.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> from medvit.bundles import open_bundle
+        >>> from medvit.progress import Progress
+        >>> from medvit.reports import run_record
+        >>> result = SimpleNamespace(
+        ...     bundle=open_bundle("headneck_ct_swin_unetr"),
+        ...     settings={"device": "cpu"},
+        ...     notes=(),
+        ...     progress=Progress(),
+        ...     quality=lambda: {"rating": "good", "reasons": []},
+        ... )
+        >>> run_record(result, files={}, notes=(), sources={})["quality"]["rating"]
+        'good'
     """
     bundle = result.bundle
     return {

@@ -29,6 +29,15 @@ def draw_positions(path: Path, volumes: Sequence[SeriesVolume]) -> int:
 
     Returns:
         The number of volumes drawn.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from pydicom.data import get_testdata_file
+        >>> from medvit.io.dicom import run_preflight
+        >>> from medvit.reports import draw_positions
+        >>> found = run_preflight(Path(get_testdata_file("CT_small.dcm")))
+        >>> draw_positions(Path("positions.png"), found.volumes)
+        1
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

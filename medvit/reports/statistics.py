@@ -27,6 +27,18 @@ def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[Labe
 
     Returns:
         Measurements of each label, in the same order; those of an absent label are empty.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import Scan
+        >>> from medvit.io.labels import make_label
+        >>> from medvit.reports import measure
+        >>> scan = Scan(array=np.full((1, 10, 10, 10), 55, np.float32), affine=np.eye(4), kind="array")
+        >>> array = np.zeros((10, 10, 10), np.uint8)
+        >>> array[2:7, 2:7, 2:6] = 1
+        >>> (liver,) = measure(array, scan, [make_label(1, "Liver")])
+        >>> liver.volume_ml, liver.mean
+        (0.1, 55.0)
     """
     voxel_ml = None if scan.is_picture else float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000
     boxes = find_objects(array, max_label=max((label.id for label in labels), default=0))
@@ -85,6 +97,17 @@ def write_csv(path: Path, rows: Sequence[LabelMeasures]) -> None:
     Args:
         path: the file to write.
         rows: measurements of each label.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import Scan
+        >>> from medvit.io.labels import make_label
+        >>> from medvit.reports import measure, write_csv
+        >>> scan = Scan(array=np.zeros((1, 4, 4, 4), np.float32), affine=np.eye(4), kind="array")
+        >>> write_csv(Path("statistics.csv"), measure(np.ones((4, 4, 4), np.uint8), scan, [make_label(1, "Liver")]))
+        >>> Path("statistics.csv").read_text().splitlines()[1][:19]
+        '1,liver,Liver,64,0.'
     """
     with path.open("w", newline="") as file:
         writer = None

@@ -35,6 +35,13 @@ def surface_of(mask: NDArray[np.bool_], affine: Affine, smoothing: int = 10) -> 
 
     Raises:
         ShapeError: the mask does not have three axes, or is empty.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.reports import surface_of
+        >>> surface = surface_of(np.ones((8, 8, 8), dtype=bool), np.eye(4))
+        >>> surface.is_closed
+        True
     """
     from skimage.measure import marching_cubes
 

@@ -49,6 +49,11 @@ class ImagedAnatomy:
         regions: body regions that the header names, see ``medvit.io.dicom.header.body_part.examined_regions``.
         extent_mm: extent from right to left, front to back and head to foot, along the nearest axes; None for a
             picture.
+
+    Examples:
+        >>> from medvit.reports import ImagedAnatomy
+        >>> ImagedAnatomy(frozenset({"HEAD"}), (200.0, 220.0, 250.0)).extent_mm
+        (200.0, 220.0, 250.0)
     """
 
     regions: frozenset[str] | None
@@ -83,7 +88,20 @@ class Standing:
 
 
 def standing_of(bundle: Bundle) -> Standing:
-    """Return the validation of a bundle's own weights."""
+    """Return the validation of a bundle's own weights.
+
+    Args:
+        bundle: the bundle.
+
+    Returns:
+        Cases, score and anatomy, and the reasons against the rating "good".
+
+    Examples:
+        >>> from medvit.bundles import open_bundle
+        >>> from medvit.reports import standing_of
+        >>> standing_of(open_bundle("headneck_ct_swin_unetr")).best_rating
+        'good'
+    """
     facts = bundle.facts
     entry = bundle.fetched
     own = facts.weights.sha256 if entry is None else entry.sha256
@@ -134,6 +152,13 @@ def with_standing(
 
     Returns:
         The rating with the reasons against "good"; where there is a reason, "good" becomes "uncalibrated".
+
+    Examples:
+        >>> from medvit.bundles import open_bundle
+        >>> from medvit.reports import with_standing
+        >>> rated = {"rating": "good", "reasons": []}
+        >>> with_standing(rated, open_bundle("headneck_ct_swin_unetr"), None, [])["rating"]
+        'uncalibrated'
     """
     reasons = _missing(bundle.facts, known)
     if known is not None:
@@ -169,12 +194,39 @@ def _outside(image: ImagedAnatomy, known: Validation) -> list[str]:
 
 
 def field_words(field_mm: tuple[tuple[float, float, float], tuple[float, float, float]]) -> str:
-    """Format the smallest and largest extent of a validated field of view, in mm without the unit."""
+    """Format the smallest and largest extent of a validated field of view, in mm without the unit.
+
+    Args:
+        field_mm: smallest and largest extent in mm: right-left, front-back, head-foot.
+
+    Returns:
+        Three extents, or ranges of them.
+
+    Examples:
+        >>> from medvit.reports import field_words
+        >>> field_words(((180.0, 200.0, 120.0), (240.0, 260.0, 120.0)))
+        '180 to 240 x 200 to 260 x 120'
+    """
     return " x ".join(f"{a:.0f}" if a == b else f"{a:.0f} to {b:.0f}" for a, b in zip(*field_mm, strict=True))
 
 
 def imaged_anatomy(scan: Scan) -> ImagedAnatomy:
-    """Determine the part of the body that a scan shows."""
+    """Determine the part of the body that a scan shows.
+
+    Args:
+        scan: the image.
+
+    Returns:
+        The regions that its headers name, and its extent.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import Scan
+        >>> from medvit.reports import imaged_anatomy
+        >>> scan = Scan(array=np.zeros((1, 10, 20, 5), np.float32), affine=np.diag([2.0, 2.0, 5.0, 1.0]), kind="array")
+        >>> imaged_anatomy(scan).extent_mm
+        (20.0, 40.0, 25.0)
+    """
     if scan.is_picture:
         return ImagedAnatomy(examined_regions(scan.slices))
     found = [0.0, 0.0, 0.0]

@@ -29,6 +29,14 @@ class PreparedScan(Prepared):
         notes: notes on the image for readers of the result, in plain words.
         forced: reasons against the image that ``force`` overrode.
         repaired: repairs of its headers.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.io import Scan
+        >>> from medvit.tasks import PreparedScan
+        >>> scan = Scan(array=np.zeros((1, 4, 4, 2), np.float32), affine=np.eye(4), kind="array")
+        >>> PreparedScan(scan=scan).data["image"].shape
+        torch.Size([1, 4, 4, 2])
     """
 
     scan: Scan
@@ -89,6 +97,17 @@ def open_scans(inputs: Mapping[str, Input | Scan], settings: RunSettings, progre
         SourceError: an input cannot be opened.
         SelectionError: an input holds several series and none was chosen.
         GeometryError, ImageError: the grid or the pixels of an input are not usable.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from medvit.io import write_volume
+        >>> from medvit.progress import Progress
+        >>> from medvit.settings import RunSettings
+        >>> from medvit.tasks import Input, open_scans
+        >>> write_volume(Path("head.nii"), np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4))
+        >>> open_scans({"image": Input(source="head.nii")}, RunSettings(), Progress())
+        {'image': Scan(nifti, 4 x 4 x 4, 1 x 1 x 1 mm)}
     """
 
     def opened(one: Input | Scan) -> Scan:
@@ -114,6 +133,16 @@ def prepare_scan(opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettin
     Raises:
         ModalityError: the bundle was made for other modalities.
         ImageError: the bundle was made for other dimensions.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medvit.bundles import open_bundle
+        >>> from medvit.io import Scan
+        >>> from medvit.settings import RunSettings
+        >>> from medvit.tasks import prepare_scan
+        >>> mr = Scan(array=np.zeros((1, 4, 4, 4), np.float32), affine=np.eye(4), kind="dicom", modality="MR")
+        >>> prepare_scan({"image": mr}, open_bundle("headneck_ct_swin_unetr"), RunSettings(force=True)).forced
+        ('Forced: modality MR, where headneck_ct_swin_unetr is made for CT.',)
     """
     scan = opened["image"]
     forced = _require_fit(scan, bundle, settings.force)

@@ -37,6 +37,11 @@ class Input:
     Attributes:
         source: see ``Source``.
         series: number or UID, where the source holds several series.
+
+    Examples:
+        >>> from medvit.tasks import Input
+        >>> Input(source="study", series="2").series
+        '2'
     """
 
     source: Source
@@ -51,6 +56,11 @@ class Prepared(ABC):
         notes: notes on the images for readers of the result, in plain words.
         forced: reasons against the images that ``force`` overrode.
         repaired: repairs of their headers.
+
+    Examples:
+        >>> from medvit.tasks import Prepared, PreparedScan
+        >>> issubclass(PreparedScan, Prepared)
+        True
     """
 
     notes: tuple[str, ...] = ()
@@ -77,6 +87,11 @@ class Task(Protocol[Opened, Fit, Settings, Made]):
         inputs: names of the images of a case.
         settings: class of the task's settings.
         opened: class of an opened image.
+
+    Examples:
+        >>> from medvit.segmentation import SegmentationTask
+        >>> SegmentationTask.name, SegmentationTask.inputs
+        ('segmentation', ('image',))
     """
 
     name: ClassVar[str]

@@ -38,6 +38,12 @@ class TaskResult(ABC, Generic[Statistics]):
         progress: holds the seconds of each stage.
         calibration: limits of the quality signals for the weights that ran, if known.
         validation: the cases behind the calibration, if known.
+
+    Examples:
+        >>> from medvit.restoration import Restored
+        >>> from medvit.tasks import TaskResult
+        >>> issubclass(Restored, TaskResult)
+        True
     """
 
     bundle: Bundle
@@ -83,6 +89,13 @@ class LabelResult(TaskResult[Statistics]):
         entropies: mean entropy of labels 1, 2 and so on in bits per voxel, see ``medvit.inference.uncertainty``; empty
             where
             no network output is available.
+        bundle, settings, notes, progress, calibration, validation: as in ``TaskResult``.
+
+    Examples:
+        >>> from medvit.segmentation import Result
+        >>> from medvit.tasks import LabelResult
+        >>> issubclass(Result, LabelResult)
+        True
     """
 
     labels: MetaTensor

@@ -50,6 +50,13 @@ class SavePlan:
         overwrite: True where the folder may contain files.
         not_written: requested outputs that cannot be written, with the reason.
         notes: actions of the plan beyond the request.
+
+    Examples:
+        >>> from medvit.tasks import SavePlan
+        >>> def write_note(folder):
+        ...     (folder / "note.txt").write_text("done")
+        >>> SavePlan(writers=[write_note], output_files=["note.txt"]).overwrite
+        False
     """
 
     writers: Sequence[Writer]
@@ -67,6 +74,12 @@ class SavedFiles:
         folder: the folder.
         files: paths within it.
         notes: actions beyond the request, in plain words.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from medvit.tasks import SavedFiles
+        >>> SavedFiles(folder=Path("out"), files=("labels.nii.gz", "run.json")).notes
+        ()
     """
 
     folder: Path
@@ -84,6 +97,13 @@ class SavedResult(SavedFiles):
         notes: actions beyond the request, in plain words.
         quality: the rating and its reasons, from ``quality()`` of the result.
         not_written: requested outputs that could not be written, with the reason; empty when all were written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from medvit.tasks import SavedResult
+        >>> saved = SavedResult(folder=Path("out"), files=("run.json",), quality={"rating": "poor", "reasons": []})
+        >>> saved.rating, saved.flagged
+        ('poor', True)
     """
 
     quality: dict[str, Any]
@@ -116,6 +136,17 @@ def publish_result(
 
     Raises:
         OutputError: the folder cannot be written, or already contains files.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> from medvit.progress import Progress
+        >>> from medvit.tasks import SavePlan, publish_result
+        >>> result = SimpleNamespace(
+        ...     notes=("One slice was missing.",), progress=Progress(), quality=lambda: {"rating": "check", "reasons": []}
+        ... )
+        >>> plan = SavePlan(writers=[], output_files=[])
+        >>> publish_result(result, "rated", plan, lambda files, notes: {"notes": notes}).rating
+        'check'
     """
 
     def with_all_notes(files: dict[str, str], notes: tuple[str, ...]) -> Mapping[str, Any]:
@@ -145,6 +176,17 @@ def publish_files(folder: str | os.PathLike[str], plan: SavePlan, record: Record
 
     Raises:
         OutputError: the folder cannot be written, or already contains files.
+
+    Examples:
+        >>> from medvit.progress import Progress
+        >>> from medvit.tasks import SavePlan, publish_files
+        >>> def write_note(folder):
+        ...     (folder / "note.txt").write_text("done")
+        ...     return ["A note was written."]
+        >>> plan = SavePlan(writers=[write_note], output_files=["note.txt"])
+        >>> saved = publish_files("out", plan, lambda files, notes: {"files": files}, Progress())
+        >>> saved.files, saved.notes
+        (('note.txt', 'run.json'), ('A note was written.',))
     """
     final = Path(folder)
     check_folder(final, plan.overwrite)
@@ -168,6 +210,14 @@ def write_statistics(folder: Path, bundle: Bundle, content: Mapping[str, Any]) -
         folder: an existing folder.
         bundle: the bundle.
         content: the task's numbers, which JSON can hold.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from medvit.bundles import open_bundle
+        >>> from medvit.tasks import write_statistics
+        >>> write_statistics(Path("."), open_bundle("headneck_ct_swin_unetr"), {"labels": []})
+        >>> Path("statistics.json").is_file()
+        True
     """
     first = {"intended_use": bundle.intended_use, "bundle": f"{bundle.name} {bundle.version}"}
     (folder / "statistics.json").write_text(json.dumps({**first, **content}, indent=2) + "\n")
@@ -182,6 +232,17 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
     Raises:
         OutputError: there is earlier output, a file in place of the folder, or no permission.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from medvit.tasks import check_folder
+        >>> Path("full").mkdir()
+        >>> Path("full/run.json").touch()
+        >>> check_folder(Path("new"), overwrite=False)
+        >>> check_folder(Path("full"), overwrite=False)
+        Traceback (most recent call last):
+            ...
+        medvit.errors.OutputError: Found files in full; ...
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"a file at {folder}, where the output folder should be", remedy="Choose another with -o.")

@@ -78,9 +78,19 @@ def read_labels(
 ) -> LabelSet:
     """Read labels that any program wrote: DICOM SEG, RTSTRUCT, or a NIfTI, NRRD or MetaImage label map.
 
-    Example:
-        >>> found = medvit.read_labels("seg.dcm", like="series")  # doctest: +SKIP
-        >>> found.array, found.affine, [label.title for label in found.labels]  # doctest: +SKIP
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> import medvit
+        >>> from medvit.io import write_volume
+        >>> array = np.zeros((8, 8, 4), np.uint8)
+        >>> array[2:5, 2:5, 1:3] = 3
+        >>> write_volume(Path("segmented.nii.gz"), array, np.eye(4))
+        >>> found = medvit.read_labels("segmented.nii.gz")
+        >>> found
+        LabelSet(nifti, 8 x 8 x 4: label_3)
+        >>> int(found.mask("label_3").sum())
+        18
 
     Args:
         source: the file, or a folder that contains exactly one SEG or RTSTRUCT.
