@@ -104,7 +104,7 @@ class CaseLocation:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Decision what to do with a volume.
+    """Decision to run, skip or set aside a volume.
 
     Attributes:
         volume: lasting name of the volume within this batch.
@@ -222,7 +222,7 @@ def case_name(folder: str) -> str:
 
 
 def sequential_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return the stages' seconds that add up to the time a case kept its worker busy.
+    """Return the seconds of the stages in which a case kept its worker busy.
 
     Left out are "preflight", which is part of another stage; "ahead", the time for reading this case while the case
     before it ran ("open" and "read" hold the time spent waiting for it); and "behind", the time for writing this case

@@ -47,7 +47,7 @@ class BatchOptions:
     issuer: str = ""
 
     def lasting(self) -> BatchOptions:
-        """Return a copy with absolute paths, so that it means the same from any working folder."""
+        """Return a copy with absolute paths, so that the options mean the same in any working folder."""
         bundle = self.bundle
         if bundle is not None and (Path(bundle) / "configs" / "metadata.json").is_file():
             bundle = str(Path(bundle).resolve())

@@ -1,1 +1,1 @@
-"""The annotation server: MONAI Label's protocol in front of medvit's own pipeline."""
+"""Annotation server: MONAI Label's HTTP protocol for medvit's pipeline."""

@@ -65,7 +65,7 @@ class RunRepository:
         return self.row(identity)
 
     def write(self, identity: str, state: str, info: dict[str, Any]) -> None:
-        """Update a run; with another state than running its end is set to now."""
+        """Update a run; unless its state is "running", set its end to now."""
         ended = None if state == RUNNING else time.time()
         self._journal.change(
             f"UPDATE {self._kind.table} SET state = ?, ended = ?, info = ? WHERE id = ?",
@@ -73,7 +73,7 @@ class RunRepository:
         )  # fmt: skip
 
     def running(self) -> list[dict[str, Any]]:
-        """Return the runs that are going on, or were when an earlier server stopped."""
+        """Return the runs in the state "running", including those that a stopped server left."""
         return self._rows("state = ?", RUNNING)
 
     def all(self) -> list[dict[str, Any]]:

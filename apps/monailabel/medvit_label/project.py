@@ -60,7 +60,7 @@ class Runs:
 
 
 class Project:
-    """The state behind every endpoint; safe to use from several threads.
+    """State of a label project, used by all endpoints; safe to use from several threads.
 
     Args:
         settings: checked settings.

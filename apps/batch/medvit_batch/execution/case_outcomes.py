@@ -21,7 +21,7 @@ _TRIES = 2
 
 
 class CaseOutcomes:
-    """Recorder of what the workers of a run report about their cases."""
+    """Recorder of the outcomes of a run's cases."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class CaseOutcomes:
         no_space: Callable[[str], None],
         stop_after_failures: Callable[[Outcome], None],
     ) -> None:
-        """Begin with no outcomes.
+        """Create the recorder without outcomes.
 
         Args:
-            batch, journal, events: those of the run.
+            batch, journal, events: objects of the run.
             claims: cases with equal input, of which only one runs.
             say: prints a line.
             no_space: called with a sentence when a result did not fit on the disk.

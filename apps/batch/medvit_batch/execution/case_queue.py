@@ -59,7 +59,5 @@ class Turns:
 
 
 def was_interrupted(row: CaseRow) -> bool:
-    """Return True if the case was running when a worker or a run ended; it is then run alone, so that the culprit can
-    be told.
-    """
+    """Return True if the case was running when a worker or a run ended; it is then run alone, so that the responsible case is known."""
     return bool(row["tries"] or row["interrupted"])

@@ -155,7 +155,7 @@ class DaskTransport:
         self._seen = time.monotonic()
 
     def joined(self) -> list[WorkerLink]:
-        """Return new links, for workers without one.
+        """Return new links, for the workers that have none yet.
 
         Raises:
             BatchError: there was no worker for too long.
@@ -180,7 +180,7 @@ class DaskTransport:
         return 0
 
     def start(self) -> WorkerLink:
-        """Return a link to any worker, since the free workers have left after they were counted."""
+        """Return a link to any worker; called if the free workers have left since they were counted."""
         return self._link("")
 
     def wait(self, seconds: float) -> list[tuple[WorkerLink, FromWorker]]:

@@ -26,7 +26,7 @@ from medvit_batch.journal import CaseRow, Journal
 __all__ = ["Session"]
 
 _TICK = 0.5
-"""Seconds between looks at signals and at the disk."""
+"""Seconds between checks for signals and free disk space."""
 
 
 def _dispatcher(limits: Limits, say: Callable[[str], None]) -> Dispatcher:
@@ -203,7 +203,7 @@ class Session:
             self.stop.until = float("inf")
 
     def _too_many_failures(self, last: Outcome) -> None:
-        """Stop or rest after a case that ended a row of failures.
+        """Stop, or rest, because too many cases in a row have failed.
 
         Args:
             last: outcome of that case.

@@ -94,11 +94,11 @@ class Worker:
     reading: int | None = None
 
     def active(self) -> list[ActiveCase]:
-        """Return the cases assigned to it."""
+        """Return the cases assigned to the worker."""
         return [case for case in (self.behind, self.case) if case is not None]
 
     def due(self) -> float:
-        """Return the time by which it must be ready or, once it is, the first deadline of its cases."""
+        """Return the time by which the worker must be ready or, once it is, the first deadline of its cases."""
         if not self.ready:
             return self.deadline
         return min((case.deadline for case in self.active()), default=NEVER)
@@ -113,5 +113,5 @@ class Worker:
         return frozenset(found - {case.job.case})
 
     def hungry(self) -> bool:
-        """Return whether it could be told its next case."""
+        """Return whether the worker could be told its next case."""
         return self.case is not None and not self.case.alone and self.ahead is None and self.link.takes_next()

@@ -39,7 +39,7 @@ _REQUEST, _DATA, _ABORT = 0x01, 0x04, 0x07
 _KNOWN = range(_REQUEST, _ABORT + 1)
 _HEADER = struct.Struct(">BBL")
 _TITLES = slice(4, 20), slice(20, 36)
-"""Called and calling AE title behind the header of an A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
+"""Positions of called and calling AE title after the header of an A-ASSOCIATE-RQ (PS3.8 9.3.2)."""
 
 _UNRECOGNIZED, _UNEXPECTED, _INVALID = 1, 2, 6
 """Reasons for an abort by the provider (PS3.8 table 9-26)."""
@@ -106,7 +106,7 @@ class _Socket(AssociationSocket):  # type: ignore[misc]
 
     @property
     def ready(self) -> bool:
-        """Return True if there are bytes to read."""
+        """True if there are bytes to read."""
         return bool(self._ahead) or bool(super().ready)
 
     def recv(self, nr_bytes: int) -> bytearray:

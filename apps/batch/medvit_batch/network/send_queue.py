@@ -113,7 +113,7 @@ class Queue:
         return True
 
     def _ask(self, local: Local) -> bool:
-        """Request storage commitment for one sent result, if that is asked; return True if there was one."""
+        """Request storage commitment for one sent result, if the user asks for it; return True if there was one."""
         due = None if self.commitments is None else self.commitments.due(self.peer.name, time.time())
         if due is None or self.commitments is None:
             return False

@@ -55,7 +55,7 @@ class Plan:
 
     @cached_property
     def bundles(self) -> dict[str, Bundle]:
-        """Open and verify each bundle that the rules name.
+        """Bundles that the rules name, opened and verified.
 
         Raises:
             BundleError: a bundle is unknown, has no weights, has another task, or lacks a requested label.
@@ -92,11 +92,11 @@ class Plan:
 
     @cached_property
     def options_hashes(self) -> dict[str, str]:
-        """Return, for each bundle, a hash of all settings, beside the images, that decide a result."""
+        """Hash, for each bundle, of all settings that decide a result together with the images."""
         return {bundle.name: self._options_hash(bundle) for bundle in self.bundles.values()}
 
     def options_hash_of(self, decision: Decision) -> str:
-        """Return the hash of all settings, beside the images, that decide a case's result."""
+        """Return the hash of all settings that decide a case's result together with the images."""
         options_hash = self.options_hashes.get(decision.bundle, "")
         # a pseudonym is made from the PatientID and its issuer
         return (

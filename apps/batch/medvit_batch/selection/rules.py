@@ -64,7 +64,7 @@ class Rules:
 
     @property
     def bundles(self) -> tuple[str, ...]:
-        """Return each bundle that a rule names."""
+        """Bundles that the rules name."""
         return tuple(dict.fromkeys(bundle for rule in self.rules for bundle in rule.bundles))
 
     def choose(self, values: Lookup) -> Choice:

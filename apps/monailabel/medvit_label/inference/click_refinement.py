@@ -249,7 +249,7 @@ def _spot_radius(
 
 
 def _edge(sums: NDArray[np.float64], squares: NDArray[np.float64], first: int, last: int) -> float:
-    """Return Welch's t between the first values and those from ``first`` to ``last``; 0 if these are too few."""
+    """Return Welch's t between the values before ``first`` and those from ``first`` to ``last``; 0 if these are too few."""
     if first < 3 or last - first < 6:
         return 0.0
     inner, outer = sums[first] / first, (sums[last] - sums[first]) / (last - first)

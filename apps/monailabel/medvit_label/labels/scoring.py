@@ -18,7 +18,7 @@ from medvit_label.labels.store import FINAL, StoredLabel
 __all__ = ["score_label"]
 
 _LONGEST_S = 4 * 3600
-"""Longest plausible seconds of work on a case; a case assigned earlier was left alone in between."""
+"""Upper limit of plausible seconds of work on a case; beyond it, the case was probably left alone."""
 
 
 def score_label(

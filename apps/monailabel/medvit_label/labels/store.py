@@ -246,7 +246,7 @@ class LabelRepository:
         return [_stored(self._folder, row) for row in rows]
 
     def latest(self, image: str, tag: str, version: int | None = None) -> StoredLabel:
-        """Return the label that counts (for tags other than "final" the newest version), or the version with a number.
+        """Return the label that counts (for tags other than "final" the newest version), or the version with the given number.
 
         Raises:
             UnknownError: the image has no such label, or its file is missing.

@@ -24,7 +24,7 @@ AXIS_LABELS = ("inferior", "posterior", "left")
 """Directions of napari's axes in the patient."""
 
 _AGREES = 0.5
-"""Distance in voxels (of the shortest side) up to which a corner may be misplaced if axes count as the same."""
+"""Largest misplacement of a corner, in voxels of the shortest side, at which two sets of axes count as the same."""
 
 _OBLIQUE_DEG = 0.5
 """Angle in degrees from which a volume counts as oblique."""
