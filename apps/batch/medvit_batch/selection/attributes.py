@@ -75,9 +75,7 @@ def of_volume(volume: SeriesVolume) -> Lookup:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = header[0].get(name)
-        except (
-            Exception
-        ):  # a value that is not what its tag promises: it says nothing, and preflight names what matters
+        except Exception:  # a value that does not fit its VR counts as absent; preflight reports those that matter
             return ()
         texts = _texts(found)
         return tuple(_years(text) for text in texts) if name == "PatientAge" else texts
