@@ -38,8 +38,7 @@ def staging_folder(folder: Path) -> Iterator[Path]:
     """Yield a hidden folder on the same file system as the final folder; it is always deleted at the end.
 
     The hidden folder is created beside a final folder that does not exist yet, and inside one that does: the parent of
-    a mounted
-    folder may be another file system or read-only. Hidden folders left by killed runs are deleted too.
+    a mounted folder may be another file system or read-only. Hidden folders left by killed runs are deleted too.
     """
     home = folder if folder.is_dir() else folder.parent
     made = [p for p in (home, *home.parents) if not p.exists()]
@@ -91,8 +90,7 @@ def publish(staging: Path, final: Path, ours: Iterable[str]) -> None:
         staging: the staging folder, with ``run.json`` in it.
         final: the final folder.
         ours: names or patterns of files that an earlier result may have left (``seg.dcm``, ``sc/[0-9]*.dcm``); those
-            not
-            written again are removed, other files stay.
+            not written again are removed, other files stay.
     """
     written = _names_within(staging)
     for name in written:

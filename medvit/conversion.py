@@ -175,8 +175,7 @@ def save_labels(
     Args:
         found: the labels on one grid; for DICOM objects, with the image they lie on as ``reference``.
         folder, output_types, per_label, overwrite: as in ``convert``; the default output is "dicom-seg" where the image
-            is a
-            DICOM series, else "nifti".
+            is a DICOM series, else "nifti".
         repair_tags: True to give the image's slices consistent UIDs where theirs are missing or contradict each other.
         progress: shows progress; can cancel.
 

@@ -45,8 +45,7 @@ class LabelMeasures:
         voxels: number of voxels with the label.
         volume_ml: number of voxels times voxel volume, in millilitres; None for pictures.
         mean, std: mean and population standard deviation of the image's values inside the label, in the image's own
-            units (HU
-            for CT; for colours the mean of the channels).
+            units (HU for CT; for colours the mean of the channels).
         centroid_mm: centre of mass, RAS+ millimetres.
         extent_mm: side lengths of the bounding box along i, j, k, in millimetres.
         longest_diameter_mm: largest distance across the label's surface (see ``longest_diameter``); None for pictures.

@@ -167,16 +167,14 @@ def run(
     Args:
         bundle: name or folder of a bundle.
         source: a path (DICOM folder, zip, NIfTI, NRRD, MHA, PNG, JPEG), a MetaTensor (1, i, j, k), an opened scan, or
-            the
-            result of ``prepare``; for a reconstruction a mapping with two radiographs, ``{"ap": ..., "lat": ...}``.
+            the result of ``prepare``; for a reconstruction a mapping with two radiographs, ``{"ap": ..., "lat": ...}``.
         settings: settings of the bundle's task: ``RunSettings``, or ``ReconstructionSettings`` for two radiographs.
         progress: shows the stages; can cancel the run.
         switches: fields of the settings, which replace those of ``settings``.
 
     Returns:
         The result on the source's own grid: labels, or intensities from a restoration; from a reconstruction, labels on
-        the
-        network's grid.
+        the network's grid.
 
     Raises:
         MedvitError: bundle, settings, source or run failed; the class tells the kind of failure.
@@ -244,8 +242,7 @@ def run_many(
     """Run a bundle on many sources, in order; load the bundle once, and prepare the next case while one runs.
 
     The iterable is read one source ahead, so it may be a list, a folder's listing or a queue. A case that fails does
-    not stop
-    the others.
+    not stop the others.
 
     Args:
         bundle: name or folder of a bundle, or a loaded bundle.

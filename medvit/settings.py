@@ -54,12 +54,10 @@ class RunSettings:
         backend: backend of the network: "auto", "eager", "compiled", "openvino" or "cuda"; the one used is recorded.
         precision: "fp32", or "bf16" for a bundle whose precision check has passed.
         roi_crop: region of interest: "body", or a box of source voxels "i0:i1,j0:j1,k0:k1"; empty for the whole image.
-            Only
-            windows that touch the region are run, the rest is background; recorded.
+            Only windows that touch the region are run, the rest is background; recorded.
         low_memory: True to save memory: one window at a time, logits by planes or in a file; slower.
         geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated, and sets a
-            flag where
-            the qform shows other axes or the mirror image; recorded.
+            flag where the qform shows other axes or the mirror image; recorded.
 
     Examples:
         >>> from medvit import RunSettings

@@ -97,7 +97,7 @@ class ExpectedIntensities(_Strict):
 
 
 class PrecisionCheck(_Strict):
-    """Agreement of labels in a lower precision with those in fp32 on a case, which permits or forbids ``--precision``.
+    """Comparison of labels in a lower precision with those in fp32 on one case; it permits or forbids ``--precision``.
 
     Attributes:
         precision: "bf16".
@@ -148,8 +148,7 @@ class Calibration(_Strict):
         spoilt: number of cases with bad labels.
         bad: definition of bad labels, in words.
         limits: limit of each signal that separates bad from good labels: "entropy" (bits per voxel) and "moved" (the
-            image's
-            unit) are suspicious above it, "agreement" (Dice) below it.
+            image's unit) are suspicious above it, "agreement" (Dice) below it.
 
     Examples:
         >>> from medvit.bundles import Calibration

@@ -24,8 +24,7 @@ _MONTHS = (
     "december dezember dec dez decembre diciembre dic dicembre dezembro desember des grudnia декабря aralik",
 )
 """Names and abbreviations of each month, without accents: English, German, French, Spanish, Italian, Portuguese, Dutch,
-Swedish, Polish,
-Russian and Turkish.
+Swedish, Polish, Russian and Turkish.
 """
 
 _NUMBER = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
@@ -64,8 +63,7 @@ class DateFinder:
     """Search for dates in text, with the help of days known from headers.
 
     Dates with a four-digit year are always found. Shorter and more ambiguous forms (12.03.61, 120361, "12 Mar") are
-    found only
-    where they name a known day; otherwise version numbers and settings would count as dates.
+    found only where they name a known day; otherwise version numbers and settings would count as dates.
     """
 
     def __init__(self, days: Iterable[date] = ()) -> None:

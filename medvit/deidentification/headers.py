@@ -2,10 +2,8 @@
 names.
 
 Attributes of the profile are removed, emptied or replaced, depending on the kind of object. In addition, private
-elements, overlays
-and curves, elements missing from pydicom's dictionary, retired texts and web addresses are removed. From every
-remaining text, the
-identifiers found in the headers of the case (names, numbers, places, dates) are removed.
+elements, overlays and curves, elements missing from pydicom's dictionary, retired texts and web addresses are removed.
+From every remaining text, the identifiers found in the headers of the case (names, numbers, places, dates) are removed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Search for and removal of the names, numbers and dates of a case in any text; independent of DICOM.
 
 A name is found in any spelling of its letters (Müller, Mueller, MULLER), by its parts, joined, with initials, and
-within longer words.
-A short name is found only at word boundaries: beside characters other than letters and digits, at underscores, between
-letters and
-digits, and at changes of letter case. So "Bo" is found in "CT_BO_3", "Bo12" and "ScanBo" but not in "Bone".
+within longer words. A short name is found only at word boundaries: beside characters other than letters and digits, at
+underscores, between letters and digits, and at changes of letter case. So "Bo" is found in "CT_BO_3", "Bo12" and
+"ScanBo" but not in "Bone".
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Pseudonyms of patients, UIDs and days for de-identification: derived from a secret key, the same for the same key.
 
 The holder of the key can see if two results belong to one patient. Nobody can identify the patient of a result except
-by
-testing all candidate patients with the key.
+by testing all candidate patients with the key.
 """
 
 from __future__ import annotations

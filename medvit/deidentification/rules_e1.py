@@ -32,8 +32,7 @@ class Rule:
 
     Attributes:
         actions: one of "X" (remove), "Z" (empty), "D" (dummy value), "U" (another UID), or several of them joined by a
-            slash,
-            among which the kind of object decides.
+            slash, among which the kind of object decides.
         kept_under: options under which the attribute is kept; its dates are then shifted.
     """
 
@@ -45,11 +44,9 @@ class Rule:
 
         Args:
             type_: the attribute's type in this kind of object. None where unknown, as within items: then a dummy value
-                is used,
-                which is always allowed.
+                is used, which is always allowed.
             sequence: True for a sequence. A sequence has no dummy value, and may be empty only where its type is 2;
-                otherwise it
-                is removed, even if the table says to empty it.
+                otherwise it is removed, even if the table says to empty it.
         """
         if "U" in self.actions:
             return "U"

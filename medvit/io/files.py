@@ -207,8 +207,7 @@ def _walked(path: Path, unread: Unread, left_out: Callable[[Path], bool] | None 
     """Yield the path and size of every regular file below a folder.
 
     Links to folders are followed after all real folders are read. A link is skipped if its target was read before or
-    contains
-    the source. Pipes and devices are skipped, since reading them would block forever, and so are folders named
+    contains the source. Pipes and devices are skipped, since reading them would block forever, and so are folders named
     ``.git``.
     """
     top, entered = len(str(path / "_")) - 1, EnteredFolders(str(path))

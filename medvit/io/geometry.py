@@ -28,8 +28,7 @@ Affine: TypeAlias = NDArray[np.float64]
 
 _SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
 """Smallest and largest plausible side of a voxel. Clinical scanners give about 0.1 to 20 mm; a side outside this range
-comes
-from a broken header, or from one in metres or micrometres.
+comes from a broken header, or from one in metres or micrometres.
 """
 
 _SHEAR_COSINE = 0.02

@@ -36,8 +36,8 @@ def stated_unit(scan: Scan) -> str | None:
     """Return the unit of a scan's values.
 
     CT images are in Hounsfield units unless their Rescale Type names another unit or their rescale tags are missing
-    (PS3.3
-    C.8.2.1, C.11.1.1.2). PET images are in the unit of their Units attribute. Values of other modalities have no unit.
+    (PS3.3 C.8.2.1, C.11.1.1.2). PET images are in the unit of their Units attribute. Values of other modalities have no
+    unit.
 
     Args:
         scan: the image.

@@ -43,9 +43,8 @@ def write_labels(path: Path, array: np.ndarray, scan: Scan, labels: Sequence[Lab
     """Write a label map on the scan's grid, with its label names embedded.
 
     A NIfTI source's sform, qform and their codes are kept exactly where both place the voxels alike; otherwise both
-    state the
-    affine of the scan (see ``nifti_geometry``). The unit is the millimetre. The source's description, file names and
-    extensions are not copied, since they can hold patient data.
+    state the affine of the scan (see ``nifti_geometry``). The unit is the millimetre. The source's description, file
+    names and extensions are not copied, since they can hold patient data.
 
     Args:
         path: the file to write.
@@ -130,8 +129,7 @@ def write_intensities(path: Path, array: NDArray[np.float32], scan: Scan, words:
     """Write a volume of intensities on the scan's grid; choose a dtype that keeps the values.
 
     Whole numbers are stored as whole numbers: with the dtype, slope and intercept of a NIfTI source, else in 16 bits
-    where the
-    source's values are whole. A larger dtype is used where the values do not fit.
+    where the source's values are whole. A larger dtype is used where the values do not fit.
 
     Args:
         path: the file to write.

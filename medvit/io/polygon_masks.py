@@ -58,8 +58,7 @@ def fill_polygons(polygons: Sequence[Polygon], shape: tuple[int, int]) -> NDArra
     """Return a mask of the pixels whose centres lie inside an odd number of polygons, or on the edge of any polygon.
 
     Holes may thus be separate contours or joined to their outline. Edges count as inside since many planning systems
-    draw
-    through the centres of the outermost pixels.
+    draw through the centres of the outermost pixels.
 
     Args:
         polygons: each (point, axis) in index coordinates.

@@ -35,8 +35,8 @@ class Scan:
         slices: for DICOM, the headers without pixels, in the order of the slices; a single header for a multi-frame
             file.
         planes: for DICOM, (slice, 4, 4), index (column, row, 0) of each original slice to LPS millimetres. Slices may
-            deviate
-            from their place on the grid by hundredths of a millimetre; objects that refer to them need the exact place.
+            deviate from their place on the grid by hundredths of a millimetre; objects that refer to them need the
+            exact place.
         unit: for CT with values that are not Hounsfield units, their unit (RescaleType).
         unscaled: for CT, the rescale tags that the headers lack; the unit of the values is then unknown.
         frames: for a multi-frame file, the frame (from 0) of each slice.

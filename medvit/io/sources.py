@@ -49,16 +49,14 @@ def open_source(
 
     Args:
         source: a folder with DICOM files (walked recursively), a DICOM file or DICOMDIR, a zip of either, an image
-            file,
-            or a MetaTensor (channel, i, j, k) with its affine.
+            file, or a MetaTensor (channel, i, j, k) with its affine.
         series: number of a volume as ``medvit inspect`` lists it, or SeriesInstanceUID, where a source holds several;
             "2.1" means part 1 of volume 2 under "split".
         progress: shows the progress of reading; can cancel it.
         on_irregular: treatment of a tilted or uneven stack: "fail", "resample" or "split"; see
             ``medvit.io.dicom.read.read_dicom``.
         geometry: the form of a NIfTI to use, "sform" or "qform". None uses the sform where it is stated, and sets a
-            flag
-            (``Scan.excluded``) where the qform shows other axes or the mirror image.
+            flag (``Scan.excluded``) where the qform shows other axes or the mirror image.
 
     Returns:
         The image, its geometry and notes.

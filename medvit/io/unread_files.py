@@ -77,8 +77,7 @@ class EnteredFolders:
 
     Args:
         top: the folder in which the walk begins. The folders above it count as entered, since a link to one of them
-            would
-            make the walk endless too.
+            would make the walk endless too.
 
     Examples:
         >>> from medvit.io import EnteredFolders

@@ -17,9 +17,9 @@ def longest_diameter(inside: NDArray[np.bool_], axes: NDArray[np.float64]) -> fl
     """Compute the largest distance between two points of a label's surface.
 
     The surface is the mesh half-way between the centres of inside and outside voxels (IBSI's maximum 3D diameter,
-    L0JK); its
-    vertices are the centres of the voxels' outer faces. One voxel thus measures its longest side, and a row of n voxels
-    n sides. Only vertices of the convex hull can be farthest apart; all of them are compared, so the result is exact.
+    L0JK); its vertices are the centres of the voxels' outer faces. One voxel thus measures its longest side, and a row
+    of n voxels n sides. Only vertices of the convex hull can be farthest apart; all of them are compared, so the result
+    is exact.
 
     Args:
         inside: (i, j, k) mask with at least one voxel.

@@ -79,8 +79,7 @@ def rate_labels(
     """Rate the labels of an image.
 
     "poor": an organ is missing, absurdly sized or on the wrong side. "check": its size is unusual, the image edge cuts
-    it, or
-    the network is uncertain about it. Otherwise "good".
+    it, or the network is uncertain about it. Otherwise "good".
 
     Args:
         measures: measurements of each label.

@@ -87,8 +87,7 @@ class LabelResult(TaskResult[Statistics]):
         labels: MetaTensor on the CPU, (1, i, j, k), integer; ids as in the bundle.
         requested_labels: the requested labels; by default all labels of the bundle.
         entropies: mean entropy of labels 1, 2 and so on in bits per voxel, see ``medvit.inference.uncertainty``; empty
-            where
-            no network output is available.
+            where no network output is available.
         bundle, settings, notes, progress, calibration, validation: as in ``TaskResult``.
 
     Examples:

@@ -45,8 +45,7 @@ class SavePlan:
     Attributes:
         writers: functions that write the files, in this order.
         output_files: names or patterns of files that an earlier save may have left; those not written again are
-            removed, other
-            files stay.
+            removed, other files stay.
         overwrite: True where the folder may contain files.
         not_written: requested outputs that cannot be written, with the reason.
         notes: actions of the plan beyond the request.

@@ -97,8 +97,7 @@ def fetch(
     """Fetch a bundle, or the weights of one that ships without.
 
     Without ``given``, weights come from the address in the bundle's metadata, and whole bundles from ``MEDVIT_MIRROR``.
-    If that
-    variable is set (a folder or a base address), it replaces every address, and no other server is contacted.
+    If that variable is set (a folder or a base address), it replaces every address, and no other server is contacted.
 
     Args:
         request: the bundle to fetch.

@@ -99,7 +99,7 @@ class _Part:
         return str(note.get("validator", "")) if known else None
 
     def begin(self, validator: str) -> None:
-        """Start from the beginning; store the server's validator of this version of the file."""
+        """Start the download over, and store the server's validator of this version of the file."""
         self.path.write_bytes(b"")
         self.note.write_text(json.dumps({"address": self.remote.address, "validator": validator}))
         self.validator = validator

@@ -1,9 +1,8 @@
 """DICOMweb helpers shared by all commands: login, retries for a busy service, and messages for its refusals.
 
 This module is not on the face of ``medvit.io``, whose import takes most of a second; commands that may not need it
-import
-it directly. ``web_client`` imports ``requests`` and ``dicomweb_client`` (extras ``label`` and ``network``) on first
-use.
+import it directly. ``web_client`` imports ``requests`` and ``dicomweb_client`` (extras ``label`` and ``network``) on
+first use.
 """
 
 from __future__ import annotations

@@ -39,15 +39,12 @@ def read_dicom(
     Args:
         volume: a volume of the preflight.
         on_irregular: "fail" refuses a tilted or uneven stack; "resample" resamples it to a regular grid and keeps its
-            slices,
-            so that labels can be mapped back; "split" reads the longest run of evenly spaced slices and sets the others
-            aside
-            (a tilted run is resampled, since none of its parts is regular).
+            slices, so that labels can be mapped back; "split" reads the longest run of evenly spaced slices and sets
+            the others aside (a tilted run is resampled, since none of its parts is regular).
         part: number of the run to read under "split", from 1; None reads the longest.
         progress: shows the progress of decoding; can cancel it.
         into: (column, row, slice) array for a regular volume, with any strides; its slices can be displayed while
-            others are
-            still being decoded.
+            others are still being decoded.
 
     Raises:
         MedvitError: the volume has a finding that prevents reading, or its pixels cannot be read.

@@ -2,8 +2,7 @@
 
 Values are interpolated linearly between neighbouring slices, and never extrapolated. All planes of a stack share their
 directions, so each slice is only shifted within its plane and placed along the normal, without rotation; along a
-direction
-without shift, pixels keep their values exactly.
+direction without shift, pixels keep their values exactly.
 """
 
 from __future__ import annotations
@@ -111,8 +110,7 @@ def labels_to_slices(labels: NDArray[np.integer], grid: StackGrid, size: tuple[i
     """Map labels of the grid (i, j, k) to the original slices (column, row, slice).
 
     Each pixel takes the label with the largest weight among the up to eight grid voxels around its centre (trilinear
-    weights).
-    Weights are computed only where these voxels differ.
+    weights). Weights are computed only where these voxels differ.
     """
     out = np.zeros((*size, len(grid.place)), labels.dtype)
     padded = np.pad(labels, [(0, 1)] * 3, mode="edge")

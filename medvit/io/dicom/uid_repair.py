@@ -1,8 +1,7 @@
 """Repair of UIDs that are missing or contradict each other among the slices of a scan, on the user's request.
 
 The new UIDs are derived from the image itself (its fingerprint, PS3.5 B.2), so that repairing the same series twice
-gives
-the same UIDs. Only copies of the headers change; the source files are not touched.
+gives the same UIDs. Only copies of the headers change; the source files are not touched.
 """
 
 from __future__ import annotations

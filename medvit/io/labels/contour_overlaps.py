@@ -1,10 +1,8 @@
 """Contours of one plane that repeat or cross each other.
 
 Of nested contours, the inner one is a hole: the parity of the number of contours around a voxel decides. Parity fails
-for
-crossing contours, whose common area would become a hole, and for a contour drawn twice, which would vanish. The
-standard
-uses parity alone only for CLOSEDPLANAR_XOR (PS3.3 C.8.8.6.3).
+for crossing contours, whose common area would become a hole, and for a contour drawn twice, which would vanish. The
+standard uses parity alone only for CLOSEDPLANAR_XOR (PS3.3 C.8.8.6.3).
 """
 
 from __future__ import annotations
@@ -21,8 +19,7 @@ __all__ = ["fill_union", "shared_by_crossing", "without_duplicates"]
 
 _DRAWN_APART = 0.05
 """Smallest share of the smaller contour that must lie inside, and outside, the larger one for the two to cross;
-outlines of a
-thin wall touch each other by rounding.
+outlines of a thin wall touch each other by rounding.
 """
 
 _ROUND_MM = 2

@@ -127,8 +127,7 @@ def check_frame(stated: tuple[str, tuple[str, ...]], scan: Scan | None, force: b
     """Return flags where the labels' frame of reference differs from the reference's.
 
     Positions in two frames of reference mean different places in the patient (PS3.3 C.7.4.1). A file that nevertheless
-    names
-    the reference's own series was written with a wrong UID, and is read with a flag.
+    names the reference's own series was written with a wrong UID, and is read with a flag.
 
     Args:
         stated: the object's FrameOfReferenceUID and the series it refers to.

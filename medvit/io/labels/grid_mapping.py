@@ -136,8 +136,8 @@ def resample_to(found: LabelSet, grid: Grid) -> LabelSet:
     """Return the same labels on another grid.
 
     Where the two grids coincide, voxels are copied, with axes turned, mirrored and shifted as needed. Otherwise each
-    voxel of
-    the new grid takes the nearest voxel of the old, which a note states. Voxels beyond the new grid are flagged.
+    voxel of the new grid takes the nearest voxel of the old, which a note states. Voxels beyond the new grid are
+    flagged.
 
     Raises:
         GeometryError: no labelled voxel lies on the new grid.

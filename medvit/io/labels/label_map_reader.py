@@ -37,10 +37,8 @@ def read_map(
     """Read a label map as masks on its own grid.
 
     The name of a value comes from ``names``, else from the file (3D Slicer's fields, medvit's NIfTI extension,
-    ``labels.json``
-    beside it). The table's label with that name is used, whatever its number. A value without a name gets the table's
-    label of
-    its number, else the name ``label_N`` with generic codes and a note.
+    ``labels.json`` beside it). The table's label with that name is used, whatever its number. A value without a name
+    gets the table's label of its number, else the name ``label_N`` with generic codes and a note.
 
     Args:
         path: a NIfTI, NRRD (also with several layers, as 3D Slicer writes overlapping segments) or MetaImage file.

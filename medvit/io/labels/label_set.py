@@ -1,8 +1,7 @@
 """Labels that were read: one mask for each segment, on one grid, with the metadata of its file.
 
 Masks are cut to their bounding box, so that a hundred segments of a large scan fit in memory. They are stored
-separately,
-so that overlapping segments (PS3.3 C.8.20.2, Segments Overlap) stay complete.
+separately, so that overlapping segments (PS3.3 C.8.20.2, Segments Overlap) stay complete.
 """
 
 from __future__ import annotations
@@ -107,8 +106,7 @@ class LabelSet:
         notes: assumptions and resampling, in plain words.
         flags: findings that a person must check: parts set aside, or contradictions.
         masks_on_slices: for labels drawn on the slices of a tilted or uneven stack, start and voxels of each segment on
-            them,
-            (column, row, slice); ``segments`` then hold the masks resampled to the regular grid.
+            them, (column, row, slice); ``segments`` then hold the masks resampled to the regular grid.
     """
 
     segments: tuple[LabelMask, ...]

@@ -179,8 +179,7 @@ def from_slicer(fields: Mapping[str, str]) -> tuple[tuple[SlicerSegment, ...], t
 
     Returns:
         The segments; and notes on segments that share a value within a layer (the last name is kept), have no name, or
-        have an
-        invalid value or layer.
+        have an invalid value or layer.
     """
     found: dict[tuple[int, int], SlicerSegment] = {}
     twice, nameless, lost = list[str](), list[str](), list[str]()

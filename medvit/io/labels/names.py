@@ -177,8 +177,7 @@ def by_name(rows: Sequence[Named], table: Sequence[Label], strict: bool = False)
     """Choose the label of each value: by name where the table has the name, by number where the value has no name.
 
     A value whose name the table lacks is kept as a separate label. If the table has none of the names, it renames the
-    values
-    by number, with a note.
+    values by number, with a note.
 
     Args:
         rows: the values, in the order of their file.

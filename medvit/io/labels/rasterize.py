@@ -118,8 +118,7 @@ def fill(contours: Sequence[Contour], grid: Grid, apart_mm: float) -> Rasterized
         contours: all contours of the ROI.
         grid: the grid of the mask.
         apart_mm: distance between the file's contour planes; 0 to fill only the slice on which each contour lies, as on
-            the
-            series it was drawn on.
+            the series it was drawn on.
     """
     found = RasterizedRoi(pieces=MaskBuilder(grid.shape), parity=any(contour.parity for contour in contours))
     if not found.parity:

@@ -51,9 +51,8 @@ def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> 
     """Read an RT Structure Set as masks on a reference's grid.
 
     A voxel belongs to an ROI where its centre lies inside an odd number of closed contours of its plane, or on an edge,
-    so
-    that nested contours and keyholes are holes. Contours between the reference's slices fill the slab half-way to the
-    neighbouring contours; shapes are not interpolated.
+    so that nested contours and keyholes are holes. Contours between the reference's slices fill the slab half-way to
+    the neighbouring contours; shapes are not interpolated.
 
     Args:
         path: the file.

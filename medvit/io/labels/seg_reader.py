@@ -53,8 +53,7 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
     """Read a Segmentation of any kind as masks on a grid.
 
     Frames are placed by Plane Position, Plane Orientation and Pixel Measures, never by their order. Without a
-    reference, the
-    grid is the regular one that the frames span, including slices omitted as empty.
+    reference, the grid is the regular one that the frames span, including slices omitted as empty.
 
     Args:
         path: the file.

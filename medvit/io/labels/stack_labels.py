@@ -105,8 +105,7 @@ def slice_masks(found: LabelSet) -> list[tuple[LabelMask, NDArray[np.bool_]]]:
     left out.
 
     For a regular stack this is the mask on the grid. For other stacks, labels drawn on the slices are returned as
-    drawn, and
-    labels from elsewhere are mapped back from the regular grid.
+    drawn, and labels from elsewhere are mapped back from the regular grid.
     """
     original = found.reference.original if found.reference is not None else None
     if original is None:

@@ -117,8 +117,7 @@ def sections(places: NDArray[np.float64], voxel_mm3: float, along: NDArray[np.fl
         voxel_mm3: volume of a voxel.
         along: position of each voxel along the direction, (n,).
         step_mm: distance of slabs. A voxel is shared between its two nearest slabs, since whole rows of voxels would
-            otherwise
-            fall into one or the other.
+            otherwise fall into one or the other.
     """
     number = (along - along.min()) / step_mm
     low = number.astype(np.int64)

@@ -23,9 +23,8 @@ class BoneMeasures:
         volume_ml: volume.
         centroid_mm: centroid, (3,).
         axes: (axis, 3), unit vectors, right-handed, from the direction of the longest to that of the shortest spread;
-            each of
-            the first two points to the side where its largest component is positive. For bodies as wide as high they
-            are arbitrary.
+            each of the first two points to the side where its largest component is positive. For bodies as wide as high
+            they are arbitrary.
         extents_mm: full size along these axes, (3,), including whole voxels.
         size_mm: full size along right, anterior and superior, (3,): width, depth and height of the upright patient.
     """
@@ -41,8 +40,7 @@ class BoneMeasures:
     @property
     def tilt_deg(self) -> tuple[float, float]:
         """Angles of the longest axis from the vertical, -90 to 90 degrees: seen from the front, positive to the
-        patient's right; and
-        seen from the side, positive to the front.
+        patient's right; and seen from the side, positive to the front.
         """
         x, y, z = (float(v) for v in self.axes[0] * (1 if self.axes[0][2] >= 0 else -1))
         return float(np.degrees(np.arctan2(x, z))), float(np.degrees(np.arctan2(y, z)))

@@ -1,12 +1,9 @@
 """Measures of a femur.
 
 Lengths and breadths follow R. Martin, Lehrbuch der Anthropologie (measures 1 and 21). The head is a sphere fitted to
-its
-surface. The neck-shaft (CCD) angle lies between the shaft's axis and the neck's axis, from the head's centre through
-the
-narrowest part of the neck. The offset is the distance of the head's centre from the shaft's axis (P. C. Noble et al.,
-Clin.
-Orthop. 235, 1988). The head is searched at the end that lies higher in the patient.
+its surface. The neck-shaft (CCD) angle lies between the shaft's axis and the neck's axis, from the head's centre
+through the narrowest part of the neck. The offset is the distance of the head's centre from the shaft's axis (P. C.
+Noble et al., Clin. Orthop. 235, 1988). The head is searched at the end that lies higher in the patient.
 """
 
 from __future__ import annotations

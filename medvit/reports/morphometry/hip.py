@@ -1,8 +1,7 @@
 """Measures of a hip bone: greatest height and acetabular radius.
 
 The height is measure 1 of the hip bone in R. Martin, Lehrbuch der Anthropologie. The acetabulum is the sphere fitted to
-its
-socket, as in templating for hip replacement.
+its socket, as in templating for hip replacement.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Measures of a rib: length along its centre line, and distance between its ends.
 
 The ends are the two voxels farthest from each other on paths within the bone. The centre line connects the mean
-positions of
-voxels at equal path length from one end. The chord is the span between a rib's ends of S. A. Holcombe et al., J.
-Biomech.
-49(13), 2016.
+positions of voxels at equal path length from one end. The chord is the span between a rib's ends of S. A. Holcombe et
+al., J. Biomech. 49(13), 2016.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Sphere fitted to a part of a bone's surface: the head of a femur from outside, an acetabulum from inside.
 
 Many spheres are tried, each through two points with its centre on the normal of the first (RANSAC: M. A. Fischler, R.
-C.
-Bolles, Comm. ACM 24(6), 1981). Those that most of the surface lies on, with the right orientation, are refined by least
-squares, and the best one is returned. The random points are the same on every call.
+C. Bolles, Comm. ACM 24(6), 1981). Those that most of the surface lies on, with the right orientation, are refined by
+least squares, and the best one is returned. The random points are the same on every call.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 __all__ = ["Ball", "BallSearch", "fit_ball"]
 
 _TRIALS, _SECONDS, _POINTS = 1500, 6, 3000
-"""Numbers of first points, of second points for each, and of vertices used."""
+"""Number of first points tried, number of second points for each of them, and largest number of surface vertices used."""
 
 _REFINED = 12
 """Number of spheres refined by least squares, those with the most points."""

@@ -34,8 +34,7 @@ _CODES = {
     "vertebra": _VERTEBRAE,
 }
 """SNOMED CT codes: femur; hip, which also codes hip bones; a rib and the first to the twelfth; a vertebra, C2 to L5.
-The atlas
-(14806007) has no body.
+The atlas (14806007) has no body.
 """
 
 _NAMES = {

@@ -2,15 +2,12 @@
 
 Anterior, middle and posterior heights are taken in the middle third of the body's width, as in six-point vertebral
 morphometry (R. Eastell et al., J. Bone Miner. Res. 6(3), 1991; H. K. Genant et al., J. Bone Miner. Res. 8(9), 1993).
-Here they
-are means over strips of a tenth of the depth, a twentieth away from the rims, since the rims alone have too few voxels.
-The
-endplates' angle is the angle between the lines through their front and back strips; the height is the distance between
-planes fitted to the endplates by least squares.
+Here they are means over strips of a tenth of the depth, a twentieth away from the rims, since the rims alone have too
+few voxels. The endplates' angle is the angle between the lines through their front and back strips; the height is the
+distance between planes fitted to the endplates by least squares.
 
 The body is separated from arch and processes by a morphological opening with a ball, which removes parts thinner than
-the
-body; everything behind the body's back wall is removed with them.
+the body; everything behind the body's back wall is removed with them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Body regions named in DICOM headers: BodyPartExamined, else AnatomicRegionSequence.
 
 BodyPartExamined is a free code string: scanners write "HEADNECK", "HEAD AND NECK", "Neck_1", "HALS". Words are looked
-up, and
-compound words are split.
+up, and compound words are split.
 """
 
 from __future__ import annotations

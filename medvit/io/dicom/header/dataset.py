@@ -1,9 +1,8 @@
 """Reading of DICOM files with pydicom, which decompresses a deflated file as a whole before it parses it.
 
 Deflate compresses at most about a thousandfold (RFC 1951), so a file of a few megabytes may decompress to gigabytes.
-The
-decompressed size of a deflated file is therefore counted first, without keeping the data, and compared with the memory
-limit.
+The decompressed size of a deflated file is therefore counted first, without keeping the data, and compared with the
+memory limit.
 """
 
 from __future__ import annotations

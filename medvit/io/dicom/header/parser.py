@@ -3,9 +3,10 @@
 Nearly every file is little endian and consists of plain elements in sequence; the parser skips them by their lengths,
 without creating an object for each. Files with any other encoding are read by pydicom, which supports all encodings.
 
-medvit keeps this parser beside pydicom's ``dcmread(specific_tags=..., stop_before_pixels=True)`` because pydicom takes 9.2
-times as much processor time for the same tags of the same 10,000 headers, and 5.9 times including the records of planes
-that preflight makes of them (``python benchmarks/header_reading.py``). pydicom also decompresses a deflated file as a whole.
+medvit keeps this parser beside pydicom's ``dcmread(specific_tags=..., stop_before_pixels=True)`` because pydicom takes
+9.2 times as much processor time for the same tags of the same 10,000 headers, and 5.9 times including the records of
+planes that preflight makes of them (``python benchmarks/header_reading.py``). pydicom also decompresses a deflated file
+as a whole.
 """
 
 from __future__ import annotations

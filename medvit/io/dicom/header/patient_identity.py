@@ -1,16 +1,13 @@
 """Comparison of the patients of two headers: one patient, two patients, or undecided.
 
 PatientID identifies a patient only together with its issuer (PS3.3 C.7.1.1), since two hospitals may both have a
-patient 1.
-Headers with different issuers belong to two patients. Where only one header states an issuer, they belong to one
-patient only
-if the name (letter case aside) and the birth date agree; otherwise a person has to decide. Where neither states an
-issuer, they
-belong to one patient unless both the name and the birth date differ; then a person has to decide too.
+patient 1. Headers with different issuers belong to two patients. Where only one header states an issuer, they belong to
+one patient only if the name (letter case aside) and the birth date agree; otherwise a person has to decide. Where
+neither states an issuer, they belong to one patient unless both the name and the birth date differ; then a person has
+to decide too.
 
 An ``Identity`` holds hashes, so it can be compared and stored. Since anybody can hash a guessed name and compare, it
-must not
-leave the process; ``keyed`` makes a fingerprint for records.
+must not leave the process; ``keyed`` makes a fingerprint for records.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reading of headers for preflight: one small record for each plane, without reading its pixels.
 
 Preflight reads tens of thousands of files and keeps only the few values that sorting and checking need; the full header
-is
-read again, with the pixels, for the slices that are used.
+is read again, with the pixels, for the slices that are used.
 """
 
 from __future__ import annotations

@@ -81,8 +81,7 @@ def real_values(stored: NDArray[Any], dataset: Dataset, plane: PlaneHeader) -> V
     """Convert stored values to real values, with the slope and intercept of this plane.
 
     CT and PET values are quantities and keep their sign under MONOCHROME1; in other modalities MONOCHROME1 is inverted,
-    so
-    that brighter always means more.
+    so that brighter always means more.
     """
     if stored.ndim == 3:
         return Values(stored.astype(np.float32))

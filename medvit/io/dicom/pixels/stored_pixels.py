@@ -139,8 +139,7 @@ def _shifted(dataset: Dataset, plane: PlaneHeader) -> bool:
     """Return True if a pixel lies above the lowest bits of its cell (PS3.5 8.1.1).
 
     Uncompressed and run-length coded files store whole cells; other compressed files do so if the stream has more bits
-    than a
-    pixel.
+    than a pixel.
     """
     bits, high = plane.packing
     if not bits <= high < plane.bits:

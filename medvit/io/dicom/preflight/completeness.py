@@ -89,8 +89,7 @@ def _of_acquisitions(planes: Sequence[PlaneHeader]) -> tuple[str, int, int] | No
     """Compare ImagesInAcquisition with the images present.
 
     Some scanners count the images of an acquisition, others those of the whole series. In a series with several
-    acquisitions,
-    the count is taken as that of an acquisition only where most acquisitions have exactly as many images.
+    acquisitions, the count is taken as that of an acquisition only where most acquisitions have exactly as many images.
     """
     parts: dict[str, list[PlaneHeader]] = defaultdict(list)
     for plane in planes:
@@ -127,8 +126,7 @@ def _numbers(volume: SeriesVolume, planes: Sequence[PlaneHeader], few: float) ->
         volume: the volume.
         planes: all planes of its series.
         few: largest number of InstanceNumbers missing before the first, as a share of the volume's slices, that counts
-            as
-            lost slices.
+            as lost slices.
     """
     assert volume.stack is not None
     own = [plane.instance for plane in volume.stack.planes]

@@ -14,8 +14,7 @@ def versions_finding(planes: Sequence[PlaneHeader]) -> Finding | None:
     """Report images that exist in two versions: same UIDs, but different data of patient or study.
 
     An archive that corrects a patient's data sends the same images again. One of the versions is then wrong, and only a
-    person
-    can decide which.
+    person can decide which.
 
     Args:
         planes: planes of one series, copies included.

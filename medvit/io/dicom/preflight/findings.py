@@ -29,10 +29,8 @@ class Finding:
     Attributes:
         code: stable identifier for programs.
         severity: "note" (shown, without effect), "flag" (results are written and a person must check them, exit code
-            3),
-            "tags" (results are written, DICOM objects only with --repair-tags), "irregular" (refused unless
-            --on-irregular
-            states a treatment), "refused".
+            3), "tags" (results are written, DICOM objects only with --repair-tags), "irregular" (refused unless
+            --on-irregular states a treatment), "refused".
         found, needed, step: the three parts of a message.
         positions_mm: positions along the slice normal, LPS millimetres.
     """

@@ -21,7 +21,9 @@ _UIDS = {
 }
 
 SEVERAL_FILES = "multi-frame files, to which no object here can refer"
-"""End of the only reason against DICOM objects that a repair cannot remove."""
+"""Ending of the finding about several multi-frame files. A UID repair cannot fix this fault, so code looks for the
+ending.
+"""
 
 _LARGEST_PLANE = 2**28
 """Largest number of pixels of a plane, 16384 x 16384; a header that states more is damaged or hostile."""

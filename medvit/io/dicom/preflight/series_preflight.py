@@ -229,8 +229,7 @@ def _lost(found: Preflight, chosen: SeriesVolume) -> tuple[tuple[str, ...], tupl
     """List unread files that may be slices of the chosen volume, and count those beside other images.
 
     A file may be a slice if its folder contains slices of the volume, or contains no image at all. A file that is not
-    DICOM
-    but is named like the slices beside it counts as a damaged slice.
+    DICOM but is named like the slices beside it counts as a damaged slice.
     """
     if chosen.kind != "volume":
         return (), _beside(len(found.lost) + len(found.damaged))

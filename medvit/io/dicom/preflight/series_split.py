@@ -27,8 +27,7 @@ _SHORTEST = 4
 
 _ANYWHERE = ("ImageType", "StackID")
 """Attributes that separate parts even where the parts do not overlap. Other attributes separate only overlapping parts,
-since
-a moving table changes many attributes within one volume.
+since a moving table changes many attributes within one volume.
 """
 
 Parts = dict[str, list[PlaneHeader]]
@@ -62,9 +61,8 @@ def split_by_attribute(planes: list[PlaneHeader], places: int) -> Parts:
     """Split by the first attribute, or pair of attributes, that leaves at most one plane of a part at each position.
 
     Each part must fill at least half of the positions. Where no attribute achieves that, parts may also be complete
-    volumes
-    side by side (overlapping stations), or strays among them (a summary picture). Returns no parts where no attribute
-    does so.
+    volumes side by side (overlapping stations), or strays among them (a summary picture). Returns no parts where no
+    attribute does so.
     """
     loose: Parts = {}
     for chosen, parts in _partings(planes, pairs=True):
@@ -82,8 +80,7 @@ def interleaved(planes: list[PlaneHeader]) -> Parts:
     """Split an irregular stack that consists of two or more interleaved regular stacks, or of one with strays.
 
     Examples: two reconstructions with different increments, two stacks of one file, an image of another kind between
-    the
-    slices. Interpolation across such slices would mix unrelated images.
+    the slices. Interpolation across such slices would mix unrelated images.
     """
     for chosen, parts in _partings(planes, pairs=False):
         if not _sound(parts):

@@ -1,6 +1,5 @@
 """Grouping of planes into volumes. One SeriesInstanceUID may cover several volumes, so each series is split by kind of
-image,
-grid and position.
+image, grid and position.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ class SeriesVolume:
 
     Attributes:
         kind: "volume" (slices with a position), "localizer", "screen" (captures and summaries), "picture" (a projection
-            or
-            photograph), "clip" (frames in time).
+            or photograph), "clip" (frames in time).
         planes: in the order of their positions.
         stack: the geometry of a volume; None for other kinds.
         findings: irregularities.

@@ -23,8 +23,7 @@ thousandth, and a table that returns for the next time point deviates by some hu
 
 _UNEVEN_AXES, _ROUGHEST_AXES = 1e-4, 0.01
 """Deviations of directions from perpendicular unit vectors: up to the first they are used as stated, up to about the
-second
-they are corrected.
+second they are corrected.
 """
 
 _OFF_GRID = 0.05

@@ -1,10 +1,9 @@
 """Writer of a derived DICOM series: the same kind of image in the same position, with restored values.
 
 The source's headers are copied except for attributes that are wrong for the new pixels. As PS3.3 C.12.1.1.5 requires,
-the
-equipment module names the software that made the derived images, and the scanner moves to
-ContributingEquipmentSequence.
-That sequence also holds an item for the algorithm, with the bundle's version and the sha256 of its weights.
+the equipment module names the software that made the derived images, and the scanner moves to
+ContributingEquipmentSequence. That sequence also holds an item for the algorithm, with the bundle's version and the
+sha256 of its weights.
 """
 
 from __future__ import annotations

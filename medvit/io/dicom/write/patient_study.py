@@ -71,12 +71,9 @@ def strip_for_highdicom(headers: list[Dataset]) -> list[Dataset]:
     copy unchecked.
 
     highdicom refuses character sets that the standard allows (an empty first value, Korean) and some dates and sexes
-    that
-    archives contain, and quotes unusual names in warnings. ``copy_patient_study`` adds these values to the finished
-    object.
-    Sequences of patient and study are removed for good: highdicom copies them even where they are empty or incomplete,
-    which
-    makes its objects invalid, and medvit's other objects omit them too.
+    that archives contain, and quotes unusual names in warnings. ``copy_patient_study`` adds these values to the
+    finished object. Sequences of patient and study are removed for good: highdicom copies them even where they are
+    empty or incomplete, which makes its objects invalid, and medvit's other objects omit them too.
 
     Args:
         headers: the copies; changed in place.
@@ -163,10 +160,8 @@ def character_set(source: Dataset) -> list[str]:
 
     The bytes of the text stay the same. Terms with the same meaning are written as validators expect them: the default
     repertoire by name where the first of several terms is empty; a single set without code extensions; GB18030 for its
-    subset
-    GBK; GB18030 and UTF-8 without further terms. Where the source states no set, or an unknown one, but contains more
-    than
-    ASCII, its bytes have been read as Latin 1, and that set is stated.
+    subset GBK; GB18030 and UTF-8 without further terms. Where the source states no set, or an unknown one, but contains
+    more than ASCII, its bytes have been read as Latin 1, and that set is stated.
     """
     found = source.get("SpecificCharacterSet")
     terms = [str(t or "").strip() for t in (found if isinstance(found, MultiValue | list | tuple) else [found])]

@@ -1,8 +1,7 @@
 """Encoder of RLE Lossless frames (PS3.5 Annex G), the one compression that every DICOM viewer and archive reads.
 
 GDCM's encoder ends the whole process on some picture sizes, and pydicom's takes a tenth of a second for each picture;
-this
-encoder takes a few milliseconds.
+this encoder takes a few milliseconds.
 """
 
 from __future__ import annotations

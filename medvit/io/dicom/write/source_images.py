@@ -95,8 +95,7 @@ class SourceImages:
         """Copy the headers and normalise the copies for highdicom; the originals are not changed.
 
         Absent Type 2 attributes are added empty; orientation and pixel spacing, which agree up to rounding, are made
-        equal;
-        thickness and spacing are set from the positions.
+        equal; thickness and spacing are set from the positions.
         """
         copies = [deepcopy(header) for header in self.headers]
         for copy in copies:
@@ -121,8 +120,7 @@ class SourceImages:
         """Return orientation, pixel spacing and the distance between slices.
 
         Orientation and pixel spacing come from the first header; from the planes where the header states none, or where
-        its
-        directions were corrected.
+        its directions were corrected.
         """
         sides = np.linalg.norm(self.planes[0, :3, :2], axis=0)
         cosines = (self.planes[0, :3, :2] / sides).T.ravel()

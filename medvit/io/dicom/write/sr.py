@@ -123,8 +123,7 @@ def write_sr(path: Path, seg: Path, slices: SourceImages, report: MeasurementRep
 
     The numbers are those of statistics.json: millilitres by counting voxels, population standard deviation, and the
     maximum 3D diameter of the mesh in millimetres. The report is marked complete where all labels were found,
-    preliminary and
-    unverified.
+    preliminary and unverified.
 
     Args:
         path: the file to write.

@@ -55,8 +55,7 @@ def check_derived(folder: Path, values: NDArray[np.float32], slices: SourceImage
 
     Raises:
         RoundTripError: a value differs by more than half a stored step, a slice has another position, or a UID is wrong
-            or
-            repeated.
+            or repeated.
     """
     seen: set[int] = set()
     uids: set[str] = set()
