@@ -47,7 +47,7 @@ _WRITTEN = tuple(
         rf"{_BEFORE}(?P<month>{_NAME}){_GAP}(?:the{_GAP})?{_DAY}(?![^\W_]|\.\d)",
     )
 )
-"""Patterns with a month name. Without a year of four digits, an abbreviated month counts only for a known day."""
+"""Patterns with a month name. Without a four-digit year, an abbreviated month name is accepted only in a known day."""
 
 _NO_YEAR = _WRITTEN[-2:]
 _FULL_NAME = 4

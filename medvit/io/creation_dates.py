@@ -21,7 +21,7 @@ _REQUIRED = ("ContentDate", "ContentTime")
 _DATES = ("InstanceCreationDate", "ContentDate", "SeriesDate", "StructureSetDate", "DateOfSecondaryCapture")
 _TIMES = ("InstanceCreationTime", "ContentTime", "SeriesTime", "StructureSetTime", "TimeOfSecondaryCapture")
 _EMPTY = ("ContentDate", "ContentTime", "StructureSetDate", "StructureSetTime")
-"""Attributes of Type 2 in some objects: present but empty where no date is stated."""
+"""Attributes of Type 2 in some objects; where dates are withheld they are emptied, not removed."""
 
 _NO_DATE, _NO_TIME = "19000101", "000000"
 

@@ -1,4 +1,4 @@
-"""Conversion and validation of patient coordinates, done here alone.
+"""Conversion between LPS and RAS+ patient coordinates, and validation of affines. No other module does either.
 
 medvit works in RAS+ millimetres, as NIfTI does; DICOM and ITK use LPS.
 """

@@ -130,9 +130,8 @@ def resolved_issuers(identities: Iterable[Identity], assumed: str = "") -> dict[
         assumed: the issuer that a person has stated for every PatientID without one.
 
     Returns:
-        The issuer of each identity: its own; else that of the only patient with the same PatientID, name and birth
-            date; empty
-        where no header states an issuer for this PatientID; None where a person has to decide.
+        The issuer by identity. It is the stated issuer, else that of the only patient with the same PatientID, name and
+        birth date. It is empty where no header states an issuer for this PatientID, None where a person has to decide.
     """
     known = set(identities)
     by_number: dict[int, set[Identity]] = {}

@@ -43,7 +43,7 @@ _STUDY_GROUPS = frozenset((0x0008, 0x0010, 0x0012, 0x0032, 0x0038, 0x0040))
 """Groups of the sequences of patient and study, which highdicom would copy unchanged even if incomplete."""
 
 _SPECIMENS = "SpecimenDescriptionSequence"
-"""The only sequence of these groups that highdicom needs, for microscopy."""
+"""The only sequence in ``_STUDY_GROUPS`` that highdicom needs, for microscopy."""
 
 _CALENDAR = (
     "PatientBirthDateInAlternativeCalendar",

@@ -81,7 +81,7 @@ _PROCEDURE = {
     "PT": Code("44136-0", "LN", "PET unspecified body region"),
     "NM": Code("49118-3", "LN", "NM unspecified body region"),
 }
-"""Examination by modality, the only part that the series states (PS3.16 CID 100)."""
+"""Code of the examination by modality, without a body region (PS3.16 CID 100)."""
 
 _ANY_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
