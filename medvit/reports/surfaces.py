@@ -1,9 +1,9 @@
 """Closed, smooth surfaces of masks.
 
 The surface is computed by marching cubes (W. E. Lorensen, H. E. Cline, SIGGRAPH 1987, as implemented in scikit-image)
-on the mask padded with background. Lewiner's variant is not used: where voxels of a mask touch only at edges, its
-triangles share one edge by fours. Taubin's smoothing (G. Taubin, "A signal processing approach to fair surface design",
-SIGGRAPH 1995) then removes the voxel steps without shrinking the surface.
+on the mask padded with background. Lewiner's variant is not used: where voxels of a mask touch only at an edge, four of
+its triangles would share that edge. Taubin's smoothing (G. Taubin, "A signal processing approach to fair surface
+design", SIGGRAPH 1995) then removes the voxel steps without shrinking the surface.
 """
 
 from __future__ import annotations

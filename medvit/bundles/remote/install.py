@@ -64,7 +64,7 @@ class FetchRequest:
 @dataclass(frozen=True, kw_only=True)
 class FetchSummary:
     """Summary that the user sees before agreeing. Fields are None where only the file states them; the user is then
-    asked again.
+    asked again after the download.
     """
 
     name: str

@@ -161,8 +161,10 @@ class Named:
     present: bool
 
     def has_name(self, strict: bool) -> bool:
-        """Return True if the name is more than a generated one; with ``strict``, only names that medvit generates do
-        not count.
+        """Return True if the value has a name that carries meaning.
+
+        Names that programs generate ("Segment_1") carry none. With ``strict``, only the name that medvit generates for
+        this very value ("label_1" for 1) counts as such.
         """
         if self.own is None:
             return False

@@ -7,7 +7,7 @@ neither states an issuer, they belong to one patient unless both the name and th
 to decide too.
 
 An ``Identity`` holds hashes, so it can be compared and stored. Since anybody can hash a guessed name and compare, it
-must not leave the process; ``keyed`` makes a fingerprint for records.
+must not be part of anything that is handed on; ``keyed`` makes a fingerprint for records.
 """
 
 from __future__ import annotations

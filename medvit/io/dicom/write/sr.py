@@ -122,8 +122,8 @@ def write_sr(path: Path, seg: Path, slices: SourceImages, report: MeasurementRep
     """Write the measurements of each segment of a SEG: volume, mean and deviation of intensity, longest diameter.
 
     The numbers are those of statistics.json: millilitres by counting voxels, population standard deviation, and the
-    maximum 3D diameter of the mesh in millimetres. The report is marked complete where all labels were found,
-    preliminary and unverified.
+    maximum 3D diameter of the mesh in millimetres. The content is marked complete where all labels were found; the
+    report is marked preliminary and unverified.
 
     Args:
         path: the file to write.
