@@ -38,7 +38,7 @@ class Label(_Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMeasures:
-    """Measurements of one label; None for an absent label.
+    """Measurements of one label; those of an absent label are None.
 
     Attributes:
         id, name, title: as in the bundle.

@@ -81,7 +81,7 @@ class RunSettings:
 
 
 def check_names(backend: str, precision: str) -> None:
-    """Refuse an unknown backend or precision, and a combination that does not exist.
+    """Refuse an unknown backend or precision, and an unsupported combination of the two.
 
     Raises:
         BackendError: the message states the valid names.

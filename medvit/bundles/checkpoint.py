@@ -135,7 +135,9 @@ def _read_zip(path: Path) -> Mapping[str, Any]:
 
 
 def _asks_for(refusal: str) -> str | None:
-    """Return the object that PyTorch's restricted reader refused to a pickle; None if the file is damaged instead."""
+    """Return the name of the object that a pickle requested and PyTorch's restricted reader refused; None if the file
+    is damaged.
+    """
     named = re.search(r"GLOBAL ([\w.]+)", refusal)
     if named:
         return named[1]

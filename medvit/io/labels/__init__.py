@@ -1,5 +1,5 @@
-"""Readers of label files made elsewhere (SEG, RTSTRUCT, label maps), which give one kind of object on any grid, and
-writers.
+"""Readers of label files from any program (SEG, RTSTRUCT, label maps), which return a ``LabelSet``; and writers of
+label sets.
 """
 
 import lazy_loader

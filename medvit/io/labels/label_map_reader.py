@@ -118,9 +118,7 @@ def _values(
 
 
 def _require_named(rows: Sequence[Named], stated: bool, remarks: Sequence[str]) -> None:
-    """Refuse values without a name among the sender's names, and values with several names, since a number may mean
-    another label.
-    """
+    """Refuse values that the sender's names leave out, and values with several names, which may mean different labels."""
     left = [str(row.value) for row in rows if row.present and row.own is None] if stated else []
     if left:
         raise SourceError(

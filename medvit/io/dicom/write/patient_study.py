@@ -50,7 +50,7 @@ _CALENDAR = (
     "PatientDeathDateInAlternativeCalendar",
     "PatientAlternativeCalendar",
 )
-"""Dates in another calendar and its name, which is Type 1C: without it the dates are invalid."""
+"""Dates in another calendar, and the name of that calendar (Type 1C), without which the dates are invalid."""
 
 _REFERENCES = ("ReferencedStudySequence", "ReferencedPatientSequence", "ReferencedPerformedProcedureStepSequence")
 _REFERENCE = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
