@@ -144,7 +144,7 @@ class Bundle:
         return "not trained" if self.facts.weights.origin is None else "not fetched"
 
     def label(self, name: str) -> Label:
-        """Return the label with a name.
+        """Return the label of the given name.
 
         Raises:
             BundleError: there is no such label; the message offers similar names.

@@ -260,7 +260,7 @@ class Identifiers:
 
 
 def misread(text: str) -> str | None:
-    """Return text of UTF-8 that was read as Latin 1 in its correct form; None if the text cannot be such."""
+    """Return the intended text where UTF-8 was read as Latin 1; None where that cannot have happened."""
     if text.isascii():
         return None
     try:

@@ -56,7 +56,9 @@ CLINICAL = frozenset(
         ).split(),
     )
 )
-"""Words that are not names: they are recognised when joined to a name, and kept when a name occurs within them."""
+"""Words of technique and anatomy that are not names. They are recognised when joined to a name, as in "ScanMeier", and
+kept whole when they happen to contain a name.
+"""
 
 PARTICLES = frozenset(
     "de der den des di da du do dos das del della van von vom zu zum zur la le les el al ul bin ibn bint ben abu st san "

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["NiftiPlace", "load_nifti", "place_nifti", "raw_header", "require_grey"]
 
 _NOTED, _FLAGGED = 0.1, 1.0
-"""Distances of a corner placed by sform and by qform, in voxels, from which a note is added and from which a flag is
-set.
-"""
+"""Distances in voxels between a corner placed by sform and by qform, above which a note is added and a flag is set."""
 
 _WIDEST_SIDE_MM, _LONGEST_MM, _SHORTEST_MM = 20.0, 3000.0, 2.0
 """Limits of plausible sizes: the largest voxel side, the largest extent, the smallest extent. Beyond them, the unit is

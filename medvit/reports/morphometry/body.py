@@ -36,7 +36,7 @@ class Body:
 
     @cached_property
     def places(self) -> NDArray[np.float64]:
-        """Centres of its voxels, (n, 3) RAS+ mm."""
+        """Centres of the bone's voxels, (n, 3) RAS+ mm."""
         return world(self.affine, np.argwhere(self.mask).astype(np.float64))
 
     @cached_property

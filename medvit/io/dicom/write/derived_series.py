@@ -178,7 +178,7 @@ def _public(header: Dataset) -> Dataset:
 
 
 def _image_type(header: Dataset) -> list[str]:
-    """Return DERIVED, SECONDARY and the source's further values; PRIMARY for multi-frame kinds, which allow no other
+    """Return DERIVED, SECONDARY and the source's further values; multi-frame kinds allow only PRIMARY as the second
     (PS3.3 C.8.16.1.2).
     """
     rest = [str(v) for v in header.get("ImageType") or []][2:]
