@@ -1,4 +1,4 @@
-"""The web application: endpoints, errors as JSON, and access control."""
+"""Web application: endpoints, errors as JSON, and access control."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ class Session:
         """Stop, or rest, because too many cases in a row have failed.
 
         Args:
-            last: outcome of that case.
+            last: outcome of the last failed case.
         """
         if self.stop.asked:
             return

@@ -64,7 +64,7 @@ def view_geometries(params: Any) -> tuple[ViewGeometry, ViewGeometry]:
 
 
 def require_lateral(bundle: Bundle, image: LabelImage, lateral: LabelImage | None) -> LabelImage:
-    """Return the lateral view.
+    """Return the lateral view; refuse a request without a valid one.
 
     Raises:
         RequestError: the request names no lateral view, or names the AP view again.

@@ -88,7 +88,7 @@ def uncertainty(judged: dict[str, Any]) -> tuple[float, str]:
     """Return the uncertainty of an answer, from 0 to 3, and the reason.
 
     Implausible anatomy weighs 2 ("poor") or 1 ("check"); disagreement with the mirror image's answer, one minus the lowest
-    Dice, is added where it was measured.
+    Dice, is added if it was measured.
 
     Args:
         judged: ``{"quality": Result.quality(), "agreement": Result.agreement()}``.

@@ -218,7 +218,7 @@ def _share_undo(layers: list[Any]) -> None:
 
 
 def _redraw(source: Any, others: list[Any]) -> list[Callable[[], None]]:
-    """Redraw the other layers when one's voxels change or are replaced; return functions that end this."""
+    """Redraw the other layers when the voxels of one change or are replaced; return functions that end this."""
 
     def draw(event: Any = None) -> None:
         replaced = [other for other in others if other.data is not source.data]

@@ -46,7 +46,7 @@ class LayerInfo:
         made_by: bundle and version that made the layer; empty for a layer that was read.
         origin: "image", "read", "made", "restored" or "painted".
         notes: notes for the user.
-        flags: warnings: parts that were left out or do not fit.
+        flags: warnings about parts that were left out or do not fit.
         quality: rating and reasons of the run that made the layer, see ``Result.quality``; empty for a layer that was
             read.
         space: identifier of the frame of reference if the source's headers state none, else empty.
