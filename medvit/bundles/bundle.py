@@ -21,10 +21,11 @@ from medvit.bundles.metadata import (
     refuse_unknown,
     suggest_names,
 )
-from medvit.bundles.store import Installed, bundles_home, read_manifest, store_folder
+from medvit.bundles.store import Installed, bundles_home, read_manifest
 from medvit.errors import BundleError, ChecksumError
 from medvit.labels import Code, Label
 from medvit.settings import DEFAULT_BUNDLE
+from medvit.user_folders import store_folder
 
 __all__ = ["DEFAULT_BUNDLE", "Bundle", "BundleFacts", "Code", "Label", "Weights", "WeightsOrigin"]
 

@@ -47,7 +47,8 @@ def _backends() -> str:
     states = devices()
     if find_spec("openvino") is None:
         return f"{states}; auto runs eager"
-    from medvit.inference.backends import cache_folder, graph_of
+    from medvit.inference.backends import graph_of
+    from medvit.user_folders import cache_folder
 
     torch.manual_seed(0)
     network = torch.nn.Sequential(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,6 +188,33 @@ def test_one_run_at_a_time(out):
         exclusive_folder(out),
     ):
         pass
+    with exclusive_folder(out):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is a call of Unix")
+def test_a_run_of_an_earlier_release_that_is_killed_leaves_no_lock(out):
+    """Earlier releases called flock on the same file themselves, so either release respects the other's lock."""
+    code = "import fcntl, sys, time; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(out / ".lock")], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline() == "held\n"
+        with pytest.raises(BatchError, match="Found another run that writes to"), exclusive_folder(out):
+            pass
+        run.kill()
+        run.wait()
+        with exclusive_folder(out):
+            pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the process is killed by a signal")
+def test_a_killed_run_leaves_no_lock(out):
+    code = (
+        "import os, signal, sys, pathlib; from medvit_batch.execution.publish import exclusive_folder\n"
+        "with exclusive_folder(pathlib.Path(sys.argv[1])):\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(out)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert (out / ".lock").is_file()
     with exclusive_folder(out):
         pass
 

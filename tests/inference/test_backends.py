@@ -13,13 +13,14 @@ from torch import nn
 from medvit.bundles import WEIGHTS_ATTRIBUTE
 from medvit.errors import BackendError, ImageError, MemoryShortError, ShapeError
 from medvit.inference import SlidingWindow
-from medvit.inference.backends import BackendRequest, cache_folder, select_backend
+from medvit.inference.backends import BackendRequest, select_backend
 from medvit.inference.backends import torch_compile as compiled
 from medvit.inference.backends.cache import get_or_build
 from medvit.inference.backends.export_norm import as_recorded
 from medvit.inference.backends.network_fingerprint import fingerprint
 from medvit.progress import Progress
 from medvit.segmentation import SwinUNETR
+from medvit.user_folders import cache_folder
 
 ROI = (32, 32, 64)
 

@@ -21,9 +21,10 @@ from medvit.bundles import bundle_folders, open_bundle
 from medvit.bundles.remote import FetchRequest, FetchSummary, fetch, remove
 from medvit.bundles.remote.convert_checkpoint import convert
 from medvit.bundles.remote.http import RetryPolicy
-from medvit.bundles.store import locked, read_manifest, store_folder
+from medvit.bundles.store import locked, read_manifest
 from medvit.errors import BundleError, ChecksumError, FetchError, StoreError
 from medvit.progress import Cancelled, Progress
+from medvit.user_folders import store_folder
 from tests.bands import oblique_affine, phantom
 from tests.store.conftest import BTCV, NAME, small
 

@@ -31,11 +31,11 @@ from medvit.bundles.store import (
     os_errors_as_store_errors,
     read_manifest,
     record,
-    store_folder,
     weights_home,
 )
 from medvit.errors import BundleError, ChecksumError, FetchError, StoreError
 from medvit.progress import Progress
+from medvit.user_folders import store_folder
 
 __all__ = ["FetchRequest", "FetchResult", "FetchSummary", "fetch", "remove"]
 

@@ -18,9 +18,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from medvit.bundles.remote.http import RetryableError, RetryPolicy, ask, describe_error
-from medvit.bundles.store import os_errors_as_store_errors, store_folder
+from medvit.bundles.store import os_errors_as_store_errors
 from medvit.errors import ChecksumError, FetchError, StoreError
 from medvit.progress import Progress
+from medvit.user_folders import store_folder
 
 __all__ = ["Remote", "check_digest", "digest", "download"]
 

@@ -6,5 +6,4 @@ from .paths import bundles_home as bundles_home
 from .paths import cache_home as cache_home
 from .paths import locked as locked
 from .paths import os_errors_as_store_errors as os_errors_as_store_errors
-from .paths import store_folder as store_folder
 from .paths import weights_home as weights_home

@@ -9,8 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medvit.bundles.store.paths import locked, os_errors_as_store_errors, store_folder
+from medvit.bundles.store.paths import locked, os_errors_as_store_errors
 from medvit.errors import StoreError
+from medvit.user_folders import store_folder
 
 __all__ = ["Installed", "Manifest", "forget", "read_manifest", "record"]
 

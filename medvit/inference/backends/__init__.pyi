@@ -1,4 +1,3 @@
-from .cache import cache_folder as cache_folder
 from .openvino import graph_of as graph_of
 from .selection import BackendRequest as BackendRequest
 from .selection import SelectedBackend as SelectedBackend

@@ -6,34 +6,21 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medvit.atomic_write import staging_folder
 from medvit.errors import BackendError, system_words
+from medvit.user_folders import cache_folder
 
-__all__ = ["cache_folder", "get_or_build"]
+__all__ = ["get_or_build"]
 
 _RECORD = "made.json"
 """Name of an entry's record, written last: the facts about the entry and the sha256 of each of its files."""
 
 _LIMIT = 2 * 2**30
 """Largest total size of all entries in bytes; beyond it the least recently used entry is removed."""
-
-
-def cache_folder() -> Path:
-    """Return ``MEDVIT_CACHE``, or else the platform's cache folder for medvit. The folder may not exist yet."""
-    given = os.environ.get("MEDVIT_CACHE")
-    if given:
-        return Path(given).expanduser().absolute()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "medvit" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "medvit"
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(xdg) if xdg.startswith("/") else Path.home() / ".cache") / "medvit"
 
 
 def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:

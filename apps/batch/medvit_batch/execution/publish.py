@@ -8,7 +8,6 @@ tell at which step a run was killed.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import json
@@ -18,7 +17,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from medvit.atomic_write import hashes_within, os_errors_as_output_errors
 from medvit.errors import OutputError
@@ -77,31 +77,19 @@ def exclusive_folder(out: Path) -> Iterator[None]:
     killed.
 
     Raises:
-        BatchError: another process holds the lock.
+        BatchError: another process holds the lock. OutputError: the system refuses to lock a file there.
     """
-    with (out / _LOCK).open("a+") as file:
-        if not _lock(file):
+    # filelock's substitute on file systems without flock, a file whose existence is the lock, would outlive a killed run
+    lock = FileLock(out / _LOCK, timeout=0, fallback_to_soft=False)
+    with os_errors_as_output_errors(out):
+        try:
+            held = lock.acquire()
+        except Timeout:
             raise BatchError(
                 f"another run that writes to {out}", "one at a time can", f"Wait for it: medvit batch status {out}"
-            )
+            ) from None
+    with held:
         yield
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK):
-            return False
-        raise
-    return True
 
 
 def staging_path(out: Path, case: int) -> Path:
