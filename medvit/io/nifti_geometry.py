@@ -102,7 +102,7 @@ def require_grey(raw: Any) -> None:
     """Refuse a NIfTI with colours or complex numbers; each voxel must hold one real number.
 
     Args:
-        raw: its header as stored (``raw_header``).
+        raw: header of the file as stored (``raw_header``).
 
     Raises:
         ImageError: the voxels are colours or complex numbers.
@@ -120,7 +120,7 @@ def place_nifti(raw: Any, geometry: str | None = None) -> NiftiPlace:
     """Choose between sform and qform; return the geometry of a NIfTI's voxels.
 
     Args:
-        raw: its header as stored (``raw_header``).
+        raw: header of the file as stored (``raw_header``).
         geometry: the form to use, "sform" or "qform", chosen by the user; None uses the sform where it is stated.
 
     Raises:
