@@ -1,4 +1,4 @@
-"""Volumes from radiographs, and radiographs from volumes."""
+"""Reconstruction: volumes from two radiographs, and radiographs computed from volumes."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Two views on the network's field: resampling, and notes on what differs or lies outside."""
+"""Resampling of two views to the network's field of view, and notes on differences and missing parts."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from medvit.reconstruction.views import View
 __all__ = ["coverage_notes", "difference_notes", "field_of", "on_field"]
 
 _PIXELS_PER_VOXEL = 2
-"""As finely as radiographs are computed for training; the bundle's preprocessing does the rest."""
+"""Number of pixels per voxel side, as in the radiographs computed for training; preprocessing resamples further."""
 
 _AIR = 0.05
-"""Grey values up to this share above the darkest are taken for air."""
+"""Grey values up to this share of the range above the darkest are treated as air."""
 
 _SAME = 0.005
-"""Relative difference of pixel sizes or magnifications below which two views count as alike."""
+"""Relative difference of pixel sizes or magnifications below which two views count as equal."""
 
 
 def field_of(bundle: Bundle) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Return the network's grid, (x, y, z) voxels and their sides, as the bundle states them.
+    """Return the network's grid, (x, y, z) voxels and their sides in mm, from the bundle's config.
 
     Raises:
-        BundleError: it does not state them.
+        BundleError: the config does not state them.
     """
     try:
         x, y, z = (int(n) for n in bundle.config["img_size"])
@@ -42,16 +42,16 @@ def field_of(bundle: Bundle) -> tuple[tuple[int, int, int], tuple[float, float, 
 
 
 def on_field(view: View, size: tuple[int, int], sides_mm: tuple[float, float]) -> tuple[NDArray[np.float32], float]:
-    """Resample a view onto exactly the network's field, around the middle of the picture.
+    """Resample a view to the network's field of view, centred on the middle of the picture.
 
     Args:
-        view: the radiograph; its middle is taken for the projection of the field's middle.
-        size: voxels of the field along rows (z) and columns (x or y).
-        sides_mm: of a voxel, in the same order.
+        view: the radiograph; its middle is taken as the projection of the field's middle.
+        size: number of voxels of the field along rows (z) and columns (x or y).
+        sides_mm: sides of a voxel, in the same order.
 
     Returns:
-        (row, column) float32 with two pixels a voxel, smoothed first where detail would alias, beyond the picture its
-        darkest grey; and the share of the field that is seen: what lies beyond edges that show air counts as air.
+        (row, column) float32 with two pixels per voxel, smoothed first to avoid aliasing; outside the picture it has the
+        picture's darkest grey. Also the share of the field that is visible: outside an edge that shows air counts as air.
     """
     from scipy.ndimage import gaussian_filter, map_coordinates
 
@@ -71,13 +71,13 @@ def on_field(view: View, size: tuple[int, int], sides_mm: tuple[float, float]) -
     share = 1.0
     for axis, beyond in enumerate(outside):
         edges = np.take(view.values, [0, -1], axis=axis)
-        if float(np.percentile(edges, 99)) > dark + _AIR * (bright - dark):  # the body goes on beyond the edge
+        if float(np.percentile(edges, 99)) > dark + _AIR * (bright - dark):  # the body extends beyond the edge
             share *= 1 - float(beyond.mean())
     return picture.astype(np.float32), share
 
 
 def difference_notes(views: Sequence[View]) -> list[str]:
-    """Say that two views are not alike, which resampling has made good."""
+    """Describe differences in pixel size and magnification between two views, which resampling has removed."""
     a, b = views
     words = []
     if max(abs(p / q - 1) for p, q in zip(a.pixel_mm, b.pixel_mm, strict=True)) > _SAME:
@@ -92,7 +92,7 @@ def difference_notes(views: Sequence[View]) -> list[str]:
 def coverage_notes(
     views: Sequence[View], covered: Sequence[float], size: Sequence[int], sides: Sequence[float]
 ) -> list[str]:
-    """Say of each view that it shows less than the network's field."""
+    """Describe each view that shows less than the network's field of view."""
     notes = []
     for view, share, across in zip(views, covered, (0, 1), strict=True):
         if share < 1:

@@ -1,4 +1,4 @@
-"""A reconstruction at a glance: both views with the result projected onto them, its surfaces, and the numbers."""
+"""Preview of a reconstruction: both views with the result projected onto them, its surfaces, and the numbers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _plain(axes: Any) -> None:
 
 
 def _draw_surfaces(axes: Any, result: ReconstructionResult) -> None:
-    """All surfaces as seen from the front and the patient's left, a little from above."""
+    """Draw all surfaces as seen from the front and the patient's left, slightly from above."""
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
     axes.set_facecolor(BACKGROUND_COLOR)

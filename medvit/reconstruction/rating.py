@@ -1,4 +1,4 @@
-"""The rating of shapes that were reconstructed from radiographs."""
+"""Rating of shapes reconstructed from radiographs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["RatedViews", "judge_shapes"]
 
 
 _AGREES = 0.25
-"""Gradient correlation below which the result and a view show different outlines. Of the 8 validation CTs of the shipped
-bundle, true labels reach 0.33 to 0.56 (AP) and 0.27 to 0.47 (lateral), another patient's 0.05 to 0.29 and 0.02 to 0.22:
-benchmarks/view_agreement.py."""
+"""Gradient correlation below which outlines of result and view count as different. On the 8 validation CTs of the shipped
+bundle, true labels have 0.33 to 0.56 (AP) and 0.27 to 0.47 (lateral), another patient's labels 0.05 to 0.29 and 0.02 to 0.22
+(benchmarks/view_agreement.py)."""
 
 
 _COVERED = 0.98
-"""Share of the network's field that a view should show."""
+"""Share of the network's field of view that a view should show."""
 
 
 @dataclass(frozen=True)
 class RatedViews:
-    """How a result fits its radiographs, by their slots.
+    """Agreement of a result with its radiographs, by slot.
 
     Attributes:
-        consistency: gradient correlation with the result projected again.
-        covered: share of the network's field that each shows.
+        consistency: gradient correlation between the view and the result projected again.
+        covered: share of the network's field of view that the view shows.
     """
 
     consistency: Mapping[str, float]
@@ -42,8 +42,11 @@ def judge_shapes(
     views: RatedViews,
     signals: UncertaintySignals,
 ) -> dict[str, Any]:
-    """``{"rating", "reasons"}``: "poor" if a body is missing or absurdly sized; "check" if its size is unusual, it is cut by
-    the field's edge, a view shows other outlines or less than the field, or the network is in doubt; otherwise "good"."""
+    """Rate reconstructed shapes: ``{"rating": "good" | "check" | "poor", "reasons": [...]}``.
+
+    "poor": a body is missing or has an impossible size. "check": its size is unusual, the field's edge cuts it, a view shows
+    other outlines or less than the field, or the network is uncertain. "good": otherwise.
+    """
     poor: list[str] = []
     check: list[str] = []
     for shape, label in zip(shapes, labels, strict=True):

@@ -1,4 +1,4 @@
-"""What a reconstruction gives back: labels in three dimensions, their surfaces and measures, and how far they can be trusted."""
+"""Result of a reconstruction: labels in 3-D, with surfaces, measures, rating and saving."""
 
 from __future__ import annotations
 
@@ -26,16 +26,23 @@ __all__ = ["Reconstructed"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reconstructed(LabelResult[list[ShapeMeasures]]):
-    """Labels and everything needed to say where they came from; see ``LabelResult``.
+    """Labels reconstructed from two views, with their origin; see ``LabelResult``.
 
-    The labels are (1, x, y, z) uint8 on the network's grid, RAS+ mm with the isocenter at the origin: radiographs do not
-    say where the patient was.
+    The labels are (1, x, y, z) uint8 on the network grid, RAS+ mm with the isocenter at the origin, since radiographs do not
+    state the patient's position.
 
     Attributes:
-        pictures: the AP and the lateral picture on the network's field, (row, column) float32.
-        field_coverage: share of the field that each picture shows.
-        views: as they were opened.
-        entropy_map: bits of every voxel, (x, y, z) float32: how undecided the network was about what it gave there, background too.
+        labels, requested_labels, entropies: as for ``LabelResult``.
+        bundle, settings, notes, progress, calibration, validation: as for ``TaskResult``.
+        pictures: the AP and the lateral picture on the network's field of view, (row, column) float32.
+        field_coverage: share of the field of view that each picture shows.
+        views: the opened views.
+        entropy_map: (x, y, z) float32, bits of every voxel, background included.
+
+    Examples:
+        >>> import medvit
+        >>> result = medvit.reconstruct("ap.dcm", "lat.dcm")  # doctest: +SKIP
+        >>> result.labels, result.statistics()[0].volume_ml  # doctest: +SKIP
     """
 
     pictures: tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -49,12 +56,12 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """Voxel index to RAS+ mm."""
+        """Affine from voxel index to RAS+ mm."""
         return np.asarray(self.labels.affine, dtype=np.float64)
 
     @cached_property
     def surfaces(self) -> dict[str, Surface]:
-        """The closed surface of each label that was found, by its name."""
+        """Closed surface of each label that was found, by label name."""
         from medvit.reports import surface_of
 
         found = {}
@@ -66,7 +73,7 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
         return found
 
     def statistics(self) -> list[ShapeMeasures]:
-        """Volume, surface, extents and principal axes of each label."""
+        """Return volume, surface, extents and principal axes of each label."""
         return self._shapes
 
     @cached_property
@@ -76,7 +83,7 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
         return measure_shapes(self.array, self.affine, self.requested_labels, self.surfaces)
 
     def consistency(self) -> dict[str, float]:
-        """How well the result, projected again, agrees with each view, by its slot; see ``medvit.reconstruction.view_consistency``."""
+        """Return the agreement of each view with the result projected again, by slot; see ``medvit.reconstruction.view_consistency``."""
         return self._consistency
 
     @cached_property
@@ -90,7 +97,7 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
 
     @cached_property
     def reprojections(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Millimetres of labelled voxels along the rays of each picture, (row, column)."""
+        """Length of the ray within labelled voxels for each pixel of each picture, (row, column) in mm."""
         from medvit.reconstruction.view_consistency import Beam, project_labels
 
         sides, made = np.linalg.norm(self.affine[:3, :3], axis=0), []
@@ -134,18 +141,18 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
         maps: bool = False,
         overwrite: bool = False,
     ) -> SavedResult:
-        """Write the result into a folder: all of it, or nothing.
+        """Write the result to a folder: all files, or none.
 
         Args:
-            folder: where; created. An existing one with files in it is refused unless ``overwrite``.
-            output_types: any of "nifti", "stl", "ply" and "obj" (one mesh a label, under ``meshes/``).
-            preview: also ``preview.png``.
-            statistics: also ``statistics.csv`` (``statistics.json`` is always written).
-            maps: also ``maps/entropy.nii.gz``, the network's doubt in bits.
+            folder: folder to create. If it exists and has files, it is refused unless ``overwrite``.
+            output_types: any of "nifti", "stl", "ply" and "obj" (one mesh per label, under ``meshes/``).
+            preview: also write ``preview.png``.
+            statistics: also write ``statistics.csv`` (``statistics.json`` is always written).
+            maps: also write ``maps/entropy.nii.gz``, the network's uncertainty in bits.
             overwrite: replace an earlier result.
 
         Raises:
-            OutputError: the folder cannot be written or already holds something; maps of a network that gave none.
+            OutputError: the folder cannot be written or already has files, or maps are requested of a network without an entropy map.
             RoundTripError: a surface is not closed.
         """
         from medvit.reconstruction.save import ReconstructedOutput, save_reconstructed

@@ -1,4 +1,4 @@
-"""The parts of a reconstruction's result that its outputs read, so that no writer imports the result itself."""
+"""Protocol of a reconstruction's result as its outputs read it, so that no writer imports the result class."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ class ReconstructionResult(RecordedResult, Protocol):
 
     @property
     def views(self) -> tuple[View, View]:
-        """The radiographs, as they were opened."""
+        """The opened radiographs."""
 
     @property
     def pictures(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The radiographs on the network's field, (row, column)."""
+        """Radiographs on the network's field of view, (row, column)."""
 
     @property
     def field_coverage(self) -> tuple[float, float]:
-        """The share of the field that each radiograph shows."""
+        """Share of the field of view that each radiograph shows."""
 
     @property
     def reprojections(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Millimetres of labelled voxels along the rays of each radiograph."""
+        """Length in mm of the ray within labelled voxels for each pixel of each radiograph."""
 
     @property
     def requested_labels(self) -> tuple[Label, ...]:
-        """The labels asked for."""
+        """Labels that were requested."""
 
     @property
     def array(self) -> np.ndarray:
-        """The labels as a plain (x, y, z) array."""
+        """Labels as a plain (x, y, z) array."""
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """Voxel index to RAS+ mm."""
+        """Affine from voxel index to RAS+ mm."""
 
     @property
     def surfaces(self) -> Mapping[str, Surface]:
-        """The closed surface of each label that was found, by its name."""
+        """Closed surface of each label that was found, by label name."""
 
     @property
     def entropy_map(self) -> NDArray[np.float32] | None:
@@ -62,7 +62,7 @@ class ReconstructionResult(RecordedResult, Protocol):
         """Return the measures of each label."""
 
     def entropy(self) -> dict[str, float]:
-        """Return bits a voxel of each label."""
+        """Return the mean bits per voxel of each label."""
 
     def consistency(self) -> dict[str, float]:
-        """Return how well the labels, projected again, agree with each view."""
+        """Return the agreement of each view with the labels projected again."""

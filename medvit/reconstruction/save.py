@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 RECONSTRUCTED_TYPES = ("nifti", *MESH_WRITERS)
-"""What a reconstruction can be written as."""
+"""Output types of a reconstruction."""
 
 _OUTPUT_FILES = (
     "labels.nii.gz", "labels.json", "meshes/*.stl", "meshes/*.ply", "meshes/*.obj", "statistics.json", "statistics.csv",
@@ -36,7 +36,16 @@ _OUTPUT_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructedOutput:
-    """What to write; see ``Reconstructed.save``."""
+    """Settings for the outputs of a reconstruction.
+
+    Attributes:
+        output_types, preview, statistics, overwrite, maps: as for ``Reconstructed.save``.
+
+    Examples:
+        >>> from medvit.reconstruction import ReconstructedOutput
+        >>> ReconstructedOutput().output_types
+        ('nifti', 'stl')
+    """
 
     output_types: tuple[str, ...] = ("nifti", "stl")
     preview: bool = False
@@ -46,10 +55,17 @@ class ReconstructedOutput:
 
 
 def check_reconstructed_types(types: Sequence[str]) -> None:
-    """Refuse output types that do not exist.
+    """Refuse unknown output types.
+
+    Args:
+        types: names of output types.
 
     Raises:
-        OutputError: with what is possible.
+        OutputError: a type is unknown; the message names what is possible.
+
+    Examples:
+        >>> from medvit.reconstruction import check_reconstructed_types
+        >>> check_reconstructed_types(["nifti", "stl"])
     """
     for name in types:
         if name not in RECONSTRUCTED_TYPES:
@@ -63,7 +79,21 @@ def check_reconstructed_types(types: Sequence[str]) -> None:
 def save_reconstructed(
     result: ReconstructionResult, folder: str | os.PathLike[str], settings: ReconstructedOutput
 ) -> SavedResult:
-    """Write, check and publish a reconstruction; see ``Reconstructed.save``."""
+    """Write, check and publish a reconstruction; see ``Reconstructed.save``.
+
+    Args:
+        result: the reconstruction.
+        folder: folder to write to.
+        settings: output types and options.
+
+    Returns:
+        The files written, with notes.
+
+    Examples:
+        >>> import medvit
+        >>> from medvit.reconstruction import ReconstructedOutput, save_reconstructed
+        >>> save_reconstructed(medvit.reconstruct("ap.dcm", "lat.dcm"), "out", ReconstructedOutput())  # doctest: +SKIP
+    """
     check_reconstructed_types(settings.output_types)
     plan = SavePlan(writers=_writers(result, settings), output_files=_OUTPUT_FILES, overwrite=settings.overwrite)
 
@@ -117,7 +147,7 @@ def _write_meshes(result: ReconstructionResult, kind: str, staging: Path) -> Non
 
 
 def _write_entropy_map(result: ReconstructionResult, staging: Path) -> None:
-    """Write bits of every voxel, on the labels' grid."""
+    """Write the bits of every voxel on the grid of the labels."""
     from medvit.io import write_volume
 
     if result.entropy_map is None:
@@ -147,7 +177,7 @@ def _write_statistics(result: ReconstructionResult, as_csv: bool, staging: Path)
 
 
 def _view_facts(view: View) -> dict[str, Any]:
-    """Return what ``run.json`` tells of a view, which is named by a fingerprint of its pixels alone."""
+    """Return the facts about a view for ``run.json``; it is identified only by a fingerprint of its pixels."""
     return {
         "slot": view.slot,
         "modality": view.modality,

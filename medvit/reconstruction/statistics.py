@@ -1,4 +1,4 @@
-"""Measures of reconstructed bodies in millimetres, and one word on whether to trust them."""
+"""Measures of reconstructed bodies in millimetres."""
 
 from __future__ import annotations
 
@@ -21,23 +21,28 @@ __all__ = ["ShapeMeasures", "measure_shapes", "write_shapes"]
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeMeasures:
-    """One label's numbers; those of an absent label are None. Positions and directions are RAS+.
+    """Measures of one label; None for a label without voxels. Positions and directions are RAS+.
 
     Attributes:
         id, name, title: as in the bundle.
-        voxels: how many voxels carry the label.
+        voxels: number of voxels of the label.
         volume_ml: voxels times voxel volume.
-        surface_mm2, surface_volume_ml: area of the smoothed surface and what it encloses.
-        centroid_mm: its middle.
-        extent_mm: full size along its own axes, longest spread first.
+        surface_mm2, surface_volume_ml: area of the smoothed surface and volume enclosed by it.
+        centroid_mm: centroid.
+        extent_mm: full size along the principal axes, longest spread first.
         size_mm: full size along right, anterior and superior.
-        axes: directions of its spreads, longest first, unit vectors.
-        tilt_deg: how far its longest axis leans from the vertical, to the right seen from the front and to the front seen
-            from the side; see ``BoneMeasures``. Means little for bodies about as wide as long.
-        touches_border: whether it reaches the edge of the field, so that part may be missing.
-        structure: "femur", "hip", "vertebra" or "rib", where it is one.
-        morphometry: what is measured of such a bone, mm and degrees by name; see ``medvit.reports.morphometry``.
-        not_measured: why a measure could not be taken, by its name.
+        axes: principal axes, longest spread first, unit vectors.
+        tilt_deg: angle between the longest axis and the vertical, to the right seen from the front and to the front seen from
+            the side; see ``BoneMeasures``. It is not meaningful for bodies about as wide as long.
+        touches_border: True if the label reaches the edge of the field of view, so that part may be missing.
+        structure: "femur", "hip", "vertebra" or "rib", or None.
+        morphometry: measures of such a bone, mm and degrees by name; see ``medvit.reports.morphometry``.
+        not_measured: reason for each measure that could not be taken, by its name.
+
+    Examples:
+        >>> import medvit
+        >>> for shape in medvit.reconstruct("ap.dcm", "lat.dcm").statistics():  # doctest: +SKIP
+        ...     print(shape.name, shape.volume_ml, shape.extent_mm)
     """
 
     id: int
@@ -61,7 +66,7 @@ class ShapeMeasures:
 def measure_shapes(
     array: NDArray[np.integer], affine: NDArray[np.float64], labels: Sequence[Label], surfaces: Mapping[str, Surface]
 ) -> list[ShapeMeasures]:
-    """Measures of each label in (x, y, z) labels."""
+    """Measure each label in (x, y, z) labels."""
     from medvit.reports.morphometry import StructureMeasures, measure_bones, measure_structure
 
     found = {bone.id: bone for bone in measure_bones(array, affine, [label.id for label in labels])}
@@ -101,7 +106,7 @@ def _rounded(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def write_shapes(path: Path, shapes: Sequence[ShapeMeasures]) -> None:
-    """One line a label; vectors become one column an axis, a bone's own measures one column each that any label has."""
+    """Write a CSV with one line per label; vectors have one column per axis, and each bone measure has its own column."""
     rows = []
     special = list(dict.fromkeys(name for shape in shapes for name in (*shape.morphometry, *shape.not_measured)))
     for shape in shapes:

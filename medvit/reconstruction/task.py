@@ -1,4 +1,4 @@
-"""Reconstruction: two radiographs in, labels in three dimensions out."""
+"""Reconstruction task: from two radiographs to labels in three dimensions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,17 @@ __all__ = ["PreparedViews", "ReconstructionSettings", "ReconstructionTask", "Vie
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
-    """How to run: ``device`` as in ``RunSettings``, ``force`` takes unfit views, recorded."""
+    """Settings of a reconstruction.
+
+    Attributes:
+        device: as for ``RunSettings``.
+        force: accept views that do not suit the bundle; recorded.
+
+    Examples:
+        >>> from medvit.reconstruction import ReconstructionSettings
+        >>> ReconstructionSettings(device="cpu")
+        ReconstructionSettings(device='cpu', force=False)
+    """
 
     device: str = "auto"
     force: bool = False
@@ -37,19 +47,30 @@ class ReconstructionSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewInput(Input):
-    """One radiograph, with the geometry that its file does not state or that is to go before it."""
+    """One radiograph, with geometry that its file lacks or that overrides the file's.
+
+    Attributes:
+        source, series: as for ``Input``.
+        geometry: geometry as stated by the user.
+
+    Examples:
+        >>> from medvit import ViewGeometry
+        >>> from medvit.reconstruction import ViewInput
+        >>> ViewInput(source="ap.png", geometry=ViewGeometry(magnification=1.1)).geometry.magnification
+        1.1
+    """
 
     geometry: ViewGeometry | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedViews(Prepared):
-    """Two views of one patient on the network's field.
+    """Two views of one patient on the network's field of view.
 
     Attributes:
-        views: as they were opened, AP first.
-        pictures: each view on the field, (row, column) float32.
-        field_coverage: share of the field that each picture shows.
+        views: the opened views, AP first.
+        pictures: each view on the field of view, (row, column) float32.
+        field_coverage: share of the field of view that each picture shows.
     """
 
     views: tuple[View, View]
@@ -58,7 +79,7 @@ class PreparedViews(Prepared):
 
     @property
     def data(self) -> Mapping[str, MetaTensor]:
-        """The pictures as the bundle's preprocessing takes them."""
+        """Pictures as input of the bundle's preprocessing."""
         import torch
         from monai.data import MetaTensor
 
@@ -69,7 +90,13 @@ class PreparedViews(Prepared):
 
 
 class ReconstructionTask:
-    """The steps of a bundle that makes a volume of two radiographs; see ``medvit.tasks.Task``."""
+    """Steps of a bundle that reconstructs a volume from two radiographs; see ``medvit.tasks.Task``.
+
+    Examples:
+        >>> from medvit.reconstruction import ReconstructionTask
+        >>> ReconstructionTask().inputs
+        ('ap', 'lat')
+    """
 
     name: ClassVar[str] = "reconstruction"
     inputs: ClassVar[tuple[str, ...]] = ("ap", "lat")
@@ -87,10 +114,11 @@ class ReconstructionTask:
         settings: ReconstructionSettings,
         progress: Progress,
     ) -> dict[str, View]:
-        """Open each radiograph as a view; one that is open already stays as it is.
+        """Open each radiograph as a view; a view that is already open is unchanged.
 
         Raises:
-            SourceError: it cannot be read. Others as ``open_view``.
+            SourceError: a file cannot be read.
+            MedvitError: other errors as for ``open_view``.
         """
         found = {}
         for name, one in inputs.items():
@@ -108,10 +136,11 @@ class ReconstructionTask:
         return found
 
     def prepare(self, opened: Mapping[str, View], bundle: Bundle, settings: ReconstructionSettings) -> PreparedViews:
-        """Check that both views are of one patient; resample them onto the network's field.
+        """Check that both views are of one patient; resample them to the network's field of view.
 
         Raises:
-            SourceError: they name different patients. BundleError: the bundle does not state its field.
+            SourceError: the views name different patients.
+            BundleError: the bundle does not state its field of view.
         """
         views = opened["ap"], opened["lat"]
         patient = require_one_patient(views, settings.force)
@@ -132,7 +161,7 @@ class ReconstructionTask:
     def predict(
         self, loaded: LoadedBundle, prepared: PreparedViews, settings: ReconstructionSettings, progress: Progress
     ) -> Prediction:
-        """Label the volume, with the entropy of every voxel."""
+        """Label the volume and keep the entropy of every voxel."""
         return inference.apply(loaded, prepared.data, progress, entropy_map=True)
 
     def result(
@@ -147,7 +176,7 @@ class ReconstructionTask:
         from monai.data import MetaTensor
 
         labels, bits = prediction.output, prediction.entropy_map
-        assert isinstance(labels, MetaTensor)  # as the bundle's postprocessing makes them
+        assert isinstance(labels, MetaTensor)  # the bundle's postprocessing returns a MetaTensor
         return Reconstructed(
             labels=labels,
             requested_labels=loaded.bundle.facts.labels,
@@ -160,7 +189,7 @@ class ReconstructionTask:
             progress=progress,
             entropies=prediction.entropies,
             calibration=loaded.calibration,
-            # a postprocessing that moves the labels to another grid leaves nothing to lay the map on
+            # the map has the network grid, so it is dropped if postprocessing moves the labels to another grid
             entropy_map=None if bits is None or bits.shape != labels.shape[1:] else bits,
             validation=loaded.validation,
         )

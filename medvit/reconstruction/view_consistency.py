@@ -1,8 +1,8 @@
-"""How well a reconstruction agrees with the radiographs it was made of: projected again and compared with each.
+"""Agreement of a reconstruction with its radiographs: the labels are projected again and compared with each view.
 
 The measure is gradient correlation (G. P. Penney et al., "A comparison of similarity measures for use in 2-D-3-D medical
 image registration", IEEE Trans. Medical Imaging 17(4), 1998): the mean of the normalised cross-correlations of both
-pictures' gradients, down and across. It looks at outlines, not at how bright soft tissue makes what lies between: 1 is
+pictures' gradients along rows and columns. It depends on outlines, not on the brightness of soft tissue between them: 1 is
 agreement, 0 none.
 """
 
@@ -18,19 +18,19 @@ from medvit.io import Affine
 __all__ = ["Beam", "gradient_correlation", "project_labels"]
 
 _PLAIN_MM = 1000.0
-"""Where the source is put if only the magnification is known; rays then diverge a little more or less than they did."""
+"""Distance of the source if only the magnification is known; the divergence of the rays is then approximate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beam:
-    """One view as far as projecting needs it.
+    """Geometry of one view, as needed for projection.
 
     Attributes:
         view_deg: 0 for AP, 90 for lateral; see ``medvit.physics.drr.Geometry``.
-        magnification: of the patient's middle.
-        source_to_patient_mm: from the focal spot, or None.
+        magnification: magnification at the patient's middle.
+        source_to_patient_mm: distance from the focal spot, or None.
         shape: rows, columns of the picture.
-        pixel_mm: their sides at the patient's middle.
+        pixel_mm: height and width of a pixel at the patient's middle.
     """
 
     view_deg: float
@@ -41,12 +41,12 @@ class Beam:
 
 
 def project_labels(labels: NDArray[np.integer], affine: Affine, beam: Beam) -> NDArray[np.float32]:
-    """Millimetres of labelled voxels along each ray, (row, column).
+    """Compute the length of each ray within labelled voxels, (row, column) in mm.
 
     Args:
-        labels: (x, y, z), 0 background, around the isocenter at the origin.
+        labels: (x, y, z), 0 for background, with the isocenter at the origin.
         affine: voxel index to RAS+ mm.
-        beam: the view.
+        beam: geometry of the view.
     """
     import torch
 
@@ -70,7 +70,7 @@ def project_labels(labels: NDArray[np.integer], affine: Affine, beam: Beam) -> N
 
 
 def gradient_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """The measure, of two pictures (row, column) of one size; 0 where either shows no edge."""
+    """Compute the gradient correlation of two pictures (row, column) of one size; 0 if either has no edge."""
     found = []
     for axis in (0, 1):
         first, second = (np.gradient(np.asarray(picture, dtype=np.float64), axis=axis).ravel() for picture in (a, b))

@@ -1,4 +1,4 @@
-"""Networks that reconstruct."""
+"""Networks for reconstruction."""
 
 import lazy_loader
 

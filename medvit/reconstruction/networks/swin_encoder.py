@@ -1,10 +1,10 @@
 """The 2-D Swin encoder of Swin-X2S (Swin Transformer, arXiv 2103.14030), with medvit's window attention.
 
-Parameters bear the published names. The published blocks store ``attn_mask``, which fixes a checkpoint to one image
-size; here the mask follows from the feature map at hand. The two agree: -100 is added between tokens whose region
-differs, regions are numbered over the feature map padded at its end to whole windows, and padded tokens take part
-through the bias of the projection, all of which is what ``medvit.kernels.window_attention`` does. A feature map whose
-side divides by the window is not padded (there the published mask has one window too many, and its code stops).
+Parameters have the published names. The published blocks store ``attn_mask``, which ties a checkpoint to one image
+size; here the mask is computed from the size of the feature map. Both masks are equal: -100 is added between tokens of
+different regions, regions are numbered over the feature map padded at its end to whole windows, and padded tokens have the
+projection's bias; ``medvit.kernels.window_attention`` does all of this. A feature map whose side is a multiple of the
+window is not padded (for such sides the published mask has one window too many, and the published code fails).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MLP_RATIO = 4
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """What the encoder is made of; see ``SwinX2S``."""
+    """Sizes of the encoder; see ``SwinX2S``."""
 
     plane: tuple[int, int]
     in_channels: int
@@ -41,13 +41,13 @@ class EncoderSettings:
 def bias_windows(
     plane: Sequence[int], window_size: Sequence[int], stages: int
 ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Window and shift of each stage for images of (height, width) ``plane`` pixels.
+    """Return window and shift of each stage for images of (height, width) ``plane`` pixels.
 
-    Once the shorter side of a stage's feature map is within the window, the whole map becomes one window and nothing
-    shifts: also along the longer side, where the window may then exceed ``window_size``.
+    If the shorter side of a stage's feature map is not longer than the window, the whole map becomes one window without shift,
+    also along the longer side, where the window may then exceed ``window_size``.
 
     Raises:
-        ShapeError: a window of unequal sides of which only one exceeds the map.
+        ShapeError: a window with unequal sides exceeds the map along one side only.
     """
     found = []
     for stage in range(stages):
@@ -67,7 +67,7 @@ def bias_windows(
 
 
 def _relative_index(window: tuple[int, int]) -> Tensor:
-    """Row of the bias table for each pair of positions, (position, position); stored in published checkpoints."""
+    """Return the bias-table row of each pair of positions, (position, position); published checkpoints store it."""
     rows, columns = torch.meshgrid(torch.arange(window[0]), torch.arange(window[1]), indexing="ij")
     down = rows.reshape(-1, 1) - rows.reshape(1, -1) + window[0] - 1
     across = columns.reshape(-1, 1) - columns.reshape(1, -1) + window[1] - 1
@@ -132,7 +132,7 @@ class _Merging(nn.Module):
         self.norm = nn.LayerNorm(4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, channel) to half of each side; neighbours in the order 00, 10, 01, 11."""
+        """Reduce (batch, height, width, channel) to half of each side; neighbours in the order 00, 10, 01, 11."""
         four = [x[:, down::2, across::2] for across in (0, 1) for down in (0, 1)]
         return self.reduction(self.norm(torch.cat(four, -1)))  # type: ignore[no-any-return]
 
@@ -170,7 +170,7 @@ class _PatchEmbed(nn.Module):
 
 
 class SwinX2SEncoder(nn.Module):
-    """A pyramid of normalised feature maps of one view: at 1/2, 1/4, 1/8 ... of its sides."""
+    """Pyramid of normalised feature maps of one view, at 1/2, 1/4, 1/8 ... of its sides."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class SwinX2SEncoder(nn.Module):
         self.norm = nn.LayerNorm(s.feature_size)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(batch, channel, height, width) to feature maps (batch, height, width, channel), finest first."""
+        """Compute feature maps (batch, height, width, channel) of (batch, channel, height, width), finest first."""
         x = self.patch_embed(x)
         maps = [self.norm(x)]
         for stage in self.layers:

@@ -1,9 +1,9 @@
 """Swin-X2S (Liu et al., arXiv 2501.05961): labelled bones in 3-D from a coronal and a sagittal X-ray.
 
-Each view passes the same 2-D Swin encoder; every feature map is laid along the axis its view does not see (a learnt
-scale and shift for each depth); the two meet by cross-attention at 1/32 only, and each is decoded by 3-D convolutions
-to its own logits. Parameter names are the published ones. What differs: no ``attn_mask`` is stored, so sides need not
-avoid multiples of the window, and checkpoints of another size are adapted by ``swin_x2s_published.translate``.
+Both views pass the same 2-D Swin encoder. Every feature map is expanded along the axis that its view does not show (a
+learnt scale and offset for each depth). The views exchange information by cross-attention at 1/32 only; each is decoded by
+3-D convolutions to its own logits. Parameter names are the published ones. Unlike the published code, ``attn_mask`` is not
+stored, so sides may be multiples of the window, and ``swin_x2s_published.translate`` adapts checkpoints of another size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,18 @@ _STAGES = 4
 
 @dataclass(frozen=True)
 class SwinX2SSize:
-    """One of the published sizes."""
+    """Width and depth of a published network.
+
+    Attributes:
+        feature_size: channels of the first stage.
+        depths: number of blocks in each of the four stages.
+        num_heads: attention heads in each of the four stages.
+
+    Examples:
+        >>> from medvit.reconstruction import SWIN_X2S_SIZES
+        >>> SWIN_X2S_SIZES["tiny"].feature_size
+        32
+    """
 
     feature_size: int
     depths: tuple[int, int, int, int]
@@ -43,16 +54,29 @@ SWIN_X2S_SIZES = {
     "base": SwinX2SSize(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "large": SwinX2SSize(128, (2, 2, 18, 2), (4, 8, 16, 32)),
 }
-"""The published sizes by name."""
+"""Published sizes by name."""
 
 
 def swin_x2s(
     size: str, img_size: Sequence[int] = (128, 128, 160), in_channels: int = 1, out_channels: int = 4
 ) -> SwinX2S:
-    """A network of a published size: "tiny", "small", "base" or "large"; random weights.
+    """Make a Swin-X2S network of a published size with random weights.
+
+    Args:
+        size: "tiny", "small", "base" or "large".
+        img_size: (x, y, z) voxels of the volume, see ``SwinX2S``.
+        in_channels: channels of each view.
+        out_channels: number of classes, background included.
+
+    Returns:
+        The network.
 
     Raises:
-        ShapeError: no such size.
+        ShapeError: the size is unknown.
+
+    Examples:
+        >>> from medvit.reconstruction import swin_x2s
+        >>> network = swin_x2s("tiny", (32, 32, 64))  # doctest: +SKIP
     """
     if size not in SWIN_X2S_SIZES:
         raise ShapeError(
@@ -65,10 +89,23 @@ def swin_x2s(
 
 
 def fuse_views(coronal_logits: Tensor, sagittal_logits: Tensor) -> Tensor:
-    """The published fusion: the sum of both, (batch, class, x, y, z); its argmax over the classes is the label.
+    """Sum the logits of both views, the published fusion; the argmax over the classes is the label.
+
+    Args:
+        coronal_logits: (batch, class, x, y, z).
+        sagittal_logits: (batch, class, x, y, z).
+
+    Returns:
+        (batch, class, x, y, z).
 
     Raises:
-        ShapeError: volumes of different sizes.
+        ShapeError: the volumes have different sizes.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.reconstruction import fuse_views
+        >>> fuse_views(torch.ones(1, 2, 1, 1, 1), torch.ones(1, 2, 1, 1, 1)).flatten()
+        tensor([2., 2.])
     """
     if coronal_logits.shape != sagittal_logits.shape:
         raise ShapeError(
@@ -80,7 +117,7 @@ def fuse_views(coronal_logits: Tensor, sagittal_logits: Tensor) -> Tensor:
 
 
 class _CrossLayer(nn.Module):
-    """Each view's tokens become a mixture of the other's; nothing of their own is added back, as published."""
+    """Cross-attention in which each view's tokens become a mixture of the other's; as published, there is no residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -145,27 +182,35 @@ def _check_size(img_size: Sequence[int], window_size: Sequence[int]) -> tuple[in
 
 
 class SwinX2S(nn.Module):
-    """Two X-ray views in, two volumes of logits out.
+    """Swin-X2S network: two X-ray views to two volumes of logits.
 
     Args:
-        img_size: (x, y, z) voxels of the volume; x = y, each a multiple of 32, not all 32. 224 works too, where the
-            published code stops.
+        img_size: (x, y, z) voxels of the volume; x = y, each a multiple of 32, not all equal to 32. 224 also works, where the
+            published code fails.
         in_channels: channels of each view.
-        out_channels: classes, background included.
-        feature_size: width of the first stage; divides by the heads of each stage once doubled per stage.
-        depths: blocks in each of the four stages.
-        num_heads: attention heads in each of the four stages; the last is also the cross-attention's.
-        window_size: attention window along height and width of the feature maps.
-        drop_path_rate: stochastic depth of the last block while training, as published.
-        fusion_depth: layers of cross-attention; the published sizes have one.
+        out_channels: number of classes, background included.
+        feature_size: channels of the first stage; the channels of each stage (doubled per stage) are multiples of its heads.
+        depths: number of blocks in each of the four stages.
+        num_heads: attention heads in each of the four stages; the last number is also that of the cross-attention.
+        window_size: attention window along height and width of the feature maps, in tokens.
+        drop_path_rate: stochastic depth of the last block in training, as published.
+        fusion_depth: number of layers of cross-attention; the published sizes have one.
 
-    ``forward`` takes a coronal view (batch, channel, x, z) and a sagittal one (batch, channel, y, z), float, scaled as
-    the bundle says (published: 0..1), and returns (coronal, sagittal) logits, each (batch, class, x, y, z).
+    ``forward`` takes a coronal view (batch, channel, x, z) and a sagittal one (batch, channel, y, z), float, scaled as the
+    bundle's preprocessing does (published: 0..1), and returns (coronal, sagittal) logits, each (batch, class, x, y, z).
     ``fuse_views`` sums them.
 
     Raises:
-        ShapeError: sizes that do not fit; also views of another size than ``img_size`` when called.
-        ImageError: NaN or infinite values in a view.
+        ShapeError: sizes do not match each other; when called, the views have another size than ``img_size``.
+        ImageError: a view has NaN or infinite values.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.reconstruction import SwinX2S
+        >>> network = SwinX2S((32, 32, 64), 1, 2, feature_size=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)).eval()
+        >>> coronal, sagittal = network(torch.rand(1, 1, 32, 64), torch.rand(1, 1, 32, 64))
+        >>> coronal.shape
+        torch.Size([1, 2, 32, 32, 64])
     """
 
     def __init__(
@@ -245,12 +290,12 @@ class SwinX2S(nn.Module):
                 "each patient needs one of both",
                 "Pair them.",
             )
-        # a traced graph cannot look at values; eager calls can, and one NaN would spread over the whole volume
+        # values cannot be checked in a traced graph; in eager mode one NaN would spread over the whole volume
         if has_concrete_values() and not all(bool(v.isfinite().all()) for v in (coronal, sagittal)):
             raise ImageError("NaN or infinite values in a view", "all must be finite", "Replace them and run again.")
 
     def _lay_out(self, level: int, flat: Tensor, coronal: bool) -> Tensor:
-        """A feature map (batch, channel, side, z) along the axis its view does not see: (batch, channel, x, y, z)."""
+        """Expand a feature map (batch, channel, side, z) along the axis its view does not show, to (batch, channel, x, y, z)."""
         expand: Any = self.expand_[level]
         scale, offset = expand.weight.view(-1, 1), expand.bias.view(-1, 1)
         if coronal:
@@ -258,7 +303,7 @@ class SwinX2S(nn.Module):
         return flat[:, :, None] * scale[..., None] + offset[..., None]  # type: ignore[no-any-return]
 
     def _encode(self, view: Tensor, coronal: bool) -> list[Tensor]:
-        """Volumes (batch, channel, x, y, z) of one view, finest first."""
+        """Compute the volumes (batch, channel, x, y, z) of one view, finest first."""
         maps = [view, *(m.movedim(-1, 1) for m in self.swinViT(view))]
         volumes = [self._lay_out(level, flat, coronal) for level, flat in enumerate(maps)]
         names = ("encoder1", "encoder2", "encoder3", "encoder4", "encoder5", "encoder10")
@@ -271,7 +316,7 @@ class SwinX2S(nn.Module):
         return self.out(x)  # type: ignore[no-any-return]
 
     def forward(self, coronal: Tensor, sagittal: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits by the coronal and by the sagittal view, each (batch, class, x, y, z)."""
+        """Compute the logits of the coronal and of the sagittal view, each (batch, class, x, y, z)."""
         self._check_views(coronal, sagittal)
         front, side = self._encode(coronal, True), self._encode(sagittal, False)
         front[-1], side[-1] = self.cross_atte6(front[-1], side[-1])
@@ -279,18 +324,28 @@ class SwinX2S(nn.Module):
 
 
 class StackedSwinX2S(SwinX2S):
-    """``SwinX2S`` behind one input, as MONAI's engines and a bundle's ``network_def`` have it.
+    """``SwinX2S`` with one input, as MONAI's engines and a bundle's ``network_def`` need it.
 
-    Parameters and their names are the same. ``forward`` takes both views stacked along the channels,
-    (batch, 2 * channel, x or y, z), coronal first, and returns the fused logits (batch, class, x, y, z); training asks
-    ``each_view`` for the two that are summed.
+    Parameters and their names are the same. ``forward`` takes both views stacked along the channels, (batch, 2 * channel, x or y,
+    z), coronal first, and returns the fused logits (batch, class, x, y, z); training uses ``each_view`` for the logits of each.
+
+    Args:
+        img_size, in_channels, out_channels, feature_size, depths: as for ``SwinX2S``.
+        num_heads, window_size, drop_path_rate, fusion_depth: as for ``SwinX2S``.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.reconstruction import StackedSwinX2S
+        >>> network = StackedSwinX2S((32, 32, 64), 1, 2, feature_size=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)).eval()
+        >>> network(torch.rand(1, 2, 32, 64)).shape
+        torch.Size([1, 2, 32, 32, 64])
     """
 
     def each_view(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits by the coronal and by the sagittal view, each (batch, class, x, y, z).
+        """Compute the logits of the coronal and of the sagittal view, each (batch, class, x, y, z).
 
         Raises:
-            ShapeError: not twice ``in_channels`` channels.
+            ShapeError: the number of channels is not twice ``in_channels``.
         """
         require_tensor(image, "some stacked views")
         if image.ndim != 4 or image.shape[1] != 2 * self.in_channels:
@@ -302,5 +357,5 @@ class StackedSwinX2S(SwinX2S):
         return super().forward(image[:, : self.in_channels], image[:, self.in_channels :])
 
     def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
-        """Fused logits of stacked views."""
+        """Compute the fused logits of stacked views."""
         return fuse_views(*self.each_view(image))

@@ -1,14 +1,14 @@
-"""Published Swin-X2S checkpoints, strictly: every tensor is used, known to follow from the size, or named in an error.
+"""Strict conversion of published Swin-X2S checkpoints: every tensor is used, determined by the size, or named in an error.
 
-What ties a published checkpoint to the size it was trained at:
+These tensors of a published checkpoint depend on its image size:
 
-- ``attn_mask`` and ``relative_position_index`` follow from the size and are recomputed.
-- ``expand_`` holds a scale and an offset for each depth; they are interpolated linearly along the depth.
-- ``position_embeddings`` of the cross-attention lie on the bottleneck's grid; they are interpolated trilinearly.
-- ``relative_position_bias_table`` of a stage that is one window lists the offsets within that window: an offset keeps
-  its value, one that was never seen takes that of the farthest seen along the axis.
+- ``attn_mask`` and ``relative_position_index`` are determined by the size and recomputed.
+- ``expand_`` has a scale and an offset for each depth; they are interpolated linearly along the depth.
+- ``position_embeddings`` of the cross-attention are on the bottleneck's grid; they are interpolated trilinearly.
+- ``relative_position_bias_table`` of a stage with a single window lists the offsets within that window: an offset keeps its
+  value; an offset outside the table takes the value of the farthest offset in the table along that axis.
 
-At the size of the checkpoint all are taken as they are.
+At the checkpoint's own size all are used unchanged.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ _POSITIONS = "cross_atte6.position_embeddings"
 
 
 def translate(state: Mapping[str, Any], model: SwinX2S) -> dict[str, Tensor]:
-    """The tensors of a published checkpoint under the names and sizes of ``model``.
+    """Convert a published checkpoint to the names and sizes of ``model``.
 
     Args:
-        state: name to tensor, or a mapping that holds one as ``state_dict`` or ``model``; names may begin with
-            ``module.``.
-        model: the network to load into; only read.
+        state: tensors by name, or a mapping that has one as ``state_dict`` or ``model``; names may begin with ``module.``.
+        model: the network to load into; it is not changed.
 
     Returns:
-        What ``model.load_state_dict`` takes strictly, each tensor in the model's type.
+        A state dict that ``model.load_state_dict`` takes strictly, each tensor in the model's type.
 
     Raises:
-        BundleError: a tensor that is missing, unknown, not a tensor, or does not fit; the first ones are named.
+        BundleError: a tensor is missing, unknown, not a tensor, or of another size; the message names the first ones.
     """
     stored = _unwrap(state)
     wanted = model.state_dict()
@@ -96,7 +95,7 @@ def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _size_of(stored: dict[str, Tensor], model: SwinX2S) -> tuple[int, int, int]:
-    """The (x, y, z) a checkpoint was trained at: x by the depths of ``expand_.0``, z by the bottleneck's positions."""
+    """Return the checkpoint's image size (x, y, z): x from the depths of ``expand_.0``, z from the bottleneck's positions."""
     side, positions = len(stored["expand_.0.weight"]), stored[_POSITIONS].shape[1]
     columns = (side // 32) ** 2
     if side % 32 or not columns or positions % columns:
@@ -136,7 +135,7 @@ def _interpolate(values: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
 
 
 def _stretch_table(table: Tensor, old: tuple[int, int], new: tuple[int, int], name: str) -> Tensor:
-    """The bias table of one window as that of another; offsets are in tokens, which mean the same in both."""
+    """Convert the bias table of one window to that of another; offsets are in tokens, which are equal in both."""
     if len(table) != (2 * old[0] - 1) * (2 * old[1] - 1):
         raise BundleError(
             f"{name} with {len(table)} rows",

@@ -1,4 +1,4 @@
-"""From a CT to radiographs: what ``medvit drr`` does before it writes (``medvit.reconstruction.radiographs.save``), usable from Python."""
+"""Projection of a CT to radiographs for ``medvit drr`` and Python; ``medvit.reconstruction.radiographs.save`` writes them."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 __all__ = ["DRR_OUTPUT_TYPES", "DrrSettings", "Radiographs", "check_drr_settings", "radiographs"]
 
 DRR_OUTPUT_TYPES = ("png", "nifti", "dicom")
-"""What radiographs can be written as."""
+"""Output types of radiographs."""
 
 _LOWEST_AT_MOST, _HIGHEST_AT_LEAST = -500.0, 100.0
-"""HU that every CT reaches: air and bone or contrast."""
+"""HU below and above which every CT has values: air, and bone or contrast."""
 
 _MOST_PIXELS = 2**26
-"""Pixels of one view; more is a slip of the spacing."""
+"""Largest number of pixels of a view; more is taken as a mistake in the pixel spacing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrrSettings:
-    """Where source and detector stand and what is integrated.
+    """Geometry and energy of computed radiographs.
 
     Attributes:
         views_deg: rotation of each view; see ``medvit.physics.drr.Geometry``.
-        source_to_isocenter_mm: from the focal spot to the axis of rotation.
-        isocenter_to_detector_mm: from the axis of rotation to the detector.
+        source_to_isocenter_mm: distance from the focal spot to the axis of rotation.
+        isocenter_to_detector_mm: distance from the axis of rotation to the detector.
         pixel_spacing_mm: side of a detector pixel.
-        detector_shape: rows, columns; None takes as many as the volume's shadow needs.
-        energy_kev: photon energy at which water's attenuation is taken.
-        preset: a name in ``medvit.physics.drr.PRESETS``, which then sets all of the above but the views.
-        as_published: with a preset, its faults too: uncorrected pixel size, Hounsfield units above zero integrated in
-            16 bits, each view stretched to 0..255.
-        force: take a source that does not look like CT; recorded.
-        geometry: "sform" or "qform" of a NIfTI to take; see ``medvit.RunSettings``.
+        detector_shape: rows, columns; None for as many as the projection of the volume needs.
+        energy_kev: photon energy for the attenuation of water.
+        preset: name in ``medvit.physics.drr.PRESETS``; it sets all of the above except the views.
+        as_published: with a preset, also reproduce its errors: uncorrected pixel size, Hounsfield units above zero integrated
+            in 16 bits, each view stretched to 0..255.
+        force: accept a source that does not look like CT; recorded.
+        geometry: "sform" or "qform" of a NIfTI; see ``medvit.RunSettings``.
     """
 
     views_deg: tuple[float, ...] = (0.0, 90.0)
@@ -62,17 +62,17 @@ class DrrSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Radiographs:
-    """Pictures of one CT.
+    """Radiographs of one CT.
 
     Attributes:
-        values: (view, row, column), float32: line integrals of the attenuation, pure numbers (0 where nothing is in the
-            way; the share of photons that arrive is exp(-value)); as published, grey values 0..255.
-        geometry: where source and detector stood.
-        isocenter_mm: RAS+, around which they turned.
-        settings: as asked for.
+        values: (view, row, column), float32: line integrals of the attenuation, without unit (0 for air; the share of
+            photons that arrive is exp(-value)); with ``as_published``, grey values 0..255.
+        geometry: positions of source and detector.
+        isocenter_mm: centre of rotation, RAS+.
+        settings: the requested settings.
         scan: the source.
-        notes: what a reader must know.
-        progress: holds the seconds of each stage.
+        notes: notes for readers.
+        progress: has the seconds of each stage.
     """
 
     values: np.ndarray
@@ -85,10 +85,11 @@ class Radiographs:
 
 
 def check_drr_settings(settings: DrrSettings, types: Sequence[str]) -> None:
-    """Refuse mistakes before anything is read.
+    """Refuse invalid settings before anything is read.
 
     Raises:
-        GeometryError: a view given twice, or ``as_published`` without a preset. OutputError: an unknown output type.
+        GeometryError: a view is given twice, or ``as_published`` without a preset.
+        OutputError: an output type is unknown.
     """
     for name in types:
         if name not in DRR_OUTPUT_TYPES:
@@ -154,15 +155,15 @@ def radiographs(
     settings: DrrSettings | None = None,
     progress: Progress | None = None,
 ) -> Radiographs:
-    """Radiographs of the body in a CT.
+    """Compute radiographs of the body in a CT.
 
     Args:
-        source: anything ``open_source`` reads as one CT volume.
+        source: any source of one CT volume for ``open_source``.
         settings: geometry and energy.
-        progress: told which view is under way; can cancel.
+        progress: receives the number of the current view; can cancel.
 
     Raises:
-        MedvitError: any of its kinds, each with what was found, what is needed and one step to take.
+        MedvitError: any of its kinds, with what was found, what is needed and one step to take.
     """
     settings = settings or DrrSettings()
     progress = progress or Progress()

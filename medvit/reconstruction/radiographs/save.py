@@ -1,4 +1,4 @@
-"""Save radiographs as PNG, NIfTI or DICOM, with the record of how they were made."""
+"""Saving of radiographs as PNG, NIfTI or DICOM, with the run record."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ INTENDED_USE = "For research use, not for diagnosis"
 def save_radiographs(
     pictures: Radiographs, folder: str | os.PathLike[str], types: Sequence[str] = ("png",)
 ) -> list[str]:
-    """Write one file a view and type, and ``run.json``, all or nothing; return the names.
+    """Write one file per view and type, and ``run.json``, all or none; return the names.
 
-    PNGs and DICOM images (CR) have 16 bits, all views on one scale: value times ``line_integral_per_unit`` in ``run.json`` is the line
-    integral. As published they have 8. NIfTIs hold the line integrals as float32, (column, row, 1), with the affine of
-    the detector plane in RAS+ mm.
+    PNGs and DICOM images (CR) have 16 bits, with one scale for all views: value times ``line_integral_per_unit`` in ``run.json``
+    is the line integral. With ``as_published`` they have 8 bits. NIfTIs have the line integrals as float32, (column, row, 1), with
+    the affine of the detector plane in RAS+ mm.
 
     Raises:
-        OutputError: an unknown type, or the folder cannot be written.
+        OutputError: a type is unknown, or the folder cannot be written.
     """
     check_drr_settings(pictures.settings, types)
     unit = 1.0 if pictures.settings.as_published else max(float(pictures.values.max()), 1e-12) / 65535
@@ -48,7 +48,7 @@ def save_radiographs(
 
 
 def _earlier(folder: Path) -> list[str]:
-    """Radiographs that an earlier run wrote there, by its own record."""
+    """List the radiographs of an earlier run in the folder, from its ``run.json``."""
     try:
         files = json.loads((folder / "run.json").read_text())["files"]
         return [str(name) for name in files if str(name).startswith("drr_") and Path(name).name == name]
@@ -95,7 +95,7 @@ def _write_nifti(view: float, values: np.ndarray, pictures: Radiographs, staging
 
 
 def _record(pictures: Radiographs, files: dict[str, str], unit: float) -> dict[str, Any]:
-    """What goes into ``run.json``; the source is named by a fingerprint of its voxels alone."""
+    """Make the content of ``run.json``; the source is identified only by a fingerprint of its voxels."""
     from medvit.physics.drr import water_attenuation_per_mm
 
     settings, scan = pictures.settings, pictures.scan

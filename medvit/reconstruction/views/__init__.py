@@ -1,4 +1,4 @@
-"""The two radiographs of a reconstruction and their geometry."""
+"""The two radiographs of a reconstruction, and their geometry."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a radiograph's DICOM header says about its view: direction, pixel size, magnification (PS3.3 C.8.1.2, C.8.11, 10.7)."""
+"""Geometry of a radiograph from its DICOM header: direction, pixel size, magnification (PS3.3 C.8.1.2, C.8.11, 10.7)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _FRONTAL = ("AP", "PA")
 
 @dataclass(frozen=True, kw_only=True)
 class ViewHeader:
-    """What is stated; None or empty where nothing is.
+    """Facts stated about a view; None or empty where nothing is stated.
 
     Attributes:
         pixel_mm: height and width of a pixel, on the detector unless ``pixel_in_patient``.
-        pixel_in_patient: whether they are corrected for magnification already.
-        magnification: of the patient's middle.
-        source_to_detector_mm, source_to_patient_mm: from the focal spot.
-        orientation: where rows and columns run, PatientOrientation's first letters.
+        pixel_in_patient: True if the pixel size is already corrected for magnification.
+        magnification: magnification at the patient's middle.
+        source_to_detector_mm, source_to_patient_mm: distances from the focal spot.
+        orientation: directions of rows and columns, first letters of PatientOrientation.
         patient, study: fingerprints.
-        linear: pixels are proportional to the X-ray intensity.
-        is_dicom: the file states how it is to be shown.
-        record: the facts come from ``medvit drr``.
-        notes: what was concluded.
+        linear: True if pixels are proportional to the X-ray intensity.
+        is_dicom: True for DICOM files, which state how the pixels are displayed.
+        record: True if the facts come from a record of ``medvit drr``.
+        notes: conclusions, in plain words.
     """
 
     pixel_mm: tuple[float, float] | None = None
@@ -52,15 +52,15 @@ class ViewHeader:
 
     @property
     def lies_on_its_side(self) -> bool:
-        """Whether rows of the picture run along the body."""
+        """True if the rows of the picture run along the body."""
         return self.orientation is not None and self.orientation[0] in "HF"
 
 
 def header_facts(header: Dataset, slot: ViewPosition) -> ViewHeader:
-    """Read a header.
+    """Read the facts about a view from its header.
 
     Raises:
-        GeometryError: it is another view than the slot's.
+        GeometryError: the header states another direction than the slot's.
     """
     orientation = _orientation(header)
     _require_slot(str(header.get("ViewPosition") or "").upper(), orientation, slot)
@@ -107,7 +107,7 @@ def _pair(value: Any) -> tuple[float, float] | None:
 
 
 def _pixel(header: Dataset) -> tuple[tuple[float, float] | None, bool]:
-    """Pixel sides, and whether they are the patient's: PixelSpacing is where it is calibrated (PS3.3 10.7.1.3)."""
+    """Return the pixel size, and True if it is the size in the patient: a calibrated PixelSpacing (PS3.3 10.7.1.3)."""
     imager, pixel = _pair(header.get("ImagerPixelSpacing")), _pair(header.get("PixelSpacing"))
     calibrated = str(header.get("PixelSpacingCalibrationType") or "") in ("GEOMETRY", "FIDUCIAL")
     if pixel is not None and calibrated:
@@ -144,7 +144,7 @@ def _require_slot(position: str, orientation: tuple[str, str] | None, slot: View
 def to_standard_orientation(
     values: NDArray[np.float32], facts: ViewHeader, slot: ViewPosition
 ) -> tuple[NDArray[np.float32], bool, bool]:
-    """The picture with the head up and columns to the patient's left (AP) or back (lateral); whether it was flipped."""
+    """Turn the picture: head up, columns to the patient's left (AP) or back (lateral). Also return whether rows and columns were flipped."""
     if facts.orientation is None:
         return values, False, False
     rows, columns = facts.orientation

@@ -1,4 +1,4 @@
-"""What the ``run.json`` that ``medvit drr`` writes beside its pictures says about a view: direction, pixel size, magnification."""
+"""Geometry of a radiograph from the ``run.json`` of ``medvit drr``: direction, pixel size, magnification."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["facts_from_drr"]
 
 
 def facts_from_drr(path: Path, slot: ViewPosition) -> ViewHeader:
-    """What is known of a picture; nothing where ``medvit drr`` did not write this very file.
+    """Read the facts about a picture; they are empty if ``medvit drr`` did not write this file.
 
     Args:
-        path: the picture's file.
-        slot: the view that it is to be.
+        path: file of the picture.
+        slot: the view for which the picture is given.
 
     Raises:
-        GeometryError: it was taken from another side.
+        GeometryError: the picture was taken from another direction.
     """
     record = _record_of(path)
     return ViewHeader() if record is None else _facts(record, path, slot)
 
 
 def _record_of(path: Path) -> dict[str, Any] | None:
-    """The record of the ``medvit drr`` that wrote this very picture, by its sha256."""
+    """Return the record of the ``medvit drr`` run that wrote this picture (same sha256), or None."""
     try:
         record = json.loads((path.parent / "run.json").read_text())
         stated = record["files"][path.name]
@@ -52,7 +52,7 @@ def _facts(record: dict[str, Any], path: Path, slot: ViewPosition) -> ViewHeader
             f"it must be {wanted[0]:g} or {wanted[1]:g}",
             f"Give it as {other}.",
         )
-    # seen from the other side, columns run the other way
+    # at 180 or 270 degrees, columns run in the opposite direction
     across = {"AP": ("L", "R"), "lateral": ("P", "A")}[slot][wanted.index(angle)]
     near, far = float(geometry["source_to_isocenter_mm"]), float(geometry["isocenter_to_detector_mm"])
     down, wide = (float(v) for v in geometry["pixel_spacing_mm"])

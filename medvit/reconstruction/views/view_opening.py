@@ -1,7 +1,7 @@
-"""Radiographs as views of a patient: pixels with bone bright, how large they are in the patient, and which way they look.
+"""Opening of radiographs as views of a patient: pixels with bright bone, pixel size in the patient, direction.
 
 A view's geometry comes from flags, its DICOM header, or the ``run.json`` that ``medvit drr`` writes beside its pictures, in
-this order. Nothing is guessed: without a pixel size and a magnification a view says nothing about sizes.
+this order. It is never guessed: a view without pixel size or magnification is refused, since sizes would be unknown.
 """
 
 from __future__ import annotations
@@ -27,21 +27,29 @@ from medvit.reconstruction.views.drr_record import facts_from_drr
 __all__ = ["View", "ViewGeometry", "ViewPosition", "open_view", "require_one_patient"]
 
 _CUT_OFF = 0.2
-"""Share of an 8-bit picture's pixels at its largest value: more is data whose bright part, the bone, was cut off."""
+"""Share of an 8-bit picture's pixels at its largest value above which the bright part, bone, counts as clipped."""
 
 _WRAPPED = 0.005
-"""Share of neighbouring pixels of an 8-bit picture that jump nearly its whole range: more is data that wrapped around."""
+"""Share of neighbouring pixels of an 8-bit picture that differ by most of its range, above which values count as wrapped around."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewGeometry:
-    """What a user states about one view; None leaves it to the file.
+    """Geometry of a view as stated by a user; None takes the value from the file.
 
     Attributes:
         pixel_spacing_mm: side of a pixel on the detector.
-        magnification: how much larger than life the patient's middle is on the detector.
-        source_to_detector_mm, source_to_patient_mm: from the focal spot; together they give the magnification.
-        invert: bone is dark in the picture.
+        magnification: magnification of the patient's middle on the detector.
+        source_to_detector_mm, source_to_patient_mm: distances from the focal spot; together they give the magnification.
+        invert: True if bone is dark in the picture.
+
+    Raises:
+        GeometryError: a number is not positive, or the magnification is below 1.
+
+    Examples:
+        >>> from medvit import ViewGeometry
+        >>> ViewGeometry(pixel_spacing_mm=0.15, magnification=1.1).invert
+        False
     """
 
     pixel_spacing_mm: float | None = None
@@ -65,21 +73,21 @@ class ViewGeometry:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """One radiograph, turned as networks are trained: head up, columns from the patient's right to left, or front to back.
+    """One radiograph in the orientation of the network's training: head up, columns from the patient's right to left, or front to back.
 
     Attributes:
-        slot: which of the two views it is.
+        slot: "AP" or "lateral".
         values: (row, column) float32, bone bright.
         pixel_mm: height and width of a pixel at the patient's middle, not on the detector.
-        magnification: of the patient's middle.
-        source_to_patient_mm: from the focal spot; None where only the magnification is known.
+        magnification: magnification at the patient's middle.
+        source_to_patient_mm: distance from the focal spot; None if only the magnification is known.
         geometry_from: "flags", "header" or "drr record".
-        patient: a fingerprint that says whether two views are of one patient, or None where the file names none.
+        patient: fingerprint that is equal for views of one patient, or None if the file names no patient.
         study: the same for the study.
-        modality: as DICOM states it, or None.
-        fingerprint: sha256 of pixels and size; names no one.
-        notes: what was assumed or done.
-        regions: of the body that the header names, see ``medvit.io.dicom.header.body_part.examined_regions``.
+        modality: DICOM's Modality, or None.
+        fingerprint: sha256 of pixels and size; it identifies no patient.
+        notes: assumptions and changes, in plain words.
+        regions: body regions named in the header, see ``medvit.io.dicom.header.body_part.examined_regions``.
     """
 
     slot: ViewPosition
@@ -97,7 +105,7 @@ class View:
 
     @property
     def size_mm(self) -> tuple[float, float]:
-        """Height and width of what it shows, at the patient's middle."""
+        """Height and width of the picture at the patient's middle."""
         rows, columns = self.values.shape
         return rows * self.pixel_mm[0], columns * self.pixel_mm[1]
 
@@ -116,15 +124,17 @@ def open_view(
     Args:
         path: a DICOM image (CR, DX), PNG or JPEG.
         slot: "AP" (or PA) or "lateral".
-        bundle: states which modalities it takes.
-        flags: what the user knows about its geometry.
-        force: take another modality, or a picture that looks spoilt or inverted; said in the notes.
-        progress: told how far reading is.
-        series: as for ``open_source``, where a folder holds several.
+        bundle: bundle that states the accepted modalities.
+        flags: geometry as stated by the user.
+        force: accept another modality, or a picture that looks damaged or inverted; the notes mention it.
+        progress: receives the progress of reading.
+        series: as for ``open_source``, if a folder has several.
 
     Raises:
-        SourceError: it cannot be read. ModalityError: no radiograph. GeometryError: another view than the slot's, or no
-            pixel size or magnification. ImageError: colours, no contrast, or spoilt pixels.
+        SourceError: the file cannot be read.
+        ModalityError: it is not a radiograph.
+        GeometryError: it is another view than the slot's, or has no pixel size or magnification.
+        ImageError: it has colours, no contrast, or damaged pixels.
     """
     flags, where = flags or ViewGeometry(), Path(path)
     scan = open_source(where, series, progress or Progress())
@@ -174,7 +184,7 @@ def _assumed(slot: ViewPosition) -> str:
 
 
 def _facts(path: Path, slot: ViewPosition, series: str | None) -> ViewHeader:
-    """What the file, or the record beside it, says about the view."""
+    """Read the facts about the view from the file, or from the record beside it."""
     name = path.name.lower()
     if path.is_file() and name.endswith(IMAGE_SUFFIXES):
         return facts_from_drr(path, slot)
@@ -212,7 +222,7 @@ def _grey(scan: Scan, slot: ViewPosition) -> NDArray[np.float32]:
 
 
 def _spoilt(values: NDArray[np.float32], slot: ViewPosition, stated: bool) -> list[str]:
-    """Signs that a picture is not what it should be; one that DICOM describes states how it is to be shown."""
+    """List signs that a picture is damaged or inverted; DICOM states the display, so its inversion is not checked."""
     found = []
     narrow = values.max() <= 255 and values.min() >= 0 and bool((values == np.rint(values)).all())
     jumps = max(float((np.abs(np.diff(values, axis=axis)) >= 192).mean()) for axis in (0, 1))
@@ -239,7 +249,7 @@ def _spoilt(values: NDArray[np.float32], slot: ViewPosition, stated: bool) -> li
 def _geometry(
     flags: ViewGeometry, facts: ViewHeader, slot: ViewPosition
 ) -> tuple[tuple[float, float], float, float | None, str]:
-    """Pixel sides in the patient, magnification, distance of the source, and where they come from."""
+    """Return pixel size in the patient, magnification, distance of the source, and the origin of these values."""
     source = "drr record" if facts.record else "header"
     near = flags.source_to_patient_mm or facts.source_to_patient_mm
     far = flags.source_to_detector_mm or facts.source_to_detector_mm
@@ -277,13 +287,13 @@ def _geometry(
 
 
 def require_one_patient(views: Sequence[View], force: bool) -> tuple[str, ...]:
-    """Refuse views of different patients; nothing that names one is ever shown.
+    """Refuse views of different patients; messages never contain an identifier.
 
     Returns:
-        What a reader must know: that it could not be checked, that studies differ, or that it was forced.
+        Notes for readers: that the check was impossible, that studies differ, or that it was forced.
 
     Raises:
-        SourceError: both views name a patient, and not the same.
+        SourceError: both views name a patient, and the names differ.
     """
     first, second = views
     if first.patient is None or second.patient is None:
