@@ -88,7 +88,7 @@ def upsampled_scan(scan: Scan, factor: int) -> Scan:
         >>> import numpy as np
         >>> from medvit.io import Scan
         >>> from medvit.restoration import upsampled_scan
-        >>> scan = Scan(np.ones((1, 4, 6, 3), np.float32), np.eye(4), "array")
+        >>> scan = Scan(array=np.ones((1, 4, 6, 3), np.float32), affine=np.eye(4), kind="array")
         >>> finer = upsampled_scan(scan, 2)
         >>> finer.array.shape, finer.spacing_mm
         ((1, 8, 12, 3), (0.5, 0.5, 1.0))
