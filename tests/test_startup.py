@@ -13,13 +13,15 @@ from medvit.inference import import_monai_lightly
 def test_monai_without_its_engine_still_infers_and_the_packages_are_there_for_others():
     code = """
 import sys
+from medvit.bundles import open_bundle
 from medvit.inference import import_monai_lightly
-import_monai_lightly()
+import_monai_lightly(open_bundle("headneck_ct_swin_unetr").config)
+assert not {"pandas", "scipy.signal", "skimage"} & sys.modules.keys()
 assert not [name for name in sys.modules if name.split(".")[0] == "ignite"], "ignite was imported"
 assert "matplotlib.pyplot" not in sys.modules
 from medvit.inference import load_model
 load_model("headneck_ct_swin_unetr")
-import ignite.engine, matplotlib.pyplot
+import ignite.engine, matplotlib.pyplot, pandas, scipy.signal, skimage.measure
 import medvit.training.loop.training_loop
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -27,5 +29,20 @@ import medvit.training.loop.training_loop
 
 def test_where_monai_is_there_already_nothing_is_hidden():
     before = dict(sys.modules)
-    import_monai_lightly()
+    import_monai_lightly({})
     assert sys.modules == before
+
+
+def test_packages_for_steps_of_other_bundles_stay_visible():
+    code = """
+import sys
+from medvit.inference import import_monai_lightly
+step = {"_target_": "monai.transforms.KeepLargestConnectedComponentd", "keys": "pred"}
+import_monai_lightly({"postprocessing": {"_target_": "monai.transforms.Compose", "transforms": [step]}})
+import torch
+from monai.transforms import KeepLargestConnectedComponent
+image = torch.zeros(1, 5, 5, 5)
+image[0, 0, 0, 0] = image[0, 3, 3, 3] = image[0, 3, 3, 4] = 1
+assert KeepLargestConnectedComponent()(image).sum() == 2
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

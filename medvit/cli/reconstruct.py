@@ -178,7 +178,7 @@ def _reconstruct(job: _Job, shown: Terminal) -> SavedResult:
         # torch and MONAI take seconds to import, so mistakes are refused before
         from medvit.inference import import_monai_lightly
 
-        import_monai_lightly()
+        import_monai_lightly(bundle.config)
         result = run(bundle, prepared, settings, progress)
         assert isinstance(result, Reconstructed)  # a bundle that reconstructs returns nothing else
         saved = save_reconstructed(result, job.output, job.write)

@@ -149,7 +149,7 @@ def _restore(job: _Job, shown: Terminal) -> SavedResult:
         # torch and MONAI take seconds to import, so mistakes are refused before
         from medvit.inference import import_monai_lightly
 
-        import_monai_lightly()
+        import_monai_lightly(bundle.config)
         from medvit import pipeline
         from medvit.restoration import Restored
 

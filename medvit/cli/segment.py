@@ -177,7 +177,7 @@ def _segment(job: _Job, shown: Terminal) -> SavedResult:
         # torch and MONAI take seconds to import, so mistakes are refused before
         from medvit.inference import import_monai_lightly
 
-        import_monai_lightly()
+        import_monai_lightly(bundle.config)
         from medvit.pipeline import run
         from medvit.segmentation import Result
 
