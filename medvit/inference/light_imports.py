@@ -11,8 +11,18 @@ __all__ = ["import_monai_lightly"]
 _FOR_TRAINING = ("ignite", "matplotlib.pyplot")
 """Packages that MONAI imports if they are installed, for its training engine and for pictures in Jupyter."""
 
-_FOR_STEPS = ("pandas", "scipy.signal", "skimage")
-"""Packages that MONAI imports for some of its transforms; they take a second."""
+_FOR_STEPS = (
+    "IPython",
+    "cv2",
+    "itk",
+    "matplotlib",
+    "pandas",
+    "scipy.signal",
+    "skimage",
+    "tensorboard",
+    "torch.utils.tensorboard",
+)
+"""Packages that MONAI imports for some of its transforms and readers; they take up to two seconds."""
 
 _STEPS_WITHOUT = {
     "monai.inferers.SimpleInferer",

@@ -200,22 +200,20 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
     config = {**bundle.config, "bundle_root": str(bundle.root), "device": str(device)}
     if fast:
         config |= {key.removeprefix("fast_"): value for key, value in config.items() if key.startswith("fast_")}
+    config["postprocessing"] = _without_saver(config.get("postprocessing"))
     parser = ConfigParser(config)
     try:
         own = parser.get_parsed_content("network") if network is None else network
         inferer = parser.get_parsed_content("inferer")
         if getattr(inferer, "precision", "fp32") != "fp32":
             require_precision_check(bundle, inferer.precision)
-        post = parser.get_parsed_content("postprocessing")
-        # callers decide where results are saved, so the config's saver, which monai.bundle needs, is left out
-        kept = [t for t in post.transforms if not type(t).__name__.startswith("SaveImage")]
         return LoadedBundle(
             bundle=bundle,
             device=device,
             network=own,
             inferer=inferer,
             preprocessing=parser.get_parsed_content("preprocessing"),
-            postprocessing=type(post)(kept),
+            postprocessing=parser.get_parsed_content("postprocessing"),
             weights_sha256=bundle.weights_sha256 if network is None else "",
             fast=fast,
         )
@@ -227,6 +225,21 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
             f"a config of {bundle.name} that cannot be built: {str(cause).splitlines()[0]}",
             remedy="Correct configs/inference.json.",
         ) from error
+
+
+def _without_saver(postprocessing: Any) -> Any:
+    """Return the config of a postprocessing without its saver: callers of medvit decide where results are saved.
+
+    ``python -m monai.bundle`` needs the saver. Building it would import every package that MONAI can save with.
+    """
+    steps = postprocessing.get("transforms") if isinstance(postprocessing, dict) else None
+    if not isinstance(steps, list):
+        return postprocessing
+    names = [str(step.get("_target_", "")) if isinstance(step, dict) else "" for step in steps]
+    kept = [
+        step for step, name in zip(steps, names, strict=True) if not name.rpartition(".")[2].startswith("SaveImage")
+    ]
+    return {**postprocessing, "transforms": kept}
 
 
 def apply(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import cdist
 
 __all__ = ["longest_diameter"]
 
@@ -34,6 +32,8 @@ def longest_diameter(inside: NDArray[np.bool_], axes: NDArray[np.float64]) -> fl
         >>> longest_diameter(np.ones((3, 1, 1), dtype=bool), np.eye(3))
         3.0
     """
+    from scipy.spatial import ConvexHull
+
     points = _faces(np.argwhere(_ends(inside))) @ axes.T
     return _farthest(points[ConvexHull(points).vertices])
 
@@ -61,6 +61,8 @@ def _faces(index: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _farthest(points: NDArray[np.float64]) -> float:
     """Return the largest distance between any two of the points."""
+    from scipy.spatial.distance import cdist
+
     centre = (points.min(0) + points.max(0)) / 2
     radius = np.linalg.norm(points - centre, axis=1)
     best, at = 0.0, points[radius.argmax()]

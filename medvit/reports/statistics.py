@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 from medvit.io import Scan, world
 from medvit.labels import Label, LabelMeasures
@@ -40,6 +39,8 @@ def measure(array: np.ndarray, scan: Scan, labels: Sequence[Label]) -> list[Labe
         >>> liver.volume_ml, liver.mean
         (0.1, 55.0)
     """
+    from scipy.ndimage import find_objects
+
     voxel_ml = None if scan.is_picture else float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000
     boxes = find_objects(array, max_label=max((label.id for label in labels), default=0))
     return [_measure(array, boxes[label.id - 1], scan, label, voxel_ml) for label in labels]
