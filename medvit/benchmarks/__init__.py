@@ -1,4 +1,4 @@
-"""What ``medvit benchmark`` measures: ours beside its peer in one run, agreement printed, ratios pair by pair."""
+"""Benchmarks of ``medvit benchmark``: medvit and MONAI in one run, with agreement and paired ratios."""
 
 from medvit.benchmarks.networks import Row, Workload, bundle_workload, compare, random_workload
 

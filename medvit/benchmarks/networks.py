@@ -1,4 +1,4 @@
-"""Swin UNETR by each backend against MONAI's network in MONAI's inferer: same weights, windows and blending."""
+"""Benchmark of Swin UNETR by each backend against MONAI's network in MONAI's inferer: same weights, windows and blending."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _BACKENDS = (("eager", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One backend beside MONAI.
+    """Measurement of one backend against MONAI.
 
     Attributes:
-        work: what ran.
-        theirs: median wall seconds of MONAI's side.
-        ours: of ours.
-        ratio: median of theirs / ours, pair by pair, wall clock.
-        ratio_cpu: the same of processor time, which other programs on the machine disturb less.
+        work: description of the run.
+        theirs: median wall-clock seconds of MONAI.
+        ours: median wall-clock seconds of medvit.
+        ratio: median over pairs of theirs / ours, wall clock.
+        ratio_cpu: the same for processor time, on which other programs have less influence.
         agreement: share of voxels with the same label.
-        difference: relative L2 of the logits.
-        refused: why a backend did not run; everything else is 0 then.
+        difference: relative L2 difference of the logits.
+        refused: reason why a backend did not run; the numbers are then 0.
     """
 
     work: str
@@ -54,12 +54,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Workload:
-    """What both sides run.
+    """Networks and image of a benchmark.
 
     Attributes:
-        name: what it is, for the table.
+        name: description for the table.
         peer: MONAI's network.
-        mine: ours, with the same weights.
+        mine: medvit's network with the same weights.
         image: (1, channel, i, j, k).
         roi: side of the cubic window.
     """
@@ -72,12 +72,12 @@ class Workload:
 
 
 def random_workload(feature_size: int = 12, side: int = 96, air: bool = False) -> Workload:
-    """Swin UNETR with 14 classes and random weights on an image of random numbers.
+    """Make a Swin UNETR with 14 classes and random weights, and an image of random numbers.
 
     Args:
         feature_size: 12, 24 or 48.
-        side: of the window; the image is one and a half windows long, so that two are run.
-        air: four windows in place of two, three of them constant as the air around a patient.
+        side: side of the window; the image is one and a half windows long, so that two windows run.
+        air: make four windows instead of two, of which three are constant like the air around a patient.
     """
     torch.manual_seed(0)
     peer = MonaiSwinUNETR(1, 14, feature_size=feature_size, spatial_dims=3).eval()
@@ -97,16 +97,16 @@ def random_workload(feature_size: int = 12, side: int = 96, air: bool = False) -
 
 
 def bundle_workload(name: str, case: str | os.PathLike[str], side: int = 96, air: bool = False) -> Workload:
-    """A trained bundle and its MONAI twin on a real scan, as the bundle's preprocessing leaves it.
+    """Load a trained bundle and its MONAI twin, and a real scan after the bundle's preprocessing.
 
     Args:
         name: a bundle with ``configs/inference_monai.json``.
-        case: a scan that the bundle is made for.
-        side: of the window, which need not be the bundle's.
-        air: the scan with air (its least value) along i, to two and a half times its length, as where nothing was cropped.
+        case: a scan of the kind that the bundle takes.
+        side: side of the window, which may differ from the bundle's.
+        air: extend the scan with air (its minimum) along i to two and a half times its length, as without a crop.
 
     Raises:
-        BundleError: not trained, or without a twin.
+        BundleError: the bundle is not trained, or has no twin.
     """
     model = load_model(name, "cpu")
     twin = model.bundle.root / "configs" / "inference_monai.json"
@@ -133,11 +133,11 @@ def bundle_workload(name: str, case: str | os.PathLike[str], side: int = 96, air
 
 
 def compare(work: Workload, runs: int = 3) -> Iterator[Row]:
-    """Each backend in turn, MONAI's network in MONAI's inferer before each; overlap 0.5, Gaussian weights.
+    """Run each backend in turn, each after a run of MONAI's network in MONAI's inferer; overlap 0.5, Gaussian weights.
 
     Args:
-        work: what both sides run.
-        runs: pairs after one that is not counted.
+        work: networks and image.
+        runs: number of pairs, after one pair that is not counted.
     """
     monai = SlidingWindowInferer((work.roi,) * 3, overlap=0.5, mode="gaussian")
 
@@ -168,7 +168,7 @@ def compare(work: Workload, runs: int = 3) -> Iterator[Row]:
 
 
 def _taken(action: Callable[[], object]) -> tuple[float, float]:
-    """Wall and processor seconds of one call."""
+    """Return wall-clock and processor seconds of one call."""
     wall, own = time.perf_counter(), time.process_time()
     action()
     return time.perf_counter() - wall, time.process_time() - own

@@ -1,4 +1,4 @@
-"""Other people's models, and export of ours."""
+"""Loading of published weights, and export of networks to exchange formats."""
 
 import lazy_loader
 

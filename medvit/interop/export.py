@@ -1,8 +1,8 @@
-"""Networks in exchange formats: ``torch.export``, ONNX and OpenVINO, each checked against the network it came from.
+"""Export of networks to ``torch.export``, ONNX and OpenVINO; each written file is compared with its network.
 
-While a graph is recorded, window attention and bi-WKV take paths of PyTorch's own operators, which every runtime has.
-Sizes are fixed to those of the example: windows, masks, padding and sweeps are worked out for them. A checkpoint is no
-graph but the network's whole state dict in float32, as MONAI's own export commands ask for it.
+While a graph is recorded, window attention and bi-WKV use plain PyTorch operators, which every runtime has. Sizes are fixed
+to those of the example, since windows, masks, padding and scans are computed for them. The format "checkpoint" is not a graph
+but the network's whole state dict in float32, as MONAI's export commands need it.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "Exported", "check_target", "example_inputs", "export_bundle", "export_network"]
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml", "checkpoint": ".pt"}
-"""Formats, and how their files end; OpenVINO puts the numbers into a .bin beside the .xml."""
+"""File suffix of each format; OpenVINO writes the weights to a .bin beside the .xml."""
 
 _EXTRA = ("onnx", "onnxscript", "openvino")
 _NEEDS = {"torch": (), "onnx": _EXTRA, "openvino": _EXTRA, "checkpoint": ()}
-"""Packages of the extra; OpenVINO is what runs an ONNX file for the check."""
+"""Packages of the extra that each format needs; OpenVINO runs an ONNX file for the comparison."""
 
 _TOLERANCE = 1e-3
-"""Largest difference allowed, as a share of the largest logit (or of 1, where all are smaller)."""
+"""Largest allowed difference, as a share of the largest logit (or of 1, if all are smaller)."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
-        files: the files.
-        shapes: of the inputs, (batch, channel, *spatial) each; the graph takes no others.
-        difference: largest absolute difference between the written graph, read back, and the network.
-        scale: largest absolute value of the network's output, to judge the difference by.
+        files: files written.
+        shapes: shapes of the inputs, (batch, channel, *spatial) each; the graph accepts no others.
+        difference: largest absolute difference between the output of the written file, read back, and of the network.
+        scale: largest absolute value of the network's output, for comparison with the difference.
     """
 
     files: tuple[Path, ...]
@@ -56,10 +56,10 @@ class Exported:
 
 
 def check_target(path: Path, kind: str, overwrite: bool = False) -> None:
-    """Refuse a format, name or missing package before any work is done.
+    """Refuse an invalid format or name, or a missing package, before any work.
 
     Raises:
-        ExportError: an unknown format, another suffix than its own, or a package that is not installed.
+        ExportError: the format is unknown, the suffix is not the format's, or a package is not installed.
         OutputError: the file exists.
     """
     if kind not in SUFFIXES:
@@ -86,17 +86,17 @@ def check_target(path: Path, kind: str, overwrite: bool = False) -> None:
 def export_network(
     network: nn.Module, example: Sequence[Tensor], path: str | os.PathLike[str], kind: str, *, overwrite: bool = False
 ) -> Exported:
-    """Write a network for inputs of the example's size, read it back and compare.
+    """Write a network for inputs of the example's size, read the file back and compare.
 
     Args:
-        network: any of medvit's networks, on the CPU; its mode is put back in the end.
-        example: its inputs, (batch, channel, *spatial) float32 each, as large as in use.
+        network: one of medvit's networks, on the CPU; its training mode is restored afterwards.
+        example: its inputs, (batch, channel, *spatial) float32 each, of the size used later.
         path: the file; ends in .pt2, .onnx, .xml or .pt.
         kind: "torch", "onnx", "openvino" or "checkpoint".
         overwrite: replace an existing file.
 
     Raises:
-        ExportError: see ``check_target``; the graph cannot be recorded, or answers differently (nothing is written).
+        ExportError: see ``check_target``; also if the graph cannot be recorded, or computes other values (nothing is written).
         OutputError: the file exists or its folder cannot be written.
     """
     final = Path(path)
@@ -112,7 +112,7 @@ def export_network(
             write(network, inputs, written)
             difference, scale = _compare(read(network, inputs, written), wanted)
             files = sorted(staging.iterdir(), key=lambda p: p == written)
-            for file in files:  # the file that was asked for comes last
+            for file in files:  # the requested file is moved last, after its companions
                 os.replace(file, final.parent / file.name)
     finally:
         network.train(training)
@@ -121,7 +121,7 @@ def export_network(
 
 
 def example_inputs(bundle: Bundle) -> tuple[Tensor, ...]:
-    """Random inputs of the size and range that a bundle's metadata states, one for each of the network's inputs."""
+    """Make random inputs of the size and range in a bundle's metadata, one for each input of the network."""
     generator = torch.Generator().manual_seed(0)
     inputs = []
     for stated in bundle.metadata["network_data_format"]["inputs"].values():
@@ -132,12 +132,13 @@ def example_inputs(bundle: Bundle) -> tuple[Tensor, ...]:
 
 
 def export_bundle(bundle: Bundle, path: str | os.PathLike[str], kind: str, *, overwrite: bool = False) -> Exported:
-    """Write a trained bundle's network for inputs of the size that its metadata states.
+    """Write a trained bundle's network for inputs of the size in its metadata.
 
-    Args, errors and result as ``export_network``; pre- and postprocessing are not part of the graph.
+    Args, errors and result as for ``export_network``; pre- and postprocessing are not part of the graph.
 
     Raises:
-        BundleError: the bundle is not trained. ChecksumError: its weights are others.
+        BundleError: the bundle is not trained.
+        ChecksumError: its weights differ from the recorded hash.
     """
     check_target(Path(path), kind, overwrite)
     bundle.require_trained()
@@ -157,7 +158,7 @@ def _recorded(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
             "Export one of medvit's networks, or report this.",
         ) from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names folders of the machine that exported
+        node.meta.pop("stack_trace", None)  # it contains paths of this machine
     return program
 
 
@@ -166,7 +167,7 @@ def _write_torch(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> 
 
 
 def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
-    # it warns once for each operator of torchvision, which nothing here uses
+    # the exporter warns about each operator of torchvision, which medvit does not use
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     program = _recorded(network, inputs)
     options: dict[str, Any] = {"opset_version": 20, "external_data": False, "verbose": False}
@@ -177,7 +178,7 @@ def _write_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) 
     import openvino
 
     onnx = path.with_suffix(".onnx")
-    _write_onnx(network, inputs, onnx)  # OpenVINO's own tracer stumbles over the windows' reshapes
+    _write_onnx(network, inputs, onnx)  # by way of ONNX, since OpenVINO's tracer fails on the reshapes of windows
     try:
         graph = openvino.convert_model(str(onnx))
     except Exception as error:
@@ -202,7 +203,7 @@ def _run_torch(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> li
 def _run_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> list[Tensor]:
     import openvino
 
-    # processors with bf16 would otherwise take it unasked
+    # without the hint, OpenVINO computes in bf16 on processors that support it
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = compiled([x.numpy() for x in inputs])
     return [torch.from_numpy(results[output]) for output in compiled.outputs]
@@ -211,7 +212,7 @@ def _run_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) ->
 def _run_checkpoint(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> list[Tensor]:
     other = copy.deepcopy(network)
     for value in other.state_dict().values():
-        value.zero_()  # nothing of the network may stand in for what the file lacks
+        value.zero_()  # so that a tensor missing in the file is noticed
     other.load_state_dict(torch.load(path, weights_only=True))
     return _flat(other(*inputs))
 
@@ -222,7 +223,7 @@ _PATHS: dict[str, tuple[Callable[..., None], Callable[..., list[Tensor]]]] = {
     "openvino": (_write_openvino, _run_openvino),
     "checkpoint": (_write_checkpoint, _run_checkpoint),
 }
-"""How each format is written, and how the written file is run for the check."""
+"""Functions that write each format, and that run the written file for the comparison."""
 
 
 def _flat(output: Any) -> list[Tensor]:

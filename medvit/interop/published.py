@@ -1,4 +1,4 @@
-"""Loading weights as their authors published them, strictly: every tensor is used, or the message names it."""
+"""Strict loading of published weights: every tensor is used, or named in the error message."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _TRANSLATORS = {
     "RestoreRWKV": "medvit.restoration.networks.restore_rwkv_published",
     "SwinX2S": "medvit.reconstruction.networks.swin_x2s_published",
 }
-"""Module of each network's ``translate(state, model) -> dict[str, Tensor]``, loaded when first needed."""
+"""Module with each network's ``translate(state, model) -> dict[str, Tensor]``, imported when first needed."""
 
 _TRAITS = (
-    # whose tensors, a piece of a name that no network below it has
+    # network, and a part of a tensor name that no network further down has
     ("RestoreRWKV", ".att.spatial_decay"),
     ("SwinX2S", "expand_."),
     ("BarlowSwin", "linear_embedding"),
@@ -49,15 +49,22 @@ def load_published(
 
     Args:
         model: ``SwinUNETR``, ``BarlowSwin``, ``RestoreRWKV`` or ``SwinX2S``, built as the weights need it.
-        path_or_state_dict: a file, or what it holds.
-        merging: for Swin UNETR, the order of patch merging the weights were trained with: "merging" (MONAI >= 1.5),
-            "mergingv2" or "merging_legacy" (MONAI <= 1.4). The tensors do not tell. It is set on the model.
+        path_or_state_dict: a file, or its content.
+        merging: for Swin UNETR, the order of patch merging in training: "merging" (MONAI >= 1.5), "mergingv2" or
+            "merging_legacy" (MONAI <= 1.4). It cannot be read from the tensors. It is set on the model.
 
     Returns:
-        The model; unchanged where an error is raised.
+        The model. If an error is raised, it is unchanged.
 
     Raises:
-        CheckpointError: the file cannot be read, is another network's, does not fit, or leaves ``merging`` open.
+        CheckpointError: the file cannot be read, belongs to another network, does not match, or needs ``merging``.
+
+    Examples:
+        >>> import medvit
+        >>> from medvit.segmentation import BarlowSwin
+        >>> network = BarlowSwin(embed_dim=8, depths=(1, 1, 1), num_heads=2, image_size=(64, 64))
+        >>> medvit.load_published(network, network.state_dict()) is network
+        True
     """
     kind = _kind(model)
     if merging is not None and kind != "SwinUNETR":
@@ -79,7 +86,7 @@ def load_published(
 
 
 def _kind(model: nn.Module) -> str:
-    # told by name, so that no other network's module is loaded; MONAI's SwinUNETR bears the name too, without an era
+    # by name, so that no other network's module is imported; MONAI's SwinUNETR has the same name, but is not accepted
     for base in type(model).__mro__:
         if base.__name__ in _TRANSLATORS and base.__module__.startswith("medvit."):
             return base.__name__
@@ -92,9 +99,9 @@ def _kind(model: nn.Module) -> str:
 
 
 def _require_kind(stored: CheckpointTensors, kind: str) -> None:
-    """Refuse another network's weights by name; names nobody knows go on to the strict comparison."""
+    """Refuse another network's weights by tensor names; unknown names are left to the strict comparison."""
     looks = [who for who, trait in _TRAITS if any(trait in name for name in stored)]
-    if looks and looks[0] != kind:  # Swin-X2S has names of Swin UNETR's among its own
+    if looks and looks[0] != kind:  # only the first match, since Swin-X2S also has names of Swin UNETR
         raise CheckpointError(
             f"weights that look like {looks[0]}'s ({len(stored)} tensors, the first is {next(iter(stored))})",
             f"{kind}'s are needed",

@@ -1,10 +1,10 @@
-"""A scan on a grid a whole number of times coarser or finer in its slices' plane, by cutting k-space or filling it with zeros.
+"""Resampling in the slice plane by a whole factor, by truncation or zero filling of k-space.
 
-What both grids share is the extent: their voxels tile the same box, so that a finer pixel's centre lies at
-(n + 1/2) / factor - 1/2 coarse pixels. A plain Fourier transform with zeros appended would instead keep the first pixel's
-centre and move the box by half a finer pixel; the shift between the two is a linear phase, and exact.
+Both grids have the same extent: a fine pixel's centre is at (n + 1/2) / factor - 1/2 coarse pixels. A plain Fourier transform
+with zeros appended would keep the first pixel's centre and move the extent by half a fine pixel; the shift between the two
+is a linear phase and exact.
 
-Arrays are (i, j) or (i, j, k); i and j are the slice's plane, slices lie across k. Light: no torch.
+Arrays are (i, j) or (i, j, k); i and j are the slice plane, slices are along k. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ __all__ = ["low_frequency_part", "truncate_kspace", "upsampled_index", "zero_fil
 
 
 def truncate_kspace(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
-    """The scan with voxels ``factor`` times as wide along i and j: k-space kept below the coarser grid's Nyquist frequency.
+    """Compute the scan with voxels ``factor`` times as wide along i and j, from k-space below the coarse grid's Nyquist frequency.
 
-    Frequencies k with \\|k\\| < M / 2 of the M = N / factor samples of an axis are kept, unweighted, the rest is cut off
-    (the single line at -M/2 of an even M too, which has no partner at +M/2). The image is taken for periodic and free of
-    phase, and its mean stays what it was.
+    Frequencies k with \\|k\\| < M / 2 of the M = N / factor samples of an axis are kept unweighted; the others are removed, also
+    the line at -M/2 of an even M, which has no counterpart at +M/2. The image is assumed to be periodic and without phase; its
+    mean is unchanged.
 
     Args:
-        image: (i, j) or (i, j, k); i and j divide by ``factor``.
+        image: (i, j) or (i, j, k); i and j are multiples of ``factor``.
         factor: 1 or more.
 
     Returns:
         (i / factor, j / factor[, k]) float32, in the image's unit.
 
     Raises:
-        ShapeError: a factor below 1, sides that do not divide by it, or another number of axes.
+        ShapeError: the factor is below 1, the sides are not multiples of it, or the number of axes is wrong.
     """
     _check(image, factor)
     if any(n % factor for n in image.shape[:2]):
@@ -47,32 +47,32 @@ def truncate_kspace(image: NDArray[np.floating], factor: int) -> NDArray[np.floa
 
 
 def zero_fill(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
-    """The scan on a grid ``factor`` times as fine along i and j, by zeros around its k-space: sinc interpolation.
+    """Interpolate the scan to a grid ``factor`` times as fine along i and j by zero filling of k-space (sinc interpolation).
 
-    All frequencies stay as they are. The line at Nyquist of an even number of samples is shared between both ends, which
-    is the smoothest image that has the given samples.
+    All frequencies are unchanged. The Nyquist line of an even number of samples is shared between both ends, which gives the
+    smoothest image with the given samples.
 
     Args:
         image: (i, j) or (i, j, k).
         factor: 1 or more.
 
     Returns:
-        (factor * i, factor * j[, k]) float32, in the image's unit; it rings beside edges, as truncated k-space does.
+        (factor * i, factor * j[, k]) float32, in the image's unit; it rings at edges, like any truncated k-space.
 
     Raises:
-        ShapeError: a factor below 1, or another number of axes.
+        ShapeError: the factor is below 1, or the number of axes is wrong.
     """
     _check(image, factor)
     return _in_plane(image, lambda line: _finer_lines(line, factor))
 
 
 def low_frequency_part(fine: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
-    """What of a finer image a scan ``factor`` times as coarse would have measured, on the finer grid; errors as ``truncate_kspace``."""
+    """Return the part of a fine image that a scan ``factor`` times as coarse measures, on the fine grid; errors as ``truncate_kspace``."""
     return zero_fill(truncate_kspace(fine, factor), factor)
 
 
 def upsampled_index(factor: int) -> NDArray[np.float64]:
-    """Voxel index (i, j, k, 1) on the finer grid to index on the grid it was made of, 4x4: ``affine @ upsampled_index(f)``."""
+    """Return the 4x4 map from voxel index on the fine grid to index on the coarse grid, for ``affine @ upsampled_index(factor)``."""
     index = np.diag([1 / factor, 1 / factor, 1.0, 1.0])
     index[:2, 3] = (1 / factor - 1) / 2
     return index
@@ -90,7 +90,7 @@ def _check(image: NDArray[np.floating], factor: int) -> None:
 def _in_plane(
     image: NDArray[np.floating], lines: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> NDArray[np.float32]:
-    """An operation on the last axis applied along i and along j, slice by slice: memory stays that of one slice."""
+    """Apply an operation on the last axis along i and along j, slice by slice, with the memory of one slice."""
     stack = image[..., None] if image.ndim == 2 else image
     out: NDArray[np.float32] | None = None
     for k in range(stack.shape[2]):
@@ -104,7 +104,7 @@ def _in_plane(
 
 def _coarser_lines(line: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
     if factor == 1:
-        return line  # the line at Nyquist has its partner
+        return line  # nothing is removed, not even the Nyquist line
     fine = line.shape[-1]
     coarse = fine // factor
     k = np.arange((coarse + 1) // 2)  # below Nyquist

@@ -1,4 +1,4 @@
-"""Transforms that bundle configs name as ``_target_``."""
+"""Transforms for the configs of bundles, which name them as ``_target_``."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Where a voxel lies in the head, as channels beside the image: what a network needs to tell right from left."""
+"""Coordinate channels: the position of each voxel in the head, which a network needs to distinguish right from left."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from medvit.io import spacing_mm
 __all__ = ["AddCoordinateChannelsd", "coordinate_channels"]
 
 _UNIT_MM = 100.0
-"""Half a head: distances come out as large as intensities."""
+"""Unit of the coordinates, about half a head, so that they have the size of intensities."""
 
 
 def coordinate_channels(image: Tensor, sides_mm: Sequence[float]) -> Tensor:
-    """An image with three more channels: the distance from its centre to the right, the front and the top, in 100 mm.
+    """Add three channels to an image: the distance from its centre to the right, the front and the top, in 100 mm.
 
-    The centre is that of brightness, since where a head lies in its image is the scanner's choice. Both halves of a head look
-    alike but for their place, and a network of convolutions sees its place only by the edges of the image.
+    The centre is the centre of mass of the intensities, since the position of a head in the image is arbitrary. The halves of a
+    head differ mainly in position, and a convolutional network knows the position only from the edges of the image.
 
     Args:
         image: (1, i, j, k) float in 0..1 on RAS axes.
@@ -44,10 +44,10 @@ def coordinate_channels(image: Tensor, sides_mm: Sequence[float]) -> Tensor:
 
 
 class AddCoordinateChannelsd(MapTransform):  # type: ignore[misc]
-    """``coordinate_channels`` for each key: MetaTensors (1, i, j, k) in 0..1 after ``ResampleToNetworkGridd``, whose meta is kept."""
+    """Transform by ``coordinate_channels`` of MetaTensors (1, i, j, k) in 0..1 after ``ResampleToNetworkGridd``; meta is kept."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by itself and its three channels of place."""
+        """Replace each image by itself with three coordinate channels."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]

@@ -1,7 +1,7 @@
-"""The steps between a scan and a network that medvit adds to MONAI's; bundles name them as ``_target_``.
+"""Transforms between the source grid and the network grid; bundles name them as ``_target_``.
 
-The way back is computed from whole numbers (permutation, flips, sizes) that travel with the image, never from
-floating-point affines: so a DICOM series and its NIfTI twin, whose headers round differently, give the same voxels.
+The inverse is computed from integers (permutation, flips, sizes) stored in the image's meta, never from floating-point
+affines. So a DICOM series and its NIfTI copy, whose headers are rounded differently, give the same voxels.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _KEY = "network_grid"
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkGrid:
-    """How the network's grid came from the source's, in whole numbers.
+    """Relation between the network grid and the source grid, in integers.
 
     Attributes:
-        axes: for each RAS axis, the source axis it was.
+        axes: for each RAS axis, the source axis from which it comes.
         flips: for each RAS axis, 1 if it was reversed.
         source_shape: source size along RAS axes (after permutation).
         grid_shape: size after resampling.
@@ -46,13 +46,13 @@ class NetworkGrid:
     size: tuple[int, ...]
 
     def pack(self) -> Tensor:
-        """As one int64 tensor, which survives MONAI's collating and decollating."""
+        """Pack into one int64 tensor, which MONAI's collating and decollating preserve."""
         parts = (self.axes, self.flips, self.source_shape, self.grid_shape, self.start, self.size)
         return torch.tensor(parts, dtype=torch.int64)
 
     @classmethod
     def unpack(cls, packed: Tensor) -> NetworkGrid:
-        """The inverse of ``pack``."""
+        """Unpack the tensor of ``pack``."""
         axes, flips, source_shape, grid_shape, start, size = (
             tuple(map(int, row)) for row in packed.reshape(6, -1).tolist()
         )
@@ -60,14 +60,14 @@ class NetworkGrid:
 
 
 class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
-    """Turn to the closest RAS axes and resample to a spacing, smoothing first where detail would alias.
+    """Transform that turns an image to the closest RAS axes and resamples it to a spacing, with smoothing against aliasing.
 
     Args:
         keys: images, MetaTensor (channel, i, j, k).
-        spacing_mm: voxel sides along right, anterior, superior. The true spacing differs by less than half a voxel
-            over the whole side, so that a whole number of voxels spans exactly the source's extent. None keeps the
-            source's own: the voxels are turned, and no value changes.
-        smooth: False for weights that were trained on plainly interpolated images.
+        spacing_mm: voxel sides along right, anterior, superior. The actual spacing differs slightly (less than half a voxel over
+            the whole side), so that an integer number of voxels has exactly the source's extent. None keeps the source's
+            spacing: voxels are reordered and no value changes.
+        smooth: False for weights trained on images that were interpolated without smoothing.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
         self.smooth = smooth
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by its resampled self; its meta records the way back."""
+        """Replace each image by the resampled image; its meta stores the relation to the source grid."""
         out = dict(data)
         for key in self.key_iterator(out):
             out[key] = self._move(out[key])
@@ -103,7 +103,7 @@ class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
                 axes=axes, flips=flips, source_shape=source, grid_shape=source, start=(0, 0, 0), size=source
             )
             return _with_grid(straight.contiguous(), image, _grid_affine(affine, record), record)
-        # headers round differently: whole thousandths of a millimetre decide the grid's size
+        # headers are rounded differently, so the grid size is computed from sides rounded to 0.001 mm
         sides = [round(spacing_mm(affine)[a], 3) for a in axes]
         grid = tuple(max(1, round(n * s / t)) for n, s, t in zip(source, sides, self.spacing_mm, strict=True))
         smooth = _smooth(straight, source, grid) if self.smooth else straight
@@ -113,13 +113,13 @@ class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
 
 
 def _with_grid(values: Tensor, image: MetaTensor, affine: np.ndarray, grid: NetworkGrid) -> MetaTensor:
-    """New values with the image's meta, a new affine and the way back."""
+    """Make a MetaTensor of new values with the image's meta, a new affine and the grid relation."""
     meta = {k: v for k, v in image.meta.items() if k != "affine"}
     return MetaTensor(values, affine=torch.from_numpy(affine), meta={**meta, _KEY: grid.pack()})
 
 
 def _grid_affine(source: np.ndarray, grid: NetworkGrid) -> np.ndarray:
-    """Affine to RAS+ of the grid, voxel centres at half-integers of the common extent."""
+    """Compute the grid's affine to RAS+; voxel centres are at half-integers of the common extent."""
     to_source = np.zeros((4, 4))
     to_source[3, 3] = 1
     rows = zip(grid.axes, grid.flips, grid.source_shape, grid.grid_shape, grid.start, strict=True)
@@ -133,7 +133,7 @@ def _grid_affine(source: np.ndarray, grid: NetworkGrid) -> np.ndarray:
 
 
 def _smooth(image: Tensor, source: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
-    """Gaussian of standard deviation (ratio - 1) / 2 source voxels along each axis that shrinks."""
+    """Smooth by a Gaussian with a standard deviation of (ratio - 1) / 2 source voxels along each axis that shrinks."""
     from scipy.ndimage import gaussian_filter1d
 
     array = image.numpy()
@@ -145,12 +145,12 @@ def _smooth(image: Tensor, source: tuple[int, ...], grid: tuple[int, ...]) -> Te
 
 
 class CropToBodyd(MapTransform):  # type: ignore[misc]
-    """Cut to the box of voxels above a threshold, so that no window is spent on air.
+    """Transform that crops to the box of voxels above a threshold, so that no window is spent on air.
 
     Args:
         keys: images, MetaTensor (channel, i, j, k) after ``ResampleToNetworkGridd``.
-        threshold: a voxel above it in any channel is content; if none is, the image stays whole.
-        margin: voxels kept around the box.
+        threshold: voxels above it in any channel are kept in the box; if there are none, the image is not cropped.
+        margin: number of voxels kept around the box.
     """
 
     def __init__(
@@ -161,14 +161,14 @@ class CropToBodyd(MapTransform):  # type: ignore[misc]
         self.margin = margin
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by its crop; its meta records the way back."""
+        """Replace each image by its crop; its meta stores the relation to the source grid."""
         out = dict(data)
         for key in self.key_iterator(out):
             out[key] = self._crop(out[key])
         return out
 
     def _crop(self, image: MetaTensor) -> MetaTensor:
-        content = image.as_tensor().numpy() > self.threshold  # torch takes fifty times as long over the same booleans
+        content = image.as_tensor().numpy() > self.threshold  # torch is fifty times slower in the reductions below
         if not content.any():
             return image
         box = []

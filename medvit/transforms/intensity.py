@@ -1,4 +1,4 @@
-"""Intensities into the range a restoration network knows, and back onto the source; bundles name them as ``_target_``."""
+"""Transforms of intensities to the range of a restoration network and back; bundles name them as ``_target_``."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def _checked_range(low: float, high: float) -> tuple[float, float]:
 
 
 class ScaleRangeToUnitd(MapTransform):  # type: ignore[misc]
-    """Map a range of intensities to 0..1 and clip; what lies beyond it goes under ``<key>_beyond`` and comes back.
+    """Transform that maps a range of intensities to 0..1 and clips; the clipped part is stored under ``<key>_beyond``.
 
     Args:
         keys: images, (channel, i, j, k).
-        low, high: the intensities that become 0 and 1, in the image's unit.
+        low, high: intensities that become 0 and 1, in the image's unit.
 
     Raises:
-        ShapeError: a range that is none.
+        ShapeError: ``low`` is not below ``high``.
     """
 
     def __init__(self, keys: KeysCollection, low: float, high: float, allow_missing_keys: bool = False) -> None:
@@ -46,7 +46,7 @@ class ScaleRangeToUnitd(MapTransform):  # type: ignore[misc]
         self.low, self.high = _checked_range(low, high)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by its scaled self, float32, and add what was clipped, in the image's unit."""
+        """Replace each image by the scaled image, float32, and add the clipped part, in the image's unit."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
@@ -57,18 +57,18 @@ class ScaleRangeToUnitd(MapTransform):  # type: ignore[misc]
 
 
 _MOST = 2_000_000
-"""Percentiles are taken of about this many voxels of a larger image, evenly spread."""
+"""Approximate number of voxels, evenly spread, from which percentiles of a larger image are computed."""
 
 
 def percentile_range(image: NDArray[np.floating], percentiles: Sequence[float]) -> tuple[float, float]:
-    """The values of an image that become 0 and 1: two of its percentiles, its extremes where those are equal.
+    """Return the values of an image that become 0 and 1: two of its percentiles, or its extremes if these are equal.
 
     Args:
         image: any shape, at least one value.
-        percentiles: in order, 0 to 100.
+        percentiles: two numbers in order, 0 to 100.
 
     Raises:
-        ShapeError: percentiles that are none, or the same value everywhere.
+        ShapeError: the percentiles are invalid, or all values are equal.
     """
     if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise ShapeError(
@@ -86,14 +86,14 @@ def percentile_range(image: NDArray[np.floating], percentiles: Sequence[float]) 
 
 
 class ScalePercentilesToUnitd(MapTransform):  # type: ignore[misc]
-    """Map two of an image's own percentiles to 0 and 1 without clipping, for kinds of image whose values have no unit (MR).
+    """Transform that maps two of an image's percentiles to 0 and 1 without clipping, for images without a unit (MR).
 
-    What is needed for the way back goes under ``<key>_range``: the two values, and the lowest that a restored image may
-    take, which is 0 for a source without negative values (a magnitude) and minus infinity for others.
+    The data for the inverse are stored under ``<key>_range``: the two values, and the lower limit of a restored image, which is
+    0 for a source without negative values (a magnitude) and minus infinity for others.
 
     Args:
         keys: images, (channel, i, j, k).
-        percentiles: that become 0 and 1.
+        percentiles: percentiles that become 0 and 1.
     """
 
     def __init__(self, keys: KeysCollection, percentiles: Sequence[float], allow_missing_keys: bool = False) -> None:
@@ -101,7 +101,7 @@ class ScalePercentilesToUnitd(MapTransform):  # type: ignore[misc]
         self.percentiles = tuple(float(p) for p in percentiles)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by its scaled self, float32, and add its range, (3,) float64; errors as ``percentile_range``."""
+        """Replace each image by the scaled image, float32, and add its range, (3,) float64; errors as ``percentile_range``."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
@@ -113,18 +113,18 @@ class ScalePercentilesToUnitd(MapTransform):  # type: ignore[misc]
 
 
 class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
-    """A network's image to intensities on exactly the source's own grid.
+    """Transform from a network's output to intensities on the source grid.
 
-    What ``ScaleRangeToUnitd`` clipped is added again: the network never saw it, so it is not the network's to change.
+    The part that ``ScaleRangeToUnitd`` clipped is added again: the network did not see it and must not change it.
 
     Args:
         keys: network outputs in 0..1, (channel, i, j, k).
-        low, high: the intensities that 0 and 1 stand for.
-        image_key: the preprocessed image, whose meta says how its grid came from the source's.
+        low, high: intensities that correspond to 0 and 1.
+        image_key: the preprocessed image, whose meta stores the relation to the source grid.
 
     Raises:
-        ShapeError: a range that is none, an output of another size, or an image that was resampled or cropped (values
-            between its voxels would have to be made up).
+        ShapeError: ``low`` is not below ``high``, the output has another size, or the image was resampled or cropped, so that
+            values between its voxels would be invented.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each output by MetaTensor (channel, i, j, k) float32, affine of the source, in the image's unit."""
+        """Replace each output by a MetaTensor (channel, i, j, k) float32 in the image's unit, with the source's affine."""
         out = dict(data)
         image = out[self.image_key]
         grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))

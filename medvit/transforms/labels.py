@@ -1,4 +1,4 @@
-"""Transforms of labels: logits to labels on the source's grid, and the largest component of each."""
+"""Transforms of labels: from logits to labels on the source grid, and the largest component of each class."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["ArgmaxOnSourceGridd", "KeepLargestComponentLogitsd", "stray_componen
 
 
 class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
-    """Logits on the network's grid to labels on exactly the source's own grid.
+    """Transform from logits on the network grid to labels on the source grid.
 
     Args:
         keys: logits, (class, i, j, k).
-        image_key: the preprocessed image, whose meta says how its grid came from the source's.
+        image_key: the preprocessed image, whose meta stores the relation to the source grid.
     """
 
     def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
@@ -32,7 +32,7 @@ class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace logits by labels, MetaTensor (1, i, j, k) uint8, affine of the source."""
+        """Replace logits by labels, MetaTensor (1, i, j, k) uint8, with the source's affine."""
         out = dict(data)
         image = out[self.image_key]
         grid = NetworkGrid.unpack(torch.as_tensor(image.meta[_KEY]))
@@ -50,11 +50,11 @@ class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
         return out
 
     def on_source(self, labels: Tensor, image: MetaTensor) -> MetaTensor:
-        """Labels along RAS axes, (right, anterior, superior), as the source has its axes: MetaTensor (1, i, j, k).
+        """Turn labels from RAS axes, (right, anterior, superior), to the source's axes, as MetaTensor (1, i, j, k).
 
         Args:
-            labels: on the source's grid but for the order and direction of its axes.
-            image: the preprocessed image, whose meta says how its grid came from the source's.
+            labels: labels with the source's voxels along RAS axes.
+            image: the preprocessed image, whose meta stores the relation to the source grid.
         """
         grid = NetworkGrid.unpack(torch.as_tensor(image.meta[_KEY]))
         affine = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64).reshape(4, 4)
@@ -69,13 +69,13 @@ class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
 
 
 class KeepLargestComponentLogitsd(MapTransform):  # type: ignore[misc]
-    """Leave each class one connected piece, on the network's grid, before labels are chosen.
+    """Transform that keeps the largest connected component of each class, on the network grid, before the argmax.
 
-    Where a class wins outside its largest piece, background's logit is raised above all others.
+    Where a class has the largest logit outside its largest component, background's logit is raised above all others.
 
     Args:
         keys: logits, (class, i, j, k).
-        classes: the classes that are one piece in a body.
+        classes: classes that are a single component in a body.
     """
 
     def __init__(self, keys: KeysCollection, classes: Sequence[int], allow_missing_keys: bool = False) -> None:
@@ -83,7 +83,7 @@ class KeepLargestComponentLogitsd(MapTransform):  # type: ignore[misc]
         self.classes = tuple(int(c) for c in classes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace logits by logits without stray pieces."""
+        """Replace logits by logits without stray components."""
         out = dict(data)
         for key in self.key_iterator(out):
             logits = out[key].clone()
@@ -95,7 +95,7 @@ class KeepLargestComponentLogitsd(MapTransform):  # type: ignore[misc]
 
 
 def stray_components(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Where a class lies outside its largest connected piece: bool, of the labels' own size."""
+    """Return a bool array, True where a class lies outside its largest connected component."""
     from scipy.ndimage import label
 
     stray = np.zeros(labels.shape, dtype=bool)

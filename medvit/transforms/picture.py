@@ -1,7 +1,7 @@
-"""Steps between a PNG or JPEG and a 2-D network; bundles name the transforms as ``_target_``.
+"""Transforms between a PNG or JPEG and a 2-D network; bundles name them as ``_target_``.
 
-A picture states no unit, and its numbers depend on bit depth, camera and exposure. So the brightness of each picture is
-stretched by itself, the same in training and in use, and any of 8-bit, 16-bit, grey, palette or colour gives the same range.
+A picture states no unit, and its values depend on bit depth, camera and exposure. So the brightness of each picture is
+stretched separately, in training and in use; 8-bit, 16-bit, grey, palette and colour pictures all get the same range.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from medvit.errors import ImageError
 __all__ = ["SaveImagePNGd", "ScaleToUnitRGBd", "scale_to_unit_rgb"]
 
 _DARK, _BRIGHT = 0.1, 99.9
-"""Percentiles of brightness that become 0 and 1: a hot pixel does not darken the rest."""
+"""Percentiles of brightness that become 0 and 1, so that single hot pixels do not darken the picture."""
 
 
 def scale_to_unit_rgb(array: np.ndarray) -> np.ndarray:
-    """A picture as three channels in 0..1, its colours kept in proportion.
+    """Scale a picture to three channels in 0..1, with the proportions of its colours unchanged.
 
     Args:
         array: (1 or 3, row, column), any real numbers; a grey picture is repeated.
 
     Returns:
-        (3, row, column) float32; the 0.1 and 99.9 % points over all channels lie at 0 and 1, what is beyond is clipped.
+        (3, row, column) float32; the 0.1 and 99.9 % points over all channels become 0 and 1, values beyond are clipped.
 
     Raises:
-        ImageError: another number of channels or axes, NaN, or the same value everywhere.
+        ImageError: another number of channels or axes, NaN, or all values are equal.
     """
     if array.ndim != 3 or array.shape[0] not in (1, 3):
         raise ImageError(
@@ -44,11 +44,11 @@ def scale_to_unit_rgb(array: np.ndarray) -> np.ndarray:
             "Convert it first.",
         )
     values = np.asarray(array, dtype=np.float64)
-    values = np.repeat(values, 3, 0) if len(values) == 1 else values  # first, so that grey and grey as RGB are the same
+    values = np.repeat(values, 3, 0) if len(values) == 1 else values  # before the percentiles, so that grey equals grey RGB
     if not np.isfinite(values).all():
         raise ImageError("NaN or infinite values in a picture", "all must be finite", "Replace them first.")
     low, high = np.percentile(values, (_DARK, _BRIGHT))
-    if high <= low:  # nearly all pixels are alike: a few bright spots on black
+    if high <= low:  # nearly all pixels are equal, e.g. a few bright spots on black
         low, high = float(values.min()), float(values.max())
     if high <= low:
         raise ImageError(f"the value {low:g} everywhere in a picture", "an image needs contrast", "Check the file.")
@@ -57,10 +57,10 @@ def scale_to_unit_rgb(array: np.ndarray) -> np.ndarray:
 
 
 class ScaleToUnitRGBd(MapTransform):  # type: ignore[misc]
-    """Apply ``scale_to_unit_rgb`` to the picture under each key, MetaTensor (1 or 3, row, column)."""
+    """Transform by ``scale_to_unit_rgb`` of the picture under each key, MetaTensor (1 or 3, row, column)."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each picture; its meta stays."""
+        """Replace each picture by the scaled picture; its meta is kept."""
         out = dict(data)
         for key in self.key_iterator(out):
             picture = out[key]
@@ -69,13 +69,13 @@ class ScaleToUnitRGBd(MapTransform):  # type: ignore[misc]
 
 
 class SaveImagePNGd(MapTransform):  # type: ignore[misc]
-    """Write labels as ``<name>_<postfix>.png``, rows and columns as in the source; for ``python -m monai.bundle run``.
+    """Transform that writes labels as ``<name>_<postfix>.png``, rows and columns as in the source; for ``python -m monai.bundle run``.
 
     Args:
-        keys: labels, (1, row, column), whole numbers up to 255.
-        output_dir: folder; made.
-        output_postfix: what is put after the source's name.
-        image_key: the picture, whose meta holds the name.
+        keys: labels, (1, row, column), integers up to 255.
+        output_dir: folder; created.
+        output_postfix: suffix after the source's name.
+        image_key: the picture, whose meta has the name.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SaveImagePNGd(MapTransform):  # type: ignore[misc]
         self.output_dir, self.output_postfix, self.image_key = Path(output_dir), output_postfix, image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write and pass the data on."""
+        """Write the labels and return the data unchanged."""
         from PIL import Image
 
         out = dict(data)

@@ -15,7 +15,7 @@ __all__ = ["OpenSourceImaged"]
 
 
 class OpenSourceImaged(MapTransform):  # type: ignore[misc]
-    """Open the source under each key (anything ``open_source`` reads); MetaTensors pass through."""
+    """Transform that opens the source under each key (any source for ``open_source``); MetaTensors are returned unchanged."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each source by its MetaTensor, (channel, i, j, k)."""
@@ -23,7 +23,7 @@ class OpenSourceImaged(MapTransform):  # type: ignore[misc]
         for key in self.key_iterator(out):
             if not isinstance(out[key], MetaTensor):
                 scan = open_source(out[key])
-                for flag in scan.excluded:  # MONAI's own runs have no exit code for it
+                for flag in scan.excluded:  # warnings, since runs by MONAI have no exit code for excluded parts
                     warnings.warn(flag, stacklevel=2)
                 out[key] = scan.meta_tensor()
         return out

@@ -18,11 +18,11 @@ __all__ = ["IntensityOnUpsampledGridd", "ZeroFillUpsampled"]
 
 
 class ZeroFillUpsampled(MapTransform):  # type: ignore[misc]
-    """Interpolate each slice by zeros around its k-space; slices lie across k, as stored. See ``medvit.physics.kspace``.
+    """Transform that interpolates each slice by zero filling of its k-space; slices are along k as stored. See ``medvit.physics.kspace``.
 
     Args:
         keys: images, MetaTensor (1, i, j, k).
-        factor: how many times finer along i and j, 1 or more.
+        factor: upsampling factor along i and j, 1 or more.
     """
 
     def __init__(self, keys: KeysCollection, factor: int, allow_missing_keys: bool = False) -> None:
@@ -30,7 +30,7 @@ class ZeroFillUpsampled(MapTransform):  # type: ignore[misc]
         self.factor = int(factor)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by MetaTensor (1, factor * i, factor * j, k) float32 whose affine says where it lies."""
+        """Replace each image by a MetaTensor (1, factor * i, factor * j, k) float32 with the affine of the finer grid."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
@@ -42,20 +42,20 @@ class ZeroFillUpsampled(MapTransform):  # type: ignore[misc]
 
 
 class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
-    """A network's image to intensities on the finer grid, in the source's unit.
+    """Transform from a network's output to intensities on the finer grid, in the source's unit.
 
-    With ``keep_measured`` the part of k-space that the source holds is put back as it was: the network adds what lies
-    beyond it and changes nothing that was measured, the mean least of all. Values below the lowest that the source's kind
-    of image takes (``ScalePercentilesToUnitd``) are raised to it.
+    With ``keep_measured``, the part of k-space that the source has is restored: the network adds only higher frequencies and
+    changes nothing that was measured, such as the mean. Values below the lower limit of the source's kind of image
+    (``ScalePercentilesToUnitd``) are raised to it.
 
     Args:
-        keys: network outputs, (1, i, j, k), scaled as the image.
-        factor: as of ``ZeroFillUpsampled``.
-        keep_measured: whether the network may change what the source holds.
+        keys: network outputs, (1, i, j, k), scaled like the image.
+        factor: factor of ``ZeroFillUpsampled``.
+        keep_measured: keep the measured part of k-space unchanged.
         image_key: the preprocessed image.
 
     Raises:
-        ShapeError: an output of another size.
+        ShapeError: the output has another size.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
         self.factor, self.keep_measured, self.image_key = int(factor), keep_measured, image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each output by MetaTensor (1, i, j, k) float32, affine of the finer grid, in the source's unit."""
+        """Replace each output by a MetaTensor (1, i, j, k) float32 in the source's unit, with the finer grid's affine."""
         out = dict(data)
         image = out[self.image_key]
         low, high, least = (float(v) for v in torch.as_tensor(out[f"{self.image_key}_range"]).reshape(-1))

@@ -1,4 +1,4 @@
-"""The steps between two radiographs and a two-view network; bundles name them as ``_target_``."""
+"""Transforms between two radiographs and a two-view network; bundles name them as ``_target_``."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from medvit.errors import ImageError, ShapeError
 __all__ = ["LabelsOnVolumeGridd", "StackViewsd"]
 
 _ASPECT = 0.02
-"""How far, relatively, a picture's shape may be from the field's before it would be distorted."""
+"""Largest relative difference between the aspect ratios of picture and field; beyond it the body would be distorted."""
 
 
 class StackViewsd(MapTransform):  # type: ignore[misc]
-    """Two pictures of one patient to the stacked views a network takes.
+    """Transform from two pictures of one patient to stacked views for a network.
 
-    A picture is (1, row, column): rows from head to feet, columns from the patient's right to the left (coronal, AP) or
-    from front to back (sagittal, source on the left), bone bright, and shows exactly the network's field at the
-    isocenter. A view is (side, z) with x to the right or y to the front, and z up, as RAS volumes have it. Grey
-    values are stretched between two percentiles to 0..1, since their scale differs between machines.
+    A picture is (1, row, column): rows from head to feet, columns from the patient's right to left (coronal, AP) or from front
+    to back (sagittal, source on the left), bone bright; it shows exactly the network's field of view at the isocenter. A view is
+    (side, z) with x to the right or y to the front, and z up, as in RAS volumes. Grey values are stretched between two
+    percentiles to 0..1, since their scale differs between machines.
 
     Args:
         keys: the coronal and the sagittal picture, tensors or arrays.
         plane: the network's (side, z) in pixels.
-        output_key: where the stack goes, MetaTensor (2, side, z) float32.
-        percentiles: of the grey values, that become 0 and 1; those beyond are clipped.
+        output_key: key of the stack, MetaTensor (2, side, z) float32.
+        percentiles: percentiles of the grey values that become 0 and 1; values beyond are clipped.
 
     Raises:
-        ShapeError: not one channel, or another shape than the field's. ImageError: NaN, or no contrast.
+        ShapeError: a picture has more than one channel, or another aspect ratio than the field of view.
+        ImageError: NaN, or no contrast.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class StackViewsd(MapTransform):  # type: ignore[misc]
         self.percentiles = percentiles
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add the stacked views; the pictures stay."""
+        """Add the stacked views; the pictures are kept."""
         out = dict(data)
         for key in self.keys:
             if key not in out:
@@ -93,17 +94,17 @@ class StackViewsd(MapTransform):  # type: ignore[misc]
                 f"a {name} view without contrast", "it must show a body", "Check that the right file was given."
             )
         scaled = torch.from_numpy((values - low) / (high - low)).clamp(0, 1).float()
-        upright = scaled.flip(1, 2).transpose(1, 2)[None]  # feet first and right last, as z and x run
+        upright = scaled.flip(1, 2).transpose(1, 2)[None]  # both axes reversed, so that z and x or y increase
         return F.interpolate(upright, size=self.plane, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 class LabelsOnVolumeGridd(MapTransform):  # type: ignore[misc]
-    """Logits of a two-view network to labels on its own grid, which has its middle at the isocenter.
+    """Transform from logits of a two-view network to labels on its grid, whose centre is the isocenter.
 
     Args:
         keys: logits, (class, x, y, z).
         spacing_mm: voxel sides along right, anterior, superior.
-        image_key: the stacked views, after which the labels are named.
+        image_key: the stacked views, from which the labels take their name.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class LabelsOnVolumeGridd(MapTransform):  # type: ignore[misc]
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace logits by labels, MetaTensor (1, x, y, z) uint8, affine to RAS+ mm around the isocenter."""
+        """Replace logits by labels, MetaTensor (1, x, y, z) uint8, with an affine to RAS+ mm around the isocenter."""
         out = dict(data)
         for key in self.key_iterator(out):
             logits = out[key]

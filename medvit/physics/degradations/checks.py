@@ -1,4 +1,4 @@
-"""What every degradation asks of its image and its numbers."""
+"""Checks of the images and parameters of degradations."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["checked_image", "require", "slices_of"]
 
 
 def require(ok: bool, name: str, value: object, needed: str) -> None:
-    """Refuse a physical parameter.
+    """Refuse an invalid physical parameter.
 
     Raises:
-        ShapeError: with the parameter's name, its value and what is needed.
+        ShapeError: ``ok`` is False or the value is not finite; the message names the parameter, its value and what is needed.
     """
     numbers = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, float)]
     if not ok or not all(math.isfinite(x) for x in numbers):
@@ -25,10 +25,11 @@ def require(ok: bool, name: str, value: object, needed: str) -> None:
 
 
 def checked_image(image: ArrayLike, spacing_mm: Sequence[float]) -> tuple[NDArray[np.float32], tuple[float, ...]]:
-    """The image as float32 and one voxel side for each of its axes.
+    """Return the image as float32 and the voxel side of each of its axes.
 
     Raises:
-        ShapeError: not 2-D or 3-D, no voxels, or a spacing that does not fit. ImageError: NaN or infinite values.
+        ShapeError: the image is not 2-D or 3-D or has no voxels, or the spacing does not match it.
+        ImageError: NaN or infinite values.
     """
     array = np.asarray(image)
     if array.ndim not in (2, 3) or 0 in array.shape:
@@ -54,5 +55,5 @@ def checked_image(image: ArrayLike, spacing_mm: Sequence[float]) -> tuple[NDArra
 
 
 def slices_of(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(slice, i, j) view of (i, j) or (i, j, k): slices lie across k."""
+    """Return a (slice, i, j) view of (i, j) or (i, j, k); slices are along k."""
     return volume[None] if volume.ndim == 2 else np.moveaxis(volume, 2, 0)

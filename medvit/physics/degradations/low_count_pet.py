@@ -1,4 +1,4 @@
-"""Low-count PET: fewer coincidences, put into the projections of a given PET."""
+"""Low-count PET: the noise of fewer coincidences, simulated in the projections of a PET image."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["LowCountPET"]
 
 @dataclass(frozen=True)
 class LowCountPET:
-    """Adds the noise of a scan with few coincidences.
+    """Simulation of the noise of a scan with few coincidences.
 
-    The image is projected, scaled so that all bins together expect ``counts`` true coincidences, a flat background
-    of randoms and scatter is added, Poisson counts are drawn and the expected background taken off. The difference
-    to what was expected is reconstructed and added to the image, so that with endless counts nothing changes.
+    The image is projected and scaled so that all bins together expect ``counts`` true coincidences. A uniform background of
+    randoms and scatter is added, Poisson counts are drawn, and the expected background is subtracted. The difference from the
+    expected counts is reconstructed and added to the image, so that the image is unchanged in the limit of infinite counts.
 
-    What it is not: attenuation, detector blur, time of flight and positron range are left out, and the
-    reconstruction is filtered back-projection, slice by slice, so that noise spreads more evenly over the image than
-    scanners' iterative reconstructions leave it. Noise that the image already has stays.
+    Attenuation, detector blur, time of flight and positron range are not simulated. The reconstruction is filtered
+    back-projection, slice by slice, so the noise is spread more evenly than by the iterative reconstructions of scanners. Noise
+    that the image already has remains.
 
     Attributes:
-        counts: true coincidences expected in the whole image given.
+        counts: expected number of true coincidences in the whole image.
         background: randoms and scatter as a share of the true coincidences.
         beam: views and reconstruction kernel.
         seed: the same seed, parameters and image give the same noise.
@@ -45,24 +45,23 @@ class LowCountPET:
         require(self.background >= 0, "background", self.background, "a share of 0 or more")
 
     def at_counts(self, fraction: float, seed: int | None = None) -> LowCountPET:
-        """The same scan with that share of the coincidences."""
+        """Return the same scan with a share ``fraction`` of the coincidences."""
         require(fraction > 0, "fraction", fraction, "a positive share of the counts")
         scaled = replace(self, counts=self.counts * fraction)
         return scaled if seed is None else replace(scaled, seed=seed)
 
     def __call__(self, image: ArrayLike, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-        """The same PET with this many counts.
+        """Add the noise to a PET image.
 
         Args:
-            image: (i, j) or (i, j, k), activity in any unit (SUV, Bq/mL), 0 or more; slices lie across k.
+            image: (i, j) or (i, j, k), activity in any unit (SUV, Bq/mL), 0 or more; slices are along k.
             spacing_mm: voxel sides along its axes.
 
         Returns:
-            The image's shape, float32, its unit. Noise makes some values negative, as in any unconstrained
-            reconstruction.
+            The image's shape, float32, its unit. Noise makes some values negative, as in any unconstrained reconstruction.
 
         Raises:
-            ShapeError, ImageError: see ``checked_image``; also an image without activity or with negative values.
+            ShapeError, ImageError: see ``checked_image``; also for an image without activity or with negative values.
         """
         volume, sides = checked_image(image, spacing_mm)
         expected, scale = self.expected_counts(volume, sides)
@@ -78,7 +77,7 @@ class LowCountPET:
     def expected_counts(
         self, volume: NDArray[np.float32], spacing_mm: tuple[float, ...]
     ) -> tuple[NDArray[np.float64], float]:
-        """True coincidences expected in each bin, (slice, view, bin), and counts per unit of line integral."""
+        """Return the expected true coincidences of each bin, (slice, view, bin), and the counts per unit of line integral."""
         if volume.min() < 0 or not volume.any():
             raise ImageError(
                 f"activities from {volume.min():g} to {volume.max():g}",
@@ -91,7 +90,7 @@ class LowCountPET:
         return lines * scale, scale
 
     def draw(self, expected: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One measurement of these expected counts, background drawn with them and its mean taken off."""
+        """Draw a measurement with these expected counts; the background is drawn with them and its mean subtracted."""
         flat = self.background * expected.sum() / expected.size
         drawn = np.empty_like(expected)
         for n, mean in enumerate(expected):

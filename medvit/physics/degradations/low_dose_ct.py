@@ -1,4 +1,4 @@
-"""Low-dose CT: fewer photons and the scanner's own electronics, put into the projections of a given CT."""
+"""Low-dose CT: quantum and electronic noise, simulated in the projections of a CT."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ MU_WATER_PER_MM = 0.0193
 """Linear attenuation of water at 70 keV, about the mean energy of a 120 kV beam (NIST XCOM: 0.193 per cm)."""
 
 _SLICES = 16
-"""Slices projected at a time; bounds memory whatever the volume's length."""
+"""Number of slices projected at a time; it limits memory for volumes of any length."""
 
 
 def attenuation_from_hu(hu: NDArray[np.float32], mu_water_per_mm: float = MU_WATER_PER_MM) -> NDArray[np.float32]:
-    """Linear attenuation per millimetre; Hounsfield units below -1000 count as vacuum, which attenuates nothing."""
+    """Convert Hounsfield units to linear attenuation per millimetre; values below -1000 count as vacuum (0)."""
     mu: NDArray[np.float32] = np.maximum(mu_water_per_mm * (1 + hu / 1000), 0).astype(np.float32)
     return mu
 
 
 def hu_from_attenuation(mu: NDArray[np.float32], mu_water_per_mm: float = MU_WATER_PER_MM) -> NDArray[np.float32]:
-    """Hounsfield units, the inverse of ``attenuation_from_hu`` above vacuum (DICOM PS3.3, C.11.1.1.2)."""
+    """Convert linear attenuation to Hounsfield units, the inverse of ``attenuation_from_hu`` (DICOM PS3.3, C.11.1.1.2)."""
     hu: NDArray[np.float32] = (1000 * (mu / mu_water_per_mm - 1)).astype(np.float32)
     return hu
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowDoseCT:
-    """Adds the noise of a scan with few photons.
+    """Simulation of the noise of a scan with few photons.
 
-    Along each ray with line integral p, N ~ Poisson(I0 exp(-b - p)) + Normal(0, σe²) photons are counted, and
-    ln(B / N) is what the scanner takes for p, where B is the blank scan: the same ray with nothing in the way. The
-    difference to p is reconstructed and added to the image, so that without noise nothing changes, resolution
-    included. Noise that the given CT already has stays: dose is meant relative to a noiseless scan.
+    Along each ray with line integral p, N ~ Poisson(I0 exp(-b - p)) + Normal(0, σe²) photons are counted, and the measured line
+    integral is ln(B / N), where B is the count of the blank scan, the same ray without a patient. The difference from p is
+    reconstructed and added to the image, so that without noise the image is unchanged, resolution included. Noise that the CT
+    already has remains: dose is relative to a noiseless scan.
 
-    A parallel beam stands for the scanner's fan; rays are monochromatic, without scatter.
+    The scanner's fan beam is simulated as a parallel beam; rays are monochromatic, without scatter.
 
     Attributes:
-        photons_per_ray: I0, photons that reach a detector bin with nothing in the way, at the beam's centre. 1e5 to
-            1e6 is a usual full dose; "10 % dose" is a tenth of it: ``at_dose(0.1)``.
-        electronic_noise: σe, standard deviation of the detector's own noise, in photons.
+        photons_per_ray: I0, photons that reach a detector bin without a patient, at the beam's centre. 1e5 to 1e6 is a usual
+            full dose; "10 % dose" is a tenth of it: ``at_dose(0.1)``.
+        electronic_noise: σe, standard deviation of the detector's electronic noise, in photons.
         bowtie: b at the outermost bin, growing with the square of the distance from the centre; 0 for a flat beam.
-        blank_scans: blank scans averaged into B, whose own noise then makes rings; 0 for B known exactly.
-        least_photons: what counts at or below it are taken for, since an empty bin has no logarithm.
+        blank_scans: number of blank scans averaged to B, whose noise then causes ring artefacts; 0 for an exact B.
+        least_photons: lower limit of the counts, since a count of 0 has no logarithm.
         mu_water_per_mm: attenuation of water per millimetre.
         beam: views and reconstruction kernel.
         seed: the same seed, parameters and image give the same noise.
@@ -74,16 +74,16 @@ class LowDoseCT:
         require(self.mu_water_per_mm > 0, "mu_water_per_mm", self.mu_water_per_mm, "a positive attenuation")
 
     def at_dose(self, fraction: float, seed: int | None = None) -> LowDoseCT:
-        """The same scanner with that share of the photons."""
+        """Return the same scanner with a share ``fraction`` of the photons."""
         require(fraction > 0, "fraction", fraction, "a positive share of the dose")
         scaled = replace(self, photons_per_ray=self.photons_per_ray * fraction)
         return scaled if seed is None else replace(scaled, seed=seed)
 
     def __call__(self, image: ArrayLike, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-        """The same CT at this dose.
+        """Add the noise to a CT.
 
         Args:
-            image: (i, j) or (i, j, k) in Hounsfield units; slices lie across k.
+            image: (i, j) or (i, j, k) in Hounsfield units; slices are along k.
             spacing_mm: voxel sides along its axes.
 
         Returns:
@@ -106,7 +106,7 @@ class LowDoseCT:
         return noisy
 
     def expected_photons(self, lines: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Mean counts (slice, view, bin) behind these line integrals."""
+        """Compute the mean counts (slice, view, bin) for these line integrals."""
         counts: NDArray[np.float64] = self._blank(lines.shape[-1]) * np.exp(-lines.astype(np.float64))
         return counts
 
@@ -115,7 +115,7 @@ class LowDoseCT:
         return blank
 
     def _noise(self, lines: NDArray[np.float32], first: int) -> NDArray[np.float32]:
-        """Measured minus true line integrals, (slice, view, bin)."""
+        """Draw measured minus true line integrals, (slice, view, bin)."""
         blank = self._blank(lines.shape[-1])
         measured_blank = blank
         if self.blank_scans:
@@ -124,7 +124,7 @@ class LowDoseCT:
         expected = self.expected_photons(lines)
         noise = np.empty_like(lines)
         for n, mean in enumerate(expected):
-            # a stream for each slice: the result does not depend on how many are worked on at a time
+            # one random stream per slice, so that the result does not depend on the number of slices at a time
             rng = np.random.default_rng([self.seed, 1, first + n])
             counts = rng.poisson(mean) + self.electronic_noise * rng.standard_normal(mean.shape)
             ratio = np.maximum(measured_blank, self.least_photons) / np.maximum(counts, self.least_photons)

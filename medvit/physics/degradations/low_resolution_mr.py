@@ -1,4 +1,4 @@
-"""Low-resolution MR: fewer samples of k-space, thicker slices, and the noise that comes with them."""
+"""Low-resolution MR: fewer samples of k-space, thicker slices, and the noise of the acquisition."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["LowResolutionMR"]
 
 @dataclass(frozen=True, kw_only=True)
 class LowResolutionMR:
-    """What the scanner would have given with larger voxels, on the image's own grid.
+    """Simulation of an MR scan with larger voxels, resampled to the image's own grid.
 
-    Along encoded axes k-space is cut at 1 / (2 · voxel) and filled with zeros (ringing included, as scanners have
-    it). Along ``slice_axis``, which is not encoded but excited slice by slice, the image is averaged over the slice
-    profile at each slice's centre and interpolated linearly back. The image is taken for real and free of phase.
+    Along encoded axes k-space is cut off at 1 / (2 · voxel) and filled with zeros (with ringing, as in scanners). Along
+    ``slice_axis``, which is selected by excitation rather than encoded, the image is averaged with the slice profile at each
+    slice's centre and interpolated linearly back. The image is assumed to be real, without phase.
 
     Attributes:
-        voxel_mm: acquired voxel side along each axis; None leaves an axis as it is.
-        slice_axis: the axis of excited slices, or None for 3-D encoding.
-        profile: "box" (ideal) or "gaussian" (of that full width at half maximum).
-        noise: standard deviation of the real and the imaginary part's noise, in the image's unit, white over the part
-            of k-space that is acquired. With noise the magnitude is returned (Rician), else the real part.
+        voxel_mm: acquired voxel side along each axis; None leaves an axis unchanged.
+        slice_axis: axis of excited slices, or None for 3-D encoding.
+        profile: "box" (ideal) or "gaussian" (with this full width at half maximum).
+        noise: standard deviation of the noise of the real and the imaginary part, in the image's unit, white over the acquired
+            part of k-space. With noise the result is the magnitude (Rician), else the real part.
         seed: the same seed, parameters and image give the same noise.
     """
 
@@ -47,7 +47,7 @@ class LowResolutionMR:
         require(self.noise >= 0, "noise", self.noise, "0 or more")
 
     def __call__(self, image: ArrayLike, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-        """The same MR at this resolution.
+        """Simulate the scan.
 
         Args:
             image: (i, j) or (i, j, k), magnitude in any unit.
@@ -57,8 +57,8 @@ class LowResolutionMR:
             The image's shape, float32, its unit.
 
         Raises:
-            ShapeError, ImageError: see ``checked_image``; also acquired voxels finer than the image's, or negative
-                values where a magnitude with noise is asked for.
+            ShapeError, ImageError: see ``checked_image``; also for acquired voxels smaller than the image's, or, with noise, for
+                negative values.
         """
         volume, sides = checked_image(image, spacing_mm)
         wanted = self._voxels(sides)
@@ -75,7 +75,7 @@ class LowResolutionMR:
         spectrum = np.fft.fftn(values) * kept
         if self.noise:
             rng = np.random.default_rng(self.seed)
-            # fftn sums without a norm: white noise of this size in k-space is ``noise`` in each part of the image
+            # fftn is not normalised: white noise of this size in k-space gives ``noise`` in each part of the image
             size = self.noise * values.size / math.sqrt(kept.sum())
             white = rng.standard_normal(values.shape) + 1j * rng.standard_normal(values.shape)
             acquired = np.abs(np.fft.ifftn(spectrum + size * white * kept))
@@ -100,7 +100,7 @@ class LowResolutionMR:
         return wanted
 
     def _kept(self, shape: tuple[int, ...], sides: tuple[float, ...], wanted: tuple[float, ...]) -> NDArray[np.float64]:
-        """1 where k-space is acquired, broadcast over the axes."""
+        """Return 1 where k-space is acquired, else 0."""
         kept = np.ones(shape)
         for axis, (n, side, voxel) in enumerate(zip(shape, sides, wanted, strict=True)):
             if axis != self.slice_axis:
@@ -111,7 +111,7 @@ class LowResolutionMR:
     def _slices(
         self, shape: tuple[int, ...], sides: tuple[float, ...], wanted: tuple[float, ...]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """From voxels to excited slices and back, as matrices (slice, voxel) and (voxel, slice)."""
+        """Return the matrices from voxels to excited slices, (slice, voxel), and back, (voxel, slice)."""
         axis = self.slice_axis
         if axis is None or wanted[axis] <= sides[axis] * (1 + 1e-6):
             same = np.eye(shape[axis or 0])
@@ -126,7 +126,7 @@ class LowResolutionMR:
         return weight, back
 
     def _along(self, matrix: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A matrix applied along the slice axis."""
+        """Apply a matrix along the slice axis."""
         if self.slice_axis is None:
             return values
         moved: NDArray[np.float64] = np.moveaxis(
@@ -136,7 +136,7 @@ class LowResolutionMR:
 
 
 def _profile(distance: NDArray[np.float64], side: float, thickness: float, kind: str) -> NDArray[np.float64]:
-    """How much of each voxel (its centre at ``distance`` mm from the slice's) a slice of this thickness sees."""
+    """Return the weight of each voxel in a slice; ``distance`` is from the slice's centre to the voxel's, in mm."""
     if kind == "gaussian":
         sigma = thickness / (2 * math.sqrt(2 * math.log(2)))
         weight: NDArray[np.float64] = np.exp(-0.5 * (distance / sigma) ** 2)

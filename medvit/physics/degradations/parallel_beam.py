@@ -1,4 +1,4 @@
-"""A parallel-beam scanner: line integrals of a slice, and filtered back-projection (Kak and Slaney, chapter 3)."""
+"""Parallel-beam scanner: line integrals of a slice, and filtered back-projection (Kak and Slaney, chapter 3)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from medvit.physics.degradations.checks import require
 __all__ = ["ParallelBeam"]
 
 _SLICES = 16
-"""Slices projected at a time; bounds memory whatever the volume's length."""
+"""Number of slices projected at a time; it limits memory for volumes of any length."""
 
 
 @dataclass(frozen=True)
 class ParallelBeam:
-    """Views spread evenly over half a turn around the slice's centre.
+    """Parallel-beam geometry with views spread evenly over half a turn around the slice's centre.
 
-    Detector bins are as wide as the slice's smaller pixel side and cover its diagonal; rays are sampled as finely.
+    Detector bins are as wide as the smaller pixel side and cover the slice's diagonal; rays are sampled with the same step.
 
     Attributes:
-        views: projections over 180 degrees.
-        kernel: "ramp" (sharp, all noise) or "hann" (softer, as body kernels are).
+        views: number of projections over 180 degrees.
+        kernel: "ramp" (sharp, with all noise) or "hann" (softer, like body kernels).
     """
 
     views: int = 360
@@ -37,16 +37,16 @@ class ParallelBeam:
         require(self.kernel in ("ramp", "hann"), "kernel", self.kernel, "'ramp' or 'hann'")
 
     def bin_mm(self, spacing_mm: tuple[float, float]) -> float:
-        """Width of a detector bin and length of a step along a ray."""
+        """Return the width of a detector bin, which is also the step along a ray."""
         return min(spacing_mm)
 
     def bins(self, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> int:
-        """How many bins cover the diagonal; odd, so that one looks through the centre."""
+        """Return the number of bins that cover the diagonal; it is odd, so that one bin is at the centre."""
         diagonal = math.hypot(*(n * s for n, s in zip(shape, spacing_mm, strict=True)))
         return 2 * math.ceil(diagonal / self.bin_mm(spacing_mm) / 2) + 1
 
     def project(self, slices: Tensor, spacing_mm: tuple[float, float]) -> Tensor:
-        """Line integrals along parallel rays.
+        """Compute line integrals along parallel rays.
 
         Args:
             slices: (slice, i, j) float, per millimetre; zero outside.
@@ -66,7 +66,7 @@ class ParallelBeam:
         for angle in self._angles(slices):
             i = across * angle.cos() - along * angle.sin()
             j = across * angle.sin() + along * angle.cos()
-            # grid_sample counts -1 and 1 as the centres of the outermost pixels, and wants (j, i)
+            # in grid_sample -1 and 1 are the centres of the outermost pixels, and the order is (j, i)
             scaled = [
                 2 * p / (s * max(n - 1, 1)) for p, s, n in zip((j, i), spacing_mm[::-1], shape[::-1], strict=True)
             ]
@@ -76,10 +76,10 @@ class ParallelBeam:
         return torch.stack(views, 1)
 
     def reconstruct(self, sinogram: Tensor, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> Tensor:
-        """Filtered back-projection, the inverse of ``project`` up to its sampling.
+        """Compute the filtered back-projection, the inverse of ``project`` up to sampling errors.
 
         Args:
-            sinogram: (slice, view, bin) as ``project`` gives it for slices of this shape and spacing.
+            sinogram: (slice, view, bin), as from ``project`` for slices of this shape and spacing.
             shape: (i, j) of the slices.
             spacing_mm: sides of a pixel along i and j.
 
@@ -119,7 +119,7 @@ class ParallelBeam:
 
 @lru_cache(maxsize=16)
 def _response(bins: int, step: float, kernel: str) -> Tensor:
-    """Frequency response of the ramp made in space (Kak and Slaney, eq. 3.61), so that a constant keeps its value."""
+    """Compute the frequency response of the ramp filter from its spatial form (Kak and Slaney, eq. 3.61), which preserves constants."""
     length = 1 << (2 * bins - 1).bit_length()
     n = torch.arange(length, dtype=torch.float64)
     n = torch.minimum(n, length - n)

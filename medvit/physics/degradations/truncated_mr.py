@@ -1,4 +1,4 @@
-"""MR from fewer lines of k-space: what a scan with wider pixels would have shown, and how it looks interpolated."""
+"""MR from fewer lines of k-space: a scan with larger pixels, and its interpolation."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["TruncatedMR"]
 
 @dataclass(frozen=True)
 class TruncatedMR:
-    """Keeps the middle of k-space of every slice, 1 / ``factor`` of it along both axes of its plane.
+    """Truncation of k-space in every slice to its centre, 1 / ``factor`` of it along both in-plane axes.
 
-    The square around k = 0 with |k| < M / 2 stays, where M = N / factor is the number of coarser pixels along an axis; no
-    window softens its rim, so edges ring, as they do on scanners without a filter. This is how low resolution is
-    simulated in MR super-resolution (Y. Chen et al., Brain MRI Super Resolution Using 3D Deep Densely Connected Neural
-    Networks, ISBI 2018, arXiv 1801.02728, section 2.1). Slices are not made thicker; ``LowResolutionMR`` does that, for any voxel size, but has
-    no coarse grid.
+    Frequencies with |k| < M / 2 along both axes are kept, where M = N / factor is the number of coarse pixels along an axis.
+    They are not windowed, so edges ring, as on scanners without a filter. This is the usual simulation of low resolution for MR
+    super-resolution (Y. Chen et al., Brain MRI Super Resolution Using 3D Deep Densely Connected Neural Networks, ISBI 2018,
+    arXiv 1801.02728, section 2.1). Slices do not become thicker; ``LowResolutionMR`` simulates that for any voxel size, but
+    without a coarse grid.
 
-    The image is taken for real and free of phase. Coarse and fine pixels tile the same box (see ``medvit.physics.kspace``).
+    The image is assumed to be real, without phase. Coarse and fine pixels cover the same extent (see ``medvit.physics.kspace``).
 
     Attributes:
-        factor: how many times wider the pixels are, 1 or more; sides of a slice must divide by it.
-        noise: standard deviation of the real and of the imaginary part's noise on the coarse grid, in the image's unit.
-            With noise the coarse image is a magnitude (Rician), else the real part.
+        factor: coarse pixel size divided by fine pixel size, 1 or more; sides of a slice must be multiples of it.
+        noise: standard deviation of the noise of the real and the imaginary part on the coarse grid, in the image's unit. With
+            noise the coarse image is a magnitude (Rician), else the real part.
         seed: the same seed, parameters and image give the same noise.
     """
 
@@ -43,22 +43,22 @@ class TruncatedMR:
         require(self.noise >= 0, "noise", self.noise, "0 or more")
 
     def with_factor(self, factor: int, seed: int | None = None) -> TruncatedMR:
-        """The same with another factor."""
+        """Return the same degradation with another factor."""
         return replace(self, factor=factor, seed=self.seed if seed is None else seed)
 
     def coarse(self, image: ArrayLike, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-        """The coarser scan itself.
+        """Compute the coarse scan.
 
         Args:
-            image: (i, j) or (i, j, k), magnitude in any unit; slices lie across k.
+            image: (i, j) or (i, j, k), magnitude in any unit; slices are along k.
             spacing_mm: voxel sides along its axes.
 
         Returns:
             (i / factor, j / factor[, k]) float32, in the image's unit.
 
         Raises:
-            ShapeError, ImageError: see ``checked_image``; also sides that do not divide by the factor, or negative values
-                where a magnitude with noise is asked for.
+            ShapeError, ImageError: see ``checked_image``; also for sides that are not multiples of the factor, or, with noise, for
+                negative values.
         """
         volume, _ = checked_image(image, spacing_mm)
         if self.noise and volume.min() < 0:
@@ -69,16 +69,16 @@ class TruncatedMR:
             )
         acquired = truncate_kspace(volume, self.factor)
         if self.noise:
-            for n, part in enumerate(slices_of(acquired)):  # views: each slice has a stream of its own
+            for n, part in enumerate(slices_of(acquired)):  # views; one random stream per slice
                 rng = np.random.default_rng([self.seed, n])
                 real = part + self.noise * rng.standard_normal(part.shape)
                 part[:] = np.hypot(real, self.noise * rng.standard_normal(part.shape))
         return acquired
 
     def __call__(self, image: ArrayLike, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-        """The coarser scan on the image's own grid again, by zeros around its k-space.
+        """Compute the coarse scan and interpolate it to the image's grid by zero filling of k-space.
 
-        Args and errors as ``coarse``.
+        Args and errors as for ``coarse``.
 
         Returns:
             The image's shape, float32, its unit.

