@@ -44,7 +44,7 @@ def scale_to_unit_rgb(array: np.ndarray) -> np.ndarray:
             "Convert it first.",
         )
     values = np.asarray(array, dtype=np.float64)
-    values = np.repeat(values, 3, 0) if len(values) == 1 else values  # before the percentiles, so that grey equals grey RGB
+    values = np.repeat(values, 3, 0) if len(values) == 1 else values  # now, so that grey equals grey RGB
     if not np.isfinite(values).all():
         raise ImageError("NaN or infinite values in a picture", "all must be finite", "Replace them first.")
     low, high = np.percentile(values, (_DARK, _BRIGHT))
