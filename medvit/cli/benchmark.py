@@ -15,18 +15,21 @@ __all__ = ["benchmark"]
 
 
 def benchmark(
-    feature_size: Annotated[int, typer.Option("--feature-size", min=12, help="12, 24 or 48.")] = 12,
+    feature_size: Annotated[
+        int, typer.Option("--feature-size", min=12, help="Feature size of the network: 12, 24 or 48.")
+    ] = 12,
     side: Annotated[int, typer.Option("--side", min=32, help="Side of the window in voxels; a multiple of 32.")] = 96,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Pairs that are timed.")] = 3,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Number of pairs to time.")] = 3,
     bundle: Annotated[
-        str, typer.Option("--bundle", "-b", help="A trained bundle beside its MONAI twin, on --case.")
+        str,
+        typer.Option("--bundle", "-b", help="Time this trained bundle beside its MONAI twin, on the scan of --case."),
     ] = "",
     case: Annotated[Path | None, typer.Option("--case", help="A scan for --bundle.")] = None,
-    air: Annotated[bool, typer.Option("--air", help="An image that is mostly air, as around a patient.")] = False,
+    air: Annotated[bool, typer.Option("--air", help="Use an image that is mostly air, as around a patient.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time Swin UNETR by each backend beside MONAI's network in MONAI's inferer: ratios pair by pair, with agreement."""
+    """Time Swin UNETR in each backend beside MONAI's network and inferer; print ratios, pair by pair, and agreement."""
     if bool(bundle) != (case is not None):
         raise typer.BadParameter("found one of --bundle and --case; give both or neither")
     with handle_errors(Terminal(json=as_json, debug=debug)):

@@ -69,7 +69,7 @@ def _standing_lines(standing: dict[str, Any], task: str) -> Iterator[str]:
 
 @app.command("list")
 def list_bundles(as_json: Json = False, debug: Debug = False) -> None:
-    """Every bundle that can be found, with its score, licence, size and state."""
+    """List every bundle with its score, licence, size and state."""
     with handle_errors(Terminal(json=as_json, debug=debug)):
         from medvit.bundles import bundle_folders, open_bundle
 
@@ -101,7 +101,7 @@ def list_bundles(as_json: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def show(name: Name, as_json: Json = False, debug: Debug = False) -> None:
-    """One bundle: intended use, labels, scores, data and licence."""
+    """Show one bundle: intended use, labels, scores, data and licence."""
     with handle_errors(Terminal(json=as_json, debug=debug)):
         from medvit.bundles import open_bundle
 
@@ -149,7 +149,7 @@ def verify(name: Name, as_json: Json = False, debug: Debug = False) -> None:
 def precision_check(
     name: Name,
     case: Annotated[Path, typer.Option("--case", help="A scan that the bundle is made for.", show_default=False)],
-    precision: Annotated[str, typer.Option("--precision", help="bf16.")] = "bf16",
+    precision: Annotated[str, typer.Option("--precision", help="Precision to check: bf16.")] = "bf16",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare only; record nothing.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -183,14 +183,18 @@ def fetch(
     name: Annotated[str, typer.Argument(help="Bundle: its name.", show_default=False)],
     given: Annotated[
         Path | None,
-        typer.Option("--from", help="A file that is there already: the published weights, or the bundle's zip."),
+        typer.Option(
+            "--from", help="A file to install from, without a network: the published weights, or the bundle's zip."
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Agree to the licence that is shown.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also where it is installed and intact.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Fetch again, even if it is installed and intact.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch a bundle, or the weights of one that ships without; its licence is shown and agreed to first.
+    """Fetch a bundle, or the weights of a bundle that ships without them. Its licence is shown and agreed to first.
 
     Stopped or broken off, it goes on where it was when started again. MEDVIT_MIRROR, a folder or a base address, stands
     for every address; MEDVIT_HOME is where it all goes.
@@ -245,7 +249,7 @@ def _agree(card: FetchSummary, yes: bool, as_json: bool) -> bool:
 
 @app.command()
 def remove(name: Name, as_json: Json = False, debug: Debug = False) -> None:
-    """Take a fetched bundle or fetched weights away again; what shipped stays."""
+    """Remove a fetched bundle or fetched weights. Shipped bundles stay."""
     with handle_errors(Terminal(json=as_json, debug=debug)):
         from medvit.bundles.remote import remove as remove_bundle
 

@@ -44,10 +44,16 @@ _RUNNING: list[Progress] = []
 import).
 """
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; created.", show_default=False)]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Folder for the results; created if it does not exist.", show_default=False),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 RepairTags = Annotated[
-    bool, typer.Option("--repair-tags", help="Give slices with missing or contradicting UIDs consistent ones.")
+    bool,
+    typer.Option(
+        "--repair-tags", help="Make consistent UIDs for slices whose UIDs are missing or contradict each other."
+    ),
 ]
 
 
@@ -70,27 +76,30 @@ MemoryLimit = Annotated[
         "--memory-limit",
         metavar="SIZE",
         callback=_set_limit,
-        help="Largest memory for one image, judged by its header, such as 4GB; larger ones are refused. Default: $MEDVIT_MEMORY_LIMIT, else a "
+        help="Largest memory for one image, such as 4GB; larger images are refused by their header. Default: $MEDVIT_MEMORY_LIMIT, else a "
         "quarter of this machine's memory.",
         show_default=False,
     ),
 ]
 OnIrregular = Annotated[
     str,
-    typer.Option("--on-irregular", help="fail, resample or split a tilted or uneven DICOM stack. See medvit inspect."),
+    typer.Option(
+        "--on-irregular",
+        help="What to do with a tilted or uneven DICOM stack: fail, resample or split. See medvit inspect.",
+    ),
 ]
 
 Geometry = Annotated[
     str | None,
     typer.Option(
         "--geometry",
-        help="Place a NIfTI by its sform or qform. Default: the sform where it is stated; flagged where the qform shows another side.",
+        help="Place a NIfTI by its sform or qform. Default: the sform if it is stated; flagged if the qform shows another side.",
         show_default=False,
     ),
 ]
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print the seconds of each stage.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print the time of each stage.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -56,7 +56,7 @@ def convert(
         ),
     ] = None,
     series: Annotated[
-        str | None, typer.Option("--series", help="Number or UID, where --like holds several series.")
+        str | None, typer.Option("--series", help="Number or UID of the series, if --like holds several.")
     ] = None,
     labels: Annotated[
         Path | None,
@@ -66,16 +66,20 @@ def convert(
         ),
     ] = None,
     bundle: Annotated[
-        str | None, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle whose labels these are.")
+        str | None, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle whose table of labels is used.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", help="Of a fractional SEG: share of its maximum from which a voxel belongs.")
+        float,
+        typer.Option(
+            "--threshold",
+            help="For a fractional SEG: the share of its maximum from which a voxel belongs to the segment.",
+        ),
     ] = 0.5,
     per_label: Annotated[
-        bool, typer.Option("--per-label", help="Also one NIfTI for each label; needed where labels overlap.")
+        bool, typer.Option("--per-label", help="Also write one NIfTI for each label; needed if labels overlap.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Take positions as given in another frame of reference; recorded.")
+        bool, typer.Option("--force", help="Accept positions in another frame of reference as they are; recorded.")
     ] = False,
     repair_tags: RepairTags = False,
     memory_limit: MemoryLimit = None,

@@ -52,23 +52,30 @@ def drr(
         ),
     ] = None,
     source_to_isocenter: Annotated[
-        float, typer.Option(help="From the focal spot to the axis of rotation (in millimetres).")
+        float, typer.Option(help="Distance from the focal spot to the axis of rotation in millimetres.")
     ] = 1000.0,
     isocenter_to_detector: Annotated[
-        float, typer.Option(help="From the axis of rotation to the detector (in millimetres).")
+        float, typer.Option(help="Distance from the axis of rotation to the detector in millimetres.")
     ] = 500.0,
-    pixel_spacing: Annotated[float, typer.Option(help="Side of a detector pixel (in millimetres).")] = 1.0,
-    rows: Annotated[int | None, typer.Option(help="Detector rows; default: the whole shadow.")] = None,
-    columns: Annotated[int | None, typer.Option(help="Detector columns; default: the whole shadow.")] = None,
-    energy: Annotated[float, typer.Option(help="Photon energy for water's attenuation (in keV), 20 to 200.")] = 60.0,
+    pixel_spacing: Annotated[float, typer.Option(help="Pixel spacing of the detector in millimetres.")] = 1.0,
+    rows: Annotated[int | None, typer.Option(help="Detector rows. Default: as many as the projection needs.")] = None,
+    columns: Annotated[
+        int | None, typer.Option(help="Detector columns. Default: as many as the projection needs.")
+    ] = None,
+    energy: Annotated[float, typer.Option(help="Photon energy for the attenuation of water in keV, 20 to 200.")] = 60.0,
     preset: Annotated[
         str | None,
-        typer.Option(help="swin-x2s or swin-x2s-released: distances and detector of the published radiographs."),
+        typer.Option(help="Distances and detector of published radiographs: swin-x2s or swin-x2s-released."),
     ] = None,
     as_published: Annotated[
-        bool, typer.Option("--as-published", help="With a preset: its faults too, for exact comparison; 8 bits.")
+        bool,
+        typer.Option(
+            "--as-published", help="With a preset: also reproduce its faults, for an exact comparison; 8 bits."
+        ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Take a source that does not look like CT; recorded.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept a source that does not look like CT; recorded in run.json.")
+    ] = False,
     geometry: Geometry = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

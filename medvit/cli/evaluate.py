@@ -28,17 +28,23 @@ def evaluate(
             help="Folder the list's paths start from; default: $MEDVIT_SHARED/data, ../shared/data or the list's own.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Which part of the list.")] = "validation",
+    split: Annotated[
+        str, typer.Option("--split", help="Part of the data list, such as training or validation.")
+    ] = "validation",
     device: Annotated[
-        str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps; never another than asked for.")
+        str,
+        typer.Option(
+            "--device", "-d", help="auto, cpu, gpu, gpu:N or mps. No other device than the one asked for is used."
+        ),
     ] = "auto",
     record: Annotated[
-        bool, typer.Option("--record", help="Write the scores into the bundle's metadata and docs.")
+        bool, typer.Option("--record", help="Write the scores into the bundle's metadata and card.")
     ] = False,
     calibrate: Annotated[
         bool,
         typer.Option(
-            "--calibrate", help="In place of scores, find what signals of quality mean on these cases (twice the time)."
+            "--calibrate",
+            help="In place of scores, find the limits of the rating on these cases. Takes twice the time.",
         ),
     ] = False,
     geometry: Geometry = None,
@@ -46,7 +52,7 @@ def evaluate(
     memory_limit: MemoryLimit = None,
     debug: Debug = False,
 ) -> None:
-    """Score a bundle on cases whose answer is known: Dice of labels, PSNR and SSIM of restored images.
+    """Score a bundle on cases with reference labels or images: Dice of labels, PSNR and SSIM of restored images.
 
     What is measured, and how, stands in the bundle's configs/evaluate.json.
     """

@@ -27,13 +27,13 @@ def export(
         Path, typer.Option("--output", "-o", help="The file: .pt2, .onnx, .xml or .pt.", show_default=False)
     ],
     format_: Annotated[
-        _Format, typer.Option("--format", help="What to write; checkpoint (.pt) is what MONAI's export commands read.")
+        _Format, typer.Option("--format", help="Format of the file. MONAI's export commands read checkpoint (.pt).")
     ] = _Format.TORCH,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a trained bundle's network as torch.export, ONNX, OpenVINO or checkpoint and compare it with the original."""
+    """Export a trained bundle's network to torch.export, ONNX, OpenVINO or a checkpoint, and compare it with the original."""
     shown = Terminal(json=as_json, debug=debug)
     with handle_errors(shown):
         from medvit.bundles import open_bundle

@@ -28,7 +28,7 @@ def inspect(
         Path, typer.Argument(help="DICOM folder, file, zip or DICOMDIR, or an image file.", show_default=False)
     ],
     picture: Annotated[
-        Path | None, typer.Option("--picture", help="Also draw the slice positions to this PNG.", show_default=False)
+        Path | None, typer.Option("--picture", help="Also draw the slice positions into this PNG.", show_default=False)
     ] = None,
     geometry: Geometry = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
@@ -37,7 +37,7 @@ def inspect(
     memory_limit: MemoryLimit = None,
     debug: Debug = False,
 ) -> None:
-    """Volumes in a source, slice by slice: what is missing, double, tilted or wrongly tagged. Exit 3 if anything is."""
+    """List the volumes in a source, and slices that are missing, duplicate, tilted or wrongly tagged; exit 3 if any are."""
     shown = Terminal(quiet=quiet, json=as_json, debug=debug)
     with handle_errors(shown):
         from medvit.reports import inspect_source

@@ -22,7 +22,7 @@ from medvit.cli.train import train
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Medical images in, results people can use out. For research use, not for diagnosis.",
+    help="Segment, restore and reconstruct medical images. For research use, not for diagnosis.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,7 +44,7 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Medical images in, results people can use out. For research use, not for diagnosis."""
+    """Segment, restore and reconstruct medical images. For research use, not for diagnosis."""
 
 
 app.command()(segment)

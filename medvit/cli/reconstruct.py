@@ -81,29 +81,41 @@ def reconstruct(
     ] = None,
     pixel_spacing: Annotated[
         str | None,
-        typer.Option(help="Side of a detector pixel (in millimetres); two numbers with a comma for AP and lateral."),
+        typer.Option(
+            help="Pixel spacing of the detector in millimetres; one number, or two with a comma for AP and lateral."
+        ),
     ] = None,
     magnification: Annotated[
-        str | None, typer.Option(help="How much larger than life the patient's middle appears; one or two numbers.")
+        str | None,
+        typer.Option(
+            help="Magnification of the patient's middle on the detector; one number, or two with a comma for AP and lateral."
+        ),
     ] = None,
     source_to_detector: Annotated[
-        str | None, typer.Option(help="From the focal spot to the detector (in millimetres); one or two numbers.")
+        str | None,
+        typer.Option(help="Distance from the focal spot to the detector in millimetres; one or two numbers."),
     ] = None,
     source_to_patient: Annotated[
         str | None,
-        typer.Option(help="From the focal spot to the patient's middle (in millimetres); one or two numbers."),
+        typer.Option(help="Distance from the focal spot to the patient's middle in millimetres; one or two numbers."),
     ] = None,
-    invert: Annotated[bool, typer.Option("--invert", help="Bone is dark in both pictures.")] = False,
+    invert: Annotated[bool, typer.Option("--invert", help="Invert both pictures: bone is dark in them.")] = False,
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
     preview: Annotated[bool, typer.Option("--preview", "-p", help="Also write preview.png.")] = False,
     statistics: Annotated[
         bool, typer.Option("--statistics", "-s", help="Also write statistics.csv and print the table.")
     ] = False,
     maps: Annotated[
-        bool, typer.Option("--maps", help="Also write maps/entropy.nii.gz: the network's doubt (in bits a voxel).")
+        bool,
+        typer.Option(
+            "--maps", help="Also write maps/entropy.nii.gz: the uncertainty of the network, in bits for each voxel."
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Take views that look unfit, or name different patients; recorded.")
+        bool,
+        typer.Option(
+            "--force", help="Accept views that look unsuitable or name different patients; recorded in run.json."
+        ),
     ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

@@ -67,20 +67,22 @@ def restore(
         bool, typer.Option("--preview", "-p", help="Also write preview.png: before, after, difference.")
     ] = False,
     statistics: Annotated[
-        bool, typer.Option("--statistics", "-s", help="Also write statistics.csv, one line a slice.")
+        bool, typer.Option("--statistics", "-s", help="Also write statistics.csv, one line for each slice.")
     ] = False,
     maps: Annotated[
         bool, typer.Option("--maps", help="Also write maps/difference.nii.gz: restored minus source.")
     ] = False,
     fast: Annotated[
-        bool, typer.Option("--fast", "-f", help="The bundle's lighter overlap, where it states one.")
+        bool, typer.Option("--fast", "-f", help="Less overlap between windows, if the bundle states it.")
     ] = False,
     series: Annotated[
-        str | None, typer.Option("--series", help="Number or UID, where the source holds several series.")
+        str | None, typer.Option("--series", help="Number or UID of the series, if the source holds several.")
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Restore another modality, or an image restored before; recorded."),
+        typer.Option(
+            "--force", help="Restore another modality, or an image that was restored before; recorded in run.json."
+        ),
     ] = False,
     repair_tags: RepairTags = False,
     memory_limit: MemoryLimit = None,
@@ -100,7 +102,7 @@ def restore(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Take noise or blur out of a scan. For research use, not for diagnosis."""
+    """Remove noise from a scan, or make its pixels finer. For research use, not for diagnosis."""
     shown = Terminal(quiet, verbose, as_json, debug)
     with handle_errors(shown):
         from medvit.restoration import RestoredOutput

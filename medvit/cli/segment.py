@@ -69,7 +69,7 @@ def segment(
         ),
     ] = None,
     roi_subset: Annotated[
-        list[str] | None, typer.Option("--roi-subset", "-rs", help="Labels to keep, separated by commas.")
+        list[str] | None, typer.Option("--roi-subset", "-rs", help="Labels to keep, separated by commas; repeatable.")
     ] = None,
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
     preview: Annotated[bool, typer.Option("--preview", "-p", help="Also write preview.png.")] = False,
@@ -77,14 +77,17 @@ def segment(
         bool, typer.Option("--statistics", "-s", help="Also write statistics.csv and print the table.")
     ] = False,
     fast: Annotated[
-        bool, typer.Option("--fast", "-f", help="The bundle's lighter overlap: faster, slightly less exact.")
+        bool,
+        typer.Option(
+            "--fast", "-f", help="Less overlap between windows, as the bundle states it: faster, slightly less exact."
+        ),
     ] = False,
-    per_label: Annotated[bool, typer.Option("--per-label", help="Also one NIfTI for each label.")] = False,
+    per_label: Annotated[bool, typer.Option("--per-label", help="Also write one NIfTI for each label.")] = False,
     series: Annotated[
-        str | None, typer.Option("--series", help="Number or UID, where the source holds several series.")
+        str | None, typer.Option("--series", help="Number or UID of the series, if the source holds several.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Run on a modality the bundle was not made for; recorded.")
+        bool, typer.Option("--force", help="Run on a modality that the bundle is not made for; recorded in run.json.")
     ] = False,
     repair_tags: RepairTags = False,
     memory_limit: MemoryLimit = None,
@@ -94,27 +97,27 @@ def segment(
         bool,
         typer.Option(
             "--quality-map",
-            help="Also run on the mirror image; maps/disagreement shows where the answers differ. Takes twice the time.",
+            help="Also run on the mirror image and write maps/disagreement.nii.gz, where both answers differ. Takes twice the time.",
         ),
     ] = False,
     backend: Annotated[
         str,
         typer.Option(
-            "--backend", help="How the network is run: auto, eager, compiled, openvino or cuda. See medvit doctor."
+            "--backend", help="Backend of the network: auto, eager, compiled, openvino or cuda. See medvit doctor."
         ),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32, or bf16 where the bundle passed: medvit bundles precision-check.")
+        str, typer.Option("--precision", help="fp32, or bf16 if the bundle passed medvit bundles precision-check.")
     ] = "fp32",
     roi_crop: Annotated[
         str,
         typer.Option(
             "--roi-crop",
-            help="body, or a box of voxels such as 0:128,40:200,0:64: only windows that touch it are run, the rest is background; recorded.",
+            help="body, or a box of voxels such as 0:128,40:200,0:64. Only windows that touch it are run; the rest is background. Recorded in run.json.",
         ),
     ] = "",
     low_memory: Annotated[
-        bool, typer.Option("--low-memory", help="Hold as little as possible in memory; the same labels, slower.")
+        bool, typer.Option("--low-memory", help="Use as little memory as possible: the same labels, slower.")
     ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

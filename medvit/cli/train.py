@@ -25,10 +25,11 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for checkpoints and curves; an earlier run there is resumed.")
+        Path,
+        typer.Option("--output", "-o", help="Folder for checkpoints and curves. An earlier run in it is continued."),
     ] = Path("runs"),
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Which of the bundle's training configs, configs/<name>.json.")
+        str, typer.Option("--recipe", help="Name of the training config, configs/NAME.json in the bundle.")
     ] = "train",
     start: Annotated[
         str | None,
@@ -39,19 +40,20 @@ def train(
         typer.Option(
             "--adapters",
             metavar="RANK",
-            help="With --from: train adapters of this rank (8, say) in place of all weights, and merge them when done.",
+            help="With --from: train adapters of this rank, such as 8, in place of all weights, and merge them at the end.",
             show_default=False,
         ),
     ] = None,
     only_adapters: Annotated[
-        bool, typer.Option("--only-adapters", help="With --adapters: freeze norms and the last layer too.")
+        bool, typer.Option("--only-adapters", help="With --adapters: also freeze norms and the last layer.")
     ] = False,
     compare: Annotated[
         bool,
         typer.Option("--compare/--no-compare", help="With --from: score the validation cases before and after."),
     ] = True,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Optimiser steps in all; default: the bundle's.", show_default=False)
+        int | None,
+        typer.Option("--steps", help="Optimiser steps in total. Default: those of the bundle.", show_default=False),
     ] = None,
     seed: Annotated[
         int | None,
@@ -64,14 +66,16 @@ def train(
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, or on GPUs mixed: bf16 or fp16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, or mixed precision on a GPU: bf16 or fp16.")
+    ] = "fp32",
     workers: Annotated[int, typer.Option("--workers", help="Processes that prepare samples.", min=0)] = 0,
-    publish: Annotated[bool, typer.Option("--publish", help="Write the weights into the bundle when done.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Write the weights into the bundle at the end.")] = False,
     geometry: Geometry = None,
     memory_limit: MemoryLimit = None,
     debug: Debug = False,
 ) -> None:
-    """Train a bundle; a killed run goes on where it was.
+    """Train a bundle. The same command continues a run that was killed.
 
     On several GPUs: torchrun --nproc_per_node N -m medvit train BUNDLE.
     """

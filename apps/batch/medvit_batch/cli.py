@@ -23,8 +23,10 @@ app = typer.Typer(
 Archive = Annotated[
     Path, typer.Argument(help="Folder with DICOM series, zips and image files at any depth.", show_default=False)
 ]
-Done = Annotated[Path, typer.Argument(help="Folder that a batch has written.", show_default=False)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done with each series, and why.")]
+Done = Annotated[Path, typer.Argument(help="Folder that a batch wrote its results to.", show_default=False)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only show what would be done with each series, and why; write nothing.")
+]
 
 
 @app.command()
@@ -39,7 +41,7 @@ def run(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run every series of an archive that a bundle is made for. Give it again to go on: what is done stays done."""
+    """Run a bundle on every suitable series of an archive. Give the same command again to continue."""
     asked = replace(asked, archive=str(archive))
     shown, code = speaking(log_format, quiet, as_json, debug), 0
     with handle_errors(shown):
@@ -52,16 +54,16 @@ def run(
 @app.command()
 @asks
 def watch(
-    inbox: Annotated[Path, typer.Argument(help="Folder that fills.", show_default=False)],
+    inbox: Annotated[Path, typer.Argument(help="Folder in which series arrive.", show_default=False)],
     output: Out,
     asked: BatchOptions,
-    quiet_for: Annotated[float, typer.Option("--quiet-for", help="A series is complete when none of its files is younger than so many seconds.")] = 60,
-    every: Annotated[float, typer.Option("--every", help="Seconds between looks at the folder.")] = 10,
+    quiet_for: Annotated[float, typer.Option("--quiet-for", help="Seconds without a new or changed file after which a series is complete.")] = 60,
+    every: Annotated[float, typer.Option("--every", help="Seconds between two checks of the folder.")] = 10,
     log_format: LogFormat = Format.TEXT,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Run series as they arrive in a folder, until it is stopped (Ctrl-C or SIGTERM)."""
+    """Run a bundle on series as they arrive in a folder, until stopped (Ctrl-C or SIGTERM)."""
     asked = replace(asked, archive=str(inbox))
     shown, code = speaking(log_format, quiet, False, debug), 0
     with handle_errors(shown):
@@ -74,11 +76,11 @@ def watch(
 @app.command()
 def retry(
     output: Done,
-    reason: Annotated[str | None, typer.Option("--reason", help="Only cases whose reason, or kind of error, contains this.", show_default=False)] = None,
-    set_aside: Annotated[bool, typer.Option("--set-aside", help="Also cases that were set aside by a worker.")] = False,
-    workers: Annotated[int | None, typer.Option("--workers", "-w", help="Another number of processes than last time.", show_default=False)] = None,
-    time_limit: Annotated[float | None, typer.Option("--time-limit", help="Another time limit than last time.", show_default=False)] = None,
-    device: Annotated[str | None, typer.Option("--device", "-d", help="Another device than last time.", show_default=False)] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Only cases whose reason or kind of error contains this text.", show_default=False)] = None,
+    set_aside: Annotated[bool, typer.Option("--set-aside", help="Also cases that a worker set aside.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", "-w", help="Number of processes. Default: as in the last run.", show_default=False)] = None,
+    time_limit: Annotated[float | None, typer.Option("--time-limit", help="Seconds that a case may take. Default: as in the last run.", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps. Default: as in the last run.", show_default=False)] = None,
     memory_limit: MemoryLimit = None,
     log_format: LogFormat = Format.TEXT,
     quiet: Quiet = False,
@@ -99,11 +101,13 @@ def retry(
 def status(
     output: Done,
     cases: Annotated[bool, typer.Option("--cases", help="List every case.")] = False,
-    paths: Annotated[bool, typer.Option("--paths", help="Also say which files; paths may name patients.")] = False,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Also print the paths of files; paths may name patients.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Where a batch stands; also while it runs."""
+    """Show the state of a batch, also while it runs."""
     shown = Terminal(json=as_json, debug=debug)
     with handle_errors(shown):
         from medvit_batch.results.status import show_status
@@ -113,7 +117,7 @@ def status(
 
 @app.command()
 def report(output: Done, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Write cases.csv, measurements.csv and report.html anew; also while a run is going on."""
+    """Write cases.csv, measurements.csv and report.html again, also during a run."""
     shown = Terminal(quiet=quiet, debug=debug)
     with handle_errors(shown):
         from medvit_batch.commands import write_reports

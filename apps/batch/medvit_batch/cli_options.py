@@ -17,47 +17,62 @@ from medvit_batch.options import BatchOptions
 
 __all__ = ["LogFormat", "Out", "asks"]
 
-Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; created, or gone on with.", show_default=False)]  # fmt: skip
+Out = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; created, or continued if a batch wrote it.", show_default=False)]  # fmt: skip
 
-LogFormat = Annotated[Format, typer.Option("--log-format", help="What is printed: text for people, or json, a line for each event.")]  # fmt: skip
+LogFormat = Annotated[Format, typer.Option("--log-format", help="Output: text for people, or json, one line for each event.")]  # fmt: skip
 
 Bundle = Annotated[str | None, typer.Option("--bundle", "-b", "--task", "-ta", help="Bundle: name or folder. Default: as medvit segment.", show_default=False)]  # fmt: skip
-Rules = Annotated[str | None, typer.Option("--rules", help="TOML or YAML file that says which series goes to which bundle.", show_default=False)]  # fmt: skip
-Select = Annotated[str | None, typer.Option("--select", help="Only series for which this holds, as 'Modality == CT and BodyPart ~ HEAD'.", show_default=False)]  # fmt: skip
+Rules = Annotated[str | None, typer.Option("--rules", help="TOML or YAML file with rules that choose the bundle of each series.", show_default=False)]  # fmt: skip
+Select = Annotated[str | None, typer.Option("--select", help="Only series for which this condition holds, such as 'Modality == CT and BodyPart ~ HEAD'.", show_default=False)]  # fmt: skip
 Types = Annotated[list[str] | None, typer.Option("--output-type", "-ot", help="nifti, dicom-seg, rtstruct, sr, sc, png; dicom for a restored series; repeatable. Default: as medvit segment and restore.")]  # fmt: skip
 Rois = Annotated[list[str] | None, typer.Option("--roi-subset", "-rs", help="Labels to keep, separated by commas.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")]
-Preview = Annotated[bool, typer.Option("--preview/--no-preview", "-p", help="A picture of each result; the report shows them.")]  # fmt: skip
-Statistics = Annotated[bool, typer.Option("--statistics", "-s", help="Also statistics.csv for each case.")]
-Fast = Annotated[bool, typer.Option("--fast", "-f", help="The bundle's lighter overlap: faster, slightly less exact.")]
-Backend = Annotated[str, typer.Option("--backend", help="How the network is run: auto, eager, compiled, openvino or cuda; as medvit segment.")]  # fmt: skip
-Precision = Annotated[str, typer.Option("--precision", help="fp32, or bf16 where the bundle's gate has passed; as medvit segment.")]  # fmt: skip
-PerLabel = Annotated[bool, typer.Option("--per-label", help="Also one NIfTI for each label.")]
-Force = Annotated[bool, typer.Option("--force", help="Run on modalities the bundle was not made for; recorded.")]
-OnIrregular = Annotated[str, typer.Option("--on-irregular", help="fail, resample or split tilted or uneven stacks.")]
-Workers = Annotated[int, typer.Option("--workers", "-w", help="Processes; each keeps its own model in memory.")]
-TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds a case may take; then it has failed.")]
+Preview = Annotated[bool, typer.Option("--preview/--no-preview", "-p", help="Write a picture of each result, which the report shows.")]  # fmt: skip
+Statistics = Annotated[bool, typer.Option("--statistics", "-s", help="Also write statistics.csv for each case.")]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast", "-f", help="Less overlap between windows, as the bundle states it: faster, slightly less exact."
+    ),
+]
+Backend = Annotated[str, typer.Option("--backend", help="Backend of the network: auto, eager, compiled, openvino or cuda. See medvit doctor.")]  # fmt: skip
+Precision = Annotated[str, typer.Option("--precision", help="fp32, or bf16 if the bundle passed medvit bundles precision-check.")]  # fmt: skip
+PerLabel = Annotated[bool, typer.Option("--per-label", help="Also write one NIfTI for each label.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Run on modalities that the bundle is not made for; recorded in run.json.")
+]
+OnIrregular = Annotated[
+    str, typer.Option("--on-irregular", help="What to do with a tilted or uneven stack: fail, resample or split.")
+]
+Workers = Annotated[
+    int, typer.Option("--workers", "-w", help="Number of processes; each keeps its own model in memory.")
+]
+TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds that a case may take; a longer one fails.")]
 StopAfter = Annotated[
     int,
-    typer.Option("--stop-after", help="Stop when so many cases in a row have failed; watch and listen rest and go on."),
+    typer.Option(
+        "--stop-after", help="End the run after so many failures in a row; watch and listen pause and continue."
+    ),
 ]
-MinFree = Annotated[float, typer.Option("--min-free-gb", help="Start no case when less space than this is free.")]
-Deidentify = Annotated[bool, typer.Option("--deidentify", help="Results name nobody: DICOM PS3.15's Basic Profile.")]
-DeidKey = Annotated[Path | None, typer.Option("--deid-key", help="File with the project's secret for --deidentify; made if it is not there.", show_default=False)]  # fmt: skip
+MinFree = Annotated[float, typer.Option("--min-free-gb", help="Free disk space in GB below which no case starts.")]
+Deidentify = Annotated[
+    bool, typer.Option("--deidentify", help="De-identify the results: Basic Profile of DICOM PS3.15.")
+]
+DeidKey = Annotated[Path | None, typer.Option("--deid-key", help="File with the secret of the project for --deidentify; made if it does not exist.", show_default=False)]  # fmt: skip
 Retain = Annotated[list[str] | None, typer.Option("--retain", help="With --deidentify, keep: shifted-dates, device, institution, characteristics; repeatable.")]  # fmt: skip
-BurnedIn = Annotated[bool, typer.Option("--allow-burned-in", help="With --deidentify, also images that may have names in their pixels.")]  # fmt: skip
-Cluster = Annotated[str, typer.Option("--cluster", help="Dask workers run the cases: the address of a scheduler; or local, slurm, cuda, to start --workers of them.", show_default=False)]  # fmt: skip
-Jobs = Annotated[list[str] | None, typer.Option("--job", help="With --cluster slurm, name=value for each job: queue, account, walltime, cores, memory, gres, interface, prologue, python; repeatable.")]  # fmt: skip
-MetricsPort = Annotated[int, typer.Option("--metrics-port", help="Serve metrics for Prometheus at this port of this machine, under /metrics; 0: nowhere.")]  # fmt: skip
-Issuer = Annotated[str, typer.Option("--issuer", help="Issuer of every PatientID without IssuerOfPatientID; decides whether equal numbers mean one patient.", show_default=False)]  # fmt: skip
+BurnedIn = Annotated[bool, typer.Option("--allow-burned-in", help="With --deidentify, also take images that may have names in their pixels.")]  # fmt: skip
+Cluster = Annotated[str, typer.Option("--cluster", help="Run the cases on Dask workers: the address of a scheduler; or local, slurm or cuda to start --workers of them.", show_default=False)]  # fmt: skip
+Jobs = Annotated[list[str] | None, typer.Option("--job", help="With --cluster slurm, NAME=VALUE for each job: queue, account, walltime, cores, memory, gres, interface, prologue or python; repeatable.")]  # fmt: skip
+MetricsPort = Annotated[int, typer.Option("--metrics-port", help="Serve metrics for Prometheus at this port, on this machine only, under /metrics. 0 serves none.")]  # fmt: skip
+Issuer = Annotated[str, typer.Option("--issuer", help="Issuer of every PatientID without IssuerOfPatientID. Equal numbers of one issuer are one patient.", show_default=False)]  # fmt: skip
 WithImages = Annotated[bool, typer.Option("--with-images", help="With --deidentify, also write the images, de-identified.")]  # fmt: skip
 
 
-Aet = Annotated[str, typer.Option("--aet", help="Our AE title.")]
+Aet = Annotated[str, typer.Option("--aet", help="AE title of this node.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a peer may be silent.")]
-Cert = Annotated[Path | None, typer.Option("--tls-cert", help="Our certificate (PEM).", show_default=False)]
-Key = Annotated[Path | None, typer.Option("--tls-key", help="Its key (PEM).", show_default=False)]
-Trust = Annotated[Path | None, typer.Option("--tls-trust", help="Certificates that are trusted (PEM).", show_default=False)]  # fmt: skip
+Cert = Annotated[Path | None, typer.Option("--tls-cert", help="Certificate of this node (PEM).", show_default=False)]
+Key = Annotated[Path | None, typer.Option("--tls-key", help="Key of that certificate (PEM).", show_default=False)]
+Trust = Annotated[Path | None, typer.Option("--tls-trust", help="Certificates to trust (PEM); peers must then show one.", show_default=False)]  # fmt: skip
 
 
 def _asked(

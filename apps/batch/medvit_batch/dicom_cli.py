@@ -19,11 +19,11 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Receive, fetch and send over the network: DIMSE and DICOMweb.", no_args_is_help=True)
 
-Host = Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")]
+Host = Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 is reachable from other machines.")]
 Port = Annotated[int, typer.Option("--port", help="Port to listen on.")]
-SendTo = Annotated[str | None, typer.Option("--send-to", help="Where results go: AET@host:port, or a DICOMweb address.", show_default=False)]  # fmt: skip
+SendTo = Annotated[str | None, typer.Option("--send-to", help="Peer to send results to: AET@host:port, or a DICOMweb address.", show_default=False)]  # fmt: skip
 
-Commit = Annotated[bool, typer.Option("--commit", help="Ask the peer of --send-to to vouch for what it got (storage commitment); it answers to our port.")]  # fmt: skip
+Commit = Annotated[bool, typer.Option("--commit", help="Ask the peer of --send-to for storage commitment; it answers to --host and --port.")]  # fmt: skip
 
 
 @app.command()
@@ -34,18 +34,18 @@ def listen(
     local: Local,
     host: Host = "127.0.0.1",
     port: Port = 11112,
-    allow: Annotated[list[str] | None, typer.Option("--allow", help="AE title that may call; repeatable. Default: all.")] = None,
-    max_associations: Annotated[int, typer.Option("--max-associations", help="Associations at a time.")] = 10,
+    allow: Annotated[list[str] | None, typer.Option("--allow", help="AE title that may call; repeatable. Default: any.")] = None,
+    max_associations: Annotated[int, typer.Option("--max-associations", help="Number of associations at a time; further ones are refused.")] = 10,
     send_to: SendTo = None,
     commit: Commit = False,
-    quiet_for: Annotated[float, typer.Option("--quiet-for", help="A series is complete when nothing of it came for so many seconds.")] = 30,
-    complete_at: Annotated[int, typer.Option("--complete-at", help="Or when it has so many slices; 0: wait for quiet.")] = 0,
-    every: Annotated[float, typer.Option("--every", help="Seconds between looks at what came.")] = 5,
+    quiet_for: Annotated[float, typer.Option("--quiet-for", help="Seconds without a new object after which a series is complete.")] = 30,
+    complete_at: Annotated[int, typer.Option("--complete-at", help="Number of slices at which a series is complete at once. 0 waits for --quiet-for.")] = 0,
+    every: Annotated[float, typer.Option("--every", help="Seconds between two checks of what arrived.")] = 5,
     log_format: LogFormat = Format.TEXT,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Receive series (C-STORE), run them, and send results on, until it is stopped (Ctrl-C or SIGTERM)."""
+    """Receive series (C-STORE), run a bundle on them and send results on, until stopped (Ctrl-C or SIGTERM)."""
     shown, code = speaking(log_format, quiet, False, debug), 0
     with handle_errors(shown):
         from medvit_batch.network.store_scp import Node
@@ -71,9 +71,9 @@ def query(
     peer: Annotated[str, typer.Argument(help="AET@host:port, or the address of a DICOMweb server.", show_default=False)],
     asked: BatchOptions,
     local: Local,
-    key: Annotated[list[str] | None, typer.Option("--key", "-k", help="Keyword=value to ask for; repeatable.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Fetch the series and run them; results go here. Without it they are only listed.", show_default=False)] = None,
-    move: Annotated[bool, typer.Option("--move", help="Fetch by C-MOVE to our port, in place of C-GET.")] = False,
+    key: Annotated[list[str] | None, typer.Option("--key", "-k", help="KEYWORD=VALUE to search for; repeatable.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Fetch the series, run a bundle on them and write results here. Without it, series are only listed.", show_default=False)] = None,
+    move: Annotated[bool, typer.Option("--move", help="Fetch by C-MOVE to --aet and --port, in place of C-GET.")] = False,
     host: Host = "127.0.0.1",
     port: Port = 11112,
     send_to: SendTo = None,
@@ -83,7 +83,7 @@ def query(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Find series (C-FIND, QIDO); with -o fetch them (C-GET, C-MOVE, WADO), run them, and send results back."""
+    """Find series (C-FIND, QIDO). With -o, fetch them (C-GET, C-MOVE, WADO), run a bundle on them and send results back."""
     shown, code = speaking(log_format, quiet, as_json, debug), 0
     with handle_errors(shown):
         from medvit_batch.commands import run_batch

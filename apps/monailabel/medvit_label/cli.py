@@ -71,23 +71,23 @@ def start(
     studies: Annotated[str, typer.Option("--studies", "-s", help="Folder with images, or the URL of a DICOMweb service.", show_default=False)],
     bundle: Annotated[list[str] | None, typer.Option("--bundle", "-b", help="Bundle to offer; repeatable. Default: all that are trained.", show_default=False)] = None,
     port: Annotated[int, typer.Option("--port", "-p", help="Port to listen on.")] = 8000,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on. Other than loopback switches the token on.")] = "127.0.0.1",
-    token_file: Annotated[Path | None, typer.Option("--token-file", help="File with the token clients must show; or set MEDVIT_LABEL_TOKEN.", show_default=False)] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on. A token is needed for any but a loopback address.")] = "127.0.0.1",
+    token_file: Annotated[Path | None, typer.Option("--token-file", help="File with the token that clients must show; or set MEDVIT_LABEL_TOKEN.", show_default=False)] = None,
     login_file: LoginFile = None,
     state: Annotated[Path | None, typer.Option("--state", help="Folder for labels and the journal. Default: medvit-labels in the studies' folder.", show_default=False)] = None,
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps.")] = "auto",
-    allow_origin: Annotated[list[str] | None, typer.Option("--allow-origin", help="Address of a web viewer (OHIF) that may ask; repeatable.", show_default=False)] = None,
+    allow_origin: Annotated[list[str] | None, typer.Option("--allow-origin", help="Address of a web viewer (OHIF) whose requests are allowed; repeatable.", show_default=False)] = None,
     upload_limit: Annotated[int, typer.Option("--upload-limit", help="Largest request in MB.", min=1)] = 1024,
     users: Annotated[Path | None, typer.Option("--users", "-u", help="File of accounts (medvit label users add): everyone logs in with a name and password.", show_default=False)] = None,
     login_hours: Annotated[float, typer.Option("--login-hours", help="Hours for which a login is valid.", min=0.0001)] = 12.0,
     keep_corrections: Annotated[int, typer.Option("--keep-corrections", help="Corrected images to keep, counted for each annotator and model.", min=1)] = 1000,
-    waiting: Annotated[int, typer.Option("--waiting", help="Inferences that may wait; more are refused.", min=1)] = 16,
+    waiting: Annotated[int, typer.Option("--waiting", help="Number of inferences that may wait; more are refused.", min=1)] = 16,
     memory_limit: MemoryLimit = None,
     geometry: Geometry = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Serve until stopped (Ctrl-C). On this machine only, unless --host says otherwise."""
+    """Serve images and models until stopped (Ctrl-C), on this machine only unless --host is given."""
     shown = Terminal(quiet=quiet, debug=debug)
     with handle_errors(shown):
         from medvit.io.dicom import read_login
@@ -111,12 +111,12 @@ def start(
 
 @app.command()
 def check(
-    studies: Annotated[str | None, typer.Option("--studies", "-s", help="Also look at this folder or DICOMweb service.", show_default=False)] = None,
+    studies: Annotated[str | None, typer.Option("--studies", "-s", help="Also check this folder or DICOMweb service.", show_default=False)] = None,
     login_file: LoginFile = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Start a server on a free port, infer through MONAI Label's own client, stop it, and say what works."""
+    """Check the server: start it on a free port, infer through MONAI Label's own client, and stop it."""
     shown, code = Terminal(json=as_json, debug=debug), 0
     with handle_errors(shown):
         from medvit.io.dicom import read_login
@@ -139,7 +139,12 @@ def check(
     raise typer.Exit(code)
 
 
-Studies = Annotated[str, typer.Option("--studies", "-s", help="As the project was started with.", show_default=False)]
+Studies = Annotated[
+    str,
+    typer.Option(
+        "--studies", "-s", help="Folder or DICOMweb service that the project was started with.", show_default=False
+    ),
+]
 State = Annotated[
     Path | None,
     typer.Option(
@@ -148,12 +153,12 @@ State = Annotated[
         show_default=False,
     ),
 ]
-Named = Annotated[str, typer.Argument(help="Bundle's name.", show_default=False)]
+Named = Annotated[str, typer.Argument(help="Name of the bundle.", show_default=False)]
 
 
 @app.command()
 def versions(model: Named, studies: Studies, state: State = None, as_json: Json = False, debug: Debug = False) -> None:
-    """List a model's versions in a project: as installed, and those trained here with their scores."""
+    """List a model's versions in a project, with their scores."""
     shown = Terminal(json=as_json, debug=debug)
     with handle_errors(shown):
         from medvit_label.models.versions import open_versions
@@ -172,12 +177,15 @@ def rollback(
     studies: Studies,
     to: Annotated[
         int | None,
-        typer.Option("--to", help="Version's number; 0 as installed. Default: what this one was trained from."),
+        typer.Option(
+            "--to",
+            help="Number of the version; 0 is the installed one. Default: the one that this version was trained from.",
+        ),
     ] = None,
     state: State = None,
     debug: Debug = False,
 ) -> None:
-    """Let an earlier version of a model answer, also while the project is being served. Nothing is deleted."""
+    """Return to an earlier version of a model, also while the project is served. Nothing is deleted."""
     shown = Terminal(debug=debug)
     with handle_errors(shown):
         from medvit_label.models.versions import open_versions

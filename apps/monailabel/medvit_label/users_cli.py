@@ -16,9 +16,9 @@ __all__ = ["app"]
 app = typer.Typer(help="Add, list and remove accounts of annotators.", no_args_is_help=True)
 
 Users = Annotated[
-    Path, typer.Option("--users", "-u", help="File of accounts; made by the first add.", show_default=False)
+    Path, typer.Option("--users", "-u", help="File of accounts; the first add creates it.", show_default=False)
 ]
-Name = Annotated[str, typer.Argument(help="Name typed at the login.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name for the login.", show_default=False)]
 
 
 def _password() -> str:
@@ -44,7 +44,7 @@ def add(
     role: Annotated[str, typer.Option("--role", "-r", help="annotator, reviewer or admin.")] = "annotator",
     debug: Debug = False,
 ) -> None:
-    """Add an account. The password is asked for, or read as one line from standard input."""
+    """Add an account. The password is asked for, or read as one line of standard input."""
     shown = Terminal(debug=debug)
     with handle_errors(shown):
         from medvit_label.accounts import add_account
@@ -55,7 +55,7 @@ def add(
 
 @app.command("list")
 def list_accounts(users: Users, as_json: Json = False, debug: Debug = False) -> None:
-    """List names and roles."""
+    """List the names and roles of all accounts."""
     shown = Terminal(json=as_json, debug=debug)
     with handle_errors(shown):
         from medvit_label.accounts import read_accounts
@@ -69,7 +69,7 @@ def list_accounts(users: Users, as_json: Json = False, debug: Debug = False) -> 
 
 @app.command()
 def remove(name: Name, users: Users, debug: Debug = False) -> None:
-    """Remove an account; its tokens end at once. Its labels and corrections stay."""
+    """Remove an account and end its logins. Its labels and corrections stay."""
     shown = Terminal(debug=debug)
     with handle_errors(shown):
         from medvit_label.accounts import remove_account
