@@ -70,7 +70,7 @@ def test_too_few_real_cases_are_uncalibrated_at_every_door(banded, tmp_path):
     assert outcome.exit_code == 0, outcome.output
     (row,) = csv.DictReader((batch / "cases.csv").open(encoding="utf-8"))
     assert (row["rating"], row["flagged"], row["rating_reasons"]) == ("uncalibrated", "no", reason)
-    assert 'medvit_batch_ratings{rating="uncalibrated"} 1' in (batch / "metrics.prom").read_text()
+    assert 'medvit_batch_ratings{rating="uncalibrated"} 1.0' in (batch / "metrics.prom").read_text()
     assert "1 uncalibrated" in (batch / "report.html").read_text(encoding="utf-8")
 
 

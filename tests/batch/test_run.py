@@ -178,14 +178,14 @@ def test_a_batch_of_an_earlier_version_goes_on(out, tmp_path):
 
 def test_metrics_say_where_it_stands(out, mixed):
     lines = (out / "metrics.prom").read_text().splitlines()
-    assert f'medvit_batch_cases{{state="published"}} {len(mixed.good) + 1}' in lines
-    assert f'medvit_batch_cases{{state="set aside"}} {len(mixed.bad)}' in lines
+    assert f'medvit_batch_cases{{state="published"}} {len(mixed.good) + 1}.0' in lines
+    assert f'medvit_batch_cases{{state="set aside"}} {len(mixed.bad)}.0' in lines
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert float(values["medvit_batch_case_seconds_total"]) > 0
     expected = dict.fromkeys(("good", "uncalibrated", "check", "poor"), 0)
     expected |= Counter(row["rating"] for row in _rows(out) if row["state"] == "published")
     assert expected["good"] and expected["poor"]
-    assert {name: int(values[f'medvit_batch_ratings{{rating="{name}"}}']) for name in expected} == expected
+    assert {name: float(values[f'medvit_batch_ratings{{rating="{name}"}}']) for name in expected} == expected
     events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert Counter(e["rating"] for e in events if e.get("state") == "published") == Counter(
         {name: n for name, n in expected.items() if n}

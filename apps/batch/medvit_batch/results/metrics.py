@@ -5,11 +5,13 @@ data.
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from medvit.atomic_write import os_errors_as_output_errors, replace_file
 from medvit.reports import RATINGS
@@ -24,26 +26,52 @@ _HERE = "127.0.0.1"
 
 def metrics_text(journal: Journal) -> str:
     """Return the metrics in Prometheus' text format."""
+    return generate_latest(_Gauges(lambda: nullcontext(journal)).registry()).decode()
+
+
+class _Gauges(Collector):
+    """Gauges of a batch, with the values that its journal has when they are collected."""
+
+    def __init__(self, opened: Callable[[], AbstractContextManager[Journal]]) -> None:
+        self._opened = opened
+
+    def registry(self) -> CollectorRegistry:
+        """Return a registry that holds these gauges alone."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        return registry
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read the journal and yield the gauges."""
+        with self._opened() as journal:
+            yield from _gauges(journal)
+
+
+def _gauges(journal: Journal) -> Iterator[GaugeMetricFamily]:
     counts, peak, seconds = journal.counts(), 0.0, 0.0
     ratings = dict.fromkeys(RATINGS, 0)
     for row in journal.cases(State.PUBLISHED):
         peak = max(peak, row["peak_mb"])
         seconds += sum(sequential_seconds(json.loads(row["seconds"])).values())
         ratings[row["rating"]] = ratings.get(row["rating"], 0) + 1
-    lines = ["# HELP medvit_batch_cases Cases of the batch by state.", "# TYPE medvit_batch_cases gauge"]
-    lines += [f'medvit_batch_cases{{state="{state.value}"}} {counts.get(state.value, 0)}' for state in State]
-    lines += ["# HELP medvit_batch_ratings Published cases by rating.", "# TYPE medvit_batch_ratings gauge"]
-    lines += [f'medvit_batch_ratings{{rating="{rating}"}} {n}' for rating, n in ratings.items()]
+    states = {state.value: counts.get(state.value, 0) for state in State}
+    yield _by_label("medvit_batch_cases", "Cases of the batch by state.", "state", states)
+    yield _by_label("medvit_batch_ratings", "Published cases by rating.", "rating", ratings)
     for name, words, value in (
-        ("medvit_batch_flagged", "Published cases that a person must look at.", float(journal.flagged())),
+        ("medvit_batch_flagged", "Published cases that a person must look at.", journal.flagged()),
         ("medvit_batch_case_seconds_total", "Seconds that published cases took, together.", seconds),
         ("medvit_batch_worker_peak_megabytes", "The most memory that any worker took.", peak),
     ):
-        lines += [f"# HELP {name} {words}", f"# TYPE {name} gauge", f"{name} {value:g}"]
-    sends = sends_by_state(journal)
-    lines += ["# HELP medvit_batch_sends Results for peers by state.", "# TYPE medvit_batch_sends gauge"]
-    lines += [f'medvit_batch_sends{{state="{state}"}} {n}' for state, n in sorted(sends.items())]
-    return "\n".join(lines) + "\n"
+        yield GaugeMetricFamily(name, words, value=value)
+    sends = dict(sorted(sends_by_state(journal).items()))
+    yield _by_label("medvit_batch_sends", "Results for peers by state.", "state", sends)
+
+
+def _by_label(name: str, words: str, label: str, values: dict[str, int]) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, words, labels=[label])
+    for value, count in values.items():
+        gauge.add_metric([value], count)
+    return gauge
 
 
 def write_metrics(journal: Journal, out: Path) -> None:
@@ -68,32 +96,14 @@ def served(out: Path, port: int) -> Iterator[None]:
         yield
         return
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.partition("?")[0] != "/metrics":
-                self.send_error(404, "only /metrics is here")
-                return
-            with closing(Journal(out)) as journal:
-                content = metrics_text(journal).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *words: object) -> None:
-            """Log nothing about requests."""
-
     try:
-        server = ThreadingHTTPServer((_HERE, port), Handler)
+        server, thread = start_http_server(port, _HERE, _Gauges(lambda: closing(Journal(out))).registry())
     except (OSError, OverflowError) as error:
         raise NetworkError(
             f"that metrics cannot be served on {_HERE}:{port} ({error})",
             "a free port is needed",
             "Choose another --metrics-port.",
         ) from error
-    thread = threading.Thread(target=server.serve_forever, name="medvit-metrics", daemon=True)
-    thread.start()
     try:
         yield
     finally:
