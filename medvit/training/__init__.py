@@ -1,4 +1,4 @@
-"""Training what the bundles ship: samples, objectives, the one loop."""
+"""Training of bundles: data, objectives, the training loop, evaluation and fine-tuning."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Data lists: which images and labels belong to training and validation."""
+"""Data lists: the images and labels of training and validation."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DataList:
-    """Which images a run takes.
+    """Selection of images from a data list.
 
     Attributes:
         data: data list (JSON); None for the bundle's.
-        root: folder the list's paths start from; None for the shared data beside the project, or the list's folder.
-        split: the part of the list.
-        reading: how its NIfTI files are read.
+        root: folder of the list's paths; None for the shared data beside the project, or the list's folder.
+        split: part of the list.
+        reading: settings for reading NIfTI files.
     """
 
     data: Path | None = None
@@ -51,25 +51,25 @@ class DataList:
 
 
 class Sampler(Protocol):
-    """What the loop draws batches from."""
+    """Source of batches for the training loop."""
 
     def batch(self, size: int) -> tuple[Tensor, ...]:
-        """What the objective takes, stacked along a first batch axis."""
+        """Return the objective's inputs, stacked along a first batch axis."""
         ...
 
     def reseed(self, seed: int | Sequence[int]) -> None:
-        """Start a new stream; the same seed gives the same batches."""
+        """Start a new random stream; the same seed gives the same batches."""
         ...
 
 
 class StepDataset(Dataset[tuple[Tensor, ...]]):
-    """Item n is the batch of step n, whoever asks for it and when.
+    """Dataset whose item n is the batch of step n, independent of process and order of access.
 
     Args:
-        sampler: draws batches.
-        size: samples in a batch.
-        seed: the run's.
-        rank: the process's number among several; each draws its own.
+        sampler: source of batches.
+        size: number of samples in a batch.
+        seed: seed of the run.
+        rank: number of this process among several; each has its own random stream.
     """
 
     def __init__(self, sampler: Sampler, size: int, seed: int, rank: int = 0) -> None:
@@ -81,10 +81,10 @@ class StepDataset(Dataset[tuple[Tensor, ...]]):
 
 
 class SamplerConfig(Protocol):
-    """How samples are drawn: a recipe's settings, from which a sampler is made."""
+    """Settings of a recipe from which a sampler is made."""
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> Sampler:
-        """Read the images of a list and draw from them."""
+        """Read the images of a list and make a sampler of them."""
         ...
 
 
@@ -93,13 +93,12 @@ class ImageLabelPair:
     """An image and its reference labels.
 
     Attributes:
-        name: the image's file name without its ending.
+        name: file name of the image without its suffix.
         image: the image.
         label: its labels.
-        instances: whether the labels number single objects of the one class there is, rather than classes.
-        annotated: ids of the classes that were annotated; any other class is unknown in this case, not absent. None
-            where all were.
-        reading: how its NIfTI files are read.
+        instances: True if the labels number single objects of one class, rather than classes.
+        annotated: ids of the annotated classes; other classes are unknown in this case, not absent. None if all were annotated.
+        reading: settings for reading NIfTI files.
     """
 
     name: str
@@ -111,7 +110,7 @@ class ImageLabelPair:
 
 
 def data_root(given: Path | None, data: Path) -> Path:
-    """Where a list's paths start: the folder given, the shared data beside the project, or the list's own folder."""
+    """Return the folder of a list's paths: the given one, the shared data beside the project, or the list's own folder."""
     if given is not None:
         return given
     shared = Path(os.environ.get("MEDVIT_SHARED", Path(__file__).resolve().parents[3].parent / "shared"))
@@ -119,15 +118,15 @@ def data_root(given: Path | None, data: Path) -> Path:
 
 
 def read_entries(bundle: Bundle, cases: DataList, keys: Sequence[str]) -> list[dict[str, Path]]:
-    """The files of one part of a data list, by key.
+    """Return the files of one part of a data list, by key.
 
     Args:
-        bundle: whose own list is read where none is given.
-        cases: the list, where its paths start, and the part.
-        keys: which files each entry must name; "image" among them.
+        bundle: bundle whose list is read if none is given.
+        cases: the list, the folder of its paths, and the part.
+        keys: files that each entry must name, "image" among them.
 
     Raises:
-        SourceError: no such list or part, an entry without a key, a missing file, or an image in this part and another.
+        SourceError: the list or part is missing, an entry lacks a key, a file is missing, or an image is in this part and another.
     """
     path = _list_path(bundle, cases)
     return _entries(_content(path), path, cases, keys)
@@ -140,7 +139,7 @@ def _entries(content: dict[str, Any], path: Path, cases: DataList, keys: Sequenc
         raise SourceError(
             f"no {cases.split!r} entries in {path}", "give a list with some", f"Its parts: {', '.join(parts)}."
         )
-    # an encoder that has seen a validation image without its label has still seen it
+    # a validation image must not be used for pretraining either, even without its label
     elsewhere = {_place(entry, path) for name, v in parts.items() if name != cases.split for entry in v}
     twice = sorted(elsewhere.intersection(_place(entry, path) for entry in chosen))
     if twice:
@@ -158,10 +157,10 @@ def _entries(content: dict[str, Any], path: Path, cases: DataList, keys: Sequenc
 
 
 def every_entry_names(bundle: Bundle, cases: DataList, key: str) -> bool:
-    """Whether every entry of one part of a list names a file of this kind; nothing is read but the list.
+    """Return True if every entry of one part of a list names a file under a key; only the list is read.
 
     Raises:
-        SourceError: no readable list.
+        SourceError: there is no readable list.
     """
     entries = _content(_list_path(bundle, cases)).get(cases.split)
     return isinstance(entries, list) and bool(entries) and all(isinstance(e, dict) and key in e for e in entries)
@@ -194,7 +193,7 @@ def _named(entry: Any, key: str, path: Path) -> str:
 
 
 def _place(entry: Any, path: Path) -> str:
-    """An image's path however it was written: a/../b.nii.gz is ./b.nii.gz."""
+    """Return an image's normalised path: a/../b.nii.gz becomes b.nii.gz."""
     return os.path.normpath(_named(entry, "image", path))
 
 
@@ -207,22 +206,22 @@ def read_list(
     partly_labelled: bool = False,
     reading: VolumeReading | None = None,
 ) -> list[ImageLabelPair]:
-    """Read the pairs of one split.
+    """Read the image-label pairs of one split.
 
-    An entry may name the labels that were annotated in its case, ``"annotated": ["brainstem", "mandible"]``; the others
-    are then unknown. An entry without it has all of the bundle's labels annotated.
+    An entry may name the labels annotated in its case, ``"annotated": ["brainstem", "mandible"]``; the others are then unknown. In
+    an entry without it, all of the bundle's labels are annotated.
 
     Args:
-        bundle: whose own list is read where none is given, and whose label names entries use.
+        bundle: bundle whose list is read if none is given, and whose label names entries use.
         data: the list; None for the bundle's.
-        root: where the list's paths start; None as ``data_root`` says.
-        split: the part of the list.
-        partly_labelled: whether the caller can handle cases in which some labels are unknown.
-        reading: how NIfTI files are read; None as usual.
+        root: folder of the list's paths; None as for ``data_root``.
+        split: part of the list.
+        partly_labelled: True if the caller can handle cases in which some labels are unknown.
+        reading: settings for reading NIfTI files; None for the defaults.
 
     Raises:
-        SourceError: as ``read_entries``; every entry needs an image and a label; annotated labels that the bundle does
-            not have, none at all, or partly labelled cases that the caller cannot handle.
+        SourceError: as for ``read_entries`` (every entry needs an image and a label); also for annotated labels that are unknown to
+            the bundle or empty, and for partly labelled cases that the caller cannot handle.
     """
     cases = DataList(data, root, split)
     path = _list_path(bundle, cases)
@@ -276,15 +275,15 @@ def _annotated(entry: dict[str, Any], name: str, bundle: Bundle, path: Path) -> 
 
 
 def check_annotated(ids: np.ndarray, pair: ImageLabelPair, names: Mapping[int, str] | None = None) -> None:
-    """Check that the labels of a pair hold only classes that its list calls annotated.
+    """Check that the labels of a pair have only classes that the list calls annotated.
 
     Args:
         ids: the class ids of the pair, any shape.
         pair: the pair.
-        names: of the classes, by id, for the message.
+        names: class names by id, for the message.
 
     Raises:
-        SourceError: a class is there that the list does not call annotated.
+        SourceError: the labels have a class that the list does not call annotated.
     """
     if pair.annotated is None:
         return
@@ -299,15 +298,15 @@ def check_annotated(ids: np.ndarray, pair: ImageLabelPair, names: Mapping[int, s
 
 
 def case_name(path: Path) -> str:
-    """A file's name without its ending."""
+    """Return a file's name without its suffix."""
     return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
 
 
 def load_labels(pair: ImageLabelPair) -> np.ndarray:
-    """The class ids of a pair as stored, (i, j, k) or, for pictures, (row, column); numbered objects become 1.
+    """Load the class ids of a pair as stored, (i, j, k) or, for pictures, (row, column); numbered objects become 1.
 
     Raises:
-        SourceError: a picture of labels in colour or damaged.
+        SourceError: a picture of labels has colours or is damaged.
     """
     if pair.label.suffix.lower() != ".png":
         return np.asarray(pair.reading.label_map(pair.label).dataobj)
@@ -330,16 +329,16 @@ def load_labels(pair: ImageLabelPair) -> np.ndarray:
 
 
 def validate_label_ids(ids: np.ndarray, name: str, classes: int, who: str = "the bundle") -> np.ndarray:
-    """Class ids as they are, once they are seen to be whole numbers that a network of so many classes knows.
+    """Return class ids unchanged after checking that they are integers within the network's classes.
 
     Args:
         ids: the labels of one case, any shape and type.
-        name: the case, for the message.
-        classes: how many there are, background included.
-        who: what knows them, for the message.
+        name: name of the case, for the message.
+        classes: number of classes, background included.
+        who: owner of the classes, for the message.
 
     Raises:
-        SourceError: fractions (a probability map, or labels that were interpolated), NaN, or an id below 0 or beyond the classes.
+        SourceError: fractions (a probability map, or interpolated labels), NaN, or an id below 0 or beyond the classes.
     """
     if ids.dtype.kind == "f" and not bool((ids == np.round(ids)).all()):  # NaN is not equal to itself
         raise SourceError(

@@ -1,4 +1,4 @@
-"""Pairs of a degraded and a clean slice, degraded anew each time one is drawn."""
+"""Pairs of a degraded and a clean slice, with a new degradation for each pair."""
 
 from __future__ import annotations
 
@@ -26,23 +26,22 @@ __all__ = ["PairSampler", "PairSettings", "SliceStack", "body_corner", "read_ima
 
 @dataclass(frozen=True, kw_only=True)
 class PairSettings:
-    """How pairs of a degraded and a clean crop are drawn.
+    """Settings for pairs of a degraded and a clean crop.
 
     Attributes:
         intensity_range: intensities mapped to 0..1 and clipped, in the image's unit.
-        scanner: the low-dose scanner at full dose; its seed is replaced for each slice.
-        dose: smallest and largest share of the photons, drawn evenly on a logarithmic scale.
+        scanner: low-dose scanner at full dose; its seed is replaced for each slice.
+        dose: smallest and largest share of the photons, drawn uniformly on a logarithmic scale.
         crop: sides of a crop along i and j, in pixels; smaller slices are padded with air.
-        body_above: crops hold a pixel above this intensity, in the image's unit, where the slice has one; None for
-            crops anywhere. In a head-and-neck CT nineteen pixels of twenty are air, which teaches little.
-        context: neighbours on either side that a degraded slice brings along, as ``SliceWise`` gives them.
-        neighbour_steps: how many slices away the next neighbour lies; one is drawn for each pair, more often if it stands
-            there several times, so that thick slices and gaps are known. At a slab's end its last slice stands for the
-            neighbour, as at a volume's.
-        slab: slices that are scanned together, at one dose; many at a time take a third of the time of one.
-        pool: slabs kept at hand, of which each pair draws one.
-        uses: pairs drawn from a slab, on average, before another takes its place. With more than 1, what is drawn
-            depends on what was drawn before, and a run that goes on from a checkpoint draws other pairs than one in one piece.
+        body_above: crops include a pixel above this intensity, in the image's unit, if the slice has one; None for crops
+            anywhere. In a head-and-neck CT 95 % of the pixels are air, from which little is learnt.
+        context: number of neighbours on each side of a degraded slice, as in ``SliceWise``.
+        neighbour_steps: distances to the next neighbour in slices; one is drawn for each pair (repeated entries are drawn more
+            often), so that the network also learns thick slices and gaps. At a slab's end the last slice is repeated.
+        slab: number of slices scanned together at one dose; many at a time take a third of the time per slice.
+        pool: number of slabs kept in memory, from which each pair draws one.
+        uses: mean number of pairs drawn from a slab before it is replaced. With more than 1, a pair depends on earlier pairs, and
+            a run resumed from a checkpoint draws other pairs than an uninterrupted one.
     """
 
     intensity_range: tuple[float, float]
@@ -57,13 +56,19 @@ class PairSettings:
     uses: int = 1
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PairSampler:
-        """Read the clean volumes of a list and draw pairs from them."""
+        """Read the clean volumes of a list and make a sampler of pairs."""
         return PairSampler(read_images(bundle, data.data, data.root, data.split, data.reading), self, seed)
 
 
 @dataclass(frozen=True)
 class SliceStack:
-    """One clean volume on RAS axes: (i, j, k) float32 in its own unit, slices across k, and its sides in mm."""
+    """A clean volume on RAS axes.
+
+    Attributes:
+        name: name of the case.
+        image: (i, j, k) float32 in its own unit, slices along k.
+        spacing_mm: voxel sides.
+    """
 
     name: str
     image: NDArray[np.float32]
@@ -90,7 +95,7 @@ def _read(path: Path, reading: VolumeReading) -> SliceStack:
 
 @dataclass(frozen=True)
 class _Slab:
-    """Neighbouring slices of a volume, (k, i, j) each, scanned and clean."""
+    """Neighbouring slices of a volume, (k, i, j) each, degraded and clean."""
 
     noisy: NDArray[np.float32]
     clean: NDArray[np.float32]
@@ -113,7 +118,7 @@ def _require_sense(cases: list[SliceStack], settings: PairSettings) -> None:
 
 
 class PairSampler:
-    """Draws (degraded, clean) crops of slices scanned anew, at a dose of their own."""
+    """Sampler of (degraded, clean) crops of slices, each scanned at a random dose."""
 
     def __init__(self, cases: list[SliceStack], settings: PairSettings, seed: int) -> None:
         _require_sense(cases, settings)
@@ -123,11 +128,11 @@ class PairSampler:
         self._pool: list[_Slab] = []
 
     def reseed(self, seed: int | Sequence[int]) -> None:
-        """Start a new stream of pairs."""
+        """Start a new random stream."""
         self.rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """One pair, float32 in 0..1: the degraded slice and its neighbours (2 · context + 1, i, j), the clean one (1, i, j)."""
+        """Draw a pair, float32 in 0..1: the degraded slice with neighbours (2 · context + 1, i, j) and the clean one (1, i, j)."""
         s, rng = self.settings, self.rng
         slab = self._slab()
         at = int(rng.integers(len(slab.clean)))
@@ -146,7 +151,7 @@ class PairSampler:
         return scaled[:-1], scaled[-1:]
 
     def _slab(self) -> _Slab:
-        """One of those at hand, or a new one, which takes the place of another once there are enough."""
+        """Return a slab from the pool, or a new one, which replaces another when the pool is full."""
         s, rng = self.settings, self.rng
         if len(self._pool) < s.pool:
             self._pool.append(self._scan())
@@ -157,7 +162,7 @@ class PairSampler:
         return self._pool[chosen]
 
     def _scan(self) -> _Slab:
-        """Neighbouring slices of a case, taken at a dose of their own."""
+        """Degrade neighbouring slices of a case at a random dose."""
         s, rng = self.settings, self.rng
         case = self.cases[int(rng.integers(len(self.cases)))]
         count = min(s.slab, case.image.shape[2])
@@ -169,7 +174,7 @@ class PairSampler:
         return _Slab(np.moveaxis(noisy, 2, 0), np.ascontiguousarray(np.moveaxis(clean, 2, 0)))
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """A batch of pairs: two (batch, channel, i, j), as ``draw`` gives them."""
+        """Draw a batch of pairs: two (batch, channel, i, j), see ``draw``."""
         degraded, clean = zip(*(self.draw() for _ in range(size)), strict=True)
         return torch.stack(degraded), torch.stack(clean)
 
@@ -177,13 +182,13 @@ class PairSampler:
 def body_corner(
     clean: NDArray[np.float32], crop: Sequence[int], above: float | None, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """The first row and column of a crop of a slice (i, j): anywhere, or anywhere around a pixel of the body.
+    """Draw the first row and column of a crop of a slice (i, j): anywhere, or around a pixel of the body.
 
     Args:
         clean: the slice, at least as large as the crop.
-        crop: its sides.
-        above: what lies above it is the body; None for anywhere, as where no pixel does.
-        rng: what is drawn from.
+        crop: sides of the crop.
+        above: pixels above this value are the body; None, or a slice without such pixels, allows crops anywhere.
+        rng: random generator.
     """
     last = [n - c for n, c in zip(clean.shape, crop, strict=True)]
     low, high = [0, 0], last

@@ -1,4 +1,4 @@
-"""Random training patches cut straight from whole volumes kept in memory.
+"""Random training patches, sampled directly from whole volumes in memory.
 
 One interpolation per patch: crop, rotation, scaling, flip and the change to the bundle's spacing are a
 single affine map from patch voxels to volume voxels, so nothing is resampled twice.
@@ -26,22 +26,22 @@ __all__ = ["PatchSampler", "PatchSettings", "TrainingCase", "load_case"]
 
 @dataclass(frozen=True, kw_only=True)
 class PatchSettings:
-    """How patches are drawn.
+    """Settings for training patches.
 
     Attributes:
         roi_size: patch size in voxels, (i, j, k) in RAS order.
         spacing_mm: voxel size of a patch before random scaling, in millimetres.
         intensity_range: intensities mapped to 0..1 and clipped, in the image's units (HU for CT).
-        organ_fraction: share of patches centred near a voxel of a class drawn evenly from those present.
+        organ_fraction: share of patches centred near a voxel of a class that is drawn uniformly from the classes present.
         rotation_deg: largest rotation about each axis, in degrees.
         scale: smallest and largest zoom factor.
         swap_on_flip: pairs of class ids exchanged when left and right are flipped.
-        reach: how far a patch's centre lies from the organ voxel it was drawn for, at most, as a share of its sides.
-        percentiles: where brightness has no unit (MR): the two percentiles of each image mapped to 0 and 1 before
-            anything else, as MONAI's ScaleIntensityRangePercentiles does; ``intensity_range`` and ``jitter`` then count
-            in these. None leaves images in their own units.
-        jitter: standard deviation of a patch's change of brightness, and of the noise's own standard deviation, in the
-            units of ``intensity_range``.
+        reach: largest distance between a patch's centre and its organ voxel, as a share of the patch's sides.
+        percentiles: for images without a unit (MR), two percentiles of each image that are mapped to 0 and 1 first, as in
+            MONAI's ScaleIntensityRangePercentiles; ``intensity_range`` and ``jitter`` then refer to the mapped values. None
+            keeps the image's units.
+        jitter: standard deviations of a patch's brightness shift and of its noise's standard deviation, in the units of
+            ``intensity_range``.
     """
 
     roi_size: tuple[int, int, int]
@@ -56,16 +56,16 @@ class PatchSettings:
     jitter: tuple[float, float] = (12.0, 15.0)
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PatchSampler:
-        """Read the cases of a list and draw patches from them."""
+        """Read the cases of a list and make a sampler of patches."""
         pairs = read_list(bundle, data.data, data.root, data.split, partly_labelled=True, reading=data.reading)
         cases = [load_case(pair, len(bundle.facts.labels) + 1) for pair in pairs]
         return PatchSampler([self.scaled(case) for case in cases], self, seed)
 
     def scaled(self, case: TrainingCase) -> TrainingCase:
-        """The case with its percentiles at 0 and 1, where they are asked for.
+        """Map the case's percentiles to 0 and 1, if ``percentiles`` is set.
 
         Raises:
-            SourceError: an image so flat that both percentiles are one value.
+            SourceError: both percentiles of the image are equal.
         """
         if self.percentiles is None:
             return case
@@ -84,16 +84,16 @@ class PatchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCase:
-    """One patient: image and labels on the same RAS-oriented grid.
+    """Image and labels of one patient on the same RAS-oriented grid.
 
     Attributes:
-        name: the case's name in the data list.
+        name: name of the case in the data list.
         image: (i, j, k), float32, in the image's own units.
         labels: (i, j, k), uint8, class ids.
         spacing_mm: voxel size along i, j, k.
-        voxels: for each class present, the indices of its voxels, (n, 3).
-        body: indices of some voxels brighter than the image's middle between air and tissue, (n, 3).
-        annotated: for each class whether it was annotated, (class,), bool; None where all were.
+        voxels: indices of the voxels of each class present, (n, 3).
+        body: indices of some voxels of the body (brighter than halfway between air and tissue), (n, 3).
+        annotated: (class,) bool, True for annotated classes; None if all were annotated.
     """
 
     name: str
@@ -106,7 +106,7 @@ class TrainingCase:
 
     @classmethod
     def build(cls, name: str, image: np.ndarray, labels: np.ndarray, spacing_mm: tuple[float, ...]) -> TrainingCase:
-        """A case from arrays (i, j, k), with the voxels of every class listed once."""
+        """Make a case from arrays (i, j, k); the voxels of every class are listed once."""
         voxels = {int(c): np.argwhere(labels == c) for c in np.unique(labels) if c > 0}
         x, y, z = (float(s) for s in spacing_mm)
         low, high = np.percentile(image, (1, 99))
@@ -122,10 +122,10 @@ class TrainingCase:
 
 
 def load_case(pair: ImageLabelPair, classes: int) -> TrainingCase:
-    """A pair on the closest RAS axes, in memory.
+    """Load a pair on the closest RAS axes.
 
     Raises:
-        SourceError: image and labels on different grids, or as ``validate_label_ids`` and ``check_annotated``.
+        SourceError: image and labels have different grids, or as for ``validate_label_ids`` and ``check_annotated``.
     """
     image = nib.as_closest_canonical(pair.reading.load(pair.image))
     labels = nib.as_closest_canonical(pair.reading.label_map(pair.label))
@@ -142,7 +142,7 @@ def load_case(pair: ImageLabelPair, classes: int) -> TrainingCase:
 
 
 class PatchSampler:
-    """Draws augmented (image, labels) patches, every class as often as any other."""
+    """Sampler of augmented (image, labels) patches, with every class equally often."""
 
     def __init__(self, cases: list[TrainingCase], settings: PatchSettings, seed: int) -> None:
         self.cases = cases
@@ -160,15 +160,15 @@ class PatchSampler:
             )
 
     def reseed(self, seed: int | Sequence[int]) -> None:
-        """Start a new stream of patches."""
+        """Start a new random stream."""
         self.rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, ...]:
         """Draw one patch.
 
         Returns:
-            The image (channel, i, j, k), float32 in 0..1; the labels (channel, i, j, k), int64; and, where a case of the
-            list is partly labelled, the classes annotated in this one, (class,), bool.
+            The image (channel, i, j, k), float32 in 0..1; the labels (channel, i, j, k), int64; and, if a case of the list is partly
+            labelled, the classes annotated in this one, (class,), bool.
         """
         case, centre = self._pick()
         flip = bool(self.rng.random() < 0.5)
@@ -185,7 +185,7 @@ class PatchSampler:
         return self._intensity(image[0]), labels, self._annotated(case, flip)
 
     def batch(self, size: int) -> tuple[Tensor, ...]:
-        """Draw a batch of patches: what ``draw`` returns, each stacked along a first batch axis."""
+        """Draw a batch of patches: the results of ``draw``, each stacked along a first batch axis."""
         return tuple(torch.stack(parts) for parts in zip(*(self.draw() for _ in range(size)), strict=True))
 
     def _annotated(self, case: TrainingCase, flip: bool) -> Tensor:
@@ -203,12 +203,12 @@ class PatchSampler:
             centre = voxels[int(rng.integers(len(voxels)))].astype(float)
             reach = np.array(s.roi_size) * np.array(s.spacing_mm) / np.array(case.spacing_mm) * s.reach
             return case, centre + rng.uniform(-reach, reach)
-        # anywhere in the body: shoulders and skull must be learnt to be background
+        # anywhere in the body, so that the network learns that shoulders and skull are background
         case = self.cases[int(rng.integers(len(self.cases)))]
         return case, case.body[int(rng.integers(len(case.body)))].astype(float)
 
     def _grid(self, case: TrainingCase, centre: np.ndarray, flip: bool) -> Tensor:
-        """Normalised sampling positions (1, i, j, k, 3) of the patch in the case's volume."""
+        """Compute normalised sampling positions (1, i, j, k, 3) of the patch in the case's volume."""
         rng, s = self.rng, self.settings
         ax, ay, az = np.deg2rad(rng.uniform(-s.rotation_deg, s.rotation_deg, 3))
         rx = np.array([[1, 0, 0], [0, math.cos(ax), -math.sin(ax)], [0, math.sin(ax), math.cos(ax)]])
@@ -222,7 +222,7 @@ class PatchSampler:
         offsets = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
         positions = offsets @ to_voxel.T + centre
         normalised = positions / (np.array(case.image.shape) - 1) * 2 - 1
-        # grid_sample wants the last axis first (x = k, y = j, z = i)
+        # grid_sample takes the last axis first (x = k, y = j, z = i)
         return torch.from_numpy(normalised[..., ::-1].astype(np.float32))[None]
 
     def _table(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random crops of pictures with their masks: turns, zoom and brightness in one interpolation."""
+"""Random crops of pictures with their masks; rotation, zoom and flips are one interpolation."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["Picture", "PictureSampler", "PictureSettings", "load_picture"]
 
 @dataclass(frozen=True, kw_only=True)
 class PictureSettings:
-    """How crops are drawn.
+    """Settings for crops of pictures.
 
     Attributes:
         roi_size: rows and columns of a crop.
-        rotation_deg: largest rotation either way, beyond quarter turns and flips, in degrees.
+        rotation_deg: largest rotation in either direction, in addition to quarter turns and flips, in degrees.
         scale: smallest and largest zoom factor.
         gamma: smallest and largest exponent of brightness.
-        inverted: share of crops with dark and bright exchanged, so that bright nuclei on black and dark ones on white
-            are learnt from the same pictures.
-        noise: largest standard deviation of added noise, brightness being 0..1.
+        inverted: share of crops with inverted brightness, so that bright nuclei on black and dark nuclei on white are learnt
+            from the same pictures.
+        noise: largest standard deviation of added noise, for brightness in 0..1.
     """
 
     roi_size: tuple[int, int]
@@ -43,7 +43,7 @@ class PictureSettings:
     noise: float = 0.05
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PictureSampler:
-        """Read the pictures of a list and draw crops from them."""
+        """Read the pictures of a list and make a sampler of crops."""
         pairs = read_list(bundle, data.data, data.root, data.split)
         classes = len(bundle.facts.labels) + 1
         return PictureSampler([load_picture(pair, classes) for pair in pairs], self, seed)
@@ -54,9 +54,9 @@ class Picture:
     """One picture in memory.
 
     Attributes:
-        name: its name in the data list.
+        name: name of the picture in the data list.
         image: (3, row, column) float32 in 0..1.
-        mask: (1, row, column) float32, class ids; 0 or 1 where there is one class.
+        mask: (1, row, column) float32, class ids; 0 or 1 for a single class.
     """
 
     name: str
@@ -65,14 +65,14 @@ class Picture:
 
 
 def load_picture(pair: ImageLabelPair, classes: int = 2) -> Picture:
-    """A pair in memory, its brightness stretched as in use.
+    """Load a pair, with its brightness stretched as in inference.
 
     Args:
         pair: the files.
-        classes: background and labels; with one label everything above 0 is it.
+        classes: number of classes, background included; with 2, all ids above 0 become 1.
 
     Raises:
-        SourceError: picture and labels of different sizes, or an id beyond the classes.
+        SourceError: picture and labels have different sizes, or an id is beyond the classes.
     """
     image = scale_to_unit_rgb(read_image(pair.image).check().array)
     mask = load_labels(pair)
@@ -89,10 +89,10 @@ def load_picture(pair: ImageLabelPair, classes: int = 2) -> Picture:
 
 
 class PictureSampler:
-    """Draws augmented (image, mask) crops, every picture as often as any other.
+    """Sampler of augmented (image, mask) crops, with every picture equally often.
 
     Raises:
-        SourceError: background alone in all of them.
+        SourceError: all masks are empty.
     """
 
     def __init__(self, pictures: Sequence[Picture], settings: PictureSettings, seed: int) -> None:
@@ -107,11 +107,11 @@ class PictureSampler:
         self.rng = np.random.default_rng(seed)
 
     def reseed(self, seed: int | Sequence[int]) -> None:
-        """Start a new stream of crops."""
+        """Start a new random stream."""
         self.rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """One crop: image (3, row, column) float32 in 0..1 and mask (1, row, column) float32 ids."""
+        """Draw a crop: image (3, row, column) float32 in 0..1 and mask (1, row, column) float32 ids."""
         picture = self.pictures[int(self.rng.integers(len(self.pictures)))]
         grid = self._grid(picture.image.shape[1], picture.image.shape[2])
         options: dict[str, Any] = {"padding_mode": "reflection", "align_corners": False}
@@ -120,12 +120,12 @@ class PictureSampler:
         return self._brightness(image), mask
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """A batch of crops: (batch, channel, row, column) images and masks."""
+        """Draw a batch of crops: (batch, channel, row, column) images and masks."""
         pairs = [self.draw() for _ in range(size)]
         return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
 
     def _grid(self, height: int, width: int) -> Tensor:
-        """Sampling positions (1, row, column, 2) of a crop, in -1..1 of the picture's sides."""
+        """Compute sampling positions (1, row, column, 2) of a crop, in -1..1 of the picture's sides."""
         rng, s = self.rng, self.settings
         angle = math.radians(rng.uniform(-s.rotation_deg, s.rotation_deg) + 90 * int(rng.integers(4)))
         zoom = math.exp(rng.uniform(*np.log(s.scale)))
@@ -134,7 +134,7 @@ class PictureSampler:
         across, down = mirror * x[None, :] / zoom, y[:, None] / zoom
         moved_x = math.cos(angle) * across - math.sin(angle) * down
         moved_y = math.sin(angle) * across + math.cos(angle) * down
-        # the crop's centre lies where the crop stays within the picture, or in its middle where it is larger
+        # centre the crop so that it stays within the picture, or in the picture's middle if the crop is larger
         centre = [
             rng.uniform(-1, 1) * max(0.0, (side - roi / zoom) / 2)
             for side, roi in zip((height, width), s.roi_size, strict=True)

@@ -1,4 +1,4 @@
-"""Pairs of a slice that lost the rim of its k-space and the slice itself, cut out of volumes along every axis that is fine."""
+"""Pairs of a slice with truncated k-space and the original slice, from every axis of a volume with fine slices."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from medvit.transforms import percentile_range
 __all__ = ["TruncationPairs", "TruncationSampler", "read_stacks"]
 
 _EVEN = 1.3
-"""A volume whose voxel sides differ by less than this factor shows fine slices along all three axes."""
+"""Largest ratio of voxel sides for which slices along all three axes are fine enough."""
 
 _HEAD = 0.1
-"""Crops hold a pixel above this share of the volume's range: the head, not the air around it."""
+"""Share of the volume's range above which a pixel is the head, not air; crops include such a pixel."""
 
 _SHARE = 0.05
-"""Slices are drawn of which at least this share is head."""
+"""Smallest share of head in a slice that is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TruncationPairs:
-    """How pairs of a truncated and a whole crop are drawn.
+    """Settings for pairs of a truncated and an original crop.
 
     Attributes:
-        factors: how many times wider the pixels of the coarse scan are; one is drawn for each pair, more often if it stands
-            there several times.
-        percentiles: the volume's values that become 0 and 1, as the bundle's preprocessing takes them.
+        factors: pixel size of the coarse scan divided by that of the fine one; one is drawn for each pair (repeated entries are
+            drawn more often).
+        percentiles: percentiles of the volume that become 0 and 1, as in the bundle's preprocessing.
         crop: sides of a crop, in pixels; smaller slices are padded with zeros.
-        brightness: smallest and largest factor on the range, since a coarse scan's percentiles differ a little.
-        gamma: smallest and largest power that the scaled clean slice is taken to before it is truncated: other contrasts.
-        redrawn: share of the pairs whose contrast is drawn anew: a curve through random levels says what becomes of each
-            intensity, bright of dark too, so that few volumes show many tissues (as in the synthesis of B. Billot et al.,
-            Medical Image Analysis 86, 2023, which draws each label's level).
+        brightness: smallest and largest factor on the range, since the percentiles of a coarse scan differ slightly.
+        gamma: smallest and largest exponent applied to the scaled clean slice before truncation, for other contrasts.
+        redrawn: share of the pairs with a random contrast: a curve through random levels maps each intensity, possibly bright to
+            dark, so that few volumes show many tissues (as in the synthesis of B. Billot et al., Medical Image Analysis 86,
+            2023, which draws each label's level).
     """
 
     factors: Sequence[int] = (2, 4)
@@ -57,19 +57,19 @@ class TruncationPairs:
     redrawn: float = 0.0
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> TruncationSampler:
-        """Read the clean volumes of a list and draw pairs from them."""
+        """Read the clean volumes of a list and make a sampler of pairs."""
         return TruncationSampler(read_stacks(bundle, data.data, data.root, data.split, data.reading), self, seed)
 
 
 def read_stacks(
     bundle: Bundle, data: Path | None, root: Path | None, split: str, reading: VolumeReading | None = None
 ) -> list[SliceStack]:
-    """Read the clean volumes of one split as they are stored, slices across k, in memory.
+    """Read the clean volumes of one split as stored, slices along k.
 
-    Unlike ``read_images`` nothing is turned to the patient's axes: a stack's own plane is the one that was encoded.
+    Unlike ``read_images``, this does not turn the volumes to the patient's axes: the stack's own plane is the encoded one.
 
     Raises:
-        SourceError: as ``medvit.training.data.data_list.read_entries``; entries need an image alone.
+        SourceError: as for ``medvit.training.data.data_list.read_entries``; entries need only an image.
     """
     reading = reading or VolumeReading()
     entries = read_entries(bundle, DataList(data, root, split), ("image",))
@@ -82,7 +82,7 @@ def _read(path: Path, reading: VolumeReading) -> SliceStack:
 
 
 class TruncationSampler:
-    """Draws (truncated, whole) crops of slices, each truncated anew."""
+    """Sampler of (truncated, original) crops of slices, each with a new truncation."""
 
     def __init__(self, cases: list[SliceStack], settings: TruncationPairs, seed: int) -> None:
         ranges = (settings.brightness, settings.gamma)
@@ -105,17 +105,17 @@ class TruncationSampler:
         self.rng = np.random.default_rng(seed)
 
     def reseed(self, seed: int | Sequence[int]) -> None:
-        """Start a new stream of pairs."""
+        """Start a new random stream."""
         self.rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """One pair, each (channel, i, j) float32, the volume's range at about 0..1."""
+        """Draw a pair, each (channel, i, j) float32, with the volume's range at about 0..1."""
         s, rng = self.settings, self.rng
         clean, sides = self._slice()
         if s.redrawn and rng.random() < s.redrawn:
             clean = _redrawn(clean, rng)
         power = np.float32(np.exp(rng.uniform(*np.log(s.gamma))))
-        # what lies below 0 (noise under the lower percentile) has no power, and stays
+        # values below 0 (noise under the lower percentile) are kept, since they have no real power
         clean = np.where(clean > 0, np.abs(clean) ** power, clean)
         clean = clean * np.float32(np.exp(rng.uniform(*np.log(s.brightness))))
         factor = int(s.factors[int(rng.integers(len(s.factors)))])
@@ -131,7 +131,7 @@ class TruncationSampler:
         return both[:1], both[1:]
 
     def _slice(self) -> tuple[NDArray[np.float32], tuple[float, float]]:
-        """A slice that shows the head, across any axis whose neighbours are as fine; and its pixels' sides."""
+        """Draw a slice that shows the head, along any axis with fine slices; also return the sides of its pixels."""
         rng = self.rng
         number = int(rng.integers(len(self.cases)))
         case, shown = self.cases[number], self.shown[number]
@@ -140,7 +140,7 @@ class TruncationSampler:
         return np.take(case.image, int(rng.choice(shown[axis])), axis), (across, down)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """A batch of pairs: two (batch, channel, i, j)."""
+        """Draw a batch of pairs: two (batch, channel, i, j)."""
         truncated, clean = zip(*(self.draw() for _ in range(size)), strict=True)
         return torch.stack(truncated), torch.stack(clean)
 
@@ -149,9 +149,9 @@ _KNOTS = np.array([0.0, 0.25, 0.5, 0.75, 1.0], np.float32)
 
 
 def _redrawn(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Another contrast: air stays 0, four levels above it are drawn, and what lies between is interpolated."""
+    """Map intensities to a random contrast: air stays 0, four levels above it are drawn, values between are interpolated."""
     levels = np.concatenate([[0.0], rng.uniform(0.1, 1.1, len(_KNOTS) - 1)])
-    # beyond the range all moves as its end does, and noise below 0 as it was
+    # values above the range are shifted like its upper end; noise below 0 is unchanged
     drawn: NDArray[np.float32] = np.interp(image, _KNOTS, levels).astype(np.float32)
     return drawn + np.maximum(image - 1, 0) + np.minimum(image, 0)
 
@@ -162,7 +162,7 @@ def _scaled(case: SliceStack, percentiles: tuple[float, float]) -> SliceStack:
 
 
 def _shown(case: SliceStack) -> dict[int, NDArray[np.intp]]:
-    """Which slices show the head, for each axis whose slices are fine; the middle one where none does."""
+    """Return the slices that show the head, for each axis with fine slices; the middle slice if there are none."""
     even = max(case.spacing_mm) < _EVEN * min(case.spacing_mm)
     found = {}
     for axis in range(3) if even else (2,):

@@ -1,4 +1,4 @@
-"""Random crops of images that need no labels: what self-supervised objectives are fed with."""
+"""Random crops of images without labels, for self-supervised objectives."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Unlabelled:
     """One image in memory.
 
     Attributes:
-        name: its file's name.
+        name: file name.
         image: (channel, *spatial), float32.
-        spacing: size of a voxel along each axis in mm, or of a pixel in pixels.
+        spacing: voxel side along each axis in mm, or pixel side in pixels.
         centres: indices around which crops are cut, (n, axes); None for anywhere.
     """
 
@@ -42,12 +42,12 @@ class Unlabelled:
 
 @dataclass(frozen=True)
 class VolumeCrops:
-    """How crops of volumes are drawn, around a voxel of the body and as far inside the volume as they fit.
+    """Settings for crops of volumes, around a voxel of the body and, if possible, inside the volume.
 
     Attributes:
         roi_size: sides of a crop in voxels, (i, j, k) in RAS order.
         spacing_mm: voxel size of a crop before zooming.
-        intensity_range: intensities mapped to 0..1 and clipped, in the image's unit; the paper's for CT.
+        intensity_range: intensities mapped to 0..1 and clipped, in the image's unit; the default is the paper's for CT.
         scale: smallest and largest zoom factor.
     """
 
@@ -60,7 +60,7 @@ class VolumeCrops:
     """Axes along which half of the crops are flipped: left and right."""
 
     padding = "border"
-    """What lies beyond the image, in ``grid_sample``'s words."""
+    """Padding beyond the image, a mode of ``grid_sample``."""
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -68,15 +68,16 @@ class VolumeCrops:
         return tuple(self.spacing_mm)
 
     def finished(self, crop: Tensor) -> Tensor:
-        """Intensities as 0..1."""
+        """Map intensities to 0..1."""
         low, high = self.intensity_range
         return ((crop - low) / (high - low)).clamp(0, 1)
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> CropSampler:
-        """Read the volumes of a list into memory and draw from them.
+        """Read the volumes of a list and make a sampler of crops.
 
         Raises:
-            SourceError: the list is wrong or a file missing. ImageError: a file that is no volume.
+            SourceError: the list is wrong or a file is missing.
+            ImageError: a file is not a volume.
         """
         return CropSampler(
             [_volume(entry["image"], data.reading) for entry in read_entries(bundle, data, ("image",))], self, seed
@@ -85,7 +86,7 @@ class VolumeCrops:
 
 @dataclass(frozen=True)
 class PictureCrops:
-    """How crops of pictures are drawn, anywhere they fit; small pictures are mirrored at their edge.
+    """Settings for crops of pictures, inside the picture; small pictures are mirrored at their edge.
 
     Attributes:
         roi_size: rows and columns of a crop.
@@ -99,22 +100,23 @@ class PictureCrops:
     """Axes along which half of the crops are flipped."""
 
     padding = "reflection"
-    """What lies beyond the image, in ``grid_sample``'s words."""
+    """Padding beyond the image, a mode of ``grid_sample``."""
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Pixels are crops' pixels before zooming."""
+        """Pixel size of a crop before zooming, in pixels of the picture."""
         return (1.0, 1.0)
 
     def finished(self, crop: Tensor) -> Tensor:
-        """Pictures are in 0..1 as they are read; interpolation must not leave it."""
+        """Clip to 0..1, the range of the picture, which interpolation may leave."""
         return crop.clamp(0, 1)
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> CropSampler:
-        """Read the pictures of a list into memory, their brightness stretched as in use, and draw from them.
+        """Read the pictures of a list, with brightness stretched as in inference, and make a sampler of crops.
 
         Raises:
-            SourceError: the list is wrong or a file missing or unreadable. ImageError: a picture of one brightness.
+            SourceError: the list is wrong, or a file is missing or unreadable.
+            ImageError: all values of a picture are equal.
         """
         return CropSampler([_picture(entry["image"]) for entry in read_entries(bundle, data, ("image",))], self, seed)
 
@@ -148,7 +150,7 @@ def _picture(path: Path) -> Unlabelled:
 
 
 class CropSampler:
-    """Draws crops, every image as often as any other; position, zoom and flips in one interpolation."""
+    """Sampler of crops, with every image equally often; position, zoom and flips are one interpolation."""
 
     def __init__(self, images: Sequence[Unlabelled], settings: VolumeCrops | PictureCrops, seed: int) -> None:
         low, high = settings.scale
@@ -163,11 +165,11 @@ class CropSampler:
         self.rng = np.random.default_rng(seed)
 
     def reseed(self, seed: int | Sequence[int]) -> None:
-        """Start a new stream; the same seed gives the same crops."""
+        """Start a new random stream; the same seed gives the same crops."""
         self.rng = np.random.default_rng(seed)
 
     def draw(self) -> Tensor:
-        """One crop: (channel, *roi_size) float32 in 0..1."""
+        """Draw a crop: (channel, *roi_size) float32 in 0..1."""
         settings = self.settings
         image = self.images[int(self.rng.integers(len(self.images)))]
         grid = self._grid(image)
@@ -176,17 +178,17 @@ class CropSampler:
         return settings.finished(crop[0])
 
     def batch(self, size: int) -> tuple[Tensor]:
-        """A batch of crops: (batch, channel, *roi_size)."""
+        """Draw a batch of crops: (batch, channel, *roi_size)."""
         return (torch.stack([self.draw() for _ in range(size)]),)
 
     def _grid(self, image: Unlabelled) -> Tensor:
-        """Sampling positions (1, *roi_size, axes) in -1..1 of the image's sides, last axis first."""
+        """Compute sampling positions (1, *roi_size, axes) in -1..1 of the image's sides, last axis first."""
         rng, s = self.rng, self.settings
         zoom = math.exp(rng.uniform(*np.log(s.scale)))
         steps = np.array(s.spacing) / zoom / np.array(image.spacing)
         last = np.array(image.image.shape[1:]) - 1.0
         reach = (np.array(s.roi_size) - 1) / 2 * steps
-        # a centre from which the crop stays inside, or the image's middle along a side that it exceeds
+        # centre the crop so that it stays inside, or in the image's middle along a side that the crop exceeds
         low, high = np.minimum(reach, last / 2), np.maximum(last - reach, last / 2)
         if image.centres is None:
             centre = rng.uniform(low, high)

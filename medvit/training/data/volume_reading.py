@@ -1,4 +1,4 @@
-"""NIfTI volumes and label maps of a data list, read by the rules that ``medvit.open_source`` follows."""
+"""Reading of the NIfTI volumes and label maps of a data list, by the rules of ``medvit.open_source``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["VolumeReading"]
 
 @dataclass
 class VolumeReading:
-    """A way to read the volumes of a data list, and the remarks collected on them.
+    """Settings for reading the volumes of a data list, and the remarks collected on them.
 
     Attributes:
-        geometry: "sform" or "qform" of NIfTI files to take; None for the sform where it is stated.
-        notes: what was converted, rounded or assumed, by file, each once.
-        flags: what a person must look at, by file, each once.
+        geometry: "sform" or "qform" of NIfTI files; None for the sform if it is stated.
+        notes: conversions, roundings and assumptions, by file, each once.
+        flags: issues that a person must check, by file, each once.
     """
 
     geometry: str | None = None
@@ -34,7 +34,8 @@ class VolumeReading:
         """Load a NIfTI as a nibabel image whose affine is in millimetres; voxels are read when used.
 
         Raises:
-            SourceError: it cannot be read. GeometryError: it has no usable place in the world.
+            SourceError: the file cannot be read.
+            GeometryError: it has no usable affine.
         """
         try:
             image, place = load_nifti(path, self.geometry)
@@ -48,10 +49,10 @@ class VolumeReading:
         return image
 
     def label_map(self, path: Path) -> Any:
-        """Load a label map as a nibabel image in memory; ids saved through floats are rounded, others stay as they are.
+        """Load a label map as a nibabel image; ids that were saved through floats are rounded.
 
         Raises:
-            SourceError, GeometryError: as ``load``.
+            SourceError, GeometryError: as for ``load``.
         """
         image = self.load(path)
         try:
@@ -67,10 +68,10 @@ class VolumeReading:
         return type(image)(ids, image.affine, image.header)
 
     def counted(self) -> dict[str, int]:
-        """Count the files of each remark, without their names."""
+        """Count the files of each remark; the result has no file names."""
         return dict(Counter(line.partition(": ")[2] for line in (*self.flags, *self.notes)))
 
     def remark(self, name: str, notes: Sequence[str], flags: Sequence[str] = ()) -> None:
-        """Collect what was found in a file, once however often it is read."""
+        """Collect remarks on a file, each once, however often the file is read."""
         for said, kept in ((notes, self.notes), (flags, self.flags)):
             kept += [line for line in (f"{name}: {text}" for text in said) if line not in kept]

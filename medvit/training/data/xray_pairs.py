@@ -1,4 +1,4 @@
-"""Training a two-view network from CTs: radiographs and labels made from the same volume, both views supervised."""
+"""Training data of a two-view network from CTs: radiographs and labels computed from the same volume."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["Poses", "RadiographsAndLabels", "XrayField", "XrayPairs", "XraySampl
 
 @dataclass(frozen=True, kw_only=True)
 class XrayField:
-    """What the two pictures show and how they are taken.
+    """Field of view of the two pictures, and the geometry of the X-ray.
 
     Attributes:
         img_size: the network's grid, (x, y, z) voxels.
-        spacing_mm: its voxel sides; x and y alike.
-        source_to_isocenter_mm: from the focal spot to the middle of the field.
-        isocenter_to_detector_mm: from the middle of the field to the detector.
-        pixels_per_voxel: detector pixels along a voxel's side at the isocenter.
-        energy_kev: photon energy at which water's attenuation is taken.
+        spacing_mm: its voxel sides; equal for x and y.
+        source_to_isocenter_mm: distance from the focal spot to the middle of the field.
+        isocenter_to_detector_mm: distance from the middle of the field to the detector.
+        pixels_per_voxel: number of detector pixels along a voxel's side at the isocenter.
+        energy_kev: photon energy for the attenuation of water.
     """
 
     img_size: tuple[int, int, int]
@@ -45,7 +45,7 @@ class XrayField:
     energy_kev: float = 60.0
 
     def geometry(self, isocenter_mm: tuple[float, float, float]) -> Geometry:
-        """AP and left lateral view of the field around a point, corrected for the magnification."""
+        """Make the geometry of AP and left lateral views of the field around a point, corrected for the magnification."""
         fine = self.pixels_per_voxel
         detector = self.img_size[2] * fine, self.img_size[0] * fine
         larger = 1 + self.isocenter_to_detector_mm / self.source_to_isocenter_mm
@@ -61,17 +61,17 @@ class XrayField:
 
 @dataclass(frozen=True, kw_only=True)
 class Poses:
-    """How patients are turned, moved, sized and mirrored before their radiographs are taken, so that a few serve as many.
+    """Random poses of patients before projection, as augmentation: rotation, shift, size and mirroring.
 
-    What is changed is where the CT lies: its rays and its labels follow, magnification and all. Mirroring is for labels that
-    do not tell sides.
+    The pose changes the affine of the CT, so that rays and labels follow exactly, magnification included. Mirroring is only for
+    labels without a side.
 
     Attributes:
-        count: poses of each patient beside the one as scanned.
-        degrees: largest turn about each axis.
-        shift_mm: largest move along each axis.
-        scale: largest change of size, as a share.
-        mirror: whether half of the poses are mirrored, left to right.
+        count: number of poses of each patient in addition to the original one.
+        degrees: largest rotation about each axis.
+        shift_mm: largest shift along each axis.
+        scale: largest relative change of size.
+        mirror: mirror half of the poses, left to right.
     """
 
     count: int = 0
@@ -81,7 +81,7 @@ class Poses:
     mirror: bool = False
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """A random pose, 4x4, about the origin of RAS+ millimetres."""
+        """Draw a random pose, 4x4, about the origin of RAS+ millimetres."""
         pose = np.eye(4)
         turn = Rotation.from_euler("xyz", rng.uniform(-self.degrees, self.degrees, 3), degrees=True).as_matrix()
         sides = np.full(3, 1 + rng.uniform(-self.scale, self.scale))
@@ -93,19 +93,19 @@ class Poses:
 
 
 class RadiographsAndLabels(Transform):  # type: ignore[misc]
-    """A CT with reference labels to ``coronal`` and ``sagittal`` pictures (1, row, column) and labels on the network's grid.
+    """Transform from a CT with reference labels to ``coronal`` and ``sagittal`` pictures (1, row, column) and labels on the network grid.
 
-    The field's middle is the volume's; a ``pose`` (4x4) in the data moves the patient about it first. Labels (1, x, y, z) int64: ``label_ids`` says what each reference id becomes; of
-    the rest, what is above ``bone_hu`` becomes ``bone_id``.
+    The field of view has the same centre as the volume; a ``pose`` (4x4) in the data moves the patient about it first. Labels are
+    (1, x, y, z) int64: ``label_ids`` maps reference ids; other voxels above ``bone_hu`` become ``bone_id``.
 
     Args:
-        field: what the pictures show.
+        field: field of view of the pictures.
         label_ids: (reference id, new id) pairs.
         bone_hu: Hounsfield units above which a voxel is bone (or tooth or metal).
         bone_id: id of such bone; 0 leaves it background.
 
     Raises:
-        ShapeError: image and reference of different sizes.
+        ShapeError: image and reference have different sizes.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
         }
 
     def _voxels(self, affine: np.ndarray, middle: tuple[float, float, float]) -> np.ndarray:
-        """Where the network's voxels lie in the source's, (3, x, y, z)."""
+        """Compute the source's voxel coordinates of the network's voxels, (3, x, y, z)."""
         axes = [
             (np.arange(n) - (n - 1) / 2) * s for n, s in zip(self.field.img_size, self.field.spacing_mm, strict=True)
         ]
@@ -167,10 +167,10 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
 
 
 def _ids(reference: Scan, name: str, reading: VolumeReading) -> np.ndarray:
-    """Return the reference ids, rounded where they were saved through floats.
+    """Return the reference ids, rounded if they were saved through floats.
 
     Raises:
-        SourceError: values that are not near whole numbers.
+        SourceError: values are not close to integers.
     """
     rounded = whole_numbers(reference.array[0], storage_step(reference.header))
     if rounded is None:
@@ -185,7 +185,7 @@ def _ids(reference: Scan, name: str, reading: VolumeReading) -> np.ndarray:
 
 
 def _posed(affine: np.ndarray, middle: tuple[float, float, float], pose: np.ndarray | None) -> np.ndarray:
-    """A volume's affine with the patient moved about a point."""
+    """Return a volume's affine after a movement of the patient about a point."""
     if pose is None:
         return affine
     there = np.eye(4)
@@ -195,13 +195,13 @@ def _posed(affine: np.ndarray, middle: tuple[float, float, float], pose: np.ndar
 
 @dataclass(frozen=True)
 class XrayPairs:
-    """How radiographs and labels are drawn.
+    """Settings for radiographs and labels.
 
     Attributes:
-        preparation: a case's paths (``image``, ``label``) to stacked views (2, side, z) under ``image`` and labels
-            (1, x, y, z) under ``label``; done once for each case and kept.
-        augmentation: random changes of the pictures, drawn anew for every sample.
-        poses: in which every patient is projected beside the one as scanned, drawn once.
+        preparation: transform from a case's paths (``image``, ``label``) to stacked views (2, side, z) under ``image`` and
+            labels (1, x, y, z) under ``label``; applied once to each case and kept.
+        augmentation: random changes of the pictures, drawn for every sample.
+        poses: poses in which every patient is projected in addition to the original one, drawn once.
     """
 
     preparation: Callable[[Mapping[Hashable, Any]], Mapping[Hashable, Any]]
@@ -209,9 +209,9 @@ class XrayPairs:
     poses: Poses = Poses()
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> XraySampler:
-        """Project the CTs of a list and draw from them."""
+        """Project the CTs of a list and make a sampler of them."""
         pairs = read_list(bundle, data.data, data.root, data.split, reading=data.reading)
-        rng = np.random.default_rng((seed, 1))  # a stream of its own: what is drawn while training stays as it was
+        rng = np.random.default_rng((seed, 1))  # a separate stream, so that poses do not change the draws of training
         kept = []
         for pair in pairs:
             paths: dict[Hashable, Any] = {"image": str(pair.image), "label": str(pair.label), "reading": pair.reading}
@@ -222,7 +222,7 @@ class XrayPairs:
 
 
 class XraySampler:
-    """Draws (views, labels), every case as often as any other."""
+    """Sampler of (views, labels), with every case equally often."""
 
     def __init__(self, cases: Sequence[Mapping[str, Tensor]], augmentation: Compose, seed: int) -> None:
         self.cases = list(cases)
@@ -230,17 +230,17 @@ class XraySampler:
         self.reseed(seed)
 
     def reseed(self, seed: int | Sequence[int]) -> None:
-        """Start a new stream of samples."""
+        """Start a new random stream."""
         self.rng = np.random.default_rng(seed)
         self.augmentation.set_random_state(seed=int(self.rng.integers(2**31)))
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Views (2, side, z) float32 in 0..1 and labels (1, x, y, z) int64."""
+        """Draw views (2, side, z) float32 in 0..1 and labels (1, x, y, z) int64."""
         case = self.cases[int(self.rng.integers(len(self.cases)))]
         changed = self.augmentation({**case})
         return torch.as_tensor(np.asarray(changed["image"])), torch.as_tensor(np.asarray(changed["label"]))
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """A batch of samples: (batch, 2, side, z) and (batch, 1, x, y, z)."""
+        """Draw a batch of samples: (batch, 2, side, z) and (batch, 1, x, y, z)."""
         views, labels = zip(*(self.draw() for _ in range(size)), strict=True)
         return torch.stack(views), torch.stack(labels)

@@ -1,4 +1,4 @@
-"""How good a bundle is, measured through the path that users take. What is measured stands in configs/evaluate.json."""
+"""Evaluation of bundles through the same steps as users' runs; configs/evaluate.json states the measures."""
 
 import lazy_loader
 

@@ -1,13 +1,13 @@
-"""Denoising by blocks that look alike, stacked and thinned together (BM3D), written from its paper alone.
+"""Denoising by block matching and 3-D filtering (BM3D), implemented from its paper only.
 
 K. Dabov, A. Foi, V. Katkovnik, K. Egiazarian, "Image denoising by sparse 3-D transform-domain collaborative filtering",
-IEEE Transactions on Image Processing 16(8), 2007. Equations and sizes below are that paper's; what differs:
+IEEE Transactions on Image Processing 16(8), 2007. Equations and sizes below are that paper's; differences:
 
-- Both steps take the cosine transform of 8 x 8 blocks (the paper's first step: a biorthogonal wavelet, for weak noise).
-- Blocks are always matched on thresholded transforms (Eq. 4), which the paper does for strong noise only, and how far apart
-  two may be is said in the noise's variance, so that an image in any unit is treated as its 8-bit copy would be.
-- The mean of a stack is neither thresholded nor shrunk: zero means nothing in an image of HU, and pulling towards it would
-  be a bias.
+- Both steps use the cosine transform of 8 x 8 blocks (the paper's first step: a biorthogonal wavelet, for weak noise).
+- Blocks are always matched on thresholded transforms (Eq. 4), which the paper does only for strong noise, and the largest
+  distance of blocks is in units of the noise's variance, so that an image in any unit is treated like its 8-bit copy.
+- The mean of a stack is neither thresholded nor shrunk: in an image in HU zero has no special meaning, and shrinking
+  towards it would be a bias.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from scipy.fft import dctn
 __all__ = ["bm3d", "hard_threshold_step", "wiener_step"]
 
 _SIDE = 8
-"""Rows and columns of a block."""
+"""Number of rows and columns of a block."""
 _REACH = 19
-"""Blocks are looked for up to so many pixels away: a window of 39."""
+"""Largest distance in pixels at which blocks are searched: a window of 39."""
 _STRIDE = 3
-"""A stack is made for every third row and column."""
+"""Step between the rows and columns for which a stack is made."""
 _THIN = 2.7
-"""Coefficients of a stack below so many sigma are left out in the first step (lambda 3D)."""
+"""Threshold for coefficients of a stack in the first step, in units of sigma (lambda 3D)."""
 _MATCH_THIN = 2.0
-"""Coefficients of a block below so many sigma say nothing when two are compared (lambda 2D)."""
+"""Threshold for coefficients of a block before two blocks are compared, in units of sigma (lambda 2D)."""
 _FIRST, _SECOND = (16, 2.5), (32, 1.0)
-"""In each step: blocks in a stack at most, and how far apart they may be, per pixel, in sigma squared.
+"""Largest number of blocks in a stack, and largest distance of blocks per pixel in units of sigma squared, for each step.
 
-The paper's 2500 at sigma 25 is 4 sigma squared, of which two noisy blocks are 2 apart by their noise alone; of that 0.5 is
-left where coefficients below 2 sigma are left out, hence 2.5, which also is between its values for strong noise. Its second
-step has 400 at sigma 25 and 3500 at strong noise: 0.6 to 1.4."""
+The paper's 2500 at sigma 25 is 4 sigma squared, of which 2 are the distance that noise alone causes. Without coefficients below 2
+sigma this part is 0.5, hence 2.5 here, which is also between the paper's values for strong noise. Its second step has 400 at
+sigma 25 and 3500 at strong noise: 0.6 to 1.4."""
 
 
 def bm3d(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """An image without its noise.
+    """Denoise an image.
 
     Args:
         image: (i, j), any unit and size.
-        sigma: standard deviation of its white Gaussian noise, in the same unit; 0 gives the image back.
+        sigma: standard deviation of its white Gaussian noise, in the same unit; with 0 the image is unchanged.
     """
     if not sigma > 0:
         return image.astype(np.float32)
-    centre = float(image.mean())  # sums in float32 are of what differs
+    centre = float(image.mean())  # subtracted, so that float32 sums are accurate
     size = [max(n, _SIDE) for n in image.shape]
     padding = [(0, n - m) for n, m in zip(size, image.shape, strict=True)]
     noisy = np.pad(image.astype(np.float32) - np.float32(centre), padding, mode="edge")
@@ -58,11 +58,11 @@ def bm3d(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 
 def hard_threshold_step(noisy: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """The basic estimate (section III-A): stacks of noisy blocks, their small coefficients left out.
+    """Compute the basic estimate (section III-A) from stacks of noisy blocks without their small coefficients.
 
     Args:
         noisy: (i, j), at least 8 x 8.
-        sigma: as in ``bm3d``.
+        sigma: as for ``bm3d``.
     """
     spectra = _spectra(noisy)
     told = np.where(np.abs(spectra) > _MATCH_THIN * sigma, spectra, np.float32(0))
@@ -71,26 +71,26 @@ def hard_threshold_step(noisy: NDArray[np.float32], sigma: float) -> NDArray[np.
 
 
 def wiener_step(noisy: NDArray[np.float32], basic: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """The final estimate (section III-B): stacks matched on the basic one, shrunk as its energy says.
+    """Compute the final estimate (section III-B) from stacks matched on the basic estimate and shrunk by its energy.
 
     Args:
         noisy: (i, j), at least 8 x 8.
         basic: its basic estimate, the same shape.
-        sigma: as in ``bm3d``.
+        sigma: as for ``bm3d``.
     """
     pilot = _spectra(basic)
     return _filtered(_spectra(noisy), pilot, pilot, sigma, _SECOND, True, noisy.shape)
 
 
 def _spectra(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The orthonormal cosine transform of the block that begins at each pixel, (i - 7, j - 7, 64)."""
+    """Compute the orthonormal cosine transform of the block that starts at each pixel, (i - 7, j - 7, 64)."""
     blocks = np.lib.stride_tricks.sliding_window_view(image, (_SIDE, _SIDE))
     basis = _basis()
     return np.ascontiguousarray((basis @ blocks @ basis.T).reshape(*blocks.shape[:2], -1))
 
 
 def _basis() -> NDArray[np.float32]:
-    """Row n holds the n-th cosine."""
+    """Return the matrix of the cosine transform; row n is the n-th cosine."""
     columns = [dctn(row, norm="ortho") for row in np.eye(_SIDE)]
     return np.stack(columns, 1).astype(np.float32)
 
@@ -104,7 +104,7 @@ def _filtered(
     wiener: bool,
     shape: tuple[int, ...],
 ) -> NDArray[np.float32]:
-    """What each stack says of each pixel, the more of it left out the louder (Eqs. 10 to 12)."""
+    """Aggregate the filtered stacks; stacks with more remaining noise have less weight (Eqs. 10 to 12)."""
     rows, columns = (_starts(n) for n in spectra.shape[:2])
     kaiser = np.kaiser(_SIDE, 2.0).astype(np.float32)
     window = np.outer(kaiser, kaiser)
@@ -118,12 +118,12 @@ def _filtered(
 
 
 def _starts(count: int) -> NDArray[np.int64]:
-    """Every third block, and the last one, so that every pixel is in a stack."""
+    """Return every third block and the last one, so that every pixel is in a stack."""
     return np.union1d(np.arange(0, count, _STRIDE), [count - 1])
 
 
 def _jit(function: Callable[..., Any]) -> Any:
-    """Compiled once a machine where numba finds a place to keep it, else once a process."""
+    """Compile with numba; machine code is cached on disk if possible, else compiled once per process."""
     try:
         return njit(cache=True, nogil=True, fastmath=True)(function)
     except RuntimeError:
@@ -132,7 +132,7 @@ def _jit(function: Callable[..., Any]) -> Any:
 
 @_jit
 def _matches(told: Any, row: int, column: int, limit: float, distances: Any, places: Any) -> int:
-    """The nearest blocks (Eq. 5), nearest first, itself the first; how many, a power of two."""
+    """Find the most similar blocks (Eq. 5), nearest first, starting with the block itself; return their number, a power of two."""
     height, width, size = told.shape
     own = told[row, column]
     most, found = len(distances), 0
@@ -160,7 +160,7 @@ def _matches(told: Any, row: int, column: int, limit: float, distances: Any, pla
 
 @_jit
 def _haar(stack: Any, count: int, spare: Any) -> None:
-    """The orthonormal Haar transform along the stack, in place: sums first, then ever finer differences."""
+    """Apply the orthonormal Haar transform along the stack, in place: sums first, then finer and finer differences."""
     scale = np.float32(0.7071067811865476)
     while count > 1:
         half = count // 2
@@ -174,7 +174,7 @@ def _haar(stack: Any, count: int, spare: Any) -> None:
 
 @_jit
 def _haar_back(stack: Any, count: int, spare: Any) -> None:
-    """Undo ``_haar``."""
+    """Apply the inverse of ``_haar``."""
     scale = np.float32(0.7071067811865476)
     half = 1
     while half < count:
@@ -188,7 +188,7 @@ def _haar_back(stack: Any, count: int, spare: Any) -> None:
 
 @_jit
 def _thin(stack: Any, pilot: Any, count: int, sigma: float, wiener: bool) -> Any:
-    """Leave out small coefficients, or shrink each by the pilot's energy (Eq. 8), in place; the stack's weight."""
+    """Remove small coefficients, or shrink each by the pilot's energy (Eq. 8), in place; return the stack's weight."""
     kept, threshold = np.float32(0), _THIN * sigma
     for n in range(count):
         for c in range(stack.shape[1]):
@@ -205,7 +205,7 @@ def _thin(stack: Any, pilot: Any, count: int, sigma: float, wiener: bool) -> Any
 
 @_jit
 def _lay_down(block: Any, basis: Any, window: Any, weight: float, total: Any, below: Any) -> None:
-    """Add a block's weighted pixels, transformed back, to the sums it lies in (Eq. 12)."""
+    """Transform a block back and add its weighted pixels to the sums at its position (Eq. 12)."""
     side = basis.shape[0]
     half = np.zeros((side, side), np.float32)
     for k in range(side):
@@ -226,7 +226,7 @@ def _collect(
     spectra: Any, pilot: Any, told: Any, rows: Any, columns: Any, sigma: float, most: int, limit: float, wiener: bool,
     basis: Any, window: Any, total: Any, below: Any,
 ) -> None:  # fmt: skip
-    """Match, stack, filter and lay down again, one block after another."""
+    """Match, stack, filter and aggregate, one block after another."""
     size, side = spectra.shape[2], basis.shape[0]
     distances, places = np.empty(most, np.float32), np.empty((most, 2), np.int64)
     stack = np.empty((most, size), np.float32)

@@ -1,9 +1,9 @@
-"""What the signals of quality mean for a bundle: found on cases whose answer is known, and said with how well it worked.
+"""Calibration of a bundle's quality signals on cases with known labels, with a measure of their reliability.
 
-A signal's limit is where it parts bad answers from the others best: the largest difference between the share of bad answers
-that it flags and the share of others (W. J. Youden, Cancer 3(1), 1950). It is used if limits found without a case part that
-case's answers by at least half, over all cases. Where no answer is bad, the limit is the most doubtful answer seen: only what
-is stranger than all of them is flagged.
+A signal's limit is where it separates bad outcomes from the others best: the largest difference between the share of bad
+outcomes that it flags and the share of others (W. J. Youden, Cancer 3(1), 1950). It is used if, in leave-one-out over all
+cases, that difference is at least one half. If no outcome is bad, the limit is the most uncertain value seen, so that only
+larger values are flagged.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from medvit.training.evaluation.score_report import QUALITY, place_for, replace_
 __all__ = ["CalibrationReport", "calibrate", "limit_of", "record_calibration"]
 
 _SEPARATES = 0.5
-"""Least difference of both shares for a signal to be used."""
+"""Smallest difference of both shares for a signal to be used."""
 
 _FEWEST_OTHERS = 3
-"""Answers that are not bad; what parts the bad ones from fewer is no limit."""
+"""Smallest number of outcomes that are not bad for a limit to be meaningful."""
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A signal, its limit, and for each answer whether it is bad and whether a limit set by the other cases flags it."""
+    """A signal, its limit, and for each outcome whether it is bad and whether a limit from the other cases flags it."""
 
     name: QualitySignal
     limit: float | None
@@ -47,7 +47,7 @@ class _Measured:
 
     @property
     def used(self) -> bool:
-        """Whether it tells bad answers of cases that it was not set by; where none is bad, nothing speaks against it."""
+        """True if the signal separates bad outcomes in leave-one-out, or if there are no bad outcomes."""
         bad, others = ([flagged for is_bad, flagged in self.left_out if is_bad is kind] for kind in (True, False))
         if self.limit is None or len(others) < _FEWEST_OTHERS:
             return False
@@ -56,7 +56,7 @@ class _Measured:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """A calibration and its table."""
+    """A calibration, its table and its validation cases."""
 
     calibration: Calibration
     table: str
@@ -64,10 +64,10 @@ class CalibrationReport:
 
 
 def calibrate(part: EvaluationSet, evaluation: Any, say: Report, device: str = "auto") -> CalibrationReport:
-    """Run a bundle on a part of its list and find the limits.
+    """Run a bundle on a part of its list and compute the limits of its quality signals.
 
     Raises:
-        BundleError: not trained, or its task has no signals. Others as ``evaluate_bundle``.
+        BundleError: the bundle is not trained, or its task has no signals. Other errors as for ``evaluate_bundle``.
     """
     part.bundle.require_trained()
     if not hasattr(evaluation, "answers"):
@@ -91,9 +91,9 @@ def calibrate(part: EvaluationSet, evaluation: Any, say: Report, device: str = "
 
 
 def _validation(part: EvaluationSet, judged: ScoredCases) -> Validation:
-    """Count the real and synthetic cases, take the mean Dice of the real ones and measure the field of view that they cover.
+    """Count the real and synthetic cases, average the Dice of the real ones and measure their field of view.
 
-    Data lists do not state body parts: those that the bundle states stay.
+    Data lists do not state body parts, so those that the bundle states are kept.
     """
     bundle, facts = part.bundle, part.bundle.facts
     scans = judged.scans or len({answer.case for answer in judged.answers})
@@ -111,7 +111,7 @@ def _validation(part: EvaluationSet, judged: ScoredCases) -> Validation:
 def _field_of_view(part: EvaluationSet) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
     """Measure the smallest and largest extent of a part's images; None for pictures and radiographs.
 
-    A restoration sees slices one by one, so that a short stack is no other field of view.
+    A restoration network sees single slices, so its smallest head-foot extent is 0: a short stack is not another field of view.
     """
     facts = part.bundle.facts
     if facts.dimensions == 2:
@@ -129,7 +129,7 @@ def _measured(judged: ScoredCases) -> list[_Measured]:
 
 
 def limit_of(signal: QualitySignal, answers: Sequence[LabelOutcome]) -> float | None:
-    """From where on the signal parts bad answers from the others best; None where it does not part them at all."""
+    """Return the value of a signal that separates bad outcomes from the others best; None if it does not separate them."""
     known = [answer for answer in answers if signal in answer.signals]
     sign = -1.0 if signal == "agreement" else 1.0
     uncertainty = np.array([sign * answer.signals[signal] for answer in known])
@@ -143,13 +143,13 @@ def limit_of(signal: QualitySignal, answers: Sequence[LabelOutcome]) -> float | 
     for low, high in pairwise(levels):
         over = uncertainty > (low + high) / 2
         parted = float(over[bad].mean() - over[~bad].mean())
-        if parted >= best:  # of two that part alike, the one that flags less
+        if parted >= best:  # of two equally good limits, take the one that flags less
             best, limit = parted, float(low + high) / 2
     return _rounded(signal, sign * limit) if best > 0 else None
 
 
 def _rounded(signal: QualitySignal, limit: float) -> float:
-    """Four digits, away from what was seen, so that rounding flags nothing more."""
+    """Round to four digits away from the values seen, so that rounding flags nothing more."""
     whole = math.floor if signal == "agreement" else math.ceil
     return whole(limit * 1e4) / 1e4
 
@@ -162,7 +162,7 @@ def _flagged(signal: QualitySignal, answer: LabelOutcome, limit: float | None) -
 
 
 def _signal_rows(judged: ScoredCases, measured: Sequence[_Measured]) -> list[str]:
-    """Each signal: its limit, what it flags, and the same for cases it was not set by."""
+    """Tabulate each signal's limit and the outcomes that it flags, also in leave-one-out."""
     bad = sum(answer.bad for answer in judged.answers)
     lines = [
         f"{len(judged.answers)} answers, {bad} bad: {judged.bad}.",
@@ -192,7 +192,7 @@ def _counts(hits: Sequence[tuple[bool, bool]], bad: bool) -> str:
 
 
 def _left_out(signal: QualitySignal, answers: Sequence[LabelOutcome]) -> tuple[tuple[bool, bool], ...]:
-    """Whether each answer is bad, and flagged by a limit that the other cases set."""
+    """Return for each outcome whether it is bad, and whether a limit from the other cases flags it."""
     found = []
     for case in dict.fromkeys(answer.case for answer in answers):
         limit = limit_of(signal, [answer for answer in answers if answer.case != case])
@@ -224,10 +224,10 @@ def _rating_rows(judged: ScoredCases, calibration: Calibration) -> list[str]:
 
 
 def record_calibration(bundle: Bundle, found: CalibrationReport) -> None:
-    """Write limits and cases into metadata.json (medvit.quality, medvit.validation) and the table into docs/README.md.
+    """Write limits and cases to metadata.json (medvit.quality, medvit.validation) and the table to docs/README.md.
 
     Raises:
-        BundleError: no docs/README.md with both marks; nothing is written then.
+        BundleError: docs/README.md lacks one of the markers; nothing is written then.
     """
     before, after = place_for(bundle, QUALITY)
     path = bundle.root / "configs" / "metadata.json"

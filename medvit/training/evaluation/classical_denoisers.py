@@ -1,4 +1,4 @@
-"""Denoisers that learn nothing, for a network to be held against on the same slices."""
+"""Classical denoisers without training, for comparison with a network on the same slices."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from medvit.errors import BundleError
 __all__ = ["CLASSICAL", "STRENGTHS", "classical"]
 
 STRENGTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
-"""Shares of the estimated noise that a method is tried with. The estimate takes noise for white; that of reconstructed CT is
-stronger in the fine detail that it looks at, so methods told all of it take too much away."""
+"""Shares of the estimated noise with which a method is tried.
+
+The estimate assumes white noise; the noise of reconstructed CT is stronger in the fine detail from which it is estimated, so with
+the full estimate the methods remove too much.
+"""
 
 
 def _noise(image: NDArray[np.float32]) -> float:
-    """Standard deviation of the noise of a slice: the median of the finest Haar wavelet's diagonal part, where it is not
-    zero (clipped air is), over 0.6745 (D. Donoho and I. Johnstone, Biometrika 81, 1994)."""
+    """Estimate the standard deviation of the noise of a slice.
+
+    It is the median of the absolute diagonal coefficients of the finest Haar wavelet, without zeros (clipped air), over 0.6745
+    (D. Donoho and I. Johnstone, Biometrika 81, 1994).
+    """
     i, j = (n - n % 2 for n in image.shape)
     even = image[:i, :j]
     detail = np.abs(even[::2, ::2] - even[1::2, ::2] - even[::2, 1::2] + even[1::2, 1::2]) / 2
@@ -27,7 +33,7 @@ def _noise(image: NDArray[np.float32]) -> float:
 
 
 def _non_local_means(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Non-local means (A. Buades et al., CVPR 2005): patches of 5, searched 13 pixels around, h = 0.8 sigma."""
+    """Denoise by non-local means (A. Buades et al., CVPR 2005): patches of 5, search distance 6, h = 0.8 sigma."""
     from skimage.restoration import denoise_nl_means
 
     restored: NDArray[np.float32] = denoise_nl_means(
@@ -37,7 +43,7 @@ def _non_local_means(image: NDArray[np.float32], sigma: float) -> NDArray[np.flo
 
 
 def _total_variation(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Total variation (A. Chambolle, J. Math. Imaging Vis. 20, 2004) with the weight at the noise's own size."""
+    """Denoise by total variation (A. Chambolle, J. Math. Imaging Vis. 20, 2004) with the noise's sigma as weight."""
     from skimage.restoration import denoise_tv_chambolle
 
     restored: NDArray[np.float32] = denoise_tv_chambolle(image, weight=sigma).astype(np.float32)
@@ -45,7 +51,7 @@ def _total_variation(image: NDArray[np.float32], sigma: float) -> NDArray[np.flo
 
 
 def _bm3d(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Block matching and 3-D filtering (K. Dabov et al., IEEE TIP 2007), see ``medvit.training.evaluation.bm3d_filter``."""
+    """Denoise by BM3D (K. Dabov et al., IEEE TIP 2007), see ``medvit.training.evaluation.bm3d_filter``."""
     from medvit.training.evaluation.bm3d_filter import bm3d
 
     return bm3d(image, sigma)
@@ -56,19 +62,19 @@ CLASSICAL: dict[str, Callable[[NDArray[np.float32], float], NDArray[np.float32]]
     "bm3d": _bm3d,
     "total_variation": _total_variation,
 }
-"""Each takes one slice (i, j) float32 and the standard deviation of its noise."""
+"""Denoisers by name; each takes one slice (i, j) float32 and the standard deviation of its noise."""
 
 
 def classical(
     name: str, volume: NDArray[np.float32], window: tuple[float, float], strength: float = 1.0
 ) -> NDArray[np.float32]:
-    """A volume (i, j, k) restored slice by slice across k, clipped to the window that is judged.
+    """Denoise a volume (i, j, k) slice by slice along k, clipped to the evaluated window.
 
-    Clipped first: bone and air beyond the window would set the scale of patches and gradients. A slice without any noise
-    is left as it is. ``strength`` is the share of each slice's estimated noise that the method is told of.
+    The volume is clipped first, since bone and air beyond the window would dominate patches and gradients. A slice without noise
+    is unchanged. ``strength`` is the share of each slice's estimated noise that the method receives.
 
     Raises:
-        BundleError: no such method.
+        BundleError: the method is unknown.
     """
     if name not in CLASSICAL:
         raise BundleError(

@@ -1,4 +1,4 @@
-"""From a bundle, or a network in memory, to scores: reads the bundle's evaluate.json over its inference.json."""
+"""Scores of a bundle or of a network in memory; reads the bundle's evaluate.json over its inference.json."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["evaluate_bundle", "evaluation_of", "report", "scorer"]
 
 
 def evaluation_of(bundle: Bundle) -> Evaluation:
-    """How a bundle is judged: the ``evaluation`` of its configs/evaluate.json.
+    """Build the evaluation of a bundle, the ``evaluation`` of its configs/evaluate.json.
 
     Raises:
-        BundleError: there is none, it cannot be built, or it is for another task.
+        BundleError: it is missing, cannot be built, or is for another task.
     """
     path = bundle.root / "configs" / "evaluate.json"
     if not path.is_file():
@@ -60,21 +60,23 @@ def evaluate_bundle(
     *,
     geometry: str | None = None,
 ) -> dict[str, Any]:
-    """Score a bundle's own weights on a split of a data list.
+    """Score a bundle's weights on a split of a data list.
 
     Args:
         bundle: the bundle.
-        data, root, split: as ``EvaluationSet``.
-        say: takes a line for people as soon as a case is judged.
-        device: as ``medvit.inference.device.choose_device`` takes it.
-        geometry: "sform" or "qform" of NIfTI files to take; None for the sform where it is stated.
+        data, root, split: as for ``EvaluationSet``.
+        say: receives a line for people after each case.
+        device: as for ``medvit.inference.device.choose_device``.
+        geometry: "sform" or "qform" of NIfTI files; None for the sform if it is stated.
 
     Returns:
-        As ``part.Judge``; beside that ``geometry`` as asked, ``notes`` on the files and, in ``set_aside``, what a person
-        must look at.
+        As for ``Scorer``; in addition ``geometry`` as requested, ``notes`` on the files and, in ``set_aside``, issues that a
+        person must check.
 
     Raises:
-        BundleError: not trained, or no evaluate.json that fits. SourceError: the list is wrong. Others as ``medvit.run``.
+        BundleError: the bundle is not trained, or has no valid evaluate.json.
+        SourceError: the list is wrong.
+        MedvitError: other errors as for ``medvit.run``.
     """
     part = EvaluationSet(bundle=bundle, data=data, root=root, split=split, reading=VolumeReading(geometry))
     return _scores(evaluation_of(bundle), part, say, device)
@@ -95,16 +97,17 @@ def scorer(
     split: str = "validation",
     reading: VolumeReading | None = None,
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """What scores a network in memory as the bundle would be scored with its weights; for training to watch.
+    """Make a function that scores a network in memory as ``evaluate_bundle`` scores the bundle, for validation during training.
 
-    The cases are made ready once. The bundle need not be trained. The network is scored in evaluation mode on the device
-    it lies on, and left as it was.
+    The cases are prepared once. The bundle need not be trained. The network is scored in evaluation mode on its own device, and
+    its mode is restored.
 
     Returns:
-        Takes the network and gives its metrics, higher is better for the first, which is the one to watch.
+        A function from a network to its metrics; the first one is the one to watch, and higher is better.
 
     Raises:
-        BundleError: no evaluate.json that fits. SourceError: the list is wrong.
+        BundleError: there is no valid evaluate.json.
+        SourceError: the list is wrong.
     """
     judge = evaluation_of(bundle).judge(
         EvaluationSet(
@@ -123,7 +126,7 @@ def scorer(
 
 @contextmanager
 def _modes_kept(network: nn.Module) -> Iterator[None]:
-    """Put every module back into training or evaluation mode as it was: some may be frozen on purpose."""
+    """Restore the training or evaluation mode of every module afterwards, since some may be frozen on purpose."""
     before = [(module, module.training) for module in network.modules()]
     try:
         yield
@@ -135,13 +138,13 @@ def _modes_kept(network: nn.Module) -> Iterator[None]:
 def report(
     bundle_root: str, evaluation: Evaluation, cases: dict[str, str | None], device: str, output_dir: str
 ) -> dict[str, Any]:
-    """Evaluate as ``python -m monai.bundle run evaluating`` does: print the table, write ``scores.json``.
+    """Evaluate for ``python -m monai.bundle run evaluating``: print the table, write ``scores.json``.
 
     Args:
         bundle_root: the bundle's folder.
-        evaluation: what evaluate.json builds.
-        cases: ``data`` and ``root`` (paths or None) and ``split``, as ``medvit evaluate`` takes them.
-        device: as ``medvit.inference.device.choose_device`` takes it.
+        evaluation: the evaluation built from evaluate.json.
+        cases: ``data`` and ``root`` (paths or None) and ``split``, as for ``medvit evaluate``.
+        device: as for ``medvit.inference.device.choose_device``.
         output_dir: folder for ``scores.json``; created.
     """
     bundle = open_bundle(bundle_root)

@@ -1,4 +1,4 @@
-"""What a bundle answered to cases whose truth is known, and what could be seen of it without knowing the truth."""
+"""Outcomes of a bundle on cases with known truth, with the quality signals of each."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from medvit.bundles import Calibration
 __all__ = ["LabelOutcome", "QualitySignal", "ScoredCases"]
 
 QualitySignal = Literal["entropy", "agreement", "moved"]
-"""As in ``medvit.bundles.metadata.Calibration.limits``."""
+"""Names of the quality signals, as in ``medvit.bundles.metadata.Calibration.limits``."""
 
 
 @dataclass(frozen=True)
 class LabelOutcome:
-    """What can be right or wrong on its own: a label of a case, or a restored image.
+    """One scored outcome: a label of a case, or a restored image.
 
     Attributes:
-        case: of which it is.
-        score: how right it is, as people read it.
-        bad: whether that is too little.
-        signals: what could be seen without knowing the truth.
+        case: name of the case.
+        score: the score, as people read it.
+        bad: True if the score is too low.
+        signals: quality signals, computed without the truth.
     """
 
     case: str
@@ -33,15 +33,15 @@ class LabelOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredCases:
-    """The answers of a bundle to cases whose truth is known, and how each case would be called.
+    """Outcomes of a bundle on cases with known truth, and the ratings of the cases.
 
     Attributes:
-        bad: what counts as bad, in words.
-        score: what the scores are, in words.
-        answers: all of them.
-        ratings: of each case, what rates it by a calibration; by what the run was asked for.
-        real: whether the scans are of real patients; noise or radiographs computed from real scans count as real.
-        scans: how many scans the answers are of; None where each case is one.
+        bad: definition of a bad outcome, in words.
+        score: name of the score.
+        answers: all outcomes.
+        ratings: for each kind of run, a function per case that rates it by a calibration.
+        real: True for scans of real patients; noise or radiographs computed from real scans count as real.
+        scans: number of scans behind the outcomes; None if each case is one scan.
     """
 
     bad: str

@@ -1,4 +1,4 @@
-"""Two-view reconstruction: radiographs computed from CTs, labels beside what one could say without looking at them."""
+"""Evaluation of two-view reconstruction on radiographs computed from CTs, against constant guesses that ignore the radiographs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ["TwoViewOverlap", "best_constant", "mean_atlas", "two_view_table"]
 
 @dataclass(frozen=True)
 class TwoViewOverlap:
-    """Dice of every label in every case, beside the best guess that ignores the radiographs, and the usual one.
+    """Dice of every label in every case, with the Dice of the best constant guess and of the mean atlas.
 
     Attributes:
-        preparation: a case's paths (``image``, ``label``) to ``coronal`` and ``sagittal`` pictures (1, row, column) and
-            ``label`` (1, x, y, z) on the network's grid: ``medvit.training.data.xray_pairs.RadiographsAndLabels``.
-        acceptable: Dice below which a label is a bad answer, for the rating.
-        baseline_split: the part of the list that the guess is made from; never one that judges.
+        preparation: transform from a case's paths (``image``, ``label``) to ``coronal`` and ``sagittal`` pictures (1, row, column)
+            and ``label`` (1, x, y, z) on the network grid: ``medvit.training.data.xray_pairs.RadiographsAndLabels``.
+        acceptable: Dice below which a label is a bad outcome, for the rating.
+        baseline_split: part of the list from which the guesses are made; never the evaluated part.
     """
 
     task: ClassVar[str] = "reconstruction"
@@ -42,10 +42,11 @@ class TwoViewOverlap:
     acceptable: float = 0.7
 
     def judge(self, part: EvaluationSet) -> Scorer:
-        """See ``Evaluation``; ``{"mean_dice", "per_label", "baseline", "atlas", "cases", "baseline_cases"}`` beside what all scores have.
+        """Prepare the cases; scores have ``{"mean_dice", "per_label", "baseline", "atlas", "cases", "baseline_cases"}`` in addition.
 
         Raises:
-            SourceError: the list is wrong. ShapeError: labels that do not lie on their image.
+            SourceError: the list is wrong.
+            ShapeError: labels and image have different grids.
         """
         cases = {pair.name: self._prepare(pair) for pair in labelled_pairs(part)}
         others = [_ids(self._prepare(pair)) for pair in labelled_pairs(part, self.baseline_split)]
@@ -89,7 +90,7 @@ class TwoViewOverlap:
         return scores
 
     def answers(self, part: EvaluationSet, model: LoadedBundle, say: Report) -> ScoredCases:
-        """Every label of every case with how undecided the network was; agreement with the views is judged apart."""
+        """Score every label of every case with its entropy; agreement with the views is rated separately."""
         labels = part.bundle.facts.labels
         found: list[LabelOutcome] = []
         ratings: dict[str, Callable[[Calibration], str]] = {}
@@ -115,18 +116,18 @@ class TwoViewOverlap:
 
 
 def _ids(made: Mapping[Hashable, Any]) -> NDArray[np.int64]:
-    """The reference labels of a prepared case, (x, y, z)."""
+    """Return the reference labels of a prepared case, (x, y, z)."""
     ids: NDArray[np.int64] = np.asarray(made["label"])[0]
     return ids
 
 
 def _rating(absent: bool, signals: UncertaintySignals, calibration: Calibration) -> str:
-    """As ``judge_shapes`` calls it, but for volumes and views."""
+    """Rate like ``judge_shapes``, but without volumes and views."""
     return "poor" if absent else "check" if replace(signals, calibration=calibration).reasons() else "good"
 
 
 def _found(model: LoadedBundle, made: Mapping[Hashable, Any]) -> tuple[NDArray[np.integer], tuple[float | None, ...]]:
-    """Return the labels a model makes of a prepared case's radiographs, (x, y, z), and their entropies."""
+    """Return the labels that a model computes from a prepared case's radiographs, (x, y, z), and their entropies."""
     prediction = Predictor(model).predict({name: made[name] for name in ("coronal", "sagittal")})
     ids: NDArray[np.integer] = np.asarray(prediction.output)[0]
     if ids.shape != _ids(made).shape:
@@ -139,19 +140,19 @@ def _found(model: LoadedBundle, made: Mapping[Hashable, Any]) -> tuple[NDArray[n
 
 
 def mean_atlas(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """Where at least half of these masks are, the usual guess; see ``best_constant``, which is harder to beat."""
+    """Return the mask of voxels in at least half of the masks, the usual guess; ``best_constant`` is a stronger baseline."""
     half: NDArray[np.bool_] = 2 * np.sum(masks, axis=0) >= len(masks)
     return half
 
 
 def best_constant(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """The mask that, given for every case alike, has the highest mean Dice with these among all thresholds of their mean.
+    """Return the constant mask with the highest mean Dice with these masks, among all thresholds of their mean.
 
-    Half of the cases would be the usual threshold; where patients lie differently it leaves thin bones out, which makes
-    a baseline that is easy to beat.
+    The usual threshold is half of the cases. Where patients are positioned differently it loses thin bones, which makes a weak
+    baseline.
 
     Args:
-        masks: one for each case, of one shape; at least one.
+        masks: one mask per case, all of one shape; at least one.
     """
     votes = np.sum(masks, axis=0)
     levels = np.arange(1, len(masks) + 1)
@@ -168,7 +169,7 @@ def best_constant(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
 
 
 def two_view_table(bundle: Bundle, scores: dict[str, Any]) -> str:
-    """The scores as a Markdown table."""
+    """Format the scores as a Markdown table."""
     lines = [
         "| label | mean Dice | spread (std) | lowest | without the X-rays: best guess | mean atlas |",
         "|---|---|---|---|---|---|",

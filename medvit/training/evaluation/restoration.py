@@ -1,4 +1,4 @@
-"""Restoration: clean volumes degraded by known physics, compared with the clean ones before and after the network."""
+"""Evaluation of restoration: clean volumes are degraded by simulated physics and compared before and after the network."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ from medvit.training.objectives import ssim
 __all__ = ["LowDoseEvaluation", "dose_table", "edge_response"]
 
 _BODY_SHARE = 0.01
-"""A slice is judged where more than this share of its pixels lies above the window's lower end: one that shows air and a
-sliver of couch has a PSNR of 60 dB and more, and its mean with others says little."""
+"""Smallest share of a slice's pixels above the window's lower end for the slice to be evaluated.
+
+A slice with only air and a sliver of couch has a PSNR of 60 dB and more, which would distort the mean.
+"""
 
 
 @dataclass(frozen=True)
 class _Scanned:
-    """One volume's judged slices, (i, j, k) float32 in the image's unit on RAS axes, clean and at each dose.
+    """Evaluated slices of one volume, (i, j, k) float32 in the image's unit on RAS axes, clean and at each dose.
 
-    At a dose each judged slice lies between its ``context`` neighbours on either side, those of one after those of another:
-    that is what a network may look at, and what lies beyond it never sees.
+    At each dose the evaluated slices have their ``context`` neighbours on both sides, one group after another. A network uses no
+    slices beyond these neighbours.
     """
 
     clean: SliceStack
@@ -45,36 +47,37 @@ class _Scanned:
     context: int
 
     def judged(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The judged slices of an image that holds their neighbours too."""
+        """Return the evaluated slices of an image that also has their neighbours."""
         return np.ascontiguousarray(image[..., self.context :: 2 * self.context + 1])
 
     def poor(self, dose: str) -> NDArray[np.float32]:
-        """The judged slices at a dose."""
+        """Return the evaluated slices at a dose."""
         return self.judged(self.near[dose])
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowDoseEvaluation:
-    """PSNR and SSIM in a window, and bias in a range, of clean volumes taken again at lower doses.
+    """PSNR and SSIM in a window, and bias in a range, of clean volumes at simulated lower doses.
 
-    Doses are judged on the same slices. PSNR and SSIM are of each slice, on intensities clipped to the window, and their mean
-    a case's: one slice through the shoulders, where few photons arrive, would otherwise decide. Bias is the mean difference to the clean volume where that lies in ``bias_range``.
+    All doses are evaluated on the same slices. PSNR and SSIM are computed per slice, on intensities clipped to the window, and
+    averaged per case; otherwise one slice through the shoulders, where few photons arrive, would dominate. Bias is the mean
+    difference from the clean volume where that is in ``bias_range``.
 
     Attributes:
-        scanner: the low-dose scanner at full dose; case n is taken with ``seed`` + n.
+        scanner: low-dose scanner at full dose; case n has the seed ``seed`` + n.
         doses: shares of the photons.
-        seed: the first case's.
-        slice_stride: every how manyth slice is judged, from the middle of the first stride on; those with less than a
-            hundredth of their pixels above the window's lower end (air and couch) are left out.
-        window: intensities that PSNR and SSIM look at, in the image's unit.
-        bias_range: clean intensities among which the bias is taken, in the image's unit.
-        acceptable_bias: beyond which a restored image is a bad answer, for the rating.
-        compared: denoisers that learn nothing (``medvit.training.evaluation.classical_denoisers``) to judge on the same slices, each at
-            the best of ``STRENGTHS``, chosen on these very slices: no less than they can do.
+        seed: seed of the first case.
+        slice_stride: step between evaluated slices, from the middle of the first stride; slices with less than 1 % of their
+            pixels above the window's lower end (air and couch) are left out.
+        window: intensity window of PSNR and SSIM, in the image's unit.
+        bias_range: range of clean intensities for the bias, in the image's unit.
+        acceptable_bias: bias beyond which a restored image is a bad outcome, for the rating.
+        compared: classical denoisers (``medvit.training.evaluation.classical_denoisers``) to evaluate on the same slices, each
+            at the best of ``STRENGTHS`` for these slices, which favours them.
 
-    Edge response is how much of the clean image's steps is left: over the 2 % of pixels with the steepest clean gradient in
-    the window, the sum of the found gradient along the clean one over the sum of the clean one; 1 is kept, less is blurred.
-    Noise, which points anywhere, does not change it.
+    Edge response measures how much of the clean image's edges is left: over the 2 % of pixels with the steepest clean gradient
+    in the window, the sum of the found gradient along the clean one over the sum of the clean one; 1 means kept, less means
+    blurred. Noise does not change it on average, since its gradient has a random direction.
     """
 
     task: ClassVar[str] = "restoration"
@@ -101,7 +104,7 @@ class LowDoseEvaluation:
             )
 
     def judge(self, part: EvaluationSet) -> Scorer:
-        """See ``Evaluation``; ``{"per_dose", "cases"}`` beside what all scores have.
+        """Prepare the cases; scores have ``{"per_dose", "compared", "cases"}`` in addition.
 
         Raises:
             SourceError: the list is wrong.
@@ -126,7 +129,7 @@ class LowDoseEvaluation:
         return scores
 
     def answers(self, part: EvaluationSet, model: LoadedBundle, say: Report) -> ScoredCases:
-        """Every case at every dose, with how far the means of its soft tissue moved."""
+        """Score every case at every dose, with the shift of its soft tissue as signal."""
         found: list[LabelOutcome] = []
         ratings: dict[str, Callable[[Calibration], str]] = {}
         volumes = _clean(part)
@@ -147,7 +150,7 @@ class LowDoseEvaluation:
         )
 
     def _others(self, scanned: Sequence[_Scanned]) -> dict[str, dict[str, dict[str, float]]]:
-        """What the compared denoisers reach at each dose, means over the cases, each at the strength that suits it best there."""
+        """Score the compared denoisers at each dose, averaged over the cases, each at its best strength."""
         found: dict[str, dict[str, dict[str, float]]] = {}
         for method in self.compared:
             for dose in scanned[0].near:
@@ -184,7 +187,7 @@ class LowDoseEvaluation:
         affine = torch.diag(torch.tensor([*case.clean.spacing_mm, 1.0], dtype=torch.float64))
         source = MetaTensor(torch.from_numpy(case.near[dose])[None], affine=affine)
         result = Predictor(model).run(source)
-        assert isinstance(result, Restored)  # of a bundle that restores
+        assert isinstance(result, Restored)  # the bundle is for restoration
         return case.judged(result.array)
 
     def _compare(self, model: LoadedBundle, case: _Scanned, dose: str) -> dict[str, float]:
@@ -203,7 +206,7 @@ class LowDoseEvaluation:
         }
 
     def _measure(self, image: NDArray[np.float32], clean: NDArray[np.float32]) -> dict[str, float]:
-        """PSNR in dB, SSIM, bias and edge response of (i, j, k) against the clean one."""
+        """Compute PSNR in dB, SSIM, bias and edge response of (i, j, k) against the clean slices."""
         low, high = self.window
         a, b = (torch.from_numpy(np.clip(v, low, high)).double().movedim(2, 0)[:, None] for v in (image, clean))
         psnr = float((10 * ((high - low) ** 2 / (a - b).square().mean((1, 2, 3))).log10()).mean())
@@ -218,12 +221,12 @@ def _rating(change: Change, calibration: Calibration) -> str:
 
 
 def edge_response(image: NDArray[np.floating], clean: NDArray[np.floating], steepest: float = 0.02) -> float:
-    """How much of the clean slices' steps an image keeps; 1 is all, 0 none.
+    """Compute the share of the clean slices' edge strength that an image keeps; 1 is all, 0 none.
 
     Args:
         image: (slice, i, j).
-        clean: the same, clean.
-        steepest: share of pixels taken for edges.
+        clean: the clean slices, (slice, i, j).
+        steepest: share of pixels taken as edges.
     """
     found, true = (np.stack(np.gradient(v, axis=(1, 2))) for v in (image, clean))
     size = np.square(true).sum(0)
@@ -237,7 +240,7 @@ def _clean(part: EvaluationSet) -> list[SliceStack]:
 
 
 def dose_table(bundle: Bundle, scores: dict[str, Any]) -> str:
-    """The scores as a Markdown table, and what other denoisers reach beneath it."""
+    """Format the scores as Markdown tables: doses, then the compared denoisers."""
     lines = [
         "| dose | PSNR before | PSNR after | gain | SSIM before | after | bias before | after | edges before | after |"
     ]

@@ -1,4 +1,4 @@
-"""Scores as people read them, and as a bundle keeps them."""
+"""Score tables for people, and their record in the bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TABLES = {"segmentation": dice_table, "restoration": dose_table, "reconstructio
 
 @dataclass(frozen=True)
 class ScoreMarkers:
-    """Between which lines of docs/README.md a table is written."""
+    """Markers in docs/README.md between which a table is written."""
 
     what: str
     start: str
@@ -36,7 +36,7 @@ QUALITY = ScoreMarkers(
 
 
 def table(bundle: Bundle, scores: dict[str, Any]) -> str:
-    """The scores as a Markdown table, as fits their task."""
+    """Format the scores as the Markdown table of their task."""
     return (finer_table if "per_factor" in scores else _TABLES[scores["task"]])(bundle, scores)
 
 
@@ -45,10 +45,10 @@ def _page(bundle: Bundle) -> Path:
 
 
 def place_for(bundle: Bundle, marks: ScoreMarkers = SCORES) -> tuple[str, str]:
-    """What stands before and after the marks in docs/README.md.
+    """Return the text before and after the markers in docs/README.md.
 
     Raises:
-        BundleError: no docs/README.md with both marks.
+        BundleError: docs/README.md lacks one of the markers.
     """
     text = _page(bundle).read_text() if _page(bundle).is_file() else ""
     before, start, rest = text.partition(marks.start)
@@ -62,10 +62,10 @@ def place_for(bundle: Bundle, marks: ScoreMarkers = SCORES) -> tuple[str, str]:
 
 
 def record_scores(bundle: Bundle, scores: dict[str, Any]) -> None:
-    """Write the scores into metadata.json (eval_metrics) and between the marks in docs/README.md.
+    """Write the scores to metadata.json (eval_metrics) and between the markers in docs/README.md.
 
     Raises:
-        BundleError: no docs/README.md with both marks; nothing is written then.
+        BundleError: docs/README.md lacks one of the markers; nothing is written then.
     """
     before, after = place_for(bundle)
     path = bundle.root / "configs" / "metadata.json"
@@ -76,7 +76,7 @@ def record_scores(bundle: Bundle, scores: dict[str, Any]) -> None:
 
 
 def replace_file_text(path: Path, text: str) -> None:
-    """Never half a file under its name, even after a kill."""
+    """Replace a file's text atomically, so that a killed process never leaves half a file."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     os.replace(temporary, path)

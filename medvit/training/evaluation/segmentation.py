@@ -1,4 +1,4 @@
-"""Segmentation: the overlap of labels with reference labels on the source's own grid."""
+"""Evaluation of segmentation: overlap of labels with reference labels on the source grid."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ __all__ = ["LabelOverlap", "LabelledCase", "dice", "dice_table"]
 
 
 def dice(found: np.ndarray, truth: np.ndarray) -> float:
-    """Dice overlap of two masks; 1 if both are empty."""
+    """Compute the Dice overlap of two masks; 1 if both are empty."""
     total = int(found.sum()) + int(truth.sum())
     return 2 * int((found & truth).sum()) / total if total else 1.0
 
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """An image that judges.
+    """An image with reference labels.
 
     Attributes:
-        name: the case's.
-        source: what the model is run on.
-        truth: the reference ids on the grid of a result, (i, j, k) or (row, column).
-        annotated: ids of the labels that were annotated, the only ones to judge; None for all.
+        name: name of the case.
+        source: input of the model.
+        truth: function from a result to the reference ids on its grid, (i, j, k) or (row, column).
+        annotated: ids of the annotated labels, the only ones to score; None for all.
     """
 
     name: str
@@ -50,7 +50,7 @@ class LabelledCase:
     annotated: frozenset[int] | None = None
 
     def judged(self, labels: Iterable[Label]) -> list[Label]:
-        """Select the labels that this case can judge."""
+        """Select the labels that can be scored in this case."""
         return [label for label in labels if self.annotated is None or label.id in self.annotated]
 
 
@@ -59,8 +59,8 @@ class LabelOverlap:
     """Dice of every label in every case.
 
     Attributes:
-        acceptable: Dice below which a label is a bad answer, for the rating.
-        real_patients: whether the images of the list are of real patients.
+        acceptable: Dice below which a label is a bad outcome, for the rating.
+        real_patients: True if the images of the list are of real patients.
     """
 
     task: ClassVar[str] = "segmentation"
@@ -69,10 +69,10 @@ class LabelOverlap:
     real_patients: bool = True
 
     def judge(self, part: EvaluationSet) -> Scorer:
-        """See ``Evaluation``; ``{"mean_dice", "per_label", "cases"}`` beside what all scores have.
+        """Prepare the cases; scores have ``{"mean_dice", "per_label", "cases"}`` in addition.
 
         Raises:
-            SourceError: the list is wrong; and, when a model is scored, labels that do not belong to their image.
+            SourceError: the list is wrong; or, when a model is scored, labels do not match their image.
         """
         judging = self.cases(part)
         labels = part.bundle.facts.labels
@@ -98,7 +98,7 @@ class LabelOverlap:
         return scores
 
     def cases(self, part: EvaluationSet) -> Sequence[LabelledCase]:
-        """What judges: the images and labels of the list.
+        """Return the cases: the images and labels of the list.
 
         Raises:
             SourceError: the list is wrong.
@@ -109,11 +109,11 @@ class LabelOverlap:
         ]
 
     def is_real(self, part: EvaluationSet) -> bool:
-        """Say whether the cases of a part are of real patients."""
+        """Return True if the cases of a part are of real patients."""
         return self.real_patients
 
     def answers(self, part: EvaluationSet, model: LoadedBundle, say: Report) -> ScoredCases:
-        """Every label of every case with what the network said of it, the mirror image's answer included."""
+        """Score every label of every case with its entropy and its agreement with the mirror image."""
         found: list[LabelOutcome] = []
         ratings: dict[str, dict[str, Callable[[Calibration], str]]] = {"plain": {}, "with --quality-map": {}}
         for case in self.cases(part):
@@ -146,15 +146,15 @@ def _rating(
 
 
 def _answer(model: LoadedBundle, case: LabelledCase, settings: RunSettings, part: EvaluationSet) -> Result:
-    """Run a model on a case; collect what reading the case remarked."""
+    """Run a model on a case; collect the remarks from reading the case."""
     result = Predictor(model, settings, geometry=part.reading.geometry).run(case.source)
-    assert isinstance(result, Result)  # of a bundle for segmentation
+    assert isinstance(result, Result)  # the bundle is for segmentation
     part.reading.remark(case.name, result.scan.notes, result.scan.excluded)
     return result
 
 
 def _truth(pair: ImageLabelPair, bundle: Bundle, result: Result) -> np.ndarray:
-    """The reference ids of a pair, seen to lie on the image's grid and to be the bundle's."""
+    """Return the reference ids of a pair; check that they have the image's grid and the bundle's ids."""
     truth = load_labels(pair)
     if truth.shape != result.array.shape:
         raise SourceError(
@@ -174,7 +174,7 @@ def _truth(pair: ImageLabelPair, bundle: Bundle, result: Result) -> np.ndarray:
 
 
 def dice_table(bundle: Bundle, scores: dict[str, Any]) -> str:
-    """The scores as a Markdown table."""
+    """Format the scores as a Markdown table."""
     lines = ["| label | mean Dice | spread (std) | lowest |", "|---|---|---|---|"]
     for label in bundle.facts.labels:
         row = scores["per_label"].get(label.name)

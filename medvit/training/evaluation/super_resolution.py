@@ -1,4 +1,4 @@
-"""Super-resolution: clean volumes made coarser, run through the users' path, compared with the clean ones and interpolation."""
+"""Evaluation of super-resolution: clean volumes are made coarser, restored like a user's scan, and compared with interpolation."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = ["INTERPOLATIONS", "EvaluatedSlices", "SuperResolutionEvaluation", "ch
 _PERCENTILES = (0.5, 99.5)
 _HEAD = 0.1
 _SHARE = 0.05
-"""A slice is judged where at least this share of it is head."""
+"""Smallest share of head in a slice for the slice to be evaluated."""
 
 
 def _bicubic(coarse: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Cubic convolution with a = -1/2 (R. Keys, IEEE Trans. ASSP 29(6), 1981), slice by slice, as Pillow has it."""
+    """Interpolate by cubic convolution with a = -1/2 (R. Keys, IEEE Trans. ASSP 29(6), 1981), slice by slice, with Pillow."""
     from PIL import Image
 
     size = (coarse.shape[1] * factor, coarse.shape[0] * factor)
@@ -50,17 +50,17 @@ INTERPOLATIONS: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float3
     "bicubic": _bicubic,
     "sinc": zero_fill,
 }
-"""What learns nothing: from coarse (i, j, k) to (factor * i, factor * j, k). Sinc is k-space filled with zeros."""
+"""Interpolations without training, from coarse (i, j, k) to (factor * i, factor * j, k). Sinc is zero filling of k-space."""
 
 
 @dataclass(frozen=True)
 class EvaluatedSlices:
-    """The slices of one volume that are judged.
+    """Evaluated slices of one volume.
 
     Attributes:
         clean: the slices, (i, j, k).
-        head: where the head is, (i, j, k).
-        whole: the volume's range, which PSNR and SSIM refer to.
+        head: mask of the head, (i, j, k).
+        whole: the volume's range, the reference of PSNR and SSIM.
     """
 
     clean: SliceStack
@@ -70,22 +70,21 @@ class EvaluatedSlices:
 
 @dataclass(frozen=True)
 class SuperResolutionEvaluation:
-    """PSNR and SSIM inside the head of volumes that were made coarser and finer again.
+    """PSNR and SSIM inside the head of volumes that were made coarser and restored.
 
-    Each clean volume is taken anew with wider pixels (``TruncatedMR``, without noise) and restored as a user's coarse scan
-    is, by the bundle's preprocessing at that factor; bicubic interpolation and sinc (k-space filled with zeros) of the same
-    coarse scan are judged beside it. Where the clean volume has no values below 0, both are raised to 0, as is
-    the restored one, which takes half of their ringing in air away. The head is what lies above a tenth of the volume's range
-    (0.5th to 99.5th percentile, to which PSNR and SSIM refer), holes filled; PSNR and SSIM are of each slice, their mean a
-    case's.
+    Each clean volume is resampled to larger pixels (``TruncatedMR``, without noise) and restored like a user's coarse scan, by
+    the bundle's preprocessing at that factor; bicubic and sinc interpolation (zero filling of k-space) of the same coarse scan
+    are evaluated beside it. If the clean volume has no values below 0, all results are raised to 0, which removes half of the
+    interpolations' ringing in air. The head is the region above a tenth of the volume's range (0.5th to 99.5th percentile, also
+    the reference of PSNR and SSIM), with holes filled; PSNR and SSIM are computed per slice and averaged per case.
 
     Attributes:
-        factors: how many times wider the coarse pixels are.
-        slice_stride: every how manyth slice is judged, from the middle of the first stride on; those with less than a
-            twentieth of head are left out.
+        factors: coarse pixel size divided by fine pixel size.
+        slice_stride: step between evaluated slices, from the middle of the first stride; slices with less than a twentieth of
+            head are left out.
 
-    Edge response is what ``medvit.training.evaluation.restoration.edge_response`` measures, over the slices; bias is the mean difference
-    inside the head, in per cent of the clean mean there.
+    Edge response is that of ``medvit.training.evaluation.restoration.edge_response`` over the slices; bias is the mean
+    difference inside the head, in per cent of the clean mean there.
     """
 
     task: ClassVar[str] = "restoration"
@@ -102,7 +101,7 @@ class SuperResolutionEvaluation:
             )
 
     def judge(self, part: EvaluationSet) -> Scorer:
-        """See ``Evaluation``; ``{"per_factor", "cases"}`` beside what all scores have.
+        """Prepare the cases; scores have ``{"per_factor", "cases"}`` in addition.
 
         Raises:
             SourceError: the list is wrong.
@@ -129,10 +128,10 @@ class SuperResolutionEvaluation:
         return scores
 
     def chosen(self, volume: SliceStack) -> EvaluatedSlices:
-        """The slices of a volume that are judged, cut to sides that divide by every factor.
+        """Select the evaluated slices of a volume, cropped to sides that are multiples of every factor.
 
         Raises:
-            BundleError: the stride leaves none that shows a head, or the factors do not divide each other.
+            BundleError: the stride selects no slice that shows a head, or the factors do not divide each other.
         """
         low, high = percentile_range(volume.image, _PERCENTILES)
         most = max(self.factors)
@@ -168,10 +167,11 @@ class SuperResolutionEvaluation:
 
 
 def choose(evaluation: SuperResolutionEvaluation, part: EvaluationSet) -> list[EvaluatedSlices]:
-    """What of a part is judged.
+    """Select the evaluated slices of each volume of a part.
 
     Raises:
-        SourceError: the list is wrong. BundleError: see ``SuperResolutionEvaluation.chosen``.
+        SourceError: the list is wrong.
+        BundleError: see ``SuperResolutionEvaluation.chosen``.
     """
     volumes = read_stacks(part.bundle, part.data, part.root, part.split, part.reading)
     return [evaluation.chosen(volume) for volume in volumes]
@@ -183,7 +183,7 @@ def _compare(model: LoadedBundle, case: EvaluatedSlices, factor: int) -> dict[st
     least = 0.0 if clean.image.min() >= 0 else -np.inf
     found = {name: np.maximum(make(coarse, factor), least) for name, make in INTERPOLATIONS.items()}
     measured = {name: _measure(image, case) for name, image in found.items()}
-    # a scan of the kind would hold magnitudes alone; the simulated one falls below 0 beside edges
+    # a real scan has only magnitudes; the simulated one falls below 0 next to edges
     after = _measure(np.maximum(restored(model, coarse, clean.spacing_mm, factor), least), case)
     row = {f"psnr_{name}_db": one["psnr_db"] for name, one in measured.items()}
     row["psnr_db"] = after["psnr_db"]
@@ -201,24 +201,24 @@ def _compare(model: LoadedBundle, case: EvaluatedSlices, factor: int) -> dict[st
 def restored(
     model: LoadedBundle, coarse: NDArray[np.float32], spacing_mm: tuple[float, float, float], factor: int
 ) -> NDArray[np.float32]:
-    """A coarse scan (i, j, k) through the users' path, on the grid finer by the factor.
+    """Restore a coarse scan (i, j, k) like a user's, to the grid finer by the factor.
 
     Args:
-        model: the bundle's.
+        model: the loaded bundle.
         coarse: the scan.
         spacing_mm: voxel sides of the result.
-        factor: how many times wider the coarse pixels are.
+        factor: coarse pixel size divided by fine pixel size.
     """
     across, down, between = spacing_mm
     affine = torch.diag(torch.tensor([across * factor, down * factor, between, 1.0], dtype=torch.float64))
     source = MetaTensor(torch.from_numpy(coarse)[None], affine=affine)
     result = Predictor(with_factor(model, factor)).run(source)
-    assert isinstance(result, Restored)  # of a bundle that restores
+    assert isinstance(result, Restored)  # the bundle is for restoration
     return result.array
 
 
 def _measure(image: NDArray[np.float32], case: EvaluatedSlices) -> dict[str, float]:
-    """PSNR in dB and SSIM inside the head, edge response, and bias in per cent, of (i, j, k) against the clean one."""
+    """Compute PSNR in dB and SSIM inside the head, edge response, and bias in per cent, of (i, j, k) against the clean slices."""
     clean, head = case.clean.image, case.head
     a, b = (torch.from_numpy(v.astype(np.float64)).movedim(2, 0)[:, None] for v in (image, clean))
     inside = torch.from_numpy(head).movedim(2, 0)[:, None]
@@ -236,7 +236,7 @@ def _measure(image: NDArray[np.float32], case: EvaluatedSlices) -> dict[str, flo
 
 
 def finer_table(bundle: Bundle, scores: dict[str, Any]) -> str:
-    """The scores as a Markdown table, factor by factor, and each case beneath."""
+    """Format the scores as Markdown tables: by factor, then by case."""
     lines = [
         "| pixels wider | PSNR bicubic | sinc | restored | over bicubic | over sinc | SSIM bicubic | sinc | restored "
         "| edges sinc | restored | bias |",

@@ -1,4 +1,4 @@
-"""Segmentation judged on images synthesised from label maps: the reference is exact, the contrast any."""
+"""Evaluation of segmentation on images synthesised from label maps, whose reference is exact and whose contrast is random."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["SyntheticOverlap"]
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticOverlap(LabelOverlap):
-    """Dice of every label in images made from the list's label maps, each in several contrasts.
+    """Dice of every label in images synthesised from the list's label maps, each in several contrasts.
 
-    A list whose every entry has a label holds images that were taken: it is judged as ``LabelOverlap`` judges it.
+    If every entry of the list has an image and a label, the list is evaluated as by ``LabelOverlap``.
 
     Attributes:
-        synthesis: makes an image from a map.
+        synthesis: generator of images from a map.
         targets: (source id, class id) pairs, as in ``SyntheticSettings``.
-        per_map: images from each map.
+        per_map: number of images from each map.
         seed: image n of map m is drawn from ``(seed, m, n)``.
 
     Raises:
-        BundleError: fewer than one image from a map.
+        BundleError: ``per_map`` is below 1.
     """
 
     synthesis: Synthesis
@@ -50,16 +50,17 @@ class SyntheticOverlap(LabelOverlap):
             )
 
     def is_real(self, part: EvaluationSet) -> bool:
-        """Say whether the cases of a part are of real patients: not where images are made from label maps."""
+        """Return True if the cases of a part are of real patients, which images synthesised from label maps are not."""
         return self.real_patients and every_entry_names(
             part.bundle, DataList(part.data, part.root, part.split), "label"
         )
 
     def cases(self, part: EvaluationSet) -> Sequence[LabelledCase]:
-        """What judges.
+        """Return the cases.
 
         Raises:
-            SourceError: the list is wrong. ShapeError: targets that are not the bundle's classes.
+            SourceError: the list is wrong.
+            ShapeError: the targets are not the bundle's classes.
         """
         listed = DataList(part.data, part.root, part.split, part.reading)
         if every_entry_names(part.bundle, listed, "label"):
@@ -69,7 +70,7 @@ class SyntheticOverlap(LabelOverlap):
 
 
 class _Heads(Sequence[LabelledCase]):
-    """Cases made when they are asked for: a whole head in several contrasts fills hundreds of MB."""
+    """Cases synthesised on access, since all heads in several contrasts would need hundreds of MB."""
 
     def __init__(self, sampler: SyntheticSampler, told: SyntheticOverlap) -> None:
         self._sampler, self._told = sampler, told
@@ -92,5 +93,5 @@ class _Heads(Sequence[LabelledCase]):
 
 
 def _same(truth: np.ndarray, result: Result) -> np.ndarray:
-    """The reference: made on the image's own grid."""
+    """Return the reference, which has the image's grid by construction."""
     return truth
