@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,26 @@ def no_store_of_the_developer(tmp_path_factory: pytest.TempPathFactory, kept_gra
         patch.delenv("MEDVIT_MIRROR", raising=False)
         patch.setenv("MEDVIT_CACHE", str(kept_graphs))
         yield
+
+
+@pytest.fixture
+def one_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the workers of a batch from one server, whatever the environment of the test; give each one thread.
+
+    By itself a batch spawns a worker whose variables are not those of its server; the worker then loads torch and MONAI anew.
+    """
+    from medvit_batch.execution import fork_server, session
+
+    runs, transport = fork_server._runs, session.PipeTransport
+
+    def started_once(threads: int) -> bool:
+        return fork_server._started_with is not None or runs(threads)
+
+    def of_one_thread(count: int, *, threads: int, **more: Any) -> Any:
+        return transport(count, threads=1, **more)
+
+    monkeypatch.setattr(fork_server, "_runs", started_once)
+    monkeypatch.setattr(session, "PipeTransport", of_one_thread)
 
 
 @pytest.fixture(scope="session")

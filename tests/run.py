@@ -1,9 +1,9 @@
 """Run the suite in several processes that take test files from one queue: ``python tests/run.py [PYTEST OPTIONS]``.
 
 Each process is one pytest (``tests/file_queue.py`` tells it what to take), so what a session's fixtures set up is set up once a
-process. The files that took longest last time come first, so that no process ends long after the others. Each process keeps its
-own number of threads, since tests compare voxels with those of other processes; the threads wait without spinning. The first
-process is shown as it runs, the others when all have ended. A fault in any of them is the outcome of the whole, and so is a
+process. The files that took longest last time come first, so that no process ends long after the others. Each process takes its
+share of the cores as threads, and so do the programs that its tests start, since tests compare voxels with those of such programs;
+the threads wait without spinning. The first process is shown as it runs, the others when all have ended. A fault in any of them is the outcome of the whole, and so is a
 process that ends before its work is done, whatever its exit status.
 """
 
@@ -24,10 +24,14 @@ RECORD = ROOT / ".pytest_cache" / "medvit" / "seconds.json"
 """How long each test took when it ran last, of those that took longer than a second."""
 
 
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processes() -> int:
-    """As many as there are cores, at least 2 and at most 4: many tests wait, and some take gigabytes."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, max(2, usable))
+    """Return as many as there are cores, at least 2 and at most 4: many tests wait, and some take gigabytes."""
+    return min(4, max(2, cores()))
 
 
 def main(options: list[str]) -> int:
@@ -55,6 +59,7 @@ def main(options: list[str]) -> int:
 def _start(queue: Path, number: int, output: IO[bytes] | None, options: list[str]) -> subprocess.Popen[bytes]:
     plugins = ["-p", "tests.file_queue", "-p", "no:cacheprovider", "-o", "console_output_style=classic"]
     told = {"MEDVIT_TEST_QUEUE": str(queue), "MEDVIT_TEST_PROCESS": str(number), "OMP_WAIT_POLICY": "PASSIVE"}
+    told |= {"OMP_NUM_THREADS": str(max(1, cores() // processes()))}
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", *plugins, *options],
         env=os.environ | told, cwd=ROOT, stdout=output, stderr=output and subprocess.STDOUT,

@@ -22,6 +22,7 @@ import medvit
 from medvit.bundles import bundle_folders, load_weights, open_bundle
 from medvit.errors import BundleError, ChecksumError
 from medvit.settings import DEFAULT_BUNDLE
+from tests import warm
 from tests.bands import dice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ def copy(banded, tmp_path) -> Path:
 
 
 def _monai(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "monai.bundle", *args], cwd=cwd, capture_output=True, text=True)
+    return warm.run([sys.executable, "-m", "monai.bundle", *args], cwd=cwd, capture_output=True, text=True)
 
 
 def test_default_is_installed_trained_and_intact():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from medvit.progress import Cancelled, Progress
 from medvit.restoration import LIGHT, RestoreRWKV
 from medvit.training.data import read_images
 from medvit.training.loop import publish
+from tests import warm
 from tests.bands import oblique_affine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +118,7 @@ def test_monai_bundle_run_gives_the_same_voxels(bundle, ct, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     shutil.copy(ct, data)
-    outcome = subprocess.run(
+    outcome = warm.run(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", "--bundle_root", ".",
          "--dataset_dir", str(data), "--output_dir", str(out), "--device", "cpu"],
         cwd=bundle.root, capture_output=True, text=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from medvit.bundles import open_bundle
 from medvit.physics import zero_fill
 from medvit.physics.kspace import truncate_kspace
 from medvit.training.data import DataList, read_entries
+from tests import warm
 from tests.bands import SUPERRES, make_finer_bundle, oblique_affine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ def test_monai_bundle_run_gives_the_same_voxels(tmp_path):
         nib.Nifti1Image(rng.integers(0, 900, (13, 10, 5)).astype(np.int16), affine), tmp_path / "data" / "mr.nii.gz"
     )
     wanted = medvit.restore(tmp_path / "data" / "mr.nii.gz", bundle=folder)
-    outcome = subprocess.run(
+    outcome = warm.run(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", "--bundle_root", ".",
          "--dataset_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--device", "cpu"],
         cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from medvit.training.data import load_labels, read_list
 from medvit.training.loop import publish
 from medvit.training.objectives.segmentation_losses import bce_dice
 from medvit.transforms import scale_to_unit_rgb
+from tests import warm
 from tests.bands import dice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +117,7 @@ def test_a_picture_gives_labels_of_its_own_size(trained, tmp_path):
 def test_monai_bundle_run_gives_the_same_pixels(trained, tmp_path):
     (tmp_path / "data").mkdir()
     Image.fromarray(np.stack([_cells(90, 70, s) for s in range(3)], -1)).save(tmp_path / "data" / "a.png")
-    outcome = subprocess.run(
+    outcome = warm.run(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", "--bundle_root", ".",
          "--dataset_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--device", "cpu"],
         cwd=trained, capture_output=True, text=True,

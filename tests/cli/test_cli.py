@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medvit.cli.main import app
+from tests import warm
 from tests.bands import oblique_affine, phantom, write_series
 
 runner = CliRunner()
@@ -215,14 +216,12 @@ def test_stopping_leaves_nothing_half_written(stop, swallowed, examples, tmp_pat
         "main.app()\n"
     )
     command = [sys.executable, "-c", swallow, "segment", str(examples / "headneck_ct_dicom.zip"), "-o", str(out)]
-    process = subprocess.Popen(
+    process = warm.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # a shell starts background jobs with Ctrl-C ignored; a user's terminal does not
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     seen = ""
     while "inferring" not in seen:

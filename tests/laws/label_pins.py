@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import requests
 
+from tests import warm
 from tests.laws.scenes import Scenes, make_scenes
 from tests.laws.scratch import free_port, invoke, scratch
 from tests.laws.shapes import schema, shape
@@ -69,7 +69,7 @@ def _serving(scenes: Scenes, studies: Path, state: Path) -> Iterator[str]:
     words = ["label", "start", "-s", studies, "--state", state, "-b", "segmenting", "--port", str(port), "-d", "cpu"]
     environment = {**os.environ, "MEDVIT_BUNDLES": str(scenes.bundle(""))}
     with open(scenes.top / "server.txt", "wb") as log:
-        server = subprocess.Popen([sys.executable, "-m", "medvit", *words], stdout=log, stderr=log, env=environment)
+        server = warm.Popen([sys.executable, "-m", "medvit", *words], stdout=log, stderr=log, env=environment)
     try:
         end = time.monotonic() + READY_S
         while not _answers(f"http://127.0.0.1:{port}/info/"):

@@ -7,7 +7,6 @@ import json
 import os
 import pickletools
 import sqlite3
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -19,9 +18,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
+from medvit_batch.cli import app as batch_app
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from tests.batch.archives import command
+from tests import warm
 from tests.batch.test_kill import results
 from tests.label.learning import wait_for
 from tests.label.serving import Served, array_of, served
@@ -73,13 +75,14 @@ class Batch:
         self.before = results(self.out)
         self.states_before = self.states()
 
-    def give(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        line, environment = command(*arguments)
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
-        assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    def give(self, *arguments: object) -> Result:
+        """Give a command to the batch, in this process; its workers are processes."""
+        done = CliRunner().invoke(batch_app, [str(argument) for argument in arguments])
+        assert "Traceback" not in done.output, done.output
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return done
 
-    def run(self, bundle: Path) -> subprocess.CompletedProcess[str]:
+    def run(self, bundle: Path) -> Result:
         return self.give("run", self.archive, "-o", self.out, "-b", bundle, *RUN)
 
     def states(self) -> dict[str, str]:
@@ -99,7 +102,7 @@ class Batch:
 
 
 @pytest.fixture
-def batch(tmp_path: Path) -> Batch:
+def batch(tmp_path: Path, one_fork_server: None) -> Batch:
     made = Batch(unpack("batch", tmp_path))
     assert len(made.before) == len(made.in_state("published")) == 2
     assert made.in_state("running") and len(made.in_state("running", "pending")) == 3
@@ -111,7 +114,7 @@ def test_a_batch_goes_on_and_what_was_done_is_not_done_again(batch: Batch) -> No
     """The archive lies elsewhere now: files are read again, and found by their images to be those that were run."""
     done = batch.run(batch.bundle)
     after, states = results(batch.out), batch.states()
-    assert {name: after[name] for name in batch.before} == batch.before, done.stdout
+    assert {name: after[name] for name in batch.before} == batch.before, done.output
     assert {states[folder] for folder in batch.in_state("published")} == {"published"}
     rows = {row["folder"]: row for row in batch.rows()}
     # a series is known by its UID wherever it lies; an image file by its path, so that a moved one is a case of its own
@@ -119,14 +122,14 @@ def test_a_batch_goes_on_and_what_was_done_is_not_done_again(batch: Batch) -> No
     assert rows[new]["state"] == "skipped" and "the same images as image-" in rows[new]["reason"]
     interrupted = batch.in_state("running", "pending")
     if can_be_built(batch.bundle):
-        assert {states[folder] for folder in interrupted} == {"published"}, done.stdout
+        assert {states[folder] for folder in interrupted} == {"published"}, done.output
         assert {states[folder] for folder in batch.in_state("set aside")} == {"set aside"}
-        assert done.returncode == 3 and len(after) == 5
+        assert done.exit_code == 3 and len(after) == 5
         assert not list((batch.out / "staging").iterdir())
     else:
-        assert {states[folder] for folder in interrupted} == {"failed"}, done.stdout
+        assert {states[folder] for folder in interrupted} == {"failed"}, done.output
         assert all(is_sentence(rows[folder]["reason"]) for folder in interrupted)
-        assert done.returncode in (1, 3) and after == batch.before
+        assert done.exit_code in (1, 3) and after == batch.before
 
 
 def test_a_batch_goes_on_with_an_updated_bundle_and_runs_every_case_again(batch: Batch, tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_a_batch_goes_on_with_an_updated_bundle_and_runs_every_case_again(batch:
     done = batch.run(updated(make_bands(tmp_path / "today" / BANDS)))
     after, states = results(batch.out), batch.states()
     series = {folder for folder in batch.in_state("published", "running", "pending") if "image-" not in folder}
-    assert {states[folder] for folder in series} == {"published"}, done.stdout
+    assert {states[folder] for folder in series} == {"published"}, done.output
     assert [name for name in batch.before if "image-" not in name and after[name] == batch.before[name]] == []
     assert {states[folder] for folder in batch.in_state("set aside")} == {"set aside"}
 
@@ -142,7 +145,7 @@ def test_a_batch_goes_on_with_an_updated_bundle_and_runs_every_case_again(batch:
 def test_a_batch_tries_again_what_was_set_aside(batch: Batch) -> None:
     """``retry`` reads the archive's path from the journal, so the path that moved is corrected there by hand."""
     refused = batch.give("retry", batch.out, "--set-aside")
-    assert refused.returncode == 1 and "Found no folder at" in refused.stderr + refused.stdout
+    assert refused.exit_code == 1 and "Found no folder at" in refused.output
     base = sqlite3.connect(batch.out / "journal.sqlite")
     for number, text in base.execute("SELECT id, command FROM runs").fetchall():
         old = Path(json.loads(text)["archive"]).parent
@@ -154,7 +157,7 @@ def test_a_batch_tries_again_what_was_set_aside(batch: Batch) -> None:
     after = results(batch.out)
     assert {name: after[name] for name in batch.before} == batch.before
     (row,) = [r for r in batch.rows() if r["state"] in ("set aside", "failed") and r["stage"] != "plan"]
-    assert is_sentence(row["reason"]) and row["updated"] > earlier[row["folder"]], tried.stdout
+    assert is_sentence(row["reason"]) and row["updated"] > earlier[row["folder"]], tried.output
 
 
 class Project:
@@ -239,7 +242,7 @@ def _train(top: Path, bundle: Path) -> str:
     program = "import sys; from medvit.cli.main import app; app(sys.argv[1:])"
     line = [sys.executable, "-c", program, *train_options(top, bundle), "-o", str(top / "runs")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
+    done = warm.run(line, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

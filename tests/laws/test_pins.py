@@ -90,7 +90,7 @@ def test_stages_of_progress():
     pins.require("stages")
 
 
-def test_what_a_batch_leaves_and_prints():
+def test_what_a_batch_leaves_and_prints(one_fork_server):
     pytest.importorskip("pyarrow", reason="a batch writes Parquet tables where the parquet extra is installed")
     pins.require("batch")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from medvit.training.evaluation.classical_denoisers import CLASSICAL, STRENGTHS,
 from medvit.training.evaluation.restoration import edge_response
 from medvit.training.loop import publish
 from medvit.transforms import LabelsOnVolumeGridd
+from tests import warm
 from tests.bands import BandNetwork, oblique_affine, phantom
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,7 +134,7 @@ def _as_monai(bundle: Bundle, data: Path, out: Path) -> dict:
     command += ["--config_file", "['configs/inference.json','configs/evaluate.json']", "--output_dir", str(out)]
     command += ["--cases#data", str(data), "--cases#root", str(data.parent)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    outcome = subprocess.run(command, cwd=bundle.root, env=environment, capture_output=True, text=True)
+    outcome = warm.run(command, cwd=bundle.root, env=environment, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     assert table(bundle, json.loads((out / "scores.json").read_text())) in outcome.stdout
     return json.loads((out / "scores.json").read_text())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from medvit.training import LoopSettings, TrainingLoop
 from medvit.training.data.xray_pairs import XraySampler
 from medvit.training.loop import Machine, start_from
 from medvit.training.objectives import Objective, OrganObjective, PictureObjective, RestorationObjective, ViewObjective
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = LoopSettings(steps=9, cooldown_steps=3, warmup_steps=2, batch_size=4, checkpoint_every=2, learning_rate=0.05)
@@ -202,7 +202,7 @@ except Exception as error:
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):
-    outcome = subprocess.run(
+    outcome = warm.run(
         [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert "OutputError: Found that" in outcome.stdout, outcome.stderr[-2000:]
@@ -342,7 +342,7 @@ def test_two_processes_learn_together(tmp_path):
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    outcome = subprocess.run([*command, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300)
+    outcome = warm.run([*command, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300)
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     ranks = [torch.load(tmp_path / f"rank{n}.pt", weights_only=True) for n in (0, 1)]
     assert _same(*ranks)

@@ -37,6 +37,7 @@ from medvit.training.evaluation import dice, evaluate_bundle, record_scores, tab
 from medvit.training.loop import publish
 from medvit.training.objectives import OrganObjective
 from medvit.training.objectives.segmentation_losses import weighted_dice_ce
+from tests import warm
 from tests.bands import oblique_affine, phantom
 from tests.label.learning import make_cases, make_learning_bundle
 
@@ -396,7 +397,7 @@ def test_a_killed_command_goes_on_and_another_bundles_weights_are_refused(tmp_pa
         "cpu",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run(
+    killed = warm.run(
         [sys.executable, "-c", _KILLED, *told, "-o", str(tmp_path / "killed")],
         env=environment,
         capture_output=True,
@@ -505,7 +506,7 @@ def test_monai_bundle_run_training_is_the_same_run(labelled, tmp_path):
     command += ["--loop#cooldown_steps", "0"]
     command += ["--config_file", "['configs/inference.json','configs/train.json']"]
     environment = {**os.environ, "MEDVIT_SHARED": str(tmp_path / "shared"), "PYTHONPATH": str(ROOT)}
-    outcome = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    outcome = warm.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     theirs = torch.load(next(folder.rglob("checkpoint.pt")), weights_only=True)
     ours = torch.load(
