@@ -38,7 +38,8 @@ test: dev system check
 soak: dev system
 	$(BIN)/python tests/run.py -m soak --durations=25
 
-# The documentation site in site/; open site/index.html. It needs no network once its packages are installed.
+# The documentation site in site/: open site/index.html, or run python3 -m http.server -d site, which the search needs. No network
+# is needed once its packages are installed.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

@@ -83,7 +83,8 @@ def _filled(entries: list[Any], uris: list[str]) -> list[Any]:
             filled += [{k: _filled(v, uris) if isinstance(v, list) else v for k, v in entry.items()}]
         elif entry.endswith("/*"):
             below = [uri for uri in uris if uri.startswith(entry[:-1])]
-            filled += sorted(below, key=lambda uri: (uri != f"{entry[:-1]}index.md", uri))
+            first = [f"{entry[:-1]}index.md", f"{PYTHON}/medvit.md"]
+            filled += [uri for uri in first if uri in below] + sorted(set(below) - set(first))
         else:
             filled.append(entry)
     return filled
@@ -186,14 +187,12 @@ def _kind(parameter: Any) -> str:
     if getattr(parameter, "is_flag", False):
         return "flag"
     kind = parameter.type_descriptor.annotation
+    kind = next(iter(get_args(kind)), kind)  # of a list, the kind of one value
     if isinstance(kind, EnumType):
         name = ", ".join(f"`{member.value}`" for member in kind)
-    elif get_args(kind):
-        name = str(kind)
     else:
-        name = {"str": "text", "int": "whole number", "float": "number", "Path": "path"}.get(
-            kind.__name__, kind.__name__
-        )
+        names = {"str": "text", "int": "whole number", "float": "number", "Path": "path"}
+        name = names.get(kind.__name__, kind.__name__)
     return name + (", repeatable" if getattr(parameter, "multiple", False) else "")
 
 
@@ -338,25 +337,45 @@ def _models_index() -> str:
     lines = [
         "# Models and their limits",
         "",
-        "Each model is a MONAI bundle. The table is generated from the bundles' metadata. A model's page states its intended",
+        "Each model is a MONAI bundle. This table is generated from the bundles' metadata. A model's page states its intended",
         "use, its limits, its training data, its scores and its licence. For research use, not for diagnosis.",
         "",
-        "| bundle | task | images | licence | score |",
-        "|---|---|---|---|---|",
+        "| bundle | task | images | score | best rating | licence |",
+        "|---|---|---|---|---|---|",
     ]
+    best = _best_ratings()
     for folder in bundle_folders():
         data = json.loads((folder / "configs/metadata.json").read_text(encoding="utf-8"))
         own = data["medvit"]
         lines.append(
-            f"| [`{folder.name}`]({folder.name}/index.md) | {_cell(data['task'])} | {', '.join(own['modalities'])} "
-            f"| {_cell(own['licence'])} | {_score(data.get('eval_metrics', {}))} |"
+            f"| [{folder.name}]({folder.name}/index.md) | {_cell(data['task'])} | {', '.join(own['modalities'])} "
+            f"| {_score(data.get('eval_metrics', {}))} | {best[folder.name]} | {_cell(own['licence'])} |"
         )
-    return "\n".join(
-        [*lines, "", "[How far a result can be trusted](../rating.md) explains the rating of a result.", ""]
-    )
+    lines += [
+        "",
+        "The best rating is the highest one that a result of the bundle can get.",
+        "[How far you can trust a result](../rating.md) explains it.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
-def _score(metrics: dict[str, Any]) -> str:
-    names = {"mean_dice": "mean Dice {:.3f}", "psnr_gain": "+{:.2f} dB"}
-    found = [words.format(metrics[name]) for name, words in names.items() if name in metrics]
-    return ", ".join(found) or "see its page"
+def _best_ratings() -> dict[str, str]:
+    """Return the best rating of each bundle, as ``medvit bundles list`` prints it."""
+    from typer.testing import CliRunner
+
+    from medvit.cli.main import app
+
+    listed = CliRunner().invoke(app, ["bundles", "list", "--json"])
+    return {row["name"]: row["best_rating"] for row in json.loads(listed.stdout)}
+
+
+def _score(metrics: dict[str, float]) -> str:
+    """Word the first score of the metadata."""
+    words = {
+        "mean_dice": "mean Dice {:.3f}",
+        "published_mean_dice": "mean Dice {:.2f}, as published; not measured here",
+        "psnr_gain_db": "{:+.2f} dB PSNR",
+    }
+    name = next((name for name in words if name in metrics), "")
+    return words[name].format(metrics[name]) if name else ""
