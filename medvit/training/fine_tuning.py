@@ -1,7 +1,7 @@
-"""A bundle trained further on a user's own labels: its recipe made short and gentle, a copy of it to hold the weights.
+"""Fine-tuning of a bundle on a user's labels: a shortened recipe, and a copy of the bundle for the new weights.
 
-Scores before and after are of the bundle as users run it, on cases that neither run has trained on. The shipped bundle is
-never written to.
+Scores before and after are computed as for users' runs, on cases that neither training used. The shipped bundle is never
+changed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from medvit.training.trainer import TrainSettings, fit
 __all__ = ["FineTuning", "copy_untrained", "fine_tune", "fine_tuning_recipe"]
 
 _CHECKPOINTS = 10
-"""Checkpoints in a run, at least; a run that is killed loses no more than a tenth."""
+"""Smallest number of checkpoints in a run, so that a killed run loses at most a tenth."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """One run of it.
+    """Settings of one fine-tuning run.
 
     Attributes:
-        base: the bundle whose weights it starts from.
-        data: data list with "training" and "validation"; the second judges alone.
-        folder: for all that the run makes; a run killed there is gone on with.
-        version: what the new bundle calls itself.
-        steps: optimiser steps.
-        learning_rate: the constant rate, before it falls to zero over the last third.
+        base: bundle with the initial weights.
+        data: data list with "training" and "validation"; the second is only evaluated.
+        folder: folder for all files of the run; a killed run is resumed there.
+        version: version of the new bundle.
+        steps: number of optimiser steps.
+        learning_rate: constant rate, before it falls to zero over the last third.
         device: auto, cpu, gpu, gpu:N or mps.
-        adapters: train these in place of all weights.
+        adapters: train adapters instead of all weights.
     """
 
     base: Bundle
@@ -52,14 +52,14 @@ class FineTuning:
 
     @property
     def candidate(self) -> Path:
-        """The folder of the new bundle, which bears the old one's name."""
+        """Folder of the new bundle, which has the name of the old one."""
         return self.folder / "candidate" / self.base.name
 
 
 def fine_tuning_recipe(recipe: Recipe, steps: int, learning_rate: float) -> Recipe:
-    """A recipe for weights that are trained already: short, at a small rate, judged only when it is done.
+    """Adapt a recipe to trained weights: few steps, a small rate, evaluation only at the end.
 
-    Picking the best of many scores by the held-out cases would make their last score look better than it is.
+    If the best of many scores on the held-out cases were selected, that score would be too optimistic.
     """
     recipe.objective.fine_tuning_mode()
     shortened = recipe.with_steps(steps)
@@ -72,19 +72,20 @@ def fine_tuning_recipe(recipe: Recipe, steps: int, learning_rate: float) -> Reci
 
 
 def fine_tune(wanted: FineTuning, say: Callable[[str], None], before: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Score, train further, score again; the new bundle lies in ``wanted.candidate``.
+    """Score, train, score again; the new bundle is in ``wanted.candidate``.
 
     Args:
-        wanted: what to do.
-        say: takes a line as each stage begins.
-        before: what ``evaluate_bundle`` says of the base on the validation cases, where it was asked already.
+        wanted: settings of the run.
+        say: receives a line at the start of each stage.
+        before: scores of the base on the validation cases by ``evaluate_bundle``, if they are already known.
 
     Returns:
         ``{"metric", "before", "after", "metrics_before", "metrics_after", "cases_before", "cases_after"}``; scores are of the
         validation cases, higher is better.
 
     Raises:
-        BundleError: not trained, or no train.json or evaluate.json. Others as ``medvit.training.trainer.fit``.
+        BundleError: the bundle is not trained, or has no train.json or evaluate.json.
+        MedvitError: other errors as for ``medvit.training.trainer.fit``.
     """
     if before is None:
         say("judging the weights there are")
@@ -113,18 +114,18 @@ def _scores(wanted: FineTuning, bundle: Bundle) -> dict[str, Any]:
 
 
 def _kept_scores(wanted: FineTuning) -> dict[str, Any]:
-    """The scores of the bundle there is, made once however often the run is gone on with."""
+    """Return the scores of the base bundle, computed once and kept for resumed runs."""
     return kept(wanted.folder / "before.json", lambda: _scores(wanted, wanted.base))
 
 
 def copy_untrained(base: Bundle, candidate: Path) -> None:
-    """A copy of a bundle without weights, and without the docs of its own training, in place of what is there."""
+    """Copy a bundle without weights and training docs; an existing copy is replaced."""
     shutil.rmtree(candidate, ignore_errors=True)
     shutil.copytree(base.root, candidate, ignore=shutil.ignore_patterns("models", "docs", "eval", "data"))
 
 
 def _describe(wanted: FineTuning, before: dict[str, Any], after: dict[str, Any] | None) -> None:
-    """Let the new bundle say what it is: version, scores, and nothing that was true of the old weights alone."""
+    """Update the metadata of the new bundle: version and scores; remove what belongs to the old weights."""
     path = wanted.candidate / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
     counts = {name: len(cases) for name, cases in _parts(wanted.data).items()}

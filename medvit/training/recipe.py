@@ -1,4 +1,4 @@
-"""A bundle's training config as one object: what is trained for, how samples are drawn, how the loop runs."""
+"""Recipe: a bundle's training config as an object with objective, sampling and loop settings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Recipe", "read_recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a bundle's train.json says.
+    """Content of a bundle's train.json.
 
     Attributes:
         objective: the network and its loss.
-        draws: how samples are drawn.
-        loop: how long and how fast.
-        name: the config's name; ``train`` makes weights that can be published.
+        draws: settings from which a sampler is made.
+        loop: duration and learning rate.
+        name: name of the config; ``train`` makes weights that can be published.
     """
 
     objective: Objective
@@ -32,7 +32,7 @@ class Recipe:
     name: str = "train"
 
     def with_steps(self, steps: int | None) -> Recipe:
-        """The same for another number of steps, of which at most a third are cooling down."""
+        """Return the recipe with another number of steps, of which at most a third are cooldown."""
         if steps is None:
             return self
         return replace(
@@ -45,11 +45,11 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
 
     Args:
         bundle: the bundle.
-        name: the config's.
-        seed: in place of the config's ``loop#seed``.
+        name: name of the config.
+        seed: replaces the config's ``loop#seed``.
 
     Raises:
-        BundleError: no such config, one without a recipe, one that cannot be built, or a seed for one without a ``loop``.
+        BundleError: the config is missing, has no recipe or cannot be built, or a seed is given for a config without a ``loop``.
     """
     configs = [bundle.root / "configs" / f"{part}.json" for part in ("inference", name)]
     if not configs[1].is_file():

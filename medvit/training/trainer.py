@@ -1,4 +1,4 @@
-"""From a bundle and a data list to weights: ``medvit train`` and ``monai.bundle run training`` both end in ``fit``."""
+"""Training of a bundle from a data list; ``medvit train`` and ``monai.bundle run training`` both call ``fit``."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ __all__ = ["Recipe", "TrainSettings", "fit", "open_bundle", "train_bundle"]
 
 
 _BEFORE = "before.json"
-"""In a run's folder: what the weights scored that it began from."""
+"""File in a run's folder with the scores of its initial weights."""
 
 Score = Callable[[nn.Module], dict[str, float]]
-"""Takes a network and gives its metrics, the one to watch first."""
+"""Function from a network to its metrics, the one to watch first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """What a user may say about a training run; everything else is the bundle's.
+    """Settings of a training run that a user can choose; the others are the bundle's.
 
     Attributes:
-        data: the images to train on.
-        output: checkpoints and curves go to ``output/<bundle name>``, or a folder of the recipe's name in there.
-        steps: optimiser steps in all; None for the bundle's.
-        publish: write the averaged weights, and the record of how they were made, into the bundle in the end.
-        recipe: which of the bundle's training configs.
-        start: weights to start from, a checkpoint or a bundle's name; None for new ones.
+        data: training images.
+        output: checkpoints and curves are written to ``output/<bundle name>``, or its subfolder with the recipe's name.
+        steps: total number of optimiser steps; None for the bundle's.
+        publish: write the averaged weights and the training record to the bundle at the end.
+        recipe: name of the bundle's training config.
+        start: initial weights, a checkpoint or a bundle's name; None for random ones.
         device: auto, cpu, gpu, gpu:N or mps.
         precision: fp32, bf16 or fp16.
-        workers: processes that prepare samples.
-        adapters: train these beside the weights of ``start`` and merge them when publishing; None trains all weights.
-        compare: score the validation cases before and after, where the run starts from weights and has such cases.
-        seed: of samples, dropout and what is drawn anew; None for the bundle's.
+        workers: number of processes that prepare samples.
+        adapters: train adapters on the weights of ``start`` and merge them when publishing; None trains all weights.
+        compare: score the validation cases before and after, if the run starts from weights and has such cases.
+        seed: seed of samples, dropout and random weights; None for the bundle's.
     """
 
     data: DataList = field(default_factory=DataList)
@@ -76,11 +76,14 @@ class TrainSettings:
 
 
 def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
-    """Train, or go on training, and return the checkpoint's path.
+    """Train or resume, and return the checkpoint's path.
 
     Raises:
-        BundleError: no such recipe. SourceError: the data list is wrong. CheckpointError: nothing to start from.
-        BackendError: no such device or precision. DivergedError, StoppedError: see ``TrainingLoop``.
+        BundleError: the recipe is missing.
+        SourceError: the data list is wrong.
+        CheckpointError: the initial weights are missing or do not match.
+        BackendError: there is no such device or precision.
+        DivergedError, StoppedError: see ``TrainingLoop``.
     """
     if settings.publish and settings.recipe != "train":
         raise BundleError(
@@ -100,7 +103,7 @@ def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
 
 
 def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
-    """Run a recipe on the cases of the list; ``python -m monai.bundle run training`` calls this as well."""
+    """Run a recipe on the cases of the list; ``python -m monai.bundle run training`` also calls this."""
     with several_processes(choose_device(settings.device)) as device:
         machine = Machine(device, settings.precision, settings.workers)
         folder = settings.output / bundle.name
@@ -119,7 +122,7 @@ def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
             f"{bundle.name}: {recipe.loop.steps} steps on {device} in {settings.precision}; checkpoints and curves in {folder}"
         )
         average = run.run()
-        _say_remarks(run, settings, said)  # those on validation cases, which are read later
+        _say_remarks(run, settings, said)  # remarks on validation cases, which are read later
         beside = _known_by(settings, adapted)
         if judge is not None and before is not None:
             run.network.load_state_dict(average)
@@ -135,7 +138,7 @@ def fit(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Path:
 
 
 def _say_remarks(run: TrainingLoop, settings: TrainSettings, before: Sequence[str] = ()) -> Sequence[str]:
-    """Log what was found in the files of the list and not logged before; give all of it."""
+    """Log the remarks on the files of the list that were not logged before; return all of them."""
     reading = settings.data.reading
     lines = [*(f"Warning: {flag}" for flag in reading.flags), *(f"Note: {note}" for note in reading.notes)]
     for line in lines:
@@ -152,14 +155,14 @@ def _adapt(recipe: Recipe, settings: TrainSettings) -> Adapted | None:
 
 
 def _begin(run: TrainingLoop, settings: TrainSettings, judge: Score | None) -> dict[str, float] | None:
-    """Start from weights unless there is a checkpoint to go on from; what the weights scored, where that is asked."""
+    """Load initial weights unless there is a checkpoint to resume; return their scores if requested."""
     kept_at = run.folder / _BEFORE
     if run.checkpoint.exists():
         unused = f"; {settings.start} is not used" if settings.start else ""
         run.log.say(f"Going on from {run.checkpoint}{unused}.")
     elif settings.start is not None:
         _start(run, settings.start)
-        kept_at.unlink(missing_ok=True)  # of a run that was ended before its first checkpoint
+        kept_at.unlink(missing_ok=True)  # scores of a run that ended before its first checkpoint
     if judge is None:
         return None
     return kept(kept_at, lambda: judge(run.network))
@@ -174,7 +177,7 @@ def _start(run: TrainingLoop, start: str) -> None:
 
 
 def _known_by(settings: TrainSettings, adapted: Adapted | None) -> dict[str, Any]:
-    """What the record says of a run that began from weights; of a file, its name and not where it lies."""
+    """Return the record's entries about initial weights and remarks; a file is recorded by name, without its folder."""
     found: dict[str, Any] = {} if settings.start is None else {"started_from": Path(settings.start).name}
     reading = settings.data.reading
     if reading.geometry or reading.notes or reading.flags:
@@ -185,11 +188,11 @@ def _known_by(settings: TrainSettings, adapted: Adapted | None) -> dict[str, Any
 def _judge(
     bundle: Bundle, recipe: Recipe, settings: TrainSettings, run: TrainingLoop, score: Score | None
 ) -> Score | None:
-    """What scores the weights before and after; None where that is not asked or, said plainly, not possible."""
+    """Return the scorer for before and after; None if it is not requested or, with a message, not possible."""
     if not settings.compare or settings.start is None or recipe.name != "train" or not run.first:
         return None
     if run.checkpoint.exists() and not (run.folder / _BEFORE).is_file():
-        return None  # a run that began without being judged
+        return None  # the run began without scores
     if score is not None:
         return score
     path = settings.data.data or bundle.root / "configs" / "datalist.json"
@@ -202,9 +205,9 @@ def _judge(
 
 
 def _score(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Score | None:
-    """What scores the network on the validation split as users will run it; None where a recipe has no scores."""
+    """Return the scorer of the network on the validation split, as for users' runs; None if the recipe has no scores."""
     if recipe.name != "train" or not 0 < recipe.loop.validate_every <= recipe.loop.steps:
         return None
     if idist.get_rank() > 0:
-        return lambda _: {}  # the first process scores for all; the others need not hold its cases
+        return lambda _: {}  # only the first process scores, so the others need not load the cases
     return scorer(bundle, settings.data.data, settings.data.root, "validation", settings.data.reading)

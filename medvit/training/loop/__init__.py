@@ -1,4 +1,4 @@
-"""The training loop and its files."""
+"""Training loop, its settings, and the files of a run."""
 
 import lazy_loader
 

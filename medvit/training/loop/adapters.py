@@ -1,9 +1,8 @@
-"""Fine-tuning a few numbers for each linear layer in place of all weights (LoRA: E. Hu et al., arXiv 2106.09685).
+"""Low-rank adapters for fine-tuning (LoRA: E. Hu et al., arXiv 2106.09685).
 
-A linear layer of weights W computes with W + B A while it trains, B and A thin: ``rank`` numbers for each of its inputs and
-outputs. W stays as it is, B begins at zero, so a network with adapters starts as the one without. ``merge_adapters`` adds them up:
-what is published has the tensors that it always had, and nothing that runs it need know. The paper's factor alpha / r is 1
-here, so that a checkpoint says all that a merge needs.
+During training a linear layer with weights W computes with W + B A, where B and A have ``rank`` columns and rows. W is frozen
+and B starts at zero, so a network with adapters starts as the same function. ``merge_adapters`` adds B A to W, so published
+weights have the usual tensors. The paper's factor alpha / r is 1 here, so that a checkpoint has all data needed for the merge.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ __all__ = ["Adapted", "AdapterSettings", "adapt", "is_adapter", "merge_adapters"
 
 _DOWN, _UP = ".adapter_down", ".adapter_up"
 _HEADS = ("out", "output", "head")
-"""What the layer that ends a network is called in ours."""
+"""Names of the last layer in medvit's networks."""
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What is trained in place of all weights.
+    """Settings of adapters.
 
     Attributes:
-        rank: numbers for each input and output of a linear layer; no more than it has of either.
-        rest: whether norms and the network's last layer, one to three thousandths of its numbers, are trained whole beside them; norms
-            carry what another scanner changes, and a head what another annotator means.
+        rank: rank of each adapter, limited by the layer's numbers of inputs and outputs.
+        rest: also train norms and the last layer, 0.1 to 0.3 % of the network's parameters; norms adapt to another scanner, the
+            head to another annotator.
 
     Raises:
-        BundleError: a rank below 1.
+        BundleError: the rank is below 1.
     """
 
     rank: int = 8
@@ -52,14 +51,14 @@ class AdapterSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """What ``adapt`` did, for the record.
+    """Facts about the adapters of a network, for the record.
 
     Attributes:
-        rank: of the adapters.
-        layers: linear layers that have one.
-        norms_and_head: whether those are trained as well.
-        trained_parameters: numbers that are trained.
-        parameters: numbers of the network without adapters.
+        rank: rank of the adapters.
+        layers: number of linear layers with an adapter.
+        norms_and_head: True if norms and head are trained as well.
+        trained_parameters: number of trained parameters.
+        parameters: number of parameters of the network without adapters.
     """
 
     rank: int
@@ -77,12 +76,12 @@ class Adapted:
         )
 
     def record(self) -> dict[str, Any]:
-        """The same as ``docs/training.json`` has it."""
+        """Return the facts as written to ``docs/training.json``."""
         return asdict(self)
 
 
 class _Adapter(nn.Linear):
-    """A linear layer that computes with W + B A; its other parameters keep their names."""
+    """Linear layer that computes with W + B A; its other parameters keep their names."""
 
     adapter_down: nn.Parameter
     adapter_up: nn.Parameter
@@ -92,22 +91,22 @@ class _Adapter(nn.Linear):
 
 
 class _StillNorm(nn.Module):
-    """Mixed into a frozen norm that keeps running means: training does not move them."""
+    """Mixin for a frozen norm, whose running statistics do not change in training."""
 
     def train(self, mode: bool = True) -> _StillNorm:
         return super().train(False)
 
 
 def adapt(objective: nn.Module, settings: AdapterSettings, seed: int = 0) -> Adapted:
-    """Freeze an objective's network, in place, and give each of its linear layers an adapter to train.
+    """Freeze an objective's network, in place, and add an adapter to each of its linear layers.
 
     Args:
-        objective: holds the network as ``network``; what else it holds is frozen too.
-        settings: what is trained.
-        seed: of the numbers that A begins with.
+        objective: objective with the network as ``network``; its other parameters are frozen too.
+        settings: settings of the adapters.
+        seed: seed of the initial numbers of A.
 
     Raises:
-        BundleError: a network without linear layers.
+        BundleError: the network has no linear layers.
     """
     network: nn.Module = objective.network  # type: ignore[assignment]
     parameters = sum(p.numel() for p in network.parameters())
@@ -147,7 +146,7 @@ def _add(layer: nn.Linear, rank: int, generator: torch.Generator) -> None:
 
 
 def _rest(network: nn.Module) -> list[nn.Parameter]:
-    """Parameters of norms and of the last layer; those that no recipe trains are not among them."""
+    """List the parameters of norms and of the last layer, except those that the recipe does not train."""
     modules: list[nn.Module] = [m for m in network.modules() if isinstance(m, nn.LayerNorm | nn.GroupNorm | _NormBase)]
     modules += [child for name, child in network.named_children() if name in _HEADS]
     return [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -161,12 +160,12 @@ def _hold_still(network: nn.Module) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor of this name is part of an adapter."""
+    """Return True if a tensor name belongs to an adapter."""
     return name.endswith((_DOWN, _UP))
 
 
 def merge_adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without adapters, each added to the weights it belongs to; one that has none is as it was."""
+    """Return a state dict in which each adapter is added to its weights; without adapters it is unchanged."""
     found = {name: value for name, value in state.items() if not is_adapter(name)}
     for name, down in state.items():
         if name.endswith(_DOWN):

@@ -1,4 +1,4 @@
-"""A training run's files: written aside, then renamed, and a full disk said plainly."""
+"""Atomic writing of a training run's files, with a clear error for a full disk."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["store_state"]
 
 
 def store_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a state as a PyTorch file under a temporary name, then rename it; the older file stays until then.
+    """Write a state as a PyTorch file under a temporary name, then rename it; the older file is kept until then.
 
     Raises:
-        OutputError: it cannot be written (a full disk, say); the older file is as it was.
+        OutputError: the file cannot be written (e.g. a full disk); the older file is unchanged.
     """
     temporary = path.with_suffix(".tmp")
     try:

@@ -1,4 +1,4 @@
-"""Curves of a training run: CSV always, TensorBoard where it is installed."""
+"""Curves of a training run: CSV always, TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Log"]
 
 
 class Log:
-    """Writes rows of numbers to ``<name>.csv`` in a folder, to TensorBoard and to the screen.
+    """Writer of rows of numbers to ``<name>.csv`` in a folder, to TensorBoard and to the screen.
 
     Args:
-        folder: where the files go.
-        first: whether this process writes at all; of several, one does.
+        folder: folder of the files.
+        first: True for the first process, the only one that writes.
     """
 
     def __init__(self, folder: Path, first: bool = True) -> None:
@@ -23,7 +23,7 @@ class Log:
         self._board: Any = None
 
     def write(self, name: str, step: int, row: dict[str, float], beside: str = "") -> None:
-        """Add a row, whose columns are those of the first row; what stands beside it is for the screen alone."""
+        """Add a row with the columns of the first row; ``beside`` is only printed."""
         if not self.first:
             return
         path = self.folder / f"{name}.csv"
@@ -40,12 +40,12 @@ class Log:
         self.say(f"step {step}  " + "  ".join(f"{key} {value:g}" for key, value in row.items()) + beside)
 
     def say(self, text: str) -> None:
-        """Print a line, from the first process alone."""
+        """Print a line, from the first process only."""
         if self.first:
             print(text, flush=True)
 
     def cut(self, step: int) -> None:
-        """Drop rows after a step: a resumed run makes them again."""
+        """Remove rows after a step, which a resumed run computes again."""
         if not self.first:
             return
         for path in (self.folder / "curve.csv", self.folder / "scores.csv"):
@@ -57,7 +57,7 @@ class Log:
                 os.replace(temporary, path)
 
     def close(self) -> None:
-        """Flush what TensorBoard holds back."""
+        """Close TensorBoard's writer."""
         if self._board:
             self._board.close()
 

@@ -1,4 +1,4 @@
-"""Starting a training run from weights that are there already: a checkpoint of ours, a bundle, a published file."""
+"""Initial weights of a training run from a checkpoint, a bundle or a published file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Started", "read_weights", "start_from"]
 
 @dataclass(frozen=True)
 class Started:
-    """What a run began from.
+    """Facts about the initial weights of a run.
 
     Attributes:
         said: one line for the user.
-        whole: whether all that the network learns was there.
+        whole: True if all learnt tensors were loaded.
     """
 
     said: str
@@ -32,17 +32,18 @@ class Started:
 
 
 def start_from(network: nn.Module, given: str) -> Started:
-    """Give a network, in place, every tensor of the same name and shape that the weights hold; say how many.
+    """Load every tensor with the name and shape of one of the network's into the network, in place.
 
-    What has another shape (a head for other labels, say) stays as it was drawn. Adapters of the weights' own run are merged
-    first; those of the network stay as they are.
+    Tensors of another shape (such as a head for other labels) keep their random values. Adapters in the given weights are merged
+    first; those of the network are unchanged.
 
     Args:
         network: the network.
-        given: a file of weights or a checkpoint of a run (its averaged weights are taken), or a bundle's name.
+        given: a file of weights, a run's checkpoint (its averaged weights are used), or a bundle's name.
 
     Raises:
-        CheckpointError: nothing fits, or, with adapters, not all that they need. BundleError: no such bundle, or not trained.
+        CheckpointError: no tensor matches, or, with adapters, a frozen tensor is missing.
+        BundleError: the bundle is unknown or not trained.
     """
     stored = read_weights(given)
     own = network.state_dict()
@@ -62,7 +63,7 @@ def start_from(network: nn.Module, given: str) -> Started:
 
 
 def _refuse_frozen(network: nn.Module, given: str, new: list[str]) -> None:
-    """Adapters beside weights drawn at random, which nothing trains, would learn to undo those."""
+    """Refuse frozen tensors with random values: adapters would only learn to undo them."""
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}.intersection(new)
     if frozen and any(is_adapter(name) for name in network.state_dict()):
         raise CheckpointError(
@@ -73,10 +74,11 @@ def _refuse_frozen(network: nn.Module, given: str, new: list[str]) -> None:
 
 
 def read_weights(given: str) -> Mapping[str, Tensor]:
-    """The tensors of a file of weights, a run's checkpoint (its averaged weights, adapters merged) or a bundle, by name.
+    """Read the tensors of a weights file, a checkpoint (averaged, with adapters merged) or a bundle, by name.
 
     Raises:
-        CheckpointError: the file holds none. BundleError: no such bundle, or not trained.
+        CheckpointError: the file has no tensors.
+        BundleError: the bundle is unknown or not trained.
     """
     path = Path(given)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What a training run uses of the machine it runs on."""
+"""Device, precision and processes of a training run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Machine:
-    """Device, precision and helpers; nothing here changes what is learnt but for rounding.
+    """Device, precision and worker processes; they change results only by rounding.
 
     Attributes:
-        device: where to train. Of several processes each takes its own GPU.
+        device: device of the training. With several processes each has its own GPU.
         precision: "fp32", or on GPUs mixed precision with "bf16", or "fp16" with a scaled loss.
-        workers: processes that prepare samples beside the training; 0 prepares them in between.
+        workers: number of processes that prepare samples; 0 prepares them in the training process.
 
     Raises:
-        BackendError: another precision, or one that the device does not train in.
+        BackendError: the precision is unknown, or the device does not support it for training.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -41,7 +41,7 @@ class Machine:
                 f"precision {self.precision!r}", f"it must be one of {', '.join(_TYPES)}", "Correct --precision."
             )
         if self.precision != "fp32" and self.device.type == "cpu":
-            # seen with torch 2.13 on AVX-512 with bf16: memory that nobody wrote in a weight's gradient, now and then, up to 1e34
+            # with torch 2.13 on AVX-512, bf16 gradients of weights sometimes contain uninitialised memory, up to 1e34
             raise BackendError(
                 f"precision {self.precision} on cpu",
                 "there, gradients of small convolutions are now and then wrong in it (oneDNN, pytorch issue 169688)",
@@ -56,23 +56,23 @@ class Machine:
 
     @property
     def scaled(self) -> bool:
-        """Whether the loss must be scaled, since small gradients would vanish."""
+        """True if the loss must be scaled, since small gradients would underflow."""
         return self.precision == "fp16"
 
     def prepare_objective(self, objective: Objective) -> Objective:
-        """The objective on the device, in place, its convolutions as this device does them best."""
+        """Move the objective to the device, in place; on a CPU also speed up its convolutions."""
         if self.device.type == "cpu":
             speed_up_convolutions(objective)
         return objective.to(self.device)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Mixed precision within, where it was asked for."""
+        """Return the context of mixed precision, if requested."""
         return torch.autocast(self.device.type, _TYPES[self.precision], enabled=self.precision != "fp32")
 
 
 @contextmanager
 def several_processes(device: torch.device) -> Iterator[torch.device]:
-    """Join the other processes if ``torchrun`` started this one; gives the device of this process."""
+    """Join the process group if ``torchrun`` started this process; yield this process's device."""
     if not torch.distributed.is_torchelastic_launched():
         yield device
         return

@@ -1,4 +1,4 @@
-"""From a training checkpoint to a bundle's weights: averaged, fp16, safetensors, checksum recorded."""
+"""Publication of a checkpoint as a bundle's weights: averaged, fp16, safetensors, with the checksum recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["publish"]
 def publish(bundle: Bundle, state: dict[str, Tensor]) -> str:
     """Write a state dict as the bundle's weights and record its sha256 in metadata.json; return the sha256.
 
-    Index tables that follow from the architecture are left out: they would double the file.
+    Index tables, which the architecture determines, are left out, since they would double the file.
     """
     kept = {k: v.detach().to(torch.float16).contiguous() for k, v in state.items() if v.is_floating_point()}
     content = save(*narrowed(kept))

@@ -1,4 +1,4 @@
-"""Scores before and after a run that starts from weights that are there."""
+"""Comparison of scores before and after a run that starts from existing weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["before_after", "kept"]
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a JSON file holds, made once however often the run beside it is gone on with."""
+    """Return the content of a JSON file; if it is missing, compute and write it first, so that resumed runs reuse it."""
     if not path.is_file():
         made = make()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,7 +22,7 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def before_after(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Two sets of the same metrics as a Markdown table, the one to watch first."""
+    """Format two sets of the same metrics as a Markdown table."""
     lines = ["| on the validation cases | before | after | change |", "|---|---|---|---|"]
     for name, value in before.items():
         lines.append(f"| {name} | {value:.4f} | {after[name]:.4f} | {after[name] - value:+.4f} |")

@@ -1,4 +1,4 @@
-"""How long and how fast a training loop runs."""
+"""Settings of the training loop."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["LoopSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """How long and how fast to train; a bundle's train.json says it.
+    """Duration and learning rate of a training run, from a bundle's train.json.
 
     Attributes:
-        steps: optimiser steps in all.
-        cooldown_steps: the last steps, over which the learning rate falls linearly to zero. The rate is
-            constant before them, so a run can be resumed and lengthened without a schedule to redo.
-        warmup_steps: the first steps, over which the rate rises linearly.
-        batch_size: samples per step and process.
-        learning_rate: AdamW's constant rate.
-        weight_decay: AdamW's decoupled decay.
-        clip_norm: the gradient is shortened to this length where it is longer.
-        ema_decay: decay of the moving average of weights, which is what is kept in the end.
+        steps: total number of optimiser steps.
+        cooldown_steps: number of last steps, over which the learning rate falls linearly to zero. The rate is constant before
+            them, so that a run can be resumed and lengthened.
+        warmup_steps: number of first steps, over which the rate rises linearly.
+        batch_size: number of samples per step and process.
+        learning_rate: constant rate of AdamW.
+        weight_decay: decoupled weight decay of AdamW.
+        clip_norm: largest norm of the gradient; a longer gradient is scaled down.
+        ema_decay: decay of the moving average of weights, which is kept at the end.
         checkpoint_every: steps between checkpoints.
-        validate_every: steps between scores on the validation split, the last step being scored too; 0 for none. Where there
-            are scores, the average with the best one is what is kept in the end.
-        patience: stop after so many scores without a better one; 0 never stops early.
-        seed: seeds samples, dropout and initial weights.
+        validate_every: steps between scores on the validation split (the last step is also scored); 0 for none. With scores, the
+            average with the best score is kept at the end.
+        patience: stop after this number of scores without a better one; 0 never stops early.
+        seed: seed of samples, dropout and initial weights.
         log_every: steps between rows of the curve.
     """
 
@@ -44,6 +44,6 @@ class LoopSettings:
     log_every: int = 20
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step: rising, constant, linear to zero at the end."""
+        """Return the learning rate at a step: rising, constant, then linear to zero."""
         left = (self.steps - step) / max(1, self.cooldown_steps)
         return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps), max(0.0, left))

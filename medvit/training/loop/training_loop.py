@@ -1,7 +1,7 @@
-"""The one training loop: whatever the network, killed and resumed at any step, on one process or on many.
+"""Training loop for all networks; a run can be killed and resumed at any step, on one process or several.
 
-A step depends on its number and on nothing before it but the weights: crops, noise and dropout are seeded by (seed,
-step, rank). A run that was killed and resumed therefore ends with the very weights of one that was not.
+A step depends only on its number and on the weights before it: crops, noise and dropout are seeded by (seed, step, rank). So a
+run that was killed and resumed ends with exactly the weights of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ __all__ = ["TrainingLoop"]
 
 
 class TrainingLoop:
-    """Trains an objective on what a sampler draws and keeps everything needed to go on in ``folder``.
+    """Training of an objective on the batches of a sampler, with all files for resuming in ``folder``.
 
     Args:
         objective: the network and its loss, on the CPU; moved to the machine's device.
-        sampler: draws batches.
-        settings: how long and how fast.
-        folder: ``checkpoint.pt``, ``best.pt``, ``curve.csv``, ``scores.csv`` and TensorBoard's files go there; a
-            checkpoint already there is resumed.
+        sampler: source of batches.
+        settings: duration and learning rate.
+        folder: folder for ``checkpoint.pt``, ``best.pt``, ``curve.csv``, ``scores.csv`` and TensorBoard's files; an existing
+            checkpoint is resumed.
         machine: device, precision, workers.
-        score: scores a network, higher is better, the first entry counts; None for no scores.
+        score: function from a network to scores, higher is better, of which the first counts; None for no scores.
     """
 
     def __init__(
@@ -71,29 +71,30 @@ class TrainingLoop:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the newest state lies."""
+        """File of the newest state."""
         return self.folder / "checkpoint.pt"
 
     def restart_average(self) -> None:
-        """Let the average be the network's present weights, as far as they are trained."""
+        """Set the average to the network's current trained weights."""
         self.average = {k: v.detach().clone() for k, v in self.objective.trained().items()}
 
     def fine_tuning_mode(self) -> None:
-        """Leave out what helps weights that begin from nothing, now and when this run goes on."""
+        """Disable aids for training from scratch, now and after a resume."""
         self.fine_tuning = True
         self.objective.fine_tuning_mode()
 
     def run(self) -> dict[str, Tensor]:
-        """Train to the last step, or until scores stop rising, and return the averaged weights to keep, on the CPU.
+        """Train to the last step, or until scores stop rising; return the averaged weights to keep, on the CPU.
 
         Raises:
-            DivergedError: a loss or gradient is not finite. StoppedError, CheckpointError, OutputError: interrupted; see ``resume``, ``save``.
+            DivergedError: a loss or gradient is not finite.
+            StoppedError, CheckpointError, OutputError: the run was interrupted; see ``resume`` and ``save``.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
         if self.step < self.settings.steps and not 0 < self.settings.patience <= self.stopping.counter:
             if idist.get_world_size() > 1:
-                # some objectives leave parameters out of some steps
+                # some objectives do not use all parameters in every step
                 self._wrapped = idist.auto_model(self.objective, find_unused_parameters=True)
             try:
                 self._engine().run(self._loader(), max_epochs=1)
@@ -116,10 +117,10 @@ class TrainingLoop:
         )
 
     def _engine(self) -> Engine:
-        """The loop itself; what happens beside a step is attached in the order in which it happens."""
+        """Make the engine with its handlers, attached in the order in which they run."""
         s = self.settings
         engine = Engine(self._train_one)
-        engine.logger.setLevel(logging.CRITICAL)  # it would print beside the one line that an error is
+        engine.logger.setLevel(logging.CRITICAL)  # errors are printed once, by the caller
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._track)
         engine.add_event_handler(self._every(s.log_every), self._log_metrics)
         if self.score is not None and s.validate_every:
@@ -151,7 +152,7 @@ class TrainingLoop:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         length = nn.utils.clip_grad_norm_(self.objective.parameters(), s.clip_norm)
-        if not m.scaled:  # a scaled loss may overflow; its scaler leaves such a step out
+        if not m.scaled:  # a scaled loss may overflow; the scaler skips such a step
             self._require_finite("a gradient of length", float(length))
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -159,7 +160,7 @@ class TrainingLoop:
         self._mean = value if math.isnan(self._mean) else 0.98 * self._mean + 0.02 * value
 
     def _require_finite(self, what: str, value: float) -> None:
-        """Stop before weights are touched, so that no checkpoint ever holds what is not a number."""
+        """Stop before weights are changed, so that a checkpoint never has NaN or infinite weights."""
         if not math.isfinite(value):
             good = (
                 f"the last good weights are in {self.checkpoint}" if self.checkpoint.exists() else "none are kept yet"
@@ -182,7 +183,7 @@ class TrainingLoop:
     def _log_metrics(self) -> None:
         seconds = (time.perf_counter() - self._since) / max(1, self.step - self._from)
         row = {
-            "loss": float(f"{self._mean:.4g}"),  # a restoration's is a few millionths
+            "loss": float(f"{self._mean:.4g}"),  # significant digits, since the loss of a restoration is about 1e-6
             "rate": self.settings.rate(self.step),
             "seconds_per_step": round(seconds, 2),
         }
@@ -194,7 +195,7 @@ class TrainingLoop:
         return EarlyStopping(
             patience=self.settings.patience or 1_000_000,
             score_function=lambda _: self._latest,
-            trainer=Engine(lambda *_: None),  # the engine of a run takes its place
+            trainer=Engine(lambda *_: None),  # replaced by the engine of the run
         )
 
     def _validate(self, engine: Engine) -> None:
@@ -209,7 +210,7 @@ class TrainingLoop:
             self.network.load_state_dict(now)
             self.network.train()
             self.log.write("scores", self.step, {k: round(v, 4) for k, v in scores.items()})
-        # every process must come to the same decision
+        # the score is shared, so that every process makes the same decision
         self._latest = float(idist.broadcast(next(iter(scores.values()), math.nan), src=0))
         if self._latest > self.best:
             self.best = self._latest
@@ -218,14 +219,14 @@ class TrainingLoop:
         self._since, self._from = time.perf_counter(), self.step
 
     def _kept(self) -> dict[str, Tensor]:
-        """The average that scored best where there are scores, else the last."""
+        """Return the average with the best score if there are scores, else the last average."""
         if self.best == -math.inf:
             return self.average
         found: dict[str, Tensor] = torch.load(self.folder / "best.pt", weights_only=True, map_location="cpu")["average"]
         return found
 
     def save(self) -> None:
-        """Write the whole state; OutputError where it cannot be written."""
+        """Write the whole state; raises OutputError if it cannot be written."""
         state = {
             "step": self.step,
             "best": self.best,
@@ -245,7 +246,7 @@ class TrainingLoop:
         idist.barrier()
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint of the folder, if there is one.
+        """Resume from the newest checkpoint of the folder, if there is one.
 
         Raises:
             CheckpointError: it is damaged, or of another network, recipe or version.

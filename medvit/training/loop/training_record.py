@@ -1,4 +1,4 @@
-"""What a published run was: steps, duration, machine, versions and hashes of its data, kept in the bundle's docs."""
+"""Record of a published run in the bundle's docs: steps, duration, machine, versions and hashes of its data."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def write_record(
     run: Path,
     beside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write ``docs/training.json`` and copy the run's curves beside it; gives what was written.
+    """Write ``docs/training.json`` and copy the run's curves to its folder; return the content.
 
-    No name of a host, a user or a folder is in it.
+    It contains no name of a host, a user or a folder.
 
     Args:
-        bundle: whose docs.
-        data: what it was trained on.
-        loop: the settings that were run.
+        bundle: bundle whose docs are written.
+        data: training data.
+        loop: settings of the run.
         machine: device and precision.
-        run: the run's folder, with ``curve.csv``.
-        beside: what else the run is to be known by.
+        run: folder of the run, with ``curve.csv``.
+        beside: further entries.
     """
     path = data.data or bundle.root / "configs" / "datalist.json"
     files, digest = files_hash(path, data)
@@ -78,9 +78,9 @@ def write_record(
 
 
 def files_hash(path: Path, data: DataList) -> tuple[int, str]:
-    """How many files a part of a list names, and one sha256 of them all.
+    """Return the number of files that a part of a list names, and one sha256 of them all.
 
-    It is that of the lines ``<sha256>  <path in the list>``, sorted by path: what ``sha256sum`` prints for them.
+    It is the hash of the lines ``<sha256>  <path in the list>``, sorted by path, as ``sha256sum`` prints them.
     """
     entries = json.loads(path.read_text())[data.split]
     named = sorted({value for entry in entries for value in entry.values() if isinstance(value, str)})
@@ -90,7 +90,7 @@ def files_hash(path: Path, data: DataList) -> tuple[int, str]:
 
 
 def machine_kind(device: torch.device) -> str:
-    """The kind of machine, in words; never which one it was."""
+    """Describe the kind of machine in words, without its name."""
     if device.type == "cuda":
         return f"GPU {torch.cuda.get_device_name(device)}"
     info = Path("/proc/cpuinfo")
@@ -104,7 +104,7 @@ def _lines(path: Path) -> Sequence[str]:
 
 
 def _seconds(curve: Path) -> float:
-    """Time in steps: what each row says a step took, times the steps since the row before."""
+    """Compute the time in steps: the seconds per step of each row times the steps since the row before."""
     total, before = 0.0, 0
     if curve.is_file():
         with curve.open(newline="") as file:
@@ -115,7 +115,7 @@ def _seconds(curve: Path) -> float:
 
 
 def _commit() -> str:
-    """The commit of the code that ran, with "+ changes" where files differ from it."""
+    """Return the commit of the running code, with "+ changes" if files differ from it."""
     root = Path(__file__).resolve().parents[3]
     git = ["git", "-C", str(root)]
     try:

@@ -1,4 +1,4 @@
-"""None"""
+"""Barlow Twins objective: pretraining of Barlow-Swin's encoder on pictures without labels."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = [
 
 
 class TwinsObjective(Objective):
-    """Barlow Twins of a ``BarlowSwin``'s encoder (arXiv 2103.03230, 2509.06885), with two views drawn of every picture.
+    """Barlow Twins objective for a ``BarlowSwin``'s encoder (arXiv 2103.03230, 2509.06885), with two random views of every picture.
 
     Args:
         network: the network whose encoder is trained in place.
         hidden: width of the projector.
         off_diagonal: λ of the loss.
-        weight_penalty: times the squared weights of the projector's hidden layers, added to the loss.
-        views: how views are drawn.
+        weight_penalty: factor of the squared weights of the projector's hidden layers, added to the loss.
+        views: settings of the views.
     """
 
     def __init__(
@@ -49,18 +49,19 @@ class TwinsObjective(Objective):
         self.twins = BarlowTwins(network, hidden, off_diagonal, weight_penalty)
 
     def trained(self) -> dict[str, Tensor]:
-        """The encoder alone: a decoder as it was drawn would take the place of the next run's, its head's start included."""
+        """Return the encoder's tensors only; a random decoder would overwrite the initialisation of the next run's."""
         return {k: v for k, v in self.network.state_dict().items() if k.startswith("encoder.")}
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """The loss of one tensor of pictures, (batch, channel, row, column), float in 0..1 or uint8; a scalar.
+        """Compute the loss of pictures, (batch, channel, row, column), float in 0..1 or uint8; a scalar.
 
         Raises:
-            ShapeError: a batch of one. ImageError: another range.
+            ShapeError: the batch has one picture.
+            ImageError: the pictures have another range.
         """
         (pictures,) = batch
         first, second = (self.twins.project(view).float() for view in two_views(pictures, self.views))
-        # correlations in half precision would drown what is asked of them in rounding
+        # correlations need full precision: half precision would round away the differences in the loss
         with torch.autocast(pictures.device.type, enabled=False):
             return barlow_twins_loss(first, second, self.twins.off_diagonal) + self.twins.penalty()
 
@@ -68,14 +69,14 @@ class TwinsObjective(Objective):
 def split_by_picture(
     names: Iterable[str], held_out: float = 0.15, picture: Callable[[str], str] = str
 ) -> tuple[list[str], list[str]]:
-    """Part names into training and held-out ones, all copies of a picture on the same side.
+    """Split names into training and held-out ones, with all copies of a picture on the same side.
 
-    The side follows from the picture's name alone, so it never changes when pictures are added or reordered.
+    The side depends only on the picture's name, so it does not change when pictures are added or reordered.
 
     Args:
-        names: of pictures or of copies made from them.
+        names: names of pictures or of copies made from them.
         held_out: share of pictures held out, in 0..1.
-        picture: the picture that a copy was made from; by default each name is one.
+        picture: function from a name to the name of its original picture; by default each name is an original.
     """
     training: list[str] = []
     held: list[str] = []
@@ -86,7 +87,7 @@ def split_by_picture(
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Pictures as float32 in 0..1: uint8 is divided by 255, floats must be there already and stay as they are.
+    """Return pictures as float32 in 0..1: uint8 is divided by 255, floats must be in 0..1 and are unchanged.
 
     Raises:
         ImageError: another type, or floats outside 0..1.
@@ -109,11 +110,11 @@ def to_unit(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """How a view is drawn.
+    """Settings of random views.
 
     Attributes:
         crop: share of each side that is kept and enlarged to the whole (450 of 512 pixels as published).
-        rotation_deg: largest rotation either way, in degrees.
+        rotation_deg: largest rotation in either direction, in degrees.
         rotated: share of views that are rotated.
     """
 
@@ -125,15 +126,15 @@ class ViewSettings:
 def two_views(
     images: Tensor, settings: ViewSettings | None = None, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Two independent random views of each picture: left-right flip, crop and rotation in one interpolation.
+    """Draw two independent random views of each picture: left-right flip, crop and rotation in one interpolation.
 
     Args:
         images: (batch, channel, height, width), uint8 or float in 0..1.
-        settings: how views are drawn.
-        generator: makes the draw repeatable.
+        settings: settings of the views.
+        generator: random generator, for repeatable views.
 
     Returns:
-        Two of the same shape, float32 in 0..1, mirrored where a view reaches over the edge.
+        Two tensors of the same shape, float32 in 0..1, mirrored where a view extends beyond the edge.
     """
     unit, settings = to_unit(images), settings or ViewSettings()
     return _view(unit, settings, generator), _view(unit, settings, generator)
@@ -149,7 +150,7 @@ def _view(images: Tensor, settings: ViewSettings, generator: torch.Generator | N
     flip = torch.where(draw() < 0.5, -1.0, 1.0)
     room = 1 - settings.crop
     cos, sin, ratio = angle.cos() * settings.crop, angle.sin() * settings.crop, height / width
-    # rows: where across and down a view's pixel lies in the picture, both in -1..1 of its own side
+    # affine maps from a view's pixel to its column (across) and row (down) in the picture, in -1..1 of its sides
     across = torch.stack([cos * flip, -sin * ratio, (2 * draw() - 1) * room], 1)
     down = torch.stack([sin * flip / ratio, cos, (2 * draw() - 1) * room], 1)
     grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
@@ -158,14 +159,14 @@ def _view(images: Tensor, settings: ViewSettings, generator: torch.Generator | N
 
 
 def barlow_twins_loss(z_a: Tensor, z_b: Tensor, off_diagonal: float = 5e-3) -> Tensor:
-    """Σ(1 - C_ii)² + λ Σ C_ij², C the correlation of two views' features over the batch (arXiv 2103.03230, eq. 1).
+    """Compute Σ(1 - C_ii)² + λ Σ C_ij², with C the correlation of two views' features over the batch (arXiv 2103.03230, eq. 1).
 
     Args:
-        z_a, z_b: (batch, feature), float, projections of the two views; at least two of each.
+        z_a, z_b: (batch, feature), float, projections of the two views; a batch of at least two.
         off_diagonal: λ.
 
     Raises:
-        ShapeError: a batch of one, or views of different shapes.
+        ShapeError: the batch has one sample, or the views have different shapes.
     """
     if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
         raise ShapeError(
@@ -179,18 +180,18 @@ def barlow_twins_loss(z_a: Tensor, z_b: Tensor, off_diagonal: float = 5e-3) -> T
 
 
 def _standard(z: Tensor) -> Tensor:
-    # a feature that is constant over the batch correlates with nothing, where dividing by zero would spoil all
+    # the clamp avoids a division by zero for features that are constant over the batch; their correlation is 0
     return (z - z.mean(0)) / z.std(0, unbiased=False).clamp_min(1e-12)
 
 
 class BarlowTwins(nn.Module):
-    """The encoder of a ``BarlowSwin`` and a projector; ``forward`` is the loss of two views.
+    """The encoder of a ``BarlowSwin`` with a projector; ``forward`` computes the loss of two views.
 
     Args:
-        model: the network whose encoder is trained, in place.
+        model: the network whose encoder is trained in place.
         hidden: width of the projector.
         off_diagonal: λ of the loss.
-        weight_penalty: times the squared weights of the projector's hidden layers, added to the loss.
+        weight_penalty: factor of the squared weights of the projector's hidden layers, added to the loss.
     """
 
     def __init__(
@@ -207,17 +208,17 @@ class BarlowTwins(nn.Module):
         )  # fmt: skip
 
     def project(self, images: Tensor) -> Tensor:
-        """(batch, channel, height, width) float in 0..1 to (batch, feature); sides are padded as ``BarlowSwin`` does."""
+        """Project (batch, channel, height, width) float in 0..1 to (batch, feature); sides are padded as in ``BarlowSwin``."""
         height, width = images.shape[2:]
         padded = F.pad(images, (0, -width % self.divisor, 0, -height % self.divisor))
         return self.projector(self.encoder(padded)[-1].mean((2, 3)))  # type: ignore[no-any-return]
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> Tensor:
-        """The loss of two views, each (batch, channel, height, width) float in 0..1; a scalar."""
+        """Compute the loss of two views, each (batch, channel, height, width) float in 0..1; a scalar."""
         loss = barlow_twins_loss(self.project(view_a), self.project(view_b), self.off_diagonal)
         return loss + self.penalty()
 
     def penalty(self) -> Tensor:
-        """What the weights of the projector's two hidden layers add to the loss."""
+        """Compute the penalty on the weights of the projector's two hidden layers."""
         first, second = self.projector.get_parameter("0.weight"), self.projector.get_parameter("3.weight")
         return self.weight_penalty * (first.square().sum() + second.square().sum())

@@ -1,4 +1,4 @@
-"""The objective of a training: what every one of them has."""
+"""Base class of training objectives."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Objective(nn.Module):
     """A network and its loss.
 
     Attributes:
-        network: what is averaged, scored and published.
-        step: the optimiser step that the next batch belongs to; the loop sets it, schedules read it.
+        network: the network that is averaged, scored and published.
+        step: optimiser step of the next batch; the loop sets it, and schedules read it.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -23,20 +23,20 @@ class Objective(nn.Module):
         self.step = 0
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """Compute the loss of a batch, a scalar."""
         raise NotImplementedError
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameters for the optimiser, in groups; a group's ``rate`` is the share of the learning rate it gets, else all."""
+        """Return the parameter groups for the optimiser; ``rate`` of a group is a factor on its learning rate (default 1)."""
         return [{"params": list(self.parameters())}]
 
     def trained(self) -> dict[str, Tensor]:
-        """The network's tensors that a run averages and leaves behind: those that the objective trains; by default all."""
+        """Return the network's tensors that the objective trains and a run averages; by default all."""
         return self.network.state_dict()
 
     def finish(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What follows from the averaged weights and must be computed anew; by default nothing."""
+        """Recompute tensors that depend on the averaged weights; by default there are none."""
         return average
 
     def fine_tuning_mode(self) -> None:
-        """Leave out what helps weights that begin from nothing: for a network that is trained already; by default nothing."""
+        """Disable aids for training from scratch, for a trained network; by default there are none."""

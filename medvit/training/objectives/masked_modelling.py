@@ -1,4 +1,4 @@
-"""SimMIM (arXiv 2111.09886): hide most patches of an image from the encoder and ask a linear head for their voxels."""
+"""SimMIM (arXiv 2111.09886): most patches of an image are hidden from the encoder, and a linear head predicts their voxels."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["MaskedModelling", "draw_masks", "masked_l1"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Encoder:
-    """What must be known of a network's encoder.
+    """Facts about a network's encoder.
 
     Attributes:
-        embed: turns an image into tokens, (batch, channel, *spatial); its output is where tokens are exchanged.
+        embed: layer that turns an image into tokens, (batch, channel, *spatial); tokens are replaced in its output.
         token: side of a token in voxels.
-        stride: side in voxels that one of the deepest features stands for.
+        stride: side in voxels that one of the deepest features represents.
         divisor: sides of an image must be multiples of it.
         width: channels of the deepest features.
     """
@@ -39,7 +39,7 @@ class _Encoder:
 
 
 def _encoder_of(network: nn.Module) -> _Encoder:
-    # asked anew each time, not kept: a copied objective must not reach into the original's network
+    # computed at each use, not stored, so that a copied objective does not refer to the original's network
     if isinstance(network, SwinUNETR):
         embed: Any = network.swinViT.patch_embed.proj
         return _Encoder(embed=embed, token=2, stride=32, divisor=32, width=16 * network.swinViT.embed_dim)
@@ -55,7 +55,7 @@ def _encoder_of(network: nn.Module) -> _Encoder:
 
 
 def draw_masks(batch: int, grid: tuple[int, ...], ratio: float) -> Tensor:
-    """For each image, which patches are hidden: (batch, *grid) bool on the CPU, as many in every image.
+    """Draw the hidden patches of each image, (batch, *grid) bool on the CPU: equally many, at least one hidden and one visible.
 
     At least one is hidden and at least one is seen.
     """
@@ -66,7 +66,7 @@ def draw_masks(batch: int, grid: tuple[int, ...], ratio: float) -> Tensor:
 
 
 def masked_l1(restored: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference over the hidden voxels alone (arXiv 2111.09886, eq. 2).
+    """Compute the mean absolute difference over the hidden voxels only (arXiv 2111.09886, eq. 2).
 
     Args:
         restored, image: (batch, channel, *spatial), float.
@@ -77,19 +77,19 @@ def masked_l1(restored: Tensor, image: Tensor, mask: Tensor) -> Tensor:
 
 
 class MaskedModelling(Objective):
-    """SimMIM for the encoder of a ``SwinUNETR`` (pictures or volumes) or a ``BarlowSwin`` (pictures).
+    """SimMIM objective for the encoder of a ``SwinUNETR`` (pictures or volumes) or a ``BarlowSwin`` (pictures).
 
-    Random patches are hidden: their tokens are exchanged for one learnt token after the embedding, before positions are
-    added. A single linear layer on the deepest features gives all voxels they stand for; only hidden ones count.
+    Random patches are hidden: their tokens are replaced by one learnt token after the embedding, before positions are added. A
+    single linear layer on the deepest features predicts all voxels that they represent; only hidden ones count.
 
     Args:
         network: the network whose encoder is trained in place.
-        mask_size: side of a hidden patch in pixels or voxels; 32 for pictures of 192 in the paper. For volumes 16 leaves
-            enough patches to choose from.
+        mask_size: side of a hidden patch in pixels or voxels; 32 for pictures of 192 in the paper. For volumes 16 leaves enough
+            patches to choose from.
         ratio: share of the patches hidden; 0.6 in the paper.
 
     Raises:
-        BundleError: a network of another kind, or a mask that does not fit its tokens.
+        BundleError: a network of another kind, or a mask that does not match its tokens.
     """
 
     def __init__(self, network: nn.Module, mask_size: int = 32, ratio: float = 0.6) -> None:
@@ -110,10 +110,10 @@ class MaskedModelling(Objective):
         self.head = convolution(encoder.width, self.channels * encoder.stride**self.axes, 1)
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """L1 on the hidden voxels of one tensor of images, (batch, channel, *spatial) float in 0..1; a scalar.
+        """Compute the L1 loss on the hidden voxels of images, (batch, channel, *spatial) float in 0..1; a scalar.
 
         Raises:
-            ShapeError: sides that the encoder or the patches do not divide, or a single patch.
+            ShapeError: sides are not multiples of the encoder's divisor and the patches, or there is a single patch.
             ImageError: NaN, or values outside 0..1.
         """
         (images,) = batch
@@ -125,7 +125,7 @@ class MaskedModelling(Objective):
         return masked_l1(self.restore(images, mask).float(), images.float(), mask)
 
     def restore(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Images (batch, channel, *spatial) as the head gives them from the tokens outside ``mask`` (batch, 1, *spatial)."""
+        """Predict images (batch, channel, *spatial) from the tokens outside ``mask`` (batch, 1, *spatial)."""
         with self._hidden(mask):
             deep = self._deepest(images)
         return _unfolded(self.head(deep), self.channels)
@@ -140,7 +140,7 @@ class MaskedModelling(Objective):
 
     @contextmanager
     def _hidden(self, mask: Tensor) -> Iterator[None]:
-        """While it lasts, tokens under the mask are the learnt one."""
+        """Replace the tokens under the mask by the learnt token while the context lasts."""
         encoder = _encoder_of(self.network)
         under = mask[..., :: encoder.token, :: encoder.token]
         if self.axes == 3:
@@ -149,7 +149,7 @@ class MaskedModelling(Objective):
         def exchange(_module: nn.Module, _inputs: Any, tokens: Tensor) -> Tensor:
             return torch.where(under, self.token.to(tokens.dtype), tokens)
 
-        # taken off again at once: the network itself must stay as it was for whoever uses it next
+        # the hook is removed at the end, so that the network is unchanged for other callers
         handle = encoder.embed.register_forward_hook(exchange)
         try:
             yield
@@ -169,7 +169,7 @@ class MaskedModelling(Objective):
 
 
 def _unfolded(folded: Tensor, channels: int) -> Tensor:
-    """(batch, channel x stride^n, *grid) to (batch, channel, *grid x stride): a pixel shuffle along any number of axes."""
+    """Rearrange (batch, channel x stride^n, *grid) to (batch, channel, *grid x stride), a pixel shuffle along any number of axes."""
     batch, depth, *grid = folded.shape
     axes = len(grid)
     stride = round((depth // channels) ** (1 / axes))

@@ -1,4 +1,4 @@
-"""A constraint beside a loss: the mean of what lies beside bone stays what it is in the clean image."""
+"""Constraint beside a loss: the mean of pixels next to bone is kept equal to that of the clean image."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["MeanConstraint", "MeanConstraintSettings"]
 
 @dataclass(frozen=True)
 class MeanConstraintSettings:
-    """Whose mean is held, and how firmly.
+    """Settings of a mean constraint.
 
     Attributes:
-        between: (low, high): clean intensities that count, in the images' unit.
-        beside: only pixels at most so many pixels, along either axis, from a clean intensity above ``high``; 0 for all pixels.
-        noise_levels: root mean squares of the noise at which another multiplier begins, rising, in the images' unit. What a
-            guess is biased by grows with the noise, so what corrects it must as well.
-        rate: by how much a multiplier grows in a step for each unit that its mean is too high.
+        between: (low, high): range of clean intensities that count, in the images' unit.
+        beside: only pixels within this number of pixels, along either axis, of a clean intensity above ``high``; 0 for all.
+        noise_levels: rising root mean squares of the noise at which another multiplier begins, in the images' unit. The bias of
+            an estimate grows with the noise, so its correction must too.
+        rate: growth of a multiplier in a step per unit of excess of its mean.
 
     Raises:
         BundleError: the range or the levels are out of order, or the rate is not positive.
@@ -49,14 +49,14 @@ class MeanConstraintSettings:
 
 
 class MeanConstraint(nn.Module):
-    """Holds E[restored - clean] at zero over some pixels, at each level of noise, by Lagrange multipliers.
+    """Constraint E[restored - clean] = 0 over some pixels, at each level of noise, by Lagrange multipliers.
 
-    The least squares guess E[clean | degraded] is right on average over *all* pixels that look alike. Over those that turn out
-    to be soft tissue it is too bright where they might have been bone, and nobody counts it as too dark where they were.
-    Among all images whose mean is right over the held pixels, the one with the least squared error is that guess less a
-    constant times the probability that the pixel is one of them. The multipliers are these constants; they rise as long as
-    the mean is too high (dual ascent: K. Arrow, L. Hurwicz, H. Uzawa, Studies in Linear and Non-Linear Programming, 1958).
-    They are buffers, so a run that goes on from a checkpoint has them.
+    The least-squares estimate E[clean | degraded] is unbiased on average over *all* pixels that look alike. Over those of them
+    that are soft tissue it is too bright if they could also have been bone; the opposite error on bone is not measured. Among all
+    images with an unbiased mean over the constrained pixels, the one with the least squared error is that estimate minus a
+    constant times the probability that the pixel is constrained. The multipliers are these constants; they rise as long as the
+    mean is too high (dual ascent: K. Arrow, L. Hurwicz, H. Uzawa, Studies in Linear and Non-Linear Programming, 1958). They are
+    buffers, so that checkpoints include them.
     """
 
     multipliers: Tensor
@@ -67,22 +67,22 @@ class MeanConstraint(nn.Module):
         self.register_buffer("multipliers", torch.zeros(len(settings.noise_levels) + 1))
 
     def forward(self, degraded: Tensor, restored: Tensor, clean: Tensor) -> Tensor:
-        """What is added to the loss; in training the multipliers move as well.
+        """Compute the term that is added to the loss; in training also update the multipliers.
 
         Args:
             degraded: (batch, channel, i, j), float; of several channels the middle one is the image itself.
             restored: (batch, 1, i, j), float.
-            clean: the same.
+            clean: (batch, 1, i, j), float.
 
         Returns:
-            A scalar: each image's sum of differences over the held pixels times its multiplier, a mean over all pixels.
+            A scalar: each image's sum of differences over the constrained pixels times its multiplier, averaged over all pixels.
         """
         held, noise = self._held(clean), degraded[:, degraded.shape[1] // 2][:, None] - clean
         count = held.sum((1, 2, 3))
         excess = ((restored - clean) * held).sum((1, 2, 3))
         size = ((noise.square() * held).sum((1, 2, 3)) / count.clamp(min=1)).sqrt()
         level = torch.bucketize(size, torch.tensor(self.settings.noise_levels, device=size.device).to(size))
-        # its value before this step moves it: autograd keeps what the product was made of
+        # the multipliers are copied by indexing, so that the update below does not change this product
         added = (self.multipliers[level].to(excess) * excess).sum() / clean.numel()
         if self.training:
             self._move(level, excess.detach(), count)

@@ -1,4 +1,4 @@
-"""Stages whose convolutions look at their own voxel alone, in a network that stays what it is."""
+"""Constraint of some stages to pointwise convolutions (kernel centre only); the architecture of the network is unchanged."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["with_point_kernels"]
 
 
 def with_point_kernels(network: nn.Module, stages: Sequence[str]) -> nn.Module:
-    """Keep the convolution kernels of some stages to their centre, in training and in whatever is loaded.
+    """Restrict the convolution kernels of some stages to their centre, in training and in loaded weights.
 
-    At the bottom of a U-shaped network a voxel stands for 32 of the image's along each side and a kernel of 3 sees mostly
-    padding, but such kernels are half of a small network's weights. Held to their centre they are stored as such
-    (``medvit.bundles.pointwise_weight_storage``), while network, twin and export know nothing of it.
+    At the bottom of a U-shaped network a voxel represents 32 voxels of the image along each side, so a kernel of 3 sees mostly
+    padding, but such kernels are half of a small network's weights. Restricted to their centre they are stored in compact form
+    (``medvit.bundles.pointwise_weight_storage``); network, MONAI twin and export need no change.
 
     Args:
         network: changed in place.
-        stages: names of its modules; every ``Conv3d`` with odd sides in them is meant.
+        stages: names of its modules; the constraint applies to every ``Conv3d`` with odd sides in them.
 
     Returns:
         The network.
 
     Raises:
-        BundleError: a stage that the network lacks, or one with no such convolution.
+        BundleError: the network lacks a stage, or a stage has no such convolution.
     """
     for name in stages:
         try:
@@ -63,7 +63,7 @@ def _hold(convolution: nn.Conv3d) -> None:
 
 
 def _centre(kernels: Tensor) -> Tensor:
-    """(out, in, i, j, k) with zeros off the centre."""
+    """Set (out, in, i, j, k) to zero off the centre."""
     kept = torch.zeros_like(kernels)
     centre(kept).copy_(centre(kernels))
     return kept

@@ -12,7 +12,7 @@ __all__ = ["charbonnier", "l1", "ssim", "ssim_loss", "ssim_map"]
 
 _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2 = 0.01, 0.03
-"""Window and constants of the SSIM paper (Wang et al., IEEE TIP 13(4), 2004, section III-C)."""
+"""Constants of SSIM, with window and sigma above (Wang et al., IEEE TIP 13(4), 2004, section III-C)."""
 
 
 def _check(restored: Tensor, clean: Tensor) -> None:
@@ -31,7 +31,7 @@ def _check(restored: Tensor, clean: Tensor) -> None:
 
 
 def l1(restored: Tensor, clean: Tensor) -> Tensor:
-    """Mean absolute difference, what Restore-RWKV was trained with.
+    """Compute the mean absolute difference, the training loss of Restore-RWKV.
 
     Args:
         restored: (batch, channel, *spatial), float.
@@ -48,9 +48,9 @@ def l1(restored: Tensor, clean: Tensor) -> Tensor:
 
 
 def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """Mean of sqrt(d² + ε²) - ε: the absolute difference, but smooth where it is below ε (Charbonnier et al., 1994).
+    """Compute the mean of sqrt(d² + ε²) - ε, the absolute difference smoothed where it is below ε (Charbonnier et al., 1994).
 
-    Args and errors as ``l1``; ``epsilon``, above 0, in the images' unit.
+    Args and errors as for ``l1``; ``epsilon`` is above 0, in the images' unit.
     """
     _check(restored, clean)
     if not epsilon > 0:
@@ -59,7 +59,7 @@ def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tenso
 
 
 def ssim(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
-    """Structural similarity (Wang et al., IEEE TIP 13(4), 2004, eq. 13), mean over all whole windows.
+    """Compute the structural similarity (Wang et al., IEEE TIP 13(4), 2004, eq. 13), averaged over all whole windows.
 
     Gaussian windows of 11 pixels a side (sigma 1.5), biased variances, windows only where they fit.
 
@@ -78,7 +78,7 @@ def ssim(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
 
 
 def ssim_map(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
-    """The same for each window, (batch * channel, 1, height - 10, width - 10); args and errors as ``ssim``."""
+    """Compute the SSIM of each window, (batch * channel, 1, height - 10, width - 10); args and errors as for ``ssim``."""
     _check(restored, clean)
     if restored.ndim != 4 or min(restored.shape[2:]) < _WINDOW:
         raise ShapeError(
@@ -96,7 +96,7 @@ def ssim_map(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor
         flat = image.flatten(0, 1)[:, None]
         return F.conv2d(F.conv2d(flat, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
 
-    # deviations from each image's own mean keep float32 exact where images lie far from zero
+    # each image's mean is subtracted, so that float32 is accurate for images far from zero
     base_a, base_b = restored.mean(), clean.mean()
     a, b = restored - base_a, clean - base_b
     near_a, near_b = smooth(a), smooth(b)
@@ -111,5 +111,5 @@ def ssim_map(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor
 
 
 def ssim_loss(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
-    """1 - ``ssim``: 0 for equal images."""
+    """Compute 1 - ``ssim``: 0 for equal images."""
     return 1 - ssim(restored, clean, data_range)

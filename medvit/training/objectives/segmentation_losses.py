@@ -1,4 +1,4 @@
-"""Losses: for organs that fill a thousandth of the volume, and for a binary head on pictures."""
+"""Losses of segmentation: for organs of a thousandth of the volume, and for a binary head on pictures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from medvit.errors import ShapeError
 __all__ = ["bce_dice", "focal_tversky", "focal_tversky_ce", "weighted_dice_ce"]
 
 _SMOOTH = 1e-6
-"""Keeps Dice defined where neither picture nor reference holds anything."""
+"""Small number that keeps Dice defined where both prediction and reference are empty."""
 
 
 def bce_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """Half binary cross-entropy, half soft Dice over the whole batch (Barlow-Swin, arXiv 2509.06885).
+    """Compute half binary cross-entropy plus half soft Dice over the whole batch (Barlow-Swin, arXiv 2509.06885).
 
     Args:
         logits: (batch, 1, height, width), float, before the sigmoid.
@@ -27,7 +27,7 @@ def bce_dice(logits: Tensor, target: Tensor) -> Tensor:
         A scalar.
 
     Raises:
-        ShapeError: target of another shape, which would broadcast silently.
+        ShapeError: the target has another shape, which would broadcast silently.
     """
     if logits.shape != target.shape:
         raise ShapeError(
@@ -48,29 +48,29 @@ def weighted_dice_ce(
     light: Sequence[int] = (0,),
     annotated: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy with a light background plus soft Dice over the classes present in the batch.
+    """Compute cross-entropy with a low background weight plus soft Dice over the classes present in the batch.
 
-    Plain Dice + CE leaves small organs at zero for hours: background drowns the cross-entropy, and Dice on
-    classes that are absent from a patch punishes every attempt to find them.
+    With plain Dice + CE, small organs stay at zero for hours: background dominates the cross-entropy, and Dice of classes absent
+    from a patch penalises every attempt to find them.
 
-    With ``annotated`` this is the marginal cross-entropy and marginal Dice of Shi et al., "Marginal loss and exclusion
-    loss for partially supervised multi-organ segmentation" (Medical Image Analysis 70, 2021, arXiv 2007.03868, section
-    3.2): a voxel labelled as background may belong to any class that was not annotated, so its probability is the sum of
-    theirs and background's; the Dice of a class counts only samples in which the class was annotated.
+    With ``annotated`` this is the marginal cross-entropy and marginal Dice of Shi et al., "Marginal loss and exclusion loss for
+    partially supervised multi-organ segmentation" (Medical Image Analysis 70, 2021, arXiv 2007.03868, section 3.2): a voxel
+    labelled as background may belong to any class that was not annotated, so its probability is the sum of theirs and
+    background's; the Dice of a class includes only samples in which the class was annotated.
 
     Args:
         logits: (batch, class, *spatial), float.
         labels: (batch, 1, *spatial), int64 class ids.
-        background_weight: cross-entropy weight of the light classes; the others weigh 1.
-        light: the classes that would drown the others: background, and organs as large.
-        annotated: (batch, class), bool: the classes whose voxels are labelled wherever they are. Background's entry does
-            not matter. None where every class is annotated in every sample.
+        background_weight: cross-entropy weight of the light classes; other classes have weight 1.
+        light: classes that would dominate the others: background, and organs of similar size.
+        annotated: (batch, class), bool, True for classes whose voxels are all labelled. Background's entry does not matter. None
+            if every class is annotated in every sample.
 
     Returns:
         A scalar.
 
     Raises:
-        ShapeError: ``annotated`` of another shape.
+        ShapeError: ``annotated`` has another shape.
     """
     classes = logits.shape[1]
     cross_entropy = _cross_entropy(logits, labels, background_weight, light, annotated)
@@ -136,26 +136,25 @@ def focal_tversky(
     gamma: float = 4 / 3,
     annotated: Tensor | None = None,
 ) -> Tensor:
-    """Mean of (1 - TI_c)^(1/γ) over the organs present in the batch (Abraham & Khan, arXiv 1810.07842, eq. 3 and 4).
+    """Compute the mean of (1 - TI_c)^(1/γ) over the organs present in the batch (Abraham & Khan, arXiv 1810.07842, eq. 3 and 4).
 
-    TI_c = TP / (TP + α FN + β FP) from probabilities. α above β makes a missed voxel dearer than a spare one, which is
-    what an organ of a few voxels needs; γ above 1 raises the gradient of organs that are already mostly right. α = β =
-    0.5 and γ = 1 is one minus Dice. The paper sums over classes; the mean keeps the balance with other terms whatever
-    the number of organs in a patch.
+    TI_c = TP / (TP + α FN + β FP) from probabilities. With α above β a missed voxel costs more than a false one, which suits organs
+    of a few voxels; γ above 1 raises the gradient of organs that are already mostly right. α = β = 0.5 and γ = 1 is one minus
+    Dice. The paper sums over classes; the mean keeps the balance with other terms for any number of organs in a patch.
 
     Args:
         logits: (batch, class, *spatial), float. Half precision is summed as float32: 65504 voxels overflow fp16.
         labels: (batch, 1, *spatial), int64 class ids; class 0 is background and does not count.
-        alpha: weight of missed voxels.
-        beta: weight of spare voxels.
-        gamma: the exponent's inverse, 1 to 3 in the paper.
-        annotated: as in ``weighted_dice_ce``; an organ counts only in samples in which it was annotated.
+        alpha: weight of false-negative voxels.
+        beta: weight of false-positive voxels.
+        gamma: inverse of the exponent, 1 to 3 in the paper.
+        annotated: as for ``weighted_dice_ce``; an organ counts only in samples in which it was annotated.
 
     Returns:
-        A scalar, float32 or, for float64 logits, float64; 0 where the batch holds no organ.
+        A scalar, float32 or, for float64 logits, float64; 0 if the batch has no organ.
 
     Raises:
-        ShapeError: sizes that do not fit, ids beyond the classes, or parameters outside their range.
+        ShapeError: sizes do not match, ids are beyond the classes, or parameters are outside their range.
     """
     _check_classes(logits, labels)
     if not (alpha > 0 and beta >= 0 and gamma >= 1):
@@ -172,11 +171,11 @@ def focal_tversky(
     spare = (probabilities * (1 - truth)).sum(axes)
     present = truth.sum(axes) > 0
     if not bool(present.any()):
-        return probabilities.sum() * 0  # a gradient of zero, not none
-    # from what is wrong, not as 1 - TI, which would round a nearly perfect organ to zero
+        return probabilities.sum() * 0  # zero with a gradient of zero, rather than without a gradient
+    # computed from the errors, since 1 - TI would round to zero for a nearly perfect organ
     wrong = alpha * missed + beta * spare
     error = (wrong / (hit + wrong + _SMOOTH))[present]
-    # error^(1/γ), but for a line of finite slope where the error is below a millionth and the root's slope is not
+    # error^(1/γ), replaced below 1e-6 by a line, since the slope of the root is infinite at 0
     focal: Tensor = error * (error.square() + _SMOOTH**2) ** ((1 / gamma - 1) / 2)
     return focal.mean()
 
@@ -191,7 +190,7 @@ def focal_tversky_ce(
     light: Sequence[int] = (0,),
     annotated: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy with a light background plus ``focal_tversky``; takes the place of ``weighted_dice_ce`` for small organs.
+    """Compute cross-entropy with a low background weight plus ``focal_tversky``, an alternative to ``weighted_dice_ce`` for small organs.
 
     Args:
         logits: (batch, class, *spatial), float.

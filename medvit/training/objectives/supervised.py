@@ -1,7 +1,7 @@
-"""What a network is trained for: an objective holds the network, takes a batch and gives back its loss.
+"""Supervised objectives: each has a network and computes the loss of a batch.
 
-One loop trains them all. Several processes wrap the objective, not the network, so every loss may use the network's
-parts as it likes (stages of the decoder, single views) and gradients are still shared.
+The same loop trains all of them. With several processes the objective is wrapped, not the network, so a loss can use parts of
+the network (decoder stages, single views) and gradients are still shared.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _ORGANS: dict[str, Callable[..., Tensor]] = {
 
 
 class OrganObjective(Objective):
-    """Swin UNETR on labels, its decoder supervised at half and quarter resolution too.
+    """Swin UNETR on labels, with deep supervision of its decoder at half and quarter resolution.
 
     Args:
         network: a ``SwinUNETR``.
-        background_weights: (first step, cross-entropy weight of background) pairs in order. Light at first, so that
-            small organs are found at all; heavier later, so that their outlines tighten.
-        deep_supervision: weight of the loss at half resolution, and twice that of quarter resolution.
-        light: the classes that weigh so: background, and what is as large.
-        loss: "dice_ce" (cross-entropy and Dice) or "focal_tversky_ce", which weighs missed voxels of small organs more.
+        background_weights: (first step, cross-entropy weight of background) pairs in order. A low weight at first lets the
+            network find small organs; a higher one later makes their outlines accurate.
+        deep_supervision: weight of the loss at half resolution; quarter resolution has half of it.
+        light: classes with this weight: background, and classes of similar size.
+        loss: "dice_ce" (cross-entropy and Dice) or "focal_tversky_ce", which weights missed voxels of small organs more.
 
     Raises:
-        BundleError: another loss.
+        BundleError: the loss is unknown.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class OrganObjective(Objective):
         return nn.ModuleDict(heads)
 
     def fine_tuning_mode(self) -> None:
-        """Background weighs what it does in the end; heads drawn anew, whose first gradients mean nothing, have no say."""
+        """Use the final background weight and no deep supervision, since its heads are random."""
         self.background_weights = ((0, self.background_weights[-1][1]),)
         self.deep_supervision = 0.0
 
     def background(self) -> float:
-        """Cross-entropy weight of background at this step."""
+        """Return the cross-entropy weight of background at this step."""
         return [weight for first, weight in self.background_weights if first <= self.step][-1]
 
     def forward(self, *batch: Tensor) -> Tensor:
@@ -119,17 +119,17 @@ class OrganObjective(Objective):
 class PictureObjective(Objective):
     """A network on pictures.
 
-    One logit a pixel: half cross-entropy, half Dice (Barlow-Swin, arXiv 2509.06885). Several: one for each class,
+    One logit per pixel: half cross-entropy, half Dice (Barlow-Swin, arXiv 2509.06885). Several logits: one for each class,
     background first, cross-entropy plus the Dice of the classes present.
 
     Args:
-        network: pictures to logits.
-        head_start: gain and offset at which the batch norm behind a new network's logits starts; None leaves 1 and 0.
-            At 1 no probability is far from a half, and both move by no more than the learning rate a step, so a short
-            run spends its steps on them. Weights that a run starts from or goes on from are loaded later and stay.
+        network: network from pictures to logits.
+        head_start: initial gain and offset of the batch norm before a new network's logits; None for 1 and 0. With gain 1 all
+            probabilities start near a half, and both numbers change by at most the learning rate per step, so a short run
+            spends its steps on them. Loaded weights of a start or resume override them.
 
     Raises:
-        BundleError: a ``head_start`` for a network whose head does not end on a batch norm.
+        BundleError: ``head_start`` is given for a network whose head does not end with a batch norm.
     """
 
     def __init__(self, network: nn.Module, head_start: tuple[float, float] | None = None) -> None:
@@ -148,7 +148,7 @@ class PictureObjective(Objective):
         nn.init.constant_(norm.bias, head_start[1])
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Loss of pictures (batch, channel, row, column) and masks of class ids (batch, 1, row, column), float."""
+        """Compute the loss of pictures (batch, channel, row, column) and masks of class ids (batch, 1, row, column), float."""
         picture, mask = batch
         logits = self.network(picture).float()
         if logits.shape[1] == 1:
@@ -160,36 +160,36 @@ _RESTORATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": l1,
     "charbonnier": charbonnier,
     "l1+ssim": lambda restored, clean: l1(restored, clean) + 0.1 * ssim_loss(restored, clean),
-    # squared up to a hundredth of the range: what is learned is a mean, not a median, which skewed noise would bias
+    # quadratic up to 1 % of the range, which learns a mean rather than a median; skewed noise would bias a median
     "charbonnier_wide": lambda restored, clean: charbonnier(restored, clean, epsilon=1e-2),
-    # squared up to a tenth: for what is missing beside every edge, not noise, and judged by its square
+    # quadratic up to 10 % of the range, for detail missing at edges, which is evaluated by its squared error
     "charbonnier_widest": lambda restored, clean: charbonnier(restored, clean, epsilon=1e-1),
-    # squared everywhere, as steep near 0 as the one before, so that a run may go from one to the other
+    # quadratic everywhere, with the slope of the previous loss near 0, so that a run can switch between them
     "squared": lambda restored, clean: 5 * F.mse_loss(restored, clean),
 }
 
 
 class RestorationObjective(Objective):
-    """A restored image against the clean one.
+    """Loss between a restored and a clean image.
 
     Args:
-        network: image to image.
+        network: network from image to image.
         loss: "l1", "charbonnier", "charbonnier_wide", "charbonnier_widest", "squared" or "l1+ssim".
-        identity_start: let a new network begin as the one that changes nothing: its last convolution starts at zero,
-            and the input, which the network adds, passes. Drawn at random it first has to unlearn a change fifty times
-            the noise. Weights that a run starts from or goes on from are loaded later and stay as they are.
-        output_rate: share of the learning rate that the last convolution gets. It sums hundreds of features into a change
-            of a hundredth of the range; at the full rate one step of Adam moves its result by more than the noise.
-        contrast_start: (centre, gain): the first convolution of a new network sees ``gain * (image - centre)``. The layer
-            norms behind it take the image's own level for signal, of which noise is a hundredth; with soft tissue in the
-            middle and stretched, noise is what they see.
-        window: (low, high): intensities whose differences count in full, both images clipped to it; None for all alike. Bone
-            and metal else outweigh the soft tissue beside them.
-        outside: what differences count that are not clipped, beside a window, between 0 and 1.
-        held: whose means are held to the clean one (``MeanConstraint``), one constraint each.
+        identity_start: start a new network as the identity: its last convolution is zero, and the network adds its input. With
+            random values it would first have to unlearn a change fifty times the noise. Loaded weights of a start or resume
+            override this.
+        output_rate: factor on the learning rate of the last convolution. It sums hundreds of features to a change of 1 % of the
+            range; at the full rate one step of Adam changes its result by more than the noise.
+        contrast_start: (centre, gain): the first convolution of a new network sees ``gain * (image - centre)``. The layer norms
+            after it are dominated by the image's level, of which noise is 1 %; with soft tissue centred and stretched they
+            respond to the noise.
+        window: (low, high): intensities whose differences count in full, with both images clipped to it; None for all. Without
+            it, bone and metal outweigh the soft tissue next to them.
+        outside: weight of the unclipped differences if there is a window, between 0 and 1.
+        held: mean constraints (``MeanConstraint``).
 
     Raises:
-        BundleError: another loss, or a start that the network has no convolution named ``output`` or ``patch_embed`` for.
+        BundleError: the loss is unknown, or the network has no convolution named ``output`` or ``patch_embed`` that is needed.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class RestorationObjective(Objective):
         return found
 
     def groups(self) -> list[dict[str, Any]]:
-        """The last convolution apart where it learns at another rate."""
+        """Return the last convolution as a separate group if it has another rate."""
         if self.output_rate == 1:
             return super().groups()
         last = list(self.network.output.parameters())  # type: ignore[union-attr]
@@ -236,7 +236,7 @@ class RestorationObjective(Objective):
         return [{"params": rest, "rate": 1.0}, {"params": last, "rate": self.output_rate}]
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Loss of degraded and clean images, (batch, channel, i, j) each."""
+        """Compute the loss of degraded and clean images, (batch, channel, i, j) each."""
         degraded, clean = batch
         restored = self.network(degraded).float()
         loss = self.loss(restored, clean)
@@ -248,7 +248,7 @@ class RestorationObjective(Objective):
         return loss
 
     def finish(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Kernels fused from several are not averages of fused kernels; they are computed anew."""
+        """Recompute fused kernels from the averaged branches, since they are not averages of fused kernels."""
         refresh = getattr(self.network, "refresh", None)
         if refresh is None:
             return average
@@ -258,17 +258,17 @@ class RestorationObjective(Objective):
 
 @torch.no_grad()
 def _stretch(convolution: nn.Conv2d, centre: float, gain: float) -> None:
-    # W (gain (x - centre)) + b = (gain W) x + (b - gain centre sum W); borders see zeros, as they did
+    # W (gain (x - centre)) + b = (gain W) x + (b - gain centre sum W); zero padding at borders is unchanged
     convolution.weight.mul_(gain)
     if convolution.bias is not None:
         convolution.bias.sub_(centre * convolution.weight.sum((1, 2, 3)))
 
 
 class ViewObjective(Objective):
-    """Two X-rays to labels: each view learns them, and the two learn to agree (Swin-X2S, arXiv 2501.05961)."""
+    """Loss of two X-rays against labels, with agreement between the views (Swin-X2S, arXiv 2501.05961)."""
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Loss of stacked views (batch, 2, side, z) and labels (batch, 1, x, y, z)."""
+        """Compute the loss of stacked views (batch, 2, side, z) and labels (batch, 1, x, y, z)."""
         views, labels = batch
         both = self.network.each_view(views)  # type: ignore[operator]
         return view_losses([view.float() for view in both], labels).total

@@ -1,7 +1,8 @@
-"""Learning volumes without labels: the three tasks of Swin UNETR's pre-training as one objective of the loop.
+"""Self-supervised pretraining on volumes: the three tasks of Swin UNETR's pretraining as one objective.
 
-What is trained sits inside ``objective.network``, the whole segmentation network, so that its checkpoint is a start for
-training with labels; its decoder has no gradient and stays as it was. Everything random is drawn from torch's global generator, which the loop seeds for every step.
+The trained encoder is part of ``objective.network``, the whole segmentation network, so its checkpoint can start a training
+with labels; the decoder has no gradient and is unchanged. Random numbers come from torch's global generator, which the loop
+seeds for every step.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 _STRIDE = 32
-"""Patch embedding and four mergings halve each side five times: one feature stands for 32 voxels of a side."""
+"""Voxels of a side per feature: patch embedding and four mergings halve each side five times."""
 
 _THINNEST = 0.05
 """Shortest side of a cut-out as a share of the volume's."""
@@ -39,7 +40,7 @@ def check_unit(images: Tensor) -> None:
     """Refuse images outside 0..1.
 
     Raises:
-        ImageError: values below 0 or above 1.
+        ImageError: values are below 0 or above 1.
     """
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
@@ -52,15 +53,15 @@ def check_unit(images: Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SwinTasks:
-    """How the three tasks are set and weighed; defaults as published where the paper says.
+    """Settings and weights of the three tasks; defaults as published where the paper states them.
 
     Attributes:
         cut_share: share of a volume's voxels that are cut out of a view.
         cut_side: longest side of one cut-out, as a share of the volume's.
-        features: length of the vectors that are contrasted.
-        temperature: of the contrast.
-        inpainting: weight of L1 between the restored view and the whole one.
-        rotation: weight of the cross-entropy of the turn.
+        features: length of the vectors of the contrastive loss.
+        temperature: temperature of the contrastive loss.
+        inpainting: weight of the L1 loss between the restored and the whole view.
+        rotation: weight of the cross-entropy of the rotation.
         contrast: weight of the contrastive loss.
     """
 
@@ -87,7 +88,7 @@ class SwinTasks:
 
 
 class TaskLosses(NamedTuple):
-    """The losses of one batch, each a scalar, before they are weighed."""
+    """Losses of one batch, each a scalar, without weights."""
 
     inpainting: Tensor
     rotation: Tensor
@@ -95,10 +96,10 @@ class TaskLosses(NamedTuple):
 
 
 class AugmentedViews(NamedTuple):
-    """Two views of every volume of a batch, the first of each and then the second of each.
+    """Two views of every volume of a batch: the first views of all volumes, then the second views.
 
     Attributes:
-        seen: what the encoder sees, (2 x batch, channel, i, j, k).
+        seen: input of the encoder, (2 x batch, channel, i, j, k).
         whole: the same without cut-outs.
         turns: quarter turns, (2 x batch,), int64, 0 to 3.
     """
@@ -109,10 +110,10 @@ class AugmentedViews(NamedTuple):
 
 
 def quarter_turned(volumes: Tensor, turns: Tensor) -> Tensor:
-    """Each volume turned about its third axis by so many quarter turns, from the first axis towards the second.
+    """Rotate each volume about its third axis by a number of quarter turns, from the first axis towards the second.
 
     Args:
-        volumes: (batch, channel, i, j, k) with i = j; RAS order makes k the axial axis.
+        volumes: (batch, channel, i, j, k) with i = j; in RAS order k is the axial axis.
         turns: (batch,), int64, 0 to 3.
     """
     pairs = zip(volumes, turns.tolist(), strict=True)
@@ -120,13 +121,13 @@ def quarter_turned(volumes: Tensor, turns: Tensor) -> Tensor:
 
 
 def cut_out(volumes: Tensor, share: float, longest: float) -> Tensor:
-    """Random boxes of each volume replaced by noise in 0..1 until they cover a share of it.
+    """Replace random boxes of each volume by noise in 0..1 until they cover a share of it.
 
-    Noise, not zero: zero is air in a scaled CT, and a cut-out should be told from the patient.
+    Noise is used rather than zero, which is air in a scaled CT, so that a cut-out differs from the patient.
 
     Args:
         volumes: (batch, channel, i, j, k) in 0..1.
-        share: of the voxels.
+        share: share of the voxels.
         longest: longest side of a box as a share of the volume's.
     """
     boxes = torch.stack([_boxes(volumes.shape[2:], share, longest) for _ in volumes])
@@ -134,7 +135,7 @@ def cut_out(volumes: Tensor, share: float, longest: float) -> Tensor:
 
 
 def _boxes(size: torch.Size, share: float, longest: float) -> Tensor:
-    """A mask (i, j, k) of boxes, drawn one after another on the CPU, so that every device cuts the same."""
+    """Draw a mask (i, j, k) of boxes, on the CPU so that every device has the same cut-outs."""
     sides = torch.tensor(size)
     mask = torch.zeros(size, dtype=torch.bool)
     while mask.sum() < share * mask.numel():
@@ -146,16 +147,16 @@ def _boxes(size: torch.Size, share: float, longest: float) -> Tensor:
 
 
 def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
-    """Normalised temperature-scaled cross-entropy over a batch (SimCLR, arXiv 2002.05709, eq. 1).
+    """Compute the normalised temperature-scaled cross-entropy over a batch (SimCLR, arXiv 2002.05709, eq. 1).
 
-    Each of the 2N vectors must find the other view of its own volume among the 2N - 1 others, by cosine.
+    For each of the 2N vectors, the other view of its volume is to be identified among the 2N - 1 others, by cosine similarity.
 
     Args:
-        z_a, z_b: (batch, feature), float, vectors of the two views; at least two of each. Half precision is widened.
-        temperature: divides the cosines.
+        z_a, z_b: (batch, feature), float, vectors of the two views; a batch of at least two. Half precision is widened.
+        temperature: divisor of the cosines.
 
     Raises:
-        ShapeError: a batch of one, or views of different shapes.
+        ShapeError: the batch has one sample, or the views have different shapes.
     """
     if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
         raise ShapeError(
@@ -168,7 +169,7 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
         )
     both = torch.cat([z_a, z_b])
     wide = F.normalize(both.to(torch.promote_types(both.dtype, torch.float32)), dim=1)
-    # autocast would round the cosines before the temperature stretches them
+    # without autocast, which would round the cosines before the division by the temperature
     with torch.autocast(both.device.type, enabled=False):
         cosines = wide @ wide.T / temperature
     itself = torch.eye(len(both), dtype=torch.bool, device=both.device)
@@ -177,20 +178,20 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
 
 
 class SwinPretraining(Objective):
-    """Self-supervised pre-training of Swin UNETR's encoder (Tang et al., arXiv 2111.14791).
+    """Self-supervised pretraining of Swin UNETR's encoder (Tang et al., arXiv 2111.14791).
 
-    Two views of each volume, each turned by a random quarter turn and with boxes cut out, go through the encoder. Three
-    heads on its deepest features ask for the view without cut-outs (L1), for the turn (cross-entropy of four), and for a
-    vector close to the other view's and far from those of other volumes (NT-Xent).
+    Two views of each volume, each rotated by a random quarter turn and with boxes cut out, go through the encoder. Three heads on
+    its deepest features predict the view without cut-outs (L1), the rotation (cross-entropy of four), and a vector close to that
+    of the other view and far from those of other volumes (NT-Xent).
 
-    The published code reads turn and contrast off the first two tokens, the volume's corner; here it is their mean.
+    The published code uses the first two tokens, the volume's corner, for rotation and contrast; this class uses the mean token.
 
     Args:
         network: a three-dimensional ``SwinUNETR``, whose encoder is trained in place.
-        tasks: how the tasks are set and weighed.
+        tasks: settings and weights of the tasks.
 
     Raises:
-        ShapeError: a network for pictures.
+        ShapeError: the network is for pictures.
     """
 
     network: SwinUNETR
@@ -211,10 +212,10 @@ class SwinPretraining(Objective):
         self.inpainting = _rebuilding(width, self.channels)
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """The weighted sum of the three losses of one tensor of volumes, (batch, channel, i, j, k) float in 0..1; a scalar.
+        """Compute the weighted sum of the three losses of volumes, (batch, channel, i, j, k) float in 0..1; a scalar.
 
         Raises:
-            ShapeError: a batch of one, sides that do not divide by 32, or i unlike j.
+            ShapeError: the batch has one volume, sides are not multiples of 32, or i differs from j.
             ImageError: NaN, or values outside 0..1.
         """
         (volumes,) = batch
@@ -223,7 +224,7 @@ class SwinPretraining(Objective):
         return weighted + tasks.contrast * losses.contrast
 
     def losses(self, volumes: Tensor) -> TaskLosses:
-        """The three losses apart; arguments and errors as for ``forward``."""
+        """Compute the three losses separately; arguments and errors as for ``forward``."""
         views = self.views(volumes)
         deep = self.deepest(views.seen)
         mean = deep.mean((2, 3, 4))
@@ -235,7 +236,7 @@ class SwinPretraining(Objective):
         )
 
     def views(self, volumes: Tensor) -> AugmentedViews:
-        """Two views of each volume, drawn apart; arguments and errors as for ``forward``."""
+        """Draw two independent views of each volume; arguments and errors as for ``forward``."""
         self._check(volumes)
         turns = torch.randint(4, (2 * len(volumes),))
         whole = quarter_turned(torch.cat([volumes, volumes]), turns)
@@ -243,7 +244,7 @@ class SwinPretraining(Objective):
         return AugmentedViews(seen, whole, turns.to(volumes.device))
 
     def deepest(self, volumes: Tensor) -> Tensor:
-        """The encoder's last map, (batch, 16 x feature size, i/32, j/32, k/32)."""
+        """Compute the encoder's last feature map, (batch, 16 x feature size, i/32, j/32, k/32)."""
         maps: list[Tensor] = self.network.swinViT(volumes, self.network.normalize)
         return maps[-1]
 
@@ -272,10 +273,10 @@ class SwinPretraining(Objective):
 
 
 def _rebuilding(width: int, channels: int) -> nn.Sequential:
-    """From the deepest map to voxels: five transposed convolutions, each twice the sides and half the channels."""
+    """Make the decoder from the deepest map to voxels: five transposed convolutions, each to twice the sides and half the channels."""
     layers: list[nn.Module] = []
     for _ in range(5):
-        # normed over all channels, not each: brightness is what is asked for, and must come through
+        # normalised over all channels together, since normalising each would remove the brightness to be predicted
         layers += [nn.ConvTranspose3d(width, width // 2, 2, stride=2), nn.GroupNorm(1, width // 2), nn.GELU()]
         width //= 2
     return nn.Sequential(*layers, nn.Conv3d(width, channels, 3, padding=1))

@@ -1,4 +1,4 @@
-"""The loss of two-view networks: each view learns the labels, and the two learn to agree (Swin-X2S, arXiv 2501.05961)."""
+"""Loss of two-view networks: each view learns the labels, and the views learn to agree (Swin-X2S, arXiv 2501.05961)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SMOOTH = 1e-5
 
 @dataclass(frozen=True)
 class ViewLosses:
-    """What each view contributes.
+    """Losses of each view.
 
     Attributes:
         labels: Dice plus cross-entropy against the labels, (view,).
-        agreement: how far each view is from the others, (view,).
+        agreement: divergence of the other views from each view, (view,).
     """
 
     labels: Tensor
@@ -30,21 +30,20 @@ class ViewLosses:
 
     @property
     def total(self) -> Tensor:
-        """The loss to minimise: the mean over the views of both, a scalar."""
+        """Total loss, a scalar: the mean over the views of the sum of both."""
         return (self.labels + self.agreement).mean()
 
 
 def view_agreement(logits: Sequence[Tensor]) -> Tensor:
-    """For each view, the divergence of the other views' distributions from its own, (view,).
+    """Compute for each view the divergence of the other views' distributions from its own, (view,).
 
-    KL(other || own), summed over the others and averaged over voxels and classes, as published. The gradient reaches
-    both sides.
+    KL(other || own), summed over the others and averaged over voxels and classes, as published. The gradient flows to both sides.
 
     Args:
-        logits: one volume (batch, class, x, y, z) a view.
+        logits: one volume (batch, class, x, y, z) per view.
 
     Raises:
-        ShapeError: fewer than two views, or of different shapes.
+        ShapeError: there are fewer than two views, or shapes differ.
     """
     _check(logits)
     logs = [view.log_softmax(1) for view in logits]
@@ -56,16 +55,16 @@ def view_agreement(logits: Sequence[Tensor]) -> Tensor:
 
 
 def view_losses(logits: Sequence[Tensor], labels: Tensor) -> ViewLosses:
-    """Dice + cross-entropy of each view against the labels, and the views' agreement.
+    """Compute Dice + cross-entropy of each view against the labels, and the agreement of the views.
 
     Dice is over all classes, background included, per case, as published.
 
     Args:
-        logits: one volume (batch, class, x, y, z) a view, float.
-        labels: (batch, 1, x, y, z), whole class ids.
+        logits: one volume (batch, class, x, y, z) per view, float.
+        labels: (batch, 1, x, y, z), integer class ids.
 
     Raises:
-        ShapeError: shapes that do not fit, fewer than two views, or ids beyond the classes.
+        ShapeError: shapes do not match, there are fewer than two views, or ids are beyond the classes.
     """
     _check(logits)
     first = logits[0]

@@ -1,4 +1,4 @@
-"""What a poor scan does to an image (i, j, k): blur, thick slices, ghosts, noise."""
+"""Simulated artifacts of an image (i, j, k): blur, thick slices, ghosts, noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FWHM = 2 * math.sqrt(2 * math.log(2))
 
 
 def blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
-    """Gaussian smoothing by so many voxels along each axis, borders repeated."""
+    """Smooth by a Gaussian with standard deviation ``sigma`` voxels along each axis; borders are repeated."""
     for axis, wide in enumerate(sigma):
         if wide > 0.05:
             reach = max(1, math.ceil(3 * wide))
@@ -29,9 +29,9 @@ def blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
 
 
 def thicken_slices(image: Tensor, axis: int, voxels: float) -> Tensor:
-    """The image as slices of so many voxels' thickness would show it, linear between their centres; 1 or less changes nothing.
+    """Simulate slices with a thickness of ``voxels``, linear between their centres; 1 or less changes nothing.
 
-    A slice's profile is a Gaussian of its thickness as full width at half maximum.
+    A slice's profile is a Gaussian whose full width at half maximum is the thickness.
     """
     if voxels <= 1:
         return image
@@ -51,12 +51,12 @@ def thicken_slices(image: Tensor, axis: int, voxels: float) -> Tensor:
 
 
 def add_ghosts(image: Tensor, moved: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """The head moves once: part of k-space along one axis was taken of the moved head.
+    """Simulate one movement of the head: part of k-space along one axis is that of the moved head.
 
     Args:
         image: (i, j, k), 0 or more.
-        moved: the movement in voxels along each axis.
-        rng: draws the encoding axis and the moment, after the centre of k-space was taken.
+        moved: movement in voxels along each axis.
+        rng: random generator of the encoding axis and of the moment, after the centre of k-space.
     """
     axis = int(rng.integers(3))
     spectrum = torch.fft.fftn(image)
@@ -64,7 +64,7 @@ def add_ghosts(image: Tensor, moved: np.ndarray, rng: np.random.Generator) -> Te
     for a, n in enumerate(image.shape):
         line = torch.fft.fftfreq(n, device=image.device) * float(moved[a])
         phase = phase + line.view([-1 if b == a else 1 for b in range(3)])
-    # k-space is taken from one end to the other; what comes after the moment has the moved head's phase
+    # k-space is acquired from one end to the other; lines after the moment have the phase of the moved head
     taken = torch.fft.fftfreq(image.shape[axis], device=image.device) > float(rng.uniform(0.03, 0.3))
     after = taken.view([-1 if b == axis else 1 for b in range(3)])
     turned = torch.where(after, spectrum * torch.exp(-2j * math.pi * phase), spectrum)
@@ -73,7 +73,7 @@ def add_ghosts(image: Tensor, moved: np.ndarray, rng: np.random.Generator) -> Te
 
 
 def add_rician_noise(image: Tensor, sigma: float, noise: torch.Generator) -> Tensor:
-    """The magnitude of the image with normal noise in its real and its imaginary part."""
+    """Return the magnitude of the image with normal noise in its real and its imaginary part."""
     if sigma <= 0:
         return image
     real, imaginary = (

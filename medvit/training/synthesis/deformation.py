@@ -1,4 +1,4 @@
-"""Moving and bending label maps: affine and elastic in one nearest-neighbour look-up."""
+"""Movement and deformation of label maps: affine and elastic in one nearest-neighbour look-up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _turn(angles: np.ndarray) -> np.ndarray:
 
 
 def smooth_field(channels: int, points: int | Sequence[int], size: Sequence[int], noise: torch.Generator) -> Tensor:
-    """Normal numbers at a few points, linear between them: (channels, *size) float32."""
+    """Draw normal numbers at a few points and interpolate linearly between them: (channels, *size) float32."""
     coarse = (points,) * 3 if isinstance(points, int) else tuple(points)
     at_points = torch.randn((1, channels, *coarse), generator=noise, device=noise.device)
     return F.interpolate(at_points, size=tuple(size), mode="trilinear", align_corners=True)[0]
@@ -37,16 +37,16 @@ def smooth_field(channels: int, points: int | Sequence[int], size: Sequence[int]
 def sampling_grid(
     pose: Pose, sample: Grid, source: Grid, flip: bool, drawn: tuple[np.random.Generator, torch.Generator]
 ) -> Tensor:
-    """Where the voxels of a sample lie in the source, in its voxels: (*size, 3) float32.
+    """Compute the source voxel coordinates of a sample's voxels: (*size, 3) float32.
 
-    The middle of the sample is that of the source, moved by the drawn shift.
+    The centre of the sample is that of the source, moved by a random shift.
 
     Args:
-        pose: how far it may go.
+        pose: limits of the movement.
         sample: grid of the sample.
         source: grid of the label map.
-        flip: whether the first axis, left and right, is reversed.
-        drawn: what parameters and what dense fields are drawn from.
+        flip: reverse the first axis, left and right.
+        drawn: random generators of parameters and of dense fields.
     """
     rng, noise = drawn
     (size, sides), (source_size, source_sides) = sample, source
@@ -69,7 +69,7 @@ def sampling_grid(
 
 
 def sampled_labels(labels: Tensor, grid: Tensor) -> Tensor:
-    """The ids at the nearest voxels, int64 of the grid's size; 0 outside of the map."""
+    """Return the ids at the nearest voxels, int64 of the grid's size; 0 outside the map."""
     index = grid.round().long()
     shape = torch.tensor(labels.shape, device=labels.device)
     inside = ((index >= 0) & (index < shape)).all(-1)
@@ -78,7 +78,7 @@ def sampled_labels(labels: Tensor, grid: Tensor) -> Tensor:
 
 
 def flipped_ids(labels: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Ids of right and left exchanged."""
+    """Exchange the ids of right and left."""
     table = torch.arange(max(int(labels.max()), *(max(p) for p in pairs), 0) + 1, device=labels.device)
     for right, left in pairs:
         table[right], table[left] = left, right

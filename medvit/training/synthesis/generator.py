@@ -1,4 +1,4 @@
-"""One synthetic image from one label map."""
+"""Generator of one synthetic image from one label map."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Synthesis"]
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
-    """Makes images of a grid from label maps.
+    """Generator of images from label maps.
 
     Attributes:
         size: voxels of a sample along right, anterior, superior.
-        spacing_mm: their sides.
-        pose, brightness, scanner: how far things may go.
+        spacing_mm: voxel sides.
+        pose, brightness, scanner: limits of the random changes.
     """
 
     size: tuple[int, int, int]
@@ -35,18 +35,18 @@ class Synthesis:
     def __call__(
         self, labels: Tensor, spacing_mm: tuple[float, float, float], rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """An image and the labels it shows.
+        """Synthesise an image and its labels.
 
         Args:
-            labels: (i, j, k) whole-number ids on RAS axes, of any integer type; work happens on their device.
+            labels: (i, j, k) ids on RAS axes, of any integer type; the computation runs on their device.
             spacing_mm: their voxel sides.
-            rng: what is drawn follows from it alone, on one kind of device; CPU and GPU draw other noise.
+            rng: random generator; the result depends on it alone, except that CPU and GPU draw different noise.
 
         Returns:
             Image (1, *size) float32 in 0..1, and ids (1, *size) int64 on the same voxels.
 
         Raises:
-            ShapeError: labels that are not three-dimensional whole numbers from 0 on.
+            ShapeError: the labels are not three-dimensional integers from 0.
         """
         if labels.ndim != 3 or labels.is_floating_point() or int(labels.min()) < 0:
             raise ShapeError(
@@ -68,7 +68,7 @@ class Synthesis:
         return flipped_ids(moved, self.pose.pairs) if flip else moved
 
     def _painted(self, labels: Tensor, rng: np.random.Generator, noise: torch.Generator) -> Tensor:
-        """Each label in a brightness of its own, mixed at the borders, under a coil's slow change; (i, j, k) in 0..1."""
+        """Draw a brightness for each label, blur borders, apply a bias field; (i, j, k) in 0..1."""
         b = self.brightness
         count = max(int(labels.max()), max((max(p) for p in self.pose.pairs), default=0)) + 1
         mean, spread = rng.uniform(*b.mean, count), rng.uniform(*b.spread, count)
@@ -101,6 +101,6 @@ class Synthesis:
 
 
 def _stretched(image: Tensor) -> Tensor:
-    """Percentiles 0.5 and 99.5 at 0 and 1, as in use; a flat image becomes 0."""
+    """Map percentiles 0.5 and 99.5 to 0 and 1, as in inference; a constant image becomes 0."""
     low, high = (float(v) for v in np.percentile(image.cpu().numpy(), (0.5, 99.5)))
     return ((image - low) / max(high - low, 1e-6)).clamp(0, 1)

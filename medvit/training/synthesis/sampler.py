@@ -1,4 +1,4 @@
-"""A recipe's draws from label maps alone."""
+"""Sampler of synthetic images for a recipe, from label maps only."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ from medvit.transforms import coordinate_channels
 __all__ = ["SyntheticSampler", "SyntheticSettings", "read_map"]
 
 _HIGHEST = 1 << 15
-"""Source ids beyond this are not ids of anatomy but of something else."""
+"""Limit of source ids; larger numbers are not ids of anatomy."""
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A label map on RAS axes: ids (i, j, k) int16 and voxel sides."""
+    """A label map on RAS axes.
+
+    Attributes:
+        name: name of the case.
+        ids: (i, j, k) int16.
+        spacing_mm: voxel sides.
+    """
 
     name: str
     ids: Tensor
@@ -35,13 +41,13 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """How samples are made from label maps; the ``image`` of a list's entry is such a map.
+    """Settings for samples from label maps; the ``image`` of a list's entry is such a map.
 
     Attributes:
-        synthesis: makes an image from a map.
-        targets: (source id, class id) pairs: what the network is to find. Source ids that are not named are painted like any
-            other and are background to the network.
-        place: give the network three channels of place beside the image (``medvit.transforms.coordinates``).
+        synthesis: generator of images.
+        targets: (source id, class id) pairs of the structures to segment. Other source ids get a brightness like any other and
+            are background to the network.
+        place: add three coordinate channels to the image (``medvit.transforms.coordinates``).
     """
 
     synthesis: Synthesis
@@ -49,11 +55,11 @@ class SyntheticSettings:
     place: bool = False
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> SyntheticSampler:
-        """Read the label maps of a list and make samples from them.
+        """Read the label maps of a list and make a sampler of them.
 
         Raises:
-            SourceError: as ``read_entries``; a map of fractions or negative ids.
-            ShapeError: targets that are not the bundle's classes.
+            SourceError: as for ``read_entries``; also for a map with fractions or negative ids.
+            ShapeError: the targets are not the bundle's classes.
         """
         classes = {0, *(label.id for label in bundle.facts.labels)}
         unknown = sorted({c for _, c in self.targets} - classes)
@@ -79,7 +85,7 @@ def read_map(path: Path, reading: VolumeReading | None = None) -> LabelMap:
 
 
 class SyntheticSampler:
-    """Makes (image, classes) samples, every map as often as any other."""
+    """Sampler of (image, classes), with every map equally often."""
 
     def __init__(self, maps: Sequence[LabelMap], settings: SyntheticSettings, seed: int) -> None:
         self.maps = list(maps)
@@ -91,20 +97,20 @@ class SyntheticSampler:
         self.reseed(seed)
 
     def reseed(self, seed: int | Sequence[int]) -> None:
-        """Start a new stream of samples."""
+        """Start a new random stream."""
         self.rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """One sample: image (1, i, j, k) float32 in 0..1, with its place (4, i, j, k), and classes (1, i, j, k) int64."""
+        """Draw a sample: image (1, i, j, k) float32 in 0..1, or (4, i, j, k) with coordinates, and classes (1, i, j, k) int64."""
         return self.draw_from(self.maps[int(self.rng.integers(len(self.maps)))])
 
     def draw_from(self, chosen: LabelMap) -> tuple[Tensor, Tensor]:
-        """One sample of a map, as ``draw`` gives it."""
+        """Draw a sample from a given map; result as for ``draw``."""
         synthesis = self.settings.synthesis
         image, ids = synthesis(chosen.ids, chosen.spacing_mm, self.rng)
         return coordinate_channels(image, synthesis.spacing_mm) if self.settings.place else image, self._table[ids]
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """A batch: (batch, 1, i, j, k) images and classes."""
+        """Draw a batch: (batch, 1, i, j, k) images and classes."""
         images, classes = zip(*(self.draw() for _ in range(size)), strict=True)
         return torch.stack(images), torch.stack(classes)

@@ -1,4 +1,4 @@
-"""How far each thing that synthesis draws may go; ranges are drawn evenly unless said."""
+"""Limits of the random changes in synthesis; ranges are drawn uniformly unless stated."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def _require(good: bool, what: str, found: object, needed: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Where the head lies and how it is bent.
+    """Limits of the head's position and deformation.
 
     Attributes:
-        rotation_deg: largest turn about each axis, either way.
-        scale: smallest and largest zoom, one for all axes, on a logarithmic scale.
-        shift_mm: largest shift along each axis, either way.
-        elastic_mm: standard deviation of the bending at its grid points.
-        elastic_grid_mm: distance of those points; the bending is linear between them.
-        flip: how often left and right are exchanged.
-        pairs: source ids (right, left) exchanged with a flip. Both of a pair are also of one brightness.
+        rotation_deg: largest rotation about each axis, in either direction.
+        scale: smallest and largest zoom, the same for all axes, drawn on a logarithmic scale.
+        shift_mm: largest shift along each axis, in either direction.
+        elastic_mm: standard deviation of the deformation at its grid points.
+        elastic_grid_mm: distance of the grid points; the deformation is linear between them.
+        flip: probability that left and right are exchanged.
+        pairs: source ids (right, left) exchanged in a flip. Both ids of a pair also have the same brightness.
 
     Raises:
-        ShapeError: a scale that is not positive and in order, a grid of no size.
+        ShapeError: the scale is not positive and in order, or the grid has no size.
     """
 
     rotation_deg: float = 15.0
@@ -46,21 +46,21 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class Brightness:
-    """What each label looks like: a normal distribution of its own, drawn for each sample.
+    """Limits of the brightness of labels: a normal distribution for each label, drawn for each sample.
 
     Attributes:
         mean: range of a label's mean brightness.
-        spread: range of its standard deviation, which stands for texture.
-        dark_background: how often id 0 is black, as around a patient; else it is a label like any other.
-        blur_mm: range of the smoothing that mixes neighbours, as voxels that hold two tissues do.
-        bare: how often the skull is stripped: what lies outside of the brain is black.
+        spread: range of its standard deviation, the texture.
+        dark_background: probability that id 0 is black, as around a patient; else it is a label like any other.
+        blur_mm: range of the smoothing that mixes neighbouring labels, as partial volume does.
+        bare: probability of a stripped skull: the outside of the brain is black.
         outside: source ids that a stripped head lacks.
-        rim: source ids at the brain's surface, which every second stripped head lacks as well.
-        bias: largest standard deviation of the coil's slow change of brightness, as a logarithm.
+        rim: source ids at the brain's surface, which half of the stripped heads also lack.
+        bias: largest standard deviation of the coil's bias field, as a logarithm.
         gamma: standard deviation of the logarithm of the exponent of brightness.
 
     Raises:
-        ShapeError: ranges not in order or a negative spread, blur, bias or gamma.
+        ShapeError: a range is not in order, or spread, blur, bias or gamma is negative.
     """
 
     mean: tuple[float, float] = (0.0, 1.0)
@@ -82,18 +82,18 @@ class Brightness:
 
 @dataclass(frozen=True, kw_only=True)
 class ScannerArtifacts:
-    """How poorly it is scanned.
+    """Limits of the scanner's artifacts.
 
     Attributes:
-        slice_mm: range of the slice thickness, along an axis drawn anew (axial, coronal or sagittal slices).
-        thick: how often slices are thicker than the grid at all.
+        slice_mm: range of the slice thickness, along a random axis (axial, coronal or sagittal slices).
+        thick: probability that slices are thicker than the grid.
         plane_mm: range of the voxel side within slices.
-        motion: how often the head moves once during the scan, which leaves ghosts along an encoding axis.
+        motion: probability that the head moves once during the scan, which causes ghosts along an encoding axis.
         motion_mm: largest movement along each axis.
-        noise: largest standard deviation of the noise (Rician), brightness being 0..1.
+        noise: largest standard deviation of the noise (Rician), for brightness in 0..1.
 
     Raises:
-        ShapeError: sizes that are not positive and in order.
+        ShapeError: sizes are not positive and in order.
     """
 
     slice_mm: tuple[float, float] = (1.0, 7.0)
