@@ -1,13 +1,13 @@
-"""Dice against the number of labels: cases chosen by the annotation server's `quality` strategy, against cases drawn at random.
+"""Dice against the number of labels: cases chosen by the annotation server's `quality` strategy, against random cases.
 
     python benchmarks/active_learning.py [--quick] [-o curve.json]
 
-Hippocampus MR (shared data, reference labels stand for the annotator). A network trained on the labels so far judges every
-case without a label, through `medvit.run` and `medvit_label.labels.next_case.uncertainty`, as the server does; the cases in most doubt are
-labelled next. Each point is a network trained from the same random weights for the same number of steps, so that only the
-choice of cases differs; both sides begin with the same cases, drawn at random. Scores are of cases that neither side can
-choose, through `medvit.training.evaluation`. The network is a small U-Net of MONAI's in the chain of
-hippocampus_mr_swin_unetr: a Swin UNETR would take hours to train so often on a CPU.
+Data: hippocampus MR (shared data); reference labels replace the annotator. A network trained on the labels so far rates every
+unlabelled case, through `medvit.run` and `medvit_label.labels.next_case.uncertainty`, as the server does; the most uncertain cases
+are labelled next. Each point is a network trained from the same random weights for the same number of steps, so that only the
+choice of cases differs; both sides begin with the same random cases. Scores are of cases that neither side can choose, through
+`medvit.training.evaluation`. The network is a small U-Net of MONAI's in the transforms of hippocampus_mr_swin_unetr: to train a
+Swin UNETR so often would take hours on a CPU.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ Entry = dict[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is done.
+    """Size of the benchmark.
 
     Attributes:
         labels: numbers of labels at which a network is trained and scored.
-        pool: cases to choose from.
-        judged: cases that score.
+        pool: number of cases to choose from.
+        judged: number of cases for scores.
         steps: optimiser steps of each training.
         seeds: repetitions, each with its own pool, start and random choices.
     """
@@ -64,7 +64,7 @@ QUICK = Plan(labels=(4, 8), pool=24, judged=12, steps=120, seeds=2)
 
 
 def make_bundle(folder: Path, seed: int) -> Bundle:
-    """The hippocampus bundle around the small network, with random weights."""
+    """Copy the hippocampus bundle with the small network and random weights."""
     import shutil
 
     shutil.copytree(open_bundle(NAME).root, folder, ignore=shutil.ignore_patterns("models", "docs"))
@@ -92,7 +92,7 @@ def make_bundle(folder: Path, seed: int) -> Bundle:
 
 
 def trained(base: Bundle, folder: Path, chosen: list[Entry], judged: list[Entry], steps: int) -> tuple[Bundle, float]:
-    """A network trained on the cases chosen, and its score on those that judge."""
+    """Train a network on the chosen cases; return it with its score."""
     folder.mkdir(parents=True)
     (folder / "list.json").write_text(json.dumps({"training": chosen, "validation": judged}))
     wanted = FineTuning(
@@ -109,7 +109,7 @@ def trained(base: Bundle, folder: Path, chosen: list[Entry], judged: list[Entry]
 
 
 def most_doubted(bundle: Bundle, waiting: list[Entry], count: int) -> list[Entry]:
-    """The cases that the server would offer next."""
+    """Return the cases that the server would offer next."""
     scored = []
     for entry in waiting:
         result = medvit.run(bundle, _root() / entry["image"], medvit.RunSettings(device="cpu", quality_map=True))
@@ -122,7 +122,7 @@ def most_doubted(bundle: Bundle, waiting: list[Entry], count: int) -> list[Entry
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What both sides begin with: the first cases, the network trained on them, and its score."""
+    """Start of both sides: the first cases, the network trained on them, and its score."""
 
     base: Bundle
     pool: list[Entry]
@@ -132,14 +132,14 @@ class Start:
 
 
 def begin(base: Bundle, folder: Path, pool: list[Entry], judged: list[Entry], plan: Plan) -> Start:
-    """Train on the first cases of a pool that is in random order."""
+    """Train on the first cases of a pool in random order."""
     model, score = trained(base, folder, pool[: plan.labels[0]], judged, plan.steps)
     print(f"  both: {plan.labels[0]} labels, Dice {score:.4f}", flush=True)
     return Start(base=base, pool=pool, judged=judged, model=model, score=score)
 
 
 def curve(start: Start, folder: Path, plan: Plan, ours: bool) -> list[float]:
-    """Scores at each number of labels."""
+    """Compute the scores at each number of labels."""
     model, chosen, scores = start.model, start.pool[: plan.labels[0]], [start.score]
     for count in plan.labels[1:]:
         waiting = [entry for entry in start.pool if entry not in chosen]
@@ -156,7 +156,7 @@ def _root() -> Path:
 
 
 def measure(plan: Plan) -> dict[str, Any]:
-    """Both curves for each seed, and their means."""
+    """Compute both curves for each seed, and their means."""
     content = json.loads((open_bundle(NAME).root / "configs" / "datalist.json").read_text())
     found: dict[str, list[list[float]]] = {"ours": [], "random": []}
     for seed in range(plan.seeds):
@@ -173,7 +173,7 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The curve as Markdown."""
+    """Format the curves as Markdown."""
     lines = ["| labels | ours | random | ours minus random, by seed |", "|---|---|---|---|"]
     for n, count in enumerate(found["plan"]["labels"]):
         apart = [a[n] - b[n] for a, b in zip(found["curves"]["ours"], found["curves"]["random"], strict=True)]

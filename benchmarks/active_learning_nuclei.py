@@ -1,14 +1,14 @@
-"""Dice against the number of labels on pictures of nuclei: three ways to choose the next ones, in minutes on one core.
+"""Dice against the number of labels on pictures of nuclei: three strategies for the next pictures, in minutes on one core.
 
     python benchmarks/active_learning_nuclei.py [--seeds 5] [-o curve.json]
 
-What the annotation server ranks by is held against chance: `mirror` takes the pictures whose answer agrees least with that of
-their mirror image, through `medvit_label.labels.next_case.uncertainty` as the server does; `entropy` those whose pixels are least decided
-on average; `random` any. The reference labels stand for the annotator. The pictures (shared data, the split of
-nuclei_barlow_swin) are brought to 96 x 96 pixels, so that a U-Net of 12,000 weights can be trained from the same random
-weights, for the same number of steps, at each number of labels: only the choice differs. All sides of a repetition begin with
-the same pictures, and are scored on pictures that none can choose. About one picture in five is stained tissue or bright field
-and no fluorescence, so that a good choice can matter.
+The annotation server's ranking is compared with chance: `mirror` takes the pictures whose labels agree least with those of their
+mirror image, through `medvit_label.labels.next_case.uncertainty` as the server does; `entropy` those with the highest mean entropy;
+`random` takes any. Reference labels replace the annotator. The pictures (shared data, the split of nuclei_barlow_swin) are
+reduced to 96 x 96 pixels, so that a U-Net of 12,000 weights can be trained from the same random weights, for the same number of
+steps, at each number of labels: only the choice differs. All strategies of a repetition begin with the same pictures, and are
+scored on pictures that none can choose. About one picture in five is stained tissue or bright field rather than fluorescence, so
+that a good choice can matter.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ SIDES = ("random", "mirror", "entropy")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is done.
+    """Size of the benchmark.
 
     Attributes:
         labels: numbers of labels at which a network is trained and scored.
-        pool: pictures to choose from.
+        pool: number of pictures to choose from.
         steps: optimiser steps of each training.
         seeds: repetitions, each with its own pool, start, weights and random choices.
-        size: pixels along a side of a picture; training takes crops of ``crop``.
+        size: side of a picture in pixels; training takes crops of ``crop``.
     """
 
     labels: tuple[int, ...] = (4, 8, 16, 32)
@@ -68,17 +68,17 @@ class Pictures:
     masks: Tensor
 
     def at(self, places: list[int]) -> Pictures:
-        """Some of them."""
+        """Select some pictures."""
         return Pictures(self.images[places], self.masks[places])
 
     def coloured(self) -> list[bool]:
-        """Which are stained tissue or bright field: in colour, or bright behind the nuclei."""
+        """Return True for stained tissue or bright field: pictures in colour, or with a bright background."""
         spread = (self.images.amax(1) - self.images.amin(1)).mean((1, 2))
         return [bool(s > 0.05 or b > 0.5) for s, b in zip(spread, self.images.mean((1, 2, 3)), strict=True)]
 
 
 def load(entries: list[dict[str, str]], root: Path, size: int) -> Pictures:
-    """Pictures of a data list with their instances as one mask, shrunk."""
+    """Load the pictures of a data list, with their instances as one mask, reduced in size."""
     images, masks = [], []
     for entry in entries:
         with Image.open(root / entry["image"]) as shown:
@@ -91,7 +91,7 @@ def load(entries: list[dict[str, str]], root: Path, size: int) -> Pictures:
 
 
 def trained(given: Pictures, plan: Plan, seed: int) -> UNet:
-    """A network trained from the weights that the seed draws."""
+    """Train a network from the weights that the seed draws."""
     torch.manual_seed(seed)
     network = UNet(2, 3, 1, (8, 16, 32), (2, 2), num_res_units=1, norm="batch")
     optimiser = torch.optim.Adam(network.parameters(), plan.learning_rate)
@@ -111,7 +111,7 @@ def trained(given: Pictures, plan: Plan, seed: int) -> UNet:
 
 
 def _batch(given: Pictures, plan: Plan, draw: random.Random) -> tuple[Tensor, Tensor]:
-    """Random crops, turned and flipped."""
+    """Draw random crops, rotated and flipped."""
     images, masks = [], []
     for _ in range(plan.batch):
         place = draw.randrange(len(given.images))
@@ -126,12 +126,12 @@ def _batch(given: Pictures, plan: Plan, draw: random.Random) -> tuple[Tensor, Te
 
 @torch.no_grad()
 def probabilities(network: UNet, images: Tensor) -> Tensor:
-    """Of each pixel to be in a nucleus, (n, row, column)."""
+    """Compute the probability of each pixel to be in a nucleus, (n, row, column)."""
     return torch.cat([torch.sigmoid(network(part))[:, 0] for part in images.split(20)])
 
 
 def score(network: UNet, judged: Pictures) -> float:
-    """Mean Dice of the pictures."""
+    """Compute the mean Dice of the pictures."""
     found = (probabilities(network, judged.images) > 0.5).float()
     truth = judged.masks[:, 0]
     sums = (found + truth).sum((1, 2))
@@ -140,7 +140,7 @@ def score(network: UNet, judged: Pictures) -> float:
 
 
 def doubts(side: str, network: UNet, images: Tensor) -> list[float]:
-    """How little each answer is to be trusted."""
+    """Compute the uncertainty of each picture's labels."""
     inside = probabilities(network, images)
     if side == "entropy":
         p = inside.clamp(1e-6, 1 - 1e-6)
@@ -159,7 +159,7 @@ def doubts(side: str, network: UNet, images: Tensor) -> list[float]:
 def curve(
     side: str, network: UNet, pool: Pictures, judged: Pictures, plan: Plan, seed: int
 ) -> tuple[list[float], list[int]]:
-    """Scores at each number of labels, and the pictures chosen, from a network trained on the first ones of a pool in random order."""
+    """Compute the scores at each number of labels, and the chosen pictures, from a start on the first pictures of a random pool."""
     chosen = list(range(plan.labels[0]))
     scores = [score(network, judged)]
     for count in plan.labels[1:]:
@@ -175,7 +175,7 @@ def curve(
 
 
 def measure(plan: Plan) -> dict[str, Any]:
-    """All curves for each seed."""
+    """Compute all curves for each seed."""
     path = open_bundle(NAME).root / "configs" / "datalist.json"
     content, root = json.loads(path.read_text()), data_root(None, path)
     everything, judged = (load(content[part], root, plan.size) for part in ("training", "validation"))
@@ -197,7 +197,7 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Means with the standard deviation over seeds, and what each side gains on chance, seed by seed."""
+    """Tabulate means with the standard deviation over seeds, and the gain of each strategy over chance for each seed."""
     lines = [
         f"| labels | {' | '.join(SIDES)} | mirror - random, by seed | entropy - random, by seed |",
         "|---|---|---|---|---|---|",

@@ -1,10 +1,10 @@
-"""Fine-tuning all weights against fine-tuning adapters: trained numbers, time of a step, scores before and after.
+"""Fine-tuning of all weights against adapters: number of trained parameters, time of a step, scores before and after.
 
     python benchmarks/adapters.py [--steps 60] [--cases 8]
 
-The shipped hippocampus network meets a contrast that it has not seen: eight of its training images (shared data) with dark and
-bright exchanged, as between T1 and T2 weighting. Both sides begin with the same weights and see the same crops; the cases that
-score are from its validation list, exchanged alike, and train nothing.
+The shipped hippocampus network is fine-tuned on a new contrast: eight of its training images (shared data) with dark and bright
+exchanged, as between T1 and T2 weighting. Both sides begin with the same weights and see the same crops; the scored cases are from
+its validation list, with the same exchange, and are not trained on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONTESTANTS = {
 
 
 def exchanged(folder: Path, cases: int) -> DataList:
-    """Cases with dark and bright exchanged, half as many to judge, and their list."""
+    """Write cases with dark and bright exchanged, half as many for scores, and their data list."""
     content: dict[str, list[dict[str, str]]] = {}
     for split, count in (("training", cases), ("validation", max(1, cases // 2))):
         content[split] = []
@@ -49,7 +49,7 @@ def exchanged(folder: Path, cases: int) -> DataList:
 
 
 def row(name: str, adapters: AdapterSettings | None, data: DataList, steps: int, folder: Path) -> str:
-    """One line of the table."""
+    """Format one line of the table."""
     wanted = FineTuning(
         base=open_bundle(NAME),
         data=data,

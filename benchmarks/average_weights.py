@@ -1,9 +1,9 @@
-"""Publishes the mean of several sets of a bundle's weights: snapshots of one run answer better together than the last alone.
+"""Publication of the mean of several sets of a bundle's weights, since averaged snapshots of a run are better than the last one.
 
     python benchmarks/average_weights.py BUNDLE WEIGHTS WEIGHTS ...      # files, checkpoints of a run, or names of bundles
 
-Weights are averaged, not answers, so inference costs what it did (M. Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482).
-They must come from one run, or from runs that began at the same trained weights; those of two random starts have no mean.
+Weights are averaged rather than outputs, so inference costs the same (M. Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482).
+They must come from one run, or from runs that began at the same trained weights; the mean of two random starts is meaningless.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medvit.training.loop.initial_weights import read_weights
 
 
 def main() -> None:
-    """Average, recompute what follows from the weights, and publish."""
+    """Average, recompute dependent tensors, and publish."""
     asked = argparse.ArgumentParser()
     asked.add_argument("bundle")
     asked.add_argument("files", nargs="+")

@@ -1,9 +1,10 @@
-"""Barlow-Swin in pictures a second: ours as shipped, the same network in eager PyTorch's own operators, and a U-Net.
+"""Pictures per second of Barlow-Swin: as shipped, with plain PyTorch attention, and of a U-Net.
 
 python benchmarks/barlow_swin.py [--sides 256 512] [--runs 5]
 
-"Eager PyTorch" is our class with window attention by its reference, that is by plain PyTorch operators; weights are the same,
-so its logits are the check. The U-Net is MONAI's, for its speed alone; it is widened until it has as many parameters; both counts are printed.
+"Eager PyTorch" is medvit's class with the reference of window attention, that is plain PyTorch operators; weights are the same,
+so its logits are the check. The U-Net is MONAI's, compared only in speed; its width is chosen so that it has as many parameters;
+both counts are printed.
 """
 
 from __future__ import annotations

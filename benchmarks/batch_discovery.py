@@ -1,10 +1,10 @@
-"""How fast a batch discovers an archive, beside pydicom's plain walk on the same files.
+"""Speed of a batch's discovery of an archive, against pydicom's plain walk over the same files.
 
     python benchmarks/batch_discovery.py [--files 10000] [--runs 3]
 
-Each side runs in a process of its own, in turn. Ours walks, reads, writes the catalogue, sorts every series into volumes and
-says what is odd about it; the plain walk reads each header with ``dcmread(stop_before_pixels=True)`` and keeps five values.
-"again" is a second look at an archive in which nothing changed.
+Each side runs in its own process, in turn. medvit walks, reads, writes the catalogue, sorts every series into volumes and reports
+oddities; the plain walk reads each header with ``dcmread(stop_before_pixels=True)`` and keeps five values. "again" is a second
+discovery of an unchanged archive.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if __name__ == "__main__":
 
 
 def one(program: str, *arguments: object) -> tuple[float, float, int]:
-    """Files per second, peak memory in MB, series found."""
+    """Run a program; return files per second, peak memory in MB, and the number of series found."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "apps" / "batch")])}
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:  # spawned readers import it, so it must be a file
         file.write(program)

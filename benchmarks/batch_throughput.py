@@ -1,15 +1,17 @@
-"""How many series a minute a batch gets through, beside one process for each case, and what a case costs outside inference.
+"""Series per minute of a batch, against one process per case, and the time of a case outside inference.
 
     python benchmarks/batch_throughput.py [--cases 6] [--bundle NAME] [--twin-cases 2] [--memory-cases 0]
-    # --cases 0: the memory alone
+    # --cases 0: only the memory
 
 All run the same weights on the same series (copies of the shipped one with other voxels and UIDs). The peer is a loop with one
-process for each case, as over TotalSegmentator, that runs its own code: MONAI's network, transforms and inferer on the
+process per case, as over TotalSegmentator, that runs its own code: MONAI's network, transforms and inferer on the
 default bundle's weights (its twin config, ``python -m monai.bundle run``), and highdicom for the SEG, by the functions of
-``dicom_to_seg.py``; it is timed on the first ``--twin-cases`` of the series, and the labels of both are compared. Beside it
-stands a loop over ``medvit segment``, which has this project's engine and lacks only the batch. Up to 64 workers are simulated, since no machine here has the cores: each takes the next case when it has done
-one, cases take the recorded times, and everything that the parent does for a case is done one after the other.
-``--memory-cases`` runs so many small cases through one worker and prints the most memory it had taken after each tenth of them.
+``dicom_to_seg.py``; it is timed on the first ``--twin-cases`` of the series, and the labels of both are compared. A loop over
+``medvit segment``, with medvit's engine but without the batch, is timed too. Up to 64 workers are simulated, since no machine here
+has the cores: each takes the next case when it has finished one, cases take the recorded times, and the parent's work for the
+cases is sequential.
+
+``--memory-cases`` runs that many small cases through one worker and prints its peak memory after each tenth of them.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ TYPES = ["-ot", "nifti", "-ot", "dicom-seg"]
 
 
 def fill(top: Path, cases: int) -> list[Path]:
-    """The shipped series so many times, each with a voxel and UIDs of its own."""
+    """Write copies of the shipped series, each with its own voxel and UIDs."""
     with zipfile.ZipFile(ROOT / "examples" / "headneck_ct_dicom.zip") as archive:
         slices = [pydicom.dcmread(BytesIO(archive.read(name))) for name in archive.namelist() if not name.endswith("/")]
     folders = []
@@ -59,7 +61,7 @@ def fill(top: Path, cases: int) -> list[Path]:
 
 
 def run(*arguments: object) -> float:
-    """Seconds that a command took."""
+    """Run a command; return its seconds."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "apps" / "batch")])}
     start = time.perf_counter()
     done = subprocess.run([*MEDVIT, *map(str, arguments)], capture_output=True, text=True, env=env)
@@ -69,7 +71,7 @@ def run(*arguments: object) -> float:
 
 
 def recorded(out: Path) -> list[dict[str, float]]:
-    """Seconds of each stage of each published case."""
+    """Return the seconds of each stage of each published case."""
     base = sqlite3.connect(out / "journal.sqlite")
     rows = base.execute("SELECT seconds FROM cases WHERE state='published' ORDER BY id").fetchall()
     base.close()
@@ -77,7 +79,7 @@ def recorded(out: Path) -> list[dict[str, float]]:
 
 
 def simulated(services: list[float], parent: float, workers: int, cases: int) -> float:
-    """Cases per second of so many workers whose one parent needs ``parent`` seconds for each case."""
+    """Compute the cases per second of a number of workers whose parent needs ``parent`` seconds for each case."""
     chance, free, hands = random.Random(1), [0.0] * workers, 0.0
     for _ in range(cases):
         begin = max(heapq.heappop(free), hands)
@@ -87,7 +89,7 @@ def simulated(services: list[float], parent: float, workers: int, cases: int) ->
 
 
 def parents_share(out: Path, cases: int = 200) -> float:
-    """Seconds that the parent needs for a case: three entries in the journal, each on the disk, and the renames."""
+    """Measure the parent's seconds per case: three journal entries, each synced to disk, and the renames."""
     sys.path[:0] = [str(ROOT), str(ROOT / "apps" / "batch")]
     from medvit_batch.cases import State
     from medvit_batch.execution.publish import prepare, publish_case, staging_path
@@ -148,7 +150,7 @@ def main() -> None:
 
 
 def twin(folders: list[Path], out: Path, place: Path) -> tuple[float, float]:
-    """Seconds a case of MONAI's twin and highdicom, a process each, and the lowest Dice of a label against the batch's."""
+    """Return the seconds per case of MONAI's twin with highdicom, one process each, and the lowest Dice of a label against the batch."""
     from dicom_to_seg import lowest_dice, theirs
 
     segs = {pydicom.dcmread(seg).ReferencedSeriesSequence[0].SeriesInstanceUID: seg for seg in out.rglob("seg.dcm")}
@@ -194,7 +196,7 @@ def throughput(args: argparse.Namespace) -> None:
             f"\nthe twin was timed on {min(args.twin_cases, args.cases)}; lowest Dice of a label, batch and twin: {peer[1]:.5f}"
         )
     later = seconds[1:] or seconds
-    # what kept the worker busy: not what went on beside another case, nor what lies within another stage
+    # stages that keep the worker busy: without those that overlap another case or are part of another stage
     whole = [sum(v for k, v in s.items() if k not in ("load", "preflight", "ahead", "behind")) for s in later]
     outside = [1 - s.get("infer", 0.0) / w for s, w in zip(later, whole, strict=True)]
     stages = {name: statistics.median(s.get(name, 0.0) for s in later) for name in later[0]}

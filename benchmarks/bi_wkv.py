@@ -16,7 +16,7 @@ from medvit.kernels.bi_wkv import bi_wkv
 
 
 def by_logarithms(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The formula with ``logcumsumexp``, which knows no sign: values are moved above zero and moved back."""
+    """Compute the formula with ``logcumsumexp``, which needs positive values: they are shifted above zero and back."""
     low = v.amin(1, keepdim=True) - 1
     token = torch.arange(k.shape[1], dtype=k.dtype, device=k.device)[:, None]
     heavy = k + (v - low).log()

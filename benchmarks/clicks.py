@@ -2,9 +2,9 @@
 
     python benchmarks/clicks.py hippocampus_mr_swin_unetr headneck_ct_swin_unetr nuclei_barlow_swin [--cases 10] [-o clicks.json]
 
-The robot user of the literature on interactive segmentation: a click goes to the centre (the largest distance to its border) of
-the largest connected error (voxels that share one reference label and have another), and names that label. The server goes on from
-its last answer. Cases come from the bundle's own data list; the first of the validation part unless told otherwise.
+The clicks are those of the robot user in the literature on interactive segmentation: a click is at the centre (the largest distance
+to the border) of the largest connected error (voxels with one reference label and another found label), and names the reference
+label. The server continues from its last labels. Cases are from the bundle's data list, by default the first of the validation part.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Click:
     """A click and its effect.
 
     Attributes:
-        label: that it named.
+        label: label named by the click.
         gain: change of that label's Dice; for background, of the label that was there before.
-        voxels: whose label changed.
-        seconds: until the server answered.
+        voxels: number of voxels whose label changed.
+        seconds: seconds until the server's reply.
     """
 
     label: str
@@ -57,7 +57,7 @@ class Click:
 def largest_error(
     found: np.ndarray, truth: np.ndarray, ids: list[int], spacing: tuple[float, ...]
 ) -> tuple[tuple[int, ...], int] | None:
-    """Return the centre of the largest connected error and its reference label; None where labels are as they should be."""
+    """Return the centre of the largest connected error and its reference label; None if all labels are correct."""
     largest, most, label = None, 0, 0
     for number in [0, *ids]:
         pieces, _ = ndimage.label((truth == number) & (found != number))
@@ -71,7 +71,7 @@ def largest_error(
 
 
 def ask(url: str, bundle: Bundle, image: str, params: dict[str, Any]) -> tuple[np.ndarray, tuple[float, ...], float]:
-    """Return the server's labels, their voxel sides and the seconds it took."""
+    """Return the server's labels, their voxel sides and the seconds of the request."""
     answer = requests.post(
         f"{url}/infer/{bundle.name}",
         params={"image": image, "output": "image"},
@@ -87,7 +87,7 @@ def ask(url: str, bundle: Bundle, image: str, params: dict[str, Any]) -> tuple[n
 
 
 def annotate(url: str, bundle: Bundle, pair: ImageLabelPair) -> tuple[list[float], list[Click]]:
-    """Run the bundle on a case and correct it by clicks; return the mean Dice of its labels after each, and the clicks."""
+    """Run the bundle on a case and correct it by clicks; return the mean Dice after each click, and the clicks."""
     truth, names = load_labels(pair), {label.id: label.name for label in bundle.facts.labels}
     found, spacing, _ = ask(url, bundle, pair.name, {})
     means, clicks = [], list[Click]()

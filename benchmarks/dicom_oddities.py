@@ -1,11 +1,11 @@
-"""The tables of docs/dicom.md: every series in the shared DICOM data, what inspect says, what segment does and why; and
-every SEG and RTSTRUCT there, with what convert makes of it.
+"""Tables of docs/dicom.md: results of inspect and segment for every series in the shared DICOM data, and of convert for every SEG
+and RTSTRUCT.
 
-python benchmarks/dicom_oddities.py            # prints what each source came to, then the tables
-python benchmarks/dicom_oddities.py --write    # also puts them into docs/dicom.md
+python benchmarks/dicom_oddities.py            # prints the outcome of each source, then the tables
+python benchmarks/dicom_oddities.py --write    # also writes them to docs/dicom.md
 
-Sources that end alike stand in one line, and a message that returns is a note below: sizes and numbers aside, the words
-are those of the commands.
+Sources with equal outcomes share a line, and repeated messages are notes below the tables; apart from sizes and numbers they
+are quoted from the commands.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ BEGIN, END = "<!-- table: python benchmarks/dicom_oddities.py --write -->", "<!-
 
 
 _ALONE = {"pydicom_data", "transfer_syntaxes_cornerstone", "seg_dcmqi", "seg_highdicom", "rtstruct_dicompyler", "empty"}
-"""Folders whose files do not belong together."""
+"""Folders whose files are separate sources."""
 
 _TOGETHER = {"image", "ct-3slice"}
-"""Folders within those whose files do."""
+"""Folders within those whose files are one source."""
 
 _NO_DICOM = (".gz", ".nrrd", ".dump")
 
 _LONGEST = 36
-"""Letters of a name within a group; longer ones, which state a transfer syntax in full, are cut in the middle."""
+"""Largest number of letters of a name within a group; longer names, with a full transfer syntax, are shortened in the middle."""
 
 _REMEDIES = (
     ("--on-irregular", ("--on-irregular", "resample")),
     ("--repair-tags", ("--repair-tags",)),
     ("--force", ("--force",)),
 )
-"""An option that a refusal names, and how it is then tried."""
+"""Options named by refusals, each with the arguments with which it is tried."""
 
 
 def sources(data: Path) -> list[Path]:
-    """Folders that hold one series, zips, and files that stand for themselves."""
+    """List the sources: folders with one series, zips, and single files."""
     found = []
     for path in sorted(data.rglob("*")):
         apart = bool(set(path.relative_to(data).parts[:-1]) & _ALONE) and path.parent.name not in _TOGETHER
@@ -67,7 +67,7 @@ def _holds_files(folder: Path) -> bool:
 
 
 def results_of_others(data: Path) -> list[Path]:
-    """Every SEG and RTSTRUCT."""
+    """List every SEG and RTSTRUCT."""
     found = []
     for path in sorted(p for p in data.rglob("*") if p.is_file() and p.suffix not in (*_NO_DICOM, ".zip")):
         tags = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["Modality"])
@@ -78,7 +78,7 @@ def results_of_others(data: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command came to: its exit code, what it wrote, and its first line for people, without names and numbers."""
+    """Outcome of a command: its exit code, its files, and its first line for people, without names and numbers."""
 
     code: int
     what: str
@@ -87,7 +87,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One source: what was found in it, the sizes of its volumes, and what each command came to."""
+    """One source: its content, the sizes of its volumes, and the outcome of each command."""
 
     source: str
     found: str
@@ -98,7 +98,7 @@ class Row:
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """What sources of one line share."""
+        """Key that sources of one line share."""
         return (self.found, _blurred(self.done), self.remedy, self.remedied and _blurred(self.remedied))
 
 
@@ -114,14 +114,14 @@ def _run(*arguments: str, json_only: bool = False) -> tuple[int, str]:
 
 
 def _words(text: str, path: Path) -> str:
-    """The first error or warning, the source's own name left out, and what the network saw told shortly."""
+    """Return the first error or warning without the source's name, and with the description of the network's input shortened."""
     lines = [line for line in text.splitlines() if line.startswith(("Error", "Warning"))] or [""]
     line = re.sub(r"^(Error|Warning): ", "", lines[0]).replace(str(path), "FILE").replace(path.name, "FILE")
     return re.sub(r"(implausible anatomy, quality is poor):.*", r"\1", line)
 
 
 def _inspected(path: Path) -> tuple[str, tuple[str, ...]]:
-    """What inspect says, with its exit code, and the sizes of the volumes."""
+    """Return the report of inspect, with its exit code, and the sizes of the volumes."""
     code, text = _run("inspect", str(path), "--json", json_only=True)
     if code == 1:
         return f"1: {_words(text, path)}", ()
@@ -148,7 +148,7 @@ def _segmented(path: Path, *options: str) -> Outcome:
 
 
 def _remedied(path: Path, done: Outcome) -> tuple[str, Outcome | None]:
-    """Every option that the messages name, one after the other, and what it comes to with them."""
+    """Apply the options that the messages name, one after another; return them and the final outcome."""
     tried: list[str] = []
     best: Outcome | None = None
     while True:
@@ -161,7 +161,7 @@ def _remedied(path: Path, done: Outcome) -> tuple[str, Outcome | None]:
 
 
 def series_rows(data: Path) -> list[Row]:
-    """One row a series."""
+    """Make one row per series."""
     rows = []
     for path in sources(data):
         found, sizes = _inspected(path)
@@ -189,7 +189,7 @@ def _converted(path: Path, *options: str) -> Outcome:
 
 
 def result_rows(data: Path) -> list[Row]:
-    """One row a SEG or RTSTRUCT."""
+    """Make one row per SEG or RTSTRUCT."""
     rows = []
     for path in results_of_others(data):
         done = _converted(path)
@@ -211,13 +211,13 @@ def result_rows(data: Path) -> list[Row]:
 
 @dataclass
 class Notes:
-    """Messages in the order in which the tables name them, each once."""
+    """Messages in the order of their first use in the tables."""
 
     known: dict[tuple[object, ...], int] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
 
     def cell(self, outcome: Outcome) -> str:
-        """An outcome's cell: exit code, what was written, and the number of its message below."""
+        """Format an outcome as a table cell: exit code, files, and the number of its message."""
         text = f"{outcome.code}: {outcome.what}"
         if not outcome.words:
             return text
@@ -229,7 +229,7 @@ class Notes:
 
 
 def folded(names: Sequence[str]) -> str:
-    """Names of sources, what the names of one folder share written once: ``a/CT_{1, 2, 3}.dcm``."""
+    """Join names of sources, with common parts written once: ``a/CT_{1, 2, 3}.dcm``."""
     places: dict[str, list[str]] = {}
     for name in names:
         folder, _, own = name.rpartition("/")
@@ -256,7 +256,7 @@ def _shared_start(words: Sequence[str]) -> str:
 
 
 def table(rows: Sequence[Row], heads: Sequence[str], notes: Notes) -> list[str]:
-    """Markdown lines: one for all rows that are alike, in the order of the first of each."""
+    """Format Markdown lines, one for all equal rows, in the order of the first of each."""
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(row.alike, []).append(row)
@@ -275,7 +275,7 @@ def table(rows: Sequence[Row], heads: Sequence[str], notes: Notes) -> list[str]:
 
 
 def page(series: Sequence[Row], results: Sequence[Row]) -> str:
-    """Both tables and the notes, as Markdown."""
+    """Format both tables and the notes as Markdown."""
     notes = Notes()
     lines = [
         "Exit codes stand before the colon: 0 done, 1 refused, 3 partly done or flagged. Numbers in brackets are the messages below.",

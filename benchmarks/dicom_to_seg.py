@@ -1,10 +1,10 @@
-"""The whole job from DICOM to SEG: ``medvit segment`` against MONAI's way of doing it, in turn, each a whole process.
+"""Time from DICOM to SEG: ``medvit segment`` against MONAI and highdicom, in turn, each in its own process.
 
     python benchmarks/dicom_to_seg.py [--case ZIP] [--runs 3] [--backend auto]
 
-The other side is the bundle's stock twin (MONAI's network, transforms and inferer by ``python -m monai.bundle run``, DICOM read
-by ITK) and then a process that writes the labels with highdicom, as one does who has no medvit: pydicom reads the slices, and
-nothing is checked. Ours also reads back what it wrote. Both SEGs are read by the same reader and compared.
+The other side is the bundle's MONAI twin (MONAI's network, transforms and inferer by ``python -m monai.bundle run``, DICOM read
+by ITK), then a process that writes the labels with highdicom, as a user without medvit would: pydicom reads the slices, and
+there are no checks. medvit also reads its SEG back. Both SEGs are read by the same reader and compared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CASE = SHARED / "data" / "dicom" / "ct_headneck_openkbp_pt_201_128slices.zip"
 
 
 def write_with_highdicom(series: Path, labels: Path, out: Path) -> None:
-    """A BINARY SEG of a label map (i, j, k) in RAS, as highdicom's own guide goes about it."""
+    """Write a BINARY SEG of a label map (i, j, k) in RAS, as in highdicom's user guide."""
     import highdicom as hd
     import nibabel as nib
     import pydicom
@@ -70,7 +70,7 @@ def write_with_highdicom(series: Path, labels: Path, out: Path) -> None:
 
 
 def theirs(case: Path, place: Path) -> tuple[float, Path]:
-    """Seconds of both processes, and the SEG."""
+    """Return the seconds of both processes, and the SEG."""
     first, labels = run_twin(case, place)
     series = place / "series"
     with zipfile.ZipFile(case) as archive:

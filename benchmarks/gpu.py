@@ -1,9 +1,9 @@
-"""Everything a GPU is needed for, in one call: compile, check against the formulas in fp64, then measure beside the peers.
+"""GPU benchmark in one call: compile, check against the formulas in fp64, then measure against the peers.
 
 python benchmarks/gpu.py [--peer PATH] [--runs 50] [--only bi_wkv window_attention overlap_add resample_argmax network]
 
-Times are medians of CUDA events after a warm-up, peers and ours in turn. PATH: a folder with the published Restore-RWKV
-kernel (``bi_wkv.cpp`` and ``bi_wkv.cu`` or their like), which is built there; its result is compared with the paper's formula.
+Times are medians of CUDA events after a warm-up, peer and medvit in turn. PATH: a folder with the published Restore-RWKV
+kernel (such as ``bi_wkv.cpp`` and ``bi_wkv.cu``), which is built there; its result is compared with the paper's formula.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 _PEER_LIMIT = 0.1
-"""Relative L2 error against the formula, beyond which a peer was built or called wrongly."""
+"""Relative L2 error against the formula above which a peer counts as built or called wrongly."""
 
 PARTS = ("bi_wkv", "window_attention", "overlap_add", "resample_argmax", "network")
 
 
 def in_turn(actions: list[Callable[[], object]], runs: int) -> list[float]:
-    """Median milliseconds of each, run after one another."""
+    """Return the median milliseconds of each action, run in turn."""
     times: list[list[float]] = [[] for _ in actions]
     for n in range(runs + 5):
         for action, told in zip(actions, times, strict=True):
@@ -39,7 +39,7 @@ def in_turn(actions: list[Callable[[], object]], runs: int) -> list[float]:
 
 
 def graphed(action: Callable[[], object]) -> Callable[[], object]:
-    """The same launches without Python between them."""
+    """Capture the launches as a CUDA graph, which runs without Python between them."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -61,7 +61,7 @@ def row(*cells: object) -> None:
 
 
 def copy_rate() -> float:
-    """Bytes a millisecond, read and written, of a large copy: what the memory floors below are taken from."""
+    """Measure the bytes per millisecond, read and written, of a large copy; the memory floors below use it."""
     a, b = (torch.empty(2**28, dtype=torch.float32, device="cuda") for _ in range(2))
     return 2 * a.numel() * 4 / in_turn([lambda: b.copy_(a)], 10)[0]
 
@@ -117,7 +117,7 @@ def bi_wkv_part(given: argparse.Namespace) -> None:
 
 
 def build_peer(folder: str) -> Callable[..., Tensor]:
-    """The published kernel as (w, u, k, v) -> y; it was written for a T known when it is built, hence its macro."""
+    """Build the published kernel as (w, u, k, v) -> y; its T is fixed at compile time by a macro."""
     from torch.utils.cpp_extension import load
 
     files = [str(f) for f in sorted(Path(folder).rglob("*")) if f.suffix in (".cpp", ".cu")]
@@ -130,9 +130,9 @@ def build_peer(folder: str) -> Callable[..., Tensor]:
 
 
 def called_as_published(built: object) -> Callable[..., Tensor]:
-    """Whichever of the two published bindings was built: one returns y, the other fills a buffer that it is given.
+    """Wrap either of the two published bindings: one returns y, the other fills a given buffer.
 
-    The buffer holds NaN before, so that what the kernel leaves out cannot pass for a result.
+    The buffer is filled with NaN first, so that elements which the kernel does not write are noticed.
     """
 
     def plain(tensors: tuple[Tensor, ...]) -> list[Tensor]:
@@ -157,7 +157,7 @@ def called_as_published(built: object) -> Callable[..., Tensor]:
 
 
 def checked_peer(peer: Callable[..., Tensor], device: str = "cuda") -> Callable[..., Tensor]:
-    """The peer, if it computes what it should; one that does not is not timed. Its own deviations are far below the limit."""
+    """Return the peer if its result is correct; otherwise it is not timed. Its rounding errors are far below the limit."""
     g = torch.Generator().manual_seed(0)
     w, u = (torch.randn(2, 48, generator=g) / 4096).to(device)
     k, v = torch.randn(2, 1, 4096, 48, generator=g).to(device)
@@ -245,7 +245,7 @@ def window_attention_part(given: argparse.Namespace) -> None:
 
 
 def flex_attention(padded: list[int], channels: int, heads: int) -> Callable[[], object]:
-    """FlexAttention on windows that are partitioned already, bias table and shift mask in its score function."""
+    """Make FlexAttention on partitioned windows, with bias table and shift mask in its score function."""
     from torch.nn.attention.flex_attention import flex_attention as flex
 
     from medvit.kernels.window_attention.layout import window_layout
@@ -335,7 +335,7 @@ def network_part(given: argparse.Namespace) -> None:
 
 
 def check_all() -> None:
-    """Every kernel against the formula in fp64 on odd sizes, before anything is timed."""
+    """Check every kernel against the formula in fp64 on odd sizes, before anything is timed."""
     from medvit.kernels.bi_wkv import bi_wkv
     from medvit.kernels.window_attention import window_attention
 

@@ -1,10 +1,10 @@
-"""How fast preflight reads headers, beside pydicom's plain walk on the same files, and what it costs a run.
+"""Speed of preflight's header reading, against pydicom's plain walk over the same files, and its share of a run.
 
     python benchmarks/inspect_headers.py [--files 20000]
 
-The plain walk reads each header with ``dcmread(stop_before_pixels=True)`` and takes five values that any sorting needs.
-Both run in processes of their own, in turn, so that memory is each one's own; the files are copies of the shipped series
-with series, instance and position changed.
+The plain walk reads each header with ``dcmread(stop_before_pixels=True)`` and takes five values that any sorting needs. Both run
+in their own processes, in turn, so that memory is measured separately; the files are copies of the shipped series with changed
+series, instance and position.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ print(found.files / (time.perf_counter() - start), resource.getrusage(resource.R
 
 
 def fill(folder: Path, count: int) -> None:
-    """30 slices that belong together and many that do not, in folders of 500."""
+    """Write 30 slices of one series and many single ones, in folders of 500."""
     with zipfile.ZipFile(ROOT / "examples" / "headneck_ct_dicom.zip") as archive:
         template = pydicom.dcmread(BytesIO(archive.read(archive.namelist()[0])))
     for n in range(count):
@@ -68,7 +68,7 @@ def measure(code: str, folder: Path) -> tuple[float, float, int]:
 
 
 def preflight_share() -> tuple[float, float]:
-    """Seconds of preflight and of a whole run on the shipped series."""
+    """Return the seconds of preflight and of a whole run on the shipped series."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         command = [

@@ -1,10 +1,10 @@
-"""What an annotator waits for: until the server answers, for a first and a later inference, and for a click.
+"""Waiting times of an annotator: start of the server, first and later inferences, and clicks.
 
     python benchmarks/label_server.py [--case SCAN] [--runs 5]
 
-The real server in a process of its own, driven by MONAI Label's own client, on a whole CT of head and neck. Beside it, in turn,
-``medvit segment`` on the same file, a process for each case: what a command costs that keeps nothing loaded. The labels of both
-are compared. MONAI Label's own bundle app, which needs an environment of its own, is measured by ``label_stock.py``.
+The real server runs in its own process and is called by MONAI Label's client, on a whole head-and-neck CT. In turn with it,
+``medvit segment`` runs on the same file, one process per case, as the cost of a command that keeps nothing loaded. The labels of
+both are compared. MONAI Label's own bundle app, which needs its own environment, is measured by ``label_stock.py``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def command(case: Path, out: Path) -> Path:
 
 
 def clicks(labels: np.ndarray, count: int) -> list[list[int]]:
-    """Voxels (i, j, k) on the surface of the mandible as it was found: where one corrects."""
+    """Choose voxels (i, j, k) on the surface of the found mandible, where a user would correct."""
     inside = labels == 7
     edge = np.argwhere(inside & ~np.roll(inside, 1, 0))
     return [edge[n * (len(edge) - 1) // max(count - 1, 1)].tolist() for n in range(count)]
@@ -59,7 +59,7 @@ def row(name: str, seconds: list[float]) -> str:
 
 
 def measure(client: MONAILabelClient, case: Path, place: Path, runs: int) -> list[str]:
-    """Rows of the table, the last a sentence on agreement."""
+    """Return the rows of the table; the last one is a sentence on agreement."""
     image = case.name.split(".")[0]
     first, (file, _) = taken(lambda: client.infer(DEFAULT_BUNDLE, image, {}))
     later, alone = [], []

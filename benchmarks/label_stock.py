@@ -1,16 +1,16 @@
-"""Beside MONAI Label's own bundle app: until the server answers, a first and later inferences, and whether the labels agree.
+"""Label server against MONAI Label's own bundle app: start, first and later inferences, and agreement of the labels.
 
     python benchmarks/label_stock.py --peer ENVIRONMENT/bin/python [--case SCAN] [--runs 3] [--logs FOLDER]
 
-The peer is monailabel 0.8.5's server with its sample app ``monaibundle``, in an environment of its own (docs/performance.md says how
-to make it): its own server, its own ``BundleInferTask``, started as its documentation says. Of ours it has the bundle alone, as
-any bundle of this kind is handed to it: configs, which name transforms of ``medvit``, and the weights as the ``model.pt`` it
-looks for. It is asked twice, as two servers: with the bundle's own ``inference.json`` (the network and sliding window are
-``medvit``'s), and with ``inference_monai.json`` in its place (both are MONAI's).
+The peer is monailabel 0.8.5's server with its sample app ``monaibundle``, in its own environment (docs/performance.md describes how
+to make it): its own server and ``BundleInferTask``, started as in its documentation. Of medvit it gets only the bundle, as any
+bundle of this kind is passed to it: configs, which name transforms of ``medvit``, and the weights as the ``model.pt`` that it
+expects. It runs as two servers: with the bundle's ``inference.json`` (network and sliding window of ``medvit``), and with
+``inference_monai.json`` instead (both of MONAI).
 
-Ours is asked twice too: without the extra ``openvino`` and with it, as ``make label`` installs it.
+medvit's server also runs twice: without the extra ``openvino`` and with it, as ``make label`` installs it.
 
-All servers are up at the same time and idle but for the one that is asked; MONAI Label's client asks them in turn.
+All servers run at the same time; MONAI Label's client calls them in turn, so that the others are idle.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ SHARED = Path(os.environ.get("MEDVIT_SHARED", ROOT.parent / "shared"))
 CASE = SHARED / "data" / "ct_headneck_openkbp" / "pt_201_ct.nii.gz"
 OURS, OURS_GRAPH = "medvit label without OpenVINO", "medvit label"
 STOCK, STOCK_MONAI = "monaibundle, inference.json", "monaibundle, inference_monai.json"
-# without the extra that runs the network as a graph, whether or not it is in this environment
+# hides the extra openvino, even if this environment has it
 PLAIN = "import sys; sys.modules['openvino'] = None; from medvit_label.cli import app; app()"
 QUESTION = "import monailabel, sys; print(monailabel.__version__, sys.prefix)"
 
 
 @dataclass(kw_only=True)
 class Server:
-    """One that runs: seconds until it was ready, of each inference and of the windows alone as it says, and its last labels."""
+    """A running server: seconds until it was ready, of each inference and of the windows as reported, and its last labels."""
 
     name: str
     client: MONAILabelClient
@@ -69,7 +69,7 @@ class Server:
 
 
 def peer_app(prefix: Path, config: str, folder: Path) -> Path:
-    """The sample app as it was installed, and the bundle where it looks for it."""
+    """Prepare the sample app as installed, with the bundle in the folder that it reads."""
     shutil.copytree(prefix / "monailabel" / "sample-apps" / "monaibundle", folder)
     source, bundle = open_bundle(DEFAULT_BUNDLE).root, folder / "model" / DEFAULT_BUNDLE
     shutil.copytree(source, bundle, ignore=shutil.ignore_patterns("docs"))
@@ -78,7 +78,7 @@ def peer_app(prefix: Path, config: str, folder: Path) -> Path:
 
 
 def write_model_pt(bundle: Path) -> None:
-    """The weights in the form that the sample app looks for: the same numbers, whole as the network holds them."""
+    """Write the weights in the form that the sample app reads: the same numbers, in the network's type."""
     import torch
     from monai.bundle import ConfigParser
 
@@ -90,7 +90,7 @@ def write_model_pt(bundle: Path) -> None:
 
 @contextmanager
 def server(name: str, case: Path, place: Path, peer: Path | None, prefix: Path, config: str) -> Iterator[Server]:
-    """Ours where no peer is given."""
+    """Start medvit's server, or the peer's if ``peer`` is given."""
     studies, port = place / "studies", free_port()
     studies.mkdir(parents=True)
     shutil.copy(case, studies)
@@ -103,7 +103,7 @@ def server(name: str, case: Path, place: Path, peer: Path | None, prefix: Path, 
         app = peer_app(prefix, config, place / "app")
         write_model_pt(app / "model" / DEFAULT_BUNDLE)
         command = [str(peer), "-m", "monailabel.main", "start_server", "--app", str(app), *common]
-        # the address of MONAI's zoo is only asked where that is the source; a local bundle is taken under any other
+        # with any other value than MONAI's zoo the app uses the local bundle and requests no address
         command += ["--conf", "models", DEFAULT_BUNDLE, "--conf", "zoo_source", "ngc"]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(ROOT)}
     url = f"http://127.0.0.1:{port}"
@@ -116,7 +116,7 @@ def cells(name: str, values: list[str]) -> str:
 
 
 def times(servers: list[Server], base: Server) -> list[str]:
-    """How many times as long as a base each took; later inferences pair by pair, their median."""
+    """Format the time of each server as a multiple of the base's; for later inferences the median over pairs."""
 
     def row(name: str, part: slice) -> str:
         pairs = [[a / b for a, b in zip(s.seconds[part], base.seconds[part], strict=True)] for s in servers]
@@ -141,7 +141,7 @@ def table(servers: list[Server]) -> list[str]:
 
 
 def agreement(ours: Server, peer: Server) -> str:
-    """Equal voxels, and Dice for each label, of a peer's labels with ours."""
+    """Compare a peer's labels with medvit's: share of equal voxels, and Dice of each label."""
     assert ours.labels is not None and peer.labels is not None
     if ours.labels.shape != peer.labels.shape:
         return f"{peer.name}: NOT comparable, {peer.labels.shape} voxels beside {ours.labels.shape}."

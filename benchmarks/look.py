@@ -1,15 +1,14 @@
-"""A picture of what a network makes of one real image, beside what it should have made: for looking, not for scoring.
+"""Picture of a network's result on a real image beside the reference, for inspection by eye rather than for scores.
 
     python benchmarks/look.py BUNDLE [--from CHECKPOINT] [--case N] [-o picture.png]
     medvit evaluate BUNDLE --json > scores.json
     python benchmarks/look.py BUNDLE --images FILE FILE ... -o bundles/BUNDLE/docs/real.png
     python benchmarks/look.py BUNDLE --worst 3 --scores scores.json -o bundles/BUNDLE/docs/worst.png
 
-Runs the bundle's own chain (medvit.inference.loaded_bundle.apply) on case N of its validation list: labels over a volume or a picture
-against the reference, a slice at a tenth of the dose before and after, or two projections of a CT and the labels found in
-them. With --from the network is given the averaged weights of a training run, so that a bundle that is not trained can be
-looked at while it trains. With --worst the cases with the lowest scores of ``medvit evaluate`` are drawn, the lowest first:
-what a bundle's docs show.
+Runs the bundle (medvit.inference.loaded_bundle.apply) on case N of its validation list and draws: labels on a volume or a
+picture with the reference, a slice at a tenth of the dose before and after, or two projections of a CT with the labels found in
+them. With --from the network gets the averaged weights of a training run, so that a bundle can be inspected while it trains.
+With --worst the cases with the lowest scores of ``medvit evaluate`` are drawn, the lowest first, as in a bundle's docs.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def model_of(bundle: Bundle, weights: str | None) -> LoadedBundle:
 
 
 def panels(bundle: Bundle, model: LoadedBundle, case: int) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Titles, grey or colour pictures (row, column) and labels over them."""
+    """Return titles, grey or colour pictures (row, column) and their labels."""
     if bundle.facts.task == "restoration":
         return restored(bundle, model, case)
     if bundle.facts.task == "reconstruction":
@@ -65,18 +64,18 @@ def panels(bundle: Bundle, model: LoadedBundle, case: int) -> list[tuple[str, np
     image, found, truth = (nib.apply_orientation(volume, turn) for volume in (image[0], found, truth))
     middle = int(np.median(np.argwhere(truth > 0)[:, 1]))
     grey = grey_of(bundle, image)[:, middle].T[::-1]
-    alone = [("image", grey, None)] if len(bundle.facts.labels) > 9 else []  # labels everywhere hide it
+    alone = [("image", grey, None)] if len(bundle.facts.labels) > 9 else []  # many labels would hide the image
     return [*alone, ("found", grey, found[:, middle].T[::-1]), ("reference", grey, truth[:, middle].T[::-1])]
 
 
 def grey_of(bundle: Bundle, image: np.ndarray) -> np.ndarray:
-    """0..1: a soft-tissue window where values are Hounsfield units, else what most voxels are."""
+    """Scale to 0..1: a soft-tissue window for Hounsfield units, else the range of most voxels."""
     low, high = (-160, 240) if bundle.facts.values is not None else np.percentile(image, (1, 99))
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 
 def three_planes(model: LoadedBundle, path: Path) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
-    """An image without a reference: axial, coronal and sagittal slice through the middle of what was found, bare and labelled.
+    """Draw an image without a reference: axial, coronal and sagittal slice through the middle of the labels, without and with labels.
 
     The patient's right is on the viewer's left, and one voxel is drawn as one pixel of 1 mm.
     """
@@ -87,7 +86,7 @@ def three_planes(model: LoadedBundle, path: Path) -> list[tuple[str, np.ndarray,
     grid = [np.arange(0, n, 1 / s).astype(int).clip(0, n - 1) for n, s in zip(image.shape, sides, strict=True)]
     image, found = (volume[np.ix_(*grid)] for volume in (grey_of(model.bundle, image), found))
     at = [int(np.median(v)) for v in np.nonzero(found)] if found.any() else [n // 2 for n in found.shape]
-    at[0] -= 14  # beside the midline, where there is something to see
+    at[0] -= 14  # off the midline, where more structures are visible
     shown = []
     for name, axis in (("axial", 2), ("coronal", 1), ("sagittal", 0)):
         picture, labels = (np.take(v, at[axis], axis).T[::-1] for v in (image, found))
@@ -101,14 +100,14 @@ def restored(bundle: Bundle, model: LoadedBundle, case: int) -> list[tuple[str, 
     evaluation: Any = evaluation_of(bundle)
     volume = read_images(bundle, None, None, "validation")[case]
     middle = volume.image.shape[2] // 2
-    clean = volume.image[..., middle - 1 : middle + 2]  # with the neighbours that a network may look at
+    clean = volume.image[..., middle - 1 : middle + 2]  # with the neighbours that a network may need
     poor = evaluation.scanner.at_dose(evaluation.doses[0], evaluation.seed)(clean, volume.spacing_mm)
     from monai.data import MetaTensor
 
     source = MetaTensor(torch.from_numpy(poor)[None], affine=torch.diag(torch.tensor([*volume.spacing_mm, 1.0])))
     after = Predictor(model, force=True).run(source).array
     low, high = evaluation.window
-    # the patient, and a little around: most of a slice is air
+    # crop to the patient with a margin, since most of a slice is air
     box = tuple(
         slice(max(0, at.min() - 4), at.max() + 5) for at in np.nonzero(clean[..., 1] > evaluation.bias_range[0] - 300)
     )
@@ -132,14 +131,14 @@ def projected(
 ) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
     parser = ConfigParser()
     parser.read_config([str(bundle.root / "configs" / f"{name}.json") for name in ("inference", "train")])
-    made = parser.get_parsed_content("draws").preparation.transforms[0](paths)  # radiographs, before they are stacked
+    made = parser.get_parsed_content("draws").preparation.transforms[0](paths)  # radiographs before stacking
     found = np.asarray(Predictor(model).predict({name: made[name] for name in ("coronal", "sagittal")}).output)[0]
     truth = np.asarray(made["label"])[0]
     out = []
     for view, unseen in (("coronal", 1), ("sagittal", 0)):
         picture = np.asarray(made[view])[0]
         for title, labels in (("found", found), ("reference", truth)):
-            # radiographs show the patient's right, or face, on their left; labels run towards right and face
+            # radiographs have the patient's right, or front, on their left; the axes of labels run towards right and front
             shadow = labels.max(unseen).T[::-1, ::-1]
             grown = np.kron(shadow, np.ones([a // b for a, b in zip(picture.shape, shadow.shape, strict=True)]))
             out.append((f"{view}: {title}", picture, grown))
@@ -147,7 +146,7 @@ def projected(
 
 
 def worst(scores: dict[str, Any], count: int) -> list[tuple[str, float]]:
-    """Names and scores of the cases with the lowest: mean Dice of the labels, or PSNR gained."""
+    """Return names and scores of the cases with the lowest mean Dice of the labels, or PSNR gain."""
 
     def score(row: dict[str, Any]) -> float:
         values = [v["psnr_gain_db"] if isinstance(v, dict) else v for v in row.values()]
@@ -157,7 +156,7 @@ def worst(scores: dict[str, Any], count: int) -> list[tuple[str, float]]:
 
 
 def colours(bundle: Bundle) -> dict[str, Any]:
-    """Nine labels or fewer in colours that are far apart, more in the bundle's own."""
+    """Choose colours: for nine labels or fewer clearly different ones, else the bundle's own."""
     if len(bundle.facts.labels) <= 9:
         return {"cmap": "tab10", "vmin": 0, "vmax": 9}
     own = {label.id: label.color for label in bundle.facts.labels}
@@ -184,7 +183,7 @@ def main() -> None:
     bundle = open_bundle(given.bundle)
     model = model_of(bundle, given.weights)
     if given.worst:
-        # places in the list's own order; restoration lists have no labels, and their names are the images'
+        # indices in the list's order; restoration lists have no labels, and their cases are named after the images
         judging: Any = evaluation_of(bundle)
         names = (
             [case.name for case in judging.cases(EvaluationSet(bundle=bundle))]

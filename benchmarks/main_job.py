@@ -1,8 +1,8 @@
-"""The main job measured as a user meets it: whole commands, each a fresh process.
+"""Main task as a user runs it: whole commands, each in a new process.
 
 Prints a Markdown table: start-up of ``medvit --help``, the demo's time and peak memory, the time of each stage, and,
-in the same run, the same case through the stock twin (MONAI's network and inferer by ``monai.bundle run``) with the
-agreement of the labels beside it.
+in the same run, the same case through the MONAI twin (MONAI's network and inferer by ``monai.bundle run``) with the
+agreement of the labels.
 
     python benchmarks/main_job.py [--runs 3]
 """
@@ -27,7 +27,7 @@ BUNDLE = ROOT / "bundles" / "headneck_ct_swin_unetr"
 
 
 def timed(command: list[str], cwd: Path = ROOT) -> tuple[float, float, int]:
-    """Wall seconds, peak memory in GB (of this process alone) and exit code of a command."""
+    """Run a command; return wall-clock seconds, peak memory in GB (of its process alone) and exit code."""
     start = time.perf_counter()
     pid = os.fork()
     if pid == 0:
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def run_twin(case: Path, folder: Path) -> tuple[float, Path]:
-    """Seconds that the stock twin takes for a case, DICOM to labels, and the label map."""
+    """Run the MONAI twin on a case, DICOM to labels; return its seconds and the label map."""
     data = folder / "data"
     data.mkdir()
     (data / case.name).symlink_to(case)

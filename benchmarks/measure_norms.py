@@ -1,9 +1,9 @@
-"""Measures the batch norms of a bundle's weights anew on its own training pictures, and publishes the weights with them.
+"""Recomputation of the batch-norm statistics of a bundle's weights on its training pictures, and publication of the result.
 
     python benchmarks/measure_norms.py nuclei_barlow_swin [--batches 80]
 
-What norms gather while a network trains weighs a step by a hundredth and lags behind weights that moved for some hundred steps
-alone: outlines come out too wide or too narrow. Nothing else of the weights changes, and no validation picture is seen.
+The running statistics of norms weight each step by 1 % and lag behind weights that changed for only some hundred steps: outlines
+come out too wide or too narrow. Other weights are unchanged, and no validation picture is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medvit.training.recipe import read_recipe
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Recompute and publish."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("bundle")
     asked.add_argument("--batches", type=int, default=80)
@@ -30,7 +30,7 @@ def main() -> None:
     print(start_from(network, given.bundle))
     loop = recipe.loop
     crops = StepDataset(recipe.draws.sampler(bundle, DataList(), loop.seed), loop.batch_size, loop.seed)
-    # crops behind those that it was trained on
+    # crops after those of the training
     measure_norms(network, crops, Budget(steps=loop.steps, norm_batches=given.batches))
     print(f"{bundle.name}: sha256 {publish(bundle, network.state_dict())}")
 

@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--quick]
 
-The network costs nothing, so what is measured is the inferer's own: two lengths of a volume, then a whole CT with few and with
-many classes (MONAI's for many is counted, not run: it takes more than most machines have). Each figure is of a process of its
-own, what it held before the inferer ran taken off; the share of equal labels stands beside it.
+The network costs almost nothing, so the inferer's own memory is measured: for two lengths of a volume, then for a whole CT with
+few and with many classes (for many classes MONAI's memory is computed, not measured, since most machines have too little). Each
+number is of a separate process, minus its memory before the inferer; the share of equal labels is printed too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medvit.inference import SlidingWindow
 
 
 class Case(NamedTuple):
-    """A volume (i, j, k), its classes and its windows' side; ``counted`` where MONAI's side is arithmetic."""
+    """A volume (i, j, k), its classes and the side of its windows; with ``counted``, MONAI's memory is computed."""
 
     shape: tuple[int, int, int]
     classes: int
@@ -44,27 +44,27 @@ SIDES = ("monai", "logits", "labels")
 
 
 def stand_in(classes: int) -> Callable[[Tensor], Tensor]:
-    """In place of a network: channels that cost next to nothing, each the largest for some grey value."""
+    """Make a substitute for a network: channels that cost almost nothing, each the largest for some grey value."""
     ramp = torch.linspace(0, 1, classes)[:, None, None, None]
     return lambda window: (window - ramp).abs_().neg_()
 
 
 def peak_so_far() -> int:
-    """Bytes; of /proc, since what getrusage says is inherited from the process that started this one."""
+    """Return the peak memory in bytes from /proc, since getrusage's value is inherited from the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def peak_of(side: str, case: Case, out: Path) -> int:
-    """Bytes this process held at most while a side ran, beyond what it held before; the labels go to a file."""
+    """Return the peak bytes of this process while a side ran, minus those before; the labels are written to a file."""
     image = torch.rand(1, 1, *case.shape, generator=torch.Generator().manual_seed(0))
     network, roi = stand_in(case.classes), (case.roi,) * 3
     ours = SlidingWindow(roi, 0.5)
     with torch.inference_mode():
         ours.labels(
             image[:, :, : case.roi, : case.roi, : case.roi], network
-        )  # what a first call loads is no part of it
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is held now
+        )  # a first call, so that loaded libraries are not counted
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
         before = peak_so_far()
         if side == "monai":
             labels = SlidingWindowInferer(roi, overlap=0.5, mode="gaussian")(image, network).argmax(1)

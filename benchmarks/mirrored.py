@@ -1,4 +1,4 @@
-"""What a bundle's mean of both answers (``mirrored`` in inference.json) gains over the first: scores with it and without, in turn.
+"""Gain of a bundle's averaging over mirror images (``mirrored`` in inference.json): scores with it and without, in turn.
 
 python benchmarks/mirrored.py brain_mr_swin_unetr
 """

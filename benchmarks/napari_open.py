@@ -1,11 +1,11 @@
-"""When the first slice of a large series can be seen through the napari plugin, beside reading it all first.
+"""Time until the first slice of a large series is visible through the napari plugin, against reading all slices first.
 
     python benchmarks/napari_open.py [--slices 600] [--side 512]
 
-napari itself has no DICOM reader; the plain side decodes every slice with pydicom, orders them by position and stacks
-them, which is what a reader plugin without a thread has to do before napari can draw. Each side runs in a process of its
-own on files that the other has not left warm in its memory (the disk's cache is warm for both), three times in turn.
-The first slice is counted when napari's viewer model holds the middle slice; drawing it is napari's own and left out.
+napari itself has no DICOM reader; the plain side decodes every slice with pydicom, orders them by position and stacks them, as a
+reader plugin without a thread must do before napari can draw. Each side runs in its own process (the disk cache is warm for
+both), three times in turn. The first slice counts as visible when napari's viewer model has the middle slice; drawing is part of
+napari and is not measured.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ data.scan()
 
 
 def measured(code: str, folder: Path) -> list[float]:
-    """Seconds to the first slice, seconds until all is read, peak MiB of the process."""
+    """Return the seconds to the first slice, the seconds until all are read, and the peak MiB of the process."""
     made = subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True)
     return [float(word) for word in made.stdout.split()[-3:]]
 

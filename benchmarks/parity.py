@@ -1,9 +1,9 @@
-"""Published models beside ours: parameters, keys loaded, largest difference of outputs.
+"""Comparison with published models: parameters, keys loaded, largest difference of outputs.
 
     python benchmarks/parity.py
 
-The reference tensors of the shared data were made by the published implementations; weights go through
-``medvit.load_published``, which takes every key or refuses. Parameters are counted at the published sizes.
+The reference tensors of the shared data were made by the published implementations; weights are loaded by
+``medvit.load_published``, which uses every key or refuses. Parameters are counted at the published sizes.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def x2s() -> tuple[str, str, str, float]:
 
 
 def operator() -> tuple[str, str, str, float]:
-    """float64, relative, forward and all four gradients."""
+    """Compare in float64, by relative error, the forward pass and all four gradients."""
     arrays, worst = _read("biwkv_fp64.npz"), 0.0
     for case in sorted({name.split("/")[0] for name in arrays}):
         leaves = [torch.from_numpy(arrays[f"{case}/{n}"]).double().requires_grad_() for n in "wukv"]

@@ -1,9 +1,9 @@
-"""Where bf16 costs a Swin UNETR its agreement with fp32: one window, the graph cut in two at each upsampling of the decoder.
+"""Loss of agreement by bf16 in each part of a Swin UNETR: one window, the graph cut in two at each upsampling of the decoder.
 
     python benchmarks/precision_by_part.py [--bundle NAME --case SCAN | --feature-size 24]
 
-The part before the cut runs in bf16 by OpenVINO, what comes after it (and the skip connections that end there) in fp32. Printed
-beside fp32 and bf16 throughout: relative L2 of the logits, share of voxels with the same label, seconds of the window.
+The part before the cut runs in bf16 by OpenVINO, the part after it (with the skip connections that end there) in fp32. Printed for
+each cut, and for fp32 and bf16 throughout: relative L2 of the logits, share of voxels with the same label, seconds per window.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medvit.inference.backends.openvino import _converted
 
 
 def first_window(work: Workload) -> Tensor:
-    """(1, channel, roi, roi, roi), padded where the image is smaller."""
+    """Return the first window, (1, channel, roi, roi, roi), padded if the image is smaller."""
     image = work.image[..., : work.roi, : work.roi, : work.roi]
     missing = [side for n in reversed(image.shape[2:]) for side in (0, work.roi - n)]
     return F.pad(image, missing).contiguous()
@@ -52,7 +52,7 @@ def upsamplings(model: Any) -> list[Any]:
 
 
 def in_two(model: Any, number: int) -> Callable[[np.ndarray], np.ndarray]:
-    """bf16 up to the input of an upsampling, fp32 from there."""
+    """Run bf16 up to the input of an upsampling and fp32 after it."""
     inner, outer = model.clone(), model.clone()
     body = openvino.Model([upsamplings(inner)[number].input(0).get_source_output()], inner.get_parameters())
     joint = upsamplings(outer)[number].input(0)

@@ -1,15 +1,16 @@
-"""What Barlow Twins pre-training on pictures without masks gains for nuclei_barlow_swin, with few labels and with all.
+"""Gain of Barlow Twins pretraining on pictures without masks for nuclei_barlow_swin, with few labels and with all.
 
     python benchmarks/pretraining_nuclei.py [--few-seeds 2] [--all-seeds 1] [-o runs/pretraining_nuclei]
 
 The encoder is trained once by the bundle's configs/pretrain.json on the training pictures, whose masks it never reads. Then the
 bundle's configs/train.json is run from random weights and from that encoder, on a tenth of the labelled training pictures and on
-all of them. Both sides of a pair draw the same decoder, the same crops in the same order and the same dropout, and take as
-many steps; each is published into a copy of the bundle and judged there on the whole validation list, as `medvit evaluate`
-does, its batch norms measured anew on crops of its own training pictures: what they gathered lags behind in so short a run, and
-what that costs differs from run to run by more than what is asked (the last column has the scores without). Steps, batches and the crops of pre-training are cut down to what one thread does in an hour or so.
+all of them. Both sides of a pair have the same random decoder, the same crops in the same order, the same dropout and as many
+steps. Each is published into a copy of the bundle and scored there on the whole validation list, as by `medvit evaluate`, with
+its batch-norm statistics recomputed on crops of its own training pictures: in so short a run the running statistics lag behind,
+and the loss from that varies between runs by more than the difference to be measured (the last column has the scores without).
+Steps, batches and the crops of the pretraining are reduced to what one thread computes in about an hour.
 
-Every run's scores lie in the folder given, and are not made again: a command that was cut off goes on where it was.
+The scores of every run are kept in the given folder and reused, so that an interrupted command continues.
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ FEW = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much is done; all else is as the bundle's recipes say.
+    """Size of the benchmark; all other settings are those of the bundle's recipes.
 
     Attributes:
         pretrain_steps: optimiser steps without labels.
-        pretrain_batch: pictures in each of them, two views of each.
-        pretrain_crop: pixels along a side of their crops.
-        steps: optimiser steps with labels, the same at both numbers of labels.
+        pretrain_batch: pictures in each of them, with two views of each.
+        pretrain_crop: side of their crops in pixels.
+        steps: optimiser steps with labels, the same for both numbers of labels.
         batch: crops in each of them.
-        norm_batches: batches on which norms are measured in the end.
+        norm_batches: batches for the statistics of the norms at the end.
     """
 
     pretrain_steps: int = 240
@@ -65,7 +66,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its share of the labelled pictures, its seed, and where its encoder comes from."""
+    """One training: its share of the labelled pictures, its seed, and the origin of its encoder."""
 
     share: float
     seed: int
@@ -73,25 +74,25 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the run's folder."""
         return f"{round(100 * self.share)}-seed{self.seed}-{self.side.replace(' ', '_')}"
 
 
 def chosen(entries: Sequence[dict[str, str]], share: float, seed: int = 0) -> list[dict[str, str]]:
-    """A share of the entries, drawn by their images' names alone; a smaller share lies within every larger one."""
+    """Choose a share of the entries by their images' names alone; a smaller share is part of every larger one."""
     order = sorted(entries, key=lambda entry: entry["image"])
     random.Random(seed).shuffle(order)
     return order[: max(1, round(share * len(order)))]
 
 
 def plan(few_seeds: int, all_seeds: int) -> list[Run]:
-    """The runs, pair by pair, the first seed of both numbers of labels before any other."""
+    """List the runs in pairs; the first seed of both numbers of labels comes before other seeds."""
     pairs = [(FEW, seed) for seed in range(few_seeds)] + [(1.0, seed) for seed in range(all_seeds)]
     return [Run(share, seed, side) for share, seed in sorted(pairs, key=lambda pair: pair[::-1]) for side in SIDES]
 
 
 def prepared(folder: Path, recipe: str, draws: dict[str, Any], **loop: int) -> Bundle:
-    """A copy of the bundle without weights, some settings of one of its recipes changed."""
+    """Copy the bundle without weights and change some settings of one of its recipes."""
     copy_untrained(open_bundle(NAME), folder / NAME)
     path = folder / NAME / "configs" / f"{recipe}.json"
     content = json.loads(path.read_text())
@@ -102,7 +103,7 @@ def prepared(folder: Path, recipe: str, draws: dict[str, Any], **loop: int) -> B
 
 
 def pretrained(folder: Path, budget: Budget) -> Path:
-    """The checkpoint of the encoder trained without labels."""
+    """Return the checkpoint of the encoder trained without labels."""
     side = [budget.pretrain_crop] * 2
     bundle = prepared(folder / "pretrain", "pretrain", {"roi_size": side}, batch_size=budget.pretrain_batch)
     settings = TrainSettings(output=folder / "pretrain" / "run", steps=budget.pretrain_steps, recipe="pretrain")
@@ -110,7 +111,7 @@ def pretrained(folder: Path, budget: Budget) -> Path:
 
 
 def judged(folder: Path, run: Run, budget: Budget, start: Path) -> dict[str, Any]:
-    """Train and score on the bundle's own validation list, with norms as the run left them and measured anew."""
+    """Train and score on the bundle's validation list, with the run's norm statistics and with recomputed ones."""
     place = folder / run.name
     bundle = prepared(place, "train", {}, batch_size=budget.batch, seed=run.seed)
     own = json.loads(_own_list().read_text())
@@ -139,17 +140,17 @@ def judged(folder: Path, run: Run, budget: Budget, start: Path) -> dict[str, Any
 
 
 def scored(bundle: Bundle, network: nn.Module) -> dict[str, Any]:
-    """Publish into the copy and judge it as `medvit evaluate` does."""
+    """Publish into the copy and score it as `medvit evaluate` does."""
     publish(bundle, dict(network.state_dict()))
     return evaluate_bundle(open_bundle(bundle.root), None, _root(), "validation", lambda _: None, "cpu")
 
 
 @torch.inference_mode()
 def measure_norms(network: nn.Module, crops: StepDataset, budget: Budget) -> None:
-    """Batch norms' means and variances, measured with the weights as they are on crops behind those of training.
+    """Recompute the batch norms' means and variances with the current weights, on crops after those of the training.
 
-    What norms gather while they train weighs a step by a hundredth, and lags behind weights that have moved for some hundred
-    steps alone: all outlines of a run come out too wide or too narrow.
+    The running statistics weight each step by 1 % and lag behind weights that changed for only some hundred steps: all outlines of
+    a run come out too wide or too narrow.
     """
     network.eval()
     for module in network.modules():
@@ -171,7 +172,7 @@ def _root() -> Path:
 
 
 def measure(folder: Path, budget: Budget, runs: Iterable[Run]) -> dict[str, Any]:
-    """All scores; those that lie in the folder already are not made again."""
+    """Return all scores; scores that are already in the folder are not computed again."""
     before = kept(folder / "budget.json", lambda: asdict(budget))
     if before != asdict(budget):
         raise SystemExit(f"Found runs of another budget in {folder} ({before}); pairs must be equal. Give another -o.")
@@ -184,7 +185,7 @@ def measure(folder: Path, budget: Budget, runs: Iterable[Run]) -> dict[str, Any]
 
 
 def table(found: dict[str, Any]) -> str:
-    """Pair by pair, with the standard error of the difference over the pictures judged, and the means of several seeds."""
+    """Tabulate the pairs, with the standard error of the difference over the pictures, and the means over seeds."""
     lines = [
         "| labelled pictures | seed | from scratch | pre-trained | difference ± standard error over pictures | better in | norms as left |",
         "|---|---|---|---|---|---|---|",
@@ -209,7 +210,7 @@ def _compared(plain: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def dice(case: dict[str, float]) -> float:
-    """Mean over a picture's labels."""
+    """Return the mean over a picture's labels."""
     return mean(case.values())
 
 

@@ -1,4 +1,4 @@
-"""Labels from logits at full resolution: PyTorch's interpolation of all classes, then argmax, against one sweep, in turn.
+"""Labels at full resolution: PyTorch's interpolation of all classes followed by argmax, against ``resample_argmax``, in turn.
 
 python benchmarks/resample_argmax.py [--classes 14] [--side 96] [--out 192] [--runs 5]
 """

@@ -1,9 +1,9 @@
-"""A page of synthetic heads to look at: each row one label map, three planes, every sample in a contrast of its own.
+"""Page of synthetic heads for inspection: each row is one label map in three planes, every sample in another contrast.
 
     python benchmarks/synthesis_page.py [MAP ...] [-n 4] [--size 96] [--spacing 2] [-o synthesis.png]
 
-Without maps it takes two of ../shared/data/brain_labels. Patient's right is on the viewer's left. Outlines are the two sides'
-cerebral white matter (2 and 41 of FreeSurfer), red on the left side of the head, blue on its right, so that a wrong flip is seen.
+Without maps it takes two of ../shared/data/brain_labels. The patient's right is on the viewer's left. The cerebral white matter of
+both sides (2 and 41 of FreeSurfer) is outlined, red on the left side of the head, blue on the right, so that a wrong flip is visible.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medvit.training.synthesis.sampler import read_map
 PAIRS = tuple(
     zip((2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 26, 28, 30), (41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 58, 60, 62), strict=True)
 )  # fmt: skip
-"""FreeSurfer's left and right twins that these maps hold."""
+"""Pairs of FreeSurfer's left and right ids in these maps."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How long one action takes; the benchmarks call it for each side in turn. And how the long ones tell what they found."""
+"""Timing of actions for benchmarks that run both sides in turn, and output of the long ones."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["in_turn", "seconds", "tell"]
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
+    """Return the wall-clock seconds of one call."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
 def in_turn(theirs: Callable[[], object], ours: Callable[[], object], runs: int) -> tuple[float, float, float]:
-    """Median seconds of either side, run after one another, and the median of the ratios theirs / ours pair by pair."""
+    """Run both sides in turn; return the median seconds of each, and the median of the paired ratios theirs / ours."""
     pairs = [(seconds(theirs), seconds(ours)) for _ in range(runs)]
     a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
     return a, b, statistics.median(x / y for x, y in pairs)
 
 
 def tell(measure: Callable[[], dict[str, Any]], table: Callable[[dict[str, Any]], str], output: Path | None) -> None:
-    """Measure on one thread, print the table and the minutes it took, write all numbers as JSON if asked."""
+    """Measure on one thread, print the table and the minutes, write all numbers as JSON if requested."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""A training step and an inference window of Swin UNETR: MONAI's class against ours, in turn, same weights.
+"""A training step and an inference window of Swin UNETR: MONAI's class against medvit's, in turn, same weights.
 
-The step of ours is the one that `medvit train` does on a CPU (`medvit.training.loop.cpu_convolutions`); beside it stands one with
-PyTorch's choice of convolutions.
+medvit's step is that of `medvit train` on a CPU (`medvit.training.loop.cpu_convolutions`); a step with PyTorch's choice of
+convolutions is measured too.
 
 python benchmarks/training_step.py [--feature-size 12] [--side 64] [--channels 1] [--classes 8] [--runs 5]
 """
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _apart(one: torch.nn.Module, other: torch.nn.Module) -> float:
-    """How far two networks' gradients are apart, as a share of their length."""
+    """Return the distance of two networks' gradients, relative to their norm."""
     mine, wanted = (torch.cat([p.grad.flatten() for p in network.parameters()]) for network in (one, other))
     return float((mine - wanted).norm() / wanted.norm())
 

@@ -1,6 +1,6 @@
-"""Window attention, forward and backward: MONAI's with ``use_flash_attention=True`` against ours, in turn, same weights.
+"""Window attention, forward and backward: MONAI's with ``use_flash_attention=True`` against medvit's, in turn, same weights.
 
-Both do a Swin block's attention half: norm, pad, shift, windows, attention, projection and back.
+Both compute the attention half of a Swin block: norm, pad, shift, windows, attention, projection and the inverse steps.
 python benchmarks/window_attention.py [--side 48] [--channels 24] [--heads 3] [--runs 5]
 """
 

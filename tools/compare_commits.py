@@ -194,7 +194,7 @@ def _write_series(folder: Path, slices: list, spacing: float) -> None:  # type: 
 
 
 def measure(sides: tuple[Side, Side], names: list[str], inputs: Path, runs: int) -> dict[str, dict[str, list[Usage]]]:
-    """Run every job on both sides in turn; return the usages by job and side. Who runs first changes from run to run."""
+    """Run every job on both sides in turn, with the first side changing each time; return the usages by job and side."""
     found: dict[str, dict[str, list[Usage]]] = {}
     for name in names:
         found[name] = {side.name: [] for side in sides}
@@ -218,7 +218,7 @@ def rows(found: dict[str, dict[str, list[Usage]]]) -> list[tuple[str, str, float
 
 
 def table(made: list[tuple[str, str, float, float, float]], commit: str, limit: float) -> str:
-    """Return the rows as Markdown; what is above the limit is marked."""
+    """Format the rows as Markdown, with ratios above the limit marked."""
     lines = [f"| job | measure | {commit} | working tree | ratio |", "|---|---|---|---|---|"]
     for name, what, before, now, ratio in made:
         mark = " **above the limit**" if ratio > limit else ""
@@ -227,7 +227,7 @@ def table(made: list[tuple[str, str, float, float, float]], commit: str, limit: 
 
 
 def main() -> int:
-    """Compare; 0 where no ratio is above the limit."""
+    """Compare; return 0 if no ratio is above the limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("commit", help="the commit to compare with")
     parser.add_argument("--runs", type=int, default=5)
@@ -247,7 +247,7 @@ def main() -> int:
         for folder in (inputs, tree, *(side.kept for side in sides)):
             folder.mkdir()
         unpack(options.commit, tree)
-        # in a process of its own: a command's peak would count what the process that starts it holds
+        # in a separate process, since a command's peak memory includes that of the process that starts it
         make = [sys.executable, __file__, options.commit, "--make", str(inputs), "--files", str(options.files)]
         subprocess.run(make, check=True)
         found = measure(sides, options.jobs, inputs, options.runs)

@@ -27,11 +27,11 @@ PACKAGES = {
     "medvit_napari": ROOT / "apps/napari/medvit_napari",
 }
 LOOSE = 8
-"""The largest number of loose modules that the design allows."""
+"""Largest number of loose modules that the design allows."""
 CIRCLES = 0
 """The largest number of import circles: the design allows none."""
 WAYS = 1
-"""The largest number of modules beside the pipeline that may run a bundle: the check of a lower precision, which runs one before it is allowed."""
+"""Largest number of modules beside the pipeline that may run a bundle: only the precision check, which runs before a precision is allowed."""
 MANY_PARAMETERS = frozenset({"SlidingWindow", "SwinUNETR", "SwinX2S"})
 """Constructors pinned in the shared INTERFACES.md, which take more than eight parameters."""
 STYLE = {"long_files": 0, "long_functions": 0, "many_parameters": 4, "positional": 101, "questions": 508}
@@ -105,7 +105,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def runs_a_bundle(path: Path) -> bool:
-    """Say whether a file calls ``apply`` of ``medvit.inference``, or ``predict`` of a task that it names."""
+    """Return True if a file calls ``apply`` of ``medvit.inference``, or ``predict`` of a task that it names."""
     applies = names_task = predicts = False
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
