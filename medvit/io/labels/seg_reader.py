@@ -16,6 +16,7 @@ from pydicom import Dataset
 from pydicom.pixels import iter_pixels
 
 from medvit.errors import GeometryError, SourceError
+from medvit.io.dicom.pixels import decoding_plugin
 from medvit.io.dicom.write import SegmentOrigin
 from medvit.io.geometry import Affine, check_affine, flip_lps_ras, spacing_mm
 from medvit.io.labels.dicom_objects import check_frame, dicom_errors_as_source_errors, drawn_on, open_object, series_of
@@ -317,7 +318,9 @@ def _pixels(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
     syntax = dataset.file_meta.TransferSyntaxUID
     bits = int(dataset.BitsAllocated) == 1 and not syntax.is_compressed and syntax.is_little_endian
     try:
-        for frame in _unpacked(dataset, count) if bits else iter_pixels(dataset):
+        for frame in (
+            _unpacked(dataset, count) if bits else iter_pixels(dataset, decoding_plugin=decoding_plugin(syntax))
+        ):
             yield frame
             given += 1
     except (ValueError, EOFError, RuntimeError, IndexError) as error:

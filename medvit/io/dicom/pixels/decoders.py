@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
-__all__ = ["ITK_ONLY", "missing_decoder"]
+__all__ = ["ITK_ONLY", "decoding_plugin", "missing_decoder"]
 
 ITK_ONLY = (
     "1.2.840.10008.1.2.4.51",  # JPEG extended, 12 bits
@@ -27,6 +27,15 @@ _HELP = {
     "1.2.840.10008.1.2.4.81": "pyjpegls",
 }
 """Python package that decodes a transfer syntax."""
+
+
+def decoding_plugin(syntax: str) -> str:
+    """Return the plugin of pydicom that decodes a transfer syntax; empty where pydicom may try all that are installed.
+
+    RLE is decoded by pydicom itself. pylibjpeg-rle, which pydicom tries first where it is installed, panics at damaged frames
+    (an exception that no ``except Exception`` catches) and accepts some that state an impossible number of segments.
+    """
+    return "pydicom" if syntax == RLELossless else ""
 
 
 @lru_cache(maxsize=64)

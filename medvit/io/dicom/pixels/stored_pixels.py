@@ -28,7 +28,7 @@ from pydicom.uid import (
 
 from medvit.errors import ImageError, MedvitError, SourceError
 from medvit.io.dicom.header import PlaneHeader, count_unpacked
-from medvit.io.dicom.pixels.decoders import ITK_ONLY
+from medvit.io.dicom.pixels.decoders import ITK_ONLY, decoding_plugin
 from medvit.io.files import unreadable
 from medvit.io.stated_sizes import picture_size
 
@@ -112,16 +112,17 @@ def decode_plane(dataset: Dataset, plane: PlaneHeader) -> NDArray[Any]:
     """
     from pydicom.pixels import pixel_array
 
+    plugin = decoding_plugin(plane.syntax)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings about lengths are harmless, or decoding fails below
             if plane.syntax in ITK_ONLY:
                 stored = _by_itk(dataset, plane.frame or 0)
             elif _shifted(dataset, plane) and plane.samples == 1:
-                whole = pixel_array(_as_cells(dataset, plane), index=plane.frame or 0)
+                whole = pixel_array(_as_cells(dataset, plane), index=plane.frame or 0, decoding_plugin=plugin)
                 stored = _shift(whole, plane, signed=bool(dataset.get("PixelRepresentation", 0)))
             else:
-                stored = pixel_array(dataset, index=plane.frame or 0)
+                stored = pixel_array(dataset, index=plane.frame or 0, decoding_plugin=plugin)
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:

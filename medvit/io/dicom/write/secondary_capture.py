@@ -16,7 +16,6 @@ from pydicom.uid import RLELossless, SecondaryCaptureImageStorage, generate_uid
 
 from medvit.io.dicom.write.algorithm_info import AlgorithmInfo
 from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8
-from medvit.io.dicom.write.rle import encode_rle
 from medvit.io.dicom.write.source_images import SourceImages
 
 if TYPE_CHECKING:
@@ -167,4 +166,19 @@ def _fill(dataset: Dataset, picture: np.ndarray) -> None:
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit, dataset.PixelRepresentation = 7, 0
     dataset.file_meta.TransferSyntaxUID = RLELossless
-    dataset.PixelData = encapsulate([encode_rle(picture)])
+    dataset.PixelData = encapsulate([_rle_frame(picture)])
+
+
+def _rle_frame(picture: NDArray[np.uint8]) -> bytes:
+    """Encode a (row, column, 3) RGB picture as an RLE Lossless frame, the compression that every DICOM viewer reads.
+
+    The plugin is named, since pydicom would try GDCM first, whose encoder ends the process at some picture sizes.
+    """
+    from pydicom.pixels import get_encoder
+
+    rows, columns, samples = picture.shape
+    frame: bytes = get_encoder(RLELossless).encode(
+        picture, rows=rows, columns=columns, samples_per_pixel=samples, number_of_frames=1, bits_allocated=8, bits_stored=8,
+        pixel_representation=0, photometric_interpretation="RGB", planar_configuration=0, encoding_plugin="pylibjpeg",
+    )  # fmt: skip
+    return frame
