@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import monai  # noqa: F401
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from medvit.inference import import_monai_lightly
 
@@ -46,3 +49,31 @@ image[0, 0, 0, 0] = image[0, 3, 3, 3] = image[0, 3, 3, 4] = 1
 assert KeepLargestConnectedComponent()(image).sum() == 2
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+UNNEEDED = (
+    "IPython dask highdicom ignite itk matplotlib matplotlib.pyplot pandas scipy.signal skimage tensorboard torch._dynamo"
+).split()
+
+
+def test_a_run_that_writes_labels_loads_nothing_for_training_pictures_or_dicom_objects(tmp_path):
+    image = gaussian_filter(np.random.default_rng(0).normal(size=(35, 51, 35)), 3) * 1000 + 500
+    nib.save(nib.Nifti1Image(image.astype(np.float32), np.eye(4)), tmp_path / "image.nii.gz")
+    arguments = [
+        "segment",
+        str(tmp_path / "image.nii.gz"),
+        "-b",
+        "hippocampus_mr_swin_unetr",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    code = f"""
+import sys
+from medvit.cli.main import app
+app({[*arguments, "--backend", "eager", "--device", "cpu"]!r}, standalone_mode=False)
+loaded = sorted(set({UNNEEDED!r}) & sys.modules.keys())
+assert not loaded, loaded
+"""
+    outcome = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    assert (tmp_path / "out" / "labels.nii.gz").is_file()
