@@ -12,15 +12,8 @@ _FOR_TRAINING = ("ignite", "matplotlib.pyplot")
 """Packages that MONAI imports if they are installed, for its training engine and for pictures in Jupyter."""
 
 _FOR_STEPS = (
-    "IPython",
-    "cv2",
-    "itk",
-    "matplotlib",
-    "pandas",
-    "scipy.signal",
-    "skimage",
-    "tensorboard",
-    "torch.utils.tensorboard",
+    *("IPython", "cv2", "itk", "matplotlib", "pandas", "skimage", "tensorboard", "torch.utils.tensorboard"),
+    *("scipy.optimize", "scipy.signal", "scipy.sparse.linalg", "scipy.spatial"),
 )
 """Packages that MONAI imports for some of its transforms and readers; they take up to two seconds."""
 
