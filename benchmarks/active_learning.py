@@ -2,12 +2,12 @@
 
     python benchmarks/active_learning.py [--quick] [-o curve.json]
 
-Data: hippocampus MR (shared data); reference labels replace the annotator. A network trained on the labels so far rates every
-unlabelled case, through `medvit.run` and `medvit_label.labels.next_case.uncertainty`, as the server does; the most uncertain cases
-are labelled next. Each point is a network trained from the same random weights for the same number of steps, so that only the
-choice of cases differs; both sides begin with the same random cases. Scores are of cases that neither side can choose, through
-`medvit.training.evaluation`. The network is a small U-Net of MONAI's in the transforms of hippocampus_mr_swin_unetr: to train a
-Swin UNETR so often would take hours on a CPU.
+Data: hippocampus MR (shared data); reference labels replace the annotator. A network trained on the labels so far rates
+every unlabelled case, through `medvit.run` and `medvit_label.labels.next_case.uncertainty`, as the server does; the
+most uncertain cases are labelled next. Each point is a network trained from the same random weights for the same number
+of steps, so that only the choice of cases differs; both sides begin with the same random cases. Scores are of cases
+that neither side can choose, through `medvit.training.evaluation`. The network is a small U-Net of MONAI's in the
+transforms of hippocampus_mr_swin_unetr: to train a Swin UNETR so often would take hours on a CPU.
 """
 
 from __future__ import annotations

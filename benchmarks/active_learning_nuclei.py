@@ -1,14 +1,15 @@
-"""Dice against the number of labels on pictures of nuclei: three strategies for the next pictures, in minutes on one core.
+"""Dice against the number of labels on pictures of nuclei: three strategies for the next pictures, in minutes on one
+core.
 
     python benchmarks/active_learning_nuclei.py [--seeds 5] [-o curve.json]
 
-The annotation server's ranking is compared with chance: `mirror` takes the pictures whose labels agree least with those of their
-mirror image, through `medvit_label.labels.next_case.uncertainty` as the server does; `entropy` those with the highest mean entropy;
-`random` takes any. Reference labels replace the annotator. The pictures (shared data, the split of nuclei_barlow_swin) are
-reduced to 96 x 96 pixels, so that a U-Net of 12,000 weights can be trained from the same random weights, for the same number of
-steps, at each number of labels: only the choice differs. All strategies of a repetition begin with the same pictures, and are
-scored on pictures that none can choose. About one picture in five is stained tissue or bright field rather than fluorescence, so
-that a good choice can matter.
+The annotation server's ranking is compared with chance: `mirror` takes the pictures whose labels agree least with those
+of their mirror image, through `medvit_label.labels.next_case.uncertainty` as the server does; `entropy` those with the
+highest mean entropy; `random` takes any. Reference labels replace the annotator. The pictures (shared data, the split
+of nuclei_barlow_swin) are reduced to 96 x 96 pixels, so that a U-Net of 12,000 weights can be trained from the same
+random weights, for the same number of steps, at each number of labels: only the choice differs. All strategies of a
+repetition begin with the same pictures, and are scored on pictures that none can choose. About one picture in five is
+stained tissue or bright field rather than fluorescence, so that a good choice can matter.
 """
 
 from __future__ import annotations
@@ -159,7 +160,8 @@ def doubts(side: str, network: UNet, images: Tensor) -> list[float]:
 def curve(
     side: str, network: UNet, pool: Pictures, judged: Pictures, plan: Plan, seed: int
 ) -> tuple[list[float], list[int]]:
-    """Compute the scores at each number of labels, and the chosen pictures, from a start on the first pictures of a random pool."""
+    """Compute the scores at each number of labels, and the chosen pictures, from a start on the first pictures of a
+    random pool."""
     chosen = list(range(plan.labels[0]))
     scores = [score(network, judged)]
     for count in plan.labels[1:]:
@@ -197,7 +199,8 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Tabulate means with the standard deviation over seeds, and the gain of each strategy over chance for each seed."""
+    """Tabulate means with the standard deviation over seeds, and the gain of each strategy over chance for each
+    seed."""
     lines = [
         f"| labels | {' | '.join(SIDES)} | mirror - random, by seed | entropy - random, by seed |",
         "|---|---|---|---|---|---|",

@@ -2,9 +2,9 @@
 
     python benchmarks/adapters.py [--steps 60] [--cases 8]
 
-The shipped hippocampus network is fine-tuned on a new contrast: eight of its training images (shared data) with dark and bright
-exchanged, as between T1 and T2 weighting. Both sides begin with the same weights and see the same crops; the scored cases are from
-its validation list, with the same exchange, and are not trained on.
+The shipped hippocampus network is fine-tuned on a new contrast: eight of its training images (shared data) with dark
+and bright exchanged, as between T1 and T2 weighting. Both sides begin with the same weights and see the same crops; the
+scored cases are from its validation list, with the same exchange, and are not trained on.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Publication of the mean of several sets of a bundle's weights, since averaged snapshots of a run are better than the last one.
+"""Publication of the mean of several sets of a bundle's weights, since averaged snapshots of a run are better than the
+last one.
 
     python benchmarks/average_weights.py BUNDLE WEIGHTS WEIGHTS ...      # files, checkpoints of a run, or names of bundles
 
-Weights are averaged rather than outputs, so inference costs the same (M. Wortsman et al., Model soups, ICML 2022, arXiv 2203.05482).
-They must come from one run, or from runs that began at the same trained weights; the mean of two random starts is meaningless.
+Weights are averaged rather than outputs, so inference costs the same (M. Wortsman et al., Model soups, ICML 2022, arXiv
+2203.05482). They must come from one run, or from runs that began at the same trained weights; the mean of two random
+starts is meaningless.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 python benchmarks/barlow_swin.py [--sides 256 512] [--runs 5]
 
-"Eager PyTorch" is medvit's class with the reference of window attention, that is plain PyTorch operators; weights are the same,
-so its logits are the check. The U-Net is MONAI's, compared only in speed; its width is chosen so that it has as many parameters;
-both counts are printed.
+"Eager PyTorch" is medvit's class with the reference of window attention, that is plain PyTorch operators; weights are
+the same, so its logits are the check. The U-Net is MONAI's, compared only in speed; its width is chosen so that it has
+as many parameters; both counts are printed.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/batch_discovery.py [--files 10000] [--runs 3]
 
-Each side runs in its own process, in turn. medvit walks, reads, writes the catalogue, sorts every series into volumes and reports
-oddities; the plain walk reads each header with ``dcmread(stop_before_pixels=True)`` and keeps five values. "again" is a second
-discovery of an unchanged archive.
+Each side runs in its own process, in turn. medvit walks, reads, writes the catalogue, sorts every series into volumes
+and reports oddities; the plain walk reads each header with ``dcmread(stop_before_pixels=True)`` and keeps five values.
+"again" is a second discovery of an unchanged archive.
 """
 
 from __future__ import annotations

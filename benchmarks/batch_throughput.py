@@ -3,13 +3,13 @@
     python benchmarks/batch_throughput.py [--cases 6] [--bundle NAME] [--twin-cases 2] [--memory-cases 0]
     # --cases 0: only the memory
 
-All run the same weights on the same series (copies of the shipped one with other voxels and UIDs). The peer is a loop with one
-process per case, as over TotalSegmentator, that runs its own code: MONAI's network, transforms and inferer on the
-default bundle's weights (its twin config, ``python -m monai.bundle run``), and highdicom for the SEG, by the functions of
-``dicom_to_seg.py``; it is timed on the first ``--twin-cases`` of the series, and the labels of both are compared. A loop over
-``medvit segment``, with medvit's engine but without the batch, is timed too. Up to 64 workers are simulated, since no machine here
-has the cores: each takes the next case when it has finished one, cases take the recorded times, and the parent's work for the
-cases is sequential.
+All run the same weights on the same series (copies of the shipped one with other voxels and UIDs). The peer is a loop
+with one process per case, as over TotalSegmentator, that runs its own code: MONAI's network, transforms and inferer on
+the default bundle's weights (its twin config, ``python -m monai.bundle run``), and highdicom for the SEG, by the
+functions of ``dicom_to_seg.py``; it is timed on the first ``--twin-cases`` of the series, and the labels of both are
+compared. A loop over ``medvit segment``, with medvit's engine but without the batch, is timed too. Up to 64 workers are
+simulated, since no machine here has the cores: each takes the next case when it has finished one, cases take the
+recorded times, and the parent's work for the cases is sequential.
 
 ``--memory-cases`` runs that many small cases through one worker and prints its peak memory after each tenth of them.
 """
@@ -150,7 +150,8 @@ def main() -> None:
 
 
 def twin(folders: list[Path], out: Path, place: Path) -> tuple[float, float]:
-    """Return the seconds per case of MONAI's twin with highdicom, one process each, and the lowest Dice of a label against the batch."""
+    """Return the seconds per case of MONAI's twin with highdicom, one process each, and the lowest Dice of a label
+    against the batch."""
     from dicom_to_seg import lowest_dice, theirs
 
     segs = {pydicom.dcmread(seg).ReferencedSeriesSequence[0].SeriesInstanceUID: seg for seg in out.rglob("seg.dcm")}

@@ -2,9 +2,10 @@
 
     python benchmarks/clicks.py hippocampus_mr_swin_unetr headneck_ct_swin_unetr nuclei_barlow_swin [--cases 10] [-o clicks.json]
 
-The clicks are those of the robot user in the literature on interactive segmentation: a click is at the centre (the largest distance
-to the border) of the largest connected error (voxels with one reference label and another found label), and names the reference
-label. The server continues from its last labels. Cases are from the bundle's data list, by default the first of the validation part.
+The clicks are those of the robot user in the literature on interactive segmentation: a click is at the centre (the
+largest distance to the border) of the largest connected error (voxels with one reference label and another found
+label), and names the reference label. The server continues from its last labels. Cases are from the bundle's data list,
+by default the first of the validation part.
 """
 
 from __future__ import annotations

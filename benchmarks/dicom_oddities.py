@@ -1,11 +1,11 @@
-"""Tables of docs/dicom.md: results of inspect and segment for every series in the shared DICOM data, and of convert for every SEG
-and RTSTRUCT.
+"""Tables of docs/dicom.md: results of inspect and segment for every series in the shared DICOM data, and of convert for
+every SEG and RTSTRUCT.
 
 python benchmarks/dicom_oddities.py            # prints the outcome of each source, then the tables
 python benchmarks/dicom_oddities.py --write    # also writes them to docs/dicom.md
 
-Sources with equal outcomes share a line, and repeated messages are notes below the tables; apart from sizes and numbers they
-are quoted from the commands.
+Sources with equal outcomes share a line, and repeated messages are notes below the tables; apart from sizes and numbers
+they are quoted from the commands.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _TOGETHER = {"image", "ct-3slice"}
 _NO_DICOM = (".gz", ".nrrd", ".dump")
 
 _LONGEST = 36
-"""Largest number of letters of a name within a group; longer names, with a full transfer syntax, are shortened in the middle."""
+"""Largest number of letters of a name within a group; longer names, with a full transfer syntax, are shortened in the
+middle."""
 
 _REMEDIES = (
     ("--on-irregular", ("--on-irregular", "resample")),
@@ -98,7 +99,7 @@ class Row:
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """Key that sources of one line share."""
+        """Values that are equal for all sources of one table line."""
         return (self.found, _blurred(self.done), self.remedy, self.remedied and _blurred(self.remedied))
 
 
@@ -114,7 +115,8 @@ def _run(*arguments: str, json_only: bool = False) -> tuple[int, str]:
 
 
 def _words(text: str, path: Path) -> str:
-    """Return the first error or warning without the source's name, and with the description of the network's input shortened."""
+    """Return the first error or warning without the source's name, and with the description of the network's input
+    shortened."""
     lines = [line for line in text.splitlines() if line.startswith(("Error", "Warning"))] or [""]
     line = re.sub(r"^(Error|Warning): ", "", lines[0]).replace(str(path), "FILE").replace(path.name, "FILE")
     return re.sub(r"(implausible anatomy, quality is poor):.*", r"\1", line)

@@ -2,9 +2,9 @@
 
     python benchmarks/dicom_to_seg.py [--case ZIP] [--runs 3] [--backend auto]
 
-The other side is the bundle's MONAI twin (MONAI's network, transforms and inferer by ``python -m monai.bundle run``, DICOM read
-by ITK), then a process that writes the labels with highdicom, as a user without medvit would: pydicom reads the slices, and
-there are no checks. medvit also reads its SEG back. Both SEGs are read by the same reader and compared.
+The other side is the bundle's MONAI twin (MONAI's network, transforms and inferer by ``python -m monai.bundle run``,
+DICOM read by ITK), then a process that writes the labels with highdicom, as a user without medvit would: pydicom reads
+the slices, and there are no checks. medvit also reads its SEG back. Both SEGs are read by the same reader and compared.
 """
 
 from __future__ import annotations

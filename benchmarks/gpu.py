@@ -2,8 +2,9 @@
 
 python benchmarks/gpu.py [--peer PATH] [--runs 50] [--only bi_wkv window_attention overlap_add resample_argmax network]
 
-Times are medians of CUDA events after a warm-up, peer and medvit in turn. PATH: a folder with the published Restore-RWKV
-kernel (such as ``bi_wkv.cpp`` and ``bi_wkv.cu``), which is built there; its result is compared with the paper's formula.
+Times are medians of CUDA events after a warm-up, peer and medvit in turn. PATH: a folder with the published
+Restore-RWKV kernel (such as ``bi_wkv.cpp`` and ``bi_wkv.cu``), which is built there; its result is compared with the
+paper's formula.
 """
 
 from __future__ import annotations
@@ -157,7 +158,8 @@ def called_as_published(built: object) -> Callable[..., Tensor]:
 
 
 def checked_peer(peer: Callable[..., Tensor], device: str = "cuda") -> Callable[..., Tensor]:
-    """Return the peer if its result is correct; otherwise it is not timed. Its rounding errors are far below the limit."""
+    """Return the peer if its result is correct; otherwise it is not timed. Its rounding errors are far below the
+    limit."""
     g = torch.Generator().manual_seed(0)
     w, u = (torch.randn(2, 48, generator=g) / 4096).to(device)
     k, v = torch.randn(2, 1, 4096, 48, generator=g).to(device)

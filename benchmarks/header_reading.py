@@ -3,8 +3,8 @@
     python benchmarks/header_reading.py [--files 10000] [--rounds 5] [--source ZIP_OR_FOLDER]
 
 Both readers read the same tags of the same files in one process, round after round; the reader that starts changes each
-round. The files are headers of the source without their pixels, each with a SOPInstanceUID of its own. "elements" is the
-reading of the tags alone; "planes" adds the record of each plane, which is made from either reader's values alike.
+round. The files are headers of the source without their pixels, each with a SOPInstanceUID of its own. "elements" is
+the reading of the tags alone; "planes" adds the record of each plane, which is made from either reader's values alike.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/inspect_headers.py [--files 20000]
 
-The plain walk reads each header with ``dcmread(stop_before_pixels=True)`` and takes five values that any sorting needs. Both run
-in their own processes, in turn, so that memory is measured separately; the files are copies of the shipped series with changed
-series, instance and position.
+The plain walk reads each header with ``dcmread(stop_before_pixels=True)`` and takes five values that any sorting needs.
+Both run in their own processes, in turn, so that memory is measured separately; the files are copies of the shipped
+series with changed series, instance and position.
 """
 
 from __future__ import annotations

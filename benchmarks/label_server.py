@@ -2,9 +2,10 @@
 
     python benchmarks/label_server.py [--case SCAN] [--runs 5]
 
-The real server runs in its own process and is called by MONAI Label's client, on a whole head-and-neck CT. In turn with it,
-``medvit segment`` runs on the same file, one process per case, as the cost of a command that keeps nothing loaded. The labels of
-both are compared. MONAI Label's own bundle app, which needs its own environment, is measured by ``label_stock.py``.
+The real server runs in its own process and is called by MONAI Label's client, on a whole head-and-neck CT. In turn with
+it, ``medvit segment`` runs on the same file, one process per case, as the cost of a command that keeps nothing loaded.
+The labels of both are compared. MONAI Label's own bundle app, which needs its own environment, is measured by
+``label_stock.py``.
 """
 
 from __future__ import annotations

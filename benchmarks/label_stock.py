@@ -2,11 +2,11 @@
 
     python benchmarks/label_stock.py --peer ENVIRONMENT/bin/python [--case SCAN] [--runs 3] [--logs FOLDER]
 
-The peer is monailabel 0.8.5's server with its sample app ``monaibundle``, in its own environment (docs/performance.md describes how
-to make it): its own server and ``BundleInferTask``, started as in its documentation. Of medvit it gets only the bundle, as any
-bundle of this kind is passed to it: configs, which name transforms of ``medvit``, and the weights as the ``model.pt`` that it
-expects. It runs as two servers: with the bundle's ``inference.json`` (network and sliding window of ``medvit``), and with
-``inference_monai.json`` instead (both of MONAI).
+The peer is monailabel 0.8.5's server with its sample app ``monaibundle``, in its own environment (docs/performance.md
+describes how to make it): its own server and ``BundleInferTask``, started as in its documentation. Of medvit it gets
+only the bundle, as any bundle of this kind is passed to it: configs, which name transforms of ``medvit``, and the
+weights as the ``model.pt`` that it expects. It runs as two servers: with the bundle's ``inference.json`` (network and
+sliding window of ``medvit``), and with ``inference_monai.json`` instead (both of MONAI).
 
 medvit's server also runs twice: without the extra ``openvino`` and with it, as ``make label`` installs it.
 
@@ -50,7 +50,8 @@ QUESTION = "import monailabel, sys; print(monailabel.__version__, sys.prefix)"
 
 @dataclass(kw_only=True)
 class Server:
-    """A running server: seconds until it was ready, of each inference and of the windows as reported, and its last labels."""
+    """A running server: seconds until it was ready, of each inference and of the windows as reported, and its last
+    labels."""
 
     name: str
     client: MONAILabelClient

@@ -5,10 +5,11 @@
     python benchmarks/look.py BUNDLE --images FILE FILE ... -o bundles/BUNDLE/docs/real.png
     python benchmarks/look.py BUNDLE --worst 3 --scores scores.json -o bundles/BUNDLE/docs/worst.png
 
-Runs the bundle (medvit.inference.loaded_bundle.apply) on case N of its validation list and draws: labels on a volume or a
-picture with the reference, a slice at a tenth of the dose before and after, or two projections of a CT with the labels found in
-them. With --from the network gets the averaged weights of a training run, so that a bundle can be inspected while it trains.
-With --worst the cases with the lowest scores of ``medvit evaluate`` are drawn, the lowest first, as in a bundle's docs.
+Runs the bundle (medvit.inference.loaded_bundle.apply) on case N of its validation list and draws: labels on a volume or
+a picture with the reference, a slice at a tenth of the dose before and after, or two projections of a CT with the
+labels found in them. With --from the network gets the averaged weights of a training run, so that a bundle can be
+inspected while it trains. With --worst the cases with the lowest scores of ``medvit evaluate`` are drawn, the lowest
+first, as in a bundle's docs.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def grey_of(bundle: Bundle, image: np.ndarray) -> np.ndarray:
 
 
 def three_planes(model: LoadedBundle, path: Path) -> list[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Draw an image without a reference: axial, coronal and sagittal slice through the middle of the labels, without and with labels.
+    """Draw an image without a reference: axial, coronal and sagittal slice through the middle of the labels, without
+    and with labels.
 
     The patient's right is on the viewer's left, and one voxel is drawn as one pixel of 1 mm.
     """

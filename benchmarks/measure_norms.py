@@ -1,9 +1,10 @@
-"""Recomputation of the batch-norm statistics of a bundle's weights on its training pictures, and publication of the result.
+"""Recomputation of the batch-norm statistics of a bundle's weights on its training pictures, and publication of the
+result.
 
     python benchmarks/measure_norms.py nuclei_barlow_swin [--batches 80]
 
-The running statistics of norms weight each step by 1 % and lag behind weights that changed for only some hundred steps: outlines
-come out too wide or too narrow. Other weights are unchanged, and no validation picture is used.
+The running statistics of norms weight each step by 1 % and lag behind weights that changed for only some hundred steps:
+outlines come out too wide or too narrow. Other weights are unchanged, and no validation picture is used.
 """
 
 from __future__ import annotations

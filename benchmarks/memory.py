@@ -2,9 +2,10 @@
 
     python benchmarks/memory.py [--quick]
 
-The network costs almost nothing, so the inferer's own memory is measured: for two lengths of a volume, then for a whole CT with
-few and with many classes (for many classes MONAI's memory is computed, not measured, since most machines have too little). Each
-number is of a separate process, minus its memory before the inferer; the share of equal labels is printed too.
+The network costs almost nothing, so the inferer's own memory is measured: for two lengths of a volume, then for a whole
+CT with few and with many classes (for many classes MONAI's memory is computed, not measured, since most machines have
+too little). Each number is of a separate process, minus its memory before the inferer; the share of equal labels is
+printed too.
 """
 
 from __future__ import annotations

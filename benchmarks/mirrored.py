@@ -1,4 +1,5 @@
-"""Gain of a bundle's averaging over mirror images (``mirrored`` in inference.json): scores with it and without, in turn.
+"""Gain of a bundle's averaging over mirror images (``mirrored`` in inference.json): scores with it and without, in
+turn.
 
 python benchmarks/mirrored.py brain_mr_swin_unetr
 """

@@ -2,10 +2,10 @@
 
     python benchmarks/napari_open.py [--slices 600] [--side 512]
 
-napari itself has no DICOM reader; the plain side decodes every slice with pydicom, orders them by position and stacks them, as a
-reader plugin without a thread must do before napari can draw. Each side runs in its own process (the disk cache is warm for
-both), three times in turn. The first slice counts as visible when napari's viewer model has the middle slice; drawing is part of
-napari and is not measured.
+napari itself has no DICOM reader; the plain side decodes every slice with pydicom, orders them by position and stacks
+them, as a reader plugin without a thread must do before napari can draw. Each side runs in its own process (the disk
+cache is warm for both), three times in turn. The first slice counts as visible when napari's viewer model has the
+middle slice; drawing is part of napari and is not measured.
 """
 
 from __future__ import annotations

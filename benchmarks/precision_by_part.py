@@ -1,9 +1,11 @@
-"""Loss of agreement by bf16 in each part of a Swin UNETR: one window, the graph cut in two at each upsampling of the decoder.
+"""Loss of agreement by bf16 in each part of a Swin UNETR: one window, the graph cut in two at each upsampling of the
+decoder.
 
     python benchmarks/precision_by_part.py [--bundle NAME --case SCAN | --feature-size 24]
 
-The part before the cut runs in bf16 by OpenVINO, the part after it (with the skip connections that end there) in fp32. Printed for
-each cut, and for fp32 and bf16 throughout: relative L2 of the logits, share of voxels with the same label, seconds per window.
+The part before the cut runs in bf16 by OpenVINO, the part after it (with the skip connections that end there) in fp32.
+Printed for each cut, and for fp32 and bf16 throughout: relative L2 of the logits, share of voxels with the same label,
+seconds per window.
 """
 
 from __future__ import annotations

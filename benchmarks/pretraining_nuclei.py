@@ -2,13 +2,14 @@
 
     python benchmarks/pretraining_nuclei.py [--few-seeds 2] [--all-seeds 1] [-o runs/pretraining_nuclei]
 
-The encoder is trained once by the bundle's configs/pretrain.json on the training pictures, whose masks it never reads. Then the
-bundle's configs/train.json is run from random weights and from that encoder, on a tenth of the labelled training pictures and on
-all of them. Both sides of a pair have the same random decoder, the same crops in the same order, the same dropout and as many
-steps. Each is published into a copy of the bundle and scored there on the whole validation list, as by `medvit evaluate`, with
-its batch-norm statistics recomputed on crops of its own training pictures: in so short a run the running statistics lag behind,
-and the loss from that varies between runs by more than the difference to be measured (the last column has the scores without).
-Steps, batches and the crops of the pretraining are reduced to what one thread computes in about an hour.
+The encoder is trained once by the bundle's configs/pretrain.json on the training pictures, whose masks it never reads.
+Then the bundle's configs/train.json is run from random weights and from that encoder, on a tenth of the labelled
+training pictures and on all of them. Both sides of a pair have the same random decoder, the same crops in the same
+order, the same dropout and as many steps. Each is published into a copy of the bundle and scored there on the whole
+validation list, as by `medvit evaluate`, with its batch-norm statistics recomputed on crops of its own training
+pictures: in so short a run the running statistics lag behind, and the loss from that varies between runs by more than
+the difference to be measured (the last column has the scores without). Steps, batches and the crops of the pretraining
+are reduced to what one thread computes in about an hour.
 
 The scores of every run are kept in the given folder and reused, so that an interrupted command continues.
 """
@@ -149,8 +150,8 @@ def scored(bundle: Bundle, network: nn.Module) -> dict[str, Any]:
 def measure_norms(network: nn.Module, crops: StepDataset, budget: Budget) -> None:
     """Recompute the batch norms' means and variances with the current weights, on crops after those of the training.
 
-    The running statistics weight each step by 1 % and lag behind weights that changed for only some hundred steps: all outlines of
-    a run come out too wide or too narrow.
+    The running statistics weight each step by 1 % and lag behind weights that changed for only some hundred steps: all
+    outlines of a run come out too wide or too narrow.
     """
     network.eval()
     for module in network.modules():

@@ -1,4 +1,5 @@
-"""Labels at full resolution: PyTorch's interpolation of all classes followed by argmax, against ``resample_argmax``, in turn.
+"""Labels at full resolution: PyTorch's interpolation of all classes followed by argmax, against ``resample_argmax``, in
+turn.
 
 python benchmarks/resample_argmax.py [--classes 14] [--side 96] [--out 192] [--runs 5]
 """

@@ -2,9 +2,9 @@
 
     python benchmarks/sliding_window.py [--case PATH] [--runs 3]
 
-The time is measured with the head-and-neck bundle's network and windows on a real CT that is not cropped, so that there is air
-around the patient (an OpenKBP scan of the shared data unless --case names another). Both sides run the same network object, so
-the ratio is that of the inferers. For memory see memory.py.
+The time is measured with the head-and-neck bundle's network and windows on a real CT that is not cropped, so that there
+is air around the patient (an OpenKBP scan of the shared data unless --case names another). Both sides run the same
+network object, so the ratio is that of the inferers. For memory see memory.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ CASE = SHARED / "data" / "ct_headneck_openkbp" / "pt_100_ct.nii.gz"
 
 
 def uncropped(case: Path) -> tuple[torch.nn.Module, Tensor, dict[str, object]]:
-    """Return the bundle's network, an image (1, 1, i, j, k) after its preprocessing without the crop, and its inferer's settings."""
+    """Return the bundle's network, an image (1, 1, i, j, k) after its preprocessing without the crop, and its inferer's
+    settings."""
     from medvit.inference import load_model
     from medvit.pipeline import Predictor
 

@@ -2,8 +2,9 @@
 
     python benchmarks/synthesis_page.py [MAP ...] [-n 4] [--size 96] [--spacing 2] [-o synthesis.png]
 
-Without maps it takes two of ../shared/data/brain_labels. The patient's right is on the viewer's left. The cerebral white matter of
-both sides (2 and 41 of FreeSurfer) is outlined, red on the left side of the head, blue on the right, so that a wrong flip is visible.
+Without maps it takes two of ../shared/data/brain_labels. The patient's right is on the viewer's left. The cerebral
+white matter of both sides (2 and 41 of FreeSurfer) is outlined, red on the left side of the head, blue on the right, so
+that a wrong flip is visible.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A training step and an inference window of Swin UNETR: MONAI's class against medvit's, in turn, same weights.
 
-medvit's step is that of `medvit train` on a CPU (`medvit.training.loop.cpu_convolutions`); a step with PyTorch's choice of
-convolutions is measured too.
+medvit's step is that of `medvit train` on a CPU (`medvit.training.loop.cpu_convolutions`); a step with PyTorch's choice
+of convolutions is measured too.
 
 python benchmarks/training_step.py [--feature-size 12] [--side 64] [--channels 1] [--classes 8] [--runs 5]
 """

@@ -1,9 +1,10 @@
-"""Range of a reconstruction's agreement with its radiographs: for true labels of each validation CT, and for other patients'.
+"""Range of a reconstruction's agreement with its radiographs: for true labels of each validation CT, and for other
+patients'.
 
     python benchmarks/view_agreement.py
 
-Prints gradient correlations of labels projected again (``medvit.reconstruction.view_consistency``), from which the limit of the
-rating was chosen. Needs the shared CTs (MEDVIT_SHARED).
+Prints gradient correlations of labels projected again (``medvit.reconstruction.view_consistency``), from which the
+limit of the rating was chosen. Needs the shared CTs (MEDVIT_SHARED).
 """
 
 from __future__ import annotations

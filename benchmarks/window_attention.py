@@ -1,4 +1,5 @@
-"""Window attention, forward and backward: MONAI's with ``use_flash_attention=True`` against medvit's, in turn, same weights.
+"""Window attention, forward and backward: MONAI's with ``use_flash_attention=True`` against medvit's, in turn, same
+weights.
 
 Both compute the attention half of a Swin block: norm, pad, shift, windows, attention, projection and the inverse steps.
 python benchmarks/window_attention.py [--side 48] [--channels 24] [--heads 3] [--runs 5]

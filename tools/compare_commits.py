@@ -2,13 +2,13 @@
 
     python tools/compare_commits.py COMMIT [--runs 5] [--limit 1.10] [--jobs NAME ...] [--json FILE]
 
-The commit's files are unpacked into a temporary folder. Both sides run with this Python, through PYTHONPATH, in turn: the median
-of ``--runs`` runs of each side is compared after one run that is not counted and fills the side's own caches. Processor time is
-user and system time of the command and its children; peak memory is that of the largest of these processes. The exit status is 1
-if a ratio is above ``--limit``, 2 if a command fails.
+The commit's files are unpacked into a temporary folder. Both sides run with this Python, through PYTHONPATH, in turn:
+the median of ``--runs`` runs of each side is compared after one run that is not counted and fills the side's own
+caches. Processor time is user and system time of the command and its children; peak memory is that of the largest of
+these processes. The exit status is 1 if a ratio is above ``--limit``, 2 if a command fails.
 
-Every job is a command of medvit, so that it means the same in both commits though modules and functions have other names.
-Run it on a machine that does nothing else.
+Every job is a command of medvit, so that it means the same in both commits though modules and functions have other
+names. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Job:
 
 
 def _demo(backend: str) -> Job:
-    """Return the command of ``make demo`` with a fixed backend: "auto" chooses by measured time, which would mix two medians."""
+    """Return the command of ``make demo`` with a fixed backend: "auto" chooses by measured time, which would mix two
+    medians."""
 
     def arguments(inputs: Path, results: Path) -> list[str]:
         types = ["-ot", "nifti", "-ot", "dicom-seg", "-ot", "rtstruct", "--preview", "--statistics", "--overwrite"]
@@ -74,7 +75,8 @@ JOBS = {
     "discovery": Job(_BATCH, _discovery),
     "seg": Job(_MEDVIT, _seg),
 }
-"""Jobs by name: the demo, the discovery of an archive (``--dry-run`` reads and plans), a SEG of 128 slices, the start."""
+"""Jobs by name: the demo, the discovery of an archive (``--dry-run`` reads and plans), a SEG of 128 slices, the
+start."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,8 @@ def _write_series(folder: Path, slices: list, spacing: float) -> None:  # type: 
 
 
 def measure(sides: tuple[Side, Side], names: list[str], inputs: Path, runs: int) -> dict[str, dict[str, list[Usage]]]:
-    """Run every job on both sides in turn, with the first side changing each time; return the usages by job and side."""
+    """Run every job on both sides in turn, with the first side changing each time; return the usages by job and
+    side."""
     found: dict[str, dict[str, list[Usage]]] = {}
     for name in names:
         found[name] = {side.name: [] for side in sides}

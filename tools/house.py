@@ -1,12 +1,14 @@
-"""Print the numbers that describe the layout of the code, and fail where one is past its limit: ``python tools/house.py``.
+"""Print the numbers that describe the layout of the code, and fail where one is past its limit: ``python
+tools/house.py``.
 
 With ``--places`` it lists the places as well.
 
 - Loose modules: files directly in ``medvit/``, without ``__init__``, ``__main__`` and ``_version``.
-- Import circles: groups of files that import each other. Imports for types alone and imports inside functions count. A name
-  imported from a room's face counts as an import of the file that defines it; the face itself does not count.
-- Ways to run: modules that run a loaded bundle to make a result, by ``apply`` of ``medvit.inference`` or by ``predict`` of a task
-  that they name. ``medvit.pipeline`` is the one that should; the tasks and ``medvit.inference`` are what it runs.
+- Import circles: groups of files that import each other. Imports for types alone and imports inside functions count. A
+  name imported from a room's face counts as an import of the file that defines it; the face itself does not count.
+- Ways to run: modules that run a loaded bundle to make a result, by ``apply`` of ``medvit.inference`` or by ``predict``
+  of a task that they name. ``medvit.pipeline`` is the one that should; the tasks and ``medvit.inference`` are what it
+  runs.
 - Sizes, parameters and first words of docstrings: see ``tools/code_style.py``.
 """
 
@@ -31,7 +33,8 @@ LOOSE = 8
 CIRCLES = 0
 """The largest number of import circles: the design allows none."""
 WAYS = 1
-"""Largest number of modules beside the pipeline that may run a bundle: only the precision check, which runs before a precision is allowed."""
+"""Largest number of modules beside the pipeline that may run a bundle: only the precision check, which runs before a
+precision is allowed."""
 MANY_PARAMETERS = frozenset({"SlidingWindow", "SwinUNETR", "SwinX2S"})
 """Constructors pinned in the shared INTERFACES.md, which take more than eight parameters."""
 STYLE = {"long_files": 0, "long_functions": 0, "many_parameters": 4, "positional": 101, "questions": 508}

@@ -1,4 +1,5 @@
-"""Benchmark of Swin UNETR by each backend against MONAI's network in MONAI's inferer: same weights, windows and blending."""
+"""Benchmark of Swin UNETR by each backend against MONAI's network in MONAI's inferer: same weights, windows and
+blending."""
 
 from __future__ import annotations
 

@@ -18,8 +18,9 @@ __all__ = ["FlipAveraging"]
 class FlipAveraging:
     """Settings to mirror windows and logits, for a network trained on patients and on their mirror images.
 
-    The errors of the network differ between both images, so the mean of the logits is more accurate than either (test-time
-    augmentation; F. Isensee et al., nnU-Net, Nature Methods 18, 2021, mirrors likewise). Each window runs twice.
+    The errors of the network differ between both images, so the mean of the logits is more accurate than either
+    (test-time augmentation; F. Isensee et al., nnU-Net, Nature Methods 18, 2021, mirrors likewise). Each window runs
+    twice.
 
     Attributes:
         axis: spatial axis of a window that runs from one side of the patient to the other.

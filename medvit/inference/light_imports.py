@@ -29,11 +29,12 @@ _STEPS_WITHOUT = {
 
 
 def import_monai_lightly(config: Mapping[str, Any]) -> None:
-    """Import MONAI without its training engine, and without packages that no step of a bundle uses, in a process that never trains.
+    """Import MONAI without its training engine, and without packages that no step of a bundle uses, in a process that
+    never trains.
 
-    MONAI works without these packages, but remembers that they were missing: ``monai.engines`` cannot be used in this process
-    afterwards, nor can transforms that need one of them. The packages can still be imported directly. If MONAI is already imported,
-    this does nothing.
+    MONAI works without these packages, but remembers that they were missing: ``monai.engines`` cannot be used in this
+    process afterwards, nor can transforms that need one of them. The packages can still be imported directly. If MONAI
+    is already imported, this does nothing.
 
     Args:
         config: inference config of the bundle that will run, as JSON gives it.

@@ -103,7 +103,8 @@ def load_model(
     Raises:
         BundleError: the bundle is unknown, not trained or badly configured.
         ChecksumError: its weights differ from the recorded hash.
-        BackendError: there is no such device or backend, the inferer takes no backend, or bf16 has no passed precision check.
+        BackendError: there is no such device or backend, the inferer takes no backend, or bf16 has no passed precision
+            check.
 
     Examples:
         >>> from medvit.inference import load_model
@@ -164,8 +165,8 @@ def with_options(inferer: Any, **settings: object) -> Any:
 def loaded_bundle_for(bundle: Bundle, network: nn.Module, device: str | torch.device = "cpu") -> LoadedBundle:
     """Combine a bundle's inferer and transforms with a network in memory, for validation during training.
 
-    The bundle need not be trained, and its weights are not read. Nothing is cached. The network is moved to the device and put
-    into evaluation mode in place; call ``train()`` on it to continue training.
+    The bundle need not be trained, and its weights are not read. Nothing is cached. The network is moved to the device
+    and put into evaluation mode in place; call ``train()`` on it to continue training.
 
     Args:
         bundle: bundle whose preprocessing, inferer and postprocessing are used.
@@ -253,9 +254,9 @@ def apply(
 ) -> Prediction:
     """Run data through a loaded bundle's preprocessing, inferer and postprocessing.
 
-    All tasks use this function. Its output is that of the bundle's last step, label ids or intensities, without rounding or
-    conversion. Where the postprocessing allows it, logits are processed a few planes at a time and never held as a whole; the
-    result is the same.
+    All tasks use this function. Its output is that of the bundle's last step, label ids or intensities, without
+    rounding or conversion. Where the postprocessing allows it, logits are processed a few planes at a time and never
+    held as a whole; the result is the same.
 
     Args:
         model: the loaded bundle.

@@ -1,8 +1,8 @@
 """Agreement between the labels of an image and those of its mirror image, a check for errors of the network.
 
-A patient's right and left side are nearly symmetric, so a network should label the mirrored image like the image, with right
-and left exchanged. Where it does not, one of the two answers is wrong and a person should check it. This costs a second run.
-Agreement does not prove correctness, since both answers can have the same error.
+A patient's right and left side are nearly symmetric, so a network should label the mirrored image like the image, with
+right and left exchanged. Where it does not, one of the two answers is wrong and a person should check it. This costs a
+second run. Agreement does not prove correctness, since both answers can have the same error.
 """
 
 from __future__ import annotations

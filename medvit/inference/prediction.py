@@ -18,14 +18,16 @@ class Prediction:
     """A postprocessed output, with the backend that computed it and the network's uncertainty.
 
     Attributes:
-        output: label ids or intensities as the bundle's last step makes them, (channel, *spatial) on the CPU; a MetaTensor
-            where the postprocessing gives one.
+        output: label ids or intensities as the bundle's last step makes them, (channel, *spatial) on the CPU; a
+            MetaTensor where the postprocessing gives one.
         backend: backend of the network: "eager", "compiled", "openvino" or "cuda".
         precision: precision of the computation: "fp32" or "bf16".
         reason: reason for the choice of the backend, in plain words.
-        entropies: mean bits per voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``; empty for intensities.
+        entropies: mean bits per voxel of labels 1, 2 and so on, see ``medvit.inference.uncertainty``; empty for
+            intensities.
         entropy_map: bits of every voxel on the network grid, if requested.
-        mirrored: labels of the mirror image on the source grid, if requested; see ``medvit.inference.mirror_agreement``.
+        mirrored: labels of the mirror image on the source grid, if requested; see
+            ``medvit.inference.mirror_agreement``.
 
     Examples:
         >>> import torch

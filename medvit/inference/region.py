@@ -20,8 +20,8 @@ _MARGIN = 2
 def region_mask(image: MetaTensor, text: str) -> Tensor:
     """Compute the mask of the requested region on a preprocessed image (channel, *spatial), as (1, 1, *spatial) bool.
 
-    The body is the largest component above Otsu's threshold of the first channel (N. Otsu, IEEE Trans. SMC 1979), with holes
-    filled and two voxels added around it.
+    The body is the largest component above Otsu's threshold of the first channel (N. Otsu, IEEE Trans. SMC 1979), with
+    holes filled and two voxels added around it.
 
     Raises:
         ImageError: the image is not a volume from ``ResampleToNetworkGridd``, has no body, or the box is outside it.

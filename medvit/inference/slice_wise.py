@@ -18,16 +18,17 @@ __all__ = ["SliceWise"]
 
 
 class SliceWise(Inferer):  # type: ignore[misc]
-    """A MONAI inferer that runs a 2-D network on each slice of a volume, optionally with neighbouring slices as channels.
+    """A MONAI inferer that runs a 2-D network on each slice of a volume, optionally with neighbouring slices as
+    channels.
 
     Args:
         axis: spatial axis perpendicular to the slices: 0, 1 or 2 for i, j, k.
         context: number of neighbours on each side that are added as channels (2.5-D); beyond the ends of the volume the
             first or last slice is repeated.
         batch_size: number of slices per call of the network.
-        views: 1, or 4 to average over each slice and its mirror images along rows, columns and both. This takes four times the
-            time and reduces the error (the geometric self-ensemble of Lim et al., arXiv 1707.02921, section 3.4; its four
-            transposed views did not help here).
+        views: 1, or 4 to average over each slice and its mirror images along rows, columns and both. This takes four
+            times the time and reduces the error (the geometric self-ensemble of Lim et al., arXiv 1707.02921, section
+            3.4; its four transposed views did not help here).
 
     Raises:
         ShapeError: an invalid axis, context, batch size or number of views, or an input that is not a volume.
@@ -66,8 +67,8 @@ class SliceWise(Inferer):  # type: ignore[misc]
 
         Args:
             inputs: (batch, channel, i, j, k).
-            network: takes (slice, channel · (2 · context + 1), height, width), neighbours in order, each with all its channels;
-                returns (slice, channel, height, width).
+            network: takes (slice, channel · (2 · context + 1), height, width), neighbours in order, each with all its
+                channels; returns (slice, channel, height, width).
             progress: receives the number of finished calls; can cancel between them.
 
         Returns:

@@ -51,18 +51,19 @@ OnBackend = Callable[[SelectedBackend], object]
 class SlidingWindow(Inferer):  # type: ignore[misc]
     """A MONAI inferer that runs a network on overlapping windows and blends the logits.
 
-    The result equals that of ``monai.inferers.SlidingWindowInferer`` with the same settings. Constant windows (one value per
-    channel, such as the air around a patient) run once for each value, and their logits are reused. So the network must be a
-    function of its window alone. A network in training mode (dropout) runs on every window, as with ``reuse_constant=False``.
+    The result equals that of ``monai.inferers.SlidingWindowInferer`` with the same settings. Constant windows (one
+    value per channel, such as the air around a patient) run once for each value, and their logits are reused. So the
+    network must be a function of its window alone. A network in training mode (dropout) runs on every window, as with
+    ``reuse_constant=False``.
 
     Args:
         roi_size: window size in voxels along each spatial axis; smaller images are padded; None takes the image's size.
         overlap: share of a window that the next one covers, in [0, 1); for all axes or for each.
         mode: "gaussian" or "constant" blending.
         sw_batch_size: number of windows per call of the network.
-        backend: "eager", "compiled" (torch.compile), "openvino" (a graph on the CPU, converted once and cached; needs the
-            extra), "cuda" (a CUDA graph), or "auto": the OpenVINO graph for a bundle's network on the CPU if it is installed
-            and was measured to be faster, else eager. ``on_backend`` of a call receives the choice.
+        backend: "eager", "compiled" (torch.compile), "openvino" (a graph on the CPU, converted once and cached; needs
+            the extra), "cuda" (a CUDA graph), or "auto": the OpenVINO graph for a bundle's network on the CPU if it is
+            installed and was measured to be faster, else eager. ``on_backend`` of a call receives the choice.
         precision: "fp32", or "bf16" with openvino or cuda.
         sigma_scale: standard deviation of the Gaussian as a share of the window.
         padding_mode: "constant", "reflect", "replicate" or "circular", for images smaller than a window.
@@ -143,14 +144,14 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
             network: takes (window, channel, *roi) and returns (window, class, *roi).
             args: further arguments of the network.
             progress: receives the number of finished calls; can cancel between them.
-            where: (batch, 1, *spatial) bool: only windows that overlap this mask run. Inside the mask the result is unchanged;
-                outside, the first class, background, has the largest logit.
+            where: (batch, 1, *spatial) bool: only windows that overlap this mask run. Inside the mask the result is
+                unchanged; outside, the first class, background, has the largest logit.
             on_backend: called once with the selected backend.
             kwargs: further arguments of the network.
 
         Raises:
-            ShapeError: the image is not (batch, channel, *spatial) of floating-point numbers, the network cannot take its windows,
-                or its output is not one tensor as large as its window.
+            ShapeError: the image is not (batch, channel, *spatial) of floating-point numbers, the network cannot take
+                its windows, or its output is not one tensor as large as its window.
             ImageError: NaN or infinite values.
             BackendError: the backend cannot run, or the network has another device or type than the image.
             MemoryShortError: there is too little memory; the message says what to lower.
@@ -180,15 +181,16 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         where: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Compute the labels of ``__call__``'s logits without holding the logits: memory does not grow with the first axis.
+        """Compute the labels of ``__call__``'s logits without holding the logits: memory does not grow with the first
+        axis.
 
-        Labels are decided from sums of weighted logits, without a division. Where two classes differ only in the last digit, a
-        division first may round them to a tie.
+        Labels are decided from sums of weighted logits, without a division. Where two classes differ only in the last
+        digit, a division first may round them to a tie.
 
         Args:
             inputs: as for ``__call__``, like network, args, progress, where and kwargs.
-            threshold: None for the class with the largest logit; a number in (0, 1) for a mask of each channel, set where the
-                sigmoid is above the threshold.
+            threshold: None for the class with the largest logit; a number in (0, 1) for a mask of each channel, set
+                where the sigmoid is above the threshold.
 
         Returns:
             (batch, 1, *spatial), or (batch, class, *spatial) with a threshold: uint8, or int16 above 256 classes.
@@ -265,10 +267,11 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         return importance_map(tiling.roi, self.mode, sigma).to(torch.device(self.sw_device or image.device), dtype)
 
     def _logits(self, image: Tensor, tiling: Tiling, work: InferenceRun) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield image number, window number and logits (class, *roi) of every window, image by image in the order of the windows.
+        """Yield image number, window number and logits (class, *roi) of every window, image by image in the order of
+        the windows.
 
-        Windows run in batches. A constant window whose value has already run is skipped, and so is a window outside the mask.
-        Logits of constant windows are kept until their last use.
+        Windows run in batches. A constant window whose value has already run is skipped, and so is a window outside the
+        mask. Logits of constant windows are kept until their last use.
         """
         reuse = self.reuse_constant and not getattr(work.network, "training", False)
         groups = window_groups(image, tiling, work, reuse)

@@ -1,7 +1,8 @@
 """Postprocessing of logits plane by plane, so that the logits of a whole image are never in memory.
 
-The inferer passes finished planes; each is resampled and labelled as soon as the next one is there. Where a step before the
-resampling needs the labels of the whole image (``KeepLargestComponentLogitsd``), planes are kept in a temporary file until then.
+The inferer passes finished planes; each is resampled and labelled as soon as the next one is there. Where a step before
+the resampling needs the labels of the whole image (``KeepLargestComponentLogitsd``), planes are kept in a temporary
+file until then.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class StreamingPostprocess:
         """Compute labels on the source grid, equal to those of the steps on all logits.
 
         Args:
-            stream: function that passes the planes, (class, plane, *rest), to its argument and returns the labels (1, 1, *spatial).
+            stream: function that passes the planes, (class, plane, *rest), to its argument and returns the labels (1,
+                1, *spatial).
             image: the preprocessed image.
         """
         grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))

@@ -1,8 +1,8 @@
 """Uncertainty of a network about its labels: the entropy of the probabilities of its own labels.
 
 In a voxel labelled with probability p, the entropy of "this label or not" is -p log2 p - (1-p) log2 (1-p): 0 bits for a
-certain network, 1 bit for p = 0.5. The mean over the voxels of a label needs no second run. Networks are overconfident, so
-the meaning of a number is calibrated per bundle on cases with known labels (``medvit evaluate --calibrate``).
+certain network, 1 bit for p = 0.5. The mean over the voxels of a label needs no second run. Networks are overconfident,
+so the meaning of a number is calibrated per bundle on cases with known labels (``medvit evaluate --calibrate``).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ __all__ = ["WholeImage"]
 class WholeImage(SlidingWindow):
     """A MONAI inferer that runs the network once on a picture up to ``roi_size``, and on blended windows beyond.
 
-    A network for any size needs no windows on a small picture, and so has no window edges; windows limit the memory of a large
-    picture. Arguments and errors as for ``SlidingWindow``.
+    A network for any size needs no windows on a small picture, and so has no window edges; windows limit the memory of
+    a large picture. Arguments and errors as for ``SlidingWindow``.
 
     Args:
         roi_size: largest size in pixels that runs in one call, and the window size beyond.

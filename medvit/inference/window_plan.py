@@ -108,8 +108,8 @@ def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:
 def window_groups(image: Tensor, tiling: Tiling, work: InferenceRun, reuse: bool) -> list[int]:
     """Return a group number for each window of each image.
 
-    ``OCCUPIED``: the window must run. ``UNTOUCHED``: it is outside the mask. Other numbers: constant windows with equal values
-    have the same number and may run once (only with ``reuse``).
+    ``OCCUPIED``: the window must run. ``UNTOUCHED``: it is outside the mask. Other numbers: constant windows with equal
+    values have the same number and may run once (only with ``reuse``).
     """
     if reuse:
         occupied = occupied_windows(image, tiling.roi, tiling.origins)
@@ -140,7 +140,8 @@ def background_logits(logits: Tensor) -> Tensor:
 
 
 def background_outside(logits: Tensor, where: Tensor | None) -> Tensor:
-    """Raise the background logit above all others outside a mask; logits (batch, class, *spatial), mask (batch, 1, *spatial)."""
+    """Raise the background logit above all others outside a mask; logits (batch, class, *spatial), mask (batch, 1,
+    *spatial)."""
     if where is None:
         return logits
     outside = ~where.to(logits.device)

@@ -1,8 +1,8 @@
 """Export of networks to ``torch.export``, ONNX and OpenVINO; each written file is compared with its network.
 
-While a graph is recorded, window attention and bi-WKV use plain PyTorch operators, which every runtime has. Sizes are fixed
-to those of the example, since windows, masks, padding and scans are computed for them. The format "checkpoint" is not a graph
-but the network's whole state dict in float32, as MONAI's export commands need it.
+While a graph is recorded, window attention and bi-WKV use plain PyTorch operators, which every runtime has. Sizes are
+fixed to those of the example, since windows, masks, padding and scans are computed for them. The format "checkpoint" is
+not a graph but the network's whole state dict in float32, as MONAI's export commands need it.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def export_network(
         overwrite: replace an existing file.
 
     Raises:
-        ExportError: see ``check_target``; also if the graph cannot be recorded, or computes other values (nothing is written).
+        ExportError: see ``check_target``; also if the graph cannot be recorded, or computes other values (nothing is
+            written).
         OutputError: the file exists or its folder cannot be written.
     """
     final = Path(path)

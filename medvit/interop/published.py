@@ -42,10 +42,10 @@ def load_published(
 ) -> Network:
     """Load published weights into one of medvit's networks, in place.
 
-    Layouts: Swin UNETR's research checkpoints (``state_dict``), its zoo bundles (``model``), its self-supervised encoders
-    (``module.`` names, or ``encoder.*`` under ``model``), plain state dicts; Restore-RWKV old and new; Swin-X2S;
-    Barlow-Swin as a mapping from Keras layer path to array. Files: safetensors, .npz, and PyTorch files, which are read
-    with ``weights_only=True``.
+    Layouts: Swin UNETR's research checkpoints (``state_dict``), its zoo bundles (``model``), its self-supervised
+    encoders (``module.`` names, or ``encoder.*`` under ``model``), plain state dicts; Restore-RWKV old and new;
+    Swin-X2S; Barlow-Swin as a mapping from Keras layer path to array. Files: safetensors, .npz, and PyTorch files,
+    which are read with ``weights_only=True``.
 
     Args:
         model: ``SwinUNETR``, ``BarlowSwin``, ``RestoreRWKV`` or ``SwinX2S``, built as the weights need it.

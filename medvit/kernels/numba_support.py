@@ -13,7 +13,8 @@ from numba import config, njit, set_num_threads
 __all__ = ["numba_jit", "numba_threads"]
 
 _ONE_AT_A_TIME = threading.Lock()
-"""Lock around parallel numba code: numba's default threading layer aborts the process when two threads enter it at once."""
+"""Lock around parallel numba code: numba's workqueue threading layer aborts the process when two threads enter it at
+once."""
 
 
 def numba_jit(fastmath: bool | set[str] = True) -> Callable[[Any], Any]:

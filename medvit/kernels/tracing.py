@@ -1,4 +1,5 @@
-"""Checks for graph recording and compilation, during which tensors hold no values or medvit's operators must be avoided."""
+"""Checks for graph recording and compilation, during which tensors hold no values or medvit's operators must be
+avoided."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ __all__ = ["can_skip_dispatcher", "has_concrete_values", "recording"]
 def recording() -> bool:
     """Return True while ``torch.export`` or ``torch.jit.trace`` records a graph (MONAI's export commands trace).
 
-    Operators then use plain PyTorch operators: a numba loop would be recorded as the constants it computed for the example
-    input, and medvit's own operators do not exist where the graph is loaded.
+    Operators then use plain PyTorch operators: a numba loop would be recorded as the constants it computed for the
+    example input, and medvit's own operators do not exist where the graph is loaded.
     """
     if torch.compiler.is_compiling():  # the compiler cannot trace a call to torch._C._is_tracing
         return torch.compiler.is_exporting()
@@ -29,8 +30,9 @@ def has_concrete_values() -> bool:
 def can_skip_dispatcher(*tensors: Tensor | None) -> bool:
     """Return True if an operator's function may be called on these tensors without PyTorch's dispatcher.
 
-    This holds if nothing observes the call: no gradient is needed, no graph is recorded, and no dispatch mode or functorch transform is
-    active. The first call of a custom operator through the dispatcher imports ``torch._dynamo``, which takes two seconds.
+    This holds if nothing observes the call: no gradient is needed, no graph is recorded, and no dispatch mode or
+    functorch transform is active. The first call of a custom operator through the dispatcher imports ``torch._dynamo``,
+    which takes two seconds.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     return (

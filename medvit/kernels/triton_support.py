@@ -21,7 +21,8 @@ _INTERPRETING = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", 
 
 
 def _constant(answer: Callable[[int], str | None]) -> Callable[[int], str | None]:
-    """Mark a function as ``torch.compiler.assume_constant_result`` does, without importing the compiler (0.8 s per start)."""
+    """Mark a function as ``torch.compiler.assume_constant_result`` does, without importing the compiler (0.8 s per
+    start)."""
     answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return answer
 

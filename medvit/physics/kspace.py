@@ -1,8 +1,8 @@
 """Resampling in the slice plane by a whole factor, by truncation or zero filling of k-space.
 
-Both grids have the same extent: a fine pixel's centre is at (n + 1/2) / factor - 1/2 coarse pixels. A plain Fourier transform
-with zeros appended would keep the first pixel's centre and move the extent by half a fine pixel; the shift between the two
-is a linear phase and exact.
+Both grids have the same extent: a fine pixel's centre is at (n + 1/2) / factor - 1/2 coarse pixels. A plain Fourier
+transform with zeros appended would keep the first pixel's centre and move the extent by half a fine pixel; the shift
+between the two is a linear phase and exact.
 
 Arrays are (i, j) or (i, j, k); i and j are the slice plane, slices are along k. This module does not import torch.
 """
@@ -20,11 +20,12 @@ __all__ = ["low_frequency_part", "truncate_kspace", "upsampled_index", "zero_fil
 
 
 def truncate_kspace(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
-    """Compute the scan with voxels ``factor`` times as wide along i and j, from k-space below the coarse grid's Nyquist frequency.
+    """Compute the scan with voxels ``factor`` times as wide along i and j, from k-space below the coarse grid's Nyquist
+    frequency.
 
-    Frequencies k with \\|k\\| < M / 2 of the M = N / factor samples of an axis are kept unweighted; the others are removed, also
-    the line at -M/2 of an even M, which has no counterpart at +M/2. The image is assumed to be periodic and without phase; its
-    mean is unchanged.
+    Frequencies k with \\|k\\| < M / 2 of the M = N / factor samples of an axis are kept unweighted; the others are
+    removed, also the line at -M/2 of an even M, which has no counterpart at +M/2. The image is assumed to be periodic
+    and without phase; its mean is unchanged.
 
     Args:
         image: (i, j) or (i, j, k); i and j are multiples of ``factor``.
@@ -47,10 +48,11 @@ def truncate_kspace(image: NDArray[np.floating], factor: int) -> NDArray[np.floa
 
 
 def zero_fill(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
-    """Interpolate the scan to a grid ``factor`` times as fine along i and j by zero filling of k-space (sinc interpolation).
+    """Interpolate the scan to a grid ``factor`` times as fine along i and j by zero filling of k-space (sinc
+    interpolation).
 
-    All frequencies are unchanged. The Nyquist line of an even number of samples is shared between both ends, which gives the
-    smoothest image with the given samples.
+    All frequencies are unchanged. The Nyquist line of an even number of samples is shared between both ends, which
+    gives the smoothest image with the given samples.
 
     Args:
         image: (i, j) or (i, j, k).
@@ -67,12 +69,14 @@ def zero_fill(image: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
 
 
 def low_frequency_part(fine: NDArray[np.floating], factor: int) -> NDArray[np.float32]:
-    """Return the part of a fine image that a scan ``factor`` times as coarse measures, on the fine grid; errors as ``truncate_kspace``."""
+    """Return the part of a fine image that a scan ``factor`` times as coarse measures, on the fine grid; errors as
+    ``truncate_kspace``."""
     return zero_fill(truncate_kspace(fine, factor), factor)
 
 
 def upsampled_index(factor: int) -> NDArray[np.float64]:
-    """Return the 4x4 map from voxel index on the fine grid to index on the coarse grid, for ``affine @ upsampled_index(factor)``."""
+    """Return the 4x4 map from voxel index on the fine grid to index on the coarse grid, for ``affine @
+    upsampled_index(factor)``."""
     index = np.diag([1 / factor, 1 / factor, 1.0, 1.0])
     index[:2, 3] = (1 / factor - 1) / 2
     return index

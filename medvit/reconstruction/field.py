@@ -50,8 +50,9 @@ def on_field(view: View, size: tuple[int, int], sides_mm: tuple[float, float]) -
         sides_mm: sides of a voxel, in the same order.
 
     Returns:
-        (row, column) float32 with two pixels per voxel, smoothed first to avoid aliasing; outside the picture it has the
-        picture's darkest grey. Also the share of the field that is visible: outside an edge that shows air counts as air.
+        (row, column) float32 with two pixels per voxel, smoothed first to avoid aliasing; outside the picture it has
+        the picture's darkest grey. Also the share of the field that is visible: outside an edge that shows air counts
+        as air.
     """
     from scipy.ndimage import gaussian_filter, map_coordinates
 

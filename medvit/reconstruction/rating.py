@@ -14,9 +14,9 @@ __all__ = ["RatedViews", "judge_shapes"]
 
 
 _AGREES = 0.25
-"""Gradient correlation below which outlines of result and view count as different. On the 8 validation CTs of the shipped
-bundle, true labels have 0.33 to 0.56 (AP) and 0.27 to 0.47 (lateral), another patient's labels 0.05 to 0.29 and 0.02 to 0.22
-(benchmarks/view_agreement.py)."""
+"""Gradient correlation below which outlines of result and view count as different. On the 8 validation CTs of the
+shipped bundle, true labels have 0.33 to 0.56 (AP) and 0.27 to 0.47 (lateral), another patient's labels 0.05 to 0.29 and
+0.02 to 0.22 (benchmarks/view_agreement.py)."""
 
 
 _COVERED = 0.98
@@ -44,8 +44,8 @@ def judge_shapes(
 ) -> dict[str, Any]:
     """Rate reconstructed shapes: ``{"rating": "good" | "check" | "poor", "reasons": [...]}``.
 
-    "poor": a body is missing or has an impossible size. "check": its size is unusual, the field's edge cuts it, a view shows
-    other outlines or less than the field, or the network is uncertain. "good": otherwise.
+    "poor": a body is missing or has an impossible size. "check": its size is unusual, the field's edge cuts it, a view
+    shows other outlines or less than the field, or the network is uncertain. "good": otherwise.
     """
     poor: list[str] = []
     check: list[str] = []

@@ -28,8 +28,8 @@ __all__ = ["Reconstructed"]
 class Reconstructed(LabelResult[list[ShapeMeasures]]):
     """Labels reconstructed from two views, with their origin; see ``LabelResult``.
 
-    The labels are (1, x, y, z) uint8 on the network grid, RAS+ mm with the isocenter at the origin, since radiographs do not
-    state the patient's position.
+    The labels are (1, x, y, z) uint8 on the network grid, RAS+ mm with the isocenter at the origin, since radiographs
+    do not state the patient's position.
 
     Attributes:
         labels, requested_labels, entropies: as for ``LabelResult``.
@@ -83,7 +83,8 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
         return measure_shapes(self.array, self.affine, self.requested_labels, self.surfaces)
 
     def consistency(self) -> dict[str, float]:
-        """Return the agreement of each view with the result projected again, by slot; see ``medvit.reconstruction.view_consistency``."""
+        """Return the agreement of each view with the result projected again, by slot; see
+        ``medvit.reconstruction.view_consistency``."""
         return self._consistency
 
     @cached_property
@@ -152,7 +153,8 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
             overwrite: replace an earlier result.
 
         Raises:
-            OutputError: the folder cannot be written or already has files, or maps are requested of a network without an entropy map.
+            OutputError: the folder cannot be written or already has files, or maps are requested of a network without
+                an entropy map.
             RoundTripError: a surface is not closed.
         """
         from medvit.reconstruction.save import ReconstructedOutput, save_reconstructed

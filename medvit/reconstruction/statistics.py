@@ -32,8 +32,8 @@ class ShapeMeasures:
         extent_mm: full size along the principal axes, longest spread first.
         size_mm: full size along right, anterior and superior.
         axes: principal axes, longest spread first, unit vectors.
-        tilt_deg: angle between the longest axis and the vertical, to the right seen from the front and to the front seen from
-            the side; see ``BoneMeasures``. It is not meaningful for bodies about as wide as long.
+        tilt_deg: angle between the longest axis and the vertical, to the right seen from the front and to the front
+            seen from the side; see ``BoneMeasures``. It is not meaningful for bodies about as wide as long.
         touches_border: True if the label reaches the edge of the field of view, so that part may be missing.
         structure: "femur", "hip", "vertebra" or "rib", or None.
         morphometry: measures of such a bone, mm and degrees by name; see ``medvit.reports.morphometry``.
@@ -106,7 +106,8 @@ def _rounded(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def write_shapes(path: Path, shapes: Sequence[ShapeMeasures]) -> None:
-    """Write a CSV with one line per label; vectors have one column per axis, and each bone measure has its own column."""
+    """Write a CSV with one line per label; vectors have one column per axis, and each bone measure has its own
+    column."""
     rows = []
     special = list(dict.fromkeys(name for shape in shapes for name in (*shape.morphometry, *shape.not_measured)))
     for shape in shapes:

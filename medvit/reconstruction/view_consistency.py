@@ -1,9 +1,9 @@
 """Agreement of a reconstruction with its radiographs: the labels are projected again and compared with each view.
 
-The measure is gradient correlation (G. P. Penney et al., "A comparison of similarity measures for use in 2-D-3-D medical
-image registration", IEEE Trans. Medical Imaging 17(4), 1998): the mean of the normalised cross-correlations of both
-pictures' gradients along rows and columns. It depends on outlines, not on the brightness of soft tissue between them: 1 is
-agreement, 0 none.
+The measure is gradient correlation (G. P. Penney et al., "A comparison of similarity measures for use in 2-D-3-D
+medical image registration", IEEE Trans. Medical Imaging 17(4), 1998): the mean of the normalised cross-correlations of
+both pictures' gradients along rows and columns. It depends on outlines, not on the brightness of soft tissue between
+them: 1 is agreement, 0 none.
 """
 
 from __future__ import annotations

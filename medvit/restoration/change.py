@@ -1,20 +1,22 @@
 """Measures of a restoration's change: noise before and after, shift, edges. They are measured in at most 32 slices.
 
 Noise is the local standard deviation in a square of about 6 mm (an odd number of pixels, at least 3) whose mean in the
-source is in the tissue range. The noise of the source is its most frequent value, since edges and texture only make values
-larger (after O. Christianson, J. Winslow, D. P. Frush, E. Samei, "Automated technique to measure noise in clinical CT
-examinations", AJR 205(1), 2015, whose range for soft tissue, 0 to 100 HU, is used for HU). The noise afterwards is this
-value times the median ratio of the deviations after and before in the same squares, where the source shows little but noise.
-If no unit is stated, the range is from Otsu's threshold of the squares' means to their 99th percentile.
+source is in the tissue range. The noise of the source is its most frequent value, since edges and texture only make
+values larger (after O. Christianson, J. Winslow, D. P. Frush, E. Samei, "Automated technique to measure noise in
+clinical CT examinations", AJR 205(1), 2015, whose range for soft tissue, 0 to 100 HU, is used for HU). The noise
+afterwards is this value times the median ratio of the deviations after and before in the same squares, where the source
+shows little but noise. If no unit is stated, the range is from Otsu's threshold of the squares' means to their 99th
+percentile.
 
 Shift is the mean of restored minus source over soft tissue. Soft tissue is found in the restored image, which has less
-noise: squares of about 6 mm with every pixel in the soft-tissue range, since an edge, half tissue and half air, has no mean
-to keep. Pixels are weighted by the inverse of the variance of the removed noise around them plus half of its usual variance:
-where few photons arrived, the source itself is off by tens of HU, and a restoration that corrects this is not a shift.
+noise: squares of about 6 mm with every pixel in the soft-tissue range, since an edge, half tissue and half air, has no
+mean to keep. Pixels are weighted by the inverse of the variance of the removed noise around them plus half of its usual
+variance: where few photons arrived, the source itself is off by tens of HU, and a restoration that corrects this is not
+a shift.
 
-Edges are measured by gradients of Gaussians of one pixel, where the source's gradient per pixel exceeds its noise level,
-about five times the gradient of noise alone. Strength is the slope of the restored gradients over the source's: 1 means
-edges as steep as before, less means blur. Noise in the source lowers it by some per cent.
+Edges are measured by gradients of Gaussians of one pixel, where the source's gradient per pixel exceeds its noise
+level, about five times the gradient of noise alone. Strength is the slope of the restored gradients over the source's:
+1 means edges as steep as before, less means blur. Noise in the source lowers it by some per cent.
 """
 
 from __future__ import annotations
@@ -64,12 +66,13 @@ class Change:
         square_pixels: side of the square in which noise was measured.
         tissue_range: range of values in which noise was measured.
         soft_tissue_range: range of values in which shift and soft-tissue edges were measured.
-        noise_before, noise_after: most frequent local standard deviation of the source, and its value after restoration in the
-            same squares.
+        noise_before, noise_after: most frequent local standard deviation of the source, and its value after restoration
+            in the same squares.
         mean_difference: shift: restored minus source in soft tissue away from edges, see above.
         noise_removed: median of the local deviations of restored minus source in that tissue.
         mean_absolute_difference, largest_difference: over all voxels measured.
-        edge_strength, edge_strength_soft_tissue: 1 where edges are as steep as before; of all edges, and of those in soft tissue.
+        edge_strength, edge_strength_soft_tissue: 1 where edges are as steep as before; of all edges, and of those in
+            soft tissue.
         per_slice: the change of each slice measured.
 
     Examples:
@@ -216,7 +219,8 @@ def _local(plane: NDArray[np.float64], side: int) -> tuple[NDArray[np.float64], 
 
 
 def _own_ranges(pairs: list[_Pair]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the range from Otsu's threshold (IEEE Trans. SMC 9(1), 1979) of the local means to their 99th percentile."""
+    """Return the range from Otsu's threshold (IEEE Trans. SMC 9(1), 1979) of the local means to their 99th
+    percentile."""
     from skimage.filters import threshold_otsu
 
     means = np.concatenate([pair.local[0][np.isfinite(pair.local[0])] for pair in pairs])
@@ -243,10 +247,12 @@ def _most_frequent(values: NDArray[np.float64]) -> float | None:
 
 
 def _noise(was: NDArray[np.float64], now: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """Return the most frequent deviation before, and after: the first times the median ratio of the squares' deviations.
+    """Return the most frequent deviation before, and after: the first times the median ratio of the squares'
+    deviations.
 
-    Only squares with little but noise are used. The mode of the deviations after is not used, since it is unstable: in few
-    squares of coarse pixels there are two modes of about the same height. It is used only where the source has no noise.
+    Only squares with little but noise are used. The mode of the deviations after is not used, since it is unstable: in
+    few squares of coarse pixels there are two modes of about the same height. It is used only where the source has no
+    noise.
     """
     noise = _most_frequent(was)
     flat = np.isfinite(was) & (was > 0) & (was <= _FLAT * (noise or 0.0))
@@ -263,7 +269,8 @@ def _gradient(plane: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _edges(pairs: list[_Pair], softly: list[NDArray[np.bool_]], least: float) -> tuple[float | None, float | None]:
-    """Return the slope of the restored gradients over the source's at its edges: of all edges, and of those in soft tissue."""
+    """Return the slope of the restored gradients over the source's at its edges: of all edges, and of those in soft
+    tissue."""
     both, own = np.zeros(2), np.zeros(2)
     for pair, soft in zip(pairs, softly, strict=True):
         was, now = _gradient(pair.before), _gradient(pair.after)

@@ -119,7 +119,8 @@ def context_slices(bundle: Bundle) -> int:
 
 
 def with_irregular_policy(bundle: Bundle, settings: RunSettings, on_irregular: str | None) -> RunSettings:
-    """Set the policy for irregular stacks: as requested, else "resample" if the bundle's network takes single slices, else "fail".
+    """Set the policy for irregular stacks: as requested, else "resample" if the bundle's network takes single slices,
+    else "fail".
 
     Args:
         bundle: the restoration bundle.

@@ -60,7 +60,8 @@ def draw_restored_preview(path: Path, result: RestorationResult) -> None:
 
 
 def _middle(result: RestorationResult) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-    """Return the middle slice before and after, (across, down) in radiological order, and the ratio of pixel height to width."""
+    """Return the middle slice before and after, (across, down) in radiological order, and the ratio of pixel height to
+    width."""
     import nibabel as nib
 
     scan = result.scan

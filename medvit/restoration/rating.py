@@ -11,17 +11,18 @@ __all__ = ["judge_change"]
 
 _BIAS_HU = (1.0, 5.0)
 _BIAS_NOISE = (0.1, 0.5)
-"""Shifts that need a check, and shifts that make measurements wrong: in HU, or as a share of the noise if no unit is stated."""
+"""Shifts that need a check, and shifts that make measurements wrong: in HU, or as a share of the noise if no unit is
+stated."""
 
 _MOST_NOISE_HU, _OF_NOISE = 20.0, 0.1
-"""Limits for removed noise. Above 20 HU of noise removed from soft tissue a shift of 1 HU cannot be measured, since the source itself is
-off where few photons arrived: on the eight validation heads of ct_denoise_restore_rwkv and a chest, the measured shift was accurate to
-0.6 HU for up to 11 HU of noise, and only to 1.7 HU or worse from 32 HU on (10 and 25 % of the dose). A shift below a tenth of the
-removed noise is not rated poor."""
+"""Limits for removed noise. Above 20 HU of noise removed from soft tissue a shift of 1 HU cannot be measured, since the
+source itself is off where few photons arrived: on the eight validation heads of ct_denoise_restore_rwkv and a chest,
+the measured shift was accurate to 0.6 HU for up to 11 HU of noise, and only to 1.7 HU or worse from 32 HU on (10 and 25
+% of the dose). A shift below a tenth of the removed noise is not rated poor."""
 
 _SOFT_EDGES, _ALL_EDGES = 0.75, 0.9
-"""Shares of edge strength below which a result needs a check: of soft-tissue edges, which noise makes look steeper than they are,
-and of all edges, among which skin and bone dominate."""
+"""Shares of edge strength below which a result needs a check: of soft-tissue edges, which noise makes look steeper than
+they are, and of all edges, among which skin and bone dominate."""
 
 
 _SHARPER = 1.5
@@ -31,14 +32,14 @@ _SHARPER = 1.5
 def judge_change(change: Change, calibration: Calibration | None = None, upsampled: bool = False) -> dict[str, Any]:
     """Rate a restoration by its measured change.
 
-    "poor": the noise grew or values shifted by much. "check": values shifted, edges were blurred, or nothing could be measured.
-    "good": otherwise.
+    "poor": the noise grew or values shifted by much. "check": values shifted, edges were blurred, or nothing could be
+    measured. "good": otherwise.
 
     Args:
         change: the measured change.
         calibration: calibration of the weights that ran, which may state a smaller limit for shifts.
-        upsampled: True if the restoration adds detail to an interpolated image. The measured noise then grows with the detail:
-            only a growth by more than half is poor, and any loss of edge strength needs a check.
+        upsampled: True if the restoration adds detail to an interpolated image. The measured noise then grows with the
+            detail: only a growth by more than half is poor, and any loss of edge strength needs a check.
 
     Returns:
         ``{"rating": "good" | "check" | "poor", "reasons": [...]}``.

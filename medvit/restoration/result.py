@@ -31,8 +31,8 @@ class Restored(TaskResult[Change]):
     Attributes:
         bundle, settings, notes, progress, calibration, validation: as for ``TaskResult``.
         image: MetaTensor on the CPU, (1, i, j, k) float32 in the source's unit, with the grid and affine of ``scan``.
-        slices: for a tilted or uneven DICOM stack, the restored slices, (column, row, slice); ``image`` is then on a regular
-            grid around them.
+        slices: for a tilted or uneven DICOM stack, the restored slices, (column, row, slice); ``image`` is then on a
+            regular grid around them.
         scan: the source; for a super-resolution bundle, interpolated to the grid of the result.
         source_scan: the original source if ``scan`` is interpolated, else None.
 

@@ -69,10 +69,12 @@ def _at(step: Any, factor: int) -> Any:
 
 
 def upsampled_scan(scan: Scan, factor: int) -> Scan:
-    """Interpolate a scan to the finer grid as the network receives it, for comparison with the result and for its geometry.
+    """Interpolate a scan to the finer grid as the network receives it, for comparison with the result and for its
+    geometry.
 
-    Values are those of ``zero_fill``, clipped at 0 if the scan has no negative values. The geometry, both affines of a NIfTI
-    header and the planes of DICOM slices are those of the finer grid. The headers of DICOM slices stay the source's.
+    Values are those of ``zero_fill``, clipped at 0 if the scan has no negative values. The geometry, both affines of a
+    NIfTI header and the planes of DICOM slices are those of the finer grid. The headers of DICOM slices stay the
+    source's.
 
     Args:
         scan: the source.
@@ -104,7 +106,8 @@ def upsampled_scan(scan: Scan, factor: int) -> Scan:
 
 
 def _finer_header(header: Any, shape: tuple[int, ...], index: np.ndarray) -> Any:
-    """Move both affines of a NIfTI header to the finer grid, with codes and units unchanged; return other headers unchanged."""
+    """Move both affines of a NIfTI header to the finer grid, with codes and units unchanged; return other headers
+    unchanged."""
     import nibabel as nib
 
     if not isinstance(header, nib.Nifti1Header):

@@ -172,8 +172,8 @@ def _values(made: Tensor) -> NDArray[np.float32]:
 def _own_slices(scan: Scan, loaded: LoadedBundle) -> Scan:
     """Return the slices of a tilted or uneven stack, (column, row, slice), as if they were a regular stack.
 
-    The positions of the slices do not matter to a network that takes single slices, so nothing is resampled before it. A network
-    that also takes neighbours gets those of the stack, although they are slightly shifted or farther away.
+    The positions of the slices do not matter to a network that takes single slices, so nothing is resampled before it.
+    A network that also takes neighbours gets those of the stack, although they are slightly shifted or farther away.
     """
     original, inferer = scan.original, loaded.inferer
     assert original is not None

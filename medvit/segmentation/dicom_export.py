@@ -147,7 +147,8 @@ def _overlay(export: DicomExport) -> Overlay:
 def study_blockers(slices: Sequence[Dataset]) -> list[str]:
     """List the reasons why not even a secondary capture can be written for these slices.
 
-    A secondary capture belongs to a patient, who may be unnamed, and to one study; it needs no position in the patient (PS3.3 A.8.1).
+    A secondary capture belongs to a patient, who may be unnamed, and to one study; it needs no position in the patient
+    (PS3.3 A.8.1).
 
     Args:
         slices: headers of the slices.

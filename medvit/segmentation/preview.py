@@ -98,7 +98,8 @@ def _view(result: SegmentationResult) -> _View:
 
 
 def _slice_at(marks: np.ndarray, axis: int) -> int:
-    """Return the slice with the largest sum over labels of the square root of their share of area; the middle without labels."""
+    """Return the slice with the largest sum over labels of the square root of their share of area; the middle without
+    labels."""
     others = tuple(a for a in range(3) if a != axis)
     ids = [i for i in np.unique(marks) if i]
     if not ids:

@@ -50,7 +50,8 @@ class Result(LabelResult[list[LabelMeasures]]):
     def on_source_slices(self) -> np.ndarray:
         """Return the labels on the source's DICOM slices, (column, row, slice).
 
-        This equals ``array``, except for a tilted or uneven stack, which was resampled: its labels are resampled back to the slices.
+        This equals ``array``, except for a tilted or uneven stack, which was resampled: its labels are resampled back
+        to the slices.
         """
         return self.array if self.scan.original is None else self._brought_back
 
@@ -94,7 +95,8 @@ class Result(LabelResult[list[LabelMeasures]]):
         return [imaged_anatomy(self.scan)]
 
     def agreement(self) -> dict[str, float] | None:
-        """Return the Dice of each label between the image's and its mirror image's labels; None without ``quality_map``."""
+        """Return the Dice of each label between the image's and its mirror image's labels; None without
+        ``quality_map``."""
         return self._agreement
 
     @cached_property
@@ -127,7 +129,8 @@ class Result(LabelResult[list[LabelMeasures]]):
 
         Args:
             folder: folder to create. If it exists and has files, it is refused unless ``overwrite``.
-            output_types: any of "nifti", "dicom-seg", "rtstruct", "sr" (with "dicom-seg", which it refers to), "sc", "png".
+            output_types: any of "nifti", "dicom-seg", "rtstruct", "sr" (with "dicom-seg", which it refers to), "sc",
+                "png".
             preview: also write ``preview.png``.
             statistics: also write ``statistics.csv`` (``statistics.json`` is always written).
             per_label: also write one NIfTI per label.

@@ -1,7 +1,7 @@
 """Fine-tuning of a bundle on a user's labels: a shortened recipe, and a copy of the bundle for the new weights.
 
-Scores before and after are computed as for users' runs, on cases that neither training used. The shipped bundle is never
-changed.
+Scores before and after are computed as for users' runs, on cases that neither training used. The shipped bundle is
+never changed.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def fine_tune(wanted: FineTuning, say: Callable[[str], None], before: dict[str, 
         before: scores of the base on the validation cases by ``evaluate_bundle``, if they are already known.
 
     Returns:
-        ``{"metric", "before", "after", "metrics_before", "metrics_after", "cases_before", "cases_after"}``; scores are of the
-        validation cases, higher is better.
+        ``{"metric", "before", "after", "metrics_before", "metrics_after", "cases_before", "cases_after"}``; scores are
+        of the validation cases, higher is better.
 
     Raises:
         BundleError: the bundle is not trained, or has no train.json or evaluate.json.

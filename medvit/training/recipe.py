@@ -49,7 +49,8 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
         seed: replaces the config's ``loop#seed``.
 
     Raises:
-        BundleError: the config is missing, has no recipe or cannot be built, or a seed is given for a config without a ``loop``.
+        BundleError: the config is missing, has no recipe or cannot be built, or a seed is given for a config without a
+            ``loop``.
     """
     configs = [bundle.root / "configs" / f"{part}.json" for part in ("inference", name)]
     if not configs[1].is_file():

@@ -205,7 +205,8 @@ def _judge(
 
 
 def _score(bundle: Bundle, recipe: Recipe, settings: TrainSettings) -> Score | None:
-    """Return the scorer of the network on the validation split, as for users' runs; None if the recipe has no scores."""
+    """Return the scorer of the network on the validation split, as for users' runs; None if the recipe has no
+    scores."""
     if recipe.name != "train" or not 0 < recipe.loop.validate_every <= recipe.loop.steps:
         return None
     if idist.get_rank() > 0:

@@ -22,8 +22,9 @@ _UNIT_MM = 100.0
 def coordinate_channels(image: Tensor, sides_mm: Sequence[float]) -> Tensor:
     """Add three channels to an image: the distance from its centre to the right, the front and the top, in 100 mm.
 
-    The centre is the centre of mass of the intensities, since the position of a head in the image is arbitrary. The halves of a
-    head differ mainly in position, and a convolutional network knows the position only from the edges of the image.
+    The centre is the centre of mass of the intensities, since the position of a head in the image is arbitrary. The
+    halves of a head differ mainly in position, and a convolutional network knows the position only from the edges of
+    the image.
 
     Args:
         image: (1, i, j, k) float in 0..1 on RAS axes.
@@ -44,7 +45,8 @@ def coordinate_channels(image: Tensor, sides_mm: Sequence[float]) -> Tensor:
 
 
 class AddCoordinateChannelsd(MapTransform):  # type: ignore[misc]
-    """Transform by ``coordinate_channels`` of MetaTensors (1, i, j, k) in 0..1 after ``ResampleToNetworkGridd``; meta is kept."""
+    """Transform by ``coordinate_channels`` of MetaTensors (1, i, j, k) in 0..1 after ``ResampleToNetworkGridd``; meta
+    is kept."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each image by itself with three coordinate channels."""

@@ -60,13 +60,14 @@ class NetworkGrid:
 
 
 class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
-    """Transform that turns an image to the closest RAS axes and resamples it to a spacing, with smoothing against aliasing.
+    """Transform that turns an image to the closest RAS axes and resamples it to a spacing, with smoothing against
+    aliasing.
 
     Args:
         keys: images, MetaTensor (channel, i, j, k).
-        spacing_mm: voxel sides along right, anterior, superior. The actual spacing differs slightly (less than half a voxel over
-            the whole side), so that an integer number of voxels has exactly the source's extent. None keeps the source's
-            spacing: voxels are reordered and no value changes.
+        spacing_mm: voxel sides along right, anterior, superior. The actual spacing differs slightly (less than half a
+            voxel over the whole side), so that an integer number of voxels has exactly the source's extent. None keeps
+            the source's spacing: voxels are reordered and no value changes.
         smooth: False for weights trained on images that were interpolated without smoothing.
     """
 

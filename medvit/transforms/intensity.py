@@ -88,8 +88,8 @@ def percentile_range(image: NDArray[np.floating], percentiles: Sequence[float]) 
 class ScalePercentilesToUnitd(MapTransform):  # type: ignore[misc]
     """Transform that maps two of an image's percentiles to 0 and 1 without clipping, for images without a unit (MR).
 
-    The data for the inverse are stored under ``<key>_range``: the two values, and the lower limit of a restored image, which is
-    0 for a source without negative values (a magnitude) and minus infinity for others.
+    The data for the inverse are stored under ``<key>_range``: the two values, and the lower limit of a restored image,
+    which is 0 for a source without negative values (a magnitude) and minus infinity for others.
 
     Args:
         keys: images, (channel, i, j, k).
@@ -101,7 +101,8 @@ class ScalePercentilesToUnitd(MapTransform):  # type: ignore[misc]
         self.percentiles = tuple(float(p) for p in percentiles)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by the scaled image, float32, and add its range, (3,) float64; errors as ``percentile_range``."""
+        """Replace each image by the scaled image, float32, and add its range, (3,) float64; errors as
+        ``percentile_range``."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
@@ -123,8 +124,8 @@ class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
         image_key: the preprocessed image, whose meta stores the relation to the source grid.
 
     Raises:
-        ShapeError: ``low`` is not below ``high``, the output has another size, or the image was resampled or cropped, so that
-            values between its voxels would be invented.
+        ShapeError: ``low`` is not below ``high``, the output has another size, or the image was resampled or cropped,
+            so that values between its voxels would be invented.
     """
 
     def __init__(
@@ -135,7 +136,8 @@ class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each output by a MetaTensor (channel, i, j, k) float32 in the image's unit, with the source's affine."""
+        """Replace each output by a MetaTensor (channel, i, j, k) float32 in the image's unit, with the source's
+        affine."""
         out = dict(data)
         image = out[self.image_key]
         grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))

@@ -69,7 +69,8 @@ class ScaleToUnitRGBd(MapTransform):  # type: ignore[misc]
 
 
 class SaveImagePNGd(MapTransform):  # type: ignore[misc]
-    """Transform that writes labels as ``<name>_<postfix>.png``, rows and columns as in the source; for ``python -m monai.bundle run``.
+    """Transform that writes labels as ``<name>_<postfix>.png``, rows and columns as in the source; for ``python -m
+    monai.bundle run``.
 
     Args:
         keys: labels, (1, row, column), integers up to 255.

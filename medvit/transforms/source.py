@@ -15,7 +15,8 @@ __all__ = ["OpenSourceImaged"]
 
 
 class OpenSourceImaged(MapTransform):  # type: ignore[misc]
-    """Transform that opens the source under each key (any source for ``open_source``); MetaTensors are returned unchanged."""
+    """Transform that opens the source under each key (any source for ``open_source``); MetaTensors are returned
+    unchanged."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each source by its MetaTensor, (channel, i, j, k)."""

@@ -18,7 +18,8 @@ __all__ = ["IntensityOnUpsampledGridd", "ZeroFillUpsampled"]
 
 
 class ZeroFillUpsampled(MapTransform):  # type: ignore[misc]
-    """Transform that interpolates each slice by zero filling of its k-space; slices are along k as stored. See ``medvit.physics.kspace``.
+    """Transform that interpolates each slice by zero filling of its k-space; slices are along k as stored. See
+    ``medvit.physics.kspace``.
 
     Args:
         keys: images, MetaTensor (1, i, j, k).
@@ -30,7 +31,8 @@ class ZeroFillUpsampled(MapTransform):  # type: ignore[misc]
         self.factor = int(factor)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by a MetaTensor (1, factor * i, factor * j, k) float32 with the affine of the finer grid."""
+        """Replace each image by a MetaTensor (1, factor * i, factor * j, k) float32 with the affine of the finer
+        grid."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
@@ -44,9 +46,9 @@ class ZeroFillUpsampled(MapTransform):  # type: ignore[misc]
 class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
     """Transform from a network's output to intensities on the finer grid, in the source's unit.
 
-    With ``keep_measured``, the part of k-space that the source has is restored: the network adds only higher frequencies and
-    changes nothing that was measured, such as the mean. Values below the lower limit of the source's kind of image
-    (``ScalePercentilesToUnitd``) are raised to it.
+    With ``keep_measured``, the part of k-space that the source has is restored: the network adds only higher
+    frequencies and changes nothing that was measured, such as the mean. Values below the lower limit of the source's
+    kind of image (``ScalePercentilesToUnitd``) are raised to it.
 
     Args:
         keys: network outputs, (1, i, j, k), scaled like the image.
@@ -70,7 +72,8 @@ class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
         self.factor, self.keep_measured, self.image_key = int(factor), keep_measured, image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each output by a MetaTensor (1, i, j, k) float32 in the source's unit, with the finer grid's affine."""
+        """Replace each output by a MetaTensor (1, i, j, k) float32 in the source's unit, with the finer grid's
+        affine."""
         out = dict(data)
         image = out[self.image_key]
         low, high, least = (float(v) for v in torch.as_tensor(out[f"{self.image_key}_range"]).reshape(-1))

@@ -24,10 +24,10 @@ _ASPECT = 0.02
 class StackViewsd(MapTransform):  # type: ignore[misc]
     """Transform from two pictures of one patient to stacked views for a network.
 
-    A picture is (1, row, column): rows from head to feet, columns from the patient's right to left (coronal, AP) or from front
-    to back (sagittal, source on the left), bone bright; it shows exactly the network's field of view at the isocenter. A view is
-    (side, z) with x to the right or y to the front, and z up, as in RAS volumes. Grey values are stretched between two
-    percentiles to 0..1, since their scale differs between machines.
+    A picture is (1, row, column): rows from head to feet, columns from the patient's right to left (coronal, AP) or
+    from front to back (sagittal, source on the left), bone bright; it shows exactly the network's field of view at the
+    isocenter. A view is (side, z) with x to the right or y to the front, and z up, as in RAS volumes. Grey values are
+    stretched between two percentiles to 0..1, since their scale differs between machines.
 
     Args:
         keys: the coronal and the sagittal picture, tensors or arrays.

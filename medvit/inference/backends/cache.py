@@ -1,4 +1,5 @@
-"""Cache of converted graphs in the user's cache folder; entries are written atomically, verified at each use, evicted by age."""
+"""Cache of converted graphs in the user's cache folder; entries are written atomically, verified at each use, evicted
+by age."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) ->
     Args:
         kind: name of the folder for entries of this kind.
         key: name of the entry.
-        make: function that writes the entry's files into the folder it is given and returns the facts to record about them.
+        make: function that writes the entry's files into the folder it is given and returns the facts to record about
+            them.
 
     Raises:
         BackendError: the cache cannot be written.

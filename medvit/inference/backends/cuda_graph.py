@@ -23,7 +23,8 @@ def unsupported_reason(batch: Tensor) -> str | None:
 
 
 def captured(network: nn.Module, batch: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
-    """Capture a network as a CUDA graph for windows of the example's size; other sizes (a last, smaller batch) run without it.
+    """Capture a network as a CUDA graph for windows of the example's size; other sizes (a last, smaller batch) run
+    without it.
 
     Args:
         network: a network on the GPU, in evaluation mode.

@@ -13,8 +13,8 @@ __all__ = ["as_recorded"]
 def as_recorded(network: nn.Module) -> nn.Module:
     """Copy a network with its instance norms written as basic operators, which OpenVINO fuses into one.
 
-    ``torch.export`` turns ``nn.InstanceNorm3d`` into a batch norm over reshaped tensors. In OpenVINO that costs two passes of
-    reductions, two reorderings of the tensor, and accuracy in the third digit.
+    ``torch.export`` turns ``nn.InstanceNorm3d`` into a batch norm over reshaped tensors. In OpenVINO that costs two
+    passes of reductions, two reorderings of the tensor, and accuracy in the third digit.
     """
     written = copy.deepcopy(network)
     for module in written.modules():

@@ -21,7 +21,8 @@ _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 def fingerprint(network: nn.Module) -> str:
     """Compute the sha256 over a network's weights, structure, settings and source files; cached until a tensor changes.
 
-    Weights alone are not enough: networks with different orders of patch merging, or different shifts, can have equal weights.
+    Weights alone are not enough: networks with different orders of patch merging, or different shifts, can have equal
+    weights.
     """
     state = _versions(network)
     known = _KNOWN.get(network)

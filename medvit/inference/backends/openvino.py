@@ -1,8 +1,8 @@
 """OpenVINO graph of a network on the CPU: converted once, compared with the network, timed beside it, and cached.
 
 The cache key covers everything that the graph depends on: the network's fingerprint (weights, structure, settings,
-sources), the window size and the versions of torch, OpenVINO and medvit. Windows run one at a time, since a batch is not
-faster on a CPU.
+sources), the window size and the versions of torch, OpenVINO and medvit. Windows run one at a time, since a batch is
+not faster on a CPU.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Graph:
     """A compiled graph; a call takes (window, channel, *roi) float32 and returns logits.
 
     Attributes:
-        facts: measurements from the conversion: ``difference`` (largest of a logit, as a share of the largest logit), ``ratio``
-            (speed-up over the network) and ``seconds`` (duration of the conversion).
+        facts: measurements from the conversion: ``difference`` (largest of a logit, as a share of the largest logit),
+            ``ratio`` (speed-up over the network) and ``seconds`` (duration of the conversion).
     """
 
     def __init__(self, path: Path, precision: str, facts: dict[str, Any]) -> None:

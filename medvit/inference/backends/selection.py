@@ -60,7 +60,8 @@ class SelectedBackend:
         backend: name of the backend; never "auto".
         precision: precision of the computation.
         reason: reason for the choice, in plain words, for the run record.
-        run: function from windows (window, channel, *roi) to logits. A graph may reuse the memory of its output in the next call.
+        run: function from windows (window, channel, *roi) to logits. A graph may reuse the memory of its output in the
+            next call.
     """
 
     backend: str

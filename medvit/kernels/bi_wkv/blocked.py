@@ -4,7 +4,8 @@ Within a chunk all sums are divided by exp(M), with one number M per channel, so
 multiplication and an addition. ``connect`` finds M and the largest distance of a key below M; where the distance is too
 large for float64, ``stable.py`` is used.
 
-Numba caches machine code by the date of the file with the compiled caller: after a change here or in ``simd.py``, touch ``cpu.py``.
+Numba caches machine code by the date of the file with the compiled caller: after a change here or in ``simd.py``, touch
+``cpu.py``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _NOTHING = -1e300
 
 @njit
 def load(source, b, start, count, first, block):  # type: ignore[no-untyped-def]
-    """Copy eight channels of ``source`` (B, outer, inner, C) as float64 to ``block`` (token, lane), zeros past the last channel.
+    """Copy eight channels of ``source`` (B, outer, inner, C) as float64 to ``block`` (token, lane), zeros past the last
+    channel.
 
     Token t is element t % inner of row t // inner; the columns of an image are the rows of its transposed view.
     """
@@ -46,7 +48,8 @@ def load(source, b, start, count, first, block):  # type: ignore[no-untyped-def]
 
 @njit
 def store(block, count, target, b, start, first):  # type: ignore[no-untyped-def]
-    """Copy ``block`` (token, lane) to eight channels of ``target``, the inverse of ``load``; the channel stride of ``target`` is 1."""
+    """Copy ``block`` (token, lane) to eight channels of ``target``, the inverse of ``load``; the channel stride of
+    ``target`` is 1."""
     inner = target.shape[2]
     row, i = start // inner, start % inner
     lanes = min(LANES, target.shape[3] - first)
@@ -72,8 +75,8 @@ def open_gate(block, gate, count):  # type: ignore[no-untyped-def]
 def summarise(key, value, count, decay, rows):  # type: ignore[no-untyped-def]
     """Write the chunk's summary to ``rows``.
 
-    Rows 0 and 1: the largest and smallest key. Rows 2 and 3: the sums with and without v that the chunk contributes to the
-    tokens after it, divided by exp(largest key). Rows 4 and 5: the same sums for the tokens before it.
+    Rows 0 and 1: the largest and smallest key. Rows 2 and 3: the sums with and without v that the chunk contributes to
+    the tokens after it, divided by exp(largest key). Rows 4 and 5: the same sums for the tokens before it.
     """
     top = low = get(key, (0, 0))
     for t in range(1, count):
@@ -98,8 +101,8 @@ def summarise(key, value, count, decay, rows):  # type: ignore[no-untyped-def]
 def connect(rows, tokens, decay):  # type: ignore[no-untyped-def]
     """Replace each chunk's own sums by the sums over all other chunks, (chunk, 7, lane), in place.
 
-    Row 0 becomes M, rows 2 and 3 the sums over the tokens before the chunk, rows 4 and 5 those after it, divided by exp(M).
-    Returns the largest distance of a key below its M.
+    Row 0 becomes M, rows 2 and 3 the sums over the tokens before the chunk, rows 4 and 5 those after it, divided by
+    exp(M). Returns the largest distance of a key below its M.
     """
     chunks = rows.shape[0]
     w = get(decay, (0,))
@@ -138,7 +141,8 @@ def connect(rows, tokens, decay):  # type: ignore[no-untyped-def]
 
 @njit
 def _meet(key, value, count, decay, bonus, rows, part):  # type: ignore[no-untyped-def]
-    """Replace ``key`` by exp(key - M); write the sums with and without v up to each token to ``part`` (2, token, lane)."""
+    """Replace ``key`` by exp(key - M); write the sums with and without v up to each token to ``part`` (2, token,
+    lane)."""
     top, keep, own = get(rows, (0, 0)), exp(get(decay, (0,)) * -1.0), exp(get(bonus, (0,)))
     one, two = get(rows, (2, 0)), get(rows, (3, 0))
     for t in range(count):
@@ -163,7 +167,8 @@ def emit(key, value, count, decay, bonus, rows, part):  # type: ignore[no-untype
 
 @njit
 def quotients(key, value, grad, gate, gated, count, decay, bonus, rows, part):  # type: ignore[no-untyped-def]
-    """Write a = g / D and b = g y / D, divided by exp(-M), to ``part[0]`` and ``part[1]``; replace ``key`` by exp(key - M).
+    """Write a = g / D and b = g y / D, divided by exp(-M), to ``part[0]`` and ``part[1]``; replace ``key`` by exp(key -
+    M).
 
     If ``gated``, g is the gradient of y times the sigmoid of ``gate``, and ``gate`` is replaced by its gradient.
     """
@@ -184,7 +189,8 @@ def quotients(key, value, grad, gate, gated, count, decay, bonus, rows, part):  
 
 @njit
 def summarise_gradients(part, count, decay, rows):  # type: ignore[no-untyped-def]
-    """Write the chunk's contributions to A, B, A' and B' after it (rows 0 to 3) and before it (4 to 7), divided by exp(-M)."""
+    """Write the chunk's contributions to A, B, A' and B' after it (rows 0 to 3) and before it (4 to 7), divided by
+    exp(-M)."""
     keep, fade = exp(get(decay, (0,)) * -1.0), splat(1.0)
     up, up_two, up_fall, up_fall_two = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     down, down_two, down_fall, down_fall_two = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
@@ -208,7 +214,8 @@ def summarise_gradients(part, count, decay, rows):  # type: ignore[no-untyped-de
 
 @njit
 def connect_gradients(rows, sums, tokens, decay):  # type: ignore[no-untyped-def]
-    """Replace each chunk's own gradient sums by those over all other chunks, (chunk, 8, lane); ``sums`` (chunk, 7, lane) has M."""
+    """Replace each chunk's own gradient sums by those over all other chunks, (chunk, 8, lane); ``sums`` (chunk, 7,
+    lane) has M."""
     chunks = rows.shape[0]
     w = get(decay, (0,))
     for first in (0, 4):
@@ -234,7 +241,8 @@ def connect_gradients(rows, sums, tokens, decay):  # type: ignore[no-untyped-def
 
 @njit
 def emit_gradients(key, value, count, decay, bonus, rows, part, shared):  # type: ignore[no-untyped-def]
-    """Write dk to ``part[2]``, dv to ``part[3]`` and the chunk's dw and du to ``shared`` (2, lane); call after ``quotients``."""
+    """Write dk to ``part[2]``, dv to ``part[3]`` and the chunk's dw and du to ``shared`` (2, lane); call after
+    ``quotients``."""
     keep, own = exp(get(decay, (0,)) * -1.0), exp(get(bonus, (0,)))
     one, two, fall, fall_two = get(rows, (0, 0)), get(rows, (1, 0)), get(rows, (2, 0)), get(rows, (3, 0))
     dw, du = splat(0.0), splat(0.0)

@@ -1,12 +1,13 @@
 """Bi-WKV on the CPU in O(T): chunks of tokens in parallel, eight channels side by side, sums in float64.
 
-Three passes: each chunk computes the sums it contributes to the tokens after and before it; the sums are accumulated over
-the chunks; each chunk computes its outputs from its own tokens and the accumulated sums. The backward pass repeats the
-three passes for the gradients' sums. Exponentials are recomputed rather than kept, so the memory beyond input and output is
-a few numbers per chunk. Sums are float64 for every input type: a float32 recurrence of 10^5 steps would drift.
+Three passes: each chunk computes the sums it contributes to the tokens after and before it; the sums are accumulated
+over the chunks; each chunk computes its outputs from its own tokens and the accumulated sums. The backward pass repeats
+the three passes for the gradients' sums. Exponentials are recomputed rather than kept, so the memory beyond input and
+output is a few numbers per chunk. Sums are float64 for every input type: a float32 recurrence of 10^5 steps would
+drift.
 
-Tokens are read in the order of a (B, outer, inner, C) view, so the columns of an image are the rows of its transposed view
-and need no copy.
+Tokens are read in the order of a (B, outer, inner, C) view, so the columns of an image are the rows of its transposed
+view and need no copy.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ _SPAN = 16
 """Number of chunks that a thread takes at a time: 1024 tokens."""
 
 _FURTHEST = 200.0
-"""Largest distance of a key below M, bonus included. Values lost by underflow below 1e-308 are then e^-500 of any denominator."""
+"""Largest distance of a key below M, bonus included. Values lost by underflow below 1e-308 are then e^-500 of any
+denominator."""
 
 _GROWTH = 100.0
 """Largest exponent by which sums may grow within a chunk, where the decay is negative."""
@@ -46,7 +48,8 @@ _GROWTH = 100.0
 
 @numba_jit(False)
 def _surroundings(decay, k, v, sums, worst):  # type: ignore[no-untyped-def]
-    """Write the sums over all other chunks to ``sums`` (B, group, chunk, 7, lane), the distances below M to ``worst`` (B, group)."""
+    """Write the sums over all other chunks to ``sums`` (B, group, chunk, 7, lane), and the largest distance of a key
+    below M to ``worst`` (B, group)."""
     batch, groups, chunks = sums.shape[:3]
     tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
     for job in prange(batch * spans):
@@ -133,7 +136,8 @@ def _padded(tensor: Tensor) -> np.ndarray:
 def _prepare(
     w: Tensor, u: Tensor, k: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return padded decay and bonus, the sums over other chunks, and the (sample, first channel) pairs left to ``stable.py``."""
+    """Return padded decay and bonus, the sums over other chunks, and the (sample, first channel) pairs left to
+    ``stable.py``."""
     decay, bonus = _padded(w), _padded(u)
     batch, tokens = k.shape[0], k.shape[1] * k.shape[2]
     sums = np.empty((batch, decay.size // LANES, -(-tokens // CHUNK), 7, LANES))
@@ -149,8 +153,8 @@ def _prepare(
 def run(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor | None, y: Tensor) -> None:
     """Write y, multiplied by the sigmoid of r if r is given.
 
-    All tensors are (B, outer, inner, C), read and written in that order of tokens; any strides, but the channel stride of
-    ``y`` is 1.
+    All tensors are (B, outer, inner, C), read and written in that order of tokens; any strides, but the channel stride
+    of ``y`` is 1.
     """
     keys, values = k.detach().numpy(), v.detach().numpy()
     gate = r.detach().numpy() if r is not None else keys
@@ -166,7 +170,8 @@ def run(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor | None, y: Tensor)
 
 
 def _carefully(wild: np.ndarray, w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Compute y with ``stable.py`` for the pairs in ``wild``; other channels stay unwritten. Copies its input, unlike ``run``."""
+    """Compute y with ``stable.py`` for the pairs in ``wild``; other channels stay unwritten. Copies its input, unlike
+    ``run``."""
     from medvit.kernels.bi_wkv import stable as careful
 
     y = torch.empty(k.shape, dtype=k.dtype)

@@ -1,4 +1,5 @@
-"""Bi-WKV over an image as in Restore-RWKV: a scan along the rows, a scan of its result along the columns, then a gate."""
+"""Bi-WKV over an image as in Restore-RWKV: a scan along the rows, a scan of its result along the columns, then a
+gate."""
 
 from __future__ import annotations
 

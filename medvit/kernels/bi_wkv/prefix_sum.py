@@ -65,7 +65,8 @@ def _average(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor
 
 
 def _exact(*tensors: Tensor) -> list[Tensor]:
-    """Convert to float64, since the gradient of w is a difference of large sums; Apple GPUs have no float64 and keep float32."""
+    """Convert to float64, since the gradient of w is a difference of large sums; Apple GPUs have no float64 and keep
+    float32."""
     return [t if t.device.type == "mps" else t.double() for t in tensors]
 
 

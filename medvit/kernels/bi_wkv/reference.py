@@ -1,4 +1,5 @@
-"""Reference of Bi-WKV, written as the formula (Restore-RWKV, arXiv 2407.11087, eq. 3): every token against every other."""
+"""Reference of Bi-WKV, written as the formula (Restore-RWKV, arXiv 2407.11087, eq. 3): every token against every
+other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Numba type ``Lanes``: a vector of eight float64 in registers, with +, -, *, / and a few functions.
 
-Numba turns loops over arrays into vector instructions only where it can prove that no two arrays overlap, which fails for
-a recurrence with several sums. Here each operation is one vector instruction by construction; where the registers of the
-machine are shorter (AVX2, NEON), LLVM splits it.
+Numba turns loops over arrays into vector instructions only where it can prove that no two arrays overlap, which fails
+for a recurrence with several sums. Here each operation is one vector instruction by construction; where the registers
+of the machine are shorter (AVX2, NEON), LLVM splits it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ __all__ = ["LANES", "exp", "get", "greatest", "largest", "put", "smallest", "spl
 LANES = 8
 
 _FLAGS = ("contract", "nsz")
-"""LLVM fast-math flags: fused multiply-add is allowed, the assumption that there is no NaN is not, so that NaN propagates."""
+"""LLVM fast-math flags: fused multiply-add is allowed, the assumption that there is no NaN is not, so that NaN
+propagates."""
 
 
 class _LanesType(types.Type):  # type: ignore[misc]
@@ -106,7 +107,8 @@ def splat(typingctx: Any, value: Any) -> Any:
 
 
 def _address(context: Any, builder: Any, kind: Any, value: Any, indices: list[Any], element: Any) -> Any:
-    """Return a pointer to eight consecutive numbers; the caller must ensure that they are contiguous and within the array."""
+    """Return a pointer to eight consecutive numbers; the caller must ensure that they are contiguous and within the
+    array."""
     array = context.make_array(kind)(context, builder, value)
     place = builder.ptrtoint(array.data, _WORD)
     for index, stride in zip(indices, cgutils.unpack_tuple(builder, array.strides), strict=True):
@@ -159,7 +161,8 @@ def greatest(typingctx: Any, value: Any) -> Any:
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _LIMIT = 708.0
 _ROUND = 6755399441055744.0
-"""The number 1.5 * 2^52. A double of this size has no fraction, so adding it rounds and leaves the integer in the low bits."""
+"""The number 1.5 * 2^52. A double of this size has no fraction, so adding it rounds and leaves the integer in the low
+bits."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -178,7 +181,8 @@ def _powers_of_two(typingctx: Any, shifted: Any) -> Any:
 def exp(x):  # type: ignore[no-untyped-def]
     """Compute exp of each lane to a relative error of 4e-16; x is clipped to ±708.
 
-    The result is an integer power of two times the Taylor series to r^12 on |r| <= ln 2 / 2, whose remainder is below 2e-16.
+    The result is an integer power of two times the Taylor series to r^12 on |r| <= ln 2 / 2, whose remainder is below
+    2e-16.
     """
     x = smallest(largest(x, -_LIMIT), _LIMIT)
     shifted = x * _LOG2E + _ROUND

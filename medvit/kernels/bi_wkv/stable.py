@@ -1,9 +1,11 @@
-"""Bi-WKV on the CPU for keys, decays and bonuses of any size: every sum is divided by the exponential of its own running maximum.
+"""Bi-WKV on the CPU for keys, decays and bonuses of any size: every sum is divided by the exponential of its own
+running maximum.
 
 For keys κ and values a, both operators below need, at each token t, the weighted sums over the tokens before and after
 it. A state (maximum, sums) is carried in each direction. The forward sweep runs once and keeps one state per chunk of
 tokens; the backward sweep then repeats the forward sweep one chunk at a time, so that both directions meet in cache and
-memory does not grow with T. This is several times slower than ``blocked.py``, which is used wherever exponents are moderate.
+memory does not grow with T. This is several times slower than ``blocked.py``, which is used wherever exponents are
+moderate.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ _NOTHING = -1e300
 """Maximum of an empty set of keys. It is finite, since infinity minus infinity is NaN."""
 
 _STRICT = {"contract", "nsz"}
-"""LLVM fast-math flags: fused multiply-add is allowed, the assumption that there is no NaN is not, so that NaN propagates."""
+"""LLVM fast-math flags: fused multiply-add is allowed, the assumption that there is no NaN is not, so that NaN
+propagates."""
 
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _FLOOR = -708.0
 _ROUND = 6755399441055744.0
-"""The number 1.5 * 2^52. A double of this size has no fraction, so adding it rounds and leaves the integer in the low bits."""
+"""The number 1.5 * 2^52. A double of this size has no fraction, so adding it rounds and leaves the integer in the low
+bits."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -48,7 +52,8 @@ def _power_of_two(typingctx: Any, shifted: Any) -> Any:
 
 @njit(inline="always", fastmath=_STRICT)
 def _exp(x):  # type: ignore[no-untyped-def]
-    """Compute exp for x <= 0 without branches: an integer power of two times the Taylor series on |r| <= ln 2 / 2 (4e-18)."""
+    """Compute exp for x <= 0 without branches: an integer power of two times the Taylor series on |r| <= ln 2 / 2
+    (4e-18)."""
     x = x if x > _FLOOR else _FLOOR
     shifted = x * _LOG2E + _ROUND
     whole = shifted - _ROUND
@@ -83,7 +88,8 @@ def _sweep(key, one, two, count, back, decay, state, met, gap, weight):  # type:
 
     Args:
         key, one, two: (token, lane); the first ``count`` tokens are used, in reverse order if ``back``.
-        state: (5, lane): maximum m, sums of one and of two, and minus their derivatives in the decay; all divided by exp(m).
+        state: (5, lane): maximum m, sums of one and of two, and minus their derivatives in the decay; all divided by
+            exp(m).
         met: (5, token, lane), output: the state before each token; with 3 rows, the derivatives are left out.
         gap, weight: (token, lane) scratch.
     """
@@ -125,7 +131,8 @@ def _clear(state):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _load(source, start, stop, first, block):  # type: ignore[no-untyped-def]
-    """Copy tokens start..stop of the lanes from channel ``first`` as float64; lanes past the last channel are unchanged."""
+    """Copy tokens start..stop of the lanes from channel ``first`` as float64; lanes past the last channel are
+    unchanged."""
     lanes = min(_LANES, source.shape[1] - first)
     for t in range(start, stop):
         for c in range(lanes):
@@ -134,7 +141,8 @@ def _load(source, start, stop, first, block):  # type: ignore[no-untyped-def]
 
 @njit(fastmath=_STRICT)
 def _average(k, v, first, decay, bonus, y, at, rest):  # type: ignore[no-untyped-def]
-    """Write eight channels of y from column ``at``; if ``rest`` is not empty, also the denominators as (maximum, sum)."""
+    """Write eight channels of y from column ``at``; if ``rest`` is not empty, also the denominators as (maximum,
+    sum)."""
     tokens, lanes = k.shape[0], min(_LANES, y.shape[1] - at)
     key, value, ones = np.zeros((_CHUNK, _LANES)), np.zeros((_CHUNK, _LANES)), np.ones((_CHUNK, _LANES))
     gap, weight = np.empty((_CHUNK, _LANES)), np.empty((3, _CHUNK, _LANES))

@@ -1,7 +1,7 @@
 """Bi-WKV on a GPU: launches of the kernels in ``triton_forward.py`` and ``triton_backward.py``.
 
-A scan runs over the tokens of a (B, rows, columns, C) image, row by row or column by column; a flat sequence is an image
-of one row. Strides are arguments, so neither direction copies the image.
+A scan runs over the tokens of a (B, rows, columns, C) image, row by row or column by column; a flat sequence is an
+image of one row. Strides are arguments, so neither direction copies the image.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ FORWARD = Plan(length=16, runs=16, rows=128)
 BACKWARD = Plan(length=8, runs=32, width=8)
 
 _EXACT_GRADIENTS = (torch.float64, torch.float32)
-"""Input types whose gradients are summed in float64, as on the CPU. Where sums grow (w below 0), the gradient of w is a small
-difference of large numbers: float32 sums leave a relative error of 3e-3."""
+"""Input types whose gradients are summed in float64, as on the CPU. Where sums grow (w below 0), the gradient of w is a
+small difference of large numbers: float32 sums leave a relative error of 3e-3."""
 
 
 @dataclass(frozen=True, kw_only=True)

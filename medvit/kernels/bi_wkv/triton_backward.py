@@ -1,4 +1,5 @@
-"""Triton kernels of the gradients of Bi-WKV: the same recurrence, with minus the logarithms of the denominators as keys (README)."""
+"""Triton kernels of the gradients of Bi-WKV: the same recurrence, with minus the logarithms of the denominators as keys
+(README)."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def _quotients(
     kb, ko, ki, kc, vb, vo, vi, vc, rb, ro, ri, rc, gb, go, gi, gc,
     RUNS: tl.constexpr, LENGTH: tl.constexpr, KIND: tl.constexpr, FLAT: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """Load keys and values; compute for each token minus the logarithm of its denominator, g / D, g y / D and the gradient of r."""
+    """Load keys and values; compute for each token minus the logarithm of its denominator, g / D, g y / D and the
+    gradient of r."""
     decay = tl.load(w + c, mask=fits, other=0.0).to(KIND) * LOG2E
     bonus = tl.load(u + c, mask=fits, other=0.0).to(KIND) * LOG2E
     at = places(first, tokens, inner, ko, ki, LENGTH, FLAT)
@@ -119,7 +121,8 @@ def summarise_gradients(
 ):  # fmt: skip
     """Write the chunk's contributions to the tokens after and before it.
 
-    ``grad_marks`` (B, 2, chunk, C) float64: the maxima. ``grad_sums`` (B, 8, chunk, C): A, B, A', B' for each direction.
+    ``grad_marks`` (B, 2, chunk, C) float64: the maxima. ``grad_sums`` (B, 8, chunk, C): A, B, A', B' for each
+    direction.
     """
     n, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
@@ -155,7 +158,8 @@ def _last(x, row, ROWS: tl.constexpr):
 def connect_gradients(
     w, grad_marks, grad_sums, met_marks, met_sums, channels, chunks, tokens_each, ROWS: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
-    """Accumulate the chunks' contributions to the sums over all tokens before and after each chunk; shapes are unchanged."""
+    """Accumulate the chunks' contributions to the sums over all tokens before and after each chunk; shapes are
+    unchanged."""
     back, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
     c = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)[None, :]
     fits = c < channels
@@ -216,7 +220,8 @@ def emit_gradients(
     RUNS: tl.constexpr, LENGTH: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, FLAT: tl.constexpr,
     GATED: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """Write dk (or add to it if ``ADD``), dv and dr, all of strides db, do, di, dc; write dw and du of each chunk, (B, chunk, C)."""
+    """Write dk (or add to it if ``ADD``), dv and dr, all of strides db, do, di, dc; write dw and du of each chunk, (B,
+    chunk, C)."""
     n, b = tl.program_id(0), tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
     fits = c < channels

@@ -1,8 +1,10 @@
-"""Functions shared by the forward and backward Triton kernels: tiles of runs, and the sums of their tokens over a running maximum.
+"""Functions shared by the forward and backward Triton kernels: tiles of runs, and the sums of their tokens over a
+running maximum.
 
-A program holds ``RUNS`` runs of ``LENGTH`` tokens for ``WIDTH`` channels. A thread keeps a run of one channel in registers, so
-all its loads are issued at once and a step of the recurrence costs one exponential. Exponents are in units of ln 2. Keys
-are relative to one number per chunk and channel, so that in single precision the largest terms are the most accurate.
+A program holds ``RUNS`` runs of ``LENGTH`` tokens for ``WIDTH`` channels. A thread keeps a run of one channel in
+registers, so all its loads are issued at once and a step of the recurrence costs one exponential. Exponents are in
+units of ln 2. Keys are relative to one number per chunk and channel, so that in single precision the largest terms are
+the most accurate.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ def empty(like):
 
 @triton.jit
 def run_sums(keys, values, decay, LENGTH: tl.constexpr, BACK: tl.constexpr):
-    """Compute a run's contribution to the token after it (before it if ``BACK``): maximum, sum of values, sum of weights."""
+    """Compute a run's contribution to the token after it (before it if ``BACK``): maximum, sum of values, sum of
+    weights."""
     m, n, d = empty(keys[0])
     for j in tl.static_range(LENGTH):
         m = tl.maximum(m, keys[j] - decay * (j if BACK else LENGTH - 1 - j))
@@ -81,7 +84,8 @@ def run_sums(keys, values, decay, LENGTH: tl.constexpr, BACK: tl.constexpr):
 
 @triton.jit
 def runs_before(m, n, d, decay, cm, cn, cd, RUNS: tl.constexpr, LENGTH: tl.constexpr, BACK: tl.constexpr):
-    """Compute the state before the first token of each run (after the last if ``BACK``), from the state before the program."""
+    """Compute the state before the first token of each run (after the last if ``BACK``), from the state before the
+    program."""
     run = tl.broadcast_to(tl.arange(0, RUNS)[:, None], m.shape)
     order = RUNS - 1 - run if BACK else run  # number of runs before this one in the direction of the scan
     if BACK:

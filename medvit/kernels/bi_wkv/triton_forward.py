@@ -1,4 +1,5 @@
-"""Triton kernels of the forward pass of Bi-WKV, three launches: sums of each chunk, sums over all other chunks, outputs."""
+"""Triton kernels of the forward pass of Bi-WKV, three launches: sums of each chunk, sums over all other chunks,
+outputs."""
 
 from __future__ import annotations
 

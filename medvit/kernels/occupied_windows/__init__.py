@@ -20,9 +20,9 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def occupied_windows(image: Tensor, roi_size: Sequence[int], origins: Tensor) -> Tensor:
     """Find the windows of an image with two different values in some channel; the other windows are constant.
 
-    Values are compared by their bits, so that constant windows are identical to any network: 0.0 differs from -0.0, and a
-    NaN equals itself. Each voxel is read once, however many windows cover it, since minima and maxima are computed for the
-    blocks between the edges of the windows.
+    Values are compared by their bits, so that constant windows are identical to any network: 0.0 differs from -0.0, and
+    a NaN equals itself. Each voxel is read once, however many windows cover it, since minima and maxima are computed
+    for the blocks between the edges of the windows.
 
     Args:
         image: (batch, channel, *spatial), any real type.

@@ -134,7 +134,8 @@ def overlap_add(
 ) -> Tensor:
     """Compute the weighted mean of overlapping windows at each voxel of an image.
 
-    ``Blend`` does the same for windows that come one at a time; ``LabelStream`` also, and keeps labels instead of channels.
+    ``Blend`` does the same for windows that come one at a time; ``LabelStream`` also, and keeps labels instead of
+    channels.
 
     Args:
         windows: (window, channel, *roi) float, any strides; the only argument with a gradient.
@@ -148,7 +149,8 @@ def overlap_add(
         (channel, *size), the type of ``weight``.
 
     Raises:
-        ShapeError: sizes, types or devices do not match, a window is partly outside the image, or no window covers a voxel.
+        ShapeError: sizes, types or devices do not match, a window is partly outside the image, or no window covers a
+            voxel.
         BackendError: the requested backend cannot take these tensors; the message says why.
 
     Examples:

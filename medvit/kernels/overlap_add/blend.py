@@ -82,7 +82,8 @@ class Blend:
 
 
 def fused(sums: Tensor, window: Tensor, weight: Tensor) -> bool:
-    """Return True if the Triton kernel can add the window: all tensors on one GPU, no gradient needed, at most three axes."""
+    """Return True if the Triton kernel can add the window: all tensors on one GPU, no gradient needed, at most three
+    axes."""
     together = sums.device == window.device == weight.device
     wanted = torch.is_grad_enabled() and (window.requires_grad or weight.requires_grad)
     return together and not wanted and weight.ndim <= 3 and triton_unavailable_reason(sums) is None

@@ -1,4 +1,5 @@
-"""Labels from overlapping windows, plane by plane: only the sums of a few planes are in memory, never those of the image."""
+"""Labels from overlapping windows, plane by plane: only the sums of a few planes are in memory, never those of the
+image."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ _PLANES = 4
 """Number of planes labelled at a time; it limits the memory needed beside the sums."""
 
 Choice = Callable[[Tensor, Tensor], Tensor]
-"""Function from weighted sums (channel, plane, *rest) and weights (plane, *rest) to labels (channel or 1, plane, *rest)."""
+"""Function from weighted sums (channel, plane, *rest) and weights (plane, *rest) to labels (channel or 1, plane,
+*rest)."""
 
 
 def argmax_of(sums: Tensor, weights: Tensor) -> Tensor:
-    """Return the channel with the largest sum; all channels of a voxel have the same weight, so no division is needed."""
+    """Return the channel with the largest sum; all channels of a voxel have the same weight, so no division is
+    needed."""
     return sums.argmax(0, keepdim=True)
 
 
@@ -39,9 +42,10 @@ def sigmoid_above(threshold: float) -> Choice:
 class LabelStream:
     """Accumulator of windows that come in the order of their first axis, with labels at the end.
 
-    The sums are a ring buffer of as many planes as a window has; plane ``x`` is at ``x`` modulo the window's length. Once
-    the next window starts after a plane, that plane is complete: its labels are written and its place in the ring is cleared.
-    So the memory is channel x (length of a window) x (the other axes), whatever the length of the image, and the labels.
+    The sums are a ring buffer of as many planes as a window has; plane ``x`` is at ``x`` modulo the window's length.
+    Once the next window starts after a plane, that plane is complete: its labels are written and its place in the ring
+    is cleared. So the memory is channel x (length of a window) x (the other axes), whatever the length of the image,
+    and the labels.
 
     Args:
         size: (axis,) image size in voxels.
@@ -69,8 +73,8 @@ class LabelStream:
         """Add a window's values, (channel, *roi), times the weight.
 
         Raises:
-            ShapeError: the window has another size or number of channels, is partly outside the image, or starts before a
-                finished plane.
+            ShapeError: the window has another size or number of channels, is partly outside the image, or starts before
+                a finished plane.
         """
         check_window(window, self._sums.shape[0], self._weight)
         roi = tuple(self._weight.shape)

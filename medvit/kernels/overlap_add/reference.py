@@ -1,4 +1,5 @@
-"""Reference of overlap-add: y(x) = Σ_n w(x - o_n) f_n(x - o_n) / Σ_n w(x - o_n) over the windows n (origins o_n) that cover x."""
+"""Reference of overlap-add: y(x) = Σ_n w(x - o_n) f_n(x - o_n) / Σ_n w(x - o_n) over the windows n (origins o_n) that
+cover x."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Overlap-add on a GPU: launches of the kernels in ``triton_kernels.py``, without fused multiply-adds so that bits equal torch's."""
+"""Overlap-add on a GPU: launches of the kernels in ``triton_kernels.py``, without fused multiply-adds so that bits
+equal torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Triton kernels of overlap-add: ``accumulate`` adds one window to the sums, ``blend`` writes the mean of all windows."""
+"""Triton kernels of overlap-add: ``accumulate`` adds one window to the sums, ``blend`` writes the mean of all
+windows."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ def accumulate(
     sc, sx, sy, sz, qx, qy, qz, wc, wx, wy, wz, px, py, pz,
     FIRST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Add a window (channel, length, rows, width) times its weight to ``sums``, and the weight to ``weights`` if ``FIRST``.
+    """Add a window (channel, length, rows, width) times its weight to ``sums``, and the weight to ``weights`` if
+    ``FIRST``.
 
-    Planes are in a ring buffer: the window's first is plane ``turn`` of ``ring``. Product and sum are rounded separately.
+    Planes are in a ring buffer: the window's first is plane ``turn`` of ``ring``. Product and sum are rounded
+    separately.
     """
     c = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -128,8 +128,9 @@ def resample_argmax(
         grid_shape: (depth, height, width) of the grid that contains the box of logits; None if they cover all of it.
         start: first voxel of the box on the grid.
         background: class of output voxels more than half a voxel outside the box.
-        backend: "triton" (GPU), "cpu" (numba, a row of every class at a time), "torch" (any device, eight planes of every
-            class), "reference" (all classes at full resolution, float64) or None for the first of these that can run.
+        backend: "triton" (GPU), "cpu" (numba, a row of every class at a time), "torch" (any device, eight planes of
+            every class), "reference" (all classes at full resolution, float64) or None for the first of these that can
+            run.
 
     Returns:
         (depth, height, width) uint8 (int16 above 256 classes), on the logits' device.

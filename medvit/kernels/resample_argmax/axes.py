@@ -45,6 +45,7 @@ def _axis(length: int, grid: int, start: int, out: int) -> Axis:
 
 
 def axes(box: Sequence[int], grid: Sequence[int], start: Sequence[int], out: Sequence[int]) -> tuple[Axis, Axis, Axis]:
-    """Make the tables of the three axes; the output has the same extent as the grid, and the box is a part of the grid."""
+    """Make the tables of the three axes; the output has the same extent as the grid, and the box is a part of the
+    grid."""
     x, y, z = (_axis(*sizes) for sizes in zip(box, grid, start, out, strict=True))
     return x, y, z

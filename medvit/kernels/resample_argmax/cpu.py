@@ -1,4 +1,5 @@
-"""Numba path: interpolation and argmax in one sweep, an output row at a time; memory is one row of one class at a time."""
+"""Numba path: interpolation and argmax in one sweep, an output row at a time; memory is one row of one class at a
+time."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def _choose(logits, xl, xh, xw, yl, yh, yw, zl, zh, zw, out):  # type: ignore[no
 
 
 def choose(logits: Tensor, x: Axis, y: Axis, z: Axis, out: Tensor) -> None:
-    """Write the class with the largest interpolated logit, (class, *box), into the part of ``out`` that the box covers."""
+    """Write the class with the largest interpolated logit, (class, *box), into the part of ``out`` that the box
+    covers."""
     tables = [
         t.int().numpy() if t.dtype.is_floating_point is False else t.numpy()
         for a in (x, y, z)

@@ -21,7 +21,8 @@ def _along(values: Tensor, axis: int, at: Axis, part: slice = slice(None)) -> Te
 
 
 def choose(logits: Tensor, x: Axis, y: Axis, z: Axis, out: Tensor) -> None:
-    """Write the class with the largest interpolated logit, (class, *box), into the part of ``out`` that the box covers."""
+    """Write the class with the largest interpolated logit, (class, *box), into the part of ``out`` that the box
+    covers."""
     for first in range(0, len(x.low), _SLAB):
         part = slice(first, first + _SLAB)
         needed = logits[:, int(x.low[part][0]) : int(x.high[part][-1]) + 1].float()

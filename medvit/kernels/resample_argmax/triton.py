@@ -14,7 +14,8 @@ _BLOCK = 128
 
 
 def choose(logits: Tensor, x: Axis, y: Axis, z: Axis, out: Tensor) -> None:
-    """Write the class with the largest interpolated logit, (class, *box), into the part of ``out`` that the box covers."""
+    """Write the class with the largest interpolated logit, (class, *box), into the part of ``out`` that the box
+    covers."""
     tables = [
         (t if t.is_floating_point() else t.int()).to(logits.device)
         for a in (x, y, z)

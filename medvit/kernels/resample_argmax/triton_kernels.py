@@ -14,7 +14,8 @@ def choose(
     classes, rows, width, sc, sx, sy, sz, ox, oy, oz,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write labels to ``out`` (pointer to its first voxel in the box, strides ox, oy, oz); ``logits`` has strides sc, sx, sy, sz."""
+    """Write labels to ``out`` (pointer to its first voxel in the box, strides ox, oy, oz); ``logits`` has strides sc,
+    sx, sy, sz."""
     i, j = tl.program_id(0) // rows, tl.program_id(0) % rows
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = n < width

@@ -130,24 +130,26 @@ def window_attention(
     windows: Sequence[int] | Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Compute attention within (shifted) windows: softmax(q kᵀ · head_dim^-0.5 + bias + mask) v (Swin, arXiv 2103.14030, eq. 4).
+    """Compute attention within (shifted) windows: softmax(q kᵀ · head_dim^-0.5 + bias + mask) v (Swin, arXiv
+    2103.14030, eq. 4).
 
     Padding, roll, partition, mask and their inverses are done by index tables, with the conventions of MONAI's Swin.
 
     Args:
-        qkv: (batch, *spatial, 3C) float, not partitioned into windows; the last axis is q, k, v, each heads x head_dim. Half
-            precision is computed in float32 and returned in its own type.
+        qkv: (batch, *spatial, 3C) float, not partitioned into windows; the last axis is q, k, v, each heads x head_dim.
+            Half precision is computed in float32 and returned in its own type.
         bias_table: (prod(2·window - 1), heads), relative position bias of the full window size.
         num_heads: number of heads; divides C.
-        window_size: window along each spatial axis. Where a side is not longer than the window, the window shrinks to the
-            side and the shift is dropped.
+        window_size: window along each spatial axis. Where a side is not longer than the window, the window shrinks to
+            the side and the shift is dropped.
         shift: cyclic shift along each spatial axis.
         qkv_bias: (3C,) values of q, k and v for padded tokens (the projection of zeros); None means zeros.
-        windows: distinct indices of the windows to compute (windows are numbered in row-major order), a list or an integer
-            tensor; tokens of other windows are zero in the result. Time is proportional to the length of the list.
-        backend: "triton" (GPU), "cpu" (numba), "reference" (any type and device) or None for the first of these that can
-            run. The first two take float32 and half precision; float64 needs the reference. With None, a graph recorded
-            by ``torch.export`` or ``torch.jit.trace`` gets plain PyTorch operators.
+        windows: distinct indices of the windows to compute (windows are numbered in row-major order), a list or an
+            integer tensor; tokens of other windows are zero in the result. Time is proportional to the length of the
+            list.
+        backend: "triton" (GPU), "cpu" (numba), "reference" (any type and device) or None for the first of these that
+            can run. The first two take float32 and half precision; float64 needs the reference. With None, a graph
+            recorded by ``torch.export`` or ``torch.jit.trace`` gets plain PyTorch operators.
 
     Returns:
         (batch, *spatial, C), the type of ``qkv``.

@@ -1,9 +1,9 @@
 """Window attention for recorded graphs: the formula without a mask table of windows x tokens x tokens.
 
-The mask of a shifted window, -100 between tokens of different regions, is a product of two thin matrices: with one column for
-each region of a window, ``-100 · onehot(q) · (1 - onehot(k))`` is 0 within a region and -100 between two. These columns are
-appended to q and k, so that one matrix product gives scores and mask. The mask tables of a Swin UNETR at 96³ would be 740 MB
-of constants; the columns are 4 MB per stage.
+The mask of a shifted window, -100 between tokens of different regions, is a product of two thin matrices: with one
+column for each region of a window, ``-100 · onehot(q) · (1 - onehot(k))`` is 0 within a region and -100 between two.
+These columns are appended to q and k, so that one matrix product gives scores and mask. The mask tables of a Swin UNETR
+at 96³ would be 740 MB of constants; the columns are 4 MB per stage.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def attend_directly(
     num_heads: int,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the result, (batch, *spatial, C), and the log-sum-exp of the scores, (batch, window, head, position), for backward."""
+    """Compute the result, (batch, *spatial, C), and the log-sum-exp of the scores, (batch, window, head, position), for
+    backward."""
     layout = window_layout(tuple(qkv.shape[1:-1]), tuple(window_size), tuple(shift))
     out, lse = _path(backend).forward(_flat(qkv), bias_table, pad, layout, windows, num_heads)
     return out.view(*qkv.shape[:-1], -1), lse

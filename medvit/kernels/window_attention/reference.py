@@ -11,7 +11,8 @@ from medvit.kernels.window_attention.layout import WindowLayout
 __all__ = ["window_attention_reference"]
 
 MASK = -100.0
-"""Number that MONAI adds to scores between different regions. It is not minus infinity, so such a token still has weight e^-100."""
+"""Number that MONAI adds to scores between different regions. It is not minus infinity, so such a token still has
+weight e^-100."""
 
 
 def window_attention_reference(

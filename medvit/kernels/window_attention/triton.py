@@ -24,7 +24,8 @@ _SHARES = 512
 
 @dataclass(frozen=True)
 class Blocks:
-    """Number of queries and keys that a program takes at a time. With 32 keys, 343 are padded to 352 rather than 512."""
+    """Number of queries and keys that a program takes at a time. With 32 keys, 343 are padded to 352 rather than
+    512."""
 
     queries: int = 64
     keys: int = 32

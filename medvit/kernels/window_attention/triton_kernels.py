@@ -1,8 +1,9 @@
-"""Triton kernels of window attention. A program has one window, one head and a block of queries or keys; no two programs
-write to the same number.
+"""Triton kernels of window attention. A program has one window, one head and a block of queries or keys; no two
+programs write to the same number.
 
-Tokens, regions and padding come from index tables; the row of the bias table is ``place[i] - place[j] + middle``, so that the
-column of a head in the table stays in first-level cache and no n x n table is read. Exponents are in units of ln 2.
+Tokens, regions and padding come from index tables; the row of the bias table is ``place[i] - place[j] + middle``, so
+that the column of a head in the table stays in first-level cache and no n x n table is read. Exponents are in units of
+ln 2.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def _rows(base, pad, at, token, column, fits, stride, WIDTH: tl.constexpr, KIND:
 
 @triton.jit
 def _scores(q, k, i, j, place, region, table, middle, scale, n, masked, KIND: tl.constexpr):
-    """Compute the scores of queries i against keys j, divided by ln 2, with bias and mask; keys past the last get ``FAR``."""
+    """Compute the scores of queries i against keys j, divided by ln 2, with bias and mask; keys past the last get
+    ``FAR``."""
     s = tl.dot(q, tl.trans(k), input_precision="tf32x3") * (scale * LOG2E)
     inside = (i < n)[:, None] & (j < n)[None, :]
     pi, pj = tl.load(place + i, mask=i < n, other=0), tl.load(place + j, mask=j < n, other=0)
@@ -56,7 +58,8 @@ def attend(
     count, tokens, n, channels, head_dim, heads, offsets, middle, batch_stride, stride, scale,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """Write the result to ``out`` (B, token, C) and the log-sum-exp divided by ln 2 to ``lse`` (B x window, head, n)."""
+    """Write the result to ``out`` (B, token, C) and the log-sum-exp divided by ln 2 to ``lse`` (B x window, head,
+    n)."""
     b, window = _item(windows, count, SOME)
     head = tl.program_id(1)
     i = tl.program_id(2) * QUERIES + tl.arange(0, QUERIES)
@@ -96,7 +99,8 @@ def _slopes(
     base, grad, out, pad, place, region, table, lse, b, own, other, i, j, column, fits, row,
     tokens, n, channels, middle, stride, scale, mixed, WIDTH: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """Return the factors of the gradients for queries i and keys j: weights, gradients of the scores, q, k, gradient of the output."""
+    """Return the factors of the gradients for queries i and keys j: weights, gradients of the scores, q, k, gradient of
+    the output."""
     q = _rows(base, pad, i < n, own, column, fits, stride, WIDTH, KIND)
     k = _rows(base, pad, j < n, other, column + channels, fits, stride, WIDTH, KIND)
     v = _rows(base, pad, j < n, other, column + 2 * channels, fits, stride, WIDTH, KIND)
@@ -148,7 +152,8 @@ def key_gradients(
     count, tokens, n, channels, head_dim, heads, offsets, middle, batch_stride, stride, scale,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of k and v to ``dqkv``, and those of padded keys to ``dpad`` (block of keys, B x window, 2C)."""
+    """Write the gradients of k and v to ``dqkv``, and those of padded keys to ``dpad`` (block of keys, B x window,
+    2C)."""
     b, window = _item(windows, count, SOME)
     head = tl.program_id(1)
     j = tl.program_id(2) * KEYS + tl.arange(0, KEYS)
@@ -185,7 +190,8 @@ def bias_gradient(
     count, tokens, n, channels, head_dim, heads, offsets, middle, batch_stride, stride, scale, items, splits,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, KIND: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of the scores, summed over every splits-th window in a fixed order, to ``dense`` (split, head, n, n)."""
+    """Write the gradients of the scores, summed over every splits-th window in a fixed order, to ``dense`` (split,
+    head, n, n)."""
     head, split = tl.program_id(1) % heads, tl.program_id(1) // heads
     blocks = (n + KEYS - 1) // KEYS
     i = (tl.program_id(0) // blocks) * QUERIES + tl.arange(0, QUERIES)

@@ -17,7 +17,8 @@ def require(ok: bool, name: str, value: object, needed: str) -> None:
     """Refuse an invalid physical parameter.
 
     Raises:
-        ShapeError: ``ok`` is False or the value is not finite; the message names the parameter, its value and what is needed.
+        ShapeError: ``ok`` is False or the value is not finite; the message names the parameter, its value and what is
+            needed.
     """
     numbers = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, float)]
     if not ok or not all(math.isfinite(x) for x in numbers):

@@ -20,13 +20,14 @@ __all__ = ["LowCountPET"]
 class LowCountPET:
     """Simulation of the noise of a scan with few coincidences.
 
-    The image is projected and scaled so that all bins together expect ``counts`` true coincidences. A uniform background of
-    randoms and scatter is added, Poisson counts are drawn, and the expected background is subtracted. The difference from the
-    expected counts is reconstructed and added to the image, so that the image is unchanged in the limit of infinite counts.
+    The image is projected and scaled so that all bins together expect ``counts`` true coincidences. A uniform
+    background of randoms and scatter is added, Poisson counts are drawn, and the expected background is subtracted. The
+    difference from the expected counts is reconstructed and added to the image, so that the image is unchanged in the
+    limit of infinite counts.
 
     Attenuation, detector blur, time of flight and positron range are not simulated. The reconstruction is filtered
-    back-projection, slice by slice, so the noise is spread more evenly than by the iterative reconstructions of scanners. Noise
-    that the image already has remains.
+    back-projection, slice by slice, so the noise is spread more evenly than by the iterative reconstructions of
+    scanners. Noise that the image already has remains.
 
     Attributes:
         counts: expected number of true coincidences in the whole image.
@@ -58,7 +59,8 @@ class LowCountPET:
             spacing_mm: voxel sides along its axes.
 
         Returns:
-            The image's shape, float32, its unit. Noise makes some values negative, as in any unconstrained reconstruction.
+            The image's shape, float32, its unit. Noise makes some values negative, as in any unconstrained
+            reconstruction.
 
         Raises:
             ShapeError, ImageError: see ``checked_image``; also for an image without activity or with negative values.
@@ -77,7 +79,8 @@ class LowCountPET:
     def expected_counts(
         self, volume: NDArray[np.float32], spacing_mm: tuple[float, ...]
     ) -> tuple[NDArray[np.float64], float]:
-        """Return the expected true coincidences of each bin, (slice, view, bin), and the counts per unit of line integral."""
+        """Return the expected true coincidences of each bin, (slice, view, bin), and the counts per unit of line
+        integral."""
         if volume.min() < 0 or not volume.any():
             raise ImageError(
                 f"activities from {volume.min():g} to {volume.max():g}",

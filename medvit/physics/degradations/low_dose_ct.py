@@ -28,7 +28,8 @@ def attenuation_from_hu(hu: NDArray[np.float32], mu_water_per_mm: float = MU_WAT
 
 
 def hu_from_attenuation(mu: NDArray[np.float32], mu_water_per_mm: float = MU_WATER_PER_MM) -> NDArray[np.float32]:
-    """Convert linear attenuation to Hounsfield units, the inverse of ``attenuation_from_hu`` (DICOM PS3.3, C.11.1.1.2)."""
+    """Convert linear attenuation to Hounsfield units, the inverse of ``attenuation_from_hu`` (DICOM PS3.3,
+    C.11.1.1.2)."""
     hu: NDArray[np.float32] = (1000 * (mu / mu_water_per_mm - 1)).astype(np.float32)
     return hu
 
@@ -37,16 +38,16 @@ def hu_from_attenuation(mu: NDArray[np.float32], mu_water_per_mm: float = MU_WAT
 class LowDoseCT:
     """Simulation of the noise of a scan with few photons.
 
-    Along each ray with line integral p, N ~ Poisson(I0 exp(-b - p)) + Normal(0, σe²) photons are counted, and the measured line
-    integral is ln(B / N), where B is the count of the blank scan, the same ray without a patient. The difference from p is
-    reconstructed and added to the image, so that without noise the image is unchanged, resolution included. Noise that the CT
-    already has remains: dose is relative to a noiseless scan.
+    Along each ray with line integral p, N ~ Poisson(I0 exp(-b - p)) + Normal(0, σe²) photons are counted, and the
+    measured line integral is ln(B / N), where B is the count of the blank scan, the same ray without a patient. The
+    difference from p is reconstructed and added to the image, so that without noise the image is unchanged, resolution
+    included. Noise that the CT already has remains: dose is relative to a noiseless scan.
 
     The scanner's fan beam is simulated as a parallel beam; rays are monochromatic, without scatter.
 
     Attributes:
-        photons_per_ray: I0, photons that reach a detector bin without a patient, at the beam's centre. 1e5 to 1e6 is a usual
-            full dose; "10 % dose" is a tenth of it: ``at_dose(0.1)``.
+        photons_per_ray: I0, photons that reach a detector bin without a patient, at the beam's centre. 1e5 to 1e6 is a
+            usual full dose; "10 % dose" is a tenth of it: ``at_dose(0.1)``.
         electronic_noise: σe, standard deviation of the detector's electronic noise, in photons.
         bowtie: b at the outermost bin, growing with the square of the distance from the centre; 0 for a flat beam.
         blank_scans: number of blank scans averaged to B, whose noise then causes ring artefacts; 0 for an exact B.

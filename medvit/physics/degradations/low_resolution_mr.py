@@ -20,15 +20,15 @@ class LowResolutionMR:
     """Simulation of an MR scan with larger voxels, resampled to the image's own grid.
 
     Along encoded axes k-space is cut off at 1 / (2 · voxel) and filled with zeros (with ringing, as in scanners). Along
-    ``slice_axis``, which is selected by excitation rather than encoded, the image is averaged with the slice profile at each
-    slice's centre and interpolated linearly back. The image is assumed to be real, without phase.
+    ``slice_axis``, which is selected by excitation rather than encoded, the image is averaged with the slice profile at
+    each slice's centre and interpolated linearly back. The image is assumed to be real, without phase.
 
     Attributes:
         voxel_mm: acquired voxel side along each axis; None leaves an axis unchanged.
         slice_axis: axis of excited slices, or None for 3-D encoding.
         profile: "box" (ideal) or "gaussian" (with this full width at half maximum).
-        noise: standard deviation of the noise of the real and the imaginary part, in the image's unit, white over the acquired
-            part of k-space. With noise the result is the magnitude (Rician), else the real part.
+        noise: standard deviation of the noise of the real and the imaginary part, in the image's unit, white over the
+            acquired part of k-space. With noise the result is the magnitude (Rician), else the real part.
         seed: the same seed, parameters and image give the same noise.
     """
 
@@ -57,8 +57,8 @@ class LowResolutionMR:
             The image's shape, float32, its unit.
 
         Raises:
-            ShapeError, ImageError: see ``checked_image``; also for acquired voxels smaller than the image's, or, with noise, for
-                negative values.
+            ShapeError, ImageError: see ``checked_image``; also for acquired voxels smaller than the image's, or, with
+                noise, for negative values.
         """
         volume, sides = checked_image(image, spacing_mm)
         wanted = self._voxels(sides)

@@ -22,7 +22,8 @@ _SLICES = 16
 class ParallelBeam:
     """Parallel-beam geometry with views spread evenly over half a turn around the slice's centre.
 
-    Detector bins are as wide as the smaller pixel side and cover the slice's diagonal; rays are sampled with the same step.
+    Detector bins are as wide as the smaller pixel side and cover the slice's diagonal; rays are sampled with the same
+    step.
 
     Attributes:
         views: number of projections over 180 degrees.
@@ -119,7 +120,8 @@ class ParallelBeam:
 
 @lru_cache(maxsize=16)
 def _response(bins: int, step: float, kernel: str) -> Tensor:
-    """Compute the frequency response of the ramp filter from its spatial form (Kak and Slaney, eq. 3.61), which preserves constants."""
+    """Compute the frequency response of the ramp filter from its spatial form (Kak and Slaney, eq. 3.61), which
+    preserves constants."""
     length = 1 << (2 * bins - 1).bit_length()
     n = torch.arange(length, dtype=torch.float64)
     n = torch.minimum(n, length - n)

@@ -19,18 +19,19 @@ __all__ = ["TruncatedMR"]
 class TruncatedMR:
     """Truncation of k-space in every slice to its centre, 1 / ``factor`` of it along both in-plane axes.
 
-    Frequencies with |k| < M / 2 along both axes are kept, where M = N / factor is the number of coarse pixels along an axis.
-    They are not windowed, so edges ring, as on scanners without a filter. This is the usual simulation of low resolution for MR
-    super-resolution (Y. Chen et al., Brain MRI Super Resolution Using 3D Deep Densely Connected Neural Networks, ISBI 2018,
-    arXiv 1801.02728, section 2.1). Slices do not become thicker; ``LowResolutionMR`` simulates that for any voxel size, but
-    without a coarse grid.
+    Frequencies with |k| < M / 2 along both axes are kept, where M = N / factor is the number of coarse pixels along an
+    axis. They are not windowed, so edges ring, as on scanners without a filter. This is the usual simulation of low
+    resolution for MR super-resolution (Y. Chen et al., Brain MRI Super Resolution Using 3D Deep Densely Connected
+    Neural Networks, ISBI 2018, arXiv 1801.02728, section 2.1). Slices do not become thicker; ``LowResolutionMR``
+    simulates that for any voxel size, but without a coarse grid.
 
-    The image is assumed to be real, without phase. Coarse and fine pixels cover the same extent (see ``medvit.physics.kspace``).
+    The image is assumed to be real, without phase. Coarse and fine pixels cover the same extent (see
+    ``medvit.physics.kspace``).
 
     Attributes:
         factor: coarse pixel size divided by fine pixel size, 1 or more; sides of a slice must be multiples of it.
-        noise: standard deviation of the noise of the real and the imaginary part on the coarse grid, in the image's unit. With
-            noise the coarse image is a magnitude (Rician), else the real part.
+        noise: standard deviation of the noise of the real and the imaginary part on the coarse grid, in the image's
+            unit. With noise the coarse image is a magnitude (Rician), else the real part.
         seed: the same seed, parameters and image give the same noise.
     """
 
@@ -57,8 +58,8 @@ class TruncatedMR:
             (i / factor, j / factor[, k]) float32, in the image's unit.
 
         Raises:
-            ShapeError, ImageError: see ``checked_image``; also for sides that are not multiples of the factor, or, with noise, for
-                negative values.
+            ShapeError, ImageError: see ``checked_image``; also for sides that are not multiples of the factor, or, with
+                noise, for negative values.
         """
         volume, _ = checked_image(image, spacing_mm)
         if self.noise and volume.min() < 0:

@@ -37,8 +37,8 @@ def water_attenuation_per_mm(energy_kev: float) -> float:
 def attenuation_per_mm(hounsfield: Tensor, energy_kev: float = 60.0) -> Tensor:
     """Convert Hounsfield units to linear attenuation in 1/mm: that of water times 1 + HU/1000, at least zero.
 
-    This is the inverse of the definition of the Hounsfield scale. It is exact at the energy of the scanner's scale; for bone at
-    another energy it is approximate, since its photoelectric share differs from that of water.
+    This is the inverse of the definition of the Hounsfield scale. It is exact at the energy of the scanner's scale; for
+    bone at another energy it is approximate, since its photoelectric share differs from that of water.
 
     Raises:
         ShapeError: see ``water_attenuation_per_mm``.
@@ -47,5 +47,6 @@ def attenuation_per_mm(hounsfield: Tensor, energy_kev: float = 60.0) -> Tensor:
 
 
 def published_integrand(hounsfield: Tensor) -> Tensor:
-    """Return Hounsfield units above zero, the integrand of the published Swin-X2S radiographs; it is not a physical quantity."""
+    """Return Hounsfield units above zero, the integrand of the published Swin-X2S radiographs; it is not a physical
+    quantity."""
     return hounsfield.clamp(min=0)

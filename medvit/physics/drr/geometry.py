@@ -25,9 +25,9 @@ def volume_centre_mm(affine: Affine, shape: Sequence[int]) -> tuple[float, float
 class Geometry:
     """Geometry of a cone beam that rotates about the patient's long axis.
 
-    At 0 degrees the source is in front of the patient and the detector behind (an AP radiograph). At 90 degrees the source is
-    on the patient's left; it moves from front to left. Rows run from head to feet. At 0 degrees the columns run from the
-    patient's right to left, at 90 degrees from front to back, as seen from the source.
+    At 0 degrees the source is in front of the patient and the detector behind (an AP radiograph). At 90 degrees the
+    source is on the patient's left; it moves from front to left. Rows run from head to feet. At 0 degrees the columns
+    run from the patient's right to left, at 90 degrees from front to back, as seen from the source.
 
     Attributes:
         source_to_isocenter_mm: distance from the focal spot to the axis of rotation.
@@ -99,7 +99,8 @@ class Geometry:
         return affine
 
     def covering(self, affine: Affine, shape: Sequence[int]) -> tuple[int, int]:
-        """Return the numbers of rows and columns with which the detector covers the projection of a whole volume in every view.
+        """Return the numbers of rows and columns with which the detector covers the projection of a whole volume in
+        every view.
 
         Raises:
             GeometryError: the volume extends to the source.

@@ -2,16 +2,17 @@
 
 The generator in the repository of arXiv 2501.05961 rotates the CT about its centre in ITK's ray caster. Its properties:
 
-- The source is at 1800 mm and the detector at 200 mm, so the patient is magnified by 1.11 on the detector. But pixels have
-  the size of the volume's voxels, so picture and label volume do not match. ``swin_x2s_geometry`` enlarges the pixels by the
-  magnification, so that a pixel at the isocenter is a voxel, unless ``as_published``.
-- The radiographs released with the results do not have this magnification: they match an earlier version of the generator,
-  with the source at 500 times the volume's longest side, practically a parallel beam (preset "swin-x2s-released").
-- Integrals are stored in 16 bits (larger ones become 32767 HU mm), stretched from the minimum to the maximum of each picture
-  to 0..255, and resized by cubic interpolation whose overshoot wraps around at 0 and 255, which gives white specks in black
-  and black specks in white. ``published_pixels`` does both only ``as_published``.
-- Label volumes were stretched in the same way, which changes the ids if the highest one is absent. This package does not
-  reproduce that.
+- The source is at 1800 mm and the detector at 200 mm, so the patient is magnified by 1.11 on the detector. But pixels
+  have the size of the volume's voxels, so picture and label volume do not match. ``swin_x2s_geometry`` enlarges the
+  pixels by the magnification, so that a pixel at the isocenter is a voxel, unless ``as_published``.
+- The radiographs released with the results do not have this magnification: they match an earlier version of the
+  generator, with the source at 500 times the volume's longest side, practically a parallel beam (preset
+  "swin-x2s-released").
+- Integrals are stored in 16 bits (larger ones become 32767 HU mm), stretched from the minimum to the maximum of each
+  picture to 0..255, and resized by cubic interpolation whose overshoot wraps around at 0 and 255, which gives white
+  specks in black and black specks in white. ``published_pixels`` does both only ``as_published``.
+- Label volumes were stretched in the same way, which changes the ids if the highest one is absent. This package does
+  not reproduce that.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def preset_geometry(name: str, extent_mm: Sequence[float], **options: Any) -> Ge
 
 
 def published_pixels(integrals: Tensor, size: tuple[int, int] | None = None, *, as_published: bool = False) -> Tensor:
-    """Convert line integrals (view, row, column) of ``published_integrand`` to pixels 0..255; each view is stretched separately.
+    """Convert line integrals (view, row, column) of ``published_integrand`` to pixels 0..255; each view is stretched
+    separately.
 
     Args:
         integrals: line integrals in HU mm.

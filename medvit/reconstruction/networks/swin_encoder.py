@@ -2,9 +2,9 @@
 
 Parameters have the published names. The published blocks store ``attn_mask``, which ties a checkpoint to one image
 size; here the mask is computed from the size of the feature map. Both masks are equal: -100 is added between tokens of
-different regions, regions are numbered over the feature map padded at its end to whole windows, and padded tokens have the
-projection's bias; ``medvit.kernels.window_attention`` does all of this. A feature map whose side is a multiple of the
-window is not padded (for such sides the published mask has one window too many, and the published code fails).
+different regions, regions are numbered over the feature map padded at its end to whole windows, and padded tokens have
+the projection's bias; ``medvit.kernels.window_attention`` does all of this. A feature map whose side is a multiple of
+the window is not padded (for such sides the published mask has one window too many, and the published code fails).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def bias_windows(
 ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Return window and shift of each stage for images of (height, width) ``plane`` pixels.
 
-    If the shorter side of a stage's feature map is not longer than the window, the whole map becomes one window without shift,
-    also along the longer side, where the window may then exceed ``window_size``.
+    If the shorter side of a stage's feature map is not longer than the window, the whole map becomes one window without
+    shift, also along the longer side, where the window may then exceed ``window_size``.
 
     Raises:
         ShapeError: a window with unequal sides exceeds the map along one side only.

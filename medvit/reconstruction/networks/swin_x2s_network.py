@@ -1,9 +1,10 @@
 """Swin-X2S (Liu et al., arXiv 2501.05961): labelled bones in 3-D from a coronal and a sagittal X-ray.
 
 Both views pass the same 2-D Swin encoder. Every feature map is expanded along the axis that its view does not show (a
-learnt scale and offset for each depth). The views exchange information by cross-attention at 1/32 only; each is decoded by
-3-D convolutions to its own logits. Parameter names are the published ones. Unlike the published code, ``attn_mask`` is not
-stored, so sides may be multiples of the window, and ``swin_x2s_published.translate`` adapts checkpoints of another size.
+learnt scale and offset for each depth). The views exchange information by cross-attention at 1/32 only; each is decoded
+by 3-D convolutions to its own logits. Parameter names are the published ones. Unlike the published code, ``attn_mask``
+is not stored, so sides may be multiples of the window, and ``swin_x2s_published.translate`` adapts checkpoints of
+another size.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def fuse_views(coronal_logits: Tensor, sagittal_logits: Tensor) -> Tensor:
 
 
 class _CrossLayer(nn.Module):
-    """Cross-attention in which each view's tokens become a mixture of the other's; as published, there is no residual."""
+    """Cross-attention in which each view's tokens become a mixture of the other's; as published, there is no
+    residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -185,20 +187,21 @@ class SwinX2S(nn.Module):
     """Swin-X2S network: two X-ray views to two volumes of logits.
 
     Args:
-        img_size: (x, y, z) voxels of the volume; x = y, each a multiple of 32, not all equal to 32. 224 also works, where the
-            published code fails.
+        img_size: (x, y, z) voxels of the volume; x = y, each a multiple of 32, not all equal to 32. 224 also works,
+            where the published code fails.
         in_channels: channels of each view.
         out_channels: number of classes, background included.
-        feature_size: channels of the first stage; the channels of each stage (doubled per stage) are multiples of its heads.
+        feature_size: channels of the first stage; the channels of each stage (doubled per stage) are multiples of its
+            heads.
         depths: number of blocks in each of the four stages.
         num_heads: attention heads in each of the four stages; the last number is also that of the cross-attention.
         window_size: attention window along height and width of the feature maps, in tokens.
         drop_path_rate: stochastic depth of the last block in training, as published.
         fusion_depth: number of layers of cross-attention; the published sizes have one.
 
-    ``forward`` takes a coronal view (batch, channel, x, z) and a sagittal one (batch, channel, y, z), float, scaled as the
-    bundle's preprocessing does (published: 0..1), and returns (coronal, sagittal) logits, each (batch, class, x, y, z).
-    ``fuse_views`` sums them.
+    ``forward`` takes a coronal view (batch, channel, x, z) and a sagittal one (batch, channel, y, z), float, scaled as
+    the bundle's preprocessing does (published: 0..1), and returns (coronal, sagittal) logits, each (batch, class, x, y,
+    z). ``fuse_views`` sums them.
 
     Raises:
         ShapeError: sizes do not match each other; when called, the views have another size than ``img_size``.
@@ -295,7 +298,8 @@ class SwinX2S(nn.Module):
             raise ImageError("NaN or infinite values in a view", "all must be finite", "Replace them and run again.")
 
     def _lay_out(self, level: int, flat: Tensor, coronal: bool) -> Tensor:
-        """Expand a feature map (batch, channel, side, z) along the axis its view does not show, to (batch, channel, x, y, z)."""
+        """Expand a feature map (batch, channel, side, z) along the axis its view does not show, to (batch, channel, x,
+        y, z)."""
         expand: Any = self.expand_[level]
         scale, offset = expand.weight.view(-1, 1), expand.bias.view(-1, 1)
         if coronal:
@@ -326,8 +330,9 @@ class SwinX2S(nn.Module):
 class StackedSwinX2S(SwinX2S):
     """``SwinX2S`` with one input, as MONAI's engines and a bundle's ``network_def`` need it.
 
-    Parameters and their names are the same. ``forward`` takes both views stacked along the channels, (batch, 2 * channel, x or y,
-    z), coronal first, and returns the fused logits (batch, class, x, y, z); training uses ``each_view`` for the logits of each.
+    Parameters and their names are the same. ``forward`` takes both views stacked along the channels, (batch, 2 *
+    channel, x or y, z), coronal first, and returns the fused logits (batch, class, x, y, z); training uses
+    ``each_view`` for the logits of each.
 
     Args:
         img_size, in_channels, out_channels, feature_size, depths: as for ``SwinX2S``.

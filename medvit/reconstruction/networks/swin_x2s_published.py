@@ -1,12 +1,13 @@
-"""Strict conversion of published Swin-X2S checkpoints: every tensor is used, determined by the size, or named in an error.
+"""Strict conversion of published Swin-X2S checkpoints: every tensor is used, determined by the size, or named in an
+error.
 
 These tensors of a published checkpoint depend on its image size:
 
 - ``attn_mask`` and ``relative_position_index`` are determined by the size and recomputed.
 - ``expand_`` has a scale and an offset for each depth; they are interpolated linearly along the depth.
 - ``position_embeddings`` of the cross-attention are on the bottleneck's grid; they are interpolated trilinearly.
-- ``relative_position_bias_table`` of a stage with a single window lists the offsets within that window: an offset keeps its
-  value; an offset outside the table takes the value of the farthest offset in the table along that axis.
+- ``relative_position_bias_table`` of a stage with a single window lists the offsets within that window: an offset keeps
+  its value; an offset outside the table takes the value of the farthest offset in the table along that axis.
 
 At the checkpoint's own size all are used unchanged.
 """
@@ -37,7 +38,8 @@ def translate(state: Mapping[str, Any], model: SwinX2S) -> dict[str, Tensor]:
     """Convert a published checkpoint to the names and sizes of ``model``.
 
     Args:
-        state: tensors by name, or a mapping that has one as ``state_dict`` or ``model``; names may begin with ``module.``.
+        state: tensors by name, or a mapping that has one as ``state_dict`` or ``model``; names may begin with
+            ``module.``.
         model: the network to load into; it is not changed.
 
     Returns:
@@ -95,7 +97,8 @@ def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _size_of(stored: dict[str, Tensor], model: SwinX2S) -> tuple[int, int, int]:
-    """Return the checkpoint's image size (x, y, z): x from the depths of ``expand_.0``, z from the bottleneck's positions."""
+    """Return the checkpoint's image size (x, y, z): x from the depths of ``expand_.0``, z from the bottleneck's
+    positions."""
     side, positions = len(stored["expand_.0.weight"]), stored[_POSITIONS].shape[1]
     columns = (side // 32) ** 2
     if side % 32 or not columns or positions % columns:

@@ -1,4 +1,5 @@
-"""Projection of a CT to radiographs for ``medvit drr`` and Python; ``medvit.reconstruction.radiographs.save`` writes them."""
+"""Projection of a CT to radiographs for ``medvit drr`` and Python; ``medvit.reconstruction.radiographs.save`` writes
+them."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ class DrrSettings:
         detector_shape: rows, columns; None for as many as the projection of the volume needs.
         energy_kev: photon energy for the attenuation of water.
         preset: name in ``medvit.physics.drr.PRESETS``; it sets all of the above except the views.
-        as_published: with a preset, also reproduce its errors: uncorrected pixel size, Hounsfield units above zero integrated
-            in 16 bits, each view stretched to 0..255.
+        as_published: with a preset, also reproduce its errors: uncorrected pixel size, Hounsfield units above zero
+            integrated in 16 bits, each view stretched to 0..255.
         force: accept a source that does not look like CT; recorded.
         geometry: "sform" or "qform" of a NIfTI; see ``medvit.RunSettings``.
     """

@@ -27,9 +27,9 @@ def save_radiographs(
 ) -> list[str]:
     """Write one file per view and type, and ``run.json``, all or none; return the names.
 
-    PNGs and DICOM images (CR) have 16 bits, with one scale for all views: value times ``line_integral_per_unit`` in ``run.json``
-    is the line integral. With ``as_published`` they have 8 bits. NIfTIs have the line integrals as float32, (column, row, 1), with
-    the affine of the detector plane in RAS+ mm.
+    PNGs and DICOM images (CR) have 16 bits, with one scale for all views: value times ``line_integral_per_unit`` in
+    ``run.json`` is the line integral. With ``as_published`` they have 8 bits. NIfTIs have the line integrals as
+    float32, (column, row, 1), with the affine of the detector plane in RAS+ mm.
 
     Raises:
         OutputError: a type is unknown, or the folder cannot be written.

@@ -1,4 +1,5 @@
-"""Geometry of a radiograph from its DICOM header: direction, pixel size, magnification (PS3.3 C.8.1.2, C.8.11, 10.7)."""
+"""Geometry of a radiograph from its DICOM header: direction, pixel size, magnification (PS3.3 C.8.1.2, C.8.11,
+10.7)."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def header_facts(header: Dataset, slot: ViewPosition) -> ViewHeader:
     """Read the facts about a view from its header.
 
     Raises:
-        GeometryError: the header states another direction than the slot's.
+        GeometryError: the header states another view than the slot's.
     """
     orientation = _orientation(header)
     _require_slot(str(header.get("ViewPosition") or "").upper(), orientation, slot)
@@ -144,7 +145,8 @@ def _require_slot(position: str, orientation: tuple[str, str] | None, slot: View
 def to_standard_orientation(
     values: NDArray[np.float32], facts: ViewHeader, slot: ViewPosition
 ) -> tuple[NDArray[np.float32], bool, bool]:
-    """Turn the picture: head up, columns to the patient's left (AP) or back (lateral). Also return whether rows and columns were flipped."""
+    """Turn the picture: head up, columns to the patient's left (AP) or back (lateral). Also return whether rows and
+    columns were flipped."""
     if facts.orientation is None:
         return values, False, False
     rows, columns = facts.orientation

@@ -1,7 +1,8 @@
 """Opening of radiographs as views of a patient: pixels with bright bone, pixel size in the patient, direction.
 
-A view's geometry comes from flags, its DICOM header, or the ``run.json`` that ``medvit drr`` writes beside its pictures, in
-this order. It is never guessed: a view without pixel size or magnification is refused, since sizes would be unknown.
+A view's geometry comes from flags, its DICOM header, or the ``run.json`` that ``medvit drr`` writes beside its
+pictures, in this order. It is never guessed: a view without pixel size or magnification is refused, since sizes would
+be unknown.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _CUT_OFF = 0.2
 """Share of an 8-bit picture's pixels at its largest value above which the bright part, bone, counts as clipped."""
 
 _WRAPPED = 0.005
-"""Share of neighbouring pixels of an 8-bit picture that differ by most of its range, above which values count as wrapped around."""
+"""Share of neighbouring pixels of an 8-bit picture that differ by most of its range, above which values count as
+wrapped around."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ class ViewGeometry:
     Attributes:
         pixel_spacing_mm: side of a pixel on the detector.
         magnification: magnification of the patient's middle on the detector.
-        source_to_detector_mm, source_to_patient_mm: distances from the focal spot; together they give the magnification.
+        source_to_detector_mm, source_to_patient_mm: distances from the focal spot; together they give the
+            magnification.
         invert: True if bone is dark in the picture.
 
     Raises:
@@ -73,7 +76,8 @@ class ViewGeometry:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """One radiograph in the orientation of the network's training: head up, columns from the patient's right to left, or front to back.
+    """One radiograph in the orientation of the network's training: head up, columns from the patient's right to left,
+    or front to back.
 
     Attributes:
         slot: "AP" or "lateral".

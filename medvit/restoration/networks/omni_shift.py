@@ -14,8 +14,8 @@ __all__ = ["FusedShift", "OmniShift"]
 class OmniShift(nn.Module):
     """Depthwise mix of each pixel with its neighbours: α0 x + α1 (1x1) + α2 (3x3) + α3 (5x5) (paper, eq. 5).
 
-    ``conv5x5_reparam`` is the sum of the four as one kernel. Published checkpoints contain it, often out of date, so the forward
-    pass of this class does not use it.
+    ``conv5x5_reparam`` is the sum of the four as one kernel. Published checkpoints contain it, often out of date, so
+    the forward pass of this class does not use it.
     """
 
     def __init__(self, dim: int) -> None:

@@ -1,8 +1,8 @@
 """Restore-RWKV (Yang et al., arXiv 2407.11087): a U-shaped network that removes noise from a slice.
 
 Parameters and their names are the published ones, so state dicts can be exchanged. Differences from the published code:
-the operator is the paper's formula (``medvit.kernels.bi_wkv_2d``), from which the published CUDA kernel deviates; any size
-and device is accepted; and no forward pass rewrites weights: ``fuse()`` returns the fast network.
+the operator is the paper's formula (``medvit.kernels.bi_wkv_2d``), from which the published CUDA kernel deviates; any
+size and device is accepted; and no forward pass rewrites weights: ``fuse()`` returns the fast network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class RestoreRWKVSize:
 
     Attributes:
         dim: channels at full resolution.
-        num_blocks: number of blocks of the three encoder levels (and of the decoder levels beside them) and of the bottom.
+        num_blocks: number of blocks of the three encoder levels (and of the decoder levels beside them) and of the
+            bottom.
         num_refinement_blocks: number of blocks at full resolution after the decoder.
 
     Examples:
@@ -148,15 +149,16 @@ class RestoreRWKV(nn.Module):
 
     Args:
         in_channels: image channels.
-        out_channels: restored channels. The input is added to them, so there are as many as ``in_channels``; a single input
-            channel is added to each output channel, and a single output channel gets the middle one of an odd number of input
-            channels (a slice between its neighbours).
+        out_channels: restored channels. The input is added to them, so there are as many as ``in_channels``; a single
+            input channel is added to each output channel, and a single output channel gets the middle one of an odd
+            number of input channels (a slice between its neighbours).
         dim: channels at full resolution, even.
-        num_blocks: number of blocks of the three encoder levels (and of the decoder levels beside them) and of the bottom.
+        num_blocks: number of blocks of the three encoder levels (and of the decoder levels beside them) and of the
+            bottom.
         num_refinement_blocks: number of blocks at full resolution after the decoder.
 
-    Any height and width is accepted: sides that are not multiples of 8 are padded by repeating their last row or column and the
-    result is cropped. For multiples of 8 the output equals that of the published network.
+    Any height and width is accepted: sides that are not multiples of 8 are padded by repeating their last row or column
+    and the result is cropped. For multiples of 8 the output equals that of the published network.
 
     Raises:
         ShapeError: sizes do not match each other, the input has another rank or channel count, or it has no pixels.
@@ -273,9 +275,11 @@ class RestoreRWKV(nn.Module):
         return self
 
     def fuse(self) -> RestoreRWKV:
-        """Make a network for inference with one 5x5 kernel for each OmniShift, computed from the branches; its output is the same.
+        """Make a network for inference with one 5x5 kernel for each OmniShift, computed from the branches; its output
+        is the same.
 
-        Its state dict contains only ``omni_shift.conv5x5_reparam`` of each OmniShift; it cannot be trained or load checkpoints.
+        Its state dict contains only ``omni_shift.conv5x5_reparam`` of each OmniShift; it cannot be trained or load
+        checkpoints.
         """
         fused = copy.deepcopy(self)
         for module in fused.modules():

@@ -1,4 +1,5 @@
-"""Conversion of published Restore-RWKV checkpoints, old and new, to strict state dicts; every key is used or named in an error."""
+"""Conversion of published Restore-RWKV checkpoints, old and new, for strict loading; every key is used or named in an
+error."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from medvit.restoration.networks.omni_shift import OmniShift
 __all__ = ["translate"]
 
 _WRAPPERS = ("state_dict", "params_ema", "params")
-"""Keys under which training scripts store the weights; where both are there, the averaged ones are the published result."""
+"""Keys under which training scripts store the weights; where both are there, the averaged ones are the published
+result."""
 
 _UNUSED = ".att.dwconv.weight"
 """Suffix of a convolution in older checkpoints whose output their network never used."""
@@ -29,16 +31,17 @@ def translate(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Rename and complete a published state dict, so that it loads strictly into ``model``.
 
     Args:
-        state: result of ``torch.load(path, weights_only=True)``: bare, or under ``state_dict``, ``params`` or ``params_ema``;
-            names with or without ``module.``; with or without the fused kernels and the unused ``att.dwconv.weight`` of older
-            checkpoints.
+        state: result of ``torch.load(path, weights_only=True)``: bare, or under ``state_dict``, ``params`` or
+            ``params_ema``; names with or without ``module.``; with or without the fused kernels and the unused
+            ``att.dwconv.weight`` of older checkpoints.
         model: the ``RestoreRWKV`` to load into, before ``fuse()``.
 
     Returns:
         One tensor for each key of ``model.state_dict()``, with fused kernels computed from their branches.
 
     Raises:
-        BundleError: keys are missing, unknown or of another shape (the message names each kind), or weights are NaN or infinite.
+        BundleError: keys are missing, unknown or of another shape (the message names each kind), or weights are NaN or
+            infinite.
     """
     given = {name.removeprefix("module."): value for name, value in _unwrapped(state).items()}
     wanted = model.state_dict()

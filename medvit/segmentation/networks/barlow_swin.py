@@ -1,7 +1,7 @@
 """Barlow-Swin (arXiv 2509.06885): a three-stage Swin encoder and a convolutional decoder for pictures.
 
-The published model is a Keras notebook. With the same weights and input this network gives the same output. In addition it
-takes any height and width and several classes, and its relative-position tables are parameters, so they are trained.
+The published model is a Keras notebook. With the same weights and input this network gives the same output. In addition
+it takes any height and width and several classes, and its relative-position tables are parameters, so they are trained.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _WIDTHS = (192, 128, 64, 32)
 
 
 class _Block(nn.Module):
-    """Window attention and MLP, each with a norm before it and a residual connection; (batch, height, width, channel)."""
+    """Window attention and MLP, each with a norm before it and a residual connection; (batch, height, width,
+    channel)."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int, shift: int) -> None:
         super().__init__()
@@ -62,7 +63,8 @@ class _Block(nn.Module):
 
 
 class _Merging(nn.Module):
-    """Patch merging to half of each side and twice the channels, in the order (row, column) 00, 10, 01, 11; no norm, no bias."""
+    """Patch merging to half of each side and twice the channels, in the order (row, column) 00, 10, 01, 11; no norm, no
+    bias."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -141,7 +143,8 @@ class BarlowSwinEncoder(nn.Module):
 
 
 def _likely_grid(rows: int, aspect: float) -> tuple[int, int]:
-    """Guess the height x width of a table of ``rows`` positions: the factors whose ratio is closest to the picture's."""
+    """Guess the height x width of a table of ``rows`` positions: the factors whose ratio is closest to the
+    picture's."""
     heights = [h for h in range(1, rows + 1) if rows % h == 0]
     height = min(heights, key=lambda h: abs(math.log(h * h / rows / aspect)))
     grid = (height, rows // height)
@@ -184,20 +187,21 @@ class BarlowSwin(nn.Module):
 
     Args:
         in_channels: image channels.
-        out_channels: 1 for a binary head (the probability is the sigmoid of the logit), or the number of classes, background
-            included (softmax).
+        out_channels: 1 for a binary head (the probability is the sigmoid of the logit), or the number of classes,
+            background included (softmax).
         embed_dim: channels of the first stage.
         depths: number of blocks in each of the three stages.
         num_heads: attention heads in every stage; divides ``embed_dim``.
         window_size: side of the attention window in tokens.
         dropout: dropout rate in the decoder during training.
-        image_size: height and width for which the position table is made; multiples of 4. It is interpolated for other inputs.
+        image_size: height and width for which the position table is made; multiples of 4. It is interpolated for other
+            inputs.
 
-    Inputs of any size are accepted: sides that are not multiples of 16 windows (64 pixels by default) are padded with zeros at
-    their end and the logits cropped. For multiples the output equals that of the published model.
+    Inputs of any size are accepted: sides that are not multiples of 16 windows (64 pixels by default) are padded with
+    zeros at their end and the logits cropped. For multiples the output equals that of the published model.
 
-    The published configuration has 7,001,829 parameters as Keras counts them (running means and variances of the batch norms
-    included), and 2,352 in the relative-position tables, which Keras neither counts nor trains.
+    The published configuration has 7,001,829 parameters as Keras counts them (running means and variances of the batch
+    norms included), and 2,352 in the relative-position tables, which Keras neither counts nor trains.
 
     Raises:
         ShapeError: sizes do not match each other, or the input has another rank or channel count.

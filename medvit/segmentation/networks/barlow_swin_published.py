@@ -1,7 +1,7 @@
 """Conversion of Barlow-Swin's Keras weights from layer paths to this package's names.
 
-Keras numbers layers over a whole session (``dense_1`` or ``dense_57``), so layers are identified by kind and order, not by
-number. Dense kernels are (in, out), convolutions (height, width, in, out).
+Keras numbers layers over a whole session (``dense_1`` or ``dense_57``), so layers are identified by kind and order, not
+by number. Dense kernels are (in, out), convolutions (height, width, in, out).
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def _block(paths: _Paths, block: str, name: str, out: dict[str, Tensor]) -> None
 
 
 def _decoder(paths: _Paths, out: dict[str, Tensor]) -> None:
-    """Convert the decoder: each stage has two separable and one plain convolution, each with a norm; the head has one of both."""
+    """Convert the decoder: each stage has two separable and one plain convolution, each with a norm; the head has one
+    convolution and a norm."""
     for number, layer in enumerate(paths.layers("separable_conv2d")):
         name = f"decoder.{number // 2}.body.{3 * (number % 2)}"
         out |= paths.take(

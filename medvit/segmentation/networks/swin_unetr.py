@@ -1,7 +1,7 @@
 """Swin UNETR (Hatamizadeh et al., arXiv 2201.01266): MONAI's class with medvit's window attention.
 
-Parameters and their names are MONAI's, so state dicts can be exchanged. In the blocks, pad, roll, partition, mask and their
-inverses are one operator of ``medvit.kernels`` on the unpartitioned feature map.
+Parameters and their names are MONAI's, so state dicts can be exchanged. In the blocks, pad, roll, partition, mask and
+their inverses are one operator of ``medvit.kernels`` on the unpartitioned feature map.
 """
 
 from __future__ import annotations
@@ -112,13 +112,13 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
         depths: number of blocks per stage.
         num_heads: attention heads per stage.
         window_size: side of the attention window in tokens, or one number per axis.
-        downsample: "merging" (neighbour order of MONAI 1.5 and later), "mergingv2", or "merging_legacy" (MONAI up to 1.4).
-            Weights load with all three, but with the wrong one outputs differ by 10 to 16 %.
+        downsample: "merging" (neighbour order of MONAI 1.5 and later), "mergingv2", or "merging_legacy" (MONAI up to
+            1.4). Weights load with all three, but with the wrong one outputs differ by 10 to 16 %.
         use_v2: add a residual convolution before each stage (Swin UNETR V2).
 
-    Inputs of any size are accepted: sides that are not multiples of 32 are padded with zeros at their end and the logits
-    cropped; an input of 32 along every side is padded to 64 along the first, since normalisation needs more than one voxel at
-    the bottleneck. Without padding the output equals that of MONAI's class.
+    Inputs of any size are accepted: sides that are not multiples of 32 are padded with zeros at their end and the
+    logits cropped; an input of 32 along every side is padded to 64 along the first, since normalisation needs more than
+    one voxel at the bottleneck. Without padding the output equals that of MONAI's class.
 
     Raises:
         ShapeError: the input has another rank or channel count, or ``downsample`` is unknown.
@@ -169,7 +169,8 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
 
     @property
     def merging(self) -> str:
-        """Name of the order in which patch merging gathers neighbours; it can be assigned, without a change of the weights."""
+        """Name of the order in which patch merging gathers neighbours; it can be assigned, without a change of the
+        weights."""
         kind = type(self.swinViT.layers1[0].downsample)
         return next(name for name, known in MERGINGS.items() if known is kind)
 

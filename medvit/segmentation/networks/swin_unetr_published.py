@@ -1,4 +1,5 @@
-"""Conversion of published Swin UNETR checkpoints: research and model-zoo layouts, and encoders pretrained without labels."""
+"""Conversion of published Swin UNETR checkpoints: research and model-zoo layouts, and encoders pretrained without
+labels."""
 
 from __future__ import annotations
 

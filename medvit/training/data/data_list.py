@@ -97,7 +97,8 @@ class ImageLabelPair:
         image: the image.
         label: its labels.
         instances: True if the labels number single objects of one class, rather than classes.
-        annotated: ids of the annotated classes; other classes are unknown in this case, not absent. None if all were annotated.
+        annotated: ids of the annotated classes; other classes are unknown in this case, not absent. None if all were
+            annotated.
         reading: settings for reading NIfTI files.
     """
 
@@ -110,7 +111,8 @@ class ImageLabelPair:
 
 
 def data_root(given: Path | None, data: Path) -> Path:
-    """Return the folder of a list's paths: the given one, the shared data beside the project, or the list's own folder."""
+    """Return the folder of a list's paths: the given one, the shared data beside the project, or the list's own
+    folder."""
     if given is not None:
         return given
     shared = Path(os.environ.get("MEDVIT_SHARED", Path(__file__).resolve().parents[3].parent / "shared"))
@@ -126,7 +128,8 @@ def read_entries(bundle: Bundle, cases: DataList, keys: Sequence[str]) -> list[d
         keys: files that each entry must name, "image" among them.
 
     Raises:
-        SourceError: the list or part is missing, an entry lacks a key, a file is missing, or an image is in this part and another.
+        SourceError: the list or part is missing, an entry lacks a key, a file is missing, or an image is in this part
+            and another.
     """
     path = _list_path(bundle, cases)
     return _entries(_content(path), path, cases, keys)
@@ -208,8 +211,8 @@ def read_list(
 ) -> list[ImageLabelPair]:
     """Read the image-label pairs of one split.
 
-    An entry may name the labels annotated in its case, ``"annotated": ["brainstem", "mandible"]``; the others are then unknown. In
-    an entry without it, all of the bundle's labels are annotated.
+    An entry may name the labels annotated in its case, ``"annotated": ["brainstem", "mandible"]``; the others are then
+    unknown. In an entry without it, all of the bundle's labels are annotated.
 
     Args:
         bundle: bundle whose list is read if none is given, and whose label names entries use.
@@ -220,8 +223,8 @@ def read_list(
         reading: settings for reading NIfTI files; None for the defaults.
 
     Raises:
-        SourceError: as for ``read_entries`` (every entry needs an image and a label); also for annotated labels that are unknown to
-            the bundle or empty, and for partly labelled cases that the caller cannot handle.
+        SourceError: as for ``read_entries`` (every entry needs an image and a label); also for annotated labels that
+            are unknown to the bundle or empty, and for partly labelled cases that the caller cannot handle.
     """
     cases = DataList(data, root, split)
     path = _list_path(bundle, cases)

@@ -33,15 +33,16 @@ class PairSettings:
         scanner: low-dose scanner at full dose; its seed is replaced for each slice.
         dose: smallest and largest share of the photons, drawn uniformly on a logarithmic scale.
         crop: sides of a crop along i and j, in pixels; smaller slices are padded with air.
-        body_above: crops include a pixel above this intensity, in the image's unit, if the slice has one; None for crops
-            anywhere. In a head-and-neck CT 95 % of the pixels are air, from which little is learnt.
+        body_above: crops include a pixel above this intensity, in the image's unit, if the slice has one; None for
+            crops anywhere. In a head-and-neck CT 95 % of the pixels are air, from which little is learnt.
         context: number of neighbours on each side of a degraded slice, as in ``SliceWise``.
-        neighbour_steps: distances to the next neighbour in slices; one is drawn for each pair (repeated entries are drawn more
-            often), so that the network also learns thick slices and gaps. At a slab's end the last slice is repeated.
+        neighbour_steps: distances to the next neighbour in slices; one is drawn for each pair (repeated entries are
+            drawn more often), so that the network also learns thick slices and gaps. At a slab's end the last slice is
+            repeated.
         slab: number of slices scanned together at one dose; many at a time take a third of the time per slice.
         pool: number of slabs kept in memory, from which each pair draws one.
-        uses: mean number of pairs drawn from a slab before it is replaced. With more than 1, a pair depends on earlier pairs, and
-            a run resumed from a checkpoint draws other pairs than an uninterrupted one.
+        uses: mean number of pairs drawn from a slab before it is replaced. With more than 1, a pair depends on earlier
+            pairs, and a run resumed from a checkpoint draws other pairs than an uninterrupted one.
     """
 
     intensity_range: tuple[float, float]
@@ -132,7 +133,8 @@ class PairSampler:
         self.rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Draw a pair, float32 in 0..1: the degraded slice with neighbours (2 · context + 1, i, j) and the clean one (1, i, j)."""
+        """Draw a pair, float32 in 0..1: the degraded slice with neighbours (2 · context + 1, i, j) and the clean one
+        (1, i, j)."""
         s, rng = self.settings, self.rng
         slab = self._slab()
         at = int(rng.integers(len(slab.clean)))

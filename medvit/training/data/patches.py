@@ -32,14 +32,15 @@ class PatchSettings:
         roi_size: patch size in voxels, (i, j, k) in RAS order.
         spacing_mm: voxel size of a patch before random scaling, in millimetres.
         intensity_range: intensities mapped to 0..1 and clipped, in the image's units (HU for CT).
-        organ_fraction: share of patches centred near a voxel of a class that is drawn uniformly from the classes present.
+        organ_fraction: share of patches centred near a voxel of a class that is drawn uniformly from the classes
+            present.
         rotation_deg: largest rotation about each axis, in degrees.
         scale: smallest and largest zoom factor.
         swap_on_flip: pairs of class ids exchanged when left and right are flipped.
         reach: largest distance between a patch's centre and its organ voxel, as a share of the patch's sides.
-        percentiles: for images without a unit (MR), two percentiles of each image that are mapped to 0 and 1 first, as in
-            MONAI's ScaleIntensityRangePercentiles; ``intensity_range`` and ``jitter`` then refer to the mapped values. None
-            keeps the image's units.
+        percentiles: for images without a unit (MR), two percentiles of each image that are mapped to 0 and 1 first, as
+            in MONAI's ScaleIntensityRangePercentiles; ``intensity_range`` and ``jitter`` then refer to the mapped
+            values. None keeps the image's units.
         jitter: standard deviations of a patch's brightness shift and of its noise's standard deviation, in the units of
             ``intensity_range``.
     """
@@ -167,8 +168,8 @@ class PatchSampler:
         """Draw one patch.
 
         Returns:
-            The image (channel, i, j, k), float32 in 0..1; the labels (channel, i, j, k), int64; and, if a case of the list is partly
-            labelled, the classes annotated in this one, (class,), bool.
+            The image (channel, i, j, k), float32 in 0..1; the labels (channel, i, j, k), int64; and, if a case of the
+            list is partly labelled, the classes annotated in this one, (class,), bool.
         """
         case, centre = self._pick()
         flip = bool(self.rng.random() < 0.5)

@@ -30,8 +30,8 @@ class PictureSettings:
         rotation_deg: largest rotation in either direction, in addition to quarter turns and flips, in degrees.
         scale: smallest and largest zoom factor.
         gamma: smallest and largest exponent of brightness.
-        inverted: share of crops with inverted brightness, so that bright nuclei on black and dark nuclei on white are learnt
-            from the same pictures.
+        inverted: share of crops with inverted brightness, so that bright nuclei on black and dark nuclei on white are
+            learnt from the same pictures.
         noise: largest standard deviation of added noise, for brightness in 0..1.
     """
 

@@ -38,15 +38,15 @@ class TruncationPairs:
     """Settings for pairs of a truncated and an original crop.
 
     Attributes:
-        factors: pixel size of the coarse scan divided by that of the fine one; one is drawn for each pair (repeated entries are
-            drawn more often).
+        factors: pixel size of the coarse scan divided by that of the fine one; one is drawn for each pair (repeated
+            entries are drawn more often).
         percentiles: percentiles of the volume that become 0 and 1, as in the bundle's preprocessing.
         crop: sides of a crop, in pixels; smaller slices are padded with zeros.
         brightness: smallest and largest factor on the range, since the percentiles of a coarse scan differ slightly.
         gamma: smallest and largest exponent applied to the scaled clean slice before truncation, for other contrasts.
-        redrawn: share of the pairs with a random contrast: a curve through random levels maps each intensity, possibly bright to
-            dark, so that few volumes show many tissues (as in the synthesis of B. Billot et al., Medical Image Analysis 86,
-            2023, which draws each label's level).
+        redrawn: share of the pairs with a random contrast: a curve through random levels maps each intensity, possibly
+            bright to dark, so that few volumes show many tissues (as in the synthesis of B. Billot et al., Medical
+            Image Analysis 86, 2023, which draws each label's level).
     """
 
     factors: Sequence[int] = (2, 4)
@@ -66,7 +66,8 @@ def read_stacks(
 ) -> list[SliceStack]:
     """Read the clean volumes of one split as stored, slices along k.
 
-    Unlike ``read_images``, this does not turn the volumes to the patient's axes: the stack's own plane is the encoded one.
+    Unlike ``read_images``, this does not turn the volumes to the patient's axes: the stack's own plane is the encoded
+    one.
 
     Raises:
         SourceError: as for ``medvit.training.data.data_list.read_entries``; entries need only an image.
@@ -149,7 +150,8 @@ _KNOTS = np.array([0.0, 0.25, 0.5, 0.75, 1.0], np.float32)
 
 
 def _redrawn(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Map intensities to a random contrast: air stays 0, four levels above it are drawn, values between are interpolated."""
+    """Map intensities to a random contrast: air stays 0, four levels above it are drawn, values between are
+    interpolated."""
     levels = np.concatenate([[0.0], rng.uniform(0.1, 1.1, len(_KNOTS) - 1)])
     # values above the range are shifted like its upper end; noise below 0 is unchanged
     drawn: NDArray[np.float32] = np.interp(image, _KNOTS, levels).astype(np.float32)

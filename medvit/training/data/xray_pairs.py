@@ -45,7 +45,8 @@ class XrayField:
     energy_kev: float = 60.0
 
     def geometry(self, isocenter_mm: tuple[float, float, float]) -> Geometry:
-        """Make the geometry of AP and left lateral views of the field around a point, corrected for the magnification."""
+        """Make the geometry of AP and left lateral views of the field around a point, corrected for the
+        magnification."""
         fine = self.pixels_per_voxel
         detector = self.img_size[2] * fine, self.img_size[0] * fine
         larger = 1 + self.isocenter_to_detector_mm / self.source_to_isocenter_mm
@@ -63,8 +64,8 @@ class XrayField:
 class Poses:
     """Random poses of patients before projection, as augmentation: rotation, shift, size and mirroring.
 
-    The pose changes the affine of the CT, so that rays and labels follow exactly, magnification included. Mirroring is only for
-    labels without a side.
+    The pose changes the affine of the CT, so that rays and labels follow exactly, magnification included. Mirroring is
+    only for labels without a side.
 
     Attributes:
         count: number of poses of each patient in addition to the original one.
@@ -93,10 +94,11 @@ class Poses:
 
 
 class RadiographsAndLabels(Transform):  # type: ignore[misc]
-    """Transform from a CT with reference labels to ``coronal`` and ``sagittal`` pictures (1, row, column) and labels on the network grid.
+    """Transform from a CT with reference labels to ``coronal`` and ``sagittal`` pictures (1, row, column) and labels on
+    the network grid.
 
-    The field of view has the same centre as the volume; a ``pose`` (4x4) in the data moves the patient about it first. Labels are
-    (1, x, y, z) int64: ``label_ids`` maps reference ids; other voxels above ``bone_hu`` become ``bone_id``.
+    The field of view has the same centre as the volume; a ``pose`` (4x4) in the data moves the patient about it first.
+    Labels are (1, x, y, z) int64: ``label_ids`` maps reference ids; other voxels above ``bone_hu`` become ``bone_id``.
 
     Args:
         field: field of view of the pictures.
@@ -198,8 +200,8 @@ class XrayPairs:
     """Settings for radiographs and labels.
 
     Attributes:
-        preparation: transform from a case's paths (``image``, ``label``) to stacked views (2, side, z) under ``image`` and
-            labels (1, x, y, z) under ``label``; applied once to each case and kept.
+        preparation: transform from a case's paths (``image``, ``label``) to stacked views (2, side, z) under ``image``
+            and labels (1, x, y, z) under ``label``; applied once to each case and kept.
         augmentation: random changes of the pictures, drawn for every sample.
         poses: poses in which every patient is projected in addition to the original one, drawn once.
     """

@@ -4,8 +4,9 @@ K. Dabov, A. Foi, V. Katkovnik, K. Egiazarian, "Image denoising by sparse 3-D tr
 IEEE Transactions on Image Processing 16(8), 2007. Equations and sizes below are that paper's; differences:
 
 - Both steps use the cosine transform of 8 x 8 blocks (the paper's first step: a biorthogonal wavelet, for weak noise).
-- Blocks are always matched on thresholded transforms (Eq. 4), which the paper does only for strong noise, and the largest
-  distance of blocks is in units of the noise's variance, so that an image in any unit is treated like its 8-bit copy.
+- Blocks are always matched on thresholded transforms (Eq. 4), which the paper does only for strong noise, and the
+  largest distance of blocks is in units of the noise's variance, so that an image in any unit is treated like its 8-bit
+  copy.
 - The mean of a stack is neither thresholded nor shrunk: in an image in HU zero has no special meaning, and shrinking
   towards it would be a bias.
 """
@@ -33,11 +34,12 @@ _THIN = 2.7
 _MATCH_THIN = 2.0
 """Threshold for coefficients of a block before two blocks are compared, in units of sigma (lambda 2D)."""
 _FIRST, _SECOND = (16, 2.5), (32, 1.0)
-"""Largest number of blocks in a stack, and largest distance of blocks per pixel in units of sigma squared, for each step.
+"""Largest number of blocks in a stack, and largest distance of blocks per pixel in units of sigma squared, for each
+step.
 
-The paper's 2500 at sigma 25 is 4 sigma squared, of which 2 are the distance that noise alone causes. Without coefficients below 2
-sigma this part is 0.5, hence 2.5 here, which is also between the paper's values for strong noise. Its second step has 400 at
-sigma 25 and 3500 at strong noise: 0.6 to 1.4."""
+The paper's 2500 at sigma 25 is 4 sigma squared, of which 2 are the distance that noise alone causes. Without
+coefficients below 2 sigma this part is 0.5, hence 2.5 here, which is also between the paper's values for strong noise.
+Its second step has 400 at sigma 25 and 3500 at strong noise: 0.6 to 1.4."""
 
 
 def bm3d(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -132,7 +134,8 @@ def _jit(function: Callable[..., Any]) -> Any:
 
 @_jit
 def _matches(told: Any, row: int, column: int, limit: float, distances: Any, places: Any) -> int:
-    """Find the most similar blocks (Eq. 5), nearest first, starting with the block itself; return their number, a power of two."""
+    """Find the most similar blocks (Eq. 5), nearest first, starting with the block itself; return their number, a power
+    of two."""
     height, width, size = told.shape
     own = told[row, column]
     most, found = len(distances), 0

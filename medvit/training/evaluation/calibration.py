@@ -1,9 +1,9 @@
 """Calibration of a bundle's quality signals on cases with known labels, with a measure of their reliability.
 
-A signal's limit is where it separates bad outcomes from the others best: the largest difference between the share of bad
-outcomes that it flags and the share of others (W. J. Youden, Cancer 3(1), 1950). It is used if, in leave-one-out over all
-cases, that difference is at least one half. If no outcome is bad, the limit is the most uncertain value seen, so that only
-larger values are flagged.
+A signal's limit is where it separates bad outcomes from the others best: the largest difference between the share of
+bad outcomes that it flags and the share of others (W. J. Youden, Cancer 3(1), 1950). It is used if, in leave-one-out
+over all cases, that difference is at least one half. If no outcome is bad, the limit is the most uncertain value seen,
+so that only larger values are flagged.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def _validation(part: EvaluationSet, judged: ScoredCases) -> Validation:
 def _field_of_view(part: EvaluationSet) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
     """Measure the smallest and largest extent of a part's images; None for pictures and radiographs.
 
-    A restoration network sees single slices, so its smallest head-foot extent is 0: a short stack is not another field of view.
+    A restoration network sees single slices, so its smallest head-foot extent is 0: a short stack is not another field
+    of view.
     """
     facts = part.bundle.facts
     if facts.dimensions == 2:
@@ -129,7 +130,8 @@ def _measured(judged: ScoredCases) -> list[_Measured]:
 
 
 def limit_of(signal: QualitySignal, answers: Sequence[LabelOutcome]) -> float | None:
-    """Return the value of a signal that separates bad outcomes from the others best; None if it does not separate them."""
+    """Return the value of a signal that separates bad outcomes from the others best; None if it does not separate
+    them."""
     known = [answer for answer in answers if signal in answer.signals]
     sign = -1.0 if signal == "agreement" else 1.0
     uncertainty = np.array([sign * answer.signals[signal] for answer in known])

@@ -14,16 +14,16 @@ __all__ = ["CLASSICAL", "STRENGTHS", "classical"]
 STRENGTHS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
 """Shares of the estimated noise with which a method is tried.
 
-The estimate assumes white noise; the noise of reconstructed CT is stronger in the fine detail from which it is estimated, so with
-the full estimate the methods remove too much.
+The estimate assumes white noise; the noise of reconstructed CT is stronger in the fine detail from which it is
+estimated, so with the full estimate the methods remove too much.
 """
 
 
 def _noise(image: NDArray[np.float32]) -> float:
     """Estimate the standard deviation of the noise of a slice.
 
-    It is the median of the absolute diagonal coefficients of the finest Haar wavelet, without zeros (clipped air), over 0.6745
-    (D. Donoho and I. Johnstone, Biometrika 81, 1994).
+    It is the median of the absolute diagonal coefficients of the finest Haar wavelet, without zeros (clipped air), over
+    0.6745 (D. Donoho and I. Johnstone, Biometrika 81, 1994).
     """
     i, j = (n - n % 2 for n in image.shape)
     even = image[:i, :j]
@@ -70,8 +70,8 @@ def classical(
 ) -> NDArray[np.float32]:
     """Denoise a volume (i, j, k) slice by slice along k, clipped to the evaluated window.
 
-    The volume is clipped first, since bone and air beyond the window would dominate patches and gradients. A slice without noise
-    is unchanged. ``strength`` is the share of each slice's estimated noise that the method receives.
+    The volume is clipped first, since bone and air beyond the window would dominate patches and gradients. A slice
+    without noise is unchanged. ``strength`` is the share of each slice's estimated noise that the method receives.
 
     Raises:
         BundleError: the method is unknown.

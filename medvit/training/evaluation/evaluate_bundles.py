@@ -70,8 +70,8 @@ def evaluate_bundle(
         geometry: "sform" or "qform" of NIfTI files; None for the sform if it is stated.
 
     Returns:
-        As for ``Scorer``; in addition ``geometry`` as requested, ``notes`` on the files and, in ``set_aside``, issues that a
-        person must check.
+        As for ``Scorer``; in addition ``geometry`` as requested, ``notes`` on the files and, in ``set_aside``, issues
+        that a person must check.
 
     Raises:
         BundleError: the bundle is not trained, or has no valid evaluate.json.
@@ -97,10 +97,11 @@ def scorer(
     split: str = "validation",
     reading: VolumeReading | None = None,
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """Make a function that scores a network in memory as ``evaluate_bundle`` scores the bundle, for validation during training.
+    """Make a function that scores a network in memory as ``evaluate_bundle`` scores the bundle, for validation during
+    training.
 
-    The cases are prepared once. The bundle need not be trained. The network is scored in evaluation mode on its own device, and
-    its mode is restored.
+    The cases are prepared once. The bundle need not be trained. The network is scored in evaluation mode on its own
+    device, and its mode is restored.
 
     Returns:
         A function from a network to its metrics; the first one is the one to watch, and higher is better.

@@ -20,9 +20,9 @@ Report = Callable[[str], None]
 Scorer = Callable[[LoadedBundle, Report], dict[str, Any]]
 """Function that scores a model on prepared cases; a training run calls it repeatedly.
 
-The scores are one JSON object: ``task``, ``split``, ``metric`` (name of the number to watch), ``score`` (that number, higher
-is better), ``metrics`` (flat, as in ``eval_metrics``, the number to watch first), ``cases``, and further numbers of the task's
-table.
+The scores are one JSON object: ``task``, ``split``, ``metric`` (name of the number to watch), ``score`` (that number,
+higher is better), ``metrics`` (flat, as in ``eval_metrics``, the number to watch first), ``cases``, and further numbers
+of the task's table.
 """
 
 
@@ -81,7 +81,8 @@ def summary(part: EvaluationSet, task: str, metrics: Mapping[str, float]) -> dic
 
 
 def per_label(names: list[str], cases: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Compute mean, standard deviation and minimum of the Dice of each label over the cases that have it; others have no row."""
+    """Compute mean, standard deviation and minimum of the Dice of each label over the cases that have it; others have
+    no row."""
     columns = {name: [case[name] for case in cases.values() if name in case] for name in names}
     return {name: {"mean": mean(v), "std": pstdev(v), "lowest": min(v)} for name, v in columns.items() if v}
 

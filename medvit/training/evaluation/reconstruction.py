@@ -1,4 +1,5 @@
-"""Evaluation of two-view reconstruction on radiographs computed from CTs, against constant guesses that ignore the radiographs."""
+"""Evaluation of two-view reconstruction on radiographs computed from CTs, against constant guesses that ignore the
+radiographs."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ class TwoViewOverlap:
     """Dice of every label in every case, with the Dice of the best constant guess and of the mean atlas.
 
     Attributes:
-        preparation: transform from a case's paths (``image``, ``label``) to ``coronal`` and ``sagittal`` pictures (1, row, column)
-            and ``label`` (1, x, y, z) on the network grid: ``medvit.training.data.xray_pairs.RadiographsAndLabels``.
+        preparation: transform from a case's paths (``image``, ``label``) to ``coronal`` and ``sagittal`` pictures (1,
+            row, column) and ``label`` (1, x, y, z) on the network grid:
+            ``medvit.training.data.xray_pairs.RadiographsAndLabels``.
         acceptable: Dice below which a label is a bad outcome, for the rating.
         baseline_split: part of the list from which the guesses are made; never the evaluated part.
     """
@@ -42,7 +44,8 @@ class TwoViewOverlap:
     acceptable: float = 0.7
 
     def judge(self, part: EvaluationSet) -> Scorer:
-        """Prepare the cases; scores have ``{"mean_dice", "per_label", "baseline", "atlas", "cases", "baseline_cases"}`` in addition.
+        """Prepare the cases; scores have ``{"mean_dice", "per_label", "baseline", "atlas", "cases", "baseline_cases"}``
+        in addition.
 
         Raises:
             SourceError: the list is wrong.
@@ -140,7 +143,8 @@ def _found(model: LoadedBundle, made: Mapping[Hashable, Any]) -> tuple[NDArray[n
 
 
 def mean_atlas(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """Return the mask of voxels in at least half of the masks, the usual guess; ``best_constant`` is a stronger baseline."""
+    """Return the mask of voxels in at least half of the masks, the usual guess; ``best_constant`` is a stronger
+    baseline."""
     half: NDArray[np.bool_] = 2 * np.sum(masks, axis=0) >= len(masks)
     return half
 
@@ -148,8 +152,8 @@ def mean_atlas(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
 def best_constant(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """Return the constant mask with the highest mean Dice with these masks, among all thresholds of their mean.
 
-    The usual threshold is half of the cases. Where patients are positioned differently it loses thin bones, which makes a weak
-    baseline.
+    The usual threshold is half of the cases. Where patients are positioned differently it loses thin bones, which makes
+    a weak baseline.
 
     Args:
         masks: one mask per case, all of one shape; at least one.

@@ -1,4 +1,5 @@
-"""Evaluation of restoration: clean volumes are degraded by simulated physics and compared before and after the network."""
+"""Evaluation of restoration: clean volumes are degraded by simulated physics and compared before and after the
+network."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ A slice with only air and a sliver of couch has a PSNR of 60 dB and more, which 
 class _Scanned:
     """Evaluated slices of one volume, (i, j, k) float32 in the image's unit on RAS axes, clean and at each dose.
 
-    At each dose the evaluated slices have their ``context`` neighbours on both sides, one group after another. A network uses no
-    slices beyond these neighbours.
+    At each dose the evaluated slices have their ``context`` neighbours on both sides, one group after another. A
+    network uses no slices beyond these neighbours.
     """
 
     clean: SliceStack
@@ -59,25 +60,25 @@ class _Scanned:
 class LowDoseEvaluation:
     """PSNR and SSIM in a window, and bias in a range, of clean volumes at simulated lower doses.
 
-    All doses are evaluated on the same slices. PSNR and SSIM are computed per slice, on intensities clipped to the window, and
-    averaged per case; otherwise one slice through the shoulders, where few photons arrive, would dominate. Bias is the mean
-    difference from the clean volume where that is in ``bias_range``.
+    All doses are evaluated on the same slices. PSNR and SSIM are computed per slice, on intensities clipped to the
+    window, and averaged per case; otherwise one slice through the shoulders, where few photons arrive, would dominate.
+    Bias is the mean difference from the clean volume where that is in ``bias_range``.
 
     Attributes:
         scanner: low-dose scanner at full dose; case n has the seed ``seed`` + n.
         doses: shares of the photons.
         seed: seed of the first case.
-        slice_stride: step between evaluated slices, from the middle of the first stride; slices with less than 1 % of their
-            pixels above the window's lower end (air and couch) are left out.
+        slice_stride: step between evaluated slices, from the middle of the first stride; slices with less than 1 % of
+            their pixels above the window's lower end (air and couch) are left out.
         window: intensity window of PSNR and SSIM, in the image's unit.
         bias_range: range of clean intensities for the bias, in the image's unit.
         acceptable_bias: bias beyond which a restored image is a bad outcome, for the rating.
-        compared: classical denoisers (``medvit.training.evaluation.classical_denoisers``) to evaluate on the same slices, each
-            at the best of ``STRENGTHS`` for these slices, which favours them.
+        compared: classical denoisers (``medvit.training.evaluation.classical_denoisers``) to evaluate on the same
+            slices, each at the best of ``STRENGTHS`` for these slices, which favours them.
 
-    Edge response measures how much of the clean image's edges is left: over the 2 % of pixels with the steepest clean gradient
-    in the window, the sum of the found gradient along the clean one over the sum of the clean one; 1 means kept, less means
-    blurred. Noise does not change it on average, since its gradient has a random direction.
+    Edge response measures how much of the clean image's edges is left: over the 2 % of pixels with the steepest clean
+    gradient in the window, the sum of the found gradient along the clean one over the sum of the clean one; 1 means
+    kept, less means blurred. Noise does not change it on average, since its gradient has a random direction.
     """
 
     task: ClassVar[str] = "restoration"

@@ -1,4 +1,5 @@
-"""Evaluation of super-resolution: clean volumes are made coarser, restored like a user's scan, and compared with interpolation."""
+"""Evaluation of super-resolution: clean volumes are made coarser, restored like a user's scan, and compared with
+interpolation."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ _SHARE = 0.05
 
 
 def _bicubic(coarse: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Interpolate by cubic convolution with a = -1/2 (R. Keys, IEEE Trans. ASSP 29(6), 1981), slice by slice, with Pillow."""
+    """Interpolate by cubic convolution with a = -1/2 (R. Keys, IEEE Trans. ASSP 29(6), 1981), slice by slice, with
+    Pillow."""
     from PIL import Image
 
     size = (coarse.shape[1] * factor, coarse.shape[0] * factor)
@@ -50,7 +52,8 @@ INTERPOLATIONS: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float3
     "bicubic": _bicubic,
     "sinc": zero_fill,
 }
-"""Interpolations without training, from coarse (i, j, k) to (factor * i, factor * j, k). Sinc is zero filling of k-space."""
+"""Interpolations without training, from coarse (i, j, k) to (factor * i, factor * j, k). Sinc is zero filling of
+k-space."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,17 @@ class EvaluatedSlices:
 class SuperResolutionEvaluation:
     """PSNR and SSIM inside the head of volumes that were made coarser and restored.
 
-    Each clean volume is resampled to larger pixels (``TruncatedMR``, without noise) and restored like a user's coarse scan, by
-    the bundle's preprocessing at that factor; bicubic and sinc interpolation (zero filling of k-space) of the same coarse scan
-    are evaluated beside it. If the clean volume has no values below 0, all results are raised to 0, which removes half of the
-    interpolations' ringing in air. The head is the region above a tenth of the volume's range (0.5th to 99.5th percentile, also
-    the reference of PSNR and SSIM), with holes filled; PSNR and SSIM are computed per slice and averaged per case.
+    Each clean volume is resampled to larger pixels (``TruncatedMR``, without noise) and restored like a user's coarse
+    scan, by the bundle's preprocessing at that factor; bicubic and sinc interpolation (zero filling of k-space) of the
+    same coarse scan are evaluated beside it. If the clean volume has no values below 0, all results are raised to 0,
+    which removes half of the interpolations' ringing in air. The head is the region above a tenth of the volume's range
+    (0.5th to 99.5th percentile, also the reference of PSNR and SSIM), with holes filled; PSNR and SSIM are computed per
+    slice and averaged per case.
 
     Attributes:
         factors: coarse pixel size divided by fine pixel size.
-        slice_stride: step between evaluated slices, from the middle of the first stride; slices with less than a twentieth of
-            head are left out.
+        slice_stride: step between evaluated slices, from the middle of the first stride; slices with less than a
+            twentieth of head are left out.
 
     Edge response is that of ``medvit.training.evaluation.restoration.edge_response`` over the slices; bias is the mean
     difference inside the head, in per cent of the clean mean there.
@@ -218,7 +222,8 @@ def restored(
 
 
 def _measure(image: NDArray[np.float32], case: EvaluatedSlices) -> dict[str, float]:
-    """Compute PSNR in dB and SSIM inside the head, edge response, and bias in per cent, of (i, j, k) against the clean slices."""
+    """Compute PSNR in dB and SSIM inside the head, edge response, and bias in per cent, of (i, j, k) against the clean
+    slices."""
     clean, head = case.clean.image, case.head
     a, b = (torch.from_numpy(v.astype(np.float64)).movedim(2, 0)[:, None] for v in (image, clean))
     inside = torch.from_numpy(head).movedim(2, 0)[:, None]

@@ -1,4 +1,5 @@
-"""Evaluation of segmentation on images synthesised from label maps, whose reference is exact and whose contrast is random."""
+"""Evaluation of segmentation on images synthesised from label maps, whose reference is exact and whose contrast is
+random."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Low-rank adapters for fine-tuning (LoRA: E. Hu et al., arXiv 2106.09685).
 
-During training a linear layer with weights W computes with W + B A, where B and A have ``rank`` columns and rows. W is frozen
-and B starts at zero, so a network with adapters starts as the same function. ``merge_adapters`` adds B A to W, so published
-weights have the usual tensors. The paper's factor alpha / r is 1 here, so that a checkpoint has all data needed for the merge.
+During training a linear layer with weights W computes with W + B A, where B has ``rank`` columns and A ``rank`` rows. W
+is frozen and B starts at zero, so adapters do not change the output at first. ``merge_adapters`` adds B A to W, so
+published weights have the usual tensors. The paper's factor alpha / r is 1 here, so that a checkpoint has all data
+needed for the merge.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class AdapterSettings:
 
     Attributes:
         rank: rank of each adapter, limited by the layer's numbers of inputs and outputs.
-        rest: also train norms and the last layer, 0.1 to 0.3 % of the network's parameters; norms adapt to another scanner, the
-            head to another annotator.
+        rest: also train norms and the last layer, 0.1 to 0.3 % of the network's parameters; norms adapt to another
+            scanner, the head to another annotator.
 
     Raises:
         BundleError: the rank is below 1.

@@ -12,14 +12,15 @@ __all__ = ["FoldedConv3d", "speed_up_convolutions"]
 
 _ONEDNN_FROM = 20480
 """Product of channels and the first two sides up to which PyTorch uses ``slow_conv3d`` for a batch of one (2.13,
-``ConvParams::use_mkldnn`` in ATen/native/Convolution.cpp). This limit suits pictures; on volumes it is up to ten times slower."""
+``ConvParams::use_mkldnn`` in ATen/native/Convolution.cpp). This limit suits pictures; on volumes it is up to ten times
+slower."""
 
 
 def speed_up_convolutions(module: nn.Module) -> None:
     """Make the 3-D convolutions of a module train faster on a CPU; results are equal except for rounding.
 
-    Kernels are stored channels last, for which oneDNN computes their gradient in about half the time, and small volumes are
-    folded (``FoldedConv3d``). Names, shapes and values of all tensors are unchanged.
+    Kernels are stored channels last, for which oneDNN computes their gradient in about half the time, and small volumes
+    are folded (``FoldedConv3d``). Names, shapes and values of all tensors are unchanged.
 
     Args:
         module: changed in place.
@@ -31,7 +32,8 @@ def speed_up_convolutions(module: nn.Module) -> None:
 
 
 class FoldedConv3d(nn.Conv3d):
-    """A convolution of stride 1 that passes one small volume to oneDNN as a batch of two halves, which PyTorch allows."""
+    """A convolution of stride 1 that passes one small volume to oneDNN as a batch of two halves, which PyTorch
+    allows."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (batch, channel, i, j, k), float; the sides are unchanged."""

@@ -34,8 +34,8 @@ class Started:
 def start_from(network: nn.Module, given: str) -> Started:
     """Load every tensor with the name and shape of one of the network's into the network, in place.
 
-    Tensors of another shape (such as a head for other labels) keep their random values. Adapters in the given weights are merged
-    first; those of the network are unchanged.
+    Tensors of another shape (such as a head for other labels) keep their random values. Adapters in the given weights
+    are merged first; those of the network are unchanged.
 
     Args:
         network: the network.

@@ -11,7 +11,8 @@ __all__ = ["before_after", "kept"]
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of a JSON file; if it is missing, compute and write it first, so that resumed runs reuse it."""
+    """Return the content of a JSON file; if it is missing, compute and write it first, so that resumed runs reuse
+    it."""
     if not path.is_file():
         made = make()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,8 @@ class LoopSettings:
 
     Attributes:
         steps: total number of optimiser steps.
-        cooldown_steps: number of last steps, over which the learning rate falls linearly to zero. The rate is constant before
-            them, so that a run can be resumed and lengthened.
+        cooldown_steps: number of last steps, over which the learning rate falls linearly to zero. The rate is constant
+            before them, so that a run can be resumed and lengthened.
         warmup_steps: number of first steps, over which the rate rises linearly.
         batch_size: number of samples per step and process.
         learning_rate: constant rate of AdamW.
@@ -22,8 +22,8 @@ class LoopSettings:
         clip_norm: largest norm of the gradient; a longer gradient is scaled down.
         ema_decay: decay of the moving average of weights, which is kept at the end.
         checkpoint_every: steps between checkpoints.
-        validate_every: steps between scores on the validation split (the last step is also scored); 0 for none. With scores, the
-            average with the best score is kept at the end.
+        validate_every: steps between scores on the validation split (the last step is also scored); 0 for none. With
+            scores, the average with the best score is kept at the end.
         patience: stop after this number of scores without a better one; 0 never stops early.
         seed: seed of samples, dropout and initial weights.
         log_every: steps between rows of the curve.

@@ -1,7 +1,7 @@
 """Training loop for all networks; a run can be killed and resumed at any step, on one process or several.
 
-A step depends only on its number and on the weights before it: crops, noise and dropout are seeded by (seed, step, rank). So a
-run that was killed and resumed ends with exactly the weights of an uninterrupted run.
+A step depends only on its number and on the weights before it: crops, noise and dropout are seeded by (seed, step,
+rank). So a run that was killed and resumed ends with exactly the weights of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class TrainingLoop:
         objective: the network and its loss, on the CPU; moved to the machine's device.
         sampler: source of batches.
         settings: duration and learning rate.
-        folder: folder for ``checkpoint.pt``, ``best.pt``, ``curve.csv``, ``scores.csv`` and TensorBoard's files; an existing
-            checkpoint is resumed.
+        folder: folder for ``checkpoint.pt``, ``best.pt``, ``curve.csv``, ``scores.csv`` and TensorBoard's files; an
+            existing checkpoint is resumed.
         machine: device, precision, workers.
         score: function from a network to scores, higher is better, of which the first counts; None for no scores.
     """

@@ -26,7 +26,8 @@ __all__ = [
 
 
 class TwinsObjective(Objective):
-    """Barlow Twins objective for a ``BarlowSwin``'s encoder (arXiv 2103.03230, 2509.06885), with two random views of every picture.
+    """Barlow Twins objective for a ``BarlowSwin``'s encoder (arXiv 2103.03230, 2509.06885), with two random views of
+    every picture.
 
     Args:
         network: the network whose encoder is trained in place.
@@ -159,7 +160,8 @@ def _view(images: Tensor, settings: ViewSettings, generator: torch.Generator | N
 
 
 def barlow_twins_loss(z_a: Tensor, z_b: Tensor, off_diagonal: float = 5e-3) -> Tensor:
-    """Compute Σ(1 - C_ii)² + λ Σ C_ij², with C the correlation of two views' features over the batch (arXiv 2103.03230, eq. 1).
+    """Compute Σ(1 - C_ii)² + λ Σ C_ij², with C the correlation of two views' features over the batch (arXiv 2103.03230,
+    eq. 1).
 
     Args:
         z_a, z_b: (batch, feature), float, projections of the two views; a batch of at least two.
@@ -208,7 +210,8 @@ class BarlowTwins(nn.Module):
         )  # fmt: skip
 
     def project(self, images: Tensor) -> Tensor:
-        """Project (batch, channel, height, width) float in 0..1 to (batch, feature); sides are padded as in ``BarlowSwin``."""
+        """Project (batch, channel, height, width) float in 0..1 to (batch, feature); sides are padded as in
+        ``BarlowSwin``."""
         height, width = images.shape[2:]
         padded = F.pad(images, (0, -width % self.divisor, 0, -height % self.divisor))
         return self.projector(self.encoder(padded)[-1].mean((2, 3)))  # type: ignore[no-any-return]

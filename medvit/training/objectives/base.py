@@ -27,7 +27,8 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the parameter groups for the optimiser; ``rate`` of a group is a factor on its learning rate (default 1)."""
+        """Return the parameter groups for the optimiser; ``rate`` of a group is a factor on its learning rate (default
+        1)."""
         return [{"params": list(self.parameters())}]
 
     def trained(self) -> dict[str, Tensor]:

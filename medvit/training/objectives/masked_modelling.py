@@ -1,4 +1,5 @@
-"""SimMIM (arXiv 2111.09886): most patches of an image are hidden from the encoder, and a linear head predicts their voxels."""
+"""SimMIM (arXiv 2111.09886): most patches of an image are hidden from the encoder, and a linear head predicts their
+voxels."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def _encoder_of(network: nn.Module) -> _Encoder:
 
 
 def draw_masks(batch: int, grid: tuple[int, ...], ratio: float) -> Tensor:
-    """Draw the hidden patches of each image, (batch, *grid) bool on the CPU: equally many, at least one hidden and one visible.
+    """Draw the hidden patches of each image, (batch, *grid) bool on the CPU: equally many, at least one hidden and one
+    visible.
 
     At least one is hidden and at least one is seen.
     """
@@ -79,13 +81,14 @@ def masked_l1(restored: Tensor, image: Tensor, mask: Tensor) -> Tensor:
 class MaskedModelling(Objective):
     """SimMIM objective for the encoder of a ``SwinUNETR`` (pictures or volumes) or a ``BarlowSwin`` (pictures).
 
-    Random patches are hidden: their tokens are replaced by one learnt token after the embedding, before positions are added. A
-    single linear layer on the deepest features predicts all voxels that they represent; only hidden ones count.
+    Random patches are hidden: their tokens are replaced by one learnt token after the embedding, before positions are
+    added. A single linear layer on the deepest features predicts all voxels that they represent; only hidden ones
+    count.
 
     Args:
         network: the network whose encoder is trained in place.
-        mask_size: side of a hidden patch in pixels or voxels; 32 for pictures of 192 in the paper. For volumes 16 leaves enough
-            patches to choose from.
+        mask_size: side of a hidden patch in pixels or voxels; 32 for pictures of 192 in the paper. For volumes 16
+            leaves enough patches to choose from.
         ratio: share of the patches hidden; 0.6 in the paper.
 
     Raises:
@@ -169,7 +172,8 @@ class MaskedModelling(Objective):
 
 
 def _unfolded(folded: Tensor, channels: int) -> Tensor:
-    """Rearrange (batch, channel x stride^n, *grid) to (batch, channel, *grid x stride), a pixel shuffle along any number of axes."""
+    """Rearrange (batch, channel x stride^n, *grid) to (batch, channel, *grid x stride), a pixel shuffle along any
+    number of axes."""
     batch, depth, *grid = folded.shape
     axes = len(grid)
     stride = round((depth // channels) ** (1 / axes))

@@ -21,9 +21,10 @@ class MeanConstraintSettings:
 
     Attributes:
         between: (low, high): range of clean intensities that count, in the images' unit.
-        beside: only pixels within this number of pixels, along either axis, of a clean intensity above ``high``; 0 for all.
-        noise_levels: rising root mean squares of the noise at which another multiplier begins, in the images' unit. The bias of
-            an estimate grows with the noise, so its correction must too.
+        beside: only pixels within this number of pixels, along either axis, of a clean intensity above ``high``; 0 for
+            all.
+        noise_levels: rising root mean squares of the noise at which another multiplier begins, in the images' unit. The
+            bias of an estimate grows with the noise, so its correction must too.
         rate: growth of a multiplier in a step per unit of excess of its mean.
 
     Raises:
@@ -51,12 +52,12 @@ class MeanConstraintSettings:
 class MeanConstraint(nn.Module):
     """Constraint E[restored - clean] = 0 over some pixels, at each level of noise, by Lagrange multipliers.
 
-    The least-squares estimate E[clean | degraded] is unbiased on average over *all* pixels that look alike. Over those of them
-    that are soft tissue it is too bright if they could also have been bone; the opposite error on bone is not measured. Among all
-    images with an unbiased mean over the constrained pixels, the one with the least squared error is that estimate minus a
-    constant times the probability that the pixel is constrained. The multipliers are these constants; they rise as long as the
-    mean is too high (dual ascent: K. Arrow, L. Hurwicz, H. Uzawa, Studies in Linear and Non-Linear Programming, 1958). They are
-    buffers, so that checkpoints include them.
+    The least-squares estimate E[clean | degraded] is unbiased on average over *all* pixels that look alike. Over those
+    of them that are soft tissue it is too bright if they could also have been bone; the opposite error on bone is not
+    measured. Among all images with an unbiased mean over the constrained pixels, the one with the least squared error
+    is that estimate minus a constant times the probability that the pixel is constrained. The multipliers are these
+    constants; they rise as long as the mean is too high (dual ascent: K. Arrow, L. Hurwicz, H. Uzawa, Studies in Linear
+    and Non-Linear Programming, 1958). They are buffers, so that checkpoints include them.
     """
 
     multipliers: Tensor
@@ -75,7 +76,8 @@ class MeanConstraint(nn.Module):
             clean: (batch, 1, i, j), float.
 
         Returns:
-            A scalar: each image's sum of differences over the constrained pixels times its multiplier, averaged over all pixels.
+            A scalar: each image's sum of differences over the constrained pixels times its multiplier, averaged over
+                all pixels.
         """
         held, noise = self._held(clean), degraded[:, degraded.shape[1] // 2][:, None] - clean
         count = held.sum((1, 2, 3))

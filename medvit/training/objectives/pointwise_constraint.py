@@ -1,4 +1,5 @@
-"""Constraint of some stages to pointwise convolutions (kernel centre only); the architecture of the network is unchanged."""
+"""Constraint of some stages to pointwise convolutions (kernel centre only); the architecture of the network is
+unchanged."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ __all__ = ["with_point_kernels"]
 def with_point_kernels(network: nn.Module, stages: Sequence[str]) -> nn.Module:
     """Restrict the convolution kernels of some stages to their centre, in training and in loaded weights.
 
-    At the bottom of a U-shaped network a voxel represents 32 voxels of the image along each side, so a kernel of 3 sees mostly
-    padding, but such kernels are half of a small network's weights. Restricted to their centre they are stored in compact form
-    (``medvit.bundles.pointwise_weight_storage``); network, MONAI twin and export need no change.
+    At the bottom of a U-shaped network a voxel represents 32 voxels of the image along each side, so a kernel of 3 sees
+    mostly padding, but such kernels are half of a small network's weights. Restricted to their centre they are stored
+    in compact form (``medvit.bundles.pointwise_weight_storage``); network, MONAI twin and export need no change.
 
     Args:
         network: changed in place.

@@ -48,7 +48,8 @@ def l1(restored: Tensor, clean: Tensor) -> Tensor:
 
 
 def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """Compute the mean of sqrt(d² + ε²) - ε, the absolute difference smoothed where it is below ε (Charbonnier et al., 1994).
+    """Compute the mean of sqrt(d² + ε²) - ε, the absolute difference smoothed where it is below ε (Charbonnier et al.,
+    1994).
 
     Args and errors as for ``l1``; ``epsilon`` is above 0, in the images' unit.
     """
@@ -78,7 +79,8 @@ def ssim(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
 
 
 def ssim_map(restored: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
-    """Compute the SSIM of each window, (batch * channel, 1, height - 10, width - 10); args and errors as for ``ssim``."""
+    """Compute the SSIM of each window, (batch * channel, 1, height - 10, width - 10); args and errors as for
+    ``ssim``."""
     _check(restored, clean)
     if restored.ndim != 4 or min(restored.shape[2:]) < _WINDOW:
         raise ShapeError(

@@ -1,4 +1,4 @@
-"""Losses of segmentation: for organs of a thousandth of the volume, and for a binary head on pictures."""
+"""Losses for segmentation: of organs that fill a thousandth of the volume, and of one binary class on pictures."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def weighted_dice_ce(
 ) -> Tensor:
     """Compute cross-entropy with a low background weight plus soft Dice over the classes present in the batch.
 
-    With plain Dice + CE, small organs stay at zero for hours: background dominates the cross-entropy, and Dice of classes absent
-    from a patch penalises every attempt to find them.
+    With plain Dice + CE, small organs stay at zero for hours: background dominates the cross-entropy, and Dice of
+    classes absent from a patch penalises every attempt to find them.
 
-    With ``annotated`` this is the marginal cross-entropy and marginal Dice of Shi et al., "Marginal loss and exclusion loss for
-    partially supervised multi-organ segmentation" (Medical Image Analysis 70, 2021, arXiv 2007.03868, section 3.2): a voxel
-    labelled as background may belong to any class that was not annotated, so its probability is the sum of theirs and
-    background's; the Dice of a class includes only samples in which the class was annotated.
+    With ``annotated`` this is the marginal cross-entropy and marginal Dice of Shi et al., "Marginal loss and exclusion
+    loss for partially supervised multi-organ segmentation" (Medical Image Analysis 70, 2021, arXiv 2007.03868, section
+    3.2): a voxel labelled as background may belong to any class that was not annotated, so its probability is the sum
+    of theirs and background's; the Dice of a class includes only samples in which the class was annotated.
 
     Args:
         logits: (batch, class, *spatial), float.
         labels: (batch, 1, *spatial), int64 class ids.
         background_weight: cross-entropy weight of the light classes; other classes have weight 1.
         light: classes that would dominate the others: background, and organs of similar size.
-        annotated: (batch, class), bool, True for classes whose voxels are all labelled. Background's entry does not matter. None
-            if every class is annotated in every sample.
+        annotated: (batch, class), bool, True for classes whose voxels are all labelled. Background's entry does not
+            matter. None if every class is annotated in every sample.
 
     Returns:
         A scalar.
@@ -136,11 +136,13 @@ def focal_tversky(
     gamma: float = 4 / 3,
     annotated: Tensor | None = None,
 ) -> Tensor:
-    """Compute the mean of (1 - TI_c)^(1/γ) over the organs present in the batch (Abraham & Khan, arXiv 1810.07842, eq. 3 and 4).
+    """Compute the mean of (1 - TI_c)^(1/γ) over the organs present in the batch (Abraham & Khan, arXiv 1810.07842, eq.
+    3 and 4).
 
-    TI_c = TP / (TP + α FN + β FP) from probabilities. With α above β a missed voxel costs more than a false one, which suits organs
-    of a few voxels; γ above 1 raises the gradient of organs that are already mostly right. α = β = 0.5 and γ = 1 is one minus
-    Dice. The paper sums over classes; the mean keeps the balance with other terms for any number of organs in a patch.
+    TI_c = TP / (TP + α FN + β FP) from probabilities. With α above β a missed voxel costs more than a false one, which
+    suits organs of a few voxels; γ above 1 raises the gradient of organs that are already mostly right. α = β = 0.5 and
+    γ = 1 is one minus Dice. The paper sums over classes; the mean keeps the balance with other terms for any number of
+    organs in a patch.
 
     Args:
         logits: (batch, class, *spatial), float. Half precision is summed as float32: 65504 voxels overflow fp16.
@@ -190,7 +192,8 @@ def focal_tversky_ce(
     light: Sequence[int] = (0,),
     annotated: Tensor | None = None,
 ) -> Tensor:
-    """Compute cross-entropy with a low background weight plus ``focal_tversky``, an alternative to ``weighted_dice_ce`` for small organs.
+    """Compute cross-entropy with a low background weight plus ``focal_tversky``, an alternative to ``weighted_dice_ce``
+    for small organs.
 
     Args:
         logits: (batch, class, *spatial), float.

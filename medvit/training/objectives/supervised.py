@@ -1,7 +1,7 @@
 """Supervised objectives: each has a network and computes the loss of a batch.
 
-The same loop trains all of them. With several processes the objective is wrapped, not the network, so a loss can use parts of
-the network (decoder stages, single views) and gradients are still shared.
+The same loop trains all of them. With several processes the objective is wrapped, not the network, so a loss can use
+parts of the network (decoder stages, single views) and gradients are still shared.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class OrganObjective(Objective):
 
     Args:
         network: a ``SwinUNETR``.
-        background_weights: (first step, cross-entropy weight of background) pairs in order. A low weight at first lets the
-            network find small organs; a higher one later makes their outlines accurate.
+        background_weights: (first step, cross-entropy weight of background) pairs in order. A low weight at first lets
+            the network find small organs; a higher one later makes their outlines accurate.
         deep_supervision: weight of the loss at half resolution; quarter resolution has half of it.
         light: classes with this weight: background, and classes of similar size.
-        loss: "dice_ce" (cross-entropy and Dice) or "focal_tversky_ce", which weights missed voxels of small organs more.
+        loss: "dice_ce" (cross-entropy and Dice) or "focal_tversky_ce", which weights missed voxels of small organs
+            more.
 
     Raises:
         BundleError: the loss is unknown.
@@ -88,8 +89,8 @@ class OrganObjective(Objective):
         """Compute the loss at all three resolutions.
 
         Args:
-            batch: images (batch, channel, i, j, k), labels (batch, 1, i, j, k) and, where cases are partly labelled, the
-                classes annotated in each sample, (batch, class), bool.
+            batch: images (batch, channel, i, j, k), labels (batch, 1, i, j, k) and, where cases are partly labelled,
+                the classes annotated in each sample, (batch, class), bool.
         """
         image, labels, *partial = batch
         annotated = None if not partial or bool(partial[0].all()) else partial[0]
@@ -119,14 +120,14 @@ class OrganObjective(Objective):
 class PictureObjective(Objective):
     """A network on pictures.
 
-    One logit per pixel: half cross-entropy, half Dice (Barlow-Swin, arXiv 2509.06885). Several logits: one for each class,
-    background first, cross-entropy plus the Dice of the classes present.
+    One logit per pixel: half cross-entropy, half Dice (Barlow-Swin, arXiv 2509.06885). Several logits: one for each
+    class, background first, cross-entropy plus the Dice of the classes present.
 
     Args:
         network: network from pictures to logits.
-        head_start: initial gain and offset of the batch norm before a new network's logits; None for 1 and 0. With gain 1 all
-            probabilities start near a half, and both numbers change by at most the learning rate per step, so a short run
-            spends its steps on them. Loaded weights of a start or resume override them.
+        head_start: initial gain and offset of the batch norm before a new network's logits; None for 1 and 0. With gain
+            1 all probabilities start near a half, and both numbers change by at most the learning rate per step, so a
+            short run spends its steps on them. Loaded weights of a start or resume override them.
 
     Raises:
         BundleError: ``head_start`` is given for a network whose head does not end with a batch norm.
@@ -148,7 +149,8 @@ class PictureObjective(Objective):
         nn.init.constant_(norm.bias, head_start[1])
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Compute the loss of pictures (batch, channel, row, column) and masks of class ids (batch, 1, row, column), float."""
+        """Compute the loss of pictures (batch, channel, row, column) and masks of class ids (batch, 1, row, column),
+        float."""
         picture, mask = batch
         logits = self.network(picture).float()
         if logits.shape[1] == 1:
@@ -175,21 +177,22 @@ class RestorationObjective(Objective):
     Args:
         network: network from image to image.
         loss: "l1", "charbonnier", "charbonnier_wide", "charbonnier_widest", "squared" or "l1+ssim".
-        identity_start: start a new network as the identity: its last convolution is zero, and the network adds its input. With
-            random values it would first have to unlearn a change fifty times the noise. Loaded weights of a start or resume
-            override this.
-        output_rate: factor on the learning rate of the last convolution. It sums hundreds of features to a change of 1 % of the
-            range; at the full rate one step of Adam changes its result by more than the noise.
-        contrast_start: (centre, gain): the first convolution of a new network sees ``gain * (image - centre)``. The layer norms
-            after it are dominated by the image's level, of which noise is 1 %; with soft tissue centred and stretched they
-            respond to the noise.
-        window: (low, high): intensities whose differences count in full, with both images clipped to it; None for all. Without
-            it, bone and metal outweigh the soft tissue next to them.
+        identity_start: start a new network as the identity: its last convolution is zero, and the network adds its
+            input. With random values it would first have to unlearn a change fifty times the noise. Loaded weights of a
+            start or resume override this.
+        output_rate: factor on the learning rate of the last convolution. It sums hundreds of features to a change of 1
+            % of the range; at the full rate one step of Adam changes its result by more than the noise.
+        contrast_start: (centre, gain): the first convolution of a new network sees ``gain * (image - centre)``. The
+            layer norms after it are dominated by the image's level, of which noise is 1 %; with soft tissue centred and
+            stretched they respond to the noise.
+        window: (low, high): intensities whose differences count in full, with both images clipped to it; None for all.
+            Without it, bone and metal outweigh the soft tissue next to them.
         outside: weight of the unclipped differences if there is a window, between 0 and 1.
         held: mean constraints (``MeanConstraint``).
 
     Raises:
-        BundleError: the loss is unknown, or the network has no convolution named ``output`` or ``patch_embed`` that is needed.
+        BundleError: the loss is unknown, or the network has no convolution named ``output`` or ``patch_embed`` that is
+            needed.
     """
 
     def __init__(

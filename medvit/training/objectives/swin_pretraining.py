@@ -1,8 +1,8 @@
 """Self-supervised pretraining on volumes: the three tasks of Swin UNETR's pretraining as one objective.
 
-The trained encoder is part of ``objective.network``, the whole segmentation network, so its checkpoint can start a training
-with labels; the decoder has no gradient and is unchanged. Random numbers come from torch's global generator, which the loop
-seeds for every step.
+The trained encoder is part of ``objective.network``, the whole segmentation network, so its checkpoint can start a
+training with labels; the decoder has no gradient and is unchanged. Random numbers come from torch's global generator,
+which the loop seeds for every step.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def _boxes(size: torch.Size, share: float, longest: float) -> Tensor:
 def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
     """Compute the normalised temperature-scaled cross-entropy over a batch (SimCLR, arXiv 2002.05709, eq. 1).
 
-    For each of the 2N vectors, the other view of its volume is to be identified among the 2N - 1 others, by cosine similarity.
+    For each of the 2N vectors, the other view of its volume is to be identified among the 2N - 1 others, by cosine
+    similarity.
 
     Args:
         z_a, z_b: (batch, feature), float, vectors of the two views; a batch of at least two. Half precision is widened.
@@ -180,11 +181,12 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5) -> Tensor:
 class SwinPretraining(Objective):
     """Self-supervised pretraining of Swin UNETR's encoder (Tang et al., arXiv 2111.14791).
 
-    Two views of each volume, each rotated by a random quarter turn and with boxes cut out, go through the encoder. Three heads on
-    its deepest features predict the view without cut-outs (L1), the rotation (cross-entropy of four), and a vector close to that
-    of the other view and far from those of other volumes (NT-Xent).
+    Two views of each volume, each rotated by a random quarter turn and with boxes cut out, go through the encoder.
+    Three heads on its deepest features predict the view without cut-outs (L1), the rotation (cross-entropy of four),
+    and a vector close to that of the other view and far from those of other volumes (NT-Xent).
 
-    The published code uses the first two tokens, the volume's corner, for rotation and contrast; this class uses the mean token.
+    The published code uses the first two tokens, the volume's corner, for rotation and contrast; this class uses the
+    mean token.
 
     Args:
         network: a three-dimensional ``SwinUNETR``, whose encoder is trained in place.
@@ -273,7 +275,8 @@ class SwinPretraining(Objective):
 
 
 def _rebuilding(width: int, channels: int) -> nn.Sequential:
-    """Make the decoder from the deepest map to voxels: five transposed convolutions, each to twice the sides and half the channels."""
+    """Make the decoder from the deepest map to voxels: five transposed convolutions, each to twice the sides and half
+    the channels."""
     layers: list[nn.Module] = []
     for _ in range(5):
         # normalised over all channels together, since normalising each would remove the brightness to be predicted

@@ -37,7 +37,8 @@ class ViewLosses:
 def view_agreement(logits: Sequence[Tensor]) -> Tensor:
     """Compute for each view the divergence of the other views' distributions from its own, (view,).
 
-    KL(other || own), summed over the others and averaged over voxels and classes, as published. The gradient flows to both sides.
+    KL(other || own), summed over the others and averaged over voxels and classes, as published. The gradient flows to
+    both sides.
 
     Args:
         logits: one volume (batch, class, x, y, z) per view.

@@ -45,8 +45,8 @@ class SyntheticSettings:
 
     Attributes:
         synthesis: generator of images.
-        targets: (source id, class id) pairs of the structures to segment. Other source ids get a brightness like any other and
-            are background to the network.
+        targets: (source id, class id) pairs of the structures to segment. Other source ids get a brightness like any
+            other and are background to the network.
         place: add three coordinate channels to the image (``medvit.transforms.coordinates``).
     """
 
@@ -101,7 +101,8 @@ class SyntheticSampler:
         self.rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Draw a sample: image (1, i, j, k) float32 in 0..1, or (4, i, j, k) with coordinates, and classes (1, i, j, k) int64."""
+        """Draw a sample: image (1, i, j, k) float32 in 0..1, or (4, i, j, k) with coordinates, and classes (1, i, j, k)
+        int64."""
         return self.draw_from(self.maps[int(self.rng.integers(len(self.maps)))])
 
     def draw_from(self, chosen: LabelMap) -> tuple[Tensor, Tensor]:
