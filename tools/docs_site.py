@@ -3,6 +3,7 @@
 - Reference of commands: one page for each command, from Typer's own objects.
 - Python API: one page for each room, from the names of its face; mkdocstrings fills in signatures and docstrings.
 - Models: one page for each bundle, its card, under a table from the metadata.
+- Operators: one page for each folder of ``medvit/kernels``, its README.
 - README, CONTRIBUTING, SECURITY and CHANGELOG of the repository.
 
 Pages keep links that work in the repository. The hook rewrites a link to the page of the site that shows the same file, and
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = "reference/commands"
 PYTHON = "reference/python"
 MODELS = "models"
+OPERATORS = "operators"
 ROOT_PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -57,6 +59,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if path.suffix in {".md", ".png"}:
                 uri = f"{MODELS}/{folder.name}/{'index.md' if path.name == 'README.md' else path.name}"
                 _copy(files, config, path.relative_to(ROOT).as_posix(), uri)
+    for path in sorted((ROOT / "medvit/kernels").glob("*/README.md")):
+        _copy(files, config, path.relative_to(ROOT).as_posix(), f"{OPERATORS}/{path.parent.name}.md")
     for uri, text in generated_pages():
         files.append(File.generated(config, uri, content=text))
     config.nav = _filled(config.nav or [], [file.src_uri for file in files.documentation_pages()])

@@ -113,7 +113,7 @@ def overhead(runs: int) -> None:
 
 
 def main() -> None:
-    """What was asked for."""
+    """Print the measurement that was asked for."""
     asked = argparse.ArgumentParser()
     asked.add_argument("what", choices=["frames", "overhead", "clicked"])
     asked.add_argument("--runs", type=int, default=3)

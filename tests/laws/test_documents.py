@@ -1,4 +1,4 @@
-"""Commands in README, documents and cards: each ``medvit`` command exists, with the options that a reader is told to type."""
+"""Names in README, documents and cards: each ``medvit`` command exists with its options, each Python name, each file of a kernel."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,15 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "bundles").glob("*/docs/README.md")),
+    *sorted((ROOT / "medvit" / "kernels").glob("*/README.md")),
 ]
+FIELDS = {"medvit.acceptable", "medvit.validation", "medvit.quality", "medvit.weights.origin", "medvit.commands"}
+"""Fields of a bundle's metadata, and the entry-point group: they look like Python names."""
 SHELLS = {"bash", "sh", "console", ""}
 """Languages of fenced blocks that hold commands."""
 _FENCE = re.compile(r"^[ \t]*```(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
+_NAME = re.compile(r"`(medvit(?:_[a-z]+)?(?:\.\w+)+)`")
+_KERNEL_FILE = re.compile(r"`(\w+\.py)`")
 _SPAN = re.compile(r"`(medvit [a-z][^`]*)`")
 
 
@@ -95,6 +101,31 @@ def test_a_command_in_running_text_exists_with_its_options(span: str) -> None:
     known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | {"-h", "--help"}
     given = {word.partition("=")[0] for word in left if word.startswith("-")}
     assert given <= known, f"{span}: no such option: {', '.join(sorted(given - known))}"
+
+
+def _python_names(text: str) -> Iterator[str]:
+    yield from (name for name in _NAME.findall(text) if name not in FIELDS)
+
+
+@pytest.mark.parametrize("name", _documented(_python_names))
+def test_a_python_name_in_a_document_exists(name: str) -> None:
+    words = name.split(".")
+    found: Any = import_module(words[0])
+    for number, word in enumerate(words[1:], 2):
+        try:
+            found = getattr(found, word)
+        except AttributeError:
+            found = import_module(".".join(words[:number]))
+
+
+@pytest.mark.parametrize(
+    "readme", sorted((ROOT / "medvit" / "kernels").glob("*/README.md")), ids=lambda p: p.parent.name
+)
+def test_a_kernels_readme_names_the_files_of_its_folder(readme: Path) -> None:
+    files = {path.name for path in readme.parent.glob("*.py")} - {"__init__.py"}
+    named = set(_KERNEL_FILE.findall(readme.read_text(encoding="utf-8"))) - {"__init__.py"}
+    assert named <= files
+    assert {name for name in files - named if not name.startswith("triton_")} == set()
 
 
 def test_every_document_that_names_a_command_is_searched() -> None:
