@@ -87,7 +87,7 @@ def chosen(entries: Sequence[dict[str, str]], share: float, seed: int = 0) -> li
 
 
 def plan(few_seeds: int, all_seeds: int) -> list[Run]:
-    """List the runs in pairs; the first seed of both numbers of labels comes before other seeds."""
+    """List the runs in pairs: the first seed with few and with all labels, then the other seeds."""
     pairs = [(FEW, seed) for seed in range(few_seeds)] + [(1.0, seed) for seed in range(all_seeds)]
     return [Run(share, seed, side) for share, seed in sorted(pairs, key=lambda pair: pair[::-1]) for side in SIDES]
 

@@ -1,4 +1,4 @@
-"""Save a reconstruction as NIfTI and meshes, with its statistics and preview."""
+"""Output of a reconstruction as NIfTI and meshes, with its statistics and preview."""
 
 from __future__ import annotations
 

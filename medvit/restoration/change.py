@@ -68,7 +68,7 @@ class Change:
         soft_tissue_range: range of values in which shift and soft-tissue edges were measured.
         noise_before, noise_after: most frequent local standard deviation of the source, and its value after restoration
             in the same squares.
-        mean_difference: shift: restored minus source in soft tissue away from edges, see above.
+        mean_difference: the shift, the mean of restored minus source in soft tissue away from edges, see above.
         noise_removed: median of the local deviations of restored minus source in that tissue.
         mean_absolute_difference, largest_difference: over all voxels measured.
         edge_strength, edge_strength_soft_tissue: 1 where edges are as steep as before; of all edges, and of those in

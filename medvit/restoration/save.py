@@ -1,4 +1,4 @@
-"""Save a restored image as NIfTI or a derived DICOM series, with its statistics and preview."""
+"""Output of a restored image as NIfTI or a derived DICOM series, with its statistics and preview."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Save a segmentation as NIfTI, DICOM objects or PNG, with its statistics and preview."""
+"""Output of a segmentation as NIfTI, DICOM objects or PNG, with its statistics and preview."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _plan(result: SegmentationResult, settings: OutputSettings) -> SavePlan:
 
 
 def _reasons(result: SegmentationResult) -> list[str]:
-    """List the reasons why no objects that refer to the source's slices and to labels can be written."""
+    """List the reasons against writing DICOM objects that refer to the source's slices and to labels."""
     return list(result.scan.blockers) or ([] if result.on_source_slices().any() else ["no label was found"])
 
 

@@ -21,8 +21,7 @@ __all__ = ["LANES", "exp", "get", "greatest", "largest", "put", "smallest", "spl
 LANES = 8
 
 _FLAGS = ("contract", "nsz")
-"""LLVM fast-math flags: fused multiply-add is allowed, the assumption that there is no NaN is not, so that NaN
-propagates."""
+"""LLVM fast-math flags. They allow fused multiply-add, but not the assumption that there is no NaN, so NaN propagates."""
 
 
 class _LanesType(types.Type):  # type: ignore[misc]

@@ -27,8 +27,7 @@ _NOTHING = -1e300
 """Maximum of an empty set of keys. It is finite, since infinity minus infinity is NaN."""
 
 _STRICT = {"contract", "nsz"}
-"""LLVM fast-math flags: fused multiply-add is allowed, the assumption that there is no NaN is not, so that NaN
-propagates."""
+"""LLVM fast-math flags. They allow fused multiply-add, but not the assumption that there is no NaN, so NaN propagates."""
 
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _FLOOR = -708.0

@@ -24,8 +24,7 @@ _SHARES = 512
 
 @dataclass(frozen=True)
 class Blocks:
-    """Number of queries and keys that a program takes at a time. With 32 keys, 343 are padded to 352 rather than
-    512."""
+    """Number of queries and keys that a program takes at a time. Blocks of 32 keys pad 343 keys to 352, not to 512."""
 
     queries: int = 64
     keys: int = 32

@@ -216,7 +216,7 @@ class BarlowSwin(nn.Module):
     """
 
     adopts = frozenset({"encoder.positions"})
-    """Names of tensors whose first axis has the length of the checkpoint's, not of the network's."""
+    """Names of tensors that take the length of the checkpoint's first axis, even if the network's differs."""
 
     def __init__(
         self,

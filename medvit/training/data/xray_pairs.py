@@ -119,7 +119,7 @@ class RadiographsAndLabels(Transform):  # type: ignore[misc]
         self.bone_id = int(bone_id)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace the paths under ``image`` and ``label``."""
+        """Replace the paths under ``image`` and ``label`` by radiographs and labels."""
         reading = data.get("reading") or VolumeReading()
         scan, reference = (open_source(data[key], geometry=reading.geometry) for key in ("image", "label"))
         for key, opened in (("image", scan), ("label", reference)):
