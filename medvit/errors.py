@@ -64,6 +64,11 @@ class MedvitError(Exception):
     braces), and its name is listed in ``option``. ``str(error)`` words it for Python; ``sentence`` takes a door's words. Other
     braces, such as those of file names, stay as they are.
 
+    Examples:
+        >>> from medvit import MedvitError
+        >>> str(MedvitError("3 channels", "1 is needed", "Pass a grey image."))
+        'Found 3 channels; 1 is needed. Pass a grey image.'
+
     Args:
         found: what was found, without "Found" and without a full stop. Where it is the only argument, it is a finished
             sentence, such as another program's.
@@ -128,7 +133,7 @@ class ModalityError(MedvitError, ValueError):
 
 
 class ShapeError(MedvitError, ValueError):
-    """Array sizes do not fit each other."""
+    """Array sizes do not match each other."""
 
 
 class BackendError(MedvitError, RuntimeError):
@@ -144,23 +149,23 @@ class BundleError(MedvitError, ValueError):
 
 
 class ChecksumError(BundleError):
-    """A file is not the one that was recorded."""
+    """A file differs from its recorded hash."""
 
 
 class CheckpointError(MedvitError, ValueError):
-    """A file of weights cannot be read, or holds other tensors than the network's."""
+    """A file of weights cannot be read, or has other tensors than the network."""
 
 
 class ExportError(MedvitError, RuntimeError):
-    """A network cannot be written in an exchange format, or the written one answers differently."""
+    """A network cannot be written in an exchange format, or the written one computes other values."""
 
 
 class DivergedError(MedvitError, FloatingPointError):
-    """A training run's loss is no number any more."""
+    """The loss of a training run is NaN or infinite."""
 
 
 class StoppedError(MedvitError, RuntimeError):
-    """A training run was interrupted; it can go on."""
+    """A training run was interrupted; it can be resumed."""
 
 
 class StoreError(MedvitError, OSError):
@@ -168,7 +173,7 @@ class StoreError(MedvitError, OSError):
 
 
 class FetchError(MedvitError, OSError):
-    """What was to be fetched did not arrive, is not what was published, or was not agreed to."""
+    """A download failed, differs from the published file, or its licence was not accepted."""
 
 
 class OutputError(MedvitError, OSError):
@@ -176,23 +181,23 @@ class OutputError(MedvitError, OSError):
 
 
 class RoundTripError(MedvitError, RuntimeError):
-    """What was written does not read back as what was meant; nothing was published."""
+    """A written file, read back, differs from its input; nothing was published."""
 
 
 def out_of_space(error: BaseException | None) -> bool:
-    """Whether the system refused for want of space, whatever was raised over it."""
+    """Return True if the system's refusal, possibly wrapped in another error, means that the disk is full."""
     return isinstance(error, OSError) and _first_refusal(error).errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def system_words(error: OSError) -> tuple[str, str]:
-    """What the system refused to write for, and the first thing to try."""
+    """Describe the system's reason for not writing a file, and the first step to try."""
     first = _first_refusal(error)
     what = "no space left" if out_of_space(first) else f"{first.strerror or first}"
     return what, "Free some space" if out_of_space(first) else "Check its permissions"
 
 
 def _first_refusal(error: OSError) -> OSError:
-    """What the system itself raised: pydicom raises the kind anew, with its words but without its number."""
+    """Return the original error of the system: pydicom raises it again with its text but without its number."""
     while error.errno is None and isinstance(error.__cause__, OSError):
         error = error.__cause__
     return error

@@ -85,7 +85,7 @@ class SegmentationTask:
         if settings.roi_subset:
             ids = torch.tensor([label.id for label in requested], dtype=labels.dtype)
             labels = labels * torch.isin(labels.as_tensor(), ids)
-        if scan.original is not None:  # nothing was measured there
+        if scan.original is not None:  # background outside the original slices
             labels = labels * torch.from_numpy(scan.original.covered)
         region = f"Only windows that touch the region {settings.roi_crop} were run; outside it all is background."
         return Result(
