@@ -41,7 +41,7 @@ soak: dev system
 # The documentation site in site/: open site/index.html, or run python3 -m http.server -d site, which the search needs. No network
 # is needed once its packages are installed.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # A wheel and a checkout in other folders find their bundles, samples and data; the wheel also in an empty environment (downloads).
 wheel-test: dev
