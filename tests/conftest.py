@@ -63,9 +63,9 @@ def no_store_of_the_developer(tmp_path_factory: pytest.TempPathFactory, kept_gra
         yield
 
 
-@pytest.fixture
-def one_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fork the workers of a batch from one server, whatever the environment of the test; give each one thread.
+@pytest.fixture(scope="session")
+def one_fork_server() -> Iterator[None]:
+    """Fork the workers of batches from one server, whatever the environment of a test; give each one thread.
 
     By itself a batch spawns a worker whose variables are not those of its server; the worker then loads torch and MONAI anew.
     """
@@ -79,8 +79,24 @@ def one_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def of_one_thread(count: int, *, threads: int, **more: Any) -> Any:
         return transport(count, threads=1, **more)
 
-    monkeypatch.setattr(fork_server, "_runs", started_once)
-    monkeypatch.setattr(session, "PipeTransport", of_one_thread)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fork_server, "_runs", started_once)
+        patch.setattr(session, "PipeTransport", of_one_thread)
+        yield
+
+
+@pytest.fixture(scope="session")
+def warm_servers() -> Iterator[None]:
+    """Make label servers and their trainings copies of a process that has loaded torch."""
+    from medvit_label import self_test
+    from medvit_label.training import jobs
+
+    from tests import warm
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (self_test, jobs):
+            patch.setattr(module, "subprocess", warm.processes)
+        yield
 
 
 @pytest.fixture(scope="session")

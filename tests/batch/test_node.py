@@ -32,7 +32,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from tests.batch.archives import write_small
-from tests.batch.test_kill import counts
+from tests.batch.execution.test_session import counts
 from tests.nodes import free_port, wait_for_port
 from tests.tools import program
 

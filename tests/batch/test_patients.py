@@ -16,7 +16,7 @@ from medvit_batch.journal import Journal
 from typer.testing import CliRunner
 
 from tests.batch.archives import series_of, write_small
-from tests.batch.test_kill import counts
+from tests.batch.execution.test_session import counts
 
 WORDS = ("Secret", "Right^Person", "RIGHT-1", "4711")
 TYPES = ("-ot", "dicom-seg", "--no-preview")

@@ -16,7 +16,7 @@ from medvit_batch.cli import app
 from typer.testing import CliRunner
 
 from tests.batch.archives import command, series_of, write_small
-from tests.batch.test_kill import counts, results, until
+from tests.batch.execution.test_session import counts, results, until
 from tests.nodes import free_port
 
 

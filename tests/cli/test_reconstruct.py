@@ -22,7 +22,7 @@ from medvit.reconstruction.field import on_field
 from medvit.reconstruction.view_consistency import gradient_correlation
 from medvit.reconstruction.views import ViewGeometry, open_view
 from tests.bands import dice, make_reconstructing_bundle, write_series
-from tests.io.test_dicom_objects import _validate
+from tests.judges.test_seg_and_rtstruct import _validate
 
 runner = CliRunner()
 

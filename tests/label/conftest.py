@@ -11,11 +11,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from medvit_label import self_test
 from medvit_label.self_test import running
-from medvit_label.training import jobs
 
-from tests import warm
 from tests.bands import make_bundle, oblique_affine, phantom, write_series
 from tests.label.learning import make_cases, make_learning_bundle
 
@@ -38,12 +35,8 @@ class Project:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _warm_children() -> Iterator[None]:
-    """Make servers and trainings copies of a process that has loaded torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (self_test, jobs):
-            patch.setattr(module, "subprocess", warm.processes)
-        yield
+def _servers(warm_servers: None) -> None:
+    """No test here is about the start of a server."""
 
 
 @contextmanager

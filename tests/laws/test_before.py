@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from tests import warm
-from tests.batch.test_kill import results
+from tests.batch.execution.test_session import results
 from tests.label.learning import wait_for
 from tests.label.serving import Served, array_of, served
 from tests.laws.before.bundles import BANDS, DENOISE, make_bands, make_denoise

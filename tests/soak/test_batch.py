@@ -19,7 +19,7 @@ import pytest
 
 from medvit.io.dicom import run_preflight
 from tests.batch.archives import command, series_of, write_small
-from tests.batch.test_kill import counts, kept, results, seconds, start
+from tests.batch.execution.test_session import counts, kept, results, seconds, start
 from tests.soak.test_fuzz import _mutate
 
 pytestmark = pytest.mark.soak
