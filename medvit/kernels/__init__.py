@@ -1,4 +1,4 @@
-"""Array operators with a fast path per device and a plain reference; none of them depends on the rest of medvit."""
+"""Array operators, each with a plain reference and fast paths; they are independent of file formats and bundles."""
 
 from medvit.kernels.bi_wkv import bi_wkv
 from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d

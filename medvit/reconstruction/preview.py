@@ -63,7 +63,7 @@ def _plain(axes: Any) -> None:
 
 
 def _draw_surfaces(axes: Any, result: ReconstructionResult) -> None:
-    """Draw all surfaces as seen from the front and the patient's left, slightly from above."""
+    """Draw all surfaces as seen from the front and the patient's right, slightly from above."""
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
     axes.set_facecolor(BACKGROUND_COLOR)

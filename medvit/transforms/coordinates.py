@@ -49,7 +49,7 @@ class AddCoordinateChannelsd(MapTransform):  # type: ignore[misc]
     is kept."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by itself with three coordinate channels."""
+        """Append three coordinate channels to each image."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]

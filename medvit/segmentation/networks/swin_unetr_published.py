@@ -38,7 +38,7 @@ def require_merging(stored: CheckpointTensors, model: Any, merging: str | None) 
     """Require ``merging`` for a 3-D checkpoint whose layout is known to predate MONAI 1.5.
 
     Raises:
-        CheckpointError: ``merging`` is needed but None, or its name is unknown.
+        CheckpointError: ``merging`` is missing or unknown.
     """
     from medvit.segmentation.networks.swin_unetr import MERGINGS
 

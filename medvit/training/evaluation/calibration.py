@@ -31,7 +31,7 @@ from medvit.training.evaluation.score_report import QUALITY, place_for, replace_
 __all__ = ["CalibrationReport", "calibrate", "limit_of", "record_calibration"]
 
 _SEPARATES = 0.5
-"""Smallest difference of both shares for a signal to be used."""
+"""Smallest difference between the flagged shares of bad and of other outcomes for a signal to be used."""
 
 _FEWEST_OTHERS = 3
 """Smallest number of outcomes that are not bad for a limit to be meaningful."""
