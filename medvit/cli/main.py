@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -45,6 +46,9 @@ def main(
     ] = False,
 ) -> None:
     """Segment, restore and reconstruct medical images. For research use, not for diagnosis."""
+    # OpenMP reads it when torch is imported; threads that spin while they wait slow other processes down, and so does a machine of
+    # several runs. Processes started by a command inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 app.command()(segment)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import monai  # noqa: F401
 import nibabel as nib
 import numpy as np
+import pytest
 from scipy.ndimage import gaussian_filter
 
 from medvit.inference import import_monai_lightly
@@ -77,3 +79,20 @@ assert not loaded, loaded
     outcome = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     assert (tmp_path / "out" / "labels.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("given", ["", "ACTIVE"])
+def test_threads_wait_without_spinning_unless_the_user_chose_otherwise(given: str):
+    code = """
+import os
+from medvit.cli.main import app
+try:
+    app(["inspect", "no_such_file"])
+except SystemExit as end:
+    assert end.code == 1, end.code
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    outcome = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert outcome.stdout.split()[-1:] == [given or "PASSIVE"], outcome.stderr
