@@ -28,7 +28,7 @@ from medvit.deidentification.rules_e1 import Rule, method_codes, profile
 from medvit.errors import ImageError
 from medvit.io import Creation, Scan
 from medvit.io.dicom.header import AttributeType, attribute_type
-from medvit.io.dicom.write import character_set
+from medvit.io.dicom.write import character_set, coded_item
 
 __all__ = ["burned_in", "deidentified", "deidentified_scan"]
 
@@ -165,7 +165,9 @@ def deidentified(
     made.PatientName, made.PatientID = name, name
     made.PatientIdentityRemoved = "YES"
     made.DeidentificationMethod = "medvit: DICOM PS3.15 Basic Profile"
-    made.DeidentificationMethodCodeSequence = Items([_code(*code) for code in method_codes(privacy.retain)])
+    made.DeidentificationMethodCodeSequence = Items(
+        [coded_item(value, "DCM", meaning) for value, meaning in method_codes(privacy.retain)]
+    )
     made.LongitudinalTemporalInformationModified = "MODIFIED" if "shifted-dates" in privacy.retain else "REMOVED"
     return made
 
@@ -311,9 +313,3 @@ def _earlier(text: str, days: int) -> str:
         return f"{datetime.strptime(text[:8], '%Y%m%d') - timedelta(days):%Y%m%d}{text[8:]}"
     except (ValueError, OverflowError):
         return ""
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item

@@ -10,11 +10,11 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 
 from medvit.errors import SelectionError
-from medvit.io.dicom.header import PlaneHeader
+from medvit.io.dicom.header import TYPE_2, PlaneHeader
 from medvit.io.dicom.pixels import AIR_HU, plane_values
 from medvit.io.dicom.preflight import SeriesVolume, Stack, build_stack
 from medvit.io.dicom.stack_resampling import plan_grid, regular_runs, resample_to_grid
-from medvit.io.dicom.write.source_images import _LOOKED_INTO, _TYPE_2
+from medvit.io.dicom.write.source_images import LOOKED_INTO
 from medvit.io.geometry import flip_lps_ras
 from medvit.io.scan import Scan, SourceStack
 from medvit.progress import Progress
@@ -236,7 +236,7 @@ def _picture(volume: SeriesVolume) -> Scan:
 
 def drop_unreadable(header: Dataset) -> None:
     """Remove invalid values of attributes that written objects copy or inspect."""
-    for keyword in (*_TYPE_2, *_LOOKED_INTO):
+    for keyword in (*TYPE_2, *LOOKED_INTO):
         try:
             value = header.get(keyword)
             if dictionary_VR(keyword) in ("DS", "IS") and value not in (None, ""):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medvit.errors import GeometryError, SourceError
+from medvit.io.dicom.header import functional_group, shared_groups
 from medvit.io.geometry import Affine
 
 __all__ = ["Frame", "native_grid", "read_frames"]
@@ -52,7 +52,7 @@ def read_frames(dataset: Dataset, name: str) -> list[Frame]:
         GeometryError: a position, orientation or spacing is not usable.
     """
     count = int(dataset.get("NumberOfFrames", 1) or 1)
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared = shared_groups(dataset)
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if len(per_frame) != count:
         raise SourceError(
@@ -70,12 +70,9 @@ def read_frames(dataset: Dataset, name: str) -> list[Frame]:
 
 
 def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Frame:
-    def group(keyword: str) -> Any:
-        sequence = groups.get(keyword) or shared.get(keyword)
-        return sequence[0] if sequence else None
-
     position, orientation, measures = (
-        group(k) for k in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+        functional_group(shared, groups, k)
+        for k in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     )
     if position is None or orientation is None or measures is None:
         raise SourceError(
@@ -83,7 +80,7 @@ def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Fra
             "a volume's is needed",
             "Open it beside its own image in a DICOM viewer.",
         )
-    identified = group("SegmentIdentificationSequence")
+    identified = functional_group(shared, groups, "SegmentIdentificationSequence")
     cosines = np.array([float(v) for v in orientation.ImageOrientationPatient])
     along_row, along_column = cosines[:3], cosines[3:]
     down, across = (float(v) for v in measures.PixelSpacing)

@@ -1,4 +1,7 @@
+from .attribute_types import PATIENT_STUDY_TYPE_2 as PATIENT_STUDY_TYPE_2
+from .attribute_types import TYPE_2 as TYPE_2
 from .attribute_types import AttributeType as AttributeType
+from .attribute_types import add_empty as add_empty
 from .attribute_types import attribute_type as attribute_type
 from .body_part import body_regions as body_regions
 from .body_part import examined_regions as examined_regions
@@ -6,6 +9,8 @@ from .dataset import check_deflated as check_deflated
 from .dataset import count_unpacked as count_unpacked
 from .dataset import read_dataset as read_dataset
 from .multiframe import frame_scaling as frame_scaling
+from .multiframe import functional_group as functional_group
+from .multiframe import shared_groups as shared_groups
 from .parser import DamagedError as DamagedError
 from .parser import read_elements as read_elements
 from .patient_identity import Identity as Identity
@@ -15,7 +20,6 @@ from .patient_identity import patients_among as patients_among
 from .patient_identity import person_of as person_of
 from .patient_identity import resolved_issuers as resolved_issuers
 from .plane import PlaneHeader as PlaneHeader
-from .read import TYPE_2 as TYPE_2
 from .read import read_planes as read_planes
 from .values import HeaderValues as HeaderValues
 from .values import is_uid as is_uid

@@ -6,11 +6,24 @@ optional.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files
 from typing import Literal
 
-__all__ = ["AttributeType", "attribute_type"]
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import empty_value_for_VR
+
+__all__ = ["PATIENT_STUDY_TYPE_2", "TYPE_2", "AttributeType", "add_empty", "attribute_type"]
+
+PATIENT_STUDY_TYPE_2 = tuple(
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName StudyID".split()
+)
+"""Type 2 attributes of patient and study, which every object copies."""
+
+TYPE_2 = (*PATIENT_STUDY_TYPE_2, "SeriesNumber", "InstanceNumber")
+"""Type 2 attributes of every image: present, may be empty."""
 
 AttributeType = Literal["1", "2", "3"]
 """Type of an attribute.
@@ -39,6 +52,13 @@ def attribute_type(sop_class: str, keyword: str) -> AttributeType:
     if sop_class.removeprefix(_STORAGE) not in _classes():
         return min((common, *others.values()))
     return others.get(sop_class.removeprefix(_STORAGE), common)
+
+
+def add_empty(dataset: Dataset, keywords: Iterable[str]) -> None:
+    """Add Type 2 attributes that a data set lacks, without a value (PS3.5 7.4.3)."""
+    for keyword in keywords:
+        if keyword not in dataset:
+            setattr(dataset, keyword, empty_value_for_VR(dictionary_VR(keyword)))
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,22 @@ from medvit.io.dicom.header.values import finite
 if TYPE_CHECKING:
     from medvit.io.dicom.header.plane import PlaneHeader
 
-__all__ = ["frame_planes", "frame_scaling"]
+__all__ = ["frame_planes", "frame_scaling", "functional_group", "shared_groups"]
+
+
+def shared_groups(header: Dataset) -> Dataset:
+    """Return the functional groups that all frames share; an empty data set where there are none."""
+    shared: Dataset = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    return shared
+
+
+def functional_group(shared: Dataset, own: Dataset, name: str) -> Dataset | None:
+    """Return a functional group of a frame by the keyword of its sequence: its own, or else the shared one, or else None."""
+    for place in (own, shared):
+        if place.get(name):
+            group: Dataset = place[name].value[0]
+            return group
+    return None
 
 
 def frame_planes(plane: PlaneHeader, header: Dataset) -> list[PlaneHeader]:
@@ -32,17 +47,12 @@ def frame_planes(plane: PlaneHeader, header: Dataset) -> list[PlaneHeader]:
         return [replace(plane, position=None)]
     if len(per_frame) != plane.frames:
         raise DamagedError(f"functional groups of {len(per_frame)} frames, where it states {plane.frames}")
-    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared = shared_groups(header)
     return [_frame(plane, n, shared, own) for n, own in enumerate(per_frame)]
 
 
 def _group(shared: Dataset, own: Dataset, name: str) -> Dataset:
-    """Return a functional group of a frame: its own, else the shared one, else an empty data set."""
-    for place in (own, shared):
-        if place.get(name):
-            group: Dataset = place[name].value[0]
-            return group
-    return Dataset()
+    return functional_group(shared, own, name) or Dataset()
 
 
 def _numbers(group: Dataset, keyword: str) -> tuple[float, ...] | None:

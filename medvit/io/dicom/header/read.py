@@ -14,6 +14,7 @@ import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
+from medvit.io.dicom.header.attribute_types import TYPE_2
 from medvit.io.dicom.header.dataset import read_dataset
 from medvit.io.dicom.header.parser import DamagedError, HeaderTooLargeError, read_elements
 from medvit.io.dicom.header.patient_identity import IDENTIFYING, hash_of, identity_of_bytes
@@ -22,13 +23,7 @@ from medvit.io.dicom.header.values import HeaderValues, tag_of
 from medvit.io.files import DicomFile, not_fetched, unreadable
 from medvit.io.unread_files import is_placeholder
 
-__all__ = ["TYPE_2", "DamagedError", "read_planes"]
-
-TYPE_2 = (
-    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName "
-    "StudyID SeriesNumber InstanceNumber"
-).split()
-"""Attributes of Type 2 (PS3.3 C.7), which an image must have, possibly empty; objects derived from it copy them."""
+__all__ = ["DamagedError", "read_planes"]
 
 _ORDERED_BY = tuple(
     "TemporalPositionIdentifier EchoNumbers EchoTime InversionTime DiffusionBValue SequenceName TriggerTime "

@@ -1,6 +1,7 @@
 from .algorithm_info import AlgorithmInfo as AlgorithmInfo
 from .algorithm_info import SegmentOrigin as SegmentOrigin
 from .algorithm_info import tracking_uids as tracking_uids
+from .coded_items import coded_item as coded_item
 from .derivation import Derivation as Derivation
 from .derived_series import write_derived as write_derived
 from .patient_study import character_set as character_set

@@ -8,6 +8,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
 from medvit.io.dicom.write.algorithm_info import AlgorithmInfo
+from medvit.io.dicom.write.coded_items import SOURCE_IMAGE, coded_item
 from medvit.io.dicom.write.source_images import SourceImages
 from medvit.labels import Code
 
@@ -37,12 +38,6 @@ class Derivation:
         return f"{self.title} by {author.bundle}, medvit {author.software}.{finer} {author.intended_use}."
 
 
-def _purpose(value: str, meaning: str) -> Items:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return Items([item])
-
-
 def upsampled_pixel_measures(slices: SourceImages) -> list[str]:
     """Return PixelSpacing from the planes: down a column, across a row."""
     return [f"{side:.10g}" for side in slices.pixel_mm]
@@ -57,13 +52,9 @@ def derivation_items(slices: SourceImages, k: int, derivation: Derivation) -> tu
     """Return the reference to slice k as a source image, and the code of the derivation."""
     source = slices.reference(k)
     source.SpatialLocationsPreserved = "NO" if derivation.upsampled else "YES"  # of pixels, by row and column
-    source.PurposeOfReferenceCodeSequence = _purpose("121322", "Source image for image processing operation")
-    if derivation.code is None:
-        return Items([source]), None
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator = derivation.code.value, derivation.code.scheme
-    code.CodeMeaning = derivation.code.meaning
-    return Items([source]), Items([code])
+    source.PurposeOfReferenceCodeSequence = Items([coded_item(*SOURCE_IMAGE)])
+    code = derivation.code
+    return Items([source]), Items([coded_item(code.value, code.scheme, code.meaning)]) if code else None
 
 
 def _refer(dataset: Dataset, slices: SourceImages, k: int, derivation: Derivation) -> None:

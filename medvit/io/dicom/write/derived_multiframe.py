@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
+from medvit.io.dicom.header import shared_groups
 from medvit.io.dicom.write.pixel_encoding import PixelEncoding, has_rescale, scale_group
 from medvit.io.dicom.write.source_images import SourceImages
 
@@ -40,7 +41,7 @@ def as_frames(
 
     order = sorted(range(len(slices.frames)), key=lambda k: slices.frames[k])
     groups = dataset.PerFrameFunctionalGroupsSequence
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared = shared_groups(dataset)
     shared.pop("DerivationImageSequence", None)
     hounsfield = dataset.Modality == "CT" and all(has_rescale(scale_group(slices, k)) for k in order)
     kept, kind = [], "HU" if hounsfield else "US"

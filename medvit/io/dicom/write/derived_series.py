@@ -20,9 +20,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from medvit.io.dicom.header import add_empty
+from medvit.io.dicom.write.coded_items import coded_item
 from medvit.io.dicom.write.derivation import (
     Derivation,
-    _purpose,
     _refer,
     first_pixel_position,
     upsampled_pixel_measures,
@@ -138,9 +139,7 @@ def _based_on(header: Dataset, series: _Series) -> Dataset:
     copy_patient_study(dataset, header)
     drop_incomplete(dataset)
     kind = "" if header.get("PerFrameFunctionalGroupsSequence") else str(header.get("Modality"))
-    for keyword in (*_TYPE_2[""], *(_TYPE_2.get(kind, []) if kind else [])):
-        if keyword not in dataset:
-            setattr(dataset, keyword, None)
+    add_empty(dataset, (*_TYPE_2[""], *(_TYPE_2.get(kind, []) if kind else [])))
     if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
         dataset.DeidentificationMethod = "not stated"  # Type 1C: must not be present and empty
     if kind in ("CT", "MR") and has_laterality(dataset) and "ImageLaterality" not in dataset:
@@ -201,13 +200,13 @@ def _photometric(header: Dataset, dataset: Dataset) -> str:
 def _contribute(dataset: Dataset, header: Dataset, derivation: Derivation) -> None:
     """Move the scanner to the contributing equipment and state medvit as the equipment (PS3.3 C.12.1.1.5)."""
     scanner, ours, author = Dataset(), Dataset(), derivation.author
-    scanner.PurposeOfReferenceCodeSequence = _purpose("109101", "Acquisition Equipment")
+    scanner.PurposeOfReferenceCodeSequence = Items([coded_item("109101", "DCM", "Acquisition Equipment")])
     for keyword in _EQUIPMENT:
         if header.get(keyword):
             setattr(scanner, keyword, header.get(keyword))
         dataset.pop(keyword, None)
     scanner.Manufacturer = header.get("Manufacturer") or "unknown"
-    ours.PurposeOfReferenceCodeSequence = _purpose("109102", "Processing Equipment")
+    ours.PurposeOfReferenceCodeSequence = Items([coded_item("109102", "DCM", "Processing Equipment")])
     ours.Manufacturer, ours.ManufacturerModelName = "medvit", author.bundle
     ours.SoftwareVersions = author.software
     ours.ContributionDescription = f"{derivation.title}. Weights sha256 {author.weights}. {author.intended_use}."

@@ -10,14 +10,11 @@ from pydicom.charset import python_encoding
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 
-from medvit.io.dicom.header import attribute_type
+from medvit.io.dicom.header import PATIENT_STUDY_TYPE_2, attribute_type
 
 __all__ = ["character_set", "copy_patient_study", "drop_incomplete", "ensure_utf8", "strip_for_highdicom"]
 
-_PATIENT_AND_STUDY = (
-    "PatientName PatientID PatientBirthDate PatientSex StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber "
-    "ReferringPhysicianName"
-).split()
+_PATIENT_AND_STUDY = (*PATIENT_STUDY_TYPE_2, "StudyInstanceUID")
 
 _ALSO = (
     "IssuerOfPatientID PatientIdentityRemoved DeidentificationMethod PatientComments StudyDescription PatientAge "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from medvit.io.dicom.header import frame_scaling
+from medvit.io.dicom.header import frame_scaling, functional_group, shared_groups
 from medvit.io.dicom.write.source_images import SourceImages
 
 __all__ = ["PHILIPS_SLOPE", "PixelEncoding", "has_rescale", "plan_storage", "scale_group"]
@@ -50,15 +50,9 @@ def scale_group(slices: SourceImages, k: int) -> Dataset:
     header = slices.header(k)
     if not slices.frames:
         return header
-    name = "PixelValueTransformationSequence"
-    for place in (
-        header.PerFrameFunctionalGroupsSequence[slices.frames[k]],
-        (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0],
-    ):
-        if place.get(name):
-            found: Dataset = place[name].value[0]
-            return found
-    return header
+    own = header.PerFrameFunctionalGroupsSequence[slices.frames[k]]
+    found = functional_group(shared_groups(header), own, "PixelValueTransformationSequence")
+    return header if found is None else found
 
 
 def has_rescale(group: Dataset) -> bool:

@@ -13,11 +13,12 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medvit.io.dicom.write.algorithm_info import AlgorithmInfo
+from medvit.io.dicom.write.coded_items import coded_item
 from medvit.io.dicom.write.label_masks import label_mask
 from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8
 from medvit.io.dicom.write.source_images import SourceImages
 from medvit.io.polygon_masks import outline_mask
-from medvit.labels import Code, Label
+from medvit.labels import Label
 
 __all__ = ["write_rtstruct"]
 
@@ -144,22 +145,14 @@ def _observation(number: int, label: Label, author: AlgorithmInfo) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
-    item.RTROIIdentificationCodeSequence = [_code_item(label.type)]
-    if label.laterality is not None:
-        item.RTROIIdentificationCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
-            _code_item(label.laterality)
-        ]
+    kind, side = label.type, label.laterality
+    item.RTROIIdentificationCodeSequence = [coded_item(kind.value, kind.scheme, kind.meaning)]
+    if side is not None:
+        modifier = coded_item(side.value, side.scheme, side.meaning)
+        item.RTROIIdentificationCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
     origin = author.origins.get(label.name)
     item.RTROIInterpretedType = origin.interpreted if origin else "ORGAN"
     item.ROIInterpreter = ""
-    return item
-
-
-def _code_item(code: Code) -> Dataset:
-    item = Dataset()
-    item.CodeValue = code.value
-    item.CodingSchemeDesignator = code.scheme
-    item.CodeMeaning = code.meaning
     return item
 
 

@@ -15,6 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless, SecondaryCaptureImageStorage, generate_uid
 
 from medvit.io.dicom.write.algorithm_info import AlgorithmInfo
+from medvit.io.dicom.write.coded_items import SOURCE_IMAGE, coded_item
 from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8
 from medvit.io.dicom.write.source_images import SourceImages
 
@@ -152,11 +153,8 @@ def _refer(dataset: Dataset, slices: SourceImages, k: int) -> None:
     header = slices.header(k)
     if not (header.get("SOPInstanceUID") and header.get("SOPClassUID")):
         return
-    purpose = Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
-    purpose.CodeMeaning = "Source image for image processing operation"
     source = slices.reference(k)
-    source.PurposeOfReferenceCodeSequence = [purpose]
+    source.PurposeOfReferenceCodeSequence = [coded_item(*SOURCE_IMAGE)]
     dataset.SourceImageSequence = [source]
 
 

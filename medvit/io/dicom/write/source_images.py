@@ -12,18 +12,13 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
 from medvit.io.creation_dates import TODAY, Creation
+from medvit.io.dicom.header import PATIENT_STUDY_TYPE_2, add_empty
 from medvit.io.scan import Scan
 
-__all__ = ["SourceImages", "source_of"]
+__all__ = ["LOOKED_INTO", "SourceImages", "source_of"]
 
-_TYPE_2 = (
-    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName "
-    "StudyID SeriesNumber"
-).split()
-"""Attributes of patient and study that every object copies, empty where the source lacks them (PS3.5 7.4.3)."""
-
-_LOOKED_INTO = (
-    "InstanceNumber SliceThickness SpacingBetweenSlices PatientAge PatientSize PatientWeight PatientComments "
+LOOKED_INTO = (
+    "SliceThickness SpacingBetweenSlices PatientAge PatientSize PatientWeight PatientComments "
     "StudyDescription IssuerOfPatientID PatientIdentityRemoved DeidentificationMethod AcquisitionNumber ContentDate "
     "ContentTime SeriesDate SeriesTime AcquisitionDate AcquisitionTime RescaleSlope RescaleIntercept KVP"
 ).split()
@@ -99,9 +94,7 @@ class SourceImages:
         """
         copies = [deepcopy(header) for header in self.headers]
         for copy in copies:
-            for keyword in _TYPE_2:
-                if keyword not in copy:
-                    setattr(copy, keyword, None if keyword == "SeriesNumber" else "")
+            add_empty(copy, (*PATIENT_STUDY_TYPE_2, "SeriesNumber"))
             if not copy.get("SpecificCharacterSet", "absent"):
                 del copy.SpecificCharacterSet  # empty means the default set, but highdicom refuses it as unknown
         if self.frames:

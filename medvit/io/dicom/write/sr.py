@@ -16,6 +16,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
+from medvit.io.dicom.header import functional_group, shared_groups
 from medvit.io.dicom.write.algorithm_info import AlgorithmInfo, to_dicom_code
 from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8, strip_for_highdicom
 from medvit.io.dicom.write.source_images import SourceImages
@@ -260,13 +261,15 @@ def _sources(segmentation: Dataset) -> dict[int, list[sr.SourceImageForSegmentat
 
     ``ReferencedSegment.from_segmentation`` fails on a SEG with a single segment, whose number is in the shared groups.
     """
-    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    shared = shared_groups(segmentation)
     found: dict[int, dict[str, str]] = {}
     for frame in segmentation.PerFrameFunctionalGroupsSequence:
-        named = frame if "SegmentIdentificationSequence" in frame else shared
-        sources = frame if "DerivationImageSequence" in frame else shared
-        drawn_on = found.setdefault(int(named.SegmentIdentificationSequence[0].ReferencedSegmentNumber), {})
-        for source in sources.DerivationImageSequence[0].SourceImageSequence:
+        named, derived = (
+            functional_group(shared, frame, name) or Dataset()
+            for name in ("SegmentIdentificationSequence", "DerivationImageSequence")
+        )
+        drawn_on = found.setdefault(int(named.ReferencedSegmentNumber), {})
+        for source in derived.SourceImageSequence:
             drawn_on[str(source.ReferencedSOPInstanceUID)] = str(source.ReferencedSOPClassUID)
     return {
         number: [sr.SourceImageForSegmentation(kind, uid) for uid, kind in images.items()]
