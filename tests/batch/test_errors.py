@@ -145,7 +145,7 @@ def test_nodes_that_refuse(tmp_path):
         with pytest.raises(PeerError, match="answered status A700 when it was asked for series; see its log"):
             find(peer, {}, local)
         with pytest.raises(
-            PeerError, match="ended the retrieval with status A801; see its log, and whether it knows our title"
+            PeerError, match="ended the retrieval with status A801; see its log, and check that it knows our AE title"
         ):
             list(fetch(peer, [series], tmp_path, node, move=False))
         with pytest.raises(PeerError, match="ended the retrieval with status A801"):

@@ -360,7 +360,7 @@ def test_images_that_cannot_be_copied_are_refused(fault, message, tmp_path):
     ("arguments", "message"),
     [
         (("--deidentify",), "Found --deidentify without --deid-key"),
-        (("--retain", "device"), "without --deidentify; they say how that is done"),
+        (("--retain", "device"), "without --deidentify; they apply to de-identification only"),
         (
             ("--deidentify", "--deid-key", "KEY", "--retain", "names"),
             "Found --retain names; it must be one of shifted-dates",

@@ -109,7 +109,7 @@ def test_results_that_a_peer_does_not_vouch_for_are_sent_again(tmp_path):
         assert queue.step(Local(timeout=30))  # asked: storescp has no such service
         assert queue.uncommitted() == 0
         assert not queue.step(Local(timeout=30))
-        assert "offers nothing of what is asked of it" in _sends(out)[0]["reason"]
+        assert "supports none of the requested services" in _sends(out)[0]["reason"]
         commitments = Commitments(journal.base)
         journal.base.execute("UPDATE commitments SET id='1.2.3', state='asked'")
         commitments.hear(Reported("9.9.9", 0))  # of somebody else
@@ -233,7 +233,7 @@ def test_refused_objects_are_left_with_their_reason(tmp_path):
         assert queue.counts() == {"refused": 1}
         assert not queue.step(Local(timeout=30))
     (row,) = journal.base.execute("SELECT reason FROM sends").fetchall()
-    assert "offers nothing of what is asked of it" in row["reason"]
+    assert "supports none of the requested services" in row["reason"]
     journal.close()
 
 
@@ -290,7 +290,10 @@ def test_secured_associations(tmp_path):
         (("listen", "--port", "1", "-b", "BANDED", "--host", "192.0.2.1"), "cannot listen on 192.0.2.1:1"),
         (("listen", "-b", "BANDED", "--max-associations", "0"), "Found --max-associations 0"),
         (("listen", "-b", "absent"), "absent"),
-        (("listen", "-b", "BANDED", "--commit"), "Found --commit without --send-to; it asks about what is sent"),
+        (
+            ("listen", "-b", "BANDED", "--commit"),
+            "Found --commit without --send-to; storage commitment is for objects that are sent",
+        ),
         (("listen", "-b", "BANDED", "--commit", "--send-to", "http://pacs"), "Found --commit with a DICOMweb server"),
     ],
 )

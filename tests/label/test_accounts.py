@@ -92,8 +92,8 @@ def test_a_password_is_not_taken_from_the_command_line(users: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "words"),
     [
-        ("{", 0o600, "which is no file of accounts"),
-        ('{"users": {"a": {"role": "chief"}}}', 0o600, "which is no file of accounts"),
+        ("{", 0o600, "which is not a file of accounts"),
+        ('{"users": {"a": {"role": "chief"}}}', 0o600, "which is not a file of accounts"),
         ('{"users": {}}', 0o600, "Found no account in"),
         ('{"users": {}}', 0o644, "Found that other users of this machine may open"),
         (None, 0, "Found no readable file of accounts at"),

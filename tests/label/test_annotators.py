@@ -193,4 +193,4 @@ def test_one_bad_label_is_set_aside_and_the_rest_trains(tmp_path: Path, monkeypa
         refused = server.ask("POST", "/train/bands", json={"steps": 1})
         assert refused.status_code == 400
         assert "Found 4 images" not in refused.json()["detail"] and "at least 4 are needed" in refused.json()["detail"]
-        assert "case3: its file was taken away" in refused.json()["detail"]
+        assert "case3: its file was removed" in refused.json()["detail"]

@@ -30,7 +30,7 @@ requests = pytest.importorskip("requests")
         ("GET", "/datastore/image?image=nobody", 404, "Found no image 'nobody' in the project; ask for one that is listed"),
         ("GET", "/datastore/label?label=scan&tag=draft", 404, "Found no 'draft' label of 'scan'; ask for one that is listed"),
         ("HEAD", "/datastore/image?image=scan&check_sum=SHA256:00", 404, ""),
-        ("DELETE", "/datastore/?id=scan", 403, "the server never touches originals. Take the file out of the folder yourself"),
+        ("DELETE", "/datastore/?id=scan", 403, "the server never changes originals. Take the file out of the folder yourself"),
         ("POST", "/infer/bands?image=scan&output=pdf", 400, "Found output 'pdf'; it must be one of image, json, all, dicom_seg"),
         ("POST", "/infer/bands", 400, "Found neither an image, a file nor a session in the request; name one"),
         ("POST", "/infer/nobody?image=scan", 404, "Found no model 'nobody' on this server; it offers: bands. Ask for one"),
@@ -52,8 +52,8 @@ def test_a_request_that_cannot_be_met(project: Project, method: str, path: str, 
 @pytest.mark.parametrize(
     ("path", "form", "words"),
     [
-        ("/infer/bands?image=scan", {"params": "[1]"}, "Found params that are no JSON object (it is no object); send one, or none"),
-        ("/infer/bands?image=scan", {"params": "{"}, "Found params that are no JSON object"),
+        ("/infer/bands?image=scan", {"params": "[1]"}, "Found params that are not a JSON object (it is no object); send one, or none"),
+        ("/infer/bands?image=scan", {"params": "{"}, "Found params that are not a JSON object"),
         ("/infer/bands?image=scan", {"params": '{"result_dtype": "text"}'}, "Found params.result_dtype"),
     ],
 )  # fmt: skip
@@ -72,7 +72,7 @@ def test_uploads_and_passwords(project: Project) -> None:
     files = {"label": ("l.docx", b"1")}
     answer = requests.put(address, files=files, headers=headers, timeout=60)
     assert answer.status_code == 400
-    assert "Found an upload whose name ends in '.docx'; taken are .nii.gz" in answer.json()["detail"]
+    assert "Found an upload whose name ends in '.docx'; accepted are .nii.gz" in answer.json()["detail"]
     answer = requests.post(f"{project.url}/auth/token", {"username": "a", "password": "b"}, timeout=60)
     assert (
         answer.status_code == 401 and "the token that the server was started with is needed" in answer.json()["detail"]
@@ -84,7 +84,7 @@ def test_an_image_that_was_taken_away(tmp_path: Path) -> None:
     images = LocalImages(tmp_path, tmp_path / "labels")
     assert list(images.listed()) == ["scan"]
     (tmp_path / "scan.nii").unlink()
-    with pytest.raises(GoneError, match="was taken out of the project's folder; put it back, or ask for another"):
+    with pytest.raises(GoneError, match="was removed from the project's folder; put it back, or ask for another"):
         images.find("scan")
 
 
@@ -93,7 +93,7 @@ def test_strokes_that_mean_nothing(project: Project) -> None:
     with pytest.raises(RequestError, match="Found no click and no scribble; draw at least one"):
         read_strokes({}, bundle, shape, None)
     with pytest.raises(
-        RequestError, match=r"Found scribbles with ids other than .* and 255; the bundle knows no others"
+        RequestError, match=r"Found scribbles with ids other than .* and 255; the bundle has no other labels"
     ):
         read_strokes({}, bundle, shape, np.full(shape, 99, np.int16))
 
@@ -159,10 +159,10 @@ def test_a_dicomweb_service_that_has_lost_an_image(tmp_path: Path) -> None:
     with pytest.raises(UnknownError, match="Found no series '9' at the DICOMweb service; ask for one that is listed"):
         images.find("9")
     with pytest.raises(
-        GoneError, match="Found no slices of series 1.2.3; it was taken out of the service. Ask for another"
+        GoneError, match="Found no slices of series 1.2.3; it was removed from the service. Ask for another"
     ):
         images.find("1.2.3")
-    with pytest.raises(AccessError, match="it takes none from here. Send it to the archive itself"):
+    with pytest.raises(AccessError, match="this server cannot add images to it. Send it to the archive itself"):
         images.add("x", tmp_path / "x.nii")
     seg = pydicom.Dataset()
     seg.SOPClassUID, seg.SOPInstanceUID, seg.SeriesInstanceUID = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.3.4", "1.2.3"

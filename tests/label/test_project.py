@@ -232,7 +232,7 @@ def test_a_restoration_is_what_the_library_makes(tmp_path: Path, monkeypatch: py
         theirs = np.asarray(nib.load(made.file).dataobj)
         assert np.allclose(theirs, np.asarray(ours.image)[0], atol=1e-3) and made.params["bundle"] == "stencil 0.1.0"
         with pytest.raises(
-            BundleError, match=r"Found a bundle for restoration where stencil was to be trained; .* Name one of: none"
+            BundleError, match=r"Found a bundle for restoration in the request to train stencil; .* Name one of: none"
         ):
             project.runs.fine_tuning.start("stencil", {})
     finally:

@@ -252,10 +252,10 @@ def nifti(array: np.ndarray) -> bytes:
         ("l.bin", MASK.tobytes(), "Found a label of a picture as .bin"),
         ("l.nii.gz", b"x" * 50, "Found a label that cannot be read as NIfTI"),
         ("l.nii", nifti(MASK)[:360], "Found a label that cannot be read as NIfTI"),
-        ("l.nii", nifti(MASK * np.float32(0.5)), "numbers that are no ids"),
-        ("l.nii", nifti(-MASK.astype(np.int16)), "numbers that are no ids"),
+        ("l.nii", nifti(MASK * np.float32(0.5)), "numbers that are not ids"),
+        ("l.nii", nifti(-MASK.astype(np.int16)), "numbers that are not ids"),
         ("l.png", png(MASK)[:50], "Found a label that cannot be read as a PNG"),
-        ("l.png", png(MASK.astype(np.uint16) * 257), "numbers that are no ids"),
+        ("l.png", png(MASK.astype(np.uint16) * 257), "numbers that are not ids"),
     ],
 )
 def test_a_pictures_label_that_cannot_be_read_is_refused_in_words(

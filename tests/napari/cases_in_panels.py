@@ -168,7 +168,8 @@ def two_cases_at_once(place: Path) -> None:
         stranger = made_elsewhere(viewer, place)
         panel.labels.choose(stranger)
         refused(
-            panel, r"no image of an open case, on 9 x 8 x 7 voxels where the image of case 2: case B has 36 x 30 x 24"
+            panel,
+            r"which belong to no open case, on 9 x 8 x 7 voxels where the image of case 2: case B has 36 x 30 x 24",
         )
         viewer.layers.remove(stranger)
         panel.labels.choose(first)

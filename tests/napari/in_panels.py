@@ -54,7 +54,7 @@ def refuses(viewer: ViewerModel, layer, bundle: str, words: str) -> None:
 def what_cannot_be_run(place: Path) -> None:
     viewer, random = ViewerModel(), np.random.default_rng(0)
     volume = random.normal(100, 5, (12, 13, 14)).astype(np.float32)
-    refuses(viewer, Image(volume, name="plain"), "banded", "does not say where it lies in the patient")
+    refuses(viewer, Image(volume, name="plain"), "banded", "whose position in the patient is not known")
     refuses(viewer, Image(volume[None], name="film"), "banded", "one volume of three is needed")
     colours = random.integers(0, 255, (9, 8, 3)).astype(np.uint8)
     refuses(viewer, Image(colours, rgb=True), "banded", "a 2-D picture, where banded takes volumes")

@@ -278,7 +278,7 @@ def test_layers_that_do_not_say_where_they_lie_are_refused_until_stated():
         scan_of(layer, "IIL")
     with pytest.raises(PlaceError, match="without a scale"):
         scan_of(Image(layer.data), LETTERS)
-    with pytest.raises(PlaceError, match="turned in napari"):
+    with pytest.raises(PlaceError, match="rotated in napari"):
         scan_of(Image(layer.data, scale=(3, 2, 2), rotate=(10, 0, 0)), LETTERS)
     scan = scan_of(layer, "ipl")
     np.testing.assert_allclose(scan.affine[:3, :3], [[0, 0, -2], [0, -2, 0], [-3, 0, 0]])
@@ -300,7 +300,7 @@ def test_layers_of_another_kind_are_refused(rng):
     assert scan_of(Image(volume[0, 0])).is_picture
     with pytest.raises(LayerError, match="a stack of 3 axes in colours"):
         scan_of(Image(rng.integers(0, 255, (4, 9, 8, 3)).astype(np.uint8), rgb=True))
-    with pytest.raises(PlaceError, match="does not say on which image"):
+    with pytest.raises(PlaceError, match="whose image is not known"):
         labels_of(Labels(np.ones((5, 6, 7), int)))
     with pytest.raises(LayerError, match="holds no labels"):
         labels_of(Image(volume[0]))
@@ -372,7 +372,7 @@ def test_the_writer_keeps_names_and_grid(examples, tmp_path):
     again, source = nib.load(path), nib.load(examples / "headneck_ct.nii.gz")
     np.testing.assert_allclose(again.affine, source.affine, atol=1e-4)
     assert np.array_equal(np.asarray(again.dataobj), place_of(image).grid.back(labels.data))
-    with pytest.raises(PlaceError, match="does not say on which image"):
+    with pytest.raises(PlaceError, match="whose image is not known"):
         write_labels_nifti(str(tmp_path / "x"), labels.data, {"name": "x"})
 
 
@@ -386,7 +386,7 @@ def test_what_cannot_be_done_is_said_in_words(tmp_path, rng):
     with pytest.raises(LayerError, match="Found no voxel of label 3 in 'Labels'; there is nothing to go to"):
         go_to(viewer, labels, 3)
     plain = Image(np.zeros((4, 5, 6), np.float32), name="plain")
-    with pytest.raises(PlaceError, match="'plain', which does not say where it lies in the patient. Open its file"):
+    with pytest.raises(PlaceError, match="'plain', whose position in the patient is not known. Open its file"):
         new_labels(plain, "")
     with pytest.raises(
         SelectionError, match="Found a box for the layer 'plain', which is no volume that medvit opened"
@@ -396,7 +396,7 @@ def test_what_cannot_be_done_is_said_in_words(tmp_path, rng):
     with pytest.raises(LayerError, match=r"voxels where its image has \(6, 7, 8\). Paint on a layer that medvit made"):
         labels_of(labels)
     image.data = np.zeros((3, 3, 3), np.float32)
-    with pytest.raises(LayerError, match="it was cut. Open the file again"):
+    with pytest.raises(LayerError, match="it was cropped. Open the file again"):
         scan_of(image)
     assert readable(MemoryError()) == "Found too little memory; close other images, or use a machine with more."
 

@@ -146,8 +146,8 @@ class Journal:
             )
             raise BatchError(
                 f"results that were made {found}",
-                "those of one batch are kept alike, so that nobody takes one for the other",
-                "Choose another folder with -o, or ask as before.",
+                "all results of a batch must be de-identified in the same way",
+                "Choose another folder with -o, or use the earlier options.",
             )
         if row is None:
             self.base.execute("INSERT INTO privacy VALUES (?)", (mark,))

@@ -48,13 +48,15 @@ def target_of(send_to: str | None, commit: bool) -> Target | None:
     if send_to is None:
         if commit:
             raise NetworkError(
-                "--commit without --send-to", "it asks about what is sent", "Add --send-to, or leave it out."
+                "--commit without --send-to",
+                "storage commitment is for objects that are sent",
+                "Add --send-to, or leave it out.",
             )
         return None
     peer = parse_peer(send_to)
     if commit and peer.url:
         raise NetworkError(
-            "--commit with a DICOMweb server, whose answer to what it is sent says already what it keeps",
+            "--commit with a DICOMweb server, whose answer already lists the stored objects",
             "storage commitment is a service of DIMSE nodes",
             "Leave --commit out, or send to AET@host:port.",
         )

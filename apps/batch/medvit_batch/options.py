@@ -80,7 +80,7 @@ class BatchOptions:
             if self.deid_key or self.retain or self.allow_burned_in or self.with_images:
                 raise BatchError(
                     "--deid-key, --retain, --allow-burned-in or --with-images without --deidentify",
-                    "they say how that is done",
+                    "they apply to de-identification only",
                     "Add --deidentify, or leave them out.",
                 )
             return None
@@ -114,8 +114,8 @@ class BatchOptions:
         if self.job and self.cluster != "slurm":
             raise BatchError(
                 "--job without --cluster slurm",
-                "it says what is asked of SLURM for each worker",
-                "Add the one or leave out the other.",
+                "it sets the resources of SLURM jobs",
+                "Add --cluster slurm, or leave --job out.",
             )
         if not self.cluster:
             return None

@@ -96,7 +96,7 @@ def read_accounts(path: Path) -> dict[str, Account]:
         found = {str(name).lower(): _account(str(name), row) for name, row in rows.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise AccountError(
-            f"{path}, which is no file of accounts ({type(error).__name__})",
+            f"{path}, which is not a file of accounts ({type(error).__name__})",
             "one written by medvit label users add is needed",
             "Restore an earlier copy, or make a new file.",
         ) from error

@@ -46,7 +46,9 @@ class RunRepository:
         """
         if self.running():
             raise BusyError(
-                f"a {self._kind.name} that runs", "one at a time may", f"Wait for it, or stop it: {self._kind.stop}."
+                f"a {self._kind.name} that runs",
+                "only one may run at a time",
+                f"Wait for it, or stop it: {self._kind.stop}.",
             )
 
     def add(self, model: str, info: dict[str, Any], identity: str = "") -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_nobody_at_the_address_is_told(banded, tmp_path, monkeypatch):
     both = CliRunner().invoke(app, [*line, "--cluster", "cuda", "--workers", "2"])
     assert "Found both --workers and --cluster cuda; there is one for each GPU. Leave --workers out." in _words(both)
     jobs = CliRunner().invoke(app, [*line, "--cluster", "local", "--job", "queue=long"])
-    assert "Found --job without --cluster slurm; it says what is asked of SLURM for each worker." in _words(jobs)
+    assert "Found --job without --cluster slurm; it sets the resources of SLURM jobs." in _words(jobs)
 
 
 def _words(outcome: Result) -> str:

@@ -75,7 +75,7 @@ def test_workers_that_cannot_start_end_the_run(dispatcher, monkeypatch):
 
     monkeypatch.setattr("medvit_batch.execution.pipe_transport.serve", os._exit)
     dispatcher.give(job(1, "fine"))
-    with pytest.raises(BatchError, match="Found 3 workers in a row that died while they started.*Run medvit doctor"):
+    with pytest.raises(BatchError, match="Found 3 workers in a row that ended while they started.*Run medvit doctor"):
         for _ in range(200):
             for event in dispatcher.wait(0.2):
                 assert (event.case, event.kind) == (1, EndKind.START_FAILED)

@@ -130,7 +130,7 @@ def test_clicks_that_mean_nothing_are_refused_with_point_and_size(annotator: Ann
     assert "Found no label 'liver' in bands" in refusal(annotator, clicks={"liver": [[1, 1, 1]]})
     assert "Found no label 'liver' in bands" in refusal(annotator, label="liver", foreground=[[1, 1, 1]])
     assert "under 'foreground' without a label" in refusal(annotator, foreground=[[1, 1, 1]])
-    assert "Found clicks that are no object" in refusal(annotator, clicks=[[1, 1, 1]])
+    assert "Found clicks that are not an object" in refusal(annotator, clicks=[[1, 1, 1]])
 
 
 def test_many_clicks_in_one_request_all_hold(

@@ -31,7 +31,7 @@ def test_one_runs_the_others_wait_and_one_too_many_is_refused() -> None:
     jobs = [queue.submit(work, "bands", f"image {n}") for n, work in enumerate(works)]
     assert works[0].begun.wait(5)
     assert [job.state for job in jobs] == ["running", "waiting"] and not works[1].begun.is_set()
-    with pytest.raises(BusyError, match="Found 2 inferences waiting, as many as may wait; .* Ask again in a minute"):
+    with pytest.raises(BusyError, match="Found 2 waiting inferences, which is the limit; .* Ask again in a minute"):
         queue.submit(Work(), "bands", "image 2")
     works[0].free.set()
     assert jobs[0].future.result(5) == "made" and works[1].begun.wait(5)

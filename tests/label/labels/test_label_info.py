@@ -142,7 +142,7 @@ def test_a_segmentation_file_whose_names_do_not_fit_is_refused(
         ({1: A}, [{"name": "larynx", "idx": 1}, {"name": "mandible", "idx": 1}], "with the number 1 in label_info"),
         ({1: A}, [{"name": "larynx"}], "Found an entry of label_info without a number"),
         ({1: A}, [{"idx": 1}], "Found an entry of label_info without a name"),
-        ({1: A}, "larynx", "Found label_info that is no list"),
+        ({1: A}, "larynx", "Found label_info that is not a list"),
     ],
 )  # fmt: skip
 def test_what_no_name_or_number_tells_is_refused_at_saving(

@@ -74,7 +74,7 @@ def trained(lab: Lab) -> Trained:
     started = lab.client.train_start("bands", {"steps": 60, "learning_rate": 0.003})
     assert started["status"] == "RUNNING" and started["split"] == {"by": "image", "training": 4, "validation": 1}
     busy = requests.post(f"{lab.url}/train/bands", json={}, timeout=60)
-    assert busy.status_code == 429 and "one at a time may. Wait for it, or stop it" in busy.json()["detail"]
+    assert busy.status_code == 429 and "only one may run at a time. Wait for it, or stop it" in busy.json()["detail"]
     return Trained(lab, ended(lab), before, shipped)
 
 

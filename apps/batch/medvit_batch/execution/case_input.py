@@ -54,7 +54,9 @@ def open_case(job: CaseJob) -> Opened:
     chosen = next((v for v in volumes if v.number == job.key.number), None)
     if chosen is None:
         raise SourceError(
-            "other volumes in the series than when it was looked at", "its files changed", "Run the batch again."
+            "that the series has other volumes than when the archive was scanned",
+            "its files changed",
+            "Run the batch again.",
         )
     files = {plane.file.name: plane.file for plane in chosen.planes}
     # the order of files in the archive does not change the images

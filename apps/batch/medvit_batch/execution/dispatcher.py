@@ -230,8 +230,8 @@ class Dispatcher:
         self._failed_starts += 1
         if self._failed_starts >= _STARTS:
             raise BatchError(
-                f"{_STARTS} workers in a row that died while they started ({detail})",
-                "nothing can be run so",
+                f"{_STARTS} workers in a row that ended while they started ({detail})",
+                "a worker must be able to start",
                 "Run medvit doctor.",
             )
         return [

@@ -86,7 +86,9 @@ def exclusive_folder(out: Path) -> Iterator[None]:
             held = lock.acquire()
         except Timeout:
             raise BatchError(
-                f"another run that writes to {out}", "one at a time can", f"Wait for it: medvit batch status {out}"
+                f"another run that writes to {out}",
+                "only one may run at a time",
+                f"Wait for it: medvit batch status {out}",
             ) from None
     with held:
         yield

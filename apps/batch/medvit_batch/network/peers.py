@@ -166,7 +166,7 @@ def associated(ae: AE, peer: Peer, local: Local, **more: Any) -> Iterator[Associ
     association = ae.associate(peer.host, peer.port, ae_title=peer.aet, **more)
     if not association.is_established and association.rejected_contexts:
         raise RefusedError(
-            f"that {peer.name} offers nothing of what is asked of it",
+            f"that {peer.name} supports none of the requested services",
             "a peer for these kinds of objects or queries is needed",
             "Choose another.",
         )

@@ -153,9 +153,9 @@ def _whole(peer: Peer, item: Found, inbox: Path) -> tuple[Found, int]:
     count = sum(1 for _ in home.glob("*.dcm")) if home.is_dir() else 0
     if count < max(1, item.objects):
         raise PeerError(
-            f"{count} of {item.objects or 'the'} objects of series {item.series} after {peer.name} gave what it would",
+            f"{count} of {item.objects or 'the'} objects of series {item.series} after the transfer from {peer.name}",
             "the whole series is needed",
-            "See its log; --move fetches in its own transfer syntaxes.",
+            "See the peer's log, or try --move.",
         )
     return item, count
 
@@ -201,7 +201,7 @@ def _through(answers: Any, peer: Peer) -> None:
         if code not in (*_PENDING, 0):
             raise PeerError(
                 f"that {peer.name} ended the retrieval with status {code:04X}",
-                "see its log, and whether it knows our title",
+                "see its log, and check that it knows our AE title",
             )
 
 

@@ -133,8 +133,8 @@ def _request(transaction: str, files: list[Path], peer: Peer, local: Local) -> N
     if code != 0:
         said = "was silent" if code is None else f"answered status {code:04X}"
         raise PeerError(
-            f"that {peer.name} {said} when it was asked to vouch for what it was sent",
-            "it is asked again later",
+            f"that {peer.name} {said} to a request for storage commitment",
+            "the request is repeated later",
             "See its log.",
         )
 

@@ -188,7 +188,7 @@ class _Reader:
     def negated(self) -> _Node:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise self.refuse(self.peek(), f"a selection at most {_DEEPEST} levels deep", "Write it flatter.")
+            raise self.refuse(self.peek(), f"a selection at most {_DEEPEST} levels deep", "Use fewer parentheses.")
         made: _Node
         if self.peek().says("not"):
             self.take()

@@ -117,7 +117,7 @@ class DicomWebImages:
     def _fetch(self, image: LabelImage) -> None:
         slices = self._ask(lambda: self._client.retrieve_series(image.study, image.series))
         if not slices:
-            raise GoneError(f"no slices of series {image.id}", "it was taken out of the service", "Ask for another.")
+            raise GoneError(f"no slices of series {image.id}", "it was removed from the service", "Ask for another.")
         self._cache.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=self._cache))
         try:
@@ -135,7 +135,7 @@ class DicomWebImages:
             AccessError: always.
         """
         raise AccessError(
-            "an image to add to a DICOMweb project", "it takes none from here", "Send it to the archive itself."
+            "an image for a DICOMweb project", "this server cannot add images to it", "Send it to the archive itself."
         )
 
     def store(self, seg: Path) -> dict[str, Any]:

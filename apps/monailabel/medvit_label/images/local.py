@@ -99,7 +99,7 @@ class LocalImages:
             )
         if not image.path.exists():
             raise GoneError(
-                f"that image {name[:80]!r} was taken out of the project's folder", "put it back, or ask for another"
+                f"that image {name[:80]!r} was removed from the project's folder", "put it back, or ask for another"
             )
         return image
 

@@ -36,7 +36,7 @@ def save_upload(name: str | None, stream: BinaryIO, kinds: tuple[str, ...], scra
     if ending is None:
         raise RequestError(
             f"an upload whose name ends in {Path(low).suffix[:12] or 'nothing'!r}",
-            f"taken are {', '.join(kinds)}",
+            f"accepted are {', '.join(kinds)}",
             "Send one of these.",
         )
     with tempfile.TemporaryDirectory(prefix="upload-", dir=scratch) as folder:

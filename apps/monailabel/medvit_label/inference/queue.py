@@ -92,8 +92,8 @@ class JobQueue:
             open_jobs = sum(other.ended is None for other in self._jobs.values())
             if open_jobs >= self._limit:
                 raise BusyError(
-                    f"{open_jobs} inferences waiting, as many as may wait",
-                    "the server does one at a time",
+                    f"{open_jobs} waiting inferences, which is the limit",
+                    "the server runs one at a time",
                     "Ask again in a minute.",
                 )
             self._jobs[job.id] = job

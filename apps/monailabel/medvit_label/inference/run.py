@@ -173,8 +173,8 @@ def infer(request: InferenceRequest, scratch: Path, progress: Progress) -> Infer
     params = request.params
     if params.device is not None and choose_device(params.device) != choose_device(request.device):
         raise BackendError(
-            f"device {params.device!r} asked for, where this server runs on {choose_device(request.device)}",
-            "nothing else is used in its place",
+            f"device {params.device!r} in the request, while this server runs on {choose_device(request.device)}",
+            "a request cannot change the device",
             "Leave it out, or start the server with --device.",
         )
     result = _run(request, progress)

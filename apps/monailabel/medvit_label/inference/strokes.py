@@ -69,7 +69,9 @@ def read_strokes(
         known = names.keys() - {0}
         if not set(np.unique(drawn).tolist()) <= {0, 255, *known}:
             raise RequestError(
-                f"scribbles with ids other than {sorted(known)} and 255", "the bundle knows no others", "Use these ids."
+                f"scribbles with ids other than {sorted(known)} and 255",
+                "the bundle has no other labels",
+                "Use these ids.",
             )
         ids[drawn != 0] = np.where(drawn[drawn != 0] == 255, 0, drawn[drawn != 0])
     notes: list[str] = []
@@ -92,7 +94,7 @@ def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, li
     clicks = content.get("clicks") or {}
     if not isinstance(clicks, dict):
         raise RequestError(
-            f'Found clicks that are no object ({str(clicks)[:40]}); lists of points by label are needed. Send {{"LABEL": [[i, j, k]]}}.'
+            f'Found clicks that are not an object ({str(clicks)[:40]}); lists of points by label are needed. Send {{"LABEL": [[i, j, k]]}}.'
         )
     found = list(clicks.items())
     found += _named(content, bundle).items()

@@ -148,7 +148,7 @@ def _picture_ids(file: Path) -> NDArray[np.integer]:
     whole = ids.astype(np.int64) if np.isfinite(ids).all() else np.full(1, -1)
     if whole.min(initial=0) < 0 or whole.max(initial=0) > _MOST_IDS or not np.array_equal(whole, ids):
         raise RequestError(
-            "a label of a picture with numbers that are no ids",
+            "a label of a picture with numbers that are not ids",
             f"whole numbers from 0 to {_MOST_IDS} are needed",
             "Save ids, not values.",
         )

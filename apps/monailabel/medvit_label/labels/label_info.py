@@ -35,7 +35,7 @@ def read_label_info(content: dict[str, Any]) -> dict[int, str] | None:
         return None
     if not isinstance(rows, list):
         raise RequestError(
-            f"Found label_info that is no list ({type(rows).__name__}); one entry for each segment is needed. "
+            f"Found label_info that is not a list ({type(rows).__name__}); one entry for each segment is needed. "
             'Send [{"name": "liver", "idx": 1}, ...].'
         )
     names: dict[int, str] = {}

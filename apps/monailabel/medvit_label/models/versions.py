@@ -55,7 +55,7 @@ class VersionRepository:
         if not (root / "configs" / "metadata.json").is_file():
             raise BundleError(
                 f"no files of version {number} of {installed.name} in the project",
-                "they were taken away",
+                "they were removed",
                 f"Put them back, or serve another: medvit label rollback {installed.name}.",
             )
         found = Bundle(root)

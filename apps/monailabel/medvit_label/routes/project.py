@@ -110,7 +110,7 @@ def remove_image(project: CurrentProject, id: str) -> None:
     """Refuse to delete an image, since the server never changes originals."""
     raise HTTPException(
         403,
-        "Found a request to delete an image; the server never touches originals. Take the file out of the folder yourself.",
+        "Found a request to delete an image; the server never changes originals. Take the file out of the folder yourself.",
     )
 
 

@@ -167,8 +167,8 @@ def _require_enough(count: int, model: str, excluded: dict[str, str]) -> None:
     """
     if count < LEAST:
         raise RequestError(
-            f"Found {count} images with a final label for {model}; at least {LEAST} are needed: {LEAST - 1} to learn from and one "
-            f"to judge by. Submit more with the tag final.{_excluded_note(excluded)}"
+            f"Found {count} images with a final label for {model}; at least {LEAST} are needed: {LEAST - 1} to train on and one "
+            f"to validate on. Submit more with the tag final.{_excluded_note(excluded)}"
         )
 
 
@@ -180,7 +180,7 @@ def _excluded_note(excluded: dict[str, str]) -> str:
 def _fault(label: StoredLabel, table: Sequence[Label]) -> str:
     """Return the reason against training on a label; "" if there is none."""
     if not label.file.is_file():
-        return "its file was taken away"
+        return "its file was removed"
     try:
         values = np.unique(label_map(label.file))
     except Exception as error:  # a truncated, empty or wrong file can raise any error
@@ -217,7 +217,7 @@ def divide(groups: dict[str, list[str]], known: dict[str, str], share: float) ->
         raise RequestError(
             (
                 f"the labels of {len(groups)} patients, which leaves nothing to "
-                f"{'judge by' if TRAINING in parts.values() else 'learn from'}"
+                f"{'validate on' if TRAINING in parts.values() else 'train on'}"
             ),
             "labels of another patient are needed",
             "Submit some.",

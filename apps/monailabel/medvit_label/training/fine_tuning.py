@@ -72,8 +72,8 @@ class FineTuner:
         reason = _reason_against_training(bundle)
         if reason is not None:
             raise BundleError(
-                f"{reason} where {model} was to be trained",
-                "a bundle for segmentation that says how it is trained and judged is needed",
+                f"{reason} in the request to train {model}",
+                "a bundle for segmentation with configs for training and evaluation is needed",
                 f"Name one of: {', '.join(self.trainers()) or 'none'}.",
             )
 

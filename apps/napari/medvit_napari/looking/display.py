@@ -61,7 +61,7 @@ def about(layer: Any) -> list[str]:
     """
     place = place_of(layer)
     if place is None:
-        return ["Opened by another reader: the layer does not say where it lies in the patient."]
+        return ["Opened by another reader: the position of the layer in the patient is not known."]
     lines = []
     if place.grid is not None:
         size = " x ".join(str(n) for n in place.grid.shape)
@@ -190,7 +190,7 @@ def save_gif(viewer: Any, path: Path, screenshot: Any) -> Path:
     steps, before = int(viewer.dims.nsteps[axis]), tuple(viewer.dims.current_step)
     if viewer.dims.ndisplay != 2 or viewer.dims.ndim < 3 or steps < 2:
         raise OutputError(
-            "nothing to step through", "a volume in a 2-D view is needed", "Open one, and choose a plane."
+            "no slices to step through", "a volume in a 2-D view is needed", "Open one, and choose a plane."
         )
     pictures = []
     try:

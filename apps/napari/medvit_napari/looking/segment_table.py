@@ -259,7 +259,7 @@ def parse_code(text: str) -> Code:
         raise LayerError(
             f"the code {text[:40]!r}",
             "scheme/value/meaning is needed, for example SCT/10200004/Liver",
-            "Type it so, or choose one.",
+            "Type it in this form, or choose one.",
         )
     for part, most, what in zip(parts, (16, 16, 64), ("scheme", "value", "meaning"), strict=True):
         if len(part) > most:

@@ -192,7 +192,7 @@ def scan_of(layer: Any, axes: str = "") -> Scan:
         if values.shape != scan.array.shape[1:]:
             raise LayerError(
                 f"the layer {layer.name!r} with {values.shape} voxels where its file has {scan.array.shape[1:]}",
-                "it was cut",
+                "it was cropped",
                 "Open the file again.",
             )
         return replace(scan, array=np.asarray(values, dtype=np.float32)[None])
@@ -224,7 +224,7 @@ def _stated(layer: Any, axes: str) -> Scan:
         )
     if not axes:
         raise PlaceError(
-            f"the layer {layer.name!r}, which does not say where it lies in the patient",
+            f"the layer {layer.name!r}, whose position in the patient is not known",
             "left and right could be exchanged",
             "Open its file with medvit, or state where its axes run, for example IPL, under 'Axes'.",
         )
@@ -247,7 +247,7 @@ def _affine(layer: Any, axes: str) -> Affine:
         or np.abs(turned - np.diag(np.diag(turned))).max() > 1e-6
     ):
         raise PlaceError(
-            f"the layer {layer.name!r} turned in napari",
+            f"the layer {layer.name!r} rotated in napari",
             "its axes cannot be stated by letters",
             "Open its file with medvit.",
         )

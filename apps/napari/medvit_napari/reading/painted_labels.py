@@ -28,7 +28,7 @@ def label_place(layer: Any) -> LayerInfo:
     place = place_of(layer)
     if place is None or place.grid is None:
         raise PlaceError(
-            f"the label layer {layer.name!r}, which does not say on which image it lies",
+            f"the label layer {layer.name!r}, whose image is not known",
             remedy="Make it with medvit: run a bundle, open a SEG, or use 'New labels on this image'.",
         )
     return place

@@ -28,7 +28,7 @@ def new_labels(layer: Any, bundle: str = "") -> LayerTuple:
     place = place_of(image_of(layer))
     if place is None or place.grid is None:
         raise PlaceError(
-            f"the layer {layer.name!r}, which does not say where it lies in the patient",
+            f"the layer {layer.name!r}, whose position in the patient is not known",
             remedy="Open its file with medvit.",
         )
     labels = open_bundle(bundle).facts.labels if bundle else (unnamed(1),)

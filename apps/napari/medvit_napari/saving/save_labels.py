@@ -100,7 +100,7 @@ def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     place = meta.get("metadata", {}).get(KEY)
     if not isinstance(place, LayerInfo) or place.grid is None:
         raise PlaceError(
-            f"the label layer {meta.get('name', '')!r}, which does not say on which image it lies",
+            f"the label layer {meta.get('name', '')!r}, whose image is not known",
             remedy="Save it as TIFF, or make it with medvit.",
         )
     final = Path(path if path.lower().endswith((".nii", ".nii.gz")) else path + ".nii.gz")

@@ -138,7 +138,9 @@ class Client:
         parts = urlsplit(address.strip())
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ServerError(
-                f"the address {address!r}", "a server's is needed, such as http://127.0.0.1:8000", "Correct it."
+                f"the address {address!r}",
+                "the address of a server is needed, such as http://127.0.0.1:8000",
+                "Correct it.",
             )
         self.address, self.access = address.strip().rstrip("/"), access or Access(token=token)
         self._token = self.access.token
@@ -171,7 +173,7 @@ class Client:
             strategies, trainers = tuple(found.get("strategies", {})), tuple(found.get("trainers", {}))
         except (AttributeError, TypeError) as error:
             raise ServerError(
-                f"an answer of {self.address} that is none of MONAI Label's", remedy="Check the address."
+                f"an answer of {self.address} that is not MONAI Label's", remedy="Check the address."
             ) from error
         return ServerInfo(str(found.get("name", "")), models, strategies, trainers)
 

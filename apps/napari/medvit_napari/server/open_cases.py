@@ -163,7 +163,7 @@ def labels_for(layer: Any, cases: list[OpenCase], chosen: OpenCase | None, empty
         if chosen is not None and chosen.place.grid is not None:
             where = f", on {_size(found.shape)} voxels where the image of case {chosen.title} has {_size(chosen.place.grid.shape)}"
         raise LayerError(
-            f"the labels {layer.name!r}, which were made on no image of an open case{where}",
+            f"the labels {layer.name!r}, which belong to no open case{where}",
             "labels are submitted for the image they were made on",
             "Press Infer, or make new labels on the case's image.",
         )
