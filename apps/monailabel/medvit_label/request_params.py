@@ -27,7 +27,7 @@ def json_object(text: str) -> dict[str, Any]:
         # the server sends the object to each client: NaN, infinity or a lone surrogate would make those answers invalid
         json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise RequestError("params with a lone surrogate (half a character)", "send whole ones") from None
+        raise RequestError("params that hold a lone surrogate (half a character)", "send whole ones") from None
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise RequestError(f"params that are not a JSON object ({why})", "send one, or none") from None
