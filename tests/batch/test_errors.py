@@ -152,7 +152,9 @@ def test_nodes_that_refuse(tmp_path):
             list(fetch(peer, [series], tmp_path, node, move=True))
     with (
         _node(get=0x0000) as name,
-        pytest.raises(PeerError, match=r"Found 0 of 3 objects of series 1\.2\.3\.4 after the transfer .* or try --move"),
+        pytest.raises(
+            PeerError, match=r"Found 0 of 3 objects of series 1\.2\.3\.4 after the transfer .* or try --move"
+        ),
     ):
         list(fetch(parse_peer(name), [series], tmp_path, node, move=False))
     assert issubclass(RefusedError, PeerError)

@@ -138,9 +138,7 @@ class Client:
         parts = urlsplit(address.strip())
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ServerError(
-                f"the address {address!r}",
-                "the address of a server is needed, such as http://127.0.0.1:8000",
-                "Correct it.",
+                f"the address {address!r}", "a server address is needed, such as http://127.0.0.1:8000", "Correct it."
             )
         self.address, self.access = address.strip().rstrip("/"), access or Access(token=token)
         self._token = self.access.token
