@@ -1,4 +1,4 @@
-"""The names that the allow-list for fetched configs admits: every public class is put to it, and the answers are listed."""
+"""Names that the allow-list for fetched configs admits, tested with every public class and listed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.laws.configs import config_files, targets
 from tests.laws.scratch import scratch
 
 CHECK = "check_configs"
-"""The function that refuses configs, looked for in all modules of medvit."""
+"""Name of the function that refuses configs; it is searched for in all modules of medvit."""
 
 LIBRARIES = {
     "monai": ("apps", "bundle", "data", "engines", "handlers", "inferers", "losses", "metrics", "networks", "networks.blocks",
               "networks.layers", "networks.nets", "optimizers", "transforms", "utils", "visualize"),
     "torch": ("nn", "nn.functional", "nn.modules", "nn.utils", "optim", "optim.lr_scheduler", "serialization", "hub", "jit", "utils.data"),
 }  # fmt: skip
-"""Rooms of other libraries whose classes are put to the allow-list."""
+"""Packages of other libraries whose classes are tested."""
 
 SAMPLE = 2
-"""Names of each room that are put to the allow-list first; all of a room's follow if any is admitted."""
+"""Names of each package that are tested first; if any is admitted, all of its names are tested."""
 
 HARMFUL = (
     "builtins.eval", "builtins.exec", "builtins.open", "importlib.import_module", "monai.bundle.run", "monai.transforms.os.system",
@@ -38,7 +38,9 @@ HARMFUL = (
 
 @cache
 def allow_list() -> dict[str, Any]:
-    """List what is admitted: medvit's names in full, those of libraries by room, and the versions of the libraries."""
+    """List the admitted names: those of medvit in full, those of libraries by package, and the versions of the
+    libraries.
+    """
     rooms = _names_by_room()
     few = _admitted([*HARMFUL, *_in_configs(), *(name for names in rooms.values() for name in names[:SAMPLE])])
     open_rooms = {name.rpartition(".")[0] for name in few}
@@ -52,7 +54,7 @@ def allow_list() -> dict[str, Any]:
 
 
 def agree(pinned: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Take out the classes of a library that is there in another version, which may have more or fewer of them."""
+    """Remove the classes of a library that is installed in another version, which may have more or fewer of them."""
     other = [
         name for name, number in found["versions"].items() if pinned.get("versions", {}).get(name, number) != number
     ]
@@ -64,7 +66,7 @@ def agree(pinned: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _admitted(names: Iterable[str]) -> list[str]:
-    """Put names to the allow-list, each time without the one that it refused last."""
+    """Test names with the allow-list, each time without the name that it refused last."""
     left = sorted(set(names))
     with scratch() as folder:
         config = folder / "configs" / "inference.json"
@@ -79,7 +81,7 @@ def _admitted(names: Iterable[str]) -> list[str]:
 
 
 def _refused(folder: Path) -> str | None:
-    """Name what the allow-list refuses in a bundle's configs first; None if it refuses nothing."""
+    """Return the first name that the allow-list refuses in a bundle's configs; None if it refuses none."""
     from medvit import MedvitError
 
     try:
@@ -106,7 +108,7 @@ def _modules() -> tuple[ModuleType, ...]:
 
 
 def _names_by_room() -> dict[str, list[str]]:
-    """Collect the names with a capital of medvit's and other libraries' modules, of medvit's deep modules one in eight."""
+    """Collect the capitalised names of medvit's and other libraries' modules; of medvit's deep modules, one in eight."""
     deep = [module for module in _modules() if module.__name__.count(".") > 1 and not hasattr(module, "__path__")]
     own = [module for module in _modules() if module not in deep]
     rooms = [importlib.import_module(f"{library}.{room}") for library, rooms in LIBRARIES.items() for room in rooms]

@@ -1,4 +1,4 @@
-"""Rows of a batch: the tables of a small archive with good and bad cases, and results that name nobody."""
+"""Rows of a batch: tables of a small archive with good and bad cases, and de-identified results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.laws.rows import Place, Row
 from tests.laws.training import command
 
 _CHANGING = {"seconds", "peak_mb", "updated"}
-"""Columns of ``cases.csv`` that no two runs share."""
+"""Columns of ``cases.csv`` that differ in each run."""
 
 _WORDS = {"reason", "remedy", "flags", "rating_reasons"}
-"""Its columns of sentences, a product of their own: who rewords a message renews nothing else."""
+"""Columns with sentences, kept in a separate product, so that a reworded message renews nothing else."""
 
 
 def _make_archive(folder: Path) -> None:
-    """Write series under fixed UIDs: two good, one copied, one of another modality, one with a gap, one damaged."""
+    """Write series with fixed UIDs: two good ones, a copy, one of another modality, one with a gap, one damaged."""
     values, _ = phantom()
     small, _ = phantom((24, 20, 8))
 
@@ -88,7 +88,7 @@ def _tables(out: Path) -> dict[str, Product]:
 
 
 def _plain(text: str) -> str:
-    """Leave out of the name of an image's case the hash of its place on this machine."""
+    """Remove the hash of an image's path on this machine from the name of its case."""
     return re.sub(r"\bimage-[0-9a-f]{16}\b", "image", text)
 
 

@@ -1,4 +1,4 @@
-"""Products of a batch: its folder, tables, events, metrics, records and databases; all through the command line."""
+"""Pins of a batch: its folder, tables, events, metrics, records and databases, all made through the command line."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.laws.shapes import OPEN, columns, file_shape, lines_by_kind, schema, 
 ROOT = Path(__file__).resolve().parents[2]
 
 _OPEN = (*OPEN, "seconds")
-"""Which stages a batch times differs with what its workers do at the same time."""
+"""Keys of stages, which depend on the work that other threads of a worker do at the same time."""
 
 
 def batch() -> dict[str, Any]:
-    """Run a small batch, withdraw a result of it, ask how it stands; describe all of that."""
+    """Run a small batch, withdraw one of its results and ask for its status; describe the products."""
     found: dict[str, Any] = {}
     with scratch(OMP_NUM_THREADS="1") as folder:
         scenes, out = make_scenes(folder), folder / "out"
@@ -51,7 +51,7 @@ def batch() -> dict[str, Any]:
 
 @contextmanager
 def _watching(url: str) -> Iterator[dict[str, Any]]:
-    """Ask an address again and again while the block runs; describe its first answer."""
+    """Request an address repeatedly while the block runs; describe its first answer."""
     answers: dict[str, Any] = {}
     ended = threading.Event()
 
@@ -82,7 +82,7 @@ def _archive(top: Path, scenes: Scenes) -> Path:
 
 
 def _dispute(archive: Path) -> None:
-    """Put a copy of the good series beside it that names another patient."""
+    """Add a copy of the good series that names another patient."""
     shutil.copytree(archive / "good", archive / "again")
     for path in (archive / "again").iterdir():
         header = pydicom.dcmread(path)
@@ -120,7 +120,9 @@ def _json(outcome: Any) -> Any:
 
 
 def statements() -> dict[str, list[list[str]]]:
-    """Collect the SQL in the sources that makes or changes tables, by package: also that of tables which a small run does not make."""
+    """Collect the SQL that creates or changes tables in the sources, by package, also for tables that a small run does
+    not make.
+    """
     found: dict[str, list[list[str]]] = {}
     for package in ("medvit", "apps/batch/medvit_batch", "apps/monailabel/medvit_label"):
         lines = set()

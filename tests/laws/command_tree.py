@@ -1,4 +1,4 @@
-"""The tree of commands with every argument, option, type and default, as Typer's own objects state it."""
+"""Tree of commands with each argument, option, type and default, as Typer's own objects state it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 
 def leaves() -> Iterator[tuple[str, Any]]:
-    """Walk the commands of ``medvit``, the apps' among them; yield each that can be run, with its words."""
+    """Walk the commands of ``medvit``, including those of the apps; yield each runnable command with its words."""
     import typer
 
     from medvit.cli.main import app
@@ -26,7 +26,7 @@ def _below(command: Any, words: str) -> Iterator[tuple[str, Any]]:
 
 
 def commands() -> dict[str, Any]:
-    """Describe every command: each parameter's names with one line of type, need and default."""
+    """Describe each command: names of each parameter, with its type, whether it is required, and its default."""
     return {
         words + (" (hidden)" if command.hidden else ""): {_names(p): _described(p) for p in command.params}
         for words, command in leaves()

@@ -1,4 +1,4 @@
-"""The configs of the shipped bundles: every id built as MONAI builds it, every name in an expression looked up."""
+"""Configs of the shipped bundles: each id is built as MONAI builds it, and each name in an expression is looked up."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from tests.laws.scratch import scratch
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 STARTS = ("run", "evaluating", "training")
-"""Ids that start something when evaluated; the names in them are looked up instead."""
+"""Ids that start a run when evaluated; the names in them are looked up instead."""
 
 _REFERENCE = re.compile(r"@[\w#:.]+")
 
 
 def config_files() -> list[Path]:
-    """List every config of every bundle that is a program: all but metadata and lists of data."""
+    """List each config of each bundle that is a program: all except metadata and data lists."""
     files = sorted(path for path in BUNDLES.glob("*/configs/*") if path.suffix in (".json", ".yaml", ".yml"))
     return [path for path in files if path.stem not in ("metadata", "datalist")]
 
 
 def parser_for(path: Path, data: Path) -> Any:
-    """Read a config as ``medvit`` and the bundles' documents do: training and evaluation lie over inference.json.
+    """Read a config as ``medvit`` and the bundles' documents do: those for training and evaluation extend
+    inference.json.
 
     Args:
         path: the config.
@@ -47,7 +48,7 @@ def parser_for(path: Path, data: Path) -> Any:
 
 
 def has_weights(path: Path) -> bool:
-    """Say whether the bundle of a config holds its weights; those of one do not ship."""
+    """Return whether the bundle of a config holds its weights; those of one bundle are not shipped."""
     return any(path.parents[1].glob("models/*"))
 
 
@@ -58,7 +59,7 @@ def own_ids(path: Path) -> list[str]:
 
 @cache
 def built(path: Path) -> dict[str, str]:
-    """Build every id that a config itself holds but those that start something; return what each became."""
+    """Build each id that a config itself holds, except those that start a run; describe each result."""
     import torch
 
     with scratch() as data, torch.random.fork_rng():
@@ -67,7 +68,7 @@ def built(path: Path) -> dict[str, str]:
 
 
 def _kind(built: object, depth: int = 2) -> str:
-    """Name the class of a built object with those of its parts, and the size of a network."""
+    """Return the class of a built object with those of its parts, and the size of a network."""
     from torch import nn
 
     kind = type(built).__name__
@@ -87,7 +88,7 @@ def _kind(built: object, depth: int = 2) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    """Say whether a value holds numbers and words alone."""
+    """Return whether a value holds only numbers and text."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
@@ -96,7 +97,7 @@ def _is_plain(value: object) -> bool:
 
 
 def strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Walk every string of a config with the key under which it stands."""
+    """Yield each string of a config with its key."""
     if isinstance(node, dict):
         for name, value in node.items():
             yield from strings(value, name)
@@ -119,7 +120,7 @@ def expressions(path: Path) -> set[str]:
 
 
 def unresolved(path: Path, data: Path) -> list[str]:
-    """List the names in expressions that cannot be looked up: of modules, of what they hold, and of ids."""
+    """List the names in expressions that cannot be looked up: modules, their members, and ids."""
     imported: dict[str, Any] = {}
     for text in expressions(path):
         if text.startswith(("import ", "from ")):
@@ -142,7 +143,7 @@ def unresolved(path: Path, data: Path) -> list[str]:
 
 
 def _is_id(parser: Any, reference: str) -> bool:
-    """Say whether a reference names an id, as MONAI finds them: the name may be followed by attributes."""
+    """Return whether a reference names an id by MONAI's rules: attributes may follow the name."""
     name = reference[1:].replace("::", "#").partition(".")[0]
     try:
         parser[name]
@@ -179,7 +180,7 @@ def _reaches(known: dict[str, Any], root: str, rest: list[str]) -> bool:
 
 @cache
 def look_up(name: str) -> Any:
-    """Return what a dotted name stands for, a module or what one holds; None where there is nothing."""
+    """Return the object of a dotted name, a module or a member of one; None if there is none."""
     parts = name.split(".")
     for number in range(len(parts), 0, -1):
         try:
@@ -193,7 +194,7 @@ def look_up(name: str) -> Any:
 
 
 def configs() -> dict[str, Any]:
-    """Build every config; list by bundle and config what each id became."""
+    """Build each config; list the results by bundle, config and id."""
     made: dict[str, dict[str, Any]] = {}
     for path in config_files():
         made.setdefault(path.parents[1].name, {})[path.stem] = built(path)

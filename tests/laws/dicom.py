@@ -1,4 +1,4 @@
-"""DICOM objects as lines that stay the same from run to run: UIDs become numbers, dates and times go."""
+"""DICOM objects as lines that stay the same from run to run: UIDs become numbers, dates and times are left out."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pydicom.uid import UID
 from tests.laws.products import Lines, Product, Voxels
 
 _LEFT_OUT = {"PixelData", "ContourData"}
-"""Elements that are compared apart: pixels as arrays, contours rounded."""
+"""Elements that are compared separately: pixels as arrays, contours rounded."""
 
 _DATES = {"DA", "TM", "DT"}
 _NUMBERS = {"DS", "FD", "FL"}
 
 
 class UidNumbers:
-    """Numbers in place of UIDs: those of the given files first, the others in the order in which they are met."""
+    """Numbers in place of UIDs: first those of the given files, then others in the order of their occurrence."""
 
     def __init__(self, given: Iterable[Dataset] = ()) -> None:
         self._names: dict[str, str] = {}
@@ -41,7 +41,7 @@ class UidNumbers:
 
 
 def dataset_lines(dataset: Dataset, uids: UidNumbers) -> list[str]:
-    """Write one line an element, with the path of sequences before it."""
+    """Yield one line for each element, preceded by the path of its sequences."""
     lines: list[str] = []
     _add_lines(dataset, "", uids, lines)
     return lines
@@ -77,7 +77,7 @@ def _text(element: Any, uids: UidNumbers) -> str:
 
 
 def contour_lines(dataset: Dataset) -> Lines:
-    """Write one line a contour of an RTSTRUCT: number of the ROI, kind, corners in hundredths of a millimetre."""
+    """Yield one line for each contour of an RTSTRUCT: number of the ROI, kind, corners in hundredths of a millimetre."""
     lines = []
     for roi in dataset.ROIContourSequence:
         for contour in roi.get("ContourSequence", ()):

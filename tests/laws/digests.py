@@ -1,4 +1,4 @@
-"""Make the rows in a process of one thread, and renew their expected values.
+"""Command that makes the rows in a process with one thread, and renews their expected values.
 
 ``python -m tests.laws.digests --write [ROW...]`` writes the expected values anew, of all rows or the named ones, and prints what
 changed. Only a change of weights, of a default or of what is meant to be made renews rows, in the same commit and with the reason;
@@ -27,19 +27,19 @@ _ONE_THREAD = dict.fromkeys(
 
 
 def all_rows() -> dict[str, Row]:
-    """Return every row by its name."""
+    """Return all rows by name."""
     from tests.laws import archives, restoring, segmenting, training
 
     return {row.name: row for module in (segmenting, restoring, training, archives) for row in module.ROWS}
 
 
 def shared_folder() -> Path:
-    """Return the folder of real images beside the project; it need not exist."""
+    """Return the folder of real images beside the project, which may not exist."""
     return Path(os.environ.get("MEDVIT_SHARED", ROOT.parent / "shared"))
 
 
 def make_rows(names: Sequence[str], folder: Path) -> str:
-    """Make rows in a new process with one thread; ``folder`` gets ROW.json each, or ROW.error where one failed.
+    """Make rows in a new process with one thread; write ROW.json into ``folder`` for each, or ROW.error if it failed.
 
     Returns:
         The processor time of each row, as text.
@@ -110,13 +110,13 @@ def _write(names: Sequence[str]) -> int:
 
 
 def _loosened(before: dict[str, Any], name: str, product: dict[str, Any]) -> bool:
-    """Tell if a product is compared by other rules than before."""
+    """Return whether a product is compared by other rules than before."""
     old = before["products"].get(name, product)
     return any(old.get(rule) != product.get(rule) for rule in ("relative", "absolute", "rounded"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when every row was made."""
+    """Run the command; return 0 if every row was made."""
     parser = argparse.ArgumentParser(prog="python -m tests.laws.digests", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--write", nargs="*", metavar="ROW", help="write expected values anew: all, or these rows")

@@ -1,4 +1,4 @@
-"""Exit codes of commands: with a mistake, an unknown option, no arguments, and with the help."""
+"""Exit codes of commands: with a mistake, with an unknown option, without arguments, and with ``--help``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.laws.scratch import invoke, scratch
 
 
 def exit_codes() -> dict[str, Any]:
-    """List each command's exit codes; a traceback in place of one is named."""
+    """List each command's exit codes; a traceback is named in place of a code."""
     found: dict[str, dict[str, Any]] = {}
     with scratch() as folder:
         where = places(folder)

@@ -1,4 +1,4 @@
-"""Public names of medvit and of each room: that they are still what they were after every submodule was imported."""
+"""Public names of medvit and of each room, which must stay the same after every submodule was imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWN = ("medvit", "medvit_batch", "medvit_label", "medvit_napari")
 
 @cache
 def after_every_import() -> dict[str, Any]:
-    """Import every submodule in a process of its own; report public names by kind, and what went wrong."""
+    """Import every submodule in a separate process; report public names by kind, and errors."""
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "OMP_NUM_THREADS": "1"}
     outcome = subprocess.run(
         [sys.executable, "-m", "tests.laws.faces"], capture_output=True, text=True, env=environment, check=False
@@ -28,7 +28,7 @@ def after_every_import() -> dict[str, Any]:
 
 
 def faces() -> dict[str, Any]:
-    """List what medvit and each room exports, with the kind of each name."""
+    """List the exported names of medvit and of each room, with their kinds."""
     exported: dict[str, Any] = after_every_import()["faces"]
     return exported
 
@@ -42,7 +42,7 @@ def _kind(value: object) -> str:
 
 
 def _import_all() -> tuple[list[str], dict[str, str]]:
-    """Import each package before its submodules, as a program does; return the names and what could not be imported."""
+    """Import each package before its submodules, as a program does; return the names and the failed imports."""
     names: list[str] = []
     failed: dict[str, str] = {}
     for top in OWN:

@@ -1,4 +1,5 @@
-"""Run medvit command lines in copies of one process that has loaded the command line; report exit codes and loaded modules.
+"""Runs of medvit command lines in forks of one process with the command line loaded; they report exit codes and loaded
+modules.
 
 A program of its own: it reads a list of command lines as JSON from standard input and prints one report for each, after the
 reports for ``import medvit`` and ``medvit --help``. Only the standard library is imported here, since what is loaded is what
@@ -40,7 +41,7 @@ def loaded() -> dict[str, Any]:
 
 
 def in_a_copy(arguments: list[str]) -> dict[str, Any]:
-    """Run ``medvit`` with these arguments in a copy of this process; report its exit code and what it has loaded."""
+    """Run ``medvit`` with these arguments in a fork of this process; report its exit code and loaded modules."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -76,7 +77,7 @@ def _run(arguments: list[str]) -> int | str:
 
 
 def main() -> None:
-    """Report what importing medvit, the help and each command line load."""
+    """Report the modules loaded by importing medvit, by the help and by each command line."""
     asked: list[list[str]] = json.load(sys.stdin)
     import medvit
 

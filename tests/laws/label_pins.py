@@ -1,4 +1,4 @@
-"""The interface of the label server: its endpoints, the shapes of their answers, and its journal; all over HTTP."""
+"""Interface of the label server: its endpoints, the shapes of their answers, and its journal, observed over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.laws.scratch import free_port, invoke, scratch
 from tests.laws.shapes import schema, shape
 
 READY_S = 300
-"""Seconds after which a server that does not answer has failed."""
+"""Seconds after which a server that does not answer counts as failed."""
 
 ASKED = (
     "GET /auth/",
@@ -39,7 +39,7 @@ ASKED = (
     "GET /train/",
     "GET /stats/",
 )
-"""Requests in their order; those that post or put carry an empty form of parameters, those of labels and sessions a file."""
+"""Requests in their order; POST and PUT carry an empty form of parameters, those of labels and sessions also a file."""
 
 
 def label_server() -> dict[str, Any]:
@@ -64,7 +64,7 @@ def label_server() -> dict[str, Any]:
 
 @contextmanager
 def _serving(scenes: Scenes, studies: Path, state: Path) -> Iterator[str]:
-    """Run ``medvit label start`` until the block ends; give its address once it answers."""
+    """Run ``medvit label start`` until the block ends; yield its address once it answers."""
     port = free_port()
     words = ["label", "start", "-s", studies, "--state", state, "-b", "segmenting", "--port", str(port), "-d", "cpu"]
     environment = {**os.environ, "MEDVIT_BUNDLES": str(scenes.bundle(""))}
@@ -105,7 +105,7 @@ def _described(answer: requests.Response) -> Any:
 
 
 def _endpoints(document: dict[str, Any]) -> dict[str, list[str]]:
-    """List methods and paths with the names of what each takes."""
+    """List methods and paths with the names of their parameters."""
     found = {}
     for path, methods in document["paths"].items():
         for method, content in methods.items():
@@ -117,7 +117,7 @@ def _endpoints(document: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _form(document: dict[str, Any], form: dict[str, Any]) -> str:
-    """Name the fields of a form."""
+    """Return the names of a form's fields."""
     name = form.get("$ref", "").rpartition("/")[2]
     fields = document.get("components", {}).get("schemas", {}).get(name, form).get("properties", {})
     return ", ".join(sorted(fields)) or "any JSON"

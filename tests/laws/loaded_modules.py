@@ -1,4 +1,4 @@
-"""Modules that commands load, found in processes of their own."""
+"""Modules that commands load, observed in separate processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from tests.laws.mistakes import MISTAKES, lines, places
 from tests.laws.scratch import scratch
 
 SPARED = 0.25
-"""Share by which the number of medvit's own modules may differ from the pinned one: files may be split and joined."""
+"""Share by which the number of medvit's own modules may differ from the pinned number, since files may be split or
+joined.
+"""
 
 
 @cache
 def modules() -> dict[str, Any]:
-    """List what ``import medvit``, the help and the first mistake of each command load, and how they end.
+    """List the modules that ``import medvit``, the help and the first mistake of each command load, with the exit
+    codes.
 
     Third-party modules are named by their top level, of what medvit requires; those of a mistake are what comes beside those
     of the help.
@@ -43,7 +46,7 @@ def modules() -> dict[str, Any]:
 
 
 def agree(pinned: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Take out small differences in the number of medvit's own modules."""
+    """Ignore small differences in the number of medvit's own modules."""
     counts = {}
     for name, modules in found["medvit_modules"].items():
         before = pinned.get("medvit_modules", {}).get(name, {})

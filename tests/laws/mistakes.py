@@ -1,4 +1,5 @@
-"""Command lines that medvit refuses: at least one for each command, the first of which is also watched for what it loads.
+"""Command lines that medvit refuses: at least one for each command; the first of each is also checked for loaded
+modules.
 
 ``{absent}`` is a path where nothing is, ``{empty}`` an empty folder, ``{scan}`` a small NIfTI, ``{scans}`` its folder and ``{out}`` a folder to write to.
 """
@@ -133,13 +134,13 @@ MISTAKES: dict[str, dict[str, str]] = {
 
 
 def lines(command: str, where: dict[str, Path]) -> dict[str, list[str]]:
-    """Make the argument lists of one command's mistakes, with its words in front."""
+    """Make the argument lists of one command's mistakes, preceded by its words."""
     filled = {label: words.format_map(where) for label, words in MISTAKES[command].items()}
     return {label: [*command.split(), *words.split()] for label, words in filled.items()}
 
 
 def places(top: Path) -> dict[str, Path]:
-    """Make what the command lines name, in a folder."""
+    """Make the files that the command lines name, in a folder."""
     import nibabel as nib
     import numpy as np
 

@@ -17,7 +17,7 @@ def nifti_products(path: Path, name: str) -> dict[str, Product]:
 
 
 def crop_nifti(source: Path, target: Path, box: tuple[slice, slice, slice]) -> Path:
-    """Write a box of a NIfTI, at its place in the patient."""
+    """Write a box of a NIfTI, at its position in the patient."""
     image = nib.load(source).slicer[box]
     nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine), target)
     return target

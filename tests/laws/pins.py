@@ -1,4 +1,4 @@
-"""Pins of the public interface: the pinned files, their check and the command that renews them.
+"""Pins of the public interface: pinned files, their check, and the command that renews them.
 
 ``python -m tests.laws.pins`` compares every pin with what is found now and prints the differences;
 ``python -m tests.laws.pins --write [NAME...]`` writes what is found as well.
@@ -34,7 +34,7 @@ class Pin:
     agree: str = ""
 
     def found(self) -> Any:
-        """Collect the content as it is now, as JSON gives it back."""
+        """Collect the present content, in the form that JSON returns it."""
         return json.loads(_text(_function(self.collect)()))
 
 
@@ -54,12 +54,12 @@ PINS = {
 
 
 def difference(name: str) -> str:
-    """Compare a pin with what is found now; return a unified diff, empty where both agree."""
+    """Compare a pin with the present content; return a unified diff, empty if both agree."""
     return _difference(name, PINS[name].found())
 
 
 def require(name: str) -> None:
-    """Fail with a readable diff unless a pin agrees with what is found now."""
+    """Fail with a readable diff unless a pin agrees with the present content."""
     changed = difference(name)
     assert not changed, (
         f"Found other content than tests/laws/pinned/{name}.json holds:\n{changed}\n"
@@ -87,7 +87,7 @@ def _function(where: str) -> Callable[..., Any]:
 
 
 def main() -> int:
-    """Print how pins and findings differ; with --write, renew the pins."""
+    """Print how pins and present content differ; with --write, renew the pins."""
     parser = argparse.ArgumentParser(prog="python -m tests.laws.pins", description=main.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"pins; all, if left out: {', '.join(PINS)}")
     parser.add_argument("--write", action="store_true", help="write what is found now")
@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def _renew(name: str, write: bool) -> bool:
-    """Print how a pin differs, and write it anew where that is asked; say whether it now agrees."""
+    """Print how a pin differs, and rewrite it if asked; return whether it now agrees."""
     try:
         found = PINS[name].found()
     except Exception as error:  # the other pins are compared all the same

@@ -20,24 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 VOXEL_SHARE_ELSEWHERE = 1e-3
-"""Largest share of foreground voxels that may differ where the processor or the libraries compute otherwise."""
+"""Largest share of foreground voxels that may differ on another processor or with other libraries."""
 
 NUMBERS_FACTOR_ELSEWHERE, FIELD_FACTOR_ELSEWHERE = 100.0, 10.0
 """How many times larger tolerances are there: of numbers, which few voxels may change, and of arrays."""
 
 _SHOWN = 6
-"""Differences that a message quotes."""
+"""Upper limit of differences in a message."""
 
 
 class Product(Protocol):
-    """One thing that medvit makes: it has a JSON form and can be compared with what is found later."""
+    """A product of medvit, with a JSON form and a comparison with a later product."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, with its ``kind``."""
         ...
 
     def differences(self, found: Any, elsewhere: bool) -> list[str]:
-        """List what differs in ``found``; ``elsewhere`` allows for another processor or other libraries."""
+        """List the differences of ``found``; ``elsewhere`` allows for another processor or other libraries."""
         ...
 
 
@@ -51,13 +51,13 @@ def _unpack(text: str) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class Voxels:
-    """An integer array, stored run-length coded."""
+    """An integer array, stored in run-length coding."""
 
     array: NDArray[np.int32]
 
     @classmethod
     def of(cls, array: Any) -> Voxels:
-        """Take any integer or boolean array."""
+        """Make the product of an integer or boolean array."""
         plain = np.asarray(array)
         if plain.dtype.kind not in "iub":
             raise TypeError(f"Found {plain.dtype} values; integers are needed. Use Field for floating-point arrays.")
@@ -65,7 +65,7 @@ class Voxels:
 
     @property
     def sha256(self) -> str:
-        """Hash of shape and values, whatever the type of integer."""
+        """Hash of shape and values, independent of the integer type."""
         return hashlib.sha256(repr(self.array.shape).encode() + self.array.astype("<i4").tobytes()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Voxels:
         return cls(np.repeat(values, lengths).astype(np.int32).reshape(content["shape"]))
 
     def differences(self, found: Voxels, elsewhere: bool) -> list[str]:
-        """Count the voxels that differ; say where and from which value to which."""
+        """Describe the number of voxels that differ, with position and values."""
         if self.sha256 == found.sha256:
             return []
         if self.array.shape != found.array.shape:
@@ -123,7 +123,7 @@ class Numbers:
 
     @classmethod
     def of(cls, content: Any, relative: float = 1e-5, absolute: float = 1e-6) -> Numbers:
-        """Take nested mappings and lists; names are the path to a value."""
+        """Make the product of nested mappings and lists; the name of a value is its path."""
         found: dict[str, Any] = {}
         _flatten(content, "", found)
         return cls(found, relative, absolute)
@@ -196,7 +196,7 @@ class Field:
         )
 
     def differences(self, found: Field, elsewhere: bool) -> list[str]:
-        """Count the samples beyond the tolerance; say how far the worst one lies and where."""
+        """Describe the number of samples beyond the tolerance, with value and position of the worst."""
         if (self.shape, self.every) != (found.shape, found.every):
             return [f"shape {found.shape}, expected {self.shape}"]
         allowed = self.absolute * (FIELD_FACTOR_ELSEWHERE if elsewhere else 1.0)
@@ -232,7 +232,7 @@ class Lines:
         return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the hash and the text: as it is where it is short, else compressed."""
+        """Return the hash and the text, compressed if it is long."""
         text = "\n".join(self.lines)
         stored: Any = list(self.lines) if len(text) <= 2000 else _pack(text.encode())
         mark = {"rounded": True} if self.rounded else {}
@@ -246,7 +246,7 @@ class Lines:
         return cls(tuple(lines), content.get("rounded", False))
 
     def differences(self, found: Lines, elsewhere: bool) -> list[str]:
-        """Count the lines that differ and quote the first."""
+        """Describe the number of lines that differ, with the first one."""
         if self.sha256 == found.sha256 or (elsewhere and self.rounded):
             return []
         changes = [

@@ -1,4 +1,4 @@
-"""Rows of images: restored and super-resolved slices, computed radiographs, and what is reconstructed from them."""
+"""Rows of images: restored and super-resolved slices, computed radiographs, and bones reconstructed from these."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOT_NUMBERS = {"intended_use", "bundle", "reasons", "notes", "title", "noise_me
 
 
 def all_numbers(content: object) -> object:
-    """Leave out of nested content what is words for people."""
+    """Remove text for people from nested content."""
     if isinstance(content, dict):
         return {key: all_numbers(value) for key, value in content.items() if key not in _NOT_NUMBERS}
     return [all_numbers(value) for value in content] if isinstance(content, list) else content
@@ -35,7 +35,7 @@ def _statistics(folder: Path) -> Numbers:
 
 
 def _restored(result: medvit.Restored, folder: Path, absolute: float, dicom: bool = False) -> dict[str, Product]:
-    """Save a restored image and read back what was written."""
+    """Save a restored image and read the files back."""
     kinds = ("nifti", "dicom") if dicom else ("nifti",)
     saved = result.save(folder, kinds, statistics=True, maps=True)
     image = nib.load(folder / "restored.nii.gz")
@@ -50,7 +50,7 @@ def _restored(result: medvit.Restored, folder: Path, absolute: float, dicom: boo
 
 
 def _denoised(place: Place) -> dict[str, Product]:
-    """Six slices of the shipped series, with the derived series that is written."""
+    """Denoise six slices of the shipped series, and write the derived series."""
     with zipfile.ZipFile(EXAMPLES / "headneck_ct_dicom.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".dcm"))[60:66]
         archive.extractall(place.folder / "slices", names)
@@ -69,7 +69,7 @@ def _super_resolved(place: Place) -> dict[str, Product]:
 
 
 def _as_given(place: Place) -> dict[str, Product]:
-    """A network that leaves each pixel as it is: series, derived series and NIfTI, straight, tilted and finer."""
+    """Run a network that leaves each pixel as it is: series, derived series and NIfTI; straight, tilted and finer."""
     values, _ = phantom()
     made: dict[str, Product] = {}
     bundle = make_restoring_bundle(place.folder / "restoring", kernel=None)
@@ -89,7 +89,7 @@ def _as_given(place: Place) -> dict[str, Product]:
 
 
 def _reconstructed(place: Place) -> dict[str, Product]:
-    """Radiographs of the shipped CT, and the bones reconstructed from them."""
+    """Compute radiographs of the shipped CT, and reconstruct its bones from them."""
     rays, out = place.folder / "rays", place.folder / "out"
     command(
         "drr", EXAMPLES / "headneck_ct_dicom.zip", "-o", rays, "-ot", "png", "-ot", "dicom", "-ot", "nifti",
@@ -115,7 +115,7 @@ def _radiographs(folder: Path) -> dict[str, Product]:
 
 
 def _mesh_numbers(path: Path) -> dict[str, object]:
-    """Count, surface, volume and corners of a binary STL."""
+    """Return number of triangles, surface, volume and corners of a binary STL."""
     content = path.read_bytes()
     count = int.from_bytes(content[80:84], "little")
     record = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])

@@ -1,4 +1,6 @@
-"""Contents of results: files, keys of records and tables, and the stages that a run reports; all through the command line."""
+"""Contents of results: files, keys of records and tables, and the stages that a run reports, all made through the
+command line.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def results() -> dict[str, Any]:
-    """List by run: exit code, files, the shapes of their JSON, the columns of their tables, and the shape of what is printed."""
+    """List for each run: exit code, files, shapes of their JSON, columns of their tables, and shape of the output."""
     return {name: {key: part for key, part in run.items() if key != "stages"} for name, run in _runs().items()}
 
 
 def stages() -> dict[str, Any]:
-    """List the stages of progress in order: as a run shows them, with their totals, and as its record times them."""
+    """List the stages of progress in order: as a run reports them, with totals, and as its record times them."""
     timed = {name: run["stages"] for name, run in _runs().items() if "stages" in run}
     return {"shown by the library": _shown(), "timed in run.json": timed}
 
@@ -42,7 +44,7 @@ def _runs() -> dict[str, dict[str, Any]]:
 
 
 def _commands(scenes: Scenes) -> dict[str, tuple[list[object], bool]]:
-    """Make the command lines, with a remark whether each writes to a folder."""
+    """Make the command lines, each with a flag that tells if it writes to a folder."""
     bundle = scenes.bundle
     drr = scenes.top / "out" / "drr of DICOM"
     views = ["--ap", drr / "drr_0.dcm", "--lat", drr / "drr_90.dcm"]
@@ -99,7 +101,7 @@ def _printed(outcome: Any) -> Any:
 
 
 def _shown() -> dict[str, list[str]]:
-    """Run each task through the library; list what its progress reports, equal names that follow each other as one."""
+    """Run each task through the library; list its reports of progress, successive equal names as one."""
     import medvit
 
     found = {}
@@ -123,7 +125,7 @@ def _shown() -> dict[str, list[str]]:
 
 
 def _in_order(reports: list[tuple[str, int]]) -> list[str]:
-    """Join reports of one stage that follow each other; name the totals that they state."""
+    """Join successive reports of one stage; list the totals that they state."""
     joined: list[tuple[str, list[int]]] = []
     for stage, total in reports:
         if not joined or joined[-1][0] != stage:

@@ -1,4 +1,4 @@
-"""A row of the net: what is made, with which weights and backend, and where the expected values lie."""
+"""Row of the net: its product, the weights and backend that make it, and the file of expected values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RENEW = "python -m tests.laws.digests --write"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row works: an empty folder of its own, and the folder of real images beside the project."""
+    """Folders of a row: an empty folder of its own, and the folder of real images beside the project."""
 
     folder: Path
     data: Path
@@ -29,7 +29,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing that medvit makes and that no refactoring may change.
+    """A product of medvit that no refactoring may change.
 
     Attributes:
         name: also that of the file of expected values.
@@ -49,11 +49,11 @@ class Row:
 
     @property
     def path(self) -> Path:
-        """The file of expected values."""
+        """File of expected values."""
         return EXPECTED / f"{self.name}.json"
 
     def weights_sha256(self) -> str | None:
-        """Hash of the bundle's weights as they are shipped now."""
+        """Hash of the bundle's weights as shipped now."""
         if self.bundle is None:
             return None
         (path,) = (ROOT / "bundles" / self.bundle / "models").glob("*.safetensors")
@@ -87,7 +87,7 @@ def products_of(content: Mapping[str, Any]) -> dict[str, Product]:
 
 
 def computed_by() -> str:
-    """Name what floating-point results depend on beside the code: libraries, processor, its instructions."""
+    """Describe the environment that floating-point results depend on: libraries, processor, its instructions."""
     import torch
 
     parts = [f"{name} {_version(name)}" for name in ("torch", "openvino", "numpy", "scipy", "monai", "numba")]
@@ -102,7 +102,7 @@ def _version(name: str) -> str:
 
 
 def _processor() -> str:
-    """Family, model and instruction sets of the processor, which choose the kernels of the libraries."""
+    """Return family, model and instruction sets of the processor, by which libraries choose their kernels."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Small images and bundles with known answers, for every task: what the pins of results are made from."""
+"""Small images and bundles with known answers for every task, from which the pins of results are made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.bands import (
 
 @dataclass(frozen=True)
 class Scenes:
-    """Where images and bundles are; all are made when asked for first.
+    """Folders of images and bundles, each made at its first use.
 
     Attributes:
         top: the folder that holds all of them.
@@ -31,7 +31,7 @@ class Scenes:
 
     @property
     def series(self) -> Path:
-        """A DICOM series of the phantom for the bundle ``segmenting``."""
+        """DICOM series of the phantom for the bundle ``segmenting``."""
         return self.top / "series"
 
     @property
@@ -41,7 +41,7 @@ class Scenes:
 
     @property
     def labels(self) -> Path:
-        """The labels of that image, as NIfTI."""
+        """Labels of that image, as NIfTI."""
         return self.top / "labels.nii.gz"
 
     @property
@@ -56,17 +56,17 @@ class Scenes:
 
     @property
     def air(self) -> Path:
-        """A NIfTI of a CT that holds nothing but two bright voxels."""
+        """NIfTI of a CT that holds only two bright voxels."""
         return self.top / "air.nii.gz"
 
     @property
     def bones(self) -> Path:
-        """A DICOM series of bodies in air, to compute radiographs of."""
+        """DICOM series of bodies in air, for radiographs."""
         return self.top / "bones"
 
     @property
     def magnetic(self) -> Path:
-        """A small NIfTI of an MR image."""
+        """Small NIfTI of an MR image."""
         return self.top / "mr.nii.gz"
 
     def bundle(self, name: str) -> Path:

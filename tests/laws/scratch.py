@@ -1,4 +1,4 @@
-"""A folder and an environment for what the pins run: nothing of the developer's is read or changed."""
+"""Folder and environment for the runs of the pins, without any file or setting of the developer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 SPARED = ("MEDVIT_SHARED",)
-"""Variables of medvit that stay as they are."""
+"""Variables of medvit that are kept."""
 
 
 @contextmanager
 def scratch(**more: str) -> Iterator[Path]:
-    """Give a folder that is removed in the end, with medvit's store and cache in it; ``more`` is set as well."""
+    """Yield a folder with medvit's store and cache, and remove it in the end; ``more`` holds further variables."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         for name in before:
@@ -40,7 +40,7 @@ def invoke(*arguments: object) -> Any:
 
 
 def free_port() -> int:
-    """Find a port of this machine on which nobody listens."""
+    """Return an unused port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

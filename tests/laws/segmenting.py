@@ -1,4 +1,4 @@
-"""Rows of labels: the shipped example, one case of each segmentation bundle, and a network whose answer is known."""
+"""Rows of labels: the shipped example, one case of each segmentation bundle, and a network with a known answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from tests.laws.rows import EXAMPLES, ROOT, Place, Row
 HEADNECK, ABDOMEN, HIPPOCAMPUS = "headneck_ct_swin_unetr", "abdomen_ct_swin_unetr_btcv", "hippocampus_mr_swin_unetr"
 
 _STATISTICS = ("labels", "entropy_bits", "agreement", "quality.rating")
-"""What is compared of ``statistics.json``; a renamed key is corrected here and in ``--write``'s rows alike."""
+"""Keys of ``statistics.json`` that are compared; a renamed key must be corrected here and in the rows that ``--write``
+made.
+"""
 
 _NOT_NUMBERS = ("title",)
 """Entries of a label's statistics that are words for people."""
@@ -52,7 +54,7 @@ def statistics_numbers(folder: Path) -> Numbers:
 
 
 def _labels(result: Any, place: Place, backend: str) -> dict[str, Product]:
-    """Save a result and read back what was written.
+    """Save a result and read the files back.
 
     Raises:
         RuntimeError: another backend ran than the row states.
@@ -73,7 +75,7 @@ def _example(backend: str) -> Callable[[Place], dict[str, Product]]:
 
 
 def _example_objects(place: Place) -> dict[str, Product]:
-    """The example's DICOM objects; the only row that runs the default bundle and writes them."""
+    """Write the example's DICOM objects; this is the only row that runs the default bundle and writes them."""
     source = EXAMPLES / "headneck_ct_dicom.zip"
     result = medvit.segment(source, backend="eager")
     folder = place.folder / "out"
@@ -112,7 +114,7 @@ def _case(
 
 
 def _nuclei(place: Place) -> dict[str, Product]:
-    """The shipped picture; a picture is run as a whole, which knows no other backend than eager."""
+    """Segment the shipped picture, which is run as a whole and knows only the eager backend."""
     result = medvit.segment(EXAMPLES / "nuclei.png", "nuclei_barlow_swin", backend="eager")
     result.save(place.folder / "out", ("png",))
     return {
@@ -128,7 +130,9 @@ def _picture(folder: Path) -> Any:
 
 
 def _abdomen(place: Place) -> dict[str, Product]:
-    """The bundle whose weights are fetched: its steps around a narrow network with weights drawn by the tensors' names."""
+    """Run the steps of the bundle whose weights are fetched, with a narrow network and weights drawn by the tensors'
+    names.
+    """
     bundle = _with_drawn_weights(ROOT / "bundles" / ABDOMEN, place.folder / ABDOMEN)
     box = (slice(30, 78), slice(20, 60), slice(4, 28))
     source = crop_nifti(place.data / "ct_abdomen_totalseg" / "ct_sm.nii.gz", place.folder / "image.nii.gz", box)
@@ -152,7 +156,7 @@ def _with_drawn_weights(bundle: Path, folder: Path) -> Path:
 
 
 def _drawn(name: str, value: Tensor) -> Tensor:
-    """Draw a tensor of weights; the same whatever the order in which layers are built."""
+    """Draw the weights of a tensor, independent of the order in which layers are built."""
     if not value.is_floating_point():
         return value.clone()
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
@@ -165,7 +169,7 @@ def _drawn(name: str, value: Tensor) -> Tensor:
 
 
 def _options(place: Place) -> dict[str, Product]:
-    """The switches of a run, one at a time: those that change windows on several windows of a CT, the others on a small MR."""
+    """Test the options of a run one at a time: those for windows on several windows of a CT, the others on a small MR."""
     windows = crop_nifti(
         EXAMPLES / "headneck_ct.nii.gz", place.folder / "image.nii.gz", (slice(30, 90), slice(30, 100), slice(40, 80))
     )
@@ -189,7 +193,7 @@ def _options(place: Place) -> dict[str, Product]:
 
 
 def _banded(place: Place) -> dict[str, Product]:
-    """An oblique series through a network whose arithmetic is exact, to all kinds of output."""
+    """Run an oblique series through a network with exact arithmetic, and write all kinds of output."""
     bundle = make_bundle(place.folder / "banded")
     values, _ = phantom()
     paths = write_series(place.folder / "series", values, oblique_affine((2.0, 2.5, 3.0)))
@@ -203,7 +207,7 @@ def _banded(place: Place) -> dict[str, Product]:
 
 
 def _banded_tilted(place: Place) -> dict[str, Product]:
-    """A tilted stack with uneven gaps, resampled to a straight grid, and its labels brought back to the slices."""
+    """Resample a tilted stack with uneven gaps to a straight grid, and bring its labels back to the slices."""
     bundle = make_bundle(place.folder / "banded")
     values, _ = phantom()
     affine = np.diag([2.03, 2.49, 3.07, 1.0])
@@ -217,7 +221,7 @@ def _banded_tilted(place: Place) -> dict[str, Product]:
 
 
 def tilted_position(k: int) -> list[str]:
-    """Place slice k of a stack that is tilted and has two distances between slices.
+    """Return the position of slice k in a stack that is tilted and has two distances between slices.
 
     The numbers are not round: at even shares of a voxel two labels would tie, and rounding would decide.
     """
@@ -226,7 +230,7 @@ def tilted_position(k: int) -> list[str]:
 
 
 def _converted(place: Place) -> dict[str, Product]:
-    """Label maps to SEG and RTSTRUCT and back again, on the shipped example; no network takes part."""
+    """Convert label maps to SEG and RTSTRUCT and back, on the shipped example, without a network."""
     with zipfile.ZipFile(EXAMPLES / "headneck_ct_dicom.zip") as archive:
         archive.extractall(place.folder / "slices")
     labels = _blocks(place.folder / "blocks.nii.gz")
@@ -244,7 +248,7 @@ def _converted(place: Place) -> dict[str, Product]:
 
 
 def _blocks(path: Path) -> Path:
-    """Write a label map on the example's grid: a ball, a ring and a slanted plate, none of them symmetric."""
+    """Write a label map on the example's grid: an asymmetric ball, ring and slanted plate."""
     reference = nib.load(EXAMPLES / "headneck_ct.nii.gz")
     i, j, k = np.indices(reference.shape, dtype=np.float64)
     labels = np.zeros(reference.shape, np.uint8)

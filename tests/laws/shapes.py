@@ -1,4 +1,4 @@
-"""The shape of JSON: keys, nested, with the types of their values, whatever the values are."""
+"""Shape of JSON: nested keys with the types of their values, independent of the values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 _NUMBERED = re.compile(r"\d+|.*[./].*")
-"""Keys that are numbers, or names of files, whose digits do not count."""
+"""Keys that are numbers or names of files, in which digits are ignored."""
 
 OPEN = ("scores", "eval_metrics", "dice")
-"""Keys below which the names come from measurements of a bundle; they count as one."""
+"""Keys whose inner names come from a bundle's measurements; these names count as one."""
 
 _TYPES = {str: "text", bool: "true or false", int: "whole number", float: "number", type(None): "null"}
 
 
 def shape(value: Any, open_keys: tuple[str, ...] = OPEN) -> Any:
-    """Describe a JSON value: an object by the shapes under its keys, an array by that of its items, others by their type."""
+    """Describe a JSON value: an object by the shapes under its keys, an array by that of its items, others by their
+    type.
+    """
     if isinstance(value, dict):
         found: dict[str, Any] = {}
         for key, content in value.items():
@@ -37,7 +39,7 @@ def shape(value: Any, open_keys: tuple[str, ...] = OPEN) -> Any:
 
 
 def merge(one: Any, other: Any) -> Any:
-    """Describe what may have either shape; keys that only one has get a question mark."""
+    """Describe a value of either shape; keys that only one of them has get a question mark."""
     if one == other or other == "nothing":
         return one
     if one == "nothing":
@@ -70,7 +72,7 @@ def file_shape(path: Path, open_keys: tuple[str, ...] = OPEN) -> Any:
 
 
 def lines_by_kind(text: str, key: str, open_keys: tuple[str, ...] = OPEN) -> dict[str, Any]:
-    """Describe lines of JSON, those with the same word under a key together."""
+    """Describe lines of JSON, grouped by the value of a key."""
     found: dict[str, Any] = {}
     for line in filter(None, text.splitlines()):
         content = json.loads(line)
@@ -79,12 +81,12 @@ def lines_by_kind(text: str, key: str, open_keys: tuple[str, ...] = OPEN) -> dic
 
 
 def columns(path: Path) -> list[str]:
-    """Read the names of a table's columns."""
+    """Return the names of a table's columns."""
     return path.read_text(encoding="utf-8").splitlines()[0].split(",")
 
 
 def schema(path: Path) -> dict[str, Any]:
-    """Read what a SQLite file declares: its version, and the parts of each table and index."""
+    """Return the schema of a SQLite file: its version, and the parts of each table and index."""
     with closing(sqlite3.connect(path)) as base:
         (version,) = base.execute("PRAGMA user_version").fetchone()
         rows = base.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
@@ -92,7 +94,7 @@ def schema(path: Path) -> dict[str, Any]:
 
 
 def statement_parts(sql: str) -> list[str]:
-    """Split an SQL statement: what stands before its first bracket, and what commas part inside it."""
+    """Split an SQL statement into the text before its first bracket and the comma-separated parts inside it."""
     words = " ".join(sql.split())
     head, bracket, rest = words.partition("(")
     if not bracket or not rest.endswith(")"):

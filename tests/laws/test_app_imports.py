@@ -1,4 +1,4 @@
-"""An app reaches medvit through the faces of its rooms: what lies behind a face can move without the app."""
+"""Imports of the apps: they use only the faces of medvit's rooms, so that files behind a face can move."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.laws.faces import after_every_import
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUND = {f"medvit.{name}" for name in ("atomic_write", "errors", "labels", "progress", "settings")}
-"""Modules below all rooms, which anybody may import."""
+"""Modules below all rooms, which every module may import."""
 
 APPS = {"medvit_napari": ROOT / "apps/napari/medvit_napari"}
 
 
 def imports(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yield line, module and name of everything of medvit that a file imports, wherever in the file; no name for ``import``."""
+    """Yield line, module and name of each import from medvit in a file; the name is empty for ``import``."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name, "") for alias in node.names if _is_medvit(alias.name))
@@ -32,7 +32,7 @@ def _is_medvit(module: str) -> bool:
 
 
 def past_faces(text: str, faces: dict[str, dict[str, str]]) -> list[str]:
-    """List the imports of a file that are neither of a ground module nor of a name that a room's face shows."""
+    """List the imports of a file that are neither of a ground module nor of a name on a room's face."""
     return [
         f"line {line}: {module} {name}".rstrip()
         for line, module, name in imports(text)

@@ -1,4 +1,4 @@
-"""States that an earlier commit left (``before/README.md``): each goes on with this code, or is refused by a sentence."""
+"""States left by an earlier commit (``before/README.md``): this code continues each, or refuses it with a sentence."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def unpack(name: str, place: Path) -> Path:
-    """Unpack a state; no file of it is where it was made."""
+    """Unpack a state into another folder than the one in which it was made."""
     with tarfile.open(ROOT / "tests" / "laws" / "before" / f"{name}.tar.gz") as archive:
         archive.extractall(place, filter="data")
     return place / name
 
 
 def can_be_built(bundle: Path) -> bool:
-    """Tell whether every class and function that a bundle's inference.json names is still there."""
+    """Return whether every class and function that a bundle's inference.json names still exists."""
 
     def names(content: Any) -> list[str]:
         if isinstance(content, dict):
@@ -62,7 +62,7 @@ def updated(bundle: Path) -> Path:
 
 
 def is_sentence(text: str) -> bool:
-    """Tell whether a text says what was found and ends as a sentence, without a traceback."""
+    """Return whether a text states a finding and ends as a sentence, without a traceback."""
     return text.startswith("Found ") and text.rstrip().endswith(".") and "Traceback" not in text
 
 
@@ -86,7 +86,7 @@ class Batch:
         return self.give("run", self.archive, "-o", self.out, "-b", bundle, *RUN)
 
     def states(self) -> dict[str, str]:
-        """Cases by state, from the journal itself: cases.csv is not written when a run is killed."""
+        """Return cases by state from the journal, since cases.csv is not written when a run is killed."""
         base = sqlite3.connect(f"file:{self.out}/journal.sqlite?mode=ro", uri=True)
         found = dict(base.execute("SELECT folder, state FROM cases").fetchall())
         base.close()
@@ -97,7 +97,7 @@ class Batch:
             return list(csv.DictReader(file))
 
     def in_state(self, *states: str) -> set[str]:
-        """Cases that were in one of these states before."""
+        """Return the cases that were in one of these states before."""
         return {folder for folder, state in self.states_before.items() if state in states}
 
 
@@ -111,7 +111,7 @@ def batch(tmp_path: Path, one_fork_server: None) -> Batch:
 
 
 def test_a_batch_goes_on_and_what_was_done_is_not_done_again(batch: Batch) -> None:
-    """The archive lies elsewhere now: files are read again, and found by their images to be those that were run."""
+    """The archive moved: its files are read again, and their images show that these cases are done."""
     done = batch.run(batch.bundle)
     after, states = results(batch.out), batch.states()
     assert {name: after[name] for name in batch.before} == batch.before, done.output
@@ -133,7 +133,7 @@ def test_a_batch_goes_on_and_what_was_done_is_not_done_again(batch: Batch) -> No
 
 
 def test_a_batch_goes_on_with_an_updated_bundle_and_runs_every_case_again(batch: Batch, tmp_path: Path) -> None:
-    """Other configs may mean another result, so no result of the earlier ones stays."""
+    """Changed configs may change a result, so no result of the earlier configs is kept."""
     done = batch.run(updated(make_bands(tmp_path / "today" / BANDS)))
     after, states = results(batch.out), batch.states()
     series = {folder for folder in batch.in_state("published", "running", "pending") if "image-" not in folder}
@@ -161,7 +161,7 @@ def test_a_batch_tries_again_what_was_set_aside(batch: Batch) -> None:
 
 
 class Project:
-    """A label project that moved, with all that is asked of it in every test."""
+    """A label project that moved, with the requests that each test makes."""
 
     def __init__(self, top: Path, patch: pytest.MonkeyPatch) -> None:
         self.top, self.patch = top, patch
@@ -173,7 +173,7 @@ class Project:
         return served(self.top / "studies", self.top / "state")
 
     def require_all_there(self, server: Served) -> None:
-        """See that every image, label, version and note is as it was."""
+        """Check that every image, label, version and note is unchanged."""
         listed = server.ask("GET", "/datastore/?output=all").json()["objects"]
         assert set(listed) == set(self.truth) and len(listed) == 6
         labels = {name: entry["labels"]["final"]["info"] for name, entry in listed.items() if entry["labels"]}
@@ -185,7 +185,7 @@ class Project:
         assert np.array_equal(server.stored("case0", 1), server.stored("case0", 2))
 
     def training_ended(self, server: Served) -> dict[str, Any]:
-        """Wait until the training that was going on has ended; return it."""
+        """Wait until the running training has ended; return it."""
         ended: dict[str, Any] = wait_for(
             lambda: (now := server.ask("GET", "/train/").json())["status"] != "RUNNING" and now
         )
@@ -253,7 +253,7 @@ def _scores(path: Path) -> list[dict[str, float]]:
 
 
 def test_a_training_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -> None:
-    """The bundle is today's: with the names that its configs have now, and the numbers that they had."""
+    """The bundle is today's, so its configs have today's names, with the earlier values."""
     top = unpack("training", tmp_path)
     run = top / "runs" / DENOISE
     began = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
@@ -274,14 +274,14 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Pa
 
 
 def _apart(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
-    """Return the difference of two sets of weights as a share of their size."""
+    """Return the difference of two sets of weights, relative to their size."""
     assert found.keys() == wanted.keys()
     pairs = [(found[name].double(), value.double()) for name, value in wanted.items()]
     return float(sum((a - b).abs().sum() for a, b in pairs) / sum(b.abs().sum() for _, b in pairs))
 
 
 def test_no_checkpoint_names_a_class_of_medvit(tmp_path: Path) -> None:
-    """Else a module that moves would make it unreadable: it holds tensors and numbers alone."""
+    """A checkpoint with such a name would become unreadable when the module moves; it holds only tensors and numbers."""
     found = [unpack(name, tmp_path) for name in ("training", "label")]
     files = [path for top in found for path in top.rglob("*.pt")]
     assert len(files) == 3

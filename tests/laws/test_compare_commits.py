@@ -1,4 +1,4 @@
-"""The comparison of two commits runs its commands on both sides and fails where a ratio is above the limit."""
+"""Comparison of two commits: it runs its commands on both sides and fails if a ratio is above the limit."""
 
 from __future__ import annotations
 

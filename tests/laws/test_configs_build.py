@@ -1,4 +1,6 @@
-"""Every config of every bundle builds, every name in it is there, and the allow-list for fetched configs admits what is pinned."""
+"""Configs of every bundle: each builds, each name in it exists, and the allow-list for fetched configs admits the
+pinned names.
+"""
 
 from __future__ import annotations
 

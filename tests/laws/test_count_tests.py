@@ -1,4 +1,4 @@
-"""The script that counts what tests ask follows files that move and reports what falls."""
+"""Script that counts the assertions of tests: it follows moved files and reports decreases."""
 
 from __future__ import annotations
 

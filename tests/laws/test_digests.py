@@ -22,7 +22,7 @@ ROWS = all_rows()
 
 @pytest.fixture(scope="module")
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rows of the selected tests, made in one process."""
+    """Make the selected rows in one process."""
     names = [
         item.callspec.params["name"]
         for item in request.session.items
@@ -44,7 +44,7 @@ def _shared_data(request: pytest.FixtureRequest) -> bool:
 
 
 def check_row(row: Row, made: Path) -> list[str]:
-    """List what is wrong with a row that was made into a folder."""
+    """List the faults of a row that was made into a folder."""
     expected = row.stored()
     if expected["weights_sha256"] != row.weights_sha256():
         return [
@@ -66,7 +66,7 @@ def check_row(row: Row, made: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_products_are_as_before(name, made, request):
-    """A refactoring changes no row; what is meant to change one renews it with ``python -m tests.laws.digests --write``."""
+    """A refactoring changes no row; an intended change is renewed with ``python -m tests.laws.digests --write``."""
     row = ROWS[name]
     if row.shared:
         request.getfixturevalue("shared")
@@ -89,7 +89,7 @@ def _voxels() -> np.ndarray:
 
 
 def test_one_flipped_voxel_of_a_row_is_counted_and_placed(tmp_path):
-    """The comparison that every row goes through fails on one voxel of the real expected values."""
+    """The comparison of all rows fails on one changed voxel of the real expected values."""
     row = ROWS["banded"]
     content = row.stored()
     labels = from_json(content["products"]["labels"])

@@ -1,4 +1,4 @@
-"""A wheel and a fresh checkout hold the same bundles, samples and data files, wherever their folders lie.
+"""A wheel and a fresh checkout hold the same bundles, samples and data files, in any folder.
 
 Modules find bundles, samples and data by the place of their own file or the name of their package. A module that moves can lose
 them without an error: medvit then has no bundle. Both layouts are made in temporary folders and run from there.
@@ -33,13 +33,13 @@ pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git says w
 
 @dataclass(frozen=True)
 class Layout:
-    """A checkout of medvit: the folders on the path, the folder that holds them all."""
+    """A checkout of medvit: the folders on the import path, and the folder that holds them."""
 
     top: Path
     paths: tuple[Path, ...]
 
     def python(self, *arguments: str, codes: tuple[int, ...] = (0,), beside: tuple[Path, ...] = ()) -> str:
-        """Run Python with this medvit and nothing of the user's; return what it prints."""
+        """Run Python with this medvit and no settings of the user; return its output."""
         own = {"PYTHONPATH": os.pathsep.join(map(str, (*self.paths, *beside))), "QT_QPA_PLATFORM": "offscreen"}
         own |= {"MEDVIT_HOME": str(self.top / "home"), "MEDVIT_CACHE": str(self.top / "cache")}
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEDVIT", "PYTHON"))}
@@ -51,7 +51,7 @@ class Layout:
 
 
 def _listed(*folders: str) -> list[str]:
-    """Return the files of a checkout, those included that are not committed yet."""
+    """Return the files of a checkout, including those not committed yet."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *folders]
     names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")
     return sorted(name for name in set(names) - {""} if (ROOT / name).is_file())
@@ -80,7 +80,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(built: Path) -> Layout:
-    """The wheel, installed into a folder of its own; what it depends on is taken from this environment."""
+    """Install the wheel into an empty folder; its dependencies come from this environment."""
     place = built.parent / "installed"
     line = [
         sys.executable,
@@ -101,7 +101,7 @@ def wheel(built: Path) -> Layout:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """The files that git knows, copied to another folder."""
+    """Copy the files that git knows to another folder."""
     top = tmp_path_factory.mktemp("checkout")
     place = top / "project"
     for name in _listed("medvit", "apps", "bundles", "examples"):

@@ -1,4 +1,4 @@
-"""Names that code compares as text, or reads under their earlier spelling: a name that was changed in one place only fails here."""
+"""Names that code compares as text, or reads under an earlier spelling: a rename in only one place fails here."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The product's outside is what the pinned files say; each failure shows what differs and how to renew the pin."""
+"""Public interface of medvit, compared with the pinned files; a failure shows the difference and how to renew the pin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAVY = {
     "numba",
     "highdicom",
 }
-"""Modules that neither the import, the help nor a mistake on the command line may load."""
+"""Modules that the import, the help and a mistake on the command line must not load."""
 
 SHARED_NAMES = {
     *(
@@ -35,7 +35,7 @@ SHARED_NAMES = {
     ),
     "medvit.reconstruction.networks.swin_x2s_network",
 }
-"""Names that a room exports and a submodule bears as well: right only in a face that is loaded whole at its first import."""
+"""Names that are both exported by a room and borne by a submodule; allowed only in a face that is loaded as a whole."""
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="commands are run in copies of a process, which needs fork")
 

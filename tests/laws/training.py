@@ -20,7 +20,7 @@ _FIRST_MOMENT = 0.1
 
 
 def command(*arguments: object, codes: tuple[int, ...] = (0,)) -> str:
-    """Run ``medvit`` in this process and return what it printed.
+    """Run ``medvit`` in this process and return its output.
 
     Raises:
         RuntimeError: it ended with another exit code.
@@ -34,7 +34,7 @@ def command(*arguments: object, codes: tuple[int, ...] = (0,)) -> str:
 
 
 def short_list(bundle: str, path: Path, cases: int = 2) -> Path:
-    """Write the bundle's data list with its first cases alone."""
+    """Write the first cases of the bundle's data list as a new list."""
     content = json.loads((ROOT / "bundles" / bundle / "configs" / "datalist.json").read_text())
     for split, entries in content.items():
         if isinstance(entries, list):
@@ -58,7 +58,7 @@ def _one_step(bundle: str, recipe: str, *options: object) -> Callable[[Place], d
 
 
 def step_numbers(checkpoint: Path) -> dict[str, Any]:
-    """Read the loss of a run's only step, and the length of the clipped gradient: of all tensors, and of every tenth."""
+    """Return the loss of a run's only step, and the length of the clipped gradient: of all tensors, and of every tenth."""
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     moments = [
         float(entry["exp_avg"].double().norm()) / _FIRST_MOMENT for entry in state["optimizer"]["state"].values()
@@ -81,7 +81,7 @@ def _scores(bundle: str, cases: int = 1) -> Callable[[Place], dict[str, Product]
 
 
 def score_numbers(bundle: str, data: Path, root: Path) -> Numbers:
-    """Run ``medvit evaluate`` and return what it prints as JSON, without sentences.
+    """Run ``medvit evaluate`` and return the numbers of its JSON, without sentences.
 
     Evaluation takes the backend that was faster when measured, so a voxel or two may differ between runs.
     """
@@ -91,7 +91,7 @@ def score_numbers(bundle: str, data: Path, root: Path) -> Numbers:
 
 
 def _scores_of_crop(bundle: str, source: str, box: tuple[slice, slice, slice]) -> Callable[[Place], dict[str, Product]]:
-    """Scores on a box of one image, for evaluations that take long."""
+    """Compute scores on a box of one image, for bundles whose evaluation takes long."""
 
     def make(place: Place) -> dict[str, Product]:
         crop_nifti(place.data / source, place.folder / "image.nii.gz", box)
@@ -113,7 +113,7 @@ RECIPES = {
     "mr_superres_restore_rwkv": ("train",),
     "headneck_xray_swin_x2s": ("train",),
 }
-"""Every training config of the bundles; ``test_every_recipe_has_its_row`` finds what is missing here."""
+"""Training configs of the bundles; ``test_every_recipe_has_its_row`` finds missing ones."""
 
 CROPS = {
     "ct_denoise_restore_rwkv": (
@@ -127,7 +127,9 @@ CROPS = {
 }
 
 FINE_TUNED = ("hippocampus_mr_swin_unetr", "ct_denoise_restore_rwkv", "mr_superres_restore_rwkv")
-"""Bundles with a step from their own weights, too: a restoration that starts as the identity has a gradient in its last layer alone."""
+"""Bundles that also get a step from their own weights, since a restoration that starts as the identity has a gradient
+only in its last layer.
+"""
 
 ROWS = [
     *(

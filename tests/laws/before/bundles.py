@@ -1,4 +1,4 @@
-"""Two small bundles for the states that an earlier commit left: one that labels by brightness, one that restores."""
+"""Two small bundles for states left by an earlier commit: one that labels by brightness, one that restores."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ BANDS, DENOISE = "bands", "denoise"
 """Names of the two bundles."""
 
 _MISPLACED = -0.07
-"""By how much every band lies too low, so that a training in a label project has something to learn."""
+"""Offset by which every band is too low, so that a training in a label project can improve it."""
 
 
 class Bands(BandNetwork):
-    """The network of the test bundle, under a name that stays where it is when the tests are arranged anew."""
+    """Network of the test bundle, under a name that does not change when tests are moved."""
 
 
 class CrossEntropy(Objective):
-    """Cross-entropy of a network that gives one logit a class."""
+    """Cross-entropy of a network with one logit for each class."""
 
     def forward(self, *batch: Tensor) -> Tensor:
-        """Images (batch, 1, i, j, k), labels of the same shape."""
+        """Compute the loss of images (batch, 1, i, j, k) with labels of the same shape."""
         image, labels = batch
         return F.cross_entropy(self.network(image), labels[:, 0])
 

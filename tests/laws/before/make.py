@@ -1,4 +1,4 @@
-"""Make the states that an earlier commit leaves behind: a batch folder, a label project, a training run.
+"""Generator of states that an earlier commit leaves: a batch folder, a label project, a training run.
 
 python tests/laws/before/make.py [--commit COMMIT] [--to FOLDER] [batch] [label] [training]
 
@@ -29,10 +29,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 COMMIT = "c2dde8bc7bfc0eb2b5771bfc0e82513ee1302494"
-"""The last commit before the files of the package moved."""
+"""Last commit before the files of the package moved."""
 
 RUN = ("-ot", "nifti", "--no-preview", "--backend", "eager")
-"""Options of the batch, which a run that goes on gives again."""
+"""Options of the batch, which the continued run repeats."""
 
 LABEL_STEPS, TRAINING_STEPS = 400, 10
 """Steps of the label project's interrupted training, and of the training run."""
@@ -56,7 +56,9 @@ app(sys.argv[1:])
 
 
 def make_batch(top: Path) -> None:
-    """Run a batch of three cases to its end, add four series and kill the next run while one or two of them are at work."""
+    """Run a batch of three cases to its end, add four series and kill the next run while one or two of them are
+    running.
+    """
     import nibabel as nib
     import numpy as np
 
@@ -131,7 +133,7 @@ def _train(project: Any, steps: int) -> None:
 
 
 def make_training(top: Path) -> None:
-    """Kill a training run after its first checkpoint, and let another end, whose weights the first must come to."""
+    """Kill a training run after its first checkpoint, and let another end; the first must reach the same weights."""
     import nibabel as nib
     import numpy as np
     import torch
@@ -160,7 +162,7 @@ def make_training(top: Path) -> None:
 
 
 def train_options(top: Path, bundle: Path) -> list[str]:
-    """Give the options of ``medvit train`` without the folder of runs."""
+    """Return the options of ``medvit train``, without the folder of runs."""
     data = ["--data", str(top / "list.json"), "--root", str(top)]
     return ["train", str(bundle), *data, "--steps", str(TRAINING_STEPS), "-d", "cpu"]
 
@@ -189,7 +191,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {"batch": make_batch, "label": make_
 
 
 def pack(folder: Path, file: Path) -> None:
-    """Write a folder as a gzipped tar file, without owners and without the memory that SQLite shares between processes."""
+    """Write a folder as a gzipped tar file, without owners and without SQLite's shared memory files."""
 
     def without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         if member.name.endswith("-shm"):
@@ -205,7 +207,7 @@ def pack(folder: Path, file: Path) -> None:
 
 
 def main() -> int:
-    """Unpack the commit, run this file within it for each state and pack what it made."""
+    """Unpack the commit, run this file in it for each state, and pack the states."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", choices=[[], *MAKERS])
     parser.add_argument("--commit", default=COMMIT)

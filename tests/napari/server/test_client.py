@@ -114,7 +114,7 @@ def test_a_case_from_next_to_submitted(server, examples, tmp_path):
 
 
 def test_what_goes_wrong_is_said(server, tmp_path):
-    with pytest.raises(ServerError, match="the address of a server is needed"):
+    with pytest.raises(ServerError, match="a server address is needed"):
         Client("file:///etc")
     with pytest.raises(ServerError, match="404: no such model"):
         Client(server).infer("none", "x", tmp_path)
