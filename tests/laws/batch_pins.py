@@ -24,7 +24,7 @@ from tests.laws.shapes import OPEN, columns, file_shape, lines_by_kind, schema, 
 ROOT = Path(__file__).resolve().parents[2]
 
 _OPEN = (*OPEN, "seconds")
-"""Keys of stages, which depend on the work that other threads of a worker do at the same time."""
+"""Keys whose inner names count as one; "seconds" is one, since its stages depend on the work of a worker's other threads."""
 
 
 def batch() -> dict[str, Any]:

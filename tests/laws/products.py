@@ -23,7 +23,7 @@ VOXEL_SHARE_ELSEWHERE = 1e-3
 """Largest share of foreground voxels that may differ on another processor or with other libraries."""
 
 NUMBERS_FACTOR_ELSEWHERE, FIELD_FACTOR_ELSEWHERE = 100.0, 10.0
-"""How many times larger tolerances are there: of numbers, which few voxels may change, and of arrays."""
+"""Factors by which tolerances are larger there: for numbers, which few voxels may change, and for arrays."""
 
 _SHOWN = 6
 """Upper limit of differences in a message."""
