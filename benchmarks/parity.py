@@ -96,7 +96,9 @@ def restore_rwkv() -> tuple[str, str, str, float]:
 
 def x2s() -> tuple[str, str, str, float]:
     arrays = _read("swin_x2s_f4_32x32x64.npz")
-    network = SwinX2S((32, 32, 64), 1, 3, 4, (2, 2, 2, 2), (1, 2, 4, 4)).eval()
+    network = SwinX2S(
+        (32, 32, 64), 1, out_channels=3, feature_size=4, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 4)
+    ).eval()
     medvit.load_published(network, _state(arrays))
     coronal, sagittal = network(_tensor(arrays["in_cor"]), _tensor(arrays["in_sag"]))
     with torch.device("meta"):

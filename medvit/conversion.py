@@ -77,8 +77,8 @@ class Converted(SavedFiles):
 def convert(
     source: str | os.PathLike[str],
     folder: str | os.PathLike[str],
-    output_types: Sequence[str] = (),
     *,
+    output_types: Sequence[str] = (),
     like: str | os.PathLike[str] | MetaTensor | Scan | None = None,
     series: str | None = None,
     threshold: float = 0.5,
@@ -97,7 +97,7 @@ def convert(
         >>> import medvit
         >>> from medvit.io import write_volume
         >>> write_volume(Path("organs.nii.gz"), np.ones((8, 8, 4), np.uint8), np.eye(4))
-        >>> medvit.convert("organs.nii.gz", "out", ("nifti",)).files
+        >>> medvit.convert("organs.nii.gz", "out", output_types=("nifti",)).files
         ('labels.json', 'labels.nii.gz', 'run.json')
 
     Args:
@@ -163,8 +163,8 @@ def convert_labels(
 def save_labels(
     found: LabelSet,
     folder: str | os.PathLike[str],
-    output_types: Sequence[str] = (),
     *,
+    output_types: Sequence[str] = (),
     per_label: bool = False,
     overwrite: bool = False,
     repair_tags: bool = False,

@@ -234,7 +234,9 @@ def test_views_that_do_not_fit(rng):
     with pytest.raises(ShapeError, match=r"logits of shape \(3, 4, 4\); \(class, x, y, z\) is needed"):
         LabelsOnVolumeGridd("pred", (1, 1, 1))({"pred": torch.zeros(3, 4, 4)})
     with pytest.raises(ShapeError, match=r"stacked views of shape \(1, 1, 32, 64\); \(batch, 2, side, z\)"):
-        StackedSwinX2S((32, 32, 64), 1, 2, 4, (1, 1, 1, 1), (1, 1, 1, 1))(torch.zeros(1, 1, 32, 64))
+        StackedSwinX2S((32, 32, 64), 1, out_channels=2, feature_size=4, depths=(1,) * 4, num_heads=(1,) * 4)(
+            torch.zeros(1, 1, 32, 64)
+        )
 
 
 def test_a_view_is_turned_as_a_volume_lies():

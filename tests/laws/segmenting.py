@@ -238,10 +238,10 @@ def _converted(place: Place) -> dict[str, Product]:
     given = read_headers(sorted((place.folder / "slices").rglob("*.dcm")))
     for kind, name in (("dicom-seg", "seg"), ("rtstruct", "rtstruct")):
         folder = place.folder / name
-        medvit.convert(labels, folder, (kind,), like=place.folder / "slices")
+        medvit.convert(labels, folder, output_types=(kind,), like=place.folder / "slices")
         made |= object_products(folder / f"{name}.dcm", name, UidNumbers(given))
         back = place.folder / f"{name} back"
-        medvit.convert(folder / f"{name}.dcm", back, ("nifti",), like=place.folder / "slices")
+        medvit.convert(folder / f"{name}.dcm", back, output_types=("nifti",), like=place.folder / "slices")
         made |= nifti_products(back / "labels.nii.gz", f"{name} read back")
     shutil.rmtree(place.folder / "slices")
     return made

@@ -86,7 +86,14 @@ def swin_x2s(
             "For others, build SwinX2S itself.",
         )
     chosen = SWIN_X2S_SIZES[size]
-    return SwinX2S(img_size, in_channels, out_channels, chosen.feature_size, chosen.depths, chosen.num_heads)
+    return SwinX2S(
+        img_size,
+        in_channels,
+        out_channels=out_channels,
+        feature_size=chosen.feature_size,
+        depths=chosen.depths,
+        num_heads=chosen.num_heads,
+    )
 
 
 def fuse_views(coronal_logits: Tensor, sagittal_logits: Tensor) -> Tensor:
@@ -220,6 +227,7 @@ class SwinX2S(nn.Module):
         self,
         img_size: Sequence[int],
         in_channels: int,
+        *,
         out_channels: int,
         feature_size: int = 96,
         depths: Sequence[int] = (2, 2, 18, 2),

@@ -136,6 +136,7 @@ class SwinUNETR(MonaiSwinUNETR):  # type: ignore[misc]
         self,
         in_channels: int,
         out_channels: int,
+        *,
         feature_size: int = 24,
         spatial_dims: int = 3,
         depths: Sequence[int] = (2, 2, 2, 2),

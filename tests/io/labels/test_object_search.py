@@ -25,7 +25,7 @@ def drawn(tmp_path):
     ids[3:9, 4:10, 2:7] = 1
     write_labels(tmp_path / "map.nii.gz", ids, scan, [make_label(1, "Liver")])
     found = medvit.read_labels(tmp_path / "map.nii.gz", like=scan)
-    saved = medvit.save_labels(found, tmp_path / "ct" / "drawn", ("dicom-seg", "rtstruct"))
+    saved = medvit.save_labels(found, tmp_path / "ct" / "drawn", output_types=("dicom-seg", "rtstruct"))
     return scan, found, saved
 
 
@@ -50,12 +50,12 @@ def test_what_cannot_be_read_is_no_object(tmp_path):
 def test_labels_in_memory_are_saved_as_convert_saves_those_of_a_file(drawn, tmp_path):
     scan, found, saved = drawn
     assert set(saved.files) >= {"seg.dcm", "rtstruct.dcm", "run.json"}
-    converted = medvit.convert(tmp_path / "map.nii.gz", tmp_path / "converted", ("nifti",), like=scan)
-    again = medvit.save_labels(found, tmp_path / "again", ("nifti",))
+    converted = medvit.convert(tmp_path / "map.nii.gz", tmp_path / "converted", output_types=("nifti",), like=scan)
+    again = medvit.save_labels(found, tmp_path / "again", output_types=("nifti",))
     assert again.files == converted.files and again.labels == converted.labels
     first, second = (medvit.read_labels(made.folder / "labels.nii.gz").array for made in (converted, again))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(medvit.read_labels(saved.folder / "seg.dcm", like=scan).array, found.array)
     with pytest.raises(medvit.MedvitError, match="overwrite"):
-        medvit.save_labels(found, tmp_path / "again", ("nifti",))
-    medvit.save_labels(found, tmp_path / "again", ("nifti",), overwrite=True)
+        medvit.save_labels(found, tmp_path / "again", output_types=("nifti",))
+    medvit.save_labels(found, tmp_path / "again", output_types=("nifti",), overwrite=True)

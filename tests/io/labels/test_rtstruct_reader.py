@@ -28,7 +28,7 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("rt")
     write_series(folder / "ct", phantom()[0], AFFINE)
     nib.save(nib.Nifti1Image(phantom()[1], AFFINE), folder / "phantom.nii.gz")
-    medvit.convert(folder / "phantom.nii.gz", folder / "out", ("rtstruct",), like=folder / "ct")
+    medvit.convert(folder / "phantom.nii.gz", folder / "out", output_types=("rtstruct",), like=folder / "ct")
     return folder
 
 

@@ -110,7 +110,11 @@ def test_a_label_map_on_the_true_grid_goes_back_onto_the_slices(stack):
     grid[5:20, 5:20, 1:-1] = 1
     nib.save(nib.Nifti1Image(grid, scan.affine), folder / "map.nii.gz")
     done = medvit.convert(
-        folder / "map.nii.gz", folder / "out", ("dicom-seg",), like=folder / "series", on_irregular="resample"
+        folder / "map.nii.gz",
+        folder / "out",
+        output_types=("dicom-seg",),
+        like=folder / "series",
+        on_irregular="resample",
     )
     assert "seg.dcm" in done.files
     meant = labels_to_slices(grid, scan.original.grid, scan.original.values.shape[:2])

@@ -18,7 +18,7 @@ SMALL = {"feature_size": 4, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 4)}
 
 def _network(size=(32, 32, 64), **options) -> SwinX2S:
     torch.manual_seed(3)
-    return SwinX2S(size, 1, 3, **{**SMALL, **options}).eval()
+    return SwinX2S(size, 1, out_channels=3, **{**SMALL, **options}).eval()
 
 
 def _views(size=(32, 32, 64), batch=1) -> tuple[Tensor, Tensor]:

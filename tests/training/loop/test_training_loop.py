@@ -243,7 +243,9 @@ def _objectives() -> dict[str, tuple[Objective, tuple[Tensor, ...]]]:
     organ = OrganObjective(SwinUNETR(1, 3, feature_size=12, window_size=4))
     picture = PictureObjective(BarlowSwin(embed_dim=16, num_heads=2))
     restore = RestorationObjective(RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1))
-    views = ViewObjective(StackedSwinX2S((32, 32, 64), 1, 3, 4, (1, 1, 1, 1), (1, 2, 4, 4)))
+    views = ViewObjective(
+        StackedSwinX2S((32, 32, 64), 1, out_channels=3, feature_size=4, depths=(1,) * 4, num_heads=(1, 2, 4, 4))
+    )
     return {
         "swin_unetr": (organ, (rand(1, 1, 64, 32, 32), torch.randint(0, 3, (1, 1, 64, 32, 32)))),
         "barlow_swin": (picture, (rand(2, 3, 64, 64), (rand(2, 1, 64, 64) > 0.5).float())),

@@ -91,7 +91,7 @@ def _write_volume(
         write_labels(folder / "labels.nii.gz", np.zeros(found.shape, np.uint8), scan, table)
         return folder / "labels.nii.gz", (*found.notes, "The label is empty: the annotator saw none of the structures.")
     types = ("nifti", "dicom-seg") if scan.kind == "dicom" else ("nifti",)
-    made = save_labels(found, folder, types, overwrite=True)
+    made = save_labels(found, folder, output_types=types, overwrite=True)
     return folder / "labels.nii.gz", (*made.notes, *made.flags)
 
 

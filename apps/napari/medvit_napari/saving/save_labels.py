@@ -85,7 +85,7 @@ def save_layer(
         MedvitError: a type cannot be written, or a file does not read back as expected; nothing is published then.
     """
     how = {"overwrite": overwrite, "repair_tags": repair_tags}
-    return save_labels(labels_of(layer), folder, types, **how, progress=progress)
+    return save_labels(labels_of(layer), folder, output_types=types, **how, progress=progress)
 
 
 def write_labels_nifti(path: str, data: Any, meta: dict[str, Any]) -> list[str]:

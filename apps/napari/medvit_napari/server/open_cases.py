@@ -208,7 +208,7 @@ def send(
         ServerError: the server refuses; the message says that the labels are still open in napari.
     """
     found, tag, model = what
-    save_labels(found, out, ("nifti",), overwrite=True, progress=progress)
+    save_labels(found, out, output_types=("nifti",), overwrite=True, progress=progress)
     names = {label.title: label.id for label in found.labels}
     try:
         return client.submit(
