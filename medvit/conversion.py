@@ -65,7 +65,7 @@ class Converted(SavedFiles):
         >>> import medvit
         >>> from medvit.io import write_volume
         >>> write_volume(Path("masks.nii.gz"), np.ones((8, 8, 4), np.uint8), np.eye(4))
-        >>> converted = medvit.convert("masks.nii.gz", "converted", ("nifti",))
+        >>> converted = medvit.convert("masks.nii.gz", "converted", output_types=("nifti",))
         >>> [label.name for label in converted.labels], converted.flags
         (['label_1'], ())
     """

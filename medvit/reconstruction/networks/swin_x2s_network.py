@@ -217,7 +217,9 @@ class SwinX2S(nn.Module):
     Examples:
         >>> import torch
         >>> from medvit.reconstruction import SwinX2S
-        >>> network = SwinX2S((32, 32, 64), 1, 2, feature_size=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)).eval()
+        >>> network = SwinX2S(
+        ...     (32, 32, 64), 1, out_channels=2, feature_size=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)
+        ... ).eval()
         >>> coronal, sagittal = network(torch.rand(1, 1, 32, 64), torch.rand(1, 1, 32, 64))
         >>> coronal.shape
         torch.Size([1, 2, 32, 32, 64])
@@ -349,7 +351,9 @@ class StackedSwinX2S(SwinX2S):
     Examples:
         >>> import torch
         >>> from medvit.reconstruction import StackedSwinX2S
-        >>> network = StackedSwinX2S((32, 32, 64), 1, 2, feature_size=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)).eval()
+        >>> network = StackedSwinX2S(
+        ...     (32, 32, 64), 1, out_channels=2, feature_size=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)
+        ... ).eval()
         >>> network(torch.rand(1, 2, 32, 64)).shape
         torch.Size([1, 2, 32, 32, 64])
     """

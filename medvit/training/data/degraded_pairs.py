@@ -18,13 +18,14 @@ from medvit.bundles import Bundle
 from medvit.errors import ShapeError
 from medvit.io import spacing_mm
 from medvit.physics.degradations import LowDoseCT
+from medvit.training.checked_settings import Count, Counts, PositiveRange, Range, WholeNumber, checked_settings
 from medvit.training.data.data_list import DataList, case_name, read_entries
 from medvit.training.data.volume_reading import VolumeReading
 
 __all__ = ["PairSampler", "PairSettings", "SliceStack", "body_corner", "read_images"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class PairSettings:
     """Settings for pairs of a degraded and a clean crop.
 
@@ -45,16 +46,16 @@ class PairSettings:
             pairs, and a run resumed from a checkpoint draws other pairs than an uninterrupted one.
     """
 
-    intensity_range: tuple[float, float]
+    intensity_range: Range
     scanner: LowDoseCT = field(default_factory=LowDoseCT)
-    dose: tuple[float, float] = (0.05, 0.5)
-    crop: tuple[int, int] = (128, 128)
+    dose: PositiveRange = (0.05, 0.5)
+    crop: tuple[Count, Count] = (128, 128)
     body_above: float | None = None
-    context: int = 0
-    neighbour_steps: Sequence[int] = (1,)
-    slab: int = 1
-    pool: int = 1
-    uses: int = 1
+    context: WholeNumber = 0
+    neighbour_steps: Counts = (1,)
+    slab: Count = 1
+    pool: Count = 1
+    uses: Count = 1
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PairSampler:
         """Read the clean volumes of a list and make a sampler of pairs."""
@@ -102,27 +103,16 @@ class _Slab:
     clean: NDArray[np.float32]
 
 
-def _require_sense(cases: list[SliceStack], settings: PairSettings) -> None:
-    low, high = settings.dose
-    counts = (*settings.crop, *settings.neighbour_steps, settings.slab, settings.pool, settings.uses)
-    sensible = settings.context >= 0 and len(settings.neighbour_steps) and min(counts) >= 1
-    if not 0 < low <= high or not sensible or not cases:
-        raise ShapeError(
-            (
-                f"doses {settings.dose}, crop {settings.crop}, context {settings.context}, neighbour_steps "
-                f"{list(settings.neighbour_steps)}, slab {settings.slab}, pool {settings.pool}, uses {settings.uses} and "
-                f"{len(cases)} volumes"
-            ),
-            "positive doses in order, a crop of at least a pixel, counts of at least 1 and a volume are needed",
-            "Correct train.json or the data list.",
-        )
+def _require_volumes(cases: list[SliceStack]) -> None:
+    if not cases:
+        raise ShapeError("0 volumes", "at least one is needed to draw from", "Correct the data list.")
 
 
 class PairSampler:
     """Sampler of (degraded, clean) crops of slices, each scanned at a random dose."""
 
     def __init__(self, cases: list[SliceStack], settings: PairSettings, seed: int) -> None:
-        _require_sense(cases, settings)
+        _require_volumes(cases)
         self.cases = cases
         self.settings = settings
         self.rng = np.random.default_rng(seed)

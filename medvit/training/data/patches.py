@@ -19,12 +19,13 @@ from torch.nn import functional as F
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
 from medvit.io import spacing_mm
+from medvit.training.checked_settings import Count, NotNegative, Positive, PositiveRange, Range, Share, checked_settings
 from medvit.training.data.data_list import DataList, ImageLabelPair, check_annotated, read_list, validate_label_ids
 
 __all__ = ["PatchSampler", "PatchSettings", "TrainingCase", "load_case"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class PatchSettings:
     """Settings for training patches.
 
@@ -45,16 +46,16 @@ class PatchSettings:
             ``intensity_range``.
     """
 
-    roi_size: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    intensity_range: tuple[float, float]
-    organ_fraction: float = 0.75
+    roi_size: tuple[Count, Count, Count]
+    spacing_mm: tuple[Positive, Positive, Positive]
+    intensity_range: Range
+    organ_fraction: Share = 0.75
     rotation_deg: float = 12.0
-    scale: tuple[float, float] = (0.85, 1.2)
+    scale: PositiveRange = (0.85, 1.2)
     swap_on_flip: tuple[tuple[int, int], ...] = ()
-    reach: float = 0.3
-    percentiles: tuple[float, float] | None = None
-    jitter: tuple[float, float] = (12.0, 15.0)
+    reach: NotNegative = 0.3
+    percentiles: Range | None = None
+    jitter: tuple[NotNegative, NotNegative] = (12.0, 15.0)
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PatchSampler:
         """Read the cases of a list and make a sampler of patches."""

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
 from medvit.io import read_image
+from medvit.training.checked_settings import Count, NotNegative, PositiveRange, Share, checked_settings
 from medvit.training.data.data_list import DataList, ImageLabelPair, load_labels, read_list, validate_label_ids
 from medvit.transforms import scale_to_unit_rgb
 
 __all__ = ["Picture", "PictureSampler", "PictureSettings", "load_picture"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class PictureSettings:
     """Settings for crops of pictures.
 
@@ -35,12 +36,12 @@ class PictureSettings:
         noise: largest standard deviation of added noise, for brightness in 0..1.
     """
 
-    roi_size: tuple[int, int]
+    roi_size: tuple[Count, Count]
     rotation_deg: float = 15.0
-    scale: tuple[float, float] = (0.7, 1.5)
-    gamma: tuple[float, float] = (0.7, 1.4)
-    inverted: float = 0.2
-    noise: float = 0.05
+    scale: PositiveRange = (0.7, 1.5)
+    gamma: PositiveRange = (0.7, 1.4)
+    inverted: Share = 0.2
+    noise: NotNegative = 0.05
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> PictureSampler:
         """Read the pictures of a list and make a sampler of crops."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from medvit.bundles import Bundle
 from medvit.errors import ShapeError
 from medvit.io import spacing_mm
 from medvit.physics.degradations import TruncatedMR
+from medvit.training.checked_settings import Count, Counts, PositiveRange, Range, Share, checked_settings
 from medvit.training.data.data_list import DataList, case_name, read_entries
 from medvit.training.data.degraded_pairs import SliceStack, body_corner
 from medvit.training.data.volume_reading import VolumeReading
@@ -33,7 +33,7 @@ _SHARE = 0.05
 """Smallest share of head in a slice that is drawn."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class TruncationPairs:
     """Settings for pairs of a truncated and an original crop.
 
@@ -49,12 +49,12 @@ class TruncationPairs:
             Image Analysis 86, 2023, which draws each label's level).
     """
 
-    factors: Sequence[int] = (2, 4)
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    crop: tuple[int, int] = (64, 64)
-    brightness: tuple[float, float] = (0.8, 1.25)
-    gamma: tuple[float, float] = (0.7, 1.4)
-    redrawn: float = 0.0
+    factors: Counts = (2, 4)
+    percentiles: Range = (0.5, 99.5)
+    crop: tuple[Count, Count] = (64, 64)
+    brightness: PositiveRange = (0.8, 1.25)
+    gamma: PositiveRange = (0.7, 1.4)
+    redrawn: Share = 0.0
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> TruncationSampler:
         """Read the clean volumes of a list and make a sampler of pairs."""
@@ -86,20 +86,8 @@ class TruncationSampler:
     """Sampler of (truncated, original) crops of slices, each with a new truncation."""
 
     def __init__(self, cases: list[SliceStack], settings: TruncationPairs, seed: int) -> None:
-        ranges = (settings.brightness, settings.gamma)
-        ordered = all(0 < low <= high for low, high in ranges) and 0 <= settings.redrawn <= 1
-        if not (cases and settings.factors and min(settings.factors) >= 1 and min(settings.crop) >= 1 and ordered):
-            raise ShapeError(
-                (
-                    f"factors {list(settings.factors)}, crop {settings.crop}, brightness {settings.brightness}, gamma "
-                    f"{settings.gamma}, redrawn {settings.redrawn} and {len(cases)} volumes"
-                ),
-                (
-                    "factors of at least 1, a crop of at least a pixel, positive ranges in order, a share from 0 to 1 "
-                    "and a volume are needed"
-                ),
-                "Correct train.json or the data list.",
-            )
+        if not cases:
+            raise ShapeError("0 volumes", "at least one is needed to draw from", "Correct the data list.")
         self.settings = settings
         self.cases = [_scaled(case, settings.percentiles) for case in cases]
         self.shown = [_shown(case) for case in self.cases]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from medvit.bundles import Bundle
 from medvit.errors import ShapeError, SourceError
 from medvit.io import Scan, open_source, storage_step, whole_numbers
 from medvit.physics.drr import Geometry, Projector, attenuation_per_mm, volume_centre_mm
+from medvit.training.checked_settings import Count, NotNegative, Positive, Share, WholeNumber, checked_settings
 from medvit.training.data.data_list import DataList, read_list
 from medvit.training.data.volume_reading import VolumeReading
 
 __all__ = ["Poses", "RadiographsAndLabels", "XrayField", "XrayPairs", "XraySampler"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class XrayField:
     """Field of view of the two pictures, and the geometry of the X-ray.
 
@@ -37,12 +38,12 @@ class XrayField:
         energy_kev: photon energy for the attenuation of water.
     """
 
-    img_size: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    source_to_isocenter_mm: float = 1800.0
-    isocenter_to_detector_mm: float = 200.0
-    pixels_per_voxel: int = 2
-    energy_kev: float = 60.0
+    img_size: tuple[Count, Count, Count]
+    spacing_mm: tuple[Positive, Positive, Positive]
+    source_to_isocenter_mm: Positive = 1800.0
+    isocenter_to_detector_mm: Positive = 200.0
+    pixels_per_voxel: Count = 2
+    energy_kev: Positive = 60.0
 
     def geometry(self, isocenter_mm: tuple[float, float, float]) -> Geometry:
         """Make the geometry of AP and left lateral views of the field around a point, corrected for the
@@ -60,7 +61,7 @@ class XrayField:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class Poses:
     """Random poses of patients before projection, as augmentation: rotation, shift, size and mirroring.
 
@@ -75,10 +76,10 @@ class Poses:
         mirror: mirror half of the poses, left to right.
     """
 
-    count: int = 0
-    degrees: float = 10.0
-    shift_mm: float = 20.0
-    scale: float = 0.1
+    count: WholeNumber = 0
+    degrees: NotNegative = 10.0
+    shift_mm: NotNegative = 20.0
+    scale: Share = 0.1
     mirror: bool = False
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
@@ -208,7 +209,7 @@ class XrayPairs:
 
     preparation: Callable[[Mapping[Hashable, Any]], Mapping[Hashable, Any]]
     augmentation: Compose
-    poses: Poses = Poses()
+    poses: Poses = field(default_factory=Poses)
 
     def sampler(self, bundle: Bundle, data: DataList, seed: int) -> XraySampler:
         """Project the CTs of a list and make a sampler of them."""

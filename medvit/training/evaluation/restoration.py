@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean, pstdev
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from pydantic import Field
 
 from medvit.bundles import Bundle, Calibration
 from medvit.errors import BundleError
@@ -20,6 +21,7 @@ from medvit.inference import LoadedBundle
 from medvit.physics.degradations import LowDoseCT
 from medvit.pipeline import Predictor
 from medvit.restoration import Change, Restored, context_slices, judge_change, measure_change
+from medvit.training.checked_settings import Count, Interval, Positive, checked_settings
 from medvit.training.data import SliceStack, read_images
 from medvit.training.evaluation.classical_denoisers import STRENGTHS, classical
 from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, mean_rows, summary
@@ -56,7 +58,7 @@ class _Scanned:
         return self.judged(self.near[dose])
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class LowDoseEvaluation:
     """PSNR and SSIM in a window, and bias in a range, of clean volumes at simulated lower doses.
 
@@ -84,25 +86,13 @@ class LowDoseEvaluation:
     task: ClassVar[str] = "restoration"
 
     scanner: LowDoseCT
-    doses: Sequence[float]
+    doses: Annotated[tuple[Positive, ...], Field(min_length=1)]
     seed: int
-    slice_stride: int
-    window: Sequence[float]
-    bias_range: Sequence[float]
+    slice_stride: Count
+    window: Interval
+    bias_range: Interval
     compared: Sequence[str] = ()
     acceptable_bias: float = 1.0
-
-    def __post_init__(self) -> None:
-        ordered = all(len(r) == 2 and r[0] < r[1] for r in (self.window, self.bias_range))
-        if not (self.doses and min(self.doses) > 0 and self.slice_stride >= 1 and ordered):
-            raise BundleError(
-                (
-                    f"doses {list(self.doses)}, slice_stride {self.slice_stride}, window {list(self.window)} and "
-                    f"bias_range {list(self.bias_range)}"
-                ),
-                "positive doses, a stride of at least 1 and ranges in order are needed",
-                "Correct configs/evaluate.json.",
-            )
 
     def judge(self, part: EvaluationSet) -> Scorer:
         """Prepare the cases; scores have ``{"per_dose", "compared", "cases"}`` in addition.

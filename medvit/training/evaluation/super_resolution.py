@@ -3,15 +3,16 @@ interpolation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean, pstdev
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.ndimage import binary_fill_holes
 
 from medvit.bundles import Bundle
@@ -21,6 +22,7 @@ from medvit.physics import zero_fill
 from medvit.physics.degradations import TruncatedMR
 from medvit.pipeline import Predictor
 from medvit.restoration import Restored, with_factor
+from medvit.training.checked_settings import Count, checked_settings
 from medvit.training.data import SliceStack, read_stacks
 from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, mean_rows, summary
 from medvit.training.evaluation.restoration import edge_response
@@ -71,7 +73,7 @@ class EvaluatedSlices:
     whole: float
 
 
-@dataclass(frozen=True)
+@checked_settings
 class SuperResolutionEvaluation:
     """PSNR and SSIM inside the head of volumes that were made coarser and restored.
 
@@ -93,16 +95,8 @@ class SuperResolutionEvaluation:
 
     task: ClassVar[str] = "restoration"
 
-    factors: Sequence[int]
-    slice_stride: int
-
-    def __post_init__(self) -> None:
-        if not (self.factors and min(self.factors) >= 2 and self.slice_stride >= 1):
-            raise BundleError(
-                f"factors {list(self.factors)} and slice_stride {self.slice_stride}",
-                "factors of at least 2 and a stride of at least 1 are needed",
-                "Correct configs/evaluate.json.",
-            )
+    factors: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
+    slice_stride: Count
 
     def judge(self, part: EvaluationSet) -> Scorer:
         """Prepare the cases; scores have ``{"per_factor", "cases"}`` in addition.

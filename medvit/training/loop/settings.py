@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from medvit.training.checked_settings import Count, NotNegative, Positive, Share, WholeNumber, checked_settings
 
 __all__ = ["LoopSettings"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class LoopSettings:
     """Duration and learning rate of a training run, from a bundle's train.json.
 
@@ -29,19 +29,19 @@ class LoopSettings:
         log_every: steps between rows of the curve.
     """
 
-    steps: int
-    cooldown_steps: int = 1000
-    warmup_steps: int = 100
-    batch_size: int = 1
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    clip_norm: float = 1.0
-    ema_decay: float = 0.998
-    checkpoint_every: int = 100
-    validate_every: int = 0
-    patience: int = 0
-    seed: int = 0
-    log_every: int = 20
+    steps: Count
+    cooldown_steps: WholeNumber = 1000
+    warmup_steps: WholeNumber = 100
+    batch_size: Count = 1
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-2
+    clip_norm: Positive = 1.0
+    ema_decay: Share = 0.998
+    checkpoint_every: Count = 100
+    validate_every: WholeNumber = 0
+    patience: WholeNumber = 0
+    seed: WholeNumber = 0
+    log_every: Count = 20
 
     def rate(self, step: int) -> float:
         """Return the learning rate at a step: rising, constant, then linear to zero."""

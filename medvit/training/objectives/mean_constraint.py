@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medvit.errors import BundleError
+from medvit.training.checked_settings import Interval, Positive, Rising, WholeNumber, checked_settings
 
 __all__ = ["MeanConstraint", "MeanConstraintSettings"]
 
 
-@dataclass(frozen=True)
+@checked_settings
 class MeanConstraintSettings:
     """Settings of a mean constraint.
 
@@ -31,22 +27,10 @@ class MeanConstraintSettings:
         BundleError: the range or the levels are out of order, or the rate is not positive.
     """
 
-    between: tuple[float, float]
-    beside: int = 2
-    noise_levels: Sequence[float] = ()
-    rate: float = 0.05
-
-    def __post_init__(self) -> None:
-        rising = all(a < b for a, b in itertools.pairwise(self.noise_levels))
-        if not (self.between[0] < self.between[1] and self.beside >= 0 and rising and self.rate > 0):
-            raise BundleError(
-                (
-                    f"between {self.between}, beside {self.beside}, noise_levels {list(self.noise_levels)} and rate "
-                    f"{self.rate}"
-                ),
-                "ranges in order, rising levels, 0 pixels or more and a positive rate are needed",
-                "Correct train.json.",
-            )
+    between: Interval
+    beside: WholeNumber = 2
+    noise_levels: Rising = ()
+    rate: Positive = 0.05
 
 
 class MeanConstraint(nn.Module):

@@ -7,15 +7,17 @@ which the loop seeds for every step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medvit.errors import BundleError, ImageError, ShapeError
+from medvit.errors import ImageError, ShapeError
 from medvit.segmentation.networks import SwinUNETR, check_input
+from medvit.training.checked_settings import Count, NotNegative, Positive, checked_settings
 from medvit.training.objectives.base import Objective
 
 __all__ = [
@@ -51,7 +53,7 @@ def check_unit(images: Tensor) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class SwinTasks:
     """Settings and weights of the three tasks; defaults as published where the paper states them.
 
@@ -65,26 +67,19 @@ class SwinTasks:
         contrast: weight of the contrastive loss.
     """
 
-    cut_share: float = 0.3
-    cut_side: float = 0.25
-    features: int = 512
-    temperature: float = 0.5
-    inpainting: float = 1.0
-    rotation: float = 1.0
-    contrast: float = 1.0
+    cut_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    cut_side: Annotated[float, Field(ge=_THINNEST, le=1)] = 0.25
+    features: Count = 512
+    temperature: Positive = 0.5
+    inpainting: NotNegative = 1.0
+    rotation: NotNegative = 1.0
+    contrast: NotNegative = 1.0
 
-    def __post_init__(self) -> None:
-        shares = 0 <= self.cut_share < 1 and _THINNEST <= self.cut_side <= 1
-        weights = (self.inpainting, self.rotation, self.contrast)
-        if not (shares and self.features > 0 and self.temperature > 0 and min(weights) >= 0 < max(weights)):
-            raise BundleError(
-                f"{self}",
-                (
-                    f"cut_share in 0..1, cut_side from {_THINNEST} to 1, features and temperature above 0 and weights of "
-                    "at least 0, one of them above, are needed"
-                ),
-                "Correct pretrain.json.",
-            )
+    @model_validator(mode="after")
+    def _one_weight(self) -> SwinTasks:
+        if not max(self.inpainting, self.rotation, self.contrast) > 0:
+            raise PydanticCustomError("weights", "one of inpainting, rotation and contrast must be above 0")
+        return self
 
 
 class TaskLosses(NamedTuple):

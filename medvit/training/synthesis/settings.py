@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from medvit.errors import ShapeError
+from medvit.training.checked_settings import (
+    NotNegative,
+    NotNegativeRange,
+    Positive,
+    PositiveRange,
+    Range,
+    Share,
+    checked_settings,
+)
 
 __all__ = ["Brightness", "Pose", "ScannerArtifacts"]
 
 
-def _require(good: bool, what: str, found: object, needed: str) -> None:
-    if not good:
-        raise ShapeError(f"{what} = {found}", f"{needed} is needed", "Correct train.json.")
-
-
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class Pose:
     """Limits of the head's position and deformation.
 
@@ -28,23 +29,19 @@ class Pose:
         pairs: source ids (right, left) exchanged in a flip. Both ids of a pair also have the same brightness.
 
     Raises:
-        ShapeError: the scale is not positive and in order, or the grid has no size.
+        BundleError: the scale is not positive and in order, or the grid has no size.
     """
 
     rotation_deg: float = 15.0
-    scale: tuple[float, float] = (0.85, 1.15)
+    scale: PositiveRange = (0.85, 1.15)
     shift_mm: float = 10.0
-    elastic_mm: float = 3.0
-    elastic_grid_mm: float = 30.0
-    flip: float = 0.5
+    elastic_mm: NotNegative = 3.0
+    elastic_grid_mm: Positive = 30.0
+    flip: Share = 0.5
     pairs: tuple[tuple[int, int], ...] = ()
 
-    def __post_init__(self) -> None:
-        _require(0 < self.scale[0] <= self.scale[1], "scale", self.scale, "a positive range in order")
-        _require(self.elastic_grid_mm > 0, "elastic_grid_mm", self.elastic_grid_mm, "a distance above 0")
 
-
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class Brightness:
     """Limits of the brightness of labels: a normal distribution for each label, drawn for each sample.
 
@@ -60,27 +57,21 @@ class Brightness:
         gamma: standard deviation of the logarithm of the exponent of brightness.
 
     Raises:
-        ShapeError: a range is not in order, or spread, blur, bias or gamma is negative.
+        BundleError: a range is not in order, or spread, blur, bias or gamma is negative.
     """
 
-    mean: tuple[float, float] = (0.0, 1.0)
-    spread: tuple[float, float] = (0.0, 0.12)
-    dark_background: float = 0.7
-    blur_mm: tuple[float, float] = (0.3, 1.0)
-    bare: float = 0.0
+    mean: Range = (0.0, 1.0)
+    spread: NotNegativeRange = (0.0, 0.12)
+    dark_background: Share = 0.7
+    blur_mm: NotNegativeRange = (0.3, 1.0)
+    bare: Share = 0.0
     outside: tuple[int, ...] = ()
     rim: tuple[int, ...] = ()
-    bias: float = 0.4
-    gamma: float = 0.3
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "spread", "blur_mm"):
-            low, high = getattr(self, name)
-            _require(low <= high and (name == "mean" or low >= 0), name, (low, high), "a range in order")
-        _require(min(self.bias, self.gamma) >= 0, "bias and gamma", (self.bias, self.gamma), "0 or more")
+    bias: NotNegative = 0.4
+    gamma: NotNegative = 0.3
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_settings
 class ScannerArtifacts:
     """Limits of the scanner's artifacts.
 
@@ -93,17 +84,12 @@ class ScannerArtifacts:
         noise: largest standard deviation of the noise (Rician), for brightness in 0..1.
 
     Raises:
-        ShapeError: sizes are not positive and in order.
+        BundleError: sizes are not positive and in order.
     """
 
-    slice_mm: tuple[float, float] = (1.0, 7.0)
-    thick: float = 0.6
-    plane_mm: tuple[float, float] = (1.0, 1.6)
-    motion: float = 0.2
-    motion_mm: float = 4.0
-    noise: float = 0.07
-
-    def __post_init__(self) -> None:
-        for name in ("slice_mm", "plane_mm"):
-            low, high = getattr(self, name)
-            _require(0 < low <= high, name, (low, high), "a positive range in order")
+    slice_mm: PositiveRange = (1.0, 7.0)
+    thick: Share = 0.6
+    plane_mm: PositiveRange = (1.0, 1.6)
+    motion: Share = 0.2
+    motion_mm: NotNegative = 4.0
+    noise: NotNegative = 0.07

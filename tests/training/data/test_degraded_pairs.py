@@ -264,18 +264,15 @@ def test_wrong_lists_are_named(tmp_path):
 def test_wrong_recipes_are_named():
     with pytest.raises(BundleError, match="the loss 'l2'; it must be one of l1, charbonnier, l1"):
         RestorationObjective(RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1), "l2")
-    for changes in (
-        {"dose": (0.0, 1.0)},
-        {"dose": (0.5, 0.1)},
-        {"crop": (0, 8)},
-        {"slab": 0},
-        {"context": -1},
-        {"neighbour_steps": ()},
+    for changes, words in (
+        ({"dose": (0.0, 1.0)}, r"PairSettings.dose.0 = 0.0; it must be greater than 0. Correct the config"),
+        ({"dose": (0.5, 0.1)}, r"PairSettings.dose = \(0.5, 0.1\); a range in order is needed"),
+        ({"crop": (0, 8)}, r"crop.0 = 0; it must be greater than or equal to 1"),
+        ({"slab": 0}, "slab = 0; it must be greater than or equal to 1"),
+        ({"context": -1}, "context = -1; it must be greater than or equal to 0"),
+        ({"neighbour_steps": ()}, r"neighbour_steps = \(\); .* at least 1 item"),
     ):
-        with pytest.raises(
-            ShapeError,
-            match="positive doses in order, a crop of at least a pixel, counts of at least 1 and a volume are needed",
-        ):
-            PairSampler([_case()], _pairs(**changes), 0)
-    with pytest.raises(ShapeError, match="and 0 volumes"):
+        with pytest.raises(BundleError, match=words):
+            _pairs(**changes)
+    with pytest.raises(ShapeError, match="0 volumes; at least one is needed"):
         PairSampler([], _pairs(), 0)

@@ -96,19 +96,17 @@ def test_an_empty_slice_is_no_reason_to_stop():
 
 
 def test_wrong_recipes_are_named():
-    for changes in (
-        {"factors": ()},
-        {"factors": (0,)},
-        {"crop": (0, 8)},
-        {"gamma": (1.4, 0.7)},
-        {"brightness": (0.0, 1.0)},
-        {"redrawn": 1.5},
+    for changes, words in (
+        ({"factors": ()}, r"TruncationPairs.factors = \(\); .* at least 1 item"),
+        ({"factors": (0,)}, "factors.0 = 0; it must be greater than or equal to 1"),
+        ({"crop": (0, 8)}, "crop.0 = 0; it must be greater than or equal to 1"),
+        ({"gamma": (1.4, 0.7)}, r"gamma = \(1.4, 0.7\); a range in order is needed"),
+        ({"brightness": (0.0, 1.0)}, "brightness.0 = 0.0; it must be greater than 0"),
+        ({"redrawn": 1.5}, "redrawn = 1.5; it must be less than or equal to 1. Correct the config"),
     ):
-        with pytest.raises(
-            ShapeError, match=r"factors of at least 1, a crop of at least a pixel, positive ranges in order"
-        ):
-            TruncationSampler([_case()], replace(PLAIN, **changes), 0)
-    with pytest.raises(ShapeError, match="and 0 volumes; factors of at least 1"):
+        with pytest.raises(BundleError, match=words):
+            replace(PLAIN, **changes)
+    with pytest.raises(ShapeError, match="0 volumes; at least one is needed"):
         TruncationSampler([], PLAIN, 0)
 
 
@@ -183,18 +181,19 @@ def test_bicubic_lies_on_the_same_grid():
 
 
 def test_evaluations_that_cannot_be_made(listed, tmp_path):
-    for wrong in (
-        {"factors": [], "slice_stride": 1},
-        {"factors": [1], "slice_stride": 1},
-        {"factors": [2], "slice_stride": 0},
+    for wrong, words in (
+        ({"factors": [], "slice_stride": 1}, r"factors = \[\]; .* at least 1 item"),
+        ({"factors": [1], "slice_stride": 1}, "factors.0 = 1; it must be greater than or equal to 2"),
+        ({"factors": [2], "slice_stride": 0}, "slice_stride = 0; it must be greater than or equal to 1"),
     ):
-        with pytest.raises(
-            BundleError, match=r"factors of at least 2 and a stride of at least 1 are needed. Correct conf"
-        ):
+        with pytest.raises(BundleError, match=words):
             SuperResolutionEvaluation(**wrong)
     bundle = open_bundle(make_finer_bundle(tmp_path / "bundle"))
     part = EvaluationSet(bundle=bundle, data=listed, root=listed.parent)
-    for evaluation in (SuperResolutionEvaluation([2], 500), SuperResolutionEvaluation([2, 3], 1)):
+    for evaluation in (
+        SuperResolutionEvaluation(factors=(2,), slice_stride=500),
+        SuperResolutionEvaluation(factors=(2, 3), slice_stride=1),
+    ):
         with pytest.raises(
             BundleError, match=r"validation_T1 with 30 slices, of which .* Correct configs/evaluate.json"
         ):
@@ -202,7 +201,7 @@ def test_evaluations_that_cannot_be_made(listed, tmp_path):
     model = load_model(bundle, "cpu")
     neighbours = replace(model, inferer=type(model.inferer)(2, 1))
     with pytest.raises(BundleError, match="whose network sees 1 neighbours of a slice"):
-        SuperResolutionEvaluation([2], 12).judge(part)(neighbours, lambda _: None)
+        SuperResolutionEvaluation(factors=(2,), slice_stride=12).judge(part)(neighbours, lambda _: None)
 
 
 def test_stacks_are_read_as_they_are_stored(listed):

@@ -128,5 +128,7 @@ def test_a_run_that_goes_on_has_its_multipliers_and_they_are_not_the_networks(tm
     "wrong", [{"between": (0.4, 0.2)}, {"beside": -1}, {"noise_levels": (0.2, 0.1)}, {"rate": 0.0}]
 )
 def test_wrong_settings_are_named(wrong):
-    with pytest.raises(BundleError, match=r"Found between .*Correct train\.json"):
+    with pytest.raises(
+        BundleError, match=f"MeanConstraintSettings.{next(iter(wrong))}.* = .*Correct the config of the bundle"
+    ):
         _settings(**wrong)

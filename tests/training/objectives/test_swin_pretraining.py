@@ -169,10 +169,15 @@ def test_volumes_that_cannot_be_used():
 def test_settings_and_networks_that_cannot_be_used():
     for wrong in (
         {"cut_share": 1.0}, {"cut_side": 0.01}, {"temperature": 0.0}, {"features": 0}, {"contrast": -1.0},
-        {"inpainting": 0.0, "rotation": 0.0, "contrast": 0.0},
     ):  # fmt: skip
-        with pytest.raises(BundleError, match=r"Found SwinTasks\(.*Correct pretrain.json"):
+        with pytest.raises(
+            BundleError, match=rf"Found SwinTasks.{next(iter(wrong))} = .*Correct the config of the bundle"
+        ):
             SwinTasks(**wrong)
+    with pytest.raises(
+        BundleError, match="do not fit together; one of inpainting, rotation and contrast must be above"
+    ):
+        SwinTasks(inpainting=0.0, rotation=0.0, contrast=0.0)
     flat = SwinUNETR(1, 2, feature_size=12, spatial_dims=2, depths=(1, 1, 1, 1))
     with pytest.raises(ShapeError, match="SwinUNETR for pictures.*masked modelling"):
         SwinPretraining(flat)

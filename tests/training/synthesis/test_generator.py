@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medvit.bundles import open_bundle
-from medvit.errors import ShapeError, SourceError
+from medvit.errors import BundleError, ShapeError, SourceError
 from medvit.training.data import DataList
 from medvit.training.synthesis import Brightness, Pose, ScannerArtifacts, Synthesis, SyntheticSampler, SyntheticSettings
 from medvit.training.synthesis.artifacts import add_ghosts, add_rician_noise, blur, thicken_slices
@@ -190,16 +190,16 @@ def test_maps_and_ranges_that_cannot_be_used(tmp_path):
         with pytest.raises(ShapeError, match="whole numbers from 0 on are needed"):
             _one(_synthesis(), ids=ids)
     for make, words in (
-        (lambda: Pose(scale=(1.2, 0.8)), "scale = .*a positive range in order is needed"),
-        (lambda: Pose(elastic_grid_mm=0), "a distance above 0 is needed"),
-        (lambda: Brightness(spread=(-0.1, 0.1)), "spread = .*a range in order is needed"),
-        (lambda: Brightness(bias=-1), "bias and gamma = .*0 or more is needed"),
+        (lambda: Pose(scale=(1.2, 0.8)), "scale = .*a range in order is needed"),
+        (lambda: Pose(elastic_grid_mm=0), "elastic_grid_mm = 0; it must be greater than 0"),
+        (lambda: Brightness(spread=(-0.1, 0.1)), "spread.0 = -0.1; it must be greater than or equal to 0"),
+        (lambda: Brightness(bias=-1), "bias = -1; it must be greater than or equal to 0"),
         (
             lambda: ScannerArtifacts(slice_mm=(0, 3)),
-            "slice_mm = .*a positive range in order is needed. Correct train.json",
+            "slice_mm.0 = 0; it must be greater than 0. Correct the config of the bundle",
         ),
     ):
-        with pytest.raises(ShapeError, match=words):
+        with pytest.raises(BundleError, match=words):
             make()
 
 
