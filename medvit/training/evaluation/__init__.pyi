@@ -2,6 +2,7 @@ from .calibration import calibrate as calibrate
 from .calibration import record_calibration as record_calibration
 from .evaluate_bundles import evaluate_bundle as evaluate_bundle
 from .evaluate_bundles import evaluation_of as evaluation_of
+from .evaluate_bundles import report as report
 from .evaluate_bundles import scorer as scorer
 from .evaluation_set import EvaluationSet as EvaluationSet
 from .reconstruction import TwoViewOverlap as TwoViewOverlap
