@@ -436,7 +436,9 @@ def test_a_recipe_that_cannot_be_built_or_published(labelled, tmp_path):
     with pytest.raises(BundleError, match="the loss 'hinge'; it must be one of dice_ce, focal_tversky_ce"):
         train_bundle(open_bundle(folder), settings)
     path.write_text(json.dumps({**config, "loop": {"_target_": "medvit.training.LoopSettings", "stepz": 3}}))
-    with pytest.raises(BundleError, match="the setting LoopSettings.stepz; LoopSettings has no such setting. Correct the config"):
+    with pytest.raises(
+        BundleError, match="the setting LoopSettings.stepz; LoopSettings has no such setting. Correct the config"
+    ):
         train_bundle(open_bundle(folder), settings)
     path.write_text(json.dumps({**config, "loop": {"_target_": "medvit.training.NoLongerThere"}}))
     with pytest.raises(BundleError, match="configs/train.json of bundle that cannot be built: .*NoLongerThere"):
