@@ -29,7 +29,10 @@ def os_errors_as_output_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         what, step = system_words(error)
         raise OutputError(
-            f"{what} when writing to {folder}", "nothing was published", f"{step}, or choose another folder with -o."
+            f"{what} when writing to {folder}",
+            "nothing was published",
+            f"{step}, or choose another folder with {{folder=...}}.",
+            option="folder",
         ) from error
 
 

@@ -240,7 +240,10 @@ def _check_names(types: Sequence[str]) -> None:
     for name in types:
         if name not in CONVERT_TYPES:
             raise OutputError(
-                f"output type {name!r}", f"labels can be converted to {', '.join(CONVERT_TYPES)}", "Correct -ot."
+                f"output type {name!r}",
+                f"labels can be converted to {', '.join(CONVERT_TYPES)}",
+                "Correct {output_types}.",
+                option="output_types",
             )
 
 
@@ -259,7 +262,8 @@ def _ready(found: LabelSet, writing: Writing) -> tuple[LabelSet, Writing]:
         raise OutputError(
             f"{what} to refer to for {' and '.join(asked)}",
             "DICOM objects refer to the original DICOM slices",
-            "Give the series with --like, or use -ot nifti.",
+            "Give the series with {like=...}, or use {output_types=('nifti',)}.",
+            option=("output_types", "like"),
         )
     if writing.repair_tags:
         reference, repaired = repair_uids(reference)

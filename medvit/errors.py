@@ -6,9 +6,11 @@ makes a sentence of them. Doors (command line, napari, label server) give it the
 
 from __future__ import annotations
 
+import copy
 import errno
 import re
 from collections.abc import Callable
+from typing import Self, TypeAlias
 
 __all__ = [
     "BackendError",
@@ -32,26 +34,31 @@ __all__ = [
     "StoppedError",
     "StoreError",
     "TooLargeError",
+    "Words",
     "out_of_space",
     "python_words",
     "system_words",
 ]
 
-_LITERAL = re.compile(r"-?[0-9.]+(e-?[0-9]+)?|True|False|None|[\[(\"'].*|.*\.\.\.")
+Words: TypeAlias = Callable[[str, str | None], str]
+"""A function that words an option for a door, from its Python name and its value."""
+
+_LITERAL = re.compile(r"-?[0-9.]+(e-?[0-9]+)?|True|False|None|[\[(\"'].*|\.\.\.")
 """Values of options that Python writes without quotation marks."""
 
 
 def python_words(name: str, value: str | None) -> str:
-    """Word an option as Python writes it: ``on_irregular="split"``, ``low_memory=True``, ``medvit.fetch_bundle("lungs")``.
+    """Word an option as Python writes it: ``on_irregular="split"``, ``low_memory=True``, ``medvit.io.limit_memory('4GB')``.
 
     Args:
         name: the name of an argument, or of a function with ``()`` behind it.
-        value: the value of it as text, or None where only the name is meant.
+        value: the value as text, of a function its arguments as Python writes them; None where only the name is meant.
     """
     if value is None:
         return name
-    written = value if _LITERAL.fullmatch(value) else f'"{value}"'
-    return f"{name[:-1]}{written})" if name.endswith("()") else f"{name}={written}"
+    if name.endswith("()"):
+        return f"{name[:-1]}{value})"
+    return f"{name}={value}" if _LITERAL.fullmatch(value) else f'{name}="{value}"'
 
 
 class MedvitError(Exception):
@@ -73,32 +80,75 @@ class MedvitError(Exception):
         found: what was found, without "Found" and without a full stop. Where it is the only argument, it is a finished
             sentence, such as another program's.
         needed: what is needed instead, without a full stop; empty where that is obvious.
-        remedy: one step to take, as a full sentence or several; empty where there is none.
+        remedy: one step to take, as a full sentence or several; "" where there is none.
         option: names of the options that tokens of the text stand for: arguments as Python callers write them, or functions
             with ``()`` behind their names.
+        listing: lines with the choices that there are, shown below the sentence.
     """
 
-    def __init__(self, found: str, needed: str = "", remedy: str = "", *, option: str | tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        found: str,
+        needed: str = "",
+        remedy: str | None = None,
+        *,
+        option: str | tuple[str, ...] = (),
+        listing: str = "",
+    ) -> None:
+        self.finished = not needed and remedy is None
         self.found = found
         self.needed = needed
-        self.remedy = remedy
+        self.remedy = remedy or ""
         self.option = (option,) if isinstance(option, str) else option
+        self.listing = listing
+        self.before = self.after = ""
         super().__init__(self.sentence())
 
-    def sentence(self, words: Callable[[str, str | None], str] = python_words) -> str:
+    def sentence(self, words: Words = python_words) -> str:
         """Compose the message from the parts: "Found {found}; {needed}. {remedy}", without those that are empty.
 
         Args:
             words: gives a door's words for an option's name and value (None where only the name is meant).
         """
-        text = self.found
-        if self.needed or self.remedy:
-            text = f"Found {text}; {self.needed}." if self.needed else f"Found {text}."
-            text += f" {self.remedy}" if self.remedy else ""
+        head = self.headline(words)
+        return f"{head.removesuffix('.')}:\n{self.listing}" if self.listing else head
+
+    def headline(self, words: Words = python_words) -> str:
+        """Compose the message without the lines of ``listing``.
+
+        Args:
+            words: as in ``sentence``.
+        """
+        needed = f"; {self.needed}" if self.needed else ""
+        text = self.found if self.finished else f"Found {self.found}{needed}."
+        return self._worded(" ".join(filter(None, (self.before, text, self.remedy, self.after))), words)
+
+    def step(self, words: Words = python_words) -> str:
+        """Return the remedy alone.
+
+        Args:
+            words: as in ``sentence``.
+        """
+        return self._worded(self.remedy, words)
+
+    def _worded(self, text: str, words: Words) -> str:
         if not self.option:
             return text
         token = re.compile(rf"\{{({'|'.join(map(re.escape, self.option))})(?:=([^{{}}]*))?\}}")
         return token.sub(lambda match: words(match[1], match[2]), text)
+
+    def framed(self, before: str = "", after: str = "") -> Self:
+        """Return a copy of the error with finished sentences around its own, which keeps its parts.
+
+        Args:
+            before: what the error means to a caller: "The series beside labels.nii.gz cannot be its grid."
+            after: what else is to be known.
+        """
+        made = copy.copy(self)
+        made.before = " ".join(filter(None, (before, self.before)))
+        made.after = " ".join(filter(None, (self.after, after)))
+        made.args = (made.sentence(),)
+        return made
 
     def __str__(self) -> str:
         return self.sentence()

@@ -90,7 +90,8 @@ def check_names(backend: str, precision: str) -> None:
         raise BackendError(
             f"inference backend {backend!r}",
             f"it must be one of {', '.join(BACKENDS)}",
-            "Use backend='auto' to let medvit choose.",
+            "Use {backend=auto} to let medvit choose.",
+            option="backend",
         )
     if precision not in PRECISIONS:
         raise BackendError(f"precision {precision!r}", "it must be fp32 or bf16", "Leave it out for fp32.")
@@ -112,7 +113,8 @@ def check_geometry(geometry: str | None) -> None:
         raise GeometryError(
             f"geometry {geometry!r}",
             f"it must be {' or '.join(GEOMETRIES)}",
-            "Leave --geometry out to take the sform where there is one.",
+            "Leave {geometry} out to take the sform where there is one.",
+            option="geometry",
         )
 
 
@@ -129,7 +131,8 @@ def check_region(text: str) -> None:
         raise SelectionError(
             f"the region {text!r}",
             "it must be body, or a box of source voxels such as 0:128,40:200,0:64 (first:last+1 along each axis)",
-            "Correct --roi-crop.",
+            "Correct {roi_crop}.",
+            option="roi_crop",
         )
 
 

@@ -48,6 +48,7 @@ def test_each_is_ours_and_keeps_a_builtin_kind(kind):
         (("a 2D image", "a volume is needed", "Give one."), "Found a 2D image; a volume is needed. Give one."),
         (("a 2D image", "a volume is needed"), "Found a 2D image; a volume is needed."),
         (("a 2D image", "", "Give a volume. See docs."), "Found a 2D image. Give a volume. See docs."),
+        (("a 2D image", "", ""), "Found a 2D image."),
         (("The server is full.",), "The server is full."),
     ],
 )
@@ -66,11 +67,30 @@ def test_the_sentence_is_composed_of_the_parts_that_are_there(parts, sentence):
         ("sw_batch_size", "1", "sw_batch_size=1"),
         ("spacing", "(1, 1, 1)", "spacing=(1, 1, 1)"),
         ("medvit.bundles.names()", None, "medvit.bundles.names()"),
-        ("medvit.fetch_bundle()", "lungs", 'medvit.fetch_bundle("lungs")'),
+        ("like", "...", "like=..."),
+        ("medvit.io.limit_memory()", "'4GB'", "medvit.io.limit_memory('4GB')"),
     ],
 )
 def test_python_words_of_an_option(name, value, words):
     assert python_words(name, value) == words
+
+
+def test_an_error_keeps_its_parts_in_a_frame_of_other_sentences():
+    error = SourceError("no grid", "one is needed", "Give {like=...}.", option="like")
+    framed = error.framed(before="The labels were not kept.").framed("They stay here.", "See the log.")
+    text = "They stay here. The labels were not kept. Found no grid; one is needed. Give like=.... See the log."
+    assert str(framed) == text == framed.args[0]
+    assert type(framed) is SourceError
+    assert framed.step(lambda name, _: f"--{name}") == "Give --like."
+    assert str(error) == "Found no grid; one is needed. Give like=...."
+
+
+def test_lines_below_the_sentence_are_no_part_of_its_headline():
+    error = SourceError(
+        "2 series {force}", "one is needed", "Choose {series}.", option="series", listing="  1: {series}"
+    )
+    assert str(error) == "Found 2 series {force}; one is needed. Choose series:\n  1: {series}"
+    assert error.headline() == "Found 2 series {force}; one is needed. Choose series."
 
 
 def test_each_door_words_the_options_of_an_error():

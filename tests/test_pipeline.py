@@ -128,7 +128,7 @@ def test_roi_subset_keeps_ids_and_drops_the_rest(banded):
 def test_mr_given_to_a_ct_bundle_is_refused_and_can_be_forced(banded, tmp_path):
     values, _ = phantom()
     write_series(tmp_path / "mr", values, oblique_affine(), Modality="MR")
-    with pytest.raises(ModalityError, match=r"modality MR, where banded is made for CT.*--force"):
+    with pytest.raises(ModalityError, match=r"modality MR, where banded is made for CT.*force=True"):
         medvit.segment(tmp_path / "mr", bundle=banded)
     forced = medvit.segment(tmp_path / "mr", bundle=banded, force=True)
     assert forced.settings["forced"]

@@ -115,7 +115,8 @@ def bundle_workload(name: str, case: str | os.PathLike[str], side: int = 96, air
         raise BundleError(
             f"no configs/inference_monai.json in {model.bundle.name}",
             "MONAI's network and inferer are read from it",
-            "Take a bundle of Swin UNETR, or leave --bundle out.",
+            "Take a bundle of Swin UNETR, or leave {bundle} out.",
+            option="bundle",
         )
     config = json.loads(twin.read_text()) | {"bundle_root": str(model.bundle.root), "device": "cpu"}
     peer = ConfigParser(config).get_parsed_content("network")

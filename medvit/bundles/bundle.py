@@ -81,7 +81,7 @@ class Bundle:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise BundleError(
-                f"Found medvit.{where} in the metadata of {self.name}: {first['msg']}. Correct or remove the key."
+                f"medvit.{where} in the metadata of {self.name}: {first['msg']}", remedy="Correct or remove the key."
             ) from None
 
     @property
@@ -130,7 +130,7 @@ class Bundle:
         digest = self.facts.weights.sha256 if entry is None else entry.sha256
         if digest is None:
             self.require_trained()
-            raise BundleError(self._not_fetched())
+            raise self._not_fetched()
         return digest
 
     @property
@@ -153,7 +153,8 @@ class Bundle:
         by_name = {label.name: label for label in self.facts.labels}
         if name not in by_name:
             raise BundleError(
-                f"Found no label {name!r} in {self.name};{suggest_names(name, list(by_name))} It has: {', '.join(by_name)}."
+                f"no label {name!r} in {self.name}",
+                remedy=f"{suggest_names(name, list(by_name))} It has: {', '.join(by_name)}.".lstrip(),
             )
         return by_name[name]
 
@@ -176,18 +177,21 @@ class Bundle:
         """
         state = self.state
         if state == "not fetched":
-            raise BundleError(self._not_fetched())
+            raise self._not_fetched()
         if state == "not trained":
             raise BundleError(
                 f"no weights for {self.name} (state: not trained)",
                 "a bundle runs only with its own",
-                "Choose another: medvit bundles list.",
+                "Choose another: {medvit.bundles.bundle_folders()}.",
+                option="medvit.bundles.bundle_folders()",
             )
 
-    def _not_fetched(self) -> str:
-        return (
-            f"Found no weights for {self.name} (state: not fetched); a bundle runs only with its own. "
-            f"Fetch them once: medvit bundles fetch {self.name}."
+    def _not_fetched(self) -> BundleError:
+        return BundleError(
+            f"no weights for {self.name} (state: not fetched)",
+            "a bundle runs only with its own",
+            f"Fetch them once: {{medvit.bundles.remote.fetch()=FetchRequest(name='{self.name}')}}.",
+            option="medvit.bundles.remote.fetch()",
         )
 
     def verify(self) -> str:

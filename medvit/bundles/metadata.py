@@ -284,7 +284,9 @@ def refuse_unknown(content: dict[str, Any], known: frozenset[str], where: str, u
     for key in content:
         if key not in known and f"@{key}" not in used:
             raise BundleError(
-                f"Found the unknown key {key!r} in {where}; nothing uses it.{suggest_names(key, sorted(known))} Correct or remove it."
+                f"the unknown key {key!r} in {where}",
+                "nothing uses it",
+                f"{suggest_names(key, sorted(known))} Correct or remove it.".lstrip(),
             )
 
 

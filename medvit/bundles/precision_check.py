@@ -37,7 +37,8 @@ def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
             ...
         medvit.errors.BackendError: Found precision 'bf16' for nuclei_barlow_swin and no precision check for it; ...
     """
-    command = f"medvit bundles precision-check {bundle.name} --case SCAN"
+    check_function = "medvit.segmentation.precision_check.run_precision_check()"
+    command = f"{{{check_function}='{bundle.name}', 'SCAN'}}"
     mine = [check for check in bundle.facts.precision_checks if check.precision == precision]
     current = [check for check in mine if check.weights_sha256 == bundle.weights_sha256]
     if not current:
@@ -46,6 +47,7 @@ def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
             f"precision {precision!r} for {bundle.name} and no precision check {why}",
             f"its labels must first be seen to agree with fp32 (lowest Dice of a label at least {MIN_DICE})",
             f"Run: {command}, or leave the precision out.",
+            option=check_function,
         )
     check = current[-1]
     if not check.passed:
@@ -56,6 +58,7 @@ def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
                 f"of {worst} against fp32, at least {MIN_DICE} is needed"
             ),
             remedy=f"Leave the precision out, or run the precision check on other weights: {command}.",
+            option=check_function,
         )
     return check
 

@@ -76,6 +76,10 @@ def open_bundle(name: str | os.PathLike[str]) -> Bundle:
     if (Path(name) / "configs" / "metadata.json").is_file():
         return Bundle(Path(name).resolve())
     raise BundleError(
-        f"Found no bundle named {str(name)!r}.{suggest_names(str(name), list(folders))} "
-        f"Installed: {', '.join(folders) or 'none'}. See: medvit bundles list."
+        f"no bundle named {str(name)!r}",
+        remedy=(
+            f"{suggest_names(str(name), list(folders))} Installed: {', '.join(folders) or 'none'}. "
+            "See: {medvit.bundles.bundle_folders()}."
+        ).lstrip(),
+        option="medvit.bundles.bundle_folders()",
     )

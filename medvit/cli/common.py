@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from medvit.cli.option_words import command_line_words
+
 if TYPE_CHECKING:
     from medvit.progress import Progress
 
@@ -66,7 +68,7 @@ def _set_limit(context: typer.Context, value: str | None) -> str | None:
         try:
             context.with_resource(limit_memory(value))
         except SourceError as error:
-            raise typer.BadParameter(str(error)) from error
+            raise typer.BadParameter(error.sentence(command_line_words)) from error
     return value
 
 
@@ -186,7 +188,7 @@ def handle_errors(shown: Terminal) -> Iterator[None]:
     except MedvitError as error:
         if shown.debug:
             raise
-        _fail(f"Error: {error}", shown, type(error).__name__)
+        _fail(f"Error: {error.sentence(command_line_words)}", shown, type(error).__name__)
     except MemoryError:
         if shown.debug:
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Quiet, Terminal, handle_errors, progress_bar
+from medvit.cli.option_words import command_line_words
 
 if TYPE_CHECKING:
     from medvit.reports import Inspection
@@ -43,7 +44,7 @@ def inspect(
         from medvit.reports import inspect_source
 
         with progress_bar(shown) as progress:
-            inspection = inspect_source(source, progress, geometry)
+            inspection = inspect_source(source, progress, geometry, command_line_words)
         if picture is not None:
             _draw(inspection, picture, overwrite)
         if as_json:

@@ -197,7 +197,7 @@ def deidentified_scan(scan: Scan, privacy: Privacy) -> Scan:
     for header in scan.slices:
         reason = None if privacy.burned_in else burned_in(header.get("Modality"), header.get("BurnedInAnnotation"))
         if reason is not None:
-            raise ImageError(reason)
+            raise reason
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         known = identifiers_of(scan.slices, privacy.retain)
@@ -232,31 +232,30 @@ def _creation(privacy: Privacy, person: str) -> Creation:
     return Creation(withheld=True)
 
 
-def burned_in(modality: Any, stated: Any) -> str | None:
-    """Return the reason to refuse an image that may show a name; None where the image is acceptable.
+def burned_in(modality: Any, stated: Any) -> ImageError | None:
+    """Return the error that refuses an image that may show a name; None where the image is acceptable.
 
     Args:
         modality: its Modality.
         stated: its BurnedInAnnotation.
 
     Returns:
-        A message, or None.
+        The error to raise, or None.
 
     Examples:
         >>> from medvit.deidentification import burned_in
         >>> burned_in("CT", None) is None
         True
-        >>> burned_in("US", "YES")
+        >>> str(burned_in("US", "YES"))
         'Found images with words burned into them, which may name the patient; ...'
     """
-    step = "Clean the pixels first, or take it all the same with --allow-burned-in."
+    step, names = "Clean the pixels first, or take it all the same with {burned_in=True}.", ("burned_in", "privacy")
     if str(stated or "").upper() == "YES":
-        return f"Found images with words burned into them, which may name the patient; --deidentify does not change pixels. {step}"
+        found = "images with words burned into them, which may name the patient"
+        return ImageError(found, "{privacy} does not change pixels", step, option=names)
     if str(stated or "").upper() != "NO" and str(modality or "") not in _WITHOUT_WORDS:
-        return (
-            "Found images that do not say whether words are burned into them, of a modality that often has some; "
-            f"BurnedInAnnotation NO is needed with --deidentify. {step}"
-        )
+        found = "images that do not say whether words are burned into them, of a modality that often has some"
+        return ImageError(found, "BurnedInAnnotation NO is needed with {privacy=...}", step, option=names)
     return None
 
 

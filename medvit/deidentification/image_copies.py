@@ -91,15 +91,17 @@ def _copy(file: DicomFile, path: Path, clean: Callable[[Dataset], Dataset]) -> N
         ):
             raise ImageError(
                 "overlays within the pixels, whose words may name the patient",
-                "--with-images writes pixels as they are",
-                "Leave --with-images out for this series.",
+                "{medvit.deidentification.add_images()} writes pixels as they are",
+                "Leave {medvit.deidentification.add_images()} out for this series.",
+                option="medvit.deidentification.add_images()",
             )
         made = clean(source)
         if not (made.get("SOPClassUID") and made.get("SOPInstanceUID")):
             raise ImageError(
                 "images without a SOPClassUID or SOPInstanceUID",
-                "--with-images needs both to write a file",
-                "Leave --with-images out for this series.",
+                "{medvit.deidentification.add_images()} needs both to write a file",
+                "Leave {medvit.deidentification.add_images()} out for this series.",
+                option="medvit.deidentification.add_images()",
             )
         meta = FileMetaDataset()
         meta.TransferSyntaxUID = source.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)

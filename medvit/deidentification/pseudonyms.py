@@ -140,12 +140,14 @@ def read_key(path: Path, make: bool) -> tuple[bytes, bool]:
         raise DeidentificationError(
             f"a key that cannot be read ({error.strerror})",
             "a file with the project's secret is needed",
-            "Check --deid-key.",
+            "Check {path}.",
+            option="path",
         ) from error
     if len(key) < _SHORTEST_KEY:
         raise DeidentificationError(
             f"a key of {len(key)} bytes",
             f"at least {_SHORTEST_KEY} that nobody can guess are needed",
-            "Give --deid-key a file that is not there yet: a key is made.",
+            "Give {path} a file that is not there yet: a key is made.",
+            option="path",
         )
     return key, False

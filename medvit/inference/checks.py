@@ -137,7 +137,8 @@ def call_network(
         if is_out_of_memory(error):
             raise MemoryShortError(
                 f"too little memory on {batch.device} for {len(batch)} windows of {tuple(batch.shape[2:])} at once",
-                "lower sw_batch_size or roi_size, or run with --low-memory or --device cpu",
+                "lower sw_batch_size or roi_size, or run with {low_memory=True} or {device=cpu}",
+                option=("low_memory", "device"),
             ) from error
         if any(word in words for word in _OF_SIZE):
             raise ShapeError(

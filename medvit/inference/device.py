@@ -46,6 +46,7 @@ def choose_device(name: str) -> torch.device:
         raise BackendError(
             f"no device {name!r} on this machine ({count} CUDA device(s))",
             "nothing else is used in its place",
-            "Use --device cpu.",
+            "Use {device=cpu}.",
+            option="device",
         )
     return device

@@ -301,10 +301,11 @@ def apply(
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryShortError) or not is_out_of_memory(error):
             raise
-        step = "use a machine with more" if low_memory else "run with --low-memory"
         raise MemoryShortError(
             f"too little memory for this image by {model.bundle.name} on {model.device}",
-            f"{step}, --roi-crop body or a box, or --device cpu where a GPU ran out",
+            ("use a machine with more, " if low_memory else "run with {low_memory=True}, ")
+            + "{roi_crop=body} or a box, or {device=cpu} where a GPU ran out",
+            option=("low_memory", "roi_crop", "device"),
         ) from error
 
 
@@ -328,9 +329,10 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
     if roi_crop:
         if not windows or isinstance(inferer, WholeImage):
             raise BackendError(
-                f"--roi-crop for {model.bundle.name}, which does not run by windows of a volume",
+                f"{{roi_crop}} for {model.bundle.name}, which does not run by windows of a volume",
                 "it has no use there",
                 "Leave it out.",
+                option="roi_crop",
             )
         extra["where"] = region_mask(ready["image"], roi_crop)
     if low_memory and windows:
@@ -341,7 +343,8 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
             raise BundleError(
                 f"values that are no numbers in what {model.bundle.name}'s network made on {model.device}",
                 "nothing was made of them",
-                "Run it with --device cpu, and report it.",
+                "Run it with {device=cpu}, and report it.",
+                option="device",
             )
         if entropy is not None:
             entropy.add_planes(values)

@@ -27,7 +27,9 @@ def region_mask(image: MetaTensor, text: str) -> Tensor:
         ImageError: the image is not a volume from ``ResampleToNetworkGridd``, has no body, or the box is outside it.
     """
     if "network_grid" not in image.meta:
-        raise ImageError("an image that is no volume on a network's grid", "--roi-crop needs one", "Leave it out.")
+        raise ImageError(
+            "an image that is no volume on a network's grid", "{roi_crop} needs one", "Leave it out.", option="roi_crop"
+        )
     if text == "body":
         return _body(image.as_tensor()[0].cpu().numpy())
     grid = NetworkGrid.unpack(torch.as_tensor(image.meta["network_grid"]))
@@ -45,7 +47,10 @@ def region_mask(image: MetaTensor, text: str) -> Tensor:
     mask[0, 0][tuple(at)] = True
     if not bool(mask.any()):
         raise ImageError(
-            f"the region {text}, in which the image has nothing", "it must touch it", "Correct --roi-crop."
+            f"the region {text}, in which the image has nothing",
+            "it must touch it",
+            "Correct {roi_crop}.",
+            option="roi_crop",
         )
     return mask
 
@@ -56,7 +61,10 @@ def _body(image: np.ndarray) -> Tensor:
 
     if image.min() == image.max():
         raise ImageError(
-            "an image of one value, in which there is no body", "--roi-crop body needs one", "Leave it out."
+            "an image of one value, in which there is no body",
+            "{roi_crop=body} needs one",
+            "Leave it out.",
+            option="roi_crop",
         )
     pieces, _ = label(image > threshold_otsu(image))
     largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())

@@ -98,7 +98,10 @@ def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:
         )
     if not bool(where.any()):
         raise ImageError(
-            "a region of interest without a voxel in the image", "one is needed", "Check --roi-crop, or leave it out."
+            "a region of interest without a voxel in the image",
+            "one is needed",
+            "Check {roi_crop}, or leave it out.",
+            option="roi_crop",
         )
     padded = tiling.pad(where.to(torch.uint8), "constant", 0)
     boxes = [(slice(None), slice(0, 1), *tiling.box(n)) for n in range(len(tiling.origins))]
@@ -132,7 +135,8 @@ def background_logits(logits: Tensor) -> Tensor:
         raise ShapeError(
             "a network with one channel, which has no background class",
             "a region of interest needs one",
-            "Leave --roi-crop out.",
+            "Leave {roi_crop} out.",
+            option="roi_crop",
         )
     made = torch.zeros_like(logits)
     made[0] = 1

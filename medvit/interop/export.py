@@ -63,9 +63,13 @@ def check_target(path: Path, kind: str, overwrite: bool = False) -> None:
         OutputError: the file exists.
     """
     if kind not in SUFFIXES:
-        raise ExportError(f"export format {kind!r}", f"it must be one of {', '.join(SUFFIXES)}", "Correct --format.")
+        raise ExportError(
+            f"export format {kind!r}", f"it must be one of {', '.join(SUFFIXES)}", "Correct {kind}.", option="kind"
+        )
     if path.suffix != SUFFIXES[kind]:
-        raise ExportError(f"the name {path.name} for {kind}", f"it must end in {SUFFIXES[kind]}", "Correct -o.")
+        raise ExportError(
+            f"the name {path.name} for {kind}", f"it must end in {SUFFIXES[kind]}", "Correct {path}.", option="path"
+        )
     absent = [name for name in _NEEDS[kind] if find_spec(name) is None]
     if absent:
         raise ExportError(
@@ -79,7 +83,8 @@ def check_target(path: Path, kind: str, overwrite: bool = False) -> None:
         raise OutputError(
             f"{taken[0].name} in place",
             "files are never written over silently",
-            "Add --overwrite or choose another name.",
+            "Add {overwrite=True} or choose another name.",
+            option="overwrite",
         )
 
 

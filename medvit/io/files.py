@@ -127,7 +127,13 @@ class UnreadableError(SourceError):
     """
 
     def __init__(
-        self, found: str, needed: str = "", remedy: str = "", *, option: str | tuple[str, ...] = (), why: str = ""
+        self,
+        found: str,
+        needed: str = "",
+        remedy: str | None = None,
+        *,
+        option: str | tuple[str, ...] = (),
+        why: str = "",
     ) -> None:
         super().__init__(found, needed, remedy, option=option)
         self.why = why

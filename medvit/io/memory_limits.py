@@ -119,7 +119,7 @@ def memory_limit() -> int:
     try:
         return parse_size(stated)
     except SourceError as error:
-        raise SourceError(f"{error} It is set by the environment variable {VARIABLE}.") from error
+        raise error.framed(after=f"It is set by the environment variable {VARIABLE}.") from error
 
 
 @contextlib.contextmanager
@@ -172,7 +172,8 @@ def check_memory(needed: int, found: str, remedy: str) -> None:
     raise TooLargeError(
         f"{found}, which takes {say_bytes(needed)} of memory",
         f"the limit is {say_bytes(limit)}{whence}",
-        f"{remedy}, or raise the limit: --memory-limit {enough} or {VARIABLE}={enough}.",
+        f"{remedy}, or raise the limit: {{medvit.io.limit_memory()='{enough}'}} or {VARIABLE}={enough}.",
+        option="medvit.io.limit_memory()",
     )
 
 

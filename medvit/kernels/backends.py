@@ -38,7 +38,9 @@ def select_backend(
     if reason:
         able = _able(operator, known, unsupported_reason)
         raise BackendError(
-            f"The {backend!r} backend of {operator} cannot run: {reason}. Use backend={able!r} or leave it out."
+            f"that the {backend!r} backend of {operator} cannot run: {reason}",
+            remedy=f"Use {{backend={able}}} or leave it out.",
+            option="backend",
         )
     return backend
 
@@ -48,4 +50,6 @@ def _able(operator: str, known: Sequence[str], unsupported_reason: Callable[[str
         if unsupported_reason(name) is None:
             return name
     reasons = "; ".join(f"{name}: {unsupported_reason(name)}" for name in known)
-    raise BackendError(f"No backend of {operator} can run: {reasons}. Move the tensors to the CPU with .cpu().")
+    raise BackendError(
+        f"that no backend of {operator} can run: {reasons}", remedy="Move the tensors to the CPU with .cpu()."
+    )

@@ -72,7 +72,8 @@ def check_reconstructed_types(types: Sequence[str]) -> None:
             raise OutputError(
                 f"output type {name!r}",
                 f"a reconstruction is written as {', '.join(RECONSTRUCTED_TYPES)}",
-                "Correct -ot.",
+                "Correct {output_types}.",
+                option="output_types",
             )
 
 
@@ -152,7 +153,10 @@ def _write_entropy_map(result: ReconstructionResult, staging: Path) -> None:
 
     if result.entropy_map is None:
         raise OutputError(
-            f"no doubt of {result.bundle.name} on the grid of its labels", "a map needs it", "Leave --maps out."
+            f"no doubt of {result.bundle.name} on the grid of its labels",
+            "a map needs it",
+            "Leave {maps} out.",
+            option="maps",
         )
     folder = staging / "maps"
     folder.mkdir()

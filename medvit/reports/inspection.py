@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, Words, python_words
 from medvit.io import IMAGE_SUFFIXES, Scan, axis_codes, is_packed_image, open_source, require_there
 from medvit.io.dicom import repairable, run_preflight
-from medvit.io.dicom.preflight import Preflight, SeriesVolume, choose_volume
+from medvit.io.dicom.preflight import Finding, Preflight, SeriesVolume, choose_volume
 from medvit.progress import Progress
 
 __all__ = ["Inspection", "inspect_source"]
@@ -46,13 +45,16 @@ class Inspection:
     found: Preflight | None = None
 
 
-def inspect_source(source: Path, progress: Progress | None = None, geometry: str | None = None) -> Inspection:
+def inspect_source(
+    source: Path, progress: Progress | None = None, geometry: str | None = None, words: Words = python_words
+) -> Inspection:
     """Inspect a source without decoding more than necessary.
 
     Args:
         source: a path that ``open_source`` accepts.
         progress: shows progress; can cancel.
         geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated.
+        words: gives a door's words for options; see ``MedvitError.sentence``.
 
     Returns:
         The content of the source, and the outcome that a run would have.
@@ -83,13 +85,13 @@ def inspect_source(source: Path, progress: Progress | None = None, geometry: str
     except MedvitError as error:
         if not found.volumes and not found.damaged:
             open_source(source, progress=progress)  # raises a more precise error
-        first = re.sub(":$", ".", str(error).splitlines()[0])  # without the list of volumes, which is output anyway
-        run = {"volume": None, "set_aside": [], "reason": first}
+        # without the list of volumes, which is output anyway
+        run = {"volume": None, "set_aside": [], "reason": error.headline(words)}
     content = {
         "kind": "dicom",
         "files": found.files,
         "seconds": round(progress.seconds.get("preflight", 0.0), 3),
-        "volumes": [_volume(v, v.number == run["volume"], bool(run["set_aside"])) for v in found.volumes],
+        "volumes": [_volume(v, v.number == run["volume"], bool(run["set_aside"]), words) for v in found.volumes],
         "set_aside": {
             "objects": found.objects,
             "not_dicom": found.other,
@@ -112,7 +114,7 @@ def _rounded(values: Any) -> list[float] | None:
     return None if values is None else [round(float(v), 4) for v in values]
 
 
-def _volume(volume: SeriesVolume, taken: bool, flagged: bool) -> dict[str, Any]:
+def _volume(volume: SeriesVolume, taken: bool, flagged: bool, words: Words) -> dict[str, Any]:
     first, stack = volume.first, volume.stack
     outcome = _OUTCOMES[volume.worst()]
     if volume.worst() == "tags" and not repairable(tuple(f.found for f in volume.findings if f.severity == "tags")):
@@ -136,8 +138,14 @@ def _volume(volume: SeriesVolume, taken: bool, flagged: bool) -> dict[str, Any]:
         "transfer_syntaxes": sorted({p.syntax for p in volume.planes}),
         "multi_frame": first.frame is not None or first.frames > 1,
         "outcome": outcome,
-        "findings": [{**asdict(f), "text": f.text} for f in volume.findings],
+        "findings": [_finding(f, words) for f in volume.findings],
     }
+
+
+def _finding(finding: Finding, words: Words) -> dict[str, Any]:
+    content = asdict(finding)
+    del content["ways"]
+    return content | {"step": finding.worded_step(words), "text": finding.sentence(words)}
 
 
 def _image(scan: Scan) -> Inspection:

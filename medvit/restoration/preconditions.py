@@ -85,7 +85,8 @@ def require_regular(scan: Scan) -> None:
         raise GeometryError(
             "a tilted or uneven stack of slices for a bundle that makes images finer in their plane",
             "a regular one is needed",
-            "Use --on-irregular split, which takes the longest regular part, or convert that part to NIfTI.",
+            "Use {on_irregular=split}, which takes the longest regular part, or convert that part to NIfTI.",
+            option="on_irregular",
         )
 
 

@@ -88,13 +88,17 @@ def check_restored_types(types: Sequence[str], kind: str) -> None:
     for name in types:
         if name not in RESTORED_TYPES:
             raise OutputError(
-                f"output type {name!r}", f"a restored image is written as {' or '.join(RESTORED_TYPES)}", "Correct -ot."
+                f"output type {name!r}",
+                f"a restored image is written as {' or '.join(RESTORED_TYPES)}",
+                "Correct {output_types}.",
+                option="output_types",
             )
         if name == "dicom" and kind != "dicom":
             raise OutputError(
                 f"output type 'dicom' for a {kind} source",
                 "a derived series refers to the original DICOM slices",
-                "Give the DICOM series as the source, or use -ot nifti.",
+                "Give the DICOM series as the source, or use {output_types=('nifti',)}.",
+                option="output_types",
             )
 
 

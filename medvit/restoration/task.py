@@ -70,7 +70,9 @@ class RestorationTask:
             )
         reasons = reasons_to_refuse(prepared.scan, bundle)
         if reasons and not settings.force:
-            raise ImageError(reasons[0], remedy="Give the original series, or run all the same with --force.")
+            raise ImageError(
+                reasons[0], remedy="Give the original series, or run all the same with {force=True}.", option="force"
+            )
         return replace(prepared, forced=(*prepared.forced, *(f"Forced: {reason}." for reason in reasons)))
 
     def predict(
@@ -183,6 +185,7 @@ def _own_slices(scan: Scan, loaded: LoadedBundle) -> Scan:
         raise GeometryError(
             f"an irregular stack for {loaded.bundle.name}, which does not look at its single slices",
             "values between the slices would have to be made up",
-            "Use --on-irregular split, which takes the longest regular part.",
+            "Use {on_irregular=split}, which takes the longest regular part.",
+            option="on_irregular",
         )
     return replace(scan, array=original.values[None], affine=flip_lps_ras(original.grid.affine), original=None)

@@ -73,7 +73,10 @@ def run_precision_check(
             dice[label.name] = round(2 * int((a & b).sum()) / both, 5)
     if not dice:
         raise BundleError(
-            f"no label of {bundle.name} in the case", "something to compare is needed", "Give another --case."
+            f"no label of {bundle.name} in the case",
+            "something to compare is needed",
+            "Give another {case}.",
+            option="case",
         )
     stated = {name: number for name, number in versions().items() if name in _PACKAGES}
     return PrecisionCheck(

@@ -66,16 +66,25 @@ def check_types(types: tuple[str, ...], kind: str) -> None:
     """
     for name in types:
         if name not in OUTPUT_TYPES:
-            raise OutputError(f"output type {name!r}", f"it must be one of {', '.join(OUTPUT_TYPES)}", "Correct -ot.")
+            raise OutputError(
+                f"output type {name!r}",
+                f"it must be one of {', '.join(OUTPUT_TYPES)}",
+                "Correct {output_types}.",
+                option="output_types",
+            )
         if name in _NEEDS_DICOM and kind != "dicom":
             raise OutputError(
                 f"output type {name!r} for a {kind} source",
                 "DICOM objects refer to the original DICOM slices",
-                "Give the DICOM series as the source, or use -ot nifti.",
+                "Give the DICOM series as the source, or use {output_types=('nifti',)}.",
+                option="output_types",
             )
         if (name == "png") != (kind == "picture"):
             raise OutputError(
-                f"output type {name!r} for a {kind} source", "pictures give png, volumes give nifti", "Correct -ot."
+                f"output type {name!r} for a {kind} source",
+                "pictures give png, volumes give nifti",
+                "Correct {output_types}.",
+                option="output_types",
             )
 
 

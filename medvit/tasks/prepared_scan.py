@@ -74,10 +74,16 @@ def _require_fit(scan: Scan, bundle: Bundle, force: bool) -> tuple[str, ...]:
     if reason is None:
         return ()
     if scan.is_picture != (bundle.facts.dimensions == 2):
-        raise ImageError(reason, remedy="Choose a bundle for it: medvit bundles list.")
+        raise ImageError(
+            reason,
+            remedy="Choose a bundle for it: {medvit.bundles.bundle_folders()}.",
+            option="medvit.bundles.bundle_folders()",
+        )
     if not force:
         raise ModalityError(
-            reason, remedy="Choose a bundle for it (medvit bundles list), or run all the same with --force."
+            reason,
+            remedy="Choose a bundle for it ({medvit.bundles.bundle_folders()}), or run all the same with {force=True}.",
+            option=("medvit.bundles.bundle_folders()", "force"),
         )
     return (f"Forced: {reason}.",)
 

@@ -244,10 +244,17 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         medvit.errors.OutputError: Found files in full; ...
     """
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"a file at {folder}, where the output folder should be", remedy="Choose another with -o.")
+        raise OutputError(
+            f"a file at {folder}, where the output folder should be",
+            remedy="Choose another with {folder=...}.",
+            option="folder",
+        )
     if folder.is_dir() and _holds_something(folder) and not overwrite:
         raise OutputError(
-            f"files in {folder}", "results are never written over silently", "Choose another folder or add --overwrite."
+            f"files in {folder}",
+            "results are never written over silently",
+            "Choose another folder or add {overwrite=True}.",
+            option="overwrite",
         )
     with os_errors_as_output_errors(folder), staging_folder(folder):
         pass

@@ -56,16 +56,19 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
     if not configs[1].is_file():
         others = sorted(p.stem for p in configs[1].parent.glob("*.json") if '"recipe"' in p.read_text())
         raise BundleError(
-            f"Found no configs/{name}.json in {bundle.name}; it says how to train. Choose "
-            + (f"one that it has: --recipe {others[0]}." if others else "a bundle that has one.")
+            f"no configs/{name}.json in {bundle.name}",
+            "it says how to train",
+            f"Choose one that it has: {{recipe={others[0]}}}." if others else "Choose a bundle that has one.",
+            option="recipe",
         )
     parser = ConfigParser()
     parser.read_config([str(path) for path in configs])
     if "recipe" not in parser.get():
         raise BundleError(
             f"no 'recipe' in configs/{name}.json of {bundle.name}",
-            "medvit train runs one",
+            "{medvit.training.train_bundle()} runs one",
             "Train it by MONAI's own command, which its docs/README.md states.",
+            option="medvit.training.train_bundle()",
         )
     parser["bundle_root"] = str(bundle.root)
     if seed is not None:
@@ -73,7 +76,8 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
             raise BundleError(
                 f"a seed for configs/{name}.json of {bundle.name}, which has no 'loop' to hold it",
                 "shipped ones have",
-                "Leave --seed out, or give the config a 'loop'.",
+                "Leave {seed} out, or give the config a 'loop'.",
+                option="seed",
             )
         parser["loop#seed"] = seed
     try:

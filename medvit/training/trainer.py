@@ -87,16 +87,18 @@ def train_bundle(bundle: Bundle, settings: TrainSettings) -> Path:
     """
     if settings.publish and settings.recipe != "train":
         raise BundleError(
-            f"--publish with the recipe {settings.recipe}",
+            f"{{publish=True}} with the recipe {settings.recipe}",
             "only 'train' makes the bundle's weights",
-            "Train from its checkpoint: --from.",
+            "Train from its checkpoint: {start}.",
+            option=("publish", "start"),
         )
     if settings.adapters is not None and (settings.start is None or settings.recipe != "train"):
-        lacking = "without --from" if settings.start is None else f"with the recipe {settings.recipe}"
+        lacking = "without {start}" if settings.start is None else f"with the recipe {settings.recipe}"
         raise BundleError(
-            f"--adapters {lacking}",
+            f"{{adapters}} {lacking}",
             "they adapt weights that the recipe 'train' has made already",
-            f"Say which: --from {bundle.name}.",
+            f"Say which: {{start={bundle.name}}}.",
+            option=("adapters", "start"),
         )
     recipe = read_recipe(bundle, settings.recipe, settings.seed)
     return fit(bundle, recipe.with_steps(settings.steps), settings)

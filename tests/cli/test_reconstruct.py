@@ -234,7 +234,7 @@ def test_doubt_as_a_map_and_as_numbers(crossing, taken, tmp_path):
     from dataclasses import replace
 
     result = replace(medvit.reconstruct(taken / "drr_0.png", taken / "drr_90.png", crossing), entropy_map=None)
-    with pytest.raises(OutputError, match="no doubt of crossing on the grid of its labels; .* Leave --maps out"):
+    with pytest.raises(OutputError, match="no doubt of crossing on the grid of its labels; .* Leave maps out"):
         result.save(tmp_path / "none", maps=True)
 
 
@@ -279,10 +279,10 @@ def test_two_patients(crossing, taken, tmp_path):
 def test_missing_geometry_names_the_flag(crossing, taken, tmp_path):
     bare = {"EstimatedRadiographicMagnificationFactor": None, "DistanceSourceToPatient": None}
     path = _changed(taken / "drr_0.dcm", tmp_path / "a.dcm", **bare)
-    with pytest.raises(GeometryError, match="no magnification of the AP view; .* Give --magnification, or both"):
+    with pytest.raises(GeometryError, match="no magnification of the AP view; .* Give magnification, or both"):
         medvit.reconstruct(path, taken / "drr_90.dcm", crossing)
     path = _changed(taken / "drr_90.dcm", tmp_path / "b.dcm", ImagerPixelSpacing=None)
-    with pytest.raises(GeometryError, match="no pixel spacing of the lateral view; .* --pixel-spacing MM"):
+    with pytest.raises(GeometryError, match="no pixel spacing of the lateral view; .* pixel_spacing_mm"):
         medvit.reconstruct(taken / "drr_0.dcm", path, crossing)
     calibrated = _changed(
         taken / "drr_0.dcm",
@@ -325,7 +325,7 @@ def test_what_is_no_radiograph(crossing, taken, tmp_path):
         run(cut_off)
     assert any("Forced: an 8-bit AP view with" in n for n in run(cut_off, force=True).notes)
     dark = made("dark.png", (65535 - whole).astype(np.uint16))
-    with pytest.raises(ImageError, match="upper corners are bright, as where bone is dark.*Add --invert"):
+    with pytest.raises(ImageError, match="upper corners are bright, as where bone is dark.*Add invert=True"):
         run(dark)
     inverted = medvit.reconstruct(
         dark,

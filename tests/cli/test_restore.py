@@ -177,7 +177,7 @@ def test_an_irregular_stack_for_slices_along_another_axis_is_refused(tmp_path):
     _write_uneven(tmp_path / "series")
     with pytest.raises(
         GeometryError,
-        match="an irregular stack for sagittal, which does not look at its single slices.*Use --on-irregular split",
+        match="an irregular stack for sagittal, which does not look at its single slices.*Use on_irregular=.split.",
     ):
         medvit.restore(tmp_path / "series", bundle=folder)
 

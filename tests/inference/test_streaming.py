@@ -81,7 +81,7 @@ def test_bf16_asks_for_a_gate_that_has_passed(banded, scan, tmp_path):
     bundle = medvit.open_bundle(folder)
     with pytest.raises(
         BackendError,
-        match=r"no precision check (for it|of other weights only).*Run: medvit bundles precision-check banded --case SCAN",
+        match=r"no precision check (for it|of other weights only).*Run: medvit.segmentation.precision_check.run_precision_check\('banded', 'SCAN'\)",
     ):
         medvit.run(bundle, scan, medvit.RunSettings(device="cpu", force=True, precision="bf16"))
     facts = {"precision": "bf16", "backend": "openvino", "case": "0" * 64, "versions": {"torch": "2"}}

@@ -202,7 +202,7 @@ def test_names_and_existing_files(tmp_path):
     ):
         export_network(nn.Linear(2, 2), image, tmp_path / "net.pt2", "tensorrt")
     (tmp_path / "net.pt2").write_text("kept")
-    with pytest.raises(OutputError, match="Found net.pt2 in place; .*--overwrite"):
+    with pytest.raises(OutputError, match="Found net.pt2 in place; .*overwrite=True"):
         export_network(nn.Linear(2, 2), image, tmp_path / "net.pt2", "torch")
     assert (tmp_path / "net.pt2").read_text() == "kept"
     assert export_network(nn.Linear(2, 2), image, tmp_path / "net.pt2", "torch", overwrite=True).difference == 0

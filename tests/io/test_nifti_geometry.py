@@ -125,7 +125,7 @@ def test_python_takes_the_choice(mirror, banded):
     assert np.allclose(medvit.run(banded, mirror, geometry="qform").labels.affine, MIRRORED, atol=1e-5)
     result = medvit.segment(mirror, bundle=banded, geometry="qform")
     assert np.allclose(result.labels.affine, MIRRORED, atol=1e-5) and not result.scan.excluded
-    with pytest.raises(GeometryError, match="Found geometry 'left'; it must be sform or qform. Leave --geometry out"):
+    with pytest.raises(GeometryError, match="Found geometry 'left'; it must be sform or qform. Leave geometry out"):
         medvit.open_source(mirror, geometry="left")
 
 
@@ -166,7 +166,7 @@ def test_a_form_that_is_no_place_is_noted_or_refused_with_the_other_as_the_way_o
             np.allclose(scan.affine, AFFINE, atol=1e-5)
             and "qform (code 1) is not finite and was passed over" in scan.notes[0]
         )
-        with pytest.raises(GeometryError, match="by the qform; .*Take the sform with --geometry sform"):
+        with pytest.raises(GeometryError, match="by the qform; .*Take the sform with geometry=.sform."):
             medvit.open_source(tmp_path / f"{number}.nii", geometry="qform")
     no_size = _write(tmp_path / "zero.nii", pixdim__2=0.0)
     assert "has a voxel size of 0" in medvit.open_source(no_size).notes[0]
@@ -175,7 +175,7 @@ def test_a_form_that_is_no_place_is_noted_or_refused_with_the_other_as_the_way_o
     with pytest.raises(GeometryError, match=r"spacing of 2 x 0 x 3 mm"):  # nibabel alone makes it 1 mm
         medvit.open_source(_write(tmp_path / "none.nii", codes=(0, 0), pixdim__2=0.0))
     singular = _write(tmp_path / "s.nii", srow_x=0.0, srow_y=0.0)
-    with pytest.raises(GeometryError, match="by the sform; .*Take the qform with --geometry qform"):
+    with pytest.raises(GeometryError, match="by the sform; .*Take the qform with geometry=.qform."):
         medvit.open_source(singular)
     assert np.allclose(medvit.open_source(singular, geometry="qform").affine, AFFINE, atol=1e-5)
 

@@ -113,7 +113,7 @@ def test_bad_input_is_named():
         overlap_add(windows.int(), origins, (9, 8), weight)
     with pytest.raises(ShapeError, match="windows on cpu and a weight on meta"):
         overlap_add(windows, origins, (9, 8), weight.to("meta"))
-    with pytest.raises(BackendError, match="The 'triton' backend of overlap_add cannot run: .*[Tt]riton"):
+    with pytest.raises(BackendError, match="Found that the 'triton' backend of overlap_add cannot run: .*[Tt]riton"):
         overlap_add(windows, origins, (9, 8), weight, backend="triton")
     with pytest.raises(BackendError, match="must be one of triton, torch, reference"):
         overlap_add(windows, origins, (9, 8), weight, backend="cpu")

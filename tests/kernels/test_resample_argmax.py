@@ -86,7 +86,9 @@ def test_bad_input_is_named():
     bad[1, 0, 0, 0] = float("nan")
     with pytest.raises(ImageError, match="NaN or infinite values in the logits of class 1"):
         resample_argmax(bad, out_shape=(8, 8, 8))
-    with pytest.raises(BackendError, match="The 'triton' backend of resample_argmax cannot run: .*[Tt]riton"):
+    with pytest.raises(
+        BackendError, match="Found that the 'triton' backend of resample_argmax cannot run: .*[Tt]riton"
+    ):
         resample_argmax(good, out_shape=(8, 8, 8), backend="triton")
     with pytest.raises(BackendError, match="interpolated logits at once, which is for small images. Use backend='cpu'"):
         resample_argmax(good, out_shape=(512, 512, 512), backend="reference")

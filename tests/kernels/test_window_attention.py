@@ -225,5 +225,7 @@ def test_bad_input_is_named():
         window_attention(qkv, table, qkv_bias=bias.double(), **options)
     with pytest.raises(ShapeError, match="Give indices, not a mask"):
         window_attention(qkv, table, windows=torch.ones(12, dtype=torch.bool), **options)
-    with pytest.raises(BackendError, match="The 'triton' backend of window_attention cannot run: .*[Tt]riton"):
+    with pytest.raises(
+        BackendError, match="Found that the 'triton' backend of window_attention cannot run: .*[Tt]riton"
+    ):
         window_attention(qkv, table, backend="triton", **options)

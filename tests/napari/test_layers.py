@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("napari", reason="the extra medvit[napari] is not installed")
 
-from medvit_napari.errors import LayerError, PlaceError, readable
+from medvit_napari.errors import LayerError, PlaceError, in_window, readable
 from medvit_napari.hooks import get_reader, sample_ct, sample_nuclei
 from medvit_napari.looking.display import go_to
 from medvit_napari.reading.display_grid import Canonical
@@ -36,9 +36,6 @@ from medvit.settings import RunSettings
 from tests.bands import all_orientations, oblique_affine, phantom, reorient, write_series
 
 LETTERS = "IPL"
-GIVE_GEOMETRY = (
-    "Give --magnification, or both --source-to-detector and --source-to-patient. Give the side: --pixel-spacing MM."
-)
 
 
 def made(tuples) -> list[Layer]:
@@ -309,9 +306,9 @@ def test_layers_of_another_kind_are_refused(rng):
 def test_a_bundle_that_does_not_fit_or_has_no_weights_is_refused(tmp_path, rng):
     nib.save(nib.Nifti1Image(rng.normal(100, 5, (20, 20, 20)).astype(np.float32), np.eye(4)), tmp_path / "mr.nii.gz")
     (image,) = made(open_layers(tmp_path / "mr.nii.gz"))
-    with pytest.raises(ModalityError, match="--force|where headneck"):
+    with pytest.raises(ModalityError, match="where headneck_ct_swin_unetr is made for CT.*force=True"):
         run_request(Request(layer=image, bundle="headneck_ct_swin_unetr"), Progress())
-    with pytest.raises(BundleError, match="bundles fetch"):
+    with pytest.raises(BundleError, match="bundles.remote.fetch"):
         run_request(Request(layer=image, bundle="abdomen_ct_swin_unetr_btcv", settings=RunSettings()), Progress())
     for layer in (Image(rng.integers(0, 255, (9, 8, 3)).astype(np.uint8), rgb=True), Image(rng.random((9, 8)))):
         with pytest.raises(ImageError, match="a 2-D picture, where headneck_ct_swin_unetr takes volumes"):
@@ -321,26 +318,38 @@ def test_a_bundle_that_does_not_fit_or_has_no_weights_is_refused(tmp_path, rng):
     assert "unforeseen (KeyError" in readable(KeyError("x"))
 
 
-def test_messages_name_steps_as_the_window_has_them():
-    said = "Found x. Choose a bundle for it (medvit bundles list), or run all the same with --force."
-    assert (
-        readable(ModalityError(said))
-        == "Found x. Choose a bundle for it (the list above), or run all the same with Force ticked."
-    )
-    assert readable(BundleError("Get them: medvit bundles fetch abdomen_ct.")) == "Get them: the button Fetch weights."
-    for step in (
-        "Use --device cpu",
-        "Add --invert.",
-        "Exchange --ap and --lat, or give",
-        "Add --repair-tags",
-        "add --overwrite.",
-    ):
-        assert "--" not in readable(ModalityError(step)), step
-    for text in (
-        GIVE_GEOMETRY,
-        "run with --low-memory, --roi-crop body or a box, or --device cpu where a GPU ran out.",
-    ):
-        assert "--" not in readable(GeometryError(text))
+@pytest.mark.parametrize(
+    ("remedy", "option", "words"),
+    [
+        (
+            "Choose a bundle for it ({medvit.bundles.bundle_folders()}), or run all the same with {force=True}.",
+            ("medvit.bundles.bundle_folders()", "force"),
+            "Choose a bundle for it (the list above), or run all the same with Force ticked.",
+        ),
+        (
+            "Get them: {medvit.bundles.remote.fetch()=FetchRequest(name='abdomen_ct')}.",
+            "medvit.bundles.remote.fetch()",
+            "Get them: the button Fetch weights.",
+        ),
+        ("Use {device=cpu}.", "device", "Use the device cpu."),
+        ("Add {invert=True}.", "invert", "Add Invert."),
+        ("Exchange {ap} and {lat}.", ("ap", "lat"), "Exchange AP view and lateral view."),
+        (
+            "Run with {low_memory=True}, {roi_crop=body}.",
+            ("low_memory", "roi_crop"),
+            "Run with Low memory, the Region.",
+        ),
+        ("Use {on_irregular=split}.", "on_irregular", "Use the way for an irregular stack (split)."),
+        ("Give {pixel_spacing_mm}.", "pixel_spacing_mm", "Give Pixel (mm)."),
+        ("Set {unknown=3}.", "unknown", "Set unknown=3."),
+    ],
+)
+def test_messages_name_steps_as_the_window_has_them(remedy, option, words):
+    assert readable(ModalityError("x", "y is needed", remedy, option=option)) == f"Found x; y is needed. {words}"
+
+
+def test_notes_name_options_as_the_window_has_them():
+    assert in_window("To have them, add --repair-tags.") == "To have them, add Repair tags."
 
 
 def test_cards_say_what_a_person_should_know():

@@ -265,10 +265,10 @@ def test_what_cannot_be_made_finer(interpolating, tmp_path):
     gaps = [0.0, 3.0, 7.0, 9.0]
     place = [[*affine[:2, 3] * [-1, -1], affine[2, 3] + g] for g in gaps]
     _mr_series(tmp_path / "uneven", _head(), affine, ImagePositionPatient=lambda k: [f"{v:.6g}" for v in place[k]])
-    with pytest.raises(GeometryError, match="--on-irregular"):
+    with pytest.raises(GeometryError, match="on_irregular="):
         medvit.restore(tmp_path / "uneven", bundle=interpolating)
     with pytest.raises(
-        GeometryError, match=r"a tilted or uneven stack .* Use --on-irregular split.*convert that part to NIfTI"
+        GeometryError, match=r"a tilted or uneven stack .* Use on_irregular=.split..*convert that part to NIfTI"
     ):
         medvit.restore(tmp_path / "uneven", bundle=interpolating, on_irregular="resample")
     with pytest.raises(GeometryError, match="a regular one is needed"):

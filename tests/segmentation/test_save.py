@@ -147,7 +147,7 @@ def test_preview_of_a_single_slice_shows_its_labels_as_strips(banded, tmp_path):
 def test_existing_output_is_refused_then_replaced_and_strangers_stay(result, tmp_path):
     out = tmp_path / "out"
     result.save(out, statistics=True, preview=True)
-    with pytest.raises(OutputError, match=r"results are never written over silently.*--overwrite"):
+    with pytest.raises(OutputError, match=r"results are never written over silently.*overwrite=True"):
         result.save(out)
     (out / "my notes.txt").write_text("keep")
     result.save(out, overwrite=True)

@@ -234,7 +234,7 @@ def test_lists_that_cannot_be_used(labelled, tmp_path):
         read_list(bundle, tmp_path / "absent.json", None, "training")
     with pytest.raises(SourceError, match="no 'test' entries.*Its parts: training, validation"):
         read_list(bundle, data, tmp_path, "test")
-    with pytest.raises(SourceError, match=r"every file of the list is needed. Set --root"):
+    with pytest.raises(SourceError, match=r"every file of the list is needed. Set root"):
         read_list(bundle, data, tmp_path / "elsewhere", "training")
     content = json.loads(data.read_text())
     content["validation"] = content["training"]
@@ -424,10 +424,10 @@ def test_a_recipe_that_cannot_be_built_or_published(labelled, tmp_path):
     folder, data = labelled
     _small_network(folder)
     settings = TrainSettings(data=DataList(data, tmp_path), output=tmp_path / "runs", steps=2)
-    with pytest.raises(BundleError, match="no configs/absent.json in bundle; .*one that it has: --recipe pretrain"):
+    with pytest.raises(BundleError, match="no configs/absent.json in bundle; .*one that it has: recipe=.pretrain."):
         train_bundle(open_bundle(folder), replace(settings, recipe="absent"))
     with pytest.raises(
-        BundleError, match="--publish with the recipe pretrain; only 'train' makes the bundle's weights"
+        BundleError, match="publish=True with the recipe pretrain; only 'train' makes the bundle's weights"
     ):
         train_bundle(open_bundle(folder), replace(settings, recipe="pretrain", publish=True))
     path = folder / "configs" / "train.json"
@@ -491,7 +491,7 @@ def test_another_seed_draws_other_samples_and_is_recorded(labelled, tmp_path):
     config["recipe"]["loop"] = config.pop("loop")
     path.write_text(json.dumps({**config, "initialize": []}))
     with pytest.raises(
-        BundleError, match="a seed for configs/train.json of bundle, which has no 'loop'.*Leave --seed out"
+        BundleError, match="a seed for configs/train.json of bundle, which has no 'loop'.*Leave seed out"
     ):
         train_bundle(open_bundle(folder), settings)
     outcome = CliRunner().invoke(app, ["train", str(folder), "--seed", "-1"])

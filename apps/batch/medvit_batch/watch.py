@@ -84,7 +84,7 @@ def _look_or_rest(session: Session, pace: Pace) -> None:
         _look(session, pace)
         return
     except sqlite3.OperationalError as error:
-        if "full" not in str(error):
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
             raise
     except OutputError as error:
         if not out_of_space(error.__cause__):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medvit.cli import command_line_words
 from medvit.errors import MedvitError
 
 __all__ = [
@@ -14,7 +15,30 @@ __all__ = [
     "RequestError",
     "TooLargeError",
     "UnknownError",
+    "request_words",
 ]
+
+_FIELDS = {
+    "pixel_spacing_mm": "pixel_spacing",
+    "source_to_detector_mm": "source_to_detector",
+    "source_to_patient_mm": "source_to_patient",
+    "lat": "lateral",
+    **{name: name for name in ("force", "invert", "magnification", "on_irregular", "quality_map", "roi_subset")},
+}
+"""Fields of a request's ``params``, by the names that errors have for them."""
+
+
+def request_words(name: str, value: str | None) -> str:
+    """Word an option of an error as a client sends it, ``params.on_irregular=split``; settings of the server as its command has them.
+
+    Args:
+        name: as Python callers write it; see ``medvit.errors.python_words``.
+        value: the value as text; None or "..." where only the name is meant.
+    """
+    if name not in _FIELDS:
+        return command_line_words(name, value)
+    field = f"params.{_FIELDS[name]}"
+    return field if value in (None, "...") else f"{field}={'true' if value == 'True' else value}"
 
 
 class LabelServerError(MedvitError, RuntimeError):

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from medvit.errors import MedvitError
 from medvit_label.access_control import AccessControl
 from medvit_label.accounts import Accounts
+from medvit_label.errors import request_words
 from medvit_label.project import Project
 from medvit_label.routes import inference, labels, login, page, training
 from medvit_label.routes import project as project_routes
@@ -50,7 +51,7 @@ def create_app(settings: ServerSettings) -> Any:
 async def _refusal_answer(request: Request, error: Exception) -> JSONResponse:
     """Answer with the error's message, with the server's paths removed."""
     settings: ServerSettings = request.app.state.project.settings
-    words = str(error)
+    words = error.sentence(request_words) if isinstance(error, MedvitError) else str(error)
     for place in settings.places:
         words = words.replace(place, "…")
     _log.info("refused: %s", type(error).__name__)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from medvit.errors import ImageError, MedvitError, SourceError
+from medvit.errors import ImageError, MedvitError, SourceError, python_words
 
-__all__ = ["LayerError", "PlaceError", "ServerError", "in_window", "readable"]
+__all__ = ["LayerError", "PlaceError", "ServerError", "in_window", "readable", "window_words"]
 
 
 class LayerError(ImageError):
@@ -21,34 +21,55 @@ class ServerError(MedvitError, ConnectionError):
     """Error for a label server that is not reachable, or does not answer as documented."""
 
 
-_IN_A_WINDOW = (
-    (r"medvit bundles list", "the list above"),
-    (r"medvit bundles fetch \S+?(?=[.,;)]|\s|$)", "the button Fetch weights"),
-    (r"with --force\b", "with Force ticked"),
-    (r"--force\b", "Force"),
-    (r"--overwrite\b", "Overwrite"),
-    (r"--repair-tags\b", "Repair tags"),
-    (r"--device (cpu|gpu)\b", r"the device \1"),
-    (r"--quality-map\b", "Quality map"),
-    (r"--pixel-spacing(?: MM)?", "Pixel (mm)"),
-    (r"--magnification, or both --source-to-detector and --source-to-patient", "Magnification"),
-    (r"--magnification\b", "Magnification"),
-    (r"--ap and --lat\b", "both files"),
-    (r"--ap\b", "AP view"),
-    (r"--lat\b", "lateral view"),
-    (r"--roi-crop body or a box", "draw a Region"),
-    (r"--roi-crop\b", "the Region"),
-    (r"--low-memory\b", "Low memory"),
-    (r"--invert\b", "Invert"),
-    (r", and --labels or -b gives the ids back", ""),
-    (r" with -o\b", ""),
-)
-"""Replacements of options and commands in messages, written for the command line, by the names in the widgets."""
+_FIELDS = {
+    "ap": "AP view",
+    "folder": "the folder",
+    "force": "Force",
+    "invert": "Invert",
+    "lat": "lateral view",
+    "like": "the image",
+    "low_memory": "Low memory",
+    "magnification": "Magnification",
+    "on_irregular": "the way for an irregular stack",
+    "output_types": "the file type",
+    "overwrite": "Overwrite",
+    "pixel_spacing_mm": "Pixel (mm)",
+    "quality_map": "Quality map",
+    "repair_tags": "Repair tags",
+    "roi_crop": "the Region",
+    "series": "another series of the list",
+    "medvit.bundles.bundle_folders()": "the list above",
+    "medvit.bundles.remote.fetch()": "the button Fetch weights",
+    "medvit.io.limit_memory()": "MEDVIT_MEMORY_LIMIT",
+    "medvit.reconstruction.radiographs()": "medvit drr",
+}
+"""Labels of the fields and buttons of the widgets, by the names that errors have for them."""
+
+_NOTES = ((r"--repair-tags\b", "Repair tags"), (r", and --labels or -b gives the ids back", ""))
+"""Options of the command line in notes of results, with the words of the widgets."""
+
+
+def window_words(name: str, value: str | None) -> str:
+    """Word an option of an error as the widgets have it: ``Low memory``, ``the device cpu``.
+
+    Args:
+        name: as Python callers write it; see ``medvit.errors.python_words``.
+        value: the value as text; None or "..." where only the name is meant.
+    """
+    if name == "device" and value:
+        return f"the device {value}"
+    if name == "force" and value:
+        return "Force ticked"
+    if name not in _FIELDS:
+        return python_words(name, value)
+    if name == "on_irregular" and value:
+        return f"{_FIELDS[name]} ({value})"
+    return _FIELDS[name]
 
 
 def in_window(text: str) -> str:
-    """Replace options and commands of the command line in a message or note by their names in the widgets."""
-    for pattern, words in _IN_A_WINDOW:
+    """Replace options of the command line in a note of a result by the words of the widgets."""
+    for pattern, words in _NOTES:
         text = re.sub(pattern, words, text)
     return text
 
@@ -56,7 +77,7 @@ def in_window(text: str) -> str:
 def readable(error: BaseException) -> str:
     """Return the message of an error for people, with names from the widgets; an unforeseen error keeps its type."""
     if isinstance(error, MedvitError):
-        return in_window(str(error))
+        return error.sentence(window_words)
     if isinstance(error, MemoryError):
         return "Found too little memory; close other images, or use a machine with more."
     first = (str(error).strip().splitlines() or [""])[0]

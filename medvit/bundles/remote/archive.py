@@ -126,7 +126,8 @@ def _targets(content: zipfile.ZipFile, name: str) -> dict[zipfile.ZipInfo, PureP
         raise FetchError(
             f"the bundle {min(tops)!r} in the archive, where {name!r} was asked for",
             "they must be the same",
-            f"Ask for it by its name: medvit bundles fetch {min(tops)}.",
+            f"Ask for it by its name: {{medvit.bundles.remote.fetch()=FetchRequest(name='{min(tops)}')}}.",
+            option="medvit.bundles.remote.fetch()",
         )
     return {entry: path.relative_to(name) for entry, path in files.items()}
 

@@ -61,7 +61,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             raise FetchError(
                 f"a redirect of {before.hostname} from {before.scheme} to {after.scheme}",
                 "a protected address must stay so",
-                "Report it to who runs the server, or give the file with --from FILE.",
+                "Report it to who runs the server, or give the file with {given=...}.",
+                option="given",
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -103,7 +104,8 @@ def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.
             raise FetchError(
                 f"a certificate of {urlsplit(address).hostname} that cannot be trusted ({reason.verify_message})",
                 "it must be",
-                "Name your institution's certificates in SSL_CERT_FILE, or give the file with --from FILE.",
+                "Name your institution's certificates in SSL_CERT_FILE, or give the file with {given=...}.",
+                option="given",
             ) from error
         raise RetryableError(f"could not be reached ({describe_error(reason)})") from error
     except (OSError, http.client.HTTPException) as error:
@@ -116,13 +118,15 @@ def _refuse(host: str, code: int) -> None:
         raise FetchError(
             f"a redirect of {host} that cannot be followed (HTTP {code})",
             "it must end at a file on the web",
-            "Report it to who runs the server, or give the file with --from FILE.",
+            "Report it to who runs the server, or give the file with {given=...}.",
+            option="given",
         )
     if code in _FINAL:
         raise FetchError(
             f"that {host} {_FINAL[code]} (HTTP {code})",
             "the file must be there to be fetched",
-            "Set MEDVIT_MIRROR to a place that has it, or give the file with --from FILE.",
+            "Set MEDVIT_MIRROR to a place that has it, or give the file with {given=...}.",
+            option="given",
         )
 
 
@@ -159,5 +163,6 @@ def read_small(address: str, patience: RetryPolicy) -> bytes:
     raise FetchError(
         f"that {urlsplit(address).hostname} {reason}",
         "a connection is needed",
-        "Try again, set MEDVIT_MIRROR to another place, or give the file with --from FILE.",
+        "Try again, set MEDVIT_MIRROR to another place, or give the file with {given=...}.",
+        option="given",
     )

@@ -121,7 +121,7 @@ def fetch(
     if known and not request.overwrite and _intact(known):
         return FetchResult(known, None)
     if request.given is not None and not request.given.is_file():
-        raise FetchError(f"no file at {request.given}", "--from needs one", "Check the path.")
+        raise FetchError(f"no file at {request.given}", "{given} needs one", "Check the path.", option="given")
     origin = known.facts.weights.origin if known else None
     if known and origin and not (request.given and is_bundle_archive(request.given)):
         place = weights_place(origin, request.given)
@@ -154,7 +154,8 @@ def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise BundleError(
             f"{name!r} where a bundle's name is needed: letters, digits, '_', '-' and '.' alone",
-            remedy="See: medvit bundles list.",
+            remedy="See: {medvit.bundles.bundle_folders()}.",
+            option="medvit.bundles.bundle_folders()",
         )
 
 

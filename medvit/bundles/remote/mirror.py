@@ -115,11 +115,16 @@ def archive_place(name: str, given: Path | None, known: Bundle | None) -> Downlo
         raise BundleError(
             f"no address for {name} in its metadata",
             "without one it can only come from a mirror or a file",
-            "Set MEDVIT_MIRROR, or give its zip with --from FILE.",
+            "Set MEDVIT_MIRROR, or give its zip with {given=...}.",
+            option="given",
         )
     raise BundleError(
-        f"Found no bundle named {name!r}.{suggest_names(name, list(bundle_folders()))} "
-        "One that is not listed can only come from a mirror or a file: set MEDVIT_MIRROR, or give its zip with --from FILE."
+        f"no bundle named {name!r}",
+        remedy=(
+            f"{suggest_names(name, list(bundle_folders()))} One that is not listed can only come from a mirror or a file: "
+            "set MEDVIT_MIRROR, or give its zip with {given=...}."
+        ).lstrip(),
+        option="given",
     )
 
 

@@ -171,8 +171,9 @@ def download(remote: Remote, path: Path, progress: Progress, patience: RetryPoli
             f"{part.have} bytes have arrived and are kept",
             (
                 "Start the same command again to go on from there, set MEDVIT_MIRROR to another place, or give the file "
-                "with --from FILE."
+                "with {given=...}."
             ),
+            option="given",
         )
 
 
@@ -229,7 +230,8 @@ def _accept(part: _Part, response: http.client.HTTPResponse) -> int:
         raise FetchError(
             f"a web page at {remote.host} where a file is published",
             "it is likely a login or an error page",
-            "Open the address in a browser, save the file and give it with --from FILE.",
+            "Open the address in a browser, save the file and give it with {given=...}.",
+            option="given",
         )
     length = headers.get("Content-Length", "")
     announced = int(length) if length.isdigit() else None
@@ -248,7 +250,8 @@ def _accept(part: _Part, response: http.client.HTTPResponse) -> int:
             raise FetchError(
                 f"a file of {total} bytes at {remote.host}, but {remote.size} bytes are published",
                 "it is another file",
-                "Set MEDVIT_MIRROR to a place that has the right one, or give the file with --from FILE.",
+                "Set MEDVIT_MIRROR to a place that has the right one, or give the file with {given=...}.",
+                option="given",
             )
         total = remote.size
     _require_space((total or 0) - part.have)

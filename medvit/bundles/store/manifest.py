@@ -66,7 +66,8 @@ def read_manifest() -> Manifest:
         raise StoreError(
             f"{_path()} damaged ({first['msg']})",
             "it says which weights are right",
-            "Move it away and fetch its bundles again: medvit bundles fetch NAME.",
+            "Move it away and fetch its bundles again: {medvit.bundles.remote.fetch()=FetchRequest(name='NAME')}.",
+            option="medvit.bundles.remote.fetch()",
         ) from None
 
 

@@ -54,7 +54,8 @@ def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) ->
         raise BackendError(
             f"{what} in the cache {cache_folder()}",
             "a converted network is kept there",
-            f"{step}, set MEDVIT_CACHE to another folder, or use --backend eager, which needs none.",
+            f"{step}, set MEDVIT_CACHE to another folder, or use {{backend=eager}}, which needs none.",
+            option="backend",
         ) from error
     _let_go(entry)
     return entry, record

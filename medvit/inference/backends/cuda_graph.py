@@ -16,9 +16,9 @@ _WARM_UP = 3
 def unsupported_reason(batch: Tensor) -> str | None:
     """Return why no CUDA graph can be captured, or None."""
     if not torch.cuda.is_available():
-        return "there is no CUDA device on this machine; use --backend auto, or a machine with an NVIDIA GPU"
+        return "there is no CUDA device on this machine"
     if batch.device.type != "cuda":
-        return f"the windows lie on {batch.device}, not on a CUDA device; use --device gpu"
+        return f"the windows lie on {batch.device}, not on a CUDA device"
     return None
 
 

@@ -78,7 +78,7 @@ def unsupported_reason(batch: Tensor, precision: str) -> str | None:
     if find_spec("openvino") is None:
         return "the package openvino is not installed; install the extra: pip install 'medvit[openvino]'"
     if batch.device.type != "cpu":
-        return f"it computes on the CPU and the windows lie on {batch.device}; use --device cpu"
+        return f"it computes on the CPU and the windows lie on {batch.device}"
     if batch.dtype != torch.float32:
         return f"the windows are {batch.dtype}, and it takes torch.float32; convert with .float()"
     if precision == "bf16" and "BF16" not in _capabilities():
@@ -144,7 +144,8 @@ def _make(network: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str,
         raise BackendError(
             f"an OpenVINO graph that differs from its network by {difference:.2g} of the largest logit",
             f"at most {_TOLERANCE:g} is allowed",
-            "Use --backend eager, and report this.",
+            "Use {backend=eager}, and report this.",
+            option="backend",
         )
     return {"difference": difference, "ratio": eager / quick, "seconds": seconds}
 
@@ -170,7 +171,8 @@ def _converted(network: nn.Module, example: Tensor) -> Any:
         raise BackendError(
             f"a {type(network).__name__} that cannot be made an OpenVINO graph ({first})",
             "its forward must not depend on values and take OpenVINO's operators only",
-            "Use --backend eager.",
+            "Use {backend=eager}.",
+            option="backend",
         ) from error
 
 

@@ -110,7 +110,9 @@ def select_backend(network: Callable[..., Tensor], batch: Tensor, wanted: Backen
     reason = unsupported_reason(wanted.backend, network, batch, wanted)
     if reason:
         raise BackendError(
-            f"The {wanted.backend!r} inference backend cannot run: {reason}. Or use backend='eager', which always can, or 'auto'."
+            f"that the {wanted.backend!r} inference backend cannot run: {reason}",
+            remedy="Use {backend=eager}, which always can, or {backend=auto}.",
+            option="backend",
         )
     return SelectedBackend(
         wanted.backend, wanted.precision, "asked for", _ready(wanted.backend, network, batch, wanted)

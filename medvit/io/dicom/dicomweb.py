@@ -58,7 +58,10 @@ def read_login(file: Path | None = None) -> Login:
             rows = [line.partition("=") for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(
-                f"no readable login in {file} ({type(error).__name__})", "a text file is needed", "Check --login-file."
+                f"no readable login in {file} ({type(error).__name__})",
+                "a text file is needed",
+                "Check {file}.",
+                option="file",
             ) from None
         values = {name.strip(): value.strip() for name, equals, value in rows if equals}
     login = Login(values.get(_USER, ""), values.get(_PASSWORD, ""), values.get(_TOKEN, ""))

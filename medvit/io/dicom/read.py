@@ -196,7 +196,8 @@ def _split(volume: SeriesVolume, part: int | None) -> tuple[SeriesVolume, tuple[
         raise SelectionError(
             f"no part {part} of volume {volume.number}",
             f"it has these: {'; '.join(names)}",
-            f"Give one as --series {volume.number}.1",
+            f"Give one as {{series={volume.number}.1}}",
+            option="series",
         )
     taken = part - 1 if part is not None else max(range(len(runs)), key=lambda n: len(runs[n]))
     chosen = build_stack([stack.planes[n] for n in runs[taken]])

@@ -76,7 +76,7 @@ def open_volume(found: Preflight, series: str | None, on_irregular: str, where: 
     try:
         scan = read_dicom(chosen.volume, on_irregular, part, progress)
     except GeometryError as error:  # the missing slice may be one that was set aside
-        raise GeometryError(" ".join([str(error), *chosen.excluded])) from error
+        raise error.framed(after=" ".join(chosen.excluded)) from error
     return with_preflight_notes(scan, found, chosen)
 
 

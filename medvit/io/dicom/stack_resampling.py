@@ -43,7 +43,8 @@ def plan_grid(stack: Stack, rows: int, columns: int) -> StackGrid:
                 f"{stack.distance[at + 1]:.2f} mm"
             ),
             f"at most {limit:.1f} mm are filled by interpolation",
-            "Use --on-irregular split to take the regular parts.",
+            "Use {on_irregular=split} to take the regular parts.",
+            option="on_irregular",
         )
     total = float(stack.distance[-1] - stack.distance[0])
     count = int(np.ceil(total / float(np.quantile(gaps, 0.25)) - 0.05)) + 1

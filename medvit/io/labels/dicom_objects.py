@@ -152,5 +152,6 @@ def check_frame(stated: tuple[str, tuple[str, ...]], scan: Scan | None, force: b
     raise GeometryError(
         f"labels in the frame of reference {frame}, where the reference lies in {theirs.pop()}",
         "positions of the two are not comparable",
-        "Give the series they were drawn on with --like, or take them as given with --force.",
+        "Give the series they were drawn on with {like=...}, or take them as given with {force=True}.",
+        option=("force", "like"),
     )

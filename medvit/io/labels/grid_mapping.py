@@ -166,7 +166,8 @@ def resample_to(found: LabelSet, grid: Grid) -> LabelSet:
         raise GeometryError(
             "no labelled voxel on the reference's grid",
             "the labels lie elsewhere in space",
-            "Give the image they were drawn on with --like.",
+            "Give the image they were drawn on with {like=...}.",
+            option="like",
         )
     notes = []
     if lattice is None:

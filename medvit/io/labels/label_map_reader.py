@@ -193,7 +193,8 @@ def _whole(scan: Scan, name: str, known: set[int]) -> tuple[NDArray[Any], list[i
         raise ImageError(
             f"{len(stray)} different values without a name in {name}",
             f"that is an image, not labels (at most {_MOST_UNNAMED} unnamed ones)",
-            "Give the label map, or name its values with --labels.",
+            "Give the label map, or name its values with {table=...}.",
+            option="table",
         )
     return array, found, [note] if note else []
 

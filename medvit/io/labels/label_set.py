@@ -186,7 +186,8 @@ class LabelSet:
             raise OutputError(
                 f"{first} and {second} sharing {count} voxels{more}",
                 "a label map holds one label a voxel, and none is written over another",
-                "Write one file each with --per-label, or keep dicom-seg or rtstruct.",
+                "Write one file each with {per_label=True}, or keep dicom-seg or rtstruct.",
+                option="per_label",
             )
         largest = max((label.id for label in self.labels), default=0)
         array = np.zeros(self.shape, np.uint8 if largest < 256 else np.uint16)

@@ -42,6 +42,20 @@ class NamesFound:
     notes: tuple[str, ...] = ()
 
 
+class _TableError(SourceError):
+    """A table of labels that cannot be used."""
+
+    plain = ""
+    """What was found, without words of the file, which a record must not contain."""
+
+    @classmethod
+    def of(cls, plain: str, detail: object, needed: str, remedy: str = _TABLE_STEP) -> _TableError:
+        """Create the error from what was found and a detail that may quote the file."""
+        made = cls(f"{plain} ({detail})" if detail else plain, needed, remedy, option="table")
+        made.plain = plain
+        return made
+
+
 def read_table(path: Path) -> tuple[Label, ...]:
     """Read a table of labels: medvit's ``labels.json``, or a JSON object from number to name.
 
@@ -78,16 +92,13 @@ def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
     try:
         content = json.loads(path.read_text(), object_pairs_hook=_once)
     except OSError as error:
-        raise SourceError(
-            f"no readable table of labels at {path} ({error.strerror})", "a JSON file is needed", "Check --labels."
-        ) from error
+        plain = f"no readable table of labels at {path}"
+        raise _TableError.of(plain, error.strerror, "a JSON file is needed", "Check {table}.") from error
     except (ValueError, RecursionError) as error:
-        raise SourceError(
-            f"{path.name}, which is not JSON ({error})", "a table of labels is needed", _TABLE_STEP
-        ) from error
+        raise _TableError.of(f"{path.name}, which is not JSON", error, "a table of labels is needed") from error
     rows = content.get("labels", content) if isinstance(content, dict) else None
     if not isinstance(rows, dict) or not rows:
-        raise SourceError(f"{path.name}, which holds no table of labels", "numbers with names are needed", _TABLE_STEP)
+        raise _TableError.of(f"{path.name}, which holds no table of labels", "", "numbers with names are needed")
     # the background may be listed beside labels; a table of the background alone is refused
     rows = {key: row for key, row in rows.items() if key.strip() != "0"} or rows
     try:
@@ -96,11 +107,8 @@ def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
         return labels, given
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ValidationError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
-        raise SourceError(
-            f"an entry in {path.name} that is no label ({first})",
-            "each needs a number from 1 on and a name",
-            _TABLE_STEP,
-        ) from error
+        plain, needed = f"an entry in {path.name} that is no label", "each needs a number from 1 on and a name"
+        raise _TableError.of(plain, first, needed) from error
 
 
 def _number(key: str) -> int:
@@ -130,10 +138,8 @@ def from_sidecar(path: Path) -> NamesFound:
         return NamesFound({})
     try:
         return distinct_names(_read_rows(beside)[0], "labels.json")
-    except SourceError as error:
-        # text in brackets may quote the file, which the record must not contain
-        found = re.sub(r" \(.*\)", "", str(error).partition(";")[0].removeprefix("Found "))
-        return NamesFound({}, (f"The names beside the label map were passed over: {found}.",))
+    except _TableError as error:
+        return NamesFound({}, (f"The names beside the label map were passed over: {error.plain}.",))
 
 
 def from_header(header: Any) -> NamesFound:

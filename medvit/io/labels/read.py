@@ -139,7 +139,8 @@ def read_label_set(source: Path, how: ReadOptions, progress: Progress) -> LabelS
         raise SourceError(
             f"a threshold of {how.threshold:g}",
             "it is a share of the maximum, above 0 and at most 1",
-            "Correct --threshold.",
+            "Correct {threshold}.",
+            option="threshold",
         )
     if not source.exists():
         raise SourceError(f"nothing at {source}", "a SEG, RTSTRUCT or label map is needed", "Check the path.")
@@ -162,7 +163,8 @@ def _read_object(path: Path, how: ReadOptions, progress: Progress) -> LabelSet:
         raise SourceError(
             f"{path.name}, a DICOM object of modality {modality or 'unknown'}",
             "a SEG or RTSTRUCT is needed",
-            "To give an image as the grid, use --like.",
+            "To give an image as the grid, use {like}.",
+            option="like",
         )
     notes: tuple[str, ...] = ()
     if how.like is not None:
@@ -188,9 +190,9 @@ def _only_object(folder: Path) -> Path:
     found = label_objects(folder, _MOST_FILES)
     if len(found) == 1:
         return found[0]
-    listing = "".join(f"\n  {path.relative_to(folder)}" for path in found[:20])
+    listing = "\n".join(f"  {path.relative_to(folder)}" for path in found[:20])
     what = f"{len(found)} SEG and RTSTRUCT files" if found else "no SEG or RTSTRUCT"
-    raise SelectionError(f"Found {what} in {folder}; one is needed. Give the file itself.{listing}")
+    raise SelectionError(f"{what} in {folder}", "one is needed", "Give the file itself.", listing=listing)
 
 
 def _open(how: ReadOptions, series: tuple[str, ...], progress: Progress) -> Scan:
@@ -208,7 +210,10 @@ def _open(how: ReadOptions, series: tuple[str, ...], progress: Progress) -> Scan
 def _volume(scan: Scan) -> Scan:
     if scan.is_picture:
         raise SourceError(
-            "a picture as the reference", "a volume is needed", "Give a DICOM series or NIfTI with --like."
+            "a picture as the reference",
+            "a volume is needed",
+            "Give a DICOM series or NIfTI with {like=...}.",
+            option="like",
         )
     return scan
 
@@ -237,4 +242,4 @@ def _beside(path: Path, series: tuple[str, ...], on_irregular: str, progress: Pr
         chosen = choose_volume(inspect_files(wanted, progress), series[0], path.parent.name)
         return read_dicom(chosen.volume, on_irregular, progress=progress).check()
     except MedvitError as error:
-        raise type(error)(f"The series beside {path.name} cannot be its grid. {error}") from error
+        raise error.framed(before=f"The series beside {path.name} cannot be its grid.") from error

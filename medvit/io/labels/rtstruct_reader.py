@@ -74,7 +74,8 @@ def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> 
             raise SelectionError(
                 f"{path.name}, an RTSTRUCT drawn on {named}",
                 "contours need its grid to become voxels",
-                "Give that series, or another image of the same place, with --like.",
+                "Give that series, or another image of the same place, with {like=...}.",
+                option="like",
             )
         flags = check_frame((frame, series), like, force)
         rois, aside = _rois(dataset, path.name)
@@ -115,7 +116,8 @@ def _require_rtstruct(dataset: Dataset, name: str) -> None:
         raise SourceError(
             f"{name}, a DICOM object of modality {what}",
             "an RTSTRUCT is needed",
-            "To give an image as the grid, use --like.",
+            "To give an image as the grid, use {like}.",
+            option="like",
         )
     if not dataset.get("StructureSetROISequence"):
         raise SourceError(f"{name}, an RTSTRUCT without ROIs", "there is nothing to fill", "Check the export.")
@@ -270,7 +272,8 @@ def _fill_all(rois: Sequence[_Roi], grid: Grid, own: bool) -> tuple[list[LabelMa
         raise GeometryError(
             f"{sum(found.off for found in filled)} contours and none of them on the reference's grid",
             "they were drawn elsewhere",
-            "Give the series they were drawn on with --like.",
+            "Give the series they were drawn on with {like=...}.",
+            option="like",
         )
     titles = [roi.label.title for roi in rois]
     small = [

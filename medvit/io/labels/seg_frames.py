@@ -120,7 +120,8 @@ def native_grid(frames: list[Frame]) -> tuple[Affine, tuple[int, int, int], list
         raise GeometryError(
             "SEG frames of several orientations or pixel sizes",
             "without a reference they make no grid",
-            "Give the series it was drawn on with --like.",
+            "Give the series it was drawn on with {like=...}.",
+            option="like",
         )
     normal = np.cross(first.affine[:3, 0], first.affine[:3, 1])
     normal /= np.linalg.norm(normal)
@@ -163,10 +164,12 @@ def _step(distinct: NDArray[np.float64], first: Frame) -> tuple[float, list[str]
         raise GeometryError(
             "a SEG of one slice without thickness or spacing",
             "a grid needs one",
-            "Give the series it was drawn on with --like.",
+            "Give the series it was drawn on with {like=...}.",
+            option="like",
         )
     raise GeometryError(
         f"SEG frames {gaps.min():.2f} to {gaps.max():.2f} mm apart, without an even spacing",
         "without a reference they make no grid",
-        "Give the series it was drawn on with --like.",
+        "Give the series it was drawn on with {like=...}.",
+        option="like",
     )

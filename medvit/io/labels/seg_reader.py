@@ -102,7 +102,8 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
         raise GeometryError(
             "no frame of the SEG on the reference's grid",
             "they lie elsewhere",
-            "Give the series it was drawn on with --like.",
+            "Give the series it was drawn on with {like=...}.",
+            option="like",
         )
     found = found.with_notes(flags=list(clipped_labels_note(lost)))
     return onto_grid(found, like) if like is not None and placed.on_slices else found
@@ -114,7 +115,8 @@ def _require_seg(dataset: Dataset, name: str) -> None:
         raise SourceError(
             f"{name}, a DICOM object of modality {what}",
             "a Segmentation (SEG) is needed",
-            "To give an image as the grid, use --like.",
+            "To give an image as the grid, use {like}.",
+            option="like",
         )
     if not dataset.get("SegmentSequence"):
         raise SourceError(
@@ -228,7 +230,8 @@ def _own(lps: Affine, frame: Frame) -> GridMapping:
         raise GeometryError(
             f"a SEG frame at {np.round(frame.affine[:3, 3], 2).tolist()} mm, off the regular grid of the others",
             "frames must be stacked straight",
-            "Give the series it was drawn on with --like.",
+            "Give the series it was drawn on with {like=...}.",
+            option="like",
         )
     return lattice
 

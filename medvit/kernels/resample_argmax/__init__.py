@@ -94,8 +94,9 @@ def _check(
     most = torch.iinfo(_label_type(logits.shape[0])).max
     if not 0 <= background <= most or logits.shape[0] > 2**15:
         raise ShapeError(
-            f"Found a background of {background} for {logits.shape[0]} classes; it must lie within 0..{most}, and there may be 32768 "
-            "classes. Renumber the classes."
+            f"a background of {background} for {logits.shape[0]} classes",
+            f"it must lie within 0..{most}, and there may be 32768 classes",
+            "Renumber the classes.",
         )
     if logits.device.type == "cpu" and has_concrete_values():
         for number, plane in enumerate(logits):  # class by class: a mask of all of them would be large

@@ -107,7 +107,9 @@ def _list(windows: Sequence[int] | Tensor, count: int, device: torch.device) -> 
         listed = rows.tolist()
         if len(set(listed)) != len(listed) or not all(0 <= r < count for r in listed):
             raise ShapeError(
-                f"Found window indices {listed[:8]}; they must be distinct and within 0..{count - 1}. Take them from the layout of this feature map."
+                f"window indices {listed[:8]}",
+                f"they must be distinct and within 0..{count - 1}",
+                "Take them from the layout of this feature map.",
             )
     return rows.to(device=device, dtype=torch.int64)
 

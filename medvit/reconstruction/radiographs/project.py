@@ -95,14 +95,20 @@ def check_drr_settings(settings: DrrSettings, types: Sequence[str]) -> None:
     for name in types:
         if name not in DRR_OUTPUT_TYPES:
             raise OutputError(
-                f"output type {name!r}", f"radiographs are written as {' or '.join(DRR_OUTPUT_TYPES)}", "Correct -ot."
+                f"output type {name!r}",
+                f"radiographs are written as {' or '.join(DRR_OUTPUT_TYPES)}",
+                "Correct {output_types}.",
+                option="output_types",
             )
     names = [f"{view:g}" for view in settings.views_deg]
     if len(set(names)) != len(names):
         raise GeometryError(f"views {', '.join(names)}", "each angle can be given once", "Remove the double one.")
     if settings.as_published and settings.preset is None:
         raise GeometryError(
-            "as-published without a preset", "it stands for a preset's faults", "Add --preset swin-x2s."
+            "as-published without a preset",
+            "it stands for a preset's faults",
+            "Add {preset=swin-x2s}.",
+            option="preset",
         )
 
 
@@ -122,7 +128,7 @@ def _require_ct(scan: Scan, force: bool) -> tuple[str, ...]:
     if reason is None:
         return ()
     if not force:
-        raise ModalityError(reason, remedy="Give a CT, or project it all the same with --force.")
+        raise ModalityError(reason, remedy="Give a CT, or project it all the same with {force=True}.", option="force")
     return (f"Forced: {reason}.",)
 
 

@@ -132,7 +132,8 @@ def _require_slot(position: str, orientation: tuple[str, str] | None, slot: View
         raise GeometryError(
             f"{wrong} in the view given as {slot}",
             "it is the other one",
-            "Exchange --ap and --lat, or give the right files.",
+            "Exchange {ap} and {lat}, or give the right files.",
+            option=("ap", "lat"),
         )
     if orientation is not None and len(sideways) != 1:
         raise GeometryError(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.bundles import Bundle
-from medvit.errors import GeometryError, ImageError, ModalityError, SourceError
+from medvit.errors import GeometryError, ImageError, MedvitError, ModalityError, SourceError
 from medvit.io import IMAGE_SUFFIXES, Scan, open_source
 from medvit.io.dicom.header import examined_regions, read_dataset
 from medvit.progress import Progress
@@ -154,9 +154,10 @@ def open_view(
         notes.append(f"The {slot} view was inverted, as asked for.")
     reasons += _spoilt(values, slot, stated=facts.is_dicom)
     if reasons and not force:
-        kind = ModalityError if "modality" in reasons[0] else ImageError
-        raise kind(f"Found {reasons[0]} Use it all the same with --force.")
-    notes += [f"Forced: {reason}" for reason in reasons]
+        first = reasons[0]
+        remedy = f"{first.remedy} Use it all the same with {{force=True}}.".lstrip()
+        raise type(first)(first.found, first.needed, remedy, option=(*first.option, "force"))
+    notes += [f"Forced: {reason.found}{'; ' if reason.needed else ''}{reason.needed}." for reason in reasons]
     turn, down, across = to_standard_orientation(values, facts, slot)
     pixel, magnification, distance, source = _geometry(flags, facts, slot)
     pixel = (pixel[1], pixel[0]) if facts.lies_on_its_side else pixel
@@ -201,15 +202,18 @@ def _facts(path: Path, slot: ViewPosition, series: str | None) -> ViewHeader:
     return header_facts(header, slot)
 
 
-def _objections(scan: Scan, slot: ViewPosition, bundle: Bundle) -> list[str]:
+def _objections(scan: Scan, slot: ViewPosition, bundle: Bundle) -> list[MedvitError]:
     if not scan.is_picture:
         raise ModalityError(
-            f"a volume as {slot} view", "a radiograph is needed", "Give one picture, or make them of a CT: medvit drr."
+            f"a volume as {slot} view",
+            "a radiograph is needed",
+            "Give one picture, or make them of a CT: {medvit.reconstruction.radiographs()}.",
+            option="medvit.reconstruction.radiographs()",
         )
     facts = bundle.facts
     if scan.modality is not None and scan.modality not in facts.modalities:
         wanted = " or ".join(facts.modalities)
-        return [f"modality {scan.modality} as {slot} view, where {bundle.name} is made for {wanted}."]
+        return [ModalityError(f"modality {scan.modality} as {slot} view, where {bundle.name} is made for {wanted}")]
     return []
 
 
@@ -225,27 +229,38 @@ def _grey(scan: Scan, slot: ViewPosition) -> NDArray[np.float32]:
     return plane
 
 
-def _spoilt(values: NDArray[np.float32], slot: ViewPosition, stated: bool) -> list[str]:
+def _spoilt(values: NDArray[np.float32], slot: ViewPosition, stated: bool) -> list[ImageError]:
     """List signs that a picture is damaged or inverted; DICOM states the display, so its inversion is not checked."""
-    found = []
+    found: list[ImageError] = []
     narrow = values.max() <= 255 and values.min() >= 0 and bool((values == np.rint(values)).all())
     jumps = max(float((np.abs(np.diff(values, axis=axis)) >= 192).mean()) for axis in (0, 1))
     if narrow and values.max() > 192 and jumps > _WRAPPED:
         found.append(
-            f"an 8-bit {slot} view in which {100 * jumps:.1f} % of neighbouring pixels jump from black to white: data of "
-            "more bits that wrapped around. Export it with 16 bits."
+            ImageError(
+                f"an 8-bit {slot} view in which {100 * jumps:.1f} % of neighbouring pixels jump from black to white: data "
+                "of more bits that wrapped around",
+                remedy="Export it with 16 bits.",
+            )
         )
     corner = max(2, values.shape[0] // 12), max(2, values.shape[1] // 12)
     corners = [float(np.median(part)) for part in (values[: corner[0], : corner[1]], values[: corner[0], -corner[1] :])]
     dark, bright = (float(v) for v in np.percentile(values, (0.5, 99.5)))
     if not stated and min(corners) > (dark + bright) / 2:
         found.append(
-            f"a {slot} view whose upper corners are bright, as where bone is dark; bone must be bright. Add --invert."
+            ImageError(
+                f"a {slot} view whose upper corners are bright, as where bone is dark",
+                "bone must be bright",
+                "Add {invert=True}.",
+                option="invert",
+            )
         )
     elif narrow and values.max() == 255 and float((values == 255).mean()) > _CUT_OFF:
         found.append(
-            f"an 8-bit {slot} view with {100 * float((values == 255).mean()):.0f} % of its pixels at 255: data of more bits that was "
-            "cut off where it is brightest. Export it with 16 bits."
+            ImageError(
+                f"an 8-bit {slot} view with {100 * float((values == 255).mean()):.0f} % of its pixels at 255: data of more "
+                "bits that was cut off where it is brightest",
+                remedy="Export it with 16 bits.",
+            )
         )
     return found
 
@@ -268,7 +283,8 @@ def _geometry(
         raise GeometryError(
             f"no pixel spacing of the {slot} view",
             "sizes cannot be told without",
-            "Give the side of a detector pixel: --pixel-spacing MM.",
+            "Give the side of a detector pixel: {pixel_spacing_mm}.",
+            option="pixel_spacing_mm",
         )
     if larger is None and at_patient:
         larger = 1.0
@@ -276,13 +292,15 @@ def _geometry(
         raise GeometryError(
             f"no magnification of the {slot} view",
             "a body in front of the detector appears larger than it is",
-            "Give --magnification, or both --source-to-detector and --source-to-patient.",
+            "Give {magnification}, or both {source_to_detector_mm} and {source_to_patient_mm}.",
+            option=("magnification", "source_to_detector_mm", "source_to_patient_mm"),
         )
     if larger < 1:
         raise GeometryError(
             f"a magnification of {larger:.3g} of the {slot} view",
             "on a detector behind the patient it is 1 or more",
-            "Correct --source-to-detector and --source-to-patient.",
+            "Correct {source_to_detector_mm} and {source_to_patient_mm}.",
+            option=("source_to_detector_mm", "source_to_patient_mm"),
         )
     down, across = pitch
     if not at_patient:
@@ -307,7 +325,8 @@ def require_one_patient(views: Sequence[View], force: bool) -> tuple[str, ...]:
             raise SourceError(
                 "views of two different patients (their identifiers differ)",
                 "both must be of one",
-                "Check which files belong together, or go on with --force.",
+                "Check which files belong together, or go on with {force=True}.",
+                option="force",
             )
         return ("Forced: the views name two different patients.",)
     if first.study != second.study:

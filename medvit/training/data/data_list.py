@@ -154,7 +154,10 @@ def _entries(content: dict[str, Any], path: Path, cases: DataList, keys: Sequenc
     absent = next((file for entry in found for file in entry.values() if not file.is_file()), None)
     if absent is not None:
         raise SourceError(
-            f"no {absent}", "every file of the list is needed", "Set --root to the folder the list starts from."
+            f"no {absent}",
+            "every file of the list is needed",
+            "Set {root} to the folder the list starts from.",
+            option="root",
         )
     return found
 
@@ -190,7 +193,8 @@ def _named(entry: Any, key: str, path: Path) -> str:
         raise SourceError(
             f"an entry without {key!r} in {path}",
             f"each needs the path of its {key}",
-            "Give a list whose entries have it: --data.",
+            "Give a list whose entries have it: {data}.",
+            option="data",
         )
     return str(entry[key])
 
@@ -352,6 +356,6 @@ def validate_label_ids(ids: np.ndarray, name: str, classes: int, who: str = "the
     low, high = (int(v) for v in (ids.min(), ids.max()))
     if low < 0 or high >= classes:
         raise SourceError(
-            f"Found label {low if low < 0 else high} in {name}; {who} knows 0..{classes - 1}. Correct the labels."
+            f"label {low if low < 0 else high} in {name}", f"{who} knows 0..{classes - 1}", "Correct the labels."
         )
     return ids

@@ -31,13 +31,13 @@ def evaluation_of(bundle: Bundle) -> Evaluation:
     path = bundle.root / "configs" / "evaluate.json"
     if not path.is_file():
         raise BundleError(
-            f'Found no configs/evaluate.json in {bundle.name}; it says how to judge. See CONTRIBUTING.md, "Add a bundle".'
+            f"no configs/evaluate.json in {bundle.name}", "it says how to judge", 'See CONTRIBUTING.md, "Add a bundle".'
         )
     parser = ConfigParser()
     try:
         parser.read_config([str(path.with_name("inference.json")), str(path)])
         if "evaluation" not in parser.get():
-            raise BundleError("it has no 'evaluation'")
+            raise ValueError("it has no 'evaluation'")
         parser["bundle_root"] = str(bundle.root)
         evaluation: Evaluation = parser.get_parsed_content("evaluation")
     except (RuntimeError, TypeError, KeyError, ValueError, ImportError) as error:

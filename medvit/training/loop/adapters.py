@@ -116,7 +116,8 @@ def adapt(objective: nn.Module, settings: AdapterSettings, seed: int = 0) -> Ada
         raise BundleError(
             f"no linear layer in {type(network).__name__}",
             "adapters sit on those",
-            "Leave out --adapters to train all weights.",
+            "Leave out {adapters} to train all weights.",
+            option="adapters",
         )
     rest = _rest(network) if settings.rest else []
     objective.requires_grad_(False)

@@ -69,7 +69,8 @@ def _refuse_frozen(network: nn.Module, given: str, new: list[str]) -> None:
         raise CheckpointError(
             f"no {min(frozen)} in {given} that fits, and with adapters it would stay as it was drawn",
             "weights of the same architecture and labels are needed",
-            "Leave out --adapters to train all weights.",
+            "Leave out {adapters} to train all weights.",
+            option="adapters",
         )
 
 

@@ -38,20 +38,25 @@ class Machine:
     def __post_init__(self) -> None:
         if self.precision not in _TYPES:
             raise BackendError(
-                f"precision {self.precision!r}", f"it must be one of {', '.join(_TYPES)}", "Correct --precision."
+                f"precision {self.precision!r}",
+                f"it must be one of {', '.join(_TYPES)}",
+                "Correct {precision}.",
+                option="precision",
             )
         if self.precision != "fp32" and self.device.type == "cpu":
             # with torch 2.13 on AVX-512, bf16 gradients of weights sometimes contain uninitialised memory, up to 1e34
             raise BackendError(
                 f"precision {self.precision} on cpu",
                 "there, gradients of small convolutions are now and then wrong in it (oneDNN, pytorch issue 169688)",
-                "Take --precision fp32, or a GPU.",
+                "Take {precision=fp32}, or a GPU.",
+                option="precision",
             )
         if self.precision == "fp16" and self.device.type != "cuda":
             raise BackendError(
                 f"precision fp16 on {self.device.type}",
                 "it needs a CUDA GPU to train",
-                "Take --precision bf16 or fp32.",
+                "Take {precision=bf16} or fp32.",
+                option="precision",
             )
 
     @property

@@ -266,7 +266,8 @@ class TrainingLoop:
             raise CheckpointError(
                 f"a checkpoint of another run in {self.folder} ({first})",
                 "one of this recipe and version is needed to go on",
-                "Give another --output; its weights can be started from: --from.",
+                "Give another {output}; its weights can be started from: {start}.",
+                option=("output", "start"),
             ) from error
         if state.get("settled", False):
             self.fine_tuning_mode()

@@ -222,5 +222,7 @@ def _check_classes(logits: Tensor, labels: Tensor) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
         raise ShapeError(
-            f"Found label ids from {low} to {high}; the logits have classes 0..{logits.shape[1] - 1}. Correct the labels or the network."
+            f"label ids from {low} to {high}",
+            f"the logits have classes 0..{logits.shape[1] - 1}",
+            "Correct the labels or the network.",
         )

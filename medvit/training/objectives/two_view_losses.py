@@ -79,7 +79,9 @@ def view_losses(logits: Sequence[Tensor], labels: Tensor) -> ViewLosses:
     lowest, highest = int(ids.min()), int(ids.max())
     if lowest < 0 or highest >= first.shape[1]:
         raise ShapeError(
-            f"Found label ids from {lowest} to {highest}; the logits have classes 0..{first.shape[1] - 1}. Map the ids first."
+            f"label ids from {lowest} to {highest}",
+            f"the logits have classes 0..{first.shape[1] - 1}",
+            "Map the ids first.",
         )
     truth = F.one_hot(ids, first.shape[1]).movedim(-1, 1).to(first.dtype)
     own = torch.stack([_dice_loss(view, truth) + F.cross_entropy(view, ids) for view in logits])

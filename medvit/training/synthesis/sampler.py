@@ -65,7 +65,9 @@ class SyntheticSettings:
         unknown = sorted({c for _, c in self.targets} - classes)
         if unknown or not self.targets:
             raise ShapeError(
-                f"Found targets of class {unknown or 'none'}; {bundle.name} knows 0..{max(classes)}. Correct targets in train.json."
+                f"targets of class {unknown or 'none'}",
+                f"{bundle.name} knows 0..{max(classes)}",
+                "Correct targets in train.json.",
             )
         entries = read_entries(bundle, DataList(data.data, data.root, data.split, data.reading), ("image",))
         return SyntheticSampler([read_map(entry["image"], data.reading) for entry in entries], self, seed)

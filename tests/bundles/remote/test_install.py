@@ -84,7 +84,10 @@ def test_fetch_verify_and_run(published, store, tmp_path, monkeypatch, server):
         bundle.verify,
         lambda: bundle.weights_sha256,
     ):
-        with pytest.raises(BundleError, match=rf"state: not fetched\).*Fetch them once: medvit bundles fetch {NAME}"):
+        with pytest.raises(
+            BundleError,
+            match=rf"state: not fetched\).*Fetch them once: medvit\.bundles\.remote\.fetch\(FetchRequest\(name='{NAME}'\)\)",
+        ):
             use()
     assert server.asked == []
     assert not store.exists()
@@ -315,7 +318,7 @@ def test_from_a_file(published, server, store, tmp_path):
     assert str(tmp_path) not in (store / "manifest.json").read_text()
     assert given.read_bytes() == published.content
     assert server.asked == []
-    with pytest.raises(FetchError, match="Found no file at .*absent; --from needs one"):
+    with pytest.raises(FetchError, match="Found no file at .*absent; given needs one"):
         _fetch(given=tmp_path / "absent", overwrite=True)
     with pytest.raises(ChecksumError, match="is published; they must be equal"):
         _fetch(given=_put(tmp_path, b"x", "other.pt"), overwrite=True)

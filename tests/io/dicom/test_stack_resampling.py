@@ -51,7 +51,7 @@ STACKS = {
 @pytest.mark.parametrize("kind", STACKS)
 def test_a_linear_image_is_resampled_exactly_and_never_beyond_the_slices(kind, tmp_path):
     _series(tmp_path, STACKS[kind])
-    with pytest.raises(GeometryError, match=r"--on-irregular resample"):
+    with pytest.raises(GeometryError, match=r"on_irregular=.resample."):
         open_source(tmp_path)
     scan = open_source(tmp_path, on_irregular="resample")
     assert scan.original is not None
@@ -195,7 +195,7 @@ def test_a_regular_stack_is_left_alone(tmp_path):
 
 def test_real_tilted_uneven_head(shared):
     path = shared / "data/dicom/ct_head_GE_tilt18.5_variable_spacing.zip"
-    with pytest.raises(GeometryError, match="unevenly spaced slices.*--on-irregular resample"):
+    with pytest.raises(GeometryError, match="unevenly spaced slices.*on_irregular=.resample."):
         open_source(path)
     scan = open_source(path, on_irregular="resample")
     assert scan.array.shape == (1, 512, 611, 37)

@@ -316,7 +316,7 @@ def test_without_a_reference_the_series_is_named_or_found_beside(place, tmp_path
     path = tmp_path / "alone.dcm"
     path.write_bytes((place / "out" / "rtstruct.dcm").read_bytes())
     uid = pydicom.dcmread(next((place / "ct").iterdir())).SeriesInstanceUID
-    with pytest.raises(SelectionError, match=f"drawn on series {uid}.*--like"):
+    with pytest.raises(SelectionError, match=f"drawn on series {uid}.*like"):
         medvit.read_labels(path)
     beside = place / "beside.dcm"
     beside.write_bytes(path.read_bytes())

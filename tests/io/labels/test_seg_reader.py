@@ -144,7 +144,7 @@ def test_fractional_voxels_are_taken_from_the_threshold_on(scan, tmp_path):
     assert int(found.array.sum()) == 3
     assert "voxels from 0.3 of its maximum on were taken" in found.notes[0]
     for wrong in (0.0, 1.5):
-        with pytest.raises(SourceError, match="above 0 and at most 1. Correct --threshold"):
+        with pytest.raises(SourceError, match="above 0 and at most 1. Correct threshold"):
             medvit.read_labels(path, threshold=wrong)
 
 
@@ -186,7 +186,7 @@ def test_segments_that_overlap_are_kept_apart(scan, tmp_path):
     for n in (1, 2):
         assert np.array_equal(found.mask(n), masks[..., n - 1].transpose(2, 1, 0).astype(bool))
     assert found.overlaps == (("organ_1", "organ_2", 3 * 10 * 10),)
-    with pytest.raises(OutputError, match="organ_1 and organ_2 sharing 300 voxels.*--per-label"):
+    with pytest.raises(OutputError, match="organ_1 and organ_2 sharing 300 voxels.*per_label=True"):
         _ = found.array
 
 
@@ -237,7 +237,7 @@ def test_what_lies_beyond_the_reference_is_flagged_or_refused(binary, scan, tmp_
 
 def test_another_frame_of_reference_is_refused_or_forced_with_a_flag(binary, tmp_path):
     write_series(tmp_path / "other", phantom()[0], AFFINE)
-    with pytest.raises(GeometryError, match="positions of the two are not comparable.*--force"):
+    with pytest.raises(GeometryError, match="positions of the two are not comparable.*force=True"):
         medvit.read_labels(binary, like=tmp_path / "other")
     found = medvit.read_labels(binary, like=tmp_path / "other", force=True)
     assert "Forced" in found.flags[0]
@@ -391,7 +391,7 @@ def test_a_segment_that_is_not_there_is_a_key_error(binary):
 
 def test_an_image_in_place_of_a_seg_is_named(series, tmp_path):
     image = next(series.iterdir())
-    with pytest.raises(SourceError, match="of modality CT; a SEG or RTSTRUCT is needed.*--like"):
+    with pytest.raises(SourceError, match="of modality CT; a SEG or RTSTRUCT is needed.*like"):
         medvit.read_labels(image)
     with pytest.raises(SourceError, match="of modality CT; a Segmentation"):
         read_seg(image)

@@ -59,7 +59,7 @@ def _written(kind: str, scan, array, folder: Path) -> Path:
 def test_they_are_read_where_they_were_drawn(kind, stack):
     scan, array, folder = stack
     path = _written(kind, scan, array, folder)
-    with pytest.raises(GeometryError, match="--on-irregular resample"):
+    with pytest.raises(GeometryError, match="on_irregular=.resample."):
         medvit.read_labels(path, like=folder / "series")
     found = medvit.read_labels(path, like=folder / "series", on_irregular="resample")
     assert not found.flags

@@ -153,7 +153,7 @@ def test_a_login_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
         SourceError, match="Found no login in .*; lines MEDVIT_DICOMWEB_USER=.* are needed. Correct the file"
     ):
         read_login(file)
-    with pytest.raises(SourceError, match="Found no readable login in .* a text file is needed. Check --login-file"):
+    with pytest.raises(SourceError, match="Found no readable login in .* a text file is needed. Check file"):
         read_login(tmp_path / "none")
 
 

@@ -257,7 +257,7 @@ def test_wrong_lists_are_named(tmp_path):
         read({"validation": [{"image": "a"}]})
     with pytest.raises(SourceError, match="a case may train or judge, not both"):
         read({"training": [{"image": "a"}], "validation": [{"image": "a"}]})
-    with pytest.raises(SourceError, match="every file of the list is needed. Set --root"):
+    with pytest.raises(SourceError, match="every file of the list is needed. Set root"):
         read({"training": [{"image": "absent.nii.gz"}]})
 
 

@@ -116,7 +116,7 @@ def test_lists_and_files_that_cannot_be_used(scans, bundle, tmp_path):
         read_entries(bundle, DataList(tmp_path / "absent.json"), ("image",))
     with pytest.raises(SourceError, match="no 'test' entries.*Its parts: training, validation"):
         read_entries(bundle, DataList(scans, split="test"), ("image",))
-    with pytest.raises(SourceError, match=r"every file of the list is needed. Set --root"):
+    with pytest.raises(SourceError, match=r"every file of the list is needed. Set root"):
         read_entries(bundle, DataList(scans, tmp_path / "elsewhere"), ("image",))
     _listed(tmp_path, ["s0.nii.gz", "s1.nii.gz", "s1.nii.gz"])
     with pytest.raises(SourceError, match=r"Found s1.nii.gz in several parts.*a case may train or judge, not both"):

@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_and_its_checkpoint_starts_another(tmp_path):
     assert _same(_loop(tmp_path / "run", _Adapting()).run(), whole)
     assert torch.equal(whole["0.weight"], Line().network.state_dict()["0.weight"])
     for other in (Line(), _Adapting(1)):
-        with pytest.raises(CheckpointError, match="a checkpoint of another run in .*another --output"):
+        with pytest.raises(CheckpointError, match="a checkpoint of another run in .*another output"):
             _loop(tmp_path / "run", other).run()
     network = Line().network
     assert "4 of 4 tensors." in str(start_from(network, str(tmp_path / "run" / "checkpoint.pt")))
@@ -120,7 +120,7 @@ def test_what_cannot_be_adapted(tmp_path):
         AdapterSettings(0)
     objective = nn.Module()
     objective.network = nn.Sequential(nn.Conv2d(1, 1, 3))
-    with pytest.raises(BundleError, match="no linear layer in Sequential; adapters sit on those. Leave out --adapters"):
+    with pytest.raises(BundleError, match="no linear layer in Sequential; adapters sit on those. Leave out adapters"):
         adapt(objective, AdapterSettings())
     torch.save({"0.weight": torch.zeros(4, 3), "0.bias": torch.zeros(4)}, tmp_path / "part.pt")
     with pytest.raises(

@@ -219,7 +219,7 @@ def test_checkpoints_that_cannot_be_gone_on_from(tmp_path):
     whole = path.read_bytes()
     state = torch.load(path, weights_only=True)
     torch.save({k: v for k, v in state.items() if k != "best"}, path)
-    with pytest.raises(CheckpointError, match="checkpoint of another run in .*'best'.*another --output"):
+    with pytest.raises(CheckpointError, match="checkpoint of another run in .*'best'.*another output"):
         _run(tmp_path)
     torch.save({**state, "objective": {"network.0.weight": torch.zeros(5, 5)}}, path)
     with pytest.raises(CheckpointError, match="checkpoint of another run in .*Missing key|checkpoint of another run"):
@@ -290,7 +290,7 @@ def test_precisions_that_cannot_be_used():
         Machine(precision="int8")
     for precision in ("bf16", "fp16"):
         with pytest.raises(
-            BackendError, match=rf"precision {precision} on cpu; .*now and then wrong.*Take --precision fp32"
+            BackendError, match=rf"precision {precision} on cpu; .*now and then wrong.*Take precision=.fp32."
         ):
             Machine(precision=precision)
     with pytest.raises(BackendError, match="precision fp16 on mps; it needs a CUDA GPU"):

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from medvit.cli import command_line_words
 from medvit.errors import MedvitError, SourceError
 from medvit.io import (
     HOLLOW,
@@ -167,7 +168,9 @@ def _zip(path: Path, size: int) -> list[Record]:
     except MemoryError:
         raise
     except Exception as error:  # our own error, or any fault that a damaged or encrypted archive causes in zipfile
-        said = str(error) if isinstance(error, MedvitError) else f"a damaged or encrypted zip: {type(error).__name__}"
+        said = f"a damaged or encrypted zip: {type(error).__name__}"
+        if isinstance(error, MedvitError):
+            said = error.headline(command_line_words)
         return [Record(kind="damaged", detail=without_values(said).replace(path.name, "it"), size=size)]
     if not any(record.kind in ("planes", "object", "damaged", "missing") for record in found):
         return [Record(kind="other", size=size)]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from medvit.cli import command_line_words
 from medvit.errors import (
     GeometryError,
     ImageError,
@@ -237,7 +238,7 @@ def _unnamed(text: str, job: CaseJob) -> str:
 
 
 def _refused(job: CaseJob, link: CaseChannel, error: MedvitError) -> Outcome:
-    text = without_values(_unnamed(str(error).splitlines()[0], job))
+    text, step = (without_values(_unnamed(part(command_line_words), job)) for part in (error.headline, error.step))
     code = type(error).__name__
     if isinstance(error, OutputError) and out_of_space(error.__cause__):
         return Outcome(
@@ -249,12 +250,7 @@ def _refused(job: CaseJob, link: CaseChannel, error: MedvitError) -> Outcome:
             full=True,
         )
     state = State.SET_ASIDE if isinstance(error, _THEIRS) else State.FAILED
-    return Outcome(state=state, stage=link.stage, code=code, reason=text, remedy=_last_sentence(text))
-
-
-def _last_sentence(text: str) -> str:
-    """Return the last sentence of a message: the remedy."""
-    return text.rstrip().rpartition(". ")[2]
+    return Outcome(state=state, stage=link.stage, code=code, reason=text, remedy=step)
 
 
 def _failed(link: CaseChannel, code: str, reason: str, remedy: str) -> Outcome:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvit.cli import command_line_words
 from medvit_batch.errors import PeerError, RefusedError
 from medvit_batch.journal import Journal
 from medvit_batch.network.peers import Local, Peer, associated, web_client
@@ -100,9 +101,9 @@ class Queue:
         try:
             refused = send_files(files, self.peer, local) if files else ""
         except RefusedError as error:
-            refused = str(error)
+            refused = error.sentence(command_line_words)
         except PeerError as error:  # not reachable: the result waits, and the try does not count
-            self._set(item, "waiting", str(error), item.tries)
+            self._set(item, "waiting", error.sentence(command_line_words), item.tries)
             return True
         except Exception as error:  # its message may quote a header; the other results are still sent
             refused = f"Found an unexpected error on sending ({type(error).__name__}); valid objects are needed. Check them with dciodvfy."
@@ -122,9 +123,9 @@ class Queue:
             self.commitments.ask(number, _objects(self.out / folder), self.peer, local)
         except RefusedError as error:
             self.commitments.not_offered(number)
-            self._say(number, str(error))
+            self._say(number, error.sentence(command_line_words))
         except PeerError as error:
-            self._say(number, str(error))
+            self._say(number, error.sentence(command_line_words))
         return True
 
     def uncommitted(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from medvit.bundles import Bundle, open_bundle
+from medvit.cli import command_line_words
 from medvit.deidentification import Privacy, burned_in
 from medvit.errors import BundleError, MedvitError, OutputError
 from medvit.io import PICTURE_SUFFIXES
@@ -188,7 +189,8 @@ class Plan:
         if self.work.privacy is None or self.work.privacy.burned_in:
             return None
         stated = of_volume(volume)("BurnedInAnnotation")
-        return burned_in(volume.modality, stated[0] if stated else "")
+        refused = burned_in(volume.modality, stated[0] if stated else "")
+        return None if refused is None else refused.sentence(command_line_words)
 
     def _choose(self, volume: SeriesVolume) -> Choice:
         try:
@@ -231,12 +233,14 @@ def _refusal(
     try:
         choose_volume(found_in(group, volumes), str(volume.number), ARCHIVE)
     except MedvitError as error:
-        return without_values(str(error).splitlines()[0]), type(error).__name__
+        return without_values(error.headline(command_line_words)), type(error).__name__
     grave = ("refused", "irregular") if on_irregular == "fail" else ("refused",)
     refused = [finding for severity in grave for finding in volume.findings if finding.severity == severity]
     if not refused:
         return None
-    return without_values(" ".join(finding.text for finding in refused)), type(refused[0].error()).__name__
+    return without_values(" ".join(finding.sentence(command_line_words) for finding in refused)), type(
+        refused[0].error()
+    ).__name__
 
 
 def _unnamed(privacy: Privacy, decision: Decision) -> Decision:
@@ -258,7 +262,7 @@ def _whole(group: Group, error: MedvitError) -> Decision:
     facts = CaseDescription(
         study=_uid(group.planes[0].study), series=_uid(group.series), modality=group.planes[0].modality
     )
-    key, reason = CaseLocation(group.inside, group.series, 0), without_values(str(error).splitlines()[0])
+    key, reason = CaseLocation(group.inside, group.series, 0), without_values(error.headline(command_line_words))
     return Decision(
         volume=f"{group.series}|{group.place}|", bundle="", state=State.SET_ASIDE, reason=reason, facts=facts, key=key, file_signature=group.file_signature, changed=group.changed, folder=_folder(group, ""),
         code=type(error).__name__,

@@ -139,7 +139,7 @@ def _rule(rule: _Rule, number: int, path: Path) -> Rule:
     try:
         when = parse(rule.when, proper_name) if rule.when is not None else None
     except ExpressionError as error:
-        raise RulesError(f"Found a mistake in {path.name}, {name}: {error}") from None
+        raise RulesError(f"a mistake in {path.name}, {name}: {error.found}", error.needed, error.remedy) from None
     bundles = tuple(rule.bundles) if rule.bundles else (rule.bundle,) if rule.bundle else ()
     return Rule(name, when, bundles, rule.skip)
 

@@ -175,7 +175,8 @@ def infer(request: InferenceRequest, scratch: Path, progress: Progress) -> Infer
         raise BackendError(
             f"device {params.device!r} in the request, while this server runs on {choose_device(request.device)}",
             "a request cannot change the device",
-            "Leave it out, or start the server with --device.",
+            "Leave it out, or start the server with {device=...}.",
+            option="device",
         )
     result = _run(request, progress)
     folder = Path(tempfile.mkdtemp(prefix="infer-", dir=scratch))

@@ -61,7 +61,7 @@ def write_label(
     except RequestError:
         raise
     except MedvitError as error:
-        raise type(error)(f"The label of image {image.id[:80]!r} was not kept. {error}") from error
+        raise error.framed(before=f"The label of image {image.id[:80]!r} was not kept.") from error
 
 
 def _write_volume(

@@ -16,7 +16,7 @@ from typing import Any
 
 from medvit.labels import Label
 from medvit_label.annotators import Annotator, display_name
-from medvit_label.errors import ArchiveError, RequestError, UnknownError
+from medvit_label.errors import ArchiveError, RequestError, UnknownError, request_words
 from medvit_label.images.source import ImageSource, LabelImage
 from medvit_label.journal import Journal
 from medvit_label.labels.label_files import label_map, write_label
@@ -203,7 +203,7 @@ class LabelRepository:
                 if earlier.info.get(_ARCHIVE) == _WAITING and earlier.file.with_name(_SEG).is_file():
                     self._send(earlier)
         except ArchiveError as error:
-            words = f"{error} The SEG is sent again with the next label."
+            words = error.framed(after="The SEG is sent again with the next label.").sentence(request_words)
             return replace(stored, info=stored.info | {"notes": [*stored.info["notes"], words]})
         return sent
 

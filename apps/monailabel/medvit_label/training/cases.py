@@ -19,7 +19,7 @@ from medvit.errors import GeometryError, MedvitError
 from medvit.io import files_below
 from medvit.io.dicom.header import read_dataset
 from medvit.labels import Label
-from medvit_label.errors import RequestError
+from medvit_label.errors import RequestError, request_words
 from medvit_label.images.repository import ImageRepository
 from medvit_label.images.source import LabelImage
 from medvit_label.journal import Journal
@@ -119,7 +119,7 @@ class CaseCollector:
         try:
             parts = divide(groups, self._splits.parts(bundle.name), share)
         except RequestError as error:
-            raise RequestError(f"{error}{_excluded_note(excluded)}") from None
+            raise error.framed(after=_excluded_note(excluded).strip()) from None
         self._splits.add(bundle.name, parts)
         chosen = {part: [name for name in sorted(parts) if parts[name] == part] for part in (TRAINING, VALIDATION)}
         by = "patient" if all(patients.values()) else "image"
@@ -150,7 +150,7 @@ class CaseCollector:
                 try:
                     made = {} if reason else _write_case(self._images.find(name), label, folder, f"case_{number:04d}")
                 except MedvitError as error:
-                    reason = f"its image cannot be used ({error})"
+                    reason = f"its image cannot be used ({error.sentence(request_words)})"
                 if reason:
                     excluded[name] = reason
                 else:

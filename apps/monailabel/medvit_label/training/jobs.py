@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medvit.errors import MedvitError
 from medvit_label.background_runs import DONE, ERROR, RUNNING, STOPPED, RunKind, RunRepository
+from medvit_label.errors import request_words
 from medvit_label.journal import Journal
 from medvit_label.training.process import OUTCOME, STAGE
 
@@ -107,7 +108,7 @@ class Trainings:
                 with self._lock:
                     self._launch(row)
             except MedvitError as error:  # such as a removed bundle; the project is served nevertheless
-                self._end(row, ERROR, {"reason": str(error)})
+                self._end(row, ERROR, {"reason": error.sentence(request_words)})
 
     def start(self, model: str, prepare: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Start a run.

@@ -24,12 +24,15 @@ def main() -> int:
     arguments: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_server, daemon=True).start()
     folder = Path(arguments["folder"])
+    from medvit.cli import command_line_words
     from medvit.errors import MedvitError
 
     try:
         outcome = _fine_tune(arguments, folder)
     except MedvitError as error:
-        _write(folder / OUTCOME, json.dumps({"error": str(error), "kind": type(error).__name__}))
+        _write(
+            folder / OUTCOME, json.dumps({"error": error.sentence(command_line_words), "kind": type(error).__name__})
+        )
         return 1
     _write(folder / OUTCOME, json.dumps(outcome))
     return 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from medvit.errors import MedvitError, SourceError
+from medvit.errors import MedvitError
 from medvit.io import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -20,7 +19,7 @@ from medvit.io import (
     read_image,
 )
 from medvit.io.dicom import SliceReader, open_preflight, open_volume
-from medvit.io.dicom.preflight import Preflight, candidate_volumes, choose_volume
+from medvit.io.dicom.preflight import Finding, Preflight, candidate_volumes, choose_volume
 from medvit.io.labels import (
     ReadOptions,
     begins_as_dicom,
@@ -110,7 +109,7 @@ def offers(found: Preflight) -> tuple[Offer, ...]:
             number=v.number,
             title=", ".join(v.describe().split(", ")[:-1]),  # without the UID at the end
             outcome=_OUTCOME[v.worst()],
-            findings=tuple(_in_a_window(f.text) for f in v.findings),
+            findings=tuple(_in_a_window(f) for f in v.findings),
             irregular=v.worst() == "irregular",
             refused=v.worst() == "refused",
             likely=v in worth,
@@ -119,9 +118,11 @@ def offers(found: Preflight) -> tuple[Offer, ...]:
     )
 
 
-def _in_a_window(finding: str) -> str:
-    """Replace an option of the command line in a finding by the choice in the dialog."""
-    return re.sub(r"Add --on-irregular [^,]*,", "Choose a way below,", finding)
+def _in_a_window(finding: Finding) -> str:
+    """Return the text of a finding, with the choice in the dialog for the option of an irregular stack."""
+    if not finding.ways:
+        return finding.text
+    return replace(finding, ways=(), step=f"Choose a way below, or {finding.step}").text
 
 
 def open_layers(path: Path, ask: Ask | None = None, seen: Iterable[Any] = (), behind: bool = False) -> list[LayerTuple]:
@@ -242,7 +243,7 @@ def _matching(paths: list[Path], opened: list[LayerTuple]) -> list[LayerTuple]:
         try:
             found = _on_known(path, known)
         except MedvitError as error:
-            raise SourceError(f"The images can be opened without it: {error}") from error
+            raise error.framed(before="The images can be opened without it:") from error
         layers += found or []
         others += found is None
     if others:

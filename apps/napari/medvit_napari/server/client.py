@@ -170,9 +170,8 @@ class Client:
             models = {name: _numbered(model.get("labels")) for name, model in found.get("models", {}).items()}
             strategies, trainers = tuple(found.get("strategies", {})), tuple(found.get("trainers", {}))
         except (AttributeError, TypeError) as error:
-            raise ServerError(
-                f"an answer of {self.address} that is not MONAI Label's", remedy="Check the address."
-            ) from error
+            said = f"an answer of {self.address} that is not MONAI Label's"
+            raise ServerError(said, remedy="Check the address.") from error
         return ServerInfo(str(found.get("name", "")), models, strategies, trainers)
 
     def next_case(self, strategy: str, folder: Path, progress: Progress | None = None) -> Case:
@@ -295,16 +294,17 @@ class Client:
         try:
             answer = exchange(Request(self.address + path, body, headers, method=method), _PATIENCE_S, progress)
         except HTTPError as error:
-            said = f"Found that {self.address} refused {path.partition('?')[0]} ({error.code}: {_detail(error)})."
+            said = f"that {self.address} refused {path.partition('?')[0]} ({error.code}: {_detail(error)})"
             if error.code == _NO_LOGIN:
-                raise _LoginError(f"{said} Type the user and the password of your account, or the token.") from error
+                raise _LoginError(
+                    said, remedy="Type the user and the password of your account, or the token."
+                ) from error
             # below 500, the server's message answers the request and holds its own remedy
-            raise ServerError(said if error.code < _ITS_FAULT else f"{said} Look at the server's own log.") from error
+            raise ServerError(said, remedy="Look at the server's own log." * (error.code >= _ITS_FAULT)) from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-            raise ServerError(
-                f"no answer of {self.address} ({reason})", remedy="Check that the server runs and its address."
-            ) from error
+            said = f"no answer of {self.address} ({reason})"
+            raise ServerError(said, remedy="Check that the server runs and its address.") from error
         return answer.content, answer.name
 
 

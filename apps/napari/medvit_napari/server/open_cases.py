@@ -215,6 +215,5 @@ def send(
             case.case.id, Submission(label=out / "labels.nii.gz", tag=tag, names=names, model=model), progress
         )
     except ServerError as error:
-        raise type(error)(
-            f"{error} The labels of case {case.title} were not submitted; they stay here, and can be saved with 'Correct and save labels'."
-        ) from error
+        after = f"The labels of case {case.title} were not submitted; they stay here, and can be saved with 'Correct and save labels'."
+        raise error.framed(after=after) from error

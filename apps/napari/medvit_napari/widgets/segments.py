@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from medvit.labels import Label
+from medvit_napari.errors import readable
 from medvit_napari.icons import set_icon
 from medvit_napari.looking.segment_table import (
     add_segment,
@@ -127,7 +128,7 @@ class SegmentsWidget(JobPanel):
         try:
             check_names(self._rows)
         except Exception as error:
-            self.status.setText(str(error))
+            self.status.setText(readable(error))
         else:
             self.status.setText(f"{len(self._rows)} segment(s). The chosen row is painted.")
 

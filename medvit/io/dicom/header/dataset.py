@@ -71,7 +71,8 @@ def check_deflated(file: BinaryIO) -> None:
         raise TooLargeError(
             f"a deflated DICOM file that unpacks to more than {say_bytes(most)}",
             f"reading takes {_COPIES} times as much memory, and the limit is {say_bytes(limit)}",
-            "Do not trust this file: ask for another, or raise the limit with --memory-limit.",
+            "Do not trust this file: ask for another, or raise the limit with {medvit.io.limit_memory()}.",
+            option="medvit.io.limit_memory()",
         )
 
 

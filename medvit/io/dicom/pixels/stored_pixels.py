@@ -72,7 +72,7 @@ def open_plane(plane: PlaneHeader) -> Dataset:
     except OSError as error:
         raise unreadable(file.name, error) from error
     except Exception as error:
-        raise SourceError(f"Found {file.name}, whose pixels cannot be read: {_reason(error)}") from error
+        raise _unread(file.name, error) from error
 
 
 def _check_frames(dataset: Dataset, plane: PlaneHeader) -> None:
@@ -126,7 +126,7 @@ def decode_plane(dataset: Dataset, plane: PlaneHeader) -> NDArray[Any]:
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise SourceError(f"Found {plane.file.name}, whose pixels cannot be read: {_reason(error)}") from error
+        raise _unread(plane.file.name, error) from error
     if stored.shape[:2] != (plane.rows, plane.columns):
         raise ImageError(
             f"{plane.file.name} with pixels of shape {stored.shape}",
@@ -225,17 +225,22 @@ def _hushed() -> Iterator[None]:
         os.close(kept)
 
 
-def _reason(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0][:200]
+def _unread(name: str, error: Exception) -> SourceError:
+    """Create the error for a file whose pixels cannot be read, with what other libraries say of it."""
+    text = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
     cut = ("less than expected", "less data", "length", "end of file", "EOF")
+    whole = "Every slice must be complete: export or copy the series again."
     if isinstance(error, (EOFError, zlib.error)) or any(word in text for word in cut):
-        return "the file is cut off. Every slice must be complete: export or copy the series again."
-    if isinstance(error, RecursionError):
-        return "its sequences are nested too deep. Export the series again, or remove its private elements."
-    if isinstance(error, AttributeError) and "required element" in text:
-        return f"{text[0].lower()}{text[1:]}. Every slice must say how its pixels are packed: export the series again."
-    if isinstance(error, AttributeError):
-        return "it holds no pixel data. Every slice must be complete: export or copy the series again."
-    return (
-        f"{text.rstrip('.')}. Its pixel data are damaged or packed in an unusual way: export the series uncompressed."
-    )
+        why, remedy = "the file is cut off", whole
+    elif isinstance(error, RecursionError):
+        why = "its sequences are nested too deep"
+        remedy = "Export the series again, or remove its private elements."
+    elif isinstance(error, AttributeError) and "required element" in text:
+        why = f"{text[0].lower()}{text[1:]}"
+        remedy = "Every slice must say how its pixels are packed: export the series again."
+    elif isinstance(error, AttributeError):
+        why, remedy = "it holds no pixel data", whole
+    else:
+        why = text
+        remedy = "Its pixel data are damaged or packed in an unusual way: export the series uncompressed."
+    return SourceError(f"{name}, whose pixels cannot be read: {why}", remedy=remedy)

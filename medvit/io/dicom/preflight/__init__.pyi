@@ -1,4 +1,5 @@
 from .contradictions import differing_versions as differing_versions
+from .findings import Finding as Finding
 from .header_checks import SEVERAL_FILES as SEVERAL_FILES
 from .series_preflight import Preflight as Preflight
 from .series_preflight import VolumeChoice as VolumeChoice

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medvit.errors import GeometryError, ImageError, MedvitError, SelectionError, SourceError
+from medvit.errors import GeometryError, ImageError, MedvitError, SelectionError, SourceError, Words, python_words
 
 __all__ = ["Finding"]
 
@@ -33,6 +33,7 @@ class Finding:
             --on-irregular states a treatment), "refused".
         found, needed, step: the three parts of a message.
         positions_mm: positions along the slice normal, LPS millimetres.
+        ways: values of ``on_irregular`` that treat it; ``step`` is then the other choice, as "export it again."
     """
 
     code: str
@@ -41,15 +42,31 @@ class Finding:
     needed: str = ""
     step: str = ""
     positions_mm: tuple[float, ...] = ()
+    ways: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        """The whole message."""
+        """The whole message, as Python words it."""
+        return self.sentence()
+
+    @property
+    def remedy(self) -> str:
+        """The step, with a token for the option where there is one."""
+        if not self.ways:
+            return self.step
+        others = f" (or {', '.join(self.ways[1:])})" if self.ways[1:] else ""
+        return f"Add {{on_irregular={self.ways[0]}}}{others}, or {self.step}"
+
+    def sentence(self, words: Words = python_words) -> str:
+        """Compose the whole message, its option in a door's words; see ``MedvitError.sentence``."""
         if self.severity in ("tags", "flag"):  # a full sentence, since the record of a result contains it too
             return f"{self.found[0].upper()}{self.found[1:]}. {self.step}"
-        needed = f"; {self.needed}." if self.needed else "."
-        return f"Found {self.found}{needed}{' ' + self.step if self.step else ''}"
+        return self.error().sentence(words)
+
+    def worded_step(self, words: Words = python_words) -> str:
+        """Return the step with its option in a door's words."""
+        return self.error().step(words)
 
     def error(self) -> MedvitError:
         """Return the message as an error of the matching class."""
-        return _KINDS.get(self.code, GeometryError)(self.text)
+        return _KINDS.get(self.code, GeometryError)(self.found, self.needed, self.remedy, option="on_irregular")

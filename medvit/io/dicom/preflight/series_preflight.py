@@ -190,13 +190,14 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
         named = [v for v in found.volumes if v.number == number]
         if not named:
             raise SelectionError(
-                f"Found no series {wanted!r}; give the number or UID of one of these:\n{_listing(found.volumes)}"
+                f"no series {wanted!r}", "give the number or UID of one of these", listing=_listing(found.volumes)
             )
         if part is not None and on_irregular != "split":
             raise SelectionError(
-                f"--series {wanted}, part {part} of volume {number}",
-                "volumes have parts under --on-irregular split alone",
-                f"Add it, or give --series {number}.",
+                f"{{series={wanted}}}, part {part} of volume {number}",
+                "volumes have parts under {on_irregular=split} alone",
+                f"Add it, or give {{series={number}}}.",
+                option=("series", "on_irregular"),
             )
     pool = named or worth
     if len(pool) > 1:
@@ -206,7 +207,9 @@ def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular
         raise SelectionError(
             f"{len(pool)} {what}{who} in one source",
             "one is needed",
-            f"Choose with --series NUMBER or --series UID:\n{_listing(pool)}",
+            "Choose with {series=NUMBER} or {series=UID}.",
+            option="series",
+            listing=_listing(pool),
         )
     chosen = pool[0]
     if chosen.kind != "volume" and chosen.count > 1 and chosen.worst() != "refused":

@@ -34,7 +34,7 @@ _TILT_DEGREES = 0.5
 about 1.
 """
 
-_REMEDY = "Add --on-irregular resample (or split), or"
+_WAYS = ("resample", "split")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,8 +219,9 @@ def _gaps(distance: Array, gaps: Array, usual: float) -> list[Finding]:
                 found=f"a gap of {gaps[first]:.2f} mm between the slices at {distance[first]:.2f} and {distance[first + 1]:.2f} mm "
                 f"where the spacing is {usual:.2f} mm{_more(len(wide), 'gap')}: {missing} slice(s) missing",
                 needed="every slice is needed",
-                step=f"{_REMEDY} export the complete series again.",
+                step="export the complete series again.",
                 positions_mm=_mm(np.column_stack([distance[wide], distance[wide + 1]]).ravel()),
+                ways=_WAYS,
             )
         ]
     odd = _mm(distance[:-1][np.abs(gaps - usual) > _OFF_GRID * usual])
@@ -232,8 +233,9 @@ def _gaps(distance: Array, gaps: Array, usual: float) -> list[Finding]:
             found=f"unevenly spaced slices (gaps from {gaps.min():.2f} to {gaps.max():.2f} mm, up to {off:.2f} mm off a regular "
             f"grid{begins})",
             needed="even spacing is needed",
-            step=f"{_REMEDY} choose a reconstruction with even spacing.",
+            step="choose a reconstruction with even spacing.",
             positions_mm=odd,
+            ways=_WAYS,
         )
     ]
 
@@ -247,7 +249,7 @@ def _direction(positions: Array, distance: Array, normal: Array, usual: float, f
     limit = min(0.2 * max(0.5, usual), max(0.1, 0.5 * min(first.spacing or (1.0,))))
     if aside.max() > limit:
         shifted = f"slices shifted sideways against each other (up to {aside.max():.2f} mm)"
-        step = "Add --on-irregular resample, or choose another series."
+        step = "choose another series."
         where = _mm(distance[aside > limit])
         return [
             Finding(
@@ -257,10 +259,11 @@ def _direction(positions: Array, distance: Array, normal: Array, usual: float, f
                 needed="one straight stack is needed",
                 step=step,
                 positions_mm=where,
+                ways=_WAYS[:1],
             )
         ]
     if tilt > _TILT_DEGREES:
-        step = "Add --on-irregular resample, or choose a series reconstructed without tilt."
+        step = "choose a series reconstructed without tilt."
         needed = "slices must be stacked straight along their normal"
         return [
             Finding(
@@ -269,6 +272,7 @@ def _direction(positions: Array, distance: Array, normal: Array, usual: float, f
                 found=f"a gantry tilt of {tilt:.1f} degrees",
                 needed=needed,
                 step=step,
+                ways=_WAYS[:1],
             )
         ]
     return []

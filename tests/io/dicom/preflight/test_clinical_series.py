@@ -255,7 +255,7 @@ def test_a_uid_that_is_not_there_never_takes_a_volume_by_its_first_number(wanted
 def test_a_part_is_only_one_under_split(tmp_path):
     write_series(tmp_path, SMALL, AXIAL)
     with pytest.raises(
-        SelectionError, match=r"part 2 of volume 1; volumes have parts under --on-irregular split alone"
+        SelectionError, match=r"part 2 of volume 1; volumes have parts under on_irregular=.split. alone"
     ):
         open_source(tmp_path, series="1.2")
     with pytest.raises(SelectionError, match="no part 2 of volume 1; it has these: part 1: 12"):

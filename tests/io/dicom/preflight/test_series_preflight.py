@@ -81,7 +81,7 @@ def test_volumes_on_top_of_one_another_are_told_apart(tag, tmp_path):
         f"{tag} 1.0",
         f"{tag} 2.0",
     }
-    with pytest.raises(SelectionError, match=r"2 volumes in one source.*--series NUMBER"):
+    with pytest.raises(SelectionError, match=r"2 volumes in one source.*series=.NUMBER."):
         open_source(tmp_path)
     lows = sorted(float(open_source(tmp_path, series=str(n)).array.min()) for n in (1, 2))
     assert lows == [-1000, -500]

@@ -1,0 +1,90 @@
+"""Errors of the library name options and commands by tokens, which each door words: never as the command line has them."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from medvit.errors import MedvitError
+
+ROOT = Path(__file__).resolve().parents[2]
+AS_COMMAND_LINE = re.compile(
+    r"(?<![\w-])(--[a-z][a-z-]+|-ot|-o|-b)\b|\bmedvit (bundles|segment|restore|reconstruct|drr|inspect|convert|train)\b"
+)
+TOKEN = re.compile(r"\{([a-z_.]+(?:\(\))?)(?:=[^{}]*)?\}")
+FOLDERS = [ROOT / "medvit", ROOT / "apps/napari/medvit_napari"]
+
+
+def family() -> set[str]:
+    """Return the names of all classes of errors."""
+    for room in ("medvit.progress", "medvit.io.files", "medvit_napari.errors", "medvit_napari.server.client"):
+        importlib.import_module(room)
+    kinds = [MedvitError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {kind.__name__ for kind in kinds}
+
+
+def literal(node: ast.expr) -> str:
+    """Return the literal text of a string expression; fields of an f-string are left out, doubled braces are single."""
+    return "".join(
+        part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    )
+
+
+def calls() -> list[tuple[str, ast.Call]]:
+    """Return the calls that create errors in the library outside the command line, each with its place."""
+    names, found = family(), []
+    for path in sorted(path for folder in FOLDERS for path in folder.rglob("*.py")):
+        if ROOT / "medvit/cli" in path.parents:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
+                found.append((f"{path.relative_to(ROOT)}:{node.lineno}", node))
+    return found
+
+
+def texts(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg in ("needed", "remedy"))]
+
+
+def test_there_are_calls_to_look_at():
+    assert len(calls()) > 400
+
+
+def test_no_error_of_the_library_names_an_option_or_command_of_the_command_line():
+    wrong = [
+        f"{place}: {match[0]}"
+        for place, call in calls()
+        for text in texts(call)
+        if (match := AS_COMMAND_LINE.search(literal(text)))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_error_of_the_library_is_one_finished_sentence_that_could_be_parts():
+    wrong = [place for place, call in calls() if any(literal(text).startswith("Found ") for text in texts(call))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_tokens_of_an_error_are_the_options_that_it_lists():
+    wrong = []
+    for place, call in calls():
+        option = next((keyword.value for keyword in call.keywords if keyword.arg == "option"), ast.Tuple([]))
+        if not isinstance(option, ast.Constant | ast.Tuple):
+            continue  # made elsewhere
+        listed = {part.value for part in ast.walk(option) if isinstance(part, ast.Constant)}
+        used = {name for text in texts(call) for name in TOKEN.findall(literal(text))}
+        if listed != used and not any(isinstance(part, ast.Starred) for part in ast.walk(option)):
+            wrong.append(f"{place}: {sorted(listed ^ used)}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("Add --force.", True), ("Correct -ot.", True), ("See medvit inspect.", True), ("an all-in-one", False)],
+)
+def test_the_law_knows_an_option_from_other_words(text, named):
+    assert bool(AS_COMMAND_LINE.search(text)) is named
