@@ -41,6 +41,9 @@ __all__ = [
 
 FAILED, FLAGGED = 1, 3
 
+_CANCELLED = "Cancelled"
+"""The kind of an ending that is no error."""
+
 _RUNNING: list[Progress] = []
 """Progress objects that a signal cancels, since some libraries swallow the interrupt itself (for example while they
 import).
@@ -128,7 +131,7 @@ class Terminal:
 
     def complain(self, text: str, kind: str) -> None:
         """Print an error on standard error, even with ``--quiet``; ``kind`` names its type for programs."""
-        typer.echo(text, err=True)
+        typer.echo(text if kind == _CANCELLED else f"Error: {text}", err=True)
 
 
 def split_values(values: list[str] | None) -> tuple[str, ...]:
@@ -160,8 +163,7 @@ def rating_words(quality: dict[str, Any]) -> str:
 def _fail(text: str, shown: Terminal, kind: str) -> NoReturn:
     """Print an error on standard error, with ``--json`` also as JSON on standard output; exit with code 1."""
     if shown.json:
-        message = text.removeprefix("Error: ")
-        typer.echo(json.dumps({"error": {"kind": kind, "message": message}}, indent=2))
+        typer.echo(json.dumps({"error": {"kind": kind, "message": text}}, indent=2))
     shown.complain(text, kind)
     raise typer.Exit(FAILED)
 
@@ -184,25 +186,25 @@ def handle_errors(shown: Terminal) -> Iterator[None]:
     try:
         yield
     except (Cancelled, KeyboardInterrupt):
-        _fail("Cancelled: nothing was written.", shown, "Cancelled")
+        _fail("Cancelled: nothing was written.", shown, _CANCELLED)
     except MedvitError as error:
         if shown.debug:
             raise
-        _fail(f"Error: {error.sentence(command_line_words)}", shown, type(error).__name__)
+        _fail(error.sentence(command_line_words), shown, type(error).__name__)
     except MemoryError:
         if shown.debug:
             raise
-        text = "Error: Found too little memory for this image; close other programs or use a machine with more."
+        text = "Found too little memory for this image; close other programs or use a machine with more."
         _fail(text, shown, "MemoryError")
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
         if asked:  # a library may wrap the interrupt in its own error, as MONAI does while it is imported
-            _fail("Cancelled: nothing was written.", shown, "Cancelled")
+            _fail("Cancelled: nothing was written.", shown, _CANCELLED)
         if shown.debug:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
-        text = f"Error: Found something unforeseen ({type(error).__name__}: {first}). Run again with --debug and report it."
+        text = f"Found something unforeseen ({type(error).__name__}: {first}). Run again with --debug and report it."
         _fail(text, shown, type(error).__name__)
     finally:
         for number, handler in previous.items():

@@ -45,7 +45,7 @@ class JsonLines(Terminal):
 
     def complain(self, text: str, kind: str) -> None:
         """Print the error that ends the command."""
-        typer.echo(_line("error", kind=kind, text=text.removeprefix("Error: ")))
+        typer.echo(_line("error", kind=kind, text=text))
 
 
 def speaking(form: Format, quiet: bool, json: bool, debug: bool) -> Terminal:
