@@ -26,6 +26,7 @@ _OPTIONS = {
 _COMMANDS = {
     "medvit.bundles.bundle_folders()": "medvit bundles list",
     "medvit.bundles.remote.fetch()": "medvit bundles fetch {}",
+    "medvit.convert()": "medvit convert",
     "medvit.deidentification.add_images()": "--with-images",
     "medvit.io.limit_memory()": "--memory-limit {}",
     "medvit.reconstruction.radiographs()": "medvit drr",

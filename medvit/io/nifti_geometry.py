@@ -245,9 +245,9 @@ def _require_sound(affine: Affine, taken: str, unit: LengthUnit, other: str | No
             f"its lengths in {unit.name}s" if unit.name else "no unit of length (xyzt_units 0: taken as millimetres)"
         )
         step = f"The header states {stated}. {step}"
-    step = f"Take the {other} with --geometry {other}, or correct the header." if other else step
+    step = f"Take the {other} with {{geometry={other}}}, or correct the header." if other else step
     where = f" by the {taken}" if other else ""
-    raise GeometryError(f"{found}{where}", needed, step)
+    raise GeometryError(f"{found}{where}", needed, step, option="geometry")
 
 
 def _is_implausible(affine: Affine, shape: tuple[int, int, int]) -> bool:

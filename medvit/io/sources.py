@@ -212,7 +212,9 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
         return SourceError(kind, "a DICOM series or one image file is needed", "Check the export.")
     hint = "Check the export."
     if set(found.objects) & {"SEG", "RTSTRUCT"}:
-        hint = "It holds results of a segmentation: read them with medvit convert, or give the images they belong to."
+        hint = (
+            "It holds results of a segmentation: read them with {medvit.convert()}, or give the images they belong to."
+        )
     elif found.objects:
         hint = "Give the images these objects belong to."
     elif found.packed and path.is_file() and not zipfile.is_zipfile(path):
@@ -224,7 +226,10 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
         hint = f"Give one of its image files instead, for example {images[0]}." if images else hint
     kinds = f" ({', '.join(sorted(found.objects))})" if found.objects else ""
     return SourceError(
-        f"no DICOM images among {found.files} file(s){kinds} in {path.name}", "one series is needed", hint
+        f"no DICOM images among {found.files} file(s){kinds} in {path.name}",
+        "one series is needed",
+        hint,
+        option="medvit.convert()",
     )
 
 

@@ -39,6 +39,7 @@ _FIELDS = {
     "roi_crop": "the Region",
     "series": "another series of the list",
     "medvit.bundles.bundle_folders()": "the list above",
+    "medvit.convert()": "medvit convert",
     "medvit.bundles.remote.fetch()": "the button Fetch weights",
     "medvit.io.limit_memory()": "MEDVIT_MEMORY_LIMIT",
     "medvit.reconstruction.radiographs()": "medvit drr",

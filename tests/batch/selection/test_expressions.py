@@ -154,7 +154,7 @@ def test_the_first_rule_that_holds_decides(name, content, tmp_path):
         ("r.toml", "rules = 1", "Found a mistake in r.toml, at the top|rules"),
         ("r.toml", "[[rules]]\nwhen = 'Modality == CT'", "rule 1: .*exactly one of bundle, bundles and skip is needed"),
         ("r.toml", "[[rules]]\nbundel = 'a'", "rule 1, bundel: Extra inputs are not permitted"),
-        ("r.toml", "[[rules]]\nbundle = 'a'\nwhen = 'Modalty == CT'", "(?s)Found a mistake in r.toml, rule 1: Found 'Modalty' at character 1"),
+        ("r.toml", "[[rules]]\nbundle = 'a'\nwhen = 'Modalty == CT'", "(?s)Found a mistake in r.toml, rule 1: 'Modalty' at character 1"),
         ("r.toml", "[[rules", "which is not TOML"),
         ("r.yaml", "rules: [", "which is not YAML"),
         ("r.yaml", "rules: !!python/object/apply:os.system ['true']", "which is not YAML"),

@@ -241,7 +241,7 @@ def test_clips_pictures_and_results_are_told_apart(tmp_path, shared):
     assert picture.is_picture
     assert (picture.modality, picture.array.shape) == ("CR", (1, 1760, 1760))
     for name, kind in (("seg_dcmqi/liver.dcm", "SEG"), ("rtstruct_dicompyler/rtss.dcm", "RTSTRUCT")):
-        with pytest.raises(SourceError, match=rf"no DICOM images among 1 file\(s\) \({kind}\).*medvit convert"):
+        with pytest.raises(SourceError, match=rf"no DICOM images among 1 file\(s\) \({kind}\).*medvit.convert\(\)"):
             open_source(dicom / name)
     with pytest.raises(SourceError, match="RTDOSE.*Give the images these objects belong to"):
         open_source(dicom / "pydicom_data" / "rtdose.dcm")
