@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from medvit_label.dependencies import _require
-from medvit_label.errors import AccessError, ArchiveError, GoneError, RequestError, UnknownError
+from medvit_label.errors import AccessError, ArchiveError, GoneError, RequestError, UnknownError, request_words
 from medvit_label.images.local import LocalImages
 from medvit_label.inference.strokes import read_strokes
 from medvit_label.journal import JOURNAL, Journal
@@ -173,3 +173,18 @@ def test_a_dicomweb_service_that_has_lost_an_image(tmp_path: Path) -> None:
     (tmp_path / "seg.dcm").write_bytes(packed.getvalue())
     with pytest.raises(ArchiveError, match="refused the SEG; the label is kept here. See the service's log"):
         images.store(tmp_path / "seg.dcm")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("on_irregular", "split", "params.on_irregular=split"),
+        ("force", "True", "params.force=true"),
+        ("pixel_spacing_mm", None, "params.pixel_spacing"),
+        ("lat", "...", "params.lateral"),
+        ("medvit.io.limit_memory()", "'4GB'", "--memory-limit 4GB"),
+        ("device", "cpu", "--device cpu"),
+    ],
+)
+def test_fields_of_a_request_and_options_of_the_server(name, value, words):
+    assert request_words(name, value) == words
