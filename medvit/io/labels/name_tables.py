@@ -46,7 +46,7 @@ class _TableError(SourceError):
     """A table of labels that cannot be used."""
 
     plain = ""
-    """What was found, without words of the file, which a record must not contain."""
+    """The finding without words of the file, which a record must not contain."""
 
     @classmethod
     def of(cls, plain: str, detail: object, needed: str, remedy: str = _TABLE_STEP) -> _TableError:
