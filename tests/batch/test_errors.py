@@ -165,7 +165,7 @@ def test_nodes_that_refuse(tmp_path):
     [
         (MemoryError(), "MemoryError", "Found too little memory for this case."),
         (type("OutOfMemoryError", (RuntimeError,), {})("Secret"), "OutOfMemoryError", "Found too little memory on the GPU for this case."),
-        (KeyError("Secret"), "KeyError", "Found something unforeseen (KeyError in test_words.py:"),
+        (KeyError("Secret"), "KeyError", "Found something unforeseen (KeyError in test_errors.py:"),
     ],
 )  # fmt: skip
 def test_a_worker_says_how_a_case_ended(error, code, message, monkeypatch):
