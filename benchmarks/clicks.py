@@ -30,8 +30,9 @@ from PIL import Image
 from scipy import ndimage
 
 from medvit.bundles import Bundle, open_bundle
+from medvit.reports import dice
 from medvit.training.data import ImageLabelPair, load_labels
-from medvit.training.evaluation import EvaluationSet, dice
+from medvit.training.evaluation import EvaluationSet
 from medvit.training.evaluation.evaluation_set import labelled_pairs
 
 CLICKS = 5

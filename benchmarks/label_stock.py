@@ -35,8 +35,8 @@ from medvit_label.self_test import answering, free_port
 from monailabel.client import MONAILabelClient
 
 from medvit.bundles import load_weights, open_bundle
+from medvit.reports import dice
 from medvit.settings import DEFAULT_BUNDLE
-from medvit.training.evaluation import dice
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("MEDVIT_SHARED", ROOT.parent / "shared"))

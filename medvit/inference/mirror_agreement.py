@@ -17,6 +17,7 @@ from medvit.inference.loaded_bundle import LoadedBundle, apply, with_options
 from medvit.io import Scan
 from medvit.labels import Label
 from medvit.progress import Progress
+from medvit.reports import dice
 
 __all__ = ["exchanged_sides", "label_agreement", "mirrored_labels"]
 
@@ -87,9 +88,4 @@ def label_agreement(
         >>> label_agreement(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]), [])
         {}
     """
-    found = {}
-    for label in requested_labels:
-        a, b = labels == label.id, mirrored == label.id
-        total = int(a.sum()) + int(b.sum())
-        found[label.name] = round(2 * int((a & b).sum()) / total, 4) if total else 1.0
-    return found
+    return {label.name: round(dice(labels == label.id, mirrored == label.id), 4) for label in requested_labels}

@@ -4,6 +4,7 @@ from .contrast_windows import default_window as default_window
 from .diameter import longest_diameter as longest_diameter
 from .inspection import Inspection as Inspection
 from .inspection import inspect_source as inspect_source
+from .label_overlap import dice as dice
 from .overlay import Overlay as Overlay
 from .preview_style import BACKGROUND_COLOR as BACKGROUND_COLOR
 from .preview_style import NOTE_COLOR as NOTE_COLOR

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from medvit.bundles import PrecisionCheck
 from medvit.errors import BundleError
+from medvit.reports import dice, versions
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
@@ -42,11 +43,8 @@ def run_precision_check(
         >>> from medvit.segmentation import run_precision_check
         >>> run_precision_check(open_bundle("headneck_ct_swin_unetr"), "scan.nii.gz").dice  # doctest: +SKIP
     """
-    import torch
-
     from medvit.inference import load_model, with_backend
     from medvit.progress import Progress
-    from medvit.reports import versions
     from medvit.segmentation.task import SegmentationTask
     from medvit.settings import RunSettings
     from medvit.tasks import Input
@@ -65,13 +63,12 @@ def run_precision_check(
         return task.result(loaded, prepared, task.predict(loaded, prepared, settings, progress), settings, progress)
 
     found, wanted = labelled("auto", precision), labelled("eager", "fp32")
-    dice: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for label in bundle.facts.labels:
-        a, b = (torch.as_tensor(result.array == label.id) for result in (found, wanted))
-        both = int(a.sum()) + int(b.sum())
-        if both:
-            dice[label.name] = round(2 * int((a & b).sum()) / both, 5)
-    if not dice:
+        a, b = (result.array == label.id for result in (found, wanted))
+        if a.any() or b.any():
+            shares[label.name] = round(dice(a, b), 5)
+    if not shares:
         raise BundleError(
             f"no label of {bundle.name} in the case",
             "something to compare is needed",
@@ -83,7 +80,7 @@ def run_precision_check(
         precision="bf16",
         backend=found.settings["backend"],
         case=prepared.scan.fingerprint(),
-        dice=dice,
+        dice=shares,
         weights_sha256=bundle.weights_sha256,
         versions=stated,
     )

@@ -17,7 +17,8 @@ from medvit.bundles import load_weights, open_bundle
 from medvit.inference import load_model
 from medvit.inference.mirror_agreement import exchanged_sides
 from medvit.pipeline import Predictor
-from medvit.training.evaluation import EvaluationSet, dice, evaluation_of
+from medvit.reports import dice
+from medvit.training.evaluation import EvaluationSet, evaluation_of
 
 NAME = "brain_mr_swin_unetr"
 FOLDER = Path(__file__).resolve().parents[2] / "bundles" / NAME

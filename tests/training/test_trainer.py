@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from medvit.bundles import open_bundle
 from medvit.cli.main import app
 from medvit.errors import BundleError, SourceError
+from medvit.reports import dice
 from medvit.segmentation import SwinUNETR
 from medvit.training import (
     LoopSettings,
@@ -33,7 +34,7 @@ from medvit.training import (
 )
 from medvit.training.data import DataList, read_list
 from medvit.training.data.patches import load_case
-from medvit.training.evaluation import dice, evaluate_bundle, record_scores, table
+from medvit.training.evaluation import evaluate_bundle, record_scores, table
 from medvit.training.loop import publish
 from medvit.training.objectives import OrganObjective
 from medvit.training.objectives.segmentation_losses import weighted_dice_ce

@@ -146,9 +146,8 @@ def run_check(studies: str | None, login_file: Path | None = None) -> dict[str, 
 
 def _self_test_image(folder: Path) -> tuple[str, str]:
     """Make a small image that a trained bundle accepts; return the bundle's name and the image's."""
-    import nibabel as nib
-
     from medvit.bundles import bundle_folders, open_bundle
+    from medvit.io import write_volume
 
     able = [b for b in map(open_bundle, bundle_folders()) if b.state in ("trained", "fetched")]
     able = [b for b in able if b.facts.task == "segmentation" and b.facts.dimensions == 3]
@@ -161,7 +160,7 @@ def _self_test_image(folder: Path) -> tuple[str, str]:
     low, high = (values.lowest_at_most, values.highest_at_least) if values else (0.0, 1000.0)
     noise = np.random.default_rng(0).uniform(low, high, (40, 44, 36)).astype(np.float32)
     noise.flat[0], noise.flat[1] = low, high
-    nib.save(nib.Nifti1Image(noise, np.diag([1.0, 1.0, 1.2, 1.0])), folder / "selftest.nii.gz")
+    write_volume(folder / "selftest.nii.gz", noise, np.diag([1.0, 1.0, 1.2, 1.0]))
     return bundle.name, "selftest"
 
 

@@ -15,6 +15,5 @@ from .score_report import place_for as place_for
 from .score_report import record_scores as record_scores
 from .score_report import table as table
 from .segmentation import LabelOverlap as LabelOverlap
-from .segmentation import dice as dice
 from .super_resolution import SuperResolutionEvaluation as SuperResolutionEvaluation
 from .synthetic import SyntheticOverlap as SyntheticOverlap

@@ -16,11 +16,10 @@ from medvit.bundles import Bundle, Calibration
 from medvit.errors import ShapeError
 from medvit.inference import LoadedBundle, by_name
 from medvit.pipeline import Predictor
-from medvit.reports import UncertaintySignals
+from medvit.reports import UncertaintySignals, dice
 from medvit.training.data import ImageLabelPair
 from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, labelled_pairs, per_label, summary
 from medvit.training.evaluation.outcomes import LabelOutcome, QualitySignal, ScoredCases
-from medvit.training.evaluation.segmentation import dice
 
 __all__ = ["TwoViewOverlap", "best_constant", "mean_atlas", "two_view_table"]
 

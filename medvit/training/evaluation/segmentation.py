@@ -17,20 +17,14 @@ from medvit.errors import SourceError
 from medvit.inference import LoadedBundle
 from medvit.labels import Label, LabelMeasures
 from medvit.pipeline import Predictor
-from medvit.reports import UncertaintySignals, rate_labels
+from medvit.reports import UncertaintySignals, dice, rate_labels
 from medvit.segmentation import Result
 from medvit.settings import RunSettings
 from medvit.training.data import ImageLabelPair, check_annotated, load_labels, validate_label_ids
 from medvit.training.evaluation.evaluation_set import EvaluationSet, Report, Scorer, labelled_pairs, per_label, summary
 from medvit.training.evaluation.outcomes import LabelOutcome, QualitySignal, ScoredCases
 
-__all__ = ["LabelOverlap", "LabelledCase", "dice", "dice_table"]
-
-
-def dice(found: np.ndarray, truth: np.ndarray) -> float:
-    """Compute the Dice overlap of two masks; 1 if both are empty."""
-    total = int(found.sum()) + int(truth.sum())
-    return 2 * int((found & truth).sum()) / total if total else 1.0
+__all__ = ["LabelOverlap", "LabelledCase", "dice_table"]
 
 
 @dataclass(frozen=True)

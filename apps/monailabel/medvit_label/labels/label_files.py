@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import medvit
 from medvit.conversion import save_labels
 from medvit.errors import GeometryError, MedvitError, OutputError
-from medvit.io import check_stated_size
+from medvit.io import check_stated_size, write_labels, write_volume
 from medvit.io.labels import Named, ReadOptions, by_name, make_label
 from medvit.io.labels.read import read_label_set
 from medvit.labels import Label
@@ -86,8 +86,6 @@ def _write_volume(
             "Take the shared voxels out of one of them.",
         )
     if not found.present():
-        from medvit.io import write_labels
-
         write_labels(folder / "labels.nii.gz", np.zeros(found.shape, np.uint8), scan, table)
         return folder / "labels.nii.gz", (*found.notes, "The label is empty: the annotator saw none of the structures.")
     types = ("nifti", "dicom-seg") if scan.kind == "dicom" else ("nifti",)
@@ -97,8 +95,6 @@ def _write_volume(
 
 def _from_bare(file: Path, scan: Scan, folder: Path) -> Path:
     """Write bare voxels (one byte each, i fastest, as OHIF sends them) as NIfTI on the image's grid."""
-    import nibabel as nib
-
     shape = scan.array.shape[1:]
     values = np.frombuffer(file.read_bytes(), np.uint8)
     if values.size != int(np.prod(shape)):
@@ -108,7 +104,7 @@ def _from_bare(file: Path, scan: Scan, folder: Path) -> Path:
             "Send NIfTI or NRRD.",
         )
     with tempfile.NamedTemporaryFile(suffix=".nii.gz", dir=folder, delete=False) as made:
-        nib.save(nib.Nifti1Image(values.reshape(shape, order="F"), scan.affine), made.name)
+        write_volume(Path(made.name), values.reshape(shape, order="F"), scan.affine)
     return Path(made.name)
 
 

@@ -16,7 +16,7 @@ import pydicom
 
 from medvit.bundles import Bundle
 from medvit.errors import GeometryError, MedvitError
-from medvit.io import files_below
+from medvit.io import files_below, write_volume
 from medvit.io.dicom.header import read_dataset
 from medvit.labels import Label
 from medvit_label.errors import RequestError, request_words
@@ -263,11 +263,12 @@ def _write_case(image: LabelImage, label: StoredLabel, folder: Path, name: str) 
 
         shown = f"{name}.nii"
         scan = image.open()
-        shape = nib.load(label.file).shape
+        stored = nib.load(label.file)
+        shape = stored.shape
         if tuple(shape) != scan.array.shape[1:]:
             raise GeometryError(f"it has {scan.array.shape[1:]} voxels, its label {tuple(shape)}: it was changed")
         # with the label's affine, whatever the format and header of the original
-        nib.save(nib.Nifti1Image(scan.array[0], nib.load(label.file).affine), folder / shown)
+        write_volume(folder / shown, scan.array[0], stored.affine)
     return {"image": shown, "label": marked}
 
 

@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
@@ -154,16 +153,3 @@ def _observation(number: int, label: Label, author: AlgorithmInfo) -> Dataset:
     item.RTROIInterpretedType = origin.interpreted if origin else "ORGAN"
     item.ROIInterpreter = ""
     return item
-
-
-def read_contours(path: Path) -> dict[str, list[np.ndarray]]:
-    """Read the contours of each ROI, by name; each contour is (point, 3) in LPS millimetres."""
-    dataset = pydicom.dcmread(path)
-    names = {int(roi.ROINumber): str(roi.ROIName) for roi in dataset.StructureSetROISequence}
-    return {
-        names[int(item.ReferencedROINumber)]: [
-            np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
-            for contour in item.get("ContourSequence", [])
-        ]
-        for item in dataset.ROIContourSequence
-    }

@@ -15,7 +15,6 @@ from pydicom.pixels import pixel_array
 
 from medvit.errors import RoundTripError
 from medvit.io.dicom.write.label_masks import label_mask
-from medvit.io.dicom.write.rtstruct import read_contours
 from medvit.io.dicom.write.secondary_capture import sc_name
 from medvit.io.dicom.write.source_images import SourceImages
 from medvit.io.dicom.write.sr import SegmentMeasurements
@@ -118,7 +117,7 @@ def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Seque
     Raises:
         RoundTripError: an ROI is missing, differs, or has another position.
     """
-    contours = read_contours(path)
+    contours = _contours(path)
     planes = _planes(lps, array.shape[2])
     for place, label in enumerate(labels):
         if label.title not in contours:
@@ -137,6 +136,19 @@ def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Seque
         shift = np.linalg.norm(_centroid(filled, planes) - _centroid(meant, planes))
         if shift > max(_CENTROID_MM, 0.01 * float(np.linalg.norm(planes[0, :3, :3], axis=0).min())):
             _refuse(path, f"{label.name} {shift:.2f} mm away from its place")
+
+
+def _contours(path: Path) -> dict[str, list[np.ndarray]]:
+    """Read the contours of each ROI, by name; each contour is (point, 3) in LPS millimetres."""
+    dataset = pydicom.dcmread(path)
+    names = {int(roi.ROINumber): str(roi.ROIName) for roi in dataset.StructureSetROISequence}
+    return {
+        names[int(item.ReferencedROINumber)]: [
+            np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
+            for contour in item.get("ContourSequence", [])
+        ]
+        for item in dataset.ROIContourSequence
+    }
 
 
 def check_sc(folder: Path, digests: Sequence[str], slices: SourceImages) -> None:
