@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medvit.errors import MedvitError, OutputError, system_words
@@ -47,7 +49,7 @@ def staging_folder(folder: Path) -> Iterator[Path]:
     made = [p for p in (home, *home.parents) if not p.exists()]
     home.mkdir(parents=True, exist_ok=True)
     _sweep(home)
-    place = Path(tempfile.mkdtemp(prefix=f"{HIDDEN}{socket.gethostname()}-{os.getpid()}-", dir=home))
+    place = Path(tempfile.mkdtemp(prefix=_own_prefix(), dir=home))
     umask = os.umask(0)
     os.umask(umask)
     place.chmod(0o777 & ~umask)  # mkdtemp denies access to others; results get the user's usual permissions
@@ -61,12 +63,31 @@ def staging_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a hidden file beside ``path`` that replaces it when the block ends without error, or is deleted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f"{HIDDEN}{socket.gethostname()}-{os.getpid()}-{path.name}"
+def replace_file(
+    path: Path, *, staged_in: Path | None = None, durable: bool = False, private: bool = False
+) -> Iterator[Path]:
+    """Yield the name of a hidden file that replaces ``path`` when the block ends without error, or is deleted.
+
+    Hidden files for the same path that killed runs left are deleted too.
+
+    Args:
+        path: the file to write.
+        staged_in: folder of the hidden file, on the same file system; by default that of ``path``.
+        durable: flush the file to the disk before it replaces the earlier one.
+        private: give no access to other users, from the first byte on and whatever the umask.
+    """
+    home = staged_in or path.parent
+    for folder in (path.parent, home):
+        folder.mkdir(parents=True, exist_ok=True)
+    _sweep(home, f"*{glob.escape(path.name)}")
+    aside = home / f"{_own_prefix()}{threading.get_ident()}-{path.name}"
     try:
+        if private:
+            os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield aside
+        if durable:
+            with aside.open("r+b") as file:
+                os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -115,12 +136,22 @@ def publish(staging: Path, final: Path, ours: Iterable[str]) -> None:
         os.replace(staging / name, final / name)
 
 
-def _sweep(parent: Path) -> None:
-    """Delete the hidden folders of killed runs on this machine; folders of running processes stay."""
-    for stale in parent.glob(f"{HIDDEN}{socket.gethostname()}-*-*"):
-        pid = stale.name.split("-")[-2]
-        if pid.isdigit() and not _alive(int(pid)):
+def _own_prefix() -> str:
+    return f"{HIDDEN}{socket.gethostname()}-{os.getpid()}-"
+
+
+def _sweep(parent: Path, names: str = "*") -> None:
+    """Delete hidden folders and files left by killed runs on this machine; those of running processes are kept."""
+    host = f"{HIDDEN}{socket.gethostname()}-"
+    for stale in parent.glob(f"{host}*-{names}"):
+        pid = stale.name.removeprefix(host).partition("-")[0]
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        if stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                stale.unlink()
 
 
 def _alive(pid: int) -> bool:

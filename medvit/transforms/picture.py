@@ -6,7 +6,6 @@ stretched separately, in training and in use; 8-bit, 16-bit, grey, palette and c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from medvit.atomic_write import replace_file
 from medvit.errors import ImageError
 
 __all__ = ["SaveImagePNGd", "ScaleToUnitRGBd", "scale_to_unit_rgb"]
@@ -97,9 +97,6 @@ class SaveImagePNGd(MapTransform):  # type: ignore[misc]
         out = dict(data)
         name = Path(str(out[self.image_key].meta.get("filename_or_obj", "picture"))).stem
         for key in self.key_iterator(out):
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            final = self.output_dir / f"{name}_{self.output_postfix}.png"
-            temporary = final.with_suffix(".tmp")
-            Image.fromarray(np.asarray(out[key])[0].astype(np.uint8)).save(temporary, format="PNG")
-            os.replace(temporary, final)
+            with replace_file(self.output_dir / f"{name}_{self.output_postfix}.png") as aside:
+                Image.fromarray(np.asarray(out[key])[0].astype(np.uint8)).save(aside, format="PNG")
         return out

@@ -18,6 +18,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from medvit.atomic_write import HIDDEN
 from medvit.bundles import open_bundle
 from medvit.cli.main import app
 from medvit.errors import BundleError, SourceError
@@ -176,7 +177,7 @@ def test_the_loop_learns_and_goes_on_after_a_kill(tmp_path):
         assert torch.equal(again.average[key], value)
     again.run()
     assert again.step == 14
-    assert not list((tmp_path / "run").glob("*.tmp"))
+    assert not list((tmp_path / "run").glob(f"{HIDDEN}*"))
 
 
 def test_rate_and_background_follow_their_schedules():

@@ -182,13 +182,8 @@ def _write(path: Path, accounts: list[Account]) -> None:
         for account in accounts
     }
     try:
-        with replace_file(path) as aside:
-            # not readable by others from the first byte on, whatever the umask
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(json.dumps({"users": rows}, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        with replace_file(path, durable=True, private=True) as aside:
+            aside.write_text(json.dumps({"users": rows}, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise AccountError(
             f"that {path} cannot be written ({error.strerror})",

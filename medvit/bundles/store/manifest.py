@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medvit.atomic_write import replace_file
 from medvit.bundles.store.paths import locked, os_errors_as_store_errors
 from medvit.errors import StoreError
 from medvit.user_folders import store_folder
@@ -89,15 +88,6 @@ def forget(name: str) -> Installed | None:
 
 def _write(bundles: dict[str, Installed]) -> None:
     content = Manifest(bundles=dict(sorted(bundles.items()))).model_dump_json(indent=2) + "\n"
-    with os_errors_as_store_errors():
-        handle, aside = tempfile.mkstemp(prefix=".manifest-", dir=store_folder())
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(aside).chmod(0o644)  # readable by other users of this machine
-            os.replace(aside, _path())
-        except BaseException:
-            Path(aside).unlink(missing_ok=True)
-            raise
+    with os_errors_as_store_errors(), replace_file(_path(), durable=True) as aside:
+        aside.write_text(content)
+        aside.chmod(0o644)  # readable by other users of this machine

@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from medvit.atomic_write import replace_file
 from medvit.bundles import Bundle, Calibration, Validation
 from medvit.errors import BundleError
 from medvit.inference import load_model
@@ -26,7 +27,7 @@ from medvit.reports import imaged_anatomy
 from medvit.training.data import DataList, read_entries
 from medvit.training.evaluation.evaluation_set import EvaluationSet, Report
 from medvit.training.evaluation.outcomes import LabelOutcome, QualitySignal, ScoredCases
-from medvit.training.evaluation.score_report import QUALITY, place_for, replace_file_text
+from medvit.training.evaluation.score_report import QUALITY, place_for
 
 __all__ = ["CalibrationReport", "calibrate", "limit_of", "record_calibration"]
 
@@ -236,7 +237,7 @@ def record_calibration(bundle: Bundle, found: CalibrationReport) -> None:
     metadata = json.loads(path.read_text())
     metadata["medvit"]["quality"] = found.calibration.model_dump()
     metadata["medvit"]["validation"] = found.validation.model_dump(exclude_none=True)
-    replace_file_text(path, json.dumps(metadata, indent=2) + "\n")
-    replace_file_text(
-        bundle.root / "docs" / "README.md", f"{before}{QUALITY.start}\n{found.table}\n{QUALITY.end}{after}"
-    )
+    with replace_file(path) as aside:
+        aside.write_text(json.dumps(metadata, indent=2) + "\n")
+    with replace_file(bundle.root / "docs" / "README.md") as aside:
+        aside.write_text(f"{before}{QUALITY.start}\n{found.table}\n{QUALITY.end}{after}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medvit.atomic_write import replace_file
 from medvit.bundles import Bundle
 from medvit.errors import BundleError
 from medvit.training.evaluation.reconstruction import two_view_table
@@ -15,7 +15,7 @@ from medvit.training.evaluation.restoration import dose_table
 from medvit.training.evaluation.segmentation import dice_table
 from medvit.training.evaluation.super_resolution import finer_table
 
-__all__ = ["QUALITY", "SCORES", "ScoreMarkers", "place_for", "record_scores", "replace_file_text", "table"]
+__all__ = ["QUALITY", "SCORES", "ScoreMarkers", "place_for", "record_scores", "table"]
 
 _TABLES = {"segmentation": dice_table, "restoration": dose_table, "reconstruction": two_view_table}
 
@@ -71,12 +71,7 @@ def record_scores(bundle: Bundle, scores: dict[str, Any]) -> None:
     path = bundle.root / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
     metadata["eval_metrics"] = {name: round(value, 4) for name, value in scores["metrics"].items()}
-    replace_file_text(path, json.dumps(metadata, indent=2) + "\n")
-    replace_file_text(_page(bundle), f"{before}{SCORES.start}\n{table(bundle, scores)}\n{SCORES.end}{after}")
-
-
-def replace_file_text(path: Path, text: str) -> None:
-    """Replace a file's text atomically, so that a killed process never leaves half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with replace_file(path) as aside:
+        aside.write_text(json.dumps(metadata, indent=2) + "\n")
+    with replace_file(_page(bundle)) as aside:
+        aside.write_text(f"{before}{SCORES.start}\n{table(bundle, scores)}\n{SCORES.end}{after}")

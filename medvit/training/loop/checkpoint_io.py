@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medvit.atomic_write import replace_file
 from medvit.errors import OutputError, system_words
 
 __all__ = ["store_state"]
@@ -20,14 +19,11 @@ def store_state(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OutputError: the file cannot be written (e.g. a full disk); the older file is unchanged.
     """
-    temporary = path.with_suffix(".tmp")
     try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        with replace_file(path) as aside:
+            torch.save(state, aside)
     # PyTorch's own writer reports a failed write as a RuntimeError without its number
     except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            temporary.unlink()
         what, step = system_words(error) if isinstance(error, OSError) else _first_words(error)
         kept = f"the one of step {_step_of(path)} is kept" if path.is_file() else "there is none yet"
         raise OutputError(

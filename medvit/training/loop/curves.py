@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
+
+from medvit.atomic_write import replace_file
 
 __all__ = ["Log"]
 
@@ -52,9 +53,8 @@ class Log:
             if path.exists():
                 head, *rows = path.read_text().splitlines(keepends=True)
                 kept = [row for row in rows if row.split(",")[0].isdigit() and int(row.split(",")[0]) <= step]
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text("".join([head, *kept]))
-                os.replace(temporary, path)
+                with replace_file(path) as aside:
+                    aside.write_text("".join([head, *kept]))
 
     def close(self) -> None:
         """Close TensorBoard's writer."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from pathlib import Path
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from medvit.atomic_write import replace_file
 from medvit.bundles import Bundle, narrowed
 
 __all__ = ["publish"]
@@ -24,17 +23,12 @@ def publish(bundle: Bundle, state: dict[str, Tensor]) -> str:
     kept = {k: v.detach().to(torch.float16).contiguous() for k, v in state.items() if v.is_floating_point()}
     content = save(*narrowed(kept))
     digest = hashlib.sha256(content).hexdigest()
-    _replace(bundle.own_weights, content)
+    with replace_file(bundle.own_weights) as aside:
+        aside.write_bytes(content)
     metadata_path = bundle.root / "configs" / "metadata.json"
     metadata = json.loads(metadata_path.read_text())
     metadata["medvit"]["weights"]["sha256"] = digest
     metadata["medvit"]["state"] = "trained"
-    _replace(metadata_path, (json.dumps(metadata, indent=2) + "\n").encode())
+    with replace_file(metadata_path) as aside:
+        aside.write_text(json.dumps(metadata, indent=2) + "\n")
     return digest
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medvit.atomic_write import replace_file
+
 __all__ = ["before_after", "kept"]
 
 
@@ -15,10 +17,8 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     it."""
     if not path.is_file():
         made = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(made))
-        aside.replace(path)
+        with replace_file(path) as aside:
+            aside.write_text(json.dumps(made))
     return dict(json.loads(path.read_text()))
 
 

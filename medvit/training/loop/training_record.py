@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from medvit.atomic_write import replace_file
 from medvit.bundles import Bundle
 from medvit.training.data import DataList, data_root
 from medvit.training.loop.machine import Machine
@@ -67,10 +68,8 @@ def write_record(
         **(beside or {}),
     }
     docs = bundle.root / "docs"
-    docs.mkdir(exist_ok=True)
-    temporary = docs / "training.json.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, docs / "training.json")
+    with replace_file(docs / "training.json") as aside:
+        aside.write_text(json.dumps(record, indent=2) + "\n")
     for name in _CURVES:
         if (run / name).is_file():
             shutil.copyfile(run / name, docs / name)

@@ -13,6 +13,7 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor, nn
 
+from medvit.atomic_write import HIDDEN
 from medvit.errors import BackendError, CheckpointError, DivergedError, ShapeError, StoppedError
 from medvit.reconstruction import StackedSwinX2S
 from medvit.restoration import RestoreRWKV
@@ -74,7 +75,7 @@ def test_a_killed_run_ends_with_the_very_weights_of_one_that_was_not(tmp_path):
         loop.run()
     assert torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"] == 6
     assert _same(_run(tmp_path / "killed"), whole)
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(f"{HIDDEN}*"))
 
 
 def test_samples_prepared_by_other_processes_are_the_same(tmp_path):
@@ -208,7 +209,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):
     assert "OutputError: Found that" in outcome.stdout, outcome.stderr[-2000:]
     assert "the one of step 4 is kept" in outcome.stdout
     assert "give the same command again to go on from it" in outcome.stdout
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(f"{HIDDEN}*"))
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
     assert _same(_run(tmp_path), _run(tmp_path / "whole"))
 

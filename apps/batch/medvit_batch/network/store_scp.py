@@ -5,10 +5,8 @@ acknowledged.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvit.atomic_write import HIDDEN
+from medvit.atomic_write import HIDDEN, replace_file
 from medvit.errors import TooLargeError
 from medvit.io.dicom.header import HeaderValues, check_deflated, read_elements, tag_of
 from medvit_batch.errors import NetworkError
@@ -33,6 +31,9 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LONGEST_UID = 64
 _HEAD = 4096
 """Number of bytes of a file that are parsed first; most headers fit."""
+_INCOMING = f"{HIDDEN}incoming"
+"""Folder of files that are still being written, within the inbox."""
+
 _OK, _NO_SPACE, _OTHER_CLASS, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 """Status of C-STORE (PS3.4 B.2.3)."""
 
@@ -93,24 +94,14 @@ def keep(content: bytes, inbox: Path) -> bool:
         return False
     home = inbox / uids[0] / uids[1]
     home.mkdir(parents=True, exist_ok=True)
-    aside = inbox / f"{HIDDEN}incoming"
-    aside.mkdir(exist_ok=True)
     final = home / f"{uids[2]}.dcm"
     if final.exists():
         if final.read_bytes() == content:
             return True
         # another object under the same UID: both are kept, and preflight reports them
         final = home / f"{uids[2]}-{hashlib.sha256(content).hexdigest()[:8]}.dcm"
-    handle, name = tempfile.mkstemp(dir=aside)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, final)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replace_file(final, staged_in=inbox / _INCOMING, durable=True, private=True) as aside:
+        aside.write_bytes(content)
     return True
 
 
@@ -171,7 +162,7 @@ def receiving(inbox: Path, node: Node) -> Iterator[Receiver]:
         yield receiver
     finally:
         end_server(server)
-        shutil.rmtree(inbox / f"{HIDDEN}incoming", ignore_errors=True)
+        shutil.rmtree(inbox / _INCOMING, ignore_errors=True)
 
 
 def _entity(node: Node) -> AE:
