@@ -1,6 +1,8 @@
 """Resumable download of a file over HTTP, kept only if it has the published checksum.
 
 Range and conditional requests follow RFC 9110, sections 13.1.5 and 14.
+
+medvit keeps this download beside pooch's because it resumes: pooch starts an interrupted download again from its first byte.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Of nested contours, the inner one is a hole: the parity of the number of contours around a voxel decides. Parity fails
 for crossing contours, whose common area would become a hole, and for a contour drawn twice, which would vanish. The
 standard uses parity alone only for CLOSEDPLANAR_XOR (PS3.3 C.8.8.6.3).
+
+medvit finds crossings itself, without shapely, because they are counted in the pixels that ``polygon_masks`` fills: one rule
+then decides both which contours cross and which voxels they cover.
 """
 
 from __future__ import annotations

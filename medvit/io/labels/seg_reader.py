@@ -1,5 +1,8 @@
 """Reader of DICOM Segmentations (PS3.3 A.51 and A.88): BINARY, FRACTIONAL and LABELMAP, placed by their stated
 positions.
+
+medvit keeps this reader beside highdicom's because it reads one frame at a time, so that a SEG of a hundred segments fits in
+memory, and because it flags what is wrong in a SEG, such as pixels of a segment without a description, and reads the rest.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Denoising by block matching and 3-D filtering (BM3D), implemented from its paper only.
 
+medvit keeps its own implementation because the authors' package, bm3d, is licensed for non-commercial use only.
+
 K. Dabov, A. Foi, V. Katkovnik, K. Egiazarian, "Image denoising by sparse 3-D transform-domain collaborative filtering",
 IEEE Transactions on Image Processing 16(8), 2007. Equations and sizes below are that paper's; differences:
 
