@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +13,7 @@ from safetensors.torch import save_file
 import medvit
 from medvit.errors import CheckpointError
 from medvit.segmentation import BarlowSwin, SwinUNETR
-
-
-def _swin(**options: object) -> SwinUNETR:
-    return SwinUNETR(1, 2, feature_size=12, **options).eval()
+from tests.interop.published_weights import same, swin
 
 
 def _weights(network: torch.nn.Module, seed: int = 1) -> dict[str, torch.Tensor]:
@@ -30,11 +23,6 @@ def _weights(network: torch.nn.Module, seed: int = 1) -> dict[str, torch.Tensor]
         name: torch.randn(value.shape, generator=generator) if value.is_floating_point() else value.clone()
         for name, value in network.state_dict().items()
     }
-
-
-def _same(network: torch.nn.Module, state: dict[str, torch.Tensor]) -> bool:
-    found = network.state_dict()
-    return found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
 
 
 def _encoder(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -49,7 +37,7 @@ def _fc(name: str) -> str:
 @pytest.mark.parametrize("form", ["mapping", "pt", "safetensors"])
 def test_whole_swin_unetr_checkpoints(wrapper, form, tmp_path):
     """Research BTCV and BraTS (state_dict), zoo bundles (model), plain state dicts."""
-    network = _swin()
+    network = swin()
     state = _weights(network)
     content: object = state if wrapper is None else {wrapper: state, "epoch": 12, "best_acc": np.float64(0.8)}
     if form == "safetensors":
@@ -60,12 +48,12 @@ def test_whole_swin_unetr_checkpoints(wrapper, form, tmp_path):
         content = tmp_path / "w.pt"
     merging = "merging_legacy" if wrapper else None
     assert medvit.load_published(network, content, merging=merging) is network
-    assert _same(network, state)
+    assert same(network, state)
     assert network.merging == (merging or "merging")
 
 
 def test_data_parallel_names_and_half_precision_and_left_out_index_tables():
-    network = _swin()
+    network = swin()
     state = _weights(network)
     stored = {f"module.{k}": v.half() for k, v in state.items() if not k.endswith("relative_position_index")}
     medvit.load_published(network, {"state_dict": stored}, merging="merging_legacy")
@@ -75,7 +63,7 @@ def test_data_parallel_names_and_half_precision_and_left_out_index_tables():
 @pytest.mark.parametrize("prefix", ["module.", "module.swinViT.", "swinViT."])
 def test_self_supervised_encoder(prefix):
     """arXiv 2111.14791: mlp.fc1 and fc2, module. names, heads of the pretext tasks beside the encoder."""
-    network = _swin()
+    network = swin()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     state = _weights(network)
     stored = {f"{prefix}{_fc(name)}": value for name, value in _encoder(state).items()}
@@ -94,7 +82,7 @@ def test_self_supervised_encoder(prefix):
 
 def test_disrupted_autoencoder_encoder():
     """``ssl_pretrained_weights.pth``: encoder.layersN.0.0.* under model, its mask token and decoder unused."""
-    network = _swin()
+    network = swin()
     state = _weights(network)
     stored = {
         "encoder." + re.sub(r"^(layers\d\.0\.)", r"\g<1>0.", name): value for name, value in _encoder(state).items()
@@ -113,7 +101,7 @@ def test_disrupted_autoencoder_encoder():
 
 
 def test_an_encoder_that_lacks_a_tensor_is_refused():
-    network = _swin()
+    network = swin()
     stored = {f"module.{_fc(k)}": v for k, v in _encoder(_weights(network)).items()}
     del stored["module.layers3.0.blocks.1.mlp.fc2.bias"]
     with pytest.raises(CheckpointError, match=r"1 missing \(swinViT.layers3.0.blocks.1.mlp.linear2.bias\)"):
@@ -130,7 +118,7 @@ def _quiet(network: torch.nn.Module, content: object, merging: str | None = None
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", None])
 def test_the_merging_era_is_asked_for(wrapper):
-    network = _swin()
+    network = swin()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     state = _weights(network)
     content = {wrapper: state} if wrapper else {f"module.{k}": v for k, v in _encoder(state).items()}
@@ -139,7 +127,7 @@ def test_the_merging_era_is_asked_for(wrapper):
         match=r"a layout that was published before MONAI 1.5.*Give merging='merging_legacy' if it was trained with MONAI up to 1.4",
     ):
         medvit.load_published(network, content)
-    assert _same(network, before)
+    assert same(network, before)
     with pytest.raises(
         CheckpointError, match="Found merging='legacy'; it must be one of merging, mergingv2, merging_legacy"
     ):
@@ -150,7 +138,7 @@ def test_pictures_have_one_era():
     network = SwinUNETR(3, 2, feature_size=12, spatial_dims=2)
     state = _weights(network)
     medvit.load_published(network, {"state_dict": state})
-    assert _same(network, state)
+    assert same(network, state)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +150,7 @@ def test_merging_is_set_on_the_network(shared, merging, key, use_v2):
     with np.load(shared / "parity" / "swin_unetr_f12_weights.npz") as arrays:
         weights = {name: arrays[name] for name in arrays.files if use_v2 or not re.search(r"layers\dc\.", name)}
     tensors = np.load(shared / "parity" / "swin_unetr_f12_io.npz")
-    network = medvit.load_published(_swin(use_v2=use_v2, downsample="mergingv2"), weights, merging=merging)
+    network = medvit.load_published(swin(use_v2=use_v2, downsample="mergingv2"), weights, merging=merging)
     assert network.merging == merging
     with torch.inference_mode():
         found = network(torch.from_numpy(tensors["in_a"]))
@@ -170,7 +158,7 @@ def test_merging_is_set_on_the_network(shared, merging, key, use_v2):
 
 
 def test_an_index_table_of_another_arrangement():
-    network = _swin()
+    network = swin()
     state = _weights(network)
     name = "swinViT.layers1.0.blocks.0.attn.relative_position_index"
     state[name] = state[name].T.contiguous()
@@ -186,28 +174,28 @@ def test_an_index_table_of_another_arrangement():
     ],
 )  # fmt: skip
 def test_another_configuration_says_how_to_build(options, message):
-    state = _weights(_swin())
+    state = _weights(swin())
     network = SwinUNETR(feature_size=12, **options)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with pytest.raises(CheckpointError, match=message):
         medvit.load_published(network, state)
-    assert _same(network, before)
+    assert same(network, before)
 
 
 def test_missing_and_unexpected_tensors_are_named():
-    state = _weights(_swin())
+    state = _weights(swin())
     state["extra.weight"] = state.pop("out.conv.conv.bias")
     with pytest.raises(
         CheckpointError,
         match=r"1 missing \(out.conv.conv.bias\) and 1 unexpected \(extra.weight\) tensors; it must hold exactly the 159",
     ):
-        medvit.load_published(_swin(), state)
+        medvit.load_published(swin(), state)
 
 
 def test_a_whole_checkpoint_without_its_first_encoder_is_not_taken_for_an_encoder():
-    state = {k: v for k, v in _weights(_swin()).items() if not k.startswith("encoder1.")}
+    state = {k: v for k, v in _weights(swin()).items() if not k.startswith("encoder1.")}
     with pytest.raises(CheckpointError, match=r"3 missing \(encoder1.layer.conv1.conv.weight"):
-        medvit.load_published(_swin(), {"state_dict": state}, merging="merging_legacy")
+        medvit.load_published(swin(), {"state_dict": state}, merging="merging_legacy")
 
 
 def test_monais_class_has_no_era_to_set():
@@ -220,75 +208,7 @@ def test_monais_class_has_no_era_to_set():
 
 def test_names_that_nobody_knows():
     with pytest.raises(CheckpointError, match=r"151 missing .* and 1 unexpected \(conv.weight\)"):
-        medvit.load_published(_swin(), {"conv.weight": torch.zeros(2)})
-
-
-# Barlow-Swin
-
-
-@pytest.fixture(scope="module")
-def keras(shared):
-    with np.load(shared / "parity" / "barlow_swin_keras_e16_128x192.npz") as arrays:
-        return {name.removeprefix("w/"): arrays[name] for name in arrays.files if name.startswith("w/")}
-
-
-def test_every_keras_array_is_used(keras):
-    network = medvit.load_published(BarlowSwin(embed_dim=16), keras)
-    assert sum(value.size for value in keras.values()) == sum(
-        value.numel() for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")
-    )
-    again = medvit.load_published(BarlowSwin(embed_dim=16), network.state_dict())
-    assert _same(again, network.state_dict())
-
-
-def test_layers_numbered_later_in_a_session_are_the_same(keras):
-    """Keras goes on counting when a model is built a second time."""
-
-    def later(name: str) -> str:
-        return (
-            "/".join(
-                re.sub(r"^(.*?)(?:_(\d+))?$", lambda m: f"{m[1]}_{int(m[2] or 0) + 40}", p)
-                for p in name.split("/")[:-1]
-            )
-            + "/"
-            + name.split("/")[-1]
-        )
-
-    assert later("swin_transformer_block/mlp_1/dense_3/kernel") == "swin_transformer_block_40/mlp_41/dense_43/kernel"
-    renamed = {later(name): value for name, value in keras.items()}
-    one, two = (medvit.load_published(BarlowSwin(embed_dim=16), state) for state in (keras, renamed))
-    assert _same(one, two.state_dict())
-
-
-def test_keras_files_without_bias_tables(keras):
-    stored = {name: value for name, value in keras.items() if not name.endswith("relative_position_bias_table")}
-    with pytest.raises(
-        CheckpointError, match=r"without 6 of the relative-position tables.*add zeros of \(49, heads\) and train on"
-    ):
-        medvit.load_published(BarlowSwin(embed_dim=16), stored)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.pop("conv2d_2/bias"), r"1 missing \(decoder.2.shortcut.0.bias\)"),
-        (lambda s: s.pop("swin_transformer_block_3/mlp_3/dense_16/kernel"), r"1 missing \(encoder.stages.1.1.mlp.0.weight\)"),
-        (lambda s: s.update({"optimizer/momentum": np.zeros(3)}), r"1 unexpected \(optimizer/momentum\)"),
-        (lambda s: s.update({"conv2d_4/bias": np.zeros(2)}), r"head.0.bias is \(2,\), not \(1,\)"),
-        (lambda s: s.update({"conv2d_4/bias": np.array([np.nan])}), "Found NaN or infinite values in conv2d_4/bias"),
-        (lambda s: s.update({"conv2d_4/bias": "text"}), "Found a str under 'conv2d_4/bias', where a tensor is expected"),
-    ],
-)  # fmt: skip
-def test_keras_arrays_that_do_not_fit_are_named(keras, change, message):
-    stored = dict(keras)
-    change(stored)
-    with pytest.raises(CheckpointError, match=message):
-        medvit.load_published(BarlowSwin(embed_dim=16), stored)
-
-
-def test_keras_weights_of_another_width_say_how_to_build(keras):
-    with pytest.raises(CheckpointError, match=r"Build BarlowSwin\(in_channels=3, embed_dim=16, num_heads=8\)"):
-        medvit.load_published(BarlowSwin(embed_dim=32), keras)
+        medvit.load_published(swin(), {"conv.weight": torch.zeros(2)})
 
 
 # whose weights these are
@@ -303,14 +223,14 @@ def test_a_checkpoint_of_another_model_is_named(name, who):
         CheckpointError,
         match=f"Found weights that look like {who}'s.*SwinUNETR's are needed. Give the right file, or build a {who}",
     ):
-        medvit.load_published(_swin(), {name: torch.zeros(2)})
+        medvit.load_published(swin(), {name: torch.zeros(2)})
 
 
 def test_swin_unetr_weights_for_barlow_swin_and_the_other_way():
     with pytest.raises(CheckpointError, match="look like SwinUNETR's.*BarlowSwin's are needed"):
-        medvit.load_published(BarlowSwin(embed_dim=16), _swin().state_dict())
+        medvit.load_published(BarlowSwin(embed_dim=16), swin().state_dict())
     with pytest.raises(CheckpointError, match="look like BarlowSwin's.*SwinUNETR's are needed"):
-        medvit.load_published(_swin(), BarlowSwin(embed_dim=16).state_dict())
+        medvit.load_published(swin(), BarlowSwin(embed_dim=16).state_dict())
 
 
 def test_models_and_switches_that_do_not_go_together():
@@ -322,88 +242,7 @@ def test_models_and_switches_that_do_not_go_together():
     with pytest.raises(CheckpointError, match="merging='merging' for a BarlowSwin; only Swin UNETR has"):
         medvit.load_published(BarlowSwin(embed_dim=16), {}, merging="merging")
     with pytest.raises(CheckpointError, match="Found no tensors in the checkpoint"):
-        medvit.load_published(_swin(), {"state_dict": {}})
-
-
-# files
-
-
-@pytest.mark.parametrize("form", ["pt", "legacy", "safetensors", "npz"])
-@pytest.mark.parametrize("share", [0.3, 0.97])
-def test_a_truncated_file_is_named(form, share, tmp_path):
-    path = tmp_path / "weights.bin"
-    state = {"swinViT.a": torch.arange(20_000.0)}
-    if form == "safetensors":
-        save_file(state, path)
-    elif form == "npz":
-        with path.open("wb") as file:
-            np.savez(file, **{k: v.numpy() for k, v in state.items()})
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization=form == "pt")
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(
-        CheckpointError, match="Found weights.bin, which is damaged or incomplete.*Download or copy it again"
-    ):
-        medvit.load_published(_swin(), path)
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy", "plain", "npz"])
-def test_a_malicious_pickle_never_runs(form, tmp_path):
-    witness = tmp_path / "ran"
-
-    class Attack:
-        def __reduce__(self):
-            return (os.system, (f"touch {witness}",))
-
-    path = tmp_path / "weights.pt"
-    if form == "plain":
-        path.write_bytes(pickle.dumps({"state_dict": Attack()}))
-    elif form == "npz":
-        with path.open("wb") as file:
-            np.savez(file, a=np.array([Attack()], dtype=object))
-    else:
-        torch.save({"state_dict": Attack()}, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(
-        CheckpointError,
-        match="damaged or incomplete"
-        if form == "npz"
-        else "a pickle that asks for (posix.system|instructions that tensors do not need).*was not opened further",
-    ):
-        medvit.load_published(_swin(), path)
-    assert not witness.exists()
-
-
-def test_files_of_other_kinds(tmp_path):
-    with pytest.raises(CheckpointError, match="Found nothing at absent.pt; a file of weights"):
-        medvit.load_published(_swin(), tmp_path / "absent.pt")
-    with pytest.raises(CheckpointError, match="Found a folder at"):
-        medvit.load_published(_swin(), tmp_path)
-    (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    with pytest.raises(CheckpointError, match=r"Found a Keras file \(a.h5\).*numpy.savez"):
-        medvit.load_published(BarlowSwin(embed_dim=16), tmp_path / "a.h5")
-    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
-        archive.writestr("model.weights.h5", b"x")
-    with pytest.raises(CheckpointError, match=r"Found a Keras file \(a.keras\)"):
-        medvit.load_published(BarlowSwin(embed_dim=16), tmp_path / "a.keras")
-    for name, content in (("empty.pt", b""), ("text.pt", b"hello, these are not weights")):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=f"Found {name}, which is damaged or incomplete"):
-            medvit.load_published(_swin(), tmp_path / name)
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(CheckpointError, match="Found a list in list.pt; a mapping from names to tensors"):
-        medvit.load_published(_swin(), tmp_path / "list.pt")
-    buffer = io.BytesIO()
-    torch.save(torch.nn.Linear(2, 2), buffer)
-    (tmp_path / "whole.pt").write_bytes(buffer.getvalue())
-    with pytest.raises(CheckpointError, match="a pickle that asks for torch.nn.modules.linear.Linear"):
-        medvit.load_published(_swin(), tmp_path / "whole.pt")
-
-
-def test_keras_arrays_from_a_file(keras, tmp_path):
-    np.savez(tmp_path / "weights.npz", **keras)
-    one = medvit.load_published(BarlowSwin(embed_dim=16), tmp_path / "weights.npz")
-    assert _same(one, medvit.load_published(BarlowSwin(embed_dim=16), keras).state_dict())
+        medvit.load_published(swin(), {"state_dict": {}})
 
 
 def test_the_module_loads_no_torch_until_used():
