@@ -15,11 +15,16 @@ AS_COMMAND_LINE = re.compile(
 )
 TOKEN = re.compile(r"\{([a-z_.]+(?:\(\))?)(?:=[^{}]*)?\}")
 FOLDERS = [ROOT / "medvit", ROOT / "apps/napari/medvit_napari"]
+"""Folders whose errors name no option of the command line; the other apps are commands of it themselves."""
+
+COMMANDS = [ROOT / "medvit/cli", ROOT / "apps/batch/medvit_batch", ROOT / "apps/monailabel/medvit_label"]
+"""Folders whose errors may name options of the command line."""
 
 
 def family() -> set[str]:
     """Return the names of all classes of errors."""
-    for room in ("medvit.progress", "medvit.io.files", "medvit_napari.errors", "medvit_napari.server.client"):
+    rooms = ("medvit.progress", "medvit.io.files", "medvit_batch.errors", "medvit_label.errors", "medvit_napari.errors")
+    for room in (*rooms, "medvit_napari.server.client"):
         importlib.import_module(room)
     kinds = [MedvitError]
     for kind in kinds:
@@ -34,11 +39,11 @@ def literal(node: ast.expr) -> str:
     )
 
 
-def calls() -> list[tuple[str, ast.Call]]:
-    """Return the calls that create errors in the library outside the command line, each with its place."""
+def calls(everywhere: bool = False) -> list[tuple[str, ast.Call]]:
+    """Return the calls that create errors, each with its place: of the library, or of the commands too."""
     names, found = family(), []
-    for path in sorted(path for folder in FOLDERS for path in folder.rglob("*.py")):
-        if ROOT / "medvit/cli" in path.parents:
+    for path in sorted(path for folder in {*FOLDERS, *COMMANDS} for path in folder.rglob("*.py")):
+        if not everywhere and any(folder in path.parents for folder in COMMANDS):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
@@ -64,14 +69,18 @@ def test_no_error_of_the_library_names_an_option_or_command_of_the_command_line(
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_error_of_the_library_is_one_finished_sentence_that_could_be_parts():
-    wrong = [place for place, call in calls() if any(literal(text).startswith("Found ") for text in texts(call))]
+def test_no_error_is_one_finished_sentence_that_could_be_parts():
+    wrong = [
+        place
+        for place, call in calls(everywhere=True)
+        if any(literal(text).startswith("Found ") for text in texts(call))
+    ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_the_tokens_of_an_error_are_the_options_that_it_lists():
     wrong = []
-    for place, call in calls():
+    for place, call in calls(everywhere=True):
         option = next((keyword.value for keyword in call.keywords if keyword.arg == "option"), ast.Tuple([]))
         if not isinstance(option, ast.Constant | ast.Tuple):
             continue  # made elsewhere

@@ -46,9 +46,7 @@ def read_flag(content: dict[str, Any], key: str) -> bool:
         return False
     if word in (True, 1, "true", "yes", "on", "1"):
         return True
-    raise RequestError(
-        f"Found params.{key} of {str(value)[:40]!r}; true or false is needed. Correct it or leave it out."
-    )
+    raise RequestError(f"params.{key} of {str(value)[:40]!r}", "true or false is needed", "Correct it or leave it out.")
 
 
 def read_settings(kind: type[_Settings], content: dict[str, Any]) -> _Settings:
@@ -61,4 +59,4 @@ def read_settings(kind: type[_Settings], content: dict[str, Any]) -> _Settings:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise RequestError(f"Found params.{first['loc'][0]}: {first['msg']}. Correct it or leave it out.") from None
+        raise RequestError(f"params.{first['loc'][0]}: {first['msg']}", remedy="Correct it or leave it out.") from None

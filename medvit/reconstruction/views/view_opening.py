@@ -213,7 +213,11 @@ def _objections(scan: Scan, slot: ViewPosition, bundle: Bundle) -> list[MedvitEr
     facts = bundle.facts
     if scan.modality is not None and scan.modality not in facts.modalities:
         wanted = " or ".join(facts.modalities)
-        return [ModalityError(f"modality {scan.modality} as {slot} view, where {bundle.name} is made for {wanted}")]
+        return [
+            ModalityError(
+                f"modality {scan.modality} as {slot} view, where {bundle.name} is made for {wanted}", remedy=""
+            )
+        ]
     return []
 
 

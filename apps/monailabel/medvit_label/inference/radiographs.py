@@ -71,8 +71,9 @@ def require_lateral(bundle: Bundle, image: LabelImage, lateral: LabelImage | Non
     """
     if lateral is None:
         raise RequestError(
-            f"Found one radiograph for {bundle.name}, which reconstructs from two; the image is the AP view, and the lateral view is "
-            'needed too. Name it: params={"lateral": IMAGE_ID}.'
+            f"one radiograph for {bundle.name}, which reconstructs from two",
+            "the image is the AP view, and the lateral view is needed too",
+            'Name it: params={"lateral": IMAGE_ID}.',
         )
     if lateral.id == image.id:
         raise RequestError(

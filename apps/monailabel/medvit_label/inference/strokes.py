@@ -94,7 +94,9 @@ def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, li
     clicks = content.get("clicks") or {}
     if not isinstance(clicks, dict):
         raise RequestError(
-            f'Found clicks that are not an object ({str(clicks)[:40]}); lists of points by label are needed. Send {{"LABEL": [[i, j, k]]}}.'
+            f"clicks that are not an object ({str(clicks)[:40]})",
+            "lists of points by label are needed",
+            'Send {"LABEL": [[i, j, k]]}.',
         )
     found = list(clicks.items())
     found += _named(content, bundle).items()

@@ -35,16 +35,18 @@ def read_label_info(content: dict[str, Any]) -> dict[int, str] | None:
         return None
     if not isinstance(rows, list):
         raise RequestError(
-            f"Found label_info that is not a list ({type(rows).__name__}); one entry for each segment is needed. "
-            'Send [{"name": "liver", "idx": 1}, ...].'
+            f"label_info that is not a list ({type(rows).__name__})",
+            "one entry for each segment is needed",
+            'Send [{"name": "liver", "idx": 1}, ...].',
         )
     names: dict[int, str] = {}
     for row in rows:
         number, name = _number(row), _name(row)
         if number is None or not name:
             raise RequestError(
-                f"Found an entry of label_info without a {'number' if number is None else 'name'} ({str(row)[:60]}); both are needed. "
-                'Send {"name": "liver", "idx": 1}.'
+                f"an entry of label_info without a {'number' if number is None else 'name'} ({str(row)[:60]})",
+                "both are needed",
+                'Send {"name": "liver", "idx": 1}.',
             )
         if number == 0 or name.lower() in _TOOLS:
             continue

@@ -119,7 +119,7 @@ class CaseCollector:
         try:
             parts = divide(groups, self._splits.parts(bundle.name), share)
         except RequestError as error:
-            raise error.framed(after=_excluded_note(excluded).strip()) from None
+            raise error.framed(after=_excluded_note(excluded)) from None
         self._splits.add(bundle.name, parts)
         chosen = {part: [name for name in sorted(parts) if parts[name] == part] for part in (TRAINING, VALIDATION)}
         by = "patient" if all(patients.values()) else "image"
@@ -167,14 +167,15 @@ def _require_enough(count: int, model: str, excluded: dict[str, str]) -> None:
     """
     if count < LEAST:
         raise RequestError(
-            f"Found {count} images with a final label for {model}; at least {LEAST} are needed: {LEAST - 1} to train on and one "
-            f"to validate on. Submit more with the tag final.{_excluded_note(excluded)}"
-        )
+            f"{count} images with a final label for {model}",
+            f"at least {LEAST} are needed: {LEAST - 1} to train on and one to validate on",
+            "Submit more with the tag final.",
+        ).framed(after=_excluded_note(excluded))
 
 
 def _excluded_note(excluded: dict[str, str]) -> str:
     left = "; ".join(f"{name[:80]}: {reason}" for name, reason in list(excluded.items())[:5])
-    return f" Set aside: {left}." if left else ""
+    return f"Set aside: {left}." if left else ""
 
 
 def _fault(label: StoredLabel, table: Sequence[Label]) -> str:
