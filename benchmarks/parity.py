@@ -132,7 +132,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     rows: tuple[Callable[[], tuple[str, str, str, float]], ...] = (swin_unetr, barlow_swin, restore_rwkv, x2s)
     print(
-        "| model | published parameters | ours | equal | published keys | max difference |\n|---|---|---|---|---|---|"
+        "| model | published parameters | parameters here | equal | published keys loaded | max difference |\n|---|---|---|---|---|---|"
     )
     with torch.inference_mode():
         for row in rows:
