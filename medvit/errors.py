@@ -193,6 +193,10 @@ class BackendError(MedvitError, RuntimeError):
 class MemoryShortError(MedvitError, MemoryError):
     """There is too little memory; the message names the setting to lower."""
 
+    def __new__(cls, *args: object, **kwargs: object) -> MemoryShortError:
+        """Make an error; ``MemoryError.__new__``, which Python would look up, refuses a class with two bases."""
+        return Exception.__new__(cls, *args)
+
 
 class BundleError(MedvitError, ValueError):
     """A bundle is unknown, incomplete or not trained."""

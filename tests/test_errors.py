@@ -7,6 +7,8 @@ import errno
 import importlib
 import inspect
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -158,3 +160,23 @@ def test_a_full_disk_is_told_from_what_pydicom_makes_of_it():
     assert out_of_space(caught.value.__cause__)
     assert not out_of_space(PermissionError(errno.EACCES, "no"))
     assert not out_of_space(ValueError())
+
+
+def test_errors_reach_another_process_by_way_of_dask():
+    pytest.importorskip("tblib", reason="tblib, by which Dask pickles errors with their traceback, is not installed")
+    code = """
+import pickle
+import subprocess
+import sys
+import medvit.errors as errors
+from tblib import pickling_support
+pickling_support.install()
+for name in errors.__all__:
+    kind = getattr(errors, name)
+    if isinstance(kind, type):
+        sent = kind("a file", "an image is needed", "Use {force}.", option="force")
+        got = pickle.loads(pickle.dumps(sent))
+        assert type(got) is kind and (got.found, got.needed, got.remedy, str(got)) == ("a file", "an image is needed", "Use {force}.", str(sent))
+"""
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
