@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from medvit.bundles import PrecisionCheck
 from medvit.errors import BundleError
-from medvit.reports import dice, versions
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
@@ -45,6 +44,7 @@ def run_precision_check(
     """
     from medvit.inference import load_model, with_backend
     from medvit.progress import Progress
+    from medvit.reports import dice, versions
     from medvit.segmentation.task import SegmentationTask
     from medvit.settings import RunSettings
     from medvit.tasks import Input
