@@ -16,8 +16,8 @@ from medvit.io.dicom import resample_to_grid
 from medvit.progress import Progress
 from medvit.restoration.preconditions import reasons_to_refuse, require_regular
 from medvit.restoration.result import Restored
-from medvit.settings import RunSettings, check_geometry, check_names
-from medvit.tasks import Input, PreparedScan, open_scans, prepare_scan
+from medvit.settings import RunSettings
+from medvit.tasks import PreparedScan, ScanTask
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RestorationTask"]
 
 
-class RestorationTask:
+class RestorationTask(ScanTask):
     """Steps of a bundle that restores intensities; see ``medvit.tasks.Task``.
 
     Examples:
@@ -39,21 +39,6 @@ class RestorationTask:
     """
 
     name: ClassVar[str] = "restoration"
-    inputs: ClassVar[tuple[str, ...]] = ("image",)
-    settings = RunSettings
-    opened = Scan
-
-    def check(self, bundle: Bundle, settings: RunSettings) -> None:
-        """Refuse a bundle of another task, and unknown backends and geometries."""
-        bundle.require_task(self.name)
-        check_names(settings.backend, settings.precision)
-        check_geometry(settings.geometry)
-
-    def open(
-        self, inputs: Mapping[str, Input | Scan], bundle: Bundle, settings: RunSettings, progress: Progress
-    ) -> dict[str, Scan]:
-        """Open the source as a scan; check a scan that is already open."""
-        return open_scans(inputs, settings, progress)
 
     def prepare(self, opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettings) -> PreparedScan:
         """Check that the scan suits the bundle and is an original image.
@@ -61,7 +46,7 @@ class RestorationTask:
         Raises:
             ImageError: the source is a picture, or an image that was restored before or reduced to 8 bits.
         """
-        prepared = prepare_scan(opened, bundle, settings)
+        prepared = super().prepare(opened, bundle, settings)
         if prepared.scan.is_picture:
             raise ImageError(
                 f"a picture for {bundle.name}",

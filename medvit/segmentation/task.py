@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,8 +13,8 @@ from medvit.io import Scan
 from medvit.labels import Label
 from medvit.progress import Progress
 from medvit.segmentation.result import Result
-from medvit.settings import RunSettings, check_geometry, check_names, check_region
-from medvit.tasks import Input, PreparedScan, open_scans, prepare_scan
+from medvit.settings import RunSettings, check_region
+from medvit.tasks import PreparedScan, ScanTask
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SegmentationTask"]
 
 
-class SegmentationTask:
+class SegmentationTask(ScanTask):
     """Steps of a bundle that labels voxels or pixels; see ``medvit.tasks.Task``.
 
     Examples:
@@ -36,27 +35,12 @@ class SegmentationTask:
     """
 
     name: ClassVar[str] = "segmentation"
-    inputs: ClassVar[tuple[str, ...]] = ("image",)
-    settings = RunSettings
-    opened = Scan
 
     def check(self, bundle: Bundle, settings: RunSettings) -> None:
         """Refuse a bundle of another task, unknown labels, backends and geometries, and an invalid region."""
-        bundle.require_task(self.name)
-        check_names(settings.backend, settings.precision)
-        check_geometry(settings.geometry)
+        super().check(bundle, settings)
         check_region(settings.roi_crop)
         _requested(bundle, settings)
-
-    def open(
-        self, inputs: Mapping[str, Input | Scan], bundle: Bundle, settings: RunSettings, progress: Progress
-    ) -> dict[str, Scan]:
-        """Open the source as a scan; check a scan that is already open."""
-        return open_scans(inputs, settings, progress)
-
-    def prepare(self, opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettings) -> PreparedScan:
-        """Check that the scan suits the bundle; repair its UIDs if requested."""
-        return prepare_scan(opened, bundle, settings)
 
     def predict(
         self, loaded: LoadedBundle, prepared: PreparedScan, settings: RunSettings, progress: Progress

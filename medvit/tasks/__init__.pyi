@@ -15,3 +15,4 @@ from .save import check_folder as check_folder
 from .save import publish_files as publish_files
 from .save import publish_result as publish_result
 from .save import write_statistics as write_statistics
+from .scan_task import ScanTask as ScanTask

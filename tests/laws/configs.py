@@ -7,12 +7,12 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from medvit.bundles.remote.config_allowlist import strings_of
 from tests.laws.scratch import scratch
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -96,26 +96,14 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str) or inspect.ismodule(value)
 
 
-def strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each string of a config with its key."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from strings(value, name)
-    elif isinstance(node, list):
-        for value in node:
-            yield from strings(value, key)
-    elif isinstance(node, str):
-        yield key, node
-
-
 def targets(path: Path) -> set[str]:
     """Return the ``_target_`` names of a config."""
-    return {text for key, text in strings(json.loads(path.read_text(encoding="utf-8"))) if key == "_target_"}
+    return {text for key, text in strings_of(json.loads(path.read_text(encoding="utf-8"))) if key == "_target_"}
 
 
 def expressions(path: Path) -> set[str]:
     """Return the expressions of a config without their dollar sign."""
-    found = {text for _, text in strings(json.loads(path.read_text(encoding="utf-8")))}
+    found = {text for _, text in strings_of(json.loads(path.read_text(encoding="utf-8")))}
     return {text.strip()[1:] for text in found if text.lstrip().startswith("$")}
 
 

@@ -13,7 +13,7 @@ from medvit.bundles.metadata import read_json
 from medvit.bundles.search import shipped_folders
 from medvit.errors import BundleError
 
-__all__ = ["MEDVIT_NAMES", "check_configs"]
+__all__ = ["MEDVIT_NAMES", "check_configs", "strings_of"]
 
 # a class by its public name; a longer path could lead through a module's own imports to os.system
 _LIBRARIES = re.compile(
@@ -83,7 +83,7 @@ def _programs(root: Path) -> Iterator[tuple[str, str]]:
         if path.suffix != ".json":
             # MONAI also reads YAML, which this check does not cover
             raise BundleError(f"configs/{path.name} in a bundle", "configs are JSON", "Convert it, or leave it out.")
-        for key, text in _strings(read_json(path)):
+        for key, text in strings_of(read_json(path)):
             if not (_is_allowed(text) if key == "_target_" else not text.lstrip().startswith(("$", "%"))):
                 yield f"configs/{path.name}", text
 
@@ -93,12 +93,13 @@ def _is_allowed(target: str) -> bool:
     return target in MEDVIT_NAMES or _LIBRARIES.fullmatch(target) is not None
 
 
-def _strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def strings_of(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every string of a config with the key under which it stands."""
     if isinstance(node, dict):
         for name, value in node.items():
-            yield from _strings(value, name)
+            yield from strings_of(value, name)
     elif isinstance(node, list):
         for value in node:
-            yield from _strings(value, key)
+            yield from strings_of(value, key)
     elif isinstance(node, str):
         yield key, node

@@ -16,6 +16,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
+from medvit.kernels.bi_wkv.exponential import LIMIT, LN2_HIGH, LN2_LOW, LOG2E, ROUND, taylor
+
 __all__ = ["LANES", "exp", "get", "greatest", "largest", "put", "smallest", "splat"]
 
 LANES = 8
@@ -157,16 +159,9 @@ def greatest(typingctx: Any, value: Any) -> Any:
     return types.float64(_LANES_TYPE), codegen
 
 
-_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
-_LIMIT = 708.0
-_ROUND = 6755399441055744.0
-"""The number 1.5 * 2^52. A double of this size has no fraction, so adding it rounds and leaves the integer in the low
-bits."""
-
-
 @intrinsic  # type: ignore[untyped-decorator]
 def _powers_of_two(typingctx: Any, shifted: Any) -> Any:
-    """Compute 2^n from the low bits of n + ``_ROUND``, by moving n to the exponent bits without a conversion."""
+    """Compute 2^n from the low bits of n + ``ROUND``, by moving n to the exponent bits without a conversion."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         bits = builder.bitcast(args[0], _WORDS)
@@ -183,20 +178,9 @@ def exp(x):  # type: ignore[no-untyped-def]
     The result is an integer power of two times the Taylor series to r^12 on |r| <= ln 2 / 2, whose remainder is below
     2e-16.
     """
-    x = smallest(largest(x, -_LIMIT), _LIMIT)
-    shifted = x * _LOG2E + _ROUND
-    whole = shifted - _ROUND
-    r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
+    x = smallest(largest(x, -LIMIT), LIMIT)
+    shifted = x * LOG2E + ROUND
+    whole = shifted - ROUND
+    r = (x - whole * LN2_HIGH) - whole * LN2_LOW
     p = r * (1 / 479001600) + 1 / 39916800
-    p = p * r + 1 / 3628800
-    p = p * r + 1 / 362880
-    p = p * r + 1 / 40320
-    p = p * r + 1 / 5040
-    p = p * r + 1 / 720
-    p = p * r + 1 / 120
-    p = p * r + 1 / 24
-    p = p * r + 1 / 6
-    p = p * r + 0.5
-    p = p * r + 1.0
-    p = p * r + 1.0
-    return p * _powers_of_two(shifted)
+    return taylor(p, r) * _powers_of_two(shifted)

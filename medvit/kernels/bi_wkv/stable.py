@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
+from medvit.kernels.bi_wkv.exponential import LIMIT, LN2_HIGH, LN2_LOW, LOG2E, ROUND, taylor
 from medvit.kernels.numba_support import numba_jit
 
 __all__ = ["backward", "forward"]
@@ -29,16 +30,10 @@ _NOTHING = -1e300
 _STRICT = {"contract", "nsz"}
 """LLVM fast-math flags. They allow fused multiply-add, but not the assumption that there is no NaN, so NaN propagates."""
 
-_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
-_FLOOR = -708.0
-_ROUND = 6755399441055744.0
-"""The number 1.5 * 2^52. A double of this size has no fraction, so adding it rounds and leaves the integer in the low
-bits."""
-
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _power_of_two(typingctx: Any, shifted: Any) -> Any:
-    """Compute 2^n from the low bits of n + ``_ROUND``, by moving n to the exponent bits without a conversion."""
+    """Compute 2^n from the low bits of n + ``ROUND``, by moving n to the exponent bits without a conversion."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = ir.IntType(64)
@@ -53,24 +48,13 @@ def _power_of_two(typingctx: Any, shifted: Any) -> Any:
 def _exp(x):  # type: ignore[no-untyped-def]
     """Compute exp for x <= 0 without branches: an integer power of two times the Taylor series on |r| <= ln 2 / 2
     (4e-18)."""
-    x = x if x > _FLOOR else _FLOOR
-    shifted = x * _LOG2E + _ROUND
-    whole = shifted - _ROUND
-    r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
+    x = x if x > -LIMIT else -LIMIT
+    shifted = x * LOG2E + ROUND
+    whole = shifted - ROUND
+    r = (x - whole * LN2_HIGH) - whole * LN2_LOW
     p = 1 / 6227020800 * r + 1 / 479001600
     p = p * r + 1 / 39916800
-    p = p * r + 1 / 3628800
-    p = p * r + 1 / 362880
-    p = p * r + 1 / 40320
-    p = p * r + 1 / 5040
-    p = p * r + 1 / 720
-    p = p * r + 1 / 120
-    p = p * r + 1 / 24
-    p = p * r + 1 / 6
-    p = p * r + 0.5
-    p = p * r + 1.0
-    p = p * r + 1.0
-    return p * _power_of_two(shifted)
+    return taylor(p, r) * _power_of_two(shifted)
 
 
 @njit(fastmath=_STRICT)

@@ -81,54 +81,46 @@ class WorkerReady:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingStarted:
+class _CaseNotice:
+    """Message of a worker about one case, by its number."""
+
+    case: int
+
+
+class ReadingStarted(_CaseNotice):
     """Notice that the worker begins to read a case ahead."""
 
-    case: int
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReadingEnded:
+class ReadingEnded(_CaseNotice):
     """Notice that the worker has read a case ahead, or failed to."""
 
-    case: int
-
 
 @dataclass(frozen=True, kw_only=True)
-class InputHashed:
+class InputHashed(_CaseNotice):
     """Hash of a case's images; the worker waits for an ``Answer``."""
 
-    case: int
     digest: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaseStarted:
+class CaseStarted(_CaseNotice):
     """Notice that the model of a case is loaded and its time limit counts from now."""
 
-    case: int
-
 
 @dataclass(frozen=True, kw_only=True)
-class StageChanged:
+class StageChanged(_CaseNotice):
     """Notice that a case enters a stage."""
 
-    case: int
     stage: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaseReleased:
+class CaseReleased(_CaseNotice):
     """Notice that the results of a case are written in the background, and the worker is free for another case."""
 
-    case: int
-
 
 @dataclass(frozen=True, kw_only=True)
-class CaseDone:
+class CaseDone(_CaseNotice):
     """Outcome of a case, as the worker sends it."""
 
-    case: int
     outcome: Outcome
 
 
