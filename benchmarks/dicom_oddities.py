@@ -280,7 +280,7 @@ def page(series: Sequence[Row], results: Sequence[Row]) -> str:
     """Format both tables and the notes as Markdown."""
     notes = Notes()
     lines = [
-        "Exit codes stand before the colon: 0 done, 1 refused, 3 partly done or flagged. Numbers in brackets are the messages below.",
+        "The number before a colon is the exit code: 0 done, 1 refused, 3 partly done or flagged. Numbers in brackets are the messages below.",
         "",
         *table(series, ("series", "inspect", "segment (default bundle)", "with the remedy"), notes),
         "",
@@ -288,7 +288,7 @@ def page(series: Sequence[Row], results: Sequence[Row]) -> str:
         "",
         *table(results, ("file", "kind", "convert", "with a grid"), notes),
         "",
-        "The messages, each as the first source of its line says it:",
+        "The messages. If a row names several sources, its messages are those of the first one:",
         "",
         *(f"{n}. {text.replace('<', '&lt;')}" for n, text in enumerate(notes.texts, 1)),
     ]

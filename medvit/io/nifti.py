@@ -191,7 +191,9 @@ def _stored(
 
 
 def _image_on(array: NDArray[np.generic], dtype: np.dtype[np.generic], scan: Scan) -> Nifti1Image:
-    """Return an image on the scan's grid, with the NIfTI source's header without its texts, or with a plain header."""
+    """Return an image on the scan's grid. Copy the header of a NIfTI source without its text fields; else make a plain
+    header.
+    """
     import nibabel as nib
 
     if not isinstance(scan.header, nib.Nifti1Header):

@@ -55,11 +55,12 @@ def watch_folder(
 ) -> int:
     """Run series as they become complete, until a signal; return the exit code.
 
-    After failures in a row the watch rests, first for six intervals, and then tries one more case. If disk space runs
-    out, it waits for more.
+    After several failures in a row the function pauses, first for six intervals, and then tries one more case. If disk
+    space runs out, it waits until there is more.
 
-    The age of a file counts from its arrival in the folder or its last change, whichever is later; so a copy that keeps
-    an old time of writing is still young. ``beside`` is a context that is open meanwhile, as for receiving.
+    The age of a file counts from its arrival in the folder or its last change, whichever is later. A file that was just
+    copied is therefore new, even if the copy kept an old modification time. ``beside`` returns a context manager that
+    is open during the watch, such as a DICOM receiver.
     """
     for name, value in (("--quiet-for", pace.quiet_for), ("--every", pace.every), ("--complete-at", pace.complete_at)):
         if not value >= 0:

@@ -178,9 +178,11 @@ def forward(which, w, u, k, v, y):  # type: ignore[no-untyped-def]
 def _adjoint(k, v, first, decay, bonus, own, one, two, dk, dv):  # type: ignore[no-untyped-def]
     """Compute the gradients of eight channels with the recurrence of the forward pass.
 
-    Its keys are the negated logarithms of the denominators, its values g / D and g y / D.
-    own, one, two: (T, lane): minus the maximum of each denominator; g / D and g y / D relative to that maximum.
-    Returns (2, lane) gradients of w and u.
+    In this second use of the recurrence, the keys are the negated logarithms of the denominators D, and the values are
+    g / D and g y / D, where g is the gradient of y.
+    own: (T, lane) minus the maximum exponent of each denominator.
+    one, two: (T, lane) g / D and g y / D, relative to that maximum.
+    Writes dk and dv in place; returns (2, lane) gradients of w and u.
     """
     tokens, lanes = k.shape[0], min(_LANES, k.shape[1] - first)
     key, value, shared = np.zeros((_CHUNK, _LANES)), np.zeros((_CHUNK, _LANES)), np.zeros((2, _LANES))

@@ -14,7 +14,7 @@ __all__ = ["facts_from_drr"]
 
 
 def facts_from_drr(path: Path, slot: ViewPosition) -> ViewHeader:
-    """Read the facts about a picture; they are empty if ``medvit drr`` did not write this file.
+    """Read the geometry of a radiograph from the ``run.json`` beside it; empty if ``medvit drr`` did not write the file.
 
     Args:
         path: file of the picture.

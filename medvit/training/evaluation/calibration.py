@@ -65,7 +65,7 @@ class CalibrationReport:
 
 
 def calibrate(part: EvaluationSet, evaluation: Any, say: Report, device: str = "auto") -> CalibrationReport:
-    """Run a bundle on a part of its list and compute the limits of its quality signals.
+    """Run a bundle on the given part of a data list and compute the limits of its quality signals.
 
     Raises:
         BundleError: the bundle is not trained, or its task has no signals. Other errors as for ``evaluate_bundle``.

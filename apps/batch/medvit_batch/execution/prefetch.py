@@ -37,7 +37,7 @@ _FLOAT = 4
 
 
 def room(workers: int) -> int:
-    """Return the bytes that each of so many workers may use now for a prefetched case."""
+    """Return the number of bytes that each worker may use now for a prefetched case."""
     return min(_MOST, _free() // (_SHARE * max(1, workers)))
 
 

@@ -45,7 +45,7 @@ WITHDRAWN = "withdrawn"
 
 _STAGING, _LOCK = "staging", ".lock"
 _MOST = 3
-"""Number of runs that may end while a case is running; then the case itself counts as the cause."""
+"""Number of runs that may be cut off during one case; after that many, the case is taken as the cause and fails."""
 
 
 def prepare(out: Path) -> None:

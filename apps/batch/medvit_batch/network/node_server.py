@@ -67,7 +67,7 @@ def _rejection(reason: int) -> bytes:
 
 
 def _receive_some(sock: socket.socket, count: int, until: float) -> bytearray:
-    """Receive so many bytes within a time limit for all of them; fewer if the peer closes the connection.
+    """Receive ``count`` bytes, all of them before ``until``; return fewer if the peer closes the connection.
 
     Raises:
         TimeoutError: the bytes did not arrive in time.
@@ -86,7 +86,7 @@ def _receive_some(sock: socket.socket, count: int, until: float) -> bytearray:
 
 
 def _receive(sock: socket.socket, count: int, until: float) -> bytes:
-    """Receive exactly so many bytes.
+    """Receive exactly ``count`` bytes.
 
     Raises:
         TimeoutError: the bytes did not arrive in time. ConnectionError: the peer closed the connection.

@@ -34,7 +34,7 @@ _REACH = 4.0
 """Radius around a click beyond which no voxel changes: this many of the same units plus one voxel."""
 
 _BALLS = 8.0
-"""Upper limit of changed voxels, in balls around the click that reach to the border."""
+"""Upper limit of changed voxels, in units of a ball around the click whose radius is the distance to the border."""
 
 _SHARE, _SPOT_SHARE = 0.008, 0.02
 """Upper limit of changed voxels, as a share of the label's; the second value applies to a spot with an edge of its own."""

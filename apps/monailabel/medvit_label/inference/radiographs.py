@@ -26,9 +26,7 @@ OWN_GRID_NOTE = "The labels lie on a grid of the network's own around the middle
 
 
 def _listed(value: Any) -> Any:
-    """Split ``"0.15,0.2"`` (the form of the command line), one number for both views, or a pair; return None for an
-    empty value.
-    """
+    """Convert ``"0.15,0.2"``, a pair, or one number for both views to two values; return None for an empty value."""
     if value is None or value == "":
         return None
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]

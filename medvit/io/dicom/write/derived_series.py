@@ -129,7 +129,7 @@ def write_derived(
 
 
 def _based_on(header: Dataset, series: _Series) -> Dataset:
-    """Return a copy of the source's header without pixels, with attributes of the new ones."""
+    """Return a copy of the source's header without pixels, with the attributes of the derived series."""
     dataset = _public(header)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -229,7 +229,7 @@ def _scaled(dataset: Dataset, storage: PixelEncoding, k: int) -> None:
 
 
 def _lay(dataset: Dataset, slices: SourceImages, k: int, shape: tuple[int, ...]) -> None:
-    """Set the pixel size and first position of slice k for the finer pixels; the slice itself keeps its place."""
+    """Set the size, spacing and first position of the upsampled pixels of slice k; the slice itself is not moved."""
     dataset.Columns, dataset.Rows = shape[:2]
     dataset.PixelSpacing = upsampled_pixel_measures(slices)
     dataset.ImagePositionPatient = first_pixel_position(slices, k)
