@@ -208,7 +208,7 @@ def _middle(grid: _Grid, voxels: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _inner(columns: _Columns) -> _Columns:
-    """Return the columns of the endplates without their rims: within 0.35 of width and depth from the middle."""
+    """Return the columns of the endplates without their rims: at most 0.35 times width and depth from the middle."""
     return columns.where((np.abs(_share(columns.x)) < 0.35) & (np.abs(_share(columns.y)) < 0.35))
 
 

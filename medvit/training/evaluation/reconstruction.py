@@ -142,8 +142,8 @@ def _found(model: LoadedBundle, made: Mapping[Hashable, Any]) -> tuple[NDArray[n
 
 
 def mean_atlas(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """Return the mask of voxels in at least half of the masks, the usual guess; ``best_constant`` is a stronger
-    baseline."""
+    """Return the voxels that at least half of the masks contain, as a baseline without X-rays; ``best_constant`` is a
+    stronger one."""
     half: NDArray[np.bool_] = 2 * np.sum(masks, axis=0) >= len(masks)
     return half
 

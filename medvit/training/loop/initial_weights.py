@@ -32,7 +32,7 @@ class Started:
 
 
 def start_from(network: nn.Module, given: str) -> Started:
-    """Load every tensor with the name and shape of one of the network's into the network, in place.
+    """Copy into the network, in place, each given tensor whose name and shape equal those of a tensor of the network.
 
     Tensors of another shape (such as a head for other labels) keep their random values. Adapters in the given weights
     are merged first; those of the network are unchanged.
