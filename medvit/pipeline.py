@@ -66,7 +66,7 @@ def task_of(bundle: Bundle) -> AnyTask:
             raise BundleError(
                 f"{bundle.name}, a bundle for {other}",
                 "segmentation, restoration or reconstruction is needed",
-                "Name another.",
+                "Name another bundle.",
             )
 
 
@@ -441,7 +441,7 @@ def _require_same(loaded: LoadedBundle, settings: Settings) -> None:
     if (asked.type, asked.index or 0) != (loaded.device.type, loaded.device.index or 0) or fast != loaded.fast:
         raise BackendError(
             f"settings for {asked} (fast: {fast}) and a model on {loaded.device} (fast: {loaded.fast})",
-            "nothing is moved or replaced",
+            "a loaded model is not moved or replaced",
             "Make the model with them: load_model(bundle, device, fast).",
         )
     if not isinstance(settings, RunSettings):
@@ -450,8 +450,8 @@ def _require_same(loaded: LoadedBundle, settings: Settings) -> None:
     if (settings.backend, settings.precision) not in (("auto", "fp32"), made):
         raise BackendError(
             (
-                f"settings for backend {settings.backend!r} and precision {settings.precision!r} beside a model that is "
-                "made already"
+                f"settings for backend {settings.backend!r} and precision {settings.precision!r} for a model that is "
+                "already loaded"
             ),
             remedy="Make the model with them: load_model(bundle, device, fast, backend, precision).",
         )

@@ -154,7 +154,7 @@ def test_a_picture_given_to_a_volume_bundle_is_refused(tmp_path):
 def test_device_is_never_replaced_silently(banded):
     values, _ = phantom()
     tensor = MetaTensor(torch.from_numpy(values.astype(np.float32))[None], affine=torch.eye(4, dtype=torch.float64))
-    with pytest.raises(BackendError, match="nothing else is used in its place"):
+    with pytest.raises(BackendError, match="no other device is used instead"):
         medvit.segment(tensor, bundle=banded, device="gpu:63")
     with pytest.raises(BackendError, match="it must be auto, cpu, gpu, gpu:N or mps"):
         medvit.segment(tensor, bundle=banded, device="abacus")

@@ -72,7 +72,7 @@ class Bundle:
         if section is None:
             raise BundleError(
                 f"no 'medvit' section in the metadata of {self.name}",
-                "it states labels and weights",
+                "the section states labels and weights",
                 "See CONTRIBUTING.md.",
             )
         try:
@@ -166,7 +166,7 @@ class Bundle:
         """
         if self.facts.task != task:
             raise BundleError(
-                f"{self.name}, a bundle for {self.facts.task}", f"one for {task} is needed", "Name another."
+                f"{self.name}, a bundle for {self.facts.task}", f"one for {task} is needed", "Name another bundle."
             )
 
     def require_trained(self) -> None:
@@ -181,7 +181,7 @@ class Bundle:
         if state == "not trained":
             raise BundleError(
                 f"no weights for {self.name} (state: not trained)",
-                "a bundle runs only with its own",
+                "a bundle needs its weights to run",
                 "Choose another: {medvit.bundles.bundle_folders()}.",
                 option="medvit.bundles.bundle_folders()",
             )
@@ -189,7 +189,7 @@ class Bundle:
     def _not_fetched(self) -> BundleError:
         return BundleError(
             f"no weights for {self.name} (state: not fetched)",
-            "a bundle runs only with its own",
+            "a bundle needs its weights to run",
             f"Fetch them once: {{medvit.bundles.remote.fetch()=FetchRequest(name='{self.name}')}}.",
             option="medvit.bundles.remote.fetch()",
         )

@@ -164,10 +164,7 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
             raise _damaged(path.name, error) from error
         raise CheckpointError(
             f"{path.name}, a pickle that asks for {asked}",
-            (
-                "a file of weights needs tensors and numbers alone, and this could run code, so it was not opened "
-                "further"
-            ),
+            "a file of weights may hold only tensors and numbers; this one could run code, so it was not loaded",
             "If you trust where it comes from, save its tensors as safetensors there.",
         ) from None
     except Exception as error:
@@ -227,7 +224,7 @@ def _tensor(name: str, value: Any) -> Tensor:
         raise CheckpointError(
             f"NaN or infinite values in {name}",
             "weights must be finite",
-            "The training that made the file diverged: take an earlier one.",
+            "The training that made the file diverged: take an earlier checkpoint.",
         )
     return value
 

@@ -52,13 +52,13 @@ MIN_DICE = 0.999
 class WeightsOrigin(_Strict):
     """Origin of weights that do not ship with a bundle; ``medvit bundles fetch`` shows it before any download."""
 
-    address: str = Field(pattern=r"^https?://[^/@\s?#]+/[^\s?#]*[^/\s?#]$", description="of the published file")
-    size: int | None = Field(default=None, ge=1, description="bytes, where the publisher states them")
+    address: str = Field(pattern=r"^https?://[^/@\s?#]+/[^\s?#]*[^/\s?#]$", description="address of the published file")
+    size: int | None = Field(default=None, ge=1, description="size in bytes, where the publisher states it")
     checksum: str = Field(
         pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$",
-        description="of the published file, as its publisher gives it",
+        description="checksum of the published file, as its publisher states it",
     )
-    licence: str = Field(description="of the weights, and what their data ask for")
+    licence: str = Field(description="licence of the weights, and conditions of their training data")
     format: Literal["torch", "safetensors"] = Field(
         description="torch: a checkpoint whose tensors are rewritten as safetensors, never run"
     )
@@ -74,9 +74,9 @@ class Weights(_Strict):
 
     file: str
     sha256: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="of the file in the bundle; none where weights are fetched"
+        default=None, pattern=r"^[0-9a-f]{64}$", description="sha256 of a file in the bundle; none for fetched weights"
     )
-    origin: WeightsOrigin | None = Field(default=None, description="where to fetch them, if the bundle ships without")
+    origin: WeightsOrigin | None = Field(default=None, description="origin of weights that the bundle does not ship")
 
     @model_validator(mode="after")
     def _known(self) -> Weights:
@@ -123,8 +123,8 @@ class PrecisionCheck(_Strict):
 
     precision: Literal["bf16"]
     backend: str
-    case: str = Field(description="sha256 of the reference case's voxels; no name, which could be a patient's")
-    dice: dict[str, float] = Field(description="of each label that either run found, against fp32 by the eager backend")
+    case: str = Field(description="sha256 of the reference case's voxels; its name could be a patient's")
+    dice: dict[str, float] = Field(description="Dice of each label in either result, against fp32 and eager backend")
     weights_sha256: str
     versions: dict[str, str]
 
@@ -158,12 +158,12 @@ class Calibration(_Strict):
     """
 
     weights_sha256: str
-    cases: int = Field(ge=1, description="how many")
-    spoilt: int = Field(default=0, ge=0, description="how many of them held a bad answer")
-    bad: str = Field(description="what counted as a bad answer, in words")
+    cases: int = Field(ge=1, description="number of cases")
+    spoilt: int = Field(default=0, ge=0, description="number of cases with a bad result")
+    bad: str = Field(description="definition of a bad result, in words")
     limits: dict[Literal["entropy", "agreement", "moved"], float] = Field(
-        description="of each signal that tells bad answers from others: above it (entropy in bits a voxel, moved in the image's "
-        "unit), or below it (agreement), an answer is worth a look"
+        description="limit of each signal of quality: above it (entropy in bits per voxel, moved in the image's "
+        "unit) or below it (agreement), a result needs a check"
     )
 
 
@@ -187,10 +187,10 @@ class Validation(_Strict):
     weights_sha256: str
     real_cases: int = Field(
         ge=0,
-        description="scans or pictures of real patients; noise or radiographs computed from real scans count as real",
+        description="number of images of real patients; noise or radiographs computed from real scans count as real",
     )
-    synthetic_cases: int = Field(default=0, ge=0, description="images made from label maps or drawn")
-    mean_dice: float | None = Field(default=None, ge=0, le=1, description="over the labels of the real cases")
+    synthetic_cases: int = Field(default=0, ge=0, description="number of images made from label maps or drawn")
+    mean_dice: float | None = Field(default=None, ge=0, le=1, description="mean Dice over the labels of the real cases")
     body_parts: tuple[str, ...] = Field(default=(), description="validated values of DICOM's BodyPartExamined")
     field_of_view_mm: tuple[tuple[float, float, float], tuple[float, float, float]] | None = Field(
         default=None, description="smallest and largest extent of the cases: right-left, front-back, head-foot"

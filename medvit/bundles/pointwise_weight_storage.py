@@ -105,8 +105,8 @@ def widened(state: Mapping[str, Tensor], content: bytes) -> dict[str, Tensor]:
             whole[name] = _wide(state[name], [int(side) for side in sides])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(
-            f"a header that tells of kernels the file does not hold ({told[:60]})",
-            "names with odd sides are needed",
+            f"a header whose list of kernels does not fit the file's tensors ({told[:60]})",
+            "it must list names of tensors with odd sides",
             "Install the bundle again.",
         ) from None
     return whole

@@ -45,7 +45,7 @@ def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
         why = "of other weights only" if mine else "for it"
         raise BackendError(
             f"precision {precision!r} for {bundle.name} and no precision check {why}",
-            f"its labels must first be seen to agree with fp32 (lowest Dice of a label at least {MIN_DICE})",
+            f"its labels must first be shown to agree with fp32 (lowest Dice of a label at least {MIN_DICE})",
             f"Run: {command}, or leave the precision out.",
             option=check_function,
         )

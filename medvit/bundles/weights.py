@@ -69,7 +69,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         state = widened(load(content), content)
     except Exception as error:
         raise BundleError(
-            f"{path.name}, which is not safetensors ({error})", "it must be", "Install the bundle again."
+            f"{path.name}, not a safetensors file ({error})", "one is needed", "Install the bundle again."
         ) from error
     wanted = network.state_dict()
     # weights files omit integer tensors: index tables follow from the network, step counters are not used

@@ -90,7 +90,7 @@ def _copy(file: DicomFile, path: Path, clean: Callable[[Dataset], Dataset]) -> N
             tag.group & 0xFF00 == 0x6000 and tag.element == 0x0102 and source[tag].value for tag in list(source.keys())
         ):
             raise ImageError(
-                "overlays within the pixels, whose words may name the patient",
+                "overlays within the pixels, whose text may name the patient",
                 "{medvit.deidentification.add_images()} writes pixels as they are",
                 "Leave {medvit.deidentification.add_images()} out for this series.",
                 option="medvit.deidentification.add_images()",

@@ -146,8 +146,8 @@ def read_key(path: Path, make: bool) -> tuple[bytes, bool]:
     if len(key) < _SHORTEST_KEY:
         raise DeidentificationError(
             f"a key of {len(key)} bytes",
-            f"at least {_SHORTEST_KEY} that nobody can guess are needed",
-            "Give {path} a file that is not there yet: a key is made.",
+            f"at least {_SHORTEST_KEY} unpredictable bytes are needed",
+            "Set {path} to a file that does not exist yet; a key is created there.",
             option="path",
         )
     return key, False

@@ -91,7 +91,7 @@ def check_image(inputs: Tensor) -> None:
                 f"{int((~torch.isfinite(inputs)).sum())} values that are NaN or infinite in an image of "
                 f"{tuple(inputs.shape)}"
             ),
-            "a network makes nothing of them",
+            "a network needs finite values",
             "Replace them, as with torch.nan_to_num.",
         )
 

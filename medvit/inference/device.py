@@ -45,7 +45,7 @@ def choose_device(name: str) -> torch.device:
     if absent:
         raise BackendError(
             f"no device {name!r} on this machine ({count} CUDA device(s))",
-            "nothing else is used in its place",
+            "no other device is used instead",
             "Use {device=cpu}.",
             option="device",
         )

@@ -47,8 +47,8 @@ class FlipAveraging:
         if len(set(named)) != len(named) or any(len(pair) != 2 for pair in self.swapped_classes):
             raise ShapeError(
                 f"the classes {list(self.swapped_classes)} to exchange",
-                "each is another's mirror image or its own",
-                "Name it in one pair.",
+                "each pair must hold two classes, and no class may be in two pairs",
+                "Name each class in one pair.",
             )
 
     def both(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -330,7 +330,7 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
         if not windows or isinstance(inferer, WholeImage):
             raise BackendError(
                 f"{{roi_crop}} for {model.bundle.name}, which does not run by windows of a volume",
-                "it has no use there",
+                "the option needs a sliding window over a volume",
                 "Leave it out.",
                 option="roi_crop",
             )
@@ -341,8 +341,8 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
     def finite(values: Tensor) -> Tensor:
         if not bool(torch.isfinite(values).all()):  # an argmax would turn NaN into labels
             raise BundleError(
-                f"values that are no numbers in what {model.bundle.name}'s network made on {model.device}",
-                "nothing was made of them",
+                f"NaN or infinite values in the output of {model.bundle.name}'s network on {model.device}",
+                "no result was made",
                 "Run it with {device=cpu}, and report it.",
                 option="device",
             )

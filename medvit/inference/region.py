@@ -47,8 +47,8 @@ def region_mask(image: MetaTensor, text: str) -> Tensor:
     mask[0, 0][tuple(at)] = True
     if not bool(mask.any()):
         raise ImageError(
-            f"the region {text}, in which the image has nothing",
-            "it must touch it",
+            f"the region {text}, which lies outside the image",
+            "it must overlap the image",
             "Correct {roi_crop}.",
             option="roi_crop",
         )

@@ -99,7 +99,7 @@ def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:
     if not bool(where.any()):
         raise ImageError(
             "a region of interest without a voxel in the image",
-            "one is needed",
+            "at least one voxel is needed",
             "Check {roi_crop}, or leave it out.",
             option="roi_crop",
         )

@@ -160,7 +160,7 @@ def _recorded(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(
             f"a {type(network).__name__} that torch.export cannot record ({first})",
-            "its forward must not depend on values",
+            "its forward must not branch on tensor values",
             "Export one of medvit's networks, or report this.",
         ) from error
     for node in program.graph.nodes:

@@ -69,7 +69,7 @@ def load_published(
     kind = _kind(model)
     if merging is not None and kind != "SwinUNETR":
         raise CheckpointError(
-            f"merging={merging!r} for a {kind}", "only Swin UNETR has patch merging of several eras", "Leave it out."
+            f"merging={merging!r} for a {kind}", "only Swin UNETR has variants of patch merging", "Leave it out."
         )
     content = path_or_state_dict if isinstance(path_or_state_dict, Mapping) else read_checkpoint(path_or_state_dict)
     stored = extract_tensors(content)
@@ -132,7 +132,7 @@ def _load(model: nn.Module, state: dict[str, Tensor], hint: str) -> None:
     if wrong:
         raise CheckpointError(
             f"{len(wrong)} tensors of other sizes than this {type(model).__name__}'s ({_some(wrong, '; ')})",
-            "all must be equal",
+            "all sizes must be equal",
             hint or "Build the network as the weights need it.",
         )
     model.load_state_dict({name: state[name].to(here.dtype) for name, here in wanted.items()})

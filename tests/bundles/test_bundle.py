@@ -263,7 +263,7 @@ def test_neither_safetensors_nor_pickle_and_other_networks(copy):
         )
 
     put(b"something else entirely")
-    with pytest.raises(BundleError, match="which is not safetensors"):
+    with pytest.raises(BundleError, match="not a safetensors file"):
         load_weights(torch.nn.Linear(2, 2), path)
     from safetensors.torch import save
 
@@ -311,7 +311,7 @@ def test_not_trained_is_listed_and_refuses(copy, examples, monkeypatch):
     monkeypatch.setenv("MEDVIT_BUNDLES", str(copy.parent))
     assert "copy" in bundle_folders()
     with pytest.raises(
-        BundleError, match=re.escape("no weights for copy (state: not trained); a bundle runs only with its own")
+        BundleError, match=re.escape("no weights for copy (state: not trained); a bundle needs its weights to run")
     ):
         medvit.segment(examples / "headneck_ct.nii.gz", bundle="copy")
 

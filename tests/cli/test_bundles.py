@@ -92,7 +92,7 @@ def test_from_a_file_overwrite_and_remove(published, tmp_path, server):
     assert f"{NAME} was removed from the store." in removed.output
     again = _run("remove", NAME)
     assert again.exit_code == 1
-    assert "only what was fetched can be removed" in again.output
+    assert "only fetched bundles can be removed" in again.output
 
 
 def test_mistakes_are_one_clear_line(published, server, tmp_path):

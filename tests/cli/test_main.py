@@ -137,7 +137,7 @@ def test_json_is_json_and_quiet_is_quiet(scan, banded, tmp_path):
         (("SCAN", "-rs", "mandibel"), "Did you mean mandible"),
         (("SCAN", "-ot", "dicom-seg"), "DICOM objects refer to the original DICOM slices"),
         (("SCAN", "-ot", "tiff"), "must be one of nifti, dicom-seg, rtstruct, sr, sc, png"),
-        (("SCAN", "-d", "gpu:9"), "nothing else is used in its place"),
+        (("SCAN", "-d", "gpu:9"), "no other device is used instead"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_exit_1(arguments, message, scan, tmp_path):

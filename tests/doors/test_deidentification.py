@@ -338,7 +338,7 @@ def _vr(tag: int) -> str:
     ("fault", "message"),
     [
         ("class", r"^Found images without a SOPClassUID or SOPInstanceUID; .*Leave --with-images out for this series\.$"),
-        ("overlay", r"^Found overlays within the pixels, whose words may name the patient"),
+        ("overlay", r"^Found overlays within the pixels, whose text may name the patient"),
     ],
 )  # fmt: skip
 def test_images_that_cannot_be_copied_are_refused(fault, message, tmp_path):

@@ -75,7 +75,7 @@ def test_every_way_of_asking_gives_the_same(spatial):
 
 def test_settings_that_do_not_fit_are_refused():
     for exchanged in ([[1, 2], [2, 3]], [[1, 1]], [[1, 2, 3]]):
-        with pytest.raises(ShapeError, match=r"Found the classes \[.*\] to exchange; .*Name it in one pair"):
+        with pytest.raises(ShapeError, match=r"Found the classes \[.*\] to exchange; .*Name each class in one pair"):
             FlipAveraging(swapped_classes=exchanged)
     inferer = SlidingWindow((4, 4, 4), mirrored=FlipAveraging(negated_channels=[2]))
     with pytest.raises(

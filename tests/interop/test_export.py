@@ -184,7 +184,7 @@ class _Branching(nn.Module):
     ("network", "message"),
     [
         (_Unsure(), "a written graph that differs from the network by up to .* nothing was written"),
-        (_Branching(), "a _Branching that torch.export cannot record .* its forward must not depend on values"),
+        (_Branching(), "a _Branching that torch.export cannot record .* its forward must not branch on tensor values"),
     ],
 )
 def test_a_graph_that_is_not_the_network_is_not_written(network, message, tmp_path):

@@ -70,7 +70,7 @@ def check_configs(folder: Path) -> None:
         if text not in known:
             raise BundleError(
                 f"{text[:100]!r} in {where} of a fetched bundle",
-                "configs run as programs, and no shipped bundle has these words",
+                "configs can run code, and no shipped bundle has this expression",
                 "Read it, and if you trust it, unpack the archive yourself into a folder named in MEDVIT_BUNDLES.",
             )
 

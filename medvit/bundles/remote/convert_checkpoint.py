@@ -61,7 +61,7 @@ def _read(path: Path, kind: str, name: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BundleError(
-            f"more than tensors in {name}: reading it all would run code, or it is no checkpoint",
+            f"objects other than tensors in {name}: reading them would run code, or the file is not a checkpoint",
             remedy="It must hold tensors alone; nothing in it was run. Ask its publisher for safetensors.",
         ) from error
     except Exception as error:  # torch and safetensors raise many exception types
@@ -85,8 +85,8 @@ def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:
         or not all(isinstance(v, torch.Tensor) for v in content.values())
     ):
         raise BundleError(
-            f"no table of tensors in {name}",
-            f"a state dict is needed, alone or under {' or '.join(_WRAPPERS)}",
+            f"no state dict in {name}",
+            f"a mapping from names to tensors is needed, alone or under {' or '.join(_WRAPPERS)}",
             "Give the file that its publisher names.",
         )
     prefix = "module." if all(str(k).startswith("module.") for k in content) else ""
@@ -118,8 +118,8 @@ def _fitting(state: dict[str, Tensor], network: nn.Module, name: str) -> dict[st
     broken = [k for k, v in learnt.items() if not bool(torch.isfinite(v).all())]
     if broken:
         raise BundleError(
-            f"numbers that are not finite in {name}, first in {broken[0]}",
-            "weights must be",
+            f"NaN or infinite values in {name}, first in {broken[0]}",
+            "weights must be finite",
             "Get the file again from its publisher.",
         )
     return learnt

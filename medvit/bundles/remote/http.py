@@ -60,7 +60,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
             raise FetchError(
                 f"a redirect of {before.hostname} from {before.scheme} to {after.scheme}",
-                "a protected address must stay so",
+                "only http and https are followed, and never from https to http",
                 "Report it to who runs the server, or give the file with {given=...}.",
                 option="given",
             )
@@ -103,7 +103,7 @@ def ask(address: str, headers: dict[str, str], timeout_s: float) -> http.client.
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise FetchError(
                 f"a certificate of {urlsplit(address).hostname} that cannot be trusted ({reason.verify_message})",
-                "it must be",
+                "a trusted certificate is needed",
                 "Name your institution's certificates in SSL_CERT_FILE, or give the file with {given=...}.",
                 option="given",
             ) from error

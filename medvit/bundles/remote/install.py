@@ -203,7 +203,7 @@ def _bring(
             if place.checksum is not None:
                 check_digest(place.path, place.checksum, place.shown)
         except PermissionError as error:
-            raise FetchError(f"{place.path}, which may not be read", "it must be", "Check its permissions.") from error
+            raise FetchError(f"no right to read {place.path}", "it is needed", "Check its permissions.") from error
         return place.path
     assert place.address is not None
     checksum = place.checksum or sha256_of(read_small(place.address + ".sha256", patience), place.address + ".sha256")
@@ -249,7 +249,7 @@ def _install_bundle(request: FetchRequest, archive: Path, place: DownloadLocatio
         if bundle.facts.weights.sha256 is None:
             raise BundleError(
                 f"no sha256 of the weights in the metadata of {request.name}",
-                "an archive must bring its weights with theirs",
+                "an archive must state the sha256 of its weights",
                 "Ask who made it.",
             )
         sha256 = bundle.verify()
@@ -311,7 +311,7 @@ def remove(name: str) -> None:
         if entry is None and not found and not _under_way(name):
             there = ", ".join(read_manifest().bundles) or "nothing"
             raise StoreError(
-                f"no {name!r} in the bundle store", "only what was fetched can be removed", f"It holds: {there}."
+                f"no {name!r} in the bundle store", "only fetched bundles can be removed", f"It holds: {there}."
             )
         with staging_folder(store_folder()) as aside:
             for path in found:

@@ -52,13 +52,13 @@ def _mirror() -> str | Path | None:
     if "://" in value:
         raise FetchError(
             "an address in MEDVIT_MIRROR that is not a plain http or https one",
-            "it must be, without user, password or query",
+            "the address must have no user, password or query",
             "Correct it, or name a folder.",
         )
     folder = Path(value).expanduser()
     if not folder.is_dir():
         raise FetchError(
-            f"no folder at {folder}, which MEDVIT_MIRROR names", "nothing else is asked", "Correct or unset it."
+            f"no folder at {folder}, which MEDVIT_MIRROR names", "no other place is searched", "Correct or unset it."
         )
     return folder
 
@@ -114,14 +114,14 @@ def archive_place(name: str, given: Path | None, known: Bundle | None) -> Downlo
     if known is not None:
         raise BundleError(
             f"no address for {name} in its metadata",
-            "without one it can only come from a mirror or a file",
+            "a bundle without an address needs a mirror or a file",
             "Set MEDVIT_MIRROR, or give its zip with {given=...}.",
             option="given",
         )
     raise BundleError(
         f"no bundle named {name!r}",
         remedy=(
-            f"{suggest_names(name, list(bundle_folders()))} One that is not listed can only come from a mirror or a file: "
+            f"{suggest_names(name, list(bundle_folders()))} A bundle that is not listed needs a mirror or a file: "
             "set MEDVIT_MIRROR, or give its zip with {given=...}."
         ).lstrip(),
         option="given",
@@ -132,7 +132,7 @@ def _in_folder(mirror: Path, name: str) -> Path:
     if not (mirror / name).is_file():
         raise FetchError(
             f"no {name} in {mirror}, which MEDVIT_MIRROR names",
-            "nothing else is asked",
+            "no other place is searched",
             "Put it there, or unset MEDVIT_MIRROR.",
         )
     return mirror / name

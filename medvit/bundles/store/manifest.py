@@ -21,13 +21,13 @@ class Installed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["weights", "bundle"]
-    version: str = Field(description="of the bundle")
-    file: str = Field(description="the weights, relative to the store")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of that file; every load compares it")
-    download: str = Field(pattern=r"^(md5|sha256):[0-9a-f]+$", description="checksum of what was fetched")
-    source: str = Field(description="its address; of a file on this machine, no more than that it was one")
-    licence: str = Field(description="as shown and agreed to")
-    agreed: Literal["asked", "--yes"] = Field(description="how it was agreed to")
+    version: str = Field(description="version of the bundle")
+    file: str = Field(description="path of the weights, relative to the store")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of the weights; checked at every load")
+    download: str = Field(pattern=r"^(md5|sha256):[0-9a-f]+$", description="checksum of the fetched file")
+    source: str = Field(description="address of the fetched file; a local file is recorded without its path")
+    licence: str = Field(description="licence as shown and agreed to")
+    agreed: Literal["asked", "--yes"] = Field(description="way in which the licence was agreed to")
     installed: str = Field(description="date and time, UTC")
 
 
@@ -57,14 +57,14 @@ def read_manifest() -> Manifest:
     except OSError as error:
         raise StoreError(
             f"{_path()}, which cannot be read ({error.strerror})",
-            "it says which weights are right",
+            "this file records the checksums of fetched weights",
             "Check its permissions.",
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise StoreError(
             f"{_path()} damaged ({first['msg']})",
-            "it says which weights are right",
+            "this file records the checksums of fetched weights",
             "Move it away and fetch its bundles again: {medvit.bundles.remote.fetch()=FetchRequest(name='NAME')}.",
             option="medvit.bundles.remote.fetch()",
         ) from None

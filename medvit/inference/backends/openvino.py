@@ -170,7 +170,7 @@ def _converted(network: nn.Module, example: Tensor) -> Any:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackendError(
             f"a {type(network).__name__} that cannot be made an OpenVINO graph ({first})",
-            "its forward must not depend on values and take OpenVINO's operators only",
+            "its forward must not branch on tensor values and must use only OpenVINO's operators",
             "Use {backend=eager}.",
             option="backend",
         ) from error

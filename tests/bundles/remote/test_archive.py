@@ -197,7 +197,7 @@ def test_shipped_configs_pass_the_look(tmp_path):
     ],
 )
 def test_configs_that_would_run_other_things(changes, tmp_path):
-    with pytest.raises(BundleError, match="configs run as programs, and no shipped bundle has these words"):
+    with pytest.raises(BundleError, match="configs can run code, and no shipped bundle has this expression"):
         check_configs(_configured(tmp_path, **changes))
 
 

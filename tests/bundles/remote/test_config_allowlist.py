@@ -23,7 +23,7 @@ def test_each_allowed_name_can_be_imported(name):
 def test_another_public_class_of_the_same_room_is_refused(name, tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "inference.json").write_text(json.dumps({"network_def": {"_target_": name}}))
-    with pytest.raises(BundleError, match="configs run as programs, and no shipped bundle has these words"):
+    with pytest.raises(BundleError, match="configs can run code, and no shipped bundle has this expression"):
         check_configs(tmp_path)
 
 

@@ -118,7 +118,7 @@ def _vouch(folder: Path, content: bytes) -> None:
 
 def test_what_is_no_checkpoint_at_all(published, server):
     for content, message in (
-        (b"nothing of the kind", "or it is no checkpoint"),
+        (b"nothing of the kind", "or the file is not a checkpoint"),
         (b"PK\3\4 cut", "is not a readable torch file"),
     ):
         server.files["/zoo/model_v1.pt"] = content

@@ -151,7 +151,7 @@ def test_from_a_file(published, server, store, tmp_path):
 def test_a_mirror_stands_for_every_address(published, server, store, tmp_path, monkeypatch):
     mirror = tmp_path / "mirror"
     monkeypatch.setenv("MEDVIT_MIRROR", str(mirror))
-    with pytest.raises(FetchError, match="no folder at .*mirror, which MEDVIT_MIRROR names; nothing else is asked"):
+    with pytest.raises(FetchError, match="no folder at .*mirror, which MEDVIT_MIRROR names; no other place"):
         fetch_small()
     mirror.mkdir()
     with pytest.raises(FetchError, match="Found no model_v1.pt in .*mirror, which MEDVIT_MIRROR names"):

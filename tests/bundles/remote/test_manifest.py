@@ -17,14 +17,14 @@ from tests.bundles.remote.fetching import edit, fetch_small, files, put
 
 def test_remove(published, store, server):
     with pytest.raises(
-        StoreError, match=f"Found no '{NAME}' in the bundle store; only what was fetched.* It holds: nothing"
+        StoreError, match=f"Found no '{NAME}' in the bundle store; only fetched bundles.* It holds: nothing"
     ):
         remove(NAME)
     fetch_small()
     remove(NAME)
     assert files(store) == {"manifest.json"}
     assert open_bundle(NAME).state == "not fetched"
-    with pytest.raises(StoreError, match="only what was fetched can be removed"):
+    with pytest.raises(StoreError, match="only fetched bundles can be removed"):
         remove("headneck_ct_swin_unetr")
     server.faults = [("break", 1000), ("reset",), ("reset",)]
     with pytest.raises(FetchError, match="1000 bytes have arrived"):
@@ -49,7 +49,7 @@ def test_a_damaged_manifest(content, published, server, store):
 
 def test_an_unreadable_manifest(published, store):
     (store / "manifest.json").mkdir(parents=True)
-    with pytest.raises(StoreError, match="manifest.json, which cannot be read .*; it says which weights are right"):
+    with pytest.raises(StoreError, match="manifest.json, which cannot be read .*; this file records the"):
         fetch_small()
 
 
@@ -57,7 +57,7 @@ def test_an_unreadable_manifest(published, store):
 def test_an_unreadable_file(published, tmp_path):
     given = put(tmp_path, published.content)
     given.chmod(0)
-    with pytest.raises(FetchError, match="which may not be read; it must be. Check its permissions"):
+    with pytest.raises(FetchError, match="no right to read .*; it is needed. Check its permissions"):
         fetch_small(given=given)
 
 

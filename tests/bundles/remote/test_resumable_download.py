@@ -327,7 +327,7 @@ def test_https_never_turns_into_http(certificate, server, part, monkeypatch):
         assert ssl.create_default_context().cert_store_stats()["x509"]
         safe.faults = [("redirect", f"{server.base}/file")]
         with pytest.raises(
-            FetchError, match="a redirect of localhost from https to http; a protected address must stay so"
+            FetchError, match="a redirect of localhost from https to http; only http and https are followed"
         ):
             download(Remote(f"{safe.base}/file", SHA256), part, Progress(), QUICK)
         assert server.asked == []

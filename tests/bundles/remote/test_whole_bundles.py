@@ -136,7 +136,7 @@ def test_a_program_in_a_config_never_runs(archive, store, tmp_path):
         config["imports"].append(f"$import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()")
         path.write_text(json.dumps(config))
 
-    with pytest.raises(BundleError, match="configs run as programs, and no shipped bundle has these words"):
+    with pytest.raises(BundleError, match="configs can run code, and no shipped bundle has this expression"):
         fetch_small("own_abdomen", given=_remade(archive, change))
     assert not (tmp_path / "ran").exists()
     assert "own_abdomen" not in bundle_folders()

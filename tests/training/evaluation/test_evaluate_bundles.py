@@ -226,7 +226,7 @@ def test_a_model_around_a_network_runs_as_the_bundle_would(bands):
     fast = load_model(bundle, "cpu", fast=True)
     assert Predictor(fast).run(source).settings["overlap"] == 0.25
     with pytest.raises(
-        BackendError, match=r"settings for cpu \(fast: True\) and a model on cpu \(fast: False\); nothing is"
+        BackendError, match=r"settings for cpu \(fast: True\) and a model on cpu \(fast: False\); a loaded model is"
     ):
         Predictor(model, RunSettings(device="cpu", fast=True))
 
@@ -238,5 +238,5 @@ def test_a_network_that_makes_no_numbers_makes_no_labels(bands):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return image.expand(-1, 8, -1, -1, -1) * float("inf")
 
-    with pytest.raises(BundleError, match="no numbers in what bundle's network made on cpu; nothing was made of them"):
+    with pytest.raises(BundleError, match="values in the output of bundle's network on cpu; no result was made"):
         Predictor(loaded_bundle_for(bundle, Overflowing())).run(data.parent / "validation_ct.nii.gz")
