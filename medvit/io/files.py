@@ -121,7 +121,7 @@ class UnreadableError(SourceError):
 
     Examples:
         >>> from medvit.io import NOT_FETCHED, UnreadableError
-        >>> error = UnreadableError("slice 7 without its content", "it is needed", "Fetch it.", why=NOT_FETCHED)
+        >>> error = UnreadableError("slice 7 without its content", "its content is needed", "Fetch it.", why=NOT_FETCHED)
         >>> error.why == NOT_FETCHED
         True
     """
@@ -155,7 +155,7 @@ def unreadable(name: str, error: OSError, path: str | None = None) -> Unreadable
 def not_fetched(name: str) -> UnreadableError:
     """Create the error for a placeholder, whose content was not fetched."""
     found = f"{name}, a placeholder whose content was not fetched (git-annex, Git LFS, iCloud)"
-    return UnreadableError(found, "it is needed", f"{next_step(NOT_FETCHED)}.", why=NOT_FETCHED)
+    return UnreadableError(found, "its content is needed", f"{next_step(NOT_FETCHED)}.", why=NOT_FETCHED)
 
 
 def _open(path: str) -> BinaryIO:

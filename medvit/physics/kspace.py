@@ -42,7 +42,7 @@ def truncate_kspace(image: NDArray[np.floating], factor: int) -> NDArray[np.floa
         raise ShapeError(
             f"slices of {image.shape[0]} x {image.shape[1]} pixels to make {factor} times coarser",
             "their sides must divide by it",
-            "Cut off what is left over.",
+            "Crop the image.",
         )
     return _in_plane(image, lambda line: _coarser_lines(line, factor))
 

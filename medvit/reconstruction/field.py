@@ -35,7 +35,7 @@ def field_of(bundle: Bundle) -> tuple[tuple[int, int, int], tuple[float, float, 
     except (KeyError, TypeError, ValueError):
         raise BundleError(
             f"no img_size and spacing_mm of three numbers in {bundle.name}",
-            "views are brought onto that field",
+            "they define the field of the views",
             "Add them to configs/inference.json.",
         ) from None
     return (x, y, z), (a, b, c)

@@ -153,8 +153,8 @@ def _write_entropy_map(result: ReconstructionResult, staging: Path) -> None:
 
     if result.entropy_map is None:
         raise OutputError(
-            f"no doubt of {result.bundle.name} on the grid of its labels",
-            "a map needs it",
+            f"no uncertainty of {result.bundle.name} on the grid of its labels",
+            "{maps} need it",
             "Leave {maps} out.",
             option="maps",
         )

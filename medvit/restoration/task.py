@@ -51,7 +51,7 @@ class RestorationTask(ScanTask):
             raise ImageError(
                 f"a picture for {bundle.name}",
                 "restoration takes volumes, a single slice as a volume one voxel thick",
-                "Save it so.",
+                "Save it as a volume.",
             )
         reasons = reasons_to_refuse(prepared.scan, bundle)
         if reasons and not settings.force:

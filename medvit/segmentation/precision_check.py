@@ -71,7 +71,7 @@ def run_precision_check(
     if not shares:
         raise BundleError(
             f"no label of {bundle.name} in the case",
-            "something to compare is needed",
+            "a label to compare is needed",
             "Give another {case}.",
             option="case",
         )

@@ -86,6 +86,6 @@ def _refusal(name: str, mistakes: Sequence[ErrorDetails]) -> BundleError:
     if first["type"] == "unexpected_keyword_argument":
         return BundleError(f"the setting {place}", f"{name} has no such setting", remedy)
     if first["type"] == "missing":
-        return BundleError(f"no {place}", "it has no default", remedy)
+        return BundleError(f"no {place}", "the setting has no default", remedy)
     found = f"{place} = {first['input']!r}" if first["loc"] else f"values of {name} that do not fit together"
     return BundleError(found, first["msg"].replace("Input should", "it must"), remedy)

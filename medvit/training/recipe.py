@@ -66,7 +66,7 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
     if "recipe" not in parser.get():
         raise BundleError(
             f"no 'recipe' in configs/{name}.json of {bundle.name}",
-            "{medvit.training.train_bundle()} runs one",
+            "{medvit.training.train_bundle()} needs one",
             "Train it by MONAI's own command, which its docs/README.md states.",
             option="medvit.training.train_bundle()",
         )
@@ -75,7 +75,7 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
         if not isinstance(parser.get("loop"), dict):
             raise BundleError(
                 f"a seed for configs/{name}.json of {bundle.name}, which has no 'loop' to hold it",
-                "shipped ones have",
+                "a 'loop' is needed to set it",
                 "Leave {seed} out, or give the config a 'loop'.",
                 option="seed",
             )

@@ -129,8 +129,8 @@ def _frame(dataset: Dataset) -> str:
     if len(found) > 1:
         raise GeometryError(
             f"an RTSTRUCT whose ROIs lie in {len(found)} frames of reference",
-            "one grid holds one",
-            "Export them apart.",
+            "a grid has one",
+            "Export them separately.",
         )
     return found.pop() if found else str(dataset.get("FrameOfReferenceUID") or "")
 
@@ -271,7 +271,7 @@ def _fill_all(rois: Sequence[_Roi], grid: Grid, own: bool) -> tuple[list[LabelMa
     if rois and all(len(roi.contours) - found.twice == found.off for roi, found in zip(rois, filled, strict=True)):
         raise GeometryError(
             f"{sum(found.off for found in filled)} contours and none of them on the reference's grid",
-            "they were drawn elsewhere",
+            "they lie elsewhere in space",
             "Give the series they were drawn on with {like=...}.",
             option="like",
         )

@@ -77,7 +77,7 @@ def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Fra
     if position is None or orientation is None or measures is None:
         raise SourceError(
             f"{name}, a SEG whose frames have no place in the patient, as of an X-ray or a photograph",
-            "a volume's is needed",
+            "the SEG of a volume is needed",
             "Open it beside its own image in a DICOM viewer.",
         )
     identified = functional_group(shared, groups, "SegmentIdentificationSequence")
@@ -94,7 +94,7 @@ def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Fra
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise GeometryError(
             f"{name}, a SEG with a frame whose position, orientation or spacing is no usable number",
-            "each must be",
+            "all must be numbers",
             "Export it again.",
         )
     number = int(identified.ReferencedSegmentNumber) if identified is not None else None
@@ -119,7 +119,7 @@ def native_grid(frames: list[Frame]) -> tuple[Affine, tuple[int, int, int], list
     if np.ptp(planes, axis=0).max() > 1e-3:
         raise GeometryError(
             "SEG frames of several orientations or pixel sizes",
-            "without a reference they make no grid",
+            "without a reference they form no grid",
             "Give the series it was drawn on with {like=...}.",
             option="like",
         )
@@ -163,13 +163,13 @@ def _step(distinct: NDArray[np.float64], first: Frame) -> tuple[float, list[str]
     if not candidates:
         raise GeometryError(
             "a SEG of one slice without thickness or spacing",
-            "a grid needs one",
+            "a grid needs slice spacing",
             "Give the series it was drawn on with {like=...}.",
             option="like",
         )
     raise GeometryError(
         f"SEG frames {gaps.min():.2f} to {gaps.max():.2f} mm apart, without an even spacing",
-        "without a reference they make no grid",
+        "without a reference they form no grid",
         "Give the series it was drawn on with {like=...}.",
         option="like",
     )

@@ -104,7 +104,7 @@ def read_seg(path: Path, like: Scan | None = None, threshold: float = 0.5, force
     if lost and not any(m.kept for m in masks.values()):
         raise GeometryError(
             "no frame of the SEG on the reference's grid",
-            "they lie elsewhere",
+            "its frames lie elsewhere in space",
             "Give the series it was drawn on with {like=...}.",
             option="like",
         )
@@ -122,9 +122,7 @@ def _require_seg(dataset: Dataset, name: str) -> None:
             option="like",
         )
     if not dataset.get("SegmentSequence"):
-        raise SourceError(
-            f"{name}, a SEG without SegmentSequence", "it must say what its masks are", "Export it again."
-        )
+        raise SourceError(f"{name}, a SEG without SegmentSequence", "it must describe its segments", "Export it again.")
     if "PixelData" not in dataset:
         raise SourceError(f"{name}, a SEG without pixels", "it holds no mask", "Export it again.")
 
@@ -335,7 +333,7 @@ def _pixels(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
                 f"a SEG whose pixels end or cannot be decoded after {given} of {count} frames "
                 f"({(str(error).splitlines() or [''])[0][:100]})"
             ),
-            "all are needed",
+            "all frames are needed",
             "Copy or export it again.",
         ) from error
 

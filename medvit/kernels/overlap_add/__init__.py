@@ -105,7 +105,7 @@ def _check(windows: Tensor, origins: Tensor, size: Sequence[int], weight: Tensor
     if windows.shape[2:] != weight.shape or len(size) != weight.ndim or 0 in windows.shape:
         raise ShapeError(
             f"windows of {tuple(windows.shape)} and a weight of {tuple(weight.shape)} for an image of {tuple(size)}",
-            "at least one window and channel, as many axes and windows of the weight's size are needed",
+            "at least one window and channel, equal numbers of axes and windows of the weight's size are needed",
             "Give every window the same channels and size.",
         )
     if not (windows.is_floating_point() and weight.is_floating_point()) or origins.is_floating_point():

@@ -87,15 +87,15 @@ class LowResolutionMR:
         if len(self.voxel_mm) != len(sides):
             raise ShapeError(
                 f"voxel_mm of {len(self.voxel_mm)} axes for an image of {len(sides)}",
-                "one for each is needed",
-                "Use None to leave one.",
+                "one number for each axis is needed",
+                "Use None for an axis that stays as it is.",
             )
         wanted = tuple(s if v is None else float(v) for v, s in zip(self.voxel_mm, sides, strict=True))
         if any(v < s * (1 - 1e-6) for v, s in zip(wanted, sides, strict=True)):
             raise ShapeError(
                 f"acquired voxels of {wanted} mm, finer than the image's {sides} mm",
                 "detail cannot be added",
-                "Give larger ones.",
+                "Give larger voxels.",
             )
         return wanted
 

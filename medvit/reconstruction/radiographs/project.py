@@ -102,11 +102,11 @@ def check_drr_settings(settings: DrrSettings, types: Sequence[str]) -> None:
             )
     names = [f"{view:g}" for view in settings.views_deg]
     if len(set(names)) != len(names):
-        raise GeometryError(f"views {', '.join(names)}", "each angle can be given once", "Remove the double one.")
+        raise GeometryError(f"views {', '.join(names)}", "each angle can be given once", "Remove the duplicate.")
     if settings.as_published and settings.preset is None:
         raise GeometryError(
             "as-published without a preset",
-            "it stands for a preset's faults",
+            "it reproduces a preset's faults",
             "Add {preset=swin-x2s}.",
             option="preset",
         )

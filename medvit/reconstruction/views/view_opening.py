@@ -286,7 +286,7 @@ def _geometry(
     if pitch is None:
         raise GeometryError(
             f"no pixel spacing of the {slot} view",
-            "sizes cannot be told without",
+            "sizes in mm cannot be computed without it",
             "Give the side of a detector pixel: {pixel_spacing_mm}.",
             option="pixel_spacing_mm",
         )

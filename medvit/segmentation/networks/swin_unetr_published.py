@@ -87,7 +87,7 @@ def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
         if given.shape == wanted[name].shape and not torch.equal(given.cpu().long(), wanted[name].cpu()):
             raise CheckpointError(
                 f"{name} with other numbers than the window size gives",
-                "the checkpoint counts positions in another way",
+                "the checkpoint numbers relative positions differently",
                 "It cannot be used with this network.",
             )
     if _is_autoencoder(state) or _is_encoder(state):

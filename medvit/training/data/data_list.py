@@ -299,7 +299,7 @@ def check_annotated(ids: np.ndarray, pair: ImageLabelPair, names: Mapping[int, s
         found = ", ".join(str(v) if names is None else names.get(v, str(v)) for v in extra)
         raise SourceError(
             f"label {found} in {pair.name}, which its data list does not call annotated",
-            "a label that is there in part cannot be learned from",
+            "a partly drawn label cannot be used for training",
             "Add it to 'annotated' if all of it is labelled, else remove its voxels.",
         )
 

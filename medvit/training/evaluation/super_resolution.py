@@ -159,7 +159,7 @@ class SuperResolutionEvaluation:
                     f"slice_stride {self.slice_stride} for {model.bundle.name}, whose network sees {context} neighbours "
                     "of a slice"
                 ),
-                "they would be the wrong ones",
+                "a stride would choose other slices as neighbours",
                 "Set slice_stride to 1 in configs/evaluate.json.",
             )
 

@@ -67,7 +67,7 @@ def _refuse_frozen(network: nn.Module, given: str, new: list[str]) -> None:
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}.intersection(new)
     if frozen and any(is_adapter(name) for name in network.state_dict()):
         raise CheckpointError(
-            f"no {min(frozen)} in {given} that fits, and with adapters it would stay as it was drawn",
+            f"no {min(frozen)} in {given} that fits, and with adapters it would keep its random values",
             "weights of the same architecture and labels are needed",
             "Leave out {adapters} to train all weights.",
             option="adapters",

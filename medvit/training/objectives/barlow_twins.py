@@ -99,7 +99,7 @@ def to_unit(images: Tensor) -> Tensor:
         raise ImageError(
             f"pictures of {images.dtype}",
             "uint8, or floats in 0..1, are needed",
-            "Say what their range is by scaling them.",
+            "Scale floats to 0..1.",
         )
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):

@@ -45,7 +45,7 @@ def with_point_kernels(network: nn.Module, stages: Sequence[str]) -> nn.Module:
         if not wide:
             raise BundleError(
                 f"the stage {name!r} without a convolution wider than its voxel",
-                "nothing would change",
+                "the constraint would change nothing",
                 "Correct point_kernels in train.json.",
             )
         for convolution in wide:

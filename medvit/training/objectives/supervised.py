@@ -142,7 +142,7 @@ class PictureObjective(Objective):
         if not isinstance(norm, nn.BatchNorm2d):
             raise BundleError(
                 f"head_start for {type(network).__name__}, whose head does not end on a batch norm",
-                "one as BarlowSwin's is needed",
+                "a head like BarlowSwin's is needed",
                 "Leave head_start out of train.json.",
             )
         nn.init.constant_(norm.weight, head_start[0])

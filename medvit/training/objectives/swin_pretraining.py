@@ -198,7 +198,7 @@ class SwinPretraining(Objective):
         if len(network.swinViT.window_size) != 3:
             raise ShapeError(
                 "a SwinUNETR for pictures",
-                "the turns and cut-outs are those of volumes",
+                "rotations and cut-outs are made for volumes",
                 "Give one with spatial_dims=3, or use masked modelling, which takes both.",
             )
         self.tasks = tasks or SwinTasks()
@@ -252,7 +252,7 @@ class SwinPretraining(Objective):
         if len(volumes) < 2:
             raise ShapeError(
                 "a batch of one volume",
-                "at least 2 are needed, since a volume is told from the others of its batch",
+                "at least 2 are needed, since a volume is contrasted with the others of its batch",
                 "Raise batch_size.",
             )
         if size[0] != size[1]:
