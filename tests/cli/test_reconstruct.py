@@ -234,7 +234,7 @@ def test_doubt_as_a_map_and_as_numbers(crossing, taken, tmp_path):
     from dataclasses import replace
 
     result = replace(medvit.reconstruct(taken / "drr_0.png", taken / "drr_90.png", crossing), entropy_map=None)
-    with pytest.raises(OutputError, match="no doubt of crossing on the grid of its labels; .* Leave maps out"):
+    with pytest.raises(OutputError, match="no uncertainty of crossing on the grid of its labels; .* Leave maps out"):
         result.save(tmp_path / "none", maps=True)
 
 

@@ -73,8 +73,8 @@ def test_the_shipped_bundle_takes_the_published_sizes(tmp_path):
         (lambda s: s.update({"out.conv.conv.bias": torch.zeros(13)}), "1 tensors do not fit, the first is out.conv.conv.bias"),
         (lambda s: s["swinViT.layers1.0.blocks.0.attn.relative_position_index"].add_(1), "1 tensors do not fit, the first is swinViT"),
         (lambda s: s["out.conv.conv.bias"].fill_(float("nan")), "NaN or infinite values in given.pt, first in out.conv.conv.bias"),
-        (lambda s: s.clear(), "no table of tensors in given.pt"),
-        (lambda s: s.update(epoch=3), "no table of tensors in given.pt"),
+        (lambda s: s.clear(), "no state dict in given.pt"),
+        (lambda s: s.update(epoch=3), "no state dict in given.pt"),
     ],
 )  # fmt: skip
 def test_weights_that_do_not_fit(change, message, state, published, tmp_path):
@@ -103,7 +103,8 @@ def test_a_pickle_that_would_run_code_never_does(kind, published, tmp_path, serv
     server.files["/zoo/model_v1.pt"] = content = path.read_bytes()
     _vouch(published.folder, content)
     with pytest.raises(
-        BundleError, match="more than tensors in model_v1.pt: reading it all would run code, .* nothing in it was run"
+        BundleError,
+        match="objects other than tensors in model_v1.pt: reading them would run code, .* nothing in it was run",
     ):
         fetch_small()
     assert not witness.exists()

@@ -68,7 +68,7 @@ def test_a_header_that_does_not_fit_is_refused(told):
     kept, header = narrowed(with_point_kernels(_small(), ["1"]).state_dict())
     content = save(kept, {next(iter(header)): told})
     with pytest.raises(
-        CheckpointError, match="Found a header that tells of kernels the file does not hold .* Install the bundle again"
+        CheckpointError, match="Found a header whose list of kernels does not fit .* Install the bundle again"
     ):
         widened(load(content), content)
 
