@@ -323,7 +323,7 @@ def test_backends_say_why_they_decline():
     ):
         bi_wkv(*inputs, backend="triton")
     meta = [x.to("meta") for x in inputs]
-    with pytest.raises(BackendError, match="cannot run: the tensor is on meta. Use backend='torch'"):
+    with pytest.raises(BackendError, match="cannot run: the tensor is on meta. Use backend=.torch."):
         bi_wkv(*meta, backend="cpu")
     long = torch.zeros(1, 20_000, 1)
     with pytest.raises(

@@ -90,7 +90,7 @@ def test_bad_input_is_named():
         BackendError, match="Found that the 'triton' backend of resample_argmax cannot run: .*[Tt]riton"
     ):
         resample_argmax(good, out_shape=(8, 8, 8), backend="triton")
-    with pytest.raises(BackendError, match="interpolated logits at once, which is for small images. Use backend='cpu'"):
+    with pytest.raises(BackendError, match="interpolated logits at once, which is for small images. Use backend=.cpu."):
         resample_argmax(good, out_shape=(512, 512, 512), backend="reference")
 
 
