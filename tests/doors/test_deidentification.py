@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydicom.uid import CTImageStorage, UltrasoundImageStorage, generate_uid
 from typer.testing import CliRunner
 
 import medvit
+from medvit.cli import command_line_words
 from medvit.deidentification import RETAINABLE, Privacy, add_images, burned_in, deidentified_scan, read_key
 from medvit.deidentification.headers import deidentified
 from medvit.deidentification.rules_e1 import method_codes, profile
@@ -352,8 +354,10 @@ def test_images_that_cannot_be_copied_are_refused(fault, message, tmp_path):
     pydicom.dcmwrite(path, d)
     (tmp_path / "case").mkdir()
     (tmp_path / "case" / "run.json").write_text('{"files": {}}')
-    with pytest.raises(ImageError, match=message):
+    with pytest.raises(ImageError) as refused:
         add_images(tmp_path / "case", [one_file(path)], Privacy(key=b"0123456789abcdef"))
+    assert re.search(message, refused.value.sentence(command_line_words))
+    assert "Leave medvit.deidentification.add_images() out for this series." in str(refused.value)
 
 
 @pytest.mark.parametrize(
