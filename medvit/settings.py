@@ -99,7 +99,7 @@ def check_names(backend: str, precision: str) -> None:
         raise BackendError(
             f"precision 'bf16' for the {backend!r} backend, which computes in fp32",
             "openvino (CPU) and cuda take bf16",
-            "Use backend='auto', or leave the precision out.",
+            "Leave the precision out.",
         )
 
 

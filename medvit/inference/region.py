@@ -61,7 +61,7 @@ def _body(image: np.ndarray) -> Tensor:
 
     if image.min() == image.max():
         raise ImageError(
-            "an image of one value, in which there is no body",
+            "an image whose voxels all have one value",
             "{roi_crop=body} needs one",
             "Leave it out.",
             option="roi_crop",

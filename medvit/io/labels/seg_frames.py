@@ -57,7 +57,7 @@ def read_frames(dataset: Dataset, name: str) -> list[Frame]:
     if len(per_frame) != count:
         raise SourceError(
             f"{name}, a SEG of {count} frames with {len(per_frame)} descriptions",
-            "each frame needs its place",
+            "each frame needs its own description",
             "Export it again.",
         )
     if "PlanePositionSlideSequence" in shared or any("PlanePositionSlideSequence" in g for g in per_frame):

@@ -266,7 +266,7 @@ class TrainingLoop:
             raise CheckpointError(
                 f"a checkpoint of another run in {self.folder} ({first})",
                 "one of this recipe and version is needed to go on",
-                "Give another {output}; its weights can be started from: {start}.",
+                "Give another {output}; to start from its weights, use {start}.",
                 option=("output", "start"),
             ) from error
         if state.get("settled", False):
