@@ -146,7 +146,9 @@ def roi_box(corners: NDArray[np.float64], layer: Any) -> str:
         if flat[shown]:
             low[stored], high[stored] = 0, grid.shape[stored]
     if (low >= high).any():
-        raise SelectionError("a box outside of the image", "the box must overlap the image", "Draw it on the image again.")
+        raise SelectionError(
+            "a box outside of the image", "the box must overlap the image", "Draw it on the image again."
+        )
     return ",".join(f"{a}:{b}" for a, b in zip(low, high, strict=True))
 
 
