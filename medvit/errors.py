@@ -6,7 +6,6 @@ makes a sentence of them. Doors (command line, napari, label server) give it the
 
 from __future__ import annotations
 
-import copy
 import errno
 import re
 from collections.abc import Callable
@@ -144,7 +143,8 @@ class MedvitError(Exception):
             before: what the error means to a caller: "The series beside labels.nii.gz cannot be its grid."
             after: what else is to be known.
         """
-        made = copy.copy(self)
+        made = type(self).__new__(type(self))  # not copy.copy, by which tblib, if it is loaded, shares the attributes
+        made.__dict__.update(self.__dict__)
         made.before = " ".join(filter(None, (before, self.before)))
         made.after = " ".join(filter(None, (self.after, after)))
         made.args = (made.sentence(),)

@@ -101,7 +101,7 @@ def test_mistakes_are_one_clear_line(published, server, tmp_path):
         (("fetch", NAME, "--frm", "x"), 2, "No such option"),
         (("fetch", "../x", "-y"), 1, "where a bundle's name is needed"),
         (("fetch", "abdomen_ct", "-y"), 1, f"Did you mean {NAME}"),
-        (("fetch", NAME, "-y", "--from", tmp_path / "absent"), 1, "--from needs one"),
+        (("fetch", NAME, "-y", "--from", tmp_path / "absent"), 1, "--from FILE needs one"),
     ):
         outcome = _run(*args)
         assert outcome.exit_code == code
