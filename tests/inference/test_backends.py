@@ -160,6 +160,22 @@ def test_what_fails_while_it_is_made_leaves_nothing(tmp_path, monkeypatch):
         get_or_build("kind", "key", lambda aside: {})
 
 
+def test_of_two_processes_that_make_an_entry_at_once_the_record_of_the_first_counts(tmp_path, monkeypatch):
+    """It holds the measured speed, by which both choose between graph and network."""
+    monkeypatch.setenv("MEDVIT_CACHE", str(tmp_path))
+
+    def quick(aside):
+        (aside / "graph").write_text("graph")
+        return {"ratio": 1.5}
+
+    def slow(aside):
+        get_or_build("kind", "key", quick)  # as another process would meanwhile
+        (aside / "graph").write_text("graph")
+        return {"ratio": 0.9}
+
+    assert get_or_build("kind", "key", slow)[1] == get_or_build("kind", "key", slow)[1] == {"ratio": 1.5}
+
+
 def test_the_cache_lets_the_oldest_go(tmp_path, monkeypatch):
     from medvit.inference.backends import cache
 
