@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from medvit.atomic_write import os_errors_as_output_errors, staging_folder
 from medvit.errors import ExportError, OutputError
+from medvit.inference.backends import openvino_core
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
@@ -207,10 +208,8 @@ def _run_torch(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> li
 
 
 def _run_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> list[Tensor]:
-    import openvino
-
     # without the hint, OpenVINO computes in bf16 on processors that support it
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = compiled([x.numpy() for x in inputs])
     return [torch.from_numpy(results[output]) for output in compiled.outputs]
 

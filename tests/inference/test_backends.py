@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -174,6 +176,28 @@ def test_of_two_processes_that_make_an_entry_at_once_the_record_of_the_first_cou
         return {"ratio": 0.9}
 
     assert get_or_build("kind", "key", slow)[1] == get_or_build("kind", "key", slow)[1] == {"ratio": 1.5}
+
+
+def test_a_signal_reaches_its_handler_after_graphs_were_dropped(tmp_path):
+    """An engine of OpenVINO gives the thread that makes it a stack for signals, and frees it where the engine ends."""
+    pytest.importorskip("openvino", reason="the extra medvit[openvino] is not installed")
+    code = """
+import os, pathlib, signal, sys, torch
+from medvit.inference.backends.openvino import Graph, graph_of
+
+graph_of(torch.nn.Conv2d(1, 1, 3, padding=1).eval(), torch.zeros(1, 1, 8, 8))
+(path,) = pathlib.Path(sys.argv[1]).rglob("graph.xml")
+first, second = Graph(path, "fp32", {}), Graph(path, "fp32", {})
+del first  # the second, which knows its stack, ends after it
+del second
+signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    environment = {**os.environ, "MEDVIT_CACHE": str(tmp_path)}
+    outcome = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (outcome.returncode, outcome.stdout) == (0, "interrupted\n"), outcome.stderr
 
 
 def test_the_cache_lets_the_oldest_go(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 from .openvino import graph_of as graph_of
+from .openvino import openvino_core as openvino_core
 from .selection import BackendRequest as BackendRequest
 from .selection import SelectedBackend as SelectedBackend
 from .selection import devices as devices

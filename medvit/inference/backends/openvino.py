@@ -28,7 +28,7 @@ from medvit.inference.backends.cache import get_or_build
 from medvit.inference.backends.export_norm import as_recorded
 from medvit.inference.backends.network_fingerprint import fingerprint
 
-__all__ = ["Graph", "faster_graph_of", "graph_of", "unsupported_reason"]
+__all__ = ["Graph", "faster_graph_of", "graph_of", "openvino_core", "unsupported_reason"]
 
 _REVISION = 1
 """Version of the conversion; a new number makes cached graphs invalid."""
@@ -46,6 +46,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}  # without a hint, OpenVINO computes in
 
 _IN_MEMORY: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
 _LOCK = Lock()
+_CORE_LOCK = Lock()
 
 
 class Graph:
@@ -177,19 +178,33 @@ def _converted(network: nn.Module, example: Tensor) -> Any:
 
 
 def _compile(path: Path, precision: str) -> Any:
-    import openvino
-
     options = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # other processes may share the processor
     }
-    return openvino.Core().compile_model(str(path), "CPU", options)
+    return openvino_core().compile_model(str(path), "CPU", options)
+
+
+def openvino_core() -> Any:
+    """Return OpenVINO's engine, which is made once in a process and never ends.
+
+    An engine gives the thread that makes it an alternate stack for signals, and frees this stack when the engine ends. If several engines end
+    in another order than they were made, the thread keeps a stack that is freed, and the next signal with a handler (Ctrl+C, SIGTERM)
+    ends the process with a segmentation fault.
+    """
+    with _CORE_LOCK:
+        return _core()
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
 
 
 @lru_cache(maxsize=1)
 def _capabilities() -> tuple[str, ...]:
-    import openvino
-
-    return tuple(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return tuple(openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
