@@ -43,7 +43,7 @@ class _Copy(subprocess.Popen):
     """A ``subprocess.Popen`` whose process the server forks, if it is Python; the server also tells its number and how it ended."""
 
     _status = -1
-    """Where the server tells; -1 of a process that it has not forked."""
+    """File descriptor on which the server reports the process; -1 for a process that the server has not forked."""
 
     def _execute_child(
         self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
@@ -135,7 +135,7 @@ _LOADED = (
     "torch", "ignite.engine", "monai.bundle", "monai.inferers", "monai.transforms", "medvit.pipeline", "medvit.segmentation.save",
     "medvit.inference.loaded_bundle", "medvit.training.trainer", "medvit.cli.main", "medvit_label.server", "uvicorn", "tests.bands",
 )  # fmt: skip
-"""What programs need that are run here; nothing of it may start a thread."""
+"""Modules that the server loads for the programs it runs; none of them may start a thread."""
 
 
 def _load() -> None:

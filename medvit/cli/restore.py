@@ -117,7 +117,6 @@ def restore(
                 device=device,
                 fast=fast,
                 force=force,
-                roi_subset=(),
                 repair_tags=repair_tags,
                 series=series,
                 geometry=geometry,

@@ -1,4 +1,4 @@
-"""What commands leave out when they start must make no difference to what they do."""
+"""Commands that leave imports out when they start must do the same as with them."""
 
 from __future__ import annotations
 

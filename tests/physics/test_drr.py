@@ -32,6 +32,13 @@ CONE = Geometry(
     pixel_spacing_mm=(4.0, 3.0),
     views_deg=(0.0, 90.0, 33.0),
 )
+ONE_PIXEL = Geometry(
+    source_to_isocenter_mm=600.0,
+    isocenter_to_detector_mm=50.0,
+    detector_shape=(1, 1),
+    pixel_spacing_mm=(1.0, 1.0),
+    views_deg=(0.0,),
+)
 
 
 def _chords(geometry: Geometry, affine: np.ndarray, shape, centre_mm, radius_mm: float) -> np.ndarray:
@@ -261,13 +268,7 @@ def test_what_lies_behind_the_detector_does_not_count():
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
     body = torch.ones(11, 101, 11, dtype=torch.float64)
     found = Projector(
-        Geometry(
-            source_to_isocenter_mm=600.0,
-            isocenter_to_detector_mm=50.0,
-            detector_shape=(1, 1),
-            pixel_spacing_mm=(1.0, 1.0),
-            views_deg=(0.0,),
-        ),
+        ONE_PIXEL,
         affine,
         body.shape,
     )(body)
@@ -278,13 +279,7 @@ def test_a_slice_one_voxel_thick():
     affine = np.diag([3.0, 5.0, 3.0, 1.0])
     body = torch.ones(11, 1, 11, dtype=torch.float64)
     found = Projector(
-        Geometry(
-            source_to_isocenter_mm=600.0,
-            isocenter_to_detector_mm=50.0,
-            detector_shape=(1, 1),
-            pixel_spacing_mm=(1.0, 1.0),
-            views_deg=(0.0,),
-        ),
+        ONE_PIXEL,
         affine,
         body.shape,
     )(body)
@@ -308,13 +303,7 @@ def test_a_tube_of_water_lets_through_what_physics_says():
     tube = torch.full((21, 60, 21), -1000.0, dtype=torch.float64)
     tube[:, 10:50] = 0
     projector = Projector(
-        Geometry(
-            source_to_isocenter_mm=1500.0,
-            isocenter_to_detector_mm=300.0,
-            detector_shape=(1, 1),
-            pixel_spacing_mm=(1.0, 1.0),
-            views_deg=(0.0,),
-        ),
+        replace(ONE_PIXEL, source_to_isocenter_mm=1500.0, isocenter_to_detector_mm=300.0),
         affine,
         tube.shape,
     )

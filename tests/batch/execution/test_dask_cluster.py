@@ -302,7 +302,7 @@ def test_a_lost_worker_costs_nothing(banded, tmp_path):
 
 
 def _our_worker_sees(variable: str) -> bool:
-    """Whether a worker, forked from a fork server that a Dask worker's process has started, was given a variable."""
+    """Return True if a worker that was forked from the fork server of a Dask worker has a variable in its environment."""
     servers = {pid for pid, _, line, _ in processes() if b"multiprocessing.forkserver" in line}
     return any(
         pid in servers and parent in servers and variable.encode() in environment.split(b"\0")

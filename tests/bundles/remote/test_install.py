@@ -245,7 +245,7 @@ def test_cancelling_keeps_what_has_arrived(published, server, store):
 
 
 def test_small_is_the_shipped_bundle(tmp_path):
-    """What these tests run differs from what ships in size, grid and address alone."""
+    """The small bundle of these tests differs from the shipped one only in size, grid and address."""
     folder = small(tmp_path / NAME, b"", "https://host/x")
     ours, shipped = (json.loads((f / "configs/inference.json").read_text()) for f in (folder, BTCV))
     assert {k for k in shipped if ours[k] != shipped[k]} == {"network_def", "spacing_mm", "roi_size"}

@@ -115,7 +115,7 @@ class _Sagging(torch.nn.Module):
 
 
 def test_judged_slices_have_their_own_neighbours(denoiser, monkeypatch):
-    """Where intensity rises along k by as much from slice to slice a slice is its neighbours' mean, and nothing changes.
+    """An intensity that rises evenly along k makes each slice the mean of its neighbours, so nothing changes.
 
     Judged are slices 7, 23 and 39, the volume's last, which stands for the neighbour that it lacks.
     """
