@@ -143,7 +143,7 @@ class MedvitError(Exception):
             before: what the error means to a caller: "The series beside labels.nii.gz cannot be its grid."
             after: what else is to be known.
         """
-        made = type(self).__new__(type(self))  # not copy.copy, by which tblib, if it is loaded, shares the attributes
+        made = type(self)(self.found)  # not copy.copy, by which tblib, if it is loaded, shares the attributes
         made.__dict__.update(self.__dict__)
         made.before = " ".join(filter(None, (before, self.before)))
         made.after = " ".join(filter(None, (self.after, after)))

@@ -33,5 +33,10 @@ def numba_jit(fastmath: bool | set[str] = True) -> Callable[[Any], Any]:
 def numba_threads() -> Iterator[None]:
     """Hold the lock and use as many threads as torch is set to."""
     with _ONE_AT_A_TIME:
-        set_num_threads(max(1, min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)))
+        threads = torch.get_num_threads()
+        set_num_threads(max(1, min(threads, config.NUMBA_NUM_THREADS)))
+        if (
+            torch.get_num_threads() != threads
+        ):  # numba's OpenMP layer sets OpenMP's own number, which torch reads, when it starts
+            torch.set_num_threads(threads)
         yield

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import pickle
 import re
 from pathlib import Path
 
@@ -21,15 +22,15 @@ COMMANDS = [ROOT / "medvit/cli", ROOT / "apps/batch/medvit_batch", ROOT / "apps/
 """Folders whose errors may name options of the command line."""
 
 
-def family() -> set[str]:
-    """Return the names of all classes of errors."""
+def family() -> list[type[MedvitError]]:
+    """Return all classes of errors."""
     rooms = ("medvit.progress", "medvit.io.files", "medvit_batch.errors", "medvit_label.errors", "medvit_napari.errors")
     for room in (*rooms, "medvit_napari.server.client"):
         importlib.import_module(room)
     kinds = [MedvitError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    return {kind.__name__ for kind in kinds}
+    return list(dict.fromkeys(kinds))
 
 
 def literal(node: ast.expr) -> str:
@@ -41,7 +42,7 @@ def literal(node: ast.expr) -> str:
 
 def calls(everywhere: bool = False) -> list[tuple[str, ast.Call]]:
     """Return the calls that create errors, each with its place: of the library, or of the commands too."""
-    names, found = family(), []
+    names, found = {kind.__name__ for kind in family()}, []
     for path in sorted(path for folder in {*FOLDERS, *COMMANDS} for path in folder.rglob("*.py")):
         if not everywhere and any(folder in path.parents for folder in COMMANDS):
             continue
@@ -53,6 +54,17 @@ def calls(everywhere: bool = False) -> list[tuple[str, ast.Call]]:
 
 def texts(call: ast.Call) -> list[ast.expr]:
     return [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg in ("needed", "remedy"))]
+
+
+@pytest.mark.parametrize("kind", family(), ids=lambda kind: kind.__name__)
+def test_every_error_can_be_framed_and_pickled(kind):
+    """Classes that are an OSError too are made by another ``__new__`` than the others."""
+    error = kind("3 of them", "1 is needed", "Give {like=...}.", option="like")
+    framed = pickle.loads(pickle.dumps(error.framed("Nothing was written.", "See the log.")))
+    assert str(framed) == "Nothing was written. Found 3 of them; 1 is needed. Give like=.... See the log."
+    assert type(framed) is kind
+    assert (framed.found, framed.option) == ("3 of them", ("like",))
+    assert str(error) == "Found 3 of them; 1 is needed. Give like=...."
 
 
 def test_there_are_calls_to_look_at():
