@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,8 +35,15 @@ def _kept(name: str, *rooms: str) -> Path:
 
 
 def pytest_configure() -> None:
-    """Keep what numba compiles; by itself it does not see a change in a function that a kept one calls from another file."""
+    """Keep what numba compiles, and no memory of processes that a test lets crash.
+
+    By itself numba does not see a change in a function that a kept one calls from another file.
+    """
     os.environ["NUMBA_CACHE_DIR"] = str(_kept("numba", "kernels"))  # read when numba is first imported
+    with suppress(ImportError):  # Windows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +140,15 @@ def example_published(example_result, tmp_path_factory: pytest.TempPathFactory) 
     """The folder that the example's result was saved to once, in every format for people who look at it. Do not write there."""
     folder = tmp_path_factory.mktemp("published") / "out"
     example_result.save(folder, ("nifti", "dicom-seg", "rtstruct", "sr", "sc"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cropped_series(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty of the example's DICOM slices: one layer of windows in place of two."""
+    folder = tmp_path_factory.mktemp("series")
+    with zipfile.ZipFile(examples / "headneck_ct_dicom.zip") as archive:
+        archive.extractall(folder, sorted(archive.namelist())[45:85])
     return folder
 
 

@@ -37,8 +37,8 @@ def _process(module: str, *arguments: str, interpret: bool) -> str:
         pytest.param(["window_attention"], marks=pytest.mark.soak),
         ["overlap_add"],
         ["resample_argmax"],
-        pytest.param(["bi_wkv_2d", "all"], marks=pytest.mark.soak),
-        pytest.param(["window_attention", "all"], marks=pytest.mark.soak),
+        pytest.param(["bi_wkv_2d", "rest"], marks=pytest.mark.soak),
+        pytest.param(["window_attention", "rest"], marks=pytest.mark.soak),
     ],
     ids=" ".join,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,6 @@ def test_there_are_notebooks():
     assert len(PATHS) >= 6
 
 
-def _part_of_the_example(folder: Path) -> Path:
-    """Forty of the shipped CT's slices: one layer of windows in place of two."""
-    with zipfile.ZipFile(NOTEBOOKS.parent / "examples" / "headneck_ct_dicom.zip") as archive:
-        archive.extractall(folder, sorted(archive.namelist())[45:85])
-    return folder
-
-
 def _set(notebook: Any, values: dict[str, object]) -> None:
     """Give the one cell tagged "parameters" other values; a name it does not set is an error."""
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -48,13 +40,13 @@ LONG = ("03_bring_a_published_checkpoint", "04_train_on_a_handful", "05_denoise_
 @pytest.mark.parametrize(
     "path", [pytest.param(p, id=p.stem, marks=pytest.mark.soak if p.stem in LONG else ()) for p in PATHS]
 )
-def test_it_runs(path, monkeypatch, tmp_path):
+def test_it_runs(path, cropped_series, monkeypatch, tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     values = dict(SMALLER.get(path.stem, {}))
     if path.stem == "01_segment_and_look":
-        values["SCAN"] = str(_part_of_the_example(tmp_path / "part"))
+        values["SCAN"] = str(cropped_series)
     if path.stem == "06_xray_to_3d" and medvit.open_bundle("headneck_xray_swin_x2s").state != "trained":
         # until its weights are there: the same steps by a network that sees a body where both views are bright
         values["BUNDLE"] = str(make_reconstructing_bundle(tmp_path / "crossing"))
