@@ -15,166 +15,17 @@ import pytest
 from medvit_batch.cli import app
 from pydicom import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, generate_uid
 from typer.testing import CliRunner
 
 import medvit
 from tests.bands import make_restoring_bundle
 from tests.batch.archives import write_small
+from tests.doors.planting import DAY, GONE, LEFT, LONG, SHORT, STUDY, item, plant, reference
 from tests.tools import complaints
 
 pytestmark = pytest.mark.usefixtures("one_fork_server")
 
 _TYPES = ("-ot", "dicom-seg,rtstruct,sr,sc,nifti,dicom")
-_NAME = "Müller^Bo=李^小东=みゅら^ぼう"
-_STEP = "1.2.840.10008.3.1.2.3.3"
-_STUDY = "1.2.840.10008.3.1.2.3.1"
-
-_TEXTS = {
-    "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "BO_MUELLER"],
-    "FilterType": "BONE_MULLER_2",
-    "WindowCenter": ["40", "400"],
-    "WindowWidth": ["400", "2000"],
-    "WindowCenterWidthExplanation": ["BONE_LI", "Bo soft"],
-    "ConvolutionKernel": ["B30s", "Bone"],
-    "ScanOptions": "HELICAL MODE",
-    "SoftwareVersions": ["syngo Bone 2012B", "for MÜLLER 12MAR1961"],
-    "ManufacturerModelName": "Bosonic 64 LiHead",
-    "SequenceName": "HEADBO",
-    "AcquisitionProtocolName": "Neck 12. März 1961",
-    "ReconstructionDescription": "soft, born 12 March 1961 or 12.03.1961 and 1961-03-12",
-    "PixelSpacingCalibrationDescription": "李小东 sphere; 12 Mar 61",
-    "ImageFilterDescription": "Mueller's\r\nsharp filter of ID4711B, acc. ACC 9",
-    "ExposureControlModeDescription": "fixed by Ng,Li",
-    "ReferenceLocationDescription": "みゅら, +49 89 1234567, bo@clinic.example",
-    "InstructionText": "March 12th, 1961",
-    "DetectorDescription": "MÃ¼ller tube of Rosenheim",
-    "FieldOfViewDescription": "Mu\u0308ller field",
-    "InstructionDescription": "Dose OBRIEN_2, O\u2019Brien and Lefebvre-OBrien; 李先生 left",
-    "ProtocolPlanningInformation": "plan of 12. 3. 1961; 12 / 03 / 1961; 1961:03:12; 12.III.1961; 12 марта 1961; 12—03—1961; 20200203T101112; 03/1961",
-    "InstructionPerformanceComment": "call (212) 555-0199 or tel. 089 7654321, clinic.example.org/secretmark; 192.168.7.20",
-    "ProtocolDesignRationale": r"kept in \\pacs\secretmark\a and C:\secretmark x\1.dcm and /home/secretmark/1.dcm",
-    "ProtocolElementPurpose": "as 1.2.826.0.1.3680043.8.498.4711471147114711 in 1.2.840.10008.1.2.4.90",
-}
-"""Texts of attributes that the profile has no row for, as a scanner's or a person's words stand there."""
-
-_LEFT = {
-    "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "OTHER"],
-    "FilterType": "BONE_2",
-    "WindowCenter": [40, 400],
-    "WindowCenterWidthExplanation": ["BONE", "soft"],
-    "ConvolutionKernel": ["B30s", "Bone"],
-    "ScanOptions": "HELICAL MODE",
-    "SoftwareVersions": ["syngo Bone 2012B", ""],
-    "ManufacturerModelName": "Bosonic 64 Head",
-    "SequenceName": "HEAD",
-    "AcquisitionProtocolName": "Neck",
-    "PixelSpacingCalibrationDescription": "sphere",
-    "ExposureControlModeDescription": "fixed",
-    "FieldOfViewDescription": "field",
-    "InstructionDescription": "Dose 2,and Lefebvre-left",
-    "ProtocolElementPurpose": "as in 1.2.840.10008.1.2.4.90",
-    "BodyPartExamined": "NECK",
-    "Manufacturer": "maker",
-    "KVP": 120,
-}
-"""Values that must be kept: technique is not removed with the name beside it."""
-
-_MARKED = (
-    "PatientBirthDateInAlternativeCalendar PlacerOrderNumberImagingServiceRequest FillerOrderNumberImagingServiceRequest "
-    "PlacerOrderNumberProcedure FillerOrderNumberProcedure PlacerOrderNumberImagingServiceRequestRetired "
-    "FillerOrderNumberImagingServiceRequestRetired RequestedProcedureComments ImagingServiceRequestComments StudyComments "
-    "ImageComments PatientComments RetrieveURL OtherPatientIDs"
-).split()
-"""Attributes that must be gone with whatever they hold."""
-
-_GONE = (
-    *(keyword for keyword in _MARKED if keyword != "ImageComments"),  # we write some of our own
-    *"PatientAlternativeCalendar OtherPatientIDsSequence EncryptedAttributesSequence ReferencedStudySequence "
-    "ReferencedPerformedProcedureStepSequence OriginalAttributesSequence".split(),
-)
-_SHORT = re.compile(r"(?i:(?<![^\W_])(?:bo|li|ng)(?![^\W_]))|(?<=[a-z])(?:Bo|Li|Ng)(?![a-z])|(?i:bohead|headbo|lihead)")
-_DAY = re.compile(
-    r"(?i)12(?:th|\.)?[\W_]*(?:mar|мар|iii|0?3)\w*[\W_]*(?:19)?61|mar\w*[\W_]*12|1961[\W_]*0?3[\W_]*12|03/1961|20200203"
-)
-_LONG = (
-    "muller",
-    "mueller",
-    "4711",
-    "acc9",
-    "rosenheim",
-    "李",
-    "小东",
-    "みゅら",
-    "ぼう",
-    "1234567",
-    "secretmark",
-    "obrien",
-)
-_LONG += ("李先生", "5550199", "7654321", "192168720", "4711471147114711")
-
-
-def _item(**values: object) -> Dataset:
-    item = Dataset()
-    for name, value in values.items():
-        setattr(item, name, value)
-    return item
-
-
-def _plant(path: Path, issuer: str) -> None:
-    """Write identifiers into a slice, wherever they were found to have stayed, and beside them what must stay."""
-    d = pydicom.dcmread(path)
-    d.SpecificCharacterSet = "ISO_IR 192"
-    d.PatientName, d.PatientID, d.IssuerOfPatientID, d.PatientBirthDate = (
-        _NAME,
-        "ID-4711-B",
-        issuer,
-        "19610312",
-    )
-    d.OperatorsName, d.ReferringPhysicianName, d.InstitutionName = "Ng^Li", "O'Brien^Anne^^Dr", "Klinikum Rosenheim"
-    d.BodyPartExamined, d.AcquisitionDate, d.ContentDate = "NECK", "20200203", "20200203"
-    d.PatientPosition = "HFS"
-    for keyword, value in _TEXTS.items():
-        setattr(d, keyword, value)
-    for keyword in _MARKED:
-        setattr(d, keyword, "SECRETMARK" if keyword != "RetrieveURL" else "https://pacs/SECRETMARK")
-    d.PatientAlternativeCalendar = "THAI"
-    d.OtherPatientIDsSequence = Sequence([_item(PatientID="SECRETMARK", TypeOfPatientID="TEXT")])
-    d.EncryptedAttributesSequence = Sequence(
-        [_item(EncryptedContentTransferSyntaxUID="1.2.840.10008.1.2", EncryptedContent=b"SECRETMARK")]
-    )
-    d.ReferencedStudySequence = Sequence([_reference(_STUDY)])
-    d.ReferencedPerformedProcedureStepSequence = Sequence([_reference(_STEP)])
-    d.ReferencedImageSequence = Sequence([_reference(CTImageStorage, d.SOPInstanceUID)])
-    d.ProcedureCodeSequence = Sequence(
-        [
-            _item(CodeValue="CTN", CodingSchemeDesignator="99ROOM", CodeMeaning="CT neck for Müller, born 12.03.1961"),
-            _item(CodeValue="ID-4711-B", CodingSchemeDesignator="99ROOM", CodeMeaning="neck"),
-            _item(CodeValue="45036003", CodingSchemeDesignator="SCT", CodeMeaning="Ultrasonography of abdomen"),
-        ]
-    )
-    d.ContributingEquipmentSequence = Sequence(
-        [
-            _item(
-                PurposeOfReferenceCodeSequence=Sequence([_equipment()]),
-                Manufacturer="NG_LI and MUELLERHEAD",
-                SoftwareVersions=["3.1", "Bo"],
-            )
-        ]
-    )
-    private = d.private_block(0x0009, "MAKER SECRETMARK", create=True)
-    private.add_new(0x01, "LO", "SECRETMARK")
-    private.add_new(0x02, "UN", "Müller SECRETMARK".encode())
-    d.add_new(0x00091099, "SQ", Sequence([_item(PatientComments="SECRETMARK")]))
-    d.save_as(path, enforce_file_format=True)
-
-
-def _reference(kind: str, uid: str | None = None) -> Dataset:
-    return _item(ReferencedSOPClassUID=kind, ReferencedSOPInstanceUID=uid or generate_uid())
-
-
-def _equipment() -> Dataset:
-    return _item(CodeValue="109101", CodingSchemeDesignator="DCM", CodeMeaning="Acquisition Equipment")
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +34,7 @@ def planted(tmp_path_factory) -> Path:
     top = tmp_path_factory.mktemp("planted")
     for number, issuer in enumerate(("Rosenheim Clinic", "Elsewhere"), 1):
         for path in write_small(top / f"Müller^Bo {number}", number):
-            _plant(path, issuer)
+            plant(path, issuer)
     return top
 
 
@@ -233,8 +84,8 @@ def _leaks(text: str) -> list[str]:
     """The planted identifiers that a text still holds, whatever its case, accents or separators."""
     folded = unicodedata.normalize("NFD", text.casefold())
     folded = re.sub(r"[\W_]+", "", "".join(c for c in folded if not unicodedata.combining(c)))
-    found = [word for word in _LONG if _folded(word) in folded]
-    return found + [match[0] for pattern in (_SHORT, _DAY) for match in pattern.finditer(text)]
+    found = [word for word in LONG if _folded(word) in folded]
+    return found + [match[0] for pattern in (SHORT, DAY) for match in pattern.finditer(text)]
 
 
 def _folded(word: str) -> str:
@@ -251,7 +102,7 @@ def test_planted_identifiers_are_in_no_object(run):
         for where, text in _texts(d):
             found = set(_leaks(text)) - ({"rosenheim"} if "institution" in retained else set())
             assert not found, (path.name, where, text)
-        for keyword in _GONE:
+        for keyword in GONE:
             assert keyword not in d or (d.Modality == "SR" and not d[keyword].value), (path.name, keyword)
 
 
@@ -302,7 +153,7 @@ def test_technique_stays(run):
     out, _, retained = run
     for path in (out / "cases").rglob("images/*.dcm"):
         d = pydicom.dcmread(path)
-        for keyword, value in _LEFT.items():
+        for keyword, value in LEFT.items():
             if keyword in ("ManufacturerModelName", "SoftwareVersions") and keyword not in d:
                 continue
             found = d[keyword].value
@@ -376,13 +227,13 @@ def test_new_objects_do_not_state_the_day_of_the_run(run):
 def test_objects_beside_a_referenced_study_are_valid(fault, banded, tmp_path):
     """Without de-identification too: what highdicom would copy from the source as it is."""
     items = {
-        "retired class": [_reference(_STUDY)],
+        "retired class": [reference(STUDY)],
         "empty": [],
-        "no uid": [_item(ReferencedSOPClassUID=_STUDY)],
+        "no uid": [item(ReferencedSOPClassUID=STUDY)],
     }
     write_small(
         tmp_path / "series", 1, ReferencedStudySequence=Sequence(items[fault]),
-        ProcedureCodeSequence=Sequence([_item(CodeMeaning="CT")] if fault == "no uid" else []),
+        ProcedureCodeSequence=Sequence([item(CodeMeaning="CT")] if fault == "no uid" else []),
         PatientBirthDateInAlternativeCalendar="2504-03-12",
     )  # fmt: skip
     medvit.segment(tmp_path / "series", bundle=banded).save(tmp_path / "out", ("dicom-seg", "rtstruct", "sr"))

@@ -17,12 +17,10 @@ from medvit.errors import BackendError, ImageError, MemoryShortError, ShapeError
 from medvit.inference import SlidingWindow
 from medvit.inference.backends import BackendRequest, select_backend
 from medvit.inference.backends import torch_compile as compiled
-from medvit.inference.backends.cache import get_or_build
 from medvit.inference.backends.export_norm import as_recorded
 from medvit.inference.backends.network_fingerprint import fingerprint
 from medvit.progress import Progress
 from medvit.segmentation import SwinUNETR
-from medvit.user_folders import cache_folder
 
 ROI = (32, 32, 64)
 
@@ -123,61 +121,6 @@ def test_auto_converts_a_bundles_large_network_alone(image, monkeypatch, tmp_pat
         assert "too small for a graph" in select_backend(small, window, BackendRequest(windows=9)).reason
 
 
-@pytest.mark.parametrize("spoil", ["cut", "gone", "record"])
-def test_a_corrupt_cache_is_made_again(spoil, image, tmp_path, monkeypatch):
-    openvino = pytest.importorskip("openvino")
-    assert openvino
-    from medvit.inference.backends import openvino as backend
-
-    monkeypatch.setenv("MEDVIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(backend, "_HELD", 0)
-    torch.manual_seed(0)
-    network, window = Small(), image[..., :16, :16, :16]
-    with torch.inference_mode():
-        wanted = backend.graph_of(network, window)(window).clone()
-        (entry,) = (tmp_path / "openvino").iterdir()
-        path = entry / {"cut": "graph.bin", "gone": "graph.xml", "record": "made.json"}[spoil]
-        if spoil == "gone":
-            path.unlink()
-        else:
-            path.write_bytes(path.read_bytes()[:-3])
-        assert torch.equal(backend.graph_of(network, window)(window), wanted)
-    assert [p.name for p in (tmp_path / "openvino").iterdir()] == [entry.name]
-    assert json.loads((entry / "made.json").read_text())["files"].keys() == {"graph.bin", "graph.xml"}
-
-
-def test_what_fails_while_it_is_made_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDVIT_CACHE", str(tmp_path))
-
-    def stop(aside):
-        (aside / "half").write_text("a")
-        raise BackendError("no")
-
-    with pytest.raises(BackendError, match="no"):
-        get_or_build("kind", "key", stop)
-    assert not [*tmp_path.rglob("half")]
-    monkeypatch.setenv("MEDVIT_CACHE", str(tmp_path / "file" / "below"))
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(BackendError, match="set MEDVIT_CACHE to another folder, or use backend=.eager."):
-        get_or_build("kind", "key", lambda aside: {})
-
-
-def test_of_two_processes_that_make_an_entry_at_once_the_record_of_the_first_counts(tmp_path, monkeypatch):
-    """It holds the measured speed, by which both choose between graph and network."""
-    monkeypatch.setenv("MEDVIT_CACHE", str(tmp_path))
-
-    def quick(aside):
-        (aside / "graph").write_text("graph")
-        return {"ratio": 1.5}
-
-    def slow(aside):
-        get_or_build("kind", "key", quick)  # as another process would meanwhile
-        (aside / "graph").write_text("graph")
-        return {"ratio": 0.9}
-
-    assert get_or_build("kind", "key", slow)[1] == get_or_build("kind", "key", slow)[1] == {"ratio": 1.5}
-
-
 def test_a_signal_reaches_its_handler_after_graphs_were_dropped(tmp_path):
     """An engine of OpenVINO gives the thread that makes it a stack for signals, and frees it where the engine ends."""
     pytest.importorskip("openvino", reason="the extra medvit[openvino] is not installed")
@@ -198,36 +141,6 @@ os.kill(os.getpid(), signal.SIGINT)
         [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
     )
     assert (outcome.returncode, outcome.stdout) == (0, "interrupted\n"), outcome.stderr
-
-
-def test_the_cache_lets_the_oldest_go(tmp_path, monkeypatch):
-    from medvit.inference.backends import cache
-
-    monkeypatch.setenv("MEDVIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(cache, "_LIMIT", 2500)
-    made = []
-
-    def make(aside):
-        made.append(aside)
-        (aside / "graph").write_bytes(b"0" * 1000)
-        return {}
-
-    for n, key in enumerate("abc"):
-        entry, _ = get_or_build("kind", key, make)
-        if key != "c":
-            import os
-
-            os.utime(entry / "made.json", (n, n))
-    assert sorted(p.name for p in (tmp_path / "kind").iterdir()) == ["b", "c"]
-    get_or_build("kind", "c", make)
-    assert len(made) == 3
-
-
-def test_the_cache_lies_where_a_platform_keeps_such_files(monkeypatch, tmp_path):
-    monkeypatch.delenv("MEDVIT_CACHE")
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "medvit"
 
 
 def test_a_fingerprint_tells_networks_apart_that_share_their_weights(swin):

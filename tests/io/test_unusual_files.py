@@ -14,7 +14,7 @@ from medvit.io import open_source
 from medvit.io.dicom.header import parser as elements
 from medvit.io.files import folder_files
 from tests.bands import write_series
-from tests.io.dicom.preflight.test_series_preflight import _dicomdir
+from tests.io.dicom.preflight.test_kinds_of_image import _dicomdir
 from tests.io.dicom.volumes import AXIAL, SMALL
 
 # files

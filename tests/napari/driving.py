@@ -10,7 +10,7 @@ import yaml
 from qtpy.QtWidgets import QApplication, QMessageBox
 
 
-def until(what, seconds: float = 60) -> None:
+def until(what, seconds: float = 300) -> None:
     """Let Qt work until something holds."""
     end = time.monotonic() + seconds
     while not what():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import napari
@@ -33,16 +32,10 @@ from tests.bands import (
     phantom,
     write_series,
 )
+from tests.cli.scenes import bones
+from tests.napari.driving import until
 
 TOKEN = "a-token-only-for-tests-0123456789"
-
-
-def until(what, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited too long"
-        QApplication.processEvents()
-        time.sleep(0.005)
 
 
 def docked(viewer, widget):
@@ -273,10 +266,7 @@ def closes(viewer, run, image) -> None:
 
 def radiographs(place: Path) -> None:
     """In a process of its own: this one meets torch only when a run does, as a user's window would."""
-    values = np.full((60, 64, 70), -1000, np.int16)
-    values[10:20, 20:44, 10:60], values[20:44, 38:48, 30:44], values[36:46, 10:22, 50:64] = 800, 300, 1500
-    affine = np.diag([4.0, 4, 4, 1])
-    affine[:3, 3] = (-120, -128, -140)
+    values, affine = bones()
     write_series(place / "bodies", values, affine, BodyPartExamined="HEAD")
     command = [sys.executable, "-m", "medvit", "drr", str(place / "bodies"), "-o", str(place / "drr"), "-ot", "png"]
     subprocess.run([*command, "--views", "0,90"], check=True, capture_output=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bundles.remote.server import Server, serving
+from medvit.bundles.remote.resumable_download import Remote
+from tests.bundles.remote.server import CONTENT, SHA256, Server, serving
 
 ROOT = Path(__file__).resolve().parents[3]
 BTCV = ROOT / "bundles" / "abdomen_ct_swin_unetr_btcv"
@@ -40,6 +41,17 @@ def store(tmp_path, monkeypatch) -> Path:
 def server() -> Iterator[Server]:
     with serving() as running:
         yield running
+
+
+@pytest.fixture
+def remote(server) -> Remote:
+    server.files["/file"] = CONTENT
+    return Remote(f"{server.base}/file", SHA256)
+
+
+@pytest.fixture
+def part(store) -> Path:
+    return store / "cache" / "file.part"
 
 
 @dataclass(frozen=True)

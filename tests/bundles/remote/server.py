@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
 import ssl
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 Fault = tuple[Any, ...]
+
+CONTENT = random.Random(5).randbytes(700_001)
+OTHER = random.Random(6).randbytes(700_001)
+SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from medvit.bundles import open_bundle
 from medvit.cli.main import app
 from tests.bands import make_bundle, make_reconstructing_bundle, write_series
-from tests.cli.test_reconstruct import bones
+from tests.cli.scenes import bones
 from tests.label.conftest import started
 
 client_module = pytest.importorskip("monailabel.client")
