@@ -2,8 +2,9 @@
 
 ``run`` and ``Popen`` are those of ``subprocess``, for command lines of this Python with ``-c``, ``-m`` or a script. The process that is
 copied belongs to the pytest process that asked first, and ends with it. A copy has its own arguments, environment, folder, threads
-and streams. Its modules are those of the tests' checkout, and its parent is not pytest: a test of what a program loads, or of what
-happens when its parent ends, must start a process of its own.
+and streams. A fork server of multiprocessing that it starts is a fork of it, and loads nothing anew. Its modules are those of the
+tests' checkout, and its parent is not pytest: a test of what a program or a fork server loads, or of what happens to a program when
+its parent ends, must start a process of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import gc
 import importlib
 import json
+import multiprocessing.util
 import os
 import runpy
 import select
@@ -200,14 +202,12 @@ def _report_ended(running: dict[int, int]) -> None:
 def _become(cwd: str, environment: dict[str, str], line: list[str]) -> None:
     """Run a program as its own process would; its exceptions and exit code are those of this process."""
     import numpy as np
-    import torch
 
-    threads = int(environment.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
-    if threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
     np.random.seed()
     os.environ.clear()
     os.environ.update(environment)
+    _set_threads()
+    multiprocessing.util.spawnv_passfds = _spawn  # type: ignore[attr-defined]
     os.chdir(cwd)
     kind, words = (line[1], line[2:]) if line[1] in ("-c", "-m") else ("", line[1:])
     first = cwd if kind else str(Path(words[0]).parent)
@@ -221,6 +221,43 @@ def _become(cwd: str, environment: dict[str, str], line: list[str]) -> None:
         exec(compile(words[0], "<string>", "exec"), program.__dict__)
     else:
         runpy.run_path(words[0], run_name="__main__")
+
+
+def _set_threads() -> None:
+    """Take the number of threads from the environment, as torch does when it is loaded."""
+    import torch
+
+    threads = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+
+
+_spawn_cold = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
+
+
+def _spawn(path: bytes, args: list[str], passed: list[int]) -> int:
+    """Start what multiprocessing starts by ``spawnv_passfds``: its fork server as a fork of this process, anything else cold."""
+    if not args[-1].startswith("from multiprocessing.forkserver import main;"):
+        return int(_spawn_cold(path, args, passed))
+    number = os.fork()
+    if number == 0:
+        code = 1
+        try:
+            for handled in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(handled, signal.SIG_DFL)
+            for left in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+                if left > 2 and left not in passed:
+                    with contextlib.suppress(OSError):
+                        os.close(left)
+            _set_threads()
+            exec(args[-1], {})
+        except SystemExit:
+            code = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+    return number
 
 
 if __name__ == "__main__":

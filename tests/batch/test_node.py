@@ -29,6 +29,7 @@ from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import CTImageStorage, Verification
 
+from tests import warm
 from tests.batch.archives import write_small
 from tests.nodes import free_port, wait_for_port
 from tests.tools import program
@@ -245,7 +246,7 @@ def test_a_node_prints_no_values_of_what_it_is_sent(tmp_path):
         str(tmp_path / "out"),
     ]
     line += ["-b", "ct_denoise_restore_rwkv", "--port", str(port), *QUICK]
-    with said.open("wb") as file, subprocess.Popen(line, stdout=file, stderr=file) as node:
+    with said.open("wb") as file, warm.Popen(line, stdout=file, stderr=file) as node:
         try:
             wait_for_port(port)
             sent = pydicom.dcmread(write_small(tmp_path / "sent", 1)[0])

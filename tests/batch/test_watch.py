@@ -15,6 +15,7 @@ from pathlib import Path
 from medvit_batch.cli import app
 from typer.testing import CliRunner
 
+from tests import warm
 from tests.batch.archives import command, series_of, write_small
 from tests.batch.execution.test_session import counts, results, until
 from tests.nodes import free_port
@@ -28,7 +29,7 @@ def test_series_are_taken_when_they_are_quiet(banded, tmp_path):
         "watch", inbox, "-o", out, "-b", banded, "-ot", "nifti", "--no-preview", "--quiet-for", 3, "--every", 0.3,
         "--log-format", "json", "--metrics-port", port,
     )  # fmt: skip
-    watch = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    watch = warm.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         until(lambda: (out / "journal.sqlite").exists(), watch)
         paths = write_small(tmp_path / "sent", 1)

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medvit.cli.main import app
+from tests import warm
 from tests.bundles.remote.conftest import NAME, checkpoint, published, server, state, store
 
 __all__ = ["checkpoint", "published", "server", "state", "store"]
@@ -161,13 +162,8 @@ def test_at_a_terminal_the_question_is_asked(answer, published, server, store):
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_download_is_resumed(stop, published, server, store):
     server.faults = [("stall", 4_000_000)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "medvit", "bundles", "fetch", NAME, "--yes"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    command = [sys.executable, "-m", "medvit", "bundles", "fetch", NAME, "--yes"]
+    process = warm.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while sum(p.stat().st_size for p in store.glob("cache/*.part")) < 3_000_000 and time.monotonic() < deadline:
         time.sleep(0.05)

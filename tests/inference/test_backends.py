@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -21,6 +20,7 @@ from medvit.inference.backends.export_norm import as_recorded
 from medvit.inference.backends.network_fingerprint import fingerprint
 from medvit.progress import Progress
 from medvit.segmentation import SwinUNETR
+from tests import warm
 
 ROI = (32, 32, 64)
 
@@ -137,9 +137,7 @@ signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
 os.kill(os.getpid(), signal.SIGINT)
 """
     environment = {**os.environ, "MEDVIT_CACHE": str(tmp_path)}
-    outcome = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
-    )
+    outcome = warm.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert (outcome.returncode, outcome.stdout) == (0, "interrupted\n"), outcome.stderr
 
 

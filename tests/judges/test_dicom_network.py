@@ -22,6 +22,7 @@ from medvit_batch.network.query_retrieve import fetch, find, parse_keys
 from medvit_batch.network.store_scp import Node
 from typer.testing import CliRunner
 
+from tests import warm
 from tests.batch.archives import IDENTIFYING, command, series_of, without_numbers, write_small
 from tests.batch.execution.test_session import counts, until
 from tests.nodes import free_port, orthanc, wait_for_port
@@ -52,7 +53,7 @@ def test_series_come_in_and_results_go_on_when_the_pacs_is_back(banded, tmp_path
         "--commit",
     )  # fmt: skip
     line[2] = line[2].replace("medvit_batch.cli", "medvit_batch.dicom_cli")
-    node = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    node = warm.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         wait_for_port(port)
         assert _run(program("echoscu"), "-aet", "CT1", "-aec", "MEDVIT", "127.0.0.1", port).returncode == 0

@@ -15,6 +15,7 @@ from medvit_batch.execution.dispatcher import Dispatcher
 from medvit_batch.execution.messages import EndKind
 from medvit_batch.execution.pipe_transport import PipeTransport
 
+from tests import warm
 from tests.batch.runs import behave, job, next_end, note_and_wait
 
 _PATIENCE = 60.0
@@ -101,7 +102,7 @@ if __name__ == "__main__":
 def test_workers_end_with_their_parent_however_it_ends(how, tmp_path):
     (tmp_path / "parent.py").write_text(_PARENT)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), str(tmp_path)], env=env)
+    parent = warm.Popen([sys.executable, str(tmp_path / "parent.py"), str(tmp_path)], env=env)
     try:
         pids = [pid for n in range(2) for pid in _pids(tmp_path / f"pid-{n}")]
     finally:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import warm
 from tests.bands import oblique_affine, phantom, write_series
 from tests.batch.archives import command, write_small
 
@@ -25,7 +26,7 @@ _PATIENCE = 180.0
 def start(archive: Path, out: Path, bundle: Path, *more: object) -> subprocess.Popen[str]:
     """A run of its own."""
     line, env = command("run", archive, "-o", out, "-b", bundle, "-ot", "nifti", "--no-preview", *more)
-    return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return warm.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def counts(out: Path) -> dict[str, int]:
@@ -167,7 +168,7 @@ def processes() -> Iterator[tuple[int, int, bytes, bytes]]:
 
 
 def _workers(run: int) -> list[int]:
-    """Workers of a run: forked from a fork server that is a child of the run."""
-    known = [(pid, parent) for pid, parent, line, _ in processes() if b"multiprocessing.forkserver" in line]
+    """Workers of a run: children of the fork server that is its child."""
+    known = [(pid, parent) for pid, parent, _, _ in processes()]
     servers = {pid for pid, parent in known if parent == run}
     return [pid for pid, parent in known if parent in servers]

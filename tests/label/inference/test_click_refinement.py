@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests import warm
 from tests.bands import oblique_affine
 from tests.conftest import ROOT
 from tests.label.conftest import TOKEN, Project
@@ -185,8 +185,8 @@ def simulated(tmp_path: Path, bundles: list[str], cases: list[int]) -> dict[str,
     """Return the figures of ``benchmarks/clicks.py``, read from its JSON."""
     out = tmp_path / "clicks.json"
     counts = [str(count) for count in cases]
-    command = [sys.executable, ROOT / "benchmarks" / "clicks.py", *bundles, "--cases", *counts, "-o", out]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(ROOT / "benchmarks" / "clicks.py"), *bundles, "--cases", *counts, "-o", out]
+    done = warm.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(out.read_text())
     assert list(found) == bundles
