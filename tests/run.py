@@ -30,8 +30,9 @@ def cores() -> int:
 
 
 def processes() -> int:
-    """Return as many as there are cores, at least 2 and at most 4: many tests wait, and some take gigabytes."""
-    return min(4, max(2, cores()))
+    """Return one more than there are cores, since many tests wait; at least 2, at most 4, and each with 4 GiB of memory."""
+    pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return max(2, min(4, cores() + 1, pages * os.sysconf("SC_PAGE_SIZE") // 2**32 if pages else 4))
 
 
 def main(options: list[str]) -> int:

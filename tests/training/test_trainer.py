@@ -54,6 +54,7 @@ def _small_network(folder: Path) -> None:
         "feature_size": 12,
         "window_size": 4,
     }
+    config["roi_size"] = [64, 32, 32]
     (folder / "configs" / "inference.json").write_text(json.dumps(config))
 
 

@@ -33,7 +33,7 @@ def test_the_loss_falls_with_agreement_and_ignores_absent_classes():
 def _loop(folder: Path, steps: int) -> TrainingLoop:
     torch.manual_seed(0)
     network = SwinUNETR(1, 8, feature_size=12, window_size=4)
-    settings = PatchSettings(roi_size=(64, 64, 32), spacing_mm=(1.2, 1.2, 1.8), intensity_range=(-200.0, 300.0))
+    settings = PatchSettings(roi_size=(64, 32, 32), spacing_mm=(1.2, 1.2, 1.8), intensity_range=(-200.0, 300.0))
     loop = LoopSettings(steps=steps, cooldown_steps=2, checkpoint_every=2)
     return TrainingLoop(OrganObjective(network), PatchSampler([phantom_case()], settings, 0), loop, folder)
 

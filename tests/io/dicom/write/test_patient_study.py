@@ -18,6 +18,7 @@ from medvit.io.dicom.write.patient_study import copy_patient_study
 from tests.bands import oblique_affine, phantom, write_series
 from tests.tools import complaints, program
 
+SHAPE = (24, 20, 12)
 TYPES = ("dicom-seg", "rtstruct", "sr", "sc")
 OBJECTS = ("seg.dcm", "rtstruct.dcm", "sr.dcm", "sc/0001.dcm")
 
@@ -46,7 +47,7 @@ def _errors(path: Path) -> list[str]:
 
 
 def _objects(place: Path, bundle: Path, **changes: object) -> list[Path]:
-    write_series(place / "series", phantom()[0], oblique_affine(), **changes)
+    write_series(place / "series", phantom(SHAPE)[0], oblique_affine(), **changes)
     saved = medvit.segment(place / "series", bundle=bundle).save(place / "out", TYPES)
     assert not saved.not_written
     return [place / "out" / name for name in OBJECTS]
@@ -67,7 +68,7 @@ def test_names_survive_in_their_script(case, banded, tmp_path):
 def test_bytes_of_an_unstated_or_unknown_set_survive(terms, banded, tmp_path):
     """Nobody can know what they mean, but the objects say the same as the source and are valid."""
     place = tmp_path / "series"
-    for path in write_series(place, phantom()[0], oblique_affine(), PatientName="XXXXXXX"):
+    for path in write_series(place, phantom(SHAPE)[0], oblique_affine(), PatientName="XXXXXXX"):
         content = path.read_bytes().replace(b"XXXXXXX", b"M\xfcller ")
         path.write_bytes(content)
         if terms:
@@ -117,7 +118,7 @@ def test_an_age_that_is_none_is_not_passed_on():
 def test_faults_of_the_source_do_not_make_any_object_invalid(banded, tmp_path):
     """As archives have them: an age without its zeros, a method of de-identification that is there and empty."""
     faults = {"DeidentificationMethod": "", "PatientIdentityRemoved": "YES", "LastMenstrualDate": "2020"}
-    write_series(tmp_path / "series", phantom()[0], oblique_affine(), **faults)
+    write_series(tmp_path / "series", phantom(SHAPE)[0], oblique_affine(), **faults)
     for path in (tmp_path / "series").iterdir():
         content = path.read_bytes()
         # pydicom would not write this age
