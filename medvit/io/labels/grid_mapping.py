@@ -96,6 +96,8 @@ class MaskBuilder:
 
     def add(self, start: Sequence[int], piece: NDArray[np.bool_]) -> None:
         """Add a box of voxels, (i, j, k), at ``start``."""
+        if not piece.size:
+            return
         low = np.maximum(start, 0)
         high = np.minimum(np.add(start, piece.shape), self.shape)
         whole = int(piece.sum())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
 from medvit.errors import GeometryError, SourceError
-from medvit.io.dicom.header import functional_group, shared_groups
+from medvit.io.dicom.header import FrameGroups, functional_group, shared_groups
 from medvit.io.geometry import Affine
 
 __all__ = ["Frame", "native_grid", "read_frames"]
@@ -19,6 +19,9 @@ _OFF_SLOT = 0.05
 
 _SAME_MM = 1e-3
 """Distance along the normal, in millimetres, below which frames belong to one slice."""
+
+_GEOMETRY, _SEGMENT, _SLIDE = (0x00209113, 0x00209116, 0x00289110), (0x0062000A,), 0x0048021A
+"""Tags of the groups that place a frame, of the group that names its segment, and of the position in a slide image."""
 
 _MOST_SLICES = 10_000
 """Largest number of slices between the first and last frame; a larger number means a stray frame, not a scan."""
@@ -52,35 +55,81 @@ def read_frames(dataset: Dataset, name: str) -> list[Frame]:
         GeometryError: a position, orientation or spacing is not usable.
     """
     count = int(dataset.get("NumberOfFrames", 1) or 1)
-    shared = shared_groups(dataset)
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    if len(per_frame) != count:
+    shared, groups = shared_groups(dataset), FrameGroups(dataset)
+    if len(groups) != count:
         raise SourceError(
-            f"{name}, a SEG of {count} frames with {len(per_frame)} descriptions",
+            f"{name}, a SEG of {count} frames with {len(groups)} descriptions",
             "each frame needs its own description",
             "Export it again.",
         )
-    if "PlanePositionSlideSequence" in shared or any("PlanePositionSlideSequence" in g for g in per_frame):
+    if "PlanePositionSlideSequence" in shared or groups.has(_SLIDE):
         raise SourceError(
             f"{name}, a SEG of a slide image",
             "only labels with a place in the patient can be read",
             "Open it in a pathology viewer.",
         )
-    return [_frame(dataset, shared, groups, name) for groups in per_frame]
+    # frames of one slice share the object of their groups, and so one affine
+    read = _GroupReader(name, (int(dataset.Columns), int(dataset.Rows), 1))
+    made: dict[tuple[int, int], Frame] = {}
+    frames = []
+    for n in range(count):
+        own, named = groups.part(n, _GEOMETRY), groups.part(n, _SEGMENT)
+        key = id(own), id(named)
+        if key not in made:
+            identified = functional_group(shared, named, "SegmentIdentificationSequence")
+            number = int(identified.ReferencedSegmentNumber) if identified is not None else None
+            made[key] = replace(read.frame(shared, own), segment=number)
+        frames.append(made[key])
+    return frames
 
 
-def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Frame:
-    position, orientation, measures = (
-        functional_group(shared, groups, k)
-        for k in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-    )
-    if position is None or orientation is None or measures is None:
-        raise SourceError(
-            f"{name}, a SEG whose frames have no place in the patient, as of an X-ray or a photograph",
-            "the SEG of a volume is needed",
-            "Open it beside its own image in a DICOM viewer.",
+class _GroupReader:
+    """Reader of the geometry in functional groups, which converts the numbers of each group only once.
+
+    Args:
+        name: name of the file.
+        shape: shape of the frames.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, int, int]) -> None:
+        self._name, self._shape = name, shape
+        self._frames: dict[int, Frame] = {}
+        self._axes: dict[tuple[int, int], tuple[Affine, float, float]] = {}
+
+    def frame(self, shared: Dataset, own: Dataset) -> Frame:
+        """Read the geometry of a frame, without its segment."""
+        if id(own) not in self._frames:
+            self._frames[id(own)] = self._read(shared, own)
+        return self._frames[id(own)]
+
+    def _read(self, shared: Dataset, own: Dataset) -> Frame:
+        position, orientation, measures = (
+            functional_group(shared, own, k)
+            for k in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
         )
-    identified = functional_group(shared, groups, "SegmentIdentificationSequence")
+        if position is None or orientation is None or measures is None:
+            raise SourceError(
+                f"{self._name}, a SEG whose frames have no place in the patient, as of an X-ray or a photograph",
+                "the SEG of a volume is needed",
+                "Open it beside its own image in a DICOM viewer.",
+            )
+        key = id(orientation), id(measures)
+        if key not in self._axes:
+            self._axes[key] = _axes(orientation, measures)
+        axes, spacing, thickness = self._axes[key]
+        affine = np.array(axes)
+        affine[:3, 3] = [float(v) for v in position.ImagePositionPatient]
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise GeometryError(
+                f"{self._name}, a SEG with a frame whose position, orientation or spacing is no usable number",
+                "all must be numbers",
+                "Export it again.",
+            )
+        return Frame(affine=affine, shape=self._shape, segment=None, spacing=abs(spacing), thickness=thickness)
+
+
+def _axes(orientation: Dataset, measures: Dataset) -> tuple[Affine, float, float]:
+    """Return the affine of a frame at the origin, SpacingBetweenSlices and SliceThickness."""
     cosines = np.array([float(v) for v in orientation.ImageOrientationPatient])
     along_row, along_column = cosines[:3], cosines[3:]
     down, across = (float(v) for v in measures.PixelSpacing)
@@ -90,21 +139,7 @@ def _frame(dataset: Dataset, shared: Dataset, groups: Dataset, name: str) -> Fra
     affine[:3, 0] = along_row * across
     affine[:3, 1] = along_column * down
     affine[:3, 2] = np.cross(along_row, along_column) * (abs(spacing) or thickness or 1.0)
-    affine[:3, 3] = [float(v) for v in position.ImagePositionPatient]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise GeometryError(
-            f"{name}, a SEG with a frame whose position, orientation or spacing is no usable number",
-            "all must be numbers",
-            "Export it again.",
-        )
-    number = int(identified.ReferencedSegmentNumber) if identified is not None else None
-    return Frame(
-        affine=affine,
-        shape=(int(dataset.Columns), int(dataset.Rows), 1),
-        segment=number,
-        spacing=abs(spacing),
-        thickness=thickness,
-    )
+    return affine, spacing, thickness
 
 
 def native_grid(frames: list[Frame]) -> tuple[Affine, tuple[int, int, int], list[str]]:

@@ -8,18 +8,15 @@ memory, and because it flags what is wrong in a SEG, such as pixels of a segment
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.pixels import iter_pixels
 
 from medvit.errors import GeometryError, SourceError
-from medvit.io.dicom.pixels import decoding_plugin
 from medvit.io.dicom.write import SegmentOrigin
 from medvit.io.geometry import Affine, check_affine, flip_lps_ras, spacing_mm
 from medvit.io.labels.dicom_objects import check_frame, dicom_errors_as_source_errors, drawn_on, open_object, series_of
@@ -27,6 +24,7 @@ from medvit.io.labels.grid_mapping import GridMapping, MaskBuilder, clipped_labe
 from medvit.io.labels.label_set import Grid, LabelMask, LabelSet
 from medvit.io.labels.names import code_of, make_label, unique
 from medvit.io.labels.seg_frames import Frame, native_grid, read_frames
+from medvit.io.labels.seg_pixels import frame_pixels
 from medvit.io.labels.stack_labels import frames_on_slices, onto_grid, slice_index_grid
 from medvit.io.memory_limits import check_image_memory
 from medvit.io.scan import Scan
@@ -43,6 +41,9 @@ _BACKGROUND = "125040"
 
 _SAME_DEPTH = 0.01
 """Largest difference, as a share, between a frame's thickness and a voxel's side that counts as equal."""
+
+
+_Mapping = TypeVar("_Mapping", bound=GridMapping | None)
 
 
 @dataclass(frozen=True)
@@ -203,17 +204,31 @@ def _place(frames: list[Frame], like: Scan | None, series: tuple[str, ...]) -> _
             return _Placed(grid=slice_index_grid(like.original), lattices=on_slices, on_slices=True)
     if like is not None:
         grid = Grid.of(like)
-        placed = [
-            exact_mapping(np.linalg.inv(grid.affine) @ flip_lps_ras(frame.affine), frame.shape, flat=True)
-            for frame in frames
-        ]
+        inverse = np.linalg.inv(grid.affine)
+        placed = _for_each_slice(
+            frames, lambda frame: exact_mapping(inverse @ flip_lps_ras(frame.affine), frame.shape, flat=True)
+        )
         fitting = [lattice for lattice in placed if lattice is not None]
         if len(fitting) == len(frames) and (drawn_on(like, series) or _as_deep(frames, fitting, grid)):
             return _Placed(grid=grid, lattices=fitting)
     lps, shape, notes = native_grid(frames)
     affine = flip_lps_ras(lps)
     check_affine(affine)
-    return _Placed(grid=Grid(shape, affine), lattices=[_own(lps, frame) for frame in frames], own=True, notes=notes)
+    return _Placed(
+        grid=Grid(shape, affine),
+        lattices=_for_each_slice(frames, lambda frame: _own(lps, frame)),
+        own=True,
+        notes=notes,
+    )
+
+
+def _for_each_slice(frames: list[Frame], place: Callable[[Frame], _Mapping]) -> list[_Mapping]:
+    """Return the value of each frame, computed once for the frames of a slice, which share one affine."""
+    made: dict[int, _Mapping] = {}
+    for frame in frames:
+        if id(frame.affine) not in made:
+            made[id(frame.affine)] = place(frame)
+    return [made[id(frame.affine)] for frame in frames]
 
 
 def _as_deep(frames: list[Frame], lattices: list[GridMapping], grid: Grid) -> bool:
@@ -296,58 +311,21 @@ def _gather(
             f"A fractional segmentation ({str(dataset.SegmentationFractionalType).lower()}): voxels from {threshold:g} of its "
             "maximum on were taken."
         )
-    for frame, lattice, pixels in zip(frames, lattices, _pixels(dataset, len(frames)), strict=True):
+    for frame, lattice, (start, pixels) in zip(frames, lattices, frame_pixels(dataset, len(frames)), strict=True):
         flat = pixels.T  # (row, column) as stored to (column, row)
         if kind == "LABELMAP":
             for number in np.unique(flat).tolist():
                 if number in background:
                     continue
                 if number in described:
-                    masks[number].add(*lattice.move((0, 0, 0), (flat == number)[:, :, None]))
+                    masks[number].add(*lattice.move(start, (flat == number)[:, :, None]))
                 else:
                     found.strays.add(number)
         else:
             if frame.segment is None:
                 raise SourceError("a SEG frame that names no segment", "each must", "Export it again.")
             if kind == "FRACTIONAL":
-                share = float(flat.max()) / largest
+                share = float(flat.max(initial=0)) / largest
                 found.highest[frame.segment] = max(share, found.highest.get(frame.segment, 0.0))
-            masks[frame.segment].add(*lattice.move((0, 0, 0), (flat >= limit)[:, :, None]))
+            masks[frame.segment].add(*lattice.move(start, (flat >= limit)[:, :, None]))
     return found
-
-
-def _pixels(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
-    """Yield frames, (row, column), one at a time, since a whole SEG of a hundred segments does not fit in memory."""
-    given = 0
-    syntax = dataset.file_meta.TransferSyntaxUID
-    bits = int(dataset.BitsAllocated) == 1 and not syntax.is_compressed and syntax.is_little_endian
-    try:
-        for frame in (
-            _unpacked(dataset, count) if bits else iter_pixels(dataset, decoding_plugin=decoding_plugin(syntax))
-        ):
-            yield frame
-            given += 1
-    except (ValueError, EOFError, RuntimeError, IndexError) as error:
-        raise SourceError(
-            (
-                f"a SEG whose pixels end or cannot be decoded after {given} of {count} frames "
-                f"({(str(error).splitlines() or [''])[0][:100]})"
-            ),
-            "all frames are needed",
-            "Copy or export it again.",
-        ) from error
-
-
-def _unpacked(dataset: Dataset, count: int) -> Iterator[NDArray[Any]]:
-    """Yield frames of single bits, which follow each other without a gap, so that a frame may begin within a byte
-    (PS3.5 8.2).
-    """
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    content = np.frombuffer(dataset.PixelData, np.uint8)
-    size = rows * columns
-    for place in range(count):
-        first, last = place * size, (place + 1) * size
-        if -(-last // 8) > len(content):
-            raise EOFError(f"{len(content)} bytes where {-(-count * size // 8)} are stated")
-        found = np.unpackbits(content[first // 8 : -(-last // 8)], bitorder="little")
-        yield found[first % 8 : first % 8 + size].reshape(rows, columns)

@@ -8,6 +8,7 @@ from .body_part import examined_regions as examined_regions
 from .dataset import check_deflated as check_deflated
 from .dataset import count_unpacked as count_unpacked
 from .dataset import read_dataset as read_dataset
+from .frame_groups import FrameGroups as FrameGroups
 from .multiframe import frame_scaling as frame_scaling
 from .multiframe import functional_group as functional_group
 from .multiframe import shared_groups as shared_groups

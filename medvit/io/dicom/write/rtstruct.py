@@ -40,7 +40,7 @@ def write_rtstruct(
         labels: the labels that occur in ``array``.
         author: the algorithm that made the labels.
     """
-    first = slices.normalised_headers()[0]
+    first = slices.normalised_headers(1)[0]
     dataset = _frame(first, author)
     dataset.ReferencedFrameOfReferenceSequence = [_references(slices)]
     dataset.StructureSetROISequence = []

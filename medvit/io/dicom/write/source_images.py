@@ -86,13 +86,14 @@ class SourceImages:
         normal = np.cross(self.planes[0, :3, 0], self.planes[0, :3, 1])
         return float(abs(steps[0] @ normal) / np.linalg.norm(normal))
 
-    def normalised_headers(self) -> list[Dataset]:
-        """Copy the headers and normalise the copies for highdicom; the originals are not changed.
+    def normalised_headers(self, count: int | None = None) -> list[Dataset]:
+        """Copy the headers, or the first ``count`` of them, and normalise the copies for highdicom; the originals are not
+        changed.
 
         Absent Type 2 attributes are added empty; orientation and pixel spacing, which agree up to rounding, are made
         equal; thickness and spacing are set from the positions.
         """
-        copies = [deepcopy(header) for header in self.headers]
+        copies = [deepcopy(header) for header in self.headers[:count]]
         for copy in copies:
             add_empty(copy, (*PATIENT_STUDY_TYPE_2, "SeriesNumber"))
             if not copy.get("SpecificCharacterSet", "absent"):

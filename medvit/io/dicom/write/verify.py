@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.pixels import pixel_array
 
 from medvit.errors import RoundTripError
-from medvit.io.dicom.write.label_masks import label_mask
+from medvit.io.dicom.header import FrameGroups, functional_group, tag_of
+from medvit.io.dicom.write.label_masks import label_counts, label_mask
 from medvit.io.dicom.write.secondary_capture import sc_name
 from medvit.io.dicom.write.source_images import SourceImages
 from medvit.io.dicom.write.sr import SegmentMeasurements
@@ -69,39 +71,83 @@ def check_seg(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[L
         RoundTripError: a voxel, a segment or a position differs.
     """
     dataset = pydicom.dcmread(path)
-    frames = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
     if len(dataset.SegmentSequence) != len(labels):
         _refuse(path, f"{len(dataset.SegmentSequence)} segments for {len(labels)} labels")
-    shared = dataset.SharedFunctionalGroupsSequence[0]
-    cosines = np.array(_group(dataset, shared, 0, "PlaneOrientationSequence").ImageOrientationPatient, dtype=float)
-    measures = _group(dataset, shared, 0, "PixelMeasuresSequence")
-    down, across = (float(v) for v in measures.PixelSpacing)
-    planes = _planes(lps, array.shape[2])
-    masks = {n: np.zeros(array.shape[:3], dtype=bool) for n in range(1, len(labels) + 1)}
-    sums: dict[int, list[np.ndarray]] = {n: [] for n in masks}
-    for f, frame in enumerate(frames):
-        # values common to all frames (a single segment, a single slice) are in the shared groups
-        number = int(_group(dataset, shared, f, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-        origin = np.array(_group(dataset, shared, f, "PlanePositionSequence").ImagePositionPatient, dtype=float)
-        k, place = _nearest(planes, origin)
-        if np.abs(place).max() > 0.01:
-            _refuse(path, f"a frame at {np.round(origin, 2).tolist()} mm, off the source's slices")
-        masks[number][:, :, k] |= frame.astype(bool).T
-        rows, columns = np.nonzero(frame)
-        sums[number].append(origin + np.outer(columns * across, cosines[:3]) + np.outer(rows * down, cosines[3:]))
+    frames, planes = _SegFrames(dataset), _planes(lps, array.shape[2])
+    stack = np.ascontiguousarray(array.T)  # (slice, row, column), or (label, slice, row, column)
+    sides = np.array([frames.across, frames.down])[:, None] * frames.cosines.reshape(2, 3)
+    places: dict[bytes, int] = {}
+    seen: set[tuple[int, int]] = set()
+    # of each segment: voxels that differ, voxels compared, sums of positions in the file and of those meant
+    differing, compared = np.zeros(len(labels) + 1, np.int64), np.zeros(len(labels) + 1, np.int64)
+    found, meant = np.zeros((len(labels) + 1, 3)), np.zeros((len(labels) + 1, 3))
+    for f in range(frames.count):
+        number, origin = frames.segment(f), frames.origin(f)
+        k = places.get(origin.tobytes())
+        if k is None:
+            k, place = _nearest(planes, origin)
+            if np.abs(place).max() > 0.01:
+                _refuse(path, f"a frame at {np.round(origin, 2).tolist()} mm, off the source's slices")
+            places[origin.tobytes()] = k
+        if (number, k) in seen or not 0 < number <= len(labels):
+            _refuse(path, f"two frames of segment {number} on slice {k + 1}, or a segment without a label")
+        seen.add((number, k))
+        pixels = frames.pixels(f)
+        wanted = np.flatnonzero(stack[k] == labels[number - 1].id if array.ndim == 3 else stack[number - 1, k])
+        if not np.array_equal(pixels, wanted):
+            differing[number] += len(np.setxor1d(pixels, wanted, assume_unique=True))
+        compared[number] += len(wanted)
+        found[number] += origin * len(pixels) + _sums(pixels, frames.columns) @ sides
+        meant[number] += planes[k, :3, :2] @ _sums(wanted, frames.columns) + planes[k, :3, 3] * len(wanted)
+    totals = np.count_nonzero(stack, axis=(1, 2, 3)) if array.ndim == 4 else label_counts(stack).sum(0)
     for n, label in enumerate(labels, 1):
-        meant = label_mask(array, n - 1, label)
-        differing = int((masks[n] != meant).sum())
-        if differing:
-            _refuse(path, f"{differing} differing voxels in {label.name}")
-        shift = np.linalg.norm(np.concatenate(sums[n]).mean(0) - _centroid(meant, planes))
+        count = int(totals[n - 1 if array.ndim == 4 else label.id])
+        if differing[n] or compared[n] != count:
+            _refuse(path, f"{differing[n] + count - compared[n]} differing voxels in {label.name}")
+        shift = np.linalg.norm(found[n] - meant[n]) / count
         if shift > _CENTROID_MM:
             _refuse(path, f"{label.name} {shift:.2f} mm away from its place")
 
 
-def _group(dataset: pydicom.Dataset, shared: pydicom.Dataset, frame: int, name: str) -> pydicom.Dataset:
-    found = shared if name in shared else dataset.PerFrameFunctionalGroupsSequence[frame]
-    return found[name].value[0]
+def _sums(pixels: NDArray[np.int64], columns: int) -> NDArray[np.int64]:
+    """Return the sums of the columns and of the rows of pixels, which are given by their index in a frame."""
+    rows, across = np.divmod(pixels, columns)
+    return np.array([across.sum(), rows.sum()])
+
+
+class _SegFrames:
+    """Frames of a BINARY SEG as the file states them."""
+
+    def __init__(self, dataset: pydicom.Dataset) -> None:
+        self._groups, self._shared = FrameGroups(dataset), dataset.SharedFunctionalGroupsSequence[0]
+        self._content = np.frombuffer(dataset.PixelData, np.uint8)
+        self.count, self.columns = int(dataset.NumberOfFrames), int(dataset.Columns)
+        self._size = int(dataset.Rows) * self.columns
+        self.cosines = np.array(self._group(0, "PlaneOrientationSequence").ImageOrientationPatient, dtype=float)
+        self.down, self.across = (float(v) for v in self._group(0, "PixelMeasuresSequence").PixelSpacing)
+
+    def _group(self, frame: int, name: str) -> pydicom.Dataset:
+        # values common to all frames (a single segment, a single slice) are in the shared groups
+        group = functional_group(self._shared, self._groups.part(frame, (tag_of(name),)), name)
+        assert group is not None
+        return group
+
+    def segment(self, frame: int) -> int:
+        """Return the segment's number."""
+        return int(self._group(frame, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+
+    def origin(self, frame: int) -> NDArray[np.float64]:
+        """Return the position of the first pixel in LPS millimetres."""
+        return np.array(self._group(frame, "PlanePositionSequence").ImagePositionPatient, dtype=float)
+
+    def pixels(self, frame: int) -> NDArray[np.int64]:
+        """Return the indices of the pixels that are 1, row by row; a frame may begin within a byte (PS3.5 8.2)."""
+        first = frame * self._size
+        content = self._content[first // 8 : -(-(first + self._size) // 8)]
+        filled = np.flatnonzero(content)
+        bits = np.unpackbits(content[filled, None], axis=1, bitorder="little").view(bool)
+        index: NDArray[np.int64] = (filled[:, None] * 8 + np.arange(8))[bits] - first % 8
+        return index if self._size % 8 == 0 else index[(index >= 0) & (index < self._size)]
 
 
 def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[Label]) -> None:
