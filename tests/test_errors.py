@@ -98,14 +98,14 @@ def test_lines_below_the_sentence_are_no_part_of_its_headline():
 def test_each_door_words_the_options_of_an_error():
     error = SourceError(
         "an uneven stack",
-        "a regular one is needed",
+        "a regular stack is needed",
         "Use {on_irregular=split}, or {force}.",
         option=("on_irregular", "force"),
     )
-    assert str(error) == 'Found an uneven stack; a regular one is needed. Use on_irregular="split", or force.'
+    assert str(error) == 'Found an uneven stack; a regular stack is needed. Use on_irregular="split", or force.'
     assert (
         error.sentence(lambda name, value: f"<{name}|{value}>")
-        == "Found an uneven stack; a regular one is needed. Use <on_irregular|split>, or <force|None>."
+        == "Found an uneven stack; a regular stack is needed. Use <on_irregular|split>, or <force|None>."
     )
     assert error.option == ("on_irregular", "force")
     assert error.remedy == "Use {on_irregular=split}, or {force}."

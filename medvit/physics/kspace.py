@@ -41,7 +41,7 @@ def truncate_kspace(image: NDArray[np.floating], factor: int) -> NDArray[np.floa
     if any(n % factor for n in image.shape[:2]):
         raise ShapeError(
             f"slices of {image.shape[0]} x {image.shape[1]} pixels to make {factor} times coarser",
-            "their sides must divide by it",
+            "both sides must be multiples of the factor",
             "Crop the image.",
         )
     return _in_plane(image, lambda line: _coarser_lines(line, factor))

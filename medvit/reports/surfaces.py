@@ -46,7 +46,8 @@ def surface_of(mask: NDArray[np.bool_], affine: Affine, smoothing: int = 10) -> 
     mask = np.asarray(mask, dtype=bool)
     if mask.ndim != 3 or not mask.any():
         raise ShapeError(
-            f"a mask of shape {mask.shape} with {int(mask.sum())} voxels", "three axes and something in it are needed"
+            f"a mask of shape {mask.shape} with {int(mask.sum())} voxels",
+            "three axes and at least one voxel are needed",
         )
     corners, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5, method="lorensen")
     vertices = world(np.asarray(affine, dtype=np.float64), corners.astype(np.float64) - 1)

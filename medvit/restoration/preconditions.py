@@ -84,7 +84,7 @@ def require_regular(scan: Scan) -> None:
     if scan.original is not None:
         raise GeometryError(
             "a tilted or uneven stack of slices for a bundle that makes images finer in their plane",
-            "a regular one is needed",
+            "a regular stack is needed",
             "Use {on_irregular=split}, which takes the longest regular part, or convert that part to NIfTI.",
             option="on_irregular",
         )

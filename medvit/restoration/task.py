@@ -168,7 +168,7 @@ def _own_slices(scan: Scan, loaded: LoadedBundle) -> Scan:
     across = axis_codes(flip_lps_ras(original.grid.affine))[2]
     if not isinstance(inferer, inference.SliceWise) or across not in ("RL", "PA", "SI")[inferer.axis]:
         raise GeometryError(
-            f"an irregular stack for {loaded.bundle.name}, which does not look at its single slices",
+            f"an irregular stack for {loaded.bundle.name}, which does not restore it slice by slice",
             "values between the slices would have to be made up",
             "Use {on_irregular=split}, which takes the longest regular part.",
             option="on_irregular",

@@ -33,7 +33,7 @@ _Settings = TypeVar("_Settings")
 
 def _in_order(found: tuple[float, float]) -> tuple[float, float]:
     if not found[0] <= found[1]:
-        raise PydanticCustomError("range", "a range in order is needed")
+        raise PydanticCustomError("range", "the first number must not be above the second")
     return found
 
 

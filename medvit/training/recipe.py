@@ -57,7 +57,7 @@ def read_recipe(bundle: Bundle, name: str = "train", seed: int | None = None) ->
         others = sorted(p.stem for p in configs[1].parent.glob("*.json") if '"recipe"' in p.read_text())
         raise BundleError(
             f"no configs/{name}.json in {bundle.name}",
-            "it says how to train",
+            "it configures the training",
             f"Choose one that it has: {{recipe={others[0]}}}." if others else "Choose a bundle that has one.",
             option="recipe",
         )

@@ -108,7 +108,7 @@ def test_an_earlier_result_is_kept_unless_told(scan, tmp_path):
         (["--pixel-spacing", "0"], 1, "must be a positive length"),
         (["--pixel-spacing", "0.001"], 1, "at most 67108864 can be projected. Use larger pixels"),
         (["--energy", "500"], 1, "energy of 500 keV"),
-        (["--source-to-isocenter", "20"], 1, "it must stand outside"),
+        (["--source-to-isocenter", "20"], 1, "the source must lie outside the volume"),
     ],
 )
 def test_mistakes_leave_nothing_behind(scan, tmp_path, options, code, message):

@@ -90,7 +90,7 @@ def test_sides_that_do_not_divide_are_padded_and_cropped(model):
         ((1, 1, 32, 61), (1, 1, 32, 64), r"coronal view of shape \(1, 1, 32, 61\).*1, 32, 64\) is needed"),
         ((1, 1, 32, 64), (1, 1, 64, 32), r"sagittal view of shape \(1, 1, 64, 32\).*1, 32, 64\) is needed"),
         ((1, 1, 32, 64), (1, 2, 32, 64), r"sagittal view of shape \(1, 2, 32, 64\)"),
-        ((2, 1, 32, 64), (1, 1, 32, 64), "2 coronal and 1 sagittal views; each patient needs one of both"),
+        ((2, 1, 32, 64), (1, 1, 32, 64), "2 coronal and 1 sagittal views; each patient needs one of each"),
     ],
 )
 def test_views_that_do_not_match(coronal, sagittal, message):
@@ -173,10 +173,15 @@ POOR: dict[str, tuple[Any, Any, type[MedvitError], str]] = {
     "no voxels": (np.zeros((8, 0)), (1.0, 1.0), ShapeError, r"at least one voxel is needed"),
     "a spacing too few": (np.zeros((8, 8, 8)), (1.0, 1.0), ShapeError, "one positive number for each is needed"),
     "a negative spacing": (np.zeros((8, 8)), (1.0, -1.0), ShapeError, "one positive number for each is needed"),
-    "NaN": (np.full((8, 8), np.nan), (1.0, 1.0), ImageError, "no finite real numbers; all must be. Replace them"),
-    "infinity": (np.full((8, 8), np.inf), (1.0, 1.0), ImageError, "no finite real numbers; all must be"),
-    "complex": (np.zeros((8, 8), complex), (1.0, 1.0), ImageError, "no finite real numbers"),
-    "words": (np.array([["a", "b"]]), (1.0, 1.0), ImageError, "no finite real numbers"),
+    "NaN": (
+        np.full((8, 8), np.nan),
+        (1.0, 1.0),
+        ImageError,
+        "not finite real numbers; all must be finite. Replace them",
+    ),
+    "infinity": (np.full((8, 8), np.inf), (1.0, 1.0), ImageError, "not finite real numbers; all must be finite"),
+    "complex": (np.zeros((8, 8), complex), (1.0, 1.0), ImageError, "not finite real numbers"),
+    "words": (np.array([["a", "b"]]), (1.0, 1.0), ImageError, "not finite real numbers"),
 }
 
 

@@ -162,7 +162,7 @@ def test_an_index_table_of_another_arrangement():
     state = _weights(network)
     name = "swinViT.layers1.0.blocks.0.attn.relative_position_index"
     state[name] = state[name].T.contiguous()
-    with pytest.raises(CheckpointError, match=f"Found {name} with other numbers than the window size gives"):
+    with pytest.raises(CheckpointError, match=f"Found {name} with other values than the window size gives"):
         medvit.load_published(network, state)
 
 

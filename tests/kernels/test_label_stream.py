@@ -66,7 +66,7 @@ def test_messages():
     stream.add(window, (0, 0))
     stream.add(window, (4, 0))
     with pytest.raises(
-        ShapeError, match="of which 4 planes are finished; .* in the order of their first axis. Sort them"
+        ShapeError, match="of which 4 planes are finished; .* in the order of their first axis. Sort the windows"
     ):
         stream.add(window, (3, 0))
     with pytest.raises(ShapeError, match=r"at \(9, 0\) .* must lie within"):

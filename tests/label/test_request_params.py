@@ -66,9 +66,9 @@ def boxes() -> np.ndarray:
 @pytest.mark.parametrize(
     ("segment", "words"),
     [
-        (("Mandible", "x", 0), "no whole number: Mandible"),
-        (("Mandible", -1, 0), "no whole number: Mandible"),
-        (("Mandible", 1, "y"), "no whole number: Mandible"),
+        (("Mandible", "x", 0), "not a whole number: Mandible"),
+        (("Mandible", -1, 0), "not a whole number: Mandible"),
+        (("Mandible", 1, "y"), "not a whole number: Mandible"),
         (("", 1, 0), "name is empty, by value: 1"),
     ],
 )

@@ -83,7 +83,7 @@ def test_the_finer_grid_fills_the_same_box():
 
 def test_images_that_cannot_be_cut():
     with pytest.raises(
-        ShapeError, match=r"slices of 7 x 8 pixels to make 2 times coarser; their sides must divide by it"
+        ShapeError, match=r"slices of 7 x 8 pixels to make 2 times coarser; both sides must be multiples of the factor"
     ):
         truncate_kspace(np.ones((7, 8)), 2)
     for image, factor in ((np.ones(4), 2), (np.ones((4, 4)), 0), (np.ones((0, 4)), 2), (np.ones((1, 4, 4, 4)), 2)):

@@ -50,7 +50,7 @@ def test_a_single_voxel_and_nothing():
     mask = np.zeros((3, 3, 3), bool)
     mask[0, 0, 0] = True
     assert surface_of(mask, np.eye(4)).is_closed
-    with pytest.raises(ShapeError, match="0 voxels; three axes and something in it"):
+    with pytest.raises(ShapeError, match="0 voxels; three axes and at least one voxel"):
         surface_of(np.zeros((3, 3, 3), bool), np.eye(4))
 
 

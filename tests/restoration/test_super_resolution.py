@@ -271,7 +271,7 @@ def test_what_cannot_be_made_finer(interpolating, tmp_path):
         GeometryError, match=r"a tilted or uneven stack .* Use on_irregular=.split..*convert that part to NIfTI"
     ):
         medvit.restore(tmp_path / "uneven", bundle=interpolating, on_irregular="resample")
-    with pytest.raises(GeometryError, match="a regular one is needed"):
+    with pytest.raises(GeometryError, match="a regular stack is needed"):
         upsampled_scan(open_source(tmp_path / "uneven", on_irregular="resample"), 2)
     write_series(tmp_path / "ct", _head(), affine)
     with pytest.raises(ModalityError, match="modality CT, where interpolating is made for MR"):

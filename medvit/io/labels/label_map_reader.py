@@ -122,13 +122,13 @@ def _require_named(rows: Sequence[Named], stated: bool, remarks: Sequence[str]) 
     left = [str(row.value) for row in rows if row.present and row.own is None] if stated else []
     if left:
         raise SourceError(
-            f"the value(s) {', '.join(left[:8])} in the label map, which the names sent with it leave out",
+            f"the value(s) {', '.join(left[:8])} in the label map, which have no name among those sent with it",
             "each value needs its name",
             "Send the number and name of each segment.",
         )
     if remarks:
         raise SourceError(
-            "segments that their file does not tell apart",
+            "segments of one file that share a name or value",
             "each needs a name and a value of its own",
             f"{remarks[0]} Correct them and save them again.",
         )

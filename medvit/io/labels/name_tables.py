@@ -206,7 +206,7 @@ def from_slicer(fields: Mapping[str, str]) -> tuple[tuple[SlicerSegment, ...], t
     told = (
         ("Numbers that the header names more than once keep the last name: {}.", twice),
         ("Segments whose name is empty, by value: {}.", nameless),
-        ("Segments whose value or layer is no whole number: {}.", lost),
+        ("Segments whose value or layer is not a whole number: {}.", lost),
     )
     return tuple(found.values()), tuple(words.format(", ".join(rows)) for words, rows in told if rows)
 

@@ -73,7 +73,7 @@ def read_rtstruct(path: Path, like: Scan | None = None, force: bool = False) -> 
             named = f"series {series[0]}" if series else "a series it does not name"
             raise SelectionError(
                 f"{path.name}, an RTSTRUCT drawn on {named}",
-                "contours need its grid to become voxels",
+                "contours become voxels only on a grid",
                 "Give that series, or another image of the same place, with {like=...}.",
                 option="like",
             )
@@ -177,7 +177,7 @@ def _drawn(dataset: Dataset, numbers: Sequence[int], name: str, aside: SkippedCo
     if twice:
         raise SourceError(
             f"{name}, an RTSTRUCT in which {numbers.count(twice[0])} ROIs have the number {twice[0]}",
-            "its contours could be of any of them",
+            "contours refer to ROIs by their numbers",
             "Export it again with a number for each ROI.",
         )
     return drawn
@@ -195,7 +195,7 @@ def _closed(items: Sequence[Dataset], roi: str, name: str, aside: SkippedContour
         if not len(points):
             raise SourceError(
                 f"{name} with a closed contour of {roi} without points",
-                "at least three enclose an area",
+                "at least three points are needed",
                 "Export it again.",
             )
         stated = item.get("NumberOfContourPoints")

@@ -121,7 +121,7 @@ class _GroupReader:
         affine[:3, 3] = [float(v) for v in position.ImagePositionPatient]
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
             raise GeometryError(
-                f"{self._name}, a SEG with a frame whose position, orientation or spacing is no usable number",
+                f"{self._name}, a SEG with a frame whose position, orientation or spacing is not a usable number",
                 "all must be numbers",
                 "Export it again.",
             )

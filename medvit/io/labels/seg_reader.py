@@ -150,7 +150,7 @@ def _describe(dataset: Dataset, name: str) -> _Described:
         labels.append(make_label(number or free, title, color, codes))  # a label id is above 0
         if number in numbers:
             raise SourceError(
-                f"{name}, a SEG with two segments of the number {number}", "each needs its own", "Export it again."
+                f"{name}, a SEG with two segments of the number {number}", "numbers must be unique", "Export it again."
             )
         numbers.append(number)
         origins[number] = SegmentOrigin(
@@ -323,7 +323,7 @@ def _gather(
                     found.strays.add(number)
         else:
             if frame.segment is None:
-                raise SourceError("a SEG frame that names no segment", "each must", "Export it again.")
+                raise SourceError("a SEG frame without a segment number", "each must have one", "Export it again.")
             if kind == "FRACTIONAL":
                 share = float(flat.max(initial=0)) / largest
                 found.highest[frame.segment] = max(share, found.highest.get(frame.segment, 0.0))

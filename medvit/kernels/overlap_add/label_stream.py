@@ -87,7 +87,7 @@ class LabelStream:
                     "finished"
                 ),
                 "windows must lie within and come in the order of their first axis",
-                "Sort them by it.",
+                "Sort the windows by it.",
             )
         self._finish(first)
         turn = first % roi[0]

@@ -48,8 +48,8 @@ def checked_image(image: ArrayLike, spacing_mm: Sequence[float]) -> tuple[NDArra
         )
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or not np.isfinite(array).all():
         raise ImageError(
-            "values that are no finite real numbers",
-            "all must be",
+            "values that are not finite real numbers",
+            "all must be finite",
             "Replace them (for CT outside the field of view, -1024).",
         )
     return array.astype(np.float32), sides

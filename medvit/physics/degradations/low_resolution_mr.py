@@ -65,7 +65,7 @@ class LowResolutionMR:
         if self.noise and volume.min() < 0:
             raise ImageError(
                 f"values down to {volume.min():g}",
-                "a magnitude image has none below 0",
+                "a magnitude image has no values below 0",
                 "Give it before any normalisation.",
             )
         values = volume.astype(np.float64)

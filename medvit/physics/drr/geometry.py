@@ -119,7 +119,7 @@ class Geometry:
                         f"a volume that reaches {float(towards.max()):.0f} mm towards a source at "
                         f"{self.source_to_isocenter_mm:g} mm"
                     ),
-                    "it must stand outside",
+                    "the source must lie outside the volume",
                     "Increase source_to_isocenter_mm.",
                 )
             larger = total / (self.source_to_isocenter_mm - towards)

@@ -300,7 +300,7 @@ class SwinX2S(nn.Module):
         if coronal.shape[0] != sagittal.shape[0]:
             raise ShapeError(
                 f"{coronal.shape[0]} coronal and {sagittal.shape[0]} sagittal views",
-                "each patient needs one of both",
+                "each patient needs one of each",
                 "Pair them.",
             )
         # values cannot be checked in a traced graph; in eager mode one NaN would spread over the whole volume

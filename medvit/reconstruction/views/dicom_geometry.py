@@ -131,7 +131,7 @@ def _require_slot(position: str, orientation: tuple[str, str] | None, slot: View
     if wrong:
         raise GeometryError(
             f"{wrong} in the view given as {slot}",
-            "it is the other one",
+            "it marks the other view",
             "Exchange {ap} and {lat}, or give the right files.",
             option=("ap", "lat"),
         )

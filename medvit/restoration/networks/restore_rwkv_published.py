@@ -47,7 +47,9 @@ def translate(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     wanted = model.state_dict()
     if not any(isinstance(module, OmniShift) for module in model.modules()):
         raise BundleError(
-            "a fused network to load a checkpoint into", "its branches are gone", "Load before fuse(), then fuse again."
+            "a fused network to load a checkpoint into",
+            "fuse() removed its branches",
+            "Load before fuse(), then fuse again.",
         )
     used = {
         name: value for name, value in given.items() if not (name.endswith((_UNUSED, _COPY)) and _known(name, wanted))

@@ -86,7 +86,7 @@ def translate(state: CheckpointTensors, model: Any) -> dict[str, Tensor]:
         given = renamed.setdefault(name, wanted[name])  # files may omit it, since the window size determines it
         if given.shape == wanted[name].shape and not torch.equal(given.cpu().long(), wanted[name].cpu()):
             raise CheckpointError(
-                f"{name} with other numbers than the window size gives",
+                f"{name} with other values than the window size gives",
                 "the checkpoint numbers relative positions differently",
                 "It cannot be used with this network.",
             )

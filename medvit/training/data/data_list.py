@@ -147,7 +147,7 @@ def _entries(content: dict[str, Any], path: Path, cases: DataList, keys: Sequenc
     twice = sorted(elsewhere.intersection(_place(entry, path) for entry in chosen))
     if twice:
         raise SourceError(
-            f"{twice[0]} in several parts of {path}", "a case may train or judge, not both", "Remove it from one."
+            f"{twice[0]} in several parts of {path}", "a case may be in one part only", "Remove it from one."
         )
     base = data_root(cases.root, path)
     found = [{key: base / _named(entry, key, path) for key in keys} for entry in chosen]
@@ -298,7 +298,7 @@ def check_annotated(ids: np.ndarray, pair: ImageLabelPair, names: Mapping[int, s
     if extra:
         found = ", ".join(str(v) if names is None else names.get(v, str(v)) for v in extra)
         raise SourceError(
-            f"label {found} in {pair.name}, which its data list does not call annotated",
+            f"label {found} in {pair.name}, which its data list does not list as annotated",
             "a partly drawn label cannot be used for training",
             "Add it to 'annotated' if all of it is labelled, else remove its voxels.",
         )
@@ -349,13 +349,13 @@ def validate_label_ids(ids: np.ndarray, name: str, classes: int, who: str = "the
     """
     if ids.dtype.kind == "f" and not bool((ids == np.round(ids)).all()):  # NaN is not equal to itself
         raise SourceError(
-            f"labels of {name} that are no whole numbers",
+            f"labels of {name} that are not whole numbers",
             "ids are needed, not probabilities or interpolated labels",
             "Save ids, and resample labels by nearest neighbour.",
         )
     low, high = (int(v) for v in (ids.min(), ids.max()))
     if low < 0 or high >= classes:
         raise SourceError(
-            f"label {low if low < 0 else high} in {name}", f"{who} knows 0..{classes - 1}", "Correct the labels."
+            f"label {low if low < 0 else high} in {name}", f"{who} has labels 0..{classes - 1}", "Correct the labels."
         )
     return ids

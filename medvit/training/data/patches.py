@@ -157,7 +157,7 @@ class PatchSampler:
         if not self._holders:
             raise SourceError(
                 f"background alone in the labels of all {len(cases)} cases",
-                "at least one with something to learn is needed",
+                "at least one labelled case is needed",
                 "Check that the list's labels are those of its images.",
             )
 

@@ -101,7 +101,7 @@ class PictureSampler:
         if not any(bool(picture.mask.any()) for picture in self.pictures):
             raise SourceError(
                 f"background alone in the labels of all {len(self.pictures)} pictures",
-                "at least one with something to learn is needed",
+                "at least one labelled picture is needed",
                 "Check that the list's labels are those of its images.",
             )
         self.settings = settings

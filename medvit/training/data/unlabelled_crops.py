@@ -137,7 +137,7 @@ def _volume(path: Path, reading: VolumeReading) -> Unlabelled:
     body = np.argwhere(values > (low + high) / 2)[::7]
     if not len(body):
         raise ImageError(
-            f"{path.name} with nothing brighter than its middle",
+            f"{path.name} with no voxel above the middle of its intensities",
             "a body is needed to cut crops from",
             "Remove it from the list.",
         )

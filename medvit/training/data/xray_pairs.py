@@ -178,7 +178,7 @@ def _ids(reference: Scan, name: str, reading: VolumeReading) -> np.ndarray:
     rounded = whole_numbers(reference.array[0], storage_step(reference.header))
     if rounded is None:
         raise SourceError(
-            f"labels in {name} that are no whole numbers",
+            f"labels in {name} that are not whole numbers",
             "ids are needed, not probabilities or interpolated labels",
             "Save ids, and resample labels by nearest neighbour.",
         )

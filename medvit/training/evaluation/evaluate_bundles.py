@@ -31,7 +31,9 @@ def evaluation_of(bundle: Bundle) -> Evaluation:
     path = bundle.root / "configs" / "evaluate.json"
     if not path.is_file():
         raise BundleError(
-            f"no configs/evaluate.json in {bundle.name}", "it says how to judge", 'See CONTRIBUTING.md, "Add a bundle".'
+            f"no configs/evaluate.json in {bundle.name}",
+            "it configures the evaluation",
+            'See CONTRIBUTING.md, "Add a bundle".',
         )
     parser = ConfigParser()
     try:

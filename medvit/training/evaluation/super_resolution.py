@@ -145,7 +145,7 @@ class SuperResolutionEvaluation:
                     f"{volume.name} with {volume.image.shape[2]} slices, of which slice_stride {self.slice_stride} "
                     f"chooses none that shows a head, or factors {list(self.factors)} that do not divide each other"
                 ),
-                "both are needed",
+                "slices with a head and such factors are needed",
                 "Correct configs/evaluate.json.",
             )
         clean = SliceStack(volume.name, np.ascontiguousarray(slices[..., shown]), volume.spacing_mm)

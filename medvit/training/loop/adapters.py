@@ -115,7 +115,7 @@ def adapt(objective: nn.Module, settings: AdapterSettings, seed: int = 0) -> Ada
     if not layers:
         raise BundleError(
             f"no linear layer in {type(network).__name__}",
-            "adapters sit on those",
+            "adapters are added to those",
             "Leave out {adapters} to train all weights.",
             option="adapters",
         )

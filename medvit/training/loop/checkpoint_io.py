@@ -25,11 +25,11 @@ def store_state(path: Path, state: dict[str, Any]) -> None:
     # PyTorch's own writer reports a failed write as a RuntimeError without its number
     except (OSError, RuntimeError) as error:
         what, step = system_words(error) if isinstance(error, OSError) else _first_words(error)
-        kept = f"the one of step {_step_of(path)} is kept" if path.is_file() else "there is none yet"
+        kept = f"the checkpoint of step {_step_of(path)} is kept" if path.is_file() else "no checkpoint exists yet"
         raise OutputError(
             f"that {path} cannot be written ({what})",
             f"{kept}",
-            f"{step}, then give the same command again to go on from it.",
+            f"{step}, then give the same command again to continue from it.",
         ) from error
 
 

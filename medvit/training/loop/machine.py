@@ -47,7 +47,7 @@ class Machine:
             # with torch 2.13 on AVX-512, bf16 gradients of weights sometimes contain uninitialised memory, up to 1e34
             raise BackendError(
                 f"precision {self.precision} on cpu",
-                "there, gradients of small convolutions are now and then wrong in it (oneDNN, pytorch issue 169688)",
+                "on the CPU it sometimes gives wrong gradients of small convolutions (oneDNN, pytorch issue 169688)",
                 "Take {precision=fp32}, or a GPU.",
                 option="precision",
             )

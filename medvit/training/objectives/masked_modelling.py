@@ -50,7 +50,7 @@ def _encoder_of(network: nn.Module) -> _Encoder:
         )
     raise BundleError(
         f"a {type(network).__name__}",
-        "masked modelling knows the encoders of SwinUNETR and BarlowSwin",
+        "masked modelling supports the encoders of SwinUNETR and BarlowSwin",
         "Give one of them.",
     )
 

@@ -44,7 +44,7 @@ def with_point_kernels(network: nn.Module, stages: Sequence[str]) -> nn.Module:
         wide = [m for m in stage.modules() if isinstance(m, nn.Conv3d) and has_surroundings(m.kernel_size)]
         if not wide:
             raise BundleError(
-                f"the stage {name!r} without a convolution wider than its voxel",
+                f"the stage {name!r} without a convolution wider than one voxel",
                 "the constraint would change nothing",
                 "Correct point_kernels in train.json.",
             )

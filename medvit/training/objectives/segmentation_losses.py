@@ -163,7 +163,7 @@ def focal_tversky(
         raise ShapeError(
             f"alpha = {alpha:g}, beta = {beta:g} and gamma = {gamma:g}",
             "alpha above 0, beta of at least 0 and gamma of at least 1 are needed",
-            "The paper has 0.7, 0.3 and 4/3.",
+            "The paper uses 0.7, 0.3 and 4/3.",
         )
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     probabilities = _of_annotated(wide.softmax(1)[:, 1:], annotated)

@@ -66,7 +66,7 @@ class SyntheticSettings:
         if unknown or not self.targets:
             raise ShapeError(
                 f"targets of class {unknown or 'none'}",
-                f"{bundle.name} knows 0..{max(classes)}",
+                f"{bundle.name} has labels 0..{max(classes)}",
                 "Correct targets in train.json.",
             )
         entries = read_entries(bundle, DataList(data.data, data.root, data.split, data.reading), ("image",))

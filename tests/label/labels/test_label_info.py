@@ -137,7 +137,7 @@ def test_a_segmentation_file_whose_names_do_not_fit_is_refused(
     [
         ({9: A}, None, "Found the value 9, which the table of labels does not have; it has brainstem, spinal_cord"),
         ({1: A}, slicer_info("Tumour"), "Found Tumour, which the table of labels does not have"),
-        ({1: A, 3: B}, slicer_info("brainstem"), "Found the value(s) 3 in the label map, which the names sent with it leave out"),
+        ({1: A, 3: B}, slicer_info("brainstem"), "Found the value(s) 3 in the label map, which have no name among"),
         ({1: A}, slicer_info("brainstem", "Brainstem"), "Found two segments named 'Brainstem' in label_info"),
         ({1: A}, [{"name": "larynx", "idx": 1}, {"name": "mandible", "idx": 1}], "with the number 1 in label_info"),
         ({1: A}, [{"name": "larynx"}], "Found an entry of label_info without a number"),

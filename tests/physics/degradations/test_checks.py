@@ -29,9 +29,9 @@ def test_images_that_are_none(degrade):
     for bad in (float("nan"), float("inf")):
         spoiled = good.copy()
         spoiled[2, 2] = bad
-        with pytest.raises(ImageError, match="values that are no finite real numbers"):
+        with pytest.raises(ImageError, match="values that are not finite real numbers"):
             degrade(spoiled, (1.0, 1.0))
-    with pytest.raises(ImageError, match="no finite real numbers"):
+    with pytest.raises(ImageError, match="not finite real numbers"):
         degrade(good.astype(complex), (1.0, 1.0))
 
 
@@ -72,9 +72,9 @@ def test_mr_voxels_that_do_not_fit_the_image():
         LowResolutionMR(voxel_mm=(None, None, 3.0))(np.ones((4, 4)), (1.0, 1.0))
     with pytest.raises(ShapeError, match=re.escape("finer than the image's (1.0, 1.0) mm; detail cannot be added")):
         LowResolutionMR(voxel_mm=(0.5, None))(np.ones((4, 4)), (1.0, 1.0))
-    with pytest.raises(ImageError, match="a magnitude image has none below 0"):
+    with pytest.raises(ImageError, match="a magnitude image has no values below 0"):
         LowResolutionMR(voxel_mm=(None, None), noise=1.0)(-np.ones((4, 4)), (1.0, 1.0))
-    with pytest.raises(ImageError, match="a magnitude image has none below 0"):
+    with pytest.raises(ImageError, match="a magnitude image has no values below 0"):
         TruncatedMR(2, noise=1.0)(-np.ones((4, 4)), (1.0, 1.0))
     with pytest.raises(ShapeError, match="slices of 4 x 5 pixels to make 2 times coarser"):
         TruncatedMR(2)(np.ones((4, 5)), (1.0, 1.0))

@@ -217,7 +217,7 @@ def test_views_that_do_not_fit():
         network(front, torch.zeros(1, 1, 32, 96))
     with pytest.raises(ShapeError, match=r"coronal view of shape \(32, 64\)"):
         network(front[0, 0], side)
-    with pytest.raises(ShapeError, match="2 coronal and 1 sagittal views; each patient needs one of both"):
+    with pytest.raises(ShapeError, match="2 coronal and 1 sagittal views; each patient needs one of each"):
         network(front.expand(2, 1, 32, 64), side)
     with pytest.raises(ImageError, match="NaN or infinite values in a view"):
         network(front * torch.nan, side)

@@ -115,7 +115,7 @@ def test_medvit_evaluate_judges_the_labels_that_were_annotated(banded, tmp_path)
         (["brainstem", "liver"], r"Found liver among the annotated labels of t_ct in .*; \S+ has brainstem, spinal_cord, .*Use its names"),
         ([], r"Found t_ct with annotated = \[\] in .*; the names of at least one label are needed"),
         ("brainstem", "Found t_ct with annotated = \"brainstem\" in .*Name the labels that were annotated"),
-        (["brainstem"], "Found label .* in t_ct, which its data list does not call annotated.*Add it to 'annotated'"),
+        (["brainstem"], "Found label .* in t_ct, which its data list does not list as annotated.*Add it to 'annotated'"),
     ],
     ids=["another organ", "no organ", "no list", "more than said"],
 )  # fmt: skip
@@ -190,5 +190,5 @@ def test_the_shipped_list_of_the_head_and_neck_holds_what_the_data_say(shared, t
         assert entry["annotated"] == [plain[name] for name in organs[patient]]
     contradicted = _list(tmp_path, [dict(partly[0], annotated=["larynx"])], [])
     settings = PatchSettings(roi_size=(16, 16, 16), spacing_mm=(3.0, 3.0, 3.0), intensity_range=(-200.0, 300.0))
-    with pytest.raises(SourceError, match="which its data list does not call annotated"):
+    with pytest.raises(SourceError, match="which its data list does not list as annotated"):
         settings.sampler(bundle, DataList(contradicted, shared / "data"), 0)

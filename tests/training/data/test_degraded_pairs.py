@@ -255,7 +255,7 @@ def test_wrong_lists_are_named(tmp_path):
             read(broken)
     with pytest.raises(SourceError, match="no 'training' entries in .*Its parts: validation"):
         read({"validation": [{"image": "a"}]})
-    with pytest.raises(SourceError, match="a case may train or judge, not both"):
+    with pytest.raises(SourceError, match="a case may be in one part only"):
         read({"training": [{"image": "a"}], "validation": [{"image": "a"}]})
     with pytest.raises(SourceError, match="every file of the list is needed. Set root"):
         read({"training": [{"image": "absent.nii.gz"}]})
@@ -266,7 +266,7 @@ def test_wrong_recipes_are_named():
         RestorationObjective(RestoreRWKV(dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1), "l2")
     for changes, words in (
         ({"dose": (0.0, 1.0)}, r"PairSettings.dose.0 = 0.0; it must be greater than 0. Correct the config"),
-        ({"dose": (0.5, 0.1)}, r"PairSettings.dose = \(0.5, 0.1\); a range in order is needed"),
+        ({"dose": (0.5, 0.1)}, r"PairSettings.dose = \(0.5, 0.1\); the first number must not be above the second"),
         ({"crop": (0, 8)}, r"crop.0 = 0; it must be greater than or equal to 1"),
         ({"slab": 0}, "slab = 0; it must be greater than or equal to 1"),
         ({"context": -1}, "context = -1; it must be greater than or equal to 0"),

@@ -131,7 +131,7 @@ def test_several_classes_are_learnt(tmp_path):
     before = float(objective(*batch).detach())
     run.run()
     assert float(objective(*batch).detach()) < 0.8 * before
-    with pytest.raises(SourceError, match=r"Found label 5 in a; the bundle knows 0\.\.2"):
+    with pytest.raises(SourceError, match=r"Found label 5 in a; the bundle has labels 0\.\.2"):
         Image.fromarray(np.where(classes > 0, 5, 0).astype(np.uint8)).save(tmp_path / "a_ids.png")
         load_picture(ImageLabelPair(name="a", image=tmp_path / "a.png", label=tmp_path / "a_ids.png"), classes=3)
 
@@ -156,7 +156,7 @@ def test_pictures_of_background_alone():
     _, masks = PictureSampler([full, empty], PictureSettings(roi_size=(32, 32)), 0).batch(12)
     assert {bool(mask.any()) for mask in masks} == {True, False}
     with pytest.raises(
-        SourceError, match="background alone in the labels of all 2 pictures; at least one with.*Check that"
+        SourceError, match="background alone in the labels of all 2 pictures; at least one labelled picture.*Check that"
     ):
         PictureSampler([empty, empty], PictureSettings(roi_size=(32, 32)), 0)
 

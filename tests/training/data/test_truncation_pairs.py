@@ -100,7 +100,7 @@ def test_wrong_recipes_are_named():
         ({"factors": ()}, r"TruncationPairs.factors = \(\); .* at least 1 item"),
         ({"factors": (0,)}, "factors.0 = 0; it must be greater than or equal to 1"),
         ({"crop": (0, 8)}, "crop.0 = 0; it must be greater than or equal to 1"),
-        ({"gamma": (1.4, 0.7)}, r"gamma = \(1.4, 0.7\); a range in order is needed"),
+        ({"gamma": (1.4, 0.7)}, r"gamma = \(1.4, 0.7\); the first number must not be above the second"),
         ({"brightness": (0.0, 1.0)}, "brightness.0 = 0.0; it must be greater than 0"),
         ({"redrawn": 1.5}, "redrawn = 1.5; it must be less than or equal to 1. Correct the config"),
     ):

@@ -119,7 +119,7 @@ def test_lists_that_cannot_judge(bands):
 
     with pytest.raises(SourceError, match="an entry without 'label' in .*other.json; each needs the path of its label"):
         score(validation=[{"image": "validation_ct.nii.gz"}])
-    with pytest.raises(SourceError, match="a case may train or judge, not both"):
+    with pytest.raises(SourceError, match="a case may be in one part only"):
         score(validation=json.loads(data.read_text())["training"])
     image = nib.load(data.parent / "validation_oar.nii.gz")
     ids = np.asarray(image.dataobj)
@@ -132,7 +132,7 @@ def test_lists_that_cannot_judge(bands):
         relabelled(ids[1:], image.affine)
     with pytest.raises(SourceError, match="Found validation_ct with image and labels on different grids"):
         relabelled(ids, np.diag([-1, 1, 1, 1]) @ image.affine)
-    with pytest.raises(SourceError, match=r"label 9 in validation_ct; bundle knows 0\.\.7. Correct the labels"):
+    with pytest.raises(SourceError, match=r"label 9 in validation_ct; bundle has labels 0\.\.7. Correct the labels"):
         relabelled(np.where(ids == 7, 9, ids).astype(np.uint8), image.affine)
     with pytest.raises(ModalityError, match="values from 0 to 7, where bundle is made for CT"):
         score(validation=[{"image": "validation_oar.nii.gz", "label": "validation_oar.nii.gz"}])
@@ -154,7 +154,7 @@ def test_evaluation_configs_that_cannot_be_used(bands):
     with pytest.raises(BundleError, match="cannot be built: it has no 'evaluation'"):
         scorer(bundle, data, data.parent)
     path.unlink()
-    with pytest.raises(BundleError, match=r"no configs/evaluate\.json in bundle; it says how to judge"):
+    with pytest.raises(BundleError, match=r"no configs/evaluate\.json in bundle; it configures the evaluation"):
         scorer(bundle, data, data.parent)
 
 

@@ -120,7 +120,9 @@ def test_what_cannot_be_adapted(tmp_path):
         AdapterSettings(0)
     objective = nn.Module()
     objective.network = nn.Sequential(nn.Conv2d(1, 1, 3))
-    with pytest.raises(BundleError, match="no linear layer in Sequential; adapters sit on those. Leave out adapters"):
+    with pytest.raises(
+        BundleError, match="no linear layer in Sequential; adapters are added to those. Leave out adapters"
+    ):
         adapt(objective, AdapterSettings())
     torch.save({"0.weight": torch.zeros(4, 3), "0.bias": torch.zeros(4)}, tmp_path / "part.pt")
     with pytest.raises(

@@ -126,7 +126,7 @@ def test_one_seed_gives_one_loss_and_a_copy_uses_its_own_network():
 
 def test_what_cannot_be_used():
     with pytest.raises(
-        BundleError, match="Found a Linear; masked modelling knows the encoders of SwinUNETR and Barlow"
+        BundleError, match="Found a Linear; masked modelling supports the encoders of SwinUNETR and Barlow"
     ):
         MaskedModelling(nn.Linear(2, 2))
     for size, ratio in ((6, 0.6), (2, 0.6), (8, 0.0), (8, 1.0)):

@@ -76,5 +76,5 @@ def test_a_header_that_does_not_fit_is_refused(told):
 def test_stages_that_are_not_there_or_would_not_change_are_refused():
     with pytest.raises(BundleError, match="Found the stage 'decoder9', which the network lacks; it has 0, 1"):
         with_point_kernels(_small(), ["decoder9"])
-    with pytest.raises(BundleError, match="without a convolution wider than its voxel"):
+    with pytest.raises(BundleError, match="without a convolution wider than one voxel"):
         with_point_kernels(nn.Sequential(nn.Conv3d(1, 1, 1)), ["0"])

@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ShapeError, match=r"label ids from 2 to 4; the logits have classes 0\.\.3"):
         focal_tversky_ce(logits, labels + 2)
     for name, value in (("alpha", 0.0), ("beta", -0.1), ("gamma", 0.5)):
-        with pytest.raises(ShapeError, match=f"{name} = {value:g}.*The paper has 0.7, 0.3 and 4/3"):
+        with pytest.raises(ShapeError, match=f"{name} = {value:g}.*The paper uses 0.7, 0.3 and 4/3"):
             focal_tversky(logits, labels, **{name: value})
 
 

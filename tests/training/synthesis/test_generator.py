@@ -168,7 +168,7 @@ def test_a_recipe_draws_classes_from_stored_maps(tmp_path):
     assert images.shape == classes.shape == (2, 1, 40, 44, 36)
     wanted = torch.where((_head() == 2) | (_head() == 3), 1, torch.where(_head() == 4, 5, 0))
     assert torch.equal(classes[0, 0], wanted.long())
-    with pytest.raises(ShapeError, match=r"targets of class \[99\]; headneck_ct_swin_unetr knows 0\.\.7"):
+    with pytest.raises(ShapeError, match=r"targets of class \[99\]; headneck_ct_swin_unetr has labels 0\.\.7"):
         SyntheticSettings(_synthesis(), ((2, 99),)).sampler(bundle, data, 0)
     with pytest.raises(ShapeError, match="targets of class none"):
         SyntheticSettings(_synthesis(), ()).sampler(bundle, data, 0)
@@ -177,7 +177,7 @@ def test_a_recipe_draws_classes_from_stored_maps(tmp_path):
 
 def test_maps_and_ranges_that_cannot_be_used(tmp_path):
     for wrong, words in (
-        (0.5, "no whole numbers"),
+        (0.5, "not whole numbers"),
         (-1, "label -1 in head"),
         (40000, "label 40000 in head; a label map"),
     ):
@@ -190,7 +190,7 @@ def test_maps_and_ranges_that_cannot_be_used(tmp_path):
         with pytest.raises(ShapeError, match="whole numbers from 0 on are needed"):
             _one(_synthesis(), ids=ids)
     for make, words in (
-        (lambda: Pose(scale=(1.2, 0.8)), "scale = .*a range in order is needed"),
+        (lambda: Pose(scale=(1.2, 0.8)), "scale = .*the first number must not be above the second"),
         (lambda: Pose(elastic_grid_mm=0), "elastic_grid_mm = 0; it must be greater than 0"),
         (lambda: Brightness(spread=(-0.1, 0.1)), "spread.0 = -0.1; it must be greater than or equal to 0"),
         (lambda: Brightness(bias=-1), "bias = -1; it must be greater than or equal to 0"),

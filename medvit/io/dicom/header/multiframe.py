@@ -61,7 +61,7 @@ def _numbers(group: Dataset, keyword: str) -> tuple[float, ...] | None:
         return None
     numbers = finite(tuple(map(str, value)))
     if numbers is None:
-        raise DamagedError(f"a frame's {keyword} is no finite number")
+        raise DamagedError(f"a frame's {keyword} is not a finite number")
     return numbers
 
 
@@ -72,7 +72,7 @@ def _number(group: Dataset, keyword: str, needed: bool = False) -> float | None:
         return None
     numbers = finite((str(value),))
     if numbers is None and needed:
-        raise DamagedError(f"a frame's {keyword} is no finite number")
+        raise DamagedError(f"a frame's {keyword} is not a finite number")
     return numbers[0] if numbers else None
 
 

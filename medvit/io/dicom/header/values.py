@@ -63,7 +63,7 @@ class HeaderValues:
             return None
         numbers = finite(words)
         if numbers is None:
-            raise DamagedError(f"its {keyword} is no finite number")
+            raise DamagedError(f"its {keyword} is not a finite number")
         return numbers
 
     def number(self, keyword: str) -> float | None:

@@ -146,7 +146,13 @@ def _axes(across: Array, down: Array) -> tuple[Array, list[Finding]]:
         found = "row and column directions that are not perpendicular unit vectors (ImageOrientationPatient)"
         step = "Repair the tag or convert the series to NIfTI."
         return np.eye(3), [
-            Finding(code="not_perpendicular", severity="refused", found=found, needed="they must be", step=step)
+            Finding(
+                code="not_perpendicular",
+                severity="refused",
+                found=found,
+                needed="they must be perpendicular",
+                step=step,
+            )
         ]
     said = []
     if off > _UNEVEN_AXES:

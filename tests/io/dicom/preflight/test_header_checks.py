@@ -41,7 +41,7 @@ def _codes(folder: Path) -> set[str]:
 def test_a_number_that_is_none_is_named_and_not_quoted(tag, value, name, tmp_path):
     """A NaN slope was once taken for padding, and the slice for air."""
     _raw(write_series(tmp_path, SMALL, AXIAL)[3], tag, b"DS", value)
-    with pytest.raises(SourceError, match=rf"damaged in its header \(its {name} is no finite number\)") as caught:
+    with pytest.raises(SourceError, match=rf"damaged in its header \(its {name} is not a finite number\)") as caught:
         open_source(tmp_path)
     assert value.decode() not in str(caught.value)
 

@@ -68,8 +68,8 @@ def _two_frames(d) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_no_points, "of .* without points; at least three enclose an area"),
-        (_one_number_twice, "in which 2 ROIs have the number 1; its contours could be of any of them"),
+        (_no_points, "of .* without points; at least three points are needed"),
+        (_one_number_twice, "in which 2 ROIs have the number 1; contours refer to ROIs by their numbers"),
         (_contours_of_no_number, r"an RTSTRUCT that is damaged or incomplete \(without ReferencedROINumber\)"),
         (_odd_count, "not finite triples"),
         (_nan, "not finite triples"),

@@ -92,7 +92,7 @@ def _turned_frame(d) -> None:
     ("change", "message"),
     [
         (_no_segments, "a SEG without SegmentSequence"),
-        (_one_number_twice, "two segments of the number 1; each needs its own"),
+        (_one_number_twice, "two segments of the number 1; numbers must be unique"),
         (_no_type, r"damaged or incomplete \(without SegmentationType\)"),
         (_no_pixels, "a SEG without pixels"),
         (_cut_pixels, r"pixels end or cannot be decoded after \d+ of 59 frames"),
@@ -100,11 +100,11 @@ def _turned_frame(d) -> None:
         (_no_position, "no place in the patient, as of an X-ray"),
         (_on_a_slide, "a SEG of a slide image"),
         (_no_position_value, "damaged or incomplete.*ImagePositionPatient"),
-        (_flat_orientation, "no usable number"),
+        (_flat_orientation, "not a usable number"),
         (_uneven, "without an even spacing"),
         (_sideways, "off the regular grid of the others"),
         (_one_slice_of_no_thickness, "one slice without thickness or spacing"),
-        (_nameless_frame, "a SEG frame that names no segment"),
+        (_nameless_frame, "a SEG frame without a segment number"),
         (_turned_frame, "several orientations or pixel sizes"),
     ],
 )
