@@ -273,7 +273,7 @@ def _ready(found: LabelSet, writing: Writing) -> tuple[LabelSet, Writing]:
         reasons = ["no label has any voxel"]
     if not reasons:
         return found, writing
-    remedy = " To have them, add --repair-tags." if repairable(reference.blockers) else ""
+    remedy = " To have them, let medvit repair the tags." if repairable(reference.blockers) else ""
     flag = f"{' and '.join(asked)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
     return found.with_notes(flags=[flag]), replace(writing, output_types=("nifti",))
 

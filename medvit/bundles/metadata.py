@@ -97,7 +97,7 @@ class ExpectedIntensities(_Strict):
 
 
 class PrecisionCheck(_Strict):
-    """Comparison of labels in a lower precision with those in fp32 on one case; it permits or forbids ``--precision``.
+    """Comparison of labels in a lower precision with those in fp32 on one case; it permits or forbids that precision.
 
     Attributes:
         precision: "bf16".

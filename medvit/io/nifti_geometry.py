@@ -290,14 +290,14 @@ def _compared(taken: _Form, other: _Form, raw: Any, geometry: str | None) -> tup
         f"{letters} by the {name} (code {code}), {letters2} by the {beside} (code {code2})"
     )
     if voxels <= _FLAGGED or (letters == letters2 and same_hand):
-        reason = "as --geometry asks" if geometry is not None else "the sform goes before the qform"
-        return voxels, [f"{words}. The {name} was taken: {reason}."], []
+        reason = "as requested" if geometry is not None else "since the sform goes before the qform"
+        return voxels, [f"{words}. The {name} was taken, {reason}."], []
     if geometry is not None:
-        return voxels, [f"{words}. The {name} was taken, as --geometry asks."], []
+        return voxels, [f"{words}. The {name} was taken, as requested."], []
     what = "other axes" if same_hand else "the mirror image"
     flag = (
         f"{words}. Programs that read the {beside} see {what}. The {name} was taken; check a side that you know, then "
-        f"choose with --geometry {name} or --geometry {beside}."
+        f"choose the geometry: {name} or {beside}."
     )
     return voxels, [], [flag]
 

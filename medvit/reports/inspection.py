@@ -19,8 +19,8 @@ __all__ = ["Inspection", "inspect_source"]
 _OUTCOMES = {
     "note": "ready",
     "flag": "ready, flagged",
-    "tags": "ready for NIfTI; DICOM objects need --repair-tags",
-    "irregular": "irregular: choose --on-irregular resample or split",
+    "tags": "ready for NIfTI; DICOM objects need {repair_tags=True}",
+    "irregular": "irregular: choose {on_irregular=resample} or split",
     "refused": "refused",
 }
 
@@ -30,7 +30,7 @@ class Inspection:
     """Result of an inspection.
 
     Attributes:
-        content: the content that ``--json`` prints.
+        content: the content that ``medvit inspect --json`` prints.
         flagged: True where something needs a person's decision (exit code 3).
         found: the preflight, for a diagram of slice positions; None for an image file.
 
@@ -116,7 +116,7 @@ def _rounded(values: Any) -> list[float] | None:
 
 def _volume(volume: SeriesVolume, taken: bool, flagged: bool, words: Words) -> dict[str, Any]:
     first, stack = volume.first, volume.stack
-    outcome = _OUTCOMES[volume.worst()]
+    outcome = MedvitError(_OUTCOMES[volume.worst()], option=("on_irregular", "repair_tags")).sentence(words)
     if volume.worst() == "tags" and not repairable(tuple(f.found for f in volume.findings if f.severity == "tags")):
         outcome = "ready for NIfTI, not for DICOM objects"
     if taken and flagged and outcome == "ready":

@@ -133,8 +133,8 @@ def _plan(result: RestorationResult, settings: RestoredOutput) -> SavePlan:
     if "dicom" in types and scan.blockers:
         types = (types - {"dicom"}) | {"nifti"}
         words = (
-            f"dicom not written: {'; '.join(scan.blockers)}. NIfTI was written instead. To have a derived series, add "
-            "--repair-tags."
+            f"dicom not written: {'; '.join(scan.blockers)}. NIfTI was written instead. To have a derived series, let "
+            "medvit repair the tags."
         )
         not_written = (*not_written, words)
     return SavePlan(

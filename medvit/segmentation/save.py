@@ -112,7 +112,7 @@ def _plan(result: SegmentationResult, settings: OutputSettings) -> SavePlan:
             )
     not_written: tuple[str, ...] = ()
     if withheld:
-        remedy = " To have them, add --repair-tags." if repairable(result.scan.blockers) else ""
+        remedy = " To have them, let medvit repair the tags." if repairable(result.scan.blockers) else ""
         words = f"{_listed(withheld)} not written: {'; '.join(reasons)}. NIfTI was written instead.{remedy}"
         not_written, types = (words,), [*(name for name in types if name not in withheld), "nifti"]
     if "sr" in types and "dicom-seg" not in types:

@@ -72,11 +72,11 @@ def test_a_mirrored_qform_is_flagged_by_inspect(shared):
     assert outcome.exit_code == 3, outcome.output
     (flag,) = json.loads(outcome.stdout)["set_aside"]
     assert "PLI by the sform (code 1), PRI by the qform (code 1)" in flag
-    assert "--geometry sform or --geometry qform" in flag
+    assert "choose the geometry: sform or qform" in flag
     chosen = _run("inspect", place, "--json", "--geometry", "qform")
     content = json.loads(chosen.stdout)
     assert chosen.exit_code == 0 and content["orientation"] == "PRI" and not content["set_aside"]
-    assert "PLI by the sform" in content["notes"][0] and "as --geometry asks" in content["notes"][0]
+    assert "PLI by the sform" in content["notes"][0] and "as requested" in content["notes"][0]
 
 
 @pytest.mark.parametrize(("choice", "affine"), [(None, AFFINE), ("sform", AFFINE), ("qform", MIRRORED)])
@@ -114,7 +114,7 @@ def test_every_command_that_reads_a_nifti_takes_the_choice(mirror, tmp_path):
         assert chosen.exit_code == 0, (name, chosen.output)
         record = json.loads((tmp_path / f"{name}_q" / "run.json").read_text())
         assert record["settings"]["geometry"] == "qform", name
-        assert any("as --geometry asks" in note for note in record["notes"]), name
+        assert any("as requested" in note for note in record["notes"]), name
     for file in ("restore_q/restored.nii.gz", "restore_q/maps/difference.nii.gz", "convert_q/labels.nii.gz"):
         _agrees_with_itself(tmp_path / file, MIRRORED)
     left, right = (nib.load(tmp_path / place / "drr_0.nii.gz").get_fdata() for place in ("drr", "drr_q"))

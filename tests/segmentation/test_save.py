@@ -215,7 +215,7 @@ def test_without_uids_nifti_and_statistics_are_written_with_the_reason(banded, t
     saved = medvit.segment(tmp_path / "series", bundle=banded).save(tmp_path / "out", ("dicom-seg", "rtstruct"))
     assert saved.flagged
     assert saved.not_written == (
-        "dicom-seg and rtstruct not written: 29 of 29 slices have no SOPInstanceUID. NIfTI was written instead. To have them, add --repair-tags.",
+        "dicom-seg and rtstruct not written: 29 of 29 slices have no SOPInstanceUID. NIfTI was written instead. To have them, let medvit repair the tags.",
     )
     assert saved.files == ("labels.json", "labels.nii.gz", "run.json", "statistics.json")
     assert saved.not_written[0] in json.loads((tmp_path / "out" / "run.json").read_text())["notes"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from medvit.errors import ImageError, MedvitError, SourceError, python_words
 
-__all__ = ["LayerError", "PlaceError", "ServerError", "in_window", "readable", "window_words"]
+__all__ = ["LayerError", "PlaceError", "ServerError", "readable", "window_words"]
 
 
 class LayerError(ImageError):
@@ -46,9 +44,6 @@ _FIELDS = {
 }
 """Labels of the fields and buttons of the widgets, by the names that errors have for them."""
 
-_NOTES = ((r"--repair-tags\b", "Repair tags"), (r", and --labels or -b gives the ids back", ""))
-"""Options of the command line in notes of results, with the words of the widgets."""
-
 
 def window_words(name: str, value: str | None) -> str:
     """Word an option of an error as the widgets have it: ``Low memory``, ``the device cpu``.
@@ -66,13 +61,6 @@ def window_words(name: str, value: str | None) -> str:
     if name == "on_irregular" and value:
         return f"{_FIELDS[name]} ({value})"
     return _FIELDS[name]
-
-
-def in_window(text: str) -> str:
-    """Replace options of the command line in a note of a result by the words of the widgets."""
-    for pattern, words in _NOTES:
-        text = re.sub(pattern, words, text)
-    return text
 
 
 def readable(error: BaseException) -> str:

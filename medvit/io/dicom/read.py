@@ -205,7 +205,7 @@ def _split(volume: SeriesVolume, part: int | None) -> tuple[SeriesVolume, tuple[
     others = [name for n, name in enumerate(names) if n != taken]
     aside = (
         f"The volume was split and {names[taken]} was taken; set aside: {'; '.join(others)}. "
-        f"Run again with --series {volume.number}.N for part N.",
+        f"Choose series {volume.number}.N to read part N.",
     )
     return replace(
         volume, planes=chosen.planes, stack=chosen, findings=(*chosen.findings, *kept)

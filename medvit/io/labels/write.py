@@ -59,7 +59,7 @@ def write_dicom(found: LabelSet, name: str, staging: Path) -> list[str]:
         check_seg(staging / "seg.dcm", array, slices.planes, labels)
         if [label.id for label in labels] != list(range(1, len(labels) + 1)):
             notes.append(
-                "A SEG numbers its segments from 1 on; names were kept, and --labels or -b gives the ids back."
+                "A SEG numbers its segments from 1 on; names were kept. A table of labels or a bundle gives the ids back."
             )
         if any(not segment.origin.algorithm_type for segment in segments):
             notes.append(

@@ -46,11 +46,12 @@ def _facts(record: dict[str, Any], path: Path, slot: ViewPosition) -> ViewHeader
         return ViewHeader()
     wanted = {"AP": (0.0, 180.0), "lateral": (90.0, 270.0)}[slot]
     if angle not in wanted:
-        other = {"AP": "--lat", "lateral": "--ap"}[slot] if angle % 90 == 0 else "another picture"
+        other = {"AP": "{lat}", "lateral": "{ap}"}[slot] if angle % 90 == 0 else "another picture"
         raise GeometryError(
             f"a radiograph taken at {angle:g} degrees as {slot} view",
             f"it must be {wanted[0]:g} or {wanted[1]:g}",
             f"Give it as {other}.",
+            option=("ap", "lat"),
         )
     # at 180 or 270 degrees, columns run in the opposite direction
     across = {"AP": ("L", "R"), "lateral": ("P", "A")}[slot][wanted.index(angle)]

@@ -109,7 +109,7 @@ class LabelOverlap:
     def answers(self, part: EvaluationSet, model: LoadedBundle, say: Report) -> ScoredCases:
         """Score every label of every case with its entropy and its agreement with the mirror image."""
         found: list[LabelOutcome] = []
-        ratings: dict[str, dict[str, Callable[[Calibration], str]]] = {"plain": {}, "with --quality-map": {}}
+        ratings: dict[str, dict[str, Callable[[Calibration], str]]] = {"plain": {}, "with a quality map": {}}
         for case in self.cases(part):
             result = _answer(model, case, RunSettings(fast=model.fast, quality_map=True), part)
             truth = case.truth(result)
@@ -122,7 +122,7 @@ class LabelOverlap:
                 found.append(LabelOutcome(case.name, score, score < self.acceptable, signals))
             rows = result.statistics(), result.requested_labels
             ratings["plain"][case.name] = partial(_rating, *rows, UncertaintySignals(entropy))
-            ratings["with --quality-map"][case.name] = partial(_rating, *rows, UncertaintySignals(entropy, agreement))
+            ratings["with a quality map"][case.name] = partial(_rating, *rows, UncertaintySignals(entropy, agreement))
             say(f"{case.name}: {', '.join(f'{k} {v}' for k, v in found[-1].signals.items())}")
         return ScoredCases(
             bad=f"Dice of a label below {self.acceptable:g}",

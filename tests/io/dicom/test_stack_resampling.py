@@ -137,6 +137,7 @@ def test_split_takes_the_longest_run_and_flags_the_rest(banded, tmp_path):
     scan = open_source(tmp_path / "u", on_irregular="split")
     assert (len(scan.slices), scan.original, scan.spacing_mm[2]) == (5, None, pytest.approx(3))
     assert "part 1: 5 slice(s) from 0.00 to 12.00 mm was taken; set aside: part 2: 4 slice(s)" in scan.excluded[0]
+    assert scan.excluded[0].endswith("Choose series 1.N to read part N.")
     other = open_source(tmp_path / "u", series="1.2", on_irregular="split")
     assert (len(other.slices), other.spacing_mm[2]) == (4, pytest.approx(4.5))
     with pytest.raises(SelectionError, match="no part 7 of volume 1"):

@@ -72,7 +72,7 @@ def test_a_project_takes_the_geometry_that_it_was_started_with(tmp_path, monkeyp
         answer = requests.post(f"{url}/infer/bands?image=scan&output=json", timeout=60)
         assert answer.status_code == 200, answer.text
         said = answer.json()
-        assert any("as --geometry asks" in note for note in said["notes"]), said
+        assert any("as requested" in note for note in said["notes"]), said
         assert any("lengths in microns" in note for note in said["notes"]) and not said["set_aside"]
         with drawn.open("rb") as file:
             kept = requests.put(

@@ -176,7 +176,7 @@ def test_scribbles_go_by_their_names_too(server: Served, tmp_path: Path) -> None
     assert answer.status_code == 200, answer.text
     assert (array_of(answer.content)[15:17, 12:14, 9:11] == MANDIBLE).all()
     left = drawn([{"name": "mandible", "id": 1}])
-    assert left.status_code == 422 and "the names sent with it leave out" in left.json()["detail"]
+    assert left.status_code == 422 and "which have no name among those sent" in left.json()["detail"]
 
 
 def test_names_choose_the_model_where_several_fit(

@@ -63,7 +63,7 @@ def test_evaluate_reads_references_as_images_are_read(mirrored, banded, tmp_path
         chosen = _run(*asked, "--geometry", "qform")
         scores = json.loads(chosen.stdout)
         assert chosen.exit_code == 0 and scores["geometry"] == "qform" and not scores["set_aside"]
-        assert sum("as --geometry asks" in note for note in scores["notes"]) == 2
+        assert sum("as requested" in note for note in scores["notes"]) == 2
 
 
 def test_train_reads_them_alike_and_says_so(banded, tmp_path):

@@ -105,7 +105,7 @@ def test_a_segmentation_is_calibrated_and_recorded(tmp_path):
     assert "Calibration: 2 cases of real patients, mean Dice" in shown and "Best rating: uncalibrated" in shown
     page = (bundle / "docs" / "README.md").read_text()
     assert page.startswith("before\n") and page.endswith("\nafter\n")
-    assert "| with --quality-map | " in page
+    assert "| with a quality map | " in page
     assert "14 answers, 6 bad" in page and "of 6 |" in page and "of 8 |" in page
     assert "| plain | good | 2 |" in page
 

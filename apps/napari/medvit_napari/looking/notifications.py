@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from medvit_napari.errors import in_window
 from medvit_napari.reading.layer_info import place_of
 
 __all__ = ["outcome", "rating_line", "tell", "tell_of", "warn"]
@@ -18,14 +17,14 @@ def warn(text: str) -> None:
     """Show a warning in napari's window."""
     from napari.utils.notifications import show_warning
 
-    show_warning(in_window(text))
+    show_warning(text)
 
 
 def tell(text: str) -> None:
     """Show a note in napari's window."""
     from napari.utils.notifications import show_info
 
-    show_info(in_window(text))
+    show_info(text)
 
 
 def tell_of(layer: Any, known: Iterable[str] = ()) -> None:
@@ -79,4 +78,4 @@ def outcome(layers: list[Any], seconds: float) -> list[str]:
         if rating and not rating.startswith("Rating: good"):
             warn(f"{place.made_by}: {rating}")
         lines += [*place.warnings, *place.remarks]
-    return [in_window(line) for line in lines]
+    return lines

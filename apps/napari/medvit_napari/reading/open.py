@@ -31,6 +31,7 @@ from medvit.io.labels import (
     read_labels,
 )
 from medvit.progress import Progress
+from medvit_napari.errors import window_words
 from medvit_napari.reading.layer_info import KEY, LayerInfo, place_of
 from medvit_napari.reading.layers import LayerTuple, filling_layer, image_layer, inherit, label_layers
 from medvit_napari.reading.lazy_volume import FileFilling, SeriesFilling
@@ -119,10 +120,10 @@ def offers(found: Preflight) -> tuple[Offer, ...]:
 
 
 def _in_a_window(finding: Finding) -> str:
-    """Return the text of a finding, with the choice in the dialog for the option of an irregular stack."""
+    """Return the text of a finding in the words of the window, with the dialog's choice for an irregular stack."""
     if not finding.ways:
-        return finding.text
-    return replace(finding, ways=(), step=f"Choose a way below, or {finding.step}").text
+        return finding.sentence(window_words)
+    return replace(finding, ways=(), step=f"Choose a way below, or {finding.step}").sentence(window_words)
 
 
 def open_layers(path: Path, ask: Ask | None = None, seen: Iterable[Any] = (), behind: bool = False) -> list[LayerTuple]:

@@ -8,7 +8,6 @@ from typing import Any
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout
 
 from medvit import Converted
-from medvit_napari.errors import in_window
 from medvit_napari.icons import set_icon
 from medvit_napari.looking.alignment import add_layers
 from medvit_napari.reading.painted_labels import is_corrected
@@ -90,4 +89,4 @@ class SaveWidget(JobPanel):
     def _saved(self, saved: Converted, corrected: bool) -> None:
         words = "corrected labels" if corrected else "labels"
         lines = [f"Saved the {words}, read back and compared: {', '.join(saved.files)}.", *saved.flags, *saved.notes]
-        self.status.setText("\n".join(map(in_window, lines)))
+        self.status.setText("\n".join(lines))

@@ -29,9 +29,9 @@ class Finding:
     Attributes:
         code: stable identifier for programs.
         severity: "note" (shown, without effect), "flag" (results are written and a person must check them, exit code
-            3), "tags" (results are written, DICOM objects only with --repair-tags), "irregular" (refused unless
-            --on-irregular states a treatment), "refused".
-        found, needed, step: the three parts of a message.
+            3), "tags" (results are written, DICOM objects only with repaired tags), "irregular" (refused unless
+            ``on_irregular`` states a treatment), "refused".
+        found, needed, step: the three parts of a message; ``step`` can name ``{repair_tags=True}``.
         positions_mm: positions along the slice normal, LPS millimetres.
         ways: values of ``on_irregular`` that treat it; ``step`` is then the other choice, as "export it again."
     """
@@ -60,7 +60,8 @@ class Finding:
     def sentence(self, words: Words = python_words) -> str:
         """Compose the whole message, its option in a door's words; see ``MedvitError.sentence``."""
         if self.severity in ("tags", "flag"):  # a full sentence, since the record of a result contains it too
-            return f"{self.found[0].upper()}{self.found[1:]}. {self.step}"
+            text = f"{self.found[0].upper()}{self.found[1:]}. {self.step}"
+            return MedvitError(text, option="repair_tags").sentence(words)
         return self.error().sentence(words)
 
     def worded_step(self, words: Words = python_words) -> str:
@@ -69,4 +70,6 @@ class Finding:
 
     def error(self) -> MedvitError:
         """Return the message as an error of the matching class."""
-        return _KINDS.get(self.code, GeometryError)(self.found, self.needed, self.remedy, option="on_irregular")
+        return _KINDS.get(self.code, GeometryError)(
+            self.found, self.needed, self.remedy, option=("on_irregular", "repair_tags")
+        )

@@ -141,7 +141,7 @@ def _files(planes: Sequence[PlaneHeader]) -> list[Finding]:
 
 def _uids(planes: Sequence[PlaneHeader]) -> list[Finding]:
     """Report missing, invalid or contradictory UIDs, which a SEG or RTSTRUCT needs to refer to these images."""
-    step = "To have DICOM objects, add --repair-tags."
+    step = "To have DICOM objects, add {repair_tags=True}."
     found = []
     for tag, field in _UIDS.items():
         lacking = sum(1 for p in planes if not getattr(p, field))

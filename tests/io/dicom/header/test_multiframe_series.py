@@ -71,7 +71,7 @@ def test_a_concatenation_is_one_volume_without_objects_that_name_the_wrong_file(
     saved = result.save(tmp_path / "out", ("dicom-seg", "nifti"))
     (said,) = saved.not_written
     assert f"frames of {pieces} multi-frame files, to which no object here can refer" in said
-    assert "--repair-tags" not in said
+    assert "repair the tags" not in said
 
 
 def test_stacks_of_one_file_are_volumes_of_their_own(tmp_path):
