@@ -38,7 +38,7 @@ def _changed(path: Path, target: Path, **changes: object) -> Path:
         (
             "drr_90.dcm",
             "drr_0.dcm",
-            "ViewPosition RL in the view given as AP; it is the other one. Exchange --ap and --lat",
+            "ViewPosition RL in the view given as AP; it marks the other view. Exchange --ap and --lat",
         ),
         ("drr_0.dcm", "drr_180.dcm", "ViewPosition PA in the view given as lateral"),
         ("drr_90.png", "drr_0.png", "taken at 90 degrees as AP view; it must be 0 or 180. Give it as --lat"),

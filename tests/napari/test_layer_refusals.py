@@ -5,11 +5,11 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
-from medvit_napari.errors import LayerError, PlaceError, in_window, readable
+from medvit_napari.errors import LayerError, PlaceError, readable
 from medvit_napari.looking.display import go_to
 from medvit_napari.reading.display_grid import Canonical
 from medvit_napari.reading.layer_info import scan_of
-from medvit_napari.reading.open import open_layers
+from medvit_napari.reading.open import offers, open_layers
 from medvit_napari.running.job import Request, State, card, cards, region_corners, roi_box, run_request
 from medvit_napari.running.radiographs import parse_number
 from medvit_napari.saving.empty_labels import new_labels
@@ -18,9 +18,10 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from medvit.errors import BundleError, GeometryError, ImageError, ModalityError, SelectionError
+from medvit.io.dicom import run_preflight
 from medvit.progress import Progress
 from medvit.settings import RunSettings
-from tests.bands import phantom
+from tests.bands import phantom, write_series
 from tests.napari.test_layers import made
 
 pytest.importorskip("napari", reason="the extra medvit[napari] is not installed")
@@ -111,8 +112,11 @@ def test_messages_name_steps_as_the_window_has_them(remedy, option, words):
     assert readable(ModalityError("x", "y is needed", remedy, option=option)) == f"Found x; y is needed. {words}"
 
 
-def test_notes_name_options_as_the_window_has_them():
-    assert in_window("To have them, add --repair-tags.") == "To have them, add Repair tags."
+def test_findings_name_options_as_the_window_has_them(tmp_path):
+    values, _ = phantom()
+    write_series(tmp_path, values, np.diag([2.0, 2, 3, 1]), FrameOfReferenceUID="")
+    (offer,) = offers(run_preflight(tmp_path))
+    assert any(text.endswith("To have DICOM objects, add Repair tags.") for text in offer.findings), offer.findings
 
 
 def test_cards_say_what_a_person_should_know():

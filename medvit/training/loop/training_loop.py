@@ -101,7 +101,7 @@ class TrainingLoop:
             except KeyboardInterrupt:
                 raise StoppedError(
                     f"Stopped at step {self.step} of {self.settings.steps}; the newest checkpoint is in {self.folder}. Give the same "
-                    "command again to go on from it."
+                    "command again to continue from it."
                 ) from None
         self.log.close()
         return self.objective.finish({k: v.cpu() for k, v in self._kept().items()})

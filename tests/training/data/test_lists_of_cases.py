@@ -54,7 +54,7 @@ def test_lists_that_cannot_be_used(labelled, tmp_path):
     content["validation"] = content["training"]
     content["test"] = []
     data.write_text(json.dumps(content))
-    with pytest.raises(SourceError, match="a case may train or judge, not both"):
+    with pytest.raises(SourceError, match="a case may be in one part only"):
         read_list(bundle, data, tmp_path, "training")
     content["validation"] = [e | {"image": f"./elsewhere/../{e['image']}"} for e in content["training"]]
     data.write_text(json.dumps(content))

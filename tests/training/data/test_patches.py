@@ -96,13 +96,13 @@ def test_a_flip_swaps_the_paired_organs():
 def test_cases_that_cannot_be_used(labelled, tmp_path):
     folder, data = labelled
     (pair,) = read_list(open_bundle(folder), data, tmp_path, "training")
-    with pytest.raises(SourceError, match=r"Found label 7 in s0_ct; the bundle knows 0\.\.4"):
+    with pytest.raises(SourceError, match=r"Found label 7 in s0_ct; the bundle has labels 0\.\.4"):
         load_case(pair, 5)
     ids = nib.load(pair.label)
     for spoilt, words in (
-        (-1.0, r"Found label -1 in s0_ct; the bundle knows 0\.\.7"),
-        (1.5, "labels of s0_ct that are no whole numbers; ids are needed, not probabilities"),
-        (np.nan, "labels of s0_ct that are no whole numbers"),
+        (-1.0, r"Found label -1 in s0_ct; the bundle has labels 0\.\.7"),
+        (1.5, "labels of s0_ct that are not whole numbers; ids are needed, not probabilities"),
+        (np.nan, "labels of s0_ct that are not whole numbers"),
     ):
         array = np.asarray(ids.dataobj).astype(np.float32)
         array[1, 2, 3] = spoilt  # -1 would become 255, 1.5 become 1

@@ -98,8 +98,8 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):
         [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert "OutputError: Found that" in outcome.stdout, outcome.stderr[-2000:]
-    assert "the one of step 4 is kept" in outcome.stdout
-    assert "give the same command again to go on from it" in outcome.stdout
+    assert "the checkpoint of step 4 is kept" in outcome.stdout
+    assert "give the same command again to continue from it" in outcome.stdout
     assert not list(tmp_path.glob(f"{HIDDEN}*"))
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
     assert _same(_run(tmp_path), _run(tmp_path / "whole"))
