@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from medvit.errors import BackendError, ImageError, ShapeError
-from medvit.kernels.resample_argmax import resample_argmax
+from medvit.kernels.resample_argmax import cpu, resample_argmax, torch_slabs
+from medvit.kernels.resample_argmax.axes import axes
 
 
 @pytest.mark.parametrize("out", [(23, 17, 40), (5, 6, 7), (11, 9, 13)])
@@ -100,4 +101,30 @@ def test_plain_numbers_do_not_start_the_compiler():
         "import sys, torch; from medvit.kernels.resample_argmax import resample_argmax; "
         "resample_argmax(torch.rand(3, 4, 5, 6), out_shape=(8, 9, 10)); sys.exit('torch._dynamo' in sys.modules)"
     )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("out, grid, start", [((8, 9, 11), (8, 9, 11), (1, 2, 0)), ((8, 3, 11), (8, 9, 11), (0, 1, 2))])
+def test_where_nothing_is_interpolated_the_compiled_loop_gives_the_same_labels(out, grid, start):
+    logits = torch.randn(4, 6, 7, 9, generator=torch.Generator().manual_seed(2)).mul(2).round()  # with many ties
+    x, y, z = axes(logits.shape[1:], grid, start, out)
+    assert torch_slabs.is_on_grid(logits, x, y, z)
+    wanted, found = torch.full(out, 7, dtype=torch.uint8), torch.full(out, 7, dtype=torch.uint8)
+    cpu.choose(logits, x, y, z, wanted)
+    torch_slabs.choose_on_grid(logits, x, y, z, found)
+    assert torch.equal(found, wanted) and found.unique().numel() > 3
+    x, y, z = axes(logits.shape[1:], grid, start, (9, 9, 11))
+    assert not torch_slabs.is_on_grid(logits, x, y, z)
+
+
+def test_where_nothing_is_interpolated_numba_is_not_loaded():
+    code = """
+import sys, torch
+from medvit.kernels import resample_argmax
+logits = torch.rand(3, 4, 5, 6)
+assert torch.equal(resample_argmax(logits, out_shape=(4, 5, 6)).long(), logits.argmax(0))
+assert "numba" not in sys.modules
+resample_argmax(logits, out_shape=(4, 5, 7))
+assert "numba" in sys.modules
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
