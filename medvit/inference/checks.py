@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medvit.errors import BackendError, ImageError, MedvitError, MemoryShortError, ShapeError
+from medvit.io import plain_tensor
 
 __all__ = [
     "call_network",
@@ -174,4 +174,4 @@ def validate_logits(logits: object, batch: Tensor) -> Tensor:
             f"(window, class, *roi) of the windows' size {tuple(batch.shape[2:])} is needed",
             "Resize inside the network, or use MONAI's SlidingWindowInferer.",
         )
-    return logits.as_tensor() if isinstance(logits, MetaTensor) else logits
+    return plain_tensor(logits)

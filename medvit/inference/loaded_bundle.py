@@ -25,8 +25,10 @@ from medvit.inference.sliding_window import SlidingWindow
 from medvit.inference.streaming import steps_of
 from medvit.inference.uncertainty import LabelEntropy
 from medvit.inference.whole_image import WholeImage
+from medvit.io import GridImage, plain_tensor
 from medvit.progress import Progress
 from medvit.settings import check_names
+from medvit.transforms import KeyedTransform
 
 if TYPE_CHECKING:
     from torch import nn
@@ -260,7 +262,8 @@ def apply(
 
     Args:
         model: the loaded bundle.
-        data: input of the bundle's preprocessing: ``{"image": MetaTensor}``, or ``{"coronal": ..., "sagittal": ...}``.
+        data: input of the bundle's preprocessing, GridImages or MetaTensors: ``{"image": ...}``, or ``{"coronal": ...,
+            "sagittal": ...}``.
         progress: receives the stages of the run; can cancel it.
         roi_crop: region in which an answer is needed, see ``RunSettings``.
         low_memory: see ``RunSettings``.
@@ -279,14 +282,14 @@ def apply(
         >>> import medvit
         >>> from medvit.inference import apply, load_model
         >>> scan = medvit.open_source("scan.nii.gz")  # doctest: +SKIP
-        >>> prediction = apply(load_model("headneck_ct_swin_unetr"), {"image": scan.meta_tensor()})  # doctest: +SKIP
+        >>> prediction = apply(load_model("headneck_ct_swin_unetr"), {"image": scan.grid_image()})  # doctest: +SKIP
         >>> prediction.output, prediction.entropies  # doctest: +SKIP
     """
     progress = progress or Progress()
     try:
         with torch.inference_mode():
             with progress.stage("preprocess"):
-                ready = model.preprocessing(dict(data))
+                ready = model.preprocessing(_input_of(model, data))
             entropy = LabelEntropy(keep_map=entropy_map) if entropy_map or model.bundle.facts.labels else None
             backends: list[SelectedBackend] = []
             output = _applied(model, ready, progress, _How(roi_crop, low_memory, entropy, backends.append))
@@ -307,6 +310,15 @@ def apply(
             + "{roi_crop=body} or a box, or {device=cpu} where a GPU ran out",
             option=("low_memory", "roi_crop", "device"),
         ) from error
+
+
+def _input_of(model: LoadedBundle, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data as the steps of a bundle take them: MetaTensors where a step is not one of medvit's."""
+    sequences = model.preprocessing, model.postprocessing
+    steps = [step for sequence in sequences for step in getattr(sequence, "transforms", [sequence])]
+    if all(isinstance(step, KeyedTransform) for step in steps):
+        return dict(data)
+    return {name: image.meta_tensor() if isinstance(image, GridImage) else image for name, image in data.items()}
 
 
 @dataclass(frozen=True)
@@ -355,13 +367,13 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
 
         def stream(add_planes: Callable[[Tensor], None]) -> Tensor:
             with progress.stage("infer"):
-                image = ready["image"].as_tensor()[None].to(model.device)
+                image = plain_tensor(ready["image"])[None].to(model.device)
                 made: Tensor = inferer.stream(image, model.network, lambda planes: add_planes(finite(planes)), **extra)
             return made
 
         return steps.run(stream, ready["image"])
     with progress.stage("infer"):
-        image = ready["image"].as_tensor()[None].to(model.device)
+        image = plain_tensor(ready["image"])[None].to(model.device)
         output = finite(inferer(image, model.network, **extra)[0].cpu())
     with progress.stage("postprocess"):
         made: Tensor = model.postprocessing({**ready, "pred": output})["pred"]

@@ -39,7 +39,7 @@ def mirrored_labels(model: LoadedBundle, scan: Scan, progress: Progress) -> NDAr
     """
     axis = 1 if scan.is_picture else _sideways(scan)
     mirrored = replace(scan, array=np.ascontiguousarray(np.flip(scan.array, axis + 1)))
-    made = np.asarray(apply(_alone(model), {"image": mirrored.meta_tensor()}, progress).output)[0]
+    made = np.asarray(apply(_alone(model), {"image": mirrored.grid_image()}, progress).output)[0]
     ids = np.rint(np.flip(made, axis)).astype(np.int16)
     return exchanged_sides(ids, model.bundle.facts.labels)
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from medvit.io import GridImage
+
 __all__ = ["Prediction"]
 
 
@@ -18,8 +20,8 @@ class Prediction:
     """A postprocessed output, with the backend that computed it and the network's uncertainty.
 
     Attributes:
-        output: label ids or intensities as the bundle's last step makes them, (channel, *spatial) on the CPU; a
-            MetaTensor where the postprocessing gives one.
+        output: label ids or intensities as the bundle's last step makes them, (channel, *spatial) on the CPU: a
+            GridImage, or a MetaTensor or tensor where the postprocessing gives one.
         backend: backend of the network: "eager", "compiled", "openvino" or "cuda".
         precision: precision of the computation: "fp32" or "bf16".
         reason: reason for the choice of the backend, in plain words.
@@ -36,7 +38,7 @@ class Prediction:
         'eager'
     """
 
-    output: Tensor
+    output: GridImage | Tensor
     backend: str = "eager"
     precision: str = "fp32"
     reason: str = "the bundle's inferer takes no backend"

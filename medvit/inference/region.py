@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from torch import Tensor
 
 from medvit.errors import ImageError
+from medvit.io import GridImage
 from medvit.settings import region_sides
 from medvit.transforms import NetworkGrid
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 __all__ = ["region_mask"]
 
@@ -17,7 +22,7 @@ _MARGIN = 2
 """Number of voxels added around the body, so that it includes the skin."""
 
 
-def region_mask(image: MetaTensor, text: str) -> Tensor:
+def region_mask(image: GridImage | MetaTensor, text: str) -> Tensor:
     """Compute the mask of the requested region on a preprocessed image (channel, *spatial), as (1, 1, *spatial) bool.
 
     The body is the largest component above Otsu's threshold of the first channel (N. Otsu, IEEE Trans. SMC 1979), with

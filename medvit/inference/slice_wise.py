@@ -7,17 +7,18 @@ from math import ceil
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
-from monai.inferers import Inferer
 from torch import Tensor
 
 from medvit.errors import ShapeError
+from medvit.inference.monai_inferer import register_inferer
+from medvit.io import plain_tensor
 from medvit.progress import Progress
 
 __all__ = ["SliceWise"]
 
 
-class SliceWise(Inferer):  # type: ignore[misc]
+@register_inferer
+class SliceWise:
     """A MONAI inferer that runs a 2-D network on each slice of a volume, optionally with neighbouring slices as
     channels.
 
@@ -42,7 +43,6 @@ class SliceWise(Inferer):  # type: ignore[misc]
     """
 
     def __init__(self, axis: int = 2, context: int = 0, batch_size: int = 1, views: int = 1) -> None:
-        super().__init__()
         if axis not in (0, 1, 2) or context < 0 or batch_size < 1 or views not in (1, 4):
             raise ShapeError(
                 f"axis {axis}, context {context}, batch_size {batch_size} and views {views}",
@@ -80,8 +80,7 @@ class SliceWise(Inferer):  # type: ignore[misc]
                 "(batch, channel, i, j, k) with at least one voxel is needed",
                 "Add the missing axes.",
             )
-        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        volume = plain.movedim(self.axis + 2, 1)  # (batch, slice, channel, height, width)
+        volume = plain_tensor(inputs).movedim(self.axis + 2, 1)  # (batch, slice, channel, height, width)
         batch, depth = volume.shape[:2]
         calls = ceil(batch * depth / self.batch_size)
         out: Tensor | None = None

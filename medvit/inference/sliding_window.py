@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
-from monai.inferers import Inferer
 from torch import Tensor
 
 from medvit.errors import ShapeError
@@ -23,6 +21,7 @@ from medvit.inference.checks import (
     refuse_options,
 )
 from medvit.inference.flip_averaging import FlipAveraging
+from medvit.inference.monai_inferer import register_inferer, with_meta_of
 from medvit.inference.tiling import Tiling, tile
 from medvit.inference.window_plan import (
     OCCUPIED,
@@ -34,6 +33,7 @@ from medvit.inference.window_plan import (
     importance_map,
     window_groups,
 )
+from medvit.io import plain_tensor
 from medvit.kernels.overlap_add.blend import Blend
 from medvit.kernels.overlap_add.label_stream import LabelStream, argmax_of, sigmoid_above
 from medvit.progress import Progress
@@ -48,7 +48,8 @@ OnBackend = Callable[[SelectedBackend], object]
 """Function that is called with the selected backend."""
 
 
-class SlidingWindow(Inferer):  # type: ignore[misc]
+@register_inferer
+class SlidingWindow:
     """A MONAI inferer that runs a network on overlapping windows and blends the logits.
 
     The result equals that of ``monai.inferers.SlidingWindowInferer`` with the same settings. Constant windows (one
@@ -105,7 +106,6 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         mirrored: FlipAveraging | None = None,
         **options: Any,
     ) -> None:
-        super().__init__()
         refuse_options(options)
         check_settings(overlap, sw_batch_size, sigma_scale, mode, padding_mode)
         check_names(backend, precision)
@@ -169,7 +169,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
             blend.add(logits, tiling.origins[window].tolist(), at)
         assert blend is not None
         result = background_outside(tiling.crop(blend.mean()), where).to(image.dtype)
-        return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
+        return with_meta_of(inputs, result)
 
     def labels(
         self,
@@ -203,7 +203,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         work = InferenceRun(network=network, progress=progress, where=where, args=args, kwargs=kwargs)
         result = tiling.crop(self._decided(image, tiling, work, choice, threshold is not None))
         result = (result if where is None else result * where.to(result.device)).to(self.device or image.device)
-        return MetaTensor(result).copy_meta_from(inputs, copy_attr=False) if isinstance(inputs, MetaTensor) else result
+        return with_meta_of(inputs, result)
 
     def stream(
         self,
@@ -256,7 +256,7 @@ class SlidingWindow(Inferer):  # type: ignore[misc]
         """Check the arguments; return the padded image and its windows."""
         refuse_options({name: kwargs[name] for name in (*UNSUPPORTED_OPTIONS, "device") if name in kwargs})
         check_image(inputs)
-        image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        image = plain_tensor(inputs)
         tiling = self._tile(image.shape[2:])
         return tiling.pad(image, self.padding_mode, self.cval), tiling
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from torch import Tensor
 
+from medvit.io import GridImage
 from medvit.kernels.resample_argmax import resample_argmax
 from medvit.transforms import ArgmaxOnSourceGridd, KeepLargestComponentLogitsd, NetworkGrid, stray_components
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 __all__ = ["SlabArgmax", "StreamingPostprocess", "steps_of"]
 
@@ -87,7 +90,7 @@ class StreamingPostprocess:
     keep: KeepLargestComponentLogitsd | None
     argmax: ArgmaxOnSourceGridd
 
-    def run(self, stream: Callable[[Callable[[Tensor], None]], Tensor], image: MetaTensor) -> Tensor:
+    def run(self, stream: Callable[[Callable[[Tensor], None]], Tensor], image: GridImage | MetaTensor) -> Tensor:
         """Compute labels on the source grid, equal to those of the steps on all logits.
 
         Args:

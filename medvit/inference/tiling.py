@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import torch
-from monai.data.utils import dense_patch_slices
-from monai.utils import ensure_tuple_rep, fall_back_tuple
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -86,15 +86,29 @@ def tile(
                 "one number for each axis after batch and channel is needed",
                 f"Give {len(spatial)} numbers, or add the image's missing axes.",
             )
-    roi = tuple(int(n) for n in fall_back_tuple(roi_size, spatial))
+    given_sizes = zip(_each(roi_size, len(spatial)), spatial, strict=True)
+    roi = tuple(int(size) if size is not None and size > 0 else int(whole) for size, whole in given_sizes)
     padded = tuple(max(s, r) for s, r in zip(spatial, roi, strict=True))
-    shares = ensure_tuple_rep(overlap, len(spatial))
+    shares = _each(overlap, len(spatial))
     steps = [r if r == p else max(1, int(r * (1 - o))) for r, p, o in zip(roi, padded, shares, strict=True)]
-    places = dense_patch_slices(padded, roi, steps, return_slice=False)
+    starts = [_starts(*sizes) for sizes in zip(padded, roi, steps, strict=True)]
     return Tiling(
         spatial=tuple(spatial),
         roi=roi,
         padded=padded,
         before=tuple((p - s) // 2 for s, p in zip(spatial, padded, strict=True)),
-        origins=torch.tensor([[int(start) for start, _ in place] for place in places]),
+        origins=torch.tensor(list(product(*starts))),
     )
+
+
+def _each(value: Any, axes: int) -> tuple[Any, ...]:
+    """Return one value for each axis; a single value is for all of them."""
+    if hasattr(value, "tolist"):  # an array or tensor
+        value = value.tolist()
+    return tuple(value) if isinstance(value, Iterable) else (value,) * axes
+
+
+def _starts(length: int, window: int, step: int) -> list[int]:
+    """Return the first voxel of each window along an axis; the last window is moved back to end with the axis."""
+    last = length - window
+    return [*range(0, last, step), last]

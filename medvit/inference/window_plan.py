@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import torch
-from monai.data.utils import compute_importance_map
 from torch import Tensor
 
 from medvit.errors import ImageError, ShapeError
@@ -31,6 +30,9 @@ __all__ = [
 
 OCCUPIED, UNTOUCHED = -1, -2
 """Group numbers of windows that must run and of windows outside the requested mask."""
+
+_LEAST = 1e-3
+"""Lower limit of a voxel's weight in a window, the limit in MONAI."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +79,22 @@ class PlaneSink:
 
 @lru_cache(maxsize=8)
 def importance_map(roi: tuple[int, ...], mode: str, sigma: tuple[float, ...] | float) -> Tensor:
-    """Return MONAI's weight of each voxel of a window, (*roi)."""
-    weight: Tensor = compute_importance_map(roi, mode=mode, sigma_scale=sigma)
-    return weight
+    """Return the weight of each voxel of a window, (*roi) float32, as MONAI's sliding window weights it.
+
+    Args:
+        roi: window size.
+        mode: "gaussian": less weight towards the edges, at least 0.001; "constant": 1 everywhere.
+        sigma: standard deviation as a share of the window, for all axes or for each.
+    """
+    if mode == "constant":
+        return torch.ones(roi)
+    shares = sigma if isinstance(sigma, Sequence) else (sigma,) * len(roi)
+    weight = torch.ones(())
+    for side, share in zip(roi, shares, strict=True):
+        middle = (side - 1) / 2
+        distance = torch.arange(-middle, middle + 1, dtype=torch.float32)
+        weight = weight[..., None] * torch.exp(distance**2 / (-2 * (side * share) ** 2))
+    return weight.clamp_min(max(float(weight.min()), _LEAST))
 
 
 def touched_windows(image: Tensor, tiling: Tiling, where: Tensor) -> Tensor:

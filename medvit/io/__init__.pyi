@@ -11,6 +11,10 @@ from .geometry import check_affine as check_affine
 from .geometry import flip_lps_ras as flip_lps_ras
 from .geometry import spacing_mm as spacing_mm
 from .geometry import world as world
+from .grid_image import GridImage as GridImage
+from .grid_image import image_like as image_like
+from .grid_image import is_meta_tensor as is_meta_tensor
+from .grid_image import plain_tensor as plain_tensor
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .images import image_grid as image_grid

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from medvit.errors import ImageError
 from medvit.io.creation_dates import TODAY, Creation
 from medvit.io.geometry import Affine, check_affine, flip_lps_ras, slice_planes, spacing_mm
+from medvit.io.grid_image import GridImage
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
     from numpy.typing import NDArray
     from pydicom import Dataset
-
-    pass
 
 __all__ = ["Scan", "SourceStack", "StackGrid"]
 
@@ -123,14 +122,17 @@ class Scan:
             return self.planes
         return slice_planes(flip_lps_ras(self.affine), self.array.shape[-1])
 
-    def meta_tensor(self) -> MetaTensor:
-        """Return the image as a MetaTensor, (channel, *spatial), with its affine to RAS+."""
+    def grid_image(self) -> GridImage:
+        """Return the image as a GridImage, (channel, *spatial), with its affine to RAS+."""
         import torch
-        from monai.data import MetaTensor
 
         affine = torch.from_numpy(np.array(self.affine, dtype=np.float64))
         meta = {"filename_or_obj": self.name, "original_affine": affine.clone(), "space": "RAS"}
-        return MetaTensor(torch.from_numpy(np.ascontiguousarray(self.array)), affine=affine, meta=meta)
+        return GridImage(values=torch.from_numpy(np.ascontiguousarray(self.array)), affine=affine, meta=meta)
+
+    def meta_tensor(self) -> MetaTensor:
+        """Return the image as a MetaTensor, (channel, *spatial), with its affine to RAS+."""
+        return self.grid_image().meta_tensor()
 
     def fingerprint(self) -> str:
         """Return the sha256 of values, shape and geometry, which identifies the image of a result without naming a

@@ -12,7 +12,7 @@ import numpy as np
 
 from medvit.reconstruction.statistics import ShapeMeasures
 from medvit.reconstruction.views import View
-from medvit.tasks import LabelResult
+from medvit.tasks import LabelResult, held_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,13 +51,13 @@ class Reconstructed(LabelResult[list[ShapeMeasures]]):
     entropy_map: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        size = " x ".join(map(str, self.labels.shape[1:]))
+        size = " x ".join(map(str, held_image(self, "labels").shape[1:]))
         return f"Reconstructed({self.bundle.name} {self.bundle.version}, {size}: {', '.join(label.name for label in self.requested_labels)})"
 
     @property
     def affine(self) -> NDArray[np.float64]:
         """Affine from voxel index to RAS+ mm."""
-        return np.asarray(self.labels.affine, dtype=np.float64)
+        return np.asarray(held_image(self, "labels").affine, dtype=np.float64)
 
     @cached_property
     def surfaces(self) -> dict[str, Surface]:

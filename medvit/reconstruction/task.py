@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medvit import inference
 from medvit.bundles import Bundle
 from medvit.errors import SourceError
+from medvit.io import GridImage, is_meta_tensor
 from medvit.progress import Progress
 from medvit.reconstruction.field import coverage_notes, difference_notes, field_of, on_field
 from medvit.reconstruction.result import Reconstructed
@@ -20,8 +21,6 @@ from medvit.reconstruction.views import View, ViewGeometry, ViewPosition, open_v
 from medvit.tasks import Input, Prepared
 
 if TYPE_CHECKING:
-    from monai.data import MetaTensor
-
     from medvit.inference import LoadedBundle, Prediction
 
 __all__ = ["PreparedViews", "ReconstructionSettings", "ReconstructionTask", "ViewInput"]
@@ -78,13 +77,13 @@ class PreparedViews(Prepared):
     field_coverage: tuple[float, float]
 
     @property
-    def data(self) -> Mapping[str, MetaTensor]:
+    def data(self) -> Mapping[str, GridImage]:
         """Pictures as input of the bundle's preprocessing."""
         import torch
-        from monai.data import MetaTensor
 
+        nowhere = torch.eye(4, dtype=torch.float64)  # pictures have no place in the patient
         return {
-            name: MetaTensor(torch.from_numpy(picture[None].copy()))
+            name: GridImage(values=torch.from_numpy(picture[None].copy()), affine=nowhere)
             for name, picture in zip(("coronal", "sagittal"), self.pictures, strict=True)
         }
 
@@ -173,10 +172,8 @@ class ReconstructionTask:
         progress: Progress,
     ) -> Reconstructed:
         """Add the views, notes and the record of the run to the labels."""
-        from monai.data import MetaTensor
-
         labels, bits = prediction.output, prediction.entropy_map
-        assert isinstance(labels, MetaTensor)  # the bundle's postprocessing returns a MetaTensor
+        assert isinstance(labels, GridImage) or is_meta_tensor(labels)  # the bundle's postprocessing returns an image
         return Reconstructed(
             labels=labels,
             requested_labels=loaded.bundle.facts.labels,

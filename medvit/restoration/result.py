@@ -12,10 +12,9 @@ import numpy as np
 
 from medvit.io import Scan
 from medvit.restoration.change import Change
-from medvit.tasks import TaskResult
+from medvit.tasks import ImageField, TaskResult, held_image
 
 if TYPE_CHECKING:
-    from monai.data import MetaTensor
     from numpy.typing import NDArray
 
     from medvit.reports import ImagedAnatomy
@@ -42,7 +41,7 @@ class Restored(TaskResult[Change]):
         >>> result.image, result.statistics().noise_reduction_percent  # doctest: +SKIP
     """
 
-    image: MetaTensor
+    image: ImageField = ImageField()  # noqa: RUF009  # a descriptor, not a default
     slices: NDArray[np.float32] | None = None
     scan: Scan
     source_scan: Scan | None = None
@@ -53,7 +52,7 @@ class Restored(TaskResult[Change]):
     @property
     def array(self) -> NDArray[np.float32]:
         """Image as a plain (i, j, k) array."""
-        plain: NDArray[np.float32] = np.asarray(self.image)[0]
+        plain: NDArray[np.float32] = np.asarray(held_image(self, "image"))[0]
         return plain
 
     def on_source_slices(self) -> NDArray[np.float32]:

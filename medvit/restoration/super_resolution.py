@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from monai.transforms import Compose
 
 from medvit.inference import LoadedBundle
 from medvit.io import Scan
@@ -54,7 +53,7 @@ def with_factor(model: LoadedBundle, factor: int) -> LoadedBundle:
         >>> model = with_factor(load_model("mr_superres_restore_rwkv"), 3)  # doctest: +SKIP
     """
 
-    def changed(steps: Compose) -> Compose:
+    def changed(steps: Any) -> Any:
         return type(steps)([_at(step, factor) for step in steps.transforms])
 
     return replace(model, preprocessing=changed(model.preprocessing), postprocessing=changed(model.postprocessing))

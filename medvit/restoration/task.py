@@ -11,7 +11,7 @@ import numpy as np
 from medvit import inference, restoration
 from medvit.bundles import Bundle
 from medvit.errors import GeometryError, ImageError
-from medvit.io import Scan, axis_codes, flip_lps_ras
+from medvit.io import GridImage, Scan, axis_codes, flip_lps_ras, plain_tensor
 from medvit.io.dicom import resample_to_grid
 from medvit.progress import Progress
 from medvit.restoration.preconditions import reasons_to_refuse, require_regular
@@ -20,7 +20,6 @@ from medvit.settings import RunSettings
 from medvit.tasks import PreparedScan, ScanTask
 
 if TYPE_CHECKING:
-    from monai.data import MetaTensor
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -73,7 +72,7 @@ class RestorationTask(ScanTask):
             require_regular(scan)
         if scan.original is None:
             return inference.apply(loaded, prepared.data, progress)
-        return inference.apply(loaded, {"image": _own_slices(scan, loaded).meta_tensor()}, progress)
+        return inference.apply(loaded, {"image": _own_slices(scan, loaded).grid_image()}, progress)
 
     def result(
         self,
@@ -123,11 +122,11 @@ def _finer(source: Scan, scan: Scan, factor: int) -> str:
     )
 
 
-def _image(values: NDArray[np.float32], scan: Scan) -> MetaTensor:
+def _image(values: NDArray[np.float32], scan: Scan) -> GridImage:
     import torch
-    from monai.data import MetaTensor
 
-    return MetaTensor(torch.from_numpy(values), affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"})
+    affine = torch.from_numpy(np.array(scan.affine))
+    return GridImage(values=torch.from_numpy(values), affine=affine, meta={"space": "RAS"})
 
 
 def _record(
@@ -148,11 +147,8 @@ def _record(
     }
 
 
-def _values(made: Tensor) -> NDArray[np.float32]:
-    from monai.data import MetaTensor
-
-    plain = made.as_tensor() if isinstance(made, MetaTensor) else made
-    values: NDArray[np.float32] = plain.float().numpy()
+def _values(made: GridImage | Tensor) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = plain_tensor(made).float().numpy()
     return values
 
 

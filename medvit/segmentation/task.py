@@ -9,7 +9,7 @@ import numpy as np
 
 from medvit import inference
 from medvit.bundles import Bundle
-from medvit.io import Scan
+from medvit.io import GridImage, plain_tensor
 from medvit.labels import Label
 from medvit.progress import Progress
 from medvit.segmentation.result import Result
@@ -17,7 +17,6 @@ from medvit.settings import RunSettings, check_region
 from medvit.tasks import PreparedScan, ScanTask
 
 if TYPE_CHECKING:
-    from monai.data import MetaTensor
     from torch import Tensor
 
     from medvit.inference import LoadedBundle, Prediction
@@ -65,15 +64,15 @@ class SegmentationTask(ScanTask):
         import torch
 
         scan, requested = prepared.scan, _requested(loaded.bundle, settings)
-        labels = _as_labels(prediction.output, scan)
+        labels = _as_labels(prediction.output)
         if settings.roi_subset:
             ids = torch.tensor([label.id for label in requested], dtype=labels.dtype)
-            labels = labels * torch.isin(labels.as_tensor(), ids)
+            labels = labels * torch.isin(labels, ids)
         if scan.original is not None:  # background outside the original slices
             labels = labels * torch.from_numpy(scan.original.covered)
         region = f"Only windows that touch the region {settings.roi_crop} were run; outside it all is background."
         return Result(
-            labels=labels,
+            labels=GridImage(values=labels, affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"}),
             scan=scan,
             bundle=loaded.bundle,
             requested_labels=requested,
@@ -124,12 +123,11 @@ def _record(
     }
 
 
-def _as_labels(made: Tensor, scan: Scan) -> MetaTensor:
-    """Return ids as an integer MetaTensor; never used for intensities, which rounding would change."""
+def _as_labels(made: GridImage | Tensor) -> Tensor:
+    """Return ids as integers; never used for intensities, which rounding would change."""
     import torch
-    from monai.data import MetaTensor
 
-    plain = made.as_tensor().clone() if isinstance(made, MetaTensor) else made.clone()
+    plain = plain_tensor(made).clone()
     if plain.dtype not in (torch.uint8, torch.int16):
         plain = plain.round().to(torch.int16)  # the last step of a bundle may return ids as floating-point numbers
-    return MetaTensor(plain, affine=torch.from_numpy(np.array(scan.affine)), meta={"space": "RAS"})
+    return plain

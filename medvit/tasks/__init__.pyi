@@ -5,8 +5,10 @@ from .protocol import Input as Input
 from .protocol import Inputs as Inputs
 from .protocol import Prepared as Prepared
 from .protocol import Task as Task
+from .result import ImageField as ImageField
 from .result import LabelResult as LabelResult
 from .result import TaskResult as TaskResult
+from .result import held_image as held_image
 from .save import SavedFiles as SavedFiles
 from .save import SavedResult as SavedResult
 from .save import SavePlan as SavePlan

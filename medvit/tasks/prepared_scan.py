@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from medvit.bundles import Bundle
 from medvit.errors import ImageError, ModalityError
-from medvit.io import Scan, open_source
+from medvit.io import GridImage, Scan, open_source
 from medvit.io.dicom import repair_uids
 from medvit.progress import Progress
 from medvit.settings import RunSettings
 from medvit.tasks.protocol import Input, Prepared
-
-if TYPE_CHECKING:
-    from monai.data import MetaTensor
 
 __all__ = ["PreparedScan", "open_scans", "prepare_scan"]
 
@@ -42,9 +38,9 @@ class PreparedScan(Prepared):
     scan: Scan
 
     @property
-    def data(self) -> Mapping[str, MetaTensor]:
-        """Input of the bundle's preprocessing: the scan as a MetaTensor, by name."""
-        return {"image": self.scan.meta_tensor()}
+    def data(self) -> Mapping[str, GridImage]:
+        """Input of the bundle's preprocessing: the scan with its affine, by name."""
+        return {"image": self.scan.grid_image()}
 
 
 def check_fit(scan: Scan, bundle: Bundle) -> str | None:

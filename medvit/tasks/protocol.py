@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from medvit.bundles import Bundle
     from medvit.inference import LoadedBundle, Prediction
-    from medvit.io import Scan
+    from medvit.io import GridImage, Scan
     from medvit.progress import Progress
 
 __all__ = ["Input", "Inputs", "Prepared", "Source", "Task"]
@@ -69,7 +69,7 @@ class Prepared(ABC):
 
     @property
     @abstractmethod
-    def data(self) -> Mapping[str, MetaTensor]:
+    def data(self) -> Mapping[str, GridImage]:
         """Input of the bundle's preprocessing: images by name."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from medvit.bundles import Bundle, Calibration, Validation
 from medvit.inference import by_name
+from medvit.io import GridImage
 from medvit.labels import Label
 from medvit.progress import Progress
 
@@ -21,10 +22,51 @@ if TYPE_CHECKING:
     from medvit.reports import ImagedAnatomy
     from medvit.tasks.save import SavedResult
 
-__all__ = ["LabelResult", "TaskResult"]
+__all__ = ["ImageField", "LabelResult", "TaskResult", "held_image"]
 
 Statistics = TypeVar("Statistics")
 """Type of a task's statistics."""
+
+
+class ImageField:
+    """Field of a result that holds an image, and is read as a MetaTensor, which is made at the first reading."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, result: object | None, owner: type | None = None) -> MetaTensor:
+        if result is None:
+            raise AttributeError("the field has no default")
+        image: GridImage | MetaTensor = vars(result)[self._name]
+        if isinstance(image, GridImage):
+            image = vars(result)[self._name] = image.meta_tensor()
+        return image
+
+    def __set__(self, result: object, image: GridImage | MetaTensor) -> None:
+        vars(result)[self._name] = image
+
+
+def held_image(result: object, name: str) -> GridImage | MetaTensor:
+    """Return the image of a result's ``ImageField`` as it is held, without loading MONAI.
+
+    Args:
+        result: the result.
+        name: name of the field.
+
+    Returns:
+        The image with its affine.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> from types import SimpleNamespace
+        >>> from medvit.io import GridImage
+        >>> from medvit.tasks import held_image
+        >>> result = SimpleNamespace(_labels=GridImage(values=torch.zeros(1, 2, 2, 2), affine=torch.eye(4)))
+        >>> np.asarray(held_image(result, "labels")).shape
+        (1, 2, 2, 2)
+    """
+    image: GridImage | MetaTensor = vars(result)[f"_{name}"]
+    return image
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,14 +139,14 @@ class LabelResult(TaskResult[Statistics]):
         True
     """
 
-    labels: MetaTensor
+    labels: ImageField = ImageField()
     requested_labels: tuple[Label, ...]
     entropies: tuple[float | None, ...] = ()
 
     @property
     def array(self) -> np.ndarray:
         """Labels as a plain (i, j, k) array."""
-        plain: np.ndarray = np.asarray(self.labels)[0]
+        plain: np.ndarray = np.asarray(held_image(self, "labels"))[0]
         return plain
 
     def entropy(self) -> dict[str, float]:

@@ -7,6 +7,8 @@ from .intensity import IntensityOnSourceGridd as IntensityOnSourceGridd
 from .intensity import ScalePercentilesToUnitd as ScalePercentilesToUnitd
 from .intensity import ScaleRangeToUnitd as ScaleRangeToUnitd
 from .intensity import percentile_range as percentile_range
+from .keyed_transform import Compose as Compose
+from .keyed_transform import KeyedTransform as KeyedTransform
 from .labels import ArgmaxOnSourceGridd as ArgmaxOnSourceGridd
 from .labels import KeepLargestComponentLogitsd as KeepLargestComponentLogitsd
 from .labels import stray_components as stray_components

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
 from torch import Tensor
 
-from medvit.io import spacing_mm
+from medvit.io import image_like, spacing_mm
+from medvit.transforms.keyed_transform import KeyedTransform
 
 __all__ = ["AddCoordinateChannelsd", "coordinate_channels"]
 
@@ -44,8 +43,8 @@ def coordinate_channels(image: Tensor, sides_mm: Sequence[float]) -> Tensor:
     return torch.cat(channels)
 
 
-class AddCoordinateChannelsd(MapTransform):  # type: ignore[misc]
-    """Transform by ``coordinate_channels`` of MetaTensors (1, i, j, k) in 0..1 after ``ResampleToNetworkGridd``; meta
+class AddCoordinateChannelsd(KeyedTransform):
+    """Transform by ``coordinate_channels`` of images (1, i, j, k) in 0..1 after ``ResampleToNetworkGridd``; meta
     is kept."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -55,7 +54,5 @@ class AddCoordinateChannelsd(MapTransform):  # type: ignore[misc]
             image = out[key]
             affine = np.asarray(image.affine, dtype=np.float64)
             more = coordinate_channels(image.as_tensor(), spacing_mm(affine))
-            out[key] = MetaTensor(
-                more, affine=image.affine, meta={k: v for k, v in image.meta.items() if k != "affine"}
-            )
+            out[key] = image_like(image, more)
         return out

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
 from torch import Tensor
 from torch.nn import functional as F
 
-from medvit.io import spacing_mm
+from medvit.io import image_like, spacing_mm
+from medvit.transforms.keyed_transform import KeyedTransform, Keys
 
 __all__ = ["CropToBodyd", "NetworkGrid", "ResampleToNetworkGridd"]
 
 _KEY = "network_grid"
+
+AnyImage: TypeAlias = Any
+"""A GridImage or a MetaTensor; the result of a transform is of the kind that it is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +60,12 @@ class NetworkGrid:
         return cls(axes=axes, flips=flips, source_shape=source_shape, grid_shape=grid_shape, start=start, size=size)
 
 
-class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
+class ResampleToNetworkGridd(KeyedTransform):
     """Transform that turns an image to the closest RAS axes and resamples it to a spacing, with smoothing against
     aliasing.
 
     Args:
-        keys: images, MetaTensor (channel, i, j, k).
+        keys: images, GridImage or MetaTensor (channel, i, j, k).
         spacing_mm: voxel sides along right, anterior, superior. The actual spacing differs slightly (less than half a
             voxel over the whole side), so that an integer number of voxels has exactly the source's extent. None keeps
             the source's spacing: voxels are reordered and no value changes.
@@ -73,7 +74,7 @@ class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
 
     def __init__(
         self,
-        keys: KeysCollection,
+        keys: Keys,
         spacing_mm: Sequence[float] | None,
         allow_missing_keys: bool = False,
         smooth: bool = True,
@@ -89,7 +90,7 @@ class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
             out[key] = self._move(out[key])
         return out
 
-    def _move(self, image: MetaTensor) -> MetaTensor:
+    def _move(self, image: AnyImage) -> AnyImage:
         import nibabel as nib
 
         affine = np.asarray(image.affine, dtype=np.float64)
@@ -113,10 +114,9 @@ class ResampleToNetworkGridd(MapTransform):  # type: ignore[misc]
         return _with_grid(moved, image, _grid_affine(affine, record), record)
 
 
-def _with_grid(values: Tensor, image: MetaTensor, affine: np.ndarray, grid: NetworkGrid) -> MetaTensor:
-    """Make a MetaTensor of new values with the image's meta, a new affine and the grid relation."""
-    meta = {k: v for k, v in image.meta.items() if k != "affine"}
-    return MetaTensor(values, affine=torch.from_numpy(affine), meta={**meta, _KEY: grid.pack()})
+def _with_grid(values: Tensor, image: AnyImage, affine: np.ndarray, grid: NetworkGrid) -> AnyImage:
+    """Make an image of new values with the image's meta, a new affine and the grid relation."""
+    return image_like(image, values, torch.from_numpy(affine), {**image.meta, _KEY: grid.pack()})
 
 
 def _grid_affine(source: np.ndarray, grid: NetworkGrid) -> np.ndarray:
@@ -145,18 +145,16 @@ def _smooth(image: Tensor, source: tuple[int, ...], grid: tuple[int, ...]) -> Te
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-class CropToBodyd(MapTransform):  # type: ignore[misc]
+class CropToBodyd(KeyedTransform):
     """Transform that crops to the box of voxels above a threshold, so that no window is spent on air.
 
     Args:
-        keys: images, MetaTensor (channel, i, j, k) after ``ResampleToNetworkGridd``.
+        keys: images, GridImage or MetaTensor (channel, i, j, k) after ``ResampleToNetworkGridd``.
         threshold: voxels above it in any channel are kept in the box; if there are none, the image is not cropped.
         margin: number of voxels kept around the box.
     """
 
-    def __init__(
-        self, keys: KeysCollection, threshold: float, margin: int = 2, allow_missing_keys: bool = False
-    ) -> None:
+    def __init__(self, keys: Keys, threshold: float, margin: int = 2, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.threshold = threshold
         self.margin = margin
@@ -168,7 +166,7 @@ class CropToBodyd(MapTransform):  # type: ignore[misc]
             out[key] = self._crop(out[key])
         return out
 
-    def _crop(self, image: MetaTensor) -> MetaTensor:
+    def _crop(self, image: AnyImage) -> AnyImage:
         content = image.as_tensor().numpy() > self.threshold  # torch is fifty times slower in the reductions below
         if not content.any():
             return image

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medvit.errors import ShapeError
+from medvit.io import image_like, plain_tensor
 from medvit.transforms.grid import NetworkGrid
+from medvit.transforms.keyed_transform import KeyedTransform, Keys
 
 __all__ = ["IntensityOnSourceGridd", "ScalePercentilesToUnitd", "ScaleRangeToUnitd", "percentile_range"]
 
@@ -30,7 +28,7 @@ def _checked_range(low: float, high: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-class ScaleRangeToUnitd(MapTransform):  # type: ignore[misc]
+class ScaleRangeToUnitd(KeyedTransform):
     """Transform that maps a range of intensities to 0..1 and clips; the clipped part is stored under ``<key>_beyond``.
 
     Args:
@@ -41,7 +39,7 @@ class ScaleRangeToUnitd(MapTransform):  # type: ignore[misc]
         ShapeError: ``low`` is not below ``high``.
     """
 
-    def __init__(self, keys: KeysCollection, low: float, high: float, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: Keys, low: float, high: float, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.low, self.high = _checked_range(low, high)
 
@@ -49,10 +47,10 @@ class ScaleRangeToUnitd(MapTransform):  # type: ignore[misc]
         """Replace each image by the scaled image, float32, and add the clipped part, in the image's unit."""
         out = dict(data)
         for key in self.key_iterator(out):
-            image = out[key]
+            image = plain_tensor(out[key])
             inside = image.clamp(self.low, self.high)
-            out[f"{key}_{_BEYOND}"] = _plain(image - inside)
-            out[key] = ((inside - self.low) / (self.high - self.low)).float()
+            out[f"{key}_{_BEYOND}"] = image - inside
+            out[key] = image_like(out[key], ((inside - self.low) / (self.high - self.low)).float())
         return out
 
 
@@ -85,7 +83,7 @@ def percentile_range(image: NDArray[np.floating], percentiles: Sequence[float]) 
     return low, high
 
 
-class ScalePercentilesToUnitd(MapTransform):  # type: ignore[misc]
+class ScalePercentilesToUnitd(KeyedTransform):
     """Transform that maps two of an image's percentiles to 0 and 1 without clipping, for images without a unit (MR).
 
     The data for the inverse are stored under ``<key>_range``: the two values, and the lower limit of a restored image,
@@ -96,7 +94,7 @@ class ScalePercentilesToUnitd(MapTransform):  # type: ignore[misc]
         percentiles: percentiles that become 0 and 1.
     """
 
-    def __init__(self, keys: KeysCollection, percentiles: Sequence[float], allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: Keys, percentiles: Sequence[float], allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.percentiles = tuple(float(p) for p in percentiles)
 
@@ -105,15 +103,15 @@ class ScalePercentilesToUnitd(MapTransform):  # type: ignore[misc]
         ``percentile_range``."""
         out = dict(data)
         for key in self.key_iterator(out):
-            image = out[key]
-            low, high = percentile_range(_plain(image).numpy(), self.percentiles)
+            image = plain_tensor(out[key])
+            low, high = percentile_range(image.numpy(), self.percentiles)
             least = 0.0 if float(image.min()) >= 0 else -math.inf
             out[f"{key}_range"] = torch.tensor([low, high, least], dtype=torch.float64)
-            out[key] = ((image - low) / (high - low)).float()
+            out[key] = image_like(out[key], ((image - low) / (high - low)).float())
         return out
 
 
-class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
+class IntensityOnSourceGridd(KeyedTransform):
     """Transform from a network's output to intensities on the source grid.
 
     The part that ``ScaleRangeToUnitd`` clipped is added again: the network did not see it and must not change it.
@@ -129,14 +127,14 @@ class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
     """
 
     def __init__(
-        self, keys: KeysCollection, low: float, high: float, image_key: str = "image", allow_missing_keys: bool = False
+        self, keys: Keys, low: float, high: float, image_key: str = "image", allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.low, self.high = _checked_range(low, high)
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each output by a MetaTensor (channel, i, j, k) float32 in the image's unit, with the source's
+        """Replace each output by an image (channel, i, j, k) float32 in the image's unit, with the source's
         affine."""
         out = dict(data)
         image = out[self.image_key]
@@ -144,7 +142,7 @@ class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
         affine = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64).reshape(4, 4)
         beyond = out.get(f"{self.image_key}_{_BEYOND}")
         for key in self.key_iterator(out):
-            values = _plain(out[key]).cpu().float()
+            values = plain_tensor(out[key]).cpu().float()
             if tuple(values.shape[1:]) != grid.source_shape or grid.grid_shape != grid.source_shape:
                 raise ShapeError(
                     (
@@ -156,7 +154,7 @@ class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
                 )
             values = values * (self.high - self.low) + self.low
             if beyond is not None:
-                values = values + _plain(beyond).cpu()
+                values = values + plain_tensor(beyond).cpu()
             values = values.flip([d + 1 for d in range(3) if grid.flips[d]])
             values = values.permute(0, *(1 + grid.axes.index(axis) for axis in range(3))).contiguous()
             meta = {
@@ -164,9 +162,5 @@ class IntensityOnSourceGridd(MapTransform):  # type: ignore[misc]
                 "original_affine": affine,
                 "space": "RAS",
             }
-            out[key] = MetaTensor(values, affine=affine, meta=meta)
+            out[key] = image_like(image, values, affine, meta)
         return out
-
-
-def _plain(values: Tensor) -> Tensor:
-    return values.as_tensor() if isinstance(values, MetaTensor) else values

@@ -7,19 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
 from torch import Tensor
 
 from medvit.errors import ShapeError
+from medvit.io import image_like, plain_tensor
 from medvit.kernels.resample_argmax import resample_argmax
-from medvit.transforms.grid import _KEY, NetworkGrid
+from medvit.transforms.grid import _KEY, AnyImage, NetworkGrid
+from medvit.transforms.keyed_transform import KeyedTransform, Keys
 
 __all__ = ["ArgmaxOnSourceGridd", "KeepLargestComponentLogitsd", "stray_components"]
 
 
-class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
+class ArgmaxOnSourceGridd(KeyedTransform):
     """Transform from logits on the network grid to labels on the source grid.
 
     Args:
@@ -27,18 +26,17 @@ class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
         image_key: the preprocessed image, whose meta stores the relation to the source grid.
     """
 
-    def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: Keys, image_key: str = "image", allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace logits by labels, MetaTensor (1, i, j, k) uint8, with the source's affine."""
+        """Replace logits by labels, an image (1, i, j, k) uint8, with the source's affine."""
         out = dict(data)
         image = out[self.image_key]
         grid = NetworkGrid.unpack(torch.as_tensor(image.meta[_KEY]))
         for key in self.key_iterator(out):
-            logits = out[key]
-            plain = (logits.as_tensor() if isinstance(logits, MetaTensor) else logits).cpu()
+            plain = plain_tensor(out[key]).cpu()
             if tuple(plain.shape[1:]) != grid.size:
                 raise ShapeError(
                     f"logits of {tuple(plain.shape[1:])} for an image of {grid.size}",
@@ -49,8 +47,8 @@ class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
             out[key] = self.on_source(labels, image)
         return out
 
-    def on_source(self, labels: Tensor, image: MetaTensor) -> MetaTensor:
-        """Turn labels from RAS axes, (right, anterior, superior), to the source's axes, as MetaTensor (1, i, j, k).
+    def on_source(self, labels: Tensor, image: AnyImage) -> AnyImage:
+        """Turn labels from RAS axes, (right, anterior, superior), to the source's axes, (1, i, j, k).
 
         Args:
             labels: labels with the source's voxels along RAS axes.
@@ -65,10 +63,10 @@ class ArgmaxOnSourceGridd(MapTransform):  # type: ignore[misc]
             "original_affine": affine,
             "space": "RAS",
         }
-        return MetaTensor(turned.permute(order).contiguous()[None], affine=affine, meta=meta)
+        return image_like(image, turned.permute(order).contiguous()[None], affine, meta)
 
 
-class KeepLargestComponentLogitsd(MapTransform):  # type: ignore[misc]
+class KeepLargestComponentLogitsd(KeyedTransform):
     """Transform that keeps the largest connected component of each class, on the network grid, before the argmax.
 
     Where a class has the largest logit outside its largest component, background's logit is raised above all others.
@@ -78,7 +76,7 @@ class KeepLargestComponentLogitsd(MapTransform):  # type: ignore[misc]
         classes: classes that are a single component in a body.
     """
 
-    def __init__(self, keys: KeysCollection, classes: Sequence[int], allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: Keys, classes: Sequence[int], allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.classes = tuple(int(c) for c in classes)
 
@@ -86,11 +84,10 @@ class KeepLargestComponentLogitsd(MapTransform):  # type: ignore[misc]
         """Replace logits by logits without stray components."""
         out = dict(data)
         for key in self.key_iterator(out):
-            logits = out[key].clone()
-            plain = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
+            plain = plain_tensor(out[key]).clone()
             stray = torch.from_numpy(stray_components(plain.argmax(0).cpu().numpy(), self.classes)).to(plain.device)
             plain[0][stray] = plain.amax(0)[stray] + 1
-            out[key] = logits
+            out[key] = image_like(out[key], plain)
         return out
 
 

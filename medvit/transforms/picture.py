@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
 
 from medvit.atomic_write import replace_file
 from medvit.errors import ImageError
+from medvit.io import image_like
+from medvit.transforms.keyed_transform import KeyedTransform, Keys
 
 __all__ = ["SaveImagePNGd", "ScaleToUnitRGBd", "scale_to_unit_rgb"]
 
@@ -56,19 +55,19 @@ def scale_to_unit_rgb(array: np.ndarray) -> np.ndarray:
     return scaled
 
 
-class ScaleToUnitRGBd(MapTransform):  # type: ignore[misc]
-    """Transform by ``scale_to_unit_rgb`` of the picture under each key, MetaTensor (1 or 3, row, column)."""
+class ScaleToUnitRGBd(KeyedTransform):
+    """Transform by ``scale_to_unit_rgb`` of the picture under each key, GridImage or MetaTensor (1 or 3, row, column)."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each picture by the scaled picture; its meta is kept."""
         out = dict(data)
         for key in self.key_iterator(out):
             picture = out[key]
-            out[key] = MetaTensor(torch.from_numpy(scale_to_unit_rgb(np.asarray(picture))), meta=dict(picture.meta))
+            out[key] = image_like(picture, torch.from_numpy(scale_to_unit_rgb(np.asarray(picture))))
         return out
 
 
-class SaveImagePNGd(MapTransform):  # type: ignore[misc]
+class SaveImagePNGd(KeyedTransform):
     """Transform that writes labels as ``<name>_<postfix>.png``, rows and columns as in the source; for ``python -m
     monai.bundle run``.
 
@@ -81,7 +80,7 @@ class SaveImagePNGd(MapTransform):  # type: ignore[misc]
 
     def __init__(
         self,
-        keys: KeysCollection,
+        keys: Keys,
         output_dir: str,
         output_postfix: str = "labels",
         image_key: str = "image",

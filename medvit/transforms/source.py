@@ -6,23 +6,21 @@ import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
-
-from medvit.io import open_source
+from medvit.io import GridImage, is_meta_tensor, open_source
+from medvit.transforms.keyed_transform import KeyedTransform
 
 __all__ = ["OpenSourceImaged"]
 
 
-class OpenSourceImaged(MapTransform):  # type: ignore[misc]
-    """Transform that opens the source under each key (any source for ``open_source``); MetaTensors are returned
-    unchanged."""
+class OpenSourceImaged(KeyedTransform):
+    """Transform that opens the source under each key (any source for ``open_source``); GridImages and MetaTensors are
+    returned unchanged."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each source by its MetaTensor, (channel, i, j, k)."""
         out = dict(data)
         for key in self.key_iterator(out):
-            if not isinstance(out[key], MetaTensor):
+            if not (isinstance(out[key], GridImage) or is_meta_tensor(out[key])):
                 scan = open_source(out[key])
                 for flag in scan.excluded:  # warnings, since runs by MONAI have no exit code for excluded parts
                     warnings.warn(flag, stacklevel=2)

@@ -7,43 +7,41 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
 
 from medvit.errors import ShapeError
+from medvit.io import image_like, plain_tensor
 from medvit.physics import low_frequency_part, upsampled_index, zero_fill
+from medvit.transforms.keyed_transform import KeyedTransform, Keys
 
 __all__ = ["IntensityOnUpsampledGridd", "ZeroFillUpsampled"]
 
 
-class ZeroFillUpsampled(MapTransform):  # type: ignore[misc]
+class ZeroFillUpsampled(KeyedTransform):
     """Transform that interpolates each slice by zero filling of its k-space; slices are along k as stored. See
     ``medvit.physics.kspace``.
 
     Args:
-        keys: images, MetaTensor (1, i, j, k).
+        keys: images, GridImage or MetaTensor (1, i, j, k).
         factor: upsampling factor along i and j, 1 or more.
     """
 
-    def __init__(self, keys: KeysCollection, factor: int, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: Keys, factor: int, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.factor = int(factor)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each image by a MetaTensor (1, factor * i, factor * j, k) float32 with the affine of the finer
+        """Replace each image by one of (1, factor * i, factor * j, k) float32 with the affine of the finer
         grid."""
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
             values = torch.from_numpy(zero_fill(image.as_tensor()[0].numpy(), self.factor))[None]
             affine = torch.as_tensor(image.affine, dtype=torch.float64) @ torch.from_numpy(upsampled_index(self.factor))
-            meta = {k: v for k, v in image.meta.items() if k != "affine"}
-            out[key] = MetaTensor(values, affine=affine, meta=meta)
+            out[key] = image_like(image, values, affine)
         return out
 
 
-class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
+class IntensityOnUpsampledGridd(KeyedTransform):
     """Transform from a network's output to intensities on the finer grid, in the source's unit.
 
     With ``keep_measured``, the part of k-space that the source has is restored: the network adds only higher
@@ -62,7 +60,7 @@ class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
 
     def __init__(
         self,
-        keys: KeysCollection,
+        keys: Keys,
         factor: int,
         keep_measured: bool = True,
         image_key: str = "image",
@@ -72,7 +70,7 @@ class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
         self.factor, self.keep_measured, self.image_key = int(factor), keep_measured, image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each output by a MetaTensor (1, i, j, k) float32 in the source's unit, with the finer grid's
+        """Replace each output by an image (1, i, j, k) float32 in the source's unit, with the finer grid's
         affine."""
         out = dict(data)
         image = out[self.image_key]
@@ -80,7 +78,7 @@ class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
         affine = torch.as_tensor(image.affine, dtype=torch.float64).reshape(4, 4)
         interpolated = image.as_tensor()[0].cpu().numpy()
         for key in self.key_iterator(out):
-            values = (out[key].as_tensor() if isinstance(out[key], MetaTensor) else out[key]).cpu().float()
+            values = plain_tensor(out[key]).cpu().float()
             if tuple(values.shape[1:]) != interpolated.shape:
                 raise ShapeError(
                     f"an output of {tuple(values.shape[1:])} for an image of {interpolated.shape}",
@@ -96,5 +94,5 @@ class IntensityOnUpsampledGridd(MapTransform):  # type: ignore[misc]
                 "original_affine": affine,
                 "space": "RAS",
             }
-            out[key] = MetaTensor(scaled, affine=affine, meta=meta)
+            out[key] = image_like(image, scaled, affine, meta)
         return out

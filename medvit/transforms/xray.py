@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
 from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.errors import ImageError, ShapeError
+from medvit.io import image_like, plain_tensor
+from medvit.transforms.keyed_transform import KeyedTransform, Keys
 
 __all__ = ["LabelsOnVolumeGridd", "StackViewsd"]
 
@@ -21,7 +20,7 @@ _ASPECT = 0.02
 """Largest relative difference between the aspect ratios of picture and field; beyond it the body would be distorted."""
 
 
-class StackViewsd(MapTransform):  # type: ignore[misc]
+class StackViewsd(KeyedTransform):
     """Transform from two pictures of one patient to stacked views for a network.
 
     A picture is (1, row, column): rows from head to feet, columns from the patient's right to left (coronal, AP) or
@@ -30,9 +29,9 @@ class StackViewsd(MapTransform):  # type: ignore[misc]
     stretched between two percentiles to 0..1, since their scale differs between machines.
 
     Args:
-        keys: the coronal and the sagittal picture, tensors or arrays.
+        keys: the coronal and the sagittal picture, images, tensors or arrays.
         plane: the network's (side, z) in pixels.
-        output_key: key of the stack, MetaTensor (2, side, z) float32.
+        output_key: key of the stack, (2, side, z) float32, of the kind of the pictures.
         percentiles: percentiles of the grey values that become 0 and 1; values beyond are clipped.
 
     Raises:
@@ -42,7 +41,7 @@ class StackViewsd(MapTransform):  # type: ignore[misc]
 
     def __init__(
         self,
-        keys: KeysCollection,
+        keys: Keys,
         plane: Sequence[int],
         output_key: str = "image",
         percentiles: tuple[float, float] = (0.5, 99.5),
@@ -66,8 +65,7 @@ class StackViewsd(MapTransform):  # type: ignore[misc]
                 )
         views = [self._view(str(key), torch.as_tensor(np.asarray(out[key]))) for key in self.keys]
         first = out[self.keys[0]]
-        name = first.meta.get("filename_or_obj", "xray") if isinstance(first, MetaTensor) else "xray"
-        out[self.output_key] = MetaTensor(torch.cat(views), meta={"filename_or_obj": name})
+        out[self.output_key] = image_like(first, torch.cat(views), meta={"filename_or_obj": _name(first)})
         return out
 
     def _view(self, name: str, picture: Tensor) -> Tensor:
@@ -98,7 +96,7 @@ class StackViewsd(MapTransform):  # type: ignore[misc]
         return F.interpolate(upright, size=self.plane, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
-class LabelsOnVolumeGridd(MapTransform):  # type: ignore[misc]
+class LabelsOnVolumeGridd(KeyedTransform):
     """Transform from logits of a two-view network to labels on its grid, whose centre is the isocenter.
 
     Args:
@@ -109,7 +107,7 @@ class LabelsOnVolumeGridd(MapTransform):  # type: ignore[misc]
 
     def __init__(
         self,
-        keys: KeysCollection,
+        keys: Keys,
         spacing_mm: Sequence[float],
         image_key: str = "image",
         allow_missing_keys: bool = False,
@@ -119,7 +117,7 @@ class LabelsOnVolumeGridd(MapTransform):  # type: ignore[misc]
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace logits by labels, MetaTensor (1, x, y, z) uint8, with an affine to RAS+ mm around the isocenter."""
+        """Replace logits by labels, an image (1, x, y, z) uint8, with an affine to RAS+ mm around the isocenter."""
         out = dict(data)
         for key in self.key_iterator(out):
             logits = out[key]
@@ -127,13 +125,16 @@ class LabelsOnVolumeGridd(MapTransform):  # type: ignore[misc]
                 raise ShapeError(
                     f"logits of shape {tuple(logits.shape)}", "(class, x, y, z) is needed", "Check the inferer."
                 )
-            plain = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
-            labels = plain.argmax(0, keepdim=True).to(torch.uint8).cpu()
+            labels = plain_tensor(logits).argmax(0, keepdim=True).to(torch.uint8).cpu()
             affine = torch.diag(torch.tensor([*self.spacing_mm, 1.0], dtype=torch.float64))
             middle = (torch.tensor(labels.shape[1:], dtype=torch.float64) - 1) / 2
             affine[:3, 3] = -affine[:3, :3] @ middle
             views = out.get(self.image_key)
-            name = views.meta.get("filename_or_obj", "xray") if isinstance(views, MetaTensor) else "xray"
-            meta = {"filename_or_obj": name, "original_affine": affine.clone(), "space": "RAS"}
-            out[key] = MetaTensor(labels, affine=affine, meta=meta)
+            meta = {"filename_or_obj": _name(views), "original_affine": affine.clone(), "space": "RAS"}
+            out[key] = image_like(views, labels, affine, meta)
         return out
+
+
+def _name(picture: Any) -> str:
+    """Return the name that an image keeps of its file; "xray" for tensors and arrays."""
+    return str(picture.meta.get("filename_or_obj", "xray")) if hasattr(picture, "meta") else "xray"
