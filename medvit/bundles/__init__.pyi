@@ -3,6 +3,7 @@ from .checkpoint import CheckpointTensors as CheckpointTensors
 from .checkpoint import extract_tensors as extract_tensors
 from .checkpoint import fill_index_tables as fill_index_tables
 from .checkpoint import read_checkpoint as read_checkpoint
+from .config_reader import ConfigReader as ConfigReader
 from .metadata import MIN_DICE as MIN_DICE
 from .metadata import BundleFacts as BundleFacts
 from .metadata import Calibration as Calibration

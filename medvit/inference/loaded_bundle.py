@@ -10,10 +10,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from monai.bundle import ConfigParser
 from torch import Tensor
 
-from medvit.bundles import Bundle, Calibration, Validation, open_bundle, require_precision_check
+from medvit.bundles import Bundle, Calibration, ConfigReader, Validation, open_bundle, require_precision_check
 from medvit.errors import BackendError, BundleError, MemoryShortError
 from medvit.inference.backends import SelectedBackend
 from medvit.inference.checks import is_out_of_memory
@@ -203,11 +202,11 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
     config = {**bundle.config, "bundle_root": str(bundle.root), "device": str(device)}
     if fast:
         config |= {key.removeprefix("fast_"): value for key, value in config.items() if key.startswith("fast_")}
-    config["postprocessing"] = _without_saver(config.get("postprocessing"))
-    parser = ConfigParser(config)
+    config["postprocessing"] = without_saver(config.get("postprocessing"))
     try:
-        own = parser.get_parsed_content("network") if network is None else network
-        inferer = parser.get_parsed_content("inferer")
+        get = _reader_of(config)
+        own = get("network") if network is None else network
+        inferer = get("inferer")
         if getattr(inferer, "precision", "fp32") != "fp32":
             require_precision_check(bundle, inferer.precision)
         return LoadedBundle(
@@ -215,8 +214,8 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
             device=device,
             network=own,
             inferer=inferer,
-            preprocessing=parser.get_parsed_content("preprocessing"),
-            postprocessing=parser.get_parsed_content("postprocessing"),
+            preprocessing=get("preprocessing"),
+            postprocessing=get("postprocessing"),
             weights_sha256=bundle.weights_sha256 if network is None else "",
             fast=fast,
         )
@@ -230,7 +229,18 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
         ) from error
 
 
-def _without_saver(postprocessing: Any) -> Any:
+def _reader_of(config: dict[str, Any]) -> Callable[[str], Any]:
+    """Return a function that makes the value of an id: medvit's reader where it knows the config, else MONAI's parser."""
+    reader = ConfigReader(config)
+    if reader.knows("network", "inferer", "preprocessing", "postprocessing"):
+        return reader.get
+    from monai.bundle import ConfigParser
+
+    parsed: Callable[[str], Any] = ConfigParser(config).get_parsed_content
+    return parsed
+
+
+def without_saver(postprocessing: Any) -> Any:
     """Return the config of a postprocessing without its saver: callers of medvit decide where results are saved.
 
     ``python -m monai.bundle`` needs the saver. Building it would import every package that MONAI can save with.

@@ -15,6 +15,9 @@ from .labels import stray_components as stray_components
 from .picture import SaveImagePNGd as SaveImagePNGd
 from .picture import ScaleToUnitRGBd as ScaleToUnitRGBd
 from .picture import scale_to_unit_rgb as scale_to_unit_rgb
+from .scaling import AsDiscreted as AsDiscreted
+from .scaling import ScaleIntensityRanged as ScaleIntensityRanged
+from .scaling import ScaleIntensityRangePercentilesd as ScaleIntensityRangePercentilesd
 from .source import OpenSourceImaged as OpenSourceImaged
 from .super_resolution import IntensityOnUpsampledGridd as IntensityOnUpsampledGridd
 from .super_resolution import ZeroFillUpsampled as ZeroFillUpsampled
