@@ -133,10 +133,11 @@ def _percentile(values: Tensor, percent: float) -> Any:
 def _scaled(values: Tensor, source: tuple[Any, Any], target: tuple[float | None, float | None], clip: bool) -> Tensor:
     """Map one range of values linearly to another, float32; a source range of width 0 is moved to the new minimum."""
     (low, high), (least, most) = source, target
+    scaled: Tensor = values - low
     if high - low == 0.0:
         warnings.warn("Divide by zero (a_min == a_max)", stacklevel=3)
-        return values - low if least is None else values - low + least
-    scaled = (values - low) / (high - low)
+        return scaled if least is None else scaled + least
+    scaled = scaled / (high - low)
     if least is not None and most is not None:
         scaled = scaled * (most - least) + least
     return (scaled.clamp(least, most) if clip and (least, most) != (None, None) else scaled).float()
