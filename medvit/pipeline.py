@@ -136,9 +136,9 @@ class Predictor:
         """
         progress = progress or Progress()
         prepared = source if isinstance(source, Prepared) else self.prepare(source, progress)
-        with self._lock:
+        with self._lock, inference.computing_threads(self.settings.threads):
             prediction = self._task.predict(self.loaded, prepared, self.settings, progress)
-        return self._task.result(self.loaded, prepared, prediction, self.settings, progress)
+            return self._task.result(self.loaded, prepared, prediction, self.settings, progress)
 
     def prepare(self, source: Inputs, progress: Progress | None = None) -> Prepared:
         """Open a source and check that it fits the bundle; safe while another thread runs the bundle."""
@@ -151,7 +151,7 @@ class Predictor:
             data: input of the bundle's preprocessing, by name.
             progress: shows the stages; can cancel the run.
         """
-        with self._lock:
+        with self._lock, inference.computing_threads(self.settings.threads):
             return inference.apply(self.loaded, data, progress)
 
 
@@ -306,7 +306,7 @@ def segment(
         source, bundle, progress: as in ``run``.
         switches: fields of ``RunSettings``: device, fast, force, roi_subset, repair_tags, series, on_irregular,
             quality_map,
-            backend, precision, roi_crop, low_memory, geometry.
+            backend, precision, roi_crop, low_memory, geometry, threads.
 
     Returns:
         The labels on the source's own grid.
@@ -338,7 +338,7 @@ def restore(
         on_irregular: as in ``RunSettings``. By default, a network that processes single slices restores the original
             slices of a
             tilted or uneven stack, and other networks refuse such a stack.
-        switches: fields of ``RunSettings``: device, fast, force, repair_tags, series, geometry.
+        switches: fields of ``RunSettings``: device, fast, force, repair_tags, series, geometry, threads.
 
     Returns:
         The restored image, with its source.
@@ -373,7 +373,7 @@ def reconstruct(
         bundle: a bundle for reconstruction.
         ap_flags, lat_flags: geometry that the files do not state, or that replaces the stated one.
         progress: shows the stages; can cancel the run.
-        switches: fields of ``ReconstructionSettings``: device, force.
+        switches: fields of ``ReconstructionSettings``: device, force, threads.
 
     Returns:
         The labels on the network's grid.

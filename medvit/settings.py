@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from medvit.errors import BackendError, GeometryError, SelectionError
@@ -18,7 +21,10 @@ __all__ = [
     "check_geometry",
     "check_names",
     "check_region",
+    "limit_threads",
     "region_sides",
+    "thread_count",
+    "wait_passively",
 ]
 
 DEFAULT_BUNDLE = "headneck_ct_swin_unetr"
@@ -34,6 +40,9 @@ BACKENDS = ("auto", "eager", "compiled", "openvino", "cuda")
 PRECISIONS = ("fp32", "bf16")
 GEOMETRIES = ("sform", "qform")
 """Affines of a NIfTI among which the user may choose."""
+
+_THREADS = "MEDVIT_THREADS"
+"""Environment variable with the number of threads of a run; processes started later inherit it."""
 
 _BOX = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
 
@@ -58,6 +67,8 @@ class RunSettings:
         low_memory: True to save memory: one window at a time, logits by planes or in a file; slower.
         geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated, and sets a
             flag where the qform shows other axes or the mirror image; recorded.
+        threads: number of processor threads of the run; None takes ``MEDVIT_THREADS``, else PyTorch's number, one for
+            each core; recorded.
 
     Examples:
         >>> from medvit import RunSettings
@@ -78,6 +89,7 @@ class RunSettings:
     roi_crop: str = ""
     low_memory: bool = False
     geometry: str | None = None
+    threads: int | None = None
 
 
 def check_names(backend: str, precision: str) -> None:
@@ -140,3 +152,74 @@ def region_sides(text: str) -> list[tuple[int, int]]:
     """Return the first voxel and one past the last voxel of a box, along each axis."""
     numbers = [int(n) for n in re.findall(r"\d+", text)]
     return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def thread_count(threads: int | None = None) -> int | None:
+    """Return the number of threads of a run: the given one, else that of ``MEDVIT_THREADS``, else None for PyTorch's.
+
+    Raises:
+        BackendError: the number is not a whole number of at least 1.
+
+    Examples:
+        >>> from medvit.settings import thread_count
+        >>> thread_count(2)
+        2
+    """
+    given = os.environ.get(_THREADS, "").strip()
+    if threads is None and given:
+        if not (given.isdecimal() and int(given)):
+            raise BackendError(
+                f"{_THREADS}={given}", "a whole number of at least 1 is needed", "Correct it, or unset it."
+            )
+        return int(given)
+    if threads is not None and threads < 1:
+        raise BackendError(
+            f"{threads} threads",
+            "a run needs at least one",
+            "Leave {threads} out to use every core.",
+            option="threads",
+        )
+    return threads
+
+
+@contextmanager
+def limit_threads(threads: int) -> Iterator[None]:
+    """Set the number of threads of this process and of the processes it starts, until the block ends.
+
+    ``OMP_NUM_THREADS`` is set too, so that libraries that are imported in the block take the same number.
+
+    Args:
+        threads: at least 1.
+
+    Yields:
+        None.
+
+    Raises:
+        BackendError: the number is below 1.
+
+    Examples:
+        >>> from medvit.settings import limit_threads, thread_count
+        >>> with limit_threads(2):
+        ...     thread_count()
+        2
+    """
+    names = (_THREADS, "OMP_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(thread_count(threads))))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def wait_passively() -> None:
+    """Have the threads of OpenMP wait without spinning, unless ``OMP_WAIT_POLICY`` is set.
+
+    Spinning threads slow other processes down. OpenMP reads the variable when torch is imported, so this must come
+    first; processes started later inherit it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Json, Terminal, handle_errors
+from medvit.cli.common import Debug, Json, Terminal, Threads, handle_errors
 
 __all__ = ["benchmark"]
 
@@ -26,6 +26,7 @@ def benchmark(
     ] = "",
     case: Annotated[Path | None, typer.Option("--case", help="A scan for --bundle.")] = None,
     air: Annotated[bool, typer.Option("--air", help="Use an image that is mostly air, as around a patient.")] = False,
+    threads: Threads = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

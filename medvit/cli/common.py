@@ -31,6 +31,7 @@ __all__ = [
     "Quiet",
     "RepairTags",
     "Terminal",
+    "Threads",
     "Verbose",
     "handle_errors",
     "named_files",
@@ -83,6 +84,31 @@ MemoryLimit = Annotated[
         callback=_set_limit,
         help="Largest memory for one image, such as 4GB; larger images are refused by their header. Default: $MEDVIT_MEMORY_LIMIT, else a "
         "quarter of this machine's memory.",
+        show_default=False,
+    ),
+]
+
+
+def _set_threads(context: typer.Context, value: int | None) -> int | None:
+    """Set the number of threads while the command runs."""
+    if value is not None and not context.resilient_parsing:
+        from medvit.errors import BackendError
+        from medvit.settings import limit_threads
+
+        try:
+            context.with_resource(limit_threads(value))
+        except BackendError as error:
+            raise typer.BadParameter(error.sentence(command_line_words)) from error
+    return value
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        callback=_set_threads,
+        help="Number of processor threads of a run; recorded in run.json. Default: $MEDVIT_THREADS, else one for each core.",
         show_default=False,
     ),
 ]

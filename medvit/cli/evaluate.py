@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Terminal, handle_errors
+from medvit.cli.common import FLAGGED, Debug, Geometry, Json, MemoryLimit, Terminal, Threads, handle_errors
 
 if TYPE_CHECKING:
     from medvit.training.evaluation import EvaluationSet
@@ -50,6 +50,7 @@ def evaluate(
     geometry: Geometry = None,
     as_json: Json = False,
     memory_limit: MemoryLimit = None,
+    threads: Threads = None,
     debug: Debug = False,
 ) -> None:
     """Score a bundle on cases with reference labels or images: Dice of labels, PSNR and SSIM of restored images.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -19,6 +18,7 @@ from medvit.cli.reconstruct import reconstruct
 from medvit.cli.restore import restore
 from medvit.cli.segment import segment
 from medvit.cli.train import train
+from medvit.settings import wait_passively
 
 __all__ = ["app"]
 
@@ -46,9 +46,7 @@ def main(
     ] = False,
 ) -> None:
     """Segment, restore and reconstruct medical images. For research use, not for diagnosis."""
-    # OpenMP reads it when torch is imported; threads that spin while they wait slow other processes down, and so does a machine of
-    # several runs. Processes started by a command inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
 
 
 app.command()(segment)

@@ -18,6 +18,7 @@ from medvit.cli.common import (
     Overwrite,
     Quiet,
     Terminal,
+    Threads,
     Verbose,
     handle_errors,
     named_files,
@@ -48,6 +49,7 @@ class _Job:
     flags: tuple[ViewGeometry, ViewGeometry]
     device: str
     force: bool
+    threads: int | None
     write: ReconstructedOutput
 
 
@@ -122,6 +124,7 @@ def reconstruct(
     verbose: Verbose = False,
     as_json: Json = False,
     memory_limit: MemoryLimit = None,
+    threads: Threads = None,
     debug: Debug = False,
 ) -> None:
     """Reconstruct bones from two X-rays. For research use, not for diagnosis."""
@@ -155,6 +158,7 @@ def reconstruct(
                 flags=(flags[0], flags[1]),
                 device=device,
                 force=force,
+                threads=threads,
                 write=write,
             ),
             shown,
@@ -185,7 +189,7 @@ def _reconstruct(job: _Job, shown: Terminal) -> SavedResult:
             "ap": ViewInput(source=job.ap, geometry=job.flags[0]),
             "lat": ViewInput(source=job.lat, geometry=job.flags[1]),
         }
-        settings = ReconstructionSettings(job.device, job.force)
+        settings = ReconstructionSettings(job.device, job.force, job.threads)
         prepared = prepare(bundle, views, settings, progress)
         # torch and MONAI take seconds to import, so mistakes are refused before
         from medvit.inference import import_monai_lightly

@@ -20,6 +20,7 @@ from medvit.cli.common import (
     Quiet,
     RepairTags,
     Terminal,
+    Threads,
     Verbose,
     handle_errors,
     named_files,
@@ -86,6 +87,7 @@ def restore(
     ] = False,
     repair_tags: RepairTags = False,
     memory_limit: MemoryLimit = None,
+    threads: Threads = None,
     on_irregular: Annotated[
         str | None,
         typer.Option(
@@ -120,6 +122,7 @@ def restore(
                 repair_tags=repair_tags,
                 series=series,
                 geometry=geometry,
+                threads=threads,
             ),
             on_irregular=on_irregular,
             write=RestoredOutput(preview=preview, statistics=statistics, maps=maps, overwrite=overwrite),

@@ -21,6 +21,7 @@ from medvit.cli.common import (
     Quiet,
     RepairTags,
     Terminal,
+    Threads,
     Verbose,
     handle_errors,
     named_files,
@@ -91,6 +92,7 @@ def segment(
     ] = False,
     repair_tags: RepairTags = False,
     memory_limit: MemoryLimit = None,
+    threads: Threads = None,
     on_irregular: OnIrregular = "fail",
     geometry: Geometry = None,
     quality_map: Annotated[
@@ -150,6 +152,7 @@ def segment(
                 roi_crop=roi_crop,
                 low_memory=low_memory,
                 geometry=geometry,
+                threads=threads,
             ),
             write=OutputSettings(preview=preview, statistics=statistics, per_label=per_label, overwrite=overwrite),
         )

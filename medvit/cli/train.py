@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvit.cli.common import FLAGGED, Debug, Geometry, MemoryLimit, Terminal, handle_errors
+from medvit.cli.common import FLAGGED, Debug, Geometry, MemoryLimit, Terminal, Threads, handle_errors
 
 __all__ = ["train"]
 
@@ -73,6 +73,7 @@ def train(
     publish: Annotated[bool, typer.Option("--publish", help="Write the weights into the bundle at the end.")] = False,
     geometry: Geometry = None,
     memory_limit: MemoryLimit = None,
+    threads: Threads = None,
     debug: Debug = False,
 ) -> None:
     """Train a bundle. The same command continues a run that was killed.

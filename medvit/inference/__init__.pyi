@@ -12,6 +12,7 @@ from .prediction import Prediction as Prediction
 from .simple_inferer import SimpleInferer as SimpleInferer
 from .slice_wise import SliceWise as SliceWise
 from .sliding_window import SlidingWindow as SlidingWindow
+from .threads import computing_threads as computing_threads
 from .uncertainty import LabelEntropy as LabelEntropy
 from .uncertainty import by_name as by_name
 from .whole_image import WholeImage as WholeImage

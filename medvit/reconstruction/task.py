@@ -33,15 +33,17 @@ class ReconstructionSettings:
     Attributes:
         device: as for ``RunSettings``.
         force: accept views that do not suit the bundle; recorded.
+        threads: as for ``RunSettings``.
 
     Examples:
         >>> from medvit.reconstruction import ReconstructionSettings
         >>> ReconstructionSettings(device="cpu")
-        ReconstructionSettings(device='cpu', force=False)
+        ReconstructionSettings(device='cpu', force=False, threads=None)
     """
 
     device: str = "auto"
     force: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from medvit.bundles import Bundle
 from medvit.io import Scan
 from medvit.progress import Progress
-from medvit.settings import RunSettings, check_geometry, check_names
+from medvit.settings import RunSettings, check_geometry, check_names, thread_count
 from medvit.tasks.prepared_scan import PreparedScan, open_scans, prepare_scan
 from medvit.tasks.protocol import Input
 
@@ -39,12 +39,13 @@ class ScanTask:
 
         Raises:
             BundleError: the bundle is of another task.
-            BackendError: the backend or the precision is unknown.
+            BackendError: the backend or the precision is unknown, or the number of threads is below 1.
             GeometryError: the geometry is unknown.
         """
         bundle.require_task(self.name)
         check_names(settings.backend, settings.precision)
         check_geometry(settings.geometry)
+        thread_count(settings.threads)
 
     def open(
         self, inputs: Mapping[str, Input | Scan], bundle: Bundle, settings: RunSettings, progress: Progress

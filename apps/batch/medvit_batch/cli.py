@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvit.cli.common import Debug, Json, MemoryLimit, Quiet, Terminal, handle_errors
+from medvit.cli.common import Debug, Json, MemoryLimit, Quiet, Terminal, Threads, handle_errors
 from medvit_batch.cli_options import LogFormat, Out, asks
 from medvit_batch.events import Format, speaking
 from medvit_batch.options import BatchOptions
@@ -82,6 +82,7 @@ def retry(
     time_limit: Annotated[float | None, typer.Option("--time-limit", help="Seconds that a case may take. Default: as in the last run.", show_default=False)] = None,
     device: Annotated[str | None, typer.Option("--device", "-d", help="auto, cpu, gpu, gpu:N or mps. Default: as in the last run.", show_default=False)] = None,
     memory_limit: MemoryLimit = None,
+    threads: Threads = None,
     log_format: LogFormat = Format.TEXT,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvit.cli.common import Geometry, MemoryLimit, RepairTags, split_values
+from medvit.cli.common import Geometry, MemoryLimit, RepairTags, Threads, split_values
 from medvit_batch.events import Format
 from medvit_batch.network.peers import Local, Tls
 from medvit_batch.options import BatchOptions
@@ -105,6 +105,7 @@ def _asked(
     cluster: Cluster = "",
     job: Jobs = None,
     memory_limit: MemoryLimit = None,
+    threads: Threads = None,
     issuer: Issuer = "",
 ) -> BatchOptions:
     switches = {"device": device, "fast": fast, "backend": backend, "precision": precision, "force": force, "roi_subset": split_values(roi_subset), "repair_tags": repair_tags, "on_irregular": on_irregular, "geometry": geometry}  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medvit.cli.common import Debug, Geometry, Json, MemoryLimit, Quiet, Terminal, handle_errors
+from medvit.cli.common import Debug, Geometry, Json, MemoryLimit, Quiet, Terminal, Threads, handle_errors
 from medvit_label.users_cli import app as users_app
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def start(
     keep_corrections: Annotated[int, typer.Option("--keep-corrections", help="Corrected images to keep, counted for each annotator and model.", min=1)] = 1000,
     waiting: Annotated[int, typer.Option("--waiting", help="Number of inferences that may wait; more are refused.", min=1)] = 16,
     memory_limit: MemoryLimit = None,
+    threads: Threads = None,
     geometry: Geometry = None,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -5,6 +5,7 @@ A process has one fork server, so each test has a process of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def test_a_replaced_worker_has_its_libraries_from_the_start(tmp_path):
     (folder / "monai.py").write_text("raise RuntimeError('found in the folder of the user')")
     body = f"""
     os.chdir({str(folder)!r})
+    os.environ.pop("OMP_WAIT_POLICY", None)
     dispatcher = describers(threads=1)
     first, second = described(dispatcher), described(dispatcher)
     assert first["pid"] != second["pid"]
@@ -55,19 +57,27 @@ def test_a_replaced_worker_has_its_libraries_from_the_start(tmp_path):
         assert all(worker["loaded"].values()), worker
         assert (worker["threads"], worker["cuda"]) == (1, False)
         assert worker["environment"] == {{**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}}
+        assert worker["environment"]["OMP_WAIT_POLICY"] == "PASSIVE"
     """
     _run(tmp_path, body)
 
 
 def test_a_forked_worker_leaves_nothing_to_clean_up(tmp_path, banded):
-    """A named lock of a library would be left behind when its worker is killed, and the clean-up reported on standard error."""
+    """A named lock of a library would be left behind when its worker is killed, and the clean-up reported on standard error.
+
+    The worker takes the number of threads of ``--threads``, which no worker of this machine has by itself.
+    """
+    count = (os.cpu_count() or 1) + 1
     write_small(tmp_path / "archive", 1)
     line, env = command(
         "run", tmp_path / "archive", "-o", tmp_path / "out", "-b", banded, "-ot", "nifti", "--no-preview"
     )
-    done = subprocess.run([*line, "--quiet"], env=env, capture_output=True, text=True, timeout=300)
+    line = [*line, "--quiet", "--threads", str(count)]
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 3), done.stderr
     assert done.stderr == ""
+    records = [json.loads(file.read_text()) for file in (tmp_path / "out" / "cases").glob("*/*/run.json")]
+    assert [record["settings"]["threads"] for record in records] == [count]
 
 
 def test_a_worker_that_needs_another_environment_is_spawned(tmp_path):

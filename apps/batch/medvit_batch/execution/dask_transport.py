@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from medvit.settings import thread_count
 from medvit_batch.cases import CaseJob, Outcome, State
 from medvit_batch.errors import BatchError
 from medvit_batch.execution.case_runner import input_digest
@@ -61,11 +62,13 @@ class _TaskSettings:
         time_limit: seconds that the case may take once its model is loaded.
         alone: True if the worker process runs and reads nothing beside this case.
         sharers: number of Dask workers on the same machine.
+        threads: number of threads for the worker process; None for its share of the machine.
     """
 
     time_limit: float
     alone: bool
     sharers: int
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +217,7 @@ class DaskTransport:
         """Return the settings with which a worker runs a case."""
         host = self.known.get(address)
         sharers = sum(1 for other in self.known.values() if other == host)
-        return _TaskSettings(time_limit=self._time_limit, alone=alone, sharers=max(1, sharers))
+        return _TaskSettings(time_limit=self._time_limit, alone=alone, sharers=max(1, sharers), threads=thread_count())
 
     def submit(self, link: _DaskWorker, function: Callable[..., object], *arguments: object) -> None:
         """Submit a task for a worker; another worker takes it if that one is lost."""
@@ -280,7 +283,8 @@ def _local_dispatcher(settings: _TaskSettings) -> Dispatcher:
     if not _DISPATCHERS:
         # Dask's nanny starts its workers as daemons, which may have no children; our process ends with its parent by itself
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
-        transport = PipeTransport(1, threads=_threads(settings.sharers), sharers=settings.sharers)
+        threads = settings.threads or thread_count() or _threads(settings.sharers)
+        transport = PipeTransport(1, threads=threads, sharers=settings.sharers)
         _DISPATCHERS.append(Dispatcher(transport, settings.time_limit))
     _DISPATCHERS[0].time_limit = settings.time_limit
     return _DISPATCHERS[0]

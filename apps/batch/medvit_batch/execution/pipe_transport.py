@@ -10,6 +10,7 @@ import threading
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from medvit.settings import wait_passively
 from medvit_batch.execution.case_runner import run_case
 from medvit_batch.execution.fork_server import start_process
 from medvit_batch.execution.messages import FromWorker, ToWorker, WorkerLost
@@ -110,6 +111,7 @@ class PipeTransport:
 
     def start(self) -> WorkerLink:
         """Start a worker process."""
+        wait_passively()
         settings = WorkerSettings(
             threads=self._threads,
             environment=dict(os.environ),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from medvit.progress import Progress
+from medvit.settings import thread_count
 from medvit_batch.cases import CaseJob, CaseLocation, Decision, Outcome, State, case_name
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.events import Events
@@ -36,7 +37,7 @@ def _dispatcher(limits: Limits, say: Callable[[str], None]) -> Dispatcher:
         return Dispatcher(DaskTransport(limits.where, limits.time_limit), limits.time_limit)
     if not fork_server_is_usable():
         say("Found no fork server on this system; each worker loads torch and MONAI by itself when it starts.")
-    threads = max(1, (os.cpu_count() or 1) // limits.workers)
+    threads = thread_count() or max(1, (os.cpu_count() or 1) // limits.workers)
     return Dispatcher(PipeTransport(limits.workers, threads=threads), limits.time_limit)
 
 

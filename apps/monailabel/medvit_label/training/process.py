@@ -26,7 +26,9 @@ def main() -> int:
     folder = Path(arguments["folder"])
     from medvit.cli import command_line_words
     from medvit.errors import MedvitError
+    from medvit.settings import wait_passively
 
+    wait_passively()
     try:
         outcome = _fine_tune(arguments, folder)
     except MedvitError as error:
@@ -49,12 +51,13 @@ def _fine_tune(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     import torch
 
     from medvit.bundles import Bundle
+    from medvit.settings import thread_count
     from medvit.training import FineTuning, fine_tune
     from medvit.training.data import DataList
 
     if hasattr(os, "nice"):
         os.nice(10)  # an annotator's inference has priority
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    torch.set_num_threads(thread_count() or max(1, (os.cpu_count() or 2) // 2))
     data = folder / "data"
     wanted = FineTuning(
         base=Bundle(Path(arguments["base"])), data=DataList(data / "datalist.json", data), folder=folder, version=arguments["version"], steps=arguments["steps"],
