@@ -22,9 +22,12 @@ from tests.tools import program
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
-def wait_for_port(port: int) -> None:
+def wait_for_port(port: int, server: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait until somebody listens on a port, or until the server that is to do so has ended."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
+        if server is not None and server.poll() is not None:
+            return
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
@@ -95,17 +98,20 @@ def orthanc(folder: Path, dicom: int, caller: int, login: str = "") -> Iterator[
 
 @contextmanager
 def storescp(folder: Path, *options: str) -> Iterator[int]:
-    """dcmtk's receiver, with its faults; yields its port."""
-    port = free_port()
+    """dcmtk's receiver, with its faults; yields its port. It ends at once where another process has taken a free port meanwhile."""
     folder.mkdir(exist_ok=True)
-    server = subprocess.Popen(
-        [program("storescp"), "-od", str(folder), *options, str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for_port(port)
-        yield port
-    finally:
-        server.kill()
-        server.wait()
+    for left in (2, 1, 0):
+        port = free_port()
+        line = [program("storescp"), "-od", str(folder), *options, str(port)]
+        server = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for_port(port, server)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(0.1)
+            if server.poll() is not None and left:
+                continue
+            yield port
+            return
+        finally:
+            server.kill()
+            server.wait()
