@@ -142,7 +142,8 @@ def look_at(path: Path, name: str, found: Findings, exempt: frozenset[str] = fro
             if lines > FUNCTION_LINES:
                 found.long_functions.append(f"{where} {lines}")
             free = command or called in exempt or is_kernel(node, name)
-            if not free and (count := len(parameters(node))) > PARAMETERS:
+            many = not command and (count := len(parameters(node))) > PARAMETERS
+            if many and not free:
                 found.many_parameters.append(f"{where} {count}")
-            if called in exempt and (count := by_position(node)) > 2:
+            if many and called in exempt and (count := by_position(node)) > 2:
                 found.many_parameters.append(f"{where} {count} by position")

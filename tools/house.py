@@ -35,9 +35,10 @@ CIRCLES = 0
 WAYS = 1
 """Largest number of modules beside the pipeline that may run a bundle: only the precision check, which runs before a
 precision is allowed."""
-MANY_PARAMETERS = frozenset({"SlidingWindow", "SwinUNETR", "SwinX2S"})
-"""Constructors pinned in the shared INTERFACES.md, which take more than eight parameters."""
-STYLE = {"long_files": 0, "long_functions": 0, "many_parameters": 4, "positional": 0, "questions": 0}
+MANY_PARAMETERS = frozenset({"SlidingWindow", "SwinUNETR", "SwinX2S", "convert"})
+"""Constructors pinned in the shared INTERFACES.md, and ``medvit.convert``, a one-call function of the pinned face: they
+take more than eight parameters, all beyond the first two by keyword."""
+STYLE = {"long_files": 0, "long_functions": 0, "many_parameters": 0, "positional": 0, "questions": 0}
 """The largest number of places past each limit of style."""
 NOT_LOOSE = {"__init__", "__main__", "_version"}
 

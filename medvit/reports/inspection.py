@@ -116,7 +116,8 @@ def _rounded(values: Any) -> list[float] | None:
 
 def _volume(volume: SeriesVolume, taken: bool, flagged: bool, words: Words) -> dict[str, Any]:
     first, stack = volume.first, volume.stack
-    outcome = MedvitError(_OUTCOMES[volume.worst()], option=("on_irregular", "repair_tags")).sentence(words)
+    outcome = _OUTCOMES[volume.worst()]
+    outcome = MedvitError(outcome, option=("on_irregular", "repair_tags")).sentence(words)
     if volume.worst() == "tags" and not repairable(tuple(f.found for f in volume.findings if f.severity == "tags")):
         outcome = "ready for NIfTI, not for DICOM objects"
     if taken and flagged and outcome == "ready":

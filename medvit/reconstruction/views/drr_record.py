@@ -47,10 +47,11 @@ def _facts(record: dict[str, Any], path: Path, slot: ViewPosition) -> ViewHeader
     wanted = {"AP": (0.0, 180.0), "lateral": (90.0, 270.0)}[slot]
     if angle not in wanted:
         other = {"AP": "{lat}", "lateral": "{ap}"}[slot] if angle % 90 == 0 else "another picture"
+        remedy = f"Give it as {other}."
         raise GeometryError(
             f"a radiograph taken at {angle:g} degrees as {slot} view",
             f"it must be {wanted[0]:g} or {wanted[1]:g}",
-            f"Give it as {other}.",
+            remedy,
             option=("ap", "lat"),
         )
     # at 180 or 270 degrees, columns run in the opposite direction
