@@ -4,6 +4,7 @@ from .files import DicomFile as DicomFile
 from .files import UnreadableError as UnreadableError
 from .files import files_below as files_below
 from .files import folder_of as folder_of
+from .files import is_macos_file as is_macos_file
 from .files import without_digits as without_digits
 from .geometry import Affine as Affine
 from .geometry import axis_codes as axis_codes
@@ -16,8 +17,8 @@ from .grid_image import image_like as image_like
 from .grid_image import is_meta_tensor as is_meta_tensor
 from .grid_image import plain_tensor as plain_tensor
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from .images import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .images import image_grid as image_grid
+from .images import is_image_name as is_image_name
 from .images import read_image as read_image
 from .images import read_image_slice as read_image_slice
 from .intensity_units import AS_STORED as AS_STORED
@@ -32,6 +33,7 @@ from .nifti import write_label_names as write_label_names
 from .nifti import write_labels as write_labels
 from .nifti import write_volume as write_volume
 from .nifti_geometry import load_nifti as load_nifti
+from .pictures import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .scan import Scan as Scan
 from .sources import is_packed_image as is_packed_image
 from .sources import open_source as open_source

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import gzip
 import os
 import re
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from medvit.errors import SourceError
+from medvit.io.memory_limits import check_memory, memory_limit
 from medvit.io.unread_files import (
     LISTED,
     NOT_FETCHED,
@@ -25,15 +31,19 @@ from medvit.io.unread_files import (
 )
 
 __all__ = [
+    "MACOS_WORDS",
     "DicomFile",
     "UnreadableError",
     "dicomdir_files",
     "files_below",
     "folder_files",
     "folder_of",
+    "is_macos_file",
+    "is_packed",
     "not_fetched",
     "one_file",
     "printable_name",
+    "unpacked",
     "unreadable",
     "without_digits",
 ]
@@ -86,6 +96,28 @@ def folder_of(name: str) -> str:
         'study/series'
     """
     return name.replace("\\", "/").rpartition("/")[0]
+
+
+MACOS_WORDS = "file(s) that macOS adds beside others (._ files, .DS_Store)"
+"""Words for entries that are skipped because macOS wrote them."""
+
+
+def is_macos_file(name: str) -> bool:
+    """Return True for a file that macOS adds to archives and foreign disks: it holds no image.
+
+    Args:
+        name: path of a file within its source.
+
+    Returns:
+        True for ``._`` files (AppleDouble), ``.DS_Store`` and all that lies in ``__MACOSX``.
+
+    Examples:
+        >>> from medvit.io import is_macos_file
+        >>> is_macos_file("__MACOSX/._scan.nii.gz"), is_macos_file("scan.nii.gz")
+        (True, False)
+    """
+    parts = name.replace("\\", "/").split("/")
+    return parts[-1].startswith("._") or parts[-1] == ".DS_Store" or "__MACOSX" in parts
 
 
 def without_digits(name: str) -> str:
@@ -160,14 +192,48 @@ def not_fetched(name: str) -> UnreadableError:
 
 def _open(path: str) -> BinaryIO:
     try:
-        return open(path, "rb")
+        return unpacked(open(path, "rb")) if is_packed(path) else open(path, "rb")
     except OSError as error:
         raise unreadable(printable_name(Path(path).name), error, path) from error
 
 
+def is_packed(name: str) -> bool:
+    """Return True for a DICOM file that is compressed by gzip as a whole."""
+    return name.lower().endswith(".dcm.gz")
+
+
+def unpacked(stream: BinaryIO) -> BinaryIO:
+    """Unpack a file that gzip compressed, and close it.
+
+    Raises:
+        OSError: the file is damaged.
+        TooLargeError: it unpacks to more than the memory limit.
+    """
+    with stream, gzip.GzipFile(fileobj=stream) as packed:
+        most = memory_limit()
+        try:
+            content = packed.read(most + 1)
+        except (EOFError, zlib.error) as error:
+            raise OSError(errno.EIO, "the gzip file is cut off or damaged") from error
+    check_memory(len(content), "a gzip file", "Unpack it first")
+    return BytesIO(content)
+
+
+def _unpacked_size(path: str, size: int) -> int:
+    """Return the size of a file's content, in bytes; gzip states that of the unpacked content in its last four."""
+    if not is_packed(path) or size < 18:
+        return size
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return int.from_bytes(file.read(4), "little")
+    return size
+
+
 def one_file(path: Path) -> DicomFile:
     """Return a single file as a source."""
-    return DicomFile(printable_name(path.name), partial(_open, str(path)), path.stat().st_size)
+    return DicomFile(
+        printable_name(path.name), partial(_open, str(path)), _unpacked_size(str(path), path.stat().st_size)
+    )
 
 
 def folder_files(path: Path, unread: Unread | None = None) -> Iterator[DicomFile]:
@@ -180,7 +246,7 @@ def folder_files(path: Path, unread: Unread | None = None) -> Iterator[DicomFile
     """
     top = len(str(path / "_")) - 1
     for name, size in _walked(path, unread or Unread()):
-        yield DicomFile(printable_name(name[top:]), partial(_open, name), size)
+        yield DicomFile(printable_name(name[top:]), partial(_open, name), _unpacked_size(name, size))
 
 
 def files_below(path: Path, left_out: Callable[[Path], bool] | None = None) -> Iterator[Path]:
@@ -265,7 +331,13 @@ def _look(entry: os.DirEntry[str], unread: Unread, top: int) -> tuple[str, int]:
         if entry.name == ".git":
             unread.passed["folder(s) of git's own files"] += 1
             return "", 0
+        if entry.name == "__MACOSX":
+            unread.passed["folder(s) that macOS adds to archives"] += 1
+            return "", 0
         return "link" if entry.is_symlink() else "folder", 0
+    if is_macos_file(entry.name):
+        unread.passed[MACOS_WORDS] += 1
+        return "", 0
     if is_special(mode.st_mode):
         unread.passed["pipe(s) or device(s)"] += 1
         unread.hollow.append(printable_name(entry.path[top:]))

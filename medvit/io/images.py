@@ -1,10 +1,11 @@
-"""Readers for single-file images: NIfTI, NRRD, MetaImage, PNG and JPEG."""
+"""Readers for single-file images: NIfTI, MGH, NRRD, MetaImage and pictures."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,30 +13,32 @@ from numpy.typing import NDArray
 from medvit.errors import GeometryError, ImageError, SourceError
 from medvit.io.geometry import Affine, flip_lps_ras, spacing_mm
 from medvit.io.length_units import header_unit, scaled
-from medvit.io.memory_limits import check_image_memory
 from medvit.io.nifti_geometry import place_nifti, raw_header, require_grey
+from medvit.io.pictures import PICTURE_SUFFIXES, read_picture
 from medvit.io.scan import Scan
 from medvit.io.stated_sizes import check_stated_size
+from medvit.io.text_headers import header_fields, require_all_bytes
 from medvit.settings import check_geometry
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+__all__ = ["IMAGE_SUFFIXES", "READABLE", "image_grid", "is_image_name", "read_image", "read_image_slice", "read_layers"]
 
-__all__ = ["IMAGE_SUFFIXES", "PICTURE_SUFFIXES", "image_grid", "read_image", "read_image_slice", "read_layers"]
-
-_NIFTI = (".nii", ".nii.gz")
+_NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
+_MGH = (".mgz", ".mgh")
 _ITK = {".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage"}
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-"""File extensions of pictures, in lower case."""
-IMAGE_SUFFIXES = (*_NIFTI, *_ITK, *PICTURE_SUFFIXES)
-"""File extensions of single-file images, in lower case."""
+IMAGE_SUFFIXES = (*_NIFTI[:3], *_MGH, *_ITK, *PICTURE_SUFFIXES)
+"""File extensions of single-file images, in lower case; of an image in two files, that of the header."""
+READABLE = (
+    "DICOM, NIfTI (.nii, .nii.gz, .hdr with .img), MGH (.mgh, .mgz), NRRD, MetaImage, or a picture (PNG, JPEG, TIFF, "
+    "BMP, WebP)"
+)
+"""The formats that are read, for messages."""
 
 
 def read_image(path: Path, geometry: str | None = None) -> Scan:
     """Read one image file as a ``Scan``; keep the stored order of the axes.
 
     Args:
-        path: a NIfTI, NRRD, MetaImage, PNG or JPEG file.
+        path: a NIfTI, MGH, NRRD, MetaImage, PNG, JPEG, TIFF, BMP, WebP or HEIC file.
         geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated.
 
     Returns:
@@ -128,11 +131,7 @@ def read_layers(path: Path) -> tuple[Scan, tuple[NDArray[np.float32], ...]]:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise SourceError(
-            f"{path.name}, which cannot be read ({type(error).__name__}: {_first_line(error)})",
-            "a complete image file is needed",
-            "Export or copy it again.",
-        ) from error
+        raise _unread(path, error) from error
     affine, notes = _itk_place(path, image)
     voxels = sitk.GetArrayFromImage(image).astype(np.float32)
     layers = np.moveaxis(voxels, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else voxels[None]
@@ -153,29 +152,57 @@ def _read(path: Path, voxels: bool, geometry: str | None) -> Scan:
             return _read_nifti(path, voxels, geometry)
         if path.suffix.lower() in _ITK:
             return _read_itk(path, voxels)
-        return _read_picture(path)
+        if name.endswith(_MGH):
+            return _read_mgh(path, voxels)
+        return read_picture(path)
     except (GeometryError, ImageError, SourceError):
         raise
     except Exception as error:
-        raise SourceError(
-            f"{path.name}, which cannot be read ({type(error).__name__}: {_first_line(error)})",
-            "a complete image file is needed",
-            "Export or copy it again.",
-        ) from error
+        raise _unread(path, error) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no detail"])[0][:160]
+def _unread(path: Path, error: Exception) -> SourceError:
+    """Compose the error for a file that its library cannot read, with the last line of the library's text, which says why."""
+    last = (str(error).strip().splitlines() or ["no detail"])[-1].replace(str(path), path.name)
+    said = f": {re.sub(r'^.*ERROR: |^.*[(]0x[0-9a-f]+[)]: ', '', last)[:160]}"
+    return SourceError(
+        f"{path.name}, which cannot be read ({type(error).__name__}{said})",
+        "a complete image file is needed",
+        "Export or copy it again.",
+    )
 
 
 def _empty(shape: Sequence[int]) -> NDArray[np.float32]:
     return np.broadcast_to(np.float32(0), tuple(int(n) for n in shape))
 
 
+def is_image_name(path: Path) -> bool:
+    """Return True if a path's extension is that of a single-file image, or of the voxels of a NIfTI in two files."""
+    name = path.name.lower()
+    return name.endswith(IMAGE_SUFFIXES) or (name.endswith(".img") and path.with_suffix(".hdr").is_file())
+
+
+def _read_mgh(path: Path, voxels: bool) -> Scan:
+    import nibabel as nib
+    from nibabel.openers import ImageOpener
+
+    image: Any = nib.load(path)
+    if len(image.shape) != 3:
+        count = image.shape[3]
+        raise ImageError(f"an MGH file of {count} volumes", "one is needed", "Extract one (mri_convert --nth).")
+    shape = image.shape
+    array = image.get_fdata(dtype=np.float32) if voxels else _empty(shape)
+    with ImageOpener(path) as file:
+        placed = int.from_bytes(file.read(30)[28:], "big", signed=True) > 0  # nibabel's header no longer tells
+    words = "The MGH header states no geometry; FreeSurfer's default, coronal slices of 1 mm, was assumed."
+    notes = () if placed else (words,)
+    return Scan(array=array[None], affine=image.affine, kind="mgh", notes=notes, name=path.name)
+
+
 def _read_nifti(path: Path, voxels: bool, geometry: str | None) -> Scan:
     import nibabel as nib
 
-    raw = raw_header(path)
+    raw = raw_header(_header_file(path))
     require_grey(raw)
     shape = raw.get_data_shape()
     if len(shape) > 3 and int(np.prod(shape[3:])) > 1:
@@ -190,6 +217,8 @@ def _read_nifti(path: Path, voxels: bool, geometry: str | None) -> Scan:
     image = nib.load(path)
     array = np.asarray(image.get_fdata(dtype=np.float32)).reshape(shape[:3]) if voxels else _empty(shape[:3])
     header = place.header(image.header)
+    if header["magic"] == b"ni1":  # of a pair; what is written from it is a single file
+        header = nib.Nifti1Header.from_header(header, check=False)
     # nibabel clears slope and intercept on loading; a restored image must be stored like its source
     header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
     dropped = ("The NIfTI's trailing axes of length 1 were dropped.",) if len(shape) > 3 else ()
@@ -205,9 +234,38 @@ def _read_nifti(path: Path, voxels: bool, geometry: str | None) -> Scan:
     )
 
 
+def _header_file(path: Path) -> Path:
+    """Return the header of a NIfTI in two files; refuse Analyze 7.5, which looks like one and states no orientation."""
+    if path.suffix.lower() not in (".hdr", ".img"):
+        return path
+    header = next((file for file in (path.with_suffix(".hdr"), path.with_suffix(".HDR")) if file.is_file()), None)
+    if header is None:
+        raise SourceError(f"{path.name} without its header", "the .hdr file beside it is needed", "Copy both files.")
+    if not any(path.with_suffix(ending).is_file() for ending in (".img", ".IMG", ".img.gz")):
+        raise SourceError(f"{path.name} without its voxels", "the .img file beside it is needed", "Copy both files.")
+    if header.read_bytes()[344:347] != b"ni1":
+        raise GeometryError(
+            f"{path.name} in the Analyze 7.5 format, which does not state left and right",
+            "an image with its orientation is needed",
+            "Convert the original images to NIfTI again, for example with dcm2niix.",
+        )
+    return header
+
+
 def _read_itk(path: Path, voxels: bool) -> Scan:
     import SimpleITK as sitk
 
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes warnings to stderr
+    kind = _ITK[path.suffix.lower()]
+    stated = header_fields(path, kind)
+    sides = stated.get("elementspacing", stated.get("elementsize", stated.get("spacings", ""))).split()
+    require_all_bytes(path, stated)
+    if any(float(side) == 0 for side in sides):
+        raise GeometryError(
+            f"a spacing of 0 in the header of {path.name} ({' '.join(sides)})",
+            "the distance between voxels is needed in each direction",
+            "Correct the header, or export the image again.",
+        )
     header = sitk.ImageFileReader()
     header.SetFileName(str(path))
     header.ReadImageInformation()
@@ -229,32 +287,9 @@ def _itk_place(path: Path, header: Any) -> tuple[Affine, tuple[str, ...]]:
     lps = np.eye(4)
     lps[:3, :3] = np.array(header.GetDirection()).reshape(3, 3) * np.array(header.GetSpacing())
     lps[:3, 3] = header.GetOrigin()
-    unit = header_unit(path, _ITK[path.suffix.lower()])
+    kind = _ITK[path.suffix.lower()]
+    unit = header_unit(path, kind)
     affine = scaled(flip_lps_ras(lps), unit.to_mm)
-    return affine, tuple(unit.notes(spacing_mm(affine)))
-
-
-def _read_picture(path: Path) -> Scan:
-    with _opened_picture(path) as picture:
-        check_image_memory(picture.size[::-1], "a picture", values=3)  # where check_stated_size found no size
-        deep = picture.mode in ("I", "I;16", "F", "L", "1")
-        pixels = np.asarray(picture if deep else picture.convert("RGB"), dtype=np.float32)
-    channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return Scan(array=channels, affine=np.eye(4), kind="picture", name=path.name)
-
-
-def _opened_picture(path: Path) -> Picture:
-    """Open a picture without decoding it.
-
-    Classes of Pillow for PNG and JPEG are called directly, since ``Image.open`` refuses sizes that the memory limit
-    allows.
-    """
-    from PIL import Image, JpegImagePlugin, PngImagePlugin
-
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start == b"\x89PNG\r\n\x1a\n":
-        return PngImagePlugin.PngImageFile(path)
-    if start.startswith(b"\xff\xd8\xff"):
-        return JpegImagePlugin.JpegImageFile(path)
-    return Image.open(path)
+    placed = kind != "nrrd" or {"space", "space dimension"} & set(header_fields(path, kind))
+    words = () if placed else ("The NRRD states no space; its axes were taken to run to the left, back and head.",)
+    return affine, (*unit.notes(spacing_mm(affine)), *words)

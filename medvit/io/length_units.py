@@ -9,6 +9,7 @@ import numpy as np
 
 from medvit.errors import GeometryError
 from medvit.io.geometry import Affine
+from medvit.io.text_headers import header_fields
 
 __all__ = ["LengthUnit", "header_unit", "nifti_unit", "scaled"]
 
@@ -29,9 +30,6 @@ _UNITS = {word: (name, factor) for name, (factor, words) in _WORDS.items() for w
 
 _NONE = ("", "?", "none", "unknown", "???")
 """Words of NRRD and MetaImage headers that mean an unstated unit."""
-
-_LONGEST_HEADER = 1 << 20
-"""Largest size of the text header of an NRRD or MetaImage, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,7 @@ def header_unit(path: Path, kind: str) -> LengthUnit:
     Raises:
         GeometryError: the axes have different units.
     """
-    with path.open("rb") as file:
-        block = file.read(_LONGEST_HEADER)
-    end = block.find(b"ElementDataFile") if kind == "metaimage" else _first_blank(block)
-    lines = (block if end < 0 else block[:end]).decode("utf-8", "replace").splitlines()
-    sign = "=" if kind == "metaimage" else ":"
-    fields = {key.strip().lower(): value.strip() for key, _, value in (line.partition(sign) for line in lines)}
+    fields = header_fields(path, kind)
     if kind == "metaimage":
         found = {fields.get("distanceunits", "")}
     else:
@@ -101,11 +94,6 @@ def header_unit(path: Path, kind: str) -> LengthUnit:
         )
     ((name, factor),) = units
     return LengthUnit(name, factor) if factor else LengthUnit("", unknown=name)
-
-
-def _first_blank(block: bytes) -> int:
-    places = [place for place in (block.find(b"\n\n"), block.find(b"\n\r\n")) if place >= 0]
-    return min(places, default=-1)
 
 
 def scaled(affine: Affine, factor: float) -> Affine:

@@ -29,7 +29,7 @@ class Scan:
     Attributes:
         array: (channel, i, j, k) or, for pictures, (channel, row, column); float32 in the image's own units.
         affine: (4, 4), voxel index to RAS+ millimetres; the identity for pictures.
-        kind: "dicom", "nifti", "nrrd", "metaimage", "picture" or "array".
+        kind: "dicom", "nifti", "mgh", "nrrd", "metaimage", "picture" or "array".
         modality: DICOM's Modality ("CT", "MR", ...), or None where the format states none.
         slices: for DICOM, the headers without pixels, in the order of the slices; a single header for a multi-frame
             file.

@@ -16,10 +16,11 @@ import numpy as np
 from medvit.errors import ImageError, SourceError
 from medvit.io.dicom import ON_IRREGULAR, open_preflight, open_volume
 from medvit.io.dicom.preflight import Preflight
-from medvit.io.images import IMAGE_SUFFIXES, read_image
+from medvit.io.files import is_macos_file
+from medvit.io.images import IMAGE_SUFFIXES, READABLE, is_image_name, read_image
 from medvit.io.scan import Scan
 from medvit.io.unread_files import NOWHERE, next_step
-from medvit.io.zip_archive import zip_errors_as_source_errors, zip_files
+from medvit.io.zip_archive import image_entries, zip_errors_as_source_errors, zip_files
 from medvit.progress import Progress
 from medvit.settings import check_geometry
 
@@ -101,7 +102,7 @@ def _opened(source: str | os.PathLike[str] | MetaTensor, choice: _Choice, progre
         packed = _packed_image(path, choice.geometry)
         if packed is not None:
             return packed
-    elif path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES):
+    elif path.is_file() and is_image_name(path):
         return read_image(path, choice.geometry)
     return _from_dicom(path, choice, progress)
 
@@ -176,8 +177,8 @@ def is_packed_image(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zip_errors_as_source_errors(path.name), zipfile.ZipFile(path) as archive:
-        names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-    return len(names) == 1 and names[0].lower().endswith(IMAGE_SUFFIXES)
+        names = [PurePosixPath(entry.filename) for entry in image_entries(archive)]
+    return len(names) == 1 and names[0].name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _packed_image(path: Path, geometry: str | None) -> Scan | None:
@@ -186,7 +187,7 @@ def _packed_image(path: Path, geometry: str | None) -> Scan | None:
         return None
     with zip_errors_as_source_errors(path.name), zipfile.ZipFile(path) as archive:
         zip_files(archive)  # raises for entries that point outside of the zip or are too large
-        (entry,) = (entry for entry in archive.infolist() if not entry.is_dir())
+        (entry,) = image_entries(archive)
         return _image_from_zip(archive, entry, geometry)
 
 
@@ -210,6 +211,12 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
     if not found.files:
         kind = f"an empty zip ({path.name})" if path.is_file() else f"no files in {path.name}"
         return SourceError(kind, "a DICOM series or one image file is needed", "Check the export.")
+    if path.is_file() and not found.objects and not _may_be_dicom(path):
+        return SourceError(
+            f"{path.name}, a file of a format that is not read",
+            f"{READABLE} is needed",
+            "Convert it, for example with SimpleITK, nibabel or dcm2niix.",
+        )
     hint = "Check the export."
     if set(found.objects) & {"SEG", "RTSTRUCT"}:
         hint = (
@@ -222,7 +229,7 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
     elif found.packed:
         hint = f"It holds the archive {found.packed[0]}: unpack it, and give what was in it."
     elif path.is_dir():
-        images = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(IMAGE_SUFFIXES))
+        images = sorted(p.name for p in path.iterdir() if is_image_name(p) and not is_macos_file(p.name))
         hint = f"Give one of its image files instead, for example {images[0]}." if images else hint
     kinds = f" ({', '.join(sorted(found.objects))})" if found.objects else ""
     return SourceError(
@@ -231,6 +238,12 @@ def _nothing(found: Preflight, path: Path) -> SourceError:
         hint,
         option="medvit.convert()",
     )
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """Return True for a zip, and for a file that has the extension of DICOM files, none, or a number."""
+    ending = path.suffix.lower().lstrip(".")
+    return ending in ("", "dcm", "dicom", "dic", "ima", "zip") or ending.isdigit() or zipfile.is_zipfile(path)
 
 
 def _image_from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, geometry: str | None) -> Scan:

@@ -38,7 +38,7 @@ def check_stated_size(path: Path) -> None:
     Files whose header cannot be read pass, since the reader reports the fault more precisely.
 
     Args:
-        path: a NIfTI, NRRD, MetaImage, PNG or JPEG file; other files pass.
+        path: a NIfTI, MGH, NRRD, MetaImage, PNG or JPEG file; other files pass.
 
     Raises:
         TooLargeError: the image would exceed the memory limit.
@@ -56,10 +56,12 @@ def check_stated_size(path: Path) -> None:
     """
     name = path.name.lower()
     try:
-        if name.endswith((".nii", ".nii.gz")):
+        if name.endswith((".nii", ".nii.gz", ".hdr")):
             _check_nifti(path)
         elif name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
             _check_itk(path)
+        elif name.endswith((".mgh", ".mgz")):
+            _check_mgh(path)
         elif name.endswith((".png", ".jpg", ".jpeg")):
             with path.open("rb") as file:
                 size = picture_size(file.read(_PICTURE_HEAD))
@@ -84,6 +86,13 @@ def _check_nifti(path: Path) -> None:
     header = getattr(nib, _NIFTI_HEADERS[length])(start[:length], check=False)
     # extensions precede the voxels and are decompressed with them; the reader refuses a fourth axis
     check_image_memory(header.get_data_shape()[:3], "a NIfTI", beside=max(0, int(header["vox_offset"])))
+
+
+def _check_mgh(path: Path) -> None:
+    with _unpacked(path) as file:
+        start = file.read(20)
+    sides = [int.from_bytes(start[at : at + 4], "big", signed=True) for at in (4, 8, 12, 16)]
+    check_image_memory(sides, "an MGH file")
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from medvit.errors import MedvitError, SourceError
-from medvit.io.files import DicomFile, printable_name
+from medvit.io.files import MACOS_WORDS, DicomFile, is_macos_file, printable_name
 from medvit.io.memory_limits import check_memory
 from medvit.io.unread_files import NOWHERE, Unread
 
-__all__ = ["zip_errors_as_source_errors", "zip_files"]
+__all__ = ["image_entries", "zip_errors_as_source_errors", "zip_files"]
 
 _LARGEST_ZIP = 32 * 2**30
 """Largest total of a zip's unpacked entries, in bytes; an archive with more is damaged or hostile."""
@@ -51,8 +51,11 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
         ...     [(file.name, file.size) for file in zip_files(archive)]
         [('series/001.dcm', 6)]
     """
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    for entry in entries:
+    files = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = image_entries(archive)
+    if unread is not None and len(files) > len(entries):
+        unread.passed[MACOS_WORDS] += len(files) - len(entries)
+    for entry in files:
         parts = PurePosixPath(entry.filename.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
             raise SourceError(
@@ -73,7 +76,7 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
         unread.hollow += [
             printable_name(name.rstrip("/"))
             for name in archive.namelist()
-            if name.endswith("/") and name.rstrip("/") not in within
+            if name.endswith("/") and name.rstrip("/") not in within and not is_macos_file(name)
         ]
     if links and unread is not None:
         _follow(archive, links, unread)
@@ -82,6 +85,15 @@ def zip_files(archive: zipfile.ZipFile, unread: Unread | None = None) -> list[Di
         for e in entries
         if e not in links
     ]
+
+
+def image_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Return the entries of a zip that are files, without those that macOS adds.
+
+    Args:
+        archive: the zip, open.
+    """
+    return [entry for entry in archive.infolist() if not entry.is_dir() and not is_macos_file(entry.filename)]
 
 
 def _follow(archive: zipfile.ZipFile, links: list[zipfile.ZipInfo], unread: Unread) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medvit.errors import MedvitError, Words, python_words
-from medvit.io import IMAGE_SUFFIXES, Scan, axis_codes, is_packed_image, open_source, require_there
+from medvit.io import Scan, axis_codes, is_image_name, is_packed_image, open_source, require_there
 from medvit.io.dicom import repairable, run_preflight
 from medvit.io.dicom.preflight import Finding, Preflight, SeriesVolume, choose_volume
 from medvit.progress import Progress
@@ -76,7 +76,7 @@ def inspect_source(
     """
     progress = progress or Progress()
     require_there(source)
-    if source.is_file() and (is_packed_image(source) or source.name.lower().endswith(IMAGE_SUFFIXES)):
+    if source.is_file() and (is_packed_image(source) or is_image_name(source)):
         return _image(open_source(source, progress=progress, geometry=geometry))
     found = run_preflight(source, progress)
     try:

@@ -137,9 +137,9 @@ def test_truncated_and_foreign_files(tmp_path):
     for name in ("cut.nii.gz", "text.nrrd", "text.png"):
         with pytest.raises(SourceError, match=f"Found {name}, which cannot be read"):
             open_source(tmp_path / name)
-    (tmp_path / "random.bin").write_bytes(bytes(200))
+    (tmp_path / "random.dcm").write_bytes(bytes(200))
     with pytest.raises(SourceError, match="Found no DICOM images"):
-        open_source(tmp_path / "random.bin")
+        open_source(tmp_path / "random.dcm")
 
 
 def test_colour_volumes(tmp_path):

@@ -57,7 +57,8 @@ class _TableError(SourceError):
 
 
 def read_table(path: Path) -> tuple[Label, ...]:
-    """Read a table of labels: medvit's ``labels.json``, or a JSON object from number to name.
+    """Read a table of labels: medvit's ``labels.json``, a JSON object from number to name, or a ``dataset.json`` of
+    nnU-Net (from name to number) or MONAI.
 
     Raises:
         SourceError: the file is not readable, not JSON, not such a table, or repeats a name or number.
@@ -99,6 +100,8 @@ def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
     rows = content.get("labels", content) if isinstance(content, dict) else None
     if not isinstance(rows, dict) or not rows:
         raise _TableError.of(f"{path.name}, which holds no table of labels", "", "numbers with names are needed")
+    if not any(key.strip().isdigit() for key in rows):
+        rows = _numbers_of_names(rows, path)
     # the background may be listed beside labels; a table of the background alone is refused
     rows = {key: row for key, row in rows.items() if key.strip() != "0"} or rows
     try:
@@ -109,6 +112,22 @@ def _read_rows(path: Path) -> tuple[list[Label], dict[int, str]]:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         plain, needed = f"an entry in {path.name} that is no label", "each needs a number from 1 on and a name"
         raise _TableError.of(plain, first, needed) from error
+
+
+def _numbers_of_names(rows: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a table with numbers as keys from one of nnU-Net's ``dataset.json``, which maps names to numbers."""
+    numbers = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in rows.items()}
+    regions = [name for name, value in numbers.items() if isinstance(value, list)]
+    if regions:
+        raise _TableError.of(
+            f"the region {regions[0]!r} of several numbers in {path.name}", "", "each name needs one number of the map"
+        )
+    if not all(type(value) is int for value in numbers.values()):
+        return rows
+    twice = [number for number, count in Counter(numbers.values()).items() if count > 1]
+    if twice:
+        raise _TableError.of(f"the number {twice[0]} for several names in {path.name}", "", "each needs one of its own")
+    return {str(number): name for name, number in numbers.items()}
 
 
 def _number(key: str) -> int:

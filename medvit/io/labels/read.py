@@ -13,7 +13,7 @@ from medvit.io.dicom import read_dicom
 from medvit.io.dicom.header import read_dataset
 from medvit.io.dicom.preflight import choose_volume, inspect_files
 from medvit.io.files import DicomFile, one_file
-from medvit.io.images import IMAGE_SUFFIXES
+from medvit.io.images import is_image_name
 from medvit.io.labels.dicom_objects import dicom_errors_as_source_errors, is_dicom, open_object
 from medvit.io.labels.grid_mapping import resample_to
 from medvit.io.labels.label_map_reader import read_map
@@ -145,7 +145,7 @@ def read_label_set(source: Path, how: ReadOptions, progress: Progress) -> LabelS
     if not source.exists():
         raise SourceError(f"nothing at {source}", "a SEG, RTSTRUCT or label map is needed", "Check the path.")
     path = _only_object(source) if source.is_dir() else source
-    if path.name.lower().endswith(IMAGE_SUFFIXES):
+    if is_image_name(path):
         found = read_map(path, how.table, how.geometry, how.names, how.strict)
         if how.like is None:
             return found

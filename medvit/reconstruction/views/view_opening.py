@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medvit.bundles import Bundle
 from medvit.errors import GeometryError, ImageError, MedvitError, ModalityError, SourceError
-from medvit.io import IMAGE_SUFFIXES, Scan, open_source
+from medvit.io import Scan, is_image_name, open_source
 from medvit.io.dicom.header import examined_regions, read_dataset
 from medvit.progress import Progress
 from medvit.reconstruction.views.dicom_geometry import ViewHeader, ViewPosition, header_facts, to_standard_orientation
@@ -190,8 +190,7 @@ def _assumed(slot: ViewPosition) -> str:
 
 def _facts(path: Path, slot: ViewPosition, series: str | None) -> ViewHeader:
     """Read the facts about the view from the file, or from the record beside it."""
-    name = path.name.lower()
-    if path.is_file() and name.endswith(IMAGE_SUFFIXES):
+    if path.is_file() and is_image_name(path):
         return facts_from_drr(path, slot)
 
     from medvit.io.dicom import run_preflight

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from medvit.atomic_write import HIDDEN
-from medvit.io import EnteredFolders, why_lost, without_digits
+from medvit.io import EnteredFolders, is_macos_file, why_lost, without_digits
 
 __all__ = ["Entry", "Folder", "walk"]
 
@@ -55,7 +55,7 @@ class Folder:
 def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iterator[Folder]:
     """Yield each folder below ``top`` in a stable order, except ``leave_out``.
 
-    Links to folders are followed after all real folders. A link to a folder that was walked before, to a parent of the
+    Files that macOS adds beside others are left out. Links to folders are followed after all real folders. A link to a folder that was walked before, to a parent of the
     archive or to ``leave_out`` is not followed.
     """
     folders, out = [os.fsencode(os.path.realpath(top))], os.fsencode(os.path.realpath(leave_out))
@@ -80,6 +80,8 @@ def walk(top: str | os.PathLike[str], leave_out: str | os.PathLike[str]) -> Iter
         for entry in entries:
             try:
                 stated = entry.stat()
+                if is_macos_file(os.fsdecode(entry.name)) or entry.name == b"__MACOSX":
+                    continue
                 if entry.is_file():
                     files.append(Entry(entry.name, stated.st_size, stated.st_mtime_ns, max(stated.st_ctime_ns, 0)))
                 elif entry.is_dir() and entry.name != b".git" and not entry.name.startswith(os.fsencode(HIDDEN)):

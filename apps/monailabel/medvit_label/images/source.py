@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SUFFIXES", "ImageSource", "LabelImage", "Listing", "check_name", "stem_of"]
 
-SUFFIXES = (*IMAGE_SUFFIXES, ".zip")
-"""Suffixes of image files; a zip holds a DICOM series."""
+SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix != ".hdr"), ".zip")
+"""Suffixes of image files; a zip holds a DICOM series. Images in two files are not offered, as a client fetches one."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -57,7 +57,7 @@ class LabelImage:
 
     @property
     def is_picture(self) -> bool:
-        """True for a PNG or JPEG."""
+        """True for a picture: PNG, JPEG, TIFF and others."""
         return self.path.suffix.lower() in PICTURE_SUFFIXES
 
     @property

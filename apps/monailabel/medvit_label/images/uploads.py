@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import medvit
-from medvit.io import IMAGE_SUFFIXES, zip_errors_as_source_errors, zip_files
+from medvit.io import zip_errors_as_source_errors, zip_files
 from medvit_label.errors import RequestError
+from medvit_label.images.source import SUFFIXES
 
 __all__ = ["IMAGES", "LABELS", "require_image", "save_upload"]
 
-IMAGES = (*IMAGE_SUFFIXES, ".zip", ".dcm")
+IMAGES = (*SUFFIXES, ".dcm")
 """Suffixes of images that are accepted; a zip holds a DICOM series."""
 
 LABELS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".png", ".dcm", ".bin")

@@ -46,7 +46,7 @@ LayerTuple: TypeAlias = tuple[Any, dict[str, Any], str]
 BLANK = (0.0, 1.0)
 """Contrast limits of an image before any of it has been read; limits that the user sets are kept."""
 
-_KINDS = {"nifti": "NIfTI", "nrrd": "NRRD", "metaimage": "MetaImage"}
+_KINDS = {"nifti": "NIfTI", "mgh": "MGH", "nrrd": "NRRD", "metaimage": "MetaImage"}
 _OPACITY = 0.55
 _DIFFERENCE = "difference"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from medvit.errors import MedvitError
 from medvit.io import (
-    IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
     files_below,
     image_grid,
+    is_image_name,
     is_packed_image,
     open_source,
     read_image,
@@ -93,7 +93,7 @@ def is_ours(path: Path) -> bool:
     if path.is_dir():
         return any(begins_as_dicom(p) for p in _first_files(path))
     name = path.name.lower()
-    if name.endswith(IMAGE_SUFFIXES):
+    if is_image_name(path):
         return not name.endswith(PICTURE_SUFFIXES)
     return path.is_file() and (name.endswith(".zip") or name.upper() == "DICOMDIR" or begins_as_dicom(path))
 
@@ -141,8 +141,7 @@ def open_layers(path: Path, ask: Ask | None = None, seen: Iterable[Any] = (), be
         MedvitError: the path cannot be opened.
     """
     path = Path(path)
-    name = path.name.lower()
-    if path.is_file() and name.endswith(IMAGE_SUFFIXES):
+    if path.is_file() and is_image_name(path):
         return _image_file(path, behind)
     if path.is_file() and is_packed_image(path):
         return [image_layer(open_source(path))]

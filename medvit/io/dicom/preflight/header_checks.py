@@ -38,6 +38,11 @@ def tag_findings(volume: SeriesVolume) -> list[Finding]:
     found = [*_pixels(planes), *_together(planes)]
     if volume.kind == "volume":
         found += [*_uids(planes), *_files(planes), *_values(volume), *_empty(planes), *_spacing(volume)]
+    elif volume.kind == "clip" and planes[0].modality == "NM":
+        step = "Convert it to NIfTI, for example with dcm2niix, and give that."
+        text = f"a nuclear medicine image of {volume.count} frames, which is not read"
+        needed = "CT, MR, PET or another series of slices with their places is needed"
+        found.append(Finding(code="nuclear_medicine", severity="refused", found=text, needed=needed, step=step))
     elif volume.kind == "clip":
         needed = "one volume or one picture is needed"
         step = "Export a single frame, or a cross-sectional series, and run again."
@@ -85,7 +90,9 @@ def _pixels(planes: Sequence[PlaneHeader]) -> list[Finding]:
         if lacking:
             text, needed, step = lacking
             found.append(Finding(code="undecodable", severity="refused", found=text, needed=needed, step=step))
-    if any("MOSAIC" in p.image_type for p in planes):
+    if any(
+        "MOSAIC" in p.image_type and p.frames == 1 for p in planes
+    ):  # functional groups tell the slices of others apart
         text = "a Siemens mosaic, a picture with all slices of a time point side by side"
         step = "Convert it with dcm2niix and give one volume of the NIfTI."
         found.append(
