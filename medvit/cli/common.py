@@ -17,10 +17,12 @@ import typer
 from medvit.cli.option_words import command_line_words
 
 if TYPE_CHECKING:
+    from medvit.errors import MedvitError
     from medvit.progress import Progress
 
 __all__ = [
     "FLAGGED",
+    "WRONG_USE",
     "Debug",
     "Geometry",
     "Json",
@@ -33,6 +35,7 @@ __all__ = [
     "Terminal",
     "Threads",
     "Verbose",
+    "WrongUseError",
     "handle_errors",
     "named_files",
     "progress_bar",
@@ -40,7 +43,7 @@ __all__ = [
     "split_values",
 ]
 
-FAILED, FLAGGED = 1, 3
+FAILED, WRONG_USE, FLAGGED = 1, 2, 3
 
 _CANCELLED = "Cancelled"
 """The kind of an ending that is no error."""
@@ -186,12 +189,24 @@ def rating_words(quality: dict[str, Any]) -> str:
     return f"rating {quality['rating']}{f' ({said})' if said else ''}"
 
 
-def _fail(text: str, shown: Terminal, kind: str) -> NoReturn:
-    """Print an error on standard error, with ``--json`` also as JSON on standard output; exit with code 1."""
+def _fail(text: str, shown: Terminal, kind: str, code: int = FAILED) -> NoReturn:
+    """Print an error on standard error, with ``--json`` also as JSON on standard output; exit with a code."""
     if shown.json:
         typer.echo(json.dumps({"error": {"kind": kind, "message": text}}, indent=2))
     shown.complain(text, kind)
-    raise typer.Exit(FAILED)
+    raise typer.Exit(code)
+
+
+class WrongUseError(Exception):
+    """An error in what a command was given, for which it exits as for wrong use.
+
+    Attributes:
+        error: the error.
+    """
+
+    def __init__(self, error: MedvitError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @contextmanager
@@ -217,6 +232,10 @@ def handle_errors(shown: Terminal) -> Iterator[None]:
         if shown.debug:
             raise
         _fail(error.sentence(command_line_words), shown, type(error).__name__)
+    except WrongUseError as wrong:
+        if shown.debug:
+            raise
+        _fail(wrong.error.sentence(command_line_words), shown, type(wrong.error).__name__, WRONG_USE)
     except MemoryError:
         if shown.debug:
             raise

@@ -37,7 +37,7 @@ _TURNS = {
     7: "mirrored and turned by 90 degrees",
     8: "turned by 90 degrees counter-clockwise",
 }
-"""What each value of the tag asks for."""
+"""Words for the values of the tag."""
 
 
 def read_picture(path: Path) -> Scan:

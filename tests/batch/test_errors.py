@@ -219,7 +219,7 @@ def test_rules_of_another_kind_and_bundles_of_one_name_are_refused(banded, tmp_p
     write_small(tmp_path / "archive", 1)
     line = ["run", str(tmp_path / "archive"), "-o", str(tmp_path / "out"), "--rules", str(rules)]
     outcome = CliRunner().invoke(app, line)
-    assert outcome.exit_code == 1
+    assert outcome.exit_code == 2
     assert (
         "Found two bundles named banded; results are kept by name, so each needs its own. Rename one folder."
         in " ".join(outcome.output.split())

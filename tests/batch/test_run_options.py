@@ -79,7 +79,8 @@ def test_mistakes_are_refused_before_anything_is_run(arguments, message, banded,
         "FULL": tmp_path / "full",
     }
     outcome = _batch("run", *({**places, "BANDED": banded}.get(a, a) for a in arguments))
-    assert outcome.exit_code == 1
+    of_places = ("Found no folder", "Found no images", "Found the archive itself", "that no batch")
+    assert outcome.exit_code == (1 if message.startswith(of_places) else 2)
     assert re.search(message, " ".join(outcome.output.split())), outcome.output
     assert "Traceback" not in outcome.output
 
@@ -142,7 +143,7 @@ def test_a_bundle_that_restores_gives_a_derived_series(tmp_path):
     assert np.allclose(np.asarray(ours.dataobj), alone.array, atol=0.5)
     assert len(list((home / "derived").glob("*.dcm"))) == SMALL[2]
     refused = _batch("run", tmp_path / "archive", "-o", tmp_path / "x", "-b", bundle, "-ot", "dicom-seg")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "Found no output type for stencil" in " ".join(refused.output.split())
 
 
@@ -150,7 +151,7 @@ def test_a_bundle_that_takes_two_views_is_refused(tmp_path):
     bundle = make_reconstructing_bundle(tmp_path / "bundles" / "views")
     write_small(tmp_path / "archive", 1)
     outcome = _batch("run", tmp_path / "archive", "-o", tmp_path / "x", "-b", bundle)
-    assert outcome.exit_code == 1
+    assert outcome.exit_code == 2
     assert "a bundle for reconstruction; a batch runs bundles for segmentation and restoration" in " ".join(
         outcome.output.split()
     )
@@ -176,4 +177,30 @@ def test_a_nifti_with_a_mirrored_qform_is_flagged_until_a_geometry_is_chosen(ban
     record = json.loads((tmp_path / "out" / row["folder"] / "run.json").read_text())
     assert record["settings"]["geometry"] == "sform"
     wrong = _batch("run", tmp_path / "in", "-o", tmp_path / "w", "-b", banded, "--geometry", "left")
-    assert wrong.exit_code == 1 and "it must be sform or qform" in wrong.output
+    assert wrong.exit_code == 2 and "it must be sform or qform" in wrong.output
+
+
+def test_image_files_have_no_dicom_objects_and_what_else_was_asked_for(banded, tmp_path):
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(phantom((32, 28, 20))[0], np.eye(4)), tmp_path / "in" / "a.nii.gz")
+    asked = ("run", tmp_path / "in", "-b", banded, "--no-preview", "-ot", "dicom-seg")
+    alone = _batch(*asked, "-o", tmp_path / "alone")
+    assert alone.exit_code == 3, alone.output
+    (row,) = _rows(tmp_path / "alone")
+    assert (row["state"], row["code"]) == ("set aside", "OutputError")
+    assert row["reason"].startswith("an image file, of which no DICOM objects can be made: add -ot nifti")
+    both = _batch(*asked, "-ot", "nifti", "-o", tmp_path / "both")
+    assert both.exit_code in (0, 3), both.output
+    (row,) = _rows(tmp_path / "both")
+    assert row["state"] == "published"
+    assert (tmp_path / "both" / row["folder"] / "labels.nii.gz").is_file()
+    assert not list((tmp_path / "both" / row["folder"]).rglob("*.dcm"))
+
+
+def test_what_macos_adds_is_no_case(banded, tmp_path):
+    (tmp_path / "in" / "__MACOSX").mkdir(parents=True)
+    nib.save(nib.Nifti1Image(phantom((32, 28, 20))[0], np.eye(4)), tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "in" / "._a.nii.gz").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "in" / "__MACOSX" / "._b.nii.gz").write_bytes(b"\0\5\x16\7")
+    table = _batch("run", tmp_path / "in", "-o", tmp_path / "out", "-b", banded, "--dry-run")
+    assert "1 run. Nothing was run or written." in " ".join(table.output.split()), table.output

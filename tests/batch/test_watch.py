@@ -100,5 +100,5 @@ def test_odd_times_are_refused(banded, tmp_path):
     outcome = CliRunner().invoke(
         app, ["watch", str(tmp_path), "-o", str(tmp_path / "out"), "-b", str(banded), "--every", "-1"]
     )
-    assert outcome.exit_code == 1
+    assert outcome.exit_code == 2
     assert "Found --every -1; at least 0 is needed" in outcome.output

@@ -16,6 +16,7 @@ from medvit_batch.catalogue.series_groups import Group
 
 __all__ = [
     "CASES",
+    "NOT_DICOM",
     "CaseDescription",
     "CaseJob",
     "CaseLocation",
@@ -27,6 +28,9 @@ __all__ = [
     "json_sha256",
     "sequential_seconds",
 ]
+
+NOT_DICOM = ("nifti", "png")
+"""Output types that can be made of an image file; the others refer to DICOM slices."""
 
 
 CASES = "cases"

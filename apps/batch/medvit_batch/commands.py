@@ -13,7 +13,8 @@ from typing import Any
 
 import typer
 
-from medvit.cli.common import Terminal, progress_bar
+from medvit.cli.common import Terminal, WrongUseError, progress_bar
+from medvit.errors import MedvitError
 from medvit_batch.cases import CaseLocation, State
 from medvit_batch.errors import BatchError
 from medvit_batch.execution.batch import Batch, exit_code
@@ -25,6 +26,7 @@ from medvit_batch.results.metrics import served
 
 __all__ = [
     "Again",
+    "checked",
     "closed",
     "open_session",
     "report_changes",
@@ -61,6 +63,25 @@ def _sound_tables() -> Iterator[None]:
         ) from error
 
 
+def checked(asked: BatchOptions, out: Path, make_key: bool = True) -> Batch:
+    """Return the batch that options describe, with its bundles opened.
+
+    Args:
+        asked: the options.
+        out: folder for the results.
+        make_key: see ``BatchOptions.privacy``.
+
+    Raises:
+        MedvitError: an option is wrong. The command then exits with ``WRONG_USE``, so that a service is not started again.
+    """
+    try:
+        batch = asked.lasting().batch(out, make_key)
+        _ = batch.plan.options_hashes
+    except MedvitError as error:
+        raise WrongUseError(error) from error
+    return batch
+
+
 @contextmanager
 def open_session(batch: Batch, shown: Terminal) -> Iterator[Session]:
     """Open a batch's folder for a session and serve its metrics while it is open.
@@ -78,7 +99,7 @@ def open_session(batch: Batch, shown: Terminal) -> Iterator[Session]:
 
 def run_batch(asked: BatchOptions, out: Path, shown: Terminal) -> int:
     """Run a batch to its end; return the exit code."""
-    batch = asked.lasting().batch(out)
+    batch = checked(asked, out)
     with open_session(batch, shown) as session:
         with progress_bar(shown) as progress:
             waiting = session.plan(progress)
@@ -102,7 +123,7 @@ def retry_batch(out: Path, again: Again, shown: Terminal) -> int:
     asked = replace(asked, **again.other)
     if again.device is not None:
         asked = replace(asked, run={**asked.run, "device": again.device})
-    with open_session(asked.batch(out), shown) as session:
+    with open_session(checked(asked, out), shown) as session:
         chosen = _chosen(session.journal, again)
         for case in chosen:
             session.journal.move(case, State.PENDING, tries=0, interrupted=0)
@@ -200,10 +221,9 @@ def show_plan(asked: BatchOptions, out: Path, shown: Terminal) -> int:
     from medvit_batch.execution.slurm import job_script
     from medvit_batch.results.dry_run import show_decisions
 
-    batch: Batch = asked.lasting().batch(out, make_key=False)
+    batch = checked(asked, out, make_key=False)
     if not batch.archive.is_dir():
         raise BatchError(f"no folder at {asked.archive}", "an archive is a folder with images in it", "Check the path.")
-    _ = batch.plan.options_hashes
     where = batch.limits.where
     script = job_script(where) if where is not None and where.cluster == "slurm" else ""
     with tempfile.TemporaryDirectory(prefix="medvit-") as folder, progress_bar(shown) as progress:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medvit.atomic_write import os_errors_as_output_errors
 from medvit.cli.common import Terminal
+from medvit_batch.commands import checked
 from medvit_batch.errors import BatchError, NetworkError
 from medvit_batch.execution.publish import RECEIVED, prepare
 from medvit_batch.journal import Journal
@@ -70,7 +71,7 @@ def listen(asked: BatchOptions, out: Path, shown: Terminal, node: Node, pace: Pa
         raise BatchError(f"--max-associations {node.most}", "at least 1 is needed", "Correct it.")
     inbox = inbox_of(out)
     asked = replace(asked, archive=str(inbox))
-    asked.lasting().batch(out).plan.options_hashes  # noqa: B018  refuses a bundle before any peer sends objects
+    checked(asked, out)  # refuses a bundle before any peer sends objects
 
     @contextmanager
     def beside() -> Iterator[None]:

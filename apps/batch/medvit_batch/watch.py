@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvit.cli.common import Terminal
+from medvit.cli.common import Terminal, WrongUseError
 from medvit.errors import OutputError, out_of_space
 from medvit.progress import Progress
 from medvit_batch.cases import Decision
-from medvit_batch.commands import closed, open_session, report_changes, write_reports
+from medvit_batch.commands import checked, closed, open_session, report_changes, write_reports
 from medvit_batch.errors import BatchError
 from medvit_batch.execution.publish import recover
 from medvit_batch.execution.session import Session
@@ -64,8 +64,8 @@ def watch_folder(
     """
     for name, value in (("--quiet-for", pace.quiet_for), ("--every", pace.every), ("--complete-at", pace.complete_at)):
         if not value >= 0:
-            raise BatchError(f"{name} {value:g}", "at least 0 is needed", "Correct it.")
-    with open_session(asked.lasting().batch(out), shown) as session, session.stop.on_signals():
+            raise WrongUseError(BatchError(f"{name} {value:g}", "at least 0 is needed", "Correct it."))
+    with open_session(checked(asked, out), shown) as session, session.stop.on_signals():
         session.lasting = True
         shown.say(f"Watching; a series is taken when it is quiet for {pace.quiet_for:g} s. Ctrl-C ends it.")
         with beside():

@@ -7,7 +7,7 @@ import hashlib
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -25,7 +25,7 @@ from medvit.errors import (
     out_of_space,
 )
 from medvit.progress import Progress
-from medvit_batch.cases import CaseJob, Outcome, State
+from medvit_batch.cases import NOT_DICOM, CaseJob, Outcome, State
 from medvit_batch.catalogue.file_headers import without_values
 from medvit_batch.execution.case_input import Opened, open_case, read_case
 from medvit_batch.execution.worker import CaseChannel
@@ -148,12 +148,18 @@ def _scan(job: CaseJob, opened: Opened, link: CaseChannel, progress: Progress) -
     return scan
 
 
+def _possible(job: CaseJob, types: Iterable[str], scan: Scan) -> tuple[str, ...]:
+    """Return the output types that were asked for and can be made; of an image file no DICOM objects can."""
+    asked = tuple(name for name in job.work.types if name in types)
+    return asked if scan.kind == "dicom" else tuple(name for name in asked if name in NOT_DICOM)
+
+
 def _segment(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) -> Callable[[], Outcome]:
     from medvit.pipeline import Predictor
     from medvit.segmentation import OUTPUT_TYPES, OutputSettings, Result, check_types
     from medvit.segmentation.save import save_result
 
-    types = tuple(t for t in job.work.types if t in OUTPUT_TYPES) or _USUAL.get(scan.kind, ("nifti",))
+    types = _possible(job, OUTPUT_TYPES, scan) or _USUAL.get(scan.kind, ("nifti",))
     check_types(types, scan.kind)
     result = Predictor(model, job.work.run).run(scan, progress)
     assert isinstance(result, Result)  # a bundle for segmentation returns nothing else
@@ -176,7 +182,7 @@ def _restore(job: CaseJob, model: LoadedBundle, scan: Scan, progress: Progress) 
         usual_restored_types,
     )
 
-    types = tuple(t for t in job.work.types if t in RESTORED_TYPES) or usual_restored_types(scan.kind)
+    types = _possible(job, RESTORED_TYPES, scan) or usual_restored_types(scan.kind)
     check_restored_types(types, scan.kind)
     result = Predictor(model, job.work.run).run(scan, progress)
     assert isinstance(result, Restored)  # a bundle for restoration returns nothing else

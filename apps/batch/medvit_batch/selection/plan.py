@@ -19,7 +19,7 @@ from medvit.io.dicom.preflight import SeriesVolume, candidate_volumes, choose_vo
 from medvit.reports import RATING_RULES
 from medvit.restoration import RESTORED_TYPES
 from medvit.segmentation import OUTPUT_TYPES
-from medvit_batch.cases import CaseDescription, CaseLocation, Decision, RunOptions, State, json_sha256
+from medvit_batch.cases import NOT_DICOM, CaseDescription, CaseLocation, Decision, RunOptions, State, json_sha256
 from medvit_batch.catalogue.catalogue import Catalogue
 from medvit_batch.catalogue.file_headers import without_values
 from medvit_batch.catalogue.series_groups import ARCHIVE, Group, Image, found_in
@@ -219,10 +219,16 @@ class Plan:
                 if fits or not bundle
                 else f"{'a picture' if picture else 'a volume'}, which {bundle} does not take"
             )
+            state, code = (State.PENDING, "") if fits else (State.SKIPPED, "rules")
+            if fits and self.work.types and not set(self.work.types) & set(NOT_DICOM):
+                state, code = State.SET_ASIDE, "OutputError"
+                reason = (
+                    "an image file, of which no DICOM objects can be made: add -ot nifti, or run on its DICOM series"
+                )
             home, named = f"image-{image.place}", self.bundles[bundle].name if bundle else ""
             yield Decision(
-                volume=f"image|{image.place}", bundle=named, state=State.PENDING if fits else State.SKIPPED, reason=reason, facts=facts, key=CaseLocation(image=image.path), file_signature=image.file_signature,
-                changed=image.changed, folder=f"{home}/{named}" if bundle else home, code="" if fits else "rules",
+                volume=f"image|{image.place}", bundle=named, state=state, reason=reason, facts=facts, key=CaseLocation(image=image.path), file_signature=image.file_signature,
+                changed=image.changed, folder=f"{home}/{named}" if bundle else home, code=code,
             )  # fmt: skip
 
 
