@@ -358,7 +358,7 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
             )
         extra["where"] = region_mask(ready["image"], roi_crop)
     if low_memory and windows:
-        inferer = with_options(inferer, sw_batch_size=1)
+        inferer = with_options(inferer, sw_batch_size=1, streams=1)
 
     def finite(values: Tensor) -> Tensor:
         if not bool(torch.isfinite(values).all()):  # an argmax would turn NaN into labels

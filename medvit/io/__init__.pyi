@@ -26,6 +26,7 @@ from .intensity_units import stated_unit as stated_unit
 from .label_ids import storage_step as storage_step
 from .label_ids import whole_numbers as whole_numbers
 from .memory_limits import limit_memory as limit_memory
+from .memory_limits import memory_limit as memory_limit
 from .meshes import MESH_WRITERS as MESH_WRITERS
 from .meshes import Surface as Surface
 from .nifti import write_intensities as write_intensities

@@ -6,7 +6,7 @@ The same check chooses a backend and explains a refusal; the choice and its reas
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -31,6 +31,9 @@ __all__ = [
 _WORTH_CONVERTING = 4
 """Smallest number of windows in an image for which "auto" considers a graph, which takes seconds to load or convert."""
 
+_WORTH_MEASURING = 8
+"""Smallest number of windows in an image for which the number of windows at once is measured."""
+
 _LARGE = 10**6
 """Smallest number of parameters of a network for which "auto" considers a graph."""
 
@@ -44,12 +47,14 @@ class BackendRequest:
         precision: "fp32" or "bf16".
         windows: number of windows of the image.
         arguments: True if the network takes arguments beside the windows.
+        streams: number of windows that an OpenVINO graph may run at once; None for the number measured fastest here.
     """
 
     backend: str = "auto"
     precision: str = "fp32"
     windows: int = 1
     arguments: bool = False
+    streams: int | None = 1
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,14 @@ class SelectedBackend:
         reason: reason for the choice, in plain words, for the run record.
         run: function from windows (window, channel, *roi) to logits. A graph may reuse the memory of its output in the
             next call.
+        streams: number of windows that the backend runs at once, if a batch has as many.
     """
 
     backend: str
     precision: str
     reason: str
     run: Callable[..., Tensor]
+    streams: int = 1
 
 
 def unsupported_reason(backend: str, network: object, batch: Tensor, wanted: BackendRequest) -> str | None:
@@ -114,9 +121,14 @@ def select_backend(network: Callable[..., Tensor], batch: Tensor, wanted: Backen
             remedy="Use {backend=eager}, which always can, or {backend=auto}.",
             option="backend",
         )
-    return SelectedBackend(
-        wanted.backend, wanted.precision, "asked for", _ready(wanted.backend, network, batch, wanted)
-    )
+    return _selected(wanted.backend, wanted.precision, "asked for", _ready(wanted.backend, network, batch, wanted))
+
+
+def _selected(backend: str, precision: str, reason: str, run: Callable[..., Tensor]) -> SelectedBackend:
+    streams = int(getattr(run, "streams", 1))
+    if streams > 1:
+        reason += f"; {streams} windows at once, which was measured to be fastest on this machine"
+    return SelectedBackend(backend, precision, reason, run, streams)
 
 
 def may_need_conversion(network: object, wanted: BackendRequest) -> bool:
@@ -140,22 +152,27 @@ def _ready(
         return captured(network, batch, wanted.precision)
     from medvit.inference.backends.openvino import graph_of
 
-    return graph_of(network, batch, wanted.precision)
+    return graph_of(network, batch, wanted.precision, _streams(wanted))
+
+
+def _streams(wanted: BackendRequest) -> int | None:
+    """Return the number of windows to run at once; None if it is to be measured, which few windows do not pay."""
+    return 1 if wanted.streams is None and wanted.windows < _WORTH_MEASURING else wanted.streams
 
 
 def _automatic(network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest) -> SelectedBackend:
     if wanted.precision == "bf16":
         kind = "cuda" if batch.device.type == "cuda" else "openvino"
-        chosen = select_backend(network, batch, BackendRequest(kind, "bf16", wanted.windows, wanted.arguments))
-        return SelectedBackend(kind, "bf16", f"bf16 runs by {kind} on {batch.device.type}", chosen.run)
+        chosen = select_backend(network, batch, replace(wanted, backend=kind))
+        return _selected(kind, "bf16", f"bf16 runs by {kind} on {batch.device.type}", chosen.run)
     reason = _eager_because(network, batch, wanted)
     if reason is None:
         from medvit.inference.backends.openvino import faster_graph_of
 
         assert isinstance(network, nn.Module)
-        graph, reason = faster_graph_of(network, batch)
+        graph, reason = faster_graph_of(network, batch, _streams(wanted))
         if graph is not None:
-            return SelectedBackend("openvino", "fp32", reason, graph)
+            return _selected("openvino", "fp32", reason, graph)
     return SelectedBackend("eager", "fp32", reason, network)
 
 
