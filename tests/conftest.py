@@ -8,11 +8,13 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer.testing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,6 +42,7 @@ def pytest_configure() -> None:
     By itself numba does not see a change in a function that a kept one calls from another file.
     """
     os.environ["NUMBA_CACHE_DIR"] = str(_kept("numba", "kernels"))  # read when numba is first imported
+    typer.testing._get_command = cache(typer.testing._get_command)  # else each call of a command builds all of them
     with suppress(ImportError):  # Windows
         import resource
 
