@@ -111,7 +111,7 @@ def closed_during_a_run(place: Path) -> None:
     run.run_button.click()
     job = run.job
     run.close()
-    until(lambda: not job.is_running)
+    until(lambda: job.join(0))
     QApplication.processEvents()
     assert job.is_cancelled and list(viewer.layers) == [image]
     watched = viewer.layers.events.inserted.callbacks

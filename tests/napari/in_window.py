@@ -221,6 +221,8 @@ def labels_for_a_server(viewer, place: Path) -> None:
         server.buttons["Train"].click()
         until(lambda: server.job is None)
         assert "refused /train" in server.status.text(), server.status.text()
+        server.buttons["Stop training"].click()  # nothing runs, which is no error
+        until(lambda: server.job is None and "Training: " in server.status.text())
     there = list(viewer.layers)
     server.buttons["Connect"].click()
     until(lambda: server.job is None)
@@ -260,7 +262,7 @@ def closes(viewer, run, image) -> None:
     run.run_button.click()
     job = run.job
     viewer.close()
-    until(lambda: not job.is_running)
+    until(lambda: job.join(0))
     assert job.is_cancelled
 
 

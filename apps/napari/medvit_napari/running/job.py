@@ -270,11 +270,6 @@ class Job:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    @property
-    def is_running(self) -> bool:
-        """True until the job has ended."""
-        return self._thread.is_alive()
-
     def _show(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         began, first = self._began.setdefault(stage, (now, done))

@@ -99,8 +99,9 @@ class ServerWidget(JobPanel):
             "Infer": self.infer,
             "Submit": self.submit,
         }
-        self.buttons = {name: QPushButton(name) for name in (*doing, "Train", "Training?")}
-        for name, act in (doing | {"Train": self.train, "Training?": self.training}).items():
+        training = {"Train": self.train, "Training?": self.training, "Stop training": self.stop_training}
+        self.buttons = {name: QPushButton(name) for name in doing | training}
+        for name, act in (doing | training).items():
             self.buttons[name].clicked.connect(act)
             (row if name in doing else train).addWidget(self.buttons[name])
         set_icon(self.buttons["Connect"], "server", self.viewer)
@@ -292,6 +293,10 @@ class ServerWidget(JobPanel):
         """Start training the chosen model."""
         model = self.model.currentText()
         self._do(lambda client, progress: client.train(model), lambda _: self.training(), "Starting to train...")
+
+    def stop_training(self) -> None:
+        """Stop the running training; the server publishes nothing of it."""
+        self._do(lambda client, progress: client.stop_training(), lambda _: self.training(), "Stopping the training...")
 
     def training(self) -> None:
         """Show the state of the training."""

@@ -29,13 +29,11 @@ __all__ = [
     "Identity",
     "differing",
     "hash_of",
-    "identity_of",
     "identity_of_bytes",
     "keyed",
     "patients_among",
     "person_of",
     "resolved_issuers",
-    "same_patient",
 ]
 
 IDENTIFYING = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
@@ -72,11 +70,6 @@ def make_identity(number: str, issuer: str, name: str, birth: str, sex: str) -> 
     )
 
 
-def identity_of(header: Dataset) -> Identity:
-    """Read the identity of the patient in a header; a value that cannot be read counts as absent."""
-    return make_identity(*("\\".join(_read(header, keyword)) for keyword in IDENTIFYING))
-
-
 @lru_cache(maxsize=8192)
 def identity_of_bytes(values: tuple[str, ...], characters: tuple[str, ...]) -> Identity:
     """Create an identity from raw bytes decoded as Latin 1.
@@ -86,22 +79,6 @@ def identity_of_bytes(values: tuple[str, ...], characters: tuple[str, ...]) -> I
         characters: SpecificCharacterSet of the header.
     """
     return make_identity(*(_decoded(value, characters) for value in values))
-
-
-def same_patient(first: Identity, second: Identity) -> bool | None:
-    """Decide if two headers belong to one patient; return None where a person has to decide.
-
-    The result is also None where one of the headers has no PatientID.
-    """
-    if not first.number or not second.number:
-        return None
-    if first.number != second.number:
-        return False
-    if first.issuer and second.issuer:
-        return first.issuer == second.issuer
-    if not first.issuer and not second.issuer:
-        return None if _several_people((first, second)) else True
-    return True if _agree(first, second) else None
 
 
 def differing(first: Identity, second: Identity, *, absent: bool) -> tuple[str, ...]:

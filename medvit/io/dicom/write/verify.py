@@ -1,6 +1,7 @@
 """Verification of DICOM objects: each is read back and compared with the computed result before it gets its final name.
 
-These readers share no code with the writers: frames are placed by the positions stated in the file.
+These readers share no code with the writers, only the types of what was computed: frames are placed by the positions
+stated in the file.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
@@ -16,13 +18,13 @@ from pydicom.pixels import pixel_array
 
 from medvit.errors import RoundTripError
 from medvit.io.dicom.header import FrameGroups, functional_group, tag_of
-from medvit.io.dicom.write.label_masks import label_counts, label_mask
-from medvit.io.dicom.write.secondary_capture import sc_name
-from medvit.io.dicom.write.source_images import SourceImages
-from medvit.io.dicom.write.sr import SegmentMeasurements
 from medvit.io.geometry import slice_planes
 from medvit.io.polygon_masks import fill_polygons
 from medvit.labels import Label
+
+if TYPE_CHECKING:
+    from medvit.io.dicom.write.source_images import SourceImages
+    from medvit.io.dicom.write.sr import SegmentMeasurements
 
 __all__ = ["check_rtstruct", "check_sc", "check_seg", "check_sr"]
 
@@ -99,7 +101,7 @@ def check_seg(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[L
         compared[number] += len(wanted)
         found[number] += origin * len(pixels) + _sums(pixels, frames.columns) @ sides
         meant[number] += planes[k, :3, :2] @ _sums(wanted, frames.columns) + planes[k, :3, 3] * len(wanted)
-    totals = np.count_nonzero(stack, axis=(1, 2, 3)) if array.ndim == 4 else label_counts(stack).sum(0)
+    totals = np.count_nonzero(stack, axis=(1, 2, 3)) if array.ndim == 4 else _counts(stack)
     for n, label in enumerate(labels, 1):
         count = int(totals[n - 1 if array.ndim == 4 else label.id])
         if differing[n] or compared[n] != count:
@@ -107,6 +109,14 @@ def check_seg(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[L
         shift = np.linalg.norm(found[n] - meant[n]) / count
         if shift > _CENTROID_MM:
             _refuse(path, f"{label.name} {shift:.2f} mm away from its place")
+
+
+def _counts(stack: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Count the voxels of each id above 0 of a label map, slice by slice."""
+    totals = np.zeros(int(stack.max(initial=0)) + 1, np.int64)
+    for plane in stack:
+        totals += np.bincount(plane[plane != 0], minlength=len(totals))
+    return totals
 
 
 def _sums(pixels: NDArray[np.int64], columns: int) -> NDArray[np.int64]:
@@ -175,7 +185,7 @@ def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Seque
             if np.abs(index[:, 2]).max() > 0.01:
                 _refuse(path, f"a contour of {label.name} off the source's slices")
             filled[:, :, k] ^= fill_polygons([index[:, :2]], (array.shape[0], array.shape[1]))
-        meant = label_mask(array, place, label)
+        meant = array == label.id if array.ndim == 3 else array[..., place].astype(bool)
         dice = 2 * int((filled & meant).sum()) / max(1, int(filled.sum()) + int(meant.sum()))
         if dice < _RTSTRUCT_DICE:
             _refuse(path, f"a Dice of {dice:.4f} for {label.name}")
@@ -211,7 +221,7 @@ def check_sc(folder: Path, digests: Sequence[str], slices: SourceImages) -> None
     """
     for k, digest in enumerate(digests):
         header = slices.header(k)
-        path = folder / sc_name(k)
+        path = folder / f"{k + 1:04d}.dcm"
         dataset = pydicom.dcmread(path)
         # decoded by pydicom's own code, since the library that encoded it should not confirm itself
         if hashlib.sha256(pixel_array(dataset, decoding_plugin="pydicom").tobytes()).hexdigest() != digest:
