@@ -1,5 +1,9 @@
 """Benchmark of Swin UNETR by each backend against MONAI's network in MONAI's inferer: same weights, windows and
-blending."""
+blending.
+
+MONAI's network also runs in OpenVINO and in ONNX Runtime, and medvit's network in MONAI's inferer. So the table shows
+which part of a ratio comes from the runtime, which from the network's form, and which from the engine.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from monai.bundle import ConfigParser
@@ -16,40 +21,75 @@ from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 from torch import Tensor, nn
 
+from medvit.benchmarks.peers import onnx_peer, openvino_peer
 from medvit.errors import BackendError, BundleError
 from medvit.inference import SlidingWindow, load_model
+from medvit.inference.backends import graph_of
 from medvit.io import open_source
 from medvit.segmentation import SwinUNETR
 from medvit.settings import RunSettings
 from medvit.tasks import prepare_scan
 
-__all__ = ["Row", "Workload", "bundle_workload", "compare", "random_workload"]
+__all__ = ["Row", "Split", "Workload", "bundle_workload", "compare", "random_workload"]
 
 _BACKENDS = (("eager", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
+
+_PEERS = ("openvino", "onnxruntime", "mixed")
+
+_PEER, _MIXED, _FULL = "MONAI in OpenVINO", "medvit's network in OpenVINO, MONAI's inferer", "openvino fp32"
+"""Names of the ways that ``Split`` compares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Parts of the ratio of medvit in OpenVINO over MONAI in eager PyTorch, by processor time; their product is about
+    the ratio.
+
+    Attributes:
+        runtime: MONAI in eager PyTorch over MONAI's network as an OpenVINO graph, both in MONAI's inferer.
+        network: the latter over medvit's network as an OpenVINO graph, both in MONAI's inferer.
+        engine: the latter over the same graph in medvit's inferer (windows, streaming, caching).
+        total: MONAI in eager PyTorch over medvit in OpenVINO.
+    """
+
+    runtime: float
+    network: float
+    engine: float
+    total: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Measurement of one backend against MONAI.
+    """Measurement of one way to run the work against MONAI in eager PyTorch.
 
     Attributes:
-        work: description of the run.
-        theirs: median wall-clock seconds of MONAI.
-        ours: median wall-clock seconds of medvit.
-        ratio: median over pairs of theirs / ours, wall clock.
+        work: description of the work and of this way.
+        way: network, runtime and inferer.
+        theirs: median wall-clock seconds of MONAI in eager PyTorch.
+        ours: median wall-clock seconds of this way.
+        ratio: median over rounds of theirs / ours, wall clock.
         ratio_cpu: the same for processor time, on which other programs have less influence.
         agreement: share of voxels with the same label.
+        largest: largest absolute difference of a logit.
         difference: relative L2 difference of the logits.
-        refused: reason why a backend did not run; the numbers are then 0.
+        wall: wall-clock seconds of each round.
+        cpu: processor seconds of each round.
+        split: parts of the ratio, for medvit in OpenVINO in fp32.
+        refused: reason why this way did not run; the numbers are then 0.
     """
 
     work: str
+    way: str
     theirs: float = 0.0
     ours: float = 0.0
     ratio: float = 0.0
     ratio_cpu: float = 0.0
     agreement: float = 0.0
+    largest: float = 0.0
     difference: float = 0.0
+    wall: tuple[float, ...] = ()
+    cpu: tuple[float, ...] = ()
+    split: Split | None = None
     refused: str = ""
 
 
@@ -135,11 +175,11 @@ def bundle_workload(name: str, case: str | os.PathLike[str], side: int = 96, air
 
 
 def compare(work: Workload, runs: int = 3) -> Iterator[Row]:
-    """Run each backend in turn, each after a run of MONAI's network in MONAI's inferer; overlap 0.5, Gaussian weights.
+    """Run MONAI in eager PyTorch and each other way in turn, with overlap 0.5 and Gaussian weights.
 
     Args:
         work: networks and image.
-        runs: number of pairs, after one pair that is not counted.
+        runs: number of rounds in which every way runs once, after one round that is not counted.
     """
     monai = SlidingWindowInferer((work.roi,) * 3, overlap=0.5, mode="gaussian")
 
@@ -149,24 +189,93 @@ def compare(work: Workload, runs: int = 3) -> Iterator[Row]:
 
     with torch.inference_mode():
         wanted = theirs()
-        for backend, precision in _BACKENDS:
-            inferer = SlidingWindow((work.roi,) * 3, 0.5, backend=backend, precision=precision)
-            name = f"{work.name}: {backend} {precision}"
+        ready: dict[str, _Way] = {}
+        rows: dict[str, Row] = {}
+        for name, prepare in _ways(work, monai):
             try:
-                found = inferer(work.image, work.mine)
+                way = prepare()
+                found = way()
             except BackendError as error:
-                yield Row(work=name, refused=str(error))
+                rows[name] = Row(work=f"{work.name}: {name}", way=name, refused=str(error))
                 continue
-            pairs = [(_taken(theirs), _taken(lambda: inferer(work.image, work.mine))) for _ in range(runs)]  # noqa: B023
-            yield Row(
-                work=name,
-                theirs=statistics.median(a[0] for a, _ in pairs),
-                ours=statistics.median(b[0] for _, b in pairs),
-                ratio=statistics.median(a[0] / b[0] for a, b in pairs),
-                ratio_cpu=statistics.median(a[1] / b[1] for a, b in pairs),
+            ready[name] = way
+            rows[name] = Row(
+                work=f"{work.name}: {name}",
+                way=name,
                 agreement=float((found.argmax(1) == wanted.argmax(1)).float().mean()),
+                largest=float((found - wanted).abs().max()),
                 difference=float((found - wanted).norm() / wanted.norm()),
             )
+            del found
+        rounds = [[_taken(way) for way in (theirs, *ready.values())] for _ in range(runs)]
+    first, *others = (tuple(zip(*column, strict=True)) for column in zip(*rounds, strict=True))
+    timed = dict(zip(ready, others, strict=True))
+    made = [_with_times(row, first, timed[name]) if name in timed else row for name, row in rows.items()]
+    parts = _split(made)
+    yield from (replace(row, split=parts) if row.way == _FULL else row for row in made)
+
+
+_Way = Callable[[], Tensor]
+
+
+def _ways(work: Workload, monai: SlidingWindowInferer) -> Iterator[tuple[str, Callable[[], _Way]]]:
+    """List the ways beside MONAI in eager PyTorch: a name, and a function that prepares the way."""
+    example = torch.rand(1, work.image.shape[1], *(work.roi,) * 3, generator=torch.Generator().manual_seed(0))
+
+    def windows(convert: Callable[[], Callable[[Tensor], Tensor]]) -> Callable[[], _Way]:
+        def prepare() -> _Way:
+            run = convert()
+            return lambda: monai(work.image, run)
+
+        return prepare
+
+    peers = {
+        "openvino": (_PEER, windows(lambda: openvino_peer(work.peer, example))),
+        "onnxruntime": ("MONAI in ONNX Runtime", windows(lambda: onnx_peer(work.peer, example))),
+        "mixed": (_MIXED, windows(lambda: graph_of(work.mine, example))),
+    }
+    yield from (peers[name] for name in _PEERS)
+    for backend, precision in _BACKENDS:
+        yield f"{backend} {precision}", partial(_ours, work, backend, precision)
+
+
+def _ours(work: Workload, backend: str, precision: str) -> _Way:
+    inferer = SlidingWindow((work.roi,) * 3, 0.5, backend=backend, precision=precision)
+    return lambda: inferer(work.image, work.mine)
+
+
+def _split(rows: Sequence[Row]) -> Split | None:
+    """Compute how much of medvit's ratio in OpenVINO is the runtime, the network's form and the engine; None if one of
+    these ways did not run."""
+    ran = {row.way: row for row in rows if not row.refused}
+    if not {_PEER, _MIXED, _FULL} <= ran.keys():
+        return None
+    peer, mixed, full = (ran[name] for name in (_PEER, _MIXED, _FULL))
+
+    def ratio(slow: Row, fast: Row) -> float:
+        return statistics.median(a / b for a, b in zip(slow.cpu, fast.cpu, strict=True))
+
+    return Split(runtime=peer.ratio_cpu, network=ratio(peer, mixed), engine=ratio(mixed, full), total=full.ratio_cpu)
+
+
+_Times = tuple[tuple[float, ...], ...]
+"""Wall-clock seconds of each round, then processor seconds."""
+
+
+def _with_times(row: Row, theirs: _Times, ours: _Times) -> Row:
+    wall, cpu = (
+        statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+        for slow, fast in zip(theirs, ours, strict=True)
+    )
+    return replace(
+        row,
+        theirs=statistics.median(theirs[0]),
+        ours=statistics.median(ours[0]),
+        ratio=wall,
+        ratio_cpu=cpu,
+        wall=ours[0],
+        cpu=ours[1],
+    )
 
 
 def _taken(action: Callable[[], object]) -> tuple[float, float]:

@@ -1,4 +1,5 @@
-"""``medvit benchmark``: time Swin UNETR on each backend against MONAI, on this machine."""
+"""``medvit benchmark``: time Swin UNETR on each backend against MONAI in PyTorch, OpenVINO and ONNX Runtime, on this
+machine."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ def benchmark(
         int, typer.Option("--feature-size", min=12, help="Feature size of the network: 12, 24 or 48.")
     ] = 12,
     side: Annotated[int, typer.Option("--side", min=32, help="Side of the window in voxels; a multiple of 32.")] = 96,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Number of pairs to time.")] = 3,
+    runs: Annotated[
+        int, typer.Option("--runs", min=1, help="Number of rounds to time; every way runs once in each.")
+    ] = 3,
     bundle: Annotated[
         str,
         typer.Option("--bundle", "-b", help="Time this trained bundle beside its MONAI twin, on the scan of --case."),
@@ -30,36 +33,18 @@ def benchmark(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time Swin UNETR in each backend beside MONAI's network and inferer; print ratios, pair by pair, and agreement."""
+    """Time Swin UNETR in each backend beside MONAI's network and inferer, in PyTorch, OpenVINO and ONNX Runtime; print
+    ratios with the agreement, and which part of them is the runtime, the network's form and the engine."""
     if bool(bundle) != (case is not None):
         raise typer.BadParameter("found one of --bundle and --case; give both or neither")
     with handle_errors(Terminal(json=as_json, debug=debug)):
-        import torch
+        from medvit.benchmarks import bundle_workload, compare, random_workload, table
 
-        from medvit.benchmarks.networks import bundle_workload, compare, random_workload
-
-        rows = []
-        if not as_json:
-            typer.echo(
-                f"{'Trained weights' if bundle else 'Random weights, 14 classes'}, {torch.get_num_threads()} threads on each side; MONAI eager in fp32.\n"
-            )
-            typer.echo(
-                "| work | MONAI | medvit | ratio (wall) | ratio (processor time) | same labels | logits, relative L2 |"
-            )
-            typer.echo("|---|---|---|---|---|---|---|")
-        made = (
+        work = (
             bundle_workload(bundle, case, side, air) if case is not None else random_workload(feature_size, side, air)
         )
-        for row in compare(made, runs):
-            rows.append(row)
-            if as_json:
-                continue
-            if row.refused:
-                typer.echo(f"| {row.work} | - | not run: {row.refused} | | | | |")
-                continue
-            typer.echo(
-                f"| {row.work} | {row.theirs:.2f} s | {row.ours:.2f} s | {row.ratio:.2f} | {row.ratio_cpu:.2f} | "
-                f"{row.agreement:.5%} | {row.difference:.1e} |"
-            )
         if as_json:
-            typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+            typer.echo(json.dumps([asdict(row) for row in compare(work, runs)], indent=2))
+            return
+        for line in table(work, compare(work, runs)):
+            typer.echo(line)
