@@ -33,15 +33,16 @@ def openvino_peer(network: nn.Module, example: Tensor) -> Callable[[Tensor], Ten
         BackendError: OpenVINO is not installed, or cannot convert the network.
     """
     _require("openvino", "openvino")
-    import openvino
-
     from medvit.inference.backends import openvino_core
+
+    core = openvino_core()  # medvit imports OpenVINO first
+    import openvino
 
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
 
     def convert() -> Any:
         graph = openvino.convert_model(torch.export.export(network, (example.clone(),), strict=False))
-        return openvino_core().compile_model(graph, "CPU", options).create_infer_request()
+        return core.compile_model(graph, "CPU", options).create_infer_request()
 
     request = _converted(network, "OpenVINO", convert)
 

@@ -22,6 +22,7 @@ def _rows(*arguments: object) -> list[dict]:
 def eager_alone(monkeypatch):
     """Graphs take half a minute to make; their answers have tests of their own."""
     monkeypatch.setattr("medvit.benchmarks.networks._BACKENDS", (("eager", "fp32"),))
+    monkeypatch.setattr("medvit.benchmarks.networks._PEERS", ())
 
 
 def test_random_weights_answer_as_monais(eager_alone):
@@ -29,6 +30,8 @@ def test_random_weights_answer_as_monais(eager_alone):
     assert row["work"] == "fs12, 64^3, full: eager fp32"
     assert row["agreement"] > 0.9999
     assert row["difference"] < 1e-4
+    assert 0 < row["largest"] < 1e-3
+    assert len(row["wall"]) == len(row["cpu"]) == 1
     assert min(row["theirs"], row["ours"], row["ratio"]) > 0
 
 
