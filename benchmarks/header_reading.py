@@ -92,7 +92,7 @@ def planes(files: list[DicomFile], reader: Reader) -> list[object]:
 
 
 def without_space(found: list[object]) -> list[object]:
-    """Planes without the bytes behind the header, which pydicom counts from another place, and without their files."""
+    """Return the planes' values without ``space``, which pydicom counts from another place, and without their files."""
     return [
         [{k: getattr(p, k) for k in p.__slots__ if k not in ("space", "file")} for p in planes]
         if isinstance(planes, list)

@@ -20,7 +20,7 @@ from medvit.training.recipe import read_recipe
 
 
 def main() -> None:
-    """Recompute and publish."""
+    """Recompute the statistics and write the weights into the bundle."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("bundle")
     asked.add_argument("--batches", type=int, default=80)

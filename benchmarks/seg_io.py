@@ -131,7 +131,7 @@ def read_ours(path: Path) -> NDArray[Any]:
 
 
 def write_theirs(case: Case, path: Path) -> None:
-    """Write as highdicom's user guide does, with the same descriptions."""
+    """Write a SEG as highdicom's user guide does, with the same descriptions."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 

@@ -68,7 +68,7 @@ def replace_file(
 ) -> Iterator[Path]:
     """Yield the name of a hidden file that replaces ``path`` when the block ends without error, or is deleted.
 
-    Hidden files for the same path that killed runs left are deleted too.
+    Also delete the hidden files that killed runs left for the same path.
 
     Args:
         path: the file to write.

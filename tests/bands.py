@@ -23,7 +23,7 @@ DEFAULT = ROOT / "bundles" / "headneck_ct_swin_unetr"
 
 
 class BandNetwork(nn.Module):
-    """Class c wins where the scaled intensity is nearest to ``centres[c]``."""
+    """Network whose class c wins where the scaled intensity is nearest to ``centres[c]``."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class BandNetwork(nn.Module):
 
 
 def make_bundle(folder: Path) -> Path:
-    """The default bundle with another network: same configs, labels and path, weights of its own."""
+    """Make a copy of the default bundle with another network: same configs, labels and path, other weights."""
     shutil.copytree(DEFAULT, folder, ignore=shutil.ignore_patterns("models", "docs"))
     config = json.loads((folder / "configs" / "inference.json").read_text())
     config["network_def"] = {"_target_": "tests.bands.BandNetwork", "classes": 8}
@@ -135,7 +135,7 @@ class BackProjection(nn.Module):
         self.levels = nn.Parameter(torch.tensor([0.25, 0.7]))
 
     def forward(self, image: Tensor) -> Tensor:
-        """(batch, 2, side, z) in 0..1 to logits (batch, 3, x, y, z)."""
+        """Compute logits (batch, 3, x, y, z) from views (batch, 2, side, z) with values in 0..1."""
         both = torch.minimum(image[:, 0, :, None], image[:, 1, None])
         low, high = self.levels
         return torch.stack([low - both, torch.where(both > high, 1.0, -1.0), both - low], 1)

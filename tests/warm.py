@@ -189,7 +189,7 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
 
 
 def _report_ended(running: dict[int, int]) -> None:
-    """Tell how each copy ended that has ended."""
+    """Report the exit code of each copy that has ended."""
     while running:
         number, status = os.waitpid(-1, os.WNOHANG)
         if not number:

@@ -70,7 +70,7 @@ def code_lines(source: str, tree: ast.Module) -> int:
 
 
 def is_command(node: _Function, source: str) -> bool:
-    """Say whether a function is a command or a route: its parameters are the options and fields that users give."""
+    """Return True if a function is a command or a route: its parameters are the options and fields that users give."""
     routed = re.compile(r"\.(command|callback|get|post|put|delete|api_route)\(")
     if any(routed.search(ast.unparse(decorator)) for decorator in node.decorator_list):
         return True
@@ -78,7 +78,7 @@ def is_command(node: _Function, source: str) -> bool:
 
 
 def is_kernel(node: _Function, name: str) -> bool:
-    """Say whether a function is compiled (numba) or belongs to the kernels, which take arrays one by one."""
+    """Return True if a function is compiled (numba), or belongs to the kernels, which take arrays one by one."""
     return "/kernels/" in name or any("jit" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 

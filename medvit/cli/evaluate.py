@@ -55,7 +55,7 @@ def evaluate(
 ) -> None:
     """Score a bundle on cases with reference labels or images: Dice of labels, PSNR and SSIM of restored images.
 
-    What is measured, and how, stands in the bundle's configs/evaluate.json.
+    The bundle's configs/evaluate.json states what is measured, and how.
     """
     shown = Terminal(json=as_json, debug=debug)
     with handle_errors(shown):

@@ -60,7 +60,7 @@ class SegmentationTask(ScanTask):
         settings: RunSettings,
         progress: Progress,
     ) -> Result:
-        """Keep the requested labels where the source was measured; add sources, notes and the record of the run."""
+        """Keep the requested labels, on resampled stacks only between the original slices; add notes and the record of the run."""
         import torch
 
         scan, requested = prepared.scan, _requested(loaded.bundle, settings)

@@ -84,7 +84,7 @@ def job(number: int, name: str, staging: Path = Path()) -> CaseJob:
 
 
 def sham(job: CaseJob, link: CaseChannel) -> Outcome | None:
-    """A case whose images are read as those of any case, and whose model is a nap; faults lie in the names of its folders."""
+    """Run a case: read its images like those of any case, and sleep in place of a model; names of its folders ask for faults."""
     _spoil_reading()
     opened = link.reading.opened() if link.reading is not None else None
     early = opened is not None
@@ -184,5 +184,5 @@ def described(dispatcher: Dispatcher) -> dict[str, Any]:
 
 
 def describers(threads: int = 1) -> Dispatcher:
-    """A dispatcher of one worker that describes itself."""
+    """Make a dispatcher of one worker that describes itself."""
     return Dispatcher(PipeTransport(1, threads=threads, run=describe), time_limit=600)

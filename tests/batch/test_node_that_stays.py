@@ -24,7 +24,7 @@ pytest.importorskip("pynetdicom", reason="the extra 'network' is not installed")
 
 @dataclass
 class Stayed:
-    """A node through a full disk and failures in a row, and how it did."""
+    """A node after a full disk and failures in a row, and what it did."""
 
     out: Path
     ran: Ran

@@ -54,5 +54,5 @@ def smoothing(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def lifting(tmp_path_factory) -> Path:
-    """A bundle that adds 7 HU and nothing else."""
+    """Make a bundle that adds 7 HU to each voxel."""
     return make_restoring_bundle(tmp_path_factory.mktemp("bundles") / "lifting", None, 7.0)

@@ -1,4 +1,4 @@
-"""The mirror image as a second opinion: what a network says of both, and what is made of a difference."""
+"""Agreement between the labels of an image and of its mirror image, and the effect of a difference."""
 
 from __future__ import annotations
 

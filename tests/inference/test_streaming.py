@@ -1,4 +1,4 @@
-"""Many cases by one model, memory kept low, regions, and the gate before bf16: all through the one path."""
+"""Many cases by one model, low memory, regions and the precision check before bf16 use one path and agree."""
 
 from __future__ import annotations
 

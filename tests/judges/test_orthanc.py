@@ -117,7 +117,7 @@ def _stack(archive: _Archive, uid: str) -> tuple[dict[str, str], str, list[list[
 
 
 def test_a_restored_series_stacks_beside_its_original(archive, tmp_path):
-    """One study, two series of one frame of reference, which the archive takes for volumes and orders slice by slice alike."""
+    """The archive holds one study with two series of one frame of reference; it orders the slices of both alike."""
     bundle = make_restoring_bundle(tmp_path / "smoothing")
     slices = write_series(tmp_path / "series", noisy(), oblique_affine((1.0, 1.0, 3.0)))
     medvit.restore(tmp_path / "series", bundle=bundle).save(tmp_path / "out", ("dicom",))

@@ -1,4 +1,4 @@
-"""SEG and RTSTRUCT as readers that nobody here wrote see them."""
+"""SEG and RTSTRUCT, read by independent programs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_dciodvfy_finds_no_error_where_type_2_attributes_are_absent(banded, tmp_
 
 
 def test_dcmqi_reads_the_seg_back_to_the_same_mask(published, oblique, tmp_path):
-    """Every segment's centroid in world coordinates and every voxel, through dcmqi's NIfTI."""
+    """dcmqi's NIfTI has each segment's centroid in world coordinates and every voxel."""
     tool = program("segimage2itkimage")
     for number, folder in enumerate((published, oblique[1])):
         out = tmp_path / str(number)

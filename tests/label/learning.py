@@ -30,7 +30,7 @@ class BandObjective(Objective):
 
 
 def make_learning_bundle(folder: Path) -> Path:
-    """The band bundle, every band 0.07 too low, so that a class is mostly taken for the next one."""
+    """Make the band bundle with every band 0.07 too low, so that most voxels of a class are taken for the next one."""
     make_bundle(folder)
     configs = folder / "configs"
     train = json.loads((configs / "train.json").read_text())
@@ -62,7 +62,7 @@ def make_cases(studies: Path, truth: Path, count: int) -> list[str]:
 
 
 def wait_for(done: Callable[[], Any], seconds: float = 180) -> Any:
-    """What ``done`` gives, once it gives something."""
+    """Call ``done`` until it returns something; return that."""
     end = time.monotonic() + seconds
     while not (found := done()):
         assert time.monotonic() < end, "it took too long"

@@ -28,7 +28,7 @@ class Served:
     token: str = ""
 
     def ask(self, method: str, path: str, params: dict[str, Any] | None = None, **more: Any) -> Any:
-        """A request as MONAI Label's clients make it: ``params`` as JSON in a form."""
+        """Send a request as MONAI Label's clients do: ``params`` as JSON in a form."""
         import requests
 
         if params is not None:

@@ -1,4 +1,4 @@
-"""Several annotators at one project: whose corrections are whose, how long they last, and which final label counts."""
+"""Several annotators in one project: each has own corrections, which last, and one final label counts."""
 
 from __future__ import annotations
 

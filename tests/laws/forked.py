@@ -2,8 +2,8 @@
 modules.
 
 A program of its own: it reads a list of command lines as JSON from standard input and prints one report for each, after the
-reports for ``import medvit`` and ``medvit --help``. Only the standard library is imported here, since what is loaded is what
-is asked.
+reports for ``import medvit`` and ``medvit --help``. Only the standard library is imported here, since the tests
+ask which modules were loaded.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Voxels:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Voxels:
-        """Read ``to_json``'s form."""
+        """Read what ``to_json`` wrote."""
         runs = np.frombuffer(_unpack(content["runs"]), "<i4")
         values, lengths = runs[: len(runs) // 2], runs[len(runs) // 2 :]
         return cls(np.repeat(values, lengths).astype(np.int32).reshape(content["shape"]))
@@ -137,7 +137,7 @@ class Numbers:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Numbers:
-        """Read ``to_json``'s form."""
+        """Read what ``to_json`` wrote."""
         return cls(dict(content["values"]), content["relative"], content["absolute"])
 
     def differences(self, found: Numbers, elsewhere: bool) -> list[str]:
@@ -185,7 +185,7 @@ class Field:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Field:
-        """Read ``to_json``'s form."""
+        """Read what ``to_json`` wrote."""
         samples, means = (np.frombuffer(_unpack(content[name]), "<f4") for name in ("samples", "means"))
         return cls(
             shape=tuple(content["shape"]),
@@ -240,7 +240,7 @@ class Lines:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Lines:
-        """Read ``to_json``'s form."""
+        """Read what ``to_json`` wrote."""
         text = content["text"]
         lines = text if isinstance(text, list) else _unpack(text).decode().split("\n")
         return cls(tuple(lines), content.get("rounded", False))

@@ -256,7 +256,7 @@ def while_the_next_is_fetched(place: Path) -> None:
 
 
 def with_a_login(place: Path) -> None:
-    """A server with accounts is asked with the user and password of the fields; a wrong one is said."""
+    """The panel logs in at a server with accounts by the user and password of its fields; it reports a wrong password."""
     server, viewer = Server(place / "accounts", {"ann": "right"}), ViewerModel()
     with serving(server) as url:
         panel = widget(viewer, "medvit.server")

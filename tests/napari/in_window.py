@@ -82,7 +82,7 @@ def corrects_and_saves(viewer, image, labels, place: Path) -> None:
 
 
 def tables(viewer, labels) -> None:
-    """The segment table as a dock of the plugin's own: a row for each label, the chosen one is painted."""
+    """The segment table has a dock and a row for each label; the chosen label is painted."""
     _, table = viewer.window.add_plugin_dock_widget("medvit", "Segments")
     table.labels.choose(labels)
     assert table.table.rowCount() == len(place_of(labels).labels)
@@ -150,7 +150,7 @@ def looks(viewer, image, labels, place: Path) -> None:
 
 
 def restores(viewer, run, image, place: Path) -> None:
-    """The restored image and the change lie on the source and are the command line's voxels."""
+    """The restored image and the change lie on the source; their voxels equal the command line's."""
     run.image.choose(image)
     run.bundle.setCurrentIndex([b.name for b in run.bundles].index("smooth"))
     run.run_button.click()
@@ -164,7 +164,7 @@ def restores(viewer, run, image, place: Path) -> None:
 
 
 def views(viewer, image) -> None:
-    """Three canvases that are drawn, a swipe of source and restored, and nothing left when it is closed."""
+    """Three canvases and a swipe of source and restored image are drawn; closing removes both."""
     restored, before = viewer.layers[-2], list(viewer.layers)
     panel = ViewsWidget(viewer)
     dock = viewer.window.add_dock_widget(panel, name="views", tabify=True)

@@ -1,4 +1,4 @@
-"""Coarser and finer grids against the transform written out, and against functions whose values are known anywhere."""
+"""Coarser and finer grids agree with the transform written out, and with functions whose values are known anywhere."""
 
 from __future__ import annotations
 

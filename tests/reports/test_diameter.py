@@ -1,4 +1,4 @@
-"""The longest diameter against shapes with a known one and against every pair of points."""
+"""The longest diameter equals that of shapes with a known one, and the largest distance of all pairs of points."""
 
 from __future__ import annotations
 

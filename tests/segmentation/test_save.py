@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_written(result):
 
 
 def test_a_failed_check_publishes_nothing(banded, tmp_path, monkeypatch):
-    """The round-trip check stands between writing and publishing: break the writer and nothing appears."""
+    """A broken writer is found by the round-trip check, and no file is published."""
     import medvit.io.dicom.write as writers
 
     write_series(tmp_path / "series", phantom()[0], oblique_affine())

@@ -136,7 +136,7 @@ class ServerSettings:
 
 
 def is_url(studies: str) -> bool:
-    """Return whether studies come from a DICOMweb service."""
+    """Return True if the studies come from a DICOMweb service."""
     return studies.startswith(("http://", "https://"))
 
 

@@ -144,7 +144,7 @@ class _Grid:
 
 
 def _core(grid: _Grid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the body after the opening, flat faces unchanged and edges rounded; and the voxels well away from it."""
+    """Return the vertebral body, which an opening leaves with flat faces and rounded edges, and the voxels well away from it."""
     depth = ndimage.distance_transform_edt(grid.voxels)
     radius = _OPENING * float(depth.max())
     numbered, _ = ndimage.label(depth > radius)

@@ -58,8 +58,6 @@ def _encoder_of(network: nn.Module) -> _Encoder:
 def draw_masks(batch: int, grid: tuple[int, ...], ratio: float) -> Tensor:
     """Draw the hidden patches of each image, (batch, *grid) bool on the CPU: equally many, at least one hidden and one
     visible.
-
-    At least one is hidden and at least one is seen.
     """
     patches = math.prod(grid)
     hidden = min(max(1, round(ratio * patches)), patches - 1)

@@ -64,7 +64,7 @@ def _hold(convolution: nn.Conv3d) -> None:
 
 
 def _centre(kernels: Tensor) -> Tensor:
-    """Set (out, in, i, j, k) to zero off the centre."""
+    """Set kernels (out, in, i, j, k) to zero except at their centre."""
     kept = torch.zeros_like(kernels)
     centre(kept).copy_(centre(kernels))
     return kept

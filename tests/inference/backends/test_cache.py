@@ -1,4 +1,4 @@
-"""The cache of converted networks: it mends itself, and of two writers the first counts."""
+"""The cache of converted networks: damaged entries are replaced, and of two writers the first one's entry is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regular stacks of every kind are read right; irregular ones are refused with where and why."""
+"""Regular stacks of every kind are read correctly; irregular ones are refused, with the place and the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A submitted label is what its names say, whatever its numbers: ``label_info`` of 3D Slicer and OHIF, and ``.seg.nrrd``."""
+"""The names sent with a label decide what its numbers mean: ``label_info`` of 3D Slicer and OHIF, and ``.seg.nrrd``."""
 
 from __future__ import annotations
 

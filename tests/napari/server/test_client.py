@@ -173,7 +173,7 @@ def test_a_server_that_goes_away_in_the_middle(tmp_path, head, words):
 
 
 def test_cancelling_does_not_wait_for_a_silent_server(tmp_path):
-    """Before its answer begins, and in the middle of it; the thread that waits ends, too."""
+    """A cancel takes effect before the answer begins and in the middle of it; the waiting thread ends too."""
     for head in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nshort"):
         gone, heard = Event(), Event()
 

@@ -41,7 +41,7 @@ def _discs(rows: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def listed(tmp_path) -> Path:
-    """A narrow copy of the bundle with a list of six pictures beside it."""
+    """Return the folder of a copy of the bundle with a narrower network and a list of six pictures."""
     folder = Path(
         shutil.copytree(ROOT / "bundles" / NAME, tmp_path / "nuclei", ignore=shutil.ignore_patterns("models"))
     )

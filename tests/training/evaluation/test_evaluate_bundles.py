@@ -48,7 +48,7 @@ def _listed(bundle: Bundle, data: Path) -> tuple[str, ...]:
 
 
 def _as_monai(bundle: Bundle, data: Path, out: Path) -> dict:
-    """The scores that ``python -m monai.bundle run evaluating`` writes."""
+    """Return the scores that ``python -m monai.bundle run evaluating`` writes."""
     command = [sys.executable, "-m", "monai.bundle", "run", "evaluating", "--bundle_root", ".", "--device", "cpu"]
     command += ["--config_file", "['configs/inference.json','configs/evaluate.json']", "--output_dir", str(out)]
     command += ["--cases#data", str(data), "--cases#root", str(data.parent)]

@@ -71,7 +71,7 @@ def test_a_finished_run_is_not_trained_further_and_a_longer_one_is(tmp_path):
 
 
 def test_the_last_step_is_scored_too(tmp_path):
-    """Else a run whose length is no multiple of the interval would end with older weights than its last."""
+    """Otherwise a run whose length is not a multiple of the interval would end with weights older than its last ones."""
     given, seen = iter([0.2, 0.5]), []
 
     def score(network: nn.Module) -> dict[str, float]:

@@ -143,7 +143,7 @@ def test_the_weight_penalty_reaches_loss_and_gradients():
 
 
 def test_published_projector():
-    """models.md: average pool, twice Dense 256, BN, ReLU, then Dense 256."""
+    """The projector is that of docs/models.md: average pool, twice Dense 256, BN, ReLU, then Dense 256."""
     twins = BarlowTwins(BarlowSwin())
     shapes = [
         tuple(p.shape) for name, p in twins.projector.named_parameters() if name.endswith("weight") and p.ndim == 2

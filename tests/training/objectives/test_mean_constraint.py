@@ -71,7 +71,7 @@ class _Guess(nn.Module):
 
 
 def _ambiguous(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """(degraded, clean), eight images: beside bone lie pixels of which one in five is bone too, and nothing tells which."""
+    """Make eight images (degraded, clean): one in five of the pixels beside bone is bone too, which no image shows."""
     clean = torch.full((8, 1, 8, 8), SOFT)
     clean[..., 0] = BONE
     clean[..., 1] = torch.where(torch.rand(8, 1, 8, generator=generator) < 0.2, BONE, SOFT)

@@ -1,4 +1,4 @@
-"""Known values, limits, gradients, and what does not fit."""
+"""Losses of restoration: known values, limits, gradients, and refused sizes and settings."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def _volumes(side: int = 32) -> Tensor:
 
 
 def _learn(objective: torch.nn.Module, batch: Tensor, steps: int, rate: float) -> tuple[float, float]:
-    """The loss under one fixed draw before and after so many steps."""
+    """Return the loss for one fixed draw, before and after the steps."""
 
     def judged() -> float:
         torch.manual_seed(99)

@@ -56,7 +56,7 @@ class Dispatcher:
         self._failed_starts = 0
 
     def idle(self) -> int:
-        """Return the number of further cases that could be given."""
+        """Return the number of further cases that workers could take now."""
         self._refresh()
         free = sum(1 for worker in self.workers if worker.case is None)
         return free + self.transport.startable(len(self.workers))

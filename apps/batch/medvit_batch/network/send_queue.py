@@ -114,7 +114,7 @@ class Queue:
         return True
 
     def _ask(self, local: Local) -> bool:
-        """Request storage commitment for one sent result, if the user asks for it; return True if there was one."""
+        """Request storage commitment for one sent result, if the user wants it; return True if one was due."""
         due = None if self.commitments is None else self.commitments.due(self.peer.name, time.time())
         if due is None or self.commitments is None:
             return False

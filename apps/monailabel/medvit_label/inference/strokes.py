@@ -109,7 +109,7 @@ def _lists(content: Mapping[str, Any], bundle: Bundle) -> Iterable[tuple[str, li
 
 
 def _named(content: Mapping[str, Any], bundle: Bundle) -> dict[str, list[Any]]:
-    """Return the lists under the labels' own names, the form in which MONAI Label's clients send several labels."""
+    """Return the points listed under the labels' own names, the form in which MONAI Label's clients send several labels."""
     names = {label.name for label in bundle.facts.labels} - {_BACKGROUND, "foreground", "clicks", "roi"}
     return {name: points for name, points in content.items() if name in names and isinstance(points, list)}
 

@@ -71,7 +71,7 @@ def body_regions(text: str) -> frozenset[str]:
 
 @cache
 def _taken_apart(word: str) -> tuple[str, ...] | None:
-    """Return the regions of a word or of the known words it is composed of; None if it contains other words."""
+    """Return the regions of a word, or of the known words that it is composed of; None if a part of it is unknown."""
     if word in _JOINED:
         return _JOINED[word]
     if word in _REGION:

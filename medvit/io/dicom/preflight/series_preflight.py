@@ -174,7 +174,7 @@ def volume_and_part(wanted: str) -> tuple[int, int | None]:
 def choose_volume(found: Preflight, wanted: str | None, where: str, on_irregular: str = "fail") -> VolumeChoice:
     """Choose the volume by number or SeriesInstanceUID, or the only one that a model could run on.
 
-    Localizers, screens and strays are not candidates where their series contains a volume.
+    Localizers, screen captures and stray images are not candidates if their series contains a volume.
 
     Raises:
         SourceError: the source has no image, or a damaged file that may belong to the volume.

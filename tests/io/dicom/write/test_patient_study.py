@@ -1,4 +1,4 @@
-"""What objects carry over from their source: names in any script, odd values, and nothing printed on the way."""
+"""Attributes that objects take over from their source: names in any script and odd values; nothing is printed."""
 
 from __future__ import annotations
 
