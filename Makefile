@@ -28,7 +28,7 @@ demo-nuclei: setup
 # The annotation server, and MONAI Label's own client for its self-test; that client needs requests alone, so none of MONAI Label's
 # other needs (which do not go with pydicom 3) are installed.
 label: setup
-	$(BIN)/pip install -q -e ".[label,openvino]"
+	$(BIN)/pip install -q -e ".[label]"
 	$(BIN)/pip install -q --no-deps "monailabel==0.8.5"
 	$(BIN)/medvit label check
 

@@ -43,7 +43,7 @@ SHARED = Path(os.environ.get("MEDVIT_SHARED", ROOT.parent / "shared"))
 CASE = SHARED / "data" / "ct_headneck_openkbp" / "pt_201_ct.nii.gz"
 OURS, OURS_GRAPH = "medvit label without OpenVINO", "medvit label"
 STOCK, STOCK_MONAI = "monaibundle, inference.json", "monaibundle, inference_monai.json"
-# hides the extra openvino, even if this environment has it
+# hides the package openvino
 PLAIN = "import sys; sys.modules['openvino'] = None; from medvit_label.cli import app; app()"
 QUESTION = "import monailabel, sys; print(monailabel.__version__, sys.prefix)"
 

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
-from openvino import opset15
 from torch import Tensor
 from torch.nn import functional as F
 
 from medvit.benchmarks.networks import Workload, bundle_workload, random_workload
+from medvit.inference.backends import load_openvino, openvino_core
 from medvit.inference.backends.openvino import _converted
+
+openvino = load_openvino()
+opset15 = openvino.opset15
 
 
 def first_window(work: Workload) -> Tensor:
@@ -36,7 +38,7 @@ def first_window(work: Workload) -> Tensor:
 
 def compiled(model: Any, hint: str) -> Any:
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    return openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    return openvino_core().compile_model(model, "CPU", options).create_infer_request()
 
 
 def whole(model: Any, hint: str) -> Callable[[np.ndarray], np.ndarray]:

@@ -21,6 +21,7 @@ class Progress:
 
     Args:
         show: called as ``show(stage, done, total)`` from the running thread, to display the progress.
+        announce: called with a line for the user from the running thread, before work that takes long once.
 
     Attributes:
         seconds: duration of each stage, by name.
@@ -35,8 +36,11 @@ class Progress:
         [('read', 0, 1), ('read', 5, 10), ('read', 1, 1)]
     """
 
-    def __init__(self, show: Callable[[str, int, int], None] | None = None) -> None:
+    def __init__(
+        self, show: Callable[[str, int, int], None] | None = None, announce: Callable[[str], None] | None = None
+    ) -> None:
         self._show = show
+        self._announce = announce
         self._stop = threading.Event()
         self.seconds: dict[str, float] = {}
 
@@ -46,7 +50,7 @@ class Progress:
 
     def child(self) -> Progress:
         """Create a progress for one of many cases: displayed and cancelled with this one, with its own durations."""
-        other = Progress(self._show)
+        other = Progress(self._show, self._announce)
         other._stop = self._stop
         return other
 
@@ -60,6 +64,11 @@ class Progress:
         self.check()
         if self._show is not None:
             self._show(stage, done, total)
+
+    def announce(self, text: str) -> None:
+        """Display a line for the user, such as why the next stage takes long and for how long."""
+        if self._announce is not None:
+            self._announce(text)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

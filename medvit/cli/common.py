@@ -271,8 +271,11 @@ def progress_bar(shown: Terminal) -> Iterator[Progress]:
 def _drawn(shown: Terminal) -> Iterator[Progress]:
     from medvit.progress import Progress
 
-    if shown.quiet or shown.json or not sys.stderr.isatty():
+    if shown.quiet or shown.json:
         yield Progress()
+        return
+    if not sys.stderr.isatty():
+        yield Progress(announce=lambda text: typer.echo(text, err=True))
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -287,4 +290,4 @@ def _drawn(shown: Terminal) -> Iterator[Progress]:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
-        yield Progress(show)
+        yield Progress(show, lambda text: bars.console.print(text, highlight=False))

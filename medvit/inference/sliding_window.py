@@ -62,9 +62,9 @@ class SlidingWindow:
         overlap: share of a window that the next one covers, in [0, 1); for all axes or for each.
         mode: "gaussian" or "constant" blending.
         sw_batch_size: number of windows per call of the network.
-        backend: "eager", "compiled" (torch.compile), "openvino" (a graph on the CPU, converted once and cached; needs
-            the extra), "cuda" (a CUDA graph), or "auto": the OpenVINO graph for a bundle's network on the CPU if it is
-            installed and was measured to be faster, else eager. ``on_backend`` of a call receives the choice.
+        backend: "eager", "compiled" (torch.compile), "openvino" (a graph on the CPU, converted once and cached),
+            "cuda" (a CUDA graph), or "auto": the OpenVINO graph for a bundle's network on the CPU if it was measured to
+            be faster, else eager. ``on_backend`` of a call receives the choice.
         precision: "fp32", or "bf16" with openvino or cuda.
         sigma_scale: standard deviation of the Gaussian as a share of the window.
         padding_mode: "constant", "reflect", "replicate" or "circular", for images smaller than a window.
@@ -325,7 +325,7 @@ class SlidingWindow:
         windows = windows if self.mirrored is None else 2 * windows
         wanted = BackendRequest(self.backend, self.precision, windows, bool(work.args or work.kwargs), self.streams)
         with self._preparing(work, wanted):
-            chosen = select_backend(work.network, batch, wanted)
+            chosen = select_backend(work.network, batch, wanted, work.progress)
         if work.on_backend is not None:
             work.on_backend(chosen)
         size = max(self.sw_batch_size, chosen.streams)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medvit.atomic_write import os_errors_as_output_errors, staging_folder
 from medvit.errors import ExportError, OutputError
-from medvit.inference.backends import openvino_core
+from medvit.inference.backends import load_openvino, openvino_core
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
@@ -31,9 +31,9 @@ __all__ = ["SUFFIXES", "Exported", "check_target", "example_inputs", "export_bun
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml", "checkpoint": ".pt"}
 """File suffix of each format; OpenVINO writes the weights to a .bin beside the .xml."""
 
-_EXTRA = ("onnx", "onnxscript", "openvino")
-_NEEDS = {"torch": (), "onnx": _EXTRA, "openvino": _EXTRA, "checkpoint": ()}
-"""Packages of the extra that each format needs; OpenVINO runs an ONNX file for the comparison."""
+_PACKAGES = ("onnx", "onnxscript", "openvino")
+_NEEDS = {"torch": (), "onnx": _PACKAGES, "openvino": _PACKAGES, "checkpoint": ()}
+"""Packages beside PyTorch that each format needs; OpenVINO runs an ONNX file for the comparison."""
 
 _TOLERANCE = 1e-3
 """Largest allowed difference, as a share of the largest logit (or of 1, if all are smaller)."""
@@ -75,7 +75,9 @@ def check_target(path: Path, kind: str, overwrite: bool = False) -> None:
     if absent:
         raise ExportError(
             f"no package {' or '.join(absent)}, which export to {kind} needs",
-            remedy="Install the extra: pip install 'medvit[openvino]'.",
+            remedy="Install it: pip install openvino."
+            if absent == ["openvino"]
+            else "Install the extra: pip install 'medvit[onnx]'.",
         )
     taken = [
         file for file in (path, path.with_suffix(".bin")) if file.exists() and (kind == "openvino" or file == path)
@@ -182,8 +184,7 @@ def _write_onnx(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> N
 
 
 def _write_openvino(network: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
-    import openvino
-
+    openvino = load_openvino()
     onnx = path.with_suffix(".onnx")
     _write_onnx(network, inputs, onnx)  # by way of ONNX, since OpenVINO's tracer fails on the reshapes of windows
     try:

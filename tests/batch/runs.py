@@ -16,7 +16,7 @@ from medvit_batch.cases import CaseJob, Outcome, State
 from medvit_batch.execution import prefetch as ahead
 from medvit_batch.execution.case_input import Opened, open_case, read_case
 from medvit_batch.execution.dispatcher import Dispatcher
-from medvit_batch.execution.messages import CaseEnded, InputHashed
+from medvit_batch.execution.messages import Announced, CaseEnded, InputHashed
 from medvit_batch.execution.pipe_transport import PipeTransport
 from medvit_batch.execution.worker import CaseChannel
 
@@ -168,9 +168,10 @@ def next_end(dispatcher: Dispatcher) -> CaseEnded:
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         for event in dispatcher.wait(0.2):
-            if not isinstance(event, InputHashed):
+            if isinstance(event, InputHashed):
+                dispatcher.answer(event.case, True)
+            elif not isinstance(event, Announced):
                 return event
-            dispatcher.answer(event.case, True)
     raise AssertionError
 
 

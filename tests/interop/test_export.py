@@ -115,8 +115,8 @@ def test_torch_export_answers_alike_without_medvit(case, tmp_path):
     ],
 )
 def test_onnx_and_openvino_answer_alike(kind, case, tmp_path):
-    pytest.importorskip("openvino", reason="the openvino extra is not installed")
-    pytest.importorskip("onnxscript", reason="the openvino extra is not installed")
+    pytest.importorskip("openvino", reason="there is no OpenVINO for this platform")
+    pytest.importorskip("onnxscript", reason="the extra medvit[onnx] is not installed")
     path = tmp_path / f"net{'.onnx' if kind == 'onnx' else '.xml'}"
     network, inputs = _case(case)
     done = export_network(network, inputs, path, kind)
@@ -147,12 +147,12 @@ def test_a_checkpoint_is_the_whole_state_dict(banded, tmp_path):
     assert torch.equal(state["centres"], torch.arange(8) / 8)
 
 
-@pytest.mark.skipif(find_spec("onnxscript") is not None, reason="the openvino extra is installed")
+@pytest.mark.skipif(find_spec("onnxscript") is not None, reason="the extra medvit[onnx] is installed")
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_a_missing_extra_is_explained(kind, tmp_path):
     path = tmp_path / f"net{'.onnx' if kind == 'onnx' else '.xml'}"
     with pytest.raises(
-        ExportError, match=rf"Found no package .*, which export to {kind} needs. .*pip install 'medvit\[openvino\]'"
+        ExportError, match=rf"Found no package .*, which export to {kind} needs. .*pip install 'medvit\[onnx\]'"
     ):
         export_network(nn.Linear(2, 2), (torch.rand(1, 2),), path, kind)
     assert not list(tmp_path.iterdir())

@@ -102,8 +102,8 @@ def test_ckpt_export(bundle, monkeypatch):
     "bundle", [pytest.param(name, marks=pytest.mark.soak if name in _SLOW else ()) for name in SMALL], indirect=True
 )
 def test_onnx_export(bundle, monkeypatch):
-    pytest.importorskip("onnxscript", reason="the openvino extra is not installed")
-    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    pytest.importorskip("onnxscript", reason="the extra medvit[onnx] is not installed")
+    pytest.importorskip("openvino", reason="there is no OpenVINO for this platform")
     _run(bundle, "onnx_export", monkeypatch)
     path = bundle.root / "models" / "model.onnx"
     # a second engine would end out of order with the first, whose stack for signals it would free: see openvino_core

@@ -100,7 +100,7 @@ def test_what_no_common_scale_holds_is_still_exact_beside_what_it_does(far, pois
 
     taken = []
     careful_forward = careful.forward
-    monkeypatch.setattr(careful, "forward", lambda which, *rest: (taken.append(which.tolist()), careful_forward(which, *rest)))  # fmt: skip
+    monkeypatch.setattr(careful, "forward", lambda jobs, which, *rest: (taken.append(which.tolist()), careful_forward(jobs, which, *rest)))  # fmt: skip
     (w, u, k, v), _ = _inputs("odd")
     k = torch.cat([k] * 4, 1).detach()
     v = torch.cat([v, v.flip(1), v, v], 1).detach()

@@ -184,8 +184,11 @@ def looks_and_stages() -> None:
     assert len(viewer.mouse_drag_callbacks) == callbacks
     run = RunWidget(viewer)
     run.start(lambda progress: time.sleep(0.2), lambda made: None, "x")
-    run._told(State("prepare", 0.0, None, True))
-    assert "converted" in run.status.text() and (run.bar.minimum(), run.bar.maximum()) == (0, 0)
+    run._told(State("prepare", 0.0, None, True, announced="Preparing the network for this machine (once, about 9 s)"))
+    assert run.status.text() == "Preparing the network for this machine (once, about 9 s)" and (
+        run.bar.minimum(),
+        run.bar.maximum(),
+    ) == (0, 0)
     run._told(State("infer", 0.25, 12.0))
     assert run.status.text() == "Infer, about 12 s left" and (run.bar.value(), run.bar.maximum()) == (25, 100)
     until(lambda: run.job is None)

@@ -10,7 +10,7 @@ from medvit_napari.looking.display import go_to
 from medvit_napari.reading.display_grid import Canonical
 from medvit_napari.reading.layer_info import scan_of
 from medvit_napari.reading.open import offers, open_layers
-from medvit_napari.running.job import Request, State, card, cards, region_corners, roi_box, run_request
+from medvit_napari.running.job import Job, Request, State, card, cards, region_corners, roi_box, run_request
 from medvit_napari.running.radiographs import parse_number
 from medvit_napari.saving.empty_labels import new_labels
 from medvit_napari.saving.save_labels import labels_of
@@ -148,6 +148,23 @@ def test_what_cannot_be_done_is_said_in_words(tmp_path, rng):
     with pytest.raises(LayerError, match="it was cropped. Open the file again"):
         scan_of(image)
     assert readable(MemoryError()) == "Found too little memory; close other images, or use a machine with more."
+
+
+def test_a_job_shows_what_a_run_announces_about_a_stage():
+    def work(progress):
+        with progress.stage("prepare"):
+            progress.announce("Preparing the network for this machine (once, about 9 s)")
+        progress.report("infer", 1, 2)
+
+    told, ended = [], []
+    Job(work, ended.append, ended.append, told.append).start().join()
+    assert ended == [None]
+    assert [state.line for state in told] == [
+        "Preparing the network",
+        "Preparing the network for this machine (once, about 9 s)",
+        "Preparing the network",
+        "Infer",
+    ]
 
 
 def test_fields_of_widgets_become_numbers_corners_and_lines():

@@ -65,7 +65,7 @@ def test_wheel_in_an_empty_environment_runs_the_demo(tmp_path):
     assert "headneck_ct_swin_unetr" in check.stdout
 
     # what `make label` does, in the same environment
-    for wanted_too in ([f"medvit[label,openvino] @ {wheel.as_uri()}"], ["--no-deps", "monailabel==0.8.5"]):
+    for wanted_too in ([f"medvit[label] @ {wheel.as_uri()}"], ["--no-deps", "monailabel==0.8.5"]):
         subprocess.run([binary / "pip", "install", "-q", *wanted_too], check=True, capture_output=True)
     label = subprocess.run(
         [binary / "medvit", "label", "check"], cwd=tmp_path, env=clean, capture_output=True, text=True

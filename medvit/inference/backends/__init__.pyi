@@ -1,5 +1,6 @@
 from .openvino import graph_of as graph_of
-from .openvino import openvino_core as openvino_core
+from .openvino_library import load_openvino as load_openvino
+from .openvino_library import openvino_core as openvino_core
 from .selection import BackendRequest as BackendRequest
 from .selection import SelectedBackend as SelectedBackend
 from .selection import devices as devices

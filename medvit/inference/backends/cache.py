@@ -7,34 +7,47 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from medvit.atomic_write import staging_folder
 from medvit.errors import BackendError, system_words
+from medvit.progress import Progress
 from medvit.user_folders import cache_folder
 
-__all__ = ["get_or_build"]
+__all__ = ["estimate", "get_or_build"]
 
 _RECORD = "made.json"
 """Name of an entry's record, written last: the facts about the entry and the sha256 of each of its files."""
+
+_LONGEST_WAIT = 600.0
+"""Seconds to wait for another process; one that hangs must not stop the others."""
 
 _LIMIT = 2 * 2**30
 """Largest total size of all entries in bytes; beyond it the least recently used entry is removed."""
 
 
-def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+def get_or_build(
+    kind: str, key: str, make: Callable[[Path], dict[str, Any]], progress: Progress | None = None
+) -> tuple[Path, dict[str, Any]]:
     """Return the folder of a cache entry and its record; build the entry if it is missing or damaged.
+
+    Of several processes that need an entry at once, one builds it and the others wait.
 
     Args:
         kind: name of the folder for entries of this kind.
         key: name of the entry.
         make: function that writes the entry's files into the folder it is given and returns the facts to record about
             them.
+        progress: told while another process builds the entry; can cancel the wait.
 
     Raises:
         BackendError: the cache cannot be written.
+        Cancelled: the wait was cancelled.
     """
     entry = cache_folder() / kind / key
     record = _intact(entry)
@@ -42,15 +55,21 @@ def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) ->
         _touch(entry)
         return entry, record
     try:
-        shutil.rmtree(entry, ignore_errors=True)  # the existing entry is damaged
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with staging_folder(entry) as aside:
-            record = make(aside)
-            files = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
-            (aside / _RECORD).write_text(json.dumps({"files": files, "facts": record}, indent=2))
-            _put(aside, entry)
-        # where another process was faster, its record counts: every process must choose alike
-        record = _intact(entry) or record
+        locks = cache_folder() / "locks"
+        locks.mkdir(exist_ok=True)
+        with _locked(entry, locks / f"{kind}-{key}.lock", progress or Progress()):
+            record = _intact(entry)  # another process may have built it meanwhile
+            if record is not None:
+                return entry, record
+            shutil.rmtree(entry, ignore_errors=True)  # the existing entry is damaged
+            with staging_folder(entry) as aside:
+                record = make(aside)
+                files = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
+                (aside / _RECORD).write_text(json.dumps({"files": files, "facts": record}, indent=2))
+                _put(aside, entry)
+            # where another process was faster, its record counts: every process must choose alike
+            record = _intact(entry) or record
     except OSError as error:
         what, step = system_words(error)
         raise BackendError(
@@ -61,6 +80,46 @@ def get_or_build(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) ->
         ) from error
     _let_go(entry)
     return entry, record
+
+
+def estimate(kind: str, expected: float) -> float:
+    """Correct an expected duration by what entries of this kind took on this machine.
+
+    Args:
+        kind: kind of the entries; their facts hold ``seconds`` and ``expected``.
+        expected: duration that the size of the work suggests.
+    """
+    factors = []
+    for record in (cache_folder() / kind).glob(f"*/{_RECORD}"):
+        with suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            facts = json.loads(record.read_text())["facts"]
+            factors.append(facts["seconds"] / facts["expected"])
+    return expected * median(factors) if factors else expected
+
+
+@contextmanager
+def _locked(entry: Path, place: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of an entry, a file at ``place``, which the system releases with the process, even when that is killed."""
+    from filelock import FileLock, Timeout  # not at the top: an entry that is there needs no lock
+
+    lock = FileLock(place, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.announce("Waiting for another process, which prepares the network for this machine")
+        until = time.monotonic() + _LONGEST_WAIT
+        while not lock.is_locked:
+            progress.check()
+            if _intact(entry) is not None or time.monotonic() > until:
+                break
+            with suppress(Timeout):
+                lock.acquire(timeout=0.5)
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks: each process builds the entry, and the first one's is kept
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _put(aside: Path, entry: Path) -> None:

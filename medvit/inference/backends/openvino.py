@@ -8,10 +8,12 @@ several windows run at once, each on a part of the cores, where that was measure
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -24,18 +26,29 @@ from torch import Tensor, nn
 
 from medvit._version import __version__
 from medvit.errors import BackendError
-from medvit.inference.backends.cache import get_or_build
+from medvit.inference.backends.cache import estimate, get_or_build
 from medvit.inference.backends.export_norm import as_recorded
 from medvit.inference.backends.network_fingerprint import fingerprint
+from medvit.inference.backends.openvino_library import load_openvino, openvino_core
 from medvit.inference.backends.streams import fastest_streams
+from medvit.progress import Progress
 
-__all__ = ["Graph", "faster_graph_of", "graph_of", "openvino_core", "unsupported_reason"]
+__all__ = ["Graph", "faster_graph_of", "graph_of", "unsupported_reason"]
 
-_REVISION = 1
+_REVISION = 2
 """Version of the conversion; a new number makes cached graphs invalid."""
 
 _TOLERANCE = 1e-3
 """Largest allowed difference of a logit between network and fp32 graph, as a share of the largest logit."""
+
+_KIND = "openvino"
+"""Kind of the cache's entries."""
+
+_FIXED_SECONDS = 6.0
+"""Duration of the preparation of a small network, compilation of numba's code included."""
+
+_SECONDS_OF_WORK = 5e-12
+"""Further duration for each parameter and voxel of a window, times the number of threads."""
 
 _HELD = 3
 """Number of graphs kept in memory."""
@@ -47,7 +60,6 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}  # without a hint, OpenVINO computes in
 
 _IN_MEMORY: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
 _LOCK = Lock()
-_CORE_LOCK = Lock()
 
 
 class Graph:
@@ -55,7 +67,8 @@ class Graph:
 
     Attributes:
         facts: measurements from the conversion: ``difference`` (largest of a logit, as a share of the largest logit),
-            ``ratio`` (speed-up over the network) and ``seconds`` (duration of the conversion).
+            ``ratio`` (speed-up over the network), ``seconds`` (duration of the preparation: conversion, comparison and
+            timing) and ``expected`` (its duration by the network's size).
         streams: number of windows that run at once.
     """
 
@@ -87,7 +100,7 @@ class Graph:
 def unsupported_reason(batch: Tensor, precision: str) -> str | None:
     """Return why no graph can run on windows such as these, or None."""
     if find_spec("openvino") is None:
-        return "the package openvino is not installed; install the extra: pip install 'medvit[openvino]'"
+        return "the package openvino is not installed; install it: pip install openvino"
     if batch.device.type != "cpu":
         return f"it computes on the CPU and the windows lie on {batch.device}"
     if batch.dtype != torch.float32:
@@ -97,7 +110,13 @@ def unsupported_reason(batch: Tensor, precision: str) -> str | None:
     return None
 
 
-def graph_of(network: nn.Module, batch: Tensor, precision: str = "fp32", streams: int | None = 1) -> Graph:
+def graph_of(
+    network: nn.Module,
+    batch: Tensor,
+    precision: str = "fp32",
+    streams: int | None = 1,
+    progress: Progress | None = None,
+) -> Graph:
     """Return a network's graph for windows of one size, from memory, from the cache, or newly converted.
 
     Args:
@@ -105,6 +124,7 @@ def graph_of(network: nn.Module, batch: Tensor, precision: str = "fp32", streams
         batch: example windows; only their size matters.
         precision: precision of the computation; the graph's weights are stored in fp32.
         streams: number of windows that run at once; None for the number that was measured fastest on this machine.
+        progress: told before the network is prepared, or while another process prepares it; can cancel that wait.
 
     Raises:
         BackendError: the network cannot be converted, its graph computes other logits, or the cache cannot be written.
@@ -113,9 +133,15 @@ def graph_of(network: nn.Module, batch: Tensor, precision: str = "fp32", streams
     stated = (fingerprint(network), shape, torch.__version__, version("openvino"), __version__, _REVISION)
     key = hashlib.sha256(repr(stated).encode()).hexdigest()[:32]
     threads = torch.get_num_threads()
+    progress = progress or Progress()
+
+    def make(aside: Path) -> dict[str, Any]:
+        expected = _expected_seconds(network, shape)
+        progress.announce(f"Preparing the network for this machine (once, about {estimate(_KIND, expected):.0f} s)")
+        return {**_make(network, shape, aside), "expected": expected}
 
     def compiled(at_once: int) -> Graph:
-        folder, facts = get_or_build("openvino", key, lambda aside: _make(network, shape, aside))
+        folder, facts = get_or_build(_KIND, key, make, progress)
         return Graph(folder / "graph.xml", precision, facts, at_once)
 
     with _LOCK:
@@ -131,10 +157,12 @@ def graph_of(network: nn.Module, batch: Tensor, precision: str = "fp32", streams
         return graph
 
 
-def faster_graph_of(network: nn.Module, batch: Tensor, streams: int | None = 1) -> tuple[Graph | None, str]:
+def faster_graph_of(
+    network: nn.Module, batch: Tensor, streams: int | None = 1, progress: Progress | None = None
+) -> tuple[Graph | None, str]:
     """Return the fp32 graph if it was faster than the network when converted here, else None; and the reason."""
     try:
-        graph = graph_of(network, batch, streams=streams)
+        graph = graph_of(network, batch, streams=streams, progress=progress)
     except BackendError as error:
         return None, f"no graph: {error}"
     ratio = graph.facts["ratio"]
@@ -144,19 +172,21 @@ def faster_graph_of(network: nn.Module, batch: Tensor, streams: int | None = 1) 
     return graph, measured
 
 
+def _expected_seconds(network: nn.Module, shape: tuple[int, ...]) -> float:
+    """Estimate the duration of a preparation from the size of network and window, measured on two cores of 2023."""
+    work = sum(parameter.numel() for parameter in network.parameters()) * math.prod(shape[2:])
+    return _FIXED_SECONDS + _SECONDS_OF_WORK * work / torch.get_num_threads()
+
+
 def _make(network: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
     """Convert a network, save the graph, compare it with the network, and time both."""
-    import openvino
-
     start = time.perf_counter()
-    example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    traced, compared = (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
     path = folder / "graph.xml"
-    openvino.save_model(_converted(network, example), str(path), compress_to_fp16=False)
-    seconds = time.perf_counter() - start
+    load_openvino().save_model(_converted(network, traced), str(path), compress_to_fp16=False)
     made = Graph(path, "fp32", {})
     with torch.inference_mode():
-        wanted, eager = _best_of_two(network, example)
-        found, quick = _best_of_two(made, example)
+        (wanted, found), (eager, quick) = _timed((network, made), compared)
     difference = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
     if not (found.shape == wanted.shape and difference <= _TOLERANCE):
         raise BackendError(
@@ -165,33 +195,50 @@ def _make(network: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str,
             "Use {backend=eager}, and report this.",
             option="backend",
         )
-    return {"difference": difference, "ratio": eager / quick, "seconds": seconds}
+    return {"difference": difference, "ratio": eager / quick, "seconds": time.perf_counter() - start}
 
 
-def _best_of_two(run: Callable[[Tensor], Tensor], example: Tensor) -> tuple[Tensor, float]:
-    taken = []
+def _timed(runs: Sequence[Callable[[Tensor], Tensor]], window: Tensor) -> tuple[list[Tensor], list[float]]:
+    """Run each function twice, in turns, so that other work of the machine meets all of them; return the results and
+    each one's shorter duration."""
+    taken: list[list[float]] = [[] for _ in runs]
     for _ in range(2):
-        start = time.perf_counter()
-        made = run(example)
-        taken.append(time.perf_counter() - start)
-    return made.clone(), min(taken)
+        results = []
+        for run, seconds in zip(runs, taken, strict=True):
+            start = time.perf_counter()
+            results.append(run(window))
+            seconds.append(time.perf_counter() - start)
+    return results, [min(seconds) for seconds in taken]
 
 
 def _converted(network: nn.Module, example: Tensor) -> Any:
-    import openvino
+    """Convert a network by recording the operators of one run.
 
-    try:
-        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecation warnings inside torch
-            return openvino.convert_model(torch.export.export(as_recorded(network), (example.clone(),), strict=False))
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BackendError(
-            f"a {type(network).__name__} that cannot be made an OpenVINO graph ({first})",
-            "its forward must not branch on tensor values and must use only OpenVINO's operators",
-            "Use {backend=eager}.",
-            option="backend",
-        ) from error
+    ``torch.jit.trace`` takes a third of the time of ``torch.export``, but records what a branch on tensor values does
+    for the example, without an error. So it serves medvit's own networks, which have no such branch.
+    """
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecation and tracer warnings inside torch
+        written = as_recorded(network)
+        if type(network).__module__.partition(".")[0] == "medvit":
+            with suppress(Exception):  # what cannot be traced may still be exported
+                return _traced(written, example)
+        try:
+            return load_openvino().convert_model(torch.export.export(written, (example.clone(),), strict=False))
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BackendError(
+                f"a {type(network).__name__} that cannot be made an OpenVINO graph ({first})",
+                "its forward must not branch on tensor values and must use only OpenVINO's operators",
+                "Use {backend=eager}.",
+                option="backend",
+            ) from error
+
+
+def _traced(network: nn.Module, example: Tensor) -> Any:
+    traced = torch.jit.trace(network, example.clone(), check_trace=False)  # type: ignore[no-untyped-call]
+    # without the size, OpenVINO keeps every axis open and fails where windows are reshaped
+    return load_openvino().convert_model(traced, example_input=example.clone(), input=[tuple(example.shape)])
 
 
 def _compile(path: Path, precision: str, streams: int) -> Any:
@@ -204,24 +251,6 @@ def _compile(path: Path, precision: str, streams: int) -> Any:
     if streams > 1:
         options["NUM_STREAMS"] = streams
     return openvino_core().compile_model(str(path), "CPU", options)
-
-
-def openvino_core() -> Any:
-    """Return OpenVINO's engine, which is made once in a process and never ends.
-
-    An engine gives the thread that makes it an alternate stack for signals, and frees this stack when the engine ends. If several engines end
-    in another order than they were made, the thread keeps a stack that is freed, and the next signal with a handler (Ctrl+C, SIGTERM)
-    ends the process with a segmentation fault.
-    """
-    with _CORE_LOCK:
-        return _core()
-
-
-@lru_cache(maxsize=1)
-def _core() -> Any:
-    import openvino
-
-    return openvino.Core()
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medvit.bundles import WEIGHTS_ATTRIBUTE
 from medvit.errors import BackendError
+from medvit.progress import Progress
 from medvit.settings import BACKENDS, PRECISIONS, check_names
 
 __all__ = [
@@ -100,20 +101,23 @@ def unsupported_reason(backend: str, network: object, batch: Tensor, wanted: Bac
     return of_openvino(batch, wanted.precision)
 
 
-def select_backend(network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest) -> SelectedBackend:
+def select_backend(
+    network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest, progress: Progress | None = None
+) -> SelectedBackend:
     """Prepare the requested backend, or choose one for "auto".
 
     Args:
         network: takes (window, channel, *roi), returns (window, class, *roi).
         batch: example windows; only their size, type and device matter.
         wanted: the request.
+        progress: told before a network is prepared for this machine, see ``Progress.announce``.
 
     Raises:
         BackendError: the backend or precision is unknown or cannot run; the message says why and what to do.
     """
     check_names(wanted.backend, wanted.precision)
     if wanted.backend == "auto":
-        return _automatic(network, batch, wanted)
+        return _automatic(network, batch, wanted, progress)
     reason = unsupported_reason(wanted.backend, network, batch, wanted)
     if reason:
         raise BackendError(
@@ -121,7 +125,7 @@ def select_backend(network: Callable[..., Tensor], batch: Tensor, wanted: Backen
             remedy="Use {backend=eager}, which always can, or {backend=auto}.",
             option="backend",
         )
-    return _selected(wanted.backend, wanted.precision, "asked for", _ready(wanted.backend, network, batch, wanted))
+    return _selected(wanted.backend, wanted.precision, "asked for", _ready(wanted, network, batch, progress))
 
 
 def _selected(backend: str, precision: str, reason: str, run: Callable[..., Tensor]) -> SelectedBackend:
@@ -137,22 +141,22 @@ def may_need_conversion(network: object, wanted: BackendRequest) -> bool:
 
 
 def _ready(
-    backend: str, network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest
+    wanted: BackendRequest, network: Callable[..., Tensor], batch: Tensor, progress: Progress | None
 ) -> Callable[..., Tensor]:
-    if backend == "eager":
+    if wanted.backend == "eager":
         return network
     assert isinstance(network, nn.Module)
-    if backend == "compiled":
+    if wanted.backend == "compiled":
         from medvit.inference.backends.torch_compile import compiled
 
         return compiled(network)
-    if backend == "cuda":
+    if wanted.backend == "cuda":
         from medvit.inference.backends.cuda_graph import captured
 
         return captured(network, batch, wanted.precision)
     from medvit.inference.backends.openvino import graph_of
 
-    return graph_of(network, batch, wanted.precision, _streams(wanted))
+    return graph_of(network, batch, wanted.precision, _streams(wanted), progress)
 
 
 def _streams(wanted: BackendRequest) -> int | None:
@@ -160,17 +164,19 @@ def _streams(wanted: BackendRequest) -> int | None:
     return 1 if wanted.streams is None and wanted.windows < _WORTH_MEASURING else wanted.streams
 
 
-def _automatic(network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest) -> SelectedBackend:
+def _automatic(
+    network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest, progress: Progress | None
+) -> SelectedBackend:
     if wanted.precision == "bf16":
         kind = "cuda" if batch.device.type == "cuda" else "openvino"
-        chosen = select_backend(network, batch, replace(wanted, backend=kind))
+        chosen = select_backend(network, batch, replace(wanted, backend=kind), progress)
         return _selected(kind, "bf16", f"bf16 runs by {kind} on {batch.device.type}", chosen.run)
     reason = _eager_because(network, batch, wanted)
     if reason is None:
         from medvit.inference.backends.openvino import faster_graph_of
 
         assert isinstance(network, nn.Module)
-        graph, reason = faster_graph_of(network, batch, _streams(wanted))
+        graph, reason = faster_graph_of(network, batch, _streams(wanted), progress)
         if graph is not None:
             return _selected("openvino", "fp32", reason, graph)
     return SelectedBackend("eager", "fp32", reason, network)
@@ -188,7 +194,7 @@ def _eager_because(network: object, batch: Tensor, wanted: BackendRequest) -> st
     if sum(parameter.numel() for parameter in network.parameters()) < _LARGE:
         return "the network is too small for a graph to pay"
     if find_spec("openvino") is None:
-        return "OpenVINO, which is faster on most CPUs, is not installed (pip install 'medvit[openvino]')"
+        return "OpenVINO, which is faster on most CPUs, is not installed (pip install openvino)"
     return unsupported_reason("openvino", network, batch, wanted)
 
 

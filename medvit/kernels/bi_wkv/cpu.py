@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import prange
 from torch import Tensor
 
 from medvit.kernels.bi_wkv.blocked import (
@@ -31,7 +30,7 @@ from medvit.kernels.bi_wkv.blocked import (
     summarise_gradients,
 )
 from medvit.kernels.bi_wkv.simd import LANES
-from medvit.kernels.numba_support import numba_jit, numba_threads
+from medvit.kernels.numba_support import job_kernel
 
 __all__ = ["backward", "forward", "gradients", "run"]
 
@@ -46,13 +45,12 @@ _GROWTH = 100.0
 """Largest exponent by which sums may grow within a chunk, where the decay is negative."""
 
 
-@numba_jit(False)
-def _surroundings(decay, k, v, sums, worst):  # type: ignore[no-untyped-def]
-    """Write the sums over all other chunks to ``sums`` (B, group, chunk, 7, lane), and the largest distance of a key
-    below M to ``worst`` (B, group)."""
-    batch, groups, chunks = sums.shape[:3]
+@job_kernel(False)
+def _summaries(first_job, stop, decay, k, v, sums):  # type: ignore[no-untyped-def]
+    """Write each chunk's own sums to ``sums`` (B, group, chunk, 7, lane); a job is a span of chunks."""
+    _, groups, chunks = sums.shape[:3]
     tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
-    for job in prange(batch * spans):
+    for job in range(first_job, stop):
         b, span = job // spans, job % spans
         key, value = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES))
         for n in range(span * _SPAN, min(chunks, (span + 1) * _SPAN)):
@@ -62,16 +60,23 @@ def _surroundings(decay, k, v, sums, worst):  # type: ignore[no-untyped-def]
                 load(k, b, start, count, first, key)
                 load(v, b, start, count, first, value)
                 summarise(key, value, count, decay[first:], sums[b, group, n])
-    for job in prange(batch * groups):
+
+
+@job_kernel(False)
+def _surroundings(first_job, stop, decay, tokens, sums, worst):  # type: ignore[no-untyped-def]
+    """Turn each chunk's sums into those over all other chunks; write the largest distance of a key below M to ``worst``
+    (B, group); a job is a group of a sample."""
+    groups = sums.shape[1]
+    for job in range(first_job, stop):
         b, group = job // groups, job % groups
         worst[b, group] = connect(sums[b, group], tokens, decay[group * LANES :])
 
 
-@numba_jit(False)
-def _forward(decay, bonus, k, v, r, gated, sums, y):  # type: ignore[no-untyped-def]
-    batch, groups, chunks = sums.shape[:3]
+@job_kernel(False)
+def _forward(first_job, stop, decay, bonus, k, v, r, gated, sums, y):  # type: ignore[no-untyped-def]
+    _, groups, chunks = sums.shape[:3]
     tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
-    for job in prange(batch * spans):
+    for job in range(first_job, stop):
         b, span = job // spans, job % spans
         key, value, part = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES)), np.empty((2, CHUNK, LANES))
         for n in range(span * _SPAN, min(chunks, (span + 1) * _SPAN)):
@@ -87,40 +92,50 @@ def _forward(decay, bonus, k, v, r, gated, sums, y):  # type: ignore[no-untyped-
                 store(part[0], count, y, b, start, first)
 
 
-@numba_jit(False)
-def _backward(decay, bonus, k, v, r, gated, g, sums, rows, shared, dk, dv, dr):  # type: ignore[no-untyped-def]
-    """Write dk, dv and dr, and each chunk's dw and du to ``shared`` (B, group, chunk, 2, lane); ``rows`` is scratch."""
-    batch, groups, chunks = sums.shape[:3]
+@job_kernel(False)
+def _backward(first_job, stop, second, decay, bonus, k, v, r, gated, g, sums, rows, shared, dk, dv, dr):  # type: ignore[no-untyped-def]
+    """Write the gradients' sums of each chunk to ``rows``; in the second pass, with the sums over all other chunks
+    there, write dk, dv and dr, and each chunk's dw and du to ``shared`` (B, group, chunk, 2, lane)."""
+    _, groups, chunks = sums.shape[:3]
     tokens, spans = k.shape[1] * k.shape[2], (chunks + _SPAN - 1) // _SPAN
-    for second in range(2):
-        for job in prange(batch * spans):
-            b, span = job // spans, job % spans
-            key, value, grad = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES))
-            gate, part = np.empty((CHUNK, LANES)), np.empty((4, CHUNK, LANES))
-            for n in range(span * _SPAN, min(chunks, (span + 1) * _SPAN)):
-                start, count = n * CHUNK, min(CHUNK, tokens - n * CHUNK)
-                for group in range(groups):
-                    first = group * LANES
-                    w, u, met = decay[first:], bonus[first:], rows[b, group, n]
-                    load(k, b, start, count, first, key)
-                    load(v, b, start, count, first, value)
-                    load(g, b, start, count, first, grad)
+    for job in range(first_job, stop):
+        b, span = job // spans, job % spans
+        key, value, grad = np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES)), np.empty((CHUNK, LANES))
+        gate, part = np.empty((CHUNK, LANES)), np.empty((4, CHUNK, LANES))
+        for n in range(span * _SPAN, min(chunks, (span + 1) * _SPAN)):
+            start, count = n * CHUNK, min(CHUNK, tokens - n * CHUNK)
+            for group in range(groups):
+                first = group * LANES
+                w, u, met = decay[first:], bonus[first:], rows[b, group, n]
+                load(k, b, start, count, first, key)
+                load(v, b, start, count, first, value)
+                load(g, b, start, count, first, grad)
+                if gated:
+                    load(r, b, start, count, first, gate)
+                # recomputed in the second pass: cheaper than writing and reading three float64 per element
+                quotients(key, value, grad, gate, gated, count, w, u, sums[b, group, n], part)
+                if not second:
+                    summarise_gradients(part, count, w, met)
+                else:
+                    emit_gradients(key, value, count, w, u, met, part, shared[b, group, n])
+                    store(part[2], count, dk, b, start, first)
+                    store(part[3], count, dv, b, start, first)
                     if gated:
-                        load(r, b, start, count, first, gate)
-                    # recomputed in the second pass: cheaper than writing and reading three float64 per element
-                    quotients(key, value, grad, gate, gated, count, w, u, sums[b, group, n], part)
-                    if second == 0:
-                        summarise_gradients(part, count, w, met)
-                    else:
-                        emit_gradients(key, value, count, w, u, met, part, shared[b, group, n])
-                        store(part[2], count, dk, b, start, first)
-                        store(part[3], count, dv, b, start, first)
-                        if gated:
-                            store(gate, count, dr, b, start, first)
-        if second == 0:
-            for job in prange(batch * groups):
-                b, group = job // groups, job % groups
-                connect_gradients(rows[b, group], sums[b, group], tokens, decay[group * LANES :])
+                        store(gate, count, dr, b, start, first)
+
+
+@job_kernel(False)
+def _gradient_surroundings(first_job, stop, decay, tokens, sums, rows):  # type: ignore[no-untyped-def]
+    """Turn each chunk's sums of the gradients into those over all other chunks; a job is a group of a sample."""
+    groups = sums.shape[1]
+    for job in range(first_job, stop):
+        b, group = job // groups, job % groups
+        connect_gradients(rows[b, group], sums[b, group], tokens, decay[group * LANES :])
+
+
+def _spans(sums: np.ndarray) -> int:
+    """Return the number of spans of chunks of all samples."""
+    return int(sums.shape[0] * -(-sums.shape[2] // _SPAN))
 
 
 def _double(tensor: Tensor) -> np.ndarray:
@@ -142,7 +157,8 @@ def _prepare(
     batch, tokens = k.shape[0], k.shape[1] * k.shape[2]
     sums = np.empty((batch, decay.size // LANES, -(-tokens // CHUNK), 7, LANES))
     worst = np.empty(sums.shape[:2])
-    _surroundings(decay, k, v, sums, worst)
+    _summaries(_spans(sums), decay, k, v, sums)
+    _surroundings(worst.size, decay, tokens, sums, worst)
     growth = (-decay * min(CHUNK, tokens)).reshape(-1, LANES).max(1)
     wild = (worst + np.abs(bonus).reshape(-1, LANES).max(1) > _FURTHEST) | (growth > _GROWTH)
     if tokens == 1:  # y must equal v to the last bit, but a product followed by a quotient rounds
@@ -158,15 +174,14 @@ def run(w: Tensor, u: Tensor, k: Tensor, v: Tensor, r: Tensor | None, y: Tensor)
     """
     keys, values = k.detach().numpy(), v.detach().numpy()
     gate = r.detach().numpy() if r is not None else keys
-    with numba_threads():
-        decay, bonus, sums, wild = _prepare(w, u, keys, values)
-        if len(wild) < sums.shape[0] * sums.shape[1]:
-            _forward(decay, bonus, keys, values, gate, r is not None, sums, y.numpy())
-        if len(wild):
-            found = _carefully(wild, w, u, k, v)
-            for b, first in wild:
-                at = (b, ..., slice(first, first + LANES))
-                y[at] = found[at] if r is None else found[at] * r[at].sigmoid()
+    decay, bonus, sums, wild = _prepare(w, u, keys, values)
+    if len(wild) < sums.shape[0] * sums.shape[1]:
+        _forward(_spans(sums), decay, bonus, keys, values, gate, r is not None, sums, y.numpy())
+    if len(wild):
+        found = _carefully(wild, w, u, k, v)
+        for b, first in wild:
+            at = (b, ..., slice(first, first + LANES))
+            y[at] = found[at] if r is None else found[at] * r[at].sigmoid()
 
 
 def _carefully(wild: np.ndarray, w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -176,7 +191,7 @@ def _carefully(wild: np.ndarray, w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> 
 
     y = torch.empty(k.shape, dtype=k.dtype)
     keys, values = (x.detach().flatten(1, 2).numpy() for x in (k, v))
-    careful.forward(wild, _double(w), _double(u), keys, values, y.flatten(1, 2).numpy())
+    careful.forward(len(wild), wild, _double(w), _double(u), keys, values, y.flatten(1, 2).numpy())
     return y
 
 
@@ -194,19 +209,21 @@ def gradients(
     keys, values, slope = k.detach().numpy(), v.detach().numpy(), grad.detach().numpy()
     gate = r.detach().numpy() if r is not None else keys
     channels = k.shape[3]
-    with numba_threads():
-        decay, bonus, sums, wild = _prepare(w, u, keys, values)
-        both = np.zeros((2, k.shape[0], decay.size))
-        if len(wild) < sums.shape[0] * sums.shape[1]:
-            rows, shared = np.empty((*sums.shape[:3], 8, LANES)), np.empty((*sums.shape[:3], 2, LANES))
-            _backward(
-                decay, bonus, keys, values, gate, r is not None, slope, sums, rows, shared,
-                dk.numpy(), dv.numpy(), (dr if dr is not None else dv).numpy(),
-            )  # fmt: skip
-            both[:] = shared.sum(2).transpose(2, 0, 1, 3).reshape(both.shape)
-        dw, du = (np.ascontiguousarray(x[:, :channels]) for x in both)
-        if len(wild):
-            _careful_gradients(wild, (w, u, k, v, r), grad, (dw, du), out)
+    decay, bonus, sums, wild = _prepare(w, u, keys, values)
+    both = np.zeros((2, k.shape[0], decay.size))
+    if len(wild) < sums.shape[0] * sums.shape[1]:
+        rows, shared = np.empty((*sums.shape[:3], 8, LANES)), np.empty((*sums.shape[:3], 2, LANES))
+        arguments = (
+            decay, bonus, keys, values, gate, r is not None, slope, sums, rows, shared,
+            dk.numpy(), dv.numpy(), (dr if dr is not None else dv).numpy(),
+        )  # fmt: skip
+        _backward(_spans(sums), False, *arguments)
+        _gradient_surroundings(sums.shape[0] * sums.shape[1], decay, k.shape[1] * k.shape[2], sums, rows)
+        _backward(_spans(sums), True, *arguments)
+        both[:] = shared.sum(2).transpose(2, 0, 1, 3).reshape(both.shape)
+    dw, du = (np.ascontiguousarray(x[:, :channels]) for x in both)
+    if len(wild):
+        _careful_gradients(wild, (w, u, k, v, r), grad, (dw, du), out)
     return torch.from_numpy(dw.sum(0)).to(w.dtype), torch.from_numpy(du.sum(0)).to(u.dtype)
 
 
@@ -225,7 +242,7 @@ def _careful_gradients(
     dk, dv = (torch.empty(k.shape, dtype=k.dtype) for _ in range(2))
     flat = [x.detach().flatten(1, 2).contiguous().numpy() for x in (k, v, slope)]
     written = [x.flatten(1, 2).numpy() for x in (dk, dv)]
-    careful.backward(wild, _double(w), _double(u), *flat, *shared, *written)
+    careful.backward(len(wild), wild, _double(w), _double(u), *flat, *shared, *written)
     found = _carefully(wild, w, u, k, v) if open_by is not None else dk
     for b, first in wild:
         at = (b, ..., slice(first, first + LANES))

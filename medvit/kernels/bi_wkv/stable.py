@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from medvit.kernels.bi_wkv.exponential import LIMIT, LN2_HIGH, LN2_LOW, LOG2E, ROUND, taylor
-from medvit.kernels.numba_support import numba_jit
+from medvit.kernels.numba_support import job_kernel
 
 __all__ = ["backward", "forward"]
 
@@ -162,11 +162,11 @@ def _average(k, v, first, decay, bonus, y, at, rest):  # type: ignore[no-untyped
                     rest[start + t, 0, c], rest[start + t, 1, c] = gap[t, c], under
 
 
-@numba_jit(_STRICT)
-def forward(which, w, u, k, v, y):  # type: ignore[no-untyped-def]
+@job_kernel(_STRICT)
+def forward(first_job, stop, which, w, u, k, v, y):  # type: ignore[no-untyped-def]
     """Write y for the (sample, first channel) pairs in ``which``, (pair, 2)."""
     channels = k.shape[2]
-    for job in prange(which.shape[0]):
+    for job in range(first_job, stop):
         b, first = which[job, 0], which[job, 1]
         lanes = min(_LANES, channels - first)
         decay, bonus = np.zeros(_LANES), np.zeros(_LANES)
@@ -222,11 +222,11 @@ def _adjoint(k, v, first, decay, bonus, own, one, two, dk, dv):  # type: ignore[
     return shared
 
 
-@numba_jit(_STRICT)
-def backward(which, w, u, k, v, g, dw, du, dk, dv):  # type: ignore[no-untyped-def]
+@job_kernel(_STRICT)
+def backward(first_job, stop, which, w, u, k, v, g, dw, du, dk, dv):  # type: ignore[no-untyped-def]
     """Write the gradients for the (sample, first channel) pairs in ``which``; dw and du are (sample, channel)."""
     _, tokens, channels = k.shape
-    for job in prange(which.shape[0]):
+    for job in range(first_job, stop):
         b, first = which[job, 0], which[job, 1]
         lanes = min(_LANES, channels - first)
         decay, bonus = np.zeros(_LANES), np.zeros(_LANES)

@@ -4,19 +4,18 @@ time."""
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 from torch import Tensor
 
-from medvit.kernels.numba_support import numba_jit, numba_threads
+from medvit.kernels.numba_support import job_kernel
 from medvit.kernels.resample_argmax.axes import Axis
 
 __all__ = ["choose"]
 
 
-@numba_jit({"contract", "nsz"})
-def _choose(logits, xl, xh, xw, yl, yh, yw, zl, zh, zw, out):  # type: ignore[no-untyped-def]
+@job_kernel({"contract", "nsz"})
+def _choose(first, stop, logits, xl, xh, xw, yl, yh, yw, zl, zh, zw, out):  # type: ignore[no-untyped-def]
     classes, width = logits.shape[0], logits.shape[3]
-    for job in prange(xl.size * yl.size):
+    for job in range(first, stop):
         i, j = job // yl.size, job % yl.size
         row = np.empty(width, np.float32)
         best, which = np.empty(zl.size, np.float32), np.empty(zl.size, np.int32)
@@ -47,5 +46,5 @@ def choose(logits: Tensor, x: Axis, y: Axis, z: Axis, out: Tensor) -> None:
         for a in (x, y, z)
         for t in (a.low, a.high, a.weight)
     ]
-    with numba_threads():
-        _choose(logits.float().contiguous().numpy(), *tables, out[x.inside, y.inside, z.inside].numpy())
+    box = out[x.inside, y.inside, z.inside]
+    _choose(box.shape[0] * box.shape[1], logits.float().contiguous().numpy(), *tables, box.numpy())

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from medvit.kernels.numba_support import numba_jit, numba_threads
+from medvit.kernels.numba_support import job_kernel
 from medvit.kernels.window_attention.layout import WindowLayout
 
 __all__ = ["backward", "forward"]
@@ -79,13 +79,13 @@ def _scores(row, q, k, i, bias, region, masked, scale):  # type: ignore[no-untyp
             row[j] += _MASK if region[j] != own else _ZERO
 
 
-@numba_jit()
-def _forward(qkv, pad, bias, token, region, masked, scale, out, lse):  # type: ignore[no-untyped-def]
-    batch, _, channels = out.shape
+@job_kernel()
+def _forward(first_job, stop, qkv, pad, bias, token, region, masked, scale, out, lse):  # type: ignore[no-untyped-def]
+    channels = out.shape[2]
     windows, n = token.shape
     heads, _, width = bias.shape
     head_dim = channels // heads
-    for job in prange(batch * windows):
+    for job in range(first_job, stop):
         b, w = job // windows, job % windows
         q = np.zeros((head_dim, width), np.float32)
         k = np.zeros((head_dim, width), np.float32)
@@ -117,14 +117,14 @@ def _forward(qkv, pad, bias, token, region, masked, scale, out, lse):  # type: i
                 lse[b, w, h, i] = top + np.log(total)
 
 
-@numba_jit()
-def _backward(qkv, pad, bias, token, region, masked, scale, out, lse, grad, splits, dqkv, dbias, dpad):  # type: ignore[no-untyped-def]
+@job_kernel()
+def _backward(first_job, stop, qkv, pad, bias, token, region, masked, scale, out, lse, grad, splits, dqkv, dbias, dpad):  # type: ignore[no-untyped-def]
     batch, _, channels = out.shape
     windows, n = token.shape
     heads, _, width = bias.shape
     head_dim = channels // heads
     # a job has one head and every splits-th window, so no two jobs add to the same number: results are deterministic
-    for job in prange(heads * splits):
+    for job in range(first_job, stop):
         h, split = job // splits, job % splits
         start = h * head_dim
         q = np.zeros((head_dim, width), np.float32)
@@ -217,10 +217,10 @@ def forward(
     out = torch.zeros(batch, tokens, triple // 3)
     lse = torch.zeros(batch, token.shape[0], heads, token.shape[1])
     scale = np.float32((triple // 3 // heads) ** -0.5)
-    with numba_threads():
-        _forward(
-            _plain(qkv), _plain(pad), _bias(table, layout, heads), token, region, masked, scale, out.numpy(), lse.numpy()
-        )  # fmt: skip
+    _forward(
+        qkv.shape[0] * token.shape[0], _plain(qkv), _plain(pad), _bias(table, layout, heads), token, region, masked,
+        scale, out.numpy(), lse.numpy(),
+    )  # fmt: skip
     return out, lse
 
 
@@ -242,11 +242,10 @@ def backward(
     dbias = np.zeros((splits, *bias.shape), np.float32)
     dpad = np.zeros((splits, qkv.shape[2]), np.float32)
     scale = np.float32((qkv.shape[2] // 3 // heads) ** -0.5)
-    with numba_threads():
-        _backward(
-            _plain(qkv), _plain(pad), bias, token, region, masked, scale, _plain(out), _plain(lse), _plain(grad),
-            splits, dqkv.numpy(), dbias, dpad,
-        )  # fmt: skip
+    _backward(
+        heads * splits, _plain(qkv), _plain(pad), bias, token, region, masked, scale, _plain(out), _plain(lse),
+        _plain(grad), splits, dqkv.numpy(), dbias, dpad,
+    )  # fmt: skip
     dtable = torch.zeros(table.shape)
     dense = torch.from_numpy(dbias.sum(0)[:, :, :n].reshape(heads, n * n).T.copy())
     dtable.index_add_(0, torch.from_numpy(layout.relative.reshape(-1)), dense)

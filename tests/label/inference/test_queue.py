@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import weakref
 
@@ -94,3 +95,10 @@ def test_what_a_job_made_is_not_kept_for_the_list() -> None:
     gc.collect()
     assert made[0]() is None
     assert queue.find(identity).summary()["state"] == "done" and queue.find(identity).stage == "infer"
+
+
+def test_the_log_of_the_server_has_what_a_run_announces_without_the_image(caplog) -> None:
+    with caplog.at_level(logging.INFO, "medvit_label"):
+        job = JobQueue(1).submit(lambda progress: progress.announce("Preparing the network"), "bands", "image 0")
+        job.future.result(5)
+    assert caplog.messages == [f"inference {job.id[:8]} by bands: Preparing the network"]

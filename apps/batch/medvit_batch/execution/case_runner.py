@@ -54,7 +54,7 @@ files to write.
 
 def run_case(job: CaseJob, link: CaseChannel) -> Outcome | None:
     """Run one case and return its outcome, errors included; None if the outcome follows once the results are written."""
-    progress = Progress(link.show)
+    progress = Progress(link.show, link.announce)
     made = _attempt(job, link, lambda: _made(job, link, progress))
     if isinstance(made, Outcome):
         return _told(job, made, progress)

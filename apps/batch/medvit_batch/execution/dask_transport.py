@@ -28,6 +28,7 @@ from medvit_batch.execution.cluster_spec import Cluster, ClusterSpec
 from medvit_batch.execution.dask_cluster import started
 from medvit_batch.execution.dispatcher import Dispatcher
 from medvit_batch.execution.messages import (
+    Announced,
     Answer,
     CaseDone,
     CaseEnded,
@@ -273,6 +274,8 @@ def _run_case(job: CaseJob, ahead: CaseJob | None, settings: _TaskSettings) -> _
             for event in dispatcher.wait(_TICK):
                 if isinstance(event, InputHashed):
                     dispatcher.answer(event.case, True)
+                    continue
+                if isinstance(event, Announced):  # for the run's own terminal, which this machine has not
                     continue
                 if event.outcome is None or event.outcome.state is not State.CHECKED:
                     shutil.rmtree(staging, ignore_errors=True)

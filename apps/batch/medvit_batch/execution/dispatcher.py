@@ -11,6 +11,7 @@ from dataclasses import replace
 from medvit_batch.cases import CaseJob
 from medvit_batch.errors import BatchError
 from medvit_batch.execution.messages import (
+    Announced,
     Answer,
     CaseDone,
     CaseEnded,
@@ -174,7 +175,7 @@ class Dispatcher:
                 return self._lost(worker, message.detail)
         active = next(case for case in worker.active() if case.job.case == message.case)
         match message:
-            case InputHashed():
+            case InputHashed() | Announced():
                 return [message]
             case CaseStarted():
                 active.deadline = time.monotonic() + self.time_limit

@@ -8,6 +8,7 @@ from enum import StrEnum
 from medvit_batch.cases import CaseJob, Outcome
 
 __all__ = [
+    "Announced",
     "Answer",
     "CaseDone",
     "CaseEnded",
@@ -113,6 +114,13 @@ class StageChanged(_CaseNotice):
     stage: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Announced(_CaseNotice):
+    """Line for the user about work that takes long once, such as the preparation of a network for this machine."""
+
+    text: str
+
+
 class CaseReleased(_CaseNotice):
     """Notice that the results of a case are written in the background, and the worker is free for another case."""
 
@@ -170,10 +178,11 @@ FromWorker = (
     | InputHashed
     | CaseStarted
     | StageChanged
+    | Announced
     | CaseReleased
     | CaseDone
     | CaseEnded
     | WorkerLost
 )
-Event = InputHashed | CaseEnded
+Event = InputHashed | Announced | CaseEnded
 """Events that the caller of a dispatcher must handle; ``InputHashed`` needs ``Dispatcher.answer``."""

@@ -18,7 +18,7 @@ from medvit_batch.execution.case_queue import Turns, was_interrupted
 from medvit_batch.execution.deduplicator import Claims
 from medvit_batch.execution.dispatcher import Dispatcher
 from medvit_batch.execution.fork_server import fork_server_is_usable
-from medvit_batch.execution.messages import Event, InputHashed
+from medvit_batch.execution.messages import Announced, Event, InputHashed
 from medvit_batch.execution.pipe_transport import PipeTransport
 from medvit_batch.execution.publish import remove_leftovers, staging_path, withdraw
 from medvit_batch.execution.shutdown import Stop
@@ -250,6 +250,10 @@ class Session:
         """Record an event of a worker; return its case if it is to be tried again."""
         if isinstance(event, InputHashed):
             self.dispatcher.answer(event.case, self._claims.must_run(event.case, event.digest))
+            return None
+        if isinstance(event, Announced):
+            self.say(event.text)
+            self.events.write("announced", case=event.case, text=event.text)
             return None
         return self.outcomes.record(self._active.pop(event.case), event, self._turns)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from medvit_batch.cases import CaseJob, Outcome
 from medvit_batch.execution.fork_server import THREAD_VARIABLES
 from medvit_batch.execution.messages import (
+    Announced,
     Answer,
     CaseDone,
     CaseReleased,
@@ -92,6 +93,10 @@ class CaseChannel:
         if stage != self.stage:
             self.stage = stage
             self.send(StageChanged(case=self.case, stage=stage))
+
+    def announce(self, text: str) -> None:
+        """Pass a line for the user on; a callback of ``Progress``."""
+        self.send(Announced(case=self.case, text=text))
 
 
 Runner = Callable[[CaseJob, CaseChannel], Outcome | None]

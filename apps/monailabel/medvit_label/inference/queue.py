@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 import time
 import uuid
@@ -16,6 +17,8 @@ from medvit.progress import Progress
 from medvit_label.errors import BusyError, UnknownError
 
 __all__ = ["Job", "JobQueue"]
+
+_log = logging.getLogger("medvit_label")
 
 T = TypeVar("T")
 _REMEMBERED = 200
@@ -50,10 +53,13 @@ class Job(Generic[T]):
     future: Future[T] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.progress = Progress(self._show)
+        self.progress = Progress(self._show, self._announce)
 
     def _show(self, stage: str, done: int, total: int) -> None:
         self.stage, self.done, self.total = stage, done, total
+
+    def _announce(self, text: str) -> None:
+        _log.info("inference %s by %s: %s", self.id[:8], self.model, text)
 
     def without_result(self) -> Job[T]:
         """Return a copy of an ended job without its result, which may be hundreds of megabytes."""

@@ -60,18 +60,20 @@ class Request:
 class State:
     """Progress of a job: stage, share done, and seconds left if they can be estimated.
 
-    ``in_one`` is True for a stage of a single step, which reports no progress.
+    ``in_one`` is True for a stage of a single step, which reports no progress. ``announced`` is the line for the user
+    about this stage, such as why it takes long and for how long.
     """
 
     stage: str
     share: float
     seconds_left: float | None = None
     in_one: bool = False
+    announced: str = field(default="", kw_only=True)
 
     @property
     def words(self) -> str:
-        """Name of the stage for people."""
-        return _STAGES.get(self.stage, self.stage.capitalize())
+        """Name of the stage for people, or what was announced about it."""
+        return self.announced or _STAGES.get(self.stage, self.stage.capitalize())
 
     @property
     def line(self) -> str:
@@ -83,7 +85,7 @@ class State:
 
 
 _STAGES = {
-    "prepare": "Preparing the network; before its first run on this machine it is converted, which may take minutes",
+    "prepare": "Preparing the network",
     "load": "Loading the network",
     "waiting": "Waiting for the server",
 }
@@ -250,9 +252,10 @@ class Job:
         told: Callable[[State], None] = lambda state: None,
     ) -> None:
         self._work, self._done, self._failed, self._told = work, done, failed, told
-        self.progress = Progress(self._show)
+        self.progress = Progress(self._show, self._announce)
         self.is_cancelled = False
         self._began: dict[str, tuple[float, int]] = {}
+        self._state = State("", 0.0)
         self._thread = threading.Thread(target=self._run, daemon=True, name="medvit-run")
 
     def start(self) -> Job:
@@ -275,7 +278,11 @@ class Job:
         began, first = self._began.setdefault(stage, (now, done))
         steps = done - first
         left = (now - began) / steps * (total - done) if steps > 0 and total > 1 else None
-        self._told(State(stage, done / max(total, 1), left, total <= 1 and done < total))
+        self._state = State(stage, done / max(total, 1), left, total <= 1 and done < total)
+        self._told(self._state)
+
+    def _announce(self, text: str) -> None:
+        self._told(replace(self._state, announced=text))
 
     def _run(self) -> None:
         try:
