@@ -33,11 +33,9 @@ def openvino_peer(network: nn.Module, example: Tensor) -> Callable[[Tensor], Ten
         BackendError: OpenVINO is not installed, or cannot convert the network.
     """
     _require("openvino", "openvino")
-    from medvit.inference.backends import openvino_core
+    from medvit.inference.backends import load_openvino, openvino_core
 
-    core = openvino_core()  # medvit imports OpenVINO first
-    import openvino
-
+    openvino, core = load_openvino(), openvino_core()
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
 
     def convert() -> Any:
