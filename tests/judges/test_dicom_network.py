@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,13 @@ import pytest
 
 pytest.importorskip("pynetdicom", reason="the extra 'network' is not installed")
 
+from medvit_batch.catalogue.folder_walk import walk
 from medvit_batch.cli import app as batch_app
 from medvit_batch.dicom_cli import app
+from medvit_batch.errors import PeerError
 from medvit_batch.journal import Journal
 from medvit_batch.network.peers import Local, parse_peer, quiet_networking
-from medvit_batch.network.query_retrieve import fetch, find, parse_keys
+from medvit_batch.network.query_retrieve import Fetched, fetch, find, parse_keys
 from medvit_batch.network.store_scp import Node
 from typer.testing import CliRunner
 
@@ -117,11 +121,32 @@ def test_series_are_fetched_voxel_for_voxel(way, pacs, tmp_path):
     originals = [pydicom.dcmread(path) for path in (top / "1").iterdir()]
     assert (found.series, found.modality, found.objects) == (series, "CT", len(originals))
     node = Node(local=Local(timeout=10), port=running.caller, min_free_gb=0)
-    assert list(fetch(peer, [found], tmp_path, node, move=way == "move")) == [(found, len(originals))]
+    assert list(fetch(peer, [found], tmp_path, node, move=way == "move")) == [Fetched(found, len(originals))]
     fetched = {str(pydicom.dcmread(p).SOPInstanceUID): pydicom.dcmread(p) for p in tmp_path.rglob("*.dcm")}
     assert len(fetched) == len(originals)
     for original in originals:
         assert np.array_equal(fetched[original.SOPInstanceUID].pixel_array, original.pixel_array)
+
+
+@pytest.mark.parametrize("way", ["get", "web"])
+def test_a_series_that_cannot_be_fetched_does_not_end_a_query(way, pacs, tmp_path):
+    running, top = pacs
+    quiet_networking()
+    peer, series = parse_peer(running.web if way == "web" else running.node), series_of(top / "1")
+    (found,) = find(peer, parse_keys([f"SeriesInstanceUID={series}"]), Local())
+    more = replace(found, objects=found.objects + 1)  # as if one slice were lost on the way
+    node = Node(local=Local(timeout=10), port=running.caller, min_free_gb=0)
+    lacking, whole = fetch(peer, [more, found], tmp_path, node, move=False)
+    assert lacking.objects == 0
+    assert f"{found.objects} of {more.objects} objects of series" in str(lacking.error)
+    assert whole == Fetched(found, found.objects)
+    hidden = tmp_path / found.study / f".medvit-incomplete-{series}"
+    assert len(list(hidden.iterdir())) == found.objects
+    walked = [Path(os.fsdecode(folder.path)).name for folder in walk(tmp_path / found.study, tmp_path / "out")]
+    assert walked == [found.study, series]
+    absent = replace(found, series="1.2.3.4")
+    with pytest.raises(PeerError):
+        list(fetch(peer, [absent] * 3, tmp_path, node, move=False))
 
 
 def test_a_query_lists_fetches_runs_and_sends_back(pacs, banded, tmp_path):

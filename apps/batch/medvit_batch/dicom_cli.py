@@ -104,10 +104,19 @@ def query(
             raise typer.Exit(0)
         inbox = inbox_of(output)
         node = Node(local=local, host=host, port=port, min_free_gb=asked.min_free_gb)
-        for item, count in fetch(source, found, inbox, node, move):
-            what = "a series" if asked.deidentify else f"series {item.series}"
-            shown.say(f"Fetched {count} object(s) of {what}.")
+        lacking = 0
+        for done in fetch(source, found, inbox, node, move):
+            what = "a series" if asked.deidentify else f"series {done.item.series}"
+            if done.error is None:
+                shown.say(f"Fetched {done.objects} object(s) of {what}.")
+            else:
+                lacking += 1
+                words = "It could not be fetched." if asked.deidentify else str(done.error)
+                shown.say(f"Not fetched: {what}. {words}")
         code = run_batch(replace(asked, archive=str(inbox)), output, shown)
+        if lacking:
+            shown.say(f"{lacking} series could not be fetched. Give the same command again to try them once more.")
+            code = code or 3
         if target is not None:
             drain(output, target, node)
             code = 3 if say_unsent(output, target, shown) and not code else code

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +15,7 @@ import pydicom
 from pydicom import Dataset
 from pydicom.datadict import keyword_dict
 
+from medvit.atomic_write import HIDDEN
 from medvit.io.dicom import web_words
 from medvit_batch.errors import NetworkError, PeerError
 from medvit_batch.network.peers import Local, Peer, associated, web_client
@@ -21,13 +24,16 @@ from medvit_batch.network.store_scp import Node, Receiver, keep, receiving
 if TYPE_CHECKING:
     from pynetdicom import AE
 
-__all__ = ["Found", "fetch", "find", "parse_keys"]
+__all__ = ["Fetched", "Found", "fetch", "find", "parse_keys"]
 
 _OF_SERIES = {
     "Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "SeriesDate", "BodyPartExamined", "ProtocolName",
     "PerformedProcedureStepStartDate",
 }  # fmt: skip
 _PENDING = (0xFF00, 0xFF01)
+
+_IN_A_ROW = 3
+"""Number of series in a row that cannot be fetched, after which a query gives up."""
 
 
 @dataclass(frozen=True)
@@ -126,30 +132,56 @@ def _qido(peer: Peer, keys: dict[str, str], local: Local) -> list[Found]:
     return [_found(str(item.get("StudyInstanceUID") or ""), item) for item in items]
 
 
-def fetch(peer: Peer, series: list[Found], inbox: Path, node: Node, move: bool) -> Iterator[tuple[Found, int]]:
-    """Fetch series into a folder; yield each with the number of its objects in the folder.
+@dataclass(frozen=True)
+class Fetched:
+    """Outcome for a series: the number of its objects in the folder, or the error for which it could not be fetched."""
+
+    item: Found
+    objects: int
+    error: PeerError | None = None
+
+
+def fetch(peer: Peer, series: list[Found], inbox: Path, node: Node, move: bool) -> Iterator[Fetched]:
+    """Fetch series into a folder; yield the outcome of each.
+
+    A series that did not come completely is set aside under a hidden name, so that no batch runs on a part of it, and
+    the next one is fetched.
 
     Raises:
-        PeerError: the peer is not reachable, or does not send all objects.
+        PeerError: several series in a row could not be fetched.
     """
-    receiver = Receiver(inbox, node)
-    if peer.url:
+    receiver, in_a_row = Receiver(inbox, node), 0
+    with receiving(inbox, node) if move and not peer.url else nullcontext():
         for item in series:
-            _wado(peer, item, inbox, node.local)
-            yield _whole(peer, item, inbox)
-    elif move:
-        with receiving(inbox, node):
-            for item in series:
-                _c_move(peer, item, node.local)
-                yield _whole(peer, item, inbox)
-    else:
-        for item in series:
-            _c_get(peer, item, receiver, node.local)
-            yield _whole(peer, item, inbox)
+            home = inbox / item.study / item.series
+            try:
+                if peer.url:
+                    _wado(peer, item, inbox, node.local)
+                elif move:
+                    _c_move(peer, item, node.local)
+                else:
+                    _c_get(peer, item, receiver, node.local)
+                done = Fetched(item, _whole(peer, item, home))
+            except PeerError as error:
+                _set_aside(home)
+                in_a_row += 1
+                if in_a_row == min(_IN_A_ROW, len(series)):
+                    raise
+                done = Fetched(item, 0, error)
+            else:
+                in_a_row = 0
+            yield done
 
 
-def _whole(peer: Peer, item: Found, inbox: Path) -> tuple[Found, int]:
-    home = inbox / item.study / item.series
+def _set_aside(home: Path) -> None:
+    """Hide what came of a series; a folder that was hidden before is replaced."""
+    if home.is_dir():
+        hidden = home.with_name(f"{HIDDEN}incomplete-{home.name}")
+        shutil.rmtree(hidden, ignore_errors=True)
+        home.rename(hidden)
+
+
+def _whole(peer: Peer, item: Found, home: Path) -> int:
     count = sum(1 for _ in home.glob("*.dcm")) if home.is_dir() else 0
     if count < max(1, item.objects):
         raise PeerError(
@@ -157,7 +189,7 @@ def _whole(peer: Peer, item: Found, inbox: Path) -> tuple[Found, int]:
             "the whole series is needed",
             "See the peer's log, or try --move.",
         )
-    return item, count
+    return count
 
 
 def _request(item: Found) -> Dataset:
