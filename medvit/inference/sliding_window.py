@@ -323,7 +323,13 @@ class SlidingWindow:
         """
         check_fits(work.network, batch)
         windows = windows if self.mirrored is None else 2 * windows
-        wanted = BackendRequest(self.backend, self.precision, windows, bool(work.args or work.kwargs), self.streams)
+        wanted = BackendRequest(
+            backend=self.backend,
+            precision=self.precision,
+            windows=windows,
+            arguments=bool(work.args or work.kwargs),
+            streams=self.streams,
+        )
         with self._preparing(work, wanted):
             chosen = select_backend(work.network, batch, wanted, work.progress)
         if work.on_backend is not None:

@@ -39,7 +39,7 @@ _LARGE = 10**6
 """Smallest number of parameters of a network for which "auto" considers a graph."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BackendRequest:
     """A request for a backend.
 
@@ -58,7 +58,7 @@ class BackendRequest:
     streams: int | None = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelectedBackend:
     """The selected backend, with the reason for the choice.
 
@@ -132,7 +132,7 @@ def _selected(backend: str, precision: str, reason: str, run: Callable[..., Tens
     streams = int(getattr(run, "streams", 1))
     if streams > 1:
         reason += f"; {streams} windows at once, which was measured to be fastest on this machine"
-    return SelectedBackend(backend, precision, reason, run, streams)
+    return SelectedBackend(backend=backend, precision=precision, reason=reason, run=run, streams=streams)
 
 
 def may_need_conversion(network: object, wanted: BackendRequest) -> bool:
@@ -179,7 +179,7 @@ def _automatic(
         graph, reason = faster_graph_of(network, batch, _streams(wanted), progress)
         if graph is not None:
             return _selected("openvino", "fp32", reason, graph)
-    return SelectedBackend("eager", "fp32", reason, network)
+    return SelectedBackend(backend="eager", precision="fp32", reason=reason, run=network)
 
 
 def _eager_because(network: object, batch: Tensor, wanted: BackendRequest) -> str | None:
@@ -204,6 +204,6 @@ def devices() -> str:
     network = nn.Identity().eval()
     states = []
     for name in BACKENDS[1:]:
-        reason = unsupported_reason(name, network, example, BackendRequest(name))
+        reason = unsupported_reason(name, network, example, BackendRequest(backend=name))
         states.append(f"{name} {'yes' if reason is None else f'no ({reason})'}")
     return ", ".join(states)
