@@ -191,10 +191,10 @@ def _reconstruct(job: _Job, shown: Terminal) -> SavedResult:
         }
         settings = ReconstructionSettings(job.device, job.force, job.threads)
         prepared = prepare(bundle, views, settings, progress)
-        # torch and MONAI take seconds to import, so mistakes are refused before
-        from medvit.inference import import_monai_lightly
+        # torch takes seconds to import, so mistakes are refused before
+        from medvit.inference import never_train
 
-        import_monai_lightly(bundle.config)
+        never_train()
         result = run(bundle, prepared, settings, progress)
         assert isinstance(result, Reconstructed)  # a bundle that reconstructs returns nothing else
         saved = save_reconstructed(result, job.output, job.write)

@@ -150,10 +150,10 @@ def _restore(job: _Job, shown: Terminal) -> SavedResult:
             scan = open_source(job.source, run.series, progress, run.on_irregular, run.geometry)
         write = replace(job.write, output_types=job.types or usual_restored_types(scan.kind))
         check_restored_types(write.output_types, scan.kind)
-        # torch and MONAI take seconds to import, so mistakes are refused before
-        from medvit.inference import import_monai_lightly
+        # torch takes seconds to import, so mistakes are refused before
+        from medvit.inference import never_train
 
-        import_monai_lightly(bundle.config)
+        never_train()
         from medvit import pipeline
         from medvit.restoration import Restored
 

@@ -180,10 +180,10 @@ def _segment(job: _Job, shown: Terminal) -> SavedResult:
         usual = {"dicom": ("dicom-seg", "nifti"), "picture": ("png",)}.get(scan.kind, ("nifti",))
         write = replace(job.write, output_types=job.types or usual)
         check_types(write.output_types, scan.kind)
-        # torch and MONAI take seconds to import, so mistakes are refused before
-        from medvit.inference import import_monai_lightly
+        # torch takes seconds to import, so mistakes are refused before
+        from medvit.inference import never_train
 
-        import_monai_lightly(bundle.config)
+        never_train()
         from medvit.pipeline import run
         from medvit.segmentation import Result
 

@@ -1,6 +1,7 @@
 from .device import choose_device as choose_device
 from .flip_averaging import FlipAveraging as FlipAveraging
 from .light_imports import import_monai_lightly as import_monai_lightly
+from .light_imports import never_train as never_train
 from .loaded_bundle import LoadedBundle as LoadedBundle
 from .loaded_bundle import apply as apply
 from .loaded_bundle import load_model as load_model

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["import_monai_lightly"]
+__all__ = ["import_monai_lightly", "never_train"]
 
 _FOR_TRAINING = ("ignite", "matplotlib.pyplot")
 """Packages that MONAI imports if they are installed, for its training engine and for pictures in Jupyter."""
@@ -27,14 +27,34 @@ _STEPS_WITHOUT = {
 }
 """MONAI's classes that work without those packages."""
 
+_NETWORKS_OF_MONAI = {
+    "medvit.reconstruction.StackedSwinX2S",
+    "medvit.reconstruction.SwinX2S",
+    "medvit.segmentation.SwinUNETR",
+}
+"""Networks of medvit that are made of MONAI's blocks."""
+
+_PROCESS = {"infers_only": False}
+"""State of this process: True once a command has said that it will never train."""
+
+
+def never_train() -> None:
+    """State that this process will only run inference, so that MONAI may be imported without parts for training.
+
+    Examples:
+        >>> from medvit.inference import never_train
+        >>> never_train()  # doctest: +SKIP
+    """
+    _PROCESS["infers_only"] = True
+
 
 def import_monai_lightly(config: Mapping[str, Any]) -> None:
-    """Import MONAI without its training engine, and without packages that no step of a bundle uses, in a process that
-    never trains.
+    """Import MONAI without its training engine, and without packages that no step of a bundle uses, if a bundle needs
+    MONAI and the process never trains.
 
     MONAI works without these packages, but remembers that they were missing: ``monai.engines`` cannot be used in this
     process afterwards, nor can transforms that need one of them. The packages can still be imported directly. If MONAI
-    is already imported, this does nothing.
+    is already imported, or ``never_train`` was not called, this does nothing.
 
     Args:
         config: inference config of the bundle that will run, as JSON gives it.
@@ -42,15 +62,18 @@ def import_monai_lightly(config: Mapping[str, Any]) -> None:
     Examples:
         >>> import sys
         >>> from medvit.bundles import open_bundle
-        >>> from medvit.inference import import_monai_lightly
+        >>> from medvit.inference import import_monai_lightly, never_train
+        >>> never_train()  # doctest: +SKIP
         >>> import_monai_lightly(open_bundle("headneck_ct_swin_unetr").config)
-        >>> "monai" in sys.modules
+        >>> "monai" in sys.modules  # doctest: +SKIP
         True
     """
-    if "monai" in sys.modules:
+    if "monai" in sys.modules or not _PROCESS["infers_only"]:
         return
     steps = [config.get(name, {}) for name in ("preprocessing", "inferer", "postprocessing")]
-    used = {target for target in _targets(steps) if target.startswith("monai.")}
+    used = {target for target in _targets(steps) if not target.startswith("medvit.")}
+    if not used and not _NETWORKS_OF_MONAI & set(_targets(config.get("network_def", {}))):
+        return
     unneeded = _FOR_TRAINING + (_FOR_STEPS if used <= _STEPS_WITHOUT else ())
     hidden = [name for name in unneeded if name not in sys.modules]
     try:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from medvit.bundles import Bundle, Calibration, ConfigReader, Validation, open_bundle, require_precision_check
-from medvit.errors import BackendError, BundleError, MemoryShortError
-from medvit.inference.backends import SelectedBackend
+from medvit.errors import BackendError, BundleError, MedvitError, MemoryShortError
+from medvit.inference.backends import DeferredNetwork, SelectedBackend, built
 from medvit.inference.checks import is_out_of_memory
 from medvit.inference.device import choose_device
+from medvit.inference.light_imports import import_monai_lightly
 from medvit.inference.prediction import Prediction
 from medvit.inference.region import region_mask
 from medvit.inference.slice_wise import SliceWise
@@ -42,7 +43,7 @@ class LoadedBundle:
     Attributes:
         bundle: the bundle with config and metadata.
         device: device of the network.
-        network: the network in evaluation mode.
+        runnable: the network in evaluation mode, possibly not built yet, as inferers and backends take it.
         inferer: inferer that runs the network over an image.
         preprocessing: transforms from data to the network's input, under the key ``image``.
         postprocessing: transforms from the network's output, under the key ``pred``, to the result on the source grid.
@@ -57,12 +58,18 @@ class LoadedBundle:
 
     bundle: Bundle
     device: torch.device
-    network: nn.Module
+    runnable: nn.Module | DeferredNetwork
     inferer: Any
     preprocessing: Any
     postprocessing: Any
     weights_sha256: str = ""
     fast: bool = False
+
+    @property
+    def network(self) -> nn.Module:
+        """The network in evaluation mode."""
+        network: nn.Module = built(self.runnable)
+        return network
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -205,14 +212,14 @@ def _build(bundle: Bundle, device: torch.device, fast: bool = False, network: nn
     config["postprocessing"] = without_saver(config.get("postprocessing"))
     try:
         get = _reader_of(config)
-        own = get("network") if network is None else network
+        own = _network(bundle, config, get, device) if network is None else network
         inferer = get("inferer")
         if getattr(inferer, "precision", "fp32") != "fp32":
             require_precision_check(bundle, inferer.precision)
         return LoadedBundle(
             bundle=bundle,
             device=device,
-            network=own,
+            runnable=own,
             inferer=inferer,
             preprocessing=get("preprocessing"),
             postprocessing=get("postprocessing"),
@@ -234,10 +241,33 @@ def _reader_of(config: dict[str, Any]) -> Callable[[str], Any]:
     reader = ConfigReader(config)
     if reader.knows("network", "inferer", "preprocessing", "postprocessing"):
         return reader.get
+    import_monai_lightly(config)
     from monai.bundle import ConfigParser
 
     parsed: Callable[[str], Any] = ConfigParser(config).get_parsed_content
     return parsed
+
+
+def _network(
+    bundle: Bundle, config: dict[str, Any], get: Callable[[str], Any], device: torch.device
+) -> nn.Module | DeferredNetwork:
+    """Return the network of a bundle; on the CPU it is built later if its fingerprint is recorded, else now."""
+
+    def build() -> nn.Module:
+        import_monai_lightly(config)
+        network: nn.Module = get("network")
+        return network
+
+    if device.type != "cpu" or not isinstance(getattr(get, "__self__", None), ConfigReader):
+        return build()
+    network = DeferredNetwork(build, config, bundle.weights_sha256)
+    try:
+        ready = network.is_recorded and bool(bundle.verify())
+    except MedvitError:
+        ready = False
+    if not ready:
+        network.built()  # raises the error of weights that cannot be used
+    return network
 
 
 def without_saver(postprocessing: Any) -> Any:
@@ -378,13 +408,13 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
         def stream(add_planes: Callable[[Tensor], None]) -> Tensor:
             with progress.stage("infer"):
                 image = plain_tensor(ready["image"])[None].to(model.device)
-                made: Tensor = inferer.stream(image, model.network, lambda planes: add_planes(finite(planes)), **extra)
+                made: Tensor = inferer.stream(image, model.runnable, lambda planes: add_planes(finite(planes)), **extra)
             return made
 
         return steps.run(stream, ready["image"])
     with progress.stage("infer"):
         image = plain_tensor(ready["image"])[None].to(model.device)
-        output = finite(inferer(image, model.network, **extra)[0].cpu())
+        output = finite(inferer(image, model.runnable, **extra)[0].cpu())
     with progress.stage("postprocess"):
         made: Tensor = model.postprocessing({**ready, "pred": output})["pred"]
     return made

@@ -1,3 +1,5 @@
+from .deferred_network import DeferredNetwork as DeferredNetwork
+from .deferred_network import built as built
 from .openvino import graph_of as graph_of
 from .openvino_library import load_openvino as load_openvino
 from .openvino_library import openvino_core as openvino_core

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "source_files"]
 
 _PLAIN = (bool, int, float, str, type(None), tuple, torch.Size)
 
@@ -36,7 +36,7 @@ def fingerprint(network: nn.Module) -> str:
             if not key.startswith("_") and isinstance(value, _PLAIN)
         )
         digest.update(repr((name, type(module).__module__, type(module).__qualname__, settings)).encode())
-    for file in sorted({file for module in network.modules() for file in _sources(type(module))}):
+    for file in source_files(network):
         digest.update(Path(file).read_bytes())
     for name, tensor in sorted({**dict(network.named_parameters()), **dict(network.named_buffers())}.items()):
         plain = tensor.detach().cpu().contiguous()
@@ -46,6 +46,11 @@ def fingerprint(network: nn.Module) -> str:
     if state is not None:
         _KNOWN[network] = (state, found)
     return found
+
+
+def source_files(network: nn.Module) -> list[str]:
+    """List the source files of a network's classes, sorted, without those of torch, which its version covers."""
+    return sorted({file for module in network.modules() for file in _sources(type(module))})
 
 
 def _versions(network: nn.Module) -> Any:
@@ -58,7 +63,7 @@ def _versions(network: nn.Module) -> Any:
 
 
 def _sources(kind: type) -> list[str]:
-    """List the source files of a class and its base classes, except those of torch, which its version covers."""
+    """List the source files of a class and its base classes, except those of torch."""
     modules = [
         sys.modules.get(c.__module__) for c in kind.__mro__ if not c.__module__.startswith(("torch", "builtins"))
     ]

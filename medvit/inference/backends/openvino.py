@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from medvit._version import __version__
 from medvit.errors import BackendError
 from medvit.inference.backends.cache import estimate, get_or_build
+from medvit.inference.backends.deferred_network import DeferredNetwork, built
 from medvit.inference.backends.export_norm import as_recorded
 from medvit.inference.backends.network_fingerprint import fingerprint
 from medvit.inference.backends.openvino_library import load_openvino, openvino_core
@@ -111,7 +112,7 @@ def unsupported_reason(batch: Tensor, precision: str) -> str | None:
 
 
 def graph_of(
-    network: nn.Module,
+    network: nn.Module | DeferredNetwork,
     batch: Tensor,
     precision: str = "fp32",
     streams: int | None = 1,
@@ -130,15 +131,17 @@ def graph_of(
         BackendError: the network cannot be converted, its graph computes other logits, or the cache cannot be written.
     """
     shape = (1, *batch.shape[1:])
-    stated = (fingerprint(network), shape, torch.__version__, version("openvino"), __version__, _REVISION)
+    own = network.fingerprint() if isinstance(network, DeferredNetwork) else fingerprint(network)
+    stated = (own, shape, torch.__version__, version("openvino"), __version__, _REVISION)
     key = hashlib.sha256(repr(stated).encode()).hexdigest()[:32]
     threads = torch.get_num_threads()
     progress = progress or Progress()
 
     def make(aside: Path) -> dict[str, Any]:
-        expected = _expected_seconds(network, shape)
+        plain: nn.Module = built(network)
+        expected = _expected_seconds(plain, shape)
         progress.announce(f"Preparing the network for this machine (once, about {estimate(_KIND, expected):.0f} s)")
-        return {**_make(network, shape, aside), "expected": expected}
+        return {**_make(plain, shape, aside), "expected": expected}
 
     def compiled(at_once: int) -> Graph:
         folder, facts = get_or_build(_KIND, key, make, progress)
@@ -158,7 +161,10 @@ def graph_of(
 
 
 def faster_graph_of(
-    network: nn.Module, batch: Tensor, streams: int | None = 1, progress: Progress | None = None
+    network: nn.Module | DeferredNetwork,
+    batch: Tensor,
+    streams: int | None = 1,
+    progress: Progress | None = None,
 ) -> tuple[Graph | None, str]:
     """Return the fp32 graph if it was faster than the network when converted here, else None; and the reason."""
     try:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medvit.bundles import WEIGHTS_ATTRIBUTE
 from medvit.errors import BackendError
+from medvit.inference.backends.deferred_network import DeferredNetwork, built
 from medvit.progress import Progress
 from medvit.settings import BACKENDS, PRECISIONS, check_names
 
@@ -82,7 +83,7 @@ def unsupported_reason(backend: str, network: object, batch: Tensor, wanted: Bac
     """Return why a backend cannot run a network on such windows, or None; used for the choice and for the message."""
     if backend == "eager":
         return None
-    if not isinstance(network, nn.Module):
+    if not isinstance(network, nn.Module | DeferredNetwork):
         return f"the network is a {type(network).__name__}, not a torch.nn.Module"
     if network.training:
         return "the network is in training mode; call .eval() on it"
@@ -144,18 +145,18 @@ def _ready(
     wanted: BackendRequest, network: Callable[..., Tensor], batch: Tensor, progress: Progress | None
 ) -> Callable[..., Tensor]:
     if wanted.backend == "eager":
-        return network
-    assert isinstance(network, nn.Module)
+        return _callable(network)
     if wanted.backend == "compiled":
         from medvit.inference.backends.torch_compile import compiled
 
-        return compiled(network)
+        return compiled(built(network))
     if wanted.backend == "cuda":
         from medvit.inference.backends.cuda_graph import captured
 
-        return captured(network, batch, wanted.precision)
+        return captured(built(network), batch, wanted.precision)
     from medvit.inference.backends.openvino import graph_of
 
+    assert isinstance(network, nn.Module | DeferredNetwork)
     return graph_of(network, batch, wanted.precision, _streams(wanted), progress)
 
 
@@ -175,11 +176,17 @@ def _automatic(
     if reason is None:
         from medvit.inference.backends.openvino import faster_graph_of
 
-        assert isinstance(network, nn.Module)
+        assert isinstance(network, nn.Module | DeferredNetwork)
         graph, reason = faster_graph_of(network, batch, _streams(wanted), progress)
         if graph is not None:
             return _selected("openvino", "fp32", reason, graph)
-    return SelectedBackend(backend="eager", precision="fp32", reason=reason, run=network)
+    return SelectedBackend(backend="eager", precision="fp32", reason=reason, run=_callable(network))
+
+
+def _callable(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the network itself, built if it is a ``DeferredNetwork``."""
+    made: Callable[..., Tensor] = built(network)
+    return made
 
 
 def _eager_because(network: object, batch: Tensor, wanted: BackendRequest) -> str | None:
@@ -190,12 +197,18 @@ def _eager_because(network: object, batch: Tensor, wanted: BackendRequest) -> st
         return "only a bundle's network is converted without being asked"
     if wanted.windows < _WORTH_CONVERTING:
         return f"{wanted.windows} windows are too few for a graph to pay"
-    assert isinstance(network, nn.Module)
-    if sum(parameter.numel() for parameter in network.parameters()) < _LARGE:
+    assert isinstance(network, nn.Module | DeferredNetwork)
+    if _parameters(network) < _LARGE:
         return "the network is too small for a graph to pay"
     if find_spec("openvino") is None:
         return "OpenVINO, which is faster on most CPUs, is not installed (pip install openvino)"
     return unsupported_reason("openvino", network, batch, wanted)
+
+
+def _parameters(network: nn.Module | DeferredNetwork) -> int:
+    if isinstance(network, DeferredNetwork):
+        return network.parameters()
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def devices() -> str:
