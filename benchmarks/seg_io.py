@@ -13,6 +13,9 @@ rt-utils is no dependency of medvit: ``pip install rt-utils``.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
+import io
 import os
 import shutil
 import statistics
@@ -101,13 +104,15 @@ class Case:
         affine = np.diag([-0.9, -0.9, 1.0, 1.0])
         affine[:3, 3] = [230.0, 230.0, 0.0]
         self.array = self.ids.T  # (column, row, slice)
-        scan = Scan(
-            array=np.broadcast_to(np.float32(0), (1, *self.array.shape)),
+        values = np.zeros((1, *self.array.shape), np.float32)
+        values[0, 0, 0, 0] = 1  # an image without contrast is refused
+        self.scan = Scan(
+            array=values,
             affine=affine,
             kind="dicom",
             slices=tuple(self.headers),
         )
-        self.slices = source_of(scan)
+        self.slices = source_of(self.scan)
         self.author = AlgorithmInfo(bundle="bench 1.0", weights="0" * 64, software="1", intended_use="For research use")
 
 
@@ -123,11 +128,11 @@ def check_ours(case: Case, path: Path) -> None:
     check_seg(path, case.array, case.slices.planes, case.labels)
 
 
-def read_ours(path: Path) -> NDArray[Any]:
-    """Return the label map on the grid that the frames span, (slice, row, column)."""
+def read_ours(path: Path, like: Any = None) -> NDArray[Any]:
+    """Return the label map on the grid that the frames span, or on that of a scan, (slice, row, column)."""
     import medvit
 
-    return medvit.read_labels(path).array.T
+    return medvit.read_labels(path, like).array.T
 
 
 def write_theirs(case: Case, path: Path) -> None:
@@ -227,17 +232,10 @@ def table(name: str, peer: str, found: Row) -> None:
     print(f"| both, {peer} / medvit, pair by pair | | {ratio(lambda t: t[0]):.2f} ({ratio(lambda t: t[1]):.2f}) | |")
 
 
-def seg_rows(case: Case, runs: int, place: Path) -> tuple[Row, dict[str, NDArray[Any]]]:
-    ours, theirs = place / "ours.dcm", place / "theirs.dcm"
+def run_steps(steps: dict[str, Callable[[], Any]], runs: int) -> tuple[Row, dict[str, NDArray[Any]]]:
+    """Run the steps in turn; return their seconds, and the arrays that they return."""
     found: Row = {}
     read: dict[str, NDArray[Any]] = {}
-    steps: dict[str, Callable[[], Any]] = {
-        "write theirs": lambda: write_theirs(case, theirs),
-        "write ours": lambda: write_ours(case, ours),
-        "check": lambda: check_ours(case, ours),
-        "read theirs": lambda: read_theirs(theirs),
-        "read ours": lambda: read_ours(ours),
-    }
     for run in range(-1, runs):
         for name, step in steps.items():
             seconds, value = timed(step)
@@ -259,14 +257,65 @@ def compare_seg(count: int, labels: int, runs: int) -> None:
     case = Case(count, labels)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        found, read = seg_rows(case, runs, place)
-        table(f"SEG, {count} slices, {labels} labels, {SIDE} x {SIDE}", "highdicom", found)
         ours, theirs, meant = place / "ours.dcm", place / "theirs.dcm", cut(case.ids)
+        steps: dict[str, Callable[[], Any]] = {
+            "write theirs": lambda: write_theirs(case, theirs),
+            "write ours": lambda: write_ours(case, ours),
+            "check": lambda: check_ours(case, ours),
+            "read theirs": lambda: read_theirs(theirs),
+            "read ours": lambda: read_ours(ours),
+        }
+        found, read = run_steps(steps, runs)
+        table(f"SEG, {count} slices, {labels} labels, {SIDE} x {SIDE}", "highdicom", found)
         crossed = read_ours(theirs), read_theirs(ours)
         same = [np.array_equal(cut(a), meant) for a in (read["read ours"], read["read theirs"], *crossed)]
         print(f"\n- voxels as written, medvit's file, highdicom's file, each file by the other's reader: {same}")
         print(f"- attributes that differ: {same_attributes(ours, theirs)}")
         print(f"- errors of dciodvfy: medvit {errors_found(ours)}, highdicom {errors_found(theirs)}")
+
+
+def write_rt_utils(case: Case, path: Path) -> None:
+    from rt_utils import RTStruct
+    from rt_utils.ds_helper import create_rtstruct_dataset
+
+    made = RTStruct(case.headers, create_rtstruct_dataset(case.headers))
+    masks = np.moveaxis(case.ids, 0, 2)  # (row, column, slice)
+    for label in case.labels:
+        made.add_roi(mask=masks == label.id, color=list(label.color), name=label.title)
+    with contextlib.redirect_stdout(io.StringIO()):
+        made.save(str(path))
+
+
+def read_rt_utils(case: Case, path: Path) -> NDArray[Any]:
+    """Return the label map, (slice, row, column); where ROIs overlap, the last one."""
+    from rt_utils import RTStruct
+
+    found, ids = RTStruct(case.headers, pydicom.dcmread(path)), np.zeros_like(np.moveaxis(case.ids, 0, 2))
+    for label in case.labels:
+        ids[found.get_roi_mask_by_name(label.title)] = label.id
+    return np.moveaxis(ids, 2, 0)
+
+
+def compare_rtstruct(count: int, labels: int, runs: int) -> None:
+    from medvit.io.dicom.write import check_rtstruct, write_rtstruct
+
+    case = Case(count, labels)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = Path(folder) / "ours.dcm", Path(folder) / "theirs.dcm"
+        steps: dict[str, Callable[[], Any]] = {
+            "write theirs": lambda: write_rt_utils(case, theirs),
+            "write ours": lambda: write_rtstruct(ours, case.array, case.slices, case.labels, case.author),
+            "check": lambda: check_rtstruct(ours, case.array, case.slices.planes, case.labels),
+            "read theirs": lambda: read_rt_utils(case, theirs),
+            "read ours": lambda: read_ours(ours, case.scan),
+        }
+        found, read = run_steps(steps, runs)
+        table(f"RTSTRUCT, {count} slices, {labels} labels, {SIDE} x {SIDE}", "rt-utils", found)
+        wrong = [int((read[name] != case.ids).sum()) for name in ("read ours", "read theirs")]
+        print(
+            f"\n- voxels that differ from those written, of {int((case.ids > 0).sum())}: medvit {wrong[0]}, rt-utils {wrong[1]}"
+        )
+        print(f"- errors of dciodvfy: medvit {errors_found(ours)}, rt-utils {errors_found(theirs)}")
 
 
 def main() -> None:
@@ -278,6 +327,11 @@ def main() -> None:
     for count, labels in CASES:
         if given.only != "rtstruct":
             compare_seg(count, labels, given.runs)
+        if given.only != "seg":
+            if importlib.util.find_spec("rt_utils") is None:
+                print("\nRTSTRUCT was left out: rt-utils is not installed. Run: pip install rt-utils")
+            else:
+                compare_rtstruct(count, labels, given.runs)
 
 
 if __name__ == "__main__":

@@ -37,10 +37,13 @@ def outline_mask(mask: NDArray[np.bool_]) -> list[Polygon]:
     """
     from skimage.measure import find_contours
 
-    padded = np.pad(mask.astype(np.uint8), 1)
-    loops = [loop[:-1] - 1 for loop in find_contours(padded, _LEVEL)]
-    if not loops:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
         return []
+    # only the box around the mask is traced, with the coordinates, to the last bit, of the whole mask
+    low = np.array([rows[0], columns[0]])
+    padded = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8), 1)
+    loops = [_moved(loop[:-1], low) - 1 for loop in find_contours(padded, _LEVEL)]
     areas = [_signed_area(loop) for loop in loops]
     # find_contours winds outlines and holes in opposite senses; the largest loop is an outline
     sign = np.sign(areas[int(np.argmax(np.abs(areas)))])
@@ -52,6 +55,13 @@ def outline_mask(mask: NDArray[np.bool_]) -> list[Polygon]:
             parent = min(around, key=lambda n: sizes[n])
             outer[parent] = _join(outer[parent], loop)
     return outer
+
+
+def _moved(loop: Polygon, low: NDArray[np.int64]) -> Polygon:
+    """Shift an outline by whole pixels; its coordinates are whole, or at ``_LEVEL`` from the outside or the inside."""
+    whole = np.floor(loop)
+    rest = loop - whole
+    return np.asarray((whole + low) + np.where(rest < 0.25, 0.0, np.where(rest < 0.5, 1 - _LEVEL, _LEVEL)))
 
 
 def fill_polygons(polygons: Sequence[Polygon], shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -128,7 +128,10 @@ class Scan:
 
         affine = torch.from_numpy(np.array(self.affine, dtype=np.float64))
         meta = {"filename_or_obj": self.name, "original_affine": affine.clone(), "space": "RAS"}
-        return GridImage(values=torch.from_numpy(np.ascontiguousarray(self.array)), affine=affine, meta=meta)
+        plain = all(stride >= 0 for stride in self.array.strides) and self.array.flags.writeable
+        # any order of the axes is kept, since a copy of a large volume takes as much memory again
+        values = self.array if plain else np.ascontiguousarray(self.array)
+        return GridImage(values=torch.from_numpy(values), affine=affine, meta=meta)
 
     def meta_tensor(self) -> MetaTensor:
         """Return the image as a MetaTensor, (channel, *spatial), with its affine to RAS+."""

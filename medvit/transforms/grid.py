@@ -97,18 +97,19 @@ class ResampleToNetworkGridd(KeyedTransform):
         orientation = nib.io_orientation(affine)
         axes = tuple(int(np.flatnonzero(orientation[:, 0] == world)[0]) for world in range(3))
         flips = tuple(int(orientation[axis, 1] < 0) for axis in axes)
-        straight = image.as_tensor().permute(0, *(a + 1 for a in axes))
-        straight = straight.flip([d + 1 for d in range(3) if flips[d]]).float()
+        # a view: a large image is copied only once, by the first smoothing
+        turned = image.as_tensor().numpy().transpose(0, *(a + 1 for a in axes))
+        straight = np.flip(turned, tuple(d + 1 for d in range(3) if flips[d])).astype(np.float32, copy=False)
         source = tuple(straight.shape[1:])
         if self.spacing_mm is None:
             record = NetworkGrid(
                 axes=axes, flips=flips, source_shape=source, grid_shape=source, start=(0, 0, 0), size=source
             )
-            return _with_grid(straight.contiguous(), image, _grid_affine(affine, record), record)
+            return _with_grid(_own_copy(straight, turned), image, _grid_affine(affine, record), record)
         # headers are rounded differently, so the grid size is computed from sides rounded to 0.001 mm
         sides = [round(spacing_mm(affine)[a], 3) for a in axes]
         grid = tuple(max(1, round(n * s / t)) for n, s, t in zip(source, sides, self.spacing_mm, strict=True))
-        smooth = _smooth(straight, source, grid) if self.smooth else straight
+        smooth = _smooth(straight, source, grid) if self.smooth else torch.from_numpy(np.ascontiguousarray(straight))
         moved = F.interpolate(smooth[None], size=grid, mode="trilinear", align_corners=False)[0]
         record = NetworkGrid(axes=axes, flips=flips, source_shape=source, grid_shape=grid, start=(0, 0, 0), size=grid)
         return _with_grid(moved, image, _grid_affine(affine, record), record)
@@ -133,16 +134,25 @@ def _grid_affine(source: np.ndarray, grid: NetworkGrid) -> np.ndarray:
     return moved
 
 
-def _smooth(image: Tensor, source: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
+def _own_copy(values: np.ndarray, given: np.ndarray) -> Tensor:
+    """Return contiguous values in memory that is not shared with the given image."""
+    copied = np.ascontiguousarray(values)
+    return torch.from_numpy(copied.copy() if np.shares_memory(copied, given) else copied)
+
+
+def _smooth(image: np.ndarray, source: tuple[int, ...], grid: tuple[int, ...]) -> Tensor:
     """Smooth by a Gaussian with a standard deviation of (ratio - 1) / 2 source voxels along each axis that shrinks."""
     from scipy.ndimage import gaussian_filter1d
 
-    array = image.numpy()
+    made = None
     for axis, (long, short) in enumerate(zip(source, grid, strict=True)):
         sigma = (long / short - 1) / 2
-        if sigma > 0.2:
-            array = gaussian_filter1d(array, sigma, axis=axis + 1, mode="nearest", truncate=3.0)
-    return torch.from_numpy(np.ascontiguousarray(array))
+        if sigma <= 0.2:
+            continue
+        given = image if made is None else made  # from the second axis on, lines are replaced in place
+        made = np.empty(image.shape, np.float32) if made is None else made
+        gaussian_filter1d(given, sigma, axis=axis + 1, output=made, mode="nearest", truncate=3.0)
+    return torch.from_numpy(np.ascontiguousarray(image) if made is None else made)
 
 
 class CropToBodyd(KeyedTransform):

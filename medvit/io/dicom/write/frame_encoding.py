@@ -12,16 +12,13 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
-from pydicom.tag import BaseTag
 from pydicom.valuerep import DSfloat
+
+from medvit.io.dicom.write.element_bytes import ElementBytes
 
 __all__ = [
     "Frame",
-    "encoded_group",
     "encoded_position",
     "pack_bits",
     "raw_references",
@@ -36,39 +33,15 @@ _PER_FRAME, _PIXELS = 0x52009230, 0x7FE00010
 _CONTENT, _INDICES = 0x00209111, 0x00209157
 _IDENTIFICATION, _NUMBER = 0x0062000A, 0x0062000B
 _PLACE, _POSITION = 0x00209113, 0x00200032
+_SOURCES, _REFERENCED_SERIES = 0x00082112, 0x00081115
 _SOP_CLASS, _INSTANCE, _SERIES, _INSTANCES = 0x00081150, 0x00081155, 0x0020000E, 0x0008114A
-_ITEM = 0xFFFEE000
 
-
-def _tag(tag: int) -> bytes:
-    return struct.pack("<HH", tag >> 16, tag & 0xFFFF)
-
-
-def _long(tag: int, vr: bytes, length: int) -> bytes:
-    """Return the head of an element whose VR has a length of four bytes."""
-    return _tag(tag) + vr + struct.pack("<HL", 0, length)
-
-
-def _item(content: bytes) -> bytes:
-    return _tag(_ITEM) + struct.pack("<L", len(content)) + content
-
-
-def _sequence(tag: int, content: bytes) -> bytes:
-    """Return a sequence of one item."""
-    item = _item(content)
-    return _long(tag, b"SQ", len(item)) + item
-
-
-def _text(tag: int, vr: bytes, value: str, padding: bytes) -> bytes:
-    """Return an element of ASCII text whose VR has a length of two bytes."""
-    content = value.encode("ascii")
-    content += padding * (len(content) % 2)
-    return _tag(tag) + vr + struct.pack("<H", len(content)) + content
+_ENCODE = ElementBytes()
 
 
 def encoded_position(position: Sequence[DSfloat]) -> bytes:
     """Return PlanePositionSequence with an ImagePositionPatient."""
-    return _sequence(_PLACE, _text(_POSITION, b"DS", "\\".join(map(str, position)), b" "))
+    return _ENCODE.sequence(_PLACE, [_ENCODE.text(_POSITION, "DS", "\\".join(map(str, position)))])
 
 
 def raw_references(references: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[RawDataElement, RawDataElement]:
@@ -78,29 +51,16 @@ def raw_references(references: Mapping[str, Sequence[tuple[str, str]]]) -> tuple
         references: by SeriesInstanceUID, class and UID of each instance.
     """
     by_series = {
-        uid: b"".join(
-            _item(_text(_SOP_CLASS, b"UI", kind, b"\0") + _text(_INSTANCE, b"UI", instance, b"\0"))
-            for kind, instance in instances
-        )
-        for uid, instances in references.items()
+        uid: [
+            _ENCODE.text(_SOP_CLASS, "UI", kind) + _ENCODE.text(_INSTANCE, "UI", instance) for kind, instance in found
+        ]
+        for uid, found in references.items()
     }
-    series = b"".join(
-        _item(_long(_INSTANCES, b"SQ", len(content)) + content + _text(_SERIES, b"UI", uid, b"\0"))
-        for uid, content in by_series.items()
-    )
-    return _raw(0x00082112, b"".join(by_series.values())), _raw(0x00081115, series)
-
-
-def _raw(tag: int, content: bytes) -> RawDataElement:
-    return RawDataElement(BaseTag(tag), "SQ", len(content), content, 0, False, True)
-
-
-def encoded_group(group: Dataset) -> bytes:
-    """Return the bytes of a data set in explicit VR little endian."""
-    stream = DicomBytesIO()
-    stream.is_little_endian, stream.is_implicit_VR = True, False
-    write_dataset(stream, group)
-    return bytes(stream.getvalue())
+    series = [
+        _ENCODE.sequence(_INSTANCES, items) + _ENCODE.text(_SERIES, "UI", uid) for uid, items in by_series.items()
+    ]
+    sources = [item for items in by_series.values() for item in items]
+    return _ENCODE.raw(_SOURCES, sources), _ENCODE.raw(_REFERENCED_SERIES, series)
 
 
 def write_frame_groups(
@@ -124,15 +84,15 @@ def write_frame_groups(
     segments = {number: _segment(number) if numbered else b"" for number in {number for number, _ in frames}}
     items = []
     for number, k in frames:
-        # DimensionIndexValues (UL): segment, then slice
-        values = _tag(_INDICES) + b"UL" + struct.pack("<HLL", 8, number, ranks[k])
-        items.append(_item(derivations[k] + _sequence(_CONTENT, values) + positions[k] + segments[number]))
-    file.write(_long(_PER_FRAME, b"SQ", sum(map(len, items))))
+        values = _ENCODE.element(_INDICES, "UL", struct.pack("<LL", number, ranks[k]))  # segment, then slice
+        content = _ENCODE.sequence(_CONTENT, [values])
+        items.append(_ENCODE.item(derivations[k] + content + positions[k] + segments[number]))
+    file.write(_ENCODE.head(_PER_FRAME, "SQ", sum(map(len, items))))
     file.writelines(items)
 
 
 def _segment(number: int) -> bytes:
-    return _sequence(_IDENTIFICATION, _tag(_NUMBER) + b"US" + struct.pack("<HH", 2, number))
+    return _ENCODE.sequence(_IDENTIFICATION, [_ENCODE.element(_NUMBER, "US", struct.pack("<H", number))])
 
 
 def write_pixels(file: BinaryIO, masks: Iterable[NDArray[np.bool_]], count: int, pixels: int) -> None:
@@ -145,7 +105,7 @@ def write_pixels(file: BinaryIO, masks: Iterable[NDArray[np.bool_]], count: int,
         pixels: number of pixels of a frame.
     """
     size = -(-count * pixels // 8)
-    file.write(_long(_PIXELS, b"OB", size + size % 2))
+    file.write(_ENCODE.head(_PIXELS, "OB", size + size % 2))
     file.writelines(pack_bits(masks))
     file.write(b"\0" * (size % 2))
 

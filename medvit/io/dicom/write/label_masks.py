@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,32 +10,49 @@ from numpy.typing import NDArray
 
 from medvit.labels import Label
 
-__all__ = ["label_counts", "label_mask"]
+__all__ = ["label_counts", "label_mask", "label_slices"]
 
 
-def label_mask(array: NDArray[np.generic], place: int, label: Label) -> NDArray[np.bool_]:
+def label_mask(array: NDArray[np.generic], place: int, label: Label, flat: bool = False) -> NDArray[np.bool_]:
     """Return a label's mask, (i, j, k).
 
     Args:
         array: (i, j, k) label ids, or (i, j, k, label) masks, which may overlap.
         place: index of the label among the masks of ``array``, from 0.
         label: the label.
+        flat: True for a single slice, (i, j) or (i, j, label).
     """
-    mask: NDArray[np.bool_] = array == label.id if array.ndim == 3 else array[..., place].astype(bool)
+    ids = array.ndim == (2 if flat else 3)
+    mask: NDArray[np.bool_] = array == label.id if ids else array[..., place].astype(bool)
     return mask
 
 
-def label_counts(stack: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+def label_counts(stack: NDArray[np.integer[Any]], labels: Sequence[Label]) -> NDArray[np.int64]:
     """Count the voxels of each label on each slice.
 
     Args:
-        stack: (slice, row, column) label ids, contiguous.
+        stack: label ids, slice by slice, contiguous.
+        labels: the labels to count.
 
     Returns:
-        (slice, id); the counts of id 0 are not of use.
+        (label, slice).
     """
-    most = int(stack.max(initial=0)) + 1
-    return np.stack([np.bincount(_labelled(plane), minlength=most) for plane in stack])
+    ids = [label.id for label in labels]
+    most = max(int(stack.max(initial=0)), *ids) + 1
+    counts = np.stack([np.bincount(_labelled(plane), minlength=most) for plane in stack], 1)
+    return np.asarray(counts[ids])
+
+
+def label_slices(array: NDArray[Any], labels: Sequence[Label]) -> tuple[NDArray[Any], list[list[int]]]:
+    """Return an array slice by slice, contiguous, and the slices on which each label has a voxel.
+
+    Args:
+        array: (i, j, k) label ids, or (i, j, k, label) masks, which may overlap.
+        labels: the labels.
+    """
+    stack = np.ascontiguousarray(np.moveaxis(array, 2, 0))
+    present = np.count_nonzero(stack, axis=(1, 2)).T if array.ndim == 4 else label_counts(stack, labels)
+    return stack, [np.flatnonzero(row).tolist() for row in present]
 
 
 def _labelled(plane: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:

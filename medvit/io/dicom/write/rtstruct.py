@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medvit.io.dicom.write.algorithm_info import AlgorithmInfo
 from medvit.io.dicom.write.coded_items import coded_item
-from medvit.io.dicom.write.label_masks import label_mask
+from medvit.io.dicom.write.element_bytes import ElementBytes
+from medvit.io.dicom.write.label_masks import label_mask, label_slices
 from medvit.io.dicom.write.patient_study import copy_patient_study, ensure_utf8
 from medvit.io.dicom.write.source_images import SourceImages
 from medvit.io.polygon_masks import outline_mask
@@ -21,6 +23,14 @@ from medvit.labels import Label
 
 __all__ = ["write_rtstruct"]
 
+
+_Contour = tuple[int, int, str]
+"""Slice, number of points and ContourData of a contour."""
+
+_ROI_CONTOURS, _COLOR, _CONTOURS, _REFERENCED_ROI = 0x30060039, 0x3006002A, 0x30060040, 0x30060084
+_SOP_CLASS, _INSTANCE, _FRAME_NUMBER = 0x00081150, 0x00081155, 0x00081160
+_CONTOUR_IMAGES, _GEOMETRIC_TYPE, _POINT_COUNT = 0x30060016, 0x30060042, 0x30060046
+_CONTOUR_NUMBER, _CONTOUR_DATA = 0x30060048, 0x30060050
 
 _EXPLICIT_LIMIT = 65534
 """Longest decimal string, in bytes, whose length explicit VR can state (PS3.5 7.1.2); a longer contour needs implicit
@@ -44,23 +54,37 @@ def write_rtstruct(
     dataset = _frame(first, author)
     dataset.ReferencedFrameOfReferenceSequence = [_references(slices)]
     dataset.StructureSetROISequence = []
-    dataset.ROIContourSequence = []
     dataset.RTROIObservationsSequence = []
     for number, label in enumerate(labels, 1):
         dataset.StructureSetROISequence.append(_roi(number, label, first.FrameOfReferenceUID, author))
-        dataset.ROIContourSequence.append(_contours(number, label, array, slices))
         dataset.RTROIObservationsSequence.append(_observation(number, label, author))
     slices.creation.restate(dataset, required=False)
     ensure_utf8(dataset)
-    if _longest(dataset) > _EXPLICIT_LIMIT:
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    stack, present = label_slices(array, labels)
+    contours = [
+        [
+            contour
+            for k in present[place]
+            for contour in _contours(k, label_mask(stack[k], place, label, flat=True), slices)
+        ]
+        for place, label in enumerate(labels)
+    ]
+    explicit = max((len(points) for found in contours for _, _, points in found), default=0) <= _EXPLICIT_LIMIT
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
+    encode = ElementBytes(explicit)
+    references = [_reference(encode, slices, k) for k in range(len(slices.planes))]
+    frame = dataset.ReferencedFrameOfReferenceSequence[0]
+    series = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    series[_CONTOUR_IMAGES] = encode.raw(_CONTOUR_IMAGES, references)
+    images = [encode.sequence(_CONTOUR_IMAGES, [reference]) for reference in references]
+    dataset[_ROI_CONTOURS] = encode.raw(
+        _ROI_CONTOURS,
+        [
+            _roi_contours(encode, number, label, found, images)
+            for number, (label, found) in enumerate(zip(labels, contours, strict=True), 1)
+        ],
+    )
     dataset.save_as(path, enforce_file_format=True)
-
-
-def _longest(dataset: Dataset) -> int:
-    """Return the number of characters of the longest contour."""
-    contours = [contour for item in dataset.ROIContourSequence for contour in item.ContourSequence]
-    return max((sum(len(str(v)) + 1 for v in contour.ContourData) for contour in contours), default=0)
 
 
 def _frame(first: Dataset, author: AlgorithmInfo) -> Dataset:
@@ -97,7 +121,6 @@ def _references(slices: SourceImages) -> Dataset:
     first = slices.first
     series = Dataset()
     series.SeriesInstanceUID = first.SeriesInstanceUID
-    series.ContourImageSequence = [slices.reference(k) for k in range(len(slices.planes))]
     study = Dataset()
     study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as PS3.3 table C.8-41 requires
     study.ReferencedSOPInstanceUID = first.StudyInstanceUID
@@ -120,24 +143,41 @@ def _roi(number: int, label: Label, frame: str, author: AlgorithmInfo) -> Datase
     return item
 
 
-def _contours(number: int, label: Label, array: np.ndarray, slices: SourceImages) -> Dataset:
-    item = Dataset()
-    item.ROIDisplayColor = list(label.color)
-    item.ReferencedROINumber = number
-    item.ContourSequence = []
-    mask = label_mask(array, number - 1, label)
-    for k in np.flatnonzero(mask.any((0, 1))).tolist():
-        for points in outline_mask(mask[:, :, k]):
-            index = np.column_stack([points, np.zeros(len(points)), np.ones(len(points))])
-            contour = Dataset()
-            contour.ContourImageSequence = [slices.reference(k)]
-            contour.ContourGeometricType = "CLOSED_PLANAR"
-            contour.NumberOfContourPoints = len(points)
-            # a ten-thousandth of a millimetre fits the 16 characters of a decimal string
-            contour.ContourData = [f"{v:.4f}" for v in (index @ slices.planes[k].T)[:, :3].ravel()]
-            contour.ContourNumber = len(item.ContourSequence) + 1
-            item.ContourSequence.append(contour)
-    return item
+def _contours(k: int, mask: NDArray[np.bool_], slices: SourceImages) -> Iterator[_Contour]:
+    """Yield the outlines of a mask, (column, row), on slice k."""
+    for points in outline_mask(mask):
+        index = np.column_stack([points, np.zeros(len(points)), np.ones(len(points))])
+        values = (index @ slices.planes[k].T)[:, :3].ravel()
+        # a ten-thousandth of a millimetre fits the 16 characters of a decimal string
+        yield k, len(points), "\\".join(["%.4f"] * len(values)) % tuple(values.tolist())
+
+
+def _reference(encode: ElementBytes, slices: SourceImages, k: int) -> bytes:
+    """Return the elements of the item that refers to slice k."""
+    item = slices.reference(k)
+    frame = item.get("ReferencedFrameNumber")
+    return (
+        encode.text(_SOP_CLASS, "UI", item.ReferencedSOPClassUID)
+        + encode.text(_INSTANCE, "UI", item.ReferencedSOPInstanceUID)
+        + (b"" if frame is None else encode.text(_FRAME_NUMBER, "IS", str(frame)))
+    )
+
+
+def _roi_contours(
+    encode: ElementBytes, number: int, label: Label, contours: Sequence[_Contour], references: Sequence[bytes]
+) -> bytes:
+    """Return the elements of an item of ROIContourSequence."""
+    color = encode.text(_COLOR, "IS", "\\".join(map(str, label.color)))
+    kind = encode.text(_GEOMETRIC_TYPE, "CS", "CLOSED_PLANAR")
+    items = [
+        references[k]
+        + kind
+        + encode.text(_POINT_COUNT, "IS", str(count))
+        + encode.text(_CONTOUR_NUMBER, "IS", str(place))
+        + encode.text(_CONTOUR_DATA, "DS", points)
+        for place, (k, count, points) in enumerate(contours, 1)
+    ]
+    return color + encode.sequence(_CONTOURS, items) + encode.text(_REFERENCED_ROI, "IS", str(number))
 
 
 def _observation(number: int, label: Label, author: AlgorithmInfo) -> Dataset:

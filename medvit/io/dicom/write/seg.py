@@ -16,8 +16,8 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.valuerep import DSfloat, format_number_as_ds
 
 from medvit.io.dicom.write.algorithm_info import AlgorithmInfo, to_dicom_code, tracking_uids
+from medvit.io.dicom.write.element_bytes import ElementBytes
 from medvit.io.dicom.write.frame_encoding import (
-    encoded_group,
     encoded_position,
     raw_references,
     write_frame_groups,
@@ -144,7 +144,7 @@ class _Masks:
             self.present: NDArray[np.bool_] = np.count_nonzero(self._stack, axis=(2, 3)) > 0
             self.overlap = bool((np.count_nonzero(self._stack, axis=0) > 1).any())
         else:
-            self.present = label_counts(self._stack).T[self._ids] > 0
+            self.present = label_counts(self._stack, labels) > 0
             self.overlap = False
 
     def of(self, number: int, k: int) -> NDArray[np.bool_]:
@@ -227,7 +227,7 @@ def _derivations(group: Dataset, slices: SourceImages) -> list[bytes]:
         if alike not in made:
             for derivation in own.DerivationImageSequence:
                 derivation.SourceImageSequence[0].update(reference)
-            made[alike] = encoded_group(own), uid
+            made[alike] = ElementBytes().group(own), uid
         content, first = made[alike]
         encoded.append(content.replace(first, uid))
     return encoded

@@ -7,7 +7,7 @@ stated in the file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from pydicom.pixels import pixel_array
 from medvit.errors import RoundTripError
 from medvit.io.dicom.header import FrameGroups, functional_group, tag_of
 from medvit.io.geometry import slice_planes
-from medvit.io.polygon_masks import fill_polygons
+from medvit.io.polygon_masks import fill_polygon
 from medvit.labels import Label
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ _RTSTRUCT_DICE = 0.999
 def _planes(lps: np.ndarray, count: int) -> np.ndarray:
     """Return the matrix of each slice, (slice, 4, 4), from such matrices or from the affine of a regular stack."""
     return lps if lps.ndim == 3 else slice_planes(lps, count)
-
-
-def _centroid(mask: np.ndarray, planes: np.ndarray) -> np.ndarray:
-    index = np.argwhere(mask)
-    flat = np.column_stack([index[:, :2], np.zeros(len(index)), np.ones(len(index))])
-    return np.asarray(np.einsum("nij,nj->ni", planes[index[:, 2]], flat)[:, :3].mean(0))
 
 
 def _nearest(planes: np.ndarray, point: np.ndarray) -> tuple[int, np.ndarray]:
@@ -101,7 +95,7 @@ def check_seg(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[L
         compared[number] += len(wanted)
         found[number] += origin * len(pixels) + _sums(pixels, frames.columns) @ sides
         meant[number] += planes[k, :3, :2] @ _sums(wanted, frames.columns) + planes[k, :3, 3] * len(wanted)
-    totals = np.count_nonzero(stack, axis=(1, 2, 3)) if array.ndim == 4 else _counts(stack)
+    totals = np.count_nonzero(stack, axis=(1, 2, 3)) if array.ndim == 4 else _counts(stack, labels).sum(0)
     for n, label in enumerate(labels, 1):
         count = int(totals[n - 1 if array.ndim == 4 else label.id])
         if differing[n] or compared[n] != count:
@@ -111,12 +105,10 @@ def check_seg(path: Path, array: np.ndarray, lps: np.ndarray, labels: Sequence[L
             _refuse(path, f"{label.name} {shift:.2f} mm away from its place")
 
 
-def _counts(stack: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Count the voxels of each id above 0 of a label map, slice by slice."""
-    totals = np.zeros(int(stack.max(initial=0)) + 1, np.int64)
-    for plane in stack:
-        totals += np.bincount(plane[plane != 0], minlength=len(totals))
-    return totals
+def _counts(stack: NDArray[np.integer[Any]], labels: Sequence[Label]) -> NDArray[np.int64]:
+    """Count the voxels of each id above 0 of a label map on each slice, (slice, id)."""
+    most = max(int(stack.max(initial=0)), *(label.id for label in labels)) + 1
+    return np.stack([np.bincount(plane[plane != 0], minlength=most) for plane in stack])
 
 
 def _sums(pixels: NDArray[np.int64], columns: int) -> NDArray[np.int64]:
@@ -174,24 +166,46 @@ def check_rtstruct(path: Path, array: np.ndarray, lps: np.ndarray, labels: Seque
         RoundTripError: an ROI is missing, differs, or has another position.
     """
     contours = _contours(path)
-    planes = _planes(lps, array.shape[2])
+    planes, inverses = _planes(lps, array.shape[2]), np.linalg.inv(_planes(lps, array.shape[2]))
+    stack = np.ascontiguousarray(np.moveaxis(array, 2, 0))  # (slice, column, row), or (slice, column, row, label)
+    present = np.count_nonzero(stack, axis=(1, 2)) if array.ndim == 4 else _counts(stack, labels)
     for place, label in enumerate(labels):
         if label.title not in contours:
             _refuse(path, f"no ROI named {label.title!r}")
-        filled = np.zeros(array.shape[:3], dtype=bool)
+        filled: dict[int, NDArray[np.bool_]] = {}
         for points in contours[label.title]:
             k, _ = _nearest(planes, points.mean(0))
-            index = (np.column_stack([points, np.ones(len(points))]) @ np.linalg.inv(planes[k]).T)[:, :3]
+            index = points @ inverses[k, :3, :3].T + inverses[k, :3, 3]
             if np.abs(index[:, 2]).max() > 0.01:
                 _refuse(path, f"a contour of {label.name} off the source's slices")
-            filled[:, :, k] ^= fill_polygons([index[:, :2]], (array.shape[0], array.shape[1]))
-        meant = array == label.id if array.ndim == 3 else array[..., place].astype(bool)
-        dice = 2 * int((filled & meant).sum()) / max(1, int(filled.sum()) + int(meant.sum()))
+            mask = filled.setdefault(k, np.zeros(array.shape[:2], dtype=bool))
+            box, inside, edge = fill_polygon(index[:, :2], (array.shape[0], array.shape[1]))
+            mask[box] ^= inside | edge
+        column = place if array.ndim == 4 else label.id
+        meant = {
+            k: stack[k, ..., place] != 0 if array.ndim == 4 else stack[k] == label.id
+            for k in np.flatnonzero(present[:, column]).tolist()
+        }
+        count, wanted = (sum(int(np.count_nonzero(mask)) for mask in found.values()) for found in (filled, meant))
+        both = sum(int(np.count_nonzero(mask & meant[k])) for k, mask in filled.items() if k in meant)
+        dice = 2 * both / max(1, count + wanted)
         if dice < _RTSTRUCT_DICE:
             _refuse(path, f"a Dice of {dice:.4f} for {label.name}")
-        shift = np.linalg.norm(_centroid(filled, planes) - _centroid(meant, planes))
+        shift = np.linalg.norm(_centre(filled, planes) - _centre(meant, planes))
         if shift > max(_CENTROID_MM, 0.01 * float(np.linalg.norm(planes[0, :3, :3], axis=0).min())):
             _refuse(path, f"{label.name} {shift:.2f} mm away from its place")
+
+
+def _centre(masks: Mapping[int, NDArray[np.bool_]], planes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean position in LPS millimetres of the voxels of masks (column, row), by slice."""
+    total, count = np.zeros(3), 0
+    for k, mask in masks.items():
+        columns, rows = np.count_nonzero(mask, 1), np.count_nonzero(mask, 0)
+        here = int(columns.sum())
+        sums = np.array([columns @ np.arange(len(columns)), rows @ np.arange(len(rows))], float)
+        total += planes[k, :3, :2] @ sums + planes[k, :3, 3] * here
+        count += here
+    return total / max(1, count)
 
 
 def _contours(path: Path) -> dict[str, list[np.ndarray]]:
@@ -199,12 +213,16 @@ def _contours(path: Path) -> dict[str, list[np.ndarray]]:
     dataset = pydicom.dcmread(path)
     names = {int(roi.ROINumber): str(roi.ROIName) for roi in dataset.StructureSetROISequence}
     return {
-        names[int(item.ReferencedROINumber)]: [
-            np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
-            for contour in item.get("ContourSequence", [])
-        ]
+        names[int(item.ReferencedROINumber)]: [_points(contour) for contour in item.get("ContourSequence", [])]
         for item in dataset.ROIContourSequence
     }
+
+
+def _points(contour: pydicom.Dataset) -> NDArray[np.float64]:
+    """Return ContourData as (point, 3); its text is converted at once, since pydicom makes an object of each number."""
+    stored = contour.get_item("ContourData").value
+    values = stored.split(b"\\") if isinstance(stored, bytes) else list(stored)
+    return np.array(values, dtype=np.float64).reshape(-1, 3)
 
 
 def check_sc(folder: Path, digests: Sequence[str], slices: SourceImages) -> None:
