@@ -79,7 +79,7 @@ def test_dicom_series_equals_its_nifti_twin_voxel_for_voxel(examples, example_re
 
 
 def test_the_other_shared_series_equals_its_twin(shared, banded):
-    """Labels by brightness, which differ wherever a voxel does."""
+    """The network labels by brightness, so labels differ wherever a voxel does."""
     dicom = medvit.segment(shared / "data" / "dicom" / "ct_headneck_openkbp_pt_201_128slices.zip", bundle=banded)
     nifti = medvit.segment(shared / "data" / "ct_headneck_openkbp" / "pt_201_ct.nii.gz", bundle=banded)
     a, b = (nib.as_closest_canonical(nib.Nifti1Image(r.array, r.scan.affine)) for r in (dicom, nifti))

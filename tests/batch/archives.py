@@ -113,7 +113,7 @@ def _bad(top: Path) -> dict[str, str]:
 
 
 def command(*arguments: object) -> tuple[list[str], dict[str, str]]:
-    """``medvit batch`` as a process of its own, and its environment; no installation is needed."""
+    """Return the command that runs ``medvit batch`` without an installation, and its environment."""
     program = "from medvit_batch.cli import app; app()"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return [sys.executable, "-c", program, *map(str, arguments)], env

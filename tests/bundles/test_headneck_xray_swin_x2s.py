@@ -98,7 +98,7 @@ def test_the_chain_from_two_pictures_to_labels(copy, pictures):
 
 
 def test_monai_runs_it_and_gives_the_same_labels(copy, pictures, tmp_path):
-    """The config as ``monai.bundle run`` evaluates it, in this process."""
+    """``monai.bundle run`` evaluates the config, here in this process, to the same labels."""
     config = {
         **open_bundle(copy).config,
         "bundle_root": str(copy),

@@ -1,4 +1,4 @@
-"""A Qt binding that ends the interpreter is named before it does."""
+"""medvit warns about a Qt binding that would end the interpreter."""
 
 from __future__ import annotations
 

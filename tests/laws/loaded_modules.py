@@ -23,8 +23,8 @@ def modules() -> dict[str, Any]:
     """List the modules that ``import medvit``, the help and the first mistake of each command load, with the exit
     codes.
 
-    Third-party modules are named by their top level, of what medvit requires; those of a mistake are what comes beside those
-    of the help.
+    Third-party modules are named by their top-level package, and only packages that medvit requires are listed. A mistake has
+    the modules that the help did not load.
     """
     asked = {}
     with scratch() as folder:

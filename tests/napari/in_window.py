@@ -221,8 +221,9 @@ def labels_for_a_server(viewer, place: Path) -> None:
         server.buttons["Train"].click()
         until(lambda: server.job is None)
         assert "refused /train" in server.status.text(), server.status.text()
-        server.buttons["Stop training"].click()  # nothing runs, which is no error
-        until(lambda: server.job is None and "Training: " in server.status.text())
+        server.buttons["Stop training"].click()
+        until(lambda: server.job is None)
+        assert server.status.text() == "No training was running.", server.status.text()
     there = list(viewer.layers)
     server.buttons["Connect"].click()
     until(lambda: server.job is None)

@@ -39,7 +39,7 @@ class JsonLines(Terminal):
     """Terminal that prints lines of JSON on standard output, errors too, as log collectors expect."""
 
     def say(self, text: str) -> None:
-        """Print a sentence for people as the text of a line."""
+        """Print a sentence for people as a line of JSON."""
         if not self.quiet:
             typer.echo(_line("said", text=text))
 

@@ -22,7 +22,7 @@ from tests.bundles.remote.fetching import QUICK, edit, fetch_small, files, put, 
 
 
 def test_fetch_verify_and_run(published, store, tmp_path, monkeypatch, server):
-    """The whole way, and the same weights give the same voxels through MONAI's own network in the twin."""
+    """A bundle is fetched, verified and run; its weights give the same voxels through MONAI's own network in the twin."""
     nib.save(nib.Nifti1Image(phantom((48, 40, 36))[0], oblique_affine((3.0, 3.0, 3.0))), tmp_path / "scan.nii.gz")
     bundle = open_bundle(NAME)
     assert bundle.state == "not fetched"

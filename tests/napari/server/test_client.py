@@ -109,8 +109,7 @@ def test_a_case_from_next_to_submitted(server, examples, tmp_path):
     assert Answers.image in body and b'"label_info": [{"name": "brain", "idx": 1}]' in body
     client.train("heads")
     assert client.training() == "RUNNING"
-    client.stop_training()
-    assert Answers.seen[-1][0] == "DELETE /train/"
+    assert client.stop_training() and Answers.seen[-1][0] == "DELETE /train/"
 
 
 def test_what_goes_wrong_is_said(server, tmp_path):

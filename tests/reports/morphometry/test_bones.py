@@ -33,7 +33,7 @@ def drawn(inside: Inside, size_mm, spacing=(1.0, 1.2, 1.5), degrees: float = 17.
 
 
 def turn(x: float, y: float, z: float) -> np.ndarray:
-    """Rotations about right, front and top, in degrees, one after the other."""
+    """Return the rotation about right, front and top, one after the other, by angles in degrees."""
     from scipy.spatial.transform import Rotation
 
     return Rotation.from_euler("xyz", [x, y, z], degrees=True).as_matrix()

@@ -1,4 +1,4 @@
-"""Bundles trained on label maps are judged on heads made from maps that did not train, or on images that were taken."""
+"""Bundles trained on label maps are evaluated on heads made from maps held out of training, or on acquired images."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ SHORT = LoopSettings(steps=9, cooldown_steps=3, warmup_steps=2, batch_size=4, ch
 
 
 class Line(Objective):
-    """Fits a line through points, with dropout so that randomness counts."""
+    """Objective of a line that is fitted through points, with dropout so that randomness counts."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)

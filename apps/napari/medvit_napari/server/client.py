@@ -251,9 +251,10 @@ class Client:
         """Describe the state of the training and, if the server sends them, its steps, its scores and the new version."""
         return _told(self._json("GET", "/train/?check_if_running=false"))
 
-    def stop_training(self) -> None:
-        """Stop the training."""
-        self._send("DELETE", "/train/")
+    def stop_training(self) -> bool:
+        """Stop the training; return False if the server answers that none was running."""
+        content, _ = self._send("DELETE", "/train/")
+        return content.strip() != b"null"
 
     def _json(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         content, _ = self._send(method, path, body, "application/json")

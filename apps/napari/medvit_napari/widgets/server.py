@@ -296,7 +296,13 @@ class ServerWidget(JobPanel):
 
     def stop_training(self) -> None:
         """Stop the running training; the server publishes nothing of it."""
-        self._do(lambda client, progress: client.stop_training(), lambda _: self.training(), "Stopping the training...")
+        self._do(lambda client, progress: client.stop_training(), self._stopped, "Stopping the training...")
+
+    def _stopped(self, was_running: bool) -> None:
+        if was_running:
+            self.training()
+        else:
+            self.status.setText("No training was running.")
 
     def training(self) -> None:
         """Show the state of the training."""
