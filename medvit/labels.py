@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,6 +34,10 @@ class Label(_Strict):
     laterality: Code | None = None
     volume_ml: tuple[float, float] | None = Field(
         default=None, description="smallest and largest volume in the training data, mL; none for pictures"
+    )
+    expected: Literal["always", "in_view", "optional"] = Field(
+        default="always",
+        description="always: every image of the bundle's kind shows it; in_view: where its region is imaged; optional: it may be absent",
     )
 
 

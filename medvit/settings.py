@@ -64,6 +64,7 @@ class RunSettings:
         precision: "fp32", or "bf16" for a bundle whose precision check has passed.
         roi_crop: region of interest: "body", or a box of source voxels "i0:i1,j0:j1,k0:k1"; empty for the whole image.
             Only windows that touch the region are run, the rest is background; recorded.
+        no_mirroring: True to leave out the bundle's averaging over mirror images, where it has one; recorded.
         low_memory: True to save memory: one window at a time, logits by planes or in a file; slower.
         geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated, and sets a
             flag where the qform shows other axes or the mirror image; recorded.
@@ -88,6 +89,7 @@ class RunSettings:
     precision: str = "fp32"
     roi_crop: str = ""
     low_memory: bool = False
+    no_mirroring: bool = False
     geometry: str | None = None
     threads: int | None = None
 

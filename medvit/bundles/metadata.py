@@ -37,7 +37,7 @@ METADATA_KEYS = frozenset(
 
 CONFIG_KEYS = frozenset(
     "imports bundle_root dataset_dir output_dir device datalist network_def network preprocessing dataset dataloader "
-    "inferer postprocessing handlers evaluator checkpointloader initialize run finalize fast_overlap fast_views fast_mirrored label_maps".split()
+    "inferer postprocessing handlers evaluator checkpointloader initialize run finalize fast_overlap fast_views fast_mirrored fast_used_folds label_maps".split()
 )
 """Known ids of inference.json; any other id must be referenced by another entry.
 
@@ -197,19 +197,45 @@ class Validation(_Strict):
     )
 
 
+class ImportedModel(_Strict):
+    """Origin of a bundle that was made from another program's model.
+
+    Attributes:
+        program: the program, stored as ``from``.
+        dataset, configuration, trainer: names that the model bears there.
+        folds: folds that the weights hold.
+        checkpoints: sha256 of each fold's checkpoint.
+
+    Examples:
+        >>> from medvit.bundles.metadata import ImportedModel
+        >>> ImportedModel.model_validate(
+        ...     {"from": "nnU-Net v2", "dataset": "Dataset901", "configuration": "2d", "trainer": "nnUNetTrainer", "folds": ["0"]}
+        ... ).program
+        'nnU-Net v2'
+    """
+
+    program: str = Field(alias="from")
+    dataset: str
+    configuration: str
+    trainer: str
+    folds: tuple[str, ...]
+    checkpoints: dict[str, str] = Field(default_factory=dict)
+
+
 class BundleFacts(_Strict):
     """The ``medvit`` section of metadata.json, validated.
 
     Attributes:
         task: "segmentation", "restoration" or "reconstruction".
         dimensions: 2 for pictures, 3 for volumes.
-        modalities: DICOM modalities that the bundle was made for.
+        modalities: DICOM modalities that the bundle was made for; empty where they are not known, so that any runs.
         licence: licence of the bundle.
         state: "trained" or "not trained".
         weights: file, checksum and origin of the weights.
         values: range of values of its images, for formats without a modality; or None.
         derivation: code (DICOM CID 7203) of the derivation of a restored image; or None.
         labels: labels of a segmentation or reconstruction.
+        imported: origin of a bundle that was made from another program's model; or None.
         precision_checks: results of ``medvit bundles precision-check``.
         quality: limits of the quality signals; None without calibration.
         validation: cases behind the calibration; or None.
@@ -233,6 +259,7 @@ class BundleFacts(_Strict):
         default=None, description="how a restored image comes from its source, a code of DICOM CID 7203"
     )
     labels: tuple[Label, ...] = ()
+    imported: ImportedModel | None = None
     precision_checks: tuple[PrecisionCheck, ...] = Field(
         default=(),
         validation_alias=AliasChoices("precision_checks", "gates"),
@@ -255,7 +282,7 @@ class BundleFacts(_Strict):
         if picture != (self.dimensions == 2):
             kind = "a 2-D picture" if picture else "a volume"
             return f"{kind}, where {name} takes {'pictures' if self.dimensions == 2 else 'volumes'}"
-        if modality is not None and modality not in self.modalities:
+        if modality is not None and self.modalities and modality not in self.modalities:
             return f"modality {modality}, where {name} is made for {' or '.join(self.modalities)}"
         return None
 

@@ -1,4 +1,4 @@
-"""``medvit bundles``: list, show, verify, fetch, export and remove bundles."""
+"""``medvit bundles``: list, show, verify, fetch, import, export and remove bundles."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from medvit.cli.common import FLAGGED, Debug, Json, Terminal, handle_errors, progress_bar
 from medvit.cli.export import export
+from medvit.cli.imports import app as imports
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, show, verify, fetch, export and remove bundles.", no_args_is_help=True)
+app = typer.Typer(help="List, show, verify, fetch, import, export and remove bundles.", no_args_is_help=True)
 app.command()(export)
+app.add_typer(imports, name="import")
 
 _KEPT = (
     "Found that the download was stopped; what has arrived is kept. Start the same command again to go on from there."

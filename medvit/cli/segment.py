@@ -80,7 +80,9 @@ def segment(
     fast: Annotated[
         bool,
         typer.Option(
-            "--fast", "-f", help="Less overlap between windows, as the bundle states it: faster, slightly less exact."
+            "--fast",
+            "-f",
+            help="As the bundle states it, less overlap between windows, or the first fold without mirroring: faster, less exact.",
         ),
     ] = False,
     per_label: Annotated[bool, typer.Option("--per-label", help="Also write one NIfTI for each label.")] = False,
@@ -118,6 +120,12 @@ def segment(
             help="body, or a box of voxels such as 0:128,40:200,0:64. Only windows that touch it are run; the rest is background. Recorded in run.json.",
         ),
     ] = "",
+    no_mirroring: Annotated[
+        bool,
+        typer.Option(
+            "--no-mirroring", help="Leave out the bundle's averaging over mirror images: faster, less exact. Recorded."
+        ),
+    ] = False,
     low_memory: Annotated[
         bool, typer.Option("--low-memory", help="Use as little memory as possible: the same labels, slower.")
     ] = False,
@@ -151,6 +159,7 @@ def segment(
                 precision=precision,
                 roi_crop=roi_crop,
                 low_memory=low_memory,
+                no_mirroring=no_mirroring,
                 geometry=geometry,
                 threads=threads,
             ),

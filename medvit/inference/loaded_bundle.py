@@ -292,6 +292,7 @@ def apply(
     *,
     roi_crop: str = "",
     low_memory: bool = False,
+    no_mirroring: bool = False,
     entropy_map: bool = False,
 ) -> Prediction:
     """Run data through a loaded bundle's preprocessing, inferer and postprocessing.
@@ -307,6 +308,7 @@ def apply(
         progress: receives the stages of the run; can cancel it.
         roi_crop: region in which an answer is needed, see ``RunSettings``.
         low_memory: see ``RunSettings``.
+        no_mirroring: see ``RunSettings``.
         entropy_map: also keep the entropy of every voxel.
 
     Returns:
@@ -326,11 +328,15 @@ def apply(
         >>> prediction.output, prediction.entropies  # doctest: +SKIP
     """
     progress = progress or Progress()
+    if no_mirroring and getattr(model.inferer, "mirrored", None) is not None:
+        model = replace(model, inferer=with_options(model.inferer, mirrored=None))
     try:
         with torch.inference_mode():
             with progress.stage("preprocess"):
                 ready = model.preprocessing(_input_of(model, data))
-            entropy = LabelEntropy(keep_map=entropy_map) if entropy_map or model.bundle.facts.labels else None
+            exclusive = getattr(model.inferer, "exclusive", True)  # overlapping regions have no single label's entropy
+            wanted = exclusive and bool(entropy_map or model.bundle.facts.labels)
+            entropy = LabelEntropy(keep_map=entropy_map) if wanted else None
             backends: list[SelectedBackend] = []
             output = _applied(model, ready, progress, _How(roi_crop, low_memory, entropy, backends.append))
             prediction = Prediction(output=output)
@@ -379,7 +385,7 @@ def _applied(model: LoadedBundle, ready: dict[str, Any], progress: Progress, how
     if windows:
         extra["on_backend"] = how.on_backend
     if roi_crop:
-        if not windows or isinstance(inferer, WholeImage):
+        if not windows or isinstance(inferer, WholeImage) or not getattr(inferer, "takes_region", True):
             raise BackendError(
                 f"{{roi_crop}} for {model.bundle.name}, which does not run by windows of a volume",
                 "the option needs a sliding window over a volume",

@@ -91,6 +91,9 @@ class SlidingWindow:
         torch.Size([1, 2, 6, 6, 6])
     """
 
+    few_parameters = False
+    """True in a class of windows whose networks gain from a graph even with few parameters."""
+
     def __init__(
         self,
         roi_size: Sequence[int] | int,
@@ -329,6 +332,7 @@ class SlidingWindow:
             windows=windows,
             arguments=bool(work.args or work.kwargs),
             streams=self.streams,
+            few_parameters=self.few_parameters,
         )
         with self._preparing(work, wanted):
             chosen = select_backend(work.network, batch, wanted, work.progress)

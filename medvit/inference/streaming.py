@@ -23,7 +23,7 @@ from medvit.transforms import ArgmaxOnSourceGridd, KeepLargestComponentLogitsd, 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["SlabArgmax", "StreamingPostprocess", "steps_of"]
+__all__ = ["PlanePostprocess", "SlabArgmax", "StreamingPostprocess", "steps_of"]
 
 _PLANES = 24
 """Number of planes resampled at a time: enough to make the overhead of a call small."""
@@ -131,11 +131,33 @@ class StreamingPostprocess:
         del stored
 
 
-def steps_of(postprocessing: Any) -> StreamingPostprocess | None:
-    """Return a bundle's postprocessing as ``StreamingPostprocess`` if its steps allow that, else None."""
+@dataclass(frozen=True)
+class PlanePostprocess:
+    """A bundle's postprocessing of one step that works plane by plane by itself (``takes_planes``).
+
+    Attributes:
+        step: the step; ``planes(image)`` returns an object with ``add_planes`` and ``labels``.
+        keep: None, as no step needs the labels of the whole image.
+    """
+
+    step: Any
+    keep: None = None
+
+    def run(self, stream: Callable[[Callable[[Tensor], None]], Tensor], image: Any) -> Tensor:
+        """Compute labels on the source grid; the arguments are those of ``StreamingPostprocess.run``."""
+        sink = self.step.planes(image)
+        stream(sink.add_planes)
+        made: Tensor = sink.labels()
+        return made
+
+
+def steps_of(postprocessing: Any) -> StreamingPostprocess | PlanePostprocess | None:
+    """Return a bundle's postprocessing for planes of logits if its steps allow that, else None."""
     found = list(getattr(postprocessing, "transforms", ()))
     if any(getattr(step, "keys", None) != ("pred",) for step in found):
         return None
+    if len(found) == 1 and getattr(found[0], "takes_planes", False):
+        return PlanePostprocess(found[0])
     kinds = [type(step) for step in found]
     if kinds == [ArgmaxOnSourceGridd]:
         return StreamingPostprocess(None, found[0])

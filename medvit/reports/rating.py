@@ -79,7 +79,8 @@ def rate_labels(
     """Rate the labels of an image.
 
     "poor": an organ is missing, absurdly sized or on the wrong side. "check": its size is unusual, the image edge cuts
-    it, or the network is uncertain about it. Otherwise "good".
+    it, or the network is uncertain about it. Otherwise "good". A label that an image may lack (``expected``) and that was
+    not found is no finding; a result without any label is rated "check".
 
     Args:
         measures: measurements of each label.
@@ -102,8 +103,8 @@ def rate_labels(
     poor: list[str] = []
     check: list[str] = []
     for found, label in zip(measures, labels, strict=True):
-        if not found.voxels:
-            poor.append(f"{label.name} was not found")
+        if not found.voxels and label.expected != "optional":
+            (poor if label.expected == "always" else check).append(f"{label.name} was not found")
         if found.touches_border and found.volume_ml is not None:  # edges of pictures usually cut objects
             check.append(f"{label.name} is cut by the edge of the image")
         if found.voxels and found.volume_ml is not None:
@@ -112,6 +113,8 @@ def rate_labels(
                 (poor if rating == "poor" else check).append(reason)
     check += signals.reasons() if signals is not None else []
     poor += _sides(measures, labels)
+    if measures and not (poor or any(found.voxels for found in measures)):
+        check.append("no label was found")
     rating = "poor" if poor else "check" if check else "good"
     return {"rating": rating, "reasons": poor + check}
 

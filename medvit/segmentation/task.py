@@ -46,7 +46,12 @@ class SegmentationTask(ScanTask):
     ) -> Prediction:
         """Label the scan, and with ``quality_map`` its mirror image too."""
         prediction = inference.apply(
-            loaded, prepared.data, progress, roi_crop=settings.roi_crop, low_memory=settings.low_memory
+            loaded,
+            prepared.data,
+            progress,
+            roi_crop=settings.roi_crop,
+            low_memory=settings.low_memory,
+            no_mirroring=settings.no_mirroring,
         )
         if not settings.quality_map:
             return prediction
@@ -110,7 +115,7 @@ def _record(
         "precision": prediction.precision,
         "fast": loaded.fast,
         "overlap": float(getattr(loaded.inferer, "overlap", 0)),
-        "mirrored": getattr(loaded.inferer, "mirrored", None) is not None,
+        "mirrored": getattr(loaded.inferer, "mirrored", None) is not None and not settings.no_mirroring,
         "roi_subset": list(settings.roi_subset),
         "forced": bool(prepared.forced),
         "repaired": list(prepared.repaired),

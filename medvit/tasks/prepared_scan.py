@@ -151,4 +151,5 @@ def prepare_scan(opened: Mapping[str, Scan], bundle: Bundle, settings: RunSettin
     repaired: tuple[str, ...] = ()
     if settings.repair_tags:
         scan, repaired = repair_uids(scan)
-    return PreparedScan(scan=scan, notes=(*scan.notes, *scan.excluded), forced=forced, repaired=repaired)
+    unknown = [] if bundle.facts.modalities else [f"The modality that {bundle.name} was made for is not known."]
+    return PreparedScan(scan=scan, notes=(*scan.notes, *scan.excluded, *unknown), forced=forced, repaired=repaired)

@@ -50,6 +50,7 @@ class BackendRequest:
         windows: number of windows of the image.
         arguments: True if the network takes arguments beside the windows.
         streams: number of windows that an OpenVINO graph may run at once; None for the number measured fastest here.
+        few_parameters: True if a graph pays even for few parameters, since they are applied at full resolution.
     """
 
     backend: str = "auto"
@@ -57,6 +58,7 @@ class BackendRequest:
     windows: int = 1
     arguments: bool = False
     streams: int | None = 1
+    few_parameters: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +200,7 @@ def _eager_because(network: object, batch: Tensor, wanted: BackendRequest) -> st
     if wanted.windows < _WORTH_CONVERTING:
         return f"{wanted.windows} windows are too few for a graph to pay"
     assert isinstance(network, nn.Module | DeferredNetwork)
-    if _parameters(network) < _LARGE:
+    if not wanted.few_parameters and _parameters(network) < _LARGE:
         return "the network is too small for a graph to pay"
     if find_spec("openvino") is None:
         return "OpenVINO, which is faster on most CPUs, is not installed (pip install openvino)"

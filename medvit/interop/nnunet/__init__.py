@@ -1,0 +1,5 @@
+"""Trained nnU-Nets as bundles: import, network, preprocessing, windows and labels."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

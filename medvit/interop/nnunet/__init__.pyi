@@ -1,0 +1,9 @@
+from .importing import Imported as Imported
+from .importing import ImportRequest as ImportRequest
+from .importing import import_nnunet as import_nnunet
+from .labels import NnunetLabelsd as NnunetLabelsd
+from .networks import FoldEnsemble as FoldEnsemble
+from .networks import NnunetNetwork as NnunetNetwork
+from .preprocessing import NnunetPreprocessd as NnunetPreprocessd
+from .windows import AxisMirroring as AxisMirroring
+from .windows import NnunetWindows as NnunetWindows
