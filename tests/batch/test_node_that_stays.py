@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pydicom
 import pytest
+
+pytest.importorskip("pynetdicom", reason="the extra 'network' is not installed")
+
 from medvit_batch.network.peers import quiet_networking
 from pynetdicom import AE, evt
+from pynetdicom.sop_class import CTImageStorage
 
 from tests.batch.archives import write_small
 from tests.batch.execution.test_session import counts
 from tests.batch.test_node import Ran, association, echoes, listen
 from tests.nodes import free_port
-
-pytest.importorskip("pynetdicom", reason="the extra 'network' is not installed")
 
 
 @dataclass
@@ -148,3 +150,26 @@ def _until(done: Callable[[], bool], seconds: float = 60) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("it did not come to pass")
+
+
+def test_a_small_object_that_unpacks_to_more_than_the_limit_is_refused_and_others_are_not(banded, tmp_path):
+    """Three megabytes may unpack to three gigabytes; the object is counted, not kept, and answered "out of resources"."""
+    honest, bomb = (pydicom.dcmread(write_small(tmp_path / str(seed), seed)[0]) for seed in (1, 2))
+    bomb.add_new(0x7FE10010, "LO", "x")
+    bomb.add_new(0x7FE11001, "OB", bytes(2**24))
+    statuses = {}
+
+    def talk(port, _):
+        ae = AE("CT1")
+        ae.add_requested_context(CTImageStorage, pydicom.uid.DeflatedExplicitVRLittleEndian)
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 8
+        made = ae.associate("127.0.0.1", port, ae_title="MEDVIT")
+        for name, dataset in (("bomb", bomb), ("honest", honest)):
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+            statuses[name] = made.send_c_store(dataset).Status
+        made.release()
+
+    out = tmp_path / "out"
+    listen(talk, out, banded, "--memory-limit", "20MB", "--timeout", "8")
+    assert statuses == {"bomb": 0xA700, "honest": 0x0000}
+    assert [path.stem for path in out.rglob("*.dcm")] == [str(honest.SOPInstanceUID)]

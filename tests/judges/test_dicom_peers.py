@@ -8,6 +8,9 @@ from contextlib import closing
 
 import pydicom
 import pytest
+
+pytest.importorskip("pynetdicom", reason="the extra 'network' is not installed")
+
 from medvit_batch.errors import NetworkError, PeerError
 from medvit_batch.journal import Journal
 from medvit_batch.network.peers import Local, Tls, parse_peer, quiet_networking
@@ -19,8 +22,6 @@ from tests.batch.archives import write_small
 from tests.judges.test_dicom_network import _run, _sends
 from tests.nodes import free_port, storescp
 from tests.tools import program
-
-pytest.importorskip("pynetdicom", reason="the extra 'network' is not installed")
 
 pytestmark = pytest.mark.usefixtures("one_fork_server")
 

@@ -19,6 +19,12 @@ def until(what, seconds: float = 300) -> None:
         time.sleep(0.005)
 
 
+def docked(viewer: Any, widget: Any) -> Any:
+    """Dock a widget in the window of a viewer; return it."""
+    viewer.window.add_dock_widget(widget, name=type(widget).__name__, tabify=True)
+    return widget
+
+
 def boxes() -> list[QMessageBox]:
     """List the messages that are shown."""
     return [w for w in QApplication.topLevelWidgets() if isinstance(w, QMessageBox) and w.isVisible()]

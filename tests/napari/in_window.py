@@ -33,19 +33,9 @@ from tests.bands import (
     write_series,
 )
 from tests.cli.scenes import bones
-from tests.napari.driving import until
+from tests.napari.driving import docked, done, until
 
 TOKEN = "a-token-only-for-tests-0123456789"
-
-
-def docked(viewer, widget):
-    viewer.window.add_dock_widget(widget, name=type(widget).__name__, tabify=True)
-    return widget
-
-
-def done(panel) -> None:
-    until(lambda: panel.job is None)
-    assert panel.last_error is None, panel.status.text()
 
 
 def runs(viewer, image, place: Path) -> RunWidget:

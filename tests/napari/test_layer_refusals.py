@@ -5,6 +5,9 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+
+pytest.importorskip("napari", reason="the extra medvit[napari] is not installed")
+
 from medvit_napari.errors import LayerError, PlaceError, readable
 from medvit_napari.looking.display import go_to
 from medvit_napari.reading.display_grid import Canonical
@@ -23,9 +26,6 @@ from medvit.progress import Progress
 from medvit.settings import RunSettings
 from tests.bands import phantom, write_series
 from tests.napari.test_layers import made
-
-pytest.importorskip("napari", reason="the extra medvit[napari] is not installed")
-
 
 LETTERS = "IPL"
 
