@@ -189,7 +189,11 @@ def _read_mgh(path: Path, voxels: bool) -> Scan:
     image: Any = nib.load(path)
     if len(image.shape) != 3:
         count = image.shape[3]
-        raise ImageError(f"an MGH file of {count} volumes", "one is needed", "Extract one (mri_convert --nth).")
+        raise ImageError(
+            f"an MGH file of {count} volumes",
+            "one is needed",
+            "Extract one, for example with FreeSurfer's mri_convert.",
+        )
     shape = image.shape
     array = image.get_fdata(dtype=np.float32) if voxels else _empty(shape)
     with ImageOpener(path) as file:

@@ -35,7 +35,8 @@ def test_an_mgh_without_geometry_and_one_of_several_volumes(tmp_path):
     assert any("states no geometry" in note for note in open_source(tmp_path / "a.mgh").notes)
     nib.save(nib.MGHImage(np.stack([VOXELS] * 2, -1), np.eye(4)), tmp_path / "b.mgz")
     with pytest.raises(
-        ImageError, match=r"an MGH file of 2 volumes; one is needed\. Extract one \(mri_convert --nth\)"
+        ImageError,
+        match=r"an MGH file of 2 volumes; one is needed\. Extract one, for example with FreeSurfer.s mri_convert",
     ):
         open_source(tmp_path / "b.mgz")
 
