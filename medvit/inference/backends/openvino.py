@@ -45,10 +45,10 @@ _TOLERANCE = 1e-3
 _KIND = "openvino"
 """Kind of the cache's entries."""
 
-_FIXED_SECONDS = 6.0
+_FIXED_SECONDS = 7.0
 """Duration of the preparation of a small network, compilation of numba's code included."""
 
-_SECONDS_OF_WORK = 5e-12
+_SECONDS_OF_WORK = 3e-12
 """Further duration for each parameter and voxel of a window, times the number of threads."""
 
 _HELD = 3
@@ -179,7 +179,7 @@ def faster_graph_of(
 
 
 def _expected_seconds(network: nn.Module, shape: tuple[int, ...]) -> float:
-    """Estimate the duration of a preparation from the size of network and window, measured on two cores of 2023."""
+    """Estimate the duration of a preparation from the size of network and window, measured with the shipped bundles."""
     work = sum(parameter.numel() for parameter in network.parameters()) * math.prod(shape[2:])
     return _FIXED_SECONDS + _SECONDS_OF_WORK * work / torch.get_num_threads()
 
