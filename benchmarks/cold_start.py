@@ -1,7 +1,9 @@
 """Processor time of a cold ``medvit segment``, beside that of importing torch, numpy and nibabel.
 
 Each command is a process of its own; both alternate, and the table shows medians. Processor time (of user and system) is compared, since
-it depends less on other work of the machine than wall-clock time does. Below the table, the imports of one more run are listed by package.
+it depends less on other work of the machine than wall-clock time does. Below the table, the imports of one more run of both commands are
+listed by package, with what the run loads of the packages that only training, foreign bundles or other outputs need, and then the stages
+of the run.
 
     python benchmarks/cold_start.py [--runs 5] [--first-runs 3] [--image hippocampus.nii.gz] [--bundle NAME]
 
@@ -27,6 +29,9 @@ from scipy.ndimage import gaussian_filter
 
 BASE = [sys.executable, "-c", "import torch, numpy, nibabel"]
 
+SPARED = ("monai", "numba", "ignite", "pandas", "skimage", "matplotlib", "tensorboard", "highdicom", "dask")
+"""Packages that a run on a cached graph needs for nothing."""
+
 
 def processor_seconds(command: list[str]) -> float:
     """Run a command; return its processor time in seconds, that of its children included."""
@@ -44,14 +49,33 @@ def first_run(command: list[str], caches: Path) -> float:
     return processor_seconds(command)
 
 
-def imports(command: list[str]) -> list[tuple[str, float]]:
-    """Run a Python command once more; return the packages it imports with the seconds of their own files, slowest first."""
+def imports(command: list[str]) -> Counter[str]:
+    """Run a Python command once more; return the packages it imports with the seconds of their own files."""
     traced = [command[0], "-X", "importtime", *command[1:]]
     said = subprocess.run(traced, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False).stderr
     seconds: Counter[str] = Counter()
     for own, name in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s*(\S+)$", said, re.MULTILINE):
-        seconds[name.partition(".")[0]] += int(own)
-    return [(name, total / 1e6) for name, total in seconds.most_common()]
+        seconds[name.partition(".")[0]] += int(own) / 1e6
+    return seconds
+
+
+def print_imports(job: list[str]) -> None:
+    """Print the imports of a run beside those of ``BASE``, slowest first."""
+    base, cold = imports(BASE), imports(job)
+    print("\n| imports (traced, so slower) | medvit segment | import torch, numpy, nibabel |\n|---|---:|---:|")
+    print(f"| all | {cold.total():.2f} s | {base.total():.2f} s |")
+    for name, seconds in cold.most_common(12):
+        print(f"| {name} | {seconds:.2f} s | {base[name]:.2f} s |")
+    print(f"\nLoaded of {', '.join(SPARED)}: {', '.join(name for name in SPARED if name in cold) or 'nothing'}")
+
+
+def print_stages(job: list[str]) -> None:
+    """Print the wall-clock time of each stage of one more run."""
+    told = [part for part in job if part != "-q"] + ["--verbose"]
+    said = subprocess.run(told, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
+    print("\n| stage of one run (wall-clock time) | seconds |\n|---|---:|")
+    for stage, seconds in re.findall(r"^\s+(\w+)\s+([\d.]+) s$", said, re.MULTILINE):
+        print(f"| {stage} | {seconds} |")
 
 
 def synthetic(folder: Path) -> Path:
@@ -84,9 +108,8 @@ def main() -> None:
         first = statistics.median(firsts)
         print(f"| first run, with empty caches (median of {options.first_runs}) | {first:.2f} s | {first / base:.2f} |")
         print(f"| first run over a later one | {first - cold:.2f} s | {(first - cold) / base:.2f} |")
-        print("\n| imports of one run (traced, so slower) | seconds |\n|---|---:|")
-        for name, seconds in imports(job)[:12]:
-            print(f"| {name} | {seconds:.2f} |")
+        print_imports(job)
+        print_stages(job)
 
 
 if __name__ == "__main__":
