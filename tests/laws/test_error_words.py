@@ -65,6 +65,7 @@ def test_every_error_can_be_framed_and_pickled(kind):
     assert type(framed) is kind
     assert (framed.found, framed.option) == ("3 of them", ("like",))
     assert str(error) == "Found 3 of them; 1 is needed. Give like=...."
+    assert type(kind.__new__(kind)) is kind  # the call by which tblib, which Dask loads, unpickles it
 
 
 def test_there_are_calls_to_look_at():

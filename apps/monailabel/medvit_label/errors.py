@@ -58,6 +58,10 @@ class AccessError(LabelServerError, PermissionError):
 
     status = 403
 
+    def __new__(cls, *args: object, **kwargs: object) -> AccessError:
+        """Make an error; ``RuntimeError.__new__``, which tblib would look up, refuses a class with two bases."""
+        return PermissionError.__new__(cls)
+
 
 class AccountError(LabelServerError, ValueError):
     """Error for a file of accounts that cannot be used, or an account that cannot be added or removed."""
@@ -69,6 +73,10 @@ class ArchiveError(LabelServerError, OSError):
     """Error for a DICOMweb service with the images that refuses or does not answer."""
 
     status = 502
+
+    def __new__(cls, *args: object, **kwargs: object) -> ArchiveError:
+        """Make an error; ``RuntimeError.__new__``, which tblib would look up, refuses a class with two bases."""
+        return OSError.__new__(cls)
 
 
 class UnknownError(LabelServerError, LookupError):
