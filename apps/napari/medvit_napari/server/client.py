@@ -253,8 +253,7 @@ class Client:
 
     def stop_training(self) -> bool:
         """Stop the training; return False if the server answers that none was running."""
-        content, _ = self._send("DELETE", "/train/")
-        return content.strip() != b"null"
+        return self._send("DELETE", "/train/")[0].strip() != b"null"
 
     def _json(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         content, _ = self._send(method, path, body, "application/json")
