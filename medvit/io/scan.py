@@ -148,7 +148,7 @@ class Scan:
         digest = hashlib.sha256()
         for channel in self.array:  # in C order, by slabs, since a volume's bytes take as much memory again
             for start in range(0, len(channel), _SLAB):
-                digest.update(np.ascontiguousarray(channel[start : start + _SLAB]))
+                digest.update(np.ascontiguousarray(channel[start : start + _SLAB]).data)
         digest.update(repr((self.array.shape, np.round(self.affine, 4).tolist())).encode())
         return digest.hexdigest()
 
