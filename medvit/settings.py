@@ -65,6 +65,8 @@ class RunSettings:
         roi_crop: region of interest: "body", or a box of source voxels "i0:i1,j0:j1,k0:k1"; empty for the whole image.
             Only windows that touch the region are run, the rest is background; recorded.
         no_mirroring: True to leave out the bundle's averaging over mirror images, where it has one; recorded.
+        nnunet_rounding: True to round sums and resampled logits of an imported nnU-Net to half precision, as nnU-Net does;
+            eager backend only; recorded.
         low_memory: True to save memory: one window at a time, logits by planes or in a file; slower.
         geometry: the form of a NIfTI to use, "sform" or "qform"; None uses the sform where it is stated, and sets a
             flag where the qform shows other axes or the mirror image; recorded.
@@ -90,6 +92,7 @@ class RunSettings:
     roi_crop: str = ""
     low_memory: bool = False
     no_mirroring: bool = False
+    nnunet_rounding: bool = False
     geometry: str | None = None
     threads: int | None = None
 

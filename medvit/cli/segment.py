@@ -126,6 +126,13 @@ def segment(
             "--no-mirroring", help="Leave out the bundle's averaging over mirror images: faster, less exact. Recorded."
         ),
     ] = False,
+    nnunet_rounding: Annotated[
+        bool,
+        typer.Option(
+            "--nnunet-rounding",
+            help="Round like nnU-Net, to half precision: the labels of nnU-Net itself, with more memory. For imported nnU-Nets, eager backend.",
+        ),
+    ] = False,
     low_memory: Annotated[
         bool, typer.Option("--low-memory", help="Use as little memory as possible: the same labels, slower.")
     ] = False,
@@ -160,6 +167,7 @@ def segment(
                 roi_crop=roi_crop,
                 low_memory=low_memory,
                 no_mirroring=no_mirroring,
+                nnunet_rounding=nnunet_rounding,
                 geometry=geometry,
                 threads=threads,
             ),

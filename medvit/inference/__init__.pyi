@@ -10,6 +10,7 @@ from .loaded_bundle import with_backend as with_backend
 from .mirror_agreement import label_agreement as label_agreement
 from .mirror_agreement import mirrored_labels as mirrored_labels
 from .prediction import Prediction as Prediction
+from .run_options import with_run_settings as with_run_settings
 from .simple_inferer import SimpleInferer as SimpleInferer
 from .slice_wise import SliceWise as SliceWise
 from .sliding_window import SlidingWindow as SlidingWindow

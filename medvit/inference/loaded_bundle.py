@@ -292,7 +292,6 @@ def apply(
     *,
     roi_crop: str = "",
     low_memory: bool = False,
-    no_mirroring: bool = False,
     entropy_map: bool = False,
 ) -> Prediction:
     """Run data through a loaded bundle's preprocessing, inferer and postprocessing.
@@ -308,7 +307,6 @@ def apply(
         progress: receives the stages of the run; can cancel it.
         roi_crop: region in which an answer is needed, see ``RunSettings``.
         low_memory: see ``RunSettings``.
-        no_mirroring: see ``RunSettings``.
         entropy_map: also keep the entropy of every voxel.
 
     Returns:
@@ -328,8 +326,6 @@ def apply(
         >>> prediction.output, prediction.entropies  # doctest: +SKIP
     """
     progress = progress or Progress()
-    if no_mirroring and getattr(model.inferer, "mirrored", None) is not None:
-        model = replace(model, inferer=with_options(model.inferer, mirrored=None))
     try:
         with torch.inference_mode():
             with progress.stage("preprocess"):

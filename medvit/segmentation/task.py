@@ -46,12 +46,11 @@ class SegmentationTask(ScanTask):
     ) -> Prediction:
         """Label the scan, and with ``quality_map`` its mirror image too."""
         prediction = inference.apply(
-            loaded,
+            inference.with_run_settings(loaded, settings),
             prepared.data,
             progress,
             roi_crop=settings.roi_crop,
             low_memory=settings.low_memory,
-            no_mirroring=settings.no_mirroring,
         )
         if not settings.quality_map:
             return prediction
@@ -122,6 +121,7 @@ def _record(
         "on_irregular": settings.on_irregular,
         "geometry": settings.geometry,
         "quality_map": settings.quality_map,
+        **({"nnunet_rounding": True} if settings.nnunet_rounding else {}),
         "roi_crop": settings.roi_crop,
         "low_memory": settings.low_memory,
         "threads": torch.get_num_threads(),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medvit.errors import ShapeError
 from medvit.interop.nnunet.preprocessing import NnunetGrid
-from medvit.interop.nnunet.resampling import nearest_index
+from medvit.interop.nnunet.resampling import Resampling, nearest_index, resample
 from medvit.kernels.resample_argmax import resample_argmax
 
 __all__ = ["NnunetLabelsd"]
@@ -84,6 +84,9 @@ class _PlaneLabels:
                 "they must match",
                 "Check the inferer.",
             )
+        if planes.dtype == torch.half:  # all planes, rounded as nnU-Net rounds them
+            self._out = self._rounded(planes)
+            return
         self._held.append(planes.cpu())
         held = sum(part.shape[1] for part in self._held)
         if held >= _PLANES or self._first + held == self._grid.size[0]:
@@ -97,6 +100,23 @@ class _PlaneLabels:
         return MetaTensor(
             made, affine=affine, meta={"filename_or_obj": name, "original_affine": affine, "space": "RAS"}
         )
+
+    def _rounded(self, logits: Tensor) -> Tensor:
+        """Label the box from logits that are resampled in double precision and rounded to half precision."""
+        coarse = None if self._grid.coarse < 0 else self._grid.coarse
+        kind = torch.int16 if max(self._regions or (len(logits),)) > 255 else torch.uint8
+        made = torch.zeros(self._grid.box, dtype=kind)
+        best: Tensor | None = None
+        for head, plane in enumerate(logits):  # head by head: all of them at full resolution would be large
+            one = resample(plane[None].double(), self._grid.box, Resampling(order=1), coarse)[0].half().float()
+            if self._regions is not None:
+                made[one.sigmoid() > 0.5] = self._regions[head]
+            elif best is None:
+                best = one
+            else:
+                made[one > best] = head
+                best = torch.maximum(best, one)
+        return made
 
     def _decide(self) -> None:
         """Label the rows of the source whose planes are all there."""

@@ -279,3 +279,24 @@ class FoldEnsemble(nn.Module):
             total = total + network(x)
         mean = total / self.used if self.used > 1 else total
         return mean.unsqueeze(2) if planes else mean
+
+    def members(self) -> list[_Member]:
+        """Return the networks of the folds that run, each with the input and output of the ensemble."""
+        return [_Member(network, self.dimensions) for network in list(self.folds)[: self.used]]
+
+
+class _Member(nn.Module):
+    """The network of one fold, with the input and output of the ensemble."""
+
+    def __init__(self, network: nn.Module, dimensions: int) -> None:
+        super().__init__()
+        self.network = network
+        self.dimensions = dimensions
+        self.eval()
+
+    def forward(self, windows: Tensor) -> Tensor:
+        if self.dimensions == 2 and windows.ndim == 5:
+            flat: Tensor = self.network(windows.squeeze(2))
+            return flat.unsqueeze(2)
+        made: Tensor = self.network(windows)
+        return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from medvit.errors import ShapeError
 from medvit.inference import SlidingWindow
+from medvit.inference.sliding_window import OnBackend, PlaneConsumer
 from medvit.inference.tiling import Tiling
+from medvit.inference.window_plan import InferenceRun
+from medvit.progress import Progress
 
 __all__ = ["AxisMirroring", "NnunetWindows", "window_starts"]
 
@@ -97,6 +101,50 @@ class NnunetWindows(SlidingWindow):
         self.peak = peak
         self.exclusive = exclusive
         self.takes_region = False
+        self.rounding = False
+
+    def rounded(self) -> NnunetWindows:
+        """Return a copy that adds the logits of windows in half precision, as nnU-Net does, by the eager backend."""
+        other = copy.copy(self)
+        other.rounding, other.backend = True, "eager"
+        return other
+
+    def stream(self, inputs: Tensor, network: Any, add_planes: PlaneConsumer, *args: Any, **kwargs: Any) -> Tensor:
+        """Pass planes of logits as ``SlidingWindow.stream``; rounded ones are passed together, in half precision."""
+        if not self.rounding:
+            return super().stream(inputs, network, add_planes, *args, **kwargs)
+        folds = list(network.members()) if hasattr(network, "members") else [network]
+        total: Tensor | None = None
+        for fold in folds:
+            made = self._half(inputs, fold, *args, **kwargs)
+            total = made if total is None else total.add_(made)
+        assert total is not None
+        mean = total.div_(len(folds)) if len(folds) > 1 else total
+        add_planes(mean)
+        return mean.argmax(0)[None, None]
+
+    def _half(
+        self,
+        inputs: Tensor,
+        network: Any,
+        progress: Progress | None = None,
+        where: Tensor | None = None,
+        on_backend: OnBackend | None = None,
+    ) -> Tensor:
+        """Return the mean logits of all windows, (class, *spatial) in half precision, rounded after each window."""
+        image, tiling = self._prepared(inputs, {})
+        weight = self._weight(tiling, image)
+        work = InferenceRun(network=network, progress=progress, where=where, on_backend=on_backend)
+        sums: Tensor | None = None
+        weights = torch.zeros(tiling.padded, dtype=torch.half)
+        for _, window, logits in self._logits(image, tiling, work):
+            if sums is None:
+                sums = torch.zeros((len(logits), *tiling.padded), dtype=torch.half)
+            box = tiling.box(window)
+            sums[(slice(None), *box)] += (logits * weight).cpu()
+            weights[box] += weight.half().cpu()
+        assert sums is not None
+        return tiling.crop(sums.div_(weights)).clone()
 
     def _tile(self, spatial: Sequence[int]) -> Tiling:
         assert isinstance(self.roi_size, tuple)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import medvit
+from medvit.errors import BackendError
 from medvit.interop.nnunet import ImportRequest, import_nnunet
 
 CASES = ("ct_plain", "two_d", "two_folds_plain", "two_folds_mirrored")
@@ -49,6 +50,31 @@ def test_labels_are_those_of_nnunetv2(name, parity, store):
         assert outside_bounds(result.array, expected, DICE.get(name, 0.999)) == []
         assert result.settings["mirrored"] is (bool(made.mirror_axes) and not switches["no_mirroring"])
         assert result.quality()["rating"] in ("uncalibrated", "check")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_with_the_rounding_of_nnunet_the_labels_are_the_same(name, parity, store):
+    about = json.loads((parity / name / "case.json").read_text())
+    source = ImportRequest(source=parity / name / about["model"], name=name)
+    import_nnunet(source)
+    mirroring = {"no_mirroring": "--no-mirroring" in about["segment"]}
+    case = about["cases"][0]
+    scan = parity / name / case["inputs"][0]
+    result = medvit.segment(scan, bundle=name, device="cpu", nnunet_rounding=True, **mirroring)
+    expected = np.asarray(nib.load(parity / name / case["expected"]).dataobj)
+    assert int((result.array != expected).sum()) <= 5
+    assert result.settings["nnunet_rounding"] is True
+    assert result.settings["backend"] == "eager"
+
+
+def test_rounding_is_refused_for_other_backends_and_other_bundles(tmp_path, store, parity):
+    about = json.loads((parity / "two_d" / "case.json").read_text())
+    import_nnunet(ImportRequest(source=parity / "two_d" / about["model"], name="two"))
+    scan = parity / "two_d" / about["cases"][0]["inputs"][0]
+    with pytest.raises(BackendError, match="only the eager backend copies nnU-Net's rounding"):
+        medvit.segment(scan, bundle="two", device="cpu", nnunet_rounding=True, backend="openvino")
+    with pytest.raises(BackendError, match="hippocampus_mr_swin_unetr, which is no imported nnU-Net"):
+        medvit.segment(scan, bundle="hippocampus_mr_swin_unetr", device="cpu", nnunet_rounding=True)
 
 
 def test_a_graph_of_openvino_gives_the_same_labels(parity, store):
