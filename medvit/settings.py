@@ -37,7 +37,7 @@ DEFAULT_RECONSTRUCTION = "headneck_xray_swin_x2s"
 """Default bundle of ``medvit reconstruct``."""
 
 BACKENDS = ("auto", "eager", "compiled", "openvino", "cuda")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 GEOMETRIES = ("sform", "qform")
 """Affines of a NIfTI among which the user may choose."""
 
@@ -61,7 +61,7 @@ class RunSettings:
         on_irregular: treatment of a tilted or uneven DICOM stack: "fail", "resample" or "split"; recorded.
         quality_map: True to run on the mirror image too and mark where the labels differ; takes twice the time.
         backend: backend of the network: "auto", "eager", "compiled", "openvino" or "cuda"; the one used is recorded.
-        precision: "fp32", or "bf16" for a bundle whose precision check has passed.
+        precision: "fp32", or "bf16" or "int8" for a bundle whose precision check has passed.
         roi_crop: region of interest: "body", or a box of source voxels "i0:i1,j0:j1,k0:k1"; empty for the whole image.
             Only windows that touch the region are run, the rest is background; recorded.
         no_mirroring: True to leave out the bundle's averaging over mirror images, where it has one; recorded.
@@ -111,11 +111,12 @@ def check_names(backend: str, precision: str) -> None:
             option="backend",
         )
     if precision not in PRECISIONS:
-        raise BackendError(f"precision {precision!r}", "it must be fp32 or bf16", "Leave it out for fp32.")
-    if precision == "bf16" and backend in ("eager", "compiled"):
+        raise BackendError(f"precision {precision!r}", "it must be fp32, bf16 or int8", "Leave it out for fp32.")
+    takes = {"bf16": ("auto", "openvino", "cuda"), "int8": ("auto", "openvino")}
+    if precision in takes and backend not in takes[precision]:
         raise BackendError(
-            f"precision 'bf16' for the {backend!r} backend, which computes in fp32",
-            "openvino (CPU) and cuda take bf16",
+            f"precision {precision!r} for the {backend!r} backend, which does not compute in it",
+            "openvino (CPU) and cuda take bf16, openvino takes int8",
             "Leave the precision out.",
         )
 

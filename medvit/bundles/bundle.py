@@ -100,6 +100,17 @@ class Bundle:
         return self.root / self.facts.weights.file
 
     @property
+    def int8_ranges(self) -> Path:
+        """Path of the ranges for int8; the file may not exist."""
+        return self.root / "models" / "int8_ranges.json"
+
+    @property
+    def int8_ranges_sha256(self) -> str:
+        """Sha256 of the file of ranges for int8; empty without one."""
+        file = self.int8_ranges
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+    @property
     def fetched(self) -> Installed | None:
         """Entry of the store for this bundle's weights, with exactly the checksum in its metadata; None where there is
         none.

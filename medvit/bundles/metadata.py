@@ -100,12 +100,13 @@ class PrecisionCheck(_Strict):
     """Comparison of labels in a lower precision with those in fp32 on one case; it permits or forbids that precision.
 
     Attributes:
-        precision: "bf16".
+        precision: "bf16" or "int8".
         backend: backend that ran in this precision.
         case: sha256 of the reference case's voxels.
         dice: Dice of each label against fp32 by the eager backend, 0..1.
         weights_sha256: sha256 of the weights.
         versions: versions of packages.
+        ranges_sha256: sha256 of the file of ranges for int8; empty for bf16.
 
     Examples:
         >>> from medvit.bundles import PrecisionCheck
@@ -121,12 +122,13 @@ class PrecisionCheck(_Strict):
         (0.9991, True)
     """
 
-    precision: Literal["bf16"]
+    precision: Literal["bf16", "int8"]
     backend: str
     case: str = Field(description="sha256 of the reference case's voxels; its name could be a patient's")
     dice: dict[str, float] = Field(description="Dice of each label in either result, against fp32 and eager backend")
     weights_sha256: str
     versions: dict[str, str]
+    ranges_sha256: str = ""
 
     @property
     def lowest(self) -> float:

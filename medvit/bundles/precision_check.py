@@ -22,7 +22,7 @@ def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
 
     Args:
         bundle: the bundle.
-        precision: "bf16".
+        precision: "bf16" or "int8".
 
     Returns:
         The latest check of this precision with the current weights.
@@ -40,9 +40,12 @@ def require_precision_check(bundle: Bundle, precision: str) -> PrecisionCheck:
     check_function = "medvit.segmentation.precision_check.run_precision_check()"
     command = f"{{{check_function}='{bundle.name}', 'SCAN'}}"
     mine = [check for check in bundle.facts.precision_checks if check.precision == precision]
-    current = [check for check in mine if check.weights_sha256 == bundle.weights_sha256]
+    ranges = bundle.int8_ranges_sha256 if precision == "int8" else ""
+    current = [
+        check for check in mine if (check.weights_sha256, check.ranges_sha256) == (bundle.weights_sha256, ranges)
+    ]
     if not current:
-        why = "of other weights only" if mine else "for it"
+        why = "of other weights or ranges only" if mine else "for it"
         raise BackendError(
             f"precision {precision!r} for {bundle.name} and no precision check {why}",
             f"its labels must first be shown to agree with fp32 (lowest Dice of a label at least {MIN_DICE})",
@@ -94,6 +97,6 @@ def record_precision_check(bundle: Bundle, check: PrecisionCheck) -> None:
         *section.get("precision_checks", []),
     ]  # `gates` is the key of earlier versions
     others = [entry for entry in earlier if entry["precision"] != check.precision]
-    section["precision_checks"] = [*others, check.model_dump()]
+    section["precision_checks"] = [*others, check.model_dump(exclude_defaults=True)]
     with os_errors_as_output_errors(path.parent), replace_file(path) as aside:
         aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -151,12 +151,12 @@ def verify(name: Name, as_json: Json = False, debug: Debug = False) -> None:
 def precision_check(
     name: Name,
     case: Annotated[Path, typer.Option("--case", help="A scan that the bundle is made for.", show_default=False)],
-    precision: Annotated[str, typer.Option("--precision", help="Precision to check: bf16.")] = "bf16",
+    precision: Annotated[str, typer.Option("--precision", help="Precision to check: bf16 or int8.")] = "bf16",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare only; record nothing.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compare a bundle's labels in bf16 with fp32 on a scan, and record whether --precision bf16 is allowed; exit 3 if not."""
+    """Compare a bundle's labels in a lower precision with fp32 on a scan, and record whether it is allowed; exit 3 if not."""
     shown = Terminal(json=as_json, debug=debug)
     with handle_errors(shown):
         from medvit.bundles import MIN_DICE, open_bundle, record_precision_check

@@ -111,7 +111,10 @@ def segment(
         ),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32, or bf16 if the bundle passed medvit bundles precision-check.")
+        str,
+        typer.Option(
+            "--precision", help="fp32, or bf16 or int8 if the bundle passed medvit bundles precision-check in it."
+        ),
     ] = "fp32",
     roi_crop: Annotated[
         str,

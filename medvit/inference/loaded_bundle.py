@@ -103,7 +103,7 @@ def load_model(
         device: name of a device, see ``choose_device``.
         fast: use the bundle's smaller overlap.
         backend: backend of its inferer, see ``SlidingWindow``.
-        precision: "fp32", or "bf16" if the bundle's precision check has passed.
+        precision: "fp32", or "bf16" or "int8" if the bundle's precision check has passed.
 
     Returns:
         The loaded bundle; calls with equal arguments share one network.
@@ -135,7 +135,7 @@ def with_backend(model: LoadedBundle, backend: str, precision: str) -> LoadedBun
     Args:
         model: the loaded bundle.
         backend: backend of its inferer, see ``SlidingWindow``.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "int8".
 
     Returns:
         The copy, or the loaded bundle itself if backend and precision are the same.
@@ -159,7 +159,8 @@ def with_backend(model: LoadedBundle, backend: str, precision: str) -> LoadedBun
             "only SlidingWindow takes them",
             "Leave them out.",
         )
-    return replace(model, inferer=with_options(inferer, backend=backend, precision=precision))
+    ranges = model.bundle.int8_ranges if precision == "int8" else None
+    return replace(model, inferer=with_options(inferer, backend=backend, precision=precision, ranges=ranges))
 
 
 def with_options(inferer: Any, **settings: object) -> Any:

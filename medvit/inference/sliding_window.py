@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class SlidingWindow:
         backend: "eager", "compiled" (torch.compile), "openvino" (a graph on the CPU, converted once and cached),
             "cuda" (a CUDA graph), or "auto": the OpenVINO graph for a bundle's network on the CPU if it was measured to
             be faster, else eager. ``on_backend`` of a call receives the choice.
-        precision: "fp32", or "bf16" with openvino or cuda.
+        precision: "fp32", "bf16" with openvino or cuda, or "int8" with openvino.
         sigma_scale: standard deviation of the Gaussian as a share of the window.
         padding_mode: "constant", "reflect", "replicate" or "circular", for images smaller than a window.
         cval: value of constant padding.
@@ -76,6 +77,7 @@ class SlidingWindow:
         streams: number of windows that OpenVINO runs at once, each on a part of the cores; None for the number that was
             measured fastest, once for each machine and network, from 4 threads and 8 windows on. The result is blended
             in the order of the windows.
+        ranges: file of the ranges of a bundle's layers, for int8.
 
     Raises:
         ShapeError: an overlap outside [0, 1), or an invalid window size, batch size or Gaussian.
@@ -111,6 +113,7 @@ class SlidingWindow:
         reuse_constant: bool = True,
         mirrored: FlipAveraging | None = None,
         streams: int | None = None,
+        ranges: Path | None = None,
         **options: Any,
     ) -> None:
         refuse_options(options)
@@ -132,6 +135,7 @@ class SlidingWindow:
         self.reuse_constant = reuse_constant
         self.mirrored = mirrored
         self.streams = streams
+        self.ranges = ranges
 
     def windows(self, spatial: Sequence[int]) -> int:
         """Return the number of windows that cover an image of this size."""
@@ -333,6 +337,7 @@ class SlidingWindow:
             arguments=bool(work.args or work.kwargs),
             streams=self.streams,
             few_parameters=self.few_parameters,
+            ranges=self.ranges,
         )
         with self._preparing(work, wanted):
             chosen = select_backend(work.network, batch, wanted, work.progress)

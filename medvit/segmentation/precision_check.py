@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from medvit.bundles import PrecisionCheck
-from medvit.errors import BundleError
+from medvit.errors import BackendError, BundleError
 
 if TYPE_CHECKING:
     from medvit.bundles import Bundle
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["run_precision_check"]
 
 
+_CHECKED = ("bf16", "int8")
 _PACKAGES = ("python", "medvit", "torch", "openvino")
 
 
@@ -27,14 +28,14 @@ def run_precision_check(
     Args:
         bundle: a trained segmentation bundle.
         case: a scan of the kind that the bundle takes.
-        precision: "bf16".
+        precision: "bf16" or "int8".
         progress: receives the stages of the runs; can cancel them.
 
     Returns:
         The Dice of each label between both runs, with the versions of the packages.
 
     Raises:
-        BackendError: no backend computes in that precision here.
+        BackendError: another precision, or no backend computes in it here.
         BundleError: neither run found a label, so that nothing can be compared.
 
     Examples:
@@ -49,6 +50,13 @@ def run_precision_check(
     from medvit.settings import RunSettings
     from medvit.tasks import Input
 
+    if precision not in _CHECKED:
+        raise BackendError(
+            f"precision {precision!r} to check",
+            f"it must be {' or '.join(_CHECKED)}",
+            "Correct {precision}.",
+            option="precision",
+        )
     progress = progress or Progress()
     task, settings = SegmentationTask(), RunSettings(device="cpu")
     task.check(bundle, settings)
@@ -77,10 +85,11 @@ def run_precision_check(
         )
     stated = {name: number for name, number in versions().items() if name in _PACKAGES}
     return PrecisionCheck(
-        precision="bf16",
+        precision=cast(Literal["bf16", "int8"], precision),  # with_backend has refused others
         backend=found.settings["backend"],
         case=prepared.scan.fingerprint(),
         dice=shares,
         weights_sha256=bundle.weights_sha256,
         versions=stated,
+        ranges_sha256=bundle.int8_ranges_sha256 if precision == "int8" else "",
     )

@@ -61,7 +61,7 @@ def test_failures_stop_the_run_and_are_tried_again_by_reason(banded, tmp_path):
         ),
         (
             ("EMPTY", "-o", "OUT", "-b", "BANDED", "--precision", "fp8"),
-            "Found precision 'fp8'; it must be fp32 or bf16",
+            "Found precision 'fp8'; it must be fp32, bf16 or int8",
         ),
         (("EMPTY", "-o", "OUT", "-b", "BANDED", "--rules", "r.toml"), "Found both -b and --rules"),
         (("EMPTY", "-o", "EMPTY", "-b", "BANDED"), "Found the archive itself given for the results"),

@@ -171,10 +171,10 @@ def test_messages_of_the_constructor():
             SlidingWindow((32, 32), overlap=overlap)
     with pytest.raises(BackendError, match="it must be one of auto, eager, compiled, openvino, cuda"):
         SlidingWindow((32, 32, 32), backend="tensorrt")
-    with pytest.raises(BackendError, match="it must be fp32 or bf16"):
+    with pytest.raises(BackendError, match="it must be fp32, bf16 or int8"):
         SlidingWindow((32, 32, 32), precision="fp16")
     with pytest.raises(
-        BackendError, match="'eager' backend, which computes in fp32; openvino .CPU. and cuda take bf16"
+        BackendError, match="'eager' backend, which does not compute in it; openvino .CPU. and cuda take bf16"
     ):
         SlidingWindow((32, 32, 32), backend="eager", precision="bf16")
     with pytest.raises(BackendError, match="mode is 'gaussian' or 'constant', padding_mode one of"):

@@ -81,7 +81,7 @@ def test_bf16_asks_for_a_gate_that_has_passed(banded, scan, tmp_path):
     bundle = medvit.open_bundle(folder)
     with pytest.raises(
         BackendError,
-        match=r"no precision check (for it|of other weights only).*Run: medvit.segmentation.precision_check.run_precision_check\('banded', 'SCAN'\)",
+        match=r"no precision check (for it|of other weights or ranges only).*Run: medvit.segmentation.precision_check.run_precision_check\('banded', 'SCAN'\)",
     ):
         medvit.run(bundle, scan, medvit.RunSettings(device="cpu", force=True, precision="bf16"))
     facts = {"precision": "bf16", "backend": "openvino", "case": "0" * 64, "versions": {"torch": "2"}}
@@ -93,5 +93,5 @@ def test_bf16_asks_for_a_gate_that_has_passed(banded, scan, tmp_path):
     assert require_precision_check(medvit.open_bundle(folder), "bf16").lowest == 0.9995
     assert len(json.loads((folder / "configs" / "metadata.json").read_text())["medvit"]["precision_checks"]) == 1
     record_precision_check(bundle, PrecisionCheck(dice={"a": 1.0}, weights_sha256="1" * 64, **facts))
-    with pytest.raises(BackendError, match="of other weights only"):
+    with pytest.raises(BackendError, match="of other weights or ranges only"):
         require_precision_check(medvit.open_bundle(folder), "bf16")

@@ -36,7 +36,7 @@ Fast = Annotated[
     ),
 ]
 Backend = Annotated[str, typer.Option("--backend", help="Backend of the network: auto, eager, compiled, openvino or cuda. See medvit doctor.")]  # fmt: skip
-Precision = Annotated[str, typer.Option("--precision", help="fp32, or bf16 if the bundle passed medvit bundles precision-check.")]  # fmt: skip
+Precision = Annotated[str, typer.Option("--precision", help="fp32, or bf16 or int8 if the bundle passed medvit bundles precision-check in it.")]  # fmt: skip
 PerLabel = Annotated[bool, typer.Option("--per-label", help="Also write one NIfTI for each label.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Run on modalities that the bundle is not made for; recorded in run.json.")

@@ -29,6 +29,7 @@ from medvit.errors import BackendError
 from medvit.inference.backends.cache import estimate, get_or_build
 from medvit.inference.backends.deferred_network import DeferredNetwork, built
 from medvit.inference.backends.export_norm import as_recorded
+from medvit.inference.backends.int8 import Ranges, insert_ranges, missing_instructions, read_ranges
 from medvit.inference.backends.network_fingerprint import fingerprint
 from medvit.inference.backends.openvino_library import load_openvino, openvino_core
 from medvit.inference.backends.streams import fastest_streams
@@ -57,7 +58,8 @@ _HELD = 3
 _WORTH = 1.1
 """Smallest speed-up over the network at which "auto" uses the graph."""
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}  # without a hint, OpenVINO computes in bf16 on processors that support it
+# without a hint, OpenVINO computes in bf16 on processors that support it
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 _IN_MEMORY: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
 _LOCK = Lock()
@@ -106,6 +108,8 @@ def unsupported_reason(batch: Tensor, precision: str) -> str | None:
         return f"it computes on the CPU and the windows lie on {batch.device}"
     if batch.dtype != torch.float32:
         return f"the windows are {batch.dtype}, and it takes torch.float32; convert with .float()"
+    if precision == "int8":
+        return missing_instructions()
     if precision == "bf16" and "BF16" not in _capabilities():
         return "this processor does not compute in bf16; leave the precision out"
     return None
@@ -117,6 +121,7 @@ def graph_of(
     precision: str = "fp32",
     streams: int | None = 1,
     progress: Progress | None = None,
+    ranges: Path | None = None,
 ) -> Graph:
     """Return a network's graph for windows of one size, from memory, from the cache, or newly converted.
 
@@ -126,6 +131,7 @@ def graph_of(
         precision: precision of the computation; the graph's weights are stored in fp32.
         streams: number of windows that run at once; None for the number that was measured fastest on this machine.
         progress: told before the network is prepared, or while another process prepares it; can cancel that wait.
+        ranges: file of the ranges of the layers that run in int8; None for none.
 
     Raises:
         BackendError: the network cannot be converted, its graph computes other logits, or the cache cannot be written.
@@ -134,8 +140,11 @@ def graph_of(
     own = network.fingerprint() if isinstance(network, DeferredNetwork) else fingerprint(network)
     stated = (own, shape, torch.__version__, version("openvino"), __version__, _REVISION)
     key = hashlib.sha256(repr(stated).encode()).hexdigest()[:32]
-    threads = torch.get_num_threads()
+    threads, name = torch.get_num_threads(), key
     progress = progress or Progress()
+    layers = {} if ranges is None else read_ranges(ranges)
+    if layers:
+        name = f"{key}-{hashlib.sha256(repr(sorted(layers.items())).encode()).hexdigest()[:16]}"
 
     def make(aside: Path) -> dict[str, Any]:
         plain: nn.Module = built(network)
@@ -145,11 +154,14 @@ def graph_of(
 
     def compiled(at_once: int) -> Graph:
         folder, facts = get_or_build(_KIND, key, make, progress)
+        if layers:
+            plain = folder / "graph.xml"
+            folder, _ = get_or_build(_KIND, name, lambda aside: _quantise(plain, layers, aside), progress)
         return Graph(folder / "graph.xml", precision, facts, at_once)
 
     with _LOCK:
-        at_once = streams or fastest_streams(f"{key}-{precision}", threads, compiled, shape)
-        held = (key, precision, threads, at_once)
+        at_once = streams or fastest_streams(f"{name}-{precision}", threads, compiled, shape)
+        held = (name, precision, threads, at_once)
         if held in _IN_MEMORY:
             _IN_MEMORY.move_to_end(held)
             return _IN_MEMORY[held]
@@ -202,6 +214,14 @@ def _make(network: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str,
             option="backend",
         )
     return {"difference": difference, "ratio": eager / quick, "seconds": time.perf_counter() - start}
+
+
+def _quantise(path: Path, layers: Ranges, folder: Path) -> dict[str, Any]:
+    """Save a graph with some of its layers in int8."""
+    graph = openvino_core().read_model(str(path))
+    insert_ranges(graph, layers)
+    load_openvino().save_model(graph, str(folder / "graph.xml"), compress_to_fp16=False)
+    return {"layers": len(layers)}
 
 
 def _timed(runs: Sequence[Callable[[Tensor], Tensor]], window: Tensor) -> tuple[list[Tensor], list[float]]:

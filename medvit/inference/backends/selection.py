@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +47,12 @@ class BackendRequest:
 
     Attributes:
         backend: one of ``BACKENDS``.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "int8".
         windows: number of windows of the image.
         arguments: True if the network takes arguments beside the windows.
         streams: number of windows that an OpenVINO graph may run at once; None for the number measured fastest here.
         few_parameters: True if a graph pays even for few parameters, since they are applied at full resolution.
+        ranges: file of the ranges of a bundle's layers, for int8.
     """
 
     backend: str = "auto"
@@ -59,6 +61,7 @@ class BackendRequest:
     arguments: bool = False
     streams: int | None = 1
     few_parameters: bool = False
+    ranges: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,8 @@ def unsupported_reason(backend: str, network: object, batch: Tensor, wanted: Bac
         return of_compiled()
     from medvit.inference.backends.openvino import unsupported_reason as of_openvino
 
+    if wanted.precision == "int8" and wanted.ranges is None:
+        return "int8 needs the ranges of a bundle's layers; leave the precision out"
     return of_openvino(batch, wanted.precision)
 
 
@@ -159,7 +164,7 @@ def _ready(
     from medvit.inference.backends.openvino import graph_of
 
     assert isinstance(network, nn.Module | DeferredNetwork)
-    return graph_of(network, batch, wanted.precision, _streams(wanted), progress)
+    return graph_of(network, batch, wanted.precision, _streams(wanted), progress, wanted.ranges)
 
 
 def _streams(wanted: BackendRequest) -> int | None:
@@ -170,10 +175,11 @@ def _streams(wanted: BackendRequest) -> int | None:
 def _automatic(
     network: Callable[..., Tensor], batch: Tensor, wanted: BackendRequest, progress: Progress | None
 ) -> SelectedBackend:
-    if wanted.precision == "bf16":
-        kind = "cuda" if batch.device.type == "cuda" else "openvino"
+    if wanted.precision != "fp32":
+        kind = "cuda" if wanted.precision == "bf16" and batch.device.type == "cuda" else "openvino"
         chosen = select_backend(network, batch, replace(wanted, backend=kind), progress)
-        return _selected(kind, "bf16", f"bf16 runs by {kind} on {batch.device.type}", chosen.run)
+        reason = f"{wanted.precision} runs by {kind} on {batch.device.type}"
+        return _selected(kind, wanted.precision, reason, chosen.run)
     reason = _eager_because(network, batch, wanted)
     if reason is None:
         from medvit.inference.backends.openvino import faster_graph_of
