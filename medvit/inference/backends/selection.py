@@ -178,8 +178,8 @@ def _automatic(
     if wanted.precision != "fp32":
         kind = "cuda" if wanted.precision == "bf16" and batch.device.type == "cuda" else "openvino"
         chosen = select_backend(network, batch, replace(wanted, backend=kind), progress)
-        reason = f"{wanted.precision} runs by {kind} on {batch.device.type}"
-        return _selected(kind, wanted.precision, reason, chosen.run)
+        runs = f"{wanted.precision} runs by {kind} on {batch.device.type}"
+        return _selected(kind, wanted.precision, runs, chosen.run)
     reason = _eager_because(network, batch, wanted)
     if reason is None:
         from medvit.inference.backends.openvino import faster_graph_of
