@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from medvit.bundles import MIN_DICE
 from medvit.inference import LoadedBundle, load_model, with_backend
-from medvit.inference.backends import openvino_core
+from medvit.inference.backends import built, openvino_core
 from medvit.inference.backends.int8 import insert_ranges, layers_of
 from medvit.inference.backends.openvino import _converted
 from medvit.pipeline import Predictor
@@ -71,7 +71,8 @@ class Trial:
     """A bundle's graph on the reference case, with some of its layers in lower precision."""
 
     def __init__(self, bundle: str, case: str, precision: str) -> None:
-        self.model, self.precision = with_backend(load_model(bundle, "cpu"), "eager", "fp32"), precision
+        loaded = with_backend(load_model(bundle, "cpu"), "eager", "fp32")
+        self.model, self.precision = replace(loaded, network=built(loaded.network)), precision
         predictor = Predictor(self.model)
         self.case = predictor.prepare(case)
         taken = Called(self.model.network)
