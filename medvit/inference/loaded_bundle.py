@@ -152,10 +152,8 @@ def with_backend(model: LoadedBundle, backend: str, precision: str) -> LoadedBun
         return model
     if not isinstance(inferer, SlidingWindow):
         raise BackendError(
-            (
-                f"backend {backend!r} and precision {precision!r} for {model.bundle.name}, whose inferer is "
-                f"{type(inferer).__name__}"
-            ),
+            f"backend {backend!r} and precision {precision!r} for {model.bundle.name}, whose inferer is "
+            f"{type(inferer).__name__}",
             "only SlidingWindow takes them",
             "Leave them out.",
         )
