@@ -49,6 +49,10 @@ class FusedShift(nn.Module):
         with torch.no_grad():
             self.conv5x5_reparam.weight.copy_(shift.kernel())
 
+    def kernel(self) -> Tensor:
+        """Return the summed kernel, (channel, 1, 5, 5)."""
+        return self.conv5x5_reparam.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """Mix (batch, channel, height, width); the shape is unchanged."""
         return self.conv5x5_reparam(x)  # type: ignore[no-any-return]

@@ -20,6 +20,7 @@ from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
 from medvit.kernels.tensor_checks import require_tensor
 from medvit.kernels.tracing import has_concrete_values
 from medvit.restoration.networks.omni_shift import FusedShift, OmniShift
+from medvit.restoration.networks.strips import fits_strips, run_block
 
 __all__ = ["LIGHT", "PUBLISHED", "ParameterCount", "RestoreRWKV", "RestoreRWKVSize"]
 
@@ -121,6 +122,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both mixes to (batch, channel, height, width); the shape is unchanged."""
+        if fits_strips(self, x):
+            return run_block(self, x)
         x = x.permute(0, 2, 3, 1)
         x = x + self.gamma1 * self.att(self.ln1(x).permute(0, 3, 1, 2))
         x = x + self.gamma2 * self.ffn(self.ln2(x).permute(0, 3, 1, 2))
