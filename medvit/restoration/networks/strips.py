@@ -2,12 +2,13 @@
 
 On a whole slice, each operator of a block writes a tensor of up to four times the feature map and the next one reads
 it: 134 MB for 512 x 512 pixels and 32 channels. In strips these tensors are about a megabyte. The arithmetic of each
-pixel is the same. Only bi-WKV needs the whole map.
+pixel is the same. Only bi-WKV needs the whole map. Blocks and mixes are those of ``restore_rwkv.py``, which imports this
+file, so their type is not named here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,6 @@ from torch.nn import functional as F
 
 from medvit.kernels.bi_wkv.image_2d import bi_wkv_2d
 from medvit.kernels.tracing import can_skip_dispatcher
-
-if TYPE_CHECKING:
-    from medvit.restoration.networks.restore_rwkv import Block, ChannelMix, SpatialMix
 
 __all__ = ["fits_strips", "run_block"]
 
@@ -28,7 +26,7 @@ _HALO = 2
 """Rows on each side that the 5x5 kernel reads."""
 
 
-def fits_strips(block: Block, x: Tensor) -> bool:
+def fits_strips(block: Any, x: Tensor) -> bool:
     """Return True if a block may run in strips: on the CPU, in one type, and with nothing that observes the operators
     (gradients, a recorded graph, autocast)."""
     return (
@@ -40,7 +38,7 @@ def fits_strips(block: Block, x: Tensor) -> bool:
     )
 
 
-def run_block(block: Block, x: Tensor) -> Tensor:
+def run_block(block: Any, x: Tensor) -> Tensor:
     """Apply both mixes of a block to (batch, channel, height, width), without gradients."""
     maps = [_run_map(block, one) for one in x.permute(0, 2, 3, 1).contiguous()]
     made = (torch.stack(maps) if len(maps) > 1 else maps[0][None]).permute(0, 3, 1, 2)
@@ -48,7 +46,7 @@ def run_block(block: Block, x: Tensor) -> Tensor:
     return made.contiguous() if x.is_contiguous() else made
 
 
-def _run_map(block: Block, x: Tensor) -> Tensor:
+def _run_map(block: Any, x: Tensor) -> Tensor:
     """Apply both mixes to one map (height, width, channel)."""
     height, width, channels = x.shape
     rows = max(1, _ELEMENTS // (4 * channels * width))
@@ -63,7 +61,7 @@ def _run_map(block: Block, x: Tensor) -> Tensor:
     return made
 
 
-def _spatial(block: Block, mix: SpatialMix, x: Tensor, strips: list[tuple[int, int]]) -> Tensor:
+def _spatial(block: Any, mix: Any, x: Tensor, strips: list[tuple[int, int]]) -> Tensor:
     height, width, channels = x.shape
     k, v, r = (torch.empty_like(x) for _ in range(3))
     kernel = mix.omni_shift.kernel()
@@ -81,7 +79,7 @@ def _spatial(block: Block, mix: SpatialMix, x: Tensor, strips: list[tuple[int, i
     return k
 
 
-def _channel(mix: ChannelMix, x: Tensor) -> Tensor:
+def _channel(mix: Any, x: Tensor) -> Tensor:
     inner = torch.mm(x, mix.key.weight.t()).relu_()
     inner.mul_(inner)
     return torch.mm(x, mix.receptance.weight.t()).sigmoid_().mul_(torch.mm(inner, mix.value.weight.t()))
