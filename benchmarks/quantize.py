@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 
 from medvit.bundles import MIN_DICE
 from medvit.inference import LoadedBundle, load_model, with_backend
-from medvit.inference.backends import built, openvino_core
+from medvit.inference.backends import built, load_openvino, openvino_core
 from medvit.inference.backends.int8 import insert_ranges, layers_of
 from medvit.inference.backends.openvino import _converted
 from medvit.pipeline import Predictor
@@ -224,7 +223,7 @@ def main() -> None:
         blocks.setdefault(layer.block, []).append(layer)
     relevant = relevance(trial, windows)
     print(
-        f"{asked.bundle}, {asked.precision}: {len(layers)} layers in {len(blocks)} blocks; {openvino.__version__}; {_instructions()}"
+        f"{asked.bundle}, {asked.precision}: {len(layers)} layers in {len(blocks)} blocks; {load_openvino().__version__}; {_instructions()}"
     )
     print(
         "| block alone | layers | logits, relative L2 | lowest Dice | label | relevance | speed |\n|---|---|---|---|---|---|---|",

@@ -22,7 +22,7 @@ class WholeImage(SlidingWindow):
 
     Args:
         roi_size: largest size in pixels that runs in one call, and the window size beyond.
-        overlap, mode, sw_batch_size, backend, precision: as for ``SlidingWindow``.
+        overlap, mode, sw_batch_size, backend, precision, streams, ranges: as for ``SlidingWindow``.
         sigma_scale, padding_mode, cval, sw_device, device, reuse_constant, mirrored: as for ``SlidingWindow``.
 
     Examples:

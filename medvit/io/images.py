@@ -177,7 +177,20 @@ def _empty(shape: Sequence[int]) -> NDArray[np.float32]:
 
 
 def is_image_name(path: Path) -> bool:
-    """Return True if a path's extension is that of a single-file image, or of the voxels of a NIfTI in two files."""
+    """Return True if a path's extension is that of a single-file image, or of the voxels of a NIfTI in two files.
+
+    Args:
+        path: the file; only an ``.img`` is looked for, since its header must lie beside it.
+
+    Returns:
+        True for a name that ``read_image`` takes.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from medvit.io import is_image_name
+        >>> is_image_name(Path("scan.nii.gz")), is_image_name(Path("slice.dcm"))
+        (True, False)
+    """
     name = path.name.lower()
     return name.endswith(IMAGE_SUFFIXES) or (name.endswith(".img") and path.with_suffix(".hdr").is_file())
 

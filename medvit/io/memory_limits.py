@@ -110,8 +110,17 @@ def _windows_memory() -> int:
 def memory_limit() -> int:
     """Return the limit in bytes: the configured one, else a quarter of the available memory.
 
+    Returns:
+        Bytes that one image may take.
+
     Raises:
         SourceError: the environment variable holds no size.
+
+    Examples:
+        >>> from medvit.io import limit_memory, memory_limit
+        >>> with limit_memory("2GB"):
+        ...     memory_limit()
+        2000000000
     """
     stated = os.environ.get(VARIABLE, "")
     if not stated.strip():

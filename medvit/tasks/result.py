@@ -29,7 +29,21 @@ Statistics = TypeVar("Statistics")
 
 
 class ImageField:
-    """Field of a result that holds an image, and is read as a MetaTensor, which is made at the first reading."""
+    """Field of a result that holds an image, and is read as a MetaTensor, which is made at the first reading.
+
+    Examples:
+        >>> import torch
+        >>> from medvit.io import GridImage
+        >>> from medvit.tasks import ImageField, held_image
+        >>> class Shown:
+        ...     labels = ImageField()
+        >>> shown = Shown()
+        >>> shown.labels = GridImage(values=torch.zeros(1, 4, 4, 2), affine=torch.eye(4), meta={})
+        >>> type(held_image(shown, "labels")).__name__
+        'GridImage'
+        >>> type(shown.labels).__name__
+        'MetaTensor'
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = f"_{name}"

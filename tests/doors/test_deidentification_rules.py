@@ -146,7 +146,7 @@ def test_mistakes_are_told(arguments, message, banded, tmp_path):
     (tmp_path / "short").write_text("abc")
     places = {"KEY": tmp_path / "key", "SHORT": tmp_path / "short", "FOLDER": tmp_path}
     outcome = _batch("run", archive, "-o", tmp_path / "out", "-b", banded, *(places.get(a, a) for a in arguments))
-    assert outcome.exit_code == 1
+    assert outcome.exit_code == 2
     assert message in " ".join(outcome.output.split())
     assert not (tmp_path / "out").exists()
 

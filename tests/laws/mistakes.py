@@ -79,6 +79,11 @@ MISTAKES: dict[str, dict[str, str]] = {
         "unknown format": "headneck_ct_swin_unetr -o {out} --format no_such_format",
         "bundle not fetched": "abdomen_ct_swin_unetr_btcv -o {out}",
     },
+    "bundles import nnunet": {
+        "absent source": "{absent}",
+        "folder without plans": "{empty}",
+        "unknown checkpoint": "{empty} --checkpoint no_such_checkpoint",
+    },
     "bundles list": {"an argument": "{scan}"},
     "bundles show": {"unknown bundle": "no_such_bundle"},
     "bundles verify": {"unknown bundle": "no_such_bundle", "bundle not fetched": "abdomen_ct_swin_unetr_btcv"},

@@ -68,9 +68,12 @@ class RunOptions:
     privacy: Privacy | None = None
 
     def deciding(self) -> dict[str, Any]:
-        """Return the options that change a result; the device is not one of them."""
+        """Return the options that change a result; the device and the number of threads are none of them."""
         content = asdict(self)
-        del content["run"]["device"], content["run"]["series"]
+        del content["run"]["device"], content["run"]["series"], content["run"]["threads"]
+        for later in ("no_mirroring", "nnunet_rounding"):  # so that results of versions without them keep their hash
+            if not content["run"][later]:
+                del content["run"][later]
         if self.privacy is None:
             del content["privacy"]  # so that results of versions without this option keep their hash
         else:

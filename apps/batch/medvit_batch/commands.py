@@ -76,7 +76,8 @@ def checked(asked: BatchOptions, out: Path, make_key: bool = True) -> Batch:
     """
     try:
         batch = asked.lasting().batch(out, make_key)
-        _ = batch.plan.options_hashes
+        if batch.archive.is_dir():  # otherwise that is said first
+            _ = batch.plan.options_hashes
     except MedvitError as error:
         raise WrongUseError(error) from error
     return batch

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from medvit.errors import BundleError
+from medvit.inference.backends.openvino_library import load_openvino
 
 __all__ = ["insert_ranges", "layers_of", "missing_instructions", "read_ranges"]
 
@@ -83,7 +84,7 @@ def insert_ranges(graph: Any, ranges: Ranges) -> None:
     Raises:
         BundleError: a range belongs to a layer that the graph does not have.
     """
-    from openvino import opset13 as ops
+    ops = load_openvino().opset13
 
     layers = layers_of(graph)
     unknown = set(ranges) - set(layers)

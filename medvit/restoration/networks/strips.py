@@ -27,15 +27,26 @@ _HALO = 2
 
 
 def fits_strips(block: Any, x: Tensor) -> bool:
-    """Return True if a block may run in strips: on the CPU, in one type, and with nothing that observes the operators
-    (gradients, a recorded graph, autocast)."""
+    """Return True if a block may run in strips: on the CPU, in one type, with layers as they were built (no adapters, no
+    hooks), and with nothing that observes the operators (gradients, a recorded graph, autocast)."""
     return (
         x.device.type == "cpu"
+        and all(
+            _is_plain(layer)
+            for mix in (block.att, block.ffn)
+            for layer in mix.children()
+            if hasattr(layer, "in_features")
+        )
         and x.dtype == block.gamma1.dtype
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and can_skip_dispatcher(x, *block.parameters())
     )
+
+
+def _is_plain(layer: torch.nn.Module) -> bool:
+    """Return True for a linear layer that only multiplies by its weight, which is what the strips do."""
+    return type(layer) is torch.nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def run_block(block: Any, x: Tensor) -> Tensor:
