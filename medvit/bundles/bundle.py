@@ -146,9 +146,11 @@ class Bundle:
 
     @property
     def state(self) -> str:
-        """State of the weights: "trained", "not trained", or for weights that do not ship "fetched" or "not fetched"."""
+        """State of the weights: "trained", "not trained", or for weights that do not ship "imported", "fetched" or "not fetched"."""
         if self.facts.state != "trained":
             return "not trained"
+        if self.facts.imported is not None and self.weights.is_file():
+            return "imported"
         if self.fetched is not None or self.root.parent == bundles_home():
             return "fetched" if self.weights.is_file() else "not fetched"
         if self.facts.weights.sha256 and self.weights.is_file():

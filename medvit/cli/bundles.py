@@ -34,7 +34,7 @@ Name = Annotated[str, typer.Argument(help="Bundle: name or folder.", show_defaul
 def _summary(bundle: Bundle) -> dict[str, Any]:
     facts = bundle.facts
     state = bundle.state
-    there = state in ("trained", "fetched")
+    there = state in ("trained", "fetched", "imported")
     from medvit.reports import standing_of
 
     standing = standing_of(bundle)

@@ -152,7 +152,7 @@ def _bundles() -> str:
     states = []
     for name in bundle_folders():
         bundle = open_bundle(name)
-        if bundle.state in ("trained", "fetched"):
+        if bundle.state in ("trained", "fetched", "imported"):
             bundle.verify()
         states.append(f"{name} {bundle.version} ({bundle.state})")
     return ", ".join(states) or "none installed"

@@ -78,6 +78,8 @@ def test_the_same_name_again_needs_overwrite(tmp_path, store):
     assert "Found a bundle named toy in the store; bundles are never replaced silently" in refused.output
     assert "add --overwrite" in refused.output
     assert _run(*again, "--overwrite").exit_code == 0
+    listed = json.loads(_run("bundles", "list", "--json").stdout)
+    assert [row["state"] for row in listed if row["name"] == "toy"] == ["imported"]
     with pytest.raises(BundleError, match="a bundle named nuclei_barlow_swin outside the store"):
         import_nnunet(ImportRequest(source=tmp_path, name="nuclei_barlow_swin", overwrite=True))
 
