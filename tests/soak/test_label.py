@@ -71,6 +71,8 @@ def test_eight_clients_for_five_minutes(tmp_path: Path, monkeypatch: pytest.Monk
     bundle = make_learning_bundle(tmp_path / "bundles" / "bands")
     names = make_cases(tmp_path / "studies", tmp_path / "truth", 12)
     monkeypatch.setenv("MEDVIT_BUNDLES", str(bundle.parent))
+    # other tests of this process may start servers as copies of a warm one, which cannot be found by their command line
+    monkeypatch.setattr("medvit_label.self_test.subprocess", subprocess)
     done: Counter[str] = Counter()
     errors: list[str] = []
     with running(str(tmp_path / "studies"), "--bundle", "bands", "--state", str(tmp_path / "state")) as (url, _):
