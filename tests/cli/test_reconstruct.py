@@ -26,6 +26,11 @@ from tests.judges.test_seg_and_rtstruct import _validate
 runner = CliRunner()
 
 
+def reconstruct_call(crossing, taken, out: Path) -> tuple[object, ...]:
+    """Return a command line that reconstructs the two views into a folder."""
+    return "reconstruct", "--ap", taken / "drr_0.png", "--lat", taken / "drr_90.png", "-o", out, "-b", crossing
+
+
 def _run(*args: object):
     return runner.invoke(app, [str(a) for a in args])
 
@@ -171,17 +176,7 @@ def test_pixels_that_are_not_square(crossing, taken, tmp_path):
 
 def test_doubt_as_a_map_and_as_numbers(crossing, taken, tmp_path):
     """Bits of every voxel on the labels' grid, and their mean over each label in statistics.json."""
-    call = (
-        "reconstruct",
-        "--ap",
-        taken / "drr_0.png",
-        "--lat",
-        taken / "drr_90.png",
-        "-o",
-        tmp_path / "out",
-        "-b",
-        crossing,
-    )
+    call = reconstruct_call(crossing, taken, tmp_path / "out")
     assert _run(*call, "--maps").exit_code == 0
     bits, labels = (nib.load(tmp_path / "out" / name) for name in ("maps/entropy.nii.gz", "labels.nii.gz"))
     assert bits.shape == labels.shape and np.allclose(bits.affine, labels.affine)

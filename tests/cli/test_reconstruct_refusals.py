@@ -18,7 +18,7 @@ from medvit.errors import BundleError, GeometryError, ImageError, ModalityError,
 from medvit.reconstruction.views import ViewGeometry, open_view
 from tests.bands import dice
 from tests.batch.archives import without_numbers
-from tests.cli.test_reconstruct import _labels, _run
+from tests.cli.test_reconstruct import _labels, _run, reconstruct_call
 
 
 def _changed(path: Path, target: Path, **changes: object) -> Path:
@@ -173,17 +173,7 @@ def test_a_body_that_is_not_found_is_poor(crossing, taken, tmp_path):
     ],
 )
 def test_mistakes_leave_nothing_behind(crossing, taken, tmp_path, options, code, message):
-    call = (
-        "reconstruct",
-        "--ap",
-        taken / "drr_0.png",
-        "--lat",
-        taken / "drr_90.png",
-        "-o",
-        tmp_path / "out",
-        "-b",
-        crossing,
-    )
+    call = reconstruct_call(crossing, taken, tmp_path / "out")
     outcome = _run(*call, *options)
     assert outcome.exit_code == code
     assert message in " ".join(outcome.output.replace("│", " ").split())

@@ -152,3 +152,13 @@ def test_several_threads_may_call_a_kernel_at_once():
         caller.join()
     assert all(np.array_equal(total, results[0]) for total in results)
     assert np.allclose(results[0], values.sum(1))
+
+
+def test_a_kernel_leaves_the_number_of_pytorchs_threads_as_it_was():
+    """Numba's OpenMP layer would set OpenMP's own number, which PyTorch reads, if a kernel started it."""
+    told = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "3", "NUMBA_THREADING_LAYER": "omp"}
+    program = f"import torch\nbefore = torch.get_num_threads()\n{PROGRAM}\nprint(before, torch.get_num_threads())"
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | told, capture_output=True, text=True, check=True
+    )
+    assert outcome.stdout.splitlines()[-1] == "1 1"

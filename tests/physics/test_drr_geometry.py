@@ -1,4 +1,4 @@
-"""Where things appear in a projection, however a volume is stored, and geometry that is impossible."""
+"""Places of things in a projection, however a volume is stored, and geometry that is impossible."""
 
 from __future__ import annotations
 
